@@ -1,0 +1,101 @@
+"""``python -m recbole_macrec.data import ...`` and ``python -m recbole_macrec.data toy``."""
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+
+from recbole_macrec.data.importer import Summary, import_dataset
+from recbole_macrec.errors import UserError, nearest
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; see python -m recbole_macrec.data {self.prog.split()[-1]} --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a UserError becomes one line on stderr and exit code 1."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        args = _parse(argv)
+        args.run(args)
+    except (UserError, OSError) as error:
+        if "--verbose" in argv:
+            traceback.print_exc()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="python -m recbole_macrec.data", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", metavar="import|toy", parser_class=_Parser)
+    importing = commands.add_parser("import", allow_abbrev=False, help="turn released files or a CSV into a dataset",
+                                    formatter_class=argparse.RawDescriptionHelpFormatter, description=_IMPORT_HELP)
+    importing.add_argument("src", metavar="SRC", type=Path)
+    importing.add_argument("--dataset", required=True, metavar="NAME")
+    importing.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
+    importing.add_argument("--feature", action="append", default=[], metavar="MODALITY=FILE.npy")
+    importing.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE.json")
+    importing.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
+    importing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    importing.set_defaults(run=_import)
+    if not argv:
+        raise UserError("no command; use one of: import, toy")
+    if argv[0] not in ("-h", "--help", *commands.choices):
+        raise UserError(f"unknown command '{argv[0]}'; use one of: {', '.join(commands.choices)}."
+                        f"{nearest(argv[0], commands.choices)}")
+    chosen = commands.choices.get(argv[0])
+    for word in argv[1:] if chosen else ():
+        option = word.split("=")[0]
+        if option.startswith("-") and option not in _options(chosen):
+            raise UserError(f"unknown option '{option}'; known are {', '.join(sorted(_options(chosen)))}."
+                            f"{nearest(option, _options(chosen))}")
+    return parser.parse_args(argv)
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def _import(args: argparse.Namespace) -> None:
+    summary = import_dataset(args.src, args.dataset, args.data_path, _pairs("--feature", args.feature, ".npy"),
+                             _pairs("--semantic_ids", args.semantic_ids, ".json"), args.overwrite)
+    print(_describe(summary))
+
+
+def _pairs(option: str, values: list[str], suffix: str) -> dict[str, Path]:
+    """Turn ``["text=a.npy"]`` into ``{"text": Path("a.npy")}``; UserError for other forms and repeated modalities."""
+    pairs: dict[str, Path] = {}
+    for value in values:
+        modality, equals, file = value.partition("=")
+        if not (modality and equals and file):
+            raise UserError(f"{option} {value} is not understood; write {option} MODALITY=FILE{suffix}")
+        if modality in pairs:
+            raise UserError(f"{option} names modality '{modality}' twice ({pairs[modality]} and {file}); keep one")
+        pairs[modality] = Path(file)
+    return pairs
+
+
+def _describe(summary: Summary) -> str:
+    shapes = [f"{modality} [{rows:,} x {width}]" for modality, (rows, width) in summary.features.items()]
+    lines = [f"{summary.folder}: {summary.users:,} users, {summary.items:,} items, {summary.interactions:,} interactions",
+             f"features: {', '.join(shapes) or 'none'}", f"semantic IDs: {', '.join(summary.semantic_ids) or 'none'}"]
+    return "\n".join(lines + [f"note: {note}" for note in summary.notes])
+
+
+_IMPORT_HELP = """\
+Write DIR/NAME with RecBole's atomic files, features and semantic IDs, all keyed by item.
+
+SRC is a released folder (NAME.inter.json, NAME.item2id, perhaps NAME.item.json), a CSV file with a header line
+user,item[,timestamp], or a folder with such a file (interactions.csv).
+
+--feature MODALITY=FILE.npy: row i is item number i (of NAME.item2id; the items of a CSV must then be numbers, and the
+catalogue is every row), or the item in line i of FILE.items.txt when that file lies beside FILE.npy.
+--semantic_ids MODALITY=FILE.json: {"0": ["<a_170>", "<b_224>", ...], ...}, keyed by item number or item."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""RecBole's atomic files: what the importers write and the encoders read."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from recbole_macrec.data.features import listing
+from recbole_macrec.errors import UserError
+
+# pandas (and so RecBole) reads these as missing values, and RecBole pads with [PAD].
+RESERVED = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
+            "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]"}
+
+
+def check_tokens(tokens: list[str], noun: str, path: Path) -> None:
+    """Raise UserError for ids that RecBole would misread: empty, reserved words, tabs, line breaks."""
+    bad = [token for token in tokens if token in RESERVED or token != token.strip() or "\t" in token
+           or len(token.splitlines()) > 1]
+    if bad:
+        raise UserError(f"{path} has {listing(bad, noun + ' id')} that RecBole cannot read (empty, a word for a missing "
+                        "value, or with tabs, line breaks or outer spaces); rename them")
+
+
+def clean_text(value: object) -> str:
+    """Join lists, collapse white space (tabs and line breaks would break an atomic file), turn None into ''."""
+    if isinstance(value, (list, tuple)):
+        value = " ".join(clean_text(part) for part in value)
+    return "" if value is None else " ".join(str(value).split())
+
+
+def write(path: Path, columns: dict[str, list]) -> None:
+    """Write an atomic file; the keys of ``columns`` are ``name:type`` headers."""
+    pd.DataFrame(columns).to_csv(path, sep="\t", index=False, encoding="utf-8", lineterminator="\n")
+
+
+def read_items(dataset_folder: Path, name: str) -> pd.DataFrame:
+    """Read ``NAME.item`` as text: columns without their types, nothing turned into NaN; UserError if unusable."""
+    path = Path(dataset_folder) / f"{name}.item"
+    try:
+        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; import the dataset first: {import_command(dataset_folder, name)}") from None
+    except (ValueError, UnicodeDecodeError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not a readable atomic file ({reason}); import the dataset again") from error
+    frame.columns = [str(column).split(":")[0] for column in frame.columns]
+    if "item_id" not in frame:
+        raise UserError(f"{path} has no column item_id:token (columns: {', '.join(frame.columns)}); import it again")
+    twice = list(frame.loc[frame["item_id"].duplicated(), "item_id"].unique())
+    if twice:
+        raise UserError(f"{path} lists {listing(twice, 'item')} more than once; keep one row an item")
+    return frame
+
+
+def import_command(dataset_folder: Path, name: str, modality: str = "MODALITY") -> str:
+    """Return the command line that would bring the dataset here."""
+    return (f"python -m recbole_macrec.data import SRC --dataset={name} --data_path={Path(dataset_folder).parent} "
+            f"--feature {modality}=FILE.npy")

@@ -1,0 +1,142 @@
+"""Item features keyed by item token: ``features/<modality>.npy`` [n, d] beside ``features/<modality>.items.txt``."""
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recbole_macrec.errors import UserError
+
+FOLDER = "features"
+_MODALITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """The features of one modality: row i of ``matrix`` belongs to ``item_tokens[i]``."""
+
+    item_tokens: tuple[str, ...]
+    matrix: np.ndarray  # float32 [n, d]
+
+    @classmethod
+    def load(cls, dataset_folder: Path | str, modality: str) -> FeatureTable:
+        """Read ``dataset_folder/features/<modality>.npy`` and its item tokens; raise UserError if they do not fit."""
+        npy, txt = paths(dataset_folder, modality)
+        matrix = read_matrix(npy)
+        tokens = read_tokens(txt)
+        if len(tokens) != len(matrix):
+            raise UserError(f"{npy} has {len(matrix)} rows but {txt} names {len(tokens)} items; import the dataset again")
+        check_finite(matrix, tokens, npy)
+        return cls(tuple(tokens), matrix)
+
+    def save(self, dataset_folder: Path | str, modality: str) -> None:
+        """Write the two files, each through a temporary name, so that a reader never sees half a file."""
+        check_modality(modality)
+        npy, txt = paths(dataset_folder, modality)
+        npy.parent.mkdir(parents=True, exist_ok=True)
+        new_npy, new_txt = npy.with_name(f".{npy.name}.{os.getpid()}"), txt.with_name(f".{txt.name}.{os.getpid()}")
+        try:
+            with new_npy.open("wb") as file:
+                np.save(file, np.ascontiguousarray(self.matrix, dtype=np.float32))
+            new_txt.write_text("".join(f"{token}\n" for token in self.item_tokens), encoding="utf-8")
+            os.replace(new_txt, txt)
+            os.replace(new_npy, npy)
+        finally:
+            new_npy.unlink(missing_ok=True)
+            new_txt.unlink(missing_ok=True)
+
+    def select(self, tokens: Sequence[str]) -> np.ndarray:
+        """Return the features [len(tokens), d] of ``tokens``, in their order, joined by id.
+
+        Items of the table that are not asked for are fine (RecBole may filter items); missing ones raise UserError.
+        """
+        row = {token: i for i, token in enumerate(self.item_tokens)}
+        missing = [token for token in tokens if token not in row]
+        if missing:
+            raise UserError(f"{listing(missing, 'item')} of the dataset have no features (the features cover "
+                            f"{len(row)} items); import the dataset again with features for every item")
+        return self.matrix[[row[token] for token in tokens]]
+
+
+def available(dataset_folder: Path | str) -> dict[str, Path]:
+    """Return ``{modality: path of its .npy}`` for the features that lie in the dataset folder, sorted by name."""
+    return {path.stem: path for path in sorted((Path(dataset_folder) / FOLDER).glob("[!.]*.npy"))}
+
+
+def paths(dataset_folder: Path | str, modality: str) -> tuple[Path, Path]:
+    """Return where the matrix and the item tokens of a modality lie."""
+    folder = Path(dataset_folder) / FOLDER
+    return folder / f"{modality}.npy", folder / f"{modality}.items.txt"
+
+
+def read_matrix(path: Path) -> np.ndarray:
+    """Read a feature file as float32 [n, d]; raise UserError if it is missing, truncated, not numeric or not 2-D."""
+    try:
+        matrix = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"feature file {path} does not exist; check the path") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"feature file {path} is not a readable .npy file ({_one_line(error)}); "
+                        "write it again with numpy.save") from error
+    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiu":
+        kind = matrix.dtype if isinstance(matrix, np.ndarray) else "an .npz archive"
+        raise UserError(f"feature file {path} holds {kind}; save one array of numbers")
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise UserError(f"feature file {path} has shape {list(matrix.shape)}; expected [items, dimensions]")
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is reported as such
+        return matrix.astype(np.float32, copy=False)
+
+
+def read_tokens(path: Path) -> list[str]:
+    """Read item tokens, one a line; raise UserError if the file is missing or names an item twice."""
+    try:
+        tokens = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; it must name the item of each feature row, one a line") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8, one item a line") from error
+    empty = next((i for i, token in enumerate(tokens, 1) if not token.strip()), None)
+    if empty:
+        raise UserError(f"{path} line {empty} is empty; write one item token a line")
+    twice = duplicates(tokens)
+    if twice:
+        raise UserError(f"{path} names {listing(twice, 'item')} more than once; keep one feature row an item")
+    return tokens
+
+
+def check_finite(matrix: np.ndarray, tokens: Sequence[str], path: Path) -> None:
+    """Raise UserError naming the first items whose features hold NaN or inf."""
+    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    if len(bad):
+        raise UserError(f"feature file {path} has NaN or infinite values (as float32) for "
+                        f"{listing([tokens[i] for i in bad], 'item')}; compute their features again")
+
+
+def check_modality(modality: str) -> None:
+    """Raise UserError unless the name can be a file name and an option value."""
+    if not _MODALITY.fullmatch(modality):
+        raise UserError(f"modality name '{modality}' is not usable; use letters, digits, '_' and '-'")
+
+
+def duplicates(tokens: Iterable[str]) -> list[str]:
+    """Return the tokens seen more than once, each one time, in order."""
+    seen: set[str] = set()
+    twice: dict[str, None] = {}
+    for token in tokens:
+        twice.update({token: None} if token in seen else {})
+        seen.add(token)
+    return list(twice)
+
+
+def listing(tokens: Sequence[str], noun: str, shown: int = 5) -> str:
+    """Return for example ``"7 items ('a', 'b', 'c', 'd', 'e', ...)"``."""
+    names = ", ".join(repr(str(token)) for token in tokens[:shown]) + (", ..." if len(tokens) > shown else "")
+    return f"{len(tokens)} {noun}{'' if len(tokens) == 1 else 's'} ({names})"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,58 @@
+"""Put a whole folder in place at once, so that a failed or killed writer leaves the old one as it was."""
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from recbole_macrec.errors import UserError
+
+
+@contextmanager
+def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty folder beside ``target`` that takes its place when the block ends without an exception.
+
+    One writer at a time (a lock file beside the folder). A writer killed between the two renames leaves the old folder
+    under ``.NAME.old``; the next writer puts it back first.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = target.with_name(f".{target.name}.old")
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        _tidy(target, old)
+        if target.exists() and not overwrite:
+            raise UserError(f"dataset {target} already exists; add --overwrite to replace it")
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
+        try:
+            fresh.chmod(0o777 & ~_umask())
+            yield fresh
+            if target.exists():
+                os.rename(target, old)
+            try:
+                os.rename(fresh, target)
+            except OSError:
+                if old.exists():
+                    os.rename(old, target)
+                raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _tidy(target: Path, old: Path) -> None:
+    """Put back what a killed writer moved away, and remove what it left half written."""
+    if old.exists() and not target.exists():
+        os.rename(old, target)
+    shutil.rmtree(old, ignore_errors=True)
+    for left in target.parent.glob(f".{target.name}.new-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
