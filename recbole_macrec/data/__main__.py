@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 
 from recbole_macrec.data.importer import Summary, import_dataset
+from recbole_macrec.data.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
 
 
@@ -42,6 +43,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     importing.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
     importing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     importing.set_defaults(run=_import)
+    toy = commands.add_parser("toy", allow_abbrev=False, help=f"make the synthetic craft shop {NAME}", description=_TOY_HELP)
+    toy.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
+    toy.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
+    toy.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    toy.set_defaults(run=_toy)
     if not argv:
         raise UserError("no command; use one of: import, toy")
     if argv[0] not in ("-h", "--help", *commands.choices):
@@ -66,6 +72,10 @@ def _import(args: argparse.Namespace) -> None:
     print(_describe(summary))
 
 
+def _toy(args: argparse.Namespace) -> None:
+    print(f"{write_toy(args.data_path, args.overwrite)}: written (synthetic)")
+
+
 def _pairs(option: str, values: list[str], suffix: str) -> dict[str, Path]:
     """Turn ``["text=a.npy"]`` into ``{"text": Path("a.npy")}``; UserError for other forms and repeated modalities."""
     pairs: dict[str, Path] = {}
@@ -85,6 +95,8 @@ def _describe(summary: Summary) -> str:
              f"features: {', '.join(shapes) or 'none'}", f"semantic IDs: {', '.join(summary.semantic_ids) or 'none'}"]
     return "\n".join(lines + [f"note: {note}" for note in summary.notes])
 
+
+_TOY_HELP = "Write DIR/arts-toy, a synthetic shop (users, items, texts and images are made up), the same bytes every time."
 
 _IMPORT_HELP = """\
 Write DIR/NAME with RecBole's atomic files, features and semantic IDs, all keyed by item.

@@ -1,0 +1,54 @@
+"""What an item encoder is; larger encoders (transformers) fit the same form."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from recbole_macrec.data.features import listing
+from recbole_macrec.errors import UserError
+
+
+class RawItem(NamedTuple):
+    """The raw content of one item; an encoder of kind "text" reads ``text``, one of kind "image" reads ``image``."""
+
+    token: str
+    text: str = ""
+    image: Path | None = None
+
+
+class Encoder(Protocol):
+    """Turns raw items into features.
+
+    ``settings`` holds, as plain JSON values, everything that changes the result: features are encoded again when it does.
+    """
+
+    name: str
+    kind: Literal["text", "image"]
+    settings: dict
+
+    def encode(self, items: Sequence[RawItem]) -> np.ndarray:
+        """Return float32 [len(items), d], the same for the same items; raise UserError naming unusable items."""
+        ...
+
+
+def require_text(items: Sequence[RawItem]) -> None:
+    """Raise UserError naming the items that have no text."""
+    empty = [item.token for item in items if not item.text.strip()]
+    if empty:
+        raise UserError(f"{listing(empty, 'item')} have empty text; fill the columns that text_fields names in the .item file, "
+                        "or leave the modality out of modalities")
+
+
+def require_images(items: Sequence[RawItem]) -> None:
+    """Raise UserError naming the items without an image, or whose image file is missing."""
+    unnamed = [item.token for item in items if item.image is None]
+    if unnamed:
+        raise UserError(f"{listing(unnamed, 'item')} have no image; fill the column that image_field names in the .item file, "
+                        "or leave the modality out of modalities")
+    missing = [item for item in items if not item.image.is_file()]
+    if missing:
+        raise UserError(f"image files are missing for {listing([item.token for item in missing], 'item')}, the first is "
+                        f"{missing[0].image}; put them there or mend the column that image_field names")

@@ -1,0 +1,92 @@
+"""``pixels``: colour and shape statistics of small images, reduced by PCA."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from recbole_macrec.data.encoders.base import RawItem, require_images
+from recbole_macrec.errors import UserError
+
+SIDE = 48  # every image is looked at in this size
+CELLS = 4  # gradient orientations and colours are counted in CELLS x CELLS places
+ORIENTATIONS = 8
+
+
+class Pixels:
+    """Image features of up to ``dimensions``, fewer when the catalogue is small; no download, same result every time."""
+
+    name = "pixels"
+    kind = "image"
+
+    def __init__(self, dimensions: int = 64) -> None:
+        self.settings = {"dimensions": dimensions, "version": 1}
+
+    def encode(self, items: Sequence[RawItem]) -> np.ndarray:
+        """Return float32 [n, d] for the images of ``items``; raise UserError for a missing or unreadable image."""
+        from sklearn.decomposition import PCA
+
+        require_images(items)
+        images = [read_rgb(item) for item in items]
+        blocks = [np.stack([describe(image) for image in images])
+                  for describe in (color_histogram, cell_colors, gradient_orientations, silhouette)]
+        # Each block has the same total variance, so that a long one does not drown a short one.
+        scaled = [centred / max(np.sqrt(centred.var(axis=0).sum()), 1e-12)
+                  for centred in (block - block.mean(axis=0) for block in blocks)]
+        features = np.concatenate(scaled, axis=1)  # [n, all blocks]
+        dimensions = min(self.settings["dimensions"], len(items) - 1, features.shape[1])
+        if dimensions < 1:
+            return features.astype(np.float32)
+        return PCA(dimensions, svd_solver="full").fit_transform(features).astype(np.float32)
+
+
+def read_rgb(item: RawItem) -> np.ndarray:
+    """Return the image as float [SIDE, SIDE, 3] in 0..1, transparent parts white; raise UserError if unreadable."""
+    from PIL import Image
+
+    try:
+        with Image.open(item.image) as file:
+            rgba = file.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"image {item.image} of item '{item.token}' is unreadable ({reason}); replace the file") from error
+    pixels = np.asarray(rgba, dtype=np.float64) / 255
+    alpha = pixels[..., 3:]
+    return pixels[..., :3] * alpha + 1 - alpha
+
+
+def color_histogram(image: np.ndarray) -> np.ndarray:
+    """Return the square roots of the shares of 4 x 4 x 4 colours, [64]."""
+    levels = np.minimum((image * 4).astype(int), 3)
+    bins = levels[..., 0] * 16 + levels[..., 1] * 4 + levels[..., 2]
+    return np.sqrt(np.bincount(bins.ravel(), minlength=64) / bins.size)
+
+
+def cell_colors(image: np.ndarray) -> np.ndarray:
+    """Return mean and standard deviation of each channel in each cell, [CELLS * CELLS * 6]."""
+    cells = _cells(image)  # [CELLS * CELLS, pixels, 3]
+    return np.concatenate([cells.mean(axis=1).ravel(), cells.std(axis=1).ravel()])
+
+
+def gradient_orientations(image: np.ndarray) -> np.ndarray:
+    """Return how strong the edges of each direction are in each cell, [CELLS * CELLS * ORIENTATIONS]."""
+    down, right = np.gradient(image.mean(axis=2))
+    strength = np.hypot(down, right)
+    direction = ((np.arctan2(down, right) % np.pi) / np.pi * ORIENTATIONS).astype(int) % ORIENTATIONS
+    by_direction = np.stack([strength * (direction == i) for i in range(ORIENTATIONS)], axis=2)
+    histogram = _cells(by_direction).sum(axis=1).ravel()
+    return np.sqrt(histogram / max(histogram.sum(), 1e-12))
+
+
+def silhouette(image: np.ndarray) -> np.ndarray:
+    """Return, in 12 x 12 places, how far the colour is from the border's median colour, [144]."""
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    distance = np.linalg.norm(image - np.median(border, axis=0), axis=2)
+    return distance.reshape(12, SIDE // 12, 12, SIDE // 12).mean(axis=(1, 3)).ravel()
+
+
+def _cells(image: np.ndarray) -> np.ndarray:
+    """Cut [SIDE, SIDE, channels] into [CELLS * CELLS, pixels, channels]."""
+    step = SIDE // CELLS
+    cut = image.reshape(CELLS, step, CELLS, step, -1).swapaxes(1, 2)
+    return cut.reshape(CELLS * CELLS, step * step, -1)
