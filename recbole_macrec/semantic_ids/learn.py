@@ -1,0 +1,142 @@
+"""The loop that trains one RQ-VAE, or several together, and reads off the codes of all items.
+
+Axes: N items, F_m feature width of modality m.
+"""
+import copy
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.cross_modal import CrossModalRQVAE
+from recbole_macrec.semantic_ids.health import code_health, warn_once
+from recbole_macrec.semantic_ids.learnt import Learnt, LearntModality, Scale
+from recbole_macrec.semantic_ids.pseudo_labels import pseudo_labels
+from recbole_macrec.semantic_ids.resolve import Geometry
+from recbole_macrec.semantic_ids.rq_kmeans import rq_kmeans
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+
+GRADIENT_CLIP = 1.0
+SETTLING_EPOCHS = 5  # a codebook may look poor before this without a warning
+
+
+def learn(features: dict[str, np.ndarray], settings: SemanticIDSettings, device: str = "cpu",
+          show_progress: bool = True) -> Learnt:
+    """Learn codes of all items from features [N, F_m] float32 with ``settings.quantizer``.
+
+    ``rqvae`` trains every modality on its own, so that another modality beside it changes nothing.
+    """
+    if settings.quantizer == "rq_kmeans":
+        return rq_kmeans(features, settings)
+    if settings.quantizer == "cross_modal_rqvae":
+        return Training(features, settings, device).run(show_progress)
+    parts = {}
+    for modality, x in features.items():
+        seed = settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000
+        alone = replace(settings, modalities=(modality,), semantic_id_seed=seed)
+        parts[modality] = Training({modality: x}, alone, device).run(show_progress)
+    modalities = {m: part.modalities[m] for m, part in parts.items()}
+    return Learnt(modalities, [entry for part in parts.values() for entry in part.history])
+
+
+class Training:
+    """Warm-up as a plain auto-encoder, k-means initialisation on all items, then epochs with restarts of dead codes.
+
+    All features stay on the device; batches are rows of a fresh permutation. After every epoch all items are
+    encoded once: that gives health, dead codes, and the codes themselves. ``codes_epoch`` says which epoch's codes
+    (and weights) are handed back: the last, or per modality the one with the fewest collisions.
+    """
+
+    def __init__(self, features: dict[str, np.ndarray], settings: SemanticIDSettings, device: str):
+        seed = settings.semantic_id_seed
+        self.settings, self.modalities = settings, tuple(features)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.scales = [Scale.of(x, settings.standardize) for x in features.values()]
+        self.x = [s.apply(x).to(device) for s, x in zip(self.scales, features.values())]  # per modality [N, F_m]
+        self.labels: list[Tensor] | None = None  # per modality [N]
+        if settings.uses_pseudo_labels:
+            labels = [pseudo_labels(x, settings.pseudo_labels, seed) for x in features.values()]
+            self.labels = [torch.from_numpy(one).to(device) for one in labels]
+        widths = {m: x.shape[1] for m, x in features.items()}
+        self.model = CrossModalRQVAE(widths, settings, self.generator).to(device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.rqvae_learning_rate,
+                                           weight_decay=settings.rqvae_weight_decay)
+        self.history: list[dict] = []
+        self.best: dict[str, LearntModality] = {}
+        self.warned: set[str] = set()
+
+    def run(self, show_progress: bool) -> Learnt:
+        s = self.settings
+        with tqdm(total=s.rqvae_warmup_epochs + s.rqvae_epochs, disable=not show_progress, unit="epoch",
+                  desc=f"Semantic IDs ({', '.join(self.modalities)})") as bar:
+            for _ in range(s.rqvae_warmup_epochs):
+                loss = self._epoch(self._warmup_losses)
+                self.history.append({"phase": "warmup", **loss})
+                bar.set_postfix(recon=f"{loss['recon']:.3f}")
+                bar.update()
+            for tower, x in zip(self.model.towers, self.x):
+                tower.quantizer.initialise(tower.encode(x), s.semantic_id_seed)
+            for epoch in range(s.rqvae_epochs):
+                loss = self._epoch(self._losses)
+                health = self._end_epoch(last=epoch + 1 == s.rqvae_epochs)
+                self.history.append({"phase": "train", **loss, "health": health})
+                bar.set_postfix(loss=f"{loss['total']:.3f}",
+                                collisions="/".join(f"{h['collision_rate']:.1%}" for h in health.values()))
+                bar.update()
+        return Learnt(self.best, [{"epoch": i, "modalities": list(self.modalities), **entry}
+                                  for i, entry in enumerate(self.history)])
+
+    def _epoch(self, losses) -> dict[str, float]:
+        """One pass over all items; ``losses(rows)`` gives named losses of which ``total`` is trained."""
+        self.model.train()
+        order = torch.randperm(len(self.x[0]), generator=self.generator).to(self.x[0].device)
+        sums: dict[str, Tensor] = {}
+        batches = order.split(self.settings.rqvae_batch_size)
+        for rows in batches:
+            loss = losses(rows)
+            self.optimizer.zero_grad()
+            loss["total"].backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
+            self.optimizer.step()
+            sums = {name: sums.get(name, 0) + value.detach() for name, value in loss.items()}
+        means = {name: round(float(value) / len(batches), 6) for name, value in sums.items()}
+        if not np.isfinite(means["total"]):
+            raise UserError(f"The loss of the quantizer became {means['total']} with rqvae_learning_rate = "
+                            f"{self.settings.rqvae_learning_rate}: lower it (1e-3 is usual), or set standardize to True.")
+        return means
+
+    def _warmup_losses(self, rows: Tensor) -> dict[str, Tensor]:
+        recon = torch.stack([tower.autoencode(x[rows]) for tower, x in zip(self.model.towers, self.x)]).sum()
+        return {"total": recon, "recon": recon}
+
+    def _losses(self, rows: Tensor) -> dict[str, Tensor]:
+        labels = [one[rows] for one in self.labels] if self.labels else None
+        return self.model([x[rows] for x in self.x], labels)._asdict()
+
+    @torch.no_grad()
+    def _end_epoch(self, last: bool) -> dict[str, dict]:
+        s = self.settings
+        self.model.eval()
+        result = {}
+        for i, (modality, tower) in enumerate(zip(self.modalities, self.model.towers)):
+            z = tower.encode(self.x[i])
+            quantized = tower.quantizer(z)
+            codes = quantized.codes.cpu().numpy()
+            health = result[modality] = code_health(codes, (s.codebook_size,) * s.codebook_levels)
+            earlier = [e["health"][modality]["collision_rate"] for e in self.history if "health" in e]
+            lowest = s.codes_epoch == "lowest_collision" and health["collision_rate"] < min(earlier, default=2.0)
+            if lowest or (last and s.codes_epoch == "last"):
+                error = tower.reconstruction_error(self.x[i], quantized.z_hat)
+                weights = {"mean": self.scales[i].mean, "scale": self.scales[i].scale}
+                weights |= {n: copy.deepcopy(w.cpu()) for n, w in tower.state_dict().items()}
+                geometry = Geometry(z.cpu().numpy(), weights["quantizer.codebooks"].numpy())
+                self.best[modality] = LearntModality(codes, geometry, error, weights)
+            if last or len(earlier) >= SETTLING_EPOCHS:
+                warn_once(modality, health, len(z), s, self.warned)
+            if s.restart_dead_codes and not last:
+                tower.quantizer.restart_dead_codes(quantized, self.optimizer, self.generator)
+        return result

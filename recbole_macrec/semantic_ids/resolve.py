@@ -1,0 +1,150 @@
+"""Collision resolution: what happens to items that share one semantic ID.
+
+A strategy is a class with ``resolve``; RESOLUTIONS names them for the option ``collision``. To add one, write the
+class and its entry.
+
+Axes: N items, L levels, K_l codes of level l, D code width.
+"""
+from collections import defaultdict
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.statistics import collision_rate
+
+
+class Geometry(NamedTuple):
+    """Where items and codewords lie; published IDs have none."""
+
+    z: np.ndarray  # [N, D] what was quantized
+    codebooks: np.ndarray  # [L, K, D]
+
+
+class Resolved(NamedTuple):
+    codes: np.ndarray  # [N, L'] int64
+    sizes: tuple[int, ...]  # L' codebook sizes
+
+
+class Resolution(Protocol):
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None) -> Resolved: ...
+
+
+class Keep:
+    """Leave collisions as they are."""
+
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None) -> Resolved:
+        return Resolved(codes.copy(), tuple(sizes))
+
+
+class ExtraToken:
+    """One more level with an item's rank among those of its ID, in item order (Rajput et al., NeurIPS 2023).
+
+    Example: (5, 7), (1, 1), (5, 7) become (5, 7, 0), (1, 1, 0), (5, 7, 1), and the new level has size 2.
+    """
+
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None) -> Resolved:
+        rank = rank_in_group(codes, np.zeros(len(codes)))  # [N]
+        return Resolved(np.column_stack([codes, rank]), (*sizes, int(rank.max()) + 1))
+
+
+class Reassign:
+    """Move all but one item of every collision to the nearest free ID (MQL4GRec, MACRec).
+
+    The item nearest its codewords keeps the ID. The others, nearest first, take the nearest codeword of the last
+    level that is free under their first L-1 codes; where all are taken, the nearest of the level before that still
+    has room, and so on upwards. Without geometry the first item keeps the ID and codewords are tried by number.
+
+    Raises:
+        UserError: when there are more items than IDs.
+    """
+
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None) -> Resolved:
+        if ids_below(sizes) < len(codes):
+            raise UserError(f"{len(codes)} items cannot have different IDs of sizes {list(sizes)}: raise "
+                            "codebook_size or codebook_levels, or set collision to extra_token.")
+        codes = codes.copy()
+        distance = np.zeros(len(codes)) if geometry is None else quantization_error(codes, geometry)
+        moves = rank_in_group(codes, distance) > 0  # [N]
+        taken = _TakenIDs(sizes)
+        for row in codes[~moves].tolist():
+            taken.add(row)
+        movers = moves.nonzero()[0]
+        for item in movers[np.argsort(distance[movers], kind="stable")]:
+            codes[item] = self._nearest_free(codes[item].tolist(), taken, geometry, item)
+            taken.add(codes[item].tolist())
+        return Resolved(codes, tuple(sizes))
+
+    @staticmethod
+    def _nearest_free(code: list[int], taken: "_TakenIDs", geometry: Geometry | None, item: int) -> list[int]:
+        level = len(code) - 1
+        while taken.is_full(code[:level]):
+            level -= 1
+        code = code[:level]
+        while len(code) < len(taken.sizes):
+            level = len(code)
+            if geometry is None:
+                cost = np.arange(taken.sizes[level], dtype=float)
+            else:
+                rest = geometry.z[item] - geometry.codebooks[range(level), code].sum(0)  # [D]
+                cost = np.square(geometry.codebooks[level] - rest).sum(1)  # [K]
+            cost[taken.full[tuple(code)]] = np.inf
+            code.append(int(cost.argmin()))
+        return code
+
+
+class _TakenIDs:
+    """Which IDs are taken, and below which prefixes no ID is free."""
+
+    def __init__(self, sizes: tuple[int, ...]):
+        self.sizes = sizes
+        self.full: dict[tuple, list[int]] = defaultdict(list)  # prefix -> next codes without a free ID below
+        self._below: dict[tuple, int] = defaultdict(int)  # prefix -> taken IDs below it
+
+    def add(self, code: list[int]) -> None:
+        for level in range(len(code), 0, -1):
+            prefix = tuple(code[:level])
+            self._below[prefix] += 1
+            if self._below[prefix] == ids_below(self.sizes[level:]):
+                self.full[prefix[:-1]].append(prefix[-1])
+
+    def is_full(self, prefix: list[int]) -> bool:
+        return len(self.full.get(tuple(prefix), ())) == self.sizes[len(prefix)]
+
+
+RESOLUTIONS: dict[str, type[Resolution]] = {"reassign": Reassign, "extra_token": ExtraToken, "keep": Keep}
+
+
+def resolve(strategy: str, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None = None) -> Resolved:
+    """Apply the strategy named by the option ``collision``; all but ``keep`` end with one ID per item."""
+    resolved = RESOLUTIONS[strategy]().resolve(codes, sizes, geometry)
+    if strategy != "keep" and collision_rate(resolved.codes) > 0:
+        raise AssertionError(f"collision strategy {strategy} left items with equal IDs")
+    return resolved
+
+
+def ids_below(sizes: tuple[int, ...]) -> int:
+    """How many IDs codebooks of these sizes can form."""
+    count = 1
+    for size in sizes:
+        count *= size
+    return count
+
+
+def rank_in_group(codes: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Rank [N] of every item among the items of its code, by ``key`` [N] and then by item order; 0 first."""
+    group = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)  # [N]
+    order = np.lexsort((key, group))  # stable: equal keys stay in item order
+    in_order = group[order]
+    start = np.maximum.accumulate(np.where(np.r_[True, in_order[1:] != in_order[:-1]], np.arange(len(order)), 0))
+    rank = np.empty(len(codes), dtype=np.int64)
+    rank[order] = np.arange(len(order)) - start
+    return rank
+
+
+def quantization_error(codes: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Squared distance [N] of every item to the sum of its codewords."""
+    rest = geometry.z.copy()  # [N, D]
+    for level, codebook in enumerate(geometry.codebooks):
+        rest -= codebook[codes[:, level]]
+    return np.square(rest).sum(1)

@@ -1,0 +1,156 @@
+"""Every option of the semantic IDs, read from a RecBole-like configuration and checked."""
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.semantic_ids.presets import PRESETS
+
+CHOICES = {
+    "semantic_ids": ("auto", "learn", "published"),
+    "quantizer": ("cross_modal_rqvae", "rqvae", "rq_kmeans"),
+    "collision": ("reassign", "extra_token", "keep"),
+    "residual": ("detached", "straight_through"),
+    "con_positives": ("pseudo_label", "self"),
+    "codes_epoch": ("last", "lowest_collision"),
+}
+SMALLEST_INT = {
+    "codebook_levels": 1, "codebook_size": 2, "code_dim": 1, "rqvae_projection": 0, "rqvae_epochs": 1,
+    "rqvae_batch_size": 2, "rqvae_warmup_epochs": 0, "pseudo_labels": 2, "semantic_id_seed": 0,
+}
+POSITIVE = ("rqvae_learning_rate", "contrast_temperature")
+NOT_NEGATIVE = ("rqvae_weight_decay", "commitment_weight", "lambda_con", "lambda_align")
+INT_TUPLES = {"rqvae_hidden_sizes": 1, "con_layers": 0}
+FLAGS = ("standardize", "restart_dead_codes")
+
+
+@dataclass(frozen=True)
+class SemanticIDSettings:
+    """Options of the semantic IDs of ``modalities``; the names are those of the property files.
+
+    Defaults are the paper's (presets.py, "paper") except for training length and the stabilisers (warm-up, restarts),
+    which are ours: with 10 epochs of plain auto-encoding before the k-means initialisation and restarts of unused
+    codes, tens of epochs do what takes hundreds without them.
+    """
+
+    modalities: tuple[str, ...]
+    semantic_ids: str = "auto"  # where IDs come from; acted on by the caller
+    quantizer: str = "cross_modal_rqvae"
+    collision: str = "reassign"
+    rqvae_preset: str | None = None
+    codebook_levels: int = 4  # L
+    codebook_size: int = 256  # K
+    code_dim: int = 32  # D
+    rqvae_projection: int = 768  # width of the linear layer before the MLP; 0 leaves it out
+    rqvae_hidden_sizes: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64)
+    rqvae_epochs: int = 100  # after the warm-up
+    rqvae_batch_size: int = 1024
+    rqvae_learning_rate: float = 1e-3
+    rqvae_weight_decay: float = 1e-4
+    rqvae_warmup_epochs: int = 10  # plain auto-encoding before the codebooks are initialised
+    restart_dead_codes: bool = True
+    commitment_weight: float = 0.25  # alpha
+    residual: str = "detached"
+    con_layers: tuple[int, ...] = (2, 3)
+    con_positives: str = "pseudo_label"
+    lambda_con: float = 0.1
+    lambda_align: float = 0.001
+    pseudo_labels: int = 512
+    contrast_temperature: float = 0.1
+    codes_epoch: str = "last"  # which epoch's codes are the IDs
+    standardize: bool = True
+    semantic_id_seed: int = 2020
+
+    @classmethod
+    def from_config(cls, config: Any, modalities: list[str] | tuple[str, ...]) -> "SemanticIDSettings":
+        """Read the options from ``config[name]`` (None when absent); set options beat the preset, that the defaults.
+
+        An absent ``quantizer`` means cross_modal_rqvae for two or more modalities and rqvae for one; an absent
+        ``semantic_id_seed`` means ``config["seed"]``.
+
+        Raises:
+            UserError: for a value of the wrong kind or range, naming the option.
+        """
+        modalities = tuple(modalities)
+        if not modalities or len(set(modalities)) != len(modalities):
+            raise UserError(f"modalities = {list(modalities)}: expected at least one name, each once.")
+        values: dict[str, Any] = {"quantizer": "cross_modal_rqvae" if len(modalities) > 1 else "rqvae"}
+        if config["seed"] is not None:
+            values["semantic_id_seed"] = config["seed"]
+        values |= _preset(config["rqvae_preset"])
+        names = [f.name for f in fields(cls) if f.name != "modalities"]
+        values |= {name: config[name] for name in names if config[name] is not None}
+        settings = cls(modalities, **{name: _checked(name, value) for name, value in values.items()})
+        settings._check_together()
+        return settings
+
+    @property
+    def uses_pseudo_labels(self) -> bool:
+        return (self.quantizer == "cross_modal_rqvae" and self.con_positives == "pseudo_label"
+                and self.lambda_con > 0 and len(self.con_layers) > 0)
+
+    def identity(self) -> dict[str, Any]:
+        """What the IDs depend on, as plain JSON values: all but where they come from and the preset's name."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if name not in ("semantic_ids", "rqvae_preset")}
+
+    def _check_together(self) -> None:
+        if self.quantizer != "cross_modal_rqvae":
+            return
+        if len(self.modalities) < 2 and self.semantic_ids != "published":
+            raise UserError(
+                f"quantizer = cross_modal_rqvae needs at least two modalities, modalities = {list(self.modalities)}: "
+                "add one, or set quantizer to rqvae or rq_kmeans."
+            )
+        beyond = [layer for layer in self.con_layers if layer >= self.codebook_levels]
+        if beyond:
+            raise UserError(
+                f"con_layers = {list(self.con_layers)}: layers are counted from 0 and codebook_levels = "
+                f"{self.codebook_levels}, so expected layers up to {self.codebook_levels - 1}."
+            )
+
+
+def _preset(name: str | None) -> dict[str, Any]:
+    if name is None:
+        return {}
+    if name not in PRESETS:
+        raise UserError(f"rqvae_preset = {name!r}: expected one of {list(PRESETS)}.{nearest(str(name), PRESETS)}")
+    return {option: preset.value for option, preset in PRESETS[name].items()}
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return ``value`` in the type of option ``name``, or raise a UserError that says what was expected."""
+    expected = None
+    if name in CHOICES and value not in CHOICES[name]:
+        expected = f"one of {list(CHOICES[name])}"
+        raise UserError(f"{name} = {value!r}: expected {expected}.{nearest(str(value), CHOICES[name])}")
+    if name in FLAGS and not isinstance(value, bool):
+        expected = "True or False"
+    elif name in SMALLEST_INT and not _is_int(value, SMALLEST_INT[name]):
+        expected = f"a whole number, at least {SMALLEST_INT[name]}"
+    elif name in INT_TUPLES:
+        if isinstance(value, (list, tuple)) and all(_is_int(v, INT_TUPLES[name]) for v in value):
+            return tuple(value)
+        expected = f"a list of whole numbers, each at least {INT_TUPLES[name]}"
+    elif name in POSITIVE + NOT_NEGATIVE:
+        number = _number(value)
+        if number is not None and (number > 0 or (number == 0 and name in NOT_NEGATIVE)):
+            return number
+        expected = "a number above 0" if name in POSITIVE else "a number, 0 or above"
+    if expected:
+        raise UserError(f"{name} = {value!r}: expected {expected}.")
+    return value
+
+
+def _is_int(value: Any, smallest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
+
+
+def _number(value: Any) -> float | None:
+    """``value`` as a finite float (YAML reads 1e-3 as a string), or None."""
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if abs(number) != float("inf") and number == number else None

@@ -1,0 +1,84 @@
+"""How good codes are: collisions, use of the codebooks, and what the codes tell about items.
+
+Axes: N items, L levels, K codes per level, F feature width. Everything returned is a plain JSON number.
+"""
+import numpy as np
+from scipy.sparse import csr_matrix
+
+HELD_OUT = 0.2  # share of items that the ridge regression does not see
+RIDGE = 1.0
+
+
+def collision_rate(codes: np.ndarray) -> float:
+    """(N - number of distinct rows) / N of ``codes`` [N, L], as in Table 4 of arXiv 2511.15122.
+
+    Example: rows (0, 1), (0, 1), (2, 3) are 3 items with 2 distinct codes: 1/3.
+    """
+    return (len(codes) - len(np.unique(codes, axis=0))) / len(codes)
+
+
+def usage_and_perplexity(codes: np.ndarray, sizes: tuple[int, ...]) -> tuple[list[int], list[float]]:
+    """Per level the number of codes in use, and exp(entropy of their frequencies): both are K at best."""
+    usage, perplexity = [], []
+    for level, size in enumerate(sizes):
+        share = np.bincount(codes[:, level], minlength=size) / len(codes)  # [K]
+        share = share[share > 0]
+        usage.append(len(share))
+        perplexity.append(round(float(np.exp(-(share * np.log(share)).sum())), 3))
+    return usage, perplexity
+
+
+def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: np.ndarray, seed: int) -> float:
+    """R^2 of the features of held-out items, predicted by ridge regression on their one-hot codes.
+
+    0 is what the mean of the other items predicts, 1 is perfect; random codes are at or below 0.
+
+    Args:
+        codes: [N, L]; features: [N, F], of the same modality or another; seed: draws the held-out items.
+    """
+    order = np.random.default_rng(seed).permutation(len(codes))
+    held_out = max(1, int(HELD_OUT * len(codes)))
+    test, train = order[:held_out], order[held_out:]
+    if len(train) == 0:
+        return 0.0
+    x = one_hot(codes, sizes)  # [N, sum K]
+    mean = features[train].mean(0)  # [F]
+    gram = (x[train].T @ x[train]).toarray() + RIDGE * np.eye(x.shape[1])
+    weights = np.linalg.solve(gram, x[train].T @ (features[train] - mean))  # [sum K, F]
+    rest = features[test] - mean  # [held out, F]
+    total = float((rest**2).sum())
+    return round(1 - float(((rest - x[test] @ weights) ** 2).sum()) / total, 4) if total > 0 else 0.0
+
+
+def one_hot(codes: np.ndarray, sizes: tuple[int, ...]) -> csr_matrix:
+    """[N, L] codes as a sparse [N, sum of sizes] matrix with L ones a row."""
+    items, levels = codes.shape
+    columns = codes + np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    row_ends = np.arange(0, items * levels + 1, levels)
+    return csr_matrix((np.ones(items * levels), columns.ravel(), row_ends), shape=(items, sum(sizes)))
+
+
+def code_statistics(raw: np.ndarray, sizes: tuple[int, ...], resolved: np.ndarray,
+                    features: dict[str, np.ndarray] | None = None, seed: int = 0,
+                    reconstruction_error: float | None = None) -> dict:
+    """The statistics of one modality.
+
+    Args:
+        raw: codes [N, L] before collision resolution, of codebook ``sizes``; resolved: [N, L'] after it.
+        features: modality -> [N, F_m], to say how well these codes predict each; None when there are none.
+        reconstruction_error: mean squared error, in variances of a feature when ``standardize`` is on.
+    """
+    usage, perplexity = usage_and_perplexity(raw, sizes)
+    statistics = {
+        "items": len(raw),
+        "distinct": len(np.unique(raw, axis=0)),
+        "collision_rate": collision_rate(raw),
+        "collision_rate_after": collision_rate(resolved),
+        "usage": usage,
+        "perplexity": perplexity,
+    }
+    if reconstruction_error is not None:
+        statistics["reconstruction_error"] = round(float(reconstruction_error), 6)
+    if features:
+        statistics["predictability"] = {m: predictability(raw, sizes, f, seed) for m, f in features.items()}
+    return statistics
