@@ -81,7 +81,7 @@ def write_toy(data_path: Path, overwrite: bool = False) -> Path:
             shift = tuple(int(rng.random() * 5) - 2 for _ in range(2))
             draw(item.craft, item.step, item.color, shift).save(folder / "images" / f"{tokens[item]}.png", optimize=True)
         (folder / "README.md").write_text(README.format(users=USERS, items=len(items), interactions=len(rows)))
-        (folder / ".gitignore").write_text("features/\n")
+        (folder / ".gitignore").write_text("features/\nsemantic_ids/\n")
     return target
 
 
