@@ -1,0 +1,8 @@
+"""Item features to semantic IDs: quantizers, collision resolution, statistics, the on-disk bundle, published IDs."""
+from recbole_macrec.semantic_ids.build import build_semantic_ids, published_semantic_ids
+from recbole_macrec.semantic_ids.codes import SemanticIDs
+from recbole_macrec.semantic_ids.published import read_published, write_published
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+
+__all__ = ["SemanticIDSettings", "SemanticIDs", "build_semantic_ids", "published_semantic_ids", "read_published",
+           "write_published"]

@@ -21,7 +21,7 @@ from recbole_macrec.semantic_ids.rq_kmeans import rq_kmeans
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 GRADIENT_CLIP = 1.0
-SETTLING_EPOCHS = 5  # a codebook may look poor before this without a warning
+SETTLING_EPOCHS = 20  # a codebook may look poor before this without a warning; the last epoch always counts
 
 
 def learn(features: dict[str, np.ndarray], settings: SemanticIDSettings, device: str = "cpu",

@@ -80,7 +80,7 @@ class SemanticIDSettings:
         names = [f.name for f in fields(cls) if f.name != "modalities"]
         values |= {name: config[name] for name in names if config[name] is not None}
         settings = cls(modalities, **{name: _checked(name, value) for name, value in values.items()})
-        settings._check_together()
+        settings._check_con_layers()
         return settings
 
     @property
@@ -93,16 +93,8 @@ class SemanticIDSettings:
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {name: value for name, value in values.items() if name not in ("semantic_ids", "rqvae_preset")}
 
-    def _check_together(self) -> None:
-        if self.quantizer != "cross_modal_rqvae":
-            return
-        if len(self.modalities) < 2 and self.semantic_ids != "published":
-            raise UserError(
-                f"quantizer = cross_modal_rqvae needs at least two modalities, modalities = {list(self.modalities)}: "
-                "add one, or set quantizer to rqvae or rq_kmeans."
-            )
-        beyond = [layer for layer in self.con_layers if layer >= self.codebook_levels]
-        if beyond:
+    def _check_con_layers(self) -> None:
+        if self.quantizer == "cross_modal_rqvae" and max(self.con_layers, default=0) >= self.codebook_levels:
             raise UserError(
                 f"con_layers = {list(self.con_layers)}: layers are counted from 0 and codebook_levels = "
                 f"{self.codebook_levels}, so expected layers up to {self.codebook_levels - 1}."

@@ -1,0 +1,119 @@
+"""The way from item features, or from published files, to semantic IDs."""
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.bundle import bundle_name, locked, read_bundle, write_bundle
+from recbole_macrec.semantic_ids.codes import SemanticIDs
+from recbole_macrec.semantic_ids.learn import learn
+from recbole_macrec.semantic_ids.published import read_published
+from recbole_macrec.semantic_ids.resolve import resolve
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.semantic_ids.statistics import code_statistics
+
+logger = logging.getLogger(__name__)
+
+
+def build_semantic_ids(features: dict[str, np.ndarray], item_tokens: Sequence[str], settings: SemanticIDSettings,
+                       folder: Path, device: str = "cpu", show_progress: bool = True) -> SemanticIDs:
+    """Semantic IDs of all items: from the bundle in ``folder`` when there is one, else learnt and written there.
+
+    Args:
+        features: modality -> [N, F_m], row i belongs to ``item_tokens[i]``; no padding row.
+        folder: holds one bundle per (features, settings, seed); made when missing.
+
+    Raises:
+        UserError: for features that cannot be used (naming modality and items), for options that do not fit them,
+            and for a damaged bundle.
+    """
+    item_tokens = tuple(item_tokens)
+    features = _checked_features(features, item_tokens, settings)
+    with locked(Path(folder), bundle_name(features, item_tokens, settings)) as path:
+        if path.exists():
+            logger.info("Semantic IDs: %s", path)
+            return read_bundle(path)
+        learnt = learn(features, settings, device, show_progress)
+        sizes = (settings.codebook_size,) * settings.codebook_levels
+        resolved = {m: resolve(settings.collision, part.codes, sizes, part.geometry)
+                    for m, part in learnt.modalities.items()}
+        statistics = {
+            m: code_statistics(part.codes, sizes, resolved[m].codes, features, settings.semantic_id_seed,
+                               part.reconstruction_error)
+            for m, part in learnt.modalities.items()
+        }
+        ids = SemanticIDs(item_tokens, {m: r.codes for m, r in resolved.items()},
+                          {m: r.sizes for m, r in resolved.items()},
+                          {m: part.codes for m, part in learnt.modalities.items()}, statistics)
+        write_bundle(path, ids, settings, {m: part.weights for m, part in learnt.modalities.items()}, learnt.history)
+        logger.info("Semantic IDs written to %s", path)
+        return ids
+
+
+def published_semantic_ids(files: dict[str, Path], item_tokens: Sequence[str],
+                           settings: SemanticIDSettings) -> SemanticIDs:
+    """Semantic IDs that others published, one JSON file per modality (published.py), collisions resolved.
+
+    A level has ``codebook_size`` codes, or as many as the file uses when it uses more.
+
+    Raises:
+        UserError: for a file that does not hold an ID for every item.
+    """
+    item_tokens = tuple(item_tokens)
+    _check_tokens(item_tokens)
+    raw = {m: read_published(path, item_tokens) for m, path in files.items()}
+    raw_sizes = {m: tuple(max(settings.codebook_size, int(top) + 1) for top in codes.max(0))
+                 for m, codes in raw.items()}
+    resolved = {m: resolve(settings.collision, codes, raw_sizes[m]) for m, codes in raw.items()}
+    return SemanticIDs(item_tokens, {m: r.codes for m, r in resolved.items()},
+                       {m: r.sizes for m, r in resolved.items()}, raw,
+                       {m: code_statistics(raw[m], raw_sizes[m], r.codes) for m, r in resolved.items()})
+
+
+def _checked_features(features: dict[str, np.ndarray], item_tokens: tuple[str, ...],
+                      settings: SemanticIDSettings) -> dict[str, np.ndarray]:
+    """The features of ``settings.modalities`` as float32, or a UserError that says what is wrong with them."""
+    _check_tokens(item_tokens)
+    items = len(item_tokens)
+    missing = [m for m in settings.modalities if m not in features]
+    if missing:
+        raise UserError(f"No features for modality '{missing[0]}': there are {sorted(features)}; import them, or "
+                        "change modalities.")
+    if settings.quantizer == "cross_modal_rqvae" and len(settings.modalities) < 2:
+        raise UserError(f"quantizer = cross_modal_rqvae needs at least two modalities, modalities = "
+                        f"{list(settings.modalities)}: add one, or set quantizer to rqvae or rq_kmeans.")
+    if settings.codebook_size > items:
+        raise UserError(f"codebook_size = {settings.codebook_size}, but there are only {items} items: lower "
+                        "codebook_size.")
+    if settings.uses_pseudo_labels and settings.pseudo_labels > items:
+        raise UserError(f"pseudo_labels = {settings.pseudo_labels}, but there are only {items} items: lower "
+                        "pseudo_labels, to about a tenth of the items.")
+    return {m: _checked_matrix(m, features[m], item_tokens) for m in settings.modalities}
+
+
+def _checked_matrix(modality: str, x: np.ndarray, item_tokens: tuple[str, ...]) -> np.ndarray:
+    x = np.asarray(x)
+    if x.ndim != 2 or x.shape[1] == 0 or not np.issubdtype(x.dtype, np.number):
+        raise UserError(f"Features of modality '{modality}' have shape {x.shape} and type {x.dtype}: expected a row "
+                        "of numbers per item.")
+    if len(x) != len(item_tokens):
+        raise UserError(f"Features of modality '{modality}' have {len(x)} rows, but there are {len(item_tokens)} "
+                        "items: give one row per item.")
+    with np.errstate(over="ignore"):  # what overflows float32 is reported below
+        x = np.ascontiguousarray(x, dtype=np.float32)
+    bad = (~np.isfinite(x)).any(1).nonzero()[0]
+    if len(bad):
+        raise UserError(f"Features of modality '{modality}' are NaN or infinite for {len(bad)} of {len(x)} items, the "
+                        f"first of them {[item_tokens[i] for i in bad[:5]]}: mend the feature file.")
+    return x
+
+
+def _check_tokens(item_tokens: tuple[str, ...]) -> None:
+    if not item_tokens:
+        raise UserError("There are no items to give semantic IDs to: check the .inter and .item files.")
+    if len(set(item_tokens)) < len(item_tokens):
+        seen: set[str] = set()
+        twice = next(token for token in item_tokens if token in seen or seen.add(token))
+        raise UserError(f"Item '{twice}' is listed twice: give every item one row.")

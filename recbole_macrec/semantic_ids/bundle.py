@@ -1,0 +1,121 @@
+"""The on-disk bundle: one folder per (features, settings, seed) with the IDs and all that made them.
+
+    semantic_ids-<hash>/
+      manifest.json         format, settings, library versions, statistics, history, checksums of the other files
+      items.json            item tokens, in row order
+      codes.safetensors     codes.<modality> and raw_codes.<modality>, [N, L] int64
+      quantizer.safetensors <modality>/<weight>: codebooks, encoder, decoder, feature scale
+
+A bundle is written under a temporary name and renamed, so a folder of that name is complete or damaged, never
+unfinished.
+"""
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import sklearn
+import torch
+from filelock import FileLock
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.codes import SemanticIDs
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+
+FORMAT = 1  # raise it when the same features and settings would give other IDs, or the files change
+PREFIX = "semantic_ids-"
+MANIFEST, ITEMS, CODES, WEIGHTS = "manifest.json", "items.json", "codes.safetensors", "quantizer.safetensors"
+
+
+def bundle_name(features: dict[str, np.ndarray], item_tokens: Sequence[str], settings: SemanticIDSettings) -> str:
+    """The folder name: a hash of feature bytes, item tokens, settings (with the seed) and format version."""
+    digest = hashlib.sha256(json.dumps([FORMAT, settings.identity(), list(item_tokens)]).encode())
+    for modality, x in features.items():
+        digest.update(f"\n{modality} {x.dtype} {x.shape}\n".encode())
+        digest.update(np.ascontiguousarray(x).tobytes())
+    return PREFIX + digest.hexdigest()[:16]
+
+
+@contextmanager
+def locked(folder: Path, name: str) -> Iterator[Path]:
+    """Hold the lock of a bundle while it is built; gives its path. Clears what a killed build left behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{name}.lock"):
+        for leftover in folder.glob(f".{name}.*"):  # the lock is ours, so its builder is dead
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield folder / name
+
+
+def write_bundle(path: Path, ids: SemanticIDs, settings: SemanticIDSettings, weights: dict[str, dict[str, Tensor]],
+                 history: list[dict]) -> None:
+    """Write the bundle ``path``; the caller holds its lock."""
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    unfinished.chmod(0o755)  # mkdtemp lets only its owner in
+    (unfinished / ITEMS).write_text(json.dumps(list(ids.item_tokens)), encoding="utf-8")
+    arrays = {f"codes.{m}": c for m, c in ids.codes.items()} | {f"raw_codes.{m}": c for m, c in ids.raw_codes.items()}
+    save_file({name: np.ascontiguousarray(a, dtype=np.int64) for name, a in arrays.items()}, unfinished / CODES)
+    save_file({f"{m}/{name}": np.ascontiguousarray(w.numpy()) for m, part in weights.items()
+               for name, w in part.items()}, unfinished / WEIGHTS)
+    manifest = {
+        "format": FORMAT,
+        "fingerprint": ids.fingerprint(),
+        "modalities": list(ids.modalities),
+        "sizes": {m: list(sizes) for m, sizes in ids.sizes.items()},
+        "settings": settings.identity(),
+        "versions": library_versions(),
+        "sha256": {name: _sha256(unfinished / name) for name in (ITEMS, CODES, WEIGHTS)},
+        "statistics": ids.statistics,
+        "history": history,
+    }
+    (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False), encoding="utf-8")
+    os.rename(unfinished, path)
+
+
+def read_bundle(path: Path) -> SemanticIDs:
+    """Read and check a bundle.
+
+    Raises:
+        UserError: naming the folder, when a file is missing, truncated or changed.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        changed = [name for name, expected in manifest["sha256"].items() if _sha256(path / name) != expected]
+        if changed:
+            raise ValueError(f"{', '.join(changed)} changed since it was written")
+        arrays = load_file(path / CODES)
+        ids = SemanticIDs(
+            item_tokens=tuple(json.loads((path / ITEMS).read_text(encoding="utf-8"))),
+            codes={m: arrays[f"codes.{m}"] for m in manifest["modalities"]},
+            sizes={m: tuple(manifest["sizes"][m]) for m in manifest["modalities"]},
+            raw_codes={m: arrays[f"raw_codes.{m}"] for m in manifest["modalities"]},
+            statistics=manifest["statistics"],
+        )
+        if ids.fingerprint() != manifest["fingerprint"]:
+            raise ValueError(f"{MANIFEST} does not belong to {CODES}")
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: the semantic IDs there are damaged ({type(error).__name__}: {error}): delete this "
+                        "folder, they are then learnt again.") from None
+    return ids
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """The quantizer's weights, ``<modality>/<weight>`` -> array."""
+    return load_file(path / WEIGHTS)
+
+
+def library_versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__,
+            "scikit-learn": sklearn.__version__, "safetensors": safetensors.__version__}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,84 @@
+"""Collision resolution by hand and on many items."""
+import numpy as np
+import pytest
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.resolve import Geometry, rank_in_group, resolve
+
+
+def one_level(z, codebook):
+    z = np.array(z, dtype=np.float32)[:, None]
+    codebook = np.array(codebook, dtype=np.float32)[:, None]
+    codes = np.abs(z - codebook.T).argmin(1)[:, None]
+    return codes, Geometry(z, codebook[None])
+
+
+def test_reassign_one_level_by_hand():
+    # codewords 0, 1, 2, 10; items at 1.2, 0.9 and 1.4 all take codeword 1: 0.9 is nearest and keeps it, then 1.2
+    # (0.8 to 2, 1.2 to 0) takes 2, then 1.4 takes 0, the nearest that is left
+    codes, geometry = one_level([1.2, 0.9, 1.4], [0, 1, 2, 10])
+    assert codes[:, 0].tolist() == [1, 1, 1]
+    assert resolve("reassign", codes, (4,), geometry).codes[:, 0].tolist() == [2, 1, 0]
+
+
+def test_reassign_goes_up_a_level_when_the_last_is_full():
+    codebooks = np.array([[[0.0], [10], [30]], [[0.0], [1], [2]]], dtype=np.float32)[:, :2]  # ids at 0, 1, 10, 11
+    z = np.array([[0.1], [0.2], [0.3]], dtype=np.float32)
+    codes = np.zeros((3, 2), dtype=np.int64)
+    out = resolve("reassign", codes, (2, 2), Geometry(z, codebooks)).codes
+    assert out.tolist() == [[0, 0], [0, 1], [1, 0]]  # the last moves to codeword 10 and the nearest below it
+
+
+def test_movers_never_take_the_id_of_an_item_that_collides_with_none():
+    codes, geometry = one_level([1.0, 1.1, 2.0], [0, 1, 2, 10])
+    assert codes[:, 0].tolist() == [1, 1, 2]
+    assert resolve("reassign", codes, (4,), geometry).codes[:, 0].tolist() == [1, 0, 2]
+
+
+def test_reassign_without_geometry_goes_by_number():
+    codes = np.array([[3, 1], [3, 1], [3, 0], [3, 1]])
+    assert resolve("reassign", codes, (4, 3)).codes.tolist() == [[3, 1], [3, 2], [3, 0], [0, 0]]
+
+
+def test_reassign_fills_the_whole_code_space():
+    codes = np.zeros((27, 3), dtype=np.int64)
+    z = np.random.default_rng(0).normal(size=(27, 2)).astype(np.float32)
+    codebooks = np.random.default_rng(1).normal(size=(3, 3, 2)).astype(np.float32)
+    out = resolve("reassign", codes, (3, 3, 3), Geometry(z, codebooks)).codes
+    assert len(np.unique(out, axis=0)) == 27 and out.min() == 0 and out.max() == 2
+
+
+def test_more_items_than_ids_is_a_user_error():
+    with pytest.raises(UserError, match="codebook_size or codebook_levels"):
+        resolve("reassign", np.zeros((5, 2), dtype=np.int64), (2, 2))
+
+
+@pytest.mark.parametrize("with_geometry", [True, False])
+def test_reassign_of_many_items_is_unique_and_moves_only_colliding_items(with_geometry):
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 6, (800, 3))
+    geometry = Geometry(rng.normal(size=(800, 4)), rng.normal(size=(3, 16, 4))) if with_geometry else None
+    before = codes.copy()
+    out = resolve("reassign", codes, (16, 16, 16), geometry).codes
+    assert (codes == before).all()  # the input stays
+    assert len(np.unique(out, axis=0)) == 800 and out.max() < 16
+    kept = (out == codes).all(1)
+    assert kept.sum() == len(np.unique(codes, axis=0))
+
+
+def test_extra_token_ranks_in_item_order():
+    codes = np.array([[5, 7], [1, 1], [5, 7], [5, 7], [1, 1], [2, 0]])
+    out = resolve("extra_token", codes, (8, 8))
+    assert out.codes.tolist() == [[5, 7, 0], [1, 1, 0], [5, 7, 1], [5, 7, 2], [1, 1, 1], [2, 0, 0]]
+    assert out.sizes == (8, 8, 3)
+
+
+def test_keep_keeps():
+    codes = np.array([[5, 7], [5, 7]])
+    out = resolve("keep", codes, (8, 8))
+    assert out.codes.tolist() == codes.tolist() and out.sizes == (8, 8)
+
+
+def test_rank_in_group_by_key_then_item_order():
+    codes = np.array([[1], [0], [1], [1]])
+    assert rank_in_group(codes, np.array([2.0, 9.0, 1.0, 1.0])).tolist() == [2, 0, 0, 1]
