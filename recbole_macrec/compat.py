@@ -1,0 +1,407 @@
+"""Repairs RecBole 1.2.1 for current numpy, pandas, scipy, torch and ray; the only file that does.
+
+Every function below is one repair and says what it mends, where, and when it can go. ``apply`` runs them all, once.
+Where a library still behaves as RecBole expects, a repair changes nothing.
+"""
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+import sys
+import types
+import warnings
+
+_applied = False
+
+
+def apply() -> None:
+    """Apply every repair. Repeated calls do nothing."""
+    global _applied
+    if _applied:
+        return
+    _applied = True
+    restore_numpy_names()
+    import_without_ray()
+    read_missing_sequences_as_empty()
+    fill_missing_features()
+    measure_sequences_one_by_one()
+    restore_scipy_dok_update()
+    load_own_checkpoints()
+    report_plain_metrics()
+    scale_gradients_without_warning()
+    keep_unreadable_values_as_text()
+    start_processes_without_gpu()
+    wrap_for_cpu_processes()
+    share_checkpoint_of_first_process()
+    evaluate_each_user_once()
+
+
+def restore_numpy_names() -> None:
+    """numpy 1.24 and 2.0 removed the names RecBole uses (configurator.py:627-635, interaction.py:31, metrics.py:90-,
+    hyper_tuning.py:386); ``Config`` restores some, from names that are gone too, and ``load_data_and_model`` none.
+    Goes when RecBole names no removed type."""
+    import numpy as np
+
+    names = {
+        "float_": np.float64, "complex_": np.complex128, "unicode_": np.str_, "bool8": np.bool_,
+        "bool": np.bool_, "int": np.int_, "float": np.float64, "complex": np.complex128,
+        "object": np.object_, "str": np.str_, "long": np.int_, "unicode": np.str_,
+    }  # fmt: skip
+    for name, dtype in names.items():
+        if name not in vars(np):
+            setattr(np, name, dtype)
+
+
+def import_without_ray() -> None:
+    """``recbole.quick_start`` imports ``ray.tune`` for one call of ``tune.report`` (quick_start.py:21, 225). ray <= 2.6.3
+    needs pkg_resources and np.bool8 and has no wheel for Python 3.12; newer ray takes a dict. So RecBole is imported
+    beside a stand-in, and reports go to whatever ray the process runs. Goes when RecBole imports ray lazily."""
+    hidden = {name: sys.modules.pop(name, None) for name in ("ray", "ray.tune")}
+    ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
+    ray.tune = tune
+    sys.modules.update({"ray": ray, "ray.tune": tune})
+    try:
+        quick_start = importlib.import_module("recbole.quick_start.quick_start")
+    finally:
+        for name, module in hidden.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+    quick_start.tune = types.SimpleNamespace(report=_report_to_ray)
+
+
+def _report_to_ray(**metrics) -> None:
+    """Report to the ray session of this process, in the form its version takes; without a session do nothing."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return
+    from ray import tune
+
+    if "metrics" in inspect.signature(tune.report).parameters:
+        tune.report(metrics)
+        return
+    try:
+        tune.report(**metrics)
+    except (TypeError, DeprecationWarning):
+        importlib.import_module("ray.train").report(metrics)
+
+
+class _Pandas(types.ModuleType):
+    """pandas as ``recbole.data.dataset.dataset`` sees it: only ``read_csv`` differs."""
+
+    def __init__(self, pandas):
+        super().__init__("pandas")
+        self._pandas = pandas
+
+    def __getattr__(self, name):
+        return getattr(self._pandas, name)
+
+    def read_csv(self, *args, **kwargs):
+        frame = self._pandas.read_csv(*args, **kwargs)
+        for column in frame.select_dtypes(exclude="number").columns:
+            values = frame[column].astype(object)
+            frame[column] = values.where(values.notna(), "" if str(column).endswith("_seq") else None)
+        return frame
+
+
+def read_missing_sequences_as_empty() -> None:
+    """pandas 3: ``df[field].fillna(value="", inplace=True)`` (dataset.py:501) fills a temporary, and the ``.split`` after
+    it meets NaN. Filled while reading; text columns stay ``object``, as they were before pandas 3. Goes when RecBole
+    assigns the filled column."""
+    module = importlib.import_module("recbole.data.dataset.dataset")
+    module.pd = _Pandas(module.pd)
+
+
+def fill_missing_features() -> None:
+    """pandas 3: the chained ``fillna(inplace=True)`` of ``Dataset._fill_nan`` (dataset.py:648, 650) fills a temporary.
+    The same values are assigned before RecBole's own loop runs. Goes when RecBole assigns the filled column."""
+    from recbole.data.dataset import Dataset
+    from recbole.utils import FeatureType
+
+    original = Dataset._fill_nan
+
+    @functools.wraps(original)
+    def _fill_nan(self):
+        for feat in (getattr(self, name) for name in self.feat_name_list):
+            for field in feat:
+                if self.field2type[field] == FeatureType.TOKEN:
+                    feat[field] = feat[field].fillna(0)
+                elif self.field2type[field] == FeatureType.FLOAT:
+                    feat[field] = feat[field].fillna(feat[field].mean())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the chained fillna, by now without effect
+            original(self)
+
+    Dataset._fill_nan = _fill_nan
+
+
+@contextlib.contextmanager
+def _agg_len_per_element():
+    """Let ``Series.agg(len)`` give the length of each element, as it did before pandas 3."""
+    import pandas as pd
+
+    original = pd.Series.agg
+
+    def agg(self, func=None, *args, **kwargs):
+        return self.map(len) if func is len else original(self, func, *args, **kwargs)
+
+    pd.Series.agg = agg
+    try:
+        yield
+    finally:
+        pd.Series.agg = original
+
+
+def measure_sequences_one_by_one() -> None:
+    """pandas 3: ``feat[field].agg(len)`` is the number of rows (dataset.py:712, 792, 809, 1217; kg_dataset.py:316;
+    sequential_dataset.py:165). These methods see the old meaning while they run. Goes when RecBole uses ``map``."""
+    dataset = importlib.import_module("recbole.data.dataset")
+    for owner, name in (
+        (dataset.Dataset, "_normalize"),
+        (dataset.Dataset, "_discretization"),
+        (dataset.Dataset, "_remap"),
+        (dataset.KnowledgeBasedDataset, "_reset_ent_remapID"),
+        (dataset.SequentialDataset, "_benchmark_presets"),
+    ):
+        setattr(owner, name, _within(_agg_len_per_element, getattr(owner, name)))
+
+
+def _within(context, function):
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        with context():
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+def restore_scipy_dok_update() -> None:
+    """scipy 1.12 removed ``dok_matrix._update`` (lightgcn.py:111, ngcf.py:110, ncl, gcmc, spectralcf, kgin, mcclk). Goes
+    when RecBole builds the matrix from coordinates."""
+    from scipy.sparse import dok_matrix
+
+    if not hasattr(dok_matrix, "_update"):
+        dok_matrix._update = lambda self, entries: self._dict.update(entries)
+
+
+@contextlib.contextmanager
+def _trusted_load():
+    """Let ``torch.load`` unpickle objects where the call does not say ``weights_only`` itself."""
+    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=f".*{name}.*")
+            yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def load_own_checkpoints() -> None:
+    """torch 2.6: ``torch.load`` refuses the pickled Config in RecBole's checkpoints (trainer.py:323, 583;
+    quick_start.py:250; s3rec.py:120 and other models with a pretrained path). Only these calls, which read files that
+    the run wrote or the user named, may unpickle. A trainer class with ``safe_checkpoints = True`` is left alone.
+    Goes when RecBole saves plain values."""
+    trainer = importlib.import_module("recbole.trainer.trainer").Trainer
+    for name in ("evaluate", "resume_checkpoint"):
+        setattr(trainer, name, _unless_safe(getattr(trainer, name)))
+    for package, name in (
+        ("sequential_recommender", "S3Rec"),
+        ("general_recommender", "ConvNCF"),
+        ("general_recommender", "NAIS"),
+        ("general_recommender", "RaCT"),
+        ("general_recommender", "NeuMF"),
+        ("context_aware_recommender", "KD_DAGFM"),
+    ):
+        model = getattr(importlib.import_module(f"recbole.model.{package}.{name.lower()}"), name)
+        model.__init__ = _within(_trusted_load, model.__init__)
+    for quick_start in ("recbole.quick_start", "recbole.quick_start.quick_start"):
+        module = importlib.import_module(quick_start)
+        module.load_data_and_model = _within(_trusted_load, module.load_data_and_model)
+
+
+def _unless_safe(method):
+    trusted = _within(_trusted_load, method)
+
+    @functools.wraps(method)
+    def wrapped(self, *args, **kwargs):
+        return (method if getattr(self, "safe_checkpoints", False) else trusted)(self, *args, **kwargs)
+
+    return wrapped
+
+
+def report_plain_metrics() -> None:
+    """numpy 2 prints the metrics of ``Evaluator.evaluate`` (evaluator.py:31) as ``np.float64(0.1)``; they become floats.
+    Goes when RecBole rounds to floats."""
+    from recbole.evaluator import Evaluator
+
+    original = Evaluator.evaluate
+
+    @functools.wraps(original)
+    def evaluate(self, dataobject):
+        result = original(self, dataobject)
+        result.update((name, float(value)) for name, value in result.items())
+        return result
+
+    Evaluator.evaluate = evaluate
+
+
+def scale_gradients_without_warning() -> None:
+    """torch 2.4 deprecates ``torch.cuda.amp.GradScaler`` (trainer.py:30, 235): a warning every epoch, some day an error.
+    Goes when RecBole names ``torch.amp``."""
+    import torch
+
+    module = importlib.import_module("recbole.trainer.trainer")
+    module.amp = types.SimpleNamespace(GradScaler=functools.partial(torch.amp.GradScaler, "cuda"))
+
+
+def keep_unreadable_values_as_text() -> None:
+    """``Config._convert_config_dict`` (configurator.py:139) evaluates every value as Python and lets some errors through:
+    ``--pre_model_path=input.pth`` raises AttributeError. Such values stay text. Goes when RecBole parses literals."""
+    from recbole.config import Config
+
+    original = Config._convert_config_dict
+
+    @functools.wraps(original)
+    def _convert_config_dict(self, config_dict):
+        for key in config_dict:
+            try:
+                config_dict[key] = original(self, {key: config_dict[key]})[key]
+            except Exception:  # whatever evaluating a text can raise: then it is a text
+                continue
+        return config_dict
+
+    Config._convert_config_dict = _convert_config_dict
+
+
+def start_processes_without_gpu() -> None:
+    """``Config._init_device`` (configurator.py:496-515) knows only NCCL and CUDA for several processes; without a GPU they
+    now talk through gloo. Goes when RecBole chooses the backend by device."""
+    import torch
+    from recbole.config import Config
+
+    original = Config._init_device
+
+    @functools.wraps(original)
+    def _init_device(self):
+        config = self.final_config_dict
+        if "local_rank" not in config or (torch.cuda.is_available() and str(config["gpu_id"])):
+            return original(self)
+        rank = config["local_rank"]
+        config["gpu_id"] = ""
+        torch.distributed.init_process_group(
+            backend="gloo",
+            rank=rank + config["offset"],
+            world_size=config["world_size"],
+            init_method=f"tcp://{config['ip']}:{config['port']}",
+        )
+        config.update(device=torch.device("cpu"), single_spec=False)
+        if rank != 0:
+            config.update(state="error", show_progress=False, verbose=False)
+
+    Config._init_device = _init_device
+
+
+def wrap_for_cpu_processes() -> None:
+    """The trainer gives ``DistributedDataParallel`` device ids (trainer.py:62), which a model on the CPU must not have.
+    Goes when RecBole leaves them out there."""
+    import torch
+
+    module = importlib.import_module("recbole.trainer.trainer")
+
+    def distributed(model, device_ids=None, **kwargs):
+        on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
+        return torch.nn.parallel.DistributedDataParallel(model, device_ids=None if on_cpu else device_ids, **kwargs)
+
+    module.DistributedDataParallel = distributed
+
+
+def share_checkpoint_of_first_process() -> None:
+    """Each process names its checkpoint by its own clock (trainer.py:133), only the first writes one, and all read it
+    (trainer.py:583), perhaps before it is written. All now use the first one's name, and wait before they read.
+    Goes when RecBole does."""
+    import torch
+
+    trainer = importlib.import_module("recbole.trainer.trainer").Trainer
+    init, evaluate = trainer.__init__, trainer.evaluate
+
+    @functools.wraps(init)
+    def shared_init(self, config, model):
+        init(self, config, model)
+        if not config["single_spec"]:
+            name = [self.saved_model_file]
+            torch.distributed.broadcast_object_list(name, src=0)
+            self.saved_model_file = name[0]
+
+    @functools.wraps(evaluate)
+    def waiting_evaluate(self, eval_data, load_best_model=True, *args, **kwargs):
+        if load_best_model and not self.config["single_spec"]:
+            torch.distributed.barrier()
+        return evaluate(self, eval_data, load_best_model, *args, **kwargs)
+
+    trainer.__init__, trainer.evaluate = shared_init, waiting_evaluate
+
+
+def evaluate_each_user_once() -> None:
+    """On several processes RecBole pads the evaluation data with repeated users (abstract_dataloader.py:58), weighs the
+    processes by batches instead of users (trainer.py:612: ``len`` of a tuple) and averages rounded metrics. Evaluation
+    loaders now share the users out without padding, and every process ranks what all of them collected, so that the
+    metrics equal those of one process. Goes when RecBole's do."""
+    import torch
+    from recbole.data.dataloader import general_dataloader as loaders
+    from recbole.evaluator.collector import Collector
+
+    class EveryNth(torch.utils.data.distributed.DistributedSampler):
+        """The share of one process, without padding."""
+
+        def __iter__(self):
+            return iter(range(self.rank, len(self.dataset), self.num_replicas))
+
+        def __len__(self):
+            return len(range(self.rank, len(self.dataset), self.num_replicas))
+
+    for loader in (loaders.FullSortEvalDataLoader, loaders.NegSampleEvalDataLoader):
+        loader.__init__ = _with_sampler(EveryNth, loader.__init__)
+
+    original = Collector.get_data_struct
+
+    @functools.wraps(original)
+    def get_data_struct(self):
+        struct = original(self)
+        if not self.config["single_spec"]:
+            _gather_collected(struct)
+        return struct
+
+    Collector.get_data_struct = get_data_struct
+
+
+def _with_sampler(sampler, init):
+    @functools.wraps(init)
+    def wrapped(self, config, *args, **kwargs):
+        from torch.utils.data import distributed
+
+        padded = distributed.DistributedSampler
+        distributed.DistributedSampler = sampler
+        try:
+            init(self, config, *args, **kwargs)
+        finally:
+            distributed.DistributedSampler = padded
+
+    return wrapped
+
+
+def _gather_collected(struct) -> None:
+    """Replace what this process collected per user by what all processes collected."""
+    import torch
+
+    collected = ("rec.items", "rec.topk", "rec.meanrank", "rec.score", "data.label")
+    every = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, {key: struct[key] for key in collected if key in struct})
+    for key in set().union(*every):
+        struct._data_dict[key] = torch.cat([part[key] for part in every if key in part])

@@ -1,0 +1,49 @@
+"""Fixtures for every test: a folder of its own to run in, and a tiny data set."""
+import random
+from pathlib import Path
+
+import pytest
+
+import recbole_macrec  # noqa: F401  repairs RecBole before any test imports it
+
+TINY = "tiny"
+CATEGORIES = ("wool", "paper", "beads")
+
+
+@pytest.fixture(autouse=True)
+def own_working_directory(tmp_path, monkeypatch):
+    """Run in a temporary folder with a bare command line: RecBole writes saved/, log/ and log_tensorboard/ into the
+    working directory and reads ``sys.argv``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["test"])
+
+
+@pytest.fixture
+def tiny_dataset(tmp_path) -> Path:
+    """Write the atomic files of the data set ``tiny`` and return its data path (the folder that holds ``tiny/``)."""
+    return write_tiny_dataset(tmp_path / "data")
+
+
+def write_tiny_dataset(data_path: Path, name: str = TINY, n_users: int = 40, n_items: int = 30) -> Path:
+    """Write ``name.inter`` and ``name.item`` under ``data_path/name`` and return ``data_path``.
+
+    Every user walks six to nine steps through the items: mostly to the next item, sometimes to a random one. Items have a
+    title, a price (missing for one) and a ``categories`` token sequence (empty for another); item ``i0`` was never bought.
+    """
+    folder = data_path / name
+    folder.mkdir(parents=True)
+    rng = random.Random(7)
+    with open(folder / f"{name}.inter", "w", encoding="utf-8") as file:
+        file.write("user_id:token\titem_id:token\ttimestamp:float\n")
+        for user in range(n_users):
+            item = 1 + user % (n_items - 1)
+            for step in range(6 + user % 4):
+                file.write(f"u{user}\ti{item}\t{100 * user + step}\n")
+                item = rng.randrange(1, n_items) if rng.random() < 0.1 else 1 + item % (n_items - 1)
+    with open(folder / f"{name}.item", "w", encoding="utf-8") as file:
+        file.write("item_id:token\ttitle:token_seq\tprice:float\tcategories:token_seq\n")
+        for item in range(n_items):
+            price = "" if item == 3 else f"{item}.5"
+            categories = "" if item == 5 else f"{CATEGORIES[item % 3]} craft"
+            file.write(f"i{item}\tcraft item {item}\t{price}\t{categories}\n")
+    return data_path
