@@ -1,0 +1,8 @@
+"""The models, as RecBole sequential recommenders."""
+from recbole_macrec.model.macrec import MACRec
+from recbole_macrec.model.mql4grec import MQL4GRec
+from recbole_macrec.model.tiger import TIGER
+
+MODELS = [MACRec, MQL4GRec, TIGER]
+
+__all__ = ["MACRec", "MODELS", "MQL4GRec", "TIGER"]

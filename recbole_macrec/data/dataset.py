@@ -1,0 +1,84 @@
+"""The RecBole dataset of the generative models: a SequentialDataset whose items have semantic IDs."""
+from pathlib import Path
+
+from recbole.data.dataset import SequentialDataset
+from recbole.utils import set_color
+
+from recbole_macrec.data.encode import item_features
+from recbole_macrec.data.features import available
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings, build_semantic_ids, published_semantic_ids
+
+FOLDER = "semantic_ids"
+
+
+class SemanticIDDataset(SequentialDataset):
+    """Adds :attr:`semantic_ids`: learnt from item features, or read from files that others published.
+
+    Learnt IDs lie as bundles in ``<dataset folder>/semantic_ids/`` and are reused while nothing they depend on
+    changes; published ones are ``<dataset folder>/semantic_ids/<modality>.json``. ``semantic_ids: auto`` learns when
+    every modality has features (or content to encode) and falls back to published IDs when those are all there is.
+    """
+
+    _semantic_ids: SemanticIDs | None = None
+
+    @property
+    def semantic_ids(self) -> SemanticIDs:
+        """IDs of the internal items 1 .. item_num - 1, in that order; built on first use."""
+        if self._semantic_ids is None:
+            self._semantic_ids = self._prepare_semantic_ids()
+        return self._semantic_ids
+
+    def build(self) -> list:
+        """Split, and give every part the same semantic IDs."""
+        ids = self.semantic_ids
+        parts = super().build()
+        for part in parts:
+            part._semantic_ids = ids
+        return parts
+
+    def __getstate__(self) -> dict:
+        """Leave the IDs out of saved datasets: they are looked up again, so a stale copy can never load."""
+        return {**self.__dict__, "_semantic_ids": None}
+
+    def _prepare_semantic_ids(self) -> SemanticIDs:
+        config, folder = self.config, Path(self.dataset_path)
+        modalities = config["modalities"]
+        if not isinstance(modalities, list | tuple) or not modalities:
+            raise UserError(f"modalities must be a list such as ['text', 'image'], but it is {modalities!r}.")
+        modalities = list(modalities)[: config["max_modalities"]]
+        settings = SemanticIDSettings.from_config(config, modalities)
+        tokens = self.field2id_token[self.iid_field][1:].tolist()
+        files = {m: folder / FOLDER / f"{m}.json" for m in modalities}
+        source = config["semantic_ids"] or "auto"
+        if source == "auto":
+            have_features = set(modalities) <= set(available(folder))
+            source = "published" if not have_features and all(f.is_file() for f in files.values()) else "learn"
+        if source == "published":
+            ids = published_semantic_ids(files, tokens, settings)
+        elif source == "learn":
+            tables = item_features(
+                folder,
+                self.dataset_name,
+                modalities,
+                config["encoders"] or {},
+                config["text_fields"] or [],
+                config["image_field"] or "image",
+            )
+            ids = build_semantic_ids(
+                {m: table.select(tokens) for m, table in tables.items()},
+                tokens,
+                settings,
+                folder / FOLDER,
+                device=config["device"],
+                show_progress=bool(config["show_progress"]),
+            )
+        else:
+            raise UserError(f"semantic_ids is {source!r}; expected auto, learn or published.")
+        for modality in ids.modalities:
+            self.logger.info(
+                set_color("Semantic IDs", "pink")
+                + f" {modality}: {source}, sizes {list(ids.sizes[modality])}, "
+                + ", ".join(f"{k} {v:.4g}" for k, v in ids.statistics[modality].items() if isinstance(v, int | float))
+            )
+        return ids

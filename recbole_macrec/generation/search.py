@@ -1,0 +1,94 @@
+"""From an encoded history to ranked items: beam search over a trie, and the exact score of given IDs.
+
+Legend: B users, W beams, L levels, K codes of a level, C children of a node, D model width.
+"""
+from typing import NamedTuple
+
+import torch
+
+from recbole_macrec.generation.transformer import Memory, Transformer
+from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.vocabulary import Vocabulary
+
+
+class Ranking(NamedTuple):
+    """The best items of every user, best first."""
+
+    items: torch.Tensor  # int64 [B, R], 0 where there are fewer than R
+    scores: torch.Tensor  # float32 [B, R], -inf where there is no item
+
+
+def level_log_probs(
+    network: Transformer, vocabulary: Vocabulary, modality: str, level: int, hidden: torch.Tensor
+) -> torch.Tensor:
+    """log P(code | prefix, history) [..., K] over the codes of one level, from hidden states [..., D]."""
+    offset, size = vocabulary.offsets[modality][level], vocabulary.sizes[modality][level]
+    return network.logits(hidden, offset, size).float().log_softmax(dim=-1)
+
+
+def beam_search(
+    network: Transformer, vocabulary: Vocabulary, modality: str, trie: Trie, memory: Memory, beams: int
+) -> Ranking:
+    """The ``beams`` most probable IDs of the catalogue for every user.
+
+    A step scores only children of the prefixes reached so far, so no ID outside the catalogue is ever formed. The
+    score of an item is log P(ID | history) / L. Items that share an ID follow each other in item order.
+
+    Args:
+        memory: the encoded histories of B users.
+        beams: W.
+    """
+    users, device = memory.hidden.shape[0], memory.hidden.device
+    tokens = torch.full((users, 1), vocabulary.start[modality], device=device)
+    children = torch.arange(trie.widths[0], device=device).expand(users, 1, -1)  # [B, W, C]
+    exists = torch.ones_like(children, dtype=torch.bool)
+    scores = torch.zeros(users, 1, device=device)
+    past = None
+    for level in range(trie.levels):
+        hidden, past = network.step(tokens, memory, past)  # [B, W, D]
+        log_probs = level_log_probs(network, vocabulary, modality, level, hidden)  # [B, W, K]
+        code = trie.code(level).long()[children]  # [B, W, C]
+        candidates = (scores.unsqueeze(-1) + log_probs.gather(-1, code)).masked_fill(~exists, -torch.inf)
+        width = candidates.shape[-1]
+        scores, best = candidates.flatten(1).topk(min(beams, candidates[0].numel()), dim=-1)  # [B, W]
+        node = children.flatten(1).gather(1, best)
+        tokens = vocabulary.offsets[modality][level] + code.flatten(1).gather(1, best)
+        past = [tuple(gather_groups(kept, best // width) for kept in layer) for layer in past]
+        children, exists = trie.children(level, node)
+    items = trie.items.long()[children].masked_fill(~exists, 0)  # [B, W, C], C items of one ID
+    scores = (scores.unsqueeze(-1) / trie.levels).expand_as(items).masked_fill(~exists, -torch.inf)
+    return best_of(items.flatten(1), scores.flatten(1), beams)
+
+
+def gather_groups(kept: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:
+    """Reorder the groups of [B, W, T, H, E] by their parents [B, W']."""
+    rows = torch.arange(len(parent), device=parent.device).unsqueeze(-1)
+    return kept[rows, parent]
+
+
+def best_of(items: torch.Tensor, scores: torch.Tensor, count: int) -> Ranking:
+    """The ``count`` best of [B, R] scored items; equal scores keep their order."""
+    scores, order = scores.sort(dim=-1, descending=True, stable=True)
+    return Ranking(items.gather(1, order)[:, :count].contiguous(), scores[:, :count].contiguous())
+
+
+def sequence_log_probs(
+    network: Transformer, vocabulary: Vocabulary, modality: str, memory: Memory, codes: torch.Tensor
+) -> torch.Tensor:
+    """Exact scores of given IDs by teacher forcing.
+
+    Args:
+        codes: int64 [B, G, L], G IDs for each user.
+
+    Returns:
+        log P(ID | history) / L, float32 [B, G].
+    """
+    offsets = torch.tensor(vocabulary.offsets[modality], device=codes.device)
+    start = torch.full_like(codes[..., :1], vocabulary.start[modality])
+    hidden = network.decode(torch.cat([start, (codes + offsets)[..., :-1]], dim=-1), memory)  # [B, G, L, D]
+    levels = codes.shape[-1]
+    score = torch.zeros(codes.shape[:2], device=codes.device)
+    for level in range(levels):
+        log_probs = level_log_probs(network, vocabulary, modality, level, hidden[:, :, level])
+        score += log_probs.gather(-1, codes[:, :, level : level + 1]).squeeze(-1)
+    return score / levels

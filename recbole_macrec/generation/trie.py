@@ -1,0 +1,67 @@
+"""A trie over semantic IDs as flat tensors: children are ranges, so a million items fit and a step needs no Python.
+
+Legend: N items, L levels, n_l nodes of level l.
+"""
+import numpy as np
+import torch
+from torch import nn
+
+
+class Trie(nn.Module):
+    """All semantic IDs of a catalogue, level by level.
+
+    The nodes of level l are the distinct prefixes of l + 1 codes in lexicographic order. The children of node i of
+    level l are the nodes ``first[l][i] .. first[l][i + 1] - 1`` of level l + 1; those of a leaf are positions in
+    ``items``. For the IDs (0,1), (0,2), (3,1): level 0 has the codes [0, 3] and first [0, 2, 3]; level 1 has the codes
+    [1, 2, 1], first [0, 1, 2, 3] and items in that order.
+
+    Args:
+        codes: int array [N, L]; equal rows share a leaf, whose items keep the order they came in.
+        items: int array [N], the item number of each row.
+    """
+
+    def __init__(self, codes: np.ndarray, items: np.ndarray):
+        super().__init__()
+        n, self.levels = codes.shape
+        order = np.lexsort(codes.T[::-1])  # stable, so items of one ID stay in item order
+        rows = codes[order]
+        starts_node = np.zeros(n, dtype=bool)  # does sorted row i begin a new prefix?
+        starts_node[:1] = True
+        begins = []
+        for level in range(self.levels):
+            starts_node[1:] |= rows[1:, level] != rows[:-1, level]
+            begins.append(np.flatnonzero(starts_node))
+        self.widths: list[int] = [len(begins[0])]  # most children of any node: of the root, then level by level
+        for level, begin in enumerate(begins):
+            below = begins[level + 1] if level + 1 < self.levels else np.arange(n)
+            first = np.append(np.searchsorted(below, begin), len(below))
+            self.widths.append(int(np.diff(first).max()))
+            self._keep(f"code_{level}", rows[begin, level])
+            self._keep(f"first_{level}", first)
+        self._keep("items", np.asarray(items)[order])
+
+    def _keep(self, name: str, values: np.ndarray) -> None:
+        self.register_buffer(name, torch.from_numpy(values.astype(np.int32)), persistent=False)
+
+    def code(self, level: int) -> torch.Tensor:
+        """The code of every node of ``level``, int32 [n_l]."""
+        return getattr(self, f"code_{level}")
+
+    def nodes(self, level: int) -> int:
+        return len(self.code(level))
+
+    def children(self, level: int, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Children of nodes of one level.
+
+        Args:
+            node: int64 [...], nodes of ``level``.
+
+        Returns:
+            Indices [..., C] into level + 1 (into ``items`` for leaves), C being ``widths[level + 1]``, and a mask
+            [..., C] that says which of them exist. Indices that do not exist are clamped to the node's first child.
+        """
+        first = getattr(self, f"first_{level}").long()
+        start, stop = first[node].unsqueeze(-1), first[node + 1].unsqueeze(-1)
+        index = start + torch.arange(self.widths[level + 1], device=node.device)
+        exists = index < stop
+        return torch.where(exists, index, start), exists

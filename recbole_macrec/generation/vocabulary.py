@@ -1,0 +1,40 @@
+"""The token layout: one table for the codes of every modality and level, start tokens and task prompts.
+
+Legend: M modalities, L levels, K codes of a level, P prompt tokens.
+"""
+from collections.abc import Mapping, Sequence
+
+PAD = 0
+
+
+class Vocabulary:
+    """Numbers the tokens: pad, a start token per modality, the prompts, then the codes modality by modality, level by level.
+
+    Two modalities of two levels with 4 codes each and no prompts: 0 is pad, 1 and 2 the start tokens, 3 to 6 the
+    first level of the first modality, 7 to 10 its second level, 11 to 14 the first level of the second modality.
+
+    Args:
+        sizes: modality -> its codebook sizes, level by level.
+        prompts: names of the task prompts.
+        prompt_length: P, learnt tokens a prompt has.
+    """
+
+    def __init__(self, sizes: Mapping[str, Sequence[int]], prompts: Sequence[str] = (), prompt_length: int = 0):
+        self.sizes = {m: tuple(int(k) for k in levels) for m, levels in sizes.items()}
+        self.start = {m: 1 + i for i, m in enumerate(self.sizes)}
+        free = 1 + len(self.sizes)
+        self.prompts: dict[str, range] = {}
+        for name in prompts:
+            self.prompts[name] = range(free, free + prompt_length)
+            free += prompt_length
+        self.offsets: dict[str, tuple[int, ...]] = {}
+        for modality, levels in self.sizes.items():
+            offsets = []
+            for k in levels:
+                offsets.append(free)
+                free += k
+            self.offsets[modality] = tuple(offsets)
+        self.size = free
+
+    def __len__(self) -> int:
+        return self.size

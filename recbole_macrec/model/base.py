@@ -1,0 +1,248 @@
+"""What all generative models share: they learn to write the next item's semantic ID and rank by its probability.
+
+Legend: B samples, N items of the alignment tasks, G target modalities, L levels, S source positions, P prompt tokens.
+"""
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.generation.bucketing import length_buckets
+from recbole_macrec.generation.fusion import fuse_official, score_matrix
+from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
+from recbole_macrec.generation.transformer import Memory, Transformer, TransformerSettings
+from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.vocabulary import PAD, Vocabulary
+
+
+class Task(NamedTuple):
+    """Read IDs of the source modality, write an ID of the target modality."""
+
+    source: str
+    target: str
+
+
+class GenerativeRecommender(SequentialRecommender):
+    """Base of the models; a subclass says which tasks it trains on.
+
+    A model trains on ``sequence_tasks`` (history -> next item) and ``item_tasks`` (item -> the same item in another
+    modality), and ranks with every modality's own sequence task. The source half of a task's prompt stands before the
+    encoder's input and its target half is the decoder's start token, so tasks of one source share an encoder pass.
+    """
+
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.semantic_ids = ids = dataset.semantic_ids
+        self.modalities = list(ids.modalities)
+        self.sequence_tasks, self.item_tasks = self.tasks(config)
+        self.item_task_ratio = config["item_task_ratio"]
+        self.lambda_implicit = config["lambda_implicit"] or 0.0
+        self.beams = config["num_beams"]
+        self.fusion = config["fusion"]
+        self.bucket_tokens = config["bucket_tokens"] or (4096 if self.device.type == "cpu" else 131072)
+        self._check(config)
+        prompt_length = config["prompt_length"]
+        kinds = ["sequence", "item"] if self.item_tasks or self.lambda_implicit else ["sequence"]
+        prompts = [f"{kind}:{m}" for kind in kinds for m in self.modalities] if prompt_length else []
+        self.vocabulary = Vocabulary(ids.sizes, prompts, prompt_length)
+        self.network = Transformer(
+            len(self.vocabulary),
+            TransformerSettings(
+                d_model=config["d_model"],
+                d_ff=config["d_ff"],
+                num_heads=config["num_heads"],
+                d_kv=config["d_kv"],
+                encoder_layers=config["encoder_layers"],
+                decoder_layers=config["decoder_layers"],
+                dropout=config["dropout_prob"],
+            ),
+        )
+        self.tries = torch.nn.ModuleDict()
+        for m in self.modalities:
+            codes = np.ascontiguousarray(ids.codes[m])  # [n_items - 1, L]
+            self.tries[m] = Trie(codes, np.arange(1, self.n_items))
+            self._keep(f"codes_{m}", np.vstack([np.zeros_like(codes[:1]), codes]))  # [n_items, L], row 0 is padding
+            _, group = np.unique(ids.raw_codes[m], axis=0, return_inverse=True)
+            self._keep(f"raw_id_{m}", np.append(-1, group.reshape(-1)))  # [n_items], equal where raw IDs collide
+        self.last_rankings: dict[str, Ranking] = {}
+
+    def tasks(self, config) -> tuple[list[Task], list[Task]]:
+        """The sequence tasks and the item tasks of this model."""
+        raise NotImplementedError
+
+    def _check(self, config) -> None:
+        most = max(config["topk"])
+        if self.beams < most:
+            raise UserError(
+                f"num_beams is {self.beams}, below the largest topk {most}: a list of {most} items needs at least as "
+                "many beams; raise num_beams or lower topk."
+            )
+        if self.fusion != "official":
+            raise UserError(f"fusion is {self.fusion!r}; expected 'official'.")
+
+    def _keep(self, name: str, values: np.ndarray) -> None:
+        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
+
+    # -- what a checkpoint must agree with ---------------------------------------------------------------------------
+
+    def other_parameter(self) -> dict:
+        return {"semantic_ids": self.semantic_ids.fingerprint()}
+
+    def load_other_parameter(self, para: dict | None) -> None:
+        theirs, ours = (para or {}).get("semantic_ids"), self.semantic_ids.fingerprint()
+        if theirs != ours:
+            raise UserError(
+                f"The checkpoint was trained on the semantic IDs {theirs}, this run has {ours}: use the dataset, "
+                "features and semantic-ID options it was trained with."
+            )
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def calculate_loss(self, interaction) -> torch.Tensor:
+        """The loss of a batch; a trainer that wants less memory goes through :meth:`loss_parts` itself."""
+        return sum(self.loss_parts(interaction))
+
+    def loss_parts(self, interaction) -> Iterator[torch.Tensor]:
+        """Yield terms that add up to the batch's loss, each with a graph of its own.
+
+        The loss is the mean over all samples of all tasks of the mean cross-entropy over levels, plus
+        ``lambda_implicit`` times the implicit alignment.
+        """
+        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        target = interaction[self.POS_ITEM_ID]
+        items = self._alignment_items(target)
+        samples = len(target) * len(self.sequence_tasks) + len(items) * len(self.item_tasks)
+        for rows in self._buckets(length):
+            yield self._sequence_loss(history[rows], length[rows], target[rows]) / samples
+        if len(items):
+            yield from self._item_losses(items, samples)
+
+    def _buckets(self, length: torch.Tensor) -> list[torch.Tensor]:
+        per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())
+        tokens = length.cpu() * per_item + len(self._prompt("sequence", self.modalities[0]))
+        return [rows.to(length.device) for rows in length_buckets(tokens, self.bucket_tokens)]
+
+    def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
+        """Some of the batch's target items, each once; [N]."""
+        if not self.item_tasks and not self.lambda_implicit:
+            return target[:0]
+        items = target.unique()
+        count = max(2, round(self.item_task_ratio * len(target)))
+        if count < len(items):
+            items = items[torch.randperm(len(items)).to(items.device)[:count]]
+        return items
+
+    def _sequence_loss(self, history: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Sum over sequence tasks and samples of the cross-entropy."""
+        return sum(
+            self._targets_loss(self.encode_history(source, history, length), targets, target)
+            for source, targets in by_source(self.sequence_tasks).items()
+        )
+
+    def _item_losses(self, items: torch.Tensor, samples: int) -> Iterator[torch.Tensor]:
+        """The alignment tasks on single items."""
+        targets = by_source(self.item_tasks)
+        loss = sum(self._targets_loss(self.encode_items(m, items), t, items) for m, t in targets.items())
+        yield loss / samples
+
+    def _targets_loss(self, memory: Memory, targets: list[str], items: torch.Tensor) -> torch.Tensor:
+        """Sum over targets and samples of the mean cross-entropy over levels of writing ``items`` [B]."""
+        total = torch.zeros((), device=items.device)
+        for modalities in by_length(targets, self.vocabulary.sizes):
+            codes = torch.stack([getattr(self, f"codes_{m}")[items] for m in modalities], dim=1)  # [B, G, L]
+            start = torch.tensor([[self.vocabulary.start[m]] for m in modalities], device=items.device)
+            offsets = torch.tensor([self.vocabulary.offsets[m] for m in modalities], device=items.device)
+            tokens = torch.cat([start.expand(len(items), -1, -1), (codes + offsets)[..., :-1]], dim=-1)
+            hidden = self.network.decode(tokens, memory)  # [B, G, L, D]
+            levels = codes.shape[-1]
+            for g, m in enumerate(modalities):
+                for level in range(levels):
+                    offset, size = self.vocabulary.offsets[m][level], self.vocabulary.sizes[m][level]
+                    logits = self.network.logits(hidden[:, g, level], offset, size)  # [B, K]
+                    total = total + F.cross_entropy(logits.float(), codes[:, g, level], reduction="sum") / levels
+        return total
+
+    # -- encoding ----------------------------------------------------------------------------------------------------
+
+    def _prompt(self, kind: str, modality: str) -> range:
+        return self.vocabulary.prompts.get(f"{kind}:{modality}", range(0))
+
+    def _encode(self, kind: str, modality: str, items: torch.Tensor, length: torch.Tensor) -> Memory:
+        """Encode the IDs of ``items`` [B, T], of which the first ``length`` [B] count, behind the task's prompt."""
+        offsets = torch.tensor(self.vocabulary.offsets[modality], device=items.device)
+        tokens = (getattr(self, f"codes_{modality}")[items] + offsets).flatten(1)  # [B, T*L]
+        keep = torch.arange(tokens.shape[1], device=items.device) < (length * len(offsets)).unsqueeze(1)
+        prompt = self._prompt(kind, modality)
+        front = torch.arange(prompt.start, prompt.stop, device=items.device).expand(len(items), -1)
+        tokens = torch.cat([front, tokens.masked_fill(~keep, PAD)], dim=1)  # [B, P + T*L]
+        return self.network.encode(tokens, torch.cat([torch.ones_like(front, dtype=torch.bool), keep], dim=1))
+
+    def encode_history(self, modality: str, history: torch.Tensor, length: torch.Tensor) -> Memory:
+        """Encode histories [B, T] of ``length`` [B] items, cut to the longest of them."""
+        return self._encode("sequence", modality, history[:, : int(length.max())], length)
+
+    def encode_items(self, modality: str, items: torch.Tensor) -> Memory:
+        """Encode single items [N]."""
+        return self._encode("item", modality, items.unsqueeze(1), torch.ones_like(items))
+
+    # -- ranking -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def rank(self, interaction) -> dict[str, Ranking]:
+        """Rank by every modality's own sequence task, and by all together.
+
+        Returns:
+            modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``.
+        """
+        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        buckets = self._buckets(length)
+        back = torch.argsort(torch.cat(buckets))
+        rankings = {}
+        for m in self.modalities:
+            parts = [
+                beam_search(
+                    self.network,
+                    self.vocabulary,
+                    m,
+                    self.tries[m],
+                    self.encode_history(m, history[rows], length[rows]),
+                    self.beams,
+                )
+                for rows in buckets
+            ]
+            rankings[m] = Ranking(*(torch.cat(column)[back] for column in zip(*parts)))
+        rankings["fused"] = fuse_official([rankings[m] for m in self.modalities], self.n_items)
+        return rankings
+
+    def full_sort_predict(self, interaction) -> torch.Tensor:
+        """Scores of the whole catalogue, [B, n_items]; see :func:`score_matrix`."""
+        self.last_rankings = self.rank(interaction)
+        return score_matrix(self.last_rankings["fused"], self.n_items)
+
+    def predict(self, interaction) -> torch.Tensor:
+        """Exact score of one item per sample: its log-probability over its length, mean over modalities; [B]."""
+        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        scores = []
+        for m in self.modalities:
+            codes = getattr(self, f"codes_{m}")[interaction[self.ITEM_ID]].unsqueeze(1)  # [B, 1, L]
+            memory = self.encode_history(m, history, length)
+            scores.append(sequence_log_probs(self.network, self.vocabulary, m, memory, codes)[:, 0])
+        return torch.stack(scores).mean(0)
+
+
+def by_source(tasks: list[Task]) -> dict[str, list[str]]:
+    """Source modality -> its target modalities."""
+    return {source: [t.target for t in tasks if t.source == source] for source in dict.fromkeys(t.source for t in tasks)}
+
+
+def by_length(modalities: list[str], sizes: dict) -> list[list[str]]:
+    """Groups of modalities whose IDs are equally long, so that one decoder call serves a group."""
+    lengths = dict.fromkeys(len(sizes[m]) for m in modalities)
+    return [[m for m in modalities if len(sizes[m]) == n] for n in lengths]

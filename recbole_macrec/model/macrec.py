@@ -1,0 +1,43 @@
+"""MACRec: cross-modal semantic IDs with implicit and explicit alignment."""
+from collections.abc import Iterator
+from itertools import combinations
+
+import torch
+
+from recbole_macrec.model.base import by_source
+from recbole_macrec.model.mql4grec import MQL4GRec
+from recbole_macrec.semantic_ids.losses import info_nce
+
+
+class MACRec(MQL4GRec):
+    """Zhang et al., "MACRec", AAAI 2026, arXiv 2511.15122.
+
+    Its semantic IDs come from the cross-modal RQ-VAE. On top of MQL4GRec's explicit alignment tasks it pulls together
+    the encoder's views of one item in two modalities (implicit alignment): with h_m the mean of the encoder's output
+    over the item's ID in modality m,
+
+        L_implicit = InfoNCE(h_a, h_b) + InfoNCE(h_b, h_a), cosine similarity over temperature 0.1,
+
+    summed over pairs of modalities and weighted by ``lambda_implicit``.
+    """
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.implicit_temperature = config["implicit_temperature"]
+
+    def _item_losses(self, items: torch.Tensor, samples: int) -> Iterator[torch.Tensor]:
+        memories = {m: self.encode_items(m, items) for m in self.modalities}  # both alignments read the same pass
+        loss = torch.zeros((), device=items.device)
+        for source, targets in by_source(self.item_tasks).items():
+            loss = loss + self._targets_loss(memories[source], targets, items) / samples
+        if self.lambda_implicit:
+            means = {m: memory.hidden[:, len(self._prompt("item", m)) :].mean(1) for m, memory in memories.items()}
+            for a, b in combinations(self.modalities, 2):
+                loss = loss + self.lambda_implicit * symmetric_info_nce(means[a], means[b], self.implicit_temperature)
+        yield loss
+
+
+def symmetric_info_nce(a: torch.Tensor, b: torch.Tensor, temperature: float) -> torch.Tensor:
+    """InfoNCE of rows [N, D] against each other in both directions; row i of ``a`` belongs to row i of ``b``."""
+    own = torch.arange(len(a), device=a.device)
+    return info_nce(a, b, own, temperature) + info_nce(b, a, own, temperature)

@@ -1,0 +1,23 @@
+"""MQL4GRec: one quantitative language per modality, aligned by translation tasks."""
+from itertools import permutations
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.model.base import GenerativeRecommender, Task
+
+
+class MQL4GRec(GenerativeRecommender):
+    """Zhai et al., "Multimodal Quantitative Language for Generative Recommendation", ICLR 2025.
+
+    One RQ-VAE per modality. Besides each modality's own sequence task it learns, as explicit alignment, to continue a
+    history of one modality in another and to translate single items; at the end the modalities' rankings are fused.
+    """
+
+    def tasks(self, config) -> tuple[list[Task], list[Task]]:
+        if len(self.modalities) < 2:
+            raise UserError(
+                f"{type(self).__name__} fuses two or more modalities, but modalities is {self.modalities}; name "
+                "another one, or use --model=TIGER."
+            )
+        own = [Task(m, m) for m in self.modalities]
+        across = [Task(a, b) for a, b in permutations(self.modalities, 2)] if config["explicit_alignment"] else []
+        return own + across, across

@@ -1,0 +1,19 @@
+"""TIGER: generative retrieval over the semantic IDs of one modality."""
+from recbole_macrec.errors import UserError
+from recbole_macrec.model.base import GenerativeRecommender, Task
+
+
+class TIGER(GenerativeRecommender):
+    """Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023.
+
+    One RQ-VAE over one modality, an extra token for items that would collide, and one task: history -> next item.
+    """
+
+    def tasks(self, config) -> tuple[list[Task], list[Task]]:
+        if len(self.modalities) != 1:
+            raise UserError(
+                f"TIGER reads one modality, but modalities is {self.modalities}; name one, such as "
+                f"--modalities=\"['{self.modalities[0]}']\"."
+            )
+        modality = self.modalities[0]
+        return [Task(modality, modality)], []

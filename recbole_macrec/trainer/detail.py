@@ -1,0 +1,59 @@
+"""Where each user's target came in, item by item and ID by ID, for every modality and for their fusion.
+
+Legend: B users, R ranked items.
+"""
+import torch
+
+from recbole_macrec.generation.search import Ranking
+
+
+def item_rank(ranking: Ranking, target: torch.Tensor) -> torch.Tensor:
+    """Place of the target [B] in the ranking, 1 for the first, 0 where it is absent; int64 [B]."""
+    found = (ranking.items == target.unsqueeze(1)) & ranking.scores.isfinite()
+    return torch.where(found.any(1), found.int().argmax(1) + 1, 0)
+
+
+def id_rank(ranking: Ranking, target: torch.Tensor, raw_id: torch.Tensor) -> torch.Tensor:
+    """Place of the target's ID among the distinct IDs of the ranking, as papers that count ID strings do; int64 [B].
+
+    Args:
+        raw_id: [n_items], equal for items whose IDs collide before resolution.
+    """
+    ids = raw_id[ranking.items].masked_fill(~ranking.scores.isfinite(), -2)  # [B, R]
+    seen_before = (ids.unsqueeze(2) == ids.unsqueeze(1)).tril(-1).any(2)
+    place = (~seen_before).cumsum(1)
+    found = ids == raw_id[target].unsqueeze(1)
+    first = found.int().argmax(1, keepdim=True)
+    return torch.where(found.any(1), place.gather(1, first).squeeze(1), 0)
+
+
+def hits_and_ndcg(ranks: torch.Tensor, topk: list[int], decimals: int) -> dict[str, float]:
+    """Hit@k and NDCG@k of one target a user, from its ranks [B] (0: absent)."""
+    result = {}
+    for k in topk:
+        hit = (ranks > 0) & (ranks <= k)
+        gain = torch.where(hit, 1 / torch.log2(ranks.clamp(min=1).double() + 1), 0)
+        result[f"hit@{k}"] = round(hit.double().mean().item(), decimals)
+        result[f"ndcg@{k}"] = round(gain.mean().item(), decimals)
+    return result
+
+
+class RankingDetail:
+    """Collects the ranks of an evaluation, batch by batch."""
+
+    def __init__(self):
+        self.ranks: dict[tuple[str, str], list[torch.Tensor]] = {}
+
+    def update(self, model, target: torch.Tensor) -> None:
+        """Add the batch that ``model`` ranked last; ``target`` [B] holds its items."""
+        for name, ranking in model.last_rankings.items():
+            raw_id = getattr(model, f"raw_id_{model.modalities[0] if name == 'fused' else name}")
+            self.ranks.setdefault((name, "item"), []).append(item_rank(ranking, target))
+            self.ranks.setdefault((name, "id"), []).append(id_rank(ranking, target, raw_id))
+
+    def result(self, topk: list[int], decimals: int, gather=lambda ranks: ranks) -> dict[str, dict]:
+        """ranking name -> {"item": metrics, "id": metrics}; the fused IDs are those of the first modality."""
+        result: dict[str, dict] = {}
+        for (name, level), parts in self.ranks.items():
+            result.setdefault(name, {})[level] = hits_and_ndcg(gather(torch.cat(parts)), topk, decimals)
+        return result

@@ -1,0 +1,234 @@
+"""RecBole's Trainer with a warm-up and cosine schedule, bf16, exact resume and checkpoints that load safely."""
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from time import time
+
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import get_gpu_usage, set_color
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
+from recbole_macrec.trainer.detail import RankingDetail
+from recbole_macrec.trainer.distributed import DistributedCollector, average_gradients, gather_in_order
+from recbole_macrec.trainer.hardware import bf16_pays, keep_freed_memory
+
+
+class GenerativeTrainer(Trainer):
+    """Trains and evaluates the generative models.
+
+    The best epoch's checkpoint lies at ``saved_model_file`` as always in RecBole, the newest one beside it with
+    ``.last`` in its name; either can be resumed, and a run resumed from the newest ends as an uninterrupted one.
+
+    Attributes:
+        test_detail: of the last evaluation, ranking name -> {"item": metrics, "id": metrics}.
+        epoch_seconds: of each epoch trained in this process.
+    """
+
+    safe_checkpoints = True
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.autocast = {"fp32": False, "bf16": True, "auto": bf16_pays(self.device)}.get(config["precision"])
+        if self.autocast is None:
+            raise UserError(f"precision is {config['precision']!r}; expected auto, fp32 or bf16.")
+        self.distributed = not config["single_spec"]
+        if self.distributed:
+            self.eval_collector = DistributedCollector(config)
+        self.step, self.steps = 0, 0  # optimizer steps taken and planned
+        self.epoch_seconds: list[float] = []
+        self.test_detail: dict[str, dict] | None = None
+        self._detail = RankingDetail()
+        self._resumed: dict | None = None
+        self._train_data = None
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        """As in RecBole; ``resume`` in the config names a checkpoint to go on from."""
+        self._train_data = train_data
+        self.steps = self.epochs * len(train_data)
+        if self.config["resume"]:
+            self.resume_checkpoint(self.config["resume"])
+        if self._resumed:
+            restore_randomness(self._resumed["randomness"], train_data)
+            self._resumed = None
+
+        def after_epoch(epoch, score):
+            if saved:
+                self._save_checkpoint(epoch, verbose=False, saved_model_file=self._last_file())
+            if callback_fn:
+                callback_fn(epoch, score)
+
+        score, result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+        self.tensorboard.flush()
+        return score, result
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False) -> float:
+        """One epoch; returns the sum over batches of their losses, as RecBole does."""
+        began = time()
+        self.model.train()
+        if self.distributed and train_data.shuffle:
+            train_data.sampler.set_epoch(epoch_idx)
+        bar = tqdm(
+            train_data,
+            total=len(train_data),
+            ncols=100,
+            desc=set_color(f"Train {epoch_idx:>5}", "pink"),
+            disable=not show_progress,
+        )
+        total = 0.0
+        for interaction in bar:
+            self._set_learning_rate()
+            self.optimizer.zero_grad()
+            loss = torch.zeros((), device=self.device)
+            for part in self._loss_parts(interaction.to(self.device), loss_func):
+                part.backward()
+                loss += part.detach()
+            self._check_nan(loss)
+            if self.distributed:
+                average_gradients(self.model.parameters())
+            if self.clip_grad_norm:
+                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            self.optimizer.step()
+            self.step += 1
+            total += loss.item()
+            if self.gpu_available and show_progress:
+                bar.set_postfix_str(set_color("GPU RAM: " + get_gpu_usage(self.device), "yellow"))
+        self.epoch_seconds.append(time() - began)
+        return total
+
+    def _loss_parts(self, interaction, loss_func) -> Iterator[torch.Tensor]:
+        parts = iter([loss_func(interaction)] if loss_func else self.model.loss_parts(interaction))
+        while True:
+            with self._precision():
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
+
+    def _precision(self):
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast)
+
+    def _set_learning_rate(self) -> None:
+        """Linear warm-up over the first ``warmup_ratio`` of all steps, then a cosine to zero (or constant)."""
+        warmup = max(1, round(self.config["warmup_ratio"] * self.steps))
+        factor = min(1.0, (self.step + 1) / warmup)
+        if self.config["scheduler"] == "cosine" and self.step >= warmup:
+            progress = (self.step - warmup) / max(1, self.steps - warmup)
+            factor = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        elif self.config["scheduler"] not in ("cosine", "constant"):
+            raise UserError(f"scheduler is {self.config['scheduler']!r}; expected cosine or constant.")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * factor
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        if not eval_data:
+            return None
+        if load_best_model:
+            file = model_file or self.saved_model_file
+            load_weights(self.model, load_checkpoint(file, self.device), file)
+            self.logger.info(f"Loading model structure and parameters from {file}")
+        self._detail = RankingDetail()
+        gather = None
+        if self.distributed:
+            samples = self.eval_collector.samples = eval_data.sample_size
+            gather = lambda ranks: gather_in_order(ranks, samples)  # noqa: E731
+        with self._precision():
+            result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        topk, decimals = self.config["topk"], self.config["metric_decimal_place"]
+        self.test_detail = self._detail.result(topk, decimals, *([gather] if gather else []))
+        return result
+
+    def _full_sort_batch_eval(self, batched_data):
+        interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval(batched_data)
+        if len(positive_u) == len(scores):  # one target a user
+            self._detail.update(self.model, positive_i.to(self.device))
+        return interaction, scores, positive_u, positive_i
+
+    def _map_reduce(self, result, num_sample):
+        """The collector has gathered every process's rows, so the result is whole already."""
+        return result
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _last_file(self) -> str:
+        path = Path(self.saved_model_file)
+        return str(path.with_name(f"{path.stem}.last{path.suffix}"))
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        from recbole_macrec.plugin import plain_config
+
+        if self.distributed and self.config["local_rank"] != 0:
+            return
+        file = kwargs.pop("saved_model_file", self.saved_model_file)
+        state = {
+            "config": plain_config(self.config),
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "best_valid_result": dict(self.best_valid_result or {}),
+            "best_file": str(self.saved_model_file),
+            "state_dict": self.model.state_dict(),
+            "other_parameter": self.model.other_parameter(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "randomness": randomness(self._train_data),
+        }
+        save_checkpoint(state, file)
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {file}")
+
+    def resume_checkpoint(self, resume_file):
+        """Go on after the epoch that ``resume_file`` was written in."""
+        state = load_checkpoint(resume_file, self.device)
+        load_weights(self.model, state, resume_file)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.start_epoch = state["epoch"] + 1
+        self.cur_step, self.step = state["cur_step"], state["step"]
+        self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"] or None
+        self.saved_model_file = state["best_file"] if Path(state["best_file"]).is_file() else str(resume_file)
+        self._resumed = state
+        self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+
+def load_weights(model: torch.nn.Module, state: dict, file: str | Path) -> None:
+    """Put a checkpoint's weights into ``model``.
+
+    Raises:
+        UserError: when it was trained on other semantic IDs or with other sizes.
+    """
+    model.load_other_parameter(state.get("other_parameter"))
+    try:
+        model.load_state_dict(state["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            f"Checkpoint {file} does not fit this model ({' '.join(str(error).split())[:200]}); "
+            "use the model and options it was trained with."
+        ) from error
+
+
+def randomness(train_data) -> dict:
+    """The state of every random generator that training draws from."""
+    state = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if train_data is not None:
+        state["shuffle"] = train_data.generator.get_state()
+    return state
+
+
+def restore_randomness(state: dict, train_data) -> None:
+    """Set every random generator to what :func:`randomness` saw."""
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    if "shuffle" in state:
+        train_data.generator.set_state(state["shuffle"].cpu())

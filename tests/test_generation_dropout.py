@@ -1,0 +1,38 @@
+"""The byte-wise dropout: its rate, its expectation and its gradient."""
+import pytest
+import torch
+
+from recbole_macrec.generation.dropout import dropout, relu_dropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_rate_and_expectation(p):
+    torch.manual_seed(0)
+    x = torch.ones(1000, 999)
+    y = dropout(x, p, training=True)
+    assert (y == 0).float().mean().item() == pytest.approx(round(256 * p) / 256, abs=2e-3)
+    assert y.mean().item() == pytest.approx(1, abs=3e-3)
+    by_column = (y == 0).float().mean(0)
+    assert by_column.std() < 0.02 and by_column.max() < p + 0.08  # no column is favoured
+
+
+def test_gradient_flows_where_the_value_did():
+    torch.manual_seed(0)
+    x = torch.randn(64, 65, requires_grad=True)
+    for f, kept in ((dropout, lambda y: y != 0), (relu_dropout, lambda y: y > 0)):
+        x.grad = None
+        y = f(x, 0.25, training=True)
+        y.sum().backward()
+        expected = torch.where(kept(y), 1 / 0.75, 0)
+        torch.testing.assert_close(x.grad, expected)
+    assert ((y > 0) <= (x > 0)).all()
+
+
+def test_off_outside_training_and_repeatable():
+    x = torch.randn(10, 10)
+    assert dropout(x, 0.5, training=False) is x
+    assert torch.equal(relu_dropout(x, 0.5, training=False), x.relu())
+    torch.manual_seed(4)
+    first = dropout(x, 0.5, training=True)
+    torch.manual_seed(4)
+    assert torch.equal(first, dropout(x, 0.5, training=True))
