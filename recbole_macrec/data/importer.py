@@ -141,7 +141,8 @@ def _check_same(tokens: list[str], source: Source, what: str) -> None:
     if missing:
         raise UserError(f"{what} lacks {listing(missing, 'item')} of {source.path}; give every item an entry")
     if unknown:
-        raise UserError(f"{what} has {listing(unknown, 'item')} that {source.path} lacks; remove them or use files of one release")
+        raise UserError(f"{what} has {listing(unknown, 'item')} that {source.path} lacks; "
+                        "remove them or use files of one release")
 
 
 def _write_interactions(path: Path, source: Source) -> None:
