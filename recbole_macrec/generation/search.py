@@ -55,8 +55,9 @@ def beam_search(
         tokens = vocabulary.offsets[modality][level] + code.flatten(1).gather(1, best)
         past = [tuple(gather_groups(kept, best // width) for kept in layer) for layer in past]
         children, exists = trie.children(level, node)
-    items = trie.items.long()[children].masked_fill(~exists, 0)  # [B, W, C], C items of one ID
+    items = trie.items.long()[children]  # [B, W, C], C items of one ID
     scores = (scores.unsqueeze(-1) / trie.levels).expand_as(items).masked_fill(~exists, -torch.inf)
+    items = items.masked_fill(scores.isneginf(), 0)
     return best_of(items.flatten(1), scores.flatten(1), beams)
 
 

@@ -1,0 +1,152 @@
+"""Trie, beam search, exact scores, fusion and the score matrix against literal references on small catalogues."""
+import numpy as np
+import pytest
+import torch
+
+from recbole_macrec.generation.bucketing import length_buckets
+from recbole_macrec.generation.fusion import BELOW_ALL_RANKED, fuse_official, score_matrix
+from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
+from recbole_macrec.generation.transformer import Transformer, TransformerSettings
+from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.vocabulary import Vocabulary
+
+SIZES = (5, 4, 6)
+
+
+def catalogue(items: int, seed: int) -> np.ndarray:
+    """Distinct IDs [items, 3]."""
+    every = np.stack(np.meshgrid(*map(np.arange, SIZES), indexing="ij"), -1).reshape(-1, len(SIZES))
+    return np.random.default_rng(seed).permutation(every)[:items]
+
+
+def world(items: int = 37, seed: int = 0):
+    """A random network, four encoded histories, and a catalogue in two modalities of which "a" is searched."""
+    torch.manual_seed(seed)
+    vocabulary = Vocabulary({"a": SIZES, "b": (7, 7)}, ["sequence:a"], prompt_length=2)
+    settings = TransformerSettings(d_model=16, d_ff=32, num_heads=2, d_kv=8, encoder_layers=1, decoder_layers=2)
+    network = Transformer(len(vocabulary), settings).eval()
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    tokens = torch.randint(1, len(vocabulary), (4, 9))
+    keep = torch.arange(9) < torch.tensor([9, 3, 5, 1]).unsqueeze(1)
+    with torch.no_grad():
+        memory = network.encode(tokens, keep)
+    return vocabulary, network, memory, catalogue(items, seed)
+
+
+def brute_force(vocabulary, network, memory, codes: np.ndarray) -> torch.Tensor:
+    """Score of every ID, one ID at a time, each level's softmax written out; [users, items]."""
+    columns = []
+    for row in codes.tolist():
+        tokens, total = [vocabulary.start["a"]], 0
+        for level, code in enumerate(row):
+            hidden = network.decode(torch.tensor(tokens).repeat(4, 1, 1), memory)[:, 0, -1]
+            offset = vocabulary.offsets["a"][level]
+            logits = network.logits(hidden)[:, offset : offset + SIZES[level]]
+            total = total + logits[:, code] - logits.exp().sum(-1).log()
+            tokens.append(offset + code)
+        columns.append(total / len(row))
+    return torch.stack(columns, dim=1)
+
+
+def test_trie_of_the_docstring():
+    trie = Trie(np.array([[3, 1], [0, 1], [0, 2]]), np.array([10, 11, 12]))
+    assert trie.code(0).tolist() == [0, 3] and trie.code(1).tolist() == [1, 2, 1]
+    assert trie.first_0.tolist() == [0, 2, 3] and trie.items.tolist() == [11, 12, 10]
+    children, exists = trie.children(0, torch.tensor([0, 1]))
+    assert children.tolist() == [[0, 1], [2, 2]] and exists.tolist() == [[True, True], [True, False]]
+    assert trie.widths == [2, 2, 1]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_trie_walks_to_every_item(seed):
+    codes = catalogue(60, seed)
+    trie = Trie(codes, np.arange(1, 61))
+    for item, row in enumerate(codes, start=1):
+        children, exists = torch.arange(trie.widths[0]), torch.ones(trie.widths[0], dtype=torch.bool)
+        for level, code in enumerate(row):
+            nodes = children[exists]
+            node = nodes[trie.code(level)[nodes] == code]
+            assert len(node) == 1
+            children, exists = (x[0] for x in trie.children(level, node))
+        assert trie.items[children[exists]].tolist() == [item]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@torch.no_grad()
+def test_widest_beam_equals_brute_force(seed):
+    vocabulary, network, memory, codes = world(37, seed)
+    expected = brute_force(vocabulary, network, memory, codes)
+    ranking = beam_search(network, vocabulary, "a", Trie(codes, np.arange(1, 38)), memory, beams=37)
+    scores, order = expected.sort(dim=1, descending=True)
+    assert torch.equal(ranking.items, order + 1)
+    torch.testing.assert_close(ranking.scores, scores, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_narrow_beam_scores_are_exact_and_in_the_catalogue():
+    vocabulary, network, memory, codes = world(37)
+    expected = brute_force(vocabulary, network, memory, codes)
+    ranking = beam_search(network, vocabulary, "a", Trie(codes, np.arange(1, 38)), memory, beams=6)
+    assert ranking.items.shape == (4, 6) and (ranking.items > 0).all()
+    assert all(len(set(row)) == 6 for row in ranking.items.tolist())
+    torch.testing.assert_close(ranking.scores, expected.gather(1, ranking.items - 1), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_more_beams_than_items():
+    vocabulary, network, memory, codes = world(5)
+    ranking = beam_search(network, vocabulary, "a", Trie(codes, np.arange(1, 6)), memory, beams=20)
+    found = ranking.scores.isfinite()
+    assert found.sum(1).tolist() == [5] * 4
+    assert [sorted(row[keep].tolist()) for row, keep in zip(ranking.items, found)] == [[1, 2, 3, 4, 5]] * 4
+    assert (ranking.items[~found] == 0).all()
+
+
+@torch.no_grad()
+def test_items_of_one_id_follow_each_other_in_item_order():
+    vocabulary, network, memory, codes = world(10)
+    twice = np.vstack([codes, codes[:4]])  # items 11 to 14 share the IDs of items 1 to 4
+    ranking = beam_search(network, vocabulary, "a", Trie(twice, np.arange(1, 15)), memory, beams=14)
+    for row in ranking.items.tolist():
+        assert sorted(row) == list(range(1, 15))
+        for item in range(1, 5):
+            assert row.index(item + 10) == row.index(item) + 1
+
+
+@torch.no_grad()
+def test_sequence_log_probs_equal_brute_force():
+    vocabulary, network, memory, codes = world()
+    every = torch.from_numpy(codes).expand(4, -1, -1)
+    scores = sequence_log_probs(network, vocabulary, "a", memory, every)
+    torch.testing.assert_close(scores, brute_force(vocabulary, network, memory, codes), atol=1e-5, rtol=0)
+
+
+def test_official_fusion_by_hand():
+    first = Ranking(torch.tensor([[3, 1, 2]]), torch.tensor([[-0.1, -0.5, -0.9]]))
+    second = Ranking(torch.tensor([[2, 4, 0]]), torch.tensor([[-0.3, -0.4, -torch.inf]]))
+    fused = fuse_official([first, second], n_items=5)
+    assert fused.items.tolist() == [[2, 3, 4, 1, 0, 0]]  # 2 is in both: 1 + (-0.9 - 0.3) / 2 = 0.4
+    torch.testing.assert_close(fused.scores[0, :4], torch.tensor([0.4, -0.1, -0.4, -0.5]))
+    assert not fused.scores[0, 4:].isfinite().any()
+
+
+def test_score_matrix_sorts_into_the_ranking():
+    ranking = Ranking(torch.tensor([[4, 2, 5, 0]]), torch.tensor([[-0.5, -0.5, -0.7, -torch.inf]]))
+    scores = score_matrix(ranking, n_items=7)
+    assert scores.isfinite().all() and scores.is_contiguous()
+    assert scores[0].argsort(descending=True).tolist() == [4, 2, 5, 1, 3, 6, 0]
+    assert len(scores.unique()) == 7  # no ties: nothing is left to luck
+    assert scores[0, 1] <= BELOW_ALL_RANKED and scores[0, 5].item() == pytest.approx(-0.7, abs=1e-4)
+
+
+def test_length_buckets_hold_every_sample_once():
+    lengths = torch.randint(4, 80, (500,), generator=torch.Generator().manual_seed(0))
+    buckets = length_buckets(lengths, budget=1000)
+    assert sorted(torch.cat(buckets).tolist()) == list(range(500))
+    padded = [int(lengths[b].max()) * len(b) for b in buckets]
+    assert max(padded) <= 1000
+    assert sum(padded) < 1.15 * lengths.sum()
+    assert [b.tolist() for b in length_buckets(torch.tensor([9, 2000]), budget=1000)] == [[0], [1]]
+    assert length_buckets(lengths[:0], budget=10) == []
