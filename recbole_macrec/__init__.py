@@ -1,4 +1,17 @@
-"""Generative sequential recommendation over multimodal semantic IDs, as RecBole models."""
+"""Generative sequential recommendation over multimodal semantic IDs, as RecBole models.
+
+Importing this package repairs RecBole 1.2.1 for the installed libraries and registers the models with it.
+"""
 from recbole_macrec import compat
 
 compat.apply()
+
+from recbole_macrec import plugin  # noqa: E402  needs the repaired RecBole
+
+plugin.register()
+
+from recbole_macrec.errors import UserError  # noqa: E402
+from recbole_macrec.model import MQL4GRec, MACRec, TIGER  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = ["MACRec", "MQL4GRec", "TIGER", "UserError"]

@@ -253,12 +253,14 @@ def report_plain_metrics() -> None:
 
 
 def scale_gradients_without_warning() -> None:
-    """torch 2.4 deprecates ``torch.cuda.amp.GradScaler`` (trainer.py:30, 235): a warning every epoch, some day an error.
+    """torch 2.4 deprecates ``torch.cuda.amp.GradScaler`` (trainer.py:30, 235): a warning every epoch, some day an error (autocast: 1453).
     Goes when RecBole names ``torch.amp``."""
     import torch
 
     module = importlib.import_module("recbole.trainer.trainer")
-    module.amp = types.SimpleNamespace(GradScaler=functools.partial(torch.amp.GradScaler, "cuda"))
+    module.amp = types.SimpleNamespace(
+        GradScaler=functools.partial(torch.amp.GradScaler, "cuda"), autocast=functools.partial(torch.autocast, "cuda")
+    )
 
 
 def keep_unreadable_values_as_text() -> None:
@@ -350,58 +352,32 @@ def share_checkpoint_of_first_process() -> None:
 
 def evaluate_each_user_once() -> None:
     """On several processes RecBole pads the evaluation data with repeated users (abstract_dataloader.py:58), weighs the
-    processes by batches instead of users (trainer.py:612: ``len`` of a tuple) and averages rounded metrics. Evaluation
-    loaders now share the users out without padding, and every process ranks what all of them collected, so that the
-    metrics equal those of one process. Goes when RecBole's do."""
+    processes by batches instead of users (trainer.py:612: ``len`` of a tuple) and averages rounded metrics. Ranking
+    metrics are now computed from what all processes collected, each user once, and so equal those of one process.
+    Goes when RecBole's do. A trainer that collects in its own way is left alone."""
     import torch
-    from recbole.data.dataloader import general_dataloader as loaders
-    from recbole.evaluator.collector import Collector
+    from recbole.evaluator import Collector
+    from recbole.utils import EvaluatorType
 
-    class EveryNth(torch.utils.data.distributed.DistributedSampler):
-        """The share of one process, without padding."""
+    trainer = importlib.import_module("recbole.trainer.trainer").Trainer
+    evaluate, get_data_struct = trainer.evaluate, Collector.get_data_struct
 
-        def __iter__(self):
-            return iter(range(self.rank, len(self.dataset), self.num_replicas))
+    @functools.wraps(evaluate)
+    def counted_evaluate(self, eval_data, *args, **kwargs):
+        if eval_data:
+            self.eval_collector.samples = eval_data.sample_size
+        return evaluate(self, eval_data, *args, **kwargs)
 
-        def __len__(self):
-            return len(range(self.rank, len(self.dataset), self.num_replicas))
-
-    for loader in (loaders.FullSortEvalDataLoader, loaders.NegSampleEvalDataLoader):
-        loader.__init__ = _with_sampler(EveryNth, loader.__init__)
-
-    original = Collector.get_data_struct
-
-    @functools.wraps(original)
-    def get_data_struct(self):
-        struct = original(self)
-        if not self.config["single_spec"]:
-            _gather_collected(struct)
+    @functools.wraps(get_data_struct)
+    def gathered_data_struct(self):
+        struct = get_data_struct(self)
+        ranking = self.config["eval_type"] == EvaluatorType.RANKING
+        if ranking and not self.config["single_spec"] and type(self) is Collector:
+            for key in [key for key in struct._data_dict if key.startswith("rec.")]:
+                rows = struct[key].to(self.config["device"]).contiguous()
+                parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+                torch.distributed.all_gather(parts, rows)  # the sampler dealt the users out in turn
+                struct.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.samples].cpu())
         return struct
 
-    Collector.get_data_struct = get_data_struct
-
-
-def _with_sampler(sampler, init):
-    @functools.wraps(init)
-    def wrapped(self, config, *args, **kwargs):
-        from torch.utils.data import distributed
-
-        padded = distributed.DistributedSampler
-        distributed.DistributedSampler = sampler
-        try:
-            init(self, config, *args, **kwargs)
-        finally:
-            distributed.DistributedSampler = padded
-
-    return wrapped
-
-
-def _gather_collected(struct) -> None:
-    """Replace what this process collected per user by what all processes collected."""
-    import torch
-
-    collected = ("rec.items", "rec.topk", "rec.meanrank", "rec.score", "data.label")
-    every = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(every, {key: struct[key] for key in collected if key in struct})
-    for key in set().union(*every):
-        struct._data_dict[key] = torch.cat([part[key] for part in every if key in part])
+    trainer.evaluate, Collector.get_data_struct = counted_evaluate, gathered_data_struct

@@ -1,0 +1,236 @@
+"""Makes RecBole know our models; the only file that hooks into RecBole."""
+import enum
+import functools
+import importlib
+import io
+import os
+import pickle
+import sys
+import zipfile
+from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from recbole.config import Config
+from recbole.quick_start import quick_start
+from recbole.utils import ModelType, dataset_arguments, enum_type, get_model
+
+from recbole_macrec.errors import UserError
+
+FEATURE_OPTIONS = ("encoders", "text_fields", "image_field", "max_modalities")
+MODEL_PACKAGE = "recbole.model.sequential_recommender"
+CHECKPOINT_FORMAT = "recbole_macrec"
+
+_models: dict[str, type] = {}
+_recbole_run_recboles = quick_start.run_recboles
+_recbole_load_data_and_model = quick_start.load_data_and_model
+
+
+def register() -> None:
+    """Let RecBole find our models, property files and checkpoints. Repeated calls do nothing."""
+    if _models:
+        return
+    from recbole_macrec.model import MODELS
+    from recbole_macrec.semantic_ids import SemanticIDSettings
+
+    for model in MODELS:
+        register_model(model)
+    names = [field.name for field in fields(SemanticIDSettings)] + list(FEATURE_OPTIONS)
+    dataset_arguments.extend(name for name in names if name not in dataset_arguments)
+    _layer_property_files()
+    for module in (quick_start, importlib.import_module("recbole.quick_start")):
+        module.run_recboles = run_recboles
+        module.load_data_and_model = load_data_and_model
+
+
+def register_model(model: type) -> None:
+    """Let RecBole find ``model`` by its name, with our trainer and dataset class.
+
+    ``get_model`` looks for a module ``recbole.model.sequential_recommender.<name>``, ``get_trainer`` and
+    ``create_dataset`` for ``<Name>Trainer`` and ``<Name>Dataset``.
+    """
+    from recbole_macrec.data.dataset import SemanticIDDataset
+    from recbole_macrec.trainer import GenerativeTrainer
+
+    name = model.__name__
+    sys.modules[f"{MODEL_PACKAGE}.{name.lower()}"] = sys.modules[model.__module__]
+    setattr(importlib.import_module("recbole.trainer"), f"{name}Trainer", GenerativeTrainer)
+    setattr(importlib.import_module("recbole.data.dataset"), f"{name}Dataset", SemanticIDDataset)
+    _models[name] = model
+
+
+def model_names() -> list[str]:
+    """Names of our models."""
+    return list(_models)
+
+
+# -- property files ------------------------------------------------------------------------------------------------------
+
+
+def property_file(*parts: str) -> Path:
+    """A file below ``properties/``: beside the package in a checkout, inside it when installed from a wheel."""
+    packaged = Path(str(files("recbole_macrec"))) / "properties"
+    folder = packaged if packaged.is_dir() else Path(__file__).parents[1] / "properties"
+    return folder.joinpath(*parts)
+
+
+def _layer_property_files() -> None:
+    """Read our property files between RecBole's.
+
+    The order becomes: RecBole's overall.yaml, its model's, sample.yaml; our overall.yaml and model (for our models); our
+    dataset (for every model, as it names the fields); RecBole's dataset and sequential settings. Ours come after
+    sample.yaml because that sets every dataset option, the history length among them.
+    """
+    init_parameters, update, final = (
+        Config._init_parameters_category,
+        Config._update_internal_config_dict,
+        Config._get_final_config_dict,
+    )
+
+    @functools.wraps(init_parameters)
+    def _init_parameters_category(self):
+        init_parameters(self)
+        self.parameters = {kind: list(names) for kind, names in self.parameters.items()}  # RecBole extends them later
+
+    @functools.wraps(update)
+    def _update_internal_config_dict(self, file):
+        loaded = update(self, file)
+        if Path(file).name == "sample.yaml":
+            ours = [property_file("overall.yaml"), property_file("model", f"{self.model}.yaml")]
+            for path in (ours if is_ours(self.model_class) else []) + [property_file("dataset", f"{self.dataset}.yaml")]:
+                if path.is_file():
+                    update(self, path)
+        return loaded
+
+    @functools.wraps(final)
+    def _get_final_config_dict(self):
+        config = final(self)
+        sequential = self.model_class.type == ModelType.SEQUENTIAL
+        without_negatives = is_ours(self.model_class) or (sequential and config.get("loss_type") == "CE")
+        if without_negatives and "train_neg_sample_args" not in self.external_config_dict:
+            config["train_neg_sample_args"] = None  # RecBole's default is refused by models trained with cross-entropy
+        return config
+
+    Config._init_parameters_category = _init_parameters_category
+    Config._update_internal_config_dict = _update_internal_config_dict
+    Config._get_final_config_dict = _get_final_config_dict
+
+
+def is_ours(model_class: type) -> bool:
+    """Whether ``model_class`` is one of our models or derived from one."""
+    return issubclass(model_class, tuple(_models.values()))
+
+
+# -- several processes -----------------------------------------------------------------------------------------------
+
+
+def run_recboles(rank, *args):
+    """RecBole's entry of a spawned process; being ours, unpickling it imports the plugin there."""
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args[-1]["config_dict"]["nproc"]))
+    return _recbole_run_recboles(rank, *args)
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+def load_data_and_model(model_file):
+    """RecBole's ``load_data_and_model``, for its checkpoints and for ours.
+
+    Raises:
+        UserError: when the file is missing, truncated, not a checkpoint, or of other data or codes.
+    """
+    state = _read_own_checkpoint(model_file)
+    if state is None:
+        return _recbole_load_data_and_model(model_file)
+    as_recbole_writes_it = io.BytesIO()
+    torch.save({**state, "config": config_from_plain(state["config"])}, as_recbole_writes_it)
+    as_recbole_writes_it.seek(0)
+    try:
+        return _recbole_load_data_and_model(as_recbole_writes_it)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise UserError(
+            f"Checkpoint {model_file} does not fit the model that its configuration builds on today's data "
+            f"({str(error).splitlines()[-1].strip()}): use the dataset, features and codes it was trained with."
+        ) from error
+
+
+def _read_own_checkpoint(path) -> dict | None:
+    """The content of a checkpoint of ours, None for one of RecBole's."""
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise UserError(f"Checkpoint {path} does not exist; check the path (RecBole writes them to checkpoint_dir).")
+    unreadable = f"Checkpoint {path} can't be read: it is truncated or no checkpoint; train again or name another file."
+    if not zipfile.is_zipfile(path):
+        raise UserError(unreadable)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return None  # RecBole's own pickle their Config
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise UserError(unreadable) from error
+    return state if isinstance(state, dict) and state.get("format") == CHECKPOINT_FORMAT else None
+
+
+def plain_config(config: Config) -> dict:
+    """The settings of ``config`` as plain values; :func:`config_from_plain` is the way back."""
+    return {key: _plain(value) for key, value in config.final_config_dict.items()}
+
+
+def config_from_plain(values: dict) -> Config:
+    """A Config with the settings of :func:`plain_config`, for one process and on a device that this machine has."""
+    settings = {key: _from_plain(value) for key, value in values.items()}
+    settings = {key: value for key, value in settings.items() if key not in ("nproc", "world_size", "offset")}
+    settings.update(single_spec=True, local_rank=0)
+    if settings["device"].type == "cuda":
+        settings["device"] = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = Config.__new__(Config)
+    config._init_parameters_category()
+    config.yaml_loader = config._build_yaml_loader()
+    config.model, config.dataset = settings["model"], settings["dataset"]
+    config.model_class = get_model(config.model)
+    config.file_config_dict, config.variable_config_dict, config.cmd_config_dict = {}, {}, {}
+    config.external_config_dict, config.internal_config_dict = {}, dict(settings)
+    config.final_config_dict = settings
+    return config
+
+
+_ENUM, _DEVICE = "recbole.utils.enum_type:", "torch.device:"
+
+
+def _plain(value):
+    if isinstance(value, enum.Enum):
+        return f"{_ENUM}{type(value).__name__}.{value.name}"
+    if isinstance(value, torch.device):
+        return f"{_DEVICE}{value}"
+    if isinstance(value, dict):
+        return {_plain(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _from_plain(value):
+    if isinstance(value, dict):
+        return {key: _from_plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_from_plain(entry) for entry in value]
+    if isinstance(value, str) and value.startswith(_ENUM):
+        kind, name = value.removeprefix(_ENUM).split(".")
+        return getattr(enum_type, kind)[name]
+    if isinstance(value, str) and value.startswith(_DEVICE):
+        return torch.device(value.removeprefix(_DEVICE))
+    return value
+
+
+def read_yaml(path: Path) -> dict:
+    """A property file, read as RecBole reads it."""
+    with open(path, encoding="utf-8") as file:
+        return yaml.load(file, Loader=Config._build_yaml_loader(None)) or {}
