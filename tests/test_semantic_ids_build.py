@@ -1,0 +1,220 @@
+"""From features to IDs and the bundle on disk: learns, repeats, reuses, notices damage, refuses bad input."""
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids import SemanticIDSettings, build_semantic_ids
+from recbole_macrec.semantic_ids import build as build_module
+from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_name, read_weights
+from recbole_macrec.semantic_ids.learn import learn
+from recbole_macrec.semantic_ids.quantizer import ResidualQuantizer
+
+ITEMS = 160
+TOKENS = [f"i{n}" for n in range(ITEMS)]
+SMALL = SemanticIDSettings(
+    ("text", "image"), codebook_levels=3, codebook_size=12, code_dim=6, rqvae_projection=0, rqvae_hidden_sizes=(24,),
+    rqvae_epochs=6, rqvae_warmup_epochs=3, rqvae_batch_size=64, con_layers=(1, 2), pseudo_labels=20,
+)
+
+
+def clustered(seed, width=10):
+    """Features with groups to find: 12 centres, and 5 finer ones around each."""
+    rng = np.random.default_rng(seed)
+    coarse, fine = rng.normal(size=(12, width)) * 3, rng.normal(size=(5, width))
+    x = coarse[rng.integers(0, 12, ITEMS)] + fine[rng.integers(0, 5, ITEMS)] + 0.2 * rng.normal(size=(ITEMS, width))
+    return x.astype(np.float32)
+
+
+FEATURES = {"text": clustered(1), "image": clustered(2, 8), "sound": clustered(3, 6)}
+
+
+def build(folder, settings=SMALL, features=FEATURES, tokens=TOKENS):
+    return build_semantic_ids(features, tokens, settings, folder, show_progress=False)
+
+
+def bundle_of(folder):
+    path, = (p for p in folder.iterdir() if p.is_dir())
+    return path
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans"])
+def test_every_quantizer_gives_unique_ids_that_say_something(tmp_path, quantizer):
+    ids = build(tmp_path, replace(SMALL, quantizer=quantizer, rqvae_epochs=15, rqvae_warmup_epochs=15,
+                                  rqvae_learning_rate=1e-2, lambda_con=0.02))
+    assert ids.modalities == ("text", "image") and ids.item_tokens == tuple(TOKENS)
+    for modality in ids.modalities:
+        assert ids.codes[modality].shape == (ITEMS, 3) and ids.sizes[modality] == (12, 12, 12)
+        assert len(np.unique(ids.codes[modality], axis=0)) == ITEMS
+        assert 0 <= ids.codes[modality].min() and ids.codes[modality].max() < 12
+        statistics = ids.statistics[modality]
+        assert statistics["collision_rate_after"] == 0
+        assert statistics["reconstruction_error"] < 0.5
+        other = "image" if modality == "text" else "text"
+        assert statistics["predictability"][modality] > 0.5 > statistics["predictability"][other]
+
+
+def test_three_modalities_learn_together(tmp_path):
+    settings = replace(SMALL, modalities=("text", "image", "sound"))
+    ids = build(tmp_path, settings)
+    assert ids.modalities == ("text", "image", "sound")
+    assert all(set(s["predictability"]) == {"text", "image", "sound"} for s in ids.statistics.values())
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans"])
+def test_same_seed_same_codes_another_seed_others(tmp_path, quantizer):
+    settings = replace(SMALL, quantizer=quantizer)
+    first, second = build(tmp_path / "1", settings), build(tmp_path / "2", settings)
+    other = build(tmp_path / "3", replace(settings, semantic_id_seed=1))
+    assert first.fingerprint() == second.fingerprint() != other.fingerprint()
+
+
+def test_rqvae_of_one_modality_does_not_depend_on_the_others():
+    alone = learn({"text": FEATURES["text"]}, replace(SMALL, quantizer="rqvae", modalities=("text",)), show_progress=False)
+    beside = learn({m: FEATURES[m] for m in ("image", "text")}, replace(SMALL, quantizer="rqvae"), show_progress=False)
+    assert np.array_equal(alone.modalities["text"].codes, beside.modalities["text"].codes)
+
+
+def test_training_lowers_the_loss_and_keeps_its_health():
+    learnt = learn({m: FEATURES[m] for m in ("text", "image")}, replace(SMALL, rqvae_epochs=20), show_progress=False)
+    warmup = [e for e in learnt.history if e["phase"] == "warmup"]
+    train = [e for e in learnt.history if e["phase"] == "train"]
+    assert len(warmup) == 3 and len(train) == 20
+    assert warmup[-1]["recon"] < warmup[0]["recon"] and train[-1]["recon"] < train[0]["recon"]
+    assert set(train[-1]["health"]) == {"text", "image"}
+    assert len(train[-1]["health"]["text"]["usage"]) == 3
+    assert json.loads(json.dumps(learnt.history)) == learnt.history
+
+
+def test_codes_epoch_takes_the_epoch_with_fewest_collisions():
+    settings = replace(SMALL, codes_epoch="lowest_collision", rqvae_epochs=8)
+    learnt = learn({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
+    for modality, part in learnt.modalities.items():
+        rates = [e["health"][modality]["collision_rate"] for e in learnt.history if "health" in e]
+        assert len(np.unique(part.codes, axis=0)) == round(ITEMS * (1 - min(rates)))
+
+
+def test_restarts_rescue_a_collapsed_codebook(monkeypatch, caplog):
+    """All codewords but one far from every item: without restarts they get no gradient and stay dead."""
+    def collapsed(quantizer, z, seed):
+        quantizer.codebooks.data.fill_(100.0)
+        quantizer.codebooks.data[:, 0] = z.mean(0)
+        quantizer.codebooks.data[1:, 0] = 0
+
+    monkeypatch.setattr(ResidualQuantizer, "initialise", collapsed)
+    usage = {}
+    for restart in (False, True):
+        caplog.clear()
+        settings = replace(SMALL, modalities=("text",), quantizer="rqvae", restart_dead_codes=restart)
+        learnt = learn({"text": FEATURES["text"]}, settings, show_progress=False)
+        usage[restart] = learnt.history[-1]["health"]["text"]["usage"]
+        assert restart or ("Set restart_dead_codes to True" in caplog.text and "'text'" in caplog.text)
+    assert usage[False] == [1, 1, 1]
+    assert min(usage[True]) >= 6
+
+
+def test_bundle_is_reused_and_equal(tmp_path, monkeypatch):
+    made = build(tmp_path)
+    monkeypatch.setattr(build_module, "learn", None)  # learning again would fail
+    again = build(tmp_path)
+    assert again.fingerprint() == made.fingerprint() and again.statistics == made.statistics
+    for modality in made.modalities:
+        assert np.array_equal(again.raw_codes[modality], made.raw_codes[modality])
+    features = {m: x.astype(np.float64) for m, x in FEATURES.items()}
+    assert build(tmp_path, features=features).fingerprint() == made.fingerprint()
+
+
+def test_bundle_holds_what_made_it(tmp_path):
+    ids = build(tmp_path)
+    path = bundle_of(tmp_path)
+    manifest = json.loads((path / MANIFEST).read_text())
+    assert manifest["settings"]["codebook_size"] == 12 and manifest["statistics"] == ids.statistics
+    assert len(manifest["history"]) == 9 and "torch" in manifest["versions"]
+    weights = read_weights(path)
+    assert weights["text/quantizer.codebooks"].shape == (3, 12, 6) and weights["image/mean"].shape == (8,)
+    assert {p.name for p in tmp_path.iterdir()} <= {path.name, f"{path.name}.lock"}
+
+
+def test_name_changes_with_all_it_depends_on():
+    used = {m: FEATURES[m] for m in SMALL.modalities}
+    name = bundle_name(used, TOKENS, SMALL)
+    touched = {m: x.copy() for m, x in used.items()}
+    touched["image"][5, 3] += 1e-3
+    others = [bundle_name(touched, TOKENS, SMALL), bundle_name(used, TOKENS[::-1], SMALL),
+              bundle_name(used, TOKENS, replace(SMALL, semantic_id_seed=1)),
+              bundle_name(used, TOKENS, replace(SMALL, collision="keep"))]
+    assert len({name, *others}) == 5
+    assert name == bundle_name({m: x.copy() for m, x in used.items()}, list(TOKENS), replace(SMALL))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "items.json", "codes.safetensors", "quantizer.safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "changed"])
+def test_damage_is_noticed_and_the_folder_named(tmp_path, name, damage):
+    build(tmp_path, replace(SMALL, quantizer="rq_kmeans"))
+    file = bundle_of(tmp_path) / name
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    else:  # the last digit of the fingerprint, or the last byte of data
+        file.write_bytes(content.replace(b'"fingerprint": "', b'"fingerprint": "0') if name == "manifest.json"
+                         else content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError) as error:
+        build(tmp_path, replace(SMALL, quantizer="rq_kmeans"))
+    assert str(file.parent) in str(error.value) and "delete this folder" in str(error.value)
+
+
+def test_a_build_killed_in_the_middle_leaves_nothing_that_counts(tmp_path, monkeypatch):
+    settings = replace(SMALL, quantizer="rq_kmeans")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recbole_macrec.semantic_ids.bundle.os.rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, settings)
+    left, = (p for p in tmp_path.iterdir() if p.is_dir())
+    assert left.name.startswith(".") and (left / MANIFEST).exists()
+    ids = build(tmp_path, settings)
+    assert not left.exists() and bundle_of(tmp_path).name.startswith("semantic_ids-")
+    assert len(ids.item_tokens) == ITEMS
+
+
+def with_rows(modality, rows, value):
+    x = FEATURES[modality].copy()
+    x[rows, 2] = value
+    return {**FEATURES, modality: x}
+
+
+@pytest.mark.parametrize("features, settings, tokens, parts", [
+    (with_rows("image", [3, 8], np.nan), SMALL, TOKENS, ["'image'", "2 of 160", "i3", "i8"]),
+    (with_rows("text", [4], -np.inf), SMALL, TOKENS, ["'text'", "i4"]),
+    ({**FEATURES, "text": FEATURES["text"].astype(np.float64) * 1e300}, SMALL, TOKENS, ["'text'", "infinite"]),
+    ({**FEATURES, "text": FEATURES["text"][:-1]}, SMALL, TOKENS, ["'text'", "159 rows", "160 items"]),
+    ({**FEATURES, "text": FEATURES["text"][0]}, SMALL, TOKENS, ["'text'", "(10,)"]),
+    ({"text": FEATURES["text"]}, SMALL, TOKENS, ["'image'", "['text']"]),
+    (FEATURES, replace(SMALL, codebook_size=161), TOKENS, ["codebook_size = 161", "160 items"]),
+    (FEATURES, replace(SMALL, pseudo_labels=512), TOKENS, ["pseudo_labels = 512", "160 items"]),
+    (FEATURES, replace(SMALL, modalities=("text",)), TOKENS, ["quantizer = cross_modal_rqvae", "two modalities"]),
+    (FEATURES, replace(SMALL, codebook_levels=1, con_layers=(0,)), TOKENS, ["codebook_size", "extra_token"]),
+    (FEATURES, SMALL, ["i0", *TOKENS[:-1]], ["'i0' is listed twice"]),
+    ({m: x[:0] for m, x in FEATURES.items()}, SMALL, [], ["no items"]),
+])
+def test_bad_input_ends_with_a_sentence_and_nothing_on_disk(tmp_path, features, settings, tokens, parts):
+    with pytest.raises(UserError) as error:
+        build(tmp_path, settings, features, tokens)
+    for part in parts:
+        assert part in str(error.value)
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_constant_and_equal_features_still_end_in_unique_ids(tmp_path):
+    features = {"text": np.ones((ITEMS, 4)), "image": np.repeat(FEATURES["image"][:8], ITEMS // 8, axis=0)}
+    ids = build(tmp_path, features=features)
+    assert ids.statistics["text"]["collision_rate"] > 0.9
+    for modality in ids.modalities:
+        assert len(np.unique(ids.codes[modality], axis=0)) == ITEMS

@@ -1,0 +1,96 @@
+"""The JSON of published IDs: round trip, and one sentence for every bad file."""
+import json
+
+import numpy as np
+import pytest
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids import SemanticIDSettings, published_semantic_ids, read_published, write_published
+
+GOOD = {"x9": ["<a_170>", "<b_0>", "<c_3>"], "B00Z": ["<a_2>", "<b_0>", "<c_3>"], "7": ["<a_170>", "<b_0>", "<c_3>"]}
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(content):
+        path = tmp_path / "ids.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+    return write
+
+
+def test_reads_rows_in_the_asked_order_and_checks_but_drops_other_items(file):
+    assert read_published(file(GOOD), ["7", "B00Z"]).tolist() == [[170, 0, 3], [2, 0, 3]]
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_round_trip(tmp_path, upper):
+    codes = np.random.default_rng(0).integers(0, 300, (20, 5))
+    tokens = [f"item-{i}" for i in range(20)]
+    path = tmp_path / "ids.json"
+    write_published(path, tokens, codes, upper)
+    assert f"<{'E' if upper else 'e'}_" in path.read_text()
+    assert np.array_equal(read_published(path, tokens), codes)
+
+
+@pytest.mark.parametrize("content, parts", [
+    ("{", ["cannot be read as JSON"]),
+    ("[1, 2]", ["expected"]),
+    ("{}", ["expected"]),
+    ({"x9": GOOD["x9"]}, ["2 of 3 items", "B00Z"]),
+    ({**GOOD, "7": ["<a_1>", "<b_1>"]}, ["item '7' has 2 codes", "'x9' has 3"]),
+    ({**GOOD, "7": []}, ["item '7'", "list of 1"]),
+    ({**GOOD, "7": "<a_1>"}, ["item '7'", "list of 1"]),
+    ({**GOOD, "7": ["<a_1>", "<q_1>", "<c_1>"]}, ["item '7'", "<q_1>", "level is unknown", "expected 'b'"]),
+    ({**GOOD, "7": ["<b_1>", "<a_1>", "<c_1>"]}, ["item '7'", "<b_1>", "expected 'a'"]),
+    ({**GOOD, "7": ["<a_1>", "<B_1>", "<c_1>"]}, ["item '7'", "<B_1>"]),
+    ({**GOOD, "7": ["<A_1>", "<B_1>", "<C_1>"]}, ["item '7'", "upper case", "lower case"]),
+    ({**GOOD, "7": ["<a_-1>", "<b_1>", "<c_1>"]}, ["item '7'", "<a_-1>", "whole number"]),
+    ({**GOOD, "7": ["<a_1.5>", "<b_1>", "<c_1>"]}, ["item '7'", "<a_1.5>"]),
+    ({**GOOD, "7": ["<a_01>", "<b_1>", "<c_1>"]}, ["item '7'", "<a_01>"]),
+    ({**GOOD, "7": [1, 2, 3]}, ["item '7'", "1"]),
+    (json.dumps(GOOD)[:-1] + ', "7": ["<a_1>", "<b_1>", "<c_1>"]}', ["item '7' is listed twice"]),
+])
+def test_bad_files_are_named_with_item_and_mend(file, content, parts):
+    path = file(content)
+    with pytest.raises(UserError) as error:
+        read_published(path, list(GOOD))
+    for part in [str(path), *parts]:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere.json: no such file"):
+        read_published(tmp_path / "nowhere.json", ["1"])
+
+
+@pytest.mark.parametrize("tokens, codes", [
+    (["a", "a"], np.zeros((2, 2), dtype=int)),
+    (["a"], np.zeros((2, 2), dtype=int)),
+    (["a", "b"], np.array([[0, 1], [0, -1]])),
+    (["a", "b"], np.zeros((2, 2))),
+])
+def test_writer_refuses_what_the_reader_would(tmp_path, tokens, codes):
+    with pytest.raises(UserError, match="ids.json: cannot write"):
+        write_published(tmp_path / "ids.json", tokens, codes)
+    assert not (tmp_path / "ids.json").exists()
+
+
+def test_published_ids_are_resolved_and_counted(file):
+    path = file(GOOD)
+    made = {collision: published_semantic_ids({"text": path}, list(GOOD), SemanticIDSettings(("text",), collision=collision))
+            for collision in ("reassign", "extra_token", "keep")}
+    assert made["reassign"].codes["text"].tolist() == [[170, 0, 3], [2, 0, 3], [170, 0, 0]]
+    assert made["extra_token"].codes["text"].tolist() == [[170, 0, 3, 0], [2, 0, 3, 0], [170, 0, 3, 1]]
+    assert made["extra_token"].sizes["text"] == (256, 256, 256, 2)
+    assert made["keep"].codes["text"].tolist() == made["reassign"].raw_codes["text"].tolist()
+    statistics = made["reassign"].statistics["text"]
+    assert statistics["collision_rate"] == pytest.approx(1 / 3) and statistics["collision_rate_after"] == 0
+    assert made["keep"].statistics["text"]["collision_rate_after"] == pytest.approx(1 / 3)
+    assert "reconstruction_error" not in statistics
+
+
+def test_codes_beyond_codebook_size_enlarge_their_level(file):
+    ids = published_semantic_ids({"text": file(GOOD)}, list(GOOD), SemanticIDSettings(("text",), codebook_size=16))
+    assert ids.sizes["text"] == (171, 16, 16)

@@ -1,0 +1,93 @@
+"""Options: defaults, presets, what beats what, and every refusal."""
+import pytest
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.presets import PRESETS
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+
+
+class Config(dict):
+    """Like RecBole's Config: an absent option reads as None."""
+
+    def __getitem__(self, key):
+        return self.get(key)
+
+
+def read(modalities=("text", "image"), **options):
+    return SemanticIDSettings.from_config(Config(options), modalities)
+
+
+def test_an_empty_configuration_gives_the_defaults():
+    assert read() == SemanticIDSettings(("text", "image"))
+    assert read(["text"]).quantizer == "rqvae"
+
+
+def test_seed_is_recboles_unless_set():
+    assert read(seed=7).semantic_id_seed == 7
+    assert read(seed=7, semantic_id_seed=0).semantic_id_seed == 0
+
+
+def test_presets_differ_and_set_options_beat_them():
+    released = read(rqvae_preset="released")
+    assert (released.residual, released.con_layers, released.con_positives) == ("straight_through", (0, 1, 2, 3), "self")
+    assert (released.lambda_con, released.codes_epoch) == (1.0, "lowest_collision")
+    paper = read(rqvae_preset="paper")
+    assert (paper.residual, paper.con_layers, paper.lambda_con) == ("detached", (2, 3), 0.1)
+    mixed = read(rqvae_preset="released", con_layers=[1], lambda_con=0)
+    assert (mixed.con_layers, mixed.lambda_con, mixed.residual) == ((1,), 0.0, "straight_through")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_fill_known_options_with_source_and_reason(name):
+    settings = read(rqvae_preset=name)
+    for option, preset in PRESETS[name].items():
+        assert getattr(settings, option) == preset.value
+        assert preset.source in ("paper", "released", "ours") and preset.why
+
+
+def test_identity_changes_with_what_ids_depend_on_alone():
+    assert read().identity() == read(semantic_ids="learn", rqvae_preset="paper").identity()
+    for change in ({"lambda_con": 0.2}, {"collision": "keep"}, {"semantic_id_seed": 1}, {"rqvae_preset": "released"}):
+        assert read().identity() != read(**change).identity()
+
+
+def test_numbers_that_yaml_reads_as_text():
+    assert read(rqvae_learning_rate="1e-3").rqvae_learning_rate == 1e-3
+
+
+@pytest.mark.parametrize("option, value, expected", [
+    ("quantizer", "rqvea", "Did you mean 'rqvae'"),
+    ("collision", "none", "'reassign'"),
+    ("residual", "ste", "straight_through"),
+    ("rqvae_preset", "papr", "Did you mean 'paper'"),
+    ("codebook_size", 0, "at least 2"),
+    ("codebook_size", "256", "whole number"),
+    ("codebook_levels", 2.5, "whole number"),
+    ("codebook_levels", True, "whole number"),
+    ("rqvae_hidden_sizes", [64, 0], "list of whole numbers"),
+    ("rqvae_hidden_sizes", 64, "list of whole numbers"),
+    ("con_layers", [2, 4], "up to 3"),
+    ("con_layers", [-1], "at least 0"),
+    ("lambda_con", -0.1, "0 or above"),
+    ("lambda_con", "much", "0 or above"),
+    ("contrast_temperature", 0, "above 0"),
+    ("rqvae_learning_rate", float("nan"), "above 0"),
+    ("standardize", "yes", "True or False"),
+    ("restart_dead_codes", 1, "True or False"),
+    ("semantic_id_seed", -1, "at least 0"),
+])
+def test_bad_values_are_named_with_what_was_expected(option, value, expected):
+    with pytest.raises(UserError) as error:
+        read(**{option: value})
+    assert option in str(error.value) and expected in str(error.value)
+    assert str(value) in str(error.value)
+
+
+def test_fewer_levels_need_no_con_layers_where_there_is_no_contrast():
+    assert read(quantizer="rqvae", codebook_levels=2).codebook_levels == 2
+
+
+@pytest.mark.parametrize("modalities", [(), ("text", "text")])
+def test_modalities_must_be_names_each_once(modalities):
+    with pytest.raises(UserError, match="modalities"):
+        read(modalities)
