@@ -33,4 +33,14 @@ PRESETS: dict[str, dict[str, PresetValue]] = {
         "codes_epoch": PresetValue("lowest_collision", "released", "each modality's IDs come from the checkpoint with "
                                    "the lowest collision rate of that modality"),
     },
+    "default": {
+        "residual": PresetValue("detached", "paper", "L_con reaches the encoder from any layer"),
+        "con_layers": PresetValue((0,), "ours", "at layers 2 and 3 L_con works on what is left of an item, against the "
+                                  "reconstruction: many times the collisions on stand-in features"),
+        "con_positives": PresetValue("pseudo_label", "paper", "items with one pseudo-label in the other modality"),
+        "lambda_con": PresetValue(0.03, "ours", "little cost in reconstruction and collisions on stand-in features"),
+        "lambda_align": PresetValue(0.001, "paper", "weight of L_align"),
+        "commitment_weight": PresetValue(0.25, "paper", "alpha in L_rq"),
+        "codes_epoch": PresetValue("last", "ours", "one model gives the IDs of all modalities"),
+    },
 }
