@@ -20,6 +20,10 @@ class Geometry(NamedTuple):
     z: np.ndarray  # [N, D] what was quantized
     codebooks: np.ndarray  # [L, K, D]
 
+    def squares(self) -> np.ndarray:
+        """Squared length [L, K] of every codeword."""
+        return np.square(self.codebooks).sum(2)
+
 
 class Resolved(NamedTuple):
     codes: np.ndarray  # [N, L'] int64
@@ -69,14 +73,16 @@ class Reassign:
         taken = _TakenIDs(sizes)
         for row in codes[~moves].tolist():
             taken.add(row)
+        squares = None if geometry is None else geometry.squares()  # [L, K]
         movers = moves.nonzero()[0]
         for item in movers[np.argsort(distance[movers], kind="stable")]:
-            codes[item] = self._nearest_free(codes[item].tolist(), taken, geometry, item)
+            codes[item] = self._nearest_free(codes[item].tolist(), taken, geometry, squares, item)
             taken.add(codes[item].tolist())
         return Resolved(codes, tuple(sizes))
 
     @staticmethod
-    def _nearest_free(code: list[int], taken: "_TakenIDs", geometry: Geometry | None, item: int) -> list[int]:
+    def _nearest_free(code: list[int], taken: "_TakenIDs", geometry: Geometry | None, squares: np.ndarray | None,
+                      item: int) -> list[int]:
         level = len(code) - 1
         while taken.is_full(code[:level]):
             level -= 1
@@ -86,8 +92,10 @@ class Reassign:
             if geometry is None:
                 cost = np.arange(taken.sizes[level], dtype=float)
             else:
-                rest = geometry.z[item] - geometry.codebooks[range(level), code].sum(0)  # [D]
-                cost = np.square(geometry.codebooks[level] - rest).sum(1)  # [K]
+                rest = geometry.z[item].copy()  # [D]
+                for codebook, chosen in zip(geometry.codebooks, code):
+                    rest -= codebook[chosen]
+                cost = squares[level] - 2 * (geometry.codebooks[level] @ rest)  # [K] squared distance - |rest|^2
             cost[taken.full[tuple(code)]] = np.inf
             code.append(int(cost.argmin()))
         return code
