@@ -9,6 +9,7 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings, build_semantic_ids
 from recbole_macrec.semantic_ids import build as build_module
 from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_name, read_weights
+from recbole_macrec.semantic_ids.health import health_warning
 from recbole_macrec.semantic_ids.learn import learn
 from recbole_macrec.semantic_ids.quantizer import ResidualQuantizer
 
@@ -113,6 +114,22 @@ def test_restarts_rescue_a_collapsed_codebook(monkeypatch, caplog):
         assert restart or ("Set restart_dead_codes to True" in caplog.text and "'text'" in caplog.text)
     assert usage[False] == [1, 1, 1]
     assert min(usage[True]) >= 6
+
+
+@pytest.mark.parametrize("changed, mend", [
+    ({"standardize": False}, "standardize"),
+    ({"restart_dead_codes": False}, "restart_dead_codes"),
+    ({"rqvae_warmup_epochs": 0}, "rqvae_warmup_epochs"),
+    ({}, "lambda_con"),
+    ({"quantizer": "rqvae"}, "codebook_size"),
+])
+def test_health_warning_names_codebook_and_the_option_to_change(changed, mend):
+    settings = replace(SMALL, **changed)
+    fine = {"usage": [12, 12, 9], "perplexity": [9.0, 9.0, 6.0], "collision_rate": 0.1}
+    assert health_warning("text", fine, ITEMS, settings) is None
+    message = health_warning("text", fine | {"usage": [12, 3, 9]}, ITEMS, settings)
+    assert "Codebook 1 of modality 'text'" in message and "3 of 12 codes" in message and mend in message
+    assert "Codebook 2" in health_warning("text", fine | {"perplexity": [9.0, 9.0, 1.1]}, ITEMS, settings)
 
 
 def test_bundle_is_reused_and_equal(tmp_path, monkeypatch):
