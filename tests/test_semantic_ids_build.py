@@ -73,8 +73,9 @@ def test_same_seed_same_codes_another_seed_others(tmp_path, quantizer):
 
 
 def test_rqvae_of_one_modality_does_not_depend_on_the_others():
-    alone = learn({"text": FEATURES["text"]}, replace(SMALL, quantizer="rqvae", modalities=("text",)), show_progress=False)
-    beside = learn({m: FEATURES[m] for m in ("image", "text")}, replace(SMALL, quantizer="rqvae"), show_progress=False)
+    settings = replace(SMALL, quantizer="rqvae")
+    alone = learn({"text": FEATURES["text"]}, replace(settings, modalities=("text",)), show_progress=False)
+    beside = learn({m: FEATURES[m] for m in ("image", "text")}, settings, show_progress=False)
     assert np.array_equal(alone.modalities["text"].codes, beside.modalities["text"].codes)
 
 

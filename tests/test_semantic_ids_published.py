@@ -79,8 +79,8 @@ def test_writer_refuses_what_the_reader_would(tmp_path, tokens, codes):
 
 def test_published_ids_are_resolved_and_counted(file):
     path = file(GOOD)
-    made = {collision: published_semantic_ids({"text": path}, list(GOOD), SemanticIDSettings(("text",), collision=collision))
-            for collision in ("reassign", "extra_token", "keep")}
+    made = {c: published_semantic_ids({"text": path}, list(GOOD), SemanticIDSettings(("text",), collision=c))
+            for c in ("reassign", "extra_token", "keep")}
     assert made["reassign"].codes["text"].tolist() == [[170, 0, 3], [2, 0, 3], [170, 0, 0]]
     assert made["extra_token"].codes["text"].tolist() == [[170, 0, 3, 0], [2, 0, 3, 0], [170, 0, 3, 1]]
     assert made["extra_token"].sizes["text"] == (256, 256, 256, 2)

@@ -36,7 +36,8 @@ def _mend(settings: SemanticIDSettings) -> str:
         return "Set restart_dead_codes to True."
     if settings.rqvae_warmup_epochs == 0:
         return "Set rqvae_warmup_epochs to 10."
-    if settings.quantizer == "cross_modal_rqvae" and settings.lambda_con > 0 and max(settings.con_layers, default=0) > 0:
+    contrasts = settings.quantizer == "cross_modal_rqvae" and settings.lambda_con > 0
+    if contrasts and max(settings.con_layers, default=0) > 0:
         return "Lower lambda_con, or set rqvae_preset to default, which keeps L_con to the first layer."
     return "Lower codebook_size, rqvae_learning_rate or commitment_weight; or look for items with equal features."
 

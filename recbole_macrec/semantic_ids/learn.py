@@ -106,7 +106,8 @@ class Training:
         means = {name: round(float(value) / len(batches), 6) for name, value in sums.items()}
         if not np.isfinite(means["total"]):
             raise UserError(f"The loss of the quantizer became {means['total']} with rqvae_learning_rate = "
-                            f"{self.settings.rqvae_learning_rate}: lower it (1e-3 is usual), or set standardize to True.")
+                            f"{self.settings.rqvae_learning_rate}: lower it (1e-3 is usual), or set standardize to "
+                            "True.")
         return means
 
     def _warmup_losses(self, rows: Tensor) -> dict[str, Tensor]:
