@@ -54,7 +54,7 @@ def beam_search(
         node = children.flatten(1).gather(1, best)
         tokens = vocabulary.offsets[modality][level] + code.flatten(1).gather(1, best)
         past = [tuple(gather_groups(kept, best // width) for kept in layer) for layer in past]
-        children, exists = trie.children(level, node)
+        children, exists = trie.below(level, node)
     items = trie.items.long()[children]  # [B, W, C], C items of one ID
     scores = (scores.unsqueeze(-1) / trie.levels).expand_as(items).masked_fill(~exists, -torch.inf)
     items = items.masked_fill(scores.isneginf(), 0)

@@ -50,7 +50,7 @@ class Trie(nn.Module):
     def nodes(self, level: int) -> int:
         return len(self.code(level))
 
-    def children(self, level: int, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def below(self, level: int, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Children of nodes of one level.
 
         Args:

@@ -1,4 +1,4 @@
-"""Several processes: equal gradients, and metrics that come out as on one process.
+"""Several processes: equal gradients, and figures that come out as on one process.
 
 Legend: W processes, n rows of a process, N samples of the data set.
 """
@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from recbole.evaluator import Collector
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -37,16 +36,3 @@ def gather_in_order(rows: torch.Tensor, samples: int) -> torch.Tensor:
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.stack(parts, dim=1).flatten(0, 1)[:samples]
-
-
-class DistributedCollector(Collector):
-    """RecBole's collector, whose result on every process is that of the whole data set."""
-
-    samples: int
-
-    def get_data_struct(self):
-        struct = super().get_data_struct()
-        for key, value in struct._data_dict.items():
-            if key.startswith("rec.") or key == "data.label":
-                struct.set(key, gather_in_order(value.to(self.device), self.samples).cpu())
-        return struct

@@ -1,6 +1,7 @@
 """RecBole's Trainer with a warm-up and cosine schedule, bf16, exact resume and checkpoints that load safely."""
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from time import time
 
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
 from recbole_macrec.trainer.detail import RankingDetail
-from recbole_macrec.trainer.distributed import DistributedCollector, average_gradients, gather_in_order
+from recbole_macrec.trainer.distributed import average_gradients, gather_in_order
 from recbole_macrec.trainer.hardware import bf16_pays, keep_freed_memory
 
 
@@ -38,8 +39,6 @@ class GenerativeTrainer(Trainer):
         if self.autocast is None:
             raise UserError(f"precision is {config['precision']!r}; expected auto, fp32 or bf16.")
         self.distributed = not config["single_spec"]
-        if self.distributed:
-            self.eval_collector = DistributedCollector(config)
         self.step, self.steps = 0, 0  # optimizer steps taken and planned
         self.epoch_seconds: list[float] = []
         self.test_detail: dict[str, dict] | None = None
@@ -139,8 +138,7 @@ class GenerativeTrainer(Trainer):
         self._detail = RankingDetail()
         gather = None
         if self.distributed:
-            samples = self.eval_collector.samples = eval_data.sample_size
-            gather = lambda ranks: gather_in_order(ranks, samples)  # noqa: E731
+            gather = partial(gather_in_order, samples=eval_data.sample_size)
         with self._precision():
             result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         topk, decimals = self.config["topk"], self.config["metric_decimal_place"]
@@ -152,10 +150,6 @@ class GenerativeTrainer(Trainer):
         if len(positive_u) == len(scores):  # one target a user
             self._detail.update(self.model, positive_i.to(self.device))
         return interaction, scores, positive_u, positive_i
-
-    def _map_reduce(self, result, num_sample):
-        """The collector has gathered every process's rows, so the result is whole already."""
-        return result
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
