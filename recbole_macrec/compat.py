@@ -26,6 +26,7 @@ def apply() -> None:
     read_missing_sequences_as_empty()
     fill_missing_features()
     measure_sequences_one_by_one()
+    hand_torch_writable_columns()
     restore_scipy_dok_update()
     load_own_checkpoints()
     report_plain_metrics()
@@ -35,6 +36,7 @@ def apply() -> None:
     wrap_for_cpu_processes()
     share_checkpoint_of_first_process()
     evaluate_each_user_once()
+    train_without_anomaly_detection()
 
 
 def restore_numpy_names() -> None:
@@ -166,6 +168,21 @@ def measure_sequences_one_by_one() -> None:
         (dataset.SequentialDataset, "_benchmark_presets"),
     ):
         setattr(owner, name, _within(_agg_len_per_element, getattr(owner, name)))
+
+
+def hand_torch_writable_columns() -> None:
+    """pandas 3: the arrays behind a frame are read-only, and ``Dataset._dataframe_to_interaction`` (dataset.py:2199) makes
+    tensors that share them, which torch warns of and a later write would break. Goes when RecBole copies them."""
+    import numpy as np
+    from recbole.data.dataset import Dataset
+
+    original = Dataset._dataframe_to_interaction
+
+    @functools.wraps(original)
+    def _dataframe_to_interaction(self, data):
+        return original(self, {field: types.SimpleNamespace(values=np.array(data[field].values)) for field in data})
+
+    Dataset._dataframe_to_interaction = _dataframe_to_interaction
 
 
 def _within(context, function):
@@ -381,3 +398,12 @@ def evaluate_each_user_once() -> None:
         return struct
 
     trainer.evaluate, Collector.get_data_struct = counted_evaluate, gathered_data_struct
+
+
+def train_without_anomaly_detection() -> None:
+    """Importing RecBole's sequential models imports SINE, whose module switches autograd's anomaly detection on for the
+    whole process (sine.py:25) and so makes every model train several times slower. Goes when SINE no longer does."""
+    import torch
+
+    importlib.import_module("recbole.model.sequential_recommender.sine")  # once imported, it does not do it again
+    torch.autograd.set_detect_anomaly(False)

@@ -179,7 +179,7 @@ def _read_own_checkpoint(path) -> dict | None:
 
 def plain_config(config: Config) -> dict:
     """The settings of ``config`` as plain values; :func:`config_from_plain` is the way back."""
-    return {key: _plain(value) for key, value in config.final_config_dict.items()}
+    return {key: plain(value) for key, value in config.final_config_dict.items()}
 
 
 def config_from_plain(values: dict) -> Config:
@@ -203,15 +203,16 @@ def config_from_plain(values: dict) -> Config:
 _ENUM, _DEVICE = "recbole.utils.enum_type:", "torch.device:"
 
 
-def _plain(value):
+def plain(value):
+    """``value`` as plain values: enumerations and devices as marked texts, numpy's as Python's, the rest as text."""
     if isinstance(value, enum.Enum):
         return f"{_ENUM}{type(value).__name__}.{value.name}"
     if isinstance(value, torch.device):
         return f"{_DEVICE}{value}"
     if isinstance(value, dict):
-        return {_plain(key): _plain(entry) for key, entry in value.items()}
+        return {plain(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,41 @@
+"""What a figure was measured with: library versions and hardware."""
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import psutil
+import torch
+
+LIBRARIES = ("recbole_macrec", "recbole", "torch", "numpy", "pandas", "scipy", "scikit-learn", "transformers")
+
+
+def versions() -> dict[str, str | None]:
+    """Python's and the libraries' versions; None for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def hardware() -> dict:
+    """Processor, memory and, where there is one, GPU."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": gpus,
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

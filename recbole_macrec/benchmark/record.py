@@ -1,0 +1,126 @@
+"""Watches one RecBole run from outside: its trainer, the seconds of its stages, what it leaves behind."""
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from recbole.quick_start import quick_start
+from recbole.trainer.trainer import AbstractTrainer
+
+from recbole_macrec import plugin
+from recbole_macrec.benchmark.machine import hardware, versions
+
+
+class Observation:
+    """What was seen of a run.
+
+    Attributes:
+        trainer: the run's trainer, None before there is one.
+        seconds: stage -> seconds; ``training`` is without the validations between the epochs.
+    """
+
+    def __init__(self):
+        self.trainer = None
+        self.seconds = {"data": 0.0, "training": 0.0, "validation": 0.0, "test": 0.0}
+        self._stages: list[str] = []
+        self._since = 0.0
+
+    def timed(self, function: Callable, stage: str) -> Callable:
+        """``function``, whose seconds count for ``stage`` and not for the stage it is called in."""
+
+        @functools.wraps(function)
+        def wrapped(*args, **kwargs):
+            self._switch()
+            nested_validation = stage == "test" and "training" in self._stages
+            self._stages.append("validation" if nested_validation else stage)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._switch()
+                self._stages.pop()
+
+        return wrapped
+
+    def _switch(self) -> None:
+        now = time.perf_counter()
+        if self._stages:
+            self.seconds[self._stages[-1]] += now - self._since
+        self._since = now
+
+    def watch(self, trainer) -> None:
+        """Follow ``trainer``."""
+        self.trainer = trainer
+        trainer.fit = self.timed(trainer.fit, "training")
+        trainer.evaluate = self.timed(trainer.evaluate, "test")
+
+    def record(self) -> dict:
+        """Everything to keep of the run, as plain values."""
+        trainer, config = self.trainer, self.trainer.config
+        ids = getattr(trainer.model, "semantic_ids", None)
+        return {
+            "model": config["model"],
+            "dataset": config["dataset"],
+            "seed": config["seed"],
+            "test_detail": plugin.plain(getattr(trainer, "test_detail", None)),
+            "semantic_ids": plugin.plain(dict(ids.statistics)) if ids is not None else {},
+            "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
+            "epochs": len(getattr(trainer, "train_loss_dict", {})),
+            "epoch_seconds": plugin.plain(getattr(trainer, "epoch_seconds", None)),
+            "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+            "checkpoint": str(getattr(trainer, "saved_model_file", "")),
+            "settings": plugin.plain_config(config),
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+
+
+@contextmanager
+def observe() -> Iterator[Observation]:
+    """Observe the RecBole run inside the ``with`` block, in this process."""
+    seen = Observation()
+    init = AbstractTrainer.__init__
+    steps = {name: getattr(quick_start, name) for name in ("create_dataset", "data_preparation")}
+
+    @functools.wraps(init)
+    def watched_init(trainer, config, model):
+        init(trainer, config, model)
+        seen.watch(trainer)
+
+    AbstractTrainer.__init__ = watched_init
+    for name, step in steps.items():
+        setattr(quick_start, name, seen.timed(step, "data"))
+    try:
+        yield seen
+    finally:
+        AbstractTrainer.__init__ = init
+        for name, step in steps.items():
+            setattr(quick_start, name, step)
+
+
+@contextmanager
+def observe_processes() -> Iterator[None]:
+    """Let the processes that ``recbole.quick_start.run`` spawns in the ``with`` block add their record to the result."""
+    original = quick_start.run_recboles
+    quick_start.run_recboles = run_observed
+    try:
+        yield
+    finally:
+        quick_start.run_recboles = original
+
+
+def run_observed(rank, *args):
+    """Entry of a spawned process."""
+    kwargs = args[-1]
+    with observe() as seen:
+        kwargs["queue"] = _RecordQueue(kwargs["queue"], seen)
+        return plugin.run_recboles(rank, *args)
+
+
+class _RecordQueue:
+    """RecBole's result queue, which adds the record to the result."""
+
+    def __init__(self, queue, seen: Observation):
+        self.queue, self.seen = queue, seen
+
+    def put(self, result: dict) -> None:
+        self.queue.put({**result, "record": self.seen.record()})

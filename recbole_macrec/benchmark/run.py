@@ -1,0 +1,111 @@
+"""Runs one model through RecBole's own ``run`` and returns its record."""
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import recbole.quick_start
+
+from recbole_macrec import plugin
+from recbole_macrec.benchmark.record import observe, observe_processes
+from recbole_macrec.options import read_config_file, recbole_folder
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes run a model, and how they find each other; the names are RecBole's."""
+
+    nproc: int = 1
+    world_size: int = -1
+    ip: str = "localhost"
+    port: str = "5678"
+    group_offset: int = 0
+
+    @property
+    def several(self) -> bool:
+        return self.nproc > 1 or self.world_size > 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run: the settings are texts as on the command line, and win over the config files."""
+
+    dataset: str
+    config_files: tuple[str, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
+    processes: Processes = Processes()
+
+    def value(self, key: str, default=None):
+        """The setting ``key`` of command line or config files."""
+        if key in self.settings:
+            return self.settings[key]
+        for path in reversed(self.config_files):
+            if key in (values := read_config_file(path)):
+                return values[key]
+        return default
+
+
+def run_model(model: str, request: Request) -> dict:
+    """Run ``model`` and return its record; S3Rec is pre-trained first, unless the request names a stage itself."""
+    if model != "S3Rec" or request.value("train_stage"):
+        return _run(model, request, {})
+    default = plugin.read_yaml(recbole_folder() / "properties" / "model" / "S3Rec.yaml")["pretrain_epochs"]
+    epochs = request.value("pretrain_epochs", default)
+    pretrained = _run(model, request, {"train_stage": "pretrain", "save_step": str(epochs)})
+    record = _run(model, request, {"train_stage": "finetune", "pre_model_path": pretrained["checkpoint"]})
+    record["seconds"]["pretraining"] = pretrained["seconds"]["training"]
+    record["seconds"]["total"] = round(record["seconds"]["total"] + pretrained["seconds"]["total"], 3)
+    return record
+
+
+def _run(model: str, request: Request, stage: dict[str, str]) -> dict:
+    settings = {**request.settings, **stage}
+    files = [*_protocol(model, request.dataset), *request.config_files]
+    began = time.perf_counter()
+    several = request.processes.several
+    with _fresh_logging(), _command_line(settings), (observe_processes() if several else observe()) as seen:
+        result = recbole.quick_start.run(
+            model,
+            request.dataset,
+            config_file_list=[str(path) for path in files],
+            config_dict=dict(settings),
+            **vars(request.processes),
+        )
+    record = result.pop("record") if several else seen.record()
+    record["seconds"]["total"] = round(time.perf_counter() - began, 3)
+    return {**record, **{key: plugin.plain(value) for key, value in result.items()}}
+
+
+def _protocol(model: str, dataset: str) -> list:
+    """The config files that put a model of RecBole under our protocol; ours are under it anyway."""
+    if model in plugin.model_names():
+        return []
+    folders = [plugin.property_file("dataset"), recbole_folder() / "properties" / "dataset"]
+    files = [plugin.property_file("overall.yaml"), *(folder / f"{dataset}.yaml" for folder in folders)]
+    return [path for path in files if path.is_file()]
+
+
+@contextmanager
+def _command_line(settings: dict[str, str]) -> Iterator[None]:
+    """Show RecBole a command line of its own options; a value with ``=`` in it, which it can't read, goes by dict alone."""
+    original = sys.argv
+    sys.argv = [original[0], *(f"--{key}={value}" for key, value in settings.items() if "=" not in value)]
+    try:
+        yield
+    finally:
+        sys.argv = original
+
+
+@contextmanager
+def _fresh_logging() -> Iterator[None]:
+    """Let RecBole set its logging up anew, so that each run has a log file of its own."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    try:
+        yield
+    finally:
+        for handler in [handler for handler in root.handlers if handler not in before]:
+            root.removeHandler(handler)
+            handler.close()

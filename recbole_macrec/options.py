@@ -1,0 +1,104 @@
+"""Checks names before anything runs: models, datasets and options that nobody knows are refused, with the nearest name."""
+import re
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
+
+from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.plugin import FEATURE_OPTIONS, model_names, property_file, read_yaml
+
+PACKAGED_DATASET = "ml-100k"  # ships inside RecBole, which always reads it from there
+_READ_FROM_CONFIG = re.compile(r"config(?:\[|\.get\()\s*[\"'](\w+)[\"']")
+
+
+def recbole_folder() -> Path:
+    """Where RecBole is installed."""
+    return Path(find_spec("recbole").origin).parent
+
+
+def known_models() -> list[str]:
+    """Our models and RecBole's, the latter found in its sources without importing them."""
+    names = []
+    for path in sorted(recbole_folder().glob("model/*/*.py")):
+        classes = re.findall(r"^class (\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+        names += [name for name in classes if name.lower() == path.stem]
+    return model_names() + names
+
+
+def check_model(name: str) -> None:
+    """Raise a UserError unless ``name`` is a model."""
+    known = known_models()
+    if name not in known:
+        same = [model for model in known if model.lower() == name.lower()]
+        hint = f" Did you mean '{same[0]}'?" if same else nearest(name, known)
+        raise UserError(f"Unknown model '{name}'.{hint} Known models: {', '.join(known)}.")
+
+
+def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> None:
+    """Raise a UserError unless ``data_path/name`` holds the dataset; with ``benchmark`` it is split into files already."""
+    if name == PACKAGED_DATASET:
+        return
+    folder = Path(data_path) / name
+    mend = f"Import it with: python -m recbole_macrec.data import SRC --dataset={name} --data_path={data_path}"
+    if not folder.is_dir():
+        others = sorted(path.parent.name for path in Path(data_path).glob("*/*.inter")) if Path(data_path).is_dir() else []
+        there = f" There are: {', '.join(others)}." if others else ""
+        raise UserError(f"Dataset folder {folder} does not exist.{nearest(name, others)}{there} {mend}")
+    if not benchmark and not (folder / f"{name}.inter").is_file():
+        raise UserError(f"Dataset file {folder / f'{name}.inter'} does not exist. {mend}")
+
+
+def read_config_file(path: str | Path) -> dict:
+    """The keys and values of a config file.
+
+    Raises:
+        UserError: when it is missing, no YAML, or not a list of ``key: value``.
+    """
+    try:
+        values = read_yaml(Path(path))
+    except OSError as error:
+        raise UserError(f"Config file {path} can't be read ({error.strerror}); check --config_files.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"Config file {path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"Config file {path} holds a {type(values).__name__}; expected lines such as 'epochs: 10'.")
+    return values
+
+
+def known_options(models: Iterable[str], dataset: str) -> set[str]:
+    """Every option that one of ``models`` on ``dataset`` can have."""
+    from dataclasses import fields
+
+    from recbole_macrec.semantic_ids import SemanticIDSettings
+
+    known = {"model", "dataset", *general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments}
+    known |= {field.name for field in fields(SemanticIDSettings)} | set(FEATURE_OPTIONS)
+    recbole = recbole_folder()
+    names = {"overall", "sample", dataset, *models}
+    for path in [*recbole.glob("properties/**/*.yaml"), *property_file().glob("**/*.yaml")]:
+        if path.stem in names or path.parent.name == "quick_start_config":
+            known |= set(read_yaml(path))
+    files = {f"{model.lower()}.py" for model in models}
+    for path in recbole.glob("**/*.py"):
+        if "recommender" not in path.parent.name or path.name in files:
+            known |= set(_READ_FROM_CONFIG.findall(path.read_text(encoding="utf-8")))
+    return known
+
+
+def check_options(names: Iterable[str], models: Iterable[str], dataset: str, where: str, own: Iterable[str] = ()) -> None:
+    """Raise a UserError for the first of ``names`` that is no option of ``models`` on ``dataset`` nor one of ``own``.
+
+    Args:
+        where: what holds the names, for the message: "the command line" or a file.
+    """
+    models = list(models)
+    known = known_options(models, dataset) | set(own)
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"Unknown option '{name}' in {where}.{nearest(name, known)} It is no option of RecBole, of "
+                f"{', '.join(models)} or of the dataset {dataset}."
+            )
