@@ -4,31 +4,38 @@
 random byte per element is enough: elements are dropped with probability round(256 p) / 256 and the others divided by
 the probability actually used, so the expectation is exact. On other devices this is ``F.dropout``.
 """
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 
 def keep_mask(shape: torch.Size, dropped: int) -> torch.Tensor:
-    """A bool mask on CPU whose elements are False with probability ``dropped`` / 256."""
+    """A float mask on CPU: 0 with probability ``dropped`` / 256, else what keeps the expectation.
+
+    The bytes come from numpy's generator, seeded by torch's, because torch draws them several times slower.
+    """
     count = shape.numel()
-    draws = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-    return (draws.view(torch.uint8)[:count] >= dropped).view(shape)
+    seed = int(torch.randint(2**62, ()))
+    draws = np.random.SFC64(seed).random_raw((count + 7) // 8)  # uint64
+    drawn = torch.from_numpy(draws.view(np.uint8))[:count].view(shape)
+    mask = torch.empty(shape)
+    return torch.ge(drawn, dropped, out=mask).mul_(256 / (256 - dropped))
 
 
-class _Dropout(torch.autograd.Function):
+class _ReluDropout(torch.autograd.Function):
+    """Remembers its output and the mask, from which the gradient follows: it is 0 where the output is."""
+
     @staticmethod
-    def forward(ctx, x: torch.Tensor, dropped: int, rectify: bool) -> torch.Tensor:
-        keep = keep_mask(x.shape, dropped)
-        if rectify:
-            keep &= x > 0
-        ctx.save_for_backward(keep)
-        ctx.scale = 256 / (256 - dropped)
-        return torch.where(keep, x, x.new_zeros(())).mul_(ctx.scale)
+    def forward(ctx, x: torch.Tensor, dropped: int) -> torch.Tensor:
+        mask = keep_mask(x.shape, dropped)
+        y = F.relu(x).mul_(mask)
+        ctx.save_for_backward(y, mask)
+        return y
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):
-        (keep,) = ctx.saved_tensors
-        return torch.where(keep, gradient, gradient.new_zeros(())).mul_(ctx.scale), None, None
+        y, mask = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(gradient * mask, y, 0), None
 
 
 def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
@@ -37,11 +44,11 @@ def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    return _Dropout.apply(x, round(256 * p), False)
+    return x * keep_mask(x.shape, round(256 * p)).to(x.dtype)
 
 
 def relu_dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
-    """``dropout(relu(x))`` in one pass that remembers one byte per element."""
-    if not training or p == 0 or x.device.type != "cpu":
+    """``dropout(relu(x))`` in fewer passes over memory."""
+    if not training or p == 0 or x.device.type != "cpu" or x.dtype != torch.float32:
         return dropout(F.relu(x), p, training)
-    return _Dropout.apply(x, round(256 * p), True)
+    return _ReluDropout.apply(x, round(256 * p))
