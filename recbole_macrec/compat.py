@@ -34,6 +34,7 @@ def apply() -> None:
     keep_unreadable_values_as_text()
     start_processes_without_gpu()
     wrap_for_cpu_processes()
+    make_folders_together()
     share_checkpoint_of_first_process()
     evaluate_each_user_once()
     train_without_anomaly_detection()
@@ -90,6 +91,14 @@ def _report_to_ray(**metrics) -> None:
         importlib.import_module("ray.train").report(metrics)
 
 
+@contextlib.contextmanager
+def _without_chain_warnings():
+    """Silence pandas about chained assignments that have become useless."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A value is being set on a copy")
+        yield
+
+
 class _Pandas(types.ModuleType):
     """pandas as ``recbole.data.dataset.dataset`` sees it: only ``read_csv`` differs."""
 
@@ -114,6 +123,7 @@ def read_missing_sequences_as_empty() -> None:
     assigns the filled column."""
     module = importlib.import_module("recbole.data.dataset.dataset")
     module.pd = _Pandas(module.pd)
+    module.Dataset._load_feat = _within(_without_chain_warnings, module.Dataset._load_feat)
 
 
 def fill_missing_features() -> None:
@@ -132,8 +142,7 @@ def fill_missing_features() -> None:
                     feat[field] = feat[field].fillna(0)
                 elif self.field2type[field] == FeatureType.FLOAT:
                     feat[field] = feat[field].fillna(feat[field].mean())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the chained fillna, by now without effect
+        with _without_chain_warnings():
             original(self)
 
     Dataset._fill_nan = _fill_nan
@@ -341,14 +350,28 @@ def wrap_for_cpu_processes() -> None:
     module.DistributedDataParallel = distributed
 
 
+def make_folders_together() -> None:
+    """``ensure_dir`` (utils.py:52) fails when another process makes the folder between its look and its step. Goes when
+    RecBole passes ``exist_ok``."""
+    original = importlib.import_module("recbole.utils.utils").ensure_dir
+
+    @functools.wraps(original)
+    def ensure_dir(dir_path):
+        os.makedirs(dir_path, exist_ok=True)
+
+    for module in [module for name, module in sys.modules.items() if name.split(".")[0] == "recbole"]:
+        if vars(module).get("ensure_dir") is original:
+            module.ensure_dir = ensure_dir
+
+
 def share_checkpoint_of_first_process() -> None:
     """Each process names its checkpoint by its own clock (trainer.py:133), only the first writes one, and all read it
-    (trainer.py:583), perhaps before it is written. All now use the first one's name, and wait before they read.
+    (trainer.py:583), perhaps before it is written. All now use the first one's name, and end training together.
     Goes when RecBole does."""
     import torch
 
-    trainer = importlib.import_module("recbole.trainer.trainer").Trainer
-    init, evaluate = trainer.__init__, trainer.evaluate
+    module = importlib.import_module("recbole.trainer.trainer")
+    init = module.Trainer.__init__
 
     @functools.wraps(init)
     def shared_init(self, config, model):
@@ -358,13 +381,19 @@ def share_checkpoint_of_first_process() -> None:
             torch.distributed.broadcast_object_list(name, src=0)
             self.saved_model_file = name[0]
 
-    @functools.wraps(evaluate)
-    def waiting_evaluate(self, eval_data, load_best_model=True, *args, **kwargs):
-        if load_best_model and not self.config["single_spec"]:
-            torch.distributed.barrier()
-        return evaluate(self, eval_data, load_best_model, *args, **kwargs)
+    def then_wait(train):
+        @functools.wraps(train)
+        def waiting(self, *args, **kwargs):
+            result = train(self, *args, **kwargs)
+            if not self.config["single_spec"]:
+                torch.distributed.barrier()
+            return result
 
-    trainer.__init__, trainer.evaluate = shared_init, waiting_evaluate
+        return waiting
+
+    module.Trainer.__init__ = shared_init
+    module.Trainer.fit = then_wait(module.Trainer.fit)
+    module.PretrainTrainer.pretrain = then_wait(module.PretrainTrainer.pretrain)
 
 
 def evaluate_each_user_once() -> None:

@@ -1,0 +1,137 @@
+"""RecBole finds our models, property files and checkpoints."""
+import configparser
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from recbole.config import Config
+from recbole.data import dataset as datasets
+from recbole.quick_start import load_data_and_model, objective_function, run, run_recbole
+from recbole.trainer import Trainer
+from recbole.utils import dataset_arguments, get_model, get_trainer
+from recbole.utils.case_study import full_sort_scores, full_sort_topk
+
+from recbole_macrec import UserError, plugin
+from recbole_macrec.model import MODELS
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL = {
+    "epochs": 1,
+    "train_batch_size": 64,
+    "show_progress": False,
+    "state": "ERROR",
+    "modalities": ["text"],
+    "encoders": {"text": "tfidf"},
+    "text_fields": ["title"],
+    "quantizer": "rq_kmeans",
+    "codebook_levels": 2,
+    "codebook_size": 6,
+    "d_model": 16,
+    "d_ff": 16,
+    "d_kv": 8,
+    "num_heads": 2,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "num_beams": 10,
+    "precision": "fp32",
+}
+
+
+@pytest.fixture
+def small(tiny_dataset) -> dict:
+    """Settings of a small model on the tiny data set."""
+    return {**SMALL, "data_path": str(tiny_dataset)}
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_recbole_finds_model_trainer_and_dataset(model):
+    name = model.__name__
+    assert get_model(name) is model
+    assert issubclass(get_trainer(model.type, name), Trainer)
+    assert issubclass(getattr(datasets, f"{name}Dataset"), datasets.SequentialDataset)
+
+
+def test_the_whole_of_quick_start_knows_tiger(small, tmp_path):
+    result = run_recbole("TIGER", "tiny", config_dict=dict(small))["test_result"]
+    (path,) = [p for p in (tmp_path / "saved").glob("TIGER-*.pth") if ".last" not in p.name]
+    config, model, dataset, _, _, test_data = load_data_and_model(str(path))
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    assert trainer.evaluate(test_data, load_best_model=False) == result
+
+    users = dataset.token2id("user_id", ["u1", "u2"])
+    scores, items = full_sort_topk(users, model, test_data, k=5, device=config["device"])
+    assert items.shape == (2, 5)
+    assert torch.equal(full_sort_scores(users, model, test_data, device=config["device"]).topk(5).indices, items)
+
+    tuned = objective_function(config_dict={**small, "model": "TIGER", "dataset": "tiny"})
+    assert set(tuned["test_result"]) == set(result)
+
+
+def test_two_processes_rank_as_one(small):
+    settings = {**small, "learning_rate": 0.0, "eval_batch_size": 3}
+    one = run("TIGER", "tiny", config_dict=dict(settings))["test_result"]
+    two = run("TIGER", "tiny", config_dict=dict(settings), nproc=2, port="5683")["test_result"]
+    assert two == pytest.approx(one, abs=1e-4)
+
+
+def test_property_files_layer(small, tiny_dataset):
+    ours = Config("TIGER", "tiny", config_dict={"data_path": str(tiny_dataset)})
+    assert ours["topk"] == [1, 5, 10]
+    assert ours["MAX_ITEM_LIST_LENGTH"] == 20
+    assert ours["train_neg_sample_args"]["distribution"] == "none"
+    baseline = Config("SASRec", "arts-toy")
+    assert baseline["modalities"] == ["text", "image"]
+    assert baseline["topk"] == [10]
+    assert baseline["train_neg_sample_args"]["distribution"] == "none"
+    assert Config("BPR", "arts-toy")["train_neg_sample_args"]["distribution"] == "uniform"
+    with pytest.raises(ValueError, match="should be None"):
+        Config("SASRec", "arts-toy", config_dict={"train_neg_sample_args": {"distribution": "uniform"}})
+
+
+def test_a_config_leaves_recboles_lists_alone():
+    before = list(dataset_arguments)
+    Config("KGAT", "ml-100k")
+    Config("MACRec", "arts-toy")
+    assert dataset_arguments == before
+    assert {"modalities", "lambda_con", "text_fields"} <= set(before)
+
+
+def test_every_property_file_is_yaml_of_known_models():
+    models = {path.stem for path in plugin.property_file("model").glob("*.yaml")}
+    assert models == set(plugin.model_names())
+    for path in plugin.property_file().glob("**/*.yaml"):
+        assert plugin.read_yaml(path), path
+
+
+def test_config_survives_as_plain_values(small):
+    config = Config("MACRec", "tiny", config_dict=small)
+    plain = plugin.plain_config(config)
+    again = plugin.config_from_plain(json.loads(json.dumps(plain)))
+    assert again.final_config_dict == config.final_config_dict
+    assert again.model_class is config.model_class
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5])
+def test_a_truncated_checkpoint_is_named(keep, tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"format": "recbole_macrec", "state_dict": {"weight": torch.zeros(1000)}}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
+    with pytest.raises(UserError, match="model.pth.*truncated"):
+        load_data_and_model(str(path))
+
+
+def test_a_missing_checkpoint_is_named():
+    with pytest.raises(UserError, match="nowhere.pth does not exist"):
+        load_data_and_model("nowhere.pth")
+
+
+def test_every_package_is_in_the_wheel():
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    listed = set(setup["options"]["packages"].split())
+    found = {".".join(p.parent.relative_to(REPOSITORY).parts) for p in REPOSITORY.glob("recbole_macrec/**/__init__.py")}
+    assert listed == found | {"recbole_macrec.properties"}
+    assert yaml.safe_load(plugin.property_file("overall.yaml").read_text(encoding="utf-8"))["repeatable"]
