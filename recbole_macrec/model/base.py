@@ -78,6 +78,11 @@ class GenerativeRecommender(SequentialRecommender):
         raise NotImplementedError
 
     def _check(self, config) -> None:
+        for name in ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams"):
+            if not isinstance(config[name], int) or config[name] < 1:
+                raise UserError(f"{name} is {config[name]!r}; expected a whole number, at least 1.")
+        if not 0 <= config["dropout_prob"] < 1:
+            raise UserError(f"dropout_prob is {config['dropout_prob']!r}; expected a number from 0 to below 1.")
         most = max(config["topk"])
         if self.beams < most:
             raise UserError(

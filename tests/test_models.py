@@ -1,0 +1,268 @@
+"""One contract for every model, found by being registered: it learns, repeats, resumes, saves, and ranks as promised."""
+import logging
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, write_tiny_dataset
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.quick_start import load_data_and_model
+from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils.case_study import full_sort_topk
+
+from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
+from recbole_macrec.generation.search import sequence_log_probs
+from recbole_macrec.model import MODELS
+
+NAMES = [model.__name__ for model in MODELS]
+ITEMS = 30
+SMALL = {
+    "modalities": ["text", "image"],
+    "codebook_levels": 2,
+    "codebook_size": 8,
+    "code_dim": 4,
+    "rqvae_projection": 0,
+    "rqvae_hidden_sizes": [16],
+    "rqvae_epochs": 10,
+    "rqvae_warmup_epochs": 5,
+    "con_layers": [1],
+    "pseudo_labels": 4,
+    "d_model": 32,
+    "d_ff": 64,
+    "num_heads": 2,
+    "d_kv": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "num_beams": 20,
+    "train_batch_size": 64,
+    "learning_rate": 0.01,
+    "epochs": 4,
+    "show_progress": False,
+    "state": "ERROR",
+}
+
+
+@pytest.fixture
+def data_path(tmp_path):
+    """The tiny data set with features in two modalities: no modality alone tells all items apart."""
+    path = write_tiny_dataset(tmp_path / "data")
+    rng = np.random.default_rng(0)
+    tokens = tuple(f"i{i}" for i in range(ITEMS))
+    for modality, classes in (("text", np.arange(ITEMS) // 2), ("image", np.arange(ITEMS) % 15)):
+        centres = rng.standard_normal((ITEMS, 12))
+        matrix = centres[classes] + 0.05 * rng.standard_normal((ITEMS, 12))
+        FeatureTable(tokens, matrix.astype(np.float32)).save(path / TINY, modality)
+    return path
+
+
+def prepare(name: str, data_path, **options):
+    """Config, model, trainer and data loaders, made as RecBole's quick_start makes them."""
+    config = Config(name, TINY, config_dict={**SMALL, "data_path": str(data_path), **options})
+    logging.getLogger().setLevel(logging.ERROR)
+    init_seed(config["seed"], config["reproducibility"])
+    loaders = data_preparation(config, create_dataset(config))
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(name)(config, loaders[0]._dataset).to(config["device"])
+    trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+    return config, model, trainer, loaders
+
+
+def batch_of(loader):
+    """All of an evaluation loader's users as one batch."""
+    return loader._dataset[np.arange(len(loader._dataset))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learns_the_order_and_beats_chance(name, data_path):
+    _, _, trainer, (train, valid, test) = prepare(name, data_path, epochs=30, eval_step=10)
+    trainer.fit(train, valid)
+    losses = list(trainer.train_loss_dict.values())
+    assert losses[-1] < 0.75 * losses[0]
+    result = trainer.evaluate(test)
+    assert result["hit@5"] > 2 * 5 / ITEMS  # twice chance
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_ranks_as_its_users_alone(name, data_path):
+    _, model, _, loaders = prepare(name, data_path)
+    model.eval()
+    users = batch_of(loaders[2])
+    together = model.full_sort_predict(users)
+    assert together.shape == (len(users), ITEMS + 1) and together.is_contiguous() and together.isfinite().all()
+    for i in range(0, len(users), 7):
+        alone = model.full_sort_predict(users[[i]])[0]
+        assert torch.equal(alone.argsort(descending=True), together[i].argsort(descending=True))
+    assert (together.argmin(1) == 0).all()  # padding is last
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bucketed_loss_and_gradient_are_those_of_single_samples(name, data_path):
+    """With alignment items held back, the loss is the plain mean over samples, however they are bucketed."""
+    _, model, _, loaders = prepare(name, data_path, dropout_prob=0.0, bucket_tokens=40)
+    model.train()
+    model.item_tasks, model.lambda_implicit = [], 0.0
+    samples = loaders[0]._dataset[np.arange(23)]
+    loss = model.calculate_loss(samples)
+    loss.backward()
+    gradient = model.network.table.weight.grad.clone()
+    model.zero_grad()
+    alone = sum(model.calculate_loss(samples[[i]]) for i in range(23)) / 23
+    alone.backward()
+    torch.testing.assert_close(loss, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.network.table.weight.grad, gradient, atol=1e-5, rtol=1e-4)
+    assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predict_is_the_exact_score_of_the_item(name, data_path):
+    _, model, _, loaders = prepare(name, data_path)
+    model.eval()
+    users = batch_of(loaders[2])
+    with torch.no_grad():
+        got = model.predict(users)
+        expected = torch.zeros(len(users))
+        for m in model.modalities:
+            memory = model.encode_history(m, users["item_id_list"], users["item_length"])
+            every = getattr(model, f"codes_{m}")[1:].expand(len(users), -1, -1)
+            scores = sequence_log_probs(model.network, model.vocabulary, m, memory, every)
+            expected += scores.gather(1, users["item_id"].unsqueeze(1) - 1)[:, 0] / len(model.modalities)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_equal_a_hand_count(name, data_path):
+    config, model, trainer, (train, valid, test) = prepare(name, data_path, epochs=2)
+    trainer.fit(train, valid)
+    result = trainer.evaluate(test)
+    scores = model.full_sort_predict(batch_of(test))
+    target = batch_of(test)["item_id"]
+    places = [row.tolist().index(t) + 1 for row, t in zip(scores.argsort(descending=True), target.tolist())]
+    for k in config["topk"]:
+        assert result[f"hit@{k}"] == pytest.approx(np.mean([p <= k for p in places]), abs=1e-4)
+        ndcg = np.mean([1 / np.log2(p + 1) if p <= k else 0 for p in places])
+        assert result[f"ndcg@{k}"] == pytest.approx(ndcg, abs=1e-4)
+    assert trainer.test_detail["fused"]["item"] == {key: pytest.approx(value, abs=1e-4) for key, value in result.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_run_and_loaded_equals_saved(name, data_path):
+    runs = []
+    for _ in range(2):
+        _, _, trainer, (train, valid, test) = prepare(name, data_path)
+        trainer.fit(train, valid)
+        runs.append((trainer.train_loss_dict, trainer.evaluate(test), trainer.saved_model_file))
+    assert runs[0][:2] == runs[1][:2]
+    config, model, _, _, _, test = load_data_and_model(runs[0][2])
+    assert get_trainer(config["MODEL_TYPE"], name)(config, model).evaluate(test, load_best_model=False) == runs[0][1]
+    users = test._dataset.inter_feat["user_id"][:5].numpy()
+    _, top = full_sort_topk(users, model, test, k=10)
+    assert torch.equal(top, model.full_sort_predict(test._dataset[np.arange(5)]).topk(10).indices)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resumed_equals_uninterrupted(name, data_path):
+    _, whole, trainer, (train, valid, _) = prepare(name, data_path)
+    expected = trainer.fit(train, valid)
+
+    class Killed(Exception):
+        pass
+
+    def kill(epoch, score):
+        if epoch == 1:
+            raise Killed
+
+    _, _, trainer, (train, valid, _) = prepare(name, data_path)
+    with pytest.raises(Killed):
+        trainer.fit(train, valid, callback_fn=kill)
+    _, model, resumed, (train, valid, _) = prepare(name, data_path, resume=trainer._last_file())
+    assert resumed.fit(train, valid) == expected
+    assert list(resumed.train_loss_dict) == [2, 3]
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+
+
+def test_rankings_of_the_modalities_and_their_fusion_are_reported(data_path):
+    _, model, trainer, (train, valid, test) = prepare("MACRec", data_path, epochs=1)
+    trainer.fit(train, valid)
+    trainer.evaluate(test)
+    assert set(trainer.test_detail) == {"text", "image", "fused"}
+    for detail in trainer.test_detail.values():
+        for metric, value in detail["item"].items():
+            assert detail["id"][metric] >= value  # an ID that several items shared is hit with any of them
+
+
+def test_switches_of_the_ablation_change_the_loss(data_path):
+    losses = {}
+    for switch, options in {
+        "full": {},
+        "without implicit": {"lambda_implicit": 0.0},
+        "without explicit": {"explicit_alignment": False},
+    }.items():
+        _, model, _, loaders = prepare("MACRec", data_path, dropout_prob=0.0, **options)
+        losses[switch] = model.calculate_loss(loaders[0]._dataset[np.arange(40)]).item()
+        assert bool(model.item_tasks) == (switch != "without explicit")
+    assert len({round(loss, 4) for loss in losses.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    "name, options, named",
+    [
+        ("TIGER", {"num_beams": 5}, "num_beams"),
+        ("MACRec", {"modalities": ["text"]}, "modalities"),
+        ("MQL4GRec", {"modalities": ["text"]}, "TIGER"),
+        ("TIGER", {"modalities": "text"}, "modalities"),
+        ("MACRec", {"fusion": "sum"}, "fusion"),
+        ("TIGER", {"precision": "fp8"}, "precision"),
+        ("TIGER", {"codebook_size": 100}, "codebook_size"),
+        ("TIGER", {"modalities": ["smell"]}, "smell"),
+        ("TIGER", {"semantic_ids": "published"}, "text.json"),
+        ("TIGER", {"semantic_ids": "guess"}, "semantic_ids"),
+        ("TIGER", {"num_heads": 0}, "num_heads"),
+        ("TIGER", {"dropout_prob": 1.0}, "dropout_prob"),
+    ],
+)
+def test_bad_options_name_the_option(name, options, named, data_path):
+    with pytest.raises(UserError, match=named):
+        prepare(name, data_path, **options)
+
+
+def test_unknown_schedule_is_refused(data_path):
+    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, scheduler="step")
+    with pytest.raises(UserError, match="scheduler"):
+        trainer.fit(train, valid)
+
+
+def test_checkpoint_of_other_codes_or_sizes_is_refused(data_path):
+    _, _, trainer, (train, valid, test) = prepare("TIGER", data_path, epochs=1)
+    trainer.fit(train, valid)
+    file = trainer.saved_model_file
+    _, _, other, _ = prepare("TIGER", data_path, rqvae_epochs=3, semantic_id_seed=9)
+    with pytest.raises(UserError, match="semantic IDs"):
+        other.resume_checkpoint(file)
+    _, _, larger, (_, _, test) = prepare("TIGER", data_path, d_ff=128)
+    with pytest.raises(UserError, match="does not fit"):
+        larger.evaluate(test, model_file=file)
+
+
+def test_truncated_or_foreign_checkpoint_is_refused(data_path, tmp_path):
+    _, _, trainer, (train, valid, test) = prepare("TIGER", data_path, epochs=1)
+    trainer.fit(train, valid)
+    content = open(trainer.saved_model_file, "rb").read()
+    broken = tmp_path / "broken.pth"
+    broken.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="broken.pth"):
+        trainer.evaluate(test, model_file=broken)
+    torch.save({"state_dict": {}}, broken)
+    with pytest.raises(UserError, match="broken.pth"):
+        trainer.resume_checkpoint(broken)
+    with pytest.raises(UserError, match="missing.pth"):
+        trainer.resume_checkpoint(tmp_path / "missing.pth")
+
+
+def test_checkpoints_hold_plain_values_only(data_path):
+    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, epochs=1)
+    trainer.fit(train, valid)
+    for file in (trainer.saved_model_file, trainer._last_file()):
+        assert torch.load(file, weights_only=True)["config"]["model"] == "TIGER"
