@@ -57,8 +57,8 @@ def restore_numpy_names() -> None:
 
 
 def import_without_ray() -> None:
-    """``recbole.quick_start`` imports ``ray.tune`` for one call of ``tune.report`` (quick_start.py:21, 225). ray <= 2.6.3
-    needs pkg_resources and np.bool8 and has no wheel for Python 3.12; newer ray takes a dict. So RecBole is imported
+    """``recbole.quick_start`` imports ``ray.tune`` for one call of ``tune.report`` (quick_start.py:21, 225). ray <=
+    2.6.3 needs pkg_resources and np.bool8 and has no wheel for Python 3.12; newer ray takes a dict. So RecBole is imported
     beside a stand-in, and reports go to whatever ray the process runs. Goes when RecBole imports ray lazily."""
     hidden = {name: sys.modules.pop(name, None) for name in ("ray", "ray.tune")}
     ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
@@ -118,8 +118,8 @@ class _Pandas(types.ModuleType):
 
 
 def read_missing_sequences_as_empty() -> None:
-    """pandas 3: ``df[field].fillna(value="", inplace=True)`` (dataset.py:501) fills a temporary, and the ``.split`` after
-    it meets NaN. Filled while reading; text columns stay ``object``, as they were before pandas 3. Goes when RecBole
+    """pandas 3: ``df[field].fillna(value="", inplace=True)`` (dataset.py:501) fills a temporary, and ``.split``
+    after it meets NaN. Filled while reading; text columns stay ``object``, as they were before pandas 3. Goes when RecBole
     assigns the filled column."""
     module = importlib.import_module("recbole.data.dataset.dataset")
     module.pd = _Pandas(module.pd)
@@ -180,8 +180,8 @@ def measure_sequences_one_by_one() -> None:
 
 
 def hand_torch_writable_columns() -> None:
-    """pandas 3: the arrays behind a frame are read-only, and ``Dataset._dataframe_to_interaction`` (dataset.py:2199) makes
-    tensors that share them, which torch warns of and a later write would break. Goes when RecBole copies them."""
+    """pandas 3: the arrays behind a frame are read-only, and ``Dataset._dataframe_to_interaction`` (dataset.py:2199)
+    makes tensors that share them, which torch warns of and a later write would break. Goes when RecBole copies them."""
     import numpy as np
     from recbole.data.dataset import Dataset
 
@@ -204,8 +204,8 @@ def _within(context, function):
 
 
 def restore_scipy_dok_update() -> None:
-    """scipy 1.12 removed ``dok_matrix._update`` (lightgcn.py:111, ngcf.py:110, ncl, gcmc, spectralcf, kgin, mcclk). Goes
-    when RecBole builds the matrix from coordinates."""
+    """scipy 1.12 removed ``dok_matrix._update`` (lightgcn.py:111, ngcf.py:110, ncl, gcmc, spectralcf, kgin, mcclk).
+    Goes when RecBole builds the matrix from coordinates."""
     from scipy.sparse import dok_matrix
 
     if not hasattr(dok_matrix, "_update"):
@@ -263,8 +263,8 @@ def _unless_safe(method):
 
 
 def report_plain_metrics() -> None:
-    """numpy 2 prints the metrics of ``Evaluator.evaluate`` (evaluator.py:31) as ``np.float64(0.1)``; they become floats.
-    Goes when RecBole rounds to floats."""
+    """numpy 2 prints the metrics of ``Evaluator.evaluate`` (evaluator.py:31) as ``np.float64(0.1)``; they become
+    floats. Goes when RecBole rounds to floats."""
     from recbole.evaluator import Evaluator
 
     original = Evaluator.evaluate
@@ -279,8 +279,8 @@ def report_plain_metrics() -> None:
 
 
 def scale_gradients_without_warning() -> None:
-    """torch 2.4 deprecates ``torch.cuda.amp.GradScaler`` (trainer.py:30, 235): a warning every epoch, some day an error (autocast: 1453).
-    Goes when RecBole names ``torch.amp``."""
+    """torch 2.4 deprecates ``torch.cuda.amp.GradScaler`` (trainer.py:30, 235): a warning every epoch,
+    some day an error (autocast: 1453). Goes when RecBole names ``torch.amp``."""
     import torch
 
     module = importlib.import_module("recbole.trainer.trainer")
@@ -290,8 +290,8 @@ def scale_gradients_without_warning() -> None:
 
 
 def keep_unreadable_values_as_text() -> None:
-    """``Config._convert_config_dict`` (configurator.py:139) evaluates every value as Python and lets some errors through:
-    ``--pre_model_path=input.pth`` raises AttributeError. Such values stay text. Goes when RecBole parses literals."""
+    """``Config._convert_config_dict`` (configurator.py:139) evaluates every value as Python and lets some errors
+    through: ``--pre_model_path=input.pth`` raises AttributeError. Such values stay text. Goes when RecBole parses literals."""
     from recbole.config import Config
 
     original = Config._convert_config_dict
@@ -309,8 +309,8 @@ def keep_unreadable_values_as_text() -> None:
 
 
 def start_processes_without_gpu() -> None:
-    """``Config._init_device`` (configurator.py:496-515) knows only NCCL and CUDA for several processes; without a GPU they
-    now talk through gloo. Goes when RecBole chooses the backend by device."""
+    """``Config._init_device`` (configurator.py:496-515) knows only NCCL and CUDA for several processes; without a GPU
+    they now talk through gloo. Goes when RecBole chooses the backend by device."""
     import torch
     from recbole.config import Config
 

@@ -1,4 +1,4 @@
-"""Checks names before anything runs: models, datasets and options that nobody knows are refused, with the nearest name."""
+"""Checks names before anything runs: models, datasets and options that nobody knows are refused."""
 import re
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -38,13 +38,13 @@ def check_model(name: str) -> None:
 
 
 def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> None:
-    """Raise a UserError unless ``data_path/name`` holds the dataset; with ``benchmark`` it is split into files already."""
+    """Raise a UserError unless ``data_path/name`` holds the dataset; ``benchmark``: split into files already."""
     if name == PACKAGED_DATASET:
         return
     folder = Path(data_path) / name
     mend = f"Import it with: python -m recbole_macrec.data import SRC --dataset={name} --data_path={data_path}"
     if not folder.is_dir():
-        others = sorted(path.parent.name for path in Path(data_path).glob("*/*.inter")) if Path(data_path).is_dir() else []
+        others = sorted({path.parent.name for path in Path(data_path).glob("*/*.inter")})
         there = f" There are: {', '.join(others)}." if others else ""
         raise UserError(f"Dataset folder {folder} does not exist.{nearest(name, others)}{there} {mend}")
     if not benchmark and not (folder / f"{name}.inter").is_file():
@@ -88,7 +88,9 @@ def known_options(models: Iterable[str], dataset: str) -> set[str]:
     return known
 
 
-def check_options(names: Iterable[str], models: Iterable[str], dataset: str, where: str, own: Iterable[str] = ()) -> None:
+def check_options(
+    names: Iterable[str], models: Iterable[str], dataset: str, where: str, own: Iterable[str] = ()
+) -> None:
     """Raise a UserError for the first of ``names`` that is no option of ``models`` on ``dataset`` nor one of ``own``.
 
     Args:

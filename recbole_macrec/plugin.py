@@ -67,7 +67,7 @@ def model_names() -> list[str]:
     return list(_models)
 
 
-# -- property files ------------------------------------------------------------------------------------------------------
+# -- property files ----------------------------------------------------------------------------------------------------
 
 
 def property_file(*parts: str) -> Path:
@@ -80,8 +80,8 @@ def property_file(*parts: str) -> Path:
 def _layer_property_files() -> None:
     """Read our property files between RecBole's.
 
-    The order becomes: RecBole's overall.yaml, its model's, sample.yaml; our overall.yaml and model (for our models); our
-    dataset (for every model, as it names the fields); RecBole's dataset and sequential settings. Ours come after
+    The order becomes: RecBole's overall.yaml, its model's, sample.yaml; our overall.yaml and model (for our models);
+    our dataset (for every model, as it names the fields); RecBole's dataset and sequential settings. Ours come after
     sample.yaml because that sets every dataset option, the history length among them.
     """
     init_parameters, update, final = (
@@ -99,8 +99,10 @@ def _layer_property_files() -> None:
     def _update_internal_config_dict(self, file):
         loaded = update(self, file)
         if Path(file).name == "sample.yaml":
-            ours = [property_file("overall.yaml"), property_file("model", f"{self.model}.yaml")]
-            for path in (ours if is_ours(self.model_class) else []) + [property_file("dataset", f"{self.dataset}.yaml")]:
+            paths = [property_file("dataset", f"{self.dataset}.yaml")]
+            if is_ours(self.model_class):
+                paths = [property_file("overall.yaml"), property_file("model", f"{self.model}.yaml"), *paths]
+            for path in paths:
                 if path.is_file():
                     update(self, path)
         return loaded
@@ -134,7 +136,7 @@ def run_recboles(rank, *args):
     return _recbole_run_recboles(rank, *args)
 
 
-# -- checkpoints ---------------------------------------------------------------------------------------------------------
+# -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
 def load_data_and_model(model_file):

@@ -27,8 +27,8 @@ def tiny_dataset(tmp_path) -> Path:
 def write_tiny_dataset(data_path: Path, name: str = TINY, n_users: int = 40, n_items: int = 30) -> Path:
     """Write ``name.inter`` and ``name.item`` under ``data_path/name`` and return ``data_path``.
 
-    Every user walks six to nine steps through the items: mostly to the next item, sometimes to a random one. Items have a
-    title, a price (missing for one) and a ``categories`` token sequence (empty for another); item ``i0`` was never bought.
+    Every user walks six to nine steps through the items: mostly to the next item, sometimes to a random one. Items have
+    a title, a price (missing for one) and a ``categories`` token sequence (empty for another); nobody bought ``i0``.
     """
     folder = data_path / name
     folder.mkdir(parents=True)

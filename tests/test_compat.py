@@ -66,7 +66,10 @@ def test_report_suits_the_ray_of_the_process(takes_a_dict, monkeypatch):
     seen = {}
     ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
     ray.is_initialized, ray.tune = lambda: True, tune
-    tune.report = (lambda metrics, checkpoint=None: seen.update(metrics)) if takes_a_dict else (lambda **kw: seen.update(kw))
+    if takes_a_dict:
+        tune.report = lambda metrics, checkpoint=None: seen.update(metrics)
+    else:
+        tune.report = lambda **metrics: seen.update(metrics)
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.tune", tune)
     quick_start.tune.report(**{"hit@10": 0.5})

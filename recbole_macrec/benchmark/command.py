@@ -82,15 +82,15 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         epilog="Every other --key=value is an option of RecBole, the model or the dataset, such as --epochs=10.",
         allow_abbrev=False,
     )
-    parser.add_argument("--model", "-m", default="MACRec", help="one or more models, as MACRec,TIGER,SASRec (default: MACRec)")
-    parser.add_argument("--dataset", "-d", default="arts-toy", help="folder of atomic files below data_path (default: arts-toy)")
+    parser.add_argument("--model", "-m", default="MACRec", help="one or more, as MACRec,TIGER,SASRec (default: MACRec)")
+    parser.add_argument("--dataset", "-d", default="arts-toy", help="folder below data_path (default: arts-toy)")
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones win")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (default: 1)")
     parser.add_argument("--ip", default="localhost", help="address of the first machine")
     parser.add_argument("--port", default="5678", help="port of the first machine")
     parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines (default: nproc)")
     parser.add_argument("--group_offset", type=int, default=0, help="rank of this machine's first process")
-    parser.add_argument("--output", help="folder of the table as markdown and JSON (default for several models: results)")
+    parser.add_argument("--output", help="folder of the written table (default for several models: results)")
     parser.add_argument("--result_file", metavar="F.json", help="one model: settings, results, versions, seconds")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     args, rest = parser.parse_known_args(argv)
@@ -98,7 +98,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     for word in rest:
         key, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not equals:
-            raise UserError(f"Can't read '{word}' on the command line; options are written --key=value.{_own_hint(word)}")
+            raise UserError(f"Can't read '{word}'; options are written --key=value.{_own_hint(word)}")
         if settings.get(key, value) != value:
             raise UserError(f"--{key} is given twice, as '{settings[key]}' and '{value}'; give it once.")
         settings[key] = value

@@ -99,7 +99,7 @@ def observe() -> Iterator[Observation]:
 
 @contextmanager
 def observe_processes() -> Iterator[None]:
-    """Let the processes that ``recbole.quick_start.run`` spawns in the ``with`` block add their record to the result."""
+    """Let the processes that ``recbole.quick_start.run`` spawns in the block add their record to the result."""
     original = quick_start.run_recboles
     quick_start.run_recboles = run_observed
     try:

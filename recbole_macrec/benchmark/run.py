@@ -89,7 +89,7 @@ def _protocol(model: str, dataset: str) -> list:
 
 @contextmanager
 def _command_line(settings: dict[str, str]) -> Iterator[None]:
-    """Show RecBole a command line of its own options; a value with ``=`` in it, which it can't read, goes by dict alone."""
+    """Show RecBole a command line of its own options; a value with ``=`` in it, which it can't read, goes by dict."""
     original = sys.argv
     sys.argv = [original[0], *(f"--{key}={value}" for key, value in settings.items() if "=" not in value)]
     try:

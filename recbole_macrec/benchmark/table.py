@@ -10,7 +10,7 @@ from rich.table import Table
 def rows(records: list[dict]) -> tuple[list[str], list[list[str]]]:
     """Header and one row per record; a run that failed has its sentence in place of figures."""
     metrics = list(dict.fromkeys(name for record in records for name in record.get("test_result") or {}))
-    metrics = [name for name in metrics if name != "ndcg@1" or "hit@1" not in metrics]  # the same with one target a user
+    metrics = [name for name in metrics if name != "ndcg@1" or "hit@1" not in metrics]  # equal for one target
     header = ["model", *metrics, "seconds", "parameters", "collisions"]
     body = []
     for record in records:
