@@ -58,8 +58,8 @@ def restore_numpy_names() -> None:
 
 def import_without_ray() -> None:
     """``recbole.quick_start`` imports ``ray.tune`` for one call of ``tune.report`` (quick_start.py:21, 225). ray <=
-    2.6.3 needs pkg_resources and np.bool8 and has no wheel for Python 3.12; newer ray takes a dict. So RecBole is imported
-    beside a stand-in, and reports go to whatever ray the process runs. Goes when RecBole imports ray lazily."""
+    2.6.3 needs pkg_resources and np.bool8 and has no wheel for Python 3.12; newer ray takes a dict. So RecBole is
+    imported beside a stand-in, and reports go to whatever ray the process runs. Goes when RecBole imports ray lazily."""
     hidden = {name: sys.modules.pop(name, None) for name in ("ray", "ray.tune")}
     ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
     ray.tune = tune
@@ -82,7 +82,8 @@ def _report_to_ray(**metrics) -> None:
         return
     from ray import tune
 
-    if "metrics" in inspect.signature(tune.report).parameters:
+    takes = inspect.signature(tune.report).parameters.get("metrics")
+    if takes and takes.kind is not inspect.Parameter.VAR_KEYWORD:
         tune.report(metrics)
         return
     try:
@@ -119,8 +120,8 @@ class _Pandas(types.ModuleType):
 
 def read_missing_sequences_as_empty() -> None:
     """pandas 3: ``df[field].fillna(value="", inplace=True)`` (dataset.py:501) fills a temporary, and ``.split``
-    after it meets NaN. Filled while reading; text columns stay ``object``, as they were before pandas 3. Goes when RecBole
-    assigns the filled column."""
+    after it meets NaN. Filled while reading; text columns stay ``object``, as they were before pandas 3. Goes when
+    RecBole assigns the filled column."""
     module = importlib.import_module("recbole.data.dataset.dataset")
     module.pd = _Pandas(module.pd)
     module.Dataset._load_feat = _within(_without_chain_warnings, module.Dataset._load_feat)
@@ -291,7 +292,8 @@ def scale_gradients_without_warning() -> None:
 
 def keep_unreadable_values_as_text() -> None:
     """``Config._convert_config_dict`` (configurator.py:139) evaluates every value as Python and lets some errors
-    through: ``--pre_model_path=input.pth`` raises AttributeError. Such values stay text. Goes when RecBole parses literals."""
+    through: ``--pre_model_path=input.pth`` raises AttributeError. Such values stay text. Goes when RecBole
+    parses literals."""
     from recbole.config import Config
 
     original = Config._convert_config_dict
