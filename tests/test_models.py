@@ -124,7 +124,7 @@ def test_predict_is_the_exact_score_of_the_item(name, data_path):
         got = model.predict(users)
         expected = torch.zeros(len(users))
         for m in model.modalities:
-            memory = model.encode_history(m, users["item_id_list"], users["item_length"])
+            memory = model.encode_history([m], users["item_id_list"], users["item_length"])
             every = getattr(model, f"codes_{m}")[1:].expand(len(users), -1, -1)
             scores = sequence_log_probs(model.network, model.vocabulary, m, memory, every)
             expected += scores.gather(1, users["item_id"].unsqueeze(1) - 1)[:, 0] / len(model.modalities)

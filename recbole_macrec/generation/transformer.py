@@ -276,6 +276,20 @@ class Transformer(nn.Module):
         weight = self.table.weight[start : None if size is None else start + size]
         return F.linear(hidden * self.settings.d_model**-0.5, weight)
 
+    def block_logits(self, hidden: torch.Tensor, starts: torch.Tensor, size: int) -> torch.Tensor:
+        """Scores of n blocks of tokens, each by a hidden state of its own.
+
+        Args:
+            hidden: [B, n, D].
+            starts: int64 [n], the first token of each block.
+
+        Returns:
+            [B, n, size]; entry (b, i, k) is the score of token ``starts[i] + k``.
+        """
+        tokens = starts.unsqueeze(1) + torch.arange(size, device=starts.device)  # [n, K]
+        weight = self.table(tokens) * self.settings.d_model**-0.5  # [n, K, D]
+        return (hidden.transpose(0, 1) @ weight.transpose(1, 2)).transpose(0, 1)
+
 
 def padding_bias(keep: torch.Tensor) -> torch.Tensor:
     """0 where ``keep`` [B, S] is true, -inf elsewhere; [B, 1, 1, S]."""

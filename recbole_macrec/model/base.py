@@ -147,15 +147,23 @@ class GenerativeRecommender(SequentialRecommender):
     def _sequence_loss(self, history: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Sum over sequence tasks and samples of the cross-entropy."""
         return sum(
-            self._targets_loss(self.encode_history(source, history, length), targets, target)
-            for source, targets in by_source(self.sequence_tasks).items()
+            self._targets_loss(self.encode_history(sources, history, length), targets, target.repeat(len(sources)))
+            for sources, targets in self._passes(self.sequence_tasks)
         )
 
     def _item_losses(self, items: torch.Tensor, samples: int) -> Iterator[torch.Tensor]:
         """The alignment tasks on single items."""
-        targets = by_source(self.item_tasks)
-        loss = sum(self._targets_loss(self.encode_items(m, items), t, items) for m, t in targets.items())
+        passes = self._passes(self.item_tasks)
+        loss = sum(self._targets_loss(self.encode_items(m, items), t, items.repeat(len(m))) for m, t in passes)
         yield loss / samples
+
+    def _passes(self, tasks: list[Task]) -> list[tuple[list[str], list[str]]]:
+        """Sources that can share an encoder pass (equally long IDs, the same targets), with those targets."""
+        passes: dict[tuple, list[str]] = {}
+        for source in dict.fromkeys(t.source for t in tasks):
+            targets = tuple(m for m in self.modalities if Task(source, m) in tasks)
+            passes.setdefault((len(self.vocabulary.sizes[source]), targets), []).append(source)
+        return [(sources, list(targets)) for (_, targets), sources in passes.items()]
 
     def _targets_loss(self, memory: Memory, targets: list[str], items: torch.Tensor) -> torch.Tensor:
         """Sum over targets and samples of the mean cross-entropy over levels of writing ``items`` [B]."""
@@ -166,12 +174,12 @@ class GenerativeRecommender(SequentialRecommender):
             offsets = torch.tensor([self.vocabulary.offsets[m] for m in modalities], device=items.device)
             tokens = torch.cat([start.expand(len(items), -1, -1), (codes + offsets)[..., :-1]], dim=-1)
             hidden = self.network.decode(tokens, memory)  # [B, G, L, D]
-            levels = codes.shape[-1]
-            for g, m in enumerate(modalities):
-                for level in range(levels):
-                    offset, size = self.vocabulary.offsets[m][level], self.vocabulary.sizes[m][level]
-                    logits = self.network.logits(hidden[:, g, level], offset, size)  # [B, K]
-                    total = total + F.cross_entropy(logits.float(), codes[:, g, level], reduction="sum") / levels
+            sizes = torch.tensor([self.vocabulary.sizes[m] for m in modalities], device=items.device)  # [G, L]
+            for size in {k for m in modalities for k in self.vocabulary.sizes[m]}:  # one product per codebook size
+                here = sizes == size
+                logits = self.network.block_logits(hidden[:, here], offsets[here], size)  # [B, n, K]
+                entropy = F.cross_entropy(logits.flatten(0, 1).float(), codes[:, here].flatten(), reduction="sum")
+                total = total + entropy / codes.shape[-1]
         return total
 
     # -- encoding ----------------------------------------------------------------------------------------------------
@@ -179,23 +187,29 @@ class GenerativeRecommender(SequentialRecommender):
     def _prompt(self, kind: str, modality: str) -> range:
         return self.vocabulary.prompts.get(f"{kind}:{modality}", range(0))
 
-    def _encode(self, kind: str, modality: str, items: torch.Tensor, length: torch.Tensor) -> Memory:
-        """Encode the IDs of ``items`` [B, T], of which the first ``length`` [B] count, behind the task's prompt."""
-        offsets = torch.tensor(self.vocabulary.offsets[modality], device=items.device)
-        tokens = (getattr(self, f"codes_{modality}")[items] + offsets).flatten(1)  # [B, T*L]
-        keep = torch.arange(tokens.shape[1], device=items.device) < (length * len(offsets)).unsqueeze(1)
-        prompt = self._prompt(kind, modality)
-        front = torch.arange(prompt.start, prompt.stop, device=items.device).expand(len(items), -1)
-        tokens = torch.cat([front, tokens.masked_fill(~keep, PAD)], dim=1)  # [B, P + T*L]
-        return self.network.encode(tokens, torch.cat([torch.ones_like(front, dtype=torch.bool), keep], dim=1))
+    def _encode(self, kind: str, modalities: list[str], items: torch.Tensor, length: torch.Tensor) -> Memory:
+        """Encode the IDs of ``items`` [B, T], of which the first ``length`` [B] count, behind the task's prompt.
 
-    def encode_history(self, modality: str, history: torch.Tensor, length: torch.Tensor) -> Memory:
-        """Encode histories [B, T] of ``length`` [B] items, cut to the longest of them."""
-        return self._encode("sequence", modality, history[:, : int(length.max())], length)
+        The B rows of the first modality come first, then those of the next; their IDs are equally long.
+        """
+        rows = []
+        for modality in modalities:
+            offsets = torch.tensor(self.vocabulary.offsets[modality], device=items.device)
+            tokens = (getattr(self, f"codes_{modality}")[items] + offsets).flatten(1)  # [B, T*L]
+            keep = torch.arange(tokens.shape[1], device=items.device) < (length * len(offsets)).unsqueeze(1)
+            prompt = self._prompt(kind, modality)
+            front = torch.arange(prompt.start, prompt.stop, device=items.device).expand(len(items), -1)
+            rows.append(torch.cat([front, tokens.masked_fill(~keep, PAD)], dim=1))  # [B, P + T*L]
+        keep = torch.cat([torch.ones_like(front, dtype=torch.bool), keep], dim=1).repeat(len(modalities), 1)
+        return self.network.encode(torch.cat(rows), keep)
 
-    def encode_items(self, modality: str, items: torch.Tensor) -> Memory:
-        """Encode single items [N]."""
-        return self._encode("item", modality, items.unsqueeze(1), torch.ones_like(items))
+    def encode_history(self, modalities: list[str], history: torch.Tensor, length: torch.Tensor) -> Memory:
+        """Encode histories [B, T] of ``length`` [B] items, cut to the longest of them, in each modality."""
+        return self._encode("sequence", modalities, history[:, : int(length.max())], length)
+
+    def encode_items(self, modalities: list[str], items: torch.Tensor) -> Memory:
+        """Encode single items [N] in each modality."""
+        return self._encode("item", modalities, items.unsqueeze(1), torch.ones_like(items))
 
     # -- ranking -----------------------------------------------------------------------------------------------------
 
@@ -217,7 +231,7 @@ class GenerativeRecommender(SequentialRecommender):
                     self.vocabulary,
                     m,
                     self.tries[m],
-                    self.encode_history(m, history[rows], length[rows]),
+                    self.encode_history([m], history[rows], length[rows]),
                     self.beams,
                 )
                 for rows in buckets
@@ -237,14 +251,9 @@ class GenerativeRecommender(SequentialRecommender):
         scores = []
         for m in self.modalities:
             codes = getattr(self, f"codes_{m}")[interaction[self.ITEM_ID]].unsqueeze(1)  # [B, 1, L]
-            memory = self.encode_history(m, history, length)
+            memory = self.encode_history([m], history, length)
             scores.append(sequence_log_probs(self.network, self.vocabulary, m, memory, codes)[:, 0])
         return torch.stack(scores).mean(0)
-
-
-def by_source(tasks: list[Task]) -> dict[str, list[str]]:
-    """Source modality -> its target modalities."""
-    return {source: [t.target for t in tasks if t.source == source] for source in dict.fromkeys(t.source for t in tasks)}
 
 
 def by_length(modalities: list[str], sizes: dict) -> list[list[str]]:

@@ -4,7 +4,6 @@ from itertools import combinations
 
 import torch
 
-from recbole_macrec.model.base import by_source
 from recbole_macrec.model.mql4grec import MQL4GRec
 from recbole_macrec.semantic_ids.losses import info_nce
 
@@ -26,10 +25,11 @@ class MACRec(MQL4GRec):
         self.implicit_temperature = config["implicit_temperature"]
 
     def _item_losses(self, items: torch.Tensor, samples: int) -> Iterator[torch.Tensor]:
-        memories = {m: self.encode_items(m, items) for m in self.modalities}  # both alignments read the same pass
+        memories = {m: self.encode_items([m], items) for m in self.modalities}  # both alignments read the same pass
         loss = torch.zeros((), device=items.device)
-        for source, targets in by_source(self.item_tasks).items():
-            loss = loss + self._targets_loss(memories[source], targets, items) / samples
+        for sources, targets in self._passes(self.item_tasks):
+            for source in sources:
+                loss = loss + self._targets_loss(memories[source], targets, items) / samples
         if self.lambda_implicit:
             means = {m: memory.hidden[:, len(self._prompt("item", m)) :].mean(1) for m, memory in memories.items()}
             for a, b in combinations(self.modalities, 2):
