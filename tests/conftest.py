@@ -1,4 +1,5 @@
 """Fixtures for every test: a folder of its own to run in, and a tiny data set."""
+import logging
 import random
 from pathlib import Path
 
@@ -16,6 +17,16 @@ def own_working_directory(tmp_path, monkeypatch):
     working directory and reads ``sys.argv``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["test"])
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """Give the root logger back as it was: RecBole sets its level and handlers."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture
