@@ -4,9 +4,7 @@ import functools
 import importlib
 import io
 import os
-import pickle
 import sys
-import zipfile
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +20,6 @@ from recbole_macrec.errors import UserError
 
 FEATURE_OPTIONS = ("encoders", "text_fields", "image_field", "max_modalities")
 MODEL_PACKAGE = "recbole.model.sequential_recommender"
-CHECKPOINT_FORMAT = "recbole_macrec"
 
 _models: dict[str, type] = {}
 _recbole_run_recboles = quick_start.run_recboles
@@ -145,7 +142,9 @@ def load_data_and_model(model_file):
     Raises:
         UserError: when the file is missing, truncated, not a checkpoint, or of other data or codes.
     """
-    state = _read_own_checkpoint(model_file)
+    from recbole_macrec.trainer.checkpoint import read_checkpoint
+
+    state = read_checkpoint(model_file)
     if state is None:
         return _recbole_load_data_and_model(model_file)
     as_recbole_writes_it = io.BytesIO()
@@ -160,23 +159,6 @@ def load_data_and_model(model_file):
             f"Checkpoint {model_file} does not fit the model that its configuration builds on today's data "
             f"({str(error).splitlines()[-1].strip()}): use the dataset, features and codes it was trained with."
         ) from error
-
-
-def _read_own_checkpoint(path) -> dict | None:
-    """The content of a checkpoint of ours, None for one of RecBole's."""
-    path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise UserError(f"Checkpoint {path} does not exist; check the path (RecBole writes them to checkpoint_dir).")
-    unreadable = f"Checkpoint {path} can't be read: it is truncated or no checkpoint; train again or name another file."
-    if not zipfile.is_zipfile(path):
-        raise UserError(unreadable)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        return None  # RecBole's own pickle their Config
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise UserError(unreadable) from error
-    return state if isinstance(state, dict) and state.get("format") == CHECKPOINT_FORMAT else None
 
 
 def plain_config(config: Config) -> dict:

@@ -81,20 +81,14 @@ class RelativeBias(nn.Module):
         return self.weight[self.bucket(keys[None, :] - queries[:, None])].permute(2, 0, 1)
 
 
-def init_attention(layer: nn.Module, s: TransformerSettings) -> None:
-    """T5's initial weights: the queries are scaled down once here, not the scores at every step."""
-    nn.init.normal_(layer.query.weight, std=(s.d_model * s.d_kv) ** -0.5)
-    nn.init.normal_(layer.key.weight, std=s.d_model**-0.5)
-    nn.init.normal_(layer.value.weight, std=s.d_model**-0.5)
-    nn.init.normal_(layer.out.weight, std=(s.num_heads * s.d_kv) ** -0.5)
-
-
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     """[B, S, H*E] -> [B, H, S, E]"""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-class SelfAttention(nn.Module):
+class Attention(nn.Module):
+    """The projections of an attention layer, with T5's initial weights: the queries are scaled down once here."""
+
     def __init__(self, s: TransformerSettings):
         super().__init__()
         self.heads, self.dropout = s.num_heads, s.dropout
@@ -102,8 +96,13 @@ class SelfAttention(nn.Module):
         self.norm = RMSNorm(s.d_model)
         self.query, self.key, self.value = (nn.Linear(s.d_model, inner, bias=False) for _ in range(3))
         self.out = nn.Linear(inner, s.d_model, bias=False)
-        init_attention(self, s)
+        nn.init.normal_(self.query.weight, std=(s.d_model * s.d_kv) ** -0.5)
+        nn.init.normal_(self.key.weight, std=s.d_model**-0.5)
+        nn.init.normal_(self.value.weight, std=s.d_model**-0.5)
+        nn.init.normal_(self.out.weight, std=inner**-0.5)
 
+
+class SelfAttention(Attention):
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """x [B, S, D], bias broadcastable to [B, H, S, S] with -inf where attention is not allowed."""
         x_norm = self.norm(x)
@@ -131,16 +130,7 @@ class SelfAttention(nn.Module):
         return x + self.out(y.flatten(-2)), (k, v)
 
 
-class CrossAttention(nn.Module):
-    def __init__(self, s: TransformerSettings):
-        super().__init__()
-        self.heads, self.dropout = s.num_heads, s.dropout
-        inner = s.num_heads * s.d_kv
-        self.norm = RMSNorm(s.d_model)
-        self.query, self.key, self.value = (nn.Linear(s.d_model, inner, bias=False) for _ in range(3))
-        self.out = nn.Linear(inner, s.d_model, bias=False)
-        init_attention(self, s)
-
+class CrossAttention(Attention):
     def memory(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [B, H, S, E] of the encoder's output [B, S, D]."""
         return split_heads(self.key(hidden), self.heads), split_heads(self.value(hidden), self.heads)

@@ -1,6 +1,7 @@
 """Checkpoints of tensors and plain values, so that loading one never runs foreign code."""
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import torch
@@ -21,21 +22,29 @@ def save_checkpoint(state: dict, path: str | Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
-    """Read a checkpoint of ours.
+def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict | None:
+    """Read a checkpoint of ours; None for one that RecBole pickled itself.
 
     Raises:
-        UserError: when the file is missing, truncated or not one of ours.
+        UserError: when the file is missing, truncated or no checkpoint at all.
     """
+    if not Path(path).is_file():
+        raise UserError(f"Checkpoint {path} does not exist; check the path (RecBole writes them to checkpoint_dir).")
+    unreadable = f"Checkpoint {path} can't be read: it is truncated or no checkpoint; train again or name another file."
+    if not zipfile.is_zipfile(path):
+        raise UserError(unreadable)
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"Checkpoint {path} does not exist; check the path.") from None
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, OSError) as error:
-        raise UserError(
-            f"Checkpoint {path} can't be read ({type(error).__name__}): it is truncated or was not written by "
-            "recbole_macrec; train again or name another file."
-        ) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    except pickle.UnpicklingError:
+        return None
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise UserError(unreadable) from error
+    return state if isinstance(state, dict) and state.get("format") == FORMAT else None
+
+
+def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
+    """Read a checkpoint of ours; a UserError for anything else."""
+    state = read_checkpoint(path, device)
+    if state is None:
         raise UserError(f"Checkpoint {path} was not written by recbole_macrec; name one of its checkpoints.")
     return state
