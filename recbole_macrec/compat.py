@@ -403,9 +403,10 @@ def evaluate_each_user_once() -> None:
     processes by batches instead of users (trainer.py:612: ``len`` of a tuple) and averages rounded metrics. Ranking
     metrics are now computed from what all processes collected, each user once, and so equal those of one process.
     Goes when RecBole's do. A trainer that collects in its own way is left alone."""
-    import torch
     from recbole.evaluator import Collector
     from recbole.utils import EvaluatorType
+
+    from recbole_macrec.distributed import gather_in_order
 
     trainer = importlib.import_module("recbole.trainer.trainer").Trainer
     evaluate, get_data_struct = trainer.evaluate, Collector.get_data_struct
@@ -422,10 +423,7 @@ def evaluate_each_user_once() -> None:
         ranking = self.config["eval_type"] == EvaluatorType.RANKING
         if ranking and not self.config["single_spec"] and type(self) is Collector:
             for key in [key for key in struct._data_dict if key.startswith("rec.")]:
-                rows = struct[key].to(self.config["device"]).contiguous()
-                parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
-                torch.distributed.all_gather(parts, rows)  # the sampler dealt the users out in turn
-                struct.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.samples].cpu())
+                struct.set(key, gather_in_order(struct[key].to(self.config["device"]), self.samples).cpu())
         return struct
 
     trainer.evaluate, Collector.get_data_struct = counted_evaluate, gathered_data_struct

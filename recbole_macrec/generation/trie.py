@@ -47,9 +47,6 @@ class Trie(nn.Module):
         """The code of every node of ``level``, int32 [n_l]."""
         return getattr(self, f"code_{level}")
 
-    def nodes(self, level: int) -> int:
-        return len(self.code(level))
-
     def below(self, level: int, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Children of nodes of one level.
 

@@ -11,10 +11,10 @@ from recbole.utils import get_gpu_usage, set_color
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from recbole_macrec.distributed import average_gradients, gather_in_order
 from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
 from recbole_macrec.trainer.detail import RankingDetail
-from recbole_macrec.trainer.distributed import average_gradients, gather_in_order
 from recbole_macrec.trainer.hardware import bf16_pays, keep_freed_memory
 
 
