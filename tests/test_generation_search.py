@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_macrec.generation.bucketing import length_buckets
 from recbole_macrec.generation.fusion import BELOW_ALL_RANKED, fuse_official, score_matrix
+from recbole_macrec.generation.packing import pack
 from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
 from recbole_macrec.generation.transformer import Transformer, TransformerSettings
 from recbole_macrec.generation.trie import Trie
@@ -29,9 +29,8 @@ def world(items: int = 37, seed: int = 0):
         for p in network.parameters():
             p.add_(0.3 * torch.randn_like(p))
     tokens = torch.randint(1, len(vocabulary), (4, 9))
-    keep = torch.arange(9) < torch.tensor([9, 3, 5, 1]).unsqueeze(1)
     with torch.no_grad():
-        memory = network.encode(tokens, keep)
+        memory = network.encode(pack(tokens, torch.tensor([9, 3, 5, 1])))
     return vocabulary, network, memory, catalogue(items, seed)
 
 
@@ -139,14 +138,3 @@ def test_score_matrix_sorts_into_the_ranking():
     assert scores[0].argsort(descending=True).tolist() == [4, 2, 5, 1, 3, 6, 0]
     assert len(scores.unique()) == 7  # no ties: nothing is left to luck
     assert scores[0, 1] <= BELOW_ALL_RANKED and scores[0, 5].item() == pytest.approx(-0.7, abs=1e-4)
-
-
-def test_length_buckets_hold_every_sample_once():
-    lengths = torch.randint(4, 80, (500,), generator=torch.Generator().manual_seed(0))
-    buckets = length_buckets(lengths, budget=1000)
-    assert sorted(torch.cat(buckets).tolist()) == list(range(500))
-    padded = [int(lengths[b].max()) * len(b) for b in buckets]
-    assert max(padded) <= 1000
-    assert sum(padded) < 1.15 * lengths.sum()
-    assert [b.tolist() for b in length_buckets(torch.tensor([9, 2000]), budget=1000)] == [[0], [1]]
-    assert length_buckets(lengths[:0], budget=10) == []

@@ -3,10 +3,32 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+from recbole_macrec.generation.packing import pack
 from recbole_macrec.generation.transformer import Transformer, TransformerSettings
 
 VOCABULARY = 50
 SETTINGS = TransformerSettings(d_model=16, d_ff=32, num_heads=3, d_kv=8, encoder_layers=2, decoder_layers=3)
+
+
+def t5_names() -> dict[str, str]:
+    """Our name of every weight -> T5's."""
+    parts = {"self_attention": "SelfAttention", "cross_attention": "EncDecAttention", "feed_forward": "DenseReluDense"}
+    weights = {"query": "q", "key": "k", "value": "v", "out": "o", "up": "wi", "down": "wo"}
+    names = {"table.weight": "shared.weight"}
+    for half, depth in (("encoder", SETTINGS.encoder_layers), ("decoder", SETTINGS.decoder_layers)):
+        names[f"{half}_norm.weight"] = f"{half}.final_layer_norm.weight"
+        names[f"{half}_bias.weight"] = f"{half}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        layers = ["self_attention", "feed_forward"] if half == "encoder" else list(parts)
+        for i in range(depth):
+            for j, layer in enumerate(layers):
+                theirs = f"{half}.block.{i}.layer.{j}"
+                names[f"{half}.{i}.{layer}.norm.weight"] = f"{theirs}.layer_norm.weight"
+                for ours in ("up", "down") if layer == "feed_forward" else ("query", "key", "value", "out"):
+                    names[f"{half}.{i}.{layer}.{ours}.weight"] = f"{theirs}.{parts[layer]}.{weights[ours]}.weight"
+    return names
+
+
+T5_NAMES = t5_names()
 
 
 def t5_pair(seed: int) -> tuple[Transformer, T5ForConditionalGeneration]:
@@ -32,85 +54,85 @@ def t5_pair(seed: int) -> tuple[Transformer, T5ForConditionalGeneration]:
         for p in t5.parameters():  # larger than initial weights, so that a mistake shows
             p.add_(0.3 * torch.randn_like(p))
     ours = Transformer(VOCABULARY, s).eval()
-    names = {"q": "query", "k": "key", "v": "value", "o": "out", "wi": "up", "wo": "down"}
-    layers = {"SelfAttention": "self_attention", "EncDecAttention": "cross_attention", "DenseReluDense": "feed_forward"}
-    state = {"table.weight": t5.shared.weight}
-    for half in ("encoder", "decoder"):
-        stack = getattr(t5, half)
-        state[f"{half}_norm.weight"] = stack.final_layer_norm.weight
-        state[f"{half}_bias.weight"] = stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight
-        for i, block in enumerate(stack.block):
-            for layer in block.layer:
-                inner = next(name for name in layers if hasattr(layer, name))
-                state[f"{half}.{i}.{layers[inner]}.norm.weight"] = layer.layer_norm.weight
-                for theirs, name in names.items():
-                    if hasattr(getattr(layer, inner), theirs):
-                        weight = getattr(getattr(layer, inner), theirs).weight
-                        state[f"{half}.{i}.{layers[inner]}.{name}.weight"] = weight
-    ours.load_state_dict(state)  # strict: every weight of ours has its counterpart
+    theirs = t5.state_dict()
+    ours.load_state_dict({name: theirs[t5_name] for name, t5_name in T5_NAMES.items()})  # strict: every weight is there
     return ours, t5
 
 
 def source(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Three sources of up to 70 tokens, long enough for the logarithmic buckets, two of them padded."""
+    """Three sources of up to 70 tokens, long enough for the logarithmic buckets, and how many of each count."""
     tokens = torch.randint(1, VOCABULARY, (3, 70), generator=torch.Generator().manual_seed(seed))
-    keep = torch.arange(70) < torch.tensor([70, 40, 3]).unsqueeze(1)
-    return tokens.masked_fill(~keep, 0), keep
+    return tokens, torch.tensor([70, 40, 3])
 
 
+def attention_mask(lengths: torch.Tensor) -> torch.Tensor:
+    return (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).long()
+
+
+PADDED = 10**6  # an overhead that puts all users into one padded group, which the plain formulas serve
+
+
+@pytest.mark.parametrize("overhead", [0, PADDED])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_logits_equal_t5(seed):
+def test_logits_equal_t5(seed, overhead):
     ours, t5 = t5_pair(seed)
-    tokens, keep = source(seed)
+    tokens, lengths = source(seed)
     target = torch.randint(1, VOCABULARY, (3, 5))
     with torch.no_grad():
-        theirs = t5(input_ids=tokens, attention_mask=keep.long(), decoder_input_ids=target).logits
-        memory = ours.encode(tokens, keep)
+        theirs = t5(input_ids=tokens, attention_mask=attention_mask(lengths), decoder_input_ids=target).logits
+        memory = ours.encode(pack(tokens, lengths, overhead))
         mine = ours.logits(ours.decode(target.unsqueeze(1), memory))[:, 0]
     assert theirs.std() > 0.1
     torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
 
 
-def test_gradients_equal_t5():
+@pytest.mark.parametrize("overhead", [0, PADDED])
+def test_gradients_equal_t5(overhead):
     ours, t5 = t5_pair(3)
-    tokens, keep = source(3)
+    tokens, lengths = source(3)
     target = torch.randint(1, VOCABULARY, (3, 4))
-    t5(input_ids=tokens, attention_mask=keep.long(), decoder_input_ids=target).logits.square().mean().backward()
-    ours.logits(ours.decode(target.unsqueeze(1), ours.encode(tokens, keep))).square().mean().backward()
-    torch.testing.assert_close(ours.table.weight.grad, t5.shared.weight.grad, atol=1e-4, rtol=1e-3)
-    theirs = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.grad
-    assert theirs.abs().max() > 0
-    torch.testing.assert_close(ours.encoder_bias.weight.grad, theirs, atol=1e-4, rtol=1e-3)
+    logits = t5(input_ids=tokens, attention_mask=attention_mask(lengths), decoder_input_ids=target).logits
+    logits.square().mean().backward()
+    memory = ours.encode(pack(tokens, lengths, overhead))
+    ours.logits(ours.decode(target.unsqueeze(1), memory)).square().mean().backward()
+    theirs = dict(t5.named_parameters())
+    for name, parameter in ours.named_parameters():
+        expected = theirs[T5_NAMES[name]].grad
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(parameter.grad, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_groups_do_not_see_each_other():
     ours, _ = t5_pair(0)
-    tokens, keep = source(0)
+    tokens, lengths = source(0)
     target = torch.randint(1, VOCABULARY, (3, 4, 5))  # four groups of each user
     with torch.no_grad():
-        memory = ours.encode(tokens, keep)
+        memory = ours.encode(pack(tokens, lengths))
         together = ours.decode(target, memory)
         for g in range(4):
             torch.testing.assert_close(together[:, g], ours.decode(target[:, g : g + 1], memory)[:, 0], atol=1e-5, rtol=0)
 
 
-def test_steps_equal_teacher_forcing():
+@pytest.mark.parametrize("overhead", [0, PADDED])
+def test_steps_equal_teacher_forcing(overhead):
     ours, _ = t5_pair(0)
-    tokens, keep = source(0)
+    tokens, lengths = source(0)
     target = torch.randint(1, VOCABULARY, (3, 4, 5))
     with torch.no_grad():
-        memory, past = ours.encode(tokens, keep), None
-        whole = ours.decode(target, memory)
+        memory, past = ours.encode(pack(tokens, lengths, overhead)), None
+        whole, heads = ours.decode(target, memory), ours.source_heads(memory)
         for t in range(5):
-            hidden, past = ours.step(target[..., t], memory, past)
+            hidden, past = ours.step(target[..., t], heads, past)
             torch.testing.assert_close(hidden, whole[:, :, t], atol=1e-5, rtol=0)
 
 
-def test_padding_changes_nothing():
+def test_users_and_padding_do_not_reach_each_other():
     ours, _ = t5_pair(0)
-    tokens, keep = source(0)
+    tokens, lengths = source(0)
     target = torch.randint(1, VOCABULARY, (3, 1, 5))
     with torch.no_grad():
-        padded = ours.decode(target, ours.encode(tokens, keep))[2]
-        alone = ours.decode(target[2:], ours.encode(tokens[2:, :3], keep[2:, :3]))[0]
-    torch.testing.assert_close(padded, alone, atol=1e-5, rtol=0)
+        packed = ours.decode(target, ours.encode(pack(tokens, lengths)))
+        padded = ours.decode(target, ours.encode(pack(tokens, lengths, PADDED)))
+        alone = ours.decode(target[2:], ours.encode(pack(tokens[2:, :3], lengths[2:])))
+    torch.testing.assert_close(padded, packed, atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed[2:], alone, atol=1e-5, rtol=0)

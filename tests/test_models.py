@@ -98,9 +98,9 @@ def test_a_batch_ranks_as_its_users_alone(name, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bucketed_loss_and_gradient_are_those_of_single_samples(name, data_path):
-    """With alignment items held back, the loss is the plain mean over samples, however they are bucketed."""
-    _, model, _, loaders = prepare(name, data_path, dropout_prob=0.0, bucket_tokens=40)
+def test_loss_and_gradient_in_parts_are_those_of_single_samples(name, data_path):
+    """With alignment items held back, the loss is the plain mean over samples, however they are parted."""
+    _, model, _, loaders = prepare(name, data_path, dropout_prob=0.0, pass_tokens=40)
     model.train()
     model.item_tasks, model.lambda_implicit = [], 0.0
     samples = loaders[0]._dataset[np.arange(23)]

@@ -38,14 +38,14 @@ def beam_search(
         memory: the encoded histories of B users.
         beams: W.
     """
-    users, device = memory.hidden.shape[0], memory.hidden.device
+    users, device = memory.users, memory.hidden.device
     tokens = torch.full((users, 1), vocabulary.start[modality], device=device)
     children = torch.arange(trie.widths[0], device=device).expand(users, 1, -1)  # [B, W, C]
     exists = torch.ones_like(children, dtype=torch.bool)
     scores = torch.zeros(users, 1, device=device)
-    past = None
+    source, past = network.source_heads(memory), None
     for level in range(trie.levels):
-        hidden, past = network.step(tokens, memory, past)  # [B, W, D]
+        hidden, past = network.step(tokens, source, past)  # [B, W, D]
         log_probs = level_log_probs(network, vocabulary, modality, level, hidden)  # [B, W, K]
         code = trie.code(level).long()[children]  # [B, W, C]
         candidates = (scores.unsqueeze(-1) + log_probs.gather(-1, code)).masked_fill(~exists, -torch.inf)

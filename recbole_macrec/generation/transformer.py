@@ -1,10 +1,11 @@
-"""T5-style encoder-decoder (Raffel et al., 2020) whose decoder works on groups of queries.
+"""T5-style encoder-decoder (Raffel et al., 2020) over users laid out one after the other.
 
-Legend: B users, G groups (target sequences in training, beams in search), T target positions, S source positions,
-H heads, E width of a head, D model width, F width of the feed-forward layer.
+Legend: B users, G groups of queries (target sequences in training, beams in search), T target positions, S source
+positions, M rows (the positions of all users), H heads, E width of a head, D model width, F width of the hidden layer.
 
-A group is one target sequence of a user. The groups of a user share the encoder's output and its keys and values, so
-neither several training targets nor many beams copy anything of the source.
+The users of a batch are not padded to one length: their rows follow each other (packing.py), and only attention looks
+at where a user begins. Target sequences and beams of a user share the encoder's output, so nothing of the source is
+copied. On CPU in fp32 the layers run through cpu.py; what stands here is the reference and serves everything else.
 """
 import math
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_macrec.generation.dropout import dropout, relu_dropout
+from recbole_macrec.generation import cpu
+from recbole_macrec.generation.dropout import dropout
+from recbole_macrec.generation.packing import Source
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,28 @@ class TransformerSettings:
 
 
 class Memory(NamedTuple):
-    """What the decoder needs of the source, made once a user."""
+    """What the encoder made of the source."""
 
-    hidden: torch.Tensor  # [B, S, D]
-    keep: torch.Tensor  # bool [B, S], False at padding
-    keys: list[torch.Tensor]  # a decoder layer's [B, H, S, E]
-    values: list[torch.Tensor]
+    hidden: torch.Tensor  # [M, D]
+    groups: list[tuple[int, int]]  # (users, positions each), as in Source
+    keep: torch.Tensor | None  # bool [M], False at padding; None where there is none
+
+    @property
+    def users(self) -> int:
+        return sum(users for users, _ in self.groups)
+
+
+class SourceHeads(NamedTuple):
+    """Keys and values of one group of users, made once for all steps of a search."""
+
+    keys: torch.Tensor  # [n, H, E, S]
+    values: torch.Tensor  # [n, H, S, E]
+    mask: torch.Tensor | None  # -inf at padding, [n, 1, 1, S]
+
+
+def on_cpu(x: torch.Tensor) -> bool:
+    """Whether the functions of cpu.py serve ``x``: fp32 on CPU, outside autocast."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 class RMSNorm(nn.Module):
@@ -49,6 +68,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if on_cpu(x):
+            return cpu.rms_norm(x, self.weight, 1e-6)
         return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
 
 
@@ -81,13 +102,8 @@ class RelativeBias(nn.Module):
         return self.weight[self.bucket(keys[None, :] - queries[:, None])].permute(2, 0, 1)
 
 
-def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """[B, S, H*E] -> [B, H, S, E]"""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
 class Attention(nn.Module):
-    """The projections of an attention layer, with T5's initial weights: the queries are scaled down once here."""
+    """An attention layer with T5's initial weights: the queries are scaled down once here, not at every score."""
 
     def __init__(self, s: TransformerSettings):
         super().__init__()
@@ -101,14 +117,68 @@ class Attention(nn.Module):
         nn.init.normal_(self.value.weight, std=s.d_model**-0.5)
         nn.init.normal_(self.out.weight, std=inner**-0.5)
 
+    def attend(
+        self,
+        x: torch.Tensor,
+        source: torch.Tensor,
+        groups: list[tuple[int, int, int]],
+        bias: torch.Tensor | None = None,
+        keep: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Unscaled attention, as in T5.
+
+        Args:
+            x: [M, D], what asks.
+            source: [M', D], what is read; ``x`` itself in self-attention.
+            groups: (users, queries, keys) in the order of the rows.
+            bias: added to the scores, at least [H, Q, S] for the longest Q and S; -inf where attention is not allowed.
+            keep: bool [M'], False at padding.
+
+        Returns:
+            [M, D].
+        """
+        p = self.dropout if self.training else 0.0
+        if on_cpu(x) and keep is None:
+            weights = (self.query.weight, self.key.weight, self.value.weight, self.out.weight)
+            return cpu.attention(x, source, weights, bias, groups, self.heads, p)
+        columns = [self.query(x), self.key(source), self.value(source)]
+        rows = [[n * queries for n, queries, _ in groups]] + 2 * [[n * keys for n, _, keys in groups]]
+        masks = [None] * len(groups) if keep is None else keep.split(rows[1])
+        parts = []
+        for (n, queries, keys), mask, *heads in zip(groups, masks, *(c.split(r) for c, r in zip(columns, rows))):
+            q, k, v = (split_heads(h, n, self.heads) for h in heads)
+            mask = None if mask is None else padding_bias(mask.view(n, keys))
+            if bias is not None:
+                mask = bias[:, :queries, :keys] + (0 if mask is None else mask)
+            if x.device.type == "cpu":  # the fused CPU kernel is slow for short users and has no gradient for the bias
+                scores = q @ k.transpose(-1, -2)
+                y = dropout((scores if mask is None else scores + mask).softmax(dim=-1), p, self.training) @ v
+            else:
+                y = F.scaled_dot_product_attention(
+                    q, k, v, attn_mask=None if mask is None else mask.to(q.dtype), dropout_p=p, scale=1.0
+                )
+            parts.append(y.transpose(1, 2).flatten(-2).flatten(0, 1))
+        return self.out(torch.cat(parts))
+
+
+def split_heads(x: torch.Tensor, users: int, heads: int) -> torch.Tensor:
+    """[n*S, H*E] -> [n, H, S, E]"""
+    return x.view(users, -1, heads, x.shape[-1] // heads).transpose(1, 2)
+
+
+def padding_bias(keep: torch.Tensor) -> torch.Tensor:
+    """0 where ``keep`` [n, S] is true, -inf elsewhere; [n, 1, 1, S]."""
+    return torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, -torch.inf)[:, None, None, :]
+
 
 class SelfAttention(Attention):
-    def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """x [B, S, D], bias broadcastable to [B, H, S, S] with -inf where attention is not allowed."""
+    def forward(
+        self, x: torch.Tensor, groups: list[tuple[int, int]], bias: torch.Tensor, keep: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x [M, D] of users laid out as ``groups`` (users, positions each)."""
         x_norm = self.norm(x)
-        q, k, v = (split_heads(f(x_norm), self.heads) for f in (self.query, self.key, self.value))
-        y = attend(q, k, v, bias, self.dropout if self.training else 0.0)
-        return x + dropout(self.out(y), self.dropout, self.training)
+        y = self.attend(x_norm, x_norm, [(n, length, length) for n, length in groups], bias, keep)
+        return x + dropout(y, self.dropout, self.training)
 
     def step(self, x: torch.Tensor, bias: torch.Tensor, past: tuple | None) -> tuple[torch.Tensor, tuple]:
         """One position of every group.
@@ -121,7 +191,7 @@ class SelfAttention(Attention):
         Returns:
             The layer's output [B, G, D] and the keys and values [B, G, T, H, E].
         """
-        x_norm = self.norm(x)
+        x_norm = self.norm(x.flatten(0, 1)).view_as(x)
         q, k, v = (f(x_norm).unflatten(-1, (1, self.heads, -1)) for f in (self.query, self.key, self.value))
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
@@ -131,25 +201,32 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
-    def memory(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [B, H, S, E] of the encoder's output [B, S, D]."""
-        return split_heads(self.key(hidden), self.heads), split_heads(self.value(hidden), self.heads)
+    def forward(self, x: torch.Tensor, memory: Memory, queries: int) -> torch.Tensor:
+        """x [B * queries, D], every user's queries one after the other."""
+        groups = [(n, queries, length) for n, length in memory.groups]
+        y = self.attend(self.norm(x), memory.hidden, groups, keep=memory.keep)
+        return x + dropout(y, self.dropout, self.training)
 
-    def forward(self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """x [B, Q, D] for the Q queries of all groups of a user; mask [B, 1, 1, S] with -inf at padding."""
-        q = split_heads(self.query(self.norm(x)), self.heads)
-        y = attend(q, keys, values, mask, self.dropout if self.training else 0.0)
-        return x + dropout(self.out(y), self.dropout, self.training)
+    def heads_of(self, memory: Memory) -> list[SourceHeads]:
+        """Keys and values of each group of users."""
+        rows = [n * length for n, length in memory.groups]
+        keeps = [None] * len(rows) if memory.keep is None else memory.keep.split(rows)
+        heads = []
+        for (n, length), hidden, keep in zip(memory.groups, memory.hidden.split(rows), keeps):
+            k, v = (split_heads(f(hidden), n, self.heads).contiguous() for f in (self.key, self.value))
+            mask = None if keep is None else padding_bias(keep.view(n, length))
+            heads.append(SourceHeads(k.transpose(2, 3).contiguous(), v, mask))
+        return heads
 
-
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, p: float) -> torch.Tensor:
-    """Unscaled attention with an additive bias, as in T5; [B, H, Q, E] and [B, H, S, E] -> [B, Q, H*E]."""
-    if torch.is_grad_enabled() and q.device.type == "cpu":  # the fused CPU kernel has no gradient for the bias
-        scores = q @ k.transpose(-1, -2) + bias  # [B, H, Q, S]
-        y = dropout(scores.softmax(dim=-1), p, training=True) @ v
-    else:
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=p, scale=1.0)
-    return y.transpose(1, 2).flatten(-2)
+    def step(self, x: torch.Tensor, source: list[SourceHeads]) -> torch.Tensor:
+        """One position of every group; x [B, G, D]."""
+        q = self.query(self.norm(x.flatten(0, 1)).view_as(x))  # [B, G, H*E]
+        parts = []
+        for queries, (keys, values, mask) in zip(q.split([len(s.keys) for s in source]), source):
+            scores = queries.unflatten(-1, (self.heads, -1)).transpose(1, 2) @ keys  # [n, H, G, S]
+            p = (scores if mask is None else scores + mask).softmax(dim=-1)
+            parts.append((p.to(values.dtype) @ values).transpose(1, 2).flatten(-2))
+        return x + self.out(torch.cat(parts))
 
 
 class FeedForward(nn.Module):
@@ -163,8 +240,13 @@ class FeedForward(nn.Module):
         nn.init.normal_(self.down.weight, std=s.d_ff**-0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = relu_dropout(self.up(self.norm(x)), self.dropout, self.training)
-        return x + dropout(self.down(y), self.dropout, self.training)
+        """x [M, D]."""
+        x_norm = self.norm(x)
+        if on_cpu(x):
+            y = cpu.feed_forward(x_norm, self.up.weight, self.down.weight, self.dropout if self.training else 0.0)
+        else:
+            y = self.down(dropout(F.relu(self.up(x_norm)), self.dropout, self.training))
+        return x + dropout(y, self.dropout, self.training)
 
 
 class DecoderLayer(nn.Module):
@@ -201,21 +283,15 @@ class Transformer(nn.Module):
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return dropout(self.table(tokens), self.settings.dropout, self.training)
 
-    def encode(self, tokens: torch.Tensor, keep: torch.Tensor) -> Memory:
-        """Read the source.
-
-        Args:
-            tokens: int64 [B, S].
-            keep: bool [B, S], False at padding; every row keeps at least one position.
-        """
-        position = torch.arange(tokens.shape[1], device=tokens.device)
-        bias = self.encoder_bias(position, position)[None] + padding_bias(keep)  # [B, H, S, S]
-        x = self.embed(tokens)
+    def encode(self, source: Source) -> Memory:
+        """Read the source; every user keeps at least one position."""
+        position = torch.arange(max(length for _, length in source.groups), device=source.tokens.device)
+        bias = self.encoder_bias(position, position)  # [H, S, S]
+        x = self.embed(source.tokens)
         for layer in self.encoder:
-            x = layer.feed_forward(layer.self_attention(x, bias))
+            x = layer.feed_forward(layer.self_attention(x, source.groups, bias, source.keep))
         hidden = dropout(self.encoder_norm(x), self.settings.dropout, self.training)
-        keys, values = zip(*(layer.cross_attention.memory(hidden) for layer in self.decoder))
-        return Memory(hidden, keep, list(keys), list(values))
+        return Memory(hidden, source.groups, source.keep)
 
     def decode(self, tokens: torch.Tensor, memory: Memory) -> torch.Tensor:
         """Teacher forcing.
@@ -226,25 +302,29 @@ class Transformer(nn.Module):
         Returns:
             Hidden states [B, G, T, D]; position t has seen the tokens up to t.
         """
-        groups, length = tokens.shape[1:]
+        users, groups, length = tokens.shape
         position = torch.arange(length, device=tokens.device)
         future = position[None, :] > position[:, None]
-        bias = self.decoder_bias(position, position).masked_fill(future, -torch.inf)[None]
-        mask = padding_bias(memory.keep)
-        x = self.embed(tokens).flatten(0, 1)  # [B*G, T, D]
-        for layer, keys, values in zip(self.decoder, memory.keys, memory.values):
-            x = layer.self_attention(x, bias)
-            x = x.unflatten(0, (-1, groups)).flatten(1, 2)  # [B, G*T, D]
-            x = layer.feed_forward(layer.cross_attention(x, keys, values, mask))
-            x = x.unflatten(1, (groups, length)).flatten(0, 1)
+        bias = self.decoder_bias(position, position).masked_fill(future, -torch.inf)  # [H, T, T]
+        x = self.embed(tokens.flatten())  # [B*G*T, D]
+        for layer in self.decoder:
+            x = layer.self_attention(x, [(users * groups, length)], bias)
+            x = layer.feed_forward(layer.cross_attention(x, memory, groups * length))
         x = dropout(self.decoder_norm(x), self.settings.dropout, self.training)
-        return x.unflatten(0, (-1, groups))
+        return x.view(users, groups, length, -1)
 
-    def step(self, tokens: torch.Tensor, memory: Memory, past: list[tuple] | None) -> tuple[torch.Tensor, list[tuple]]:
+    def source_heads(self, memory: Memory) -> list[list[SourceHeads]]:
+        """What :meth:`step` reads of the source, layer by layer."""
+        return [layer.cross_attention.heads_of(memory) for layer in self.decoder]
+
+    def step(
+        self, tokens: torch.Tensor, source: list[list[SourceHeads]], past: list[tuple] | None
+    ) -> tuple[torch.Tensor, list[tuple]]:
         """Decode one more position of every group; for search, without dropout.
 
         Args:
             tokens: int64 [B, G].
+            source: from :meth:`source_heads`.
             past: what the step before returned, its groups gathered by parent; None at the first step.
 
         Returns:
@@ -253,13 +333,13 @@ class Transformer(nn.Module):
         length = 1 if past is None else past[0][0].shape[2] + 1
         position = torch.arange(length, device=tokens.device)
         bias = self.decoder_bias(position[-1:], position)[:, 0]  # [H, T]
-        mask = padding_bias(memory.keep)
         x, present = self.table(tokens), []
         for i, layer in enumerate(self.decoder):
             x, kept = layer.self_attention.step(x, bias, past and past[i])
             present.append(kept)
-            x = layer.feed_forward(layer.cross_attention(x, memory.keys[i], memory.values[i], mask))
-        return self.decoder_norm(x), present
+            x = layer.cross_attention.step(x, source[i])
+            x = layer.feed_forward(x.flatten(0, 1)).view_as(x)
+        return self.decoder_norm(x.flatten(0, 1)).view_as(x), present
 
     def logits(self, hidden: torch.Tensor, start: int = 0, size: int | None = None) -> torch.Tensor:
         """Scores [..., size] of the tokens ``start .. start + size - 1``; all of them by default."""
@@ -279,8 +359,3 @@ class Transformer(nn.Module):
         tokens = starts.unsqueeze(1) + torch.arange(size, device=starts.device)  # [n, K]
         weight = self.table(tokens) * self.settings.d_model**-0.5  # [n, K, D]
         return (hidden.transpose(0, 1) @ weight.transpose(1, 2)).transpose(0, 1)
-
-
-def padding_bias(keep: torch.Tensor) -> torch.Tensor:
-    """0 where ``keep`` [B, S] is true, -inf elsewhere; [B, 1, 1, S]."""
-    return torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, -torch.inf)[:, None, None, :]

@@ -12,12 +12,12 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.bucketing import length_buckets
 from recbole_macrec.generation.fusion import fuse_official, score_matrix
+from recbole_macrec.generation.packing import pack, passes
 from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
 from recbole_macrec.generation.transformer import Memory, Transformer, TransformerSettings
 from recbole_macrec.generation.trie import Trie
-from recbole_macrec.generation.vocabulary import PAD, Vocabulary
+from recbole_macrec.generation.vocabulary import Vocabulary
 
 
 class Task(NamedTuple):
@@ -46,7 +46,8 @@ class GenerativeRecommender(SequentialRecommender):
         self.lambda_implicit = config["lambda_implicit"] or 0.0
         self.beams = config["num_beams"]
         self.fusion = config["fusion"]
-        self.bucket_tokens = config["bucket_tokens"] or (4096 if self.device.type == "cpu" else 131072)
+        self.pass_tokens = config["pass_tokens"] or (16384 if self.device.type == "cpu" else 131072)
+        self.group_overhead = 0 if self.device.type == "cpu" else 8192
         self._check(config)
         prompt_length = config["prompt_length"]
         kinds = ["sequence", "item"] if self.item_tasks or self.lambda_implicit else ["sequence"]
@@ -124,15 +125,16 @@ class GenerativeRecommender(SequentialRecommender):
         target = interaction[self.POS_ITEM_ID]
         items = self._alignment_items(target)
         samples = len(target) * len(self.sequence_tasks) + len(items) * len(self.item_tasks)
-        for rows in self._buckets(length):
+        for rows in self._parts(length):
             yield self._sequence_loss(history[rows], length[rows], target[rows]) / samples
         if len(items):
             yield from self._item_losses(items, samples)
 
-    def _buckets(self, length: torch.Tensor) -> list[torch.Tensor]:
+    def _parts(self, length: torch.Tensor) -> list[torch.Tensor]:
+        """Rows of the parts of a batch that go through the network together, shorter histories first."""
         per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())
         tokens = length.cpu() * per_item + len(self._prompt("sequence", self.modalities[0]))
-        return [rows.to(length.device) for rows in length_buckets(tokens, self.bucket_tokens)]
+        return [rows.to(length.device) for rows in passes(tokens, self.pass_tokens)]
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
         """Some of the batch's target items, each once; [N]."""
@@ -196,12 +198,11 @@ class GenerativeRecommender(SequentialRecommender):
         for modality in modalities:
             offsets = torch.tensor(self.vocabulary.offsets[modality], device=items.device)
             tokens = (getattr(self, f"codes_{modality}")[items] + offsets).flatten(1)  # [B, T*L]
-            keep = torch.arange(tokens.shape[1], device=items.device) < (length * len(offsets)).unsqueeze(1)
             prompt = self._prompt(kind, modality)
             front = torch.arange(prompt.start, prompt.stop, device=items.device).expand(len(items), -1)
-            rows.append(torch.cat([front, tokens.masked_fill(~keep, PAD)], dim=1))  # [B, P + T*L]
-        keep = torch.cat([torch.ones_like(front, dtype=torch.bool), keep], dim=1).repeat(len(modalities), 1)
-        return self.network.encode(torch.cat(rows), keep)
+            rows.append(torch.cat([front, tokens], dim=1))  # [B, P + T*L]
+        lengths = (len(prompt) + length * len(offsets)).repeat(len(modalities))
+        return self.network.encode(pack(torch.cat(rows), lengths, self.group_overhead))
 
     def encode_history(self, modalities: list[str], history: torch.Tensor, length: torch.Tensor) -> Memory:
         """Encode histories [B, T] of ``length`` [B] items, cut to the longest of them, in each modality."""
@@ -221,11 +222,11 @@ class GenerativeRecommender(SequentialRecommender):
             modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``.
         """
         history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        buckets = self._buckets(length)
-        back = torch.argsort(torch.cat(buckets))
+        parts = self._parts(length)
+        back = torch.argsort(torch.cat(parts))
         rankings = {}
         for m in self.modalities:
-            parts = [
+            ranked = [
                 beam_search(
                     self.network,
                     self.vocabulary,
@@ -234,9 +235,9 @@ class GenerativeRecommender(SequentialRecommender):
                     self.encode_history([m], history[rows], length[rows]),
                     self.beams,
                 )
-                for rows in buckets
+                for rows in parts
             ]
-            rankings[m] = Ranking(*(torch.cat(column)[back] for column in zip(*parts)))
+            rankings[m] = Ranking(*(torch.cat(column)[back] for column in zip(*ranked)))
         rankings["fused"] = fuse_official([rankings[m] for m in self.modalities], self.n_items)
         return rankings
 
@@ -248,12 +249,14 @@ class GenerativeRecommender(SequentialRecommender):
     def predict(self, interaction) -> torch.Tensor:
         """Exact score of one item per sample: its log-probability over its length, mean over modalities; [B]."""
         history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        scores = []
-        for m in self.modalities:
-            codes = getattr(self, f"codes_{m}")[interaction[self.ITEM_ID]].unsqueeze(1)  # [B, 1, L]
-            memory = self.encode_history([m], history, length)
-            scores.append(sequence_log_probs(self.network, self.vocabulary, m, memory, codes)[:, 0])
-        return torch.stack(scores).mean(0)
+        item, parts = interaction[self.ITEM_ID], self._parts(length)
+        scores = torch.zeros(len(item), device=item.device)
+        for rows in parts:
+            for m in self.modalities:
+                codes = getattr(self, f"codes_{m}")[item[rows]].unsqueeze(1)  # [B, 1, L]
+                memory = self.encode_history([m], history[rows], length[rows])
+                scores[rows] += sequence_log_probs(self.network, self.vocabulary, m, memory, codes)[:, 0]
+        return scores / len(self.modalities)
 
 
 def by_length(modalities: list[str], sizes: dict) -> list[list[str]]:

@@ -31,7 +31,8 @@ class MACRec(MQL4GRec):
             for source in sources:
                 loss = loss + self._targets_loss(memories[source], targets, items) / samples
         if self.lambda_implicit:
-            means = {m: memory.hidden[:, len(self._prompt("item", m)) :].mean(1) for m, memory in memories.items()}
+            hidden = {m: memory.hidden.unflatten(0, (len(items), -1)) for m, memory in memories.items()}
+            means = {m: h[:, len(self._prompt("item", m)) :].mean(1) for m, h in hidden.items()}
             for a, b in combinations(self.modalities, 2):
                 loss = loss + self.lambda_implicit * symmetric_info_nce(means[a], means[b], self.implicit_temperature)
         yield loss

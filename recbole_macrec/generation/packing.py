@@ -1,0 +1,71 @@
+"""Sequences of different lengths laid out one after the other, so that nobody pays for padding.
+
+Legend: B users, S positions of the longest, M rows: the positions of all users.
+"""
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+
+
+class Source(NamedTuple):
+    """What the encoder reads."""
+
+    tokens: torch.Tensor  # int64 [M], user after user
+    groups: list[tuple[int, int]]  # (users, positions each), in the order of the rows
+    keep: torch.Tensor | None  # bool [M], False at padding; None where there is none
+
+
+def pack(tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0) -> Source:
+    """Lay out padded sequences.
+
+    Args:
+        tokens: int64 [B, S].
+        lengths: int64 [B], how many of them count, at least 1. Sorted lengths make few groups.
+        overhead: what a further group costs, in positions: 0 pads nothing, more saves groups.
+    """
+    groups = merged_runs(lengths.tolist(), overhead)
+    width = torch.cat([torch.full((users,), positions) for users, positions in groups]).to(tokens.device)
+    position = torch.arange(tokens.shape[1], device=tokens.device)
+    laid_out = position < width.unsqueeze(1)  # [B, S]
+    keep = None if torch.equal(width, lengths) else (position < lengths.unsqueeze(1))[laid_out]
+    return Source(tokens[laid_out], groups, keep)
+
+
+def merged_runs(lengths: list[int], overhead: int) -> list[tuple[int, int]]:
+    """Cut a row of lengths into groups (users, longest) of least total positions plus ``overhead`` for each group."""
+    runs = [(len(list(run)), length) for length, run in groupby(lengths)]
+    if not overhead:
+        return runs
+    best = [(0, 0)]  # least cost of the first i runs, and where their last group begins
+    for i in range(1, len(runs) + 1):
+        users, longest, options = 0, 0, []
+        for begin in range(i - 1, -1, -1):
+            users, longest = users + runs[begin][0], max(longest, runs[begin][1])
+            options.append((best[begin][0] + users * longest + overhead, begin))
+        best.append(min(options))
+    groups, end = [], len(runs)
+    while end:
+        begin = best[end][1]
+        groups.append((sum(n for n, _ in runs[begin:end]), max(length for _, length in runs[begin:end])))
+        end = begin
+    return groups[::-1]
+
+
+def passes(lengths: torch.Tensor, budget: int) -> list[torch.Tensor]:
+    """Cut a batch into parts of at most ``budget`` positions.
+
+    Args:
+        lengths: int [B], positions of each user; one user above the budget is a part of its own.
+
+    Returns:
+        Index tensors that together hold every user once, shorter users first.
+    """
+    order = torch.argsort(lengths, stable=True)
+    parts, begin, total = [], 0, 0
+    for end, length in enumerate(lengths[order].tolist()):
+        if end > begin and total + length > budget:
+            parts.append(order[begin:end])
+            begin, total = end, 0
+        total += length
+    return parts + [order[begin:]] if len(order) else []

@@ -1,0 +1,48 @@
+"""Layout of users without padding, or with the padding that pays."""
+import itertools
+
+import pytest
+import torch
+
+from recbole_macrec.generation.packing import merged_runs, pack, passes
+
+
+def test_rows_follow_each_other():
+    tokens = torch.tensor([[1, 2, 0], [3, 4, 0], [5, 6, 7]])
+    lengths = torch.tensor([2, 2, 3])
+    source = pack(tokens, lengths)
+    assert source.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert source.groups == [(2, 2), (1, 3)] and source.keep is None
+    source = pack(tokens, lengths, overhead=5)
+    assert source.tokens.tolist() == [1, 2, 0, 3, 4, 0, 5, 6, 7]
+    assert source.groups == [(3, 3)]
+    assert source.keep.tolist() == [True, True, False] * 2 + [True] * 3
+
+
+@pytest.mark.parametrize("overhead", [0, 3, 7, 100])
+def test_groups_cost_least(overhead):
+    lengths = [2, 2, 2, 3, 5, 5, 6, 9, 4]
+
+    def cost(groups):
+        return sum(n * longest + overhead for n, longest in groups)
+
+    options = []
+    for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
+        groups, begin = [], 0
+        for end in [i + 1 for i, cut in enumerate(cuts) if cut] + [len(lengths)]:
+            groups.append((end - begin, max(lengths[begin:end])))
+            begin = end
+        options.append(groups)
+    got = merged_runs(lengths, overhead)
+    assert sum(n for n, _ in got) == len(lengths)
+    assert cost(got) == min(map(cost, options))
+
+
+def test_passes_hold_every_user_once():
+    lengths = torch.randint(4, 80, (500,), generator=torch.Generator().manual_seed(0))
+    parts = passes(lengths, budget=1000)
+    assert sorted(torch.cat(parts).tolist()) == list(range(500))
+    totals = [int(lengths[p].sum()) for p in parts]
+    assert max(totals) <= 1000 and min(totals[:-1]) > 900
+    assert [p.tolist() for p in passes(torch.tensor([9, 2000]), budget=1000)] == [[0], [1]]
+    assert passes(lengths[:0], budget=10) == []
