@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_macrec.generation.fusion import BELOW_ALL_RANKED, fuse_official, score_matrix
+from recbole_macrec.generation.exact import exact_scores, ranking_of
+from recbole_macrec.generation.fusion import BELOW_ALL_RANKED, fuse_official, fuse_rescored, score_matrix
 from recbole_macrec.generation.packing import pack
 from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
 from recbole_macrec.generation.transformer import Transformer, TransformerSettings
@@ -120,6 +121,44 @@ def test_sequence_log_probs_equal_brute_force():
     every = torch.from_numpy(codes).expand(4, -1, -1)
     scores = sequence_log_probs(network, vocabulary, "a", memory, every)
     torch.testing.assert_close(scores, brute_force(vocabulary, network, memory, codes), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 7, 4096])
+def test_exact_scores_equal_brute_force(rows):
+    """However the users and prefixes are cut; items 38 to 41 share the IDs of items 1 to 4, item 42 has none."""
+    vocabulary, network, memory, codes = world(37)
+    trie = Trie(np.vstack([codes, codes[:4]]), np.arange(1, 42))
+    scores = exact_scores(network, vocabulary, "a", trie, memory, n_items=43, rows=rows)
+    expected = brute_force(vocabulary, network, memory, codes)
+    torch.testing.assert_close(scores[:, 1:38], expected, atol=1e-5, rtol=0)
+    assert torch.equal(scores[:, 38:42], scores[:, 1:5])
+    assert scores[:, [0, 42]].isneginf().all()
+
+
+@torch.no_grad()
+def test_every_prefix_is_decoded_once(monkeypatch):
+    vocabulary, network, memory, codes = world(37)
+    decoded = []
+    step = Transformer.step
+    monkeypatch.setattr(Transformer, "step", lambda self, tokens, *a: decoded.append(tokens.numel()) or step(self, tokens, *a))
+    exact_scores(network, vocabulary, "a", Trie(codes, np.arange(1, 38)), memory, n_items=38, rows=10)
+    inner = 1 + sum(len(np.unique(codes[:, :length], axis=0)) for length in (1, 2))
+    assert sum(decoded) == memory.users * inner
+
+
+def test_ranking_of_a_matrix():
+    ranking = ranking_of(torch.tensor([[0.0, -2.0, -1.0, -2.0, -torch.inf]]))
+    assert ranking.items.tolist() == [[2, 1, 3, 0]]
+    assert ranking.scores.tolist() == [[-1.0, -2.0, -2.0, -torch.inf]]
+
+
+def test_rescored_fusion_by_hand():
+    candidates = torch.tensor([[5, 2, 4, 0]])
+    first, second = torch.tensor([[-1.0, -2.0, -0.5, -0.1]]), torch.tensor([[-1.0, -0.5, -1.5, -0.1]])
+    fused = fuse_rescored(candidates, [first, second])
+    assert fused.items.tolist() == [[4, 5, 2, 0]]  # -1.0, -1.0, -1.25: equal scores in item order
+    assert fused.scores[0, :3].tolist() == [-1.0, -1.0, -1.25] and fused.scores[0, 3].isneginf()
 
 
 def test_official_fusion_by_hand():

@@ -7,6 +7,7 @@ import torch
 from conftest import TINY, write_tiny_dataset
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.interaction import Interaction
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_model, get_trainer, init_seed
 from recbole.utils.case_study import full_sort_topk
@@ -132,8 +133,40 @@ def test_predict_is_the_exact_score_of_the_item(name, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_metrics_equal_a_hand_count(name, data_path):
-    config, model, trainer, (train, valid, test) = prepare(name, data_path, epochs=2)
+def test_exact_decoding_ranks_by_what_predict_says(name, data_path):
+    _, model, _, loaders = prepare(name, data_path, decode="exact")
+    model.eval()
+    users = batch_of(loaders[2])
+    ranking = model.rank(users)["fused"]
+    assert ranking.items.shape == (len(users), ITEMS)
+    with torch.no_grad():
+        for place in (0, 4, ITEMS - 1):
+            users.update(Interaction({"item_id": ranking.items[:, place]}))
+            torch.testing.assert_close(model.predict(users), ranking.scores[:, place], atol=1e-5, rtol=0)
+    best_first = model.full_sort_predict(users)[:, 1:].argsort(descending=True, stable=True) + 1
+    assert torch.equal(best_first, ranking.items)
+
+
+def test_rescoring_orders_the_candidates_exactly(data_path):
+    _, model, _, loaders = prepare("MACRec", data_path, fusion="rescore", num_beams=10)
+    model.eval()
+    users = batch_of(loaders[2])
+    rankings = model.rank(users)
+    fused = rankings["fused"]
+    for row in range(len(users)):
+        listed = {i for m in model.modalities for i in rankings[m].items[row].tolist()} - {0}
+        assert set(fused.items[row].tolist()) - {0} == listed
+    with torch.no_grad():
+        for place in (0, 5):
+            users.update(Interaction({"item_id": fused.items[:, place]}))
+            torch.testing.assert_close(model.predict(users), fused.scores[:, place], atol=1e-5, rtol=0)
+    assert (fused.scores.diff(dim=1).nan_to_num(0) <= 0).all()
+
+
+@pytest.mark.parametrize("decode", ["beam", "exact"])
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_equal_a_hand_count(name, decode, data_path):
+    config, model, trainer, (train, valid, test) = prepare(name, data_path, epochs=2, decode=decode)
     trainer.fit(train, valid)
     result = trainer.evaluate(test)
     scores = model.full_sort_predict(batch_of(test))
@@ -214,6 +247,7 @@ def test_switches_of_the_ablation_change_the_loss(data_path):
         ("MQL4GRec", {"modalities": ["text"]}, "TIGER"),
         ("TIGER", {"modalities": "text"}, "modalities"),
         ("MACRec", {"fusion": "sum"}, "fusion"),
+        ("TIGER", {"decode": "all"}, "decode"),
         ("TIGER", {"precision": "fp8"}, "precision"),
         ("TIGER", {"codebook_size": 100}, "codebook_size"),
         ("TIGER", {"modalities": ["smell"]}, "smell"),

@@ -44,6 +44,18 @@ def fuse_official(rankings: Sequence[Ranking], n_items: int) -> Ranking:
     return best_of(first.masked_fill(~real, 0), fused.masked_fill(~real, -torch.inf), items.shape[1])
 
 
+def fuse_rescored(candidates: torch.Tensor, scores: Sequence[torch.Tensor]) -> Ranking:
+    """Fusion by exact scores: the candidates of all lists, ordered by the mean of what every modality gives them.
+
+    Args:
+        candidates: int64 [B, R], distinct items of a user, 0 where there is none.
+        scores: a modality's exact length-normalised log-probabilities of them, [B, R].
+    """
+    mean = torch.stack(list(scores)).mean(0).masked_fill(candidates == 0, -torch.inf)
+    candidates, order = candidates.sort(dim=1, stable=True)  # equal scores in item order
+    return best_of(candidates, mean.gather(1, order), candidates.shape[1])
+
+
 def score_matrix(ranking: Ranking, n_items: int) -> torch.Tensor:
     """Scores of the whole catalogue that sort into the ranking.
 

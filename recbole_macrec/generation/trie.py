@@ -62,3 +62,16 @@ class Trie(nn.Module):
         index = start + torch.arange(self.widths[level + 1], device=node.device)
         exists = index < stop
         return torch.where(exists, index, start), exists
+
+    def size(self, level: int) -> int:
+        """Nodes of ``level``."""
+        return len(self.code(level))
+
+    def counts(self, level: int) -> torch.Tensor:
+        """How many children each node of ``level`` has, int64 [n_l]; for leaves, how many items."""
+        return getattr(self, f"first_{level}").long().diff()
+
+    def descendants(self, level: int, nodes: range) -> range:
+        """The children of consecutive nodes of ``level``, which are consecutive too."""
+        first = getattr(self, f"first_{level}")
+        return range(int(first[nodes.start]), int(first[nodes.stop]))

@@ -12,7 +12,8 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.fusion import fuse_official, score_matrix
+from recbole_macrec.generation.exact import exact_scores, ranking_of
+from recbole_macrec.generation.fusion import fuse_official, fuse_rescored, score_matrix
 from recbole_macrec.generation.packing import pack, passes
 from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
 from recbole_macrec.generation.transformer import Memory, Transformer, TransformerSettings
@@ -45,7 +46,7 @@ class GenerativeRecommender(SequentialRecommender):
         self.item_task_ratio = config["item_task_ratio"]
         self.lambda_implicit = config["lambda_implicit"] or 0.0
         self.beams = config["num_beams"]
-        self.fusion = config["fusion"]
+        self.decode, self.fusion = config["decode"], config["fusion"]
         self.pass_tokens = config["pass_tokens"] or (16384 if self.device.type == "cpu" else 131072)
         self.group_overhead = 0 if self.device.type == "cpu" else 8192
         self._check(config)
@@ -84,14 +85,15 @@ class GenerativeRecommender(SequentialRecommender):
                 raise UserError(f"{name} is {config[name]!r}; expected a whole number, at least 1.")
         if not 0 <= config["dropout_prob"] < 1:
             raise UserError(f"dropout_prob is {config['dropout_prob']!r}; expected a number from 0 to below 1.")
+        for name, choices in (("decode", ("beam", "exact")), ("fusion", ("official", "rescore"))):
+            if config[name] not in choices:
+                raise UserError(f"{name} is {config[name]!r}; expected {' or '.join(choices)}.")
         most = max(config["topk"])
-        if self.beams < most:
+        if self.decode == "beam" and self.beams < most:
             raise UserError(
                 f"num_beams is {self.beams}, below the largest topk {most}: a list of {most} items needs at least as "
                 "many beams; raise num_beams or lower topk."
             )
-        if self.fusion != "official":
-            raise UserError(f"fusion is {self.fusion!r}; expected 'official'.")
 
     def _keep(self, name: str, values: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
@@ -219,27 +221,40 @@ class GenerativeRecommender(SequentialRecommender):
         """Rank by every modality's own sequence task, and by all together.
 
         Returns:
-            modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``.
+            modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``. With ``decode: beam`` a ranking
+            holds what the beams found, with ``decode: exact`` every item.
         """
         history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         parts = self._parts(length)
         back = torch.argsort(torch.cat(parts))
-        rankings = {}
-        for m in self.modalities:
-            ranked = [
-                beam_search(
-                    self.network,
-                    self.vocabulary,
-                    m,
-                    self.tries[m],
-                    self.encode_history([m], history[rows], length[rows]),
-                    self.beams,
-                )
-                for rows in parts
-            ]
-            rankings[m] = Ranking(*(torch.cat(column)[back] for column in zip(*ranked)))
-        rankings["fused"] = fuse_official([rankings[m] for m in self.modalities], self.n_items)
-        return rankings
+        rank = self._rank_by_beams if self.decode == "beam" else self._rank_exactly
+        ranked = []
+        for rows in parts:
+            ranked.append(rank({m: self.encode_history([m], history[rows], length[rows]) for m in self.modalities}))
+        return {
+            name: Ranking(*(torch.cat(column)[back] for column in zip(*(part[name] for part in ranked))))
+            for name in ranked[0]
+        }
+
+    def _rank_by_beams(self, memories: dict[str, Memory]) -> dict[str, Ranking]:
+        network, vocabulary = self.network, self.vocabulary
+        rankings = {
+            m: beam_search(network, vocabulary, m, self.tries[m], memory, self.beams) for m, memory in memories.items()
+        }
+        fused = fuse_official(list(rankings.values()), self.n_items)
+        if self.fusion == "rescore":
+            codes = {m: getattr(self, f"codes_{m}")[fused.items] for m in memories}  # [B, R, L]
+            scores = [sequence_log_probs(network, vocabulary, m, memories[m], codes[m]) for m in memories]
+            fused = fuse_rescored(fused.items, scores)
+        return rankings | {"fused": fused}
+
+    def _rank_exactly(self, memories: dict[str, Memory]) -> dict[str, Ranking]:
+        scores = {
+            m: exact_scores(self.network, self.vocabulary, m, self.tries[m], memory, self.n_items)
+            for m, memory in memories.items()
+        }
+        scores["fused"] = torch.stack(list(scores.values())).mean(0)
+        return {name: ranking_of(matrix) for name, matrix in scores.items()}
 
     def full_sort_predict(self, interaction) -> torch.Tensor:
         """Scores of the whole catalogue, [B, n_items]; see :func:`score_matrix`."""
