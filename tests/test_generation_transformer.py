@@ -1,8 +1,9 @@
 """Our transformer against transformers' T5 on the same weights, and its step-by-step decoding against teacher forcing."""
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import T5ForConditionalGeneration
 
+from recbole_macrec.benchmark.speed.reference import t5_config, t5_names
 from recbole_macrec.generation.packing import pack
 from recbole_macrec.generation.transformer import Transformer, TransformerSettings
 
@@ -10,50 +11,17 @@ VOCABULARY = 50
 SETTINGS = TransformerSettings(d_model=16, d_ff=32, num_heads=3, d_kv=8, encoder_layers=2, decoder_layers=3)
 
 
-def t5_names() -> dict[str, str]:
-    """Our name of every weight -> T5's."""
-    parts = {"self_attention": "SelfAttention", "cross_attention": "EncDecAttention", "feed_forward": "DenseReluDense"}
-    weights = {"query": "q", "key": "k", "value": "v", "out": "o", "up": "wi", "down": "wo"}
-    names = {"table.weight": "shared.weight"}
-    for half, depth in (("encoder", SETTINGS.encoder_layers), ("decoder", SETTINGS.decoder_layers)):
-        names[f"{half}_norm.weight"] = f"{half}.final_layer_norm.weight"
-        names[f"{half}_bias.weight"] = f"{half}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        layers = ["self_attention", "feed_forward"] if half == "encoder" else list(parts)
-        for i in range(depth):
-            for j, layer in enumerate(layers):
-                theirs = f"{half}.block.{i}.layer.{j}"
-                names[f"{half}.{i}.{layer}.norm.weight"] = f"{theirs}.layer_norm.weight"
-                for ours in ("up", "down") if layer == "feed_forward" else ("query", "key", "value", "out"):
-                    names[f"{half}.{i}.{layer}.{ours}.weight"] = f"{theirs}.{parts[layer]}.{weights[ours]}.weight"
-    return names
-
-
-T5_NAMES = t5_names()
+T5_NAMES = t5_names(SETTINGS)
 
 
 def t5_pair(seed: int) -> tuple[Transformer, T5ForConditionalGeneration]:
     """A random T5 and ours with its weights."""
     torch.manual_seed(seed)
-    s = SETTINGS
-    t5 = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=VOCABULARY,
-            d_model=s.d_model,
-            d_ff=s.d_ff,
-            d_kv=s.d_kv,
-            num_heads=s.num_heads,
-            num_layers=s.encoder_layers,
-            num_decoder_layers=s.decoder_layers,
-            dropout_rate=s.dropout,
-            feed_forward_proj="relu",
-            tie_word_embeddings=True,
-            decoder_start_token_id=0,
-        )
-    ).eval()
+    t5 = T5ForConditionalGeneration(t5_config(VOCABULARY, SETTINGS, decoder_start_token_id=0)).eval()
     with torch.no_grad():
         for p in t5.parameters():  # larger than initial weights, so that a mistake shows
             p.add_(0.3 * torch.randn_like(p))
-    ours = Transformer(VOCABULARY, s).eval()
+    ours = Transformer(VOCABULARY, SETTINGS).eval()
     theirs = t5.state_dict()
     ours.load_state_dict({name: theirs[t5_name] for name, t5_name in T5_NAMES.items()})  # strict: every weight is there
     return ours, t5

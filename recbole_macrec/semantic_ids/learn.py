@@ -74,14 +74,14 @@ class Training:
         with tqdm(total=s.rqvae_warmup_epochs + s.rqvae_epochs, disable=not show_progress, unit="epoch",
                   desc=f"Semantic IDs ({', '.join(self.modalities)})") as bar:
             for _ in range(s.rqvae_warmup_epochs):
-                loss = self._epoch(self._warmup_losses)
+                loss = self.epoch(self._warmup_losses)
                 self.history.append({"phase": "warmup", **loss})
                 bar.set_postfix(recon=f"{loss['recon']:.3f}")
                 bar.update()
             for tower, x in zip(self.model.towers, self.x):
                 tower.quantizer.initialise(tower.encode(x), s.semantic_id_seed)
             for epoch in range(s.rqvae_epochs):
-                loss = self._epoch(self._losses)
+                loss = self.epoch(self.losses)
                 health = self._end_epoch(last=epoch + 1 == s.rqvae_epochs)
                 self.history.append({"phase": "train", **loss, "health": health})
                 bar.set_postfix(loss=f"{loss['total']:.3f}",
@@ -90,7 +90,7 @@ class Training:
         return Learnt(self.best, [{"epoch": i, "modalities": list(self.modalities), **entry}
                                   for i, entry in enumerate(self.history)])
 
-    def _epoch(self, losses) -> dict[str, float]:
+    def epoch(self, losses) -> dict[str, float]:
         """One pass over all items; ``losses(rows)`` gives named losses of which ``total`` is trained."""
         self.model.train()
         order = torch.randperm(len(self.x[0]), generator=self.generator).to(self.x[0].device)
@@ -114,7 +114,7 @@ class Training:
         recon = torch.stack([tower.autoencode(x[rows]) for tower, x in zip(self.model.towers, self.x)]).sum()
         return {"total": recon, "recon": recon}
 
-    def _losses(self, rows: Tensor) -> dict[str, Tensor]:
+    def losses(self, rows: Tensor) -> dict[str, Tensor]:
         labels = [one[rows] for one in self.labels] if self.labels else None
         return self.model([x[rows] for x in self.x], labels)._asdict()
 

@@ -2,6 +2,7 @@
 import math
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from time import time
 
@@ -83,24 +84,33 @@ class GenerativeTrainer(Trainer):
         )
         total = 0.0
         for interaction in bar:
-            self._set_learning_rate()
-            self.optimizer.zero_grad()
-            loss = torch.zeros((), device=self.device)
-            for part in self._loss_parts(interaction.to(self.device), loss_func):
-                part.backward()
-                loss += part.detach()
-            self._check_nan(loss)
-            if self.distributed:
-                average_gradients(self.model.parameters())
-            if self.clip_grad_norm:
-                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
-            self.optimizer.step()
-            self.step += 1
-            total += loss.item()
+            total += self._step(interaction, loss_func)
             if self.gpu_available and show_progress:
                 bar.set_postfix_str(set_color("GPU RAM: " + get_gpu_usage(self.device), "yellow"))
         self.epoch_seconds.append(time() - began)
         return total
+
+    def train_steps(self, train_data, count: int | None = None) -> float:
+        """Train on the first ``count`` batches of ``train_data``, all by default; returns the mean loss."""
+        self.model.train()
+        losses = [self._step(interaction) for interaction in islice(train_data, count)]
+        return sum(losses) / len(losses)
+
+    def _step(self, interaction, loss_func=None) -> float:
+        self._set_learning_rate()
+        self.optimizer.zero_grad()
+        loss = torch.zeros((), device=self.device)
+        for part in self._loss_parts(interaction.to(self.device), loss_func):
+            part.backward()
+            loss += part.detach()
+        self._check_nan(loss)
+        if self.distributed:
+            average_gradients(self.model.parameters())
+        if self.clip_grad_norm:
+            clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        self.optimizer.step()
+        self.step += 1
+        return loss.item()
 
     def _loss_parts(self, interaction, loss_func) -> Iterator[torch.Tensor]:
         parts = iter([loss_func(interaction)] if loss_func else self.model.loss_parts(interaction))

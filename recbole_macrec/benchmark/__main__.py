@@ -1,0 +1,74 @@
+"""Speed of one stage against the usual way of doing it.
+
+    python -m recbole_macrec.benchmark decode|train|exact|quantize|scale [--dataset=Instruments --data_path=DIR]
+
+Checks first that both compute the same, then measures: warm-up, repeated runs, the median. The last line is one JSON
+object with the figures, the hardware and the versions.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import recbole_macrec  # noqa: F401  registers the models
+from recbole_macrec.benchmark.command import REPOSITORY_DATA
+from recbole_macrec.benchmark.failures import sentence
+from recbole_macrec.benchmark.machine import hardware, versions
+from recbole_macrec.benchmark.speed.decode import decode
+from recbole_macrec.benchmark.speed.exact import exact
+from recbole_macrec.benchmark.speed.quantize import quantize
+from recbole_macrec.benchmark.speed.scale import scale
+from recbole_macrec.benchmark.speed.train import train
+from recbole_macrec.options import check_dataset
+from recbole_macrec.trainer.hardware import keep_freed_memory
+
+STAGES = {"decode": decode, "train": train, "exact": exact, "quantize": quantize, "scale": scale}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    keep_freed_memory()  # the reference runs under the same allocator
+    try:
+        if args.stage in ("decode", "train", "exact"):
+            check_dataset(args.dataset, args.data_path, False)
+        figures = STAGES[args.stage](args)
+    except Exception as error:
+        message = sentence(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+    for name, value in figures.items():
+        for line in value if isinstance(value, list) else [value]:
+            print(f"{name}: {line}")
+    record = {"stage": args.stage, **figures, "arguments": vars(args), "hardware": hardware(), "versions": versions()}
+    print(json.dumps(record))
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m recbole_macrec.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--dataset", default="arts-toy")
+    parser.add_argument("--data_path", default=str(REPOSITORY_DATA if REPOSITORY_DATA.is_dir() else Path("dataset")))
+    parser.add_argument("--modality", default="text", help="the modality whose IDs are used (default: text)")
+    parser.add_argument("--batch", type=int, default=256, help="training batch of both sides (default: 256)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of ours (default: 3)")
+    parser.add_argument("--reference_repeats", type=int, default=1, help="timed runs of the reference (default: 1)")
+    parser.add_argument("--training_steps", type=int, default=40, help="decode, exact: steps trained before (40)")
+    parser.add_argument("--users", type=int, default=2048, help="decode: users ranked (default: 2048)")
+    parser.add_argument("--reference_users", type=int, default=128, help="decode: users of the reference (default: 128)")
+    parser.add_argument("--reference_batch", type=int, default=32, help="decode: users of a generate call (default: 32)")
+    parser.add_argument("--parity_steps", type=int, default=50, help="train: steps of the loss curves (default: 50)")
+    parser.add_argument("--timed_steps", type=int, default=5, help="train: steps of a timed run (default: 5)")
+    parser.add_argument("--exact_users", type=int, default=32, help="exact: users ranked (default: 32)")
+    parser.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy", help="quantize: feature files")
+    parser.add_argument("--items", type=int, nargs="+", default=[10**4, 10**5, 10**6], help="scale: catalogue sizes")
+    parser.add_argument("--scale_users", type=int, default=64, help="scale: users decoded at once (default: 64)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

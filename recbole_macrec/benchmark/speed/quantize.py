@@ -1,0 +1,70 @@
+"""An epoch of the cross-modal RQ-VAE: ours against a loop over a DataLoader with positives searched one by one."""
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from recbole_macrec.benchmark.speed.measure import median_seconds
+from recbole_macrec.semantic_ids import cross_modal
+from recbole_macrec.semantic_ids.learn import GRADIENT_CLIP, Training
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+
+
+class PaperOptions(dict):
+    """The defaults of the settings are the paper's; what is absent reads as None, as in RecBole's Config."""
+
+    def __getitem__(self, name):
+        return self.get(name)
+
+
+def quantize(args) -> dict:
+    """Seconds an epoch at the paper's layer widths, encoding of all items and restarts included in neither."""
+    features = read_features(args)
+    settings = SemanticIDSettings.from_config(PaperOptions(quantizer="cross_modal_rqvae"), list(features))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ours = Training(features, settings, device)
+    for tower, x in zip(ours.model.towers, ours.x):
+        tower.quantizer.initialise(tower.encode(x), seed=0)
+    seconds = median_seconds(lambda: ours.epoch(ours.losses), args.repeats)
+    with patch.object(cross_modal, "sample_positives", positives_one_by_one):
+        theirs = median_seconds(lambda: usual_epoch(ours), args.reference_repeats)
+    return {
+        "seconds_per_epoch": round(seconds, 3),
+        "reference_seconds_per_epoch": round(theirs, 3),
+        "speedup": round(theirs / seconds, 2),
+        "items": len(next(iter(features.values()))),
+        "features": "files" if args.features else "random numbers",
+    }
+
+
+def read_features(args) -> dict[str, np.ndarray]:
+    if args.features:
+        pairs = (pair.partition("=") for pair in args.features)
+        return {modality: np.load(file).astype(np.float32) for modality, _, file in pairs}
+    rng = np.random.default_rng(0)
+    return {m: rng.standard_normal((6250, width), dtype=np.float32) for m, width in (("text", 768), ("image", 768))}
+
+
+def usual_epoch(training: Training) -> None:
+    """One epoch as it is commonly written: a DataLoader that collates item by item."""
+    parts = [x.cpu() for x in training.x] + [labels.cpu() for labels in training.labels]
+    loader = DataLoader(TensorDataset(*parts), batch_size=training.settings.rqvae_batch_size, shuffle=True)
+    device, modalities = training.x[0].device, len(training.x)
+    for batch in loader:
+        batch = [part.to(device) for part in batch]
+        loss = training.model(batch[:modalities], batch[modalities:])
+        training.optimizer.zero_grad()
+        loss.total.backward()
+        torch.nn.utils.clip_grad_norm_(training.model.parameters(), GRADIENT_CLIP)
+        training.optimizer.step()
+        loss.total.item()
+
+
+def positives_one_by_one(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """As sample_positives, with a search for every row."""
+    found = []
+    for i, label in enumerate(labels):
+        alike = [j for j in (labels == label).nonzero()[:, 0].tolist() if j != i]
+        found.append(alike[int(torch.randint(len(alike), (), generator=generator))] if alike else i)
+    return torch.tensor(found, device=labels.device)

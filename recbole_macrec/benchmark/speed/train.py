@@ -1,0 +1,67 @@
+"""Training steps: ours against padded T5 with the released vocabulary and with ours."""
+import copy
+
+import torch
+
+from recbole_macrec.benchmark.speed.measure import median_seconds, prepare
+from recbole_macrec.benchmark.speed.reference import WORDS, Reference
+
+
+def train(args) -> dict:
+    """Samples trained a second; first the loss curves of both on the same batches, without dropout."""
+    options = {"train_batch_size": args.batch}
+    result = {"loss_difference": loss_difference(args, options)}
+    subject = prepare(args.dataset, args.data_path, args.modality, **options)
+    model, trainer = subject.model, subject.trainer
+    batches = first_batches(subject, args.timed_steps)
+    samples = sum(len(batch) for batch in batches)
+    references = {"released": Reference(model, words=WORDS), "small_vocabulary": Reference(model)}
+    rate = samples / median_seconds(lambda: trainer.train_steps(batches), args.repeats)
+    result["samples_per_s"] = round(rate, 2)
+    for name, reference in references.items():
+        step = reference_step(reference, subject)
+        seconds = median_seconds(lambda: [step(batch) for batch in batches], args.reference_repeats)
+        theirs = samples / seconds
+        result[name] = {"samples_per_s": round(theirs, 2), "speedup": round(rate / theirs, 2)}
+    return result
+
+
+def first_batches(subject, count: int) -> list:
+    loader = iter(subject.train_data)
+    return [next(loader).to(subject.model.device) for _ in range(min(count, len(subject.train_data)))]
+
+
+def reference_step(reference: Reference, subject):
+    """A function that trains the reference on a batch with our optimizer's settings and returns the loss."""
+    model, config = subject.model, subject.config
+    optimizer = torch.optim.AdamW(
+        reference.t5.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"]
+    )
+    reference.t5.train()
+
+    def step(batch) -> float:
+        optimizer.zero_grad()
+        loss = reference.loss(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN], batch[model.POS_ITEM_ID])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(reference.t5.parameters(), **config["clip_grad_norm"])
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def loss_difference(args, options: dict) -> dict:
+    """Largest and mean difference of the two loss curves over ``args.parity_steps`` steps."""
+    subject = prepare(args.dataset, args.data_path, args.modality, dropout_prob=0.0, **options)
+    batches = first_batches(subject, args.parity_steps)
+    step = reference_step(Reference(copy.deepcopy(subject.model), levelwise=True), subject)
+    ours = torch.tensor([subject.trainer.train_steps([batch]) for batch in batches])
+    theirs = torch.tensor([step(batch) for batch in batches])
+    gap = (ours - theirs).abs()
+    return {
+        "steps": len(batches),
+        "first_loss": round(ours[0].item(), 4),
+        "last_loss": round(ours[-1].item(), 4),
+        "largest": round(gap.max().item(), 6),
+        "mean": round(gap.mean().item(), 6),
+    }

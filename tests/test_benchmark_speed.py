@@ -1,0 +1,97 @@
+"""Each speed benchmark at a small size: both sides agree, and the figures have their places. Nothing is timed here."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
+from recbole_macrec.trainer.hardware import bf16_pays
+
+SMALL = [
+    "--batch=64",
+    "--repeats=1",
+    "--training_steps=5",
+    "--users=24",
+    "--reference_users=12",
+    "--reference_batch=5",
+    "--parity_steps=4",
+    "--timed_steps=1",
+    "--exact_users=12",
+    "--scale_users=3",
+]
+
+
+@pytest.fixture
+def data(tiny_dataset):
+    """The tiny data set with published IDs, no two items on one."""
+    folder = tiny_dataset / TINY / "semantic_ids"
+    folder.mkdir()
+    ids = {f"i{i}": [f"<a_{i % 3}>", f"<b_{i // 3 % 4}>", f"<c_{i}>"] for i in range(30)}
+    (folder / "text.json").write_text(json.dumps(ids))
+    return [f"--dataset={TINY}", f"--data_path={tiny_dataset}"]
+
+
+def figures(capsys, *arguments) -> dict:
+    """The JSON object of the last line."""
+    assert main(list(arguments)) == 0
+    record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert record["hardware"]["cores"] >= 1 and record["versions"]["torch"]
+    return record
+
+
+def test_decode_finds_the_items_of_generate(data, capsys):
+    record = figures(capsys, "decode", *data, *SMALL)
+    fp32 = record["fp32"]
+    assert fp32["top10_agreement"] >= 0.99
+    assert fp32["speedup"] == pytest.approx(fp32["users_per_s"] / fp32["reference_users_per_s"], rel=0.01)
+    assert (record["bf16"] is None) == (not bf16_pays(torch.device("cpu")))
+
+
+def test_train_follows_the_loss_curve_of_t5(data, capsys):
+    record = figures(capsys, "train", *data, *SMALL)
+    curve = record["loss_difference"]
+    assert curve["steps"] >= 3 and curve["last_loss"] < curve["first_loss"]
+    assert curve["largest"] < 1e-3
+    for name in ("released", "small_vocabulary"):
+        theirs = record[name]
+        assert theirs["speedup"] == pytest.approx(record["samples_per_s"] / theirs["samples_per_s"], rel=0.01)
+
+
+def test_exact_equals_brute_force(data, capsys):
+    record = figures(capsys, "exact", *data, *SMALL)
+    assert record["brute_force_difference"] < 1e-4
+    assert 0 <= record["beam_top10_exact_share"] <= 1 and record["users_per_s"] > 0
+
+
+def test_scale_reports_every_catalogue(capsys):
+    rows = figures(capsys, "scale", *SMALL, "--items", "500", "2000")["rows"]
+    assert [row["items"] for row in rows] == [500, 2000]
+    assert all(row["trie_bytes_per_item"] <= 64 and 0 < row["collisions"] < 0.1 for row in rows)
+    assert all(row[k] > 0 for row in rows for k in ("decode_ms_per_user", "resolve_seconds", "peak_rss_mb"))
+
+
+def test_an_unknown_dataset_is_one_sentence(capsys):
+    assert main(["decode", "--dataset=nowhere", "--data_path=."]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_quantize_compares_with_a_data_loader(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    files = [f"{m}={tmp_path / m}.npy" for m in ("text", "image")]
+    for m in ("text", "image"):
+        np.save(tmp_path / f"{m}.npy", rng.standard_normal((600, 8)))
+    record = figures(capsys, "quantize", *SMALL, "--features", *files)
+    assert record["items"] == 600 and record["features"] == "files"
+    ratio = record["reference_seconds_per_epoch"] / record["seconds_per_epoch"]
+    assert record["speedup"] == pytest.approx(ratio, rel=0.05)
+
+
+def test_positives_of_the_reference_share_the_label():
+    labels = torch.tensor([3, 1, 3, 2, 3])
+    for seed in range(20):
+        positives = positives_one_by_one(labels, torch.Generator().manual_seed(seed))
+        assert torch.equal(labels[positives], labels)
+        assert [p == i for i, p in enumerate(positives.tolist())] == [False, True, False, True, False]
