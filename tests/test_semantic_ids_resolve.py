@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.resolve import Geometry, rank_in_group, resolve
+from recbole_macrec.semantic_ids.resolve import Geometry, TakenIDs, ids_below, rank_in_group, resolve
 
 
 def one_level(z, codebook):
@@ -46,6 +46,25 @@ def test_reassign_fills_the_whole_code_space():
     codebooks = np.random.default_rng(1).normal(size=(3, 3, 2)).astype(np.float32)
     out = resolve("reassign", codes, (3, 3, 3), Geometry(z, codebooks)).codes
     assert len(np.unique(out, axis=0)) == 27 and out.min() == 0 and out.max() == 2
+
+
+@pytest.mark.parametrize("sizes", [(3, 2, 4), (2, 3, 2**62)])  # the second has more IDs than 64 bits count
+def test_taken_ids_against_a_plain_set(sizes):
+    rng = np.random.default_rng(0)
+    every = [(a, b, c) for a in range(sizes[0]) for b in range(sizes[1]) for c in range(min(sizes[2], 4))]
+    order = rng.permutation(len(every)).tolist()
+    taken = TakenIDs(sizes, np.array([every[i] for i in order[:9]]))
+    known = {every[i] for i in order[:9]}
+    for i in order[9:]:
+        for level in range(2):
+            for prefix in {row[:level] for row in every}:
+                below = sum(row[:level] == prefix for row in known)
+                assert taken.is_full(list(prefix)) == (below == ids_below(sizes[level:]))
+                full = [k for k in range(sizes[level])
+                        if sum(row[: level + 1] == (*prefix, k) for row in known) == ids_below(sizes[level + 1 :])]
+                assert taken.full_below(list(prefix)).tolist() == full
+        taken.add(list(every[i]))
+        known.add(every[i])
 
 
 def test_more_items_than_ids_is_a_user_error():

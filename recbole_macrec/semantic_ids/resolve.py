@@ -5,7 +5,7 @@ class and its entry.
 
 Axes: N items, L levels, K_l codes of level l, D code width.
 """
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -70,9 +70,7 @@ class Reassign:
         codes = codes.copy()
         distance = np.zeros(len(codes)) if geometry is None else quantization_error(codes, geometry)
         moves = rank_in_group(codes, distance) > 0  # [N]
-        taken = _TakenIDs(sizes)
-        for row in codes[~moves].tolist():
-            taken.add(row)
+        taken = TakenIDs(sizes, codes[~moves])
         squares = None if geometry is None else geometry.squares()  # [L, K]
         movers = moves.nonzero()[0]
         for item in movers[np.argsort(distance[movers], kind="stable")]:
@@ -81,7 +79,7 @@ class Reassign:
         return Resolved(codes, tuple(sizes))
 
     @staticmethod
-    def _nearest_free(code: list[int], taken: "_TakenIDs", geometry: Geometry | None, squares: np.ndarray | None,
+    def _nearest_free(code: list[int], taken: "TakenIDs", geometry: Geometry | None, squares: np.ndarray | None,
                       item: int) -> list[int]:
         level = len(code) - 1
         while taken.is_full(code[:level]):
@@ -96,28 +94,52 @@ class Reassign:
                 for codebook, chosen in zip(geometry.codebooks, code):
                     rest -= codebook[chosen]
                 cost = squares[level] - 2 * (geometry.codebooks[level] @ rest)  # [K] squared distance - |rest|^2
-            cost[taken.full[tuple(code)]] = np.inf
+            cost[taken.full_below(code)] = np.inf
             code.append(int(cost.argmin()))
         return code
 
 
-class _TakenIDs:
-    """Which IDs are taken, and below which prefixes no ID is free."""
+class TakenIDs:
+    """Which IDs are taken, and below which prefixes no ID is free.
 
-    def __init__(self, sizes: tuple[int, ...]):
+    An ID is a number in mixed radix, so the IDs below a prefix are a range: those taken from the start are counted in a
+    sorted array, the few added later in dictionaries.
+
+    Args:
+        sizes: codebook sizes, level by level.
+        codes: [N, L] distinct IDs taken from the start.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], codes: np.ndarray):
         self.sizes = sizes
-        self.full: dict[tuple, list[int]] = defaultdict(list)  # prefix -> next codes without a free ID below
-        self._below: dict[tuple, int] = defaultdict(int)  # prefix -> taken IDs below it
+        self.span = [ids_below(sizes[level:]) for level in range(len(sizes) + 1)]  # IDs below a prefix of a length
+        kind = np.int64 if self.span[0] <= np.iinfo(np.int64).max else object  # Python's integers have no limit
+        self._taken = np.sort(codes.astype(kind) @ np.array(self.span[1:], dtype=kind))
+        self._added: dict[tuple, Counter] = defaultdict(Counter)  # prefix -> next code -> IDs added below it
 
     def add(self, code: list[int]) -> None:
-        for level in range(len(code), 0, -1):
-            prefix = tuple(code[:level])
-            self._below[prefix] += 1
-            if self._below[prefix] == ids_below(self.sizes[level:]):
-                self.full[prefix[:-1]].append(prefix[-1])
+        for level, last in enumerate(code):
+            self._added[tuple(code[:level])][last] += 1
 
     def is_full(self, prefix: list[int]) -> bool:
-        return len(self.full.get(tuple(prefix), ())) == self.sizes[len(prefix)]
+        """Whether every ID below ``prefix`` is taken."""
+        begin = self._number(prefix)
+        first, last = np.searchsorted(self._taken, [begin, begin + self.span[len(prefix)]])
+        added = self._added.get(tuple(prefix), Counter()).total()
+        return bool(last - first + added == self.span[len(prefix)])
+
+    def full_below(self, prefix: list[int]) -> np.ndarray:
+        """The next codes below which every ID is taken."""
+        level = len(prefix)
+        step = self.span[level + 1]
+        borders = self._number(prefix) + step * np.arange(self.sizes[level] + 1, dtype=self._taken.dtype)
+        counts = np.diff(np.searchsorted(self._taken, borders))
+        for code, added in self._added.get(tuple(prefix), Counter()).items():
+            counts[code] += added
+        return np.flatnonzero(counts == step)
+
+    def _number(self, prefix: list[int]) -> int:
+        return sum(code * span for code, span in zip(prefix, self.span[1:]))
 
 
 RESOLUTIONS: dict[str, type[Resolution]] = {"reassign": Reassign, "extra_token": ExtraToken, "keep": Keep}
