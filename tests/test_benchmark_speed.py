@@ -8,7 +8,7 @@ from conftest import TINY
 
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
-from recbole_macrec.trainer.hardware import bf16_pays
+from recbole_macrec.hardware import bf16_pays
 
 SMALL = [
     "--batch=64",

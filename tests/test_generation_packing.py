@@ -46,3 +46,4 @@ def test_passes_hold_every_user_once():
     assert max(totals) <= 1000 and min(totals[:-1]) > 900
     assert [p.tolist() for p in passes(torch.tensor([9, 2000]), budget=1000)] == [[0], [1]]
     assert passes(lengths[:0], budget=10) == []
+    assert [len(p) for p in passes(torch.ones(7), budget=1000, most=3)] == [3, 3, 1]

@@ -5,7 +5,7 @@ from transformers import T5ForConditionalGeneration
 
 from recbole_macrec.benchmark.speed.reference import t5_config, t5_names
 from recbole_macrec.generation.packing import pack
-from recbole_macrec.generation.transformer import Transformer, TransformerSettings
+from recbole_macrec.generation.transformer import Past, Transformer, TransformerSettings
 
 VOCABULARY = 50
 SETTINGS = TransformerSettings(d_model=16, d_ff=32, num_heads=3, d_kv=8, encoder_layers=2, decoder_layers=3)
@@ -83,15 +83,21 @@ def test_groups_do_not_see_each_other():
 
 @pytest.mark.parametrize("overhead", [0, PADDED])
 def test_steps_equal_teacher_forcing(overhead):
+    """Groups branch: every step continues a random choice of the groups before, which differs from user to user."""
     ours, _ = t5_pair(0)
     tokens, lengths = source(0)
-    target = torch.randint(1, VOCABULARY, (3, 4, 5))
     with torch.no_grad():
-        memory, past = ours.encode(pack(tokens, lengths, overhead)), None
-        whole, heads = ours.decode(target, memory), ours.source_heads(memory)
-        for t in range(5):
-            hidden, past = ours.step(target[..., t], heads, past)
-            torch.testing.assert_close(hidden, whole[:, :, t], atol=1e-5, rtol=0)
+        memory, past = ours.encode(pack(tokens, lengths, overhead)), Past.empty(ours)
+        heads = ours.source_heads(memory)
+        prefixes = torch.randint(1, VOCABULARY, (3, 1, 1))
+        for groups in (4, 6, 2, 5):
+            hidden, present = ours.step(prefixes[..., -1], heads, past)
+            whole = ours.decode(prefixes, memory)
+            torch.testing.assert_close(hidden, whole[:, :, -1], atol=1e-5, rtol=0)
+            parent = torch.randint(prefixes.shape[1], (3, groups))
+            past = past.then(present, parent)
+            continued = prefixes.gather(1, parent.unsqueeze(-1).expand(-1, -1, prefixes.shape[-1]))
+            prefixes = torch.cat([continued, torch.randint(1, VOCABULARY, (3, groups, 1))], dim=-1)
 
 
 def test_users_and_padding_do_not_reach_each_other():

@@ -20,7 +20,7 @@ from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
 from recbole_macrec.benchmark.speed.train import train
 from recbole_macrec.options import check_dataset
-from recbole_macrec.trainer.hardware import keep_freed_memory
+from recbole_macrec.hardware import keep_freed_memory
 
 STAGES = {"decode": decode, "train": train, "exact": exact, "quantize": quantize, "scale": scale}
 

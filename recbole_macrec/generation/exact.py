@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from recbole_macrec.generation.search import Ranking, gather_groups, level_log_probs
-from recbole_macrec.generation.transformer import Memory, SourceHeads, Transformer
+from recbole_macrec.generation.search import Ranking, level_log_probs
+from recbole_macrec.generation.transformer import Memory, Past, SourceHeads, Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
 
@@ -44,9 +44,10 @@ def exact_scores(
             n = min(at_once, users - first)
             heads = [[heads_of_users(layer[group], slice(first, first + n))] for layer in source]
             tokens = torch.full((n, 1), vocabulary.start[modality], device=device)
-            hidden, past = network.step(tokens, heads, None)
+            past = Past.empty(network)
+            hidden, present = network.step(tokens, heads, past)
 
-            def step(level: int, codes: torch.Tensor, past):
+            def step(level: int, codes: torch.Tensor, past: Past):
                 tokens = (vocabulary.offsets[modality][level] + codes).expand(n, -1)
                 return network.step(tokens, heads, past)
 
@@ -54,7 +55,7 @@ def exact_scores(
                 return level_log_probs(network, vocabulary, modality, level, hidden)
 
             root = torch.zeros(n, 1, device=device)
-            leaves = torch.cat(list(walk(trie, step, log_probs, rows // n, root, hidden, past)), dim=1)
+            leaves = torch.cat(list(walk(trie, step, log_probs, rows // n, root, hidden, past, present)), dim=1)
             scores[begin : begin + n, trie.items.long()] = leaves[:, leaf] / trie.levels
             begin += n
     return scores
@@ -64,13 +65,16 @@ def heads_of_users(heads: SourceHeads, users: slice) -> SourceHeads:
     return SourceHeads(*(None if part is None else part[users] for part in heads))
 
 
-def walk(trie: Trie, step, log_probs, at_once: int, scores, hidden, past, level=0, nodes=None, parent=None) -> Iterator:
+def walk(
+    trie: Trie, step, log_probs, at_once: int, scores, hidden, past, present, level=0, nodes=None, parent=None
+) -> Iterator[torch.Tensor]:
     """Depth first through the trie, ``at_once`` prefixes of a level together.
 
     Args:
-        step: (level, codes [C], past) -> hidden [B, C, D] and past, of the prefixes that end in these codes.
+        step: (level, codes [C], past) -> what Transformer.step returns for the prefixes that end in these codes.
         log_probs: (level, hidden) -> log P(code | prefix) [B, C, K].
-        scores, hidden, past: log P [B, C] and what ``step`` returned, of the prefixes above.
+        scores, hidden, present: log P [B, C] of the prefixes above and what ``step`` returned for them.
+        past: what it was given.
         nodes: range of nodes of ``level`` to score.
         parent: int64 [nodes], which of the prefixes above each continues.
 
@@ -87,11 +91,13 @@ def walk(trie: Trie, step, log_probs, at_once: int, scores, hidden, past, level=
         return
     for begin in range(0, len(nodes), at_once):
         part = slice(begin, begin + at_once)
-        above = parent[part].expand(len(scores), -1)
-        hidden, deeper = step(level, codes[part], [tuple(gather_groups(kept, above) for kept in layer) for layer in past])
+        grown = past.then(present, parent[part].unsqueeze(0)).trimmed()
+        below_hidden, below_present = step(level, codes[part], grown)
         below = trie.descendants(level, nodes[part])
         children = torch.repeat_interleave(trie.counts(level)[nodes[part].start : nodes[part].stop])
-        yield from walk(trie, step, log_probs, at_once, scores[:, part], hidden, deeper, level + 1, below, children)
+        yield from walk(
+            trie, step, log_probs, at_once, scores[:, part], below_hidden, grown, below_present, level + 1, below, children
+        )
 
 
 def ranking_of(scores: torch.Tensor) -> Ranking:

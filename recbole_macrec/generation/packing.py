@@ -52,8 +52,8 @@ def merged_runs(lengths: list[int], overhead: int) -> list[tuple[int, int]]:
     return groups[::-1]
 
 
-def passes(lengths: torch.Tensor, budget: int) -> list[torch.Tensor]:
-    """Cut a batch into parts of at most ``budget`` positions.
+def passes(lengths: torch.Tensor, budget: int, most: int | None = None) -> list[torch.Tensor]:
+    """Cut a batch into parts of at most ``budget`` positions and ``most`` users.
 
     Args:
         lengths: int [B], positions of each user; one user above the budget is a part of its own.
@@ -64,7 +64,7 @@ def passes(lengths: torch.Tensor, budget: int) -> list[torch.Tensor]:
     order = torch.argsort(lengths, stable=True)
     parts, begin, total = [], 0, 0
     for end, length in enumerate(lengths[order].tolist()):
-        if end > begin and total + length > budget:
+        if end > begin and (total + length > budget or end - begin == most):
             parts.append(order[begin:end])
             begin, total = end, 0
         total += length

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from recbole_macrec.generation.transformer import Memory, Transformer
+from recbole_macrec.generation.transformer import Memory, Past, Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
 
@@ -43,9 +43,9 @@ def beam_search(
     children = torch.arange(trie.widths[0], device=device).expand(users, 1, -1)  # [B, W, C]
     exists = torch.ones_like(children, dtype=torch.bool)
     scores = torch.zeros(users, 1, device=device)
-    source, past = network.source_heads(memory), None
+    source, past = network.source_heads(memory), Past.empty(network)
     for level in range(trie.levels):
-        hidden, past = network.step(tokens, source, past)  # [B, W, D]
+        hidden, present = network.step(tokens, source, past)  # [B, W, D]
         log_probs = level_log_probs(network, vocabulary, modality, level, hidden)  # [B, W, K]
         code = trie.code(level).long()[children]  # [B, W, C]
         candidates = (scores.unsqueeze(-1) + log_probs.gather(-1, code)).masked_fill(~exists, -torch.inf)
@@ -53,18 +53,12 @@ def beam_search(
         scores, best = candidates.flatten(1).topk(min(beams, candidates[0].numel()), dim=-1)  # [B, W]
         node = children.flatten(1).gather(1, best)
         tokens = vocabulary.offsets[modality][level] + code.flatten(1).gather(1, best)
-        past = [tuple(gather_groups(kept, best // width) for kept in layer) for layer in past]
+        past = past.then(present, best // width)
         children, exists = trie.below(level, node)
     items = trie.items.long()[children]  # [B, W, C], C items of one ID
     scores = (scores.unsqueeze(-1) / trie.levels).expand_as(items).masked_fill(~exists, -torch.inf)
     items = items.masked_fill(scores.isneginf(), 0)
     return best_of(items.flatten(1), scores.flatten(1), beams)
-
-
-def gather_groups(kept: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:
-    """Reorder the groups of [B, W, T, H, E] by their parents [B, W']."""
-    rows = torch.arange(len(parent), device=parent.device).unsqueeze(-1)
-    return kept[rows, parent]
 
 
 def best_of(items: torch.Tensor, scores: torch.Tensor, count: int) -> Ranking:

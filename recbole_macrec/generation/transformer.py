@@ -55,6 +55,33 @@ class SourceHeads(NamedTuple):
     mask: torch.Tensor | None  # -inf at padding, [n, 1, 1, S]
 
 
+class Past(NamedTuple):
+    """The target positions before, each prefix kept once however many groups continue it."""
+
+    layers: list[list[tuple[torch.Tensor, torch.Tensor]]]  # layer -> position -> keys [B, H, E, G], values [B, H, G, E]
+    ancestors: list[torch.Tensor]  # position -> int64 [B or 1, G'], the group there that each of G' groups continues
+
+    @classmethod
+    def empty(cls, network: "Transformer") -> "Past":
+        return cls([[] for _ in network.decoder], [])
+
+    def then(self, present: list[tuple[torch.Tensor, torch.Tensor]], parent: torch.Tensor) -> "Past":
+        """Add what :meth:`Transformer.step` returned, and follow the groups that ``parent`` [B or 1, G'] names."""
+        ancestors = [a.expand(len(parent), -1).gather(1, parent) for a in self.ancestors]
+        return Past([[*old, new] for old, new in zip(self.layers, present)], [*ancestors, parent])
+
+    def trimmed(self) -> "Past":
+        """Without the prefixes before the first and behind the last that is continued."""
+        layers, ancestors = [[] for _ in self.layers], []
+        for position, ancestor in enumerate(self.ancestors):
+            first, last = int(ancestor.min()), int(ancestor.max()) + 1
+            ancestors.append(ancestor - first)
+            for trimmed, layer in zip(layers, self.layers):
+                keys, values = layer[position]
+                trimmed.append((keys[..., first:last], values[..., first:last, :]))
+        return Past(layers, ancestors)
+
+
 def on_cpu(x: torch.Tensor) -> bool:
     """Whether the functions of cpu.py serve ``x``: fp32 on CPU, outside autocast."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
@@ -180,24 +207,32 @@ class SelfAttention(Attention):
         y = self.attend(x_norm, x_norm, [(n, length, length) for n, length in groups], bias, keep)
         return x + dropout(y, self.dropout, self.training)
 
-    def step(self, x: torch.Tensor, bias: torch.Tensor, past: tuple | None) -> tuple[torch.Tensor, tuple]:
+    def step(
+        self, x: torch.Tensor, own_bias: torch.Tensor, past: list[tuple], seen: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """One position of every group.
+
+        The groups meet all prefixes of a position in one product, and ``seen`` leaves each its own ancestor, so that
+        keys and values are never copied from prefix to continuation.
 
         Args:
             x: [B, G, D].
-            bias: [H, T] of this position to the T positions so far, itself included.
-            past: keys and values of the positions before, each [B, G, T - 1, H, E], or None.
+            own_bias: [H], of a position to itself.
+            past: keys [B, H, E, G'] and values [B, H, G', E] of every position before.
+            seen: position -> [B or 1, H, G, G'], the position's bias at a group's ancestor, -inf elsewhere.
 
         Returns:
-            The layer's output [B, G, D] and the keys and values [B, G, T, H, E].
+            The layer's output [B, G, D], and its keys [B, H, E, G] and values [B, H, G, E].
         """
         x_norm = self.norm(x.flatten(0, 1)).view_as(x)
-        q, k, v = (f(x_norm).unflatten(-1, (1, self.heads, -1)) for f in (self.query, self.key, self.value))
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        scores = (q * k).sum(-1) + bias.t()  # [B, G, T, H]
-        y = (scores.softmax(dim=2).unsqueeze(-1) * v).sum(2)  # [B, G, H, E]
-        return x + self.out(y.flatten(-2)), (k, v)
+        q, k, v = (f(x_norm).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        own = (q * k).sum(-1, keepdim=True) + own_bias[:, None, None]  # [B, H, G, 1]
+        q = q.contiguous()
+        scores = [(q @ keys).add_(bias) for (keys, _), bias in zip(past, seen)]  # [B, H, G, G'] each
+        *parts, own = torch.cat([*scores, own], dim=-1).softmax(dim=-1).split([s.shape[-1] for s in scores] + [1], dim=-1)
+        y = own * v + sum(p @ values for p, (_, values) in zip(parts, past))  # [B, H, G, E]
+        present = (k.transpose(2, 3).contiguous(), v.contiguous())
+        return x + self.out(y.transpose(1, 2).flatten(-2)), present
 
 
 class CrossAttention(Attention):
@@ -318,24 +353,29 @@ class Transformer(nn.Module):
         return [layer.cross_attention.heads_of(memory) for layer in self.decoder]
 
     def step(
-        self, tokens: torch.Tensor, source: list[list[SourceHeads]], past: list[tuple] | None
-    ) -> tuple[torch.Tensor, list[tuple]]:
+        self, tokens: torch.Tensor, source: list[list[SourceHeads]], past: Past
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         """Decode one more position of every group; for search, without dropout.
 
         Args:
             tokens: int64 [B, G].
             source: from :meth:`source_heads`.
-            past: what the step before returned, its groups gathered by parent; None at the first step.
+            past: the positions before and the groups' ancestors there.
 
         Returns:
-            Hidden states [B, G, D] and each layer's keys and values [B, G, T, H, E].
+            Hidden states [B, G, D], and each layer's keys and values of this position for :meth:`Past.then`.
         """
-        length = 1 if past is None else past[0][0].shape[2] + 1
-        position = torch.arange(length, device=tokens.device)
+        length = len(past.ancestors)
+        position = torch.arange(length + 1, device=tokens.device)
         bias = self.decoder_bias(position[-1:], position)[:, 0]  # [H, T]
+        seen = []
+        for t, ancestor in enumerate(past.ancestors):
+            groups = torch.arange(past.layers[0][t][0].shape[-1], device=tokens.device)
+            own = (ancestor.unsqueeze(-1) == groups).unsqueeze(1)  # [B or 1, 1, G, G']
+            seen.append(torch.where(own, bias[:, t, None, None], -torch.inf))
         x, present = self.table(tokens), []
         for i, layer in enumerate(self.decoder):
-            x, kept = layer.self_attention.step(x, bias, past and past[i])
+            x, kept = layer.self_attention.step(x, bias[:, length], past.layers[i], seen)
             present.append(kept)
             x = layer.cross_attention.step(x, source[i])
             x = layer.feed_forward(x.flatten(0, 1)).view_as(x)

@@ -19,6 +19,7 @@ from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_
 from recbole_macrec.generation.transformer import Memory, Transformer, TransformerSettings
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
+from recbole_macrec.hardware import free_memory
 
 
 class Task(NamedTuple):
@@ -132,11 +133,11 @@ class GenerativeRecommender(SequentialRecommender):
         if len(items):
             yield from self._item_losses(items, samples)
 
-    def _parts(self, length: torch.Tensor) -> list[torch.Tensor]:
-        """Rows of the parts of a batch that go through the network together, shorter histories first."""
+    def _parts(self, length: torch.Tensor, users: int | None = None) -> list[torch.Tensor]:
+        """Rows of the parts of a batch, of at most ``users``, that go through the network together, shorter first."""
         per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())
         tokens = length.cpu() * per_item + len(self._prompt("sequence", self.modalities[0]))
-        return [rows.to(length.device) for rows in passes(tokens, self.pass_tokens)]
+        return [rows.to(length.device) for rows in passes(tokens, self.pass_tokens, users)]
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
         """Some of the batch's target items, each once; [N]."""
@@ -225,7 +226,7 @@ class GenerativeRecommender(SequentialRecommender):
             holds what the beams found, with ``decode: exact`` every item.
         """
         history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        parts = self._parts(length)
+        parts = self._parts(length, self._users_at_once())
         back = torch.argsort(torch.cat(parts))
         rank = self._rank_by_beams if self.decode == "beam" else self._rank_exactly
         ranked = []
@@ -235,6 +236,16 @@ class GenerativeRecommender(SequentialRecommender):
             name: Ranking(*(torch.cat(column)[back] for column in zip(*(part[name] for part in ranked))))
             for name in ranked[0]
         }
+
+    def _users_at_once(self) -> int:
+        """Users ranked together: on CPU few enough for the cache, elsewhere what a quarter of the free memory holds."""
+        if self.device.type == "cpu":
+            return 128
+        s = self.network.settings
+        levels = max(trie.levels for trie in self.tries.values())
+        children = max(max(trie.widths[1:]) for trie in self.tries.values())
+        numbers = 2 * s.decoder_layers * levels * s.num_heads * s.d_kv + s.d_ff + 6 * children  # of a beam
+        return max(1, free_memory(self.device) // 4 // (4 * numbers * self.beams))
 
     def _rank_by_beams(self, memories: dict[str, Memory]) -> dict[str, Ranking]:
         network, vocabulary = self.network, self.vocabulary

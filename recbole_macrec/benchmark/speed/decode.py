@@ -4,7 +4,7 @@ import torch
 
 from recbole_macrec.benchmark.speed.measure import median_seconds, prepare
 from recbole_macrec.benchmark.speed.reference import WORDS, Reference
-from recbole_macrec.trainer.hardware import bf16_pays
+from recbole_macrec.hardware import bf16_pays
 
 TOP = 10
 

@@ -1,10 +1,19 @@
-"""What the machine offers: bf16 arithmetic, and a C library that can keep freed memory."""
+"""What the machine offers: free memory, bf16 arithmetic, and a C library that can keep freed memory."""
 import ctypes
 import sys
 
+import psutil
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on ``device``."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    return psutil.virtual_memory().available
 
 
 def bf16_pays(device: torch.device) -> bool:
