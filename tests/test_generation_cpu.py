@@ -7,6 +7,12 @@ from recbole_macrec.generation import cpu
 from recbole_macrec.generation.dropout import drawn_keep, dropped_share
 
 
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Parts small enough that these small inputs have several."""
+    monkeypatch.setattr(cpu, "PART", 6000)
+
+
 def leaves(*shapes) -> list[torch.Tensor]:
     return [torch.randn(shape, dtype=torch.float32).requires_grad_() for shape in shapes]
 
@@ -40,7 +46,8 @@ def test_feed_forward(count, p):
     def reference(x, up, down):
         torch.manual_seed(5)  # the same draws: a mask [F, rows] for each part
         dropped = dropped_share(p)
-        masks = [drawn_keep(torch.Size((40, part.stop - part.start)), dropped).t() for part in cpu.row_parts(count)] if p else [1]
+        parts = cpu.row_parts(count, 40)
+        masks = [drawn_keep(torch.Size((40, part.stop - part.start)), dropped).t() for part in parts] if p else []
         mask = torch.cat(masks).double() * 256 / (256 - dropped) if p else 1
         return (F.relu(x @ up.t()) * mask) @ down.t()
 
@@ -78,7 +85,7 @@ def test_self_attention():
     count = sum(n * q for n, q, _ in GROUPS)
     weights = ((H * E, D),) * 3 + ((D, H * E),)
     check(
-        lambda x, q, k, v, o, bias: cpu.attention(x, x, (q, k, v, o), bias, GROUPS, H, 0.0),
+        lambda x, q, k, v, o, bias: cpu.attention(x, x, (q, k, v, o), bias, None, GROUPS, H, 0.0),
         lambda x, q, k, v, o, bias: attend_plainly(x, x, q, k, v, o, bias, GROUPS),
         [t.detach().mul(0.3).requires_grad_() for t in leaves((count, D), *weights, (H, 300, 300))],
     )
@@ -89,7 +96,7 @@ def test_cross_attention():
     to, of = sum(n * q for n, q, _ in CROSS), sum(n * k for n, _, k in CROSS)
     weights = ((H * E, D),) * 3 + ((D, H * E),)
     check(
-        lambda x, s, q, k, v, o: cpu.attention(x, s, (q, k, v, o), None, CROSS, H, 0.0),
+        lambda x, s, q, k, v, o: cpu.attention(x, s, (q, k, v, o), None, None, CROSS, H, 0.0),
         lambda x, s, q, k, v, o: attend_plainly(x, s, q, k, v, o, None, CROSS),
         [t.detach().mul(0.3).requires_grad_() for t in leaves((to, D), (of, D), *weights)],
     )
@@ -103,7 +110,7 @@ def test_attention_dropout_has_the_right_expectation_and_gradient():
     groups = [(2, 4, 4)]
 
     def run(p):
-        y = cpu.attention(x, x, weights, None, groups, H, p)
+        y = cpu.attention(x, x, weights, None, None, groups, H, p)
         return y.detach(), torch.autograd.grad(y.sum(), weights[2])[0]
 
     plain, draws = run(0.0), [run(0.25) for _ in range(4000)]

@@ -37,13 +37,14 @@ def attention_mask(lengths: torch.Tensor) -> torch.Tensor:
     return (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).long()
 
 
-PADDED = 10**6  # an overhead that puts all users into one padded group, which the plain formulas serve
+PADDED = 10**6  # an overhead that puts all users into one padded group
+KINDS = [(0, torch.float32), (PADDED, torch.float32), (0, torch.float64), (PADDED, torch.float64)]  # fp64: plain formulas
 
 
-@pytest.mark.parametrize("overhead", [0, PADDED])
+@pytest.mark.parametrize(("overhead", "kind"), KINDS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_logits_equal_t5(seed, overhead):
-    ours, t5 = t5_pair(seed)
+def test_logits_equal_t5(seed, overhead, kind):
+    ours, t5 = (network.to(kind) for network in t5_pair(seed))
     tokens, lengths = source(seed)
     target = torch.randint(1, VOCABULARY, (3, 5))
     with torch.no_grad():
@@ -54,9 +55,9 @@ def test_logits_equal_t5(seed, overhead):
     torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("overhead", [0, PADDED])
-def test_gradients_equal_t5(overhead):
-    ours, t5 = t5_pair(3)
+@pytest.mark.parametrize(("overhead", "kind"), KINDS)
+def test_gradients_equal_t5(overhead, kind):
+    ours, t5 = (network.to(kind) for network in t5_pair(3))
     tokens, lengths = source(3)
     target = torch.randint(1, VOCABULARY, (3, 4))
     logits = t5(input_ids=tokens, attention_mask=attention_mask(lengths), decoder_input_ids=target).logits
@@ -81,10 +82,10 @@ def test_groups_do_not_see_each_other():
             torch.testing.assert_close(together[:, g], ours.decode(target[:, g : g + 1], memory)[:, 0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("overhead", [0, PADDED])
-def test_steps_equal_teacher_forcing(overhead):
+@pytest.mark.parametrize(("overhead", "kind"), KINDS)
+def test_steps_equal_teacher_forcing(overhead, kind):
     """Groups branch: every step continues a random choice of the groups before, which differs from user to user."""
-    ours, _ = t5_pair(0)
+    ours = t5_pair(0)[0].to(kind)
     tokens, lengths = source(0)
     with torch.no_grad():
         memory, past = ours.encode(pack(tokens, lengths, overhead)), Past.empty(ours)

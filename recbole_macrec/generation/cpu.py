@@ -16,19 +16,20 @@ from torch.autograd.function import once_differentiable
 
 from recbole_macrec.generation.dropout import drawn_keep, dropped_share
 
-ROWS = 256  # tokens worked on at once: their hidden layer takes 1 MB at F = 1024
+PART = 2**18  # numbers of a part's widest activation: 1 MB
 
 
-def row_parts(count: int) -> list[slice]:
-    """Parts of at most ``ROWS`` rows."""
-    return [slice(begin, min(begin + ROWS, count)) for begin in range(0, count, ROWS)]
+def row_parts(count: int, width: int) -> list[slice]:
+    """Parts of rows whose activation of ``width`` stays within ``PART``."""
+    rows = max(1, PART // width)
+    return [slice(begin, min(begin + rows, count)) for begin in range(0, count, rows)]
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, eps: float):
         y, scale = torch.empty_like(x), x.new_empty(len(x), 1)
-        for part in row_parts(len(x)):
+        for part in row_parts(*x.shape):
             torch.linalg.vector_norm(x[part], dim=-1, keepdim=True, out=scale[part])
             r = scale[part].square_().div_(x.shape[-1]).add_(eps).rsqrt_()
             torch.mul(x[part], r, out=y[part]).mul_(weight)
@@ -40,7 +41,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor):
         (x, weight, scale), gradient = ctx.saved_tensors, gradient.contiguous()
         d_x, d_weight = torch.empty_like(x), torch.zeros_like(weight)
-        for part in row_parts(len(x)):
+        for part in row_parts(*x.shape):
             g, r = gradient[part], scale[part]
             x_hat = x[part] * r
             product = g * x_hat
@@ -66,8 +67,9 @@ class _FeedForward(torch.autograd.Function):
     def forward(ctx, x: torch.Tensor, up: torch.Tensor, down: torch.Tensor, dropped: int, training: bool):
         width, y = up.shape[0], torch.empty_like(x)
         scaled = down.t() * (256 / (256 - dropped))  # [F, D]
-        hidden = x.new_empty(width * (len(x) if training else min(len(x), ROWS)))
-        for part in row_parts(len(x)):
+        parts = row_parts(len(x), width)
+        hidden = x.new_empty(width * (len(x) if training else parts[0].stop))
+        for part in parts:
             h = hidden_part(hidden, part if training else slice(0, part.stop - part.start), width)
             torch.mm(up, x[part].t(), out=h).relu_()
             if dropped:
@@ -83,7 +85,7 @@ class _FeedForward(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor):
         (x, up, scaled, hidden), gradient = ctx.saved_tensors, gradient.contiguous()
         d_x, d_up, d_scaled = torch.empty_like(x), torch.zeros_like(up), torch.zeros_like(scaled)
-        for part in row_parts(len(x)):
+        for part in row_parts(len(x), len(up)):
             h, g = hidden_part(hidden, part, len(up)), gradient[part]
             d_h = torch.ops.aten.threshold_backward(scaled @ g.t(), h, 0)
             d_scaled.addmm_(h, g)
@@ -102,11 +104,11 @@ def feed_forward(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor, p: float
     return _FeedForward.apply(x, up, down, dropped_share(p), torch.is_grad_enabled())
 
 
-def user_parts(groups: list[tuple[int, int, int]]) -> Iterator[tuple[slice, slice, int, int, int]]:
-    """Parts of at most ``ROWS`` tokens: rows of the queries, rows of the keys, n, Q, S."""
+def user_parts(groups: list[tuple[int, int, int]], width: int) -> Iterator[tuple[slice, slice, int, int, int]]:
+    """Parts of users whose heads of ``width`` together stay within ``PART``: rows of the queries and keys, n, Q, S."""
     query = key = 0
     for users, queries, keys in groups:
-        at_once = max(1, ROWS // max(queries, keys))
+        at_once = max(1, PART // (width * max(queries, keys)))
         for begin in range(0, users, at_once):
             n = min(at_once, users - begin)
             yield slice(query, query + n * queries), slice(key, key + n * keys), n, queries, keys
@@ -127,15 +129,17 @@ class _Attention(torch.autograd.Function):
     """The whole layer, head-major throughout, so that no product needs a copy but those of K' and V'."""
 
     @staticmethod
-    def forward(ctx, x, source, query, key, value, out, bias, groups, heads: int, dropped: int, training: bool):
+    def forward(ctx, x, source, query, key, value, out, bias, hidden, groups, heads: int, dropped: int, training: bool):
         y, kept = torch.empty_like(x), []
         w_q, w_k, w_v = (w.view(heads, -1, w.shape[1]).transpose(1, 2).contiguous() for w in (query, key, value))
         w_o = out.t().contiguous().view(heads, -1, out.shape[0])  # [H, E, D]
-        for to, of, n, queries, keys in user_parts(groups):
+        for to, of, n, queries, keys in user_parts(groups, len(query)):
             q, k, v = project(x[to], w_q, n), project(source[of], w_k, n), project(source[of], w_v, n)
             scores = torch.bmm(q, transposed(k)).view(heads, n, queries, keys)
             if bias is not None:
                 scores += bias[:, None, :queries, :keys]
+            if hidden is not None:
+                scores.masked_fill_(hidden[of].view(n, 1, keys), -torch.inf)
             p = softmax_(scores).flatten(0, 1)  # [H*n, Q, S]
             keep = drawn_keep(p.shape, dropped).mul_(256 / (256 - dropped)) if dropped else None
             z = torch.bmm(p * keep if dropped else p, v).view(heads, -1, v.shape[-1])  # [H, n*Q, E]
@@ -144,7 +148,7 @@ class _Attention(torch.autograd.Function):
                 kept += [q, k, v, p, z] + ([keep] if dropped else [])
         if training:
             ctx.save_for_backward(x, source, w_q, w_k, w_v, w_o, bias, *kept)
-            ctx.groups, ctx.dropped, ctx.own = groups, dropped, source is x
+            ctx.groups, ctx.width, ctx.dropped, ctx.own = groups, len(query), dropped, source is x
         return y
 
     @staticmethod
@@ -158,7 +162,7 @@ class _Attention(torch.autograd.Function):
         d_q_w, d_k_w, d_v_w, d_o_w = (torch.zeros_like(w) for w in (t_q, t_k, t_v, w_o))
         d_bias = None if bias is None else torch.zeros_like(bias)
         kept = iter(kept)
-        for to, of, n, queries, keys in user_parts(ctx.groups):
+        for to, of, n, queries, keys in user_parts(ctx.groups, ctx.width):
             q, k, v, p, z = (next(kept) for _ in range(5))
             keep = next(kept) if ctx.dropped else None
             g = gradient[to]
@@ -181,7 +185,7 @@ class _Attention(torch.autograd.Function):
             torch.addbmm(d_source[of], d_v, t_v, out=d_source[of])
         d_query, d_key, d_value = (d.flatten(0, 1) for d in (d_q_w, d_k_w, d_v_w))
         of_source = None if ctx.own else d_source
-        return d_x, of_source, d_query, d_key, d_value, d_o_w.flatten(0, 1).t(), d_bias, None, None, None, None
+        return d_x, of_source, d_query, d_key, d_value, d_o_w.flatten(0, 1).t(), d_bias, *5 * [None]
 
 
 def softmax_(scores: torch.Tensor) -> torch.Tensor:
@@ -197,6 +201,7 @@ def attention(
     source: torch.Tensor,
     weights: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
     bias: torch.Tensor | None,
+    keep: torch.Tensor | None,
     groups: list[tuple[int, int, int]],
     heads: int,
     p: float,
@@ -208,6 +213,7 @@ def attention(
         source: [M', D], what is read; ``x`` itself in self-attention.
         weights: of query, key and value [H*E, D], and of the output [D, H*E].
         bias: added to the scores, at least [H, Q, S], the longest users' sizes; None for none.
+        keep: bool [M'], False at padding; None where there is none.
         groups: (users, Q, S) in the order of the rows.
         heads: H.
         p: dropout of the probabilities.
@@ -215,4 +221,5 @@ def attention(
     Returns:
         [M, D].
     """
-    return _Attention.apply(x, source, *weights, bias, groups, heads, dropped_share(p), torch.is_grad_enabled())
+    hidden = None if keep is None else ~keep
+    return _Attention.apply(x, source, *weights, bias, hidden, groups, heads, dropped_share(p), torch.is_grad_enabled())

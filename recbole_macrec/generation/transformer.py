@@ -165,9 +165,9 @@ class Attention(nn.Module):
             [M, D].
         """
         p = self.dropout if self.training else 0.0
-        if on_cpu(x) and keep is None:
+        if on_cpu(x):
             weights = (self.query.weight, self.key.weight, self.value.weight, self.out.weight)
-            return cpu.attention(x, source, weights, bias, groups, self.heads, p)
+            return cpu.attention(x, source, weights, bias, keep, groups, self.heads, p)
         columns = [self.query(x), self.key(source), self.value(source)]
         rows = [[n * queries for n, queries, _ in groups]] + 2 * [[n * keys for n, _, keys in groups]]
         masks = [None] * len(groups) if keep is None else keep.split(rows[1])

@@ -49,7 +49,6 @@ class GenerativeRecommender(SequentialRecommender):
         self.beams = config["num_beams"]
         self.decode, self.fusion = config["decode"], config["fusion"]
         self.pass_tokens = config["pass_tokens"] or (16384 if self.device.type == "cpu" else 131072)
-        self.group_overhead = 0 if self.device.type == "cpu" else 8192
         self._check(config)
         prompt_length = config["prompt_length"]
         kinds = ["sequence", "item"] if self.item_tasks or self.lambda_implicit else ["sequence"]
@@ -67,6 +66,9 @@ class GenerativeRecommender(SequentialRecommender):
                 dropout=config["dropout_prob"],
             ),
         )
+        # a further group of lengths costs Python about 7e7 multiplications' time on CPU, and far more of a GPU's
+        parameters = sum(p.numel() for p in self.network.parameters())
+        self.group_overhead = round(7e7 / parameters) if self.device.type == "cpu" else 8192
         self.tries = torch.nn.ModuleDict()
         for m in self.modalities:
             codes = np.ascontiguousarray(ids.codes[m])  # [n_items - 1, L]
@@ -152,14 +154,14 @@ class GenerativeRecommender(SequentialRecommender):
     def _sequence_loss(self, history: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Sum over sequence tasks and samples of the cross-entropy."""
         return sum(
-            self._targets_loss(self.encode_history(sources, history, length), targets, target.repeat(len(sources)))
+            self._targets_loss(self.encode_history(sources, history, length), targets, target.repeat_interleave(len(sources)))
             for sources, targets in self._passes(self.sequence_tasks)
         )
 
     def _item_losses(self, items: torch.Tensor, samples: int) -> Iterator[torch.Tensor]:
         """The alignment tasks on single items."""
         passes = self._passes(self.item_tasks)
-        loss = sum(self._targets_loss(self.encode_items(m, items), t, items.repeat(len(m))) for m, t in passes)
+        loss = sum(self._targets_loss(self.encode_items(m, items), t, items.repeat_interleave(len(m))) for m, t in passes)
         yield loss / samples
 
     def _passes(self, tasks: list[Task]) -> list[tuple[list[str], list[str]]]:
@@ -195,7 +197,7 @@ class GenerativeRecommender(SequentialRecommender):
     def _encode(self, kind: str, modalities: list[str], items: torch.Tensor, length: torch.Tensor) -> Memory:
         """Encode the IDs of ``items`` [B, T], of which the first ``length`` [B] count, behind the task's prompt.
 
-        The B rows of the first modality come first, then those of the next; their IDs are equally long.
+        The rows of a user follow each other, modality by modality; their IDs are equally long.
         """
         rows = []
         for modality in modalities:
@@ -204,8 +206,8 @@ class GenerativeRecommender(SequentialRecommender):
             prompt = self._prompt(kind, modality)
             front = torch.arange(prompt.start, prompt.stop, device=items.device).expand(len(items), -1)
             rows.append(torch.cat([front, tokens], dim=1))  # [B, P + T*L]
-        lengths = (len(prompt) + length * len(offsets)).repeat(len(modalities))
-        return self.network.encode(pack(torch.cat(rows), lengths, self.group_overhead))
+        lengths = (len(prompt) + length * len(offsets)).repeat_interleave(len(modalities))
+        return self.network.encode(pack(torch.stack(rows, dim=1).flatten(0, 1), lengths, self.group_overhead))
 
     def encode_history(self, modalities: list[str], history: torch.Tensor, length: torch.Tensor) -> Memory:
         """Encode histories [B, T] of ``length`` [B] items, cut to the longest of them, in each modality."""
