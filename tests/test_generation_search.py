@@ -5,9 +5,10 @@ import torch
 
 from recbole_macrec.generation.exact import exact_scores, ranking_of
 from recbole_macrec.generation.fusion import BELOW_ALL_RANKED, fuse_official, fuse_rescored, score_matrix
+from recbole_macrec.generation.layers import TransformerSettings
 from recbole_macrec.generation.packing import pack
 from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
-from recbole_macrec.generation.transformer import Transformer, TransformerSettings
+from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
 

@@ -4,8 +4,10 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from recbole_macrec.benchmark.speed.reference import t5_config, t5_names
+from recbole_macrec.generation.layers import TransformerSettings
+from recbole_macrec.generation.memory import Past
 from recbole_macrec.generation.packing import pack
-from recbole_macrec.generation.transformer import Past, Transformer, TransformerSettings
+from recbole_macrec.generation.transformer import Transformer
 
 VOCABULARY = 50
 SETTINGS = TransformerSettings(d_model=16, d_ff=32, num_heads=3, d_kv=8, encoder_layers=2, decoder_layers=3)
@@ -88,7 +90,7 @@ def test_steps_equal_teacher_forcing(overhead, kind):
     ours = t5_pair(0)[0].to(kind)
     tokens, lengths = source(0)
     with torch.no_grad():
-        memory, past = ours.encode(pack(tokens, lengths, overhead)), Past.empty(ours)
+        memory, past = ours.encode(pack(tokens, lengths, overhead)), Past.empty(len(ours.decoder))
         heads = ours.source_heads(memory)
         prefixes = torch.randint(1, VOCABULARY, (3, 1, 1))
         for groups in (4, 6, 2, 5):

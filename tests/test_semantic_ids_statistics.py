@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from recbole_macrec.semantic_ids.statistics import (
-    code_statistics, collision_rate, one_hot, predictability, usage_and_perplexity,
+    code_statistics,
+    collision_rate,
+    one_hot,
+    predictability,
+    usage_and_perplexity,
 )
 
 

@@ -19,8 +19,8 @@ from recbole_macrec.benchmark.speed.exact import exact
 from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
 from recbole_macrec.benchmark.speed.train import train
-from recbole_macrec.options import check_dataset
 from recbole_macrec.hardware import keep_freed_memory
+from recbole_macrec.options import check_dataset
 
 STAGES = {"decode": decode, "train": train, "exact": exact, "quantize": quantize, "scale": scale}
 

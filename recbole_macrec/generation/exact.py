@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
+from recbole_macrec.generation.memory import Memory, Past, SourceHeads
 from recbole_macrec.generation.search import Ranking, level_log_probs
-from recbole_macrec.generation.transformer import Memory, Past, SourceHeads, Transformer
+from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
 
@@ -44,7 +45,7 @@ def exact_scores(
             n = min(at_once, users - first)
             heads = [[heads_of_users(layer[group], slice(first, first + n))] for layer in source]
             tokens = torch.full((n, 1), vocabulary.start[modality], device=device)
-            past = Past.empty(network)
+            past = Past.empty(len(network.decoder))
             hidden, present = network.step(tokens, heads, past)
 
             def step(level: int, codes: torch.Tensor, past: Past):

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from recbole_macrec.generation.transformer import Memory, Past, Transformer
+from recbole_macrec.generation.memory import Memory, Past
+from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
 
@@ -43,7 +44,7 @@ def beam_search(
     children = torch.arange(trie.widths[0], device=device).expand(users, 1, -1)  # [B, W, C]
     exists = torch.ones_like(children, dtype=torch.bool)
     scores = torch.zeros(users, 1, device=device)
-    source, past = network.source_heads(memory), Past.empty(network)
+    source, past = network.source_heads(memory), Past.empty(len(network.decoder))
     for level in range(trie.levels):
         hidden, present = network.step(tokens, source, past)  # [B, W, D]
         log_probs = level_log_probs(network, vocabulary, modality, level, hidden)  # [B, W, K]

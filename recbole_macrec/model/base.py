@@ -14,9 +14,11 @@ from recbole.utils import InputType
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.exact import exact_scores, ranking_of
 from recbole_macrec.generation.fusion import fuse_official, fuse_rescored, score_matrix
+from recbole_macrec.generation.layers import TransformerSettings
+from recbole_macrec.generation.memory import Memory
 from recbole_macrec.generation.packing import pack, passes
 from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
-from recbole_macrec.generation.transformer import Memory, Transformer, TransformerSettings
+from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.hardware import free_memory

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from recbole_macrec.distributed import average_gradients, gather_in_order
 from recbole_macrec.errors import UserError
+from recbole_macrec.hardware import bf16_pays, keep_freed_memory
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
 from recbole_macrec.trainer.detail import RankingDetail
-from recbole_macrec.hardware import bf16_pays, keep_freed_memory
 
 
 class GenerativeTrainer(Trainer):
