@@ -147,6 +147,19 @@ def test_exact_decoding_ranks_by_what_predict_says(name, data_path):
     assert torch.equal(best_first, ranking.items)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_computes_nearly_what_fp32_does(name, data_path):
+    """The plain formulas under autocast against the CPU layers in fp32: the same loss and nearly the same scores."""
+    losses, scores = [], []
+    for precision in ("fp32", "bf16"):
+        _, _, trainer, (train, _, test) = prepare(name, data_path, dropout_prob=0.0, precision=precision)
+        losses.append(trainer.train_steps(train))
+        trainer.evaluate(test, load_best_model=False)
+        scores.append(trainer.model.last_rankings["text"].scores)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[1] != losses[0]
+    torch.testing.assert_close(scores[1], scores[0], atol=0.1, rtol=0)
+
+
 def test_rescoring_orders_the_candidates_exactly(data_path):
     _, model, _, loaders = prepare("MACRec", data_path, fusion="rescore", num_beams=10)
     model.eval()
