@@ -1,24 +1,36 @@
 """Quantizers side by side on the same features: collisions, reconstruction, what the codes tell, seconds.
 
     python -m recbole_macrec.benchmark.quantizers --features text=F.npy image=G.npy [--rqvae_epochs 30] [...]
+    python -m recbole_macrec.benchmark.quantizers --dataset shop --data_path data --rank MACRec [--epochs 1] [...]
 
-A feature file is [N, F_m], row i is item i. Prints a markdown table; the collision rate is the one before resolution.
+A feature file is [N, F_m], row i is item i. With --rank the model is trained on each quantizer's IDs and ranked on the test
+users as well; finished quantizers are kept in --output and not repeated. Prints a markdown table; the collision rate is
+the one before resolution.
 """
 import argparse
+import json
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from recbole.config import Config
+from recbole.utils import get_model
 
+from recbole_macrec.benchmark.command import REPOSITORY_DATA
+from recbole_macrec.benchmark.run import Request, run_model
+from recbole_macrec.benchmark.table import write_json
 from recbole_macrec.errors import UserError
+from recbole_macrec.options import check_dataset, check_model
 from recbole_macrec.semantic_ids.learn import learn
 from recbole_macrec.semantic_ids.presets import PRESETS
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.semantic_ids.statistics import code_statistics
 
 COLUMNS = ("quantizer", "modality", "collisions", "perplexity", "reconstruction", "own R2", "other R2", "seconds")
+RANKING_COLUMNS = ("hit@10", "fused hit@10", "fused ndcg@10")
 
 
 class Options(dict):
@@ -28,20 +40,20 @@ class Options(dict):
         return self.get(name)
 
 
-def contenders(modalities: list[str], options: dict) -> dict[str, SemanticIDSettings]:
-    """Name -> settings; the cross-modal ones only where there are two modalities or more."""
+def contenders(modalities: int) -> dict[str, dict[str, str]]:
+    """Name -> options; the cross-modal ones only where there are two modalities or more."""
     choices = {name: {"quantizer": name} for name in ("rq_kmeans", "rqvae")}
-    if len(modalities) > 1:
+    if modalities > 1:
         choices |= {f"cross_modal_rqvae, {preset}": {"quantizer": "cross_modal_rqvae", "rqvae_preset": preset}
                     for preset in PRESETS}
-    return {name: SemanticIDSettings.from_config(Options(options | choice), modalities)
-            for name, choice in choices.items()}
+    return choices
 
 
 def compare(features: dict[str, np.ndarray], options: dict, device: str = "cpu") -> list[dict]:
     """One row per quantizer and modality, with the columns of COLUMNS; seconds are those of all modalities."""
     rows = []
-    for name, settings in contenders(list(features), options).items():
+    for name, choice in contenders(len(features)).items():
+        settings = SemanticIDSettings.from_config(Options(options | choice), list(features))
         start = time.perf_counter()
         learnt = learn(features, settings, device)
         seconds = time.perf_counter() - start
@@ -49,43 +61,85 @@ def compare(features: dict[str, np.ndarray], options: dict, device: str = "cpu")
         for modality, part in learnt.modalities.items():
             found = code_statistics(part.codes, sizes, part.codes, features, settings.semantic_id_seed,
                                     part.reconstruction_error)
-            others = [r2 for m, r2 in found["predictability"].items() if m != modality]
-            values = (name, modality, f"{found['collision_rate']:.2%}",
-                      " ".join(f"{p:.0f}" for p in found["perplexity"]), f"{found['reconstruction_error']:.3f}",
-                      f"{found['predictability'][modality]:.3f}", " ".join(f"{r2:.3f}" for r2 in others) or "-",
-                      f"{seconds:.0f}")
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
+            rows.append(row(name, modality, found, seconds))
     return rows
 
 
+def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]:
+    """As :func:`compare`, on the features of the request's dataset, with RANKING_COLUMNS of ``model`` on these IDs."""
+    rows = []
+    modalities = Config(get_model(model), request.dataset, config_dict=dict(request.settings))["modalities"]
+    for name, choice in contenders(len(modalities)).items():
+        file = output / f"{model}-{request.dataset}-{name.replace(', ', '-')}.json"
+        if file.is_file():
+            record = json.loads(file.read_text())
+        else:
+            record = run_model(model, replace(request, settings={**request.settings, **choice, "semantic_ids": "learn"}))
+            write_json(record, file)
+        fused = record["test_detail"]["fused"]["item"]
+        for modality, found in record["semantic_ids"].items():
+            ranked = (record["test_detail"][modality]["item"]["hit@10"], fused["hit@10"], fused["ndcg@10"])
+            rows.append(row(name, modality, found, record["seconds"]["data"])
+                        | {column: f"{value:.4f}" for column, value in zip(RANKING_COLUMNS, ranked, strict=True)})
+    return rows
+
+
+def row(name: str, modality: str, found: dict, seconds: float) -> dict[str, str]:
+    """The columns of COLUMNS from a modality's statistics."""
+    others = [r2 for m, r2 in found["predictability"].items() if m != modality]
+    values = (name, modality, f"{found['collision_rate']:.2%}", " ".join(f"{p:.0f}" for p in found["perplexity"]),
+              f"{found['reconstruction_error']:.3f}", f"{found['predictability'][modality]:.3f}",
+              " ".join(f"{r2:.3f}" for r2 in others) or "-", f"{seconds:.0f}")
+    return dict(zip(COLUMNS, values, strict=True))
+
+
 def table(rows: list[dict]) -> str:
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *(row.values() for row in rows)]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", nargs="+", required=True, metavar="MODALITY=FILE.npy")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy")
+    source.add_argument("--rank", metavar="MODEL", help="train and rank this model on the IDs of each quantizer")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dataset", default="arts-toy", help="with --rank")
+    parser.add_argument("--data_path", default=str(REPOSITORY_DATA), help="with --rank")
+    parser.add_argument("--output", type=Path, default=Path("results/quantizers"), help="with --rank: folder of records")
+    parser.add_argument("--modalities", nargs="+", help="with --rank")
     for name in ("rqvae_epochs", "rqvae_warmup_epochs", "rqvae_batch_size", "rqvae_projection", "codebook_levels",
-                 "codebook_size", "code_dim", "pseudo_labels", "semantic_id_seed"):
+                 "codebook_size", "code_dim", "pseudo_labels", "semantic_id_seed", "epochs", "train_batch_size"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--rqvae_hidden_sizes", type=int, nargs="+")
-    options = vars(parser.parse_args(arguments))
-    files, device = options.pop("features"), options.pop("device")
-    features = {}
-    for pair in files:
-        modality, _, file = pair.partition("=")
-        if not file or not Path(file).is_file():
-            raise SystemExit(f"--features {pair}: expected MODALITY=FILE.npy with a file that exists.")
-        features[modality] = np.load(file).astype(np.float32)
+    args = parser.parse_args(arguments)
+    own = ("features", "rank", "device", "dataset", "output")
+    options = {name: value for name, value in vars(args).items() if name not in own and value is not None}
     try:
-        rows = compare(features, {name: value for name, value in options.items() if value is not None}, device)
+        if args.rank:
+            check_model(args.rank)
+            check_dataset(args.dataset, args.data_path, False)
+            settings = {name: str(value) for name, value in options.items()}
+            rows = compare_by_ranking(args.rank, Request(args.dataset, settings=settings), args.output)
+        else:
+            features = read_features(args.features)
+            print(f"{len(next(iter(features.values())))} items")
+            rows = compare(features, options, args.device)
     except UserError as error:
         raise SystemExit(str(error)) from None
-    items = len(next(iter(features.values())))
-    print(f"{items} items, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print(table(rows))
+
+
+def read_features(pairs: list[str]) -> dict[str, np.ndarray]:
+    """MODALITY=FILE.npy, several times."""
+    features = {}
+    for pair in pairs:
+        modality, _, file = pair.partition("=")
+        if not file or not Path(file).is_file():
+            raise UserError(f"--features {pair}: expected MODALITY=FILE.npy with a file that exists.")
+        features[modality] = np.load(file).astype(np.float32)
+    return features
 
 
 if __name__ == "__main__":

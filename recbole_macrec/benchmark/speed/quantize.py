@@ -5,23 +5,18 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from recbole_macrec.benchmark.quantizers import Options, read_features
 from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.semantic_ids import cross_modal
 from recbole_macrec.semantic_ids.learn import GRADIENT_CLIP, Training
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
-class PaperOptions(dict):
-    """The defaults of the settings are the paper's; what is absent reads as None, as in RecBole's Config."""
-
-    def __getitem__(self, name):
-        return self.get(name)
-
-
 def quantize(args) -> dict:
     """Seconds an epoch at the paper's layer widths, encoding of all items and restarts included in neither."""
-    features = read_features(args)
-    settings = SemanticIDSettings.from_config(PaperOptions(quantizer="cross_modal_rqvae"), list(features))
+    features = read_features(args.features) if args.features else random_features()
+    # the defaults of the settings are the paper's
+    settings = SemanticIDSettings.from_config(Options(quantizer="cross_modal_rqvae"), list(features))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ours = Training(features, settings, device)
     for tower, x in zip(ours.model.towers, ours.x):
@@ -38,12 +33,10 @@ def quantize(args) -> dict:
     }
 
 
-def read_features(args) -> dict[str, np.ndarray]:
-    if args.features:
-        pairs = (pair.partition("=") for pair in args.features)
-        return {modality: np.load(file).astype(np.float32) for modality, _, file in pairs}
+def random_features() -> dict[str, np.ndarray]:
+    """Two modalities of as many items as Instruments has."""
     rng = np.random.default_rng(0)
-    return {m: rng.standard_normal((6250, width), dtype=np.float32) for m, width in (("text", 768), ("image", 768))}
+    return {modality: rng.standard_normal((6250, 768), dtype=np.float32) for modality in ("text", "image")}
 
 
 def usual_epoch(training: Training) -> None:
