@@ -264,8 +264,9 @@ class GenerativeRecommender(SequentialRecommender):
         return rankings | {"fused": fused}
 
     def _rank_exactly(self, memories: dict[str, Memory]) -> dict[str, Ranking]:
+        rows = 4096 if self.device.type == "cpu" else 65536
         scores = {
-            m: exact_scores(self.network, self.vocabulary, m, self.tries[m], memory, self.n_items)
+            m: exact_scores(self.network, self.vocabulary, m, self.tries[m], memory, self.n_items, rows)
             for m, memory in memories.items()
         }
         scores["fused"] = torch.stack(list(scores.values())).mean(0)
