@@ -29,8 +29,9 @@ def data(tiny_dataset):
     """The tiny data set with published IDs, no two items on one."""
     folder = tiny_dataset / TINY / "semantic_ids"
     folder.mkdir()
-    ids = {f"i{i}": [f"<a_{i % 3}>", f"<b_{i // 3 % 4}>", f"<c_{i}>"] for i in range(30)}
-    (folder / "text.json").write_text(json.dumps(ids))
+    for modality, step in (("text", 3), ("image", 5)):
+        ids = {f"i{i}": [f"<a_{i % step}>", f"<b_{i // step % 4}>", f"<c_{i}>"] for i in range(30)}
+        (folder / f"{modality}.json").write_text(json.dumps(ids))
     return [f"--dataset={TINY}", f"--data_path={tiny_dataset}"]
 
 
@@ -64,6 +65,14 @@ def test_exact_equals_brute_force(data, capsys):
     record = figures(capsys, "exact", *data, *SMALL)
     assert record["brute_force_difference"] < 1e-4
     assert 0 <= record["beam_top10_exact_share"] <= 1 and record["users_per_s"] > 0
+
+
+def test_whole_run_counts_its_operations(data, capsys):
+    record = figures(capsys, "whole", *data, *SMALL, "--epochs=1", "--modalities", "text", "image")
+    assert record["tflop_per_s"] > 0 and record["test_result"]["hit@10"] > 0
+    share = record["tflop_per_s"] / record["matrix_tflop_per_s"]
+    assert record["share_of_matrix_rate"] == pytest.approx(share, rel=0.05, abs=1e-3) and share < 1
+    assert record["seconds"]["total"] >= record["seconds_per_epoch"]
 
 
 def test_scale_reports_every_catalogue(capsys):

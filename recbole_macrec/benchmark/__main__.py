@@ -1,6 +1,6 @@
 """Speed of one stage against the usual way of doing it.
 
-    python -m recbole_macrec.benchmark decode|train|exact|quantize|scale [--dataset=Instruments --data_path=DIR]
+    python -m recbole_macrec.benchmark decode|train|exact|quantize|scale|whole [--dataset=Instruments --data_path=DIR]
 
 Checks first that both compute the same, then measures: warm-up, repeated runs, the median. The last line is one JSON
 object with the figures, the hardware and the versions.
@@ -19,17 +19,18 @@ from recbole_macrec.benchmark.speed.exact import exact
 from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
 from recbole_macrec.benchmark.speed.train import train
+from recbole_macrec.benchmark.speed.whole import whole
 from recbole_macrec.hardware import keep_freed_memory
 from recbole_macrec.options import check_dataset
 
-STAGES = {"decode": decode, "train": train, "exact": exact, "quantize": quantize, "scale": scale}
+STAGES = {stage.__name__: stage for stage in (decode, train, exact, quantize, scale, whole)}
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     keep_freed_memory()  # the reference runs under the same allocator
     try:
-        if args.stage in ("decode", "train", "exact"):
+        if args.stage not in ("quantize", "scale"):
             check_dataset(args.dataset, args.data_path, False)
         figures = STAGES[args.stage](args)
     except Exception as error:
@@ -63,7 +64,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--reference_batch", type=int, default=32, help="decode: users of a generate call (default: 32)")
     parser.add_argument("--parity_steps", type=int, default=50, help="train: steps of the loss curves (default: 50)")
     parser.add_argument("--timed_steps", type=int, default=5, help="train: steps of a timed run (default: 5)")
-    parser.add_argument("--exact_users", type=int, default=32, help="exact: users ranked (default: 32)")
+    parser.add_argument("--exact_users", type=int, default=32, help="exact, whole: users ranked, 0 for all (default: 32)")
+    parser.add_argument("--modalities", nargs="+", help="whole: item features (default: those of the dataset's file)")
+    parser.add_argument("--epochs", type=int, default=2, help="whole: epochs trained (default: 2)")
     parser.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy", help="quantize: feature files")
     parser.add_argument("--items", type=int, nargs="+", default=[10**4, 10**5, 10**6], help="scale: catalogue sizes")
     parser.add_argument("--scale_users", type=int, default=64, help="scale: users decoded at once (default: 64)")

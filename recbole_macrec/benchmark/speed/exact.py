@@ -16,7 +16,7 @@ def exact(args) -> dict:
     with torch.enable_grad():
         subject.trainer.train_steps(subject.train_data, args.training_steps)
     model.eval()
-    rows = np.random.default_rng(0).permutation(len(subject.test_data._dataset))[: args.exact_users]
+    rows = np.random.default_rng(0).permutation(len(subject.test_data._dataset))[: args.exact_users or None]
     users = subject.test_data._dataset[rows].to(model.device)
     beam = model.rank(users)["fused"].items[:, :TOP]
     model.decode = "exact"

@@ -1,0 +1,67 @@
+"""A whole run of MACRec, from features or IDs to the test table, and how near it comes to what the hardware allows."""
+from unittest.mock import patch
+
+import torch
+from recbole.quick_start import load_data_and_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from recbole_macrec.benchmark.run import Request, run_model
+from recbole_macrec.benchmark.speed.measure import median_seconds
+from recbole_macrec.generation import layers
+from recbole_macrec.hardware import bf16_pays
+
+COUNTED = 64  # samples whose floating-point operations are counted
+
+
+def whole(args) -> dict:
+    """Seconds of each stage; samples/s and TFLOP/s of the training beside the matrix rate of the same precision."""
+    settings = {"data_path": args.data_path, "epochs": str(args.epochs), "train_batch_size": str(args.batch)}
+    settings |= {"eval_step": str(args.epochs), "show_progress": "False", "state": "WARNING"}
+    if args.modalities:
+        settings["modalities"] = str(args.modalities)
+    record = run_model("MACRec", Request(args.dataset, settings=settings))
+    _, model, _, train_data, _, test_data = load_data_and_model(record["checkpoint"])
+    epoch = record["epoch_seconds"][-1]  # the first one warms up
+    samples = len(train_data._dataset)
+    users = test_data._dataset
+    achieved = samples / epoch * flop_per_sample(model, train_data) / 1e12
+    rate = matrix_rate(model.device)
+    model.eval()
+    model.decode = "exact"
+    few = users[slice(args.exact_users or len(users))].to(model.device)
+    exact_seconds = median_seconds(lambda: model.rank(few), repeats=1, warmup=0)
+    return {
+        "seconds": record["seconds"],
+        "seconds_per_epoch": round(epoch, 2),
+        "samples_per_s": round(samples / epoch, 1),
+        "tflop_per_s": round(achieved, 4),
+        "matrix_tflop_per_s": round(rate, 4),
+        "share_of_matrix_rate": round(achieved / rate, 4),
+        "test_users_per_s": round(len(users) / record["seconds"]["test"], 1),
+        "exact_users_per_s": round(len(few) / exact_seconds, 3),
+        "exact_seconds_for_all_users": round(exact_seconds * len(users) / len(few), 1),
+        "test_result": record["test_result"],
+    }
+
+
+def flop_per_sample(model, train_data) -> float:
+    """Floating-point operations of a training sample, all its tasks and the backward pass included."""
+    batch = train_data._dataset[torch.randperm(len(train_data._dataset))[:COUNTED].numpy()].to(model.device)
+    model.train()
+    with patch.object(layers, "on_cpu", lambda x: False), FlopCounterMode(display=False) as counter:
+        model.calculate_loss(batch).backward()
+    model.zero_grad()
+    return counter.get_total_flops() / len(batch)
+
+
+def matrix_rate(device: torch.device, size: int = 4096) -> float:
+    """TFLOP/s of a large matrix product in the precision that ``precision: auto`` trains in."""
+    kind = torch.bfloat16 if bf16_pays(device) else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+
+    def multiply():
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return 2 * size**3 / median_seconds(multiply, repeats=3) / 1e12
