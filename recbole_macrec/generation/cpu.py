@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch.autograd.function import once_differentiable
 
-from recbole_macrec.generation.dropout import drawn_keep, dropped_share
+from recbole_macrec.generation.dropout import drawn_keep, dropped_share, keep_mask
 
 PART = 2**18  # numbers of a part's widest activation: 1 MB
 
@@ -141,7 +141,7 @@ class _Attention(torch.autograd.Function):
             if hidden is not None:
                 scores.masked_fill_(hidden[of].view(n, 1, keys), -torch.inf)
             p = softmax_(scores).flatten(0, 1)  # [H*n, Q, S]
-            keep = drawn_keep(p.shape, dropped).mul_(256 / (256 - dropped)) if dropped else None
+            keep = keep_mask(p.shape, dropped) if dropped else None
             z = torch.bmm(p * keep if dropped else p, v).view(heads, -1, v.shape[-1])  # [H, n*Q, E]
             torch.addbmm(y[to], z, w_o, beta=0, out=y[to])
             if training:

@@ -21,6 +21,11 @@ def drawn_keep(shape: torch.Size, dropped: int) -> torch.Tensor:
     return torch.ge(drawn, dropped, out=torch.empty(shape))
 
 
+def keep_mask(shape: torch.Size, dropped: int) -> torch.Tensor:
+    """As :func:`drawn_keep`, but what is kept is scaled so that the expectation stays."""
+    return drawn_keep(shape, dropped).mul_(256 / (256 - dropped))
+
+
 def dropped_share(p: float) -> int:
     """Of 256 elements, how many are dropped."""
     return round(256 * p)
@@ -32,5 +37,4 @@ def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    dropped = dropped_share(p)
-    return x * drawn_keep(x.shape, dropped).mul_(256 / (256 - dropped)).to(x.dtype)
+    return x * keep_mask(x.shape, dropped_share(p)).to(x.dtype)

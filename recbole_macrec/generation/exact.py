@@ -37,8 +37,9 @@ def exact_scores(
     """
     device = memory.hidden.device
     scores = torch.full((memory.users, n_items), -torch.inf, device=device)
-    leaf = torch.repeat_interleave(trie.counts(trie.levels - 1))  # of every position in trie.items
-    at_once = max(1, rows // trie.size(trie.levels - 1))
+    last = trie.levels - 1
+    leaf = torch.repeat_interleave(trie.counts(last, range(trie.size(last))))  # of every position in trie.items
+    at_once = max(1, rows // trie.size(last))
     source, begin = network.source_heads(memory), 0
     for group, (users, _) in enumerate(memory.groups):
         for first in range(0, users, at_once):
@@ -95,7 +96,7 @@ def walk(
         grown = past.then(present, parent[part].unsqueeze(0)).trimmed()
         below_hidden, below_present = step(level, codes[part], grown)
         below = trie.descendants(level, nodes[part])
-        children = torch.repeat_interleave(trie.counts(level)[nodes[part].start : nodes[part].stop])
+        children = torch.repeat_interleave(trie.counts(level, nodes[part]))
         yield from walk(
             trie, step, log_probs, at_once, scores[:, part], below_hidden, grown, below_present, level + 1, below, children
         )

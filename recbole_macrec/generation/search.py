@@ -48,7 +48,7 @@ def beam_search(
     for level in range(trie.levels):
         hidden, present = network.step(tokens, source, past)  # [B, W, D]
         log_probs = level_log_probs(network, vocabulary, modality, level, hidden)  # [B, W, K]
-        code = trie.code(level).long()[children]  # [B, W, C]
+        code = trie.code(level)[children].long()  # [B, W, C]
         candidates = (scores.unsqueeze(-1) + log_probs.gather(-1, code)).masked_fill(~exists, -torch.inf)
         width = candidates.shape[-1]
         scores, best = candidates.flatten(1).topk(min(beams, candidates[0].numel()), dim=-1)  # [B, W]
@@ -56,7 +56,7 @@ def beam_search(
         tokens = vocabulary.offsets[modality][level] + code.flatten(1).gather(1, best)
         past = past.then(present, best // width)
         children, exists = trie.below(level, node)
-    items = trie.items.long()[children]  # [B, W, C], C items of one ID
+    items = trie.items[children].long()  # [B, W, C], C items of one ID
     scores = (scores.unsqueeze(-1) / trie.levels).expand_as(items).masked_fill(~exists, -torch.inf)
     items = items.masked_fill(scores.isneginf(), 0)
     return best_of(items.flatten(1), scores.flatten(1), beams)

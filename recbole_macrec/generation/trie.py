@@ -57,8 +57,8 @@ class Trie(nn.Module):
             Indices [..., C] into level + 1 (into ``items`` for leaves), C being ``widths[level + 1]``, and a mask
             [..., C] that says which of them exist. Indices that do not exist are clamped to the node's first child.
         """
-        first = getattr(self, f"first_{level}").long()
-        start, stop = first[node].unsqueeze(-1), first[node + 1].unsqueeze(-1)
+        first = getattr(self, f"first_{level}")
+        start, stop = first[node].long().unsqueeze(-1), first[node + 1].long().unsqueeze(-1)
         index = start + torch.arange(self.widths[level + 1], device=node.device)
         exists = index < stop
         return torch.where(exists, index, start), exists
@@ -67,9 +67,9 @@ class Trie(nn.Module):
         """Nodes of ``level``."""
         return len(self.code(level))
 
-    def counts(self, level: int) -> torch.Tensor:
-        """How many children each node of ``level`` has, int64 [n_l]; for leaves, how many items."""
-        return getattr(self, f"first_{level}").long().diff()
+    def counts(self, level: int, nodes: range) -> torch.Tensor:
+        """How many children consecutive nodes of ``level`` have, int64 [nodes]; for leaves, how many items."""
+        return getattr(self, f"first_{level}")[nodes.start : nodes.stop + 1].long().diff()
 
     def descendants(self, level: int, nodes: range) -> range:
         """The children of consecutive nodes of ``level``, which are consecutive too."""
