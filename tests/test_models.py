@@ -239,6 +239,15 @@ def test_rankings_of_the_modalities_and_their_fusion_are_reported(data_path):
             assert detail["id"][metric] >= value  # an ID that several items shared is hit with any of them
 
 
+def test_tiger_reads_ids_learnt_together_with_the_other_modality(data_path):
+    _, reference, _, _ = prepare("MACRec", data_path)
+    _, model, _, _ = prepare("TIGER", data_path, quantizer="cross_modal_rqvae", collision="reassign")
+    assert model.modalities == ["text"] and reference.modalities == ["text", "image"]
+    torch.testing.assert_close(model.codes_text, reference.codes_text)
+    _, alone, _, _ = prepare("TIGER", data_path, collision="reassign")
+    assert not torch.equal(alone.codes_text, reference.codes_text)
+
+
 def test_switches_of_the_ablation_change_the_loss(data_path):
     losses = {}
     for switch, options in {

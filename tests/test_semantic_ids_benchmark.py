@@ -7,6 +7,7 @@ from recbole_macrec.data.features import FeatureTable
 
 TINY = ["--codebook_size", "8", "--codebook_levels", "4", "--rqvae_epochs", "2", "--rqvae_warmup_epochs", "1",
         "--rqvae_projection", "0", "--rqvae_hidden_sizes", "16", "--pseudo_labels", "10", "--code_dim", "4"]
+NAMES = ["rq_kmeans", "rqvae", "cross_modal_rqvae, paper", "cross_modal_rqvae, released", "cross_modal_rqvae, default"]
 
 
 def test_table(tmp_path, capsys):
@@ -17,9 +18,7 @@ def test_table(tmp_path, capsys):
     main(["--features", *files, *TINY])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 5 * 2 and all(line.count("|") == len(COLUMNS) + 1 for line in rows)
-    assert [row.split("|")[1].strip() for row in rows[2::2]] == [
-        "rq_kmeans", "rqvae", "cross_modal_rqvae, paper", "cross_modal_rqvae, released",
-        "cross_modal_rqvae, default"]
+    assert [row.split("|")[1].strip() for row in rows[2::2]] == NAMES
 
 
 def test_ranking_on_the_ids_of_each_quantizer(tmp_path, tiny_dataset, capsys):
@@ -28,15 +27,18 @@ def test_ranking_on_the_ids_of_each_quantizer(tmp_path, tiny_dataset, capsys):
         FeatureTable(tuple(f"i{i}" for i in range(30)), rng.normal(size=(30, 6)).astype(np.float32)).save(
             tiny_dataset / "tiny", modality)
     arguments = ["--rank", "TIGER", "--dataset", "tiny", "--data_path", str(tiny_dataset), "--epochs", "1",
-                 "--modalities", "text", "--output", str(tmp_path / "out"), *TINY]
+                 "--modalities", "text", "image", "--output", str(tmp_path / "out"), *TINY]
     main(arguments)
     first = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert [line.split("|")[1].strip() for line in first[2:]] == ["rq_kmeans", "rqvae"]
+    assert [line.split("|")[1].strip() for line in first[2:]] == NAMES
+    assert {line.split("|")[2].strip() for line in first[2:]} == {"text"}  # TIGER reads one of the two
     assert all(line.count("|") == len(COLUMNS) + len(RANKING_COLUMNS) + 1 for line in first)
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
     main(arguments)  # nothing is run again
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == first
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
+    main([*arguments, "--collision", "reassign", "--modalities", "text"])  # other options, other records
+    assert len(list((tmp_path / "out").iterdir())) == len(before) + 2
 
 
 @pytest.mark.parametrize("arguments, part", [

@@ -8,10 +8,9 @@ object with the figures, the hardware and the versions.
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import recbole_macrec  # noqa: F401  registers the models
-from recbole_macrec.benchmark.command import REPOSITORY_DATA
+from recbole_macrec.benchmark.command import default_data_path
 from recbole_macrec.benchmark.failures import sentence
 from recbole_macrec.benchmark.machine import hardware, versions
 from recbole_macrec.benchmark.speed.decode import decode
@@ -53,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--dataset", default="arts-toy")
-    parser.add_argument("--data_path", default=str(REPOSITORY_DATA if REPOSITORY_DATA.is_dir() else Path("dataset")))
+    parser.add_argument("--data_path", default=default_data_path())
     parser.add_argument("--modality", default="text", help="the modality whose IDs are used (default: text)")
     parser.add_argument("--batch", type=int, default=256, help="training batch of both sides (default: 256)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of ours (default: 3)")

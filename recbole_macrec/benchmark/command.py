@@ -49,7 +49,7 @@ def _run(argv: list[str], verbose: bool) -> int:
     )
     check(models, request, args)
     if request.value("data_path") is None:
-        settings["data_path"] = str(REPOSITORY_DATA if REPOSITORY_DATA.is_dir() else "dataset")
+        settings["data_path"] = default_data_path()
     check_dataset(request.dataset, request.value("data_path"), request.value("benchmark_filename") is not None)
 
     records = []
@@ -72,6 +72,11 @@ def _run(argv: list[str], verbose: bool) -> int:
     if len(models) > 1 or args.output:
         print("Table:", *write_table(records, title, args.output or "results"))
     return 1 if any("error" in record for record in records) else 0
+
+
+def default_data_path() -> str:
+    """``dataset/`` of the checkout, or of the working directory where the package is installed from a wheel."""
+    return str(REPOSITORY_DATA if REPOSITORY_DATA.is_dir() else "dataset")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:

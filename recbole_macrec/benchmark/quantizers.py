@@ -4,10 +4,12 @@
     python -m recbole_macrec.benchmark.quantizers --dataset shop --data_path data --rank MACRec [--epochs 1] [...]
 
 A feature file is [N, F_m], row i is item i. With --rank the model is trained on each quantizer's IDs and ranked on the test
-users as well; finished quantizers are kept in --output and not repeated. Prints a markdown table; the collision rate is
+users as well; TIGER reads the first modality's IDs alone, learnt together with the others where the quantizer is
+cross-modal. Quantizers finished under the same options are kept in --output and not repeated. Prints a markdown table; the collision rate is
 the one before resolution.
 """
 import argparse
+import hashlib
 import json
 import platform
 import time
@@ -19,7 +21,7 @@ import torch
 from recbole.config import Config
 from recbole.utils import get_model
 
-from recbole_macrec.benchmark.command import REPOSITORY_DATA
+from recbole_macrec.benchmark.command import default_data_path
 from recbole_macrec.benchmark.run import Request, run_model
 from recbole_macrec.benchmark.table import write_json
 from recbole_macrec.errors import UserError
@@ -70,11 +72,13 @@ def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]
     rows = []
     modalities = Config(get_model(model), request.dataset, config_dict=dict(request.settings))["modalities"]
     for name, choice in contenders(len(modalities)).items():
-        file = output / f"{model}-{request.dataset}-{name.replace(', ', '-')}.json"
+        settings = {**request.settings, **choice, "semantic_ids": "learn"}
+        asked = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        file = output / f"{model}-{request.dataset}-{name.replace(', ', '-')}-{asked}.json"
         if file.is_file():
             record = json.loads(file.read_text())
         else:
-            record = run_model(model, replace(request, settings={**request.settings, **choice, "semantic_ids": "learn"}))
+            record = run_model(model, replace(request, settings=settings))
             write_json(record, file)
         fused = record["test_detail"]["fused"]["item"]
         for modality, found in record["semantic_ids"].items():
@@ -105,13 +109,14 @@ def main(arguments: list[str] | None = None) -> None:
     source.add_argument("--rank", metavar="MODEL", help="train and rank this model on the IDs of each quantizer")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dataset", default="arts-toy", help="with --rank")
-    parser.add_argument("--data_path", default=str(REPOSITORY_DATA), help="with --rank")
+    parser.add_argument("--data_path", default=default_data_path(), help="with --rank")
     parser.add_argument("--output", type=Path, default=Path("results/quantizers"), help="with --rank: folder of records")
     parser.add_argument("--modalities", nargs="+", help="with --rank")
     for name in ("rqvae_epochs", "rqvae_warmup_epochs", "rqvae_batch_size", "rqvae_projection", "codebook_levels",
-                 "codebook_size", "code_dim", "pseudo_labels", "semantic_id_seed", "epochs", "train_batch_size"):
+                 "codebook_size", "code_dim", "pseudo_labels", "semantic_id_seed", "epochs", "train_batch_size", "eval_step"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--rqvae_hidden_sizes", type=int, nargs="+")
+    parser.add_argument("--collision")
     args = parser.parse_args(arguments)
     own = ("features", "rank", "device", "dataset", "output")
     options = {name: value for name, value in vars(args).items() if name not in own and value is not None}

@@ -46,7 +46,8 @@ class SemanticIDDataset(SequentialDataset):
         modalities = config["modalities"]
         if not isinstance(modalities, list | tuple) or not modalities:
             raise UserError(f"modalities must be a list such as ['text', 'image'], but it is {modalities!r}.")
-        modalities = list(modalities)[: config["max_modalities"]]
+        read = list(modalities)[: config["max_modalities"]]
+        modalities = list(modalities) if config["quantizer"] == "cross_modal_rqvae" else read
         settings = SemanticIDSettings.from_config(config, modalities)
         tokens = self.field2id_token[self.iid_field][1:].tolist()
         files = {m: folder / FOLDER / f"{m}.json" for m in modalities}
@@ -75,6 +76,7 @@ class SemanticIDDataset(SequentialDataset):
             )
         else:
             raise UserError(f"semantic_ids is {source!r}; expected auto, learn or published.")
+        ids = ids.only(read)
         for modality in ids.modalities:
             self.logger.info(
                 set_color("Semantic IDs", "pink")

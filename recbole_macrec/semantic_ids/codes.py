@@ -5,8 +5,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from recbole_macrec.errors import UserError
-
 
 @dataclass(frozen=True)
 class SemanticIDs:
@@ -39,23 +37,10 @@ class SemanticIDs:
             digest.update(np.ascontiguousarray(self.codes[modality], dtype=np.int64).tobytes())
         return digest.hexdigest()[:16]
 
-    def select(self, tokens: Sequence[str]) -> "SemanticIDs":
-        """Return the IDs of ``tokens``, in that order.
-
-        Raises:
-            UserError: when an item has no ID.
-        """
-        row = {token: i for i, token in enumerate(self.item_tokens)}
-        missing = [token for token in tokens if token not in row]
-        if missing:
-            raise UserError(
-                f"{len(missing)} of {len(tokens)} items have no semantic ID, the first of them {missing[:5]}: "
-                "the IDs were made for another catalogue; import or build them again for this one."
-            )
-        rows = np.array([row[token] for token in tokens], dtype=np.int64)
-        return replace(
-            self,
-            item_tokens=tuple(tokens),
-            codes={m: c[rows] for m, c in self.codes.items()},
-            raw_codes={m: c[rows] for m, c in self.raw_codes.items()},
+    def only(self, modalities: Sequence[str]) -> "SemanticIDs":
+        """Return the IDs of ``modalities``, in that order."""
+        codes, sizes, raw_codes, statistics = (
+            {m: values[m] for m in modalities if m in values}
+            for values in (self.codes, self.sizes, self.raw_codes, self.statistics)
         )
+        return replace(self, codes=codes, sizes=sizes, raw_codes=raw_codes, statistics=statistics)
