@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids import SemanticIDSettings, build_semantic_ids
+from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build_semantic_ids, rows
 from recbole_macrec.semantic_ids import build as build_module
 from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_name, read_weights
 from recbole_macrec.semantic_ids.health import health_warning
@@ -153,6 +153,34 @@ def test_bundle_holds_what_made_it(tmp_path):
     weights = read_weights(path)
     assert weights["text/quantizer.codebooks"].shape == (3, 12, 6) and weights["image/mean"].shape == (8,)
     assert {p.name for p in tmp_path.iterdir()} <= {path.name, f"{path.name}.lock"}
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rq_kmeans"])
+def test_features_too_large_for_memory_are_streamed_to_the_same_ids(quantizer, tmp_path, monkeypatch):
+    settings = replace(SMALL, quantizer=quantizer)
+    expected = build(tmp_path / "whole", settings)
+    order = np.random.default_rng(0).permutation(ITEMS)  # the file is in another order than the items
+    mapped = {}
+    for modality in SMALL.modalities:
+        np.save(tmp_path / f"{modality}.npy", FEATURES[modality][order])
+        mapped[modality] = FeatureRows(np.load(tmp_path / f"{modality}.npy", mmap_mode="r"), np.argsort(order))
+    monkeypatch.setattr(rows, "free_memory", lambda device: 0)
+    read = [len(block) for block in rows.blocks(mapped["text"])]
+    streamed = build(tmp_path / "streamed", settings, mapped)
+    assert read == [ITEMS] and streamed.fingerprint() == expected.fingerprint()
+    monkeypatch.setattr(rows, "BLOCK", 50)
+    assert [len(block) for block in rows.blocks(mapped["text"])] == [50, 50, 50, 10]
+    in_blocks = build(tmp_path / "blocks", settings, mapped)
+    same = [np.mean((in_blocks.codes[m] == expected.codes[m]).all(1)) for m in SMALL.modalities]
+    assert min(same) > 0.9  # means and deviations are summed in another order
+
+
+def test_very_large_catalogues_are_judged_and_initialised_by_a_sample(monkeypatch):
+    monkeypatch.setattr(rows, "SAMPLE", 60)
+    drawn = rows.sample(FEATURES["text"], seed=0)
+    assert len(drawn) == 60 and len(np.unique(drawn, axis=0)) == 60
+    assert {row.tobytes() for row in drawn} <= {row.tobytes() for row in FEATURES["text"]}
+    assert len(rows.sample(FEATURES["text"][:50], seed=0)) == 50
 
 
 def test_name_changes_with_all_it_depends_on():

@@ -7,7 +7,7 @@ from recbole.utils import set_color
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.features import available
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings, build_semantic_ids, published_semantic_ids
+from recbole_macrec.semantic_ids import FeatureRows, SemanticIDs, SemanticIDSettings, build_semantic_ids, published_semantic_ids
 
 FOLDER = "semantic_ids"
 
@@ -67,7 +67,7 @@ class SemanticIDDataset(SequentialDataset):
                 config["image_field"] or "image",
             )
             ids = build_semantic_ids(
-                {m: table.select(tokens) for m, table in tables.items()},
+                {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()},
                 tokens,
                 settings,
                 folder / FOLDER,

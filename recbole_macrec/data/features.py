@@ -20,7 +20,7 @@ class FeatureTable:
     """The features of one modality: row i of ``matrix`` belongs to ``item_tokens[i]``."""
 
     item_tokens: tuple[str, ...]
-    matrix: np.ndarray  # float32 [n, d]
+    matrix: np.ndarray  # float32 [n, d]; a memory map when loaded
 
     @classmethod
     def load(cls, dataset_folder: Path | str, modality: str) -> FeatureTable:
@@ -49,8 +49,8 @@ class FeatureTable:
             new_npy.unlink(missing_ok=True)
             new_txt.unlink(missing_ok=True)
 
-    def select(self, tokens: Sequence[str]) -> np.ndarray:
-        """Return the features [len(tokens), d] of ``tokens``, in their order, joined by id.
+    def rows(self, tokens: Sequence[str]) -> np.ndarray:
+        """Return the rows of ``matrix`` that belong to ``tokens``, in their order, joined by id; int64.
 
         Items of the table that are not asked for are fine (RecBole may filter items); missing ones raise UserError.
         """
@@ -59,7 +59,11 @@ class FeatureTable:
         if missing:
             raise UserError(f"{listing(missing, 'item')} of the dataset have no features (the features cover "
                             f"{len(row)} items); import the dataset again with features for every item")
-        return self.matrix[[row[token] for token in tokens]]
+        return np.array([row[token] for token in tokens], dtype=np.int64)
+
+    def select(self, tokens: Sequence[str]) -> np.ndarray:
+        """Return the features [len(tokens), d] of ``tokens``; see :meth:`rows`."""
+        return self.matrix[self.rows(tokens)]
 
 
 def available(dataset_folder: Path | str) -> dict[str, Path]:
@@ -76,7 +80,7 @@ def paths(dataset_folder: Path | str, modality: str) -> tuple[Path, Path]:
 def read_matrix(path: Path) -> np.ndarray:
     """Read a feature file as float32 [n, d]; raise UserError if it is missing, truncated, not numeric or not 2-D."""
     try:
-        matrix = np.load(path, allow_pickle=False)
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"feature file {path} does not exist; check the path") from None
     except (ValueError, EOFError, OSError) as error:
@@ -110,7 +114,8 @@ def read_tokens(path: Path) -> list[str]:
 
 def check_finite(matrix: np.ndarray, tokens: Sequence[str], path: Path) -> None:
     """Raise UserError naming the first items whose features hold NaN or inf."""
-    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    blocks = (matrix[begin : begin + 2**16] for begin in range(0, len(matrix), 2**16))
+    bad = np.flatnonzero(np.concatenate([~np.isfinite(block).all(axis=1) for block in blocks]))
     if len(bad):
         raise UserError(f"feature file {path} has NaN or infinite values (as float32) for "
                         f"{listing([tokens[i] for i in bad], 'item')}; compute their features again")

@@ -2,7 +2,8 @@
 from recbole_macrec.semantic_ids.build import build_semantic_ids, published_semantic_ids
 from recbole_macrec.semantic_ids.codes import SemanticIDs
 from recbole_macrec.semantic_ids.published import read_published, write_published
+from recbole_macrec.semantic_ids.rows import FeatureRows
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
-__all__ = ["SemanticIDSettings", "SemanticIDs", "build_semantic_ids", "published_semantic_ids", "read_published",
-           "write_published"]
+__all__ = ["FeatureRows", "SemanticIDSettings", "SemanticIDs", "build_semantic_ids", "published_semantic_ids",
+           "read_published", "write_published"]

@@ -11,18 +11,20 @@ from recbole_macrec.semantic_ids.codes import SemanticIDs
 from recbole_macrec.semantic_ids.learn import learn
 from recbole_macrec.semantic_ids.published import read_published
 from recbole_macrec.semantic_ids.resolve import resolve
+from recbole_macrec.semantic_ids.rows import FeatureRows, Features, blocks
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.semantic_ids.statistics import code_statistics
 
 logger = logging.getLogger(__name__)
 
 
-def build_semantic_ids(features: dict[str, np.ndarray], item_tokens: Sequence[str], settings: SemanticIDSettings,
+def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
                        folder: Path, device: str = "cpu", show_progress: bool = True) -> SemanticIDs:
     """Semantic IDs of all items: from the bundle in ``folder`` when there is one, else learnt and written there.
 
     Args:
-        features: modality -> [N, F_m], row i belongs to ``item_tokens[i]``; no padding row.
+        features: modality -> [N, F_m], row i belongs to ``item_tokens[i]``; no padding row. Rows of a memory map stay
+            there where they would not fit into memory.
         folder: holds one bundle per (features, settings, seed); made when missing.
 
     Raises:
@@ -72,8 +74,8 @@ def published_semantic_ids(files: dict[str, Path], item_tokens: Sequence[str],
                        {m: code_statistics(raw[m], raw_sizes[m], r.codes) for m, r in resolved.items()})
 
 
-def _checked_features(features: dict[str, np.ndarray], item_tokens: tuple[str, ...],
-                      settings: SemanticIDSettings) -> dict[str, np.ndarray]:
+def _checked_features(features: dict[str, Features], item_tokens: tuple[str, ...],
+                      settings: SemanticIDSettings) -> dict[str, Features]:
     """The features of ``settings.modalities`` as float32, or a UserError that says what is wrong with them."""
     _check_tokens(item_tokens)
     items = len(item_tokens)
@@ -93,17 +95,19 @@ def _checked_features(features: dict[str, np.ndarray], item_tokens: tuple[str, .
     return {m: _checked_matrix(m, features[m], item_tokens) for m in settings.modalities}
 
 
-def _checked_matrix(modality: str, x: np.ndarray, item_tokens: tuple[str, ...]) -> np.ndarray:
-    x = np.asarray(x)
-    if x.ndim != 2 or x.shape[1] == 0 or not np.issubdtype(x.dtype, np.number):
+def _checked_matrix(modality: str, x: Features, item_tokens: tuple[str, ...]) -> Features:
+    if not isinstance(x, FeatureRows):
+        x = np.asarray(x)
+    if len(x.shape) != 2 or x.shape[1] == 0 or not np.issubdtype(x.dtype, np.number):
         raise UserError(f"Features of modality '{modality}' have shape {x.shape} and type {x.dtype}: expected a row "
                         "of numbers per item.")
     if len(x) != len(item_tokens):
         raise UserError(f"Features of modality '{modality}' have {len(x)} rows, but there are {len(item_tokens)} "
                         "items: give one row per item.")
-    with np.errstate(over="ignore"):  # what overflows float32 is reported below
-        x = np.ascontiguousarray(x, dtype=np.float32)
-    bad = (~np.isfinite(x)).any(1).nonzero()[0]
+    if not isinstance(x, FeatureRows):
+        with np.errstate(over="ignore"):  # what overflows float32 is reported below
+            x = np.ascontiguousarray(x, dtype=np.float32)
+    bad = np.concatenate([~np.isfinite(block).all(1) for block in blocks(x)]).nonzero()[0]
     if len(bad):
         raise UserError(f"Features of modality '{modality}' are NaN or infinite for {len(bad)} of {len(x)} items, the "
                         f"first of them {[item_tokens[i] for i in bad[:5]]}: mend the feature file.")

@@ -29,19 +29,21 @@ from torch import Tensor
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import SemanticIDs
+from recbole_macrec.semantic_ids.rows import Features, blocks
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
-FORMAT = 1  # raise it when the same features and settings would give other IDs, or the files change
+FORMAT = 2  # raise it when the same features and settings would give other IDs, or the files change
 PREFIX = "semantic_ids-"
 MANIFEST, ITEMS, CODES, WEIGHTS = "manifest.json", "items.json", "codes.safetensors", "quantizer.safetensors"
 
 
-def bundle_name(features: dict[str, np.ndarray], item_tokens: Sequence[str], settings: SemanticIDSettings) -> str:
+def bundle_name(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings) -> str:
     """The folder name: a hash of feature bytes, item tokens, settings (with the seed) and format version."""
     digest = hashlib.sha256(json.dumps([FORMAT, settings.identity(), list(item_tokens)]).encode())
     for modality, x in features.items():
         digest.update(f"\n{modality} {x.dtype} {x.shape}\n".encode())
-        digest.update(np.ascontiguousarray(x).tobytes())
+        for block in blocks(x):
+            digest.update(np.ascontiguousarray(block).data)
     return PREFIX + digest.hexdigest()[:16]
 
 

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.cross_modal import CrossModalRQVAE
 from recbole_macrec.semantic_ids.health import code_health, warn_once
-from recbole_macrec.semantic_ids.learnt import Learnt, LearntModality, Scale
+from recbole_macrec.semantic_ids.learnt import Learnt, LearntModality
 from recbole_macrec.semantic_ids.pseudo_labels import pseudo_labels
 from recbole_macrec.semantic_ids.resolve import Geometry
+from recbole_macrec.semantic_ids.rows import Features, Scale, scaled
 from recbole_macrec.semantic_ids.rq_kmeans import rq_kmeans
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
@@ -24,7 +25,7 @@ GRADIENT_CLIP = 1.0
 SETTLING_EPOCHS = 20  # a codebook may look poor before this without a warning; the last epoch always counts
 
 
-def learn(features: dict[str, np.ndarray], settings: SemanticIDSettings, device: str = "cpu",
+def learn(features: dict[str, Features], settings: SemanticIDSettings, device: str = "cpu",
           show_progress: bool = True) -> Learnt:
     """Learn codes of all items from features [N, F_m] float32 with ``settings.quantizer``.
 
@@ -46,17 +47,17 @@ def learn(features: dict[str, np.ndarray], settings: SemanticIDSettings, device:
 class Training:
     """Warm-up as a plain auto-encoder, k-means initialisation on all items, then epochs with restarts of dead codes.
 
-    All features stay on the device; batches are rows of a fresh permutation. After every epoch all items are
+    All features stay on the device where they fit (rows.py); batches are rows of a fresh permutation. After every epoch all items are
     encoded once: that gives health, dead codes, and the codes themselves. ``codes_epoch`` says which epoch's codes
     (and weights) are handed back: the last, or per modality the one with the fewest collisions.
     """
 
-    def __init__(self, features: dict[str, np.ndarray], settings: SemanticIDSettings, device: str):
+    def __init__(self, features: dict[str, Features], settings: SemanticIDSettings, device: str):
         seed = settings.semantic_id_seed
         self.settings, self.modalities = settings, tuple(features)
         self.generator = torch.Generator().manual_seed(seed)
         self.scales = [Scale.of(x, settings.standardize) for x in features.values()]
-        self.x = [s.apply(x).to(device) for s, x in zip(self.scales, features.values())]  # per modality [N, F_m]
+        self.x = [scaled(x, s, device) for x, s in zip(features.values(), self.scales)]  # per modality [N, F_m]
         self.labels: list[Tensor] | None = None  # per modality [N]
         if settings.uses_pseudo_labels:
             labels = [pseudo_labels(x, settings.pseudo_labels, seed) for x in features.values()]

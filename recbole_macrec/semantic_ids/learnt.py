@@ -1,8 +1,7 @@
-"""What every quantizer hands back, and the scale that features are brought to before it."""
+"""What every quantizer hands back."""
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from recbole_macrec.semantic_ids.resolve import Geometry
@@ -18,20 +17,3 @@ class LearntModality(NamedTuple):
 class Learnt(NamedTuple):
     modalities: dict[str, LearntModality]
     history: list[dict]  # one entry per epoch: losses, and health per modality
-
-
-class Scale(NamedTuple):
-    mean: Tensor  # [F]
-    scale: Tensor  # [F]
-
-    @classmethod
-    def of(cls, features: np.ndarray, standardize: bool) -> "Scale":
-        """Mean and standard deviation per column of [N, F] features; 0 and 1 when they stay as they are."""
-        if not standardize:
-            return cls(torch.zeros(features.shape[1]), torch.ones(features.shape[1]))
-        deviation = features.std(0, dtype=np.float64)
-        deviation[deviation < 1e-8] = 1.0  # a constant column stays constant
-        return cls(torch.from_numpy(features.mean(0, dtype=np.float64)).float(), torch.from_numpy(deviation).float())
-
-    def apply(self, features: np.ndarray) -> Tensor:
-        return (torch.from_numpy(features) - self.mean) / self.scale

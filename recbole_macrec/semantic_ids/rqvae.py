@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.semantic_ids.quantizer import Quantized, ResidualQuantizer
+from recbole_macrec.semantic_ids.rows import Streamed
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
@@ -46,12 +47,12 @@ class RQVAE(nn.Module):
         return F.mse_loss(self.decoder(self.encoder(x)), x)
 
     @torch.no_grad()
-    def encode(self, x: Tensor, rows: int = 8192) -> Tensor:
+    def encode(self, x: Tensor | Streamed, rows: int = 8192) -> Tensor:
         """z [N, D] of all items ``x`` [N, F], a few thousand rows at a time."""
         return torch.cat([self.encoder(part) for part in x.split(rows)])
 
     @torch.no_grad()
-    def reconstruction_error(self, x: Tensor, z_hat: Tensor, rows: int = 8192) -> float:
+    def reconstruction_error(self, x: Tensor | Streamed, z_hat: Tensor, rows: int = 8192) -> float:
         """Mean squared error of the features rebuilt from ``z_hat`` [N, D]; 1 is what the mean alone would give."""
         parts = zip(x.split(rows), z_hat.split(rows), strict=True)
         return sum(F.mse_loss(self.decoder(z), part, reduction="sum").item() for part, z in parts) / x.numel()

@@ -5,6 +5,8 @@ Axes: N items, L levels, K codes per level, F feature width. Everything returned
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from recbole_macrec.semantic_ids.rows import SAMPLE, Features
+
 HELD_OUT = 0.2  # share of items that the ridge regression does not see
 RIDGE = 1.0
 
@@ -28,23 +30,25 @@ def usage_and_perplexity(codes: np.ndarray, sizes: tuple[int, ...]) -> tuple[lis
     return usage, perplexity
 
 
-def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: np.ndarray, seed: int) -> float:
-    """R^2 of the features of held-out items, predicted by ridge regression on their one-hot codes.
+def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: Features, seed: int) -> float:
+    """R^2 of the features of held-out items, predicted by ridge regression on their one-hot codes,
+    from ``SAMPLE`` items where there are more.
 
     0 is what the mean of the other items predicts, 1 is perfect; random codes are at or below 0.
 
     Args:
         codes: [N, L]; features: [N, F], of the same modality or another; seed: draws the held-out items.
     """
-    order = np.random.default_rng(seed).permutation(len(codes))
-    held_out = max(1, int(HELD_OUT * len(codes)))
+    order = np.random.default_rng(seed).permutation(len(codes))[:SAMPLE]
+    held_out = max(1, int(HELD_OUT * len(order)))
     test, train = order[:held_out], order[held_out:]
     if len(train) == 0:
         return 0.0
     x = one_hot(codes, sizes)  # [N, sum K]
-    mean = features[train].mean(0)  # [F]
+    seen = features[train]
+    mean = seen.mean(0)  # [F]
     gram = (x[train].T @ x[train]).toarray() + RIDGE * np.eye(x.shape[1])
-    weights = np.linalg.solve(gram, x[train].T @ (features[train] - mean))  # [sum K, F]
+    weights = np.linalg.solve(gram, x[train].T @ (seen - mean))  # [sum K, F]
     rest = features[test] - mean  # [held out, F]
     total = float((rest**2).sum())
     return round(1 - float(((rest - x[test] @ weights) ** 2).sum()) / total, 4) if total > 0 else 0.0
@@ -59,7 +63,7 @@ def one_hot(codes: np.ndarray, sizes: tuple[int, ...]) -> csr_matrix:
 
 
 def code_statistics(raw: np.ndarray, sizes: tuple[int, ...], resolved: np.ndarray,
-                    features: dict[str, np.ndarray] | None = None, seed: int = 0,
+                    features: dict[str, Features] | None = None, seed: int = 0,
                     reconstruction_error: float | None = None) -> dict:
     """The statistics of one modality.
 

@@ -1,0 +1,107 @@
+"""Features that need not fit into memory: rows of a file in the items' order, read piece by piece.
+
+Axes: N items, F feature width. Functions take an array [N, F] or FeatureRows alike.
+"""
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_macrec.hardware import free_memory
+
+BLOCK = 2**16  # rows read at once
+SAMPLE = 2**18  # rows that stand for all where an algorithm has to hold its rows in memory
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """Row i is row ``rows[i]`` of ``matrix`` [n, F], usually a memory map; what is indexed is read."""
+
+    matrix: np.ndarray
+    rows: np.ndarray  # int64 [N]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.matrix.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.matrix.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index) -> np.ndarray:
+        return np.asarray(self.matrix[self.rows[index]])
+
+
+Features = np.ndarray | FeatureRows
+
+
+def blocks(x: Features) -> Iterator[np.ndarray]:
+    """The rows of ``x``, ``BLOCK`` at a time."""
+    return (x[begin : begin + BLOCK] for begin in range(0, len(x), BLOCK))
+
+
+def sample(x: Features, seed: int) -> np.ndarray:
+    """All rows, or ``SAMPLE`` of them drawn without replacement where there are more."""
+    if len(x) <= SAMPLE:
+        return x[:]
+    return x[np.sort(np.random.default_rng(seed).choice(len(x), SAMPLE, replace=False))]
+
+
+class Scale(NamedTuple):
+    """What features are brought to before they are quantized."""
+
+    mean: Tensor  # [F]
+    scale: Tensor  # [F]
+
+    @classmethod
+    def of(cls, x: Features, standardize: bool) -> "Scale":
+        """Mean and standard deviation per column; 0 and 1 when they stay as they are."""
+        width = x.shape[1]
+        if not standardize:
+            return cls(torch.zeros(width), torch.ones(width))
+        mean = sum(block.sum(0, dtype=np.float64) for block in blocks(x)) / len(x)
+        deviation = np.sqrt(sum(np.square(block - mean).sum(0) for block in blocks(x)) / len(x))
+        deviation[deviation < 1e-8] = 1.0  # a constant column stays constant
+        return cls(torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
+
+    def apply(self, features: np.ndarray) -> Tensor:
+        return (torch.from_numpy(features) - self.mean) / self.scale
+
+
+class Streamed:
+    """Scaled features that stay where they are; what is asked for is read, scaled and moved to the device.
+
+    Has what the quantizers use of a tensor [N, F].
+    """
+
+    def __init__(self, x: Features, scale: Scale, device: str | torch.device):
+        self.x, self.scale, self.device = x, scale, torch.device(device)
+        self.shape = torch.Size(x.shape)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.scale.apply(self.x[rows.cpu().numpy()]).to(self.device)
+
+    def split(self, rows: int) -> Iterator[Tensor]:
+        return (self[part] for part in torch.arange(len(self)).split(rows))
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+
+def scaled(x: Features, scale: Scale, device: str | torch.device) -> Tensor | Streamed:
+    """Scaled features [N, F] on the device, or streamed to it when they would take more than half of its free memory."""
+    if 4 * x.shape[0] * x.shape[1] > free_memory(torch.device(device)) // 2:
+        return Streamed(x, scale, device)
+    whole = torch.empty(x.shape, device=device)
+    for rows, block in zip(whole.split(BLOCK), blocks(x)):
+        rows.copy_(scale.apply(block))
+    return whole
