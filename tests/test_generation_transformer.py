@@ -1,10 +1,13 @@
 """Our transformer against transformers' T5 on the same weights, and its step-by-step decoding against teacher forcing."""
+import shutil
+
 import pytest
 import torch
 from transformers import T5ForConditionalGeneration
 
 from recbole_macrec.benchmark.speed.reference import t5_config, t5_names
-from recbole_macrec.generation.layers import TransformerSettings
+from recbole_macrec.generation.compiled import compile_layers
+from recbole_macrec.generation.layers import FeedForward, TransformerSettings
 from recbole_macrec.generation.memory import Past
 from recbole_macrec.generation.packing import pack
 from recbole_macrec.generation.transformer import Transformer
@@ -113,3 +116,33 @@ def test_users_and_padding_do_not_reach_each_other():
         alone = ours.decode(target[2:], ours.encode(pack(tokens[2:, :3], lengths[2:])))
     torch.testing.assert_close(padded, packed, atol=1e-5, rtol=0)
     torch.testing.assert_close(packed[2:], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_compute_the_same():
+    ours, _ = t5_pair(0)
+    tokens, lengths = source(0)
+    target = tokens[:, None, :3]
+
+    def gradients():
+        ours.zero_grad()
+        ours.logits(ours.decode(target, ours.encode(pack(tokens, lengths)))).square().sum().backward()
+        return {name: p.grad.clone() for name, p in ours.named_parameters()}
+
+    expected = gradients()
+    names = list(ours.state_dict())
+    assert compile_layers(ours)
+    torch.testing.assert_close(gradients(), expected, rtol=1e-3, atol=1e-3)
+    assert list(ours.state_dict()) == names
+
+
+def test_where_compilation_fails_a_warning_says_so(monkeypatch, caplog):
+    def fails(self, **kwargs):
+        raise RuntimeError("no compiler found")
+
+    monkeypatch.setattr(FeedForward, "compile", fails)
+    ours, _ = t5_pair(0)
+    assert not compile_layers(ours)
+    assert "no compiler found" in caplog.text
+    tokens, lengths = source(0)
+    ours.encode(pack(tokens, lengths))

@@ -35,6 +35,6 @@ def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     """Drop elements of ``x`` with probability ``p`` while training."""
     if not training or p == 0:
         return x
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, p)
     return x * keep_mask(x.shape, dropped_share(p)).to(x.dtype)

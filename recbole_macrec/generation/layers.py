@@ -33,7 +33,9 @@ class TransformerSettings:
 
 
 def on_cpu(x: torch.Tensor) -> bool:
-    """Whether the functions of cpu.py serve ``x``: fp32 on CPU, outside autocast."""
+    """Whether the functions of cpu.py serve ``x``: fp32 on CPU, outside autocast and torch.compile."""
+    if torch.compiler.is_compiling():
+        return False
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 

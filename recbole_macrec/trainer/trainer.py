@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from recbole_macrec.distributed import average_gradients, gather_in_order
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.compiled import compile_layers
 from recbole_macrec.hardware import bf16_pays, keep_freed_memory
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
 from recbole_macrec.trainer.detail import RankingDetail
@@ -39,6 +40,8 @@ class GenerativeTrainer(Trainer):
         self.autocast = {"fp32": False, "bf16": True, "auto": bf16_pays(self.device)}.get(config["precision"])
         if self.autocast is None:
             raise UserError(f"precision is {config['precision']!r}; expected auto, fp32 or bf16.")
+        if config["compile"]:
+            compile_layers(model.network, torch.bfloat16 if self.autocast else None)
         self.distributed = not config["single_spec"]
         self.step, self.steps = 0, 0  # optimizer steps taken and planned
         self.epoch_seconds: list[float] = []
