@@ -3,6 +3,7 @@ from pathlib import Path
 
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import set_color
+from scipy.sparse import csr_matrix
 
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.features import available
@@ -21,6 +22,7 @@ class SemanticIDDataset(SequentialDataset):
     """
 
     _semantic_ids: SemanticIDs | None = None
+    _training: SequentialDataset | None = None
 
     @property
     def semantic_ids(self) -> SemanticIDs:
@@ -31,15 +33,20 @@ class SemanticIDDataset(SequentialDataset):
 
     def build(self) -> list:
         """Split, and give every part the same semantic IDs."""
-        ids = self.semantic_ids
         parts = super().build()
+        self._training = parts[0]
+        ids = self.semantic_ids
         for part in parts:
             part._semantic_ids = ids
         return parts
 
+    def training_interactions(self) -> csr_matrix:
+        """Interactions of the training part alone, [user_num, item_num]; once :meth:`build` has split."""
+        return self._training.inter_matrix("csr")
+
     def __getstate__(self) -> dict:
         """Leave the IDs out of saved datasets: they are looked up again, so a stale copy can never load."""
-        return {**self.__dict__, "_semantic_ids": None}
+        return {**self.__dict__, "_semantic_ids": None, "_training": None}
 
     def _prepare_semantic_ids(self) -> SemanticIDs:
         config, folder = self.config, Path(self.dataset_path)

@@ -1,0 +1,54 @@
+"""The dataset class: what it calls training interactions holds nothing of validation and test."""
+import logging
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from conftest import TINY
+from recbole.config import Config
+from recbole.data import create_dataset
+
+from recbole_macrec.data.features import FeatureTable
+
+ITEMS = 30
+
+
+@pytest.fixture
+def data_path(tiny_dataset):
+    rng = np.random.default_rng(0)
+    FeatureTable(tuple(f"i{i}" for i in range(ITEMS)), rng.standard_normal((ITEMS, 6)).astype(np.float32)).save(
+        tiny_dataset / TINY, "text")
+    return tiny_dataset
+
+
+def built(data_path, **options):
+    options = {"modalities": ["text"], "codebook_levels": 2, "codebook_size": 8, "quantizer": "rq_kmeans", "state": "ERROR"} | options
+    dataset = create_dataset(Config("TIGER", TINY, config_dict={"data_path": str(data_path), **options}))
+    logging.getLogger().setLevel(logging.ERROR)
+    dataset.build()
+    return dataset
+
+
+def pairs(dataset) -> set:
+    """User and item tokens of the training interactions."""
+    users, items = dataset.training_interactions().nonzero()
+    return set(zip(dataset.id2token(dataset.uid_field, users), dataset.id2token(dataset.iid_field, items)))
+
+
+def test_training_interactions_are_all_but_the_last_two_of_each_user(data_path):
+    histories = defaultdict(list)
+    for line in (data_path / TINY / f"{TINY}.inter").read_text().splitlines()[1:]:
+        user, item, time = line.split("\t")
+        histories[user].append((float(time), item))
+    expected = {(user, item) for user, rows in histories.items() for _, item in sorted(rows)[:-2]}
+    assert pairs(built(data_path)) == expected
+
+
+def test_validation_and_test_items_do_not_reach_them(data_path):
+    before = pairs(built(data_path))
+    file = data_path / TINY / f"{TINY}.inter"
+    lines = file.read_text().splitlines()
+    user = lines[-1].split("\t")[0]
+    lines[-2:] = [f"{user}\ti{item}\t{10**6 + item}" for item in (3, 7)]
+    file.write_text("\n".join(lines) + "\n")
+    assert pairs(built(data_path)) == before
