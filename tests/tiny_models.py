@@ -52,7 +52,8 @@ def _tokenizer(template: str, added: list[str], **names) -> PreTrainedTokenizerF
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single=template, special_tokens=[(token, vocabulary[token]) for token in added])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", **names)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]",
+                                   model_input_names=["input_ids", "attention_mask"], **names)
 
 
 def _clip(folder: Path) -> None:
