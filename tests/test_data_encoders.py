@@ -130,6 +130,29 @@ def test_bombs_and_broken_images_are_named(model, images, monkeypatch):
         create_encoder({"model": str(model("vit"))}, "cpu").encode(images)
 
 
+def test_a_model_of_the_hub_is_known_by_its_commit(model, tmp_path, monkeypatch):
+    """A cache as the hub's client leaves it, without a network."""
+    cache, commit = tmp_path / "models--someone--tiny-bert", "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(model("bert"), cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path), raising=False)  # transformers 4
+    encoder = create_encoder({"model": "someone/tiny-bert"}, "cpu")
+    assert np.array_equal(encoder.encode(ITEMS), create_encoder({"model": str(model("bert"))}, "cpu").encode(ITEMS))
+    assert encoder.details["revision"] == commit
+    assert (encoder.settings["model"], encoder.settings["revision"]) == ("someone/tiny-bert", "main")
+    with pytest.raises(UserError, match="'someone/tiny-bert' of encoders is not on this machine"):
+        create_encoder({"model": "someone/tiny-bert", "revision": "v2"}, "cpu")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_images_are_near(model, images, precision):
+    half, full = (create_encoder({"model": str(model("clip")), "precision": p}, "cpu").encode(images) for p in (precision, "fp32"))
+    assert half.dtype == np.float32 and 0 < np.abs(half - full).max() < 0.2
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_near(model, precision):
     half, full = (create_encoder({"model": str(model("llama")), "precision": p}, "cpu").encode(ITEMS) for p in (precision, "fp32"))
@@ -216,10 +239,11 @@ def test_large_files_are_hashed_by_samples(tmp_path, monkeypatch):
     monkeypatch.setattr(source_module, "WHOLE", 100)
     monkeypatch.setattr(source_module, "SAMPLE", 4)
     rng = np.random.default_rng(0)
-    (tmp_path / "weights").write_bytes(rng.bytes(1000))
+    (tmp_path / "weights.bin").write_bytes(rng.bytes(1000))
     first = source_module.content_hash(tmp_path)
+    (tmp_path / "README.md").write_text("of no consequence")
     assert source_module.content_hash(tmp_path) == first
-    (tmp_path / "weights").write_bytes(rng.bytes(1000))
+    (tmp_path / "weights.bin").write_bytes(rng.bytes(1000))
     assert source_module.content_hash(tmp_path) != first
 
 

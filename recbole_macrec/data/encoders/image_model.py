@@ -44,6 +44,7 @@ class ImageModel(PretrainedEncoder):
     kind = "image"
     poolings = ("projected", "pooler", "cls", "mean")
     not_options = ("max_length", "batch_tokens")
+    libraries = ("torch", "transformers", "pillow")
 
     @staticmethod
     def default_pooling(source: Source) -> str:

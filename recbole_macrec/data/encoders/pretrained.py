@@ -28,6 +28,7 @@ class PretrainedEncoder(ABC):
     kind: ClassVar[str]
     poolings: ClassVar[tuple[str, ...]]
     not_options: ClassVar[tuple[str, ...]] = ()
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")  # whose versions the manifest records
 
     def __init__(self, options: ModelOptions, source: Source, device: torch.device) -> None:
         for key in self.not_options:
@@ -45,7 +46,7 @@ class PretrainedEncoder(ABC):
         if "max_length" not in self.not_options:
             self.settings["max_length"] = options.max_length
         self.details = {"model": source.model, "revision": source.revision, "precision": precision,
-                        "versions": {name: version(name) for name in ("torch", "transformers")}}
+                        "versions": {name: version(name) for name in self.libraries}}
 
     @property
     def run(self) -> Mapping[str, Any]:

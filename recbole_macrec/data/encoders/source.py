@@ -14,6 +14,7 @@ from recbole_macrec.errors import UserError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+READ = (".json", ".txt", ".model", ".safetensors", ".bin")  # files of a model folder that transformers reads
 WHOLE = 64 * 2**20  # files up to this many bytes are hashed whole
 SAMPLES, SAMPLE = 64, 2**20  # of larger ones so many blocks of so many bytes
 
@@ -41,6 +42,7 @@ class Source(NamedTuple):
 def find_model(model: str, revision: str | None = None) -> Source:
     """Find a model by hub name or local folder; UserError in one sentence if there is none."""
     from transformers import AutoConfig
+    from transformers.utils import cached_file
 
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -52,9 +54,11 @@ def find_model(model: str, revision: str | None = None) -> Source:
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
         raise UserError(f"model folder {folder} of encoders does not exist; check the path")
     with _loading(model, local=False):
-        config = AutoConfig.from_pretrained(model, revision=revision or "main", trust_remote_code=False)
+        # The hub's client keeps files under .../snapshots/<commit>/.
+        commit = Path(cached_file(model, "config.json", revision=revision or "main")).parent.name
+        config = AutoConfig.from_pretrained(model, revision=commit, trust_remote_code=False)
     # A branch moves with every edit of the model's page, so what was asked for is what counts, not its commit.
-    return Source(model, model, config._commit_hash, {"model": model, "revision": revision or "main"}, config)
+    return Source(model, model, commit, {"model": model, "revision": revision or "main"}, config)
 
 
 def load_model(source: Source, dtype: torch.dtype, device: torch.device, unused: tuple[str, ...]) -> PreTrainedModel:
@@ -95,13 +99,13 @@ def transformers_major() -> int:
 
 
 def content_hash(folder: Path) -> str:
-    """Return a hash of the files of a model folder.
+    """Return a hash of the files of a model folder that change what the model does.
 
     Of files beyond 64 MiB only 64 blocks at even distances are read, so that a model of 13 GB costs a fraction of a second;
     training it further changes nearly every weight, and so the blocks.
     """
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in READ):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
