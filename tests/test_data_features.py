@@ -75,7 +75,7 @@ def test_encoded_features_are_reused_until_the_content_changes(folder, monkeypat
     first = item_features(folder, "shop", ["image", "text"], ENCODERS)
     assert list(first) == ["image", "text"]
     encoded = []
-    monkeypatch.setattr(encode, "create_encoder", lambda name: encoded.append(name) or create_encoder(name))
+    monkeypatch.setattr(encode, "create_encoder", lambda *chosen: encoded.append(chosen) or create_encoder(*chosen))
     stamps = {path: path.stat().st_mtime_ns for path in (folder / "features").glob("*.npy")}
     again = item_features(folder, "shop", ["text", "image"], ENCODERS)
     assert all(np.array_equal(first[m].matrix, again[m].matrix) for m in first)
@@ -106,14 +106,14 @@ def test_imported_features_are_never_encoded_anew(folder):
 
 @pytest.mark.parametrize("name", ["tfidf", "pixels"])
 def test_encoders_are_deterministic_and_tell_items_apart(folder, name):
-    items = [RawItem(f"i{n}", text, folder / f"images/i{n}.png") for n, text in enumerate(TITLES)]
+    items = [RawItem(f"i{n}", (text,), folder / f"images/i{n}.png") for n, text in enumerate(TITLES)]
     first, second = create_encoder(name).encode(items), create_encoder(name).encode(items)
     assert first.dtype == np.float32 and first.shape[0] == 6 and np.array_equal(first, second)
     assert len(np.unique(first.round(4), axis=0)) == 6
 
 
 def test_encoders_take_a_single_item(folder):
-    item = RawItem("i0", "pen", folder / "images/i0.png")
+    item = RawItem("i0", ("pen",), folder / "images/i0.png")
     for name in ("tfidf", "pixels"):
         assert np.isfinite(create_encoder(name).encode([item])).all()
 

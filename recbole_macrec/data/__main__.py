@@ -1,12 +1,17 @@
-"""``python -m recbole_macrec.data import ...`` and ``python -m recbole_macrec.data toy``."""
+"""``python -m recbole_macrec.data import ...``, ``... encode ...`` and ``... toy``."""
 from __future__ import annotations
 
 import argparse
 import sys
 import traceback
+from dataclasses import fields
 from pathlib import Path
 
+from recbole_macrec.data import features
+from recbole_macrec.data.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing, is_imported
+from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
 from recbole_macrec.data.importer import Summary, import_dataset
+from recbole_macrec.data.processes import launched, own_device
 from recbole_macrec.data.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
 
@@ -32,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m recbole_macrec.data", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(title="commands", metavar="import|toy", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="import|encode|toy", parser_class=_Parser)
     importing = commands.add_parser("import", allow_abbrev=False, help="turn released files or a CSV into a dataset",
                                     formatter_class=argparse.RawDescriptionHelpFormatter, description=_IMPORT_HELP)
     importing.add_argument("src", metavar="SRC", type=Path)
@@ -43,13 +48,26 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     importing.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
     importing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     importing.set_defaults(run=_import)
+    encoding = commands.add_parser("encode", allow_abbrev=False, help="make the features of one modality",
+                                   formatter_class=argparse.RawDescriptionHelpFormatter, description=_ENCODE_HELP)
+    encoding.add_argument("dataset", metavar="NAME")
+    encoding.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
+    encoding.add_argument("--modality", required=True, help="what to call the features, such as text or image")
+    encoding.add_argument("--encoder", metavar="NAME", help=f"one of {', '.join([*ENCODERS, *PRESETS])}")
+    encoding.add_argument("--model", metavar="HUB_NAME_OR_FOLDER", help="any other model of Hugging Face transformers")
+    for field in fields(ModelOptions)[1:]:
+        encoding.add_argument(f"--{field.name}", type=int if "int" in str(field.type) else str)
+    encoding.add_argument("--text_fields", default=",".join(TEXT_FIELDS), metavar="A,B", help="default: %(default)s")
+    encoding.add_argument("--image_field", default=IMAGE_FIELD, metavar="A", help="default: %(default)s")
+    encoding.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    encoding.set_defaults(run=_encode)
     toy = commands.add_parser("toy", allow_abbrev=False, help=f"make the synthetic craft shop {NAME}", description=_TOY_HELP)
     toy.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
     toy.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
     toy.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     toy.set_defaults(run=_toy)
     if not argv:
-        raise UserError("no command; use one of: import, toy")
+        raise UserError(f"no command; use one of: {', '.join(commands.choices)}")
     if argv[0] not in ("-h", "--help", *commands.choices):
         raise UserError(f"unknown command '{argv[0]}'; use one of: {', '.join(commands.choices)}."
                         f"{nearest(argv[0], commands.choices)}")
@@ -70,6 +88,28 @@ def _import(args: argparse.Namespace) -> None:
     summary = import_dataset(args.src, args.dataset, args.data_path, _pairs("--feature", args.feature, ".npy"),
                              _pairs("--semantic_ids", args.semantic_ids, ".json"), args.overwrite)
     print(_describe(summary))
+
+
+def _encode(args: argparse.Namespace) -> None:
+    if (args.encoder is None) == (args.model is None):
+        raise UserError(f"encode needs either --encoder ({', '.join([*ENCODERS, *PRESETS])}) or --model HUB_NAME_OR_FOLDER")
+    options = {field.name: getattr(args, field.name) for field in fields(ModelOptions)[1:]}
+    options = {key: value for key, value in options.items() if value is not None}
+    simple = args.encoder is not None and args.encoder not in PRESETS
+    if simple and options:
+        raise UserError(f"--{next(iter(options))} is no option of the encoder {args.encoder}; leave it out")
+    features.check_modality(args.modality)
+    folder = args.data_path / args.dataset
+    if is_imported(folder, args.modality):
+        raise UserError(f"{features.paths(folder, args.modality)[0]} was imported, and encoding would replace it; remove it, or "
+                        "choose another --modality")
+    chosen = args.encoder if simple else {"model": args.model or args.encoder, **options}
+    with launched() as processes:
+        table = encode_missing(folder, args.dataset, args.modality, chosen, args.text_fields.split(","), args.image_field,
+                               device=own_device(), show_progress=True, processes=processes)
+    if processes.first:
+        rows, width = table.matrix.shape
+        print(f"{features.paths(folder, args.modality)[0]}: {rows:,} items x {width:,} dimensions")
 
 
 def _toy(args: argparse.Namespace) -> None:
@@ -97,6 +137,14 @@ def _describe(summary: Summary) -> str:
 
 
 _TOY_HELP = "Write DIR/arts-toy, a synthetic shop (users, items, texts and images are made up), the same bytes every time."
+
+_ENCODE_HELP = """\
+Write DIR/NAME/features/MODALITY.npy from the texts or images that DIR/NAME/NAME.item names.
+
+Whether a model reads texts or images is in its configuration. Text: mean over the tokens of each field, then over the
+fields. A killed run goes on where it was. On several GPUs, or machines with a shared disk:
+
+    torchrun --nproc_per_node=4 -m recbole_macrec.data encode NAME --data_path=DIR --modality=text --encoder=llama-7b"""
 
 _IMPORT_HELP = """\
 Write DIR/NAME with RecBole's atomic files, features and semantic IDs, all keyed by item.

@@ -72,6 +72,8 @@ class SemanticIDDataset(SequentialDataset):
                 config["encoders"] or {},
                 config["text_fields"] or [],
                 config["image_field"] or "image",
+                device=config["device"],
+                show_progress=bool(config["show_progress"]),
             )
             ids = build_semantic_ids(
                 {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()},

@@ -5,35 +5,46 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import torch
 from filelock import FileLock
 
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder
+from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.data.processes import ALONE, Processes
+from recbole_macrec.data.shards import Shards
 from recbole_macrec.errors import UserError
 
 TEXT_FIELDS = ("title", "description")
 IMAGE_FIELD = "image"
+Chosen = str | Mapping[str, Any]  # an encoder as the option names it
 
 
-def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[str], encoders: Mapping[str, str],
-                  text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD) -> dict[str, FeatureTable]:
+def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[str], encoders: Mapping[str, Chosen],
+                  text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
+                  device: torch.device | str | None = None, show_progress: bool = False) -> dict[str, FeatureTable]:
     """Return ``{modality: FeatureTable}`` in the order of ``modalities``.
 
     Imported features are taken as they are. A modality that ``encoders`` gives an encoder, such as
-    ``{"text": "tfidf", "image": "pixels"}``, is encoded from ``NAME.item`` unless that was done before from the same
-    content. UserError says which file is missing and how to get it.
+    ``{"text": "tfidf", "image": {"model": "openai/clip-vit-large-patch14"}}``, is encoded from ``NAME.item`` unless that was
+    done before from the same content. UserError says which file is missing and how to get it.
     """
     folder = Path(dataset_folder)
     if not folder.is_dir():
         raise UserError(f"dataset folder {folder} does not exist; import it: {atomic.import_command(folder, name)}")
+    if not isinstance(encoders, Mapping):
+        raise UserError(f"encoders is {encoders!r}; expected an encoder of each modality, such as {{text: tfidf}}")
     tables = {}
     for modality in modalities:
         features.check_modality(modality)
         if modality in encoders:
-            tables[modality] = encode_missing(folder, name, modality, encoders[modality], text_fields, image_field)
+            tables[modality] = encode_missing(folder, name, modality, encoders[modality], text_fields, image_field,
+                                              device=device, show_progress=show_progress)
         elif modality in features.available(folder):
             tables[modality] = FeatureTable.load(folder, modality)
         else:
@@ -41,32 +52,55 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
     return tables
 
 
-def encode_missing(dataset_folder: Path | str, name: str, modality: str, encoder_name: str,
-                   text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD) -> FeatureTable:
+def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen: Chosen,
+                   text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
+                   device: torch.device | str | None = None, show_progress: bool = False,
+                   processes: Processes = ALONE) -> FeatureTable:
     """Return the features of one modality, encoding them if they are absent or were encoded from other content.
 
-    Features without a manifest beside them were imported, and are never encoded anew. One process encodes, others wait.
+    Features without a manifest beside them were imported, and are never encoded anew. Pretrained models encode shard by
+    shard, which a killed run resumes; ``processes`` share the shards. Of other runs one encodes and the rest wait.
     """
     folder = Path(dataset_folder)
     npy, _ = features.paths(folder, modality)
-    manifest_path = npy.with_suffix(".encoded.json")
-    if npy.exists() and not manifest_path.exists():
+    manifest_path = manifest_file(npy)
+    if is_imported(folder, modality):
         return FeatureTable.load(folder, modality)
-    encoder = create_encoder(encoder_name)
+    encoder = create_encoder(chosen, device)
     items = _raw_items(folder, name, modality, encoder, text_fields, image_field)
-    manifest = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": _content_hash(items)}
+    identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": _content_hash(items)}
     npy.parent.mkdir(exist_ok=True)
-    with FileLock(npy.with_name(f".{modality}.lock")):
-        if npy.exists() and _read_manifest(manifest_path) == manifest:
+    with FileLock(npy.with_name(f".{modality}.lock")) if processes.first else nullcontext():
+        if processes.agree(npy.exists() and _holds(manifest_path, identity)):
             return FeatureTable.load(folder, modality)
-        table = FeatureTable(tuple(item.token for item in items), encoder.encode(items))
-        # The manifest's presence says "encoded here" and its content "complete": an empty one goes first.
-        manifest_path.write_text("{}")
-        table.save(folder, modality)
-        fresh = manifest_path.with_name(f".{manifest_path.name}.{os.getpid()}")
-        fresh.write_text(json.dumps(manifest, indent=1))
-        os.replace(fresh, manifest_path)
-    return table
+        shards = None
+        if isinstance(encoder, PretrainedEncoder):
+            shards = Shards(npy.with_name(f".{modality}.shards"), identity, encoder, items)
+            shards.encode(processes, show_progress)
+            processes.wait()
+        if processes.first:
+            matrix = shards.join() if shards else encoder.encode(items)
+            # The manifest's presence says "encoded here" and its content "complete": an empty one goes first.
+            manifest_path.write_text("{}")
+            FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
+            fresh = manifest_path.with_name(f".{manifest_path.name}.{os.getpid()}")
+            fresh.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **encoder.details}, indent=1))
+            os.replace(fresh, manifest_path)
+            if shards:
+                shards.remove()
+    processes.wait()
+    return FeatureTable.load(folder, modality)
+
+
+def is_imported(dataset_folder: Path, modality: str) -> bool:
+    """Whether features lie there that were not encoded here."""
+    npy, _ = features.paths(dataset_folder, modality)
+    return npy.exists() and not manifest_file(npy).exists()
+
+
+def manifest_file(npy: Path) -> Path:
+    """Return where the record of encoded features lies: encoder, settings, content, model, versions."""
+    return npy.with_suffix(".encoded.json")
 
 
 def _raw_items(folder: Path, name: str, modality: str, encoder: Encoder, text_fields: Sequence[str],
@@ -77,8 +111,7 @@ def _raw_items(folder: Path, name: str, modality: str, encoder: Encoder, text_fi
         if not present:
             why = f"{name}.item has no column {' or '.join(text_fields) or '(text_fields is empty)'} to encode"
             raise UserError(_how_to_get(folder, name, modality, why))
-        texts = frame[present].agg(" ".join, axis=1)
-        return [RawItem(token, text=text.strip()) for token, text in zip(frame["item_id"], texts)]
+        return [RawItem(token, tuple(texts)) for token, *texts in zip(frame["item_id"], *(frame[field] for field in present))]
     if image_field not in frame:
         raise UserError(_how_to_get(folder, name, modality, f"{name}.item has no column {image_field} to encode"))
     return [RawItem(token, image=folder / path if path else None)
@@ -88,17 +121,19 @@ def _raw_items(folder: Path, name: str, modality: str, encoder: Encoder, text_fi
 def _content_hash(items: Sequence[RawItem]) -> str:
     digest = hashlib.sha256()
     for item in items:
-        digest.update(f"{item.token}\0{item.text}\0".encode())
+        digest.update("\0".join((item.token, *item.texts, "")).encode())
         if item.image is not None and item.image.is_file():
             digest.update(hashlib.sha256(item.image.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _read_manifest(path: Path) -> dict | None:
+def _holds(manifest: Path, identity: dict) -> bool:
+    """Whether the manifest says all that ``identity`` says; what it records beside that, such as versions, may differ."""
     try:
-        return json.loads(path.read_text())
+        record = json.loads(manifest.read_text())
     except (OSError, ValueError):
-        return None
+        return False
+    return isinstance(record, dict) and {key: record.get(key) for key in identity} == identity
 
 
 def _how_to_get(folder: Path, name: str, modality: str, why: str) -> str:

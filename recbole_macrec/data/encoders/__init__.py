@@ -1,22 +1,49 @@
-"""Item encoders by name: raw text and images to features."""
+"""Item encoders by name or model: raw text and images to features."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
 
 from recbole_macrec.data.encoders.base import Encoder, RawItem
+from recbole_macrec.data.encoders.options import ModelOptions
 from recbole_macrec.data.encoders.pixels import Pixels
+from recbole_macrec.data.encoders.presets import PRESETS
 from recbole_macrec.data.encoders.tfidf import Tfidf
 from recbole_macrec.errors import UserError, nearest
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {"tfidf": Tfidf, "pixels": Pixels}
 
 
-def create_encoder(name: str) -> Encoder:
-    """Return a new encoder; raise UserError with the nearest name if there is none."""
-    if name not in ENCODERS:
-        raise UserError(f"encoders names '{name}', which is unknown; known are {', '.join(sorted(ENCODERS))}."
-                        f"{nearest(name, ENCODERS)}")
-    return ENCODERS[name]()
+def create_encoder(chosen: str | Mapping[str, Any], device: torch.device | str | None = None) -> Encoder:
+    """Return a new encoder.
+
+    Args:
+        chosen: ``tfidf``, ``pixels``, a preset, or a mapping such as ``{"model": "openai/clip-vit-large-patch14"}``; see
+            :class:`ModelOptions`. Whether such a model reads text or images is in its configuration.
+        device: where a pretrained model runs; None is the GPU if there is one.
+
+    Raises:
+        UserError: for names and keys that nobody knows, with the nearest one, and for models that cannot be had.
+    """
+    if isinstance(chosen, str) and chosen in ENCODERS:
+        return ENCODERS[chosen]()
+    if isinstance(chosen, str) and chosen not in PRESETS:
+        known = [*ENCODERS, *PRESETS]
+        raise UserError(f"encoders names '{chosen}', which is unknown; known are {', '.join(sorted(known))}, and any model as "
+                        f"{{model: HUB_NAME_OR_FOLDER}}.{nearest(chosen, known)}")
+    if not isinstance(chosen, str | Mapping):
+        raise UserError(f"encoders has the value {chosen!r}; give a name such as tfidf, or {{model: HUB_NAME_OR_FOLDER}}")
+    options = ModelOptions.read({"model": chosen} if isinstance(chosen, str) else chosen)
+    # transformers takes seconds to import, which only those who use it should pay.
+    from recbole_macrec.data.encoders.image_model import ImageModel, reads_images
+    from recbole_macrec.data.encoders.source import find_model
+    from recbole_macrec.data.encoders.text_model import TextModel
+
+    source = find_model(options.model, options.revision)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return (ImageModel if reads_images(source.config) else TextModel)(options, source, device)
 
 
-__all__ = ["ENCODERS", "Encoder", "RawItem", "create_encoder"]
+__all__ = ["ENCODERS", "PRESETS", "Encoder", "ModelOptions", "RawItem", "create_encoder"]

@@ -1,4 +1,4 @@
-"""What an item encoder is; larger encoders (transformers) fit the same form."""
+"""What an item encoder is, and what every encoder asks of its items."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,22 +12,29 @@ from recbole_macrec.errors import UserError
 
 
 class RawItem(NamedTuple):
-    """The raw content of one item; an encoder of kind "text" reads ``text``, one of kind "image" reads ``image``."""
+    """The raw content of one item; an encoder of kind "text" reads ``texts``, one of kind "image" reads ``image``."""
 
     token: str
-    text: str = ""
+    texts: tuple[str, ...] = ()  # one of each text field, in the order of text_fields
     image: Path | None = None
+
+    @property
+    def text(self) -> str:
+        """The fields as one text."""
+        return " ".join(self.texts).strip()
 
 
 class Encoder(Protocol):
     """Turns raw items into features.
 
     ``settings`` holds, as plain JSON values, everything that changes the result: features are encoded again when it does.
+    ``details`` holds what else is worth a line in the manifest, such as versions.
     """
 
     name: str
     kind: Literal["text", "image"]
     settings: dict
+    details: dict
 
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [len(items), d], the same for the same items; raise UserError naming unusable items."""
@@ -36,7 +43,7 @@ class Encoder(Protocol):
 
 def require_text(items: Sequence[RawItem]) -> None:
     """Raise UserError naming the items that have no text."""
-    empty = [item.token for item in items if not item.text.strip()]
+    empty = [item.token for item in items if not item.text]
     if empty:
         raise UserError(f"{listing(empty, 'item')} have empty text; fill the columns that text_fields names in the .item file, "
                         "or leave the modality out of modalities")

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import numpy as np
+from PIL import Image
 
 from recbole_macrec.data.encoders.base import RawItem, require_images
-from recbole_macrec.errors import UserError
+from recbole_macrec.data.encoders.images import read_rgba
 
 SIDE = 48  # every image is looked at in this size
 CELLS = 4  # gradient orientations and colours are counted in CELLS x CELLS places
@@ -20,14 +22,15 @@ class Pixels:
     kind = "image"
 
     def __init__(self, dimensions: int = 64) -> None:
-        self.settings = {"dimensions": dimensions, "version": 1}
+        self.settings = {"dimensions": dimensions, "version": 2}
+        self.details = {"versions": {"pillow": version("pillow"), "scikit-learn": version("scikit-learn")}}
 
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [n, d] for the images of ``items``; raise UserError for a missing or unreadable image."""
         from sklearn.decomposition import PCA
 
         require_images(items)
-        images = [read_rgb(item) for item in items]
+        images = [read_small(item) for item in items]
         blocks = [np.stack([describe(image) for image in images])
                   for describe in (color_histogram, cell_colors, gradient_orientations, silhouette)]
         # Each block has the same total variance, so that a long one does not drown a short one.
@@ -40,17 +43,10 @@ class Pixels:
         return PCA(dimensions, svd_solver="full").fit_transform(features).astype(np.float32)
 
 
-def read_rgb(item: RawItem) -> np.ndarray:
+def read_small(item: RawItem) -> np.ndarray:
     """Return the image as float [SIDE, SIDE, 3] in 0..1, transparent parts white; raise UserError if unreadable."""
-    from PIL import Image
-
-    try:
-        with Image.open(item.image) as file:
-            rgba = file.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"image {item.image} of item '{item.token}' is unreadable ({reason}); replace the file") from error
-    pixels = np.asarray(rgba, dtype=np.float64) / 255
+    small = read_rgba(item).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    pixels = np.asarray(small, dtype=np.float64) / 255
     alpha = pixels[..., 3:]
     return pixels[..., :3] * alpha + 1 - alpha
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class Tfidf:
 
     def __init__(self, dimensions: int = 128, max_terms: int = 50_000) -> None:
         self.settings = {"dimensions": dimensions, "max_terms": max_terms, "version": 1}
+        self.details = {"versions": {"scikit-learn": version("scikit-learn")}}
 
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [n, d] for the texts of ``items``; raise UserError for items without a word."""

@@ -1,0 +1,123 @@
+"""Text by any language model: mean over the tokens of a field, then mean over the fields.
+
+Legend: N items, B fields of a batch, T tokens, D width.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from recbole_macrec.data.encoders.base import RawItem, require_text
+from recbole_macrec.data.encoders.batches import Batches
+from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
+from recbole_macrec.data.encoders.source import Source, load_model
+from recbole_macrec.data.features import listing
+from recbole_macrec.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LONGEST = 2048  # tokens of a field that are read where neither options nor model say less
+
+
+class Field(NamedTuple):
+    """One text field of the item in row ``row``, as token numbers."""
+
+    row: int
+    ids: list[int]
+
+
+class TextModel(PretrainedEncoder):
+    """Encoder-only and decoder-only models, and the encoders of encoder-decoder models.
+
+    Fields are padded on the right and masked, so that features do not depend on the other texts of a batch. Special
+    tokens that the tokenizer adds count in the mean, as in the published features and in sentence-transformers.
+    """
+
+    kind = "text"
+    poolings = ("mean", "cls", "pooler")
+
+    @staticmethod
+    def default_pooling(source: Source) -> str:
+        """Return mean, for every model."""
+        return "mean"
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
+        tokenizer = self.source.load(AutoTokenizer)
+        if self.pooling == "cls" and tokenizer.cls_token_id is None:
+            raise self.no_pooling()
+        return tokenizer
+
+    @cached_property
+    def _model(self) -> PreTrainedModel:
+        model = load_model(self.source, self.dtype, self.device, unused=() if self.pooling == "pooler" else ("pooler",))
+        model.config.use_cache = False  # keys and values of earlier tokens are not asked for again
+        return model
+
+    @cached_property
+    def _batches(self) -> Batches:
+        on_gpu = self.device.type == "cuda"
+        return Batches(self.options.batch_size or (512 if on_gpu else 64),
+                       self.options.batch_tokens or (65_536 if on_gpu else 4_096))
+
+    def encode(self, items: Sequence[RawItem], advance: Callable[[int], object] = lambda items: None) -> np.ndarray:
+        """Return float32 [N, D]: the mean over an item's fields that are not empty. See the base class."""
+        require_text(items)
+        fields = sorted(self._tokenize(items), key=lambda field: -len(field.ids))
+        rows = np.array([field.row for field in fields], dtype=np.int64)
+        left = np.bincount(rows, minlength=len(items))  # fields of each item to come
+        if not left.all():
+            silent = [item.token for item, count in zip(items, left) if not count]
+            raise UserError(f"the text of {listing(silent, 'item')} has no tokens for {self.source.model}; mend the columns "
+                            "that text_fields names in the .item file")
+        weights = 1 / left
+        features = np.zeros((len(items), 0), dtype=np.float32)
+        for batch, pooled in self._batches.run(fields, self._pool, length=lambda field: len(field.ids)):
+            if not features.size:
+                features = np.zeros((len(items), pooled.shape[1]), dtype=np.float32)
+            done = 0
+            for field, vector in zip(batch, pooled.cpu().numpy()):
+                features[field.row] += weights[field.row] * vector
+                left[field.row] -= 1
+                done += not left[field.row]
+            advance(done)
+        return features
+
+    def _tokenize(self, items: Sequence[RawItem]) -> list[Field]:
+        rows, texts = zip(*((row, text) for row, item in enumerate(items) for text in item.texts if text.strip()))
+        ids = self._tokenizer(list(texts), truncation=True, max_length=self._max_length())["input_ids"]
+        return [Field(row, list(tokens)) for row, tokens in zip(rows, ids) if len(tokens)]
+
+    def _max_length(self) -> int:
+        tokenizer = self._tokenizer.model_max_length  # 1e30 where it is not said
+        most = min(tokenizer, getattr(self.source.config, "max_position_embeddings", None) or tokenizer)
+        asked = self.options.max_length or min(most, LONGEST)
+        if asked > most:
+            raise UserError(f"max_length is {asked}, but {self.source.model} reads {most} tokens at most; lower max_length")
+        return asked
+
+    @torch.inference_mode()
+    def _pool(self, batch: Sequence[Field]) -> torch.Tensor:
+        """Return float32 [B, D]."""
+        lengths = torch.tensor([len(field.ids) for field in batch])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]  # [B, T]
+        ids = torch.full(mask.shape, self._tokenizer.pad_token_id or 0)
+        ids[mask] = torch.tensor([token for field in batch for token in field.ids])
+        mask = mask.to(self.device)
+        output = self._model(input_ids=ids.to(self.device), attention_mask=mask.long())
+        if self.pooling == "pooler":
+            pooled = getattr(output, "pooler_output", None)
+            if pooled is None:
+                raise self.no_pooling()
+            return pooled.float()
+        hidden = output.last_hidden_state.float()  # [B, T, D]
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        return hidden.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
