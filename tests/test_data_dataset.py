@@ -52,3 +52,18 @@ def test_validation_and_test_items_do_not_reach_them(data_path):
     lines[-2:] = [f"{user}\ti{item}\t{10**6 + item}" for item in (3, 7)]
     file.write_text("\n".join(lines) + "\n")
     assert pairs(built(data_path)) == before
+
+
+def test_features_from_interactions_do_not_see_validation_and_test(data_path):
+    options = {"modalities": ["taken"], "encoders": {"taken": "cooccurrence"}}
+    file = data_path / TINY / f"{TINY}.inter"
+    built(data_path, **options)
+    first = FeatureTable.load(data_path / TINY, "taken").matrix.copy()
+    lines = file.read_text().splitlines()
+    user = lines[-1].split("\t")[0]
+    file.write_text("\n".join(lines[:-2] + [f"{user}\ti{item}\t{10**6 + item}" for item in (3, 7)]) + "\n")
+    built(data_path, **options)
+    assert np.array_equal(FeatureTable.load(data_path / TINY, "taken").matrix, first)
+    file.write_text("\n".join(lines[:-2]) + "\n")  # two training interactions of that user become validation and test
+    built(data_path, **options)
+    assert not np.array_equal(FeatureTable.load(data_path / TINY, "taken").matrix, first)

@@ -1,13 +1,17 @@
 """The RecBole dataset of the generative models: a SequentialDataset whose items have semantic IDs."""
+import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import set_color
-from scipy.sparse import csr_matrix
+from scipy.sparse import csc_matrix
 
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.features import available
 from recbole_macrec.errors import UserError
+from recbole_macrec.options import PACKAGED_DATASET
 from recbole_macrec.semantic_ids import FeatureRows, SemanticIDs, SemanticIDSettings, build_semantic_ids, published_semantic_ids
 
 FOLDER = "semantic_ids"
@@ -40,16 +44,35 @@ class SemanticIDDataset(SequentialDataset):
             part._semantic_ids = ids
         return parts
 
-    def training_interactions(self) -> csr_matrix:
+    def training_interactions(self) -> csc_matrix:
         """Interactions of the training part alone, [user_num, item_num]; once :meth:`build` has split."""
-        return self._training.inter_matrix("csr")
+        return csc_matrix(self._training.inter_matrix())
+
+    def training_users(self) -> dict[str, np.ndarray]:
+        """Item token -> the users who took the item in the training part, sorted."""
+        matrix = self.training_interactions()
+        matrix.sort_indices()
+        return dict(zip(self.field2id_token[self.iid_field][1:], np.split(matrix.indices, matrix.indptr[1:-1])[1:]))
 
     def __getstate__(self) -> dict:
         """Leave the IDs out of saved datasets: they are looked up again, so a stale copy can never load."""
         return {**self.__dict__, "_semantic_ids": None, "_training": None}
 
+    def _folder(self) -> Path:
+        """Where features and IDs lie: the dataset's folder, or ``dataset/NAME`` here for the one in RecBole's package."""
+        folder = Path(self.dataset_path)
+        if self.dataset_name != PACKAGED_DATASET:
+            return folder
+        own, items = Path("dataset") / self.dataset_name, f"{self.dataset_name}.item"
+        if not (own / items).exists():
+            own.mkdir(parents=True, exist_ok=True)
+            fresh = own / f".{items}.{os.getpid()}"
+            shutil.copyfile(folder / items, fresh)
+            os.replace(fresh, own / items)
+        return own
+
     def _prepare_semantic_ids(self) -> SemanticIDs:
-        config, folder = self.config, Path(self.dataset_path)
+        config, folder = self.config, self._folder()
         modalities = config["modalities"]
         if not isinstance(modalities, list | tuple) or not modalities:
             raise UserError(f"modalities must be a list such as ['text', 'image'], but it is {modalities!r}.")
@@ -74,6 +97,7 @@ class SemanticIDDataset(SequentialDataset):
                 config["image_field"] or "image",
                 device=config["device"],
                 show_progress=bool(config["show_progress"]),
+                users=self.training_users if self._training is not None else None,
             )
             ids = build_semantic_ids(
                 {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()},

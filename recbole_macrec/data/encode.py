@@ -4,11 +4,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 
@@ -23,16 +24,18 @@ from recbole_macrec.errors import UserError
 TEXT_FIELDS = ("title", "description")
 IMAGE_FIELD = "image"
 Chosen = str | Mapping[str, Any]  # an encoder as the option names it
+Users = Mapping[str, np.ndarray]  # item token -> numbers of the users who took it in the training interactions
 
 
 def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[str], encoders: Mapping[str, Chosen],
                   text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
-                  device: torch.device | str | None = None, show_progress: bool = False) -> dict[str, FeatureTable]:
+                  device: torch.device | str | None = None, show_progress: bool = False,
+                  users: Callable[[], Users] | None = None) -> dict[str, FeatureTable]:
     """Return ``{modality: FeatureTable}`` in the order of ``modalities``.
 
     Imported features are taken as they are. A modality that ``encoders`` gives an encoder, such as
     ``{"text": "tfidf", "image": {"model": "openai/clip-vit-large-patch14"}}``, is encoded from ``NAME.item`` unless that was
-    done before from the same content. UserError says which file is missing and how to get it.
+    done before from the same content. An encoder of interactions asks for ``users``. UserError says which file is missing and how to get it.
     """
     folder = Path(dataset_folder)
     if not folder.is_dir():
@@ -44,7 +47,7 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
         features.check_modality(modality)
         if modality in encoders:
             tables[modality] = encode_missing(folder, name, modality, encoders[modality], text_fields, image_field,
-                                              device=device, show_progress=show_progress)
+                                              device=device, show_progress=show_progress, users=users)
         elif modality in features.available(folder):
             tables[modality] = FeatureTable.load(folder, modality)
         else:
@@ -55,7 +58,7 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
 def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen: Chosen,
                    text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
                    device: torch.device | str | None = None, show_progress: bool = False,
-                   processes: Processes = ALONE) -> FeatureTable:
+                   processes: Processes = ALONE, users: Callable[[], Users] | None = None) -> FeatureTable:
     """Return the features of one modality, encoding them if they are absent or were encoded from other content.
 
     Features without a manifest beside them were imported, and are never encoded anew. Pretrained models encode shard by
@@ -67,7 +70,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     if is_imported(folder, modality):
         return FeatureTable.load(folder, modality)
     encoder = create_encoder(chosen, device)
-    items = _raw_items(folder, name, modality, encoder, text_fields, image_field)
+    items = _raw_items(folder, name, modality, encoder, text_fields, image_field, users)
     identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": _content_hash(items)}
     npy.parent.mkdir(exist_ok=True)
     with FileLock(npy.with_name(f".{modality}.lock")) if processes.first else nullcontext():
@@ -104,8 +107,14 @@ def manifest_file(npy: Path) -> Path:
 
 
 def _raw_items(folder: Path, name: str, modality: str, encoder: Encoder, text_fields: Sequence[str],
-               image_field: str) -> list[RawItem]:
+               image_field: str, users: Callable[[], Users] | None) -> list[RawItem]:
     frame = atomic.read_items(folder, name)
+    if encoder.kind == "interactions":
+        if users is None:
+            raise UserError(f"encoder {encoder.name} reads the training interactions, which only a run has split off; choose "
+                            "another encoder here, or name this one in the option encoders of a run")
+        taken, nobody = users(), np.empty(0, dtype=np.int64)
+        return [RawItem(token, users=taken.get(token, nobody)) for token in frame["item_id"]]
     if encoder.kind == "text":
         present = [field for field in text_fields if field in frame]
         if not present:
@@ -122,6 +131,7 @@ def _content_hash(items: Sequence[RawItem]) -> str:
     digest = hashlib.sha256()
     for item in items:
         digest.update("\0".join((item.token, *item.texts, "")).encode())
+        digest.update(item.users.astype(np.int64).data)
         if item.image is not None and item.image.is_file():
             digest.update(hashlib.sha256(item.image.read_bytes()).digest())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Item encoders by name or model: raw text and images to features."""
+"""Item encoders by name or model: raw text, images and interactions to features."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -7,20 +7,21 @@ from typing import Any
 import torch
 
 from recbole_macrec.data.encoders.base import Encoder, RawItem
+from recbole_macrec.data.encoders.cooccurrence import Cooccurrence
 from recbole_macrec.data.encoders.options import ModelOptions
 from recbole_macrec.data.encoders.pixels import Pixels
 from recbole_macrec.data.encoders.presets import PRESETS
 from recbole_macrec.data.encoders.tfidf import Tfidf
 from recbole_macrec.errors import UserError, nearest
 
-ENCODERS: dict[str, Callable[[], Encoder]] = {"tfidf": Tfidf, "pixels": Pixels}
+ENCODERS: dict[str, Callable[[], Encoder]] = {"tfidf": Tfidf, "pixels": Pixels, "cooccurrence": Cooccurrence}
 
 
 def create_encoder(chosen: str | Mapping[str, Any], device: torch.device | str | None = None) -> Encoder:
     """Return a new encoder.
 
     Args:
-        chosen: ``tfidf``, ``pixels``, a preset, or a mapping such as ``{"model": "openai/clip-vit-large-patch14"}``; see
+        chosen: ``tfidf``, ``pixels``, ``cooccurrence``, a preset, or a mapping such as ``{"model": "openai/clip-vit-large-patch14"}``; see
             :class:`ModelOptions`. Whether such a model reads text or images is in its configuration.
         device: where a pretrained model runs; None is the GPU if there is one.
 

@@ -12,11 +12,12 @@ from recbole_macrec.errors import UserError
 
 
 class RawItem(NamedTuple):
-    """The raw content of one item; an encoder of kind "text" reads ``texts``, one of kind "image" reads ``image``."""
+    """The raw content of one item; an encoder reads what its kind says: ``texts``, ``image`` or ``users``."""
 
     token: str
     texts: tuple[str, ...] = ()  # one of each text field, in the order of text_fields
     image: Path | None = None
+    users: np.ndarray = np.empty(0, dtype=np.int64)  # the users who took it in the training interactions, by number
 
     @property
     def text(self) -> str:
@@ -32,7 +33,7 @@ class Encoder(Protocol):
     """
 
     name: str
-    kind: Literal["text", "image"]
+    kind: Literal["text", "image", "interactions"]
     settings: dict
     details: dict
 
