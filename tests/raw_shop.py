@@ -30,9 +30,10 @@ def write_2023(folder: Path, category: str = CATEGORY) -> Path:
     """Write ``CATEGORY.jsonl.gz`` and ``meta_CATEGORY.jsonl.gz``."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(2023)
-    lines = [json.dumps({"user_id": user, "parent_asin": item, "asin": f"{item}x", "rating": float(rating), "timestamp": 1000 * time})
-             for user, item, rating, time in _reviews(rng)]
-    lines[7:7] = ['{"user_id": "U1", "rating": 5.0}', "{", "null", '{"user_id": "U\\ud83d", "asin": "B0001", "rating": 1, "timestamp": 1}',
+    lines = [json.dumps({"user_id": user, "parent_asin": item, "asin": f"{item}x", "rating": float(rating),
+                         "timestamp": 1000 * time}) for user, item, rating, time in _reviews(rng)]
+    lines[7:7] = ['{"user_id": "U1", "rating": 5.0}', "{", "null",
+                  '{"user_id": "U\\ud83d", "asin": "B0001", "rating": 1, "timestamp": 1}',
                   '{"user_id": "U1", "asin": "B0001", "rating": [], "timestamp": 1}']
     _write_gz(folder / f"{category}.jsonl.gz", lines)
     lines = []

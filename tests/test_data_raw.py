@@ -17,15 +17,17 @@ from raw_shop import CATEGORY, brute_force, read_2018, read_2023, write_2018, wr
 from recbole.config import Config
 from recbole.data import create_dataset
 
-from recbole_macrec.data import importer
+from recbole_macrec.data import atomic
 from recbole_macrec.data.__main__ import main
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.encode import item_features
+from recbole_macrec.data.raw import amazon, manifest
 from recbole_macrec.data.raw.amazon import read_amazon
 from recbole_macrec.data.raw.catalogue import Options
 from recbole_macrec.data.raw.filtering import Interactions, earliest, in_time_order, k_core
 from recbole_macrec.data.raw.find import find_raw
 from recbole_macrec.data.raw.lines import LONGEST, Tally, parse_lines
+from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Records
 from recbole_macrec.data.raw.text import plain_text
 from recbole_macrec.data.sources import read_source
@@ -61,12 +63,12 @@ def test_counts_and_histories_are_those_of_plain_loops(write, read, tmp_path):
     source = write(tmp_path / "raw")
     assert run(source) == 0
     steps, expected = brute_force(*read(source), core=5)
-    manifest = json.loads(Path("out/Instruments/manifest.json").read_text())
-    assert [(step["users"], step["items"], step["interactions"]) for step in manifest["steps"]] == steps
+    written = json.loads(Path("out/Instruments/manifest.json").read_text())
+    assert [(step["users"], step["items"], step["interactions"]) for step in written["steps"]] == steps
     assert len(set(steps)) == 5 and steps[-1][2] > 100  # every step of the fixture takes something away
     assert histories(Path("out/Instruments")) == expected
-    assert manifest["category"] == CATEGORY
-    assert manifest["lines"][next(path.name for path in source.iterdir() if not path.name.startswith("meta_"))]["broken"] >= 5
+    reviews = next(path.name for path in source.iterdir() if not path.name.startswith("meta_"))
+    assert written["category"] == CATEGORY and written["lines"][reviews]["broken"] >= 5
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -95,7 +97,8 @@ def test_recbole_shows_histories_in_the_order_of_the_filter(raw):
     dataset = create_dataset(config)
     test = dataset.build()[2]
     seen = {}
-    for user, items, length, target in zip(*(test.inter_feat[field] for field in ("user_id", "item_id_list", "item_length", "item_id"))):
+    columns = (test.inter_feat[field] for field in ("user_id", "item_id_list", "item_length", "item_id"))
+    for user, items, length, target in zip(*columns):
         numbers = [*items[:length].tolist(), int(target)]
         seen[dataset.id2token("user_id", int(user))] = dataset.id2token("item_id", numbers).tolist()
     assert seen == histories(Path("out/Instruments"))
@@ -107,7 +110,8 @@ def test_item_columns(raw):
     items = read_items(folder, "Instruments").set_index("item_id")
     assert list(items) == ["title", "description", "brand", "categories", "image"]
     assert list(items.index) == list(dict.fromkeys(item for history in histories(folder).values() for item in history))
-    assert items.loc["B0008"].tolist() == ["Guitar 8", "Made of wood & steel Tab here", "Acme & Sons", "Music", "images/B0008.jpg"]
+    assert items.loc["B0008"].tolist() == ["Guitar 8", "Made of wood & steel Tab here", "Acme & Sons", "Music",
+                                           "images/B0008.jpg"]
     assert items.loc["B0001", "title"] == "" and items.loc["B0002", "title"] == ""  # missing; a script
     urls = json.loads((folder / "image_urls.json").read_text())
     assert list(urls) == list(items.index) and urls["B0001"] == [f"https://shop.example/B0001-{i}.jpg" for i in (0, 1)]
@@ -144,10 +148,9 @@ def test_running_again_does_nothing(raw, capsys):
     assert run(raw) == 1 and "other files" in capsys.readouterr().err and contents(folder) == before
 
 
-STAGES = {"checking sources": "recbole_macrec.data.raw.manifest._fingerprint", "reading reviews": "recbole_macrec.data.raw.amazon.read_reviews",
-          "k-core": "recbole_macrec.data.raw.amazon.k_core", "keeping records": "recbole_macrec.data.raw.records.Records.put",
-          "writing interactions": "recbole_macrec.data.atomic.write", "writing items": "recbole_macrec.data.atomic.write_rows",
-          "writing the manifest": "recbole_macrec.data.raw.manifest.write", "swapping": "os.rename"}
+STAGES = {"checking sources": (manifest, "_fingerprint"), "reading reviews": (amazon, "read_reviews"), "k-core": (amazon, "k_core"),
+          "keeping records": (Records, "put"), "writing interactions": (atomic, "write"), "writing items": (atomic, "write_rows"),
+          "writing the manifest": (manifest, "write"), "swapping": (os, "rename")}
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -158,16 +161,15 @@ def test_killed_anywhere_the_next_run_gives_the_same_bytes(stage, moment, raw, m
     expected = {name.replace("whole", "cut"): content for name, content in contents(Path("out/whole")).items()}
 
     def killed():
-        parts = STAGES[stage].split(".")
-        owner = __import__(".".join(parts[:-1]), fromlist=["_"]) if "Records" not in parts else Records
-        real = getattr(owner, parts[-1])
+        owner, function = STAGES[stage]
+        real = getattr(owner, function)
 
         def die(*args, **kwargs):
             if moment == "after":
                 real(*args, **kwargs)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        setattr(owner, parts[-1], die)
+        setattr(owner, function, die)
         run(raw, name="cut")
 
     process = multiprocessing.get_context("fork").Process(target=killed)
@@ -211,7 +213,8 @@ def test_plain_files_and_a_header_are_read_too(raw, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / f"meta_{CATEGORY}.json").write_bytes(gzip.decompress((raw / f"meta_{CATEGORY}.json.gz").read_bytes()))
-    (other / f"{CATEGORY}.csv.gz").write_bytes(gzip.compress(b"item,user,rating,timestamp\n" + (raw / f"{CATEGORY}.csv").read_bytes()))
+    rows_with_header = b"item,user,rating,timestamp\n" + (raw / f"{CATEGORY}.csv").read_bytes()
+    (other / f"{CATEGORY}.csv.gz").write_bytes(gzip.compress(rows_with_header))
     assert run(other, name="other") == 0
     assert histories(Path("out/other")) == expected
     assert json.loads(Path("out/other/manifest.json").read_text())["lines"][f"{CATEGORY}.csv.gz"]["broken"] == 7
@@ -350,8 +353,9 @@ def test_numbered_items_take_features_by_number(tmp_path):
     assert read_items(Path("out/n"), "n")["title"].tolist() == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("words, expected", [(["--core=5"], ["--core=5", "released"]), (["--require_image=True"], ["--require_image"]),
-                                             (["--category=Arts"], ["--category=Arts", "none"])])
+@pytest.mark.parametrize("words, expected", [
+    (["--core=5"], ["--core=5", "released"]), (["--require_image=True"], ["--require_image"]),
+    (["--category=Arts"], ["--category=Arts", "none"])])
 def test_options_that_a_released_folder_cannot_use(words, expected, tmp_path, capsys):
     source = tmp_path / "released"
     source.mkdir()
@@ -360,8 +364,16 @@ def test_options_that_a_released_folder_cannot_use(words, expected, tmp_path, ca
     refused(source, words, expected, capsys)
 
 
+def test_rows_are_written_as_a_table_is(tmp_path):
+    rows = [[f"i{i}", ('a "quoted" word', "", "NA", "it's", '"')[i % 5]] for i in range(9000)]
+    atomic.write(tmp_path / "a", dict(zip(("item_id:token", "title:token_seq"), map(list, zip(*rows)))))
+    atomic.write_rows(tmp_path / "b", ["item_id:token", "title:token_seq"], iter(rows))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 @pytest.mark.parametrize("value, expected", [
-    ("<p>a<br>b</p>  c", "a b c"), ("&lt;b&gt;x&lt;/b&gt; &amp;amp; y", "x & y"), ("2 < 3 & 4", "2 < 3 & 4"), (["a", None, "b\n"], "a b"),
+    ("<p>a<br>b</p>  c", "a b c"), ("&lt;b&gt;x&lt;/b&gt; &amp;amp; y", "x & y"), ("2 < 3 & 4", "2 < 3 & 4"),
+    (["a", None, "b\n"], "a b"),
     ("a<script>var x = '<p>';</script>b<style>p {}</style>", "a b"), ("half \ud83d", "half ?"), ("nul\0bell\a", "nul bell"),
     (None, ""), (float("nan"), ""), ({}, ""), ("w<b>or</b>d", "word")])
 def test_plain_text(value, expected):
@@ -373,6 +385,6 @@ def test_plain_text(value, expected):
 def test_released_catalogues_pass_the_filter_unchanged(name, counts):
     source = read_source(REAL / name, name)
     before = (source.users[:], source.items[:], set(source.catalogue))
-    steps = importer.narrow(source, 5)
+    steps = narrow(source, 5)
     assert all((step.users, step.items, step.interactions) == counts for step in steps)
     assert (source.users, source.items, set(source.catalogue)) == before

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m recbole_macrec.data", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="import|toy", parser_class=_Parser)
-    importing = commands.add_parser("import", allow_abbrev=False, help="turn released files, raw Amazon files or a CSV into a dataset",
+    importing = commands.add_parser("import", allow_abbrev=False, help="turn released files, raw files or a CSV into a dataset",
                                     formatter_class=argparse.RawDescriptionHelpFormatter, description=_IMPORT_HELP)
     importing.add_argument("src", metavar="SRC", type=Path)
     importing.add_argument("--dataset", required=True, metavar="NAME")

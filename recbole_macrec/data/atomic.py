@@ -13,6 +13,7 @@ from recbole_macrec.errors import UserError
 # pandas (and so RecBole) reads these as missing values, and RecBole pads with [PAD].
 RESERVED = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
             "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]"}
+_CONTROL = {code: " " for code in (*range(32), 127)}
 
 
 def readable_token(token: object) -> bool:
@@ -30,10 +31,15 @@ def check_tokens(tokens: list[str], noun: str, path: Path) -> None:
 
 
 def clean_text(value: object) -> str:
-    """Join lists, collapse white space (tabs and line breaks would break an atomic file), turn None into ''."""
+    """Join lists, collapse white space (tabs and line breaks would break an atomic file), turn None into ''.
+
+    Control characters count as white space; half a character ("\\ud83d"), which JSON can hold but no file, becomes "?".
+    """
     if isinstance(value, (list, tuple)):
         value = " ".join(clean_text(part) for part in value)
-    return "" if value is None else " ".join(str(value).split())
+    if value is None:
+        return ""
+    return " ".join(str(value).translate(_CONTROL).encode("utf-8", "replace").decode("utf-8").split())
 
 
 def write(path: Path, columns: dict[str, list]) -> None:

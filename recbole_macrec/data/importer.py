@@ -16,7 +16,7 @@ from recbole_macrec.data.raw.amazon import read_amazon
 from recbole_macrec.data.raw.catalogue import Catalogue, Options, write_items
 from recbole_macrec.data.raw.filtering import Step
 from recbole_macrec.data.raw.find import RawFiles, find_raw
-from recbole_macrec.data.raw.folder import local_images, read_folder
+from recbole_macrec.data.raw.folder import ItemTable, read_folder
 from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Records
 from recbole_macrec.data.replace import new_folder
@@ -82,14 +82,15 @@ def _read_plain(src: Path, name: str, core: int | None, require_image: bool | No
     if core is None:
         return source, []
     if source.fixed:
-        raise UserError(f"--core={core} filters raw catalogues and CSV files, but {source.path} is released filtered; leave it out")
+        raise UserError(f"--core={core} filters raw catalogues and CSV files, but {source.path} is released filtered; leave it "
+                        "out")
     return source, narrow(source, core)
 
 
 def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping[str, Path]) -> dict[str, Path]:
     """Return every file that is read, under the name that the manifest gives it."""
     folder = raw.metadata.parent
-    images = local_images(raw.metadata) if raw.kind == "folder" else []
+    images = ItemTable(raw.metadata).local_images() if raw.kind == "folder" else []
     files = {image: folder / image for image in images} | {path.name: path for path in (raw.reviews, raw.metadata)}
     for modality, path in feature_files.items():
         names = Path(path).with_suffix(".items.txt")

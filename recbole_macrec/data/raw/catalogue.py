@@ -44,8 +44,8 @@ class Catalogue:
 
     def notes(self) -> list[str]:
         """Say what a user should know of the files and of the items that are left."""
-        found = [f"{tally.broken:,} broken lines of {tally.lines:,} in {name} are left out (the first is line {tally.first_broken:,})"
-                 for name, tally in self.tallies.items() if tally.broken]
+        found = [f"{tally.broken:,} broken lines of {tally.lines:,} in {name} are left out (the first is line "
+                 f"{tally.first_broken:,})" for name, tally in self.tallies.items() if tally.broken]
         textless = sum(not any(record.texts) for record in self.kept()) if self.columns else 0
         pictureless = sum(not record.images for record in self.kept()) if self.has_images else 0
         return found + [f"{count:,} items have no {what}" for count, what in ((textless, "text at all"), (pictureless, "image"))

@@ -29,16 +29,19 @@ def find_raw(src: Path, name: str, category: str | None = None) -> RawFiles | No
     of SHORT_NAMES. UserError if that is none of them, or if it has metadata but no reviews.
     """
     if not src.is_dir() or any(src.glob("*.inter.json")):
-        return _none(src, category)
-    found = {(match["category"], _KINDS[match["form"]]): path for path in sorted(src.iterdir(), reverse=True)
-             if (match := _METADATA.fullmatch(path.name))}  # an archive replaces its unpacked copy
+        return _other(src, category, None)
+    found = {}
+    for path in sorted(src.iterdir()):  # an archive comes after its unpacked copy and replaces it
+        match = _METADATA.fullmatch(path.name)
+        if match:
+            found[match["category"], _KINDS[match["form"]]] = path
     if not found:
         lonely = sorted(path.name for path in src.glob("*.jsonl*"))
         if lonely:
             raise UserError(f"SRC {src} holds {lonely[0]} but no metadata; put meta_{lonely[0]} beside it")
-        if (src / "items.csv").is_file() and (src / "interactions.csv").is_file():
-            return _none(src, category) or RawFiles("folder", None, src / "interactions.csv", src / "items.csv")
-        return _none(src, category)
+        interactions, items = src / "interactions.csv", src / "items.csv"
+        is_plain = interactions.is_file() and items.is_file()
+        return _other(src, category, RawFiles("folder", None, interactions, items) if is_plain else None)
     chosen = _choose(src, sorted({category for category, _ in found}), name, category)
     kinds = [kind for category, kind in found if category == chosen]
     if len(kinds) > 1:
@@ -51,10 +54,12 @@ def find_raw(src: Path, name: str, category: str | None = None) -> RawFiles | No
     return RawFiles(kinds[0], chosen, archive if archive.exists() else plain, found[chosen, kinds[0]])
 
 
-def _none(src: Path, category: str | None) -> None:
+def _other(src: Path, category: str | None, files: RawFiles | None) -> RawFiles | None:
+    """Return ``files``, which are not Amazon's; UserError if a category was asked for."""
     if category is not None:
         raise UserError(f"--category={category} chooses among raw Amazon files (meta_CATEGORY.json.gz), but SRC {src} holds "
                         "none; leave the option out")
+    return files
 
 
 def _choose(src: Path, categories: list[str], name: str, asked: str | None) -> str:

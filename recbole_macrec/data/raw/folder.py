@@ -22,9 +22,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 def read_folder(files: RawFiles, options: Options, records: Records) -> Catalogue:
     """Read the folder; every row of ``items.csv`` is in the catalogue unless ``options`` filter. UserError if it is bad."""
     items, pictured = [], set()
-    rows = read_items(files.metadata)
-    columns = next(rows)
-    for record in rows:
+    table = ItemTable(files.metadata)
+    for record in table:
         items.append(record.item)
         records.put(record)
         if record.images:
@@ -47,41 +46,50 @@ def read_folder(files: RawFiles, options: Options, records: Records) -> Catalogu
         source.catalogue, source.numbers = numbered, {item: item for item in numbered}
     else:
         source.numbers = {}
-    return Catalogue(source, columns, records, not pictured.isdisjoint(known), steps, root=files.metadata.parent)
+    return Catalogue(source, table.columns, records, not pictured.isdisjoint(known), steps, root=files.metadata.parent)
 
 
-def read_items(path: Path) -> Iterator:
-    """Yield the names of the text columns, then a Record of each row; images are URLs or paths inside the folder."""
+class ItemTable:
+    """The rows of ``items.csv`` as Records, one in memory at a time; images are URLs or paths inside the folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _, self._header = next(_rows(path), (0, []))
+        self._item, self._image = _place(self._header, _ITEM, path), _place(self._header, _IMAGE, path)
+        if self._item is None:
+            raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "
+                            f"text columns, and image for a path or URL.{nearest('item', self._header)}")
+        self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
+        self.columns = _checked_names([self._header[i] for i in self._texts], path)
+
+    def __iter__(self) -> Iterator[Record]:
+        rows = _rows(self.path)
+        next(rows)
+        for line, row in rows:
+            if len(row) != len(self._header):
+                raise UserError(f"{self.path} line {line} has {len(row)} values; expected {len(self._header)} "
+                                f"({', '.join(self._header)})")
+            item = row[self._item]
+            image = "" if self._image is None else row[self._image]
+            yield Record(item, [clean_text(row[i]) for i in self._texts], [_image(self.path, item, image)] if image else [])
+
+    def local_images(self) -> list[str]:
+        """Return the image paths, without the URLs."""
+        return [image for record in self for image in record.images if not is_url(image)]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and stripped values of each row that is not empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, strict=True)
-            header = [column.strip() for column in next(rows, [])]
-            item, image = _place(header, _ITEM, path), _place(header, _IMAGE, path)
-            if item is None:
-                raise UserError(f"{path} has no column 'item' in its first line ({', '.join(header)}); expected item, any text "
-                                f"columns, and image for a path or URL.{nearest('item', header)}")
-            texts = [i for i in range(len(header)) if i not in (item, image)]
-            yield _checked_names([header[i] for i in texts], path)
             for row in rows:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise UserError(f"{path} line {rows.line_num} has {len(row)} values; expected {len(header)} "
-                                    f"({', '.join(header)})")
-                picture = "" if image is None else row[image].strip()
-                token = row[item].strip()
-                yield Record(token, [clean_text(row[i]) for i in texts], [_image(path, token, picture)] if picture else [])
+                if row:
+                    yield rows.line_num, [value.strip() for value in row]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except csv.Error as error:
         raise UserError(f"{path} is not a readable CSV file ({error}); check its quotes") from error
-
-
-def local_images(path: Path) -> list[str]:
-    """Return the image paths that ``items.csv`` names, without URLs."""
-    rows = read_items(path)
-    next(rows)
-    return [image for record in rows for image in record.images if not is_url(image)]
 
 
 def _image(path: Path, item: str, image: str) -> str:

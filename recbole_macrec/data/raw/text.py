@@ -8,7 +8,6 @@ from recbole_macrec.data.atomic import clean_text
 
 _UNSEEN = {"script", "style"}
 _INSIDE_WORDS = {"a", "b", "em", "font", "i", "small", "span", "strong", "sub", "sup", "u"}  # others part words: <br>, <li>
-_CONTROL = {code: " " for code in (*range(32), 127)}
 
 
 def plain_text(value: object) -> str:
@@ -22,8 +21,7 @@ def plain_text(value: object) -> str:
         return ""
     if "<" in value or "&" in value:
         value = _strip(html.unescape(value))  # first: descriptions often hold escaped tags
-    # JSON can hold half a character ("\\ud83d"), which no UTF-8 file can.
-    return clean_text(value.translate(_CONTROL).encode("utf-8", "replace").decode("utf-8"))
+    return clean_text(value)
 
 
 def _strip(value: str) -> str:
