@@ -38,13 +38,16 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m recbole_macrec.data", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="import|encode|toy", parser_class=_Parser)
-    importing = commands.add_parser("import", allow_abbrev=False, help="turn released files or a CSV into a dataset",
+    importing = commands.add_parser("import", allow_abbrev=False, help="turn released files, raw files or a CSV into a dataset",
                                     formatter_class=argparse.RawDescriptionHelpFormatter, description=_IMPORT_HELP)
     importing.add_argument("src", metavar="SRC", type=Path)
     importing.add_argument("--dataset", required=True, metavar="NAME")
     importing.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
     importing.add_argument("--feature", action="append", default=[], metavar="MODALITY=FILE.npy")
     importing.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE.json")
+    importing.add_argument("--category", metavar="NAME", help="which of several raw Amazon catalogues in SRC")
+    importing.add_argument("--core", type=int, metavar="K", help="default: 5 for raw Amazon files, else no filtering")
+    importing.add_argument("--require_image", choices=("True", "False"), help="default: True for raw Amazon files")
     importing.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
     importing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     importing.set_defaults(run=_import)
@@ -86,7 +89,8 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
 
 def _import(args: argparse.Namespace) -> None:
     summary = import_dataset(args.src, args.dataset, args.data_path, _pairs("--feature", args.feature, ".npy"),
-                             _pairs("--semantic_ids", args.semantic_ids, ".json"), args.overwrite)
+                             _pairs("--semantic_ids", args.semantic_ids, ".json"), args.overwrite, args.category,
+                             args.core, None if args.require_image is None else args.require_image == "True")
     print(_describe(summary))
 
 
@@ -133,6 +137,8 @@ def _describe(summary: Summary) -> str:
     shapes = [f"{modality} [{rows:,} x {width}]" for modality, (rows, width) in summary.features.items()]
     lines = [f"{summary.folder}: {summary.users:,} users, {summary.items:,} items, {summary.interactions:,} interactions",
              f"features: {', '.join(shapes) or 'none'}", f"semantic IDs: {', '.join(summary.semantic_ids) or 'none'}"]
+    lines += [f"{step.name}: {step.users:,} users, {step.items:,} items, {step.interactions:,} interactions"
+              for step in summary.steps]
     return "\n".join(lines + [f"note: {note}" for note in summary.notes])
 
 
@@ -150,7 +156,12 @@ _IMPORT_HELP = """\
 Write DIR/NAME with RecBole's atomic files, features and semantic IDs, all keyed by item.
 
 SRC is a released folder (NAME.inter.json, NAME.item2id, perhaps NAME.item.json), a CSV file with a header line
-user,item[,timestamp], or a folder with such a file (interactions.csv).
+user,item[,timestamp], a folder with such a file (interactions.csv), perhaps with items.csv beside it (item, any text
+columns, and image for a path in the folder or a URL), or a folder with raw Amazon files: CATEGORY.csv and
+meta_CATEGORY.json.gz of 2018, CATEGORY.jsonl.gz and meta_CATEGORY.jsonl.gz of 2023.
+
+Raw Amazon files are filtered as published: items with metadata and an image, the earliest interaction of each user and
+item, then the 5-core. --core=K does the same to a CSV; --core=0 leaves rare users and items in.
 
 --feature MODALITY=FILE.npy: row i is item number i (of NAME.item2id; the items of a CSV must then be numbers, and the
 catalogue is every row), or the item in line i of FILE.items.txt when that file lies beside FILE.npy.

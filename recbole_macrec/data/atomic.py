@@ -1,6 +1,8 @@
 """RecBole's atomic files: what the importers write and the encoders read."""
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -11,27 +13,47 @@ from recbole_macrec.errors import UserError
 # pandas (and so RecBole) reads these as missing values, and RecBole pads with [PAD].
 RESERVED = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
             "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]"}
+_CONTROL = {code: " " for code in (*range(32), 127)}
+
+
+def readable_token(token: object) -> bool:
+    """Say whether RecBole would read an id as it is: no reserved word, tab, line break or outer space in it."""
+    return (isinstance(token, str) and token not in RESERVED and token == token.strip() and "\t" not in token
+            and len(token.splitlines()) == 1)
 
 
 def check_tokens(tokens: list[str], noun: str, path: Path) -> None:
     """Raise UserError for ids that RecBole would misread: empty, reserved words, tabs, line breaks."""
-    bad = [token for token in tokens if token in RESERVED or token != token.strip() or "\t" in token
-           or len(token.splitlines()) > 1]
+    bad = [token for token in tokens if not readable_token(token)]
     if bad:
         raise UserError(f"{path} has {listing(bad, noun + ' id')} that RecBole cannot read (empty, a word for a missing "
                         "value, or with tabs, line breaks or outer spaces); rename them")
 
 
 def clean_text(value: object) -> str:
-    """Join lists, collapse white space (tabs and line breaks would break an atomic file), turn None into ''."""
+    """Join lists, collapse white space (tabs and line breaks would break an atomic file), turn None into ''.
+
+    Control characters count as white space; half a character ("\\ud83d"), which JSON can hold but no file, becomes "?".
+    """
     if isinstance(value, (list, tuple)):
         value = " ".join(clean_text(part) for part in value)
-    return "" if value is None else " ".join(str(value).split())
+    if value is None:
+        return ""
+    return " ".join(str(value).translate(_CONTROL).encode("utf-8", "replace").decode("utf-8").split())
 
 
 def write(path: Path, columns: dict[str, list]) -> None:
     """Write an atomic file; the keys of ``columns`` are ``name:type`` headers."""
     pd.DataFrame(columns).to_csv(path, sep="\t", index=False, encoding="utf-8", lineterminator="\n")
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write what :func:`write` would, from rows that need not fit into memory together."""
+    rows = iter(rows)
+    pd.DataFrame(columns=list(header)).to_csv(path, sep="\t", index=False, encoding="utf-8", lineterminator="\n")
+    while chunk := list(islice(rows, 4096)):
+        pd.DataFrame(chunk, columns=list(header)).to_csv(path, sep="\t", index=False, encoding="utf-8", lineterminator="\n",
+                                                         mode="a", header=False)
 
 
 def read_items(dataset_folder: Path, name: str) -> pd.DataFrame:

@@ -2,16 +2,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from recbole_macrec.data import atomic, features
-from recbole_macrec.data.features import FeatureTable, listing
+from recbole_macrec.data.join import join_features, join_ids
+from recbole_macrec.data.raw import manifest
+from recbole_macrec.data.raw.amazon import read_amazon
+from recbole_macrec.data.raw.catalogue import Catalogue, Options, write_items
+from recbole_macrec.data.raw.filtering import Step
+from recbole_macrec.data.raw.find import RawFiles, find_raw
+from recbole_macrec.data.raw.folder import ItemTable, read_folder
+from recbole_macrec.data.raw.narrow import narrow
+from recbole_macrec.data.raw.records import Records
 from recbole_macrec.data.replace import new_folder
-from recbole_macrec.data.sources import Source, read_json_object, read_source
+from recbole_macrec.data.sources import Source, read_source
 from recbole_macrec.errors import UserError
+
+AMAZON_CORE = 5  # of all published 2018 catalogues
 
 
 @dataclass(frozen=True)
@@ -25,39 +37,109 @@ class Summary:
     features: dict[str, tuple[int, int]]  # modality -> shape [n, d]
     semantic_ids: list[str]
     notes: list[str]
+    steps: list[Step] = field(default_factory=list)  # counts after each step of the filtering, where there was one
 
 
 def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[str, Path] | None = None,
-                   id_files: dict[str, Path] | None = None, overwrite: bool = False) -> Summary:
-    """Import ``src`` into ``data_path/name``; raise UserError, with nothing on disk changed, if anything is wrong."""
+                   id_files: dict[str, Path] | None = None, overwrite: bool = False, category: str | None = None,
+                   core: int | None = None, require_image: bool | None = None) -> Summary:
+    """Import ``src`` into ``data_path/name``; raise UserError, with nothing on disk changed, if anything is wrong.
+
+    Raw Amazon files are filtered as published unless ``core`` and ``require_image`` say otherwise. A raw catalogue that
+    lies there already, made from the same files with the same options, is left as it is.
+    """
     src, target = Path(src), Path(data_path) / name
     feature_files, id_files = feature_files or {}, id_files or {}
     for modality in (*feature_files, *id_files):
         features.check_modality(modality)
-    _check_target(target, name, [src, *feature_files.values(), *id_files.values()], overwrite)
+    _check_name(name)
+    if core is not None and core < 0:
+        raise UserError(f"--core={core} is not usable; give the fewest interactions of a user and an item, such as 5, or 0")
+    inputs = [src, *map(Path, feature_files.values()), *map(Path, id_files.values())]
+    raw = find_raw(src, name, category)
+    known = raw is not None and not overwrite and (target / manifest.FILE).is_file()
+    if not known:
+        _check_target(target, name, inputs, overwrite)
+    if raw is None:
+        source, steps = _read_plain(src, name, core, require_image)
+        return _write(target, source, steps, feature_files, id_files, overwrite)
+    amazon = raw.kind != "folder"
+    options = Options(AMAZON_CORE if amazon and core is None else core, amazon if require_image is None else require_image)
+    origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files))
+    if known:
+        return _known_summary(target, manifest.unchanged(target, origin))
+    with closing(Records(target.parent)) as records:
+        catalogue = (read_amazon if amazon else read_folder)(raw, options, records)
+        catalogue.source.notes += catalogue.notes()
+        return _write(target, catalogue.source, catalogue.steps, feature_files, id_files, overwrite, catalogue, origin)
+
+
+def _read_plain(src: Path, name: str, core: int | None, require_image: bool | None) -> tuple[Source, list[Step]]:
+    """Read a released folder or a CSV file."""
+    if require_image is not None:
+        raise UserError(f"--require_image filters items by their images, but SRC {src} names none; leave it out")
     source = read_source(src, name)
-    raw = {modality: _read_rows(Path(path)) for modality, path in feature_files.items()}
-    if not source.fixed:
-        _extend_catalogue(source, feature_files, raw)
-    tables = {modality: _join(source, modality, Path(feature_files[modality]), *raw[modality]) for modality in raw}
-    ids = {modality: _rekey(source, modality, Path(path)) for modality, path in id_files.items()}
+    if core is None:
+        return source, []
+    if source.fixed:
+        raise UserError(f"--core={core} filters raw catalogues and CSV files, but {source.path} is released filtered; leave it "
+                        "out")
+    return source, narrow(source, core)
+
+
+def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return every file that is read, under the name that the manifest gives it."""
+    folder = raw.metadata.parent
+    images = ItemTable(raw.metadata).local_images() if raw.kind == "folder" else []
+    files = {image: folder / image for image in images} | {path.name: path for path in (raw.reviews, raw.metadata)}
+    for modality, path in feature_files.items():
+        names = Path(path).with_suffix(".items.txt")
+        files |= {f"features/{modality}": Path(path)} | ({f"features/{modality} items": names} if names.exists() else {})
+    return files | {f"semantic_ids/{modality}": Path(path) for modality, path in id_files.items()}
+
+
+def _write(target: Path, source: Source, steps: list[Step], feature_files: dict[str, Path], id_files: dict[str, Path],
+           overwrite: bool, catalogue: Catalogue | None = None, origin: dict | None = None) -> Summary:
+    """Write the dataset folder; a raw ``catalogue`` brings its items, and its manifest says what it was made from."""
+    tables, ids, name = join_features(source, feature_files), join_ids(source, id_files), target.name
+    shapes = {modality: table.matrix.shape for modality, table in tables.items()}
     with new_folder(target, overwrite) as folder:
         _write_interactions(folder / f"{name}.inter", source)
-        columns = {f"{column}:token_seq": values for column, values in source.columns.items()}
-        atomic.write(folder / f"{name}.item", {"item_id:token": source.catalogue, **columns})
+        if catalogue is None:
+            columns = {f"{column}:token_seq": values for column, values in source.columns.items()}
+            atomic.write(folder / f"{name}.item", {"item_id:token": source.catalogue, **columns})
+        else:
+            write_items(folder, name, catalogue)
+            added = {"features": shapes, "semantic_ids": list(ids), "notes": source.notes}
+            manifest.write(folder, origin, catalogue, (f"{name}.inter", f"{name}.item"), added)
         for modality, table in tables.items():
             table.save(folder, modality)
         for modality, codes in ids.items():
             path = folder / "semantic_ids" / f"{modality}.json"
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(codes, indent=0, ensure_ascii=False), encoding="utf-8")
-    return Summary(target, len(set(source.users)), len(source.catalogue), len(source.items),
-                   {modality: table.matrix.shape for modality, table in tables.items()}, list(ids), source.notes)
+    return Summary(target, len(set(source.users)), len(source.catalogue), len(source.items), shapes, list(ids), source.notes,
+                   steps)
+
+
+def _known_summary(target: Path, found: dict | None) -> Summary:
+    """Describe the dataset that an earlier import left."""
+    if found is None:
+        raise UserError(f"dataset {target} already exists, made from other files or with other options; add --overwrite to "
+                        "replace it, or choose another --dataset")
+    counts = found["counts"]
+    return Summary(target, counts["users"], counts["items"], counts["interactions"],
+                   {modality: tuple(shape) for modality, shape in found["features"].items()}, found["semantic_ids"],
+                   [*found["notes"], "made before from the same files with the same options: nothing to do"],
+                   [Step(**step) for step in found["steps"]])
+
+
+def _check_name(name: str) -> None:
+    if name != Path(name).name or name in ("", ".", "..") or name.startswith("."):
+        raise UserError(f"--dataset={name} is not usable as a folder name; use a plain name such as 'Arts'")
 
 
 def _check_target(target: Path, name: str, inputs: list[Path], overwrite: bool) -> None:
-    if name != Path(name).name or name in ("", ".", "..") or name.startswith("."):
-        raise UserError(f"--dataset={name} is not usable as a folder name; use a plain name such as 'Arts'")
     if not target.exists():
         return
     if not overwrite:
@@ -69,80 +151,6 @@ def _check_target(target: Path, name: str, inputs: list[Path], overwrite: bool) 
               or target.resolve().is_relative_to(path.resolve())]
     if inside:
         raise UserError(f"--overwrite would delete {inside[0]}, which is to be imported; choose another --dataset or --data_path")
-
-
-def _read_rows(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    """Return the matrix [n, d] and, when ``FILE.items.txt`` lies beside ``FILE.npy``, the item of each row."""
-    matrix, names = features.read_matrix(path), path.with_suffix(".items.txt")
-    tokens = features.read_tokens(names) if names.exists() else None
-    if tokens is not None and len(tokens) != len(matrix):
-        raise UserError(f"feature file {path} has {len(matrix)} rows but {names.name} names {len(tokens)} items; "
-                        "give one row an item")
-    return matrix, tokens
-
-
-def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None:
-    """Let row-numbered features of a CSV tell the whole catalogue: row i is item i, also without interactions."""
-    counts = {modality: len(matrix) for modality, (matrix, tokens) in raw.items() if tokens is None}
-    if not counts:
-        return
-    modality = next(iter(counts))
-    named = [token for token in source.catalogue if not (token.isascii() and token.isdigit() and str(int(token)) == token)]
-    if named:
-        raise UserError(f"--feature {modality}={files[modality]} has no .items.txt beside it, so row i is item i, but "
-                        f"{source.path} has {listing(named, 'item')} that are no row numbers; write "
-                        f"{Path(files[modality]).with_suffix('.items.txt')}, one item a line in row order")
-    if len(set(counts.values())) > 1:
-        seen = ", ".join(f"{files[m]} has {n}" for m, n in counts.items())
-        raise UserError(f"--feature files differ in rows: {seen}; give every modality one row an item")
-    count, highest = counts[modality], max(map(int, source.catalogue))
-    if highest >= count:
-        raise UserError(f"feature file {files[modality]} has {count} rows, fewer than {source.path} needs: its highest item "
-                        f"number is {highest}; give one row an item, from 0 to {highest}")
-    source.catalogue = [str(i) for i in range(count)]
-    source.numbers = {token: token for token in source.catalogue}
-    source.fixed = True
-
-
-def _join(source: Source, modality: str, path: Path, matrix: np.ndarray, tokens: list[str] | None) -> FeatureTable:
-    """Return the features in catalogue order; raise UserError unless file and catalogue hold the same items."""
-    if tokens is None:
-        if len(matrix) != len(source.catalogue):
-            fewer = "fewer" if len(matrix) < len(source.catalogue) else "more"
-            raise UserError(f"feature file {path} ({modality}) has {len(matrix)} rows, {fewer} than the "
-                            f"{len(source.catalogue)} items of {source.path}; give one row an item, in item number order")
-        tokens = source.catalogue
-    names = path.with_suffix(".items.txt")
-    _check_same(tokens, source, f"feature file {path} ({names.name})")
-    features.check_finite(matrix, tokens, path)
-    return FeatureTable(tuple(source.catalogue), FeatureTable(tuple(tokens), matrix).select(source.catalogue))
-
-
-def _rekey(source: Source, modality: str, path: Path) -> dict[str, list]:
-    """Return published IDs keyed by item token; the file is keyed by item number, or already by token."""
-    codes = read_json_object(path)
-    if not set(codes) <= set(source.numbers) and set(codes) & set(source.catalogue):
-        names = {token: token for token in source.catalogue}
-    else:
-        names = source.numbers
-    _check_same([names.get(key, key) for key in codes], source, f"--semantic_ids {modality}={path}")
-    wrong = [key for key, code in codes.items()
-             if not isinstance(code, list) or not code or not all(isinstance(level, str) for level in code)]
-    if wrong:
-        raise UserError(f'{path} has {listing(wrong, "item")} whose ID is not a list of codes; expected ["<a_1>", "<b_3>", ...]')
-    by_token = {names[key]: code for key, code in codes.items()}
-    return {token: by_token[token] for token in source.catalogue}
-
-
-def _check_same(tokens: list[str], source: Source, what: str) -> None:
-    known, given = set(source.catalogue), set(tokens)
-    missing = [token for token in source.catalogue if token not in given]
-    unknown = [token for token in tokens if token not in known]
-    if missing:
-        raise UserError(f"{what} lacks {listing(missing, 'item')} of {source.path}; give every item an entry")
-    if unknown:
-        raise UserError(f"{what} has {listing(unknown, 'item')} that {source.path} lacks; "
-                        "remove them or use files of one release")
 
 
 def _write_interactions(path: Path, source: Source) -> None:

@@ -1,0 +1,131 @@
+"""A plain folder: ``interactions.csv`` and, in ``items.csv``, the catalogue with texts and images."""
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from recbole_macrec.data.atomic import check_tokens, clean_text
+from recbole_macrec.data.features import duplicates, listing
+from recbole_macrec.data.raw.catalogue import Catalogue, Options, is_url
+from recbole_macrec.data.raw.find import RawFiles
+from recbole_macrec.data.raw.narrow import narrow
+from recbole_macrec.data.raw.records import Record, Records
+from recbole_macrec.data.sources import read_csv
+from recbole_macrec.errors import UserError, nearest
+
+_ITEM = ("item", "item_id", "id")
+_IMAGE = ("image", "image_url", "image_path")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+def read_folder(files: RawFiles, options: Options, records: Records) -> Catalogue:
+    """Read the folder; every row of ``items.csv`` is in the catalogue unless ``options`` filter. UserError if it is bad."""
+    items, pictured = [], set()
+    table = ItemTable(files.metadata)
+    for record in table:
+        items.append(record.item)
+        records.put(record)
+        if record.images:
+            pictured.add(record.item)
+    _check_items(items, files.metadata)
+    source = read_csv(files.reviews)
+    known = set(items)
+    unknown = [item for item in source.catalogue if item not in known]
+    if unknown:
+        raise UserError(f"{files.metadata} lacks {listing(unknown, 'item')} of {files.reviews.name}; give every item a row")
+    steps = narrow(source, options.core, pictured if options.require_image else None)
+    if options.core is not None:
+        known = set(source.items)
+    elif options.require_image:
+        known = pictured
+    source.catalogue = [item for item in items if item in known]
+    source.fixed = True
+    numbered = sorted(source.catalogue, key=lambda item: (len(item), item))
+    if numbered == [str(i) for i in range(len(numbered))]:  # as in a CSV without items.csv, these ids are row numbers
+        source.catalogue, source.numbers = numbered, {item: item for item in numbered}
+    else:
+        source.numbers = {}
+    return Catalogue(source, table.columns, records, not pictured.isdisjoint(known), steps, root=files.metadata.parent)
+
+
+class ItemTable:
+    """The rows of ``items.csv`` as Records, one in memory at a time; images are URLs or paths inside the folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _, self._header = next(_rows(path), (0, []))
+        self._item, self._image = _place(self._header, _ITEM, path), _place(self._header, _IMAGE, path)
+        if self._item is None:
+            raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "
+                            f"text columns, and image for a path or URL.{nearest('item', self._header)}")
+        self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
+        self.columns = _checked_names([self._header[i] for i in self._texts], path)
+
+    def __iter__(self) -> Iterator[Record]:
+        rows = _rows(self.path)
+        next(rows)
+        for line, row in rows:
+            if len(row) != len(self._header):
+                raise UserError(f"{self.path} line {line} has {len(row)} values; expected {len(self._header)} "
+                                f"({', '.join(self._header)})")
+            item = row[self._item]
+            image = "" if self._image is None else row[self._image]
+            yield Record(item, [clean_text(row[i]) for i in self._texts], [_image(self.path, item, image)] if image else [])
+
+    def local_images(self) -> list[str]:
+        """Return the image paths, without the URLs."""
+        return [image for record in self for image in record.images if not is_url(image)]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and stripped values of each row that is not empty."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file, strict=True)
+            for row in rows:
+                if row:
+                    yield rows.line_num, [value.strip() for value in row]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{path} is not a readable CSV file ({error}); check its quotes") from error
+
+
+def _image(path: Path, item: str, image: str) -> str:
+    """Return a URL, or the path of a file below the folder: neither ``..`` nor a link may lead out of it."""
+    if is_url(image):
+        return image
+    if Path(image).suffix.lower() not in SUFFIXES or "\0" in image:
+        raise UserError(f"{path} names the image {image!r} of item '{item}'; expected a file that ends in {', '.join(SUFFIXES)}")
+    root, file = path.parent.resolve(), (path.parent / image).resolve()
+    if not file.is_relative_to(root):
+        raise UserError(f"{path} names the image {image} of item '{item}', which lies outside {path.parent}; copy it into the "
+                        "folder")
+    if not file.is_file():
+        raise UserError(f"{path} names the image {image} of item '{item}', which does not exist; check the path")
+    return image
+
+
+def _check_items(items: list[str], path: Path) -> None:
+    if not items:
+        raise UserError(f"{path} has no items; expected a row for every item")
+    check_tokens(items, "item", path)
+    twice = duplicates(items)
+    if twice:
+        raise UserError(f"{path} has {listing(twice, 'item')} more than once; keep one row an item")
+
+
+def _place(header: list[str], names: tuple[str, ...], path: Path) -> int | None:
+    places = [i for i, column in enumerate(header) if column.lower() in names]
+    if len(places) > 1:
+        raise UserError(f"{path} has {len(places)} columns for {names[0]} ({', '.join(header)}); keep one")
+    return places[0] if places else None
+
+
+def _checked_names(names: list[str], path: Path) -> tuple[str, ...]:
+    bad = [name for name in names if not name or ":" in name or name.split() != [name]] + duplicates(names)
+    if bad:
+        raise UserError(f"{path} has {listing(bad, 'column')} that RecBole cannot name (empty, twice, or with spaces or ':'); "
+                        "rename them")
+    return tuple(names)
