@@ -1,6 +1,7 @@
 """Downloads against a local server that fails, breaks off, is slow and answers ranges."""
 import hashlib
 import io
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 
 from recbole_macrec.data import download, fetch_images
+from recbole_macrec.data.__main__ import main
+from recbole_macrec.data.atomic import write
 from recbole_macrec.data.download import Remote, fetch
 from recbole_macrec.errors import UserError
 
@@ -172,3 +175,22 @@ def test_images_are_checked_and_failures_reported(server, tmp_path, monkeypatch)
     before = len(server.asked)
     fetch_images.fetch_images({path: urls for path, urls in wanted.items() if path not in failed}, show_progress=False)
     assert len(server.asked) == before
+
+
+def test_images_of_a_catalogue(server, tmp_path, capsys):
+    shop = tmp_path / "data" / "shop"
+    (shop / "images").mkdir(parents=True)
+    write(shop / "shop.item", {"item_id:token": ["a", "b/c", "d", "e"], "title:token_seq": list("wxyz"),
+                               "image:token": ["images/a.jpg", "images/b%2Fc.jpg", "images/d.png", ""]})
+    (shop / "images/d.png").write_bytes(image_bytes("PNG"))
+    server.files["a.jpg"] = image_bytes()
+    (shop / "image_urls.json").write_text(json.dumps({"a": [server.url("a.jpg")], "b/c": [server.url("b.jpg")]}))
+    command = ["images", "shop", f"--data_path={tmp_path / 'data'}"]
+    assert main(command) == 0
+    assert "2 images are there, 1 could not be had" in capsys.readouterr().out
+    assert list(json.loads((shop / "images_failed.json").read_text())) == ["b/c"]
+    server.files["b.jpg"] = image_bytes()
+    assert main(command) == 0 and (shop / "images/b%2Fc.jpg").is_file() and not (shop / "images_failed.json").exists()
+    assert sorted(path for path, _ in server.asked) == ["a.jpg", "b.jpg", "b.jpg"]
+    (shop / "image_urls.json").unlink()
+    assert main(command) == 1 and "image_urls.json does not exist" in capsys.readouterr().err

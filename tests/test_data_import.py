@@ -260,7 +260,7 @@ def test_bad_csv(case, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words, expected", [
-    ([], ["import, encode, toy"]), (["imprt"], ["'imprt'", "'import'"]), (["import"], ["SRC", "--dataset"]),
+    ([], ["import, encode, images, toy"]), (["imprt"], ["'imprt'", "'import'"]), (["import"], ["SRC", "--dataset"]),
     (["import", "nowhere", "--dataset=x"], ["nowhere", "does not exist"]), (["toy", "--datapath=x"], ["--data_path"]),
 ])
 def test_bad_command(words, expected, capsys, tmp_path, monkeypatch):

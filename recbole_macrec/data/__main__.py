@@ -1,4 +1,4 @@
-"""``python -m recbole_macrec.data import ...``, ``... encode ...`` and ``... toy``."""
+"""``python -m recbole_macrec.data import ...``, ``... images ...``, ``... encode ...`` and ``... toy``."""
 from __future__ import annotations
 
 import argparse
@@ -10,6 +10,7 @@ from pathlib import Path
 from recbole_macrec.data import features
 from recbole_macrec.data.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing, is_imported
 from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
+from recbole_macrec.data.fetch_images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.importer import Summary, import_dataset
 from recbole_macrec.data.processes import launched, own_device
 from recbole_macrec.data.toy import NAME, write_toy
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m recbole_macrec.data", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(title="commands", metavar="import|encode|toy", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="import|images|encode|toy", parser_class=_Parser)
     importing = commands.add_parser("import", allow_abbrev=False, help="turn released files, raw files or a CSV into a dataset",
                                     formatter_class=argparse.RawDescriptionHelpFormatter, description=_IMPORT_HELP)
     importing.add_argument("src", metavar="SRC", type=Path)
@@ -64,6 +65,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     encoding.add_argument("--image_field", default=IMAGE_FIELD, metavar="A", help="default: %(default)s")
     encoding.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     encoding.set_defaults(run=_encode)
+    images = commands.add_parser("images", allow_abbrev=False, help="download the images of an imported catalogue")
+    images.add_argument("dataset", metavar="NAME")
+    images.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
+    images.add_argument("--connections", type=int, default=16, help="transfers at the same time (default: 16)")
+    images.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    images.set_defaults(run=_images)
     toy = commands.add_parser("toy", allow_abbrev=False, help=f"make the synthetic craft shop {NAME}", description=_TOY_HELP)
     toy.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
     toy.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
@@ -114,6 +121,17 @@ def _encode(args: argparse.Namespace) -> None:
     if processes.first:
         rows, width = table.matrix.shape
         print(f"{features.paths(folder, args.modality)[0]}: {rows:,} items x {width:,} dimensions")
+
+
+def _images(args: argparse.Namespace) -> None:
+    if args.connections < 1:
+        raise UserError(f"--connections={args.connections} is not usable; give a whole number from 1 on")
+    there, failed = fetch_catalogue_images(args.data_path / args.dataset, args.connections)
+    print(f"{args.data_path / args.dataset}: {there:,} images are there, {len(failed):,} could not be had")
+    for item, why in list(failed.items())[:5]:
+        print(f"  {item}: {why}")
+    if failed:
+        print(f"all of them: {args.data_path / args.dataset / REPORT}")
 
 
 def _toy(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import threading
 import warnings
@@ -13,8 +14,13 @@ import requests
 from PIL import Image
 from tqdm import tqdm
 
+from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.download import CHUNK, TIMEOUT, Refused, new_session, reason
+from recbole_macrec.data.raw.catalogue import URLS
+from recbole_macrec.data.sources import read_json_object
+from recbole_macrec.errors import UserError
 
+REPORT = "images_failed.json"
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 64 * 10**6
 
@@ -49,6 +55,33 @@ def fetch_images(wanted: Mapping[Path, Sequence[str]], connections: int = 16, sh
                 bar.set_postfix(failed=len(failed))
             bar.update()
     return {path: failed[path] for path in missing if path in failed}
+
+
+def fetch_catalogue_images(folder: Path, connections: int = 16, show_progress: bool = True) -> tuple[int, dict[str, str]]:
+    """Bring the images that an imported catalogue still lacks to where its ``.item`` file says.
+
+    What failed is in ``images_failed.json`` as well; asking again tries those once more.
+
+    Returns:
+        How many images are there now, and item -> why its image could not be had.
+
+    Raises:
+        UserError: when the dataset folder lists no images to fetch.
+    """
+    name, listed = folder.name, folder / URLS
+    if not listed.is_file():
+        raise UserError(f"{listed} does not exist; it is written by the import of a catalogue whose images have addresses")
+    urls = read_json_object(listed)
+    items = read_items(folder, name)
+    places = {item: folder / place for item, place in zip(items["item_id"], items["image"]) if place}
+    failed = fetch_images({places[item]: urls[item] for item in urls if item in places}, connections, show_progress)
+    items_of = {path: item for item, path in places.items()}
+    report = {items_of[path]: why for path, why in failed.items()}
+    if report:
+        (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+    else:
+        (folder / REPORT).unlink(missing_ok=True)
+    return len(places) - len(report), report
 
 
 def check_image(content: bytes) -> None:
