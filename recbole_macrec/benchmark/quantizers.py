@@ -5,8 +5,8 @@
 
 A feature file is [N, F_m], row i is item i. With --rank the model is trained on each quantizer's IDs and ranked on the test
 users as well; TIGER reads the first modality's IDs alone, learnt together with the others where the quantizer is
-cross-modal. Quantizers finished under the same options are kept in --output and not repeated. Prints a markdown table; the collision rate is
-the one before resolution.
+cross-modal. Quantizers finished under the same options are kept in --output and not repeated. Prints a markdown table; the
+collision rate is the one before resolution.
 """
 import argparse
 import hashlib

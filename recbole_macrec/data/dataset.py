@@ -1,5 +1,4 @@
 """The RecBole dataset of the generative models: a SequentialDataset whose items have semantic IDs."""
-import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from scipy.sparse import csc_matrix
 
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.features import available
+from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import PACKAGED_DATASET
 from recbole_macrec.semantic_ids import FeatureRows, SemanticIDs, SemanticIDSettings, build_semantic_ids, published_semantic_ids
@@ -66,9 +66,8 @@ class SemanticIDDataset(SequentialDataset):
         own, items = Path("dataset") / self.dataset_name, f"{self.dataset_name}.item"
         if not (own / items).exists():
             own.mkdir(parents=True, exist_ok=True)
-            fresh = own / f".{items}.{os.getpid()}"
-            shutil.copyfile(folder / items, fresh)
-            os.replace(fresh, own / items)
+            with whole_file(own / items) as fresh:
+                shutil.copyfile(folder / items, fresh)
         return own
 
     def _prepare_semantic_ids(self) -> SemanticIDs:

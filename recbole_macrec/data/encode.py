@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +17,7 @@ from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.processes import ALONE, Processes
+from recbole_macrec.data.replace import whole_file
 from recbole_macrec.data.shards import Shards
 from recbole_macrec.errors import UserError
 
@@ -86,9 +86,8 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
             # The manifest's presence says "encoded here" and its content "complete": an empty one goes first.
             manifest_path.write_text("{}")
             FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
-            fresh = manifest_path.with_name(f".{manifest_path.name}.{os.getpid()}")
-            fresh.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **encoder.details}, indent=1))
-            os.replace(fresh, manifest_path)
+            with whole_file(manifest_path) as fresh:
+                fresh.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **encoder.details}, indent=1))
             if shards:
                 shards.remove()
     processes.wait()

@@ -1,7 +1,6 @@
 """Item features keyed by item token: ``features/<modality>.npy`` [n, d] beside ``features/<modality>.items.txt``."""
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
 
 FOLDER = "features"
@@ -38,16 +38,10 @@ class FeatureTable:
         check_modality(modality)
         npy, txt = paths(dataset_folder, modality)
         npy.parent.mkdir(parents=True, exist_ok=True)
-        new_npy, new_txt = npy.with_name(f".{npy.name}.{os.getpid()}"), txt.with_name(f".{txt.name}.{os.getpid()}")
-        try:
+        with whole_file(npy) as new_npy, whole_file(txt) as new_txt:  # the matrix takes its place last
             with new_npy.open("wb") as file:
                 np.save(file, np.ascontiguousarray(self.matrix, dtype=np.float32))
             new_txt.write_text("".join(f"{token}\n" for token in self.item_tokens), encoding="utf-8")
-            os.replace(new_txt, txt)
-            os.replace(new_npy, npy)
-        finally:
-            new_npy.unlink(missing_ok=True)
-            new_txt.unlink(missing_ok=True)
 
     def rows(self, tokens: Sequence[str]) -> np.ndarray:
         """Return the rows of ``matrix`` that belong to ``tokens``, in their order, joined by id; int64.

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.download import CHUNK, TIMEOUT, Refused, new_session, reason
 from recbole_macrec.data.raw.catalogue import URLS
+from recbole_macrec.data.replace import whole_file
 from recbole_macrec.data.sources import read_json_object
 from recbole_macrec.errors import UserError
 
@@ -109,9 +109,8 @@ def _fetch(path: Path, urls: Sequence[str], session: requests.Session) -> str | 
         except (requests.RequestException, Refused) as error:
             reasons.append(f"{url}: {reason(error)}")
             continue
-        fresh = path.with_name(f".{path.name}.{os.getpid()}.part")
-        fresh.write_bytes(content)
-        os.replace(fresh, path)
+        with whole_file(path) as fresh:
+            fresh.write_bytes(content)
         return None
     return "; ".join(reasons) or "no address is known"
 

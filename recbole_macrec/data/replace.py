@@ -1,4 +1,4 @@
-"""Put a whole folder in place at once, so that a failed or killed writer leaves the old one as it was."""
+"""Put a whole file or folder in place at once, so that a failed or killed writer leaves the old one as it was."""
 from __future__ import annotations
 
 import os
@@ -11,6 +11,17 @@ from pathlib import Path
 from filelock import FileLock
 
 from recbole_macrec.errors import UserError
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Yield a path beside ``target`` whose file takes its place when the block ends without an exception."""
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        yield fresh
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from recbole_macrec.data.encoders import RawItem
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.features import listing
 from recbole_macrec.data.processes import Processes
+from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
 
 SHARD_ITEMS = 1024
@@ -87,7 +87,5 @@ class Shards:
             raise UserError(f"{self._encoder.source.model} gives NaN or infinite features for {listing(tokens, 'item')}; set "
                             "precision: fp32 (or bf16 where it was fp16) for this encoder")
         self._folder.mkdir(parents=True, exist_ok=True)
-        fresh = self._folder / f".{shard:05d}.{os.getpid()}"
-        with fresh.open("wb") as file:
+        with whole_file(self._path(shard)) as fresh, fresh.open("wb") as file:
             np.save(file, matrix)
-        os.replace(fresh, self._path(shard))

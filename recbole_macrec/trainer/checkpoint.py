@@ -1,11 +1,11 @@
 """Checkpoints of tensors and plain values, so that loading one never runs foreign code."""
-import os
 import pickle
 import zipfile
 from pathlib import Path
 
 import torch
 
+from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
 
 FORMAT = "recbole_macrec"
@@ -13,13 +13,8 @@ FORMAT = "recbole_macrec"
 
 def save_checkpoint(state: dict, path: str | Path) -> None:
     """Write ``state`` so that a reader sees the old file or the new one, never half of one."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save({"format": FORMAT, **state}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(Path(path)) as fresh:
+        torch.save({"format": FORMAT, **state}, fresh)
 
 
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict | None:
