@@ -64,7 +64,7 @@ def exact_scores(
 
 
 def heads_of_users(heads: SourceHeads, users: slice) -> SourceHeads:
-    return SourceHeads(*(None if part is None else part[users] for part in heads))
+    return SourceHeads(heads.keys[:, users], heads.values[:, users], None if heads.mask is None else heads.mask[users])
 
 
 def walk(

@@ -140,6 +140,20 @@ class Attention(nn.Module):
         return self.out(torch.cat(parts))
 
 
+    def merge(self, y: torch.Tensor) -> torch.Tensor:
+        """The output [M, D] of heads [H, M, E]."""
+        if on_cpu(y):
+            weight = self.out.weight.t().contiguous().unflatten(0, (self.heads, -1))  # [H, E, D]
+            return torch.addbmm(y.new_empty(y.shape[1], weight.shape[-1]), y, weight, beta=0)
+        return self.out(y.transpose(0, 1).flatten(1))
+
+
+def project(x: torch.Tensor, weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows [M, D] by a weight [H*E, D], head by head; [H, M, E]."""
+    weight = weight.unflatten(0, (heads, -1)).transpose(1, 2).contiguous()  # [H, D, E]
+    return torch.bmm(x.expand(heads, -1, -1), weight)
+
+
 def split_heads(x: torch.Tensor, users: int, heads: int) -> torch.Tensor:
     """[n*S, H*E] -> [n, H, S, E]"""
     return x.view(users, -1, heads, x.shape[-1] // heads).transpose(1, 2)
@@ -176,15 +190,18 @@ class SelfAttention(Attention):
         Returns:
             The layer's output [B, G, D], and its keys [B, H, E, G] and values [B, H, G, E].
         """
-        x_norm = self.norm(x.flatten(0, 1)).view_as(x)
-        q, k, v = (f(x_norm).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
-        own = (q * k).sum(-1, keepdim=True) + own_bias[:, None, None]  # [B, H, G, 1]
-        q = q.contiguous()
-        scores = [(q @ keys).add_(bias) for (keys, _), bias in zip(past, seen)]  # [B, H, G, G'] each
-        *parts, own = torch.cat([*scores, own], dim=-1).softmax(dim=-1).split([s.shape[-1] for s in scores] + [1], dim=-1)
-        y = own * v + sum(p @ values for p, (_, values) in zip(parts, past))  # [B, H, G, E]
-        present = (k.transpose(2, 3).contiguous(), v.contiguous())
-        return x + self.out(y.transpose(1, 2).flatten(-2)), present
+        users, groups, _ = x.shape
+        x_norm = self.norm(x.flatten(0, 1))
+        q, k, v = (project(x_norm, f.weight, self.heads).unflatten(1, (users, groups)) for f in (self.query, self.key, self.value))
+        scores = [(q * k).sum(-1, keepdim=True) + own_bias[:, None, None, None]]  # [H, B, G, 1]
+        if past:
+            keys, values = (torch.cat(parts, dim) for parts, dim in zip(zip(*past), (-1, -2)))
+            scores.append((q @ keys).add_(seen))
+        p = torch.cat(scores, dim=-1).softmax(dim=-1)
+        y = p[..., :1] * v
+        if past:
+            y += p[..., 1:] @ values
+        return x + self.merge(y.flatten(1, 2)).view_as(x), (k.transpose(2, 3).contiguous(), v)
 
 
 class CrossAttention(Attention):
@@ -200,20 +217,20 @@ class CrossAttention(Attention):
         keeps = [None] * len(rows) if memory.keep is None else memory.keep.split(rows)
         heads = []
         for (n, length), hidden, keep in zip(memory.groups, memory.hidden.split(rows), keeps):
-            k, v = (split_heads(f(hidden), n, self.heads).contiguous() for f in (self.key, self.value))
-            mask = None if keep is None else padding_bias(keep.view(n, length))
+            k, v = (project(hidden, f.weight, self.heads).unflatten(1, (n, length)) for f in (self.key, self.value))
+            mask = None if keep is None else padding_bias(keep.view(n, length)).squeeze(1)
             heads.append(SourceHeads(k.transpose(2, 3).contiguous(), v, mask))
         return heads
 
     def step(self, x: torch.Tensor, source: list[SourceHeads]) -> torch.Tensor:
         """One position of every group; x [B, G, D]."""
-        q = self.query(self.norm(x.flatten(0, 1)).view_as(x))  # [B, G, H*E]
-        parts = []
-        for queries, (keys, values, mask) in zip(q.split([len(s.keys) for s in source]), source):
-            scores = queries.unflatten(-1, (self.heads, -1)).transpose(1, 2) @ keys  # [n, H, G, S]
+        groups, parts = x.shape[1], []
+        for rows, (keys, values, mask) in zip(x.split([s.keys.shape[1] for s in source]), source):
+            q = project(self.norm(rows.flatten(0, 1)), self.query.weight, self.heads).unflatten(1, (-1, groups))  # [H, n, G, E]
+            scores = q @ keys  # [H, n, G, S]
             p = (scores if mask is None else scores + mask).softmax(dim=-1)
-            parts.append((p.to(values.dtype) @ values).transpose(1, 2).flatten(-2))
-        return x + self.out(torch.cat(parts))
+            parts.append(self.merge((p.to(values.dtype) @ values).flatten(1, 2)))
+        return x + torch.cat(parts).view_as(x)
 
 
 class FeedForward(nn.Module):

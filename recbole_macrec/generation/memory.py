@@ -23,15 +23,15 @@ class Memory(NamedTuple):
 class SourceHeads(NamedTuple):
     """Keys and values of one group of users, made once for all steps of a search."""
 
-    keys: torch.Tensor  # [n, H, E, S]
-    values: torch.Tensor  # [n, H, S, E]
-    mask: torch.Tensor | None  # -inf at padding, [n, 1, 1, S]
+    keys: torch.Tensor  # [H, n, E, S]
+    values: torch.Tensor  # [H, n, S, E]
+    mask: torch.Tensor | None  # -inf at padding, [n, 1, S]
 
 
 class Past(NamedTuple):
     """The target positions before, each prefix kept once however many groups continue it."""
 
-    layers: list[list[tuple[torch.Tensor, torch.Tensor]]]  # layer -> position -> keys [B, H, E, G], values [B, H, G, E]
+    layers: list[list[tuple[torch.Tensor, torch.Tensor]]]  # layer -> position -> keys [H, B, E, G], values [H, B, G, E]
     ancestors: list[torch.Tensor]  # position -> int64 [B or 1, G'], the group there that each of G' groups continues
 
     @classmethod

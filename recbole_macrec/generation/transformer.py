@@ -111,8 +111,9 @@ class Transformer(nn.Module):
         seen = []
         for t, ancestor in enumerate(past.ancestors):
             groups = torch.arange(past.layers[0][t][0].shape[-1], device=tokens.device)
-            own = (ancestor.unsqueeze(-1) == groups).unsqueeze(1)  # [B or 1, 1, G, G']
-            seen.append(torch.where(own, bias[:, t, None, None], -torch.inf))
+            own = ancestor.unsqueeze(-1) == groups  # [B or 1, G, G']
+            seen.append(torch.where(own, bias[:, t, None, None, None], -torch.inf))
+        seen = torch.cat(seen, dim=-1) if seen else None  # [H, B or 1, G, S]
         x, present = self.table(tokens), []
         for i, layer in enumerate(self.decoder):
             x, kept = layer.self_attention.step(x, bias[:, length], past.layers[i], seen)

@@ -2,7 +2,8 @@
 
 Legend: B samples, N items of the alignment tasks, G target modalities, L levels, S source positions, P prompt tokens.
 """
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.hardware import free_memory
+from recbole_macrec.lanes import in_lanes
 
 
 class Task(NamedTuple):
@@ -50,7 +52,7 @@ class GenerativeRecommender(SequentialRecommender):
         self.lambda_implicit = config["lambda_implicit"] or 0.0
         self.beams = config["num_beams"]
         self.decode, self.fusion = config["decode"], config["fusion"]
-        self.pass_tokens = config["pass_tokens"] or (16384 if self.device.type == "cpu" else 131072)
+        self.pass_tokens = config["pass_tokens"] or (4096 if self.device.type == "cpu" else 131072)
         self._check(config)
         prompt_length = config["prompt_length"]
         kinds = ["sequence", "item"] if self.item_tasks or self.lambda_implicit else ["sequence"]
@@ -120,10 +122,10 @@ class GenerativeRecommender(SequentialRecommender):
 
     def calculate_loss(self, interaction) -> torch.Tensor:
         """The loss of a batch; a trainer that wants less memory goes through :meth:`loss_parts` itself."""
-        return sum(self.loss_parts(interaction))
+        return sum(part() for part in self.loss_parts(interaction))
 
-    def loss_parts(self, interaction) -> Iterator[torch.Tensor]:
-        """Yield terms that add up to the batch's loss, each with a graph of its own.
+    def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
+        """Functions whose values add up to the batch's loss, each with a graph of its own, the longest first.
 
         The loss is the mean over all samples of all tasks of the mean cross-entropy over levels, plus
         ``lambda_implicit`` times the implicit alignment.
@@ -132,10 +134,10 @@ class GenerativeRecommender(SequentialRecommender):
         target = interaction[self.POS_ITEM_ID]
         items = self._alignment_items(target)
         samples = len(target) * len(self.sequence_tasks) + len(items) * len(self.item_tasks)
-        for rows in self._parts(length):
-            yield self._sequence_loss(history[rows], length[rows], target[rows]) / samples
-        if len(items):
-            yield from self._item_losses(items, samples)
+        parts = [partial(self._item_loss, items, samples)] if len(items) else []
+        for rows in reversed(self._parts(length)):
+            parts.append(partial(self._sequence_loss, history[rows], length[rows], target[rows], samples))
+        return parts
 
     def _parts(self, length: torch.Tensor, users: int | None = None) -> list[torch.Tensor]:
         """Rows of the parts of a batch, of at most ``users``, that go through the network together, shorter first."""
@@ -153,18 +155,21 @@ class GenerativeRecommender(SequentialRecommender):
             items = items[torch.randperm(len(items)).to(items.device)[:count]]
         return items
 
-    def _sequence_loss(self, history: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Sum over sequence tasks and samples of the cross-entropy."""
-        return sum(
+    def _sequence_loss(
+        self, history: torch.Tensor, length: torch.Tensor, target: torch.Tensor, samples: int
+    ) -> torch.Tensor:
+        """Sum over sequence tasks and samples of the cross-entropy, over ``samples``."""
+        loss = sum(
             self._targets_loss(self.encode_history(sources, history, length), targets, target.repeat_interleave(len(sources)))
             for sources, targets in self._passes(self.sequence_tasks)
         )
+        return loss / samples
 
-    def _item_losses(self, items: torch.Tensor, samples: int) -> Iterator[torch.Tensor]:
+    def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
         """The alignment tasks on single items."""
         passes = self._passes(self.item_tasks)
         loss = sum(self._targets_loss(self.encode_items(m, items), t, items.repeat_interleave(len(m))) for m, t in passes)
-        yield loss / samples
+        return loss / samples
 
     def _passes(self, tasks: list[Task]) -> list[tuple[list[str], list[str]]]:
         """Sources that can share an encoder pass (equally long IDs, the same targets), with those targets."""
@@ -233,9 +238,11 @@ class GenerativeRecommender(SequentialRecommender):
         parts = self._parts(length, self._users_at_once())
         back = torch.argsort(torch.cat(parts))
         rank = self._rank_by_beams if self.decode == "beam" else self._rank_exactly
-        ranked = []
-        for rows in parts:
-            ranked.append(rank({m: self.encode_history([m], history[rows], length[rows]) for m in self.modalities}))
+
+        def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
+            return rank({m: self.encode_history([m], history[rows], length[rows]) for m in self.modalities})
+
+        ranked = list(in_lanes(rank_part, parts[::-1], self.device))[::-1]  # the longest first
         return {
             name: Ranking(*(torch.cat(column)[back] for column in zip(*(part[name] for part in ranked))))
             for name in ranked[0]

@@ -1,5 +1,4 @@
 """MACRec: cross-modal semantic IDs with implicit and explicit alignment."""
-from collections.abc import Iterator
 from itertools import combinations
 
 import torch
@@ -24,7 +23,7 @@ class MACRec(MQL4GRec):
         super().__init__(config, dataset)
         self.implicit_temperature = config["implicit_temperature"]
 
-    def _item_losses(self, items: torch.Tensor, samples: int) -> Iterator[torch.Tensor]:
+    def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
         memories = {m: self.encode_items([m], items) for m in self.modalities}  # both alignments read the same pass
         loss = torch.zeros((), device=items.device)
         for sources, targets in self._passes(self.item_tasks):
@@ -35,7 +34,7 @@ class MACRec(MQL4GRec):
             means = {m: h[:, len(self._prompt("item", m)) :].mean(1) for m, h in hidden.items()}
             for a, b in combinations(self.modalities, 2):
                 loss = loss + self.lambda_implicit * symmetric_info_nce(means[a], means[b], self.implicit_temperature)
-        yield loss
+        return loss
 
 
 def symmetric_info_nce(a: torch.Tensor, b: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """RecBole's Trainer with a warm-up and cosine schedule, bf16, exact resume and checkpoints that load safely."""
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from recbole_macrec.distributed import average_gradients, gather_in_order
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.compiled import compile_layers
 from recbole_macrec.hardware import bf16_pays, keep_freed_memory
+from recbole_macrec.lanes import drawing_from, in_lanes
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
 from recbole_macrec.trainer.detail import RankingDetail
 
@@ -102,10 +103,7 @@ class GenerativeTrainer(Trainer):
     def _step(self, interaction, loss_func=None) -> float:
         self._set_learning_rate()
         self.optimizer.zero_grad()
-        loss = torch.zeros((), device=self.device)
-        for part in self._loss_parts(interaction.to(self.device), loss_func):
-            part.backward()
-            loss += part.detach()
+        loss = self._backward(interaction.to(self.device), loss_func)
         self._check_nan(loss)
         if self.distributed:
             average_gradients(self.model.parameters())
@@ -115,14 +113,29 @@ class GenerativeTrainer(Trainer):
         self.step += 1
         return loss.item()
 
-    def _loss_parts(self, interaction, loss_func) -> Iterator[torch.Tensor]:
-        parts = iter([loss_func(interaction)] if loss_func else self.model.loss_parts(interaction))
-        while True:
-            with self._precision():
-                part = next(parts, None)
-            if part is None:
-                return
-            yield part
+    def _backward(self, interaction, loss_func=None) -> torch.Tensor:
+        """Fill in the gradients, part of the loss by part, and return the loss.
+
+        Every part draws from a generator of its own, and the gradients are added in the order of the parts, so that
+        the number of lanes changes nothing.
+        """
+        parts = [partial(loss_func, interaction)] if loss_func else self.model.loss_parts(interaction)
+        seeds = torch.randint(2**62, (len(parts),)).tolist()
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+
+        def gradients(numbered: tuple[Callable[[], torch.Tensor], int]):
+            part, seed = numbered
+            with drawing_from(seed), self._precision():
+                loss = part()
+            return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
+
+        total = torch.zeros((), device=self.device)
+        for loss, parts_gradients in in_lanes(gradients, list(zip(parts, seeds)), self.device):
+            total += loss
+            for weight, gradient in zip(weights, parts_gradients):
+                if gradient is not None:
+                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        return total
 
     def _precision(self):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast)

@@ -1,0 +1,61 @@
+"""Several CPU cores at once: a lane is a thread that computes on one core, and parts of a batch go through the lanes.
+
+Many small operators gain little from a second core each, since its threads wait for each other after every one; whole
+parts of a batch side by side need no waiting. What a part computes does not depend on the number of lanes, and results
+come back in order, so neither do sums over them.
+"""
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial
+from typing import TypeVar
+
+import torch
+
+Part, Result = TypeVar("Part"), TypeVar("Result")
+_generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
+
+
+def in_lanes(function: Callable[[Part], Result], parts: Sequence[Part], device: torch.device) -> Iterator[Result]:
+    """``function`` of every part, in order, with the caller's gradient mode.
+
+    On CPU as many parts at once as torch has threads, each on one; elsewhere, and with one thread, one after the other.
+    """
+    count = min(torch.get_num_threads(), len(parts)) if device.type == "cpu" else 1
+    if count < 2:
+        yield from map(function, parts)
+        return
+    run = partial(_run, function, torch.is_grad_enabled())
+    waiting = [_lanes(torch.get_num_threads()).submit(run, part) for part in parts]
+    try:
+        while waiting:
+            yield waiting.pop(0).result()
+    finally:  # an error, or a caller that stops early
+        for future in waiting:
+            future.cancel()
+
+
+def _run(function: Callable[[Part], Result], gradients: bool, part: Part) -> Result:
+    with torch.set_grad_enabled(gradients):
+        return function(part)
+
+
+@cache
+def _lanes(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,))
+
+
+@contextmanager
+def drawing_from(seed: int):
+    """Within it :func:`generator` is a generator of its own, so that lanes draw the same numbers in any order."""
+    token = _generator.set(torch.Generator().manual_seed(seed))
+    try:
+        yield
+    finally:
+        _generator.reset(token)
+
+
+def generator() -> torch.Generator | None:
+    """What random numbers on CPU are drawn from; None for torch's own."""
+    return _generator.get()

@@ -1,0 +1,51 @@
+"""Parts of a batch side by side: in order, with the caller's gradient mode, and with the same results on any number of cores."""
+import threading
+
+import pytest
+import torch
+
+from recbole_macrec.lanes import drawing_from, generator, in_lanes
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_order_from_threads_of_one_core_each(threads):
+    gate = threading.Barrier(threads, timeout=60)  # opens only when as many parts run at once
+
+    def work(part):
+        gate.wait()
+        return part, torch.get_num_threads(), torch.is_grad_enabled()
+
+    with torch.no_grad():
+        results = list(in_lanes(work, list(range(6)), CPU))
+    assert results == [(i, 1, False) for i in range(6)]
+    assert torch.get_num_threads() == threads
+
+
+def test_an_error_reaches_the_caller_and_the_lanes_go_on(threads):
+    def work(part):
+        if part == 2:
+            raise ValueError("part 2")
+        return part
+
+    with pytest.raises(ValueError, match="part 2"):
+        list(in_lanes(work, list(range(9)), CPU))
+    assert list(in_lanes(work, [0, 1], CPU)) == [0, 1]
+
+
+def test_draws_depend_on_the_part_and_not_on_the_lane(threads):
+    def work(seed):
+        with drawing_from(seed):
+            return torch.randint(2**62, (), generator=generator()).item()
+
+    drawn = list(in_lanes(work, [5, 6, 7, 5], CPU))
+    expected = [torch.randint(2**62, (), generator=torch.Generator().manual_seed(s)).item() for s in (5, 6, 7, 5)]
+    assert drawn == expected and generator() is None
