@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from recbole_macrec.generation.eligible import blocked_nodes, is_blocked
 from recbole_macrec.generation.memory import Memory, Past
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
@@ -28,7 +29,13 @@ def level_log_probs(
 
 
 def beam_search(
-    network: Transformer, vocabulary: Vocabulary, modality: str, trie: Trie, memory: Memory, beams: int
+    network: Transformer,
+    vocabulary: Vocabulary,
+    modality: str,
+    trie: Trie,
+    memory: Memory,
+    beams: int,
+    excluded: torch.Tensor | None = None,
 ) -> Ranking:
     """The ``beams`` most probable IDs of the catalogue for every user.
 
@@ -37,7 +44,8 @@ def beam_search(
 
     Args:
         memory: the encoded histories of B users.
-        beams: W.
+        beams: W; as many items are found where there are as many.
+        excluded: int64 [B, S], items that a user must not get, filled up with 0.
     """
     users, device = memory.users, memory.hidden.device
     tokens = torch.full((users, 1), vocabulary.start[modality], device=device)
@@ -45,7 +53,10 @@ def beam_search(
     exists = torch.ones_like(children, dtype=torch.bool)
     scores = torch.zeros(users, 1, device=device)
     source, past = network.source_heads(memory), Past.empty(len(network.decoder))
+    blocked = None if excluded is None else blocked_nodes(trie, excluded)
     for level in range(trie.levels):
+        if blocked:
+            exists = exists & ~is_blocked(blocked[level], children)
         hidden, present = network.step(tokens, source, past)  # [B, W, D]
         log_probs = level_log_probs(network, vocabulary, modality, level, hidden)  # [B, W, K]
         code = trie.code(level)[children].long()  # [B, W, C]
@@ -56,6 +67,8 @@ def beam_search(
         tokens = vocabulary.offsets[modality][level] + code.flatten(1).gather(1, best)
         past = past.then(present, best // width)
         children, exists = trie.below(level, node)
+    if blocked:
+        exists = exists & ~is_blocked(blocked[-1], children)
     items = trie.items[children].long()  # [B, W, C], C items of one ID
     scores = (scores.unsqueeze(-1) / trie.levels).expand_as(items).masked_fill(~exists, -torch.inf)
     items = items.masked_fill(scores.isneginf(), 0)

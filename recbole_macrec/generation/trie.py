@@ -63,6 +63,10 @@ class Trie(nn.Module):
         exists = index < stop
         return torch.where(exists, index, start), exists
 
+    def above(self, level: int, node: torch.Tensor) -> torch.Tensor:
+        """The nodes of ``level`` whose children are the given nodes of level + 1 (positions in ``items`` for leaves)."""
+        return torch.searchsorted(getattr(self, f"first_{level}").long(), node, right=True) - 1
+
     def size(self, level: int) -> int:
         """Nodes of ``level``."""
         return len(self.code(level))

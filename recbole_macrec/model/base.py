@@ -12,6 +12,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.eligible import Eligible
 from recbole_macrec.generation.exact import exact_scores, ranking_of
 from recbole_macrec.generation.fusion import fuse_official, fuse_rescored, score_matrix
 from recbole_macrec.generation.layers import TransformerSettings
@@ -43,6 +44,7 @@ class GenerativeRecommender(SequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
+        self.config = config
         self.semantic_ids = ids = dataset.semantic_ids
         self.modalities = list(ids.modalities)
         self.sequence_tasks, self.item_tasks = self.tasks(config)
@@ -222,39 +224,45 @@ class GenerativeRecommender(SequentialRecommender):
     # -- ranking -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def rank(self, interaction) -> dict[str, Ranking]:
+    def rank(self, interaction, eligible: Eligible | None = None) -> dict[str, Ranking]:
         """Rank by every modality's own sequence task, and by all together.
+
+        Args:
+            eligible: the items to rank; None for all.
 
         Returns:
             modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``. With ``decode: beam`` a ranking
             holds what the beams found, with ``decode: exact`` every item.
         """
         history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        parts = self._parts(length, self._users_at_once())
+        eligible = eligible or Eligible(dict(self.tries.items()), self.beams)
+        parts = self._parts(length, self._users_at_once(eligible.beams))
         back = torch.argsort(torch.cat(parts))
         rank = self._rank_by_beams if self.decode == "beam" else self._rank_exactly
         ranked = []
         for rows in parts:
-            ranked.append(rank({m: self.encode_history([m], history[rows], length[rows]) for m in self.modalities}))
+            memories = {m: self.encode_history([m], history[rows], length[rows]) for m in self.modalities}
+            ranked.append(rank(memories, eligible.rows(rows)))
         return {
             name: Ranking(*(torch.cat(column)[back] for column in zip(*(part[name] for part in ranked))))
             for name in ranked[0]
         }
 
-    def _users_at_once(self) -> int:
+    def _users_at_once(self, beams: int) -> int:
         """Users ranked together: on CPU few enough for the cache, elsewhere what a quarter of the free memory holds."""
         if self.device.type == "cpu":
-            return 128
+            return max(1, 128 * self.beams // max(self.beams, beams))
         s = self.network.settings
         levels = max(trie.levels for trie in self.tries.values())
         children = max(max(trie.widths[1:]) for trie in self.tries.values())
         numbers = 2 * s.decoder_layers * levels * s.num_heads * s.d_kv + s.d_ff + 6 * children  # of a beam
-        return max(1, free_memory(self.device) // 4 // (4 * numbers * self.beams))
+        return max(1, free_memory(self.device) // 4 // (4 * numbers * beams))
 
-    def _rank_by_beams(self, memories: dict[str, Memory]) -> dict[str, Ranking]:
+    def _rank_by_beams(self, memories: dict[str, Memory], eligible: Eligible) -> dict[str, Ranking]:
         network, vocabulary = self.network, self.vocabulary
         rankings = {
-            m: beam_search(network, vocabulary, m, self.tries[m], memory, self.beams) for m, memory in memories.items()
+            m: beam_search(network, vocabulary, m, eligible.tries[m], memory, eligible.beams, eligible.excluded)
+            for m, memory in memories.items()
         }
         fused = fuse_official(list(rankings.values()), self.n_items)
         if self.fusion == "rescore":
@@ -263,12 +271,14 @@ class GenerativeRecommender(SequentialRecommender):
             fused = fuse_rescored(fused.items, scores)
         return rankings | {"fused": fused}
 
-    def _rank_exactly(self, memories: dict[str, Memory]) -> dict[str, Ranking]:
+    def _rank_exactly(self, memories: dict[str, Memory], eligible: Eligible) -> dict[str, Ranking]:
         rows = 4096 if self.device.type == "cpu" else 65536
         scores = {
-            m: exact_scores(self.network, self.vocabulary, m, self.tries[m], memory, self.n_items, rows)
+            m: exact_scores(self.network, self.vocabulary, m, eligible.tries[m], memory, self.n_items, rows)
             for m, memory in memories.items()
         }
+        if eligible.excluded is not None:
+            scores = {m: matrix.scatter_(1, eligible.excluded, -torch.inf) for m, matrix in scores.items()}
         scores["fused"] = torch.stack(list(scores.values())).mean(0)
         return {name: ranking_of(matrix) for name, matrix in scores.items()}
 
@@ -288,6 +298,20 @@ class GenerativeRecommender(SequentialRecommender):
                 memory = self.encode_history([m], history[rows], length[rows])
                 scores[rows] += sequence_log_probs(self.network, self.vocabulary, m, memory, codes)[:, 0]
         return scores / len(self.modalities)
+
+    # -- after training ----------------------------------------------------------------------------------------------
+
+    def recommend(self, sequences, k: int = 10, exclude_seen: bool = False, candidates=None):
+        """The best ``k`` items for histories of item tokens; see :meth:`recbole_macrec.Recommender.recommend`."""
+        from recbole_macrec.recommend import Recommender
+
+        return Recommender(self).recommend(sequences, k, exclude_seen, candidates)
+
+    def save_pretrained(self, folder, overwrite: bool = False) -> None:
+        """Write a folder that needs nothing else; see :meth:`recbole_macrec.Recommender.save_pretrained`."""
+        from recbole_macrec.recommend import Recommender
+
+        Recommender(self).save_pretrained(folder, overwrite)
 
 
 def by_length(modalities: list[str], sizes: dict) -> list[list[str]]:
