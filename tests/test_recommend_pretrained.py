@@ -172,6 +172,7 @@ def test_the_manifest_opens_no_file_but_ours(folder, tmp_path):
     ({"model": "SASRec"}, "Unknown model 'SASRec'"),
     ({"format": "something else"}, "not of the format"),
     ({"sizes": {"text": [2, 2], "image": [8, 8]}}, "codes outside the codebooks"),
+    ({"newcomers": 10**9}, "1000000000 new items among 30"),
     ({"options": {}}, "can't be read"),
     ({"options": []}, "can't be read"),
     ({"quantizer": {"modalities": ["text", "image"], "quantizer": "eval"}}, "quantizer = 'eval'"),

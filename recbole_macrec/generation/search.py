@@ -8,6 +8,7 @@ import torch
 
 from recbole_macrec.generation.eligible import blocked_nodes, is_blocked
 from recbole_macrec.generation.memory import Memory, Past
+from recbole_macrec.generation.prior import with_prior
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
@@ -60,7 +61,10 @@ def beam_search(
         hidden, present = network.step(tokens, source, past)  # [B, W, D]
         log_probs = level_log_probs(network, vocabulary, modality, level, hidden)  # [B, W, K]
         code = trie.code(level)[children].long()  # [B, W, C]
-        candidates = (scores.unsqueeze(-1) + log_probs.gather(-1, code)).masked_fill(~exists, -torch.inf)
+        log_probs = log_probs.gather(-1, code)  # [B, W, C]
+        if trie.has_prior:
+            log_probs = with_prior(log_probs, trie.prior(level)[children])
+        candidates = (scores.unsqueeze(-1) + log_probs).masked_fill(~exists, -torch.inf)
         width = candidates.shape[-1]
         scores, best = candidates.flatten(1).topk(min(beams, candidates[0].numel()), dim=-1)  # [B, W]
         node = children.flatten(1).gather(1, best)
@@ -82,12 +86,18 @@ def best_of(items: torch.Tensor, scores: torch.Tensor, count: int) -> Ranking:
 
 
 def sequence_log_probs(
-    network: Transformer, vocabulary: Vocabulary, modality: str, memory: Memory, codes: torch.Tensor
+    network: Transformer,
+    vocabulary: Vocabulary,
+    modality: str,
+    memory: Memory,
+    codes: torch.Tensor,
+    prior: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Exact scores of given IDs by teacher forcing.
 
     Args:
         codes: int64 [B, G, L], G IDs for each user.
+        prior: their :func:`prior_log_probs`, float32 [B, G, L].
 
     Returns:
         log P(ID | history) / L, float32 [B, G].
@@ -99,5 +109,6 @@ def sequence_log_probs(
     score = torch.zeros(codes.shape[:2], device=codes.device)
     for level in range(levels):
         log_probs = level_log_probs(network, vocabulary, modality, level, hidden[:, :, level])
-        score += log_probs.gather(-1, codes[:, :, level : level + 1]).squeeze(-1)
+        log_probs = log_probs.gather(-1, codes[:, :, level : level + 1]).squeeze(-1)  # [B, G]
+        score += log_probs if prior is None else with_prior(log_probs, prior[..., level])
     return score / levels

@@ -18,6 +18,7 @@ from recbole_macrec.generation.fusion import fuse_official, fuse_rescored, score
 from recbole_macrec.generation.layers import TransformerSettings
 from recbole_macrec.generation.memory import Memory
 from recbole_macrec.generation.packing import pack, passes
+from recbole_macrec.generation.prior import prior_log_probs
 from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
@@ -73,14 +74,23 @@ class GenerativeRecommender(SequentialRecommender):
         # a further group of lengths costs Python about 7e7 multiplications' time on CPU, and far more of a GPU's
         parameters = sum(p.numel() for p in self.network.parameters())
         self.group_overhead = round(7e7 / parameters) if self.device.type == "cpu" else 8192
-        self.tries = torch.nn.ModuleDict()
         for m in self.modalities:
             codes = np.ascontiguousarray(ids.codes[m])  # [n_items - 1, L]
-            self.tries[m] = Trie(codes, np.arange(1, self.n_items))
             self._keep(f"codes_{m}", np.vstack([np.zeros_like(codes[:1]), codes]))  # [n_items, L], row 0 is padding
             _, group = np.unique(ids.raw_codes[m], axis=0, return_inverse=True)
             self._keep(f"raw_id_{m}", np.append(-1, group.reshape(-1)))  # [n_items], equal where raw IDs collide
+            if ids.newcomers:
+                prior = prior_log_probs(codes, ids.newcomers)
+                self._keep(f"prior_{m}", np.vstack([prior[:1], prior]))  # [n_items, L]
+        self.tries = torch.nn.ModuleDict(self.tries_of(np.arange(1, self.n_items)))
         self.last_rankings: dict[str, Ranking] = {}
+
+    def tries_of(self, items: np.ndarray) -> dict[str, Trie]:
+        """Modality -> the trie of the IDs of ``items``, sorted item numbers, on the model's device."""
+        codes = {m: getattr(self, f"codes_{m}") for m in self.modalities}
+        priors = {m: getattr(self, f"prior_{m}", None) for m in self.modalities}
+        arrays = {m: [x if x is None else x.cpu().numpy()[items] for x in (codes[m], priors[m])] for m in self.modalities}
+        return {m: Trie(c, items, prior).to(codes[m].device) for m, (c, prior) in arrays.items()}
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         """The sequence tasks and the item tasks of this model."""
@@ -266,8 +276,7 @@ class GenerativeRecommender(SequentialRecommender):
         }
         fused = fuse_official(list(rankings.values()), self.n_items)
         if self.fusion == "rescore":
-            codes = {m: getattr(self, f"codes_{m}")[fused.items] for m in memories}  # [B, R, L]
-            scores = [sequence_log_probs(network, vocabulary, m, memories[m], codes[m]) for m in memories]
+            scores = [self._exact_scores(m, memory, fused.items) for m, memory in memories.items()]
             fused = fuse_rescored(fused.items, scores)
         return rankings | {"fused": fused}
 
@@ -294,10 +303,15 @@ class GenerativeRecommender(SequentialRecommender):
         scores = torch.zeros(len(item), device=item.device)
         for rows in parts:
             for m in self.modalities:
-                codes = getattr(self, f"codes_{m}")[item[rows]].unsqueeze(1)  # [B, 1, L]
                 memory = self.encode_history([m], history[rows], length[rows])
-                scores[rows] += sequence_log_probs(self.network, self.vocabulary, m, memory, codes)[:, 0]
+                scores[rows] += self._exact_scores(m, memory, item[rows].unsqueeze(1))[:, 0]
         return scores / len(self.modalities)
+
+    def _exact_scores(self, modality: str, memory: Memory, items: torch.Tensor) -> torch.Tensor:
+        """Log-probability of items [B, G] over the length of their IDs; [B, G]."""
+        codes = getattr(self, f"codes_{modality}")[items]  # [B, G, L]
+        prior = getattr(self, f"prior_{modality}")[items] if self.semantic_ids.newcomers else None
+        return sequence_log_probs(self.network, self.vocabulary, modality, memory, codes, prior)
 
     # -- after training ----------------------------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
         "model": name,
         "options": {option: options.get(option) for option in sorted(options.read - {"device"})},
         "modalities": list(ids.modalities),
+        "newcomers": ids.newcomers,
         "sizes": {m: list(sizes) for m, sizes in ids.sizes.items()},
         "statistics": ids.statistics,
         "quantizer": quantizer.settings.identity() if quantizer else None,
@@ -95,7 +96,7 @@ def read_pretrained(folder: Path, device: torch.device | str):
         if QUANTIZER in content:
             quantizer = FrozenQuantizer(SemanticIDSettings.from_identity(manifest["quantizer"]), load(content[QUANTIZER]))
         return model, dict(items["titles"]), quantizer
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError) as error:
         reason = " ".join((str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").split())
         raise UserError(f"{folder} can't be read as a model of recbole_macrec ({reason[:300]}); save it again with "
                         "save_pretrained, or fetch it again.") from None
@@ -125,12 +126,14 @@ def _semantic_ids(manifest: dict, tokens: tuple[str, ...], arrays: dict[str, tor
     codes, raw_codes = ({m: arrays[f"{kind}.{m}"].numpy() for m in modalities} for kind in ("codes", "raw_codes"))
     if len(set(tokens)) < len(tokens) or not all(isinstance(token, str) for token in tokens):
         raise ValueError(f"{ITEMS} lists an item twice, or one without a token")
+    if not isinstance(manifest["newcomers"], int) or not 0 <= manifest["newcomers"] < len(tokens):
+        raise ValueError(f"{MANIFEST} counts {manifest['newcomers']!r} new items among {len(tokens)}")
     for m in modalities:
         if codes[m].shape != (len(tokens), len(sizes[m])) or len(raw_codes[m]) != len(tokens):
             raise ValueError(f"{CODES} has IDs of shape {codes[m].shape} for {len(tokens)} items of {len(sizes[m])} levels")
         if codes[m].dtype != np.int64 or (codes[m] < 0).any() or (codes[m] >= np.array(sizes[m])).any():
             raise ValueError(f"{CODES} has codes outside the codebooks of '{m}'")
-    return SemanticIDs(tokens, codes, sizes, raw_codes, manifest["statistics"])
+    return SemanticIDs(tokens, codes, sizes, raw_codes, manifest["statistics"], manifest["newcomers"])
 
 
 def _is_ours(folder: Path) -> bool:

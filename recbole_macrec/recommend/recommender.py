@@ -1,6 +1,6 @@
 """A trained model with its catalogue, for everything that comes after training.
 
-Legend: B users, T items that the model reads of a history, S different items of the longest history, n new items.
+Legend: B users, F_m feature width of modality m.
 """
 from __future__ import annotations
 
@@ -184,8 +184,7 @@ class Recommender:
         numbers = np.unique(np.array(item_numbers(candidates, self._numbers, "candidates"), dtype=np.int64))
         if not len(numbers):
             raise UserError("candidates is empty; name at least one item, or leave it out to recommend from all.")
-        codes = self.model.semantic_ids.codes
-        return {m: Trie(codes[m][numbers - 1], numbers).to(self.model.device) for m in self.model.modalities}
+        return self.model.tries_of(numbers)
 
     def _rank(self, rows: list[list[int]], eligible: Eligible, k: int, exclude_seen: bool) -> Ranking:
         """The ``k`` best of a batch of histories, on the CPU; fewer where there are fewer."""

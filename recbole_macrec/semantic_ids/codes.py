@@ -18,6 +18,7 @@ class SemanticIDs:
         raw_codes: modality -> int64 array [N, L_raw], the IDs before collision resolution; items whose raw rows are
             equal collide.
         statistics: modality -> plain numbers (collision_rate, usage, perplexity, ...).
+        newcomers: how many items, the last ones, came after training.
         bundle: the folder with the quantizer that learnt the IDs; None for IDs from elsewhere.
     """
 
@@ -26,6 +27,7 @@ class SemanticIDs:
     sizes: dict[str, tuple[int, ...]]
     raw_codes: dict[str, np.ndarray]
     statistics: dict[str, dict] = field(default_factory=dict)
+    newcomers: int = 0
     bundle: Path | None = None
 
     @property

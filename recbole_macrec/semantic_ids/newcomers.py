@@ -29,7 +29,8 @@ def with_new_items(ids: SemanticIDs, quantizer: FrozenQuantizer, item_tokens: Se
         raw_codes[m] = np.vstack([ids.raw_codes[m], raw])
         new = raw if quantizer.settings.collision == "keep" else free_ids(raw, ids.codes[m], ids.sizes[m], geometry)
         codes[m] = np.vstack([ids.codes[m], new])
-    return replace(ids, item_tokens=(*ids.item_tokens, *item_tokens), codes=codes, raw_codes=raw_codes)
+    return replace(ids, item_tokens=(*ids.item_tokens, *item_tokens), codes=codes, raw_codes=raw_codes,
+                   newcomers=ids.newcomers + len(item_tokens))
 
 
 def free_ids(raw: np.ndarray, taken: np.ndarray, sizes: tuple[int, ...], geometry: Geometry) -> np.ndarray:
