@@ -41,7 +41,8 @@ def histories(sequences: Sequences, numbers: Mapping[str, int]) -> tuple[list, l
     rows = [item_numbers(row, numbers, f"The history of user {user!r}") for user, row in pairs]
     empty = [user for user, row in zip(users, rows) if not row]
     if empty:
-        raise UserError(f"{listing(empty, 'user')} without history; give every user at least one item, or leave the user out.")
+        raise UserError(f"{listing(empty, 'user')} without history; give every user at least one item, or leave the user "
+                        "out.")
     return users, rows
 
 
@@ -52,8 +53,8 @@ def item_numbers(tokens: Iterable[str], numbers: Mapping[str, int], where: str) 
     tokens = list(tokens)
     strange = next((token for token in tokens if not isinstance(token, str)), None)
     if strange is not None:
-        raise UserError(f"{where} holds {strange!r} of type {type(strange).__name__}; give item tokens as texts, as they stand in "
-                        "the atomic files.")
+        raise UserError(f"{where} holds {strange!r} of type {type(strange).__name__}; give item tokens as texts, as they stand "
+                        "in the atomic files.")
     unknown = [token for token in dict.fromkeys(tokens) if token not in numbers]
     if unknown:
         raise UserError(f"{where} holds {listing(unknown, 'item')} that the catalogue of the model lacks; leave them out, or add "
@@ -74,8 +75,8 @@ def new_tokens(features: Mapping[str, Mapping[str, Any]], modalities: Sequence[s
     for m in modalities:
         different = sorted(set(tokens) ^ set(features[m]), key=str)
         if different:
-            raise UserError(f"{listing(different, 'new item')} with features of '{modalities[0]}' or of '{m}', but not of both; "
-                            "give every new item a row in each modality.")
+            raise UserError(f"{listing(different, 'new item')} with features of '{modalities[0]}' or of '{m}', but not of "
+                            "both; give every new item a row in each modality.")
     bad = [token for token in tokens if not readable_token(token)]
     if bad:
         raise UserError(f"{listing(bad, 'new item')} with a token that no atomic file can hold; give texts without tabs, line "
@@ -94,10 +95,11 @@ def feature_matrix(modality: str, rows: Mapping[str, Any], tokens: Sequence[str]
             with np.errstate(over="ignore"):  # what overflows float32 is reported below
                 row = np.asarray(rows[token], dtype=np.float32)
         except (TypeError, ValueError):
-            raise UserError(f"The '{modality}' features of new item '{token}' are no row of numbers; give {width} numbers.") from None
+            raise UserError(f"The '{modality}' features of new item '{token}' are no row of numbers; give {width} "
+                            "numbers.") from None
         if row.shape != (width,) or not np.isfinite(row).all():
             seen = f"have shape {row.shape}" if row.shape != (width,) else "hold NaN or infinite values"
-            raise UserError(f"The '{modality}' features of new item '{token}' {seen}; give {width} finite numbers, made the way of "
-                            "the features that the semantic IDs were learnt from.")
+            raise UserError(f"The '{modality}' features of new item '{token}' {seen}; give {width} finite numbers, made the way "
+                            "of the features that the semantic IDs were learnt from.")
         matrix[i] = row
     return matrix

@@ -124,7 +124,7 @@ class Recommender:
 
         The frozen quantizer gives them semantic IDs; then they can be recommended, and stand in histories. The IDs of
         the items before never change. An item whose ID is taken gets the nearest free one, unless the model lets items
-        share IDs (``collision: keep``).
+        share IDs (``collision: keep``). How an ID is ranked that the network was not trained on: generation/prior.py.
 
         Args:
             features: modality -> item token -> feature row [F_m], made the way of those that the IDs were learnt from.
@@ -159,7 +159,7 @@ class Recommender:
 
         Returns:
             One row per recommendation: ``user`` (the key, or the place in the list from 0), ``item`` (token), ``rank``
-            from 1, ``score``; users in the order they came in.
+            from 1, ``score`` (what the model ranks by, see ``decode`` and ``fusion``); users in the order they came in.
 
         Raises:
             UserError: for items that the catalogue lacks, an empty history, and a ``k`` below 1.
