@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from recbole_macrec.generation.memory import Memory, Past, SourceHeads
+from recbole_macrec.generation.prior import with_prior
 from recbole_macrec.generation.search import Ranking, level_log_probs
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
@@ -87,7 +88,10 @@ def walk(
         nodes = range(trie.size(0))
         parent = torch.zeros(len(nodes), dtype=torch.long, device=hidden.device)
     codes = trie.code(level)[nodes.start : nodes.stop].long()
-    scores = scores[:, parent] + log_probs(level, hidden)[:, parent, codes]  # [B, nodes]
+    here = log_probs(level, hidden)[:, parent, codes]  # [B, nodes]
+    if trie.has_prior:
+        here = with_prior(here, trie.prior(level)[nodes.start : nodes.stop])
+    scores = scores[:, parent] + here
     if level == trie.levels - 1:
         yield scores
         return

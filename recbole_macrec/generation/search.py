@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from recbole_macrec.generation.eligible import blocked_nodes, is_blocked
 from recbole_macrec.generation.memory import Memory, Past
+from recbole_macrec.generation.prior import with_prior
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
@@ -28,7 +30,13 @@ def level_log_probs(
 
 
 def beam_search(
-    network: Transformer, vocabulary: Vocabulary, modality: str, trie: Trie, memory: Memory, beams: int
+    network: Transformer,
+    vocabulary: Vocabulary,
+    modality: str,
+    trie: Trie,
+    memory: Memory,
+    beams: int,
+    excluded: torch.Tensor | None = None,
 ) -> Ranking:
     """The ``beams`` most probable IDs of the catalogue for every user.
 
@@ -37,7 +45,8 @@ def beam_search(
 
     Args:
         memory: the encoded histories of B users.
-        beams: W.
+        beams: W; as many items are found where there are as many.
+        excluded: int64 [B, S], items that a user must not get, filled up with 0.
     """
     users, device = memory.users, memory.hidden.device
     tokens = torch.full((users, 1), vocabulary.start[modality], device=device)
@@ -45,17 +54,25 @@ def beam_search(
     exists = torch.ones_like(children, dtype=torch.bool)
     scores = torch.zeros(users, 1, device=device)
     source, past = network.source_heads(memory), Past.empty(len(network.decoder))
+    blocked = None if excluded is None else blocked_nodes(trie, excluded)
     for level in range(trie.levels):
+        if blocked:
+            exists = exists & ~is_blocked(blocked[level], children)
         hidden, present = network.step(tokens, source, past)  # [B, W, D]
         log_probs = level_log_probs(network, vocabulary, modality, level, hidden)  # [B, W, K]
         code = trie.code(level)[children].long()  # [B, W, C]
-        candidates = (scores.unsqueeze(-1) + log_probs.gather(-1, code)).masked_fill(~exists, -torch.inf)
+        log_probs = log_probs.gather(-1, code)  # [B, W, C]
+        if trie.has_prior:
+            log_probs = with_prior(log_probs, trie.prior(level)[children])
+        candidates = (scores.unsqueeze(-1) + log_probs).masked_fill(~exists, -torch.inf)
         width = candidates.shape[-1]
         scores, best = candidates.flatten(1).topk(min(beams, candidates[0].numel()), dim=-1)  # [B, W]
         node = children.flatten(1).gather(1, best)
         tokens = vocabulary.offsets[modality][level] + code.flatten(1).gather(1, best)
         past = past.then(present, best // width)
         children, exists = trie.below(level, node)
+    if blocked:
+        exists = exists & ~is_blocked(blocked[-1], children)
     items = trie.items[children].long()  # [B, W, C], C items of one ID
     scores = (scores.unsqueeze(-1) / trie.levels).expand_as(items).masked_fill(~exists, -torch.inf)
     items = items.masked_fill(scores.isneginf(), 0)
@@ -69,12 +86,18 @@ def best_of(items: torch.Tensor, scores: torch.Tensor, count: int) -> Ranking:
 
 
 def sequence_log_probs(
-    network: Transformer, vocabulary: Vocabulary, modality: str, memory: Memory, codes: torch.Tensor
+    network: Transformer,
+    vocabulary: Vocabulary,
+    modality: str,
+    memory: Memory,
+    codes: torch.Tensor,
+    prior: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Exact scores of given IDs by teacher forcing.
 
     Args:
         codes: int64 [B, G, L], G IDs for each user.
+        prior: their :func:`prior_log_probs`, float32 [B, G, L].
 
     Returns:
         log P(ID | history) / L, float32 [B, G].
@@ -86,5 +109,6 @@ def sequence_log_probs(
     score = torch.zeros(codes.shape[:2], device=codes.device)
     for level in range(levels):
         log_probs = level_log_probs(network, vocabulary, modality, level, hidden[:, :, level])
-        score += log_probs.gather(-1, codes[:, :, level : level + 1]).squeeze(-1)
+        log_probs = log_probs.gather(-1, codes[:, :, level : level + 1]).squeeze(-1)  # [B, G]
+        score += log_probs if prior is None else with_prior(log_probs, prior[..., level])
     return score / levels

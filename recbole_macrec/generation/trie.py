@@ -18,9 +18,10 @@ class Trie(nn.Module):
     Args:
         codes: int array [N, L]; equal rows share a leaf, whose items keep the order they came in.
         items: int array [N], the item number of each row.
+        prior: float array [N, L] of :func:`prior_log_probs`; None where every row was trained on.
     """
 
-    def __init__(self, codes: np.ndarray, items: np.ndarray):
+    def __init__(self, codes: np.ndarray, items: np.ndarray, prior: np.ndarray | None = None):
         super().__init__()
         n, self.levels = codes.shape
         order = np.lexsort(codes.T[::-1])  # stable, so items of one ID stay in item order
@@ -38,6 +39,9 @@ class Trie(nn.Module):
             self.widths.append(int(np.diff(first).max()))
             self._keep(f"code_{level}", rows[begin, level])
             self._keep(f"first_{level}", first)
+            if prior is not None:
+                self.register_buffer(f"prior_{level}", torch.from_numpy(prior[order[begin], level]), persistent=False)
+        self.has_prior = prior is not None
         self._keep("items", np.asarray(items)[order])
 
     def _keep(self, name: str, values: np.ndarray) -> None:
@@ -62,6 +66,14 @@ class Trie(nn.Module):
         index = start + torch.arange(self.widths[level + 1], device=node.device)
         exists = index < stop
         return torch.where(exists, index, start), exists
+
+    def prior(self, level: int) -> torch.Tensor:
+        """log P(code | prefix) of the nodes of ``level`` that the network knows nothing of, NaN for the others; [n_l]."""
+        return getattr(self, f"prior_{level}")
+
+    def above(self, level: int, node: torch.Tensor) -> torch.Tensor:
+        """The nodes of ``level`` whose children are the given nodes of level + 1 (positions in ``items`` for leaves)."""
+        return torch.searchsorted(getattr(self, f"first_{level}").long(), node, right=True) - 1
 
     def size(self, level: int) -> int:
         """Nodes of ``level``."""

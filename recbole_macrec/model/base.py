@@ -13,11 +13,13 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.eligible import Eligible
 from recbole_macrec.generation.exact import exact_scores, ranking_of
 from recbole_macrec.generation.fusion import fuse_official, fuse_rescored, score_matrix
 from recbole_macrec.generation.layers import TransformerSettings
 from recbole_macrec.generation.memory import Memory
 from recbole_macrec.generation.packing import pack, passes
+from recbole_macrec.generation.prior import prior_log_probs
 from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
@@ -45,6 +47,7 @@ class GenerativeRecommender(SequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
+        self.config = config
         self.semantic_ids = ids = dataset.semantic_ids
         self.modalities = list(ids.modalities)
         self.sequence_tasks, self.item_tasks = self.tasks(config)
@@ -73,14 +76,23 @@ class GenerativeRecommender(SequentialRecommender):
         # a further group of lengths costs Python about 7e7 multiplications' time on CPU, and far more of a GPU's
         parameters = sum(p.numel() for p in self.network.parameters())
         self.group_overhead = round(7e7 / parameters) if self.device.type == "cpu" else 8192
-        self.tries = torch.nn.ModuleDict()
         for m in self.modalities:
             codes = np.ascontiguousarray(ids.codes[m])  # [n_items - 1, L]
-            self.tries[m] = Trie(codes, np.arange(1, self.n_items))
             self._keep(f"codes_{m}", np.vstack([np.zeros_like(codes[:1]), codes]))  # [n_items, L], row 0 is padding
             _, group = np.unique(ids.raw_codes[m], axis=0, return_inverse=True)
             self._keep(f"raw_id_{m}", np.append(-1, group.reshape(-1)))  # [n_items], equal where raw IDs collide
+            if ids.newcomers:
+                prior = prior_log_probs(codes, ids.newcomers)
+                self._keep(f"prior_{m}", np.vstack([prior[:1], prior]))  # [n_items, L]
+        self.tries = torch.nn.ModuleDict(self.tries_of(np.arange(1, self.n_items)))
         self.last_rankings: dict[str, Ranking] = {}
+
+    def tries_of(self, items: np.ndarray) -> dict[str, Trie]:
+        """Modality -> the trie of the IDs of ``items``, sorted item numbers, on the model's device."""
+        codes = {m: getattr(self, f"codes_{m}") for m in self.modalities}
+        priors = {m: getattr(self, f"prior_{m}", None) for m in self.modalities}
+        arrays = {m: [x if x is None else x.cpu().numpy()[items] for x in (codes[m], priors[m])] for m in self.modalities}
+        return {m: Trie(c, items, prior).to(codes[m].device) for m, (c, prior) in arrays.items()}
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         """The sequence tasks and the item tasks of this model."""
@@ -227,20 +239,25 @@ class GenerativeRecommender(SequentialRecommender):
     # -- ranking -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def rank(self, interaction) -> dict[str, Ranking]:
+    def rank(self, interaction, eligible: Eligible | None = None) -> dict[str, Ranking]:
         """Rank by every modality's own sequence task, and by all together.
+
+        Args:
+            eligible: the items to rank; None for all.
 
         Returns:
             modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``. With ``decode: beam`` a ranking
             holds what the beams found, with ``decode: exact`` every item.
         """
         history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        parts = self._parts(length, self._users_at_once())
+        eligible = eligible or Eligible(dict(self.tries.items()), self.beams)
+        parts = self._parts(length, self._users_at_once(eligible.beams))
         back = torch.argsort(torch.cat(parts))
         rank = self._rank_by_beams if self.decode == "beam" else self._rank_exactly
 
         def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
-            return rank({m: self.encode_history([m], history[rows], length[rows]) for m in self.modalities})
+            memories = {m: self.encode_history([m], history[rows], length[rows]) for m in self.modalities}
+            return rank(memories, eligible.rows(rows))
 
         ranked = list(in_lanes(rank_part, parts[::-1], self.device))[::-1]  # the longest first
         return {
@@ -248,34 +265,36 @@ class GenerativeRecommender(SequentialRecommender):
             for name in ranked[0]
         }
 
-    def _users_at_once(self) -> int:
+    def _users_at_once(self, beams: int) -> int:
         """Users ranked together: on CPU few enough for the cache, elsewhere what a quarter of the free memory holds."""
         if self.device.type == "cpu":
-            return 128
+            return max(1, 128 * self.beams // max(self.beams, beams))
         s = self.network.settings
         levels = max(trie.levels for trie in self.tries.values())
         children = max(max(trie.widths[1:]) for trie in self.tries.values())
         numbers = 2 * s.decoder_layers * levels * s.num_heads * s.d_kv + s.d_ff + 6 * children  # of a beam
-        return max(1, free_memory(self.device) // 4 // (4 * numbers * self.beams))
+        return max(1, free_memory(self.device) // 4 // (4 * numbers * beams))
 
-    def _rank_by_beams(self, memories: dict[str, Memory]) -> dict[str, Ranking]:
+    def _rank_by_beams(self, memories: dict[str, Memory], eligible: Eligible) -> dict[str, Ranking]:
         network, vocabulary = self.network, self.vocabulary
         rankings = {
-            m: beam_search(network, vocabulary, m, self.tries[m], memory, self.beams) for m, memory in memories.items()
+            m: beam_search(network, vocabulary, m, eligible.tries[m], memory, eligible.beams, eligible.excluded)
+            for m, memory in memories.items()
         }
         fused = fuse_official(list(rankings.values()), self.n_items)
         if self.fusion == "rescore":
-            codes = {m: getattr(self, f"codes_{m}")[fused.items] for m in memories}  # [B, R, L]
-            scores = [sequence_log_probs(network, vocabulary, m, memories[m], codes[m]) for m in memories]
+            scores = [self._exact_scores(m, memory, fused.items) for m, memory in memories.items()]
             fused = fuse_rescored(fused.items, scores)
         return rankings | {"fused": fused}
 
-    def _rank_exactly(self, memories: dict[str, Memory]) -> dict[str, Ranking]:
+    def _rank_exactly(self, memories: dict[str, Memory], eligible: Eligible) -> dict[str, Ranking]:
         rows = 4096 if self.device.type == "cpu" else 65536
         scores = {
-            m: exact_scores(self.network, self.vocabulary, m, self.tries[m], memory, self.n_items, rows)
+            m: exact_scores(self.network, self.vocabulary, m, eligible.tries[m], memory, self.n_items, rows)
             for m, memory in memories.items()
         }
+        if eligible.excluded is not None:
+            scores = {m: matrix.scatter_(1, eligible.excluded, -torch.inf) for m, matrix in scores.items()}
         scores["fused"] = torch.stack(list(scores.values())).mean(0)
         return {name: ranking_of(matrix) for name, matrix in scores.items()}
 
@@ -291,10 +310,29 @@ class GenerativeRecommender(SequentialRecommender):
         scores = torch.zeros(len(item), device=item.device)
         for rows in parts:
             for m in self.modalities:
-                codes = getattr(self, f"codes_{m}")[item[rows]].unsqueeze(1)  # [B, 1, L]
                 memory = self.encode_history([m], history[rows], length[rows])
-                scores[rows] += sequence_log_probs(self.network, self.vocabulary, m, memory, codes)[:, 0]
+                scores[rows] += self._exact_scores(m, memory, item[rows].unsqueeze(1))[:, 0]
         return scores / len(self.modalities)
+
+    def _exact_scores(self, modality: str, memory: Memory, items: torch.Tensor) -> torch.Tensor:
+        """Log-probability of items [B, G] over the length of their IDs; [B, G]."""
+        codes = getattr(self, f"codes_{modality}")[items]  # [B, G, L]
+        prior = getattr(self, f"prior_{modality}")[items] if self.semantic_ids.newcomers else None
+        return sequence_log_probs(self.network, self.vocabulary, modality, memory, codes, prior)
+
+    # -- after training ----------------------------------------------------------------------------------------------
+
+    def recommend(self, sequences, k: int = 10, exclude_seen: bool = False, candidates=None):
+        """The best ``k`` items for histories of item tokens; see :meth:`recbole_macrec.Recommender.recommend`."""
+        from recbole_macrec.recommend import Recommender
+
+        return Recommender(self).recommend(sequences, k, exclude_seen, candidates)
+
+    def save_pretrained(self, folder, overwrite: bool = False) -> None:
+        """Write a folder that needs nothing else; see :meth:`recbole_macrec.Recommender.save_pretrained`."""
+        from recbole_macrec.recommend import Recommender
+
+        Recommender(self).save_pretrained(folder, overwrite)
 
 
 def by_length(modalities: list[str], sizes: dict) -> list[list[str]]:

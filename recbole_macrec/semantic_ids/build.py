@@ -48,7 +48,7 @@ def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str]
         }
         ids = SemanticIDs(item_tokens, {m: r.codes for m, r in resolved.items()},
                           {m: r.sizes for m, r in resolved.items()},
-                          {m: part.codes for m, part in learnt.modalities.items()}, statistics)
+                          {m: part.codes for m, part in learnt.modalities.items()}, statistics, bundle=path)
         write_bundle(path, ids, settings, {m: part.weights for m, part in learnt.modalities.items()}, learnt.history)
         logger.info("Semantic IDs written to %s", path)
         return ids

@@ -100,6 +100,7 @@ def read_bundle(path: Path) -> SemanticIDs:
             sizes={m: tuple(manifest["sizes"][m]) for m in manifest["modalities"]},
             raw_codes={m: arrays[f"raw_codes.{m}"] for m in manifest["modalities"]},
             statistics=manifest["statistics"],
+            bundle=path,
         )
         if ids.fingerprint() != manifest["fingerprint"]:
             raise ValueError(f"{MANIFEST} does not belong to {CODES}")
@@ -112,6 +113,11 @@ def read_bundle(path: Path) -> SemanticIDs:
 def read_weights(path: Path) -> dict[str, np.ndarray]:
     """The quantizer's weights, ``<modality>/<weight>`` -> array."""
     return load_file(path / WEIGHTS)
+
+
+def read_identity(path: Path) -> dict:
+    """The settings that the bundle was learnt with, as :meth:`SemanticIDSettings.identity` gave them."""
+    return json.loads((path / MANIFEST).read_text(encoding="utf-8"))["settings"]
 
 
 def library_versions() -> dict[str, str]:

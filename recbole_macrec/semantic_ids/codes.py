@@ -2,6 +2,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +18,8 @@ class SemanticIDs:
         raw_codes: modality -> int64 array [N, L_raw], the IDs before collision resolution; items whose raw rows are
             equal collide.
         statistics: modality -> plain numbers (collision_rate, usage, perplexity, ...).
+        newcomers: how many items, the last ones, came after training.
+        bundle: the folder with the quantizer that learnt the IDs; None for IDs from elsewhere.
     """
 
     item_tokens: tuple[str, ...]
@@ -24,6 +27,8 @@ class SemanticIDs:
     sizes: dict[str, tuple[int, ...]]
     raw_codes: dict[str, np.ndarray]
     statistics: dict[str, dict] = field(default_factory=dict)
+    newcomers: int = 0
+    bundle: Path | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:

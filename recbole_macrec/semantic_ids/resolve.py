@@ -74,20 +74,21 @@ class Reassign:
         squares = None if geometry is None else geometry.squares()  # [L, K]
         movers = moves.nonzero()[0]
         for item in movers[np.argsort(distance[movers], kind="stable")]:
-            codes[item] = self._nearest_free(codes[item].tolist(), taken, geometry, squares, item)
+            codes[item] = self.nearest_free(codes[item].tolist(), taken, geometry, squares, item)
             taken.add(codes[item].tolist())
         return Resolved(codes, tuple(sizes))
 
     @staticmethod
-    def _nearest_free(code: list[int], taken: "TakenIDs", geometry: Geometry | None, squares: np.ndarray | None,
-                      item: int) -> list[int]:
+    def nearest_free(code: list[int], taken: "TakenIDs", geometry: Geometry | None, squares: np.ndarray | None,
+                     item: int) -> list[int]:
+        """The free ID nearest to ``code``; codes without codewords (an extra token's) are tried by number."""
         level = len(code) - 1
         while taken.is_full(code[:level]):
             level -= 1
         code = code[:level]
         while len(code) < len(taken.sizes):
             level = len(code)
-            if geometry is None:
+            if geometry is None or level == len(geometry.codebooks):
                 cost = np.arange(taken.sizes[level], dtype=float)
             else:
                 rest = geometry.z[item].copy()  # [D]

@@ -1,4 +1,5 @@
 """Every option of the semantic IDs, read from a RecBole-like configuration and checked."""
+from collections import defaultdict
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -92,6 +93,11 @@ class SemanticIDSettings:
         """What the IDs depend on, as plain JSON values: all but where they come from and the preset's name."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {name: value for name, value in values.items() if name not in ("semantic_ids", "rqvae_preset")}
+
+    @classmethod
+    def from_identity(cls, identity: dict[str, Any]) -> "SemanticIDSettings":
+        """The settings of an :meth:`identity`, checked."""
+        return cls.from_config(defaultdict(lambda: None, identity), identity["modalities"])
 
     def _check_con_layers(self) -> None:
         if self.quantizer == "cross_modal_rqvae" and max(self.con_layers, default=0) >= self.codebook_levels:

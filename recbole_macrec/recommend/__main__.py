@@ -1,0 +1,56 @@
+"""Recommend items to one history: ``python -m recbole_macrec.recommend --model_file=saved/X.pth --history=i1,i2``."""
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from recbole_macrec.benchmark.failures import sentence
+from recbole_macrec.data.features import read_tokens
+from recbole_macrec.recommend import Recommender
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the recommendations; what the user can mend becomes one line on stderr and exit code 1."""
+    args = parse(argv)
+    try:
+        print(table(args).to_string(index=False, justify="left"))
+    except Exception as error:
+        message = sentence(error)
+        if message is None or args.verbose:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m recbole_macrec.recommend", description="Recommend items to one history.")
+    parser.add_argument("--model_file", required=True, help="a checkpoint (with its dataset in place), or a pretrained folder")
+    parser.add_argument("--history", required=True, help="item tokens, oldest first, as i1,i2,i3")
+    parser.add_argument("--k", type=int, default=10, help="items to recommend (default: 10)")
+    parser.add_argument("--exclude_seen", action="store_true", help="recommend no item of the history")
+    parser.add_argument("--candidates", metavar="FILE", help="recommend only these items; one item token a line")
+    parser.add_argument("--verbose", action="store_true", help="show RecBole's log, and the traceback of an error")
+    return parser.parse_args(argv)
+
+
+def table(args: argparse.Namespace) -> pd.DataFrame:
+    """rank, item, score, and title where the catalogue has titles."""
+    candidates = read_tokens(Path(args.candidates)) if args.candidates else None
+    level = logging.root.manager.disable
+    logging.disable(level if args.verbose else logging.WARNING)
+    try:
+        recommender = Recommender.load(args.model_file)
+    finally:
+        logging.disable(level)
+    history = [token.strip() for token in args.history.split(",") if token.strip()]
+    result = recommender.recommend([history], args.k, args.exclude_seen, candidates)[["rank", "item", "score"]]
+    if recommender.titles:
+        result["title"] = [recommender.titles.get(item, "") for item in result["item"]]
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""A trained model as one folder that needs nothing else: no dataset, no configuration files, no pickle.
+
+    FOLDER/
+      manifest.json           format, model, options, sizes of the semantic IDs, the quantizer's settings, library
+                              versions, checksums of the other files and of this one
+      items.json              item tokens in the model's order, and titles
+      codes.safetensors       codes.<modality> and raw_codes.<modality>, [N, L] int64
+      model.safetensors       the weights
+      quantizer.safetensors   <modality>/<weight>; not with published IDs
+
+The folder is written under a temporary name and renamed. Checksums tell damage and changes; who wants to know that the
+writer is to be trusted has to ask the writer. Only these names are opened, whatever the manifest says, and nothing in
+the files is ever run.
+"""
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from recbole_macrec.data.replace import new_folder
+from recbole_macrec.errors import UserError
+from recbole_macrec.recommend.rebuild import Options, build, options_of
+from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
+from recbole_macrec.semantic_ids.bundle import library_versions
+from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
+
+FORMAT = "recbole_macrec model, version 1"
+MANIFEST, ITEMS, CODES, MODEL, QUANTIZER = (
+    "manifest.json", "items.json", "codes.safetensors", "model.safetensors", "quantizer.safetensors",
+)  # fmt: skip
+
+
+def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: FrozenQuantizer | None, overwrite: bool) -> None:
+    """Write ``model`` (a GenerativeRecommender) and its items.
+
+    Raises:
+        UserError: when ``folder`` exists; with ``overwrite``, when something else than a folder of this format would go.
+    """
+    if folder.exists() and not (overwrite and _is_ours(folder)):
+        mend = "name another one" if overwrite else "name another one, or replace it with overwrite=True"
+        raise UserError(f"{folder} already exists{', and is no model folder of recbole_macrec' if overwrite else ''}; {mend}.")
+    ids, name = model.semantic_ids, type(model).__name__
+    state = {weight: value.detach().cpu().contiguous() for weight, value in model.state_dict().items()}
+    options = Options(json.loads(json.dumps(options_of(model), default=str)))
+    build(name, options, ids, "cpu").load_state_dict(state)  # what is written can be read: these options make this model
+    codes = {f"codes.{m}": c for m, c in ids.codes.items()} | {f"raw_codes.{m}": c for m, c in ids.raw_codes.items()}
+    files = {
+        ITEMS: _json({"tokens": ids.item_tokens, "titles": titles}),
+        CODES: save({n: torch.from_numpy(np.ascontiguousarray(c, dtype=np.int64)) for n, c in codes.items()}),
+        MODEL: save(state),
+    }
+    if quantizer:
+        files[QUANTIZER] = save({n: w.contiguous() for n, w in quantizer.weights.items()})
+    manifest = {
+        "format": FORMAT,
+        "model": name,
+        "options": {option: options.get(option) for option in sorted(options.read - {"device"})},
+        "modalities": list(ids.modalities),
+        "newcomers": ids.newcomers,
+        "sizes": {m: list(sizes) for m, sizes in ids.sizes.items()},
+        "statistics": ids.statistics,
+        "quantizer": quantizer.settings.identity() if quantizer else None,
+        "versions": library_versions(),
+        "sha256": {file: _sha256(content) for file, content in files.items()},
+    }
+    files[MANIFEST] = _json({**manifest, "sha256_of_the_rest": _sha256(_json(manifest))})
+    with new_folder(folder, overwrite) as fresh:
+        for file, content in files.items():
+            (fresh / file).write_bytes(content)
+
+
+def read_pretrained(folder: Path, device: torch.device | str):
+    """The model on ``device``, item token -> title, and the quantizer, None with published IDs.
+
+    Raises:
+        UserError: when the folder is missing, damaged, changed, or of another format.
+    """
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}; name a folder that save_pretrained wrote.")
+    try:
+        manifest = _read_manifest(folder)
+        content = {file: (folder / file).read_bytes() for file in _files(manifest)}  # checked and parsed: the same bytes
+        changed = [file for file, expected in manifest["sha256"].items() if _sha256(content[file]) != expected]
+        if changed:
+            raise ValueError(f"{', '.join(changed)} changed since it was written")
+        items = json.loads(content[ITEMS])
+        ids = _semantic_ids(manifest, tuple(items["tokens"]), load(content[CODES]))
+        model = build(manifest["model"], Options(manifest["options"]), ids, device)
+        model.load_state_dict(load(content[MODEL]))
+        quantizer = None
+        if QUANTIZER in content:
+            quantizer = FrozenQuantizer(SemanticIDSettings.from_identity(manifest["quantizer"]), load(content[QUANTIZER]))
+        return model, dict(items["titles"]), quantizer
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError) as error:
+        reason = " ".join((str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").split())
+        raise UserError(f"{folder} can't be read as a model of recbole_macrec ({reason[:300]}); save it again with "
+                        "save_pretrained, or fetch it again.") from None
+
+
+def _read_manifest(folder: Path) -> dict:
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{MANIFEST} is not of the format '{FORMAT}'")
+    expected = manifest.pop("sha256_of_the_rest", None)
+    if _sha256(_json(manifest)) != expected:
+        raise ValueError(f"{MANIFEST} changed since it was written")
+    return manifest
+
+
+def _files(manifest: dict) -> list[str]:
+    """The files beside the manifest; nothing else is opened."""
+    files = [ITEMS, CODES, MODEL] + ([QUANTIZER] if manifest["quantizer"] is not None else [])
+    if sorted(manifest["sha256"]) != sorted(files):
+        raise ValueError(f"{MANIFEST} names the files {sorted(manifest['sha256'])}, expected {sorted(files)}")
+    return files
+
+
+def _semantic_ids(manifest: dict, tokens: tuple[str, ...], arrays: dict[str, torch.Tensor]) -> SemanticIDs:
+    modalities = manifest["modalities"]
+    sizes = {m: tuple(manifest["sizes"][m]) for m in modalities}
+    codes, raw_codes = ({m: arrays[f"{kind}.{m}"].numpy() for m in modalities} for kind in ("codes", "raw_codes"))
+    if len(set(tokens)) < len(tokens) or not all(isinstance(token, str) for token in tokens):
+        raise ValueError(f"{ITEMS} lists an item twice, or one without a token")
+    if not isinstance(manifest["newcomers"], int) or not 0 <= manifest["newcomers"] < len(tokens):
+        raise ValueError(f"{MANIFEST} counts {manifest['newcomers']!r} new items among {len(tokens)}")
+    for m in modalities:
+        if codes[m].shape != (len(tokens), len(sizes[m])) or len(raw_codes[m]) != len(tokens):
+            raise ValueError(f"{CODES} has IDs of shape {codes[m].shape} for {len(tokens)} items of {len(sizes[m])} levels")
+        if codes[m].dtype != np.int64 or (codes[m] < 0).any() or (codes[m] >= np.array(sizes[m])).any():
+            raise ValueError(f"{CODES} has codes outside the codebooks of '{m}'")
+    return SemanticIDs(tokens, codes, sizes, raw_codes, manifest["statistics"], manifest["newcomers"])
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether ``folder`` holds what :func:`write_pretrained` writes, and nothing else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return MANIFEST in names and names <= {MANIFEST, ITEMS, CODES, MODEL, QUANTIZER}
+
+
+def _json(value) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
