@@ -2,8 +2,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
+
+
+class GraphRepresentations(NamedTuple):
+    """What the graph of the training interactions tells about U users and N items; float32."""
+
+    users: np.ndarray  # [U, D]
+    items: np.ndarray  # [N, D]
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,7 @@ class SemanticIDs:
         raw_codes: modality -> int64 array [N, L_raw], the IDs before collision resolution; items whose raw rows are
             equal collide.
         statistics: modality -> plain numbers (collision_rate, usage, perplexity, ...).
+        graph: representations of users and items, where the settings ask for them; users as in the interactions given.
     """
 
     item_tokens: tuple[str, ...]
@@ -24,6 +33,7 @@ class SemanticIDs:
     sizes: dict[str, tuple[int, ...]]
     raw_codes: dict[str, np.ndarray]
     statistics: dict[str, dict] = field(default_factory=dict)
+    graph: GraphRepresentations | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
