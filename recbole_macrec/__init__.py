@@ -11,7 +11,7 @@ from recbole_macrec import plugin  # noqa: E402  needs the repaired RecBole
 plugin.register()
 
 from recbole_macrec.errors import UserError  # noqa: E402
-from recbole_macrec.model import TIGER, MACRec, MQL4GRec  # noqa: E402
+from recbole_macrec.model import TIGER, MACRec, MMGRec, MQL4GRec  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["MACRec", "MQL4GRec", "TIGER", "UserError"]
+__all__ = ["MACRec", "MMGRec", "MQL4GRec", "TIGER", "UserError"]

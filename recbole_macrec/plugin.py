@@ -35,7 +35,7 @@ def register() -> None:
 
     for model in MODELS:
         register_model(model)
-    names = [field.name for field in fields(SemanticIDSettings)] + list(FEATURE_OPTIONS)
+    names = [field.name for field in fields(SemanticIDSettings)] + [*FEATURE_OPTIONS, "MODEL_TYPE"]
     dataset_arguments.extend(name for name in names if name not in dataset_arguments)
     _layer_property_files()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
@@ -111,6 +111,12 @@ def _layer_property_files() -> None:
         without_negatives = is_ours(self.model_class) or (sequential and config.get("loss_type") == "CE")
         if without_negatives and "train_neg_sample_args" not in self.external_config_dict:
             config["train_neg_sample_args"] = None  # RecBole's default is refused by models trained with cross-entropy
+        split = (config.get("eval_args") or {}).get("split") or {}
+        if is_ours(self.model_class):
+            told = self.model_class.settings_of_split(split)
+            config.update({key: value for key, value in told.items() if key not in self.external_config_dict})
+        if config.get("repeatable") == "auto":
+            config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or "LS" in split
         return config
 
     Config._init_parameters_category = _init_parameters_category

@@ -8,7 +8,7 @@ import torch
 
 from recbole_macrec.generation.memory import Memory, Past
 from recbole_macrec.generation.transformer import Transformer
-from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.trie import Excluded, Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
 
 
@@ -28,7 +28,13 @@ def level_log_probs(
 
 
 def beam_search(
-    network: Transformer, vocabulary: Vocabulary, modality: str, trie: Trie, memory: Memory, beams: int
+    network: Transformer,
+    vocabulary: Vocabulary,
+    modality: str,
+    trie: Trie,
+    memory: Memory,
+    beams: int,
+    without: torch.Tensor | None = None,
 ) -> Ranking:
     """The ``beams`` most probable IDs of the catalogue for every user.
 
@@ -38,8 +44,11 @@ def beam_search(
     Args:
         memory: the encoded histories of B users.
         beams: W.
+        without: int64 [B, X], items of each user that are not to be found, each once, 0 for none; no beam is spent on
+            prefixes that lead to nothing else.
     """
     users, device = memory.users, memory.hidden.device
+    excluded = None if without is None else Excluded(trie, without)
     tokens = torch.full((users, 1), vocabulary.start[modality], device=device)
     children = torch.arange(trie.widths[0], device=device).expand(users, 1, -1)  # [B, W, C]
     exists = torch.ones_like(children, dtype=torch.bool)
@@ -48,6 +57,8 @@ def beam_search(
     for level in range(trie.levels):
         hidden, present = network.step(tokens, source, past)  # [B, W, D]
         log_probs = level_log_probs(network, vocabulary, modality, level, hidden)  # [B, W, K]
+        if excluded:
+            exists = exists & ~excluded.nodes(level, children)
         code = trie.code(level)[children].long()  # [B, W, C]
         candidates = (scores.unsqueeze(-1) + log_probs.gather(-1, code)).masked_fill(~exists, -torch.inf)
         width = candidates.shape[-1]
@@ -57,6 +68,8 @@ def beam_search(
         past = past.then(present, best // width)
         children, exists = trie.below(level, node)
     items = trie.items[children].long()  # [B, W, C], C items of one ID
+    if excluded:
+        exists = exists & ~excluded.items(items)
     scores = (scores.unsqueeze(-1) / trie.levels).expand_as(items).masked_fill(~exists, -torch.inf)
     items = items.masked_fill(scores.isneginf(), 0)
     return best_of(items.flatten(1), scores.flatten(1), beams)

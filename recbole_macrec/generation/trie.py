@@ -71,7 +71,50 @@ class Trie(nn.Module):
         """How many children consecutive nodes of ``level`` have, int64 [nodes]; for leaves, how many items."""
         return getattr(self, f"first_{level}")[nodes.start : nodes.stop + 1].long().diff()
 
+    def first_item(self, level: int) -> torch.Tensor:
+        """Where the items below every node of ``level`` begin in ``items``, and where the last ends; int64 [n_l + 1]."""
+        begin = getattr(self, f"first_{level}").long()
+        for below in range(level + 1, self.levels):
+            begin = getattr(self, f"first_{below}").long()[begin]
+        return begin
+
     def descendants(self, level: int, nodes: range) -> range:
         """The children of consecutive nodes of ``level``, which are consecutive too."""
         first = getattr(self, f"first_{level}")
         return range(int(first[nodes.start]), int(first[nodes.stop]))
+
+
+class Excluded:
+    """Where the items that a user is not to be given lie in a trie, and which nodes hold nothing else.
+
+    Args:
+        items: int64 [B, X], each user's, each once, 0 for none.
+    """
+
+    def __init__(self, trie: Trie, items: torch.Tensor):
+        self.trie = trie
+        self._items = items.sort(dim=1).values
+        place = torch.full((int(trie.items.max()) + 1,), -1, dtype=torch.long, device=items.device)
+        place[trie.items.long()] = torch.arange(len(trie.items), device=items.device)
+        place[0] = -1
+        self._place = place[items].sort(dim=1).values  # [B, X] positions in trie.items, -1 for none
+
+    def items(self, items: torch.Tensor) -> torch.Tensor:
+        """Which of ``items`` [B, ...] are excluded, bool; 0 counts as excluded where a user has fewer than the others."""
+        return among(items, self._items)
+
+    def nodes(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        """Which ``nodes`` [B, ...] of ``level`` lead to excluded items alone, bool."""
+        begin = self.trie.first_item(level)  # [n_l + 1]
+        node = torch.searchsorted(begin, self._place, right=True) - 1  # [B, X], -1 for none; sorted as the places are
+        count = torch.searchsorted(node, node, right=True) - torch.searchsorted(node, node)
+        size = begin.diff()[node.clamp(min=0)]
+        full = torch.where((count == size) & (node >= 0), node, -1)
+        return among(nodes, full.sort(dim=1).values)
+
+
+def among(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Whether each of ``values`` [B, ...] is among its row's ``known`` [B, X], which are sorted; bool like ``values``."""
+    flat = values.flatten(1).contiguous()
+    place = torch.searchsorted(known, flat).clamp(max=known.shape[1] - 1)
+    return (known.gather(1, place) == flat).view_as(values)

@@ -31,6 +31,23 @@ class Task(NamedTuple):
     target: str
 
 
+WITHOUT = "items_without"  # field of an interaction: int64 [B, X], items that the evaluator masks, each once, 0 for none
+
+
+class Histories(NamedTuple):
+    """What is known of B users."""
+
+    items: torch.Tensor  # int64 [B, T]
+    length: torch.Tensor  # int64 [B], how many of the items count, from the first; at least 1
+    users: torch.Tensor | None = None  # int64 [B], where the model reads them
+    without: torch.Tensor | None = None  # int64 [B, X], items that are not to be ranked, each once, 0 for none
+
+    def rows(self, rows: torch.Tensor) -> "Histories":
+        """Some of the users, cut to the longest of them."""
+        items, length, *more = (None if part is None else part[rows] for part in self)
+        return Histories(items[:, : int(length.max())], length, *more)
+
+
 class GenerativeRecommender(SequentialRecommender):
     """Base of the models; a subclass says which tasks it trains on.
 
@@ -56,18 +73,7 @@ class GenerativeRecommender(SequentialRecommender):
         kinds = ["sequence", "item"] if self.item_tasks or self.lambda_implicit else ["sequence"]
         prompts = [f"{kind}:{m}" for kind in kinds for m in self.modalities] if prompt_length else []
         self.vocabulary = Vocabulary(ids.sizes, prompts, prompt_length)
-        self.network = Transformer(
-            len(self.vocabulary),
-            TransformerSettings(
-                d_model=config["d_model"],
-                d_ff=config["d_ff"],
-                num_heads=config["num_heads"],
-                d_kv=config["d_kv"],
-                encoder_layers=config["encoder_layers"],
-                decoder_layers=config["decoder_layers"],
-                dropout=config["dropout_prob"],
-            ),
-        )
+        self.network = self.network_of(config)
         # a further group of lengths costs Python about 7e7 multiplications' time on CPU, and far more of a GPU's
         parameters = sum(p.numel() for p in self.network.parameters())
         self.group_overhead = round(7e7 / parameters) if self.device.type == "cpu" else 8192
@@ -83,6 +89,15 @@ class GenerativeRecommender(SequentialRecommender):
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         """The sequence tasks and the item tasks of this model."""
         raise NotImplementedError
+
+    @classmethod
+    def settings_of_split(cls, split: dict) -> dict:
+        """What RecBole has to be told for evaluation data that are parted as ``eval_args`` says in ``split``."""
+        return {}
+
+    def network_of(self, config) -> Transformer:
+        """The network that reads tokens and writes IDs."""
+        return Transformer(len(self.vocabulary), sizes(config))
 
     def _check(self, config) -> None:
         for name in ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams"):
@@ -128,20 +143,28 @@ class GenerativeRecommender(SequentialRecommender):
         The loss is the mean over all samples of all tasks of the mean cross-entropy over levels, plus
         ``lambda_implicit`` times the implicit alignment.
         """
-        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         target = interaction[self.POS_ITEM_ID]
+        histories = self.histories(interaction, target)
         items = self._alignment_items(target)
         samples = len(target) * len(self.sequence_tasks) + len(items) * len(self.item_tasks)
-        for rows in self._parts(length):
-            yield self._sequence_loss(history[rows], length[rows], target[rows]) / samples
+        for rows in self._parts(histories):
+            yield self._sequence_loss(histories.rows(rows), target[rows]) / samples
         if len(items):
             yield from self._item_losses(items, samples)
 
-    def _parts(self, length: torch.Tensor, users: int | None = None) -> list[torch.Tensor]:
+    def histories(self, interaction, target: torch.Tensor | None = None) -> Histories:
+        """What the encoder reads of the users of ``interaction``, who are to be led to ``target`` [B] in training."""
+        return Histories(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+
+    def _parts(self, histories: Histories, users: int | None = None) -> list[torch.Tensor]:
         """Rows of the parts of a batch, of at most ``users``, that go through the network together, shorter first."""
+        positions = self._positions(histories.length.cpu())
+        return [rows.to(histories.length.device) for rows in passes(positions, self.pass_tokens, users)]
+
+    def _positions(self, length: torch.Tensor) -> torch.Tensor:
+        """Positions [B] that the encoder reads of histories of ``length`` [B]."""
         per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())
-        tokens = length.cpu() * per_item + len(self._prompt("sequence", self.modalities[0]))
-        return [rows.to(length.device) for rows in passes(tokens, self.pass_tokens, users)]
+        return length * per_item + len(self._prompt("sequence", self.modalities[0]))
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
         """Some of the batch's target items, each once; [N]."""
@@ -153,10 +176,10 @@ class GenerativeRecommender(SequentialRecommender):
             items = items[torch.randperm(len(items)).to(items.device)[:count]]
         return items
 
-    def _sequence_loss(self, history: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def _sequence_loss(self, histories: Histories, target: torch.Tensor) -> torch.Tensor:
         """Sum over sequence tasks and samples of the cross-entropy."""
         return sum(
-            self._targets_loss(self.encode_history(sources, history, length), targets, target.repeat_interleave(len(sources)))
+            self._targets_loss(self.encode_history(sources, histories), targets, target.repeat_interleave(len(sources)))
             for sources, targets in self._passes(self.sequence_tasks)
         )
 
@@ -211,9 +234,9 @@ class GenerativeRecommender(SequentialRecommender):
         lengths = (len(prompt) + length * len(offsets)).repeat_interleave(len(modalities))
         return self.network.encode(pack(torch.stack(rows, dim=1).flatten(0, 1), lengths, self.group_overhead))
 
-    def encode_history(self, modalities: list[str], history: torch.Tensor, length: torch.Tensor) -> Memory:
-        """Encode histories [B, T] of ``length`` [B] items, cut to the longest of them, in each modality."""
-        return self._encode("sequence", modalities, history[:, : int(length.max())], length)
+    def encode_history(self, modalities: list[str], histories: Histories) -> Memory:
+        """Encode the histories of B users in each modality."""
+        return self._encode("sequence", modalities, histories.items, histories.length)
 
     def encode_items(self, modalities: list[str], items: torch.Tensor) -> Memory:
         """Encode single items [N] in each modality."""
@@ -229,13 +252,14 @@ class GenerativeRecommender(SequentialRecommender):
             modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``. With ``decode: beam`` a ranking
             holds what the beams found, with ``decode: exact`` every item.
         """
-        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        parts = self._parts(length, self._users_at_once())
+        histories = self.histories(interaction)
+        parts = self._parts(histories, self._users_at_once())
         back = torch.argsort(torch.cat(parts))
         rank = self._rank_by_beams if self.decode == "beam" else self._rank_exactly
         ranked = []
         for rows in parts:
-            ranked.append(rank({m: self.encode_history([m], history[rows], length[rows]) for m in self.modalities}))
+            part = histories.rows(rows)
+            ranked.append(rank({m: self.encode_history([m], part) for m in self.modalities}, part.without))
         return {
             name: Ranking(*(torch.cat(column)[back] for column in zip(*(part[name] for part in ranked))))
             for name in ranked[0]
@@ -251,10 +275,11 @@ class GenerativeRecommender(SequentialRecommender):
         numbers = 2 * s.decoder_layers * levels * s.num_heads * s.d_kv + s.d_ff + 6 * children  # of a beam
         return max(1, free_memory(self.device) // 4 // (4 * numbers * self.beams))
 
-    def _rank_by_beams(self, memories: dict[str, Memory]) -> dict[str, Ranking]:
+    def _rank_by_beams(self, memories: dict[str, Memory], without: torch.Tensor | None) -> dict[str, Ranking]:
         network, vocabulary = self.network, self.vocabulary
         rankings = {
-            m: beam_search(network, vocabulary, m, self.tries[m], memory, self.beams) for m, memory in memories.items()
+            m: beam_search(network, vocabulary, m, self.tries[m], memory, self.beams, without)
+            for m, memory in memories.items()
         }
         fused = fuse_official(list(rankings.values()), self.n_items)
         if self.fusion == "rescore":
@@ -263,12 +288,14 @@ class GenerativeRecommender(SequentialRecommender):
             fused = fuse_rescored(fused.items, scores)
         return rankings | {"fused": fused}
 
-    def _rank_exactly(self, memories: dict[str, Memory]) -> dict[str, Ranking]:
+    def _rank_exactly(self, memories: dict[str, Memory], without: torch.Tensor | None) -> dict[str, Ranking]:
         rows = 4096 if self.device.type == "cpu" else 65536
         scores = {
             m: exact_scores(self.network, self.vocabulary, m, self.tries[m], memory, self.n_items, rows)
             for m, memory in memories.items()
         }
+        if without is not None:
+            scores = {m: matrix.scatter(1, without, -torch.inf) for m, matrix in scores.items()}
         scores["fused"] = torch.stack(list(scores.values())).mean(0)
         return {name: ranking_of(matrix) for name, matrix in scores.items()}
 
@@ -279,15 +306,29 @@ class GenerativeRecommender(SequentialRecommender):
 
     def predict(self, interaction) -> torch.Tensor:
         """Exact score of one item per sample: its log-probability over its length, mean over modalities; [B]."""
-        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        item, parts = interaction[self.ITEM_ID], self._parts(length)
+        histories = self.histories(interaction)
+        item, parts = interaction[self.ITEM_ID], self._parts(histories)
         scores = torch.zeros(len(item), device=item.device)
         for rows in parts:
+            part = histories.rows(rows)
             for m in self.modalities:
                 codes = getattr(self, f"codes_{m}")[item[rows]].unsqueeze(1)  # [B, 1, L]
-                memory = self.encode_history([m], history[rows], length[rows])
+                memory = self.encode_history([m], part)
                 scores[rows] += sequence_log_probs(self.network, self.vocabulary, m, memory, codes)[:, 0]
         return scores / len(self.modalities)
+
+
+def sizes(config) -> TransformerSettings:
+    """The sizes of the network that ``config`` asks for."""
+    return TransformerSettings(
+        d_model=config["d_model"],
+        d_ff=config["d_ff"],
+        num_heads=config["num_heads"],
+        d_kv=config["d_kv"],
+        encoder_layers=config["encoder_layers"],
+        decoder_layers=config["decoder_layers"],
+        dropout=config["dropout_prob"],
+    )
 
 
 def by_length(modalities: list[str], sizes: dict) -> list[list[str]]:

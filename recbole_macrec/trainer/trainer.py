@@ -7,8 +7,9 @@ from pathlib import Path
 from time import time
 
 import torch
+from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
-from recbole.utils import get_gpu_usage, set_color
+from recbole.utils import ModelType, get_gpu_usage, set_color
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
@@ -16,6 +17,7 @@ from recbole_macrec.distributed import average_gradients, gather_in_order
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.compiled import compile_layers
 from recbole_macrec.hardware import bf16_pays, keep_freed_memory
+from recbole_macrec.model.base import WITHOUT
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
 from recbole_macrec.trainer.detail import RankingDetail
 
@@ -41,7 +43,7 @@ class GenerativeTrainer(Trainer):
         if self.autocast is None:
             raise UserError(f"precision is {config['precision']!r}; expected auto, fp32 or bf16.")
         if config["compile"]:
-            compile_layers(model.network, torch.bfloat16 if self.autocast else None)
+            compile_layers(model, torch.bfloat16 if self.autocast else None)
         self.distributed = not config["single_spec"]
         self.step, self.steps = 0, 0  # optimizer steps taken and planned
         self.epoch_seconds: list[float] = []
@@ -159,8 +161,11 @@ class GenerativeTrainer(Trainer):
         return result
 
     def _full_sort_batch_eval(self, batched_data):
+        interaction, masked, *_ = batched_data
+        if masked is not None:
+            interaction.update(Interaction({WITHOUT: padded_rows(*masked, len(interaction))}))
         interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval(batched_data)
-        if len(positive_u) == len(scores):  # one target a user
+        if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and len(positive_u) == len(scores):  # one target a user
             self._detail.update(self.model, positive_i.to(self.device))
         return interaction, scores, positive_u, positive_i
 
@@ -204,6 +209,15 @@ class GenerativeTrainer(Trainer):
         self.saved_model_file = state["best_file"] if Path(state["best_file"]).is_file() else str(resume_file)
         self._resumed = state
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+
+def padded_rows(rows: torch.Tensor, values: torch.Tensor, count: int) -> torch.Tensor:
+    """The ``values`` [E] of each of ``count`` rows, which ``rows`` [E] names in rising order; [count, most of a row], 0 behind."""
+    lengths = torch.bincount(rows, minlength=count)
+    first = lengths.cumsum(0) - lengths
+    padded = torch.zeros(count, max(1, int(lengths.max())), dtype=torch.long)
+    padded[rows, torch.arange(len(rows)) - first[rows]] = values
+    return padded
 
 
 def load_weights(model: torch.nn.Module, state: dict, file: str | Path) -> None:
