@@ -54,6 +54,14 @@ class GenerativeTrainer(Trainer):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
+    def _build_optimizer(self, **kwargs):
+        """As in RecBole, whose SGD knows no ``momentum``."""
+        optimizer = super()._build_optimizer(**kwargs)
+        if isinstance(optimizer, torch.optim.SGD) and self.config["momentum"]:
+            for group in optimizer.param_groups:
+                group["momentum"] = self.config["momentum"]
+        return optimizer
+
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """As in RecBole; ``resume`` in the config names a checkpoint to go on from."""
         self._train_data = train_data
