@@ -18,7 +18,7 @@ from recbole_macrec.generation.search import sequence_log_probs
 from recbole_macrec.model.taken import TakenItems, without_target
 
 QUICK = {"graph_epochs": 5, "graph_sizes": [16, 16, 8], "rqvae_epochs": 3, "rqvae_warmup_epochs": 2, "epochs": 2}
-RANDOM = {"eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "RO", "group_by": "user", "mode": "full"}}
+RANDOM = {"eval_args": {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "RO", "group_by": "user", "mode": "full"}}
 PROTOCOLS = pytest.mark.parametrize("protocol", [{}, RANDOM], ids=["leave one out", "random split"])
 
 

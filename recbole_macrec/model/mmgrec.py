@@ -57,7 +57,9 @@ class MMGRec(GenerativeRecommender):
 
     @classmethod
     def settings_of_split(cls, split: dict) -> dict:
-        return {} if "LS" in split else {"MODEL_TYPE": ModelType.GENERAL, "eval_batch_size": SCORES_AT_ONCE}
+        if "LS" in split:
+            return {}
+        return {"MODEL_TYPE": ModelType.GENERAL, "repeatable": False, "eval_batch_size": SCORES_AT_ONCE}
 
     def network_of(self, config) -> Transformer:
         return Transformer(len(self.vocabulary), replace(sizes(config), encoder_layers=0))  # the encoder is ``reader``
