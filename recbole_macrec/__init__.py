@@ -11,8 +11,8 @@ from recbole_macrec import plugin  # noqa: E402  needs the repaired RecBole
 plugin.register()
 
 from recbole_macrec.errors import UserError  # noqa: E402
-from recbole_macrec.model import TIGER, MACRec, MQL4GRec  # noqa: E402
+from recbole_macrec.model import TIGER, MACRec, MMGRec, MQL4GRec  # noqa: E402
 from recbole_macrec.recommend import Recommender  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["MACRec", "MQL4GRec", "Recommender", "TIGER", "UserError"]
+__all__ = ["MACRec", "MMGRec", "MQL4GRec", "Recommender", "TIGER", "UserError"]

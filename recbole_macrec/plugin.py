@@ -16,7 +16,7 @@ from recbole.config import Config
 from recbole.quick_start import quick_start
 from recbole.utils import ModelType, dataset_arguments, enum_type, get_model
 
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, nearest
 
 FEATURE_OPTIONS = ("encoders", "text_fields", "image_field", "max_modalities")
 MODEL_PACKAGE = "recbole.model.sequential_recommender"
@@ -35,7 +35,7 @@ def register() -> None:
 
     for model in MODELS:
         register_model(model)
-    names = [field.name for field in fields(SemanticIDSettings)] + list(FEATURE_OPTIONS)
+    names = [field.name for field in fields(SemanticIDSettings)] + [*FEATURE_OPTIONS, "MODEL_TYPE"]
     dataset_arguments.extend(name for name in names if name not in dataset_arguments)
     _layer_property_files()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
@@ -74,11 +74,26 @@ def property_file(*parts: str) -> Path:
     return folder.joinpath(*parts)
 
 
+def preset_files(model: str, name: str | None) -> list[Path]:
+    """The file of the preset ``name`` of ``model``; none for None.
+
+    Raises:
+        UserError: when the model has no such preset.
+    """
+    if name is None:
+        return []
+    known = sorted(path.stem.removeprefix(f"{model}-") for path in property_file("preset").glob(f"{model}-*.yaml"))
+    if name not in known:
+        raise UserError(f"training_preset is {name!r}; {model} has {', '.join(known) or 'none'}.{nearest(str(name), known)}")
+    return [property_file("preset", f"{model}-{name}.yaml")]
+
+
 def _layer_property_files() -> None:
     """Read our property files between RecBole's.
 
     The order becomes: RecBole's overall.yaml, its model's, sample.yaml; our overall.yaml and model (for our models);
-    our dataset (for every model, as it names the fields); RecBole's dataset and sequential settings. Ours come after
+    our dataset (for every model, as it names the fields); our model's ``training_preset``, if one is asked for; RecBole's
+    dataset and sequential settings. Ours come after
     sample.yaml because that sets every dataset option, the history length among them.
     """
     init_parameters, update, final = (
@@ -99,6 +114,7 @@ def _layer_property_files() -> None:
             paths = [property_file("dataset", f"{self.dataset}.yaml")]
             if is_ours(self.model_class):
                 paths = [property_file("overall.yaml"), property_file("model", f"{self.model}.yaml"), *paths]
+                paths += preset_files(self.model, self.external_config_dict.get("training_preset"))
             for path in paths:
                 if path.is_file():
                     update(self, path)
@@ -111,6 +127,12 @@ def _layer_property_files() -> None:
         without_negatives = is_ours(self.model_class) or (sequential and config.get("loss_type") == "CE")
         if without_negatives and "train_neg_sample_args" not in self.external_config_dict:
             config["train_neg_sample_args"] = None  # RecBole's default is refused by models trained with cross-entropy
+        split = (config.get("eval_args") or {}).get("split") or {}
+        if is_ours(self.model_class):
+            told = self.model_class.settings_of_split(split)
+            config.update({key: value for key, value in told.items() if key not in self.external_config_dict})
+        if config.get("repeatable") == "auto":
+            config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or "LS" in split
         return config
 
     Config._init_parameters_category = _init_parameters_category

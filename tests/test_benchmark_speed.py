@@ -1,5 +1,6 @@
 """Each speed benchmark at a small size: both sides agree, and the figures have their places. Nothing is timed here."""
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -7,7 +8,10 @@ import torch
 from conftest import TINY
 
 from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.speed.plot import crossing, plot_costs
 from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
+from recbole_macrec.benchmark.speed.scale import COSTS
+from recbole_macrec.errors import UserError
 from recbole_macrec.hardware import bf16_pays
 
 SMALL = [
@@ -76,10 +80,32 @@ def test_whole_run_counts_its_operations(data, capsys):
 
 
 def test_scale_reports_every_catalogue(capsys):
-    rows = figures(capsys, "scale", *SMALL, "--items", "500", "2000")["rows"]
+    record = figures(capsys, "scale", *SMALL, "--items", "500", "2000")
+    rows = record["rows"]
+    assert set(record["cheaper_from_items"]) == {"decode_ms_per_user", "mmgrec_ms_per_user"}
     assert [row["items"] for row in rows] == [500, 2000]
     assert all(row["trie_bytes_per_item"] <= 64 and 0 < row["collisions"] < 0.1 for row in rows)
-    assert all(row[k] > 0 for row in rows for k in ("decode_ms_per_user", "resolve_seconds", "peak_rss_mb"))
+    positive = (*COSTS, "resolve_seconds", "peak_rss_mb")
+    assert all(row[k] > 0 for row in rows for k in positive)
+
+
+def test_where_costs_cross():
+    rows = [{"items": n, "flat": 4.0, "steep": n / 100} for n in (1000, 10, 100)]
+    assert crossing(rows, "flat", "steep") == pytest.approx(400, abs=1)
+    assert crossing(rows, "steep", "flat") is None and crossing(rows[1:], "flat", "steep") is None
+
+
+def test_the_plot_shows_every_cost_or_says_what_it_needs(tmp_path):
+    rows = [{"items": n, **dict.fromkeys(COSTS, n / 100)} for n in (10, 100)]
+    path = tmp_path / "costs.svg"
+    if find_spec("matplotlib") is None:
+        with pytest.raises(UserError, match="matplotlib"):
+            plot_costs(rows, COSTS, str(path))
+    else:
+        plot_costs(rows, COSTS, str(path))
+        assert all(f"id=\"line2d_{i}\"" in path.read_text() for i in range(1, len(COSTS) + 1))
+        with pytest.raises(UserError, match="--plot"):
+            plot_costs(rows, COSTS, str(tmp_path / "costs.nothing"))
 
 
 def test_an_unknown_dataset_is_one_sentence(capsys):

@@ -281,3 +281,25 @@ def test_published_counts(name, counts, tmp_path, capsys):
     assert run(REAL / name, f"--dataset={name}", f"--data_path={tmp_path}") == 0
     users, items, interactions = counts
     assert f"{users:,} users, {items:,} items, {interactions:,} interactions" in capsys.readouterr().out
+
+
+def test_word_numbers_become_texts(table, tmp_path):
+    np.save(table / "words.npy", np.array([[3, 0, 3, 1], [17, 4, 5, 4]], dtype=np.int32))
+    assert run(table, "--dataset=csv", f"--data_path={tmp_path / 'out'}", "--feature", f"visual={table}/visual.npy",
+               f"--words={table}/words.npy") == 0
+    expected = ["item_id:token\ttitle:token_seq", "0\t4", "1\t4", "2\t", "3\t17 5", "4\t"]
+    assert lines(tmp_path / "out" / "csv" / "csv.item") == expected
+
+
+@pytest.mark.parametrize("words, expected", [
+    (np.array([[3, 9], [1, 1]]), "'9'"),
+    (np.array([[0.5], [1.0]]), "whole numbers [2, n]"),
+    (np.arange(6).reshape(3, 2), "whole numbers [2, n]"),
+    (None, "does not exist"),
+])
+def test_bad_word_numbers(words, expected, table, tmp_path, capsys):
+    if words is not None:
+        np.save(table / "words.npy", words)
+    assert run(table, "--dataset=csv", f"--data_path={tmp_path / 'out'}", "--feature", f"visual={table}/visual.npy",
+               f"--words={table}/words.npy") == 1
+    assert expected in capsys.readouterr().err and not (tmp_path / "out").exists()

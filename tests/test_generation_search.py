@@ -178,3 +178,22 @@ def test_score_matrix_sorts_into_the_ranking():
     assert scores[0].argsort(descending=True).tolist() == [4, 2, 5, 1, 3, 6, 0]
     assert len(scores.unique()) == 7  # no ties: nothing is left to luck
     assert scores[0, 1] <= BELOW_ALL_RANKED and scores[0, 5].item() == pytest.approx(-0.7, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_beams_without_some_items_find_the_best_of_the_others(seed):
+    """A full beam gives the exact ranking of the rest; a narrow one is never filled with what may not be found."""
+    vocabulary, network, memory, codes = world(seed=seed)
+    trie, items = Trie(codes, np.arange(1, 38)), 38
+    rng = np.random.default_rng(seed)
+    without = torch.stack([torch.from_numpy(rng.permutation(37)[:20] + 1) for _ in range(4)])
+    without[2, 4:] = 0
+    with torch.no_grad():
+        wide = beam_search(network, vocabulary, "a", trie, memory, 37, without)
+        narrow = beam_search(network, vocabulary, "a", trie, memory, 10, without)
+        scores = exact_scores(network, vocabulary, "a", trie, memory, items).scatter(1, without, -torch.inf)
+    exact = ranking_of(scores)
+    assert torch.equal(wide.items, exact.items)
+    torch.testing.assert_close(wide.scores, exact.scores, atol=1e-5, rtol=0)
+    assert (narrow.items > 0).all()
+    assert not (narrow.items.unsqueeze(2) == without.unsqueeze(1)).any()

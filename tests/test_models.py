@@ -125,7 +125,7 @@ def test_predict_is_the_exact_score_of_the_item(name, data_path):
         got = model.predict(users)
         expected = torch.zeros(len(users))
         for m in model.modalities:
-            memory = model.encode_history([m], users["item_id_list"], users["item_length"])
+            memory = model.encode_history([m], model.histories(users))
             every = getattr(model, f"codes_{m}")[1:].expand(len(users), -1, -1)
             scores = sequence_log_probs(model.network, model.vocabulary, m, memory, every)
             expected += scores.gather(1, users["item_id"].unsqueeze(1) - 1)[:, 0] / len(model.modalities)
@@ -155,7 +155,7 @@ def test_bf16_computes_nearly_what_fp32_does(name, data_path):
         _, _, trainer, (train, _, test) = prepare(name, data_path, dropout_prob=0.0, precision=precision)
         losses.append(trainer.train_steps(train))
         trainer.evaluate(test, load_best_model=False)
-        scores.append(trainer.model.last_rankings["text"].scores)
+        scores.append(trainer.model.last_rankings[trainer.model.modalities[0]].scores)
     assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[1] != losses[0]
     torch.testing.assert_close(scores[1], scores[0], atol=0.1, rtol=0)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from recbole.quick_start import load_data_and_model
 from recbole.utils.case_study import full_sort_topk
-from test_models import ITEMS, NAMES, data_path, prepare  # noqa: F401  data_path is a fixture
+from test_models import ITEMS, MODELS, data_path, prepare  # noqa: F401  data_path is a fixture
 
 from recbole_macrec import Recommender, UserError
 from recbole_macrec.generation.eligible import blocked_nodes, is_blocked
@@ -29,7 +29,7 @@ def items_of(frame: pd.DataFrame) -> dict:
     return {user: list(rows["item"]) for user, rows in frame.groupby("user", sort=False)}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [model.__name__ for model in MODELS if not model.reads_users])
 @pytest.mark.parametrize("decode, fusion", SEARCHES)
 def test_recommends_what_full_sort_topk_ranks_first(name, decode, fusion, data_path):
     _, model, _, (_, _, test) = prepare(name, data_path, decode=decode, fusion=fusion)
@@ -158,3 +158,9 @@ def test_what_the_user_can_mend_is_one_sentence(sequences, options, message, dat
 def test_other_models_are_refused():
     with pytest.raises(UserError, match="Linear has no semantic IDs"):
         Recommender(torch.nn.Linear(1, 1))
+
+
+def test_a_model_of_its_training_users_says_so(data_path):
+    _, model, _, _ = prepare("MMGRec", data_path)
+    with pytest.raises(UserError, match="MMGRec reads users .* full_sort_topk"):
+        model.recommend([["i1", "i2"]])

@@ -135,7 +135,7 @@ def test_health_warning_names_codebook_and_the_option_to_change(changed, mend):
 
 def test_bundle_is_reused_and_equal(tmp_path, monkeypatch):
     made = build(tmp_path)
-    monkeypatch.setattr(build_module, "learn", None)  # learning again would fail
+    monkeypatch.setattr(build_module, "represent_and_learn", None)  # learning again would fail
     again = build(tmp_path)
     assert again.fingerprint() == made.fingerprint() and again.statistics == made.statistics
     for modality in made.modalities:

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.resolve import Geometry, TakenIDs, ids_below, rank_in_group, resolve
+from recbole_macrec.semantic_ids.collisions import Geometry, rank_in_group
+from recbole_macrec.semantic_ids.resolve import TakenIDs, ids_below, resolve
+from recbole_macrec.semantic_ids.sinkhorn import transport_plan
 
 
 def one_level(z, codebook):
@@ -101,3 +103,46 @@ def test_keep_keeps():
 def test_rank_in_group_by_key_then_item_order():
     codes = np.array([[1], [0], [1], [1]])
     assert rank_in_group(codes, np.array([2.0, 9.0, 1.0, 1.0])).tolist() == [2, 0, 0, 1]
+
+
+def test_popularity_ranks_by_count_then_item_order():
+    codes = np.array([[5, 7], [1, 1], [5, 7], [5, 7], [1, 1], [2, 0]])
+    out = resolve("popularity", codes, (8, 8), counts=np.array([3, 0, 9, 3, 4, 1]))
+    assert out.codes[:, 2].tolist() == [1, 1, 0, 2, 0, 0] and out.sizes == (8, 8, 3)
+    assert (out.codes[:, :2] == codes).all()
+    with pytest.raises(UserError, match="popularity"):
+        resolve("popularity", codes, (8, 8))
+
+
+def test_random_last_token_depends_on_the_seed_alone():
+    codes = np.zeros((40, 2), dtype=np.int64)
+    one, again, other = (resolve("random", codes, (2, 2), seed=seed).codes[:, 2].tolist() for seed in (1, 1, 2))
+    assert one == again != other and sorted(one) == list(range(40)) != one
+
+
+def test_sinkhorn_spreads_the_items_of_a_prefix_over_its_free_codewords():
+    # below prefix 0 codeword 3 is taken by an item that collides with none; the three others share what is left
+    codebooks = np.array([[[0.0], [100]], [[0], [1]]], dtype=np.float32)
+    codebooks = np.pad(codebooks, ((0, 0), (0, 2), (0, 0)))
+    codebooks[1, :, 0] = [0, 1, 2, 10]
+    z = np.array([[1.2], [0.9], [1.1], [10.0]], dtype=np.float32)
+    codes = np.array([[0, 1], [0, 1], [0, 1], [0, 3]])
+    out = resolve("sinkhorn", codes, (4, 4), Geometry(z, codebooks)).codes
+    assert out.tolist() == [[0, 2], [0, 0], [0, 1], [0, 3]]
+    with pytest.raises(UserError, match="sinkhorn"):
+        resolve("sinkhorn", codes, (4, 4))
+
+
+def test_sinkhorn_plan_has_even_margins():
+    cost = np.random.default_rng(0).random((5, 9))
+    plan = transport_plan(cost)
+    assert np.allclose(plan.sum(0), 1 / 9, atol=1e-3) and np.allclose(plan.sum(1), 1 / 5, atol=1e-6)
+    assert (plan * cost).sum() < cost.mean()
+
+
+def test_sinkhorn_of_many_items_is_unique_where_a_prefix_overflows():
+    rng = np.random.default_rng(0)
+    codes = np.column_stack([rng.integers(0, 3, (60, 1)), rng.integers(0, 2, (60, 1))])
+    geometry = Geometry(rng.normal(size=(60, 4)), rng.normal(size=(2, 8, 4)))
+    out = resolve("sinkhorn", codes, (8, 8), geometry).codes
+    assert len(np.unique(out, axis=0)) == 60 and out.max() < 8

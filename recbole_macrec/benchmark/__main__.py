@@ -69,6 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy", help="quantize: feature files")
     parser.add_argument("--items", type=int, nargs="+", default=[10**4, 10**5, 10**6], help="scale: catalogue sizes")
     parser.add_argument("--scale_users", type=int, default=64, help="scale: users decoded at once (default: 64)")
+    parser.add_argument("--plot", metavar="FILE.svg", help="scale: draw the cost of a user against the catalogue's size")
     return parser.parse_args(argv)
 
 

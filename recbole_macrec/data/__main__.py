@@ -46,6 +46,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     importing.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
     importing.add_argument("--feature", action="append", default=[], metavar="MODALITY=FILE.npy")
     importing.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE.json")
+    importing.add_argument("--words", type=Path, metavar="FILE.npy", help="texts as word numbers")
     importing.add_argument("--category", metavar="NAME", help="which of several raw Amazon catalogues in SRC")
     importing.add_argument("--core", type=int, metavar="K", help="default: 5 for raw Amazon files, else no filtering")
     importing.add_argument("--require_image", choices=("True", "False"), help="default: True for raw Amazon files")
@@ -97,7 +98,7 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
 def _import(args: argparse.Namespace) -> None:
     summary = import_dataset(args.src, args.dataset, args.data_path, _pairs("--feature", args.feature, ".npy"),
                              _pairs("--semantic_ids", args.semantic_ids, ".json"), args.overwrite, args.category,
-                             args.core, None if args.require_image is None else args.require_image == "True")
+                             args.core, None if args.require_image is None else args.require_image == "True", args.words)
     print(_describe(summary))
 
 
@@ -183,6 +184,7 @@ item, then the 5-core. --core=K does the same to a CSV; --core=0 leaves rare use
 
 --feature MODALITY=FILE.npy: row i is item number i (of NAME.item2id; the items of a CSV must then be numbers, and the
 catalogue is every row), or the item in line i of FILE.items.txt when that file lies beside FILE.npy.
+--words FILE.npy: whole numbers [2, n], item numbers and the words of these items; they become the texts of the column title.
 --semantic_ids MODALITY=FILE.json: {"0": ["<a_170>", "<b_224>", ...], ...}, keyed by item number or item."""
 
 

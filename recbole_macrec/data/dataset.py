@@ -1,11 +1,12 @@
-"""The RecBole dataset of the generative models: a SequentialDataset whose items have semantic IDs."""
+"""The RecBole dataset of the generative models: a dataset whose items have semantic IDs."""
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from recbole.data.dataset import SequentialDataset
-from recbole.utils import set_color
-from scipy.sparse import csc_matrix
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.utils import ModelType, set_color
+from scipy.sparse import csc_matrix, csr_matrix
 
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.features import available
@@ -23,10 +24,13 @@ class SemanticIDDataset(SequentialDataset):
     Learnt IDs lie as bundles in ``<dataset folder>/semantic_ids/`` and are reused while nothing they depend on
     changes; published ones are ``<dataset folder>/semantic_ids/<modality>.json``. ``semantic_ids: auto`` learns when
     every modality has features (or content to encode) and falls back to published IDs when those are all there is.
+
+    Interactions become prefix samples, as in every SequentialDataset, unless the configuration's MODEL_TYPE says that the
+    model is used as a general one: then they stay what they are, and split, order and evaluation are RecBole's for those.
     """
 
     _semantic_ids: SemanticIDs | None = None
-    _training: SequentialDataset | None = None
+    _training: csc_matrix | None = None
 
     @property
     def semantic_ids(self) -> SemanticIDs:
@@ -35,18 +39,34 @@ class SemanticIDDataset(SequentialDataset):
             self._semantic_ids = self._prepare_semantic_ids()
         return self._semantic_ids
 
+    @property
+    def _sequential(self) -> bool:
+        return self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+
+    def data_augmentation(self) -> None:
+        if self._sequential:
+            super().data_augmentation()
+
+    def _benchmark_presets(self) -> None:
+        if self._sequential:
+            super()._benchmark_presets()
+
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None):
+        matrix = super().inter_matrix if self._sequential else partial(Dataset.inter_matrix, self)
+        return matrix(form, value_field)
+
     def build(self) -> list:
         """Split, and give every part the same semantic IDs."""
-        parts = super().build()
-        self._training = parts[0]
+        parts = super().build() if self._sequential else Dataset.build(self)
+        self._training = csc_matrix(parts[0].inter_matrix())
         ids = self.semantic_ids
         for part in parts:
-            part._semantic_ids = ids
+            part._semantic_ids, part._training = ids, self._training
         return parts
 
     def training_interactions(self) -> csc_matrix:
-        """Interactions of the training part alone, [user_num, item_num]; once :meth:`build` has split."""
-        return csc_matrix(self._training.inter_matrix())
+        """How often users took items in the training part alone, [user_num, item_num]; once :meth:`build` has split."""
+        return self._training
 
     def training_users(self) -> dict[str, np.ndarray]:
         """Item token -> the users who took the item in the training part, sorted."""
@@ -56,7 +76,7 @@ class SemanticIDDataset(SequentialDataset):
 
     def __getstate__(self) -> dict:
         """Leave the IDs out of saved datasets: they are looked up again, so a stale copy can never load."""
-        return {**self.__dict__, "_semantic_ids": None, "_training": None}
+        return {**self.__dict__, "_semantic_ids": None}
 
     def _folder(self) -> Path:
         """Where features and IDs lie: the dataset's folder, or ``dataset/NAME`` here for the one in RecBole's package."""
@@ -76,16 +96,18 @@ class SemanticIDDataset(SequentialDataset):
         if not isinstance(modalities, list | tuple) or not modalities:
             raise UserError(f"modalities must be a list such as ['text', 'image'], but it is {modalities!r}.")
         read = list(modalities)[: config["max_modalities"]]
-        modalities = list(modalities) if config["quantizer"] == "cross_modal_rqvae" else read
-        settings = SemanticIDSettings.from_config(config, modalities)
+        together = config["quantizer"] == "cross_modal_rqvae" or config["representation"] in ("concatenated", "graph")
+        settings = SemanticIDSettings.from_config(config, list(modalities) if together else read)
+        modalities = settings.modalities
         tokens = self.field2id_token[self.iid_field][1:].tolist()
-        files = {m: folder / FOLDER / f"{m}.json" for m in modalities}
+        interactions = None if self._training is None else csr_matrix(self._training[:, 1:])
+        files = {m: folder / FOLDER / f"{m}.json" for m in settings.ids}
         source = config["semantic_ids"] or "auto"
         if source == "auto":
             have_features = set(modalities) <= set(available(folder))
             source = "published" if not have_features and all(f.is_file() for f in files.values()) else "learn"
         if source == "published":
-            ids = published_semantic_ids(files, tokens, settings)
+            ids = published_semantic_ids(files, tokens, settings, interactions)
         elif source == "learn":
             tables = item_features(
                 folder,
@@ -105,10 +127,11 @@ class SemanticIDDataset(SequentialDataset):
                 folder / FOLDER,
                 device=config["device"],
                 show_progress=bool(config["show_progress"]),
+                interactions=interactions,
             )
         else:
             raise UserError(f"semantic_ids is {source!r}; expected auto, learn or published.")
-        ids = ids.only(read)
+        ids = ids.only(read if settings.representation == "modality" else settings.ids)
         for modality in ids.modalities:
             self.logger.info(
                 set_color("Semantic IDs", "pink")

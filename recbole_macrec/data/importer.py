@@ -21,6 +21,7 @@ from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Records
 from recbole_macrec.data.replace import new_folder
 from recbole_macrec.data.sources import Source, read_source
+from recbole_macrec.data.words import COLUMN, read_words
 from recbole_macrec.errors import UserError
 
 AMAZON_CORE = 5  # of all published 2018 catalogues
@@ -42,11 +43,11 @@ class Summary:
 
 def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[str, Path] | None = None,
                    id_files: dict[str, Path] | None = None, overwrite: bool = False, category: str | None = None,
-                   core: int | None = None, require_image: bool | None = None) -> Summary:
+                   core: int | None = None, require_image: bool | None = None, words: Path | None = None) -> Summary:
     """Import ``src`` into ``data_path/name``; raise UserError, with nothing on disk changed, if anything is wrong.
 
     Raw Amazon files are filtered as published unless ``core`` and ``require_image`` say otherwise. A raw catalogue that
-    lies there already, made from the same files with the same options, is left as it is.
+    lies there already, made from the same files with the same options, is left as it is. ``words`` (words.py) become texts.
     """
     src, target = Path(src), Path(data_path) / name
     feature_files, id_files = feature_files or {}, id_files or {}
@@ -55,14 +56,16 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
     _check_name(name)
     if core is not None and core < 0:
         raise UserError(f"--core={core} is not usable; give the fewest interactions of a user and an item, such as 5, or 0")
-    inputs = [src, *map(Path, feature_files.values()), *map(Path, id_files.values())]
+    inputs = [src, *map(Path, feature_files.values()), *map(Path, id_files.values()), *([Path(words)] if words else [])]
     raw = find_raw(src, name, category)
     known = raw is not None and not overwrite and (target / manifest.FILE).is_file()
     if not known:
         _check_target(target, name, inputs, overwrite)
     if raw is None:
         source, steps = _read_plain(src, name, core, require_image)
-        return _write(target, source, steps, feature_files, id_files, overwrite)
+        return _write(target, source, steps, feature_files, id_files, overwrite, words=words)
+    if words:
+        raise UserError(f"--words={words} gives texts, but SRC {src} is a raw catalogue with texts of its own; leave it out")
     amazon = raw.kind != "folder"
     options = Options(AMAZON_CORE if amazon and core is None else core, amazon if require_image is None else require_image)
     origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files))
@@ -99,10 +102,13 @@ def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping
 
 
 def _write(target: Path, source: Source, steps: list[Step], feature_files: dict[str, Path], id_files: dict[str, Path],
-           overwrite: bool, catalogue: Catalogue | None = None, origin: dict | None = None) -> Summary:
+           overwrite: bool, catalogue: Catalogue | None = None, origin: dict | None = None,
+           words: Path | None = None) -> Summary:
     """Write the dataset folder; a raw ``catalogue`` brings its items, and its manifest says what it was made from."""
     tables, ids, name = join_features(source, feature_files), join_ids(source, id_files), target.name
     shapes = {modality: table.matrix.shape for modality, table in tables.items()}
+    if words:
+        source.columns[COLUMN] = read_words(Path(words), source)
     with new_folder(target, overwrite) as folder:
         _write_interactions(folder / f"{name}.inter", source)
         if catalogue is None:

@@ -2,14 +2,14 @@
 import logging
 
 import torch
+from torch import nn
 
 from recbole_macrec.generation.layers import FeedForward
-from recbole_macrec.generation.transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
 
-def compile_layers(network: Transformer, precision: torch.dtype | None = None) -> bool:
+def compile_layers(network: nn.Module, precision: torch.dtype | None = None) -> bool:
     """Compile the feed-forward layers, half of the network's arithmetic; meant for GPUs, slower than cpu.py on CPU.
 
     They are tried out at once, forward and backward, under autocast to ``precision`` if there is one. Where

@@ -166,7 +166,7 @@ def padding_bias(keep: torch.Tensor) -> torch.Tensor:
 
 class SelfAttention(Attention):
     def forward(
-        self, x: torch.Tensor, groups: list[tuple[int, int]], bias: torch.Tensor, keep: torch.Tensor | None = None
+        self, x: torch.Tensor, groups: list[tuple[int, int]], bias: torch.Tensor | None, keep: torch.Tensor | None = None
     ) -> torch.Tensor:
         """x [M, D] of users laid out as ``groups`` (users, positions each)."""
         x_norm = self.norm(x)

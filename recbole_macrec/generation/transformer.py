@@ -43,17 +43,18 @@ class Transformer(nn.Module):
 
     Args:
         vocabulary_size: V.
-        settings: the sizes.
+        settings: the sizes; without encoder layers it is a decoder alone, of memories that are made elsewhere.
     """
 
     def __init__(self, vocabulary_size: int, settings: TransformerSettings = TransformerSettings()):
         super().__init__()
         self.settings = s = settings
         self.table = nn.Embedding(vocabulary_size, s.d_model)
-        self.encoder_bias, self.decoder_bias = RelativeBias(s, bidirectional=True), RelativeBias(s, bidirectional=False)
+        if s.encoder_layers:
+            self.encoder_bias, self.encoder_norm = RelativeBias(s, bidirectional=True), RMSNorm(s.d_model)
+        self.decoder_bias, self.decoder_norm = RelativeBias(s, bidirectional=False), RMSNorm(s.d_model)
         self.encoder = nn.ModuleList(EncoderLayer(s) for _ in range(s.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(s) for _ in range(s.decoder_layers))
-        self.encoder_norm, self.decoder_norm = RMSNorm(s.d_model), RMSNorm(s.d_model)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return dropout(self.table(tokens), self.settings.dropout, self.training)

@@ -35,6 +35,22 @@ class Task(NamedTuple):
     target: str
 
 
+EXCLUDED = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, filled up with 0
+
+
+class Histories(NamedTuple):
+    """What is known of B users."""
+
+    items: torch.Tensor  # int64 [B, T]
+    length: torch.Tensor  # int64 [B], how many of the items count, from the first; at least 1
+    users: torch.Tensor | None = None  # int64 [B], where the model reads them
+
+    def rows(self, rows: torch.Tensor) -> "Histories":
+        """Some of the users, cut to the longest of them."""
+        items, length, *more = (None if part is None else part[rows] for part in self)
+        return Histories(items[:, : int(length.max())], length, *more)
+
+
 class GenerativeRecommender(SequentialRecommender):
     """Base of the models; a subclass says which tasks it trains on.
 
@@ -44,6 +60,7 @@ class GenerativeRecommender(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    reads_users = False  # does it rank for the users of the training alone?
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -61,18 +78,7 @@ class GenerativeRecommender(SequentialRecommender):
         kinds = ["sequence", "item"] if self.item_tasks or self.lambda_implicit else ["sequence"]
         prompts = [f"{kind}:{m}" for kind in kinds for m in self.modalities] if prompt_length else []
         self.vocabulary = Vocabulary(ids.sizes, prompts, prompt_length)
-        self.network = Transformer(
-            len(self.vocabulary),
-            TransformerSettings(
-                d_model=config["d_model"],
-                d_ff=config["d_ff"],
-                num_heads=config["num_heads"],
-                d_kv=config["d_kv"],
-                encoder_layers=config["encoder_layers"],
-                decoder_layers=config["decoder_layers"],
-                dropout=config["dropout_prob"],
-            ),
-        )
+        self.network = self.network_of(config)
         # a further group of lengths costs Python about 7e7 multiplications' time on CPU, and far more of a GPU's
         parameters = sum(p.numel() for p in self.network.parameters())
         self.group_overhead = round(7e7 / parameters) if self.device.type == "cpu" else 8192
@@ -97,6 +103,15 @@ class GenerativeRecommender(SequentialRecommender):
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         """The sequence tasks and the item tasks of this model."""
         raise NotImplementedError
+
+    @classmethod
+    def settings_of_split(cls, split: dict) -> dict:
+        """What RecBole has to be told for evaluation data that are parted as ``eval_args`` says in ``split``."""
+        return {}
+
+    def network_of(self, config) -> Transformer:
+        """The network that reads tokens and writes IDs."""
+        return Transformer(len(self.vocabulary), sizes(config))
 
     def _check(self, config) -> None:
         for name in ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams"):
@@ -142,20 +157,32 @@ class GenerativeRecommender(SequentialRecommender):
         The loss is the mean over all samples of all tasks of the mean cross-entropy over levels, plus
         ``lambda_implicit`` times the implicit alignment.
         """
-        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         target = interaction[self.POS_ITEM_ID]
+        histories = self.histories(interaction, target)
         items = self._alignment_items(target)
         samples = len(target) * len(self.sequence_tasks) + len(items) * len(self.item_tasks)
         parts = [partial(self._item_loss, items, samples)] if len(items) else []
-        for rows in reversed(self._parts(length)):
-            parts.append(partial(self._sequence_loss, history[rows], length[rows], target[rows], samples))
+        for rows in reversed(self._parts(histories)):
+            parts.append(partial(self._sequence_loss, histories.rows(rows), target[rows], samples))
         return parts
 
-    def _parts(self, length: torch.Tensor, users: int | None = None) -> list[torch.Tensor]:
+    def histories(self, interaction, target: torch.Tensor | None = None) -> Histories:
+        """What the encoder reads of the users of ``interaction``, who are to be led to ``target`` [B] in training."""
+        return Histories(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+
+    def excluded(self, interaction) -> torch.Tensor | None:
+        """Items [B, S] that the users of ``interaction`` must not get, filled up with 0."""
+        return interaction[EXCLUDED] if EXCLUDED in interaction else None
+
+    def _parts(self, histories: Histories, users: int | None = None) -> list[torch.Tensor]:
         """Rows of the parts of a batch, of at most ``users``, that go through the network together, shorter first."""
+        positions = self._positions(histories.length.cpu())
+        return [rows.to(histories.length.device) for rows in passes(positions, self.pass_tokens, users)]
+
+    def _positions(self, length: torch.Tensor) -> torch.Tensor:
+        """Positions [B] that the encoder reads of histories of ``length`` [B]."""
         per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())
-        tokens = length.cpu() * per_item + len(self._prompt("sequence", self.modalities[0]))
-        return [rows.to(length.device) for rows in passes(tokens, self.pass_tokens, users)]
+        return length * per_item + len(self._prompt("sequence", self.modalities[0]))
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
         """Some of the batch's target items, each once; [N]."""
@@ -167,12 +194,10 @@ class GenerativeRecommender(SequentialRecommender):
             items = items[torch.randperm(len(items)).to(items.device)[:count]]
         return items
 
-    def _sequence_loss(
-        self, history: torch.Tensor, length: torch.Tensor, target: torch.Tensor, samples: int
-    ) -> torch.Tensor:
+    def _sequence_loss(self, histories: Histories, target: torch.Tensor, samples: int) -> torch.Tensor:
         """Sum over sequence tasks and samples of the cross-entropy, over ``samples``."""
         loss = sum(
-            self._targets_loss(self.encode_history(sources, history, length), targets, target.repeat_interleave(len(sources)))
+            self._targets_loss(self.encode_history(sources, histories), targets, target.repeat_interleave(len(sources)))
             for sources, targets in self._passes(self.sequence_tasks)
         )
         return loss / samples
@@ -228,9 +253,9 @@ class GenerativeRecommender(SequentialRecommender):
         lengths = (len(prompt) + length * len(offsets)).repeat_interleave(len(modalities))
         return self.network.encode(pack(torch.stack(rows, dim=1).flatten(0, 1), lengths, self.group_overhead))
 
-    def encode_history(self, modalities: list[str], history: torch.Tensor, length: torch.Tensor) -> Memory:
-        """Encode histories [B, T] of ``length`` [B] items, cut to the longest of them, in each modality."""
-        return self._encode("sequence", modalities, history[:, : int(length.max())], length)
+    def encode_history(self, modalities: list[str], histories: Histories) -> Memory:
+        """Encode the histories of B users in each modality."""
+        return self._encode("sequence", modalities, histories.items, histories.length)
 
     def encode_items(self, modalities: list[str], items: torch.Tensor) -> Memory:
         """Encode single items [N] in each modality."""
@@ -249,15 +274,15 @@ class GenerativeRecommender(SequentialRecommender):
             modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``. With ``decode: beam`` a ranking
             holds what the beams found, with ``decode: exact`` every item.
         """
-        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        eligible = eligible or Eligible(dict(self.tries.items()), self.beams)
-        parts = self._parts(length, self._users_at_once(eligible.beams))
+        histories = self.histories(interaction)
+        eligible = eligible or Eligible(dict(self.tries.items()), self.beams, self.excluded(interaction))
+        parts = self._parts(histories, self._users_at_once(eligible.beams))
         back = torch.argsort(torch.cat(parts))
         rank = self._rank_by_beams if self.decode == "beam" else self._rank_exactly
 
         def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
-            memories = {m: self.encode_history([m], history[rows], length[rows]) for m in self.modalities}
-            return rank(memories, eligible.rows(rows))
+            part = histories.rows(rows)
+            return rank({m: self.encode_history([m], part) for m in self.modalities}, eligible.rows(rows))
 
         ranked = list(in_lanes(rank_part, parts[::-1], self.device))[::-1]  # the longest first
         return {
@@ -305,12 +330,13 @@ class GenerativeRecommender(SequentialRecommender):
 
     def predict(self, interaction) -> torch.Tensor:
         """Exact score of one item per sample: its log-probability over its length, mean over modalities; [B]."""
-        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        item, parts = interaction[self.ITEM_ID], self._parts(length)
+        histories = self.histories(interaction)
+        item, parts = interaction[self.ITEM_ID], self._parts(histories)
         scores = torch.zeros(len(item), device=item.device)
         for rows in parts:
+            part = histories.rows(rows)
             for m in self.modalities:
-                memory = self.encode_history([m], history[rows], length[rows])
+                memory = self.encode_history([m], part)
                 scores[rows] += self._exact_scores(m, memory, item[rows].unsqueeze(1))[:, 0]
         return scores / len(self.modalities)
 
@@ -333,6 +359,19 @@ class GenerativeRecommender(SequentialRecommender):
         from recbole_macrec.recommend import Recommender
 
         Recommender(self).save_pretrained(folder, overwrite)
+
+
+def sizes(config) -> TransformerSettings:
+    """The sizes of the network that ``config`` asks for."""
+    return TransformerSettings(
+        d_model=config["d_model"],
+        d_ff=config["d_ff"],
+        num_heads=config["num_heads"],
+        d_kv=config["d_kv"],
+        encoder_layers=config["encoder_layers"],
+        decoder_layers=config["decoder_layers"],
+        dropout=config["dropout_prob"],
+    )
 
 
 def by_length(modalities: list[str], sizes: dict) -> list[list[str]]:

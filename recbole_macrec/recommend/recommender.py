@@ -48,6 +48,9 @@ class Recommender:
         if not isinstance(model, GenerativeRecommender):
             raise UserError(f"{type(model).__name__} has no semantic IDs to recommend by; use a model of recbole_macrec, or "
                             "RecBole's full_sort_topk.")
+        if model.reads_users:
+            raise UserError(f"{type(model).__name__} reads users besides their histories, and knows those of its training alone; "
+                            "use RecBole's full_sort_topk.")
         self._use(model)
         self._quantizer = quantizer
         if titles is not None:

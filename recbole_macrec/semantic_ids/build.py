@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.bundle import bundle_name, locked, read_bundle, write_bundle
+from recbole_macrec.semantic_ids.bundle import bundle_name, item_counts, locked, read_bundle, write_bundle
 from recbole_macrec.semantic_ids.codes import SemanticIDs
-from recbole_macrec.semantic_ids.learn import learn
 from recbole_macrec.semantic_ids.published import read_published
+from recbole_macrec.semantic_ids.represent import represent_and_learn
 from recbole_macrec.semantic_ids.resolve import resolve
 from recbole_macrec.semantic_ids.rows import FeatureRows, Features, blocks
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -19,13 +20,15 @@ logger = logging.getLogger(__name__)
 
 
 def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
-                       folder: Path, device: str = "cpu", show_progress: bool = True) -> SemanticIDs:
+                       folder: Path, device: str = "cpu", show_progress: bool = True,
+                       interactions: csr_matrix | None = None) -> SemanticIDs:
     """Semantic IDs of all items: from the bundle in ``folder`` when there is one, else learnt and written there.
 
     Args:
         features: modality -> [N, F_m], row i belongs to ``item_tokens[i]``; no padding row. Rows of a memory map stay
             there where they would not fit into memory.
         folder: holds one bundle per (features, settings, seed); made when missing.
+        interactions: how often user u took item i in the training part, [U, N]; for graphs and popularity.
 
     Raises:
         UserError: for features that cannot be used (naming modality and items), for options that do not fit them,
@@ -33,13 +36,16 @@ def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str]
     """
     item_tokens = tuple(item_tokens)
     features = _checked_features(features, item_tokens, settings)
-    with locked(Path(folder), bundle_name(features, item_tokens, settings)) as path:
+    if interactions is not None:
+        interactions = _checked_interactions(interactions, len(item_tokens))
+    with locked(Path(folder), bundle_name(features, item_tokens, settings, interactions)) as path:
         if path.exists():
             logger.info("Semantic IDs: %s", path)
             return read_bundle(path)
-        learnt = learn(features, settings, device, show_progress)
+        learnt = represent_and_learn(features, interactions, settings, device, show_progress)
         sizes = (settings.codebook_size,) * settings.codebook_levels
-        resolved = {m: resolve(settings.collision, part.codes, sizes, part.geometry)
+        counts = None if interactions is None else item_counts(interactions)
+        resolved = {m: resolve(settings.collision, part.codes, sizes, part.geometry, counts, settings.semantic_id_seed)
                     for m, part in learnt.modalities.items()}
         statistics = {
             m: code_statistics(part.codes, sizes, resolved[m].codes, features, settings.semantic_id_seed,
@@ -48,14 +54,15 @@ def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str]
         }
         ids = SemanticIDs(item_tokens, {m: r.codes for m, r in resolved.items()},
                           {m: r.sizes for m, r in resolved.items()},
-                          {m: part.codes for m, part in learnt.modalities.items()}, statistics, bundle=path)
+                          {m: part.codes for m, part in learnt.modalities.items()}, statistics, graph=learnt.graph,
+                          bundle=path)
         write_bundle(path, ids, settings, {m: part.weights for m, part in learnt.modalities.items()}, learnt.history)
         logger.info("Semantic IDs written to %s", path)
         return ids
 
 
-def published_semantic_ids(files: dict[str, Path], item_tokens: Sequence[str],
-                           settings: SemanticIDSettings) -> SemanticIDs:
+def published_semantic_ids(files: dict[str, Path], item_tokens: Sequence[str], settings: SemanticIDSettings,
+                           interactions: csr_matrix | None = None) -> SemanticIDs:
     """Semantic IDs that others published, one JSON file per modality (published.py), collisions resolved.
 
     A level has ``codebook_size`` codes, or as many as the file uses when it uses more.
@@ -68,7 +75,9 @@ def published_semantic_ids(files: dict[str, Path], item_tokens: Sequence[str],
     raw = {m: read_published(path, item_tokens) for m, path in files.items()}
     raw_sizes = {m: tuple(max(settings.codebook_size, int(top) + 1) for top in codes.max(0))
                  for m, codes in raw.items()}
-    resolved = {m: resolve(settings.collision, codes, raw_sizes[m]) for m, codes in raw.items()}
+    counts = None if interactions is None else item_counts(interactions)
+    resolved = {m: resolve(settings.collision, codes, raw_sizes[m], None, counts, settings.semantic_id_seed)
+                for m, codes in raw.items()}
     return SemanticIDs(item_tokens, {m: r.codes for m, r in resolved.items()},
                        {m: r.sizes for m, r in resolved.items()}, raw,
                        {m: code_statistics(raw[m], raw_sizes[m], r.codes) for m, r in resolved.items()})
@@ -112,6 +121,17 @@ def _checked_matrix(modality: str, x: Features, item_tokens: tuple[str, ...]) ->
         raise UserError(f"Features of modality '{modality}' are NaN or infinite for {len(bad)} of {len(x)} items, the "
                         f"first of them {[item_tokens[i] for i in bad[:5]]}: mend the feature file.")
     return x
+
+
+def _checked_interactions(interactions: csr_matrix, items: int) -> csr_matrix:
+    """The same matrix in the one form that its values can take."""
+    if interactions.shape[1] != items:
+        raise ValueError(f"interactions are of {interactions.shape[1]} items, item_tokens of {items}")
+    checked = csr_matrix(interactions, copy=True)
+    checked.sum_duplicates()
+    checked.eliminate_zeros()
+    checked.sort_indices()
+    return checked
 
 
 def _check_tokens(item_tokens: tuple[str, ...]) -> None:

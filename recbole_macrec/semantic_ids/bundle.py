@@ -5,6 +5,7 @@
       items.json            item tokens, in row order
       codes.safetensors     codes.<modality> and raw_codes.<modality>, [N, L] int64
       quantizer.safetensors <modality>/<weight>: codebooks, encoder, decoder, feature scale
+  graph.safetensors     users [U, D] and items [N, D], where a graph was learnt
 
 A bundle is written under a temporary name and renamed, so a folder of that name is complete or damaged, never
 unfinished.
@@ -25,26 +26,41 @@ import sklearn
 import torch
 from filelock import FileLock
 from safetensors.numpy import load_file, save_file
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.codes import SemanticIDs
+from recbole_macrec.semantic_ids.codes import GraphRepresentations, SemanticIDs
 from recbole_macrec.semantic_ids.rows import Features, blocks
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 FORMAT = 2  # raise it when the same features and settings would give other IDs, or the files change
 PREFIX = "semantic_ids-"
 MANIFEST, ITEMS, CODES, WEIGHTS = "manifest.json", "items.json", "codes.safetensors", "quantizer.safetensors"
+GRAPH = "graph.safetensors"
 
 
-def bundle_name(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings) -> str:
-    """The folder name: a hash of feature bytes, item tokens, settings (with the seed) and format version."""
+def bundle_name(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
+                interactions: csr_matrix | None = None) -> str:
+    """The folder name: a hash of feature bytes, item tokens, settings (with the seed), format version, and of the training
+    interactions [U, N] or the items' counts of them where the settings make use of these."""
     digest = hashlib.sha256(json.dumps([FORMAT, settings.identity(), list(item_tokens)]).encode())
     for modality, x in features.items():
         digest.update(f"\n{modality} {x.dtype} {x.shape}\n".encode())
         for block in blocks(x):
             digest.update(np.ascontiguousarray(block).data)
+    if interactions is not None and settings.uses_graph:
+        digest.update(f"\ninteractions {interactions.shape}\n".encode())
+        for part in (interactions.indptr, interactions.indices, interactions.data):
+            digest.update(np.ascontiguousarray(part, dtype=np.int64).data)
+    elif interactions is not None and settings.collision == "popularity":
+        digest.update(b"\ncounts\n" + item_counts(interactions).data)
     return PREFIX + digest.hexdigest()[:16]
+
+
+def item_counts(interactions: csr_matrix) -> np.ndarray:
+    """How often each item was taken, int64 [N], from interactions [U, N]."""
+    return np.asarray(interactions.sum(0), dtype=np.int64).reshape(-1)
 
 
 @contextmanager
@@ -67,6 +83,9 @@ def write_bundle(path: Path, ids: SemanticIDs, settings: SemanticIDSettings, wei
     save_file({name: np.ascontiguousarray(a, dtype=np.int64) for name, a in arrays.items()}, unfinished / CODES)
     save_file({f"{m}/{name}": np.ascontiguousarray(w.numpy()) for m, part in weights.items()
                for name, w in part.items()}, unfinished / WEIGHTS)
+    if ids.graph is not None:
+        save_file(ids.graph._asdict(), unfinished / GRAPH)
+    files = [name for name in (ITEMS, CODES, WEIGHTS, GRAPH) if (unfinished / name).exists()]
     manifest = {
         "format": FORMAT,
         "fingerprint": ids.fingerprint(),
@@ -74,7 +93,7 @@ def write_bundle(path: Path, ids: SemanticIDs, settings: SemanticIDSettings, wei
         "sizes": {m: list(sizes) for m, sizes in ids.sizes.items()},
         "settings": settings.identity(),
         "versions": library_versions(),
-        "sha256": {name: _sha256(unfinished / name) for name in (ITEMS, CODES, WEIGHTS)},
+        "sha256": {name: _sha256(unfinished / name) for name in files},
         "statistics": ids.statistics,
         "history": history,
     }
@@ -100,6 +119,7 @@ def read_bundle(path: Path) -> SemanticIDs:
             sizes={m: tuple(manifest["sizes"][m]) for m in manifest["modalities"]},
             raw_codes={m: arrays[f"raw_codes.{m}"] for m in manifest["modalities"]},
             statistics=manifest["statistics"],
+            graph=GraphRepresentations(**load_file(path / GRAPH)) if GRAPH in manifest["sha256"] else None,
             bundle=path,
         )
         if ids.fingerprint() != manifest["fingerprint"]:

@@ -3,8 +3,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+
+class GraphRepresentations(NamedTuple):
+    """What the graph of the training interactions tells about U users and N items; float32."""
+
+    users: np.ndarray  # [U, D]
+    items: np.ndarray  # [N, D]
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class SemanticIDs:
         statistics: modality -> plain numbers (collision_rate, usage, perplexity, ...).
         newcomers: how many items, the last ones, came after training.
         bundle: the folder with the quantizer that learnt the IDs; None for IDs from elsewhere.
+        graph: representations of users and items, where the settings ask for them; users as in the interactions given.
     """
 
     item_tokens: tuple[str, ...]
@@ -29,6 +38,7 @@ class SemanticIDs:
     statistics: dict[str, dict] = field(default_factory=dict)
     newcomers: int = 0
     bundle: Path | None = None
+    graph: GraphRepresentations | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.cross_modal import CrossModalRQVAE
 from recbole_macrec.semantic_ids.health import code_health, warn_once
+from recbole_macrec.semantic_ids.hierarchical_kmeans import hierarchical_kmeans
 from recbole_macrec.semantic_ids.learnt import Learnt, LearntModality
 from recbole_macrec.semantic_ids.pseudo_labels import pseudo_labels
-from recbole_macrec.semantic_ids.resolve import Geometry
+from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.rows import Features, Scale, scaled
 from recbole_macrec.semantic_ids.rq_kmeans import rq_kmeans
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -33,6 +34,8 @@ def learn(features: dict[str, Features], settings: SemanticIDSettings, device: s
     """
     if settings.quantizer == "rq_kmeans":
         return rq_kmeans(features, settings)
+    if settings.quantizer == "hierarchical_kmeans":
+        return hierarchical_kmeans(features, settings)
     if settings.quantizer == "cross_modal_rqvae":
         return Training(features, settings, device).run(show_progress)
     parts = {}
@@ -112,12 +115,16 @@ class Training:
         return means
 
     def _warmup_losses(self, rows: Tensor) -> dict[str, Tensor]:
-        recon = torch.stack([tower.autoencode(x[rows]) for tower, x in zip(self.model.towers, self.x)]).sum()
+        recon = torch.stack([tower.autoencode(x) for tower, x in zip(self.model.towers, self.batch(rows))]).sum()
         return {"total": recon, "recon": recon}
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
         labels = [one[rows] for one in self.labels] if self.labels else None
-        return self.model([x[rows] for x in self.x], labels)._asdict()
+        return self.model(self.batch(rows), labels)._asdict()
+
+    def batch(self, rows: Tensor) -> list[Tensor]:
+        """What is quantized of some items: per modality [B, F_m]."""
+        return [x[rows] for x in self.x]
 
     @torch.no_grad()
     def _end_epoch(self, last: bool) -> dict[str, dict]:

@@ -6,50 +6,29 @@ class and its entry.
 Axes: N items, L levels, K_l codes of level l, D code width.
 """
 from collections import Counter, defaultdict
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.collisions import (
+    Geometry,
+    Known,
+    Resolution,
+    Resolved,
+    quantization_error,
+    rank_in_group,
+    residual,
+)
+from recbole_macrec.semantic_ids.last_token import ExtraToken, Popularity, RandomToken
+from recbole_macrec.semantic_ids.sinkhorn import uniform_assignment
 from recbole_macrec.semantic_ids.statistics import collision_rate
-
-
-class Geometry(NamedTuple):
-    """Where items and codewords lie; published IDs have none."""
-
-    z: np.ndarray  # [N, D] what was quantized
-    codebooks: np.ndarray  # [L, K, D]
-
-    def squares(self) -> np.ndarray:
-        """Squared length [L, K] of every codeword."""
-        return np.square(self.codebooks).sum(2)
-
-
-class Resolved(NamedTuple):
-    codes: np.ndarray  # [N, L'] int64
-    sizes: tuple[int, ...]  # L' codebook sizes
-
-
-class Resolution(Protocol):
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None) -> Resolved: ...
 
 
 class Keep:
     """Leave collisions as they are."""
 
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None) -> Resolved:
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], known: Known) -> Resolved:
         return Resolved(codes.copy(), tuple(sizes))
-
-
-class ExtraToken:
-    """One more level with an item's rank among those of its ID, in item order (Rajput et al., NeurIPS 2023).
-
-    Example: (5, 7), (1, 1), (5, 7) become (5, 7, 0), (1, 1, 0), (5, 7, 1), and the new level has size 2.
-    """
-
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None) -> Resolved:
-        rank = rank_in_group(codes, np.zeros(len(codes)))  # [N]
-        return Resolved(np.column_stack([codes, rank]), (*sizes, int(rank.max()) + 1))
 
 
 class Reassign:
@@ -63,7 +42,8 @@ class Reassign:
         UserError: when there are more items than IDs.
     """
 
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None) -> Resolved:
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], known: Known) -> Resolved:
+        geometry = known.geometry
         if ids_below(sizes) < len(codes):
             raise UserError(f"{len(codes)} items cannot have different IDs of sizes {list(sizes)}: raise "
                             "codebook_size or codebook_levels, or set collision to extra_token.")
@@ -143,12 +123,53 @@ class TakenIDs:
         return sum(code * span for code, span in zip(prefix, self.span[1:]))
 
 
-RESOLUTIONS: dict[str, type[Resolution]] = {"reassign": Reassign, "extra_token": ExtraToken, "keep": Keep}
+class Sinkhorn:
+    """Uniform assignment at the last level, then :class:`Reassign` for items that found no room there.
+
+    The items that collide under one prefix of L-1 codes are spread evenly over the codewords that are free below it:
+    the transport plan of least cost (sinkhorn.py), in which every item goes to the codeword that takes most of it.
+
+    Raises:
+        UserError: without the codewords (published IDs), and when there are more items than IDs.
+    """
+
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], known: Known) -> Resolved:
+        geometry = known.geometry
+        if geometry is None:
+            raise UserError("collision = sinkhorn needs the codewords, which published IDs and hierarchical k-means lack: set "
+                            "collision to reassign, extra_token or popularity.")
+        codes, last = codes.copy(), len(sizes) - 1
+        _, which, sharing = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+        collides = sharing[which.reshape(-1)] > 1  # [N]
+        rest = residual(codes[:, :last], geometry)  # [N, D]
+        error = np.square(rest - geometry.codebooks[last][codes[:, last]]).sum(1)
+        prefix = np.unique(codes[:, :last], axis=0, return_inverse=True)[1].reshape(-1)
+        order = np.argsort(prefix, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(prefix[order])) + 1):  # items of one prefix
+            items, others = group[collides[group]], group[~collides[group]]
+            if not len(items):
+                continue
+            free = np.setdiff1d(np.arange(sizes[last]), codes[others, last])
+            items = items[np.argsort(error[items], kind="stable")][: len(free)]
+            cost = np.square(rest[items, None] - geometry.codebooks[last][free]).sum(2)
+            codes[items, last] = free[uniform_assignment(cost)]
+        return Reassign().resolve(codes, sizes, known)
 
 
-def resolve(strategy: str, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None = None) -> Resolved:
-    """Apply the strategy named by the option ``collision``; all but ``keep`` end with one ID per item."""
-    resolved = RESOLUTIONS[strategy]().resolve(codes, sizes, geometry)
+RESOLUTIONS: dict[str, type[Resolution]] = {
+    "reassign": Reassign, "extra_token": ExtraToken, "popularity": Popularity, "random": RandomToken, "sinkhorn": Sinkhorn,
+    "keep": Keep,
+}
+
+
+def resolve(strategy: str, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None = None,
+            counts: np.ndarray | None = None, seed: int = 0) -> Resolved:
+    """Apply the strategy named by the option ``collision``; all but ``keep`` end with one ID per item.
+
+    Args:
+        counts: training interactions [N] of each item, for ``popularity``. seed: of ``random``.
+    """
+    resolved = RESOLUTIONS[strategy]().resolve(codes, sizes, Known(geometry, counts, seed))
     if strategy != "keep" and collision_rate(resolved.codes) > 0:
         raise AssertionError(f"collision strategy {strategy} left items with equal IDs")
     return resolved
@@ -160,22 +181,3 @@ def ids_below(sizes: tuple[int, ...]) -> int:
     for size in sizes:
         count *= size
     return count
-
-
-def rank_in_group(codes: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Rank [N] of every item among the items of its code, by ``key`` [N] and then by item order; 0 first."""
-    group = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)  # [N]
-    order = np.lexsort((key, group))  # stable: equal keys stay in item order
-    in_order = group[order]
-    start = np.maximum.accumulate(np.where(np.r_[True, in_order[1:] != in_order[:-1]], np.arange(len(order)), 0))
-    rank = np.empty(len(codes), dtype=np.int64)
-    rank[order] = np.arange(len(order)) - start
-    return rank
-
-
-def quantization_error(codes: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Squared distance [N] of every item to the sum of its codewords."""
-    rest = geometry.z.copy()  # [N, D]
-    for level, codebook in enumerate(geometry.codebooks):
-        rest -= codebook[codes[:, level]]
-    return np.square(rest).sum(1)

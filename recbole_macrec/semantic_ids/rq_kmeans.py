@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 
 from recbole_macrec.semantic_ids.learnt import Learnt, LearntModality
 from recbole_macrec.semantic_ids.quantizer import ResidualQuantizer
-from recbole_macrec.semantic_ids.resolve import Geometry
+from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.rows import Features, Scale, blocks, sample
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 

@@ -8,19 +8,25 @@ from recbole_macrec.semantic_ids.presets import PRESETS
 
 CHOICES = {
     "semantic_ids": ("auto", "learn", "published"),
-    "quantizer": ("cross_modal_rqvae", "rqvae", "rq_kmeans"),
-    "collision": ("reassign", "extra_token", "keep"),
+    "quantizer": ("cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"),
+    "representation": ("modality", "concatenated", "graph"),
+    "collision": ("reassign", "extra_token", "popularity", "random", "sinkhorn", "keep"),
     "residual": ("detached", "straight_through"),
     "con_positives": ("pseudo_label", "self"),
     "codes_epoch": ("last", "lowest_collision"),
+    "graph_training": ("staged", "joint"),
+    "encoder_input": ("graph", "learnt"),
 }
 SMALLEST_INT = {
     "codebook_levels": 1, "codebook_size": 2, "code_dim": 1, "rqvae_projection": 0, "rqvae_epochs": 1,
     "rqvae_batch_size": 2, "rqvae_warmup_epochs": 0, "pseudo_labels": 2, "semantic_id_seed": 0,
+    "graph_epochs": 1, "graph_batch_size": 1, "graph_negatives": 1,
 }
-POSITIVE = ("rqvae_learning_rate", "contrast_temperature")
-NOT_NEGATIVE = ("rqvae_weight_decay", "commitment_weight", "lambda_con", "lambda_align")
-INT_TUPLES = {"rqvae_hidden_sizes": 1, "con_layers": 0}
+POSITIVE = ("rqvae_learning_rate", "contrast_temperature", "graph_learning_rate")
+NOT_NEGATIVE = ("rqvae_weight_decay", "commitment_weight", "lambda_con", "lambda_align", "graph_weight_decay")
+INT_TUPLES = {"rqvae_hidden_sizes": 1, "con_layers": 0, "graph_sizes": 1}
+GRAPH = ("graph_sizes", "graph_dropout", "graph_epochs", "graph_batch_size", "graph_learning_rate", "graph_weight_decay",
+         "graph_negatives", "graph_training")
 FLAGS = ("standardize", "restart_dead_codes")
 
 
@@ -36,6 +42,7 @@ class SemanticIDSettings:
     modalities: tuple[str, ...]
     semantic_ids: str = "auto"  # where IDs come from; acted on by the caller
     quantizer: str = "cross_modal_rqvae"
+    representation: str = "modality"  # what is quantized
     collision: str = "reassign"
     rqvae_preset: str | None = None
     codebook_levels: int = 4  # L
@@ -60,13 +67,22 @@ class SemanticIDSettings:
     codes_epoch: str = "last"  # which epoch's codes are the IDs
     standardize: bool = True
     semantic_id_seed: int = 2020
+    graph_sizes: tuple[int, ...] = (128, 128, 64)  # width of what enters the graph, then of each layer's output
+    graph_dropout: tuple[float, ...] = (0.5, 0.2)  # of each layer's input
+    graph_epochs: int = 60
+    graph_batch_size: int = 3000  # interactions
+    graph_learning_rate: float = 1e-3
+    graph_weight_decay: float = 1e-6
+    graph_negatives: int = 5  # drawn for an interaction
+    graph_training: str = "staged"
+    encoder_input: str | None = None  # what the model's encoder reads, where that is no ID (MMGRec)
 
     @classmethod
     def from_config(cls, config: Any, modalities: list[str] | tuple[str, ...]) -> "SemanticIDSettings":
         """Read the options from ``config[name]`` (None when absent); set options beat the preset, that the defaults.
 
-        An absent ``quantizer`` means cross_modal_rqvae for two or more modalities and rqvae for one; an absent
-        ``semantic_id_seed`` means ``config["seed"]``.
+        An absent ``quantizer`` means cross_modal_rqvae for two or more modalities of IDs of their own and rqvae for one
+        ID; an absent ``semantic_id_seed`` means ``config["seed"]``.
 
         Raises:
             UserError: for a value of the wrong kind or range, naming the option.
@@ -74,7 +90,8 @@ class SemanticIDSettings:
         modalities = tuple(modalities)
         if not modalities or len(set(modalities)) != len(modalities):
             raise UserError(f"modalities = {list(modalities)}: expected at least one name, each once.")
-        values: dict[str, Any] = {"quantizer": "cross_modal_rqvae" if len(modalities) > 1 else "rqvae"}
+        several = len(modalities) > 1 and config["representation"] in (None, "modality")
+        values: dict[str, Any] = {"quantizer": "cross_modal_rqvae" if several else "rqvae"}
         if config["seed"] is not None:
             values["semantic_id_seed"] = config["seed"]
         values |= _preset(config["rqvae_preset"])
@@ -82,7 +99,18 @@ class SemanticIDSettings:
         values |= {name: config[name] for name in names if config[name] is not None}
         settings = cls(modalities, **{name: _checked(name, value) for name, value in values.items()})
         settings._check_con_layers()
+        settings._check_representation()
         return settings
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Names of the IDs that an item gets: one for each modality, or one alone."""
+        return self.modalities if self.representation == "modality" else (self.representation,)
+
+    @property
+    def uses_graph(self) -> bool:
+        """Whether representations of users and items are learnt on the graph of the training interactions."""
+        return self.representation == "graph" or self.encoder_input == "graph"
 
     @property
     def uses_pseudo_labels(self) -> bool:
@@ -92,7 +120,27 @@ class SemanticIDSettings:
     def identity(self) -> dict[str, Any]:
         """What the IDs depend on, as plain JSON values: all but where they come from and the preset's name."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {name: value for name, value in values.items() if name not in ("semantic_ids", "rqvae_preset")}
+        without = {"semantic_ids", "rqvae_preset", "encoder_input"}
+        without |= set() if self.uses_graph else set(GRAPH)
+        without |= {"representation"} if self.representation == "modality" else set()
+        return {name: value for name, value in values.items() if name not in without}
+
+    def _check_representation(self) -> None:
+        if self.quantizer == "cross_modal_rqvae" and self.representation != "modality":
+            raise UserError(f"quantizer = cross_modal_rqvae learns an ID of each modality, but representation = "
+                            f"{self.representation} gives one ID: set quantizer to rqvae, rq_kmeans or hierarchical_kmeans.")
+        if self.uses_graph and len(self.graph_dropout) != len(self.graph_sizes) - 1:
+            raise UserError(f"graph_dropout = {list(self.graph_dropout)}: expected a number for each of the "
+                            f"{len(self.graph_sizes) - 1} layers that graph_sizes = {list(self.graph_sizes)} names.")
+        if self.uses_graph and (len(self.graph_sizes) < 2 or self.graph_sizes[0] % 2):
+            raise UserError(f"graph_sizes = {list(self.graph_sizes)}: expected an even input width and a width of each layer.")
+        if self.trains_jointly and self.quantizer != "rqvae":
+            raise UserError(f"graph_training = joint trains an RQ-VAE, but quantizer = {self.quantizer}: set quantizer to rqvae, "
+                            "or graph_training to staged.")
+
+    @property
+    def trains_jointly(self) -> bool:
+        return self.representation == "graph" and self.graph_training == "joint"
 
     @classmethod
     def from_identity(cls, identity: dict[str, Any]) -> "SemanticIDSettings":
@@ -129,6 +177,11 @@ def _checked(name: str, value: Any) -> Any:
         if isinstance(value, (list, tuple)) and all(_is_int(v, INT_TUPLES[name]) for v in value):
             return tuple(value)
         expected = f"a list of whole numbers, each at least {INT_TUPLES[name]}"
+    elif name == "graph_dropout":
+        shares = [_number(v) for v in value] if isinstance(value, (list, tuple)) else [None]
+        if all(share is not None and 0 <= share < 1 for share in shares):
+            return tuple(shares)
+        expected = "a list of numbers from 0 to below 1"
     elif name in POSITIVE + NOT_NEGATIVE:
         number = _number(value)
         if number is not None and (number > 0 or (number == 0 and name in NOT_NEGATIVE)):

@@ -7,8 +7,9 @@ from pathlib import Path
 from time import time
 
 import torch
+from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
-from recbole.utils import get_gpu_usage, set_color
+from recbole.utils import ModelType, get_gpu_usage, set_color
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.generation.compiled import compile_layers
 from recbole_macrec.hardware import bf16_pays, keep_freed_memory
 from recbole_macrec.lanes import drawing_from, in_lanes
+from recbole_macrec.model.base import EXCLUDED
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
 from recbole_macrec.trainer.detail import RankingDetail
 
@@ -42,7 +44,7 @@ class GenerativeTrainer(Trainer):
         if self.autocast is None:
             raise UserError(f"precision is {config['precision']!r}; expected auto, fp32 or bf16.")
         if config["compile"]:
-            compile_layers(model.network, torch.bfloat16 if self.autocast else None)
+            compile_layers(model, torch.bfloat16 if self.autocast else None)
         self.distributed = not config["single_spec"]
         self.step, self.steps = 0, 0  # optimizer steps taken and planned
         self.epoch_seconds: list[float] = []
@@ -52,6 +54,14 @@ class GenerativeTrainer(Trainer):
         self._train_data = None
 
     # -- training ----------------------------------------------------------------------------------------------------
+
+    def _build_optimizer(self, **kwargs):
+        """As in RecBole, whose SGD knows no ``momentum``."""
+        optimizer = super()._build_optimizer(**kwargs)
+        if isinstance(optimizer, torch.optim.SGD) and self.config["momentum"]:
+            for group in optimizer.param_groups:
+                group["momentum"] = self.config["momentum"]
+        return optimizer
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """As in RecBole; ``resume`` in the config names a checkpoint to go on from."""
@@ -172,8 +182,11 @@ class GenerativeTrainer(Trainer):
         return result
 
     def _full_sort_batch_eval(self, batched_data):
+        interaction, masked, *_ = batched_data
+        if masked is not None:
+            interaction.update(Interaction({EXCLUDED: padded_rows(*masked, len(interaction))}))
         interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval(batched_data)
-        if len(positive_u) == len(scores):  # one target a user
+        if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and len(positive_u) == len(scores):  # one target a user
             self._detail.update(self.model, positive_i.to(self.device))
         return interaction, scores, positive_u, positive_i
 
@@ -217,6 +230,15 @@ class GenerativeTrainer(Trainer):
         self.saved_model_file = state["best_file"] if Path(state["best_file"]).is_file() else str(resume_file)
         self._resumed = state
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+
+def padded_rows(rows: torch.Tensor, values: torch.Tensor, count: int) -> torch.Tensor:
+    """The ``values`` [E] of each of ``count`` rows, which ``rows`` [E] names in rising order; [count, most of a row], 0 behind."""
+    lengths = torch.bincount(rows, minlength=count)
+    first = lengths.cumsum(0) - lengths
+    padded = torch.zeros(count, max(1, int(lengths.max())), dtype=torch.long)
+    padded[rows, torch.arange(len(rows)) - first[rows]] = values
+    return padded
 
 
 def load_weights(model: torch.nn.Module, state: dict, file: str | Path) -> None:

@@ -34,7 +34,7 @@ def brute_force_difference(model, users, ranking, at_once: int = 512) -> float:
     """Largest difference to every ID teacher-forced on its own."""
     modality = model.modalities[0]
     codes = getattr(model, f"codes_{modality}")
-    memory = model.encode_history([modality], users[model.ITEM_SEQ], users[model.ITEM_SEQ_LEN])
+    memory = model.encode_history([modality], model.histories(users))
     worst = 0.0
     for begin in range(1, model.n_items, at_once):
         part = torch.arange(begin, min(begin + at_once, model.n_items), device=codes.device)

@@ -1,24 +1,44 @@
-"""Synthetic catalogues of growing size: trie, decoding, collision resolution, memory."""
+"""Synthetic catalogues of growing size: trie, decoding, collision resolution, memory, and the cost of scoring every item."""
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
 import torch
 
 from recbole_macrec.benchmark.speed.measure import median_seconds
+from recbole_macrec.benchmark.speed.plot import crossing, plot_costs
+from recbole_macrec.generation.layers import TransformerSettings
 from recbole_macrec.generation.packing import pack
 from recbole_macrec.generation.search import beam_search
+from recbole_macrec.generation.set_encoder import SetEncoder
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.semantic_ids.resolve import Geometry, resolve
 
 SIZES, WIDTH, BEAMS, HISTORY = (256,) * 4, 32, 20, 5
+MMGREC = TransformerSettings(d_model=64, d_ff=256, num_heads=4, d_kv=16, encoder_layers=2, decoder_layers=2)
+READ = 32  # items of a user that MMGRec reads
+SCORES_AT_ONCE = 2**25  # 128 MB
+COSTS = {
+    "decode_ms_per_user": "generation, 4 + 4 layers of width 128",
+    "mmgrec_ms_per_user": "generation, MMGRec (2 + 2 layers of width 64)",
+    "factorisation_ms_per_user": "matrix factorisation, 64 factors",
+}
 
 
 def scale(args) -> dict:
-    """One row per catalogue size; the codes, their geometry and the network are random."""
-    return {"rows": [measure(items, args) for items in args.items]}
+    """One row per catalogue size; the codes, their geometry, the networks and the factors are random.
+
+    Besides the rows: the number of items from which generation is cheaper than scoring every item by matrix factorisation,
+    where the measured sizes tell it.
+    """
+    rows = [measure(items, args) for items in args.items]
+    if args.plot:
+        plot_costs(rows, COSTS, args.plot)
+    *generation, factorisation = COSTS
+    return {"rows": rows, "cheaper_from_items": {name: crossing(rows, name, factorisation) for name in generation}}
 
 
 @torch.no_grad()
@@ -47,9 +67,41 @@ def measure(items: int, args) -> dict:
         "trie_seconds": round(trie_seconds, 3),
         "trie_bytes_per_item": round(sum(b.numel() * b.element_size() for b in trie.buffers()) / items, 1),
         "decode_ms_per_user": round(1000 * median_seconds(decode, args.repeats) / len(tokens), 3),
+        "mmgrec_ms_per_user": round(1000 * mmgrec_seconds(trie, items, args), 3),
+        "factorisation_ms_per_user": round(1000 * factorisation_seconds(items, args), 3),
         "resolve_seconds": round(resolve_seconds, 3),
         "peak_rss_mb": round(peak_memory() / 2**20),
     }
+
+
+@torch.no_grad()
+def mmgrec_seconds(trie: Trie, items: int, args) -> float:
+    """Seconds a user takes MMGRec: reading ``READ`` of ``items`` items, and beam search."""
+    torch.manual_seed(0)
+    vocabulary = Vocabulary({"graph": SIZES})
+    network = Transformer(len(vocabulary), replace(MMGREC, encoder_layers=0)).eval()
+    reader = SetEncoder(MMGREC, MMGREC.d_model, "relation_aware").eval()
+    users = args.scale_users
+    source = pack(torch.zeros(users, READ, dtype=torch.long), torch.full((users,), READ))
+    vectors, tastes = torch.randn(users * READ, MMGREC.d_model), torch.randn(users, MMGREC.d_model)
+
+    def decode():
+        return beam_search(network, vocabulary, "graph", trie, reader(source, vectors, tastes), BEAMS)
+
+    return median_seconds(decode, args.repeats) / users
+
+
+@torch.no_grad()
+def factorisation_seconds(items: int, args) -> float:
+    """Seconds a user takes a model that scores every item by an inner product, and takes the best ``BEAMS``."""
+    factors = torch.randn(MMGREC.d_model, items, generator=torch.Generator().manual_seed(0))
+    users = torch.randn(args.scale_users, MMGREC.d_model, generator=torch.Generator().manual_seed(1))
+    at_once = max(1, SCORES_AT_ONCE // items)
+
+    def score():
+        return [(part @ factors).topk(BEAMS) for part in users.split(at_once)]
+
+    return median_seconds(score, args.repeats) / len(users)
 
 
 def synthetic_codes(items: int) -> tuple[np.ndarray, Geometry]:

@@ -1,0 +1,135 @@
+"""An encoder that reads a user's items as a set: vectors instead of tokens, and attention seen through the user's eyes.
+
+Legend: B users, n users of a group, S items of the longest user, M rows (the items of all users), H heads, E width of a
+head, D model width, R width of a representation.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_macrec.generation.dropout import dropout
+from recbole_macrec.generation.layers import FeedForward, RelativeBias, RMSNorm, TransformerSettings, padding_bias, split_heads
+from recbole_macrec.generation.memory import Memory
+from recbole_macrec.generation.packing import Source
+from recbole_macrec.generation.transformer import EncoderLayer
+
+ATTENTIONS = ("relation_aware", "positions", "none")
+
+
+class UserScale(nn.Module):
+    """A number for each user from the user's representation: an MLP R -> R/2 -> 1."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(width, max(1, width // 2)), nn.Linear(max(1, width // 2), 1)
+
+    def forward(self, users: torch.Tensor) -> torch.Tensor:
+        """users [B, R] to [B]."""
+        return self.out(F.leaky_relu(self.hidden(users))).squeeze(-1)
+
+
+class RelationAwareAttention(nn.Module):
+    """Self-attention among the items of a user (MMGRec, Liu et al., 2024, arXiv 2404.16555).
+
+    With projections of every head h and shared ones P, which the scales a, b, c of user u make the user's own,
+
+        score_h(i, j) = (x_i Q_h (x_j K_h)^T + a_u x_i P_Q (b_u x_j P_K)^T) / sqrt(E)
+        y_h(i) = sum_j softmax_j(score_h(i, j)) (x_j V_h + c_u x_j P_V)
+
+    and the heads' outputs side by side pass the output matrix. Nothing tells the items' order.
+    """
+
+    def __init__(self, s: TransformerSettings, user_width: int):
+        super().__init__()
+        self.heads, self.dropout = s.num_heads, s.dropout
+        inner = s.num_heads * s.d_kv
+        self.norm = RMSNorm(s.d_model)
+        self.query, self.key, self.value = (nn.Linear(s.d_model, inner, bias=False) for _ in range(3))
+        self.user_query, self.user_key, self.user_value = (nn.Linear(s.d_model, s.d_kv, bias=False) for _ in range(3))
+        self.query_scale, self.key_scale, self.value_scale = (UserScale(user_width) for _ in range(3))
+        self.out = nn.Linear(inner, s.d_model, bias=False)
+        for weight in (self.query, self.key, self.value, self.user_query, self.user_key, self.user_value):
+            nn.init.normal_(weight.weight, std=s.d_model**-0.5)
+        nn.init.normal_(self.out.weight, std=inner**-0.5)
+
+    def forward(
+        self, x: torch.Tensor, groups: list[tuple[int, int]], users: torch.Tensor, keep: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """One layer, with what went in added.
+
+        Args:
+            x: [M, D].
+            groups: (users, items each) in the order of the rows.
+            users: representations [B, R].
+            keep: bool [M], False at padding.
+
+        Returns:
+            [M, D].
+        """
+        x_norm = self.norm(x)
+        scales = [scale(users) for scale in (self.query_scale, self.key_scale, self.value_scale)]
+        shared = [f(x_norm) for f in (self.user_query, self.user_key, self.user_value)]
+        own = [f(x_norm) for f in (self.query, self.key, self.value)]
+        rows, counts = [n * length for n, length in groups], [n for n, _ in groups]
+        masks = [None] * len(groups) if keep is None else keep.split(rows)
+        split = [part.split(rows) for part in own + shared] + [scale.split(counts) for scale in scales]
+        p, parts = self.dropout if self.training else 0.0, []
+        for (n, length), mask, *columns in zip(groups, masks, *split):
+            q, k, v = (split_heads(part, n, self.heads) for part in columns[:3])  # [n, H, S, E]
+            of_user = [part.view(n, 1, length, -1) * scale.view(n, 1, 1, 1) for part, scale in zip(columns[3:6], columns[6:])]
+            q, k = (torch.cat([a, b.expand_as(a)], dim=-1) for a, b in ((q, of_user[0]), (k, of_user[1])))  # both products
+            scores = q @ k.transpose(-1, -2) * v.shape[-1] ** -0.5  # [n, H, S, S]
+            if mask is not None:
+                scores = scores + padding_bias(mask.view(n, length))
+            y = dropout(scores.softmax(dim=-1), p, self.training).to(v.dtype) @ (v + of_user[2])
+            parts.append(y.transpose(1, 2).flatten(-2).flatten(0, 1))
+        return x + dropout(self.out(torch.cat(parts)), self.dropout, self.training)
+
+
+class RelationAwareLayer(nn.Module):
+    def __init__(self, s: TransformerSettings, user_width: int):
+        super().__init__()
+        self.attention, self.feed_forward = RelationAwareAttention(s, user_width), FeedForward(s)
+
+
+class SetEncoder(nn.Module):
+    """Reads the items of each user as vectors and hands the decoder what it made of them.
+
+    Args:
+        settings: the sizes; ``encoder_layers`` of them are built here.
+        width: R, of the items' and the users' vectors.
+        attention: ``relation_aware``; or plain self-attention with relative ``positions`` or with ``none``.
+    """
+
+    def __init__(self, settings: TransformerSettings, width: int, attention: str):
+        super().__init__()
+        self.settings, self.attention = settings, attention
+        self.project = nn.Linear(width, settings.d_model)
+        self.bias = RelativeBias(settings, bidirectional=True) if attention == "positions" else None
+        relation = attention == "relation_aware"
+        self.layers = nn.ModuleList(
+            RelationAwareLayer(settings, width) if relation else EncoderLayer(settings) for _ in range(settings.encoder_layers)
+        )
+        self.norm = RMSNorm(settings.d_model)
+
+    def forward(self, source: Source, vectors: torch.Tensor, users: torch.Tensor) -> Memory:
+        """Encode.
+
+        Args:
+            source: whose ``tokens`` are the rows' items; only its layout counts here.
+            vectors: [M, R] of these items.
+            users: representations [B, R], in the order of the rows.
+        """
+        p = self.settings.dropout
+        x = dropout(self.project(vectors), p, self.training)
+        bias = None
+        if self.bias is not None:
+            position = torch.arange(max(length for _, length in source.groups), device=x.device)
+            bias = self.bias(position, position)  # [H, S, S]
+        for layer in self.layers:
+            if self.attention == "relation_aware":
+                x = layer.attention(x, source.groups, users, source.keep)
+            else:
+                x = layer.self_attention(x, source.groups, bias, source.keep)
+            x = layer.feed_forward(x)
+        return Memory(dropout(self.norm(x), p, self.training), source.groups, source.keep)

@@ -1,0 +1,105 @@
+"""MMGRec: IDs from features and interactions, and an encoder that reads a user's items as a set."""
+from dataclasses import replace
+
+import numpy as np
+import torch
+from recbole.utils import ModelType
+from torch import nn
+
+from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.generation.memory import Memory
+from recbole_macrec.generation.packing import pack
+from recbole_macrec.generation.set_encoder import ATTENTIONS, SetEncoder
+from recbole_macrec.generation.transformer import Transformer
+from recbole_macrec.model.base import GenerativeRecommender, Histories, Task, sizes
+from recbole_macrec.model.taken import TakenItems, without_target
+
+SCORES_AT_ONCE = 2**22  # RecBole counts scores, not users, in eval_batch_size where a user has several targets
+
+
+class MMGRec(GenerativeRecommender):
+    """Liu et al., "Multimodal Generative Recommendation with Transformer Model", 2024, arXiv 2404.16555.
+
+    Its semantic IDs are codes of graph representations and a popularity token. The encoder reads the representations of
+    a user's items, in no order, with relation-aware attention; the decoder writes the ID of an item that goes with them.
+    The target is never among the items read.
+
+    Under a leave-one-out split a sample is the items before the target, as for every sequential model of RecBole. Under
+    any other split (``eval_args: {split: {RS: [0.8, 0.1, 0.1]}}``) MMGRec is one of RecBole's general models: a sample is
+    a training item with the user's other training items, a user has several targets, and the evaluator leaves out what
+    the user took before. Of more than ``MAX_ITEM_LIST_LENGTH`` items the last ones are read.
+    """
+
+    reads_users = True
+
+    def __init__(self, config, dataset):
+        for name, choices in (("attention", ATTENTIONS), ("encoder_input", ("graph", "learnt"))):
+            if config[name] not in choices:
+                raise UserError(f"{name} is {config[name]!r}; expected {' or '.join(choices)}."
+                                f"{nearest(str(config[name]), choices)}")
+        super().__init__(config, dataset)
+        self.most = config["MAX_ITEM_LIST_LENGTH"]
+        self.taken = None
+        if config["MODEL_TYPE"] == ModelType.GENERAL:
+            users, items = (dataset.inter_feat[field].numpy() for field in (self.USER_ID, self.ITEM_ID))
+            self.taken = TakenItems(users, items, dataset.user_num)
+        if config["encoder_input"] == "learnt":
+            width = config["d_model"]
+            self.items, self.users = nn.Embedding(self.n_items, width), nn.Embedding(dataset.user_num, width)
+        else:
+            graph = self.semantic_ids.graph
+            if graph is None:
+                raise UserError("encoder_input is graph, but published semantic IDs come without a graph: set encoder_input to "
+                                "learnt, or semantic_ids to learn.")
+            width = graph.items.shape[1]
+            items = unit_columns(graph.items)
+            self.items = frozen(np.vstack([np.zeros_like(items[:1]), items]))  # row 0: no item
+            self.users = frozen(unit_columns(graph.users))
+        self.reader = SetEncoder(sizes(config), width, config["attention"])
+
+    @classmethod
+    def settings_of_split(cls, split: dict) -> dict:
+        if "LS" in split:
+            return {}
+        return {"MODEL_TYPE": ModelType.GENERAL, "repeatable": False, "eval_batch_size": SCORES_AT_ONCE}
+
+    def network_of(self, config) -> Transformer:
+        return Transformer(len(self.vocabulary), replace(sizes(config), encoder_layers=0))  # the encoder is ``reader``
+
+    def tasks(self, config) -> tuple[list[Task], list[Task]]:
+        if len(self.modalities) != 1:
+            raise UserError(f"MMGRec gives an item one ID, but there are those of {self.modalities}: set representation to "
+                            "graph or concatenated.")
+        return [Task(self.modalities[0], self.modalities[0])], []
+
+    def histories(self, interaction, target: torch.Tensor | None = None) -> Histories:
+        users = interaction[self.USER_ID]
+        if self.taken is None:
+            items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        else:
+            items, length = self.taken.last(users, self.most + (target is not None))
+        if target is not None:
+            items, length = without_target(items, length, target)
+        return Histories(items[:, : self.most], length.clamp(1, self.most), users)
+
+    def excluded(self, interaction) -> torch.Tensor | None:
+        masked = super().excluded(interaction)
+        return self.taken.every(interaction[self.USER_ID]) if masked is None and self.taken else masked
+
+    def _positions(self, length: torch.Tensor) -> torch.Tensor:
+        return length
+
+    def encode_history(self, modalities: list[str], histories: Histories) -> Memory:
+        source = pack(histories.items, histories.length, self.group_overhead)
+        return self.reader(source, self.items(source.tokens), self.users(histories.users))
+
+
+def frozen(vectors: np.ndarray) -> nn.Embedding:
+    """A table that training leaves as it is."""
+    return nn.Embedding.from_pretrained(torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)), freeze=True)
+
+
+def unit_columns(x: np.ndarray) -> np.ndarray:
+    """``x`` [N, R] with mean 0 and deviation 1 in every column that is not constant."""
+    deviation = x.std(0)
+    return (x - x.mean(0)) / np.where(deviation > 1e-8, deviation, 1)

@@ -1,0 +1,100 @@
+"""The set encoder: relation-aware attention against a literal loop, and what a set must not tell."""
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_macrec.generation.layers import TransformerSettings
+from recbole_macrec.generation.packing import pack
+from recbole_macrec.generation.set_encoder import ATTENTIONS, RelationAwareAttention, SetEncoder
+
+SETTINGS = TransformerSettings(d_model=12, d_ff=16, num_heads=3, d_kv=5, encoder_layers=2, decoder_layers=1, dropout=0.0)
+WIDTH = 6  # of a representation
+LENGTHS = torch.tensor([4, 1, 3])
+
+
+def attention() -> RelationAwareAttention:
+    torch.manual_seed(0)
+    layer = RelationAwareAttention(SETTINGS, WIDTH)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return layer
+
+
+def scale_of(mlp, user: torch.Tensor) -> torch.Tensor:
+    return mlp.out.weight[0] @ F.leaky_relu(mlp.hidden.weight @ user + mlp.hidden.bias) + mlp.out.bias[0]
+
+
+def literal(layer: RelationAwareAttention, items: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
+    """The layer's output [S, D] for the items [S, D] of one user, pair by pair and head by head."""
+    width = SETTINGS.d_kv
+    a, b, c = (scale_of(mlp, user) for mlp in (layer.query_scale, layer.key_scale, layer.value_scale))
+    normed = [x / (x.square().mean() + 1e-6).sqrt() * layer.norm.weight for x in items]
+    rows = []
+    for i, x_i in enumerate(normed):
+        heads = []
+        for h in range(SETTINGS.num_heads):
+            part = slice(h * width, (h + 1) * width)
+            scores = []
+            for x_j in normed:
+                usual = (layer.query.weight[part] @ x_i) @ (layer.key.weight[part] @ x_j)
+                own = (a * layer.user_query.weight @ x_i) @ (b * layer.user_key.weight @ x_j)
+                scores.append((usual + own) / math.sqrt(width))
+            share = torch.stack(scores).softmax(0)
+            heads.append(sum(p * (layer.value.weight[part] @ x_j + c * layer.user_value.weight @ x_j)
+                             for p, x_j in zip(share, normed)))
+        rows.append(items[i] + layer.out.weight @ torch.cat(heads))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("overhead", [0, 10**6])  # the second pads all users to one length
+def test_attention_equals_a_loop_over_heads_and_pairs(overhead):
+    layer, users = attention(), torch.randn(3, WIDTH)
+    source = pack(torch.zeros(3, 4, dtype=torch.long), LENGTHS, overhead)
+    x = torch.randn(len(source.tokens), SETTINGS.d_model)
+    with torch.no_grad():
+        y, begin = layer(x, source.groups, users, source.keep), 0
+        for user, length in enumerate(LENGTHS.tolist()):
+            rows = slice(begin, begin + length)
+            torch.testing.assert_close(y[rows], literal(layer, x[rows], users[user]), atol=1e-5, rtol=1e-5)
+            begin += length if overhead == 0 else 4
+
+
+def encoder(kind: str) -> SetEncoder:
+    torch.manual_seed(1)
+    return SetEncoder(SETTINGS, WIDTH, kind)
+
+
+def read(reader: SetEncoder, vectors: torch.Tensor, users: torch.Tensor) -> torch.Tensor:
+    """Outputs [B, S, D] of the items [B, S, R] of users [B, R]."""
+    source = pack(torch.zeros(vectors.shape[:2], dtype=torch.long), torch.full((len(vectors),), vectors.shape[1]))
+    return reader(source, vectors.flatten(0, 1), users).hidden.view(*vectors.shape[:2], -1)
+
+
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_order_counts_with_positions_alone(kind):
+    reader, vectors, users = encoder(kind).eval(), torch.randn(2, 5, WIDTH), torch.randn(2, WIDTH)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    with torch.no_grad():
+        straight, permuted = read(reader, vectors, users), read(reader, vectors[:, order], users)
+    same = torch.allclose(permuted, straight[:, order], atol=1e-5)
+    assert same == (kind != "positions")
+
+
+def test_relation_aware_attention_sees_through_the_users_eyes():
+    vectors, users = torch.randn(1, 5, WIDTH).expand(2, -1, -1), torch.randn(2, WIDTH)
+    for kind in ATTENTIONS:
+        with torch.no_grad():
+            one, other = read(encoder(kind).eval(), vectors, users)
+        assert torch.equal(one, other) == (kind != "relation_aware")
+
+
+def test_gradients_reach_every_part_of_the_users_mlps():
+    reader = encoder("relation_aware")
+    read(reader, torch.randn(4, 5, WIDTH), torch.randn(4, WIDTH)).square().mean().backward()
+    mlps = {name: p for name, p in reader.named_parameters() if "_scale." in name}
+    assert len(mlps) == 2 * 3 * 4  # layers, scales, weights
+    for name, p in mlps.items():
+        assert p.grad.abs().max() > 0, name
