@@ -4,10 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recbole.config import Config
+from recbole.data import create_dataset
 
+from recbole_macrec.benchmark.command import main as command
 from recbole_macrec.data.__main__ import main
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.features import FeatureTable, available
+from recbole_macrec.errors import UserError
 
 HISTORIES = {"0": [2, 0], "1": [0], "2": [2, 0, 2]}  # item 1 has no interactions
 TEXTS = {str(i): {"title": f"Title {i}", "description": f"About {i}", "brand": "", "categories": "Craft"} for i in range(3)}
@@ -206,3 +210,79 @@ def refused(src, expected, capsys):
     assert error.count("\n") == 1 and "Traceback" not in error
     assert not [text for text in expected if text not in error], error
     assert not OUT.exists() or not [path for path in OUT.iterdir() if path.suffix != ".lock"]
+
+
+def direct(tmp_path, model="TIGER", **options):
+    """The dataset that RecBole builds of benchmark files where they lie, with features beside them."""
+    folder = tmp_path / "data/Shop"
+    if not folder.exists():
+        write_benchmark(folder)
+        rng = np.random.default_rng(0)
+        for modality in ("text", "image"):
+            FeatureTable(tuple("dcba"), rng.standard_normal((4, 5)).astype(np.float32)).save(folder, modality)
+    settings = {"data_path": str(tmp_path / "data"), "benchmark_filename": ["train", "valid", "test"], "modalities": ["text"],
+                "quantizer": "rq_kmeans", "codebook_size": 2, "codebook_levels": 3, "state": "ERROR", **options}
+    config = Config(model, "Shop", config_dict=settings)
+    dataset = create_dataset(config)
+    return dataset, dataset.build()
+
+
+def test_benchmark_files_are_read_where_they_lie(tmp_path):
+    dataset, parts = direct(tmp_path, MAX_ITEM_LIST_LENGTH=2)
+    rows = [[], [], []]
+    for part, found in zip(parts, rows):
+        for user, history, length, item in zip(*(part.inter_feat[f] for f in ("user_id", "item_id_list", "item_length", "item_id"))):
+            assert history.shape == (2,) and not history[length:].any()
+            past = dataset.id2token("item_id", history[:length].numpy()).tolist()
+            found.append((str(dataset.id2token("user_id", int(user))), past, str(dataset.id2token("item_id", int(item)))))
+    assert ("w", ["d", "a"], "b") in rows[1] and ("w", ["a", "b"], "c") in rows[2] and len(rows[1]) == len(rows[2]) == 3
+    assert sorted(rows[0]) == sorted((user, items[max(0, end - 2):end], items[end])
+                                     for user, items in SEQUENCES.items() for end in range(1, len(items) - 2))
+
+
+def taken(dataset) -> set:
+    users, items = dataset.training_interactions().nonzero()
+    return set(zip(dataset.id2token("user_id", users), dataset.id2token("item_id", items)))
+
+
+def test_training_interactions_of_benchmark_files_are_those_of_the_training_file(tmp_path):
+    before = taken(direct(tmp_path)[0])
+    # v's first item is in no training row: its two rows are validation and test
+    assert before == {(user, item) for user in "uw" for item in SEQUENCES[user][:-2]}
+    for part in ("valid", "test"):
+        file = tmp_path / f"data/Shop/Shop.{part}.inter"
+        file.write_text(file.read_text().splitlines()[0] + "\nu\tc c\td\nv\tb b\tb\n")
+    assert taken(direct(tmp_path)[0]) == before
+
+
+def test_features_from_interactions_see_the_training_file_alone(tmp_path):
+    options = {"modalities": ["taken"], "encoders": {"taken": "cooccurrence"}}
+    direct(tmp_path, **options)
+    first = FeatureTable.load(tmp_path / "data/Shop", "taken").matrix.copy()
+    for part, same in (("test", True), ("valid", True), ("train", False)):
+        file = tmp_path / f"data/Shop/Shop.{part}.inter"
+        file.write_text(file.read_text().splitlines()[0] + "\nu\tc\td\n")
+        direct(tmp_path, **options)
+        assert np.array_equal(FeatureTable.load(tmp_path / "data/Shop", "taken").matrix, first) == same
+
+
+def test_benchmark_files_without_histories_are_refused(tmp_path):
+    folder = write_benchmark(tmp_path / "data/Shop")
+    FeatureTable(tuple("dcba"), np.eye(4, dtype=np.float32)).save(folder, "text")
+    for part in ("train", "valid", "test"):
+        (folder / f"Shop.{part}.inter").write_text("user_id:token\titem_id:token\nu\ta\n")
+    with pytest.raises(UserError, match="no column item_id_list:token_seq"):
+        direct(tmp_path)
+
+
+@pytest.mark.parametrize("model", ["MACRec", "TIGER"])
+def test_benchmark_files_go_to_a_test_table(model, tmp_path, capsys):
+    direct(tmp_path)
+    modalities = ["text", "image"] if model == "MACRec" else ["text"]
+    small = {"modalities": modalities, "quantizer": "rq_kmeans", "codebook_size": 2, "codebook_levels": 3, "epochs": 1, "d_model": 8,
+             "d_ff": 16, "num_heads": 1, "d_kv": 8, "encoder_layers": 1, "decoder_layers": 1, "num_beams": 4, "topk": [1, 4],
+             "valid_metric": "NDCG@4", "show_progress": False}
+    words = [f"--{key}={value}" for key, value in small.items()]
+    assert command([f"--model={model}", "--dataset=Shop", f"--data_path={tmp_path / 'data'}",
+                    "--benchmark_filename=['train','valid','test']", "--result_file=result.json", *words]) == 0
+    assert json.loads(Path("result.json").read_text())["test_result"]["hit@4"] == 1  # of four items

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import set_color
 from scipy.sparse import csc_matrix
@@ -44,9 +45,37 @@ class SemanticIDDataset(SequentialDataset):
             part._semantic_ids = ids
         return parts
 
+    def _load_inter_feat(self, token: str, dataset_path: str) -> None:
+        """As in RecBole, once benchmark files are known to be there and to hold histories."""
+        for part in self.benchmark_filename_list or []:
+            path, histories = Path(dataset_path) / f"{token}.{part}.inter", self.iid_field + self.config["LIST_SUFFIX"]
+            if not path.is_file():
+                raise UserError(f"{path} does not exist; put it there, or name the parts that do in benchmark_filename.")
+            with path.open(encoding=self.config["encoding"]) as file:
+                if f"{histories}:token_seq" not in file.readline().rstrip("\n").split(self.config["field_separator"]):
+                    raise UserError(f"{path} has no column {histories}:token_seq, the history of each row; add it, or import the "
+                                    "interactions and leave benchmark_filename out.")
+        super()._load_inter_feat(token, dataset_path)
+
+    def _benchmark_presets(self) -> None:
+        """Cut the histories of benchmark files to their newest items, as those are that RecBole cuts out itself."""
+        histories, newest = self.iid_field + self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
+        self.inter_feat[histories] = [items[-newest:] for items in self.inter_feat[histories]]
+        self.field2seqlen[histories] = newest
+        super()._benchmark_presets()
+
     def training_interactions(self) -> csc_matrix:
-        """Interactions of the training part alone, [user_num, item_num]; once :meth:`build` has split."""
-        return csc_matrix(self._training.inter_matrix())
+        """Interactions of the training part alone, [user_num, item_num]; once :meth:`build` has split.
+
+        Rows of benchmark files count with their histories, each user and item once: not every prefix need have a row.
+        """
+        if self.config["benchmark_filename"] is None:
+            return csc_matrix(self._training.inter_matrix())
+        rows = self._training.inter_feat
+        items = torch.cat([rows[self.iid_field][:, None], rows[self.item_id_list_field]], dim=1)
+        users = rows[self.uid_field][:, None].expand_as(items)
+        pairs = torch.stack([users[items > 0], items[items > 0]]).unique(dim=1).numpy()
+        return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.user_num, self.item_num))
 
     def training_users(self) -> dict[str, np.ndarray]:
         """Item token -> the users who took the item in the training part, sorted."""
