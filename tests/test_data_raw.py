@@ -304,6 +304,20 @@ def test_plain_folder(shop, capsys):
     assert run(shop, name="shop") == 1 and "other files" in capsys.readouterr().err
 
 
+def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
+    folder = tmp_path / "shop"
+    (folder / "images").mkdir(parents=True)
+    (folder / "interactions.csv").write_text("user,item\nu,a\nu,b\n")
+    (folder / "items.csv").write_text("item,title\na,One\nb,Two\n")
+    Image.new("RGB", (8, 8)).save(folder / "images/a.JPEG")
+    assert run(folder, name="shop") == 0
+    assert read_items(Path("out/shop"), "shop")["image"].tolist() == ["images/a.jpeg", ""]
+    assert (Path("out/shop/images/a.jpeg")).read_bytes() == (folder / "images/a.JPEG").read_bytes()
+    assert "1 items have no image" in capsys.readouterr().out
+    Image.new("RGB", (8, 8)).save(folder / "images/a.png")
+    assert run(folder, name="twice") == 1 and "images has 1 image ('a') with more than one suffix" in capsys.readouterr().err
+
+
 def test_plain_folder_filtered(shop):
     assert run(shop, "--core=1", "--require_image=True", name="shop") == 0
     assert histories(Path("out/shop")) == {"u": ["x/2", "x/1"], "v": ["x/1"], "w": ["x/3"]}

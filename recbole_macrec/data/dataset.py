@@ -8,7 +8,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import set_color
 from scipy.sparse import csc_matrix
 
-from recbole_macrec.data.encode import item_features
+from recbole_macrec.data.encode import encodable, item_features
 from recbole_macrec.data.features import available
 from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
@@ -99,9 +99,20 @@ class SemanticIDDataset(SequentialDataset):
                 shutil.copyfile(folder / items, fresh)
         return own
 
+    def _modalities_there(self, folder: Path) -> list[str]:
+        """The modalities that the folder has features, IDs or raw content of: text, image, then others by name."""
+        files = {*available(folder), *(path.stem for path in (folder / FOLDER).glob("*.json"))}
+        there = files | encodable(folder, self.dataset_name, self.config["text_fields"] or [], self.config["image_field"] or "image")
+        if not there:
+            raise UserError(f"{folder} has neither features nor semantic IDs nor texts and images to encode; import some, or name "
+                            "modalities.")
+        chosen = sorted(there, key=lambda modality: (modality != "text", modality != "image", modality))
+        self.logger.info(f"modalities is not set: {chosen}, which {folder} has")
+        return chosen
+
     def _prepare_semantic_ids(self) -> SemanticIDs:
         config, folder = self.config, self._folder()
-        modalities = config["modalities"]
+        modalities = config["modalities"] or self._modalities_there(folder)
         if not isinstance(modalities, list | tuple) or not modalities:
             raise UserError(f"modalities must be a list such as ['text', 'image'], but it is {modalities!r}.")
         read = list(modalities)[: config["max_modalities"]]
