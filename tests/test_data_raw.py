@@ -309,11 +309,13 @@ def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
     (folder / "images").mkdir(parents=True)
     (folder / "interactions.csv").write_text("user,item\nu,a\nu,b\n")
     (folder / "items.csv").write_text("item,title\na,One\nb,Two\n")
-    Image.new("RGB", (8, 8)).save(folder / "images/a.JPEG")
+    for name in ("a.JPEG", "zebra.png"):
+        Image.new("RGB", (8, 8)).save(folder / "images" / name)
     assert run(folder, name="shop") == 0
     assert read_items(Path("out/shop"), "shop")["image"].tolist() == ["images/a.jpeg", ""]
     assert (Path("out/shop/images/a.jpeg")).read_bytes() == (folder / "images/a.JPEG").read_bytes()
-    assert "1 items have no image" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 items have no image" in out and "images/ has 1 image ('zebra') that bear the id of no item" in out
     Image.new("RGB", (8, 8)).save(folder / "images/a.png")
     assert run(folder, name="twice") == 1 and "images has 1 image ('a') with more than one suffix" in capsys.readouterr().err
 

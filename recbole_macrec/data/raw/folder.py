@@ -34,6 +34,8 @@ def read_folder(files: RawFiles, options: Options, records: Records) -> Catalogu
     unknown = [item for item in source.catalogue if item not in known]
     if unknown:
         raise UserError(f"{files.metadata} lacks {listing(unknown, 'item')} of {files.reviews.name}; give every item a row")
+    if strangers := table.strangers(known):
+        source.notes.append(f"{IMAGES}/ has {listing(strangers, 'image')} that bear the id of no item")
     steps = narrow(source, options.core, pictured if options.require_image else None)
     if options.core is not None:
         known = set(source.items)
@@ -76,6 +78,10 @@ class ItemTable:
             item = row[self._item]
             image = self._named.get(item, "") if self._image is None else row[self._image]
             yield Record(item, [clean_text(row[i]) for i in self._texts], [_image(self.path, item, image)] if image else [])
+
+    def strangers(self, items: set[str]) -> list[str]:
+        """Return the names in ``images/`` that are none of ``items``; none are where a column names the images."""
+        return [name for name in self._named if name not in items]
 
     def local_images(self) -> list[str]:
         """Return the image paths, without the URLs."""
