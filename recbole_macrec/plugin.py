@@ -133,11 +133,22 @@ def _layer_property_files() -> None:
             config.update({key: value for key, value in told.items() if key not in self.external_config_dict})
         if config.get("repeatable") == "auto":
             config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or "LS" in split
+        if sequential and config.get("benchmark_filename"):
+            _read_histories(config)
         return config
 
     Config._init_parameters_category = _init_parameters_category
     Config._update_internal_config_dict = _update_internal_config_dict
     Config._get_final_config_dict = _get_final_config_dict
+
+
+def _read_histories(config: dict) -> None:
+    """Read the histories that rows of benchmark files hold, without which no sequential model runs; they are of item ids."""
+    histories, columns = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"], config.get("load_col") or {}
+    if isinstance(columns.get("inter"), list) and histories not in columns["inter"]:
+        config["load_col"] = {**columns, "inter": [*columns["inter"], histories]}
+    aliases = config.get("alias_of_item_id") or []
+    config["alias_of_item_id"] = [*aliases, *([] if histories in aliases else [histories])]
 
 
 def is_ours(model_class: type) -> bool:

@@ -1,5 +1,6 @@
 """Fixtures for every test: a folder of its own to run in, and a tiny data set."""
 import logging
+import os
 import random
 from pathlib import Path
 
@@ -9,6 +10,16 @@ import recbole_macrec  # noqa: F401  repairs RecBole before any test imports it
 
 TINY = "tiny"
 CATEGORIES = ("wool", "paper", "beads")
+
+# Released catalogues that the project does not contain: MACREC_SHARED_DATA=DIR with DIR/Arts and DIR/Instruments.
+SHARED_DATA = Path(os.environ.get("MACREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+PUBLISHED = {"Instruments": (17112, 6250, 136226), "Arts": (22171, 9416, 174079)}  # users, items, interactions
+
+
+def needs_shared_data(name: str):
+    """A parameter that skips its test where the released catalogue ``name`` is not at hand."""
+    there = (SHARED_DATA / name / f"{name}.inter.json").is_file()
+    return pytest.param(name, marks=pytest.mark.skipif(not there, reason=f"set MACREC_SHARED_DATA=DIR with DIR/{name}"))
 
 
 @pytest.fixture(autouse=True)

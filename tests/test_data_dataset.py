@@ -9,6 +9,7 @@ from recbole.config import Config
 from recbole.data import create_dataset
 
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
 
 ITEMS = 30
 
@@ -67,3 +68,17 @@ def test_features_from_interactions_do_not_see_validation_and_test(data_path):
     file.write_text("\n".join(lines[:-2]) + "\n")  # two training interactions of that user become validation and test
     built(data_path, **options)
     assert not np.array_equal(FeatureTable.load(data_path / TINY, "taken").matrix, first)
+
+
+def test_modalities_that_nobody_names_are_those_of_the_folder(data_path):
+    folder = data_path / TINY
+    assert list(built(data_path, modalities=None).semantic_ids.codes) == ["text"]  # features lie there, and titles
+    FeatureTable.load(folder, "text").save(folder, "acoustic")
+    dataset = built(data_path, modalities=None, max_modalities=None)
+    assert list(dataset.semantic_ids.codes) == ["text", "acoustic"]
+    assert list(built(data_path, modalities=["acoustic"]).semantic_ids.codes) == ["acoustic"]
+
+
+def test_a_folder_without_any_modality_says_so(tiny_dataset):
+    with pytest.raises(UserError, match="neither features nor semantic IDs"):
+        built(tiny_dataset, modalities=None, text_fields=["subtitle"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PUBLISHED, SHARED_DATA, needs_shared_data
 
 from recbole_macrec.data.__main__ import main
 from recbole_macrec.data.features import FeatureTable
@@ -14,7 +15,6 @@ from recbole_macrec.data.features import FeatureTable
 ITEMS = ["B00C", "B00A", "B00B"]  # item numbers 0, 1, 2
 HISTORIES = {"u1": [2, 0], "u2": [0], "u3": [2, 0, 2]}  # item 1 has no interactions
 ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture
@@ -176,7 +176,6 @@ def nothing(folder):
 
 FEATURE, IDS = "--feature=text={folder}/text.npy", "--semantic_ids=text={folder}/ids.json"
 BAD_RELEASED = {
-    "missing item2id": (removed("Shop.item2id"), [], ["Shop.item2id", "does not exist"]),
     "missing feature file": (removed("text.npy"), [FEATURE], ["text.npy", "does not exist"]),
     "missing ID file": (removed("ids.json"), [IDS], ["ids.json", "does not exist"]),
     "fewer rows": (array(2, 2), [FEATURE], ["text.npy", "2 rows", "fewer", "3 items"]),
@@ -275,11 +274,10 @@ def test_traceback_only_with_verbose(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not (REAL / "Instruments").is_dir(), reason="released data not beside the project")
-@pytest.mark.parametrize("name, counts", [("Instruments", (17112, 6250, 136226)), ("Arts", (22171, 9416, 174079))])
-def test_published_counts(name, counts, tmp_path, capsys):
-    assert run(REAL / name, f"--dataset={name}", f"--data_path={tmp_path}") == 0
-    users, items, interactions = counts
+@pytest.mark.parametrize("name", [needs_shared_data(name) for name in PUBLISHED])
+def test_published_counts(name, tmp_path, capsys):
+    assert run(SHARED_DATA / name, f"--dataset={name}", f"--data_path={tmp_path}") == 0
+    users, items, interactions = PUBLISHED[name]
     assert f"{users:,} users, {items:,} items, {interactions:,} interactions" in capsys.readouterr().out
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PUBLISHED, SHARED_DATA, needs_shared_data
 from PIL import Image
 from raw_shop import CATEGORY, brute_force, read_2018, read_2023, write_2018, write_2023
 from recbole.config import Config
@@ -31,10 +32,8 @@ from recbole_macrec.data.raw.lines import LONGEST, Tally, parse_lines
 from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Records
 from recbole_macrec.data.raw.text import plain_text
-from recbole_macrec.data.sources import read_source
+from recbole_macrec.data.find_source import read_source
 from recbole_macrec.errors import UserError
-
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture
@@ -305,6 +304,22 @@ def test_plain_folder(shop, capsys):
     assert run(shop, name="shop") == 1 and "other files" in capsys.readouterr().err
 
 
+def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
+    folder = tmp_path / "shop"
+    (folder / "images").mkdir(parents=True)
+    (folder / "interactions.csv").write_text("user,item\nu,a\nu,b\n")
+    (folder / "items.csv").write_text("item,title\na,One\nb,Two\n")
+    for name in ("a.JPEG", "zebra.png"):
+        Image.new("RGB", (8, 8)).save(folder / "images" / name)
+    assert run(folder, name="shop") == 0
+    assert read_items(Path("out/shop"), "shop")["image"].tolist() == ["images/a.jpeg", ""]
+    assert (Path("out/shop/images/a.jpeg")).read_bytes() == (folder / "images/a.JPEG").read_bytes()
+    out = capsys.readouterr().out
+    assert "1 items have no image" in out and "images/ has 1 image ('zebra') that bear the id of no item" in out
+    Image.new("RGB", (8, 8)).save(folder / "images/a.png")
+    assert run(folder, name="twice") == 1 and "images has 1 image ('a') with more than one suffix" in capsys.readouterr().err
+
+
 def test_plain_folder_filtered(shop):
     assert run(shop, "--core=1", "--require_image=True", name="shop") == 0
     assert histories(Path("out/shop")) == {"u": ["x/2", "x/1"], "v": ["x/1"], "w": ["x/3"]}
@@ -382,11 +397,12 @@ def test_plain_text(value, expected):
     assert plain_text(value) == expected
 
 
-@pytest.mark.skipif(not (REAL / "Instruments").is_dir(), reason="released data not beside the project")
-@pytest.mark.parametrize("name, counts", [("Instruments", (17112, 6250, 136226)), ("Arts", (22171, 9416, 174079))])
-def test_released_catalogues_pass_the_filter_unchanged(name, counts):
-    source = read_source(REAL / name, name)
+@pytest.mark.parametrize("name", [needs_shared_data(name) for name in PUBLISHED])
+def test_released_catalogues_pass_the_filter_unchanged(name):
+    source = read_source(SHARED_DATA / name, name)
     before = (source.users[:], source.items[:], set(source.catalogue))
     steps = narrow(source, 5)
-    assert all((step.users, step.items, step.interactions) == counts for step in steps)
+    assert [tuple(step[1:]) for step in steps] == 3 * [PUBLISHED[name]]
     assert (source.users, source.items, set(source.catalogue)) == before
+    source = read_source(SHARED_DATA / name, name)
+    assert narrow(source, 6)[-1].interactions < PUBLISHED[name][2]  # their 6-core is smaller: the filter does filter

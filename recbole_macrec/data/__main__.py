@@ -174,10 +174,14 @@ fields. A killed run goes on where it was. On several GPUs, or machines with a s
 _IMPORT_HELP = """\
 Write DIR/NAME with RecBole's atomic files, features and semantic IDs, all keyed by item.
 
-SRC is a released folder (NAME.inter.json, NAME.item2id, perhaps NAME.item.json), a CSV file with a header line
-user,item[,timestamp], a folder with such a file (interactions.csv), perhaps with items.csv beside it (item, any text
-columns, and image for a path in the folder or a URL), or a folder with raw Amazon files: CATEGORY.csv and
-meta_CATEGORY.json.gz of 2018, CATEGORY.jsonl.gz and meta_CATEGORY.jsonl.gz of 2023.
+SRC is one of these, or the folder that holds it:
+  NAME.inter.json     released with MQL4GRec, MACRec, LC-Rec or LETTER; NAME.item2id, NAME.item.json, NAME.emb-llama-td.npy,
+                      NAME.emb-ViT-L-14.npy, NAME.index.json, NAME.index_lemb.json, NAME.index_vitemb.json beside it are read
+  NAME.inter          of RecBole, or of MMRec with image_feat.npy and text_feat.npy beside it; NAME.item gives texts
+  NAME.train.inter    with NAME.valid.inter and NAME.test.inter: RecBole's benchmark files with item_id_list
+  interactions.csv    user,item[,timestamp] in the first line; items.csv beside it has item, any text columns, and image for
+                      a path in the folder or a URL
+  raw Amazon files    CATEGORY.csv and meta_CATEGORY.json.gz of 2018, CATEGORY.jsonl.gz and meta_CATEGORY.jsonl.gz of 2023
 
 Raw Amazon files are filtered as published: items with metadata and an image, the earliest interaction of each user and
 item, then the 5-core. --core=K does the same to a CSV; --core=0 leaves rare users and items in.

@@ -4,11 +4,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import ModelType, set_color
 from scipy.sparse import csc_matrix, csr_matrix
 
-from recbole_macrec.data.encode import item_features
+from recbole_macrec.data.encode import encodable, item_features
 from recbole_macrec.data.features import available
 from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
@@ -47,10 +48,6 @@ class SemanticIDDataset(SequentialDataset):
         if self._sequential:
             super().data_augmentation()
 
-    def _benchmark_presets(self) -> None:
-        if self._sequential:
-            super()._benchmark_presets()
-
     def inter_matrix(self, form: str = "coo", value_field: str | None = None):
         matrix = super().inter_matrix if self._sequential else partial(Dataset.inter_matrix, self)
         return matrix(form, value_field)
@@ -58,15 +55,50 @@ class SemanticIDDataset(SequentialDataset):
     def build(self) -> list:
         """Split, and give every part the same semantic IDs."""
         parts = super().build() if self._sequential else Dataset.build(self)
-        self._training = csc_matrix(parts[0].inter_matrix())
+        self._training = parts[0]._interactions()
         ids = self.semantic_ids
         for part in parts:
             part._semantic_ids, part._training = ids, self._training
         return parts
 
+    def _load_inter_feat(self, token: str, dataset_path: str) -> None:
+        """As in RecBole, once benchmark files are known to be there and to hold histories."""
+        for part in self.benchmark_filename_list or []:
+            path, histories = Path(dataset_path) / f"{token}.{part}.inter", self.iid_field + self.config["LIST_SUFFIX"]
+            if not path.is_file():
+                raise UserError(f"{path} does not exist; put it there, or name the parts that do in benchmark_filename.")
+            with path.open(encoding=self.config["encoding"]) as file:
+                columns = file.readline().rstrip("\n").split(self.config["field_separator"])
+                if self._sequential and f"{histories}:token_seq" not in columns:
+                    raise UserError(f"{path} has no column {histories}:token_seq, the history of each row; add it, or import the "
+                                    "interactions and leave benchmark_filename out.")
+        super()._load_inter_feat(token, dataset_path)
+
+    def _benchmark_presets(self) -> None:
+        """Cut the histories of benchmark files to their newest items, as those are that RecBole cuts out itself."""
+        if not self._sequential:
+            return
+        histories, newest = self.iid_field + self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
+        self.inter_feat[histories] = [items[-newest:] for items in self.inter_feat[histories]]
+        self.field2seqlen[histories] = newest
+        super()._benchmark_presets()
+
     def training_interactions(self) -> csc_matrix:
-        """How often users took items in the training part alone, [user_num, item_num]; once :meth:`build` has split."""
+        """How often users took items in the training part alone, [user_num, item_num]; once :meth:`build` has split.
+
+        Rows of benchmark files count with their histories, each user and item once: not every prefix need have a row.
+        """
         return self._training
+
+    def _interactions(self) -> csc_matrix:
+        """How often users took items in this part, [user_num, item_num]."""
+        if not self._sequential or self.config["benchmark_filename"] is None:
+            return csc_matrix(self.inter_matrix())
+        rows = self.inter_feat
+        items = torch.cat([rows[self.iid_field][:, None], rows[self.item_id_list_field]], dim=1)
+        users = rows[self.uid_field][:, None].expand_as(items)
+        pairs = torch.stack([users[items > 0], items[items > 0]]).unique(dim=1).numpy()
+        return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.user_num, self.item_num))
 
     def training_users(self) -> dict[str, np.ndarray]:
         """Item token -> the users who took the item in the training part, sorted."""
@@ -90,9 +122,20 @@ class SemanticIDDataset(SequentialDataset):
                 shutil.copyfile(folder / items, fresh)
         return own
 
+    def _modalities_there(self, folder: Path) -> list[str]:
+        """The modalities that the folder has features, IDs or raw content of: text, image, then others by name."""
+        files = {*available(folder), *(path.stem for path in (folder / FOLDER).glob("*.json"))}
+        there = files | encodable(folder, self.dataset_name, self.config["text_fields"] or [], self.config["image_field"] or "image")
+        if not there:
+            raise UserError(f"{folder} has neither features nor semantic IDs nor texts and images to encode; import some, or name "
+                            "modalities.")
+        chosen = sorted(there, key=lambda modality: (modality != "text", modality != "image", modality))
+        self.logger.info(f"modalities is not set: {chosen}, which {folder} has")
+        return chosen
+
     def _prepare_semantic_ids(self) -> SemanticIDs:
         config, folder = self.config, self._folder()
-        modalities = config["modalities"]
+        modalities = config["modalities"] or self._modalities_there(folder)
         if not isinstance(modalities, list | tuple) or not modalities:
             raise UserError(f"modalities must be a list such as ['text', 'image'], but it is {modalities!r}.")
         read = list(modalities)[: config["max_modalities"]]

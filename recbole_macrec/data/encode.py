@@ -94,6 +94,14 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     return FeatureTable.load(folder, modality)
 
 
+def encodable(dataset_folder: Path, name: str, text_fields: Sequence[str], image_field: str) -> set[str]:
+    """Return which of text and image ``NAME.item`` has a column to encode for."""
+    if not (dataset_folder / f"{name}.item").is_file():
+        return set()
+    columns = set(atomic.read_items(dataset_folder, name))
+    return {modality for modality, fields in (("text", text_fields), ("image", [image_field])) if columns & set(fields)}
+
+
 def is_imported(dataset_folder: Path, modality: str) -> bool:
     """Whether features lie there that were not encoded here."""
     npy, _ = features.paths(dataset_folder, modality)

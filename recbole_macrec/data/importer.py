@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_macrec.data import atomic, features
+from recbole_macrec.data.find_source import read_source
 from recbole_macrec.data.join import join_features, join_ids
 from recbole_macrec.data.raw import manifest
 from recbole_macrec.data.raw.amazon import read_amazon
@@ -20,7 +21,7 @@ from recbole_macrec.data.raw.folder import ItemTable, read_folder
 from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Records
 from recbole_macrec.data.replace import new_folder
-from recbole_macrec.data.sources import Source, read_source
+from recbole_macrec.data.sources import Source
 from recbole_macrec.data.words import COLUMN, read_words
 from recbole_macrec.errors import UserError
 
@@ -63,6 +64,8 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
         _check_target(target, name, inputs, overwrite)
     if raw is None:
         source, steps = _read_plain(src, name, core, require_image)
+        feature_files = source.found.choose("--feature", source.found.features, feature_files, source.notes)
+        id_files = source.found.choose("--semantic_ids", source.found.ids, id_files, source.notes)
         return _write(target, source, steps, feature_files, id_files, overwrite, words=words)
     if words:
         raise UserError(f"--words={words} gives texts, but SRC {src} is a raw catalogue with texts of its own; leave it out")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recbole_macrec.data.atomic import check_tokens, clean_text
 from recbole_macrec.data.features import duplicates, listing
-from recbole_macrec.data.raw.catalogue import Catalogue, Options, is_url
+from recbole_macrec.data.raw.catalogue import IMAGES, Catalogue, Options, is_url
 from recbole_macrec.data.raw.find import RawFiles
 from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Record, Records
@@ -34,6 +34,8 @@ def read_folder(files: RawFiles, options: Options, records: Records) -> Catalogu
     unknown = [item for item in source.catalogue if item not in known]
     if unknown:
         raise UserError(f"{files.metadata} lacks {listing(unknown, 'item')} of {files.reviews.name}; give every item a row")
+    if strangers := table.strangers(known):
+        source.notes.append(f"{IMAGES}/ has {listing(strangers, 'image')} that bear the id of no item")
     steps = narrow(source, options.core, pictured if options.require_image else None)
     if options.core is not None:
         known = set(source.items)
@@ -50,7 +52,10 @@ def read_folder(files: RawFiles, options: Options, records: Records) -> Catalogu
 
 
 class ItemTable:
-    """The rows of ``items.csv`` as Records, one in memory at a time; images are URLs or paths inside the folder."""
+    """The rows of ``items.csv`` as Records, one in memory at a time; images are URLs or paths inside the folder.
+
+    Without a column for them, the images are those of ``images/`` that bear an item's id, such as ``images/B0042.jpg``.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,6 +64,7 @@ class ItemTable:
         if self._item is None:
             raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "
                             f"text columns, and image for a path or URL.{nearest('item', self._header)}")
+        self._named = _by_name(path.parent / IMAGES) if self._image is None else {}
         self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
         self.columns = _checked_names([self._header[i] for i in self._texts], path)
 
@@ -70,8 +76,12 @@ class ItemTable:
                 raise UserError(f"{self.path} line {line} has {len(row)} values; expected {len(self._header)} "
                                 f"({', '.join(self._header)})")
             item = row[self._item]
-            image = "" if self._image is None else row[self._image]
+            image = self._named.get(item, "") if self._image is None else row[self._image]
             yield Record(item, [clean_text(row[i]) for i in self._texts], [_image(self.path, item, image)] if image else [])
+
+    def strangers(self, items: set[str]) -> list[str]:
+        """Return the names in ``images/`` that are none of ``items``; none are where a column names the images."""
+        return [name for name in self._named if name not in items]
 
     def local_images(self) -> list[str]:
         """Return the image paths, without the URLs."""
@@ -105,6 +115,15 @@ def _image(path: Path, item: str, image: str) -> str:
     if not file.is_file():
         raise UserError(f"{path} names the image {image} of item '{item}', which does not exist; check the path")
     return image
+
+
+def _by_name(folder: Path) -> dict[str, str]:
+    """Return {name without suffix: path from the folder above} of the images in ``folder``; UserError if two have one name."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    twice = duplicates(path.stem for path in files)
+    if twice:
+        raise UserError(f"{folder} has {listing(twice, 'image')} with more than one suffix; keep one image an item")
+    return {path.stem: f"{folder.name}/{path.name}" for path in files}
 
 
 def _check_items(items: list[str], path: Path) -> None:
