@@ -32,7 +32,6 @@ from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Records
 from recbole_macrec.data.raw.text import plain_text
 from recbole_macrec.data.sources import read_source
-from recbole_macrec.errors import UserError
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 

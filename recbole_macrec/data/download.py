@@ -1,7 +1,6 @@
 """Files from the network: mirrors, retries, resumed transfers, checksums, size limits."""
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util import Retry
 
+from recbole_macrec.data.checksum import sha256_of
 from recbole_macrec.errors import UserError
 
 CHUNK = 2**16  # bytes of a piece; a transfer that breaks off loses at most one
@@ -76,14 +76,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, requests.Timeout):
         return "no answer in time"
     return " ".join(str(error).split())[:200]
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _transfer(url: str, target: Path, remote: Remote, session: requests.Session, show_progress: bool) -> Path:

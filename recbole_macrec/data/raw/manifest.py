@@ -1,12 +1,12 @@
 """``manifest.json``: what a dataset was made from and how, so that making it again can be left out."""
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from recbole_macrec.data.checksum import sha256_of
 from recbole_macrec.data.raw.catalogue import URLS, Catalogue, Options
 from recbole_macrec.data.raw.find import RawFiles
 from recbole_macrec.data.raw.lines import progress
@@ -51,12 +51,8 @@ def write(folder: Path, made_from: dict, catalogue: Catalogue, names: Iterable[s
 
 
 def _fingerprint(path: Path) -> dict:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file, progress(path, "checking") as bar:
-            while block := file.read(2**20):
-                digest.update(block)
-                bar.update(len(block))
+        with progress(path, "checking") as bar:
+            return {"bytes": path.stat().st_size, "sha256": sha256_of(path, bar.update)}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
