@@ -13,12 +13,14 @@ import numpy as np
 import torch
 import yaml
 from recbole.config import Config
+from recbole.data.dataset import Dataset
 from recbole.quick_start import quick_start
 from recbole.utils import ModelType, dataset_arguments, enum_type, get_model
 
 from recbole_macrec.errors import UserError
 
-FEATURE_OPTIONS = ("encoders", "text_fields", "image_field", "max_modalities")
+FEATURE_OPTIONS = ("source", "missing_images", "encoders", "text_fields", "image_field", "max_modalities")
+NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
 MODEL_PACKAGE = "recbole.model.sequential_recommender"
 
 _models: dict[str, type] = {}
@@ -38,6 +40,7 @@ def register() -> None:
     names = [field.name for field in fields(SemanticIDSettings)] + list(FEATURE_OPTIONS)
     dataset_arguments.extend(name for name in names if name not in dataset_arguments)
     _layer_property_files()
+    _prepare_before_loading()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
         module.run_recboles = run_recboles
         module.load_data_and_model = load_data_and_model
@@ -111,6 +114,13 @@ def _layer_property_files() -> None:
         without_negatives = is_ours(self.model_class) or (sequential and config.get("loss_type") == "CE")
         if without_negatives and "train_neg_sample_args" not in self.external_config_dict:
             config["train_neg_sample_args"] = None  # RecBole's default is refused by models trained with cross-entropy
+        for option in NESTED_OPTIONS:
+            value = config.get(option)
+            if isinstance(value, str) and value.startswith(("[", "{")):  # RecBole reads ['text'], and leaves [text] a text
+                try:
+                    config[option] = yaml.safe_load(value)
+                except yaml.YAMLError:
+                    raise UserError(f"{option} is {value!r}, which can't be read; check its brackets and quotes") from None
         return config
 
     Config._init_parameters_category = _init_parameters_category
@@ -121,6 +131,42 @@ def _layer_property_files() -> None:
 def is_ours(model_class: type) -> bool:
     """Whether ``model_class`` is one of our models or derived from one."""
     return issubclass(model_class, tuple(_models.values()))
+
+
+# -- datasets that prepare themselves --------------------------------------------------------------------------------
+
+
+def _prepare_before_loading() -> None:
+    """Bring a dataset with a ``source`` here before any dataset class, RecBole's own included, looks for its files."""
+    load = Dataset._load_data
+
+    @functools.wraps(load)
+    def _load_data(self, token, dataset_path):
+        prepare(self.config)
+        load(self, token, dataset_path)
+
+    Dataset._load_data = _load_data
+
+
+def prepare(config: Config) -> None:
+    """Bring the dataset of ``config`` here if it has a ``source``: its interactions, and images where the model's
+    semantic IDs need them. What is there already is left as it is.
+
+    Raises:
+        UserError: saying which files to bring, and where to, when they can't be had.
+    """
+    if not config["source"] or config["benchmark_filename"]:
+        return
+    from recbole_macrec.data.dataset import wants_images
+    from recbole_macrec.data.prepare import prepare as prepare_dataset
+
+    prepare_dataset(
+        Path(config["data_path"]),
+        config["source"],
+        lambda: is_ours(config.model_class) and wants_images(config),
+        config["missing_images"] or "drop",
+        bool(config["show_progress"]),
+    )
 
 
 # -- several processes -----------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """Fixtures for every test: a folder of its own to run in, and a tiny data set."""
 import logging
 import random
+import threading
 from pathlib import Path
 
 import pytest
+from web_server import Server
 
 import recbole_macrec  # noqa: F401  repairs RecBole before any test imports it
 
@@ -27,6 +29,16 @@ def own_logging():
     yield
     root.setLevel(level)
     root.handlers[:] = handlers
+
+
+@pytest.fixture
+def server():
+    """A web server on this machine; see ``web_server``."""
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

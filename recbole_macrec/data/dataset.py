@@ -7,7 +7,8 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import set_color
 from scipy.sparse import csc_matrix
 
-from recbole_macrec.data.encode import item_features
+from recbole_macrec.data.encode import is_imported, item_features
+from recbole_macrec.data.encoders import create_encoder
 from recbole_macrec.data.features import available
 from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
@@ -15,6 +16,40 @@ from recbole_macrec.options import PACKAGED_DATASET
 from recbole_macrec.semantic_ids import FeatureRows, SemanticIDs, SemanticIDSettings, build_semantic_ids, published_semantic_ids
 
 FOLDER = "semantic_ids"
+
+
+def modalities_of(config) -> tuple[list[str], list[str]]:
+    """The modalities that the model of ``config`` reads, and those whose features make its semantic IDs."""
+    modalities = config["modalities"]
+    if not isinstance(modalities, list | tuple) or not modalities:
+        raise UserError(f"modalities must be a list such as ['text', 'image'], but it is {modalities!r}.")
+    read = list(modalities)[: config["max_modalities"]]
+    return read, list(modalities) if config["quantizer"] == "cross_modal_rqvae" else read
+
+
+def source_of_ids(config, folder: Path, modalities: list[str]) -> str:
+    """``learn`` or ``published``: what ``semantic_ids`` says, or what there is where it says ``auto``."""
+    source = config["semantic_ids"] or "auto"
+    if source not in ("auto", "learn", "published"):
+        raise UserError(f"semantic_ids is {source!r}; expected auto, learn or published.")
+    if source != "auto":
+        return source
+    have_features = set(modalities) <= set(available(folder))
+    published = not have_features and all(file.is_file() for file in _published(folder, modalities).values())
+    return "published" if published else "learn"
+
+
+def wants_images(config) -> bool:
+    """Whether the semantic IDs of ``config`` are learnt from images that are still to be encoded."""
+    folder, (_, modalities) = Path(config["data_path"]), modalities_of(config)
+    if source_of_ids(config, folder, modalities) == "published":
+        return False
+    chosen = [(config["encoders"] or {}).get(m) for m in modalities if not is_imported(folder, m)]
+    return any(create_encoder(encoder, device="cpu").kind == "image" for encoder in chosen if encoder is not None)
+
+
+def _published(folder: Path, modalities: list[str]) -> dict[str, Path]:
+    return {m: folder / FOLDER / f"{m}.json" for m in modalities}
 
 
 class SemanticIDDataset(SequentialDataset):
@@ -72,21 +107,13 @@ class SemanticIDDataset(SequentialDataset):
 
     def _prepare_semantic_ids(self) -> SemanticIDs:
         config, folder = self.config, self._folder()
-        modalities = config["modalities"]
-        if not isinstance(modalities, list | tuple) or not modalities:
-            raise UserError(f"modalities must be a list such as ['text', 'image'], but it is {modalities!r}.")
-        read = list(modalities)[: config["max_modalities"]]
-        modalities = list(modalities) if config["quantizer"] == "cross_modal_rqvae" else read
+        read, modalities = modalities_of(config)
         settings = SemanticIDSettings.from_config(config, modalities)
         tokens = self.field2id_token[self.iid_field][1:].tolist()
-        files = {m: folder / FOLDER / f"{m}.json" for m in modalities}
-        source = config["semantic_ids"] or "auto"
-        if source == "auto":
-            have_features = set(modalities) <= set(available(folder))
-            source = "published" if not have_features and all(f.is_file() for f in files.values()) else "learn"
+        source = source_of_ids(config, folder, modalities)
         if source == "published":
-            ids = published_semantic_ids(files, tokens, settings)
-        elif source == "learn":
+            ids = published_semantic_ids(_published(folder, modalities), tokens, settings)
+        else:
             tables = item_features(
                 folder,
                 self.dataset_name,
@@ -97,6 +124,7 @@ class SemanticIDDataset(SequentialDataset):
                 device=config["device"],
                 show_progress=bool(config["show_progress"]),
                 users=self.training_users if self._training is not None else None,
+                missing_images=config["missing_images"],
             )
             ids = build_semantic_ids(
                 {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()},
@@ -106,8 +134,6 @@ class SemanticIDDataset(SequentialDataset):
                 device=config["device"],
                 show_progress=bool(config["show_progress"]),
             )
-        else:
-            raise UserError(f"semantic_ids is {source!r}; expected auto, learn or published.")
         ids = ids.only(read)
         for modality in ids.modalities:
             self.logger.info(
