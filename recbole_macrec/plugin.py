@@ -19,7 +19,7 @@ from recbole.utils import ModelType, dataset_arguments, enum_type, get_model
 
 from recbole_macrec.errors import UserError
 
-FEATURE_OPTIONS = ("source", "missing_images", "encoders", "text_fields", "image_field", "max_modalities")
+FEATURE_OPTIONS = ("source", "missing_images", "missing_texts", "encoders", "text_fields", "image_field", "max_modalities")
 NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
 MODEL_PACKAGE = "recbole.model.sequential_recommender"
 

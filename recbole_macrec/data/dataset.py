@@ -7,7 +7,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import set_color
 from scipy.sparse import csc_matrix
 
-from recbole_macrec.data.encode import is_imported, item_features
+from recbole_macrec.data.encode import LACKING, is_imported, item_features
 from recbole_macrec.data.encoders import create_encoder
 from recbole_macrec.data.features import available
 from recbole_macrec.data.replace import whole_file
@@ -46,6 +46,11 @@ def wants_images(config) -> bool:
         return False
     chosen = [(config["encoders"] or {}).get(m) for m in modalities if not is_imported(folder, m)]
     return any(create_encoder(encoder, device="cpu").kind == "image" for encoder in chosen if encoder is not None)
+
+
+def mean_for(config) -> list[str]:
+    """The kinds of content that an item may lack, and then has the mean feature of the others."""
+    return [kind for kind, option in LACKING.items() if config[option] == "mean"]
 
 
 def _published(folder: Path, modalities: list[str]) -> dict[str, Path]:
@@ -124,7 +129,7 @@ class SemanticIDDataset(SequentialDataset):
                 device=config["device"],
                 show_progress=bool(config["show_progress"]),
                 users=self.training_users if self._training is not None else None,
-                missing_images=config["missing_images"],
+                mean_for=mean_for(config),
             )
             ids = build_semantic_ids(
                 {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()},

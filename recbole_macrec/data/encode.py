@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 TEXT_FIELDS = ("title", "description")
 IMAGE_FIELD = "image"
-MISSING_IMAGES = ("drop", "mean")
+LACKING = {"text": "missing_texts", "image": "missing_images"}  # kind of content -> option for items that lack it
 Chosen = str | Mapping[str, Any]  # an encoder as the option names it
 Users = Mapping[str, np.ndarray]  # item token -> numbers of the users who took it in the training interactions
 
@@ -34,14 +34,14 @@ Users = Mapping[str, np.ndarray]  # item token -> numbers of the users who took 
 def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[str], encoders: Mapping[str, Chosen],
                   text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
                   device: torch.device | str | None = None, show_progress: bool = False,
-                  users: Callable[[], Users] | None = None, missing_images: str | None = None,
+                  users: Callable[[], Users] | None = None, mean_for: Collection[str] = (),
                   processes: Processes = ALONE) -> dict[str, FeatureTable]:
     """Return ``{modality: FeatureTable}`` in the order of ``modalities``.
 
     Imported features are taken as they are. A modality that ``encoders`` gives an encoder, such as
     ``{"text": "tfidf", "image": {"model": "openai/clip-vit-large-patch14"}}``, is encoded from ``NAME.item`` unless that was
-    done before from the same content. An encoder of interactions asks for ``users``. With ``missing_images: mean`` items
-    without an image have the mean feature of the others. UserError says which file is missing and how to get it.
+    done before from the same content. An encoder of interactions asks for ``users``. ``mean_for`` names the kinds
+    of content, ``text`` or ``image``, that an item may lack: it then has the mean feature of the others. UserError says which file is missing and how to get it.
     """
     folder = Path(dataset_folder)
     if not folder.is_dir():
@@ -54,7 +54,7 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
         if modality in encoders:
             tables[modality] = encode_missing(folder, name, modality, encoders[modality], text_fields, image_field,
                                               device=device, show_progress=show_progress, users=users,
-                                              missing_images=missing_images, processes=processes)
+                                              mean_for=mean_for, processes=processes)
         elif modality in features.available(folder):
             tables[modality] = FeatureTable.load(folder, modality)
         else:
@@ -66,7 +66,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
                    text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
                    device: torch.device | str | None = None, show_progress: bool = False,
                    processes: Processes = ALONE, users: Callable[[], Users] | None = None,
-                   missing_images: str | None = None) -> FeatureTable:
+                   mean_for: Collection[str] = ()) -> FeatureTable:
     """Return the features of one modality, encoding them if they are absent or were encoded from other content.
 
     Features without a manifest beside them were imported, and are never encoded anew. Pretrained models encode shard by
@@ -80,7 +80,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     encoder = create_encoder(chosen, device)
     items = _raw_items(folder, name, modality, encoder, text_fields, image_field, users)
     npy.parent.mkdir(exist_ok=True)
-    shown = _with_images(items) if encoder.kind == "image" and missing_images == "mean" else items
+    shown = _with_content(items, encoder.kind) if encoder.kind in mean_for else items
     with FileLock(npy.with_name(f".{modality}.lock")) if processes.first else nullcontext():
         if processes.first:
             remove_unfinished(npy.parent, f"{modality}.")
@@ -99,7 +99,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
             matrix = shards.join() if shards else encoder.encode(shown)
             details = dict(encoder.details)
             if len(shown) < len(items):
-                matrix, details["without_image"] = _with_means(matrix, shown, items), len(items) - len(shown)
+                matrix, details["mean_features"] = _with_means(matrix, shown, items), len(items) - len(shown)
             # The manifest's presence says "encoded here" and its content "complete": an empty one goes first.
             manifest_path.write_text("{}")
             FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
@@ -143,8 +143,10 @@ def _raw_items(folder: Path, name: str, modality: str, encoder: Encoder, text_fi
             for token, path in zip(frame["item_id"], frame[image_field])]
 
 
-def _with_images(items: Sequence[RawItem]) -> Sequence[RawItem]:
-    """Return the items that have an image; all of them where none has, for the encoder to say so."""
+def _with_content(items: Sequence[RawItem], kind: str) -> Sequence[RawItem]:
+    """Return the items that have a text or an image; all of them where none has, for the encoder to say so."""
+    if kind == "text":
+        return [item for item in items if item.text] or items
     return [item for item in items if item.image is not None and item.image.is_file()] or items
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import requests
+from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from recbole_macrec.data.atomic import read_items
-from recbole_macrec.data.download import TIMEOUT, Busy, Refused, check_status, new_session, pieces, reason
+from recbole_macrec.data.download import ATTEMPTS, TIMEOUT, Busy, Refused, check_status, new_session, pieces, reason
 from recbole_macrec.data.encoders.images import BROKEN, open_image
 from recbole_macrec.data.features import listing
 from recbole_macrec.data.hosts import Hosts
@@ -107,6 +108,8 @@ def check_image(content: bytes) -> None:
             image.verify()
         with open_image(io.BytesIO(content), FORMATS) as image:
             image.load()  # verify() does not notice a truncated JPEG
+    except UnidentifiedImageError:
+        raise Refused(f"it is no usable image (none of {', '.join(FORMATS)})") from None
     except BROKEN as error:
         raise Refused(f"it is no usable image ({' '.join(str(error).split())[:100]})") from None
 
@@ -115,7 +118,7 @@ def _fetch(path: Path, urls: Sequence[str], session: requests.Session) -> Failur
     reasons, for_now = [], False
     for url in urls:
         try:
-            content = _content(url, session)
+            content = _whole_content(url, session)
             check_image(content)
         except (requests.RequestException, Refused) as error:
             reasons.append(f"{url}: {reason(error)}")
@@ -125,6 +128,16 @@ def _fetch(path: Path, urls: Sequence[str], session: requests.Session) -> Failur
             fresh.write_bytes(content)
         return None
     return Failure("; ".join(reasons) or "no address is known", for_now)
+
+
+def _whole_content(url: str, session: requests.Session) -> bytes:
+    """Transfer the image again when that breaks off; that there is no answer at all the session has tried often enough."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _content(url, session)
+        except (requests.exceptions.ChunkedEncodingError, requests.Timeout):
+            pass
+    return _content(url, session)
 
 
 def _content(url: str, session: requests.Session) -> bytes:

@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 from recbole_macrec.data import atomic
 from recbole_macrec.data.download import DownloadError, fetch, new_session
 from recbole_macrec.data.drop import drop_items
-from recbole_macrec.data.encode import MISSING_IMAGES
 from recbole_macrec.data.fetch_images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.hosts import Hosts
 from recbole_macrec.data.importer import import_dataset
@@ -45,8 +44,8 @@ def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing
             is what a later run goes on from.
     """
     block = SourceBlock.read(source, folder)
-    if missing_images not in MISSING_IMAGES:
-        raise UserError(f"missing_images is {missing_images!r}; expected {' or '.join(MISSING_IMAGES)}")
+    if missing_images not in ("drop", "mean"):
+        raise UserError(f"missing_images is {missing_images!r}; expected drop or mean")
     if _imported(folder) and not half_replaced(folder):
         _check_made_so(folder, block)
         if _images_settled(folder, missing_images) or not wants_images():

@@ -9,6 +9,7 @@ from pathlib import Path
 from recbole.config import Config
 
 from recbole_macrec import plugin
+from recbole_macrec.data.dataset import mean_for, modalities_of, source_of_ids
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.encoders import create_encoder
 from recbole_macrec.data.processes import launched, own_device
@@ -39,7 +40,7 @@ def prepare_command(args: argparse.Namespace, words: list[str]) -> None:
         for modality, encoder in (_encoders(config) if plugin.is_ours(config.model_class) else {}).items():
             tables |= item_features(folder, args.dataset, [modality], encoder, config["text_fields"] or [],
                                     config["image_field"] or "image", device=own_device(), show_progress=True,
-                                    missing_images=config["missing_images"], processes=processes)
+                                    mean_for=mean_for(config), processes=processes)
     if processes.first:
         counts = (manifest.read(folder) or {}).get("counts", {})
         print(f"{folder}: " + (", ".join(f"{count:,} {what}" for what, count in counts.items()) or "imported"))
@@ -49,8 +50,6 @@ def prepare_command(args: argparse.Namespace, words: list[str]) -> None:
 
 def _encoders(config: Config) -> dict[str, dict]:
     """Return {modality: encoders as item_features wants them} of what can be encoded before a run splits the interactions."""
-    from recbole_macrec.data.dataset import modalities_of, source_of_ids
-
     _, modalities = modalities_of(config)
     if source_of_ids(config, Path(config["data_path"]), modalities) == "published":
         return {}

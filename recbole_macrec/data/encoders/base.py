@@ -47,7 +47,7 @@ def require_text(items: Sequence[RawItem]) -> None:
     empty = [item.token for item in items if not item.text]
     if empty:
         raise UserError(f"{listing(empty, 'item')} have empty text; fill the columns that text_fields names in the .item file, "
-                        "or leave the modality out of modalities")
+                        "set missing_texts: mean, or leave the modality out of modalities")
 
 
 def require_images(items: Sequence[RawItem]) -> None:
