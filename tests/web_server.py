@@ -26,6 +26,9 @@ class Server(ThreadingHTTPServer):
         self.files, self.failures, self.breaks, self.redirects, self.slow, self.headers = {}, {}, {}, {}, {}, {}
         self.etag, self.asked = '"one"', []
 
+    def handle_error(self, request, client_address):
+        """Clients that are killed hang up."""
+
     def url(self, path):
         return f"http://127.0.0.1:{self.server_port}/{path}"
 

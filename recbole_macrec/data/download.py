@@ -78,6 +78,7 @@ def fetch(remote: Remote, target: Path, session: requests.Session | None = None,
         DownloadError: when no mirror gave the file.
     """
     if target.exists():
+        _forget(target)  # a run was killed when it had just put it there
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     session, reasons = session or new_session(), {}

@@ -105,7 +105,7 @@ def _download(folder: Path, block: SourceBlock, show_progress: bool) -> None:
     hosts = Hosts()
     hosts.try_all(url for name in missing for url in block.files[name].urls)
     try:
-        for name in missing:
+        for name in (name for name in block.files if name in missing or (block.path / name).exists()):
             fetch(block.files[name], block.path / name, new_session(hosts), show_progress)
     except DownloadError as error:
         raise UserError(_what_to_bring(folder, block, "; ".join(dict.fromkeys(error.reasons.values())))) from error
