@@ -37,15 +37,22 @@ def check_model(name: str) -> None:
         raise UserError(f"Unknown model '{name}'.{hint} Known models: {', '.join(known)}.")
 
 
+def has_source(name: str) -> bool:
+    """Whether the property file of the dataset ``name`` says how it is made."""
+    path = property_file("dataset", f"{name}.yaml")
+    return path.is_file() and bool(read_yaml(path).get("source"))
+
+
 def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> None:
-    """Raise a UserError unless ``data_path/name`` holds the dataset; ``benchmark``: split into files already."""
-    if name == PACKAGED_DATASET:
+    """Raise a UserError unless ``data_path/name`` holds the dataset or it can be made; ``benchmark``: split into files already."""
+    if name == PACKAGED_DATASET or has_source(name):
         return
     folder = Path(data_path) / name
     mend = f"Import it with: python -m recbole_macrec.data import SRC --dataset={name} --data_path={data_path}"
     if not folder.is_dir():
-        others = sorted({path.parent.name for path in Path(data_path).glob("*/*.inter")})
-        there = f" There are: {', '.join(others)}." if others else ""
+        makeable = {path.stem for path in property_file("dataset").glob("*.yaml") if has_source(path.stem)}
+        others = sorted({path.parent.name for path in Path(data_path).glob("*/*.inter")} | makeable)
+        there = f" There are, or can be made: {', '.join(others)}." if others else ""
         raise UserError(f"Dataset folder {folder} does not exist.{nearest(name, others)}{there} {mend}")
     if not benchmark and not (folder / f"{name}.inter").is_file():
         raise UserError(f"Dataset file {folder / f'{name}.inter'} does not exist. {mend}")

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 import yaml
 from recbole.config import Config
+from recbole.data.dataset import Dataset
 from recbole.quick_start import quick_start
 from recbole.utils import ModelType, dataset_arguments, enum_type, get_model
 
 from recbole_macrec.errors import UserError, nearest
 
-FEATURE_OPTIONS = ("encoders", "text_fields", "image_field", "max_modalities")
+FEATURE_OPTIONS = ("source", "missing_images", "missing_texts", "encoders", "text_fields", "image_field", "max_modalities")
+NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
 MODEL_PACKAGE = "recbole.model.sequential_recommender"
 
 _models: dict[str, type] = {}
@@ -38,6 +40,7 @@ def register() -> None:
     names = [field.name for field in fields(SemanticIDSettings)] + [*FEATURE_OPTIONS, "MODEL_TYPE"]
     dataset_arguments.extend(name for name in names if name not in dataset_arguments)
     _layer_property_files()
+    _prepare_before_loading()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
         module.run_recboles = run_recboles
         module.load_data_and_model = load_data_and_model
@@ -135,6 +138,13 @@ def _layer_property_files() -> None:
             config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or "LS" in split
         if sequential and config.get("benchmark_filename"):
             _read_histories(config)
+        for option in NESTED_OPTIONS:
+            value = config.get(option)
+            if isinstance(value, str) and value.startswith(("[", "{")):  # RecBole reads ['text'], and leaves [text] a text
+                try:
+                    config[option] = yaml.safe_load(value)
+                except yaml.YAMLError:
+                    raise UserError(f"{option} is {value!r}, which can't be read; check its brackets and quotes") from None
         return config
 
     Config._init_parameters_category = _init_parameters_category
@@ -154,6 +164,43 @@ def _read_histories(config: dict) -> None:
 def is_ours(model_class: type) -> bool:
     """Whether ``model_class`` is one of our models or derived from one."""
     return issubclass(model_class, tuple(_models.values()))
+
+
+# -- datasets that prepare themselves --------------------------------------------------------------------------------
+
+
+def _prepare_before_loading() -> None:
+    """Bring a dataset with a ``source`` here before any dataset class, RecBole's own included, looks for its files."""
+    load = Dataset._load_data
+
+    @functools.wraps(load)
+    def _load_data(self, token, dataset_path):
+        prepare(self.config)
+        load(self, token, dataset_path)
+
+    Dataset._load_data = _load_data
+
+
+def prepare(config: Config) -> None:
+    """Bring the dataset of ``config`` here if it has a ``source``: its interactions, and images where the model's
+    semantic IDs need them. What is there already is left as it is.
+
+    Raises:
+        UserError: saying which files to bring, and where to, when they can't be had.
+    """
+    if not config["source"] or config["benchmark_filename"]:
+        return
+    from recbole_macrec.data.prepare import prepare as prepare_dataset
+    from recbole_macrec.data.wanted import wants_images
+
+    folder = Path(config["data_path"])
+    prepare_dataset(
+        folder,
+        config["source"],
+        lambda: is_ours(config.model_class) and wants_images(config, folder),
+        config["missing_images"] or "drop",
+        bool(config["show_progress"]),
+    )
 
 
 # -- several processes -----------------------------------------------------------------------------------------------

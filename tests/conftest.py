@@ -2,9 +2,11 @@
 import logging
 import os
 import random
+import threading
 from pathlib import Path
 
 import pytest
+from web_server import Server
 
 import recbole_macrec  # noqa: F401  repairs RecBole before any test imports it
 
@@ -38,6 +40,16 @@ def own_logging():
     yield
     root.setLevel(level)
     root.handlers[:] = handlers
+
+
+@pytest.fixture
+def server():
+    """A web server on this machine; see ``web_server``."""
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import random
 from pathlib import Path
 
 CATEGORY = "Musical_Instruments"
+SHOP = "https://shop.example"
 
 
-def write_2018(folder: Path, category: str = CATEGORY, strangers: int = 30) -> Path:
+def write_2018(folder: Path, category: str = CATEGORY, strangers: int = 30, images_at: str = SHOP) -> Path:
     """Write ``CATEGORY.csv`` and ``meta_CATEGORY.json.gz`` with ``strangers`` items that nobody reviewed."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(2018)
@@ -19,7 +20,7 @@ def write_2018(folder: Path, category: str = CATEGORY, strangers: int = 30) -> P
     for item, text, images in _items(rng, strangers):
         fields = {"asin": item, "brand": "by\n    Acme & Sons", "category": ["Music", "Strings</span></span>", "junk"], **text}
         if images is not None:
-            fields["imageURLHighRes"] = images
+            fields["imageURLHighRes"] = [url.replace(SHOP, images_at) for url in images]
         lines.append(repr(fields) if item.endswith("7") else json.dumps(fields))
     lines[3:3] = ['{"asin": "B0003", "title": "cut of', "[1, 2]", '{"title": "no id"}', "{'asin': __import__('os')}"]
     _write_gz(folder / f"meta_{category}.json.gz", lines)
@@ -129,12 +130,12 @@ def _items(rng: random.Random, strangers: int):
             text["title"] = "var aPageStart = (new Date()).getTime();"
         if item % 10 == 4:
             text = {"title": None, "description": []}
-        images = {0: None, 5: [], 6: [""]}.get(item % 14, [f"https://shop.example/{token}-{i}.jpg" for i in range(1 + item % 2)])
+        images = {0: None, 5: [], 6: [""]}.get(item % 14, [f"{SHOP}/{token}-{i}.jpg" for i in range(1 + item % 2)])
         if item % 11 == 3 and item < 45:
             continue  # no metadata
         yield token, text, images
         if item in (5, 8):  # again, the first without an image before
-            yield token, {"title": "Again"}, [f"https://shop.example/{token}-again.jpg"]
+            yield token, {"title": "Again"}, [f"{SHOP}/{token}-again.jpg"]
 
 
 def _write_gz(path: Path, lines: list[str]) -> None:

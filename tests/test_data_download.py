@@ -1,87 +1,25 @@
 """Downloads against a local server that fails, breaks off, is slow and answers ranges."""
+import gzip
 import hashlib
 import io
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from web_server import image_bytes
 
-from recbole_macrec.data import download, fetch_images
+from recbole_macrec.data import download, fetch_images, hosts
 from recbole_macrec.data.__main__ import main
 from recbole_macrec.data.atomic import write
 from recbole_macrec.data.download import Remote, fetch
+from recbole_macrec.data.encoders import RawItem, images
 from recbole_macrec.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-def image_bytes(kind="JPEG", size=(40, 30)) -> bytes:
-    pixels = np.random.default_rng(1).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue()
-
-
-class Server(ThreadingHTTPServer):
-    """Serves ``files``; ``failures[path]`` answers of 503 come first, then ``breaks[path]`` broken-off transfers."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.failures, self.breaks, self.etag, self.asked = {}, {}, {}, '"one"', []
-
-    def url(self, path):
-        return f"http://127.0.0.1:{self.server_port}/{path}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        server, path = self.server, self.path.lstrip("/")
-        server.asked.append((path, self.headers.get("Range")))
-        if server.failures.get(path, 0):
-            server.failures[path] -= 1
-            return self._send(503, b"")
-        if path not in server.files:
-            return self._send(404, b"")
-        content, status, extra = server.files[path], 200, {}
-        wanted = self.headers.get("Range")
-        if wanted and self.headers.get("If-Range") == server.etag:
-            begin = int(wanted.removeprefix("bytes=").rstrip("-"))
-            if begin >= len(content):
-                return self._send(416, b"")
-            extra["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
-            content, status = content[begin:], 206
-        self._send(status, content, extra | {"ETag": server.etag})
-
-    def _send(self, status, content, headers=()):
-        server, path = self.server, self.path.lstrip("/")
-        self.send_response(status)
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if status in (200, 206) and server.breaks.get(path, 0):
-            server.breaks[path] -= 1
-            content = content[: len(content) // 2]
-            self.close_connection = True
-        self.wfile.write(content)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server():
-    server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def quiet(remote, target):
@@ -99,7 +37,7 @@ def test_a_file_is_fetched_once(server, tmp_path):
 def test_busy_servers_and_broken_transfers_are_tried_again_from_where_they_stopped(server, tmp_path):
     server.files["a.gz"], server.failures["a.gz"], server.breaks["a.gz"] = CONTENT, 1, 2
     assert quiet(Remote((server.url("a.gz"),), SHA256), tmp_path / "a.gz").read_bytes() == CONTENT
-    assert server.asked == [("a.gz", None), ("a.gz", None), ("a.gz", "bytes=131072-"), ("a.gz", "bytes=196608-")]
+    assert server.asked == [("a.gz", None), ("a.gz", None), ("a.gz", "bytes=150000-"), ("a.gz", "bytes=225000-")]
 
 
 def test_a_killed_download_goes_on(server, tmp_path, monkeypatch):
@@ -157,7 +95,7 @@ def test_what_can_not_be_had_is_said_with_the_reason(server, tmp_path):
 
 
 def test_images_are_checked_and_failures_reported(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch_images, "MAX_PIXELS", 5000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 5000)
     monkeypatch.setattr(fetch_images, "MAX_BYTES", 50_000)
     server.files |= {"good.jpg": image_bytes(), "good.png": image_bytes("PNG"), "cut.jpg": image_bytes()[:-400],
                      "page.jpg": b"<html>not found</html>", "large.jpg": image_bytes(size=(100, 80)), "heavy.jpg": CONTENT}
@@ -166,7 +104,7 @@ def test_images_are_checked_and_failures_reported(server, tmp_path, monkeypatch)
     wanted = {tmp_path / name: [server.url(name)] for name in names}
     wanted |= {tmp_path / "second.jpg": [server.url("gone.jpg"), server.url("good.png")], tmp_path / "none.jpg": []}
     failed = fetch_images.fetch_images(wanted, connections=3, show_progress=False)
-    why = {path.name: reason for path, reason in failed.items()}
+    why = {path.name: failure.reason for path, failure in failed.items()}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good.jpg", "good.png", "second.jpg"]
     assert list(why) == ["cut.jpg", "page.jpg", "large.jpg", "heavy.jpg", "gone.jpg", "none.jpg"]
     for name, part in (("cut.jpg", "no usable image"), ("page.jpg", "no usable image"), ("large.jpg", "100 x 80 pixels"),
@@ -194,3 +132,79 @@ def test_images_of_a_catalogue(server, tmp_path, capsys):
     assert sorted(path for path, _ in server.asked) == ["a.jpg", "b.jpg", "b.jpg"]
     (shop / "image_urls.json").unlink()
     assert main(command) == 1 and "image_urls.json does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("leads_to", ["file:///etc/passwd", "ftp://127.0.0.1/a.gz"])
+def test_redirections_stay_on_the_web(leads_to, server, tmp_path):
+    server.redirects |= {"away.gz": leads_to, "round.gz": server.url("round.gz"), "there.gz": server.url("a.gz")}
+    server.files["a.gz"] = CONTENT
+    with pytest.raises(UserError, match="only http and https"):
+        quiet(Remote((server.url("away.gz"),)), tmp_path / "a.gz")
+    with pytest.raises(UserError, match="more than 5 redirections"):
+        quiet(Remote((server.url("round.gz"),)), tmp_path / "a.gz")
+    failed = fetch_images.fetch_images({tmp_path / "a.jpg": [server.url("away.gz")]}, show_progress=False)
+    assert not failed[tmp_path / "a.jpg"].for_now
+    assert quiet(Remote((server.url("there.gz"),), SHA256), tmp_path / "a.gz").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/a.gz", "a.gz", "http://", "http://127.0.0.1:none/a.gz"])
+def test_other_addresses_are_refused(url, tmp_path):
+    with pytest.raises(UserError, match="could not download a.gz"):
+        quiet(Remote((url,)), tmp_path / "a.gz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_a_server_packs_once_more_stay_as_they_are(server, tmp_path):
+    """Web servers often call .gz files compressed content, which a client is meant to unpack."""
+    server.files["a.gz"] = server.files["a.csv"] = gzip.compress(CONTENT)
+    server.headers["Content-Encoding"] = "gzip"
+    assert quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz").read_bytes() == gzip.compress(CONTENT)
+    with pytest.raises(UserError, match="compressed"):
+        quiet(Remote((server.url("a.csv"),)), tmp_path / "a.csv")
+
+
+def test_a_host_that_is_gone_is_asked_once(monkeypatch, tmp_path):
+    tried = []
+    monkeypatch.setattr(hosts, "_why_not", lambda *place: tried.append(place) or "no answer")
+    wanted = {tmp_path / f"{i}.jpg": [f"http://shop.example/{i}.jpg"] for i in range(50)}
+    failed = fetch_images.fetch_images(wanted, show_progress=False)
+    assert len(failed) == 50 and tried == [("shop.example", 80)]
+    assert all(failure.for_now and "no connection to shop.example" in failure.reason for failure in failed.values())
+
+
+def test_a_proxy_is_what_has_to_answer(monkeypatch, tmp_path):
+    tried = []
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setattr(hosts, "_why_not", lambda *place: tried.append(place) or "no answer")
+    with pytest.raises(UserError, match="no connection to proxy.example"):
+        quiet(Remote(("https://shop.example/a.gz",)), tmp_path / "a.gz")
+    assert tried == [("proxy.example", 3128)]
+
+
+def test_images_that_unpack_to_gigabytes_are_refused(server, tmp_path):
+    """A PNG of some bytes that says it is 60,000 pixels wide and high."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    bomb += struct.pack(">I", 10) + b"IDAT" + zlib.compress(b"")[:10].ljust(10) + b"\0\0\0\0"
+    server.files |= {"bomb.png": bomb, "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"}
+    wanted = {tmp_path / name: [server.url(name)] for name in server.files}
+    failed = fetch_images.fetch_images(wanted, show_progress=False)
+    assert "pixels" in failed[tmp_path / "bomb.png"].reason and "none of JPEG" in failed[tmp_path / "script.jpg"].reason
+    (tmp_path / "bomb.png").write_bytes(bomb)  # and where a user's own folder has it
+    with pytest.raises(UserError, match="bomb.png of item 'a' is unreadable .*pixels"):
+        images.read_rgb(RawItem("a", image=tmp_path / "bomb.png"))
+    medium = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(medium, "PNG")
+    (tmp_path / "medium.png").write_bytes(medium.getvalue())
+    with pytest.raises(UserError, match="9000 x 9000 pixels"):
+        images.read_rgb(RawItem("a", image=tmp_path / "medium.png"))
+
+
+def test_images_stay_in_their_folder(tmp_path):
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    write(shop / "shop.item", {"item_id:token": ["a"], "image:token": ["../a.jpg"]})
+    (shop / "image_urls.json").write_text('{"a": ["http://127.0.0.1:9/a.jpg"]}')
+    with pytest.raises(UserError, match="outside .* 1 item \\('a'\\)"):
+        fetch_images.fetch_catalogue_images(shop, show_progress=False)

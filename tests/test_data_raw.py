@@ -23,6 +23,7 @@ from recbole_macrec.data import atomic
 from recbole_macrec.data.__main__ import main
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.encode import item_features
+from recbole_macrec.data.find_source import read_source
 from recbole_macrec.data.raw import amazon, manifest
 from recbole_macrec.data.raw.amazon import read_amazon
 from recbole_macrec.data.raw.catalogue import Options
@@ -32,8 +33,6 @@ from recbole_macrec.data.raw.lines import LONGEST, Tally, parse_lines
 from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Records
 from recbole_macrec.data.raw.text import plain_text
-from recbole_macrec.data.find_source import read_source
-from recbole_macrec.errors import UserError
 
 
 @pytest.fixture

@@ -168,7 +168,7 @@ def test_features_too_large_for_memory_are_streamed_to_the_same_ids(quantizer, t
     read = [len(block) for block in rows.blocks(mapped["text"])]
     streamed = build(tmp_path / "streamed", settings, mapped)
     assert read == [ITEMS] and streamed.fingerprint() == expected.fingerprint()
-    monkeypatch.setattr(rows, "BLOCK", 50)
+    monkeypatch.setattr("recbole_macrec.data.blocks.BLOCK", 50)
     assert [len(block) for block in rows.blocks(mapped["text"])] == [50, 50, 50, 10]
     in_blocks = build(tmp_path / "blocks", settings, mapped)
     same = [np.mean((in_blocks.codes[m] == expected.codes[m]).all(1)) for m in SMALL.modalities]

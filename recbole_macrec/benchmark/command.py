@@ -5,10 +5,10 @@ import traceback
 from pathlib import Path
 
 from recbole_macrec.benchmark.failures import sentence
-from recbole_macrec.benchmark.run import Processes, Request, run_model
+from recbole_macrec.benchmark.run import Processes, Request, prepare, run_model
 from recbole_macrec.benchmark.table import print_table, write_json, write_table
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.options import check_dataset, check_model, check_options, read_config_file
+from recbole_macrec.options import check_dataset, check_model, check_options, has_source, read_config_file
 
 OWN = ("config_files", "nproc", "ip", "port", "world_size", "group_offset", "output", "result_file", "verbose", "help")
 REPOSITORY_DATA = Path(__file__).parents[2] / "dataset"
@@ -50,7 +50,10 @@ def _run(argv: list[str], verbose: bool) -> int:
     check(models, request, args)
     if request.value("data_path") is None:
         settings["data_path"] = default_data_path()
-    check_dataset(request.dataset, request.value("data_path"), request.value("benchmark_filename") is not None)
+    if has_source(request.dataset) or request.value("source"):
+        prepare(models, request)
+    else:
+        check_dataset(request.dataset, request.value("data_path"), request.value("benchmark_filename") is not None)
 
     records = []
     for model in models:

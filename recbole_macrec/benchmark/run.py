@@ -2,11 +2,12 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import recbole.quick_start
+from recbole.config import Config
 
 from recbole_macrec import plugin
 from recbole_macrec.benchmark.record import observe, observe_processes
@@ -45,6 +46,20 @@ class Request:
             if key in (values := read_config_file(path)):
                 return values[key]
         return default
+
+
+def prepare(models: Sequence[str], request: Request) -> None:
+    """Bring a dataset with a ``source`` here as all ``models`` need it before the first runs: all see the same items, even
+    where those without an image are dropped for one of them.
+
+    Raises:
+        UserError: when that is not possible.
+    """
+    for model in models:
+        files = [str(path) for path in (*_protocol(model, request.dataset), *request.config_files)]
+        with _command_line(request.settings):
+            config = Config(model, request.dataset, config_file_list=files, config_dict=dict(request.settings))
+        plugin.prepare(config)
 
 
 def run_model(model: str, request: Request) -> dict:

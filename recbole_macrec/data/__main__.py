@@ -1,4 +1,4 @@
-"""``python -m recbole_macrec.data import ...``, ``... images ...``, ``... encode ...`` and ``... toy``."""
+"""``python -m recbole_macrec.data prepare ...``, ``... import ...``, ``... images ...``, ``... encode ...`` and ``... toy``."""
 from __future__ import annotations
 
 import argparse
@@ -12,6 +12,7 @@ from recbole_macrec.data.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing,
 from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
 from recbole_macrec.data.fetch_images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.importer import Summary, import_dataset
+from recbole_macrec.data.prepare import locked
 from recbole_macrec.data.processes import launched, own_device
 from recbole_macrec.data.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
@@ -38,7 +39,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m recbole_macrec.data", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(title="commands", metavar="import|images|encode|toy", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="prepare|import|images|encode|toy", parser_class=_Parser)
+    preparing = commands.add_parser("prepare", allow_abbrev=False, help="download, import and encode a dataset with a source",
+                                    formatter_class=argparse.RawDescriptionHelpFormatter, description=_PREPARE_HELP)
+    preparing.add_argument("dataset", metavar="NAME")
+    preparing.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
+    preparing.add_argument("--model", default="MACRec", help="what to prepare it for (default: MACRec)")
+    preparing.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones win")
+    preparing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    preparing.set_defaults(run=_prepare)
     importing = commands.add_parser("import", allow_abbrev=False, help="turn released files, raw files or a CSV into a dataset",
                                     formatter_class=argparse.RawDescriptionHelpFormatter, description=_IMPORT_HELP)
     importing.add_argument("src", metavar="SRC", type=Path)
@@ -83,6 +92,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"unknown command '{argv[0]}'; use one of: {', '.join(commands.choices)}."
                         f"{nearest(argv[0], commands.choices)}")
     chosen = commands.choices.get(argv[0])
+    if chosen is preparing:
+        args, args.settings = parser.parse_known_args(argv)
+        return args
     for word in argv[1:] if chosen else ():
         option = word.split("=")[0]
         if option.startswith("-") and option not in _options(chosen):
@@ -93,6 +105,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
     return [option for action in parser._actions for option in action.option_strings]
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from recbole_macrec.data.prepare_command import prepare_command  # reads RecBole's options, which the others do without
+
+    prepare_command(args, args.settings)
 
 
 def _import(args: argparse.Namespace) -> None:
@@ -127,10 +145,11 @@ def _encode(args: argparse.Namespace) -> None:
 def _images(args: argparse.Namespace) -> None:
     if args.connections < 1:
         raise UserError(f"--connections={args.connections} is not usable; give a whole number from 1 on")
-    there, failed = fetch_catalogue_images(args.data_path / args.dataset, args.connections)
+    with locked(args.data_path / args.dataset):
+        there, failed = fetch_catalogue_images(args.data_path / args.dataset, args.connections)
     print(f"{args.data_path / args.dataset}: {there:,} images are there, {len(failed):,} could not be had")
     for item, why in list(failed.items())[:5]:
-        print(f"  {item}: {why}")
+        print(f"  {item}: {why.reason}")
     if failed:
         print(f"all of them: {args.data_path / args.dataset / REPORT}")
 
@@ -160,6 +179,14 @@ def _describe(summary: Summary) -> str:
               for step in summary.steps]
     return "\n".join(lines + [f"note: {note}" for note in summary.notes])
 
+
+_PREPARE_HELP = """\
+Bring DIR/NAME here as its property file (properties/dataset/NAME.yaml, or one of --config_files) says under source: download,
+import and filter, images, features. A killed run goes on where it was, and what is there is left as it is. A run of any
+model does the same by itself.
+
+Other options are those of a run, --key=value: --modalities=[text] brings no images, --model=SASRec the interactions alone.
+The encoding runs on several GPUs under torchrun --nproc_per_node=4 -m recbole_macrec.data prepare NAME."""
 
 _TOY_HELP = "Write DIR/arts-toy, a synthetic shop (users, items, texts and images are made up), the same bytes every time."
 

@@ -44,23 +44,33 @@ def clean_text(value: object) -> str:
 
 def write(path: Path, columns: dict[str, list]) -> None:
     """Write an atomic file; the keys of ``columns`` are ``name:type`` headers."""
-    pd.DataFrame(columns).to_csv(path, sep="\t", index=False, encoding="utf-8", lineterminator="\n")
+    write_table(path, pd.DataFrame(columns))
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write what :func:`write` would, from rows that need not fit into memory together."""
     rows = iter(rows)
-    pd.DataFrame(columns=list(header)).to_csv(path, sep="\t", index=False, encoding="utf-8", lineterminator="\n")
+    write_table(path, pd.DataFrame(columns=list(header)))
     while chunk := list(islice(rows, 4096)):
         pd.DataFrame(chunk, columns=list(header)).to_csv(path, sep="\t", index=False, encoding="utf-8", lineterminator="\n",
                                                          mode="a", header=False)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read an atomic file as text, nothing turned into NaN; columns are ``name:type``. What pandas raises is for the caller."""
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write what :func:`read_table` reads."""
+    table.to_csv(path, sep="\t", index=False, encoding="utf-8", lineterminator="\n")
 
 
 def read_items(dataset_folder: Path, name: str) -> pd.DataFrame:
     """Read ``NAME.item`` as text: columns without their types, nothing turned into NaN; UserError if unusable."""
     path = Path(dataset_folder) / f"{name}.item"
     try:
-        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8")
+        frame = read_table(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; import the dataset first: {import_command(dataset_folder, name)}") from None
     except (ValueError, UnicodeDecodeError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors

@@ -9,14 +9,12 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import ModelType, set_color
 from scipy.sparse import csc_matrix, csr_matrix
 
-from recbole_macrec.data.encode import encodable, item_features
-from recbole_macrec.data.features import available
+from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.replace import whole_file
+from recbole_macrec.data.wanted import FOLDER, ids_read, mean_for, published_files, settings_of, source_of_ids
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import PACKAGED_DATASET
-from recbole_macrec.semantic_ids import FeatureRows, SemanticIDs, SemanticIDSettings, build_semantic_ids, published_semantic_ids
-
-FOLDER = "semantic_ids"
+from recbole_macrec.semantic_ids import FeatureRows, SemanticIDs, build_semantic_ids, published_semantic_ids
 
 
 class SemanticIDDataset(SequentialDataset):
@@ -122,46 +120,26 @@ class SemanticIDDataset(SequentialDataset):
                 shutil.copyfile(folder / items, fresh)
         return own
 
-    def _modalities_there(self, folder: Path) -> list[str]:
-        """The modalities that the folder has features, IDs or raw content of: text, image, then others by name."""
-        files = {*available(folder), *(path.stem for path in (folder / FOLDER).glob("*.json"))}
-        there = files | encodable(folder, self.dataset_name, self.config["text_fields"] or [], self.config["image_field"] or "image")
-        if not there:
-            raise UserError(f"{folder} has neither features nor semantic IDs nor texts and images to encode; import some, or name "
-                            "modalities.")
-        chosen = sorted(there, key=lambda modality: (modality != "text", modality != "image", modality))
-        self.logger.info(f"modalities is not set: {chosen}, which {folder} has")
-        return chosen
-
     def _prepare_semantic_ids(self) -> SemanticIDs:
         config, folder = self.config, self._folder()
-        modalities = config["modalities"] or self._modalities_there(folder)
-        if not isinstance(modalities, list | tuple) or not modalities:
-            raise UserError(f"modalities must be a list such as ['text', 'image'], but it is {modalities!r}.")
-        read = list(modalities)[: config["max_modalities"]]
-        together = config["quantizer"] == "cross_modal_rqvae" or config["representation"] in ("concatenated", "graph")
-        settings = SemanticIDSettings.from_config(config, list(modalities) if together else read)
-        modalities = settings.modalities
+        settings = settings_of(config, folder)
         tokens = self.field2id_token[self.iid_field][1:].tolist()
         interactions = None if self._training is None else csr_matrix(self._training[:, 1:])
-        files = {m: folder / FOLDER / f"{m}.json" for m in settings.ids}
-        source = config["semantic_ids"] or "auto"
-        if source == "auto":
-            have_features = set(modalities) <= set(available(folder))
-            source = "published" if not have_features and all(f.is_file() for f in files.values()) else "learn"
+        source = source_of_ids(settings, folder)
         if source == "published":
-            ids = published_semantic_ids(files, tokens, settings, interactions)
-        elif source == "learn":
+            ids = published_semantic_ids(published_files(settings, folder), tokens, settings, interactions)
+        else:
             tables = item_features(
                 folder,
                 self.dataset_name,
-                modalities,
+                settings.modalities,
                 config["encoders"] or {},
                 config["text_fields"] or [],
                 config["image_field"] or "image",
                 device=config["device"],
                 show_progress=bool(config["show_progress"]),
                 users=self.training_users if self._training is not None else None,
+                mean_for=mean_for(config),
             )
             ids = build_semantic_ids(
                 {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()},
@@ -172,9 +150,7 @@ class SemanticIDDataset(SequentialDataset):
                 show_progress=bool(config["show_progress"]),
                 interactions=interactions,
             )
-        else:
-            raise UserError(f"semantic_ids is {source!r}; expected auto, learn or published.")
-        ids = ids.only(read if settings.representation == "modality" else settings.ids)
+        ids = ids.only(ids_read(config, settings))
         for modality in ids.modalities:
             self.logger.info(
                 set_color("Semantic IDs", "pink")

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.processes import ALONE, Processes
-from recbole_macrec.data.replace import whole_file
+from recbole_macrec.data.replace import remove_unfinished, whole_file
 from recbole_macrec.data.shards import Shards
 from recbole_macrec.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 TEXT_FIELDS = ("title", "description")
 IMAGE_FIELD = "image"
+LACKING = {"text": "missing_texts", "image": "missing_images"}  # kind of content -> option for items that lack it
 Chosen = str | Mapping[str, Any]  # an encoder as the option names it
 Users = Mapping[str, np.ndarray]  # item token -> numbers of the users who took it in the training interactions
 
@@ -30,12 +34,14 @@ Users = Mapping[str, np.ndarray]  # item token -> numbers of the users who took 
 def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[str], encoders: Mapping[str, Chosen],
                   text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
                   device: torch.device | str | None = None, show_progress: bool = False,
-                  users: Callable[[], Users] | None = None) -> dict[str, FeatureTable]:
+                  users: Callable[[], Users] | None = None, mean_for: Collection[str] = (),
+                  processes: Processes = ALONE) -> dict[str, FeatureTable]:
     """Return ``{modality: FeatureTable}`` in the order of ``modalities``.
 
     Imported features are taken as they are. A modality that ``encoders`` gives an encoder, such as
     ``{"text": "tfidf", "image": {"model": "openai/clip-vit-large-patch14"}}``, is encoded from ``NAME.item`` unless that was
-    done before from the same content. An encoder of interactions asks for ``users``. UserError says which file is missing and how to get it.
+    done before from the same content. An encoder of interactions asks for ``users``. ``mean_for`` names the kinds
+    of content, ``text`` or ``image``, that an item may lack: it then has the mean feature of the others. UserError says which file is missing and how to get it.
     """
     folder = Path(dataset_folder)
     if not folder.is_dir():
@@ -47,7 +53,8 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
         features.check_modality(modality)
         if modality in encoders:
             tables[modality] = encode_missing(folder, name, modality, encoders[modality], text_fields, image_field,
-                                              device=device, show_progress=show_progress, users=users)
+                                              device=device, show_progress=show_progress, users=users,
+                                              mean_for=mean_for, processes=processes)
         elif modality in features.available(folder):
             tables[modality] = FeatureTable.load(folder, modality)
         else:
@@ -58,7 +65,8 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
 def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen: Chosen,
                    text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
                    device: torch.device | str | None = None, show_progress: bool = False,
-                   processes: Processes = ALONE, users: Callable[[], Users] | None = None) -> FeatureTable:
+                   processes: Processes = ALONE, users: Callable[[], Users] | None = None,
+                   mean_for: Collection[str] = ()) -> FeatureTable:
     """Return the features of one modality, encoding them if they are absent or were encoded from other content.
 
     Features without a manifest beside them were imported, and are never encoded anew. Pretrained models encode shard by
@@ -71,23 +79,32 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
         return FeatureTable.load(folder, modality)
     encoder = create_encoder(chosen, device)
     items = _raw_items(folder, name, modality, encoder, text_fields, image_field, users)
-    identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": _content_hash(items)}
     npy.parent.mkdir(exist_ok=True)
+    shown = _with_content(items, encoder.kind) if encoder.kind in mean_for else items
     with FileLock(npy.with_name(f".{modality}.lock")) if processes.first else nullcontext():
+        if processes.first:
+            remove_unfinished(npy.parent, f"{modality}.")
+        content = _known_content_hash(items, npy.with_name(f".{modality}.seen.json"), processes.first)
+        identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}
         if processes.agree(npy.exists() and _holds(manifest_path, identity)):
             return FeatureTable.load(folder, modality)
         shards = None
         if isinstance(encoder, PretrainedEncoder):
-            shards = Shards(npy.with_name(f".{modality}.shards"), identity, encoder, items)
+            if processes.first and encoder.slow_here:
+                logger.warning(encoder.slow_here)
+            shards = Shards(npy.with_name(f".{modality}.shards"), identity, encoder, shown)
             shards.encode(processes, show_progress)
             processes.wait()
         if processes.first:
-            matrix = shards.join() if shards else encoder.encode(items)
+            matrix = shards.join() if shards else encoder.encode(shown)
+            details = dict(encoder.details)
+            if len(shown) < len(items):
+                matrix, details["mean_features"] = _with_means(matrix, shown, items), len(items) - len(shown)
             # The manifest's presence says "encoded here" and its content "complete": an empty one goes first.
             manifest_path.write_text("{}")
             FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
             with whole_file(manifest_path) as fresh:
-                fresh.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **encoder.details}, indent=1))
+                fresh.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **details}, indent=1))
             if shards:
                 shards.remove()
     processes.wait()
@@ -132,6 +149,41 @@ def _raw_items(folder: Path, name: str, modality: str, encoder: Encoder, text_fi
         raise UserError(_how_to_get(folder, name, modality, f"{name}.item has no column {image_field} to encode"))
     return [RawItem(token, image=folder / path if path else None)
             for token, path in zip(frame["item_id"], frame[image_field])]
+
+
+def _with_content(items: Sequence[RawItem], kind: str) -> Sequence[RawItem]:
+    """Return the items that have a text or an image; all of them where none has, for the encoder to say so."""
+    if kind == "text":
+        return [item for item in items if item.text] or items
+    return [item for item in items if item.image is not None and item.image.is_file()] or items
+
+
+def _with_means(matrix: np.ndarray, shown: Sequence[RawItem], items: Sequence[RawItem]) -> np.ndarray:
+    """Return a row for each of ``items``: its own of ``matrix`` [len(shown), d], or the mean of all rows there."""
+    row = {item.token: i for i, item in enumerate(shown)}
+    filled = np.vstack([matrix, matrix.mean(axis=0, dtype=np.float64).astype(np.float32)])
+    return filled[[row.get(item.token, len(matrix)) for item in items]]
+
+
+def _known_content_hash(items: Sequence[RawItem], memo: Path, write: bool) -> str:
+    """Return the content hash; the one in ``memo`` while image files have the size and time of change they had then.
+
+    The holder of the lock may ``write`` the memo. Images are gigabytes, which a run that finds its features made should not read.
+    """
+    if not any(item.image for item in items):
+        return _content_hash(items)
+    digest = hashlib.sha256()
+    for item in items:
+        seen = item.image.stat() if item.image is not None and item.image.is_file() else None
+        digest.update(f"{item.token}\0{(seen.st_size, seen.st_mtime_ns) if seen else None}\0".encode())
+    seen = digest.hexdigest()
+    if _holds(memo, {"seen": seen}):
+        return json.loads(memo.read_text())["content_sha256"]
+    content = _content_hash(items)
+    if write:
+        with whole_file(memo) as fresh:
+            fresh.write_text(json.dumps({"seen": seen, "content_sha256": content}))
+    return content
 
 
 def _content_hash(items: Sequence[RawItem]) -> str:

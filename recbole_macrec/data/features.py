@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_macrec.data.blocks import not_finite
 from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
 
@@ -108,8 +109,7 @@ def read_tokens(path: Path) -> list[str]:
 
 def check_finite(matrix: np.ndarray, tokens: Sequence[str], path: Path) -> None:
     """Raise UserError naming the first items whose features hold NaN or inf."""
-    blocks = (matrix[begin : begin + 2**16] for begin in range(0, len(matrix), 2**16))
-    bad = np.flatnonzero(np.concatenate([~np.isfinite(block).all(axis=1) for block in blocks]))
+    bad = not_finite(matrix)
     if len(bad):
         raise UserError(f"feature file {path} has NaN or infinite values (as float32) for "
                         f"{listing([tokens[i] for i in bad], 'item')}; compute their features again")

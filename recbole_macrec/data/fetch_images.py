@@ -4,17 +4,20 @@ from __future__ import annotations
 import io
 import json
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 import requests
-from PIL import Image
+from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from recbole_macrec.data.atomic import read_items
-from recbole_macrec.data.download import CHUNK, TIMEOUT, Refused, new_session, reason
+from recbole_macrec.data.download import ATTEMPTS, TIMEOUT, Busy, Refused, check_status, new_session, pieces, reason
+from recbole_macrec.data.encoders.images import BROKEN, open_image
+from recbole_macrec.data.features import listing
+from recbole_macrec.data.hosts import Hosts
 from recbole_macrec.data.raw.catalogue import URLS
 from recbole_macrec.data.replace import whole_file
 from recbole_macrec.data.sources import read_json_object
@@ -22,10 +25,18 @@ from recbole_macrec.errors import UserError
 
 REPORT = "images_failed.json"
 MAX_BYTES = 20 * 2**20
-MAX_PIXELS = 64 * 10**6
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # Pillow knows others that run programs, such as EPS
+NETWORK = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, Busy)
 
 
-def fetch_images(wanted: Mapping[Path, Sequence[str]], connections: int = 16, show_progress: bool = True) -> dict[Path, str]:
+class Failure(NamedTuple):
+    """Why an image could not be had, and whether trying another time may help."""
+
+    reason: str
+    for_now: bool
+
+
+def fetch_images(wanted: Mapping[Path, Sequence[str]], connections: int = 16, show_progress: bool = True) -> dict[Path, Failure]:
     """Download images that are not there yet.
 
     Args:
@@ -33,16 +44,16 @@ def fetch_images(wanted: Mapping[Path, Sequence[str]], connections: int = 16, sh
         connections: transfers at the same time.
 
     Returns:
-        File -> why it could not be had, for those that could not.
+        File -> why it could not be had, for those that could not, in the order of ``wanted``.
     """
     missing = {path: urls for path, urls in wanted.items() if not path.exists()}
     for folder in {path.parent for path in missing}:
         folder.mkdir(parents=True, exist_ok=True)
-    local, failed = threading.local(), {}
+    local, hosts, failed = threading.local(), Hosts(), {}
 
-    def fetch(path: Path, urls: Sequence[str]) -> str | None:
+    def fetch(path: Path, urls: Sequence[str]) -> Failure | None:
         if not hasattr(local, "session"):
-            local.session = new_session()
+            local.session = new_session(hosts)
         return _fetch(path, urls, local.session)
 
     with ThreadPoolExecutor(connections) as pool, tqdm(
@@ -57,13 +68,14 @@ def fetch_images(wanted: Mapping[Path, Sequence[str]], connections: int = 16, sh
     return {path: failed[path] for path in missing if path in failed}
 
 
-def fetch_catalogue_images(folder: Path, connections: int = 16, show_progress: bool = True) -> tuple[int, dict[str, str]]:
+def fetch_catalogue_images(folder: Path, connections: int = 16,
+                           show_progress: bool = True) -> tuple[int, dict[str, Failure]]:
     """Bring the images that an imported catalogue still lacks to where its ``.item`` file says.
 
     What failed is in ``images_failed.json`` as well; asking again tries those once more.
 
     Returns:
-        How many images are there now, and item -> why its image could not be had.
+        How many images are there now, and item -> why its image could not be had, in the order of the catalogue.
 
     Raises:
         UserError: when the dataset folder lists no images to fetch.
@@ -74,11 +86,16 @@ def fetch_catalogue_images(folder: Path, connections: int = 16, show_progress: b
     urls = read_json_object(listed)
     items = read_items(folder, name)
     places = {item: folder / place for item, place in zip(items["item_id"], items["image"]) if place}
+    outside = [item for item, place in places.items() if not place.resolve().is_relative_to(folder.resolve())]
+    if outside:
+        raise UserError(f"{folder / name}.item names an image outside {folder} for {listing(outside, 'item')}; import the "
+                        "dataset again")
     failed = fetch_images({places[item]: urls[item] for item in urls if item in places}, connections, show_progress)
     items_of = {path: item for item, path in places.items()}
     report = {items_of[path]: why for path, why in failed.items()}
     if report:
-        (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        with whole_file(folder / REPORT) as fresh:
+            fresh.write_text(json.dumps({item: why.reason for item, why in report.items()}, indent=1), encoding="utf-8")
     else:
         (folder / REPORT).unlink(missing_ok=True)
     return len(places) - len(report), report
@@ -87,40 +104,47 @@ def fetch_catalogue_images(folder: Path, connections: int = 16, show_progress: b
 def check_image(content: bytes) -> None:
     """Raise Refused unless ``content`` is a whole image of a reasonable size."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise Refused(f"it has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
-                image.verify()
-            with Image.open(io.BytesIO(content)) as image:
-                image.load()  # verify() does not notice a truncated JPEG
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with open_image(io.BytesIO(content), FORMATS) as image:
+            image.verify()
+        with open_image(io.BytesIO(content), FORMATS) as image:
+            image.load()  # verify() does not notice a truncated JPEG
+    except UnidentifiedImageError:
+        raise Refused(f"it is no usable image (none of {', '.join(FORMATS)})") from None
+    except BROKEN as error:
         raise Refused(f"it is no usable image ({' '.join(str(error).split())[:100]})") from None
 
 
-def _fetch(path: Path, urls: Sequence[str], session: requests.Session) -> str | None:
-    reasons = []
+def _fetch(path: Path, urls: Sequence[str], session: requests.Session) -> Failure | None:
+    reasons, for_now = [], False
     for url in urls:
         try:
-            content = _content(url, session)
+            content = _whole_content(url, session)
             check_image(content)
         except (requests.RequestException, Refused) as error:
             reasons.append(f"{url}: {reason(error)}")
+            for_now |= isinstance(error, NETWORK)
             continue
         with whole_file(path) as fresh:
             fresh.write_bytes(content)
         return None
-    return "; ".join(reasons) or "no address is known"
+    return Failure("; ".join(reasons) or "no address is known", for_now)
+
+
+def _whole_content(url: str, session: requests.Session) -> bytes:
+    """Transfer the image again when that breaks off; that there is no answer at all the session has tried often enough."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _content(url, session)
+        except (requests.exceptions.ChunkedEncodingError, requests.Timeout):
+            pass
+    return _content(url, session)
 
 
 def _content(url: str, session: requests.Session) -> bytes:
     with session.get(url, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code != 200:
-            raise Refused(f"the server answers {answer.status_code}")
+        check_status(answer, 200)
         content = bytearray()
-        for piece in answer.iter_content(CHUNK):
+        for piece in pieces(answer):
             content += piece
             if len(content) > MAX_BYTES:
                 raise Refused(f"it has more than the {MAX_BYTES:,} bytes allowed")

@@ -54,6 +54,24 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def half_replaced(target: Path) -> bool:
+    """Whether a killed :func:`new_folder` left the old folder beside ``target``, or in its stead."""
+    return target.with_name(f".{target.name}.old").exists()
+
+
+def recover(target: Path) -> None:
+    """Tidy up after a killed :func:`new_folder`, if there was one."""
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        _tidy(target, target.with_name(f".{target.name}.old"))
+
+
+def remove_unfinished(folder: Path, name: str = "") -> None:
+    """Remove what killed writers of :func:`whole_file` left in ``folder``, of files whose name begins with ``name``."""
+    for path in folder.glob(f".{name}*"):
+        if path.is_file() and path.suffix[1:].isdecimal():
+            path.unlink()
+
+
 def _tidy(target: Path, old: Path) -> None:
     """Put back what a killed writer moved away, and remove what it left half written."""
     if old.exists() and not target.exists():

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from recbole_macrec.data.blocks import not_finite
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.bundle import bundle_name, item_counts, locked, read_bundle, write_bundle
 from recbole_macrec.semantic_ids.codes import SemanticIDs
 from recbole_macrec.semantic_ids.published import read_published
 from recbole_macrec.semantic_ids.represent import represent_and_learn
 from recbole_macrec.semantic_ids.resolve import resolve
-from recbole_macrec.semantic_ids.rows import FeatureRows, Features, blocks
+from recbole_macrec.semantic_ids.rows import FeatureRows, Features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.semantic_ids.statistics import code_statistics
 
@@ -116,7 +117,7 @@ def _checked_matrix(modality: str, x: Features, item_tokens: tuple[str, ...]) ->
     if not isinstance(x, FeatureRows):
         with np.errstate(over="ignore"):  # what overflows float32 is reported below
             x = np.ascontiguousarray(x, dtype=np.float32)
-    bad = np.concatenate([~np.isfinite(block).all(1) for block in blocks(x)]).nonzero()[0]
+    bad = not_finite(x)
     if len(bad):
         raise UserError(f"Features of modality '{modality}' are NaN or infinite for {len(bad)} of {len(x)} items, the "
                         f"first of them {[item_tokens[i] for i in bad[:5]]}: mend the feature file.")

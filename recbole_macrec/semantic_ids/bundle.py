@@ -29,9 +29,11 @@ from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from recbole_macrec.data.blocks import blocks
+from recbole_macrec.data.checksum import sha256_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import GraphRepresentations, SemanticIDs
-from recbole_macrec.semantic_ids.rows import Features, blocks
+from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 FORMAT = 2  # raise it when the same features and settings would give other IDs, or the files change
@@ -93,7 +95,7 @@ def write_bundle(path: Path, ids: SemanticIDs, settings: SemanticIDSettings, wei
         "sizes": {m: list(sizes) for m, sizes in ids.sizes.items()},
         "settings": settings.identity(),
         "versions": library_versions(),
-        "sha256": {name: _sha256(unfinished / name) for name in files},
+        "sha256": {name: sha256_of(unfinished / name) for name in files},
         "statistics": ids.statistics,
         "history": history,
     }
@@ -109,7 +111,7 @@ def read_bundle(path: Path) -> SemanticIDs:
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        changed = [name for name, expected in manifest["sha256"].items() if _sha256(path / name) != expected]
+        changed = [name for name, expected in manifest["sha256"].items() if sha256_of(path / name) != expected]
         if changed:
             raise ValueError(f"{', '.join(changed)} changed since it was written")
         arrays = load_file(path / CODES)
@@ -143,7 +145,3 @@ def read_identity(path: Path) -> dict:
 def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__,
             "scikit-learn": sklearn.__version__, "safetensors": safetensors.__version__}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -5,9 +5,10 @@ Axes: N items, F feature width, L levels, K codes of a level.
 import numpy as np
 import torch
 
+from recbole_macrec.data.blocks import blocks
 from recbole_macrec.semantic_ids.kmeans import kmeans
 from recbole_macrec.semantic_ids.learnt import Learnt, LearntModality
-from recbole_macrec.semantic_ids.rows import Features, Scale, blocks
+from recbole_macrec.semantic_ids.rows import Features, Scale
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 

@@ -7,7 +7,8 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from recbole_macrec.semantic_ids.rows import Features, blocks, sample
+from recbole_macrec.data.blocks import blocks
+from recbole_macrec.semantic_ids.rows import Features, sample
 
 MINI_BATCH_FROM = 20_000  # items; above this, full Lloyd iterations cost minutes
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.cross_modal import CrossModalRQVAE
 from recbole_macrec.semantic_ids.health import code_health, warn_once
 from recbole_macrec.semantic_ids.hierarchical_kmeans import hierarchical_kmeans
 from recbole_macrec.semantic_ids.learnt import Learnt, LearntModality
 from recbole_macrec.semantic_ids.pseudo_labels import pseudo_labels
-from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.rows import Features, Scale, scaled
 from recbole_macrec.semantic_ids.rq_kmeans import rq_kmeans
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings

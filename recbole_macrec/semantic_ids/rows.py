@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_macrec.data.blocks import blocks
 from recbole_macrec.hardware import free_memory
 
-BLOCK = 2**16  # rows read at once
 SAMPLE = 2**18  # rows that stand for all where an algorithm has to hold its rows in memory
 
 
@@ -39,11 +39,6 @@ class FeatureRows:
 
 
 Features = np.ndarray | FeatureRows
-
-
-def blocks(x: Features) -> Iterator[np.ndarray]:
-    """The rows of ``x``, ``BLOCK`` at a time."""
-    return (x[begin : begin + BLOCK] for begin in range(0, len(x), BLOCK))
 
 
 def sample(x: Features, seed: int) -> np.ndarray:
@@ -102,6 +97,8 @@ def scaled(x: Features, scale: Scale, device: str | torch.device) -> Tensor | St
     if 4 * x.shape[0] * x.shape[1] > free_memory(torch.device(device)) // 2:
         return Streamed(x, scale, device)
     whole = torch.empty(x.shape, device=device)
-    for rows, block in zip(whole.split(BLOCK), blocks(x)):
-        rows.copy_(scale.apply(block))
+    begin = 0
+    for block in blocks(x):
+        whole[begin : begin + len(block)] = scale.apply(block)
+        begin += len(block)
     return whole

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
+from recbole_macrec.data.blocks import blocks
+from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.learnt import Learnt, LearntModality
 from recbole_macrec.semantic_ids.quantizer import ResidualQuantizer
-from recbole_macrec.semantic_ids.collisions import Geometry
-from recbole_macrec.semantic_ids.rows import Features, Scale, blocks, sample
+from recbole_macrec.semantic_ids.rows import Features, Scale, sample
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 

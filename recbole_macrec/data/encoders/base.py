@@ -47,7 +47,7 @@ def require_text(items: Sequence[RawItem]) -> None:
     empty = [item.token for item in items if not item.text]
     if empty:
         raise UserError(f"{listing(empty, 'item')} have empty text; fill the columns that text_fields names in the .item file, "
-                        "or leave the modality out of modalities")
+                        "set missing_texts: mean, or leave the modality out of modalities")
 
 
 def require_images(items: Sequence[RawItem]) -> None:
@@ -55,8 +55,9 @@ def require_images(items: Sequence[RawItem]) -> None:
     unnamed = [item.token for item in items if item.image is None]
     if unnamed:
         raise UserError(f"{listing(unnamed, 'item')} have no image; fill the column that image_field names in the .item file, "
-                        "or leave the modality out of modalities")
+                        "set missing_images: mean, or leave the modality out of modalities")
     missing = [item for item in items if not item.image.is_file()]
     if missing:
         raise UserError(f"image files are missing for {listing([item.token for item in missing], 'item')}, the first is "
-                        f"{missing[0].image}; put them there or mend the column that image_field names")
+                        f"{missing[0].image}; put them there, mend the column that image_field names, or set missing_images: "
+                        "mean")

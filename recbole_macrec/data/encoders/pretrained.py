@@ -15,6 +15,7 @@ from recbole_macrec.data.encoders.source import Source
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.hardware import bf16_pays
 
+SLOW_ON_CPU = 10**9  # parameters
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -65,6 +66,17 @@ class PretrainedEncoder(ABC):
         Args:
             advance: told the number of items done since it was last called.
         """
+
+    @property
+    def slow_here(self) -> str | None:
+        """What to warn of: a model of billions of parameters on a CPU, by the usual estimate 12 x layers x width^2."""
+        config = getattr(self.source.config, f"{self.kind}_config", self.source.config)
+        layers, width = (getattr(config, key, None) for key in ("num_hidden_layers", "hidden_size"))
+        parameters = 12 * layers * width**2 if isinstance(layers, int) and isinstance(width, int) else 0
+        if self.device.type != "cpu" or parameters < SLOW_ON_CPU:
+            return None
+        return (f"{self.source.model} has about {parameters / 1e9:.1f} billion parameters, and encoding a catalogue with it on a "
+                f"CPU takes days; --encoders names lighter ones, such as minilm for text and clip-vit-l-14 for images")
 
     def no_pooling(self) -> UserError:
         """Return the error for a model without what the pooling reads."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from recbole_macrec.data.hosts import Hosts, Unreachable
 from recbole_macrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class Source(NamedTuple):
 
     def load(self, auto_class: type, **arguments: Any) -> Any:
         """Return ``auto_class.from_pretrained`` of this revision; UserError when a part is missing or damaged."""
+        if self.commit:
+            arguments["local_files_only"] = not hub_answers()
         with _loading(self.model, Path(self.path).is_dir()):
             return auto_class.from_pretrained(self.path, revision=self.commit, trust_remote_code=False, **arguments)
 
@@ -55,10 +59,23 @@ def find_model(model: str, revision: str | None = None) -> Source:
         raise UserError(f"model folder {folder} of encoders does not exist; check the path")
     with _loading(model, local=False):
         # The hub's client keeps files under .../snapshots/<commit>/.
-        commit = Path(cached_file(model, "config.json", revision=revision or "main")).parent.name
-        config = AutoConfig.from_pretrained(model, revision=commit, trust_remote_code=False)
+        here_alone = not hub_answers()
+        commit = Path(cached_file(model, "config.json", revision=revision or "main", local_files_only=here_alone)).parent.name
+        config = AutoConfig.from_pretrained(model, revision=commit, trust_remote_code=False, local_files_only=here_alone)
     # A branch moves with every edit of the model's page, so what was asked for is what counts, not its commit.
     return Source(model, model, commit, {"model": model, "revision": revision or "main"}, config)
+
+
+@cache
+def hub_answers() -> bool:
+    """Whether the Hugging Face hub can be reached; its client would try for half a minute at every file to find out."""
+    from huggingface_hub.constants import ENDPOINT
+
+    try:
+        Hosts().check(ENDPOINT)
+    except Unreachable:
+        return False
+    return True
 
 
 def load_model(source: Source, dtype: torch.dtype, device: torch.device, unused: tuple[str, ...]) -> PreTrainedModel:

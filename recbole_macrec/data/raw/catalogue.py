@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -63,17 +63,16 @@ def write_items(folder: Path, name: str, catalogue: Catalogue) -> None:
         (folder / IMAGES).mkdir()
         header.append("image:token")
         rows = ([record.item, *record.texts, _place(folder, record, catalogue.root)] for record in catalogue.kept())
-        _write_urls(folder / URLS, catalogue)
+        write_urls(folder / URLS, ((record.item, [image for image in record.images if catalogue.root is None or is_url(image)])
+                                   for record in catalogue.kept()))
     atomic.write_rows(folder / f"{name}.item", header, rows)
 
 
-def _write_urls(path: Path, catalogue: Catalogue) -> None:
-    """Write {item: [URL, ...]}, one item a line, of the items whose image is not here yet."""
-    remote = ((record.item, [image for image in record.images if catalogue.root is None or is_url(image)])
-              for record in catalogue.kept())
+def write_urls(path: Path, urls_of: Iterable[tuple[str, list[str]]]) -> None:
+    """Write {item: [URL, ...]}, one item a line, of the items that have any."""
     with path.open("w", encoding="utf-8") as file:
         start = "{\n"
-        for item, urls in remote:
+        for item, urls in urls_of:
             if urls:
                 file.write(f"{start}{json.dumps(item)}: {json.dumps(urls)}")
                 start = ",\n"

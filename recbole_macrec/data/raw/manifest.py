@@ -1,15 +1,16 @@
 """``manifest.json``: what a dataset was made from and how, so that making it again can be left out."""
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from recbole_macrec.data.checksum import sha256_of
 from recbole_macrec.data.raw.catalogue import URLS, Catalogue, Options
 from recbole_macrec.data.raw.find import RawFiles
 from recbole_macrec.data.raw.lines import progress
+from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
 
 FILE = "manifest.json"
@@ -27,11 +28,8 @@ def unchanged(target: Path, expected: dict) -> dict | None:
 
     UserError if it is, but its files have been changed since.
     """
-    try:
-        found = json.loads((target / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(found, dict) or {key: found.get(key) for key in expected} != expected:
+    found = read(target)
+    if found is None or {key: found.get(key) for key in expected} != expected:
         return None
     for name, written in found["files"].items():
         if not (target / name).is_file() or _fingerprint(target / name) != written:
@@ -46,17 +44,33 @@ def write(folder: Path, made_from: dict, catalogue: Catalogue, names: Iterable[s
     counts = {"users": len(set(source.users)), "items": len(source.catalogue), "interactions": len(source.items)}
     manifest = {**made_from, "lines": {name: asdict(tally) for name, tally in catalogue.tallies.items()},
                 "steps": [step._asdict() for step in catalogue.steps], "counts": counts, **added,
-                "files": {name: _fingerprint(folder / name) for name in (*names, URLS) if (folder / name).is_file()}}
-    (folder / FILE).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                "files": fingerprints(folder, (*names, URLS))}
+    save(folder, manifest)
+
+
+def read(folder: Path) -> dict | None:
+    """Return the manifest in ``folder``, or None where there is none that can be read."""
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def fingerprints(folder: Path, names: Iterable[str]) -> dict:
+    """Return what tells a later run that a written file is as it was, for each of ``names`` that is there."""
+    return {name: _fingerprint(folder / name) for name in names if (folder / name).is_file()}
+
+
+def save(folder: Path, manifest: dict) -> None:
+    """Put ``manifest`` in place."""
+    with whole_file(folder / FILE) as fresh:
+        fresh.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _fingerprint(path: Path) -> dict:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file, progress(path, "checking") as bar:
-            while block := file.read(2**20):
-                digest.update(block)
-                bar.update(len(block))
+        with progress(path, "checking") as bar:
+            return {"bytes": path.stat().st_size, "sha256": sha256_of(path, bar.update)}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}

@@ -1,0 +1,27 @@
+"""Matrices that need not fit into memory, read some rows at a time."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+BLOCK = 2**16  # rows read at once
+
+
+class Rows(Protocol):
+    """What can be read by a slice of rows: an array, a memory map, or some rows of one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice) -> np.ndarray: ...
+
+
+def blocks(x: Rows) -> Iterator[np.ndarray]:
+    """Yield the rows of ``x``, ``BLOCK`` at a time."""
+    return (x[begin : begin + BLOCK] for begin in range(0, len(x), BLOCK))
+
+
+def not_finite(x: Rows) -> np.ndarray:
+    """Return the numbers of the rows that hold NaN or inf, int64; ``x`` has at least one row."""
+    return np.flatnonzero(np.concatenate([~np.isfinite(block).all(axis=1) for block in blocks(x)]))

@@ -1,0 +1,74 @@
+"""A web server on this machine that fails, breaks off, is slow, redirects and answers ranges."""
+import io
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+from PIL import Image
+
+
+def image_bytes(kind="JPEG", size=(40, 30), seed=1) -> bytes:
+    """A picture of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``files``; ``failures[path]`` answers of 503 come first, then ``breaks[path]`` broken-off transfers.
+
+    ``redirects[path]`` is where a path leads to, ``slow`` the seconds before an answer, ``headers`` what is said beside it.
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.failures, self.breaks, self.redirects, self.slow, self.headers = {}, {}, {}, {}, {}, {}
+        self.etag, self.asked = '"one"', []
+
+    def handle_error(self, request, client_address):
+        """Clients that are killed hang up."""
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        server, path = self.server, self.path.lstrip("/")
+        server.asked.append((path, self.headers.get("Range")))
+        time.sleep(server.slow.get(path, 0))
+        if path in server.redirects:
+            return self._send(302, b"", {"Location": server.redirects[path]})
+        if server.failures.get(path, 0):
+            server.failures[path] -= 1
+            return self._send(503, b"")
+        if path not in server.files:
+            return self._send(404, b"")
+        content, status, extra = server.files[path], 200, {}
+        wanted = self.headers.get("Range")
+        if wanted and self.headers.get("If-Range") == server.etag:
+            begin = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if begin >= len(content):
+                return self._send(416, b"")
+            extra["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+            content, status = content[begin:], 206
+        self._send(status, content, extra | {"ETag": server.etag, **server.headers})
+
+    def _send(self, status, content, headers=()):
+        server, path = self.server, self.path.lstrip("/")
+        self.send_response(status)
+        for name, value in dict(headers).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if status in (200, 206) and server.breaks.get(path, 0):
+            server.breaks[path] -= 1
+            content = content[: len(content) // 2]
+            self.close_connection = True
+        self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
