@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import recbole.quick_start
 
 from recbole_macrec import plugin
+from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.record import observe, observe_processes
+from recbole_macrec.benchmark.runs import PRETRAINED, read_json, write_json
 from recbole_macrec.options import read_config_file, recbole_folder
 
 
@@ -47,25 +49,42 @@ class Request:
         return default
 
 
-def run_model(model: str, request: Request) -> dict:
-    """Run ``model`` and return its record; S3Rec is pre-trained first, unless the request names a stage itself."""
+def run_model(model: str, request: Request, keeper: Keeper | None = None) -> dict:
+    """Run ``model`` and return its record; S3Rec is pre-trained first, unless the request names a stage itself.
+
+    Args:
+        keeper: writes curve, ranks and codes into the folder of its run.
+    """
     if model != "S3Rec" or request.value("train_stage"):
-        return _run(model, request, {})
-    default = plugin.read_yaml(recbole_folder() / "properties" / "model" / "S3Rec.yaml")["pretrain_epochs"]
-    epochs = request.value("pretrain_epochs", default)
-    pretrained = _run(model, request, {"train_stage": "pretrain", "save_step": str(epochs)})
-    record = _run(model, request, {"train_stage": "finetune", "pre_model_path": pretrained["checkpoint"]})
+        return _run(model, request, {}, keeper)
+    pretrained = _pretrain(model, request, keeper)
+    settings = {"train_stage": "finetune", "pre_model_path": pretrained["checkpoint"]}
+    record = _run(model, request, settings, keeper)
     record["seconds"]["pretraining"] = pretrained["seconds"]["training"]
     record["seconds"]["total"] = round(record["seconds"]["total"] + pretrained["seconds"]["total"], 3)
     return record
 
 
-def _run(model: str, request: Request, stage: dict[str, str]) -> dict:
+def _pretrain(model: str, request: Request, keeper: Keeper | None) -> dict:
+    """The record of the pre-training: that of a process which was killed later on, or a fresh one."""
+    done = keeper.run.folder / PRETRAINED if keeper else None
+    if done and done.is_file():
+        return read_json(done)
+    default = plugin.read_yaml(recbole_folder() / "properties" / "model" / "S3Rec.yaml")["pretrain_epochs"]
+    epochs = request.value("pretrain_epochs", default)
+    record = _run(model, request, {"train_stage": "pretrain", "save_step": str(epochs)}, None)
+    if done:
+        write_json(record, done)
+    return record
+
+
+def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | None) -> dict:
     settings = {**request.settings, **stage}
     files = [*_protocol(model, request.dataset), *request.config_files]
     began = time.perf_counter()
     several = request.processes.several
-    with _fresh_logging(), _command_line(settings), (observe_processes() if several else observe()) as seen:
+    watching = observe_processes(keeper and keeper.run) if several else observe(keeper)
+    with _fresh_logging(), _command_line(settings), watching as seen:
         result = recbole.quick_start.run(
             model,
             request.dataset,
@@ -74,7 +93,8 @@ def _run(model: str, request: Request, stage: dict[str, str]) -> dict:
             **vars(request.processes),
         )
     record = result.pop("record") if several else seen.record()
-    record["seconds"]["total"] = round(time.perf_counter() - began, 3)
+    earlier = sum(keeper.earlier.values()) if keeper else 0.0
+    record["seconds"]["total"] = round(time.perf_counter() - began + earlier, 3)
     return {**record, **{key: plugin.plain(value) for key, value in result.items()}}
 
 

@@ -12,6 +12,7 @@
         saved/         checkpoints; the best epoch's stays, ``.last.pth`` is there while the run is unfinished
         ranks.npz      test users one by one, see :class:`Ranks`
         codes.npz      models with semantic IDs: codes.MODALITY and raw_codes.MODALITY [N, L], row i is items[i + 1]
+        pretrained.json  S3Rec: the record of its pre-training
         result.json    exists exactly when the run has ended well, see :attr:`Run.result`
         failure.json   {"error": one sentence} when it ended otherwise; the next call tries again
       tune/DATASET/LABEL/try-NNN/     a run folder per try of the tuning, without test figures
@@ -32,9 +33,10 @@ from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
 
 FORMAT = 1
+PLACE = ("data_path", "gpu_id", "use_gpu", "show_progress", "state", "worker")  # settings that change no result
 COMPARE, RUNS, TUNE, FIGURES = "compare.json", "runs", "tune", "figures"
-ASKED, CURVE, LOG, SAVED, RANKS, CODES, RESULT, FAILURE = (
-    "asked.json", "curve.json", "log.txt", "saved", "ranks.npz", "codes.npz", "result.json", "failure.json",
+ASKED, CURVE, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED = (
+    "asked.json", "curve.json", "log.txt", "saved", "ranks.npz", "codes.npz", "result.json", "failure.json", "pretrained.json",
 )  # fmt: skip
 
 
@@ -47,7 +49,6 @@ class Asked:
     dataset: str
     seed: int
     settings: dict[str, str] = field(default_factory=dict)
-    config_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,7 @@ class Run:
 
     @cached_property
     def asked(self) -> Asked:
-        values = read_json(self.folder / ASKED)
-        return Asked(**{**values, "config_files": tuple(values["config_files"])})
+        return Asked(**read_json(self.folder / ASKED))
 
     @property
     def finished(self) -> bool:
@@ -216,19 +216,16 @@ def file_name(label: str) -> str:
 
 
 def write_asked(folder: Path, asked: Asked) -> Run:
-    """Make the folder of a run, or check that the one there was asked the same.
+    """Make the folder of a run, or check that the one there was asked the same, wherever and however it runs.
 
     Raises:
         UserError: naming the first setting that differs.
     """
-    path = folder / ASKED
-    wanted = json.loads(json.dumps(asdict(asked)))
+    path, wanted = folder / ASKED, asdict(asked)
     if path.is_file():
         if differing := list(_differences(read_json(path), wanted)):
             raise UserError(f"{folder} was begun with other settings: {differing[0]}. Give them again, or another --output.")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(wanted, path)
+    write_json(wanted, path)
     return Run(folder)
 
 
@@ -237,7 +234,7 @@ def _differences(old: dict, new: dict) -> Iterator[str]:
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b)
-        elif a != b:
+        elif a != b and key not in PLACE:
             yield f"{key} was {a!r} and is {b!r} now"
 
 
