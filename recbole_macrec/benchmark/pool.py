@@ -20,7 +20,7 @@ def run_all(runs: Sequence[Run], jobs: int, resources: Resources, ray: str | Non
 
     Args:
         jobs: runs at once; each gets its share of the threads, and GPUs in turn where there are several.
-        resources: of one run; ``threads`` and ``gpu`` are decided here. Behind ``deadline`` no run is begun.
+        resources: of one run; ``threads`` and ``gpu`` are decided here. Behind ``deadline`` no further run is begun.
         ray: address of a Ray cluster whose machines see the same folders; None for this machine.
     """
     waiting = [run for run in runs if not run.finished]
@@ -36,10 +36,11 @@ def _here(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm) -> Non
     gpus = torch.cuda.device_count()
     free = list(range(jobs))
     active: dict[int, tuple] = {}  # slot -> run, process, share of its epochs done
-    begun, before = bar.n, bar.n
+    ended, before, begun_here = bar.n, bar.n, False
     try:
         while waiting or active:
-            while waiting and free and not _late(resources):
+            while waiting and free and not (begun_here and _late(resources)):  # every call gets somewhere
+                begun_here = True
                 slot = free.pop(0)
                 gpu = slot % gpus if gpus > 1 and "gpu_id" not in waiting[0].asked.settings else None
                 active[slot] = (waiting[0], *start(waiting.pop(0).folder, replace(resources, threads=threads, gpu=gpu)))
@@ -51,8 +52,8 @@ def _here(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm) -> Non
                     _ended(run, process, bar.write)
                     del active[slot]
                     free.append(slot)
-                    begun += 1
-            done = begun + sum(share.value for *_, share in active.values())
+                    ended += 1
+            done = ended + sum(share.value for *_, share in active.values())
             bar.set_postfix_str(", ".join(f"{r.asked.label} {r.asked.dataset} {r.asked.seed}" for r, *_ in active.values()))
             bar.update(done - before)
             before = done

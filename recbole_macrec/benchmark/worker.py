@@ -43,7 +43,7 @@ def start(folder: Path, resources: Resources):
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([__name__])  # the libraries are imported once, not once a run
+        context.set_forkserver_preload([__name__, "torch._dynamo"])  # imported once, not once a run; optimizers need it
     share = context.Value("d", 0.0)
     process = context.Process(target=_child, args=(folder, resources, share))
     process.start()
