@@ -8,6 +8,8 @@ uninterrupted one (models whose trainer keeps state elsewhere begin anew, with t
 
 The seed of the semantic IDs follows the run's seed, so that the deviation over seeds holds the quantizer's luck as well;
 --semantic_id_seed=2020 gives every run the same IDs. IDs of the same features, settings and seed are learnt once and shared.
+
+--tune=N gives every model N tries with the options of properties/hyper/MODEL.hyper, on the first seed, before the comparison.
 """
 import argparse
 import time
@@ -21,6 +23,7 @@ from recbole_macrec.benchmark.run import Processes, Request
 from recbole_macrec.benchmark.runs import Comparison
 from recbole_macrec.benchmark.statistics import compare_pairs, mean_values
 from recbole_macrec.benchmark.table import Table, build_table, largest_k, print_table, write_tables
+from recbole_macrec.benchmark.tune import choose, lay_out_tries
 from recbole_macrec.benchmark.worker import Resources
 from recbole_macrec.errors import UserError
 
@@ -41,7 +44,7 @@ def _main(argv: list[str]) -> int:
         pairs_of(args.pairs),
     )
     matrix.check(vars(args))
-    return compare(matrix, args.output, args.jobs, args.minutes, args.ray)
+    return compare(matrix, args.output, args.jobs, args.minutes, args.ray, tries=args.tune)
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -49,6 +52,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--models", required=True, help="as MACRec,TIGER,SASRec")
     parser.add_argument("--datasets", default="arts-toy", help="as Instruments,Arts (default: arts-toy)")
     parser.add_argument("--pairs", default="", help="as MACRec:TIGER,MACRec:SASRec (default: the best against each other)")
+    parser.add_argument("--tune", type=int, metavar="N", help="choose each model's settings from N tries by validation")
     add_matrix_options(parser)
     return read_settings(parser, argv)
 
@@ -76,15 +80,29 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
 
 def compare(
     matrix: Matrix, output: str | Path, jobs: int = 1, minutes: float | None = None, ray: str | None = None,
-    processes: Processes = Processes(),
+    processes: Processes = Processes(), tries: int | None = None,
 ) -> int:  # fmt: skip
-    """Do what is missing of ``matrix`` in ``output`` and write the tables; 0 when every run has ended well."""
+    """Do what is missing of ``matrix`` in ``output`` and write the tables; 0 when every run has ended well.
+
+    Args:
+        minutes: stop behind a checkpoint before they are over.
+        tries: of the tuning of each model; None: no tuning.
+    """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; expected at least 1.")
     deadline = time.time() + 60 * minutes if minutes is not None else None
     matrix.check()
-    comparison = matrix.lay_out(output)
-    run_all(comparison.runs, jobs, Resources(deadline=deadline, processes=processes), ray)
+    resources = Resources(deadline=deadline, processes=processes)
+    tuned = None
+    if tries is not None:
+        laid = lay_out_tries(matrix, Path(output), tries)
+        run_all([run for runs in laid.values() for run in runs], jobs, resources, ray, "Tune")
+        tuned = choose(matrix, Path(output), laid)
+        if tuned is None:
+            print("The tuning is not finished; give the same command again to go on.")
+            return 0
+    comparison = matrix.lay_out(output, tuned)
+    run_all(comparison.runs, jobs, resources, ray)
     tables = comparison_tables(comparison)
     for table in tables:
         print_table(table)

@@ -57,8 +57,11 @@ class Matrix:
                 if label not in labels:
                     raise UserError(f"--pairs names {label}, which is not compared.{nearest(label, labels)}")
 
-    def lay_out(self, folder: str | Path) -> Comparison:
+    def lay_out(self, folder: str | Path, tuned: dict[tuple[str, str], dict[str, str]] | None = None) -> Comparison:
         """Write into ``folder`` what was asked; runs that are there already stay as they are.
+
+        Args:
+            tuned: (dataset, label) -> settings that its tuning chose.
 
         Raises:
             UserError: when one of them was asked with other settings.
@@ -67,7 +70,7 @@ class Matrix:
         for dataset in self.datasets:
             for variant in self.variants:
                 for seed in self.seeds:
-                    settings = {**self.settings, **variant.settings}
+                    settings = {**self.settings, **variant.settings, **(tuned or {}).get((dataset, variant.label), {})}
                     asked = Asked(variant.label, variant.model, dataset, seed, settings)
                     write_asked(run_folder(folder, dataset, variant.label, seed), asked)
         asked = {

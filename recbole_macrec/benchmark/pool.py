@@ -15,16 +15,17 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total} runs, {elapsed}, {re
 POLL = 0.5  # seconds between two looks at the progress
 
 
-def run_all(runs: Sequence[Run], jobs: int, resources: Resources, ray: str | None = None) -> None:
+def run_all(runs: Sequence[Run], jobs: int, resources: Resources, ray: str | None = None, what: str = "Compare") -> None:
     """Do every unfinished one of ``runs``; failed ones are tried again.
 
     Args:
         jobs: runs at once; each gets its share of the threads, and GPUs in turn where there are several.
         resources: of one run; ``threads`` and ``gpu`` are decided here. Behind ``deadline`` no further run is begun.
         ray: address of a Ray cluster whose machines see the same folders; None for this machine.
+        what: name of the progress bar.
     """
     waiting = [run for run in runs if not run.finished]
-    with tqdm(total=len(runs), initial=len(runs) - len(waiting), bar_format=BAR, desc="Compare", disable=not runs) as bar:
+    with tqdm(total=len(runs), initial=len(runs) - len(waiting), bar_format=BAR, desc=what, disable=not runs) as bar:
         if ray:
             _on_cluster(waiting, resources, ray, bar)
         else:

@@ -15,7 +15,7 @@
         pretrained.json  S3Rec: the record of its pre-training
         result.json    exists exactly when the run has ended well, see :attr:`Run.result`
         failure.json   {"error": one sentence} when it ended otherwise; the next call tries again
-      tune/DATASET/LABEL/try-NNN/     a run folder per try of the tuning, without test figures
+      tune/DATASET/LABEL/try-NNN/     a run folder per try of the tuning; try-000 is without tuning
       tune/DATASET/LABEL/best.json    the settings chosen, their validation score, every try
 
 Characters of a label that a file name should not have become ``-``; asked.json holds the label itself.
