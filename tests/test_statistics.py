@@ -20,7 +20,7 @@ def values(ranks, metric="ndcg@10") -> dict[str, dict[str, dict[str, float]]]:
 
 def record(seed=1, parameters=10, detail=None, collisions=None, **metrics) -> dict:
     return {
-        "test_result": metrics, "seed": seed, "parameters": parameters, "seconds": {"training": 2.0}, "users_per_second": 5.0,
+        "test_result": metrics, "seed": seed, "parameters": parameters, "epochs": 3, "seconds": {"training": 2.0}, "users_per_second": 5.0,
         "peak_memory_mib": {"host": 100.0, "gpu": None}, "test_detail": detail, "versions": {"torch": "2"},
         "semantic_ids": {"text": {"collision_rate": collisions}} if collisions is not None else {},
         "hardware": {"processor": "p", "cores": 1, "memory_gib": 1, "gpus": []},

@@ -1,5 +1,6 @@
 """Many runs: as many at once as asked, on the processors and GPUs there are, or on the machines of a Ray cluster."""
 import multiprocessing.connection
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,7 +26,9 @@ def run_all(runs: Sequence[Run], jobs: int, resources: Resources, ray: str | Non
         what: name of the progress bar.
     """
     waiting = [run for run in runs if not run.finished]
-    with tqdm(total=len(runs), initial=len(runs) - len(waiting), bar_format=BAR, desc=what, disable=not runs) as bar:
+    often = 0.5 if sys.stderr.isatty() else 60  # a log needs no moving bar
+    done = len(runs) - len(waiting)
+    with tqdm(total=len(runs), initial=done, bar_format=BAR, desc=what, disable=not waiting, mininterval=often, miniters=0) as bar:
         if ray:
             _on_cluster(waiting, resources, ray, bar)
         else:
@@ -55,7 +58,7 @@ def _here(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm) -> Non
                     free.append(slot)
                     ended += 1
             done = ended + sum(share.value for *_, share in active.values())
-            bar.set_postfix_str(", ".join(f"{r.asked.label} {r.asked.dataset} {r.asked.seed}" for r, *_ in active.values()))
+            bar.set_postfix_str(", ".join(f"{r.asked.label} {r.asked.dataset} {r.asked.seed}" for r, *_ in active.values()), refresh=False)
             bar.update(done - before)
             before = done
     finally:

@@ -84,7 +84,7 @@ def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | N
     began = time.perf_counter()
     several = request.processes.several
     watching = observe_processes(keeper and keeper.run) if several else observe(keeper)
-    with _fresh_logging(), _command_line(settings), watching as seen:
+    with fresh_logging(), shown_command_line(settings), watching as seen:
         result = recbole.quick_start.run(
             model,
             request.dataset,
@@ -108,7 +108,7 @@ def _protocol(model: str, dataset: str) -> list:
 
 
 @contextmanager
-def _command_line(settings: dict[str, str]) -> Iterator[None]:
+def shown_command_line(settings: dict[str, str]) -> Iterator[None]:
     """Show RecBole a command line of its own options; a value with ``=`` in it, which it can't read, goes by dict."""
     original = sys.argv
     sys.argv = [original[0], *(f"--{key}={value}" for key, value in settings.items() if "=" not in value)]
@@ -119,7 +119,7 @@ def _command_line(settings: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _fresh_logging() -> Iterator[None]:
+def fresh_logging() -> Iterator[None]:
     """Let RecBole set its logging up anew, so that each run has a log file of its own."""
     root = logging.getLogger()
     before = root.handlers[:]

@@ -73,6 +73,7 @@ def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str]
     for label, records in groups.items():
         cells = {name: _cell([r["test_result"].get(name) for r in records]) for name in metrics}
         cells |= {f"{name} of IDs": _cell([_id_level(r).get(name) for r in records]) for name in ids}
+        cells["epochs"] = _cell([r["epochs"] for r in records], 0)
         cells["parameters"] = _cell([r["parameters"] for r in records][:1], 0)
         cells["training s"] = _cell([r["seconds"]["training"] + r["seconds"].get("pretraining", 0) for r in records], 1)
         cells["users/s"] = _cell([r.get("users_per_second") for r in records], 1)
