@@ -1,8 +1,9 @@
-"""Speed of one stage against the usual way of doing it.
+"""Models side by side, or the speed of one stage against the usual way of doing it.
 
+    python -m recbole_macrec.benchmark compare|study --help
     python -m recbole_macrec.benchmark decode|train|exact|quantize|scale|whole [--dataset=Instruments --data_path=DIR]
 
-Checks first that both compute the same, then measures: warm-up, repeated runs, the median. The last line is one JSON
+The latter checks first that both compute the same, then measures: warm-up, repeated runs, the median. The last line is one JSON
 object with the figures, the hardware and the versions.
 """
 import argparse
@@ -10,7 +11,8 @@ import json
 import sys
 
 import recbole_macrec  # noqa: F401  registers the models
-from recbole_macrec.benchmark.command import default_data_path
+from recbole_macrec.benchmark import compare, study
+from recbole_macrec.benchmark.arguments import default_data_path
 from recbole_macrec.benchmark.failures import sentence
 from recbole_macrec.benchmark.machine import hardware, versions
 from recbole_macrec.benchmark.speed.decode import decode
@@ -22,10 +24,14 @@ from recbole_macrec.benchmark.speed.whole import whole
 from recbole_macrec.hardware import keep_freed_memory
 from recbole_macrec.options import check_dataset
 
+COMMANDS = {"compare": compare.main, "study": study.main}
 STAGES = {stage.__name__: stage for stage in (decode, train, exact, quantize, scale, whole)}
 
 
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:])
     args = parse(argv)
     keep_freed_memory()  # the reference runs under the same allocator
     try:

@@ -21,9 +21,9 @@ import torch
 from recbole.config import Config
 from recbole.utils import get_model
 
-from recbole_macrec.benchmark.command import default_data_path
+from recbole_macrec.benchmark.arguments import default_data_path
 from recbole_macrec.benchmark.run import Request, run_model
-from recbole_macrec.benchmark.table import write_json
+from recbole_macrec.benchmark.runs import write_json
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import check_dataset, check_model
 from recbole_macrec.semantic_ids.learn import learn

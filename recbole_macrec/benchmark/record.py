@@ -5,21 +5,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from recbole.quick_start import quick_start
-from recbole.trainer.trainer import AbstractTrainer
 
 from recbole_macrec import plugin
+from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.machine import hardware, versions
+from recbole_macrec.benchmark.runs import Run
 
 
 class Observation:
     """What was seen of a run.
+
+    Args:
+        keeper: also writes into the run's folder while it goes on.
 
     Attributes:
         trainer: the run's trainer, None before there is one.
         seconds: stage -> seconds; ``training`` is without the validations between the epochs.
     """
 
-    def __init__(self):
+    def __init__(self, keeper: Keeper | None = None):
+        self.keeper = keeper
         self.trainer = None
         self.seconds = {"data": 0.0, "training": 0.0, "validation": 0.0, "test": 0.0}
         self._stages: list[str] = []
@@ -50,6 +55,8 @@ class Observation:
     def watch(self, trainer) -> None:
         """Follow ``trainer``."""
         self.trainer = trainer
+        if self.keeper:
+            self.keeper.watch(trainer)
         trainer.fit = self.timed(trainer.fit, "training")
         trainer.evaluate = self.timed(trainer.evaluate, "test")
 
@@ -57,7 +64,7 @@ class Observation:
         """Everything to keep of the run, as plain values."""
         trainer, config = self.trainer, self.trainer.config
         ids = getattr(trainer.model, "semantic_ids", None)
-        return {
+        record = {
             "model": config["model"],
             "dataset": config["dataset"],
             "seed": config["seed"],
@@ -72,46 +79,60 @@ class Observation:
             "versions": versions(),
             "hardware": hardware(),
         }
+        if self.keeper:
+            record |= self.keeper.finish()
+            for stage, seconds in self.keeper.earlier.items():
+                record["seconds"][stage] = round(record["seconds"][stage] + seconds, 3)
+            record["users_per_second"] = round(record["test_users"] / self.seconds["test"], 2)
+        return record
 
 
 @contextmanager
-def observe() -> Iterator[Observation]:
+def observe(keeper: Keeper | None = None) -> Iterator[Observation]:
     """Observe the RecBole run inside the ``with`` block, in this process."""
-    seen = Observation()
-    init = AbstractTrainer.__init__
-    steps = {name: getattr(quick_start, name) for name in ("create_dataset", "data_preparation")}
+    seen = Observation(keeper)
+    steps = {name: getattr(quick_start, name) for name in ("create_dataset", "data_preparation", "get_trainer")}
 
-    @functools.wraps(init)
-    def watched_init(trainer, config, model):
-        init(trainer, config, model)
-        seen.watch(trainer)
+    def create_dataset(config):
+        dataset = steps["create_dataset"](config)
+        if keeper:
+            keeper.keep_dataset(dataset)
+        return dataset
 
-    AbstractTrainer.__init__ = watched_init
-    for name, step in steps.items():
-        setattr(quick_start, name, seen.timed(step, "data"))
+    def get_trainer(*kind):
+        def build(config, model):
+            trainer = steps["get_trainer"](*kind)(config, model)
+            seen.watch(trainer)
+            return trainer
+
+        return build
+
+    quick_start.create_dataset = seen.timed(create_dataset, "data")
+    quick_start.data_preparation = seen.timed(steps["data_preparation"], "data")
+    quick_start.get_trainer = get_trainer
     try:
         yield seen
     finally:
-        AbstractTrainer.__init__ = init
         for name, step in steps.items():
             setattr(quick_start, name, step)
 
 
 @contextmanager
-def observe_processes() -> Iterator[None]:
-    """Let the processes that ``recbole.quick_start.run`` spawns in the block add their record to the result."""
+def observe_processes(run: Run | None = None) -> Iterator[None]:
+    """Let the processes that ``recbole.quick_start.run`` spawns in the block add their record to the result, and write
+    into the folder of ``run``."""
     original = quick_start.run_recboles
-    quick_start.run_recboles = run_observed
+    quick_start.run_recboles = functools.partial(run_observed, run)
     try:
         yield
     finally:
         quick_start.run_recboles = original
 
 
-def run_observed(rank, *args):
+def run_observed(run: Run | None, rank, *args):
     """Entry of a spawned process."""
     kwargs = args[-1]
-    with observe() as seen:
+    with observe(Keeper(run) if run else None) as seen:
         kwargs["queue"] = _RecordQueue(kwargs["queue"], seen)
         return plugin.run_recboles(rank, *args)
 

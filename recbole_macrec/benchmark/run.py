@@ -2,7 +2,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,7 +10,9 @@ import recbole.quick_start
 from recbole.config import Config
 
 from recbole_macrec import plugin
+from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.record import observe, observe_processes
+from recbole_macrec.benchmark.runs import PRETRAINED, read_json, write_json
 from recbole_macrec.options import read_config_file, recbole_folder
 
 
@@ -48,39 +50,55 @@ class Request:
         return default
 
 
-def prepare(models: Sequence[str], request: Request) -> None:
-    """Bring a dataset with a ``source`` here as all ``models`` need it before the first runs: all see the same items, even
-    where those without an image are dropped for one of them.
+def prepare(model: str, request: Request) -> None:
+    """Bring a dataset with a ``source`` here as ``model`` needs it. Several models are all prepared for before the first
+    runs: so all see the same items, even where those without an image are dropped for one of them.
 
     Raises:
         UserError: when that is not possible.
     """
-    for model in models:
-        files = [str(path) for path in (*_protocol(model, request.dataset), *request.config_files)]
-        with _command_line(request.settings):
-            config = Config(model, request.dataset, config_file_list=files, config_dict=dict(request.settings))
-        plugin.prepare(config)
+    files = [str(path) for path in (*_protocol(model, request.dataset), *request.config_files)]
+    with shown_command_line(request.settings):
+        config = Config(model, request.dataset, config_file_list=files, config_dict=dict(request.settings))
+    plugin.prepare(config)
 
 
-def run_model(model: str, request: Request) -> dict:
-    """Run ``model`` and return its record; S3Rec is pre-trained first, unless the request names a stage itself."""
+def run_model(model: str, request: Request, keeper: Keeper | None = None) -> dict:
+    """Run ``model`` and return its record; S3Rec is pre-trained first, unless the request names a stage itself.
+
+    Args:
+        keeper: writes curve, ranks and codes into the folder of its run.
+    """
     if model != "S3Rec" or request.value("train_stage"):
-        return _run(model, request, {})
-    default = plugin.read_yaml(recbole_folder() / "properties" / "model" / "S3Rec.yaml")["pretrain_epochs"]
-    epochs = request.value("pretrain_epochs", default)
-    pretrained = _run(model, request, {"train_stage": "pretrain", "save_step": str(epochs)})
-    record = _run(model, request, {"train_stage": "finetune", "pre_model_path": pretrained["checkpoint"]})
+        return _run(model, request, {}, keeper)
+    pretrained = _pretrain(model, request, keeper)
+    settings = {"train_stage": "finetune", "pre_model_path": pretrained["checkpoint"]}
+    record = _run(model, request, settings, keeper)
     record["seconds"]["pretraining"] = pretrained["seconds"]["training"]
     record["seconds"]["total"] = round(record["seconds"]["total"] + pretrained["seconds"]["total"], 3)
     return record
 
 
-def _run(model: str, request: Request, stage: dict[str, str]) -> dict:
+def _pretrain(model: str, request: Request, keeper: Keeper | None) -> dict:
+    """The record of the pre-training: that of a process which was killed later on, or a fresh one."""
+    done = keeper.run.folder / PRETRAINED if keeper else None
+    if done and done.is_file():
+        return read_json(done)
+    default = plugin.read_yaml(recbole_folder() / "properties" / "model" / "S3Rec.yaml")["pretrain_epochs"]
+    epochs = request.value("pretrain_epochs", default)
+    record = _run(model, request, {"train_stage": "pretrain", "save_step": str(epochs)}, None)
+    if done:
+        write_json(record, done)
+    return record
+
+
+def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | None) -> dict:
     settings = {**request.settings, **stage}
     files = [*_protocol(model, request.dataset), *request.config_files]
     began = time.perf_counter()
     several = request.processes.several
-    with _fresh_logging(), _command_line(settings), (observe_processes() if several else observe()) as seen:
+    watching = observe_processes(keeper and keeper.run) if several else observe(keeper)
+    with fresh_logging(), shown_command_line(settings), watching as seen:
         result = recbole.quick_start.run(
             model,
             request.dataset,
@@ -89,7 +107,8 @@ def _run(model: str, request: Request, stage: dict[str, str]) -> dict:
             **vars(request.processes),
         )
     record = result.pop("record") if several else seen.record()
-    record["seconds"]["total"] = round(time.perf_counter() - began, 3)
+    earlier = sum(keeper.earlier.values()) if keeper else 0.0
+    record["seconds"]["total"] = round(time.perf_counter() - began + earlier, 3)
     return {**record, **{key: plugin.plain(value) for key, value in result.items()}}
 
 
@@ -103,7 +122,7 @@ def _protocol(model: str, dataset: str) -> list:
 
 
 @contextmanager
-def _command_line(settings: dict[str, str]) -> Iterator[None]:
+def shown_command_line(settings: dict[str, str]) -> Iterator[None]:
     """Show RecBole a command line of its own options; a value with ``=`` in it, which it can't read, goes by dict."""
     original = sys.argv
     sys.argv = [original[0], *(f"--{key}={value}" for key, value in settings.items() if "=" not in value)]
@@ -114,7 +133,7 @@ def _command_line(settings: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _fresh_logging() -> Iterator[None]:
+def fresh_logging() -> Iterator[None]:
     """Let RecBole set its logging up anew, so that each run has a log file of its own."""
     root = logging.getLogger()
     before = root.handlers[:]

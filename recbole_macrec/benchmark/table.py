@@ -1,77 +1,252 @@
-"""The side-by-side table of several runs: on the terminal, as markdown, as JSON."""
-import json
-import time
+"""Tables of several models: mean and standard deviation over the seeds, the best and the second marked.
+
+Written as markdown, LaTeX, CSV and JSON from the same cells.
+"""
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
+
+from recbole_macrec.benchmark.runs import write_json
+from recbole_macrec.data.replace import whole_file
+
+LOWER_IS_BETTER = ("meanrank", "gauc", "rmse", "mae", "logloss")
 
 
-def rows(records: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and one row per record; a run that failed has its sentence in place of figures."""
-    metrics = list(dict.fromkeys(name for record in records for name in record.get("test_result") or {}))
+@dataclass(frozen=True)
+class Cell:
+    """One figure of one label over its seeds; no values where it has none."""
+
+    values: tuple[float, ...] = ()
+    decimals: int = 4
+    place: int = 0  # 1 the best of its column, 2 the second, 0 neither
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation; None for fewer than two seeds."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def text(self, plus_minus: str = "±") -> str:
+        if self.mean is None:
+            return ""
+        figure = f"{self.mean:,.{self.decimals}f}"
+        return figure if self.deviation is None else f"{figure} {plus_minus} {self.deviation:,.{self.decimals}f}"
+
+
+@dataclass
+class Row:
+    label: str
+    cells: dict[str, Cell]
+    collisions: str = ""
+    note: str = ""  # unfinished or failed runs
+
+
+@dataclass
+class Table:
+    """The rows of one dataset; ``columns`` are shown, CSV and JSON hold every figure; ``metrics`` are item-level."""
+
+    title: str
+    columns: list[str]
+    metrics: list[str]
+    rows: list[Row]
+    tests: list = field(default_factory=list)
+    foot: str = ""
+
+
+def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str] | None = None) -> Table:
+    """The table of ``label -> records``, one record a seed; ``notes`` say what is missing of a label."""
+    notes = notes or {}
+    done = [record for records in groups.values() for record in records]
+    metrics = list(dict.fromkeys(name for record in done for name in record["test_result"]))
     metrics = [name for name in metrics if name != "ndcg@1" or "hit@1" not in metrics]  # equal for one target
-    header = ["model", *metrics, "seconds", "parameters", "collisions"]
-    body = []
+    ids = [name for name in metrics if any(name in _id_level(record) for record in done)]
+    rows = []
+    for label, records in groups.items():
+        cells = {name: _cell([r["test_result"].get(name) for r in records]) for name in metrics}
+        cells |= {f"{name} of IDs": _cell([_id_level(r).get(name) for r in records]) for name in ids}
+        cells["epochs"] = _cell([r["epochs"] for r in records], 0)
+        cells["parameters"] = _cell([r["parameters"] for r in records][:1], 0)
+        cells["training s"] = _cell([r["seconds"]["training"] + r["seconds"].get("pretraining", 0) for r in records], 1)
+        cells["users/s"] = _cell([r.get("users_per_second") for r in records], 1)
+        cells["peak MiB"] = _cell([_peak(r) for r in records], 0)
+        rows.append(Row(label, cells, _collisions(records), notes.get(label, "")))
+    hidden = {f"{name} of IDs" for name in ids if name not in largest_k(ids)}  # a table has only so much width
+    every = rows[0].cells if rows else {}
+    columns = [name for name in every if name not in hidden and any(row.cells[name].values for row in rows)]
+    _mark(rows, [*metrics, *(f"{name} of IDs" for name in ids)])
+    return Table(title, columns, metrics, rows, foot=_foot(done))
+
+
+def largest_k(metrics: Sequence[str]) -> list[str]:
+    """Of hit, recall, ndcg and mrr those with the largest k, such as hit@10 and ndcg@10."""
+    testable = [name.partition("@") for name in metrics if name.partition("@")[0] in ("hit", "recall", "ndcg", "mrr")]
+    most = max((int(k) for _, _, k in testable), default=0)
+    return [f"{name}@{k}" for name, _, k in testable if int(k) == most]
+
+
+def _cell(values: Sequence[float | None], decimals: int = 4) -> Cell:
+    return Cell(tuple(value for value in values if value is not None), decimals)
+
+
+def _id_level(record: dict) -> dict[str, float]:
+    """Metrics that count a hit when the ID is right, whichever of its items was meant."""
+    return ((record.get("test_detail") or {}).get("fused") or {}).get("id") or {}
+
+
+def _peak(record: dict) -> float | None:
+    peak = record.get("peak_memory_mib") or {}
+    return peak.get("gpu") or peak.get("host")
+
+
+def _collisions(records: list[dict]) -> str:
+    found: dict[str, list[float]] = {}
     for record in records:
-        if "error" in record:
-            body.append([record["model"], *["failed"] * len(metrics), "", "", ""])
+        for modality, figures in record["semantic_ids"].items():
+            if figures.get("collision_rate") is not None:
+                found.setdefault(modality, []).append(100 * figures["collision_rate"])
+    return ", ".join(f"{modality} {statistics.fmean(rates):.2f}%" for modality, rates in found.items())
+
+
+def _mark(rows: list[Row], metrics: list[str]) -> None:
+    """Give the best and the second of every metric their place; equal means share one."""
+    for name in metrics:
+        sign = 1 if name.partition("@")[0] in LOWER_IS_BETTER else -1
+        means = sorted({sign * round(row.cells[name].mean, 6) for row in rows if row.cells[name].values})
+        if len(means) < 2:
             continue
-        collisions = ", ".join(
-            f"{modality} {100 * statistics['collision_rate']:.2f}%"
-            for modality, statistics in record["semantic_ids"].items()
-            if statistics.get("collision_rate") is not None
-        )
-        figures = [f"{record['test_result'][name]:.4f}" if name in record["test_result"] else "" for name in metrics]
-        body.append(
-            [record["model"], *figures, f"{record['seconds']['total']:.1f}", f"{record['parameters']:,}", collisions]
-        )
-    return header, body
+        for row in rows:
+            cell = row.cells[name]
+            if cell.values and sign * round(cell.mean, 6) in means[:2]:
+                row.cells[name] = Cell(cell.values, cell.decimals, 1 + means.index(sign * round(cell.mean, 6)))
 
 
-def print_table(records: list[dict], title: str) -> None:
+def _foot(records: list[dict]) -> str:
+    if not records:
+        return ""
+    machine, libraries = records[0]["hardware"], records[0]["versions"]
+    seeds = ", ".join(dict.fromkeys(str(record["seed"]) for record in records))
+    return (
+        f"Seeds {seeds}; {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"GPU: {', '.join(machine['gpus']) or 'none'}; " + ", ".join(f"{name} {v}" for name, v in libraries.items() if v)
+    )
+
+
+# -- as text -----------------------------------------------------------------------------------------------------------
+
+
+def header(table: Table) -> list[str]:
+    return ["model", *table.columns, "collisions"]
+
+
+def plain_rows(table: Table, text=lambda cell: cell.text()) -> list[list[str]]:
+    """One list of texts per row; what is missing of a label is said in its last column."""
+    return [
+        [row.label, *(text(row.cells[name]) for name in table.columns), "; ".join(filter(None, [row.collisions, row.note]))]
+        for row in table.rows
+    ]
+
+
+def print_table(table: Table) -> None:
     """Print the table to the terminal."""
-    header, body = rows(records)
-    table = Table(title=title)
-    for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i in (0, len(header) - 1) else "right", no_wrap=True)
-    for row in body:
-        table.add_row(*row)
+    shown = RichTable(title=table.title)
+    names = header(table)
+    for i, name in enumerate(names):
+        shown.add_column(name, justify="left" if i in (0, len(names) - 1) else "right", no_wrap=True)
+    marks = {0: "{}", 1: "[bold]{}[/bold]", 2: "[underline]{}[/underline]"}
+    for row in plain_rows(table, lambda cell: marks[cell.place].format(cell.text())):
+        shown.add_row(*row)
     console = Console()
-    needed = Console(width=1000).measure(table).maximum  # a narrow terminal or a pipe must not cut figures off
-    Console(width=max(console.width, needed)).print(table)
+    needed = Console(width=1000).measure(shown).maximum  # a narrow terminal or a pipe must not cut figures off
+    Console(width=max(console.width, needed)).print(shown)
 
 
-def write_table(records: list[dict], title: str, folder: str | Path) -> list[Path]:
-    """Write ``<dataset>-<time>.md`` and ``.json`` into ``folder`` and return their paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{records[0]['dataset']}-{time.strftime('%Y%m%d-%H%M%S')}"
-    markdown = folder / f"{stem}.md"
-    markdown.write_text(_markdown(records, title), encoding="utf-8")
-    return [markdown, write_json({"title": title, "runs": records}, folder / f"{stem}.json")]
+def markdown(tables: Sequence[Table]) -> str:
+    marks = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
+    lines: list[str] = []
+    for table in tables:
+        names = header(table)
+        lines += [f"# {table.title}", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+        lines += ["| " + " | ".join(row) + " |" for row in plain_rows(table, lambda c: marks[c.place].format(c.text()))]
+        lines += ["", *_test_lines(table), table.foot, ""]
+    return "\n".join(lines)
 
 
-def write_json(content: dict, path: str | Path) -> Path:
-    """Write ``content`` to ``path``, whose folder is made if missing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return path
+def _test_lines(table: Table) -> list[str]:
+    if not table.tests:
+        return []
+    lines = ["| first | second | metric | difference | 95 % interval | p | p, Holm | the first is |", "|" + "---|" * 8]
+    for t in table.tests:
+        lines.append(
+            f"| {t.first} | {t.second} | {t.metric} | {t.difference:+.4f} | {t.low:+.4f} to {t.high:+.4f} | {t.p:.2g} | "
+            f"{t.p_holm:.2g} | {'no different' if t.verdict == 'no difference' else t.verdict} |"
+        )
+    note = "Paired over {} test users, each averaged over the seeds: bootstrap interval and two-sided Wilcoxon test."
+    return [*lines, "", note.format(f"{table.tests[0].users:,}"), ""]
 
 
-def _markdown(records: list[dict], title: str) -> str:
-    header, body = rows(records)
-    lines = [f"# {title}", "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(row) + " |" for row in body]
-    lines += [f"\n{record['model']} failed: {record['error']}" for record in records if "error" in record]
-    done = next((record for record in records if "error" not in record), None)
-    if done:
-        machine, libraries = done["hardware"], done["versions"]
-        lines += [
-            "",
-            f"Seed {done['seed']}; {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-            f"GPU: {', '.join(machine['gpus']) or 'none'}; "
-            + ", ".join(f"{name} {version}" for name, version in libraries.items()),
-        ]
-    return "\n".join(lines) + "\n"
+def latex(tables: Sequence[Table]) -> str:
+    marks = {0: "{}", 1: "\\textbf{{{}}}", 2: "\\underline{{{}}}"}
+    lines: list[str] = []
+    for table in tables:
+        names = header(table)[:-1]
+        lines += ["\\begin{table}", "\\centering", f"\\caption{{{_escaped(table.title)}}}", f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}"]
+        lines += ["\\hline", " & ".join(map(_escaped, names)) + " \\\\", "\\hline"]
+        for row in plain_rows(table, lambda cell: marks[cell.place].format(cell.text("$\\pm$"))):
+            lines.append(" & ".join([_escaped(row[0]), *row[1:-1]]) + " \\\\")
+        lines += ["\\hline", "\\end{tabular}", "\\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    for sign in "&%$#_{}":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def comma_separated(tables: Sequence[Table]) -> str:
+    """One line per dataset, label and figure: mean, standard deviation, number of seeds."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["table", "label", "figure", "mean", "std", "seeds"])
+    for table in tables:
+        for row in table.rows:
+            for name, cell in row.cells.items():
+                if cell.values:
+                    writer.writerow([table.title, row.label, name, cell.mean, cell.deviation, len(cell.values)])
+    return file.getvalue()
+
+
+def as_dict(table: Table) -> dict:
+    rows = [
+        {
+            "label": row.label,
+            "figures": {
+                name: {"mean": cell.mean, "std": cell.deviation, "values": list(cell.values), "place": cell.place}
+                for name, cell in row.cells.items() if cell.values
+            },
+            "collisions": row.collisions,
+            "note": row.note,
+        }
+        for row in table.rows
+    ]  # fmt: skip
+    tests = [test.as_dict() for test in table.tests]
+    return {"title": table.title, "columns": table.columns, "metrics": table.metrics, "rows": rows, "tests": tests, "foot": table.foot}
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
+    """Write ``table.md``, ``.tex``, ``.csv`` and ``.json`` into ``folder`` and return their paths."""
+    paths = []
+    for suffix, text in (("md", markdown(tables)), ("tex", latex(tables)), ("csv", comma_separated(tables))):
+        paths.append(folder / f"table.{suffix}")
+        with whole_file(paths[-1]) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+    return [*paths, write_json({"tables": [as_dict(table) for table in tables]}, folder / "table.json")]

@@ -72,6 +72,9 @@ class GenerativeTrainer(Trainer):
         if self._resumed:
             restore_randomness(self._resumed["randomness"], train_data)
             self._resumed = None
+            if nothing_left(self):
+                self.eval_collector.data_collect(train_data)
+                return self.best_valid_score, self.best_valid_result
 
         def after_epoch(epoch, score):
             if saved:
@@ -227,7 +230,7 @@ class GenerativeTrainer(Trainer):
         self.start_epoch = state["epoch"] + 1
         self.cur_step, self.step = state["cur_step"], state["step"]
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"] or None
-        self.saved_model_file = state["best_file"] if Path(state["best_file"]).is_file() else str(resume_file)
+        self.saved_model_file = best_beside(state["best_file"], resume_file)
         self._resumed = state
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
@@ -239,6 +242,19 @@ def padded_rows(rows: torch.Tensor, values: torch.Tensor, count: int) -> torch.T
     padded = torch.zeros(count, max(1, int(lengths.max())), dtype=torch.long)
     padded[rows, torch.arange(len(rows)) - first[rows]] = values
     return padded
+
+
+def nothing_left(trainer) -> bool:
+    """Whether a resumed training had ended already, by its number of epochs or by early stopping."""
+    return trainer.start_epoch >= trainer.epochs or trainer.cur_step > trainer.stopping_step
+
+
+def best_beside(best_file: str, resume_file: str | Path) -> str:
+    """The best epoch's checkpoint: where it was written, or beside ``resume_file`` where the folder has moved; without
+    one, ``resume_file`` itself."""
+    resume_file = Path(resume_file)
+    places = (Path(best_file), resume_file.with_name(Path(best_file).name))
+    return str(next((path for path in places if path.is_file()), resume_file))
 
 
 def load_weights(model: torch.nn.Module, state: dict, file: str | Path) -> None:

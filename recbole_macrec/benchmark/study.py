@@ -1,0 +1,132 @@
+"""A question as a comparison and what is made of it: ``properties/study/NAME.yaml``, or a YAML file of one's own.
+
+    python -m recbole_macrec.benchmark study ablation --datasets=arts-toy --seeds=3 --output=DIR
+
+takes every option of ``compare`` but --tune, is resumable as that is, and writes study.md, study.json and figures/*.png and
+*.pdf into the folder beside the tables. Studies: ablation, collisions, code_distribution, sensitivity, beam_vs_exact,
+cold_items, history_length.
+"""
+import argparse
+from pathlib import Path
+
+from recbole.config import Config
+
+from recbole_macrec import plugin
+from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings, reporting
+from recbole_macrec.benchmark.compare import add_matrix_options, compare, names_of
+from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
+from recbole_macrec.benchmark.run import Request, shown_command_line
+from recbole_macrec.benchmark.runs import open_comparison, write_json
+from recbole_macrec.benchmark.studies import DEFAULT, KINDS, Study, as_markdown
+from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.semantic_ids import SemanticIDSettings
+
+KEYS = ("title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams")
+
+
+def main(argv: list[str]) -> int:
+    """The command ``study``."""
+    return reporting(_main, argv)
+
+
+def _main(argv: list[str]) -> int:
+    args, settings = parse(argv)
+    study = read_study(args.name)
+    request = Request("", tuple(args.config_files.split()), settings)
+    given = matrix_settings(request, request.value("data_path") or default_data_path())
+    given = {name: str(value) for name, value in study.get("settings", {}).items()} | given
+    models = names_of(args.models or "") or study.get("models", [])
+    if args.models and not study.get("models"):
+        raise UserError(f"--models: the study {args.name} is about variants of {study['model']}; leave it out.")
+    datasets = names_of(args.datasets)
+    draw = KINDS[study["kind"]]
+    status = 0
+    for dataset in datasets:  # a dataset has variants of its own: which values are the default depends on it
+        output = Path(args.output) if len(datasets) == 1 else Path(args.output) / dataset
+        seeds = seeds_of(args.seeds, int(request.value("seed", FIRST_SEED)))
+        matrix = Matrix(variants_of(study, models, dataset, given), [dataset], seeds, given)
+        matrix.check(vars(args))
+        status |= compare(matrix, output, args.jobs, args.minutes, args.ray)
+        comparison = open_comparison(output)
+        if comparison.unfinished and not any(run.error for run in comparison.unfinished):
+            continue
+        made: Study = draw(comparison, study)
+        text = as_markdown(made, f"{study['title']}: {dataset}")
+        print(text)
+        (output / "study.md").write_text(text, encoding="utf-8")
+        write_json({"title": study["title"], "dataset": dataset, "columns": made.columns, "rows": made.rows}, output / "study.json")
+        figures = [path for name, figure in made.figures.items() for path in figure.save(output / "figures", name)]
+        print("Study:", output / "study.md", output / "study.json", *figures)
+    return status
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    parser = new_parser("python -m recbole_macrec.benchmark study", __doc__)
+    parser.add_argument("name", help="of a study, or a YAML file of one's own")
+    parser.add_argument("--models", help="other models than the study names")
+    parser.add_argument("--datasets", "--dataset", default="arts-toy", help="as Instruments,Arts (default: arts-toy)")
+    add_matrix_options(parser)
+    return read_settings(parser, argv)
+
+
+def study_names() -> list[str]:
+    return sorted(path.stem for path in plugin.property_file("study").glob("*.yaml"))
+
+
+def read_study(name: str) -> dict:
+    """The content of a study's file.
+
+    Raises:
+        UserError: when there is none, or it holds what nobody reads.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else plugin.property_file("study", f"{name}.yaml")
+    if not path.is_file():
+        raise UserError(f"Unknown study '{name}'.{nearest(name, study_names())} There are: {', '.join(study_names())}.")
+    study = plugin.read_yaml(path)
+    if not isinstance(study, dict) or study.get("kind") not in KINDS:
+        raise UserError(f"{path}: expected 'kind: ...', one of {', '.join(KINDS)}.")
+    for key in study:
+        if key not in KEYS:
+            raise UserError(f"{path} has '{key}', which no study reads.{nearest(key, KEYS)}")
+    if not study.get("models") and not study.get("model"):
+        raise UserError(f"{path}: expected models, or a model and its variants or sweeps.")
+    return {"title": path.stem} | study
+
+
+def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str, str]) -> list[Variant]:
+    """The rows: the models, or the variants of one, or one for every value of every sweep."""
+    if models:
+        return [Variant(model, model) for model in models]
+    model = study["model"]
+    if "variants" in study:
+        return [Variant(label, model, _texts(own)) for label, own in study["variants"].items()]
+    default = default_values(model, dataset, settings)
+    variants = {DEFAULT: Variant(DEFAULT, model)}
+    for option, values in study["sweeps"].items():
+        for value in values:
+            label, own = sweep_value(default, option, value)
+            if own is not None:
+                variants.setdefault(label, Variant(label, model, _texts(own)))
+    return list(variants.values())
+
+
+def sweep_value(default: dict, option: str, value) -> tuple[str, dict | None]:
+    """The label of a sweep's value and its settings; no settings where the model has no such layer."""
+    label, own = f"{option}={value}", {option: value}
+    if option == "first_con_layer":
+        own = {"con_layers": list(range(value, default["codebook_levels"]))}
+        if not own["con_layers"]:
+            return label, None
+    return (DEFAULT, {}) if all(default[name] == wanted for name, wanted in own.items()) else (label, own)
+
+
+def default_values(model: str, dataset: str, settings: dict[str, str]) -> dict:
+    """Option -> value that a run of ``model`` on ``dataset`` would have, presets looked up."""
+    with shown_command_line(settings):
+        config = Config(model, dataset, config_dict=dict(settings))
+    ids = SemanticIDSettings.from_config(config, config["modalities"]).identity()
+    return config.final_config_dict | ids
+
+
+def _texts(settings: dict) -> dict[str, str]:
+    return {name: str(value) for name, value in settings.items()}
