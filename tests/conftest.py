@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from nursery import Nursery
 from web_server import Server
 
 import recbole_macrec  # noqa: F401  repairs RecBole before any test imports it
@@ -40,6 +41,14 @@ def own_logging():
     yield
     root.setLevel(level)
     root.handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    """Starts processes; see ``nursery``."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture

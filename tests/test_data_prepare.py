@@ -1,9 +1,9 @@
 """From a web shop's raw files to a trained model by one command: what it brings, what it leaves alone, and after a kill."""
 import gzip
 import json
-import multiprocessing
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -148,17 +148,16 @@ def test_models_of_recbole_bring_interactions_alone(server, web_shop):
     assert not (FOLDER / "features").exists()
 
 
-def test_of_several_processes_one_prepares(server, web_shop):
+def prepare_and_exit():
+    sys.exit(prepared())
+
+
+def test_of_several_processes_one_prepares(server, web_shop, nursery):
     write_config(server)
     config = {"data_path": "out", "epochs": 1, "show_progress": False, "state": "ERROR", "train_neg_sample_args": None}
     run("SASRec", NAME, config_file_list=["shop.yaml"], config_dict=config, nproc=2, port="5692")
     assert sorted(path for path, _ in server.asked) == sorted(FILES)
-    children = [multiprocessing.get_context("fork").Process(target=lambda: os._exit(prepared())) for _ in range(3)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert nursery.exit_codes(*3 * [(prepare_and_exit,)]) == [0, 0, 0]
     good = [path for path, _ in server.asked if path in server.files and path not in FILES]
     assert len(good) == len(set(good))  # each image came once
 
@@ -195,12 +194,12 @@ class Watch:
         if len(self.steps) == self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def install(self, patch) -> None:
+    def install(self) -> None:
+        """Watch this process from now on."""
         for function in ("replace", "rename"):
-            patch.setattr(os, function, self._watched(getattr(os, function), lambda a, b: Path(b).name))
-        patch.setattr(np, "save", self._watched(np.save, lambda file, *_: Path(file.name).name))
-        for module in (download, fetch_images):
-            patch.setattr(module, "pieces", self._pieces)
+            setattr(os, function, self._watched(getattr(os, function), lambda a, b: Path(b).name))
+        np.save = self._watched(np.save, lambda file, *_: Path(file.name).name)
+        download.pieces = fetch_images.pieces = self._pieces
 
     def _watched(self, real, name):
         def watched(*args, **kwargs):
@@ -215,40 +214,40 @@ class Watch:
             self.step(f"piece of {answer.url.rpartition('/')[2]}")
 
 
-def in_child(patch, watch: Watch) -> int:
-    """Prepare in a process of its own; its steps come back in the file ``steps``."""
-    def child():
-        watch.install(patch)
-        code = prepared()
-        Path("steps").write_text("\n".join(watch.steps))
-        os._exit(code)
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    process.join()
-    return process.exitcode
+def prepare_watched(deadly: int = 0) -> None:
+    """Prepare, and leave the steps in the file ``steps``; or be killed at the step ``deadly``."""
+    watch = Watch(deadly)
+    watch.install()
+    code = prepared()
+    Path("steps").write_text("\n".join(watch.steps))
+    sys.exit(code)
 
 
 def moments(steps: list[str]) -> list[int]:
-    """Return numbers of steps from 1: of each kind of step the first and the one in the middle."""
+    """Return numbers of steps from 1: of each kind of step the first and the one in the middle.
+
+    Of what comes after one file was put in place and before the next is, the latter alone: it has all that the former left.
+    """
     kinds = {}
-    for number, step in enumerate(steps, 1):
+    for number, (step, following) in enumerate(zip(steps, [*steps[1:], ""]), 1):
+        if step.startswith("after") and following.startswith("before"):
+            continue
         words = step.replace("-", " ").split()
         kind = " ".join(words[:2]) + (" image" if step.endswith(".jpg") else words[-1])
         kinds.setdefault(kind, []).append(number)
     return sorted({chosen for numbers in kinds.values() for chosen in (numbers[0], numbers[len(numbers) // 2])})
 
 
-def test_killed_anywhere_and_run_again_it_gives_the_same_bytes(server, web_shop, monkeypatch):
-    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)
+def test_killed_anywhere_and_run_again_it_gives_the_same_bytes(server, web_shop, nursery):
     write_config(server)
-    assert in_child(monkeypatch, Watch()) == 0
+    assert nursery.exit_codes((prepare_watched,)) == [0]
     expected, steps = contents(), Path("steps").read_text().splitlines()
     chosen = moments(steps)
-    assert {"after rename shop", "before replace manifest.json", f"after replace {FILES[1]}"} <= {steps[n - 1] for n in chosen}
+    assert {f"after replace {FILES[0]}", "after rename shop", "before replace manifest.json", "before rename .shop.old",
+            "before replace text.npy", "after replace image.encoded.json"} <= {steps[n - 1] for n in chosen}
     for number in chosen:
         os.rename("out", f"out-{number}")
-        assert in_child(monkeypatch, Watch(number)) == -signal.SIGKILL, steps[number - 1]
+        assert nursery.exit_codes((prepare_watched, number)) == [-signal.SIGKILL], steps[number - 1]
         assert prepared() == 0
         found = contents()
         assert list(found) == list(expected), steps[number - 1]

@@ -2,7 +2,6 @@
 import gc
 import gzip
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -152,29 +151,26 @@ STAGES = {"checking sources": (manifest, "_fingerprint"), "reading reviews": (am
           "writing the manifest": (manifest, "write"), "swapping": (os, "rename")}
 
 
+def killed(raw, stage, moment):
+    """Import until the ``moment`` of the stage has come."""
+    owner, function = STAGES[stage]
+    real = getattr(owner, function)
+
+    def die(*args, **kwargs):
+        if moment == "after":
+            real(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, function, die)
+    run(raw, name="cut")
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_anywhere_the_next_run_gives_the_same_bytes(stage, moment, raw, monkeypatch):
-    monkeypatch.chdir(raw.parent)
+def test_killed_anywhere_the_next_run_gives_the_same_bytes(stage, moment, raw, nursery):
     assert run(raw, name="whole") == 0
     expected = {name.replace("whole", "cut"): content for name, content in contents(Path("out/whole")).items()}
-
-    def killed():
-        owner, function = STAGES[stage]
-        real = getattr(owner, function)
-
-        def die(*args, **kwargs):
-            if moment == "after":
-                real(*args, **kwargs)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        setattr(owner, function, die)
-        run(raw, name="cut")
-
-    process = multiprocessing.get_context("fork").Process(target=killed)
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert nursery.exit_codes((killed, raw, stage, moment)) == [-signal.SIGKILL]
     assert not Path("out/cut").exists() or (stage, moment) == ("swapping", "after")
     assert run(raw, name="cut") == 0
     found = contents(Path("out/cut"))

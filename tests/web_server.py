@@ -21,6 +21,8 @@ class Server(ThreadingHTTPServer):
     ``redirects[path]`` is where a path leads to, ``slow`` the seconds before an answer, ``headers`` what is said beside it.
     """
 
+    request_queue_size = 64  # a connection that finds no place waits a second before it asks again
+
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.failures, self.breaks, self.redirects, self.slow, self.headers = {}, {}, {}, {}, {}, {}
