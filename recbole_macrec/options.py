@@ -1,6 +1,7 @@
 """Checks names before anything runs: models, datasets and options that nobody knows are refused."""
 import re
 from collections.abc import Iterable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def read_config_file(path: str | Path) -> dict:
     return values
 
 
-def known_options(models: Iterable[str], dataset: str) -> set[str]:
+@cache  # it reads all property files, and a command asks once for its words and once for each config file
+def known_options(models: tuple[str, ...], dataset: str) -> frozenset[str]:
     """Every option that one of ``models`` on ``dataset`` can have."""
     from dataclasses import fields
 
@@ -92,7 +94,7 @@ def known_options(models: Iterable[str], dataset: str) -> set[str]:
     for path in recbole.glob("**/*.py"):
         if "recommender" not in path.parent.name or path.name in files:
             known |= set(_READ_FROM_CONFIG.findall(path.read_text(encoding="utf-8")))
-    return known
+    return frozenset(known)
 
 
 def check_options(
@@ -103,8 +105,8 @@ def check_options(
     Args:
         where: what holds the names, for the message: "the command line" or a file.
     """
-    models = list(models)
-    known = known_options(models, dataset) | set(own)
+    models = tuple(models)
+    known = known_options(models, dataset).union(own)
     for name in names:
         if name not in known:
             raise UserError(
