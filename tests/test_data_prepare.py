@@ -279,6 +279,7 @@ def test_without_a_network_it_says_what_goes_where(tmp_path, monkeypatch, capsys
     error = capsys.readouterr().err
     raw = Path("out/Arts.raw")
     for part in (f"{raw}/Arts_Crafts_and_Sewing.csv", f"{raw}/meta_Arts_Crafts_and_Sewing.json.gz", "https://", "no answer in 0.2",
+                 "out/Arts/images", "tfidf", "Arts.inter.json", "Arts.emb-llama-td.npy",
                  "recbole_macrec.data import SRC --dataset=Arts", "--dataset=arts-toy", "--dataset=ml-100k"):
         assert part in error
     assert error.count("\n") == 1 and not Path("out/Arts").exists()

@@ -23,7 +23,7 @@ from recbole_macrec.data.__main__ import main
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.find_source import read_source
-from recbole_macrec.data.raw import amazon, manifest
+from recbole_macrec.data.raw import amazon, lines, manifest
 from recbole_macrec.data.raw.amazon import read_amazon
 from recbole_macrec.data.raw.catalogue import Options
 from recbole_macrec.data.raw.filtering import Interactions, earliest, in_time_order, k_core
@@ -32,6 +32,7 @@ from recbole_macrec.data.raw.lines import LONGEST, Tally, parse_lines
 from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Records
 from recbole_macrec.data.raw.text import plain_text
+from recbole_macrec.errors import UserError
 
 
 @pytest.fixture
@@ -201,6 +202,16 @@ def test_long_lines_are_broken_and_pass(tmp_path):
         file.writelines([b"first\n", b"x" * (2 * LONGEST + 5), b"\n", b"last\n"])
     tally = Tally()
     assert list(parse_lines(path, bytes.strip, tally)) == [b"first", b"last"] and tally == Tally(3, 1, 2)
+
+
+def test_archives_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "UNPACKED", 2**20)
+    monkeypatch.setattr(lines, "LONGEST", 2**16)
+    for name, line in (("long.gz", b"x"), ("short.gz", b"xxxxxxxxxxxxxxxxxxxx\n")):
+        with gzip.open(tmp_path / name, "wb") as file:
+            file.write(line * (2**24 // len(line)))
+        with pytest.raises(UserError, match=f"{name} unpacks to more than 100 times its size"):
+            list(parse_lines(tmp_path / name, bytes.strip, Tally()))
 
 
 def test_plain_files_and_a_header_are_read_too(raw, tmp_path):

@@ -85,7 +85,7 @@ def read_items(dataset_folder: Path, name: str) -> pd.DataFrame:
     return frame
 
 
-def import_command(dataset_folder: Path, name: str, modality: str = "MODALITY") -> str:
-    """Return the command line that would bring the dataset here."""
-    return (f"python -m recbole_macrec.data import SRC --dataset={name} --data_path={Path(dataset_folder).parent} "
-            f"--feature {modality}=FILE.npy")
+def import_command(dataset_folder: Path, name: str, modality: str | None = "MODALITY") -> str:
+    """Return the command line that would bring the dataset here; None where features lie beside SRC."""
+    feature = "" if modality is None else f" --feature {modality}=FILE.npy"
+    return f"python -m recbole_macrec.data import SRC --dataset={name} --data_path={Path(dataset_folder).parent}{feature}"

@@ -120,9 +120,11 @@ def _what_to_bring(folder: Path, block: SourceBlock, reasons: str) -> str:
                        for file in block.missing())
     return (f"dataset {name} is not at {folder} yet, and what it is made from can't be downloaded "
             f"({reasons or 'no address is known'}). Put these files there and run again: {places}. Its images follow from "
-            f"addresses in them, into {folder / IMAGES}. Or, without network, import a released folder with its features: "
-            f"{atomic.import_command(folder, name, 'text')}; or take a dataset that is on this machine: --dataset=arts-toy or "
-            "--dataset=ml-100k.")
+            f"addresses in them, into {folder / IMAGES} (--modalities=[text] needs none), and the models that encoders names "
+            f"from the Hugging Face hub (--encoders=\"{{text: tfidf, image: pixels}}\" needs none). Or, without network, import "
+            f"the folder SRC that others released, with {name}.inter.json, {name}.item2id and the features "
+            f"{name}.emb-llama-td.npy and {name}.emb-ViT-L-14.npy: {atomic.import_command(folder, name, None)}; or take a "
+            "dataset that is on this machine: --dataset=arts-toy or --dataset=ml-100k.")
 
 
 def _images_settled(folder: Path, missing_images: str) -> bool:

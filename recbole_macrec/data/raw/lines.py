@@ -15,6 +15,7 @@ from recbole_macrec.errors import UserError
 
 LONGEST = 2**24  # bytes; no record of a catalogue is longer, a file without line breaks is
 SHOWN_FROM = 2**22  # bytes
+UNPACKED, RATIO = 2**30, 100  # an archive that unpacks to more bytes, and to more than so many times its own, is a bomb
 _T = TypeVar("_T")
 
 
@@ -60,14 +61,20 @@ def progress(path: Path, verb: str) -> tqdm:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield lines; of one beyond LONGEST, only LONGEST + 1 bytes."""
+    """Yield lines; of one beyond LONGEST, only LONGEST + 1 bytes. UserError for decompression bombs."""
     try:
         with path.open("rb") as raw, progress(path, "reading") as bar:
             file = io.BufferedReader(gzip.GzipFile(fileobj=raw), 2**20) if path.suffix == ".gz" else raw
-            while line := file.readline(LONGEST + 1):
+
+            def piece() -> bytes:
+                if file.tell() > max(UNPACKED, RATIO * raw.tell()):
+                    raise UserError(f"{path} unpacks to more than {RATIO} times its size, as no catalogue does; fetch it again")
+                return file.readline(LONGEST + 1)
+
+            while line := piece():
                 rest = line
                 while len(rest) > LONGEST and not rest.endswith(b"\n"):
-                    rest = file.readline(LONGEST + 1)
+                    rest = piece()
                 bar.update(raw.tell() - bar.n)
                 yield line
     except FileNotFoundError:

@@ -14,6 +14,7 @@ from recbole_macrec.data.raw.text import plain_text
 
 COLUMNS = ("title", "description", "brand", "categories")
 _SCRIPT_IN_TITLE = "getTime"  # pages of the 2018 crawl that were saved with a script where the title should be
+LITERAL = 2**20  # bytes of the longest Python literal that is read, which takes a hundred times its memory
 _BY = re.compile(r"^\s*by\s*\n")
 
 
@@ -64,7 +65,7 @@ def _mapping(line: bytes) -> dict:
     try:
         fields = json.loads(line)
     except ValueError:
-        if not line.lstrip().startswith((b"{'", b'{"')):
+        if len(line) > LITERAL or not line.lstrip().startswith((b"{'", b'{"')):
             raise
         try:
             fields = ast.literal_eval(line.decode().strip())
