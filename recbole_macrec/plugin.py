@@ -96,8 +96,8 @@ def _layer_property_files() -> None:
 
     The order becomes: RecBole's overall.yaml, its model's, sample.yaml; our overall.yaml and model (for our models);
     our dataset (for every model, as it names the fields); our model's ``training_preset``, if one is asked for; RecBole's
-    dataset and sequential settings. Ours come after
-    sample.yaml because that sets every dataset option, the history length among them.
+    dataset and sequential settings. Ours come after sample.yaml because that sets every dataset option, the history length
+    among them.
     """
     init_parameters, update, final = (
         Config._init_parameters_category,

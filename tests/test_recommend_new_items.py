@@ -19,8 +19,8 @@ from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.generation.prior import prior_log_probs
 from recbole_macrec.generation.search import sequence_log_probs
 from recbole_macrec.model.base import Histories
+from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.newcomers import free_ids
-from recbole_macrec.semantic_ids.resolve import Geometry
 
 HISTORY = ["i4", "i5", "i6"]
 TOY = Path(__file__).parents[1] / "dataset" / "arts-toy"

@@ -10,6 +10,7 @@ from recbole_macrec.data.blocks import not_finite
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.bundle import bundle_name, item_counts, locked, read_bundle, write_bundle
 from recbole_macrec.semantic_ids.codes import SemanticIDs
+from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.published import read_published
 from recbole_macrec.semantic_ids.represent import represent_and_learn
 from recbole_macrec.semantic_ids.resolve import resolve
@@ -44,19 +45,13 @@ def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str]
             logger.info("Semantic IDs: %s", path)
             return read_bundle(path)
         learnt = represent_and_learn(features, interactions, settings, device, show_progress)
-        sizes = (settings.codebook_size,) * settings.codebook_levels
-        counts = None if interactions is None else item_counts(interactions)
-        resolved = {m: resolve(settings.collision, part.codes, sizes, part.geometry, counts, settings.semantic_id_seed)
-                    for m, part in learnt.modalities.items()}
-        statistics = {
-            m: code_statistics(part.codes, sizes, resolved[m].codes, features, settings.semantic_id_seed,
-                               part.reconstruction_error)
-            for m, part in learnt.modalities.items()
-        }
-        ids = SemanticIDs(item_tokens, {m: r.codes for m, r in resolved.items()},
-                          {m: r.sizes for m, r in resolved.items()},
-                          {m: part.codes for m, part in learnt.modalities.items()}, statistics, graph=learnt.graph,
-                          bundle=path)
+        raw = {m: part.codes for m, part in learnt.modalities.items()}
+        sizes = dict.fromkeys(raw, (settings.codebook_size,) * settings.codebook_levels)
+        codes, sizes_after = _resolved(raw, sizes, {m: part.geometry for m, part in learnt.modalities.items()}, settings,
+                                       interactions)
+        statistics = {m: code_statistics(part.codes, sizes[m], codes[m], features, settings.semantic_id_seed,
+                                         part.reconstruction_error) for m, part in learnt.modalities.items()}
+        ids = SemanticIDs(item_tokens, codes, sizes_after, raw, statistics, graph=learnt.graph, bundle=path)
         write_bundle(path, ids, settings, {m: part.weights for m, part in learnt.modalities.items()}, learnt.history)
         logger.info("Semantic IDs written to %s", path)
         return ids
@@ -76,12 +71,16 @@ def published_semantic_ids(files: dict[str, Path], item_tokens: Sequence[str], s
     raw = {m: read_published(path, item_tokens) for m, path in files.items()}
     raw_sizes = {m: tuple(max(settings.codebook_size, int(top) + 1) for top in codes.max(0))
                  for m, codes in raw.items()}
+    codes, sizes = _resolved(raw, raw_sizes, dict.fromkeys(raw), settings, interactions)
+    return SemanticIDs(item_tokens, codes, sizes, raw, {m: code_statistics(raw[m], raw_sizes[m], codes[m]) for m in raw})
+
+
+def _resolved(raw: dict[str, np.ndarray], sizes: dict[str, tuple[int, ...]], geometry: dict[str, Geometry | None],
+              settings: SemanticIDSettings, interactions: csr_matrix | None) -> tuple[dict, dict]:
+    """IDs after collision resolution and their codebook sizes, both by modality."""
     counts = None if interactions is None else item_counts(interactions)
-    resolved = {m: resolve(settings.collision, codes, raw_sizes[m], None, counts, settings.semantic_id_seed)
-                for m, codes in raw.items()}
-    return SemanticIDs(item_tokens, {m: r.codes for m, r in resolved.items()},
-                       {m: r.sizes for m, r in resolved.items()}, raw,
-                       {m: code_statistics(raw[m], raw_sizes[m], r.codes) for m, r in resolved.items()})
+    resolved = {m: resolve(settings.collision, raw[m], sizes[m], geometry[m], counts, settings.semantic_id_seed) for m in raw}
+    return {m: r.codes for m, r in resolved.items()}, {m: r.sizes for m, r in resolved.items()}
 
 
 def _checked_features(features: dict[str, Features], item_tokens: tuple[str, ...],

@@ -5,7 +5,7 @@
       items.json            item tokens, in row order
       codes.safetensors     codes.<modality> and raw_codes.<modality>, [N, L] int64
       quantizer.safetensors <modality>/<weight>: codebooks, encoder, decoder, feature scale
-  graph.safetensors     users [U, D] and items [N, D], where a graph was learnt
+      graph.safetensors     users [U, D] and items [N, D], where a graph was learnt
 
 A bundle is written under a temporary name and renamed, so a folder of that name is complete or damaged, never
 unfinished.

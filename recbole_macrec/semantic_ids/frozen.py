@@ -13,8 +13,8 @@ from torch import Tensor
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.bundle import read_identity, read_weights
+from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.quantizer import ResidualQuantizer
-from recbole_macrec.semantic_ids.resolve import Geometry
 from recbole_macrec.semantic_ids.rows import Scale
 from recbole_macrec.semantic_ids.rqvae import RQVAE
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings

@@ -50,8 +50,8 @@ def learn(features: dict[str, Features], settings: SemanticIDSettings, device: s
 class Training:
     """Warm-up as a plain auto-encoder, k-means initialisation on all items, then epochs with restarts of dead codes.
 
-    All features stay on the device where they fit (rows.py); batches are rows of a fresh permutation. After every epoch all items are
-    encoded once: that gives health, dead codes, and the codes themselves. ``codes_epoch`` says which epoch's codes
+    All features stay on the device where they fit (rows.py); batches are rows of a fresh permutation. After every epoch all
+    items are encoded once: that gives health, dead codes, and the codes themselves. ``codes_epoch`` says which epoch's codes
     (and weights) are handed back: the last, or per modality the one with the fewest collisions.
     """
 

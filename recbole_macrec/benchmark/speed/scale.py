@@ -15,7 +15,8 @@ from recbole_macrec.generation.set_encoder import SetEncoder
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
-from recbole_macrec.semantic_ids.resolve import Geometry, resolve
+from recbole_macrec.semantic_ids.collisions import Geometry
+from recbole_macrec.semantic_ids.resolve import resolve
 
 SIZES, WIDTH, BEAMS, HISTORY = (256,) * 4, 32, 20, 5
 MMGREC = TransformerSettings(d_model=64, d_ff=256, num_heads=4, d_kv=16, encoder_layers=2, decoder_layers=2)
