@@ -3,6 +3,8 @@ import base64
 import io
 import json
 import re
+import shutil
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from recbole_macrec.benchmark.figures import Figure, Intervals
 from recbole_macrec.benchmark.report.drawn import mean_and_error, sorted_counts
 from recbole_macrec.benchmark.report.page import write_report
 from recbole_macrec.benchmark.report.reader import Corner, read_corner
-from recbole_macrec.benchmark.runs import open_comparison
+from recbole_macrec.benchmark.runs import open_comparison, read_json, run_folder, write_json
 from recbole_macrec.data.features import FeatureTable
 
 HOSTILE = "</script><b>wool</b><script>document.title='taken'</script>"
@@ -167,7 +169,7 @@ def test_tables_say_what_the_comparison_says(folder, page):
     for row in table["rows"]:
         for name in table["metrics"]:
             figure = row["figures"][name]
-            assert f">{figure['mean']:.4f}<small> ± {figure['std']:.4f}</small>" in text
+            assert f">{figure['mean']:.4f}</span><small> ± {figure['std']:.4f}</small>" in text
     assert len(table["tests"]) == 2 and all(f"{test['difference']:+.4f}" in text for test in table["tests"])
 
 
@@ -188,17 +190,38 @@ def test_error_bars_by_hand():
     assert sorted_counts(np.array([7, 2, 7, 7, 5, 2])).tolist() == [3, 2, 1]
 
 
-def test_an_unfinished_comparison_shows_what_there_is(folder, tmp_path):
-    for run in open_comparison(folder).runs:
-        target = tmp_path / run.folder.relative_to(folder)
-        target.mkdir(parents=True)
-        for name in ("asked.json", "curve.json", "ranks.npz", "codes.npz", "result.json"):
-            if (run.folder / name).is_file() and not (name == "result.json" and run.asked.label == "Pop"):
-                (target / name).write_bytes((run.folder / name).read_bytes())
-    (tmp_path / "compare.json").write_bytes((folder / "compare.json").read_bytes())
-    page, _ = write_report(tmp_path, tmp_path / "report.html")
-    text = page.read_text()
-    assert "Pop: 2 of 2 runs unfinished" in text and json.loads(Tags(text).scripts[0])[0]["labels"] == ["TIGER"]
+@pytest.fixture(scope="module")
+def two_datasets(folder, tmp_path_factory) -> Path:
+    """The page of a comparison on ``tiny``, where Pop is unfinished, on a copy of it, and on one where nothing is finished;
+    with a study's file."""
+    output = tmp_path_factory.mktemp("two")
+    for dataset in (TINY, "copy", "nothing"):
+        for run in open_comparison(folder).runs:
+            target = run_folder(output, dataset, run.asked.label, run.asked.seed)
+            shutil.copytree(run.folder, target, ignore=shutil.ignore_patterns("saved"))
+            write_json({**read_json(target / "asked.json"), "dataset": dataset}, target / "asked.json")
+            if dataset == "nothing" or dataset == TINY and run.asked.label == "Pop":
+                (target / "result.json").unlink()
+    write_json({**read_json(folder / "compare.json"), "datasets": [TINY, "copy", "nothing"]}, output / "compare.json")
+    figure = Figure("drawn of a study", "x", "y", ["1", "2"], {"hit@10": ([0.1, 0.2], [None, 0.1])})
+    rows = [["TIGER", 12, 0.25, 0.125], ["Pop", 3, None, None]]
+    study = {"title": "A <study>", "columns": ["", "users", "hit@10", "hit@10 std"], "rows": rows, "figures": {"one": asdict(figure)}}
+    write_json(study, output / "study.json")
+    return write_report(output, output / "report.html")[0]
+
+
+def test_an_unfinished_comparison_shows_what_there_is(two_datasets):
+    text = two_datasets.read_text()
+    corners = json.loads(Tags(text).scripts[0])
+    assert [(corner["dataset"], corner["labels"]) for corner in corners] == [(TINY, ["TIGER"]), ("copy", LABELS)]
+    assert text.count('<p class="warning">Pop: 2 of 2 runs unfinished') == 2
+    assert text.count('<p class="warning">TIGER: 2 of 2 runs unfinished') == 1
+
+
+def test_a_study_comes_first(two_datasets):
+    text = two_datasets.read_text()
+    assert "<h1>A &lt;study&gt;</h1>" in text and "drawn of a study" in text
+    assert "<span>0.2500</span><small> ± 0.1250</small>" in text
 
 
 @pytest.mark.parametrize(
@@ -251,7 +274,7 @@ def test_no_complaints_and_no_sideways_scrolling(browser, page, width, scheme):
 def test_pickers_show_the_user_asked_for(browser, page):
     browser.open(page)
     corner = json.loads(Tags(page.read_text()).scripts[0])[0]
-    texts = "[...document.querySelectorAll('#reader-user .lists > section:nth-child(%d) .text > div:first-child')].map((e) => e.textContent)"
+    texts = "[...document.querySelectorAll('#reader-user .lists > section:nth-child(%d) .title')].map((e) => e.textContent)"
     for user in corner["users"][3], corner["users"][17]:
         choose(browser, "pick-user", user["user"])
         for label in range(len(LABELS)):
@@ -269,6 +292,14 @@ def test_pickers_show_the_user_asked_for(browser, page):
     choose(browser, "pick-text", corner["users"][5]["user"])
     assert corner["users"][5]["user"] in browser.run("document.getElementById('reader-user').textContent")
     assert browser.errors == []
+
+
+def test_the_dataset_can_be_chosen(browser, two_datasets):
+    browser.open(two_datasets)
+    names = "[...document.querySelectorAll('.lists h4')].map((e) => e.firstChild.textContent)"
+    assert browser.run(names) == ["TIGER"]
+    choose(browser, "pick-dataset", "1")
+    assert browser.run(names) == LABELS and browser.errors == []
 
 
 def test_codes_can_be_chosen_and_hidden(browser, page):
@@ -294,8 +325,9 @@ def test_a_keyboard_is_enough(browser, page):
 
 def test_sorting(browser, page):
     browser.open(page)
-    (numbers,) = [i for i, name in enumerate(browser.run("[...document.querySelectorAll('table')[0].rows[0].cells].map((c) => c.textContent)")) if name == "parameters"]
-    press = f"document.querySelectorAll('table')[0].rows[0].cells[%d].querySelector('button').click()"
+    names = browser.run("[...document.querySelectorAll('table')[0].rows[0].cells].map((cell) => cell.textContent)")
+    numbers = names.index("parameters")
+    press = "document.querySelectorAll('table')[0].rows[0].cells[%d].querySelector('button').click()"
     for expected in (True, False):
         browser.run(press % numbers)
         values = [int(text.replace(",", "")) for text in column(browser, 0, numbers)]

@@ -83,6 +83,7 @@ class Figure(Drawing):
             without any keeps its colour free.
         lines: join the points, for ticks that are an order; else bars stand side by side.
         at: where the points are on an axis of whole numbers, in place of ticks; the error is a band.
+        from_zero: the axis of y begins at 0, as it always does for bars of positive figures.
     """
 
     x: str
@@ -91,6 +92,7 @@ class Figure(Drawing):
     series: dict[str, tuple[list[float | None], list[float | None]]] = field(default_factory=dict)
     lines: bool = False
     at: list[int] | None = None
+    from_zero: bool = False
 
     def draw(self, axes) -> None:
         drawn = [label for label, (means, _) in self.series.items() if any(mean is not None for mean in means)]
@@ -118,6 +120,9 @@ class Figure(Drawing):
             turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
             axes.set_xticks(range(len(self.ticks)), self.ticks, **turn)
             axes.set_xlim(-0.5, len(self.ticks) - 0.5)
+        bars = self.at is None and not self.lines
+        if self.from_zero or bars and all(mean is None or mean >= 0 for means, _ in self.series.values() for mean in means):
+            axes.set_ylim(bottom=0)
         axes.set(xlabel=self.x, ylabel=self.y)
         axes.grid(axis="y")
 

@@ -101,14 +101,14 @@ def groups(comparison: Comparison, dataset: str) -> list[Drawn]:
         kept = [number for number, users in enumerate(inside) if users.any()]
         bounds = [*study["from"], None]
         ticks = [f"{range_text(bounds[i], bounds[i + 1])}\n{inside[i].sum():,}" for i in kept]
-        x = "interactions of the target in training" if study["by"] == "target_count" else "interactions before the target"
+        x = "training interactions of the target" if study["by"] == "target_count" else "interactions before the target"
         for metric in metrics:
-            figure = Figure(f"{metric} by {x}", f"{x}; below, the number of test users", metric, ticks)
+            figure = Figure(f"{metric} by {x}", f"{x}; below, test users", metric, ticks)
             for label in comparison.labels:
                 of_user = values[metric].get(label, {})
                 pairs = [mean_and_error([of_user[u] for u in ranks.users[inside[i]].tolist() if u in of_user]) for i in kept]
                 figure.series[label] = ([mean for mean, _ in pairs], [error for _, error in pairs])
-            caption = "Mean over the users of a group, each averaged over the seeds; the bars hold 95 %."
+            caption = "Mean over the users of a group, each averaged over the seeds, and its 95 % interval by the normal distribution."
             drawn.append(Drawn(f"{study['by']}-{file_name(metric)}", figure, caption))
     return drawn
 
@@ -141,7 +141,7 @@ def _use(title: str, counts: dict[str, list[np.ndarray]]) -> Figure | None:
     longest = max((len(c) for of_label in counts.values() for c in of_label), default=0)
     if not longest:
         return None
-    figure = Figure(title, "code, most used first", "items", [], at=list(range(1, longest + 1)))
+    figure = Figure(title, "code, most used first", "items", [], at=list(range(1, longest + 1)), from_zero=True)
     lines: dict[tuple, str] = {}
     for label, of_label in counts.items():
         padded = [np.pad(c, (0, longest - len(c))) for c in of_label]  # [K] each

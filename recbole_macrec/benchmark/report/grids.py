@@ -132,7 +132,7 @@ def study(content: dict) -> Grid:
     columns = content["columns"]
     shown = [name for name in columns if not name.endswith(" std")]
     cells = [dict(zip(columns, row, strict=True)) for row in content["rows"]]
-    grid = Grid("Mean ± standard deviation over the seeds", [(name, _numeric(cells, name)) for name in shown])
+    grid = Grid("Mean ± standard deviation over the seeds", [(name or "row", _numeric(cells, name)) for name in shown])
     for row in cells:
         grid.rows.append([_study_entry(row[name], row.get(f"{name} std")) for name in shown])
     return grid

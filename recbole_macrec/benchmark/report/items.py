@@ -55,5 +55,5 @@ def data_uri(image: Image.Image) -> str:
     """``image`` shrunk to at most SIDE x SIDE pixels."""
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
-    image.save(file, format="WEBP", quality=QUALITY, method=6)
+    image.save(file, format="WEBP", quality=QUALITY)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -54,6 +54,8 @@ for (const chip of document.querySelectorAll(".chips button")) {
 const corners = JSON.parse(document.getElementById("corners").textContent);
 const get = (id) => document.getElementById(id);
 
+const counted = (number) => number.toLocaleString("en");
+
 function make(tag, className = "", ...children) {
   const element = document.createElement(tag);
   if (className) element.className = className;
@@ -92,6 +94,12 @@ function reader() {
     return [user.user, name(user.target), ...user.history.map(name)].some((words) => words.toLowerCase().includes(text));
   };
 
+  const named = (user) => {
+    const labels = corner.labels.filter((_, i) => found(user, i));
+    const hits = labels.length > 2 ? `${labels.length} of ${corner.labels.length}` : labels.join(", ");
+    return hits ? `${user.user} ✓ ${hits}` : user.user;
+  };
+
   function openCorner() {
     corner = corners[Number(get("pick-dataset").value) || 0];
     const each = (kind, text) => corner.labels.map((label, i) => [`${kind} ${i}`, text(label)]);
@@ -111,9 +119,9 @@ function reader() {
     const text = get("pick-text").value.trim().toLowerCase();
     const kept = get("pick-user").value;
     shown = corner.users.filter((user) => passes(user) && (!text || holds(user, text)));
-    fill(get("pick-user"), shown.map((user, i) => [user.user, user.user]));
+    fill(get("pick-user"), shown.map((user) => [user.user, named(user)]));
     if (shown.some((user) => user.user === kept)) get("pick-user").value = kept;
-    get("reader-count").textContent = `${shown.length} of ${corner.users.length} users here; ${corner.testUsers} were tested.`;
+    get("reader-count").textContent = `${shown.length} of ${corner.users.length} users here; ${counted(corner.testUsers)} were tested.`;
     show();
   }
 
@@ -129,19 +137,25 @@ function reader() {
     return choice === "" ? null : corner.tables[corner.codes[Number(choice)].table][item];
   };
 
+  function picture(number) {
+    if (number === null) return make("span", "blank");
+    const element = make("img");
+    element.src = corner.images[number];
+    element.alt = "";
+    return element;
+  }
+
   function card(item, user, place, badges) {
     const { token, title, trained, image } = corner.items;
-    const picture = image[item] === null ? make("span", "blank") : make("img");
-    if (image[item] !== null) {
-      picture.src = corner.images[image[item]];
-      picture.alt = "";
-    }
-    const text = make("div", "text", make("div", "", title[item] || token[item]));
-    text.append(make("div", "meta", title[item] ? `${token[item]} · ` : "", `trained on ${trained[item]}×`));
+    const name = make("div", "title", title[item] || token[item]);
+    name.title = title[item];
+    const text = make("div", "text", name);
+    text.append(make("div", "meta", title[item] ? `${token[item]} · ` : "", `trained ${trained[item]}×`));
     const code = codeOf(item);
     if (code) text.append(coded(code, codeOf(user.target)));
     for (const [badge, className] of badges) text.append(make("span", `badge ${className}`, badge), " ");
-    const element = make("li", "item", picture, text);
+    const element = make("li", "item", text);
+    if (corner.images.length) element.prepend(picture(image[item]));
     if (place) element.prepend(make("span", "place", String(place)));
     return element;
   }
@@ -155,7 +169,7 @@ function reader() {
 
   function models(user) {
     return corner.labels.map((label, i) => {
-      const rank = make("span", "badge", `target at ${user.ranks[i]}`);
+      const rank = make("span", "badge", `target at ${counted(user.ranks[i])}`);
       if (found(user, i)) rank.classList.add("found");
       const items = user.top[i].map((item, place) => {
         const hit = item === user.target;

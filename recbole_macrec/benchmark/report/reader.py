@@ -43,7 +43,7 @@ def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_byte
     ranks = {label: run.ranks for label, run in runs.items()}
     rows = {label: {user: row for row, user in enumerate(r.users.tolist())} for label, r in ranks.items()}
     common = sorted(set.intersection(*(set(of_label) for of_label in rows.values())))
-    chosen = sorted(random.Random(corner.seed).sample(common, min(corner.users, len(common))))
+    chosen = sorted(random.Random(corner.seed).sample(common, min(corner.users, len(common))), key=lambda user: (len(user), user))
     seen = max(_seen(run) for run in runs.values())
     users = [_user(user, {label: (ranks[label], rows[label][user]) for label in runs}, seen) for user in chosen]
     numbers: dict[str, int] = {}
