@@ -1,52 +1,170 @@
-"""Figures with error bars, written as PNG and PDF."""
+"""Figures with error bars: PNG and PDF for papers, SVG whose colours a page chooses."""
+import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from recbole_macrec.data.replace import whole_file
 
 WIDTH, HEIGHT, DPI = 6.4, 4.0, 160
+PAGE_WIDTH, PAGE_HEIGHT = 5.0, 3.2  # smaller, so that letters stay readable on a phone
+COLOURS = (
+    "#3f68d1", "#e07a10", "#1f9d8a", "#d1495b", "#8a5cc7", "#8a6d3b", "#d45fa0", "#5f8f1f", "#0f8fb8", "#7b8794",
+)  # fmt: skip
+INK, FAINT = "#2b2f36", "#d9dde3"  # text and axes, grid lines
+MARKERS = "osD^vP"
+STROKES, HATCHES = ("-", "--", ":", "-."), ("", "///", "...", "xxx")  # tell series of one colour apart
+LEGEND_LETTERS = 62  # in one line of a legend
 
 
 @dataclass
-class Figure:
+class Drawing:
+    """What every figure has; ``title`` stands above it on paper, beside it in a page."""
+
+    title: str
+
+    def save(self, folder: Path, name: str) -> list[Path]:
+        """Write ``name.png`` and ``name.pdf`` into ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
+        with _style():
+            canvas = self._canvas(WIDTH, HEIGHT, self.title)
+            for path in paths:
+                with whole_file(path) as fresh:
+                    canvas.savefig(fresh, format=path.suffix[1:], dpi=DPI)
+        return paths
+
+    def svg(self, name: str, scale: float = 1.0) -> str:
+        """An ``<svg>`` element without title, font and size, to stand in HTML: its colours are the variables ``--series-N``,
+        ``--ink`` and ``--faint``, its ids begin with ``name``, and what belongs to series N has the class ``series-N``."""
+        file = io.StringIO()
+        with _style(name):
+            canvas = self._canvas(scale * PAGE_WIDTH, scale * PAGE_HEIGHT, "")
+            canvas.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        text = file.getvalue()
+        text = text[text.index("<svg") :]
+        for needless in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"font-family: [^;]*; ?", r'(?<=<svg)[^>]*(?= viewBox)'):
+            text = re.sub(needless, "", text, flags=re.DOTALL)
+        text = re.sub(r'<g id="series-(\d+)"', r'<g class="series-\1"', text)
+        text = re.sub(r'<g id="[^"]*"', "<g", text)
+        text = re.sub(r'\bid="|href="#|url\(#', lambda found: f"{found[0]}{name}-", text)
+        for colour, variable in [(INK, "--ink"), (FAINT, "--faint"), *((c, f"--series-{i}") for i, c in enumerate(COLOURS))]:
+            text = text.replace(colour, f"var({variable})")
+        return re.sub(r"\s*\n\s*", " ", text)
+
+    def _canvas(self, width: float, height: float, title: str):
+        from matplotlib.figure import Figure as Canvas  # imported late: it takes a second, and most commands draw nothing
+
+        canvas = Canvas(figsize=(width, height * self.stretch()), layout="constrained")
+        axes = canvas.subplots()
+        self.draw(axes)
+        axes.set_title(title)
+        handles, labels = axes.get_legend_handles_labels()
+        if len(labels) > 1:
+            columns = max(1, min(len(labels), LEGEND_LETTERS // (max(map(len, labels)) + 6)))
+            canvas.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False)
+        return canvas
+
+    def stretch(self) -> float:
+        """How much higher than usual the figure has to be."""
+        return 1.0
+
+    def draw(self, axes) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Figure(Drawing):
     """Series of points over the same ticks.
 
     Attributes:
         ticks: what stands below each point.
-        series: name -> (means, standard deviations), one a tick; None where there is no figure.
+        series: name -> (means, half the length of the error bars), one a tick; None where there is no figure. A series
+            without any keeps its colour free.
         lines: join the points, for ticks that are an order; else bars stand side by side.
+        at: where the points are on an axis of whole numbers, in place of ticks; the error is a band.
+        from_zero: the axis of y begins at 0, as it always does for bars of positive figures.
     """
 
-    title: str
     x: str
     y: str
     ticks: list[str]
     series: dict[str, tuple[list[float | None], list[float | None]]] = field(default_factory=dict)
     lines: bool = False
+    at: list[int] | None = None
+    from_zero: bool = False
 
-    def save(self, folder: Path, name: str) -> list[Path]:
-        """Write ``name.png`` and ``name.pdf`` into ``folder``."""
-        from matplotlib.figure import Figure as Canvas  # imported late: it takes a second, and most commands draw nothing
-
-        canvas = Canvas(figsize=(WIDTH, HEIGHT), layout="constrained")
-        axes = canvas.subplots()
+    def draw(self, axes) -> None:
+        drawn = [label for label, (means, _) in self.series.items() if any(mean is not None for mean in means)]
         for number, (label, (means, deviations)) in enumerate(self.series.items()):
+            if label not in drawn:
+                continue
             there = [i for i, mean in enumerate(means) if mean is not None]
             heights = [means[i] for i in there]
             errors = [deviations[i] or 0.0 for i in there]
-            if self.lines:
-                axes.errorbar(there, heights, errors, label=label, marker="o", capsize=3)
+            style = {"label": label, "color": COLOURS[number % len(COLOURS)], "gid": f"series-{number}"}
+            again = number // len(COLOURS) % len(STROKES)
+            if self.at is not None:
+                self._curve(axes, [self.at[i] for i in there], heights, errors, style | {"linestyle": STROKES[again]})
+            elif self.lines:
+                marker = MARKERS[number % len(MARKERS)]
+                style |= {"marker": marker, "markersize": 4, "linewidth": 1.6, "linestyle": STROKES[again]}
+                axes.errorbar(there, heights, errors, capsize=3, **style)
             else:
-                width = 0.8 / len(self.series)
-                places = [i + (number - (len(self.series) - 1) / 2) * width for i in there]
-                axes.bar(places, heights, width, yerr=errors if any(errors) else None, label=label, capsize=3)
-        axes.set_xticks(range(len(self.ticks)), self.ticks, rotation=30 if max(map(len, self.ticks), default=0) > 8 else 0)
-        axes.set(title=self.title, xlabel=self.x, ylabel=self.y)
-        if len(self.series) > 1:
-            axes.legend()
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
-        for path in paths:
-            with whole_file(path) as fresh:
-                canvas.savefig(fresh, format=path.suffix[1:], dpi=DPI)
-        return paths
+                width = 0.8 / len(drawn)
+                places = [i + (drawn.index(label) - (len(drawn) - 1) / 2) * width for i in there]
+                bars = {"ecolor": INK, "error_kw": {"elinewidth": 1}, "capsize": min(3, 20 * width)}
+                axes.bar(places, heights, width * 0.92, yerr=errors if any(errors) else None, hatch=HATCHES[again], **bars, **style)
+        if self.at is None:
+            tilted = max((len(line) for tick in self.ticks for line in tick.split("\n")), default=0) > 8 and len(self.ticks) > 3
+            turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
+            axes.set_xticks(range(len(self.ticks)), self.ticks, **turn)
+            axes.set_xlim(-0.5, len(self.ticks) - 0.5)
+        bars = self.at is None and not self.lines
+        if self.from_zero or bars and all(mean is None or mean >= 0 for means, _ in self.series.values() for mean in means):
+            axes.set_ylim(bottom=0)
+        axes.set(xlabel=self.x, ylabel=self.y)
+        axes.grid(axis="y")
+
+    @staticmethod
+    def _curve(axes, places: list[int], heights: list[float], errors: list[float], style: dict) -> None:
+        axes.plot(places, heights, marker="o" if len(places) < 30 else None, markersize=3, linewidth=1.6, **style)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if any(errors):
+            band = [(h - e, h + e) for h, e in zip(heights, errors)]
+            axes.fill_between(places, *zip(*band), color=style["color"], alpha=0.16, linewidth=0, gid=style["gid"])
+
+
+@dataclass
+class Intervals(Drawing):
+    """Differences and their confidence intervals, one below the other; ``rows`` are (name, difference, low, high)."""
+
+    x: str
+    rows: list[tuple[str, float, float, float]]
+
+    def stretch(self) -> float:
+        return max(0.5, 0.25 + len(self.rows) / 8)
+
+    def draw(self, axes) -> None:
+        for place, (_, difference, low, high) in enumerate(self.rows):
+            number = 2 if low > 0 else 3 if high < 0 else len(COLOURS) - 1  # green above 0, red below, else grey
+            axes.errorbar(difference, place, xerr=[[difference - low], [high - difference]], fmt="o", markersize=5, capsize=3,
+                          linewidth=1.8, color=COLOURS[number])  # fmt: skip
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set_yticks(range(len(self.rows)), [name for name, *_ in self.rows])
+        axes.invert_yaxis()
+        axes.margins(y=0.5 / max(1, len(self.rows)))
+        axes.set_xlabel(self.x)
+        axes.grid(axis="x")
+
+
+def _style(salt: str = "figure"):
+    """Matplotlib's settings for as long as it draws; ``salt`` makes the ids of an SVG its own, and the same every time."""
+    import matplotlib
+
+    return matplotlib.rc_context({
+        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+        "grid.color": FAINT, "grid.linewidth": 0.8, "axes.axisbelow": True, "axes.spines.top": False,
+        "axes.spines.right": False, "axes.titlesize": 11, "font.size": 9.5, "legend.fontsize": 9, "text.parse_math": False,
+        "svg.fonttype": "none", "svg.hashsalt": salt,
+    })  # fmt: skip

@@ -196,7 +196,7 @@ def groups(comparison: Comparison, study: dict) -> Study:
     """Metrics of the users of each group, by training count of the target or length of the history."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     bounds = study["from"]
-    ticks = [_range(low, high) for low, high in zip(bounds, [*bounds[1:], None])]
+    ticks = [range_text(low, high) for low, high in zip(bounds, [*bounds[1:], None])]
     made = Study(["", study["by"], "users", *_with_deviations(metrics)])
     series: dict[str, dict[str, list]] = {metric: {} for metric in metrics}
     for label in comparison.labels:
@@ -228,7 +228,8 @@ def group_of(ranks, by: str, bounds: Sequence[int]) -> np.ndarray:
     return np.searchsorted(bounds, values, side="right") - 1
 
 
-def _range(low: int, high: int | None) -> str:
+def range_text(low: int, high: int | None) -> str:
+    """``low`` up to, not including, ``high``."""
     if high is None:
         return f"{low}+"
     return str(low) if high == low + 1 else f"{low}-{high - 1}"

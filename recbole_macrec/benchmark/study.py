@@ -7,6 +7,7 @@ takes every option of ``compare`` but --tune, is resumable as that is, and write
 cold_items, history_length.
 """
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from recbole.config import Config
@@ -54,7 +55,9 @@ def _main(argv: list[str]) -> int:
         text = as_markdown(made, f"{study['title']}: {dataset}")
         print(text)
         (output / "study.md").write_text(text, encoding="utf-8")
-        write_json({"title": study["title"], "dataset": dataset, "columns": made.columns, "rows": made.rows}, output / "study.json")
+        record = {"title": study["title"], "dataset": dataset, "columns": made.columns, "rows": made.rows}
+        record["figures"] = {name: asdict(figure) for name, figure in made.figures.items()}
+        write_json(record, output / "study.json")
         figures = [path for name, figure in made.figures.items() for path in figure.save(output / "figures", name)]
         print("Study:", output / "study.md", output / "study.json", *figures)
     return status

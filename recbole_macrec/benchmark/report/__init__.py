@@ -1,0 +1,50 @@
+"""A comparison as a page to look at: tables with significance, figures, and what each model recommends to whom.
+
+    python -m recbole_macrec.benchmark report DIR
+
+writes DIR/report.html, one file that needs no network and no other file, and its figures as PNG and PDF to DIR/figures/.
+DIR is the --output folder of a compare or a study; of an unfinished one the report shows what there is.
+
+The reader's corner holds --users test users, drawn at random, with their histories and the lists of every model (of the first
+seed), titles and images where the dataset has some.
+"""
+import argparse
+from pathlib import Path
+
+from recbole_macrec.benchmark.arguments import new_parser, read_settings, reporting
+from recbole_macrec.benchmark.report.page import write_report
+from recbole_macrec.benchmark.report.reader import Corner
+from recbole_macrec.errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    """The command ``report``."""
+    return reporting(_main, argv)
+
+
+def _main(argv: list[str]) -> int:
+    args = parse(argv)
+    output = Path(args.output) if args.output else Path(args.folder) / "report.html"
+    corner = Corner(args.users, args.seed, round(args.image_megabytes * 2**20), args.data_path)
+    page, figures = write_report(Path(args.folder), output, corner)
+    print(f"Report: {page} ({page.stat().st_size / 2**20:.1f} MiB)")
+    print(f"Figures: {len(figures)} files in {figures[0].parent}")
+    return 0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = new_parser("python -m recbole_macrec.benchmark report", __doc__)
+    parser.epilog = None
+    parser.add_argument("folder", help="of a comparison or study")
+    parser.add_argument("--output", metavar="FILE.html", help="default: report.html in the folder")
+    parser.add_argument("--users", type=int, default=200, help="in the reader's corner of each dataset (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="of their drawing (default: 0)")
+    parser.add_argument("--image_megabytes", type=float, default=3, help="of images in all, each shrunk to some KB (default: 3)")
+    parser.add_argument("--data_path", help="where the datasets lie now (default: where they lay for the runs)")
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    args, settings = read_settings(parser, argv)
+    if settings:
+        raise UserError(f"--{next(iter(settings))} is no option of report; see --help.")
+    if args.users < 0 or args.image_megabytes < 0:
+        raise UserError("--users and --image_megabytes can't be below 0.")
+    return args

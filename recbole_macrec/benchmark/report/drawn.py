@@ -1,0 +1,167 @@
+"""Which figures a report has.
+
+Legend: U users, K codes of a layer.
+"""
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recbole_macrec.benchmark.figures import Drawing, Figure, Intervals
+from recbole_macrec.benchmark.runs import Comparison, Run, file_name
+from recbole_macrec.benchmark.statistics import mean_values
+from recbole_macrec.benchmark.studies import group_of, over_seeds, range_text
+from recbole_macrec.benchmark.study import read_study
+from recbole_macrec.benchmark.table import Table, largest_k
+
+GROUPS = ("cold_items", "history_length")  # the studies whose groups a report shows as well
+SMALL = 0.72  # of the usual size, for figures that come by the dozen
+NORMAL_95 = 1.959964  # standard errors on either side of a mean that hold 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, the name of its files, what a reader has to know to read it, and its size in the page."""
+
+    name: str
+    drawing: Drawing
+    caption: str
+    scale: float = 1.0
+
+
+def intervals(table: Table) -> list[Drawn]:
+    """The differences that were tested, one figure a metric."""
+    drawn = []
+    for metric in dict.fromkeys(test.metric for test in table.tests):
+        rows = [(f"{t.first} − {t.second}", t.difference, t.low, t.high) for t in table.tests if t.metric == metric]
+        caption = "Mean difference over the test users and its 95 % bootstrap interval; right of 0 the first is better."
+        drawn.append(Drawn(f"difference-{file_name(metric)}", Intervals(f"Difference in {metric}", metric, rows), caption))
+    return drawn
+
+
+def curves(comparison: Comparison, dataset: str) -> list[Drawn]:
+    """Validation and training loss over the epochs, mean and deviation over the seeds."""
+    runs = {label: [r for r in comparison.of(dataset, label) if r.curve] for label in comparison.labels}
+    metric = next((_valid_metric(run) for of_label in runs.values() for run in of_label), None)
+    if metric is None:
+        return []
+    spread = "Mean over the seeds; the band is one standard deviation."
+    loss = "Share of the loss in the first epoch: losses of different models have no common unit. " + spread
+    found = [
+        ("validation", f"Validation, {metric}", metric, spread, lambda curve: _valid(curve, metric)),
+        ("loss", "Training loss", "loss / loss of epoch 1", loss, _relative_loss),
+    ]
+    return [
+        Drawn(f"curve-{name}", figure, caption)
+        for name, title, y, caption, read in found if (figure := _curve(title, y, runs, read)) is not None
+    ]  # fmt: skip
+
+
+def _curve(title: str, y: str, runs: dict[str, list[Run]], read: Callable[[list[dict]], dict[int, float]]) -> Figure | None:
+    points = {label: [read(run.curve) for run in of_label] for label, of_label in runs.items()}
+    epochs = sorted({epoch for of_label in points.values() for seed in of_label for epoch in seed})
+    if not epochs:
+        return None
+    figure = Figure(title, "epoch", y, [], at=[epoch + 1 for epoch in epochs])
+    for label, of_label in points.items():
+        pairs = [over_seeds([seed.get(epoch) for seed in of_label]) for epoch in epochs]
+        figure.series[label] = ([mean for mean, _ in pairs], [deviation for _, deviation in pairs])
+    return figure
+
+
+def _valid_metric(run: Run) -> str:
+    return str(run.result["settings"]["valid_metric"]).lower()
+
+
+def _valid(curve: list[dict], metric: str) -> dict[int, float]:
+    return {entry["epoch"]: entry["valid"][metric] for entry in curve if metric in (entry["valid"] or {})}
+
+
+def _relative_loss(curve: list[dict]) -> dict[int, float]:
+    first = curve[0]["loss"]
+    if not first or not math.isfinite(first):
+        return {}
+    return {entry["epoch"]: entry["loss"] / first for entry in curve if entry["loss"] is not None and math.isfinite(entry["loss"])}
+
+
+def groups(comparison: Comparison, dataset: str) -> list[Drawn]:
+    """Metrics by training count of the target and by length of the history, with 95 % intervals over the users."""
+    labels = [label for label in comparison.labels if comparison.of(dataset, label)]
+    if not labels:
+        return []
+    runs = {label: comparison.of(dataset, label) for label in labels}
+    first = runs[labels[0]][0]
+    metrics, ranks = largest_k(list(first.result["test_result"])), first.ranks
+    values = {metric: {label: mean_values(runs[label], metric) for label in labels} for metric in metrics}
+    drawn = []
+    for study in map(read_study, GROUPS):
+        numbers = group_of(ranks, study["by"], study["from"])  # [U]
+        inside = [numbers == number for number in range(len(study["from"]))]
+        kept = [number for number, users in enumerate(inside) if users.any()]
+        bounds = [*study["from"], None]
+        ticks = [f"{range_text(bounds[i], bounds[i + 1])}\n{inside[i].sum():,}" for i in kept]
+        x = "training interactions of the target" if study["by"] == "target_count" else "interactions before the target"
+        for metric in metrics:
+            figure = Figure(f"{metric} by {x}", f"{x}; below, test users", metric, ticks)
+            for label in comparison.labels:
+                of_user = values[metric].get(label, {})
+                pairs = [mean_and_error([of_user[u] for u in ranks.users[inside[i]].tolist() if u in of_user]) for i in kept]
+                figure.series[label] = ([mean for mean, _ in pairs], [error for _, error in pairs])
+            caption = "Mean over the users of a group, each averaged over the seeds, and its 95 % interval by the normal distribution."
+            drawn.append(Drawn(f"{study['by']}-{file_name(metric)}", figure, caption))
+    return drawn
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean, and half the length of its 95 % interval by the normal distribution; None for too few values."""
+    if not values:
+        return None, None
+    error = NORMAL_95 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+    return float(np.mean(values)), error
+
+
+def code_use(comparison: Comparison, dataset: str) -> list[Drawn]:
+    """Items per code of every modality and layer, the most used codes first; labels with the same codes share a line."""
+    drawn = []
+    raw = {label: [run.codes["raw_codes"] for run in comparison.of(dataset, label)] for label in comparison.labels}
+    for modality in dict.fromkeys(m for of_label in raw.values() for codes in of_label for m in codes):
+        tables = {label: [codes[modality] for codes in of_label if modality in codes] for label, of_label in raw.items()}
+        layers = max(table.shape[1] for of_label in tables.values() for table in of_label)
+        for layer in range(layers):
+            sizes = {label: [sorted_counts(t[:, layer]) for t in of_label if t.shape[1] > layer] for label, of_label in tables.items()}
+            figure = _use(f"{modality}, layer {layer}", sizes)
+            if figure is not None:
+                caption = "Items per code before collisions are resolved, most used codes first, mean over the seeds; flat is even."
+                drawn.append(Drawn(f"codes-{file_name(modality)}-{layer}", figure, caption, SMALL))
+    return drawn
+
+
+def _use(title: str, counts: dict[str, list[np.ndarray]]) -> Figure | None:
+    longest = max((len(c) for of_label in counts.values() for c in of_label), default=0)
+    if not longest:
+        return None
+    figure = Figure(title, "code, most used first", "items", [], at=list(range(1, longest + 1)), from_zero=True)
+    lines: dict[tuple, str] = {}
+    for label, of_label in counts.items():
+        padded = [np.pad(c, (0, longest - len(c))) for c in of_label]  # [K] each
+        means = tuple(np.mean(padded, axis=0).round(3).tolist()) if padded else (None,) * longest
+        same = lines.get(means)
+        if padded and same is not None:
+            lines[means] = f"{same}, {label}"
+            figure.series = {lines[means] if name == same else name: pair for name, pair in figure.series.items()}
+            means = (None,) * longest  # keeps the colours of those behind it
+        elif padded:
+            lines[means] = label
+        figure.series[label] = (list(means), [None] * longest)
+    return figure
+
+
+def sorted_counts(codes: np.ndarray) -> np.ndarray:
+    """How many items have each of the codes in use, largest first."""
+    return np.sort(np.unique(codes, return_counts=True)[1])[::-1]
+
+
+def study_figures(study: dict) -> list[Drawn]:
+    """The figures of a study, as study.json has them."""
+    return [Drawn(name, Figure(**figure), "") for name, figure in study.get("figures", {}).items()]

@@ -1,0 +1,148 @@
+"""What stands in the tables of the page: texts to show, values to sort by, marks."""
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from recbole_macrec.benchmark.runs import Comparison
+from recbole_macrec.benchmark.table import LOWER_IS_BETTER, Table, largest_k
+
+MARKS = {0: "", 1: "best", 2: "second"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell.
+
+    Attributes:
+        value: to sort by; None: the text.
+        mark: a class: best, second, better, worse.
+        after: shown smaller behind the text.
+        share: of the largest value of the column, for a bar behind the text.
+    """
+
+    text: str
+    value: float | None = None
+    mark: str = ""
+    after: str = ""
+    share: float | None = None
+
+
+@dataclass
+class Grid:
+    """A table; columns are (name, holds numbers), the first one names the row."""
+
+    caption: str
+    columns: list[tuple[str, bool]]
+    rows: list[list[Entry]] = field(default_factory=list)
+
+
+def results(table: Table) -> Grid:
+    """The table of one dataset."""
+    grid = Grid("Mean ± standard deviation over the seeds", [("model", False), *((name, True) for name in table.columns)])
+    collisions = any(row.collisions for row in table.rows)
+    grid.columns += [("collisions", False)] * collisions
+    most = {name: max((row.cells[name].mean or 0 for row in table.rows), default=0) for name in table.columns}
+    for row in table.rows:
+        entries = [Entry(row.label)]
+        for name in table.columns:
+            cell = row.cells[name]
+            metric = "@" in name and name.partition("@")[0] not in LOWER_IS_BETTER
+            share = cell.mean / most[name] if metric and most[name] and cell.mean is not None else None
+            figure, spread, deviation = cell.text().partition(" ±")
+            entries.append(Entry(figure, cell.mean, MARKS[cell.place], spread + deviation, share))
+        entries += [Entry(row.collisions)] * collisions
+        grid.rows.append(entries)
+    return grid
+
+
+def tests(table: Table) -> Grid | None:
+    """The paired tests, where there are any."""
+    if not table.tests:
+        return None
+    numeric = ("difference", "95 % interval", "p", "p, Holm")
+    names = ("first", "second", "metric", *numeric, "the first is")
+    grid = Grid(
+        f"Paired over {table.tests[0].users:,} test users, each averaged over the seeds: bootstrap interval and two-sided "
+        "Wilcoxon test, corrected by Holm for all tests of the table",
+        [(name, name in numeric) for name in names],
+    )
+    for t in table.tests:
+        grid.rows.append([
+            Entry(t.first), Entry(t.second), Entry(t.metric), Entry(f"{t.difference:+.4f}", t.difference),
+            Entry(f"{t.low:+.4f} to {t.high:+.4f}", t.low), Entry(f"{t.p:.2g}", t.p), Entry(f"{t.p_holm:.2g}", t.p_holm),
+            Entry("no different" if t.verdict == "no difference" else t.verdict, mark=t.verdict.replace(" ", "-")),
+        ])  # fmt: skip
+    return grid
+
+
+def verdict(table: Table) -> str:
+    """One sentence: who leads, and whom it significantly beats."""
+    metric = next(iter(largest_k(table.metrics)[-1:]), None)
+    leading = [row for row in table.rows if metric and row.cells[metric].place == 1]
+    if len(leading) != 1:
+        return ""
+    best = leading[0]
+    own = [t for t in table.tests if t.first == best.label and t.metric == metric]
+    beaten = [t.second for t in own if t.verdict == "better"]
+    alike = [t.second for t in own if t.verdict == "no difference"]
+    sentence = f"{best.label} has the highest {metric}, {best.cells[metric].text()}"
+    if beaten:
+        sentence += f"; significantly better than {listed(beaten)}"
+    if alike:
+        sentence += f"; no significant difference from {listed(alike)}"
+    return sentence + "."
+
+
+def listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def semantic_ids(comparison: Comparison, dataset: str) -> Grid | None:
+    """Collisions and use of the codebooks by label and modality, mean over the seeds."""
+    numeric = ("collisions", "distinct IDs", "items")
+    grid = Grid(
+        "Before collisions are resolved, mean over the seeds; perplexity is the number of evenly used codes that would be as varied",
+        [("model", False), ("modality", False), *((name, True) for name in numeric), ("codes in use, by layer", False), ("perplexity, by layer", False)],
+    )
+    for label in comparison.labels:
+        found = [run.result["semantic_ids"] for run in comparison.of(dataset, label)]
+        for modality in dict.fromkeys(m for ids in found for m in ids):
+            seeds = [ids[modality] for ids in found if modality in ids]
+            rate = _mean(seeds, "collision_rate")
+            distinct, items = _mean(seeds, "distinct"), _mean(seeds, "items")
+            grid.rows.append([
+                Entry(label), Entry(modality), Entry("" if rate is None else f"{100 * rate:.2f}%", rate),
+                *(Entry("" if n is None else f"{n:,.0f}", n) for n in (distinct, items)),
+                *(Entry(_by_layer(seeds, key)) for key in ("usage", "perplexity")),
+            ])  # fmt: skip
+    return grid if grid.rows else None
+
+
+def _mean(seeds: Sequence[dict], key: str) -> float | None:
+    values = [seed[key] for seed in seeds if seed.get(key) is not None]
+    return statistics.fmean(values) if values else None
+
+
+def _by_layer(seeds: Sequence[dict], key: str) -> str:
+    return " · ".join(f"{statistics.fmean(layer):.0f}" for layer in zip(*(seed[key] for seed in seeds if seed.get(key))))
+
+
+def study(content: dict) -> Grid:
+    """The table of a study, as study.json has it; a column ``NAME std`` is shown behind ``NAME``."""
+    columns = content["columns"]
+    shown = [name for name in columns if not name.endswith(" std")]
+    cells = [dict(zip(columns, row, strict=True)) for row in content["rows"]]
+    grid = Grid("Mean ± standard deviation over the seeds", [(name or "row", _numeric(cells, name)) for name in shown])
+    for row in cells:
+        grid.rows.append([_study_entry(row[name], row.get(f"{name} std")) for name in shown])
+    return grid
+
+
+def _numeric(rows: Sequence[dict], name: str) -> bool:
+    return any(isinstance(row[name], float | int) for row in rows) and not any(isinstance(row[name], str) for row in rows)
+
+
+def _study_entry(value, deviation: float | None) -> Entry:
+    if isinstance(value, float):
+        return Entry(f"{value:.4f}", value, after="" if deviation is None else f" ± {deviation:.4f}")
+    return Entry("" if value is None else str(value), value if isinstance(value, int) else None)

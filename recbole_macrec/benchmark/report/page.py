@@ -1,0 +1,138 @@
+"""The HTML page of a comparison, in one file."""
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from recbole_macrec.benchmark.compare import comparison_tables
+from recbole_macrec.benchmark.figures import COLOURS
+from recbole_macrec.benchmark.report import drawn, grids, provenance
+from recbole_macrec.benchmark.report.drawn import Drawn
+from recbole_macrec.benchmark.report.grids import Grid
+from recbole_macrec.benchmark.report.reader import Corner, read_corner
+from recbole_macrec.benchmark.runs import FIGURES, Comparison, file_name, open_comparison, read_json
+from recbole_macrec.benchmark.table import Table, largest_k
+from recbole_macrec.data.replace import whole_file
+from recbole_macrec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure as it stands in the page; ``file`` is the name of its PNG and PDF."""
+
+    title: str
+    caption: str
+    file: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Section:
+    """All about one dataset but the reader's corner."""
+
+    dataset: str
+    verdict: str
+    notes: list[str]  # on runs that are unfinished or failed
+    results: Grid
+    tests: Grid | None
+    codes: Grid | None
+    runs: Grid
+    own_settings: Grid
+    shared_settings: Grid
+    figures: dict[str, list[Shown]]  # differences, curves, codes, groups
+
+
+def write_report(folder: Path, output: Path, corner: Corner = Corner()) -> tuple[Path, list[Path]]:
+    """Write the page of the comparison in ``folder`` to ``output``, and its figures into the folder; returns all paths.
+
+    Raises:
+        UserError: when there is no comparison, or none of its runs is finished.
+    """
+    comparison = open_comparison(folder)
+    if len(comparison.unfinished) == len(comparison.runs):
+        raise UserError(f"No run of {folder} is finished, so there is nothing to report; call the same compare again.")
+    paths: list[Path] = []
+    sections = [_section(comparison, table, dataset, paths) for dataset, table in zip(comparison.datasets, comparison_tables(comparison))]
+    study = _study(comparison)
+    page = render(comparison, sections, study, _corners(comparison, corner))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(output) as fresh:
+        fresh.write_text(page, encoding="utf-8")
+    return output, paths
+
+
+def render(comparison: Comparison, sections: list[Section], study: dict | None, corners: list[dict]) -> str:
+    """The text of the page. The script is the only one that a browser runs in it, whatever titles and labels hold."""
+    environment = Environment(
+        loader=PackageLoader("recbole_macrec.benchmark.report", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    style, script = (environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        comparison=comparison,
+        sections=sections,
+        study=study,
+        corners=corners,
+        finished=len(comparison.runs) - len(comparison.unfinished),
+        versions=provenance.versions(comparison),
+        command=provenance.command(comparison),
+        colours=len(COLOURS),
+        style=Markup(style),
+        script=Markup(script),
+        script_digest=digest,
+    )
+
+
+def _section(comparison: Comparison, table: Table, dataset: str, paths: list[Path]) -> Section:
+    own, shared = provenance.settings(comparison, dataset)
+    figures = {
+        "differences": drawn.intervals(table),
+        "curves": drawn.curves(comparison, dataset),
+        "codes": drawn.code_use(comparison, dataset),
+        "groups": drawn.groups(comparison, dataset),
+    }
+    return Section(
+        dataset=dataset,
+        verdict=grids.verdict(table),
+        notes=[f"{row.label}: {row.note}" for row in table.rows if row.note],
+        results=grids.results(table),
+        tests=grids.tests(table),
+        codes=grids.semantic_ids(comparison, dataset),
+        runs=provenance.runs(comparison, dataset, largest_k(table.metrics)),
+        own_settings=own,
+        shared_settings=shared,
+        figures={kind: [_shown(comparison, dataset, figure, paths) for figure in found] for kind, found in figures.items()},
+    )
+
+
+def _shown(comparison: Comparison, dataset: str, figure: Drawn, paths: list[Path]) -> Shown:
+    name = f"{file_name(dataset)}-{figure.name}"
+    paths += figure.drawing.save(comparison.folder / FIGURES, name)
+    return Shown(figure.drawing.title, figure.caption, name, Markup(figure.drawing.svg(name, figure.scale)))
+
+
+def _study(comparison: Comparison) -> dict | None:
+    """Title, table and figures of the study whose comparison this is; None for another comparison."""
+    path = comparison.folder / "study.json"
+    if not path.is_file():
+        return None
+    study = read_json(path)
+    figures = [
+        Shown(figure.drawing.title, "", figure.name, Markup(figure.drawing.svg(f"study-{figure.name}")))
+        for figure in drawn.study_figures(study)
+    ]  # fmt: skip
+    return {"title": study["title"], "grid": grids.study(study), "figures": figures}
+
+
+def _corners(comparison: Comparison, corner: Corner) -> list[dict]:
+    found, left = [], corner.image_bytes
+    for dataset in comparison.datasets:
+        one = read_corner(comparison, dataset, corner, left)
+        if one is not None:
+            left -= sum(map(len, one["images"]))
+            found.append(one)
+    return found

@@ -1,0 +1,89 @@
+"""Where the figures come from: every run, its settings, machine and libraries, and the command to repeat them."""
+import json
+import shlex
+from collections.abc import Sequence
+
+from recbole_macrec.benchmark.report.grids import Entry, Grid
+from recbole_macrec.benchmark.runs import PLACE, Comparison, Run
+
+UNTOLD = (*PLACE, "seed", "model", "dataset", "device", "checkpoint_dir", "config_files", "local_rank", "offset", "ip", "port")
+
+
+def runs(comparison: Comparison, dataset: str, metrics: Sequence[str]) -> Grid:
+    """Every run, finished or not."""
+    numeric = ("seed", "epochs", "best validation", *metrics, "training s")
+    grid = Grid("Every run", [("model", False), *((name, True) for name in numeric), ("state", False)])
+    for run in comparison.runs:
+        if run.asked.dataset != dataset:
+            continue
+        row = [Entry(run.asked.label), Entry(str(run.asked.seed), run.asked.seed)]
+        if run.finished:
+            row += [*_run_figures(run, metrics), Entry("finished")]
+        else:
+            epochs = len(run.curve)
+            state = Entry(f"failed: {run.error}", mark="note") if run.error else Entry("unfinished", mark="note")
+            row += [Entry(str(epochs), epochs), *(Entry("") for _ in numeric[2:]), state]
+        grid.rows.append(row)
+    return grid
+
+
+def _run_figures(run: Run, metrics: Sequence[str]) -> list[Entry]:
+    result = run.result
+    best = (result["best_valid_result"] or {}).get(str(result["settings"].get("valid_metric")).lower())
+    seconds = result["seconds"]["training"]
+    values = [("{:d}", result["epochs"]), ("{:.4f}", best), *(("{:.4f}", result["test_result"].get(m)) for m in metrics), ("{:,.1f}", seconds)]
+    return [Entry("" if value is None else form.format(value), value) for form, value in values]
+
+
+def settings(comparison: Comparison, dataset: str) -> tuple[Grid, Grid]:
+    """The settings in which the labels differ, and those they share, each of a label's first finished run."""
+    found = {label: comparison.of(dataset, label)[0].result["settings"] for label in comparison.labels if comparison.of(dataset, label)}
+    shared = Grid("The same for every model", [("option", False), ("value", False)])
+    own = Grid("Different, or read by some models alone", [("option", False), *((label, False) for label in found)])
+    for key in sorted({key for of_label in found.values() for key in of_label}, key=str.lower):
+        if key in UNTOLD:
+            continue
+        values = [_shown(of_label[key]) if key in of_label else "–" for of_label in found.values()]
+        if len(set(values)) == 1:
+            shared.rows.append([Entry(key), Entry(values[0])])
+        else:
+            own.rows.append([Entry(key), *map(Entry, values)])
+    return own, shared
+
+
+def _shown(value) -> str:
+    if isinstance(value, str):
+        return value.removeprefix("recbole.utils.enum_type:")
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def versions(comparison: Comparison) -> list[dict[str, str]]:
+    """What the runs were measured with: every distinct combination of machine and libraries, with how many runs it had."""
+    found: dict[str, int] = {}
+    for run in comparison.runs:
+        if run.finished:
+            machine = run.result["hardware"]
+            described = {
+                "processor": f"{machine['processor']}, {machine['cores']} cores",
+                "memory": f"{machine['memory_gib']} GiB",
+                "GPU": ", ".join(machine["gpus"]) or "none",
+                **{name: version for name, version in run.result["versions"].items() if version},
+            }
+            text = json.dumps(described)
+            found[text] = found.get(text, 0) + 1
+    return [{"runs": str(count), **json.loads(text)} for text, count in found.items()]
+
+
+def command(comparison: Comparison) -> str:
+    """The call of ``compare`` that asks for the same again; empty for a study's variants."""
+    asked = [run.asked for run in comparison.runs]
+    settings = {json.dumps({k: v for k, v in a.settings.items() if k not in PLACE}, sort_keys=True) for a in asked}
+    if len(settings) != 1 or any(a.label != a.model for a in asked):
+        return ""
+    seeds = comparison.seeds
+    words = [f"--models={','.join(comparison.labels)}", f"--datasets={','.join(comparison.datasets)}"]
+    words += [f"--seeds={','.join(map(str, seeds))}"] if len(seeds) > 1 else ["--seeds=1", f"--seed={seeds[0]}"]
+    if comparison.pairs:
+        words.append(f"--pairs={','.join(':'.join(pair) for pair in comparison.pairs)}")
+    words += [f"--{key}={value}" for key, value in json.loads(settings.pop()).items()]
+    return " ".join(["python -m recbole_macrec.benchmark compare", *map(shlex.quote, words), "--output=DIR"])
