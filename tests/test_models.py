@@ -253,7 +253,8 @@ def test_the_rest_of_an_epoch_needs_the_same_batches(data_path):
     trainer.parts.after_batch = lambda epochs: True
     with pytest.raises(Paused):
         trainer.fit(train)
-    _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"], train_batch_size=7, resume=trainer._last_file())
+    options = {"train_batch_size": 7, "resume": trainer._last_file()}
+    _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"], **options)
     with pytest.raises(UserError, match="train_batch_size"):
         trainer.fit(train)
 

@@ -55,14 +55,16 @@ def test_tables_of_a_folder_test_user_by_user_in_the_direction_asked(tmp_path):
     order, nothing = rng.permutation(300), np.zeros(300, int)
     planted = {"better": (better, slice(None)), "worse": (worse, order), "copy": (better, order[::-1])}
     asked = {"format": 1, "labels": list(planted), "datasets": ["d"], "seeds": [0, 1]}
-    write_json(asked | {"pairs": [["better", "worse"], ["worse", "better"], ["better", "copy"], ["copy", "better"]]}, tmp_path / "compare.json")
+    pairs = [["better", "worse"], ["worse", "better"], ["better", "copy"], ["copy", "better"]]
+    write_json(asked | {"pairs": pairs}, tmp_path / "compare.json")
     for label, (ranks, rows) in planted.items():
         for seed in (0, 1):
             folder = run_folder(tmp_path, "d", label, seed)
             means = {m: user_values(ranks[seed], m).mean() for m in ("hit@10", "ndcg@10")}
             write_asked(folder, Asked(label, label, "d", seed))
             write_json(record(seed, **means), folder / "result.json")
-            Ranks(users[rows], users[:1], nothing, ranks[seed][rows], nothing[:, None], nothing, [nothing[:1]] * 300).save(folder / "ranks.npz")
+            kept = Ranks(users[rows], users[:1], nothing, ranks[seed][rows], nothing[:, None], nothing, [nothing[:1]] * 300)
+            kept.save(folder / "ranks.npz")
     (table,) = comparison_tables(open_comparison(tmp_path))
     for metric in ("hit@10", "ndcg@10"):
         forth, back, same, again = [test for test in table.tests if test.metric == metric]

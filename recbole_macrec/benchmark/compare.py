@@ -7,9 +7,9 @@ folder it does what is missing: finished runs are not repeated, a killed one goe
 uninterrupted one (models whose trainer keeps state elsewhere begin anew, with the same end). Within an epoch a checkpoint is
 written every five minutes.
 
---minutes=N stops by itself, between two batches or before a validation or test that would take longer than what is left; what
-cannot be stopped are reading the data, learning semantic IDs, and one validation or test, with which the next call begins. A
-call always gets further, however few its minutes.
+--minutes=N stops by itself, between two batches or before a validation or test that would take longer than what is left and
+begins the next call. What it does not stop: reading the data, learning semantic IDs, a validation or test that has begun,
+S3Rec's pre-training, and models that begin anew. A call always gets further, however few its minutes.
 
 The seed of the semantic IDs follows the run's seed, so that the deviation over seeds holds the quantizer's luck as well;
 --semantic_id_seed=2020 gives every run the same IDs. IDs of the same features, settings and seed are learnt once and shared.

@@ -2,7 +2,7 @@
 import statistics
 
 from recbole_macrec.benchmark.figures import Figure
-from recbole_macrec.benchmark.runs import Comparison, Run
+from recbole_macrec.benchmark.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.studies import Study, over_seeds
 from recbole_macrec.errors import UserError
 
@@ -10,8 +10,10 @@ from recbole_macrec.errors import UserError
 def check_published(study: dict, dataset: str) -> None:
     """Raise a UserError where the study knows no published figures of ``dataset``."""
     if dataset not in study["published"]:
-        raise UserError(f"The study has no published figures of {dataset}, but of {', '.join(study['published'])}; give --datasets one "
-                        "of these, or add it to a copy of its YAML file.")  # fmt: skip
+        raise UserError(
+            f"The study has no published figures of {dataset}, but of {', '.join(study['published'])}; give --datasets one of "
+            "these, or add it to a copy of its YAML file."
+        )
 
 
 def published(comparison: Comparison, study: dict) -> Study:
@@ -19,7 +21,8 @@ def published(comparison: Comparison, study: dict) -> Study:
     (dataset,) = comparison.datasets
     papers = study["published"][dataset]
     metrics = list(dict.fromkeys(metric for figures in papers.values() for metric in figures))
-    made = Study(["", "trained", *(column for m in metrics for column in (m, f"{m} std", f"{m} of IDs", f"{m} of IDs std", f"published {m}"))])
+    columns = [name for m in metrics for name in (m, f"{m} std", f"{m} of IDs", f"{m} of IDs std", f"published {m}")]
+    made = Study(["", "trained", *columns])
     drawn: dict[str, dict[str, list]] = {m: {"items": [], "IDs": [], "published": []} for m in metrics}
     for label in comparison.labels:
         runs, figures = comparison.of(dataset, label), []
@@ -33,7 +36,8 @@ def published(comparison: Comparison, study: dict) -> Study:
         made.rows.append([label, trained(comparison, label), *figures])
     for metric, series in drawn.items():
         bars = {name: tuple(map(list, zip(*pairs))) for name, pairs in series.items()}
-        made.figures[f"published-{metric.replace('@', '-')}"] = Figure(f"{study['title']}: {dataset}", "", metric, comparison.labels, bars)
+        title = f"{study['title']}: {dataset}"
+        made.figures[f"published-{file_name(metric)}"] = Figure(title, "", metric, comparison.labels, bars)
     return made
 
 

@@ -22,7 +22,9 @@ from recbole_macrec.benchmark.studies import DEFAULT, FINISHED_KINDS, Study, as_
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.semantic_ids import SemanticIDSettings
 
-KEYS = ("title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "published")
+KEYS = (
+    "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "published",
+)  # fmt: skip
 KINDS = FINISHED_KINDS | {published.__name__: published}
 
 

@@ -55,7 +55,8 @@ class Parts:
             )
         self._loss = part["loss"] if part else 0.0
         self.seconds_before = part["seconds"] if part else 0.0
-        losses = self._train_epoch(_Batches(train_data, part, partial(self._between, epoch)), epoch, *args, **kwargs)
+        left = _Batches(train_data, part, partial(self._between, epoch))
+        losses = self._train_epoch(left, epoch, *args, **kwargs)
         return self._loss if part and not isinstance(losses, tuple) else losses
 
     def _between(self, epoch: int, batches: "_Batches", done: int) -> None:
@@ -65,7 +66,8 @@ class Parts:
         if not self.saves or not (stop or ended or time.perf_counter() - self._saved > SAVE_SECONDS):
             return
         seconds = self.seconds_before + time.perf_counter() - batches.began
-        self._save(epoch - 1, {"batches": done, "of": len(batches), "loss": self._loss, "seconds": seconds, "shuffle": batches.shuffle})
+        part = {"batches": done, "of": len(batches), "loss": self._loss, "seconds": seconds, "shuffle": batches.shuffle}
+        self._save(epoch - 1, part)
         self._saved = time.perf_counter()
         if stop and not ended:
             raise Paused
