@@ -73,7 +73,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(whole, argu
     argv = ["compare", MODELS, "--seeds=2", "--output=killed", *arguments]
     folder = tmp_path / "killed" / "runs" / TINY / "TIGER" / "seed-2020"
     process = subprocess.Popen([sys.executable, "-m", "recbole_macrec.benchmark", *argv])
-    while not list((folder / "saved").glob("*.last.pth")):
+    while len(Run(folder).curve) < 2:
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -92,13 +92,21 @@ def test_finished_runs_are_not_repeated(whole, arguments):
     assert all((folder / "result.json").stat().st_mtime_ns == then for folder, then in before.items())
 
 
-def test_a_deadline_stops_at_a_checkpoint(whole, arguments, capsys):
-    """Every call trains one epoch of the run that is next; and two at once end as one after the other."""
+def test_every_call_gets_further_however_few_its_minutes(whole, arguments, capsys):
+    """A call without time trains one batch of the run that is next, or evaluates it once; and two runs at once end as one after
+    the other."""
     argv = ["compare", MODELS, "--seeds=2", "--output=parts", *arguments]
-    for epochs in (1, 2):
-        assert main([*argv, "--minutes=0.002"]) == 0
+    seen = []
+    for _ in range(5):
+        assert main([*argv, "--minutes=0.0001"]) == 0
         assert "4 of 4 runs are not finished" in capsys.readouterr().out
-        assert [len(run.curve) for run in open_comparison("parts").runs] == [epochs, 0, 0, 0]
+        first, *others = open_comparison("parts").runs
+        seen.append((first.progress.split(",")[0], [bool(entry["valid"]) for entry in first.curve]))
+        assert {other.progress for other in others} == {"not begun"}
+    assert seen == [
+        ("0.333 of 4 epochs", []), ("0.667 of 4 epochs", []), ("1 of 4 epochs", [False]), ("1.33 of 4 epochs", [True]),
+        ("1.67 of 4 epochs", [True]),
+    ]  # fmt: skip
     assert main([*argv, "--jobs=2"]) == 0
     assert figures(Path("parts")) == figures(whole)
 

@@ -16,6 +16,7 @@ from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.search import sequence_log_probs
 from recbole_macrec.model import MODELS
+from recbole_macrec.trainer.parts import Paused
 
 NAMES = [model.__name__ for model in MODELS]
 ITEMS = 30
@@ -227,6 +228,35 @@ def test_resumed_equals_uninterrupted(name, data_path):
     assert list(resumed.train_loss_dict) == [2, 3]
     for key, value in whole.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("where", [0.0, 1.5])  # at the next batch; before the first best epoch is written, and later
+def test_left_within_an_epoch_and_resumed_equals_uninterrupted(name, where, data_path):
+    _, whole, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32)
+    expected, losses = trainer.fit(train, valid), trainer.train_loss_dict
+    _, _, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32)
+    trainer.parts.after_batch = lambda epochs: epochs > where
+    with pytest.raises(Paused):
+        trainer.fit(train, valid)
+    file, left = trainer._last_file(), int(where)
+    _, model, resumed, (train, valid, _) = prepare(name, data_path, train_batch_size=32, resume=file)
+    assert resumed.fit(train, valid) == expected
+    assert resumed.train_loss_dict == {epoch: loss for epoch, loss in losses.items() if epoch >= left}
+    assert resumed._last_file() == file
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+
+
+def test_the_rest_of_an_epoch_needs_the_same_batches(data_path):
+    _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"])
+    trainer.parts.after_batch = lambda epochs: True
+    with pytest.raises(Paused):
+        trainer.fit(train)
+    options = {"train_batch_size": 7, "resume": trainer._last_file()}
+    _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"], **options)
+    with pytest.raises(UserError, match="train_batch_size"):
+        trainer.fit(train)
 
 
 def test_rankings_of_the_modalities_and_their_fusion_are_reported(data_path):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from recbole_macrec.benchmark.runs import Ranks, Run, write_json
+from recbole_macrec.benchmark.compare import comparison_tables
+from recbole_macrec.benchmark.runs import Asked, Ranks, Run, open_comparison, run_folder, write_asked, write_json
 from recbole_macrec.benchmark.statistics import compare_pairs, holm, mean_values, paired, user_values
 from recbole_macrec.benchmark.table import build_table, comma_separated, latex, markdown, write_tables
 from recbole_macrec.errors import UserError
@@ -44,6 +45,34 @@ def test_a_planted_better_model_is_found_in_both_directions():
     assert forth.verdict == "better" and forth.difference > 0 and forth.low > 0 and forth.p_holm < 0.01
     assert back.verdict == "worse" and back.difference == -forth.difference and back.high < 0
     assert back.p == forth.p and forth.users == 400
+
+
+def test_tables_of_a_folder_test_user_by_user_in_the_direction_asked(tmp_path):
+    """A planted better model, a worse one whose users stand in another order, and a copy, as runs of two seeds."""
+    rng = np.random.default_rng(5)
+    users, worse = np.array([f"u{i}" for i in range(300)]), rng.integers(1, 40, (2, 300))
+    better = np.where(rng.random((2, 300)) < 0.4, np.maximum(1, worse - 12), worse)
+    order, nothing = rng.permutation(300), np.zeros(300, int)
+    planted = {"better": (better, slice(None)), "worse": (worse, order), "copy": (better, order[::-1])}
+    asked = {"format": 1, "labels": list(planted), "datasets": ["d"], "seeds": [0, 1]}
+    pairs = [["better", "worse"], ["worse", "better"], ["better", "copy"], ["copy", "better"]]
+    write_json(asked | {"pairs": pairs}, tmp_path / "compare.json")
+    for label, (ranks, rows) in planted.items():
+        for seed in (0, 1):
+            folder = run_folder(tmp_path, "d", label, seed)
+            means = {m: user_values(ranks[seed], m).mean() for m in ("hit@10", "ndcg@10")}
+            write_asked(folder, Asked(label, label, "d", seed))
+            write_json(record(seed, **means), folder / "result.json")
+            kept = Ranks(users[rows], users[:1], nothing, ranks[seed][rows], nothing[:, None], nothing, [nothing[:1]] * 300)
+            kept.save(folder / "ranks.npz")
+    (table,) = comparison_tables(open_comparison(tmp_path))
+    for metric in ("hit@10", "ndcg@10"):
+        forth, back, same, again = [test for test in table.tests if test.metric == metric]
+        expected = user_values(better, metric).mean(0) - user_values(worse, metric).mean(0)
+        assert forth.difference == pytest.approx(expected.mean()) == -back.difference
+        assert forth.p == pytest.approx(stats.wilcoxon(expected.round(12)).pvalue)
+        assert [test.verdict for test in (forth, back, same, again)] == ["better", "worse", "no difference", "no difference"]
+    assert "| better | worse | ndcg@10 | +" in markdown([table]) and "| no different |" in markdown([table])
 
 
 def test_two_copies_of_a_model_differ_in_neither_direction():

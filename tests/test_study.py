@@ -127,9 +127,24 @@ def test_variants_and_sweeps(arguments):
     )
 
 
+def test_published_figures_stand_beside_ours_and_say_how_far_a_run_got(arguments):
+    argv = [word + "-published" if word.startswith("--output") else word for word in arguments]
+    content = {"kind": "published", "models": ["SASRec", "TIGER"], "published": {TINY: {"TIGER": {"hit@10": 0.25}}}}
+    folder, made, figures = study([*argv, "--minutes=0.0001"], **content)
+    assert figures == ["published-hit-10"]
+    assert [row[1:3] for row in made["rows"]] == [["unfinished: 0.333 of 1 epochs", None], ["unfinished: not begun", None]]
+    folder, made, _ = study(argv, **content)
+    ours, theirs = (dict(zip(made["columns"], row)) for row in made["rows"])
+    run = open_comparison(folder).of(TINY, "TIGER")[0]
+    assert theirs["trained"] == "1 epochs" and theirs["published hit@10"] == 0.25 and ours["published hit@10"] is None
+    assert theirs["hit@10"] == run.result["test_result"]["hit@10"] and ours["hit@10 of IDs"] is None
+    assert theirs["hit@10 of IDs"] == pytest.approx(user_values(run.ranks.id_ranks["fused"], "hit@10").mean(), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "argv, expected",
     [
+        (["published"], "no published figures of arts-toy"),
         (["ablatoin"], "Did you mean 'ablation'?"),
         (["ablation", "--models=SASRec"], "leave it out"),
         (["own.yaml"], "expected 'kind: ...'"),

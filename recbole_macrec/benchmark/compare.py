@@ -4,7 +4,12 @@
 
 Every other --key=value is an option of RecBole, the models or the dataset, and holds for every run. Called again with the same
 folder it does what is missing: finished runs are not repeated, a killed one goes on from its newest checkpoint and ends as an
-uninterrupted one (models whose trainer keeps state elsewhere begin anew, with the same end).
+uninterrupted one (models whose trainer keeps state elsewhere begin anew, with the same end). Within an epoch a checkpoint is
+written every five minutes.
+
+--minutes=N stops by itself, between two batches or before a validation or test that would take longer than what is left and
+begins the next call. What it does not stop: reading the data, learning semantic IDs, a validation or test that has begun,
+S3Rec's pre-training, and models that begin anew. A call always gets further, however few its minutes.
 
 The seed of the semantic IDs follows the run's seed, so that the deviation over seeds holds the quantizer's luck as well;
 --semantic_id_seed=2020 gives every run the same IDs. IDs of the same features, settings and seed are learnt once and shared.
@@ -62,7 +67,7 @@ def add_matrix_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", default="1", help="how many, or which, as 1,7,42 (default: 1)")
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones win")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
-    parser.add_argument("--minutes", type=float, help="stop at a checkpoint before so many minutes are over; call again to go on")
+    parser.add_argument("--minutes", type=float, help="stop at a checkpoint when so many minutes are over; call again to go on")
     parser.add_argument("--ray", metavar="ADDRESS", help="run on the machines of this Ray cluster, such as auto")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
 
@@ -135,8 +140,7 @@ def _notes(comparison: Comparison, dataset: str) -> dict[str, str]:
         if errors:
             notes[label] = f"failed: {errors[0]}"
         elif missing:
-            epochs = max(len(run.curve) for run in missing)
-            notes[label] = f"{len(missing)} of {len(runs)} runs unfinished, {epochs} epochs done"
+            notes[label] = f"{len(missing)} of {len(runs)} runs unfinished ({missing[0].progress})"
     return notes
 
 

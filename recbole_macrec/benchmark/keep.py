@@ -12,17 +12,15 @@ import psutil
 import torch
 
 from recbole_macrec import plugin
-from recbole_macrec.benchmark.runs import CODES, CURVE, RANKS, Ranks, Run, save_codes, write_json
+from recbole_macrec.benchmark.runs import CODES, CURVE, PROGRESS, RANKS, Ranks, Run, save_codes, write_json
 from recbole_macrec.distributed import gather_in_order
 from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.detail import id_rank, item_rank
+from recbole_macrec.trainer.parts import Paused
 from recbole_macrec.trainer.resume import make_resumable
 
+PROGRESS_SECONDS = 10  # between two writings of how far a run is
 HELD_OUT = 2  # leave-one-out: a user's last item is the test target, the one before it validation
-
-
-class Paused(Exception):
-    """The run was asked to stop at a checkpoint, from which it can go on."""
 
 
 class Keeper:
@@ -30,8 +28,9 @@ class Keeper:
 
     Args:
         run: whose folder is written.
-        deadline: ``time.time()`` after which no further epoch is begun; None for never. At least one epoch is trained.
-        progress: told the share of the epochs done, after every epoch.
+        deadline: ``time.time()`` at which to pause, between two batches or before an evaluation for which the time is short;
+            None for never. Something is always done before: a batch, or an evaluation.
+        progress: told the share of the epochs done.
     """
 
     def __init__(self, run: Run, deadline: float | None = None, progress: Callable[[float], None] = lambda share: None):
@@ -41,6 +40,10 @@ class Keeper:
         self._checkpoint = run.last_checkpoint()
         self._rows: dict[str, list[torch.Tensor]] = {}
         self._trained = 0  # epochs trained in this process
+        self._parts = None  # of a trainer that can go on
+        self._began = self._looked = time.time()
+        self._moved = False  # whether this process has done something
+        self._told = -math.inf
 
     def keep_dataset(self, dataset) -> None:
         """Remember who took what, before RecBole splits and augments it."""
@@ -55,8 +58,9 @@ class Keeper:
         writes = trainer.config["single_spec"] or trainer.config["local_rank"] == 0
         self._write = write_json if writes else lambda content, path: None
         if hasattr(trainer, "_train_epoch"):
-            if make_resumable(trainer, self._checkpoint):
-                self._watch_end(trainer)
+            self._parts = make_resumable(trainer, self._checkpoint)
+            if self._parts:
+                self._parts.after_batch = self._after_batch
             self._watch_epochs(trainer)
         self._watch_test(trainer)
 
@@ -68,26 +72,32 @@ class Keeper:
         def watched_train(train_data, epoch_idx, *args, **kwargs):
             if not self._trained:  # the first one here: earlier ones were trained by a process that has ended
                 self._go_on(before=epoch_idx)
+            self._looked = time.time()
             began = time.perf_counter()
             losses = train_epoch(train_data, epoch_idx, *args, **kwargs)
+            before = self._parts.seconds_before if self._parts else 0.0
+            self.earlier["training"] += before
             total = sum(losses) if isinstance(losses, tuple) else losses
             self.curve.append({
                 "epoch": epoch_idx,
                 "loss": round(float(total) / max(1, len(train_data)), 6) if total is not None else None,
-                "seconds": round(time.perf_counter() - began, 3),
+                "seconds": round(before + time.perf_counter() - began, 3),
                 "valid": None,
                 "valid_seconds": None,
             })  # fmt: skip
             self._trained += 1
-            self._epoch_done(epoch_idx)
+            self._write(self.curve, self.run.folder / CURVE)
+            self._tell(epoch_idx + 1)
             return losses
 
         def watched_valid(*args, **kwargs):
+            self._pause_unless_there_is_time()
             began = time.perf_counter()
             score, result = valid_epoch(*args, **kwargs)
             if self.curve:
                 self.curve[-1] |= {"valid": plugin.plain(result), "valid_seconds": round(time.perf_counter() - began, 3)}
-                self._epoch_done(self.curve[-1]["epoch"])
+                self._write(self.curve, self.run.folder / CURVE)
+            self._moved = True
             return score, result
 
         trainer._train_epoch, trainer._valid_epoch = watched_train, watched_valid
@@ -100,32 +110,29 @@ class Keeper:
             self.earlier["training"] += entry["seconds"]
             self.earlier["validation"] += entry["valid_seconds"] or 0
 
-    def _epoch_done(self, epoch: int) -> None:
-        self._write(self.curve, self.run.folder / CURVE)
-        self.progress((epoch + 1) / max(1, self.trainer.epochs))
+    # -- pausing -----------------------------------------------------------------------------------------------------
 
-    def _watch_end(self, trainer) -> None:
-        """Stop behind the checkpoint of the last epoch for which there is time."""
-        fit = trainer.fit
+    def _after_batch(self, epochs: float) -> bool:
+        """Whether to pause behind a batch: when the next one would end too late."""
+        now, self._moved = time.time(), True
+        late = self.deadline is not None and now + (now - self._looked) > self.deadline
+        self._looked = now
+        self._tell(epochs, always=late)
+        return late
 
-        def watched_fit(train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
-            def after_epoch(epoch, score):
-                if callback_fn:
-                    callback_fn(epoch, score)
-                if self.deadline is not None:
-                    self._pause_if_late(epoch)
+    def _tell(self, epochs: float, always: bool = False) -> None:
+        self.progress(epochs / max(1, self.trainer.epochs))
+        if always or time.perf_counter() - self._told > PROGRESS_SECONDS:
+            self._told = time.perf_counter()
+            self._write({"epochs": round(epochs, 3), "of": self.trainer.epochs}, self.run.folder / PROGRESS)
 
-            result = fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
-            if not self._trained:
-                self._go_on(before=math.inf)
-            return result
-
-        trainer.fit = watched_fit
-
-    def _pause_if_late(self, epoch: int) -> None:
-        newest = self.curve[-self._trained :]
-        longest = max(entry["seconds"] + (entry["valid_seconds"] or 0) for entry in newest)
-        if time.time() + longest > self.deadline and epoch + 1 < self.trainer.epochs:
+    def _pause_unless_there_is_time(self) -> None:
+        """Before an evaluation: it takes as long as the longest one so far; the first has to fit into the time that has gone
+        by, so that its length is found out by a process that begins with it."""
+        if self.deadline is None or not self._parts or not self._moved:
+            return
+        known = [entry["valid_seconds"] for entry in self.curve if entry["valid_seconds"]]
+        if time.time() + (max(known) if known else time.time() - self._began) > self.deadline:
             raise Paused
 
     # -- the test ----------------------------------------------------------------------------------------------------
@@ -138,12 +145,17 @@ class Keeper:
         def watched_fit(*args, **kwargs):
             state["training"] = True
             try:
-                return fit(*args, **kwargs)
+                result = fit(*args, **kwargs)
             finally:
                 state["training"] = False
+            if not self._trained:
+                self._go_on(before=math.inf)
+            return result
 
         def watched_evaluate(eval_data, *args, **kwargs):
             state["test"] = not state["training"] and bool(eval_data)
+            if state["test"]:
+                self._pause_unless_there_is_time()
             self._rows = {}
             result = evaluate(eval_data, *args, **kwargs)
             if state["test"]:

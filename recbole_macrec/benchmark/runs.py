@@ -8,6 +8,7 @@
         asked.json     label, dataset, model, seed and settings of this run
         curve.json     one entry per epoch trained so far: {"epoch": 0, "loss": mean over batches, "seconds": of training,
                        "valid": {"ndcg@10": ...} or null, "valid_seconds": ... or null}; grows while the run goes on
+        progress.json  while the run is unfinished: {"epochs": 2.25, "of": 20}
         log.txt        everything the run printed
         saved/         checkpoints; the best epoch's stays, ``.last.pth`` is there while the run is unfinished
         ranks.npz      test users one by one, see :class:`Ranks`
@@ -35,8 +36,9 @@ from recbole_macrec.errors import UserError
 FORMAT = 1
 PLACE = ("data_path", "gpu_id", "use_gpu", "show_progress", "state", "worker")  # settings that change no result
 COMPARE, RUNS, TUNE, FIGURES = "compare.json", "runs", "tune", "figures"
-ASKED, CURVE, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED = (
-    "asked.json", "curve.json", "log.txt", "saved", "ranks.npz", "codes.npz", "result.json", "failure.json", "pretrained.json",
+ASKED, CURVE, PROGRESS, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED = (
+    "asked.json", "curve.json", "progress.json", "log.txt", "saved", "ranks.npz", "codes.npz", "result.json", "failure.json",
+    "pretrained.json",
 )  # fmt: skip
 
 
@@ -137,6 +139,19 @@ class Run:
         """The learning curve; empty where the model has none."""
         path = self.folder / CURVE
         return read_json(path) if path.is_file() else []
+
+    @property
+    def progress(self) -> str:
+        """How far an unfinished run is, in words."""
+        if not (self.folder / PROGRESS).is_file():
+            return "not begun"
+        done = read_json(self.folder / PROGRESS)
+        words = f"{done['epochs']:.3g} of {done['of']} epochs"
+        scored = [entry["valid"] for entry in self.curve if entry["valid"]]
+        if not scored:
+            return words
+        metric = list(scored[0])[-1]
+        return f"{words}, best validation {metric} {max(valid[metric] for valid in scored):.4f}"
 
     @property
     def ranks(self) -> Ranks:

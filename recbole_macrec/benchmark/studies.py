@@ -235,6 +235,6 @@ def range_text(low: int, high: int | None) -> str:
     return str(low) if high == low + 1 else f"{low}-{high - 1}"
 
 
-KINDS: dict[str, Callable[[Comparison, dict], Study]] = {
+FINISHED_KINDS: dict[str, Callable[[Comparison, dict], Study]] = {
     kind.__name__: kind for kind in (variants, collisions, code_distribution, sweeps, beams, groups)
 }

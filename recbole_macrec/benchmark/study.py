@@ -4,7 +4,7 @@
 
 takes every option of ``compare`` but --tune, is resumable as that is, and writes study.md, study.json and figures/*.png and
 *.pdf into the folder beside the tables. Studies: ablation, collisions, code_distribution, sensitivity, beam_vs_exact,
-cold_items, history_length.
+cold_items, history_length, and published, which needs a dataset that papers report.
 """
 import argparse
 from dataclasses import asdict
@@ -16,13 +16,17 @@ from recbole_macrec import plugin
 from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings, reporting
 from recbole_macrec.benchmark.compare import add_matrix_options, compare, names_of
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
+from recbole_macrec.benchmark.published import check_published, published
 from recbole_macrec.benchmark.run import Request, shown_command_line
 from recbole_macrec.benchmark.runs import open_comparison, write_json
-from recbole_macrec.benchmark.studies import DEFAULT, KINDS, Study, as_markdown
+from recbole_macrec.benchmark.studies import DEFAULT, FINISHED_KINDS, Study, as_markdown
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.semantic_ids import SemanticIDSettings
 
-KEYS = ("title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams")
+KEYS = (
+    "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "published",
+)  # fmt: skip
+KINDS = FINISHED_KINDS | {published.__name__: published}
 
 
 def main(argv: list[str]) -> int:
@@ -42,6 +46,9 @@ def _main(argv: list[str]) -> int:
     datasets = names_of(args.datasets)
     draw = KINDS[study["kind"]]
     status = 0
+    if draw is published:
+        for dataset in datasets:
+            check_published(study, dataset)
     for dataset in datasets:  # a dataset has variants of its own: which values are the default depends on it
         output = Path(args.output) if len(datasets) == 1 else Path(args.output) / dataset
         seeds = seeds_of(args.seeds, int(request.value("seed", FIRST_SEED)))
@@ -49,7 +56,8 @@ def _main(argv: list[str]) -> int:
         matrix.check(vars(args))
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray)
         comparison = open_comparison(output)
-        if comparison.unfinished and not any(run.error for run in comparison.unfinished):
+        waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
+        if waiting and study["kind"] in FINISHED_KINDS:
             continue
         made: Study = draw(comparison, study)
         text = as_markdown(made, f"{study['title']}: {dataset}")

@@ -16,9 +16,10 @@ from threadpoolctl import threadpool_limits
 
 from recbole_macrec import plugin
 from recbole_macrec.benchmark.failures import sentence
-from recbole_macrec.benchmark.keep import Keeper, Paused
+from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.run import Processes, Request, run_model
-from recbole_macrec.benchmark.runs import FAILURE, LOG, RESULT, SAVED, Run, write_json
+from recbole_macrec.benchmark.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Run, write_json
+from recbole_macrec.trainer.parts import Paused
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Resources:
     Attributes:
         threads: of the processor.
         gpu: number of the GPU; None: as the settings say.
-        deadline: ``time.time()`` at which it should pause behind a checkpoint; None: never.
+        deadline: ``time.time()`` at which it should pause at a checkpoint; None: never.
         processes: over which one run is spread.
     """
 
@@ -91,6 +92,7 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
         write_json(record, folder / RESULT)
         for file in (folder / SAVED).glob("*.last.pth"):
             file.unlink()
+        (folder / PROGRESS).unlink(missing_ok=True)
 
 
 def _request(run: Run, resources: Resources) -> Request:

@@ -1,54 +1,62 @@
 """Exact resume for RecBole's own trainers, whose checkpoints leave out the random generators and the optimizer's past."""
-import random
 from pathlib import Path
 
 import numpy as np
-import torch
 from recbole.trainer import S3RecTrainer, Trainer
 
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
-from recbole_macrec.trainer.trainer import GenerativeTrainer, best_beside, nothing_left, randomness, restore_randomness
+from recbole_macrec.trainer.parts import Parts
+from recbole_macrec.trainer.randomness import randomness, restore_randomness
+from recbole_macrec.trainer.trainer import GenerativeTrainer, best_beside, nothing_left
 
 PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
 
 
-def make_resumable(trainer, file: str | Path | None) -> bool:
-    """Let ``trainer`` write a checkpoint to go on from after every evaluated epoch, and go on from ``file`` if given.
+def make_resumable(trainer, file: str | Path | None) -> Parts | None:
+    """Let ``trainer`` write checkpoints to go on from, and go on from ``file`` if given.
 
     The run that goes on ends exactly as an uninterrupted one. Ours do so by themselves (``resume``). Of RecBole's, the
     trainers with a training loop of their own keep state elsewhere; these are left alone, to be trained from the start.
 
     Returns:
-        Whether ``trainer`` can go on.
+        What leaves an epoch of ``trainer`` between two batches; None where it can't go on.
     """
     if isinstance(trainer, GenerativeTrainer):
-        return True
+        return trainer.parts
     if type(trainer) not in (Trainer, S3RecTrainer) or not trainer.config["single_spec"]:
-        return False
+        return None
     fit = trainer.fit
 
+    def save(epoch, part=None):
+        best = Path(trainer.saved_model_file)
+        state = _state(trainer, epoch, parts.train_data)
+        save_checkpoint({**state, "part": part}, best.with_name(f"{best.stem}.last{best.suffix}"))
+
+    parts = Parts(trainer, save)
+
     def resumable_fit(train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        parts.saves = saved
         if file is not None:
-            _restore(trainer, load_checkpoint(file, trainer.device), Path(file), train_data)
+            state = load_checkpoint(file, trainer.device)
+            _restore(trainer, state, Path(file), train_data)
+            parts.part = state.get("part")
         if nothing_left(trainer):
             trainer.eval_collector.data_collect(train_data)
             return trainer.best_valid_score, trainer.best_valid_result
 
         def after_epoch(epoch, score):
             if saved:
-                best = Path(trainer.saved_model_file)
-                save_checkpoint(_state(trainer, epoch, train_data), best.with_name(f"{best.stem}.last{best.suffix}"))
+                save(epoch)
             if callback_fn:
                 callback_fn(epoch, score)
 
         return fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
 
     trainer.fit = resumable_fit
-    return True
+    return parts
 
 
 def _state(trainer, epoch: int, train_data) -> dict:
-    kind, keys, *rest = np.random.get_state()
     return {
         "epoch": epoch,
         "progress": {name: _plain(getattr(trainer, name)) for name in PROGRESS},
@@ -56,8 +64,6 @@ def _state(trainer, epoch: int, train_data) -> dict:
         "state_dict": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "randomness": randomness(train_data),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "python": random.getstate(),
     }
 
 
@@ -67,11 +73,8 @@ def _restore(trainer, state: dict, file: Path, train_data) -> None:
     for name, value in state["progress"].items():
         setattr(trainer, name, value)
     trainer.start_epoch = state["epoch"] + 1
-    trainer.saved_model_file = best_beside(state["best_file"], file)
+    trainer.saved_model_file = best_beside(state["best_file"], file, trainer.best_valid_result)
     restore_randomness(state["randomness"], train_data)
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
-    random.setstate(state["python"])
 
 
 def _plain(value):

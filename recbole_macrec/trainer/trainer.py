@@ -21,13 +21,16 @@ from recbole_macrec.lanes import drawing_from, in_lanes
 from recbole_macrec.model.base import EXCLUDED
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
 from recbole_macrec.trainer.detail import RankingDetail
+from recbole_macrec.trainer.parts import Parts
+from recbole_macrec.trainer.randomness import randomness, restore_randomness
 
 
 class GenerativeTrainer(Trainer):
     """Trains and evaluates the generative models.
 
     The best epoch's checkpoint lies at ``saved_model_file`` as always in RecBole, the newest one beside it with
-    ``.last`` in its name; either can be resumed, and a run resumed from the newest ends as an uninterrupted one.
+    ``.last`` in its name; either can be resumed, and a run resumed from the newest ends as an uninterrupted one. Long epochs are
+    also saved while they go on.
 
     Attributes:
         test_detail: of the last evaluation, ranking name -> {"item": metrics, "id": metrics}.
@@ -52,6 +55,7 @@ class GenerativeTrainer(Trainer):
         self._detail = RankingDetail()
         self._resumed: dict | None = None
         self._train_data = None
+        self.parts = Parts(self, self._save_part)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -66,6 +70,7 @@ class GenerativeTrainer(Trainer):
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """As in RecBole; ``resume`` in the config names a checkpoint to go on from."""
         self._train_data = train_data
+        self.parts.saves = saved and not self.distributed
         self.steps = self.epochs * len(train_data)
         if self.config["resume"]:
             self.resume_checkpoint(self.config["resume"])
@@ -199,12 +204,16 @@ class GenerativeTrainer(Trainer):
         path = Path(self.saved_model_file)
         return str(path.with_name(f"{path.stem}.last{path.suffix}"))
 
+    def _save_part(self, epoch: int, part: dict) -> None:
+        self._save_checkpoint(epoch, verbose=False, saved_model_file=self._last_file(), part=part)
+
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         from recbole_macrec.plugin import plain_config
 
         if self.distributed and self.config["local_rank"] != 0:
             return
         file = kwargs.pop("saved_model_file", self.saved_model_file)
+        part = kwargs.pop("part", None)
         state = {
             "config": plain_config(self.config),
             "epoch": epoch,
@@ -217,20 +226,22 @@ class GenerativeTrainer(Trainer):
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "randomness": randomness(self._train_data),
+            "part": part,
         }
         save_checkpoint(state, file)
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {file}")
 
     def resume_checkpoint(self, resume_file):
-        """Go on after the epoch that ``resume_file`` was written in."""
+        """Go on behind the epoch, or the part of one, that ``resume_file`` was written in."""
         state = load_checkpoint(resume_file, self.device)
         load_weights(self.model, state, resume_file)
         self.optimizer.load_state_dict(state["optimizer"])
         self.start_epoch = state["epoch"] + 1
         self.cur_step, self.step = state["cur_step"], state["step"]
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"] or None
-        self.saved_model_file = best_beside(state["best_file"], resume_file)
+        self.saved_model_file = best_beside(state["best_file"], resume_file, self.best_valid_result)
+        self.parts.part = state.get("part")
         self._resumed = state
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
@@ -249,12 +260,12 @@ def nothing_left(trainer) -> bool:
     return trainer.start_epoch >= trainer.epochs or trainer.cur_step > trainer.stopping_step
 
 
-def best_beside(best_file: str, resume_file: str | Path) -> str:
+def best_beside(best_file: str, resume_file: str | Path, evaluated) -> str:
     """The best epoch's checkpoint: where it was written, or beside ``resume_file`` where the folder has moved; without
-    one, ``resume_file`` itself."""
+    one, ``resume_file`` itself, unless no epoch was ``evaluated`` before it."""
     resume_file = Path(resume_file)
-    places = (Path(best_file), resume_file.with_name(Path(best_file).name))
-    return str(next((path for path in places if path.is_file()), resume_file))
+    beside = resume_file.with_name(Path(best_file).name)
+    return str(next((path for path in (Path(best_file), beside) if path.is_file()), resume_file if evaluated else beside))
 
 
 def load_weights(model: torch.nn.Module, state: dict, file: str | Path) -> None:
@@ -271,22 +282,3 @@ def load_weights(model: torch.nn.Module, state: dict, file: str | Path) -> None:
             f"Checkpoint {file} does not fit this model ({' '.join(str(error).split())[:200]}); "
             "use the model and options it was trained with."
         ) from error
-
-
-def randomness(train_data) -> dict:
-    """The state of every random generator that training draws from."""
-    state = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    if train_data is not None:
-        state["shuffle"] = train_data.generator.get_state()
-    return state
-
-
-def restore_randomness(state: dict, train_data) -> None:
-    """Set every random generator to what :func:`randomness` saw."""
-    torch.set_rng_state(state["torch"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
-    if "shuffle" in state:
-        train_data.generator.set_state(state["shuffle"].cpu())
