@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from recbole_macrec.benchmark.command import main
-from recbole_macrec.benchmark.failures import sentence
 from recbole_macrec.benchmark.runs import open_comparison
+from recbole_macrec.failures import sentence
 
 QUICK = ["--epochs=1", "--show_progress=False", "--state=ERROR"]
 

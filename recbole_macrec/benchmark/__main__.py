@@ -13,7 +13,6 @@ import sys
 import recbole_macrec  # noqa: F401  registers the models
 from recbole_macrec.benchmark import compare, report, study
 from recbole_macrec.benchmark.arguments import default_data_path
-from recbole_macrec.benchmark.failures import sentence
 from recbole_macrec.benchmark.machine import hardware, versions
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
@@ -21,6 +20,7 @@ from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
 from recbole_macrec.benchmark.speed.train import train
 from recbole_macrec.benchmark.speed.whole import whole
+from recbole_macrec.failures import reporting
 from recbole_macrec.hardware import keep_freed_memory
 from recbole_macrec.options import check_dataset
 
@@ -32,18 +32,16 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return COMMANDS[argv[0]](argv[1:])
+    return reporting(measure, argv)
+
+
+def measure(argv: list[str]) -> int:
+    """Run one stage and print its figures."""
     args = parse(argv)
     keep_freed_memory()  # the reference runs under the same allocator
-    try:
-        if args.stage not in ("quantize", "scale"):
-            check_dataset(args.dataset, args.data_path, False)
-        figures = STAGES[args.stage](args)
-    except Exception as error:
-        message = sentence(error)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return 1
+    if args.stage not in ("quantize", "scale"):
+        check_dataset(args.dataset, args.data_path, False)
+    figures = STAGES[args.stage](args)
     for name, value in figures.items():
         for line in value if isinstance(value, list) else [value]:
             print(f"{name}: {line}")

@@ -1,11 +1,7 @@
-"""What the command lines share: ``--key=value`` settings, one sentence for what the user can mend."""
+"""What the command lines share: ``--key=value`` settings."""
 import argparse
-import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
-from recbole_macrec.benchmark.failures import sentence
 from recbole_macrec.errors import UserError, nearest
 
 REPOSITORY_DATA = Path(__file__).parents[2] / "dataset"
@@ -40,23 +36,6 @@ def read_settings(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[arg
             raise UserError(f"--{key} is given twice, as '{settings[key]}' and '{value}'; give it once.")
         settings[key] = value
     return args, settings
-
-
-def reporting(command: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Run ``command``; what the user can mend becomes one line on stderr and exit code 1."""
-    try:
-        return command(argv)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        message = sentence(error)
-        if message is None:
-            raise
-        if "--verbose" in argv:
-            traceback.print_exc()
-        print(f"error: {message}", file=sys.stderr)
-        return 1
 
 
 def default_data_path() -> str:

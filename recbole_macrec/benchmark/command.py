@@ -4,13 +4,14 @@ import sys
 import time
 from pathlib import Path
 
-from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings, reporting
+from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings
 from recbole_macrec.benchmark.compare import compare, names_of
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings
 from recbole_macrec.benchmark.run import Processes, Request, run_model
 from recbole_macrec.benchmark.runs import write_json
 from recbole_macrec.benchmark.table import build_table, print_table
 from recbole_macrec.errors import UserError
+from recbole_macrec.failures import reporting
 from recbole_macrec.options import check_dataset, check_model, check_options, read_config_file
 
 

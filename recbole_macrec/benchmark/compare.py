@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings, reporting
+from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.pool import run_all
 from recbole_macrec.benchmark.run import Processes, Request
@@ -31,6 +31,7 @@ from recbole_macrec.benchmark.table import Table, build_table, largest_k, print_
 from recbole_macrec.benchmark.tune import choose, lay_out_tries
 from recbole_macrec.benchmark.worker import Resources
 from recbole_macrec.errors import UserError
+from recbole_macrec.failures import reporting
 
 
 def main(argv: list[str]) -> int:

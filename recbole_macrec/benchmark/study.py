@@ -13,7 +13,7 @@ from pathlib import Path
 from recbole.config import Config
 
 from recbole_macrec import plugin
-from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings, reporting
+from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings
 from recbole_macrec.benchmark.compare import add_matrix_options, compare, names_of
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.published import check_published, published
@@ -21,6 +21,7 @@ from recbole_macrec.benchmark.run import Request, shown_command_line
 from recbole_macrec.benchmark.runs import open_comparison, write_json
 from recbole_macrec.benchmark.studies import DEFAULT, FINISHED_KINDS, Study, as_markdown
 from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.failures import reporting
 from recbole_macrec.semantic_ids import SemanticIDSettings
 
 KEYS = (

@@ -15,10 +15,10 @@ from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
 from recbole_macrec import plugin
-from recbole_macrec.benchmark.failures import sentence
 from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.run import Processes, Request, run_model
 from recbole_macrec.benchmark.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Run, write_json
+from recbole_macrec.failures import sentence
 from recbole_macrec.trainer.parts import Paused
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from recbole_macrec.data.prepare import locked
 from recbole_macrec.data.processes import launched, own_device
 from recbole_macrec.data.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.failures import reporting
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,15 +25,12 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a UserError becomes one line on stderr and exit code 1."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        args = _parse(argv)
-        args.run(args)
-    except (UserError, OSError) as error:
-        if "--verbose" in argv:
-            traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    return reporting(_run, sys.argv[1:] if argv is None else argv)
+
+
+def _run(argv: list[str]) -> int:
+    args = _parse(argv)
+    args.run(args)
     return 0
 
 

@@ -6,22 +6,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from recbole_macrec.benchmark.failures import sentence
 from recbole_macrec.data.features import read_tokens
+from recbole_macrec.failures import reporting
 from recbole_macrec.recommend import Recommender
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the recommendations; what the user can mend becomes one line on stderr and exit code 1."""
-    args = parse(argv)
-    try:
-        print(table(args).to_string(index=False, justify="left"))
-    except Exception as error:
-        message = sentence(error)
-        if message is None or args.verbose:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return 1
+    return reporting(_run, sys.argv[1:] if argv is None else argv)
+
+
+def _run(argv: list[str]) -> int:
+    print(table(parse(argv)).to_string(index=False, justify="left"))
     return 0
 
 

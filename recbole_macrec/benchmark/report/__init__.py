@@ -11,10 +11,11 @@ seed), titles and images where the dataset has some.
 import argparse
 from pathlib import Path
 
-from recbole_macrec.benchmark.arguments import new_parser, read_settings, reporting
+from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.report.page import write_report
 from recbole_macrec.benchmark.report.reader import Corner
 from recbole_macrec.errors import UserError
+from recbole_macrec.failures import reporting
 
 
 def main(argv: list[str]) -> int:

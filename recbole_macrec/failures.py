@@ -1,6 +1,8 @@
 """Turns what a user can mend into one sentence; everything else stays a traceback."""
 import re
+import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +18,23 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|MemoryError", 
 _CHILD_USER_ERROR = re.compile(r"^recbole_macrec\.errors\.UserError: (.*)\Z", re.MULTILINE | re.DOTALL)
 
 
+def reporting(command: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Run ``command``; what the user can mend becomes one line on stderr and exit code 1."""
+    try:
+        return command(argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = sentence(error)
+        if message is None:
+            raise
+        if "--verbose" in argv:
+            traceback.print_exc()
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+
+
 def sentence(error: BaseException) -> str | None:
     """One line that says what to mend, or None when the error is not the user's."""
     message = _sentence(error)
@@ -23,7 +42,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _sentence(error: BaseException) -> str | None:
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | OSError):  # the latter: a full disk, a file that can't be read
         return str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return MEMORY
