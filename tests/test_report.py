@@ -307,6 +307,9 @@ def test_codes_can_be_chosen_and_hidden(browser, page):
     corner = json.loads(Tags(page.read_text()).scripts[0])[0]
     code = corner["tables"][0][corner["users"][0]["target"]]
     assert browser.run("document.querySelector('.target .code b').textContent") == " ".join(map(str, code))
+    edges = "[document.querySelector('.target'), document.querySelector('.strip')].map((e) => Math.round(e.getBoundingClientRect().right))"
+    target, strip = browser.run(edges)
+    assert target <= strip  # the end of a long history is in sight
     choose(browser, "pick-codes", "")
     assert browser.run("document.querySelectorAll('.code').length") == 0 and browser.errors == []
 
