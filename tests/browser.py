@@ -1,5 +1,4 @@
 """A headless Chromium for tests, driven through its DevTools pipe: JSON messages that end with a zero byte."""
-import base64
 import json
 import os
 import shutil
@@ -38,7 +37,6 @@ class Browser:
         )  # fmt: skip
         os.close(theirs_in)
         os.close(theirs_out)
-        os.set_blocking(self._in, True)
         self._session = None
         (page,) = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
         self._session = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
@@ -74,14 +72,6 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS.get(key, 0), **text)
-
-    def screenshot(self, path: Path, whole: bool = False) -> None:
-        content = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **(self._whole() if whole else {}))
-        path.write_bytes(base64.b64decode(content["data"]))
-
-    def _whole(self) -> dict:
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
 
     def call(self, method: str, **params) -> dict:
         self._number += 1

@@ -43,7 +43,7 @@ class Drawing:
             canvas.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         text = file.getvalue()
         text = text[text.index("<svg") :]
-        for needless in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"font-family: [^;]*; ?", r'(?<=<svg)[^>]*(?= viewBox)'):
+        for needless in (r"<metadata>.*?</metadata>", "<style.*?</style>", "font-family: [^;]*; ?", "(?<=<svg)[^>]*(?= viewBox)"):
             text = re.sub(needless, "", text, flags=re.DOTALL)
         text = re.sub(r'<g id="series-(\d+)"', r'<g class="series-\1"', text)
         text = re.sub(r'<g id="[^"]*"', "<g", text)
@@ -113,8 +113,8 @@ class Figure(Drawing):
             else:
                 width = 0.8 / len(drawn)
                 places = [i + (drawn.index(label) - (len(drawn) - 1) / 2) * width for i in there]
-                bars = {"ecolor": INK, "error_kw": {"elinewidth": 1}, "capsize": min(3, 20 * width)}
-                axes.bar(places, heights, width * 0.92, yerr=errors if any(errors) else None, hatch=HATCHES[again], **bars, **style)
+                style |= {"ecolor": INK, "error_kw": {"elinewidth": 1}, "capsize": min(3, 20 * width), "hatch": HATCHES[again]}
+                axes.bar(places, heights, width * 0.92, yerr=errors if any(errors) else None, **style)
         if self.at is None:
             tilted = max((len(line) for tick in self.ticks for line in tick.split("\n")), default=0) > 8 and len(self.ticks) > 3
             turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if tilted else {}

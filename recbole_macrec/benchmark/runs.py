@@ -3,7 +3,9 @@
     DIR/
       compare.json                    what was asked: labels, datasets, seeds, pairs, each label's model and settings
       table.md  .tex  .csv  .json     the tables, written anew after every call (table.json holds the tests as well)
-      figures/                        PNG and PDF, where a study draws some
+      study.md  .json                 of a study: its table, and (json) its figures as data
+      report.html                     the page that the command ``report`` makes
+      figures/                        PNG and PDF of studies and reports
       runs/DATASET/LABEL/seed-SEED/   one run (a label is a model's name, or a variant's such as "w/o L_con")
         asked.json     label, dataset, model, seed and settings of this run
         curve.json     one entry per epoch trained so far: {"epoch": 0, "loss": mean over batches, "seconds": of training,

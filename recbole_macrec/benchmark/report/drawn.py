@@ -82,7 +82,8 @@ def _relative_loss(curve: list[dict]) -> dict[int, float]:
     first = curve[0]["loss"]
     if not first or not math.isfinite(first):
         return {}
-    return {entry["epoch"]: entry["loss"] / first for entry in curve if entry["loss"] is not None and math.isfinite(entry["loss"])}
+    known = [entry for entry in curve if entry["loss"] is not None and math.isfinite(entry["loss"])]
+    return {entry["epoch"]: entry["loss"] / first for entry in known}
 
 
 def groups(comparison: Comparison, dataset: str) -> list[Drawn]:
@@ -108,7 +109,7 @@ def groups(comparison: Comparison, dataset: str) -> list[Drawn]:
                 of_user = values[metric].get(label, {})
                 pairs = [mean_and_error([of_user[u] for u in ranks.users[inside[i]].tolist() if u in of_user]) for i in kept]
                 figure.series[label] = ([mean for mean, _ in pairs], [error for _, error in pairs])
-            caption = "Mean over the users of a group, each averaged over the seeds, and its 95 % interval by the normal distribution."
+            caption = "Mean over the users of a group, each averaged over the seeds; 95 % interval by the normal distribution."
             drawn.append(Drawn(f"{study['by']}-{file_name(metric)}", figure, caption))
     return drawn
 
@@ -129,10 +130,11 @@ def code_use(comparison: Comparison, dataset: str) -> list[Drawn]:
         tables = {label: [codes[modality] for codes in of_label if modality in codes] for label, of_label in raw.items()}
         layers = max(table.shape[1] for of_label in tables.values() for table in of_label)
         for layer in range(layers):
-            sizes = {label: [sorted_counts(t[:, layer]) for t in of_label if t.shape[1] > layer] for label, of_label in tables.items()}
-            figure = _use(f"{modality}, layer {layer}", sizes)
+            there = {label: [table for table in of_label if table.shape[1] > layer] for label, of_label in tables.items()}
+            counts = {label: [sorted_counts(table[:, layer]) for table in of_label] for label, of_label in there.items()}
+            figure = _use(f"{modality}, layer {layer}", counts)
             if figure is not None:
-                caption = "Items per code before collisions are resolved, most used codes first, mean over the seeds; flat is even."
+                caption = "Items per code before collisions are resolved, most used first, mean over the seeds; flat is even."
                 drawn.append(Drawn(f"codes-{file_name(modality)}-{layer}", figure, caption, SMALL))
     return drawn
 

@@ -100,9 +100,10 @@ def listed(names: Sequence[str]) -> str:
 def semantic_ids(comparison: Comparison, dataset: str) -> Grid | None:
     """Collisions and use of the codebooks by label and modality, mean over the seeds."""
     numeric = ("collisions", "distinct IDs", "items")
+    names = ("model", "modality", *numeric, "codes in use, by layer", "perplexity, by layer")
     grid = Grid(
-        "Before collisions are resolved, mean over the seeds; perplexity is the number of evenly used codes that would be as varied",
-        [("model", False), ("modality", False), *((name, True) for name in numeric), ("codes in use, by layer", False), ("perplexity, by layer", False)],
+        "Before collisions are resolved, mean over the seeds; as many codes as the perplexity, all used alike, would be as varied",
+        [(name, name in numeric) for name in names],
     )
     for label in comparison.labels:
         found = [run.result["semantic_ids"] for run in comparison.of(dataset, label)]

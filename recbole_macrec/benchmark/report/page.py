@@ -55,7 +55,8 @@ def write_report(folder: Path, output: Path, corner: Corner = Corner()) -> tuple
     if len(comparison.unfinished) == len(comparison.runs):
         raise UserError(f"No run of {folder} is finished, so there is nothing to report; call the same compare again.")
     paths: list[Path] = []
-    sections = [_section(comparison, table, dataset, paths) for dataset, table in zip(comparison.datasets, comparison_tables(comparison))]
+    tables = zip(comparison.datasets, comparison_tables(comparison), strict=True)
+    sections = [_section(comparison, table, dataset, paths) for dataset, table in tables]
     study = _study(comparison)
     page = render(comparison, sections, study, _corners(comparison, corner))
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -31,13 +31,15 @@ def _run_figures(run: Run, metrics: Sequence[str]) -> list[Entry]:
     result = run.result
     best = (result["best_valid_result"] or {}).get(str(result["settings"].get("valid_metric")).lower())
     seconds = result["seconds"]["training"]
-    values = [("{:d}", result["epochs"]), ("{:.4f}", best), *(("{:.4f}", result["test_result"].get(m)) for m in metrics), ("{:,.1f}", seconds)]
+    tested = [result["test_result"].get(metric) for metric in metrics]
+    values = [("{:d}", result["epochs"]), *(("{:.4f}", value) for value in (best, *tested)), ("{:,.1f}", seconds)]
     return [Entry("" if value is None else form.format(value), value) for form, value in values]
 
 
 def settings(comparison: Comparison, dataset: str) -> tuple[Grid, Grid]:
     """The settings in which the labels differ, and those they share, each of a label's first finished run."""
-    found = {label: comparison.of(dataset, label)[0].result["settings"] for label in comparison.labels if comparison.of(dataset, label)}
+    finished = {label: comparison.of(dataset, label) for label in comparison.labels}
+    found = {label: of_label[0].result["settings"] for label, of_label in finished.items() if of_label}
     shared = Grid("The same for every model", [("option", False), ("value", False)])
     own = Grid("Different, or read by some models alone", [("option", False), *((label, False) for label in found)])
     for key in sorted({key for of_label in found.values() for key in of_label}, key=str.lower):
