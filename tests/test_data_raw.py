@@ -321,6 +321,7 @@ def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
     assert read_items(Path("out/shop"), "shop")["image"].tolist() == ["images/a.jpeg", ""]
     assert (Path("out/shop/images/a.jpeg")).read_bytes() == (folder / "images/a.JPEG").read_bytes()
     out = capsys.readouterr().out
+    assert "features: none yet; a run makes them from what shop.item has: title, image" in out
     assert "1 items have no image" in out and "images/ has 1 image ('zebra') that bear the id of no item" in out
     Image.new("RGB", (8, 8)).save(folder / "images/a.png")
     assert run(folder, name="twice") == 1 and "images has 1 image ('a') with more than one suffix" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from recbole_macrec.data.fetch_images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.importer import Summary, import_dataset
 from recbole_macrec.data.prepare import locked
 from recbole_macrec.data.processes import launched, own_device
+from recbole_macrec.data.sources import header_of
 from recbole_macrec.data.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.failures import reporting
@@ -170,8 +171,11 @@ def _pairs(option: str, values: list[str], suffix: str) -> dict[str, Path]:
 
 def _describe(summary: Summary) -> str:
     shapes = [f"{modality} [{rows:,} x {width}]" for modality, (rows, width) in summary.features.items()]
+    items = summary.folder / f"{summary.folder.name}.item"
+    columns = [column.split(":")[0] for column in header_of(items, "\t")[1:]]
+    none = f"none yet; a run makes them from what {items.name} has: {', '.join(columns)}" if columns else "none"
     lines = [f"{summary.folder}: {summary.users:,} users, {summary.items:,} items, {summary.interactions:,} interactions",
-             f"features: {', '.join(shapes) or 'none'}", f"semantic IDs: {', '.join(summary.semantic_ids) or 'none'}"]
+             f"features: {', '.join(shapes) or none}", f"semantic IDs: {', '.join(summary.semantic_ids) or 'none'}"]
     lines += [f"{step.name}: {step.users:,} users, {step.items:,} items, {step.interactions:,} interactions"
               for step in summary.steps]
     return "\n".join(lines + [f"note: {note}" for note in summary.notes])
