@@ -84,7 +84,10 @@ def _on_cluster(waiting: list[Run], resources: Resources, address: str, bar: tqd
     try:
         import ray
     except ImportError:
-        raise UserError("--ray needs Ray: pip install 'recbole_macrec[ray]'.") from None
+        raise UserError(
+            "--ray needs a current Ray: pip install 'ray[default]>=2.9' (pip may warn that RecBole pins an older one, which does "
+            "not matter here)."
+        ) from None
     ray.init(address=address, ignore_reinit_error=True)
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     remote = ray.remote(num_cpus=resources.threads, num_gpus=gpus, max_retries=0)(_one)
