@@ -99,7 +99,8 @@ def test_every_call_gets_further_however_few_its_minutes(whole, arguments, capsy
     seen = []
     for _ in range(5):
         assert main([*argv, "--minutes=0.0001"]) == 0
-        assert "4 of 4 runs are not finished" in capsys.readouterr().out
+        printed = capsys.readouterr()
+        assert "4 of 4 runs are not finished" in printed.out and "1.0 of 4 runs" not in printed.err
         first, *others = open_comparison("parts").runs
         seen.append((first.progress.split(",")[0], [bool(entry["valid"]) for entry in first.curve]))
         assert {other.progress for other in others} == {"not begun"}

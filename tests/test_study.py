@@ -112,6 +112,7 @@ def test_variants_and_sweeps(arguments):
     content = {"full": {}, "w/o explicit": {"explicit_alignment": False}}
     folder, made, figures = study(argv, kind="variants", model="MACRec", variants=content)
     assert figures == ["collisions", "metrics"] and [row[0] for row in made["rows"]] == ["full", "w/o explicit"]
+    assert open_comparison(folder).pairs == [("full", "w/o explicit")]
     without = open_comparison(folder).of(TINY, "w/o explicit")[0]
     assert without.folder.parent.name == "w-o-explicit" and without.result["settings"]["explicit_alignment"] is False
     argv = [word + "-sweeps" if word.startswith("--output") else word for word in arguments]

@@ -51,12 +51,12 @@ def _here(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm) -> Non
             if not active:
                 return
             multiprocessing.connection.wait([process.sentinel for _, process, _ in active.values()], timeout=POLL)
-            for slot, (run, process, _) in list(active.items()):
+            for slot, (run, process, share) in list(active.items()):
                 if not process.is_alive():
                     _ended(run, process, bar.write)
                     del active[slot]
                     free.append(slot)
-                    ended += 1
+                    ended += 1 if run.finished or run.error else share.value  # a paused one is where it is
             done = ended + sum(share.value for *_, share in active.values())
             bar.set_postfix_str(", ".join(f"{r.asked.label} {r.asked.dataset} {r.asked.seed}" for r, *_ in active.values()), refresh=False)
             bar.update(done - before)
@@ -84,7 +84,10 @@ def _on_cluster(waiting: list[Run], resources: Resources, address: str, bar: tqd
     try:
         import ray
     except ImportError:
-        raise UserError("--ray needs Ray: pip install 'recbole_macrec[ray]'.") from None
+        raise UserError(
+            "--ray needs a current Ray: pip install 'ray[default]>=2.9' (pip may warn that RecBole pins an older one, which does "
+            "not matter here)."
+        ) from None
     ray.init(address=address, ignore_reinit_error=True)
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     remote = ray.remote(num_cpus=resources.threads, num_gpus=gpus, max_retries=0)(_one)
@@ -95,7 +98,7 @@ def _on_cluster(waiting: list[Run], resources: Resources, address: str, bar: tqd
         run = tasks.pop(done)
         if run.error:
             bar.write(f"error: {run.asked.label} on {run.asked.dataset}, seed {run.asked.seed}: {run.error}")
-        bar.update(1)
+        bar.update(int(run.finished or run.error is not None))
 
 
 def _one(run: Run, resources: Resources) -> None:

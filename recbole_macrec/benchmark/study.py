@@ -53,7 +53,9 @@ def _main(argv: list[str]) -> int:
     for dataset in datasets:  # a dataset has variants of its own: which values are the default depends on it
         output = Path(args.output) if len(datasets) == 1 else Path(args.output) / dataset
         seeds = seeds_of(args.seeds, int(request.value("seed", FIRST_SEED)))
-        matrix = Matrix(variants_of(study, models, dataset, given), [dataset], seeds, given)
+        variants = variants_of(study, models, dataset, given)
+        pairs = [] if models else [(variants[0].label, other.label) for other in variants[1:]]  # the whole model against each
+        matrix = Matrix(variants, [dataset], seeds, given, pairs)
         matrix.check(vars(args))
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray)
         comparison = open_comparison(output)
