@@ -66,7 +66,7 @@ class Parts:
         if not self.saves or not (stop or ended or time.perf_counter() - self._saved > SAVE_SECONDS):
             return
         seconds = self.seconds_before + time.perf_counter() - batches.began
-        part = {"batches": done, "of": len(batches), "loss": self._loss, "seconds": seconds, "shuffle": batches.shuffle}
+        part = {"batches": done, "of": len(batches), "loss": self._loss, "seconds": seconds, "shuffle": batches.order}
         self._save(epoch - 1, part)
         self._saved = time.perf_counter()
         if stop and not ended:
@@ -78,7 +78,7 @@ class _Batches:
 
     def __init__(self, loader, part: dict | None, between: Callable[["_Batches", int], None]):
         self._loader, self._part, self._between = loader, part, between
-        self.shuffle = part["shuffle"].cpu() if part else loader.generator.get_state()
+        self.order = part["shuffle"].cpu() if part else loader.generator.get_state()
         self.began = time.perf_counter()
 
     def __getattr__(self, name: str):
@@ -101,7 +101,7 @@ class _Batches:
         """The loader's batches in the order that was dealt before, without the first ``done``; they draw as if they had
         been trained, and then the generators are where they were left."""
         left = randomness(self._loader)
-        self._loader.generator.set_state(self.shuffle)
+        self._loader.generator.set_state(self.order)
         batches = iter(self._loader)
         for _ in range(done):
             next(batches)
