@@ -113,8 +113,8 @@ def test_attention_dropout_has_the_right_expectation_and_gradient():
         y = cpu.attention(x, x, weights, None, None, groups, H, p)
         return y.detach(), torch.autograd.grad(y.sum(), weights[2])[0]
 
-    plain, draws = run(0.0), [run(0.25) for _ in range(4000)]
+    plain, draws = run(0.0), [run(0.25) for _ in range(1500)]
     assert not torch.allclose(draws[0][0], draws[1][0])
     for i in range(2):
         mean = torch.stack([d[i] for d in draws]).mean(0)
-        torch.testing.assert_close(mean, plain[i], atol=0.03 * plain[i].abs().max().item(), rtol=0)
+        torch.testing.assert_close(mean, plain[i], atol=0.05 * plain[i].abs().max().item(), rtol=0)
