@@ -38,6 +38,20 @@ def check_model(name: str) -> None:
         raise UserError(f"Unknown model '{name}'.{hint} Known models: {', '.join(known)}.")
 
 
+def settings_of_words(words: Iterable[str], own: Iterable[str]) -> dict[str, str]:
+    """RecBole's ``--key=value`` settings as texts; ``own`` are the command's own options, to say the nearest name."""
+    settings: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not equals:
+            hint = nearest(word.removeprefix("--"), own) if word.startswith("--") else ""
+            raise UserError(f"Can't read '{word}'; options are written --key=value.{hint}")
+        if settings.get(key, value) != value:
+            raise UserError(f"--{key} is given twice, as '{settings[key]}' and '{value}'; give it once.")
+        settings[key] = value
+    return settings
+
+
 def has_source(name: str) -> bool:
     """Whether the property file of the dataset ``name`` says how it is made."""
     path = property_file("dataset", f"{name}.yaml")

@@ -2,7 +2,8 @@
 import argparse
 from pathlib import Path
 
-from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.errors import UserError
+from recbole_macrec.options import settings_of_words
 
 REPOSITORY_DATA = Path(__file__).parents[2] / "dataset"
 
@@ -25,17 +26,7 @@ def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
 def read_settings(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The parser's own arguments, and RecBole's ``--key=value`` settings as texts."""
     args, rest = parser.parse_known_args(argv)
-    own = vars(args)
-    settings: dict[str, str] = {}
-    for word in rest:
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not equals:
-            hint = nearest(word.removeprefix("--"), own) if word.startswith("--") else ""
-            raise UserError(f"Can't read '{word}'; options are written --key=value.{hint}")
-        if settings.get(key, value) != value:
-            raise UserError(f"--{key} is given twice, as '{settings[key]}' and '{value}'; give it once.")
-        settings[key] = value
-    return args, settings
+    return args, settings_of_words(rest, vars(args))
 
 
 def default_data_path() -> str:

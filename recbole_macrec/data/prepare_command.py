@@ -14,8 +14,8 @@ from recbole_macrec.data.encoders import create_encoder
 from recbole_macrec.data.processes import launched, own_device
 from recbole_macrec.data.raw import manifest
 from recbole_macrec.data.wanted import mean_for, settings_of, source_of_ids
-from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.options import check_model, check_options, read_config_file
+from recbole_macrec.errors import UserError
+from recbole_macrec.options import check_model, check_options, read_config_file, settings_of_words
 
 OWN = ("config_files", "model", "verbose", "help")
 
@@ -60,12 +60,7 @@ def _encoders(config: Config) -> dict[str, dict]:
 
 
 def _configure(args: argparse.Namespace, words: list[str]) -> Config:
-    settings = {"data_path": str(args.data_path)}
-    for word in words:
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not equals:
-            raise UserError(f"can't read '{word}'; options are written --key=value.{nearest(word.removeprefix('--'), OWN)}")
-        settings[key] = value
+    settings = {"data_path": str(args.data_path), **settings_of_words(words, OWN)}
     check_model(args.model)
     check_options(settings, [args.model], args.dataset, "the command line", OWN)
     files = args.config_files.split()
