@@ -5,6 +5,10 @@ import random
 import threading
 from pathlib import Path
 
+# Workers share the cores, as do the processes they start: OpenMP threads that wait for a core another worker has are ten times slower.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 from nursery import Nursery
 from web_server import Server
