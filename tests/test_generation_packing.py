@@ -40,10 +40,12 @@ def test_groups_cost_least(overhead):
 
 def test_passes_hold_every_user_once():
     lengths = torch.randint(4, 80, (500,), generator=torch.Generator().manual_seed(0))
-    parts = passes(lengths, budget=1000)
-    assert sorted(torch.cat(parts).tolist()) == list(range(500))
-    totals = [int(lengths[p].sum()) for p in parts]
-    assert max(totals) <= 1000 and min(totals[:-1]) > 900
+    for multiple in (1, 2, 5):
+        parts = passes(lengths, budget=1000, multiple=multiple)
+        assert sorted(torch.cat(parts).tolist()) == list(range(500))
+        assert torch.equal(lengths[torch.cat(parts)], lengths.sort().values) and len(parts) % multiple == 0
+        totals = [int(lengths[p].sum()) for p in parts]
+        assert max(totals) < 1080 and max(totals) - min(totals) < 160
     assert [p.tolist() for p in passes(torch.tensor([9, 2000]), budget=1000)] == [[0], [1]]
     assert passes(lengths[:0], budget=10) == []
-    assert [len(p) for p in passes(torch.ones(7), budget=1000, most=3)] == [3, 3, 1]
+    assert [len(p) for p in passes(torch.ones(7).long(), budget=1000, most=3)] == [3, 2, 2]

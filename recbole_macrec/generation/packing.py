@@ -2,6 +2,7 @@
 
 Legend: B users, S positions of the longest, M rows: the positions of all users.
 """
+import math
 from itertools import groupby
 from typing import NamedTuple
 
@@ -52,20 +53,23 @@ def merged_runs(lengths: list[int], overhead: int) -> list[tuple[int, int]]:
     return groups[::-1]
 
 
-def passes(lengths: torch.Tensor, budget: int, most: int | None = None) -> list[torch.Tensor]:
-    """Cut a batch into parts of at most ``budget`` positions and ``most`` users.
+def passes(lengths: torch.Tensor, budget: int, most: int | None = None, multiple: int = 1) -> list[torch.Tensor]:
+    """Cut a batch into parts of about equally many positions.
 
     Args:
-        lengths: int [B], positions of each user; one user above the budget is a part of its own.
+        lengths: int [B], positions of each user.
+        budget: positions of a part; a part has more by less than its longest user.
+        most: users of a part.
+        multiple: of which the number of parts is one, users permitting, so that as many lanes end together.
 
     Returns:
         Index tensors that together hold every user once, shorter users first.
     """
-    order = torch.argsort(lengths, stable=True)
-    parts, begin, total = [], 0, 0
-    for end, length in enumerate(lengths[order].tolist()):
-        if end > begin and (total + length > budget or end - begin == most):
-            parts.append(order[begin:end])
-            begin, total = end, 0
-        total += length
-    return parts + [order[begin:]] if len(order) else []
+    if not len(lengths):
+        return []
+    lengths, order = torch.sort(lengths, stable=True)
+    ends = lengths.cumsum(0)
+    count = multiple * math.ceil(int(ends[-1]) / (multiple * budget))
+    part = (2 * ends - lengths) * count // (2 * ends[-1])  # where the middle of a user lies
+    parts = order.split(part.unique_consecutive(return_counts=True)[1].tolist())
+    return [rows for part in parts for rows in part.tensor_split(math.ceil(len(part) / (most or len(part))))]

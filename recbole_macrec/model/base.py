@@ -176,8 +176,9 @@ class GenerativeRecommender(SequentialRecommender):
 
     def _parts(self, histories: Histories, users: int | None = None) -> list[torch.Tensor]:
         """Rows of the parts of a batch, of at most ``users``, that go through the network together, shorter first."""
-        positions = self._positions(histories.length.cpu())
-        return [rows.to(histories.length.device) for rows in passes(positions, self.pass_tokens, users)]
+        positions, device = self._positions(histories.length.cpu()), histories.length.device
+        pairs = 2 if device.type == "cpu" else 1  # whatever the number of lanes, on which nothing may depend
+        return [rows.to(device) for rows in passes(positions, self.pass_tokens, users, pairs)]
 
     def _positions(self, length: torch.Tensor) -> torch.Tensor:
         """Positions [B] that the encoder reads of histories of ``length`` [B]."""
