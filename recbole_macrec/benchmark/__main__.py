@@ -21,7 +21,6 @@ from recbole_macrec.benchmark.speed.scale import scale
 from recbole_macrec.benchmark.speed.train import train
 from recbole_macrec.benchmark.speed.whole import whole
 from recbole_macrec.failures import reporting
-from recbole_macrec.hardware import keep_freed_memory
 from recbole_macrec.options import check_dataset
 
 COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main}
@@ -38,7 +37,6 @@ def main(argv: list[str] | None = None) -> int:
 def measure(argv: list[str]) -> int:
     """Run one stage and print its figures."""
     args = parse(argv)
-    keep_freed_memory()  # the reference runs under the same allocator
     if args.stage not in ("quantize", "scale"):
         check_dataset(args.dataset, args.data_path, False)
     figures = STAGES[args.stage](args)

@@ -2,7 +2,8 @@
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
@@ -21,14 +22,19 @@ def median_seconds(function: Callable, repeats: int, warmup: int = 1) -> float:
     return statistics.median(seconds)
 
 
-class Subject(NamedTuple):
+@dataclass
+class Subject:
     """TIGER on a dataset: one modality, one task, so that transformers' T5 can be asked the same."""
 
     config: Config
     model: object
-    trainer: object
     train_data: object
     test_data: object
+
+    @cached_property
+    def trainer(self):
+        """From its making on, the process keeps freed memory, in our code and in the reference's."""
+        return get_trainer(self.config["MODEL_TYPE"], self.config["model"])(self.config, self.model)
 
 
 def prepare(dataset: str, data_path: str, modality: str, **options) -> Subject:
@@ -41,5 +47,4 @@ def prepare(dataset: str, data_path: str, modality: str, **options) -> Subject:
     train, _, test = data_preparation(config, create_dataset(config))
     init_seed(config["seed"], config["reproducibility"])
     model = get_model("TIGER")(config, train.dataset).to(config["device"])
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    return Subject(config, model, trainer, train, test)
+    return Subject(config, model, train, test)

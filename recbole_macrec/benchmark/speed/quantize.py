@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from recbole_macrec.benchmark.quantizers import Options, read_features
 from recbole_macrec.benchmark.speed.measure import median_seconds
+from recbole_macrec.hardware import keep_freed_memory
 from recbole_macrec.semantic_ids import cross_modal
 from recbole_macrec.semantic_ids.learn import GRADIENT_CLIP, Training
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -14,6 +15,7 @@ from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 def quantize(args) -> dict:
     """Seconds an epoch at the paper's layer widths, encoding of all items and restarts included in neither."""
+    keep_freed_memory()  # in both
     features = read_features(args.features) if args.features else random_features()
     # the defaults of the settings are the paper's
     settings = SemanticIDSettings.from_config(Options(quantizer="cross_modal_rqvae"), list(features))

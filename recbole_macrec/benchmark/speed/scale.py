@@ -15,6 +15,7 @@ from recbole_macrec.generation.set_encoder import SetEncoder
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.generation.vocabulary import Vocabulary
+from recbole_macrec.hardware import keep_freed_memory
 from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.resolve import resolve
 
@@ -35,6 +36,7 @@ def scale(args) -> dict:
     Besides the rows: the number of items from which generation is cheaper than scoring every item by matrix factorisation,
     where the measured sizes tell it.
     """
+    keep_freed_memory()
     rows = [measure(items, args) for items in args.items]
     if args.plot:
         plot_costs(rows, COSTS, args.plot)
