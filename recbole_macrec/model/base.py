@@ -1,6 +1,7 @@
 """What all generative models share: they learn to write the next item's semantic ID and rank by its probability.
 
-Legend: B samples, N items of the alignment tasks, G target modalities, L levels, S source positions, P prompt tokens.
+Legend: B samples, N items of the alignment tasks, R source and G target modalities, L levels, S source positions, P prompt
+tokens.
 """
 from collections.abc import Callable
 from functools import partial
@@ -197,36 +198,39 @@ class GenerativeRecommender(SequentialRecommender):
 
     def _sequence_loss(self, histories: Histories, target: torch.Tensor, samples: int) -> torch.Tensor:
         """Sum over sequence tasks and samples of the cross-entropy, over ``samples``."""
-        loss = sum(
-            self._targets_loss(self.encode_history(sources, histories), targets, target.repeat_interleave(len(sources)))
-            for sources, targets in self._passes(self.sequence_tasks)
-        )
-        return loss / samples
+        passes = self._passes(self.sequence_tasks)
+        return sum(self._targets_loss(self.encode_history([*p], histories), [*p.values()], target) for p in passes) / samples
 
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
         """The alignment tasks on single items."""
         passes = self._passes(self.item_tasks)
-        loss = sum(self._targets_loss(self.encode_items(m, items), t, items.repeat_interleave(len(m))) for m, t in passes)
-        return loss / samples
+        return sum(self._targets_loss(self.encode_items([*p], items), [*p.values()], items) for p in passes) / samples
 
-    def _passes(self, tasks: list[Task]) -> list[tuple[list[str], list[str]]]:
-        """Sources that can share an encoder pass (equally long IDs, the same targets), with those targets."""
-        passes: dict[tuple, list[str]] = {}
+    def _passes(self, tasks: list[Task]) -> list[dict[str, list[str]]]:
+        """Tasks that can share an encoder pass (equally long IDs, as many targets of each length): source -> targets."""
+        passes: dict[tuple, dict[str, list[str]]] = {}
         for source in dict.fromkeys(t.source for t in tasks):
-            targets = tuple(m for m in self.modalities if Task(source, m) in tasks)
-            passes.setdefault((len(self.vocabulary.sizes[source]), targets), []).append(source)
-        return [(sources, list(targets)) for (_, targets), sources in passes.items()]
+            targets = [m for m in self.modalities if Task(source, m) in tasks]
+            lengths = [len(self.vocabulary.sizes[m]) for m in (source, *targets)]
+            passes.setdefault((lengths[0], *sorted(lengths[1:])), {})[source] = targets
+        return list(passes.values())
 
-    def _targets_loss(self, memory: Memory, targets: list[str], items: torch.Tensor) -> torch.Tensor:
-        """Sum over targets and samples of the mean cross-entropy over levels of writing ``items`` [B]."""
+    def _targets_loss(self, memory: Memory, targets: list[list[str]], items: torch.Tensor) -> torch.Tensor:
+        """Sum over sources, targets and samples of the mean cross-entropy over levels of writing ``items`` [B].
+
+        Args:
+            memory: of B users or items, the sources [R] of each one after the other.
+            targets: of each source.
+        """
         total = torch.zeros((), device=items.device)
-        for modalities in by_length(targets, self.vocabulary.sizes):
-            codes = torch.stack([getattr(self, f"codes_{m}")[items] for m in modalities], dim=1)  # [B, G, L]
+        for modalities in by_length([m for row in targets for m in row], self.vocabulary.sizes):  # [R*G]
+            codes = torch.stack([getattr(self, f"codes_{m}")[items] for m in modalities], dim=1)  # [B, R*G, L]
             start = torch.tensor([[self.vocabulary.start[m]] for m in modalities], device=items.device)
             offsets = torch.tensor([self.vocabulary.offsets[m] for m in modalities], device=items.device)
             tokens = torch.cat([start.expand(len(items), -1, -1), (codes + offsets)[..., :-1]], dim=-1)
-            hidden = self.network.decode(tokens, memory)  # [B, G, L, D]
-            sizes = torch.tensor([self.vocabulary.sizes[m] for m in modalities], device=items.device)  # [G, L]
+            hidden = self.network.decode(tokens.view(memory.users, -1, codes.shape[-1]), memory)  # [B*R, G, L, D]
+            hidden = hidden.view(*codes.shape, -1)  # [B, R*G, L, D]
+            sizes = torch.tensor([self.vocabulary.sizes[m] for m in modalities], device=items.device)  # [R*G, L]
             for size in {k for m in modalities for k in self.vocabulary.sizes[m]}:  # one product per codebook size
                 here = sizes == size
                 logits = self.network.block_logits(hidden[:, here], offsets[here], size)  # [B, n, K]
@@ -376,6 +380,6 @@ def sizes(config) -> TransformerSettings:
 
 
 def by_length(modalities: list[str], sizes: dict) -> list[list[str]]:
-    """Groups of modalities whose IDs are equally long, so that one decoder call serves a group."""
+    """Groups of modalities whose IDs are equally long, in order, so that one decoder call serves a group."""
     lengths = dict.fromkeys(len(sizes[m]) for m in modalities)
     return [[m for m in modalities if len(sizes[m]) == n] for n in lengths]

@@ -24,14 +24,14 @@ class MACRec(MQL4GRec):
         self.implicit_temperature = config["implicit_temperature"]
 
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
-        memories = {m: self.encode_items([m], items) for m in self.modalities}  # both alignments read the same pass
-        loss = torch.zeros((), device=items.device)
-        for sources, targets in self._passes(self.item_tasks):
-            for source in sources:
-                loss = loss + self._targets_loss(memories[source], targets, items) / samples
+        loss, means = torch.zeros((), device=items.device), {}
+        for targets in self._passes(self.item_tasks) or [{m: []} for m in self.modalities]:
+            memory = self.encode_items([*targets], items)  # both alignments read the same pass
+            loss = loss + self._targets_loss(memory, [*targets.values()], items) / samples
+            hidden = memory.hidden.unflatten(0, (len(items), len(targets), -1))  # [N, R, P + L, D]
+            prompt = len(self._prompt("item", self.modalities[0]))
+            means |= zip(targets, hidden[:, :, prompt:].mean(2).unbind(1))
         if self.lambda_implicit:
-            hidden = {m: memory.hidden.unflatten(0, (len(items), -1)) for m, memory in memories.items()}
-            means = {m: h[:, len(self._prompt("item", m)) :].mean(1) for m, h in hidden.items()}
             for a, b in combinations(self.modalities, 2):
                 loss = loss + self.lambda_implicit * symmetric_info_nce(means[a], means[b], self.implicit_temperature)
         return loss
