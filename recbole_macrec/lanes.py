@@ -11,10 +11,11 @@ from contextvars import ContextVar
 from functools import cache, partial
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 Part, Result = TypeVar("Part"), TypeVar("Result")
-_generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
+_bits: ContextVar[np.random.BitGenerator | None] = ContextVar("bits", default=None)
 
 
 def in_lanes(function: Callable[[Part], Result], parts: Sequence[Part], device: torch.device) -> Iterator[Result]:
@@ -48,14 +49,14 @@ def _lanes(count: int) -> ThreadPoolExecutor:
 
 @contextmanager
 def drawing_from(seed: int):
-    """Within it :func:`generator` is a generator of its own, so that lanes draw the same numbers in any order."""
-    token = _generator.set(torch.Generator().manual_seed(seed))
+    """Within it :func:`bits` is a generator of its own, so that lanes draw the same numbers in any order."""
+    token = _bits.set(np.random.SFC64(seed))
     try:
         yield
     finally:
-        _generator.reset(token)
+        _bits.reset(token)
 
 
-def generator() -> torch.Generator | None:
-    """What random numbers on CPU are drawn from; None for torch's own."""
-    return _generator.get()
+def bits() -> np.random.BitGenerator:
+    """What random bits on CPU are drawn from: outside of :func:`drawing_from` a new one, seeded by torch's."""
+    return _bits.get() or np.random.SFC64(int(torch.randint(2**62, ())))

@@ -8,17 +8,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from recbole_macrec.lanes import generator
+from recbole_macrec.lanes import bits
 
 
 def drawn_keep(shape: torch.Size, dropped: int) -> torch.Tensor:
     """A float mask on CPU, 0 with probability ``dropped`` / 256, else 1.
 
-    The bytes come from numpy's generator, seeded by the lane's, because torch draws them several times slower.
+    The bytes come from a generator of numpy, because torch draws them several times slower.
     """
     count = shape.numel()
-    seed = int(torch.randint(2**62, (), generator=generator()))
-    draws = np.random.SFC64(seed).random_raw((count + 7) // 8)  # uint64
+    draws = bits().random_raw((count + 7) // 8)  # uint64
     drawn = torch.from_numpy(draws.view(np.uint8))[:count].view(shape)
     return torch.ge(drawn, dropped, out=torch.empty(shape))
 
