@@ -139,7 +139,6 @@ class Attention(nn.Module):
             parts.append(y.transpose(1, 2).flatten(-2).flatten(0, 1))
         return self.out(torch.cat(parts))
 
-
     def merge(self, y: torch.Tensor) -> torch.Tensor:
         """The output [M, D] of heads [H, M, E]."""
         if on_cpu(y):
