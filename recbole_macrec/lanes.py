@@ -4,6 +4,7 @@ Many small operators gain little from a second core each, since its threads wait
 parts of a batch side by side need no waiting. What a part computes does not depend on the number of lanes, and results
 come back in order, so neither do sums over them.
 """
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ _bits: ContextVar[np.random.BitGenerator | None] = ContextVar("bits", default=No
 
 
 def in_lanes(function: Callable[[Part], Result], parts: Sequence[Part], device: torch.device) -> Iterator[Result]:
-    """``function`` of every part, in order, with the caller's gradient mode.
+    """``function`` of every part, in order, with the caller's gradient mode and autocast.
 
     On CPU as many parts at once as torch has threads, each on one; elsewhere, and with one thread, one after the other.
     """
@@ -27,7 +28,8 @@ def in_lanes(function: Callable[[Part], Result], parts: Sequence[Part], device: 
     if count < 2:
         yield from map(function, parts)
         return
-    run = partial(_run, function, torch.is_grad_enabled())
+    precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    run = partial(_run, function, torch.is_grad_enabled(), precision)
     waiting = [_lanes(torch.get_num_threads()).submit(run, part) for part in parts]
     try:
         while waiting:
@@ -37,14 +39,19 @@ def in_lanes(function: Callable[[Part], Result], parts: Sequence[Part], device: 
             future.cancel()
 
 
-def _run(function: Callable[[Part], Result], gradients: bool, part: Part) -> Result:
-    with torch.set_grad_enabled(gradients):
+def _run(function: Callable[[Part], Result], gradients: bool, precision: torch.dtype | None, part: Part) -> Result:
+    """In a thread both modes begin as torch's defaults."""
+    with torch.set_grad_enabled(gradients), torch.autocast("cpu", dtype=precision, enabled=precision is not None):
         return function(part)
 
 
 @cache
 def _lanes(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _lanes.cache_clear())  # a fork has none of its parent's threads
 
 
 @contextmanager

@@ -240,6 +240,16 @@ def test_benchmark_files_are_read_where_they_lie(tmp_path):
                                      for user, items in SEQUENCES.items() for end in range(1, len(items) - 2))
 
 
+def test_an_empty_history_is_refused(tmp_path):
+    direct(tmp_path)
+    path = tmp_path / "data/Shop/Shop.test.inter"
+    user, _, *rest = path.read_text().splitlines()[1].split("\t")
+    with path.open("a") as file:
+        file.write("\t".join([user, "", *rest]) + "\n")
+    with pytest.raises(UserError, match=f"user {user} has no item"):
+        direct(tmp_path)
+
+
 def taken(dataset) -> set:
     users, items = dataset.training_interactions().nonzero()
     return set(zip(dataset.id2token("user_id", users), dataset.id2token("item_id", items)))

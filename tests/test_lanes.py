@@ -23,11 +23,11 @@ def test_results_come_in_order_from_threads_of_one_core_each(threads):
 
     def work(part):
         gate.wait()
-        return part, torch.get_num_threads(), torch.is_grad_enabled()
+        return part, torch.get_num_threads(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
 
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         results = list(in_lanes(work, list(range(6)), CPU))
-    assert results == [(i, 1, False) for i in range(6)]
+    assert results == [(i, 1, False, True) for i in range(6)]
     assert torch.get_num_threads() == threads
 
 

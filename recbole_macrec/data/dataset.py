@@ -77,6 +77,10 @@ class SemanticIDDataset(SequentialDataset):
         if not self._sequential:
             return
         histories, newest = self.iid_field + self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
+        empty = self.inter_feat[histories].map(len) == 0
+        if empty.any():
+            user = self.id2token(self.uid_field, int(self.inter_feat[self.uid_field][empty].iloc[0]))
+            raise UserError(f"{self.dataset_name}: a row of user {user} has no item in {histories}; leave such rows out.")
         self.inter_feat[histories] = [items[-newest:] for items in self.inter_feat[histories]]
         self.field2seqlen[histories] = newest
         super()._benchmark_presets()

@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 def compile_layers(network: nn.Module, precision: torch.dtype | None = None) -> bool:
-    """Compile the feed-forward layers, half of the network's arithmetic; meant for GPUs, slower than cpu.py on CPU.
+    """Compile the feed-forward layers, half of the network's arithmetic; meant for GPUs: on CPU it is slower than cpu.py.
 
     They are tried out at once, forward and backward, under autocast to ``precision`` if there is one. Where
     torch.compile does not work, a warning says why and the layers stay as they are.

@@ -70,13 +70,13 @@ class GenerativeRecommender(SequentialRecommender):
         self.modalities = list(ids.modalities)
         self.sequence_tasks, self.item_tasks = self.tasks(config)
         self.item_task_ratio = config["item_task_ratio"]
-        self.lambda_implicit = config["lambda_implicit"] or 0.0
+        self.aligns_items = self.item_task_ratio != 0 and self.reads_items(config)
         self.beams = config["num_beams"]
         self.decode, self.fusion = config["decode"], config["fusion"]
         self.pass_tokens = config["pass_tokens"] or (4096 if self.device.type == "cpu" else 131072)
         self._check(config)
         prompt_length = config["prompt_length"]
-        kinds = ["sequence", "item"] if self.item_tasks or self.lambda_implicit else ["sequence"]
+        kinds = ["sequence", "item"] if self.aligns_items else ["sequence"]
         prompts = [f"{kind}:{m}" for kind in kinds for m in self.modalities] if prompt_length else []
         self.vocabulary = Vocabulary(ids.sizes, prompts, prompt_length)
         self.network = self.network_of(config)
@@ -105,6 +105,10 @@ class GenerativeRecommender(SequentialRecommender):
         """The sequence tasks and the item tasks of this model."""
         raise NotImplementedError
 
+    def reads_items(self, config) -> bool:
+        """Whether training reads single items besides histories."""
+        return bool(self.item_tasks)
+
     @classmethod
     def settings_of_split(cls, split: dict) -> dict:
         """What RecBole has to be told for evaluation data that are parted as ``eval_args`` says in ``split``."""
@@ -118,8 +122,8 @@ class GenerativeRecommender(SequentialRecommender):
         for name in ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams"):
             if not isinstance(config[name], int) or config[name] < 1:
                 raise UserError(f"{name} is {config[name]!r}; expected a whole number, at least 1.")
-        if not 0 <= config["dropout_prob"] < 1:
-            raise UserError(f"dropout_prob is {config['dropout_prob']!r}; expected a number from 0 to below 1.")
+        if not 0 <= config["dropout_prob"] <= 0.99:
+            raise UserError(f"dropout_prob is {config['dropout_prob']!r}; expected a number from 0 to 0.99.")
         for name, choices in (("decode", ("beam", "exact")), ("fusion", ("official", "rescore"))):
             if config[name] not in choices:
                 raise UserError(f"{name} is {config[name]!r}; expected {' or '.join(choices)}.")
@@ -155,8 +159,7 @@ class GenerativeRecommender(SequentialRecommender):
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
         """Functions whose values add up to the batch's loss, each with a graph of its own, the longest first.
 
-        The loss is the mean over all samples of all tasks of the mean cross-entropy over levels, plus
-        ``lambda_implicit`` times the implicit alignment.
+        The loss is the mean over all samples of all tasks of the mean cross-entropy over levels.
         """
         target = interaction[self.POS_ITEM_ID]
         histories = self.histories(interaction, target)
@@ -188,7 +191,7 @@ class GenerativeRecommender(SequentialRecommender):
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
         """Some of the batch's target items, each once; [N]."""
-        if not self.item_tasks and not self.lambda_implicit:
+        if not self.aligns_items:
             return target[:0]
         items = target.unique()
         count = max(2, round(self.item_task_ratio * len(target)))

@@ -16,12 +16,16 @@ class MACRec(MQL4GRec):
 
         L_implicit = InfoNCE(h_a, h_b) + InfoNCE(h_b, h_a), cosine similarity over temperature 0.1,
 
-    summed over pairs of modalities and weighted by ``lambda_implicit``.
+    summed over pairs of modalities, weighted by ``lambda_implicit`` and added to the loss.
     """
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
+        self.lambda_implicit = config["lambda_implicit"] or 0.0
         self.implicit_temperature = config["implicit_temperature"]
+
+    def reads_items(self, config) -> bool:
+        return super().reads_items(config) or bool(config["lambda_implicit"])
 
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
         loss, means = torch.zeros((), device=items.device), {}

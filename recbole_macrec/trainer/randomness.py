@@ -24,7 +24,7 @@ def restore_randomness(state: dict, train_data) -> None:
     """Set every random generator to what :func:`randomness` saw."""
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"][: torch.cuda.device_count()]])
     if "shuffle" in state:
         train_data.generator.set_state(state["shuffle"].cpu())
     kind, keys, *rest = state["numpy"]

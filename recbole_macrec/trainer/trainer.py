@@ -46,7 +46,9 @@ class GenerativeTrainer(Trainer):
         self.autocast = {"fp32": False, "bf16": True, "auto": bf16_pays(self.device)}.get(config["precision"])
         if self.autocast is None:
             raise UserError(f"precision is {config['precision']!r}; expected auto, fp32 or bf16.")
-        if config["compile"]:
+        if config["compile"] and self.device.type == "cpu":
+            self.logger.warning("compile: True pays on GPUs alone; going on without.")
+        elif config["compile"]:
             compile_layers(model, torch.bfloat16 if self.autocast else None)
         self.distributed = not config["single_spec"]
         self.step, self.steps = 0, 0  # optimizer steps taken and planned

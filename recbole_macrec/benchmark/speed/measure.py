@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
@@ -18,6 +19,8 @@ def median_seconds(function: Callable, repeats: int, warmup: int = 1) -> float:
     for _ in range(repeats):
         begin = time.perf_counter()
         function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds)
 
