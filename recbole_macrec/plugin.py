@@ -18,6 +18,7 @@ from recbole.quick_start import quick_start
 from recbole.utils import ModelType, dataset_arguments, enum_type, get_model
 
 from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.values import check_values
 
 FEATURE_OPTIONS = ("source", "missing_images", "missing_texts", "encoders", "text_fields", "image_field", "max_modalities")
 NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
@@ -145,6 +146,7 @@ def _layer_property_files() -> None:
                     config[option] = yaml.safe_load(value)
                 except yaml.YAMLError:
                     raise UserError(f"{option} is {value!r}, which can't be read; check its brackets and quotes") from None
+        check_values(config)
         return config
 
     Config._init_parameters_category = _init_parameters_category

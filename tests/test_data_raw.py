@@ -356,6 +356,8 @@ BAD_FOLDER = {
     "item twice": (rows("x/1,a,", "x/1,b,"), ["'x/1'", "more than once"]),
     "short row": (rows("x/1,a"), ["items.csv line 2", "2 values"]),
     "no id column": (lambda folder: (folder / "items.csv").write_text("itme,title\n1,a\n"), ["items.csv", "'item'", "itme"]),
+    "semicolons": (lambda folder: (folder / "items.csv").write_text("item;title\n1;a\n"), ["items.csv", "'item'", "commas"]),
+    "empty file": (lambda folder: (folder / "items.csv").write_text(""), ["items.csv", "is empty"]),
     "column with a space": (lambda folder: (folder / "items.csv").write_text("item,my title\n1,a\n"), ["'my title'", "rename"]),
     "no rows": (rows(), ["no items"]),
 }

@@ -18,6 +18,7 @@ from test_models import ITEMS, SMALL
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.figures import Figure, Intervals
 from recbole_macrec.benchmark.report.drawn import mean_and_error, sorted_counts
+from recbole_macrec.benchmark.report.items import titles_of
 from recbole_macrec.benchmark.report.page import write_report
 from recbole_macrec.benchmark.report.reader import Corner, read_corner
 from recbole_macrec.benchmark.runs import open_comparison, read_json, run_folder, write_json
@@ -133,6 +134,12 @@ def test_images_are_shrunk_and_only_whole_ones_of_the_dataset_are_shown(folder):
 def test_a_dataset_that_is_gone_leaves_tokens(folder, tmp_path):
     corner = read_corner(open_comparison(folder), TINY, Corner(data_path=str(tmp_path)), 10**6)
     assert corner["images"] == [] and set(corner["items"]["title"]) == {""} and "i1" in corner["items"]["token"]
+
+
+def test_titles_are_those_of_a_model_without_text_fields_too(data_path):
+    settings = {"data_path": str(data_path / TINY), "dataset": TINY}
+    assert titles_of(settings, ["i1", "i7"]) == {"i1": f"{HOSTILE} 1", "i7": f"{HOSTILE} 7"}
+    assert titles_of({**settings, "text_fields": None}, ["i1"]) == titles_of({**settings, "text_fields": ["none"]}, ["i1"]) == {}
 
 
 def test_titles_can_do_no_harm(page):

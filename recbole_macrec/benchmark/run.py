@@ -14,6 +14,7 @@ from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.record import observe, observe_processes
 from recbole_macrec.benchmark.runs import PRETRAINED, read_json, write_json
 from recbole_macrec.options import read_config_file, recbole_folder
+from recbole_macrec.values import check_valid_metric
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Request:
 
 
 def prepare(model: str, request: Request) -> None:
-    """Bring a dataset with a ``source`` here as ``model`` needs it. Several models are all prepared for before the first
+    """Check the settings, and bring a dataset with a ``source`` here as ``model`` needs it. Several models are all prepared for before the first
     runs: so all see the same items, even where those without an image are dropped for one of them.
 
     Raises:
@@ -60,6 +61,7 @@ def prepare(model: str, request: Request) -> None:
     files = [str(path) for path in (*_protocol(model, request.dataset), *request.config_files)]
     with shown_command_line(request.settings):
         config = Config(model, request.dataset, config_file_list=files, config_dict=dict(request.settings))
+    check_valid_metric(config)
     plugin.prepare(config)
 
 

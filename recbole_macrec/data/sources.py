@@ -108,10 +108,18 @@ def _column(header: list[str], name: str, path: Path) -> int | None:
     if len(places) > 1:
         raise UserError(f"{path} has {len(places)} columns for {name} ({', '.join(header)}); keep one")
     if not places and name != "timestamp":
-        hint = nearest(name, header).replace("Did you mean", "Is it")
         raise UserError(f"{path} has no column '{name}' in its first line ({', '.join(header)}); "
-                        f"expected user,item[,timestamp].{hint}")
+                        f"expected user,item[,timestamp].{missing_column(name, header)}")
     return places[0] if places else None
+
+
+def missing_column(name: str, header: list[str]) -> str:
+    """What to say where the first line of a file has no column ``name``."""
+    if not header:
+        return " The file is empty."
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        return " Its columns are not parted by commas; save it as comma-separated values."
+    return nearest(name, header).replace("Did you mean", "Is it")
 
 
 def _time(value: str, path: Path, line: int) -> float:

@@ -11,8 +11,8 @@ from recbole_macrec.data.raw.catalogue import IMAGES, Catalogue, Options, is_url
 from recbole_macrec.data.raw.find import RawFiles
 from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Record, Records
-from recbole_macrec.data.sources import read_csv
-from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.data.sources import missing_column, read_csv
+from recbole_macrec.errors import UserError
 
 _ITEM = ("item", "item_id", "id")
 _IMAGE = ("image", "image_url", "image_path")
@@ -63,7 +63,7 @@ class ItemTable:
         self._item, self._image = _place(self._header, _ITEM, path), _place(self._header, _IMAGE, path)
         if self._item is None:
             raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "
-                            f"text columns, and image for a path or URL.{nearest('item', self._header)}")
+                            f"text columns, and image for a path or URL.{missing_column('item', self._header)}")
         self._named = _by_name(path.parent / IMAGES) if self._image is None else {}
         self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
         self.columns = _checked_names([self._header[i] for i in self._texts], path)

@@ -1,0 +1,43 @@
+"""Refuses values of RecBole's own options that it would fail on later, one only after an epoch has been trained."""
+from numbers import Integral, Real
+
+from recbole_macrec.errors import UserError
+
+_LEAST = {
+    "epochs": 0,
+    "train_batch_size": 1,
+    "eval_batch_size": 1,
+    "eval_step": 0,
+    "stopping_step": 0,
+    "seed": 0,
+    "worker": 0,
+    "MAX_ITEM_LIST_LENGTH": 1,
+}
+
+
+def check_values(config: dict) -> None:
+    """Raise a UserError for the first value of ``config``, final but for RecBole's defaults, that can't be meant."""
+    for name, least in _LEAST.items():
+        value = config.get(name)
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < least):
+            raise UserError(f"{name} is {value!r}; expected a whole number, at least {least}.")
+    rate = config.get("learning_rate")
+    if rate is not None and (not isinstance(rate, Real) or isinstance(rate, bool) or not rate >= 0):
+        raise UserError(f"learning_rate is {rate!r}; expected a number, at least 0.")
+
+
+def check_valid_metric(config) -> None:
+    """Raise a UserError where a training by ``config`` would choose its best epoch by a metric that is not measured."""
+    if not config["epochs"] or not config["eval_step"]:
+        return
+    metrics, topk = (_as_list(config[name]) for name in ("metrics", "topk"))
+    known = [metric for metric in metrics if isinstance(metric, str)]
+    known += [f"{metric}@{k}" for metric in known for k in topk]
+    chosen = config["valid_metric"]
+    if isinstance(chosen, str) and chosen.lower() not in [metric.lower() for metric in known]:
+        shown = [metric for metric in known if "@" in metric] or known
+        raise UserError(f"valid_metric is {chosen!r}, which is not measured; expected one of {', '.join(shown)} (metrics, topk).")
+
+
+def _as_list(value) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
