@@ -1,5 +1,8 @@
-"""Refuses values of RecBole's own options that it would fail on later, one only after an epoch has been trained."""
-from numbers import Integral, Real
+"""Refuses values that RecBole or torch would fail on later, one only after an epoch has been trained."""
+from numbers import Real
+from typing import Any
+
+import numpy as np
 
 from recbole_macrec.errors import UserError
 
@@ -15,12 +18,18 @@ _LEAST = {
 }
 
 
+def check_whole(least: int, **values: Any) -> None:
+    """Raise a UserError unless every value is a whole number from ``least``."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise UserError(f"{name} is {value!r}; expected a whole number, at least {least}.")
+
+
 def check_values(config: dict) -> None:
     """Raise a UserError for the first value of ``config``, final but for RecBole's defaults, that can't be meant."""
     for name, least in _LEAST.items():
-        value = config.get(name)
-        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < least):
-            raise UserError(f"{name} is {value!r}; expected a whole number, at least {least}.")
+        if config.get(name) is not None:
+            check_whole(least, **{name: config[name]})
     rate = config.get("learning_rate")
     if rate is not None and (not isinstance(rate, Real) or isinstance(rate, bool) or not rate >= 0):
         raise UserError(f"learning_rate is {rate!r}; expected a number, at least 0.")

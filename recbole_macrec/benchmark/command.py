@@ -7,7 +7,7 @@ from pathlib import Path
 from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings
 from recbole_macrec.benchmark.compare import compare, names_of
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings
-from recbole_macrec.benchmark.run import Processes, Request, prepare, run_model
+from recbole_macrec.benchmark.run import Processes, Request, run_model
 from recbole_macrec.benchmark.runs import write_json
 from recbole_macrec.benchmark.table import build_table, print_table
 from recbole_macrec.errors import UserError
@@ -36,7 +36,6 @@ def _run(argv: list[str]) -> int:
     settings.setdefault("data_path", data_path)
     if not request.value("source"):
         check_dataset(request.dataset, data_path, request.value("benchmark_filename") is not None)
-    prepare(models[0], request)
     record = run_model(models[0], request)
     print_table(build_table(f"{request.dataset}: test results", {models[0]: [record]}))
     if args.result_file:

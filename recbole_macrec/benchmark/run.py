@@ -52,17 +52,13 @@ class Request:
 
 
 def prepare(model: str, request: Request) -> None:
-    """Check the settings, and bring a dataset with a ``source`` here as ``model`` needs it. Several models are all prepared for before the first
+    """Bring a dataset with a ``source`` here as ``model`` needs it. Several models are all prepared for before the first
     runs: so all see the same items, even where those without an image are dropped for one of them.
 
     Raises:
         UserError: when that is not possible.
     """
-    files = [str(path) for path in (*_protocol(model, request.dataset), *request.config_files)]
-    with shown_command_line(request.settings):
-        config = Config(model, request.dataset, config_file_list=files, config_dict=dict(request.settings))
-    check_valid_metric(config)
-    plugin.prepare(config)
+    plugin.prepare(_config(model, request, request.settings))
 
 
 def run_model(model: str, request: Request, keeper: Keeper | None = None) -> dict:
@@ -96,7 +92,7 @@ def _pretrain(model: str, request: Request, keeper: Keeper | None) -> dict:
 
 def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | None) -> dict:
     settings = {**request.settings, **stage}
-    files = [*_protocol(model, request.dataset), *request.config_files]
+    check_valid_metric(_config(model, request, settings))
     began = time.perf_counter()
     several = request.processes.several
     watching = observe_processes(keeper and keeper.run) if several else observe(keeper)
@@ -104,7 +100,7 @@ def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | N
         result = recbole.quick_start.run(
             model,
             request.dataset,
-            config_file_list=[str(path) for path in files],
+            config_file_list=_files(model, request),
             config_dict=dict(settings),
             **vars(request.processes),
         )
@@ -112,6 +108,15 @@ def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | N
     earlier = sum(keeper.earlier.values()) if keeper else 0.0
     record["seconds"]["total"] = round(time.perf_counter() - began + earlier, 3)
     return {**record, **{key: plugin.plain(value) for key, value in result.items()}}
+
+
+def _config(model: str, request: Request, settings: dict[str, str]) -> Config:
+    with shown_command_line(settings):
+        return Config(model, request.dataset, config_file_list=_files(model, request), config_dict=dict(settings))
+
+
+def _files(model: str, request: Request) -> list[str]:
+    return [str(path) for path in (*_protocol(model, request.dataset), *request.config_files)]
 
 
 def _protocol(model: str, dataset: str) -> list:

@@ -15,13 +15,6 @@ from recbole_macrec.errors import UserError
 Sequences = Sequence[Sequence[str]] | Mapping[Any, Sequence[str]]
 
 
-def at_least_one(**values: Any) -> None:
-    """Raise a UserError unless every value is a whole number from 1."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise UserError(f"{name} is {value!r}; expected a whole number, at least 1.")
-
-
 def histories(sequences: Sequences, numbers: Mapping[str, int]) -> tuple[list, list[list[int]]]:
     """The users, numbered from 0 where they have no names, and the item numbers of each.
 

@@ -20,12 +20,13 @@ from recbole_macrec.generation.eligible import Eligible
 from recbole_macrec.generation.search import Ranking
 from recbole_macrec.generation.trie import Trie
 from recbole_macrec.model.base import GenerativeRecommender
-from recbole_macrec.recommend.input import Sequences, at_least_one, feature_matrix, histories, item_numbers, new_tokens
+from recbole_macrec.recommend.input import Sequences, feature_matrix, histories, item_numbers, new_tokens
 from recbole_macrec.recommend.pretrained import read_pretrained, write_pretrained
 from recbole_macrec.recommend.rebuild import with_items_of
 from recbole_macrec.recommend.titles import item_titles
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 from recbole_macrec.semantic_ids.newcomers import with_new_items
+from recbole_macrec.values import check_whole
 
 
 class Recommender:
@@ -167,7 +168,7 @@ class Recommender:
         Raises:
             UserError: for items that the catalogue lacks, an empty history, and a ``k`` below 1.
         """
-        at_least_one(k=k, batch_size=batch_size)
+        check_whole(1, k=k, batch_size=batch_size)
         users, rows = histories(sequences, self._numbers)
         tries = dict(self.model.tries.items()) if candidates is None else self._tries(candidates)
         eligible = Eligible(tries, max(self.model.beams, k))
