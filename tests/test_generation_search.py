@@ -10,6 +10,7 @@ from recbole_macrec.generation.packing import pack
 from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.trie_decoder import TrieDecoder
 from recbole_macrec.generation.vocabulary import Vocabulary
 
 SIZES = (5, 4, 6)
@@ -72,6 +73,7 @@ def test_trie_walks_to_every_item(seed):
             assert len(node) == 1
             children, exists = (x[0] for x in trie.below(level, node))
         assert trie.items[children[exists]].tolist() == [item]
+        assert trie.path(2, node).tolist() == [row.tolist()]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -79,7 +81,7 @@ def test_trie_walks_to_every_item(seed):
 def test_widest_beam_equals_brute_force(seed):
     vocabulary, network, memory, codes = world(37, seed)
     expected = brute_force(vocabulary, network, memory, codes)
-    ranking = beam_search(network, vocabulary, "a", Trie(codes, np.arange(1, 38)), memory, beams=37)
+    ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, 38))), memory, beams=37)
     scores, order = expected.sort(dim=1, descending=True)
     assert torch.equal(ranking.items, order + 1)
     torch.testing.assert_close(ranking.scores, scores, atol=1e-5, rtol=0)
@@ -89,7 +91,7 @@ def test_widest_beam_equals_brute_force(seed):
 def test_narrow_beam_scores_are_exact_and_in_the_catalogue():
     vocabulary, network, memory, codes = world(37)
     expected = brute_force(vocabulary, network, memory, codes)
-    ranking = beam_search(network, vocabulary, "a", Trie(codes, np.arange(1, 38)), memory, beams=6)
+    ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, 38))), memory, beams=6)
     assert ranking.items.shape == (4, 6) and (ranking.items > 0).all()
     assert all(len(set(row)) == 6 for row in ranking.items.tolist())
     torch.testing.assert_close(ranking.scores, expected.gather(1, ranking.items - 1), atol=1e-5, rtol=0)
@@ -98,7 +100,7 @@ def test_narrow_beam_scores_are_exact_and_in_the_catalogue():
 @torch.no_grad()
 def test_more_beams_than_items():
     vocabulary, network, memory, codes = world(5)
-    ranking = beam_search(network, vocabulary, "a", Trie(codes, np.arange(1, 6)), memory, beams=20)
+    ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, 6))), memory, beams=20)
     found = ranking.scores.isfinite()
     assert found.sum(1).tolist() == [5] * 4
     assert [sorted(row[keep].tolist()) for row, keep in zip(ranking.items, found)] == [[1, 2, 3, 4, 5]] * 4
@@ -109,7 +111,7 @@ def test_more_beams_than_items():
 def test_items_of_one_id_follow_each_other_in_item_order():
     vocabulary, network, memory, codes = world(10)
     twice = np.vstack([codes, codes[:4]])  # items 11 to 14 share the IDs of items 1 to 4
-    ranking = beam_search(network, vocabulary, "a", Trie(twice, np.arange(1, 15)), memory, beams=14)
+    ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(twice, np.arange(1, 15))), memory, beams=14)
     for row in ranking.items.tolist():
         assert sorted(row) == list(range(1, 15))
         for item in range(1, 5):
@@ -130,7 +132,7 @@ def test_exact_scores_equal_brute_force(rows):
     """However the users and prefixes are cut; items 38 to 41 share the IDs of items 1 to 4, item 42 has none."""
     vocabulary, network, memory, codes = world(37)
     trie = Trie(np.vstack([codes, codes[:4]]), np.arange(1, 42))
-    scores = exact_scores(network, vocabulary, "a", trie, memory, n_items=43, rows=rows)
+    scores = exact_scores(TrieDecoder(network, vocabulary, "a", trie), memory, n_items=43, rows=rows)
     expected = brute_force(vocabulary, network, memory, codes)
     torch.testing.assert_close(scores[:, 1:38], expected, atol=1e-5, rtol=0)
     assert torch.equal(scores[:, 38:42], scores[:, 1:5])
@@ -141,9 +143,14 @@ def test_exact_scores_equal_brute_force(rows):
 def test_every_prefix_is_decoded_once(monkeypatch):
     vocabulary, network, memory, codes = world(37)
     decoded = []
-    step = Transformer.step
-    monkeypatch.setattr(Transformer, "step", lambda self, tokens, *a: decoded.append(tokens.numel()) or step(self, tokens, *a))
-    exact_scores(network, vocabulary, "a", Trie(codes, np.arange(1, 38)), memory, n_items=38, rows=10)
+    step = TrieDecoder.step
+
+    def counted(self, level, nodes, *rest):
+        decoded.append(nodes.numel())
+        return step(self, level, nodes, *rest)
+
+    monkeypatch.setattr(TrieDecoder, "step", counted)
+    exact_scores(TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, 38))), memory, n_items=38, rows=10)
     inner = 1 + sum(len(np.unique(codes[:, :length], axis=0)) for length in (1, 2))
     assert sum(decoded) == memory.users * inner
 
@@ -189,9 +196,9 @@ def test_beams_without_some_items_find_the_best_of_the_others(seed):
     without = torch.stack([torch.from_numpy(rng.permutation(37)[:20] + 1) for _ in range(4)])
     without[2, 4:] = 0
     with torch.no_grad():
-        wide = beam_search(network, vocabulary, "a", trie, memory, 37, without)
-        narrow = beam_search(network, vocabulary, "a", trie, memory, 10, without)
-        scores = exact_scores(network, vocabulary, "a", trie, memory, items).scatter(1, without, -torch.inf)
+        wide = beam_search(TrieDecoder(network, vocabulary, "a", trie), memory, 37, without)
+        narrow = beam_search(TrieDecoder(network, vocabulary, "a", trie), memory, 10, without)
+        scores = exact_scores(TrieDecoder(network, vocabulary, "a", trie), memory, items).scatter(1, without, -torch.inf)
     exact = ranking_of(scores)
     assert torch.equal(wide.items, exact.items)
     torch.testing.assert_close(wide.scores, exact.scores, atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""Our transformer against transformers' T5 on the same weights, and its step-by-step decoding against teacher forcing."""
+"""Our transformer against transformers' T5 on the same weights."""
 import shutil
 
 import pytest
@@ -8,7 +8,6 @@ from transformers import T5ForConditionalGeneration
 from recbole_macrec.benchmark.speed.reference import t5_config, t5_names
 from recbole_macrec.generation.compiled import compile_layers
 from recbole_macrec.generation.layers import FeedForward, TransformerSettings
-from recbole_macrec.generation.memory import Past
 from recbole_macrec.generation.packing import pack
 from recbole_macrec.generation.transformer import Transformer
 
@@ -85,25 +84,6 @@ def test_groups_do_not_see_each_other():
         together = ours.decode(target, memory)
         for g in range(4):
             torch.testing.assert_close(together[:, g], ours.decode(target[:, g : g + 1], memory)[:, 0], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(("overhead", "kind"), KINDS)
-def test_steps_equal_teacher_forcing(overhead, kind):
-    """Groups branch: every step continues a random choice of the groups before, which differs from user to user."""
-    ours = t5_pair(0)[0].to(kind)
-    tokens, lengths = source(0)
-    with torch.no_grad():
-        memory, past = ours.encode(pack(tokens, lengths, overhead)), Past.empty(len(ours.decoder))
-        heads = ours.source_heads(memory)
-        prefixes = torch.randint(1, VOCABULARY, (3, 1, 1))
-        for groups in (4, 6, 2, 5):
-            hidden, present = ours.step(prefixes[..., -1], heads, past)
-            whole = ours.decode(prefixes, memory)
-            torch.testing.assert_close(hidden, whole[:, :, -1], atol=1e-5, rtol=0)
-            parent = torch.randint(prefixes.shape[1], (3, groups))
-            past = past.then(present, parent)
-            continued = prefixes.gather(1, parent.unsqueeze(-1).expand(-1, -1, prefixes.shape[-1]))
-            prefixes = torch.cat([continued, torch.randint(1, VOCABULARY, (3, groups, 1))], dim=-1)
 
 
 def test_users_and_padding_do_not_reach_each_other():

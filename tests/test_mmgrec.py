@@ -16,6 +16,7 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.generation.eligible import Eligible
 from recbole_macrec.generation.exact import exact_scores, ranking_of
 from recbole_macrec.generation.search import sequence_log_probs
+from recbole_macrec.generation.trie_decoder import TrieDecoder
 from recbole_macrec.model.base import EXCLUDED
 from recbole_macrec.model.taken import TakenItems, without_target
 
@@ -78,7 +79,8 @@ def test_a_permuted_history_gives_the_same_ranking(attention, protocol, data_pat
     assert not torch.equal(permuted.items, histories.items)
     eligible = Eligible(dict(model.tries.items()), model.beams, model.excluded(users))
     with torch.no_grad():
-        one, other = (model._rank_by_beams({"graph": model.encode_history(["graph"], h)}, eligible)["fused"]
+        decoders = {"graph": TrieDecoder(model.network, model.vocabulary, "graph", model.tries["graph"])}
+        one, other = (model._rank_by_beams(decoders, {"graph": model.encode_history(["graph"], h)}, eligible)["fused"]
                       for h in (histories, permuted))
     assert torch.equal(one.items, other.items)
     torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=0)
@@ -119,7 +121,7 @@ def test_four_tokens_decode_and_full_beams_equal_the_exact_ranking(protocol, dat
     with torch.no_grad():
         memory = model.encode_history(["graph"], histories)
         forced = sequence_log_probs(model.network, model.vocabulary, "graph", memory, codes.expand(len(users), -1, -1))
-        scores = exact_scores(model.network, model.vocabulary, "graph", model.tries["graph"], memory, ITEMS + 1)
+        scores = exact_scores(TrieDecoder(model.network, model.vocabulary, "graph", model.tries["graph"]), memory, ITEMS + 1)
     torch.testing.assert_close(scores[:, 1:], forced, atol=1e-5, rtol=0)
     excluded = model.excluded(users)
     if excluded is not None:

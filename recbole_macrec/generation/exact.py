@@ -1,28 +1,19 @@
 """The log-probability of every item for every user: the true full ranking, to which beam search is the fast way.
 
-Legend: B users, C prefixes worked on at once, N rows of the score matrix's items, D model width.
+Legend: B users, C prefixes worked on at once, K codes of a level.
 """
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from recbole_macrec.generation.memory import Memory, Past, SourceHeads
 from recbole_macrec.generation.prior import with_prior
-from recbole_macrec.generation.search import Ranking, level_log_probs
-from recbole_macrec.generation.transformer import Transformer
+from recbole_macrec.generation.search import Ranking
 from recbole_macrec.generation.trie import Trie
-from recbole_macrec.generation.vocabulary import Vocabulary
+from recbole_macrec.generation.trie_decoder import TrieDecoder
 
 
-def exact_scores(
-    network: Transformer,
-    vocabulary: Vocabulary,
-    modality: str,
-    trie: Trie,
-    memory: Memory,
-    n_items: int,
-    rows: int = 4096,
-) -> torch.Tensor:
+def exact_scores(decoder: TrieDecoder, memory: Memory, n_items: int, rows: int = 4096) -> torch.Tensor:
     """log P(ID | history) / L of every item.
 
     Every prefix of the trie goes through the decoder once a user, whatever the number of items below it, so the work
@@ -36,30 +27,23 @@ def exact_scores(
     Returns:
         float32 [B, n_items], -inf for padding and for items outside the trie.
     """
-    device = memory.hidden.device
+    trie, device = decoder.trie, memory.hidden.device
     scores = torch.full((memory.users, n_items), -torch.inf, device=device)
     last = trie.levels - 1
     leaf = torch.repeat_interleave(trie.counts(last, range(trie.size(last))))  # of every position in trie.items
     at_once = max(1, rows // trie.size(last))
-    source, begin = network.source_heads(memory), 0
+    source, begin = decoder.read(memory), 0
     for group, (users, _) in enumerate(memory.groups):
         for first in range(0, users, at_once):
             n = min(at_once, users - first)
             heads = [[heads_of_users(layer[group], slice(first, first + n))] for layer in source]
-            tokens = torch.full((n, 1), vocabulary.start[modality], device=device)
-            past = Past.empty(len(network.decoder))
-            hidden, present = network.step(tokens, heads, past)
 
-            def step(level: int, codes: torch.Tensor, past: Past):
-                tokens = (vocabulary.offsets[modality][level] + codes).expand(n, -1)
-                return network.step(tokens, heads, past)
+            def step(level: int, nodes: torch.Tensor, past: Past):
+                return decoder.step(level, nodes.expand(n, -1), heads, past)
 
-            def log_probs(level: int, hidden: torch.Tensor):
-                return level_log_probs(network, vocabulary, modality, level, hidden)
-
-            root = torch.zeros(n, 1, device=device)
-            leaves = torch.cat(list(walk(trie, step, log_probs, rows // n, root, hidden, past, present)), dim=1)
-            scores[begin : begin + n, trie.items.long()] = leaves[:, leaf] / trie.levels
+            past, root = Past.empty(len(decoder.layers) - 1), torch.zeros(1, dtype=torch.long, device=device)
+            leaves = walk(trie, step, rows // n, torch.zeros(n, 1, device=device), past, 0, root)
+            scores[begin : begin + n, trie.items.long()] = torch.cat(list(leaves), dim=1)[:, leaf] / trie.levels
             begin += n
     return scores
 
@@ -69,41 +53,37 @@ def heads_of_users(heads: SourceHeads, users: slice) -> SourceHeads:
 
 
 def walk(
-    trie: Trie, step, log_probs, at_once: int, scores, hidden, past, present, level=0, nodes=None, parent=None
+    trie: Trie, step: Callable, at_once: int, scores: torch.Tensor, past: Past, level: int, nodes: torch.Tensor
 ) -> Iterator[torch.Tensor]:
     """Depth first through the trie, ``at_once`` prefixes of a level together.
 
     Args:
-        step: (level, codes [C], past) -> what Transformer.step returns for the prefixes that end in these codes.
-        log_probs: (level, hidden) -> log P(code | prefix) [B, C, K].
-        scores, hidden, present: log P [B, C] of the prefixes above and what ``step`` returned for them.
-        past: what it was given.
-        nodes: range of nodes of ``level`` to score.
-        parent: int64 [nodes], which of the prefixes above each continues.
+        step: (level, prefixes [C], past) -> what :meth:`TrieDecoder.step` returns for them.
+        scores: log P [B, C] of the prefixes.
+        past: the positions before.
+        nodes: the prefixes, consecutive nodes of level - 1.
 
     Yields:
         log P [B, ...] of leaves, in the order of the trie.
     """
-    if nodes is None:
-        nodes = range(trie.size(0))
-        parent = torch.zeros(len(nodes), dtype=torch.long, device=hidden.device)
-    codes = trie.code(level)[nodes.start : nodes.stop].long()
-    here = log_probs(level, hidden)[:, parent, codes]  # [B, nodes]
+    log_probs, present = step(level, nodes, past)  # [B, C, K]
+    if level:
+        below = trie.descendants(level - 1, range(int(nodes[0]), int(nodes[-1]) + 1))
+    else:
+        below = range(trie.size(0))
+    children = torch.arange(below.start, below.stop, device=nodes.device)
+    parent = trie.above(level - 1, children) - nodes[0] if level else torch.zeros_like(children)  # among the prefixes
+    here = log_probs[:, parent, trie.code(level)[children].long()]  # [B, children]
     if trie.has_prior:
-        here = with_prior(here, trie.prior(level)[nodes.start : nodes.stop])
+        here = with_prior(here, trie.prior(level)[children])
     scores = scores[:, parent] + here
     if level == trie.levels - 1:
         yield scores
         return
-    for begin in range(0, len(nodes), at_once):
+    for begin in range(0, len(children), at_once):
         part = slice(begin, begin + at_once)
-        grown = past.then(present, parent[part].unsqueeze(0)).trimmed()
-        below_hidden, below_present = step(level, codes[part], grown)
-        below = trie.descendants(level, nodes[part])
-        children = torch.repeat_interleave(trie.counts(level, nodes[part]))
-        yield from walk(
-            trie, step, log_probs, at_once, scores[:, part], below_hidden, grown, below_present, level + 1, below, children
-        )
+        grown = past.then(present, parent[part].expand(len(scores), -1), len(nodes))
+        yield from walk(trie, step, at_once, scores[:, part], grown, level + 1, children[part])
 
 
 def ranking_of(scores: torch.Tensor) -> Ranking:

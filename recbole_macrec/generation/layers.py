@@ -14,7 +14,7 @@ from torch import nn
 
 from recbole_macrec.generation import cpu
 from recbole_macrec.generation.dropout import dropout
-from recbole_macrec.generation.memory import Memory, SourceHeads
+from recbole_macrec.generation.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -139,19 +139,6 @@ class Attention(nn.Module):
             parts.append(y.transpose(1, 2).flatten(-2).flatten(0, 1))
         return self.out(torch.cat(parts))
 
-    def merge(self, y: torch.Tensor) -> torch.Tensor:
-        """The output [M, D] of heads [H, M, E]."""
-        if on_cpu(y):
-            weight = self.out.weight.t().contiguous().unflatten(0, (self.heads, -1))  # [H, E, D]
-            return torch.addbmm(y.new_empty(y.shape[1], weight.shape[-1]), y, weight, beta=0)
-        return self.out(y.transpose(0, 1).flatten(1))
-
-
-def project(x: torch.Tensor, weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows [M, D] by a weight [H*E, D], head by head; [H, M, E]."""
-    weight = weight.unflatten(0, (heads, -1)).transpose(1, 2).contiguous()  # [H, D, E]
-    return torch.bmm(x.expand(heads, -1, -1), weight)
-
 
 def split_heads(x: torch.Tensor, users: int, heads: int) -> torch.Tensor:
     """[n*S, H*E] -> [n, H, S, E]"""
@@ -172,36 +159,6 @@ class SelfAttention(Attention):
         y = self.attend(x_norm, x_norm, [(n, length, length) for n, length in groups], bias, keep)
         return x + dropout(y, self.dropout, self.training)
 
-    def step(
-        self, x: torch.Tensor, own_bias: torch.Tensor, past: list[tuple], seen: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """One position of every group.
-
-        The groups meet all prefixes of a position in one product, and ``seen`` leaves each its own ancestor, so that
-        keys and values are never copied from prefix to continuation.
-
-        Args:
-            x: [B, G, D].
-            own_bias: [H], of a position to itself.
-            past: keys [B, H, E, G'] and values [B, H, G', E] of every position before.
-            seen: position -> [B or 1, H, G, G'], the position's bias at a group's ancestor, -inf elsewhere.
-
-        Returns:
-            The layer's output [B, G, D], and its keys [B, H, E, G] and values [B, H, G, E].
-        """
-        users, groups, _ = x.shape
-        x_norm = self.norm(x.flatten(0, 1))
-        q, k, v = (project(x_norm, f.weight, self.heads).unflatten(1, (users, groups)) for f in (self.query, self.key, self.value))
-        scores = [(q * k).sum(-1, keepdim=True) + own_bias[:, None, None, None]]  # [H, B, G, 1]
-        if past:
-            keys, values = (torch.cat(parts, dim) for parts, dim in zip(zip(*past), (-1, -2)))
-            scores.append((q @ keys).add_(seen))
-        p = torch.cat(scores, dim=-1).softmax(dim=-1)
-        y = p[..., :1] * v
-        if past:
-            y += p[..., 1:] @ values
-        return x + self.merge(y.flatten(1, 2)).view_as(x), (k.transpose(2, 3).contiguous(), v)
-
 
 class CrossAttention(Attention):
     def forward(self, x: torch.Tensor, memory: Memory, queries: int) -> torch.Tensor:
@@ -209,27 +166,6 @@ class CrossAttention(Attention):
         groups = [(n, queries, length) for n, length in memory.groups]
         y = self.attend(self.norm(x), memory.hidden, groups, keep=memory.keep)
         return x + dropout(y, self.dropout, self.training)
-
-    def heads_of(self, memory: Memory) -> list[SourceHeads]:
-        """Keys and values of each group of users."""
-        rows = [n * length for n, length in memory.groups]
-        keeps = [None] * len(rows) if memory.keep is None else memory.keep.split(rows)
-        heads = []
-        for (n, length), hidden, keep in zip(memory.groups, memory.hidden.split(rows), keeps):
-            k, v = (project(hidden, f.weight, self.heads).unflatten(1, (n, length)) for f in (self.key, self.value))
-            mask = None if keep is None else padding_bias(keep.view(n, length)).squeeze(1)
-            heads.append(SourceHeads(k.transpose(2, 3).contiguous(), v, mask))
-        return heads
-
-    def step(self, x: torch.Tensor, source: list[SourceHeads]) -> torch.Tensor:
-        """One position of every group; x [B, G, D]."""
-        groups, parts = x.shape[1], []
-        for rows, (keys, values, mask) in zip(x.split([s.keys.shape[1] for s in source]), source):
-            q = project(self.norm(rows.flatten(0, 1)), self.query.weight, self.heads).unflatten(1, (-1, groups))  # [H, n, G, E]
-            scores = q @ keys  # [H, n, G, S]
-            p = (scores if mask is None else scores + mask).softmax(dim=-1)
-            parts.append(self.merge((p.to(values.dtype) @ values).flatten(1, 2)))
-        return x + torch.cat(parts).view_as(x)
 
 
 class FeedForward(nn.Module):

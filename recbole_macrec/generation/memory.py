@@ -1,7 +1,7 @@
 """What encoder and decoder keep for each other and for later steps.
 
-Legend: B users, n users of a group, G groups of queries (target sequences or beams), S source positions, M rows (the
-positions of all users), H heads, E width of a head, D model width.
+Legend: B users, n users of a group, G prefixes (beams) of a user, R rows (the prefixes of all users), S source positions,
+M rows (the source positions of all users), H heads, E width of a head, D model width.
 """
 from typing import NamedTuple
 
@@ -29,28 +29,23 @@ class SourceHeads(NamedTuple):
 
 
 class Past(NamedTuple):
-    """The target positions before, each prefix kept once however many groups continue it."""
+    """The target positions before, each prefix kept once however many continue it."""
 
-    layers: list[list[tuple[torch.Tensor, torch.Tensor]]]  # layer -> position -> keys [H, B, E, G], values [H, B, G, E]
-    ancestors: list[torch.Tensor]  # position -> int64 [B or 1, G'], the group there that each of G' groups continues
+    layers: list[list[tuple[torch.Tensor, torch.Tensor]]]  # layer -> position -> keys and values [R, H*E]
+    rows: list[torch.Tensor]  # position -> int64 [R'], the row there of each prefix's beginning
 
     @classmethod
-    def empty(cls, decoder_layers: int) -> "Past":
+    def empty(cls, layers: int) -> "Past":
         """Before the first position."""
-        return cls([[] for _ in range(decoder_layers)], [])
+        return cls([[] for _ in range(layers)], [])
 
-    def then(self, present: list[tuple[torch.Tensor, torch.Tensor]], parent: torch.Tensor) -> "Past":
-        """Add what :meth:`Transformer.step` returned, and follow the groups that ``parent`` [B or 1, G'] names."""
-        ancestors = [a.expand(len(parent), -1).gather(1, parent) for a in self.ancestors]
-        return Past([[*old, new] for old, new in zip(self.layers, present)], [*ancestors, parent])
+    def then(self, present: list[tuple[torch.Tensor, torch.Tensor]], parent: torch.Tensor, groups: int) -> "Past":
+        """Add a position, and follow the prefixes that are continued.
 
-    def trimmed(self) -> "Past":
-        """Without the prefixes before the first and behind the last that is continued."""
-        layers, ancestors = [[] for _ in self.layers], []
-        for position, ancestor in enumerate(self.ancestors):
-            first, last = int(ancestor.min()), int(ancestor.max()) + 1
-            ancestors.append(ancestor - first)
-            for trimmed, layer in zip(layers, self.layers):
-                keys, values = layer[position]
-                trimmed.append((keys[..., first:last], values[..., first:last, :]))
-        return Past(layers, ancestors)
+        Args:
+            present: each layer's keys and values of the position.
+            parent: int64 [B, G'], which of a user's ``groups`` prefixes each new one continues.
+        """
+        user = torch.arange(len(parent), device=parent.device).unsqueeze(1)
+        chosen = (user * groups + parent).flatten()
+        return Past([[*old, new] for old, new in zip(self.layers, present)], [*(rows[chosen] for rows in self.rows), chosen])

@@ -10,7 +10,7 @@ from recbole_macrec.generation.eligible import blocked_nodes, is_blocked
 from recbole_macrec.generation.memory import Memory, Past
 from recbole_macrec.generation.prior import with_prior
 from recbole_macrec.generation.transformer import Transformer
-from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.trie_decoder import TrieDecoder
 from recbole_macrec.generation.vocabulary import Vocabulary
 
 
@@ -29,15 +29,7 @@ def level_log_probs(
     return network.logits(hidden, offset, size).float().log_softmax(dim=-1)
 
 
-def beam_search(
-    network: Transformer,
-    vocabulary: Vocabulary,
-    modality: str,
-    trie: Trie,
-    memory: Memory,
-    beams: int,
-    excluded: torch.Tensor | None = None,
-) -> Ranking:
+def beam_search(decoder: TrieDecoder, memory: Memory, beams: int, excluded: torch.Tensor | None = None) -> Ranking:
     """The ``beams`` most probable IDs of the catalogue for every user.
 
     A step scores only children of the prefixes reached so far, so no ID outside the catalogue is ever formed. The
@@ -48,28 +40,26 @@ def beam_search(
         beams: W; as many items are found where there are as many.
         excluded: int64 [B, S], items that a user must not get, filled up with 0.
     """
-    users, device = memory.users, memory.hidden.device
-    tokens = torch.full((users, 1), vocabulary.start[modality], device=device)
+    trie, users, device = decoder.trie, memory.users, memory.hidden.device
+    node = torch.zeros(users, 1, dtype=torch.long, device=device)  # [B, W]
     children = torch.arange(trie.widths[0], device=device).expand(users, 1, -1)  # [B, W, C]
     exists = torch.ones_like(children, dtype=torch.bool)
     scores = torch.zeros(users, 1, device=device)
-    source, past = network.source_heads(memory), Past.empty(len(network.decoder))
+    source, past = decoder.read(memory), Past.empty(len(decoder.layers) - 1)
     blocked = None if excluded is None else blocked_nodes(trie, excluded)
     for level in range(trie.levels):
         if blocked:
             exists = exists & ~is_blocked(blocked[level], children)
-        hidden, present = network.step(tokens, source, past)  # [B, W, D]
-        log_probs = level_log_probs(network, vocabulary, modality, level, hidden)  # [B, W, K]
+        log_probs, present = decoder.step(level, node, source, past)  # [B, W, K]
         code = trie.code(level)[children].long()  # [B, W, C]
         log_probs = log_probs.gather(-1, code)  # [B, W, C]
         if trie.has_prior:
             log_probs = with_prior(log_probs, trie.prior(level)[children])
         candidates = (scores.unsqueeze(-1) + log_probs).masked_fill(~exists, -torch.inf)
-        width = candidates.shape[-1]
+        groups, width = candidates.shape[1:]
         scores, best = candidates.flatten(1).topk(min(beams, candidates[0].numel()), dim=-1)  # [B, W]
         node = children.flatten(1).gather(1, best)
-        tokens = vocabulary.offsets[modality][level] + code.flatten(1).gather(1, best)
-        past = past.then(present, best // width)
+        past = past.then(present, best // width, groups)
         children, exists = trie.below(level, node)
     if blocked:
         exists = exists & ~is_blocked(blocked[-1], children)

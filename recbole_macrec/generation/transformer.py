@@ -20,7 +20,7 @@ from recbole_macrec.generation.layers import (
     SelfAttention,
     TransformerSettings,
 )
-from recbole_macrec.generation.memory import Memory, Past, SourceHeads
+from recbole_macrec.generation.memory import Memory
 from recbole_macrec.generation.packing import Source
 
 
@@ -88,40 +88,6 @@ class Transformer(nn.Module):
             x = layer.feed_forward(layer.cross_attention(x, memory, groups * length))
         x = dropout(self.decoder_norm(x), self.settings.dropout, self.training)
         return x.view(users, groups, length, -1)
-
-    def source_heads(self, memory: Memory) -> list[list[SourceHeads]]:
-        """What :meth:`step` reads of the source, layer by layer."""
-        return [layer.cross_attention.heads_of(memory) for layer in self.decoder]
-
-    def step(
-        self, tokens: torch.Tensor, source: list[list[SourceHeads]], past: Past
-    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Decode one more position of every group; for search, without dropout.
-
-        Args:
-            tokens: int64 [B, G].
-            source: from :meth:`source_heads`.
-            past: the positions before and the groups' ancestors there.
-
-        Returns:
-            Hidden states [B, G, D], and each layer's keys and values of this position for :meth:`Past.then`.
-        """
-        length = len(past.ancestors)
-        position = torch.arange(length + 1, device=tokens.device)
-        bias = self.decoder_bias(position[-1:], position)[:, 0]  # [H, T]
-        seen = []
-        for t, ancestor in enumerate(past.ancestors):
-            groups = torch.arange(past.layers[0][t][0].shape[-1], device=tokens.device)
-            own = ancestor.unsqueeze(-1) == groups  # [B or 1, G, G']
-            seen.append(torch.where(own, bias[:, t, None, None, None], -torch.inf))
-        seen = torch.cat(seen, dim=-1) if seen else None  # [H, B or 1, G, S]
-        x, present = self.table(tokens), []
-        for i, layer in enumerate(self.decoder):
-            x, kept = layer.self_attention.step(x, bias[:, length], past.layers[i], seen)
-            present.append(kept)
-            x = layer.cross_attention.step(x, source[i])
-            x = layer.feed_forward(x.flatten(0, 1)).view_as(x)
-        return self.decoder_norm(x.flatten(0, 1)).view_as(x), present
 
     def logits(self, hidden: torch.Tensor, start: int = 0, size: int | None = None) -> torch.Tensor:
         """Scores [..., size] of the tokens ``start .. start + size - 1``; all of them by default."""

@@ -75,6 +75,14 @@ class Trie(nn.Module):
         """The nodes of ``level`` whose children are the given nodes of level + 1 (positions in ``items`` for leaves)."""
         return torch.searchsorted(getattr(self, f"first_{level}").long(), node, right=True) - 1
 
+    def path(self, level: int, node: torch.Tensor) -> torch.Tensor:
+        """The codes that lead to nodes [n] of ``level``, int64 [n, level + 1]."""
+        codes = [self.code(level)[node]]
+        for upper in reversed(range(level)):
+            node = self.above(upper, node)
+            codes.insert(0, self.code(upper)[node])
+        return torch.stack(codes, dim=1).long()
+
     def size(self, level: int) -> int:
         """Nodes of ``level``."""
         return len(self.code(level))

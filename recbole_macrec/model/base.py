@@ -24,6 +24,7 @@ from recbole_macrec.generation.prior import prior_log_probs
 from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.trie_decoder import TrieDecoder
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.hardware import free_memory
 from recbole_macrec.lanes import in_lanes
@@ -287,10 +288,13 @@ class GenerativeRecommender(SequentialRecommender):
         parts = self._parts(histories, self._users_at_once(eligible.beams))
         back = torch.argsort(torch.cat(parts))
         rank = self._rank_by_beams if self.decode == "beam" else self._rank_exactly
+        visits = len(back) * (eligible.beams if self.decode == "beam" else self.n_items)
+        decoders = {m: TrieDecoder(self.network, self.vocabulary, m, eligible.tries[m], visits) for m in self.modalities}
 
         def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
             part = histories.rows(rows)
-            return rank({m: self.encode_history([m], part) for m in self.modalities}, eligible.rows(rows))
+            memories = {m: self.encode_history([m], part) for m in self.modalities}
+            return rank(decoders, memories, eligible.rows(rows))
 
         ranked = list(in_lanes(rank_part, parts[::-1], self.device))[::-1]  # the longest first
         return {
@@ -308,11 +312,11 @@ class GenerativeRecommender(SequentialRecommender):
         numbers = 2 * s.decoder_layers * levels * s.num_heads * s.d_kv + s.d_ff + 6 * children  # of a beam
         return max(1, free_memory(self.device) // 4 // (4 * numbers * beams))
 
-    def _rank_by_beams(self, memories: dict[str, Memory], eligible: Eligible) -> dict[str, Ranking]:
-        network, vocabulary = self.network, self.vocabulary
+    def _rank_by_beams(
+        self, decoders: dict[str, TrieDecoder], memories: dict[str, Memory], eligible: Eligible
+    ) -> dict[str, Ranking]:
         rankings = {
-            m: beam_search(network, vocabulary, m, eligible.tries[m], memory, eligible.beams, eligible.excluded)
-            for m, memory in memories.items()
+            m: beam_search(decoders[m], memory, eligible.beams, eligible.excluded) for m, memory in memories.items()
         }
         fused = fuse_official(list(rankings.values()), self.n_items)
         if self.fusion == "rescore":
@@ -320,12 +324,11 @@ class GenerativeRecommender(SequentialRecommender):
             fused = fuse_rescored(fused.items, scores)
         return rankings | {"fused": fused}
 
-    def _rank_exactly(self, memories: dict[str, Memory], eligible: Eligible) -> dict[str, Ranking]:
+    def _rank_exactly(
+        self, decoders: dict[str, TrieDecoder], memories: dict[str, Memory], eligible: Eligible
+    ) -> dict[str, Ranking]:
         rows = 4096 if self.device.type == "cpu" else 65536
-        scores = {
-            m: exact_scores(self.network, self.vocabulary, m, eligible.tries[m], memory, self.n_items, rows)
-            for m, memory in memories.items()
-        }
+        scores = {m: exact_scores(decoders[m], memory, self.n_items, rows) for m, memory in memories.items()}
         if eligible.excluded is not None:
             scores = {m: matrix.scatter_(1, eligible.excluded, -torch.inf) for m, matrix in scores.items()}
         scores["fused"] = torch.stack(list(scores.values())).mean(0)

@@ -14,6 +14,7 @@ from recbole_macrec.generation.search import beam_search
 from recbole_macrec.generation.set_encoder import SetEncoder
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.trie_decoder import TrieDecoder
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.hardware import keep_freed_memory
 from recbole_macrec.semantic_ids.collisions import Geometry
@@ -62,7 +63,8 @@ def measure(items: int, args) -> dict:
     source = pack(tokens, torch.full((len(tokens),), tokens.shape[1]))
 
     def decode():
-        return beam_search(network, vocabulary, "text", trie, network.encode(source), BEAMS)
+        decoder = TrieDecoder(network, vocabulary, "text", trie, len(tokens) * BEAMS)
+        return beam_search(decoder, network.encode(source), BEAMS)
 
     return {
         "items": items,
@@ -89,7 +91,8 @@ def mmgrec_seconds(trie: Trie, items: int, args) -> float:
     vectors, tastes = torch.randn(users * READ, MMGREC.d_model), torch.randn(users, MMGREC.d_model)
 
     def decode():
-        return beam_search(network, vocabulary, "graph", trie, reader(source, vectors, tastes), BEAMS)
+        decoder = TrieDecoder(network, vocabulary, "graph", trie, users * BEAMS)
+        return beam_search(decoder, reader(source, vectors, tastes), BEAMS)
 
     return median_seconds(decode, args.repeats) / users
 

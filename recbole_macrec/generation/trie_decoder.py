@@ -1,0 +1,210 @@
+"""The decoder laid out for search: one position of many prefixes of a trie at a time.
+
+With the weights of a Transformer it computes the same, from fewer numbers: norms and scales are folded into the weights
+behind them, which lie as the products want them; and since the first layer's self-attention reads nothing of the user,
+it is done once for a prefix, not for every user who gets there.
+
+Legend: B users, n users of a group, G prefixes (beams) of a user, R rows (the prefixes of all users), T target positions,
+S source positions, H heads, E width of a head, D model width, K codes of a level.
+"""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from recbole_macrec.generation.layers import padding_bias
+from recbole_macrec.generation.memory import Memory, Past, SourceHeads
+from recbole_macrec.generation.transformer import DecoderLayer, Transformer
+from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.vocabulary import Vocabulary
+
+TABULATED = 2**17  # prefixes of a level of which a table is kept at most: 64 MB at D = 128
+AT_ONCE = 2**12  # prefixes that pass the first layer together
+HIDDEN_AT_ONCE = 512  # rows that pass the hidden layer together on CPU: 2 MB of it at F = 1024
+
+
+class LayerWeights(NamedTuple):
+    """A layer's weights, input by output; the norms' weights are in those behind them."""
+
+    own: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # query, key and value of self-attention [D, H*E]
+    own_out: torch.Tensor  # [H*E, D]
+    query: torch.Tensor  # of cross-attention, [H, D, E]
+    read: tuple[torch.Tensor, torch.Tensor]  # its key and value [H, D, E]
+    out: torch.Tensor  # [H, E, D]
+    up: torch.Tensor  # [D, F]
+    down: torch.Tensor  # [F, D]
+
+    @classmethod
+    def of(cls, layer: DecoderLayer, cast) -> "LayerWeights":
+        own, cross, feed = layer.self_attention, layer.cross_attention, layer.feed_forward
+
+        def behind(weight: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
+            return cast((weight if norm is None else weight * norm).t().contiguous())
+
+        def of_heads(weight: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
+            weight = weight if norm is None else weight * norm
+            return cast(weight.unflatten(0, (cross.heads, -1)).transpose(1, 2).contiguous())
+
+        return cls(
+            tuple(behind(f.weight, own.norm.weight) for f in (own.query, own.key, own.value)),
+            behind(own.out.weight),
+            of_heads(cross.query.weight, cross.norm.weight),
+            (of_heads(cross.key.weight), of_heads(cross.value.weight)),
+            behind(cross.out.weight).unflatten(0, (cross.heads, -1)),
+            behind(feed.up.weight, feed.norm.weight),
+            behind(feed.down.weight),
+        )
+
+
+class TrieDecoder:
+    """Scores the codes that may follow prefixes of a trie; for search, without dropout and without gradients.
+
+    The weights are copied, so it serves as long as they do not change.
+
+    Args:
+        network: its weights; under autocast they are cast once.
+        trie: of the IDs of ``modality``.
+        visits: about how many prefixes of a level will be asked for. A level with fewer prefixes is tabulated.
+    """
+
+    def __init__(self, network: Transformer, vocabulary: Vocabulary, modality: str, trie: Trie, visits: int = TABULATED):
+        self.trie, self.tabulated = trie, min(visits, TABULATED)
+        self.heads = network.settings.num_heads
+        device = network.table.weight.device
+        precision = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+        def cast(weight: torch.Tensor) -> torch.Tensor:
+            return weight if precision is None else weight.to(precision)
+
+        self.layers = [LayerWeights.of(layer, cast) for layer in network.decoder]
+        levels = [
+            slice(offset, offset + size) for offset, size in zip(vocabulary.offsets[modality], vocabulary.sizes[modality])
+        ]
+        table, scale = network.table.weight, network.decoder_norm.weight * network.settings.d_model**-0.5
+        self.codebooks = [cast((table[level] * scale).t().contiguous()) for level in levels]  # [D, K] each
+        start = vocabulary.start[modality]
+        self.tokens = torch.cat([table[start : start + 1], *(table[level] for level in levels[:-1])])  # [V, D], start first
+        sizes = torch.tensor([1, *vocabulary.sizes[modality][:-1]], device=device)
+        self.first_token = sizes.cumsum(0)[: len(levels) - 1]  # of each level but the last, among ``tokens``
+        position = torch.arange(len(levels), device=device)
+        self.bias = network.decoder_bias(position, position).permute(1, 2, 0)  # [T, T, H]
+        normed = rms_norm(self.tokens)
+        self.own = [normed @ weight for weight in self.layers[0].own]  # query, key and value of the first layer, [V, H*E]
+        self.begun: dict[int, torch.Tensor] = {}  # level -> what ``_begin`` says of all its prefixes
+
+    def read(self, memory: Memory) -> list[list[SourceHeads]]:
+        """Keys and values of the source: layer -> group of users."""
+        rows = [n * length for n, length in memory.groups]
+        masks = [None] * len(rows) if memory.keep is None else memory.keep.split(rows)
+        masks = [m if m is None else padding_bias(m.view(*g)).squeeze(1) for m, g in zip(masks, memory.groups)]
+        layers = []
+        for layer in self.layers:
+            heads = []
+            for group, hidden, mask in zip(memory.groups, memory.hidden.split(rows), masks):
+                k, v = (project(hidden, weight).unflatten(1, group) for weight in layer.read)  # [H, n, S, E]
+                heads.append(SourceHeads(k.transpose(2, 3).contiguous(), v, mask))
+            layers.append(heads)
+        return layers
+
+    def step(
+        self, level: int, nodes: torch.Tensor, source: list[list[SourceHeads]], past: Past
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Score the codes of ``level``.
+
+        Args:
+            level: from 0.
+            nodes: int64 [B, G], nodes of level - 1, the prefixes; at level 0 there is one, and what is given is not read.
+            source: from :meth:`read`.
+            past: the positions before, ``level`` of them.
+
+        Returns:
+            log P(code | prefix, history), float32 [B, G, K], and for :meth:`Past.then` the keys and values of this
+            position.
+        """
+        users, groups = nodes.shape
+        x, present = self._first(level, nodes.flatten()), []  # [R, D]
+        for i, (layer, heads) in enumerate(zip(self.layers, source)):
+            if i:
+                x_norm = rms_norm(x)
+                q, k, v = (x_norm @ weight for weight in layer.own)
+                keys, values = zip(*past.layers[i - 1], (k, v))
+                add_product_(x, self._along(q, keys, values, [*past.rows, None]), layer.own_out)
+                present.append((k, v))
+            self._add_across_(x, heads, layer, groups)
+            for part in x.split(HIDDEN_AT_ONCE if x.device.type == "cpu" else len(x)):
+                add_product_(part, (rms_norm(part) @ layer.up).relu_(), layer.down)
+        logits = rms_norm(x) @ self.codebooks[level]
+        return logits.float().log_softmax(dim=-1).view(users, groups, -1), present
+
+    def _first(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        """What the first layer's self-attention makes of prefixes, nodes [R] of level - 1; [R, D]."""
+        if level == 0:
+            return self._begin(nodes.new_zeros(1, 1)).repeat(len(nodes), 1)
+        if self.trie.size(level - 1) <= self.tabulated:
+            if level not in self.begun:
+                every = torch.arange(self.trie.size(level - 1), device=nodes.device)
+                self.begun[level] = self._begin(self._tokens(level, every))
+            return self.begun[level][nodes]
+        nodes, back = nodes.unique(return_inverse=True)
+        return self._begin(self._tokens(level, nodes))[back]
+
+    def _tokens(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        """The start token and the codes of prefixes, nodes [R] of level - 1, numbered as ``tokens``; [R, level + 1]."""
+        codes = self.trie.path(level - 1, nodes) + self.first_token[:level]
+        return torch.cat([codes.new_zeros(len(codes), 1), codes], dim=1)
+
+    def _begin(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The first layer's self-attention at the end of prefixes [R, T]; [R, D]."""
+        queries, keys, values = self.own
+        length, out = tokens.shape[1], []
+        for part in tokens.split(AT_ONCE):
+            y = self._along(queries[part[:, -1]], [keys] * length, [values] * length, list(part.t()))
+            out.append(self.tokens[part[:, -1]] + y @ self.layers[0].own_out)
+        return torch.cat(out)
+
+    def _along(self, q: torch.Tensor, keys: list, values: list, rows: list[torch.Tensor | None]) -> torch.Tensor:
+        """Self-attention of the last of T positions.
+
+        Args:
+            q: [R, H*E].
+            keys, values: of each position [R', H*E].
+            rows: int64 [R] for each position, the rows there that a query attends to; None for its own.
+
+        Returns:
+            [R, H*E].
+        """
+        scores = [q * k if r is None else k.index_select(0, r).mul_(q) for k, r in zip(keys, rows)]
+        scores = torch.stack([s.unflatten(1, (self.heads, -1)).sum(-1) for s in scores])  # [T, R, H]
+        length = len(scores)
+        p = (scores + self.bias[length - 1, :length].unsqueeze(1)).softmax(dim=0).to(q.dtype).unsqueeze(-1)
+        y = None
+        for share, v, r in zip(p, values, rows):
+            v = (v if r is None else v.index_select(0, r)).unflatten(1, (self.heads, -1))  # [R, H, E]
+            y = share * v if y is None else y.addcmul_(share, v)
+        return y.flatten(1)
+
+    def _add_across_(self, x: torch.Tensor, source: list[SourceHeads], layer: LayerWeights, groups: int) -> None:
+        """Cross-attention of rows [R, D], added to them."""
+        for rows, (keys, values, mask) in zip(x.split([s.keys.shape[1] * groups for s in source]), source):
+            q = project(rms_norm(rows), layer.query).unflatten(1, (-1, groups))  # [H, n, G, E]
+            scores = q @ keys  # [H, n, G, S]
+            p = (scores if mask is None else scores.add_(mask)).softmax(dim=-1)
+            add_product_(rows, (p.to(values.dtype) @ values).flatten(1, 2), layer.out)
+
+
+def add_product_(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> None:
+    """Add ``y @ weight``, of heads the sum, to rows [R, D]; fp32 sums whatever the product's precision."""
+    if y.dim() == 3:  # [H, R, E] by [H, E, D]
+        x.addbmm_(y, weight) if x.dtype == y.dtype else x.add_((y.transpose(0, 1).flatten(1) @ weight.flatten(0, 1)))
+    else:
+        x.addmm_(y, weight) if x.dtype == y.dtype else x.add_(y @ weight)
+
+
+def rms_norm(x: torch.Tensor) -> torch.Tensor:
+    """T5's layer norm, its weight being elsewhere."""
+    return F.rms_norm(x, x.shape[-1:], None, 1e-6)
+
+
+def project(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Rows [M, D] by the heads' weights [H, D, E]; [H, M, E]."""
+    return torch.bmm(x.expand(len(weight), -1, -1), weight)
