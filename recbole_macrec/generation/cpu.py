@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from recbole_macrec.generation.dropout import drawn_keep, dropped_share, keep_mask
 
 PART = 2**18  # numbers of a part's widest activation: 1 MB
+HIDDEN_ROWS = 512  # that pass the hidden layer together where no gradient is wanted, by rows throughout
 
 
 def row_parts(count: int, width: int) -> list[slice]:
@@ -101,12 +102,10 @@ def feed_forward(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor, p: float
     """``down(dropout(relu(up(x))))`` of rows [M, D] with weights [F, D] and [D, F]."""
     if torch.is_grad_enabled() or p:
         return _FeedForward.apply(x, up, down, dropped_share(p))
-    return hidden_layer(x, up.t().contiguous(), down.t().contiguous())
-
-
-def hidden_layer(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    """``relu(x up) down`` of rows [M, D] with weights [D, F] and [F, D], without gradients: fastest from rows throughout."""
-    return torch.cat([(x[part] @ up).relu_() @ down for part in row_parts(len(x), up.shape[1])])
+    up, down, y = up.t().contiguous(), down.t().contiguous(), torch.empty_like(x)
+    for rows, out in zip(x.split(HIDDEN_ROWS), y.split(HIDDEN_ROWS)):
+        torch.mm((rows @ up).relu_(), down, out=out)
+    return y
 
 
 def user_parts(groups: list[tuple[int, int, int]], width: int) -> Iterator[tuple[slice, slice, int, int, int]]:

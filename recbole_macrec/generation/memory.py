@@ -48,4 +48,5 @@ class Past(NamedTuple):
         """
         user = torch.arange(len(parent), device=parent.device).unsqueeze(1)
         chosen = (user * groups + parent).flatten()
-        return Past([[*old, new] for old, new in zip(self.layers, present)], [*(rows[chosen] for rows in self.rows), chosen])
+        layers = [[*old, new] for old, new in zip(self.layers, present)]
+        return Past(layers, [*(rows.index_select(0, chosen) for rows in self.rows), chosen])

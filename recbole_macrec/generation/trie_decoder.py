@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from recbole_macrec.generation import cpu
 from recbole_macrec.generation.layers import padding_bias
 from recbole_macrec.generation.memory import Memory, Past, SourceHeads
 from recbole_macrec.generation.transformer import DecoderLayer, Transformer
@@ -20,7 +21,6 @@ from recbole_macrec.generation.vocabulary import Vocabulary
 
 TABULATED = 2**17  # prefixes of a level of which a table is kept at most: 64 MB at D = 128
 AT_ONCE = 2**12  # prefixes that pass the first layer together
-HIDDEN_AT_ONCE = 512  # rows that pass the hidden layer together on CPU: 2 MB of it at F = 1024
 
 
 class LayerWeights(NamedTuple):
@@ -131,7 +131,7 @@ class TrieDecoder:
                 add_product_(x, self._along(q, keys, values, [*past.rows, None]), layer.own_out)
                 present.append((k, v))
             self._add_across_(x, heads, layer, groups)
-            for part in x.split(HIDDEN_AT_ONCE if x.device.type == "cpu" else len(x)):
+            for part in x.split(cpu.HIDDEN_ROWS if x.device.type == "cpu" else len(x)):
                 add_product_(part, (rms_norm(part) @ layer.up).relu_(), layer.down)
         logits = rms_norm(x) @ self.codebooks[level]
         return logits.float().log_softmax(dim=-1).view(users, groups, -1), present
@@ -144,9 +144,9 @@ class TrieDecoder:
             if level not in self.begun:
                 every = torch.arange(self.trie.size(level - 1), device=nodes.device)
                 self.begun[level] = self._begin(self._tokens(level, every))
-            return self.begun[level][nodes]
+            return self.begun[level].index_select(0, nodes)
         nodes, back = nodes.unique(return_inverse=True)
-        return self._begin(self._tokens(level, nodes))[back]
+        return self._begin(self._tokens(level, nodes)).index_select(0, back)
 
     def _tokens(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         """The start token and the codes of prefixes, nodes [R] of level - 1, numbered as ``tokens``; [R, level + 1]."""
