@@ -125,7 +125,7 @@ class TrieDecoder:
         x, present = self._first(level, nodes.flatten()), []  # [R, D]
         for i, (layer, heads) in enumerate(zip(self.layers, source)):
             if i:
-                x_norm = rms_norm(x)
+                x_norm = rms_norm(x).to(layer.own_out.dtype)
                 q, k, v = (x_norm @ weight for weight in layer.own)
                 keys, values = zip(*past.layers[i - 1], (k, v))
                 add_product_(x, self._along(q, keys, values, [*past.rows, None]), layer.own_out)
@@ -140,13 +140,12 @@ class TrieDecoder:
         """What the first layer's self-attention makes of prefixes, nodes [R] of level - 1; [R, D]."""
         if level == 0:
             return self._begin(nodes.new_zeros(1, 1)).repeat(len(nodes), 1)
-        if self.trie.size(level - 1) <= self.tabulated:
-            if level not in self.begun:
-                every = torch.arange(self.trie.size(level - 1), device=nodes.device)
-                self.begun[level] = self._begin(self._tokens(level, every))
-            return self.begun[level].index_select(0, nodes)
-        nodes, back = nodes.unique(return_inverse=True)
-        return self._begin(self._tokens(level, nodes)).index_select(0, back)
+        if self.trie.size(level - 1) > self.tabulated:
+            return self._begin(self._tokens(level, nodes))
+        if level not in self.begun:
+            every = torch.arange(self.trie.size(level - 1), device=nodes.device)
+            self.begun[level] = self._begin(self._tokens(level, every))
+        return self.begun[level].index_select(0, nodes)
 
     def _tokens(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         """The start token and the codes of prefixes, nodes [R] of level - 1, numbered as ``tokens``; [R, level + 1]."""
@@ -207,4 +206,4 @@ def rms_norm(x: torch.Tensor) -> torch.Tensor:
 
 def project(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Rows [M, D] by the heads' weights [H, D, E]; [H, M, E]."""
-    return torch.bmm(x.expand(len(weight), -1, -1), weight)
+    return torch.bmm(x.to(weight.dtype).expand(len(weight), -1, -1), weight)
