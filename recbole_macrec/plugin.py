@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import sys
+from collections import defaultdict
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
@@ -147,6 +148,8 @@ def _layer_property_files() -> None:
                 except yaml.YAMLError:
                     raise UserError(f"{option} is {value!r}, which can't be read; check its brackets and quotes") from None
         check_values(config)
+        if is_ours(self.model_class):
+            self.model_class.check_values(defaultdict(lambda: None, config))
         return config
 
     Config._init_parameters_category = _init_parameters_category

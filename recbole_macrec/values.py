@@ -1,10 +1,12 @@
 """Refuses values that RecBole or torch would fail on later, one only after an epoch has been trained."""
+import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, nearest
 
 _LEAST = {
     "epochs": 0,
@@ -25,21 +27,35 @@ def check_whole(least: int, **values: Any) -> None:
             raise UserError(f"{name} is {value!r}; expected a whole number, at least {least}.")
 
 
+def check_number(least: float, most: float, **values: Any) -> None:
+    """Raise a UserError unless every value is a number from ``least`` to ``most``."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
+            allowed = f", at least {least}" if most == math.inf else f" from {least} to {most}"
+            raise UserError(f"{name} is {value!r}; expected a number{allowed}.")
+
+
+def check_choice(choices: Sequence[str], **values: Any) -> None:
+    """Raise a UserError unless every value is one of ``choices``."""
+    for name, value in values.items():
+        if value not in choices:
+            raise UserError(f"{name} is {value!r}; expected {' or '.join(choices)}.{nearest(str(value), choices)}")
+
+
 def check_values(config: dict) -> None:
     """Raise a UserError for the first value of ``config``, final but for RecBole's defaults, that can't be meant."""
     for name, least in _LEAST.items():
         if config.get(name) is not None:
             check_whole(least, **{name: config[name]})
-    rate = config.get("learning_rate")
-    if rate is not None and (not isinstance(rate, Real) or isinstance(rate, bool) or not rate >= 0):
-        raise UserError(f"learning_rate is {rate!r}; expected a number, at least 0.")
+    if config.get("learning_rate") is not None:
+        check_number(0, math.inf, learning_rate=config["learning_rate"])
 
 
 def check_valid_metric(config) -> None:
     """Raise a UserError where a training by ``config`` would choose its best epoch by a metric that is not measured."""
     if not config["epochs"] or not config["eval_step"]:
         return
-    metrics, topk = (_as_list(config[name]) for name in ("metrics", "topk"))
+    metrics, topk = (as_list(config[name]) for name in ("metrics", "topk"))
     known = [metric for metric in metrics if isinstance(metric, str)]
     known += [f"{metric}@{k}" for metric in known for k in topk]
     chosen = config["valid_metric"]
@@ -48,5 +64,6 @@ def check_valid_metric(config) -> None:
         raise UserError(f"valid_metric is {chosen!r}, which is not measured; expected one of {', '.join(shown)} (metrics, topk).")
 
 
-def _as_list(value) -> list:
+def as_list(value) -> list:
+    """A value alone as a list of it, None as none."""
     return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]

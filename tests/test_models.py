@@ -294,30 +294,17 @@ def test_switches_of_the_ablation_change_the_loss(data_path):
 @pytest.mark.parametrize(
     "name, options, named",
     [
-        ("TIGER", {"num_beams": 5}, "num_beams"),
         ("MACRec", {"modalities": ["text"]}, "modalities"),
         ("MQL4GRec", {"modalities": ["text"]}, "TIGER"),
         ("TIGER", {"modalities": "text"}, "modalities"),
-        ("MACRec", {"fusion": "sum"}, "fusion"),
-        ("TIGER", {"decode": "all"}, "decode"),
-        ("TIGER", {"precision": "fp8"}, "precision"),
         ("TIGER", {"codebook_size": 100}, "codebook_size"),
         ("TIGER", {"modalities": ["smell"]}, "smell"),
         ("TIGER", {"semantic_ids": "published"}, "text.json"),
-        ("TIGER", {"semantic_ids": "guess"}, "semantic_ids"),
-        ("TIGER", {"num_heads": 0}, "num_heads"),
-        ("TIGER", {"dropout_prob": 0.999}, "dropout_prob"),
     ],
 )
 def test_bad_options_name_the_option(name, options, named, data_path):
     with pytest.raises(UserError, match=named):
         prepare(name, data_path, **options)
-
-
-def test_unknown_schedule_is_refused(data_path):
-    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, scheduler="step")
-    with pytest.raises(UserError, match="scheduler"):
-        trainer.fit(train, valid)
 
 
 def test_checkpoint_of_other_codes_or_sizes_is_refused(data_path):

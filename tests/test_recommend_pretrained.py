@@ -210,7 +210,8 @@ def test_the_command_prints_ranks_items_scores_and_titles(folder, capsys, tmp_pa
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--history=i4,zzz"], "'zzz'"), (["--history=,"], "without history"), (["--history=i4", "--k=0"], "k is 0"),
+    (["--history=i4,zzz"], "'zzz'"), (['--history=i4, "z,z"'], "'z,z'"),
+    (["--history=,"], "without history"), (["--history=i4", "--k=0"], "k is 0"),
     (["--history=i4", "--candidates=none.txt"], "none.txt does not exist"),
 ])
 def test_the_command_ends_with_a_sentence(arguments, message, folder, capsys):

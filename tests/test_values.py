@@ -28,6 +28,27 @@ def test_refused(name, value, expected, tiny_dataset):
         check_valid_metric(config(tiny_dataset, **{name: value}))
 
 
+@pytest.mark.parametrize("name, value, expected", [
+    ("num_beams", 5, "topk 10"),
+    ("num_beams", "many", "at least 1"),
+    ("num_heads", 0, "at least 1"),
+    ("d_model", True, "at least 1"),
+    ("dropout_prob", 0.999, "from 0 to 0.99"),
+    ("dropout_prob", "much", "a number"),
+    ("fusion", "sum", "official or rescore"),
+    ("decode", "exakt", "Did you mean 'exact'"),
+    ("precision", "fp8", "auto or fp32 or bf16"),
+    ("scheduler", "step", "cosine or constant"),
+    ("quantizer", "rqvea", "Did you mean 'rqvae'"),
+    ("codebook_size", 0, "at least"),
+    ("semantic_ids", "guess", "learn"),
+])
+def test_options_of_our_models_are_refused_before_anything_is_read(name, value, expected, tmp_path):
+    settings = {"data_path": str(tmp_path), "topk": [10], "valid_metric": "Hit@10", name: value}
+    with pytest.raises(UserError, match=f"^{name} (is|=) {value!r}.*{expected}"):
+        Config("TIGER", "no such dataset", config_dict=settings)
+
+
 @pytest.mark.parametrize("settings", [
     {},
     {"valid_metric": "hit@5", "learning_rate": 0, "seed": 0},

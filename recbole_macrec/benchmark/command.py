@@ -1,5 +1,6 @@
 """``run_recbole_macrec.py``: its command line, and what it prints and writes."""
 import argparse
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -46,10 +47,21 @@ def _run(argv: list[str]) -> int:
 def _compare(models: list[str], request: Request, data_path: str, output: str | None) -> int:
     """A comparison with one seed; without ``output`` in a fresh folder below results/."""
     seed = int(request.value("seed", FIRST_SEED))
-    output = output or Path("results") / f"{request.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    output = output or new_folder(Path("results") / f"{request.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
     settings = matrix_settings(request, data_path)
     matrix = Matrix([Variant(model, model) for model in models], [request.dataset], [seed], settings)
     return compare(matrix, output, processes=request.processes)
+
+
+def new_folder(path: Path) -> Path:
+    """Make ``path``, or where another run has just made it, ``path``-2, ``path``-3, ..."""
+    for number in itertools.count(1):
+        folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:

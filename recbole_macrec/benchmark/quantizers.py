@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import platform
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from recbole_macrec.benchmark.arguments import default_data_path
 from recbole_macrec.benchmark.run import Request, run_model
 from recbole_macrec.benchmark.runs import write_json
 from recbole_macrec.errors import UserError
+from recbole_macrec.failures import reporting
 from recbole_macrec.options import check_dataset, check_model
 from recbole_macrec.semantic_ids.learn import learn
 from recbole_macrec.semantic_ids.presets import PRESETS
@@ -102,7 +104,12 @@ def table(rows: list[dict]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; what the user can mend becomes one line on stderr and exit code 1."""
+    return reporting(_run, sys.argv[1:] if argv is None else argv)
+
+
+def _run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy")
@@ -117,23 +124,21 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--rqvae_hidden_sizes", type=int, nargs="+")
     parser.add_argument("--collision")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     own = ("features", "rank", "device", "dataset", "output")
     options = {name: value for name, value in vars(args).items() if name not in own and value is not None}
-    try:
-        if args.rank:
-            check_model(args.rank)
-            check_dataset(args.dataset, args.data_path, False)
-            settings = {name: str(value) for name, value in options.items()}
-            rows = compare_by_ranking(args.rank, Request(args.dataset, settings=settings), args.output)
-        else:
-            features = read_features(args.features)
-            print(f"{len(next(iter(features.values())))} items")
-            rows = compare(features, options, args.device)
-    except UserError as error:
-        raise SystemExit(str(error)) from None
+    if args.rank:
+        check_model(args.rank)
+        check_dataset(args.dataset, args.data_path, False)
+        settings = {name: str(value) for name, value in options.items()}
+        rows = compare_by_ranking(args.rank, Request(args.dataset, settings=settings), args.output)
+    else:
+        features = read_features(args.features)
+        print(f"{len(next(iter(features.values())))} items")
+        rows = compare(features, options, args.device)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print(table(rows))
+    return 0
 
 
 def read_features(pairs: list[str]) -> dict[str, np.ndarray]:
@@ -148,4 +153,4 @@ def read_features(pairs: list[str]) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -28,6 +28,8 @@ from recbole_macrec.generation.trie_decoder import TrieDecoder
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.hardware import free_memory
 from recbole_macrec.lanes import in_lanes
+from recbole_macrec.semantic_ids import SemanticIDSettings
+from recbole_macrec.values import as_list, check_choice, check_number, check_whole
 
 
 class Task(NamedTuple):
@@ -75,7 +77,6 @@ class GenerativeRecommender(SequentialRecommender):
         self.beams = config["num_beams"]
         self.decode, self.fusion = config["decode"], config["fusion"]
         self.pass_tokens = config["pass_tokens"] or (4096 if self.device.type == "cpu" else 131072)
-        self._check(config)
         prompt_length = config["prompt_length"]
         kinds = ["sequence", "item"] if self.aligns_items else ["sequence"]
         prompts = [f"{kind}:{m}" for kind in kinds for m in self.modalities] if prompt_length else []
@@ -119,20 +120,27 @@ class GenerativeRecommender(SequentialRecommender):
         """The network that reads tokens and writes IDs."""
         return Transformer(len(self.vocabulary), sizes(config))
 
-    def _check(self, config) -> None:
-        for name in ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams"):
-            if not isinstance(config[name], int) or config[name] < 1:
-                raise UserError(f"{name} is {config[name]!r}; expected a whole number, at least 1.")
-        if not 0 <= config["dropout_prob"] <= 0.99:
-            raise UserError(f"dropout_prob is {config['dropout_prob']!r}; expected a number from 0 to 0.99.")
-        for name, choices in (("decode", ("beam", "exact")), ("fusion", ("official", "rescore"))):
-            if config[name] not in choices:
-                raise UserError(f"{name} is {config[name]!r}; expected {' or '.join(choices)}.")
-        most = max(config["topk"])
-        if self.decode == "beam" and self.beams < most:
+    @classmethod
+    def check_values(cls, config: dict) -> None:
+        """Raise a UserError for the first option of this model or its trainer that can't be meant, before anything is read.
+
+        Args:
+            config: the final settings; an absent one reads as None.
+        """
+        named = isinstance(config["modalities"], list | tuple) and config["modalities"]
+        SemanticIDSettings.from_config(config, named or ["text"])
+        names = ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams")
+        check_whole(1, **{name: config[name] for name in names})
+        check_number(0, 0.99, dropout_prob=config["dropout_prob"])
+        check_choice(("beam", "exact"), decode=config["decode"])
+        check_choice(("official", "rescore"), fusion=config["fusion"])
+        check_choice(("auto", "fp32", "bf16"), precision=config["precision"])
+        check_choice(("cosine", "constant"), scheduler=config["scheduler"])
+        beams, most = config["num_beams"], max(as_list(config["topk"]), default=0)
+        if config["decode"] == "beam" and beams < most:
             raise UserError(
-                f"num_beams is {self.beams}, below the largest topk {most}: a list of {most} items needs at least as "
-                "many beams; raise num_beams or lower topk."
+                f"num_beams is {beams}, below the largest topk {most}: a list of {most} items needs at least as many beams; "
+                "raise num_beams or lower topk."
             )
 
     def _keep(self, name: str, values: np.ndarray) -> None:

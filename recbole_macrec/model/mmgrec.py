@@ -6,13 +6,14 @@ import torch
 from recbole.utils import ModelType
 from torch import nn
 
-from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.errors import UserError
 from recbole_macrec.generation.memory import Memory
 from recbole_macrec.generation.packing import pack
 from recbole_macrec.generation.set_encoder import ATTENTIONS, SetEncoder
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.model.base import GenerativeRecommender, Histories, Task, sizes
 from recbole_macrec.model.taken import TakenItems, without_target
+from recbole_macrec.values import check_choice
 
 SCORES_AT_ONCE = 2**22  # RecBole counts scores, not users, in eval_batch_size where a user has several targets
 
@@ -33,10 +34,6 @@ class MMGRec(GenerativeRecommender):
     reads_users = True
 
     def __init__(self, config, dataset):
-        for name, choices in (("attention", ATTENTIONS), ("encoder_input", ("graph", "learnt"))):
-            if config[name] not in choices:
-                raise UserError(f"{name} is {config[name]!r}; expected {' or '.join(choices)}."
-                                f"{nearest(str(config[name]), choices)}")
         super().__init__(config, dataset)
         self.most = config["MAX_ITEM_LIST_LENGTH"]
         self.taken = None
@@ -56,6 +53,12 @@ class MMGRec(GenerativeRecommender):
             self.items = frozen(np.vstack([np.zeros_like(items[:1]), items]))  # row 0: no item
             self.users = frozen(unit_columns(graph.users))
         self.reader = SetEncoder(sizes(config), width, config["attention"])
+
+    @classmethod
+    def check_values(cls, config: dict) -> None:
+        super().check_values(config)
+        check_choice(ATTENTIONS, attention=config["attention"])
+        check_choice(("graph", "learnt"), encoder_input=config["encoder_input"])
 
     @classmethod
     def settings_of_split(cls, split: dict) -> dict:

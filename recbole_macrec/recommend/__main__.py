@@ -1,5 +1,6 @@
 """Recommend items to one history: ``python -m recbole_macrec.recommend --model_file=saved/X.pth --history=i1,i2``."""
 import argparse
+import csv
 import logging
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ def _run(argv: list[str]) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m recbole_macrec.recommend", description="Recommend items to one history.")
     parser.add_argument("--model_file", required=True, help="a checkpoint (with its dataset in place), or a pretrained folder")
-    parser.add_argument("--history", required=True, help="item tokens, oldest first, as i1,i2,i3")
+    parser.add_argument("--history", required=True, help="item tokens, oldest first, as i1,i2,i3; one with a comma in double quotes")
     parser.add_argument("--k", type=int, default=10, help="items to recommend (default: 10)")
     parser.add_argument("--exclude_seen", action="store_true", help="recommend no item of the history")
     parser.add_argument("--candidates", metavar="FILE", help="recommend only these items; one item token a line")
@@ -41,7 +42,8 @@ def table(args: argparse.Namespace) -> pd.DataFrame:
         recommender = Recommender.load(args.model_file)
     finally:
         logging.disable(level)
-    history = [token.strip() for token in args.history.split(",") if token.strip()]
+    (fields,) = csv.reader([args.history], skipinitialspace=True)
+    history = [token.strip() for token in fields if token.strip()]
     result = recommender.recommend([history], args.k, args.exclude_seen, candidates)[["rank", "item", "score"]]
     if recommender.titles:
         result["title"] = [recommender.titles.get(item, "") for item in result["item"]]

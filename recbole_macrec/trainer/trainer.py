@@ -43,9 +43,7 @@ class GenerativeTrainer(Trainer):
         super().__init__(config, model)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.autocast = {"fp32": False, "bf16": True, "auto": bf16_pays(self.device)}.get(config["precision"])
-        if self.autocast is None:
-            raise UserError(f"precision is {config['precision']!r}; expected auto, fp32 or bf16.")
+        self.autocast = {"fp32": False, "bf16": True, "auto": bf16_pays(self.device)}[config["precision"]]
         if config["compile"] and self.device.type == "cpu":
             self.logger.warning("compile: True pays on GPUs alone; going on without.")
         elif config["compile"]:
@@ -167,8 +165,6 @@ class GenerativeTrainer(Trainer):
         if self.config["scheduler"] == "cosine" and self.step >= warmup:
             progress = (self.step - warmup) / max(1, self.steps - warmup)
             factor = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        elif self.config["scheduler"] not in ("cosine", "constant"):
-            raise UserError(f"scheduler is {self.config['scheduler']!r}; expected cosine or constant.")
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * factor
 
