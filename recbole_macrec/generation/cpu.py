@@ -1,6 +1,6 @@
 """The layers of the network for CPUs: parts that stay in the cache, layouts that the BLAS is fast in.
 
-The plain formulas in transformer.py are the reference. What differs here, measured in fp32 with MKL on AVX-512: the
+The plain formulas in layers.py are the reference. What differs here, measured in fp32 with MKL on AVX-512: the
 gradient of a weight from row-major activations runs at half the rate of the same product from transposed ones,
 batched products with a transposed right side (Q K', dY V') at a fifth, the softmax of fewer than 16 numbers at a
 tenth, and passes over the activations of a whole batch at the speed of memory. So these functions work through a
