@@ -67,6 +67,7 @@ class TrieDecoder:
         visits: about how many prefixes of a level will be asked for. A level with fewer prefixes is tabulated.
     """
 
+    @torch.no_grad()
     def __init__(self, network: Transformer, vocabulary: Vocabulary, modality: str, trie: Trie, visits: int = TABULATED):
         self.trie, self.tabulated = trie, min(visits, TABULATED)
         self.heads = network.settings.num_heads
@@ -92,6 +93,7 @@ class TrieDecoder:
         self.own = [normed @ weight for weight in self.layers[0].own]  # query, key and value of the first layer, [V, H*E]
         self.begun: dict[int, torch.Tensor] = {}  # level -> what ``_begin`` says of all its prefixes
 
+    @torch.no_grad()
     def read(self, memory: Memory) -> list[list[SourceHeads]]:
         """Keys and values of the source: layer -> group of users."""
         rows = [n * length for n, length in memory.groups]
@@ -106,6 +108,7 @@ class TrieDecoder:
             layers.append(heads)
         return layers
 
+    @torch.no_grad()
     def step(
         self, level: int, nodes: torch.Tensor, source: list[list[SourceHeads]], past: Past
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
@@ -192,11 +195,13 @@ class TrieDecoder:
 
 
 def add_product_(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> None:
-    """Add ``y @ weight``, of heads the sum, to rows [R, D]; fp32 sums whatever the product's precision."""
-    if y.dim() == 3:  # [H, R, E] by [H, E, D]
-        x.addbmm_(y, weight) if x.dtype == y.dtype else x.add_((y.transpose(0, 1).flatten(1) @ weight.flatten(0, 1)))
+    """Add ``y @ weight`` to rows [R, D], in their precision: [R, F] by [F, D], or the sum over heads [H, R, E] by [H, E, D]."""
+    if x.dtype != y.dtype:
+        x.add_(y @ weight if y.dim() == 2 else y.transpose(0, 1).flatten(1) @ weight.flatten(0, 1))
+    elif y.dim() == 2:
+        x.addmm_(y, weight)
     else:
-        x.addmm_(y, weight) if x.dtype == y.dtype else x.add_(y @ weight)
+        x.addbmm_(y, weight)
 
 
 def rms_norm(x: torch.Tensor) -> torch.Tensor:
