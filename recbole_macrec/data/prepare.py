@@ -25,6 +25,7 @@ from recbole_macrec.data.raw.find import SHORT_NAMES
 from recbole_macrec.data.replace import half_replaced, recover, remove_unfinished
 from recbole_macrec.data.source_block import SourceBlock
 from recbole_macrec.errors import UserError
+from recbole_macrec.values import check_choice
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing
             is what a later run goes on from.
     """
     block = SourceBlock.read(source, folder)
-    if missing_images not in ("drop", "mean"):
-        raise UserError(f"missing_images is {missing_images!r}; expected drop or mean")
+    check_choice(("drop", "mean"), missing_images=missing_images)
     if _imported(folder) and not half_replaced(folder):
         _check_made_so(folder, block)
         if _images_settled(folder, missing_images) or not wants_images():
