@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from recbole_macrec.generation.layers import TransformerSettings
-from recbole_macrec.generation.memory import Past
 from recbole_macrec.generation.packing import pack
 from recbole_macrec.generation.search import level_log_probs
 from recbole_macrec.generation.transformer import Transformer
@@ -49,7 +48,7 @@ def test_steps_equal_teacher_forcing(kind, overhead, layers, visits):
     """Every step continues a random choice of the prefixes before, which differs from user to user."""
     vocabulary, network, memory, trie = world(layers, overhead, kind)
     decoder = TrieDecoder(network, vocabulary, "a", trie, visits)
-    source, past = decoder.read(memory), Past.empty(layers - 1)
+    source, past = decoder.read(memory), decoder.before()
     nodes, codes = torch.zeros(3, 1, dtype=torch.long), torch.zeros(3, 1, 0, dtype=torch.long)
     for level, groups in enumerate((4, 9, 2, 0)):
         log_probs, present = decoder.step(level, nodes, source, past)
@@ -72,15 +71,14 @@ def test_steps_equal_teacher_forcing(kind, overhead, layers, visits):
 @torch.no_grad()
 def test_under_autocast_the_step_is_bf16_and_near():
     vocabulary, network, memory, trie = world(2, 0, torch.float32)
-    expected, _ = TrieDecoder(network, vocabulary, "a", trie).step(
-        0, torch.zeros(3, 1, dtype=torch.long), TrieDecoder(network, vocabulary, "a", trie).read(memory), Past.empty(1)
-    )
+    plain, root = TrieDecoder(network, vocabulary, "a", trie), torch.zeros(3, 1, dtype=torch.long)
+    expected, _ = plain.step(0, root, plain.read(memory), plain.before())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         decoder = TrieDecoder(network, vocabulary, "a", trie)
         source = decoder.read(memory)
-        log_probs, present = decoder.step(0, torch.zeros(3, 1, dtype=torch.long), source, Past.empty(1))
+        log_probs, present = decoder.step(0, root, source, decoder.before())
         nodes = torch.zeros(3, 2, dtype=torch.long)
-        second, _ = decoder.step(1, nodes, source, Past.empty(1).then(present, nodes, 1))
+        second, _ = decoder.step(1, nodes, source, decoder.before().then(present, nodes, 1))
     assert present[0][0].dtype == torch.bfloat16 and log_probs.dtype == torch.float32
     torch.testing.assert_close(log_probs, expected, atol=0.1, rtol=0)
     codes = trie.path(0, nodes.flatten()).view(3, 2, 1)

@@ -41,7 +41,7 @@ def exact_scores(decoder: TrieDecoder, memory: Memory, n_items: int, rows: int =
             def step(level: int, nodes: torch.Tensor, past: Past):
                 return decoder.step(level, nodes.expand(n, -1), heads, past)
 
-            past, root = Past.empty(len(decoder.layers) - 1), torch.zeros(1, dtype=torch.long, device=device)
+            past, root = decoder.before(), torch.zeros(1, dtype=torch.long, device=device)
             leaves = walk(trie, step, rows // n, torch.zeros(n, 1, device=device), past, 0, root)
             scores[begin : begin + n, trie.items.long()] = torch.cat(list(leaves), dim=1)[:, leaf] / trie.levels
             begin += n
@@ -69,10 +69,11 @@ def walk(
     log_probs, present = step(level, nodes, past)  # [B, C, K]
     if level:
         below = trie.descendants(level - 1, range(int(nodes[0]), int(nodes[-1]) + 1))
+        children = torch.arange(below.start, below.stop, device=nodes.device)
+        parent = trie.above(level - 1, children) - nodes[0]  # among the prefixes
     else:
-        below = range(trie.size(0))
-    children = torch.arange(below.start, below.stop, device=nodes.device)
-    parent = trie.above(level - 1, children) - nodes[0] if level else torch.zeros_like(children)  # among the prefixes
+        children = torch.arange(trie.size(0), device=nodes.device)
+        parent = torch.zeros_like(children)
     here = log_probs[:, parent, trie.code(level)[children].long()]  # [B, children]
     if trie.has_prior:
         here = with_prior(here, trie.prior(level)[children])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from recbole_macrec.generation.eligible import blocked_nodes, is_blocked
-from recbole_macrec.generation.memory import Memory, Past
+from recbole_macrec.generation.memory import Memory
 from recbole_macrec.generation.prior import with_prior
 from recbole_macrec.generation.transformer import Transformer
 from recbole_macrec.generation.trie_decoder import TrieDecoder
@@ -45,7 +45,7 @@ def beam_search(decoder: TrieDecoder, memory: Memory, beams: int, excluded: torc
     children = torch.arange(trie.widths[0], device=device).expand(users, 1, -1)  # [B, W, C]
     exists = torch.ones_like(children, dtype=torch.bool)
     scores = torch.zeros(users, 1, device=device)
-    source, past = decoder.read(memory), Past.empty(len(decoder.layers) - 1)
+    source, past = decoder.read(memory), decoder.before()
     blocked = None if excluded is None else blocked_nodes(trie, excluded)
     for level in range(trie.levels):
         if blocked:

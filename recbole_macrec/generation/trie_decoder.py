@@ -42,8 +42,7 @@ class LayerWeights(NamedTuple):
             return cast((weight if norm is None else weight * norm).t().contiguous())
 
         def of_heads(weight: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
-            weight = weight if norm is None else weight * norm
-            return cast(weight.unflatten(0, (cross.heads, -1)).transpose(1, 2).contiguous())
+            return behind(weight, norm).unflatten(1, (cross.heads, -1)).transpose(0, 1).contiguous()
 
         return cls(
             tuple(behind(f.weight, own.norm.weight) for f in (own.query, own.key, own.value)),
@@ -78,20 +77,22 @@ class TrieDecoder:
             return weight if precision is None else weight.to(precision)
 
         self.layers = [LayerWeights.of(layer, cast) for layer in network.decoder]
-        levels = [
-            slice(offset, offset + size) for offset, size in zip(vocabulary.offsets[modality], vocabulary.sizes[modality])
-        ]
+        offsets, start = vocabulary.offsets[modality], vocabulary.start[modality]
         table, scale = network.table.weight, network.decoder_norm.weight * network.settings.d_model**-0.5
-        self.codebooks = [cast((table[level] * scale).t().contiguous()) for level in levels]  # [D, K] each
-        start = vocabulary.start[modality]
-        self.tokens = torch.cat([table[start : start + 1], *(table[level] for level in levels[:-1])])  # [V, D], start first
-        sizes = torch.tensor([1, *vocabulary.sizes[modality][:-1]], device=device)
-        self.first_token = sizes.cumsum(0)[: len(levels) - 1]  # of each level but the last, among ``tokens``
-        position = torch.arange(len(levels), device=device)
+        codebooks = [table[offset : offset + size] for offset, size in zip(offsets, vocabulary.sizes[modality])]
+        self.codebooks = [cast((codebook * scale).t().contiguous()) for codebook in codebooks]  # [D, K] each
+        self.tokens = torch.cat([table[start : start + 1], *codebooks[:-1]])  # [V, D], those that are ever read
+        # of each level but the last, the first code's place in ``tokens``
+        self.first_token = torch.tensor(offsets[:-1], dtype=torch.long, device=device) - offsets[0] + 1
+        position = torch.arange(len(offsets), device=device)
         self.bias = network.decoder_bias(position, position).permute(1, 2, 0)  # [T, T, H]
         normed = rms_norm(self.tokens)
         self.own = [normed @ weight for weight in self.layers[0].own]  # query, key and value of the first layer, [V, H*E]
         self.begun: dict[int, torch.Tensor] = {}  # level -> what ``_begin`` says of all its prefixes
+
+    def before(self) -> Past:
+        """Before the first position; the first layer keeps nothing, as its part is done by prefix."""
+        return Past.empty(len(self.layers) - 1)
 
     @torch.no_grad()
     def read(self, memory: Memory) -> list[list[SourceHeads]]:
