@@ -3,8 +3,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_macrec.generation import cpu
-from recbole_macrec.generation.dropout import drawn_keep, dropped_share
+from recbole_macrec.generation.network import cpu
+from recbole_macrec.generation.network.dropout import drawn_keep, dropped_share
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from recbole_macrec.generation.dropout import dropout
+from recbole_macrec.generation.network.dropout import dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])

@@ -4,7 +4,7 @@ import itertools
 import pytest
 import torch
 
-from recbole_macrec.generation.packing import merged_runs, pack, passes
+from recbole_macrec.generation.network.packing import merged_runs, pack, passes
 
 
 def test_rows_follow_each_other():

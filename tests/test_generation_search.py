@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_macrec.generation.exact import exact_scores, ranking_of
-from recbole_macrec.generation.fusion import BELOW_ALL_RANKED, fuse_official, fuse_rescored, score_matrix
-from recbole_macrec.generation.layers import TransformerSettings
-from recbole_macrec.generation.packing import pack
-from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
-from recbole_macrec.generation.transformer import Transformer
-from recbole_macrec.generation.trie import Trie
-from recbole_macrec.generation.trie_decoder import TrieDecoder
+from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
+from recbole_macrec.generation.decoding.fusion import BELOW_ALL_RANKED, fuse_official, fuse_rescored, score_matrix
+from recbole_macrec.generation.decoding.search import Ranking, beam_search, sequence_log_probs
+from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.generation.network.layers import TransformerSettings
+from recbole_macrec.generation.network.packing import pack
+from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
 
 SIZES = (5, 4, 6)

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_macrec.generation.layers import TransformerSettings
-from recbole_macrec.generation.packing import pack
-from recbole_macrec.generation.set_encoder import ATTENTIONS, RelationAwareAttention, SetEncoder
+from recbole_macrec.generation.network.layers import TransformerSettings
+from recbole_macrec.generation.network.packing import pack
+from recbole_macrec.generation.network.set_encoder import ATTENTIONS, RelationAwareAttention, SetEncoder
 
 SETTINGS = TransformerSettings(d_model=12, d_ff=16, num_heads=3, d_kv=5, encoder_layers=2, decoder_layers=1, dropout=0.0)
 WIDTH = 6  # of a representation

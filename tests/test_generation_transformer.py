@@ -6,10 +6,10 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from recbole_macrec.benchmark.speed.reference import t5_config, t5_names
-from recbole_macrec.generation.compiled import compile_layers
-from recbole_macrec.generation.layers import FeedForward, TransformerSettings
-from recbole_macrec.generation.packing import pack
-from recbole_macrec.generation.transformer import Transformer
+from recbole_macrec.generation.network.compiled import compile_layers
+from recbole_macrec.generation.network.layers import FeedForward, TransformerSettings
+from recbole_macrec.generation.network.packing import pack
+from recbole_macrec.generation.network.transformer import Transformer
 
 VOCABULARY = 50
 SETTINGS = TransformerSettings(d_model=16, d_ff=32, num_heads=3, d_kv=8, encoder_layers=2, decoder_layers=3)

@@ -13,10 +13,10 @@ from recbole.utils.case_study import full_sort_topk
 from test_models import ITEMS, SMALL, batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.eligible import Eligible
-from recbole_macrec.generation.exact import exact_scores, ranking_of
-from recbole_macrec.generation.search import sequence_log_probs
-from recbole_macrec.generation.trie_decoder import TrieDecoder
+from recbole_macrec.generation.decoding.eligible import Eligible
+from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
+from recbole_macrec.generation.decoding.search import sequence_log_probs
+from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.model.base import EXCLUDED
 from recbole_macrec.model.taken import TakenItems, without_target
 

@@ -14,7 +14,7 @@ from recbole.utils.case_study import full_sort_topk
 
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.search import sequence_log_probs
+from recbole_macrec.generation.decoding.search import sequence_log_probs
 from recbole_macrec.model import MODELS
 from recbole_macrec.trainer.parts import Paused
 

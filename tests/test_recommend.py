@@ -8,8 +8,8 @@ from recbole.utils.case_study import full_sort_topk
 from test_models import ITEMS, MODELS, data_path, prepare  # noqa: F401  data_path is a fixture
 
 from recbole_macrec import Recommender, UserError
-from recbole_macrec.generation.eligible import blocked_nodes, is_blocked
-from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.decoding.eligible import blocked_nodes, is_blocked
+from recbole_macrec.generation.decoding.trie import Trie
 
 SEARCHES = [("beam", "official"), ("beam", "rescore"), ("exact", "official")]
 HISTORY = ["i4", "i5", "i6", "i7"]

@@ -4,7 +4,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recbole_macrec.benchmark.run import Request, prepare
-from recbole_macrec.benchmark.runs import COMPARE, FORMAT, Asked, Comparison, open_comparison, run_folder, write_asked, write_json
+from recbole_macrec.benchmark.runs import (
+    COMPARE,
+    FORMAT,
+    Asked,
+    Comparison,
+    open_comparison,
+    run_folder,
+    write_asked,
+    write_json,
+)
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.options import check_dataset, check_model, check_options, has_source, read_config_file
 

@@ -14,17 +14,17 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.eligible import Eligible
-from recbole_macrec.generation.exact import exact_scores, ranking_of
-from recbole_macrec.generation.fusion import fuse_official, fuse_rescored, score_matrix
-from recbole_macrec.generation.layers import TransformerSettings
-from recbole_macrec.generation.memory import Memory
-from recbole_macrec.generation.packing import pack, passes
-from recbole_macrec.generation.prior import prior_log_probs
-from recbole_macrec.generation.search import Ranking, beam_search, sequence_log_probs
-from recbole_macrec.generation.transformer import Transformer
-from recbole_macrec.generation.trie import Trie
-from recbole_macrec.generation.trie_decoder import TrieDecoder
+from recbole_macrec.generation.decoding.eligible import Eligible
+from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
+from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_rescored, score_matrix
+from recbole_macrec.generation.decoding.prior import prior_log_probs
+from recbole_macrec.generation.decoding.search import Ranking, beam_search, sequence_log_probs
+from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.generation.network.layers import TransformerSettings
+from recbole_macrec.generation.network.memory import Memory
+from recbole_macrec.generation.network.packing import pack, passes
+from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.hardware import free_memory
 from recbole_macrec.lanes import in_lanes

@@ -7,10 +7,10 @@ from recbole.utils import ModelType
 from torch import nn
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.memory import Memory
-from recbole_macrec.generation.packing import pack
-from recbole_macrec.generation.set_encoder import ATTENTIONS, SetEncoder
-from recbole_macrec.generation.transformer import Transformer
+from recbole_macrec.generation.network.memory import Memory
+from recbole_macrec.generation.network.packing import pack
+from recbole_macrec.generation.network.set_encoder import ATTENTIONS, SetEncoder
+from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.model.base import GenerativeRecommender, Histories, Task, sizes
 from recbole_macrec.model.taken import TakenItems, without_target
 from recbole_macrec.values import check_choice

@@ -16,9 +16,9 @@ from recbole.quick_start import quick_start
 from tqdm import tqdm
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.eligible import Eligible
-from recbole_macrec.generation.search import Ranking
-from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.decoding.eligible import Eligible
+from recbole_macrec.generation.decoding.search import Ranking
+from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.recommend.input import Sequences, feature_matrix, histories, item_numbers, new_tokens
 from recbole_macrec.recommend.pretrained import read_pretrained, write_pretrained

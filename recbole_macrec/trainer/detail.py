@@ -4,7 +4,7 @@ Legend: B users, R ranked items.
 """
 import torch
 
-from recbole_macrec.generation.search import Ranking
+from recbole_macrec.generation.decoding.search import Ranking
 
 
 def item_rank(ranking: Ranking, target: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from recbole_macrec.distributed import average_gradients, gather_in_order
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.compiled import compile_layers
+from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.hardware import bf16_pays, keep_freed_memory
 from recbole_macrec.lanes import drawing_from, in_lanes
 from recbole_macrec.model.base import EXCLUDED

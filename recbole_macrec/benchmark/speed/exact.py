@@ -3,7 +3,7 @@ import numpy as np
 import torch
 
 from recbole_macrec.benchmark.speed.measure import median_seconds, prepare
-from recbole_macrec.generation.search import sequence_log_probs
+from recbole_macrec.generation.decoding.search import sequence_log_probs
 
 TOP = 10
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
-from recbole_macrec.generation.layers import TransformerSettings
+from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.vocabulary import Vocabulary
 
 WORDS = 32_100  # the vocabulary of T5, which the released code keeps and adds the codes to

@@ -8,13 +8,13 @@ import torch
 
 from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.benchmark.speed.plot import crossing, plot_costs
-from recbole_macrec.generation.layers import TransformerSettings
-from recbole_macrec.generation.packing import pack
-from recbole_macrec.generation.search import beam_search
-from recbole_macrec.generation.set_encoder import SetEncoder
-from recbole_macrec.generation.transformer import Transformer
-from recbole_macrec.generation.trie import Trie
-from recbole_macrec.generation.trie_decoder import TrieDecoder
+from recbole_macrec.generation.decoding.search import beam_search
+from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.generation.network.layers import TransformerSettings
+from recbole_macrec.generation.network.packing import pack
+from recbole_macrec.generation.network.set_encoder import SetEncoder
+from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.hardware import keep_freed_memory
 from recbole_macrec.semantic_ids.collisions import Geometry

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_macrec.benchmark.run import Request, run_model
 from recbole_macrec.benchmark.speed.measure import median_seconds
-from recbole_macrec.generation import layers
+from recbole_macrec.generation.network import layers
 from recbole_macrec.hardware import bf16_pays
 
 COUNTED = 64  # samples whose floating-point operations are counted

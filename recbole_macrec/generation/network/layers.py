@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_macrec.generation import cpu
-from recbole_macrec.generation.dropout import dropout
-from recbole_macrec.generation.memory import Memory
+from recbole_macrec.generation.network import cpu
+from recbole_macrec.generation.network.dropout import dropout
+from recbole_macrec.generation.network.memory import Memory
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.decoding.trie import Trie
 
 
 class Eligible(NamedTuple):

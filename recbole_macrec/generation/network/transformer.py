@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_macrec.generation.dropout import dropout
-from recbole_macrec.generation.layers import (
+from recbole_macrec.generation.network.dropout import dropout
+from recbole_macrec.generation.network.layers import (
     CrossAttention,
     FeedForward,
     RelativeBias,
@@ -20,8 +20,8 @@ from recbole_macrec.generation.layers import (
     SelfAttention,
     TransformerSettings,
 )
-from recbole_macrec.generation.memory import Memory
-from recbole_macrec.generation.packing import Source
+from recbole_macrec.generation.network.memory import Memory
+from recbole_macrec.generation.network.packing import Source
 
 
 class DecoderLayer(nn.Module):

@@ -4,7 +4,7 @@ import logging
 import torch
 from torch import nn
 
-from recbole_macrec.generation.layers import FeedForward
+from recbole_macrec.generation.network.layers import FeedForward
 
 logger = logging.getLogger(__name__)
 

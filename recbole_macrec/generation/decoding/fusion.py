@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from recbole_macrec.generation.search import Ranking, best_of
+from recbole_macrec.generation.decoding.search import Ranking, best_of
 
 BELOW_ALL_RANKED = -1e6
 STEP = 2e-6  # the least difference between neighbours of a ranking that float32 keeps at scores above -16

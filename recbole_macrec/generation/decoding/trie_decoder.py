@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from recbole_macrec.generation import cpu
-from recbole_macrec.generation.layers import padding_bias
-from recbole_macrec.generation.memory import Memory, Past, SourceHeads
-from recbole_macrec.generation.transformer import DecoderLayer, Transformer
-from recbole_macrec.generation.trie import Trie
+from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.generation.network import cpu
+from recbole_macrec.generation.network.layers import padding_bias
+from recbole_macrec.generation.network.memory import Memory, Past, SourceHeads
+from recbole_macrec.generation.network.transformer import DecoderLayer, Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
 
 TABULATED = 2**17  # prefixes of a level of which a table is kept at most: 64 MB at D = 128

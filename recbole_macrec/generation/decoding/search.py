@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from recbole_macrec.generation.eligible import blocked_nodes, is_blocked
-from recbole_macrec.generation.memory import Memory
-from recbole_macrec.generation.prior import with_prior
-from recbole_macrec.generation.transformer import Transformer
-from recbole_macrec.generation.trie_decoder import TrieDecoder
+from recbole_macrec.generation.decoding.eligible import blocked_nodes, is_blocked
+from recbole_macrec.generation.decoding.prior import with_prior
+from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.generation.network.memory import Memory
+from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
 
 

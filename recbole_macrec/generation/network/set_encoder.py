@@ -7,11 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_macrec.generation.dropout import dropout
-from recbole_macrec.generation.layers import FeedForward, RelativeBias, RMSNorm, TransformerSettings, padding_bias, split_heads
-from recbole_macrec.generation.memory import Memory
-from recbole_macrec.generation.packing import Source
-from recbole_macrec.generation.transformer import EncoderLayer
+from recbole_macrec.generation.network.dropout import dropout
+from recbole_macrec.generation.network.layers import (
+    FeedForward,
+    RelativeBias,
+    RMSNorm,
+    TransformerSettings,
+    padding_bias,
+    split_heads,
+)
+from recbole_macrec.generation.network.memory import Memory
+from recbole_macrec.generation.network.packing import Source
+from recbole_macrec.generation.network.transformer import EncoderLayer
 
 ATTENTIONS = ("relation_aware", "positions", "none")
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from recbole_macrec.generation.memory import Memory, Past, SourceHeads
-from recbole_macrec.generation.prior import with_prior
-from recbole_macrec.generation.search import Ranking
-from recbole_macrec.generation.trie import Trie
-from recbole_macrec.generation.trie_decoder import TrieDecoder
+from recbole_macrec.generation.decoding.prior import with_prior
+from recbole_macrec.generation.decoding.search import Ranking
+from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.generation.network.memory import Memory, Past, SourceHeads
 
 
 def exact_scores(decoder: TrieDecoder, memory: Memory, n_items: int, rows: int = 4096) -> torch.Tensor:

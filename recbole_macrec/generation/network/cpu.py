@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch.autograd.function import once_differentiable
 
-from recbole_macrec.generation.dropout import drawn_keep, dropped_share, keep_mask
+from recbole_macrec.generation.network.dropout import drawn_keep, dropped_share, keep_mask
 
 PART = 2**18  # numbers of a part's widest activation: 1 MB
 HIDDEN_ROWS = 512  # that pass the hidden layer together where no gradient is wanted, by rows throughout
