@@ -1,6 +1,6 @@
 """Generative sequential recommendation over multimodal semantic IDs, as RecBole models.
 
-Importing this package repairs RecBole 1.2.1 for the installed libraries and registers the models with it.
+Importing this package repairs RecBole 1.2 for the installed libraries and registers the models with it.
 """
 from recbole_macrec import compat
 

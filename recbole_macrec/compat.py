@@ -1,7 +1,7 @@
-"""Repairs RecBole 1.2.1 for current numpy, pandas, scipy, torch and ray; the only file that does.
+"""Repairs RecBole 1.2.0 and 1.2.1 for current numpy, pandas, scipy, torch and ray; the only file that does.
 
-Every function below is one repair and says what it mends, where, and when it can go. ``apply`` runs them all, once.
-Where a library still behaves as RecBole expects, a repair changes nothing.
+Every function below is one repair and says what it mends, where (lines are those of 1.2.1), and when it can go. ``apply``
+runs them all, once. Where a library still behaves as RecBole expects, a repair changes nothing.
 """
 import contextlib
 import functools
@@ -38,6 +38,7 @@ def apply() -> None:
     share_checkpoint_of_first_process()
     evaluate_each_user_once()
     train_without_anomaly_detection()
+    evaluate_without_dropout()
 
 
 def restore_numpy_names() -> None:
@@ -436,3 +437,25 @@ def train_without_anomaly_detection() -> None:
 
     importlib.import_module("recbole.model.sequential_recommender.sine")  # once imported, it does not do it again
     torch.autograd.set_detect_anomaly(False)
+
+
+def evaluate_without_dropout() -> None:
+    """NGCF and GRU4RecKG of RecBole 1.2.0 build a dropout layer in every forward pass (ngcf.py:159, gru4reckg.py:82), which
+    is in training mode while the model is evaluated. There the rate is now 0. Goes with support for 1.2.0."""
+    from recbole.model.general_recommender import NGCF
+    from recbole.model.sequential_recommender import GRU4RecKG
+
+    def without_dropout(forward, rate):
+        @functools.wraps(forward)
+        def wrapped(self, *args, **kwargs):
+            original = getattr(self, rate)
+            setattr(self, rate, original if self.training else 0.0)
+            try:
+                return forward(self, *args, **kwargs)
+            finally:
+                setattr(self, rate, original)
+
+        return wrapped
+
+    NGCF.forward = without_dropout(NGCF.forward, "message_dropout")
+    GRU4RecKG.forward = without_dropout(GRU4RecKG.forward, "dropout")

@@ -8,8 +8,9 @@ import pytest
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.quick_start import load_data_and_model, objective_function, quick_start, run_recbole
-from recbole.utils import get_trainer
+from recbole.utils import get_model, get_trainer
 
 from recbole_macrec import compat
 
@@ -107,3 +108,15 @@ def test_values_that_are_no_python_stay_text(text, tiny_dataset):
     config = Config("SASRec", "tiny", config_dict=fast(tiny_dataset, pre_model_path=text, epochs="3"))
     assert config["pre_model_path"] == text
     assert config["epochs"] == 3
+
+
+@pytest.mark.parametrize("name", ["NGCF", "GRU4RecKG"])
+def test_no_dropout_while_ranking(name, tiny_dataset):
+    rates = {"message_dropout": 0.5, "dropout_prob": 0.5}
+    config = Config(name, "tiny", config_dict=fast(tiny_dataset, additional_feat_suffix=None, embedding_size=8, **rates))
+    data = (Dataset if name == "NGCF" else SequentialDataset)(config).build()[0]
+    data.get_preload_weight = lambda field: np.ones((data.item_num, 8), dtype=np.float32)
+    model = get_model(name)(config, data)
+    batch = () if name == "NGCF" else (torch.ones(1, 5, dtype=torch.long), torch.tensor([5]))
+    first, again, training = model.eval()(*batch), model(*batch), model.train()(*batch)
+    assert torch.equal(first[0], again[0]) and not torch.equal(first[0], training[0])
