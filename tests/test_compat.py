@@ -110,6 +110,46 @@ def test_values_that_are_no_python_stay_text(text, tiny_dataset):
     assert config["epochs"] == 3
 
 
+@pytest.fixture
+def close_in_time(tmp_path):
+    """Interactions a second apart, which are one float32 time, stored newest first; i1 is the most frequent item."""
+    folder = tmp_path / "data" / "close"
+    folder.mkdir(parents=True)
+    rows = [(user, item, 880_000_000 + 100 * user + step) for user in range(4) for step, item in enumerate([1, 2, 1, 3 + user, 8, 9])]
+    lines = [f"u{user}\ti{item}\t{time}\n" for user, item, time in rows[::-1]]
+    (folder / "close.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "".join(lines))
+    return folder.parent
+
+
+def parts(model: str, data_path, **settings) -> list:
+    """The training, validation and test part of ``close``."""
+    settings = fast(data_path, **settings) | {"load_col": None, "selected_features": None, "train_neg_sample_args": None}
+    return create_dataset(Config(model, "close", config_dict=settings)).build()
+
+
+@pytest.mark.parametrize("model", ["Pop", "LightGCN", "SASRec"])
+def test_interactions_are_in_the_order_of_their_exact_times(model, close_in_time):
+    train, valid, test = parts(model, close_in_time)
+    for part, item in (valid, "i8"), (test, "i9"):
+        assert set(part.id2token("item_id", part.inter_feat["item_id"])) == {item}
+    if model == "SASRec":
+        for user, history in zip(test.inter_feat["user_id"], test.inter_feat["item_id_list"]):
+            number = int(test.id2token("user_id", user)[1:])
+            assert test.id2token("item_id", history).tolist() == ["i1", "i2", "i1", f"i{3 + number}", "i8"]
+
+
+def test_random_order_and_benchmark_files_stay_as_they_are(close_in_time):
+    """RecBole's random order is that of the file, shuffled by the seed; benchmark files are not ordered at all."""
+    (close_in_time / "close" / "close.all.inter").write_text((close_in_time / "close" / "close.inter").read_text())
+    torch.manual_seed(1)
+    shuffled = torch.randperm(24)
+    torch.manual_seed(1)
+    random = {"split": {"RS": [1, 0, 0]}, "order": "RO", "group_by": None, "mode": "full"}
+    (train, *_), (benchmark,) = parts("BPR", close_in_time, eval_args=random), parts("BPR", close_in_time, benchmark_filename=["all"])
+    assert torch.equal(train.inter_feat["timestamp"], benchmark.inter_feat["timestamp"][shuffled])
+    assert benchmark.inter_feat["timestamp"].diff().le(0).all()
+
+
 @pytest.mark.parametrize("name", ["NGCF", "GRU4RecKG"])
 def test_no_dropout_while_ranking(name, tiny_dataset):
     rates = {"message_dropout": 0.5, "dropout_prob": 0.5}

@@ -163,7 +163,7 @@ def _check_target(target: Path, name: str, inputs: list[Path], overwrite: bool) 
 
 
 def _write_interactions(path: Path, source: Source) -> None:
-    """Write rows by user, then time, then source order: RecBole sorts stably, by time rounded to float32."""
+    """Write rows by user, then time, then source order, which RecBole keeps for equal times."""
     user_rank = {user: i for i, user in enumerate(dict.fromkeys(source.users))}
     order = np.lexsort((source.timestamps, [user_rank[user] for user in source.users]))
     atomic.write(path, {"user_id:token": [source.users[i] for i in order], "item_id:token": [source.items[i] for i in order],
