@@ -39,6 +39,7 @@ def apply() -> None:
     evaluate_each_user_once()
     train_without_anomaly_detection()
     order_by_exact_time()
+    count_training_interactions()
     evaluate_without_dropout()
 
 
@@ -460,6 +461,28 @@ def order_by_exact_time() -> None:
         original(self)
 
     Dataset._change_feat_format = _change_feat_format
+
+
+def count_training_interactions() -> None:
+    """``Pop.calculate_loss`` (pop.py:46) counts an item once a batch however often it is there, and drawn negatives like
+    interactions, so that Pop depends on batch size and seed. The counts are now those of the training interactions, made
+    once. Goes when RecBole's are."""
+    import torch
+    from recbole.model.general_recommender import Pop
+
+    init = Pop.__init__
+
+    @functools.wraps(init)
+    def counting_init(self, config, dataset):
+        init(self, config, dataset)
+        items = torch.as_tensor(dataset.inter_feat[self.ITEM_ID])
+        self.item_cnt = torch.bincount(items, minlength=self.n_items).unsqueeze(1).to(self.device)
+        self.max_cnt = self.item_cnt.max(dim=0).values
+
+    def calculate_loss(self, interaction):
+        return torch.zeros(1, device=self.device, requires_grad=True)
+
+    Pop.__init__, Pop.calculate_loss = counting_init, calculate_loss
 
 
 def evaluate_without_dropout() -> None:

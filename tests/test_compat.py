@@ -150,6 +150,29 @@ def test_random_order_and_benchmark_files_stay_as_they_are(close_in_time):
     assert benchmark.inter_feat["timestamp"].diff().le(0).all()
 
 
+@pytest.mark.parametrize("batch, seed", [(1, 1), (7, 2), (4096, 3)])
+def test_pop_ranks_by_training_counts_for_every_batch_size_and_seed(batch, seed, tiny_dataset, tmp_path):
+    settings = fast(tiny_dataset, train_batch_size=batch, seed=seed)
+    result = run_recbole("Pop", "tiny", config_dict=settings)["test_result"]
+    _, model, dataset, train_data, _, _ = load_data_and_model(checkpoint(tmp_path, "Pop"))
+    lines = (tiny_dataset / "tiny" / "tiny.inter").read_text().splitlines()[1:]
+    histories = {}
+    for user, item, _ in (line.split("\t") for line in lines):  # in the order of time
+        histories.setdefault(user, []).append(item)
+    counts = {item: 0 for item in dataset.field2id_token["item_id"]}
+    for item in (item for history in histories.values() for item in history[:-2]):
+        counts[item] += 1
+    assert dict(zip(dataset.field2id_token["item_id"], model.item_cnt[:, 0].tolist())) == counts
+    assert model.max_cnt.item() == max(counts.values())
+    del counts["[PAD]"]
+    surely = perhaps = 0
+    for *known, target in histories.values():
+        others = [count for item, count in counts.items() if item not in (*known, target)]
+        perhaps += sum(count > counts[target] for count in others) < 10
+        surely += sum(count >= counts[target] for count in others) < 10
+    assert surely <= round(result["hit@10"] * len(histories)) <= perhaps
+
+
 @pytest.mark.parametrize("name", ["NGCF", "GRU4RecKG"])
 def test_no_dropout_while_ranking(name, tiny_dataset):
     rates = {"message_dropout": 0.5, "dropout_prob": 0.5}
