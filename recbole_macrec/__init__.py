@@ -2,17 +2,22 @@
 
 Importing this package repairs RecBole 1.2 for the installed libraries and registers the models with it.
 """
-from recbole_macrec import compat
+try:
+    from recbole_macrec import compat
 
-compat.apply()
+    compat.apply()
 
-from recbole_macrec import plugin  # noqa: E402  needs the repaired RecBole
+    from recbole_macrec import plugin  # needs the repaired RecBole
 
-plugin.register()
+    plugin.register()
 
-from recbole_macrec.errors import UserError  # noqa: E402
-from recbole_macrec.model import TIGER, MACRec, MMGRec, MQL4GRec  # noqa: E402
-from recbole_macrec.recommend import Recommender  # noqa: E402
+    from recbole_macrec.errors import UserError
+    from recbole_macrec.model import TIGER, MACRec, MMGRec, MQL4GRec
+    from recbole_macrec.recommend import Recommender
+except ModuleNotFoundError as error:
+    from recbole_macrec.requirements import missing
+
+    raise missing(error) from None
 
 __version__ = "0.1.0"
 __all__ = ["MACRec", "MMGRec", "MQL4GRec", "Recommender", "TIGER", "UserError"]

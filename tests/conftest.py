@@ -2,6 +2,7 @@
 import logging
 import os
 import random
+import sys
 import threading
 from pathlib import Path
 
@@ -10,10 +11,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+
+try:
+    import recbole_macrec  # noqa: F401  repairs RecBole before any test imports it
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}")
+
 from nursery import Nursery
 from web_server import Server
-
-import recbole_macrec  # noqa: F401  repairs RecBole before any test imports it
 
 TINY = "tiny"
 CATEGORIES = ("wool", "paper", "beads")
