@@ -18,6 +18,8 @@ from recbole.data.dataset import Dataset
 from recbole.quick_start import quick_start
 from recbole.utils import ModelType, dataset_arguments, enum_type, get_model
 
+from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
+from recbole_macrec.data.loading import check_columns
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.values import check_values
 
@@ -136,6 +138,8 @@ def _layer_property_files() -> None:
         if is_ours(self.model_class):
             told = self.model_class.settings_of_split(split)
             config.update({key: value for key, value in told.items() if key not in self.external_config_dict})
+        if config.get("load_col") == _default_columns(DEFAULT_FORMAT):
+            config["load_col"] = _default_columns(AtomicFormat.of(config))
         if config.get("repeatable") == "auto":
             config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or "LS" in split
         if sequential and config.get("benchmark_filename"):
@@ -155,6 +159,13 @@ def _layer_property_files() -> None:
     Config._init_parameters_category = _init_parameters_category
     Config._update_internal_config_dict = _update_internal_config_dict
     Config._get_final_config_dict = _get_final_config_dict
+
+
+def _default_columns(form: AtomicFormat) -> dict:
+    """``load_col`` of overall.yaml, with the column names of ``form``."""
+    names = dict(zip(DEFAULT_FORMAT, form))
+    columns = read_yaml(property_file("overall.yaml"))["load_col"]
+    return {source: [names[column] for column in listed] for source, listed in columns.items()}
 
 
 def _read_histories(config: dict) -> None:
@@ -181,6 +192,7 @@ def _prepare_before_loading() -> None:
     @functools.wraps(load)
     def _load_data(self, token, dataset_path):
         prepare(self.config)
+        check_columns(self.config, Path(dataset_path), token)
         load(self, token, dataset_path)
 
     Dataset._load_data = _load_data
@@ -199,12 +211,14 @@ def prepare(config: Config) -> None:
     from recbole_macrec.data.wanted import wants_images
 
     folder = Path(config["data_path"])
+    check_columns(config, folder, folder.name)
     prepare_dataset(
         folder,
         config["source"],
         lambda: is_ours(config.model_class) and wants_images(config, folder),
         config["missing_images"] or "drop",
         bool(config["show_progress"]),
+        AtomicFormat.of(config),
     )
 
 

@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
 from recbole_macrec.data import features
+from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat
 from recbole_macrec.data.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing, is_imported
 from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
 from recbole_macrec.data.fetch_images import REPORT, fetch_catalogue_images
@@ -17,6 +19,10 @@ from recbole_macrec.data.sources import header_of
 from recbole_macrec.data.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.failures import reporting
+
+
+_TABLE_FORMAT = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "field_separator", "seq_separator")
+_ITEM_FORMAT = ("ITEM_ID_FIELD", "field_separator", "seq_separator", "encoding")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,6 +63,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     importing.add_argument("--category", metavar="NAME", help="which of several raw Amazon catalogues in SRC")
     importing.add_argument("--core", type=int, metavar="K", help="default: 5 for raw Amazon files, else no filtering")
     importing.add_argument("--require_image", choices=("True", "False"), help="default: True for raw Amazon files")
+    _add_format_options(importing, _TABLE_FORMAT, "of tables in SRC")
     importing.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
     importing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     importing.set_defaults(run=_import)
@@ -71,12 +78,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         encoding.add_argument(f"--{field.name}", type=int if "int" in str(field.type) else str)
     encoding.add_argument("--text_fields", default=",".join(TEXT_FIELDS), metavar="A,B", help="default: %(default)s")
     encoding.add_argument("--image_field", default=IMAGE_FIELD, metavar="A", help="default: %(default)s")
+    _add_format_options(encoding, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
     encoding.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     encoding.set_defaults(run=_encode)
     images = commands.add_parser("images", allow_abbrev=False, help="download the images of an imported catalogue")
     images.add_argument("dataset", metavar="NAME")
     images.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
     images.add_argument("--connections", type=int, default=16, help="transfers at the same time (default: 16)")
+    _add_format_options(images, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
     images.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     images.set_defaults(run=_images)
     toy = commands.add_parser("toy", allow_abbrev=False, help=f"make the synthetic craft shop {NAME}", description=_TOY_HELP)
@@ -101,6 +110,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _add_format_options(parser: argparse.ArgumentParser, options: Iterable[str], where: str) -> None:
+    for option in options:
+        parser.add_argument(f"--{option}", metavar="TEXT", help=f"as in RecBole, {where}")
+
+
+def _format_options(args: argparse.Namespace) -> dict[str, str]:
+    """Return RecBole's options for columns and separators that the command line gives; ``\\t`` is a tab."""
+    given = {option: getattr(args, option, None) for option in FORMAT_OPTIONS.values()}
+    return {option: value.replace("\\t", "\t") for option, value in given.items() if value}
+
+
 def _options(parser: argparse.ArgumentParser) -> list[str]:
     return [option for action in parser._actions for option in action.option_strings]
 
@@ -114,7 +134,8 @@ def _prepare(args: argparse.Namespace) -> None:
 def _import(args: argparse.Namespace) -> None:
     summary = import_dataset(args.src, args.dataset, args.data_path, _pairs("--feature", args.feature, ".npy"),
                              _pairs("--semantic_ids", args.semantic_ids, ".json"), args.overwrite, args.category,
-                             args.core, None if args.require_image is None else args.require_image == "True", args.words)
+                             args.core, None if args.require_image is None else args.require_image == "True", args.words,
+                             _format_options(args))
     print(_describe(summary))
 
 
@@ -134,7 +155,8 @@ def _encode(args: argparse.Namespace) -> None:
     chosen = args.encoder if simple else {"model": args.model or args.encoder, **options}
     with launched() as processes:
         table = encode_missing(folder, args.dataset, args.modality, chosen, args.text_fields.split(","), args.image_field,
-                               device=own_device(), show_progress=True, processes=processes)
+                               device=own_device(), show_progress=True, processes=processes,
+                               form=AtomicFormat.of(_format_options(args)))
     if processes.first:
         rows, width = table.matrix.shape
         print(f"{features.paths(folder, args.modality)[0]}: {rows:,} items x {width:,} dimensions")
@@ -144,7 +166,8 @@ def _images(args: argparse.Namespace) -> None:
     if args.connections < 1:
         raise UserError(f"--connections={args.connections} is not usable; give a whole number from 1 on")
     with locked(args.data_path / args.dataset):
-        there, failed = fetch_catalogue_images(args.data_path / args.dataset, args.connections)
+        there, failed = fetch_catalogue_images(args.data_path / args.dataset, args.connections,
+                                               form=AtomicFormat.of(_format_options(args)))
     print(f"{args.data_path / args.dataset}: {there:,} images are there, {len(failed):,} could not be had")
     for item, why in list(failed.items())[:5]:
         print(f"  {item}: {why.reason}")
@@ -205,7 +228,7 @@ Write DIR/NAME with RecBole's atomic files, features and semantic IDs, all keyed
 SRC is one of these, or the folder that holds it:
   NAME.inter.json     released with MQL4GRec, MACRec, LC-Rec or LETTER; NAME.item2id, NAME.item.json, NAME.emb-llama-td.npy,
                       NAME.emb-ViT-L-14.npy, NAME.index.json, NAME.index_lemb.json, NAME.index_vitemb.json beside it are read
-  NAME.inter          of RecBole, or of MMRec with image_feat.npy and text_feat.npy beside it; NAME.item gives texts
+  NAME.inter          of RecBole (its separator is read from the first line), or of MMRec with image_feat.npy and text_feat.npy beside it; NAME.item gives texts
   NAME.train.inter    with NAME.valid.inter and NAME.test.inter: RecBole's benchmark files with item_id_list
   interactions.csv    user,item[,timestamp] in the first line; items.csv beside it has item, any text columns, and image for
                       a path in the folder or a URL

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -14,6 +15,28 @@ from recbole_macrec.errors import UserError
 RESERVED = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
             "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]"}
 _CONTROL = {code: " " for code in (*range(32), 127)}
+
+
+class AtomicFormat(NamedTuple):
+    """Column names and separators of the atomic files of a dataset, RecBole's defaults unless :meth:`of` reads others."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str = "timestamp"
+    field_separator: str = "\t"
+    seq_separator: str = " "
+    encoding: str = "utf-8"
+
+    @classmethod
+    def of(cls, config) -> AtomicFormat:
+        """The format that ``config``, RecBole's Config or a dictionary of its options, describes."""
+        given = {name: config[option] for name, option in FORMAT_OPTIONS.items() if option in config}
+        return cls(**{name: value for name, value in given.items() if value})
+
+
+FORMAT_OPTIONS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "time": "TIME_FIELD", "field_separator": "field_separator",
+                  "seq_separator": "seq_separator", "encoding": "encoding"}
+DEFAULT_FORMAT = AtomicFormat()
 
 
 def readable_token(token: object) -> bool:
@@ -42,43 +65,65 @@ def clean_text(value: object) -> str:
     return " ".join(str(value).translate(_CONTROL).encode("utf-8", "replace").decode("utf-8").split())
 
 
-def write(path: Path, columns: dict[str, list]) -> None:
-    """Write an atomic file; the keys of ``columns`` are ``name:type`` headers."""
-    write_table(path, pd.DataFrame(columns))
+def write(path: Path, columns: dict[str, list], form: AtomicFormat = DEFAULT_FORMAT) -> None:
+    """Write an atomic file; the keys of ``columns`` are ``name:type`` headers, sequences are joined by spaces."""
+    write_table(path, _separated(pd.DataFrame(columns), form), form)
 
 
-def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]], form: AtomicFormat = DEFAULT_FORMAT) -> None:
     """Write what :func:`write` would, from rows that need not fit into memory together."""
     rows = iter(rows)
-    write_table(path, pd.DataFrame(columns=list(header)))
+    write_table(path, pd.DataFrame(columns=list(header)), form)
     while chunk := list(islice(rows, 4096)):
-        pd.DataFrame(chunk, columns=list(header)).to_csv(path, sep="\t", index=False, encoding="utf-8", lineterminator="\n",
-                                                         mode="a", header=False)
+        _separated(pd.DataFrame(chunk, columns=list(header)), form).to_csv(path, mode="a", header=False, **_dialect(form))
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, form: AtomicFormat = DEFAULT_FORMAT) -> pd.DataFrame:
     """Read an atomic file as text, nothing turned into NaN; columns are ``name:type``. What pandas raises is for the caller."""
-    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8")
+    return pd.read_csv(path, sep=form.field_separator, dtype=str, keep_default_na=False, na_filter=False,
+                       encoding=form.encoding, engine="c" if len(form.field_separator) == 1 else "python")
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: pd.DataFrame, form: AtomicFormat = DEFAULT_FORMAT) -> None:
     """Write what :func:`read_table` reads."""
-    table.to_csv(path, sep="\t", index=False, encoding="utf-8", lineterminator="\n")
+    table.to_csv(path, **_dialect(form))
 
 
-def read_items(dataset_folder: Path, name: str) -> pd.DataFrame:
-    """Read ``NAME.item`` as text: columns without their types, nothing turned into NaN; UserError if unusable."""
+def _dialect(form: AtomicFormat) -> dict:
+    return {"sep": form.field_separator, "index": False, "encoding": form.encoding, "lineterminator": "\n"}
+
+
+def _separated(table: pd.DataFrame, form: AtomicFormat) -> pd.DataFrame:
+    """Return ``table`` with the spaces in its sequences replaced by ``seq_separator``."""
+    if form.seq_separator == " ":
+        return table
+    sequences = [column for column in table if column.endswith("_seq")]
+    return table.assign(**{column: table[column].str.replace(" ", form.seq_separator, regex=False) for column in sequences})
+
+
+def read_items(dataset_folder: Path, name: str, form: AtomicFormat = DEFAULT_FORMAT) -> pd.DataFrame:
+    """Read ``NAME.item`` as text, nothing turned into NaN; UserError if unusable.
+
+    Columns have names without types. The items are in the column ``item_id``, whatever ``form`` names it in the file, and the
+    parts of sequences are separated by spaces.
+    """
     path = Path(dataset_folder) / f"{name}.item"
     try:
-        frame = read_table(path)
+        frame = read_table(path, form)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; import the dataset first: {import_command(dataset_folder, name)}") from None
     except (ValueError, UnicodeDecodeError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a readable atomic file ({reason}); import the dataset again") from error
+    if form.seq_separator != " ":
+        for column in frame.columns[frame.columns.str.endswith("_seq")]:
+            frame[column] = frame[column].str.replace(form.seq_separator, " ", regex=False)
     frame.columns = [str(column).split(":")[0] for column in frame.columns]
-    if "item_id" not in frame:
-        raise UserError(f"{path} has no column item_id:token (columns: {', '.join(frame.columns)}); import it again")
+    if form.item not in frame:
+        raise UserError(f"{path} has no column {form.item}:token, which ITEM_ID_FIELD names (columns: {', '.join(frame.columns)}); "
+                        "set ITEM_ID_FIELD and field_separator as the file has them, or import it again")
+    if form.item != "item_id":
+        frame = frame.drop(columns="item_id", errors="ignore").rename(columns={form.item: "item_id"})
     twice = list(frame.loc[frame["item_id"].duplicated(), "item_id"].unique())
     if twice:
         raise UserError(f"{path} lists {listing(twice, 'item')} more than once; keep one row an item")

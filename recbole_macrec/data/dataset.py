@@ -9,6 +9,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import ModelType, set_color
 from scipy.sparse import csc_matrix, csr_matrix
 
+from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.replace import whole_file
 from recbole_macrec.data.wanted import FOLDER, ids_read, mean_for, published_files, settings_of, source_of_ids
@@ -144,6 +145,7 @@ class SemanticIDDataset(SequentialDataset):
                 show_progress=bool(config["show_progress"]),
                 users=self.training_users if self._training is not None else None,
                 mean_for=mean_for(config),
+                form=AtomicFormat.of(config),
             )
             ids = build_semantic_ids(
                 {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()},

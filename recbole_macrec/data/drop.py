@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_macrec.data import atomic, features
+from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.encode import manifest_file
 from recbole_macrec.data.raw import manifest
 from recbole_macrec.data.raw.catalogue import IMAGES, URLS, write_urls
@@ -21,7 +22,7 @@ from recbole_macrec.errors import UserError
 STEP = "items whose image could be had"
 
 
-def drop_items(folder: Path, missing: Collection[str], record: dict) -> None:
+def drop_items(folder: Path, missing: Collection[str], record: dict, form: AtomicFormat = DEFAULT_FORMAT) -> None:
     """Take the items ``missing`` and what falls out of the k-core with them out of the imported dataset in ``folder``.
 
     Since the k-core of a part lies within the k-core of the whole, this leaves what filtering the raw files without those
@@ -32,28 +33,29 @@ def drop_items(folder: Path, missing: Collection[str], record: dict) -> None:
         UserError: when nothing would be left.
     """
     name, made = folder.name, manifest.read(folder)
-    interactions, items = atomic.read_table(folder / f"{name}.inter"), atomic.read_table(folder / f"{name}.item")
-    numbers = [pd.factorize(interactions[column])[0] for column in ("user_id:token", "item_id:token")]
+    interactions, items = (atomic.read_table(folder / f"{name}.{kind}", form) for kind in ("inter", "item"))
+    user, item = f"{form.user}:token", f"{form.item}:token"
+    numbers = [pd.factorize(interactions[column])[0] for column in (user, item)]
     gone, core = set(missing), made["options"]["core"]
     rows = np.arange(len(interactions), dtype=np.float64)  # a user's rows are in time order, so their numbers can stand for times
     filtering = Filtering(Interactions(*numbers, rows))
-    filtering.keep(STEP, ~interactions["item_id:token"].isin(gone).to_numpy())
+    filtering.keep(STEP, ~interactions[item].isin(gone).to_numpy())
     if core is not None:
         filtering.keep_core(core)
     left = interactions.iloc[filtering.left.times.astype(np.int64)]
     if left.empty:
         raise UserError(f"no interactions of {folder} are left without the {len(gone)} items whose image can't be had; set "
                         "missing_images: mean to keep them, or see images_failed.json for what to mend")
-    stays = items["item_id:token"].isin(left["item_id:token"]) if core is not None else ~items["item_id:token"].isin(gone)
+    stays = items[item].isin(left[item]) if core is not None else ~items[item].isin(gone)
     items = items[stays]
     with new_folder(folder, overwrite=True) as fresh:
-        kept = set(items["item_id:token"])
+        kept = set(items[item])
         _link_rest(folder, fresh, {place for place in items["image:token"] if place})
-        atomic.write_table(fresh / f"{name}.inter", left)
-        atomic.write_table(fresh / f"{name}.item", items)
+        atomic.write_table(fresh / f"{name}.inter", left, form)
+        atomic.write_table(fresh / f"{name}.item", items, form)
         urls = read_json_object(folder / URLS)
-        write_urls(fresh / URLS, ((item, of_item) for item, of_item in urls.items() if item in kept))
-        counts = {"users": left["user_id:token"].nunique(), "items": len(items), "interactions": len(left)}
+        write_urls(fresh / URLS, ((token, of_item) for token, of_item in urls.items() if token in kept))
+        counts = {"users": left[user].nunique(), "items": len(items), "interactions": len(left)}
         steps = [*made["steps"], *(step._asdict() for step in filtering.steps[1:])]
         manifest.save(fresh, {**made, "steps": steps, "counts": counts, "images": record,
                               "files": manifest.fingerprints(fresh, made["files"])})

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from filelock import FileLock
 
 from recbole_macrec.data import atomic, features
+from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.features import FeatureTable
@@ -35,7 +37,7 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
                   text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
                   device: torch.device | str | None = None, show_progress: bool = False,
                   users: Callable[[], Users] | None = None, mean_for: Collection[str] = (),
-                  processes: Processes = ALONE) -> dict[str, FeatureTable]:
+                  processes: Processes = ALONE, form: AtomicFormat = DEFAULT_FORMAT) -> dict[str, FeatureTable]:
     """Return ``{modality: FeatureTable}`` in the order of ``modalities``.
 
     Imported features are taken as they are. A modality that ``encoders`` gives an encoder, such as
@@ -54,7 +56,7 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
         if modality in encoders:
             tables[modality] = encode_missing(folder, name, modality, encoders[modality], text_fields, image_field,
                                               device=device, show_progress=show_progress, users=users,
-                                              mean_for=mean_for, processes=processes)
+                                              mean_for=mean_for, processes=processes, form=form)
         elif modality in features.available(folder):
             tables[modality] = FeatureTable.load(folder, modality)
         else:
@@ -66,7 +68,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
                    text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
                    device: torch.device | str | None = None, show_progress: bool = False,
                    processes: Processes = ALONE, users: Callable[[], Users] | None = None,
-                   mean_for: Collection[str] = ()) -> FeatureTable:
+                   mean_for: Collection[str] = (), form: AtomicFormat = DEFAULT_FORMAT) -> FeatureTable:
     """Return the features of one modality, encoding them if they are absent or were encoded from other content.
 
     Features without a manifest beside them were imported, and are never encoded anew. Pretrained models encode shard by
@@ -78,7 +80,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     if is_imported(folder, modality):
         return FeatureTable.load(folder, modality)
     encoder = create_encoder(chosen, device)
-    items = _raw_items(folder, name, modality, encoder, text_fields, image_field, users)
+    items = _raw_items(atomic.read_items(folder, name, form), folder, name, modality, encoder, text_fields, image_field, users)
     npy.parent.mkdir(exist_ok=True)
     shown = _with_content(items, encoder.kind) if encoder.kind in mean_for else items
     with FileLock(npy.with_name(f".{modality}.lock")) if processes.first else nullcontext():
@@ -111,11 +113,12 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     return FeatureTable.load(folder, modality)
 
 
-def encodable(dataset_folder: Path, name: str, text_fields: Sequence[str], image_field: str) -> set[str]:
+def encodable(dataset_folder: Path, name: str, text_fields: Sequence[str], image_field: str,
+              form: AtomicFormat = DEFAULT_FORMAT) -> set[str]:
     """Return which of text and image ``NAME.item`` has a column to encode for."""
     if not (dataset_folder / f"{name}.item").is_file():
         return set()
-    columns = set(atomic.read_items(dataset_folder, name))
+    columns = set(atomic.read_items(dataset_folder, name, form))
     return {modality for modality, fields in (("text", text_fields), ("image", [image_field])) if columns & set(fields)}
 
 
@@ -130,9 +133,8 @@ def manifest_file(npy: Path) -> Path:
     return npy.with_suffix(".encoded.json")
 
 
-def _raw_items(folder: Path, name: str, modality: str, encoder: Encoder, text_fields: Sequence[str],
+def _raw_items(frame: pd.DataFrame, folder: Path, name: str, modality: str, encoder: Encoder, text_fields: Sequence[str],
                image_field: str, users: Callable[[], Users] | None) -> list[RawItem]:
-    frame = atomic.read_items(folder, name)
     if encoder.kind == "interactions":
         if users is None:
             raise UserError(f"encoder {encoder.name} reads the training interactions, which only a run has split off; choose "

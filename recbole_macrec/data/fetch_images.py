@@ -13,7 +13,7 @@ import requests
 from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
-from recbole_macrec.data.atomic import read_items
+from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat, read_items
 from recbole_macrec.data.download import ATTEMPTS, TIMEOUT, Busy, Refused, check_status, new_session, pieces, reason
 from recbole_macrec.data.encoders.images import BROKEN, open_image
 from recbole_macrec.data.features import listing
@@ -68,8 +68,8 @@ def fetch_images(wanted: Mapping[Path, Sequence[str]], connections: int = 16, sh
     return {path: failed[path] for path in missing if path in failed}
 
 
-def fetch_catalogue_images(folder: Path, connections: int = 16,
-                           show_progress: bool = True) -> tuple[int, dict[str, Failure]]:
+def fetch_catalogue_images(folder: Path, connections: int = 16, show_progress: bool = True,
+                           form: AtomicFormat = DEFAULT_FORMAT) -> tuple[int, dict[str, Failure]]:
     """Bring the images that an imported catalogue still lacks to where its ``.item`` file says.
 
     What failed is in ``images_failed.json`` as well; asking again tries those once more.
@@ -84,7 +84,7 @@ def fetch_catalogue_images(folder: Path, connections: int = 16,
     if not listed.is_file():
         raise UserError(f"{listed} does not exist; it is written by the import of a catalogue whose images have addresses")
     urls = read_json_object(listed)
-    items = read_items(folder, name)
+    items = read_items(folder, name, form)
     places = {item: folder / place for item, place in zip(items["item_id"], items["image"]) if place}
     outside = [item for item, place in places.items() if not place.resolve().is_relative_to(folder.resolve())]
     if outside:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_macrec.data import atomic, features
+from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.find_source import read_source
 from recbole_macrec.data.join import join_features, join_ids
 from recbole_macrec.data.raw import manifest
@@ -21,7 +22,7 @@ from recbole_macrec.data.raw.folder import ItemTable, read_folder
 from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Records
 from recbole_macrec.data.replace import new_folder
-from recbole_macrec.data.sources import Source
+from recbole_macrec.data.sources import NO_OPTIONS, Source
 from recbole_macrec.data.words import COLUMN, read_words
 from recbole_macrec.errors import UserError
 
@@ -44,11 +45,14 @@ class Summary:
 
 def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[str, Path] | None = None,
                    id_files: dict[str, Path] | None = None, overwrite: bool = False, category: str | None = None,
-                   core: int | None = None, require_image: bool | None = None, words: Path | None = None) -> Summary:
+                   core: int | None = None, require_image: bool | None = None, words: Path | None = None,
+                   reads: Mapping[str, str] = NO_OPTIONS, writes: AtomicFormat = DEFAULT_FORMAT) -> Summary:
     """Import ``src`` into ``data_path/name``; raise UserError, with nothing on disk changed, if anything is wrong.
 
     Raw Amazon files are filtered as published unless ``core`` and ``require_image`` say otherwise. A raw catalogue that
     lies there already, made from the same files with the same options, is left as it is. ``words`` (words.py) become texts.
+    ``reads`` are RecBole's options for the columns and separators of tables in ``src``, by their names, such as
+    ``{"ITEM_ID_FIELD": "product_id"}``; ``writes`` is the format of the dataset.
     """
     src, target = Path(src), Path(data_path) / name
     feature_files, id_files = feature_files or {}, id_files or {}
@@ -63,28 +67,31 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
     if not known:
         _check_target(target, name, inputs, overwrite)
     if raw is None:
-        source, steps = _read_plain(src, name, core, require_image)
+        source, steps = _read_plain(src, name, core, require_image, reads)
         feature_files = source.found.choose("--feature", source.found.features, feature_files, source.notes)
         id_files = source.found.choose("--semantic_ids", source.found.ids, id_files, source.notes)
-        return _write(target, source, steps, feature_files, id_files, overwrite, words=words)
+        return _write(target, source, steps, feature_files, id_files, overwrite, writes, words=words)
     if words:
         raise UserError(f"--words={words} gives texts, but SRC {src} is a raw catalogue with texts of its own; leave it out")
     amazon = raw.kind != "folder"
+    if amazon and reads:
+        raise UserError(f"--{next(iter(reads))} describes tables, but SRC {src} holds raw Amazon files; leave it out")
     options = Options(AMAZON_CORE if amazon and core is None else core, amazon if require_image is None else require_image)
-    origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files))
+    origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files, reads))
     if known:
         return _known_summary(target, manifest.unchanged(target, origin))
     with closing(Records(target.parent)) as records:
-        catalogue = (read_amazon if amazon else read_folder)(raw, options, records)
+        catalogue = read_amazon(raw, options, records) if amazon else read_folder(raw, options, records, reads)
         catalogue.source.notes += catalogue.notes()
-        return _write(target, catalogue.source, catalogue.steps, feature_files, id_files, overwrite, catalogue, origin)
+        return _write(target, catalogue.source, catalogue.steps, feature_files, id_files, overwrite, writes, catalogue, origin)
 
 
-def _read_plain(src: Path, name: str, core: int | None, require_image: bool | None) -> tuple[Source, list[Step]]:
+def _read_plain(src: Path, name: str, core: int | None, require_image: bool | None,
+                reads: Mapping[str, str]) -> tuple[Source, list[Step]]:
     """Read a released folder or a CSV file."""
     if require_image is not None:
         raise UserError(f"--require_image filters items by their images, but SRC {src} names none; leave it out")
-    source = read_source(src, name)
+    source = read_source(src, name, reads)
     if core is None:
         return source, []
     if source.fixed:
@@ -93,10 +100,11 @@ def _read_plain(src: Path, name: str, core: int | None, require_image: bool | No
     return source, narrow(source, core)
 
 
-def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping[str, Path]) -> dict[str, Path]:
+def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping[str, Path],
+             reads: Mapping[str, str]) -> dict[str, Path]:
     """Return every file that is read, under the name that the manifest gives it."""
     folder = raw.metadata.parent
-    images = ItemTable(raw.metadata).local_images() if raw.kind == "folder" else []
+    images = ItemTable(raw.metadata, reads).local_images() if raw.kind == "folder" else []
     files = {image: folder / image for image in images} | {path.name: path for path in (raw.reviews, raw.metadata)}
     for modality, path in feature_files.items():
         names = Path(path).with_suffix(".items.txt")
@@ -105,7 +113,7 @@ def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping
 
 
 def _write(target: Path, source: Source, steps: list[Step], feature_files: dict[str, Path], id_files: dict[str, Path],
-           overwrite: bool, catalogue: Catalogue | None = None, origin: dict | None = None,
+           overwrite: bool, writes: AtomicFormat, catalogue: Catalogue | None = None, origin: dict | None = None,
            words: Path | None = None) -> Summary:
     """Write the dataset folder; a raw ``catalogue`` brings its items, and its manifest says what it was made from."""
     tables, ids, name = join_features(source, feature_files), join_ids(source, id_files), target.name
@@ -113,12 +121,12 @@ def _write(target: Path, source: Source, steps: list[Step], feature_files: dict[
     if words:
         source.columns[COLUMN] = read_words(Path(words), source)
     with new_folder(target, overwrite) as folder:
-        _write_interactions(folder / f"{name}.inter", source)
+        _write_interactions(folder / f"{name}.inter", source, writes)
         if catalogue is None:
             columns = {f"{column}:token_seq": values for column, values in source.columns.items()}
-            atomic.write(folder / f"{name}.item", {"item_id:token": source.catalogue, **columns})
+            atomic.write(folder / f"{name}.item", {f"{writes.item}:token": source.catalogue, **columns}, writes)
         else:
-            write_items(folder, name, catalogue)
+            write_items(folder, name, catalogue, writes)
             added = {"features": shapes, "semantic_ids": list(ids), "notes": source.notes}
             manifest.write(folder, origin, catalogue, (f"{name}.inter", f"{name}.item"), added)
         for modality, table in tables.items():
@@ -162,12 +170,13 @@ def _check_target(target: Path, name: str, inputs: list[Path], overwrite: bool) 
         raise UserError(f"--overwrite would delete {inside[0]}, which is to be imported; choose another --dataset or --data_path")
 
 
-def _write_interactions(path: Path, source: Source) -> None:
+def _write_interactions(path: Path, source: Source, form: AtomicFormat) -> None:
     """Write rows by user, then time, then source order, which RecBole keeps for equal times."""
     user_rank = {user: i for i, user in enumerate(dict.fromkeys(source.users))}
     order = np.lexsort((source.timestamps, [user_rank[user] for user in source.users]))
-    atomic.write(path, {"user_id:token": [source.users[i] for i in order], "item_id:token": [source.items[i] for i in order],
-                        "timestamp:float": [_number(source.timestamps[i]) for i in order]})
+    columns = {f"{form.user}:token": source.users, f"{form.item}:token": source.items,
+               f"{form.time}:float": list(map(_number, source.timestamps))}
+    atomic.write(path, {name: [values[i] for i in order] for name, values in columns.items()}, form)
 
 
 def _number(value: float) -> str:

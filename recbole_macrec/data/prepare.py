@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from recbole_macrec.data import atomic
+from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.download import DownloadError, fetch, new_session
 from recbole_macrec.data.drop import drop_items
 from recbole_macrec.data.fetch_images import REPORT, fetch_catalogue_images
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing_images: str = "drop",
-            show_progress: bool = True) -> None:
+            show_progress: bool = True, form: AtomicFormat = DEFAULT_FORMAT) -> None:
     """Bring the dataset to ``folder`` unless it is there; of several processes one does, and the others wait.
 
     Args:
@@ -39,6 +40,7 @@ def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing
         wants_images: asked once the catalogue is there, and only while its images are not settled.
         missing_images: what becomes of items whose image can't be had: ``drop`` takes them out of the dataset, ``mean``
             leaves it to the encoding to give them the mean feature.
+        form: column names and separators of the dataset's files, which are written and read so.
 
     Raises:
         UserError: when something is missing that only the user can bring, saying what and where to; what is on disk then
@@ -56,9 +58,9 @@ def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing
             _download(folder, block, show_progress)
             logger.info("Importing %s from %s", folder.name, block.path)
             import_dataset(block.path, folder.name, folder.parent, category=block.category, core=block.core,
-                           require_image=block.require_image)
+                           require_image=block.require_image, writes=form)
         if not _images_settled(folder, missing_images) and wants_images():
-            _bring_images(folder, block, missing_images, show_progress)
+            _bring_images(folder, block, missing_images, show_progress, form)
 
 
 @contextmanager
@@ -141,10 +143,10 @@ def _images_settled(folder: Path, missing_images: str) -> bool:
     return False
 
 
-def _bring_images(folder: Path, block: SourceBlock, missing_images: str, show_progress: bool) -> None:
+def _bring_images(folder: Path, block: SourceBlock, missing_images: str, show_progress: bool, form: AtomicFormat) -> None:
     remove_unfinished(folder)
     remove_unfinished(folder / IMAGES)
-    _, failed = fetch_catalogue_images(folder, show_progress=show_progress)
+    _, failed = fetch_catalogue_images(folder, show_progress=show_progress, form=form)
     for_now = [item for item, failure in failed.items() if failure.for_now]
     if for_now and block.unreachable_images == "stop":
         raise UserError(
@@ -152,11 +154,11 @@ def _bring_images(folder: Path, block: SourceBlock, missing_images: str, show_pr
             f"({failed[for_now[0]].reason}); the others are in {folder / REPORT}. Run again to go on, put them where the column "
             f"image of {folder.name}.item says, set unreachable_images: missing in the source to do without them, or run with "
             "--modalities=[text], which needs none")
-    items = atomic.read_items(folder, folder.name)
+    items = atomic.read_items(folder, folder.name, form)
     missing = [item for item, place in zip(items["item_id"], items["image"]) if not (place and (folder / place).is_file())]
     images = {"missing_images": missing_images, "there": len(items) - len(missing), "missing": len(missing)}
     if missing and missing_images == "drop":
-        drop_items(folder, missing, images)
+        drop_items(folder, missing, images, form)
         made = manifest.read(folder)
         logger.warning(f"Dataset {folder.name}: {len(missing)} items without an image are dropped (missing_images: drop), which "
                        f"leaves {made['counts']}. Compare only results from now on with each other.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from recbole.config import Config
 
 from recbole_macrec import plugin
+from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.encoders import create_encoder
 from recbole_macrec.data.processes import launched, own_device
@@ -40,7 +41,7 @@ def prepare_command(args: argparse.Namespace, words: list[str]) -> None:
         for modality, encoder in (_encoders(config) if plugin.is_ours(config.model_class) else {}).items():
             tables |= item_features(folder, args.dataset, [modality], encoder, config["text_fields"] or [],
                                     config["image_field"] or "image", device=own_device(), show_progress=True,
-                                    mean_for=mean_for(config), processes=processes)
+                                    mean_for=mean_for(config), processes=processes, form=AtomicFormat.of(config))
     if processes.first:
         counts = (manifest.read(folder) or {}).get("counts", {})
         print(f"{folder}: " + (", ".join(f"{count:,} {what}" for what, count in counts.items()) or "imported"))

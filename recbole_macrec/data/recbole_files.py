@@ -1,49 +1,60 @@
 """RecBole's own files: ``NAME.inter``, also as MMRec releases it, and benchmark files ``NAME.train.inter`` and so on."""
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from recbole_macrec.data import atomic
-from recbole_macrec.data.atomic import check_tokens
+from recbole_macrec.data.atomic import AtomicFormat, check_tokens
 from recbole_macrec.data.features import listing
 from recbole_macrec.data.found import find_beside
-from recbole_macrec.data.sources import Source, header_of, read_table, rows_of
+from recbole_macrec.data.sources import NO_OPTIONS, Source, find_column, header_of, read_table, rows_of
 from recbole_macrec.errors import UserError
 
+_FIRST_COLUMN = re.compile(r"[^:]+:(?:token|float)(?:_seq)?(?P<separator>[^\w:]+)")
 PARTS = ("train", "valid", "test")
 
 
-def read_inter(path: Path) -> Source:
+def read_inter(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read ``NAME.inter`` of RecBole (``user_id:token ...``) or MMRec (``userID itemID rating timestamp x_label``).
 
-    Token sequences of a ``NAME.item`` beside it become texts and its items the catalogue.
+    Token sequences of a ``NAME.item`` beside it become texts and its items the catalogue. The first line tells the separator
+    unless ``reads``, RecBole's options for columns and separators, does.
     """
-    header = [column.split(":")[0].strip() for column in header_of(path, "\t")]
-    source = read_table(path, header, "\t")
+    separator = _separator(path, reads)
+    header = _names(path, separator)
+    source = read_table(path, header, separator, reads)
     if "x_label" in header:
         source.notes.append(f"the split in column x_label of {path.name} is not used: every model here splits leave-one-out")
-    return _with_items(source, path.parent, path.name.removesuffix(".inter"))
+    item = header[find_column(header, "item", path, reads)]
+    return _with_items(source, path.parent, path.name.removesuffix(".inter"), item, separator, reads)
 
 
-def read_benchmark(train: Path) -> Source:
-    """Read ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter`` with a history ``item_id_list`` in every row.
+def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
+    """Read ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter`` with a history, such as ``item_id_list``, in every row.
 
     The interactions are put together from the rows, and leave-one-out splits them as the files do. UserError where that
     cannot be: rows of a user that contradict each other, or more than one row of a user for validation or for test.
     """
-    name = train.name.removesuffix(".train.inter")
+    name, separator = train.name.removesuffix(".train.inter"), _separator(train, reads)
+    user_field, item_field = reads.get("USER_ID_FIELD", "user_id"), reads.get("ITEM_ID_FIELD", "item_id")
+    past_field, past_separator = f"{item_field}_list", reads.get("seq_separator", " ")
     use = f"use them as they are: --benchmark_filename=\"['train','valid','test']\" --data_path={train.parent.parent}"
     histories: dict[str, list[str]] = {}
     for part in PARTS:
         path, seen = train.with_name(f"{name}.{part}.inter"), set()
-        header = [column.split(":")[0].strip() for column in header_of(path, "\t")]
-        lacks = [column for column in ("user_id", "item_id_list", "item_id") if column not in header]
+        header = _names(path, separator)
+        lacks = [column for column in (user_field, past_field, item_field) if column not in header]
         if lacks:
-            raise UserError(f"{path} has no column {lacks[0]} in its first line ({', '.join(header)}); expected user_id:token, "
-                            "item_id_list:token_seq and item_id:token")
-        user_at, past_at, item_at = (header.index(column) for column in ("user_id", "item_id_list", "item_id"))
-        for line, row in rows_of(path, "\t", header):
-            user, past, item = row[user_at].strip(), row[past_at].split(), row[item_at].strip()
+            raise UserError(f"{path} has no column {lacks[0]} in its first line ({', '.join(header)}); expected {user_field}:token, "
+                            f"{past_field}:token_seq and {item_field}:token, or other names in --USER_ID_FIELD and --ITEM_ID_FIELD")
+        user_at, past_at, item_at = (header.index(column) for column in (user_field, past_field, item_field))
+        for line, row in rows_of(path, separator, header):
+            user, item = row[user_at].strip(), row[item_at].strip()
+            past = [token for token in row[past_at].strip().split(past_separator) if token]
             history = histories.setdefault(user, past[:])
             if history[len(history) - len(past):] != past:
                 raise UserError(f"{path} line {line} gives user '{user}' another history than the lines before it, so the "
@@ -64,24 +75,49 @@ def read_benchmark(train: Path) -> Source:
     check_tokens(list(histories), "user", train)
     check_tokens(catalogue, "item", train)
     source = Source(train, users, items, times, catalogue, {item: item for item in catalogue}, fixed=False)
-    return _with_items(source, train.parent, name)
+    return _with_items(source, train.parent, name, item_field, separator, reads)
 
 
-def _with_items(source: Source, folder: Path, name: str) -> Source:
+def _separator(path: Path, reads: Mapping[str, str]) -> str:
+    """Return ``field_separator`` of ``reads``, or else what follows the type of the first column; a tab where there are no types."""
+    if "field_separator" in reads:
+        return reads["field_separator"]
+    typed = _FIRST_COLUMN.match("".join(header_of(path, "\x1f")))
+    return typed["separator"] if typed else "\t"
+
+
+def _names(path: Path, separator: str) -> list[str]:
+    return [column.split(":")[0].strip() for column in header_of(path, separator)]
+
+
+def _seq_separator(sequences: pd.DataFrame, path: Path, reads: Mapping[str, str], notes: list[str]) -> str:
+    """Return ``seq_separator`` of ``reads``, or else a space, or what the sequences have where none of them has a space."""
+    if "seq_separator" in reads:
+        return reads["seq_separator"]
+    text = "".join("".join(sequences[column]) for column in sequences)
+    mark = next((mark for mark in "|;," if mark in text), None)
+    if mark is None or " " in text:
+        return " "
+    notes.append(f"{path.name}: sequences are read as separated by '{mark}'; --seq_separator names another separator")
+    return mark
+
+
+def _with_items(source: Source, folder: Path, name: str, item: str, separator: str, reads: Mapping[str, str]) -> Source:
     """Find features and IDs, and take catalogue and texts of ``NAME.item`` where there is one; UserError if it lacks items."""
     source.found, path = find_beside(source.path, name), folder / f"{name}.item"
     if not path.is_file():
         return source
-    frame = atomic.read_items(folder, name)
+    frame = atomic.read_items(folder, name, AtomicFormat(item=item, field_separator=separator))
     catalogue = frame["item_id"].tolist()
     check_tokens(catalogue, "item", path)
     known = set(catalogue)
     missing = [item for item in source.catalogue if item not in known]
     if missing:
         raise UserError(f"{path} lacks {listing(missing, 'item')} of {source.path.name}; give every item a row")
-    texts = [column.split(":")[0] for column in header_of(path, "\t") if column.endswith(":token_seq")]
+    texts = [column.split(":")[0] for column in header_of(path, separator) if column.endswith(":token_seq")]
     source.catalogue, source.fixed = catalogue, True
-    source.columns = {column: frame[column].tolist() for column in texts}
+    mark = _seq_separator(frame[texts], path, reads, source.notes)
+    source.columns = {column: frame[column].str.replace(mark, " ", regex=False).tolist() for column in texts}
     numbered = sorted(catalogue, key=lambda item: (len(item), item)) == [str(i) for i in range(len(catalogue))]
     source.numbers = {item: item for item in catalogue} if numbered and catalogue == sorted(catalogue, key=int) else {}
     return source

@@ -4,16 +4,25 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from recbole_macrec.data.atomic import check_tokens
 from recbole_macrec.data.features import duplicates, listing
 from recbole_macrec.data.found import Found
 from recbole_macrec.errors import UserError, nearest
 
-_COLUMNS = {"user": ("user", "user_id", "userid"), "item": ("item", "item_id", "itemid"), "timestamp": ("timestamp", "time")}
+# What a column may be called: the usual names, and those that published files have in their place.
+_COLUMNS = {
+    "user": (("user", "user_id", "userid"), ("session_id", "sessionid", "session")),
+    "item": (("item", "item_id", "itemid"), ("product_id", "parent_asin", "asin", "movie_id", "artist_id", "venue_id",
+                                             "business_id", "book_id", "article_id", "news_id", "video_id", "track_id")),
+    "timestamp": (("timestamp", "time"),),
+}
+_OPTIONS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "timestamp": "TIME_FIELD"}
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass
@@ -32,14 +41,18 @@ class Source:
     found: Found = field(default_factory=Found)  # features and IDs in the source's folder
 
 
-def read_csv(path: Path) -> Source:
+def read_csv(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read ``user,item[,timestamp]``; rows without a timestamp keep their order."""
-    return read_table(path, [name.strip() for name in header_of(path, ",")], ",")
+    delimiter = reads.get("field_separator", ",")
+    return read_table(path, [name.strip() for name in header_of(path, delimiter)], delimiter, reads)
 
 
-def read_table(path: Path, header: list[str], delimiter: str) -> Source:
-    """Read a table of interactions whose first line was understood as ``header``; rows without a timestamp keep their order."""
-    places = [_column(header, name, path) for name in ("user", "item", "timestamp")]
+def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
+    """Read a table of interactions whose first line was understood as ``header``; rows without a timestamp keep their order.
+
+    ``reads`` names columns by RecBole's options, such as ``{"ITEM_ID_FIELD": "product_id"}``.
+    """
+    places = [find_column(header, name, path, reads) for name in ("user", "item", "timestamp")]
     users, items, timestamps = [], [], []
     for line, row in rows_of(path, delimiter, header):
         user, item, time = (None if place is None else row[place].strip() for place in places)
@@ -53,7 +66,11 @@ def read_table(path: Path, header: list[str], delimiter: str) -> Source:
         catalogue.sort(key=int)
     check_tokens(list(dict.fromkeys(users)), "user", path)
     check_tokens(catalogue, "item", path)
-    notes = [] if places[2] is not None else [f"{path.name} has no timestamp column: the order of its rows is taken as time"]
+    notes = [f"{path.name}: column {header[place]} is read as the {name}; --{_OPTIONS[name]} names another"
+             for name, place in zip(_OPTIONS, places)
+             if place is not None and _OPTIONS[name] not in reads and header[place].lower() not in _COLUMNS[name][0]]
+    if places[2] is None:
+        notes.append(f"{path.name} has no timestamp column: the order of its rows is taken as time; --TIME_FIELD names one")
     return Source(path, users, items, timestamps, catalogue, {token: token for token in catalogue}, fixed=False, notes=notes)
 
 
@@ -103,14 +120,24 @@ def read_json_object(path: Path) -> dict:
     return value
 
 
-def _column(header: list[str], name: str, path: Path) -> int | None:
-    places = [i for i, column in enumerate(header) if column.lower() in _COLUMNS[name]]
-    if len(places) > 1:
-        raise UserError(f"{path} has {len(places)} columns for {name} ({', '.join(header)}); keep one")
-    if not places and name != "timestamp":
-        raise UserError(f"{path} has no column '{name}' in its first line ({', '.join(header)}); "
-                        f"expected user,item[,timestamp].{missing_column(name, header)}")
-    return places[0] if places else None
+def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, str]) -> int | None:
+    """Return the place of the column that ``reads`` names, or else of one with a known name; None for no timestamp."""
+    option = _OPTIONS[name]
+    if option in reads:
+        if reads[option] not in header:
+            raise UserError(f"{path} has no column '{reads[option]}', which --{option} names, in its first line "
+                            f"({', '.join(header)}).{missing_column(reads[option], header)}")
+        return header.index(reads[option])
+    for names in _COLUMNS[name]:
+        places = [i for i, column in enumerate(header) if column.lower() in names]
+        if len(places) > 1:
+            raise UserError(f"{path} has {len(places)} columns for {name} ({', '.join(header)}); keep one, or name it with --{option}")
+        if places:
+            return places[0]
+    if name == "timestamp":
+        return None
+    raise UserError(f"{path} has no column '{name}' in its first line ({', '.join(header)}); expected user,item[,timestamp], or "
+                    f"the name of the column in --{option}.{missing_column(name, header)}")
 
 
 def missing_column(name: str, header: list[str]) -> str:

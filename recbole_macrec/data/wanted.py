@@ -2,6 +2,7 @@
 import logging
 from pathlib import Path
 
+from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encode import LACKING, encodable, is_imported
 from recbole_macrec.data.encoders import create_encoder
 from recbole_macrec.data.features import available
@@ -62,7 +63,8 @@ def _read(config, names) -> list[str]:
 def _modalities_there(config, folder: Path) -> list[str]:
     """The modalities that the folder has features, IDs or raw content of: text, image, then others by name."""
     files = {*available(folder), *(path.stem for path in (folder / FOLDER).glob("*.json"))}
-    there = files | encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image")
+    there = files | encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
+                              AtomicFormat.of(config))
     if not there:
         raise UserError(f"{folder} has neither features nor semantic IDs nor texts and images to encode; import some, or name "
                         "modalities.")

@@ -2,7 +2,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_macrec.data.atomic import read_items
+from recbole_macrec.data.atomic import AtomicFormat, read_items
 
 
 def item_titles(config, item_tokens: Sequence[str]) -> dict[str, str]:
@@ -13,7 +13,7 @@ def item_titles(config, item_tokens: Sequence[str]) -> dict[str, str]:
     folder, name = Path(config["data_path"]), config["dataset"]
     if not (folder / f"{name}.item").is_file():
         return {}
-    items = read_items(folder, name)
+    items = read_items(folder, name, AtomicFormat.of(config))
     fields = config["text_fields"] if "text_fields" in config else ["title"]
     column = next((field for field in fields or [] if field in items), None)
     if column is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from recbole_macrec.data.atomic import read_items
+from recbole_macrec.data.atomic import AtomicFormat, read_items
 from recbole_macrec.data.encoders.base import RawItem
 from recbole_macrec.data.encoders.images import read_rgb
 from recbole_macrec.errors import UserError
@@ -30,7 +30,7 @@ def images_of(settings: dict, tokens: Sequence[str], limit: int) -> dict[str, st
     folder, name = Path(settings["data_path"]), settings["dataset"]
     if not (folder / f"{name}.item").is_file():
         return {}
-    items, column = read_items(folder, name), settings.get("image_field") or "image"
+    items, column = read_items(folder, name, AtomicFormat.of(settings)), settings.get("image_field") or "image"
     if column not in items:
         return {}
     places = dict(zip(items["item_id"], items[column]))

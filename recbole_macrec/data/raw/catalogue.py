@@ -10,6 +10,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from recbole_macrec.data import atomic
+from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.raw.filtering import Step
 from recbole_macrec.data.raw.lines import Tally
 from recbole_macrec.data.raw.records import Record, Records
@@ -52,12 +53,12 @@ class Catalogue:
                         if count]
 
 
-def write_items(folder: Path, name: str, catalogue: Catalogue) -> None:
+def write_items(folder: Path, name: str, catalogue: Catalogue, form: AtomicFormat = DEFAULT_FORMAT) -> None:
     """Write ``NAME.item``; copy local images to ``images/``, and list in ``image_urls.json`` those still to be fetched.
 
     The column ``image`` holds where the image of an item is or has to be put, relative to ``folder``.
     """
-    header = ["item_id:token", *(f"{column}:token_seq" for column in catalogue.columns)]
+    header = [f"{form.item}:token", *(f"{column}:token_seq" for column in catalogue.columns)]
     rows = ([record.item, *record.texts] for record in catalogue.kept())
     if catalogue.has_images:
         (folder / IMAGES).mkdir()
@@ -65,7 +66,7 @@ def write_items(folder: Path, name: str, catalogue: Catalogue) -> None:
         rows = ([record.item, *record.texts, _place(folder, record, catalogue.root)] for record in catalogue.kept())
         write_urls(folder / URLS, ((record.item, [image for image in record.images if catalogue.root is None or is_url(image)])
                                    for record in catalogue.kept()))
-    atomic.write_rows(folder / f"{name}.item", header, rows)
+    atomic.write_rows(folder / f"{name}.item", header, rows, form)
 
 
 def write_urls(path: Path, urls_of: Iterable[tuple[str, list[str]]]) -> None:

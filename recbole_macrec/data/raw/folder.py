@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from recbole_macrec.data.atomic import check_tokens, clean_text
@@ -11,7 +11,7 @@ from recbole_macrec.data.raw.catalogue import IMAGES, Catalogue, Options, is_url
 from recbole_macrec.data.raw.find import RawFiles
 from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Record, Records
-from recbole_macrec.data.sources import missing_column, read_csv
+from recbole_macrec.data.sources import NO_OPTIONS, missing_column, read_csv
 from recbole_macrec.errors import UserError
 
 _ITEM = ("item", "item_id", "id")
@@ -19,17 +19,17 @@ _IMAGE = ("image", "image_url", "image_path")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
-def read_folder(files: RawFiles, options: Options, records: Records) -> Catalogue:
+def read_folder(files: RawFiles, options: Options, records: Records, reads: Mapping[str, str] = NO_OPTIONS) -> Catalogue:
     """Read the folder; every row of ``items.csv`` is in the catalogue unless ``options`` filter. UserError if it is bad."""
     items, pictured = [], set()
-    table = ItemTable(files.metadata)
+    table = ItemTable(files.metadata, reads)
     for record in table:
         items.append(record.item)
         records.put(record)
         if record.images:
             pictured.add(record.item)
     _check_items(items, files.metadata)
-    source = read_csv(files.reviews)
+    source = read_csv(files.reviews, reads)
     known = set(items)
     unknown = [item for item in source.catalogue if item not in known]
     if unknown:
@@ -57,10 +57,11 @@ class ItemTable:
     Without a column for them, the images are those of ``images/`` that bear an item's id, such as ``images/B0042.jpg``.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        _, self._header = next(_rows(path), (0, []))
-        self._item, self._image = _place(self._header, _ITEM, path), _place(self._header, _IMAGE, path)
+    def __init__(self, path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> None:
+        self.path, self._delimiter = path, reads.get("field_separator", ",")
+        _, self._header = next(_rows(path, self._delimiter), (0, []))
+        item = (reads["ITEM_ID_FIELD"].lower(),) if "ITEM_ID_FIELD" in reads else _ITEM
+        self._item, self._image = _place(self._header, item, path), _place(self._header, _IMAGE, path)
         if self._item is None:
             raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "
                             f"text columns, and image for a path or URL.{missing_column('item', self._header)}")
@@ -69,7 +70,7 @@ class ItemTable:
         self.columns = _checked_names([self._header[i] for i in self._texts], path)
 
     def __iter__(self) -> Iterator[Record]:
-        rows = _rows(self.path)
+        rows = _rows(self.path, self._delimiter)
         next(rows)
         for line, row in rows:
             if len(row) != len(self._header):
@@ -88,11 +89,11 @@ class ItemTable:
         return [image for record in self for image in record.images if not is_url(image)]
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and stripped values of each row that is not empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, strict=True)
+            rows = csv.reader(file, strict=True, delimiter=delimiter)
             for row in rows:
                 if row:
                     yield rows.line_num, [value.strip() for value in row]
