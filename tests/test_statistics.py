@@ -9,14 +9,26 @@ from scipy import stats
 
 from recbole_macrec.benchmark.compare import comparison_tables
 from recbole_macrec.benchmark.runs import Asked, Ranks, Run, open_comparison, run_folder, write_asked, write_json
-from recbole_macrec.benchmark.statistics import compare_pairs, holm, mean_values, paired, user_values
+from recbole_macrec.benchmark.report import grids
+from recbole_macrec.benchmark.statistics import Measured, by_user, compare_pairs, holm, mixed_model, row_values, user_values
 from recbole_macrec.benchmark.table import build_table, comma_separated, latex, markdown, write_tables
 from recbole_macrec.errors import UserError
 
 
-def values(ranks, metric="ndcg@10") -> dict[str, dict[str, dict[str, float]]]:
-    """metric -> label -> user -> value, as compare_pairs wants them."""
-    return {metric: {label: dict(enumerate(user_values(np.asarray(r), metric).tolist())) for label, r in ranks.items()}}
+def measured(ranks: dict, *metrics: str) -> dict[str, list[Measured]]:
+    """label -> one run with one target a user, from its ranks [U]."""
+    found = {}
+    for label, r in ranks.items():
+        values = {metric: user_values(np.asarray(r), metric) for metric in metrics or ["ndcg@10"]}
+        found[label] = [Measured([(str(user), ("i",), 0) for user in range(len(r))], values)]
+    return found
+
+
+def paired_tests(ranks: dict, pairs: list, *metrics: str) -> list:
+    metrics = metrics or ("ndcg@10",)
+    tests, apart = compare_pairs(measured(ranks, *metrics), metrics, pairs)
+    assert not apart
+    return tests
 
 
 def record(seed=1, parameters=10, detail=None, collisions=None, **metrics) -> dict:
@@ -41,7 +53,7 @@ def test_a_planted_better_model_is_found_in_both_directions():
     rng = np.random.default_rng(0)
     worse = rng.integers(1, 60, 400)
     better = np.where(rng.random(400) < 0.3, np.maximum(1, worse - 15), worse)
-    forth, back = compare_pairs(values({"a": better, "b": worse}), [("a", "b"), ("b", "a")])
+    forth, back = paired_tests({"a": better, "b": worse}, [("a", "b"), ("b", "a")])
     assert forth.verdict == "better" and forth.difference > 0 and forth.low > 0 and forth.p_holm < 0.01
     assert back.verdict == "worse" and back.difference == -forth.difference and back.high < 0
     assert back.p == forth.p and forth.users == 400
@@ -70,14 +82,16 @@ def test_tables_of_a_folder_test_user_by_user_in_the_direction_asked(tmp_path):
         forth, back, same, again = [test for test in table.tests if test.metric == metric]
         expected = user_values(better, metric).mean(0) - user_values(worse, metric).mean(0)
         assert forth.difference == pytest.approx(expected.mean()) == -back.difference
-        assert forth.p == pytest.approx(stats.wilcoxon(expected.round(12)).pvalue)
+        assert forth.p == mixed_model((user_values(better, metric) - user_values(worse, metric)).round(12))[3]
+        assert (forth.users, forth.rows, forth.seeds) == (300, 300, 2)
         assert [test.verdict for test in (forth, back, same, again)] == ["better", "worse", "no difference", "no difference"]
+    assert "mixed model, with random effects of seeds and users" in markdown([table]) and "two runs" not in markdown([table])
     assert "| better | worse | ndcg@10 | +" in markdown([table]) and "| no different |" in markdown([table])
 
 
 def test_two_copies_of_a_model_differ_in_neither_direction():
     ranks = np.random.default_rng(1).integers(1, 30, 300)
-    for test in compare_pairs(values({"a": ranks, "b": ranks.copy()}), [("a", "b"), ("b", "a")]):
+    for test in paired_tests({"a": ranks, "b": ranks.copy()}, [("a", "b"), ("b", "a")]):
         assert test.verdict == "no difference" and test.difference == test.low == test.high == 0 and test.p == 1
 
 
@@ -87,22 +101,52 @@ def test_equally_good_models_rarely_seem_to_differ():
     wrong = 0
     for _ in range(60):
         a, b = rng.integers(1, 30, (2, 200))
-        (test,) = compare_pairs(values({"a": a, "b": b}), [("a", "b")])
+        (test,) = paired_tests({"a": a, "b": b}, [("a", "b")])
         wrong += test.verdict != "no difference"
     assert wrong <= 8  # 3 expected; more than 8 has probability 0.3 %
 
 
-def test_paired_equals_scipy():
+def test_one_seed_is_the_t_test_over_users():
     difference = np.random.default_rng(3).normal(0.1, 1, 80)
-    mean, low, high, p = paired(difference)
-    assert mean == pytest.approx(difference.mean()) and p == stats.wilcoxon(difference).pvalue
-    student = stats.t.interval(0.95, 79, difference.mean(), stats.sem(difference))
-    assert (low, high) == pytest.approx(student, abs=0.04)  # a bootstrap of the mean of many is near Student's interval
+    mean, low, high, p = mixed_model(difference[None])
+    assert mean == pytest.approx(difference.mean()) and p == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 79, difference.mean(), stats.sem(difference)))
 
 
-def test_wilcoxon_by_hand():
-    """Five users, all better, without ties: only the two sign patterns of all ranks are as extreme, p = 2 / 2^5."""
-    assert paired(np.array([0.1, 0.2, 0.3, 0.4, 0.5]))[3] == pytest.approx(2 / 32)
+def test_mixed_model_by_hand():
+    """Two seeds of three users: MS_user = 7/6, MS_seed = MS_rest = 3/2, with 2, 1 and 2 degrees of freedom."""
+    mean, low, high, p = mixed_model(np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 1.0]]))
+    degrees = (7 / 6) ** 2 / ((7 / 6) ** 2 / 2 + 1.5**2 + 1.5**2 / 2)
+    error = (7 / 6 / 6) ** 0.5
+    assert mean == pytest.approx(11 / 6) and p == pytest.approx(2 * stats.t.sf(mean / error, degrees))
+    assert (low, high) == pytest.approx((mean - error * stats.t.ppf(0.975, degrees), mean + error * stats.t.ppf(0.975, degrees)))
+
+
+def test_few_users_of_one_sign_have_the_p_of_the_sign_test():
+    assert mixed_model(np.array([[0.1, 0.1, 0.1]]))[3] == 2 / 2**3
+    assert mixed_model(np.array([[0.1]]))[3] == 1
+
+
+def test_users_count_by_their_rows_and_the_mean_is_that_of_all_rows():
+    table = by_user([np.array([1.0, 0, 0]), np.array([1.0, 1])], [["u", "v", "v"], ["v", "w"]])
+    assert table.mean(1) == pytest.approx([1 / 3, 1]) and table.shape == (2, 3)
+    assert by_user([np.array([3.0, 1])], [["u", "v"]]).tolist() == [[3, 1]]
+
+
+@pytest.mark.parametrize("seeds, most", [(2, 0.08), (5, 0.08)])
+def test_equal_models_with_noise_between_seeds_rarely_seem_to_differ(seeds, most):
+    """200 pairs of equal models whose Hit@10 varies by .002 between seeds, at level 5 %. Averaging each user over the seeds and
+    testing the users alone calls every fifth pair different with five seeds, as every sixth with one."""
+    rng, users, trials = np.random.default_rng(8), 20000, 200
+    wrong, over_users = 0, 0
+    for _ in range(trials):
+        chance = np.repeat([0.0, 0.5], [16000, 4000])  # a tenth of the lists hit
+        hits = chance + rng.normal(0, 0.002, (2, seeds, 1)) > rng.random((2, seeds, users), dtype=np.float32)
+        difference = hits[0].astype(float) - hits[1]
+        _, low, high, p = mixed_model(difference)
+        wrong += p < 0.05 and not low <= 0 <= high
+        over_users += stats.ttest_1samp(difference.mean(0), 0).pvalue < 0.05
+    assert wrong / trials <= most < over_users / trials
 
 
 def test_holm_by_hand():
@@ -113,27 +157,40 @@ def test_holm_by_hand():
 
 def test_correction_counts_all_tests_made_together():
     ranks = {"a": [1] * 6 + [3] * 4, "b": [2] * 6 + [3] * 4, "c": [3] * 10}
-    both = values(ranks, "ndcg@10") | values(ranks, "hit@1")
-    tests = compare_pairs(both, [("a", "b"), ("a", "c")])
+    tests = paired_tests(ranks, [("a", "b"), ("a", "c")], "ndcg@10", "hit@1")
     assert [t.p_holm for t in tests] == holm([t.p for t in tests]) and len(tests) == 4
 
 
-def test_seeds_are_averaged_per_user(tmp_path):
-    runs = []
-    for seed, order in ((1, ["u1", "u2"]), (2, ["u2", "u1"])):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        ranks = np.array([{"u1": seed, "u2": 20}[user] for user in order])
-        nothing = np.zeros(2, int)
-        Ranks(np.array(order), np.array(["[PAD]", "i"]), nothing, ranks, nothing[:, None], nothing, [nothing, nothing[:0]]).save(folder / "ranks.npz")
-        runs.append(Run(folder))
-    assert mean_values(runs, "mrr@10") == {"u1": 0.75, "u2": 0}
-    assert [len(history) for history in runs[0].ranks.histories] == [2, 0]
-    other = tmp_path / "other"
-    other.mkdir()
-    Ranks(np.array(["u1"]), np.array(["i"]), nothing[:1], ranks[:1], nothing[:1, None], nothing[:1], [nothing]).save(other / "ranks.npz")
-    with pytest.raises(UserError, match="other users"):
-        mean_values([*runs, Run(other)], "mrr@10")
+def test_rows_of_several_targets_by_hand(tmp_path):
+    """u has two targets at places 1 and 3, v one at 11, w three at 2, 4 and 5; then v again with the same target."""
+    users, rows = np.array(list("uuvwwwv")), np.array([0, 0, 1, 2, 2, 2, 3])
+    targets, ranks, items = np.array([1, 2, 1, 1, 2, 3, 1]), np.array([1, 3, 11, 2, 4, 5, 1]), np.array(["[PAD]", *"abc"])
+    top, histories = np.zeros((4, 2), int), [np.array([i]) for i in range(4)]
+    Ranks(users, items, targets, ranks, top, np.zeros(4, int), histories, rows=rows).save(tmp_path / "ranks.npz")
+    read = Run(tmp_path).ranks
+    log = np.log2
+    assert row_values(read, "hit@2").tolist() == [1, 0, 1, 1] and row_values(read, "recall@4").tolist() == pytest.approx([1, 0, 2 / 3, 1])
+    assert row_values(read, "mrr@10").tolist() == [1, 0, 0.5, 1]
+    gains = [1.5 / (1 + 1 / log(3)), 0, (1 / log(3) + 1 / log(5)) / (1 + 1 / log(3) + 0.5), 1]
+    assert row_values(read, "ndcg@4") == pytest.approx(gains)
+    assert read.keys() == [("u", ("a", "b"), 0), ("v", ("a",), 0), ("w", ("a", "b", "c"), 0), ("v", ("a",), 1)]
+    assert [h.tolist() for h in read.single().histories] == [[0], [0], [1], [2], [2], [2], [3]]
+
+
+def test_runs_with_other_test_rows_are_named_and_not_tested():
+    a, b = (Measured([(user, ("i",), 0)], {"hit@10": np.ones(1)}) for user in "uv")
+    assert compare_pairs({"a": [a], "b": [b], "c": [a]}, ["hit@10"], [("a", "b")]) == ([], [("a", "b")])
+    table = build_table("t", GROUPS)
+    table.untested = [("a", "b")]
+    assert "a and b are not tested against each other: their test rows differ." in markdown([table])
+
+
+def test_with_one_seed_the_text_speaks_of_two_runs():
+    table = build_table("t", GROUPS)
+    table.tests = paired_tests({"A_1": [1] * 20 + [3] * 10, "B": [4] * 30}, [("A_1", "B")])
+    assert table.tests[0].verdict == "better" and table.tests[0].seeds == 1
+    for text in (markdown([table]), grids.tests(table).caption):
+        assert "Paired over 30 test users" in text and "between these two runs" in text
 
 
 GROUPS = {

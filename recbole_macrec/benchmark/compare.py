@@ -26,7 +26,7 @@ from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_
 from recbole_macrec.benchmark.pool import run_all
 from recbole_macrec.benchmark.run import Processes, Request
 from recbole_macrec.benchmark.runs import Comparison
-from recbole_macrec.benchmark.statistics import compare_pairs, mean_values
+from recbole_macrec.benchmark.statistics import Measured, compare_pairs
 from recbole_macrec.benchmark.table import Table, build_table, largest_k, print_table, write_tables
 from recbole_macrec.benchmark.tune import choose, lay_out_tries
 from recbole_macrec.benchmark.worker import Resources
@@ -127,7 +127,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     for dataset in comparison.datasets:
         groups = {label: [run.result for run in comparison.of(dataset, label)] for label in comparison.labels}
         table = build_table(f"{dataset}: test results", groups, _notes(comparison, dataset))
-        table.tests = _tests(comparison, dataset, table)
+        table.tests, table.untested = _tests(comparison, dataset, table)
         tables.append(table)
     return tables
 
@@ -145,15 +145,15 @@ def _notes(comparison: Comparison, dataset: str) -> dict[str, str]:
     return notes
 
 
-def _tests(comparison: Comparison, dataset: str, table: Table) -> list:
-    """Paired tests of the metrics with the largest k, between labels with all their seeds."""
+def _tests(comparison: Comparison, dataset: str, table: Table) -> tuple[list, list]:
+    """Paired tests of the metrics with the largest k, between labels with all their seeds, and the pairs without one."""
     complete = [label for label in comparison.labels if len(comparison.of(dataset, label)) == len(comparison.seeds)]
     metrics = largest_k(table.metrics)
     if len(complete) < 2 or not metrics:
-        return []
-    values = {m: {label: mean_values(comparison.of(dataset, label), m) for label in complete} for m in metrics}
+        return [], []
+    measured = {label: [Measured.of(run, metrics) for run in comparison.of(dataset, label)] for label in complete}
     pairs: Sequence = [pair for pair in comparison.pairs if set(pair) <= set(complete)]
     if not comparison.pairs:
-        best = max(complete, key=lambda label: sum(values[metrics[-1]][label].values()))
+        best = max(complete, key=lambda label: sum(run.values[metrics[-1]].mean() for run in measured[label]))
         pairs = [(best, other) for other in complete if other != best]
-    return compare_pairs(values, pairs)
+    return compare_pairs(measured, metrics, pairs)

@@ -1,6 +1,6 @@
-"""Keeps in a run's folder what a table and a report need later: the curve while it trains, and each test user's rank.
+"""Keeps in a run's folder what a table and a report need later: the curve while it trains, and the rank of each test target.
 
-Legend: B rows of a batch, K the largest topk, N items with padding.
+Legend: B rows of a batch, W targets of the row with most, T targets, K the largest topk, N items with padding.
 """
 import math
 import time
@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+import torch.nn.functional as F
 
 from recbole_macrec import plugin
+from recbole_macrec.benchmark.interactions import read_history
 from recbole_macrec.benchmark.runs import CODES, CURVE, PROGRESS, RANKS, Ranks, Run, save_codes, write_json
 from recbole_macrec.distributed import gather_in_order
-from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.detail import id_rank, item_rank
 from recbole_macrec.trainer.parts import Paused
 from recbole_macrec.trainer.resume import make_resumable
+from recbole_macrec.trainer.trainer import padded_rows
 
 PROGRESS_SECONDS = 10  # between two writings of how far a run is
-HELD_OUT = 2  # leave-one-out: a user's last item is the test target, the one before it validation
+SCORES_AT_ONCE = 2**22  # compared with those of the targets
 
 
 class Keeper:
@@ -45,12 +47,10 @@ class Keeper:
         self._moved = False  # whether this process has done something
         self._told = -math.inf
 
-    def keep_dataset(self, dataset) -> None:
-        """Remember who took what, before RecBole splits and augments it."""
-        fields = [dataset.uid_field, dataset.iid_field]
-        order = [dataset.uid_field, dataset.time_field] if dataset.time_field in dataset.inter_feat else fields[:1]
-        self.dataset = dataset
-        self._taken = dataset.inter_feat.sort_values(order, kind="stable")[fields].to_numpy()
+    def keep_data(self, train, valid, test) -> None:
+        """Remember the parts of the data: RecBole's data loaders."""
+        self._parts_of_data = [loader._dataset for loader in (train, valid, test)]
+        self.dataset = train._dataset
 
     def watch(self, trainer) -> None:
         """Follow ``trainer``, and let it go on from the folder's newest checkpoint."""
@@ -171,28 +171,44 @@ class Keeper:
         trainer.eval_collector.eval_batch_collect = watched_collect
 
     def _collect(self, scores: torch.Tensor, interaction, positive_u, positive_i) -> None:
-        """The batch's users, targets, ranks and lists, from the scores [B, N] that RecBole's metrics read."""
-        if len(positive_u) != len(scores):
-            raise UserError(
-                "A comparison ranks one withheld item a user, but some users have another number of test items: leave "
-                "eval_args as it is (split {LS: valid_and_test})."
-            )
-        target = positive_i.to(scores.device)
+        """The batch's users, targets, ranks and lists, from the scores [B, N] that RecBole's metrics read.
+
+        Args:
+            positive_u, positive_i: [T], row and item of every target.
+        """
         top = torch.topk(scores, max(self.trainer.config["topk"]), dim=-1).indices  # as RecBole's collector does
-        rows = {"users": interaction[self.dataset.uid_field], "targets": target, "top": top, "ranks": full_rank(scores, top, target)}
-        model = self.trainer.model
-        for name, ranking in getattr(model, "last_rankings", {}).items():
-            raw_id = getattr(model, f"raw_id_{model.modalities[0] if name == 'fused' else name}")
-            rows[f"item_ranks.{name}"] = item_rank(ranking, target)
-            rows[f"id_ranks.{name}"] = id_rank(ranking, target, raw_id)
-        for name, values in rows.items():
-            self._rows.setdefault(name, []).append(values.cpu())
+        users = interaction[self.dataset.uid_field]
+        if len(users) != len(scores):  # against sampled negatives, where every candidate names its user
+            users = users.unique_consecutive()
+        pairs = (positive_u.to(scores.device) * scores.shape[1] + positive_i.to(scores.device)).unique()  # in this order
+        row, target = pairs // scores.shape[1], pairs % scores.shape[1]
+        model, of_targets = self.trainer.model, {"targets": target, "ranks": []}
+        rankings = getattr(model, "last_rankings", {})
+        at_once = max(1, SCORES_AT_ONCE // scores.shape[1])
+        for rows, items in zip(row.split(at_once), target.split(at_once)):
+            of_targets["ranks"].append(full_rank(scores[rows], top[rows], items))
+            for name, ranking in rankings.items():
+                raw_id = getattr(model, f"raw_id_{model.modalities[0] if name == 'fused' else name}")
+                ranking = ranking._replace(items=ranking.items[rows], scores=ranking.scores[rows])
+                of_targets.setdefault(f"item_ranks.{name}", []).append(item_rank(ranking, items))
+                of_targets.setdefault(f"id_ranks.{name}", []).append(id_rank(ranking, items, raw_id))
+        self._rows.setdefault("users", []).append(users.cpu())
+        self._rows.setdefault("top", []).append(top.cpu())
+        for name, values in of_targets.items():
+            values = values if name == "targets" else torch.cat(values)
+            self._rows.setdefault(name, []).append(padded_rows(row, values, len(scores)).cpu())
 
     def _finish_test(self, eval_data) -> None:
-        rows = {name: torch.cat(parts) for name, parts in self._rows.items()}
-        if not self.trainer.config["single_spec"]:
-            device = self.trainer.config["device"]
-            rows = {name: gather_in_order(v.to(device), eval_data.sample_size).cpu() for name, v in rows.items()}
+        device, several = self.trainer.config["device"], not self.trainer.config["single_spec"]
+        most = torch.tensor(max(part.shape[1] for part in self._rows["targets"]), device=device)
+        if several:
+            torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        rows = {}
+        for name, parts in self._rows.items():
+            if name not in ("users", "top"):
+                parts = [F.pad(part, (0, int(most) - part.shape[1])) for part in parts]
+            values = torch.cat(parts)
+            rows[name] = gather_in_order(values.to(device), eval_data.sample_size).cpu() if several else values
         self.rows = {name: values.numpy() for name, values in rows.items()}
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -200,19 +216,22 @@ class Keeper:
     def finish(self) -> dict:
         """Write ranks and codes; returns what the record gains."""
         rows, dataset = self.rows, self.dataset
-        histories, counts = self._histories()
+        there = rows["targets"] > 0  # [R, W]
+        history = read_history(*self._parts_of_data, rows["users"])
         named = {
-            kind: {name.split(".", 1)[1]: values for name, values in rows.items() if name.startswith(f"{kind}.")}
+            kind: {name.split(".", 1)[1]: values[there] for name, values in rows.items() if name.startswith(f"{kind}.")}
             for kind in ("item_ranks", "id_ranks")
         }
+        row = there.nonzero()[0]
         Ranks(
-            users=np.asarray(dataset.id2token(dataset.uid_field, rows["users"]), dtype=str),
+            users=np.asarray(dataset.id2token(dataset.uid_field, rows["users"]), dtype=str)[row],
             items=np.asarray(dataset.field2id_token[dataset.iid_field], dtype=str),
-            targets=rows["targets"],
-            ranks=rows["ranks"],
+            targets=rows["targets"][there],
+            ranks=rows["ranks"][there],
             top=rows["top"].astype(np.int32),
-            counts=counts,
-            histories=[histories[user][:-1] for user in rows["users"].tolist()],
+            counts=history.counts,
+            histories=history.histories,
+            rows=row,
             **named,
         ).save(self.run.folder / RANKS)
         ids = getattr(self.trainer.model, "semantic_ids", None)
@@ -222,17 +241,10 @@ class Keeper:
         return {
             "checkpoint": f"saved/{checkpoint.name}" if checkpoint.name else "",
             "epochs": len(self.curve),
-            "test_users": len(rows["users"]),
+            "test_users": len(np.unique(rows["users"])),
+            "test_rows": len(rows["users"]),
             "peak_memory_mib": peak_memory(),
         }
-
-    def _histories(self) -> tuple[dict[int, np.ndarray], np.ndarray]:
-        """Each user's items in time order, the test target last; and how often an item was trained on, [N]."""
-        users, items = self._taken[:, 0], self._taken[:, 1]
-        starts = np.flatnonzero(np.diff(users, prepend=-1))
-        histories = dict(zip(users[starts].tolist(), np.split(items, starts[1:])))
-        trained = [h[: max(1, len(h) - HELD_OUT)] for h in histories.values()]
-        return histories, np.bincount(np.concatenate(trained), minlength=self.dataset.item_num)
 
 
 def full_rank(scores: torch.Tensor, top: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

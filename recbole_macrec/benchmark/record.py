@@ -83,7 +83,7 @@ class Observation:
             record |= self.keeper.finish()
             for stage, seconds in self.keeper.earlier.items():
                 record["seconds"][stage] = round(record["seconds"][stage] + seconds, 3)
-            record["users_per_second"] = round(record["test_users"] / self.seconds["test"], 2)
+            record["users_per_second"] = round(record["test_rows"] / self.seconds["test"], 2)
         return record
 
 
@@ -93,11 +93,11 @@ def observe(keeper: Keeper | None = None) -> Iterator[Observation]:
     seen = Observation(keeper)
     steps = {name: getattr(quick_start, name) for name in ("create_dataset", "data_preparation", "get_trainer")}
 
-    def create_dataset(config):
-        dataset = steps["create_dataset"](config)
+    def data_preparation(config, dataset):
+        loaders = steps["data_preparation"](config, dataset)
         if keeper:
-            keeper.keep_dataset(dataset)
-        return dataset
+            keeper.keep_data(*loaders)
+        return loaders
 
     def get_trainer(*kind):
         def build(config, model):
@@ -107,8 +107,8 @@ def observe(keeper: Keeper | None = None) -> Iterator[Observation]:
 
         return build
 
-    quick_start.create_dataset = seen.timed(create_dataset, "data")
-    quick_start.data_preparation = seen.timed(steps["data_preparation"], "data")
+    quick_start.create_dataset = seen.timed(steps["create_dataset"], "data")
+    quick_start.data_preparation = seen.timed(data_preparation, "data")
     quick_start.get_trainer = get_trainer
     try:
         yield seen

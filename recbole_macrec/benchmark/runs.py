@@ -13,7 +13,7 @@
         progress.json  while the run is unfinished: {"epochs": 2.25, "of": 20}
         log.txt        everything the run printed
         saved/         checkpoints; the best epoch's stays, ``.last.pth`` is there while the run is unfinished
-        ranks.npz      test users one by one, see :class:`Ranks`
+        ranks.npz      test rows one by one, see :class:`Ranks`
         codes.npz      models with semantic IDs: codes.MODALITY and raw_codes.MODALITY [N, L], row i is items[i + 1]
         pretrained.json  S3Rec: the record of its pre-training
         result.json    exists exactly when the run has ended well, see :attr:`Run.result`
@@ -26,7 +26,7 @@ Characters of a label that a file name should not have become ``-``; asked.json 
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -57,20 +57,24 @@ class Asked:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The test users of a run, one by one; U users, K = the largest topk, N items with padding (item 0).
+    """The test rows of a run; R rows, T targets, K = the largest topk, N items with padding (item 0).
+
+    A row is what RecBole's metrics average over: one test interaction for a sequential model, one user with all test items
+    for any other. So a user may have several rows, and a row several targets.
 
     Attributes:
-        users: [U] tokens.
+        users: [T] tokens.
         items: [N] tokens; the other fields number items by it.
-        targets: [U] the withheld item.
-        ranks: [U] its place in the full ranking, 1 is best; equal scores count as RecBole's top-k breaks them, and
+        targets: [T] the withheld items, row by row, in item order within a row.
+        ranks: [T] their places in the full ranking, 1 is best; equal scores count as RecBole's top-k breaks them, and
             below the top K by item number.
-        top: [U, K] the K best items, best first.
+        top: [R, K] the K best items, best first.
         counts: [N] how often an item occurs in the training part.
-        histories: U arrays, the items before the target, oldest first, not cut to the length a model sees.
-        item_ranks, id_ranks: of generative models, ranking name ("fused" and each modality) -> [U], the place of the
+        histories: R arrays, the items before the targets, oldest first, not cut to the length a model sees.
+        item_ranks, id_ranks: of generative models, ranking name ("fused" and each modality) -> [T], the place of the
             target among what the beams found (every item with ``decode: exact``), and of its ID among the distinct IDs;
             0 is absent.
+        rows: [T] the row of each target, from 0, rising; left out where every row has one target.
     """
 
     users: np.ndarray
@@ -82,9 +86,31 @@ class Ranks:
     histories: list[np.ndarray]
     item_ranks: dict[str, np.ndarray] = field(default_factory=dict)
     id_ranks: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.rows is None:
+            object.__setattr__(self, "rows", np.arange(len(self.users)))
+
+    def keys(self) -> list[tuple]:
+        """What each row is about, the same in every run with the same test rows: user, targets as tokens, and how many
+        equal rows come before it; [R]."""
+        tokens = np.split(self.items[self.targets], np.flatnonzero(np.diff(self.rows)) + 1) if len(self.rows) else []
+        seen: dict[tuple, int] = {}
+        keys = []
+        for first, targets in zip(np.unique(self.rows, return_index=True)[1].tolist(), tokens):
+            row = (str(self.users[first]), tuple(sorted(targets.tolist())))
+            seen[row] = seen.get(row, -1) + 1
+            keys.append((*row, seen[row]))
+        return keys
+
+    def single(self) -> "Ranks":
+        """The same with every target in a row of its own."""
+        rows = self.rows.tolist()
+        return replace(self, top=self.top[self.rows], histories=[self.histories[row] for row in rows], rows=None)
 
     def save(self, path: Path) -> None:
-        arrays = {name: getattr(self, name) for name in ("users", "items", "targets", "ranks", "top", "counts")}
+        arrays = {name: getattr(self, name) for name in ("users", "items", "targets", "ranks", "top", "counts", "rows")}
         arrays["history"] = np.concatenate([*self.histories, np.zeros(0, np.int64)]).astype(np.int32)
         arrays["history_ends"] = np.cumsum([len(history) for history in self.histories])
         arrays |= {f"item_ranks.{name}": ranks for name, ranks in self.item_ranks.items()}

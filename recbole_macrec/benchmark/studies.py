@@ -1,6 +1,6 @@
 """What each kind of study makes of its comparison: rows of figures, and drawings.
 
-Legend: U users.
+Legend: R test rows.
 """
 import statistics
 from collections.abc import Callable, Sequence
@@ -10,8 +10,8 @@ import numpy as np
 
 from recbole_macrec.benchmark.beams import rank_with
 from recbole_macrec.benchmark.figures import Figure
-from recbole_macrec.benchmark.runs import Comparison, Run, file_name
-from recbole_macrec.benchmark.statistics import user_values
+from recbole_macrec.benchmark.runs import Comparison, Ranks, Run, file_name
+from recbole_macrec.benchmark.statistics import row_values
 from recbole_macrec.benchmark.table import largest_k
 from recbole_macrec.errors import UserError
 
@@ -193,19 +193,19 @@ def beams(comparison: Comparison, study: dict) -> Study:
 
 
 def groups(comparison: Comparison, study: dict) -> Study:
-    """Metrics of the users of each group, by training count of the target or length of the history."""
+    """Metrics of the test rows of each group, by training count of the target or length of the history."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     bounds = study["from"]
     ticks = [range_text(low, high) for low, high in zip(bounds, [*bounds[1:], None])]
     made = Study(["", study["by"], "users", *_with_deviations(metrics)])
     series: dict[str, dict[str, list]] = {metric: {} for metric in metrics}
     for label in comparison.labels:
-        runs = [run.ranks for run in comparison.of(dataset, label)]
+        runs = [grouped_rows(run, study["by"]) for run in comparison.of(dataset, label)]
         for number, tick in enumerate(ticks):
             inside = [group_of(ranks, study["by"], bounds) == number for ranks in runs]
-            users = int(inside[0].sum()) if inside else 0
+            users = len(np.unique(runs[0].users[inside[0][runs[0].rows]])) if inside else 0
             pairs = [
-                over_seeds([float(user_values(r.ranks[i], metric).mean()) for r, i in zip(runs, inside) if i.any()])
+                over_seeds([float(row_values(r, metric)[i].mean()) for r, i in zip(runs, inside) if i.any()])
                 for metric in metrics
             ]
             made.rows.append([label, tick, users, *(number for pair in pairs for number in pair)])
@@ -217,8 +217,13 @@ def groups(comparison: Comparison, study: dict) -> Study:
     return made
 
 
-def group_of(ranks, by: str, bounds: Sequence[int]) -> np.ndarray:
-    """Number of each user's group, -1 below the first; [U]."""
+def grouped_rows(run: Run, by: str) -> Ranks:
+    """The test rows that groups divide: each target alone where they are groups of targets."""
+    return run.ranks.single() if by == "target_count" else run.ranks
+
+
+def group_of(ranks: Ranks, by: str, bounds: Sequence[int]) -> np.ndarray:
+    """Number of the group of each row of :func:`grouped_rows`, -1 below the first; [R]."""
     if by == "target_count":
         values = ranks.counts[ranks.targets]
     elif by == "history_length":

@@ -59,6 +59,7 @@ class Table:
     metrics: list[str]
     rows: list[Row]
     tests: list = field(default_factory=list)
+    untested: list[tuple[str, str]] = field(default_factory=list)  # pairs of labels with different test rows
     foot: str = ""
 
 
@@ -182,15 +183,28 @@ def markdown(tables: Sequence[Table]) -> str:
 
 def _test_lines(table: Table) -> list[str]:
     if not table.tests:
-        return []
+        return [*test_notes(table), ""] if table.untested else []
     lines = ["| first | second | metric | difference | 95 % interval | p | p, Holm | the first is |", "|" + "---|" * 8]
     for t in table.tests:
         lines.append(
             f"| {t.first} | {t.second} | {t.metric} | {t.difference:+.4f} | {t.low:+.4f} to {t.high:+.4f} | {t.p:.2g} | "
             f"{t.p_holm:.2g} | {'no different' if t.verdict == 'no difference' else t.verdict} |"
         )
-    note = "Paired over {} test users, each averaged over the seeds: bootstrap interval and two-sided Wilcoxon test."
-    return [*lines, "", note.format(f"{table.tests[0].users:,}"), ""]
+    return [*lines, "", *test_notes(table), ""]
+
+
+def test_notes(table: Table) -> list[str]:
+    """Sentences on how the tests of a table were made, and what they hold for."""
+    notes = []
+    if table.tests:
+        test = table.tests[0]
+        users = f"{test.users:,} test users" if test.rows == test.users else f"{test.rows:,} test rows of {test.users:,} users"
+        effects = "users" if test.seeds == 1 else "seeds and users"
+        notes.append(f"Paired over {users}: two-sided test and 95 % interval by a mixed model, with random effects of {effects}.")
+        if test.seeds == 1:
+            notes.append("With one seed a difference holds between these two runs; other seeds may give another.")
+    notes += [f"{a} and {b} are not tested against each other: their test rows differ." for a, b in table.untested]
+    return notes
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -239,7 +253,8 @@ def as_dict(table: Table) -> dict:
         for row in table.rows
     ]  # fmt: skip
     tests = [test.as_dict() for test in table.tests]
-    return {"title": table.title, "columns": table.columns, "metrics": table.metrics, "rows": rows, "tests": tests, "foot": table.foot}
+    return {"title": table.title, "columns": table.columns, "metrics": table.metrics, "rows": rows, "tests": tests,
+            "test_notes": test_notes(table), "foot": table.foot}
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:

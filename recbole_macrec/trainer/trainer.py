@@ -248,8 +248,8 @@ def padded_rows(rows: torch.Tensor, values: torch.Tensor, count: int) -> torch.T
     """The ``values`` [E] of each of ``count`` rows, which ``rows`` [E] names in rising order; [count, most of a row], 0 behind."""
     lengths = torch.bincount(rows, minlength=count)
     first = lengths.cumsum(0) - lengths
-    padded = torch.zeros(count, max(1, int(lengths.max())), dtype=torch.long)
-    padded[rows, torch.arange(len(rows)) - first[rows]] = values
+    padded = values.new_zeros(count, max(1, int(lengths.max())))
+    padded[rows, torch.arange(len(rows), device=rows.device) - first[rows]] = values
     return padded
 
 

@@ -1,6 +1,6 @@
 """Which figures a report has.
 
-Legend: U users, K codes of a layer.
+Legend: R test rows, K codes of a layer.
 """
 import math
 from collections.abc import Callable, Sequence
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_macrec.benchmark.figures import Drawing, Figure, Intervals
-from recbole_macrec.benchmark.runs import Comparison, Run, file_name
-from recbole_macrec.benchmark.statistics import mean_values
-from recbole_macrec.benchmark.studies import group_of, over_seeds, range_text
+from recbole_macrec.benchmark.runs import Comparison, Ranks, Run, file_name
+from recbole_macrec.benchmark.statistics import row_values
+from recbole_macrec.benchmark.studies import group_of, grouped_rows, over_seeds, range_text
 from recbole_macrec.benchmark.study import read_study
 from recbole_macrec.benchmark.table import Table, largest_k
 
@@ -35,7 +35,7 @@ def intervals(table: Table) -> list[Drawn]:
     drawn = []
     for metric in dict.fromkeys(test.metric for test in table.tests):
         rows = [(f"{t.first} − {t.second}", t.difference, t.low, t.high) for t in table.tests if t.metric == metric]
-        caption = "Mean difference over the test users and its 95 % bootstrap interval; right of 0 the first is better."
+        caption = "Mean difference and its 95 % interval; right of 0 the first is better."
         drawn.append(Drawn(f"difference-{file_name(metric)}", Intervals(f"Difference in {metric}", metric, rows), caption))
     return drawn
 
@@ -87,31 +87,40 @@ def _relative_loss(curve: list[dict]) -> dict[int, float]:
 
 
 def groups(comparison: Comparison, dataset: str) -> list[Drawn]:
-    """Metrics by training count of the target and by length of the history, with 95 % intervals over the users."""
+    """Metrics by training count of the target and by length of the history, with 95 % intervals over the test rows."""
     labels = [label for label in comparison.labels if comparison.of(dataset, label)]
     if not labels:
         return []
     runs = {label: comparison.of(dataset, label) for label in labels}
-    first = runs[labels[0]][0]
-    metrics, ranks = largest_k(list(first.result["test_result"])), first.ranks
-    values = {metric: {label: mean_values(runs[label], metric) for label in labels} for metric in metrics}
+    metrics = largest_k(list(runs[labels[0]][0].result["test_result"]))
     drawn = []
     for study in map(read_study, GROUPS):
-        numbers = group_of(ranks, study["by"], study["from"])  # [U]
+        rows = {label: [grouped_rows(run, study["by"]) for run in of_label] for label, of_label in runs.items()}
+        first = rows[labels[0]][0]
+        keys, numbers = first.keys(), group_of(first, study["by"], study["from"])  # [R]
         inside = [numbers == number for number in range(len(study["from"]))]
-        kept = [number for number, users in enumerate(inside) if users.any()]
+        kept = [number for number, of_group in enumerate(inside) if of_group.any()]
         bounds = [*study["from"], None]
         ticks = [f"{range_text(bounds[i], bounds[i + 1])}\n{inside[i].sum():,}" for i in kept]
         x = "training interactions of the target" if study["by"] == "target_count" else "interactions before the target"
         for metric in metrics:
-            figure = Figure(f"{metric} by {x}", f"{x}; below, test users", metric, ticks)
+            figure = Figure(f"{metric} by {x}", f"{x}; below, the number of test rows", metric, ticks)
             for label in comparison.labels:
-                of_user = values[metric].get(label, {})
-                pairs = [mean_and_error([of_user[u] for u in ranks.users[inside[i]].tolist() if u in of_user]) for i in kept]
+                of_row = mean_values(rows.get(label, []), metric)
+                pairs = [mean_and_error([of_row[key] for key, here in zip(keys, inside[i]) if here and key in of_row]) for i in kept]
                 figure.series[label] = ([mean for mean, _ in pairs], [error for _, error in pairs])
-            caption = "Mean over the users of a group, each averaged over the seeds; 95 % interval by the normal distribution."
+            caption = "Mean over the test rows of a group, each averaged over the seeds; 95 % interval by the normal distribution."
             drawn.append(Drawn(f"{study['by']}-{file_name(metric)}", figure, caption))
     return drawn
+
+
+def mean_values(runs: Sequence[Ranks], metric: str) -> dict[tuple, float]:
+    """Key of a test row -> the metric, averaged over the runs (a label's seeds) that have the row."""
+    values: dict[tuple, list[float]] = {}
+    for ranks in runs:
+        for key, value in zip(ranks.keys(), row_values(ranks, metric).tolist()):
+            values.setdefault(key, []).append(value)
+    return {key: float(np.mean(of_key)) for key, of_key in values.items()}
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:

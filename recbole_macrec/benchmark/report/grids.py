@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from recbole_macrec.benchmark.runs import Comparison
-from recbole_macrec.benchmark.table import LOWER_IS_BETTER, Table, largest_k
+from recbole_macrec.benchmark.table import LOWER_IS_BETTER, Table, largest_k, test_notes
 
 MARKS = {0: "", 1: "best", 2: "second"}
 
@@ -62,8 +62,7 @@ def tests(table: Table) -> Grid | None:
     numeric = ("difference", "95 % interval", "p", "p, Holm")
     names = ("first", "second", "metric", *numeric, "the first is")
     grid = Grid(
-        f"Paired over {table.tests[0].users:,} test users, each averaged over the seeds: bootstrap interval and two-sided "
-        "Wilcoxon test, corrected by Holm for all tests of the table",
+        " ".join([*test_notes(table), "Corrected by Holm for all tests of the table"]),
         [(name, name in numeric) for name in names],
     )
     for t in table.tests:

@@ -30,7 +30,7 @@ class Corner:
 
 
 def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_bytes: int) -> dict | None:
-    """Everything the page needs of one dataset; None where no run is finished or no user is wanted.
+    """Everything the page needs of one dataset; None where no run is finished, no user requested, or no test row shared.
 
     Returns:
         labels, seed of each label's run, users (see :func:`_user`), items (token, title and how often trained on, as columns;
@@ -40,12 +40,17 @@ def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_byte
     runs = {label: comparison.of(dataset, label)[0] for label in comparison.labels if comparison.of(dataset, label)}
     if not runs or not corner.users:
         return None
-    ranks = {label: run.ranks for label, run in runs.items()}
-    rows = {label: {user: row for row, user in enumerate(r.users.tolist())} for label, r in ranks.items()}
+    ranks = {label: run.ranks.single() for label, run in runs.items()}
+    rows = {label: {key: row for row, key in enumerate(r.keys())} for label, r in ranks.items()}
     common = sorted(set.intersection(*(set(of_label) for of_label in rows.values())))
-    chosen = sorted(random.Random(corner.seed).sample(common, min(corner.users, len(common))), key=lambda user: (len(user), user))
+    if not common:
+        return None
+    targets = Counter(user for user, *_ in common)
+    chosen = sorted(random.Random(corner.seed).sample(common, min(corner.users, len(common))), key=lambda key: (len(key[0]), key))
     seen = max(_seen(run) for run in runs.values())
-    users = [_user(user, {label: (ranks[label], rows[label][user]) for label in runs}, seen) for user in chosen]
+    users = [
+        _user(_name(key, targets), {label: (ranks[label], rows[label][key]) for label in runs}, seen) for key in chosen
+    ]  # fmt: skip
     numbers: dict[str, int] = {}
     often = Counter(token for user in users for token in _tokens(user))
     for token, _ in often.most_common():  # the first ones get an image, should the room for images not suffice
@@ -75,8 +80,14 @@ def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_byte
     }
 
 
+def _name(key: tuple, targets: Counter) -> str:
+    """The user of a test row, with the target where the user has several."""
+    user, (target,), number = key
+    return user if targets[user] == 1 else f"{user}, {target}" + (f" ({number + 1})" if number else "")
+
+
 def _user(user: str, found: dict[str, tuple[Ranks, int]], seen: int) -> dict:
-    """One test user: the last ``seen`` items of the history, how many came before them, the withheld target, and each
+    """One test user and target: the last ``seen`` items of the history, how many came before them, the withheld target, and each
     label's rank of it and best items; items are tokens."""
     ranks, row = next(iter(found.values()))
     history = ranks.items[ranks.histories[row]].tolist()
