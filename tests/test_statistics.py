@@ -11,7 +11,7 @@ from recbole_macrec.benchmark.compare import comparison_tables
 from recbole_macrec.benchmark.runs import Asked, Ranks, Run, open_comparison, run_folder, write_asked, write_json
 from recbole_macrec.benchmark.report import grids
 from recbole_macrec.benchmark.statistics import Measured, by_user, compare_pairs, holm, mixed_model, row_values, user_values
-from recbole_macrec.benchmark.table import build_table, comma_separated, latex, markdown, write_tables
+from recbole_macrec.benchmark.table import build_table, comma_separated, latex, markdown, print_table, write_tables
 from recbole_macrec.errors import UserError
 
 
@@ -237,3 +237,15 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError):
         write_json({"a": object()}, tmp_path / "x.json")
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_labels_are_printed_as_they_are(capsys):
+    label, record = "[/nope] two :smile: a|b\\c", {"test_result": {"ndcg@10": 0.5}, "epochs": 1, "parameters": 1, "seed": 1,
+                                                   "semantic_ids": {}, "seconds": {"training": 0.0}, "versions": {},
+                                                   "hardware": {"processor": "p", "cores": 1, "memory_gib": 1, "gpus": []}}
+    table = build_table("[red]title", {label: [record], "[bold]": [{**record, "test_result": {"ndcg@10": 0.25}}]}, {"[bold]": "[/x]"})
+    print_table(table)
+    out = capsys.readouterr().out
+    assert all(text in out for text in (label, "[bold]", "[red]title", "[/x]", "0.5000"))
+    assert "| [/nope] two :smile: a\\|b\\c |" in markdown([table])
+    assert "a|b\\textbackslash{}c" in latex([table])

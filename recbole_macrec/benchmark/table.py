@@ -11,10 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from recbole_macrec.benchmark.runs import write_json
 from recbole_macrec.data.replace import whole_file
 
+_LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 LOWER_IS_BETTER = ("meanrank", "gauc", "rmse", "mae", "logloss")
 
 
@@ -158,13 +160,14 @@ def plain_rows(table: Table, text=lambda cell: cell.text()) -> list[list[str]]:
 
 def print_table(table: Table) -> None:
     """Print the table to the terminal."""
-    shown = RichTable(title=table.title)
+    shown = RichTable(title=Text(table.title))
     names = header(table)
     for i, name in enumerate(names):
-        shown.add_column(name, justify="left" if i in (0, len(names) - 1) else "right", no_wrap=True)
-    marks = {0: "{}", 1: "[bold]{}[/bold]", 2: "[underline]{}[/underline]"}
-    for row in plain_rows(table, lambda cell: marks[cell.place].format(cell.text())):
-        shown.add_row(*row)
+        shown.add_column(Text(name), justify="left" if i in (0, len(names) - 1) else "right", no_wrap=True)
+    styles = {0: "", 1: "bold", 2: "underline"}
+    for row, texts in zip(table.rows, plain_rows(table)):
+        places = [0, *(row.cells[name].place for name in table.columns), 0]
+        shown.add_row(*(Text(text, styles[place]) for text, place in zip(texts, places)))  # plain: labels may hold "[...]"
     console = Console()
     needed = Console(width=1000).measure(shown).maximum  # a narrow terminal or a pipe must not cut figures off
     Console(width=max(console.width, needed)).print(shown)
@@ -176,7 +179,7 @@ def markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         names = header(table)
         lines += [f"# {table.title}", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-        lines += ["| " + " | ".join(row) + " |" for row in plain_rows(table, lambda c: marks[c.place].format(c.text()))]
+        lines += ["| " + " | ".join(map(_cell_text, row)) + " |" for row in plain_rows(table, lambda c: marks[c.place].format(c.text()))]
         lines += ["", *_test_lines(table), table.foot, ""]
     return "\n".join(lines)
 
@@ -187,7 +190,7 @@ def _test_lines(table: Table) -> list[str]:
     lines = ["| first | second | metric | difference | 95 % interval | p | p, Holm | the first is |", "|" + "---|" * 8]
     for t in table.tests:
         lines.append(
-            f"| {t.first} | {t.second} | {t.metric} | {t.difference:+.4f} | {t.low:+.4f} to {t.high:+.4f} | {t.p:.2g} | "
+            f"| {_cell_text(t.first)} | {_cell_text(t.second)} | {t.metric} | {t.difference:+.4f} | {t.low:+.4f} to {t.high:+.4f} | {t.p:.2g} | "
             f"{t.p_holm:.2g} | {'no different' if t.verdict == 'no difference' else t.verdict} |"
         )
     return [*lines, "", *test_notes(table), ""]
@@ -207,6 +210,10 @@ def test_notes(table: Table) -> list[str]:
     return notes
 
 
+def _cell_text(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def latex(tables: Sequence[Table]) -> str:
     marks = {0: "{}", 1: "\\textbf{{{}}}", 2: "\\underline{{{}}}"}
     lines: list[str] = []
@@ -221,9 +228,7 @@ def latex(tables: Sequence[Table]) -> str:
 
 
 def _escaped(text: str) -> str:
-    for sign in "&%$#_{}":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
 def comma_separated(tables: Sequence[Table]) -> str:
