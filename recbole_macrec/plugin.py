@@ -19,7 +19,9 @@ from recbole.quick_start import quick_start
 from recbole.utils import ModelType, dataset_arguments, enum_type, get_model
 
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
+from recbole_macrec.data.attributes import choose_attributes
 from recbole_macrec.data.loading import check_columns
+from recbole_macrec.data.numbers import first_unreadable
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.values import check_values
 
@@ -186,16 +188,30 @@ def is_ours(model_class: type) -> bool:
 
 
 def _prepare_before_loading() -> None:
-    """Bring a dataset with a ``source`` here before any dataset class, RecBole's own included, looks for its files."""
+    """Before any dataset class, RecBole's own included, reads its files: bring a dataset with a ``source`` here, check the
+    columns, choose item attributes. A number that RecBole cannot read becomes a UserError."""
     load = Dataset._load_data
 
     @functools.wraps(load)
     def _load_data(self, token, dataset_path):
         prepare(self.config)
         check_columns(self.config, Path(dataset_path), token)
+        choose_attributes(self.config, Path(dataset_path), token)
         load(self, token, dataset_path)
 
-    Dataset._load_data = _load_data
+    load_file = Dataset._load_feat
+
+    @functools.wraps(load_file)
+    def _load_feat(self, filepath, source):
+        try:
+            return load_file(self, filepath, source)
+        except ValueError:
+            error = first_unreadable(Path(filepath), AtomicFormat.of(self.config), self.field2type)
+            if error is None:
+                raise
+            raise error from None
+
+    Dataset._load_data, Dataset._load_feat = _load_data, _load_feat
 
 
 def prepare(config: Config) -> None:

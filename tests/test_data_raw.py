@@ -107,9 +107,9 @@ def test_item_columns(raw):
     assert run(raw) == 0
     folder = Path("out/Instruments")
     items = read_items(folder, "Instruments").set_index("item_id")
-    assert list(items) == ["title", "description", "brand", "categories", "image"]
+    assert list(items) == ["title", "description", "brand", "categories", "class", "image"]
     assert list(items.index) == list(dict.fromkeys(item for history in histories(folder).values() for item in history))
-    assert items.loc["B0008"].tolist() == ["Guitar 8", "Made of wood & steel Tab here", "Acme & Sons", "Music",
+    assert items.loc["B0008"].tolist() == ["Guitar 8", "Made of wood & steel Tab here", "Acme & Sons", "Music", "Music",
                                            "images/B0008.jpg"]
     assert items.loc["B0001", "title"] == "" and items.loc["B0002", "title"] == ""  # missing; a script
     urls = json.loads((folder / "image_urls.json").read_text())

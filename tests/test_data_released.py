@@ -138,7 +138,7 @@ def test_benchmark_files_become_the_histories_they_were_cut_from(tmp_path):
     assert run(write_benchmark(tmp_path / "bench")) == 0
     assert histories() == SEQUENCES
     items = read_items(OUT / "Shop", "Shop")
-    assert items["item_id"].tolist() == list("dcba") and items["title"][0] == "The d" and list(items) == ["item_id", "title"]
+    assert items["item_id"].tolist() == list("dcba") and items["title"][0] == "The d" and list(items) == ["item_id", "title", "price"]
 
 
 def test_atomic_files_of_recbole(tmp_path):

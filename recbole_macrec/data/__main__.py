@@ -195,7 +195,7 @@ def _pairs(option: str, values: list[str], suffix: str) -> dict[str, Path]:
 def _describe(summary: Summary) -> str:
     shapes = [f"{modality} [{rows:,} x {width}]" for modality, (rows, width) in summary.features.items()]
     items = summary.folder / f"{summary.folder.name}.item"
-    columns = [column.split(":")[0] for column in header_of(items, "\t")[1:]]
+    columns = [column.split(":")[0] for column in header_of(items, "\t")[1:] if ":float" not in column]
     none = f"none yet; a run makes them from what {items.name} has: {', '.join(columns)}" if columns else "none"
     lines = [f"{summary.folder}: {summary.users:,} users, {summary.items:,} items, {summary.interactions:,} interactions",
              f"features: {', '.join(shapes) or none}", f"semantic IDs: {', '.join(summary.semantic_ids) or 'none'}"]

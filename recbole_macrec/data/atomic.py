@@ -78,10 +78,10 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]],
         _separated(pd.DataFrame(chunk, columns=list(header)), form).to_csv(path, mode="a", header=False, **_dialect(form))
 
 
-def read_table(path: Path, form: AtomicFormat = DEFAULT_FORMAT) -> pd.DataFrame:
+def read_table(path: Path, form: AtomicFormat = DEFAULT_FORMAT, skip_blank_lines: bool = True) -> pd.DataFrame:
     """Read an atomic file as text, nothing turned into NaN; columns are ``name:type``. What pandas raises is for the caller."""
     return pd.read_csv(path, sep=form.field_separator, dtype=str, keep_default_na=False, na_filter=False,
-                       encoding=form.encoding, engine="c" if len(form.field_separator) == 1 else "python")
+                       encoding=form.encoding, skip_blank_lines=skip_blank_lines, engine="c" if len(form.field_separator) == 1 else "python")
 
 
 def write_table(path: Path, table: pd.DataFrame, form: AtomicFormat = DEFAULT_FORMAT) -> None:

@@ -119,12 +119,11 @@ def _write(target: Path, source: Source, steps: list[Step], feature_files: dict[
     tables, ids, name = join_features(source, feature_files), join_ids(source, id_files), target.name
     shapes = {modality: table.matrix.shape for modality, table in tables.items()}
     if words:
-        source.columns[COLUMN] = read_words(Path(words), source)
+        source.columns[f"{COLUMN}:token_seq"] = read_words(Path(words), source)
     with new_folder(target, overwrite) as folder:
         _write_interactions(folder / f"{name}.inter", source, writes)
         if catalogue is None:
-            columns = {f"{column}:token_seq": values for column, values in source.columns.items()}
-            atomic.write(folder / f"{name}.item", {f"{writes.item}:token": source.catalogue, **columns}, writes)
+            atomic.write(folder / f"{name}.item", {f"{writes.item}:token": source.catalogue, **source.columns}, writes)
         else:
             write_items(folder, name, catalogue, writes)
             added = {"features": shapes, "semantic_ids": list(ids), "notes": source.notes}

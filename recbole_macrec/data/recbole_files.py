@@ -8,12 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_macrec.data import atomic
-from recbole_macrec.data.atomic import AtomicFormat, check_tokens
+from recbole_macrec.data.atomic import AtomicFormat, check_tokens, clean_text
 from recbole_macrec.data.features import listing
 from recbole_macrec.data.found import find_beside
+from recbole_macrec.data.numbers import plain_numbers
 from recbole_macrec.data.sources import NO_OPTIONS, Source, find_column, header_of, read_table, rows_of
 from recbole_macrec.errors import UserError
 
+IMAGE_COLUMNS = ("image", "image_url", "image_path")
 _FIRST_COLUMN = re.compile(r"[^:]+:(?:token|float)(?:_seq)?(?P<separator>[^\w:]+)")
 PARTS = ("train", "valid", "test")
 
@@ -21,7 +23,7 @@ PARTS = ("train", "valid", "test")
 def read_inter(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read ``NAME.inter`` of RecBole (``user_id:token ...``) or MMRec (``userID itemID rating timestamp x_label``).
 
-    Token sequences of a ``NAME.item`` beside it become texts and its items the catalogue. The first line tells the separator
+    The items of a ``NAME.item`` beside it are the catalogue, and its columns are kept, but for paths of images. The first line tells the separator
     unless ``reads``, RecBole's options for columns and separators, does.
     """
     separator = _separator(path, reads)
@@ -103,7 +105,7 @@ def _seq_separator(sequences: pd.DataFrame, path: Path, reads: Mapping[str, str]
 
 
 def _with_items(source: Source, folder: Path, name: str, item: str, separator: str, reads: Mapping[str, str]) -> Source:
-    """Find features and IDs, and take catalogue and texts of ``NAME.item`` where there is one; UserError if it lacks items."""
+    """Find features and IDs, and take catalogue and columns of ``NAME.item`` where there is one; UserError if it lacks items."""
     source.found, path = find_beside(source.path, name), folder / f"{name}.item"
     if not path.is_file():
         return source
@@ -114,10 +116,15 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
     missing = [item for item in source.catalogue if item not in known]
     if missing:
         raise UserError(f"{path} lacks {listing(missing, 'item')} of {source.path.name}; give every item a row")
-    texts = [column.split(":")[0] for column in header_of(path, separator) if column.endswith(":token_seq")]
+    types = dict(column.split(":") for column in header_of(path, separator) if column.count(":") == 1)
+    types = {column: kind for column, kind in types.items() if column not in (item, *IMAGE_COLUMNS)}
+    mark = _seq_separator(frame[[column for column, kind in types.items() if kind.endswith("_seq")]], path, reads, source.notes)
     source.catalogue, source.fixed = catalogue, True
-    mark = _seq_separator(frame[texts], path, reads, source.notes)
-    source.columns = {column: frame[column].str.replace(mark, " ", regex=False).tolist() for column in texts}
+    for column, kind in types.items():
+        values = frame[column].str.replace(mark, " ", regex=False) if kind.endswith("_seq") else frame[column]
+        numbers = kind.startswith("float")
+        source.columns[f"{column}:{kind}"] = (plain_numbers(values.tolist(), column, catalogue, path, source.notes) if numbers
+                                              else [clean_text(value) for value in values])
     numbered = sorted(catalogue, key=lambda item: (len(item), item)) == [str(i) for i in range(len(catalogue))]
     source.numbers = {item: item for item in catalogue} if numbered and catalogue == sorted(catalogue, key=int) else {}
     return source

@@ -36,7 +36,7 @@ class Source:
     catalogue: list[str]
     numbers: dict[str, str]  # item number (or CSV value) as text -> item token
     fixed: bool  # True when the source lists its whole catalogue, False when only interactions tell it
-    columns: dict[str, list[str]] = field(default_factory=dict)  # text columns in catalogue order
+    columns: dict[str, list[str]] = field(default_factory=dict)  # name:type -> values in catalogue order
     notes: list[str] = field(default_factory=list)
     found: Found = field(default_factory=Found)  # features and IDs in the source's folder
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from recbole_macrec.data.atomic import check_tokens, clean_text
+from recbole_macrec.data.attributes import COLUMN, KNOWN, category_tokens
 from recbole_macrec.data.features import duplicates, listing
 from recbole_macrec.data.raw.catalogue import IMAGES, Catalogue, Options, is_url
 from recbole_macrec.data.raw.find import RawFiles
@@ -67,7 +68,9 @@ class ItemTable:
                             f"text columns, and image for a path or URL.{missing_column('item', self._header)}")
         self._named = _by_name(path.parent / IMAGES) if self._image is None else {}
         self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
-        self.columns = _checked_names([self._header[i] for i in self._texts], path)
+        names = _checked_names([self._header[i] for i in self._texts], path)
+        self._categories = None if COLUMN in names else next((names.index(name) for name in KNOWN if name in names), None)
+        self.columns = names if self._categories is None else (*names, COLUMN)
 
     def __iter__(self) -> Iterator[Record]:
         rows = _rows(self.path, self._delimiter)
@@ -78,7 +81,10 @@ class ItemTable:
                                 f"({', '.join(self._header)})")
             item = row[self._item]
             image = self._named.get(item, "") if self._image is None else row[self._image]
-            yield Record(item, [clean_text(row[i]) for i in self._texts], [_image(self.path, item, image)] if image else [])
+            texts = [clean_text(row[i]) for i in self._texts]
+            if self._categories is not None:
+                texts.append(category_tokens(texts[self._categories]))
+            yield Record(item, texts, [_image(self.path, item, image)] if image else [])
 
     def strangers(self, items: set[str]) -> list[str]:
         """Return the names in ``images/`` that are none of ``items``; none are where a column names the images."""

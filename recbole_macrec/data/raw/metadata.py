@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recbole_macrec.data.atomic import readable_token
+from recbole_macrec.data.attributes import COLUMN as CLASS, category_tokens
 from recbole_macrec.data.raw.lines import Tally, parse_lines
 from recbole_macrec.data.raw.text import plain_text
 
-COLUMNS = ("title", "description", "brand", "categories")
+COLUMNS = ("title", "description", "brand", "categories", CLASS)
 _SCRIPT_IN_TITLE = "getTime"  # pages of the 2018 crawl that were saved with a script where the title should be
 LITERAL = 2**20  # bytes of the longest Python literal that is read, which takes a hundred times its memory
 _BY = re.compile(r"^\s*by\s*\n")
@@ -40,7 +41,7 @@ def texts(listing: Listing, kind: str) -> list[str]:
         title = ""
     if isinstance(brand, str):
         brand = _BY.sub("", brand)
-    return [plain_text(title), plain_text(fields.get("description")), plain_text(brand), _category_path(categories)]
+    return [plain_text(title), plain_text(fields.get("description")), plain_text(brand), *_categories(categories)]
 
 
 def parse_2018(line: bytes) -> Listing:
@@ -86,11 +87,12 @@ def _urls(value: object) -> list[str]:
     return [url.strip() for url in value if isinstance(url, str) and url.strip()] if isinstance(value, list) else []
 
 
-def _category_path(value: object) -> str:
-    """Join the categories up to the first that holds a piece of a web page, as the released preprocessing does."""
+def _categories(value: object) -> tuple[str, str]:
+    """Return the categories up to the first that holds a piece of a web page, as the released preprocessing does: as a text,
+    and as tokens."""
     names = []
     for name in value if isinstance(value, list) else []:
         if "</span>" in str(name):
             break
         names.append(plain_text(name))
-    return ", ".join(filter(None, names))
+    return ", ".join(filter(None, names)), category_tokens(names)

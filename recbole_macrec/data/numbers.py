@@ -1,0 +1,72 @@
+"""Columns of numbers, as shops write them: "$1,299.00", "—" where there is no price."""
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from recbole_macrec.data.atomic import RESERVED, AtomicFormat, read_table
+from recbole_macrec.data.features import listing
+from recbole_macrec.errors import UserError
+
+_MISSING = {*RESERVED, "-", "‐", "‑", "‒", "–", "—", "−", "?"}  # hyphens, dashes and the minus sign
+_PRICE = re.compile(r"(-?)\s*[$€£¥₹]?\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)\s*[$€£¥₹]?")
+
+
+def plain_numbers(values: Sequence[str], column: str, items: Sequence[str], path: Path, notes: list[str]) -> list[str]:
+    """Return ``values``, one of each item, as RecBole reads them: "$1,299.00" as 1299.00, a dash as nothing.
+
+    A value may be several numbers separated by spaces. ``notes`` tells what was changed.
+
+    Raises:
+        UserError: naming file, line, item and value, for anything else that is no number.
+    """
+    plain = []
+    for row, value in enumerate(values):
+        parts = [value] if _plain(value) is not None else value.split()
+        numbers = [_plain(part) for part in parts]
+        if None in numbers:
+            raise not_a_number(path, row + 2, column, f"item '{items[row]}'", value)
+        plain.append(" ".join(filter(None, numbers)))
+    changed = [row for row, (before, after) in enumerate(zip(values, plain)) if before != after]
+    for what, rows in (("cleaned", [row for row in changed if plain[row]]), ("left empty", [row for row in changed if not plain[row]])):
+        if rows:
+            first = f"{values[rows[0]]!r}" + (f" to {plain[rows[0]]!r}" if plain[rows[0]] else "")
+            notes.append(f"{path.name}: {column} of {listing([items[row] for row in rows], 'item')} is {what}, the first is {first}")
+    return plain
+
+
+def first_unreadable(path: Path, form: AtomicFormat, columns: Collection[str]) -> UserError | None:
+    """Return what to say of the first value in the number columns among ``columns`` of an atomic file that RecBole cannot read."""
+    table = read_table(path, form, skip_blank_lines=False)
+    header = {name.split(":")[0]: name for name in table}
+    owner, key = next(((owner, header[name]) for owner, name in (("item", form.item), ("user", form.user)) if name in header),
+                      ("row", table.columns[0]))
+    for name in (name for column, name in header.items() if column in columns and ":float" in name):
+        for row, value in enumerate(table[name]):
+            parts = value.split(form.seq_separator) if name.endswith("_seq") else [value]
+            if not all(part in RESERVED or _is_number(part) for part in parts):
+                return not_a_number(path, row + 2, name.split(":")[0], f"{owner} '{table[key][row]}'", value)
+    return None
+
+
+def not_a_number(path: Path, line: int, column: str, whose: str, value: str) -> UserError:
+    return UserError(f"{path} line {line} has {value!r} as {column} of {whose}; expected a number such as 1299.00, or nothing")
+
+
+def _plain(value: str) -> str | None:
+    """Return ``value`` as RecBole reads it, empty where it says that there is none; None for what is no number."""
+    if value.strip() in _MISSING:
+        return ""
+    if _is_number(value):
+        return value
+    price = _PRICE.fullmatch(value.strip())
+    return price[1] + price[2].replace(",", "") if price else None
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return math.isfinite(float(value)) and "_" not in value
+    except ValueError:
+        return False
