@@ -11,6 +11,7 @@ import os
 import sys
 import types
 import warnings
+import weakref
 
 _applied = False
 
@@ -35,6 +36,7 @@ def apply() -> None:
     start_processes_without_gpu()
     wrap_for_cpu_processes()
     make_folders_together()
+    name_files_of_each_run()
     share_checkpoint_of_first_process()
     evaluate_each_user_once()
     train_without_anomaly_detection()
@@ -103,22 +105,15 @@ def _without_chain_warnings():
         yield
 
 
-class _Pandas(types.ModuleType):
-    """pandas as ``recbole.data.dataset.dataset`` sees it: only ``read_csv`` differs."""
+class _Changed(types.ModuleType):
+    """``module`` as one of RecBole's modules sees it: with ``names`` of its own."""
 
-    def __init__(self, pandas):
-        super().__init__("pandas")
-        self._pandas = pandas
+    def __init__(self, module, **names):
+        super().__init__(module.__name__)
+        self.__dict__.update(names, _module=module)
 
     def __getattr__(self, name):
-        return getattr(self._pandas, name)
-
-    def read_csv(self, *args, **kwargs):
-        frame = self._pandas.read_csv(*args, **kwargs)
-        for column in frame.select_dtypes(exclude="number").columns:
-            values = frame[column].astype(object)
-            frame[column] = values.where(values.notna(), "" if str(column).endswith("_seq") else None)
-        return frame
+        return getattr(self._module, name)
 
 
 def read_missing_sequences_as_empty() -> None:
@@ -126,7 +121,16 @@ def read_missing_sequences_as_empty() -> None:
     after it meets NaN. Filled while reading; text columns stay ``object``, as they were before pandas 3. Goes when
     RecBole assigns the filled column."""
     module = importlib.import_module("recbole.data.dataset.dataset")
-    module.pd = _Pandas(module.pd)
+    pandas = module.pd
+
+    def read_csv(*args, **kwargs):
+        frame = pandas.read_csv(*args, **kwargs)
+        for column in frame.select_dtypes(exclude="number").columns:
+            values = frame[column].astype(object)
+            frame[column] = values.where(values.notna(), "" if str(column).endswith("_seq") else None)
+        return frame
+
+    module.pd = _Changed(pandas, read_csv=read_csv)
     module.Dataset._load_feat = _within(_without_chain_warnings, module.Dataset._load_feat)
 
 
@@ -367,6 +371,40 @@ def make_folders_together() -> None:
     for module in [module for name, module in sys.modules.items() if name.split(".")[0] == "recbole"]:
         if vars(module).get("ensure_dir") is original:
             module.ensure_dir = ensure_dir
+
+
+def name_files_of_each_run() -> None:
+    """Checkpoints (trainer.py:132, 902-910) and logs (logger.py:83) are named by the second: two runs that start in one write
+    the same files, and one reports the metrics of the other's weights. Each run now creates a file that nobody had; the
+    TensorBoard folder follows the log's name. A checkpoint that stays empty is removed with its trainer. Goes when RecBole's
+    names are unique."""
+    import logging
+
+    from recbole_macrec.unique import new_file, remove_if_empty
+
+    def with_own_file(init):
+        @functools.wraps(init)
+        def naming_init(self, config, model):
+            init(self, config, model)
+            if config["single_spec"] or config["local_rank"] == 0:
+                folder, name = os.path.split(self.saved_model_file)
+                own = new_file(self.saved_model_file)
+                self.saved_model_file = os.path.join(folder, own.name)
+                weakref.finalize(self, remove_if_empty, own.absolute())
+                for temporary in {"temp_file", "temp_best_file"} & vars(self).keys():  # of the decision trees
+                    setattr(self, temporary, getattr(self, temporary).replace(name[: -len(".pth")], own.stem))
+
+        return naming_init
+
+    class OwnFileHandler(logging.FileHandler):
+        def __init__(self, filename):
+            super().__init__(new_file(filename))
+
+    trainer = importlib.import_module("recbole.trainer.trainer")
+    for kind in (trainer.Trainer, trainer.DecisionTreeTrainer):
+        kind.__init__ = with_own_file(kind.__init__)
+    logger = importlib.import_module("recbole.utils.logger")
+    logger.logging = _Changed(logging, FileHandler=OwnFileHandler)
 
 
 def share_checkpoint_of_first_process() -> None:

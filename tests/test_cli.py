@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from recbole_macrec.benchmark.command import main, new_folder
+from recbole_macrec.benchmark.command import main
 from recbole_macrec.benchmark.runs import open_comparison
 from recbole_macrec.failures import sentence
 
@@ -54,10 +54,6 @@ def test_several_models_share_one_table(tiny, tmp_path, capsys):
     for run in runs:
         assert f"| {run['model']} |" in markdown
         assert f"{run['test_result']['hit@10']:.4f}" in printed
-
-
-def test_a_folder_of_its_own_for_every_run_of_a_second(tmp_path):
-    assert [new_folder(tmp_path / "results" / "shop-1").name for _ in range(3)] == ["shop-1", "shop-1-2", "shop-1-3"]
 
 
 def test_a_run_repeats_beside_others(tiny, tmp_path):

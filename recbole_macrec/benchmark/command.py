@@ -1,6 +1,5 @@
 """``run_recbole_macrec.py``: its command line, and what it prints and writes."""
 import argparse
-import itertools
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from recbole_macrec.benchmark.table import build_table, print_table
 from recbole_macrec.errors import UserError
 from recbole_macrec.failures import reporting
 from recbole_macrec.options import check_dataset, check_model, check_options, read_config_file
+from recbole_macrec.unique import new_folder
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,17 +51,6 @@ def _compare(models: list[str], request: Request, data_path: str, output: str | 
     settings = matrix_settings(request, data_path)
     matrix = Matrix([Variant(model, model) for model in models], [request.dataset], [seed], settings)
     return compare(matrix, output, processes=request.processes)
-
-
-def new_folder(path: Path) -> Path:
-    """Make ``path``, or where another run has just made it, ``path``-2, ``path``-3, ..."""
-    for number in itertools.count(1):
-        folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:

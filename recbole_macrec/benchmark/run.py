@@ -1,10 +1,12 @@
 """Runs one model through RecBole's own ``run`` and returns its record."""
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import recbole.quick_start
 from recbole.config import Config
@@ -14,6 +16,7 @@ from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.record import observe, observe_processes
 from recbole_macrec.benchmark.runs import PRETRAINED, read_json, write_json
 from recbole_macrec.options import read_config_file, recbole_folder
+from recbole_macrec.unique import new_file, new_folder
 from recbole_macrec.values import check_valid_metric
 
 
@@ -84,7 +87,13 @@ def _pretrain(model: str, request: Request, keeper: Keeper | None) -> dict:
         return read_json(done)
     default = plugin.read_yaml(recbole_folder() / "properties" / "model" / "S3Rec.yaml")["pretrain_epochs"]
     epochs = request.value("pretrain_epochs", default)
-    record = _run(model, request, {"train_stage": "pretrain", "save_step": str(epochs)}, None)
+    saved = Path(str(request.value("checkpoint_dir", "saved")))
+    folder = new_folder(saved / "pretraining")  # RecBole names the file by model, dataset and epoch alone
+    record = _run(model, request, {"train_stage": "pretrain", "save_step": str(epochs), "checkpoint_dir": str(folder)}, None)
+    own = new_file(saved / Path(record["checkpoint"]).name)
+    Path(record["checkpoint"]).replace(own)
+    shutil.rmtree(folder)
+    record["checkpoint"] = str(own)
     if done:
         write_json(record, done)
     return record

@@ -20,6 +20,7 @@ from recbole_macrec.benchmark.run import Processes, Request, run_model
 from recbole_macrec.benchmark.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Run, write_json
 from recbole_macrec.failures import sentence
 from recbole_macrec.trainer.parts import Paused
+from recbole_macrec.unique import remove_if_empty
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,9 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
             message = sentence(error) or f"{type(error).__name__}: {error} (the whole story is in {folder / LOG})"
             write_json({"error": message}, folder / FAILURE)
             return
+        finally:
+            for file in (folder / SAVED).glob("*.pth"):  # named for a best epoch that there has not been
+                remove_if_empty(file)
         write_json(record, folder / RESULT)
         for file in (folder / SAVED).glob("*.last.pth"):
             file.unlink()
