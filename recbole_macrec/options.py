@@ -68,7 +68,7 @@ def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> 
         makeable = {path.stem for path in property_file("dataset").glob("*.yaml") if has_source(path.stem)}
         others = sorted({path.parent.name for path in Path(data_path).glob("*/*.inter")} | makeable)
         there = f" There are, or can be made: {', '.join(others)}." if others else ""
-        raise UserError(f"Dataset folder {folder} does not exist.{nearest(name, others)}{there} {mend}")
+        raise UserError(f"Dataset folder {folder.absolute()} does not exist.{nearest(name, others)}{there} {mend}")
     if not benchmark and not (folder / f"{name}.inter").is_file():
         raise UserError(f"Dataset file {folder / f'{name}.inter'} does not exist. {mend}")
 

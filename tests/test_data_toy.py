@@ -7,8 +7,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from recbole_macrec.benchmark import command
 from recbole_macrec.data import atomic
 from recbole_macrec.data.__main__ import main
+from recbole_macrec.data.prepare import prepare
+from recbole_macrec.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = ROOT / "dataset" / "arts-toy"
@@ -77,3 +80,33 @@ def test_dataset_property_files(name):
     options = yaml.safe_load((ROOT / f"properties/dataset/{name}.yaml").read_text())
     assert options["MAX_ITEM_LIST_LENGTH"] == 20 and options["modalities"] == ["text", "image"]
     assert options["load_col"]["inter"] == ["user_id", "item_id", "timestamp"] and "item_id" in options["load_col"]["item"]
+
+
+def test_a_run_outside_the_repository_makes_it_and_says_so(tmp_path, caplog):
+    run = ["--model=Pop", "--show_progress=False", "--state=WARNING"]
+    assert command.main(run) == 0 and f"is not at {tmp_path / 'dataset' / 'arts-toy'} and is made there from its seed" in caplog.text
+    made = tmp_path / "dataset" / "arts-toy" / "arts-toy.inter"
+    assert made.read_bytes() == (COMMITTED / "arts-toy.inter").read_bytes()
+    written = made.stat().st_mtime_ns
+    caplog.clear()
+    assert command.main(run) == 0 and "seed" not in caplog.text and made.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("folder, expected", [("arts-toy", "remove it"), ("shop", "for arts-toy alone")])
+def test_what_is_there_and_other_names_are_left_alone(folder, expected, tmp_path):
+    (tmp_path / folder).mkdir()
+    with pytest.raises(UserError, match=expected):
+        prepare(tmp_path / folder, "synthetic", lambda: True)
+    assert not list((tmp_path / folder).iterdir())
+
+
+def test_import_and_run_look_for_datasets_in_the_same_place(tmp_path, capsys):
+    (tmp_path / "shop").mkdir()
+    rows = [f"u{user},i{(user + step) % 13},{step}" for user in range(13) for step in range(5)]
+    (tmp_path / "shop" / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]))
+    assert main(["import", "shop", "--dataset=lamps"]) == 0
+    assert (tmp_path / "dataset" / "lamps" / "lamps.inter").is_file()
+    assert command.main(["--model=Pop", "--dataset=lamps", "--show_progress=False", "--state=ERROR"]) == 0
+    assert "lamps: test results" in capsys.readouterr().out
+    assert command.main(["--model=Pop", "--dataset=nowhere"]) == 1
+    assert f"Dataset folder {tmp_path / 'dataset' / 'nowhere'} does not exist" in capsys.readouterr().err

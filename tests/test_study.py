@@ -9,12 +9,12 @@ from conftest import TINY, write_tiny_dataset
 from test_models import ITEMS, SMALL
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.arguments import default_data_path
 from recbole_macrec.benchmark.matrix import Matrix
 from recbole_macrec.benchmark.runs import Ranks, open_comparison
 from recbole_macrec.benchmark.statistics import user_values
 from recbole_macrec.benchmark.studies import bucket_counts, group_of
 from recbole_macrec.benchmark.study import read_study, study_names, variants_of
+from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable
 
 SETTINGS = {**SMALL, "modalities": "['text','image']", "epochs": 1, "rqvae_epochs": 3, "num_beams": 10}
@@ -47,7 +47,7 @@ def study(arguments: list[str], **content) -> tuple[Path, dict, list[str]]:
 @pytest.mark.parametrize("name", study_names())
 def test_every_shipped_study_can_be_asked(name):
     content = read_study(name)
-    settings = {"data_path": default_data_path()} | {k: str(v) for k, v in content.get("settings", {}).items()}
+    settings = {"data_path": DATA_PATH} | {k: str(v) for k, v in content.get("settings", {}).items()}
     variants = variants_of(content, content.get("models", []), "arts-toy", settings)
     Matrix(variants, ["arts-toy"], [1], settings).check()
     assert len(variants) > 1 and content["title"] != name
@@ -55,7 +55,7 @@ def test_every_shipped_study_can_be_asked(name):
 
 def test_the_sweep_of_a_dataset_leaves_out_what_it_cannot_be():
     """arts-toy has 3 layers of 32 codes, and L_con at layer 0 alone."""
-    labels = [v.label for v in variants_of(read_study("sensitivity"), [], "arts-toy", {"data_path": default_data_path()})]
+    labels = [v.label for v in variants_of(read_study("sensitivity"), [], "arts-toy", {"data_path": DATA_PATH})]
     assert labels[0] == "default" and "codebook_levels=3" not in labels and "codebook_levels=2" in labels
     assert "first_con_layer=2" in labels and "first_con_layer=3" not in labels and "lambda_con=0.03" not in labels
 

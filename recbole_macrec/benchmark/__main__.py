@@ -12,7 +12,6 @@ import sys
 
 import recbole_macrec  # noqa: F401  registers the models
 from recbole_macrec.benchmark import compare, report, study
-from recbole_macrec.benchmark.arguments import default_data_path
 from recbole_macrec.benchmark.machine import hardware, versions
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
@@ -20,6 +19,7 @@ from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
 from recbole_macrec.benchmark.speed.train import train
 from recbole_macrec.benchmark.speed.whole import whole
+from recbole_macrec.data import DATA_PATH
 from recbole_macrec.failures import reporting
 from recbole_macrec.options import check_dataset
 
@@ -54,7 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--dataset", default="arts-toy")
-    parser.add_argument("--data_path", default=default_data_path())
+    parser.add_argument("--data_path", default=DATA_PATH)
     parser.add_argument("--modality", default="text", help="the modality whose IDs are used (default: text)")
     parser.add_argument("--batch", type=int, default=256, help="training batch of both sides (default: 256)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of ours (default: 3)")

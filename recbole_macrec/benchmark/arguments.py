@@ -1,11 +1,8 @@
 """What the command lines share: ``--key=value`` settings."""
 import argparse
-from pathlib import Path
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import settings_of_words
-
-REPOSITORY_DATA = Path(__file__).parents[2] / "dataset"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,8 +24,3 @@ def read_settings(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[arg
     """The parser's own arguments, and RecBole's ``--key=value`` settings as texts."""
     args, rest = parser.parse_known_args(argv)
     return args, settings_of_words(rest, vars(args))
-
-
-def default_data_path() -> str:
-    """``dataset/`` of the checkout, or of the working directory where the package is installed from a wheel."""
-    return str(REPOSITORY_DATA if REPOSITORY_DATA.is_dir() else "dataset")

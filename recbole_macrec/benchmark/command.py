@@ -4,12 +4,13 @@ import sys
 import time
 from pathlib import Path
 
-from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings
+from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.compare import compare, names_of
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings
 from recbole_macrec.benchmark.run import Processes, Request, run_model
 from recbole_macrec.benchmark.runs import write_json
 from recbole_macrec.benchmark.table import build_table, print_table
+from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
 from recbole_macrec.failures import reporting
 from recbole_macrec.options import check_dataset, check_model, check_options, read_config_file
@@ -31,7 +32,7 @@ def _run(argv: list[str]) -> int:
         processes=Processes(args.nproc, args.world_size, args.ip, args.port, args.group_offset),
     )
     check(models, request, args)
-    data_path = request.value("data_path") or default_data_path()
+    data_path = request.value("data_path") or DATA_PATH
     if len(models) > 1 or args.output:
         return _compare(models, request, data_path, args.output)
     settings.setdefault("data_path", data_path)

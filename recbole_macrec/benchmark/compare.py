@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings
+from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.pool import run_all
 from recbole_macrec.benchmark.run import Processes, Request
@@ -30,6 +30,7 @@ from recbole_macrec.benchmark.statistics import Measured, compare_pairs
 from recbole_macrec.benchmark.table import Table, build_table, largest_k, print_table, write_tables
 from recbole_macrec.benchmark.tune import choose, lay_out_tries
 from recbole_macrec.benchmark.worker import Resources
+from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
 from recbole_macrec.failures import reporting
 
@@ -46,7 +47,7 @@ def _main(argv: list[str]) -> int:
         [Variant(name, name) for name in names_of(args.models)],
         names_of(args.datasets),
         seeds_of(args.seeds, int(request.value("seed", FIRST_SEED))),
-        matrix_settings(request, request.value("data_path") or default_data_path()),
+        matrix_settings(request, request.value("data_path") or DATA_PATH),
         pairs_of(args.pairs),
     )
     matrix.check(vars(args))

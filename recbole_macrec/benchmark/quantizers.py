@@ -22,9 +22,9 @@ import torch
 from recbole.config import Config
 from recbole.utils import get_model
 
-from recbole_macrec.benchmark.arguments import default_data_path
 from recbole_macrec.benchmark.run import Request, run_model
 from recbole_macrec.benchmark.runs import write_json
+from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
 from recbole_macrec.failures import reporting
 from recbole_macrec.options import check_dataset, check_model
@@ -116,7 +116,7 @@ def _run(argv: list[str]) -> int:
     source.add_argument("--rank", metavar="MODEL", help="train and rank this model on the IDs of each quantizer")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dataset", default="arts-toy", help="with --rank")
-    parser.add_argument("--data_path", default=default_data_path(), help="with --rank")
+    parser.add_argument("--data_path", default=DATA_PATH, help="with --rank")
     parser.add_argument("--output", type=Path, default=Path("results/quantizers"), help="with --rank: folder of records")
     parser.add_argument("--modalities", nargs="+", help="with --rank")
     for name in ("rqvae_epochs", "rqvae_warmup_epochs", "rqvae_batch_size", "rqvae_projection", "codebook_levels",

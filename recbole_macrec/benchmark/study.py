@@ -13,13 +13,14 @@ from pathlib import Path
 from recbole.config import Config
 
 from recbole_macrec import plugin
-from recbole_macrec.benchmark.arguments import default_data_path, new_parser, read_settings
+from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.compare import add_matrix_options, compare, names_of
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.published import check_published, published
 from recbole_macrec.benchmark.run import Request, shown_command_line
 from recbole_macrec.benchmark.runs import open_comparison, write_json
 from recbole_macrec.benchmark.studies import DEFAULT, FINISHED_KINDS, Study, as_markdown
+from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.failures import reporting
 from recbole_macrec.semantic_ids import SemanticIDSettings
@@ -39,7 +40,7 @@ def _main(argv: list[str]) -> int:
     args, settings = parse(argv)
     study = read_study(args.name)
     request = Request("", tuple(args.config_files.split()), settings)
-    given = matrix_settings(request, request.value("data_path") or default_data_path())
+    given = matrix_settings(request, request.value("data_path") or DATA_PATH)
     given = {name: str(value) for name, value in study.get("settings", {}).items()} | given
     models = names_of(args.models or "") or study.get("models", [])
     if args.models and not study.get("models"):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
-from recbole_macrec.data import features
+from recbole_macrec.data import DATA_PATH, features
 from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat
 from recbole_macrec.data.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing, is_imported
 from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
@@ -47,7 +47,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     preparing = commands.add_parser("prepare", allow_abbrev=False, help="download, import and encode a dataset with a source",
                                     formatter_class=argparse.RawDescriptionHelpFormatter, description=_PREPARE_HELP)
     preparing.add_argument("dataset", metavar="NAME")
-    preparing.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
+    preparing.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
     preparing.add_argument("--model", default="MACRec", help="what to prepare it for (default: MACRec)")
     preparing.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones win")
     preparing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
@@ -56,7 +56,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
                                     formatter_class=argparse.RawDescriptionHelpFormatter, description=_IMPORT_HELP)
     importing.add_argument("src", metavar="SRC", type=Path)
     importing.add_argument("--dataset", required=True, metavar="NAME")
-    importing.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
+    importing.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
     importing.add_argument("--feature", action="append", default=[], metavar="MODALITY=FILE.npy")
     importing.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE.json")
     importing.add_argument("--words", type=Path, metavar="FILE.npy", help="texts as word numbers")
@@ -70,7 +70,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     encoding = commands.add_parser("encode", allow_abbrev=False, help="make the features of one modality",
                                    formatter_class=argparse.RawDescriptionHelpFormatter, description=_ENCODE_HELP)
     encoding.add_argument("dataset", metavar="NAME")
-    encoding.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
+    encoding.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
     encoding.add_argument("--modality", required=True, help="what to call the features, such as text or image")
     encoding.add_argument("--encoder", metavar="NAME", help=f"one of {', '.join([*ENCODERS, *PRESETS])}")
     encoding.add_argument("--model", metavar="HUB_NAME_OR_FOLDER", help="any other model of Hugging Face transformers")
@@ -83,13 +83,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     encoding.set_defaults(run=_encode)
     images = commands.add_parser("images", allow_abbrev=False, help="download the images of an imported catalogue")
     images.add_argument("dataset", metavar="NAME")
-    images.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
+    images.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
     images.add_argument("--connections", type=int, default=16, help="transfers at the same time (default: 16)")
     _add_format_options(images, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
     images.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     images.set_defaults(run=_images)
     toy = commands.add_parser("toy", allow_abbrev=False, help=f"make the synthetic craft shop {NAME}", description=_TOY_HELP)
-    toy.add_argument("--data_path", type=Path, default=Path("dataset"), metavar="DIR", help="default: dataset")
+    toy.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
     toy.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
     toy.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     toy.set_defaults(run=_toy)

@@ -9,6 +9,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import ModelType, set_color
 from scipy.sparse import csc_matrix, csr_matrix
 
+from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.replace import whole_file
@@ -118,7 +119,7 @@ class SemanticIDDataset(SequentialDataset):
         folder = Path(self.dataset_path)
         if self.dataset_name != PACKAGED_DATASET:
             return folder
-        own, items = Path("dataset") / self.dataset_name, f"{self.dataset_name}.item"
+        own, items = Path(DATA_PATH) / self.dataset_name, f"{self.dataset_name}.item"
         if not (own / items).exists():
             own.mkdir(parents=True, exist_ok=True)
             with whole_file(own / items) as fresh:

@@ -1,4 +1,4 @@
-"""Bring a dataset with a ``source:`` here: download, import, images.
+"""Bring a dataset with a ``source:`` here: download, import, images; or make the synthetic one.
 
 Each stage leaves its result whole or not at all, so a killed run goes on where it was; a finished stage is known by what it
 left, without reading it. Encoding, the last stage, is in encode.py and works the same way.
@@ -24,7 +24,9 @@ from recbole_macrec.data.raw import manifest
 from recbole_macrec.data.raw.catalogue import IMAGES, URLS
 from recbole_macrec.data.raw.find import SHORT_NAMES
 from recbole_macrec.data.replace import half_replaced, recover, remove_unfinished
-from recbole_macrec.data.source_block import SourceBlock
+from recbole_macrec.data.source_block import SYNTHETIC, SourceBlock
+from recbole_macrec.data.toy import NAME as SYNTHETIC_NAME
+from recbole_macrec.data.toy import write_toy
 from recbole_macrec.errors import UserError
 from recbole_macrec.values import check_choice
 
@@ -36,7 +38,7 @@ def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing
     """Bring the dataset to ``folder`` unless it is there; of several processes one does, and the others wait.
 
     Args:
-        source: the ``source:`` block, see :class:`SourceBlock`.
+        source: the ``source:`` block, see :class:`SourceBlock`, or ``synthetic`` for arts-toy.
         wants_images: asked once the catalogue is there, and only while its images are not settled.
         missing_images: what becomes of items whose image can't be had: ``drop`` takes them out of the dataset, ``mean``
             leaves it to the encoding to give them the mean feature.
@@ -46,6 +48,9 @@ def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing
         UserError: when something is missing that only the user can bring, saying what and where to; what is on disk then
             is what a later run goes on from.
     """
+    if source == SYNTHETIC:
+        _make_synthetic(folder)
+        return
     block = SourceBlock.read(source, folder)
     check_choice(("drop", "mean"), missing_images=missing_images)
     if _imported(folder) and not half_replaced(folder):
@@ -100,9 +105,28 @@ def _check_made_so(folder: Path, block: SourceBlock) -> None:
                             f"{file.stat().st_size:,}: {mend}")
 
 
-def _download(folder: Path, block: SourceBlock, show_progress: bool) -> None:
+def _make_synthetic(folder: Path) -> None:
+    if _imported(folder):
+        return
+    if folder.name != SYNTHETIC_NAME:
+        raise UserError(f"source of dataset {folder.name} is {SYNTHETIC}, which is for {SYNTHETIC_NAME} alone; name a folder: "
+                        "{path: FOLDER}")
+    with locked(folder):
+        recover(folder)
+        if not _imported(folder):
+            _check_absent(folder)
+            logger.warning(f"Dataset {folder.name} is not at {folder.absolute()} and is made there from its seed: a synthetic shop, "
+                           "with no real users, items or images.")
+            write_toy(folder.parent)
+
+
+def _check_absent(folder: Path) -> None:
     if folder.exists():
         raise UserError(f"{folder} exists but holds no {folder.name}.inter; remove it, or put the file there")
+
+
+def _download(folder: Path, block: SourceBlock, show_progress: bool) -> None:
+    _check_absent(folder)
     missing = block.missing()
     hosts = Hosts()
     hosts.try_all(url for name in missing for url in block.files[name].urls)

@@ -10,6 +10,7 @@ from typing import Any
 from recbole_macrec.data.download import Remote
 from recbole_macrec.errors import UserError, nearest
 
+SYNTHETIC = "synthetic"  # in place of the block: made from a seed
 MIRRORS = "RECBOLE_MACREC_MIRRORS"  # environment: addresses of folders, separated by spaces, tried before all others
 FILE_KEYS = ("urls", "sha256", "max_bytes")
 
@@ -29,7 +30,8 @@ class SourceBlock:
     def read(cls, given: Any, dataset_folder: Path) -> SourceBlock:
         """Check the block of the dataset in ``dataset_folder``; UserError names the key that cannot be used."""
         if not isinstance(given, Mapping):
-            raise UserError(f"source is {given!r}; expected keys such as path: FOLDER, or files: {{NAME: ADDRESS}}")
+            raise UserError(f"source is {given!r}; expected keys such as path: FOLDER, or files: {{NAME: ADDRESS}}, "
+                            f"or {SYNTHETIC}")
         known = [field.name for field in fields(cls)] + ["mirrors"]
         for key in given:
             if key not in known:
