@@ -47,6 +47,7 @@ def register() -> None:
     dataset_arguments.extend(name for name in names if name not in dataset_arguments)
     _layer_property_files()
     _prepare_before_loading()
+    _check_splits()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
         module.run_recboles = run_recboles
         module.load_data_and_model = load_data_and_model
@@ -212,6 +213,21 @@ def _prepare_before_loading() -> None:
             raise error from None
 
     Dataset._load_data, Dataset._load_feat = _load_data, _load_feat
+
+
+def _check_splits() -> None:
+    """Refuse data of which a split leaves nothing to train on or to test, in every dataset class, RecBole's own included."""
+    from recbole_macrec.data.splits import check_parts
+
+    build = Dataset.build
+
+    @functools.wraps(build)
+    def checked_build(self):
+        parts = build(self)
+        check_parts(self, parts)
+        return parts
+
+    Dataset.build = checked_build
 
 
 def prepare(config: Config) -> None:

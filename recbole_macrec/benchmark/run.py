@@ -15,6 +15,8 @@ from recbole_macrec import plugin
 from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.record import observe, observe_processes
 from recbole_macrec.benchmark.runs import PRETRAINED, read_json, write_json
+from recbole_macrec.data.splits import tests
+from recbole_macrec.errors import UserError
 from recbole_macrec.options import read_config_file, recbole_folder
 from recbole_macrec.unique import new_file, new_folder
 from recbole_macrec.values import check_valid_metric
@@ -101,7 +103,11 @@ def _pretrain(model: str, request: Request, keeper: Keeper | None) -> dict:
 
 def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | None) -> dict:
     settings = {**request.settings, **stage}
-    check_valid_metric(_config(model, request, settings))
+    config = _config(model, request, settings)
+    check_valid_metric(config)
+    if not tests(config):
+        raise UserError(f"eval_args sets no test data aside (split {config['eval_args']['split']}), but a table shows test results; "
+                        "set aside some, as split {LS: valid_and_test} does.")
     began = time.perf_counter()
     several = request.processes.several
     watching = observe_processes(keeper and keeper.run) if several else observe(keeper)
@@ -116,6 +122,8 @@ def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | N
     record = result.pop("record") if several else seen.record()
     earlier = sum(keeper.earlier.values()) if keeper else 0.0
     record["seconds"]["total"] = round(time.perf_counter() - began + earlier, 3)
+    if result["best_valid_result"] is None:  # without validation; else infinite
+        result["best_valid_score"] = None
     return {**record, **{key: plugin.plain(value) for key, value in result.items()}}
 
 

@@ -114,6 +114,8 @@ def choose(matrix: Matrix, folder: Path, laid: dict[tuple[str, str], list[Run]])
         done = [run for run in tries if run.finished]
         if not done:
             raise UserError(f"Every try of {label} on {dataset} failed: {tries[0].error}")
+        if done[0].result["best_valid_score"] is None:
+            raise UserError(f"--tune chooses by the validation score, but no interaction of {dataset} is left to validate {label}.")
         sign = 1 if done[0].result["valid_score_bigger"] else -1
         best = max(done, key=lambda run: sign * run.result["best_valid_score"])
         fixed = {**matrix.settings, **variant.settings}

@@ -86,7 +86,7 @@ def verdict(table: Table) -> str:
     alike = [t.second for t in own if t.verdict == "no difference"]
     sentence = f"{best.label} has the highest {metric}, {best.cells[metric].text()}"
     if beaten:
-        sentence += f"; significantly better than {listed(beaten)}"
+        sentence += f"; significantly better than {listed(beaten)}" + " between these runs of one seed" * (own[0].seeds == 1)
     if alike:
         sentence += f"; no significant difference from {listed(alike)}"
     return sentence + "."
