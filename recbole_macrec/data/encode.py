@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
@@ -20,7 +19,7 @@ from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.processes import ALONE, Processes
-from recbole_macrec.data.replace import remove_unfinished, whole_file
+from recbole_macrec.data.replace import is_read_only, lock_in, remove_unfinished, whole_file
 from recbole_macrec.data.shards import Shards
 from recbole_macrec.errors import UserError
 
@@ -81,14 +80,18 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
         return FeatureTable.load(folder, modality)
     encoder = create_encoder(chosen, device)
     items = _raw_items(atomic.read_items(folder, name, form), folder, name, modality, encoder, text_fields, image_field, users)
-    npy.parent.mkdir(exist_ok=True)
     shown = _with_content(items, encoder.kind) if encoder.kind in mean_for else items
-    with FileLock(npy.with_name(f".{modality}.lock")) if processes.first else nullcontext():
+    content = _known_content_hash(items, npy.with_name(f".{modality}.seen.json"), processes.first)
+    identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}
+    if processes.agree(npy.exists() and _holds(manifest_path, identity)):  # needs no lock: the folder may be read-only
+        table = FeatureTable.load(folder, modality)
+        if processes.agree(_holds(manifest_path, identity)):  # no other run replaced them meanwhile
+            return table
+    lacks = f"features {npy.name} of its texts or images by this encoder"
+    with lock_in(npy.parent, f".{modality}.lock", lacks) if processes.first else nullcontext():
         if processes.first:
             remove_unfinished(npy.parent, f"{modality}.")
-        content = _known_content_hash(items, npy.with_name(f".{modality}.seen.json"), processes.first)
-        identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}
-        if processes.agree(npy.exists() and _holds(manifest_path, identity)):
+        if processes.agree(npy.exists() and _holds(manifest_path, identity)):  # another run encoded them meanwhile
             return FeatureTable.load(folder, modality)
         shards = None
         if isinstance(encoder, PretrainedEncoder):
@@ -170,7 +173,7 @@ def _with_means(matrix: np.ndarray, shown: Sequence[RawItem], items: Sequence[Ra
 def _known_content_hash(items: Sequence[RawItem], memo: Path, write: bool) -> str:
     """Return the content hash; the one in ``memo`` while image files have the size and time of change they had then.
 
-    The holder of the lock may ``write`` the memo. Images are gigabytes, which a run that finds its features made should not read.
+    One process may ``write`` the memo, where the folder lets it. Images are gigabytes, which a run that finds its features made should not read.
     """
     if not any(item.image for item in items):
         return _content_hash(items)
@@ -183,8 +186,13 @@ def _known_content_hash(items: Sequence[RawItem], memo: Path, write: bool) -> st
         return json.loads(memo.read_text())["content_sha256"]
     content = _content_hash(items)
     if write:
-        with whole_file(memo) as fresh:
-            fresh.write_text(json.dumps({"seen": seen, "content_sha256": content}))
+        try:
+            memo.parent.mkdir(exist_ok=True)
+            with whole_file(memo) as fresh:
+                fresh.write_text(json.dumps({"seen": seen, "content_sha256": content}))
+        except OSError as error:
+            if not is_read_only(error):
+                raise
     return content
 
 

@@ -1,6 +1,7 @@
 """Put a whole file or folder in place at once, so that a failed or killed writer leaves the old one as it was."""
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -22,6 +23,33 @@ def whole_file(target: Path) -> Iterator[Path]:
         os.replace(fresh, target)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def is_read_only(error: OSError) -> bool:
+    """Whether ``error`` says that a folder is read-only: by its permissions or by its file system."""
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def lock_in(folder: Path, name: str, lacks: str) -> Iterator[None]:
+    """Make ``folder`` and hold the lock file ``name`` in it.
+
+    Raises:
+        UserError: when the folder is read-only; ``lacks`` says what would have been written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / name)
+        lock.acquire()
+    except OSError as error:
+        if not is_read_only(error):
+            raise
+        raise UserError(f"{folder} is read-only and has no {lacks}; make it writable for one run, or copy the dataset to a folder "
+                        "that is writable and name that in data_path") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -24,13 +24,13 @@ import numpy as np
 import safetensors
 import sklearn
 import torch
-from filelock import FileLock
 from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recbole_macrec.data.blocks import blocks
 from recbole_macrec.data.checksum import sha256_of
+from recbole_macrec.data.replace import lock_in
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import GraphRepresentations, SemanticIDs
 from recbole_macrec.semantic_ids.rows import Features
@@ -67,9 +67,17 @@ def item_counts(interactions: csr_matrix) -> np.ndarray:
 
 @contextmanager
 def locked(folder: Path, name: str) -> Iterator[Path]:
-    """Hold the lock of a bundle while it is built; gives its path. Clears what a killed build left behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{name}.lock"):
+    """Hold the lock of a bundle while it is built; gives its path. Clears what a killed build left behind.
+
+    A bundle that is there is whole and needs no lock, so its folder may be read-only.
+
+    Raises:
+        UserError: when the bundle is not there and ``folder`` is read-only.
+    """
+    if (folder / name).exists():
+        yield folder / name
+        return
+    with lock_in(folder, f"{name}.lock", "semantic IDs for these settings and features"):
         for leftover in folder.glob(f".{name}.*"):  # the lock is ours, so its builder is dead
             shutil.rmtree(leftover, ignore_errors=True)
         yield folder / name
