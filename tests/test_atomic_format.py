@@ -99,6 +99,21 @@ def test_import_reads_other_formats(tiny_dataset, form, words, capsys):
     assert ("separated by '|'; --seq_separator" in said) == ("seq_separator" in form)
 
 
+def test_import_reads_benchmark_files_in_other_formats(tmp_path):
+    (tmp_path / "bench").mkdir()
+    for part, row in ("train", "u;a;b"), ("valid", "u;a|b;c"), ("test", "u;a|b|c;d"):
+        (tmp_path / f"bench/S.{part}.inter").write_text(f"who:token;what_list:token_seq;what:token\n{row}\n")
+    words = ["--USER_ID_FIELD=who", "--ITEM_ID_FIELD=what", "--seq_separator=|"]
+    assert main(["import", str(tmp_path / "bench"), "--dataset=S", "--data_path=out", *words]) == 0
+    assert [line.split("\t")[1] for line in Path("out/S/S.inter").read_text().splitlines()[1:]] == list("abcd")
+
+
+@pytest.mark.parametrize("word", ["--field_separator=::", "--field_separator=", "--ITEM_ID_FIELD="])
+def test_unusable_options_of_import_are_one_sentence(tiny_dataset, word, capsys):
+    assert main(["import", str(tiny_dataset / TINY), "--dataset=a", "--data_path=out", word]) == 1
+    assert f"{word.split('=')[0]} is '{word.split('=')[1]}'; expected" in capsys.readouterr().err
+
+
 def test_import_names_the_option_for_columns_of_unknown_names(tiny_dataset, capsys):
     rewrite(tiny_dataset / TINY, {"ITEM_ID_FIELD": "what"})
     assert main(["import", str(tiny_dataset / TINY), "--dataset=a", "--data_path=out"]) == 1

@@ -106,3 +106,11 @@ def test_an_imported_dataset_trains_fdsa(tiny_dataset):
                "train_neg_sample_args": None, "show_progress": False, "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
                "eval_args": {"order": "TO", "split": {"LS": "valid_and_test"}, "group_by": "user", "mode": "full"}}
     assert run_recbole("FDSA", "again", config_dict=options)["test_result"]
+
+
+def test_import_says_that_it_leaves_images_out(tmp_path, capsys):
+    (tmp_path / "src").mkdir()
+    path = atomic(tmp_path / "src") / "Shop.item"
+    path.write_text(path.read_text().replace("title:token", "image:token", 1))
+    assert main(["import", str(tmp_path / "src"), "--dataset=Shop", "--data_path=out"]) == 0
+    assert "column image is left out" in capsys.readouterr().out and "image" not in read_items(Path("out/Shop"), "Shop")

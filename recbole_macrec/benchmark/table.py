@@ -16,7 +16,8 @@ from rich.text import Text
 from recbole_macrec.benchmark.runs import write_json
 from recbole_macrec.data.replace import whole_file
 
-_LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+_LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
+_LATEX |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 LOWER_IS_BETTER = ("meanrank", "gauc", "rmse", "mae", "logloss")
 
 

@@ -118,7 +118,11 @@ def _add_format_options(parser: argparse.ArgumentParser, options: Iterable[str],
 def _format_options(args: argparse.Namespace) -> dict[str, str]:
     """Return RecBole's options for columns and separators that the command line gives; ``\\t`` is a tab."""
     given = {option: getattr(args, option, None) for option in FORMAT_OPTIONS.values()}
-    return {option: value.replace("\\t", "\t") for option, value in given.items() if value}
+    given = {option: value.replace("\\t", "\t") for option, value in given.items() if value is not None}
+    for option, value in given.items():
+        if not value or option == "field_separator" and len(value) > 1:
+            raise UserError(f"--{option} is '{value}'; expected {'one character' if option == 'field_separator' else 'a text'}")
+    return given
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:

@@ -57,8 +57,8 @@ def _columns(config, option: str, folder: Path, name: str, form: AtomicFormat) -
     chosen = next((column for column in KNOWN if column in there), None)
     if option in config.external_config_dict or chosen is None:
         seen = f"has values in {', '.join(there) or 'no column'}" if path.is_file() else "does not exist"
-        raise UserError(f"{config['model']} reads item attributes from column {lacks[0]} ({option}), but {path} {seen}; name a column "
-                        f"of categories with {option}, add one ({COLUMN}:token_seq), or choose a model without attributes")
+        raise UserError(f"{config['model']} reads item attributes from column {lacks[0]} ({option}), but {path} {seen}; name a "
+                        f"column of categories with {option}, add one ({COLUMN}:token_seq), or choose a model without attributes")
     logger.info(f"{option} is not set: {chosen}, which {path.name} has")
     return [chosen]
 

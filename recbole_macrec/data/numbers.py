@@ -30,7 +30,8 @@ def plain_numbers(values: Sequence[str], column: str, items: Sequence[str], path
             raise not_a_number(path, row + 2, column, f"item '{items[row]}'", value)
         plain.append(" ".join(filter(None, numbers)))
     changed = [row for row, (before, after) in enumerate(zip(values, plain)) if before != after]
-    for what, rows in (("cleaned", [row for row in changed if plain[row]]), ("left empty", [row for row in changed if not plain[row]])):
+    for what, rows in (("cleaned", [row for row in changed if plain[row]]),
+                       ("left empty", [row for row in changed if not plain[row]])):
         if rows:
             first = f"{values[rows[0]]!r}" + (f" to {plain[rows[0]]!r}" if plain[rows[0]] else "")
             notes.append(f"{path.name}: {column} of {listing([items[row] for row in rows], 'item')} is {what}, the first is {first}")
@@ -38,7 +39,7 @@ def plain_numbers(values: Sequence[str], column: str, items: Sequence[str], path
 
 
 def first_unreadable(path: Path, form: AtomicFormat, columns: Collection[str]) -> UserError | None:
-    """Return what to say of the first value in the number columns among ``columns`` of an atomic file that RecBole cannot read."""
+    """Return what to say of the first value that RecBole cannot read in the number columns among ``columns`` of an atomic file."""
     table = read_table(path, form, skip_blank_lines=False)
     header = {name.split(":")[0]: name for name in table}
     owner, key = next(((owner, header[name]) for owner, name in (("item", form.item), ("user", form.user)) if name in header),

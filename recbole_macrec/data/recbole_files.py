@@ -12,10 +12,10 @@ from recbole_macrec.data.atomic import AtomicFormat, check_tokens, clean_text
 from recbole_macrec.data.features import listing
 from recbole_macrec.data.found import find_beside
 from recbole_macrec.data.numbers import plain_numbers
+from recbole_macrec.data.raw.folder import IMAGE_COLUMNS
 from recbole_macrec.data.sources import NO_OPTIONS, Source, find_column, header_of, read_table, rows_of
 from recbole_macrec.errors import UserError
 
-IMAGE_COLUMNS = ("image", "image_url", "image_path")
 _FIRST_COLUMN = re.compile(r"[^:]+:(?:token|float)(?:_seq)?(?P<separator>[^\w:]+)")
 PARTS = ("train", "valid", "test")
 
@@ -23,8 +23,8 @@ PARTS = ("train", "valid", "test")
 def read_inter(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read ``NAME.inter`` of RecBole (``user_id:token ...``) or MMRec (``userID itemID rating timestamp x_label``).
 
-    The items of a ``NAME.item`` beside it are the catalogue, and its columns are kept, but for paths of images. The first line tells the separator
-    unless ``reads``, RecBole's options for columns and separators, does.
+    The items of a ``NAME.item`` beside it are the catalogue, and its columns are kept, but for paths of images. The first line
+    tells the separator unless ``reads``, RecBole's options for columns and separators, does.
     """
     separator = _separator(path, reads)
     header = _names(path, separator)
@@ -36,7 +36,7 @@ def read_inter(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
 
 
 def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
-    """Read ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter`` with a history, such as ``item_id_list``, in every row.
+    """Read ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter``, rows with a history such as ``item_id_list``.
 
     The interactions are put together from the rows, and leave-one-out splits them as the files do. UserError where that
     cannot be: rows of a user that contradict each other, or more than one row of a user for validation or for test.
@@ -81,7 +81,7 @@ def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source
 
 
 def _separator(path: Path, reads: Mapping[str, str]) -> str:
-    """Return ``field_separator`` of ``reads``, or else what follows the type of the first column; a tab where there are no types."""
+    """Return ``field_separator`` of ``reads``, or else what follows the type of the first column; a tab where it has none."""
     if "field_separator" in reads:
         return reads["field_separator"]
     typed = _FIRST_COLUMN.match("".join(header_of(path, "\x1f")))
@@ -117,6 +117,8 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
     if missing:
         raise UserError(f"{path} lacks {listing(missing, 'item')} of {source.path.name}; give every item a row")
     types = dict(column.split(":") for column in header_of(path, separator) if column.count(":") == 1)
+    source.notes += [f"{path.name}: column {column} is left out, as import does not copy its images; items.csv can name images"
+                     for column in types if column in IMAGE_COLUMNS]
     types = {column: kind for column, kind in types.items() if column not in (item, *IMAGE_COLUMNS)}
     mark = _seq_separator(frame[[column for column, kind in types.items() if kind.endswith("_seq")]], path, reads, source.notes)
     source.catalogue, source.fixed = catalogue, True

@@ -131,7 +131,8 @@ def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, st
     for names in _COLUMNS[name]:
         places = [i for i, column in enumerate(header) if column.lower() in names]
         if len(places) > 1:
-            raise UserError(f"{path} has {len(places)} columns for {name} ({', '.join(header)}); keep one, or name it with --{option}")
+            raise UserError(f"{path} has {len(places)} columns for {name} ({', '.join(header)}); keep one, or name it with "
+                            f"--{option}")
         if places:
             return places[0]
     if name == "timestamp":

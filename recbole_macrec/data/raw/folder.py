@@ -16,7 +16,7 @@ from recbole_macrec.data.sources import NO_OPTIONS, missing_column, read_csv
 from recbole_macrec.errors import UserError
 
 _ITEM = ("item", "item_id", "id")
-_IMAGE = ("image", "image_url", "image_path")
+IMAGE_COLUMNS = ("image", "image_url", "image_path")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
@@ -62,7 +62,7 @@ class ItemTable:
         self.path, self._delimiter = path, reads.get("field_separator", ",")
         _, self._header = next(_rows(path, self._delimiter), (0, []))
         item = (reads["ITEM_ID_FIELD"].lower(),) if "ITEM_ID_FIELD" in reads else _ITEM
-        self._item, self._image = _place(self._header, item, path), _place(self._header, _IMAGE, path)
+        self._item, self._image = _place(self._header, item, path), _place(self._header, IMAGE_COLUMNS, path)
         if self._item is None:
             raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "
                             f"text columns, and image for a path or URL.{missing_column('item', self._header)}")
