@@ -27,6 +27,7 @@ from recbole_macrec.values import check_values
 
 FEATURE_OPTIONS = ("source", "missing_images", "missing_texts", "encoders", "text_fields", "image_field", "max_modalities")
 NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
+TRAINED_ON = "trained_on"  # in a config: the bundle of semantic IDs that a checkpoint to load was trained on
 MODEL_PACKAGE = "recbole.model.sequential_recommender"
 
 _models: dict[str, type] = {}
@@ -157,6 +158,10 @@ def _layer_property_files() -> None:
         check_values(config)
         if is_ours(self.model_class):
             self.model_class.check_values(defaultdict(lambda: None, config))
+            if config.get("resume"):
+                from recbole_macrec.trainer.checkpoint import load_checkpoint
+
+                config[TRAINED_ON] = trained_on(load_checkpoint(config["resume"]))
         return config
 
     Config._init_parameters_category = _init_parameters_category
@@ -279,7 +284,8 @@ def load_data_and_model(model_file):
     if state is None:
         return _recbole_load_data_and_model(model_file)
     as_recbole_writes_it = io.BytesIO()
-    torch.save({**state, "config": config_from_plain(state["config"])}, as_recbole_writes_it)
+    config = config_from_plain({**state["config"], TRAINED_ON: trained_on(state)})
+    torch.save({**state, "config": config}, as_recbole_writes_it)
     as_recbole_writes_it.seek(0)
     try:
         return _recbole_load_data_and_model(as_recbole_writes_it)
@@ -290,6 +296,11 @@ def load_data_and_model(model_file):
             f"Checkpoint {model_file} does not fit the model that its configuration builds on today's data "
             f"({str(error).splitlines()[-1].strip()}): use the dataset, features and codes it was trained with."
         ) from error
+
+
+def trained_on(state: dict) -> str | None:
+    """The bundle of semantic IDs that the checkpoint ``state`` was trained on; None where it does not say."""
+    return (state.get("other_parameter") or {}).get("bundle")
 
 
 def plain_config(config: Config) -> dict:

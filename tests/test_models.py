@@ -208,6 +208,74 @@ def test_same_seed_same_run_and_loaded_equals_saved(name, data_path):
     assert torch.equal(top, model.full_sort_predict(test._dataset[np.arange(5)]).topk(10).indices)
 
 
+def rewritten(data_path, change) -> None:
+    """Rewrite the lines below the header of both atomic files with ``change``."""
+    for ending in ("inter", "item"):
+        file = data_path / TINY / f"{TINY}.{ending}"
+        header, *lines = file.read_text().splitlines()
+        file.write_text("\n".join([header, *change(ending, lines)]) + "\n")
+
+
+def ranked_items(model, test) -> dict:
+    """User token -> the ten best item tokens."""
+    users = test._dataset.inter_feat["user_id"].numpy()
+    _, top = full_sort_topk(users, model, test, k=10)
+    tokens = test.dataset.id2token("item_id", top.numpy()).tolist()
+    return dict(zip(test.dataset.id2token("user_id", users).tolist(), tokens))
+
+
+@pytest.mark.parametrize("name, options", [*((name, {}) for name in NAMES), ("MMGRec", {"encoder_input": "learnt"}),
+                                           ("TIGER", {"encoders": {"text": "tfidf"}}),
+                                           ("TIGER", {"modalities": ["sound"], "encoders": {"sound": "cooccurrence"}})])
+def test_rows_in_another_order_give_the_same_lists(name, options, data_path):
+    for modality in options.get("encoders", {}):  # encoded from the rewritten files, too
+        for file in (data_path / TINY / "features").glob(f"{modality}.*"):
+            file.unlink()
+    _, model, trainer, (_, _, test) = prepare(name, data_path, quantizer="rq_kmeans", **options)
+    trainer._save_checkpoint(0)
+    expected = ranked_items(model, test)
+    shuffle = np.random.default_rng(0).permutation
+    rewritten(data_path, lambda _, lines: [lines[i] for i in shuffle(len(lines))])
+    _, model, _, _, _, test = load_data_and_model(trainer.saved_model_file)
+    assert ranked_items(model, test) == expected
+    assert len([path for path in (data_path / TINY / "semantic_ids").iterdir() if path.is_dir()]) == 1  # nothing learnt anew
+
+
+@pytest.mark.parametrize("options, ending, line, said", [
+    ({}, "item", "i30\tnew\t1.0\tred", r"1 item \('i30'\) new"),
+    ({"encoders": {"text": "tfidf"}}, "item", None, "features of 'text'"),
+    ({"collision": "popularity"}, "inter", "u0\ti5\t-1", "counts of training interactions"),
+])
+@pytest.mark.parametrize("how", ["load", "resume"])
+def test_a_checkpoint_of_other_content_is_refused_before_learning(options, ending, line, said, how, data_path):
+    if options.get("encoders"):
+        for file in (data_path / TINY / "features").glob("text.*"):
+            file.unlink()
+    options = {"quantizer": "rq_kmeans", "modalities": ["text"], **options}
+    _, _, trainer, _ = prepare("TIGER", data_path, **options)
+    trainer._save_checkpoint(0)
+    if ending == "item" and line:
+        table = FeatureTable.load(data_path / TINY, "text")
+        FeatureTable((*table.item_tokens, "i30"), np.vstack([table.matrix, table.matrix[:1]])).save(data_path / TINY, "text")
+    rewritten(data_path, lambda kind, lines: lines if kind != ending else
+              [*lines, line] if line else [entry.replace("craft item 7", "paper item 7") for entry in lines])
+    with pytest.raises(UserError, match=f"changed since: {said}"):
+        if how == "load":
+            load_data_and_model(trainer.saved_model_file)
+        else:
+            prepare("TIGER", data_path, resume=trainer.saved_model_file, **options)
+    assert len([path for path in (data_path / TINY / "semantic_ids").iterdir() if path.is_dir()]) == 1
+
+
+def test_a_model_that_reads_users_refuses_others(data_path):
+    _, _, trainer, _ = prepare("MMGRec", data_path, encoder_input="learnt", representation="concatenated",
+                               collision="extra_token", quantizer="rq_kmeans")
+    trainer._save_checkpoint(0)
+    rewritten(data_path, lambda _, lines: [line.replace("u3\t", "new\t") for line in lines])
+    with pytest.raises(UserError, match="MMGRec reads users.*40 users"):
+        load_data_and_model(trainer.saved_model_file)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_resumed_equals_uninterrupted(name, data_path):
     _, whole, trainer, (train, valid, _) = prepare(name, data_path)

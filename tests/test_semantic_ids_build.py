@@ -8,7 +8,7 @@ import pytest
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build_semantic_ids, rows
 from recbole_macrec.semantic_ids import build as build_module
-from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_name, read_weights
+from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_inputs, bundle_name, read_weights
 from recbole_macrec.semantic_ids.health import health_warning
 from recbole_macrec.semantic_ids.learn import learn
 from recbole_macrec.semantic_ids.quantizer import ResidualQuantizer
@@ -184,15 +184,58 @@ def test_very_large_catalogues_are_judged_and_initialised_by_a_sample(monkeypatc
 
 
 def test_name_changes_with_all_it_depends_on():
+    def name_of(*arguments):
+        return bundle_name(bundle_inputs(*arguments))
+
     used = {m: FEATURES[m] for m in SMALL.modalities}
-    name = bundle_name(used, TOKENS, SMALL)
+    name = name_of(used, TOKENS, SMALL)
     touched = {m: x.copy() for m, x in used.items()}
     touched["image"][5, 3] += 1e-3
-    others = [bundle_name(touched, TOKENS, SMALL), bundle_name(used, TOKENS[::-1], SMALL),
-              bundle_name(used, TOKENS, replace(SMALL, semantic_id_seed=1)),
-              bundle_name(used, TOKENS, replace(SMALL, collision="keep"))]
+    others = [name_of(touched, TOKENS, SMALL), name_of(used, TOKENS[::-1], SMALL),
+              name_of(used, TOKENS, replace(SMALL, semantic_id_seed=1)),
+              name_of(used, TOKENS, replace(SMALL, collision="keep"))]
     assert len({name, *others}) == 5
-    assert name == bundle_name({m: x.copy() for m, x in used.items()}, list(TOKENS), replace(SMALL))
+    assert name == name_of({m: x.copy() for m, x in used.items()}, list(TOKENS), replace(SMALL))
+
+
+@pytest.mark.parametrize("quantizer, collision", [("cross_modal_rqvae", "reassign"), ("rq_kmeans", "extra_token"),
+                                                  ("hierarchical_kmeans", "random")])
+def test_the_order_of_the_items_changes_nothing(tmp_path, monkeypatch, quantizer, collision):
+    settings = replace(SMALL, quantizer=quantizer, collision=collision)
+    made, order = build(tmp_path, settings), np.random.default_rng(0).permutation(ITEMS)
+    tokens = [TOKENS[i] for i in order]
+    features = {m: x[order] for m, x in FEATURES.items()}
+    elsewhere = build(tmp_path / "anew", settings, features, tokens)  # learnt from rows in the other order
+    monkeypatch.setattr(build_module, "represent_and_learn", None)  # and from here on nothing may be learnt
+    for ids in (elsewhere, build(tmp_path, settings, features, tokens)):
+        assert ids.item_tokens == tuple(tokens) and ids.fingerprint() == made.fingerprint()
+        assert all(np.array_equal(ids.codes[m], made.codes[m][order]) for m in made.modalities)
+        assert all(np.array_equal(ids.raw_codes[m], made.raw_codes[m][order]) for m in made.modalities)
+
+
+@pytest.mark.parametrize("change, said", [
+    ("features", "features of 'image'"), ("tokens", r"1 item \('new'\) new, 1 item \('i0'\) gone"), ("settings", "options"),
+    (None, None),
+])
+def test_other_ids_than_those_of_a_checkpoint_are_refused_before_learning(tmp_path, monkeypatch, change, said):
+    settings, features, tokens = replace(SMALL, quantizer="rq_kmeans"), dict(FEATURES), list(TOKENS)
+    expected = build(tmp_path, settings).bundle.name
+    if change == "features":
+        features["image"] = features["image"] + 1
+    elif change == "tokens":
+        tokens[0] = "new"
+    elif change == "settings":
+        settings = replace(settings, codebook_size=11)
+    monkeypatch.setattr(build_module, "represent_and_learn", None)
+
+    def again():
+        return build_semantic_ids(features, tokens, settings, tmp_path, show_progress=False, expected=expected)
+
+    if change is None:
+        assert again().bundle.name == expected
+        return
+    with pytest.raises(UserError, match=f"semantic IDs {expected}.*changed since: {said}\\)"):
+        again()
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "items.json", "codes.safetensors", "quantizer.safetensors"])

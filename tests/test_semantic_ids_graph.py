@@ -116,6 +116,24 @@ def test_bundles_depend_on_interactions_where_ids_do(tmp_path):
         assert len(bundles(tmp_path) - before) == kept, changed
 
 
+def test_the_order_of_users_and_items_changes_nothing(tmp_path):
+    features, interactions = shop()
+    users, items = (np.random.default_rng(seed).permutation(n) for seed, n in ((1, USERS - 1), (2, ITEMS)))
+    users = np.append(0, 1 + users)  # RecBole's padding stays first
+    names = [f"u{i}" for i in range(USERS)]
+
+    def learnt(folder, features, interactions, item_tokens, user_tokens):
+        return build_semantic_ids(features, item_tokens, SMALL, folder, show_progress=False, interactions=interactions,
+                                  user_tokens=user_tokens)
+
+    made = learnt(tmp_path / "one", features, interactions, TOKENS, names)
+    other = learnt(tmp_path / "two", {m: x[items] for m, x in features.items()}, interactions[users][:, items],
+                   [TOKENS[i] for i in items], [names[i] for i in users])
+    assert bundles(tmp_path / "one") == bundles(tmp_path / "two") and made.fingerprint() == other.fingerprint()
+    assert np.array_equal(other.graph.users, made.graph.users[users])
+    assert np.array_equal(other.graph.items, made.graph.items[items])
+
+
 def test_a_bundle_brings_the_graph_back(tmp_path):
     _, interactions = shop()
     made, again = build(tmp_path, interactions), build(tmp_path, interactions.tocsc())

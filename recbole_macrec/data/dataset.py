@@ -16,7 +16,9 @@ from recbole_macrec.data.replace import whole_file
 from recbole_macrec.data.wanted import FOLDER, ids_read, mean_for, published_files, settings_of, source_of_ids
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import PACKAGED_DATASET
+from recbole_macrec.plugin import TRAINED_ON
 from recbole_macrec.semantic_ids import FeatureRows, SemanticIDs, build_semantic_ids, published_semantic_ids
+from recbole_macrec.semantic_ids.order import user_order
 
 
 class SemanticIDDataset(SequentialDataset):
@@ -105,10 +107,15 @@ class SemanticIDDataset(SequentialDataset):
         return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.user_num, self.item_num))
 
     def training_users(self) -> dict[str, np.ndarray]:
-        """Item token -> the users who took the item in the training part, sorted."""
-        matrix = self.training_interactions()
+        """Item token -> the users who took the item in the training part, numbered in the order of their tokens, rising."""
+        matrix = self.training_interactions()[user_order(self._user_tokens)]
         matrix.sort_indices()
         return dict(zip(self.field2id_token[self.iid_field][1:], np.split(matrix.indices, matrix.indptr[1:-1])[1:]))
+
+    @property
+    def _user_tokens(self) -> list[str]:
+        """By internal number; the padding first."""
+        return self.field2id_token[self.uid_field].tolist()
 
     def __getstate__(self) -> dict:
         """Leave the IDs out of saved datasets: they are looked up again, so a stale copy can never load."""
@@ -156,6 +163,8 @@ class SemanticIDDataset(SequentialDataset):
                 device=config["device"],
                 show_progress=bool(config["show_progress"]),
                 interactions=interactions,
+                user_tokens=self._user_tokens,
+                expected=config[TRAINED_ON],
             )
         ids = ids.only(ids_read(config, settings))
         for modality in ids.modalities:

@@ -80,6 +80,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
         return FeatureTable.load(folder, modality)
     encoder = create_encoder(chosen, device)
     items = _raw_items(atomic.read_items(folder, name, form), folder, name, modality, encoder, text_fields, image_field, users)
+    items.sort(key=lambda item: item.token)  # features must not depend on the order of the rows
     shown = _with_content(items, encoder.kind) if encoder.kind in mean_for else items
     content = _known_content_hash(items, npy.with_name(f".{modality}.seen.json"), processes.first)
     identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}

@@ -149,7 +149,8 @@ class GenerativeRecommender(SequentialRecommender):
     # -- what a checkpoint must agree with ---------------------------------------------------------------------------
 
     def other_parameter(self) -> dict:
-        return {"semantic_ids": self.semantic_ids.fingerprint()}
+        bundle = self.semantic_ids.bundle
+        return {"semantic_ids": self.semantic_ids.fingerprint(), "bundle": bundle.name if bundle else None}
 
     def load_other_parameter(self, para: dict | None) -> None:
         theirs, ours = (para or {}).get("semantic_ids"), self.semantic_ids.fingerprint()

@@ -1,4 +1,5 @@
 """MMGRec: IDs from features and interactions, and an encoder that reads a user's items as a set."""
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from recbole_macrec.generation.network.set_encoder import ATTENTIONS, SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.model.base import GenerativeRecommender, Histories, Task, sizes
 from recbole_macrec.model.taken import TakenItems, without_target
+from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 from recbole_macrec.values import check_choice
 
 SCORES_AT_ONCE = 2**22  # RecBole counts scores, not users, in eval_batch_size where a user has several targets
@@ -40,6 +42,11 @@ class MMGRec(GenerativeRecommender):
         if config["MODEL_TYPE"] == ModelType.GENERAL:
             users, items = (dataset.inter_feat[field].numpy() for field in (self.USER_ID, self.ITEM_ID))
             self.taken = TakenItems(users, items, dataset.user_num)
+        # Row of each internal number in the tables of items and users, which checkpoints hold in the order of the tokens.
+        self._keep("item_row", np.append(0, 1 + token_ranks(self.semantic_ids.item_tokens)))  # [n_items], row 0: no item
+        self.user_tokens = dataset.field2id_token[self.USER_ID].tolist()
+        users = user_order(self.user_tokens)
+        self._keep("user_row", np.argsort(users))  # [user_num]
         if config["encoder_input"] == "learnt":
             width = config["d_model"]
             self.items, self.users = nn.Embedding(self.n_items, width), nn.Embedding(dataset.user_num, width)
@@ -49,10 +56,20 @@ class MMGRec(GenerativeRecommender):
                 raise UserError("encoder_input is graph, but published semantic IDs come without a graph: set encoder_input to "
                                 "learnt, or semantic_ids to learn.")
             width = graph.items.shape[1]
-            items = unit_columns(graph.items)
+            items = unit_columns(graph.items[token_order(self.semantic_ids.item_tokens)])
             self.items = frozen(np.vstack([np.zeros_like(items[:1]), items]))  # row 0: no item
-            self.users = frozen(unit_columns(graph.users))
+            self.users = frozen(unit_columns(graph.users[users]))
         self.reader = SetEncoder(sizes(config), width, config["attention"])
+
+    def other_parameter(self) -> dict:
+        users = hashlib.sha256("\n".join(sorted(self.user_tokens)).encode()).hexdigest()[:16]
+        return {**super().other_parameter(), "users": users}
+
+    def load_other_parameter(self, para: dict | None) -> None:
+        super().load_other_parameter(para)
+        if para.get("users") != self.other_parameter()["users"]:
+            raise UserError(f"{type(self).__name__} reads users, and the {len(self.user_tokens) - 1} users of the dataset are not "
+                            "those that the checkpoint was trained on: use the interactions it was trained on, or train again.")
 
     @classmethod
     def check_values(cls, config: dict) -> None:
@@ -94,7 +111,8 @@ class MMGRec(GenerativeRecommender):
 
     def encode_history(self, modalities: list[str], histories: Histories) -> Memory:
         source = pack(histories.items, histories.length, self.group_overhead)
-        return self.reader(source, self.items(source.tokens), self.users(histories.users))
+        return self.reader(source, self.items(self.item_row[source.tokens]),
+                           self.users(self.user_row[histories.users]))
 
 
 def frozen(vectors: np.ndarray) -> nn.Embedding:

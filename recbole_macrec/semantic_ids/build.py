@@ -8,13 +8,22 @@ from scipy.sparse import csr_matrix
 
 from recbole_macrec.data.blocks import not_finite
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.bundle import bundle_name, item_counts, locked, read_bundle, write_bundle
+from recbole_macrec.semantic_ids.bundle import (
+    bundle_inputs,
+    bundle_name,
+    check_expected,
+    item_counts,
+    locked,
+    read_bundle,
+    write_bundle,
+)
 from recbole_macrec.semantic_ids.codes import SemanticIDs
 from recbole_macrec.semantic_ids.collisions import Geometry
+from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 from recbole_macrec.semantic_ids.published import read_published
 from recbole_macrec.semantic_ids.represent import represent_and_learn
 from recbole_macrec.semantic_ids.resolve import resolve
-from recbole_macrec.semantic_ids.rows import FeatureRows, Features
+from recbole_macrec.semantic_ids.rows import FeatureRows, Features, rows_of
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.semantic_ids.statistics import code_statistics
 
@@ -23,24 +32,43 @@ logger = logging.getLogger(__name__)
 
 def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
                        folder: Path, device: str = "cpu", show_progress: bool = True,
-                       interactions: csr_matrix | None = None) -> SemanticIDs:
+                       interactions: csr_matrix | None = None, user_tokens: Sequence[str] | None = None,
+                       expected: str | None = None) -> SemanticIDs:
     """Semantic IDs of all items: from the bundle in ``folder`` when there is one, else learnt and written there.
+
+    They are learnt in the order of the tokens, so that neither the order of ``item_tokens`` nor that of the users matters.
 
     Args:
         features: modality -> [N, F_m], row i belongs to ``item_tokens[i]``; no padding row. Rows of a memory map stay
             there where they would not fit into memory.
         folder: holds one bundle per (features, settings, seed); made when missing.
         interactions: how often user u took item i in the training part, [U, N]; for graphs and popularity.
+        user_tokens: of the U users, the padding first; None where the rows of ``interactions`` are in a fixed order.
+        expected: name of the bundle that a checkpoint was trained on.
 
     Raises:
         UserError: for features that cannot be used (naming modality and items), for options that do not fit them,
-            and for a damaged bundle.
+            for a damaged bundle, and before other IDs than those of ``expected`` are learnt.
     """
-    item_tokens = tuple(item_tokens)
+    item_tokens, folder = tuple(item_tokens), Path(folder)
     features = _checked_features(features, item_tokens, settings)
+    order, users = token_order(item_tokens), None
     if interactions is not None:
-        interactions = _checked_interactions(interactions, len(item_tokens))
-    with locked(Path(folder), bundle_name(features, item_tokens, settings, interactions)) as path:
+        users = np.arange(interactions.shape[0]) if user_tokens is None else user_order(user_tokens)
+        interactions = _checked_interactions(interactions, users, order)
+        users = np.argsort(users)
+    features = {m: rows_of(x, order) for m, x in features.items()}
+    ids = _bundled(features, sorted(item_tokens), settings, folder, device, show_progress, interactions, expected)
+    return ids.reordered(token_ranks(item_tokens), users)
+
+
+def _bundled(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings, folder: Path, device: str,
+             show_progress: bool, interactions: csr_matrix | None, expected: str | None) -> SemanticIDs:
+    """The IDs of items and users in the order of their tokens; see :func:`build_semantic_ids`."""
+    inputs = bundle_inputs(features, item_tokens, settings, interactions)
+    if expected is not None:
+        check_expected(folder, inputs, item_tokens, expected)
+    with locked(folder, bundle_name(inputs)) as path:
         if path.exists():
             logger.info("Semantic IDs: %s", path)
             return read_bundle(path)
@@ -51,28 +79,31 @@ def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str]
                                        interactions)
         statistics = {m: code_statistics(part.codes, sizes[m], codes[m], features, settings.semantic_id_seed,
                                          part.reconstruction_error) for m, part in learnt.modalities.items()}
-        ids = SemanticIDs(item_tokens, codes, sizes_after, raw, statistics, graph=learnt.graph, bundle=path)
-        write_bundle(path, ids, settings, {m: part.weights for m, part in learnt.modalities.items()}, learnt.history)
+        ids = SemanticIDs(tuple(item_tokens), codes, sizes_after, raw, statistics, graph=learnt.graph, bundle=path)
+        write_bundle(path, ids, settings, {m: part.weights for m, part in learnt.modalities.items()}, learnt.history, inputs)
         logger.info("Semantic IDs written to %s", path)
         return ids
 
 
 def published_semantic_ids(files: dict[str, Path], item_tokens: Sequence[str], settings: SemanticIDSettings,
                            interactions: csr_matrix | None = None) -> SemanticIDs:
-    """Semantic IDs that others published, one JSON file per modality (published.py), collisions resolved.
+    """Semantic IDs that others published, one JSON file per modality (published.py), collisions resolved in token order.
 
     A level has ``codebook_size`` codes, or as many as the file uses when it uses more.
 
     Raises:
         UserError: for a file that does not hold an ID for every item.
     """
-    item_tokens = tuple(item_tokens)
-    _check_tokens(item_tokens)
+    _check_tokens(tuple(item_tokens))
+    order, ranks = token_order(item_tokens), token_ranks(item_tokens)
+    item_tokens = sorted(item_tokens)
+    interactions = None if interactions is None else interactions[:, order]
     raw = {m: read_published(path, item_tokens) for m, path in files.items()}
     raw_sizes = {m: tuple(max(settings.codebook_size, int(top) + 1) for top in codes.max(0))
                  for m, codes in raw.items()}
     codes, sizes = _resolved(raw, raw_sizes, dict.fromkeys(raw), settings, interactions)
-    return SemanticIDs(item_tokens, codes, sizes, raw, {m: code_statistics(raw[m], raw_sizes[m], codes[m]) for m in raw})
+    statistics = {m: code_statistics(raw[m], raw_sizes[m], codes[m]) for m in raw}
+    return SemanticIDs(tuple(item_tokens), codes, sizes, raw, statistics).reordered(ranks)
 
 
 def _resolved(raw: dict[str, np.ndarray], sizes: dict[str, tuple[int, ...]], geometry: dict[str, Geometry | None],
@@ -123,11 +154,11 @@ def _checked_matrix(modality: str, x: Features, item_tokens: tuple[str, ...]) ->
     return x
 
 
-def _checked_interactions(interactions: csr_matrix, items: int) -> csr_matrix:
-    """The same matrix in the one form that its values can take."""
-    if interactions.shape[1] != items:
-        raise ValueError(f"interactions are of {interactions.shape[1]} items, item_tokens of {items}")
-    checked = csr_matrix(interactions, copy=True)
+def _checked_interactions(interactions: csr_matrix, users: np.ndarray, items: np.ndarray) -> csr_matrix:
+    """The rows ``users`` and columns ``items`` of the matrix, in the one form that its values can take."""
+    if interactions.shape[1] != len(items):
+        raise ValueError(f"interactions are of {interactions.shape[1]} items, item_tokens of {len(items)}")
+    checked = csr_matrix(interactions, copy=True)[users][:, items]
     checked.sum_duplicates()
     checked.eliminate_zeros()
     checked.sort_indices()

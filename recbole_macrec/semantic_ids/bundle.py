@@ -2,10 +2,10 @@
 
     semantic_ids-<hash>/
       manifest.json         format, settings, library versions, statistics, history, checksums of the other files
-      items.json            item tokens, in row order
+      items.json            item tokens in row order, sorted
       codes.safetensors     codes.<modality> and raw_codes.<modality>, [N, L] int64
       quantizer.safetensors <modality>/<weight>: codebooks, encoder, decoder, feature scale
-      graph.safetensors     users [U, D] and items [N, D], where a graph was learnt
+      graph.safetensors     users [U, D], sorted by token too, and items [N, D], where a graph was learnt
 
 A bundle is written under a temporary name and renamed, so a folder of that name is complete or damaged, never
 unfinished.
@@ -30,34 +30,72 @@ from torch import Tensor
 
 from recbole_macrec.data.blocks import blocks
 from recbole_macrec.data.checksum import sha256_of
+from recbole_macrec.data.features import listing
 from recbole_macrec.data.replace import lock_in
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import GraphRepresentations, SemanticIDs
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
-FORMAT = 2  # raise it when the same features and settings would give other IDs, or the files change
+FORMAT = 3  # raise it when the same features and settings would give other IDs, or the files change
 PREFIX = "semantic_ids-"
 MANIFEST, ITEMS, CODES, WEIGHTS = "manifest.json", "items.json", "codes.safetensors", "quantizer.safetensors"
 GRAPH = "graph.safetensors"
 
 
-def bundle_name(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
-                interactions: csr_matrix | None = None) -> str:
-    """The folder name: a hash of feature bytes, item tokens, settings (with the seed), format version, and of the training
-    interactions [U, N] or the items' counts of them where the settings make use of these."""
-    digest = hashlib.sha256(json.dumps([FORMAT, settings.identity(), list(item_tokens)]).encode())
+def bundle_inputs(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
+                  interactions: csr_matrix | None = None) -> dict[str, str]:
+    """A hash of each thing that the IDs depend on, by its name in messages: items, features, options, and the training
+    interactions [U, N] or the items' counts of them where the settings make use of these. All are in the order of tokens."""
+    inputs = {"items": _sha256(json.dumps(list(item_tokens)).encode())}
     for modality, x in features.items():
-        digest.update(f"\n{modality} {x.dtype} {x.shape}\n".encode())
+        digest = hashlib.sha256(f"{x.dtype} {x.shape}\n".encode())
         for block in blocks(x):
             digest.update(np.ascontiguousarray(block).data)
+        inputs[f"features of '{modality}'"] = digest.hexdigest()
     if interactions is not None and settings.uses_graph:
-        digest.update(f"\ninteractions {interactions.shape}\n".encode())
-        for part in (interactions.indptr, interactions.indices, interactions.data):
-            digest.update(np.ascontiguousarray(part, dtype=np.int64).data)
+        parts = [np.ascontiguousarray(part, dtype=np.int64).tobytes()
+                 for part in (interactions.indptr, interactions.indices, interactions.data)]
+        inputs["training interactions"] = _sha256(f"{interactions.shape}\n".encode(), *parts)
     elif interactions is not None and settings.collision == "popularity":
-        digest.update(b"\ncounts\n" + item_counts(interactions).data)
-    return PREFIX + digest.hexdigest()[:16]
+        inputs["counts of training interactions"] = _sha256(item_counts(interactions).tobytes())
+    return inputs | {"options": _sha256(json.dumps([FORMAT, settings.identity()]).encode())}
+
+
+def bundle_name(inputs: dict[str, str]) -> str:
+    """The folder name: a hash of the :func:`bundle_inputs`."""
+    return PREFIX + _sha256(json.dumps(inputs).encode())[:16]
+
+
+def check_expected(folder: Path, inputs: dict[str, str], item_tokens: Sequence[str], expected: str) -> None:
+    """Refuse to learn IDs for a checkpoint that was trained on those of the bundle ``expected``.
+
+    Raises:
+        UserError: when ``inputs`` would give other IDs, naming what has changed where that bundle lies in ``folder``.
+    """
+    if bundle_name(inputs) == expected:
+        return
+    changes = _changes(folder / expected, inputs, item_tokens)
+    changed = f" (changed since: {', '.join(changes)})" if changes else ""
+    raise UserError(f"The checkpoint was trained on the semantic IDs {expected}, but the data of {folder.parent} give "
+                    f"{bundle_name(inputs)}{changed}: use the dataset, features and options that it was trained with, "
+                    "or train again.")
+
+
+def _changes(bundle: Path, inputs: dict[str, str], item_tokens: Sequence[str]) -> list[str]:
+    """What differs from the inputs of ``bundle``: new and missing items, or else the inputs by name; empty without a bundle."""
+    try:
+        before = set(json.loads((bundle / ITEMS).read_text(encoding="utf-8")))
+        theirs = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))["inputs"]
+    except (OSError, ValueError, KeyError):
+        return []
+    new, gone = sorted(set(item_tokens) - before), sorted(before - set(item_tokens))
+    items = [f"{listing(tokens, 'item')} {what}" for tokens, what in ((new, "new"), (gone, "gone")) if tokens]
+    return items or [name for name in inputs if inputs[name] != theirs.get(name)]
+
+
+def _sha256(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def item_counts(interactions: csr_matrix) -> np.ndarray:
@@ -84,7 +122,7 @@ def locked(folder: Path, name: str) -> Iterator[Path]:
 
 
 def write_bundle(path: Path, ids: SemanticIDs, settings: SemanticIDSettings, weights: dict[str, dict[str, Tensor]],
-                 history: list[dict]) -> None:
+                 history: list[dict], inputs: dict[str, str]) -> None:
     """Write the bundle ``path``; the caller holds its lock."""
     unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     unfinished.chmod(0o755)  # mkdtemp lets only its owner in
@@ -102,6 +140,7 @@ def write_bundle(path: Path, ids: SemanticIDs, settings: SemanticIDSettings, wei
         "modalities": list(ids.modalities),
         "sizes": {m: list(sizes) for m, sizes in ids.sizes.items()},
         "settings": settings.identity(),
+        "inputs": inputs,
         "versions": library_versions(),
         "sha256": {name: sha256_of(unfinished / name) for name in files},
         "statistics": ids.statistics,

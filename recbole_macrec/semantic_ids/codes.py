@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recbole_macrec.semantic_ids.order import token_order
+
 
 class GraphRepresentations(NamedTuple):
     """What the graph of the training interactions tells about U users and N items; float32."""
@@ -18,6 +20,8 @@ class GraphRepresentations(NamedTuple):
 @dataclass(frozen=True)
 class SemanticIDs:
     """Semantic IDs of N items in one or more modalities.
+
+    They do not depend on the order of the items: :meth:`reordered` changes it, :meth:`fingerprint` stays equal.
 
     Attributes:
         item_tokens: the N item tokens, as in the atomic files; row i of every array belongs to ``item_tokens[i]``.
@@ -45,12 +49,22 @@ class SemanticIDs:
         return tuple(self.codes)
 
     def fingerprint(self) -> str:
-        """A hash of item tokens and codes: equal exactly when every item has the same ID."""
-        digest = hashlib.sha256("\n".join(self.item_tokens).encode())
+        """A hash of item tokens and codes: equal exactly when every item has the same ID, in any order of the items."""
+        order = token_order(self.item_tokens)
+        digest = hashlib.sha256("\n".join(sorted(self.item_tokens)).encode())
         for modality in self.modalities:
             digest.update(f"\n{modality} {self.sizes[modality]}\n".encode())
-            digest.update(np.ascontiguousarray(self.codes[modality], dtype=np.int64).tobytes())
+            digest.update(np.ascontiguousarray(self.codes[modality][order], dtype=np.int64).tobytes())
         return digest.hexdigest()[:16]
+
+    def reordered(self, items: np.ndarray, users: np.ndarray | None = None) -> "SemanticIDs":
+        """Return the same IDs with item ``items[i]`` [N] in row i, and user ``users[j]`` [U] in row j of the graph."""
+        codes, raw_codes = ({m: array[items] for m, array in arrays.items()} for arrays in (self.codes, self.raw_codes))
+        graph = self.graph
+        if graph is not None:
+            graph = GraphRepresentations(graph.users if users is None else graph.users[users], graph.items[items])
+        tokens = tuple(self.item_tokens[i] for i in items)
+        return replace(self, item_tokens=tokens, codes=codes, raw_codes=raw_codes, graph=graph)
 
     def only(self, modalities: Sequence[str]) -> "SemanticIDs":
         """Return the IDs of ``modalities``, in that order."""

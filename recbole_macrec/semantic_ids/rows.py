@@ -41,6 +41,11 @@ class FeatureRows:
 Features = np.ndarray | FeatureRows
 
 
+def rows_of(x: Features, rows: np.ndarray) -> FeatureRows:
+    """The ``rows`` [n] of ``x``, of which nothing is read yet."""
+    return FeatureRows(x.matrix, x.rows[rows]) if isinstance(x, FeatureRows) else FeatureRows(x, rows)
+
+
 def sample(x: Features, seed: int) -> np.ndarray:
     """All rows, or ``SAMPLE`` of them drawn without replacement where there are more."""
     if len(x) <= SAMPLE:
