@@ -6,14 +6,16 @@ from pathlib import Path
 
 from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.compare import compare, names_of
+from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings
-from recbole_macrec.benchmark.run import Processes, Request, run_model
+from recbole_macrec.benchmark.run import Processes, Request, config_of, prepare, run_model
 from recbole_macrec.benchmark.runs import write_json
 from recbole_macrec.benchmark.table import build_table, print_table
+from recbole_macrec.benchmark.unfinished import unfinished_run
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
 from recbole_macrec.failures import reporting
-from recbole_macrec.options import check_dataset, check_model, check_options, read_config_file
+from recbole_macrec.options import check_dataset, check_model, check_options, has_source, read_config_file
 from recbole_macrec.unique import new_folder
 
 
@@ -38,7 +40,10 @@ def _run(argv: list[str]) -> int:
     settings.setdefault("data_path", data_path)
     if not request.value("source"):
         check_dataset(request.dataset, data_path, request.value("benchmark_filename") is not None)
-    record = run_model(models[0], request)
+    if has_source(request.dataset) or request.value("source"):
+        prepare(models[0], request)
+    with unfinished_run(config_of(models[0], request), args.nproc, args.fresh) as run:
+        record = run_model(models[0], request, Keeper(run))
     print_table(build_table(f"{request.dataset}: test results", {models[0]: [record]}))
     if args.result_file:
         print(f"Result: {write_json(record, args.result_file)}")
@@ -67,6 +72,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--group_offset", type=int, default=0, help="rank of this machine's first process")
     parser.add_argument("--output", help="folder of the comparison (default for several models: a new one in results/)")
     parser.add_argument("--result_file", metavar="F.json", help="one model: settings, results, versions, seconds")
+    parser.add_argument("--fresh", action="store_true", help="one model: start anew where this command was interrupted before")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     return read_settings(parser, argv)
 
@@ -79,6 +85,8 @@ def check(models: list[str], request: Request, args: argparse.Namespace) -> None
         raise UserError(f"--nproc is {args.nproc}; expected at least 1.")
     if args.result_file and (len(models) > 1 or args.output):
         raise UserError("--result_file is for one model without --output, which keeps more; use --output=DIR alone.")
+    if args.fresh and (len(models) > 1 or args.output):
+        raise UserError("--fresh is for one model without --output; name another --output=DIR to start anew.")
     for model in models:
         check_model(model)
     check_options(request.settings, models, request.dataset, "the command line", vars(args))

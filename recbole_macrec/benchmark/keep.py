@@ -39,7 +39,7 @@ class Keeper:
         self.run, self.deadline, self.progress = run, deadline, progress
         self.curve: list[dict] = []
         self.earlier = {"training": 0.0, "validation": 0.0}  # seconds of processes that have ended
-        self._checkpoint = run.last_checkpoint()
+        self._checkpoint: Path | None = None
         self._rows: dict[str, list[torch.Tensor]] = {}
         self._trained = 0  # epochs trained in this process
         self._parts = None  # of a trainer that can go on
@@ -57,6 +57,7 @@ class Keeper:
         self.trainer = trainer
         writes = trainer.config["single_spec"] or trainer.config["local_rank"] == 0
         self._write = write_json if writes else lambda content, path: None
+        self._checkpoint = self.run.checkpoint_of(trainer)
         if hasattr(trainer, "_train_epoch"):
             self._parts = make_resumable(trainer, self._checkpoint)
             if self._parts:
@@ -158,12 +159,12 @@ class Keeper:
                 self._pause_unless_there_is_time()
             self._rows = {}
             result = evaluate(eval_data, *args, **kwargs)
-            if state["test"]:
+            if state["test"] and self.run.keeps_ranks:
                 self._finish_test(eval_data)
             return result
 
         def watched_collect(scores, interaction, positive_u, positive_i):
-            if state["test"]:
+            if state["test"] and self.run.keeps_ranks:
                 self._collect(scores, interaction, positive_u, positive_i)
             return collect(scores, interaction, positive_u, positive_i)
 
@@ -214,7 +215,13 @@ class Keeper:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def finish(self) -> dict:
-        """Write ranks and codes; returns what the record gains."""
+        """Write ranks and codes where the run keeps them; returns what the record gains."""
+        gains = {"peak_memory_mib": peak_memory()}
+        if self.curve:
+            gains["epochs"] = len(self.curve)
+        return gains | (self._write_ranks() if self.run.keeps_ranks else {})
+
+    def _write_ranks(self) -> dict:
         rows, dataset = self.rows, self.dataset
         there = rows["targets"] > 0  # [R, W]
         history = read_history(*self._parts_of_data, rows["users"])
@@ -243,7 +250,6 @@ class Keeper:
             "epochs": len(self.curve),
             "test_users": len(np.unique(rows["users"])),
             "test_rows": len(rows["users"]),
-            "peak_memory_mib": peak_memory(),
         }
 
 

@@ -83,7 +83,8 @@ class Observation:
             record |= self.keeper.finish()
             for stage, seconds in self.keeper.earlier.items():
                 record["seconds"][stage] = round(record["seconds"][stage] + seconds, 3)
-            record["users_per_second"] = round(record["test_rows"] / self.seconds["test"], 2)
+            if "test_rows" in record:
+                record["users_per_second"] = round(record["test_rows"] / self.seconds["test"], 2)
         return record
 
 

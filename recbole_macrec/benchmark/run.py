@@ -63,7 +63,7 @@ def prepare(model: str, request: Request) -> None:
     Raises:
         UserError: when that is not possible.
     """
-    plugin.prepare(_config(model, request, request.settings))
+    plugin.prepare(config_of(model, request))
 
 
 def run_model(model: str, request: Request, keeper: Keeper | None = None) -> dict:
@@ -103,7 +103,7 @@ def _pretrain(model: str, request: Request, keeper: Keeper | None) -> dict:
 
 def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | None) -> dict:
     settings = {**request.settings, **stage}
-    config = _config(model, request, settings)
+    config = config_of(model, request, settings)
     check_valid_metric(config)
     if not tests(config):
         raise UserError(f"eval_args sets no test data aside (split {config['eval_args']['split']}), but a table shows test results; "
@@ -127,7 +127,9 @@ def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | N
     return {**record, **{key: plugin.plain(value) for key, value in result.items()}}
 
 
-def _config(model: str, request: Request, settings: dict[str, str]) -> Config:
+def config_of(model: str, request: Request, settings: dict[str, str] | None = None) -> Config:
+    """The configuration that a run of ``model`` has, with ``settings`` in place of those of the request."""
+    settings = request.settings if settings is None else settings
     with shown_command_line(settings):
         return Config(model, request.dataset, config_file_list=_files(model, request), config_dict=dict(settings))
 

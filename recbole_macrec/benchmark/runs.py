@@ -197,6 +197,12 @@ class Run:
                     found[kind][modality] = file[key]
         return found
 
+    keeps_ranks = True  # whether test rows and codes are written as well
+
+    def checkpoint_of(self, trainer) -> Path | None:
+        """The checkpoint that ``trainer`` resumes from; None where it has to start."""
+        return self.last_checkpoint()
+
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint to go on from; None where a run has to begin."""
         files = sorted((self.folder / SAVED).glob("*.last.pth"), key=lambda path: path.stat().st_mtime)

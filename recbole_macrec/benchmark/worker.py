@@ -14,7 +14,6 @@ import torch
 from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
-from recbole_macrec import plugin
 from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.run import Processes, Request, run_model
 from recbole_macrec.benchmark.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Run, write_json
@@ -105,6 +104,4 @@ def _request(run: Run, resources: Resources) -> Request:
     settings["checkpoint_dir"] = str((run.folder / SAVED).absolute())
     if resources.gpu is not None:
         settings["gpu_id"] = str(resources.gpu)
-    if asked.model in plugin.model_names() and (checkpoint := run.last_checkpoint()):
-        settings["resume"] = str(checkpoint.absolute())
     return Request(asked.dataset, settings=settings, processes=resources.processes)

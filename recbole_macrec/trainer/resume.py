@@ -7,7 +7,7 @@ from recbole.trainer import S3RecTrainer, Trainer
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
 from recbole_macrec.trainer.parts import Parts
 from recbole_macrec.trainer.randomness import randomness, restore_randomness
-from recbole_macrec.trainer.trainer import GenerativeTrainer, best_beside, nothing_left
+from recbole_macrec.trainer.trainer import GenerativeTrainer, best_beside, newest_beside, nothing_left
 
 PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
 
@@ -22,15 +22,16 @@ def make_resumable(trainer, file: str | Path | None) -> Parts | None:
         What leaves an epoch of ``trainer`` between two batches; None where it can't go on.
     """
     if isinstance(trainer, GenerativeTrainer):
+        if file is not None:
+            trainer.config["resume"] = str(file)
         return trainer.parts
     if type(trainer) not in (Trainer, S3RecTrainer) or not trainer.config["single_spec"]:
         return None
     fit = trainer.fit
 
     def save(epoch, part=None):
-        best = Path(trainer.saved_model_file)
         state = _state(trainer, epoch, parts.train_data)
-        save_checkpoint({**state, "part": part}, best.with_name(f"{best.stem}.last{best.suffix}"))
+        save_checkpoint({**state, "part": part}, newest_beside(trainer.saved_model_file))
 
     parts = Parts(trainer, save)
 

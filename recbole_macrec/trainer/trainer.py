@@ -199,8 +199,7 @@ class GenerativeTrainer(Trainer):
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def _last_file(self) -> str:
-        path = Path(self.saved_model_file)
-        return str(path.with_name(f"{path.stem}.last{path.suffix}"))
+        return str(newest_beside(self.saved_model_file))
 
     def _save_part(self, epoch: int, part: dict) -> None:
         self._save_checkpoint(epoch, verbose=False, saved_model_file=self._last_file(), part=part)
@@ -256,6 +255,12 @@ def padded_rows(rows: torch.Tensor, values: torch.Tensor, count: int) -> torch.T
 def nothing_left(trainer) -> bool:
     """Whether a resumed training had ended already, by its number of epochs or by early stopping."""
     return trainer.start_epoch >= trainer.epochs or trainer.cur_step > trainer.stopping_step
+
+
+def newest_beside(best_file: str | Path) -> Path:
+    """The newest checkpoint of the run whose best one is ``best_file``."""
+    path = Path(best_file)
+    return path.with_name(f"{path.stem}.last{path.suffix}")
 
 
 def best_beside(best_file: str, resume_file: str | Path, evaluated) -> str:
