@@ -10,7 +10,6 @@ from test_models import SMALL, TINY, data_path  # noqa: F401  data_path is a fix
 from recbole_macrec.benchmark.command import main
 from recbole_macrec.errors import UserError
 
-
 COLUMNS = {"inter": ["user_id", "item_id", "timestamp"]}
 
 

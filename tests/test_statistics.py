@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from recbole_macrec.benchmark.compare import comparison_tables
-from recbole_macrec.benchmark.runs import Asked, Ranks, Run, open_comparison, run_folder, write_asked, write_json
 from recbole_macrec.benchmark.report import grids
+from recbole_macrec.benchmark.runs import Asked, Ranks, Run, open_comparison, run_folder, write_asked, write_json
 from recbole_macrec.benchmark.statistics import Measured, by_user, compare_pairs, holm, mixed_model, row_values, user_values
 from recbole_macrec.benchmark.table import build_table, comma_separated, latex, markdown, print_table, write_tables
 from recbole_macrec.errors import UserError
