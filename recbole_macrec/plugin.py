@@ -272,19 +272,28 @@ def run_recboles(rank, *args):
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
-def load_data_and_model(model_file):
+def load_data_and_model(model_file, data_path=None):
     """RecBole's ``load_data_and_model``, for its checkpoints and for ours.
 
+    Args:
+        data_path: the folder with the dataset's folder; by default where the dataset lies from the checkpoint as it did in
+            training, or else where it lay then.
+
     Raises:
-        UserError: when the file is missing, truncated, not a checkpoint, or of other data or codes.
+        UserError: when the file is missing, truncated, not a checkpoint, or of other data or codes, and without the dataset.
     """
     from recbole_macrec.trainer.checkpoint import read_checkpoint
 
     state = read_checkpoint(model_file)
-    if state is None:
+    if state is None and data_path is None:
         return _recbole_load_data_and_model(model_file)
+    if state is None:
+        state = torch.load(model_file, map_location="cpu", weights_only=False)  # a file of RecBole's that the user names
+        config = state["config"]
+    else:
+        config = config_from_plain({**state["config"], TRAINED_ON: trained_on(state)})
+    config.final_config_dict["data_path"] = str(dataset_folder(config, model_file, state.get("data_folder"), data_path))
     as_recbole_writes_it = io.BytesIO()
-    config = config_from_plain({**state["config"], TRAINED_ON: trained_on(state)})
     torch.save({**state, "config": config}, as_recbole_writes_it)
     as_recbole_writes_it.seek(0)
     try:
@@ -296,6 +305,36 @@ def load_data_and_model(model_file):
             f"Checkpoint {model_file} does not fit the model that its configuration builds on today's data "
             f"({str(error).splitlines()[-1].strip()}): use the dataset, features and codes it was trained with."
         ) from error
+
+
+def dataset_folder(config: Config, model_file, seen_from_file: str | None, data_path=None) -> Path:
+    """Where the dataset of a checkpoint lies now.
+
+    Args:
+        seen_from_file: the dataset's folder as seen from the checkpoint's when it was written.
+        data_path: the folder with the dataset's folder, as the user gives it.
+
+    Raises:
+        UserError: when it is in none of the places, saying what to give.
+    """
+    from recbole_macrec.options import PACKAGED_DATASET, recbole_folder
+
+    name, trained = config["dataset"], Path(config["data_path"])
+    if name == PACKAGED_DATASET:
+        return recbole_folder() / "dataset_example" / name
+    if data_path is not None:
+        places = [Path(data_path) / name]
+    else:
+        moved = [] if seen_from_file is None else [Path(os.path.normpath(Path(model_file).parent / seen_from_file))]
+        places = [*moved, trained]
+    for place in places:
+        if any(place.glob(f"{name}.inter")) or any(place.glob(f"{name}.*.inter")):
+            return place
+    if data_path is None and config["source"]:
+        return trained  # it is brought there
+    looked = " or ".join(dict.fromkeys(map(str, places)))
+    raise UserError(f"Checkpoint {model_file} was trained on the dataset {name}, of which {looked} has no {name}.inter: give the "
+                    f"folder that holds the folder {name} as data_path (--data_path=DIR).")
 
 
 def trained_on(state: dict) -> str | None:

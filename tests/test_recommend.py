@@ -1,15 +1,22 @@
 """Recommendations of a trained model: the same ranking as RecBole's evaluation, for any history and any whitelist."""
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import TINY, write_tiny_dataset
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model
+from recbole.utils import get_model, get_trainer
 from recbole.utils.case_study import full_sort_topk
-from test_models import ITEMS, MODELS, data_path, prepare  # noqa: F401  data_path is a fixture
+from test_models import ITEMS, MODELS, SMALL, data_path, prepare  # noqa: F401  data_path is a fixture
 
 from recbole_macrec import Recommender, UserError
 from recbole_macrec.generation.decoding.eligible import blocked_nodes, is_blocked
 from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.recommend.__main__ import main
 
 SEARCHES = [("beam", "official"), ("beam", "rescore"), ("exact", "official")]
 HISTORY = ["i4", "i5", "i6", "i7"]
@@ -164,3 +171,34 @@ def test_a_model_of_its_training_users_says_so(data_path):
     _, model, _, _ = prepare("MMGRec", data_path)
     with pytest.raises(UserError, match="MMGRec reads users .* full_sort_topk"):
         model.recommend([["i1", "i2"]])
+
+
+@pytest.mark.parametrize("name", ["TIGER", "SASRec"])
+def test_a_model_whose_dataset_has_moved_is_found_or_given(name, tmp_path, monkeypatch):
+    (tmp_path / "before").mkdir()
+    write_tiny_dataset(tmp_path / "before" / "data")
+    options = {**SMALL, "modalities": ["text"], "encoders": {"text": "tfidf"}, "quantizer": "rq_kmeans"}
+    if name == "SASRec":
+        options = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "eval_args": {"split": {"LS": "valid_and_test"}}}
+    monkeypatch.chdir(tmp_path / "before")  # so that data_path and checkpoint_dir are relative
+    config = Config(name, TINY, config_dict={**options, "data_path": "data", "checkpoint_dir": "saved", "state": "ERROR",
+                                             "train_neg_sample_args": None})
+    train, _, _ = data_preparation(config, create_dataset(config))
+    trainer = get_trainer(config["MODEL_TYPE"], name)(config, get_model(name)(config, train._dataset))
+    trainer._save_checkpoint(0, verbose=False)
+    file = Path(trainer.saved_model_file)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "before").rename(tmp_path / "after")
+    if name == "TIGER":  # moved together: found beside the checkpoint, from any working directory
+        expected = Recommender.load(tmp_path / "after" / file).recommend([HISTORY], k=3)
+        assert Recommender.load(f"after/{file}").recommend([HISTORY], k=3).equals(expected)
+    (tmp_path / "after" / "data").rename(tmp_path / "shelf")
+    if name == "TIGER":
+        with pytest.raises(UserError, match=f"dataset {TINY}, of which after/data/{TINY} or data/{TINY} has no.*--data_path=DIR"):
+            Recommender.load(f"after/{file}")
+        assert Recommender.load(f"after/{file}", "shelf").recommend([HISTORY], k=3).equals(expected)
+        assert main(["--model_file", f"after/{file}", "--history", "i4", "--data_path", "shelf"]) == 0
+        assert main(["--model_file", f"after/{file}", "--history", "i4", "--data_path", "nowhere"]) == 1
+    assert load_data_and_model(f"after/{file}", data_path="shelf")[0]["data_path"] == f"shelf/{TINY}"
+    with pytest.raises(UserError, match=f"nowhere/{TINY} has no"):
+        load_data_and_model(f"after/{file}", data_path="nowhere")

@@ -24,7 +24,8 @@ def _run(argv: list[str]) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m recbole_macrec.recommend", description="Recommend items to one history.")
-    parser.add_argument("--model_file", required=True, help="a checkpoint (with its dataset in place), or a pretrained folder")
+    parser.add_argument("--model_file", required=True, help="a checkpoint, or a pretrained folder")
+    parser.add_argument("--data_path", metavar="DIR", help="holds the folder of the checkpoint's dataset, where that is not found")
     parser.add_argument("--history", required=True, help="item tokens, oldest first, as i1,i2,i3; one with a comma in double quotes")
     parser.add_argument("--k", type=int, default=10, help="items to recommend (default: 10)")
     parser.add_argument("--exclude_seen", action="store_true", help="recommend no item of the history")
@@ -39,7 +40,7 @@ def table(args: argparse.Namespace) -> pd.DataFrame:
     level = logging.root.manager.disable
     logging.disable(level if args.verbose else logging.WARNING)
     try:
-        recommender = Recommender.load(args.model_file)
+        recommender = Recommender.load(args.model_file, args.data_path)
     finally:
         logging.disable(level)
     (fields,) = csv.reader([args.history], skipinitialspace=True)

@@ -63,15 +63,21 @@ class Recommender:
         self._numbers = {token: number for number, token in enumerate(self.item_tokens, 1)}
 
     @classmethod
-    def load(cls, file: str | Path) -> Recommender:
+    def load(cls, file: str | Path, data_path: str | Path | None = None) -> Recommender:
         """The model of a checkpoint, with the dataset it was trained on, or of a folder of :meth:`save_pretrained`.
 
+        Args:
+            data_path: the folder with the dataset's folder, where that is neither where it lay in training nor moved together
+                with the checkpoint.
+
         Raises:
-            UserError: when there is neither, or it is damaged.
+            UserError: when there is neither, or it is damaged, or the dataset is missing.
         """
         if Path(file).is_dir():
+            if data_path is not None:
+                raise UserError(f"data_path is {str(data_path)!r}, but {file} is a folder that needs no dataset; leave data_path out.")
             return cls.from_pretrained(file)
-        return cls(quick_start.load_data_and_model(str(file))[1])
+        return cls(quick_start.load_data_and_model(str(file), data_path)[1])
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Recommender:

@@ -1,4 +1,5 @@
 """Checkpoints of tensors and plain values, so that loading one never runs foreign code."""
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -15,6 +16,14 @@ def save_checkpoint(state: dict, path: str | Path) -> None:
     """Write ``state`` so that a reader sees the old file or the new one, never half of one."""
     with whole_file(Path(path)) as fresh:
         torch.save({"format": FORMAT, **state}, fresh)
+
+
+def relative_folder(folder: str | Path, file: str | Path) -> str | None:
+    """``folder`` as seen from the folder of the checkpoint ``file``, so that both can be moved together; None across drives."""
+    try:
+        return os.path.relpath(folder, Path(file).parent)
+    except ValueError:
+        return None
 
 
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict | None:

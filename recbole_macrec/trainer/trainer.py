@@ -19,7 +19,7 @@ from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.hardware import bf16_pays, keep_freed_memory
 from recbole_macrec.lanes import drawing_from, in_lanes
 from recbole_macrec.model.base import EXCLUDED
-from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
+from recbole_macrec.trainer.checkpoint import load_checkpoint, relative_folder, save_checkpoint
 from recbole_macrec.trainer.detail import RankingDetail
 from recbole_macrec.trainer.parts import Parts
 from recbole_macrec.trainer.randomness import randomness, restore_randomness
@@ -213,6 +213,7 @@ class GenerativeTrainer(Trainer):
         part = kwargs.pop("part", None)
         state = {
             "config": plain_config(self.config),
+            "data_folder": relative_folder(self.config["data_path"], file),
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
