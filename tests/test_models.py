@@ -153,12 +153,50 @@ def test_bf16_computes_nearly_what_fp32_does(name, data_path):
     """The plain formulas under autocast against the CPU layers in fp32: the same loss and nearly the same scores."""
     losses, scores = [], []
     for precision in ("fp32", "bf16"):
-        _, _, trainer, (train, _, test) = prepare(name, data_path, dropout_prob=0.0, precision=precision)
+        options = {"dropout_prob": 0.0, "precision": precision, "eval_precision": precision}
+        _, _, trainer, (train, _, test) = prepare(name, data_path, **options)
         losses.append(trainer.train_steps(train))
         trainer.evaluate(test, load_best_model=False)
         scores.append(trainer.model.last_rankings[trainer.model.modalities[0]].scores)
     assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[1] != losses[0]
     torch.testing.assert_close(scores[1], scores[0], atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_entrance_ranks_in_eval_precision(name, data_path):
+    """Trained in bf16, then evaluated, ``full_sort_topk``, ``predict`` and ``recommend``: one precision, whoever calls."""
+    _, model, trainer, (train, _, test) = prepare(name, data_path, precision="bf16", pass_tokens=None)
+    assert (trainer.precision, model.eval_precision) == ("bf16", "fp32")
+    trainer.train_steps(train)
+    ranked, users = {}, batch_of(test)
+    for precision in ("fp32", "bf16"):
+        model.eval_precision = precision
+        trainer.evaluate(test, load_best_model=False)
+        ranking = model.last_rankings["fused"]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            topk = full_sort_topk(users["user_id"].numpy(), model, test, k=10)
+            predicted = model.predict(users)
+        torch.testing.assert_close(predicted, model.predict(users), atol=0, rtol=0)
+        assert torch.equal(topk[1], ranking.items[:, :10])
+        if not model.reads_users:
+            tokens = model.semantic_ids.item_tokens
+            read = [[tokens[item - 1] for item in row[:length]] for row, length in zip(users["item_id_list"], users["item_length"])]
+            found = model.recommend(read, k=10)
+            assert found["item"].tolist() == [tokens[item - 1] for item in ranking.items[:, :10].flatten().tolist()]
+        ranked[precision] = (ranking.scores[:, 0], predicted)
+    for a, b in zip(ranked["fp32"], ranked["bf16"]):
+        torch.testing.assert_close(a, b, atol=0.1, rtol=0)
+        assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("forced, expected", [("1", "bf16"), ("0", "fp32")])
+def test_auto_follows_the_environment_variable(forced, expected, data_path, monkeypatch):
+    monkeypatch.setenv("RECBOLE_MACREC_BF16", forced)
+    _, model, trainer, _ = prepare("TIGER", data_path, modalities=["text"], precision="auto", eval_precision="auto")
+    assert trainer.precision == model.eval_precision == expected
+    monkeypatch.setenv("RECBOLE_MACREC_BF16", "yes")
+    with pytest.raises(UserError, match="RECBOLE_MACREC_BF16 is 'yes'"):
+        prepare("TIGER", data_path, modalities=["text"], precision="auto")
 
 
 def test_rescoring_orders_the_candidates_exactly(data_path):
@@ -417,15 +455,14 @@ def test_the_number_of_cores_changes_nothing(name, precision, data_path):
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            _, model, trainer, (train, _, test) = prepare(name, data_path, pass_tokens=40, precision=precision)
+            _, model, trainer, (train, _, test) = prepare(name, data_path, pass_tokens=40, precision=precision, eval_precision=precision)
             batch = next(iter(train))
             assert len(model.loss_parts(batch)) > 3
             model.train()
             torch.manual_seed(1)
             loss = trainer._backward(batch)
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            with trainer._precision():
-                ranked = model.eval().rank(batch_of(test))["fused"]
+            ranked = model.eval().rank(batch_of(test))["fused"]
             seen.append([loss, *gradients, *ranked])
     finally:
         torch.set_num_threads(before)

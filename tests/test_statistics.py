@@ -224,6 +224,26 @@ def test_every_figure_is_in_csv_and_json(tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".tex", ".csv", ".json"}
 
 
+def test_a_table_says_in_which_precision_its_runs_were_trained_and_evaluated(tmp_path):
+    fp32, bf16 = ({"training": training, "evaluation": "fp32"} for training in ("fp32", "bf16"))
+    groups = {label: [record(**{"hit@10": value}) | {"precision": precision}]
+              for label, value, precision in (("A", 0.2, fp32), ("B", 0.3, bf16), ("C", 0.1, fp32))}  # fmt: skip
+    table = build_table("t", groups)
+    assert table.precision == "Training in fp32 (A, C) and bf16 (B), evaluation in fp32."
+    ranks = {label: np.arange(1, 20) for label in "ABC"}
+    table.tests = paired_tests(ranks, [("B", "A"), ("A", "C")], "hit@10")
+    different = "B and A differ in precision: training in bf16 and fp32."
+    write_tables([table], tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert table.precision in text and different in text and "A and C differ" not in text
+    assert table.precision in (tmp_path / "table.tex").read_text()
+    (written,) = json.loads((tmp_path / "table.json").read_text())["tables"]
+    assert [row["precision"] for row in written["rows"]] == [fp32, bf16, fp32]
+    assert different in written["test_notes"] and different in grids.tests(table).caption
+    assert all(line["evaluation"] == "fp32" for line in csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert build_table("t", GROUPS).precision == ""  # older runs do not say
+
+
 def test_equal_means_share_their_place():
     groups = {label: [record(**{"hit@10": value})] for label, value in (("a", 0.2), ("b", 0.2), ("c", 0.1))}
     places = [row.cells["hit@10"].place for row in build_table("t", groups).rows]

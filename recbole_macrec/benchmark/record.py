@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from recbole.quick_start import quick_start
 
 from recbole_macrec import plugin
@@ -71,6 +72,7 @@ class Observation:
             "test_detail": plugin.plain(getattr(trainer, "test_detail", None)),
             "semantic_ids": plugin.plain(dict(ids.statistics)) if ids is not None else {},
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
+            "precision": precision_of(trainer),
             "epochs": len(getattr(trainer, "train_loss_dict", {})),
             "epoch_seconds": plugin.plain(getattr(trainer, "epoch_seconds", None)),
             "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
@@ -86,6 +88,15 @@ class Observation:
             if "test_rows" in record:
                 record["users_per_second"] = round(record["test_rows"] / self.seconds["test"], 2)
         return record
+
+
+def precision_of(trainer) -> dict[str, str]:
+    """``training`` and ``evaluation`` -> fp32, bf16 or fp16, as they were computed."""
+    evaluation = getattr(trainer.model, "eval_precision", None)
+    if evaluation:
+        return {"training": trainer.precision, "evaluation": evaluation}
+    mixed = {torch.bfloat16: "bf16", torch.float16: "fp16"}[torch.get_autocast_dtype(trainer.device.type)]
+    return {"training": mixed if getattr(trainer, "enable_amp", False) else "fp32", "evaluation": "fp32"}
 
 
 @contextmanager

@@ -154,7 +154,7 @@ class Run:
         """Of a finished run: model, dataset, seed, settings, versions, hardware, parameters, epochs;
         ``test_result`` and ``best_valid_result`` (metric -> value, item level), ``test_detail`` (ranking name ->
         {"item": metrics, "id": metrics}, None for RecBole's models), ``semantic_ids`` (modality -> statistics:
-        collision_rate, usage and perplexity per layer, ...), ``seconds`` (data, training, validation, test, total),
+        collision_rate, usage and perplexity per layer, ...), ``precision`` (training and evaluation: fp32, bf16 or fp16), ``seconds`` (data, training, validation, test, total),
         ``users_per_second`` ranked in the test, ``peak_memory_mib`` ({"host": ..., "gpu": ... or null}), ``checkpoint``
         (of the best epoch, relative to the run's folder).
         """

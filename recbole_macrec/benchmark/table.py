@@ -51,6 +51,7 @@ class Row:
     cells: dict[str, Cell]
     collisions: str = ""
     note: str = ""  # unfinished or failed runs
+    precision: dict[str, str] = field(default_factory=dict)  # training, evaluation -> such as fp32, over all seeds
 
 
 @dataclass
@@ -64,6 +65,7 @@ class Table:
     tests: list = field(default_factory=list)
     untested: list[tuple[str, str]] = field(default_factory=list)  # pairs of labels with different test rows
     foot: str = ""
+    precision: str = ""  # one sentence
 
 
 def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str] | None = None) -> Table:
@@ -82,12 +84,12 @@ def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str]
         cells["training s"] = _cell([r["seconds"]["training"] + r["seconds"].get("pretraining", 0) for r in records], 1)
         cells["users/s"] = _cell([r.get("users_per_second") for r in records], 1)
         cells["peak MiB"] = _cell([_peak(r) for r in records], 0)
-        rows.append(Row(label, cells, _collisions(records), notes.get(label, "")))
+        rows.append(Row(label, cells, _collisions(records), notes.get(label, ""), _precision(records)))
     hidden = {f"{name} of IDs" for name in ids if name not in largest_k(ids)}  # a table has only so much width
     every = rows[0].cells if rows else {}
     columns = [name for name in every if name not in hidden and any(row.cells[name].values for row in rows)]
     _mark(rows, [*metrics, *(f"{name} of IDs" for name in ids)])
-    return Table(title, columns, metrics, rows, foot=_foot(done))
+    return Table(title, columns, metrics, rows, foot=_foot(done), precision=_precision_sentence(rows))
 
 
 def largest_k(metrics: Sequence[str]) -> list[str]:
@@ -118,6 +120,38 @@ def _collisions(records: list[dict]) -> str:
             if figures.get("collision_rate") is not None:
                 found.setdefault(modality, []).append(100 * figures["collision_rate"])
     return ", ".join(f"{modality} {statistics.fmean(rates):.2f}%" for modality, rates in found.items())
+
+
+def _precision(records: list[dict]) -> dict[str, str]:
+    """Training and evaluation -> the precision of all ``records``, or several as "bf16, fp32"."""
+    found = [record["precision"] for record in records if "precision" in record]  # older runs do not say
+    return {stage: ", ".join(sorted({each[stage] for each in found})) for stage in (found[0] if found else ())}
+
+
+def _precision_sentence(rows: list[Row]) -> str:
+    """Such as "Training in bf16 (MACRec) and fp32 (SASRec), evaluation in fp32."; empty where no run says."""
+    parts = []
+    for stage in dict.fromkeys(stage for row in rows for stage in row.precision):
+        labels: dict[str, list[str]] = {}
+        for row in rows:
+            if stage in row.precision:
+                labels.setdefault(row.precision[stage], []).append(row.label)
+        named = [f"{kind} ({', '.join(of)})" if len(labels) > 1 else kind for kind, of in labels.items()]
+        parts.append(f"{stage} in {' and '.join(named)}")
+    sentence = ", ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
+
+
+def precision_differences(table: Table) -> list[str]:
+    """A sentence for every pair tested whose two sides were trained or evaluated in different precisions."""
+    sentences = []
+    precisions = {row.label: row.precision for row in table.rows}
+    for first, second in dict.fromkeys((test.first, test.second) for test in table.tests):
+        a, b = precisions.get(first, {}), precisions.get(second, {})
+        found = [f"{stage} in {a[stage]} and {b[stage]}" for stage in a if a[stage] != b.get(stage, a[stage])]
+        if found:
+            sentences.append(f"{first} and {second} differ in precision: {', '.join(found)}.")
+    return sentences
 
 
 def _mark(rows: list[Row], metrics: list[str]) -> None:
@@ -161,7 +195,7 @@ def plain_rows(table: Table, text=lambda cell: cell.text()) -> list[list[str]]:
 
 def print_table(table: Table) -> None:
     """Print the table to the terminal."""
-    shown = RichTable(title=Text(table.title))
+    shown = RichTable(title=Text(table.title), caption=Text(table.precision))
     names = header(table)
     for i, name in enumerate(names):
         shown.add_column(Text(name), justify="left" if i in (0, len(names) - 1) else "right", no_wrap=True)
@@ -181,7 +215,7 @@ def markdown(tables: Sequence[Table]) -> str:
         names = header(table)
         lines += [f"# {table.title}", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
         lines += ["| " + " | ".join(map(_cell_text, row)) + " |" for row in plain_rows(table, lambda c: marks[c.place].format(c.text()))]
-        lines += ["", *_test_lines(table), table.foot, ""]
+        lines += ["", *_test_lines(table), " ".join(filter(None, [table.precision, table.foot])), ""]
     return "\n".join(lines)
 
 
@@ -207,6 +241,7 @@ def test_notes(table: Table) -> list[str]:
         notes.append(f"Paired over {users}: two-sided test and 95 % interval by a mixed model, with random effects of {effects}.")
         if test.seeds == 1:
             notes.append("With one seed a difference holds between these two runs; other seeds may give another.")
+    notes += precision_differences(table)
     notes += [f"{a} and {b} are not tested against each other: their test rows differ." for a, b in table.untested]
     return notes
 
@@ -220,12 +255,16 @@ def latex(tables: Sequence[Table]) -> str:
     lines: list[str] = []
     for table in tables:
         names = header(table)[:-1]
-        lines += ["\\begin{table}", "\\centering", f"\\caption{{{_escaped(table.title)}}}", f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}"]
+        lines += ["\\begin{table}", "\\centering", f"\\caption{{{_escaped(_caption(table))}}}", f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}"]
         lines += ["\\hline", " & ".join(map(_escaped, names)) + " \\\\", "\\hline"]
         for row in plain_rows(table, lambda cell: marks[cell.place].format(cell.text("$\\pm$"))):
             lines.append(" & ".join([_escaped(row[0]), *row[1:-1]]) + " \\\\")
         lines += ["\\hline", "\\end{tabular}", "\\end{table}", ""]
     return "\n".join(lines)
+
+
+def _caption(table: Table) -> str:
+    return f"{table.title}. {table.precision}" if table.precision else table.title
 
 
 def _escaped(text: str) -> str:
@@ -236,12 +275,13 @@ def comma_separated(tables: Sequence[Table]) -> str:
     """One line per dataset, label and figure: mean, standard deviation, number of seeds."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["table", "label", "figure", "mean", "std", "seeds"])
+    writer.writerow(["table", "label", "figure", "mean", "std", "seeds", "training", "evaluation"])
     for table in tables:
         for row in table.rows:
             for name, cell in row.cells.items():
                 if cell.values:
-                    writer.writerow([table.title, row.label, name, cell.mean, cell.deviation, len(cell.values)])
+                    figures = [cell.mean, cell.deviation, len(cell.values)]
+                    writer.writerow([table.title, row.label, name, *figures, *(row.precision.get(s) for s in ("training", "evaluation"))])
     return file.getvalue()
 
 
@@ -255,12 +295,13 @@ def as_dict(table: Table) -> dict:
             },
             "collisions": row.collisions,
             "note": row.note,
+            "precision": row.precision,
         }
         for row in table.rows
     ]  # fmt: skip
     tests = [test.as_dict() for test in table.tests]
     return {"title": table.title, "columns": table.columns, "metrics": table.metrics, "rows": rows, "tests": tests,
-            "test_notes": test_notes(table), "foot": table.foot}
+            "test_notes": test_notes(table), "foot": table.foot, "precision": table.precision}
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:

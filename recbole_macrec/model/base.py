@@ -4,7 +4,7 @@ Legend: B samples, N items of the alignment tasks, R source and G target modalit
 tokens.
 """
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.packing import pack, passes
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
-from recbole_macrec.hardware import free_memory
+from recbole_macrec.hardware import chosen_precision, computing_in, free_memory
 from recbole_macrec.lanes import in_lanes
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.values import as_list, check_choice, check_number, check_whole
@@ -55,12 +55,26 @@ class Histories(NamedTuple):
         return Histories(items[:, : int(length.max())], length, *more)
 
 
+def in_eval_precision(method: Callable) -> Callable:
+    """A ranking ``method`` of a model that computes in the model's ``eval_precision``, whoever calls it."""
+
+    @wraps(method)
+    def computed(self, *args, **kwargs):
+        with computing_in(self.eval_precision, self.device):
+            return method(self, *args, **kwargs)
+
+    return computed
+
+
 class GenerativeRecommender(SequentialRecommender):
     """Base of the models; a subclass says which tasks it trains on.
 
     A model trains on ``sequence_tasks`` (history -> next item) and ``item_tasks`` (item -> the same item in another
     modality), and ranks with every modality's own sequence task. The source half of a task's prompt stands before the
     encoder's input and its target half is the decoder's start token, so tasks of one source share an encoder pass.
+
+    Attributes:
+        eval_precision: ``fp32`` or ``bf16``, what :meth:`rank` and :meth:`predict` compute in.
     """
 
     input_type = InputType.POINTWISE
@@ -76,6 +90,7 @@ class GenerativeRecommender(SequentialRecommender):
         self.aligns_items = self.item_task_ratio != 0 and self.reads_items(config)
         self.beams = config["num_beams"]
         self.decode, self.fusion = config["decode"], config["fusion"]
+        self.eval_precision = chosen_precision(config["eval_precision"] or "fp32", self.device)  # older models have no such option
         self.pass_tokens = config["pass_tokens"] or (4096 if self.device.type == "cpu" else 131072)
         prompt_length = config["prompt_length"]
         kinds = ["sequence", "item"] if self.aligns_items else ["sequence"]
@@ -134,7 +149,7 @@ class GenerativeRecommender(SequentialRecommender):
         check_number(0, 0.99, dropout_prob=config["dropout_prob"])
         check_choice(("beam", "exact"), decode=config["decode"])
         check_choice(("official", "rescore"), fusion=config["fusion"])
-        check_choice(("auto", "fp32", "bf16"), precision=config["precision"])
+        check_choice(("auto", "fp32", "bf16"), precision=config["precision"], eval_precision=config["eval_precision"])
         check_choice(("cosine", "constant"), scheduler=config["scheduler"])
         beams, most = config["num_beams"], max(as_list(config["topk"]), default=0)
         if config["decode"] == "beam" and beams < most:
@@ -282,6 +297,7 @@ class GenerativeRecommender(SequentialRecommender):
     # -- ranking -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    @in_eval_precision
     def rank(self, interaction, eligible: Eligible | None = None) -> dict[str, Ranking]:
         """Rank by every modality's own sequence task, and by all together.
 
@@ -348,6 +364,7 @@ class GenerativeRecommender(SequentialRecommender):
         self.last_rankings = self.rank(interaction)
         return score_matrix(self.last_rankings["fused"], self.n_items)
 
+    @in_eval_precision
     def predict(self, interaction) -> torch.Tensor:
         """Exact score of one item per sample: its log-probability over its length, mean over modalities; [B]."""
         histories = self.histories(interaction)

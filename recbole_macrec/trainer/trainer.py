@@ -16,7 +16,7 @@ from tqdm import tqdm
 from recbole_macrec.distributed import average_gradients, gather_in_order
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.compiled import compile_layers
-from recbole_macrec.hardware import bf16_pays, keep_freed_memory
+from recbole_macrec.hardware import chosen_precision, computing_in, keep_freed_memory
 from recbole_macrec.lanes import drawing_from, in_lanes
 from recbole_macrec.model.base import EXCLUDED
 from recbole_macrec.trainer.checkpoint import load_checkpoint, relative_folder, save_checkpoint
@@ -33,6 +33,7 @@ class GenerativeTrainer(Trainer):
     also saved while they go on.
 
     Attributes:
+        precision: ``fp32`` or ``bf16``, what the training computes in; the model ranks in its own ``eval_precision``.
         test_detail: of the last evaluation, ranking name -> {"item": metrics, "id": metrics}.
         epoch_seconds: of each epoch trained in this process.
     """
@@ -43,11 +44,11 @@ class GenerativeTrainer(Trainer):
         super().__init__(config, model)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.autocast = {"fp32": False, "bf16": True, "auto": bf16_pays(self.device)}[config["precision"]]
+        self.precision = chosen_precision(config["precision"], self.device)
         if config["compile"] and self.device.type == "cpu":
             self.logger.warning("compile: True pays on GPUs alone; going on without.")
         elif config["compile"]:
-            compile_layers(model, torch.bfloat16 if self.autocast else None)
+            compile_layers(model, torch.bfloat16 if self.precision == "bf16" else None)
         self.distributed = not config["single_spec"]
         self.step, self.steps = 0, 0  # optimizer steps taken and planned
         self.epoch_seconds: list[float] = []
@@ -143,7 +144,7 @@ class GenerativeTrainer(Trainer):
 
         def gradients(numbered: tuple[Callable[[], torch.Tensor], int]):
             part, seed = numbered
-            with drawing_from(seed), self._precision():
+            with drawing_from(seed), computing_in(self.precision, self.device):
                 loss = part()
             return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
 
@@ -154,9 +155,6 @@ class GenerativeTrainer(Trainer):
                 if gradient is not None:
                     weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         return total
-
-    def _precision(self):
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast)
 
     def _set_learning_rate(self) -> None:
         """Linear warm-up over the first ``warmup_ratio`` of all steps, then a cosine to zero (or constant)."""
@@ -181,8 +179,7 @@ class GenerativeTrainer(Trainer):
         gather = None
         if self.distributed:
             gather = partial(gather_in_order, samples=eval_data.sample_size)
-        with self._precision():
-            result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         topk, decimals = self.config["topk"], self.config["metric_decimal_place"]
         self.test_detail = self._detail.result(topk, decimals, *([gather] if gather else []))
         return result

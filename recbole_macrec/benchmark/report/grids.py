@@ -38,7 +38,8 @@ class Grid:
 
 def results(table: Table) -> Grid:
     """The table of one dataset."""
-    grid = Grid("Mean ± standard deviation over the seeds", [("model", False), *((name, True) for name in table.columns)])
+    caption = ". ".join(filter(None, ["Mean ± standard deviation over the seeds", table.precision.rstrip(".")]))
+    grid = Grid(caption, [("model", False), *((name, True) for name in table.columns)])
     collisions = any(row.collisions for row in table.rows)
     grid.columns += [("collisions", False)] * collisions
     most = {name: max((row.cells[name].mean or 0 for row in table.rows), default=0) for name in table.columns}

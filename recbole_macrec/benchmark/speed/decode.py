@@ -1,6 +1,5 @@
 """Beam search: ours against ``generate``, on the same weights and users."""
 import numpy as np
-import torch
 
 from recbole_macrec.benchmark.speed.measure import median_seconds, prepare
 from recbole_macrec.benchmark.speed.reference import WORDS, Reference
@@ -35,14 +34,15 @@ def decode(args) -> dict:
     expected = np.array(reference_rankings(Reference(model, levelwise=True).eval()))[:, :TOP]
     same_allocator = reference_rate()
     result = {}
-    for name, bf16 in (("fp32", False), ("bf16", True)):
-        if bf16 and not bf16_pays(model.device):
+    for name in ("fp32", "bf16"):
+        if name == "bf16" and not bf16_pays(model.device):
             result[name] = None  # this hardware computes bf16 slower than fp32
             continue
 
+        model.eval_precision = name
+
         def rank(batch):
-            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-                return model.rank(batch)["fused"].items[:, :TOP].cpu()
+            return model.rank(batch)["fused"].items[:, :TOP].cpu()
 
         rate = len(users) / median_seconds(lambda: rank(users), args.repeats)
         result[name] = {
