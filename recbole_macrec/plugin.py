@@ -136,8 +136,9 @@ def _layer_property_files() -> None:
         config = final(self)
         sequential = self.model_class.type == ModelType.SEQUENTIAL
         without_negatives = is_ours(self.model_class) or (sequential and config.get("loss_type") == "CE")
-        if without_negatives and "train_neg_sample_args" not in self.external_config_dict:
-            config["train_neg_sample_args"] = None  # RecBole's default is refused by models trained with cross-entropy
+        if without_negatives:
+            _refuse_negatives(self.model, self.external_config_dict.get("train_neg_sample_args"))
+            config["train_neg_sample_args"] = None  # not RecBole's default, which its own models would refuse
         split = (config.get("eval_args") or {}).get("split") or {}
         if is_ours(self.model_class):
             told = self.model_class.settings_of_split(split)
@@ -174,6 +175,16 @@ def _default_columns(form: AtomicFormat) -> dict:
     names = dict(zip(DEFAULT_FORMAT, form))
     columns = read_yaml(property_file("overall.yaml"))["load_col"]
     return {source: [names[column] for column in listed] for source, listed in columns.items()}
+
+
+def _refuse_negatives(model: str, sampled) -> None:
+    """Raise a UserError where ``train_neg_sample_args`` has negatives drawn for a model that would train on them as targets."""
+    if sampled in (None, "None") or (isinstance(sampled, dict) and sampled.get("distribution") == "none"):
+        return
+    raise UserError(
+        f"train_neg_sample_args is {sampled!r}, but {model} is trained with cross-entropy and takes no sampled negatives; leave "
+        "it out, or set it to None (~ in YAML)."
+    )
 
 
 def _read_histories(config: dict) -> None:

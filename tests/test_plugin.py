@@ -15,6 +15,7 @@ from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
 from recbole_macrec import UserError, plugin
 from recbole_macrec.model import MODELS
+from recbole_macrec.plugin import model_names
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = {
@@ -86,8 +87,16 @@ def test_property_files_layer(small, tiny_dataset):
     assert baseline["topk"] == [10]
     assert baseline["train_neg_sample_args"]["distribution"] == "none"
     assert Config("BPR", "arts-toy")["train_neg_sample_args"]["distribution"] == "uniform"
-    with pytest.raises(ValueError, match="should be None"):
-        Config("SASRec", "arts-toy", config_dict={"train_neg_sample_args": {"distribution": "uniform"}})
+
+
+@pytest.mark.parametrize("model", [*model_names(), "SASRec"])
+def test_models_trained_with_cross_entropy_take_no_sampled_negatives(model):
+    """As in a YAML file shared with BPR: sampled items would be trained on as if users had bought them."""
+    for sampled in ({"distribution": "uniform"}, {"distribution": "popularity", "sample_num": 2}):
+        with pytest.raises(UserError, match=f"train_neg_sample_args is .*{model}.*None"):
+            Config(model, "arts-toy", config_dict={"train_neg_sample_args": sampled})
+    for none in (None, {"distribution": "none"}):
+        assert Config(model, "arts-toy", config_dict={"train_neg_sample_args": none})["train_neg_sample_args"]["distribution"] == "none"
 
 
 def test_a_config_leaves_recboles_lists_alone():
