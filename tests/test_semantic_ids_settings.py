@@ -42,7 +42,8 @@ def test_presets_differ_and_set_options_beat_them():
 def test_presets_fill_known_options_with_source_and_reason(name):
     settings = read(rqvae_preset=name)
     for option, preset in PRESETS[name].items():
-        assert getattr(settings, option) == preset.value
+        expected = tuple(range(4)[preset.value]) if isinstance(preset.value, slice) else preset.value
+        assert getattr(settings, option) == expected
         assert preset.source in ("paper", "released", "ours") and preset.why
 
 
@@ -92,3 +93,13 @@ def test_fewer_levels_need_no_con_layers_where_there_is_no_contrast():
 def test_modalities_must_be_names_each_once(modalities):
     with pytest.raises(UserError, match="modalities"):
         read(modalities)
+
+
+@pytest.mark.parametrize("levels, paper, released", [(1, (0,), (0,)), (2, (0, 1), (0, 1)), (3, (1, 2), (0, 1, 2)), (4, (2, 3), (0, 1, 2, 3))])
+def test_presets_name_layers_for_any_number_of_levels(levels, paper, released):
+    assert read(rqvae_preset="paper", codebook_levels=levels).con_layers == paper
+    assert read(codebook_levels=levels).con_layers == paper
+    assert read(rqvae_preset="released", codebook_levels=levels).con_layers == released
+    assert read(rqvae_preset="default", codebook_levels=levels).con_layers == (0,)
+    with pytest.raises(UserError, match="codebook_levels"):
+        read(codebook_levels=levels, con_layers=[levels])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class PresetValue(NamedTuple):
-    value: Any
+    value: Any  # con_layers: a slice of the layers 0..L-1, whatever their number
     source: str  # "paper": Zhang et al., arXiv 2511.15122; "released": its published code; "ours": chosen here
     why: str
 
@@ -14,7 +14,7 @@ class PresetValue(NamedTuple):
 PRESETS: dict[str, dict[str, PresetValue]] = {
     "paper": {
         "residual": PresetValue("detached", "paper", "L_con at layers 2 and 3 is said to train the encoders"),
-        "con_layers": PresetValue((2, 3), "paper", "layers 2 and 3 of 0..3"),
+        "con_layers": PresetValue(slice(-2, None), "paper", "the last two: layers 2 and 3 of 0..3"),
         "con_positives": PresetValue("pseudo_label", "paper", "items with one pseudo-label in the other modality"),
         "lambda_con": PresetValue(0.1, "paper", "weight of L_con"),
         "lambda_align": PresetValue(0.001, "paper", "weight of L_align"),
@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, PresetValue]] = {
     "released": {
         "residual": PresetValue("straight_through", "released", "subtracts the straight-through output, so L_con and "
                                 "the commitment term send no gradient past layer 0"),
-        "con_layers": PresetValue((0, 1, 2, 3), "released", "the run script starts L_con at layer 0"),
+        "con_layers": PresetValue(slice(None), "released", "the run script starts L_con at layer 0"),
         "con_positives": PresetValue("self", "released", "ids compared as str and int: only the item itself matches, "
                                      "so L_con is plain repulsion"),
         "lambda_con": PresetValue(1.0, "released", "the command-line weight never reaches the model"),
@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, PresetValue]] = {
     },
     "default": {
         "residual": PresetValue("detached", "paper", "L_con reaches the encoder from any layer"),
-        "con_layers": PresetValue((0,), "ours", "at layers 2 and 3 L_con works on what is left of an item, against the "
+        "con_layers": PresetValue(slice(0, 1), "ours", "at layers 2 and 3 L_con works on what is left of an item, against the "
                                   "reconstruction: many times the collisions on stand-in features"),
         "con_positives": PresetValue("pseudo_label", "paper", "items with one pseudo-label in the other modality"),
         "lambda_con": PresetValue(0.03, "ours", "little cost in reconstruction and collisions on stand-in features"),

@@ -27,6 +27,7 @@ NOT_NEGATIVE = ("rqvae_weight_decay", "commitment_weight", "lambda_con", "lambda
 INT_TUPLES = {"rqvae_hidden_sizes": 1, "con_layers": 0, "graph_sizes": 1}
 GRAPH = ("graph_sizes", "graph_dropout", "graph_epochs", "graph_batch_size", "graph_learning_rate", "graph_weight_decay",
          "graph_negatives", "graph_training")
+PAPER_LAYERS = PRESETS["paper"]["con_layers"].value
 FLAGS = ("standardize", "restart_dead_codes")
 
 
@@ -97,6 +98,9 @@ class SemanticIDSettings:
         values |= _preset(config["rqvae_preset"])
         names = [f.name for f in fields(cls) if f.name != "modalities"]
         values |= {name: config[name] for name in names if config[name] is not None}
+        if isinstance(layers := values.get("con_layers", PAPER_LAYERS), slice):
+            depth = values.get("codebook_levels") if values["quantizer"] == "cross_modal_rqvae" else None  # others read none
+            values["con_layers"] = range(depth if _is_int(depth, 1) else cls.codebook_levels)[layers]
         settings = cls(modalities, **{name: _checked(name, value) for name, value in values.items()})
         settings._check_con_layers()
         settings._check_representation()
@@ -174,7 +178,7 @@ def _checked(name: str, value: Any) -> Any:
     elif name in SMALLEST_INT and not _is_int(value, SMALLEST_INT[name]):
         expected = f"a whole number, at least {SMALLEST_INT[name]}"
     elif name in INT_TUPLES:
-        if isinstance(value, (list, tuple)) and all(_is_int(v, INT_TUPLES[name]) for v in value):
+        if isinstance(value, (list, tuple, range)) and all(_is_int(v, INT_TUPLES[name]) for v in value):
             return tuple(value)
         expected = f"a list of whole numbers, each at least {INT_TUPLES[name]}"
     elif name == "graph_dropout":
