@@ -45,6 +45,13 @@ def test_training_interactions_are_all_but_the_last_two_of_each_user(data_path):
     assert pairs(built(data_path)) == expected
 
 
+@pytest.mark.parametrize("newest", [1, 3])
+def test_the_length_of_histories_changes_no_count(newest, data_path):
+    expected = built(data_path).training_interactions()
+    counted = built(data_path, MAX_ITEM_LIST_LENGTH=newest).training_interactions()
+    assert counted.sum() == expected.sum() and (counted != expected).nnz == 0
+
+
 def test_validation_and_test_items_do_not_reach_them(data_path):
     before = pairs(built(data_path))
     file = data_path / TINY / f"{TINY}.inter"

@@ -98,9 +98,15 @@ class SemanticIDDataset(SequentialDataset):
 
     def _interactions(self) -> csc_matrix:
         """How often users took items in this part, [user_num, item_num]."""
-        if not self._sequential or self.config["benchmark_filename"] is None:
+        if not self._sequential:
             return csc_matrix(self.inter_matrix())
         rows = self.inter_feat
+        if self.config["benchmark_filename"] is None:
+            users, items, read = (rows[field].numpy() for field in (self.uid_field, self.iid_field, self.item_id_list_field))
+            _, first = np.unique(users, return_index=True)  # a user's earliest sample; with it begins the history
+            first = first[rows[self.item_list_length_field].numpy()[first] == 1]
+            pairs = np.append(users, users[first]), np.append(items, read[first, 0])
+            return csc_matrix((np.ones(len(pairs[0])), pairs), shape=(self.user_num, self.item_num))
         items = torch.cat([rows[self.iid_field][:, None], rows[self.item_id_list_field]], dim=1)
         users = rows[self.uid_field][:, None].expand_as(items)
         pairs = torch.stack([users[items > 0], items[items > 0]]).unique(dim=1).numpy()
