@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import yaml
 from recbole.config import Config
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.dataset import Dataset
 from recbole.quick_start import quick_start
 from recbole.utils import ModelType, dataset_arguments, enum_type, get_model
@@ -23,6 +24,7 @@ from recbole_macrec.data.attributes import choose_attributes
 from recbole_macrec.data.loading import check_columns
 from recbole_macrec.data.numbers import first_unreadable
 from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.hardware import free_memory
 from recbole_macrec.values import check_values
 
 FEATURE_OPTIONS = ("source", "missing_images", "missing_texts", "encoders", "text_fields", "image_field", "max_modalities")
@@ -49,6 +51,7 @@ def register() -> None:
     _layer_property_files()
     _prepare_before_loading()
     _check_splits()
+    _rank_as_many_as_fit()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
         module.run_recboles = run_recboles
         module.load_data_and_model = load_data_and_model
@@ -271,6 +274,37 @@ def prepare(config: Config) -> None:
 
 
 # -- several processes -----------------------------------------------------------------------------------------------
+# -- evaluation of large catalogues --------------------------------------------------------------------------------------
+
+SCORES_HELD = {"beam": 4, "exact": 24}  # float32 numbers per user and item while a batch is ranked and its ranks are read off
+
+
+def rows_that_fit(n_items: int, decode: str, device: torch.device) -> int:
+    """Users whose scores of ``n_items`` fill at most a quarter of the memory that is free on ``device``; at least 1."""
+    return max(1, free_memory(device) // 4 // (4 * SCORES_HELD[decode] * n_items))
+
+
+def _rank_as_many_as_fit() -> None:
+    """Let full ranking, of RecBole's models too, take fewer users at once than ``eval_batch_size`` where the matrix of their
+    scores would not fit into the free memory, and log it."""
+    original = FullSortEvalDataLoader._init_batch_size_and_step
+
+    @functools.wraps(original)
+    def _init_batch_size_and_step(self):
+        original(self)
+        items, device = self._dataset.item_num, self.config["device"]
+        fit = rows_that_fit(items, self.config["decode"] or "beam", device)
+        if self.step > fit:
+            self.logger.warning(
+                f"eval_batch_size: {fit} users are ranked at once instead of {self.step}, whose scores of {items:,} items do not fit "
+                f"into the free memory of {device}."
+            )
+            self.step = fit
+            self.set_batch_size(fit if self.is_sequential else fit * items)
+
+    FullSortEvalDataLoader._init_batch_size_and_step = _init_batch_size_and_step
+
+
 
 
 def run_recboles(rank, *args):

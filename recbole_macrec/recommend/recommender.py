@@ -20,6 +20,7 @@ from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.model.base import GenerativeRecommender
+from recbole_macrec.plugin import rows_that_fit
 from recbole_macrec.recommend.input import Sequences, feature_matrix, histories, item_numbers, new_tokens
 from recbole_macrec.recommend.pretrained import read_pretrained, write_pretrained
 from recbole_macrec.recommend.rebuild import with_items_of
@@ -165,7 +166,7 @@ class Recommender:
                 ``MAX_ITEM_LIST_LENGTH`` items of each.
             exclude_seen: recommend no item of the user's history, however long it is.
             candidates: recommend no other items; the search runs over the trie of their IDs alone.
-            batch_size: users ranked together; changes nothing else.
+            batch_size: users ranked together, fewer where memory is short; changes nothing else.
 
         Returns:
             One row per recommendation: ``user`` (the key, or the place in the list from 0), ``item`` (token), ``rank``
@@ -178,6 +179,8 @@ class Recommender:
         users, rows = histories(sequences, self._numbers)
         tries = dict(self.model.tries.items()) if candidates is None else self._tries(candidates)
         eligible = Eligible(tries, max(self.model.beams, k))
+        if self.model.decode == "exact":
+            batch_size = min(batch_size, rows_that_fit(self.model.n_items, "exact", self.model.device))
         was_training = self.model.training
         self.model.eval()
         try:
