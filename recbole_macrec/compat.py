@@ -43,6 +43,8 @@ def apply() -> None:
     order_by_exact_time()
     count_training_interactions()
     evaluate_without_dropout()
+    collect_plain_values()
+    stop_where_the_loss_diverges()
 
 
 def restore_numpy_names() -> None:
@@ -543,3 +545,49 @@ def evaluate_without_dropout() -> None:
 
     NGCF.forward = without_dropout(NGCF.forward, "message_dropout")
     GRU4RecKG.forward = without_dropout(GRU4RecKG.forward, "dropout")
+
+
+def collect_plain_values() -> None:
+    """``Collector.get_data_struct`` (collector.py:225) moves everything to the CPU as tensors, the number of items and the
+    counters of the training data too, and so ItemCoverage, GiniIndex, AveragePopularity and TailPercentage fail at the first
+    evaluation. Goes when RecBole moves tensors alone."""
+    import torch
+    from recbole.evaluator import Collector
+
+    original = Collector.get_data_struct
+
+    @functools.wraps(original)
+    def get_data_struct(self):
+        collected = self.data_struct._data_dict
+        plain = {key: value for key, value in collected.items() if not isinstance(value, torch.Tensor)}
+        self.data_struct._data_dict = {key: value for key, value in collected.items() if key not in plain}
+        try:
+            struct = original(self)
+        finally:
+            self.data_struct._data_dict.update(plain)
+        for key, value in plain.items():
+            struct.set(key, value)
+        return struct
+
+    Collector.get_data_struct = get_data_struct
+
+
+def stop_where_the_loss_diverges() -> None:
+    """``Trainer._check_nan`` (trainer.py:344) lets an infinite loss pass and says of a NaN neither when nor what is left, in a
+    traceback. It now raises a UserError with the epoch and the last good checkpoint. Goes when RecBole says so."""
+    import torch
+
+    from recbole_macrec.errors import UserError
+
+    def _check_nan(self, loss, name="training loss"):
+        if torch.isfinite(loss).all():
+            return
+        epoch = max(self.train_loss_dict, default=self.start_epoch - 1) + 1
+        file = self.saved_model_file
+        written = os.path.isfile(file) and os.path.getsize(file) > 0
+        raise UserError(
+            f"The {name} became {loss.detach().sum().item()} in epoch {epoch} (learning_rate {self.learning_rate}); lower "
+            f"learning_rate, or set clip_grad_norm. {f'The last good checkpoint is {file}.' if written else 'No checkpoint was written.'}"
+        )
+
+    importlib.import_module("recbole.trainer.trainer").Trainer._check_nan = _check_nan

@@ -307,3 +307,21 @@ def test_constant_and_equal_features_still_end_in_unique_ids(tmp_path):
     assert ids.statistics["text"]["collision_rate"] > 0.9
     for modality in ids.modalities:
         assert len(np.unique(ids.codes[modality], axis=0)) == ITEMS
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae"])
+def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer):
+    settings = replace(SMALL, quantizer=quantizer, rqvae_learning_rate=1e30)
+    with pytest.raises(UserError, match="became (inf|nan) in epoch .* rqvae_learning_rate = 1e"):
+        learn({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])
+def test_features_of_any_scale_are_learnt_from_or_refused(quantizer):
+    """Standardised, 1e30 times the features make nearly the same IDs; as they are, their squares are no float32 numbers."""
+    settings = replace(SMALL, quantizer=quantizer, semantic_ids="learn")
+    large = {m: FEATURES[m] * np.float32(1e30) for m in ("text", "image")}
+    codes = learn(large, settings, show_progress=False).modalities["text"].codes
+    assert len(np.unique(codes, axis=0)) > ITEMS / 4
+    with pytest.raises(UserError, match="standardize is False"):
+        learn(large, replace(settings, standardize=False), show_progress=False)

@@ -109,9 +109,9 @@ class Training:
             sums = {name: sums.get(name, 0) + value.detach() for name, value in loss.items()}
         means = {name: round(float(value) / len(batches), 6) for name, value in sums.items()}
         if not np.isfinite(means["total"]):
-            raise UserError(f"The loss of the quantizer became {means['total']} with rqvae_learning_rate = "
-                            f"{self.settings.rqvae_learning_rate}: lower it (1e-3 is usual), or set standardize to "
-                            "True.")
+            raise UserError(f"The loss of the quantizer became {means['total']} in epoch {len(self.history)} with "
+                            f"rqvae_learning_rate = {self.settings.rqvae_learning_rate}; nothing was written: lower it (1e-3 is "
+                            "usual), or set standardize to True.")
         return means
 
     def _warmup_losses(self, rows: Tensor) -> dict[str, Tensor]:

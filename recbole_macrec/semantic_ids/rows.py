@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recbole_macrec.data.blocks import blocks
+from recbole_macrec.errors import UserError
 from recbole_macrec.hardware import free_memory
 
 SAMPLE = 2**18  # rows that stand for all where an algorithm has to hold its rows in memory
@@ -39,6 +40,7 @@ class FeatureRows:
 
 
 Features = np.ndarray | FeatureRows
+LARGEST = 1e15  # the squares of larger features, added up, leave float32
 
 
 def rows_of(x: Features, rows: np.ndarray) -> FeatureRows:
@@ -61,9 +63,17 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, x: Features, standardize: bool) -> "Scale":
-        """Mean and standard deviation per column; 0 and 1 when they stay as they are."""
+        """Mean and standard deviation per column; 0 and 1 when they stay as they are.
+
+        Raises:
+            UserError: when they stay as they are and are too large to be squared in float32.
+        """
         width = x.shape[1]
         if not standardize:
+            largest = max(float(np.abs(block).max(initial=0)) for block in blocks(x))
+            if not largest < LARGEST:
+                raise UserError(f"There are features as large as {largest:.3g}, and standardize is False; expected values below "
+                                f"{LARGEST:.0e}: set standardize to True, or scale the features down.")
             return cls(torch.zeros(width), torch.ones(width))
         mean = sum(block.sum(0, dtype=np.float64) for block in blocks(x)) / len(x)
         deviation = np.sqrt(sum(np.square(block - mean).sum(0) for block in blocks(x)) / len(x))

@@ -114,6 +114,8 @@ class GenerativeTrainer(Trainer):
         return total
 
     def train_steps(self, train_data, count: int | None = None) -> float:
+        largest = torch.stack([p.detach().abs().max() for p in self.model.parameters()]).max()
+        Trainer._check_nan(self, largest, "largest weight")  # the last step of the epoch has no loss that would show it
         """Train on the first ``count`` batches of ``train_data``, all by default; returns the mean loss."""
         self.model.train()
         losses = [self._step(interaction) for interaction in islice(train_data, count)]

@@ -33,6 +33,7 @@ class GraphTraining:
 
     def __init__(self, features: dict[str, Features], interactions: csr_matrix, settings: SemanticIDSettings, device: str):
         self.settings, self.device = settings, torch.device(device)
+        self.epochs = 0
         self.generator = torch.Generator().manual_seed(settings.semantic_id_seed)
         scales = {m: Scale.of(x, settings.standardize) for m, x in features.items()}
         self.features = torch.cat([scales[m].apply(x[:]) for m, x in features.items()], dim=1).to(device)  # [N, F]
@@ -69,8 +70,10 @@ class GraphTraining:
             self.optimizer.step()
             losses.append(loss.item())
         if not np.isfinite(losses[-1]):
-            raise UserError(f"The loss of the graph became {losses[-1]} with graph_learning_rate = "
-                            f"{self.settings.graph_learning_rate}: lower it (1e-3 is usual), or set standardize to True.")
+            raise UserError(f"The loss of the graph became {losses[-1]} in epoch {self.epochs} with graph_learning_rate = "
+                            f"{self.settings.graph_learning_rate}; nothing was written: lower it (1e-3 is usual), or set "
+                            "standardize to True.")
+        self.epochs += 1
         return sum(losses) / len(losses)
 
     def loss(self, rows: Tensor) -> Tensor:
