@@ -25,7 +25,7 @@ from recbole_macrec.data.loading import check_columns
 from recbole_macrec.data.numbers import first_unreadable
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.hardware import free_memory
-from recbole_macrec.values import check_values
+from recbole_macrec.values import check_flags, check_values
 
 FEATURE_OPTIONS = ("source", "missing_images", "missing_texts", "encoders", "text_fields", "image_field", "max_modalities")
 NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
@@ -160,6 +160,7 @@ def _layer_property_files() -> None:
                 except yaml.YAMLError:
                     raise UserError(f"{option} is {value!r}, which can't be read; check its brackets and quotes") from None
         check_values(config)
+        check_flags(config, self.internal_config_dict)
         if is_ours(self.model_class):
             self.model_class.check_values(defaultdict(lambda: None, config))
             if config.get("resume"):
@@ -273,7 +274,6 @@ def prepare(config: Config) -> None:
     )
 
 
-# -- several processes -----------------------------------------------------------------------------------------------
 # -- evaluation of large catalogues --------------------------------------------------------------------------------------
 
 SCORES_HELD = {"beam": 4, "exact": 24}  # float32 numbers per user and item while a batch is ranked and its ranks are read off
@@ -305,6 +305,7 @@ def _rank_as_many_as_fit() -> None:
     FullSortEvalDataLoader._init_batch_size_and_step = _init_batch_size_and_step
 
 
+# -- several processes -----------------------------------------------------------------------------------------------
 
 
 def run_recboles(rank, *args):

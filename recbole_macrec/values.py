@@ -42,6 +42,13 @@ def check_choice(choices: Sequence[str], **values: Any) -> None:
             raise UserError(f"{name} is {value!r}; expected {' or '.join(choices)}.{nearest(str(value), choices)}")
 
 
+def check_flags(config: dict, defaults: dict) -> None:
+    """Raise a UserError for a text where ``defaults`` has True or False: every text, "no" as well, would count as True."""
+    for name, default in defaults.items():
+        if isinstance(default, bool) and isinstance(config.get(name), str):
+            raise UserError(f"{name} is {config[name]!r}; expected True or False.")
+
+
 def check_values(config: dict) -> None:
     """Raise a UserError for the first value of ``config``, final but for RecBole's defaults, that can't be meant."""
     for name, least in _LEAST.items():

@@ -44,6 +44,7 @@ SMALL = {
     "show_progress": False,
     "state": "ERROR",
 }
+BASELINE = {"train_neg_sample_args": None, "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]}}  # for SASRec
 
 
 @pytest.fixture
@@ -382,6 +383,100 @@ def test_tiger_reads_ids_learnt_together_with_the_other_modality(data_path):
     torch.testing.assert_close(model.codes_text, reference.codes_text)
     _, alone, _, _ = prepare("TIGER", data_path, collision="reassign")
     assert not torch.equal(alone.codes_text, reference.codes_text)
+
+
+@pytest.mark.parametrize("ratio, tasks", [(0, False), (0.25, True)])
+def test_item_task_ratio_leaves_the_implicit_alignment_alone(ratio, tasks, data_path):
+    losses = []
+    for weight in (0.0, 0.5):
+        options = {"dropout_prob": 0.0, "item_task_ratio": ratio, "lambda_implicit": weight}
+        _, model, _, loaders = prepare("MACRec", data_path, **options)
+        torch.manual_seed(0)
+        losses.append(model.calculate_loss(loaders[0]._dataset[np.arange(40)]).item())
+        assert bool(model.item_tasks) == tasks
+    assert losses[1] > losses[0] + 0.1
+
+
+@pytest.mark.parametrize("option", ["explicit_alignment", "compile", "standardize", "show_progress"])
+def test_a_text_is_neither_true_nor_false(option, data_path):
+    with pytest.raises(UserError, match=f"{option} .*'no'.*True or False"):
+        prepare("MACRec", data_path, **{option: "no"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_norms_and_relative_biases_get_no_weight_decay(name, data_path):
+    _, model, trainer, _ = prepare(name, data_path, weight_decay=0.5)
+    decay = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    names = {"norms": 0, "biases": 0, "others": 0}
+    for key, parameter in model.named_parameters():
+        kind = "norms" if key.endswith("norm.weight") else "biases" if "bias" in key else "others"
+        if kind != "others" or parameter.ndim > 1:
+            names[kind] += 1
+            assert decay[id(parameter)] == (0.5 if kind == "others" else 0.0), key
+    assert len(decay) == sum(1 for _ in model.parameters()) and min(names.values()) > 0
+
+
+def test_metrics_of_the_whole_order_need_an_order_of_all_items(data_path):
+    with pytest.raises(UserError, match="GAUC.*decode: exact"):
+        prepare("TIGER", data_path, modalities=["text"], metrics=["Hit", "GAUC"])
+    sampled = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"}
+    for options in ({"decode": "exact"}, {"eval_args": sampled}):
+        options |= {"modalities": ["text"], "metrics": ["Hit", "GAUC", "MRR"], "epochs": 1, "valid_metric": "Hit@10"}
+        _, _, trainer, (train, valid, test) = prepare("TIGER", data_path, **options)
+        trainer.fit(train, valid)
+        assert 0 < trainer.evaluate(test)["gauc"] < 1
+
+
+@pytest.mark.parametrize("name", ["TIGER", "SASRec"])
+def test_metrics_of_the_recommended_items(name, data_path):
+    metrics = ["ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage", "ShannonEntropy", "Hit"]
+    options = {"epochs": 1, "metrics": metrics, "valid_metric": "Hit@10", "topk": [5, 10], **BASELINE}
+    options |= {"modalities": ["text"], "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}}
+    config, model, trainer, (train, valid, test) = prepare(name, data_path, **options)
+    trainer.fit(train, valid)
+    result = trainer.evaluate(test)
+    _, top = full_sort_topk(test._dataset.inter_feat["user_id"].numpy(), model, test, k=10)
+    assert result["itemcoverage@10"] == pytest.approx(len(set(top.flatten().tolist())) / (ITEMS + 1), abs=1e-4)
+    counts = np.bincount(train._dataset.inter_feat["item_id"].numpy(), minlength=ITEMS + 1)
+    assert result["averagepopularity@10"] == pytest.approx(counts[top.numpy()].mean(), abs=1e-4)
+    assert trainer.evaluate(test) == result  # counts of the training data stay
+
+
+@pytest.mark.parametrize("name", ["TIGER", "SASRec"])
+def test_fewer_users_at_once_where_their_scores_do_not_fit(name, data_path, monkeypatch, caplog):
+    options = {"modalities": ["text"], "eval_batch_size": 16, **BASELINE}
+    _, model, trainer, (_, _, test) = prepare(name, data_path, **options)
+    expected = trainer.evaluate(test, load_best_model=False)
+    monkeypatch.setattr("recbole_macrec.plugin.free_memory", lambda device: 4 * 7 * 16 * (ITEMS + 1))
+    _, _, smaller, (_, _, few) = prepare(name, data_path, **options)
+    smaller.model.load_state_dict(model.state_dict())
+    assert (test.step, few.step, few.batch_size) == (16, 7, 7)
+    assert smaller.evaluate(few, load_best_model=False) == expected
+
+
+@pytest.mark.parametrize("name", ["TIGER", "SASRec"])
+def test_a_diverging_loss_names_the_epoch_and_the_last_good_checkpoint(name, data_path):
+    options = {"modalities": ["text"], "clip_grad_norm": None, **BASELINE}
+    _, model, trainer, (train, valid, _) = prepare(name, data_path, **options)
+
+    def break_weights(epoch, score):
+        for parameter in model.parameters():
+            parameter.data.fill_(torch.inf)
+
+    with pytest.raises(UserError, match="became nan in epoch 1 .*last good checkpoint is .*pth"):
+        trainer.fit(train, valid, callback_fn=break_weights)
+    _, model, trainer, (train, valid, _) = prepare(name, data_path, **options)
+    break_weights(0, 0)
+    with pytest.raises(UserError, match="became nan in epoch 0 .*No checkpoint"):
+        trainer.fit(train, valid)
+
+
+def test_weights_that_the_last_step_of_an_epoch_ruins_are_not_ranked_with(data_path):
+    _, model, trainer, (train, valid, _) = prepare("TIGER", data_path, modalities=["text"], train_batch_size=512)
+    assert len(train) == 1
+    trainer.optimizer.register_step_post_hook(lambda *_: next(model.parameters()).data.fill_(torch.inf))
+    with pytest.raises(UserError, match="largest weight became inf in epoch 0"):
+        trainer.fit(train, valid)
 
 
 def test_switches_of_the_ablation_change_the_loss(data_path):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from recbole.evaluator.register import metric_information
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
@@ -39,6 +40,7 @@ class Task(NamedTuple):
     target: str
 
 
+WHOLE_ORDER = ("rec.meanrank", "rec.score")  # what RecBole's metrics need that read more than the first k items
 EXCLUDED = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, filled up with 0
 
 
@@ -87,7 +89,9 @@ class GenerativeRecommender(SequentialRecommender):
         self.modalities = list(ids.modalities)
         self.sequence_tasks, self.item_tasks = self.tasks(config)
         self.item_task_ratio = config["item_task_ratio"]
-        self.aligns_items = self.item_task_ratio != 0 and self.reads_items(config)
+        if self.item_task_ratio == 0:
+            self.item_tasks = []
+        self.aligns_items = self.reads_items(config)
         self.beams = config["num_beams"]
         self.decode, self.fusion = config["decode"], config["fusion"]
         self.eval_precision = chosen_precision(config["eval_precision"] or "fp32", self.device)  # older models have no such option
@@ -151,6 +155,7 @@ class GenerativeRecommender(SequentialRecommender):
         check_choice(("official", "rescore"), fusion=config["fusion"])
         check_choice(("auto", "fp32", "bf16"), precision=config["precision"], eval_precision=config["eval_precision"])
         check_choice(("cosine", "constant"), scheduler=config["scheduler"])
+        check_metrics(config)
         beams, most = config["num_beams"], max(as_list(config["topk"]), default=0)
         if config["decode"] == "beam" and beams < most:
             raise UserError(
@@ -215,12 +220,12 @@ class GenerativeRecommender(SequentialRecommender):
         return length * per_item + len(self._prompt("sequence", self.modalities[0]))
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
-        """Some of the batch's target items, each once; [N]."""
+        """The batch's target items, each once; no more than the item tasks are to read, where there are any; [N]."""
         if not self.aligns_items:
             return target[:0]
         items = target.unique()
         count = max(2, round(self.item_task_ratio * len(target)))
-        if count < len(items):
+        if self.item_tasks and count < len(items):
             items = items[torch.randperm(len(items)).to(items.device)[:count]]
         return items
 
@@ -409,6 +414,20 @@ def sizes(config) -> TransformerSettings:
         decoder_layers=config["decoder_layers"],
         dropout=config["dropout_prob"],
     )
+
+
+def check_metrics(config: dict) -> None:
+    """Raise a UserError for a metric of the whole order, such as GAUC, where beams order only the items that they find."""
+    modes = (config["eval_args"] or {}).get("mode")
+    modes = list(modes.values()) if isinstance(modes, dict) else as_list(modes)
+    if config["decode"] != "beam" or (modes and "full" not in modes):
+        return
+    for metric in as_list(config["metrics"]):
+        if not set(metric_information.get(str(metric).lower(), [])).isdisjoint(WHOLE_ORDER):
+            raise UserError(
+                f"metrics names {metric}, which reads the order of the whole catalogue, but decode: beam orders only the items "
+                "that its beams find; set decode: exact, or leave the metric out."
+            )
 
 
 def by_length(modalities: list[str], sizes: dict) -> list[list[str]]:

@@ -1,10 +1,12 @@
 """MACRec: cross-modal semantic IDs with implicit and explicit alignment."""
+import math
 from itertools import combinations
 
 import torch
 
 from recbole_macrec.model.mql4grec import MQL4GRec
 from recbole_macrec.semantic_ids.losses import info_nce
+from recbole_macrec.values import check_number
 
 
 class MACRec(MQL4GRec):
@@ -21,11 +23,17 @@ class MACRec(MQL4GRec):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.lambda_implicit = config["lambda_implicit"] or 0.0
+        self.lambda_implicit = config["lambda_implicit"]
         self.implicit_temperature = config["implicit_temperature"]
 
+    @classmethod
+    def check_values(cls, config: dict) -> None:
+        super().check_values(config)
+        check_number(0, math.inf, lambda_implicit=config["lambda_implicit"])
+        check_number(1e-4, math.inf, implicit_temperature=config["implicit_temperature"])
+
     def reads_items(self, config) -> bool:
-        return super().reads_items(config) or bool(config["lambda_implicit"])
+        return super().reads_items(config) or config["lambda_implicit"] > 0
 
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
         loss, means = torch.zeros((), device=items.device), {}

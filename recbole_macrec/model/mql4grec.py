@@ -1,8 +1,10 @@
 """MQL4GRec: one quantitative language per modality, aligned by translation tasks."""
+import math
 from itertools import permutations
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.base import GenerativeRecommender, Task
+from recbole_macrec.values import check_number
 
 
 class MQL4GRec(GenerativeRecommender):
@@ -11,6 +13,11 @@ class MQL4GRec(GenerativeRecommender):
     One RQ-VAE per modality. Besides each modality's own sequence task it learns, as explicit alignment, to continue a
     history of one modality in another and to translate single items; at the end the modalities' rankings are fused.
     """
+
+    @classmethod
+    def check_values(cls, config: dict) -> None:
+        super().check_values(config)
+        check_number(0, math.inf, item_task_ratio=config["item_task_ratio"])
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         if len(self.modalities) < 2:

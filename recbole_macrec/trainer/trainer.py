@@ -16,6 +16,7 @@ from tqdm import tqdm
 from recbole_macrec.distributed import average_gradients, gather_in_order
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.compiled import compile_layers
+from recbole_macrec.generation.network.layers import RelativeBias
 from recbole_macrec.hardware import chosen_precision, computing_in, keep_freed_memory
 from recbole_macrec.lanes import drawing_from, in_lanes
 from recbole_macrec.model.base import EXCLUDED
@@ -61,7 +62,10 @@ class GenerativeTrainer(Trainer):
     # -- training ----------------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs):
-        """As in RecBole, whose SGD knows no ``momentum``."""
+        """As in RecBole, whose SGD knows no ``momentum``; norms, biases and relative position biases get no weight decay."""
+        exempt = parameters_without_decay(self.model)
+        decayed = [p for p in self.model.parameters() if id(p) not in {id(q) for q in exempt}]
+        kwargs.setdefault("params", [{"params": decayed}, {"params": exempt, "weight_decay": 0.0}])
         optimizer = super()._build_optimizer(**kwargs)
         if isinstance(optimizer, torch.optim.SGD) and self.config["momentum"]:
             for group in optimizer.param_groups:
@@ -110,12 +114,12 @@ class GenerativeTrainer(Trainer):
             total += self._step(interaction, loss_func)
             if self.gpu_available and show_progress:
                 bar.set_postfix_str(set_color("GPU RAM: " + get_gpu_usage(self.device), "yellow"))
+        largest = torch.stack([p.detach().abs().max() for p in self.model.parameters()]).max()
+        Trainer._check_nan(self, largest, "largest weight")  # the last step of the epoch has no loss that would show it
         self.epoch_seconds.append(time() - began)
         return total
 
     def train_steps(self, train_data, count: int | None = None) -> float:
-        largest = torch.stack([p.detach().abs().max() for p in self.model.parameters()]).max()
-        Trainer._check_nan(self, largest, "largest weight")  # the last step of the epoch has no loss that would show it
         """Train on the first ``count`` batches of ``train_data``, all by default; returns the mean loss."""
         self.model.train()
         losses = [self._step(interaction) for interaction in islice(train_data, count)]
@@ -233,7 +237,12 @@ class GenerativeTrainer(Trainer):
         """Go on behind the epoch, or the part of one, that ``resume_file`` was written in."""
         state = load_checkpoint(resume_file, self.device)
         load_weights(self.model, state, resume_file)
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise UserError(
+                f"Checkpoint {resume_file} has the optimizer state of another version or model ({error}); train anew."
+            ) from error
         self.start_epoch = state["epoch"] + 1
         self.cur_step, self.step = state["cur_step"], state["step"]
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"] or None
@@ -250,6 +259,12 @@ def padded_rows(rows: torch.Tensor, values: torch.Tensor, count: int) -> torch.T
     padded = values.new_zeros(count, max(1, int(lengths.max())))
     padded[rows, torch.arange(len(rows), device=rows.device) - first[rows]] = values
     return padded
+
+
+def parameters_without_decay(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Vectors (weights of norms, biases of layers) and tables of relative position biases, each once."""
+    tables = [module.weight for module in model.modules() if isinstance(module, RelativeBias)]
+    return list({id(p): p for p in [*tables, *(p for p in model.parameters() if p.ndim < 2)]}.values())
 
 
 def nothing_left(trainer) -> bool:
