@@ -15,6 +15,8 @@ def check_parts(dataset, parts: list) -> None:
     Raises:
         UserError: when nothing is left to train on, or nothing to test although ``eval_args`` sets test data aside.
     """
+    if len(parts) != 3:  # benchmark files, of which benchmark_filename names some alone
+        return
     train, valid, test = parts
     if not len(train):
         raise UserError(_nothing_left(dataset, parts, "train on"))
