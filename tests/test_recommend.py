@@ -179,7 +179,8 @@ def test_a_model_whose_dataset_has_moved_is_found_or_given(name, tmp_path, monke
     write_tiny_dataset(tmp_path / "before" / "data")
     options = {**SMALL, "modalities": ["text"], "encoders": {"text": "tfidf"}, "quantizer": "rq_kmeans"}
     if name == "SASRec":
-        options = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "eval_args": {"split": {"LS": "valid_and_test"}}}
+        options = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+                   "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"}}
     monkeypatch.chdir(tmp_path / "before")  # so that data_path and checkpoint_dir are relative
     config = Config(name, TINY, config_dict={**options, "data_path": "data", "checkpoint_dir": "saved", "state": "ERROR",
                                              "train_neg_sample_args": None})
