@@ -13,6 +13,8 @@ import types
 import warnings
 import weakref
 
+from recbole_macrec.quoting import quoting
+
 _applied = False
 
 
@@ -121,12 +123,12 @@ class _Changed(types.ModuleType):
 def read_missing_sequences_as_empty() -> None:
     """pandas 3: ``df[field].fillna(value="", inplace=True)`` (dataset.py:501) fills a temporary, and ``.split``
     after it meets NaN. Filled while reading; text columns stay ``object``, as they were before pandas 3. Goes when
-    RecBole assigns the filled column."""
+    RecBole assigns the filled column. Quotes that are text (quoting.py) are read as text by the same repair (dataset.py:486)."""
     module = importlib.import_module("recbole.data.dataset.dataset")
     pandas = module.pd
 
-    def read_csv(*args, **kwargs):
-        frame = pandas.read_csv(*args, **kwargs)
+    def read_csv(path, **kwargs):
+        frame = pandas.read_csv(path, quoting=quoting(path, kwargs["delimiter"], kwargs["encoding"]), **kwargs)
         for column in frame.select_dtypes(exclude="number").columns:
             values = frame[column].astype(object)
             frame[column] = values.where(values.notna(), "" if str(column).endswith("_seq") else None)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from recbole_macrec.data.features import listing
 from recbole_macrec.errors import UserError
+from recbole_macrec.quoting import quoting
 
 # pandas (and so RecBole) reads these as missing values, and RecBole pads with [PAD].
 RESERVED = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
@@ -81,7 +82,9 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]],
 def read_table(path: Path, form: AtomicFormat = DEFAULT_FORMAT, skip_blank_lines: bool = True) -> pd.DataFrame:
     """Read an atomic file as text, nothing turned into NaN; columns are ``name:type``. What pandas raises is for the caller."""
     return pd.read_csv(path, sep=form.field_separator, dtype=str, keep_default_na=False, na_filter=False,
-                       encoding=form.encoding, skip_blank_lines=skip_blank_lines, engine="c" if len(form.field_separator) == 1 else "python")
+                       encoding=form.encoding, skip_blank_lines=skip_blank_lines,
+                       engine="c" if len(form.field_separator) == 1 else "python",
+                       quoting=quoting(path, form.field_separator, form.encoding))
 
 
 def write_table(path: Path, table: pd.DataFrame, form: AtomicFormat = DEFAULT_FORMAT) -> None:

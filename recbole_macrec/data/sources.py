@@ -13,6 +13,7 @@ from recbole_macrec.data.atomic import check_tokens
 from recbole_macrec.data.features import duplicates, listing
 from recbole_macrec.data.found import Found
 from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.quoting import quoting
 
 # What a column may be called: the usual names, and those that published files have in their place.
 _COLUMNS = {
@@ -90,8 +91,9 @@ def header_of(path: Path, delimiter: str) -> list[str]:
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     try:
+        how = csv.QUOTE_MINIMAL if path.suffix == ".csv" else quoting(path, delimiter)  # an atomic file need not follow CSV's rules
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, strict=True, delimiter=delimiter)
+            rows = csv.reader(file, strict=True, delimiter=delimiter, quoting=how)
             yield from ((rows.line_num, row) for row in rows if row)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
