@@ -100,14 +100,14 @@ class SemanticIDDataset(SequentialDataset):
         """How often users took items in this part, [user_num, item_num]."""
         if not self._sequential:
             return csc_matrix(self.inter_matrix())
-        rows = self.inter_feat
+        rows, histories = self.inter_feat, self.iid_field + self.config["LIST_SUFFIX"]
         if self.config["benchmark_filename"] is None:
-            users, items, read = (rows[field].numpy() for field in (self.uid_field, self.iid_field, self.item_id_list_field))
+            users, items, read = (rows[field].numpy() for field in (self.uid_field, self.iid_field, histories))
             _, first = np.unique(users, return_index=True)  # a user's earliest sample; with it begins the history
             first = first[rows[self.item_list_length_field].numpy()[first] == 1]
             pairs = np.append(users, users[first]), np.append(items, read[first, 0])
             return csc_matrix((np.ones(len(pairs[0])), pairs), shape=(self.user_num, self.item_num))
-        items = torch.cat([rows[self.iid_field][:, None], rows[self.item_id_list_field]], dim=1)
+        items = torch.cat([rows[self.iid_field][:, None], rows[histories]], dim=1)
         users = rows[self.uid_field][:, None].expand_as(items)
         pairs = torch.stack([users[items > 0], items[items > 0]]).unique(dim=1).numpy()
         return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.user_num, self.item_num))
