@@ -61,11 +61,16 @@ class Trie(nn.Module):
             Indices [..., C] into level + 1 (into ``items`` for leaves), C being ``widths[level + 1]``, and a mask
             [..., C] that says which of them exist. Indices that do not exist are clamped to the node's first child.
         """
+        start, count = (x.unsqueeze(-1) for x in self.spans(level, node))
+        offset = torch.arange(self.widths[level + 1], device=node.device)
+        exists = offset < count
+        return torch.where(exists, start + offset, start), exists
+
+    def spans(self, level: int, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first child and the number of children of nodes of ``level``, int64 [...] each."""
         first = getattr(self, f"first_{level}")
-        start, stop = first[node].long().unsqueeze(-1), first[node + 1].long().unsqueeze(-1)
-        index = start + torch.arange(self.widths[level + 1], device=node.device)
-        exists = index < stop
-        return torch.where(exists, index, start), exists
+        start = first[node].long()
+        return start, first[node + 1].long() - start
 
     def prior(self, level: int) -> torch.Tensor:
         """log P(code | prefix) of the nodes of ``level`` that the network knows nothing of, NaN for the others; [n_l]."""
@@ -82,6 +87,16 @@ class Trie(nn.Module):
             node = self.above(upper, node)
             codes.insert(0, self.code(upper)[node])
         return torch.stack(codes, dim=1).long()
+
+    def nodes(self, items: torch.Tensor) -> list[torch.Tensor]:
+        """Of every level, the nodes on the paths to items [...] of the trie, int64 [...] each."""
+        ordered, position = self.items.long().sort()
+        node = position[torch.searchsorted(ordered, items).clamp(max=len(ordered) - 1)]
+        nodes = []
+        for level in reversed(range(self.levels)):
+            node = self.above(level, node)
+            nodes.insert(0, node)
+        return nodes
 
     def size(self, level: int) -> int:
         """Nodes of ``level``."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.network import cpu
 from recbole_macrec.generation.network.layers import padding_bias
-from recbole_macrec.generation.network.memory import Memory, Past, SourceHeads
+from recbole_macrec.generation.network.memory import Layout, Memory, Past, SourceHeads
 from recbole_macrec.generation.network.transformer import DecoderLayer, Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
 
@@ -111,21 +111,30 @@ class TrieDecoder:
 
     @torch.no_grad()
     def step(
-        self, level: int, nodes: torch.Tensor, source: list[list[SourceHeads]], past: Past
+        self,
+        level: int,
+        nodes: torch.Tensor,
+        source: list[list[SourceHeads]],
+        past: Past,
+        layouts: list[Layout] | None = None,
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         """Score the codes of ``level``.
 
         Args:
             level: from 0.
             nodes: int64 [B, G], nodes of level - 1, the prefixes; at level 0 there is one, and what is given is not read.
+                With ``layouts`` int64 [R], the prefixes of all users one user after the other.
             source: from :meth:`read`.
             past: the positions before, ``level`` of them.
+            layouts: of each group of users, where they have different numbers of prefixes.
 
         Returns:
-            log P(code | prefix, history), float32 [B, G, K], and for :meth:`Past.then` the keys and values of this
-            position.
+            log P(code | prefix, history), float32 [B, G, K] or [R, K], and for :meth:`Past.then` and :meth:`Past.follow`
+            the keys and values of this position, rows first.
         """
-        users, groups = nodes.shape
+        if layouts is None:
+            width = nodes.shape[1]
+            layouts = [Layout(s.keys.shape[1] * width, width) for s in source[0]]
         x, present = self._first(level, nodes.flatten()), []  # [R, D]
         for i, (layer, heads) in enumerate(zip(self.layers, source)):
             if i:
@@ -134,11 +143,11 @@ class TrieDecoder:
                 keys, values = zip(*past.layers[i - 1], (k, v))
                 add_product_(x, self._along(q, keys, values, [*past.rows, None]), layer.own_out)
                 present.append((k, v))
-            self._add_across_(x, heads, layer, groups)
+            self._add_across_(x, heads, layer, layouts)
             for part in x.split(cpu.HIDDEN_ROWS if x.device.type == "cpu" else len(x)):
                 add_product_(part, (rms_norm(part) @ layer.up).relu_(), layer.down)
         logits = rms_norm(x) @ self.codebooks[level]
-        return logits.float().log_softmax(dim=-1).view(users, groups, -1), present
+        return logits.float().log_softmax(dim=-1).unflatten(0, nodes.shape), present
 
     def _first(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         """What the first layer's self-attention makes of prefixes, nodes [R] of level - 1; [R, D]."""
@@ -186,13 +195,15 @@ class TrieDecoder:
             y = share * v if y is None else y.addcmul_(share, v)
         return y.flatten(1)
 
-    def _add_across_(self, x: torch.Tensor, source: list[SourceHeads], layer: LayerWeights, groups: int) -> None:
+    def _add_across_(self, x: torch.Tensor, source: list[SourceHeads], layer: LayerWeights, layouts: list[Layout]) -> None:
         """Cross-attention of rows [R, D], added to them."""
-        for rows, (keys, values, mask) in zip(x.split([s.keys.shape[1] * groups for s in source]), source):
-            q = project(rms_norm(rows), layer.query).unflatten(1, (-1, groups))  # [H, n, G, E]
+        for rows, (keys, values, mask), layout in zip(x.split([part.rows for part in layouts]), source, layouts):
+            if not layout.rows:
+                continue
+            q = layout.spread(project(rms_norm(rows), layer.query), keys.shape[1])  # [H, n, G, E]
             scores = q @ keys  # [H, n, G, S]
             p = (scores if mask is None else scores.add_(mask)).softmax(dim=-1)
-            add_product_(rows, (p.to(values.dtype) @ values).flatten(1, 2), layer.out)
+            add_product_(rows, layout.packed(p.to(values.dtype) @ values), layer.out)
 
 
 def add_product_(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> None:

@@ -3,8 +3,10 @@
 Legend: B users, n users of a group, G prefixes (beams) of a user, R rows (the prefixes of all users), S source positions,
 M rows (the source positions of all users), H heads, E width of a head, D model width.
 """
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 
@@ -28,6 +30,45 @@ class SourceHeads(NamedTuple):
     mask: torch.Tensor | None  # -inf at padding, [n, 1, S]
 
 
+class Layout(NamedTuple):
+    """Which rows belong to which user, within one group of users."""
+
+    rows: int
+    width: int  # G, most rows of a user
+    slots: torch.Tensor | None = None  # int64 [rows], where each lies in [n, G]; None: in order, G rows for every user
+
+    def spread(self, x: torch.Tensor, users: int) -> torch.Tensor:
+        """Rows [H, rows, E] as [H, n, G, E], with zeros where a user has fewer than G rows."""
+        if self.slots is not None:
+            x = x.new_zeros(len(x), users * self.width, x.shape[2]).index_copy_(1, self.slots, x)
+        return x.unflatten(1, (users, self.width))
+
+    def packed(self, x: torch.Tensor) -> torch.Tensor:
+        """The inverse of :meth:`spread`."""
+        x = x.flatten(1, 2)
+        return x if self.slots is None else x.index_select(1, self.slots)
+
+
+def packed_layouts(groups: Sequence[int], counts: Sequence[int], user: torch.Tensor) -> list[Layout]:
+    """The layout of packed rows, group by group.
+
+    Args:
+        groups: users of each group.
+        counts: rows of each user, [B].
+        user: int64 [R], ascending, the user of each row.
+    """
+    starts = np.cumsum([0, *counts[:-1]])
+    rank = torch.arange(len(user), device=user.device) - torch.from_numpy(starts).to(user.device)[user]  # within the user
+    layouts, first, row = [], 0, 0
+    for users in groups:
+        here = counts[first : first + users]
+        rows, width = sum(here), max(here)
+        part = slice(row, row + rows)
+        layouts.append(Layout(rows, width, (user[part] - first) * width + rank[part]))
+        first, row = first + users, row + rows
+    return layouts
+
+
 class Past(NamedTuple):
     """The target positions before, each prefix kept once however many continue it."""
 
@@ -47,6 +88,9 @@ class Past(NamedTuple):
             parent: int64 [B, G'], which of a user's ``groups`` prefixes each new one continues.
         """
         user = torch.arange(len(parent), device=parent.device).unsqueeze(1)
-        chosen = (user * groups + parent).flatten()
+        return self.follow(present, (user * groups + parent).flatten())
+
+    def follow(self, present: list[tuple[torch.Tensor, torch.Tensor]], chosen: torch.Tensor) -> "Past":
+        """Add a position; ``chosen`` int64 [R'] are the rows of it that are continued."""
         layers = [[*old, new] for old, new in zip(self.layers, present)]
         return Past(layers, [*(rows.index_select(0, chosen) for rows in self.rows), chosen])
