@@ -276,7 +276,8 @@ def prepare(config: Config) -> None:
 
 # -- evaluation of large catalogues --------------------------------------------------------------------------------------
 
-SCORES_HELD = {"beam": 4, "exact": 24}  # float32 numbers per user and item while a batch is ranked and its ranks are read off
+# float32 numbers per user and item while a batch is ranked and its ranks are read off
+SCORES_HELD = {"beam": 4, "certified": 4, "exact": 24}
 
 
 def rows_that_fit(n_items: int, decode: str, device: torch.device) -> int:

@@ -7,10 +7,12 @@ import torch
 from conftest import TINY
 
 from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.speed.exact import same_top
 from recbole_macrec.benchmark.speed.plot import crossing, plot_costs
 from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
 from recbole_macrec.benchmark.speed.scale import COSTS
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.hardware import bf16_pays
 
 SMALL = [
@@ -68,7 +70,17 @@ def test_train_follows_the_loss_curve_of_t5(data, capsys):
 def test_exact_equals_brute_force(data, capsys):
     record = figures(capsys, "exact", *data, *SMALL)
     assert record["brute_force_difference"] < 1e-4
-    assert 0 <= record["beam_top10_exact_share"] <= 1 and record["users_per_s"] > 0
+    assert 0 <= record["beam_top10_exact_share"] <= 1 and record["users_per_s"] > 0 and record["beam_users_per_s"] > 0
+    certified = record["certified"]
+    assert set(certified) == {"users_per_s", "top10_agreement", "prefixes_per_user"} and certified["users_per_s"] > 0
+    assert certified["top10_agreement"] == 1 and 1 < certified["prefixes_per_user"] <= 1 + 3 + 12  # inner nodes of the trie
+
+
+def test_the_top_agrees_item_by_item_and_in_order():
+    scores = torch.tensor([[-1.0, -2.0, -3.0]]).expand(3, -1)
+    expected = Ranking(torch.tensor([[1, 2, 3], [1, 2, 3], [1, 2, 3]]), scores)
+    found = Ranking(torch.tensor([[1, 2, 9], [2, 1, 3], [1, 9, 3]]), scores)
+    assert same_top(found, expected, k=2) == pytest.approx(1 / 3)
 
 
 def test_whole_run_counts_its_operations(data, capsys):

@@ -164,7 +164,7 @@ def test_ranking_of_a_matrix():
 def test_rescored_fusion_by_hand():
     candidates = torch.tensor([[5, 2, 4, 0]])
     first, second = torch.tensor([[-1.0, -2.0, -0.5, -0.1]]), torch.tensor([[-1.0, -0.5, -1.5, -0.1]])
-    fused = fuse_rescored(candidates, [first, second])
+    fused = fuse_rescored("mean", candidates, [first, second], [3, 3])
     assert fused.items.tolist() == [[4, 5, 2, 0]]  # -1.0, -1.0, -1.25: equal scores in item order
     assert fused.scores[0, :3].tolist() == [-1.0, -1.0, -1.25] and fused.scores[0, 3].isneginf()
 

@@ -87,9 +87,10 @@ def test_learns_the_order_and_beats_chance(name, data_path):
     assert result["hit@5"] > 2 * 5 / ITEMS  # twice chance
 
 
+@pytest.mark.parametrize("decode, fusion", [("beam", "official"), ("certified", "lse")])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_batch_ranks_as_its_users_alone(name, data_path):
-    _, model, _, loaders = prepare(name, data_path)
+def test_a_batch_ranks_as_its_users_alone(name, decode, fusion, data_path):
+    _, model, _, loaders = prepare(name, data_path, decode=decode, fusion=fusion)
     model.eval()
     users = batch_of(loaders[2])
     together = model.full_sort_predict(users)
@@ -136,7 +137,7 @@ def test_predict_is_the_exact_score_of_the_item(name, data_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_decoding_ranks_by_what_predict_says(name, data_path):
-    _, model, _, loaders = prepare(name, data_path, decode="exact")
+    _, model, _, loaders = prepare(name, data_path, decode="exact", fusion="mean")
     model.eval()
     users = batch_of(loaders[2])
     ranking = model.rank(users)["fused"]
@@ -198,6 +199,24 @@ def test_auto_follows_the_environment_variable(forced, expected, data_path, monk
     monkeypatch.setenv("RECBOLE_MACREC_BF16", "yes")
     with pytest.raises(UserError, match="RECBOLE_MACREC_BF16 is 'yes'"):
         prepare("TIGER", data_path, modalities=["text"], precision="auto")
+
+
+@pytest.mark.parametrize("certified_rows", [2048, 4])
+@pytest.mark.parametrize("fusion", ["official", "mean", "lse"])
+@pytest.mark.parametrize("name", ["TIGER", "MACRec"])
+def test_certified_decoding_ranks_the_first_items_as_exact_decoding(name, fusion, certified_rows, data_path):
+    """Of each modality and fused; so that metrics by item and by ID are the same."""
+    options = {"fusion": fusion, "certified_rows": certified_rows, "collision": "keep", "num_beams": 12}
+    _, model, trainer, (train, _, test) = prepare(name, data_path, **options)
+    trainer.fit(train)
+    results = {}
+    for decode in ("certified", "exact"):
+        model.decode = decode
+        result = trainer.evaluate(test, load_best_model=False)
+        top = model.full_sort_predict(batch_of(test)).topk(10).indices
+        results[decode] = result, trainer.test_detail, top.tolist()
+    assert results["certified"] == results["exact"]
+    assert model.full_sort_predict(batch_of(test)).isfinite().all()
 
 
 def test_rescoring_orders_the_candidates_exactly(data_path):

@@ -18,7 +18,7 @@ from recbole_macrec.generation.decoding.eligible import blocked_nodes, is_blocke
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.recommend.__main__ import main
 
-SEARCHES = [("beam", "official"), ("beam", "rescore"), ("exact", "official")]
+SEARCHES = [("beam", "official"), ("beam", "rescore"), ("exact", "official"), ("certified", "lse"), ("certified", "official")]
 HISTORY = ["i4", "i5", "i6", "i7"]
 
 
@@ -63,8 +63,9 @@ def test_a_whitelist_returns_nothing_else_and_all_of_it(decode, fusion, data_pat
     assert all(set(items) <= set(allowed) and len(items) == 3 for items in first.values())
 
 
-def test_exact_whitelist_and_seen_items_are_the_full_ranking_less_the_others(data_path):
-    _, model, _, (_, _, test) = prepare("MQL4GRec", data_path, decode="exact")
+@pytest.mark.parametrize("decode", ["exact", "certified"])
+def test_exact_whitelist_and_seen_items_are_the_full_ranking_less_the_others(decode, data_path):
+    _, model, _, (_, _, test) = prepare("MQL4GRec", data_path, decode=decode, fusion="mean")
     histories, _ = histories_of(model, test)
     everything = items_of(model.recommend(histories, k=ITEMS))
     allowed = {f"i{i}" for i in range(0, ITEMS, 3)}

@@ -48,7 +48,7 @@ def test_the_frozen_quantizer_gives_every_item_its_codes_again(quantizer, data_p
 
 
 @pytest.mark.parametrize("name", [model.__name__ for model in MODELS if not model.reads_users])
-@pytest.mark.parametrize("decode", ["beam", "exact"])
+@pytest.mark.parametrize("decode", ["beam", "certified", "exact"])
 def test_new_items_are_unique_reachable_and_readable(name, decode, data_path):
     _, model, _, _ = prepare(name, data_path, decode=decode)
     recommender = Recommender(model)
@@ -108,16 +108,19 @@ def sequence_log_probs_by_level(model, modality, memory, code) -> list[float]:
     return steps
 
 
-def test_with_all_beams_the_search_finds_the_exact_scores_of_new_items(data_path):
-    for fusion in ("official", "rescore"):
+def test_searches_find_the_exact_scores_of_new_items(data_path):
+    """Beam search with as many beams as items all of them, certified search the first ones."""
+    for fusion in ("official", "rescore", "lse"):
         _, model, _, _ = prepare("MQL4GRec", data_path, fusion=fusion)
         recommender = Recommender(model)
         recommender.add_items(features_near(data_path, ["i3", "i4", "i20", "i21"]))
         beams = recommender.recommend([HISTORY], k=ITEMS + 4)
         recommender.model.decode = "exact"
         exact = recommender.recommend([HISTORY], k=ITEMS + 4)
-        exact["score"] += 1.0 if fusion == "official" else 0.0  # the bonus of items in both lists
         pd.testing.assert_frame_equal(beams, exact, atol=1e-5)
+        few = recommender.recommend([HISTORY, HISTORY[:1]], k=9)
+        recommender.model.decode = "certified"
+        pd.testing.assert_frame_equal(recommender.recommend([HISTORY, HISTORY[:1]], k=9), few, atol=1e-5)
 
 
 def test_prior_by_hand():

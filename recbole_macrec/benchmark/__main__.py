@@ -60,7 +60,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of ours (default: 3)")
     parser.add_argument("--reference_repeats", type=int, default=1, help="timed runs of the reference (default: 1)")
     parser.add_argument("--training_steps", type=int, default=40, help="decode, exact: steps trained before (40)")
-    parser.add_argument("--users", type=int, default=2048, help="decode: users ranked (default: 2048)")
+    parser.add_argument("--users", type=int, default=2048, help="decode, exact: users ranked by beams, certified (2048)")
     parser.add_argument("--reference_users", type=int, default=128, help="decode: users of the reference (default: 128)")
     parser.add_argument("--reference_batch", type=int, default=32, help="decode: users of a generate call (default: 32)")
     parser.add_argument("--parity_steps", type=int, default=50, help="train: steps of the loss curves (default: 50)")

@@ -15,9 +15,10 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.certified import certified_rankings
 from recbole_macrec.generation.decoding.eligible import Eligible
-from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
-from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_rescored, score_matrix
+from recbole_macrec.generation.decoding.exact import exact_rankings
+from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_rescored, fuse_scores, score_matrix
 from recbole_macrec.generation.decoding.prior import prior_log_probs
 from recbole_macrec.generation.decoding.search import Ranking, beam_search, sequence_log_probs
 from recbole_macrec.generation.decoding.trie import Trie
@@ -93,7 +94,8 @@ class GenerativeRecommender(SequentialRecommender):
             self.item_tasks = []
         self.aligns_items = self.reads_items(config)
         self.beams = config["num_beams"]
-        self.decode, self.fusion = config["decode"], config["fusion"]
+        self.decode, self.fusion, self.certified_rows = config["decode"], config["fusion"], config["certified_rows"]
+        self.top = max(as_list(config["topk"]), default=0)
         self.eval_precision = chosen_precision(config["eval_precision"] or "fp32", self.device)  # older models have no such option
         self.pass_tokens = config["pass_tokens"] or (4096 if self.device.type == "cpu" else 131072)
         prompt_length = config["prompt_length"]
@@ -148,11 +150,11 @@ class GenerativeRecommender(SequentialRecommender):
         """
         named = isinstance(config["modalities"], list | tuple) and config["modalities"]
         SemanticIDSettings.from_config(config, named or ["text"])
-        names = ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams")
+        names = ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams", "certified_rows")
         check_whole(1, **{name: config[name] for name in names})
         check_number(0, 0.99, dropout_prob=config["dropout_prob"])
-        check_choice(("beam", "exact"), decode=config["decode"])
-        check_choice(("official", "rescore"), fusion=config["fusion"])
+        check_choice(("beam", "certified", "exact"), decode=config["decode"])
+        check_choice(("official", "mean", "lse", "rescore"), fusion=config["fusion"])
         check_choice(("auto", "fp32", "bf16"), precision=config["precision"], eval_precision=config["eval_precision"])
         check_choice(("cosine", "constant"), scheduler=config["scheduler"])
         check_metrics(config)
@@ -311,14 +313,18 @@ class GenerativeRecommender(SequentialRecommender):
 
         Returns:
             modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``. With ``decode: beam`` a ranking
-            holds what the beams found, with ``decode: exact`` every item.
+            holds what the beams found, with ``decode: exact`` every item, with ``decode: certified`` the first
+            ``eligible.top`` of those; ``fused`` of several modalities with ``fusion: official`` what the rule makes of the
+            modalities' first ``eligible.beams``.
         """
         histories = self.histories(interaction)
-        eligible = eligible or Eligible(dict(self.tries.items()), self.beams, self.excluded(interaction))
+        if eligible is None:
+            same = {m: getattr(self, f"raw_id_{m}") for m in self.modalities}  # metrics by ID count distinct IDs
+            eligible = Eligible(dict(self.tries.items()), max(self.beams, self.top), self.excluded(interaction), self.top, same)
         parts = self._parts(histories, self._users_at_once(eligible.beams))
         back = torch.argsort(torch.cat(parts))
-        rank = self._rank_by_beams if self.decode == "beam" else self._rank_exactly
-        visits = len(back) * (eligible.beams if self.decode == "beam" else self.n_items)
+        rank = {"beam": self._rank_by_beams, "exact": self._rank_exactly, "certified": self._rank_certified}[self.decode]
+        visits = len(back) * (self.n_items if self.decode == "exact" else eligible.beams)
         decoders = {m: TrieDecoder(self.network, self.vocabulary, m, eligible.tries[m], visits) for m in self.modalities}
 
         def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
@@ -327,9 +333,10 @@ class GenerativeRecommender(SequentialRecommender):
             return rank(decoders, memories, eligible.rows(rows))
 
         ranked = list(in_lanes(rank_part, parts[::-1], self.device))[::-1]  # the longest first
+        widths = {name: max(part[name].items.shape[1] for part in ranked) for name in ranked[0]}
         return {
-            name: Ranking(*(torch.cat(column)[back] for column in zip(*(part[name] for part in ranked))))
-            for name in ranked[0]
+            name: Ranking(*(torch.cat(column)[back] for column in zip(*(part[name].widened(width) for part in ranked))))
+            for name, width in widths.items()
         }
 
     def _users_at_once(self, beams: int) -> int:
@@ -349,20 +356,25 @@ class GenerativeRecommender(SequentialRecommender):
             m: beam_search(decoders[m], memory, eligible.beams, eligible.excluded) for m, memory in memories.items()
         }
         fused = fuse_official(list(rankings.values()), self.n_items)
-        if self.fusion == "rescore":
+        if self.fusion != "official":
             scores = [self._exact_scores(m, memory, fused.items) for m, memory in memories.items()]
-            fused = fuse_rescored(fused.items, scores)
+            fused = fuse_rescored(self.fusion, fused.items, scores, self._levels())
         return rankings | {"fused": fused}
 
     def _rank_exactly(
         self, decoders: dict[str, TrieDecoder], memories: dict[str, Memory], eligible: Eligible
     ) -> dict[str, Ranking]:
-        rows = 4096 if self.device.type == "cpu" else 65536
-        scores = {m: exact_scores(decoders[m], memory, self.n_items, rows) for m, memory in memories.items()}
-        if eligible.excluded is not None:
-            scores = {m: matrix.scatter_(1, eligible.excluded, -torch.inf) for m, matrix in scores.items()}
-        scores["fused"] = torch.stack(list(scores.values())).mean(0)
-        return {name: ranking_of(matrix) for name, matrix in scores.items()}
+        return exact_rankings(decoders, memories, eligible, self.n_items, self.fusion, self._walk_rows())
+
+    def _rank_certified(
+        self, decoders: dict[str, TrieDecoder], memories: dict[str, Memory], eligible: Eligible
+    ) -> dict[str, Ranking]:
+        limit, rows = self.certified_rows, self._walk_rows()
+        return certified_rankings(decoders, memories, eligible, self.n_items, self.fusion, limit, rows)
+
+    def _walk_rows(self) -> int:
+        """Pairs of a user and a prefix that a walk of the whole trie decodes at once."""
+        return 4096 if self.device.type == "cpu" else 65536
 
     def full_sort_predict(self, interaction) -> torch.Tensor:
         """Scores of the whole catalogue, [B, n_items]; see :func:`score_matrix`."""
@@ -371,16 +383,18 @@ class GenerativeRecommender(SequentialRecommender):
 
     @in_eval_precision
     def predict(self, interaction) -> torch.Tensor:
-        """Exact score of one item per sample: its log-probability over its length, mean over modalities; [B]."""
+        """Exact score of one item per sample: its log-probability over its length, see :func:`fuse_scores`; [B]."""
         histories = self.histories(interaction)
         item, parts = interaction[self.ITEM_ID], self._parts(histories)
         scores = torch.zeros(len(item), device=item.device)
         for rows in parts:
-            part = histories.rows(rows)
-            for m in self.modalities:
-                memory = self.encode_history([m], part)
-                scores[rows] += self._exact_scores(m, memory, item[rows].unsqueeze(1))[:, 0]
-        return scores / len(self.modalities)
+            part, wanted = histories.rows(rows), item[rows].unsqueeze(1)
+            exact = [self._exact_scores(m, self.encode_history([m], part), wanted) for m in self.modalities]
+            scores[rows] = fuse_scores(self.fusion, exact, self._levels())[:, 0]
+        return scores
+
+    def _levels(self) -> list[int]:
+        return [self.tries[m].levels for m in self.modalities]
 
     def _exact_scores(self, modality: str, memory: Memory, items: torch.Tensor) -> torch.Tensor:
         """Log-probability of items [B, G] over the length of their IDs; [B, G]."""

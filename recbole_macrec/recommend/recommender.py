@@ -178,7 +178,7 @@ class Recommender:
         check_whole(1, k=k, batch_size=batch_size)
         users, rows = histories(sequences, self._numbers)
         tries = dict(self.model.tries.items()) if candidates is None else self._tries(candidates)
-        eligible = Eligible(tries, max(self.model.beams, k))
+        eligible = Eligible(tries, max(self.model.beams, k), top=k)
         if self.model.decode == "exact":
             batch_size = min(batch_size, rows_that_fit(self.model.n_items, "exact", self.model.device))
         was_training = self.model.training

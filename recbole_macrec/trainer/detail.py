@@ -4,7 +4,7 @@ Legend: B users, R ranked items.
 """
 import torch
 
-from recbole_macrec.generation.decoding.search import Ranking
+from recbole_macrec.generation.decoding.search import Ranking, first_of_each
 
 
 def item_rank(ranking: Ranking, target: torch.Tensor) -> torch.Tensor:
@@ -24,14 +24,6 @@ def id_rank(ranking: Ranking, target: torch.Tensor, raw_id: torch.Tensor) -> tor
     found = ids == raw_id[target].unsqueeze(1)
     first = found.int().argmax(1, keepdim=True)
     return torch.where(found.any(1), place.gather(1, first).squeeze(1), 0)
-
-
-def first_of_each(ids: torch.Tensor) -> torch.Tensor:
-    """Whether an entry of [B, R] is the first of its value in its row; bool [B, R]."""
-    ordered, order = ids.sort(dim=1, stable=True)
-    first = torch.ones_like(ids, dtype=torch.bool)
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    return torch.zeros_like(first).scatter_(1, order, first)
 
 
 def hits_and_ndcg(ranks: torch.Tensor, topk: list[int], decimals: int) -> dict[str, float]:

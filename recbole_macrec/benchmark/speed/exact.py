@@ -1,33 +1,58 @@
-"""Exact decoding: equal to scoring every ID on its own, its speed, and how often the beam agrees with it."""
+"""Exact decoding: equal to scoring every ID on its own; its speed and that of certified ranking; how often the beam agrees."""
 import numpy as np
 import torch
 
 from recbole_macrec.benchmark.speed.measure import median_seconds, prepare
-from recbole_macrec.generation.decoding.search import sequence_log_probs
+from recbole_macrec.generation.decoding.certified import CertifiedSearch
+from recbole_macrec.generation.decoding.search import Ranking, sequence_log_probs
+from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 
 TOP = 10
 
 
 @torch.no_grad()
 def exact(args) -> dict:
-    """Users ranked exactly a second, and the share of users whose beam top-10 is the exact one."""
+    """Users ranked a second exactly, with beams and certified, and the share of users for whom those find the exact top 10."""
     subject = prepare(args.dataset, args.data_path, args.modality, train_batch_size=args.batch)
     model = subject.model
     with torch.enable_grad():
         subject.trainer.train_steps(subject.train_data, args.training_steps)
     model.eval()
-    rows = np.random.default_rng(0).permutation(len(subject.test_data._dataset))[: args.exact_users or None]
-    users = subject.test_data._dataset[rows].to(model.device)
-    beam = model.rank(users)["fused"].items[:, :TOP]
-    model.decode = "exact"
-    ranking = model.rank(users)["fused"]
-    seconds = median_seconds(lambda: model.rank(users), args.repeats, warmup=0)
-    same = (ranking.items[:, :TOP] == beam).all(1).float().mean().item()
+    rows = np.random.default_rng(0).permutation(len(subject.test_data._dataset))
+    users = subject.test_data._dataset[rows[: args.exact_users or None]].to(model.device)
+    more = subject.test_data._dataset[rows[: args.users]].to(model.device)
+    rankings, rates = {}, {}
+    for decode in ("beam", "certified", "exact"):
+        model.decode = decode
+        rankings[decode] = model.rank(users)["fused"]
+        timed = users if decode == "exact" else more
+        rates[decode] = round(len(timed) / median_seconds(lambda: model.rank(timed), args.repeats, warmup=0), 3)
     return {
-        "users_per_s": round(len(users) / seconds, 3),
-        "beam_top10_exact_share": round(same, 4),
-        "brute_force_difference": brute_force_difference(model, users[:2], ranking),
+        "users_per_s": rates["exact"],
+        "beam_users_per_s": rates["beam"],
+        "beam_top10_exact_share": round(same_top(rankings["beam"], rankings["exact"]), 4),
+        "certified": {
+            "users_per_s": rates["certified"],
+            "top10_agreement": round(same_top(rankings["certified"], rankings["exact"]), 4),
+            "prefixes_per_user": round(prefixes_per_user(model, users), 1),
+        },
+        "brute_force_difference": brute_force_difference(model, users[:2], rankings["exact"]),
     }
+
+
+def same_top(found: Ranking, expected: Ranking, k: int = TOP) -> float:
+    """Share of users whose first ``k`` items are the same in the same order."""
+    return (found.items[:, :k] == expected.items[:, :k]).all(1).float().mean().item()
+
+
+def prefixes_per_user(model, users) -> float:
+    """Prefixes that certified ranking of the first ``TOP`` items expands for a user, on average."""
+    modality = model.modalities[0]
+    decoder = TrieDecoder(model.network, model.vocabulary, modality, model.tries[modality])
+    memory = model.encode_history([modality], model.histories(users))
+    search = CertifiedSearch(decoder, memory, None, model.certified_rows)
+    search.top(TOP)
+    return search.expanded.mean()
 
 
 def brute_force_difference(model, users, ranking, at_once: int = 512) -> float:

@@ -15,10 +15,16 @@ class Eligible(NamedTuple):
     tries: dict[str, Trie]  # modality -> the items, the same in every modality
     beams: int  # of a beam search, in each modality
     excluded: torch.Tensor | None = None  # int64 [B, S], items that a user must not get, filled up with 0
+    top: int = 10  # items of a certified ranking
+    same: dict[str, torch.Tensor] | None = None  # modality -> int64 [n_items]; in ``top`` items with equal entries count once
 
     def rows(self, rows: torch.Tensor) -> "Eligible":
         """For some of the users."""
         return self if self.excluded is None else self._replace(excluded=self.excluded[rows])
+
+    def same_as(self, name: str) -> torch.Tensor | None:
+        """``same`` of a modality, or of the fused ranking, which takes the first one's."""
+        return None if self.same is None else self.same.get(name, next(iter(self.same.values())))
 
 
 def blocked_nodes(trie: Trie, excluded: torch.Tensor) -> list[torch.Tensor]:

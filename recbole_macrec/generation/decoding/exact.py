@@ -2,10 +2,12 @@
 
 Legend: B users, C prefixes worked on at once, K codes of a level.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
+from recbole_macrec.generation.decoding.eligible import Eligible
+from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_scores
 from recbole_macrec.generation.decoding.prior import with_prior
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
@@ -13,7 +15,9 @@ from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.memory import Memory, Past, SourceHeads
 
 
-def exact_scores(decoder: TrieDecoder, memory: Memory, n_items: int, rows: int = 4096) -> torch.Tensor:
+def exact_scores(
+    decoder: TrieDecoder, memory: Memory, n_items: int, rows: int = 4096, users: Sequence[int] | None = None
+) -> torch.Tensor:
     """log P(ID | history) / L of every item.
 
     Every prefix of the trie goes through the decoder once a user, whatever the number of items below it, so the work
@@ -23,20 +27,23 @@ def exact_scores(decoder: TrieDecoder, memory: Memory, n_items: int, rows: int =
         memory: the encoded histories of B users.
         n_items: items of the catalogue, padding included.
         rows: most (user, prefix) pairs decoded at once; bounds memory, changes nothing else.
+        users: ascending; only these of the B users. None for all.
 
     Returns:
-        float32 [B, n_items], -inf for padding and for items outside the trie.
+        float32 [B, n_items], one row for each of ``users``; -inf for padding and for items outside the trie.
     """
     trie, device = decoder.trie, memory.hidden.device
-    scores = torch.full((memory.users, n_items), -torch.inf, device=device)
+    users = range(memory.users) if users is None else users
+    scores = torch.full((len(users), n_items), -torch.inf, device=device)
     last = trie.levels - 1
     leaf = torch.repeat_interleave(trie.counts(last, range(trie.size(last))))  # of every position in trie.items
     at_once = max(1, rows // trie.size(last))
-    source, begin = decoder.read(memory), 0
-    for group, (users, _) in enumerate(memory.groups):
-        for first in range(0, users, at_once):
-            n = min(at_once, users - first)
-            heads = [[heads_of_users(layer[group], slice(first, first + n))] for layer in source]
+    source, first_user, begin = decoder.read(memory), 0, 0
+    for group, (size, _) in enumerate(memory.groups):
+        inside = torch.tensor([u - first_user for u in users if first_user <= u < first_user + size], device=device)
+        first_user += size
+        for chosen in inside.split(at_once) if len(inside) else ():
+            heads, n = [[heads_of_users(layer[group], chosen)] for layer in source], len(chosen)
 
             def step(level: int, nodes: torch.Tensor, past: Past):
                 return decoder.step(level, nodes.expand(n, -1), heads, past)
@@ -48,7 +55,7 @@ def exact_scores(decoder: TrieDecoder, memory: Memory, n_items: int, rows: int =
     return scores
 
 
-def heads_of_users(heads: SourceHeads, users: slice) -> SourceHeads:
+def heads_of_users(heads: SourceHeads, users: torch.Tensor) -> SourceHeads:
     return SourceHeads(heads.keys[:, users], heads.values[:, users], None if heads.mask is None else heads.mask[users])
 
 
@@ -85,6 +92,38 @@ def walk(
         part = slice(begin, begin + at_once)
         grown = past.then(present, parent[part].expand(len(scores), -1), len(nodes))
         yield from walk(trie, step, at_once, scores[:, part], grown, level + 1, children[part])
+
+
+def exact_rankings(
+    decoders: Mapping[str, TrieDecoder],
+    memories: Mapping[str, Memory],
+    eligible: Eligible,
+    n_items: int,
+    rule: str,
+    rows: int,
+    users: Sequence[int] | None = None,
+) -> dict[str, Ranking]:
+    """All items by every modality, and fused: by :func:`fuse_scores`, or with ``rule: official`` the released rule on the
+    best ``eligible.beams`` items of each modality.
+
+    Args:
+        decoders, memories: of each modality.
+        n_items, rows, users: see :func:`exact_scores`.
+        rule: fusion of the modalities.
+
+    Returns:
+        modality -> Ranking, and ``fused`` -> Ranking.
+    """
+    scores = {m: exact_scores(decoders[m], memory, n_items, rows, users) for m, memory in memories.items()}
+    if eligible.excluded is not None:
+        excluded = eligible.excluded if users is None else eligible.excluded[torch.as_tensor(users, device=eligible.excluded.device)]
+        scores = {m: matrix.scatter_(1, excluded, -torch.inf) for m, matrix in scores.items()}
+    rankings = {m: ranking_of(matrix) for m, matrix in scores.items()}
+    if rule == "official" and len(rankings) > 1:
+        lists = [Ranking(*(column[:, : eligible.beams] for column in ranking)) for ranking in rankings.values()]
+        return rankings | {"fused": fuse_official(lists, n_items)}
+    levels = [decoders[m].trie.levels for m in memories]
+    return rankings | {"fused": ranking_of(fuse_scores(rule, list(scores.values()), levels))}
 
 
 def ranking_of(scores: torch.Tensor) -> Ranking:

@@ -2,6 +2,7 @@
 
 Legend: B users, R ranked items.
 """
+import math
 from collections.abc import Sequence
 
 import torch
@@ -44,16 +45,34 @@ def fuse_official(rankings: Sequence[Ranking], n_items: int) -> Ranking:
     return best_of(first.masked_fill(~real, 0), fused.masked_fill(~real, -torch.inf), items.shape[1])
 
 
-def fuse_rescored(candidates: torch.Tensor, scores: Sequence[torch.Tensor]) -> Ranking:
-    """Fusion by exact scores: the candidates of all lists, ordered by the mean of what every modality gives them.
+def fuse_scores(rule: str, scores: Sequence[torch.Tensor], levels: Sequence[int]) -> torch.Tensor:
+    """One score out of the modalities' exact ones.
+
+    ``lse`` is log of the mean of the modalities' probabilities, over the mean of their ``levels``: an item that one modality
+    finds probable scores high (OR). Every other rule is the mean of the length-normalised log-probabilities.
+
+    Args:
+        scores: a modality's length-normalised log-probabilities; tensors of one shape.
+        levels: codes of each modality's IDs.
+    """
+    if len(scores) == 1:
+        return scores[0]
+    if rule != "lse":
+        return torch.stack(list(scores)).mean(0)
+    total = torch.stack([score * length for score, length in zip(scores, levels)]).logsumexp(0)
+    return (total - math.log(len(scores))) * (len(levels) / sum(levels))
+
+
+def fuse_rescored(rule: str, candidates: torch.Tensor, scores: Sequence[torch.Tensor], levels: Sequence[int]) -> Ranking:
+    """Fusion by exact scores: the candidates of all lists, ordered by :func:`fuse_scores`.
 
     Args:
         candidates: int64 [B, R], distinct items of a user, 0 where there is none.
         scores: a modality's exact length-normalised log-probabilities of them, [B, R].
     """
-    mean = torch.stack(list(scores)).mean(0).masked_fill(candidates == 0, -torch.inf)
+    fused = fuse_scores(rule, scores, levels).masked_fill(candidates == 0, -torch.inf)
     candidates, order = candidates.sort(dim=1, stable=True)  # equal scores in item order
-    return best_of(candidates, mean.gather(1, order), candidates.shape[1])
+    return best_of(candidates, fused.gather(1, order), candidates.shape[1])
 
 
 def score_matrix(ranking: Ranking, n_items: int) -> torch.Tensor:

@@ -2,9 +2,11 @@
 
 Legend: B users, W beams, L levels, K codes of a level, C children of a node, D model width.
 """
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from recbole_macrec.generation.decoding.eligible import blocked_nodes, is_blocked
 from recbole_macrec.generation.decoding.prior import with_prior
@@ -19,6 +21,18 @@ class Ranking(NamedTuple):
 
     items: torch.Tensor  # int64 [B, R], 0 where there are fewer than R
     scores: torch.Tensor  # float32 [B, R], -inf where there is no item
+
+    def widened(self, width: int) -> "Ranking":
+        """With at least ``width`` columns, the new ones without items."""
+        missing = (0, max(0, width - self.items.shape[1]))
+        return Ranking(F.pad(self.items, missing), F.pad(self.scores, missing, value=-torch.inf))
+
+    def replaced(self, users: Sequence[int], other: "Ranking") -> "Ranking":
+        """With the rows of ``users`` from ``other``."""
+        width = max(self.items.shape[1], other.items.shape[1])
+        index = torch.as_tensor(users, device=self.items.device)
+        columns = zip(self.widened(width), other.widened(width))
+        return Ranking(*(mine.index_copy(0, index, theirs) for mine, theirs in columns))
 
 
 def level_log_probs(
@@ -73,6 +87,34 @@ def best_of(items: torch.Tensor, scores: torch.Tensor, count: int) -> Ranking:
     """The ``count`` best of [B, R] scored items; equal scores keep their order."""
     scores, order = scores.sort(dim=-1, descending=True, stable=True)
     return Ranking(items.gather(1, order)[:, :count].contiguous(), scores[:, :count].contiguous())
+
+
+def first_best(ranking: Ranking, k: torch.Tensor, same: torch.Tensor | None = None) -> tuple[Ranking, torch.Tensor]:
+    """The first items of a ranking up to the k-th, and the score of the k-th.
+
+    Args:
+        k: int64 [B].
+        same: int64 [n_items]; items with equal entries count once, at the first of them.
+
+    Returns:
+        The ranking, as wide as the longest list; float32 [B], -inf for users with fewer items.
+    """
+    exists = ranking.scores.isfinite()
+    new = exists if same is None else exists & first_of_each(same[ranking.items].masked_fill(~exists, -2))
+    place, k = new.cumsum(1), k.unsqueeze(1)
+    kth = ranking.scores.masked_fill(place < k, -torch.inf).amax(1)
+    keep = exists & ((place < k) | (new & (place == k)))
+    width = max(1, int(keep.sum(1).max()))
+    items, scores = ranking.items.masked_fill(~keep, 0), ranking.scores.masked_fill(~keep, -torch.inf)
+    return Ranking(items[:, :width].contiguous(), scores[:, :width].contiguous()), kth
+
+
+def first_of_each(ids: torch.Tensor) -> torch.Tensor:
+    """Whether an entry of [B, R] is the first of its value in its row; bool [B, R]."""
+    ordered, order = ids.sort(dim=1, stable=True)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    return torch.zeros_like(first).scatter_(1, order, first)
 
 
 def sequence_log_probs(
