@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from tiny_models import make
 from transformers import (
     AutoTokenizer,
@@ -119,6 +119,45 @@ def test_images_are_read_upright_and_on_white(tmp_path):
     exif[0x0112] = 6
     lying.save(tmp_path / "lying.png", exif=exif)
     assert read_rgb(RawItem("a", image=tmp_path / "lying.png")).size == (4, 8)
+
+
+GREY = (np.add.outer(np.arange(12), np.arange(16)) * 9).astype(np.uint8)  # [12, 16], 0 to 234
+COLOUR = np.stack([GREY, 255 - GREY, np.full_like(GREY, 90)], axis=2)
+
+
+def lab(colour):
+    srgb, cielab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    return ImageCms.profileToProfile(Image.fromarray(colour), srgb, cielab, outputMode="LAB")
+
+
+@pytest.mark.parametrize("image, name, expected, off", [
+    (Image.fromarray(GREY), "a.png", GREY, 0),
+    (Image.fromarray(GREY.astype(np.uint16) * 257), "a.png", GREY, 0),
+    (Image.fromarray(GREY.astype(np.uint16) * 257), "a.tif", GREY, 0),
+    (Image.fromarray(GREY.astype(np.int32)), "a.tif", GREY, 0),
+    (Image.fromarray(GREY.astype(np.int32) * 257), "a.tif", GREY, 0),
+    (Image.fromarray(GREY.astype(np.int32) * 10**6), "a.tif", GREY * (255 / 234), 0.5),
+    (Image.fromarray(GREY.astype(np.float32) / 255), "a.tif", GREY, 0),
+    (Image.fromarray(GREY.astype(np.float32)), "a.tif", GREY, 0),
+    (Image.fromarray((GREY > 128) * np.uint8(255)).convert("1"), "a.png", (GREY > 128) * 255, 0),
+    (Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (16, 12), 255)]), "a.png", GREY, 0),
+    (Image.fromarray(COLOUR).quantize(256), "a.png", COLOUR, 0),
+    (Image.fromarray(COLOUR).convert("CMYK"), "a.jpg", COLOUR, 12),
+    (Image.fromarray(COLOUR).convert("CMYK"), "a.tif", COLOUR, 0),
+    (Image.fromarray(COLOUR).convert("YCbCr"), "a.tif", COLOUR, 3),
+    (lab(COLOUR), "a.tif", COLOUR, 3),
+])
+def test_images_of_every_mode_are_the_same_picture(image, name, expected, off, tmp_path):
+    image.save(tmp_path / name)
+    got = np.asarray(read_rgb(RawItem("a", image=tmp_path / name))).astype(float)
+    expected = np.broadcast_to(expected[..., None], got.shape) if expected.ndim == 2 else expected
+    assert np.abs(got - expected).mean() <= off
+
+
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path):
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "a.png", transparency=0)
+    expected = np.where(GREY == 0, 255, GREY)
+    assert np.array_equal(np.asarray(read_rgb(RawItem("a", image=tmp_path / "a.png")))[..., 0], expected)
 
 
 def test_bombs_and_broken_images_are_named(model, images, monkeypatch):

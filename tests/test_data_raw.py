@@ -290,7 +290,7 @@ def shop(tmp_path) -> Path:
         Image.new("RGB", (8, 8), (i * 200, 9, 9)).save(folder / "photos" / name)
     (folder / "interactions.csv").write_text("user,item,timestamp\nu,x/1,2\nu,x/2,1\nv,x/1,1\nv,x/1,3\nw,x/3,1\n")
     (folder / "items.csv").write_text('id,title,image,note\nx/3,Three,https://shop.example/3.png,"a < b, said ""I"""\n'
-                                      "x/1,One,photos/a.png,\nx/2,Two,photos/../photos/b.PNG,\nx/4,Four,,\n")
+                                      "x/1,One &amp; <b>only</b><br>19&quot;,photos/a.png,\nx/2,Two,photos/../photos/b.PNG,\nx/4,Four,,\n")
     return folder
 
 
@@ -301,6 +301,7 @@ def test_plain_folder(shop, capsys):
     items = read_items(folder, "shop")
     assert items.columns.tolist() == ["item_id", "title", "note", "image"]
     assert items["item_id"].tolist() == ["x/3", "x/1", "x/2", "x/4"] and items["note"][0] == 'a < b, said "I"'
+    assert items["title"].tolist() == ["Three", 'One & only 19"', "Two", "Four"]  # as texts of raw Amazon files
     assert items["image"].tolist() == ["images/x%2F3.jpg", "images/x%2F1.png", "images/x%2F2.png", ""]
     assert (folder / "images/x%2F1.png").read_bytes() == (shop / "photos/a.png").read_bytes()
     assert json.loads((folder / "image_urls.json").read_text()) == {"x/3": ["https://shop.example/3.png"]}

@@ -42,6 +42,7 @@ class ImageModel(PretrainedEncoder):
     """
 
     kind = "image"
+    version = 2
     poolings = ("projected", "pooler", "cls", "mean")
     not_options = ("max_length", "batch_tokens")
     libraries = ("torch", "transformers", "pillow")

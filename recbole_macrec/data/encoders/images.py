@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
 
 from recbole_macrec.data.encoders.base import RawItem
 from recbole_macrec.errors import UserError
 
 MAX_PIXELS = 64 * 10**6  # a file of some kilobytes can unpack to gigabytes
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)  # what Pillow raises
 
 
 @contextmanager
@@ -29,10 +30,43 @@ def read_rgba(item: RawItem) -> Image.Image:
     """Return the image turned as its EXIF orientation says; raise UserError if it is unreadable or a decompression bomb."""
     try:
         with open_image(item.image) as file:
-            return ImageOps.exif_transpose(file).convert("RGBA")
+            return to_rgba(ImageOps.exif_transpose(file), file.format)
     except BROKEN as error:
         reason = " ".join(str(error).split())
         raise UserError(f"image {item.image} of item '{item.token}' is unreadable ({reason}); replace the file") from error
+
+
+def to_rgba(image: Image.Image, file_format: str | None) -> Image.Image:
+    """Return ``image``, of any mode of Pillow and of a file of ``file_format``, as 8-bit RGBA.
+
+    Pillow's ``convert`` cuts grey values of more than 8 bits off at 255, and reads CIELAB as if it were RGB.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_wide_grey(image, sixteen_bits=image.mode.startswith("I;16") or file_format == "PNG")
+    if image.mode == "LAB":
+        image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return image.convert("RGBA")
+
+
+def _from_wide_grey(image: Image.Image, sixteen_bits: bool) -> Image.Image:
+    """Return grey values of 16 or 32 bits, or floating-point ones, in 0..255; the value that counts as transparent is kept.
+
+    White is 65535 with ``sixteen_bits``, elsewhere the least of 1 (floating-point), 255 and 65535 that no value exceeds, or else
+    the largest value.
+    """
+    values = np.asarray(image, dtype=np.float64)  # [height, width]
+    if not np.isfinite(values).all():
+        raise ValueError("it has values that are not finite")
+    most = values.max()
+    if sixteen_bits:
+        white = 65535
+    else:
+        white = next((white for white in ([1] if image.mode == "F" else []) + [255, 65535] if most <= white), most)
+    grey = Image.fromarray(np.rint(np.clip(values, 0, white) / white * 255).astype(np.uint8))
+    rgba = grey.convert("RGBA")
+    if "transparency" in image.info:
+        rgba.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return rgba
 
 
 def read_rgb(item: RawItem) -> Image.Image:

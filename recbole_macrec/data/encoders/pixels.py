@@ -22,7 +22,7 @@ class Pixels:
     kind = "image"
 
     def __init__(self, dimensions: int = 64) -> None:
-        self.settings = {"dimensions": dimensions, "version": 2}
+        self.settings = {"dimensions": dimensions, "version": 3}
         self.details = {"versions": {"pillow": version("pillow"), "scikit-learn": version("scikit-learn")}}
 
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:

@@ -29,6 +29,7 @@ class PretrainedEncoder(ABC):
     kind: ClassVar[str]
     poolings: ClassVar[tuple[str, ...]]
     not_options: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1  # raise it when the same items would give other features
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")  # whose versions the manifest records
 
     def __init__(self, options: ModelOptions, source: Source, device: torch.device) -> None:
@@ -43,7 +44,8 @@ class PretrainedEncoder(ABC):
         if precision == "auto":
             precision = "fp32" if device.type != "cuda" else "bf16" if bf16_pays(device) else "fp16"
         self.options, self.source, self.device, self.dtype = options, source, device, DTYPES[precision]
-        self.settings: dict[str, Any] = {**source.identity, "pooling": self.pooling, "precision": options.precision, "version": 1}
+        self.settings: dict[str, Any] = {**source.identity, "pooling": self.pooling, "precision": options.precision,
+                                         "version": self.version}
         if "max_length" not in self.not_options:
             self.settings["max_length"] = options.max_length
         self.details = {"model": source.model, "revision": source.revision, "precision": precision,

@@ -5,13 +5,14 @@ import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from recbole_macrec.data.atomic import check_tokens, clean_text
+from recbole_macrec.data.atomic import check_tokens
 from recbole_macrec.data.attributes import COLUMN, KNOWN, category_tokens
 from recbole_macrec.data.features import duplicates, listing
 from recbole_macrec.data.raw.catalogue import IMAGES, Catalogue, Options, is_url
 from recbole_macrec.data.raw.find import RawFiles
 from recbole_macrec.data.raw.narrow import narrow
 from recbole_macrec.data.raw.records import Record, Records
+from recbole_macrec.data.raw.text import plain_text
 from recbole_macrec.data.sources import NO_OPTIONS, missing_column, read_csv
 from recbole_macrec.errors import UserError
 
@@ -81,7 +82,7 @@ class ItemTable:
                                 f"({', '.join(self._header)})")
             item = row[self._item]
             image = self._named.get(item, "") if self._image is None else row[self._image]
-            texts = [clean_text(row[i]) for i in self._texts]
+            texts = [plain_text(row[i]) for i in self._texts]
             if self._categories is not None:
                 texts.append(category_tokens(texts[self._categories]))
             yield Record(item, texts, [_image(self.path, item, image)] if image else [])

@@ -14,12 +14,12 @@ from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
 
 FILE = "manifest.json"
-FORMAT = 1  # raise it when the same sources and options would give other files
+FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 2}  # by kind; raise it when the same sources and options would give other files
 
 
 def origin(files: RawFiles, options: Options, sources: Mapping[str, Path]) -> dict:
     """Return everything that the written files depend on; ``sources`` are all files read, by the name they get here."""
-    return {"format": FORMAT, "kind": files.kind, "category": files.category, "options": options._asdict(),
+    return {"format": FORMATS[files.kind], "kind": files.kind, "category": files.category, "options": options._asdict(),
             "sources": {name: _fingerprint(path) for name, path in sorted(sources.items())}}
 
 
