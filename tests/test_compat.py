@@ -159,7 +159,7 @@ def test_pop_ranks_by_training_counts_for_every_batch_size_and_seed(batch, seed,
     histories = {}
     for user, item, _ in (line.split("\t") for line in lines):  # in the order of time
         histories.setdefault(user, []).append(item)
-    counts = {item: 0 for item in dataset.field2id_token["item_id"]}
+    counts = dict.fromkeys(dataset.field2id_token["item_id"], 0)
     for item in (item for history in histories.values() for item in history[:-2]):
         counts[item] += 1
     assert dict(zip(dataset.field2id_token["item_id"], model.item_cnt[:, 0].tolist())) == counts

@@ -19,8 +19,7 @@ from transformers import (
     ViTModel,
 )
 
-from recbole_macrec.data.encoders import ModelOptions, RawItem, create_encoder
-from recbole_macrec.data.encoders import source as source_module
+from recbole_macrec.data.encoders import ModelOptions, RawItem, create_encoder, source as source_module
 from recbole_macrec.data.encoders.images import read_rgb
 from recbole_macrec.data.encoders.presets import PRESETS
 from recbole_macrec.errors import UserError

@@ -167,7 +167,7 @@ def test_mean_keeps_the_items_without_an_image(server, web_shop, capsys):
     assert prepared() == 0
     assert histories() == brute_force(*read_2018(web_shop), core=5)[1]
     table, gone = FeatureTable.load(FOLDER, "image"), set(json.loads((FOLDER / "images_failed.json").read_text()))
-    rows = {item: row for item, row in zip(table.item_tokens, table.matrix)}
+    rows = dict(zip(table.item_tokens, table.matrix))
     mean = np.mean([row for item, row in rows.items() if item not in gone], axis=0)
     assert len(gone) > 2 and all(np.allclose(rows[item], mean, atol=1e-6) for item in gone)
     assert json.loads((FOLDER / "features/image.encoded.json").read_text())["mean_features"] == len(gone)

@@ -26,7 +26,7 @@ def decoders_of(network: str, seed: int = 0):
     codes = {"a": rng.permutation(np.vstack([codes, codes[:8]])), "b": rng.integers(0, 7, (ITEMS, 2))}
     tries = {m: Trie(c, np.arange(1, ITEMS + 1)) for m, c in codes.items()}
     decoders = {m: TrieDecoder(transformer, vocabulary, m, trie) for m, trie in tries.items()}
-    return vocabulary, transformer, codes, decoders, {m: memory for m in decoders}
+    return vocabulary, transformer, codes, decoders, dict.fromkeys(decoders, memory)
 
 
 def assert_same(found: Ranking, expected: Ranking) -> None:

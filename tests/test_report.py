@@ -298,7 +298,7 @@ def test_pickers_show_the_user_asked_for(browser, page):
             assert browser.run(texts % (label + 1)) == [corner["items"]["title"][item] for item in user["top"][label]]
         hits = browser.run("[...document.querySelectorAll('.lists > section')].map((e) => e.querySelectorAll('.hit').length)")
         assert hits == [int(rank <= 10) for rank in user["ranks"]]
-    for label, name in enumerate(LABELS):
+    for label in range(len(LABELS)):
         choose(browser, "pick-filter", f"hit {label}")
         wanted = [user["user"] for user in corner["users"] if user["ranks"][label] <= 10]
         assert browser.run("[...document.getElementById('pick-user').options].map((o) => o.value)") == wanted

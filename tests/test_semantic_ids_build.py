@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build_semantic_ids, rows
-from recbole_macrec.semantic_ids import build as build_module
+from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build as build_module, build_semantic_ids, rows
 from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_inputs, bundle_name, read_weights
 from recbole_macrec.semantic_ids.health import health_warning
 from recbole_macrec.semantic_ids.learn import learn

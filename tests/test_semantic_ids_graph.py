@@ -41,7 +41,7 @@ def test_layers_equal_loops_over_nodes_and_neighbours():
         for bias in network.bias:
             bias.normal_()
         got = network(x)
-        nodes = [u for u in network.users] + [torch.cat([x[i] @ network.project, network.collaborative[i]]) for i in range(ITEMS)]
+        nodes = list(network.users) + [torch.cat([x[i] @ network.project, network.collaborative[i]]) for i in range(ITEMS)]
         taken = interactions.toarray() > 0
         near = [[USERS + i for i in np.flatnonzero(taken[u])] for u in range(USERS)]
         near += [np.flatnonzero(taken[:, i]).tolist() for i in range(ITEMS)]

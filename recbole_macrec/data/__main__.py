@@ -20,7 +20,6 @@ from recbole_macrec.data.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.failures import reporting
 
-
 _TABLE_FORMAT = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "field_separator", "seq_separator")
 _ITEM_FORMAT = ("ITEM_ID_FIELD", "field_separator", "seq_separator", "encoding")
 

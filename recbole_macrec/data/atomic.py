@@ -15,7 +15,7 @@ from recbole_macrec.quoting import quoting
 # pandas (and so RecBole) reads these as missing values, and RecBole pads with [PAD].
 RESERVED = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
             "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]"}
-_CONTROL = {code: " " for code in (*range(32), 127)}
+_CONTROL = dict.fromkeys((*range(32), 127), " ")
 
 
 class AtomicFormat(NamedTuple):

@@ -25,8 +25,7 @@ from recbole_macrec.data.raw.catalogue import IMAGES, URLS
 from recbole_macrec.data.raw.find import SHORT_NAMES
 from recbole_macrec.data.replace import half_replaced, recover, remove_unfinished
 from recbole_macrec.data.source_block import SYNTHETIC, SourceBlock
-from recbole_macrec.data.toy import NAME as SYNTHETIC_NAME
-from recbole_macrec.data.toy import write_toy
+from recbole_macrec.data.toy import NAME as SYNTHETIC_NAME, write_toy
 from recbole_macrec.errors import UserError
 from recbole_macrec.values import check_choice
 
