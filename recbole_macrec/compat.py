@@ -487,17 +487,16 @@ def order_by_exact_time() -> None:
     """RecBole makes times float32 (dataset.py:2207) before it orders by them (dataset.py:1829, sequential_dataset.py:100):
     Unix seconds then stand in steps of 64 or 128 s, milliseconds in steps of two minutes, and interactions within a step
     keep the order of the file. The interactions are now sorted by their float64 times first. RecBole's sorts are stable and
-    rounding never exchanges two times, so that order stays. Random order and benchmark files, whose rows are in the order
-    they are to have, are left alone. Goes when RecBole sorts before it rounds."""
+    rounding never exchanges two times, so that order stays. Random order, which shuffles the rows of the file, and
+    benchmark files, which are not ordered at all, are left alone. Goes when RecBole sorts before it rounds."""
     import pandas as pd
-    from recbole.data.dataset import Dataset, SequentialDataset
+    from recbole.data.dataset import Dataset
 
     original = Dataset._change_feat_format
 
     @functools.wraps(original)
     def _change_feat_format(self):
-        by_time = isinstance(self, SequentialDataset) or self.config["eval_args"]["order"] == "TO"
-        feat, time = self.inter_feat, self.time_field
+        feat, time, by_time = self.inter_feat, self.time_field, self.config["eval_args"]["order"] == "TO"
         if by_time and self.benchmark_filename_list is None and time in feat and pd.api.types.is_numeric_dtype(feat[time]):
             self.inter_feat = feat.sort_values(time, kind="stable", ignore_index=True)
         original(self)
