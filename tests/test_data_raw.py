@@ -305,7 +305,7 @@ def test_plain_folder(shop, capsys):
     assert items["image"].tolist() == ["images/x%2F3.jpg", "images/x%2F1.png", "images/x%2F2.png", ""]
     assert (folder / "images/x%2F1.png").read_bytes() == (shop / "photos/a.png").read_bytes()
     assert json.loads((folder / "image_urls.json").read_text()) == {"x/3": ["https://shop.example/3.png"]}
-    assert item_features(folder, "shop", ["text"], {"text": "tfidf"})["text"].item_tokens == ("x/3", "x/1", "x/2", "x/4")
+    assert item_features(folder, "shop", ["text"], {"text": "tfidf"})["text"].item_tokens == ("x/1", "x/2", "x/3", "x/4")
     assert run(shop, name="shop") == 0 and "nothing to do" in capsys.readouterr().out
     Image.new("RGB", (8, 8)).save(shop / "photos/a.png")
     assert run(shop, name="shop") == 1 and "other files" in capsys.readouterr().err
