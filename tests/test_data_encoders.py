@@ -286,5 +286,5 @@ def test_large_files_are_hashed_by_samples(tmp_path, monkeypatch):
 
 
 def test_items_without_text_are_named(model):
-    with pytest.raises(UserError, match=r"2 items \('x', 'y'\) have empty text"):
+    with pytest.raises(UserError, match=r"2 items \('x', 'y'\): empty text"):
         create_encoder({"model": str(model("bert"))}, "cpu").encode([*ITEMS, RawItem("x", ("", " ")), RawItem("y")])

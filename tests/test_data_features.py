@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import make
 
 from recbole_macrec.data import atomic, encode
 from recbole_macrec.data.encode import encode_missing, item_features
@@ -143,7 +144,7 @@ BAD = {
     "no words at all": (lambda f: atomic.write(f / "shop.item", {"item_id:token": ["a", "b"], "title:token_seq": ["?", "!"]}), "text",
                         ENCODERS, ["'a', 'b'", "no words"]),
     "no image named": (rewrite("images/i2.png", '""'), "image", ENCODERS, ["'i2'", "no image"]),
-    "missing image": (lambda f: (f / "images/i2.png").unlink(), "image", ENCODERS, ["'i2'", "i2.png", "missing"]),
+    "missing image": (lambda f: (f / "images/i2.png").unlink(), "image", ENCODERS, ["'i2'", "no file", "i2.png"]),
     "not an image": (lambda f: (f / "images/i3.png").write_text("<html>"), "image", ENCODERS, ["'i3'", "i3.png", "unreadable"]),
     "truncated image": (lambda f: (f / "images/i4.png").write_bytes((f / "images/i4.png").read_bytes()[:60]), "image", ENCODERS,
                         ["'i4'", "i4.png", "unreadable"]),
@@ -158,6 +159,37 @@ def test_bad_content(case, folder):
         item_features(folder, "shop", [modality], encoders)
     assert not [text for text in expected if text not in str(caught.value)], str(caught.value)
     assert available(folder) == {}
+
+
+def without_words(folder):
+    rewrite("wool", "\U0001f680")(folder)
+    rewrite("blue pen", '""')(folder)
+
+
+def without_pixels(folder):
+    (folder / "images/i5.png").write_text("<html>404 Not Found</html>")
+    (folder / "images/i1.png").unlink()
+
+
+@pytest.mark.parametrize("modality, chosen, spoil", [("text", "tfidf", without_words), ("text", "bert", without_words),
+                                                     ("image", "pixels", without_pixels), ("image", "vit", without_pixels)])
+def test_all_unusable_items_are_named_or_have_the_mean(folder, tmp_path, caplog, modality, chosen, spoil):
+    chosen = {"model": str(make(chosen, tmp_path))} if chosen in ("bert", "vit") else chosen
+    intact = item_features(folder, "shop", [modality], {modality: chosen})[modality]
+    shutil.rmtree(folder / "features")
+    spoil(folder)
+    if isinstance(chosen, dict) and modality == "text":  # a word that the tokenizer does not know is a token
+        (folder / "shop.item").write_text((folder / "shop.item").read_text().replace("\U0001f680", '""'))
+    with pytest.raises(UserError) as caught:
+        item_features(folder, "shop", [modality], {modality: chosen})
+    assert all(f"'{token}'" in str(caught.value) for token in ("i1", "i5"))
+    assert f"missing_{modality}s: mean" in str(caught.value)
+    found = item_features(folder, "shop", [modality], {modality: chosen}, mean_for=[modality])[modality]
+    others = found.select(["i0", "i2", "i3", "i4"])
+    assert np.allclose(found.select(["i1", "i5"]), others.mean(axis=0), atol=1e-6)
+    if isinstance(chosen, dict):  # a pretrained model looks at one item alone
+        assert np.allclose(others, intact.select(["i0", "i2", "i3", "i4"]), atol=1e-5)
+    assert "2 of 6 items have the mean" in caplog.text
 
 
 def test_failed_refresh_keeps_the_old_features(folder):

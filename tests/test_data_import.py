@@ -89,6 +89,15 @@ def test_csv_without_timestamp_keeps_row_order_and_says_so(tmp_path, capsys):
     assert "order of its rows is taken as time" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("first, padded", [(0, True), (1, False)])
+def test_rows_beyond_the_items_are_told(table, capsys, first, padded):
+    np.save(table / "visual.npy", np.vstack([np.full((1, 2), first), np.ones((4, 2))]))
+    assert run(table / "interactions.csv", "--dataset=x", "--data_path=out", f"--feature=visual={table}/visual.npy") == 0
+    out = capsys.readouterr().out
+    assert "note: visual.npy has 5 rows, and 3 items have interactions" in out and "2 items ('2', '4')" in out
+    assert ("row 0 is all zeros" in out) is padded
+
+
 def test_importing_twice_needs_overwrite(released, table, tmp_path, capsys):
     where = f"--data_path={tmp_path}/out"
     assert run(released, "--dataset=Shop", where) == 0

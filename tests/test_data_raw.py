@@ -323,9 +323,24 @@ def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
     assert (Path("out/shop/images/a.jpeg")).read_bytes() == (folder / "images/a.JPEG").read_bytes()
     out = capsys.readouterr().out
     assert "features: none yet; a run makes them from what shop.item has: title, image" in out
-    assert "1 items have no image" in out and "images/ has 1 image ('zebra') that bear the id of no item" in out
+    assert "1 item ('b') have no image" in out and "images/ has 1 image ('zebra') that bear the id of no item" in out
     Image.new("RGB", (8, 8)).save(folder / "images/a.png")
     assert run(folder, name="twice") == 1 and "images has 1 image ('a') with more than one suffix" in capsys.readouterr().err
+
+
+def test_images_and_texts_that_no_encoder_reads_are_all_named(tmp_path, capsys):
+    folder = tmp_path / "shop"
+    (folder / "images/d").mkdir(parents=True)
+    (folder / "interactions.csv").write_text("user,item\nu,a\nu,b\nu,c\nu,d\n")
+    (folder / "items.csv").write_text("item,title\na,One\nb,\U0001f680\nc,\nd,Four\n")
+    Image.new("RGB", (8, 8)).save(folder / "images/a.png")
+    for name in ("b.jpg", "c.png", "d.svg"):
+        (folder / "images" / name).write_text("<html>404 Not Found</html>")
+    assert run(folder, name="shop") == 0
+    out = capsys.readouterr().out
+    assert "2 items ('b', 'c') have an unreadable image" in out and "missing_images is mean" in out
+    assert "images/ has 2 entries ('d', 'd.svg') left out" in out and "1 item ('d') have no image" in out
+    assert "2 items ('b', 'c') have no word in any text" in out
 
 
 def test_plain_folder_filtered(shop):
@@ -351,7 +366,8 @@ BAD_FOLDER = {
     "image above the folder": (rows("x/1,a,../secret.png"), ["items.csv", "'x/1'", "outside"]),
     "image behind a link": (rows("x/1,a,photos/link.png"), ["outside"]),
     "image elsewhere": (rows("x/1,a,/etc/logo.png"), ["outside"]),
-    "missing image": (rows("x/1,a,photos/none.png"), ["photos/none.png", "does not exist"]),
+    "missing image": (rows("x/1,a,photos/none.png", "x/2,b,photos/a.png", "x/3,c,photos/no.png"),
+                      ["photos/none.png of item 'x/1', photos/no.png of item 'x/3'", "do not exist"]),
     "image that is none": (rows("x/1,a,interactions.csv"), ["interactions.csv", ".jpg"]),
     "item without a row": (rows("x/1,a,", "x/2,b,"), ["items.csv lacks", "'x/3'"]),
     "item twice": (rows("x/1,a,", "x/1,b,"), ["'x/1'", "more than once"]),

@@ -16,6 +16,7 @@ import torch
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder
+from recbole_macrec.data.encoders.base import NAMED, require_usable
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.processes import ALONE, Processes
@@ -81,7 +82,6 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     encoder = create_encoder(chosen, device)
     items = _raw_items(atomic.read_items(folder, name, form), folder, name, modality, encoder, text_fields, image_field, users)
     items.sort(key=lambda item: item.token)  # features must not depend on the order of the rows
-    shown = _with_content(items, encoder.kind) if encoder.kind in mean_for else items
     content = _known_content_hash(items, npy.with_name(f".{modality}.seen.json"), processes.first)
     identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}
     if processes.agree(npy.exists() and _holds(manifest_path, identity)):  # needs no lock: the folder may be read-only
@@ -94,6 +94,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
             remove_unfinished(npy.parent, f"{modality}.")
         if processes.agree(npy.exists() and _holds(manifest_path, identity)):  # another run encoded them meanwhile
             return FeatureTable.load(folder, modality)
+        shown = _usable(items, encoder, encoder.kind in mean_for)
         shards = None
         if isinstance(encoder, PretrainedEncoder):
             if processes.first and encoder.slow_here:
@@ -157,11 +158,17 @@ def _raw_items(frame: pd.DataFrame, folder: Path, name: str, modality: str, enco
             for token, path in zip(frame["item_id"], frame[image_field])]
 
 
-def _with_content(items: Sequence[RawItem], kind: str) -> Sequence[RawItem]:
-    """Return the items that have a text or an image; all of them where none has, for the encoder to say so."""
-    if kind == "text":
-        return [item for item in items if item.text] or items
-    return [item for item in items if item.image is not None and item.image.is_file()] or items
+def _usable(items: Sequence[RawItem], encoder: Encoder, without_others: bool) -> Sequence[RawItem]:
+    """Return the items that ``encoder`` can encode; UserError naming the others unless ``without_others``, or if none is left."""
+    unusable = encoder.unusable(items)
+    usable = [item for item in items if item.token not in unusable]
+    if not (without_others and usable):
+        require_usable(encoder.kind, unusable)
+    elif unusable:
+        reasons = "; ".join(f"'{token}': {reason}" for token, reason in list(unusable.items())[:NAMED])
+        logger.warning(f"{len(unusable)} of {len(items)} items have the mean {encoder.kind} feature of the others ({reasons}"
+                       f"{'; ...' if len(unusable) > NAMED else ''})")
+    return usable
 
 
 def _with_means(matrix: np.ndarray, shown: Sequence[RawItem], items: Sequence[RawItem]) -> np.ndarray:

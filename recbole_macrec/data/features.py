@@ -131,10 +131,10 @@ def duplicates(tokens: Iterable[str]) -> list[str]:
     return list(twice)
 
 
-def listing(tokens: Sequence[str], noun: str, shown: int = 5) -> str:
+def listing(tokens: Sequence[str], noun: str, plural: str | None = None, shown: int = 5) -> str:
     """Return for example ``"7 items ('a', 'b', 'c', 'd', 'e', ...)"``."""
     names = ", ".join(repr(str(token)) for token in tokens[:shown]) + (", ..." if len(tokens) > shown else "")
-    return f"{len(tokens)} {noun}{'' if len(tokens) == 1 else 's'} ({names})"
+    return f"{len(tokens)} {noun if len(tokens) == 1 else plural or f'{noun}s'} ({names})"
 
 
 def _one_line(error: BaseException) -> str:

@@ -55,6 +55,13 @@ def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None
     if highest >= count:
         raise UserError(f"feature file {files[modality]} has {count} rows, fewer than {source.path} needs: its highest item "
                         f"number is {highest}; give one row an item, from 0 to {highest}")
+    if count > len(source.catalogue):
+        interacted = set(source.catalogue)
+        joining = [str(i) for i in range(count) if str(i) not in interacted]
+        padding = "" if np.any(raw[modality][0][0]) else ("; its row 0 is all zeros: if that is padding, remove the row, or every item "
+                                                          "has the features of the item before it")
+        source.notes.append(f"{Path(files[modality]).name} has {count} rows, and {len(interacted)} items have interactions: row i is "
+                            f"read as item i, so {listing(joining, 'item')} without interactions join the catalogue{padding}")
     source.catalogue = [str(i) for i in range(count)]
     source.numbers = {token: token for token in source.catalogue}
     source.fixed = True

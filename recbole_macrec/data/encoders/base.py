@@ -1,7 +1,7 @@
 """What an item encoder is, and what every encoder asks of its items."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -9,6 +9,15 @@ import numpy as np
 
 from recbole_macrec.data.features import listing
 from recbole_macrec.errors import UserError
+
+
+NAMED = 20  # items, or reasons, that a message names
+REMEDIES = {
+    "text": "fill the columns that text_fields names in the .item file, set missing_texts: mean, or leave the modality out of "
+            "modalities",
+    "image": "put the files there, correct the column that image_field names in the .item file, set missing_images: mean, or leave "
+             "the modality out of modalities",
+}
 
 
 class RawItem(NamedTuple):
@@ -37,27 +46,37 @@ class Encoder(Protocol):
     settings: dict
     details: dict
 
+    def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
+        """Return item token -> why this encoder can make no features of it, such as ``empty text``."""
+        ...
+
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [len(items), d], the same for the same items; raise UserError naming unusable items."""
         ...
 
 
-def require_text(items: Sequence[RawItem]) -> None:
-    """Raise UserError naming the items that have no text."""
-    empty = [item.token for item in items if not item.text]
-    if empty:
-        raise UserError(f"{listing(empty, 'item')} have empty text; fill the columns that text_fields names in the .item file, "
-                        "set missing_texts: mean, or leave the modality out of modalities")
+def require_usable(kind: str, unusable: Mapping[str, str]) -> None:
+    """Raise UserError naming all items that cannot be encoded.
+
+    Args:
+        unusable: item token -> why, such as ``empty text``; items of one reason are named together.
+    """
+    if not unusable:
+        return
+    by_reason: dict[str, list[str]] = {}
+    for token, reason in unusable.items():
+        by_reason.setdefault(reason, []).append(token)
+    named = "; ".join(f"{listing(tokens, 'item', shown=NAMED)}: {reason}" for reason, tokens in list(by_reason.items())[:NAMED])
+    others = sum(len(tokens) for tokens in list(by_reason.values())[NAMED:])
+    raise UserError(f"{named}{f'; and {others} more' if others else ''}; {REMEDIES[kind]}")
 
 
-def require_images(items: Sequence[RawItem]) -> None:
-    """Raise UserError naming the items without an image, or whose image file is missing."""
-    unnamed = [item.token for item in items if item.image is None]
-    if unnamed:
-        raise UserError(f"{listing(unnamed, 'item')} have no image; fill the column that image_field names in the .item file, "
-                        "set missing_images: mean, or leave the modality out of modalities")
-    missing = [item for item in items if not item.image.is_file()]
-    if missing:
-        raise UserError(f"image files are missing for {listing([item.token for item in missing], 'item')}, the first is "
-                        f"{missing[0].image}; put them there, mend the column that image_field names, or set missing_images: "
-                        "mean")
+def without_text(items: Sequence[RawItem]) -> dict[str, str]:
+    """Item token -> why it has no text to encode."""
+    return {item.token: "empty text" for item in items if not item.text}
+
+
+def without_image(items: Sequence[RawItem]) -> dict[str, str]:
+    """Item token -> why it has no image file."""
+    return {item.token: "no image" if item.image is None else f"no file {item.image}"
+            for item in items if item.image is None or not item.image.is_file()}

@@ -20,6 +20,9 @@ class Cooccurrence:
     def __init__(self, dimensions: int = 64) -> None:
         self.settings = {"dimensions": dimensions, "version": 1}
 
+    def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
+        return {}
+
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [len(items), d].
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from recbole_macrec.data.encoders.base import RawItem, require_images
+from recbole_macrec.data.encoders.base import RawItem, require_usable, without_image
 from recbole_macrec.data.encoders.batches import Batches
-from recbole_macrec.data.encoders.images import read_rgb
+from recbole_macrec.data.encoders.images import read_rgb, unusable_images
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.encoders.source import Source, load_model, transformers_major
 from recbole_macrec.errors import UserError
@@ -75,9 +75,12 @@ class ImageModel(PretrainedEncoder):
     def _batches(self) -> Batches:
         return Batches(self.options.batch_size or (256 if self.device.type == "cuda" else 16))
 
+    def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
+        return unusable_images(items)
+
     def encode(self, items: Sequence[RawItem], advance: Callable[[int], object] = lambda items: None) -> np.ndarray:
         """Return float32 [N, D]. See the base class."""
-        require_images(items)
+        require_usable(self.kind, without_image(items))
         features = []
         images = _ahead(self._read, items, 2 * self._batches.size)
         while batch := list(islice(images, self._batches.size)):

@@ -1,7 +1,9 @@
 """Reading item images: upright, whole, not too large, and with transparent parts white."""
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -9,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from recbole_macrec.data.encoders.base import RawItem
+from recbole_macrec.data.encoders.base import RawItem, without_image
 from recbole_macrec.errors import UserError
 
 MAX_PIXELS = 64 * 10**6  # a file of some kilobytes can unpack to gigabytes
@@ -29,11 +31,36 @@ def open_image(source: Path | BinaryIO, formats: Sequence[str] | None = None) ->
 def read_rgba(item: RawItem) -> Image.Image:
     """Return the image turned as its EXIF orientation says; raise UserError if it is unreadable or a decompression bomb."""
     try:
-        with open_image(item.image) as file:
-            return to_rgba(ImageOps.exif_transpose(file), file.format)
+        return _read(item.image)
     except BROKEN as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"image {item.image} of item '{item.token}' is unreadable ({reason}); replace the file") from error
+        raise UserError(f"image {item.image} of item '{item.token}' is unreadable ({_one_line(error)}); replace the file") from error
+
+
+def unusable_images(items: Sequence[RawItem]) -> dict[str, str]:
+    """Item token -> why its image is missing or unreadable; every image is read whole, several at a time."""
+    found = without_image(items)
+    there = [item for item in items if item.token not in found]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        broken = zip(there, pool.map(why_unreadable, (item.image for item in there)))
+        return found | {item.token: f"image {item.image} is unreadable ({reason})" for item, reason in broken if reason}
+
+
+def why_unreadable(image: Path) -> str | None:
+    """Return why an image file cannot be read, None where it can."""
+    try:
+        _read(image)
+    except BROKEN as error:
+        return _one_line(error)
+    return None
+
+
+def _read(image: Path) -> Image.Image:
+    with open_image(image) as file:
+        return to_rgba(ImageOps.exif_transpose(file), file.format)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def to_rgba(image: Image.Image, file_format: str | None) -> Image.Image:

@@ -7,8 +7,8 @@ from importlib.metadata import version
 import numpy as np
 from PIL import Image
 
-from recbole_macrec.data.encoders.base import RawItem, require_images
-from recbole_macrec.data.encoders.images import read_rgba
+from recbole_macrec.data.encoders.base import RawItem, require_usable, without_image
+from recbole_macrec.data.encoders.images import read_rgba, unusable_images
 
 SIDE = 48  # every image is looked at in this size
 CELLS = 4  # gradient orientations and colours are counted in CELLS x CELLS places
@@ -25,11 +25,14 @@ class Pixels:
         self.settings = {"dimensions": dimensions, "version": 3}
         self.details = {"versions": {"pillow": version("pillow"), "scikit-learn": version("scikit-learn")}}
 
+    def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
+        return unusable_images(items)
+
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [n, d] for the images of ``items``; raise UserError for a missing or unreadable image."""
         from sklearn.decomposition import PCA
 
-        require_images(items)
+        require_usable(self.kind, without_image(items))
         images = [read_small(item) for item in items]
         blocks = [np.stack([describe(image) for image in images])
                   for describe in (color_histogram, cell_colors, gradient_orientations, silhouette)]

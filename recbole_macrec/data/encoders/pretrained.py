@@ -62,6 +62,10 @@ class PretrainedEncoder(ABC):
         """Return the pooling that suits the model."""
 
     @abstractmethod
+    def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
+        """Return item token -> why this encoder can make no features of it, such as ``empty text``."""
+
+    @abstractmethod
     def encode(self, items: Sequence[RawItem], advance: Callable[[int], object] = lambda items: None) -> np.ndarray:
         """Return float32 [len(items), d]; raise UserError naming unusable items.
 

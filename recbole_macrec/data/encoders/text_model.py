@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from recbole_macrec.data.encoders.base import RawItem, require_text
+from recbole_macrec.data.encoders.base import RawItem, require_usable, without_text
 from recbole_macrec.data.encoders.batches import Batches
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.encoders.source import Source, load_model
-from recbole_macrec.data.features import listing
 from recbole_macrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,16 +66,20 @@ class TextModel(PretrainedEncoder):
         return Batches(self.options.batch_size or (512 if on_gpu else 64),
                        self.options.batch_tokens or (65_536 if on_gpu else 4_096))
 
+    def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
+        return self._silent(items, np.bincount([field.row for field in self._tokenize(items)], minlength=len(items)))
+
+    def _silent(self, items: Sequence[RawItem], fields: np.ndarray) -> dict[str, str]:
+        """Item token -> why it has no ``fields`` [N] with tokens."""
+        silent = {item.token: f"no tokens for {self.source.model} in the text" for item, count in zip(items, fields) if not count}
+        return silent | without_text(items)
+
     def encode(self, items: Sequence[RawItem], advance: Callable[[int], object] = lambda items: None) -> np.ndarray:
         """Return float32 [N, D]: the mean over an item's fields that are not empty. See the base class."""
-        require_text(items)
         fields = sorted(self._tokenize(items), key=lambda field: -len(field.ids))
         rows = np.array([field.row for field in fields], dtype=np.int64)
         left = np.bincount(rows, minlength=len(items))  # fields of each item to come
-        if not left.all():
-            silent = [item.token for item, count in zip(items, left) if not count]
-            raise UserError(f"the text of {listing(silent, 'item')} has no tokens for {self.source.model}; mend the columns "
-                            "that text_fields names in the .item file")
+        require_usable(self.kind, self._silent(items, left))
         weights = 1 / left
         features = np.zeros((len(items), 0), dtype=np.float32)
         for batch, pooled in self._batches.run(fields, self._pool, length=lambda field: len(field.ids)):
@@ -91,7 +94,10 @@ class TextModel(PretrainedEncoder):
         return features
 
     def _tokenize(self, items: Sequence[RawItem]) -> list[Field]:
-        rows, texts = zip(*((row, text) for row, item in enumerate(items) for text in item.texts if text.strip()))
+        fields = [(row, text) for row, item in enumerate(items) for text in item.texts if text.strip()]
+        if not fields:
+            return []
+        rows, texts = zip(*fields)
         ids = self._tokenizer(list(texts), truncation=True, max_length=self._max_length())["input_ids"]
         return [Field(row, list(tokens)) for row, tokens in zip(rows, ids) if len(tokens)]
 

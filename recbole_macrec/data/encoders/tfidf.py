@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
-from recbole_macrec.data.encoders.base import RawItem, require_text
-from recbole_macrec.data.features import listing
-from recbole_macrec.errors import UserError
+from recbole_macrec.data.encoders.base import RawItem, require_usable, without_text
 
 
 class Tfidf:
@@ -21,25 +20,31 @@ class Tfidf:
         self.settings = {"dimensions": dimensions, "max_terms": max_terms, "version": 1}
         self.details = {"versions": {"scikit-learn": version("scikit-learn")}}
 
+    def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
+        weights = self._weights(items)
+        silent = {item.token: "no words in the text" for i, item in enumerate(items) if weights is None or weights[i].nnz == 0}
+        return silent | without_text(items)
+
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [n, d] for the texts of ``items``; raise UserError for items without a word."""
         # scikit-learn takes a second to import, which only those who encode should pay.
         from sklearn.decomposition import TruncatedSVD
-        from sklearn.feature_extraction.text import TfidfVectorizer
 
-        require_text(items)
-        words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+",
-                                max_features=self.settings["max_terms"], dtype=np.float64)
-        try:
-            weights = words.fit_transform([item.text for item in items])  # [n, terms]
-        except ValueError:  # scikit-learn's word for "no item has a word"
-            weights = None
-        silent = [item.token for i, item in enumerate(items) if weights is None or weights[i].nnz == 0]
-        if silent:
-            raise UserError(f"the text of {listing(silent, 'item')} has no words; mend the columns that text_fields names "
-                            "in the .item file")
+        require_usable(self.kind, self.unusable(items))
+        weights = self._weights(items)
         dimensions = min(self.settings["dimensions"], min(weights.shape) - 1)
         if dimensions < 1:
             return weights.toarray().astype(np.float32)
         reduced = TruncatedSVD(dimensions, n_iter=7, random_state=0).fit_transform(weights)  # [n, d]
         return reduced.astype(np.float32)
+
+    def _weights(self, items: Sequence[RawItem]) -> csr_matrix | None:
+        """Return the TF-IDF weights [n, terms], None where no item has a word."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+",
+                                max_features=self.settings["max_terms"], dtype=np.float64)
+        try:
+            return words.fit_transform([item.text for item in items])
+        except ValueError:  # scikit-learn's word for "no item has a word"
+            return None

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,12 +12,15 @@ from urllib.parse import quote
 
 from recbole_macrec.data import atomic
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
+from recbole_macrec.data.encoders.base import NAMED
+from recbole_macrec.data.features import listing
 from recbole_macrec.data.raw.filtering import Step
 from recbole_macrec.data.raw.lines import Tally
 from recbole_macrec.data.raw.records import Record, Records
 from recbole_macrec.data.sources import Source
 
 IMAGES = "images"
+_WORD = re.compile(r"\w")
 URLS = "image_urls.json"
 
 
@@ -47,10 +51,10 @@ class Catalogue:
         """Say what a user should know of the files and of the items that are left."""
         found = [f"{tally.broken:,} broken lines of {tally.lines:,} in {name} are left out (the first is line "
                  f"{tally.first_broken:,})" for name, tally in self.tallies.items() if tally.broken]
-        textless = sum(not any(record.texts) for record in self.kept()) if self.columns else 0
-        pictureless = sum(not record.images for record in self.kept()) if self.has_images else 0
-        return found + [f"{count:,} items have no {what}" for count, what in ((textless, "text at all"), (pictureless, "image"))
-                        if count]
+        textless = [record.item for record in self.kept() if not any(map(_WORD.search, record.texts))] if self.columns else []
+        pictureless = [record.item for record in self.kept() if not record.images] if self.has_images else []
+        return found + [f"{listing(items, 'item', shown=NAMED)} have no {what}"
+                        for items, what in ((textless, "word in any text"), (pictureless, "image")) if items]
 
 
 def write_items(folder: Path, name: str, catalogue: Catalogue, form: AtomicFormat = DEFAULT_FORMAT) -> None:

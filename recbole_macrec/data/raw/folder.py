@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from recbole_macrec.data.atomic import check_tokens
 from recbole_macrec.data.attributes import COLUMN, KNOWN, category_tokens
+from recbole_macrec.data.encoders.base import NAMED, RawItem
+from recbole_macrec.data.encoders.images import unusable_images
 from recbole_macrec.data.features import duplicates, listing
 from recbole_macrec.data.raw.catalogue import IMAGES, Catalogue, Options, is_url
 from recbole_macrec.data.raw.find import RawFiles
@@ -38,6 +40,9 @@ def read_folder(files: RawFiles, options: Options, records: Records, reads: Mapp
         raise UserError(f"{files.metadata} lacks {listing(unknown, 'item')} of {files.reviews.name}; give every item a row")
     if strangers := table.strangers(known):
         source.notes.append(f"{IMAGES}/ has {listing(strangers, 'image')} that bear the id of no item")
+    if table.left_out:
+        source.notes.append(f"{IMAGES}/ has {listing(table.left_out, 'entry', 'entries')} left out; expected files named by an "
+                            f"item's id that end in {', '.join(SUFFIXES)}")
     steps = narrow(source, options.core, pictured if options.require_image else None)
     if options.core is not None:
         known = set(source.items)
@@ -45,6 +50,7 @@ def read_folder(files: RawFiles, options: Options, records: Records, reads: Mapp
         known = pictured
     source.catalogue = [item for item in items if item in known]
     source.fixed = True
+    source.notes += _unreadable(files.metadata.parent, records.read(source.catalogue))
     numbered = sorted(source.catalogue, key=lambda item: (len(item), item))
     if numbered == [str(i) for i in range(len(numbered))]:  # as in a CSV without items.csv, these ids are row numbers
         source.catalogue, source.numbers = numbered, {item: item for item in numbered}
@@ -67,7 +73,11 @@ class ItemTable:
         if self._item is None:
             raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "
                             f"text columns, and image for a path or URL.{missing_column('item', self._header)}")
-        self._named = _by_name(path.parent / IMAGES) if self._image is None else {}
+        folder = path.parent / IMAGES
+        entries = sorted(folder.iterdir()) if self._image is None and folder.is_dir() else []
+        images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
+        self._named = _by_name(folder, images)
+        self.left_out = [entry.name for entry in entries if entry not in images and not entry.name.startswith(".")]
         self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
         names = _checked_names([self._header[i] for i in self._texts], path)
         self._categories = None if COLUMN in names else next((names.index(name) for name in KNOWN if name in names), None)
@@ -92,8 +102,13 @@ class ItemTable:
         return [name for name in self._named if name not in items]
 
     def local_images(self) -> list[str]:
-        """Return the image paths, without the URLs."""
-        return [image for record in self for image in record.images if not is_url(image)]
+        """Return the image paths, without the URLs; UserError naming all that do not exist."""
+        named = [(record.item, image) for record in self for image in record.images if not is_url(image)]
+        missing = [f"{image} of item '{item}'" for item, image in named if not (self.path.parent / image).is_file()]
+        if missing:
+            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+            raise UserError(f"{self.path} names images that do not exist: {', '.join(missing[:NAMED])}{more}; check the paths")
+        return [image for _, image in named]
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -120,18 +135,26 @@ def _image(path: Path, item: str, image: str) -> str:
     if not file.is_relative_to(root):
         raise UserError(f"{path} names the image {image} of item '{item}', which lies outside {path.parent}; copy it into the "
                         "folder")
-    if not file.is_file():
-        raise UserError(f"{path} names the image {image} of item '{item}', which does not exist; check the path")
     return image
 
 
-def _by_name(folder: Path) -> dict[str, str]:
-    """Return {name without suffix: path from the folder above} of the images in ``folder``; UserError if two have one name."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-    twice = duplicates(path.stem for path in files)
+def _unreadable(folder: Path, records: Iterable[Record]) -> list[str]:
+    """Say which images in ``folder`` of ``records`` cannot be read, each with the reason; nothing where all can be."""
+    broken = unusable_images([RawItem(record.item, image=folder / image)
+                              for record in records for image in record.images[:1] if not is_url(image)])
+    if not broken:
+        return []
+    more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    return [f"{listing(list(broken), 'item', shown=NAMED)} have an unreadable image, which a run refuses unless missing_images is mean: "
+            f"{'; '.join(list(broken.values())[:NAMED])}{more}"]
+
+
+def _by_name(folder: Path, images: list[Path]) -> dict[str, str]:
+    """Return {name without suffix: path from the folder above} of the ``images`` in ``folder``; UserError if two have one name."""
+    twice = duplicates(path.stem for path in images)
     if twice:
         raise UserError(f"{folder} has {listing(twice, 'image')} with more than one suffix; keep one image an item")
-    return {path.stem: f"{folder.name}/{path.name}" for path in files}
+    return {path.stem: f"{folder.name}/{path.name}" for path in images}
 
 
 def _check_items(items: list[str], path: Path) -> None:
