@@ -42,6 +42,7 @@ class Task(NamedTuple):
 
 
 WHOLE_ORDER = ("rec.meanrank", "rec.score")  # what RecBole's metrics need that read more than the first k items
+CERTIFIED_ROWS = 2**17  # prefixes that certified ranking keeps at most on a CPU: 1 GB for 4 layers of width 384
 EXCLUDED = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, filled up with 0
 
 
@@ -341,8 +342,12 @@ class GenerativeRecommender(SequentialRecommender):
 
     def _users_at_once(self, beams: int) -> int:
         """Users ranked together: on CPU few enough for the cache, elsewhere what a quarter of the free memory holds."""
+        certified = self.decode == "certified"
         if self.device.type == "cpu":
-            return max(1, 128 * self.beams // max(self.beams, beams))
+            fit = CERTIFIED_ROWS // self.certified_rows if certified else 128 * self.beams // max(self.beams, beams)
+            return max(1, min(128, fit))
+        if certified:  # all modalities at once
+            beams = self.certified_rows * len(self.modalities)
         s = self.network.settings
         levels = max(trie.levels for trie in self.tries.values())
         children = max(max(trie.widths[1:]) for trie in self.tries.values())

@@ -21,7 +21,7 @@ from recbole_macrec.generation.decoding.search import Ranking, best_of, first_be
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.memory import Layout, Memory, Past, SourceHeads, packed_layouts
 
-WIDENING = 4  # a round expands up to so many times more prefixes of a level than the round before
+WIDENING = 2  # a round expands up to so many times more prefixes of a level than the round before
 SLACK = 1e-5  # relative rounding error of fused scores
 
 
@@ -73,8 +73,8 @@ class CertifiedSearch:
         self.decoder, self.trie, self.users = decoder, decoder.trie, memory.users
         self.limit, self.resumable, device = limit, resumable, memory.hidden.device
         self.groups = [users for users, _ in memory.groups]
-        self.everybody = Seating(decoder.read(memory), self.groups, np.arange(self.users), torch.arange(self.users, device=device))
-        self.seating = self.everybody
+        every = torch.arange(self.users, device=device)
+        self.everybody = self.seating = Seating(decoder.read(memory), self.groups, np.arange(self.users), every)
         self.expanded = np.zeros(self.users, dtype=np.int64)
         self.exceeded = np.zeros(self.users, dtype=bool)
         self.live = torch.ones(self.users, dtype=torch.bool, device=device)  # the users who have not exceeded the limit
@@ -83,8 +83,8 @@ class CertifiedSearch:
         self._rows: list[torch.Tensor] = []  # position -> int64 [position, expanded], their rows at earlier positions
         self._blocked = None
         if excluded is not None:
-            self._blocked = [self._keys(level, nodes).flatten() for level, nodes in enumerate(blocked_nodes(self.trie, excluded))]
-        every = torch.arange(self.users, device=device)
+            nodes = enumerate(blocked_nodes(self.trie, excluded))
+            self._blocked = [self._keys(level, blocked).flatten() for level, blocked in nodes]
         zeros = torch.zeros_like(every)
         self._expand(0, Prefixes(every, zeros, zeros.float(), zeros))
 
@@ -124,7 +124,7 @@ class CertifiedSearch:
     # -- work --------------------------------------------------------------------------------------------------------
 
     def _keys(self, level: int, node: torch.Tensor, user: torch.Tensor | None = None) -> torch.Tensor:
-        """One number for a user and a node of ``level`` (a position in ``items`` behind the last); users in order by default."""
+        """A number for a user and a node of ``level``, at L a position in ``items``; by default the users in order."""
         if user is None:
             user = torch.arange(self.users, device=node.device).unsqueeze(1)
         size = self.trie.size(level) if level < self.trie.levels else len(self.trie.items)
