@@ -201,7 +201,7 @@ def test_auto_follows_the_environment_variable(forced, expected, data_path, monk
         prepare("TIGER", data_path, modalities=["text"], precision="auto")
 
 
-@pytest.mark.parametrize("certified_rows", [2048, 4])
+@pytest.mark.parametrize("certified_rows", [1024, 4])
 @pytest.mark.parametrize("fusion", ["official", "mean", "lse"])
 @pytest.mark.parametrize("name", ["TIGER", "MACRec"])
 def test_certified_decoding_ranks_the_first_items_as_exact_decoding(name, fusion, certified_rows, data_path):

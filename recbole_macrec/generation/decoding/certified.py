@@ -21,7 +21,7 @@ from recbole_macrec.generation.decoding.search import Ranking, best_of, first_be
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.memory import Layout, Memory, Past, SourceHeads, packed_layouts
 
-WIDENING = 2  # a round expands up to so many times more prefixes of a level than the round before
+WIDENING = 2  # how many times more prefixes of a level the second round expands; the third 4 times more than that, and so on
 SLACK = 1e-5  # relative rounding error of fused scores
 
 
@@ -101,12 +101,12 @@ class CertifiedSearch:
             The ranking; float32 [B], no other item scores above it: -inf for users who have fewer items.
         """
         k = torch.as_tensor(k, device=self.live.device).expand(self.users)
-        most = on_host(k.max())
+        most, widening = on_host(k.max()), WIDENING
         while True:
             ranking, last = first_best(self._found(), k, same)
             if not self._round(lambda _, waiting: waiting.score / self.trie.levels >= last[waiting.user], most):
                 return ranking, last
-            most *= WIDENING
+            most, widening = most * widening, widening * WIDENING
 
     def scores(self, items: torch.Tensor) -> torch.Tensor:
         """log P(ID | history) / L of items [B, C] of the trie, -inf where there is none (0)."""
