@@ -33,7 +33,7 @@ def rank_with(run: Run, beams: Sequence[int]) -> dict[str, dict[str, float]]:
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         for way in missing:
             model.decode = "exact" if way == "exact" else "beam"
-            model.beams = int(way) if way != "exact" else model.beams
+            model.beams = int(way) if way != "exact" else config["num_beams"]  # fusion: official fuses lists of that length
             found[way] = plugin.plain(trainer.evaluate(test_data, load_best_model=False))
             write_json(found, path)
     return found
