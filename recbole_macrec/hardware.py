@@ -45,8 +45,12 @@ def chosen_precision(option: str, device: torch.device) -> str:
 
 
 def computing_in(precision: str, device: torch.device) -> torch.autocast:
-    """A context that computes in ``precision``, ``fp32`` or ``bf16``, whatever the context around it."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    """A context that computes in ``precision``, ``fp32`` or ``bf16``, whatever the context around it.
+
+    Weights are cast at every use: the cache of casts is shared by all threads, and whichever leaves autocast empties it.
+    Whether two uses of a weight add their gradients in bf16 or in fp32 would depend on the other threads.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
 def keep_freed_memory() -> bool:

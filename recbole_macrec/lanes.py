@@ -41,7 +41,7 @@ def in_lanes(function: Callable[[Part], Result], parts: Sequence[Part], device: 
 
 def _run(function: Callable[[Part], Result], gradients: bool, precision: torch.dtype | None, part: Part) -> Result:
     """In a thread both modes begin as torch's defaults."""
-    with torch.set_grad_enabled(gradients), torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+    with torch.set_grad_enabled(gradients), torch.autocast("cpu", precision, precision is not None, cache_enabled=False):
         return function(part)
 
 
