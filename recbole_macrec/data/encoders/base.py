@@ -10,7 +10,6 @@ import numpy as np
 from recbole_macrec.data.features import listing
 from recbole_macrec.errors import UserError
 
-
 NAMED = 20  # items, or reasons, that a message names
 REMEDIES = {
     "text": "fill the columns that text_fields names in the .item file, set missing_texts: mean, or leave the modality out of "
