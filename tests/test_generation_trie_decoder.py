@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_macrec.generation.decoding.search import level_log_probs
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.layers import TransformerSettings
@@ -36,7 +35,8 @@ def forced(vocabulary, network, memory, codes: torch.Tensor) -> torch.Tensor:
     tokens = codes + torch.tensor(vocabulary.offsets["a"][:level], dtype=torch.long)
     start = torch.full((*codes.shape[:2], 1), vocabulary.start["a"])
     hidden = network.decode(torch.cat([start, tokens], dim=-1), memory)[:, :, -1]
-    return level_log_probs(network, vocabulary, "a", level, hidden)
+    offset, size = vocabulary.offsets["a"][level], vocabulary.sizes["a"][level]
+    return network.logits(hidden, offset, size).float().log_softmax(-1)
 
 
 @pytest.mark.parametrize("visits", [0, 1000], ids=["asked", "tabulated"])

@@ -56,13 +56,14 @@ def test_the_target_is_never_in_the_input(protocol, data_path):  # noqa: F811
     read = 0
     for batch in train:
         target = batch["item_id"]
-        histories = model.histories(batch, target)
-        assert not (histories.items == target.unsqueeze(1)).any()
-        assert histories.items.shape[1] <= 4 and (histories.length <= 4).all()
-        for user, items, length in zip(batch["user_id"], histories.items, histories.length):
+        windows = model.windows(batch)
+        assert torch.equal(windows.target_items(), target) and torch.equal(windows.length, windows.first + 1)
+        assert (windows.first <= 4).all()
+        for user, items, length, own_target in zip(batch["user_id"], windows.items, windows.first, target):
             own = train._dataset.training_interactions()[user].nonzero()[1]
-            assert set(items[:length].tolist()) <= {0, *own.tolist()}
-        read += int((histories.items > 0).sum())
+            history = items[:length].tolist()
+            assert own_target.item() not in history and set(history) <= {0, *own.tolist()}
+            read += sum(item > 0 for item in history)
     assert read > len(train._dataset)
 
 
@@ -80,7 +81,7 @@ def test_a_permuted_history_gives_the_same_ranking(attention, protocol, data_pat
     eligible = Eligible(dict(model.tries.items()), model.beams, model.excluded(users))
     with torch.no_grad():
         decoders = {"graph": TrieDecoder(model.network, model.vocabulary, "graph", model.tries["graph"])}
-        one, other = (model._rank_by_beams(decoders, {"graph": model.encode_history(["graph"], h)}, eligible)["fused"]
+        one, other = (model._rank_by_beams(decoders, {"graph": model.encode_history("graph", h)}, eligible)["fused"]
                       for h in (histories, permuted))
     assert torch.equal(one.items, other.items)
     torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=0)
@@ -119,7 +120,7 @@ def test_four_tokens_decode_and_full_beams_equal_the_exact_ranking(protocol, dat
     histories = model.histories(users)
     found = model.rank(users)["fused"]
     with torch.no_grad():
-        memory = model.encode_history(["graph"], histories)
+        memory = model.encode_history("graph", histories)
         forced = sequence_log_probs(model.network, model.vocabulary, "graph", memory, codes.expand(len(users), -1, -1))
         scores = exact_scores(TrieDecoder(model.network, model.vocabulary, "graph", model.tries["graph"]), memory, ITEMS + 1)
     torch.testing.assert_close(scores[:, 1:], forced, atol=1e-5, rtol=0)
@@ -231,7 +232,7 @@ def test_the_papers_preset_loses_to_set_options(data_path):  # noqa: F811
     ("MMGRec", {"graph_training": "joint", "quantizer": "rq_kmeans"}, "graph_training"),
     ("MMGRec", {"quantizer": "cross_modal_rqvae"}, "quantizer"),
     ("MACRec", {"representation": "graph", "quantizer": "rqvae"}, "TIGER"),
-    ("TIGER", {"training_preset": "paper"}, "TIGER has none"),
+    ("TIGER", {"training_preset": "papers"}, "Did you mean 'paper'"),
 ])
 def test_bad_options_name_the_option(name, options, named, data_path):  # noqa: F811
     with pytest.raises(UserError, match=named):

@@ -14,7 +14,6 @@ from recbole.utils.case_study import full_sort_topk
 
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.decoding.search import sequence_log_probs
 from recbole_macrec.model import MODELS
 from recbole_macrec.trainer.parts import Paused
 
@@ -119,6 +118,68 @@ def test_loss_and_gradient_in_parts_are_those_of_single_samples(name, data_path)
     assert gradient.abs().max() > 0
 
 
+PER_USER = {"training": "per_user", "output": "trie", "train_batch_size": 8}
+DECODER_ONLY = {**PER_USER, "network": "decoder_only"}
+
+
+@pytest.mark.parametrize("options", [DECODER_ONLY, PER_USER], ids=["decoder_only", "encoder_decoder"])
+@pytest.mark.parametrize("name", ["TIGER", "MQL4GRec"])
+def test_one_pass_per_user_gives_loss_and_gradient_of_single_targets(name, options, data_path):
+    """Also of histories that are cut into windows."""
+    _, model, trainer, loaders = prepare(name, data_path, dropout_prob=0.0, MAX_ITEM_LIST_LENGTH=4, **options)
+    model.item_tasks, model.aligns_items = [], False
+    windows = trainer.training_loader(loaders[0])
+    assert max(window.first for window in windows.windows) > 1 and len(windows.windows) < len(loaders[0]._dataset) / 2
+    together = windows.collate_fn(range(len(windows.windows)))
+    alone = [(w.items[:place], w.items[place]) for w in windows.windows for place in range(w.first, len(w.items))]
+    assert len(alone) == len(loaders[0]._dataset)
+    histories = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(history) for history, _ in alone], batch_first=True)
+    lengths, targets = torch.tensor([len(history) for history, _ in alone]), torch.tensor([target for _, target in alone])
+    samples = Interaction({"item_id_list": histories, "item_length": lengths, "item_id": targets})
+    results = []
+    for batch in (samples, together):
+        model.zero_grad()
+        loss = model.calculate_loss(batch)
+        loss.backward()
+        results.append((loss.detach(), model.network.table.weight.grad.clone()))
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [DECODER_ONLY, PER_USER], ids=["decoder_only", "encoder_decoder"])
+@pytest.mark.parametrize("name", ["TIGER", "MACRec"])
+def test_one_pass_per_user_learns_ranks_and_resumes(name, options, data_path):
+    options = {**options, "epochs": 20, "eval_step": 10, "fusion": "mean"}
+    _, whole, trainer, (train, valid, test) = prepare(name, data_path, **options)
+    expected = trainer.fit(train, valid)
+    final = {key: value.clone() for key, value in whole.state_dict().items()}
+    losses = list(trainer.train_loss_dict.values())
+    assert losses[-1] < 0.85 * losses[0] and trainer.evaluate(test)["hit@5"] > 2 * 5 / ITEMS
+    _, _, left, (train, valid, _) = prepare(name, data_path, **options)
+    left.parts.after_batch = lambda epochs: epochs > 11.5
+    with pytest.raises(Paused):
+        left.fit(train, valid)
+    _, model, resumed, (train, valid, _) = prepare(name, data_path, **options, resume=left._last_file())
+    assert resumed.fit(train, valid) == expected
+    for key, value in final.items():
+        torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+    model.eval()
+    users, rankings = batch_of(test), {}
+    for model.decode in ("beam", "exact", "certified"):
+        rankings[model.decode] = model.rank(users)
+    for m in [*model.modalities, "fused"]:
+        exact = rankings["exact"][m]
+        assert torch.equal(rankings["certified"][m].items[:, :10], exact.items[:, :10])
+        if m != "fused":
+            with torch.no_grad():
+                scores = model._exact_scores(m, model.encode_history(m, model.histories(users)), exact.items)
+            torch.testing.assert_close(scores, exact.scores, atol=1e-5, rtol=0)
+
+
+def test_a_bidirectional_encoder_is_not_trained_per_user(data_path):
+    with pytest.raises(UserError, match="encoder_attention"):
+        prepare("TIGER", data_path, training="per_user", encoder_attention="bidirectional")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_predict_is_the_exact_score_of_the_item(name, data_path):
     _, model, _, loaders = prepare(name, data_path)
@@ -128,9 +189,8 @@ def test_predict_is_the_exact_score_of_the_item(name, data_path):
         got = model.predict(users)
         expected = torch.zeros(len(users))
         for m in model.modalities:
-            memory = model.encode_history([m], model.histories(users))
-            every = getattr(model, f"codes_{m}")[1:].expand(len(users), -1, -1)
-            scores = sequence_log_probs(model.network, model.vocabulary, m, memory, every)
+            memory = model.encode_history(m, model.histories(users))
+            scores = model._exact_scores(m, memory, torch.arange(1, ITEMS + 1).expand(len(users), -1))
             expected += scores.gather(1, users["item_id"].unsqueeze(1) - 1)[:, 0] / len(model.modalities)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 

@@ -17,7 +17,6 @@ from recbole_macrec import Recommender, UserError
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.generation.decoding.prior import prior_log_probs
-from recbole_macrec.generation.decoding.search import sequence_log_probs
 from recbole_macrec.model.base import Histories
 from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.newcomers import free_ids
@@ -71,9 +70,10 @@ def test_new_items_are_unique_reachable_and_readable(name, decode, data_path):
     assert recommender.titles["new-i3"] == "a new one"
 
 
-def test_new_items_score_as_the_trained_ones_they_share_a_prefix_with(data_path):
+@pytest.mark.parametrize("output", ["level", "trie"])
+def test_new_items_score_as_the_trained_ones_they_share_a_prefix_with(output, data_path):
     """Against the definition, item by item: log P(longest trained prefix) - log(number of trained items below it)."""
-    _, model, _, _ = prepare("TIGER", data_path, modalities=["text"], decode="exact", collision="extra_token")
+    _, model, _, _ = prepare("TIGER", data_path, modalities=["text"], decode="exact", collision="extra_token", output=output)
     recommender = Recommender(model)
     recommender.add_items(features_near(data_path, ["i3", "i4", "i20", "i21"], shift=0.0))
     model, history = recommender.model, torch.tensor([[5, 6, 7]])
@@ -81,12 +81,12 @@ def test_new_items_score_as_the_trained_ones_they_share_a_prefix_with(data_path)
     result = recommender.recommend([[recommender.item_tokens[i - 1] for i in history[0]]], k=100).set_index("item")["score"]
     batch = {"item_id_list": history, "item_length": length}
     with torch.no_grad():
-        memory = model.encode_history([m], Histories(history, length))
+        memory = model.encode_history(m, Histories(history, length))
         for number, token in enumerate(recommender.item_tokens, 1):
             trained = codes[1 : ITEMS + 1]
             shared = next(n for n in range(codes.shape[1], -1, -1) if (trained[:, :n] == codes[number, :n]).all(1).any())
             below = trained[(trained[:, :shared] == codes[number, :shared]).all(1)]
-            steps = sequence_log_probs_by_level(model, m, memory, codes[number])
+            steps = log_probs_by_level(model, m, memory, codes[number], trained)
             expected = sum(steps[:shared]) - (np.log(len(below)) if number > ITEMS else 0)
             assert (number <= ITEMS) == (shared == codes.shape[1])
             assert result[token] == pytest.approx(expected / codes.shape[1], abs=1e-5)
@@ -94,17 +94,21 @@ def test_new_items_score_as_the_trained_ones_they_share_a_prefix_with(data_path)
             assert model.predict(one).item() == pytest.approx(result[token], abs=1e-5)
 
 
-def sequence_log_probs_by_level(model, modality, memory, code) -> list[float]:
-    """log P of every code of one ID, as differences of whole-ID scores of its prefixes."""
+def log_probs_by_level(model, modality, memory, code, trained) -> list[float]:
+    """log P of every code of one ID that trained items share; with ``output: trie`` among the codes that continue the prefix."""
     network, vocabulary = model.network, model.vocabulary
     offsets = torch.tensor(vocabulary.offsets[modality])
     start = torch.tensor([vocabulary.start[modality]])
     hidden = network.decode(torch.cat([start, (code + offsets)[:-1]])[None, None], memory)[0, 0]  # [L, D]
     steps = []
     for level, (offset, size) in enumerate(zip(vocabulary.offsets[modality], vocabulary.sizes[modality])):
-        steps.append(network.logits(hidden[level], offset, size).log_softmax(-1)[code[level]].item())
-    assert sum(steps) / len(steps) == pytest.approx(
-        sequence_log_probs(network, vocabulary, modality, memory, code[None, None]).item(), abs=1e-5)
+        siblings = trained[(trained[:, :level] == code[:level]).all(1)][:, level].unique().tolist()
+        if code[level].item() not in siblings:
+            break
+        if model.output == "level":
+            siblings = list(range(size))
+        log_probs = network.logits(hidden[level], offset, size)[siblings].log_softmax(-1)
+        steps.append(log_probs[siblings.index(code[level].item())].item())
     return steps
 
 

@@ -1,7 +1,6 @@
 """What all generative models share: they learn to write the next item's semantic ID and rank by its probability.
 
-Legend: B samples, N items of the alignment tasks, R source and G target modalities, L levels, S source positions, P prompt
-tokens.
+Legend: B users, N items, n targets, L levels, K codes of a level, D model width, P tokens before the first item.
 """
 from collections.abc import Callable
 from functools import partial, wraps
@@ -15,18 +14,30 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.causal_decoder import CausalTrieDecoder
 from recbole_macrec.generation.decoding.certified import certified_rankings
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.exact import exact_rankings
-from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_rescored, fuse_scores, score_matrix
+from recbole_macrec.generation.decoding.fusion import (
+    fuse_official,
+    fuse_rescored,
+    fuse_scores,
+    score_matrix,
+)
 from recbole_macrec.generation.decoding.prior import prior_log_probs
-from recbole_macrec.generation.decoding.search import Ranking, beam_search, sequence_log_probs
+from recbole_macrec.generation.decoding.search import (
+    Ranking,
+    beam_search,
+    sequence_log_probs,
+)
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.layers import TransformerSettings
-from recbole_macrec.generation.network.memory import Memory
-from recbole_macrec.generation.network.packing import pack, passes
+from recbole_macrec.generation.network.memory import CausalMemory, Memory
+from recbole_macrec.generation.network.packing import passes
 from recbole_macrec.generation.network.transformer import Transformer
+from recbole_macrec.generation.network.windows import Target, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.hardware import chosen_precision, computing_in, free_memory
 from recbole_macrec.lanes import in_lanes
@@ -59,6 +70,9 @@ class Histories(NamedTuple):
         return Histories(items[:, : int(length.max())], length, *more)
 
 
+FIRST_TARGET = "first_target"  # field of windows: int64 [B], the place of the first item that is a target
+
+
 def in_eval_precision(method: Callable) -> Callable:
     """A ranking ``method`` of a model that computes in the model's ``eval_precision``, whoever calls it."""
 
@@ -75,7 +89,11 @@ class GenerativeRecommender(SequentialRecommender):
 
     A model trains on ``sequence_tasks`` (history -> next item) and ``item_tasks`` (item -> the same item in another
     modality), and ranks with every modality's own sequence task. The source half of a task's prompt stands before the
-    encoder's input and its target half is the decoder's start token, so tasks of one source share an encoder pass.
+    encoder's input and its target half is the decoder's start token, so tasks of one source share a pass.
+
+    Training reads windows of items, of which some are targets: a history and one target, as RecBole's samples are, or with
+    ``training: per_user`` a user's sequence with all its targets. The network is T5 or a decoder-only transformer; both read
+    a history into a memory and predict codes from it.
 
     Attributes:
         eval_precision: ``fp32`` or ``bf16``, what :meth:`rank` and :meth:`predict` compute in.
@@ -103,6 +121,7 @@ class GenerativeRecommender(SequentialRecommender):
         kinds = ["sequence", "item"] if self.aligns_items else ["sequence"]
         prompts = [f"{kind}:{m}" for kind in kinds for m in self.modalities] if prompt_length else []
         self.vocabulary = Vocabulary(ids.sizes, prompts, prompt_length)
+        self.decoder_only, self.output = config["network"] == "decoder_only", config["output"]
         self.network = self.network_of(config)
         # a further group of lengths costs Python about 7e7 multiplications' time on CPU, and far more of a GPU's
         parameters = sum(p.numel() for p in self.network.parameters())
@@ -116,6 +135,11 @@ class GenerativeRecommender(SequentialRecommender):
                 prior = prior_log_probs(codes, ids.newcomers)
                 self._keep(f"prior_{m}", np.vstack([prior[:1], prior]))  # [n_items, L]
         self.tries = torch.nn.ModuleDict(self.tries_of(np.arange(1, self.n_items)))
+        trained = self.n_items - ids.newcomers
+        self.trained = torch.nn.ModuleDict(self.tries_of(np.arange(1, trained))) if ids.newcomers else self.tries
+        for m in self.modalities:
+            nodes = torch.stack(self.trained[m].nodes(torch.arange(1, trained, device=self.trained[m].items.device)), dim=1)
+            self._keep(f"nodes_{m}", F.pad(nodes, (0, 0, 1, 0)).cpu().numpy())  # [trained, L], in the trie of trained items
         self.last_rankings: dict[str, Ranking] = {}
 
     def tries_of(self, items: np.ndarray) -> dict[str, Trie]:
@@ -138,9 +162,14 @@ class GenerativeRecommender(SequentialRecommender):
         """What RecBole has to be told for evaluation data that are parted as ``eval_args`` says in ``split``."""
         return {}
 
-    def network_of(self, config) -> Transformer:
+    def network_of(self, config) -> Transformer | DecoderOnly:
         """The network that reads tokens and writes IDs."""
-        return Transformer(len(self.vocabulary), sizes(config))
+        if config["network"] == "decoder_only":
+            return DecoderOnly(len(self.vocabulary), sizes(config))
+        attention = config["encoder_attention"]
+        if attention == "auto":
+            attention = "causal" if config["training"] == "per_user" else "bidirectional"
+        return Transformer(len(self.vocabulary), sizes(config), causal=attention == "causal")
 
     @classmethod
     def check_values(cls, config: dict) -> None:
@@ -154,6 +183,15 @@ class GenerativeRecommender(SequentialRecommender):
         names = ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams", "certified_rows")
         check_whole(1, **{name: config[name] for name in names})
         check_number(0, 0.99, dropout_prob=config["dropout_prob"])
+        check_choice(("decoder_only", "encoder_decoder"), network=config["network"])
+        check_choice(("per_user", "per_target"), training=config["training"])
+        check_choice(("auto", "causal", "bidirectional"), encoder_attention=config["encoder_attention"])
+        check_choice(("trie", "level"), output=config["output"])
+        if (config["training"], config["network"], config["encoder_attention"]) == ("per_user", "encoder_decoder", "bidirectional"):
+            raise UserError(
+                "training is per_user, but a bidirectional encoder sees the items that it is to predict; set encoder_attention "
+                "to causal, or training to per_target."
+            )
         check_choice(("beam", "certified", "exact"), decode=config["decode"])
         check_choice(("official", "mean", "lse", "rescore"), fusion=config["fusion"])
         check_choice(("auto", "fp32", "bf16"), precision=config["precision"], eval_precision=config["eval_precision"])
@@ -192,35 +230,50 @@ class GenerativeRecommender(SequentialRecommender):
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
         """Functions whose values add up to the batch's loss, each with a graph of its own, the longest first.
 
-        The loss is the mean over all samples of all tasks of the mean cross-entropy over levels.
+        The loss is the mean over all samples of all tasks of the mean cross-entropy over levels; every target is a sample of
+        each sequence task.
+
+        Args:
+            interaction: samples of RecBole, each a history and one target, or windows (:class:`WindowLoader`).
         """
-        target = interaction[self.POS_ITEM_ID]
-        histories = self.histories(interaction, target)
+        windows = self.windows(interaction)
+        target = windows.target_items()
         items = self._alignment_items(target)
         samples = len(target) * len(self.sequence_tasks) + len(items) * len(self.item_tasks)
         parts = [partial(self._item_loss, items, samples)] if len(items) else []
-        for rows in reversed(self._parts(histories)):
-            parts.append(partial(self._sequence_loss, histories.rows(rows), target[rows], samples))
+        for rows in reversed(self._parts(windows.length - 1)):
+            part = windows.rows(rows)
+            parts += [partial(self._sequence_loss, *task, part, samples) for task in self._by_source(self.sequence_tasks)]
         return parts
 
-    def histories(self, interaction, target: torch.Tensor | None = None) -> Histories:
-        """What the encoder reads of the users of ``interaction``, who are to be led to ``target`` [B] in training."""
+    def windows(self, interaction) -> Windows:
+        """The training sequences of a batch."""
+        items, length = interaction[self.ITEM_SEQ].to(self.device), interaction[self.ITEM_SEQ_LEN].cpu()
+        if FIRST_TARGET in interaction:
+            return Windows(items, length, interaction[FIRST_TARGET].cpu())
+        return Windows(with_target(items, length, interaction[self.POS_ITEM_ID]), length + 1, length)
+
+    def histories(self, interaction) -> Histories:
+        """The histories that the users of ``interaction`` are ranked by."""
         return Histories(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
 
     def excluded(self, interaction) -> torch.Tensor | None:
         """Items [B, S] that the users of ``interaction`` must not get, filled up with 0."""
         return interaction[EXCLUDED] if EXCLUDED in interaction else None
 
-    def _parts(self, histories: Histories, users: int | None = None) -> list[torch.Tensor]:
-        """Rows of the parts of a batch, of at most ``users``, that go through the network together, shorter first."""
-        positions, device = self._positions(histories.length.cpu()), histories.length.device
-        pairs = 2 if device.type == "cpu" else 1  # whatever the number of lanes, on which nothing may depend
-        return [rows.to(device) for rows in passes(positions, self.pass_tokens, users, pairs)]
+    def _parts(self, length: torch.Tensor, users: int | None = None) -> list[torch.Tensor]:
+        """Rows of the parts of a batch, of at most ``users``, that go through the network together, shorter first.
+
+        Args:
+            length: int64 [B], items in the histories.
+        """
+        pairs = 2 if self.device.type == "cpu" else 1  # whatever the number of lanes, on which nothing may depend
+        return passes(self._positions(length.cpu()), self.pass_tokens, users, pairs)
 
     def _positions(self, length: torch.Tensor) -> torch.Tensor:
-        """Positions [B] that the encoder reads of histories of ``length`` [B]."""
+        """Positions [B] that the network reads of histories of ``length`` [B]."""
         per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())
-        return length * per_item + len(self._prompt("sequence", self.modalities[0]))
+        return length * per_item + len(self._front("sequence", self.modalities[0], length.device))
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
         """The batch's target items, each once; no more than the item tasks are to read, where there are any; [N]."""
@@ -232,75 +285,84 @@ class GenerativeRecommender(SequentialRecommender):
             items = items[torch.randperm(len(items)).to(items.device)[:count]]
         return items
 
-    def _sequence_loss(self, histories: Histories, target: torch.Tensor, samples: int) -> torch.Tensor:
-        """Sum over sequence tasks and samples of the cross-entropy, over ``samples``."""
-        passes = self._passes(self.sequence_tasks)
-        return sum(self._targets_loss(self.encode_history([*p], histories), [*p.values()], target) for p in passes) / samples
+    def _by_source(self, tasks: list[Task]) -> list[tuple[str, list[str]]]:
+        """Tasks that share a pass over their source: (source, targets) each."""
+        return [(m, [task.target for task in tasks if task.source == m]) for m in dict.fromkeys(task.source for task in tasks)]
+
+    def _sequence_loss(self, source: str, targets: list[str], windows: Windows, samples: int) -> torch.Tensor:
+        """Cross-entropy of the sequence tasks of one source, summed over targets and over ``samples``."""
+        states, items = self._window_states(source, targets, windows), windows.target_items()
+        return sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
+
+    def _window_states(self, source: str, targets: list[str], windows: Windows) -> list[torch.Tensor]:
+        """Hidden states [n, T, D] for each of ``targets``; see ``window_states`` of the networks."""
+        front = self._front("sequence", source, windows.items.device)
+        wanted = [self._target(m, source, windows.items) for m in targets]
+        return self.network.window_states(front, self._tokens(source, windows.items), windows, wanted, self.group_overhead)
+
+    def _item_states(self, source: str, targets: list[str], items: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Hidden states [N, T, D] for each of ``targets``, and the mean state of the source's codes [N, D], of single items."""
+        front = self._front("item", source, items.device)
+        wanted = [self._target(m, source, items) for m in targets]
+        return self.network.item_states(front, self._tokens(source, items), wanted)
 
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
-        """The alignment tasks on single items."""
-        passes = self._passes(self.item_tasks)
-        return sum(self._targets_loss(self.encode_items([*p], items), [*p.values()], items) for p in passes) / samples
+        """The alignment tasks on single items [N]."""
+        loss = torch.zeros((), device=items.device)
+        for source, targets in self._by_source(self.item_tasks):
+            states, _ = self._item_states(source, targets, items)
+            loss = loss + sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
+        return loss
 
-    def _passes(self, tasks: list[Task]) -> list[dict[str, list[str]]]:
-        """Tasks that can share an encoder pass (equally long IDs, as many targets of each length): source -> targets."""
-        passes: dict[tuple, dict[str, list[str]]] = {}
-        for source in dict.fromkeys(t.source for t in tasks):
-            targets = [m for m in self.modalities if Task(source, m) in tasks]
-            lengths = [len(self.vocabulary.sizes[m]) for m in (source, *targets)]
-            passes.setdefault((lengths[0], *sorted(lengths[1:])), {})[source] = targets
-        return list(passes.values())
+    def _target(self, modality: str, source: str, items: torch.Tensor) -> Target:
+        return Target(self._tokens(modality, items), self.vocabulary.start[modality], modality == source)
 
-    def _targets_loss(self, memory: Memory, targets: list[list[str]], items: torch.Tensor) -> torch.Tensor:
-        """Sum over sources, targets and samples of the mean cross-entropy over levels of writing ``items`` [B].
+    def _tokens(self, modality: str, items: torch.Tensor) -> torch.Tensor:
+        """The codes of items [...] as tokens, [..., L]."""
+        offsets = torch.tensor(self.vocabulary.offsets[modality], device=items.device)
+        return getattr(self, f"codes_{modality}")[items] + offsets
+
+    def _cross_entropy(self, modality: str, hidden: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Sum over targets of the mean cross-entropy over levels of their codes.
+
+        With ``output: trie`` a level's softmax runs over the codes that continue the target's prefix in the trie, with
+        ``output: level`` over the whole codebook.
 
         Args:
-            memory: of B users or items, the sources [R] of each one after the other.
-            targets: of each source.
+            hidden: [n, L, D].
+            items: int64 [n].
         """
-        total = torch.zeros((), device=items.device)
-        for modalities in by_length([m for row in targets for m in row], self.vocabulary.sizes):  # [R*G]
-            codes = torch.stack([getattr(self, f"codes_{m}")[items] for m in modalities], dim=1)  # [B, R*G, L]
-            start = torch.tensor([[self.vocabulary.start[m]] for m in modalities], device=items.device)
-            offsets = torch.tensor([self.vocabulary.offsets[m] for m in modalities], device=items.device)
-            tokens = torch.cat([start.expand(len(items), -1, -1), (codes + offsets)[..., :-1]], dim=-1)
-            hidden = self.network.decode(tokens.view(memory.users, -1, codes.shape[-1]), memory)  # [B*R, G, L, D]
-            hidden = hidden.view(*codes.shape, -1)  # [B, R*G, L, D]
-            sizes = torch.tensor([self.vocabulary.sizes[m] for m in modalities], device=items.device)  # [R*G, L]
-            for size in {k for m in modalities for k in self.vocabulary.sizes[m]}:  # one product per codebook size
-                here = sizes == size
-                logits = self.network.block_logits(hidden[:, here], offsets[here], size)  # [B, n, K]
-                entropy = F.cross_entropy(logits.flatten(0, 1).float(), codes[:, here].flatten(), reduction="sum")
-                total = total + entropy / codes.shape[-1]
-        return total
+        codes, sizes = getattr(self, f"codes_{modality}")[items], self.vocabulary.sizes[modality]
+        trie = self.trained[modality] if self.output == "trie" else None
+        nodes = getattr(self, f"nodes_{modality}")[items]  # [n, L]
+        total = torch.zeros((), device=hidden.device)
+        for level, (offset, size) in enumerate(zip(self.vocabulary.offsets[modality], sizes)):
+            logits = self.network.logits(hidden[:, level], offset, size).float()  # [n, K]
+            if trie is None:
+                total = total + F.cross_entropy(logits, codes[:, level], reduction="sum")
+                continue
+            own = logits.gather(1, codes[:, level : level + 1])[:, 0]
+            total = total + (trie.log_normaliser(level, nodes[:, level - 1] if level else None, logits) - own).sum()
+        return total / len(sizes)
 
     # -- encoding ----------------------------------------------------------------------------------------------------
 
-    def _prompt(self, kind: str, modality: str) -> range:
-        return self.vocabulary.prompts.get(f"{kind}:{modality}", range(0))
+    def _front(self, kind: str, modality: str, device: torch.device) -> torch.Tensor:
+        """Tokens before the first item: the task's prompt, and for a decoder-only network the start token; int64 [P].
 
-    def _encode(self, kind: str, modalities: list[str], items: torch.Tensor, length: torch.Tensor) -> Memory:
-        """Encode the IDs of ``items`` [B, T], of which the first ``length`` [B] count, behind the task's prompt.
-
-        The rows of a user follow each other, modality by modality; their IDs are equally long.
+        A decoder-only network needs no prompt in sequence tasks: the modality's start token names them.
         """
-        rows = []
-        for modality in modalities:
-            offsets = torch.tensor(self.vocabulary.offsets[modality], device=items.device)
-            tokens = (getattr(self, f"codes_{modality}")[items] + offsets).flatten(1)  # [B, T*L]
-            prompt = self._prompt(kind, modality)
-            front = torch.arange(prompt.start, prompt.stop, device=items.device).expand(len(items), -1)
-            rows.append(torch.cat([front, tokens], dim=1))  # [B, P + T*L]
-        lengths = (len(prompt) + length * len(offsets)).repeat_interleave(len(modalities))
-        return self.network.encode(pack(torch.stack(rows, dim=1).flatten(0, 1), lengths, self.group_overhead))
+        prompt = list(self.vocabulary.prompts.get(f"{kind}:{modality}", ()))
+        if self.decoder_only:
+            prompt = [*(prompt if kind == "item" else []), self.vocabulary.start[modality]]
+        return torch.tensor(prompt, dtype=torch.long, device=device)
 
-    def encode_history(self, modalities: list[str], histories: Histories) -> Memory:
-        """Encode the histories of B users in each modality."""
-        return self._encode("sequence", modalities, histories.items, histories.length)
-
-    def encode_items(self, modalities: list[str], items: torch.Tensor) -> Memory:
-        """Encode single items [N] in each modality."""
-        return self._encode("item", modalities, items.unsqueeze(1), torch.ones_like(items))
+    def encode_history(self, modality: str, histories: Histories) -> Memory | CausalMemory:
+        """Encode the histories of B users in one modality."""
+        front, tokens = self._front("sequence", modality, histories.items.device), self._tokens(modality, histories.items)
+        levels = tokens.shape[2]
+        rows = torch.cat([front.expand(len(tokens), -1), tokens.flatten(1)], dim=1)  # [B, P + T*L]
+        return self.network.read(rows, len(front) + histories.length * levels, self.group_overhead, len(front), levels)
 
     # -- ranking -----------------------------------------------------------------------------------------------------
 
@@ -322,15 +384,15 @@ class GenerativeRecommender(SequentialRecommender):
         if eligible is None:
             same = {m: getattr(self, f"raw_id_{m}") for m in self.modalities}  # metrics by ID count distinct IDs
             eligible = Eligible(dict(self.tries.items()), max(self.beams, self.top), self.excluded(interaction), self.top, same)
-        parts = self._parts(histories, self._users_at_once(eligible.beams))
+        parts = self._parts(histories.length, self._users_at_once(eligible.beams))
         back = torch.argsort(torch.cat(parts))
         rank = {"beam": self._rank_by_beams, "exact": self._rank_exactly, "certified": self._rank_certified}[self.decode]
         visits = len(back) * (self.n_items if self.decode == "exact" else eligible.beams)
-        decoders = {m: TrieDecoder(self.network, self.vocabulary, m, eligible.tries[m], visits) for m in self.modalities}
+        decoders = {m: self._decoder(m, eligible.tries[m], visits) for m in self.modalities}
 
         def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
             part = histories.rows(rows)
-            memories = {m: self.encode_history([m], part) for m in self.modalities}
+            memories = {m: self.encode_history(m, part) for m in self.modalities}
             return rank(decoders, memories, eligible.rows(rows))
 
         ranked = list(in_lanes(rank_part, parts[::-1], self.device))[::-1]  # the longest first
@@ -339,6 +401,12 @@ class GenerativeRecommender(SequentialRecommender):
             name: Ranking(*(torch.cat(column)[back] for column in zip(*(part[name].widened(width) for part in ranked))))
             for name, width in widths.items()
         }
+
+    def _decoder(self, modality: str, trie: Trie, visits: int) -> TrieDecoder | CausalTrieDecoder:
+        trained = self.trained[modality] if self.output == "trie" else None
+        if self.decoder_only:
+            return CausalTrieDecoder(self.network, self.vocabulary, modality, trie, trained)
+        return TrieDecoder(self.network, self.vocabulary, modality, trie, visits, trained)
 
     def _users_at_once(self, beams: int) -> int:
         """Users ranked together: on CPU few enough for the cache, elsewhere what a quarter of the free memory holds."""
@@ -390,11 +458,11 @@ class GenerativeRecommender(SequentialRecommender):
     def predict(self, interaction) -> torch.Tensor:
         """Exact score of one item per sample: its log-probability over its length, see :func:`fuse_scores`; [B]."""
         histories = self.histories(interaction)
-        item, parts = interaction[self.ITEM_ID], self._parts(histories)
+        item, parts = interaction[self.ITEM_ID], self._parts(histories.length)
         scores = torch.zeros(len(item), device=item.device)
         for rows in parts:
             part, wanted = histories.rows(rows), item[rows].unsqueeze(1)
-            exact = [self._exact_scores(m, self.encode_history([m], part), wanted) for m in self.modalities]
+            exact = [self._exact_scores(m, self.encode_history(m, part), wanted) for m in self.modalities]
             scores[rows] = fuse_scores(self.fusion, exact, self._levels())[:, 0]
         return scores
 
@@ -405,7 +473,8 @@ class GenerativeRecommender(SequentialRecommender):
         """Log-probability of items [B, G] over the length of their IDs; [B, G]."""
         codes = getattr(self, f"codes_{modality}")[items]  # [B, G, L]
         prior = getattr(self, f"prior_{modality}")[items] if self.semantic_ids.newcomers else None
-        return sequence_log_probs(self.network, self.vocabulary, modality, memory, codes, prior)
+        trained = self.trained[modality] if self.output == "trie" else None
+        return sequence_log_probs(self.network, self.vocabulary, modality, memory, codes, prior, trained)
 
     # -- after training ----------------------------------------------------------------------------------------------
 
@@ -433,6 +502,13 @@ def sizes(config) -> TransformerSettings:
         decoder_layers=config["decoder_layers"],
         dropout=config["dropout_prob"],
     )
+
+
+def with_target(items: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Histories [B, T], of which the first ``length`` [B] count, with ``target`` [B] behind them; [B, T + 1], then 0."""
+    position, length = torch.arange(items.shape[1] + 1, device=items.device), length.to(items.device).unsqueeze(1)
+    longer = F.pad(items, (0, 1))
+    return torch.where(position == length, target.to(items.device).unsqueeze(1), longer.masked_fill(position > length, 0))
 
 
 def check_metrics(config: dict) -> None:

@@ -37,12 +37,9 @@ class MACRec(MQL4GRec):
 
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
         loss, means = torch.zeros((), device=items.device), {}
-        for targets in self._passes(self.item_tasks) or [{m: []} for m in self.modalities]:
-            memory = self.encode_items([*targets], items)  # both alignments read the same pass
-            loss = loss + self._targets_loss(memory, [*targets.values()], items) / samples
-            hidden = memory.hidden.unflatten(0, (len(items), len(targets), -1))  # [N, R, P + L, D]
-            prompt = len(self._prompt("item", self.modalities[0]))
-            means |= zip(targets, hidden[:, :, prompt:].mean(2).unbind(1))
+        for source, targets in self._by_source(self.item_tasks) or [(m, []) for m in self.modalities]:
+            states, means[source] = self._item_states(source, targets, items)  # both alignments read the same pass
+            loss = loss + sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
         if self.lambda_implicit:
             for a, b in combinations(self.modalities, 2):
                 loss = loss + self.lambda_implicit * symmetric_info_nce(means[a], means[b], self.implicit_temperature)

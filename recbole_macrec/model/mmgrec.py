@@ -12,7 +12,14 @@ from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.packing import pack
 from recbole_macrec.generation.network.set_encoder import ATTENTIONS, SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
-from recbole_macrec.model.base import GenerativeRecommender, Histories, Task, sizes
+from recbole_macrec.generation.network.windows import Windows
+from recbole_macrec.model.base import (
+    GenerativeRecommender,
+    Histories,
+    Task,
+    sizes,
+    with_target,
+)
 from recbole_macrec.model.taken import TakenItems, without_target
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 from recbole_macrec.values import check_choice
@@ -76,6 +83,8 @@ class MMGRec(GenerativeRecommender):
         super().check_values(config)
         check_choice(ATTENTIONS, attention=config["attention"])
         check_choice(("graph", "learnt"), encoder_input=config["encoder_input"])
+        check_choice(("encoder_decoder",), network=config["network"])
+        check_choice(("per_target",), training=config["training"])
 
     @classmethod
     def settings_of_split(cls, split: dict) -> dict:
@@ -92,15 +101,24 @@ class MMGRec(GenerativeRecommender):
                             "graph or concatenated.")
         return [Task(self.modalities[0], self.modalities[0])], []
 
-    def histories(self, interaction, target: torch.Tensor | None = None) -> Histories:
+    def histories(self, interaction) -> Histories:
         users = interaction[self.USER_ID]
-        if self.taken is None:
-            items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        else:
-            items, length = self.taken.last(users, self.most + (target is not None))
-        if target is not None:
-            items, length = without_target(items, length, target)
+        items, length = self._items_of(interaction, self.most)
         return Histories(items[:, : self.most], length.clamp(1, self.most), users)
+
+    def windows(self, interaction) -> Windows:
+        """One target a window; it is not among the items before it."""
+        target = interaction[self.POS_ITEM_ID].to(self.device)
+        items, length = without_target(*self._items_of(interaction, self.most + 1), target)
+        length = length.clamp(1, self.most)
+        items = with_target(items[:, : self.most], length, target)
+        return Windows(items, length.cpu() + 1, length.cpu(), interaction[self.USER_ID].to(self.device))
+
+    def _items_of(self, interaction, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Items [B, T] of the users, 0 behind them, and how many."""
+        if self.taken is None:
+            return interaction[self.ITEM_SEQ].to(self.device), interaction[self.ITEM_SEQ_LEN].to(self.device)
+        return self.taken.last(interaction[self.USER_ID].to(self.device), most)
 
     def excluded(self, interaction) -> torch.Tensor | None:
         masked = super().excluded(interaction)
@@ -109,10 +127,16 @@ class MMGRec(GenerativeRecommender):
     def _positions(self, length: torch.Tensor) -> torch.Tensor:
         return length
 
-    def encode_history(self, modalities: list[str], histories: Histories) -> Memory:
+    def encode_history(self, modality: str, histories: Histories) -> Memory:
         source = pack(histories.items, histories.length, self.group_overhead)
         return self.reader(source, self.items(self.item_row[source.tokens]),
                            self.users(self.user_row[histories.users]))
+
+    def _window_states(self, source: str, targets: list[str], windows: Windows) -> list[torch.Tensor]:
+        memory = self.encode_history(source, Histories(windows.items, windows.first, windows.users))
+        target = self._target(source, source, windows.target_items())
+        tokens = torch.cat([torch.full_like(target.tokens[:, :1], target.start), target.tokens[:, :-1]], dim=1)
+        return [self.network.decode(tokens.unsqueeze(1), memory)[:, 0]]
 
 
 def frozen(vectors: np.ndarray) -> nn.Embedding:

@@ -20,10 +20,15 @@ from recbole_macrec.generation.network.layers import RelativeBias
 from recbole_macrec.hardware import chosen_precision, computing_in, keep_freed_memory
 from recbole_macrec.lanes import drawing_from, in_lanes
 from recbole_macrec.model.base import EXCLUDED
-from recbole_macrec.trainer.checkpoint import load_checkpoint, relative_folder, save_checkpoint
+from recbole_macrec.trainer.checkpoint import (
+    load_checkpoint,
+    relative_folder,
+    save_checkpoint,
+)
 from recbole_macrec.trainer.detail import RankingDetail
 from recbole_macrec.trainer.parts import Parts
 from recbole_macrec.trainer.randomness import randomness, restore_randomness
+from recbole_macrec.trainer.windows import WindowLoader
 
 
 class GenerativeTrainer(Trainer):
@@ -74,7 +79,7 @@ class GenerativeTrainer(Trainer):
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """As in RecBole; ``resume`` in the config names a checkpoint to go on from."""
-        self._train_data = train_data
+        self._train_data = train_data = self.training_loader(train_data)
         self.parts.saves = saved and not self.distributed
         self.steps = self.epochs * len(train_data)
         if self.config["resume"]:
@@ -95,6 +100,10 @@ class GenerativeTrainer(Trainer):
         score, result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
         self.tensorboard.flush()
         return score, result
+
+    def training_loader(self, samples):
+        """The batches to train on: RecBole's samples, or with ``training: per_user`` windows of them."""
+        return WindowLoader(samples) if self.config["training"] == "per_user" else samples
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False) -> float:
         """One epoch; returns the sum over batches of their losses, as RecBole does."""
@@ -128,7 +137,7 @@ class GenerativeTrainer(Trainer):
     def _step(self, interaction, loss_func=None) -> float:
         self._set_learning_rate()
         self.optimizer.zero_grad()
-        loss = self._backward(interaction.to(self.device), loss_func)
+        loss = self._backward(interaction, loss_func)
         self._check_nan(loss)
         if self.distributed:
             average_gradients(self.model.parameters())
@@ -144,7 +153,7 @@ class GenerativeTrainer(Trainer):
         Every part draws from a generator of its own, and the gradients are added in the order of the parts, so that
         the number of lanes changes nothing.
         """
-        parts = [partial(loss_func, interaction)] if loss_func else self.model.loss_parts(interaction)
+        parts = [partial(loss_func, interaction.to(self.device))] if loss_func else self.model.loss_parts(interaction)
         seeds = torch.randint(2**62, (len(parts),)).tolist()
         weights = [p for p in self.model.parameters() if p.requires_grad]
 

@@ -49,7 +49,7 @@ def prefixes_per_user(model, users) -> float:
     """Prefixes that certified ranking of the first ``TOP`` items expands for a user, on average."""
     modality = model.modalities[0]
     decoder = TrieDecoder(model.network, model.vocabulary, modality, model.tries[modality])
-    memory = model.encode_history([modality], model.histories(users))
+    memory = model.encode_history(modality, model.histories(users))
     search = CertifiedSearch(decoder, memory, None, model.certified_rows)
     search.top(TOP)
     return search.expanded.mean()
@@ -59,7 +59,7 @@ def brute_force_difference(model, users, ranking, at_once: int = 512) -> float:
     """Largest difference to every ID teacher-forced on its own."""
     modality = model.modalities[0]
     codes = getattr(model, f"codes_{modality}")
-    memory = model.encode_history([modality], model.histories(users))
+    memory = model.encode_history(modality, model.histories(users))
     worst = 0.0
     for begin in range(1, model.n_items, at_once):
         part = torch.arange(begin, min(begin + at_once, model.n_items), device=codes.device)

@@ -14,12 +14,18 @@ import numpy as np
 import torch
 
 from recbole_macrec.generation.decoding.eligible import Eligible, blocked_nodes
-from recbole_macrec.generation.decoding.exact import exact_rankings, heads_of_users
+from recbole_macrec.generation.decoding.exact import exact_rankings
 from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_scores
 from recbole_macrec.generation.decoding.prior import with_prior
 from recbole_macrec.generation.decoding.search import Ranking, best_of, first_best
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
-from recbole_macrec.generation.network.memory import Layout, Memory, Past, SourceHeads, packed_layouts
+from recbole_macrec.generation.network.memory import (
+    Layout,
+    Memory,
+    Past,
+    SourceHeads,
+    packed_layouts,
+)
 
 WIDENING = 2  # how many times more prefixes of a level the second round expands; the third 4 times more than that, and so on
 SLACK = 1e-5  # relative rounding error of fused scores
@@ -71,7 +77,7 @@ class CertifiedSearch:
         self, decoder: TrieDecoder, memory: Memory, excluded: torch.Tensor | None, limit: int, resumable: bool = False
     ):
         self.decoder, self.trie, self.users = decoder, decoder.trie, memory.users
-        self.limit, self.resumable, device = limit, resumable, memory.hidden.device
+        self.limit, self.resumable, device = limit, resumable, memory.device
         self.groups = [users for users, _ in memory.groups]
         every = torch.arange(self.users, device=device)
         self.everybody = self.seating = Seating(decoder.read(memory), self.groups, np.arange(self.users), every)
@@ -159,7 +165,7 @@ class CertifiedSearch:
             return self.everybody
         device, starts = self.live.device, np.cumsum([0, *self.groups])
         index = [torch.from_numpy(part - starts[g]).to(device) for g, part in zip(groups, parts)]
-        source = [[heads_of_users(layer[g], chosen) for g, chosen in zip(groups, index)] for layer in self.everybody.source]
+        source = [[layer[g].of(chosen) for g, chosen in zip(groups, index)] for layer in self.everybody.source]
         seat = np.zeros(self.users, dtype=np.int64)
         seat[users] = np.arange(len(users))
         return Seating(source, [len(part) for part in parts], users, torch.from_numpy(seat).to(device))

@@ -12,7 +12,7 @@ from recbole_macrec.generation.decoding.prior import with_prior
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
-from recbole_macrec.generation.network.memory import Memory, Past, SourceHeads
+from recbole_macrec.generation.network.memory import Memory, Past
 
 
 def exact_scores(
@@ -32,7 +32,7 @@ def exact_scores(
     Returns:
         float32 [B, n_items], one row for each of ``users``; -inf for padding and for items outside the trie.
     """
-    trie, device = decoder.trie, memory.hidden.device
+    trie, device = decoder.trie, memory.device
     users = range(memory.users) if users is None else users
     scores = torch.full((len(users), n_items), -torch.inf, device=device)
     last = trie.levels - 1
@@ -43,7 +43,7 @@ def exact_scores(
         inside = torch.tensor([u - first_user for u in users if first_user <= u < first_user + size], device=device)
         first_user += size
         for chosen in inside.split(at_once) if len(inside) else ():
-            heads, n = [[heads_of_users(layer[group], chosen)] for layer in source], len(chosen)
+            heads, n = [[layer[group].of(chosen)] for layer in source], len(chosen)
 
             def step(level: int, nodes: torch.Tensor, past: Past):
                 return decoder.step(level, nodes.expand(n, -1), heads, past)
@@ -53,10 +53,6 @@ def exact_scores(
             scores[begin : begin + n, trie.items.long()] = torch.cat(list(leaves), dim=1)[:, leaf] / trie.levels
             begin += n
     return scores
-
-
-def heads_of_users(heads: SourceHeads, users: torch.Tensor) -> SourceHeads:
-    return SourceHeads(heads.keys[:, users], heads.values[:, users], None if heads.mask is None else heads.mask[users])
 
 
 def walk(

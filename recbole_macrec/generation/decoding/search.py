@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from recbole_macrec.generation.decoding.eligible import blocked_nodes, is_blocked
 from recbole_macrec.generation.decoding.prior import with_prior
+from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.transformer import Transformer
@@ -35,14 +36,6 @@ class Ranking(NamedTuple):
         return Ranking(*(mine.index_copy(0, index, theirs) for mine, theirs in columns))
 
 
-def level_log_probs(
-    network: Transformer, vocabulary: Vocabulary, modality: str, level: int, hidden: torch.Tensor
-) -> torch.Tensor:
-    """log P(code | prefix, history) [..., K] over the codes of one level, from hidden states [..., D]."""
-    offset, size = vocabulary.offsets[modality][level], vocabulary.sizes[modality][level]
-    return network.logits(hidden, offset, size).float().log_softmax(dim=-1)
-
-
 def beam_search(decoder: TrieDecoder, memory: Memory, beams: int, excluded: torch.Tensor | None = None) -> Ranking:
     """The ``beams`` most probable IDs of the catalogue for every user.
 
@@ -54,7 +47,7 @@ def beam_search(decoder: TrieDecoder, memory: Memory, beams: int, excluded: torc
         beams: W; as many items are found where there are as many.
         excluded: int64 [B, S], items that a user must not get, filled up with 0.
     """
-    trie, users, device = decoder.trie, memory.users, memory.hidden.device
+    trie, users, device = decoder.trie, memory.users, memory.device
     node = torch.zeros(users, 1, dtype=torch.long, device=device)  # [B, W]
     children = torch.arange(trie.widths[0], device=device).expand(users, 1, -1)  # [B, W, C]
     exists = torch.ones_like(children, dtype=torch.bool)
@@ -124,12 +117,14 @@ def sequence_log_probs(
     memory: Memory,
     codes: torch.Tensor,
     prior: torch.Tensor | None = None,
+    trained: Trie | None = None,
 ) -> torch.Tensor:
     """Exact scores of given IDs by teacher forcing.
 
     Args:
         codes: int64 [B, G, L], G IDs for each user.
         prior: their :func:`prior_log_probs`, float32 [B, G, L].
+        trained: the trie over whose children a softmax runs; None for all codes of a level.
 
     Returns:
         log P(ID | history) / L, float32 [B, G].
@@ -139,8 +134,14 @@ def sequence_log_probs(
     hidden = network.decode(torch.cat([start, (codes + offsets)[..., :-1]], dim=-1), memory)  # [B, G, L, D]
     levels = codes.shape[-1]
     score = torch.zeros(codes.shape[:2], device=codes.device)
-    for level in range(levels):
-        log_probs = level_log_probs(network, vocabulary, modality, level, hidden[:, :, level])
-        log_probs = log_probs.gather(-1, codes[:, :, level : level + 1]).squeeze(-1)  # [B, G]
+    node = None
+    for level, (offset, size) in enumerate(zip(vocabulary.offsets[modality], vocabulary.sizes[modality])):
+        logits, code = network.logits(hidden[:, :, level], offset, size).float().flatten(0, 1), codes[..., level].flatten()
+        if trained is None:
+            normaliser = logits.logsumexp(-1)
+        else:
+            normaliser = trained.log_normaliser(level, node if node is None else node.clamp(min=0), logits)
+            node = trained.child(level, node, code)
+        log_probs = (logits.gather(1, code.unsqueeze(1))[:, 0] - normaliser).view(score.shape)
         score += log_probs if prior is None else with_prior(log_probs, prior[..., level])
     return score / levels

@@ -98,6 +98,39 @@ class Trie(nn.Module):
             nodes.insert(0, node)
         return nodes
 
+    def child(self, level: int, node: torch.Tensor | None, code: torch.Tensor) -> torch.Tensor:
+        """The nodes of ``level`` that codes lead to, -1 where there is none.
+
+        Args:
+            node: int64 [n], nodes of level - 1, -1 for none; None at level 0.
+            code: int64 [n].
+        """
+        codes = self.code(level).long()
+        if level == 0:
+            keys, wanted = codes, code.long()
+        else:
+            radix = max(int(codes.max()), int(code.max())) + 1
+            parent = torch.repeat_interleave(self.counts(level - 1, range(self.size(level - 1))))
+            keys, wanted = parent * radix + codes, torch.where(node < 0, -1, node * radix + code)
+        place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        return torch.where(keys[place] == wanted, place, -1)
+
+    def log_normaliser(self, level: int, node: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor:
+        """Logarithm of the sum of exp(logits) over the codes of ``level`` that continue a prefix.
+
+        Args:
+            node: int64 [n], nodes of level - 1, the prefixes; None at level 0.
+            logits: [n, K], of all codes of the level.
+
+        Returns:
+            [n]; -inf where nothing continues the prefix.
+        """
+        if level == 0:
+            return logits.index_select(1, self.code(0).long()).logsumexp(1)
+        children, exists = self.below(level - 1, node)  # [n, C]
+        codes = self.code(level)[children.clamp(max=self.size(level) - 1)].long()
+        return logits.gather(1, codes).masked_fill(~exists, -torch.inf).logsumexp(1)
+
     def size(self, level: int) -> int:
         """Nodes of ``level``."""
         return len(self.code(level))

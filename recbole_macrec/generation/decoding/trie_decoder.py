@@ -55,6 +55,40 @@ class LayerWeights(NamedTuple):
         )
 
 
+class LogProbs:
+    """Turns logits of the codes of a level into log P(code | prefix, history).
+
+    Args:
+        trie: whose prefixes are asked for.
+        trained: the trie of the items that the network was trained on, over whose children the softmax runs; None: it runs
+            over all codes of the level.
+    """
+
+    def __init__(self, trie: Trie, trained: Trie | None):
+        self.trained, self.node = trained, None
+        if trained is not None and trained is not trie:  # level -> the trained trie's node of each node, -1 for none
+            self.node, node = [], None
+            for level in range(trie.levels - 1):
+                if level:
+                    node = node[trie.above(level - 1, torch.arange(trie.size(level), device=node.device))]
+                node = trained.child(level, node, trie.code(level).long())
+                self.node.append(node)
+
+    def __call__(self, level: int, nodes: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [R, K] after prefixes, nodes [R] of level - 1; at level 0 they are not read."""
+        if self.trained is None:
+            return logits.log_softmax(dim=-1)
+        if level and self.node:
+            nodes = self.node[level - 1][nodes].clamp(min=0)  # the codes after unknown prefixes are scored by their prior
+        return logits - self.trained.log_normaliser(level, nodes, logits).unsqueeze(-1)
+
+
+def autocast_to(device: torch.device):
+    """A function that casts weights to the precision of autocast, if it is on."""
+    precision = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    return lambda weight: weight if precision is None else weight.to(precision)
+
+
 class TrieDecoder:
     """Scores the codes that may follow prefixes of a trie; for search, without dropout and without gradients.
 
@@ -64,18 +98,23 @@ class TrieDecoder:
         network: its weights; under autocast they are cast once.
         trie: of the IDs of ``modality``.
         visits: about how many prefixes of a level will be asked for. A level with fewer prefixes is tabulated.
+        trained: the trie whose children a softmax runs over; None for all codes of a level.
     """
 
     @torch.no_grad()
-    def __init__(self, network: Transformer, vocabulary: Vocabulary, modality: str, trie: Trie, visits: int = TABULATED):
-        self.trie, self.tabulated = trie, min(visits, TABULATED)
+    def __init__(
+        self,
+        network: Transformer,
+        vocabulary: Vocabulary,
+        modality: str,
+        trie: Trie,
+        visits: int = TABULATED,
+        trained: Trie | None = None,
+    ):
+        self.trie, self.log_probs, self.tabulated = trie, LogProbs(trie, trained), min(visits, TABULATED)
         self.heads = network.settings.num_heads
         device = network.table.weight.device
-        precision = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-
-        def cast(weight: torch.Tensor) -> torch.Tensor:
-            return weight if precision is None else weight.to(precision)
-
+        cast = autocast_to(device)
         self.layers = [LayerWeights.of(layer, cast) for layer in network.decoder]
         offsets, start = vocabulary.offsets[modality], vocabulary.start[modality]
         table, scale = network.table.weight, network.decoder_norm.weight * network.settings.d_model**-0.5
@@ -146,8 +185,8 @@ class TrieDecoder:
             self._add_across_(x, heads, layer, layouts)
             for part in x.split(cpu.HIDDEN_ROWS if x.device.type == "cpu" else len(x)):
                 add_product_(part, (rms_norm(part) @ layer.up).relu_(), layer.down)
-        logits = rms_norm(x) @ self.codebooks[level]
-        return logits.float().log_softmax(dim=-1).unflatten(0, nodes.shape), present
+        logits = (rms_norm(x) @ self.codebooks[level]).float()
+        return self.log_probs(level, nodes.flatten(), logits).unflatten(0, nodes.shape), present
 
     def _first(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         """What the first layer's self-attention makes of prefixes, nodes [R] of level - 1; [R, D]."""
@@ -197,7 +236,7 @@ class TrieDecoder:
 
     def _add_across_(self, x: torch.Tensor, source: list[SourceHeads], layer: LayerWeights, layouts: list[Layout]) -> None:
         """Cross-attention of rows [R, D], added to them."""
-        for rows, (keys, values, mask), layout in zip(x.split([part.rows for part in layouts]), source, layouts):
+        for rows, (keys, values, mask, *_), layout in zip(x.split([part.rows for part in layouts]), source, layouts):
             if not layout.rows:
                 continue
             q = layout.spread(project(rms_norm(rows), layer.query), keys.shape[1])  # [H, n, G, E]

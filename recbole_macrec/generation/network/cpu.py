@@ -14,7 +14,12 @@ from collections.abc import Iterator
 import torch
 from torch.autograd.function import once_differentiable
 
-from recbole_macrec.generation.network.dropout import drawn_keep, dropped_share, keep_mask
+from recbole_macrec.generation.network.dropout import (
+    drawn_keep,
+    dropped_share,
+    keep_mask,
+)
+from recbole_macrec.generation.network.rotary import Rotation
 
 PART = 2**18  # numbers of a part's widest activation: 1 MB
 HIDDEN_ROWS = 512  # that pass the hidden layer together where no gradient is wanted, by rows throughout
@@ -133,12 +138,14 @@ class _Attention(torch.autograd.Function):
     """The whole layer, head-major throughout, so that no product needs a copy but those of K' and V'."""
 
     @staticmethod
-    def forward(ctx, x, source, query, key, value, out, bias, hidden, groups, heads: int, dropped: int, training: bool):
+    def forward(ctx, x, source, query, key, value, out, bias, hidden, groups, heads, dropped, rotation, training):
         y, kept = torch.empty_like(x), []
         w_q, w_k, w_v = (w.view(heads, -1, w.shape[1]).transpose(1, 2).contiguous() for w in (query, key, value))
         w_o = out.t().contiguous().view(heads, -1, out.shape[0])  # [H, E, D]
         for to, of, n, queries, keys in user_parts(groups, len(query)):
             q, k, v = project(x[to], w_q, n), project(source[of], w_k, n), project(source[of], w_v, n)
+            if rotation is not None:
+                q, k = rotation.of_queries(q), rotation.of_keys(k)
             scores = torch.bmm(q, transposed(k)).view(heads, n, queries, keys)
             if bias is not None:
                 scores += bias[:, None, :queries, :keys]
@@ -152,7 +159,7 @@ class _Attention(torch.autograd.Function):
                 kept += [q, k, v, p, z] + ([keep] if dropped else [])
         if training:
             ctx.save_for_backward(x, source, w_q, w_k, w_v, w_o, bias, *kept)
-            ctx.groups, ctx.width, ctx.dropped, ctx.own = groups, len(query), dropped, source is x
+            ctx.groups, ctx.width, ctx.dropped, ctx.own, ctx.rotation = groups, len(query), dropped, source is x, rotation
         return y
 
     @staticmethod
@@ -164,7 +171,7 @@ class _Attention(torch.autograd.Function):
         d_x = torch.empty_like(x)
         d_source = d_x if ctx.own else torch.empty_like(source)
         d_q_w, d_k_w, d_v_w, d_o_w = (torch.zeros_like(w) for w in (t_q, t_k, t_v, w_o))
-        d_bias = None if bias is None else torch.zeros_like(bias)
+        d_bias = torch.zeros_like(bias) if ctx.needs_input_grad[6] else None
         kept = iter(kept)
         for to, of, n, queries, keys in user_parts(ctx.groups, ctx.width):
             q, k, v, p, z = (next(kept) for _ in range(5))
@@ -180,8 +187,10 @@ class _Attention(torch.autograd.Function):
             d_s = d_p.addcmul_(p, d_p.sum(-1, keepdim=True), value=-1)
             if d_bias is not None:
                 d_bias[:, :queries, :keys] += d_s.view(heads, n, queries, keys).sum(1)
-            d_q = torch.bmm(d_s, k).view(heads, -1, k.shape[-1])
-            d_k = torch.bmm(d_s.transpose(1, 2), q).view(heads, -1, q.shape[-1])
+            d_q, d_k = torch.bmm(d_s, k), torch.bmm(d_s.transpose(1, 2), q)
+            if ctx.rotation is not None:
+                d_q, d_k = ctx.rotation.of_queries(d_q, back=True), ctx.rotation.of_keys(d_k, back=True)
+            d_q, d_k = d_q.view(heads, -1, k.shape[-1]), d_k.view(heads, -1, q.shape[-1])
             for d_w, d, rows in ((d_q_w, d_q, x[to]), (d_k_w, d_k, source[of]), (d_v_w, d_v, source[of])):
                 d_w.baddbmm_(d.transpose(1, 2), rows.expand(heads, -1, -1))
             torch.addbmm(d_x[to], d_q, t_q, beta=0, out=d_x[to])
@@ -189,7 +198,7 @@ class _Attention(torch.autograd.Function):
             torch.addbmm(d_source[of], d_v, t_v, out=d_source[of])
         d_query, d_key, d_value = (d.flatten(0, 1) for d in (d_q_w, d_k_w, d_v_w))
         of_source = None if ctx.own else d_source
-        return d_x, of_source, d_query, d_key, d_value, d_o_w.flatten(0, 1).t(), d_bias, *5 * [None]
+        return d_x, of_source, d_query, d_key, d_value, d_o_w.flatten(0, 1).t(), d_bias, *6 * [None]
 
 
 def softmax_(scores: torch.Tensor) -> torch.Tensor:
@@ -209,6 +218,7 @@ def attention(
     groups: list[tuple[int, int, int]],
     heads: int,
     p: float,
+    rotation: Rotation | None = None,
 ) -> torch.Tensor:
     """Multi-head attention of users laid out one after the other.
 
@@ -216,14 +226,16 @@ def attention(
         x: [M, D], what asks.
         source: [M', D], what is read; ``x`` itself in self-attention.
         weights: of query, key and value [H*E, D], and of the output [D, H*E].
-        bias: added to the scores, at least [H, Q, S], the longest users' sizes; None for none.
+        bias: added to the scores, at least [H, Q, S] (or [1, Q, S] without gradient), the longest users' sizes; None for none.
         keep: bool [M'], False at padding; None where there is none.
         groups: (users, Q, S) in the order of the rows.
         heads: H.
         p: dropout of the probabilities.
+        rotation: of queries and keys; None for none.
 
     Returns:
         [M, D].
     """
     hidden = None if keep is None else ~keep
-    return _Attention.apply(x, source, *weights, bias, hidden, groups, heads, dropped_share(p), torch.is_grad_enabled())
+    options = (groups, heads, dropped_share(p), rotation, torch.is_grad_enabled())
+    return _Attention.apply(x, source, *weights, bias, hidden, *options)

@@ -15,6 +15,7 @@ from torch import nn
 from recbole_macrec.generation.network import cpu
 from recbole_macrec.generation.network.dropout import dropout
 from recbole_macrec.generation.network.memory import Memory
+from recbole_macrec.generation.network.rotary import Rotation
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,17 @@ class Attention(nn.Module):
         groups: list[tuple[int, int, int]],
         bias: torch.Tensor | None = None,
         keep: torch.Tensor | None = None,
+        rotation: Rotation | None = None,
     ) -> torch.Tensor:
-        """Unscaled attention, as in T5.
+        """Unscaled attention, as in T5; with a ``rotation``, scaled attention with rotary positions.
 
         Args:
             x: [M, D], what asks.
             source: [M', D], what is read; ``x`` itself in self-attention.
             groups: (users, queries, keys) in the order of the rows.
-            bias: added to the scores, at least [H, Q, S] for the longest Q and S; -inf where attention is not allowed.
+            bias: added to the scores, at least [H, Q, S] (or [1, Q, S]) for the longest Q and S; -inf where attention is not allowed.
             keep: bool [M'], False at padding.
+            rotation: of the positions of the longest user.
 
         Returns:
             [M, D].
@@ -119,13 +122,15 @@ class Attention(nn.Module):
         p = self.dropout if self.training else 0.0
         if on_cpu(x):
             weights = (self.query.weight, self.key.weight, self.value.weight, self.out.weight)
-            return cpu.attention(x, source, weights, bias, keep, groups, self.heads, p)
+            return cpu.attention(x, source, weights, bias, keep, groups, self.heads, p, rotation)
         columns = [self.query(x), self.key(source), self.value(source)]
         rows = [[n * queries for n, queries, _ in groups]] + 2 * [[n * keys for n, _, keys in groups]]
         masks = [None] * len(groups) if keep is None else keep.split(rows[1])
         parts = []
         for (n, queries, keys), mask, *heads in zip(groups, masks, *(c.split(r) for c, r in zip(columns, rows))):
             q, k, v = (split_heads(h, n, self.heads) for h in heads)
+            if rotation is not None:
+                q, k = rotation.of_queries(q), rotation.of_keys(k)
             mask = None if mask is None else padding_bias(mask.view(n, keys))
             if bias is not None:
                 mask = bias[:, :queries, :keys] + (0 if mask is None else mask)
@@ -152,19 +157,26 @@ def padding_bias(keep: torch.Tensor) -> torch.Tensor:
 
 class SelfAttention(Attention):
     def forward(
-        self, x: torch.Tensor, groups: list[tuple[int, int]], bias: torch.Tensor | None, keep: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        groups: list[tuple[int, int]],
+        bias: torch.Tensor | None,
+        keep: torch.Tensor | None = None,
+        rotation: Rotation | None = None,
     ) -> torch.Tensor:
         """x [M, D] of users laid out as ``groups`` (users, positions each)."""
         x_norm = self.norm(x)
-        y = self.attend(x_norm, x_norm, [(n, length, length) for n, length in groups], bias, keep)
+        y = self.attend(x_norm, x_norm, [(n, length, length) for n, length in groups], bias, keep, rotation)
         return x + dropout(y, self.dropout, self.training)
 
 
 class CrossAttention(Attention):
-    def forward(self, x: torch.Tensor, memory: Memory, queries: int) -> torch.Tensor:
-        """x [B * queries, D], every user's queries one after the other."""
-        groups = [(n, queries, length) for n, length in memory.groups]
-        y = self.attend(self.norm(x), memory.hidden, groups, keep=memory.keep)
+    def forward(
+        self, x: torch.Tensor, memory: Memory, queries: list[int], bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x [M, D], every user's queries one after the other; ``queries`` of each user, group by group."""
+        groups = [(n, count, length) for count, (n, length) in zip(queries, memory.groups)]
+        y = self.attend(self.norm(x), memory.hidden, groups, bias, memory.keep)
         return x + dropout(y, self.dropout, self.training)
 
 

@@ -21,6 +21,28 @@ class Memory(NamedTuple):
     def users(self) -> int:
         return sum(users for users, _ in self.groups)
 
+    @property
+    def device(self) -> torch.device:
+        return self.hidden.device
+
+
+class CausalMemory(NamedTuple):
+    """What a decoder-only network keeps of B histories."""
+
+    layers: list[tuple[list[torch.Tensor], list[torch.Tensor]]]  # keys and values of each group [n, H, S, E], keys rotated
+    groups: list[tuple[int, int]]  # (users, positions each)
+    keep: list[torch.Tensor] | None  # of each group bool [n*S], False at padding; None where there is none
+    token: torch.Tensor  # int64 [B], the last code, which is not among the positions
+    position: torch.Tensor  # int64 [B], its position
+
+    @property
+    def users(self) -> int:
+        return len(self.token)
+
+    @property
+    def device(self) -> torch.device:
+        return self.token.device
+
 
 class SourceHeads(NamedTuple):
     """Keys and values of one group of users, made once for all steps of a search."""
@@ -28,6 +50,13 @@ class SourceHeads(NamedTuple):
     keys: torch.Tensor  # [H, n, E, S]
     values: torch.Tensor  # [H, n, S, E]
     mask: torch.Tensor | None  # -inf at padding, [n, 1, S]
+    token: torch.Tensor | None = None  # int64 [n], what a decoder-only network begins with: the last code of the history
+    position: torch.Tensor | None = None  # int64 [n], of that code
+
+    def of(self, users: torch.Tensor) -> "SourceHeads":
+        """Some of the users."""
+        mask, token, position = (None if part is None else part[users] for part in self[2:])
+        return SourceHeads(self.keys[:, users], self.values[:, users], mask, token, position)
 
 
 class Layout(NamedTuple):
@@ -42,6 +71,10 @@ class Layout(NamedTuple):
         if self.slots is not None:
             x = x.new_zeros(len(x), users * self.width, x.shape[2]).index_copy_(1, self.slots, x)
         return x.unflatten(1, (users, self.width))
+
+    def of_users(self, x: torch.Tensor) -> torch.Tensor:
+        """For each row the entry of its user in [n]; [rows]."""
+        return x.repeat_interleave(self.width) if self.slots is None else x[self.slots // self.width]
 
     def packed(self, x: torch.Tensor) -> torch.Tensor:
         """The inverse of :meth:`spread`."""

@@ -18,19 +18,29 @@ class Source(NamedTuple):
 
 
 def pack(tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0) -> Source:
-    """Lay out padded sequences.
+    """Pack padded sequences.
 
     Args:
         tokens: int64 [B, S].
-        lengths: int64 [B], how many of them count, at least 1. Sorted lengths make few groups.
+        lengths: int64 [B], how many of them count, at least 1. Sorted lengths make few groups. On the CPU, packing does not
+            wait for the device of ``tokens``.
         overhead: what a further group costs, in positions: 0 pads nothing, more saves groups.
     """
+    lengths = lengths.cpu()
     groups = merged_runs(lengths.tolist(), overhead)
-    width = torch.cat([torch.full((users,), positions) for users, positions in groups]).to(tokens.device)
-    position = torch.arange(tokens.shape[1], device=tokens.device)
-    laid_out = position < width.unsqueeze(1)  # [B, S]
-    keep = None if torch.equal(width, lengths) else (position < lengths.unsqueeze(1))[laid_out]
-    return Source(tokens[laid_out], groups, keep)
+    width = torch.cat([torch.full((users,), positions) for users, positions in groups])
+    position = torch.arange(tokens.shape[1])
+    packed = (position < width.unsqueeze(1)).flatten().nonzero()[:, 0]  # of the B * S tokens
+    keep = None
+    if not torch.equal(width, lengths):
+        keep = (position < lengths.unsqueeze(1)).flatten()[packed].to(tokens.device)
+    return Source(tokens.flatten().index_select(0, packed.to(tokens.device)), groups, keep)
+
+
+def row_starts(groups: list[tuple[int, int]]) -> torch.Tensor:
+    """The first row of every user of (users, rows each); int64 [B], on the CPU."""
+    size = torch.cat([torch.full((users,), rows) for users, rows in groups])
+    return size.cumsum(0) - size
 
 
 def merged_runs(lengths: list[int], overhead: int) -> list[tuple[int, int]]:

@@ -21,7 +21,8 @@ from recbole_macrec.generation.network.layers import (
     TransformerSettings,
 )
 from recbole_macrec.generation.network.memory import Memory
-from recbole_macrec.generation.network.packing import Source
+from recbole_macrec.generation.network.packing import Source, pack, row_starts
+from recbole_macrec.generation.network.windows import Target, Windows
 
 
 class DecoderLayer(nn.Module):
@@ -43,12 +44,14 @@ class Transformer(nn.Module):
 
     Args:
         vocabulary_size: V.
-        settings: the sizes; without encoder layers it is a decoder alone, of memories that are made elsewhere.
+        settings: the sizes; without encoder layers it is a decoder alone, of memories that are computed elsewhere.
+        causal: the encoder is causal over items: the codes of an item see each other and all earlier items.
     """
 
-    def __init__(self, vocabulary_size: int, settings: TransformerSettings = TransformerSettings()):
+    def __init__(self, vocabulary_size: int, settings: TransformerSettings = TransformerSettings(), causal: bool = False):
         super().__init__()
-        self.settings = s = settings
+        self.settings, self.causal = settings, causal
+        s = settings
         self.table = nn.Embedding(vocabulary_size, s.d_model)
         if s.encoder_layers:
             self.encoder_bias, self.encoder_norm = RelativeBias(s, bidirectional=True), RMSNorm(s.d_model)
@@ -59,15 +62,27 @@ class Transformer(nn.Module):
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return dropout(self.table(tokens), self.settings.dropout, self.training)
 
-    def encode(self, source: Source) -> Memory:
-        """Read the source; every user keeps at least one position."""
+    def encode(self, source: Source, front: int = 0, levels: int = 1) -> Memory:
+        """Read the source; every user keeps at least one position.
+
+        Args:
+            front: P, positions before the first item.
+            levels: L, positions of an item; only a causal encoder asks for both.
+        """
         position = torch.arange(max(length for _, length in source.groups), device=source.tokens.device)
         bias = self.encoder_bias(position, position)  # [H, S, S]
+        if self.causal:
+            place = (position - front).div(levels, rounding_mode="floor").clamp(min=-1)
+            bias = bias.masked_fill(place > place[:, None], -torch.inf)
         x = self.embed(source.tokens)
         for layer in self.encoder:
             x = layer.feed_forward(layer.self_attention(x, source.groups, bias, source.keep))
         hidden = dropout(self.encoder_norm(x), self.settings.dropout, self.training)
         return Memory(hidden, source.groups, source.keep)
+
+    def read(self, tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0, front: int = 0, levels: int = 1) -> Memory:
+        """Encode padded histories: tokens [B, S], of which the first ``lengths`` [B] count."""
+        return self.encode(pack(tokens, lengths, overhead), front, levels)
 
     def decode(self, tokens: torch.Tensor, memory: Memory) -> torch.Tensor:
         """Teacher forcing.
@@ -79,31 +94,105 @@ class Transformer(nn.Module):
             Hidden states [B, G, T, D]; position t has seen the tokens up to t.
         """
         users, groups, length = tokens.shape
-        position = torch.arange(length, device=tokens.device)
+        x = self._decode(tokens.flatten(0, 1), memory, [groups * length] * len(memory.groups))
+        return x.view(users, groups, length, -1)
+
+    def _decode(
+        self, tokens: torch.Tensor, memory: Memory, queries: list[int], across: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Hidden states [R, T, D] of sequences [R, T].
+
+        Args:
+            queries: positions of a user, group by group.
+            across: added to the scores of cross-attention, at least [1, Q, S].
+        """
+        position = torch.arange(tokens.shape[1], device=tokens.device)
         future = position[None, :] > position[:, None]
         bias = self.decoder_bias(position, position).masked_fill(future, -torch.inf)  # [H, T, T]
-        x = self.embed(tokens.flatten())  # [B*G*T, D]
+        x = self.embed(tokens.flatten())  # [R*T, D]
         for layer in self.decoder:
-            x = layer.self_attention(x, [(users * groups, length)], bias)
-            x = layer.feed_forward(layer.cross_attention(x, memory, groups * length))
+            x = layer.self_attention(x, [tuple(tokens.shape)], bias)
+            x = layer.feed_forward(layer.cross_attention(x, memory, queries, across))
         x = dropout(self.decoder_norm(x), self.settings.dropout, self.training)
-        return x.view(users, groups, length, -1)
+        return x.view(*tokens.shape, -1)
+
+    def window_states(
+        self, front: torch.Tensor, source: torch.Tensor, windows: Windows, targets: list[Target], overhead: int = 0
+    ) -> list[torch.Tensor]:
+        """Hidden states that predict the codes of every target of B windows; the history is encoded once.
+
+        A causal encoder serves all targets of a window: the target at place i attends to the items before i. A bidirectional
+        one serves a single target, the last item.
+
+        Args:
+            front: prompt tokens before the first item, int64 [P].
+            source: tokens of the items in the modality of the history, int64 [B, N, L].
+            windows: which items are targets.
+            targets: the modalities to predict.
+            overhead: see :func:`pack`.
+
+        Returns:
+            For each of ``targets`` [n, T, D], in the order of :meth:`Windows.targets`.
+        """
+        levels = source.shape[2]
+        tokens = torch.cat([front.expand(len(source), -1), source[:, :-1].flatten(1)], dim=1)
+        memory = self.read(tokens, len(front) + (windows.length - 1) * levels, overhead, len(front), levels)
+        if self.causal:
+            memory = memory._replace(keep=None)  # a target sees the positions of its own history alone
+        elif not torch.equal(windows.first, windows.length - 1):
+            raise ValueError("a bidirectional encoder has seen all items but the last, which alone can be a target")
+        return [self._target_states(memory, target, windows, len(front), levels) for target in targets]
+
+    def _target_states(self, memory: Memory, target: Target, windows: Windows, front: int, levels: int) -> torch.Tensor:
+        """Decode one modality's IDs of all targets; [n, T, D]."""
+        first, size = int(windows.first.min()), target.tokens.shape[2]
+        if self.causal:
+            places = [(length - front) // levels - first + 1 for _, length in memory.groups]  # from ``first`` on
+            starts = row_starts([(n, count) for (n, _), count in zip(memory.groups, places)])
+            counts = torch.cat([torch.full((n,), count) for (n, _), count in zip(memory.groups, places)])
+            user = torch.arange(memory.users).repeat_interleave(counts)
+            place = first + torch.arange(len(user)) - starts[user]
+            across = self._history_bias(first, max(places), size, front, levels, memory)
+            wanted_user, wanted_place = windows.targets()
+            rows = starts[wanted_user] + wanted_place - first
+        else:
+            places, across, rows = [1] * len(memory.groups), None, None
+            user, place = torch.arange(memory.users), windows.length - 1
+        index = (user * target.tokens.shape[1] + place).to(memory.device)
+        tokens = target.tokens.flatten(0, 1).index_select(0, index)  # [R, T]
+        tokens = torch.cat([torch.full_like(tokens[:, :1], target.start), tokens[:, :-1]], dim=1)
+        hidden = self._decode(tokens, memory, [count * size for count in places], across)
+        return hidden if rows is None else hidden.index_select(0, rows.to(memory.device))
+
+    def _history_bias(self, first: int, places: int, size: int, front: int, levels: int, memory: Memory) -> torch.Tensor:
+        """-inf where the target at a place from ``first`` on does not see a source position; [1, places * size, S]."""
+        place = first + torch.arange(places, device=memory.device).repeat_interleave(size)
+        source = torch.arange(max(length for _, length in memory.groups), device=memory.device)
+        later = source >= front + place.unsqueeze(1) * levels
+        return torch.zeros(later.shape, device=memory.device).masked_fill(later, -torch.inf).unsqueeze(0)
+
+    def item_states(
+        self, front: torch.Tensor, source: torch.Tensor, targets: list[Target]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Hidden states that predict the codes of B items in other modalities, and the mean state of an item's own codes.
+
+        Args:
+            source: tokens of the items, int64 [B, L].
+            targets: whose tokens are [B, T].
+
+        Returns:
+            For each of ``targets`` [B, T, D]; and [B, D].
+        """
+        items, levels = source.shape
+        tokens = torch.cat([front.expand(items, -1), source], dim=1)
+        memory = self.read(tokens, torch.full((items,), tokens.shape[1]), 0, len(front), levels)
+        states = []
+        for target in targets:
+            start = torch.full_like(target.tokens[:, :1], target.start)
+            states.append(self.decode(torch.cat([start, target.tokens[:, :-1]], dim=1).unsqueeze(1), memory)[:, 0])
+        return states, memory.hidden.view(items, tokens.shape[1], -1)[:, len(front) :].mean(1)
 
     def logits(self, hidden: torch.Tensor, start: int = 0, size: int | None = None) -> torch.Tensor:
         """Scores [..., size] of the tokens ``start .. start + size - 1``; all of them by default."""
         weight = self.table.weight[start : None if size is None else start + size]
         return F.linear(hidden * self.settings.d_model**-0.5, weight)
-
-    def block_logits(self, hidden: torch.Tensor, starts: torch.Tensor, size: int) -> torch.Tensor:
-        """Scores of n blocks of tokens, each by a hidden state of its own.
-
-        Args:
-            hidden: [B, n, D].
-            starts: int64 [n], the first token of each block.
-
-        Returns:
-            [B, n, size]; entry (b, i, k) is the score of token ``starts[i] + k``.
-        """
-        tokens = starts.unsqueeze(1) + torch.arange(size, device=starts.device)  # [n, K]
-        weight = self.table(tokens) * self.settings.d_model**-0.5  # [n, K, D]
-        return (hidden.transpose(0, 1) @ weight.transpose(1, 2)).transpose(0, 1)

@@ -1,0 +1,184 @@
+"""Decoder-only network: one causal transformer over the codes of a history and of the next item.
+
+The state at a code predicts the next code, the state at an item's last code the first code of the next item, so the
+tokens of the history are the tokens of the targets and nothing is encoded twice.
+
+Legend: B users, N items, M rows (positions of all users), G groups of queries, S source positions, T target positions,
+L levels, H heads, E width of a head, D model width.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_macrec.generation.network.dropout import dropout
+from recbole_macrec.generation.network.layers import (
+    FeedForward,
+    RMSNorm,
+    SelfAttention,
+    TransformerSettings,
+    split_heads,
+)
+from recbole_macrec.generation.network.memory import CausalMemory
+from recbole_macrec.generation.network.packing import pack, row_starts
+from recbole_macrec.generation.network.rotary import Rotation
+from recbole_macrec.generation.network.windows import (
+    Target,
+    Windows,
+    layout,
+    side_by_side,
+)
+
+
+class CausalLayer(nn.Module):
+    def __init__(self, s: TransformerSettings):
+        super().__init__()
+        self.self_attention, self.feed_forward = SelfAttention(s), FeedForward(s)
+        for linear in (self.self_attention.query, self.self_attention.key, self.self_attention.value, self.feed_forward.up):
+            nn.init.normal_(linear.weight, std=(3 * s.d_model) ** -0.5)
+        for linear in (self.self_attention.out, self.feed_forward.down):  # the sum of all layers keeps its scale
+            nn.init.normal_(linear.weight, std=0.02 / (2 * s.decoder_layers) ** 0.5)
+
+
+class DecoderOnly(nn.Module):
+    """Pre-norm layers with RMSNorm, rotary positions, ReLU, no biases; output rows of their own for every token.
+
+    Args:
+        vocabulary_size: V.
+        settings: the sizes; ``decoder_layers`` layers are built.
+    """
+
+    def __init__(self, vocabulary_size: int, settings: TransformerSettings):
+        super().__init__()
+        self.settings = s = settings
+        self.table, self.output = nn.Embedding(vocabulary_size, s.d_model), nn.Embedding(vocabulary_size, s.d_model)
+        nn.init.normal_(self.table.weight, std=0.45 * s.d_model**-0.5)
+        nn.init.normal_(self.output.weight, std=0.02)
+        self.layers = nn.ModuleList(CausalLayer(s) for _ in range(s.decoder_layers))
+        self.norm = RMSNorm(s.d_model)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        return dropout(self.table(tokens), self.settings.dropout, self.training)
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def window_states(
+        self, front: torch.Tensor, source: torch.Tensor, windows: Windows, targets: list[Target], overhead: int = 0
+    ) -> list[torch.Tensor]:
+        """Hidden states that predict the codes of every target of B windows, from one pass.
+
+        Args:
+            front: tokens before the first item, int64 [P].
+            source: tokens of the items in the modality of the history, int64 [B, N, L].
+            windows: which items are targets.
+            targets: the modalities to predict.
+            overhead: see :func:`pack`.
+
+        Returns:
+            For each of ``targets`` [n, T, D], in the order of :meth:`Windows.targets`; entry (i, t) has seen the history of
+            target i and its codes before t.
+        """
+        hidden, starts, plan = self._pass(front, source, windows, targets, overhead)
+        user, place = windows.targets()
+        rows = [starts[user].unsqueeze(1) + state[place] for state in plan.states]  # [n, T]
+        return [hidden.index_select(0, r.flatten().to(hidden.device)).view(*r.shape, -1) for r in rows]
+
+    def item_states(
+        self, front: torch.Tensor, source: torch.Tensor, targets: list[Target]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Hidden states that predict the codes of B items in other modalities, and the mean state of an item's own codes.
+
+        Args:
+            source: tokens of the items, int64 [B, L].
+            targets: whose tokens are [B, T].
+
+        Returns:
+            For each of ``targets`` [B, T, D]; and [B, D].
+        """
+        items = len(source)
+        windows = Windows(source.new_zeros(items, 2), torch.full((items,), 2), torch.ones(items, dtype=torch.long))
+        targets = [t._replace(tokens=t.tokens.unsqueeze(1).expand(-1, 2, -1)) for t in targets]
+        hidden, starts, plan = self._pass(front, source.unsqueeze(1), windows, targets, 0)
+        rows = [(starts.unsqueeze(1) + places).to(hidden.device) for places in [s[1] for s in plan.states] + [plan.first_item]]
+        *states, own = (hidden.index_select(0, r.flatten()).view(*r.shape, -1) for r in rows)
+        return states, own.mean(1)
+
+    def _pass(self, front, source, windows: Windows, targets: list[Target], overhead: int):
+        """Hidden states [M, D], the first row of each user [B] on the CPU, and the layout of the rows."""
+        kinds = tuple((target.tokens.shape[2], target.own) for target in targets)
+        plan = layout(len(front), windows.items.shape[1], source.shape[2], int(windows.first.min()), kinds)
+        tokens = side_by_side(front, source, targets).index_select(1, plan.column.to(source.device))
+        packed = pack(tokens, plan.length[windows.length], overhead)
+        rotation = Rotation.at(plan.position.to(source.device), self.settings.d_kv)
+        x, hidden = self.embed(packed.tokens), plan.hidden.to(source.device)
+        for layer in self.layers:
+            x = layer.feed_forward(layer.self_attention(x, packed.groups, hidden, None, rotation))
+        return self.norm(x), row_starts(packed.groups), plan
+
+    # -- ranking -----------------------------------------------------------------------------------------------------
+
+    def read(self, tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0, front: int = 0, levels: int = 1) -> CausalMemory:
+        """Keys and values of histories: tokens [B, S], of which the first ``lengths`` [B] count.
+
+        The last code of a history is not among them. It takes the place of a start token: its state predicts the first code.
+        """
+        last = (lengths - 1).to(tokens.device)
+        packed = pack(tokens, lengths - 1, overhead)
+        longest = max(length for _, length in packed.groups)
+        position = torch.arange(longest, device=tokens.device)
+        rotation = Rotation.at(position, self.settings.d_kv)
+        hidden = torch.zeros(longest, longest, device=tokens.device).masked_fill(position > position[:, None], -torch.inf)
+        x, kept = self.embed(packed.tokens), []
+        for layer in self.layers:
+            attention = layer.self_attention
+            x_norm = attention.norm(x)
+            keys = [rotation.of_keys(k) for k in self._heads(attention.key(x_norm), packed.groups)]
+            kept.append((keys, self._heads(attention.value(x_norm), packed.groups)))
+            if layer is not self.layers[-1]:
+                x = layer.feed_forward(attention(x, packed.groups, hidden.unsqueeze(0), None, rotation))
+        keep = None if packed.keep is None else list(packed.keep.split([n * length for n, length in packed.groups]))
+        token = tokens.gather(1, last.unsqueeze(1))[:, 0]
+        return CausalMemory(kept, packed.groups, keep, token, last)
+
+    def _heads(self, x: torch.Tensor, groups: list[tuple[int, int]]) -> list[torch.Tensor]:
+        """Rows [M, H*E] as [n, H, S, E] of each group."""
+        return [split_heads(part, n, self.settings.num_heads) for (n, _), part in zip(groups, x.split([n * s for n, s in groups]))]
+
+    def decode(self, tokens: torch.Tensor, memory: CausalMemory) -> torch.Tensor:
+        """Teacher forcing.
+
+        Args:
+            tokens: int64 [B, G, T]; the last code of the history takes the place of the first one.
+
+        Returns:
+            Hidden states [B, G, T, D]; position t has seen the history and the codes 1 .. t.
+        """
+        users, groups, length = tokens.shape
+        tokens = torch.cat([memory.token.view(-1, 1, 1).expand(-1, groups, -1), tokens[..., 1:]], dim=2)
+        x = self.embed(tokens)  # [B, G, T, D]
+        step = torch.arange(length, device=tokens.device)
+        later = torch.zeros(length, length, device=x.device).masked_fill(step > step[:, None], -torch.inf)
+        rotation = Rotation.at(memory.position.view(-1, 1, 1, 1) + step, self.settings.d_kv)  # [B, 1, 1, T, E/2]
+        for layer, (keys, values) in zip(self.layers, memory.layers):
+            attention = layer.self_attention
+            x_norm = attention.norm(x.flatten(0, 2))
+            q, k, v = (f(x_norm).view(users, groups, length, attention.heads, -1).transpose(2, 3)  # [B, G, H, T, E]
+                       for f in (attention.query, attention.key, attention.value))
+            q, k = rotation.of_queries(q), rotation.of_keys(k)
+            parts, begin = [], 0
+            for g, (n, size) in enumerate(memory.groups):
+                rows = slice(begin, begin + n)
+                across = q[rows] @ keys[g].unsqueeze(1).transpose(-1, -2)  # [n, G, H, T, S]
+                if memory.keep is not None:
+                    across = across.masked_fill(~memory.keep[g].view(n, 1, 1, 1, size), -torch.inf)
+                own = q[rows] @ k[rows].transpose(-1, -2) + later
+                share = torch.cat([across, own], dim=-1).softmax(-1).to(v.dtype)
+                y = share[..., :size] @ values[g].unsqueeze(1) + share[..., size:] @ v[rows]
+                parts.append(y.transpose(2, 3).flatten(3))
+                begin += n
+            x = x + attention.out(torch.cat(parts))
+            x = layer.feed_forward(x.flatten(0, 2)).view(users, groups, length, -1)
+        return self.norm(x.flatten(0, 2)).view(users, groups, length, -1)
+
+    def logits(self, hidden: torch.Tensor, start: int, size: int) -> torch.Tensor:
+        """Scores [..., size] of the tokens ``start .. start + size - 1``."""
+        return F.linear(hidden, self.output.weight[start : start + size])

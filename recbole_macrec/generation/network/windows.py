@@ -1,0 +1,113 @@
+"""Training sequences: one pass over a user's items predicts many of them.
+
+Legend: B users, N items of the longest window, P front tokens, L levels of the source, T levels of a target, S positions.
+"""
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+
+class Windows(NamedTuple):
+    """Items of B users in time order. The item at place i is a target if ``first <= i < length``; its history is all items before it."""
+
+    items: torch.Tensor  # int64 [B, N], 0 behind the window
+    length: torch.Tensor  # int64 [B] on the CPU, at least 2
+    first: torch.Tensor  # int64 [B] on the CPU, at least 1
+    users: torch.Tensor | None = None  # int64 [B], where the model reads them
+
+    def rows(self, rows: torch.Tensor) -> "Windows":
+        """Some of the users, cut to the longest of them; ``rows`` is on the CPU."""
+        length, here = self.length[rows], rows.to(self.items.device)
+        items = self.items.index_select(0, here)[:, : int(length.max())]
+        return Windows(items, length, self.first[rows], None if self.users is None else self.users.index_select(0, here))
+
+    def targets(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Users and places of all targets, user by user; int64 [n] each, on the CPU."""
+        place = torch.arange(self.items.shape[1])
+        return ((place >= self.first.unsqueeze(1)) & (place < self.length.unsqueeze(1))).nonzero(as_tuple=True)
+
+    def target_items(self) -> torch.Tensor:
+        """The targets' items, int64 [n], in the order of :meth:`targets`."""
+        user, place = self.targets()
+        return self.items.flatten().index_select(0, (user * self.items.shape[1] + place).to(self.items.device))
+
+
+class Target(NamedTuple):
+    """The IDs of the items of B windows in one modality, as tokens."""
+
+    tokens: torch.Tensor  # int64 [B, N, T]
+    start: int  # the start token of an encoder-decoder
+    own: bool  # the modality of the history itself
+
+
+class Layout(NamedTuple):
+    """The positions of a decoder-only pass: items one after the other, each followed by the forks that leave it.
+
+    A fork holds the first T - 1 codes of the next item in another modality. It sees the history up to the item that it
+    leaves, and itself. For L = T = 2 and three items: start, a1 a2, fork(b1), b1 b2, fork(c1), c1.
+    """
+
+    column: torch.Tensor  # int64 [S], of front, source and the other targets side by side
+    position: torch.Tensor  # int64 [S], rotary position: that of the code in a sequence without forks
+    hidden: torch.Tensor  # float32 [1, S, S], -inf where a position (row) does not see another (column)
+    length: torch.Tensor  # int64 [N + 1], positions of a window of so many items
+    states: list[torch.Tensor]  # of each target int64 [N, T], the positions that predict the codes of the item at a place
+    first_item: torch.Tensor  # int64 [L], the positions of the first item
+
+
+@lru_cache(maxsize=256)
+def layout(front: int, items: int, levels: int, first: int, targets: tuple[tuple[int, bool], ...]) -> Layout:
+    """Plan a pass.
+
+    Args:
+        front: P.
+        items: N.
+        levels: L.
+        first: the first place that is a target of any window.
+        targets: (T, own) of each.
+    """
+    column, position, place_of, fork_of = list(range(front)), list(range(front)), [-1] * front, [-1] * front
+    main = torch.zeros(items, levels, dtype=torch.long)
+    states = [torch.zeros(items, size, dtype=torch.long) for size, _ in targets]
+    length, fork = [0, front], 0
+    own = any(same for _, same in targets)
+    for place in range(items):
+        if place >= first:  # the forks that lead to this place
+            base = front + levels * (items if own else items - 1)
+            for (size, same), state in zip(targets, states):
+                state[place, 0] = main[place - 1, -1]
+                if same:
+                    continue
+                for level in range(size - 1):
+                    state[place, level + 1] = len(column)
+                    column.append(base + place * size + level)
+                    position.append(front + place * levels + level)
+                    place_of.append(place - 1)
+                    fork_of.append(fork)
+                base, fork = base + items * size, fork + 1
+        for level in range(levels if place < items - 1 else levels - 1 if own else 0):
+            main[place, level] = len(column)
+            column.append(front + place * levels + level)
+            position.append(front + place * levels + level)
+            place_of.append(place)
+            fork_of.append(-1)
+        for (_, same), state in zip(targets, states):
+            if same and place >= first:
+                state[place, 1:] = main[place, :-1]
+        if place:
+            length.append(len(column) - (own and place < items - 1))  # a window's last code predicts nothing
+    order, at, branch = torch.arange(len(column)), torch.tensor(place_of), torch.tensor(fork_of)
+    earlier = order.unsqueeze(1) >= order
+    mine = (branch >= 0).unsqueeze(1) & (branch.unsqueeze(1) == branch)
+    history = (branch < 0) & (at <= at.unsqueeze(1))
+    sees = earlier & (mine | history)
+    hidden = torch.zeros(sees.shape).masked_fill(~sees, -torch.inf).unsqueeze(0)
+    return Layout(torch.tensor(column), torch.tensor(position), hidden, torch.tensor(length), states, main[0])
+
+
+def side_by_side(front: torch.Tensor, source: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
+    """All tokens of B windows, in the order that :class:`Layout` numbers columns; int64 [B, ...]."""
+    others = [target.tokens.flatten(1) for target in targets if not target.own]
+    return torch.cat([front.expand(len(source), -1), source.flatten(1), *others], dim=1)

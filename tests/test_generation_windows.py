@@ -1,0 +1,174 @@
+"""One pass per user: every target once, the same states as target by target, and nothing seen of what comes later."""
+import numpy as np
+import pytest
+import torch
+
+from recbole_macrec.generation.decoding.causal_decoder import CausalTrieDecoder
+from recbole_macrec.generation.decoding.exact import exact_scores
+from recbole_macrec.generation.decoding.search import beam_search, sequence_log_probs
+from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.generation.network import layers
+from recbole_macrec.generation.network.decoder_only import DecoderOnly
+from recbole_macrec.generation.network.layers import TransformerSettings
+from recbole_macrec.generation.network.transformer import Transformer
+from recbole_macrec.generation.network.windows import Target, Windows, layout
+from recbole_macrec.generation.vocabulary import Vocabulary
+from recbole_macrec.trainer.windows import cuts, windows_of
+
+SIZES = TransformerSettings(d_model=24, d_ff=32, num_heads=2, d_kv=8, encoder_layers=2, decoder_layers=2, dropout=0.0)
+VOCABULARY = Vocabulary({"a": [5, 6, 7], "b": [4, 4]})
+FRONT = torch.tensor([VOCABULARY.start["a"]])
+NETWORKS = {
+    "decoder_only": lambda: DecoderOnly(len(VOCABULARY), SIZES),
+    "encoder_decoder": lambda: Transformer(len(VOCABULARY), SIZES, causal=True),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    torch.manual_seed(0)
+    made = NETWORKS[request.param]()
+    for parameter in made.parameters():  # sharp enough for differences to show
+        torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else None
+    return made
+
+
+def tokens_of(modality: str, *shape: int) -> torch.Tensor:
+    sizes, offsets = VOCABULARY.sizes[modality], VOCABULARY.offsets[modality]
+    return torch.stack([o + torch.randint(k, shape) for k, o in zip(sizes, offsets)], dim=-1)
+
+
+def batch() -> tuple[Windows, torch.Tensor, list[Target]]:
+    """Windows of 3, 5 and 5 items, the last with an overlap, and their IDs in both modalities."""
+    torch.manual_seed(1)
+    windows = Windows(torch.ones(3, 5, dtype=torch.long), torch.tensor([3, 5, 5]), torch.tensor([1, 1, 3]))
+    source = tokens_of("a", 3, 5)
+    return windows, source, [Target(source, VOCABULARY.start["a"], True), Target(tokens_of("b", 3, 5), VOCABULARY.start["b"], False)]
+
+
+@pytest.mark.parametrize("overhead", [0, 1000])
+def test_states_of_a_window_are_those_of_each_target_alone(network, overhead):
+    """Also of forks: both equal teacher forcing from the history alone."""
+    windows, source, targets = batch()
+    states = network.window_states(FRONT, source, windows, targets, overhead)
+    for i, (user, place) in enumerate(zip(*windows.targets())):
+        history = torch.cat([FRONT, source[user, :place].flatten()]).unsqueeze(0)
+        memory = network.read(history, torch.tensor([history.shape[1]]), 0, 1, 3)
+        for target, hidden in zip(targets, states):
+            sequence = torch.cat([torch.tensor([target.start]), target.tokens[user, place, :-1]])
+            torch.testing.assert_close(hidden[i], network.decode(sequence[None, None], memory)[0, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_later_item_moves_no_earlier_state(network):
+    windows, source, targets = batch()
+    before = network.window_states(FRONT, source, windows, targets)
+    changed = source.clone()
+    changed[:, 2] = tokens_of("a", 3)
+    targets[0] = targets[0]._replace(tokens=changed)
+    after = network.window_states(FRONT, changed, windows, targets)
+    place = windows.targets()[1]
+    for old, new in zip(before, after):
+        moved = (old - new).abs().amax((1, 2))
+        assert (moved[place < 2] < 1e-6).all() and (moved[place > 2] > 1e-4).all()
+    first_code = (before[0] - after[0])[place == 2][:, 0]  # the item itself is predicted before it is read
+    assert first_code.abs().max() < 1e-6
+
+
+def test_items_alone_are_read_behind_their_prompt(network):
+    windows, source, targets = batch()
+    items = source[:, 0]
+    states, mean = network.item_states(FRONT, items, [targets[1]._replace(tokens=targets[1].tokens[:, 0])])
+    memory = network.read(torch.cat([FRONT.expand(3, -1), items], dim=1), torch.tensor([4, 4, 4]), 0, 1, 3)
+    sequence = torch.cat([torch.full((3, 1), targets[1].start), targets[1].tokens[:, 0, :-1]], dim=1)
+    torch.testing.assert_close(states[0], network.decode(sequence.unsqueeze(1), memory)[:, 0], atol=1e-5, rtol=1e-5)
+    assert mean.shape == (3, SIZES.d_model) and mean.std(0).min() > 0
+
+
+def test_layers_for_the_cpu_equal_the_plain_ones(network, monkeypatch):
+    results = []
+    for fast in (True, False):
+        if not fast:
+            monkeypatch.setattr(layers, "on_cpu", lambda x: False)
+        windows, source, targets = batch()
+        network.zero_grad()
+        loss = sum(state.square().sum() for state in network.window_states(FRONT, source, windows, targets))
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
+    for fast, plain in zip(*results):
+        torch.testing.assert_close(fast, plain, atol=1e-3, rtol=1e-4)
+
+
+def test_a_bidirectional_encoder_takes_one_target_a_window():
+    windows, source, targets = batch()
+    with pytest.raises(ValueError, match="bidirectional"):
+        Transformer(len(VOCABULARY), SIZES).window_states(FRONT, source, windows, targets)
+
+
+def test_layout_of_the_example():
+    plan = layout(1, 3, 2, 1, ((2, True), (2, False)))
+    # front, source (3 x 2), other modality (3 x 2): start, a1 a2, fork(b1), b1 b2, fork(c1), c1
+    assert plan.column.tolist() == [0, 1, 2, 9, 3, 4, 11, 5]
+    assert plan.position.tolist() == [0, 1, 2, 3, 3, 4, 5, 5]
+    assert plan.length.tolist() == [0, 1, 5, 8]
+    assert plan.states[0].tolist() == [[0, 0], [2, 4], [5, 7]] and plan.states[1].tolist() == [[0, 0], [2, 3], [5, 6]]
+    sees = plan.hidden[0] == 0
+    assert sees[3].tolist() == [True, True, True, True, False, False, False, False]  # the first fork: history and itself
+    assert sees[5].tolist() == [True, True, True, False, True, True, False, False]  # no later code sees a fork
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["trie", "level"])
+def test_search_finds_what_scoring_every_item_says(network, output):
+    rng = np.random.default_rng(0)
+    codes = np.unique(rng.integers(0, [5, 6, 7], (60, 3)), axis=0)[:40]
+    trie = Trie(codes, np.arange(1, len(codes) + 1))
+    trained = trie if output == "trie" else None
+    causal = isinstance(network, DecoderOnly)
+    decoder = (CausalTrieDecoder if causal else TrieDecoder)(network, VOCABULARY, "a", trie, trained=trained)
+    torch.manual_seed(2)
+    history = torch.cat([FRONT.expand(4, -1), tokens_of("a", 4, 5).flatten(1)], dim=1)
+    with torch.no_grad():
+        memory = network.read(history, torch.tensor([16, 13, 10, 4]), 1000, 1, 3)
+        every = torch.from_numpy(codes).expand(4, -1, -1)
+        expected = sequence_log_probs(network, VOCABULARY, "a", memory, every, trained=trained)
+        torch.testing.assert_close(exact_scores(decoder, memory, len(codes) + 1, rows=7)[:, 1:], expected, atol=1e-5, rtol=1e-5)
+        ranking = beam_search(decoder, memory, beams=len(codes))
+    torch.testing.assert_close(ranking.scores, expected.sort(1, descending=True).values, atol=1e-5, rtol=1e-5)
+    total = (expected * 3).exp().sum(1)
+    assert torch.allclose(total, torch.ones(4), atol=1e-5) if output == "trie" else (total < 1).all()
+
+
+def test_a_trie_of_some_items_keeps_the_probabilities_of_all(network):
+    """The softmax runs over the children in the trained trie, whatever items are searched."""
+    codes = np.unique(np.random.default_rng(0).integers(0, [5, 6, 7], (60, 3)), axis=0)[:40]
+    trained, some = Trie(codes, np.arange(1, 41)), np.arange(0, 40, 3)
+    kind = CausalTrieDecoder if isinstance(network, DecoderOnly) else TrieDecoder
+    history = torch.cat([FRONT.expand(2, -1), tokens_of("a", 2, 3).flatten(1)], dim=1)
+    with torch.no_grad():
+        memory = network.read(history, torch.tensor([10, 10]), 0, 1, 3)
+        of_all = exact_scores(kind(network, VOCABULARY, "a", trained, trained=trained), memory, 41)
+        of_some = exact_scores(kind(network, VOCABULARY, "a", Trie(codes[some], some + 1), trained=trained), memory, 41)
+    torch.testing.assert_close(of_some[:, some + 1], of_all[:, some + 1], atol=1e-5, rtol=1e-5)
+
+
+# -- windows -----------------------------------------------------------------------------------------------------------
+
+
+def test_cuts_overlap_by_half_and_hold_each_target_once():
+    assert cuts(7, 1, 4) == [(0, 5, 1), (2, 7, 3)]
+    for items in range(2, 60):
+        for known in (1, min(3, items - 1)):
+            targets = [start + i for start, stop, first in cuts(items, known, 6) for i in range(first, stop - start)]
+            assert targets == list(range(known, items))
+            assert all(stop - start <= 7 for start, stop, _ in cuts(items, known, 6))
+
+
+def test_windows_join_the_samples_of_a_user():
+    """RecBole's samples of two users with at most 3 items of history, and a row that does not continue the one before."""
+    histories = np.array([[1, 0, 0], [1, 2, 0], [1, 2, 3], [2, 3, 4], [7, 0, 0], [9, 8, 0]])
+    lengths, targets, users = np.array([1, 2, 3, 3, 1, 2]), np.array([2, 3, 4, 5, 8, 5]), np.array([1, 1, 1, 1, 2, 2])
+    windows = [(w.user, w.items.tolist(), w.first) for w in windows_of(users, histories, lengths, targets)]
+    assert windows == [(1, [1, 2, 3, 4], 1), (1, [2, 3, 4, 5], 3), (2, [7, 8], 1), (2, [9, 8, 5], 2)]
