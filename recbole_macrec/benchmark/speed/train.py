@@ -1,14 +1,21 @@
-"""Training steps: ours against padded T5 with the released vocabulary and with ours."""
+"""Training steps: ours, target by target and once per user, against padded T5 with the released vocabulary and with ours."""
 import copy
+from itertools import islice
 
 import torch
 
 from recbole_macrec.benchmark.speed.measure import median_seconds, prepare
 from recbole_macrec.benchmark.speed.reference import WORDS, Reference
 
+PER_USER = {
+    "per_user": {"training": "per_user"},
+    "decoder_only": {"training_preset": "decoder_only"},
+}
+USERS = 128  # of a step of per-user training
+
 
 def train(args) -> dict:
-    """Samples trained a second; first the loss curves of both on the same batches, without dropout."""
+    """Samples (targets) trained a second; first the loss curves of both on the same batches, without dropout."""
     options = {"train_batch_size": args.batch}
     result = {"loss_difference": loss_difference(args, options)}
     subject = prepare(args.dataset, args.data_path, args.modality, **options)
@@ -23,12 +30,28 @@ def train(args) -> dict:
         seconds = median_seconds(lambda: [step(batch) for batch in batches], args.reference_repeats)
         theirs = samples / seconds
         result[name] = {"samples_per_s": round(theirs, 2), "speedup": round(rate / theirs, 2)}
+    for name, settings in PER_USER.items():
+        ours = per_user_rate(args, settings)
+        released = result["released"]["samples_per_s"]
+        result[name] = {
+            "samples_per_s": round(ours, 2),
+            "over_per_target": round(ours / rate, 2),
+            "over_released": round(ours / released, 2),
+        }
     return result
 
 
+def per_user_rate(args, settings: dict) -> float:
+    """Targets trained a second with one pass per user."""
+    subject = prepare(args.dataset, args.data_path, args.modality, train_batch_size=USERS, **settings)
+    batches = first_batches(subject, 2 * args.timed_steps)
+    targets = sum(len(subject.model.windows(batch).target_items()) for batch in batches)
+    return targets / median_seconds(lambda: subject.trainer.train_steps(batches), args.repeats)
+
+
 def first_batches(subject, count: int) -> list:
-    loader = iter(subject.train_data)
-    return [next(loader).to(subject.model.device) for _ in range(min(count, len(subject.train_data)))]
+    loader = subject.trainer.training_loader(subject.train_data)
+    return [batch.to(subject.model.device) for batch in islice(loader, count)]
 
 
 def reference_step(reference: Reference, subject):
