@@ -88,14 +88,15 @@ def property_file(*parts: str) -> Path:
     return folder.joinpath(*parts)
 
 
-def preset_files(model: str, name: str | None) -> list[Path]:
-    """The file of the preset ``name`` of ``model``; none for None.
+def preset_files(model: str, name: str | None, dataset: str) -> list[Path]:
+    """The file of the preset ``name`` of ``model``; for None that of the model on ``dataset``, if there is one.
 
     Raises:
         UserError: when the model has no such preset.
     """
     if name is None:
-        return []
+        path = property_file("preset", f"{model}-{dataset}.yaml")
+        return [path] if path.is_file() else []
     known = sorted(path.stem.removeprefix(f"{model}-") for path in property_file("preset").glob(f"{model}-*.yaml"))
     if name not in known:
         raise UserError(f"training_preset is {name!r}; {model} has {', '.join(known) or 'none'}.{nearest(str(name), known)}")
@@ -106,7 +107,7 @@ def _layer_property_files() -> None:
     """Read our property files between RecBole's.
 
     The order becomes: RecBole's overall.yaml, its model's, sample.yaml; our overall.yaml and model (for our models);
-    our dataset (for every model, as it names the fields); our model's ``training_preset``, if one is asked for; RecBole's
+    our dataset (for every model, as it names the fields); our model's ``training_preset``, by default the one for the dataset; RecBole's
     dataset and sequential settings. Ours come after sample.yaml because that sets every dataset option, the history length
     among them.
     """
@@ -128,7 +129,7 @@ def _layer_property_files() -> None:
             paths = [property_file("dataset", f"{self.dataset}.yaml")]
             if is_ours(self.model_class):
                 paths = [property_file("overall.yaml"), property_file("model", f"{self.model}.yaml"), *paths]
-                paths += preset_files(self.model, self.external_config_dict.get("training_preset"))
+                paths += preset_files(self.model, self.external_config_dict.get("training_preset"), self.dataset)
             for path in paths:
                 if path.is_file():
                     update(self, path)

@@ -62,7 +62,7 @@ def _compare(models: list[str], request: Request, data_path: str, output: str | 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Our own arguments, and RecBole's ``--key=value`` settings as texts."""
     parser = new_parser("run_recbole_macrec.py", "Train and test one or more models on a dataset with RecBole.")
-    parser.add_argument("--model", "-m", default="MACRec", help="one or more, as MACRec,TIGER,SASRec (default: MACRec)")
+    parser.add_argument("--model", "-m", default="MACRec,SASRec,Pop", help="one or more (default: MACRec,SASRec,Pop)")
     parser.add_argument("--dataset", "-d", default="arts-toy", help="folder below data_path (default: arts-toy)")
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones win")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (default: 1)")
