@@ -89,7 +89,8 @@ def property_file(*parts: str) -> Path:
 
 
 def preset_files(model: str, name: str | None, dataset: str) -> list[Path]:
-    """The file of the preset ``name`` of ``model``; for None that of the model on ``dataset``, if there is one.
+    """The file of the preset ``name`` of ``model``: for None that of the model on ``dataset``, if there is one; for ``none`` no
+    file.
 
     Raises:
         UserError: when the model has no such preset.
@@ -97,6 +98,8 @@ def preset_files(model: str, name: str | None, dataset: str) -> list[Path]:
     if name is None:
         path = property_file("preset", f"{model}-{dataset}.yaml")
         return [path] if path.is_file() else []
+    if name == "none":
+        return []
     known = sorted(path.stem.removeprefix(f"{model}-") for path in property_file("preset").glob(f"{model}-*.yaml"))
     if name not in known:
         raise UserError(f"training_preset is {name!r}; {model} has {', '.join(known) or 'none'}.{nearest(str(name), known)}")
