@@ -87,7 +87,7 @@ def test_config_files_apply_in_order(tiny, tmp_path):
 @pytest.mark.parametrize(
     "argv, expected",
     [
-        (["--valid_metric=foo"], "valid_metric is 'foo', which is not measured"),
+        (["--model=MACRec", "--valid_metric=foo"], "valid_metric is 'foo', which is not measured"),
         (["--lamda_con=0.1"], "Unknown option 'lamda_con' in the command line. Did you mean 'lambda_con'?"),
         (["--model=SASRec", "--hiden_size=3"], "Did you mean 'hidden_size'?"),
         (["--model=macrec"], "Unknown model 'macrec'. Did you mean 'MACRec'?"),
