@@ -379,7 +379,7 @@ def make_folders_together() -> None:
 
 def name_files_of_each_run() -> None:
     """Checkpoints (trainer.py:132, 902-910) and logs (logger.py:83) are named by the second: two runs that start in one write
-    the same files, and one reports the metrics of the other's weights. Each run now creates a file that nobody had; the
+    the same files, and one reports the metrics of the other's weights. Each run now creates a new file; the
     TensorBoard folder follows the log's name. A checkpoint that stays empty is removed with its trainer. Goes when RecBole's
     names are unique."""
     import logging

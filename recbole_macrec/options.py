@@ -63,14 +63,14 @@ def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> 
     if name == PACKAGED_DATASET or has_source(name):
         return
     folder = Path(data_path) / name
-    mend = f"Import it with: python -m recbole_macrec.data import SRC --dataset={name} --data_path={data_path}"
+    remedy = f"Import it with: python -m recbole_macrec.data import SRC --dataset={name} --data_path={data_path}"
     if not folder.is_dir():
         makeable = {path.stem for path in property_file("dataset").glob("*.yaml") if has_source(path.stem)}
         others = sorted({path.parent.name for path in Path(data_path).glob("*/*.inter")} | makeable)
         there = f" There are, or can be made: {', '.join(others)}." if others else ""
-        raise UserError(f"Dataset folder {folder.absolute()} does not exist.{nearest(name, others)}{there} {mend}")
+        raise UserError(f"Dataset folder {folder.absolute()} does not exist.{nearest(name, others)}{there} {remedy}")
     if not benchmark and not (folder / f"{name}.inter").is_file():
-        raise UserError(f"Dataset file {folder / f'{name}.inter'} does not exist. {mend}")
+        raise UserError(f"Dataset file {folder / f'{name}.inter'} does not exist. {remedy}")
 
 
 def read_config_file(path: str | Path) -> dict:

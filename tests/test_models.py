@@ -226,7 +226,7 @@ def test_bf16_computes_nearly_what_fp32_does(name, data_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_entrance_ranks_in_eval_precision(name, data_path):
-    """Trained in bf16, then evaluated, ``full_sort_topk``, ``predict`` and ``recommend``: one precision, whoever calls."""
+    """Trained in bf16, then evaluated, ``full_sort_topk``, ``predict`` and ``recommend``: one precision in all of them."""
     _, model, trainer, (train, _, test) = prepare(name, data_path, precision="bf16", pass_tokens=None)
     assert (trainer.precision, model.eval_precision) == ("bf16", "fp32")
     trainer.train_steps(train)

@@ -74,7 +74,7 @@ FIRST_TARGET = "first_target"  # field of windows: int64 [B], the place of the f
 
 
 def in_eval_precision(method: Callable) -> Callable:
-    """A ranking ``method`` of a model that computes in the model's ``eval_precision``, whoever calls it."""
+    """A ranking ``method`` of a model that always computes in the model's ``eval_precision``."""
 
     @wraps(method)
     def computed(self, *args, **kwargs):
@@ -333,7 +333,7 @@ class GenerativeRecommender(SequentialRecommender):
             items: int64 [n].
         """
         codes, sizes = getattr(self, f"codes_{modality}")[items], self.vocabulary.sizes[modality]
-        trie = self.trained[modality] if self.output == "trie" else None
+        trie = self._softmax_trie(modality)
         nodes = getattr(self, f"nodes_{modality}")[items]  # [n, L]
         total = torch.zeros((), device=hidden.device)
         for level, (offset, size) in enumerate(zip(self.vocabulary.offsets[modality], sizes)):
@@ -402,8 +402,12 @@ class GenerativeRecommender(SequentialRecommender):
             for name, width in widths.items()
         }
 
+    def _softmax_trie(self, modality: str) -> Trie | None:
+        """The trie over whose children a level's softmax runs; None: it runs over all codes of the level."""
+        return self.trained[modality] if self.output == "trie" else None
+
     def _decoder(self, modality: str, trie: Trie, visits: int) -> TrieDecoder | CausalTrieDecoder:
-        trained = self.trained[modality] if self.output == "trie" else None
+        trained = self._softmax_trie(modality)
         if self.decoder_only:
             return CausalTrieDecoder(self.network, self.vocabulary, modality, trie, trained)
         return TrieDecoder(self.network, self.vocabulary, modality, trie, visits, trained)
@@ -473,7 +477,7 @@ class GenerativeRecommender(SequentialRecommender):
         """Log-probability of items [B, G] over the length of their IDs; [B, G]."""
         codes = getattr(self, f"codes_{modality}")[items]  # [B, G, L]
         prior = getattr(self, f"prior_{modality}")[items] if self.semantic_ids.newcomers else None
-        trained = self.trained[modality] if self.output == "trie" else None
+        trained = self._softmax_trie(modality)
         return sequence_log_probs(self.network, self.vocabulary, modality, memory, codes, prior, trained)
 
     # -- after training ----------------------------------------------------------------------------------------------

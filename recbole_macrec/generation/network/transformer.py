@@ -1,4 +1,4 @@
-"""T5-style encoder-decoder (Raffel et al., 2020) over users laid out one after the other.
+"""T5-style encoder-decoder (Raffel et al., 2020) over packed users.
 
 Legend: B users, G groups of queries (target sequences in training, beams in search), T target positions, S source
 positions, M rows (the positions of all users), H heads, D model width.
