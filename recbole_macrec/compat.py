@@ -31,7 +31,8 @@ def apply() -> None:
     measure_sequences_one_by_one()
     hand_torch_writable_columns()
     restore_scipy_dok_update()
-    load_own_checkpoints()
+    keep_checkpoints_free_of_pickles()
+    unpickle_datasets_on_trust()
     report_plain_metrics()
     scale_gradients_without_warning()
     keep_unreadable_values_as_text()
@@ -224,31 +225,55 @@ def restore_scipy_dok_update() -> None:
         dok_matrix._update = lambda self, entries: self._dict.update(entries)
 
 
-@contextlib.contextmanager
-def _trusted_load():
-    """Let ``torch.load`` unpickle objects where the call does not say ``weights_only`` itself."""
-    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=f".*{name}.*")
-            yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+_trusts = False  # whether RecBole may unpickle files now
 
 
-def load_own_checkpoints() -> None:
-    """torch 2.6: ``torch.load`` refuses the pickled Config in RecBole's checkpoints (trainer.py:323, 583;
-    quick_start.py:250; s3rec.py:120 and other models with a pretrained path). Only these calls, which read files that
-    the run wrote or the user named, may unpickle. A trainer class with ``safe_checkpoints = True`` is left alone.
-    Goes when RecBole saves plain values."""
-    trainer = importlib.import_module("recbole.trainer.trainer").Trainer
+def _trusting(function, config_of):
+    """``function``, within which files are unpickled if ``trust_checkpoint`` is set in the config that ``config_of`` finds in its
+    arguments."""
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        global _trusts
+        before, _trusts = _trusts, bool(config_of(*args, **kwargs)["trust_checkpoint"])
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _trusts = before
+
+    return wrapped
+
+
+def keep_checkpoints_free_of_pickles() -> None:
+    """RecBole pickles its Config, and modules, into checkpoints (trainer.py:308, 770, 999), so that reading one (trainer.py:323,
+    583; s3rec.py:120 and other models with a pretrained path) can run any code; torch 2.6 refuses to. Its trainers now write
+    tensors and plain values, and read pickles with ``trust_checkpoint`` alone. Goes when RecBole saves plain values."""
+    import torch
+
+    def save(state, file, **kwargs):
+        from recbole_macrec.plugin import plain, plain_config
+        from recbole_macrec.trainer.checkpoint import as_tensors, relative_folder, save_checkpoint
+
+        config, other = state["config"], state["other_parameter"] or {}
+        other = {name: value for name, value in other.items() if not isinstance(value, torch.nn.Module)}  # it is in state_dict
+        changed = {"config": plain_config(config), "data_folder": relative_folder(config["data_path"], file)}
+        if "best_valid_score" in state:
+            changed["best_valid_score"] = plain(state["best_valid_score"])
+        save_checkpoint({**state, **changed, "other_parameter": as_tensors(other)}, file)
+
+    def load(file, map_location=None):
+        from recbole_macrec.trainer.checkpoint import from_tensors, read_checkpoint
+
+        device = map_location or "cpu"
+        state = read_checkpoint(file, device, _trusts)
+        if "other_parameter" in state:
+            state["other_parameter"] = from_tensors(state["other_parameter"], device)
+        return state
+
+    trainer = importlib.import_module("recbole.trainer.trainer")
+    trainer.torch = _Changed(torch, save=save, load=load)
     for name in ("evaluate", "resume_checkpoint"):
-        setattr(trainer, name, _unless_safe(getattr(trainer, name)))
+        setattr(trainer.Trainer, name, _trusting(getattr(trainer.Trainer, name), lambda self, *args, **kwargs: self.config))
     for package, name in (
         ("sequential_recommender", "S3Rec"),
         ("general_recommender", "ConvNCF"),
@@ -257,21 +282,54 @@ def load_own_checkpoints() -> None:
         ("general_recommender", "NeuMF"),
         ("context_aware_recommender", "KD_DAGFM"),
     ):
-        model = getattr(importlib.import_module(f"recbole.model.{package}.{name.lower()}"), name)
-        model.__init__ = _within(_trusted_load, model.__init__)
-    for quick_start in ("recbole.quick_start", "recbole.quick_start.quick_start"):
-        module = importlib.import_module(quick_start)
-        module.load_data_and_model = _within(_trusted_load, module.load_data_and_model)
+        module = importlib.import_module(f"recbole.model.{package}.{name.lower()}")
+        module.torch = _Changed(torch, load=load)
+        model = getattr(module, name)
+        model.__init__ = _trusting(model.__init__, lambda self, config, dataset: config)
 
 
-def _unless_safe(method):
-    trusted = _within(_trusted_load, method)
+@contextlib.contextmanager
+def loading(state):
+    """Let ``torch.load(state)`` return ``state``: ``load_data_and_model`` (quick_start.py:250) knows files alone."""
+    import torch
 
-    @functools.wraps(method)
-    def wrapped(self, *args, **kwargs):
-        return (method if getattr(self, "safe_checkpoints", False) else trusted)(self, *args, **kwargs)
+    load = torch.load
+    torch.load = lambda file, *args, **kwargs: state if file is state else load(file, *args, **kwargs)
+    try:
+        yield
+    finally:
+        torch.load = load
 
-    return wrapped
+
+def unpickle_datasets_on_trust() -> None:
+    """``create_dataset`` and ``load_split_dataloaders`` (data/utils.py:59, 118) unpickle the file of ``save_dataset`` or
+    ``save_dataloaders`` if there is one, which can run any code. They now do so with ``trust_checkpoint`` alone; a file that the
+    options name is refused otherwise, and one in checkpoint_dir is made again. Goes when RecBole saves plain values."""
+    from recbole_macrec.errors import UserError
+
+    module = importlib.import_module("recbole.data.utils")
+    module.os = _Changed(os, path=_Changed(os.path, exists=lambda file: _trusts and os.path.exists(file)))
+
+    def checked(function, option):
+        @functools.wraps(function)
+        def wrapped(config):
+            if config[option] and not config["trust_checkpoint"]:
+                raise UserError(f"{option} is {config[option]!r}, a pickle, and reading one runs any code that is in it; leave it "
+                                "out, or, only if you trust its writer, give trust_checkpoint=True.")
+            return function(config)
+
+        return _trusting(wrapped, lambda config: config)
+
+    for name, option in ("create_dataset", "dataset_save_path"), ("load_split_dataloaders", "dataloaders_save_path"):
+        _replace_in_recbole(name, checked(getattr(module, name), option))
+
+
+def _replace_in_recbole(name: str, function) -> None:
+    """Put ``function`` in place of RecBole's function ``name`` wherever it has been imported."""
+    original = inspect.unwrap(function)
+    for module in [module for path, module in sys.modules.items() if path.split(".")[0] == "recbole"]:
+        if vars(module).get(name) is original:
+            setattr(module, name, function)
 
 
 def report_plain_metrics() -> None:
@@ -366,15 +424,11 @@ def wrap_for_cpu_processes() -> None:
 def make_folders_together() -> None:
     """``ensure_dir`` (utils.py:52) fails when another process makes the folder between its look and its step. Goes when
     RecBole passes ``exist_ok``."""
-    original = importlib.import_module("recbole.utils.utils").ensure_dir
-
-    @functools.wraps(original)
+    @functools.wraps(importlib.import_module("recbole.utils.utils").ensure_dir)
     def ensure_dir(dir_path):
         os.makedirs(dir_path, exist_ok=True)
 
-    for module in [module for name, module in sys.modules.items() if name.split(".")[0] == "recbole"]:
-        if vars(module).get("ensure_dir") is original:
-            module.ensure_dir = ensure_dir
+    _replace_in_recbole("ensure_dir", ensure_dir)
 
 
 def name_files_of_each_run() -> None:

@@ -9,7 +9,7 @@ import yaml
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.plugin import FEATURE_OPTIONS, model_names, property_file, read_yaml
+from recbole_macrec.plugin import FEATURE_OPTIONS, TRUST, model_names, property_file, read_yaml
 
 PACKAGED_DATASET = "ml-100k"  # ships inside RecBole, which always reads it from there
 _READ_FROM_CONFIG = re.compile(r"config(?:\[|\.get\()\s*[\"'](\w+)[\"']")
@@ -87,7 +87,14 @@ def read_config_file(path: str | Path) -> dict:
         raise UserError(f"Config file {path} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"Config file {path} holds a {type(values).__name__}; expected lines such as 'epochs: 10'.")
+    refuse_trust(values, path)
     return values
+
+
+def refuse_trust(names: Iterable[str], path: str | Path) -> None:
+    """Raise a UserError where a file, which anyone may have written, decides that other files can be trusted."""
+    if TRUST in names:
+        raise UserError(f"{path} sets {TRUST}, which no file can; give --{TRUST}=True on the command line, or in config_dict.")
 
 
 @cache  # it reads all property files, and a command asks once for its words and once for each config file

@@ -2,7 +2,6 @@
 import enum
 import functools
 import importlib
-import io
 import os
 import sys
 from collections import defaultdict
@@ -17,8 +16,9 @@ from recbole.config import Config
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.dataset import Dataset
 from recbole.quick_start import quick_start
-from recbole.utils import ModelType, dataset_arguments, enum_type, get_model
+from recbole.utils import ModelType, dataset_arguments, enum_type, general_arguments, get_model
 
+from recbole_macrec import compat
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.attributes import choose_attributes
 from recbole_macrec.data.loading import check_columns
@@ -29,6 +29,10 @@ from recbole_macrec.values import check_flags, check_values
 
 FEATURE_OPTIONS = ("source", "missing_images", "missing_texts", "encoders", "text_fields", "image_field", "max_modalities")
 NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
+TRUST = "trust_checkpoint"  # the option with which RecBole may unpickle files
+NOT_FROM_CHECKPOINTS = {  # settings that a checkpoint of unknown origin must not choose
+    "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "log_wandb", "source", TRUST,
+}  # fmt: skip
 TRAINED_ON = "trained_on"  # in a config: the bundle of semantic IDs that a checkpoint to load was trained on
 MODEL_PACKAGE = "recbole.model.sequential_recommender"
 
@@ -48,6 +52,7 @@ def register() -> None:
         register_model(model)
     names = [field.name for field in fields(SemanticIDSettings)] + [*FEATURE_OPTIONS, "MODEL_TYPE"]
     dataset_arguments.extend(name for name in names if name not in dataset_arguments)
+    general_arguments.append(TRUST)
     _layer_property_files()
     _prepare_before_loading()
     _check_splits()
@@ -140,6 +145,9 @@ def _layer_property_files() -> None:
 
     @functools.wraps(final)
     def _get_final_config_dict(self):
+        from recbole_macrec.options import refuse_trust
+
+        refuse_trust(self.file_config_dict, "A config file")
         config = final(self)
         sequential = self.model_class.type == ModelType.SEQUENTIAL
         without_negatives = is_ours(self.model_class) or (sequential and config.get("loss_type") == "CE")
@@ -323,32 +331,33 @@ def run_recboles(rank, *args):
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
-def load_data_and_model(model_file, data_path=None):
-    """RecBole's ``load_data_and_model``, for its checkpoints and for ours.
+def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
+    """RecBole's ``load_data_and_model``, for checkpoints of tensors and plain values, as this package and, with it, RecBole's
+    trainers write them.
 
     Args:
         data_path: the folder with the dataset's folder; by default where the dataset lies from the checkpoint as it did in
             training, or else where it lay then.
+        trust_checkpoint: also read a checkpoint that RecBole without this package wrote, and a pickled dataset. That runs any
+            code that is in them.
 
     Raises:
         UserError: when the file is missing, truncated, not a checkpoint, or of other data or codes, and without the dataset.
     """
-    from recbole_macrec.trainer.checkpoint import read_checkpoint
+    from recbole_macrec.trainer.checkpoint import from_tensors, read_checkpoint
 
-    state = read_checkpoint(model_file)
-    if state is None and data_path is None:
-        return _recbole_load_data_and_model(model_file)
-    if state is None:
-        state = torch.load(model_file, map_location="cpu", weights_only=False)  # a file of RecBole's that the user names
-        config = state["config"]
-    else:
-        config = config_from_plain({**state["config"], TRAINED_ON: trained_on(state)})
+    state = read_checkpoint(model_file, trusted=trust_checkpoint)
+    config = state.get("config") if isinstance(state, dict) else None
+    if isinstance(config, dict):
+        config = config_from_plain(config if trust_checkpoint else known_settings(config))
+    if not isinstance(config, Config):
+        raise UserError(f"Checkpoint {model_file} holds no settings of a model; name one that RecBole or recbole_macrec wrote.")
+    config.final_config_dict.update({TRAINED_ON: trained_on(state), TRUST: trust_checkpoint})
     config.final_config_dict["data_path"] = str(dataset_folder(config, model_file, state.get("data_folder"), data_path))
-    as_recbole_writes_it = io.BytesIO()
-    torch.save({**state, "config": config}, as_recbole_writes_it)
-    as_recbole_writes_it.seek(0)
+    state = {**state, "config": config, "other_parameter": from_tensors(state.get("other_parameter"), config["device"])}
     try:
-        return _recbole_load_data_and_model(as_recbole_writes_it)
+        with compat.loading(state):
+            return _recbole_load_data_and_model(state)
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
@@ -356,6 +365,22 @@ def load_data_and_model(model_file, data_path=None):
             f"Checkpoint {model_file} does not fit the model that its configuration builds on today's data "
             f"({str(error).splitlines()[-1].strip()}): use the dataset, features and codes it was trained with."
         ) from error
+
+
+def known_settings(settings: dict) -> dict:
+    """The settings of a checkpoint of unknown origin that say how its model is built: those that RecBole or a model reads.
+
+    Settings that name a pickle, send anything away or fetch data do not count; a dataset's ``source`` is that of its property file.
+    """
+    from recbole_macrec.options import known_options
+
+    model, dataset = settings.get("model"), settings.get("dataset")
+    if not isinstance(model, str) or not isinstance(dataset, str):
+        raise UserError("The settings of the checkpoint name no model and dataset; name another checkpoint.")
+    known = known_options((model,), dataset) - NOT_FROM_CHECKPOINTS
+    path = property_file("dataset", f"{dataset}.yaml")
+    source = read_yaml(path).get("source") if path.is_file() else None
+    return {key: value for key, value in settings.items() if key in known} | {"source": source, "log_wandb": False}
 
 
 def dataset_folder(config: Config, model_file, seen_from_file: str | None, data_path=None) -> Path:

@@ -40,7 +40,7 @@ def checkpoint(tmp_path, model: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("model", ["Pop", "SASRec", "BERT4Rec", "GRU4Rec", "LightGCN", "NGCF", "FDSA"])
+@pytest.mark.parametrize("model", ["Pop", "SASRec", "BERT4Rec", "GRU4Rec", "LightGCN", "NGCF", "FDSA", "ItemKNN", "EASE", "DMF"])
 def test_baseline_runs_and_its_checkpoint_ranks_the_same(model, tiny_dataset, tmp_path):
     result = run_recbole(model, "tiny", config_dict=fast(tiny_dataset))["test_result"]
     assert 0 < result["hit@10"] <= 1
@@ -96,8 +96,10 @@ def test_torch_gets_writable_columns(tiny_dataset, recwarn):
 
 def test_repairs_leave_pandas_and_torch_as_they_are(tiny_dataset, tmp_path):
     run_recbole("SASRec", "tiny", config_dict=fast(tiny_dataset))
+    assert torch.load(checkpoint(tmp_path, "SASRec"), weights_only=True)["config"]["model"] == "SASRec"
+    torch.save({"config": Config("SASRec", "tiny", config_dict=fast(tiny_dataset))}, tmp_path / "pickled.pth")
     with pytest.raises(Exception, match="[Ww]eights.only"):
-        torch.load(checkpoint(tmp_path, "SASRec"))
+        torch.load(tmp_path / "pickled.pth")
     compat.apply()
     if int(pd.__version__.split(".")[0]) >= 3:
         assert pd.Series([[1, 2], [3]]).agg(len) == 2

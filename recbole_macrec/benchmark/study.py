@@ -23,6 +23,7 @@ from recbole_macrec.benchmark.studies import DEFAULT, FINISHED_KINDS, Study, as_
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.failures import reporting
+from recbole_macrec.options import refuse_trust
 from recbole_macrec.semantic_ids import SemanticIDSettings
 
 KEYS = (
@@ -103,6 +104,8 @@ def read_study(name: str) -> dict:
     for key in study:
         if key not in KEYS:
             raise UserError(f"{path} has '{key}', which no study reads.{nearest(key, KEYS)}")
+    for settings in [study.get("settings") or {}, study.get("sweeps") or {}, *(study.get("variants") or {}).values()]:
+        refuse_trust(settings, path)
     if not study.get("models") and not study.get("model"):
         raise UserError(f"{path}: expected models, or a model and its variants or sweeps.")
     return {"title": path.stem} | study

@@ -1,15 +1,18 @@
-"""Checkpoints of tensors and plain values, so that loading one never runs foreign code."""
+"""Checkpoints of tensors and plain values, so that reading one never runs foreign code."""
 import os
 import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy import sparse
 
 from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
 
 FORMAT = "recbole_macrec"
+ARRAY, SPARSE = "numpy.ndarray", "scipy.sparse"
 
 
 def save_checkpoint(state: dict, path: str | Path) -> None:
@@ -26,11 +29,14 @@ def relative_folder(folder: str | Path, file: str | Path) -> str | None:
         return None
 
 
-def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict | None:
-    """Read a checkpoint of ours; None for one that RecBole pickled itself.
+def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu", trusted: bool = False):
+    """Read a checkpoint of tensors and plain values, whoever wrote it.
+
+    Args:
+        trusted: also read a pickled checkpoint of RecBole, which can run any code.
 
     Raises:
-        UserError: when the file is missing, truncated or no checkpoint at all.
+        UserError: when the file is missing, truncated, no checkpoint at all, or pickled and not ``trusted``.
     """
     if not Path(path).is_file():
         raise UserError(f"Checkpoint {path} does not exist; check the path (RecBole writes them to checkpoint_dir).")
@@ -38,17 +44,46 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if not zipfile.is_zipfile(path):
         raise UserError(unreadable)
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location=device, weights_only=not trusted)
     except pickle.UnpicklingError:
-        return None
+        raise UserError(f"Checkpoint {path} is a pickle, and reading one runs any code that is in it; only if you trust its writer, "
+                        "give trust_checkpoint=True.") from None
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise UserError(unreadable) from error
-    return state if isinstance(state, dict) and state.get("format") == FORMAT else None
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """Read a checkpoint of ours; a UserError for anything else."""
     state = read_checkpoint(path, device)
-    if state is None:
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"Checkpoint {path} was not written by recbole_macrec; name one of its checkpoints.")
     return state
+
+
+def as_tensors(value):
+    """``value`` of RecBole's ``other_parameter`` as tensors and plain values; :func:`from_tensors` is the inverse."""
+    if isinstance(value, np.ndarray):
+        return {ARRAY: torch.from_numpy(value)}
+    if sparse.issparse(value):
+        matrix = value.tocoo()
+        return {SPARSE: value.format, "shape": list(value.shape), "values": torch.from_numpy(matrix.data),
+                "rows": torch.from_numpy(matrix.row), "columns": torch.from_numpy(matrix.col)}
+    if isinstance(value, dict):
+        return {key: as_tensors(entry) for key, entry in value.items()}
+    return type(value)(map(as_tensors, value)) if isinstance(value, list | tuple) else value
+
+
+def from_tensors(value, device: torch.device | str):
+    """What :func:`as_tensors` was given, tensors moved to ``device``, arrays and sparse matrices in the memory of the processor."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, list | tuple):
+        return type(value)(from_tensors(entry, device) for entry in value)
+    if not isinstance(value, dict):
+        return value
+    if ARRAY in value:
+        return value[ARRAY].cpu().numpy()
+    if SPARSE in value:
+        values, rows, columns = (value[name].cpu().numpy() for name in ("values", "rows", "columns"))
+        return sparse.coo_matrix((values, (rows, columns)), shape=value["shape"]).asformat(value[SPARSE])
+    return {key: from_tensors(entry, device) for key, entry in value.items()}

@@ -44,8 +44,6 @@ class GenerativeTrainer(Trainer):
         epoch_seconds: of each epoch trained in this process.
     """
 
-    safe_checkpoints = True
-
     def __init__(self, config, model):
         super().__init__(config, model)
         if self.device.type == "cpu":

@@ -1,0 +1,134 @@
+"""Files of unknown origin run no code: checkpoints, pickled datasets, and what options and config files name."""
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.quick_start import load_data_and_model, run_recbole
+from recbole.utils import get_model, get_trainer
+from test_compat import checkpoint, fast
+
+from recbole_macrec import UserError, plugin
+from recbole_macrec.benchmark.__main__ import main as benchmark
+from recbole_macrec.benchmark.command import main
+from recbole_macrec.recommend.__main__ import main as recommend
+from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
+
+RAN = Path("foreign code ran")  # in the folder of the test
+
+
+class Foreign:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return RAN.touch, ()
+
+
+@pytest.fixture
+def foreign(tmp_path) -> str:
+    """A checkpoint that runs code where it is unpickled."""
+    torch.save({"config": Foreign(), "state_dict": {}}, tmp_path / "foreign.pth")
+    yield str(tmp_path / "foreign.pth")
+    assert not RAN.exists()
+
+
+def built(model: str, data_path, **settings):
+    """Trainer and test data."""
+    config = Config(model, "tiny", config_dict=fast(data_path, save_dataset=False, **settings))
+    train, _, test = data_preparation(config, create_dataset(config))
+    return get_trainer(config["MODEL_TYPE"], model)(config, get_model(model)(config, train.dataset)), test
+
+
+def test_foreign_checkpoints_are_not_unpickled(foreign, tiny_dataset, capsys):
+    with pytest.raises(UserError, match="foreign.pth is a pickle.*trust_checkpoint=True"):
+        load_data_and_model(foreign)
+    assert recommend([f"--model_file={foreign}", "--history=i1"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: Checkpoint {foreign} is a pickle")
+    trainer, test = built("SASRec", tiny_dataset)
+    for read in (lambda: trainer.evaluate(test, model_file=foreign), lambda: trainer.resume_checkpoint(foreign)):
+        with pytest.raises(UserError, match="foreign.pth is a pickle"):
+            read()
+    with pytest.raises(UserError, match="foreign.pth is a pickle"):
+        built("S3Rec", tiny_dataset, train_stage="finetune", pre_model_path=foreign)
+
+
+def test_a_trusted_checkpoint_is_unpickled(tiny_dataset):
+    """As RecBole without this package writes it."""
+    trainer, test = built("SASRec", tiny_dataset)
+    torch.save({"config": trainer.config, "state_dict": trainer.model.state_dict(), "other_parameter": {}}, "theirs.pth")
+    expected = trainer.evaluate(test, load_best_model=False)
+    with pytest.raises(UserError, match="theirs.pth is a pickle"):
+        load_data_and_model("theirs.pth")
+    config, model, _, _, _, test = load_data_and_model("theirs.pth", trust_checkpoint=True)
+    assert get_trainer(config["MODEL_TYPE"], "SASRec")(config, model).evaluate(test, load_best_model=False) == expected
+    trusting, test = built("SASRec", tiny_dataset, trust_checkpoint=True)
+    assert trusting.evaluate(test, model_file="theirs.pth") == expected
+
+
+def test_settings_of_a_checkpoint_reach_no_pickle(tiny_dataset, tmp_path):
+    expected = run_recbole("SASRec", "tiny", config_dict=fast(tiny_dataset))["test_result"]
+    file = checkpoint(tmp_path, "SASRec")
+    state = load_checkpoint(file)
+    pickled = {name: tmp_path / "saved" / name for name in ("tiny-SequentialDataset.pth", "tiny-for-SASRec-dataloader.pth")}
+    for path in pickled.values():
+        path.write_bytes(pickle.dumps(Foreign()))
+    named = dict(zip(("dataset_save_path", "dataloaders_save_path"), map(str, pickled.values())))
+    for changed in ({}, named, {**named, "trust_checkpoint": True, "source": {"format": "amazon-2018"}, "log_wandb": True}):
+        state["config"] |= changed
+        save_checkpoint(state, file)
+        config, model, _, _, _, test = load_data_and_model(file)
+        assert not RAN.exists() and not any(config[name] for name in changed)
+        assert get_trainer(config["MODEL_TYPE"], "SASRec")(config, model).evaluate(test, load_best_model=False) == expected
+    with pytest.raises(AttributeError):  # what it returned is no dataset
+        load_data_and_model(file, trust_checkpoint=True)
+    assert RAN.exists()
+
+
+@pytest.mark.parametrize("option", ["dataset_save_path", "dataloaders_save_path"])
+def test_options_and_config_files_reach_no_pickle(option, tiny_dataset):
+    Path("foreign.pth").write_bytes(pickle.dumps(Foreign()))
+    Path("their.yaml").write_text(f"{option}: foreign.pth\n")
+    with pytest.raises(UserError, match=f"{option} is 'foreign.pth', a pickle.*trust_checkpoint=True"):
+        run_recbole("Pop", "tiny", config_file_list=["their.yaml"], config_dict=fast(tiny_dataset))
+    assert not RAN.exists()
+
+
+def test_a_pickled_dataset_of_the_user_is_read_on_request(tiny_dataset):
+    settings = fast(tiny_dataset)
+    first = create_dataset(Config("Pop", "tiny", config_dict=settings))
+    again = create_dataset(Config("Pop", "tiny", config_dict=settings))
+    first.save()
+    trusted = create_dataset(Config("Pop", "tiny", config_dict={**settings, "trust_checkpoint": True}))
+    assert not trusted.config["trust_checkpoint"]  # as it was saved
+    assert torch.equal(torch.as_tensor(trusted.inter_feat["item_id"]), torch.as_tensor(again.inter_feat["item_id"]))
+
+
+@pytest.mark.parametrize("command", [
+    lambda path, *data: main(["--model=Pop", *data, f"--config_files={path}"]),
+    lambda path, *data: benchmark(["compare", "--models=Pop", *data, f"--config_files={path}", "--output=out"]),
+])
+def test_no_config_file_grants_trust(command, tiny_dataset, capsys):
+    Path("their.yaml").write_text("trust_checkpoint: True\n")
+    assert command("their.yaml", "--dataset=tiny", f"--data_path={tiny_dataset}") == 1
+    assert "error: their.yaml sets trust_checkpoint, which no file can" in capsys.readouterr().err
+    with pytest.raises(UserError, match="sets trust_checkpoint"):
+        Config("Pop", "tiny", config_file_list=["their.yaml"])
+
+
+@pytest.mark.parametrize("where", ["settings: {trust_checkpoint: True}", "variants: {a: {trust_checkpoint: True}}",
+                                   "sweeps: {trust_checkpoint: [True]}"])
+def test_no_study_grants_trust(where, capsys):
+    Path("their.yaml").write_text(f"kind: variants\nmodel: TIGER\n{where}\n")
+    assert benchmark(["study", "their.yaml", "--output=out"]) == 1
+    assert "error: their.yaml sets trust_checkpoint, which no file can" in capsys.readouterr().err
+
+
+def test_settings_that_nothing_reads_stay_in_the_checkpoint(tiny_dataset):
+    settings = plugin.plain_config(Config("FDSA", "tiny", config_dict=fast(tiny_dataset)))
+    del settings["item_attribute"]  # of S3Rec
+    known = plugin.known_settings({**settings, "unheard_of": 1})
+    assert "unheard_of" not in known and known["hidden_size"] == settings["hidden_size"]
+    lost = {key for key in settings if key not in known and settings[key] is not None}
+    assert lost <= plugin.NOT_FROM_CHECKPOINTS
