@@ -3,6 +3,7 @@
 Every function below is one repair and says what it mends, where (lines are those of 1.2.1), and when it can go. ``apply``
 runs them all, once. Where a library still behaves as RecBole expects, a repair changes nothing.
 """
+import ast
 import contextlib
 import functools
 import importlib
@@ -35,7 +36,7 @@ def apply() -> None:
     unpickle_datasets_on_trust()
     report_plain_metrics()
     scale_gradients_without_warning()
-    keep_unreadable_values_as_text()
+    read_texts_as_literals()
     start_processes_without_gpu()
     wrap_for_cpu_processes()
     make_folders_together()
@@ -304,9 +305,14 @@ def loading(state):
 def unpickle_datasets_on_trust() -> None:
     """``create_dataset`` and ``load_split_dataloaders`` (data/utils.py:59, 118) unpickle the file of ``save_dataset`` or
     ``save_dataloaders`` if there is one, which can run any code. They now do so with ``trust_checkpoint`` alone; a file that the
-    options name is refused otherwise, and one in checkpoint_dir is made again. Goes when RecBole saves plain values."""
+    options name is refused otherwise, and one in checkpoint_dir is made again. LDiffRec (ldiffrec.py:232) unpickles its
+    ``item_emb.npy``; an array of numbers needs no pickle. Goes when RecBole saves plain values."""
+    import numpy as np
+
     from recbole_macrec.errors import UserError
 
+    vectors = importlib.import_module("recbole.model.general_recommender.ldiffrec")
+    vectors.np = _Changed(np, load=lambda file, **kwargs: np.load(file))
     module = importlib.import_module("recbole.data.utils")
     module.os = _Changed(os, path=_Changed(os.path, exists=lambda file: _trusts and os.path.exists(file)))
 
@@ -359,24 +365,22 @@ def scale_gradients_without_warning() -> None:
     )
 
 
-def keep_unreadable_values_as_text() -> None:
-    """``Config._convert_config_dict`` (configurator.py:139) evaluates every value as Python and lets some errors
-    through: ``--pre_model_path=input.pth`` raises AttributeError. Such values stay text. Goes when RecBole
-    parses literals."""
-    from recbole.config import Config
+def read_texts_as_literals() -> None:
+    """Values of options (configurator.py:131), choices of HyperTuning (hyper_tuning.py:239) and KD_DAGFM's ``teacher``
+    (kd_dagfm.py:44) are texts that RecBole evaluates, whatever code they hold; ``--pre_model_path=input.pth`` raises
+    AttributeError. They are now literals of Python, any other value of an option a text, and a teacher a class of that module.
+    Goes when RecBole parses literals."""
 
-    original = Config._convert_config_dict
+    def literal(text):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, TypeError, MemoryError, RecursionError) as error:
+            raise SyntaxError(f"{text!r} is no literal") from error
 
-    @functools.wraps(original)
-    def _convert_config_dict(self, config_dict):
-        for key in config_dict:
-            try:
-                config_dict[key] = original(self, {key: config_dict[key]})[key]
-            except Exception:  # whatever evaluating a text can raise: then it is a text
-                continue
-        return config_dict
-
-    Config._convert_config_dict = _convert_config_dict
+    importlib.import_module("recbole.config.configurator").eval = literal
+    importlib.import_module("recbole.trainer.hyper_tuning").eval = literal
+    teachers = importlib.import_module("recbole.model.context_aware_recommender.kd_dagfm")
+    teachers.eval = lambda name: {kind.__name__: kind for kind in vars(teachers).values() if inspect.isclass(kind)}[name]
 
 
 def start_processes_without_gpu() -> None:

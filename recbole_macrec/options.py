@@ -1,16 +1,21 @@
 """Checks names before anything runs: models, datasets and options that nobody knows are refused."""
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import yaml
+from recbole.config import Config
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.plugin import FEATURE_OPTIONS, TRUST, model_names, property_file, read_yaml
 
+TEXTS = ("data_path", "checkpoint_dir", "gpu_id")  # options whose words are no numbers or lists, such as 0,1 for two GPUs
 PACKAGED_DATASET = "ml-100k"  # ships inside RecBole, which always reads it from there
 _READ_FROM_CONFIG = re.compile(r"config(?:\[|\.get\()\s*[\"'](\w+)[\"']")
 
@@ -38,8 +43,18 @@ def check_model(name: str) -> None:
         raise UserError(f"Unknown model '{name}'.{hint} Known models: {', '.join(known)}.")
 
 
-def settings_of_words(words: Iterable[str], own: Iterable[str]) -> dict[str, str]:
-    """RecBole's ``--key=value`` settings as texts; ``own`` are the command's own options, to say the nearest name."""
+def value_of(text: str) -> Any:
+    """A word of the command line as RecBole reads it: a literal of Python, true or false, or else the text itself."""
+    return Config._convert_config_dict(None, {"": text})[""]
+
+
+def word_of(value: Any) -> str:
+    """The word of a command line that :func:`value_of` reads as ``value``."""
+    return value if isinstance(value, str) and value_of(value) == value else repr(value)
+
+
+def settings_of_words(words: Iterable[str], own: Iterable[str]) -> dict[str, Any]:
+    """RecBole's ``--key=value`` settings; ``own`` are the command's own options, to say the nearest name."""
     settings: dict[str, str] = {}
     for word in words:
         key, equals, value = word.removeprefix("--").partition("=")
@@ -49,7 +64,30 @@ def settings_of_words(words: Iterable[str], own: Iterable[str]) -> dict[str, str
         if settings.get(key, value) != value:
             raise UserError(f"--{key} is given twice, as '{settings[key]}' and '{value}'; give it once.")
         settings[key] = value
-    return settings
+    return {key: text if key in TEXTS else value_of(text) for key, text in settings.items()}
+
+
+def config_of(model: str | type, dataset: str, config_files: Iterable[str | Path], settings: dict[str, Any]) -> Config:
+    """The configuration of ``model`` with ``settings``, which win over the config files."""
+    with hidden_words():
+        files = [str(path) for path in config_files]
+        return Config(model, dataset, config_file_list=files, config_dict=quoted(settings))
+
+
+def quoted(settings: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` as a ``config_dict`` of RecBole, which reads texts as literals: texts come in quotes."""
+    return {key: repr(value) if isinstance(value, str) else value for key, value in settings.items()}
+
+
+@contextmanager
+def hidden_words() -> Iterator[None]:
+    """Hide the words of the command line, which RecBole would read, and let win over all else."""
+    words = sys.argv
+    sys.argv = words[:1]
+    try:
+        yield
+    finally:
+        sys.argv = words
 
 
 def has_source(name: str) -> bool:

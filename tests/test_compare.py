@@ -151,7 +151,7 @@ def test_histories_and_counts_are_those_of_the_interactions(whole, data_path):
 def test_other_settings_need_another_folder(whole, arguments, capsys):
     argv = [word for word in arguments if not word.startswith("--epochs")]
     assert main(["compare", MODELS, "--seeds=2", f"--output={whole}", *argv, "--epochs=9"]) == 1
-    assert "epochs was '4' and is '9' now" in capsys.readouterr().err
+    assert "epochs was 4 and is 9 now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

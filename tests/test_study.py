@@ -47,7 +47,7 @@ def study(arguments: list[str], **content) -> tuple[Path, dict, list[str]]:
 @pytest.mark.parametrize("name", study_names())
 def test_every_shipped_study_can_be_asked(name):
     content = read_study(name)
-    settings = {"data_path": DATA_PATH} | {k: str(v) for k, v in content.get("settings", {}).items()}
+    settings = {"data_path": DATA_PATH} | content.get("settings", {})
     variants = variants_of(content, content.get("models", []), "arts-toy", settings)
     Matrix(variants, ["arts-toy"], [1], settings).check()
     assert len(variants) > 1 and content["title"] != name

@@ -4,15 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.model.context_aware_recommender import kd_dagfm
 from recbole.quick_start import load_data_and_model, run_recbole
+from recbole.trainer import hyper_tuning
 from recbole.utils import get_model, get_trainer
 from test_compat import checkpoint, fast
 
 from recbole_macrec import UserError, plugin
 from recbole_macrec.benchmark.__main__ import main as benchmark
 from recbole_macrec.benchmark.command import main
+from recbole_macrec.benchmark.matrix import Matrix, Variant, matrix_settings
+from recbole_macrec.benchmark.run import Request, config_of
+from recbole_macrec.benchmark.runs import Asked, open_comparison, write_asked
+from recbole_macrec.options import settings_of_words, value_of, word_of
 from recbole_macrec.recommend.__main__ import main as recommend
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
 
@@ -132,3 +139,75 @@ def test_settings_that_nothing_reads_stay_in_the_checkpoint(tiny_dataset):
     assert "unheard_of" not in known and known["hidden_size"] == settings["hidden_size"]
     lost = {key for key in settings if key not in known and settings[key] is not None}
     assert lost <= plugin.NOT_FROM_CHECKPOINTS
+
+
+CODE = f"4 if __import__('pathlib').Path({str(RAN)!r}).touch() is None else 4"
+
+
+@pytest.fixture
+def code(tmp_path):
+    """A config file and a study that hold code where numbers belong."""
+    content = {"metric_decimal_place": CODE}
+    Path("code.yaml").write_text(yaml.safe_dump(content))
+    Path("study.yaml").write_text(yaml.safe_dump({"kind": "variants", "models": ["Pop"], "settings": content}))
+    yield
+    assert not RAN.exists()
+
+
+@pytest.mark.parametrize("argv", [
+    ["compare", "--models=Pop", "--config_files=code.yaml", "--output=out"],
+    ["compare", "--models=Pop", f"--metric_decimal_place={CODE}", "--output=out"],
+    ["study", "study.yaml", "--output=out"],
+    ["run", "--model=Pop", "--config_files=code.yaml"],
+    ["run", "--model=Pop", f"--metric_decimal_place={CODE}"],
+], ids=lambda argv: " ".join(argv)[:25])
+def test_values_are_not_evaluated(argv, code, tiny_dataset):
+    command = (lambda words: main(words[1:])) if argv[0] == "run" else benchmark
+    try:
+        command([*argv, "--dataset=tiny" if argv[0] != "compare" else "--datasets=tiny", f"--data_path={tiny_dataset}"])
+    except TypeError:
+        pass  # a text is no number of places
+
+
+@pytest.mark.parametrize("evaluate", [
+    lambda: Config("Pop", "tiny", config_dict={"metric_decimal_place": CODE}),
+    lambda: kd_dagfm.eval(CODE),
+    lambda: hyper_tuning.eval(f"[{CODE}]"),
+])
+def test_recbole_evaluates_no_text(evaluate, code):
+    try:
+        evaluate()
+    except (KeyError, SyntaxError):
+        pass
+
+
+VALUES = {"metric_decimal_place": 3, "pre_model_path": "3", "topk": [1, 5], "learning_rate": 3e-4, "wandb_project": "None",
+          "train_neg_sample_args": None, "user_inter_num_interval": "[0,inf)", "shuffle": False}
+
+
+def test_a_comparison_reads_config_files_as_a_run_does(tiny_dataset):
+    """Texts stay texts, also those that look like numbers."""
+    Path("their.yaml").write_text(yaml.safe_dump(VALUES))
+    request = Request("tiny", ("their.yaml",), {"data_path": str(tiny_dataset)})
+    alone = config_of("SASRec", request)
+    variant = Variant("SASRec", "SASRec")
+    Matrix([variant], ["tiny"], [1], matrix_settings(request, tiny_dataset)).lay_out("out")
+    compared = config_of("SASRec", Request("tiny", (), open_comparison("out").runs[0].asked.settings))
+    assert {name: alone[name] for name in VALUES} == {name: compared[name] for name in VALUES}
+    assert [alone[name] for name in ("metric_decimal_place", "pre_model_path", "wandb_project")] == [3, "3", "None"]
+
+
+@pytest.mark.parametrize("word, value", [("3", 3), ("3e-4", 3e-4), ("true", True), ("['a','b']", ["a", "b"]), ("'3'", "3"), ("ERROR", "ERROR"),
+                                         ("1/0", "1/0"), ("None", None), ("a=b", "a=b"), ("[0,inf)", "[0,inf)")])
+def test_words_are_read_as_literals(word, value):
+    assert settings_of_words([f"--state={word}"], ()) == {"state": value}
+    assert value_of(word_of(value)) == value
+
+
+def test_a_comparison_begun_with_texts_goes_on():
+    """Before, asked.json held the settings as texts."""
+    folder, settings = Path("run"), {"epochs": 3, "modalities": ["text"], "state": "ERROR"}
+    write_asked(folder, Asked("TIGER", "TIGER", "tiny", 1, {"epochs": "3", "modalities": "['text']", "state": "ERROR"}))
+    assert write_asked(folder, Asked("TIGER", "TIGER", "tiny", 1, settings)).asked.settings == settings
+    with pytest.raises(UserError, match="epochs was 3 and is 4 now"):
+        write_asked(folder, Asked("TIGER", "TIGER", "tiny", 1, settings | {"epochs": 4}))

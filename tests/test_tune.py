@@ -27,8 +27,8 @@ def test_ours_and_the_usual_baselines_have_a_file():
 
 
 def test_tries_repeat_differ_and_leave_what_is_set():
-    tries = tune.draw_tries("SASRec", {"n_layers": "2"}, 6, seed=1)
-    assert tries == tune.draw_tries("SASRec", {"n_layers": "2"}, 6, seed=1) != tune.draw_tries("SASRec", {}, 6, seed=1)
+    tries = tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1)
+    assert tries == tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1) != tune.draw_tries("SASRec", {}, 6, seed=1)
     assert tries[0] == {} and len({json.dumps(settings) for settings in tries}) == 6
     assert all("n_layers" not in settings for settings in tries)
     assert tune.draw_tries("Pop", {}, 6, seed=1) == [{}]
@@ -37,7 +37,7 @@ def test_tries_repeat_differ_and_leave_what_is_set():
 def test_a_small_space_ends(monkeypatch):
     monkeypatch.setattr(tune, "read_space", lambda model: {"a": ("choice", [1, 2])})
     tries = tune.draw_tries("SASRec", {}, 9, seed=1)
-    assert tries[0] == {} and sorted(settings["a"] for settings in tries[1:]) == ["1", "2"]
+    assert tries[0] == {} and sorted(settings["a"] for settings in tries[1:]) == [1, 2]
 
 
 def test_lines_of_all_kinds(tmp_path, monkeypatch):
@@ -65,6 +65,6 @@ def test_the_best_by_validation_is_compared(tiny_dataset, monkeypatch):
     scores = [run.result["best_valid_score"] for run in tries]
     assert len(set(scores)) == 3 and best["best_valid_score"] == max(scores)
     assert [run.asked.settings.get("learning_rate") for run in tries][0] is None
-    assert best["settings"] == {"learning_rate": "0.02"}
+    assert best["settings"] == {"learning_rate": 0.02}
     (run,) = open_comparison("out").runs
-    assert run.asked.settings["learning_rate"] == "0.02" and run.result["best_valid_score"] == max(scores)
+    assert run.asked.settings["learning_rate"] == 0.02 and run.result["best_valid_score"] == max(scores)

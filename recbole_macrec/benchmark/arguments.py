@@ -1,5 +1,6 @@
 """What the command lines share: ``--key=value`` settings."""
 import argparse
+from typing import Any
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import settings_of_words
@@ -20,7 +21,7 @@ def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
     )
 
 
-def read_settings(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The parser's own arguments, and RecBole's ``--key=value`` settings as texts."""
+def read_settings(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The parser's own arguments, and RecBole's ``--key=value`` settings."""
     args, rest = parser.parse_known_args(argv)
     return args, settings_of_words(rest, vars(args))

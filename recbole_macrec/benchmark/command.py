@@ -3,6 +3,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.compare import compare, names_of
@@ -59,8 +60,8 @@ def _compare(models: list[str], request: Request, data_path: str, output: str | 
     return compare(matrix, output, processes=request.processes)
 
 
-def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Our own arguments, and RecBole's ``--key=value`` settings as texts."""
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Our own arguments, and RecBole's ``--key=value`` settings."""
     parser = new_parser("run_recbole_macrec.py", "Train and test one or more models on a dataset with RecBole.")
     parser.add_argument("--model", "-m", default="MACRec,SASRec,Pop", help="one or more (default: MACRec,SASRec,Pop)")
     parser.add_argument("--dataset", "-d", default="arts-toy", help="folder below data_path (default: arts-toy)")

@@ -20,6 +20,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
@@ -54,7 +55,7 @@ def _main(argv: list[str]) -> int:
     return compare(matrix, args.output, args.jobs, args.minutes, args.ray, tries=args.tune)
 
 
-def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = new_parser("python -m recbole_macrec.benchmark compare", __doc__)
     parser.add_argument("--models", required=True, help="as MACRec,TIGER,SASRec")
     parser.add_argument("--datasets", default="arts-toy", help="as Instruments,Arts (default: arts-toy)")

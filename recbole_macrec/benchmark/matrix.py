@@ -2,6 +2,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from recbole_macrec.benchmark.run import Request, prepare
 from recbole_macrec.benchmark.runs import (
@@ -26,7 +27,7 @@ class Variant:
 
     label: str
     model: str
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Matrix:
     """What to compare.
 
     Attributes:
-        settings: of every run, as texts; a variant's own win.
+        settings: of every run; a variant's own win.
         pairs: (label, label) to test; empty: the best against each other one.
     """
 
     variants: Sequence[Variant]
     datasets: Sequence[str]
     seeds: Sequence[int]
-    settings: dict[str, str]
+    settings: dict[str, Any]
     pairs: Sequence[tuple[str, str]] = ()
 
     def check(self, own: Iterable[str] = ()) -> None:
@@ -59,7 +60,7 @@ class Matrix:
         for dataset in self.datasets:
             check_options(self.settings, models, dataset, "the command line", own)
             if not self.settings.get("source"):
-                check_dataset(dataset, self.settings["data_path"], self.settings.get("benchmark_filename") not in (None, "None"))
+                check_dataset(dataset, self.settings["data_path"], self.settings.get("benchmark_filename") is not None)
             for variant in self.variants:
                 check_options(variant.settings, [variant.model], dataset, f"the variant {variant.label}")
         for pair in self.pairs:
@@ -74,7 +75,7 @@ class Matrix:
                 for variant in self.variants:
                     prepare(variant.model, Request(dataset, (), {**self.settings, **variant.settings}))
 
-    def lay_out(self, folder: str | Path, tuned: dict[tuple[str, str], dict[str, str]] | None = None) -> Comparison:
+    def lay_out(self, folder: str | Path, tuned: dict[tuple[str, str], dict[str, Any]] | None = None) -> Comparison:
         """Write into ``folder`` what was asked; runs that are there already stay as they are.
 
         Args:
@@ -101,11 +102,11 @@ class Matrix:
         return open_comparison(folder)
 
 
-def matrix_settings(request: Request, data_path: str) -> dict[str, str]:
-    """The settings of config files and command line as texts, the data path absolute: a run may start anywhere."""
-    settings: dict[str, str] = {}
+def matrix_settings(request: Request, data_path: str) -> dict[str, Any]:
+    """The settings of config files and command line, the data path absolute: a run may start anywhere."""
+    settings: dict[str, Any] = {}
     for path in request.config_files:
-        settings |= {key: str(value) for key, value in read_config_file(path).items()}
+        settings |= read_config_file(path)
     settings |= request.settings
     settings.pop("seed", None)
     return settings | {"data_path": str(Path(data_path).absolute())}

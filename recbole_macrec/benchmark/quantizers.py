@@ -19,15 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from recbole.config import Config
-from recbole.utils import get_model
 
 from recbole_macrec.benchmark.run import Request, run_model
 from recbole_macrec.benchmark.runs import write_json
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
 from recbole_macrec.failures import reporting
-from recbole_macrec.options import check_dataset, check_model
+from recbole_macrec.options import check_dataset, check_model, config_of
 from recbole_macrec.semantic_ids.learn import learn
 from recbole_macrec.semantic_ids.presets import PRESETS
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -72,7 +70,7 @@ def compare(features: dict[str, np.ndarray], options: dict, device: str = "cpu")
 def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]:
     """As :func:`compare`, on the features of the request's dataset, with RANKING_COLUMNS of ``model`` on these IDs."""
     rows = []
-    modalities = Config(get_model(model), request.dataset, config_dict=dict(request.settings))["modalities"]
+    modalities = config_of(model, request.dataset, [], request.settings)["modalities"]
     for name, choice in contenders(len(modalities)).items():
         settings = {**request.settings, **choice, "semantic_ids": "learn"}
         asked = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
@@ -130,8 +128,7 @@ def _run(argv: list[str]) -> int:
     if args.rank:
         check_model(args.rank)
         check_dataset(args.dataset, args.data_path, False)
-        settings = {name: str(value) for name, value in options.items()}
-        rows = compare_by_ranking(args.rank, Request(args.dataset, settings=settings), args.output)
+        rows = compare_by_ranking(args.rank, Request(args.dataset, settings=options), args.output)
     else:
         features = read_features(args.features)
         print(f"{len(next(iter(features.values())))} items")

@@ -1,23 +1,23 @@
 """Runs one model through RecBole's own ``run`` and returns its record."""
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import recbole.quick_start
 from recbole.config import Config
 
-from recbole_macrec import plugin
+from recbole_macrec import options, plugin
 from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.record import observe, observe_processes
 from recbole_macrec.benchmark.runs import PRETRAINED, read_json, write_json
 from recbole_macrec.data.splits import tests
 from recbole_macrec.errors import UserError
-from recbole_macrec.options import read_config_file, recbole_folder
+from recbole_macrec.options import hidden_words, quoted, read_config_file, recbole_folder
 from recbole_macrec.unique import new_file, new_folder
 from recbole_macrec.values import check_valid_metric
 
@@ -39,11 +39,11 @@ class Processes:
 
 @dataclass(frozen=True)
 class Request:
-    """What to run: the settings are texts as on the command line, and win over the config files."""
+    """What to run: the settings win over the config files."""
 
     dataset: str
     config_files: tuple[str, ...] = ()
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     processes: Processes = Processes()
 
     def value(self, key: str, default=None):
@@ -91,7 +91,7 @@ def _pretrain(model: str, request: Request, keeper: Keeper | None) -> dict:
     epochs = request.value("pretrain_epochs", default)
     saved = Path(str(request.value("checkpoint_dir", "saved")))
     folder = new_folder(saved / "pretraining")  # RecBole names the file by model, dataset and epoch alone
-    record = _run(model, request, {"train_stage": "pretrain", "save_step": str(epochs), "checkpoint_dir": str(folder)}, None)
+    record = _run(model, request, {"train_stage": "pretrain", "save_step": epochs, "checkpoint_dir": str(folder)}, None)
     own = new_file(saved / Path(record["checkpoint"]).name)
     Path(record["checkpoint"]).replace(own)
     shutil.rmtree(folder)
@@ -101,7 +101,7 @@ def _pretrain(model: str, request: Request, keeper: Keeper | None) -> dict:
     return record
 
 
-def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | None) -> dict:
+def _run(model: str, request: Request, stage: dict[str, Any], keeper: Keeper | None) -> dict:
     settings = {**request.settings, **stage}
     config = config_of(model, request, settings)
     check_valid_metric(config)
@@ -111,12 +111,12 @@ def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | N
     began = time.perf_counter()
     several = request.processes.several
     watching = observe_processes(keeper and keeper.run) if several else observe(keeper)
-    with fresh_logging(), shown_command_line(settings), watching as seen:
+    with fresh_logging(), hidden_words(), watching as seen:
         result = recbole.quick_start.run(
             model,
             request.dataset,
-            config_file_list=_files(model, request),
-            config_dict=dict(settings),
+            config_file_list=[str(path) for path in _files(model, request)],
+            config_dict=quoted(settings),
             **vars(request.processes),
         )
     record = result.pop("record") if several else seen.record()
@@ -127,15 +127,14 @@ def _run(model: str, request: Request, stage: dict[str, str], keeper: Keeper | N
     return {**record, **{key: plugin.plain(value) for key, value in result.items()}}
 
 
-def config_of(model: str, request: Request, settings: dict[str, str] | None = None) -> Config:
+def config_of(model: str, request: Request, settings: dict[str, Any] | None = None) -> Config:
     """The configuration that a run of ``model`` has, with ``settings`` in place of those of the request."""
     settings = request.settings if settings is None else settings
-    with shown_command_line(settings):
-        return Config(model, request.dataset, config_file_list=_files(model, request), config_dict=dict(settings))
+    return options.config_of(model, request.dataset, _files(model, request), settings)
 
 
-def _files(model: str, request: Request) -> list[str]:
-    return [str(path) for path in (*_protocol(model, request.dataset), *request.config_files)]
+def _files(model: str, request: Request) -> list:
+    return [*_protocol(model, request.dataset), *request.config_files]
 
 
 def _protocol(model: str, dataset: str) -> list:
@@ -145,17 +144,6 @@ def _protocol(model: str, dataset: str) -> list:
     folders = [plugin.property_file("dataset"), recbole_folder() / "properties" / "dataset"]
     files = [plugin.property_file("overall.yaml"), *(folder / f"{dataset}.yaml" for folder in folders)]
     return [path for path in files if path.is_file()]
-
-
-@contextmanager
-def shown_command_line(settings: dict[str, str]) -> Iterator[None]:
-    """Show RecBole a command line of its own options; a value with ``=`` in it, which it can't read, goes by dict."""
-    original = sys.argv
-    sys.argv = [original[0], *(f"--{key}={value}" for key, value in settings.items() if "=" not in value)]
-    try:
-        yield
-    finally:
-        sys.argv = original
 
 
 @contextmanager

@@ -29,11 +29,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
+from recbole_macrec.options import value_of
 
 FORMAT = 1
 PLACE = ("data_path", "gpu_id", "use_gpu", "show_progress", "state", "worker")  # settings that change no result
@@ -46,13 +48,13 @@ ASKED, CURVE, PROGRESS, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED = 
 
 @dataclass(frozen=True)
 class Asked:
-    """One run: its label in the tables, what RecBole runs, and the settings as texts of a command line."""
+    """One run: its label in the tables, what RecBole runs, and the settings."""
 
     label: str
     model: str
     dataset: str
     seed: int
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ def write_asked(folder: Path, asked: Asked) -> Run:
     Raises:
         UserError: naming the first setting that differs.
     """
-    path, wanted = folder / ASKED, asdict(asked)
+    path, wanted = folder / ASKED, json.loads(json.dumps(asdict(asked), default=str))
     if path.is_file():
         if differing := list(_differences(read_json(path), wanted)):
             raise UserError(f"{folder} was begun with other settings: {differing[0]}. Give them again, or another --output.")
@@ -283,7 +285,7 @@ def _differences(old: dict, new: dict) -> Iterator[str]:
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b)
-        elif a != b and key not in PLACE:
+        elif a != b and (value_of(a) if isinstance(a, str) else a) != b and key not in PLACE:
             yield f"{key} was {a!r} and is {b!r} now"
 
 

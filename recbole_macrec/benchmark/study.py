@@ -9,21 +9,20 @@ cold_items, history_length, and published, which needs a dataset that papers rep
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-
-from recbole.config import Config
+from typing import Any
 
 from recbole_macrec import plugin
 from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.compare import add_matrix_options, compare, names_of
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.published import check_published, published
-from recbole_macrec.benchmark.run import Request, shown_command_line
+from recbole_macrec.benchmark.run import Request
 from recbole_macrec.benchmark.runs import open_comparison, write_json
 from recbole_macrec.benchmark.studies import DEFAULT, FINISHED_KINDS, Study, as_markdown
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.failures import reporting
-from recbole_macrec.options import refuse_trust
+from recbole_macrec.options import config_of, refuse_trust
 from recbole_macrec.semantic_ids import SemanticIDSettings
 
 KEYS = (
@@ -42,7 +41,7 @@ def _main(argv: list[str]) -> int:
     study = read_study(args.name)
     request = Request("", tuple(args.config_files.split()), settings)
     given = matrix_settings(request, request.value("data_path") or DATA_PATH)
-    given = {name: str(value) for name, value in study.get("settings", {}).items()} | given
+    given = study.get("settings", {}) | given
     models = names_of(args.models or "") or study.get("models", [])
     if args.models and not study.get("models"):
         raise UserError(f"--models: the study {args.name} is about variants of {study['model']}; leave it out.")
@@ -76,7 +75,7 @@ def _main(argv: list[str]) -> int:
     return status
 
 
-def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = new_parser("python -m recbole_macrec.benchmark study", __doc__)
     parser.add_argument("name", help="of a study, or a YAML file of one's own")
     parser.add_argument("--models", help="other models than the study names")
@@ -111,20 +110,20 @@ def read_study(name: str) -> dict:
     return {"title": path.stem} | study
 
 
-def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str, str]) -> list[Variant]:
+def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str, Any]) -> list[Variant]:
     """The rows: the models, or the variants of one, or one for every value of every sweep."""
     if models:
         return [Variant(model, model) for model in models]
     model = study["model"]
     if "variants" in study:
-        return [Variant(label, model, _texts(own)) for label, own in study["variants"].items()]
+        return [Variant(label, model, own) for label, own in study["variants"].items()]
     default = default_values(model, dataset, settings)
     variants = {DEFAULT: Variant(DEFAULT, model)}
     for option, values in study["sweeps"].items():
         for value in values:
             label, own = sweep_value(default, option, value)
             if own is not None:
-                variants.setdefault(label, Variant(label, model, _texts(own)))
+                variants.setdefault(label, Variant(label, model, own))
     return list(variants.values())
 
 
@@ -138,13 +137,8 @@ def sweep_value(default: dict, option: str, value) -> tuple[str, dict | None]:
     return (DEFAULT, {}) if all(default[name] == wanted for name, wanted in own.items()) else (label, own)
 
 
-def default_values(model: str, dataset: str, settings: dict[str, str]) -> dict:
+def default_values(model: str, dataset: str, settings: dict[str, Any]) -> dict:
     """Option -> value that a run of ``model`` on ``dataset`` would have, presets looked up."""
-    with shown_command_line(settings):
-        config = Config(model, dataset, config_dict=dict(settings))
+    config = config_of(model, dataset, [], settings)
     ids = SemanticIDSettings.from_config(config, config["modalities"]).identity()
     return config.final_config_dict | ids
-
-
-def _texts(settings: dict) -> dict[str, str]:
-    return {name: str(value) for name, value in settings.items()}

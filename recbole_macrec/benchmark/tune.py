@@ -13,6 +13,7 @@ again when a killed tuning goes on.
 import ast
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,15 +57,15 @@ def _parsed(line: str, path: Path) -> dict[str, tuple[str, list]]:
     return {name: (kind, arguments)}
 
 
-def draw_tries(model: str, fixed: dict[str, str], tries: int, seed: int) -> list[dict[str, str]]:
-    """Up to ``tries`` different settings as texts, the first one empty; fewer where the space holds fewer."""
+def draw_tries(model: str, fixed: dict[str, Any], tries: int, seed: int) -> list[dict[str, Any]]:
+    """Up to ``tries`` different settings, the first one empty; fewer where the space holds fewer."""
     space = {name: entry for name, entry in read_space(model).items() if name not in fixed}
     rng = random.Random(f"{model} {seed}")
-    drawn: list[dict[str, str]] = [{}]
+    drawn: list[dict[str, Any]] = [{}]
     for _ in range(DRAWS):
         if len(drawn) >= tries or not space:
             break
-        settings = {name: str(_draw(rng, *entry)) for name, entry in space.items()}
+        settings = {name: _draw(rng, *entry) for name, entry in space.items()}
         if settings not in drawn:
             drawn.append(settings)
     return drawn
@@ -101,7 +102,7 @@ def _folder(folder: Path, dataset: str, variant: Variant) -> Path:
     return folder / TUNE / dataset / file_name(variant.label)
 
 
-def choose(matrix: Matrix, folder: Path, laid: dict[tuple[str, str], list[Run]]) -> dict[tuple[str, str], dict[str, str]] | None:
+def choose(matrix: Matrix, folder: Path, laid: dict[tuple[str, str], list[Run]]) -> dict[tuple[str, str], dict[str, Any]] | None:
     """(dataset, label) -> the settings of the try with the best validation score; None while tries are unfinished.
 
     Tries that failed lose; a UserError when all of a label's did.

@@ -100,7 +100,7 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
 
 def _request(run: Run, resources: Resources) -> Request:
     asked = run.asked
-    settings = {"show_progress": "False", **asked.settings, "seed": str(asked.seed)}
+    settings = {"show_progress": False, **asked.settings, "seed": asked.seed}
     settings["checkpoint_dir"] = str((run.folder / SAVED).absolute())
     if resources.gpu is not None:
         settings["gpu_id"] = str(resources.gpu)

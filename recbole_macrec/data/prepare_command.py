@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
 from recbole.config import Config
@@ -16,7 +15,7 @@ from recbole_macrec.data.processes import launched, own_device
 from recbole_macrec.data.raw import manifest
 from recbole_macrec.data.wanted import mean_for, settings_of, source_of_ids
 from recbole_macrec.errors import UserError
-from recbole_macrec.options import check_model, check_options, read_config_file, settings_of_words
+from recbole_macrec.options import check_model, check_options, config_of, read_config_file, settings_of_words
 
 OWN = ("config_files", "model", "verbose", "help")
 
@@ -67,8 +66,4 @@ def _configure(args: argparse.Namespace, words: list[str]) -> Config:
     files = args.config_files.split()
     for file in files:
         check_options(read_config_file(file), [args.model], args.dataset, file)
-    before, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads it
-    try:
-        return Config(args.model, args.dataset, config_file_list=files, config_dict=settings)
-    finally:
-        sys.argv = before
+    return config_of(args.model, args.dataset, files, settings)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from recbole_macrec.benchmark.report.grids import Entry, Grid
 from recbole_macrec.benchmark.runs import PLACE, Comparison, Run
+from recbole_macrec.options import word_of
 
 UNTOLD = (*PLACE, "seed", "model", "dataset", "device", "checkpoint_dir", "config_files", "local_rank", "offset", "ip", "port")
 
@@ -87,5 +88,5 @@ def command(comparison: Comparison) -> str:
     words += [f"--seeds={','.join(map(str, seeds))}"] if len(seeds) > 1 else ["--seeds=1", f"--seed={seeds[0]}"]
     if comparison.pairs:
         words.append(f"--pairs={','.join(':'.join(pair) for pair in comparison.pairs)}")
-    words += [f"--{key}={value}" for key, value in json.loads(settings.pop()).items()]
+    words += [f"--{key}={word_of(value)}" for key, value in json.loads(settings.pop()).items()]
     return " ".join(["python -m recbole_macrec.benchmark compare", *map(shlex.quote, words), "--output=DIR"])

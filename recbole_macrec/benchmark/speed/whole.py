@@ -15,10 +15,10 @@ COUNTED = 64  # samples whose floating-point operations are counted
 
 def whole(args) -> dict:
     """Seconds of each stage; samples/s and TFLOP/s of the training beside the matrix rate of the same precision."""
-    settings = {"data_path": args.data_path, "epochs": str(args.epochs), "train_batch_size": str(args.batch)}
-    settings |= {"eval_step": str(args.epochs), "show_progress": "False", "state": "WARNING"}
+    settings = {"data_path": args.data_path, "epochs": args.epochs, "train_batch_size": args.batch}
+    settings |= {"eval_step": args.epochs, "show_progress": False, "state": "WARNING"}
     if args.modalities:
-        settings["modalities"] = str(args.modalities)
+        settings["modalities"] = args.modalities
     record = run_model("MACRec", Request(args.dataset, settings=settings))
     _, model, _, train_data, _, test_data = load_data_and_model(record["checkpoint"])
     epoch = record["epoch_seconds"][-1]  # the first one warms up
