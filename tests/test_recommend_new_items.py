@@ -17,7 +17,7 @@ from recbole_macrec import Recommender, UserError
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.generation.decoding.prior import prior_log_probs
-from recbole_macrec.model.base import Histories
+from recbole_macrec.model.windowed import Histories
 from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.newcomers import free_ids
 

@@ -3,15 +3,13 @@
 Legend: B users, N items, n targets, L levels, K codes of a level, D model width, P tokens before the first item.
 """
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from recbole.evaluator.register import metric_information
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.causal_decoder import CausalTrieDecoder
@@ -35,12 +33,12 @@ from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.network.memory import CausalMemory, Memory
-from recbole_macrec.generation.network.packing import passes
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Target, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
-from recbole_macrec.hardware import chosen_precision, computing_in, free_memory
+from recbole_macrec.hardware import free_memory
 from recbole_macrec.lanes import in_lanes
+from recbole_macrec.model.windowed import Histories, WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.values import as_list, check_choice, check_number, check_whole
 
@@ -57,54 +55,20 @@ CERTIFIED_ROWS = 2**17  # prefixes that certified ranking keeps at most on a CPU
 EXCLUDED = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, filled up with 0
 
 
-class Histories(NamedTuple):
-    """What is known of B users."""
-
-    items: torch.Tensor  # int64 [B, T]
-    length: torch.Tensor  # int64 [B], how many of the items count, from the first; at least 1
-    users: torch.Tensor | None = None  # int64 [B], where the model reads them
-
-    def rows(self, rows: torch.Tensor) -> "Histories":
-        """Some of the users, cut to the longest of them."""
-        items, length, *more = (None if part is None else part[rows] for part in self)
-        return Histories(items[:, : int(length.max())], length, *more)
-
-
-FIRST_TARGET = "first_target"  # field of windows: int64 [B], the place of the first item that is a target
-
-
-def in_eval_precision(method: Callable) -> Callable:
-    """A ranking ``method`` of a model that always computes in the model's ``eval_precision``."""
-
-    @wraps(method)
-    def computed(self, *args, **kwargs):
-        with computing_in(self.eval_precision, self.device):
-            return method(self, *args, **kwargs)
-
-    return computed
-
-
-class GenerativeRecommender(SequentialRecommender):
+class GenerativeRecommender(WindowedRecommender):
     """Base of the models; a subclass says which tasks it trains on.
 
     A model trains on ``sequence_tasks`` (history -> next item) and ``item_tasks`` (item -> the same item in another
     modality), and ranks with every modality's own sequence task. The source half of a task's prompt stands before the
     encoder's input and its target half is the decoder's start token, so tasks of one source share a pass.
 
-    Training reads windows of items, of which some are targets: a history and one target, as RecBole's samples are, or with
-    ``training: per_user`` a user's sequence with all its targets. The network is T5 or a decoder-only transformer; both read
-    a history into a memory and predict codes from it.
-
-    Attributes:
-        eval_precision: ``fp32`` or ``bf16``, what :meth:`rank` and :meth:`predict` compute in.
+    The network is T5 or a decoder-only transformer; both read a history into a memory and predict codes from it.
     """
 
-    input_type = InputType.POINTWISE
     reads_users = False  # does it rank for the users of the training alone?
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.config = config
         self.semantic_ids = ids = dataset.semantic_ids
         self.modalities = list(ids.modalities)
         self.sequence_tasks, self.item_tasks = self.tasks(config)
@@ -115,17 +79,13 @@ class GenerativeRecommender(SequentialRecommender):
         self.beams = config["num_beams"]
         self.decode, self.fusion, self.certified_rows = config["decode"], config["fusion"], config["certified_rows"]
         self.top = max(as_list(config["topk"]), default=0)
-        self.eval_precision = chosen_precision(config["eval_precision"] or "fp32", self.device)  # older models have no such option
-        self.pass_tokens = config["pass_tokens"] or (4096 if self.device.type == "cpu" else 131072)
         prompt_length = config["prompt_length"]
         kinds = ["sequence", "item"] if self.aligns_items else ["sequence"]
         prompts = [f"{kind}:{m}" for kind in kinds for m in self.modalities] if prompt_length else []
         self.vocabulary = Vocabulary(ids.sizes, prompts, prompt_length)
         self.decoder_only, self.output = config["network"] == "decoder_only", config["output"]
         self.network = self.network_of(config)
-        # a further group of lengths costs Python about 7e7 multiplications' time on CPU, and far more of a GPU's
-        parameters = sum(p.numel() for p in self.network.parameters())
-        self.group_overhead = round(7e7 / parameters) if self.device.type == "cpu" else 8192
+        self.group_overhead = self.overhead_of(self.network)
         for m in self.modalities:
             codes = np.ascontiguousarray(ids.codes[m])  # [n_items - 1, L]
             self._keep(f"codes_{m}", np.vstack([np.zeros_like(codes[:1]), codes]))  # [n_items, L], row 0 is padding
@@ -140,7 +100,6 @@ class GenerativeRecommender(SequentialRecommender):
         for m in self.modalities:
             nodes = torch.stack(self.trained[m].nodes(torch.arange(1, trained, device=self.trained[m].items.device)), dim=1)
             self._keep(f"nodes_{m}", F.pad(nodes, (0, 0, 1, 0)).cpu().numpy())  # [trained, L], in the trie of trained items
-        self.last_rankings: dict[str, Ranking] = {}
 
     def tries_of(self, items: np.ndarray) -> dict[str, Trie]:
         """Modality -> the trie of the IDs of ``items``, sorted item numbers, on the model's device."""
@@ -157,11 +116,6 @@ class GenerativeRecommender(SequentialRecommender):
         """Whether training reads single items besides histories."""
         return bool(self.item_tasks)
 
-    @classmethod
-    def settings_of_split(cls, split: dict) -> dict:
-        """What RecBole has to be told for evaluation data that are parted as ``eval_args`` says in ``split``."""
-        return {}
-
     def network_of(self, config) -> Transformer | DecoderOnly:
         """The network that reads tokens and writes IDs."""
         if config["network"] == "decoder_only":
@@ -173,11 +127,7 @@ class GenerativeRecommender(SequentialRecommender):
 
     @classmethod
     def check_values(cls, config: dict) -> None:
-        """Raise a UserError for the first option of this model or its trainer that can't be meant, before anything is read.
-
-        Args:
-            config: the final settings; an absent one reads as None.
-        """
+        super().check_values(config)
         named = isinstance(config["modalities"], list | tuple) and config["modalities"]
         SemanticIDSettings.from_config(config, named or ["text"])
         names = ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams", "certified_rows")
@@ -194,8 +144,6 @@ class GenerativeRecommender(SequentialRecommender):
             )
         check_choice(("beam", "certified", "exact"), decode=config["decode"])
         check_choice(("official", "mean", "lse", "rescore"), fusion=config["fusion"])
-        check_choice(("auto", "fp32", "bf16"), precision=config["precision"], eval_precision=config["eval_precision"])
-        check_choice(("cosine", "constant"), scheduler=config["scheduler"])
         check_metrics(config)
         beams, most = config["num_beams"], max(as_list(config["topk"]), default=0)
         if config["decode"] == "beam" and beams < most:
@@ -203,9 +151,6 @@ class GenerativeRecommender(SequentialRecommender):
                 f"num_beams is {beams}, below the largest topk {most}: a list of {most} items needs at least as many beams; "
                 "raise num_beams or lower topk."
             )
-
-    def _keep(self, name: str, values: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
 
     # -- what a checkpoint must agree with ---------------------------------------------------------------------------
 
@@ -223,18 +168,9 @@ class GenerativeRecommender(SequentialRecommender):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def calculate_loss(self, interaction) -> torch.Tensor:
-        """The loss of a batch; a trainer that wants less memory goes through :meth:`loss_parts` itself."""
-        return sum(part() for part in self.loss_parts(interaction))
-
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
-        """Functions whose values add up to the batch's loss, each with a graph of its own, the longest first.
-
-        The loss is the mean over all samples of all tasks of the mean cross-entropy over levels; every target is a sample of
-        each sequence task.
-
-        Args:
-            interaction: samples of RecBole, each a history and one target, or windows (:class:`WindowLoader`).
+        """As :class:`WindowedRecommender` says. The loss is the mean over all samples of all tasks of the mean cross-entropy
+        over levels; every target is a sample of each sequence task.
         """
         windows = self.windows(interaction)
         target = windows.target_items()
@@ -246,32 +182,11 @@ class GenerativeRecommender(SequentialRecommender):
             parts += [partial(self._sequence_loss, *task, part, samples) for task in self._by_source(self.sequence_tasks)]
         return parts
 
-    def windows(self, interaction) -> Windows:
-        """The training sequences of a batch."""
-        items, length = interaction[self.ITEM_SEQ].to(self.device), interaction[self.ITEM_SEQ_LEN].cpu()
-        if FIRST_TARGET in interaction:
-            return Windows(items, length, interaction[FIRST_TARGET].cpu())
-        return Windows(with_target(items, length, interaction[self.POS_ITEM_ID]), length + 1, length)
-
-    def histories(self, interaction) -> Histories:
-        """The histories that the users of ``interaction`` are ranked by."""
-        return Histories(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-
     def excluded(self, interaction) -> torch.Tensor | None:
         """Items [B, S] that the users of ``interaction`` must not get, filled up with 0."""
         return interaction[EXCLUDED] if EXCLUDED in interaction else None
 
-    def _parts(self, length: torch.Tensor, users: int | None = None) -> list[torch.Tensor]:
-        """Rows of the parts of a batch, of at most ``users``, that go through the network together, shorter first.
-
-        Args:
-            length: int64 [B], items in the histories.
-        """
-        pairs = 2 if self.device.type == "cpu" else 1  # whatever the number of lanes, on which nothing may depend
-        return passes(self._positions(length.cpu()), self.pass_tokens, users, pairs)
-
     def _positions(self, length: torch.Tensor) -> torch.Tensor:
-        """Positions [B] that the network reads of histories of ``length`` [B]."""
         per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())
         return length * per_item + len(self._front("sequence", self.modalities[0], length.device))
 
@@ -506,13 +421,6 @@ def sizes(config) -> TransformerSettings:
         decoder_layers=config["decoder_layers"],
         dropout=config["dropout_prob"],
     )
-
-
-def with_target(items: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Histories [B, T], of which the first ``length`` [B] count, with ``target`` [B] behind them; [B, T + 1], then 0."""
-    position, length = torch.arange(items.shape[1] + 1, device=items.device), length.to(items.device).unsqueeze(1)
-    longer = F.pad(items, (0, 1))
-    return torch.where(position == length, target.to(items.device).unsqueeze(1), longer.masked_fill(position > length, 0))
 
 
 def check_metrics(config: dict) -> None:

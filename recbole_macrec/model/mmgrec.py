@@ -13,14 +13,9 @@ from recbole_macrec.generation.network.packing import pack
 from recbole_macrec.generation.network.set_encoder import ATTENTIONS, SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Windows
-from recbole_macrec.model.base import (
-    GenerativeRecommender,
-    Histories,
-    Task,
-    sizes,
-    with_target,
-)
+from recbole_macrec.model.base import GenerativeRecommender, Task, sizes
 from recbole_macrec.model.taken import TakenItems, without_target
+from recbole_macrec.model.windowed import Histories, with_target
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 from recbole_macrec.values import check_choice
 
@@ -125,7 +120,7 @@ class MMGRec(GenerativeRecommender):
         return self.taken.every(interaction[self.USER_ID]) if masked is None and self.taken else masked
 
     def _positions(self, length: torch.Tensor) -> torch.Tensor:
-        return length
+        return length  # a position for each item, not for each code
 
     def encode_history(self, modality: str, histories: Histories) -> Memory:
         source = pack(histories.items, histories.length, self.group_overhead)

@@ -9,7 +9,7 @@ import torch
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
 
-from recbole_macrec.model.base import FIRST_TARGET
+from recbole_macrec.model.windowed import FIRST_TARGET
 
 
 class Window(NamedTuple):

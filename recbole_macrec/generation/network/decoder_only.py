@@ -38,6 +38,37 @@ class CausalLayer(nn.Module):
         for linear in (self.self_attention.out, self.feed_forward.down):  # the sum of all layers keeps its scale
             nn.init.normal_(linear.weight, std=0.02 / (2 * s.decoder_layers) ** 0.5)
 
+    def forward(
+        self, x: torch.Tensor, groups: list[tuple[int, int]], hidden: torch.Tensor, rotation: Rotation
+    ) -> torch.Tensor:
+        """x [M, D] of users packed as ``groups`` (users, positions each).
+
+        Args:
+            hidden: [1, S, S], -inf where a position (row) does not see another (column).
+            rotation: of the S positions of the longest user.
+        """
+        return self.feed_forward(self.self_attention(x, groups, hidden, None, rotation))
+
+
+class CausalLayers(nn.ModuleList):
+    """``decoder_layers`` layers, one after the other."""
+
+    def __init__(self, s: TransformerSettings):
+        super().__init__(CausalLayer(s) for _ in range(s.decoder_layers))
+
+    def forward(
+        self, x: torch.Tensor, groups: list[tuple[int, int]], hidden: torch.Tensor, rotation: Rotation
+    ) -> torch.Tensor:
+        for layer in self:
+            x = layer(x, groups, hidden, rotation)
+        return x
+
+
+def later_hidden(position: torch.Tensor) -> torch.Tensor:
+    """[1, S, S], -inf where a position (column) is later than another (row)."""
+    zeros = torch.zeros(len(position), len(position), device=position.device)
+    return zeros.masked_fill(position > position[:, None], -torch.inf).unsqueeze(0)
+
 
 class DecoderOnly(nn.Module):
     """Pre-norm layers with RMSNorm, rotary positions, ReLU, no biases; output rows of their own for every token.
@@ -53,7 +84,7 @@ class DecoderOnly(nn.Module):
         self.table, self.output = nn.Embedding(vocabulary_size, s.d_model), nn.Embedding(vocabulary_size, s.d_model)
         nn.init.normal_(self.table.weight, std=0.45 * s.d_model**-0.5)
         nn.init.normal_(self.output.weight, std=0.02)
-        self.layers = nn.ModuleList(CausalLayer(s) for _ in range(s.decoder_layers))
+        self.layers = CausalLayers(s)
         self.norm = RMSNorm(s.d_model)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -109,9 +140,7 @@ class DecoderOnly(nn.Module):
         tokens = side_by_side(front, source, targets).index_select(1, plan.column.to(source.device))
         packed = pack(tokens, plan.length[windows.length], overhead)
         rotation = Rotation.at(plan.position.to(source.device), self.settings.d_kv)
-        x, hidden = self.embed(packed.tokens), plan.hidden.to(source.device)
-        for layer in self.layers:
-            x = layer.feed_forward(layer.self_attention(x, packed.groups, hidden, None, rotation))
+        x = self.layers(self.embed(packed.tokens), packed.groups, plan.hidden.to(source.device), rotation)
         return self.norm(x), row_starts(packed.groups), plan
 
     # -- ranking -----------------------------------------------------------------------------------------------------
@@ -126,7 +155,7 @@ class DecoderOnly(nn.Module):
         longest = max(length for _, length in packed.groups)
         position = torch.arange(longest, device=tokens.device)
         rotation = Rotation.at(position, self.settings.d_kv)
-        hidden = torch.zeros(longest, longest, device=tokens.device).masked_fill(position > position[:, None], -torch.inf)
+        hidden = later_hidden(position)
         x, kept = self.embed(packed.tokens), []
         for layer in self.layers:
             attention = layer.self_attention
@@ -134,7 +163,7 @@ class DecoderOnly(nn.Module):
             keys = [rotation.of_keys(k) for k in self._heads(attention.key(x_norm), packed.groups)]
             kept.append((keys, self._heads(attention.value(x_norm), packed.groups)))
             if layer is not self.layers[-1]:
-                x = layer.feed_forward(attention(x, packed.groups, hidden.unsqueeze(0), None, rotation))
+                x = layer(x, packed.groups, hidden, rotation)
         keep = None if packed.keep is None else list(packed.keep.split([n * length for n, length in packed.groups]))
         token = tokens.gather(1, last.unsqueeze(1))[:, 0]
         return CausalMemory(kept, packed.groups, keep, token, last)
