@@ -83,6 +83,13 @@ def model_names() -> list[str]:
     return list(_models)
 
 
+def generative_names() -> list[str]:
+    """Names of those of our models that write semantic IDs."""
+    from recbole_macrec.model.base import GenerativeRecommender
+
+    return [name for name, model in _models.items() if issubclass(model, GenerativeRecommender)]
+
+
 # -- property files ----------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +224,11 @@ def is_ours(model_class: type) -> bool:
     return issubclass(model_class, tuple(_models.values()))
 
 
+def reads_semantic_ids(config: Config) -> bool:
+    """Whether the model of ``config`` needs the items' semantic IDs."""
+    return is_ours(config.model_class) and config.model_class.reads_semantic_ids(config)
+
+
 # -- datasets that prepare themselves --------------------------------------------------------------------------------
 
 
@@ -279,7 +291,7 @@ def prepare(config: Config) -> None:
     prepare_dataset(
         folder,
         config["source"],
-        lambda: is_ours(config.model_class) and wants_images(config, folder),
+        lambda: reads_semantic_ids(config) and wants_images(config, folder),
         config["missing_images"] or "drop",
         bool(config["show_progress"]),
         AtomicFormat.of(config),

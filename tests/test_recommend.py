@@ -164,7 +164,7 @@ def test_what_the_user_can_mend_is_one_sentence(sequences, options, message, dat
 
 
 def test_other_models_are_refused():
-    with pytest.raises(UserError, match="Linear has no semantic IDs"):
+    with pytest.raises(UserError, match="Linear writes no semantic IDs"):
         Recommender(torch.nn.Linear(1, 1))
 
 

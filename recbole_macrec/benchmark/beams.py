@@ -23,8 +23,8 @@ def rank_with(run: Run, beams: Sequence[int]) -> dict[str, dict[str, float]]:
     missing = [way for way in [*map(str, beams), "exact"] if way not in found]
     if not missing:
         return found
-    if run.asked.model not in plugin.model_names():
-        raise UserError(f"{run.asked.model} has no beams; name generative models: {', '.join(plugin.model_names())}.")
+    if run.asked.model not in plugin.generative_names():
+        raise UserError(f"{run.asked.model} has no beams; name generative models: {', '.join(plugin.generative_names())}.")
     topk = max(run.result["settings"]["topk"])
     if min(beams) < topk:
         raise UserError(f"beams has {min(beams)}, below the largest topk {topk}; leave it out of the study, or lower topk.")

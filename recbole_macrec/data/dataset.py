@@ -1,4 +1,4 @@
-"""The RecBole dataset of the generative models: a dataset whose items have semantic IDs."""
+"""The RecBole dataset of our models: a dataset whose items have semantic IDs."""
 import shutil
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from recbole_macrec.data.replace import whole_file
 from recbole_macrec.data.wanted import FOLDER, ids_read, mean_for, published_files, settings_of, source_of_ids
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import PACKAGED_DATASET
-from recbole_macrec.plugin import TRAINED_ON
+from recbole_macrec.plugin import TRAINED_ON, reads_semantic_ids
 from recbole_macrec.semantic_ids import FeatureRows, SemanticIDs, build_semantic_ids, published_semantic_ids
 from recbole_macrec.semantic_ids.order import user_order
 
@@ -55,10 +55,10 @@ class SemanticIDDataset(SequentialDataset):
         return matrix(form, value_field)
 
     def build(self) -> list:
-        """Split, and give every part the same semantic IDs."""
+        """Split, and give every part the same semantic IDs where the model reads them."""
         parts = super().build() if self._sequential else Dataset.build(self)
         self._training = parts[0]._interactions()
-        ids = self.semantic_ids
+        ids = self.semantic_ids if reads_semantic_ids(self.config) else None
         for part in parts:
             part._semantic_ids, part._training = ids, self._training
         return parts

@@ -37,7 +37,7 @@ def prepare_command(args: argparse.Namespace, words: list[str]) -> None:
     with launched() as processes:
         plugin.prepare(config)
         tables = {}
-        for modality, encoder in (_encoders(config) if plugin.is_ours(config.model_class) else {}).items():
+        for modality, encoder in (_encoders(config) if plugin.reads_semantic_ids(config) else {}).items():
             tables |= item_features(folder, args.dataset, [modality], encoder, config["text_fields"] or [],
                                     config["image_field"] or "image", device=own_device(), show_progress=True,
                                     mean_for=mean_for(config), processes=processes, form=AtomicFormat.of(config))

@@ -6,7 +6,7 @@ import torch
 from recbole.utils import get_model
 
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.plugin import model_names, plain_config
+from recbole_macrec.plugin import generative_names, plain_config
 from recbole_macrec.semantic_ids import SemanticIDs
 
 
@@ -44,8 +44,8 @@ def build(name: str, options: Options, ids: SemanticIDs, device: torch.device | 
     Raises:
         UserError: when ``name`` is none of our models, or for options that it cannot have.
     """
-    if name not in model_names():
-        raise UserError(f"Unknown model '{name}'.{nearest(name, model_names())} Known models: {', '.join(model_names())}.")
+    if name not in generative_names():
+        raise UserError(f"Unknown model '{name}'.{nearest(name, generative_names())} Known models: {', '.join(generative_names())}.")
     options["device"] = torch.device(device)
     with torch.random.fork_rng(devices=[]):  # its weights come from elsewhere; the caller's generator stays as it is
         return get_model(name)(options, Catalogue(ids)).to(device).eval()

@@ -48,8 +48,8 @@ class Recommender:
     def __init__(self, model: GenerativeRecommender, titles: Mapping[str, str] | None = None,
                  quantizer: FrozenQuantizer | None = None):
         if not isinstance(model, GenerativeRecommender):
-            raise UserError(f"{type(model).__name__} has no semantic IDs to recommend by; use a model of recbole_macrec, or "
-                            "RecBole's full_sort_topk.")
+            raise UserError(f"{type(model).__name__} writes no semantic IDs to recommend by; use a generative model of "
+                            "recbole_macrec, or RecBole's full_sort_topk.")
         if model.reads_users:
             raise UserError(f"{type(model).__name__} reads users besides their histories, and knows those of its training alone; "
                             "use RecBole's full_sort_topk.")

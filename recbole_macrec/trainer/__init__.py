@@ -1,4 +1,4 @@
-"""The RecBole trainer of the generative models."""
+"""The RecBole trainer of our models."""
 from recbole_macrec.trainer.trainer import GenerativeTrainer
 
 __all__ = ["GenerativeTrainer"]

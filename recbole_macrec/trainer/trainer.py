@@ -32,7 +32,7 @@ from recbole_macrec.trainer.windows import WindowLoader
 
 
 class GenerativeTrainer(Trainer):
-    """Trains and evaluates the generative models.
+    """Trains and evaluates our models.
 
     The best epoch's checkpoint lies at ``saved_model_file`` as always in RecBole, the newest one beside it with
     ``.last`` in its name; either can be resumed, and a run resumed from the newest ends as an uninterrupted one. Long epochs are
@@ -40,7 +40,7 @@ class GenerativeTrainer(Trainer):
 
     Attributes:
         precision: ``fp32`` or ``bf16``, what the training computes in; the model ranks in its own ``eval_precision``.
-        test_detail: of the last evaluation, ranking name -> {"item": metrics, "id": metrics}.
+        test_detail: of the last evaluation, ranking name -> {"item": metrics, "id": metrics}; empty for scores alone.
         epoch_seconds: of each epoch trained in this process.
     """
 
