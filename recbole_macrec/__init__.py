@@ -11,6 +11,7 @@ try:
 
     plugin.register()
 
+    from recbole_macrec.baselines import SASRecPerUser
     from recbole_macrec.errors import UserError
     from recbole_macrec.model import TIGER, MACRec, MMGRec, MQL4GRec
     from recbole_macrec.recommend import Recommender
@@ -20,4 +21,4 @@ except ModuleNotFoundError as error:
     raise missing(error) from None
 
 __version__ = "0.1.0"
-__all__ = ["MACRec", "MMGRec", "MQL4GRec", "Recommender", "TIGER", "UserError"]
+__all__ = ["MACRec", "MMGRec", "MQL4GRec", "Recommender", "SASRecPerUser", "TIGER", "UserError"]

@@ -45,10 +45,11 @@ def register() -> None:
     """Let RecBole find our models, property files and checkpoints. Repeated calls do nothing."""
     if _models:
         return
+    from recbole_macrec.baselines import BASELINES
     from recbole_macrec.model import MODELS
     from recbole_macrec.semantic_ids import SemanticIDSettings
 
-    for model in MODELS:
+    for model in [*MODELS, *BASELINES]:
         register_model(model)
     names = [field.name for field in fields(SemanticIDSettings)] + [*FEATURE_OPTIONS, "MODEL_TYPE"]
     dataset_arguments.extend(name for name in names if name not in dataset_arguments)

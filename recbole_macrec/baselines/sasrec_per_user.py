@@ -1,0 +1,184 @@
+"""SASRecPerUser: a causal transformer over item embeddings, trained once per user with a softmax over the whole catalogue.
+
+Legend: B users, n targets, S items of the longest history, M rows (the items of all users), N items with the padding, C codes
+of an item in all modalities, D model width.
+"""
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.generation.network.decoder_only import CausalLayers, later_hidden
+from recbole_macrec.generation.network.dropout import dropout
+from recbole_macrec.generation.network.layers import RMSNorm
+from recbole_macrec.generation.network.packing import pack, row_starts
+from recbole_macrec.generation.network.rotary import Rotation
+from recbole_macrec.generation.network.windows import Windows
+from recbole_macrec.lanes import in_lanes
+from recbole_macrec.model.base import sizes
+from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
+from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
+from recbole_macrec.values import check_choice, check_number, check_whole
+
+SCORES = 2**26  # numbers that the scores of one pass hold at most: 256 MB
+STD = 0.02  # of the initial embeddings
+
+
+class SASRecPerUser(WindowedRecommender):
+    """SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018) in the manner of a language model.
+
+    As in SASRec the state at an item scores every item by the product with its embedding. What differs: RMSNorm before each
+    layer, rotary positions, no biases, a cross-entropy over the whole catalogue, and one pass over a user's items trains all
+    targets, instead of one pass for each.
+
+    With ``item_features: codes`` the vector of an item, read and scored alike, is its embedding plus the embeddings of its
+    semantic codes, summed over the levels and modalities.
+    """
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.settings = replace(sizes(config), encoder_layers=0)
+        self.items = nn.Embedding(self.n_items, self.settings.d_model)
+        nn.init.normal_(self.items.weight, std=STD)
+        self.layers = CausalLayers(self.settings)
+        self.norm = RMSNorm(self.settings.d_model)
+        self.group_overhead = self.overhead_of(self.layers)
+        self.pass_tokens = min(self.pass_tokens, max(1, SCORES // self.n_items))
+        self.item_tokens = dataset.field2id_token[self.ITEM_ID].tolist()
+        self.semantic_ids = dataset.semantic_ids if self.reads_semantic_ids(config) else None
+        if self.semantic_ids is not None:
+            codes, count = numbered_codes(self.semantic_ids)
+            self._keep("item_codes", codes)  # [N, C]
+            self.codes = nn.Embedding(count, self.settings.d_model)
+            nn.init.normal_(self.codes.weight, std=STD / codes.shape[1] ** 0.5)  # the sum of an item's codes has STD
+
+    @classmethod
+    def reads_semantic_ids(cls, config) -> bool:
+        return config["item_features"] == "codes"
+
+    @classmethod
+    def check_values(cls, config: dict) -> None:
+        super().check_values(config)
+        check_choice(("none", "codes"), item_features=config["item_features"])
+        check_choice(("per_user",), training=config["training"])
+        check_whole(1, **{name: config[name] for name in ("d_model", "d_ff", "num_heads", "d_kv", "decoder_layers")})
+        check_number(0, 0.99, dropout_prob=config["dropout_prob"])
+        if config["d_kv"] % 2:
+            raise UserError(f"d_kv is {config['d_kv']}; expected an even number, as rotary positions rotate pairs.")
+        if cls.reads_semantic_ids(config):
+            named = isinstance(config["modalities"], list | tuple) and config["modalities"]
+            SemanticIDSettings.from_config(config, named or ["text"])
+
+    # -- what a checkpoint must agree with ---------------------------------------------------------------------------
+
+    def other_parameter(self) -> dict:
+        ids = self.semantic_ids
+        return {
+            "items": hashlib.sha256("\n".join(self.item_tokens).encode()).hexdigest()[:16],
+            "semantic_ids": ids.fingerprint() if ids else None,
+            "bundle": ids.bundle.name if ids and ids.bundle else None,
+        }
+
+    def load_other_parameter(self, para: dict | None) -> None:
+        theirs, ours = para or {}, self.other_parameter()
+        if theirs.get("items") != ours["items"]:
+            raise UserError("The checkpoint was trained on other items, or on these in another order: use the dataset files it was "
+                            "trained with.")
+        if theirs.get("semantic_ids") != ours["semantic_ids"]:
+            raise UserError(f"The checkpoint was trained on the semantic IDs {theirs.get('semantic_ids')}, this run has "
+                            f"{ours['semantic_ids']}: use the features, item_features and semantic-ID options it was trained with.")
+
+    # -- the network -------------------------------------------------------------------------------------------------
+
+    def item_vectors(self) -> torch.Tensor:
+        """What represents the items in the input and in the output; [N, D]."""
+        if self.semantic_ids is None:
+            return self.items.weight
+        return self.items.weight + F.embedding_bag(self.item_codes, self.codes.weight, mode="sum")
+
+    def states(self, items: torch.Tensor, length: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states after each item of B histories.
+
+        Args:
+            items: int64 [B, S].
+            length: int64 [B], how many of them count, at least 1.
+            vectors: see :meth:`item_vectors`.
+
+        Returns:
+            [M, D], user after user; and int64 [B], each user's first row, on the CPU. The state at an item has seen that item
+            and those before.
+        """
+        packed = pack(items, length, self.group_overhead)
+        position = torch.arange(max(rows for _, rows in packed.groups), device=items.device)
+        x = dropout(F.embedding(packed.tokens, vectors), self.settings.dropout, self.training)
+        x = self.layers(x, packed.groups, later_hidden(position), Rotation.at(position, self.settings.d_kv))
+        return self.norm(x), row_starts(packed.groups)
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
+        """As :class:`WindowedRecommender` says. The loss is the mean over all targets of the cross-entropy over all items."""
+        windows = self.windows(interaction)
+        targets = int((windows.length - windows.first).sum())
+        return [partial(self._loss, windows.rows(rows), targets) for rows in reversed(self._parts(windows.length - 1))]
+
+    def _loss(self, windows: Windows, targets: int) -> torch.Tensor:
+        """Cross-entropy of the targets of B windows, summed and divided by ``targets``."""
+        vectors = self.item_vectors()
+        hidden, starts = self.states(windows.items, windows.length - 1, vectors)  # a window's last item predicts nothing
+        user, place = windows.targets()
+        before = (starts[user] + place - 1).to(hidden.device)  # [n], the row of the item before each target
+        scores = F.linear(hidden.index_select(0, before), vectors[1:]).float()  # [n, N - 1], without the padding
+        return F.cross_entropy(scores, windows.target_items() - 1, reduction="sum") / targets
+
+    # -- ranking -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    @in_eval_precision
+    def full_sort_predict(self, interaction) -> torch.Tensor:
+        """Scores of the whole catalogue [B, N]; -inf for the padding."""
+        vectors = self.item_vectors()
+        scores = F.linear(self._last_states(interaction, vectors), vectors).float()
+        scores[:, 0] = -torch.inf
+        return scores
+
+    @torch.no_grad()
+    @in_eval_precision
+    def predict(self, interaction) -> torch.Tensor:
+        """Score of one item per sample, as in :meth:`full_sort_predict`; [B]."""
+        vectors, item = self.item_vectors(), interaction[self.ITEM_ID]
+        scores = (self._last_states(interaction, vectors) * vectors[item]).sum(-1).float()
+        return scores.masked_fill(item == 0, -torch.inf)
+
+    def _last_states(self, interaction, vectors: torch.Tensor) -> torch.Tensor:
+        """Hidden states after the histories of B users; [B, D]."""
+        histories = self.histories(interaction)
+        parts = self._parts(histories.length)[::-1]  # the longest first
+
+        def of_part(rows: torch.Tensor) -> torch.Tensor:
+            items, length, _ = histories.rows(rows)
+            hidden, starts = self.states(items, length, vectors)
+            return hidden.index_select(0, (starts + length.cpu() - 1).to(hidden.device))
+
+        states = torch.cat(list(in_lanes(of_part, parts, self.device)))
+        return states[torch.argsort(torch.cat(parts)).to(states.device)]
+
+
+def numbered_codes(ids: SemanticIDs) -> tuple[np.ndarray, int]:
+    """The codes of every item, those of each level and modality with numbers of their own, and how many numbers there are.
+
+    Two modalities of one level with 4 codes each number the codes of the second from 4 on.
+
+    Returns:
+        int64 [N, C], the first row for the padding; and a count.
+    """
+    levels = [size for modality in ids.modalities for size in ids.sizes[modality]]
+    offsets = np.cumsum([0, *levels])
+    codes = np.hstack([ids.codes[modality] for modality in ids.modalities]) + offsets[:-1]
+    return np.vstack([offsets[:-1], codes]), int(offsets[-1])
