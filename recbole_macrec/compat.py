@@ -462,6 +462,10 @@ def name_files_of_each_run() -> None:
         def __init__(self, filename):
             super().__init__(new_file(filename))
 
+        def handleError(self, record):
+            if not isinstance(sys.exc_info()[1], OSError):  # a full disk: what the run writes next ends it with a sentence
+                super().handleError(record)
+
     trainer = importlib.import_module("recbole.trainer.trainer")
     for kind in (trainer.Trainer, trainer.DecisionTreeTrainer):
         kind.__init__ = with_own_file(kind.__init__)

@@ -14,6 +14,7 @@ from recbole_macrec.benchmark.runs import write_json
 from recbole_macrec.benchmark.table import build_table, print_table
 from recbole_macrec.benchmark.unfinished import unfinished_run
 from recbole_macrec.data import DATA_PATH
+from recbole_macrec.data.replace import remove_unfinished
 from recbole_macrec.errors import UserError
 from recbole_macrec.failures import reporting
 from recbole_macrec.options import check_dataset, check_model, check_options, has_source, read_config_file
@@ -43,6 +44,8 @@ def _run(argv: list[str]) -> int:
         check_dataset(request.dataset, data_path, request.value("benchmark_filename") is not None)
     if has_source(request.dataset) or request.value("source"):
         prepare(models[0], request)
+    if args.result_file:
+        remove_unfinished(Path(args.result_file).parent, f"{Path(args.result_file).name}.")
     with unfinished_run(config_of(models[0], request), args.nproc, args.fresh) as run:
         record = run_model(models[0], request, Keeper(run))
     print_table(build_table(f"{request.dataset}: test results", {models[0]: [record]}))

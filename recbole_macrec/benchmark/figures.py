@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recbole_macrec.data.replace import whole_file
+from recbole_macrec.data.replace import remove_unfinished, whole_file
 
 WIDTH, HEIGHT, DPI = 6.4, 4.0, 160
 PAGE_WIDTH, PAGE_HEIGHT = 5.0, 3.2  # smaller, so that letters stay readable on a phone
@@ -26,6 +26,7 @@ class Drawing:
     def save(self, folder: Path, name: str) -> list[Path]:
         """Write ``name.png`` and ``name.pdf`` into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder, f"{name}.")
         paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
         with _style():
             canvas = self._canvas(WIDTH, HEIGHT, self.title)

@@ -15,6 +15,7 @@ from recbole_macrec.benchmark.runs import (
     write_asked,
     write_json,
 )
+from recbole_macrec.data.replace import remove_unfinished
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.options import check_dataset, check_model, check_options, has_source, read_config_file
 
@@ -85,6 +86,7 @@ class Matrix:
             UserError: when one of them was asked with other settings.
         """
         folder = Path(folder)
+        remove_unfinished(folder)
         for dataset in self.datasets:
             for variant in self.variants:
                 for seed in self.seeds:

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_macrec.data.replace import whole_file
+from recbole_macrec.data.replace import remove_unfinished, whole_file
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import value_of
 
@@ -272,6 +272,7 @@ def write_asked(folder: Path, asked: Asked) -> Run:
     Raises:
         UserError: naming the first setting that differs.
     """
+    remove_unfinished(folder, ASKED)
     path, wanted = folder / ASKED, json.loads(json.dumps(asdict(asked), default=str))
     if path.is_file():
         if differing := list(_differences(read_json(path), wanted)):

@@ -20,6 +20,7 @@ from recbole_macrec.benchmark.run import Request
 from recbole_macrec.benchmark.runs import open_comparison, write_json
 from recbole_macrec.benchmark.studies import DEFAULT, FINISHED_KINDS, Study, as_markdown
 from recbole_macrec.data import DATA_PATH
+from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.failures import reporting
 from recbole_macrec.options import config_of, refuse_trust
@@ -66,7 +67,8 @@ def _main(argv: list[str]) -> int:
         made: Study = draw(comparison, study)
         text = as_markdown(made, f"{study['title']}: {dataset}")
         print(text)
-        (output / "study.md").write_text(text, encoding="utf-8")
+        with whole_file(output / "study.md") as fresh:
+            fresh.write_text(text, encoding="utf-8")
         record = {"title": study["title"], "dataset": dataset, "columns": made.columns, "rows": made.rows}
         record["figures"] = {name: asdict(figure) for name, figure in made.figures.items()}
         write_json(record, output / "study.json")

@@ -23,6 +23,7 @@ from recbole.config import Config
 from recbole_macrec import plugin
 from recbole_macrec.benchmark.runs import PLACE, PRETRAINED, Run, read_json, write_json
 from recbole_macrec.data.checksum import sha256_of
+from recbole_macrec.data.replace import remove_unfinished
 from recbole_macrec.trainer.checkpoint import load_checkpoint
 from recbole_macrec.trainer.trainer import GenerativeTrainer, newest_beside
 from recbole_macrec.unique import new_folder
@@ -58,9 +59,20 @@ class SingleRun(Run):
         return checkpoint
 
     def last_checkpoint(self) -> Path | None:
-        pointer = self.folder / POINTER
-        path = Path(read_json(pointer)["checkpoint"]) if pointer.is_file() else None
+        path = self._last_checkpoint_named
         return path if path and path.is_file() else None
+
+    @property
+    def _last_checkpoint_named(self) -> Path | None:
+        pointer = self.folder / POINTER
+        return Path(read_json(pointer)["checkpoint"]) if pointer.is_file() else None
+
+    def remove_unfinished_files(self) -> None:
+        """Remove what a killed process left half written; the caller holds the lock of the run."""
+        remove_unfinished(self.folder)
+        if newest := self._last_checkpoint_named:
+            for name in (newest.name, newest.name.replace(".last.", ".")):  # the newest checkpoint, and the best one
+                remove_unfinished(newest.parent, f"{name}.")
 
 
 @contextmanager
@@ -74,6 +86,7 @@ def unfinished_run(config: Config, processes: int, fresh: bool) -> Iterator[Sing
     root = Path(config["checkpoint_dir"]) / UNFINISHED
     folder, lock = _claim(root, f"{config['model']}-{config['dataset']}-{key_of(config, processes)}")
     run = SingleRun(folder)
+    run.remove_unfinished_files()
     try:
         if fresh:
             for file in [file for file in folder.iterdir() if file.name != LOCK]:

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.run import Processes, Request, run_model
 from recbole_macrec.benchmark.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Run, write_json
+from recbole_macrec.data.replace import remove_unfinished
 from recbole_macrec.failures import sentence
 from recbole_macrec.trainer.parts import Paused
 from recbole_macrec.unique import remove_if_empty
@@ -80,6 +81,8 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
         if run.finished:
             return
         (folder / FAILURE).unlink(missing_ok=True)
+        for written in (folder, folder / SAVED):
+            remove_unfinished(written)
         try:
             record = run_model(run.asked.model, _request(run, resources), Keeper(run, resources.deadline, progress))
         except Paused:

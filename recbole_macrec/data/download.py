@@ -14,6 +14,7 @@ from urllib3.util import Retry
 
 from recbole_macrec.data.checksum import sha256_of
 from recbole_macrec.data.hosts import CheckedAdapter, Hosts, Unreachable
+from recbole_macrec.data.replace import writing
 from recbole_macrec.errors import UserError
 
 CHUNK = 2**16  # bytes of a piece; a transfer that breaks off loses at most one
@@ -81,7 +82,12 @@ def fetch(remote: Remote, target: Path, session: requests.Session | None = None,
         _forget(target)  # a run was killed when it had just put it there
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    session, reasons = session or new_session(), {}
+    with writing(target):
+        return _fetch(remote, target, session or new_session(), show_progress)
+
+
+def _fetch(remote: Remote, target: Path, session: requests.Session, show_progress: bool) -> Path:
+    reasons = {}
     for url in remote.urls:
         try:
             part = _transfer(url, target, remote, session, show_progress)

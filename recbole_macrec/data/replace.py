@@ -19,10 +19,39 @@ def whole_file(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` whose file takes its place when the block ends without an exception."""
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        yield fresh
-        os.replace(fresh, target)
+        with writing(target):
+            yield fresh
+            os.replace(fresh, target)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raise a UserError that names ``target`` where the block fails for lack of room on the disk."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _no_room(error)
+        if reason is None:
+            raise
+        raise UserError(f"{target} can't be written: {reason}; free some space, or write elsewhere, and give the same command "
+                        "again.") from error
+
+
+def _no_room(error: BaseException | None) -> str | None:
+    """Why nothing more can be written, from ``error`` or what it came from; None where it says nothing like that.
+
+    Libraries that write by themselves raise errors of their own, with the system's words in them.
+    """
+    while error is not None:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+                return os.strerror(number).lower()
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def is_read_only(error: OSError) -> bool:
@@ -68,7 +97,8 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
         try:
             fresh.chmod(0o777 & ~_umask())
-            yield fresh
+            with writing(target):
+                yield fresh
             if target.exists():
                 os.rename(target, old)
             try:
@@ -95,9 +125,9 @@ def recover(target: Path) -> None:
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
     """Remove what killed writers of :func:`whole_file` left in ``folder``, of files whose name begins with ``name``."""
-    for path in folder.glob(f".{name}*"):
-        if path.is_file() and path.suffix[1:].isdecimal():
-            path.unlink()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith(f".{name}") and path.suffix[1:].isdecimal() and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _tidy(target: Path, old: Path) -> None:

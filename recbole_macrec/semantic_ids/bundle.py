@@ -31,7 +31,7 @@ from torch import Tensor
 from recbole_macrec.data.blocks import blocks
 from recbole_macrec.data.checksum import sha256_of
 from recbole_macrec.data.features import listing
-from recbole_macrec.data.replace import lock_in
+from recbole_macrec.data.replace import lock_in, writing
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import GraphRepresentations, SemanticIDs
 from recbole_macrec.semantic_ids.rows import Features
@@ -125,7 +125,17 @@ def write_bundle(path: Path, ids: SemanticIDs, settings: SemanticIDSettings, wei
                  history: list[dict], inputs: dict[str, str]) -> None:
     """Write the bundle ``path``; the caller holds its lock."""
     unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    unfinished.chmod(0o755)  # mkdtemp lets only its owner in
+    try:
+        unfinished.chmod(0o755)  # mkdtemp lets only its owner in
+        with writing(path):
+            _write_files(unfinished, ids, settings, weights, history, inputs)
+        os.rename(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_files(unfinished: Path, ids: SemanticIDs, settings: SemanticIDSettings, weights: dict[str, dict[str, Tensor]],
+                 history: list[dict], inputs: dict[str, str]) -> None:
     (unfinished / ITEMS).write_text(json.dumps(list(ids.item_tokens)), encoding="utf-8")
     arrays = {f"codes.{m}": c for m, c in ids.codes.items()} | {f"raw_codes.{m}": c for m, c in ids.raw_codes.items()}
     save_file({name: np.ascontiguousarray(a, dtype=np.int64) for name, a in arrays.items()}, unfinished / CODES)
@@ -147,7 +157,6 @@ def write_bundle(path: Path, ids: SemanticIDs, settings: SemanticIDSettings, wei
         "history": history,
     }
     (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False), encoding="utf-8")
-    os.rename(unfinished, path)
 
 
 def read_bundle(path: Path) -> SemanticIDs:

@@ -17,8 +17,8 @@ ARRAY, SPARSE = "numpy.ndarray", "scipy.sparse"
 
 def save_checkpoint(state: dict, path: str | Path) -> None:
     """Write ``state`` so that a reader sees the old file or the new one, never half of one."""
-    with whole_file(Path(path)) as fresh:
-        torch.save({"format": FORMAT, **state}, fresh)
+    with whole_file(Path(path)) as fresh, fresh.open("wb") as file:  # whose errors say why, unlike those of torch's own file
+        torch.save({"format": FORMAT, **state}, file)
 
 
 def relative_folder(folder: str | Path, file: str | Path) -> str | None:

@@ -15,7 +15,7 @@ from recbole_macrec.benchmark.report.grids import Grid
 from recbole_macrec.benchmark.report.reader import Corner, read_corner
 from recbole_macrec.benchmark.runs import FIGURES, Comparison, file_name, open_comparison, read_json
 from recbole_macrec.benchmark.table import Table, largest_k
-from recbole_macrec.data.replace import whole_file
+from recbole_macrec.data.replace import remove_unfinished, whole_file
 from recbole_macrec.errors import UserError
 
 
@@ -60,6 +60,7 @@ def write_report(folder: Path, output: Path, corner: Corner = Corner()) -> tuple
     study = _study(comparison)
     page = render(comparison, sections, study, _corners(comparison, corner))
     output.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(output.parent, output.name)
     with whole_file(output) as fresh:
         fresh.write_text(page, encoding="utf-8")
     return output, paths
