@@ -288,3 +288,19 @@ def test_large_files_are_hashed_by_samples(tmp_path, monkeypatch):
 def test_items_without_text_are_named(model):
     with pytest.raises(UserError, match=r"2 items \('x', 'y'\): empty text"):
         create_encoder({"model": str(model("bert"))}, "cpu").encode([*ITEMS, RawItem("x", ("", " ")), RawItem("y")])
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.ppm", "a.ico"])
+def test_other_formats_of_pillow_are_not_opened(name, tmp_path, monkeypatch):
+    """EPS starts Ghostscript; no name hides a format."""
+    Image.fromarray(COLOUR).save(tmp_path / name)
+    (tmp_path / name).rename(tmp_path / "a.jpg")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript ran"))
+    with pytest.raises(UserError, match=r"a.jpg of item 'a' is unreadable \(it is none of JPEG, PNG, WEBP, GIF, BMP, TIFF\)"):
+        read_rgb(RawItem("a", image=tmp_path / "a.jpg"))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.gif", "a.bmp", "a.tif"])
+def test_usual_formats_are_opened(name, tmp_path):
+    Image.fromarray(COLOUR).save(tmp_path / name)
+    assert np.abs(np.asarray(read_rgb(RawItem("a", image=tmp_path / name))).astype(float) - COLOUR).mean() < 12

@@ -27,6 +27,7 @@ from recbole_macrec.recommend.rebuild import Options, build, options_of
 from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
 from recbole_macrec.semantic_ids.bundle import library_versions
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
+from recbole_macrec.trainer.checkpoint import check_weights
 
 FORMAT = "recbole_macrec model, version 1"
 MANIFEST, ITEMS, CODES, MODEL, QUANTIZER = (
@@ -91,7 +92,9 @@ def read_pretrained(folder: Path, device: torch.device | str):
         items = json.loads(content[ITEMS])
         ids = _semantic_ids(manifest, tuple(items["tokens"]), load(content[CODES]))
         model = build(manifest["model"], Options(manifest["options"]), ids, device)
-        model.load_state_dict(load(content[MODEL]))
+        weights = load(content[MODEL])
+        check_weights(weights, MODEL)
+        model.load_state_dict(weights)
         quantizer = None
         if QUANTIZER in content:
             quantizer = FrozenQuantizer(SemanticIDSettings.from_identity(manifest["quantizer"]), load(content[QUANTIZER]))

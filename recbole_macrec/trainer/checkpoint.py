@@ -32,11 +32,14 @@ def relative_folder(folder: str | Path, file: str | Path) -> str | None:
 def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu", trusted: bool = False):
     """Read a checkpoint of tensors and plain values, whoever wrote it.
 
+    The checksums (CRC-32) that torch stores in the file, but does not look at, are compared first.
+
     Args:
         trusted: also read a pickled checkpoint of RecBole, which can run any code.
 
     Raises:
-        UserError: when the file is missing, truncated, no checkpoint at all, or pickled and not ``trusted``.
+        UserError: when the file is missing, truncated, changed since it was written, no checkpoint at all, or pickled and not
+            ``trusted``, and when it holds weights that are NaN.
     """
     if not Path(path).is_file():
         raise UserError(f"Checkpoint {path} does not exist; check the path (RecBole writes them to checkpoint_dir).")
@@ -44,12 +47,26 @@ def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu",
     if not zipfile.is_zipfile(path):
         raise UserError(unreadable)
     try:
-        return torch.load(path, map_location=device, weights_only=not trusted)
+        with zipfile.ZipFile(path) as archive:
+            if changed := archive.testzip():
+                raise UserError(f"Checkpoint {path} is damaged: its part {changed} does not have the checksum it was written with; copy "
+                                "it again, or train again.")
+        state = torch.load(path, map_location=device, weights_only=not trusted)
     except pickle.UnpicklingError:
         raise UserError(f"Checkpoint {path} is a pickle, and reading one runs any code that is in it; only if you trust its writer, "
                         "give trust_checkpoint=True.") from None
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(unreadable) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        check_weights(state["state_dict"], f"Checkpoint {path}")
+    return state
+
+
+def check_weights(weights: dict[str, torch.Tensor], holder: str) -> None:
+    """Raise a UserError where one of ``weights`` is NaN, and so every score of the model would be; ``holder`` is what holds them."""
+    for name, weight in weights.items():
+        if isinstance(weight, torch.Tensor) and weight.isnan().any():
+            raise UserError(f"{holder} holds weights that are NaN ({name}); train again, with a lower learning_rate.")
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:

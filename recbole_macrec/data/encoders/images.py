@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from recbole_macrec.data.encoders.base import RawItem, without_image
 from recbole_macrec.errors import UserError
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows others that run programs, such as EPS
 MAX_PIXELS = 64 * 10**6  # a file of some kilobytes can unpack to gigabytes
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)  # what Pillow raises
 
 
 @contextmanager
-def open_image(source: Path | BinaryIO, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
-    """Open an image, of which nothing is unpacked yet; one of BROKEN if it is none of ``formats`` or has too many pixels."""
-    with Image.open(source, formats=formats) as image:
+def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
+    """Open an image, of which nothing is unpacked yet; one of BROKEN if it is none of FORMATS or has too many pixels."""
+    try:
+        opened = Image.open(source, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(f"it is none of {', '.join(FORMATS)}") from None
+    with opened as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"it has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
