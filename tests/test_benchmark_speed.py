@@ -54,7 +54,10 @@ def test_decode_finds_the_items_of_generate(data, capsys):
     assert fp32["top10_agreement"] >= 0.99
     for measured in (fp32, fp32["default_allocator"]):
         assert measured["speedup"] == pytest.approx(fp32["users_per_s"] / measured["reference_users_per_s"], rel=0.01)
-    assert (record["bf16"] is None) == (not bf16_pays(torch.device("cpu")))
+    other = record["decoder_only"]["fp32"]
+    assert other["speedup"] == pytest.approx(other["users_per_s"] / fp32["reference_users_per_s"], rel=0.01)
+    for precisions in (record, record["decoder_only"]):
+        assert (precisions["bf16"] is None) == (not bf16_pays(torch.device("cpu")))
 
 
 def test_train_follows_the_loss_curve_of_t5(data, capsys):

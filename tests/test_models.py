@@ -476,6 +476,24 @@ def test_item_task_ratio_leaves_the_implicit_alignment_alone(ratio, tasks, data_
     assert losses[1] > losses[0] + 0.1
 
 
+@pytest.mark.parametrize("training", ["per_user", "per_target"])
+def test_cross_task_ratio_of_the_users_train_the_tasks_between_modalities(training, data_path):
+    options = {"dropout_prob": 0.0, "item_task_ratio": 0, "lambda_implicit": 0.0, "training": training}
+    _, model, trainer, loaders = prepare("MACRec", data_path, cross_task_ratio=0.25, train_batch_size=40, **options)
+    batch = next(iter(trainer.training_loader(loaders[0])))
+    windows = model.windows(batch)
+    torch.manual_seed(3)
+    loss = model.calculate_loss(batch)
+    torch.manual_seed(3)
+    drawn = windows.rows(torch.randperm(len(windows.length))[: round(0.25 * len(windows.length))].sort().values)
+    samples = 2 * windows.count() + 2 * drawn.count()
+    expected = sum(
+        model._sequence_loss(a, [b], windows if a == b else drawn, samples) for a in model.modalities for b in model.modalities
+    )
+    assert 0 < drawn.count() < windows.count()
+    torch.testing.assert_close(loss, expected)
+
+
 @pytest.mark.parametrize("option", ["explicit_alignment", "compile", "standardize", "show_progress"])
 def test_a_text_is_neither_true_nor_false(option, data_path):
     with pytest.raises(UserError, match=f"{option} .*'no'.*True or False"):

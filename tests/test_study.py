@@ -9,13 +9,14 @@ from conftest import TINY, write_tiny_dataset
 from test_models import ITEMS, SMALL
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.matrix import Matrix
+from recbole_macrec.benchmark.matrix import Matrix, Variant
 from recbole_macrec.benchmark.runs import Ranks, open_comparison
 from recbole_macrec.benchmark.statistics import user_values
 from recbole_macrec.benchmark.studies import bucket_counts, group_of
 from recbole_macrec.benchmark.study import read_study, study_names, variants_of
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
 
 SETTINGS = {**SMALL, "modalities": "['text','image']", "epochs": 1, "rqvae_epochs": 3, "num_beams": 10}
 
@@ -140,6 +141,18 @@ def test_published_figures_stand_beside_ours_and_say_how_far_a_run_got(arguments
     assert theirs["trained"] == "1 epochs" and theirs["published hit@10"] == 0.25 and ours["published hit@10"] is None
     assert theirs["hit@10"] == run.result["test_result"]["hit@10"] and ours["hit@10 of IDs"] is None
     assert theirs["hit@10 of IDs"] == pytest.approx(user_values(run.ranks.id_ranks["fused"], "hit@10").mean(), abs=1e-4)
+
+
+def test_rows_may_be_variants_of_several_models_and_some_can_be_asked_for(tmp_path):
+    content = {"kind": "published", "variants": {"Pop": {"model": "Pop"}, "TIGER (image)": {"model": "TIGER", "d_model": 8}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    read = read_study(str(tmp_path / "own.yaml"))
+    image = Variant("TIGER (image)", "TIGER", {"d_model": 8})
+    assert variants_of(read, [], TINY, {}) == [Variant("Pop", "Pop"), image]
+    assert variants_of(read, ["TIGER (image)", "SASRec"], TINY, {}) == [image, Variant("SASRec", "SASRec")]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"kind": "published", "variants": {"Pop": {}}}))
+    with pytest.raises(UserError, match="variants that name their models"):
+        read_study(str(tmp_path / "own.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ class SASRecPerUser(WindowedRecommender):
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
         """As :class:`WindowedRecommender` says. The loss is the mean over all targets of the cross-entropy over all items."""
         windows = self.windows(interaction)
-        targets = int((windows.length - windows.first).sum())
+        targets = windows.count()
         return [partial(self._loss, windows.rows(rows), targets) for rows in reversed(self._parts(windows.length - 1))]
 
     def _loss(self, windows: Windows, targets: int) -> torch.Tensor:
@@ -164,7 +164,7 @@ class SASRecPerUser(WindowedRecommender):
         def of_part(rows: torch.Tensor) -> torch.Tensor:
             items, length, _ = histories.rows(rows)
             hidden, starts = self.states(items, length, vectors)
-            return hidden.index_select(0, (starts + length.cpu() - 1).to(hidden.device))
+            return hidden.index_select(0, (starts + length - 1).to(hidden.device))
 
         states = torch.cat(list(in_lanes(of_part, parts, self.device)))
         return states[torch.argsort(torch.cat(parts)).to(states.device)]

@@ -1,6 +1,6 @@
 """Models side by side, or the speed of one stage against the usual way of doing it.
 
-    python -m recbole_macrec.benchmark compare|study|report --help
+    python -m recbole_macrec.benchmark compare|study|report|publish --help
     python -m recbole_macrec.benchmark decode|train|exact|quantize|scale|whole [--dataset=Instruments --data_path=DIR]
 
 The latter checks first that both compute the same, then measures: warm-up, repeated runs, the median. The last line is one JSON
@@ -11,7 +11,7 @@ import json
 import sys
 
 import recbole_macrec  # noqa: F401  registers the models
-from recbole_macrec.benchmark import compare, report, study
+from recbole_macrec.benchmark import compare, publish, report, study
 from recbole_macrec.benchmark.machine import hardware, versions
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
@@ -23,7 +23,7 @@ from recbole_macrec.data import DATA_PATH
 from recbole_macrec.failures import reporting
 from recbole_macrec.options import check_dataset
 
-COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main}
+COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main, "publish": publish.main}
 STAGES = {stage.__name__: stage for stage in (decode, train, exact, quantize, scale, whole)}
 
 

@@ -38,7 +38,7 @@ class Keeper:
     def __init__(self, run: Run, deadline: float | None = None, progress: Callable[[float], None] = lambda share: None):
         self.run, self.deadline, self.progress = run, deadline, progress
         self.curve: list[dict] = []
-        self.earlier = {"training": 0.0, "validation": 0.0}  # seconds of processes that have ended
+        self.earlier = {"training": 0.0, "validation": 0.0, "cpu": 0.0}  # seconds of processes that have ended
         self._checkpoint: Path | None = None
         self._rows: dict[str, list[torch.Tensor]] = {}
         self._trained = 0  # epochs trained in this process
@@ -74,15 +74,18 @@ class Keeper:
             if not self._trained:  # the first one here: earlier ones were trained by a process that has ended
                 self._go_on(before=epoch_idx)
             self._looked = time.time()
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             losses = train_epoch(train_data, epoch_idx, *args, **kwargs)
             before = self._parts.seconds_before if self._parts else 0.0
+            cpu_before = self._parts.cpu_seconds_before if self._parts else 0.0
             self.earlier["training"] += before
+            self.earlier["cpu"] += cpu_before
             total = sum(losses) if isinstance(losses, tuple) else losses
             self.curve.append({
                 "epoch": epoch_idx,
                 "loss": round(float(total) / max(1, len(train_data)), 6) if total is not None else None,
                 "seconds": round(before + time.perf_counter() - began, 3),
+                "cpu_seconds": round(cpu_before + time.process_time() - cpu_began, 3),
                 "valid": None,
                 "valid_seconds": None,
             })  # fmt: skip
@@ -93,10 +96,11 @@ class Keeper:
 
         def watched_valid(*args, **kwargs):
             self._pause_unless_there_is_time()
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             score, result = valid_epoch(*args, **kwargs)
             if self.curve:
                 self.curve[-1] |= {"valid": plugin.plain(result), "valid_seconds": round(time.perf_counter() - began, 3)}
+                self.curve[-1]["cpu_seconds"] = round(self.curve[-1]["cpu_seconds"] + time.process_time() - cpu_began, 3)
                 self._write(self.curve, self.run.folder / CURVE)
             self._moved = True
             return score, result
@@ -110,6 +114,7 @@ class Keeper:
         for entry in self.curve:
             self.earlier["training"] += entry["seconds"]
             self.earlier["validation"] += entry["valid_seconds"] or 0
+            self.earlier["cpu"] += entry.get("cpu_seconds", 0.0)
 
     # -- pausing -----------------------------------------------------------------------------------------------------
 

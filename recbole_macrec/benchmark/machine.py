@@ -1,10 +1,14 @@
 """What a figure was measured with: library versions and hardware."""
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import psutil
 import torch
+
+import recbole_macrec
 
 LIBRARIES = ("recbole_macrec", "recbole", "torch", "numpy", "pandas", "scipy", "scikit-learn", "transformers")
 
@@ -18,6 +22,18 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+def commit() -> str | None:
+    """The commit that the package lies in, ``-dirty`` behind it where files were changed; None outside of a repository."""
+    package = Path(recbole_macrec.__file__).parent
+    if not (package.parent / ".git").exists():
+        return None
+    try:
+        described = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(described, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def hardware() -> dict:

@@ -9,7 +9,7 @@ from recbole.quick_start import quick_start
 
 from recbole_macrec import plugin
 from recbole_macrec.benchmark.keep import Keeper
-from recbole_macrec.benchmark.machine import hardware, versions
+from recbole_macrec.benchmark.machine import commit, hardware, versions
 from recbole_macrec.benchmark.runs import Run
 
 
@@ -21,7 +21,7 @@ class Observation:
 
     Attributes:
         trainer: the run's trainer, None before there is one.
-        seconds: stage -> seconds; ``training`` is without the validations between the epochs.
+        seconds: stage -> seconds; ``training`` is without the validations between the epochs. The record adds ``cpu``.
     """
 
     def __init__(self, keeper: Keeper | None = None):
@@ -30,6 +30,7 @@ class Observation:
         self.seconds = {"data": 0.0, "training": 0.0, "validation": 0.0, "test": 0.0}
         self._stages: list[str] = []
         self._since = 0.0
+        self._cpu_began = time.process_time()
 
     def timed(self, function: Callable, stage: str) -> Callable:
         """``function``, whose seconds count for ``stage`` and not for the stage it is called in."""
@@ -61,6 +62,10 @@ class Observation:
         trainer.fit = self.timed(trainer.fit, "training")
         trainer.evaluate = self.timed(trainer.evaluate, "test")
 
+    def _cpu_seconds(self) -> float:
+        """Of this process, all threads together."""
+        return time.process_time() - self._cpu_began
+
     def record(self) -> dict:
         """Everything to keep of the run, as plain values."""
         trainer, config = self.trainer, self.trainer.config
@@ -71,7 +76,7 @@ class Observation:
             "seed": config["seed"],
             "test_detail": plugin.plain(getattr(trainer, "test_detail", None)),
             "semantic_ids": plugin.plain(dict(ids.statistics)) if ids is not None else {},
-            "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
+            "seconds": {stage: round(seconds, 3) for stage, seconds in (self.seconds | {"cpu": self._cpu_seconds()}).items()},
             "precision": precision_of(trainer),
             "epochs": len(getattr(trainer, "train_loss_dict", {})),
             "epoch_seconds": plugin.plain(getattr(trainer, "epoch_seconds", None)),
@@ -79,6 +84,7 @@ class Observation:
             "checkpoint": str(getattr(trainer, "saved_model_file", "")),
             "settings": plugin.plain_config(config),
             "versions": versions(),
+            "commit": commit(),
             "hardware": hardware(),
         }
         if self.keeper:

@@ -120,7 +120,7 @@ def _run(model: str, request: Request, stage: dict[str, Any], keeper: Keeper | N
             **vars(request.processes),
         )
     record = result.pop("record") if several else seen.record()
-    earlier = sum(keeper.earlier.values()) if keeper else 0.0
+    earlier = keeper.earlier["training"] + keeper.earlier["validation"] if keeper else 0.0
     record["seconds"]["total"] = round(time.perf_counter() - began + earlier, 3)
     if result["best_valid_result"] is None:  # without validation; else infinite
         result["best_valid_score"] = None

@@ -9,7 +9,8 @@
       runs/DATASET/LABEL/seed-SEED/   one run (a label is a model's name, or a variant's such as "w/o L_con")
         asked.json     label, dataset, model, seed and settings of this run
         curve.json     one entry per epoch trained so far: {"epoch": 0, "loss": mean over batches, "seconds": of training,
-                       "valid": {"ndcg@10": ...} or null, "valid_seconds": ... or null}; grows while the run goes on
+                       "valid": {"ndcg@10": ...} or null, "valid_seconds": ... or null, "cpu_seconds": of both, all
+                       threads}; grows while the run goes on
         progress.json  while the run is unfinished: {"epochs": 2.25, "of": 20}
         log.txt        everything the run printed
         saved/         checkpoints; the best epoch's stays, ``.last.pth`` is there while the run is unfinished
@@ -153,10 +154,10 @@ class Run:
 
     @cached_property
     def result(self) -> dict:
-        """Of a finished run: model, dataset, seed, settings, versions, hardware, parameters, epochs;
+        """Of a finished run: model, dataset, seed, settings, versions, commit, hardware, parameters, epochs;
         ``test_result`` and ``best_valid_result`` (metric -> value, item level), ``test_detail`` (ranking name ->
         {"item": metrics, "id": metrics}, None for RecBole's models), ``semantic_ids`` (modality -> statistics:
-        collision_rate, usage and perplexity per layer, ...), ``precision`` (training and evaluation: fp32, bf16 or fp16), ``seconds`` (data, training, validation, test, total),
+        collision_rate, usage and perplexity per layer, ...), ``precision`` (training and evaluation: fp32, bf16 or fp16), ``seconds`` (data, training, validation, test, total; cpu: all threads),
         ``users_per_second`` ranked in the test, ``peak_memory_mib`` ({"host": ..., "gpu": ... or null}), ``checkpoint``
         (of the best epoch, relative to the run's folder).
         """

@@ -44,7 +44,7 @@ def _main(argv: list[str]) -> int:
     given = matrix_settings(request, request.value("data_path") or DATA_PATH)
     given = study.get("settings", {}) | given
     models = names_of(args.models or "") or study.get("models", [])
-    if args.models and not study.get("models"):
+    if args.models and study.get("model"):
         raise UserError(f"--models: the study {args.name} is about variants of {study['model']}; leave it out.")
     datasets = names_of(args.datasets)
     draw = KINDS[study["kind"]]
@@ -107,26 +107,36 @@ def read_study(name: str) -> dict:
             raise UserError(f"{path} has '{key}', which no study reads.{nearest(key, KEYS)}")
     for settings in [study.get("settings") or {}, study.get("sweeps") or {}, *(study.get("variants") or {}).values()]:
         refuse_trust(settings, path)
-    if not study.get("models") and not study.get("model"):
-        raise UserError(f"{path}: expected models, or a model and its variants or sweeps.")
+    named = study.get("models") or study.get("model") or all("model" in own for own in study.get("variants", {"": {}}).values())
+    if not named:
+        raise UserError(f"{path}: expected models, a model and its variants or sweeps, or variants that name their models.")
     return {"title": path.stem} | study
 
 
 def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str, Any]) -> list[Variant]:
-    """The rows: the models, or the variants of one, or one for every value of every sweep."""
+    """The rows: the models, or variants, or one for every value of every sweep.
+
+    Args:
+        models: rows to choose, by the label of a variant; another name is a model as it is.
+    """
+    model = study.get("model")
+    variants = {label: _variant(label, model, **own) for label, own in study.get("variants", {}).items()}
     if models:
-        return [Variant(model, model) for model in models]
-    model = study["model"]
-    if "variants" in study:
-        return [Variant(label, model, own) for label, own in study["variants"].items()]
+        return [variants.get(name) or Variant(name, name) for name in models]
+    if variants:
+        return list(variants.values())
     default = default_values(model, dataset, settings)
-    variants = {DEFAULT: Variant(DEFAULT, model)}
+    swept = {DEFAULT: Variant(DEFAULT, model)}
     for option, values in study["sweeps"].items():
         for value in values:
             label, own = sweep_value(default, option, value)
             if own is not None:
-                variants.setdefault(label, Variant(label, model, own))
-    return list(variants.values())
+                swept.setdefault(label, Variant(label, model, own))
+    return list(swept.values())
+
+
+def _variant(label: str, of: str | None, model: str | None = None, **settings) -> Variant:
+    return Variant(label, model or of, settings)
 
 
 def sweep_value(default: dict, option: str, value) -> tuple[str, dict | None]:

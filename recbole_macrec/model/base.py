@@ -73,6 +73,7 @@ class GenerativeRecommender(WindowedRecommender):
         self.modalities = list(ids.modalities)
         self.sequence_tasks, self.item_tasks = self.tasks(config)
         self.item_task_ratio = config["item_task_ratio"]
+        self.cross_task_ratio = config["cross_task_ratio"]
         if self.item_task_ratio == 0:
             self.item_tasks = []
         self.aligns_items = self.reads_items(config)
@@ -170,17 +171,32 @@ class GenerativeRecommender(WindowedRecommender):
 
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
         """As :class:`WindowedRecommender` says. The loss is the mean over all samples of all tasks of the mean cross-entropy
-        over levels; every target is a sample of each sequence task.
+        over levels. Every target is a sample of each sequence task within a modality, and those of ``cross_task_ratio`` of the
+        users of each task between modalities.
         """
         windows = self.windows(interaction)
-        target = windows.target_items()
-        items = self._alignment_items(target)
-        samples = len(target) * len(self.sequence_tasks) + len(items) * len(self.item_tasks)
+        items = self._alignment_items(windows.target_items())
+        samples, waiting = len(items) * len(self.item_tasks), []
+        for tasks, some in self._tasks_of_users(windows):
+            samples += some.count() * len(tasks)
+            for rows in self._parts(some.length - 1):
+                part = some.rows(rows)
+                waiting += [(int(part.length.max()), source, targets, part) for source, targets in self._by_source(tasks)]
         parts = [partial(self._item_loss, items, samples)] if len(items) else []
-        for rows in reversed(self._parts(windows.length - 1)):
-            part = windows.rows(rows)
-            parts += [partial(self._sequence_loss, *task, part, samples) for task in self._by_source(self.sequence_tasks)]
-        return parts
+        longest_first = sorted(waiting, key=lambda entry: -entry[0])
+        return parts + [partial(self._sequence_loss, source, targets, part, samples) for _, source, targets, part in longest_first]
+
+    def _tasks_of_users(self, windows: Windows) -> list[tuple[list[Task], Windows]]:
+        """Sequence tasks and the windows that train them: some windows, drawn anew for every batch, train all tasks, the others
+        those within a modality."""
+        within = [task for task in self.sequence_tasks if task.source == task.target]
+        users = len(windows.length)
+        count = round(self.cross_task_ratio * users) if len(within) < len(self.sequence_tasks) else users
+        if count >= users:
+            return [(self.sequence_tasks, windows)]
+        drawn = torch.randperm(users)
+        shares = [(self.sequence_tasks, drawn[:count]), (within, drawn[count:])]
+        return [(tasks, windows.rows(rows.sort().values)) for tasks, rows in shares if len(rows)]
 
     def excluded(self, interaction) -> torch.Tensor | None:
         """Items [B, S] that the users of ``interaction`` must not get, filled up with 0."""
@@ -194,11 +210,11 @@ class GenerativeRecommender(WindowedRecommender):
         """The batch's target items, each once; no more than the item tasks are to read, where there are any; [N]."""
         if not self.aligns_items:
             return target[:0]
-        items = target.unique()
+        items = target.cpu().unique()
         count = max(2, round(self.item_task_ratio * len(target)))
         if self.item_tasks and count < len(items):
-            items = items[torch.randperm(len(items)).to(items.device)[:count]]
-        return items
+            items = items[torch.randperm(len(items))[:count]]
+        return items.to(target.device)
 
     def _by_source(self, tasks: list[Task]) -> list[tuple[str, list[str]]]:
         """Tasks that share a pass over their source: (source, targets) each."""
@@ -248,7 +264,7 @@ class GenerativeRecommender(WindowedRecommender):
             items: int64 [n].
         """
         codes, sizes = getattr(self, f"codes_{modality}")[items], self.vocabulary.sizes[modality]
-        trie = self._softmax_trie(modality)
+        trie = self.softmax_trie(modality)
         nodes = getattr(self, f"nodes_{modality}")[items]  # [n, L]
         total = torch.zeros((), device=hidden.device)
         for level, (offset, size) in enumerate(zip(self.vocabulary.offsets[modality], sizes)):
@@ -300,10 +316,10 @@ class GenerativeRecommender(WindowedRecommender):
             same = {m: getattr(self, f"raw_id_{m}") for m in self.modalities}  # metrics by ID count distinct IDs
             eligible = Eligible(dict(self.tries.items()), max(self.beams, self.top), self.excluded(interaction), self.top, same)
         parts = self._parts(histories.length, self._users_at_once(eligible.beams))
-        back = torch.argsort(torch.cat(parts))
+        back = torch.argsort(torch.cat(parts)).to(histories.items.device)
         rank = {"beam": self._rank_by_beams, "exact": self._rank_exactly, "certified": self._rank_certified}[self.decode]
         visits = len(back) * (self.n_items if self.decode == "exact" else eligible.beams)
-        decoders = {m: self._decoder(m, eligible.tries[m], visits) for m in self.modalities}
+        decoders = {m: self.decoder(m, eligible.tries[m], visits) for m in self.modalities}
 
         def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
             part = histories.rows(rows)
@@ -317,12 +333,12 @@ class GenerativeRecommender(WindowedRecommender):
             for name, width in widths.items()
         }
 
-    def _softmax_trie(self, modality: str) -> Trie | None:
+    def softmax_trie(self, modality: str) -> Trie | None:
         """The trie over whose children a level's softmax runs; None: it runs over all codes of the level."""
         return self.trained[modality] if self.output == "trie" else None
 
-    def _decoder(self, modality: str, trie: Trie, visits: int) -> TrieDecoder | CausalTrieDecoder:
-        trained = self._softmax_trie(modality)
+    def decoder(self, modality: str, trie: Trie, visits: int) -> TrieDecoder | CausalTrieDecoder:
+        trained = self.softmax_trie(modality)
         if self.decoder_only:
             return CausalTrieDecoder(self.network, self.vocabulary, modality, trie, trained)
         return TrieDecoder(self.network, self.vocabulary, modality, trie, visits, trained)
@@ -380,7 +396,8 @@ class GenerativeRecommender(WindowedRecommender):
         item, parts = interaction[self.ITEM_ID], self._parts(histories.length)
         scores = torch.zeros(len(item), device=item.device)
         for rows in parts:
-            part, wanted = histories.rows(rows), item[rows].unsqueeze(1)
+            part, rows = histories.rows(rows), rows.to(item.device)
+            wanted = item[rows].unsqueeze(1)
             exact = [self._exact_scores(m, self.encode_history(m, part), wanted) for m in self.modalities]
             scores[rows] = fuse_scores(self.fusion, exact, self._levels())[:, 0]
         return scores
@@ -392,7 +409,7 @@ class GenerativeRecommender(WindowedRecommender):
         """Log-probability of items [B, G] over the length of their IDs; [B, G]."""
         codes = getattr(self, f"codes_{modality}")[items]  # [B, G, L]
         prior = getattr(self, f"prior_{modality}")[items] if self.semantic_ids.newcomers else None
-        trained = self._softmax_trie(modality)
+        trained = self.softmax_trie(modality)
         return sequence_log_probs(self.network, self.vocabulary, modality, memory, codes, prior, trained)
 
     # -- after training ----------------------------------------------------------------------------------------------

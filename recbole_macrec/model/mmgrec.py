@@ -99,7 +99,7 @@ class MMGRec(GenerativeRecommender):
     def histories(self, interaction) -> Histories:
         users = interaction[self.USER_ID]
         items, length = self._items_of(interaction, self.most)
-        return Histories(items[:, : self.most], length.clamp(1, self.most), users)
+        return Histories(items[:, : self.most], length.clamp(1, self.most).cpu(), users)
 
     def windows(self, interaction) -> Windows:
         """One target a window; it is not among the items before it."""

@@ -18,6 +18,7 @@ class MQL4GRec(GenerativeRecommender):
     def check_values(cls, config: dict) -> None:
         super().check_values(config)
         check_number(0, math.inf, item_task_ratio=config["item_task_ratio"])
+        check_number(0, 1, cross_task_ratio=config["cross_task_ratio"])
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         if len(self.modalities) < 2:

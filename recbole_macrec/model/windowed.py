@@ -25,13 +25,14 @@ class Histories(NamedTuple):
     """What is known of B users."""
 
     items: torch.Tensor  # int64 [B, T]
-    length: torch.Tensor  # int64 [B], how many of the items count, from the first; at least 1
+    length: torch.Tensor  # int64 [B] on the CPU, how many of the items count, from the first; at least 1
     users: torch.Tensor | None = None  # int64 [B], where the model reads them
 
     def rows(self, rows: torch.Tensor) -> "Histories":
-        """Some of the users, cut to the longest of them."""
-        items, length, *more = (None if part is None else part[rows] for part in self)
-        return Histories(items[:, : int(length.max())], length, *more)
+        """Some of the users, cut to the longest of them; ``rows`` is on the CPU."""
+        length, here = self.length[rows], rows.to(self.items.device)
+        items = self.items.index_select(0, here)[:, : int(length.max())]
+        return Histories(items, length, None if self.users is None else self.users.index_select(0, here))
 
 
 def in_eval_precision(method: Callable) -> Callable:
@@ -106,7 +107,7 @@ class WindowedRecommender(SequentialRecommender):
 
     def histories(self, interaction) -> Histories:
         """The histories that the users of ``interaction`` are ranked by."""
-        return Histories(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return Histories(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN].cpu())
 
     def overhead_of(self, network: torch.nn.Module) -> int:
         """Positions that a further group of lengths costs in :func:`pack`: Python about 7e7 multiplications' time on CPU, and far
@@ -117,10 +118,10 @@ class WindowedRecommender(SequentialRecommender):
         """Rows of the parts of a batch, of at most ``users``, that go through the network together, shorter first.
 
         Args:
-            length: int64 [B], items in the histories.
+            length: int64 [B] on the CPU, items in the histories.
         """
         pairs = 2 if self.device.type == "cpu" else 1  # whatever the number of lanes, on which nothing may depend
-        return passes(self._positions(length.cpu()), self.pass_tokens, users, pairs)
+        return passes(self._positions(length), self.pass_tokens, users, pairs)
 
     def _positions(self, length: torch.Tensor) -> torch.Tensor:
         """Positions [B] that the network reads of histories of ``length`` [B]."""

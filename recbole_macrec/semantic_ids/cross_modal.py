@@ -42,7 +42,7 @@ class CrossModalRQVAE(nn.Module):
 
         Args:
             x: per modality standardised features [B, F_m].
-            labels: per modality pseudo-labels [B]; None when ``con_positives`` is ``self``.
+            labels: per modality pseudo-labels [B], on the CPU; None when ``con_positives`` is ``self``.
         """
         s = self.settings
         outputs = [tower(part) for tower, part in zip(self.towers, x, strict=True)]
@@ -64,14 +64,15 @@ class CrossModalRQVAE(nn.Module):
         s, terms = self.settings, []
         for anchor, other in self._ordered_pairs():
             residuals = quantized[anchor].residuals  # [B, L, D]
-            itself = torch.arange(len(residuals), device=residuals.device)
+            itself = torch.arange(len(residuals))
             if s.con_positives == "self":
-                rows = target = itself
+                rows = target = itself.to(residuals.device)
                 excluded = None
             else:
                 positives = sample_positives(labels[other], self.generator)  # [B]
                 rows = (positives != itself).nonzero()[:, 0]
-                target, excluded = positives[rows], rows
+                target, rows = positives[rows].to(residuals.device), rows.to(residuals.device)
+                excluded = rows
             for layer in s.con_layers:
                 at_layer = residuals[:, layer]  # [B, D]
                 terms.append(info_nce(at_layer[rows], at_layer, target, s.contrast_temperature, excluded))

@@ -61,10 +61,10 @@ class Training:
         self.generator = torch.Generator().manual_seed(seed)
         self.scales = [Scale.of(x, settings.standardize) for x in features.values()]
         self.x = [scaled(x, s, device) for x, s in zip(features.values(), self.scales)]  # per modality [N, F_m]
-        self.labels: list[Tensor] | None = None  # per modality [N]
+        self.labels: list[Tensor] | None = None  # per modality [N], on the CPU
         if settings.uses_pseudo_labels:
             labels = [pseudo_labels(x, settings.pseudo_labels, seed) for x in features.values()]
-            self.labels = [torch.from_numpy(one).to(device) for one in labels]
+            self.labels = [torch.from_numpy(one) for one in labels]
         widths = {m: x.shape[1] for m, x in features.items()}
         self.model = CrossModalRQVAE(widths, settings, self.generator).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.rqvae_learning_rate,
@@ -95,9 +95,9 @@ class Training:
                                   for i, entry in enumerate(self.history)])
 
     def epoch(self, losses) -> dict[str, float]:
-        """One pass over all items; ``losses(rows)`` gives named losses of which ``total`` is trained."""
+        """One pass over all items; ``losses(rows)`` gives named losses of which ``total`` is trained. Rows are on the CPU."""
         self.model.train()
-        order = torch.randperm(len(self.x[0]), generator=self.generator).to(self.x[0].device)
+        order = torch.randperm(len(self.x[0]), generator=self.generator)
         sums: dict[str, Tensor] = {}
         batches = order.split(self.settings.rqvae_batch_size)
         for rows in batches:
@@ -124,7 +124,7 @@ class Training:
 
     def batch(self, rows: Tensor) -> list[Tensor]:
         """What is quantized of some items: per modality [B, F_m]."""
-        return [x[rows] for x in self.x]
+        return [x[rows.to(x.device)] for x in self.x]
 
     @torch.no_grad()
     def _end_epoch(self, last: bool) -> dict[str, dict]:

@@ -25,8 +25,9 @@ class Parts:
         saves: whether anything is written.
         after_batch: told the epochs done, such as 2.25; True leaves the epoch there.
         part: of the checkpoint that the run goes on from: batches trained and their number in an epoch, the sum of their
-            losses, their seconds, and the state of the loader's shuffling before the epoch. None: it begins with an epoch.
-        seconds_before: of the epoch's training, in processes that have ended.
+            losses, their seconds and CPU seconds, and the state of the loader's shuffling before the epoch. None: it begins
+            with an epoch.
+        seconds_before, cpu_seconds_before: of the epoch's training, in processes that have ended.
         train_data: the loader of the newest epoch.
     """
 
@@ -34,7 +35,7 @@ class Parts:
         self.saves = False
         self.after_batch: Callable[[float], bool] = lambda epochs: False
         self.part: dict | None = None
-        self.seconds_before = 0.0
+        self.seconds_before = self.cpu_seconds_before = 0.0
         self.train_data = None
         self._save = save
         self._saved = time.perf_counter()
@@ -55,6 +56,7 @@ class Parts:
             )
         self._loss = part["loss"] if part else 0.0
         self.seconds_before = part["seconds"] if part else 0.0
+        self.cpu_seconds_before = part.get("cpu_seconds", 0.0) if part else 0.0
         left = _Batches(train_data, part, partial(self._between, epoch))
         losses = self._train_epoch(left, epoch, *args, **kwargs)
         return self._loss if part and not isinstance(losses, tuple) else losses
@@ -66,7 +68,9 @@ class Parts:
         if not self.saves or not (stop or ended or time.perf_counter() - self._saved > SAVE_SECONDS):
             return
         seconds = self.seconds_before + time.perf_counter() - batches.began
-        part = {"batches": done, "of": len(batches), "loss": self._loss, "seconds": seconds, "shuffle": batches.order}
+        cpu_seconds = self.cpu_seconds_before + time.process_time() - batches.cpu_began
+        part = {"batches": done, "of": len(batches), "loss": self._loss, "seconds": seconds, "cpu_seconds": cpu_seconds}
+        part["shuffle"] = batches.order
         self._save(epoch - 1, part)
         self._saved = time.perf_counter()
         if stop and not ended:
@@ -79,7 +83,7 @@ class _Batches:
     def __init__(self, loader, part: dict | None, between: Callable[["_Batches", int], None]):
         self._loader, self._part, self._between = loader, part, between
         self.order = part["shuffle"].cpu() if part else loader.generator.get_state()
-        self.began = time.perf_counter()
+        self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def __getattr__(self, name: str):
         return getattr(self._loader, name)

@@ -1,11 +1,15 @@
 """Beam search: ours against ``generate``, on the same weights and users."""
-import numpy as np
+from collections.abc import Iterator
 
-from recbole_macrec.benchmark.speed.measure import median_seconds, prepare
+import numpy as np
+import torch
+
+from recbole_macrec.benchmark.speed.measure import median_seconds, prepare, train_first
 from recbole_macrec.benchmark.speed.reference import WORDS, Reference
 from recbole_macrec.hardware import bf16_pays
 
 TOP = 10
+PRECISIONS = ("fp32", "bf16")
 
 
 def decode(args) -> dict:
@@ -29,22 +33,12 @@ def decode(args) -> dict:
         return len(few) / median_seconds(lambda: reference_rankings(reference), args.reference_repeats, warmup=0)
 
     as_it_comes = reference_rate()
-    subject.trainer.train_steps(subject.train_data, args.training_steps)  # untrained scores are nearly all alike
+    train_first(subject, args.training_steps)  # untrained scores are nearly all alike
     model.eval()
     expected = np.array(reference_rankings(Reference(model, levelwise=True).eval()))[:, :TOP]
     same_allocator = reference_rate()
-    result = {}
-    for name in ("fp32", "bf16"):
-        if name == "bf16" and not bf16_pays(model.device):
-            result[name] = None  # this hardware computes bf16 slower than fp32
-            continue
-
-        model.eval_precision = name
-
-        def rank(batch):
-            return model.rank(batch)["fused"].items[:, :TOP].cpu()
-
-        rate = len(users) / median_seconds(lambda: rank(users), args.repeats)
+    result = dict.fromkeys(PRECISIONS)
+    for name, rate in rates(model, users, args.repeats):
         result[name] = {
             "users_per_s": round(rate, 2),
             "reference_users_per_s": round(same_allocator, 2),
@@ -53,6 +47,31 @@ def decode(args) -> dict:
                 "reference_users_per_s": round(as_it_comes, 2),
                 "speedup": round(rate / as_it_comes, 2),
             },
-            "top10_agreement": round(float((rank(few).numpy() == expected).mean()), 5),
+            "top10_agreement": round(float((ranked(model, few).numpy() == expected).mean()), 5),
         }
+    result["decoder_only"] = decoder_only(args, users, same_allocator)
     return result
+
+
+def decoder_only(args, users, reference: float) -> dict:
+    """Users that the other network ranks a second, with beams as wide; ``reference``: those of T5's ``generate``."""
+    subject = prepare(args.dataset, args.data_path, args.modality, training_preset="decoder_only", decode="beam")
+    train_first(subject, args.training_steps)
+    subject.model.eval()
+    result = dict.fromkeys(PRECISIONS)
+    for name, rate in rates(subject.model, users, args.repeats):
+        result[name] = {"users_per_s": round(rate, 2), "speedup": round(rate / reference, 2)}
+    return result
+
+
+def rates(model, users, repeats: int) -> Iterator[tuple[str, float]]:
+    """Each precision that this hardware gains from, and the users ranked a second in it; the model stays in it meanwhile."""
+    for name in PRECISIONS:
+        if name == "fp32" or bf16_pays(model.device):
+            model.eval_precision = name
+            yield name, len(users) / median_seconds(lambda: ranked(model, users), repeats)
+
+
+def ranked(model, users) -> torch.Tensor:
+    """The first items of users, int64 [B, TOP] on the CPU."""
+    return model.rank(users)["fused"].items[:, :TOP].cpu()

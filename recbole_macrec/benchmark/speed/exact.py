@@ -2,21 +2,24 @@
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.speed.measure import median_seconds, prepare
+from recbole_macrec.benchmark.speed.measure import Subject, median_seconds, prepare, train_first
 from recbole_macrec.generation.decoding.certified import CertifiedSearch
 from recbole_macrec.generation.decoding.search import Ranking, sequence_log_probs
-from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 
 TOP = 10
 
 
-@torch.no_grad()
 def exact(args) -> dict:
+    """The figures of both networks, those of the encoder-decoder on top."""
+    result = measured(prepare(args.dataset, args.data_path, args.modality, train_batch_size=args.batch), args)
+    other = prepare(args.dataset, args.data_path, args.modality, training_preset="decoder_only")
+    return result | {"decoder_only": measured(other, args)}
+
+
+def measured(subject: Subject, args) -> dict:
     """Users ranked a second exactly, with beams and certified, and the share of users for whom those find the exact top 10."""
-    subject = prepare(args.dataset, args.data_path, args.modality, train_batch_size=args.batch)
     model = subject.model
-    with torch.enable_grad():
-        subject.trainer.train_steps(subject.train_data, args.training_steps)
+    train_first(subject, args.training_steps)
     model.eval()
     rows = np.random.default_rng(0).permutation(len(subject.test_data._dataset))
     users = subject.test_data._dataset[rows[: args.exact_users or None]].to(model.device)
@@ -45,16 +48,18 @@ def same_top(found: Ranking, expected: Ranking, k: int = TOP) -> float:
     return (found.items[:, :k] == expected.items[:, :k]).all(1).float().mean().item()
 
 
+@torch.no_grad()
 def prefixes_per_user(model, users) -> float:
     """Prefixes that certified ranking of the first ``TOP`` items expands for a user, on average."""
     modality = model.modalities[0]
-    decoder = TrieDecoder(model.network, model.vocabulary, modality, model.tries[modality])
     memory = model.encode_history(modality, model.histories(users))
+    decoder = model.decoder(modality, model.tries[modality], len(users) * TOP)
     search = CertifiedSearch(decoder, memory, None, model.certified_rows)
     search.top(TOP)
     return search.expanded.mean()
 
 
+@torch.no_grad()
 def brute_force_difference(model, users, ranking, at_once: int = 512) -> float:
     """Largest difference to every ID teacher-forced on its own."""
     modality = model.modalities[0]
@@ -64,7 +69,8 @@ def brute_force_difference(model, users, ranking, at_once: int = 512) -> float:
     for begin in range(1, model.n_items, at_once):
         part = torch.arange(begin, min(begin + at_once, model.n_items), device=codes.device)
         scores = sequence_log_probs(
-            model.network, model.vocabulary, modality, memory, codes[part].expand(len(users), -1, -1)
+            model.network, model.vocabulary, modality, memory, codes[part].expand(len(users), -1, -1), None,
+            model.softmax_trie(modality),
         )
         for user in range(len(users)):
             exact_scores = torch.empty(model.n_items, device=codes.device)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
 
 import torch
 from recbole.config import Config
@@ -51,3 +52,9 @@ def prepare(dataset: str, data_path: str, modality: str, **options) -> Subject:
     init_seed(config["seed"], config["reproducibility"])
     model = get_model("TIGER")(config, train.dataset).to(config["device"])
     return Subject(config, model, train, test)
+
+
+def train_first(subject: Subject, steps: int) -> None:
+    """Train on the first batches, over and over if there are fewer."""
+    batches = cycle(subject.trainer.training_loader(subject.train_data))
+    subject.trainer.train_steps(batches, steps)

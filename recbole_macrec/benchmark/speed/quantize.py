@@ -43,12 +43,11 @@ def random_features() -> dict[str, np.ndarray]:
 
 def usual_epoch(training: Training) -> None:
     """One epoch as it is commonly written: a DataLoader that collates item by item."""
-    parts = [x.cpu() for x in training.x] + [labels.cpu() for labels in training.labels]
+    parts = [x.cpu() for x in training.x] + training.labels
     loader = DataLoader(TensorDataset(*parts), batch_size=training.settings.rqvae_batch_size, shuffle=True)
     device, modalities = training.x[0].device, len(training.x)
     for batch in loader:
-        batch = [part.to(device) for part in batch]
-        loss = training.model(batch[:modalities], batch[modalities:])
+        loss = training.model([part.to(device) for part in batch[:modalities]], batch[modalities:])
         training.optimizer.zero_grad()
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(training.model.parameters(), GRADIENT_CLIP)

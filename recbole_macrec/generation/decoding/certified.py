@@ -117,7 +117,8 @@ class CertifiedSearch:
     def scores(self, items: torch.Tensor) -> torch.Tensor:
         """log P(ID | history) / L of items [B, C] of the trie, -inf where there is none (0)."""
         exists, nodes = items > 0, self.trie.nodes(items)
-        wanted = [self._keys(level, node)[exists].sort().values for level, node in enumerate(nodes)]
+        there = places(exists.flatten())
+        wanted = [self._keys(level, node).flatten()[there].sort().values for level, node in enumerate(nodes)]
         self._round(lambda length, waiting: is_among(self._keys(length - 1, waiting.node, waiting.user), wanted[length - 1]))
         ids, last = self._ids(), self.trie.levels - 1
         if ids is None:
@@ -144,8 +145,8 @@ class CertifiedSearch:
             most: only the best ``most`` prefixes of each length and user.
         """
         lengths = range(1, self.trie.levels)
-        waiting = [batch.user[eligible(length, batch)] for length in lengths for batch in self._waiting[length]]
-        counts = np.array(on_host(torch.bincount(torch.cat(waiting), minlength=self.users) * self.live)) if waiting else 0
+        waiting = [batch.user[places(eligible(length, batch))] for length in lengths for batch in self._waiting[length]]
+        counts = np.array(on_host(self._per_user(torch.cat(waiting)) * self.live)) if waiting else 0
         if not np.any(counts):
             return False
         self.seating = self._seating(counts if most is None else np.minimum(counts, most))
@@ -195,15 +196,19 @@ class CertifiedSearch:
         if len(prefixes.user):
             self._waiting[length].append(prefixes)
 
+    def _per_user(self, user: torch.Tensor) -> torch.Tensor:
+        """How often each user occurs, int64 [B]; ``bincount`` would wait for the device."""
+        return torch.zeros_like(self.live, dtype=torch.long).index_add_(0, user, torch.ones_like(user))
+
     def _layout(self, user: torch.Tensor) -> Layout:
         """The layout of packed rows of all users."""
-        return packed_layouts([self.users], on_host(torch.bincount(user, minlength=self.users)), user)[0]
+        return packed_layouts([self.users], on_host(self._per_user(user)), user)[0]
 
     def _expand(self, level: int, prefixes: Prefixes | None) -> None:
         """Decode prefixes of ``level`` codes; their children wait."""
         if prefixes is None:
             return
-        counts = np.array(on_host(torch.bincount(prefixes.user, minlength=self.users)))
+        counts = np.array(on_host(self._per_user(prefixes.user)))
         over = self.expanded + counts > self.limit
         if over.any():
             self.exceeded |= over
@@ -345,7 +350,7 @@ def fused_top(searches: Sequence[CertifiedSearch], rule: str, k: int, same: torc
         complete = torch.stack(last).isneginf().any(0) | (bound > threshold + SLACK * threshold.abs())
         for search in searches:
             complete |= ~search.live
-        if complete.all():
+        if on_host(complete.all()):
             return ranking
         lengths = torch.where(complete, lengths, 2 * lengths)
 
@@ -386,6 +391,6 @@ def places(mask: torch.Tensor) -> torch.Tensor:
     return mask.nonzero().squeeze(1)
 
 
-def on_host(values: torch.Tensor) -> list[int] | int:
-    """Integers as Python's; on a GPU this waits for the device, once a call."""
-    return values.tolist()
+def on_host(values: torch.Tensor) -> list | int | bool:
+    """Integers or booleans as Python's; on a GPU this waits for the device, once a call."""
+    return values.cpu().tolist()

@@ -20,7 +20,7 @@ class Eligible(NamedTuple):
 
     def rows(self, rows: torch.Tensor) -> "Eligible":
         """For some of the users."""
-        return self if self.excluded is None else self._replace(excluded=self.excluded[rows])
+        return self if self.excluded is None else self._replace(excluded=self.excluded[rows.to(self.excluded.device)])
 
     def same_as(self, name: str) -> torch.Tensor | None:
         """``same`` of a modality, or of the fused ranking, which takes the first one's."""

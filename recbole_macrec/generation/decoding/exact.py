@@ -36,7 +36,7 @@ def exact_scores(
     users = range(memory.users) if users is None else users
     scores = torch.full((len(users), n_items), -torch.inf, device=device)
     last = trie.levels - 1
-    leaf = torch.repeat_interleave(trie.counts(last, range(trie.size(last))))  # of every position in trie.items
+    leaf = torch.repeat_interleave(trie.counts(last, range(trie.size(last))), output_size=len(trie.items))  # of each position
     at_once = max(1, rows // trie.size(last))
     source, first_user, begin = decoder.read(memory), 0, 0
     for group, (size, _) in enumerate(memory.groups):
@@ -48,7 +48,7 @@ def exact_scores(
             def step(level: int, nodes: torch.Tensor, past: Past):
                 return decoder.step(level, nodes.expand(n, -1), heads, past)
 
-            past, root = decoder.before(), torch.zeros(1, dtype=torch.long, device=device)
+            past, root = decoder.before(), range(1)
             leaves = walk(trie, step, rows // n, torch.zeros(n, 1, device=device), past, 0, root)
             scores[begin : begin + n, trie.items.long()] = torch.cat(list(leaves), dim=1)[:, leaf] / trie.levels
             begin += n
@@ -56,7 +56,7 @@ def exact_scores(
 
 
 def walk(
-    trie: Trie, step: Callable, at_once: int, scores: torch.Tensor, past: Past, level: int, nodes: torch.Tensor
+    trie: Trie, step: Callable, at_once: int, scores: torch.Tensor, past: Past, level: int, nodes: range
 ) -> Iterator[torch.Tensor]:
     """Depth first through the trie, ``at_once`` prefixes of a level together.
 
@@ -64,19 +64,16 @@ def walk(
         step: (level, prefixes [C], past) -> what :meth:`TrieDecoder.step` returns for them.
         scores: log P [B, C] of the prefixes.
         past: the positions before.
-        nodes: the prefixes, consecutive nodes of level - 1.
+        nodes: the prefixes, consecutive nodes of level - 1; at level 0 the root.
 
     Yields:
         log P [B, ...] of leaves, in the order of the trie.
     """
-    log_probs, present = step(level, nodes, past)  # [B, C, K]
-    if level:
-        below = trie.descendants(level - 1, range(int(nodes[0]), int(nodes[-1]) + 1))
-        children = torch.arange(below.start, below.stop, device=nodes.device)
-        parent = trie.above(level - 1, children) - nodes[0]  # among the prefixes
-    else:
-        children = torch.arange(trie.size(0), device=nodes.device)
-        parent = torch.zeros_like(children)
+    device = scores.device
+    log_probs, present = step(level, torch.arange(nodes.start, nodes.stop, device=device), past)  # [B, C, K]
+    below = trie.descendants(level - 1, nodes) if level else range(trie.size(0))
+    children = torch.arange(below.start, below.stop, device=device)
+    parent = trie.above(level - 1, children) - nodes.start if level else torch.zeros_like(children)  # among the prefixes
     here = log_probs[:, parent, trie.code(level)[children].long()]  # [B, children]
     if trie.has_prior:
         here = with_prior(here, trie.prior(level)[children])
@@ -87,7 +84,7 @@ def walk(
     for begin in range(0, len(children), at_once):
         part = slice(begin, begin + at_once)
         grown = past.then(present, parent[part].expand(len(scores), -1), len(nodes))
-        yield from walk(trie, step, at_once, scores[:, part], grown, level + 1, children[part])
+        yield from walk(trie, step, at_once, scores[:, part], grown, level + 1, below[part])
 
 
 def exact_rankings(

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+CODES = 2**24  # more than a codebook has
+
 
 class Trie(nn.Module):
     """All semantic IDs of a catalogue, level by level.
@@ -33,9 +35,11 @@ class Trie(nn.Module):
             starts_node[1:] |= rows[1:, level] != rows[:-1, level]
             begins.append(np.flatnonzero(starts_node))
         self.widths: list[int] = [len(begins[0])]  # most children of any node: of the root, then level by level
+        self._first: list[np.ndarray] = []  # the same as first[level], for reading without waiting for a device
         for level, begin in enumerate(begins):
             below = begins[level + 1] if level + 1 < self.levels else np.arange(n)
             first = np.append(np.searchsorted(below, begin), len(below))
+            self._first.append(first)
             self.widths.append(int(np.diff(first).max()))
             self._keep(f"code_{level}", rows[begin, level])
             self._keep(f"first_{level}", first)
@@ -109,9 +113,8 @@ class Trie(nn.Module):
         if level == 0:
             keys, wanted = codes, code.long()
         else:
-            radix = max(int(codes.max()), int(code.max())) + 1
-            parent = torch.repeat_interleave(self.counts(level - 1, range(self.size(level - 1))))
-            keys, wanted = parent * radix + codes, torch.where(node < 0, -1, node * radix + code)
+            parent = torch.repeat_interleave(self.counts(level - 1, range(self.size(level - 1))), output_size=len(codes))
+            keys, wanted = parent * CODES + codes, torch.where(node < 0, -1, node * CODES + code)
         place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         return torch.where(keys[place] == wanted, place, -1)
 
@@ -141,5 +144,5 @@ class Trie(nn.Module):
 
     def descendants(self, level: int, nodes: range) -> range:
         """The children of consecutive nodes of ``level``, which are consecutive too."""
-        first = getattr(self, f"first_{level}")
+        first = self._first[level]
         return range(int(first[nodes.start]), int(first[nodes.stop]))

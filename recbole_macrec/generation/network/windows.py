@@ -23,6 +23,10 @@ class Windows(NamedTuple):
         items = self.items.index_select(0, here)[:, : int(length.max())]
         return Windows(items, length, self.first[rows], None if self.users is None else self.users.index_select(0, here))
 
+    def count(self) -> int:
+        """How many targets there are."""
+        return int((self.length - self.first).sum())
+
     def targets(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Users and places of all targets, user by user; int64 [n] each, on the CPU."""
         place = torch.arange(self.items.shape[1])

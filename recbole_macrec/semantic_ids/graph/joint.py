@@ -49,4 +49,4 @@ class JointTraining(Training):
         """Representations [B, D] of some items that carry gradients to the graph network."""
         _, items = self.graph.model(self.graph.features)
         scale = self.scales[0]
-        return [(items[rows] - scale.mean.to(items.device)) / scale.scale.to(items.device)]
+        return [(items[rows.to(items.device)] - scale.mean.to(items.device)) / scale.scale.to(items.device)]

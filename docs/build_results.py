@@ -1,0 +1,144 @@
+"""Build docs/results.md and its figures from docs/results/**/*.json: ``python docs/build_results.py``.
+
+The files are written by ``python -m recbole_macrec.benchmark publish``. Published figures come from properties/study/published.yaml.
+"""
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
+INTRODUCTION = """# Results
+
+Built from the JSON files in `docs/results` by `python docs/build_results.py`; change those, not this page. A row is the mean of its
+seeds. Test metrics rank the whole catalogue, leave-one-out. **By item** a hit is the very item; **by ID**, as papers of generative
+models count, an item that shares the semantic ID counts as well. Several cores or seeds: CPU minutes are of one run, all
+threads together, training and evaluation.
+"""
+
+
+def main(folder: Path = HERE) -> None:
+    """Write the page and the figures into ``folder``."""
+    records = read_records(folder / "results")
+    papers = yaml.safe_load((HERE.parent / "properties" / "study" / "published.yaml").read_text(encoding="utf-8"))["published"]
+    (folder / "results.md").write_text(page(records, papers), encoding="utf-8")
+    for dataset in datasets(records):
+        draw_curves([r for r in records if r["dataset"] == dataset], folder / "results" / f"curves-{dataset}.svg")
+
+
+def read_records(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.json"))]
+
+
+def datasets(records: list[dict]) -> list[str]:
+    return sorted({record["dataset"] for record in records})
+
+
+def page(records: list[dict], papers: dict[str, dict]) -> str:
+    """The text of results.md."""
+    parts = [INTRODUCTION]
+    for dataset in datasets(records):
+        some = [record for record in records if record["dataset"] == dataset]
+        parts.append(f"## {dataset}\n\n![Validation NDCG@10 against CPU minutes](results/curves-{dataset}.svg)\n")
+        parts.append("### By item\n\n" + table(["model", *METRICS, "seeds"], by_item(some)))
+        parts.append("### By ID, beside the published figures\n\n" + table(
+            ["model", *METRICS, "published hit@10", "published ndcg@10"], by_id(some, papers.get(dataset, {}))))
+        parts.append("### Each modality by itself, by item\n\n" + table(["model", "ranking", *METRICS], by_modality(some)))
+        parts.append("### How they were trained\n\n" + table(
+            ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
+        parts.append("### Commands\n\n" + "\n".join(f"    {record['command']}" for record in some) + "\n")
+    return "\n".join(parts)
+
+
+def by_label(records: list[dict]) -> dict[str, list[dict]]:
+    """Label -> its records, the best by item first."""
+    grouped: dict[str, list[dict]] = {}
+    for record in records:
+        grouped.setdefault(record["label"], []).append(record)
+    return dict(sorted(grouped.items(), key=lambda entry: -mean([r["test_result"]["ndcg@10"] for r in entry[1]])))
+
+
+def by_item(records: list[dict]) -> list[list]:
+    return [
+        [label, *(mean([r["test_result"].get(m) for r in some]) for m in METRICS), len(some)]
+        for label, some in by_label(records).items()
+    ]
+
+
+def by_id(records: list[dict], papers: dict[str, dict]) -> list[list]:
+    rows = []
+    for label, some in by_label(records).items():
+        if some[0]["test_detail"]:
+            ours = [mean([r["test_detail"]["fused"]["id"].get(m) for r in some]) for m in METRICS]
+        else:
+            ours = [mean([r["test_result"].get(m) for r in some]) for m in METRICS]
+        rows.append([label, *ours, *(papers.get(label, {}).get(m) for m in ("hit@10", "ndcg@10"))])
+    return rows
+
+
+def by_modality(records: list[dict]) -> list[list]:
+    rows = []
+    for label, some in by_label(records).items():
+        for name in some[0]["test_detail"] or ():
+            if len(some[0]["test_detail"]) > 2:
+                rows.append([label, name, *(mean([r["test_detail"][name]["item"].get(m) for r in some]) for m in METRICS)])
+    return rows
+
+
+def trained(records: list[dict]) -> list[list]:
+    rows = []
+    for label, some in by_label(records).items():
+        for r in some:
+            machine = r["machine"]
+            where = f"{machine['threads']} thread(s) of {machine['processor']}"
+            minutes = round(r["seconds"]["cpu"] / 60, 1)
+            rows.append([label, r["seed"], r["epochs"], minutes, f"{r['parameters']:,}", r["precision"]["training"], where, r["commit"]])
+    return rows
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return statistics.fmean(there) if there else None
+
+
+def table(columns: list[str], rows: list[list]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows]) + "\n"
+
+
+def cell(value) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) and value < 1 else str(value)
+
+
+def draw_curves(records: list[dict], path: Path) -> None:
+    """Validation NDCG@10 against CPU minutes, a line for each run."""
+    import matplotlib
+
+    matplotlib.rcParams["svg.hashsalt"] = "recbole_macrec"
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    first = {label: some[0] for label, some in by_label(records).items()}
+    for label, record in first.items():
+        minutes, points = 0.0, []
+        for entry in record["curve"]:
+            minutes += entry["cpu_seconds"] / 60
+            if entry["valid"]:
+                points.append((minutes, entry["valid"]["ndcg@10"]))
+        if len(points) > 1:
+            axes.plot(*zip(*points), marker=".", label=label)
+    axes.set(xlabel="CPU minutes, validation included", ylabel="validation ndcg@10 by item", xscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

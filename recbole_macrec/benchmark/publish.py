@@ -1,0 +1,47 @@
+"""Results of finished runs as small JSON files that a repository can keep.
+
+    python -m recbole_macrec.benchmark publish DIR --to=docs/results
+
+writes every finished run of a comparison's folder to docs/results/DATASET/LABEL-seed-SEED.json: what it is, its test metrics by
+item and by ID, its learning curve, its settings, and commit, machine and seconds. Files of earlier results are replaced.
+"""
+from pathlib import Path
+
+from recbole_macrec.benchmark.arguments import new_parser
+from recbole_macrec.benchmark.runs import Run, file_name, open_comparison, write_json
+from recbole_macrec.failures import reporting
+
+FIELDS = (
+    "model", "dataset", "seed", "test_result", "test_detail", "best_valid_score", "best_valid_result", "epochs", "parameters",
+    "precision", "seconds", "users_per_second", "peak_memory_mib", "test_users", "semantic_ids", "versions", "commit",
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """The command ``publish``."""
+    return reporting(_main, argv)
+
+
+def _main(argv: list[str]) -> int:
+    parser = new_parser("python -m recbole_macrec.benchmark publish", __doc__)
+    parser.epilog = None
+    parser.add_argument("folder", nargs="+", help="--output of compare or study")
+    parser.add_argument("--to", default="docs/results", help="(default: docs/results)")
+    args = parser.parse_args(argv)
+    for folder in args.folder:
+        for run in open_comparison(folder).runs:
+            if run.finished:
+                asked = run.asked
+                path = Path(args.to) / asked.dataset / f"{file_name(asked.label)}-seed-{asked.seed}.json"
+                print(write_json(published_record(run), path))
+    return 0
+
+
+def published_record(run: Run) -> dict:
+    """What is published of a finished run. ``settings`` are those that the command line gave; the file has no paths."""
+    settings = {name: value for name, value in run.asked.settings.items() if name != "data_path"}
+    words = [f'--{name}="{value}"' if set(value) & set("'[{ ") else f"--{name}={value}" for name, value in settings.items()]
+    command = ["python run_recbole_macrec.py", f"--model={run.asked.model}", f"--dataset={run.asked.dataset}", f"--seed={run.asked.seed}"]
+    record = {"label": run.asked.label, "command": " ".join(command + words)}
+    record |= {name: run.result.get(name) for name in FIELDS}
+    return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}

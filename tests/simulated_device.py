@@ -1,0 +1,132 @@
+"""A device without hardware: its tensors hold real numbers on the CPU, but no operator mixes them with those of the CPU, and
+nothing reads them back except in functions that are named.
+
+PyTorch's fake tensors can't pass a backward pass of a CUDA device in a build without CUDA, and have no values that a search
+could go by. Here every operator runs on the CPU, so results can be compared, and the device is called ``meta``, the one that
+every build knows besides the CPU.
+"""
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+DEVICE = torch.device("meta")
+aten = torch.ops.aten
+WAITS = {  # operators whose result, or its size, depends on values, so that the CPU waits for the device
+    aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.is_nonzero, aten.equal, aten._unique2, aten.unique_dim,
+    aten.unique_consecutive, aten.bincount,
+}  # fmt: skip
+
+
+class OnDevice(torch.Tensor):
+    """A tensor of the device; ``held`` has its numbers."""
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor):
+        form = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
+        return torch.Tensor._make_wrapper_subclass(cls, held.shape, device=DEVICE, **form)
+
+    def __init__(self, held: torch.Tensor):
+        self.held = held
+
+    def __repr__(self) -> str:
+        return f"OnDevice({self.held})"
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        raise RuntimeError(f"{function} outside of the simulation")
+
+
+class Simulation(TorchDispatchMode):
+    """Within it, ``device=DEVICE`` makes tensors of the device.
+
+    Args:
+        may_wait: names of functions in which, or below which, the CPU may read from the device.
+
+    Attributes:
+        waits: where else it did.
+    """
+
+    def __init__(self, may_wait: Iterable[str]):
+        super().__init__()
+        self.may_wait = frozenset(may_wait)
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        ours = [x for x in tensors if isinstance(x, OnDevice)]
+        target = kwargs.get("device")
+        copies = function.overloadpacket in (aten._to_copy, aten.copy_)
+        if ours and not copies and any(x.ndim for x in tensors if not isinstance(x, OnDevice)):
+            raise RuntimeError(f"{function} of tensors on the device and on the CPU")
+        if ours and self._waits(function.overloadpacket, args, kwargs):
+            self._note(function)
+        if target is not None:
+            kwargs["device"] = torch.device("cpu")
+        held_args, held_kwargs = tree_map(held, (args, kwargs))
+        out = function(*held_args, **held_kwargs)
+        on_device = bool(ours) if target is None else torch.device(target).type == DEVICE.type
+        if function.overloadpacket is aten.copy_:
+            on_device = isinstance(args[0], OnDevice)
+        if not on_device:
+            return out
+        out = tree_map(lambda x: OnDevice(x) if isinstance(x, torch.Tensor) else x, out)
+        return return_and_correct_aliasing(function, args, kwargs, out) if ours else out
+
+    def _waits(self, packet, args, kwargs) -> bool:
+        if packet in WAITS:
+            return True
+        if packet is aten.repeat_interleave:
+            return kwargs.get("output_size") is None
+        if packet is aten._to_copy:
+            return kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cpu"
+        if packet is aten.copy_:
+            return not isinstance(args[0], OnDevice)
+        if packet in (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_):
+            return any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
+        return False
+
+    def _note(self, function) -> None:
+        frame, names = sys._getframe(2), []
+        while frame:
+            names.append(frame.f_code.co_name)
+            if "recbole_macrec" in frame.f_code.co_filename and "tests" not in frame.f_code.co_filename:
+                where = f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name}): {function}"
+                names = [where, *names] if not names[0].startswith("/") else names
+            frame = frame.f_back
+        if self.may_wait.isdisjoint(names):
+            self.waits.append(names[0])
+
+
+class Constructors(TorchFunctionMode):
+    """``torch.tensor`` makes its tensor on the CPU, and then moves it where the simulation sees it."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        device = kwargs.pop("device", None) if function in (torch.tensor, torch.as_tensor) else None
+        made = function(*args, **kwargs)
+        return made if device is None else made.to(device)
+
+
+def held(x):
+    return x.held if isinstance(x, OnDevice) else x
+
+
+@contextmanager
+def simulated(model: torch.nn.Module, may_wait: Iterable[str]) -> Iterator[Simulation]:
+    """``model`` on the device; afterwards it can't be used any more."""
+    with Simulation(may_wait) as simulation, Constructors():
+        for module in model.modules():
+            for name, parameter in list(module._parameters.items()):
+                if parameter is not None:
+                    module._parameters[name] = torch.nn.Parameter(OnDevice(parameter.data), parameter.requires_grad)
+            for name, buffer in list(module._buffers.items()):
+                if buffer is not None:
+                    module._buffers[name] = OnDevice(buffer)
+        model.device = DEVICE
+        yield simulation
