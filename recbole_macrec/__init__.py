@@ -2,6 +2,9 @@
 
 Importing this package repairs RecBole 1.2 for the installed libraries and registers the models with it.
 """
+from recbole_macrec.interrupts import end_commands_at_once
+
+end_commands_at_once()
 try:
     from recbole_macrec import compat
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from recbole_macrec.errors import UserError
+from recbole_macrec.interrupts import EXIT, commands_have_started
 from recbole_macrec.options import recbole_folder
 
 MEMORY = (
@@ -21,10 +22,11 @@ _CHILD_USER_ERROR = re.compile(r"^recbole_macrec\.errors\.UserError: (.*)\Z", re
 def reporting(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run ``command``; what the user can mend becomes one line on stderr and exit code 1."""
     try:
+        commands_have_started()
         return command(argv)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return EXIT
     except Exception as error:
         message = sentence(error)
         if message is None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -209,3 +210,40 @@ def test_images_stay_in_their_folder(tmp_path):
     (shop / "image_urls.json").write_text('{"a": ["http://127.0.0.1:9/a.jpg"]}')
     with pytest.raises(UserError, match="outside .* 1 item \\('a'\\)"):
         fetch_images.fetch_catalogue_images(shop, show_progress=False)
+
+
+@pytest.mark.parametrize("at_once", [0, 30, 1000], ids=["status", "headers", "content"])
+def test_a_server_that_sends_a_byte_now_and_then_is_left(at_once, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "SECONDS", 1)
+    monkeypatch.setattr(fetch_images, "SECONDS", 1)
+    server.files |= {"a.gz": CONTENT, "a.jpg": image_bytes()}
+    server.drips |= {"a.gz": at_once, "a.jpg": at_once}
+    began = time.monotonic()
+    with pytest.raises(UserError, match="too slow: 65,536 bytes did not come within 1 seconds"):
+        quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz")
+    failed = fetch_images.fetch_images({tmp_path / "a.jpg": [server.url("a.jpg")]}, show_progress=False)
+    assert "too slow: the whole file did not come within 1 seconds" in failed[tmp_path / "a.jpg"].reason and failed[tmp_path / "a.jpg"].for_now
+    assert time.monotonic() - began < 10
+
+
+def test_a_slow_server_that_goes_on_is_waited_for(server, tmp_path, monkeypatch):
+    """The limit holds for every piece: 2 s in all, but never 1 s for a piece."""
+    monkeypatch.setattr(download, "SECONDS", 1)
+    monkeypatch.setattr(download, "CHUNK", 4)
+    server.files["a.gz"], server.drips["a.gz"] = CONTENT[:80], 100
+    assert quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz").read_bytes() == CONTENT[:80]
+
+
+def test_a_silent_server_is_asked_once_and_said_to_be_silent(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", (1, 1))
+    monkeypatch.setattr(fetch_images, "TIMEOUT", (1, 1))
+    server.files |= {"a.gz": CONTENT} | {f"{i}.jpg": image_bytes() for i in range(20)}
+    server.slow |= dict.fromkeys(server.files, 3)
+    with pytest.raises(UserError, match="no answer within 1 seconds"):
+        quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz")
+    assert server.asked == [("a.gz", None)]
+    wanted = {tmp_path / f"{i}.jpg": [server.url(f"{i}.jpg")] for i in range(20)}
+    failed = fetch_images.fetch_images(wanted, connections=2, show_progress=False)
+    reasons = [failure.reason for failure in failed.values()]
+    assert len(server.asked) <= 1 + hosts.STRIKES + 1 and "no answer within 1 seconds" in reasons[0]
+    assert reasons[-1].endswith("127.0.0.1 did not answer in time 3 times in a row")

@@ -18,7 +18,8 @@ def image_bytes(kind="JPEG", size=(40, 30), seed=1) -> bytes:
 class Server(ThreadingHTTPServer):
     """Serves ``files``; ``failures[path]`` answers of 503 come first, then ``breaks[path]`` broken-off transfers.
 
-    ``redirects[path]`` is where a path leads to, ``slow`` the seconds before an answer, ``headers`` what is said beside it.
+    ``redirects[path]`` is where a path leads to, ``slow`` the seconds before an answer, ``headers`` what is said beside it, ``drips``
+    the bytes of the answer that come at once, before single ones every 0.1 s.
     """
 
     request_queue_size = 64  # a connection that finds no place waits a second before it asks again
@@ -26,6 +27,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.failures, self.breaks, self.redirects, self.slow, self.headers = {}, {}, {}, {}, {}, {}
+        self.drips = {}
         self.etag, self.asked = '"one"', []
 
     def handle_error(self, request, client_address):
@@ -41,6 +43,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server, path = self.server, self.path.lstrip("/")
         server.asked.append((path, self.headers.get("Range")))
+        if path in server.drips:
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(server.files[path]) + server.files[path]
+            self.wfile.write(answer[: server.drips[path]])
+            for byte in answer[server.drips[path] :]:
+                time.sleep(0.1)
+                self.wfile.write(bytes([byte]))
+            return
         time.sleep(server.slow.get(path, 0))
         if path in server.redirects:
             return self._send(302, b"", {"Location": server.redirects[path]})

@@ -9,16 +9,17 @@ from typing import NamedTuple
 
 import requests
 from tqdm import tqdm
-from urllib3.exceptions import ProtocolError, ReadTimeoutError
+from urllib3.exceptions import NewConnectionError, ProtocolError, ReadTimeoutError
 from urllib3.util import Retry
 
 from recbole_macrec.data.checksum import sha256_of
-from recbole_macrec.data.hosts import CheckedAdapter, Hosts, Unreachable
+from recbole_macrec.data.hosts import CheckedAdapter, Hosts, TimeLimit, TooSlow, Unreachable
 from recbole_macrec.data.replace import writing
 from recbole_macrec.errors import UserError
 
 CHUNK = 2**16  # bytes of a piece; a transfer that breaks off loses at most one
-TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of the answer
+TIMEOUT = (10, 30)  # seconds to connect, and between two packets of the answer
+SECONDS = 60  # for every CHUNK of a file, attempts and the answer before it included
 ATTEMPTS = 5  # transfers that break off, each going on where the last one stopped
 REDIRECTIONS = 5
 BUSY = (408, 429, 500, 502, 503, 504)
@@ -55,7 +56,7 @@ def new_session(hosts: Hosts | None = None) -> requests.Session:
         hosts: shared by sessions, so that a host that does not answer is asked by one of them only.
     """
     # A server's own Retry-After could be hours.
-    retries = Retry(total=ATTEMPTS, connect=1, read=2, backoff_factor=0.3, status_forcelist=BUSY, raise_on_status=False,
+    retries = _Retry(total=ATTEMPTS, connect=1, read=2, backoff_factor=0.3, status_forcelist=BUSY, raise_on_status=False,
                     respect_retry_after_header=False)
     session = requests.Session()
     session.adapters.clear()
@@ -64,6 +65,15 @@ def new_session(hosts: Hosts | None = None) -> requests.Session:
         session.mount(scheme, CheckedAdapter(hosts or Hosts(), max_retries=retries))
     session.headers["Accept-Encoding"] = "identity"  # sizes and ranges then count the file's own bytes
     return session
+
+
+class _Retry(Retry):
+    """Without another wait for a server that is silent."""
+
+    def increment(self, *args, error=None, **arguments):
+        if isinstance(error, ReadTimeoutError):
+            raise error
+        return super().increment(*args, error=error, **arguments)
 
 
 def check_status(answer: requests.Response, *good: int) -> None:
@@ -120,27 +130,34 @@ def reason(error: Exception) -> str:
         return "only http and https are fetched, and followed"
     if isinstance(error, requests.TooManyRedirects):
         return f"more than {REDIRECTIONS} redirections"
-    if isinstance(error, requests.ConnectionError) and not isinstance(error, Unreachable):
+    if isinstance(error, requests.exceptions.SSLError):
+        return "no encrypted connection that can be trusted"
+    if isinstance(error, requests.ConnectTimeout | requests.exceptions.ProxyError) or _not_connected(error):
         return "no connection"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+    if isinstance(error, requests.Timeout) and not isinstance(error, TooSlow):
+        return f"no answer within {TIMEOUT[1]} seconds"
+    if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError) and not isinstance(error, Unreachable):
         return "the transfer broke off"
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
     return " ".join(str(error).split())[:200]
+
+
+def _not_connected(error: Exception) -> bool:
+    return any(isinstance(getattr(cause, "reason", None), NewConnectionError) for cause in error.args)
 
 
 def _transfer(url: str, target: Path, remote: Remote, session: requests.Session, show_progress: bool) -> Path:
     """Bring all of ``url`` into the unfinished file beside ``target`` and return that."""
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return _attempt(url, target, remote, session, show_progress)
-        except requests.RequestException:
-            if not _part(target).exists():  # without a byte the address itself is at fault
-                raise
-    return _attempt(url, target, remote, session, show_progress)
+    with TimeLimit(session, url, SECONDS, CHUNK) as limit:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return _attempt(url, target, remote, session, limit, show_progress)
+            except requests.RequestException:
+                if limit.passed or not _part(target).exists():  # without a byte the address itself is at fault
+                    raise
+        return _attempt(url, target, remote, session, limit, show_progress)
 
 
-def _attempt(url: str, target: Path, remote: Remote, session: requests.Session, show_progress: bool) -> Path:
+def _attempt(url: str, target: Path, remote: Remote, session: requests.Session, limit: TimeLimit, show_progress: bool) -> Path:
     part, version = _part(target), _version_so_far(url, target)
     have = part.stat().st_size if version else 0
     headers = {"Range": f"bytes={have}-", "If-Range": version} if have else {}
@@ -148,7 +165,7 @@ def _attempt(url: str, target: Path, remote: Remote, session: requests.Session, 
         another_part = answer.status_code == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if have and (answer.status_code == 416 or another_part):  # nothing is left to send, or what we have is of another file
             _forget(target)
-            return _attempt(url, target, remote, session, show_progress)
+            return _attempt(url, target, remote, session, limit, show_progress)
         check_status(answer, 200, 206)
         if answer.headers.get("Content-Encoding", "identity") != "identity" and target.suffix != ".gz":
             raise Refused("the server sends it compressed, which nobody asked for")
@@ -168,11 +185,12 @@ def _attempt(url: str, target: Path, remote: Remote, session: requests.Session, 
             for piece in pieces(answer):
                 file.write(piece)
                 bar.update(len(piece))
+                limit.received(len(piece))
                 if file.tell() > remote.max_bytes:
                     _forget(target)
                     raise Refused(f"it has more than the {remote.max_bytes:,} bytes allowed")
         if total is not None and part.stat().st_size != total:
-            raise requests.ConnectionError(f"{part.stat().st_size:,} of {total:,} bytes came")
+            raise requests.exceptions.ChunkedEncodingError(f"{part.stat().st_size:,} of {total:,} bytes came")
     return part
 
 

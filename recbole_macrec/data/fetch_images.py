@@ -16,7 +16,7 @@ from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat, read_items
 from recbole_macrec.data.download import ATTEMPTS, TIMEOUT, Busy, Refused, check_status, new_session, pieces, reason
 from recbole_macrec.data.encoders.images import BROKEN, open_image
 from recbole_macrec.data.features import listing
-from recbole_macrec.data.hosts import Hosts
+from recbole_macrec.data.hosts import Hosts, TimeLimit
 from recbole_macrec.data.raw.catalogue import URLS
 from recbole_macrec.data.replace import whole_file
 from recbole_macrec.data.sources import read_json_object
@@ -24,6 +24,7 @@ from recbole_macrec.errors import UserError
 
 REPORT = "images_failed.json"
 MAX_BYTES = 20 * 2**20
+SECONDS = 120  # for an image, attempts included
 NETWORK = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, Busy)
 
 
@@ -128,12 +129,14 @@ def _fetch(path: Path, urls: Sequence[str], session: requests.Session) -> Failur
 
 def _whole_content(url: str, session: requests.Session) -> bytes:
     """Transfer the image again when that breaks off; that there is no answer at all the session has tried often enough."""
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return _content(url, session)
-        except (requests.exceptions.ChunkedEncodingError, requests.Timeout):
-            pass
-    return _content(url, session)
+    with TimeLimit(session, url, SECONDS) as limit:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return _content(url, session)
+            except requests.exceptions.ChunkedEncodingError:
+                if limit.passed:
+                    raise
+        return _content(url, session)
 
 
 def _content(url: str, session: requests.Session) -> bytes:

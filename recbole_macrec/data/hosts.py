@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -14,11 +17,15 @@ from requests.utils import get_environ_proxies, select_proxy
 
 CONNECT = 4  # seconds for each address of a host
 PATIENCE = 9  # seconds for a host in all; looking up a name knows no limit of its own
-STRIKES = 3  # connections that fail one after the other before a host counts as gone
+STRIKES = 3  # transfers without an answer in time, one after the other, before a host counts as gone
 
 
 class Unreachable(requests.ConnectionError):
     """A host that does not answer; asking it for another file would only take time."""
+
+
+class TooSlow(requests.Timeout):
+    """A server that sends something now and then, so that no timeout of a connection ends the transfer."""
 
 
 @dataclass
@@ -42,9 +49,10 @@ class Hosts:
         host = self._known(place)
         with host.lock:
             if not host.tried:
-                host.tried, host.gone = True, _why_not(*place)
+                host.tried, why = True, _why_not(*place)
+                host.gone = why and f"no connection to {place[0]} ({why})"
         if host.gone:
-            raise Unreachable(f"no connection to {place[0]} ({host.gone})")
+            raise Unreachable(host.gone)
 
     def try_all(self, urls: Iterable[str]) -> None:
         """Try the hosts of ``urls`` at the same time, so that all take as long as one."""
@@ -54,13 +62,14 @@ class Hosts:
         for thread in threads:
             thread.join()
 
-    def record(self, url: str, connected: bool) -> None:
+    def record(self, url: str, answered: bool) -> None:
         """Remember how a transfer went; after ``STRIKES`` failures in a row the host counts as gone."""
-        host = self._known(_place(url))
+        place = _place(url)
+        host = self._known(place)
         with host.lock:
-            host.strikes = 0 if connected else host.strikes + 1
+            host.strikes = 0 if answered else host.strikes + 1
             if host.strikes >= STRIKES:
-                host.gone = host.gone or f"{STRIKES} connections failed one after the other"
+                host.gone = host.gone or f"{place[0]} did not answer in time {STRIKES} times in a row"
 
     def _try(self, url: str) -> None:
         try:
@@ -74,22 +83,97 @@ class Hosts:
 
 
 class CheckedAdapter(HTTPAdapter):
-    """Asks only hosts that answer, at every step of a redirection."""
+    """Asks only hosts that answer, at every step of a redirection, and can hang up on them."""
 
     def __init__(self, hosts: Hosts, **arguments) -> None:
         self._reached = hosts
+        self._sockets: WeakSet = WeakSet()
         super().__init__(**arguments)
+
+    def init_poolmanager(self, *args, **arguments) -> None:
+        super().init_poolmanager(*args, **arguments)
+        self._remember_sockets(self.poolmanager)
+
+    def proxy_manager_for(self, proxy, **arguments):
+        known = proxy in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **arguments)
+        if not known:
+            self._remember_sockets(manager)
+        return manager
+
+    def _remember_sockets(self, manager) -> None:
+        manager.pool_classes_by_scheme = {
+            scheme: _remembering(pool, self._sockets) for scheme, pool in manager.pool_classes_by_scheme.items()
+        }
+
+    def hang_up(self) -> None:
+        """End every transfer, in whatever thread it waits."""
+        for connection in list(self._sockets):
+            with suppress(OSError):  # it has ended
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def record(self, url: str, answered: bool) -> None:
+        """Remember how the transfer of ``url`` went."""
+        self._reached.record(url, answered)
 
     def send(self, request: requests.PreparedRequest, *args, **arguments) -> requests.Response:
         """Send the request; Unreachable at once where its host is known not to answer."""
         self._reached.check(request.url)
-        try:
-            answer = super().send(request, *args, **arguments)
-        except requests.ConnectionError:
-            self._reached.record(request.url, connected=False)
-            raise
-        self._reached.record(request.url, connected=True)
-        return answer
+        return super().send(request, *args, **arguments)
+
+
+def _remembering(pool: type, sockets: WeakSet) -> type:
+    """``pool`` of urllib3, whose connections put their sockets into ``sockets``."""
+
+    class Connection(pool.ConnectionCls):
+        def connect(self) -> None:
+            super().connect()
+            sockets.add(self.sock)
+
+    return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+
+class TimeLimit:
+    """Ends the transfers of a block, ``with TimeLimit(...) as limit``, when its time is over.
+
+    Args:
+        session: with one CheckedAdapter or more; nobody else uses it meanwhile.
+        url: of the file, whose host is remembered as one that answers or does not.
+        seconds: until TooSlow is raised. They begin anew whenever ``limit.received`` has counted ``least`` bytes.
+        least: None for a limit that nothing extends.
+    """
+
+    def __init__(self, session: requests.Session, url: str, seconds: float, least: int | None = None) -> None:
+        self.passed = False
+        self._adapter, self._url, self._seconds, self._least = session.get_adapter(url), url, seconds, least
+        self._adapters = set(session.adapters.values())
+        self._received, self._ended = 0, Event()
+
+    def received(self, count: int) -> None:
+        """Take note of ``count`` more bytes."""
+        self._received += count
+        if self._least is not None and self._received >= self._least:
+            self._received, self._until = 0, time.monotonic() + self._seconds
+
+    def __enter__(self) -> TimeLimit:
+        self._until = time.monotonic() + self._seconds
+        Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._ended.wait(max(0.5, self._until - time.monotonic())):
+            self.passed = self.passed or time.monotonic() >= self._until
+            if self.passed:  # again and again: a session tries again by itself
+                for adapter in self._adapters:
+                    adapter.hang_up()
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._ended.set()
+        if not isinstance(error, Unreachable):
+            self._adapter.record(self._url, not self.passed and not isinstance(error, requests.ConnectionError | requests.Timeout))
+        if self.passed and (error is None or isinstance(error, requests.RequestException)):
+            wanted = "the whole file" if self._least is None else f"{self._least:,} bytes"
+            raise TooSlow(f"too slow: {wanted} did not come within {self._seconds} seconds") from error
 
 
 def _place(url: str) -> tuple[str, int]:
