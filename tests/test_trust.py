@@ -2,6 +2,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,6 +12,7 @@ from recbole.model.context_aware_recommender import kd_dagfm
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.trainer import hyper_tuning
 from recbole.utils import get_model, get_trainer
+from scipy import sparse
 from test_compat import checkpoint, fast
 
 from recbole_macrec import UserError, plugin
@@ -21,7 +23,7 @@ from recbole_macrec.benchmark.run import Request, config_of
 from recbole_macrec.benchmark.runs import Asked, open_comparison, write_asked
 from recbole_macrec.options import settings_of_words, value_of, word_of
 from recbole_macrec.recommend.__main__ import main as recommend
-from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
+from recbole_macrec.trainer.checkpoint import as_tensors, from_tensors, load_checkpoint, save_checkpoint
 
 RAN = Path("foreign code ran")  # in the folder of the test
 
@@ -139,6 +141,20 @@ def test_settings_that_nothing_reads_stay_in_the_checkpoint(tiny_dataset):
     assert "unheard_of" not in known and known["hidden_size"] == settings["hidden_size"]
     lost = {key for key in settings if key not in known and settings[key] is not None}
     assert lost <= plugin.NOT_FROM_CHECKPOINTS
+
+
+def test_arrays_and_sparse_matrices_survive_a_checkpoint():
+    """As RecBole's models keep them in ``other_parameter``, also backwards and read-only."""
+    array = np.arange(6.0).reshape(2, 3)
+    array.flags.writeable = False
+    given = {"array": array[:, ::-1], "csr": sparse.csr_matrix(array), "csc": sparse.csc_matrix(array),
+             "tuples": {3: [(torch.arange(2), 1.5)]}}  # fmt: skip
+    save_checkpoint({"other_parameter": as_tensors(given)}, "other.pth")
+    found = from_tensors(load_checkpoint("other.pth")["other_parameter"], "cpu")
+    assert np.array_equal(found["array"], given["array"]) and type(found["array"]) is np.ndarray
+    for name in ("csr", "csc"):
+        assert found[name].format == name and found[name].dtype == given[name].dtype and not (found[name] != given[name]).nnz
+    assert torch.equal(found["tuples"][3][0][0], torch.arange(2)) and found["tuples"][3][0][1] == 1.5
 
 
 CODE = f"4 if __import__('pathlib').Path({str(RAN)!r}).touch() is None else 4"

@@ -80,7 +80,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 def as_tensors(value):
     """``value`` of RecBole's ``other_parameter`` as tensors and plain values; :func:`from_tensors` is the inverse."""
     if isinstance(value, np.ndarray):
-        return {ARRAY: torch.from_numpy(value)}
+        return {ARRAY: torch.from_numpy(np.require(value, requirements=["C", "W"]))}  # as torch wants its memory
     if sparse.issparse(value):
         matrix = value.tocoo()
         return {SPARSE: value.format, "shape": list(value.shape), "values": torch.from_numpy(matrix.data),
