@@ -24,14 +24,19 @@ threads together, training and evaluation.
 def main(folder: Path = HERE) -> None:
     """Write the page and the figures into ``folder``."""
     records = read_records(folder / "results")
-    papers = yaml.safe_load((HERE.parent / "properties" / "study" / "published.yaml").read_text(encoding="utf-8"))["published"]
-    (folder / "results.md").write_text(page(records, papers), encoding="utf-8")
+    (folder / "results.md").write_text(page(records, read_papers()), encoding="utf-8")
     for dataset in datasets(records):
         draw_curves([r for r in records if r["dataset"] == dataset], folder / "results" / f"curves-{dataset}.svg")
 
 
 def read_records(folder: Path) -> list[dict]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.json"))]
+
+
+def read_papers() -> dict[str, dict]:
+    """Dataset -> model -> metric -> published value."""
+    study = HERE.parent / "properties" / "study" / "published.yaml"
+    return yaml.safe_load(study.read_text(encoding="utf-8"))["published"]
 
 
 def datasets(records: list[dict]) -> list[str]:

@@ -70,8 +70,9 @@ def test_the_whole_of_quick_start_knows_tiger(small, tmp_path):
     assert set(tuned["test_result"]) == set(result)
 
 
-def test_two_processes_rank_as_one(small):
-    settings = {**small, "learning_rate": 0.0, "eval_batch_size": 3}
+@pytest.mark.parametrize("options", [{}, {"network": "decoder_only", "training": "per_user"}], ids=["per_target", "per_user"])
+def test_two_processes_rank_as_one(options, small):
+    settings = {**small, **options, "learning_rate": 0.0, "eval_batch_size": 3}
     one = run("TIGER", "tiny", config_dict=dict(settings))["test_result"]
     two = run("TIGER", "tiny", config_dict=dict(settings), nproc=2, port="5683")["test_result"]
     assert two == pytest.approx(one, abs=1e-4)
