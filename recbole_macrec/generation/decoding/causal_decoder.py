@@ -25,6 +25,7 @@ from recbole_macrec.generation.network.memory import (
     Layout,
     Past,
     SourceHeads,
+    even_layouts,
 )
 from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.vocabulary import Vocabulary
@@ -100,9 +101,7 @@ class CausalTrieDecoder:
         layouts: list[Layout] | None = None,
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         """Score the codes of ``level``; see :meth:`TrieDecoder.step`."""
-        if layouts is None:
-            width = nodes.shape[1]
-            layouts = [Layout(s.keys.shape[1] * width, width) for s in source[0]]
+        layouts = layouts or even_layouts(source[0], nodes.shape[1])
         flat = nodes.flatten()
         tokens, positions = (
             torch.cat([layout.of_users(column) for layout, column in zip(layouts, columns)])

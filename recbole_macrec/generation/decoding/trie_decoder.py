@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.network import cpu
 from recbole_macrec.generation.network.layers import padding_bias
-from recbole_macrec.generation.network.memory import Layout, Memory, Past, SourceHeads
+from recbole_macrec.generation.network.memory import Layout, Memory, Past, SourceHeads, even_layouts
 from recbole_macrec.generation.network.transformer import DecoderLayer, Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
 
@@ -171,9 +171,7 @@ class TrieDecoder:
             log P(code | prefix, history), float32 [B, G, K] or [R, K], and for :meth:`Past.then` and :meth:`Past.follow`
             the keys and values of this position, rows first.
         """
-        if layouts is None:
-            width = nodes.shape[1]
-            layouts = [Layout(s.keys.shape[1] * width, width) for s in source[0]]
+        layouts = layouts or even_layouts(source[0], nodes.shape[1])
         x, present = self._first(level, nodes.flatten()), []  # [R, D]
         for i, (layer, heads) in enumerate(zip(self.layers, source)):
             if i:

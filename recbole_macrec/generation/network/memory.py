@@ -82,6 +82,11 @@ class Layout(NamedTuple):
         return x if self.slots is None else x.index_select(1, self.slots)
 
 
+def even_layouts(groups: Sequence[SourceHeads], width: int) -> list[Layout]:
+    """The layouts of groups in which every user has ``width`` rows."""
+    return [Layout(group.keys.shape[1] * width, width) for group in groups]
+
+
 def packed_layouts(groups: Sequence[int], counts: Sequence[int], user: torch.Tensor) -> list[Layout]:
     """The layout of packed rows, group by group.
 
