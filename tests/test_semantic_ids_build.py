@@ -263,6 +263,7 @@ def test_a_build_killed_in_the_middle_leaves_nothing_that_counts(tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr("recbole_macrec.semantic_ids.bundle.os.rename", killed)
+        patch.setattr("recbole_macrec.semantic_ids.bundle.shutil.rmtree", lambda *_, **__: None)  # a killed process clears nothing
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path, settings)
     left, = (p for p in tmp_path.iterdir() if p.is_dir())
