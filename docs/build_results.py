@@ -52,10 +52,11 @@ def page(records: list[dict], papers: dict[str, dict]) -> str:
         parts.append("### By item\n\n" + table(["model", *METRICS, "seeds"], by_item(some)))
         parts.append("### By ID, beside the published figures\n\n" + table(
             ["model", *METRICS, "published hit@10", "published ndcg@10"], by_id(some, papers.get(dataset, {}))))
-        parts.append("### Each modality by itself, by item\n\n" + table(["model", "ranking", *METRICS], by_modality(some)))
+        if rows := by_modality(some):
+            parts.append("### Each modality by itself, by item\n\n" + table(["model", "ranking", *METRICS], rows))
         parts.append("### How they were trained\n\n" + table(
             ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
-        parts.append("### Commands\n\n" + "\n".join(f"    {record['command']}" for record in some) + "\n")
+        parts.append(f"### Commands\n\nwith {dataset} imported into `data` as the README says\n\n" + "\n".join(f"    {record['command']}" for record in some) + "\n")
     return "\n".join(parts)
 
 
@@ -137,7 +138,7 @@ def draw_curves(records: list[dict], path: Path) -> None:
             minutes += entry["cpu_seconds"] / 60
             if entry["valid"]:
                 points.append((minutes, entry["valid"]["ndcg@10"]))
-        if len(points) > 1:
+        if points:
             axes.plot(*zip(*points), marker=".", label=label)
     axes.set(xlabel="CPU minutes, validation included", ylabel="validation ndcg@10 by item", xscale="log")
     axes.grid(alpha=0.3)

@@ -5,7 +5,7 @@
 writes every finished run of a comparison's folder to docs/results/DATASET/LABEL-seed-SEED.json: what it is, its test metrics by
 item and by ID, its learning curve, its settings, and commit, machine and seconds. Files of earlier results are replaced.
 """
-import shlex
+import re
 from pathlib import Path
 
 from recbole_macrec.benchmark.arguments import new_parser
@@ -41,8 +41,13 @@ def _main(argv: list[str]) -> int:
 def published_record(run: Run) -> dict:
     """What is published of a finished run. ``settings`` are those that the command line gave; the file has no paths."""
     settings = {name: value for name, value in run.asked.settings.items() if name != "data_path"}
-    words = [f"--{name}={shlex.quote(str(value))}" for name, value in settings.items()]
-    command = ["python run_recbole_macrec.py", f"--model={run.asked.model}", f"--dataset={run.asked.dataset}", f"--seed={run.asked.seed}"]
-    record = {"label": run.asked.label, "command": " ".join(command + words)}
+    asked = {"model": run.asked.model, "dataset": run.asked.dataset, "data_path": "data", "seed": run.asked.seed} | settings
+    command = " ".join(["python run_recbole_macrec.py", *(f"--{name}={_quoted(str(value))}" for name, value in asked.items())])
+    record = {"label": run.asked.label, "command": command}
     record |= {name: run.result.get(name) for name in FIELDS}
     return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}
+
+
+def _quoted(text: str) -> str:
+    """``text`` as a word of a shell's command line; double quotes read best around Python's lists."""
+    return text if re.fullmatch(r"[\w./,:=+@-]+", text) else '"' + re.sub(r'(["$`\\])', r"\\\1", text) + '"'
