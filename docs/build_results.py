@@ -3,12 +3,12 @@
 The files are written by ``python -m recbole_macrec.benchmark publish``. Published figures come from properties/study/published.yaml.
 """
 import json
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
+from recbole_macrec.benchmark.studies import markdown_rows, over_seeds
+from recbole_macrec.benchmark.study import read_study
 
 HERE = Path(__file__).resolve().parent
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
@@ -35,8 +35,7 @@ def read_records(folder: Path) -> list[dict]:
 
 def read_papers() -> dict[str, dict]:
     """Dataset -> model -> metric -> published value."""
-    study = HERE.parent / "properties" / "study" / "published.yaml"
-    return yaml.safe_load(study.read_text(encoding="utf-8"))["published"]
+    return read_study("published")["published"]
 
 
 def datasets(records: list[dict]) -> list[str]:
@@ -49,14 +48,15 @@ def page(records: list[dict], papers: dict[str, dict]) -> str:
     for dataset in datasets(records):
         some = [record for record in records if record["dataset"] == dataset]
         parts.append(f"## {dataset}\n\n![Validation NDCG@10 against CPU minutes](results/curves-{dataset}.svg)\n")
-        parts.append("### By item\n\n" + table(["model", *METRICS, "seeds"], by_item(some)))
-        parts.append("### By ID, beside the published figures\n\n" + table(
+        parts.append("### By item\n\n" + markdown_rows(["model", *METRICS, "seeds"], by_item(some)))
+        parts.append("### By ID, beside the published figures\n\n" + markdown_rows(
             ["model", *METRICS, "published hit@10", "published ndcg@10"], by_id(some, papers.get(dataset, {}))))
         if rows := by_modality(some):
-            parts.append("### Each modality by itself, by item\n\n" + table(["model", "ranking", *METRICS], rows))
-        parts.append("### How they were trained\n\n" + table(
+            parts.append("### Each modality by itself, by item\n\n" + markdown_rows(["model", "ranking", *METRICS], rows))
+        parts.append("### How they were trained\n\n" + markdown_rows(
             ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
-        parts.append(f"### Commands\n\nwith {dataset} imported into `data` as the README says\n\n" + "\n".join(f"    {record['command']}" for record in some) + "\n")
+        commands = "\n".join(f"    {record['command']}" for record in some)
+        parts.append(f"### Commands\n\nwith {dataset} imported into `data` as the README says\n\n{commands}\n")
     return "\n".join(parts)
 
 
@@ -65,12 +65,12 @@ def by_label(records: list[dict]) -> dict[str, list[dict]]:
     grouped: dict[str, list[dict]] = {}
     for record in records:
         grouped.setdefault(record["label"], []).append(record)
-    return dict(sorted(grouped.items(), key=lambda entry: -mean([r["test_result"]["ndcg@10"] for r in entry[1]])))
+    return dict(sorted(grouped.items(), key=lambda entry: -_mean([r["test_result"]["ndcg@10"] for r in entry[1]])))
 
 
 def by_item(records: list[dict]) -> list[list]:
     return [
-        [label, *(mean([r["test_result"].get(m) for r in some]) for m in METRICS), len(some)]
+        [label, *(_mean([r["test_result"].get(m) for r in some]) for m in METRICS), len(some)]
         for label, some in by_label(records).items()
     ]
 
@@ -79,9 +79,9 @@ def by_id(records: list[dict], papers: dict[str, dict]) -> list[list]:
     rows = []
     for label, some in by_label(records).items():
         if some[0]["test_detail"]:
-            ours = [mean([r["test_detail"]["fused"]["id"].get(m) for r in some]) for m in METRICS]
+            ours = [_mean([r["test_detail"]["fused"]["id"].get(m) for r in some]) for m in METRICS]
         else:
-            ours = [mean([r["test_result"].get(m) for r in some]) for m in METRICS]
+            ours = [_mean([r["test_result"].get(m) for r in some]) for m in METRICS]
         rows.append([label, *ours, *(papers.get(label, {}).get(m) for m in ("hit@10", "ndcg@10"))])
     return rows
 
@@ -91,7 +91,7 @@ def by_modality(records: list[dict]) -> list[list]:
     for label, some in by_label(records).items():
         for name in some[0]["test_detail"] or ():
             if len(some[0]["test_detail"]) > 2:
-                rows.append([label, name, *(mean([r["test_detail"][name]["item"].get(m) for r in some]) for m in METRICS)])
+                rows.append([label, name, *(_mean([r["test_detail"][name]["item"].get(m) for r in some]) for m in METRICS)])
     return rows
 
 
@@ -101,25 +101,13 @@ def trained(records: list[dict]) -> list[list]:
         for r in some:
             machine = r["machine"]
             where = f"{machine['threads']} thread(s) of {machine['processor']}"
-            minutes = round(r["seconds"]["cpu"] / 60, 1)
+            minutes = f"{r['seconds']['cpu'] / 60:.1f}"
             rows.append([label, r["seed"], r["epochs"], minutes, f"{r['parameters']:,}", r["precision"]["training"], where, r["commit"]])
     return rows
 
 
-def mean(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return statistics.fmean(there) if there else None
-
-
-def table(columns: list[str], rows: list[list]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows]) + "\n"
-
-
-def cell(value) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4f}" if isinstance(value, float) and value < 1 else str(value)
+def _mean(values: Sequence[float | None]) -> float | None:
+    return over_seeds(values)[0]
 
 
 def draw_curves(records: list[dict], path: Path) -> None:

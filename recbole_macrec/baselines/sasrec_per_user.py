@@ -23,8 +23,8 @@ from recbole_macrec.generation.network.windows import Windows
 from recbole_macrec.lanes import in_lanes
 from recbole_macrec.model.base import sizes
 from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
-from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
-from recbole_macrec.values import check_choice, check_number, check_whole
+from recbole_macrec.semantic_ids import SemanticIDs
+from recbole_macrec.values import check_choice, check_whole
 
 SCORES = 2**26  # numbers that the scores of one pass hold at most: 256 MB
 STD = 0.02  # of the initial embeddings
@@ -68,12 +68,8 @@ class SASRecPerUser(WindowedRecommender):
         check_choice(("none", "codes"), item_features=config["item_features"])
         check_choice(("per_user",), training=config["training"])
         check_whole(1, **{name: config[name] for name in ("d_model", "d_ff", "num_heads", "d_kv", "decoder_layers")})
-        check_number(0, 0.99, dropout_prob=config["dropout_prob"])
         if config["d_kv"] % 2:
             raise UserError(f"d_kv is {config['d_kv']}; expected an even number, as rotary positions rotate pairs.")
-        if cls.reads_semantic_ids(config):
-            named = isinstance(config["modalities"], list | tuple) and config["modalities"]
-            SemanticIDSettings.from_config(config, named or ["text"])
 
     # -- what a checkpoint must agree with ---------------------------------------------------------------------------
 

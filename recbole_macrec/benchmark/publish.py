@@ -11,6 +11,7 @@ from pathlib import Path
 from recbole_macrec.benchmark.arguments import new_parser
 from recbole_macrec.benchmark.runs import Run, file_name, open_comparison, write_json
 from recbole_macrec.failures import reporting
+from recbole_macrec.options import word_of
 
 FIELDS = (
     "model", "dataset", "seed", "test_result", "test_detail", "best_valid_score", "best_valid_result", "epochs", "parameters",
@@ -42,7 +43,7 @@ def published_record(run: Run) -> dict:
     """What is published of a finished run. ``settings`` are those that the command line gave; the file has no paths."""
     settings = {name: value for name, value in run.asked.settings.items() if name != "data_path"}
     asked = {"model": run.asked.model, "dataset": run.asked.dataset, "data_path": "data", "seed": run.asked.seed} | settings
-    command = " ".join(["python run_recbole_macrec.py", *(f"--{name}={_quoted(str(value))}" for name, value in asked.items())])
+    command = " ".join(["python run_recbole_macrec.py", *(f"--{name}={_quoted(word_of(value))}" for name, value in asked.items())])
     record = {"label": run.asked.label, "command": command}
     record |= {name: run.result.get(name) for name in FIELDS}
     return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}

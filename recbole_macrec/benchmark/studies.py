@@ -34,10 +34,15 @@ def over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | No
 
 
 def as_markdown(study: Study, title: str) -> str:
-    names = [name for name in study.columns if not name.endswith(" std")]
-    lines = [f"# {title}", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for row in study.rows:
-        cells = dict(zip(study.columns, row, strict=True))
+    return f"# {title}\n\n" + markdown_rows(study.columns, study.rows)
+
+
+def markdown_rows(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """A Markdown table of rows as in :class:`Study`; a number and its deviation share a cell."""
+    names = [name for name in columns if not name.endswith(" std")]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in rows:
+        cells = dict(zip(columns, row, strict=True))
         lines.append("| " + " | ".join(_text(cells[name], cells.get(f"{name} std")) for name in names) + " |")
     return "\n".join(lines) + "\n"
 

@@ -137,7 +137,7 @@ class TimeLimit:
     """Ends the transfers of a block, ``with TimeLimit(...) as limit``, when its time is over.
 
     Args:
-        session: with one CheckedAdapter or more; nobody else uses it meanwhile.
+        session: all its adapters are CheckedAdapters. Use it for this transfer alone: the limit closes every connection of it.
         url: of the file, whose host is remembered as one that answers or does not.
         seconds: until TooSlow is raised. They begin anew whenever ``limit.received`` has counted ``least`` bytes.
         least: None for a limit that nothing extends.

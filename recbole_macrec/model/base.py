@@ -39,8 +39,7 @@ from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.hardware import free_memory
 from recbole_macrec.lanes import in_lanes
 from recbole_macrec.model.windowed import Histories, WindowedRecommender, in_eval_precision
-from recbole_macrec.semantic_ids import SemanticIDSettings
-from recbole_macrec.values import as_list, check_choice, check_number, check_whole
+from recbole_macrec.values import as_list, check_choice, check_whole
 
 
 class Task(NamedTuple):
@@ -129,11 +128,8 @@ class GenerativeRecommender(WindowedRecommender):
     @classmethod
     def check_values(cls, config: dict) -> None:
         super().check_values(config)
-        named = isinstance(config["modalities"], list | tuple) and config["modalities"]
-        SemanticIDSettings.from_config(config, named or ["text"])
         names = ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams", "certified_rows")
         check_whole(1, **{name: config[name] for name in names})
-        check_number(0, 0.99, dropout_prob=config["dropout_prob"])
         check_choice(("decoder_only", "encoder_decoder"), network=config["network"])
         check_choice(("per_user", "per_target"), training=config["training"])
         check_choice(("auto", "causal", "bidirectional"), encoder_attention=config["encoder_attention"])

@@ -16,7 +16,8 @@ from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.packing import passes
 from recbole_macrec.generation.network.windows import Windows
 from recbole_macrec.hardware import chosen_precision, computing_in
-from recbole_macrec.values import check_choice
+from recbole_macrec.semantic_ids import SemanticIDSettings
+from recbole_macrec.values import check_choice, check_number
 
 FIRST_TARGET = "first_target"  # field of windows: int64 [B], the place of the first item that is a target
 
@@ -85,6 +86,10 @@ class WindowedRecommender(SequentialRecommender):
         """
         check_choice(("auto", "fp32", "bf16"), precision=config["precision"], eval_precision=config["eval_precision"])
         check_choice(("cosine", "constant"), scheduler=config["scheduler"])
+        check_number(0, 0.99, dropout_prob=config["dropout_prob"])
+        if cls.reads_semantic_ids(config):
+            named = isinstance(config["modalities"], list | tuple) and config["modalities"]
+            SemanticIDSettings.from_config(config, named or ["text"])
 
     def calculate_loss(self, interaction) -> torch.Tensor:
         """The loss of a batch; a trainer that wants less memory goes through :meth:`loss_parts` itself."""

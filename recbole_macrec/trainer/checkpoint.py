@@ -30,7 +30,7 @@ def relative_folder(folder: str | Path, file: str | Path) -> str | None:
 
 
 def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu", trusted: bool = False):
-    """Read a checkpoint of tensors and plain values, whoever wrote it.
+    """Read a checkpoint from any source. Unless it is trusted, only tensors and plain values are read.
 
     The checksums (CRC-32) that torch stores in the file, but does not look at, are compared first.
 

@@ -65,7 +65,7 @@ def decoder_only(args, users, reference: float) -> dict:
 
 
 def rates(model, users, repeats: int) -> Iterator[tuple[str, float]]:
-    """Each precision that this hardware gains from, and the users ranked a second in it; the model stays in it meanwhile."""
+    """Each precision that this hardware gains from, and the users ranked a second in it. ``model`` keeps that ``eval_precision`` until the next."""
     for name in PRECISIONS:
         if name == "fp32" or bf16_pays(model.device):
             model.eval_precision = name
