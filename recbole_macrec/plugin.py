@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import yaml
 from recbole.config import Config
-from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
 from recbole.data.dataset import Dataset
 from recbole.quick_start import quick_start
 from recbole.utils import ModelType, dataset_arguments, enum_type, general_arguments, get_model
@@ -58,6 +58,7 @@ def register() -> None:
     _prepare_before_loading()
     _check_splits()
     _rank_as_many_as_fit()
+    _validate_on_some_users()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
         module.run_recboles = run_recboles
         module.load_data_and_model = load_data_and_model
@@ -329,6 +330,30 @@ def _rank_as_many_as_fit() -> None:
             self.set_batch_size(fit if self.is_sequential else fit * items)
 
     FullSortEvalDataLoader._init_batch_size_and_step = _init_batch_size_and_step
+
+
+def _validate_on_some_users() -> None:
+    """Let ``valid_users`` limit validation, of RecBole's models too, to that many users.
+
+    The users are drawn once from all that have validation data: every model, seed and epoch has the same ones. Testing is
+    always on all users.
+    """
+    for loader in (FullSortEvalDataLoader, NegSampleEvalDataLoader):
+        _limit_users(loader)
+
+
+def _limit_users(loader: type) -> None:
+    original = loader.__init__
+
+    @functools.wraps(original)
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        if config["valid_users"] and sampler is not None and sampler.phase == "valid":
+            users = dataset.inter_feat[dataset.uid_field].numpy()
+            drawn = np.random.default_rng(0).permutation(np.unique(users))[: config["valid_users"]]
+            dataset = dataset.copy(dataset.inter_feat[np.isin(users, drawn)])
+        original(self, config, dataset, sampler, shuffle=shuffle)
+
+    loader.__init__ = __init__
 
 
 # -- several processes -----------------------------------------------------------------------------------------------

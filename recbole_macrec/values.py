@@ -17,6 +17,7 @@ _LEAST = {
     "seed": 0,
     "worker": 0,
     "MAX_ITEM_LIST_LENGTH": 1,
+    "valid_users": 1,
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from recbole.config import Config
-from recbole.data import dataset as datasets
+from recbole.data import create_dataset, data_preparation, dataset as datasets
 from recbole.quick_start import load_data_and_model, objective_function, run, run_recbole
 from recbole.trainer import Trainer
 from recbole.utils import dataset_arguments, get_model, get_trainer
@@ -76,6 +76,22 @@ def test_two_processes_rank_as_one(options, small):
     one = run("TIGER", "tiny", config_dict=dict(settings))["test_result"]
     two = run("TIGER", "tiny", config_dict=dict(settings), nproc=2, port="5683")["test_result"]
     assert two == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["full", "uni10"])
+def test_valid_users_are_the_same_for_every_model_and_testing_is_on_all(mode, small):
+    drawn = []
+    for model, seed in (("TIGER", 1), ("SASRec", 2), ("BPR", 3)):
+        split = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": mode}
+        options = {"valid_users": 7, "seed": seed, "eval_args": split, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+        negatives = {} if model == "BPR" else {"train_neg_sample_args": None}
+        config = Config(model, "tiny", config_dict={**small, **options, **negatives})
+        _, valid, test = data_preparation(config, create_dataset(config))
+        users = valid.dataset.inter_feat["user_id"].tolist()
+        assert len(set(users)) == len(users) == valid.sample_size == 7
+        assert test.sample_size == 40
+        drawn.append(set(users))
+    assert drawn[0] == drawn[1] == drawn[2]
 
 
 def test_property_files_layer(small, tiny_dataset):
