@@ -20,6 +20,16 @@ def free_memory(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
+def peak_host_memory() -> int:
+    """The most bytes of the machine's memory that this process has held so far."""
+    if psutil.WINDOWS:
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    unit = 1 if psutil.MACOS else 1024  # getrusage counts bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def bf16_pays(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 run in hardware on ``device``.
 

@@ -1,5 +1,6 @@
 """Each speed benchmark at a small size: both sides agree, and the figures have their places. Nothing is timed here."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from conftest import TINY
 
 from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.speed import catalogues
 from recbole_macrec.benchmark.speed.exact import same_top
 from recbole_macrec.benchmark.speed.plot import crossing, plot_costs
 from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
@@ -133,6 +135,19 @@ def test_quantize_compares_with_a_data_loader(tmp_path, capsys):
     assert record["items"] == 600 and record["features"] == "files"
     ratio = record["reference_seconds_per_epoch"] / record["seconds_per_epoch"]
     assert record["speedup"] == pytest.approx(ratio, rel=0.05)
+
+
+def test_quantize_measures_catalogues_of_several_sizes(capsys, monkeypatch):
+    own_process = catalogues._in_own_process
+    monkeypatch.setattr(catalogues, "_in_own_process", lambda measure, *arguments: measure(*arguments))
+    record = figures(capsys, "quantize", "--items", "600", "1500", "--modalities", "text")
+    assert [(row["items"], row["quantizer"]) for row in record["rows"]] == [
+        (600, "rq_kmeans"), (600, "rqvae"), (1500, "rq_kmeans"), (1500, "rqvae")]  # fmt: skip
+    for row in record["rows"]:
+        assert row["peak_memory_mib"] > 50 and row["seconds" if row["quantizer"] == "rq_kmeans" else "seconds_per_epoch"] > 0
+    assert isinstance(record["bytes_per_item"], int) and not list(Path.cwd().glob(".quantize-*"))
+    catalogues.write_random(Path("text.npy"), 300, seed=0)
+    assert own_process(catalogues.measure_rq_kmeans, ".", ["text"])["collision_rate"] < 1
 
 
 def test_positives_of_the_reference_share_the_label():

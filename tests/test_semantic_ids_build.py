@@ -1,15 +1,26 @@
 """From features to IDs and the bundle on disk: learns, repeats, reuses, notices damage, refuses bad input."""
 import json
+import mmap
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build as build_module, build_semantic_ids, rows
+from recbole_macrec.semantic_ids import (
+    FeatureRows,
+    SemanticIDSettings,
+    build as build_module,
+    build_semantic_ids,
+    kmeans,
+    rows,
+    rqvae,
+    statistics,
+)
 from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_inputs, bundle_name, read_weights
 from recbole_macrec.semantic_ids.health import health_warning
-from recbole_macrec.semantic_ids.learn import learn
+from recbole_macrec.semantic_ids.learn import Training, duration, learn
 from recbole_macrec.semantic_ids.quantizer import ResidualQuantizer
 
 ITEMS = 160
@@ -172,6 +183,60 @@ def test_features_too_large_for_memory_are_streamed_to_the_same_ids(quantizer, t
     in_blocks = build(tmp_path / "blocks", settings, mapped)
     same = [np.mean((in_blocks.codes[m] == expected.codes[m]).all(1)) for m in SMALL.modalities]
     assert min(same) > 0.9  # means and deviations are summed in another order
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])
+def test_no_step_reads_or_quantizes_all_items_at_once(quantizer, tmp_path, monkeypatch):
+    """At most as many rows as a block, a batch or the sample are in use at a time, in every step up to the finished IDs."""
+    largest = 64  # rqvae_batch_size; a block and the sample have fewer rows
+    monkeypatch.setattr("recbole_macrec.data.blocks.BLOCK", 50)
+    for module in (rows, statistics):
+        monkeypatch.setattr(module, "SAMPLE", 60)
+    monkeypatch.setattr(kmeans, "MINI_BATCH_FROM", 60)
+    monkeypatch.setattr(rows, "free_memory", lambda device: 0)
+    read, forward, used = FeatureRows.__getitem__, ResidualQuantizer.forward, []
+
+    def watched_read(self, index):
+        found = read(self, index)
+        used.append(len(found))
+        return found
+
+    def watched_forward(self, z):
+        used.append(len(z))
+        return forward(self, z)
+
+    monkeypatch.setattr(FeatureRows, "__getitem__", watched_read)
+    monkeypatch.setattr(ResidualQuantizer, "forward", watched_forward)
+    monkeypatch.setattr(rqvae, "AT_ONCE", 50)
+    representation = "modality" if quantizer == "cross_modal_rqvae" else "concatenated"
+    collision = "reassign" if quantizer == "hierarchical_kmeans" else "sinkhorn"
+    features = {**FEATURES, "text": FEATURES["text"] * np.float32(1e30)}  # pseudo-labels of such are of scaled features
+    build(tmp_path, replace(SMALL, quantizer=quantizer, representation=representation, collision=collision), features)
+    assert 50 in used and max(used) <= largest
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="no advice about memory maps here")
+def test_memory_maps_give_their_pages_back(tmp_path):
+    """Reading a feature file from end to end leaves little of it in the memory of the process."""
+    np.save(tmp_path / "large.npy", np.ones((2**16, 256), np.float32))  # 64 MiB
+    mapped = np.load(tmp_path / "large.npy", mmap_mode="r")
+    process, grown = psutil.Process(), {}
+    for name, x in {"file": mapped, "items": FeatureRows(mapped, np.arange(len(mapped))[::-1])}.items():
+        before = process.memory_info().rss
+        assert sum(float(block.sum()) for block in rows.blocks(x)) == mapped.size
+        grown[name] = process.memory_info().rss - before
+    assert max(grown.values()) < 2**24
+
+
+def test_the_learner_tells_how_long_it_takes(caplog):
+    caplog.set_level("INFO")
+    learn({m: FEATURES[m] for m in ("text", "image")}, SMALL, show_progress=False)
+    told = [record.getMessage() for record in caplog.records if "3 + 6 epochs over 160 items" in record.getMessage()]
+    assert len(told) == 2 and all(message.startswith("Semantic IDs (text, image): about ") for message in told)
+    caplog.clear()
+    Training({"text": FEATURES["text"]}, replace(SMALL, modalities=("text",), quantizer="rqvae"), "cpu")._log_expected_time(8000)
+    assert "about 2 h 13 min" in caplog.text and "rq_kmeans or a GPU" in caplog.text
+    assert [duration(seconds) for seconds in (0.25, 59, 75)] == ["0.2 s", "59 s", "1 min 15 s"]
 
 
 def test_very_large_catalogues_are_judged_and_initialised_by_a_sample(monkeypatch):

@@ -70,7 +70,7 @@ def test_dead_codes_move_onto_residuals_and_lose_their_moments():
     made.codebooks.data.zero_()
     before = made(z)
     assert before.codes.unique().tolist() == [0]
-    assert made.restart_dead_codes(before, optimizer, torch.Generator().manual_seed(1)) == 14
+    assert made.restart_dead_codes(z, before.codes, optimizer, torch.Generator().manual_seed(1)) == 14
     for name in ("exp_avg", "exp_avg_sq"):
         moment = optimizer.state[made.codebooks][name]
         assert (moment[:, 0] == 7).all() and (moment[:, 1:] == 0).all()
@@ -80,4 +80,14 @@ def test_dead_codes_move_onto_residuals_and_lose_their_moments():
             assert (before.residuals[:, level] == word).all(1).any()
     after = made(z).codes
     assert len(after[:, 0].unique()) > 4 and len(after[:, 1].unique()) > 2
-    assert made.restart_dead_codes(made(z), torch.optim.AdamW(made.parameters()), torch.Generator()) <= 16
+    assert made.restart_dead_codes(z, made.codes(z), torch.optim.AdamW(made.parameters()), torch.Generator()) <= 16
+
+
+def test_many_items_are_quantized_in_blocks_as_all_at_once(monkeypatch):
+    z = torch.randn(205, 4, generator=torch.Generator().manual_seed(0))
+    whole, in_blocks = ResidualQuantizer(3, 16, 4), ResidualQuantizer(3, 16, 4)
+    whole.initialise(z, seed=3)
+    monkeypatch.setattr("recbole_macrec.data.blocks.BLOCK", 50)
+    in_blocks.initialise(z, seed=3)
+    assert torch.equal(in_blocks.codebooks, whole.codebooks) and torch.equal(in_blocks.codes(z), whole(z).codes)
+    assert in_blocks.codes(z[:0]).shape == (0, 3)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
 
@@ -16,6 +15,7 @@ from recbole_macrec import plugin
 from recbole_macrec.benchmark.interactions import read_history
 from recbole_macrec.benchmark.runs import CODES, CURVE, PROGRESS, RANKS, Ranks, Run, save_codes, write_json
 from recbole_macrec.distributed import gather_in_order
+from recbole_macrec.hardware import peak_host_memory
 from recbole_macrec.trainer.detail import id_rank, item_rank
 from recbole_macrec.trainer.parts import Paused
 from recbole_macrec.trainer.resume import make_resumable
@@ -275,13 +275,4 @@ def full_rank(scores: torch.Tensor, top: torch.Tensor, target: torch.Tensor) -> 
 def peak_memory() -> dict[str, float | None]:
     """The most memory that this process held, in MiB: of the machine and, where it was used, of the GPU."""
     gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_initialized() else None
-    return {"host": round(_host_peak() / 2**20, 1), "gpu": None if gpu is None else round(gpu, 1)}
-
-
-def _host_peak() -> int:
-    if psutil.WINDOWS:
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    unit = 1 if psutil.MACOS else 1024  # getrusage counts bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"host": round(peak_host_memory() / 2**20, 1), "gpu": None if gpu is None else round(gpu, 1)}

@@ -1,6 +1,7 @@
 """Matrices that need not fit into memory, read some rows at a time."""
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -19,7 +20,20 @@ class Rows(Protocol):
 
 def blocks(x: Rows) -> Iterator[np.ndarray]:
     """Yield the rows of ``x``, ``BLOCK`` at a time."""
-    return (x[begin : begin + BLOCK] for begin in range(0, len(x), BLOCK))
+    for begin in range(0, len(x), BLOCK):
+        yield x[begin : begin + BLOCK]
+        release(x)
+
+
+def release(x: Rows) -> None:
+    """Give back the memory of the pages that were read from a read-only memory map; other matrices keep theirs.
+
+    Without it, reading all rows would bring the whole file into the memory of the process. The pages stay in the cache of
+    the operating system.
+    """
+    pages = getattr(x, "_mmap", None)
+    if pages is not None and x.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def not_finite(x: Rows) -> np.ndarray:

@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from recbole_macrec.data.blocks import blocks
+
 
 class Geometry(NamedTuple):
     """Where items and codewords lie; published IDs have none."""
@@ -48,12 +50,15 @@ def rank_in_group(codes: np.ndarray, key: np.ndarray) -> np.ndarray:
 
 def quantization_error(codes: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Squared distance [N] of every item to the sum of its codewords."""
-    return np.square(residual(codes, geometry)).sum(1)
+    error = np.empty(len(codes), geometry.z.dtype)
+    for part, z, code in zip(blocks(error), blocks(geometry.z), blocks(codes)):
+        part[:] = np.square(residual(code, z, geometry.codebooks)).sum(1)
+    return error
 
 
-def residual(codes: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """What ``codes`` [N, l] of the first l levels leave of every item, [N, D]."""
-    rest = geometry.z.copy()  # [N, D]
-    for level, codebook in enumerate(geometry.codebooks[: codes.shape[1]]):
+def residual(codes: np.ndarray, z: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+    """What ``codes`` [n, l] of the first l levels leave of ``z`` [n, D]; [n, D]."""
+    rest = z.copy()
+    for level, codebook in enumerate(codebooks[: codes.shape[1]]):
         rest -= codebook[codes[:, level]]
     return rest

@@ -15,8 +15,8 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.bundle import read_identity, read_weights
 from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.quantizer import ResidualQuantizer
-from recbole_macrec.semantic_ids.rows import Scale
-from recbole_macrec.semantic_ids.rqvae import RQVAE
+from recbole_macrec.semantic_ids.rows import Scale, Streamed
+from recbole_macrec.semantic_ids.rqvae import AT_ONCE, RQVAE
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
@@ -59,9 +59,10 @@ class FrozenQuantizer:
             UserError: when this kind of quantizer needs more than the features of an item.
         """
         weights = {n.removeprefix(f"{modality}/"): w for n, w in self.weights.items() if n.startswith(f"{modality}/")}
-        x = Scale(weights.pop("mean"), weights.pop("scale")).apply(features)
+        x = Streamed(features, Scale(weights.pop("mean"), weights.pop("scale")), "cpu")
         if self.settings.quantizer == "rq_kmeans":
-            z, codebooks = (x - weights["pca_mean"]) @ weights["components"].T, weights["codebooks"]
+            z = torch.cat([(part - weights["pca_mean"]) @ weights["components"].T for part in x.split(AT_ONCE)])
+            codebooks = weights["codebooks"]
             quantizer = ResidualQuantizer(*codebooks.shape)
             quantizer.load_state_dict({"codebooks": codebooks})
         elif self.settings.quantizer in ("rqvae", "cross_modal_rqvae"):
@@ -71,4 +72,4 @@ class FrozenQuantizer:
         else:
             raise UserError(f"quantizer = {self.settings.quantizer} gives no IDs to new items: it needs more than their "
                             "features; use rqvae, cross_modal_rqvae or rq_kmeans.")
-        return quantizer(z).codes.numpy(), Geometry(z.numpy(), quantizer.codebooks.numpy())
+        return quantizer.codes(z).numpy(), Geometry(z.numpy(), quantizer.codebooks.numpy())

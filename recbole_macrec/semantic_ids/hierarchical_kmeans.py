@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from recbole_macrec.data.blocks import blocks
-from recbole_macrec.semantic_ids.kmeans import kmeans
+from recbole_macrec.semantic_ids.kmeans import Clusters, kmeans
 from recbole_macrec.semantic_ids.learnt import Learnt, LearntModality
-from recbole_macrec.semantic_ids.rows import Features, Scale
+from recbole_macrec.semantic_ids.rows import ComputedRows, Features, Scale, rows_of
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
@@ -23,31 +23,41 @@ def hierarchical_kmeans(features: dict[str, Features], settings: SemanticIDSetti
 
 def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
     scale = Scale.of(x, settings.standardize)
-    rows = np.concatenate([scale.apply(block).numpy() for block in blocks(x)])  # [N, F]
-    codes = np.zeros((len(rows), settings.codebook_levels), dtype=np.int64)
+    rows = ComputedRows((x,), lambda block: scale.apply(block).numpy(), x.shape[1])  # [N, F]
+    codes = np.zeros((len(x), settings.codebook_levels), dtype=np.int64)
     weights = {"mean": scale.mean, "scale": scale.scale}
-    clusters = [np.arange(len(rows))]
+    clusters = [np.arange(len(x))]
     for level in range(settings.codebook_levels):
         paths, centres, below = [], [], []
         for members in clusters:
-            labels, means = _clustered(rows[members], settings.codebook_size, settings.semantic_id_seed + level)
-            codes[members, level] = labels
-            for code in np.unique(labels):
-                inside = members[labels == code]
+            found = _clustered(rows_of(rows, members), settings.codebook_size, settings.semantic_id_seed + level)
+            codes[members, level] = found.labels
+            for code in np.unique(found.labels):
+                inside = members[found.labels == code]
                 below.append(inside)
                 paths.append(codes[inside[0], : level + 1])
-                centres.append(means[code])
+                centres.append(found.centres[code])
         clusters = below
         weights[f"paths_{level}"] = torch.from_numpy(np.stack(paths))  # [nodes, level + 1]
         weights[f"centres_{level}"] = torch.from_numpy(np.stack(centres))  # [nodes, F]
-    error = sum(float(np.square(rows[members] - centre).sum()) for members, centre in zip(clusters, centres))
-    return LearntModality(codes, None, error / rows.size, weights)
+    error = sum(
+        float(np.square(block - centre).sum())
+        for members, centre in zip(clusters, centres)
+        for block in blocks(rows_of(rows, members))
+    )
+    return LearntModality(codes, None, error / (x.shape[0] * x.shape[1]), weights)
 
 
-def _clustered(rows: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and centres of at most ``size`` clusters; equal rows share one."""
-    distinct, labels = np.unique(rows, axis=0, return_inverse=True)
-    if len(distinct) <= size:
-        return labels.reshape(-1), distinct
-    found = kmeans(rows, size, seed)
-    return found.labels, found.centres
+def _clustered(rows: Features, size: int, seed: int) -> Clusters:
+    """At most ``size`` clusters; equal rows share one."""
+    first = rows[: size + 1]
+    distinct, labels = np.unique(first, axis=0, return_inverse=True)
+    if len(distinct) <= size and len(rows) > len(first):  # else all rows are known, or too many of them differ
+        for block in blocks(rows):
+            distinct = np.unique(np.concatenate([distinct, block]), axis=0)
+            if len(distinct) > size:
+                break
+        else:
+            found = [np.unique(np.concatenate([distinct, block]), axis=0, return_inverse=True)[1] for block in blocks(rows)]
+            labels = np.concatenate([of_block.reshape(-1)[len(distinct) :] for of_block in found])
+    return Clusters(distinct, labels.reshape(-1)) if len(distinct) <= size else kmeans(rows, size, seed)

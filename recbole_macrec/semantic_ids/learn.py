@@ -3,6 +3,8 @@
 Axes: N items, F_m feature width of modality m.
 """
 import copy
+import logging
+import time
 import zlib
 from dataclasses import replace
 
@@ -22,7 +24,10 @@ from recbole_macrec.semantic_ids.rows import Features, Scale, scaled
 from recbole_macrec.semantic_ids.rq_kmeans import rq_kmeans
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
+logger = logging.getLogger(__name__)
+
 GRADIENT_CLIP = 1.0
+LONG = 1800  # seconds of training from which on faster choices are named
 SETTLING_EPOCHS = 20  # a codebook may look poor before this without a warning; the last epoch always counts
 
 
@@ -74,25 +79,37 @@ class Training:
         self.warned: set[str] = set()
 
     def run(self, show_progress: bool) -> Learnt:
-        s = self.settings
+        s, begin = self.settings, time.perf_counter()
         with tqdm(total=s.rqvae_warmup_epochs + s.rqvae_epochs, disable=not show_progress, unit="epoch",
                   desc=f"Semantic IDs ({', '.join(self.modalities)})") as bar:
-            for _ in range(s.rqvae_warmup_epochs):
+            for epoch in range(s.rqvae_warmup_epochs):
                 loss = self.epoch(self._warmup_losses)
+                if epoch == 0:
+                    self._log_expected_time((time.perf_counter() - begin) * (s.rqvae_warmup_epochs + s.rqvae_epochs))
                 self.history.append({"phase": "warmup", **loss})
                 bar.set_postfix(recon=f"{loss['recon']:.3f}")
                 bar.update()
             for tower, x in zip(self.model.towers, self.x):
                 tower.quantizer.initialise(tower.encode(x), s.semantic_id_seed)
             for epoch in range(s.rqvae_epochs):
+                epoch_begin = time.perf_counter()
                 loss = self.epoch(self.losses)
                 health = self._end_epoch(last=epoch + 1 == s.rqvae_epochs)
+                if epoch == 0:  # these epochs take longer than those of the warm-up
+                    self._log_expected_time(epoch_begin - begin + (time.perf_counter() - epoch_begin) * s.rqvae_epochs)
                 self.history.append({"phase": "train", **loss, "health": health})
                 bar.set_postfix(loss=f"{loss['total']:.3f}",
                                 collisions="/".join(f"{h['collision_rate']:.1%}" for h in health.values()))
                 bar.update()
         return Learnt(self.best, [{"epoch": i, "modalities": list(self.modalities), **entry}
                                   for i, entry in enumerate(self.history)])
+
+    def _log_expected_time(self, seconds: float) -> None:
+        """Log how long the training takes in all, given in ``seconds``, and what is faster where that is long."""
+        s = self.settings
+        faster = "; quantizer = rq_kmeans or a GPU takes a fraction of that, see docs/speed.md" if seconds > LONG else ""
+        logger.info("Semantic IDs (%s): about %s for %d + %d epochs over %d items%s", ", ".join(self.modalities),
+                    duration(seconds), s.rqvae_warmup_epochs, s.rqvae_epochs, len(self.x[0]), faster)
 
     def epoch(self, losses) -> dict[str, float]:
         """One pass over all items; ``losses(rows)`` gives named losses of which ``total`` is trained. Rows are on the CPU."""
@@ -133,19 +150,31 @@ class Training:
         result = {}
         for i, (modality, tower) in enumerate(zip(self.modalities, self.model.towers)):
             z = tower.encode(self.x[i])
-            quantized = tower.quantizer(z)
-            codes = quantized.codes.cpu().numpy()
-            health = result[modality] = code_health(codes, (s.codebook_size,) * s.codebook_levels)
+            codes = tower.quantizer.codes(z)
+            health = result[modality] = code_health(codes.cpu().numpy(), (s.codebook_size,) * s.codebook_levels)
             earlier = [e["health"][modality]["collision_rate"] for e in self.history if "health" in e]
             lowest = s.codes_epoch == "lowest_collision" and health["collision_rate"] < min(earlier, default=2.0)
             if lowest or (last and s.codes_epoch == "last"):
-                error = tower.reconstruction_error(self.x[i], quantized.z_hat)
+                error = tower.reconstruction_error(self.x[i], z)
                 weights = {"mean": self.scales[i].mean, "scale": self.scales[i].scale}
                 weights |= {n: copy.deepcopy(w.cpu()) for n, w in tower.state_dict().items()}
                 geometry = Geometry(z.cpu().numpy(), weights["quantizer.codebooks"].numpy())
-                self.best[modality] = LearntModality(codes, geometry, error, weights)
+                self.best[modality] = LearntModality(codes.cpu().numpy(), geometry, error, weights)
             if last or len(earlier) >= SETTLING_EPOCHS:
                 warn_once(modality, health, len(z), s, self.warned)
             if s.restart_dead_codes and not last:
-                tower.quantizer.restart_dead_codes(quantized, self.optimizer, self.generator)
+                tower.quantizer.restart_dead_codes(z, codes, self.optimizer, self.generator)
         return result
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    Example: ``duration(75)`` is ``"1 min 15 s"``, ``duration(8000)`` is ``"2 h 13 min"``.
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

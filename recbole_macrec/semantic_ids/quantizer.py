@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_macrec.semantic_ids.kmeans import kmeans
+from recbole_macrec.data.blocks import blocks
+from recbole_macrec.semantic_ids.kmeans import kmeans_centres
 
 
 class Quantized(NamedTuple):
@@ -59,38 +60,47 @@ class ResidualQuantizer(nn.Module):
         return word.detach() if self.residual == "detached" else rest + (word - rest).detach()
 
     @torch.no_grad()
-    def initialise(self, z: Tensor, seed: int) -> None:
-        """Set every codebook to the k-means centres of the residuals of all items, ``z`` [N, D], N >= K."""
-        rest = z
-        for level, codebook in enumerate(self.codebooks):
-            centres = kmeans(rest.float().cpu().numpy(), len(codebook), seed + level).centres
-            codebook.copy_(torch.from_numpy(centres))
-            rest = rest - codebook[nearest_codeword(rest, codebook)]
+    def codes(self, z: Tensor) -> Tensor:
+        """Codes [N, L] of all items ``z`` [N, D]; N may be large, as the items are quantized block by block."""
+        codes = torch.empty(len(z), len(self.codebooks), dtype=torch.int64, device=z.device)
+        for part, of_part in zip(blocks(codes), blocks(z)):
+            part.copy_(self(of_part).codes)
+        return codes
 
     @torch.no_grad()
-    def restart_dead_codes(self, quantized: Quantized, optimizer: torch.optim.Optimizer,
+    def initialise(self, z: Tensor, seed: int) -> None:
+        """Set every codebook to the k-means centres of the residuals of all items, ``z`` [N, D], N >= K."""
+        rest = z.clone()
+        for level, codebook in enumerate(self.codebooks):
+            centres = kmeans_centres(rest.float().cpu().numpy(), len(codebook), seed + level)
+            codebook.copy_(torch.from_numpy(centres))
+            for part in blocks(rest):
+                part -= codebook[nearest_codeword(part, codebook)]
+
+    @torch.no_grad()
+    def restart_dead_codes(self, z: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer,
                            generator: torch.Generator) -> int:
-        """Move codewords that no item uses onto residuals of random items, and forget their Adam moments.
+        """Move codewords that no item uses onto residuals of random items, and reset their Adam moments.
 
         Args:
-            quantized: codes and residuals of all N items.
+            z: [N, D], all items.
+            codes: [N, L], their codes.
 
         Returns:
-            How many codewords were moved.
+            The number of codewords moved.
         """
+        moves = []  # per level the unused codewords [n] and what replaces them [n, D]
+        for level, codebook in enumerate(self.codebooks):
+            dead = (torch.bincount(codes[:, level], minlength=len(codebook)) == 0).nonzero()[:, 0]
+            rows = torch.randperm(len(z), generator=generator)[: len(dead)].to(z.device)
+            moves.append((dead[: len(rows)], self(z[rows]).residuals[:, level]))
         moments = [optimizer.state[self.codebooks][name] for name in ("exp_avg", "exp_avg_sq")
                    if name in optimizer.state.get(self.codebooks, {})]
-        moved = 0
-        for level, codebook in enumerate(self.codebooks):
-            counts = torch.bincount(quantized.codes[:, level], minlength=len(codebook))  # [K]
-            dead = (counts == 0).nonzero()[:, 0]
-            rows = torch.randperm(len(quantized.codes), generator=generator)[: len(dead)].to(dead.device)
-            dead = dead[: len(rows)]
-            codebook[dead] = quantized.residuals[rows, level]
+        for level, (dead, residuals) in enumerate(moves):
+            self.codebooks[level, dead] = residuals
             for moment in moments:
                 moment[level, dead] = 0
-            moved += len(dead)
-        return moved
+        return sum(len(dead) for dead, _ in moves)
 
 
 def nearest_codeword(x: Tensor, codebook: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.graph import GraphTraining, JointTraining
 from recbole_macrec.semantic_ids.learn import learn
 from recbole_macrec.semantic_ids.learnt import Learnt
-from recbole_macrec.semantic_ids.rows import Features
+from recbole_macrec.semantic_ids.rows import ComputedRows, Features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
@@ -41,4 +41,7 @@ def _quantized(features: dict[str, Features], settings: SemanticIDSettings, item
     if settings.representation == "modality":
         return features
     (name,) = settings.ids
-    return {name: items if settings.representation == "graph" else np.concatenate([x[:] for x in features.values()], axis=1)}
+    if settings.representation == "graph":
+        return {name: items}
+    width = sum(x.shape[1] for x in features.values())
+    return {name: ComputedRows(tuple(features.values()), lambda *parts: np.concatenate(parts, axis=1), width)}

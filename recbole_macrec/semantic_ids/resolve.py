@@ -141,8 +141,7 @@ class Sinkhorn:
         codes, last = codes.copy(), len(sizes) - 1
         _, which, sharing = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
         collides = sharing[which.reshape(-1)] > 1  # [N]
-        rest = residual(codes[:, :last], geometry)  # [N, D]
-        error = np.square(rest - geometry.codebooks[last][codes[:, last]]).sum(1)
+        error = quantization_error(codes, geometry)
         prefix = np.unique(codes[:, :last], axis=0, return_inverse=True)[1].reshape(-1)
         order = np.argsort(prefix, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(prefix[order])) + 1):  # items of one prefix
@@ -151,7 +150,8 @@ class Sinkhorn:
                 continue
             free = np.setdiff1d(np.arange(sizes[last]), codes[others, last])
             items = items[np.argsort(error[items], kind="stable")][: len(free)]
-            cost = np.square(rest[items, None] - geometry.codebooks[last][free]).sum(2)
+            rest = residual(codes[items, :last], geometry.z[items], geometry.codebooks)  # [n, D]
+            cost = np.square(rest[:, None] - geometry.codebooks[last][free]).sum(2)
             codes[items, last] = free[uniform_assignment(cost)]
         return Reassign().resolve(codes, sizes, known)
 

@@ -1,8 +1,10 @@
-"""Features that need not fit into memory: rows of a file in the items' order, read piece by piece.
+"""Features that need not fit into memory: they are read, or computed, some rows at a time.
 
-Axes: N items, F feature width. Functions take an array [N, F] or FeatureRows alike.
+Axes: N items, F feature width. Functions take an array [N, F], FeatureRows or ComputedRows alike.
 """
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_macrec.data.blocks import blocks
+from recbole_macrec.data.blocks import blocks, release
 from recbole_macrec.errors import UserError
 from recbole_macrec.hardware import free_memory
 
@@ -21,7 +23,7 @@ SAMPLE = 2**18  # rows that stand for all where an algorithm has to hold its row
 class FeatureRows:
     """Row i is row ``rows[i]`` of ``matrix`` [n, F], usually a memory map; what is indexed is read."""
 
-    matrix: np.ndarray
+    matrix: Features
     rows: np.ndarray  # int64 [N]
 
     @property
@@ -36,10 +38,40 @@ class FeatureRows:
         return len(self.rows)
 
     def __getitem__(self, index) -> np.ndarray:
-        return np.asarray(self.matrix[self.rows[index]])
+        found = np.asarray(self.matrix[self.rows[index]])
+        release(self.matrix)
+        return found
 
 
-Features = np.ndarray | FeatureRows
+@dataclass(frozen=True)
+class ComputedRows:
+    """Row i is computed from row i of every source when it is read.
+
+    Attributes:
+        sources: feature matrices with N rows each.
+        function: takes some rows of every source and returns as many rows, float32 [n, width].
+    """
+
+    sources: tuple[Features, ...]
+    function: Callable[..., np.ndarray]
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self.width
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.sources[0])
+
+    def __getitem__(self, index) -> np.ndarray:
+        return self.function(*(source[index] for source in self.sources))
+
+
+Features = np.ndarray | FeatureRows | ComputedRows
 LARGEST = 1e15  # the squares of larger features, added up, leave float32
 
 
@@ -62,7 +94,7 @@ class Scale(NamedTuple):
     scale: Tensor  # [F]
 
     @classmethod
-    def of(cls, x: Features, standardize: bool) -> "Scale":
+    def of(cls, x: Features, standardize: bool) -> Scale:
         """Mean and standard deviation per column; 0 and 1 when they stay as they are.
 
         Raises:
@@ -81,7 +113,7 @@ class Scale(NamedTuple):
         return cls(torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
 
     def apply(self, features: np.ndarray) -> Tensor:
-        return (torch.from_numpy(features) - self.mean) / self.scale
+        return torch.from_numpy(features).sub(self.mean).div_(self.scale)  # divides in place: a block is large
 
 
 class Streamed:

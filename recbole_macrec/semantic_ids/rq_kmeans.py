@@ -22,16 +22,16 @@ def rq_kmeans(features: dict[str, Features], settings: SemanticIDSettings) -> Le
 def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
     scale, seed = Scale.of(x, settings.standardize), settings.semantic_id_seed
     pca = PCA(min(settings.code_dim, *x.shape), random_state=seed).fit(scale.apply(sample(x, seed)).numpy())
-    z = np.concatenate([pca.transform(scale.apply(block).numpy()) for block in blocks(x)])
-    z = torch.from_numpy(z.astype(np.float32))  # [N, D]
-    quantizer = ResidualQuantizer(settings.codebook_levels, settings.codebook_size, z.shape[1])
+    z = torch.empty(len(x), pca.n_components_)  # [N, D]
+    for part, block in zip(blocks(z), blocks(x)):
+        part.copy_(torch.from_numpy(pca.transform(scale.apply(block).numpy())))
+    quantizer = ResidualQuantizer(settings.codebook_levels, settings.codebook_size, z.shape[1]).requires_grad_(False)
     quantizer.initialise(z, seed)
-    with torch.no_grad():
-        quantized = quantizer(z)
-    error = sum(
-        float(np.square(scale.apply(block).numpy() - pca.inverse_transform(z_hat)).sum())
-        for block, z_hat in zip(blocks(x), blocks(quantized.z_hat.numpy()))
-    )
+    codes, error = torch.empty(len(x), settings.codebook_levels, dtype=torch.int64), 0.0
+    for part, z_block, block in zip(blocks(codes), blocks(z), blocks(x)):
+        quantized = quantizer(z_block)
+        part.copy_(quantized.codes)
+        error += float(np.square(scale.apply(block).numpy() - pca.inverse_transform(quantized.z_hat.numpy())).sum())
     codebooks = quantizer.codebooks.detach()
     weights = {
         "mean": scale.mean,
@@ -40,5 +40,5 @@ def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
         "components": torch.from_numpy(pca.components_.astype(np.float32)),  # [D, F]
         "codebooks": codebooks,
     }
-    return LearntModality(quantized.codes.numpy(), Geometry(z.numpy(), codebooks.numpy()),
+    return LearntModality(codes.numpy(), Geometry(z.numpy(), codebooks.numpy()),
                           error / (x.shape[0] * x.shape[1]), weights)

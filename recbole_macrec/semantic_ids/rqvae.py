@@ -12,6 +12,8 @@ from recbole_macrec.semantic_ids.quantizer import Quantized, ResidualQuantizer
 from recbole_macrec.semantic_ids.rows import Streamed
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
+AT_ONCE = 8192  # rows that are encoded or decoded together, where no gradients are needed
+
 
 class RQVAEOutput(NamedTuple):
     quantized: Quantized
@@ -47,15 +49,17 @@ class RQVAE(nn.Module):
         return F.mse_loss(self.decoder(self.encoder(x)), x)
 
     @torch.no_grad()
-    def encode(self, x: Tensor | Streamed, rows: int = 8192) -> Tensor:
+    def encode(self, x: Tensor | Streamed) -> Tensor:
         """z [N, D] of all items ``x`` [N, F], a few thousand rows at a time."""
-        return torch.cat([self.encoder(part) for part in x.split(rows)])
+        return torch.cat([self.encoder(part) for part in x.split(AT_ONCE)])
 
     @torch.no_grad()
-    def reconstruction_error(self, x: Tensor | Streamed, z_hat: Tensor, rows: int = 8192) -> float:
-        """Mean squared error of the features rebuilt from ``z_hat`` [N, D]; 1 is what the mean alone would give."""
-        parts = zip(x.split(rows), z_hat.split(rows), strict=True)
-        return sum(F.mse_loss(self.decoder(z), part, reduction="sum").item() for part, z in parts) / x.numel()
+    def reconstruction_error(self, x: Tensor | Streamed, z: Tensor) -> float:
+        """Mean squared error of the features rebuilt from the codes of ``z`` [N, D]; 1 is what the mean alone would give."""
+        total = 0.0
+        for part, of_part in zip(x.split(AT_ONCE), z.split(AT_ONCE), strict=True):
+            total += F.mse_loss(self.decoder(self.quantizer(of_part).z_hat), part, reduction="sum").item()
+        return total / x.numel()
 
 
 def _mlp(widths: tuple[int, ...], linear_first: int, linear_last: int, generator: torch.Generator) -> nn.Sequential:

@@ -5,7 +5,8 @@ Axes: N items, L levels, K codes per level, F feature width. Everything returned
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from recbole_macrec.semantic_ids.rows import SAMPLE, Features
+from recbole_macrec.data.blocks import blocks
+from recbole_macrec.semantic_ids.rows import SAMPLE, Features, rows_of
 
 HELD_OUT = 0.2  # share of items that the ridge regression does not see
 RIDGE = 1.0
@@ -44,14 +45,20 @@ def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: Features
     test, train = order[:held_out], order[held_out:]
     if len(train) == 0:
         return 0.0
-    x = one_hot(codes, sizes)  # [N, sum K]
-    seen = features[train]
-    mean = seen.mean(0)  # [F]
-    gram = (x[train].T @ x[train]).toarray() + RIDGE * np.eye(x.shape[1])
-    weights = np.linalg.solve(gram, x[train].T @ (seen - mean))  # [sum K, F]
-    rest = features[test] - mean  # [held out, F]
-    total = float((rest**2).sum())
-    return round(1 - float(((rest - x[test] @ weights) ** 2).sum()) / total, 4) if total > 0 else 0.0
+    seen = rows_of(features, train)
+    mean = sum(block.sum(0, dtype=np.float64) for block in blocks(seen)) / len(train)  # [F]
+    gram, product = RIDGE * np.eye(sum(sizes)), 0.0
+    for block, block_codes in zip(blocks(seen), blocks(codes[train])):
+        x = one_hot(block_codes, sizes)  # [n, sum K]
+        gram += x.T @ x
+        product += x.T @ (block - mean)
+    weights = np.linalg.solve(gram, product)  # [sum K, F]
+    total = unexplained = 0.0
+    for block, block_codes in zip(blocks(rows_of(features, test)), blocks(codes[test])):
+        rest = block - mean  # [n, F]
+        total += float(np.square(rest).sum())
+        unexplained += float(np.square(rest - one_hot(block_codes, sizes) @ weights).sum())
+    return round(1 - unexplained / total, 4) if total > 0 else 0.0
 
 
 def one_hot(codes: np.ndarray, sizes: tuple[int, ...]) -> csr_matrix:

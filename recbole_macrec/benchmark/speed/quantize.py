@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from recbole_macrec.benchmark.quantizers import Options, read_features
+from recbole_macrec.benchmark.speed.catalogues import measure_catalogues
 from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.hardware import keep_freed_memory
 from recbole_macrec.semantic_ids import cross_modal
@@ -14,7 +15,12 @@ from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
 def quantize(args) -> dict:
-    """Seconds an epoch at the paper's layer widths, encoding of all items and restarts included in neither."""
+    """Seconds an epoch at the paper's layer widths, encoding of all items and restarts included in neither.
+
+    With ``args.items`` seconds and memory on catalogues of these sizes instead; see :func:`measure_catalogues`.
+    """
+    if args.items:
+        return measure_catalogues(args)
     keep_freed_memory()  # in both
     features = read_features(args.features) if args.features else random_features()
     # the defaults of the settings are the paper's

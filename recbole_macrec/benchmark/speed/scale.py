@@ -3,7 +3,6 @@ import time
 from dataclasses import replace
 
 import numpy as np
-import psutil
 import torch
 
 from recbole_macrec.benchmark.speed.measure import median_seconds
@@ -16,12 +15,13 @@ from recbole_macrec.generation.network.packing import pack
 from recbole_macrec.generation.network.set_encoder import SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
-from recbole_macrec.hardware import keep_freed_memory
+from recbole_macrec.hardware import keep_freed_memory, peak_host_memory
 from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.resolve import resolve
 
 SIZES, WIDTH, BEAMS, HISTORY = (256,) * 4, 32, 20, 5
 MMGREC = TransformerSettings(d_model=64, d_ff=256, num_heads=4, d_kv=16, encoder_layers=2, decoder_layers=2)
+ITEMS = (10**4, 10**5, 10**6)  # catalogue sizes, unless the command names others
 READ = 32  # items of a user that MMGRec reads
 SCORES_AT_ONCE = 2**25  # 128 MB
 COSTS = {
@@ -38,7 +38,7 @@ def scale(args) -> dict:
     where the measured sizes tell it.
     """
     keep_freed_memory()
-    rows = [measure(items, args) for items in args.items]
+    rows = [measure(items, args) for items in args.items or ITEMS]
     if args.plot:
         plot_costs(rows, COSTS, args.plot)
     *generation, factorisation = COSTS
@@ -75,7 +75,7 @@ def measure(items: int, args) -> dict:
         "mmgrec_ms_per_user": round(1000 * mmgrec_seconds(trie, items, args), 3),
         "factorisation_ms_per_user": round(1000 * factorisation_seconds(items, args), 3),
         "resolve_seconds": round(resolve_seconds, 3),
-        "peak_rss_mb": round(peak_memory() / 2**20),
+        "peak_rss_mb": round(peak_host_memory() / 2**20),
     }
 
 
@@ -122,12 +122,3 @@ def synthetic_codes(items: int) -> tuple[np.ndarray, Geometry]:
     for level, codebook in enumerate(codebooks):
         z += codebook[codes[:, level]]
     return codes, Geometry(z, codebooks)
-
-
-def peak_memory() -> int:
-    """Most bytes this process has held so far."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return psutil.Process().memory_info().peak_wset
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

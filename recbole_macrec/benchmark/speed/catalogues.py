@@ -1,0 +1,114 @@
+"""Quantizers on catalogues of several sizes: seconds and peak memory.
+
+Legend: N items, F feature width.
+"""
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recbole_macrec.benchmark.quantizers import Options
+from recbole_macrec.data.blocks import BLOCK
+from recbole_macrec.hardware import peak_host_memory
+from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build_semantic_ids
+from recbole_macrec.semantic_ids.learn import Training
+from recbole_macrec.semantic_ids.rows import Streamed, rows_of
+
+WIDTH = 768
+MODALITIES = ["text", "image"]
+TIMED = 2**15  # items of the timed epoch; the seconds of a larger catalogue are in proportion
+
+
+def measure_catalogues(args) -> dict:
+    """Measure rq_kmeans and the default of ``quantizer`` on random features of every size in ``args.items``.
+
+    Returns:
+        ``rows``, one for each size and quantizer; and with several sizes ``bytes_per_item``, by how much the peak memory
+        of rq_kmeans grows with an item, between the smallest and the largest.
+    """
+    modalities = args.modalities or MODALITIES
+    rows = []
+    for items in args.items:
+        with tempfile.TemporaryDirectory(prefix=".quantize-", dir=".") as folder:
+            for seed, modality in enumerate(modalities):
+                write_random(Path(folder, f"{modality}.npy"), items, seed)
+            rows += [_in_own_process(measure, folder, modalities) for measure in (measure_rq_kmeans, measure_default)]
+    peaks = {row["items"]: row["peak_memory_mib"] for row in rows if row["quantizer"] == "rq_kmeans"}
+    if len(peaks) == 1:
+        return {"rows": rows}
+    few, many = min(peaks), max(peaks)
+    return {"rows": rows, "bytes_per_item": round(2**20 * (peaks[many] - peaks[few]) / (many - few))}
+
+
+def write_random(path: Path, items: int, seed: int) -> None:
+    """Write a feature file [N, F] of random numbers, block by block."""
+    rng = np.random.default_rng(seed)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (items, WIDTH)})
+        for begin in range(0, items, BLOCK):
+            rng.standard_normal((min(BLOCK, items - begin), WIDTH), dtype=np.float32).tofile(file)
+
+
+def _in_own_process(measure, folder: str, modalities: list[str]) -> dict:
+    """Run ``measure`` in a new process, whose peak memory is that of nothing else."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (folder, modalities))
+
+
+def measure_rq_kmeans(folder: str, modalities: list[str]) -> dict:
+    """From feature files to finished semantic IDs: quantization, collisions, statistics, the files of the IDs."""
+    features = _mapped(folder, modalities)
+    items = len(features[modalities[0]])
+    settings = SemanticIDSettings.from_config(Options(quantizer="rq_kmeans"), modalities)
+    begin = time.perf_counter()
+    ids = build_semantic_ids(features, [f"i{i:09d}" for i in range(items)], settings, Path(folder, "ids"), show_progress=False)
+    return {
+        "items": items,
+        "quantizer": settings.quantizer,
+        "seconds": round(time.perf_counter() - begin, 1),
+        "peak_memory_mib": _peak_mib(),
+        "collision_rate": round(max(found["collision_rate"] for found in ids.statistics.values()), 5),
+    }
+
+
+def measure_default(folder: str, modalities: list[str]) -> dict:
+    """The learnt default: an epoch of training, the codes of all items after it, and both times all epochs."""
+    features = _mapped(folder, modalities)
+    items = len(features[modalities[0]])
+    settings = SemanticIDSettings.from_config(Options(), modalities)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    some = np.arange(min(items, TIMED))
+    training = Training({m: rows_of(x, some) for m, x in features.items()}, settings, device)
+    for tower, x in zip(training.model.towers, training.x):
+        tower.quantizer.initialise(tower.encode(x), seed=0)
+    training.epoch(training.losses)  # warm-up of the machine
+    begin = time.perf_counter()
+    training.epoch(training.losses)
+    seconds = (time.perf_counter() - begin) * items / len(some)
+    del training
+    training = Training(features, settings, device)
+    begin = time.perf_counter()
+    for tower, x in zip(training.model.towers, training.x):
+        tower.quantizer.codes(tower.encode(x))
+    seconds += time.perf_counter() - begin
+    return {
+        "items": items,
+        "quantizer": settings.quantizer,
+        "seconds_per_epoch": round(seconds, 1),
+        "hours_in_all": round(seconds * (settings.rqvae_warmup_epochs + settings.rqvae_epochs) / 3600, 2),
+        "peak_memory_mib": _peak_mib(),
+        "features": "read in every epoch" if isinstance(training.x[0], Streamed) else "in memory",
+        "device": device,
+    }
+
+
+def _mapped(folder: str, modalities: list[str]) -> dict[str, FeatureRows]:
+    maps = {m: np.load(Path(folder, f"{m}.npy"), mmap_mode="r") for m in modalities}
+    return {m: FeatureRows(x, np.arange(len(x))) for m, x in maps.items()}
+
+
+def _peak_mib() -> float:
+    return round(peak_host_memory() / 2**20, 1)
