@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.arguments import new_parser, read_settings
+from recbole_macrec.benchmark.cluster import RayCluster
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.pool import run_all
 from recbole_macrec.benchmark.run import Processes, Request
@@ -94,24 +95,26 @@ def compare(
 
     Args:
         minutes: stop behind a checkpoint before they are over.
+        ray: address of a Ray cluster whose machines do the runs; None for this machine.
         tries: of the tuning of each model; None: no tuning.
     """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; expected at least 1.")
     deadline = time.time() + 60 * minutes if minutes is not None else None
     matrix.check()
-    matrix.prepare()
     resources = Resources(deadline=deadline, processes=processes)
+    cluster = RayCluster(ray, resources.threads) if ray else None  # before anything is downloaded
+    matrix.prepare()
     tuned = None
     if tries is not None:
         laid = lay_out_tries(matrix, Path(output), tries)
-        run_all([run for runs in laid.values() for run in runs], jobs, resources, ray, "Tune")
+        run_all([run for runs in laid.values() for run in runs], jobs, resources, cluster, "Tune")
         tuned = choose(matrix, Path(output), laid)
         if tuned is None:
             print("The tuning is not finished; give the same command again to go on.")
             return 0
     comparison = matrix.lay_out(output, tuned)
-    run_all(comparison.runs, jobs, resources, ray)
+    run_all(comparison.runs, jobs, resources, cluster)
     tables = comparison_tables(comparison)
     for table in tables:
         print_table(table)

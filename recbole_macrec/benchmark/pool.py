@@ -1,36 +1,35 @@
 """Many runs: as many at once as asked, on the processors and GPUs there are, or on the machines of a Ray cluster."""
 import multiprocessing.connection
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from tqdm import tqdm
 
+from recbole_macrec.benchmark.cluster import Cluster, run_on_cluster
 from recbole_macrec.benchmark.runs import FAILURE, Run, write_json
 from recbole_macrec.benchmark.worker import Resources, start
-from recbole_macrec.errors import UserError
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total} runs, {elapsed}, {remaining} left{postfix}"
 POLL = 0.5  # seconds between two looks at the progress
 
 
-def run_all(runs: Sequence[Run], jobs: int, resources: Resources, ray: str | None = None, what: str = "Compare") -> None:
+def run_all(runs: Sequence[Run], jobs: int, resources: Resources, cluster: Cluster | None = None, what: str = "Compare") -> None:
     """Do every unfinished one of ``runs``; failed ones are tried again.
 
     Args:
         jobs: runs at once; each gets its share of the threads, and GPUs in turn where there are several.
         resources: of one run; ``threads`` and ``gpu`` are decided here. Behind ``deadline`` no further run is begun.
-        ray: address of a Ray cluster whose machines see the same folders; None for this machine.
+        cluster: machines that do the runs and see the same folders; None for this machine.
         what: name of the progress bar.
     """
     waiting = [run for run in runs if not run.finished]
     often = 0.5 if sys.stderr.isatty() else 60  # a log needs no moving bar
     done = len(runs) - len(waiting)
     with tqdm(total=len(runs), initial=done, bar_format=BAR, desc=what, disable=not waiting, mininterval=often, miniters=0) as bar:
-        if ray:
-            _on_cluster(waiting, resources, ray, bar)
+        if cluster:
+            run_on_cluster(cluster, waiting, resources, bar)
         else:
             _here(waiting, jobs, resources, bar)
 
@@ -43,7 +42,7 @@ def _here(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm) -> Non
     ended, before, begun_here = bar.n, bar.n, False
     try:
         while waiting or active:
-            while waiting and free and not (begun_here and _late(resources)):  # every call gets somewhere
+            while waiting and free and not (begun_here and resources.late):  # every call gets somewhere
                 begun_here = True
                 slot = free.pop(0)
                 gpu = slot % gpus if gpus > 1 and "gpu_id" not in waiting[0].asked.settings else None
@@ -58,16 +57,12 @@ def _here(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm) -> Non
                     free.append(slot)
                     ended += 1 if run.finished or run.error else share.value  # a paused one is where it is
             done = ended + sum(share.value for *_, share in active.values())
-            bar.set_postfix_str(", ".join(f"{r.asked.label} {r.asked.dataset} {r.asked.seed}" for r, *_ in active.values()), refresh=False)
+            bar.set_postfix_str(", ".join(run.asked.name for run, *_ in active.values()), refresh=False)
             bar.update(done - before)
             before = done
     finally:
         for _, process, _ in active.values():
             process.terminate()
-
-
-def _late(resources: Resources) -> bool:
-    return resources.deadline is not None and time.time() > resources.deadline
 
 
 def _ended(run: Run, process, say: Callable[[str], None]) -> None:
@@ -77,34 +72,4 @@ def _ended(run: Run, process, say: Callable[[str], None]) -> None:
             run.folder / FAILURE,
         )
     if run.error:
-        say(f"error: {run.asked.label} on {run.asked.dataset}, seed {run.asked.seed}: {run.error}")
-
-
-def _on_cluster(waiting: list[Run], resources: Resources, address: str, bar: tqdm) -> None:
-    try:
-        import ray
-    except ImportError:
-        raise UserError(
-            "--ray needs a current Ray: pip install 'ray[default]>=2.9' (pip may warn that RecBole pins an older one, which does "
-            "not matter here)."
-        ) from None
-    ray.init(address=address, ignore_reinit_error=True)
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    remote = ray.remote(num_cpus=resources.threads, num_gpus=gpus, max_retries=0)(_one)
-    tasks = {remote.remote(run, resources): run for run in waiting}
-    while tasks:
-        (done, *_), _ = ray.wait(list(tasks), num_returns=1)
-        ray.get(done)
-        run = tasks.pop(done)
-        if run.error:
-            bar.write(f"error: {run.asked.label} on {run.asked.dataset}, seed {run.asked.seed}: {run.error}")
-        bar.update(int(run.finished or run.error is not None))
-
-
-def _one(run: Run, resources: Resources) -> None:
-    """A run on a machine of the cluster, in a process of its own as well."""
-    if _late(resources) or run.finished:
-        return
-    process, _ = start(run.folder, resources)
-    process.join()
-    _ended(run, process, lambda message: None)
+        say(f"error: {run.asked.name}: {run.error}")

@@ -57,6 +57,11 @@ class Asked:
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """The run in messages."""
+        return f"{self.label} on {self.dataset}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -172,11 +177,24 @@ class Run:
         return read_json(path) if path.is_file() else []
 
     @property
+    def _epochs(self) -> dict | None:
+        try:
+            return json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+        except FileNotFoundError:  # not begun, or finished just now
+            return None
+
+    @property
+    def share(self) -> float:
+        """The share of the epochs done, as far as the run has written it."""
+        done = self._epochs
+        return done["epochs"] / max(1, done["of"]) if done else float(self.finished)
+
+    @property
     def progress(self) -> str:
         """How far an unfinished run is, in words."""
-        if not (self.folder / PROGRESS).is_file():
+        done = self._epochs
+        if not done:
             return "not begun"
-        done = read_json(self.folder / PROGRESS)
         words = f"{done['epochs']:.3g} of {done['of']} epochs"
         scored = [entry["valid"] for entry in self.curve if entry["valid"]]
         if not scored:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ class Resources:
     gpu: int | None = None
     deadline: float | None = None
     processes: Processes = Processes()
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.time() > self.deadline
 
 
 def start(folder: Path, resources: Resources):

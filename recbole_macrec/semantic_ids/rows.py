@@ -16,6 +16,7 @@ from recbole_macrec.data.blocks import blocks, release
 from recbole_macrec.errors import UserError
 from recbole_macrec.hardware import free_memory
 
+SCATTERED = 2**10  # rows read at once from a memory map; a row brings up to 2 MiB of the file around it into memory
 SAMPLE = 2**18  # rows that stand for all where an algorithm has to hold its rows in memory
 
 
@@ -38,8 +39,15 @@ class FeatureRows:
         return len(self.rows)
 
     def __getitem__(self, index) -> np.ndarray:
-        found = np.asarray(self.matrix[self.rows[index]])
-        release(self.matrix)
+        rows = self.rows[index]
+        if not isinstance(self.matrix, np.memmap):
+            return self.matrix[rows]
+        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        order = np.argsort(rows)
+        for begin in range(0, len(rows), SCATTERED):
+            some = order[begin : begin + SCATTERED]
+            found[some] = self.matrix[rows[some]]
+            release(self.matrix)
         return found
 
 

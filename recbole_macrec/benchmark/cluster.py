@@ -1,0 +1,253 @@
+"""The runs of a comparison on the machines of a Ray cluster.
+
+Every machine reads and writes the same folders. A run whose worker, machine or process ends unexpectedly is started once more,
+from its newest checkpoint; what becomes of one run does not touch the others.
+"""
+import multiprocessing
+import os
+import socket
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from recbole_macrec.benchmark.runs import FAILURE, Run, write_json
+from recbole_macrec.benchmark.worker import Resources, start
+from recbole_macrec.errors import UserError
+
+POLL = 2.0  # seconds between two looks at the progress
+CONNECT = 20  # seconds within which a cluster has to accept us
+ANSWER = 120  # seconds within which every machine has to look for the folders; the first task there imports the libraries
+INSTALL = (
+    "--ray needs a current Ray: pip install 'ray[default]>=2.9' (pip may warn that RecBole pins an older one, which does not "
+    "matter here)."
+)
+
+
+class TaskFailed(Exception):
+    """A task on the cluster ended without a result; the message says why."""
+
+
+class Cluster(Protocol):
+    """Machines that carry out tasks."""
+
+    def machines(self) -> dict[str, str]:
+        """ID -> name of every machine that carries out runs."""
+
+    def submit(self, function, *arguments, machine: str | None = None) -> Any:
+        """Start ``function(*arguments)`` as soon as there is room, or at once on the machine with the ID; returns the task."""
+
+    def wait(self, tasks: Sequence, seconds: float) -> Sequence:
+        """The tasks that have ended, once there is one, or after so many seconds."""
+
+    def result(self, task) -> Any:
+        """What the function of an ended task returned; raises :class:`TaskFailed`."""
+
+
+def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resources, bar: tqdm) -> None:
+    """Do every run of ``waiting``; a run that ends unexpectedly twice gets a failure.json.
+
+    Raises:
+        UserError: before the first run, when a machine does not see the folders of the runs.
+    """
+    waiting = [Run(run.folder.absolute()) for run in waiting]
+    check_folders(cluster, waiting)
+    share_before = {run.folder: run.share for run in waiting}
+    tasks = {cluster.submit(do_run, run, resources): run for run in waiting}
+    retried: set[Path] = set()
+    done_before = bar.n
+    ended = bar.n
+    while tasks:
+        for task in cluster.wait(list(tasks), POLL):
+            run = tasks.pop(task)
+            try:
+                cluster.result(task)
+            except TaskFailed as error:
+                if run.folder not in retried and not resources.late:
+                    retried.add(run.folder)
+                    bar.write(f"{run.asked.name}: {error}; starting it again")
+                    tasks[cluster.submit(do_run, run, resources)] = run
+                    continue
+                if not run.finished and not run.error:
+                    write_json({"error": f"The run ended unexpectedly: {error}; see {run.folder}."}, run.folder / FAILURE)
+            if run.error:
+                bar.write(f"error: {run.asked.name}: {run.error}")
+            ended += 1 if run.finished or run.error else run.share  # a paused one stays where it is
+        shares = {run.folder: run.share for run in tasks.values()}
+        active = [run.asked.name for run in tasks.values() if shares[run.folder] != share_before[run.folder]]
+        bar.set_postfix_str(", ".join(active), refresh=False)
+        done = ended + sum(shares.values())
+        bar.update(done - done_before)
+        done_before = done
+
+
+def do_run(run: Run, resources: Resources) -> None:
+    """A run on a machine of the cluster, in a process of its own.
+
+    Raises:
+        RuntimeError: when that process ends without a result and without saying why.
+    """
+    if resources.late or run.finished:
+        return
+    process, _ = start(run.folder, resources)
+    process.join()
+    if process.exitcode and not run.finished and not run.error:
+        raise RuntimeError(f"its process ended with exit code {process.exitcode}, perhaps for lack of memory")
+
+
+def check_folders(cluster: Cluster, runs: Sequence[Run]) -> None:
+    """Raise a UserError that names a machine which does not see, or cannot write, the folders that the runs use."""
+    if not runs:
+        return
+    top = Path(os.path.commonpath([run.folder for run in runs]))
+    token = top / f".shared-{uuid.uuid4().hex}"
+    datasets = {Path(run.asked.settings["data_path"], run.asked.dataset) for run in runs if "data_path" in run.asked.settings}
+    token.touch()
+    try:
+        paths = [token, *sorted(path for path in datasets if path.exists())]
+        tasks = {cluster.submit(missing_here, paths, machine=machine): name for machine, name in cluster.machines().items()}
+        end = time.monotonic() + ANSWER
+        while tasks and time.monotonic() < end:
+            for task in cluster.wait(list(tasks), end - time.monotonic()):
+                _check_answer(cluster, task, tasks.pop(task))
+        if tasks:
+            raise UserError(f"Machine {next(iter(tasks.values()))} of the Ray cluster has not answered within {ANSWER} s: look at "
+                            "its Ray logs, or start Ray there again.")
+    finally:
+        token.unlink()
+
+
+def _check_answer(cluster: Cluster, task, machine: str) -> None:
+    try:
+        missing = cluster.result(task)
+    except TaskFailed as error:
+        raise UserError(f"Machine {machine} of the Ray cluster can't carry out runs ({error}): install recbole_macrec there as it "
+                        "is installed here.") from None
+    if missing:
+        raise UserError(f"Machine {machine} of the Ray cluster does not see {missing[0].parent}, or may not write it, as this "
+                        "machine does: put --output and data_path on a file system that all machines mount at the same path.")
+
+
+def missing_here(paths: Sequence[Path]) -> list[Path]:
+    """Those of ``paths`` that this machine does not see; the first one's folder has to be writable too."""
+    return [path for i, path in enumerate(paths) if not path.exists() or (i == 0 and not os.access(path.parent, os.W_OK))]
+
+
+class RayCluster:
+    """The :class:`Cluster` of a running Ray.
+
+    Args:
+        address: as ``ray.init`` reads it: HOST:PORT of the head, ``auto`` for the Ray that runs on this machine, or
+            ``ray://HOST:PORT``.
+        threads: CPUs that a run takes.
+
+    Raises:
+        UserError: within 30 s, when Ray is not installed or there is no cluster at ``address``.
+    """
+
+    def __init__(self, address: str, threads: int):
+        check_address(address)
+        try:
+            import ray
+        except ImportError:
+            raise UserError(INSTALL) from None
+        _check_connection(address)
+        self.ray = ray
+        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        self._run = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_on_own_gpu)
+        self._look = ray.remote(num_cpus=0, max_retries=0)(_call)
+
+    def machines(self) -> dict[str, str]:
+        """See :class:`Cluster`; a head that was started with no CPUs carries out none."""
+        return {
+            node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            for node in self.ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU")
+        }
+
+    def submit(self, function, *arguments, machine: str | None = None):
+        if machine is None:
+            return self._run.remote(function, *arguments)
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        there = NodeAffinitySchedulingStrategy(machine, soft=False)
+        return self._look.options(scheduling_strategy=there).remote(function, *arguments)
+
+    def wait(self, tasks: Sequence, seconds: float) -> Sequence:
+        return self.ray.wait(list(tasks), num_returns=1, timeout=max(0.0, seconds))[0]
+
+    def result(self, task):
+        try:
+            return self.ray.get(task)
+        except self.ray.exceptions.RayTaskError as error:
+            raise TaskFailed(_first_line(error.cause)) from None
+        except self.ray.exceptions.RayError as error:
+            raise TaskFailed(_first_line(error)) from None
+
+
+def _call(function, *arguments):
+    return function(*arguments)
+
+
+def _on_own_gpu(function, run: Run, resources: Resources):
+    """Use the GPU that Ray set aside for this task: RecBole would take the first one of the machine."""
+    import ray
+
+    gpus = ray.get_gpu_ids()
+    if gpus and "gpu_id" not in run.asked.settings:
+        resources = replace(resources, gpu=int(gpus[0]))
+    return function(run, resources)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def check_address(address: str) -> None:
+    """Raise a UserError when nothing listens at HOST:PORT; other addresses are left to Ray."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not port.isdecimal() or not host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT / 2).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--ray={address}: nothing answers there ({error}); give the address that `ray start --head` printed, "
+                        "such as 10.0.0.1:6379, or auto on a machine of the cluster.") from None
+
+
+def _check_connection(address: str) -> None:
+    """Connect in a process that can be ended: at a wrong address Ray tries for minutes, or ends its process."""
+    context = multiprocessing.get_context("spawn")
+    received, sent = context.Pipe(duplex=False)
+    process = context.Process(target=_connect, args=(address, sent), daemon=True)
+    process.start()
+    sent.close()
+    try:
+        reason = received.recv() if received.poll(CONNECT) else f"no connection within {CONNECT} s"
+    except EOFError:
+        reason = "Ray ended the attempt"
+    process.kill()
+    process.join()
+    if reason is not None:
+        raise UserError(f"--ray={address}: there is no Ray cluster ({reason}); give the address that `ray start --head` printed, "
+                        "such as 10.0.0.1:6379, or auto on a machine of the cluster.")
+
+
+def _connect(address: str, sent) -> None:
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except Exception as error:  # whatever it is, the address cannot be used
+        sent.send(_first_line(error))
+    else:
+        sent.send(None)
+        ray.shutdown()
