@@ -19,7 +19,7 @@ from recbole_macrec.semantic_ids.rows import Streamed, rows_of
 
 WIDTH = 768
 MODALITIES = ["text", "image"]
-TIMED = 2**15  # items of the timed epoch; the seconds of a larger catalogue are in proportion
+TIMED = 2**14  # items of the timed epoch; the seconds of a larger catalogue are in proportion
 
 
 def measure_catalogues(args) -> dict:
