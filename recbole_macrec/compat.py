@@ -37,8 +37,8 @@ def apply() -> None:
     report_plain_metrics()
     scale_gradients_without_warning()
     read_texts_as_literals()
-    start_processes_without_gpu()
-    wrap_for_cpu_processes()
+    join_launched_processes()
+    wrap_on_own_device()
     make_folders_together()
     name_files_of_each_run()
     share_checkpoint_of_first_process()
@@ -263,10 +263,10 @@ def keep_checkpoints_free_of_pickles() -> None:
         save_checkpoint({**state, **changed, "other_parameter": as_tensors(other)}, file)
 
     def load(file, map_location=None):
-        from recbole_macrec.trainer.checkpoint import from_tensors, read_checkpoint
+        from recbole_macrec.trainer.checkpoint import from_tensors, read_checkpoint, read_together
 
         device = map_location or "cpu"
-        state = read_checkpoint(file, device, _trusts)
+        state = read_together(file, device, functools.partial(read_checkpoint, trusted=_trusts))
         if "other_parameter" in state:
             state["other_parameter"] = from_tensors(state["other_parameter"], device)
         return state
@@ -383,54 +383,69 @@ def read_texts_as_literals() -> None:
     teachers.eval = lambda name: {kind.__name__: kind for kind in vars(teachers).values() if inspect.isclass(kind)}[name]
 
 
-def start_processes_without_gpu() -> None:
-    """``Config._init_device`` (configurator.py:496-515) knows only NCCL and CUDA for several processes; without a GPU
-    they now talk through gloo. Goes when RecBole chooses the backend by device."""
+def join_launched_processes() -> None:
+    """``Config._init_device`` (configurator.py:496-515) knows only NCCL and CUDA for several processes, and only those that
+    RecBole spawns; its assertion says nothing when ``gpu_id`` lists too few GPUs. A process now joins the group of its launcher,
+    torchrun included, and without a GPU uses gloo. ``local_rank`` becomes the rank over all machines: RecBole prints,
+    seeds and writes by it. Goes when RecBole chooses the backend by device and reads the environment."""
     import torch
     from recbole.config import Config
+
+    from recbole_macrec import distributed
+    from recbole_macrec.errors import UserError
 
     original = Config._init_device
 
     @functools.wraps(original)
     def _init_device(self):
-        config = self.final_config_dict
-        if "local_rank" not in config or (torch.cuda.is_available() and str(config["gpu_id"])):
-            return original(self)
-        rank = config["local_rank"]
-        config["gpu_id"] = ""
-        torch.distributed.init_process_group(
-            backend="gloo",
-            rank=rank + config["offset"],
-            world_size=config["world_size"],
-            init_method=f"tcp://{config['ip']}:{config['port']}",
-        )
-        config.update(device=torch.device("cpu"), single_spec=False)
-        if rank != 0:
-            config.update(state="error", show_progress=False, verbose=False)
+        config, launch = self.final_config_dict, distributed.launched()
+        config.pop("local_rank", None)
+        if launch and "gpu_id" not in self.external_config_dict:
+            config["gpu_id"] = ",".join(map(str, range(launch.local_size)))
+        original(self)
+        if launch is None:
+            return
+        device = config["device"]
+        if device.type == "cuda":
+            if torch.cuda.device_count() < launch.local_size:
+                raise UserError(f"gpu_id is {config['gpu_id']!r}, which gives {torch.cuda.device_count()} GPUs to {launch.local_size} processes "
+                                "on this machine; start as many processes as there are GPUs, or set use_gpu to False.")
+            device = torch.device("cuda", launch.local_rank)
+            torch.cuda.set_device(device)
+        group = distributed.join(device.type)
+        config.update(device=device, single_spec=False, local_rank=group.rank, world_size=group.size)
+        if not group.first:
+            config.update(state="error", show_progress=False, verbose=False, log_wandb=False)
 
     Config._init_device = _init_device
 
 
-def wrap_for_cpu_processes() -> None:
-    """The trainer gives ``DistributedDataParallel`` device ids (trainer.py:62), which a model on the CPU must not have.
-    Goes when RecBole leaves them out there."""
+def wrap_on_own_device() -> None:
+    """The trainer gives ``DistributedDataParallel`` the local rank as its device (trainer.py:62), which a model on the CPU must
+    not have. It is now the model's own. ``run_recbole`` ends the process group (quick_start.py:186), which may still be in use.
+    Goes when RecBole asks the model."""
     import torch
 
-    module = importlib.import_module("recbole.trainer.trainer")
+    from recbole_macrec import distributed
 
-    def distributed(model, device_ids=None, **kwargs):
-        on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-        return torch.nn.parallel.DistributedDataParallel(model, device_ids=None if on_cpu else device_ids, **kwargs)
+    def wrapped(model, device_ids=None, **kwargs):
+        device = next(iter(model.parameters())).device
+        return torch.nn.parallel.DistributedDataParallel(model, device_ids=None if device.type == "cpu" else [device], **kwargs)
 
-    module.DistributedDataParallel = distributed
+    importlib.import_module("recbole.trainer.trainer").DistributedDataParallel = wrapped
+    quick_start = importlib.import_module("recbole.quick_start.quick_start")
+    quick_start.dist = types.SimpleNamespace(destroy_process_group=distributed.leave)
 
 
 def make_folders_together() -> None:
-    """``ensure_dir`` (utils.py:52) fails when another process makes the folder between its look and its step. Goes when
-    RecBole passes ``exist_ok``."""
+    """``ensure_dir`` (utils.py:52) fails when another process makes the folder between its look and its step. Of several
+    processes only the first one, which alone writes, makes folders. Goes when RecBole passes ``exist_ok``."""
+    from recbole_macrec.distributed import current
+
     @functools.wraps(importlib.import_module("recbole.utils.utils").ensure_dir)
     def ensure_dir(dir_path):
-        os.makedirs(dir_path, exist_ok=True)
+        if current().first:
+            os.makedirs(dir_path, exist_ok=True)
 
     _replace_in_recbole("ensure_dir", ensure_dir)
 
@@ -438,10 +453,11 @@ def make_folders_together() -> None:
 def name_files_of_each_run() -> None:
     """Checkpoints (trainer.py:132, 902-910) and logs (logger.py:83) are named by the second: two runs that start in one write
     the same files, and one reports the metrics of the other's weights. Each run now creates a new file; the
-    TensorBoard folder follows the log's name. A checkpoint that stays empty is removed with its trainer. Goes when RecBole's
-    names are unique."""
+    TensorBoard folder follows the log's name. A checkpoint that stays empty is removed with its trainer. Of several processes
+    only the first one writes logs. Goes when RecBole's names are unique."""
     import logging
 
+    from recbole_macrec.distributed import current
     from recbole_macrec.unique import new_file, remove_if_empty
 
     def with_own_file(init):
@@ -460,7 +476,7 @@ def name_files_of_each_run() -> None:
 
     class OwnFileHandler(logging.FileHandler):
         def __init__(self, filename):
-            super().__init__(new_file(filename))
+            super().__init__(new_file(filename) if current().first else os.devnull)
 
         def handleError(self, record):
             if not isinstance(sys.exc_info()[1], OSError):  # a full disk: what the run writes next ends it with a sentence
@@ -469,15 +485,26 @@ def name_files_of_each_run() -> None:
     trainer = importlib.import_module("recbole.trainer.trainer")
     for kind in (trainer.Trainer, trainer.DecisionTreeTrainer):
         kind.__init__ = with_own_file(kind.__init__)
+    get_tensorboard = trainer.get_tensorboard
+    trainer.get_tensorboard = lambda logger: get_tensorboard(logger) if current().first else _NoTensorBoard()
     logger = importlib.import_module("recbole.utils.logger")
     logger.logging = _Changed(logging, FileHandler=OwnFileHandler)
 
 
+class _NoTensorBoard:
+    """A SummaryWriter that writes nothing."""
+
+    def add_scalar(self, *args, **kwargs) -> None:
+        pass
+
+    add_hparams = flush = close = add_scalar
+
+
 def share_checkpoint_of_first_process() -> None:
     """Each process names its checkpoint by its own clock (trainer.py:133), only the first writes one, and all read it
-    (trainer.py:583), perhaps before it is written. All now use the first one's name, and end training together.
-    Goes when RecBole does."""
-    import torch
+    (trainer.py:583), perhaps before it is written, or on another machine, where it is not. All now use the first one's name, end
+    training together, and receive its content (see :func:`keep_checkpoints_free_of_pickles`). Goes when RecBole does."""
+    from recbole_macrec.distributed import current
 
     module = importlib.import_module("recbole.trainer.trainer")
     init = module.Trainer.__init__
@@ -485,17 +512,13 @@ def share_checkpoint_of_first_process() -> None:
     @functools.wraps(init)
     def shared_init(self, config, model):
         init(self, config, model)
-        if not config["single_spec"]:
-            name = [self.saved_model_file]
-            torch.distributed.broadcast_object_list(name, src=0)
-            self.saved_model_file = name[0]
+        self.saved_model_file = current().share(self.saved_model_file)
 
     def then_wait(train):
         @functools.wraps(train)
         def waiting(self, *args, **kwargs):
             result = train(self, *args, **kwargs)
-            if not self.config["single_spec"]:
-                torch.distributed.barrier()
+            current().wait()
             return result
 
         return waiting

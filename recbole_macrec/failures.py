@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from recbole_macrec.distributed import RESUME, Terminated, first_to_report
 from recbole_macrec.errors import UserError
 from recbole_macrec.interrupts import EXIT, commands_have_started
 from recbole_macrec.options import recbole_folder
@@ -16,7 +17,7 @@ MEMORY = (
     "example --train_batch_size=256 --eval_batch_size=64."
 )
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|MemoryError", re.IGNORECASE)
-_CHILD_USER_ERROR = re.compile(r"^recbole_macrec\.errors\.UserError: (.*)\Z", re.MULTILINE | re.DOTALL)
+_CHILD_USER_ERROR = re.compile(r"^recbole_macrec\.\w+\.(?:UserError|ProcessLost): (.*)\Z", re.MULTILINE | re.DOTALL)
 
 
 def reporting(command: Callable[[list[str]], int], argv: list[str]) -> int:
@@ -25,9 +26,16 @@ def reporting(command: Callable[[list[str]], int], argv: list[str]) -> int:
         commands_have_started()
         return command(argv)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if first_to_report():
+            print("interrupted", file=sys.stderr)
         return EXIT
+    except Terminated as ended:
+        if first_to_report():
+            print(f"error: this process was ended by its launcher, as another one has ended. {RESUME}.", file=sys.stderr)
+        return ended.code
     except Exception as error:
+        if getattr(error, "reported", False):  # by another process
+            return 1
         message = sentence(error)
         if message is None:
             raise

@@ -23,6 +23,8 @@ from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.attributes import choose_attributes
 from recbole_macrec.data.loading import check_columns
 from recbole_macrec.data.numbers import first_unreadable
+from recbole_macrec.data.same_files import same_files
+from recbole_macrec.distributed import current, group, limit_threads
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.hardware import free_memory
 from recbole_macrec.values import check_flags, check_values
@@ -185,9 +187,9 @@ def _layer_property_files() -> None:
         if is_ours(self.model_class):
             self.model_class.check_values(defaultdict(lambda: None, config))
             if config.get("resume"):
-                from recbole_macrec.trainer.checkpoint import load_checkpoint
+                from recbole_macrec.trainer.checkpoint import load_checkpoint, read_together
 
-                config[TRAINED_ON] = trained_on(load_checkpoint(config["resume"]))
+                config[TRAINED_ON] = trained_on(read_together(config["resume"], read=load_checkpoint))
         return config
 
     Config._init_parameters_category = _init_parameters_category
@@ -235,13 +237,14 @@ def reads_semantic_ids(config: Config) -> bool:
 
 
 def _prepare_before_loading() -> None:
-    """Before any dataset class, RecBole's own included, reads its files: bring a dataset with a ``source`` here, check the
-    columns, choose item attributes. A number that RecBole cannot read becomes a UserError."""
+    """Before any dataset class, RecBole's own included, reads its files: bring a dataset with a ``source`` here, give all
+    processes the same files, check the columns, choose item attributes. A number that RecBole cannot read becomes a UserError."""
     load = Dataset._load_data
 
     @functools.wraps(load)
     def _load_data(self, token, dataset_path):
         prepare(self.config)
+        same_files(Path(dataset_path), f"{token}.*")
         check_columns(self.config, Path(dataset_path), token)
         choose_attributes(self.config, Path(dataset_path), token)
         load(self, token, dataset_path)
@@ -262,8 +265,9 @@ def _prepare_before_loading() -> None:
 
 
 def _check_splits() -> None:
-    """Refuse data of which a split leaves nothing to train on or to test, in every dataset class, RecBole's own included."""
-    from recbole_macrec.data.splits import check_parts
+    """Refuse data of which a split leaves nothing to train on or to test, or that differ between processes, in every dataset
+    class, RecBole's own included."""
+    from recbole_macrec.data.splits import check_parts, checksums
 
     build = Dataset.build
 
@@ -271,6 +275,8 @@ def _check_splits() -> None:
     def checked_build(self):
         parts = build(self)
         check_parts(self, parts)
+        if current().size > 1:
+            current().check_same(checksums(self, parts))
         return parts
 
     Dataset.build = checked_build
@@ -278,7 +284,7 @@ def _check_splits() -> None:
 
 def prepare(config: Config) -> None:
     """Bring the dataset of ``config`` here if it has a ``source``: its interactions, and images where the model's
-    semantic IDs need them. What is there already is left as it is.
+    semantic IDs need them. What is there already is left as it is. Of several processes the first one does it.
 
     Raises:
         UserError: saying which files to bring, and where to, when they can't be had.
@@ -290,7 +296,8 @@ def prepare(config: Config) -> None:
 
     folder = Path(config["data_path"])
     check_columns(config, folder, folder.name)
-    prepare_dataset(
+    work = functools.partial(
+        prepare_dataset,
         folder,
         config["source"],
         lambda: reads_semantic_ids(config) and wants_images(config, folder),
@@ -298,6 +305,7 @@ def prepare(config: Config) -> None:
         bool(config["show_progress"]),
         AtomicFormat.of(config),
     )
+    current().by_first(work, "prepares the dataset")
 
 
 # -- evaluation of large catalogues --------------------------------------------------------------------------------------
@@ -361,9 +369,13 @@ def _limit_users(loader: type) -> None:
 
 def run_recboles(rank, *args):
     """RecBole's entry of a spawned process; being ours, unpickling it imports the plugin there."""
-    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args[-1]["config_dict"]["nproc"]))
-    return _recbole_run_recboles(rank, *args)
+    settings = args[-1]["config_dict"]
+    environment = {"RANK": rank + settings["offset"], "LOCAL_RANK": rank, "WORLD_SIZE": settings["world_size"],
+                   "LOCAL_WORLD_SIZE": settings["nproc"], "MASTER_ADDR": settings["ip"], "MASTER_PORT": settings["port"]}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    limit_threads(settings["nproc"])
+    with group():
+        return _recbole_run_recboles(rank, *args)
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

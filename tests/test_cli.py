@@ -1,6 +1,10 @@
 """``run_recbole_macrec.py``: tables, result files, and one sentence for what the user can mend."""
 import json
+import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import recbole
@@ -66,14 +70,27 @@ def test_a_run_repeats_beside_others(tiny, tmp_path):
     assert open_comparison("both").runs[1].result["test_result"] == alone["test_result"]
 
 
-def test_two_processes_rank_as_one(tiny, tmp_path):
-    """Untrained, so that only the evaluation is compared; a batch of 3 leaves the processes uneven last batches."""
-    argv = ["--model=SASRec", *tiny, "--learning_rate=0.0", "--eval_batch_size=3"]
-    assert main([*argv, "--nproc=2", "--port=5685", "--result_file=two.json"]) == 0
+def logged_losses() -> list[str]:
+    (log,) = Path("log", "SASRec").iterdir()
+    return re.findall(r"train loss: ([\d.]+)", log.read_text())
+
+
+def test_torchrun_and_nproc_train_the_same_model_and_rank_as_one_process(tiny, tmp_path):
+    """The last run is untrained as the others are, so that only the evaluation is compared; a batch of 3 leaves the processes
+    uneven last batches."""
+    argv = ["--model=SASRec", *(word for word in tiny if word != "--state=ERROR"), "--learning_rate=0.0", "--eval_batch_size=3"]
+    script = Path(__file__).parents[1] / "run_recbole_macrec.py"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run([*torchrun, *argv, "--result_file=torchrun.json"], capture_output=True, text=True, check=True)
+    assert done.stdout.count("test results") == 1
+    losses = logged_losses()
+    shutil.rmtree("log")
+    assert main([*argv, "--nproc=2", "--result_file=two.json"]) == 0
+    assert losses and losses == logged_losses()
     assert main([*argv, "--result_file=one.json"]) == 0
-    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
-    assert two["test_result"] == pytest.approx(one["test_result"], abs=1e-4)
-    assert set(two) == set(one)
+    one, two, third = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two", "torchrun"))
+    assert two["test_result"] == pytest.approx(one["test_result"], abs=1e-4) and third["test_result"] == two["test_result"]
+    assert set(two) == set(one) == set(third)
 
 
 def test_config_files_apply_in_order(tiny, tmp_path):

@@ -26,13 +26,15 @@ from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.cluster import RayCluster
 from recbole_macrec.benchmark.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.pool import run_all
-from recbole_macrec.benchmark.run import Processes, Request
+from recbole_macrec.benchmark.run import Request
 from recbole_macrec.benchmark.runs import Comparison
 from recbole_macrec.benchmark.statistics import Measured, compare_pairs
 from recbole_macrec.benchmark.table import Table, build_table, largest_k, print_table, write_tables
+from recbole_macrec.benchmark.together import run_together
 from recbole_macrec.benchmark.tune import choose, lay_out_tries
 from recbole_macrec.benchmark.worker import Resources
 from recbole_macrec.data import DATA_PATH
+from recbole_macrec.distributed import group, launched
 from recbole_macrec.errors import UserError
 from recbole_macrec.failures import reporting
 
@@ -43,16 +45,17 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    args, settings = parse(argv)
-    request = Request("", tuple(args.config_files.split()), settings)
-    matrix = Matrix(
-        [Variant(name, name) for name in names_of(args.models)],
-        names_of(args.datasets),
-        seeds_of(args.seeds, int(request.value("seed", FIRST_SEED))),
-        matrix_settings(request, request.value("data_path") or DATA_PATH),
-        pairs_of(args.pairs),
-    )
-    matrix.check(vars(args))
+    with group():  # so that one process reports what is wrong
+        args, settings = parse(argv)
+        request = Request("", tuple(args.config_files.split()), settings)
+        matrix = Matrix(
+            [Variant(name, name) for name in names_of(args.models)],
+            names_of(args.datasets),
+            seeds_of(args.seeds, int(request.value("seed", FIRST_SEED))),
+            matrix_settings(request, request.value("data_path") or DATA_PATH),
+            pairs_of(args.pairs),
+        )
+        matrix.check(vars(args))
     return compare(matrix, args.output, args.jobs, args.minutes, args.ray, tries=args.tune)
 
 
@@ -89,9 +92,11 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
 
 def compare(
     matrix: Matrix, output: str | Path, jobs: int = 1, minutes: float | None = None, ray: str | None = None,
-    processes: Processes = Processes(), tries: int | None = None,
+    tries: int | None = None,
 ) -> int:  # fmt: skip
     """Do what is missing of ``matrix`` in ``output`` and write the tables; 0 when every run has ended well.
+
+    Several processes of a launcher do every run together, and the first one writes.
 
     Args:
         minutes: stop behind a checkpoint before they are over.
@@ -100,9 +105,15 @@ def compare(
     """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; expected at least 1.")
+    if launched():
+        with group():
+            if jobs > 1 or minutes is not None or ray or tries is not None:
+                raise UserError("several processes train one run after the other; leave out --jobs, --minutes, --ray and --tune, or start "
+                                "the command without torchrun.")
+        return _compare_together(matrix, output)
     deadline = time.time() + 60 * minutes if minutes is not None else None
     matrix.check()
-    resources = Resources(deadline=deadline, processes=processes)
+    resources = Resources(deadline=deadline)
     cluster = RayCluster(ray, resources.threads) if ray else None  # before anything is downloaded
     matrix.prepare()
     tuned = None
@@ -115,6 +126,21 @@ def compare(
             return 0
     comparison = matrix.lay_out(output, tuned)
     run_all(comparison.runs, jobs, resources, cluster)
+    return _report(comparison)
+
+
+def _compare_together(matrix: Matrix, output: str | Path) -> int:
+    with group() as processes:
+        if processes.first:
+            matrix.check()
+        matrix.prepare()
+        comparison = processes.by_first(lambda: matrix.lay_out(output))
+    run_together(comparison.runs)
+    return _report(comparison) if processes.first else 0
+
+
+def _report(comparison: Comparison) -> int:
+    """Write and print the tables; 0 unless a run has failed."""
     tables = comparison_tables(comparison)
     for table in tables:
         print_table(table)

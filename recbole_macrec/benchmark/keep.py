@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from recbole_macrec import plugin
 from recbole_macrec.benchmark.interactions import read_history
 from recbole_macrec.benchmark.runs import CODES, CURVE, PROGRESS, RANKS, Ranks, Run, save_codes, write_json
-from recbole_macrec.distributed import gather_in_order
+from recbole_macrec.distributed import current, gather_in_order
 from recbole_macrec.hardware import peak_host_memory
 from recbole_macrec.trainer.detail import id_rank, item_rank
 from recbole_macrec.trainer.parts import Paused
@@ -26,7 +26,7 @@ SCORES_AT_ONCE = 2**22  # compared with those of the targets
 
 
 class Keeper:
-    """Follows one run and writes into its folder.
+    """Follows one run and writes into its folder; of several processes the first one writes.
 
     Args:
         run: whose folder is written.
@@ -54,10 +54,9 @@ class Keeper:
 
     def watch(self, trainer) -> None:
         """Follow ``trainer``, and let it go on from the folder's newest checkpoint."""
-        self.trainer = trainer
-        writes = trainer.config["single_spec"] or trainer.config["local_rank"] == 0
-        self._write = write_json if writes else lambda content, path: None
-        self._checkpoint = self.run.checkpoint_of(trainer)
+        self.trainer, group = trainer, current()
+        self._write = write_json if group.first else lambda content, path: None
+        self._checkpoint = group.by_first(lambda: self.run.checkpoint_of(trainer))
         if hasattr(trainer, "_train_epoch"):
             self._parts = make_resumable(trainer, self._checkpoint)
             if self._parts:
@@ -109,7 +108,7 @@ class Keeper:
 
     def _go_on(self, before: float) -> None:
         """Take over the epochs that a process which has ended trained up to the checkpoint."""
-        old = self.run.curve if self._checkpoint else []
+        old = self.run.curve if self._checkpoint and current().first else []
         self.curve = [entry for entry in old if entry["epoch"] < before]
         for entry in self.curve:
             self.earlier["training"] += entry["seconds"]

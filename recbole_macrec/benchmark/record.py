@@ -10,7 +10,6 @@ from recbole.quick_start import quick_start
 from recbole_macrec import plugin
 from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.machine import commit, hardware, versions
-from recbole_macrec.benchmark.runs import Run
 
 
 class Observation:
@@ -133,33 +132,3 @@ def observe(keeper: Keeper | None = None) -> Iterator[Observation]:
     finally:
         for name, step in steps.items():
             setattr(quick_start, name, step)
-
-
-@contextmanager
-def observe_processes(run: Run | None = None) -> Iterator[None]:
-    """Let the processes that ``recbole.quick_start.run`` spawns in the block add their record to the result, and write
-    into the folder of ``run``."""
-    original = quick_start.run_recboles
-    quick_start.run_recboles = functools.partial(run_observed, run)
-    try:
-        yield
-    finally:
-        quick_start.run_recboles = original
-
-
-def run_observed(run: Run | None, rank, *args):
-    """Entry of a spawned process."""
-    kwargs = args[-1]
-    with observe(Keeper(run) if run else None) as seen:
-        kwargs["queue"] = _RecordQueue(kwargs["queue"], seen)
-        return plugin.run_recboles(rank, *args)
-
-
-class _RecordQueue:
-    """RecBole's result queue, which adds the record to the result."""
-
-    def __init__(self, queue, seen: Observation):
-        self.queue, self.seen = queue, seen
-
-    def put(self, result: dict) -> None:
-        self.queue.put({**result, "record": self.seen.record()})

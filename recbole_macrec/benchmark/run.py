@@ -13,28 +13,14 @@ from recbole.config import Config
 
 from recbole_macrec import options, plugin
 from recbole_macrec.benchmark.keep import Keeper
-from recbole_macrec.benchmark.record import observe, observe_processes
+from recbole_macrec.benchmark.record import observe
 from recbole_macrec.benchmark.runs import PRETRAINED, read_json, write_json
 from recbole_macrec.data.splits import tests
+from recbole_macrec.distributed import current
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import hidden_words, quoted, read_config_file, recbole_folder
 from recbole_macrec.unique import new_file, new_folder
 from recbole_macrec.values import check_valid_metric
-
-
-@dataclass(frozen=True)
-class Processes:
-    """How many processes run a model, and how they find each other; the names are RecBole's."""
-
-    nproc: int = 1
-    world_size: int = -1
-    ip: str = "localhost"
-    port: str = "5678"
-    group_offset: int = 0
-
-    @property
-    def several(self) -> bool:
-        return self.nproc > 1 or self.world_size > 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +30,6 @@ class Request:
     dataset: str
     config_files: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
-    processes: Processes = Processes()
 
     def value(self, key: str, default=None):
         """The setting ``key`` of command line or config files."""
@@ -69,6 +54,8 @@ def prepare(model: str, request: Request) -> None:
 def run_model(model: str, request: Request, keeper: Keeper | None = None) -> dict:
     """Run ``model`` and return its record; S3Rec is pre-trained first, unless the request names a stage itself.
 
+    All processes of the group have to call it, and all return the record.
+
     Args:
         keeper: writes curve, ranks and codes into the folder of its run.
     """
@@ -84,21 +71,26 @@ def run_model(model: str, request: Request, keeper: Keeper | None = None) -> dic
 
 def _pretrain(model: str, request: Request, keeper: Keeper | None) -> dict:
     """The record of the pre-training: that of a process which was killed later on, or a fresh one."""
-    done = keeper.run.folder / PRETRAINED if keeper else None
-    if done and done.is_file():
-        return read_json(done)
+    group, done = current(), keeper.run.folder / PRETRAINED if keeper else None
+    if earlier := group.by_first(lambda: read_json(done) if done and done.is_file() else None):
+        return earlier
     default = plugin.read_yaml(recbole_folder() / "properties" / "model" / "S3Rec.yaml")["pretrain_epochs"]
     epochs = request.value("pretrain_epochs", default)
     saved = Path(str(request.value("checkpoint_dir", "saved")))
-    folder = new_folder(saved / "pretraining")  # RecBole names the file by model, dataset and epoch alone
+    # RecBole names the file by model, dataset and epoch alone
+    folder = group.by_first(lambda: new_folder(saved / "pretraining"))
     record = _run(model, request, {"train_stage": "pretrain", "save_step": epochs, "checkpoint_dir": str(folder)}, None)
-    own = new_file(saved / Path(record["checkpoint"]).name)
-    Path(record["checkpoint"]).replace(own)
-    shutil.rmtree(folder)
-    record["checkpoint"] = str(own)
-    if done:
-        write_json(record, done)
-    return record
+
+    def keep() -> dict:
+        own = new_file(saved / Path(record["checkpoint"]).name)
+        Path(record["checkpoint"]).replace(own)
+        shutil.rmtree(folder)
+        record["checkpoint"] = str(own)
+        if done:
+            write_json(record, done)
+        return record
+
+    return group.by_first(keep)
 
 
 def _run(model: str, request: Request, stage: dict[str, Any], keeper: Keeper | None) -> dict:
@@ -109,17 +101,14 @@ def _run(model: str, request: Request, stage: dict[str, Any], keeper: Keeper | N
         raise UserError(f"eval_args sets no test data aside (split {config['eval_args']['split']}), but a table shows test results; "
                         "set aside some, as split {LS: valid_and_test} does.")
     began = time.perf_counter()
-    several = request.processes.several
-    watching = observe_processes(keeper and keeper.run) if several else observe(keeper)
-    with fresh_logging(), hidden_words(), watching as seen:
+    with fresh_logging(), hidden_words(), observe(keeper) as seen:
         result = recbole.quick_start.run(
             model,
             request.dataset,
             config_file_list=[str(path) for path in _files(model, request)],
             config_dict=quoted(settings),
-            **vars(request.processes),
         )
-    record = result.pop("record") if several else seen.record()
+    record = current().by_first(seen.record)
     earlier = keeper.earlier["training"] + keeper.earlier["validation"] if keeper else 0.0
     record["seconds"]["total"] = round(time.perf_counter() - began + earlier, 3)
     if result["best_valid_result"] is None:  # without validation; else infinite

@@ -21,6 +21,7 @@ from recbole_macrec.benchmark.runs import open_comparison, write_json
 from recbole_macrec.benchmark.studies import DEFAULT, FINISHED_KINDS, Study, as_markdown
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.replace import whole_file
+from recbole_macrec.distributed import group
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.failures import reporting
 from recbole_macrec.options import config_of, refuse_trust
@@ -38,6 +39,9 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    with group() as processes:
+        if processes.size > 1:
+            raise UserError("a study starts its own processes; start it without torchrun, with --jobs or --ray.")
     args, settings = parse(argv)
     study = read_study(args.name)
     request = Request("", tuple(args.config_files.split()), settings)

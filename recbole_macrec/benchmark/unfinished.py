@@ -24,12 +24,13 @@ from recbole_macrec import plugin
 from recbole_macrec.benchmark.runs import PLACE, PRETRAINED, Run, read_json, write_json
 from recbole_macrec.data.checksum import sha256_of
 from recbole_macrec.data.replace import remove_unfinished
+from recbole_macrec.distributed import current
 from recbole_macrec.trainer.checkpoint import load_checkpoint
 from recbole_macrec.trainer.trainer import GenerativeTrainer, newest_beside
 from recbole_macrec.unique import new_folder
 
 UNFINISHED, POINTER, LOCK = "unfinished", "run.json", ".lock"
-ELSEWHERE = (*PLACE, "checkpoint_dir", "device", "log_wandb", "wandb_project")  # settings that change no result
+ELSEWHERE = (*PLACE, "checkpoint_dir", "device", "log_wandb", "wandb_project", "local_rank")  # settings that change no result
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,16 @@ class SingleRun(Run):
 
         A model whose semantic IDs are others now, since its features changed, starts anew.
         """
-        speaks = trainer.config["single_spec"] or trainer.config["local_rank"] == 0
         checkpoint = self.last_checkpoint()
         if checkpoint and isinstance(trainer, GenerativeTrainer):
             written = load_checkpoint(checkpoint)["other_parameter"]
             if written != plugin.plain(trainer.model.other_parameter()):
                 checkpoint = None
-                if speaks:
-                    print("The semantic IDs have changed since this command was interrupted: it starts anew.")
-        if checkpoint and speaks:
+                print("The semantic IDs have changed since this command was interrupted: it starts anew.")
+        if checkpoint:
             print(f"Resuming the unfinished run of this command from {checkpoint} (epochs completed: {len(self.curve)}); "
                   "--fresh starts anew.")
-        elif speaks:
+        else:
             write_json({"checkpoint": str(newest_beside(trainer.saved_model_file).absolute())}, self.folder / POINTER)
         return checkpoint
 
@@ -79,11 +78,16 @@ class SingleRun(Run):
 def unfinished_run(config: Config, processes: int, fresh: bool) -> Iterator[SingleRun]:
     """The unfinished run with the settings and data of ``config``, or a new one; claimed for this process within the block.
 
+    Of several processes the first one claims it, and alone reads and writes its folder.
+
     Args:
         processes: over which the run is spread.
         fresh: forget the unfinished run.
     """
     root = Path(config["checkpoint_dir"]) / UNFINISHED
+    if not current().first:
+        yield SingleRun(root)
+        return
     folder, lock = _claim(root, f"{config['model']}-{config['dataset']}-{key_of(config, processes)}")
     run = SingleRun(folder)
     run.remove_unfinished_files()

@@ -16,9 +16,10 @@ from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
 from recbole_macrec.benchmark.keep import Keeper
-from recbole_macrec.benchmark.run import Processes, Request, run_model
-from recbole_macrec.benchmark.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Run, write_json
+from recbole_macrec.benchmark.run import Request, run_model
+from recbole_macrec.benchmark.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Asked, Run, write_json
 from recbole_macrec.data.replace import remove_unfinished
+from recbole_macrec.distributed import group
 from recbole_macrec.failures import sentence
 from recbole_macrec.trainer.parts import Paused
 from recbole_macrec.unique import remove_if_empty
@@ -32,13 +33,11 @@ class Resources:
         threads: of the processor.
         gpu: number of the GPU; None: as the settings say.
         deadline: ``time.time()`` at which it should pause at a checkpoint; None: never.
-        processes: over which one run is spread.
     """
 
     threads: int = 1
     gpu: int | None = None
     deadline: float | None = None
-    processes: Processes = Processes()
 
     @property
     def late(self) -> bool:
@@ -80,8 +79,8 @@ def _end_with(sentinel) -> None:
 
 
 def execute(folder: Path, resources: Resources, progress: Callable[[float], None] = lambda share: None) -> None:
-    """Do the run of ``folder`` here, from its newest checkpoint on; leaves result.json, failure.json, or, where the
-    deadline came first, a checkpoint."""
+    """Do the run of ``folder`` here, from its newest checkpoint on, together with the processes of a launcher; leaves
+    result.json, failure.json, or, where the deadline came first, a checkpoint."""
     with FileLock(folder / ".lock"):
         run = Run(folder)
         if run.finished:
@@ -90,7 +89,8 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
         for written in (folder, folder / SAVED):
             remove_unfinished(written)
         try:
-            record = run_model(run.asked.model, _request(run, resources), Keeper(run, resources.deadline, progress))
+            with group():
+                record = run_model(run.asked.model, request_of(run.asked, folder, resources), Keeper(run, resources.deadline, progress))
         except Paused:
             return
         except Exception as error:
@@ -107,10 +107,10 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
         (folder / PROGRESS).unlink(missing_ok=True)
 
 
-def _request(run: Run, resources: Resources) -> Request:
-    asked = run.asked
+def request_of(asked: Asked, folder: Path, resources: Resources) -> Request:
+    """What to run for ``asked``, with checkpoints in ``folder``."""
     settings = {"show_progress": False, **asked.settings, "seed": asked.seed}
-    settings["checkpoint_dir"] = str((run.folder / SAVED).absolute())
+    settings["checkpoint_dir"] = str((folder / SAVED).absolute())
     if resources.gpu is not None:
         settings["gpu_id"] = str(resources.gpu)
-    return Request(asked.dataset, settings=settings, processes=resources.processes)
+    return Request(asked.dataset, settings=settings)

@@ -14,9 +14,9 @@ from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
 from recbole_macrec.data.fetch_images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.importer import Summary, import_dataset
 from recbole_macrec.data.prepare import locked
-from recbole_macrec.data.processes import launched, own_device
 from recbole_macrec.data.sources import header_of
 from recbole_macrec.data.toy import NAME, write_toy
+from recbole_macrec.distributed import group, own_device
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.failures import reporting
 
@@ -156,7 +156,7 @@ def _encode(args: argparse.Namespace) -> None:
         raise UserError(f"{features.paths(folder, args.modality)[0]} was imported, and encoding would replace it; remove it, or "
                         "choose another --modality")
     chosen = args.encoder if simple else {"model": args.model or args.encoder, **options}
-    with launched() as processes:
+    with group() as processes:
         table = encode_missing(folder, args.dataset, args.modality, chosen, args.text_fields.split(","), args.image_field,
                                device=own_device(), show_progress=True, processes=processes,
                                form=AtomicFormat.of(_format_options(args)))

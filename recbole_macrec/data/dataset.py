@@ -14,6 +14,7 @@ from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.replace import whole_file
 from recbole_macrec.data.wanted import FOLDER, ids_read, mean_for, published_files, settings_of, source_of_ids
+from recbole_macrec.distributed import current
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import PACKAGED_DATASET
 from recbole_macrec.plugin import TRAINED_ON, reads_semantic_ids
@@ -37,9 +38,12 @@ class SemanticIDDataset(SequentialDataset):
 
     @property
     def semantic_ids(self) -> SemanticIDs:
-        """IDs of the internal items 1 .. item_num - 1, in that order; built on first use."""
+        """IDs of the internal items 1 .. item_num - 1, in that order; built on first use. Of several processes the first one
+        builds them, and the others receive them."""
         if self._semantic_ids is None:
-            self._semantic_ids = self._prepare_semantic_ids()
+            group = current()
+            self._semantic_ids = group.by_first(self._prepare_semantic_ids, "prepares the semantic IDs")
+            group.check_same({"the semantic IDs": self._semantic_ids.fingerprint()})
         return self._semantic_ids
 
     @property

@@ -19,9 +19,9 @@ from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder
 from recbole_macrec.data.encoders.base import NAMED, require_usable
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.features import FeatureTable
-from recbole_macrec.data.processes import ALONE, Processes
 from recbole_macrec.data.replace import is_read_only, lock_in, remove_unfinished, whole_file
 from recbole_macrec.data.shards import Shards
+from recbole_macrec.distributed import ALONE, Group
 from recbole_macrec.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
                   text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
                   device: torch.device | str | None = None, show_progress: bool = False,
                   users: Callable[[], Users] | None = None, mean_for: Collection[str] = (),
-                  processes: Processes = ALONE, form: AtomicFormat = DEFAULT_FORMAT) -> dict[str, FeatureTable]:
+                  processes: Group = ALONE, form: AtomicFormat = DEFAULT_FORMAT) -> dict[str, FeatureTable]:
     """Return ``{modality: FeatureTable}`` in the order of ``modalities``.
 
     Imported features are taken as they are. A modality that ``encoders`` gives an encoder, such as
@@ -67,7 +67,7 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
 def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen: Chosen,
                    text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
                    device: torch.device | str | None = None, show_progress: bool = False,
-                   processes: Processes = ALONE, users: Callable[[], Users] | None = None,
+                   processes: Group = ALONE, users: Callable[[], Users] | None = None,
                    mean_for: Collection[str] = (), form: AtomicFormat = DEFAULT_FORMAT) -> FeatureTable:
     """Return the features of one modality, encoding them if they are absent or were encoded from other content.
 
@@ -84,15 +84,15 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     items.sort(key=lambda item: item.token)  # features must not depend on the order of the rows
     content = _known_content_hash(items, npy.with_name(f".{modality}.seen.json"), processes.first)
     identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}
-    if processes.agree(npy.exists() and _holds(manifest_path, identity)):  # needs no lock: the folder may be read-only
+    if processes.share(npy.exists() and _holds(manifest_path, identity)):  # needs no lock: the folder may be read-only
         table = FeatureTable.load(folder, modality)
-        if processes.agree(_holds(manifest_path, identity)):  # no other run replaced them meanwhile
+        if processes.share(_holds(manifest_path, identity)):  # no other run replaced them meanwhile
             return table
     lacks = f"features {npy.name} of its texts or images by this encoder"
     with lock_in(npy.parent, f".{modality}.lock", lacks) if processes.first else nullcontext():
         if processes.first:
             remove_unfinished(npy.parent, f"{modality}.")
-        if processes.agree(npy.exists() and _holds(manifest_path, identity)):  # another run encoded them meanwhile
+        if processes.share(npy.exists() and _holds(manifest_path, identity)):  # another run encoded them meanwhile
             return FeatureTable.load(folder, modality)
         shown = _usable(items, encoder, encoder.kind in mean_for)
         shards = None

@@ -11,9 +11,9 @@ from recbole_macrec import plugin
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encode import item_features
 from recbole_macrec.data.encoders import create_encoder
-from recbole_macrec.data.processes import launched, own_device
 from recbole_macrec.data.raw import manifest
 from recbole_macrec.data.wanted import mean_for, settings_of, source_of_ids
+from recbole_macrec.distributed import Group, group, own_device
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import check_model, check_options, config_of, read_config_file, settings_of_words
 
@@ -26,7 +26,11 @@ def prepare_command(args: argparse.Namespace, words: list[str]) -> None:
     Raises:
         UserError: for unknown options, a dataset without a ``source``, and whatever keeps it from being prepared.
     """
-    config = _configure(args, words)
+    with group() as processes:
+        _prepare(args, _configure(args, words), processes)
+
+
+def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None:
     if not config["source"]:
         raise UserError(f"dataset {args.dataset} has no source, neither in properties/dataset/{args.dataset}.yaml nor in "
                         f"--config_files; write one, or import it: python -m recbole_macrec.data import SRC "
@@ -34,13 +38,12 @@ def prepare_command(args: argparse.Namespace, words: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("recbole_macrec").setLevel(logging.INFO)
     folder = Path(config["data_path"])
-    with launched() as processes:
-        plugin.prepare(config)
-        tables = {}
-        for modality, encoder in (_encoders(config) if plugin.reads_semantic_ids(config) else {}).items():
-            tables |= item_features(folder, args.dataset, [modality], encoder, config["text_fields"] or [],
-                                    config["image_field"] or "image", device=own_device(), show_progress=True,
-                                    mean_for=mean_for(config), processes=processes, form=AtomicFormat.of(config))
+    plugin.prepare(config)
+    tables = {}
+    for modality, encoder in (_encoders(config) if plugin.reads_semantic_ids(config) else {}).items():
+        tables |= item_features(folder, args.dataset, [modality], encoder, config["text_fields"] or [],
+                                config["image_field"] or "image", device=own_device(), show_progress=True,
+                                mean_for=mean_for(config), processes=processes, form=AtomicFormat.of(config))
     if processes.first:
         counts = (manifest.read(folder) or {}).get("counts", {})
         print(f"{folder}: " + (", ".join(f"{count:,} {what}" for what, count in counts.items()) or "imported"))

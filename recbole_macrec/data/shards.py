@@ -14,8 +14,8 @@ from tqdm import tqdm
 from recbole_macrec.data.encoders import RawItem
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.features import listing
-from recbole_macrec.data.processes import Processes
 from recbole_macrec.data.replace import whole_file
+from recbole_macrec.distributed import Group
 from recbole_macrec.errors import UserError
 
 SHARD_ITEMS = 1024
@@ -36,11 +36,11 @@ class Shards:
         self._dtype = np.float32 if encoder.dtype == torch.float32 else np.float16
         self._starts = range(0, len(items), SHARD_ITEMS)
 
-    def encode(self, processes: Processes, show_progress: bool) -> None:
+    def encode(self, processes: Group, show_progress: bool) -> None:
         """Encode those of this process's shards that are not on disk; UserError names items that can't be encoded."""
-        own = range(processes.rank, len(self._starts), processes.count)
+        own = range(processes.rank, len(self._starts), processes.size)
         finished = {shard for shard in own if self._read(shard) is not None}
-        title = f"{self._encoder.kind} features" + (f" (process 1 of {processes.count})" if processes.count > 1 else "")
+        title = f"{self._encoder.kind} features" + (f" (process 1 of {processes.size})" if processes.size > 1 else "")
         with tqdm(total=sum(len(self._of(shard)) for shard in own), initial=sum(len(self._of(shard)) for shard in finished),
                   desc=title, unit="items", disable=not (show_progress and processes.first)) as bar:
             for shard in own:

@@ -1,6 +1,8 @@
-"""Whether a split leaves interactions to train on and to test, said before anything is trained."""
+"""Whether a split leaves interactions to train on and to test, the same in all processes, said before anything is trained."""
+import hashlib
 from collections import Counter
 
+import numpy as np
 from recbole.utils import ModelType, set_color
 
 from recbole_macrec.errors import UserError
@@ -24,6 +26,19 @@ def check_parts(dataset, parts: list) -> None:
         raise UserError(_nothing_left(dataset, parts, "test"))
     if not len(valid):
         dataset.logger.warning(set_color("No interaction is left to validate: the weights of the last epoch are kept.", "yellow"))
+
+
+def checksums(dataset, parts: list) -> dict[str, str]:
+    """What has to be the same in all processes that train together, by name: tokens, and the rows of each part."""
+    tokens = hashlib.sha256()
+    for field in (dataset.uid_field, dataset.iid_field):
+        tokens.update("\0".join(map(str, dataset.field2id_token.get(field, ()))).encode())
+    rows = hashlib.sha256()
+    for part in parts:
+        for field, values in part.inter_feat.interaction.items():
+            rows.update(field.encode())
+            rows.update(np.ascontiguousarray(values.numpy()).data)
+    return {"the users and items": tokens.hexdigest(), "the rows to train and test on": rows.hexdigest()}
 
 
 def tests(config) -> bool:

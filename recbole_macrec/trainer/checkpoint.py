@@ -2,6 +2,8 @@
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from scipy import sparse
 
 from recbole_macrec.data.replace import whole_file
+from recbole_macrec.distributed import current
 from recbole_macrec.errors import UserError
 
 FORMAT = "recbole_macrec"
@@ -60,6 +63,23 @@ def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu",
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         check_weights(state["state_dict"], f"Checkpoint {path}")
     return state
+
+
+def read_together(path: str | Path, device: torch.device | str | None = "cpu", read: Callable = read_checkpoint):
+    """``read(path, device)``, in every process of the group; only the first one reads the file, and sends the others the content."""
+    group = current()
+    if group.size == 1:
+        return read(path, device)
+    return to_device(group.by_first(partial(read, path, "cpu"), "reads a checkpoint"), device or "cpu")
+
+
+def to_device(value, device: torch.device | str):
+    """Move the tensors in ``value``, in dictionaries and lists too, to ``device``."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, list | tuple):
+        return type(value)(to_device(entry, device) for entry in value)
+    return {key: to_device(entry, device) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
 def check_weights(weights: dict[str, torch.Tensor], holder: str) -> None:

@@ -4,6 +4,9 @@ import random
 import numpy as np
 import torch
 
+from recbole_macrec.distributed import current
+from recbole_macrec.errors import UserError
+
 
 def randomness(train_data) -> dict:
     """The state of every random generator that training draws from, as plain values."""
@@ -18,6 +21,25 @@ def randomness(train_data) -> dict:
     if train_data is not None:
         state["shuffle"] = train_data.generator.get_state()
     return state
+
+
+def randomness_of_all(train_data) -> dict | list[dict]:
+    """As :func:`randomness`; of several processes a list, in the order of the ranks. All have to call it."""
+    group = current()
+    return randomness(train_data) if group.size == 1 else group.gather(randomness(train_data))
+
+
+def restore_own_randomness(states: dict | list[dict], train_data) -> None:
+    """Set the random generators of this process to what :func:`randomness_of_all` saw in it.
+
+    Raises:
+        UserError: when there were more processes, or fewer.
+    """
+    group, states = current(), [states] if isinstance(states, dict) else states
+    if len(states) != group.size:
+        raise UserError(f"The checkpoint was written by {len(states)} processes, and this run has {group.size}; resume with the same number "
+                        "(--nproc, --world_size; torchrun: --nproc_per_node, --nnodes).")
+    restore_randomness(states[group.rank], train_data)
 
 
 def restore_randomness(state: dict, train_data) -> None:

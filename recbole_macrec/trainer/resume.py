@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 from recbole.trainer import S3RecTrainer, Trainer
 
-from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
+from recbole_macrec.distributed import current
+from recbole_macrec.trainer.checkpoint import load_checkpoint, read_together, save_checkpoint
 from recbole_macrec.trainer.parts import Parts
-from recbole_macrec.trainer.randomness import randomness, restore_randomness
+from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
 from recbole_macrec.trainer.trainer import GenerativeTrainer, best_beside, newest_beside, nothing_left
 
 PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
@@ -25,20 +26,21 @@ def make_resumable(trainer, file: str | Path | None) -> Parts | None:
         if file is not None:
             trainer.config["resume"] = str(file)
         return trainer.parts
-    if type(trainer) not in (Trainer, S3RecTrainer) or not trainer.config["single_spec"]:
+    if type(trainer) not in (Trainer, S3RecTrainer):
         return None
     fit = trainer.fit
 
     def save(epoch, part=None):
         state = _state(trainer, epoch, parts.train_data)
-        save_checkpoint({**state, "part": part}, newest_beside(trainer.saved_model_file))
+        if current().first:
+            save_checkpoint({**state, "part": part}, newest_beside(trainer.saved_model_file))
 
     parts = Parts(trainer, save)
 
     def resumable_fit(train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
-        parts.saves = saved
+        parts.saves = saved and trainer.config["single_spec"]
         if file is not None:
-            state = load_checkpoint(file, trainer.device)
+            state = read_together(file, trainer.device, load_checkpoint)
             _restore(trainer, state, Path(file), train_data)
             parts.part = state.get("part")
         if nothing_left(trainer):
@@ -64,7 +66,7 @@ def _state(trainer, epoch: int, train_data) -> dict:
         "best_file": str(trainer.saved_model_file),
         "state_dict": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
-        "randomness": randomness(train_data),
+        "randomness": randomness_of_all(train_data),
     }
 
 
@@ -75,7 +77,7 @@ def _restore(trainer, state: dict, file: Path, train_data) -> None:
         setattr(trainer, name, value)
     trainer.start_epoch = state["epoch"] + 1
     trainer.saved_model_file = best_beside(state["best_file"], file, trainer.best_valid_result)
-    restore_randomness(state["randomness"], train_data)
+    restore_own_randomness(state["randomness"], train_data)
 
 
 def _plain(value):

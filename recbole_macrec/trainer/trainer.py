@@ -13,7 +13,7 @@ from recbole.utils import ModelType, get_gpu_usage, set_color
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from recbole_macrec.distributed import average_gradients, gather_in_order
+from recbole_macrec.distributed import average_gradients, current, gather_in_order
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.generation.network.layers import RelativeBias
@@ -22,12 +22,13 @@ from recbole_macrec.lanes import drawing_from, in_lanes
 from recbole_macrec.model.base import EXCLUDED
 from recbole_macrec.trainer.checkpoint import (
     load_checkpoint,
+    read_together,
     relative_folder,
     save_checkpoint,
 )
 from recbole_macrec.trainer.detail import RankingDetail
 from recbole_macrec.trainer.parts import Parts
-from recbole_macrec.trainer.randomness import randomness, restore_randomness
+from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
 from recbole_macrec.trainer.windows import WindowLoader
 
 
@@ -83,7 +84,7 @@ class GenerativeTrainer(Trainer):
         if self.config["resume"]:
             self.resume_checkpoint(self.config["resume"])
         if self._resumed:
-            restore_randomness(self._resumed["randomness"], train_data)
+            restore_own_randomness(self._resumed["randomness"], train_data)
             self._resumed = None
             if nothing_left(self):
                 self.eval_collector.data_collect(train_data)
@@ -104,7 +105,7 @@ class GenerativeTrainer(Trainer):
         return WindowLoader(samples) if self.config["training"] == "per_user" else samples
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False) -> float:
-        """One epoch; returns the sum over batches of their losses, as RecBole does."""
+        """One epoch; returns the sum over batches of their losses, as RecBole does; of several processes their mean."""
         began = time()
         self.model.train()
         if self.distributed and train_data.shuffle:
@@ -124,7 +125,8 @@ class GenerativeTrainer(Trainer):
         largest = torch.stack([p.detach().abs().max() for p in self.model.parameters()]).max()
         Trainer._check_nan(self, largest, "largest weight")  # the last step of the epoch has no loss that would show it
         self.epoch_seconds.append(time() - began)
-        return total
+        losses = current().gather(total)
+        return sum(losses) / len(losses)
 
     def train_steps(self, train_data, count: int | None = None) -> float:
         """Train on the first ``count`` batches of ``train_data``, all by default; returns the mean loss."""
@@ -186,7 +188,7 @@ class GenerativeTrainer(Trainer):
             return None
         if load_best_model:
             file = model_file or self.saved_model_file
-            load_weights(self.model, load_checkpoint(file, self.device), file)
+            load_weights(self.model, read_together(file, self.device, load_checkpoint), file)
             self.logger.info(f"Loading model structure and parameters from {file}")
         self._detail = RankingDetail()
         gather = None
@@ -217,7 +219,8 @@ class GenerativeTrainer(Trainer):
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         from recbole_macrec.plugin import plain_config
 
-        if self.distributed and self.config["local_rank"] != 0:
+        generators = randomness_of_all(self._train_data)
+        if not current().first:
             return
         file = kwargs.pop("saved_model_file", self.saved_model_file)
         part = kwargs.pop("part", None)
@@ -233,7 +236,7 @@ class GenerativeTrainer(Trainer):
             "other_parameter": self.model.other_parameter(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "randomness": randomness(self._train_data),
+            "randomness": generators,
             "part": part,
         }
         save_checkpoint(state, file)
@@ -242,7 +245,7 @@ class GenerativeTrainer(Trainer):
 
     def resume_checkpoint(self, resume_file):
         """Go on behind the epoch, or the part of one, that ``resume_file`` was written in."""
-        state = load_checkpoint(resume_file, self.device)
+        state = read_together(resume_file, self.device, load_checkpoint)
         load_weights(self.model, state, resume_file)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
