@@ -107,7 +107,8 @@ class Training:
     def _log_expected_time(self, seconds: float) -> None:
         """Log how long the training takes in all, given in ``seconds``, and what is faster where that is long."""
         s = self.settings
-        faster = "; quantizer = rq_kmeans or a GPU takes a fraction of that, see docs/speed.md" if seconds > LONG else ""
+        gpu = " or a GPU" if self.x[0].device.type == "cpu" else ""
+        faster = f"; quantizer = rq_kmeans{gpu} is much faster, see docs/speed.md" if seconds > LONG else ""
         logger.info("Semantic IDs (%s): about %s for %d + %d epochs over %d items%s", ", ".join(self.modalities),
                     duration(seconds), s.rqvae_warmup_epochs, s.rqvae_epochs, len(self.x[0]), faster)
 
