@@ -4,7 +4,7 @@ A launcher describes the group in environment variables (RANK, WORLD_SIZE, LOCAL
 :func:`start`, which the option ``--nproc`` uses. torch.distributed does the communication. Inside :func:`group` every process
 can call the methods of :class:`Group`; all processes have to call them in the same order.
 
-Legend: W processes, n rows of a process, N samples of the data set.
+Legend: W processes, B rows of a batch, n rows of a process, N samples of the data set.
 """
 import os
 import re
@@ -410,6 +410,50 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     flat /= dist.get_world_size()
     for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
         p.grad.copy_(part.view_as(p))
+
+
+class Share(NamedTuple):
+    """This process's rows of a batch, or of all items, that the processes divide between them."""
+
+    rows: torch.Tensor
+    sizes: list[int]  # rows of each process
+
+    @classmethod
+    def of(cls, rows: torch.Tensor, group: Group) -> "Share":
+        """Divide ``rows`` [B] into parts of nearly equal size; where there are fewer rows than processes, each has all of them."""
+        if group.size == 1 or len(rows) < group.size:
+            return cls(rows, [len(rows)])
+        parts = rows.tensor_split(group.size)
+        return cls(parts[group.rank], [len(part) for part in parts])
+
+    @property
+    def weight(self) -> float:
+        """Factor of a mean over ``rows``, with which the mean over the processes is that over all rows."""
+        return len(self.rows) * len(self.sizes) / sum(self.sizes)
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Values [B, ...] of all rows from those of ``rows``, in every process.
+
+        Gradients go to a process's own rows, W times as large: they become exact when they are averaged over the processes,
+        each of which computes the same loss from all rows.
+        """
+        return values if len(self.sizes) == 1 else _GatherRows.apply(values, self.sizes)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+        begin = sum(sizes[: dist.get_rank()])
+        ctx.own, ctx.processes = slice(begin, begin + len(values)), len(sizes)
+        padded = values.new_zeros(max(sizes), *values.shape[1:])
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes)])
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        return gradient[ctx.own] * ctx.processes, None
 
 
 def gather_in_order(rows: torch.Tensor, samples: int) -> torch.Tensor:

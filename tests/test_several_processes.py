@@ -8,12 +8,15 @@ import shutil
 import signal
 import socket
 import sys
+from collections import defaultdict
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import torch
 from recbole.data.dataset import Dataset
 from recbole.model.general_recommender import Pop
 from test_models import ITEMS, SMALL, TINY, data_path  # noqa: F401  data_path is a fixture
@@ -23,7 +26,8 @@ from recbole_macrec.benchmark.command import main
 from recbole_macrec.benchmark.keep import Keeper
 from recbole_macrec.benchmark.runs import open_comparison
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids import SemanticIDs
+from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
+from recbole_macrec.semantic_ids.learn import learn
 
 EPOCHS = 3
 SETTINGS = {**SMALL, "modalities": "['text']", "max_modalities": 1, "epochs": EPOCHS}
@@ -129,6 +133,7 @@ def test_a_machine_without_data_receives_files_and_semantic_ids(data, nursery):
     a, b = machines()
     assert both(nursery, words_of("TIGER"), (a, b)) == [0, 0], printed(a) + printed(b)
     assert result(a) == together
+    assert not (b / "data/tiny/semantic_ids").exists()
     files = [path.name for path in (b / "data/tiny").iterdir() if path.is_file()]
     assert sorted(files) == [f"{TINY}.inter", f"{TINY}.item"]
     assert all((a / "data/tiny" / name).read_bytes() == (b / "data/tiny" / name).read_bytes() for name in files)
@@ -226,3 +231,39 @@ def test_wrong_options_are_reported_once(data, nursery):
 def test_options_that_do_not_fit_together(words, expected, capsys):
     assert main([*words_of("GRU4Rec"), *words]) == 1
     assert expected in capsys.readouterr().err
+
+
+def features_of(name: str) -> tuple[dict, SemanticIDSettings]:
+    """203 items; the last batch has as many of them as there are processes, or one less."""
+    rng = np.random.default_rng(1)
+    features = {modality: rng.standard_normal((203, width)).astype(np.float32) for modality, width in (("text", 12), ("image", 7))}
+    options = {"quantizer": "rqvae"} if name == "rqvae" else {"quantizer": "cross_modal_rqvae", "lambda_con": 0.1, "lambda_align": 0.1,
+                                                               "con_layers": [0, 1], "codes_epoch": "lowest_collision"}
+    batch = 67 if name == "rqvae" else 101
+    sizes = {**SMALL, "codebook_size": 4, "rqvae_batch_size": batch, "rqvae_epochs": 4, "rqvae_warmup_epochs": 3, "semantic_id_seed": 3}
+    return features, SemanticIDSettings.from_config(defaultdict(lambda: None, {**sizes, **options}), ["text", "image"])
+
+
+def learn_and_save(words: list[str]) -> int:
+    """Learn codes in the processes of the launcher; the first one writes what it learnt."""
+    features, settings = features_of(*words)
+    with distributed.group() as processes:
+        learnt = learn(features, settings, show_progress=False, group=processes)
+    if processes.first:
+        torch.save({m: {**part.weights, "codes": torch.from_numpy(part.codes)} for m, part in learnt.modalities.items()}, "learnt.pth")
+        Path("history.json").write_text(json.dumps(learnt.history))
+    return 0
+
+
+@pytest.mark.parametrize("name", ["rqvae", "cross_modal"])
+def test_a_quantizer_trained_in_two_processes_equals_one(name, nursery, tmp_path):
+    assert learn_and_save([name]) == 0
+    alone, history = torch.load("learnt.pth"), json.loads(Path("history.json").read_text())
+    Path("learnt.pth").unlink()
+    assert both(nursery, [name], command=learn_and_save) == [0, 0], printed()
+    together = torch.load("learnt.pth")
+    for modality, weights in alone.items():
+        for weight, value in weights.items():
+            assert torch.allclose(together[modality][weight], value, rtol=0, atol=1e-5), (modality, weight)
+    for one, two in zip(history, json.loads(Path("history.json").read_text()), strict=True):
+        assert two["total"] == pytest.approx(one["total"], abs=1e-5) and two.get("health") == one.get("health")

@@ -12,13 +12,22 @@ from scipy.sparse import csc_matrix, csr_matrix
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encode import item_features
+from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.replace import whole_file
+from recbole_macrec.data.same_files import same_files
 from recbole_macrec.data.wanted import FOLDER, ids_read, mean_for, published_files, settings_of, source_of_ids
-from recbole_macrec.distributed import current
+from recbole_macrec.distributed import Group, current
 from recbole_macrec.errors import UserError
 from recbole_macrec.options import PACKAGED_DATASET
 from recbole_macrec.plugin import TRAINED_ON, reads_semantic_ids
-from recbole_macrec.semantic_ids import FeatureRows, SemanticIDs, build_semantic_ids, published_semantic_ids
+from recbole_macrec.semantic_ids import (
+    FeatureRows,
+    SemanticIDs,
+    SemanticIDSettings,
+    build_semantic_ids,
+    published_semantic_ids,
+    represent_and_learn,
+)
 from recbole_macrec.semantic_ids.order import user_order
 
 
@@ -39,10 +48,10 @@ class SemanticIDDataset(SequentialDataset):
     @property
     def semantic_ids(self) -> SemanticIDs:
         """IDs of the internal items 1 .. item_num - 1, in that order; built on first use. Of several processes the first one
-        builds them, and the others receive them."""
+        builds them, with the help of the others where a quantizer is trained, and the others receive them."""
         if self._semantic_ids is None:
             group = current()
-            self._semantic_ids = group.by_first(self._prepare_semantic_ids, "prepares the semantic IDs")
+            self._semantic_ids = group.share(self._prepare_semantic_ids()) if group.first else self._help_to_prepare(group)
             group.check_same({"the semantic IDs": self._semantic_ids.fingerprint()})
         return self._semantic_ids
 
@@ -143,6 +152,31 @@ class SemanticIDDataset(SequentialDataset):
                 shutil.copyfile(folder / items, fresh)
         return own
 
+    def _call_helpers(self, settings: SemanticIDSettings) -> Group:
+        """Give the other processes the features that ``settings`` need; they then learn too, in :meth:`_help_to_prepare`."""
+        group = current()
+        group.share(settings)
+        same_files(*self._feature_files(settings))
+        return group
+
+    def _help_to_prepare(self, group: Group) -> SemanticIDs:
+        """What all processes but the first one do: learn together with it when it calls, and receive the IDs."""
+        received = group.share(doing="prepares the semantic IDs")
+        if isinstance(received, SemanticIDSettings):
+            same_files(*self._feature_files(received))
+            tokens = sorted(self.field2id_token[self.iid_field][1:].tolist())
+            tables = {modality: FeatureTable.load(self._folder(), modality) for modality in received.modalities}
+            features = {modality: FeatureRows(table.matrix, table.rows(tokens)) for modality, table in tables.items()}
+            represent_and_learn(features, None, received, self.config["device"], show_progress=False, group=group)
+            received = group.share(doing="prepares the semantic IDs")
+        return received
+
+    def _feature_files(self, settings: SemanticIDSettings) -> tuple:
+        """The folder of features, and the names of the files of the modalities; the record of an encoding comes first, as features
+        without one count as imported."""
+        kinds = ("encoded.json", "items.txt", "npy")
+        return self._folder() / "features", *(f"{modality}.{kind}" for modality in settings.modalities for kind in kinds)
+
     def _prepare_semantic_ids(self) -> SemanticIDs:
         config, folder = self.config, self._folder()
         settings = settings_of(config, folder)
@@ -175,6 +209,7 @@ class SemanticIDDataset(SequentialDataset):
                 interactions=interactions,
                 user_tokens=self._user_tokens,
                 expected=config[TRAINED_ON],
+                helpers=partial(self._call_helpers, settings),
             )
         ids = ids.only(ids_read(config, settings))
         for modality in ids.modalities:

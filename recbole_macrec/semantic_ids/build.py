@@ -1,12 +1,13 @@
 """The way from item features, or from published files, to semantic IDs."""
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from recbole_macrec.data.blocks import not_finite
+from recbole_macrec.distributed import ALONE, Group
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.bundle import (
     bundle_inputs,
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
                        folder: Path, device: str = "cpu", show_progress: bool = True,
                        interactions: csr_matrix | None = None, user_tokens: Sequence[str] | None = None,
-                       expected: str | None = None) -> SemanticIDs:
+                       expected: str | None = None, helpers: Callable[[], Group] = lambda: ALONE) -> SemanticIDs:
     """Semantic IDs of all items: from the bundle in ``folder`` when there is one, else learnt and written there.
 
     They are learnt in the order of the tokens, so that neither the order of ``item_tokens`` nor that of the users matters.
@@ -45,6 +46,8 @@ def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str]
         interactions: how often user u took item i in the training part, [U, N]; for graphs and popularity.
         user_tokens: of the U users, the padding first; None where the rows of ``interactions`` are in a fixed order.
         expected: name of the bundle that a checkpoint was trained on.
+        helpers: called before IDs are learnt that several processes can learn together; returns these processes, of which the
+            others call :func:`represent_and_learn` with the same features, in the order of the tokens.
 
     Raises:
         UserError: for features that cannot be used (naming modality and items), for options that do not fit them,
@@ -58,12 +61,14 @@ def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str]
         interactions = _checked_interactions(interactions, users, order)
         users = np.argsort(users)
     features = {m: rows_of(x, order) for m, x in features.items()}
-    ids = _bundled(features, sorted(item_tokens), settings, folder, device, show_progress, interactions, expected)
+    ids = _bundled(features, sorted(item_tokens), settings, folder, device, show_progress, interactions, expected,
+                   helpers)
     return ids.reordered(token_ranks(item_tokens), users)
 
 
 def _bundled(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings, folder: Path, device: str,
-             show_progress: bool, interactions: csr_matrix | None, expected: str | None) -> SemanticIDs:
+             show_progress: bool, interactions: csr_matrix | None, expected: str | None,
+             helpers: Callable[[], Group]) -> SemanticIDs:
     """The IDs of items and users in the order of their tokens; see :func:`build_semantic_ids`."""
     inputs = bundle_inputs(features, item_tokens, settings, interactions)
     if expected is not None:
@@ -72,7 +77,8 @@ def _bundled(features: dict[str, Features], item_tokens: Sequence[str], settings
         if path.exists():
             logger.info("Semantic IDs: %s", path)
             return read_bundle(path)
-        learnt = represent_and_learn(features, interactions, settings, device, show_progress)
+        group = helpers() if settings.trains_in_processes else ALONE
+        learnt = represent_and_learn(features, interactions, settings, device, show_progress, group)
         raw = {m: part.codes for m, part in learnt.modalities.items()}
         sizes = dict.fromkeys(raw, (settings.codebook_size,) * settings.codebook_levels)
         codes, sizes_after = _resolved(raw, sizes, {m: part.geometry for m, part in learnt.modalities.items()}, settings,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from recbole_macrec.distributed import Share
 from recbole_macrec.semantic_ids.losses import info_nce, sample_positives
 from recbole_macrec.semantic_ids.quantizer import Quantized
 from recbole_macrec.semantic_ids.rqvae import RQVAE
@@ -37,18 +38,24 @@ class CrossModalRQVAE(nn.Module):
         self.settings = settings
         self.generator = generator
 
-    def forward(self, x: list[Tensor], labels: list[Tensor] | None) -> CrossModalLoss:
+    def forward(self, x: list[Tensor], labels: list[Tensor] | None, share: Share | None = None) -> CrossModalLoss:
         """The losses of a batch.
 
         Args:
             x: per modality standardised features [B, F_m].
             labels: per modality pseudo-labels [B], on the CPU; None when ``con_positives`` is ``self``.
+            share: which rows of the batch ``x`` has where several processes divide it; ``labels`` are of the whole batch. The
+                mean of the losses over the processes is then the loss of the batch.
         """
         s = self.settings
         outputs = [tower(part) for tower, part in zip(self.towers, x, strict=True)]
         quantized = [output.quantized for output in outputs]
         recon = torch.stack([output.recon for output in outputs]).sum()
         rq = torch.stack([q.loss for q in quantized]).sum()
+        if share is not None:
+            recon, rq = share.weight * recon, share.weight * rq
+            if len(self.towers) > 1:
+                quantized = [q._replace(z_hat=share.gather(q.z_hat), residuals=share.gather(q.residuals)) for q in quantized]
         zero = recon.new_zeros(())
         con = self.contrast(quantized, labels) if s.lambda_con and s.con_layers else zero
         align = self.alignment(quantized) if s.lambda_align else zero
@@ -82,7 +89,7 @@ class CrossModalRQVAE(nn.Module):
         """L_align: InfoNCE between z_hat of two modalities of the same item, in both directions."""
         terms = []
         for anchor, other in self._ordered_pairs():
-            target = torch.arange(len(quantized[anchor].codes), device=quantized[anchor].codes.device)
+            target = torch.arange(len(quantized[anchor].z_hat), device=quantized[anchor].z_hat.device)
             terms.append(info_nce(quantized[anchor].z_hat, quantized[other].z_hat, target,
                                   self.settings.contrast_temperature))
         return torch.stack(terms).sum() if terms else quantized[0].loss.new_zeros(())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_macrec.distributed import ALONE, Group, Share, average_gradients
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.collisions import Geometry
 from recbole_macrec.semantic_ids.cross_modal import CrossModalRQVAE
@@ -20,35 +21,41 @@ from recbole_macrec.semantic_ids.health import code_health, warn_once
 from recbole_macrec.semantic_ids.hierarchical_kmeans import hierarchical_kmeans
 from recbole_macrec.semantic_ids.learnt import Learnt, LearntModality
 from recbole_macrec.semantic_ids.pseudo_labels import pseudo_labels
-from recbole_macrec.semantic_ids.rows import Features, Scale, scaled
+from recbole_macrec.semantic_ids.quantizer import ResidualQuantizer
+from recbole_macrec.semantic_ids.rows import Features, Scale, Streamed, scaled
 from recbole_macrec.semantic_ids.rq_kmeans import rq_kmeans
+from recbole_macrec.semantic_ids.rqvae import RQVAE
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 logger = logging.getLogger(__name__)
 
 GRADIENT_CLIP = 1.0
+LEARNS = "learns the semantic IDs"  # what other processes wait for
 LONG = 1800  # seconds of training from which on faster choices are named
 SETTLING_EPOCHS = 20  # a codebook may look poor before this without a warning; the last epoch always counts
 
 
 def learn(features: dict[str, Features], settings: SemanticIDSettings, device: str = "cpu",
-          show_progress: bool = True) -> Learnt:
+          show_progress: bool = True, group: Group = ALONE) -> Learnt:
     """Learn codes of all items from features [N, F_m] float32 with ``settings.quantizer``.
 
     ``rqvae`` trains every modality on its own, so that another modality beside it changes nothing.
+
+    Args:
+        group: the processes that train an RQ-VAE together, all with the same features; only the first one has the result.
     """
     if settings.quantizer == "rq_kmeans":
         return rq_kmeans(features, settings)
     if settings.quantizer == "hierarchical_kmeans":
         return hierarchical_kmeans(features, settings)
     if settings.quantizer == "cross_modal_rqvae":
-        return Training(features, settings, device).run(show_progress)
+        return Training(features, settings, device, group).run(show_progress)
     parts = {}
     for modality, x in features.items():
         seed = settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000
         alone = replace(settings, modalities=(modality,), semantic_id_seed=seed)
-        parts[modality] = Training({modality: x}, alone, device).run(show_progress)
-    modalities = {m: part.modalities[m] for m, part in parts.items()}
+        parts[modality] = Training({modality: x}, alone, device, group).run(show_progress)
+    modalities = {m: learnt for part in parts.values() for m, learnt in part.modalities.items()}
     return Learnt(modalities, [entry for part in parts.values() for entry in part.history])
 
 
@@ -58,17 +65,20 @@ class Training:
     All features stay on the device where they fit (rows.py); batches are rows of a fresh permutation. After every epoch all
     items are encoded once: that gives health, dead codes, and the codes themselves. ``codes_epoch`` says which epoch's codes
     (and weights) are handed back: the last, or per modality the one with the fewest collisions.
+
+    The processes of ``group`` divide every batch, and all items after an epoch, between them. Up to rounding, the result is that
+    of one process. The first one alone initialises codebooks and keeps the result.
     """
 
-    def __init__(self, features: dict[str, Features], settings: SemanticIDSettings, device: str):
+    def __init__(self, features: dict[str, Features], settings: SemanticIDSettings, device: str, group: Group = ALONE):
         seed = settings.semantic_id_seed
-        self.settings, self.modalities = settings, tuple(features)
+        self.settings, self.modalities, self.group = settings, tuple(features), group
         self.generator = torch.Generator().manual_seed(seed)
         self.scales = [Scale.of(x, settings.standardize) for x in features.values()]
         self.x = [scaled(x, s, device) for x, s in zip(features.values(), self.scales)]  # per modality [N, F_m]
         self.labels: list[Tensor] | None = None  # per modality [N], on the CPU
         if settings.uses_pseudo_labels:
-            labels = [pseudo_labels(x, settings.pseudo_labels, seed) for x in features.values()]
+            labels = group.by_first(lambda: [pseudo_labels(x, settings.pseudo_labels, seed) for x in features.values()], LEARNS)
             self.labels = [torch.from_numpy(one) for one in labels]
         widths = {m: x.shape[1] for m, x in features.items()}
         self.model = CrossModalRQVAE(widths, settings, self.generator).to(device)
@@ -90,7 +100,7 @@ class Training:
                 bar.set_postfix(recon=f"{loss['recon']:.3f}")
                 bar.update()
             for tower, x in zip(self.model.towers, self.x):
-                tower.quantizer.initialise(tower.encode(x), s.semantic_id_seed)
+                self._initialise(tower.quantizer, self._encode(tower, x))
             for epoch in range(s.rqvae_epochs):
                 epoch_begin = time.perf_counter()
                 loss = self.epoch(self.losses)
@@ -122,10 +132,13 @@ class Training:
             loss = losses(rows)
             self.optimizer.zero_grad()
             loss["total"].backward()
+            if self.group.size > 1:
+                average_gradients([p for p in self.model.parameters() if p.grad is not None])  # in the warm-up, not of codebooks
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
             self.optimizer.step()
             sums = {name: sums.get(name, 0) + value.detach() for name, value in loss.items()}
-        means = {name: round(float(value) / len(batches), 6) for name, value in sums.items()}
+        means = {name: round(value / len(batches), 6) for name, value in self._mean_over_processes(sums).items()}
+        self._align_weights()
         if not np.isfinite(means["total"]):
             raise UserError(f"The loss of the quantizer became {means['total']} in epoch {len(self.history)} with "
                             f"rqvae_learning_rate = {self.settings.rqvae_learning_rate}; nothing was written: lower it (1e-3 is "
@@ -133,16 +146,49 @@ class Training:
         return means
 
     def _warmup_losses(self, rows: Tensor) -> dict[str, Tensor]:
-        recon = torch.stack([tower.autoencode(x) for tower, x in zip(self.model.towers, self.batch(rows))]).sum()
-        return {"total": recon, "recon": recon}
+        share = Share.of(rows, self.group)
+        recon = torch.stack([tower.autoencode(x) for tower, x in zip(self.model.towers, self.batch(share.rows))]).sum()
+        return {"total": share.weight * recon, "recon": share.weight * recon}
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
-        labels = [one[rows] for one in self.labels] if self.labels else None
-        return self.model(self.batch(rows), labels)._asdict()
+        labels, share = [one[rows] for one in self.labels] if self.labels else None, Share.of(rows, self.group)
+        return self.model(self.batch(share.rows), labels, share)._asdict()
 
     def batch(self, rows: Tensor) -> list[Tensor]:
         """What is quantized of some items: per modality [B, F_m]."""
         return [x[rows.to(x.device)] for x in self.x]
+
+    @torch.no_grad()
+    def _encode(self, tower: RQVAE, x: Tensor | Streamed) -> Tensor:
+        """z [N, D] of all items."""
+        if self.group.size == 1:
+            return tower.encode(x)
+        share = Share.of(torch.arange(len(x)), self.group)
+        return share.gather(torch.cat([tower.encoder(x[rows.to(x.device)]) for rows in share.rows.split(8192)]))
+
+    def _codes(self, quantizer: ResidualQuantizer, z: Tensor) -> Tensor:
+        """Codes [N, L] of all items ``z`` [N, D]."""
+        share = Share.of(torch.arange(len(z)), self.group)
+        return share.gather(quantizer.codes(z[share.rows.to(z.device)]) if self.group.size > 1 else quantizer.codes(z))
+
+    @torch.no_grad()
+    def _initialise(self, quantizer: ResidualQuantizer, z: Tensor) -> None:
+        def codebooks() -> Tensor:
+            quantizer.initialise(z, self.settings.semantic_id_seed)
+            return quantizer.codebooks.detach().cpu()
+
+        quantizer.codebooks.copy_(self.group.by_first(codebooks, LEARNS))
+
+    def _mean_over_processes(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        gathered = self.group.gather([float(value) for value in sums.values()])
+        return {name: sum(values) / len(values) for name, values in zip(sums, zip(*gathered))}
+
+    @torch.no_grad()
+    def _align_weights(self) -> None:
+        """Give all processes the first one's weights: other processors may round otherwise."""
+        if self.group.size > 1:
+            for weight in self.model.parameters():
+                torch.distributed.broadcast(weight, src=0)
 
     @torch.no_grad()
     def _end_epoch(self, last: bool) -> dict[str, dict]:
@@ -150,12 +196,12 @@ class Training:
         self.model.eval()
         result = {}
         for i, (modality, tower) in enumerate(zip(self.modalities, self.model.towers)):
-            z = tower.encode(self.x[i])
-            codes = tower.quantizer.codes(z)
+            z = self._encode(tower, self.x[i])
+            codes = self._codes(tower.quantizer, z)
             health = result[modality] = code_health(codes.cpu().numpy(), (s.codebook_size,) * s.codebook_levels)
             earlier = [e["health"][modality]["collision_rate"] for e in self.history if "health" in e]
             lowest = s.codes_epoch == "lowest_collision" and health["collision_rate"] < min(earlier, default=2.0)
-            if lowest or (last and s.codes_epoch == "last"):
+            if self.group.first and (lowest or (last and s.codes_epoch == "last")):
                 error = tower.reconstruction_error(self.x[i], z)
                 weights = {"mean": self.scales[i].mean, "scale": self.scales[i].scale}
                 weights |= {n: copy.deepcopy(w.cpu()) for n, w in tower.state_dict().items()}

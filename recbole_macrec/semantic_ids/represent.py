@@ -5,6 +5,7 @@ Axes: U users, N items, F_m feature width of modality m.
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from recbole_macrec.distributed import ALONE, Group
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.graph import GraphTraining, JointTraining
 from recbole_macrec.semantic_ids.learn import learn
@@ -14,18 +15,19 @@ from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
 def represent_and_learn(features: dict[str, Features], interactions: csr_matrix | None, settings: SemanticIDSettings,
-                        device: str = "cpu", show_progress: bool = True) -> Learnt:
+                        device: str = "cpu", show_progress: bool = True, group: Group = ALONE) -> Learnt:
     """Learn codes of the representation that ``settings`` name, and the graph where it is needed.
 
     Args:
         features: modality -> [N, F_m].
         interactions: training interactions [U, N], for the graph.
+        group: the processes that train together, see :attr:`SemanticIDSettings.trains_in_processes`.
 
     Raises:
         UserError: where a graph is asked for without interactions.
     """
     if not settings.uses_graph:
-        return learn(_quantized(features, settings, None), settings, device, show_progress)
+        return learn(_quantized(features, settings, None), settings, device, show_progress, group)
     if interactions is None:
         raise UserError("representation = graph and encoder_input = graph read the training interactions, which are known once "
                         "a run has split the data: run a model with them, or choose another representation.")

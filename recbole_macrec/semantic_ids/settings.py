@@ -143,6 +143,11 @@ class SemanticIDSettings:
                             "or graph_training to staged.")
 
     @property
+    def trains_in_processes(self) -> bool:
+        """Whether several processes can learn the IDs together; otherwise the first one learns them."""
+        return self.quantizer in ("rqvae", "cross_modal_rqvae") and not self.uses_graph
+
+    @property
     def trains_jointly(self) -> bool:
         return self.representation == "graph" and self.graph_training == "joint"
 
