@@ -401,7 +401,7 @@ def join_launched_processes() -> None:
         config, launch = self.final_config_dict, distributed.launched()
         config.pop("local_rank", None)
         if launch and "gpu_id" not in self.external_config_dict:
-            config["gpu_id"] = ",".join(map(str, range(launch.local_size)))
+            config["gpu_id"] = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(launch.local_size))))
         original(self)
         if launch is None:
             return
@@ -409,7 +409,7 @@ def join_launched_processes() -> None:
         if device.type == "cuda":
             if torch.cuda.device_count() < launch.local_size:
                 raise UserError(f"gpu_id is {config['gpu_id']!r}, which gives {torch.cuda.device_count()} GPUs to {launch.local_size} processes "
-                                "on this machine; start as many processes as there are GPUs, or set use_gpu to False.")
+                                "on this machine; name a GPU for each, as in --gpu_id=0,1, or start fewer processes.")
             device = torch.device("cuda", launch.local_rank)
             torch.cuda.set_device(device)
         group = distributed.join(device.type)
