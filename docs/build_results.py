@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_macrec.benchmark.studies import markdown_rows, over_seeds
-from recbole_macrec.benchmark.study import read_study
+from recbole_macrec.benchmark.study.kinds import markdown_rows, over_seeds
+from recbole_macrec.benchmark.study.study import read_study
 
 HERE = Path(__file__).resolve().parent
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")

@@ -2,7 +2,7 @@
 
 Importing this package repairs RecBole 1.2 for the installed libraries and registers the models with it.
 """
-from recbole_macrec.interrupts import end_commands_at_once
+from recbole_macrec.utils.interrupts import end_commands_at_once
 
 end_commands_at_once()
 try:
@@ -19,7 +19,7 @@ try:
     from recbole_macrec.model import TIGER, MACRec, MMGRec, MQL4GRec
     from recbole_macrec.recommend import Recommender
 except ModuleNotFoundError as error:
-    from recbole_macrec.requirements import missing
+    from recbole_macrec.utils.requirements import missing
 
     raise missing(error) from None
 

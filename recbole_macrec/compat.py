@@ -14,7 +14,7 @@ import types
 import warnings
 import weakref
 
-from recbole_macrec.quoting import quoting
+from recbole_macrec.data.quoting import quoting
 
 _applied = False
 
@@ -252,7 +252,7 @@ def keep_checkpoints_free_of_pickles() -> None:
     import torch
 
     def save(state, file, **kwargs):
-        from recbole_macrec.plugin import plain, plain_config
+        from recbole_macrec.config.plain import plain, plain_config
         from recbole_macrec.trainer.checkpoint import as_tensors, relative_folder, save_checkpoint
 
         config, other = state["config"], state["other_parameter"] or {}
@@ -391,8 +391,8 @@ def join_launched_processes() -> None:
     import torch
     from recbole.config import Config
 
-    from recbole_macrec import distributed
     from recbole_macrec.errors import UserError
+    from recbole_macrec.utils import distributed
 
     original = Config._init_device
 
@@ -426,7 +426,7 @@ def wrap_on_own_device() -> None:
     Goes when RecBole asks the model."""
     import torch
 
-    from recbole_macrec import distributed
+    from recbole_macrec.utils import distributed
 
     def wrapped(model, device_ids=None, **kwargs):
         device = next(iter(model.parameters())).device
@@ -440,7 +440,7 @@ def wrap_on_own_device() -> None:
 def make_folders_together() -> None:
     """``ensure_dir`` (utils.py:52) fails when another process makes the folder between its look and its step. Of several
     processes only the first one, which alone writes, makes folders. Goes when RecBole passes ``exist_ok``."""
-    from recbole_macrec.distributed import current
+    from recbole_macrec.utils.distributed import current
 
     @functools.wraps(importlib.import_module("recbole.utils.utils").ensure_dir)
     def ensure_dir(dir_path):
@@ -457,8 +457,8 @@ def name_files_of_each_run() -> None:
     only the first one writes logs. Goes when RecBole's names are unique."""
     import logging
 
-    from recbole_macrec.distributed import current
-    from recbole_macrec.unique import new_file, remove_if_empty
+    from recbole_macrec.utils.distributed import current
+    from recbole_macrec.utils.unique_names import new_file, remove_if_empty
 
     def with_own_file(init):
         @functools.wraps(init)
@@ -504,7 +504,7 @@ def share_checkpoint_of_first_process() -> None:
     """Each process names its checkpoint by its own clock (trainer.py:133), only the first writes one, and all read it
     (trainer.py:583), perhaps before it is written, or on another machine, where it is not. All now use the first one's name, end
     training together, and receive its content (see :func:`keep_checkpoints_free_of_pickles`). Goes when RecBole does."""
-    from recbole_macrec.distributed import current
+    from recbole_macrec.utils.distributed import current
 
     module = importlib.import_module("recbole.trainer.trainer")
     init = module.Trainer.__init__
@@ -536,7 +536,7 @@ def evaluate_each_user_once() -> None:
     from recbole.evaluator import Collector
     from recbole.utils import EvaluatorType
 
-    from recbole_macrec.distributed import gather_in_order
+    from recbole_macrec.utils.distributed import gather_in_order
 
     trainer = importlib.import_module("recbole.trainer.trainer").Trainer
     evaluate, get_data_struct = trainer.evaluate, Collector.get_data_struct

@@ -1,61 +1,62 @@
-"""Makes RecBole know our models; the only file that hooks into RecBole."""
-import enum
+"""Hooks this package into RecBole: models, property files, datasets, evaluation and checkpoints."""
 import functools
 import importlib
 import os
 import sys
 from collections import defaultdict
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
 from recbole.config import Config
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
 from recbole.data.dataset import Dataset
 from recbole.quick_start import quick_start
-from recbole.utils import ModelType, dataset_arguments, enum_type, general_arguments, get_model
+from recbole.utils import ModelType, dataset_arguments, general_arguments
 
 from recbole_macrec import compat
+from recbole_macrec.baselines import BASELINES
+from recbole_macrec.config.options import FEATURE_OPTIONS, NESTED_OPTIONS, TRAINED_ON, TRUST, refuse_trust
+from recbole_macrec.config.plain import config_from_plain
+from recbole_macrec.config.property_files import preset_files, property_file, read_yaml
+from recbole_macrec.config.registry import add_model, is_ours, model_names
+from recbole_macrec.config.values import check_flags, check_values
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.attributes import choose_attributes
 from recbole_macrec.data.loading import check_columns
 from recbole_macrec.data.numbers import first_unreadable
-from recbole_macrec.data.same_files import same_files
-from recbole_macrec.distributed import current, group, limit_threads
-from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.hardware import free_memory
-from recbole_macrec.values import check_flags, check_values
+from recbole_macrec.data.splits import check_parts, checksums
+from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.budget import rows_that_fit
+from recbole_macrec.model import MODELS
+from recbole_macrec.model.base import GenerativeRecommender
+from recbole_macrec.model.dataset import SemanticIDDataset
+from recbole_macrec.model.preparation import prepare
+from recbole_macrec.recommend import Recommender
+from recbole_macrec.semantic_ids import SemanticIDSettings
+from recbole_macrec.trainer import GenerativeTrainer
+from recbole_macrec.trainer.checkpoint import from_tensors, load_checkpoint, read_checkpoint, read_together
+from recbole_macrec.trainer.loading import dataset_folder, known_settings, trained_on
+from recbole_macrec.utils.distributed import current, group, limit_threads
+from recbole_macrec.utils.same_files import same_files
 
-FEATURE_OPTIONS = ("source", "missing_images", "missing_texts", "encoders", "text_fields", "image_field", "max_modalities")
-NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
-TRUST = "trust_checkpoint"  # the option with which RecBole may unpickle files
-NOT_FROM_CHECKPOINTS = {  # settings that a checkpoint of unknown origin must not choose
-    "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "log_wandb", "source", TRUST,
-}  # fmt: skip
-TRAINED_ON = "trained_on"  # in a config: the bundle of semantic IDs that a checkpoint to load was trained on
 MODEL_PACKAGE = "recbole.model.sequential_recommender"
 
-_models: dict[str, type] = {}
 _recbole_run_recboles = quick_start.run_recboles
 _recbole_load_data_and_model = quick_start.load_data_and_model
 
 
 def register() -> None:
     """Let RecBole find our models, property files and checkpoints. Repeated calls do nothing."""
-    if _models:
+    if model_names():
         return
-    from recbole_macrec.baselines import BASELINES
-    from recbole_macrec.model import MODELS
-    from recbole_macrec.semantic_ids import SemanticIDSettings
-
     for model in [*MODELS, *BASELINES]:
         register_model(model)
     names = [field.name for field in fields(SemanticIDSettings)] + [*FEATURE_OPTIONS, "MODEL_TYPE"]
     dataset_arguments.extend(name for name in names if name not in dataset_arguments)
     general_arguments.append(TRUST)
+    GenerativeRecommender.recommender_class = Recommender
     _layer_property_files()
     _prepare_before_loading()
     _check_splits()
@@ -72,54 +73,14 @@ def register_model(model: type) -> None:
     ``get_model`` looks for a module ``recbole.model.sequential_recommender.<name>``, ``get_trainer`` and
     ``create_dataset`` for ``<Name>Trainer`` and ``<Name>Dataset``.
     """
-    from recbole_macrec.data.dataset import SemanticIDDataset
-    from recbole_macrec.trainer import GenerativeTrainer
-
     name = model.__name__
     sys.modules[f"{MODEL_PACKAGE}.{name.lower()}"] = sys.modules[model.__module__]
     setattr(importlib.import_module("recbole.trainer"), f"{name}Trainer", GenerativeTrainer)
     setattr(importlib.import_module("recbole.data.dataset"), f"{name}Dataset", SemanticIDDataset)
-    _models[name] = model
-
-
-def model_names() -> list[str]:
-    """Names of our models."""
-    return list(_models)
-
-
-def generative_names() -> list[str]:
-    """Names of those of our models that write semantic IDs."""
-    from recbole_macrec.model.base import GenerativeRecommender
-
-    return [name for name, model in _models.items() if issubclass(model, GenerativeRecommender)]
+    add_model(model)
 
 
 # -- property files ----------------------------------------------------------------------------------------------------
-
-
-def property_file(*parts: str) -> Path:
-    """A file below ``properties/``: beside the package in a checkout, inside it when installed from a wheel."""
-    packaged = Path(str(files("recbole_macrec"))) / "properties"
-    folder = packaged if packaged.is_dir() else Path(__file__).parents[1] / "properties"
-    return folder.joinpath(*parts)
-
-
-def preset_files(model: str, name: str | None, dataset: str) -> list[Path]:
-    """The file of the preset ``name`` of ``model``: for None that of the model on ``dataset``, if there is one; for ``none`` no
-    file.
-
-    Raises:
-        UserError: when the model has no such preset.
-    """
-    if name is None:
-        path = property_file("preset", f"{model}-{dataset}.yaml")
-        return [path] if path.is_file() else []
-    if name == "none":
-        return []
-    known = sorted(path.stem.removeprefix(f"{model}-") for path in property_file("preset").glob(f"{model}-*.yaml"))
-    if name not in known:
-        raise UserError(f"training_preset is {name!r}; {model} has {', '.join(known) or 'none'}.{nearest(str(name), known)}")
-    return [property_file("preset", f"{model}-{name}.yaml")]
 
 
 def _layer_property_files() -> None:
@@ -156,8 +117,6 @@ def _layer_property_files() -> None:
 
     @functools.wraps(final)
     def _get_final_config_dict(self):
-        from recbole_macrec.options import refuse_trust
-
         refuse_trust(self.file_config_dict, "A config file")
         config = final(self)
         sequential = self.model_class.type == ModelType.SEQUENTIAL
@@ -187,8 +146,6 @@ def _layer_property_files() -> None:
         if is_ours(self.model_class):
             self.model_class.check_values(defaultdict(lambda: None, config))
             if config.get("resume"):
-                from recbole_macrec.trainer.checkpoint import load_checkpoint, read_together
-
                 config[TRAINED_ON] = trained_on(read_together(config["resume"], read=load_checkpoint))
         return config
 
@@ -221,16 +178,6 @@ def _read_histories(config: dict) -> None:
         config["load_col"] = {**columns, "inter": [*columns["inter"], histories]}
     aliases = config.get("alias_of_item_id") or []
     config["alias_of_item_id"] = [*aliases, *([] if histories in aliases else [histories])]
-
-
-def is_ours(model_class: type) -> bool:
-    """Whether ``model_class`` is one of our models or derived from one."""
-    return issubclass(model_class, tuple(_models.values()))
-
-
-def reads_semantic_ids(config: Config) -> bool:
-    """Whether the model of ``config`` needs the items' semantic IDs."""
-    return is_ours(config.model_class) and config.model_class.reads_semantic_ids(config)
 
 
 # -- datasets that prepare themselves --------------------------------------------------------------------------------
@@ -267,8 +214,6 @@ def _prepare_before_loading() -> None:
 def _check_splits() -> None:
     """Refuse data of which a split leaves nothing to train on or to test, or that differ between processes, in every dataset
     class, RecBole's own included."""
-    from recbole_macrec.data.splits import check_parts, checksums
-
     build = Dataset.build
 
     @functools.wraps(build)
@@ -282,42 +227,7 @@ def _check_splits() -> None:
     Dataset.build = checked_build
 
 
-def prepare(config: Config) -> None:
-    """Bring the dataset of ``config`` here if it has a ``source``: its interactions, and images where the model's
-    semantic IDs need them. What is there already is left as it is. Of several processes the first one does it.
-
-    Raises:
-        UserError: saying which files to bring, and where to, when they can't be had.
-    """
-    if not config["source"] or config["benchmark_filename"]:
-        return
-    from recbole_macrec.data.prepare import prepare as prepare_dataset
-    from recbole_macrec.data.wanted import wants_images
-
-    folder = Path(config["data_path"])
-    check_columns(config, folder, folder.name)
-    work = functools.partial(
-        prepare_dataset,
-        folder,
-        config["source"],
-        lambda: reads_semantic_ids(config) and wants_images(config, folder),
-        config["missing_images"] or "drop",
-        bool(config["show_progress"]),
-        AtomicFormat.of(config),
-    )
-    current().by_first(work, "prepares the dataset")
-
-
 # -- evaluation of large catalogues --------------------------------------------------------------------------------------
-
-# float32 numbers per user and item while a batch is ranked and its ranks are read off
-SCORES_HELD = {"beam": 4, "certified": 4, "exact": 24}
-
-
-def rows_that_fit(n_items: int, decode: str, device: torch.device) -> int:
-    """Users whose scores of ``n_items`` fill at most a quarter of the memory that is free on ``device``; at least 1."""
-    return max(1, free_memory(device) // 4 // (4 * SCORES_HELD[decode] * n_items))
-
 
 def _rank_as_many_as_fit() -> None:
     """Let full ranking, of RecBole's models too, take fewer users at once than ``eval_batch_size`` where the matrix of their
@@ -394,8 +304,6 @@ def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
     Raises:
         UserError: when the file is missing, truncated, not a checkpoint, or of other data or codes, and without the dataset.
     """
-    from recbole_macrec.trainer.checkpoint import from_tensors, read_checkpoint
-
     state = read_checkpoint(model_file, trusted=trust_checkpoint)
     config = state.get("config") if isinstance(state, dict) else None
     if isinstance(config, dict):
@@ -417,112 +325,3 @@ def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
         ) from error
 
 
-def known_settings(settings: dict) -> dict:
-    """The settings of a checkpoint of unknown origin that say how its model is built: those that RecBole or a model reads.
-
-    Settings that name a pickle, send anything away or fetch data do not count; a dataset's ``source`` is that of its property file.
-    """
-    from recbole_macrec.options import known_options
-
-    model, dataset = settings.get("model"), settings.get("dataset")
-    if not isinstance(model, str) or not isinstance(dataset, str):
-        raise UserError("The settings of the checkpoint name no model and dataset; name another checkpoint.")
-    known = known_options((model,), dataset) - NOT_FROM_CHECKPOINTS
-    path = property_file("dataset", f"{dataset}.yaml")
-    source = read_yaml(path).get("source") if path.is_file() else None
-    return {key: value for key, value in settings.items() if key in known} | {"source": source, "log_wandb": False}
-
-
-def dataset_folder(config: Config, model_file, seen_from_file: str | None, data_path=None) -> Path:
-    """Where the dataset of a checkpoint lies now.
-
-    Args:
-        seen_from_file: the dataset's folder as seen from the checkpoint's when it was written.
-        data_path: the folder with the dataset's folder, as the user gives it.
-
-    Raises:
-        UserError: when it is in none of the places, saying what to give.
-    """
-    from recbole_macrec.options import PACKAGED_DATASET, recbole_folder
-
-    name, trained = config["dataset"], Path(config["data_path"])
-    if name == PACKAGED_DATASET:
-        return recbole_folder() / "dataset_example" / name
-    if data_path is not None:
-        places = [Path(data_path) / name]
-    else:
-        moved = [] if seen_from_file is None else [Path(os.path.normpath(Path(model_file).parent / seen_from_file))]
-        places = [*moved, trained]
-    for place in places:
-        if any(place.glob(f"{name}.inter")) or any(place.glob(f"{name}.*.inter")):
-            return place
-    if data_path is None and config["source"]:
-        return trained  # it is brought there
-    looked = " or ".join(dict.fromkeys(map(str, places)))
-    raise UserError(f"Checkpoint {model_file} was trained on the dataset {name}, of which {looked} has no {name}.inter: give the "
-                    f"folder that holds the folder {name} as data_path (--data_path=DIR).")
-
-
-def trained_on(state: dict) -> str | None:
-    """The bundle of semantic IDs that the checkpoint ``state`` was trained on; None where it does not say."""
-    return (state.get("other_parameter") or {}).get("bundle")
-
-
-def plain_config(config: Config) -> dict:
-    """The settings of ``config`` as plain values; :func:`config_from_plain` is the way back."""
-    return {key: plain(value) for key, value in config.final_config_dict.items()}
-
-
-def config_from_plain(values: dict) -> Config:
-    """A Config with the settings of :func:`plain_config`, for one process and on a device that this machine has."""
-    settings = {key: _from_plain(value) for key, value in values.items()}
-    settings = {key: value for key, value in settings.items() if key not in ("nproc", "world_size", "offset")}
-    settings.update(single_spec=True, local_rank=0)
-    if settings["device"].type == "cuda":
-        settings["device"] = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = Config.__new__(Config)
-    config._init_parameters_category()
-    config.yaml_loader = config._build_yaml_loader()
-    config.model, config.dataset = settings["model"], settings["dataset"]
-    config.model_class = get_model(config.model)
-    config.file_config_dict, config.variable_config_dict, config.cmd_config_dict = {}, {}, {}
-    config.external_config_dict, config.internal_config_dict = {}, dict(settings)
-    config.final_config_dict = settings
-    return config
-
-
-_ENUM, _DEVICE = "recbole.utils.enum_type:", "torch.device:"
-
-
-def plain(value):
-    """``value`` as plain values: enumerations and devices as marked texts, numpy's as Python's, the rest as text."""
-    if isinstance(value, enum.Enum):
-        return f"{_ENUM}{type(value).__name__}.{value.name}"
-    if isinstance(value, torch.device):
-        return f"{_DEVICE}{value}"
-    if isinstance(value, dict):
-        return {plain(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _from_plain(value):
-    if isinstance(value, dict):
-        return {key: _from_plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_from_plain(entry) for entry in value]
-    if isinstance(value, str) and value.startswith(_ENUM):
-        kind, name = value.removeprefix(_ENUM).split(".")
-        return getattr(enum_type, kind)[name]
-    if isinstance(value, str) and value.startswith(_DEVICE):
-        return torch.device(value.removeprefix(_DEVICE))
-    return value
-
-
-def read_yaml(path: Path) -> dict:
-    """A property file, read as RecBole reads it."""
-    with open(path, encoding="utf-8") as file:
-        return yaml.load(file, Loader=Config._build_yaml_loader(None)) or {}

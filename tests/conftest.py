@@ -17,7 +17,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}")
 
-from nursery import Nursery
+from process_pool import Nursery
 from web_server import Server
 
 TINY = "tiny"
@@ -59,11 +59,11 @@ def own_logging():
 
 
 @pytest.fixture(scope="session")
-def nursery():
-    """Starts processes; see ``nursery``."""
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
+def process_pool():
+    """Starts processes; see ``process_pool``."""
+    process_pool = Nursery()
+    yield process_pool
+    process_pool.close()
 
 
 @pytest.fixture

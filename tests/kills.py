@@ -31,10 +31,10 @@ import psutil
 import torch
 from conftest import TINY, write_tiny_dataset
 from raw_shop import CATEGORY, write_2018
-from test_models import ITEMS, SMALL
+from small_models import ITEMS, SMALL
 from web_server import Server, image_bytes
 
-from recbole_macrec.benchmark.runs import open_comparison
+from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.data.features import FeatureTable
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,9 +13,11 @@ from recbole.trainer import Trainer
 from recbole.utils import dataset_arguments, get_model, get_trainer
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
-from recbole_macrec import UserError, plugin
+from recbole_macrec import UserError
+from recbole_macrec.config.plain import config_from_plain, plain_config
+from recbole_macrec.config.property_files import property_file, read_yaml
+from recbole_macrec.config.registry import model_names
 from recbole_macrec.model import MODELS
-from recbole_macrec.plugin import model_names
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = {
@@ -125,16 +127,16 @@ def test_a_config_leaves_recboles_lists_alone():
 
 
 def test_every_property_file_is_yaml_of_known_models():
-    models = {path.stem for path in plugin.property_file("model").glob("*.yaml")}
-    assert models == set(plugin.model_names())
-    for path in plugin.property_file().glob("**/*.yaml"):
-        assert plugin.read_yaml(path), path
+    models = {path.stem for path in property_file("model").glob("*.yaml")}
+    assert models == set(model_names())
+    for path in property_file().glob("**/*.yaml"):
+        assert read_yaml(path), path
 
 
 def test_config_survives_as_plain_values(small):
     config = Config("MACRec", "tiny", config_dict=small)
-    plain = plugin.plain_config(config)
-    again = plugin.config_from_plain(json.loads(json.dumps(plain)))
+    plain = plain_config(config)
+    again = config_from_plain(json.loads(json.dumps(plain)))
     assert again.final_config_dict == config.final_config_dict
     assert again.model_class is config.model_class
 
@@ -160,4 +162,4 @@ def test_every_package_is_in_the_wheel():
     listed = set(setup["options"]["packages"].split())
     found = {".".join(p.parent.relative_to(REPOSITORY).parts) for p in REPOSITORY.glob("recbole_macrec/**/__init__.py")}
     assert listed == found | {"recbole_macrec.properties"}
-    assert yaml.safe_load(plugin.property_file("overall.yaml").read_text(encoding="utf-8"))["repeatable"]
+    assert yaml.safe_load(property_file("overall.yaml").read_text(encoding="utf-8"))["repeatable"]

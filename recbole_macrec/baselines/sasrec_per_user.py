@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_macrec.config.values import check_choice, check_whole
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.decoder_only import CausalLayers, later_hidden
 from recbole_macrec.generation.network.dropout import dropout
@@ -20,11 +21,10 @@ from recbole_macrec.generation.network.layers import RMSNorm
 from recbole_macrec.generation.network.packing import pack, row_starts
 from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.network.windows import Windows
-from recbole_macrec.lanes import in_lanes
 from recbole_macrec.model.base import sizes
 from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
-from recbole_macrec.values import check_choice, check_whole
+from recbole_macrec.utils.cpu_threads import map_in_threads
 
 SCORES = 2**26  # numbers that the scores of one pass hold at most: 256 MB
 STD = 0.02  # of the initial embeddings
@@ -162,7 +162,7 @@ class SASRecPerUser(WindowedRecommender):
             hidden, starts = self.states(items, length, vectors)
             return hidden.index_select(0, (starts + length - 1).to(hidden.device))
 
-        states = torch.cat(list(in_lanes(of_part, parts, self.device)))
+        states = torch.cat(list(map_in_threads(of_part, parts, self.device)))
         return states[torch.argsort(torch.cat(parts)).to(states.device)]
 
 

@@ -11,7 +11,8 @@ import json
 import sys
 
 import recbole_macrec  # noqa: F401  registers the models
-from recbole_macrec.benchmark import compare, publish, report, study
+from recbole_macrec.benchmark import report
+from recbole_macrec.benchmark.compare import comparison as compare, publish
 from recbole_macrec.benchmark.machine import hardware, versions
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
@@ -19,9 +20,10 @@ from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
 from recbole_macrec.benchmark.speed.train import train
 from recbole_macrec.benchmark.speed.whole import whole
+from recbole_macrec.benchmark.study import study
+from recbole_macrec.config.options import check_dataset
 from recbole_macrec.data import DATA_PATH
-from recbole_macrec.failures import reporting
-from recbole_macrec.options import check_dataset
+from recbole_macrec.utils.reporting import reporting
 
 COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main, "publish": publish.main}
 STAGES = {stage.__name__: stage for stage in (decode, train, exact, quantize, scale, whole)}

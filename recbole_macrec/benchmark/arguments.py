@@ -2,8 +2,8 @@
 import argparse
 from typing import Any
 
+from recbole_macrec.config.options import settings_of_words
 from recbole_macrec.errors import UserError
-from recbole_macrec.options import settings_of_words
 
 
 class _Parser(argparse.ArgumentParser):

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from recbole_macrec.benchmark.runs import FAILURE, Run, write_json
-from recbole_macrec.benchmark.worker import Resources, start
+from recbole_macrec.benchmark.compare.runs import FAILURE, Run, write_json
+from recbole_macrec.benchmark.compare.worker import Resources, start
 from recbole_macrec.errors import UserError
 
 POLL = 2.0  # seconds between two looks at the progress
@@ -69,16 +69,16 @@ def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resource
             except TaskFailed as error:
                 if run.folder not in retried and not resources.late:
                     retried.add(run.folder)
-                    bar.write(f"{run.asked.name}: {error}; starting it again")
+                    bar.write(f"{run.spec.name}: {error}; starting it again")
                     tasks[cluster.submit(do_run, run, resources)] = run
                     continue
                 if not run.finished and not run.error:
                     write_json({"error": f"The run ended unexpectedly: {error}; see {run.folder}."}, run.folder / FAILURE)
             if run.error:
-                bar.write(f"error: {run.asked.name}: {run.error}")
+                bar.write(f"error: {run.spec.name}: {run.error}")
             ended += 1 if run.finished or run.error else run.share  # a paused one stays where it is
         shares = {run.folder: run.share for run in tasks.values()}
-        active = [run.asked.name for run in tasks.values() if shares[run.folder] != share_before[run.folder]]
+        active = [run.spec.name for run in tasks.values() if shares[run.folder] != share_before[run.folder]]
         bar.set_postfix_str(", ".join(active), refresh=False)
         done = ended + sum(shares.values())
         bar.update(done - done_before)
@@ -105,7 +105,7 @@ def check_folders(cluster: Cluster, runs: Sequence[Run]) -> None:
         return
     top = Path(os.path.commonpath([run.folder for run in runs]))
     token = top / f".shared-{uuid.uuid4().hex}"
-    datasets = {Path(run.asked.settings["data_path"], run.asked.dataset) for run in runs if "data_path" in run.asked.settings}
+    datasets = {Path(run.spec.settings["data_path"], run.spec.dataset) for run in runs if "data_path" in run.spec.settings}
     token.touch()
     try:
         paths = [token, *sorted(path for path in datasets if path.exists())]
@@ -199,7 +199,7 @@ def _on_own_gpu(function, run: Run, resources: Resources):
     import ray
 
     gpus = ray.get_gpu_ids()
-    if gpus and "gpu_id" not in run.asked.settings:
+    if gpus and "gpu_id" not in run.spec.settings:
         resources = replace(resources, gpu=int(gpus[0]))
     return function(run, resources)
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recbole_macrec.data.replace import remove_unfinished, whole_file
+from recbole_macrec.utils.files import remove_unfinished, whole_file
 
 WIDTH, HEIGHT, DPI = 6.4, 4.0, 160
 PAGE_WIDTH, PAGE_HEIGHT = 5.0, 3.2  # smaller, so that letters stay readable on a phone

@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.run import Request, run_model
-from recbole_macrec.benchmark.runs import write_json
+from recbole_macrec.benchmark.compare.run import Request, run_model
+from recbole_macrec.benchmark.compare.runs import write_json
+from recbole_macrec.config.options import check_dataset, check_model, config_of
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
-from recbole_macrec.failures import reporting
-from recbole_macrec.options import check_dataset, check_model, config_of
-from recbole_macrec.semantic_ids.learn import learn
 from recbole_macrec.semantic_ids.presets import PRESETS
+from recbole_macrec.semantic_ids.quantizers.learn import learn
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.semantic_ids.statistics import code_statistics
+from recbole_macrec.utils.reporting import reporting
 
 COLUMNS = ("quantizer", "modality", "collisions", "perplexity", "reconstruction", "own R2", "other R2", "seconds")
 RANKING_COLUMNS = ("hit@10", "fused hit@10", "fused ndcg@10")
@@ -73,8 +73,8 @@ def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]
     modalities = config_of(model, request.dataset, [], request.settings)["modalities"]
     for name, choice in contenders(len(modalities)).items():
         settings = {**request.settings, **choice, "semantic_ids": "learn"}
-        asked = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        file = output / f"{model}-{request.dataset}-{name.replace(', ', '-')}-{asked}.json"
+        spec = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        file = output / f"{model}-{request.dataset}-{name.replace(', ', '-')}-{spec}.json"
         if file.is_file():
             record = json.loads(file.read_text())
         else:

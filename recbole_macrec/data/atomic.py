@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from recbole_macrec.data.features import listing
+from recbole_macrec.data.quoting import quoting
 from recbole_macrec.errors import UserError
-from recbole_macrec.quoting import quoting
 
 # pandas (and so RecBole) reads these as missing values, and RecBole pads with [PAD].
 RESERVED = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",

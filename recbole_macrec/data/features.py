@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_macrec.data.blocks import not_finite
-from recbole_macrec.data.replace import whole_file
 from recbole_macrec.errors import UserError
+from recbole_macrec.utils.blocks import not_finite
+from recbole_macrec.utils.files import whole_file
 
 FOLDER = "features"
 _MODALITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

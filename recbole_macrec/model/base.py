@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from recbole.evaluator.register import metric_information
 
+from recbole_macrec.config.registry import models
+from recbole_macrec.config.values import as_list, check_choice, check_whole
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.causal_decoder import CausalTrieDecoder
 from recbole_macrec.generation.decoding.certified import certified_rankings
@@ -36,10 +38,9 @@ from recbole_macrec.generation.network.memory import CausalMemory, Memory
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Target, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
-from recbole_macrec.hardware import free_memory
-from recbole_macrec.lanes import in_lanes
 from recbole_macrec.model.windowed import Histories, WindowedRecommender, in_eval_precision
-from recbole_macrec.values import as_list, check_choice, check_whole
+from recbole_macrec.utils.cpu_threads import map_in_threads
+from recbole_macrec.utils.hardware import free_memory
 
 
 class Task(NamedTuple):
@@ -64,6 +65,7 @@ class GenerativeRecommender(WindowedRecommender):
     The network is T5 or a decoder-only transformer; both read a history into a memory and predict codes from it.
     """
 
+    recommender_class: type  # Recommender, set by plugin.py
     reads_users = False  # does it rank for the users of the training alone?
 
     def __init__(self, config, dataset):
@@ -322,7 +324,7 @@ class GenerativeRecommender(WindowedRecommender):
             memories = {m: self.encode_history(m, part) for m in self.modalities}
             return rank(decoders, memories, eligible.rows(rows))
 
-        ranked = list(in_lanes(rank_part, parts[::-1], self.device))[::-1]  # the longest first
+        ranked = list(map_in_threads(rank_part, parts[::-1], self.device))[::-1]  # the longest first
         widths = {name: max(part[name].items.shape[1] for part in ranked) for name in ranked[0]}
         return {
             name: Ranking(*(torch.cat(column)[back] for column in zip(*(part[name].widened(width) for part in ranked))))
@@ -412,15 +414,16 @@ class GenerativeRecommender(WindowedRecommender):
 
     def recommend(self, sequences, k: int = 10, exclude_seen: bool = False, candidates=None):
         """The best ``k`` items for histories of item tokens; see :meth:`recbole_macrec.Recommender.recommend`."""
-        from recbole_macrec.recommend import Recommender
-
-        return Recommender(self).recommend(sequences, k, exclude_seen, candidates)
+        return self.recommender_class(self).recommend(sequences, k, exclude_seen, candidates)
 
     def save_pretrained(self, folder, overwrite: bool = False) -> None:
         """Write a folder that needs nothing else; see :meth:`recbole_macrec.Recommender.save_pretrained`."""
-        from recbole_macrec.recommend import Recommender
+        self.recommender_class(self).save_pretrained(folder, overwrite)
 
-        Recommender(self).save_pretrained(folder, overwrite)
+
+def generative_names() -> list[str]:
+    """Names of those of our models that generate semantic IDs."""
+    return [name for name, model in models().items() if issubclass(model, GenerativeRecommender)]
 
 
 def sizes(config) -> TransformerSettings:

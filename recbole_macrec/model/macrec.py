@@ -4,9 +4,9 @@ from itertools import combinations
 
 import torch
 
+from recbole_macrec.config.values import check_number
 from recbole_macrec.model.mql4grec import MQL4GRec
-from recbole_macrec.semantic_ids.losses import info_nce
-from recbole_macrec.values import check_number
+from recbole_macrec.semantic_ids.quantizers.losses import info_nce
 
 
 class MACRec(MQL4GRec):

@@ -7,6 +7,7 @@ import torch
 from recbole.utils import ModelType
 from torch import nn
 
+from recbole_macrec.config.values import check_choice
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.packing import pack
@@ -14,10 +15,8 @@ from recbole_macrec.generation.network.set_encoder import ATTENTIONS, SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Windows
 from recbole_macrec.model.base import GenerativeRecommender, Task, sizes
-from recbole_macrec.model.taken import TakenItems, without_target
 from recbole_macrec.model.windowed import Histories, with_target
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
-from recbole_macrec.values import check_choice
 
 SCORES_AT_ONCE = 2**22  # RecBole counts scores, not users, in eval_batch_size where a user has several targets
 
@@ -143,3 +142,43 @@ def unit_columns(x: np.ndarray) -> np.ndarray:
     """``x`` [N, R] with mean 0 and deviation 1 in every column that is not constant."""
     deviation = x.std(0)
     return (x - x.mean(0)) / np.where(deviation > 1e-8, deviation, 1)
+
+
+class TakenItems(nn.Module):
+    """The items of every user, each once, the latest first.
+
+    Args:
+        users, items: int arrays [E], one interaction after the other.
+        user_num: users that there are.
+    """
+
+    def __init__(self, users: np.ndarray, items: np.ndarray, user_num: int):
+        super().__init__()
+        users, items = users[::-1].astype(np.int64), items[::-1].astype(np.int64)
+        _, latest = np.unique(np.stack([users, items]), axis=1, return_index=True)
+        kept = np.sort(latest)
+        order = kept[np.argsort(users[kept], kind="stable")]
+        first = np.append(0, np.cumsum(np.bincount(users[order], minlength=user_num)))
+        self.register_buffer("first", torch.from_numpy(first), persistent=False)  # [user_num + 1]
+        self.register_buffer("items", torch.from_numpy(items[order]), persistent=False)
+
+    def last(self, users: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Up to ``most`` items of ``users`` [B], the latest first, 0 behind them, int64 [B, T], and how many, int64 [B]."""
+        begin = self.first[users]
+        length = (self.first[users + 1] - begin).clamp(max=most)
+        place = torch.arange(max(1, int(length.max())), device=users.device)
+        there = place < length.unsqueeze(1)
+        index = (begin.unsqueeze(1) + place).clamp(max=len(self.items) - 1)
+        return self.items[index].masked_fill(~there, 0), length
+
+    def every(self, users: torch.Tensor) -> torch.Tensor:
+        """All items of ``users``, int64 [B, T], 0 behind them."""
+        return self.last(users, len(self.items))[0]
+
+
+def without_target(items: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Histories [B, T], of which the first ``length`` [B] count, without ``target`` [B], and what is left of their length."""
+    position = torch.arange(items.shape[1], device=items.device)
+    keep = (items != target.unsqueeze(1)) & (position < length.unsqueeze(1))
+    order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)
+    return items.masked_fill(~keep, 0).gather(1, order), keep.sum(1)

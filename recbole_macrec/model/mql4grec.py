@@ -2,9 +2,9 @@
 import math
 from itertools import permutations
 
+from recbole_macrec.config.values import check_number
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.base import GenerativeRecommender, Task
-from recbole_macrec.values import check_number
 
 
 class MQL4GRec(GenerativeRecommender):

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
+from recbole_macrec.config.values import check_choice, check_number
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.packing import passes
 from recbole_macrec.generation.network.windows import Windows
-from recbole_macrec.hardware import chosen_precision, computing_in
 from recbole_macrec.semantic_ids import SemanticIDSettings
-from recbole_macrec.values import check_choice, check_number
+from recbole_macrec.utils.hardware import chosen_precision, computing_in
 
 FIRST_TARGET = "first_target"  # field of windows: int64 [B], the place of the first item that is a target
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_macrec.data.features import read_tokens
-from recbole_macrec.failures import reporting
 from recbole_macrec.recommend import Recommender
+from recbole_macrec.utils.reporting import reporting
 
 
 def main(argv: list[str] | None = None) -> int:

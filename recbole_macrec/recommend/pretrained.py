@@ -21,13 +21,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from recbole_macrec.data.replace import new_folder
 from recbole_macrec.errors import UserError
 from recbole_macrec.recommend.rebuild import Options, build, options_of
 from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
 from recbole_macrec.semantic_ids.bundle import library_versions
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 from recbole_macrec.trainer.checkpoint import check_weights
+from recbole_macrec.utils.files import new_folder
 
 FORMAT = "recbole_macrec model, version 1"
 MANIFEST, ITEMS, CODES, MODEL, QUANTIZER = (

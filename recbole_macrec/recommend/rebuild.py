@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from recbole.utils import get_model
 
+from recbole_macrec.config.plain import plain_config
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.plugin import generative_names, plain_config
+from recbole_macrec.model.base import generative_names
 from recbole_macrec.semantic_ids import SemanticIDs
 
 

@@ -15,19 +15,18 @@ from recbole.data.interaction import Interaction
 from recbole.quick_start import quick_start
 from tqdm import tqdm
 
+from recbole_macrec.config.values import check_whole
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.budget import rows_that_fit
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.model.base import GenerativeRecommender
-from recbole_macrec.plugin import rows_that_fit
-from recbole_macrec.recommend.input import Sequences, feature_matrix, histories, item_numbers, new_tokens
+from recbole_macrec.recommend.input import Sequences, feature_matrix, histories, item_numbers, item_titles, new_tokens
 from recbole_macrec.recommend.pretrained import read_pretrained, write_pretrained
 from recbole_macrec.recommend.rebuild import with_items_of
-from recbole_macrec.recommend.titles import item_titles
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 from recbole_macrec.semantic_ids.newcomers import with_new_items
-from recbole_macrec.values import check_whole
 
 
 class Recommender:

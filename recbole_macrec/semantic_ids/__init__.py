@@ -2,7 +2,7 @@
 from recbole_macrec.semantic_ids.build import build_semantic_ids, published_semantic_ids
 from recbole_macrec.semantic_ids.codes import SemanticIDs
 from recbole_macrec.semantic_ids.published import read_published, write_published
-from recbole_macrec.semantic_ids.represent import represent_and_learn
+from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn
 from recbole_macrec.semantic_ids.rows import FeatureRows
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 

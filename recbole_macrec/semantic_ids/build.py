@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from recbole_macrec.data.blocks import not_finite
-from recbole_macrec.distributed import ALONE, Group
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.bundle import (
     bundle_inputs,
@@ -19,14 +17,16 @@ from recbole_macrec.semantic_ids.bundle import (
     write_bundle,
 )
 from recbole_macrec.semantic_ids.codes import SemanticIDs
-from recbole_macrec.semantic_ids.collisions import Geometry
+from recbole_macrec.semantic_ids.collisions.base import Geometry
+from recbole_macrec.semantic_ids.collisions.resolve import resolve
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 from recbole_macrec.semantic_ids.published import read_published
-from recbole_macrec.semantic_ids.represent import represent_and_learn
-from recbole_macrec.semantic_ids.resolve import resolve
+from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn
 from recbole_macrec.semantic_ids.rows import FeatureRows, Features, rows_of
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.semantic_ids.statistics import code_statistics
+from recbole_macrec.utils.blocks import not_finite
+from recbole_macrec.utils.distributed import ALONE, Group
 
 logger = logging.getLogger(__name__)
 

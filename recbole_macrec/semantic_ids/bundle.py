@@ -28,14 +28,13 @@ from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from recbole_macrec.data.blocks import blocks
-from recbole_macrec.data.checksum import sha256_of
 from recbole_macrec.data.features import listing
-from recbole_macrec.data.replace import lock_in, writing
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import GraphRepresentations, SemanticIDs
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.utils.blocks import blocks
+from recbole_macrec.utils.files import lock_in, sha256_of, writing
 
 FORMAT = 3  # raise it when the same features and settings would give other IDs, or the files change
 PREFIX = "semantic_ids-"

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
+from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.order import token_order
 
 
@@ -73,3 +75,16 @@ class SemanticIDs:
             for values in (self.codes, self.sizes, self.raw_codes, self.statistics)
         )
         return replace(self, codes=codes, sizes=sizes, raw_codes=raw_codes, statistics=statistics)
+
+
+class LearntModality(NamedTuple):
+    codes: np.ndarray  # [N, L] int64, before collision resolution
+    geometry: Geometry | None  # None where the codewords are not shared by all items
+    reconstruction_error: float  # mean squared error of the scaled features
+    weights: dict[str, Tensor]  # everything needed to quantize another item
+
+
+class Learnt(NamedTuple):
+    modalities: dict[str, LearntModality]
+    history: list[dict]  # one entry per epoch: losses, and health per modality
+    graph: GraphRepresentations | None = None

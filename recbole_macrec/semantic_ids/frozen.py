@@ -13,10 +13,10 @@ from torch import Tensor
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.bundle import read_identity, read_weights
-from recbole_macrec.semantic_ids.collisions import Geometry
-from recbole_macrec.semantic_ids.quantizer import ResidualQuantizer
+from recbole_macrec.semantic_ids.collisions.base import Geometry
+from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
+from recbole_macrec.semantic_ids.quantizers.rqvae import AT_ONCE, RQVAE
 from recbole_macrec.semantic_ids.rows import Scale, Streamed
-from recbole_macrec.semantic_ids.rqvae import AT_ONCE, RQVAE
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 

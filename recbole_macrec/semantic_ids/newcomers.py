@@ -9,9 +9,9 @@ import numpy as np
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import SemanticIDs
-from recbole_macrec.semantic_ids.collisions import Geometry, quantization_error
+from recbole_macrec.semantic_ids.collisions.base import Geometry, quantization_error
+from recbole_macrec.semantic_ids.collisions.resolve import Reassign, TakenIDs, ids_below
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
-from recbole_macrec.semantic_ids.resolve import Reassign, TakenIDs, ids_below
 
 
 def with_new_items(ids: SemanticIDs, quantizer: FrozenQuantizer, item_tokens: Sequence[str],

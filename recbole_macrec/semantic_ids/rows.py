@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_macrec.data.blocks import blocks, release
 from recbole_macrec.errors import UserError
-from recbole_macrec.hardware import free_memory
+from recbole_macrec.utils.blocks import blocks, release
+from recbole_macrec.utils.hardware import free_memory
 
 SCATTERED = 2**10  # rows read at once from a memory map; a row brings up to 2 MiB of the file around it into memory
 SAMPLE = 2**18  # rows that stand for all where an algorithm has to hold its rows in memory

@@ -5,8 +5,8 @@ Axes: N items, L levels, K codes per level, F feature width. Everything returned
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from recbole_macrec.data.blocks import blocks
 from recbole_macrec.semantic_ids.rows import SAMPLE, Features, rows_of
+from recbole_macrec.utils.blocks import blocks
 
 HELD_OUT = 0.2  # share of items that the ridge regression does not see
 RIDGE = 1.0

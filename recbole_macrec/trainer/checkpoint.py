@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from recbole_macrec.data.replace import whole_file
-from recbole_macrec.distributed import current
 from recbole_macrec.errors import UserError
+from recbole_macrec.utils.distributed import current
+from recbole_macrec.utils.files import whole_file
 
 FORMAT = "recbole_macrec"
 ARRAY, SPARSE = "numpy.ndarray", "scipy.sparse"

@@ -4,8 +4,8 @@ import random
 import numpy as np
 import torch
 
-from recbole_macrec.distributed import current
 from recbole_macrec.errors import UserError
+from recbole_macrec.utils.distributed import current
 
 
 def randomness(train_data) -> dict:

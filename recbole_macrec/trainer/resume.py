@@ -4,16 +4,16 @@ from pathlib import Path
 import numpy as np
 from recbole.trainer import S3RecTrainer, Trainer
 
-from recbole_macrec.distributed import current
 from recbole_macrec.trainer.checkpoint import load_checkpoint, read_together, save_checkpoint
-from recbole_macrec.trainer.parts import Parts
+from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
 from recbole_macrec.trainer.trainer import GenerativeTrainer, best_beside, newest_beside, nothing_left
+from recbole_macrec.utils.distributed import current
 
 PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
 
 
-def make_resumable(trainer, file: str | Path | None) -> Parts | None:
+def make_resumable(trainer, file: str | Path | None) -> EpochCheckpointer | None:
     """Let ``trainer`` write checkpoints to go on from, and go on from ``file`` if given.
 
     The run that goes on ends exactly as an uninterrupted one. Ours do so by themselves (``resume``). Of RecBole's, the
@@ -25,7 +25,7 @@ def make_resumable(trainer, file: str | Path | None) -> Parts | None:
     if isinstance(trainer, GenerativeTrainer):
         if file is not None:
             trainer.config["resume"] = str(file)
-        return trainer.parts
+        return trainer.epoch_checkpointer
     if type(trainer) not in (Trainer, S3RecTrainer):
         return None
     fit = trainer.fit
@@ -35,7 +35,7 @@ def make_resumable(trainer, file: str | Path | None) -> Parts | None:
         if current().first:
             save_checkpoint({**state, "part": part}, newest_beside(trainer.saved_model_file))
 
-    parts = Parts(trainer, save)
+    parts = EpochCheckpointer(trainer, save)
 
     def resumable_fit(train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         parts.saves = saved and trainer.config["single_spec"]

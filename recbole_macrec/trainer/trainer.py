@@ -13,12 +13,9 @@ from recbole.utils import ModelType, get_gpu_usage, set_color
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from recbole_macrec.distributed import average_gradients, current, gather_in_order
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.generation.network.layers import RelativeBias
-from recbole_macrec.hardware import chosen_precision, computing_in, keep_freed_memory
-from recbole_macrec.lanes import drawing_from, in_lanes
 from recbole_macrec.model.base import EXCLUDED
 from recbole_macrec.trainer.checkpoint import (
     load_checkpoint,
@@ -27,9 +24,12 @@ from recbole_macrec.trainer.checkpoint import (
     save_checkpoint,
 )
 from recbole_macrec.trainer.detail import RankingDetail
-from recbole_macrec.trainer.parts import Parts
+from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
 from recbole_macrec.trainer.windows import WindowLoader
+from recbole_macrec.utils.cpu_threads import drawing_from, map_in_threads
+from recbole_macrec.utils.distributed import average_gradients, current, gather_in_order
+from recbole_macrec.utils.hardware import chosen_precision, computing_in, keep_freed_memory
 
 
 class GenerativeTrainer(Trainer):
@@ -61,7 +61,7 @@ class GenerativeTrainer(Trainer):
         self._detail = RankingDetail()
         self._resumed: dict | None = None
         self._train_data = None
-        self.parts = Parts(self, self._save_part)
+        self.epoch_checkpointer = EpochCheckpointer(self, self._save_part)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ class GenerativeTrainer(Trainer):
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """As in RecBole; ``resume`` in the config names a checkpoint to go on from."""
         self._train_data = train_data = self.training_loader(train_data)
-        self.parts.saves = saved and not self.distributed
+        self.epoch_checkpointer.saves = saved and not self.distributed
         self.steps = self.epochs * len(train_data)
         if self.config["resume"]:
             self.resume_checkpoint(self.config["resume"])
@@ -164,7 +164,7 @@ class GenerativeTrainer(Trainer):
             return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
 
         total = torch.zeros((), device=self.device)
-        for loss, parts_gradients in in_lanes(gradients, list(zip(parts, seeds)), self.device):
+        for loss, parts_gradients in map_in_threads(gradients, list(zip(parts, seeds)), self.device):
             total += loss
             for weight, gradient in zip(weights, parts_gradients):
                 if gradient is not None:
@@ -217,7 +217,7 @@ class GenerativeTrainer(Trainer):
         self._save_checkpoint(epoch, verbose=False, saved_model_file=self._last_file(), part=part)
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        from recbole_macrec.plugin import plain_config
+        from recbole_macrec.config.plain import plain_config
 
         generators = randomness_of_all(self._train_data)
         if not current().first:
@@ -257,7 +257,7 @@ class GenerativeTrainer(Trainer):
         self.cur_step, self.step = state["cur_step"], state["step"]
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"] or None
         self.saved_model_file = best_beside(state["best_file"], resume_file, self.best_valid_result)
-        self.parts.part = state.get("part")
+        self.epoch_checkpointer.part = state.get("part")
         self._resumed = state
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 

@@ -15,7 +15,7 @@ from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.report.page import write_report
 from recbole_macrec.benchmark.report.reader import Corner
 from recbole_macrec.errors import UserError
-from recbole_macrec.failures import reporting
+from recbole_macrec.utils.reporting import reporting
 
 
 def main(argv: list[str]) -> int:

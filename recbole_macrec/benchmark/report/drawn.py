@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recbole_macrec.benchmark.compare.runs import Comparison, Ranks, Run, file_name
+from recbole_macrec.benchmark.compare.statistics import row_values
+from recbole_macrec.benchmark.compare.table import Table, largest_k
 from recbole_macrec.benchmark.figures import Drawing, Figure, Intervals
-from recbole_macrec.benchmark.runs import Comparison, Ranks, Run, file_name
-from recbole_macrec.benchmark.statistics import row_values
-from recbole_macrec.benchmark.studies import group_of, grouped_rows, over_seeds, range_text
-from recbole_macrec.benchmark.study import read_study
-from recbole_macrec.benchmark.table import Table, largest_k
+from recbole_macrec.benchmark.study.kinds import group_of, grouped_rows, over_seeds, range_text
+from recbole_macrec.benchmark.study.study import read_study
 
 GROUPS = ("cold_items", "history_length")  # the studies whose groups a report shows as well
 SMALL = 0.72  # of the usual size, for figures that come by the dozen

@@ -3,8 +3,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from recbole_macrec.benchmark.runs import Comparison
-from recbole_macrec.benchmark.table import LOWER_IS_BETTER, Table, largest_k, test_notes
+from recbole_macrec.benchmark.compare.runs import Comparison
+from recbole_macrec.benchmark.compare.table import LOWER_IS_BETTER, Table, largest_k, test_notes
 
 MARKS = {0: "", 1: "best", 2: "second"}
 

@@ -10,7 +10,7 @@ from recbole_macrec.data.atomic import AtomicFormat, read_items
 from recbole_macrec.data.encoders.base import RawItem
 from recbole_macrec.data.encoders.images import read_rgb
 from recbole_macrec.errors import UserError
-from recbole_macrec.recommend.titles import item_titles
+from recbole_macrec.recommend.input import item_titles
 
 SIDE, QUALITY = 72, 60  # pixels, and WebP's quality
 LETTERS = 160  # of a title

@@ -7,16 +7,16 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from recbole_macrec.benchmark.compare import comparison_tables
+from recbole_macrec.benchmark.compare.comparison import comparison_tables
+from recbole_macrec.benchmark.compare.runs import FIGURES, Comparison, file_name, open_comparison, read_json
+from recbole_macrec.benchmark.compare.table import Table, largest_k
 from recbole_macrec.benchmark.figures import COLOURS
 from recbole_macrec.benchmark.report import drawn, grids, provenance
 from recbole_macrec.benchmark.report.drawn import Drawn
 from recbole_macrec.benchmark.report.grids import Grid
 from recbole_macrec.benchmark.report.reader import Corner, read_corner
-from recbole_macrec.benchmark.runs import FIGURES, Comparison, file_name, open_comparison, read_json
-from recbole_macrec.benchmark.table import Table, largest_k
-from recbole_macrec.data.replace import remove_unfinished, whole_file
 from recbole_macrec.errors import UserError
+from recbole_macrec.utils.files import remove_unfinished, whole_file
 
 
 @dataclass(frozen=True)

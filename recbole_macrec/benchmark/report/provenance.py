@@ -3,9 +3,9 @@ import json
 import shlex
 from collections.abc import Sequence
 
+from recbole_macrec.benchmark.compare.runs import PLACE, Comparison, Run
 from recbole_macrec.benchmark.report.grids import Entry, Grid
-from recbole_macrec.benchmark.runs import PLACE, Comparison, Run
-from recbole_macrec.options import word_of
+from recbole_macrec.config.options import word_of
 
 UNTOLD = (*PLACE, "seed", "model", "dataset", "device", "checkpoint_dir", "config_files", "local_rank", "offset", "ip", "port")
 
@@ -15,9 +15,9 @@ def runs(comparison: Comparison, dataset: str, metrics: Sequence[str]) -> Grid:
     numeric = ("seed", "epochs", "best validation", *metrics, "training s")
     grid = Grid("Every run", [("model", False), *((name, True) for name in numeric), ("state", False)])
     for run in comparison.runs:
-        if run.asked.dataset != dataset:
+        if run.spec.dataset != dataset:
             continue
-        row = [Entry(run.asked.label), Entry(str(run.asked.seed), run.asked.seed)]
+        row = [Entry(run.spec.label), Entry(str(run.spec.seed), run.spec.seed)]
         if run.finished:
             row += [*_run_figures(run, metrics), Entry("finished")]
         else:
@@ -79,9 +79,9 @@ def versions(comparison: Comparison) -> list[dict[str, str]]:
 
 def command(comparison: Comparison) -> str:
     """The call of ``compare`` that asks for the same again; empty for a study's variants."""
-    asked = [run.asked for run in comparison.runs]
-    settings = {json.dumps({k: v for k, v in a.settings.items() if k not in PLACE}, sort_keys=True) for a in asked}
-    if len(settings) != 1 or any(a.label != a.model for a in asked):
+    spec = [run.spec for run in comparison.runs]
+    settings = {json.dumps({k: v for k, v in a.settings.items() if k not in PLACE}, sort_keys=True) for a in spec}
+    if len(settings) != 1 or any(a.label != a.model for a in spec):
         return ""
     seeds = comparison.seeds
     words = [f"--models={','.join(comparison.labels)}", f"--datasets={','.join(comparison.datasets)}"]

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from recbole_macrec.benchmark.compare.runs import Comparison, Ranks, Run
 from recbole_macrec.benchmark.report.items import images_of, titles_of
-from recbole_macrec.benchmark.runs import Comparison, Ranks, Run
 
 SHOWN = 10  # of each list
 SEEN = 20  # last items of a history, where the models don't say how many they see
@@ -65,7 +65,7 @@ def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_byte
     return {
         "dataset": dataset,
         "labels": list(runs),
-        "seeds": [run.asked.seed for run in runs.values()],
+        "seeds": [run.spec.seed for run in runs.values()],
         "testUsers": len(common),
         "items": {
             "token": list(numbers),

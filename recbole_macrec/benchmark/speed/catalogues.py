@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from recbole_macrec.benchmark.quantizers import Options
-from recbole_macrec.data.blocks import BLOCK
-from recbole_macrec.hardware import peak_host_memory
 from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build_semantic_ids
-from recbole_macrec.semantic_ids.learn import Training
+from recbole_macrec.semantic_ids.quantizers.learn import Training
 from recbole_macrec.semantic_ids.rows import Streamed, rows_of
+from recbole_macrec.utils.blocks import BLOCK
+from recbole_macrec.utils.hardware import peak_host_memory
 
 WIDTH = 768
 MODALITIES = ["text", "image"]

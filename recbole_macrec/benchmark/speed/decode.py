@@ -6,7 +6,7 @@ import torch
 
 from recbole_macrec.benchmark.speed.measure import median_seconds, prepare, train_first
 from recbole_macrec.benchmark.speed.reference import WORDS, Reference
-from recbole_macrec.hardware import bf16_pays
+from recbole_macrec.utils.hardware import bf16_pays
 
 TOP = 10
 PRECISIONS = ("fp32", "bf16")

@@ -8,10 +8,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from recbole_macrec.benchmark.quantizers import Options, read_features
 from recbole_macrec.benchmark.speed.catalogues import measure_catalogues
 from recbole_macrec.benchmark.speed.measure import median_seconds
-from recbole_macrec.hardware import keep_freed_memory
-from recbole_macrec.semantic_ids import cross_modal
-from recbole_macrec.semantic_ids.learn import GRADIENT_CLIP, Training
+from recbole_macrec.semantic_ids.quantizers import cross_modal
+from recbole_macrec.semantic_ids.quantizers.learn import GRADIENT_CLIP, Training
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.utils.hardware import keep_freed_memory
 
 
 def quantize(args) -> dict:

@@ -1,12 +1,14 @@
 """Synthetic catalogues of growing size: trie, decoding, collision resolution, memory, and the cost of scoring every item."""
+import math
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from recbole_macrec.benchmark.speed.measure import median_seconds
-from recbole_macrec.benchmark.speed.plot import crossing, plot_costs
+from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import beam_search
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
@@ -15,9 +17,9 @@ from recbole_macrec.generation.network.packing import pack
 from recbole_macrec.generation.network.set_encoder import SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
-from recbole_macrec.hardware import keep_freed_memory, peak_host_memory
-from recbole_macrec.semantic_ids.collisions import Geometry
-from recbole_macrec.semantic_ids.resolve import resolve
+from recbole_macrec.semantic_ids.collisions.base import Geometry
+from recbole_macrec.semantic_ids.collisions.resolve import resolve
+from recbole_macrec.utils.hardware import keep_freed_memory, peak_host_memory
 
 SIZES, WIDTH, BEAMS, HISTORY = (256,) * 4, 32, 20, 5
 MMGREC = TransformerSettings(d_model=64, d_ff=256, num_heads=4, d_kv=16, encoder_layers=2, decoder_layers=2)
@@ -122,3 +124,34 @@ def synthetic_codes(items: int) -> tuple[np.ndarray, Geometry]:
     for level, codebook in enumerate(codebooks):
         z += codebook[codes[:, level]]
     return codes, Geometry(z, codebooks)
+
+
+def crossing(rows: list[dict], cost: str, other: str) -> int | None:
+    """The number of items from which ``cost`` is below ``other``, on straight lines between the measured sizes in double
+    logarithmic scale; None where the sizes do not tell it."""
+    points = [(math.log(row["items"]), math.log(row[cost] / row[other])) for row in sorted(rows, key=lambda row: row["items"])]
+    for (x, y), (next_x, next_y) in pairwise(points):
+        if y > 0 >= next_y:
+            return round(math.exp(x + (next_x - x) * y / (y - next_y)))
+    return None
+
+
+def plot_costs(rows: list[dict], costs: dict[str, str], path: str) -> None:
+    """Draw milliseconds a user against items, a line for each of ``costs`` (name -> label), into ``path``.
+
+    Raises:
+        UserError: for a kind of file that matplotlib cannot write.
+    """
+    from matplotlib.figure import Figure  # imported late: it takes a second, and most commands draw nothing
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xscale="log", yscale="log", xlabel="items", ylabel="ms per user")
+    for name, label in costs.items():
+        axes.plot([row["items"] for row in rows], [row[name] for row in rows], marker="o", label=label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--plot={path} can't be written ({' '.join(str(error).split())[:150]}); name a file such as costs.svg "
+                        "in a folder that exists.") from None

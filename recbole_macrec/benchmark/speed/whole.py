@@ -5,10 +5,10 @@ import torch
 from recbole.quick_start import load_data_and_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from recbole_macrec.benchmark.run import Request, run_model
+from recbole_macrec.benchmark.compare.run import Request, run_model
 from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.generation.network import layers
-from recbole_macrec.hardware import bf16_pays
+from recbole_macrec.utils.hardware import bf16_pays
 
 COUNTED = 64  # samples whose floating-point operations are counted
 

@@ -13,7 +13,7 @@ from recbole_macrec.data.encoders.base import RawItem
 from recbole_macrec.data.encoders.options import ModelOptions
 from recbole_macrec.data.encoders.source import Source
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.hardware import bf16_pays
+from recbole_macrec.utils.hardware import bf16_pays
 
 SLOW_ON_CPU = 10**9  # parameters
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

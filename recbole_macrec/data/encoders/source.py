@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from recbole_macrec.data.hosts import Hosts, Unreachable
+from recbole_macrec.data.fetch.hosts import Hosts, Unreachable
 from recbole_macrec.errors import UserError
 
 if TYPE_CHECKING:

@@ -104,10 +104,10 @@ class TextModel(PretrainedEncoder):
     def _max_length(self) -> int:
         tokenizer = self._tokenizer.model_max_length  # 1e30 where it is not said
         most = min(tokenizer, getattr(self.source.config, "max_position_embeddings", None) or tokenizer)
-        asked = self.options.max_length or min(most, LONGEST)
-        if asked > most:
-            raise UserError(f"max_length is {asked}, but {self.source.model} reads {most} tokens at most; lower max_length")
-        return asked
+        spec = self.options.max_length or min(most, LONGEST)
+        if spec > most:
+            raise UserError(f"max_length is {spec}, but {self.source.model} reads {most} tokens at most; lower max_length")
+        return spec
 
     @torch.inference_mode()
     def _pool(self, batch: Sequence[Field]) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from recbole_macrec.lanes import bits
+from recbole_macrec.utils.cpu_threads import bits
 
 
 def drawn_keep(shape: torch.Size, dropped: int) -> torch.Tensor:

@@ -1,0 +1,111 @@
+"""``run_recbole_macrec.py``: its command line, and what it prints and writes."""
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from recbole_macrec.benchmark.arguments import new_parser, read_settings
+from recbole_macrec.benchmark.compare.comparison import compare, names_of
+from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings
+from recbole_macrec.benchmark.compare.recorder import RunRecorder
+from recbole_macrec.benchmark.compare.run import Request, config_of, prepare, run_model
+from recbole_macrec.benchmark.compare.runs import write_json
+from recbole_macrec.benchmark.compare.table import build_table, print_table
+from recbole_macrec.benchmark.compare.unfinished import unfinished_run
+from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file
+from recbole_macrec.data import DATA_PATH
+from recbole_macrec.errors import UserError
+from recbole_macrec.utils.distributed import DEFAULT_PORT, Group, group, launched, start
+from recbole_macrec.utils.files import remove_unfinished
+from recbole_macrec.utils.reporting import reporting
+from recbole_macrec.utils.unique_names import new_folder
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the command line asks for."""
+    return reporting(_run, sys.argv[1:] if argv is None else argv)
+
+
+def _run(argv: list[str]) -> int:
+    with group() as processes:
+        args, settings = parse(argv)
+        models = names_of(args.model)
+        request = Request(args.dataset, tuple(args.config_files.split()), settings)
+        check(models, request, args)
+        data_path = request.value("data_path") or DATA_PATH
+        starts = launched() is None and (args.nproc > 1 or args.world_size > 0)
+        if not starts and len(models) == 1 and not args.output:
+            settings.setdefault("data_path", data_path)
+            return _run_one(models[0], request, args, processes)
+        name = Path("results") / f"{request.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+        output = None if starts else processes.by_first(lambda: args.output or new_folder(name))
+    if starts:
+        size = args.world_size if args.world_size > 0 else args.nproc
+        return start(_run, (argv,), args.nproc, size, args.ip, args.port, args.group_offset)
+    return _compare(models, request, data_path, output)
+
+
+def _run_one(model: str, request: Request, args: argparse.Namespace, processes: Group) -> int:
+    """Run one model and print its table; an unfinished run of the same command is resumed."""
+    if processes.first and not request.value("source"):
+        check_dataset(request.dataset, request.settings["data_path"], request.value("benchmark_filename") is not None)
+    if has_source(request.dataset) or request.value("source"):
+        prepare(model, request)
+    if processes.first and args.result_file:
+        remove_unfinished(Path(args.result_file).parent, f"{Path(args.result_file).name}.")
+    with unfinished_run(config_of(model, request), processes.size, args.fresh) as run:
+        record = run_model(model, request, RunRecorder(run))
+    if processes.first:
+        print_table(build_table(f"{request.dataset}: test results", {model: [record]}))
+        if args.result_file:
+            print(f"Result: {write_json(record, args.result_file)}")
+    return 0
+
+
+def _compare(models: list[str], request: Request, data_path: str, output: str | Path) -> int:
+    """A comparison with one seed."""
+    seed = int(request.value("seed", FIRST_SEED))
+    settings = matrix_settings(request, data_path)
+    matrix = Matrix([Variant(model, model) for model in models], [request.dataset], [seed], settings)
+    return compare(matrix, output)
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Our own arguments, and RecBole's ``--key=value`` settings."""
+    parser = new_parser("run_recbole_macrec.py", "Train and test one or more models on a dataset with RecBole.")
+    parser.add_argument("--model", "-m", default="MACRec,SASRec,Pop", help="one or more (default: MACRec,SASRec,Pop)")
+    parser.add_argument("--dataset", "-d", default="arts-toy", help="folder below data_path (default: arts-toy)")
+    parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones win")
+    parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (default: 1)")
+    parser.add_argument("--ip", default="localhost", help="address of the first machine")
+    parser.add_argument("--port", type=int, help=f"port of the first machine (default: a free one; for several machines {DEFAULT_PORT})")
+    parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines (default: nproc)")
+    parser.add_argument("--group_offset", type=int, default=0, help="rank of this machine's first process")
+    parser.add_argument("--output", help="folder of the comparison (default for several models: a new one in results/)")
+    parser.add_argument("--result_file", metavar="F.json", help="one model: settings, results, versions, seconds")
+    parser.add_argument("--fresh", action="store_true", help="one model: start anew where this command was interrupted before")
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    return read_settings(parser, argv)
+
+
+def check(models: list[str], request: Request, args: argparse.Namespace) -> None:
+    """Raise a UserError for anything that nobody knows or that does not go together."""
+    if not models:
+        raise UserError("--model names no model; give one or more, as --model=MACRec,SASRec.")
+    if args.nproc < 1:
+        raise UserError(f"--nproc is {args.nproc}; expected at least 1.")
+    if 0 < args.world_size < args.group_offset + args.nproc or args.group_offset < 0:
+        raise UserError(f"--world_size is {args.world_size} and --group_offset {args.group_offset}; expected a world_size of at least "
+                        "group_offset + nproc, the processes on all machines.")
+    if (launch := launched()) and args.nproc not in (1, launch.local_size):
+        raise UserError(f"--nproc is {args.nproc}, but a launcher has started {launch.local_size} processes here; leave --nproc out.")
+    if args.result_file and (len(models) > 1 or args.output):
+        raise UserError("--result_file is for one model without --output, which keeps more; use --output=DIR alone.")
+    if args.fresh and (len(models) > 1 or args.output):
+        raise UserError("--fresh is for one model without --output; name another --output=DIR to start anew.")
+    for model in models:
+        check_model(model)
+    check_options(request.settings, models, request.dataset, "the command line", vars(args))
+    for path in request.config_files:
+        check_options(read_config_file(path), models, request.dataset, path)

@@ -1,0 +1,190 @@
+"""Several models side by side: every run in a process of its own, then tables with significance.
+
+    python -m recbole_macrec.benchmark compare --models=MACRec,TIGER,SASRec --datasets=arts-toy --seeds=3 --output=DIR
+
+Every other --key=value is an option of RecBole, the models or the dataset, and holds for every run. Called again with the same
+folder it does what is missing: finished runs are not repeated, a killed one goes on from its newest checkpoint and ends as an
+uninterrupted one (models whose trainer keeps state elsewhere begin anew, with the same end). Within an epoch a checkpoint is
+written every five minutes.
+
+--minutes=N stops by itself, between two batches or before a validation or test that would take longer than what is left and
+begins the next call. What it does not stop: reading the data, learning semantic IDs, a validation or test that has begun,
+S3Rec's pre-training, and models that begin anew. A call always gets further, however few its minutes.
+
+The seed of the semantic IDs follows the run's seed, so that the deviation over seeds holds the quantizer's luck as well;
+--semantic_id_seed=2020 gives every run the same IDs. IDs of the same features, settings and seed are learnt once and shared.
+
+--tune=N gives every model N tries with the options of properties/hyper/MODEL.hyper, on the first seed, before the comparison.
+"""
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_macrec.benchmark.arguments import new_parser, read_settings
+from recbole_macrec.benchmark.cluster import RayCluster
+from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
+from recbole_macrec.benchmark.compare.pool import run_all
+from recbole_macrec.benchmark.compare.run import Request
+from recbole_macrec.benchmark.compare.runs import Comparison
+from recbole_macrec.benchmark.compare.statistics import Measured, compare_pairs
+from recbole_macrec.benchmark.compare.table import Table, build_table, largest_k, print_table, write_tables
+from recbole_macrec.benchmark.compare.together import run_together
+from recbole_macrec.benchmark.compare.tune import choose, lay_out_tries
+from recbole_macrec.benchmark.compare.worker import Resources
+from recbole_macrec.data import DATA_PATH
+from recbole_macrec.errors import UserError
+from recbole_macrec.utils.distributed import group, launched
+from recbole_macrec.utils.reporting import reporting
+
+
+def main(argv: list[str]) -> int:
+    """The command ``compare``."""
+    return reporting(_main, argv)
+
+
+def _main(argv: list[str]) -> int:
+    with group():  # so that one process reports what is wrong
+        args, settings = parse(argv)
+        request = Request("", tuple(args.config_files.split()), settings)
+        matrix = Matrix(
+            [Variant(name, name) for name in names_of(args.models)],
+            names_of(args.datasets),
+            seeds_of(args.seeds, int(request.value("seed", FIRST_SEED))),
+            matrix_settings(request, request.value("data_path") or DATA_PATH),
+            pairs_of(args.pairs),
+        )
+        matrix.check(vars(args))
+    return compare(matrix, args.output, args.jobs, args.minutes, args.ray, tries=args.tune)
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    parser = new_parser("python -m recbole_macrec.benchmark compare", __doc__)
+    parser.add_argument("--models", required=True, help="as MACRec,TIGER,SASRec")
+    parser.add_argument("--datasets", default="arts-toy", help="as Instruments,Arts (default: arts-toy)")
+    parser.add_argument("--pairs", default="", help="as MACRec:TIGER,MACRec:SASRec (default: the best against each other)")
+    parser.add_argument("--tune", type=int, metavar="N", help="choose each model's settings from N tries by validation")
+    add_matrix_options(parser)
+    return read_settings(parser, argv)
+
+
+def add_matrix_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, help="folder of the comparison, new or begun")
+    parser.add_argument("--seeds", default="1", help="how many, or which, as 1,7,42 (default: 1)")
+    parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones win")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
+    parser.add_argument("--minutes", type=float, help="stop at a checkpoint when so many minutes are over; call again to go on")
+    parser.add_argument("--ray", metavar="ADDRESS", help="run on the machines of this Ray cluster, such as auto")
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+
+
+def names_of(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def pairs_of(text: str) -> list[tuple[str, str]]:
+    pairs = [tuple(word.split(":")) for word in names_of(text)]
+    if wrong := [pair for pair in pairs if len(pair) != 2]:
+        raise UserError(f"--pairs has '{':'.join(wrong[0])}'; expected two labels, as MACRec:TIGER.")
+    return pairs
+
+
+def compare(
+    matrix: Matrix, output: str | Path, jobs: int = 1, minutes: float | None = None, ray: str | None = None,
+    tries: int | None = None,
+) -> int:  # fmt: skip
+    """Do what is missing of ``matrix`` in ``output`` and write the tables; 0 when every run has ended well.
+
+    Several processes of a launcher do every run together, and the first one writes.
+
+    Args:
+        minutes: stop behind a checkpoint before they are over.
+        ray: address of a Ray cluster whose machines do the runs; None for this machine.
+        tries: of the tuning of each model; None: no tuning.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs is {jobs}; expected at least 1.")
+    if launched():
+        with group():
+            if jobs > 1 or minutes is not None or ray or tries is not None:
+                raise UserError("several processes train one run after the other; leave out --jobs, --minutes, --ray and --tune, or start "
+                                "the command without torchrun.")
+        return _compare_together(matrix, output)
+    deadline = time.time() + 60 * minutes if minutes is not None else None
+    matrix.check()
+    resources = Resources(deadline=deadline)
+    cluster = RayCluster(ray, resources.threads) if ray else None  # before anything is downloaded
+    matrix.prepare()
+    tuned = None
+    if tries is not None:
+        laid = lay_out_tries(matrix, Path(output), tries)
+        run_all([run for runs in laid.values() for run in runs], jobs, resources, cluster, "Tune")
+        tuned = choose(matrix, Path(output), laid)
+        if tuned is None:
+            print("The tuning is not finished; give the same command again to go on.")
+            return 0
+    comparison = matrix.lay_out(output, tuned)
+    run_all(comparison.runs, jobs, resources, cluster)
+    return _report(comparison)
+
+
+def _compare_together(matrix: Matrix, output: str | Path) -> int:
+    with group() as processes:
+        if processes.first:
+            matrix.check()
+        matrix.prepare()
+        comparison = processes.by_first(lambda: matrix.lay_out(output))
+    run_together(comparison.runs)
+    return _report(comparison) if processes.first else 0
+
+
+def _report(comparison: Comparison) -> int:
+    """Write and print the tables; 0 unless a run has failed."""
+    tables = comparison_tables(comparison)
+    for table in tables:
+        print_table(table)
+    print("Tables:", *write_tables(tables, comparison.folder))
+    failed = [run for run in comparison.runs if run.error]
+    waiting = len(comparison.unfinished) - len(failed)
+    if waiting:
+        print(f"{waiting} of {len(comparison.runs)} runs are not finished; give the same command again to go on.")
+    return 1 if failed else 0
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """One table a dataset, from the runs that are finished."""
+    tables = []
+    for dataset in comparison.datasets:
+        groups = {label: [run.result for run in comparison.of(dataset, label)] for label in comparison.labels}
+        table = build_table(f"{dataset}: test results", groups, _notes(comparison, dataset))
+        table.tests, table.untested = _tests(comparison, dataset, table)
+        tables.append(table)
+    return tables
+
+
+def _notes(comparison: Comparison, dataset: str) -> dict[str, str]:
+    notes = {}
+    for label in comparison.labels:
+        runs = [run for run in comparison.runs if (run.spec.dataset, run.spec.label) == (dataset, label)]
+        errors = [run.error for run in runs if run.error]
+        missing = [run for run in runs if not run.finished]
+        if errors:
+            notes[label] = f"failed: {errors[0]}"
+        elif missing:
+            notes[label] = f"{len(missing)} of {len(runs)} runs unfinished ({missing[0].progress})"
+    return notes
+
+
+def _tests(comparison: Comparison, dataset: str, table: Table) -> tuple[list, list]:
+    """Paired tests of the metrics with the largest k, between labels with all their seeds, and the pairs without one."""
+    complete = [label for label in comparison.labels if len(comparison.of(dataset, label)) == len(comparison.seeds)]
+    metrics = largest_k(table.metrics)
+    if len(complete) < 2 or not metrics:
+        return [], []
+    measured = {label: [Measured.of(run, metrics) for run in comparison.of(dataset, label)] for label in complete}
+    pairs: Sequence = [pair for pair in comparison.pairs if set(pair) <= set(complete)]
+    if not comparison.pairs:
+        best = max(complete, key=lambda label: sum(run.values[metrics[-1]].mean() for run in measured[label]))
+        pairs = [(best, other) for other in complete if other != best]
+    return compare_pairs(measured, metrics, pairs)

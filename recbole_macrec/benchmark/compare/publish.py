@@ -1,0 +1,54 @@
+"""Results of finished runs as small JSON files that a repository can keep.
+
+    python -m recbole_macrec.benchmark publish DIR --to=docs/results
+
+writes every finished run of a comparison's folder to docs/results/DATASET/LABEL-seed-SEED.json: what it is, its test metrics by
+item and by ID, its learning curve, its settings, and commit, machine and seconds. Files of earlier results are replaced.
+"""
+import re
+from pathlib import Path
+
+from recbole_macrec.benchmark.arguments import new_parser
+from recbole_macrec.benchmark.compare.runs import Run, file_name, open_comparison, write_json
+from recbole_macrec.config.options import word_of
+from recbole_macrec.utils.reporting import reporting
+
+FIELDS = (
+    "model", "dataset", "seed", "test_result", "test_detail", "best_valid_score", "best_valid_result", "epochs", "parameters",
+    "precision", "seconds", "users_per_second", "peak_memory_mib", "test_users", "semantic_ids", "versions", "commit",
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """The command ``publish``."""
+    return reporting(_main, argv)
+
+
+def _main(argv: list[str]) -> int:
+    parser = new_parser("python -m recbole_macrec.benchmark publish", __doc__)
+    parser.epilog = None
+    parser.add_argument("folder", nargs="+", help="--output of compare or study")
+    parser.add_argument("--to", default="docs/results", help="(default: docs/results)")
+    args = parser.parse_args(argv)
+    for folder in args.folder:
+        for run in open_comparison(folder).runs:
+            if run.finished:
+                spec = run.spec
+                path = Path(args.to) / spec.dataset / f"{file_name(spec.label)}-seed-{spec.seed}.json"
+                print(write_json(published_record(run), path))
+    return 0
+
+
+def published_record(run: Run) -> dict:
+    """What is published of a finished run. ``settings`` are those that the command line gave; the file has no paths."""
+    settings = {name: value for name, value in run.spec.settings.items() if name != "data_path"}
+    spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed} | settings
+    command = " ".join(["python run_recbole_macrec.py", *(f"--{name}={_quoted(word_of(value))}" for name, value in spec.items())])
+    record = {"label": run.spec.label, "command": command}
+    record |= {name: run.result.get(name) for name in FIELDS}
+    return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}
+
+
+def _quoted(text: str) -> str:
+    """``text`` as a word of a shell's command line; double quotes read best around Python's lists."""
+    return text if re.fullmatch(r"[\w./,:=+@-]+", text) else '"' + re.sub(r'(["$`\\])', r"\\\1", text) + '"'

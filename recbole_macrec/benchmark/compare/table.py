@@ -1,0 +1,314 @@
+"""Tables of several models: mean and standard deviation over the seeds, the best and the second marked.
+
+Written as markdown, LaTeX, CSV and JSON from the same cells.
+"""
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from recbole_macrec.benchmark.compare.runs import write_json
+from recbole_macrec.utils.files import whole_file
+
+_LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
+_LATEX |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+LOWER_IS_BETTER = ("meanrank", "gauc", "rmse", "mae", "logloss")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of one label over its seeds; no values where it has none."""
+
+    values: tuple[float, ...] = ()
+    decimals: int = 4
+    place: int = 0  # 1 the best of its column, 2 the second, 0 neither
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation; None for fewer than two seeds."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def text(self, plus_minus: str = "±") -> str:
+        if self.mean is None:
+            return ""
+        figure = f"{self.mean:,.{self.decimals}f}"
+        return figure if self.deviation is None else f"{figure} {plus_minus} {self.deviation:,.{self.decimals}f}"
+
+
+@dataclass
+class Row:
+    label: str
+    cells: dict[str, Cell]
+    collisions: str = ""
+    note: str = ""  # unfinished or failed runs
+    precision: dict[str, str] = field(default_factory=dict)  # training, evaluation -> such as fp32, over all seeds
+
+
+@dataclass
+class Table:
+    """The rows of one dataset; ``columns`` are shown, CSV and JSON hold every figure; ``metrics`` are item-level."""
+
+    title: str
+    columns: list[str]
+    metrics: list[str]
+    rows: list[Row]
+    tests: list = field(default_factory=list)
+    untested: list[tuple[str, str]] = field(default_factory=list)  # pairs of labels with different test rows
+    foot: str = ""
+    precision: str = ""  # one sentence
+
+
+def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str] | None = None) -> Table:
+    """The table of ``label -> records``, one record a seed; ``notes`` say what is missing of a label."""
+    notes = notes or {}
+    done = [record for records in groups.values() for record in records]
+    metrics = list(dict.fromkeys(name for record in done for name in record["test_result"]))
+    metrics = [name for name in metrics if name != "ndcg@1" or "hit@1" not in metrics]  # equal for one target
+    ids = [name for name in metrics if any(name in _id_level(record) for record in done)]
+    rows = []
+    for label, records in groups.items():
+        cells = {name: _cell([r["test_result"].get(name) for r in records]) for name in metrics}
+        cells |= {f"{name} of IDs": _cell([_id_level(r).get(name) for r in records]) for name in ids}
+        cells["epochs"] = _cell([r["epochs"] for r in records], 0)
+        cells["parameters"] = _cell([r["parameters"] for r in records][:1], 0)
+        cells["training s"] = _cell([r["seconds"]["training"] + r["seconds"].get("pretraining", 0) for r in records], 1)
+        cells["users/s"] = _cell([r.get("users_per_second") for r in records], 1)
+        cells["peak MiB"] = _cell([_peak(r) for r in records], 0)
+        rows.append(Row(label, cells, _collisions(records), notes.get(label, ""), _precision(records)))
+    hidden = {f"{name} of IDs" for name in ids if name not in largest_k(ids)}  # a table has only so much width
+    every = rows[0].cells if rows else {}
+    columns = [name for name in every if name not in hidden and any(row.cells[name].values for row in rows)]
+    _mark(rows, [*metrics, *(f"{name} of IDs" for name in ids)])
+    return Table(title, columns, metrics, rows, foot=_foot(done), precision=_precision_sentence(rows))
+
+
+def largest_k(metrics: Sequence[str]) -> list[str]:
+    """Of hit, recall, ndcg and mrr those with the largest k, such as hit@10 and ndcg@10."""
+    testable = [name.partition("@") for name in metrics if name.partition("@")[0] in ("hit", "recall", "ndcg", "mrr")]
+    most = max((int(k) for _, _, k in testable), default=0)
+    return [f"{name}@{k}" for name, _, k in testable if int(k) == most]
+
+
+def _cell(values: Sequence[float | None], decimals: int = 4) -> Cell:
+    return Cell(tuple(value for value in values if value is not None), decimals)
+
+
+def _id_level(record: dict) -> dict[str, float]:
+    """Metrics that count a hit when the ID is right, whichever of its items was meant."""
+    return ((record.get("test_detail") or {}).get("fused") or {}).get("id") or {}
+
+
+def _peak(record: dict) -> float | None:
+    peak = record.get("peak_memory_mib") or {}
+    return peak.get("gpu") or peak.get("host")
+
+
+def _collisions(records: list[dict]) -> str:
+    found: dict[str, list[float]] = {}
+    for record in records:
+        for modality, figures in record["semantic_ids"].items():
+            if figures.get("collision_rate") is not None:
+                found.setdefault(modality, []).append(100 * figures["collision_rate"])
+    return ", ".join(f"{modality} {statistics.fmean(rates):.2f}%" for modality, rates in found.items())
+
+
+def _precision(records: list[dict]) -> dict[str, str]:
+    """Training and evaluation -> the precision of all ``records``, or several as "bf16, fp32"."""
+    found = [record["precision"] for record in records if "precision" in record]  # older runs do not say
+    return {stage: ", ".join(sorted({each[stage] for each in found})) for stage in (found[0] if found else ())}
+
+
+def _precision_sentence(rows: list[Row]) -> str:
+    """Such as "Training in bf16 (MACRec) and fp32 (SASRec), evaluation in fp32."; empty where no run says."""
+    parts = []
+    for stage in dict.fromkeys(stage for row in rows for stage in row.precision):
+        labels: dict[str, list[str]] = {}
+        for row in rows:
+            if stage in row.precision:
+                labels.setdefault(row.precision[stage], []).append(row.label)
+        named = [f"{kind} ({', '.join(of)})" if len(labels) > 1 else kind for kind, of in labels.items()]
+        parts.append(f"{stage} in {' and '.join(named)}")
+    sentence = ", ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
+
+
+def precision_differences(table: Table) -> list[str]:
+    """A sentence for every pair tested whose two sides were trained or evaluated in different precisions."""
+    sentences = []
+    precisions = {row.label: row.precision for row in table.rows}
+    for first, second in dict.fromkeys((test.first, test.second) for test in table.tests):
+        a, b = precisions.get(first, {}), precisions.get(second, {})
+        found = [f"{stage} in {a[stage]} and {b[stage]}" for stage in a if a[stage] != b.get(stage, a[stage])]
+        if found:
+            sentences.append(f"{first} and {second} differ in precision: {', '.join(found)}.")
+    return sentences
+
+
+def _mark(rows: list[Row], metrics: list[str]) -> None:
+    """Give the best and the second of every metric their place; equal means share one."""
+    for name in metrics:
+        sign = 1 if name.partition("@")[0] in LOWER_IS_BETTER else -1
+        means = sorted({sign * round(row.cells[name].mean, 6) for row in rows if row.cells[name].values})
+        if len(means) < 2:
+            continue
+        for row in rows:
+            cell = row.cells[name]
+            if cell.values and sign * round(cell.mean, 6) in means[:2]:
+                row.cells[name] = Cell(cell.values, cell.decimals, 1 + means.index(sign * round(cell.mean, 6)))
+
+
+def _foot(records: list[dict]) -> str:
+    if not records:
+        return ""
+    machine, libraries = records[0]["hardware"], records[0]["versions"]
+    seeds = ", ".join(dict.fromkeys(str(record["seed"]) for record in records))
+    return (
+        f"Seeds {seeds}; {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"GPU: {', '.join(machine['gpus']) or 'none'}; " + ", ".join(f"{name} {v}" for name, v in libraries.items() if v)
+    )
+
+
+# -- as text -----------------------------------------------------------------------------------------------------------
+
+
+def header(table: Table) -> list[str]:
+    return ["model", *table.columns, "collisions"]
+
+
+def plain_rows(table: Table, text=lambda cell: cell.text()) -> list[list[str]]:
+    """One list of texts per row; what is missing of a label is said in its last column."""
+    return [
+        [row.label, *(text(row.cells[name]) for name in table.columns), "; ".join(filter(None, [row.collisions, row.note]))]
+        for row in table.rows
+    ]
+
+
+def print_table(table: Table) -> None:
+    """Print the table to the terminal."""
+    shown = RichTable(title=Text(table.title), caption=Text(table.precision))
+    names = header(table)
+    for i, name in enumerate(names):
+        shown.add_column(Text(name), justify="left" if i in (0, len(names) - 1) else "right", no_wrap=True)
+    styles = {0: "", 1: "bold", 2: "underline"}
+    for row, texts in zip(table.rows, plain_rows(table)):
+        places = [0, *(row.cells[name].place for name in table.columns), 0]
+        shown.add_row(*(Text(text, styles[place]) for text, place in zip(texts, places)))  # plain: labels may hold "[...]"
+    console = Console()
+    needed = Console(width=1000).measure(shown).maximum  # a narrow terminal or a pipe must not cut figures off
+    Console(width=max(console.width, needed)).print(shown)
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    marks = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
+    lines: list[str] = []
+    for table in tables:
+        names = header(table)
+        lines += [f"# {table.title}", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+        lines += ["| " + " | ".join(map(_cell_text, row)) + " |" for row in plain_rows(table, lambda c: marks[c.place].format(c.text()))]
+        lines += ["", *_test_lines(table), " ".join(filter(None, [table.precision, table.foot])), ""]
+    return "\n".join(lines)
+
+
+def _test_lines(table: Table) -> list[str]:
+    if not table.tests:
+        return [*test_notes(table), ""] if table.untested else []
+    lines = ["| first | second | metric | difference | 95 % interval | p | p, Holm | the first is |", "|" + "---|" * 8]
+    for t in table.tests:
+        lines.append(
+            f"| {_cell_text(t.first)} | {_cell_text(t.second)} | {t.metric} | {t.difference:+.4f} | {t.low:+.4f} to {t.high:+.4f} | {t.p:.2g} | "
+            f"{t.p_holm:.2g} | {'no different' if t.verdict == 'no difference' else t.verdict} |"
+        )
+    return [*lines, "", *test_notes(table), ""]
+
+
+def test_notes(table: Table) -> list[str]:
+    """Sentences on how the tests of a table were made, and what they hold for."""
+    notes = []
+    if table.tests:
+        test = table.tests[0]
+        users = f"{test.users:,} test users" if test.rows == test.users else f"{test.rows:,} test rows of {test.users:,} users"
+        effects = "users" if test.seeds == 1 else "seeds and users"
+        notes.append(f"Paired over {users}: two-sided test and 95 % interval by a mixed model, with random effects of {effects}.")
+        if test.seeds == 1:
+            notes.append("With one seed a difference holds between these two runs; other seeds may give another.")
+    notes += precision_differences(table)
+    notes += [f"{a} and {b} are not tested against each other: their test rows differ." for a, b in table.untested]
+    return notes
+
+
+def _cell_text(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def latex(tables: Sequence[Table]) -> str:
+    marks = {0: "{}", 1: "\\textbf{{{}}}", 2: "\\underline{{{}}}"}
+    lines: list[str] = []
+    for table in tables:
+        names = header(table)[:-1]
+        lines += ["\\begin{table}", "\\centering", f"\\caption{{{_escaped(_caption(table))}}}", f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}"]
+        lines += ["\\hline", " & ".join(map(_escaped, names)) + " \\\\", "\\hline"]
+        for row in plain_rows(table, lambda cell: marks[cell.place].format(cell.text("$\\pm$"))):
+            lines.append(" & ".join([_escaped(row[0]), *row[1:-1]]) + " \\\\")
+        lines += ["\\hline", "\\end{tabular}", "\\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _caption(table: Table) -> str:
+    return f"{table.title}. {table.precision}" if table.precision else table.title
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def comma_separated(tables: Sequence[Table]) -> str:
+    """One line per dataset, label and figure: mean, standard deviation, number of seeds."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["table", "label", "figure", "mean", "std", "seeds", "training", "evaluation"])
+    for table in tables:
+        for row in table.rows:
+            for name, cell in row.cells.items():
+                if cell.values:
+                    figures = [cell.mean, cell.deviation, len(cell.values)]
+                    writer.writerow([table.title, row.label, name, *figures, *(row.precision.get(s) for s in ("training", "evaluation"))])
+    return file.getvalue()
+
+
+def as_dict(table: Table) -> dict:
+    rows = [
+        {
+            "label": row.label,
+            "figures": {
+                name: {"mean": cell.mean, "std": cell.deviation, "values": list(cell.values), "place": cell.place}
+                for name, cell in row.cells.items() if cell.values
+            },
+            "collisions": row.collisions,
+            "note": row.note,
+            "precision": row.precision,
+        }
+        for row in table.rows
+    ]  # fmt: skip
+    tests = [test.as_dict() for test in table.tests]
+    return {"title": table.title, "columns": table.columns, "metrics": table.metrics, "rows": rows, "tests": tests,
+            "test_notes": test_notes(table), "foot": table.foot, "precision": table.precision}
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
+    """Write ``table.md``, ``.tex``, ``.csv`` and ``.json`` into ``folder`` and return their paths."""
+    paths = []
+    for suffix, text in (("md", markdown(tables)), ("tex", latex(tables)), ("csv", comma_separated(tables))):
+        paths.append(folder / f"table.{suffix}")
+        with whole_file(paths[-1]) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+    return [*paths, write_json({"tables": [as_dict(table) for table in tables]}, folder / "table.json")]

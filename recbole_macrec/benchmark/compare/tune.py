@@ -1,0 +1,127 @@
+"""The same number of tries for every model: settings from its hyper-parameter file, chosen by the validation score.
+
+``properties/hyper/MODEL.hyper`` is a file of RecBole's HyperTuning, one option a line:
+
+    learning_rate loguniform -8,-4        e to a uniform number
+    dropout_prob uniform 0.0,0.5          (quniform 0.0,0.5,0.1 rounds to multiples of 0.1)
+    num_layers choice [1,2,3]
+
+The first try keeps the settings as they are, so that tuning never ends with a lower validation score than leaving it. An
+option that the command line sets is not tried. Tries are drawn by the model's name and the seed alone, and so are the same
+again when a killed tuning goes on.
+"""
+import ast
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
+from recbole_macrec.benchmark.compare.runs import TUNE, Run, RunSpec, file_name, write_asked, write_json
+from recbole_macrec.config.property_files import property_file
+from recbole_macrec.errors import UserError
+
+DRAWS = 1000  # before a space counts as exhausted
+
+
+def read_space(model: str) -> dict[str, tuple[str, list]]:
+    """Option -> kind and arguments, from the model's hyper-parameter file.
+
+    Raises:
+        UserError: when there is none, or a line of it can't be read.
+    """
+    path = property_file("hyper", f"{model}.hyper")
+    if not path.is_file():
+        raise UserError(f"--tune: there is no hyper-parameter file {path}; write one, or compare without --tune.")
+    space = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            space |= _parsed(line, path)
+    return space
+
+
+def _parsed(line: str, path: Path) -> dict[str, tuple[str, list]]:
+    name, kind, values = [*line.split(maxsplit=2), "", ""][:3]
+    lengths = {"uniform": 2, "loguniform": 2, "quniform": 3}
+    try:
+        arguments = ast.literal_eval(values if kind == "choice" else f"[{values}]")
+    except (SyntaxError, ValueError):
+        arguments = None
+    known = kind == "choice" or kind in lengths
+    if not isinstance(arguments, list) or not known or not arguments or len(arguments) != lengths.get(kind, len(arguments)):
+        raise UserError(
+            f"{path} has the line '{line.strip()}'; expected an option, then choice [a,b], uniform low,high, "
+            "quniform low,high,step or loguniform low,high."
+        )
+    return {name: (kind, arguments)}
+
+
+def draw_tries(model: str, fixed: dict[str, Any], tries: int, seed: int) -> list[dict[str, Any]]:
+    """Up to ``tries`` different settings, the first one empty; fewer where the space holds fewer."""
+    space = {name: entry for name, entry in read_space(model).items() if name not in fixed}
+    rng = random.Random(f"{model} {seed}")
+    drawn: list[dict[str, Any]] = [{}]
+    for _ in range(DRAWS):
+        if len(drawn) >= tries or not space:
+            break
+        settings = {name: _draw(rng, *entry) for name, entry in space.items()}
+        if settings not in drawn:
+            drawn.append(settings)
+    return drawn
+
+
+def _draw(rng: random.Random, kind: str, arguments: list):
+    if kind == "choice":
+        return rng.choice(arguments)
+    number = rng.uniform(*arguments[:2])
+    if kind == "loguniform":
+        return float(np.exp(number))
+    return round(number / arguments[2]) * arguments[2] if kind == "quniform" else number
+
+
+def lay_out_tries(matrix: Matrix, folder: Path, tries: int) -> dict[tuple[str, str], list[Run]]:
+    """(dataset, label) -> a run folder for every try, with the first of the seeds."""
+    if tries < 1:
+        raise UserError(f"--tune is {tries}; expected at least 1.")
+    laid = {}
+    for dataset in matrix.datasets:
+        for variant in matrix.variants:
+            fixed = {**matrix.settings, **variant.settings}
+            laid[dataset, variant.label] = [
+                write_asked(
+                    _folder(folder, dataset, variant) / f"try-{number:03d}",
+                    RunSpec(variant.label, variant.model, dataset, matrix.seeds[0], {**fixed, **drawn}),
+                )
+                for number, drawn in enumerate(draw_tries(variant.model, fixed, tries, matrix.seeds[0]))
+            ]
+    return laid
+
+
+def _folder(folder: Path, dataset: str, variant: Variant) -> Path:
+    return folder / TUNE / dataset / file_name(variant.label)
+
+
+def choose(matrix: Matrix, folder: Path, laid: dict[tuple[str, str], list[Run]]) -> dict[tuple[str, str], dict[str, Any]] | None:
+    """(dataset, label) -> the settings of the try with the best validation score; None while tries are unfinished.
+
+    Tries that failed lose; a UserError when all of a label's did.
+    """
+    if any(not run.finished and not run.error for tries in laid.values() for run in tries):
+        return None
+    chosen = {}
+    for (dataset, label), tries in laid.items():
+        variant = next(variant for variant in matrix.variants if variant.label == label)
+        done = [run for run in tries if run.finished]
+        if not done:
+            raise UserError(f"Every try of {label} on {dataset} failed: {tries[0].error}")
+        if done[0].result["best_valid_score"] is None:
+            raise UserError(f"--tune chooses by the validation score, but no interaction of {dataset} is left to validate {label}.")
+        sign = 1 if done[0].result["valid_score_bigger"] else -1
+        best = max(done, key=lambda run: sign * run.result["best_valid_score"])
+        fixed = {**matrix.settings, **variant.settings}
+        chosen[dataset, label] = {k: v for k, v in best.spec.settings.items() if k not in fixed}
+        scores = {run.folder.name: run.result["best_valid_score"] for run in done}
+        content = {"settings": chosen[dataset, label], "best_valid_score": best.result["best_valid_score"], "scores": scores}
+        write_json(content, _folder(folder, dataset, variant) / "best.json")
+    return chosen

@@ -1,0 +1,116 @@
+"""One run of a comparison in a process of its own."""
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from threadpoolctl import threadpool_limits
+
+from recbole_macrec.benchmark.compare.recorder import RunRecorder
+from recbole_macrec.benchmark.compare.run import Request, run_model
+from recbole_macrec.benchmark.compare.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Run, RunSpec, write_json
+from recbole_macrec.trainer.epoch_checkpointer import Paused
+from recbole_macrec.utils.distributed import group
+from recbole_macrec.utils.failures import sentence
+from recbole_macrec.utils.files import remove_unfinished
+from recbole_macrec.utils.unique_names import remove_if_empty
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use.
+
+    Attributes:
+        threads: of the processor.
+        gpu: number of the GPU; None: as the settings say.
+        deadline: ``time.time()`` at which it should pause at a checkpoint; None: never.
+    """
+
+    threads: int = 1
+    gpu: int | None = None
+    deadline: float | None = None
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.time() > self.deadline
+
+
+def start(folder: Path, resources: Resources):
+    """Start the run of ``folder``; returns the process and its share of the epochs done, a shared number."""
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([__name__, "torch._dynamo"])  # imported once, not once a run; optimizers need it
+    share = context.Value("d", 0.0)
+    process = context.Process(target=_child, args=(folder, resources, share))
+    process.start()
+    return process, share
+
+
+def _child(folder: Path, resources: Resources, share) -> None:
+    """Entry of the process: everything printed goes to the run's log, and it ends with its parent."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its runs itself
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open(folder / LOG, "a", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    sys.stdout, sys.stderr = (open(fd, "w", encoding="utf-8", buffering=1, closefd=False) for fd in (1, 2))
+    torch.set_num_threads(resources.threads)
+    with threadpool_limits(resources.threads):
+        execute(folder, resources, lambda done: setattr(share, "value", done))
+
+
+def _end_with(sentinel) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def execute(folder: Path, resources: Resources, progress: Callable[[float], None] = lambda share: None) -> None:
+    """Do the run of ``folder`` here, from its newest checkpoint on, together with the processes of a launcher; leaves
+    result.json, failure.json, or, where the deadline came first, a checkpoint."""
+    with FileLock(folder / ".lock"):
+        run = Run(folder)
+        if run.finished:
+            return
+        (folder / FAILURE).unlink(missing_ok=True)
+        for written in (folder, folder / SAVED):
+            remove_unfinished(written)
+        try:
+            with group():
+                record = run_model(run.spec.model, request_of(run.spec, folder, resources), RunRecorder(run, resources.deadline, progress))
+        except Paused:
+            return
+        except Exception as error:
+            traceback.print_exc()
+            message = sentence(error) or f"{type(error).__name__}: {error} (the whole story is in {folder / LOG})"
+            write_json({"error": message}, folder / FAILURE)
+            return
+        finally:
+            for file in (folder / SAVED).glob("*.pth"):  # named for a best epoch that there has not been
+                remove_if_empty(file)
+        write_json(record, folder / RESULT)
+        for file in (folder / SAVED).glob("*.last.pth"):
+            file.unlink()
+        (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def request_of(spec: RunSpec, folder: Path, resources: Resources) -> Request:
+    """What to run for ``asked``, with checkpoints in ``folder``."""
+    settings = {"show_progress": False, **spec.settings, "seed": spec.seed}
+    settings["checkpoint_dir"] = str((folder / SAVED).absolute())
+    if resources.gpu is not None:
+        settings["gpu_id"] = str(resources.gpu)
+    return Request(spec.dataset, settings=settings)

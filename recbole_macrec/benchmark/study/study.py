@@ -1,0 +1,160 @@
+"""A question as a comparison and what is made of it: ``properties/study/NAME.yaml``, or a YAML file of one's own.
+
+    python -m recbole_macrec.benchmark study ablation --datasets=arts-toy --seeds=3 --output=DIR
+
+takes every option of ``compare`` but --tune, is resumable as that is, and writes study.md, study.json and figures/*.png and
+*.pdf into the folder beside the tables. Studies: ablation, collisions, code_distribution, sensitivity, beam_vs_exact,
+cold_items, history_length, and published, which needs a dataset that papers report.
+"""
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from recbole_macrec.benchmark.arguments import new_parser, read_settings
+from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, names_of
+from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
+from recbole_macrec.benchmark.compare.run import Request
+from recbole_macrec.benchmark.compare.runs import open_comparison, write_json
+from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, Study, as_markdown
+from recbole_macrec.benchmark.study.published import check_published, published
+from recbole_macrec.config.options import config_of, refuse_trust
+from recbole_macrec.config.property_files import property_file, read_yaml
+from recbole_macrec.data import DATA_PATH
+from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.semantic_ids import SemanticIDSettings
+from recbole_macrec.utils.distributed import group
+from recbole_macrec.utils.files import whole_file
+from recbole_macrec.utils.reporting import reporting
+
+KEYS = (
+    "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "published",
+)  # fmt: skip
+KINDS = FINISHED_KINDS | {published.__name__: published}
+
+
+def main(argv: list[str]) -> int:
+    """The command ``study``."""
+    return reporting(_main, argv)
+
+
+def _main(argv: list[str]) -> int:
+    with group() as processes:
+        if processes.size > 1:
+            raise UserError("a study starts its own processes; start it without torchrun, with --jobs or --ray.")
+    args, settings = parse(argv)
+    study = read_study(args.name)
+    request = Request("", tuple(args.config_files.split()), settings)
+    given = matrix_settings(request, request.value("data_path") or DATA_PATH)
+    given = study.get("settings", {}) | given
+    models = names_of(args.models or "") or study.get("models", [])
+    if args.models and study.get("model"):
+        raise UserError(f"--models: the study {args.name} is about variants of {study['model']}; leave it out.")
+    datasets = names_of(args.datasets)
+    draw = KINDS[study["kind"]]
+    status = 0
+    if draw is published:
+        for dataset in datasets:
+            check_published(study, dataset)
+    for dataset in datasets:  # a dataset has variants of its own: which values are the default depends on it
+        output = Path(args.output) if len(datasets) == 1 else Path(args.output) / dataset
+        seeds = seeds_of(args.seeds, int(request.value("seed", FIRST_SEED)))
+        variants = variants_of(study, models, dataset, given)
+        pairs = [] if models else [(variants[0].label, other.label) for other in variants[1:]]  # the whole model against each
+        matrix = Matrix(variants, [dataset], seeds, given, pairs)
+        matrix.check(vars(args))
+        status |= compare(matrix, output, args.jobs, args.minutes, args.ray)
+        comparison = open_comparison(output)
+        waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
+        if waiting and study["kind"] in FINISHED_KINDS:
+            continue
+        made: Study = draw(comparison, study)
+        text = as_markdown(made, f"{study['title']}: {dataset}")
+        print(text)
+        with whole_file(output / "study.md") as fresh:
+            fresh.write_text(text, encoding="utf-8")
+        record = {"title": study["title"], "dataset": dataset, "columns": made.columns, "rows": made.rows}
+        record["figures"] = {name: asdict(figure) for name, figure in made.figures.items()}
+        write_json(record, output / "study.json")
+        figures = [path for name, figure in made.figures.items() for path in figure.save(output / "figures", name)]
+        print("Study:", output / "study.md", output / "study.json", *figures)
+    return status
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    parser = new_parser("python -m recbole_macrec.benchmark study", __doc__)
+    parser.add_argument("name", help="of a study, or a YAML file of one's own")
+    parser.add_argument("--models", help="other models than the study names")
+    parser.add_argument("--datasets", "--dataset", default="arts-toy", help="as Instruments,Arts (default: arts-toy)")
+    add_matrix_options(parser)
+    return read_settings(parser, argv)
+
+
+def study_names() -> list[str]:
+    return sorted(path.stem for path in property_file("study").glob("*.yaml"))
+
+
+def read_study(name: str) -> dict:
+    """The content of a study's file.
+
+    Raises:
+        UserError: when there is none, or it holds what nobody reads.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else property_file("study", f"{name}.yaml")
+    if not path.is_file():
+        raise UserError(f"Unknown study '{name}'.{nearest(name, study_names())} There are: {', '.join(study_names())}.")
+    study = read_yaml(path)
+    if not isinstance(study, dict) or study.get("kind") not in KINDS:
+        raise UserError(f"{path}: expected 'kind: ...', one of {', '.join(KINDS)}.")
+    for key in study:
+        if key not in KEYS:
+            raise UserError(f"{path} has '{key}', which no study reads.{nearest(key, KEYS)}")
+    for settings in [study.get("settings") or {}, study.get("sweeps") or {}, *(study.get("variants") or {}).values()]:
+        refuse_trust(settings, path)
+    named = study.get("models") or study.get("model") or all("model" in own for own in study.get("variants", {"": {}}).values())
+    if not named:
+        raise UserError(f"{path}: expected models, a model and its variants or sweeps, or variants that name their models.")
+    return {"title": path.stem} | study
+
+
+def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str, Any]) -> list[Variant]:
+    """The rows: the models, or variants, or one for every value of every sweep.
+
+    Args:
+        models: rows to choose, by the label of a variant; another name is a model as it is.
+    """
+    model = study.get("model")
+    variants = {label: _variant(label, model, **own) for label, own in study.get("variants", {}).items()}
+    if models:
+        return [variants.get(name) or Variant(name, name) for name in models]
+    if variants:
+        return list(variants.values())
+    default = default_values(model, dataset, settings)
+    swept = {DEFAULT: Variant(DEFAULT, model)}
+    for option, values in study["sweeps"].items():
+        for value in values:
+            label, own = sweep_value(default, option, value)
+            if own is not None:
+                swept.setdefault(label, Variant(label, model, own))
+    return list(swept.values())
+
+
+def _variant(label: str, of: str | None, model: str | None = None, **settings) -> Variant:
+    return Variant(label, model or of, settings)
+
+
+def sweep_value(default: dict, option: str, value) -> tuple[str, dict | None]:
+    """The label of a sweep's value and its settings; no settings where the model has no such layer."""
+    label, own = f"{option}={value}", {option: value}
+    if option == "first_con_layer":
+        own = {"con_layers": list(range(value, default["codebook_levels"]))}
+        if not own["con_layers"]:
+            return label, None
+    return (DEFAULT, {}) if all(default[name] == wanted for name, wanted in own.items()) else (label, own)
+
+
+def default_values(model: str, dataset: str, settings: dict[str, Any]) -> dict:
+    """Option -> value that a run of ``model`` on ``dataset`` would have, presets looked up."""
+    config = config_of(model, dataset, [], settings)
+    ids = SemanticIDSettings.from_config(config, config["modalities"]).identity()
+    return config.final_config_dict | ids

@@ -1,0 +1,250 @@
+"""``python -m recbole_macrec.data prepare ...``, ``... import ...``, ``... images ...``, ``... encode ...`` and ``... toy``."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+
+from recbole_macrec.data import DATA_PATH, features
+from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat
+from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
+from recbole_macrec.data.encoders.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing, is_imported
+from recbole_macrec.data.fetch.images import REPORT, fetch_catalogue_images
+from recbole_macrec.data.fetch.prepare import locked
+from recbole_macrec.data.importers.importer import Summary, import_dataset
+from recbole_macrec.data.importers.sources import header_of
+from recbole_macrec.data.toy.toy import NAME, write_toy
+from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.utils.distributed import group, own_device
+from recbole_macrec.utils.reporting import reporting
+
+_TABLE_FORMAT = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "field_separator", "seq_separator")
+_ITEM_FORMAT = ("ITEM_ID_FIELD", "field_separator", "seq_separator", "encoding")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; see python -m recbole_macrec.data {self.prog.split()[-1]} --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a UserError becomes one line on stderr and exit code 1."""
+    return reporting(_run, sys.argv[1:] if argv is None else argv)
+
+
+def _run(argv: list[str]) -> int:
+    args = _parse(argv)
+    args.run(args)
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="python -m recbole_macrec.data", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", metavar="prepare|import|images|encode|toy", parser_class=_Parser)
+    preparing = commands.add_parser("prepare", allow_abbrev=False, help="download, import and encode a dataset with a source",
+                                    formatter_class=argparse.RawDescriptionHelpFormatter, description=_PREPARE_HELP)
+    preparing.add_argument("dataset", metavar="NAME")
+    preparing.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
+    preparing.add_argument("--model", default="MACRec", help="what to prepare it for (default: MACRec)")
+    preparing.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones win")
+    preparing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    preparing.set_defaults(run=_prepare)
+    importing = commands.add_parser("import", allow_abbrev=False, help="turn released files, raw files or a CSV into a dataset",
+                                    formatter_class=argparse.RawDescriptionHelpFormatter, description=_IMPORT_HELP)
+    importing.add_argument("src", metavar="SRC", type=Path)
+    importing.add_argument("--dataset", required=True, metavar="NAME")
+    importing.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
+    importing.add_argument("--feature", action="append", default=[], metavar="MODALITY=FILE.npy")
+    importing.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE.json")
+    importing.add_argument("--words", type=Path, metavar="FILE.npy", help="texts as word numbers")
+    importing.add_argument("--category", metavar="NAME", help="which of several raw Amazon catalogues in SRC")
+    importing.add_argument("--core", type=int, metavar="K", help="default: 5 for raw Amazon files, else no filtering")
+    importing.add_argument("--require_image", choices=("True", "False"), help="default: True for raw Amazon files")
+    _add_format_options(importing, _TABLE_FORMAT, "of tables in SRC")
+    importing.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
+    importing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    importing.set_defaults(run=_import)
+    encoding = commands.add_parser("encode", allow_abbrev=False, help="make the features of one modality",
+                                   formatter_class=argparse.RawDescriptionHelpFormatter, description=_ENCODE_HELP)
+    encoding.add_argument("dataset", metavar="NAME")
+    encoding.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
+    encoding.add_argument("--modality", required=True, help="what to call the features, such as text or image")
+    encoding.add_argument("--encoder", metavar="NAME", help=f"one of {', '.join([*ENCODERS, *PRESETS])}")
+    encoding.add_argument("--model", metavar="HUB_NAME_OR_FOLDER", help="any other model of Hugging Face transformers")
+    for field in fields(ModelOptions)[1:]:
+        encoding.add_argument(f"--{field.name}", type=int if "int" in str(field.type) else str)
+    encoding.add_argument("--text_fields", default=",".join(TEXT_FIELDS), metavar="A,B", help="default: %(default)s")
+    encoding.add_argument("--image_field", default=IMAGE_FIELD, metavar="A", help="default: %(default)s")
+    _add_format_options(encoding, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
+    encoding.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    encoding.set_defaults(run=_encode)
+    images = commands.add_parser("images", allow_abbrev=False, help="download the images of an imported catalogue")
+    images.add_argument("dataset", metavar="NAME")
+    images.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
+    images.add_argument("--connections", type=int, default=16, help="transfers at the same time (default: 16)")
+    _add_format_options(images, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
+    images.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    images.set_defaults(run=_images)
+    toy = commands.add_parser("toy", allow_abbrev=False, help=f"make the synthetic craft shop {NAME}", description=_TOY_HELP)
+    toy.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
+    toy.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
+    toy.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    toy.set_defaults(run=_toy)
+    if not argv:
+        raise UserError(f"no command; use one of: {', '.join(commands.choices)}")
+    if argv[0] not in ("-h", "--help", *commands.choices):
+        raise UserError(f"unknown command '{argv[0]}'; use one of: {', '.join(commands.choices)}."
+                        f"{nearest(argv[0], commands.choices)}")
+    chosen = commands.choices.get(argv[0])
+    if chosen is preparing:
+        args, args.settings = parser.parse_known_args(argv)
+        return args
+    for word in argv[1:] if chosen else ():
+        option = word.split("=")[0]
+        if option.startswith("-") and option not in _options(chosen):
+            raise UserError(f"unknown option '{option}'; known are {', '.join(sorted(_options(chosen)))}."
+                            f"{nearest(option, _options(chosen))}")
+    return parser.parse_args(argv)
+
+
+def _add_format_options(parser: argparse.ArgumentParser, options: Iterable[str], where: str) -> None:
+    for option in options:
+        parser.add_argument(f"--{option}", metavar="TEXT", help=f"as in RecBole, {where}")
+
+
+def _format_options(args: argparse.Namespace) -> dict[str, str]:
+    """Return RecBole's options for columns and separators that the command line gives; ``\\t`` is a tab."""
+    given = {option: getattr(args, option, None) for option in FORMAT_OPTIONS.values()}
+    given = {option: value.replace("\\t", "\t") for option, value in given.items() if value is not None}
+    for option, value in given.items():
+        if not value or option == "field_separator" and len(value) > 1:
+            raise UserError(f"--{option} is '{value}'; expected {'one character' if option == 'field_separator' else 'a text'}")
+    return given
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from recbole_macrec.commands.prepare import prepare_command  # reads RecBole's options, which the others do without
+
+    prepare_command(args, args.settings)
+
+
+def _import(args: argparse.Namespace) -> None:
+    summary = import_dataset(args.src, args.dataset, args.data_path, _pairs("--feature", args.feature, ".npy"),
+                             _pairs("--semantic_ids", args.semantic_ids, ".json"), args.overwrite, args.category,
+                             args.core, None if args.require_image is None else args.require_image == "True", args.words,
+                             _format_options(args))
+    print(_describe(summary))
+
+
+def _encode(args: argparse.Namespace) -> None:
+    if (args.encoder is None) == (args.model is None):
+        raise UserError(f"encode needs either --encoder ({', '.join([*ENCODERS, *PRESETS])}) or --model HUB_NAME_OR_FOLDER")
+    options = {field.name: getattr(args, field.name) for field in fields(ModelOptions)[1:]}
+    options = {key: value for key, value in options.items() if value is not None}
+    simple = args.encoder is not None and args.encoder not in PRESETS
+    if simple and options:
+        raise UserError(f"--{next(iter(options))} is no option of the encoder {args.encoder}; leave it out")
+    features.check_modality(args.modality)
+    folder = args.data_path / args.dataset
+    if is_imported(folder, args.modality):
+        raise UserError(f"{features.paths(folder, args.modality)[0]} was imported, and encoding would replace it; remove it, or "
+                        "choose another --modality")
+    chosen = args.encoder if simple else {"model": args.model or args.encoder, **options}
+    with group() as processes:
+        table = encode_missing(folder, args.dataset, args.modality, chosen, args.text_fields.split(","), args.image_field,
+                               device=own_device(), show_progress=True, processes=processes,
+                               form=AtomicFormat.of(_format_options(args)))
+    if processes.first:
+        rows, width = table.matrix.shape
+        print(f"{features.paths(folder, args.modality)[0]}: {rows:,} items x {width:,} dimensions")
+
+
+def _images(args: argparse.Namespace) -> None:
+    if args.connections < 1:
+        raise UserError(f"--connections={args.connections} is not usable; give a whole number from 1 on")
+    with locked(args.data_path / args.dataset):
+        there, failed = fetch_catalogue_images(args.data_path / args.dataset, args.connections,
+                                               form=AtomicFormat.of(_format_options(args)))
+    print(f"{args.data_path / args.dataset}: {there:,} images are there, {len(failed):,} could not be had")
+    for item, why in list(failed.items())[:5]:
+        print(f"  {item}: {why.reason}")
+    if failed:
+        print(f"all of them: {args.data_path / args.dataset / REPORT}")
+
+
+def _toy(args: argparse.Namespace) -> None:
+    print(f"{write_toy(args.data_path, args.overwrite)}: written (synthetic)")
+
+
+def _pairs(option: str, values: list[str], suffix: str) -> dict[str, Path]:
+    """Turn ``["text=a.npy"]`` into ``{"text": Path("a.npy")}``; UserError for other forms and repeated modalities."""
+    pairs: dict[str, Path] = {}
+    for value in values:
+        modality, equals, file = value.partition("=")
+        if not (modality and equals and file):
+            raise UserError(f"{option} {value} is not understood; write {option} MODALITY=FILE{suffix}")
+        if modality in pairs:
+            raise UserError(f"{option} names modality '{modality}' twice ({pairs[modality]} and {file}); keep one")
+        pairs[modality] = Path(file)
+    return pairs
+
+
+def _describe(summary: Summary) -> str:
+    shapes = [f"{modality} [{rows:,} x {width}]" for modality, (rows, width) in summary.features.items()]
+    items = summary.folder / f"{summary.folder.name}.item"
+    columns = [column.split(":")[0] for column in header_of(items, "\t")[1:] if ":float" not in column]
+    none = f"none yet; a run makes them from what {items.name} has: {', '.join(columns)}" if columns else "none"
+    lines = [f"{summary.folder}: {summary.users:,} users, {summary.items:,} items, {summary.interactions:,} interactions",
+             f"features: {', '.join(shapes) or none}", f"semantic IDs: {', '.join(summary.semantic_ids) or 'none'}"]
+    lines += [f"{step.name}: {step.users:,} users, {step.items:,} items, {step.interactions:,} interactions"
+              for step in summary.steps]
+    return "\n".join(lines + [f"note: {note}" for note in summary.notes])
+
+
+_PREPARE_HELP = """\
+Bring DIR/NAME here as its property file (properties/dataset/NAME.yaml, or one of --config_files) says under source: download,
+import and filter, images, features. A killed run goes on where it was, and what is there is left as it is. A run of any
+model does the same by itself.
+
+Other options are those of a run, --key=value: --modalities=[text] brings no images, --model=SASRec the interactions alone.
+The encoding runs on several GPUs under torchrun --nproc_per_node=4 -m recbole_macrec.data prepare NAME."""
+
+_TOY_HELP = "Write DIR/arts-toy, a synthetic shop (users, items, texts and images are made up), the same bytes every time."
+
+_ENCODE_HELP = """\
+Write DIR/NAME/features/MODALITY.npy from the texts or images that DIR/NAME/NAME.item names.
+
+Whether a model reads texts or images is in its configuration. Text: mean over the tokens of each field, then over the
+fields. A killed run goes on where it was. On several GPUs, or machines with a shared disk:
+
+    torchrun --nproc_per_node=4 -m recbole_macrec.data encode NAME --data_path=DIR --modality=text --encoder=llama-7b"""
+
+_IMPORT_HELP = """\
+Write DIR/NAME with RecBole's atomic files, features and semantic IDs, all keyed by item.
+
+SRC is one of these, or the folder that holds it:
+  NAME.inter.json     released with MQL4GRec, MACRec, LC-Rec or LETTER; NAME.item2id, NAME.item.json, NAME.emb-llama-td.npy,
+                      NAME.emb-ViT-L-14.npy, NAME.index.json, NAME.index_lemb.json, NAME.index_vitemb.json beside it are read
+  NAME.inter          of RecBole (its separator is read from the first line), or of MMRec with image_feat.npy and text_feat.npy beside it; NAME.item gives texts
+  NAME.train.inter    with NAME.valid.inter and NAME.test.inter: RecBole's benchmark files with item_id_list
+  interactions.csv    user,item[,timestamp] in the first line; items.csv beside it has item, any text columns, and image for
+                      a path in the folder or a URL
+  raw Amazon files    CATEGORY.csv and meta_CATEGORY.json.gz of 2018, CATEGORY.jsonl.gz and meta_CATEGORY.jsonl.gz of 2023
+
+Raw Amazon files are filtered as published: items with metadata and an image, the earliest interaction of each user and
+item, then the 5-core. --core=K does the same to a CSV; --core=0 leaves rare users and items in.
+
+--feature MODALITY=FILE.npy: row i is item number i (of NAME.item2id; the items of a CSV must then be numbers, and the
+catalogue is every row), or the item in line i of FILE.items.txt when that file lies beside FILE.npy.
+--words FILE.npy: whole numbers [2, n], item numbers and the words of these items; they become the texts of the column title.
+--semantic_ids MODALITY=FILE.json: {"0": ["<a_170>", "<b_224>", ...], ...}, keyed by item number or item."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""``python -m recbole_macrec.data prepare NAME``: what a run would do before it learns semantic IDs, and nothing else."""
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from recbole.config import Config
+
+from recbole_macrec.config.options import check_model, check_options, config_of, read_config_file, settings_of_words
+from recbole_macrec.data.atomic import AtomicFormat
+from recbole_macrec.data.encoders import create_encoder
+from recbole_macrec.data.encoders.encode import item_features
+from recbole_macrec.data.importers.raw import manifest
+from recbole_macrec.errors import UserError
+from recbole_macrec.model.preparation import prepare, reads_semantic_ids
+from recbole_macrec.semantic_ids.dataset_settings import mean_for, settings_of, source_of_ids
+from recbole_macrec.utils.distributed import Group, group, own_device
+
+OWN = ("config_files", "model", "verbose", "help")
+
+
+def prepare_command(args: argparse.Namespace, words: list[str]) -> None:
+    """Prepare ``args.dataset`` for ``args.model``; ``words`` are options as a run has them, ``--key=value``.
+
+    Raises:
+        UserError: for unknown options, a dataset without a ``source``, and whatever keeps it from being prepared.
+    """
+    with group() as processes:
+        _prepare(args, _configure(args, words), processes)
+
+
+def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None:
+    if not config["source"]:
+        raise UserError(f"dataset {args.dataset} has no source, neither in properties/dataset/{args.dataset}.yaml nor in "
+                        f"--config_files; write one, or import it: python -m recbole_macrec.data import SRC "
+                        f"--dataset={args.dataset}")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("recbole_macrec").setLevel(logging.INFO)
+    folder = Path(config["data_path"])
+    prepare(config)
+    tables = {}
+    for modality, encoder in (_encoders(config) if reads_semantic_ids(config) else {}).items():
+        tables |= item_features(folder, args.dataset, [modality], encoder, config["text_fields"] or [],
+                                config["image_field"] or "image", device=own_device(), show_progress=True,
+                                mean_for=mean_for(config), processes=processes, form=AtomicFormat.of(config))
+    if processes.first:
+        counts = (manifest.read(folder) or {}).get("counts", {})
+        print(f"{folder}: " + (", ".join(f"{count:,} {what}" for what, count in counts.items()) or "imported"))
+        for modality, table in tables.items():
+            print(f"features {modality}: {len(table.matrix):,} items x {table.matrix.shape[1]:,} dimensions")
+
+
+def _encoders(config: Config) -> dict[str, dict]:
+    """Return {modality: encoders as item_features wants them} of what can be encoded before a run splits the interactions."""
+    folder = Path(config["data_path"])
+    settings = settings_of(config, folder)
+    if source_of_ids(settings, folder) == "published":
+        return {}
+    chosen = {m: config["encoders"][m] for m in settings.modalities if m in (config["encoders"] or {})}
+    return {m: {m: chosen[m]} if m in chosen else {} for m in settings.modalities
+            if m not in chosen or create_encoder(chosen[m], device="cpu").kind != "interactions"}
+
+
+def _configure(args: argparse.Namespace, words: list[str]) -> Config:
+    settings = {"data_path": str(args.data_path), **settings_of_words(words, OWN)}
+    check_model(args.model)
+    check_options(settings, [args.model], args.dataset, "the command line", OWN)
+    files = args.config_files.split()
+    for file in files:
+        check_options(read_config_file(file), [args.model], args.dataset, file)
+    return config_of(args.model, args.dataset, files, settings)

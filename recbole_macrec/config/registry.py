@@ -1,0 +1,23 @@
+"""The models of this package, by name."""
+
+_models: dict[str, type] = {}
+
+
+def add_model(model: type) -> None:
+    """Register ``model`` by the name of its class."""
+    _models[model.__name__] = model
+
+
+def models() -> dict[str, type]:
+    """Name -> class."""
+    return dict(_models)
+
+
+def model_names() -> list[str]:
+    """Names of the models of this package."""
+    return list(_models)
+
+
+def is_ours(model_class: type) -> bool:
+    """Whether ``model_class`` is one of the models of this package or derived from one."""
+    return issubclass(model_class, tuple(_models.values()))

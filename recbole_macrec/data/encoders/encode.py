@@ -1,0 +1,230 @@
+"""Features for modalities of a dataset folder: those that lie there, else encoded from its texts and images."""
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from recbole_macrec.data import atomic, features
+from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
+from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder
+from recbole_macrec.data.encoders.base import NAMED, require_usable
+from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
+from recbole_macrec.data.encoders.shards import Shards
+from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
+from recbole_macrec.utils.distributed import ALONE, Group
+from recbole_macrec.utils.files import is_read_only, lock_in, remove_unfinished, whole_file
+
+logger = logging.getLogger(__name__)
+
+TEXT_FIELDS = ("title", "description")
+IMAGE_FIELD = "image"
+LACKING = {"text": "missing_texts", "image": "missing_images"}  # kind of content -> option for items that lack it
+Chosen = str | Mapping[str, Any]  # an encoder as the option names it
+Users = Mapping[str, np.ndarray]  # item token -> numbers of the users who took it in the training interactions
+
+
+def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[str], encoders: Mapping[str, Chosen],
+                  text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
+                  device: torch.device | str | None = None, show_progress: bool = False,
+                  users: Callable[[], Users] | None = None, mean_for: Collection[str] = (),
+                  processes: Group = ALONE, form: AtomicFormat = DEFAULT_FORMAT) -> dict[str, FeatureTable]:
+    """Return ``{modality: FeatureTable}`` in the order of ``modalities``.
+
+    Imported features are taken as they are. A modality that ``encoders`` gives an encoder, such as
+    ``{"text": "tfidf", "image": {"model": "openai/clip-vit-large-patch14"}}``, is encoded from ``NAME.item`` unless that was
+    done before from the same content. An encoder of interactions asks for ``users``. ``mean_for`` names the kinds
+    of content, ``text`` or ``image``, that an item may lack: it then has the mean feature of the others. UserError says which file is missing and how to get it.
+    """
+    folder = Path(dataset_folder)
+    if not folder.is_dir():
+        raise UserError(f"dataset folder {folder} does not exist; import it: {atomic.import_command(folder, name)}")
+    if not isinstance(encoders, Mapping):
+        raise UserError(f"encoders is {encoders!r}; expected an encoder of each modality, such as {{text: tfidf}}")
+    tables = {}
+    for modality in modalities:
+        features.check_modality(modality)
+        if modality in encoders:
+            tables[modality] = encode_missing(folder, name, modality, encoders[modality], text_fields, image_field,
+                                              device=device, show_progress=show_progress, users=users,
+                                              mean_for=mean_for, processes=processes, form=form)
+        elif modality in features.available(folder):
+            tables[modality] = FeatureTable.load(folder, modality)
+        else:
+            raise UserError(_how_to_get(folder, name, modality, f"encoders names no encoder for '{modality}'"))
+    return tables
+
+
+def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen: Chosen,
+                   text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
+                   device: torch.device | str | None = None, show_progress: bool = False,
+                   processes: Group = ALONE, users: Callable[[], Users] | None = None,
+                   mean_for: Collection[str] = (), form: AtomicFormat = DEFAULT_FORMAT) -> FeatureTable:
+    """Return the features of one modality, encoding them if they are absent or were encoded from other content.
+
+    Features without a manifest beside them were imported, and are never encoded anew. Pretrained models encode shard by
+    shard, which a killed run resumes; ``processes`` share the shards. Of other runs one encodes and the rest wait.
+    """
+    folder = Path(dataset_folder)
+    npy, _ = features.paths(folder, modality)
+    manifest_path = manifest_file(npy)
+    if is_imported(folder, modality):
+        return FeatureTable.load(folder, modality)
+    encoder = create_encoder(chosen, device)
+    items = _raw_items(atomic.read_items(folder, name, form), folder, name, modality, encoder, text_fields, image_field, users)
+    items.sort(key=lambda item: item.token)  # features must not depend on the order of the rows
+    content = _known_content_hash(items, npy.with_name(f".{modality}.seen.json"), processes.first)
+    identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}
+    if processes.share(npy.exists() and _holds(manifest_path, identity)):  # needs no lock: the folder may be read-only
+        table = FeatureTable.load(folder, modality)
+        if processes.share(_holds(manifest_path, identity)):  # no other run replaced them meanwhile
+            return table
+    lacks = f"features {npy.name} of its texts or images by this encoder"
+    with lock_in(npy.parent, f".{modality}.lock", lacks) if processes.first else nullcontext():
+        if processes.first:
+            remove_unfinished(npy.parent, f"{modality}.")
+        if processes.share(npy.exists() and _holds(manifest_path, identity)):  # another run encoded them meanwhile
+            return FeatureTable.load(folder, modality)
+        shown = _usable(items, encoder, encoder.kind in mean_for)
+        shards = None
+        if isinstance(encoder, PretrainedEncoder):
+            if processes.first and encoder.slow_here:
+                logger.warning(encoder.slow_here)
+            shards = Shards(npy.with_name(f".{modality}.shards"), identity, encoder, shown)
+            shards.encode(processes, show_progress)
+            processes.wait()
+        if processes.first:
+            matrix = shards.join() if shards else encoder.encode(shown)
+            details = dict(encoder.details)
+            if len(shown) < len(items):
+                matrix, details["mean_features"] = _with_means(matrix, shown, items), len(items) - len(shown)
+            # The manifest's presence says "encoded here" and its content "complete": an empty one goes first.
+            manifest_path.write_text("{}")
+            FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
+            with whole_file(manifest_path) as fresh:
+                fresh.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **details}, indent=1))
+            if shards:
+                shards.remove()
+    processes.wait()
+    return FeatureTable.load(folder, modality)
+
+
+def encodable(dataset_folder: Path, name: str, text_fields: Sequence[str], image_field: str,
+              form: AtomicFormat = DEFAULT_FORMAT) -> set[str]:
+    """Return which of text and image ``NAME.item`` has a column to encode for."""
+    if not (dataset_folder / f"{name}.item").is_file():
+        return set()
+    columns = set(atomic.read_items(dataset_folder, name, form))
+    return {modality for modality, fields in (("text", text_fields), ("image", [image_field])) if columns & set(fields)}
+
+
+def is_imported(dataset_folder: Path, modality: str) -> bool:
+    """Whether features lie there that were not encoded here."""
+    npy, _ = features.paths(dataset_folder, modality)
+    return npy.exists() and not manifest_file(npy).exists()
+
+
+def manifest_file(npy: Path) -> Path:
+    """Return where the record of encoded features lies: encoder, settings, content, model, versions."""
+    return npy.with_suffix(".encoded.json")
+
+
+def _raw_items(frame: pd.DataFrame, folder: Path, name: str, modality: str, encoder: Encoder, text_fields: Sequence[str],
+               image_field: str, users: Callable[[], Users] | None) -> list[RawItem]:
+    if encoder.kind == "interactions":
+        if users is None:
+            raise UserError(f"encoder {encoder.name} reads the training interactions, which only a run has split off; choose "
+                            "another encoder here, or name this one in the option encoders of a run")
+        taken, nobody = users(), np.empty(0, dtype=np.int64)
+        return [RawItem(token, users=taken.get(token, nobody)) for token in frame["item_id"]]
+    if encoder.kind == "text":
+        present = [field for field in text_fields if field in frame]
+        if not present:
+            why = f"{name}.item has no column {' or '.join(text_fields) or '(text_fields is empty)'} to encode"
+            raise UserError(_how_to_get(folder, name, modality, why))
+        return [RawItem(token, tuple(texts)) for token, *texts in zip(frame["item_id"], *(frame[field] for field in present))]
+    if image_field not in frame:
+        raise UserError(_how_to_get(folder, name, modality, f"{name}.item has no column {image_field} to encode"))
+    return [RawItem(token, image=folder / path if path else None)
+            for token, path in zip(frame["item_id"], frame[image_field])]
+
+
+def _usable(items: Sequence[RawItem], encoder: Encoder, without_others: bool) -> Sequence[RawItem]:
+    """Return the items that ``encoder`` can encode; UserError naming the others unless ``without_others``, or if none is left."""
+    unusable = encoder.unusable(items)
+    usable = [item for item in items if item.token not in unusable]
+    if not (without_others and usable):
+        require_usable(encoder.kind, unusable)
+    elif unusable:
+        reasons = "; ".join(f"'{token}': {reason}" for token, reason in list(unusable.items())[:NAMED])
+        logger.warning(f"{len(unusable)} of {len(items)} items have the mean {encoder.kind} feature of the others ({reasons}"
+                       f"{'; ...' if len(unusable) > NAMED else ''})")
+    return usable
+
+
+def _with_means(matrix: np.ndarray, shown: Sequence[RawItem], items: Sequence[RawItem]) -> np.ndarray:
+    """Return a row for each of ``items``: its own of ``matrix`` [len(shown), d], or the mean of all rows there."""
+    row = {item.token: i for i, item in enumerate(shown)}
+    filled = np.vstack([matrix, matrix.mean(axis=0, dtype=np.float64).astype(np.float32)])
+    return filled[[row.get(item.token, len(matrix)) for item in items]]
+
+
+def _known_content_hash(items: Sequence[RawItem], memo: Path, write: bool) -> str:
+    """Return the content hash; the one in ``memo`` while image files have the size and time of change they had then.
+
+    One process may ``write`` the memo, where the folder lets it. Images are gigabytes, which a run that finds its features made should not read.
+    """
+    if not any(item.image for item in items):
+        return _content_hash(items)
+    digest = hashlib.sha256()
+    for item in items:
+        seen = item.image.stat() if item.image is not None and item.image.is_file() else None
+        digest.update(f"{item.token}\0{(seen.st_size, seen.st_mtime_ns) if seen else None}\0".encode())
+    seen = digest.hexdigest()
+    if _holds(memo, {"seen": seen}):
+        return json.loads(memo.read_text())["content_sha256"]
+    content = _content_hash(items)
+    if write:
+        try:
+            memo.parent.mkdir(exist_ok=True)
+            with whole_file(memo) as fresh:
+                fresh.write_text(json.dumps({"seen": seen, "content_sha256": content}))
+        except OSError as error:
+            if not is_read_only(error):
+                raise
+    return content
+
+
+def _content_hash(items: Sequence[RawItem]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update("\0".join((item.token, *item.texts, "")).encode())
+        digest.update(item.users.astype(np.int64).data)
+        if item.image is not None and item.image.is_file():
+            digest.update(hashlib.sha256(item.image.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _holds(manifest: Path, identity: dict) -> bool:
+    """Whether the manifest says all that ``identity`` says; what it records beside that, such as versions, may differ."""
+    try:
+        record = json.loads(manifest.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and {key: record.get(key) for key in identity} == identity
+
+
+def _how_to_get(folder: Path, name: str, modality: str, why: str) -> str:
+    npy, txt = features.paths(folder, modality)
+    found = ", ".join(features.available(folder)) or "none"
+    return (f"modality '{modality}' of dataset {name} has no features: {npy} is missing (features there: {found}) and {why}; "
+            f"import features ({atomic.import_command(folder, name, modality)}) or put {npy.name} and {txt.name} there")

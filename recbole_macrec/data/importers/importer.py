@@ -1,0 +1,182 @@
+"""Turn a source, feature files and ID files into one dataset folder in which everything is keyed by item token."""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from recbole_macrec.data import atomic, features
+from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
+from recbole_macrec.data.importers.find_source import read_source
+from recbole_macrec.data.importers.join import join_features, join_ids
+from recbole_macrec.data.importers.raw import manifest
+from recbole_macrec.data.importers.raw.amazon import read_amazon
+from recbole_macrec.data.importers.raw.catalogue import Catalogue, Options, write_items
+from recbole_macrec.data.importers.raw.filtering import Step
+from recbole_macrec.data.importers.raw.find import RawFiles, find_raw
+from recbole_macrec.data.importers.raw.folder import ItemTable, read_folder
+from recbole_macrec.data.importers.raw.narrow import narrow
+from recbole_macrec.data.importers.raw.records import Records
+from recbole_macrec.data.importers.sources import NO_OPTIONS, Source
+from recbole_macrec.data.importers.words import COLUMN, read_words
+from recbole_macrec.errors import UserError
+from recbole_macrec.utils.files import new_folder
+
+AMAZON_CORE = 5  # of all published 2018 catalogues
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an import wrote; counts are of interactions, users that have some, and the whole catalogue."""
+
+    folder: Path
+    users: int
+    items: int
+    interactions: int
+    features: dict[str, tuple[int, int]]  # modality -> shape [n, d]
+    semantic_ids: list[str]
+    notes: list[str]
+    steps: list[Step] = field(default_factory=list)  # counts after each step of the filtering, where there was one
+
+
+def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[str, Path] | None = None,
+                   id_files: dict[str, Path] | None = None, overwrite: bool = False, category: str | None = None,
+                   core: int | None = None, require_image: bool | None = None, words: Path | None = None,
+                   reads: Mapping[str, str] = NO_OPTIONS, writes: AtomicFormat = DEFAULT_FORMAT) -> Summary:
+    """Import ``src`` into ``data_path/name``; raise UserError, with nothing on disk changed, if anything is wrong.
+
+    Raw Amazon files are filtered as published unless ``core`` and ``require_image`` say otherwise. A raw catalogue that
+    lies there already, made from the same files with the same options, is left as it is. ``words`` (words.py) become texts.
+    ``reads`` are RecBole's options for the columns and separators of tables in ``src``, by their names, such as
+    ``{"ITEM_ID_FIELD": "product_id"}``; ``writes`` is the format of the dataset.
+    """
+    src, target = Path(src), Path(data_path) / name
+    feature_files, id_files = feature_files or {}, id_files or {}
+    for modality in (*feature_files, *id_files):
+        features.check_modality(modality)
+    _check_name(name)
+    if core is not None and core < 0:
+        raise UserError(f"--core={core} is not usable; give the fewest interactions of a user and an item, such as 5, or 0")
+    inputs = [src, *map(Path, feature_files.values()), *map(Path, id_files.values()), *([Path(words)] if words else [])]
+    raw = find_raw(src, name, category)
+    known = raw is not None and not overwrite and (target / manifest.FILE).is_file()
+    if not known:
+        _check_target(target, name, inputs, overwrite)
+    if raw is None:
+        source, steps = _read_plain(src, name, core, require_image, reads)
+        feature_files = source.found.choose("--feature", source.found.features, feature_files, source.notes)
+        id_files = source.found.choose("--semantic_ids", source.found.ids, id_files, source.notes)
+        return _write(target, source, steps, feature_files, id_files, overwrite, writes, words=words)
+    if words:
+        raise UserError(f"--words={words} gives texts, but SRC {src} is a raw catalogue with texts of its own; leave it out")
+    amazon = raw.kind != "folder"
+    if amazon and reads:
+        raise UserError(f"--{next(iter(reads))} describes tables, but SRC {src} holds raw Amazon files; leave it out")
+    options = Options(AMAZON_CORE if amazon and core is None else core, amazon if require_image is None else require_image)
+    origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files, reads))
+    if known:
+        return _known_summary(target, manifest.unchanged(target, origin))
+    with closing(Records(target.parent)) as records:
+        catalogue = read_amazon(raw, options, records) if amazon else read_folder(raw, options, records, reads)
+        catalogue.source.notes += catalogue.notes()
+        return _write(target, catalogue.source, catalogue.steps, feature_files, id_files, overwrite, writes, catalogue, origin)
+
+
+def _read_plain(src: Path, name: str, core: int | None, require_image: bool | None,
+                reads: Mapping[str, str]) -> tuple[Source, list[Step]]:
+    """Read a released folder or a CSV file."""
+    if require_image is not None:
+        raise UserError(f"--require_image filters items by their images, but SRC {src} names none; leave it out")
+    source = read_source(src, name, reads)
+    if core is None:
+        return source, []
+    if source.fixed:
+        raise UserError(f"--core={core} filters raw catalogues and CSV files, but {source.path} is released filtered; leave it "
+                        "out")
+    return source, narrow(source, core)
+
+
+def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping[str, Path],
+             reads: Mapping[str, str]) -> dict[str, Path]:
+    """Return every file that is read, under the name that the manifest gives it."""
+    folder = raw.metadata.parent
+    images = ItemTable(raw.metadata, reads).local_images() if raw.kind == "folder" else []
+    files = {image: folder / image for image in images} | {path.name: path for path in (raw.reviews, raw.metadata)}
+    for modality, path in feature_files.items():
+        names = Path(path).with_suffix(".items.txt")
+        files |= {f"features/{modality}": Path(path)} | ({f"features/{modality} items": names} if names.exists() else {})
+    return files | {f"semantic_ids/{modality}": Path(path) for modality, path in id_files.items()}
+
+
+def _write(target: Path, source: Source, steps: list[Step], feature_files: dict[str, Path], id_files: dict[str, Path],
+           overwrite: bool, writes: AtomicFormat, catalogue: Catalogue | None = None, origin: dict | None = None,
+           words: Path | None = None) -> Summary:
+    """Write the dataset folder; a raw ``catalogue`` brings its items, and its manifest says what it was made from."""
+    tables, ids, name = join_features(source, feature_files), join_ids(source, id_files), target.name
+    shapes = {modality: table.matrix.shape for modality, table in tables.items()}
+    if words:
+        source.columns[f"{COLUMN}:token_seq"] = read_words(Path(words), source)
+    with new_folder(target, overwrite) as folder:
+        _write_interactions(folder / f"{name}.inter", source, writes)
+        if catalogue is None:
+            atomic.write(folder / f"{name}.item", {f"{writes.item}:token": source.catalogue, **source.columns}, writes)
+        else:
+            write_items(folder, name, catalogue, writes)
+            added = {"features": shapes, "semantic_ids": list(ids), "notes": source.notes}
+            manifest.write(folder, origin, catalogue, (f"{name}.inter", f"{name}.item"), added)
+        for modality, table in tables.items():
+            table.save(folder, modality)
+        for modality, codes in ids.items():
+            path = folder / "semantic_ids" / f"{modality}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(codes, indent=0, ensure_ascii=False), encoding="utf-8")
+    return Summary(target, len(set(source.users)), len(source.catalogue), len(source.items), shapes, list(ids), source.notes,
+                   steps)
+
+
+def _known_summary(target: Path, found: dict | None) -> Summary:
+    """Describe the dataset that an earlier import left."""
+    if found is None:
+        raise UserError(f"dataset {target} already exists, made from other files or with other options; add --overwrite to "
+                        "replace it, or choose another --dataset")
+    counts = found["counts"]
+    return Summary(target, counts["users"], counts["items"], counts["interactions"],
+                   {modality: tuple(shape) for modality, shape in found["features"].items()}, found["semantic_ids"],
+                   [*found["notes"], "made before from the same files with the same options: nothing to do"],
+                   [Step(**step) for step in found["steps"]])
+
+
+def _check_name(name: str) -> None:
+    if name != Path(name).name or name in ("", ".", "..") or name.startswith("."):
+        raise UserError(f"--dataset={name} is not usable as a folder name; use a plain name such as 'Arts'")
+
+
+def _check_target(target: Path, name: str, inputs: list[Path], overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not overwrite:
+        raise UserError(f"dataset {target} already exists; add --overwrite to replace it, or choose another --dataset")
+    if not (target / f"{name}.inter").is_file():
+        raise UserError(f"--overwrite: {target} holds no {name}.inter, so it is no imported dataset; remove it yourself "
+                        "or choose another --dataset")
+    inside = [path for path in inputs if path.resolve().is_relative_to(target.resolve())
+              or target.resolve().is_relative_to(path.resolve())]
+    if inside:
+        raise UserError(f"--overwrite would delete {inside[0]}, which is to be imported; choose another --dataset or --data_path")
+
+
+def _write_interactions(path: Path, source: Source, form: AtomicFormat) -> None:
+    """Write rows by user, then time, then source order, which RecBole keeps for equal times."""
+    user_rank = {user: i for i, user in enumerate(dict.fromkeys(source.users))}
+    order = np.lexsort((source.timestamps, [user_rank[user] for user in source.users]))
+    columns = {f"{form.user}:token": source.users, f"{form.item}:token": source.items,
+               f"{form.time}:float": list(map(_number, source.timestamps))}
+    atomic.write(path, {name: [values[i] for i in order] for name, values in columns.items()}, form)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else repr(float(value))

@@ -1,0 +1,49 @@
+"""Amazon Reviews of 2018 and 2023, any category, through the published filtering."""
+from __future__ import annotations
+
+import numpy as np
+
+from recbole_macrec.data.importers.raw.catalogue import Catalogue, Options
+from recbole_macrec.data.importers.raw.filtering import Filtering, k_core
+from recbole_macrec.data.importers.raw.find import RawFiles
+from recbole_macrec.data.importers.raw.lines import Tally
+from recbole_macrec.data.importers.raw.metadata import COLUMNS, read_listings, texts
+from recbole_macrec.data.importers.raw.narrow import as_source
+from recbole_macrec.data.importers.raw.records import Record, Records
+from recbole_macrec.data.importers.raw.reviews import read_reviews
+from recbole_macrec.errors import UserError
+
+
+def read_amazon(files: RawFiles, options: Options, records: Records) -> Catalogue:
+    """Keep items with metadata (and an image), the earliest interaction of a user and an item, and the k-core of the rest.
+
+    The metadata are read once. In memory are two flags of every item that has reviews; texts go to ``records``, and only
+    those of the k-core before anything is known about items, which no later step can leave.
+    """
+    reviews = read_reviews(files.reviews, files.kind)
+    filtering = Filtering(reviews.interactions)
+    filtering.keep_earliest()
+    candidate = np.zeros(len(reviews.items), dtype=bool)
+    candidate[filtering.left.items[k_core(filtering.left, options.core)]] = True
+
+    described, pictured = (np.zeros(len(reviews.items), dtype=bool) for _ in range(2))
+    number = {item: i for i, item in enumerate(reviews.items)}
+    tally = Tally()
+    for listing in read_listings(files.metadata, files.kind, tally):
+        i = number.get(listing.item)
+        # The first entry of an item counts, unless only a later one has images.
+        if i is None or described[i] and (pictured[i] or not listing.images):
+            continue
+        described[i], pictured[i] = True, bool(listing.images)
+        if candidate[i]:
+            records.put(Record(listing.item, texts(listing, files.kind), listing.images))
+    if not described.any():
+        raise UserError(f"{files.metadata} describes no item of {files.reviews}; use files of one category and one release")
+
+    filtering.keep("items with metadata", described[filtering.left.items])
+    if options.require_image:
+        filtering.keep("items with an image", pictured[filtering.left.items])
+    filtering.keep_core(options.core)
+    return Catalogue(as_source(files.reviews, filtering, reviews.users, reviews.items), COLUMNS, records,
+                     bool(pictured[filtering.left.items].any()), filtering.steps,
+                     {files.reviews.name: reviews.tally, files.metadata.name: tally})

@@ -1,0 +1,181 @@
+"""A plain folder: ``interactions.csv`` and, in ``items.csv``, the catalogue with texts and images."""
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from recbole_macrec.data.atomic import check_tokens
+from recbole_macrec.data.attributes import COLUMN, KNOWN, category_tokens
+from recbole_macrec.data.encoders.base import NAMED, RawItem
+from recbole_macrec.data.encoders.images import unusable_images
+from recbole_macrec.data.features import duplicates, listing
+from recbole_macrec.data.importers.raw.catalogue import IMAGES, Catalogue, Options, is_url
+from recbole_macrec.data.importers.raw.find import RawFiles
+from recbole_macrec.data.importers.raw.narrow import narrow
+from recbole_macrec.data.importers.raw.records import Record, Records
+from recbole_macrec.data.importers.raw.text import plain_text
+from recbole_macrec.data.importers.sources import NO_OPTIONS, missing_column, read_csv
+from recbole_macrec.errors import UserError
+
+_ITEM = ("item", "item_id", "id")
+IMAGE_COLUMNS = ("image", "image_url", "image_path")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+def read_folder(files: RawFiles, options: Options, records: Records, reads: Mapping[str, str] = NO_OPTIONS) -> Catalogue:
+    """Read the folder; every row of ``items.csv`` is in the catalogue unless ``options`` filter. UserError if it is bad."""
+    items, pictured = [], set()
+    table = ItemTable(files.metadata, reads)
+    for record in table:
+        items.append(record.item)
+        records.put(record)
+        if record.images:
+            pictured.add(record.item)
+    _check_items(items, files.metadata)
+    source = read_csv(files.reviews, reads)
+    known = set(items)
+    unknown = [item for item in source.catalogue if item not in known]
+    if unknown:
+        raise UserError(f"{files.metadata} lacks {listing(unknown, 'item')} of {files.reviews.name}; give every item a row")
+    if strangers := table.strangers(known):
+        source.notes.append(f"{IMAGES}/ has {listing(strangers, 'image')} that bear the id of no item")
+    if table.left_out:
+        source.notes.append(f"{IMAGES}/ has {listing(table.left_out, 'entry', 'entries')} left out; expected files named by an "
+                            f"item's id that end in {', '.join(SUFFIXES)}")
+    steps = narrow(source, options.core, pictured if options.require_image else None)
+    if options.core is not None:
+        known = set(source.items)
+    elif options.require_image:
+        known = pictured
+    source.catalogue = [item for item in items if item in known]
+    source.fixed = True
+    source.notes += _unreadable(files.metadata.parent, records.read(source.catalogue))
+    numbered = sorted(source.catalogue, key=lambda item: (len(item), item))
+    if numbered == [str(i) for i in range(len(numbered))]:  # as in a CSV without items.csv, these ids are row numbers
+        source.catalogue, source.numbers = numbered, {item: item for item in numbered}
+    else:
+        source.numbers = {}
+    return Catalogue(source, table.columns, records, not pictured.isdisjoint(known), steps, root=files.metadata.parent)
+
+
+class ItemTable:
+    """The rows of ``items.csv`` as Records, one in memory at a time; images are URLs or paths inside the folder.
+
+    Without a column for them, the images are those of ``images/`` that bear an item's id, such as ``images/B0042.jpg``.
+    """
+
+    def __init__(self, path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> None:
+        self.path, self._delimiter = path, reads.get("field_separator", ",")
+        _, self._header = next(_rows(path, self._delimiter), (0, []))
+        item = (reads["ITEM_ID_FIELD"].lower(),) if "ITEM_ID_FIELD" in reads else _ITEM
+        self._item, self._image = _place(self._header, item, path), _place(self._header, IMAGE_COLUMNS, path)
+        if self._item is None:
+            raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "
+                            f"text columns, and image for a path or URL.{missing_column('item', self._header)}")
+        folder = path.parent / IMAGES
+        entries = sorted(folder.iterdir()) if self._image is None and folder.is_dir() else []
+        images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
+        self._named = _by_name(folder, images)
+        self.left_out = [entry.name for entry in entries if entry not in images and not entry.name.startswith(".")]
+        self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
+        names = _checked_names([self._header[i] for i in self._texts], path)
+        self._categories = None if COLUMN in names else next((names.index(name) for name in KNOWN if name in names), None)
+        self.columns = names if self._categories is None else (*names, COLUMN)
+
+    def __iter__(self) -> Iterator[Record]:
+        rows = _rows(self.path, self._delimiter)
+        next(rows)
+        for line, row in rows:
+            if len(row) != len(self._header):
+                raise UserError(f"{self.path} line {line} has {len(row)} values; expected {len(self._header)} "
+                                f"({', '.join(self._header)})")
+            item = row[self._item]
+            image = self._named.get(item, "") if self._image is None else row[self._image]
+            texts = [plain_text(row[i]) for i in self._texts]
+            if self._categories is not None:
+                texts.append(category_tokens(texts[self._categories]))
+            yield Record(item, texts, [_image(self.path, item, image)] if image else [])
+
+    def strangers(self, items: set[str]) -> list[str]:
+        """Return the names in ``images/`` that are none of ``items``; none are where a column names the images."""
+        return [name for name in self._named if name not in items]
+
+    def local_images(self) -> list[str]:
+        """Return the image paths, without the URLs; UserError naming all that do not exist."""
+        named = [(record.item, image) for record in self for image in record.images if not is_url(image)]
+        missing = [f"{image} of item '{item}'" for item, image in named if not (self.path.parent / image).is_file()]
+        if missing:
+            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+            raise UserError(f"{self.path} names images that do not exist: {', '.join(missing[:NAMED])}{more}; check the paths")
+        return [image for _, image in named]
+
+
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and stripped values of each row that is not empty."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file, strict=True, delimiter=delimiter)
+            for row in rows:
+                if row:
+                    yield rows.line_num, [value.strip() for value in row]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{path} is not a readable CSV file ({error}); check its quotes") from error
+
+
+def _image(path: Path, item: str, image: str) -> str:
+    """Return a URL, or the path of a file below the folder: neither ``..`` nor a link may lead out of it."""
+    if is_url(image):
+        return image
+    if Path(image).suffix.lower() not in SUFFIXES or "\0" in image:
+        raise UserError(f"{path} names the image {image!r} of item '{item}'; expected a file that ends in {', '.join(SUFFIXES)}")
+    root, file = path.parent.resolve(), (path.parent / image).resolve()
+    if not file.is_relative_to(root):
+        raise UserError(f"{path} names the image {image} of item '{item}', which lies outside {path.parent}; copy it into the "
+                        "folder")
+    return image
+
+
+def _unreadable(folder: Path, records: Iterable[Record]) -> list[str]:
+    """Say which images in ``folder`` of ``records`` cannot be read, each with the reason; nothing where all can be."""
+    broken = unusable_images([RawItem(record.item, image=folder / image)
+                              for record in records for image in record.images[:1] if not is_url(image)])
+    if not broken:
+        return []
+    more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    return [f"{listing(list(broken), 'item', shown=NAMED)} have an unreadable image, which a run refuses unless missing_images is mean: "
+            f"{'; '.join(list(broken.values())[:NAMED])}{more}"]
+
+
+def _by_name(folder: Path, images: list[Path]) -> dict[str, str]:
+    """Return {name without suffix: path from the folder above} of the ``images`` in ``folder``; UserError if two have one name."""
+    twice = duplicates(path.stem for path in images)
+    if twice:
+        raise UserError(f"{folder} has {listing(twice, 'image')} with more than one suffix; keep one image an item")
+    return {path.stem: f"{folder.name}/{path.name}" for path in images}
+
+
+def _check_items(items: list[str], path: Path) -> None:
+    if not items:
+        raise UserError(f"{path} has no items; expected a row for every item")
+    check_tokens(items, "item", path)
+    twice = duplicates(items)
+    if twice:
+        raise UserError(f"{path} has {listing(twice, 'item')} more than once; keep one row an item")
+
+
+def _place(header: list[str], names: tuple[str, ...], path: Path) -> int | None:
+    places = [i for i, column in enumerate(header) if column.lower() in names]
+    if len(places) > 1:
+        raise UserError(f"{path} has {len(places)} columns for {names[0]} ({', '.join(header)}); keep one")
+    return places[0] if places else None
+
+
+def _checked_names(names: list[str], path: Path) -> tuple[str, ...]:
+    bad = [name for name in names if not name or ":" in name or name.split() != [name]] + duplicates(names)
+    if bad:
+        raise UserError(f"{path} has {listing(bad, 'column')} that RecBole cannot name (empty, twice, or with spaces or ':'); "
+                        "rename them")
+    return tuple(names)

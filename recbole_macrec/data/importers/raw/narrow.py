@@ -1,0 +1,49 @@
+"""The filtering of a ``Source``, and the ``Source`` that filtered arrays become."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recbole_macrec.data.importers.raw.filtering import Filtering, Interactions, Step, in_time_order
+from recbole_macrec.data.importers.sources import Source
+from recbole_macrec.errors import UserError
+
+
+def as_source(path: Path, filtering: Filtering, users: Sequence[str], items: Sequence[str]) -> Source:
+    """Return what is left, by user and time, with the ids of its numbers; the catalogue is the items in that order.
+
+    UserError if nothing is left.
+    """
+    if not len(filtering.left.users):
+        steps = "; ".join(f"{step.name}: {step.interactions}" for step in filtering.steps)
+        raise UserError(f"{path} has no interactions left after filtering ({steps}); lower --core or use --require_image=False")
+    left = filtering.left.take(in_time_order(filtering.left))
+    tokens = [items[i] for i in left.items]
+    return Source(path, [users[i] for i in left.users], tokens, left.times.tolist(), list(dict.fromkeys(tokens)), {}, fixed=True)
+
+
+def narrow(source: Source, core: int | None, allowed: set[str] | None = None) -> list[Step]:
+    """Filter ``source`` and return the counts after each step.
+
+    Interactions of ``allowed`` items stay (None: of all), and, unless ``core`` is None, of those the earliest of each user
+    and item, and of those the k-core; then the catalogue is what still has interactions.
+    """
+    users, items = ({token: i for i, token in enumerate(dict.fromkeys(column))} for column in (source.users, source.items))
+    filtering = Filtering(Interactions(np.array([users[user] for user in source.users], np.int32),
+                                       np.array([items[item] for item in source.items], np.int32),
+                                       np.array(source.timestamps, np.float64)))
+    if core is not None:
+        filtering.keep_earliest()
+    if allowed is not None:
+        filtering.keep("items with an image", np.array([item in allowed for item in items])[filtering.left.items])
+    if core is not None:
+        filtering.keep_core(core)
+    left = as_source(source.path, filtering, list(users), list(items))
+    source.users, source.items, source.timestamps = left.users, left.items, left.timestamps
+    if core is not None:
+        kept = set(left.items)
+        source.catalogue = [item for item in source.catalogue if item in kept]
+        source.numbers = {number: item for number, item in source.numbers.items() if item in kept}
+    return filtering.steps

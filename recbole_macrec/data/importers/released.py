@@ -1,0 +1,108 @@
+"""The folders released with MQL4GRec, MACRec, LC-Rec and LETTER: histories, numbering, texts, features and IDs."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from recbole_macrec.data.atomic import check_tokens, clean_text
+from recbole_macrec.data.attributes import COLUMN as CLASS, category_tokens
+from recbole_macrec.data.features import duplicates, listing
+from recbole_macrec.data.importers.detected_files import find_beside
+from recbole_macrec.data.importers.sources import Source, read_json_object
+from recbole_macrec.errors import UserError
+
+TEXT_FIELDS = ("title", "description", "brand", "categories")  # what released metadata files hold
+
+
+def read_released(inter: Path) -> Source:
+    """Read ``NAME.inter.json`` (user -> item numbers in time order) and what lies beside it.
+
+    ``NAME.item2id`` (``ASIN<tab>number``) names the items; where it is not released, as by LC-Rec and LETTER, their numbers
+    do, and the catalogue is that of ``NAME.item.json`` or of the IDs. Features and IDs are found by their names.
+    """
+    stem, notes = inter.name.removesuffix(".inter.json"), []
+    named, metadata = inter.with_name(f"{stem}.item2id"), inter.with_name(f"{stem}.item.json")
+    found = find_beside(inter, stem)
+    texts = read_json_object(metadata) if metadata.exists() else None
+    histories = read_json_object(inter)
+    users, items, timestamps = _flatten(histories, inter)
+    listed = next((path for path in (named, metadata, *sum(found.ids.values(), [])) if path.exists()), None)
+    if listed == named:
+        numbers = _read_item2id(named)
+    else:
+        notes.append(f"{named.name} is not there: items are named by their numbers")
+        numbers = _own_names(read_json_object(listed) if listed else items, listed or inter, whole=listed is not None)
+    unknown = [number for number in dict.fromkeys(items) if number not in numbers]
+    if unknown:
+        raise UserError(f"{inter} has {listing(unknown, 'item number')} that {listed.name} lacks; use files of one release")
+    empty = sum(not history for history in histories.values())
+    if empty:
+        notes.append(f"{empty} users of {inter.name} have no interactions and are left out")
+    source = Source(inter, users, [numbers[number] for number in items], timestamps, list(numbers.values()), numbers,
+                    fixed=listed is not None, notes=notes, found=found)
+    if texts is not None:
+        source.columns = _text_columns(texts, numbers, metadata)
+    return source
+
+
+def _flatten(histories: dict, inter: Path) -> tuple[list[str], list[str], list[float]]:
+    """Return user, item number and position of every interaction."""
+    users, items, timestamps = [], [], []
+    for user, history in histories.items():
+        if not isinstance(history, list) or not all(type(number) in (int, str) for number in history):
+            raise UserError(f"{inter} user '{user}' is not a list of item numbers; expected {{\"user\": [0, 5, ...]}}")
+        users += [user] * len(history)
+        items += [str(number) for number in history]
+        timestamps += range(len(history))
+    check_tokens(list(histories), "user", inter)
+    if not items:
+        raise UserError(f"{inter} has no interactions; check the file")
+    return users, items, timestamps
+
+
+def _own_names(numbers: Iterable[str], path: Path, whole: bool) -> dict[str, str]:
+    """Return {number: number}, sorted; UserError for what is no number, and for gaps where ``path`` lists all items."""
+    distinct = list(dict.fromkeys(numbers))
+    wrong = [number for number in distinct if not (number.isascii() and number.isdigit() and str(int(number)) == number)]
+    if wrong:
+        raise UserError(f"{path} has {listing(wrong, 'item')} that are no item numbers; put the .item2id file (ASIN<tab>number) "
+                        "of the release beside it")
+    distinct.sort(key=int)
+    if whole:
+        _check_gapless(list(map(int, distinct)), path)
+    return {number: number for number in distinct}
+
+
+def _check_gapless(numbers: list[int], path: Path) -> None:
+    if sorted(numbers) != list(range(len(numbers))):
+        raise UserError(f"{path} numbers {len(numbers)} items up to {max(numbers)}; expected 0 to n-1 without gaps")
+
+
+def _read_item2id(path: Path) -> dict[str, str]:
+    """Return {number: ASIN} in number order; numbers are 0..n-1, ids and numbers are unique."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; fetch it again") from error
+    tokens, numbers = [], []
+    for i, line in enumerate(lines, 1):
+        parts = line.split("\t")
+        if len(parts) != 2 or not (parts[1].isascii() and parts[1].isdigit()):
+            raise UserError(f"{path} line {i} is {line[:60]!r}; expected ASIN<tab>number")
+        tokens.append(parts[0])
+        numbers.append(int(parts[1]))
+    check_tokens(tokens, "item", path)
+    for twice, noun in ((duplicates(tokens), "item id"), (duplicates(map(str, numbers)), "item number")):
+        if twice:
+            raise UserError(f"{path} has {listing(twice, noun)} more than once; keep one line an item")
+    _check_gapless(numbers, path)
+    return {str(number): token for number, token in sorted(zip(numbers, tokens))}
+
+
+def _text_columns(texts: dict, numbers: dict[str, str], path: Path) -> dict[str, list[str]]:
+    unusable = [number for number in numbers if not isinstance(texts.get(number), dict)]
+    if unusable:
+        raise UserError(f"{path} has no metadata object for {listing(unusable, 'item number')}; use files of one release")
+    columns = {name: [clean_text(texts[number].get(name)) for number in numbers] for name in TEXT_FIELDS}
+    columns[CLASS] = [category_tokens(texts[number].get("categories")) for number in numbers]
+    return {f"{name}:token_seq": values for name, values in columns.items() if any(values)}

@@ -1,0 +1,162 @@
+"""What every source of interactions is read into, and the tables and JSON files that most of them are."""
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from recbole_macrec.data.atomic import check_tokens
+from recbole_macrec.data.features import duplicates, listing
+from recbole_macrec.data.importers.detected_files import DetectedFiles
+from recbole_macrec.data.quoting import quoting
+from recbole_macrec.errors import UserError, nearest
+
+# What a column may be called: the usual names, and those that published files have in their place.
+_COLUMNS = {
+    "user": (("user", "user_id", "userid"), ("session_id", "sessionid", "session")),
+    "item": (("item", "item_id", "itemid"), ("product_id", "parent_asin", "asin", "movie_id", "artist_id", "venue_id",
+                                             "business_id", "book_id", "article_id", "news_id", "video_id", "track_id")),
+    "timestamp": (("timestamp", "time"),),
+}
+_OPTIONS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "timestamp": "TIME_FIELD"}
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass
+class Source:
+    """Interactions and the catalogue; ``items`` holds tokens, ``numbers`` how the source's files name each token."""
+
+    path: Path
+    users: list[str]
+    items: list[str]
+    timestamps: list[float]
+    catalogue: list[str]
+    numbers: dict[str, str]  # item number (or CSV value) as text -> item token
+    fixed: bool  # True when the source lists its whole catalogue, False when only interactions tell it
+    columns: dict[str, list[str]] = field(default_factory=dict)  # name:type -> values in catalogue order
+    notes: list[str] = field(default_factory=list)
+    found: DetectedFiles = field(default_factory=DetectedFiles)  # features and IDs in the source's folder
+
+
+def read_csv(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
+    """Read ``user,item[,timestamp]``; rows without a timestamp keep their order."""
+    delimiter = reads.get("field_separator", ",")
+    return read_table(path, [name.strip() for name in header_of(path, delimiter)], delimiter, reads)
+
+
+def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
+    """Read a table of interactions whose first line was understood as ``header``; rows without a timestamp keep their order.
+
+    ``reads`` names columns by RecBole's options, such as ``{"ITEM_ID_FIELD": "product_id"}``.
+    """
+    places = [find_column(header, name, path, reads) for name in ("user", "item", "timestamp")]
+    users, items, timestamps = [], [], []
+    for line, row in rows_of(path, delimiter, header):
+        user, item, time = (None if place is None else row[place].strip() for place in places)
+        users.append(user)
+        items.append(item)
+        timestamps.append(float(len(timestamps)) if time is None else _time(time, path, line))
+    if not items:
+        raise UserError(f"{path} has no interactions; expected rows of {delimiter.join(('user', 'item[', 'timestamp]'))}")
+    catalogue = list(dict.fromkeys(items))
+    if all(value.isdecimal() for value in catalogue):
+        catalogue.sort(key=int)
+    check_tokens(list(dict.fromkeys(users)), "user", path)
+    check_tokens(catalogue, "item", path)
+    notes = [f"{path.name}: column {header[place]} is read as the {name}; --{_OPTIONS[name]} names another"
+             for name, place in zip(_OPTIONS, places)
+             if place is not None and _OPTIONS[name] not in reads and header[place].lower() not in _COLUMNS[name][0]]
+    if places[2] is None:
+        notes.append(f"{path.name} has no timestamp column: the order of its rows is taken as time; --TIME_FIELD names one")
+    return Source(path, users, items, timestamps, catalogue, {token: token for token in catalogue}, fixed=False, notes=notes)
+
+
+def rows_of(path: Path, delimiter: str, header: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and values of each row after the first line; UserError unless it has a value for every column."""
+    rows = _rows(path, delimiter)
+    next(rows)
+    for line, row in rows:
+        if len(row) != len(header):
+            raise UserError(f"{path} line {line} has {len(row)} values; expected {len(header)} ({', '.join(header)})")
+        yield line, row
+
+
+def header_of(path: Path, delimiter: str) -> list[str]:
+    return next(_rows(path, delimiter), (0, []))[1]
+
+
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    try:
+        how = csv.QUOTE_MINIMAL if path.suffix == ".csv" else quoting(path, delimiter)  # an atomic file need not follow CSV's rules
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file, strict=True, delimiter=delimiter, quoting=how)
+            yield from ((rows.line_num, row) for row in rows if row)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{path} is not a readable {'CSV' if delimiter == ',' else 'tab-separated'} file ({error}); check its quotes") from error
+
+
+def read_json_object(path: Path) -> dict:
+    """Read a JSON file that is one object; a key given twice, which json would swallow, is a UserError."""
+    def pairs(found: list[tuple]) -> dict:
+        twice = duplicates(key for key, _ in found)
+        if twice:
+            raise UserError(f"{path} has {listing(twice, 'key')} more than once; keep one entry each")
+        return dict(found)
+
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=pairs)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not readable JSON ({error}); the file may be truncated, fetch it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}; expected a JSON object {{key: value}}")
+    return value
+
+
+def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, str]) -> int | None:
+    """Return the place of the column that ``reads`` names, or else of one with a known name; None for no timestamp."""
+    option = _OPTIONS[name]
+    if option in reads:
+        if reads[option] not in header:
+            raise UserError(f"{path} has no column '{reads[option]}', which --{option} names, in its first line "
+                            f"({', '.join(header)}).{missing_column(reads[option], header)}")
+        return header.index(reads[option])
+    for names in _COLUMNS[name]:
+        places = [i for i, column in enumerate(header) if column.lower() in names]
+        if len(places) > 1:
+            raise UserError(f"{path} has {len(places)} columns for {name} ({', '.join(header)}); keep one, or name it with "
+                            f"--{option}")
+        if places:
+            return places[0]
+    if name == "timestamp":
+        return None
+    raise UserError(f"{path} has no column '{name}' in its first line ({', '.join(header)}); expected user,item[,timestamp], or "
+                    f"the name of the column in --{option}.{missing_column(name, header)}")
+
+
+def missing_column(name: str, header: list[str]) -> str:
+    """What to say where the first line of a file has no column ``name``."""
+    if not header:
+        return " The file is empty."
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        return " Its columns are not parted by commas; save it as comma-separated values."
+    return nearest(name, header).replace("Did you mean", "Is it")
+
+
+def _time(value: str, path: Path, line: int) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{path} line {line} has timestamp {value!r}; expected a number such as Unix seconds")
+    return number

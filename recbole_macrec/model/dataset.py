@@ -1,0 +1,221 @@
+"""The RecBole dataset of our models: a dataset whose items have semantic IDs."""
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.utils import ModelType, set_color
+from scipy.sparse import csc_matrix, csr_matrix
+
+from recbole_macrec.config.options import PACKAGED_DATASET, TRAINED_ON
+from recbole_macrec.data import DATA_PATH
+from recbole_macrec.data.atomic import AtomicFormat
+from recbole_macrec.data.encoders.encode import item_features
+from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
+from recbole_macrec.model.preparation import reads_semantic_ids
+from recbole_macrec.semantic_ids import (
+    FeatureRows,
+    SemanticIDs,
+    SemanticIDSettings,
+    build_semantic_ids,
+    published_semantic_ids,
+    represent_and_learn,
+)
+from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, mean_for, published_files, settings_of, source_of_ids
+from recbole_macrec.semantic_ids.order import user_order
+from recbole_macrec.utils.distributed import Group, current
+from recbole_macrec.utils.files import whole_file
+from recbole_macrec.utils.same_files import same_files
+
+
+class SemanticIDDataset(SequentialDataset):
+    """Adds :attr:`semantic_ids`: learnt from item features, or read from files that others published.
+
+    Learnt IDs lie as bundles in ``<dataset folder>/semantic_ids/`` and are reused while nothing they depend on
+    changes; published ones are ``<dataset folder>/semantic_ids/<modality>.json``. ``semantic_ids: auto`` learns when
+    every modality has features (or content to encode) and falls back to published IDs when those are all there is.
+
+    Interactions become prefix samples, as in every SequentialDataset, unless the configuration's MODEL_TYPE says that the
+    model is used as a general one: then they stay what they are, and split, order and evaluation are RecBole's for those.
+    """
+
+    _semantic_ids: SemanticIDs | None = None
+    _training: csc_matrix | None = None
+
+    @property
+    def semantic_ids(self) -> SemanticIDs:
+        """IDs of the internal items 1 .. item_num - 1, in that order; built on first use. Of several processes the first one
+        builds them, with the help of the others where a quantizer is trained, and the others receive them."""
+        if self._semantic_ids is None:
+            group = current()
+            self._semantic_ids = group.share(self._prepare_semantic_ids()) if group.first else self._help_to_prepare(group)
+            group.check_same({"the semantic IDs": self._semantic_ids.fingerprint()})
+        return self._semantic_ids
+
+    @property
+    def _sequential(self) -> bool:
+        return self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+
+    def data_augmentation(self) -> None:
+        if self._sequential:
+            super().data_augmentation()
+
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None):
+        matrix = super().inter_matrix if self._sequential else partial(Dataset.inter_matrix, self)
+        return matrix(form, value_field)
+
+    def build(self) -> list:
+        """Split, and give every part the same semantic IDs where the model reads them."""
+        parts = super().build() if self._sequential else Dataset.build(self)
+        self._training = parts[0]._interactions()
+        ids = self.semantic_ids if reads_semantic_ids(self.config) else None
+        for part in parts:
+            part._semantic_ids, part._training = ids, self._training
+        return parts
+
+    def _load_inter_feat(self, token: str, dataset_path: str) -> None:
+        """As in RecBole, once benchmark files are known to be there and to hold histories."""
+        for part in self.benchmark_filename_list or []:
+            path, histories = Path(dataset_path) / f"{token}.{part}.inter", self.iid_field + self.config["LIST_SUFFIX"]
+            if not path.is_file():
+                raise UserError(f"{path} does not exist; put it there, or name the parts that do in benchmark_filename.")
+            with path.open(encoding=self.config["encoding"]) as file:
+                columns = file.readline().rstrip("\n").split(self.config["field_separator"])
+                if self._sequential and f"{histories}:token_seq" not in columns:
+                    raise UserError(f"{path} has no column {histories}:token_seq, the history of each row; add it, or import the "
+                                    "interactions and leave benchmark_filename out.")
+        super()._load_inter_feat(token, dataset_path)
+
+    def _benchmark_presets(self) -> None:
+        """Cut the histories of benchmark files to their newest items, as those are that RecBole cuts out itself."""
+        if not self._sequential:
+            return
+        histories, newest = self.iid_field + self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
+        empty = self.inter_feat[histories].map(len) == 0
+        if empty.any():
+            user = self.id2token(self.uid_field, int(self.inter_feat[self.uid_field][empty].iloc[0]))
+            raise UserError(f"{self.dataset_name}: a row of user {user} has no item in {histories}; leave such rows out.")
+        self.inter_feat[histories] = [items[-newest:] for items in self.inter_feat[histories]]
+        self.field2seqlen[histories] = newest
+        super()._benchmark_presets()
+
+    def training_interactions(self) -> csc_matrix:
+        """How often users took items in the training part alone, [user_num, item_num]; once :meth:`build` has split.
+
+        Rows of benchmark files count with their histories, each user and item once: not every prefix need have a row.
+        """
+        return self._training
+
+    def _interactions(self) -> csc_matrix:
+        """How often users took items in this part, [user_num, item_num]."""
+        if not self._sequential:
+            return csc_matrix(self.inter_matrix())
+        rows, histories = self.inter_feat, self.iid_field + self.config["LIST_SUFFIX"]
+        if self.config["benchmark_filename"] is None:
+            users, items, read = (rows[field].numpy() for field in (self.uid_field, self.iid_field, histories))
+            _, first = np.unique(users, return_index=True)  # a user's earliest sample; with it begins the history
+            first = first[rows[self.item_list_length_field].numpy()[first] == 1]
+            pairs = np.append(users, users[first]), np.append(items, read[first, 0])
+            return csc_matrix((np.ones(len(pairs[0])), pairs), shape=(self.user_num, self.item_num))
+        items = torch.cat([rows[self.iid_field][:, None], rows[histories]], dim=1)
+        users = rows[self.uid_field][:, None].expand_as(items)
+        pairs = torch.stack([users[items > 0], items[items > 0]]).unique(dim=1).numpy()
+        return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.user_num, self.item_num))
+
+    def training_users(self) -> dict[str, np.ndarray]:
+        """Item token -> the users who took the item in the training part, numbered in the order of their tokens, rising."""
+        matrix = self.training_interactions()[user_order(self._user_tokens)]
+        matrix.sort_indices()
+        return dict(zip(self.field2id_token[self.iid_field][1:], np.split(matrix.indices, matrix.indptr[1:-1])[1:]))
+
+    @property
+    def _user_tokens(self) -> list[str]:
+        """By internal number; the padding first."""
+        return self.field2id_token[self.uid_field].tolist()
+
+    def __getstate__(self) -> dict:
+        """Leave the IDs out of saved datasets: they are looked up again, so a stale copy can never load."""
+        return {**self.__dict__, "_semantic_ids": None}
+
+    def _folder(self) -> Path:
+        """Where features and IDs lie: the dataset's folder, or ``dataset/NAME`` here for the one in RecBole's package."""
+        folder = Path(self.dataset_path)
+        if self.dataset_name != PACKAGED_DATASET:
+            return folder
+        own, items = Path(DATA_PATH) / self.dataset_name, f"{self.dataset_name}.item"
+        if not (own / items).exists():
+            own.mkdir(parents=True, exist_ok=True)
+            with whole_file(own / items) as fresh:
+                shutil.copyfile(folder / items, fresh)
+        return own
+
+    def _call_helpers(self, settings: SemanticIDSettings) -> Group:
+        """Give the other processes the features that ``settings`` need; they then learn too, in :meth:`_help_to_prepare`."""
+        group = current()
+        group.share(settings)
+        same_files(*self._feature_files(settings))
+        return group
+
+    def _help_to_prepare(self, group: Group) -> SemanticIDs:
+        """What all processes but the first one do: learn together with it when it calls, and receive the IDs."""
+        received = group.share(doing="prepares the semantic IDs")
+        if isinstance(received, SemanticIDSettings):
+            same_files(*self._feature_files(received))
+            tokens = sorted(self.field2id_token[self.iid_field][1:].tolist())
+            tables = {modality: FeatureTable.load(self._folder(), modality) for modality in received.modalities}
+            features = {modality: FeatureRows(table.matrix, table.rows(tokens)) for modality, table in tables.items()}
+            represent_and_learn(features, None, received, self.config["device"], show_progress=False, group=group)
+            received = group.share(doing="prepares the semantic IDs")
+        return received
+
+    def _feature_files(self, settings: SemanticIDSettings) -> tuple:
+        """The folder of features, and the names of the files of the modalities; the record of an encoding comes first, as features
+        without one count as imported."""
+        kinds = ("encoded.json", "items.txt", "npy")
+        return self._folder() / "features", *(f"{modality}.{kind}" for modality in settings.modalities for kind in kinds)
+
+    def _prepare_semantic_ids(self) -> SemanticIDs:
+        config, folder = self.config, self._folder()
+        settings = settings_of(config, folder)
+        tokens = self.field2id_token[self.iid_field][1:].tolist()
+        interactions = None if self._training is None else csr_matrix(self._training[:, 1:])
+        source = source_of_ids(settings, folder)
+        if source == "published":
+            ids = published_semantic_ids(published_files(settings, folder), tokens, settings, interactions)
+        else:
+            tables = item_features(
+                folder,
+                self.dataset_name,
+                settings.modalities,
+                config["encoders"] or {},
+                config["text_fields"] or [],
+                config["image_field"] or "image",
+                device=config["device"],
+                show_progress=bool(config["show_progress"]),
+                users=self.training_users if self._training is not None else None,
+                mean_for=mean_for(config),
+                form=AtomicFormat.of(config),
+            )
+            ids = build_semantic_ids(
+                {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()},
+                tokens,
+                settings,
+                folder / FOLDER,
+                device=config["device"],
+                show_progress=bool(config["show_progress"]),
+                interactions=interactions,
+                user_tokens=self._user_tokens,
+                expected=config[TRAINED_ON],
+                helpers=partial(self._call_helpers, settings),
+            )
+        ids = ids.only(ids_read(config, settings))
+        for modality in ids.modalities:
+            self.logger.info(
+                set_color("Semantic IDs", "pink")
+                + f" {modality}: {source}, sizes {list(ids.sizes[modality])}, "
+                + ", ".join(f"{k} {v:.4g}" for k, v in ids.statistics[modality].items() if isinstance(v, int | float))
+            )
+        return ids

@@ -1,0 +1,63 @@
+"""Hierarchical k-means: the items of a cluster are clustered again, level by level.
+
+Axes: N items, F feature width, L levels, K codes of a level.
+"""
+import numpy as np
+import torch
+
+from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
+from recbole_macrec.semantic_ids.quantizers.kmeans import Clusters, kmeans
+from recbole_macrec.semantic_ids.rows import ComputedRows, Features, Scale, rows_of
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.utils.blocks import blocks
+
+
+def hierarchical_kmeans(features: dict[str, Features], settings: SemanticIDSettings) -> Learnt:
+    """Codes of every modality ([N, F_m], N >= K) on its own: the baseline of MMGRec's Table 4 (Tay et al., NeurIPS 2022).
+
+    Codes of a level mean something under their prefix alone, so there are no codebooks that all items share. A cluster of
+    at most K items gives each of them a code of its own.
+    """
+    return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
+
+
+def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
+    scale = Scale.of(x, settings.standardize)
+    rows = ComputedRows((x,), lambda block: scale.apply(block).numpy(), x.shape[1])  # [N, F]
+    codes = np.zeros((len(x), settings.codebook_levels), dtype=np.int64)
+    weights = {"mean": scale.mean, "scale": scale.scale}
+    clusters = [np.arange(len(x))]
+    for level in range(settings.codebook_levels):
+        paths, centres, below = [], [], []
+        for members in clusters:
+            found = _clustered(rows_of(rows, members), settings.codebook_size, settings.semantic_id_seed + level)
+            codes[members, level] = found.labels
+            for code in np.unique(found.labels):
+                inside = members[found.labels == code]
+                below.append(inside)
+                paths.append(codes[inside[0], : level + 1])
+                centres.append(found.centres[code])
+        clusters = below
+        weights[f"paths_{level}"] = torch.from_numpy(np.stack(paths))  # [nodes, level + 1]
+        weights[f"centres_{level}"] = torch.from_numpy(np.stack(centres))  # [nodes, F]
+    error = sum(
+        float(np.square(block - centre).sum())
+        for members, centre in zip(clusters, centres)
+        for block in blocks(rows_of(rows, members))
+    )
+    return LearntModality(codes, None, error / (x.shape[0] * x.shape[1]), weights)
+
+
+def _clustered(rows: Features, size: int, seed: int) -> Clusters:
+    """At most ``size`` clusters; equal rows share one."""
+    first = rows[: size + 1]
+    distinct, labels = np.unique(first, axis=0, return_inverse=True)
+    if len(distinct) <= size and len(rows) > len(first):  # else all rows are known, or too many of them differ
+        for block in blocks(rows):
+            distinct = np.unique(np.concatenate([distinct, block]), axis=0)
+            if len(distinct) > size:
+                break
+        else:
+            found = [np.unique(np.concatenate([distinct, block]), axis=0, return_inverse=True)[1] for block in blocks(rows)]
+            labels = np.concatenate([of_block.reshape(-1)[len(distinct) :] for of_block in found])
+    return Clusters(distinct, labels.reshape(-1)) if len(distinct) <= size else kmeans(rows, size, seed)

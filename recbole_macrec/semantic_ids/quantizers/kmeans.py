@@ -1,0 +1,59 @@
+"""k-means that gives the same centres for the same seed on any number of cores."""
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+from recbole_macrec.semantic_ids.rows import LARGEST, ComputedRows, Features, sample
+from recbole_macrec.utils.blocks import blocks
+
+MINI_BATCH_FROM = 20_000  # items; above this, full Lloyd iterations cost minutes
+
+
+class Clusters(NamedTuple):
+    centres: np.ndarray  # [K, F] float32
+    labels: np.ndarray  # [N] int64
+
+
+def kmeans(x: Features, k: int, seed: int) -> Clusters:
+    """Cluster the rows of ``x`` [N, F] into ``k`` <= N groups; the centres of very many rows are those of a sample."""
+    with _one_thread():
+        model = _fit(x, k, seed)
+        if len(x) > MINI_BATCH_FROM:
+            labels = np.concatenate([model.predict(block) for block in blocks(x)])
+        else:
+            labels = model.labels_
+    return Clusters(model.cluster_centers_.astype(np.float32), labels.astype(np.int64))
+
+
+def kmeans_centres(x: Features, k: int, seed: int) -> np.ndarray:
+    """The centres [K, F] of :func:`kmeans`, without the pass over all rows that finds the labels."""
+    with _one_thread():
+        return _fit(x, k, seed).cluster_centers_.astype(np.float32)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # scikit-learn sums over its OpenMP threads in whatever order they finish, so more than two are not reproducible
+    with threadpool_limits(1, user_api="openmp"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than k: spare centres are duplicates
+        yield
+
+
+def _fit(x: Features, k: int, seed: int) -> KMeans | MiniBatchKMeans:
+    if len(x) > MINI_BATCH_FROM:
+        return MiniBatchKMeans(k, n_init=1, batch_size=8192, random_state=seed).fit(sample(x, seed))
+    return KMeans(k, n_init=1, max_iter=50, random_state=seed).fit(x[:])
+
+
+def pseudo_labels(features: Features, count: int, seed: int) -> np.ndarray:
+    """k-means labels [N] int64 of the raw features [N, F], N >= ``count`` (arXiv 2511.15122: 512 labels)."""
+    largest = max(float(np.abs(block).max(initial=0)) for block in blocks(features))
+    if largest > LARGEST:  # k-means squares them; a common factor changes no label
+        features = ComputedRows((features,), lambda block: block / np.float32(largest), features.shape[1])
+    return kmeans(features, count, seed).labels

@@ -1,0 +1,227 @@
+"""The loop that trains one RQ-VAE, or several together, and reads off the codes of all items.
+
+Axes: N items, F_m feature width of modality m.
+"""
+import copy
+import logging
+import time
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
+from recbole_macrec.semantic_ids.collisions.base import Geometry
+from recbole_macrec.semantic_ids.quantizers.cross_modal import CrossModalRQVAE
+from recbole_macrec.semantic_ids.quantizers.health import code_health, warn_once
+from recbole_macrec.semantic_ids.quantizers.hierarchical_kmeans import hierarchical_kmeans
+from recbole_macrec.semantic_ids.quantizers.kmeans import pseudo_labels
+from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
+from recbole_macrec.semantic_ids.quantizers.rq_kmeans import rq_kmeans
+from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
+from recbole_macrec.semantic_ids.rows import Features, Scale, Streamed, scaled
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.utils.distributed import ALONE, Group, Share, average_gradients
+
+logger = logging.getLogger(__name__)
+
+GRADIENT_CLIP = 1.0
+LEARNS = "learns the semantic IDs"  # what other processes wait for
+LONG = 1800  # seconds of training from which on faster choices are named
+SETTLING_EPOCHS = 20  # a codebook may look poor before this without a warning; the last epoch always counts
+
+
+def learn(features: dict[str, Features], settings: SemanticIDSettings, device: str = "cpu",
+          show_progress: bool = True, group: Group = ALONE) -> Learnt:
+    """Learn codes of all items from features [N, F_m] float32 with ``settings.quantizer``.
+
+    ``rqvae`` trains every modality on its own, so that another modality beside it changes nothing.
+
+    Args:
+        group: the processes that train an RQ-VAE together, all with the same features; only the first one has the result.
+    """
+    if settings.quantizer == "rq_kmeans":
+        return rq_kmeans(features, settings)
+    if settings.quantizer == "hierarchical_kmeans":
+        return hierarchical_kmeans(features, settings)
+    if settings.quantizer == "cross_modal_rqvae":
+        return Training(features, settings, device, group).run(show_progress)
+    parts = {}
+    for modality, x in features.items():
+        seed = settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000
+        alone = replace(settings, modalities=(modality,), semantic_id_seed=seed)
+        parts[modality] = Training({modality: x}, alone, device, group).run(show_progress)
+    modalities = {m: learnt for part in parts.values() for m, learnt in part.modalities.items()}
+    return Learnt(modalities, [entry for part in parts.values() for entry in part.history])
+
+
+class Training:
+    """Warm-up as a plain auto-encoder, k-means initialisation on all items, then epochs with restarts of dead codes.
+
+    All features stay on the device where they fit (rows.py); batches are rows of a fresh permutation. After every epoch all
+    items are encoded once: that gives health, dead codes, and the codes themselves. ``codes_epoch`` says which epoch's codes
+    (and weights) are handed back: the last, or per modality the one with the fewest collisions.
+
+    The processes of ``group`` divide every batch, and all items after an epoch, between them. Up to rounding, the result is that
+    of one process. The first one alone initialises codebooks and keeps the result.
+    """
+
+    def __init__(self, features: dict[str, Features], settings: SemanticIDSettings, device: str, group: Group = ALONE):
+        seed = settings.semantic_id_seed
+        self.settings, self.modalities, self.group = settings, tuple(features), group
+        self.generator = torch.Generator().manual_seed(seed)
+        self.scales = [Scale.of(x, settings.standardize) for x in features.values()]
+        self.x = [scaled(x, s, device) for x, s in zip(features.values(), self.scales)]  # per modality [N, F_m]
+        self.labels: list[Tensor] | None = None  # per modality [N], on the CPU
+        if settings.uses_pseudo_labels:
+            labels = group.by_first(lambda: [pseudo_labels(x, settings.pseudo_labels, seed) for x in features.values()], LEARNS)
+            self.labels = [torch.from_numpy(one) for one in labels]
+        widths = {m: x.shape[1] for m, x in features.items()}
+        self.model = CrossModalRQVAE(widths, settings, self.generator).to(device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.rqvae_learning_rate,
+                                           weight_decay=settings.rqvae_weight_decay)
+        self.history: list[dict] = []
+        self.best: dict[str, LearntModality] = {}
+        self.warned: set[str] = set()
+
+    def run(self, show_progress: bool) -> Learnt:
+        s, begin = self.settings, time.perf_counter()
+        with tqdm(total=s.rqvae_warmup_epochs + s.rqvae_epochs, disable=not show_progress, unit="epoch",
+                  desc=f"Semantic IDs ({', '.join(self.modalities)})") as bar:
+            for epoch in range(s.rqvae_warmup_epochs):
+                loss = self.epoch(self._warmup_losses)
+                if epoch == 0:
+                    self._log_expected_time((time.perf_counter() - begin) * (s.rqvae_warmup_epochs + s.rqvae_epochs))
+                self.history.append({"phase": "warmup", **loss})
+                bar.set_postfix(recon=f"{loss['recon']:.3f}")
+                bar.update()
+            for tower, x in zip(self.model.towers, self.x):
+                self._initialise(tower.quantizer, self._encode(tower, x))
+            for epoch in range(s.rqvae_epochs):
+                epoch_begin = time.perf_counter()
+                loss = self.epoch(self.losses)
+                health = self._end_epoch(last=epoch + 1 == s.rqvae_epochs)
+                if epoch == 0:  # these epochs take longer than those of the warm-up
+                    self._log_expected_time(epoch_begin - begin + (time.perf_counter() - epoch_begin) * s.rqvae_epochs)
+                self.history.append({"phase": "train", **loss, "health": health})
+                bar.set_postfix(loss=f"{loss['total']:.3f}",
+                                collisions="/".join(f"{h['collision_rate']:.1%}" for h in health.values()))
+                bar.update()
+        return Learnt(self.best, [{"epoch": i, "modalities": list(self.modalities), **entry}
+                                  for i, entry in enumerate(self.history)])
+
+    def _log_expected_time(self, seconds: float) -> None:
+        """Log how long the training takes in all, given in ``seconds``, and what is faster where that is long."""
+        s = self.settings
+        gpu = " or a GPU" if self.x[0].device.type == "cpu" else ""
+        faster = f"; quantizer = rq_kmeans{gpu} is much faster, see docs/speed.md" if seconds > LONG else ""
+        logger.info("Semantic IDs (%s): about %s for %d + %d epochs over %d items%s", ", ".join(self.modalities),
+                    duration(seconds), s.rqvae_warmup_epochs, s.rqvae_epochs, len(self.x[0]), faster)
+
+    def epoch(self, losses) -> dict[str, float]:
+        """One pass over all items; ``losses(rows)`` gives named losses of which ``total`` is trained. Rows are on the CPU."""
+        self.model.train()
+        order = torch.randperm(len(self.x[0]), generator=self.generator)
+        sums: dict[str, Tensor] = {}
+        batches = order.split(self.settings.rqvae_batch_size)
+        for rows in batches:
+            loss = losses(rows)
+            self.optimizer.zero_grad()
+            loss["total"].backward()
+            if self.group.size > 1:
+                average_gradients([p for p in self.model.parameters() if p.grad is not None])  # in the warm-up, not of codebooks
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
+            self.optimizer.step()
+            sums = {name: sums.get(name, 0) + value.detach() for name, value in loss.items()}
+        means = {name: round(value / len(batches), 6) for name, value in self._mean_over_processes(sums).items()}
+        self._align_weights()
+        if not np.isfinite(means["total"]):
+            raise UserError(f"The loss of the quantizer became {means['total']} in epoch {len(self.history)} with "
+                            f"rqvae_learning_rate = {self.settings.rqvae_learning_rate}; nothing was written: lower it (1e-3 is "
+                            "usual), or set standardize to True.")
+        return means
+
+    def _warmup_losses(self, rows: Tensor) -> dict[str, Tensor]:
+        share = Share.of(rows, self.group)
+        recon = torch.stack([tower.autoencode(x) for tower, x in zip(self.model.towers, self.batch(share.rows))]).sum()
+        return {"total": share.weight * recon, "recon": share.weight * recon}
+
+    def losses(self, rows: Tensor) -> dict[str, Tensor]:
+        labels, share = [one[rows] for one in self.labels] if self.labels else None, Share.of(rows, self.group)
+        return self.model(self.batch(share.rows), labels, share)._asdict()
+
+    def batch(self, rows: Tensor) -> list[Tensor]:
+        """What is quantized of some items: per modality [B, F_m]."""
+        return [x[rows.to(x.device)] for x in self.x]
+
+    @torch.no_grad()
+    def _encode(self, tower: RQVAE, x: Tensor | Streamed) -> Tensor:
+        """z [N, D] of all items."""
+        if self.group.size == 1:
+            return tower.encode(x)
+        share = Share.of(torch.arange(len(x)), self.group)
+        return share.gather(torch.cat([tower.encoder(x[rows.to(x.device)]) for rows in share.rows.split(8192)]))
+
+    def _codes(self, quantizer: ResidualQuantizer, z: Tensor) -> Tensor:
+        """Codes [N, L] of all items ``z`` [N, D]."""
+        share = Share.of(torch.arange(len(z)), self.group)
+        return share.gather(quantizer.codes(z[share.rows.to(z.device)]) if self.group.size > 1 else quantizer.codes(z))
+
+    @torch.no_grad()
+    def _initialise(self, quantizer: ResidualQuantizer, z: Tensor) -> None:
+        def codebooks() -> Tensor:
+            quantizer.initialise(z, self.settings.semantic_id_seed)
+            return quantizer.codebooks.detach().cpu()
+
+        quantizer.codebooks.copy_(self.group.by_first(codebooks, LEARNS))
+
+    def _mean_over_processes(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        gathered = self.group.gather([float(value) for value in sums.values()])
+        return {name: sum(values) / len(values) for name, values in zip(sums, zip(*gathered))}
+
+    @torch.no_grad()
+    def _align_weights(self) -> None:
+        """Give all processes the first one's weights: other processors may round otherwise."""
+        if self.group.size > 1:
+            for weight in self.model.parameters():
+                torch.distributed.broadcast(weight, src=0)
+
+    @torch.no_grad()
+    def _end_epoch(self, last: bool) -> dict[str, dict]:
+        s = self.settings
+        self.model.eval()
+        result = {}
+        for i, (modality, tower) in enumerate(zip(self.modalities, self.model.towers)):
+            z = self._encode(tower, self.x[i])
+            codes = self._codes(tower.quantizer, z)
+            health = result[modality] = code_health(codes.cpu().numpy(), (s.codebook_size,) * s.codebook_levels)
+            earlier = [e["health"][modality]["collision_rate"] for e in self.history if "health" in e]
+            lowest = s.codes_epoch == "lowest_collision" and health["collision_rate"] < min(earlier, default=2.0)
+            if self.group.first and (lowest or (last and s.codes_epoch == "last")):
+                error = tower.reconstruction_error(self.x[i], z)
+                weights = {"mean": self.scales[i].mean, "scale": self.scales[i].scale}
+                weights |= {n: copy.deepcopy(w.cpu()) for n, w in tower.state_dict().items()}
+                geometry = Geometry(z.cpu().numpy(), weights["quantizer.codebooks"].numpy())
+                self.best[modality] = LearntModality(codes.cpu().numpy(), geometry, error, weights)
+            if last or len(earlier) >= SETTLING_EPOCHS:
+                warn_once(modality, health, len(z), s, self.warned)
+            if s.restart_dead_codes and not last:
+                tower.quantizer.restart_dead_codes(z, codes, self.optimizer, self.generator)
+        return result
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    Example: ``duration(75)`` is ``"1 min 15 s"``, ``duration(8000)`` is ``"2 h 13 min"``.
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,108 @@
+"""Residual quantizer: a vector becomes L codes, each the nearest codeword to what the levels before left over.
+
+Axes: B batch, N items, L levels, K codes per level, D code width.
+"""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans_centres
+from recbole_macrec.utils.blocks import blocks
+
+
+class Quantized(NamedTuple):
+    codes: Tensor  # [B, L] int64
+    z_hat: Tensor  # [B, D] sum of the codewords; its gradient passes straight to z
+    residuals: Tensor  # [B, L, D] what enters each level: residuals[:, 0] is z
+    loss: Tensor  # scalar, L_rq
+
+
+class ResidualQuantizer(nn.Module):
+    """L codebooks of K codewords of width D (Zhang et al., arXiv 2511.15122; Lee et al., CVPR 2022).
+
+    With r_0 = z and e_l the codeword nearest to r_l, r_{l+1} = r_l - e_l and
+
+        L_rq = sum_l ||sg[r_l] - e_l||^2 + alpha ||r_l - sg[e_l]||^2      (mean over batch and width).
+
+    Example: with codebooks [[0, 0], [4, 4]] and [[0, 0], [1, 0]], z = (5, 4) has codes (1, 1): (4, 4) is nearest,
+    leaves (1, 0), and that is codeword 1 of the second level.
+
+    Args:
+        residual: ``detached`` subtracts sg[e_l], so every r_l carries the gradient of z. ``straight_through``
+            subtracts r_l + sg[e_l - r_l], as the released code does: the value is the same, but no gradient is left
+            from level 1 on.
+    """
+
+    def __init__(self, levels: int, size: int, dim: int, commitment_weight: float = 0.25, residual: str = "detached"):
+        super().__init__()
+        self.codebooks = nn.Parameter(torch.zeros(levels, size, dim))  # [L, K, D], filled by initialise
+        self.commitment_weight = commitment_weight
+        self.residual = residual
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantize ``z`` [B, D]."""
+        rest, loss = z, z.new_zeros(())
+        codes, residuals = [], []
+        for codebook in self.codebooks:  # [K, D]
+            code = nearest_codeword(rest, codebook)  # [B]
+            word = codebook[code]  # [B, D]
+            loss = loss + F.mse_loss(word, rest.detach())
+            loss = loss + self.commitment_weight * F.mse_loss(rest, word.detach())
+            codes.append(code)
+            residuals.append(rest)
+            rest = rest - self._subtracted(rest, word)
+        z_hat = z - rest.detach()  # straight-through: codewords learn from L_rq alone
+        return Quantized(torch.stack(codes, 1), z_hat, torch.stack(residuals, 1), loss)
+
+    def _subtracted(self, rest: Tensor, word: Tensor) -> Tensor:
+        return word.detach() if self.residual == "detached" else rest + (word - rest).detach()
+
+    @torch.no_grad()
+    def codes(self, z: Tensor) -> Tensor:
+        """Codes [N, L] of all items ``z`` [N, D]; N may be large, as the items are quantized block by block."""
+        codes = torch.empty(len(z), len(self.codebooks), dtype=torch.int64, device=z.device)
+        for part, of_part in zip(blocks(codes), blocks(z)):
+            part.copy_(self(of_part).codes)
+        return codes
+
+    @torch.no_grad()
+    def initialise(self, z: Tensor, seed: int) -> None:
+        """Set every codebook to the k-means centres of the residuals of all items, ``z`` [N, D], N >= K."""
+        rest = z.clone()
+        for level, codebook in enumerate(self.codebooks):
+            centres = kmeans_centres(rest.float().cpu().numpy(), len(codebook), seed + level)
+            codebook.copy_(torch.from_numpy(centres))
+            for part in blocks(rest):
+                part -= codebook[nearest_codeword(part, codebook)]
+
+    @torch.no_grad()
+    def restart_dead_codes(self, z: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer,
+                           generator: torch.Generator) -> int:
+        """Move codewords that no item uses onto residuals of random items, and reset their Adam moments.
+
+        Args:
+            z: [N, D], all items.
+            codes: [N, L], their codes.
+
+        Returns:
+            The number of codewords moved.
+        """
+        moves = []  # per level the unused codewords [n] and what replaces them [n, D]
+        for level, codebook in enumerate(self.codebooks):
+            dead = (torch.bincount(codes[:, level], minlength=len(codebook)) == 0).nonzero()[:, 0]
+            rows = torch.randperm(len(z), generator=generator)[: len(dead)].to(z.device)
+            moves.append((dead[: len(rows)], self(z[rows]).residuals[:, level]))
+        moments = [optimizer.state[self.codebooks][name] for name in ("exp_avg", "exp_avg_sq")
+                   if name in optimizer.state.get(self.codebooks, {})]
+        for level, (dead, residuals) in enumerate(moves):
+            self.codebooks[level, dead] = residuals
+            for moment in moments:
+                moment[level, dead] = 0
+        return sum(len(dead) for dead, _ in moves)
+
+
+def nearest_codeword(x: Tensor, codebook: Tensor) -> Tensor:
+    """The codeword [B] nearest (Euclidean) to each row of ``x`` [B, D]; the first of equally near ones."""
+    return (codebook.square().sum(1) - 2 * x @ codebook.T).argmin(1)

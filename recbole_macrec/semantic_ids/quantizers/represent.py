@@ -1,0 +1,49 @@
+"""What is quantized: the features of each modality, of all side by side, or what a graph makes of them.
+
+Axes: U users, N items, F_m feature width of modality m.
+"""
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.codes import Learnt
+from recbole_macrec.semantic_ids.quantizers.graph import GraphTraining, JointTraining
+from recbole_macrec.semantic_ids.quantizers.learn import learn
+from recbole_macrec.semantic_ids.rows import ComputedRows, Features
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.utils.distributed import ALONE, Group
+
+
+def represent_and_learn(features: dict[str, Features], interactions: csr_matrix | None, settings: SemanticIDSettings,
+                        device: str = "cpu", show_progress: bool = True, group: Group = ALONE) -> Learnt:
+    """Learn codes of the representation that ``settings`` name, and the graph where it is needed.
+
+    Args:
+        features: modality -> [N, F_m].
+        interactions: training interactions [U, N], for the graph.
+        group: the processes that train together, see :attr:`SemanticIDSettings.trains_in_processes`.
+
+    Raises:
+        UserError: where a graph is asked for without interactions.
+    """
+    if not settings.uses_graph:
+        return learn(_quantized(features, settings, None), settings, device, show_progress, group)
+    if interactions is None:
+        raise UserError("representation = graph and encoder_input = graph read the training interactions, which are known once "
+                        "a run has split the data: run a model with them, or choose another representation.")
+    if settings.trains_jointly:
+        return JointTraining(features, interactions, settings, device).run(show_progress)
+    graph, history = GraphTraining(features, interactions, settings, device).run(show_progress)
+    learnt = learn(_quantized(features, settings, graph.items), settings, device, show_progress)
+    return learnt._replace(history=[*history, *learnt.history], graph=graph)
+
+
+def _quantized(features: dict[str, Features], settings: SemanticIDSettings, items: np.ndarray | None) -> dict[str, Features]:
+    """The matrices that get codes, by the name of the ID."""
+    if settings.representation == "modality":
+        return features
+    (name,) = settings.ids
+    if settings.representation == "graph":
+        return {name: items}
+    width = sum(x.shape[1] for x in features.values())
+    return {name: ComputedRows(tuple(features.values()), lambda *parts: np.concatenate(parts, axis=1), width)}

@@ -1,0 +1,44 @@
+"""Baseline without training: PCA, then k-means of the residuals level by level.
+
+Axes: N items, F feature width, L levels, K codes, D code width.
+"""
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+
+from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
+from recbole_macrec.semantic_ids.collisions.base import Geometry
+from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
+from recbole_macrec.semantic_ids.rows import Features, Scale, sample
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.utils.blocks import blocks
+
+
+def rq_kmeans(features: dict[str, Features], settings: SemanticIDSettings) -> Learnt:
+    """Quantize every modality ([N, F_m], N >= K) on its own; D is ``code_dim``, or less where N or F_m is."""
+    return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
+
+
+def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
+    scale, seed = Scale.of(x, settings.standardize), settings.semantic_id_seed
+    pca = PCA(min(settings.code_dim, *x.shape), random_state=seed).fit(scale.apply(sample(x, seed)).numpy())
+    z = torch.empty(len(x), pca.n_components_)  # [N, D]
+    for part, block in zip(blocks(z), blocks(x)):
+        part.copy_(torch.from_numpy(pca.transform(scale.apply(block).numpy())))
+    quantizer = ResidualQuantizer(settings.codebook_levels, settings.codebook_size, z.shape[1]).requires_grad_(False)
+    quantizer.initialise(z, seed)
+    codes, error = torch.empty(len(x), settings.codebook_levels, dtype=torch.int64), 0.0
+    for part, z_block, block in zip(blocks(codes), blocks(z), blocks(x)):
+        quantized = quantizer(z_block)
+        part.copy_(quantized.codes)
+        error += float(np.square(scale.apply(block).numpy() - pca.inverse_transform(quantized.z_hat.numpy())).sum())
+    codebooks = quantizer.codebooks.detach()
+    weights = {
+        "mean": scale.mean,
+        "scale": scale.scale,
+        "pca_mean": torch.from_numpy(pca.mean_.astype(np.float32)),
+        "components": torch.from_numpy(pca.components_.astype(np.float32)),  # [D, F]
+        "codebooks": codebooks,
+    }
+    return LearntModality(codes.numpy(), Geometry(z.numpy(), codebooks.numpy()),
+                          error / (x.shape[0] * x.shape[1]), weights)

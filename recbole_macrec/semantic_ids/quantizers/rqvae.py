@@ -1,0 +1,76 @@
+"""RQ-VAE of one modality: encoder, residual quantizer, decoder.
+
+Axes: B batch, F feature width, L levels, D code width.
+"""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_macrec.semantic_ids.quantizers.quantizer import Quantized, ResidualQuantizer
+from recbole_macrec.semantic_ids.rows import Streamed
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+
+AT_ONCE = 8192  # rows that are encoded or decoded together, where no gradients are needed
+
+
+class RQVAEOutput(NamedTuple):
+    quantized: Quantized
+    x_hat: Tensor  # [B, F]
+    recon: Tensor  # scalar, L_recon: mean squared error
+
+
+class RQVAE(nn.Module):
+    """z = E(x), z_hat = quantizer(z), x_hat = D(z_hat); loss L_recon + L_rq (Rajput et al., NeurIPS 2023).
+
+    The encoder is a linear layer to ``rqvae_projection``, then an MLP over ``rqvae_hidden_sizes`` to ``code_dim``;
+    the decoder mirrors it.
+    """
+
+    def __init__(self, width: int, settings: SemanticIDSettings, generator: torch.Generator):
+        super().__init__()
+        projection = (settings.rqvae_projection,) if settings.rqvae_projection else ()
+        widths = (width, *projection, *settings.rqvae_hidden_sizes, settings.code_dim)
+        linear_first = len(projection)  # the projection has no activation of its own
+        self.encoder = _mlp(widths, linear_first, 0, generator)
+        self.decoder = _mlp(widths[::-1], 0, linear_first, generator)
+        self.quantizer = ResidualQuantizer(settings.codebook_levels, settings.codebook_size, settings.code_dim,
+                                           settings.commitment_weight, settings.residual)
+
+    def forward(self, x: Tensor) -> RQVAEOutput:
+        """Quantize and rebuild standardised features ``x`` [B, F]."""
+        quantized = self.quantizer(self.encoder(x))
+        x_hat = self.decoder(quantized.z_hat)
+        return RQVAEOutput(quantized, x_hat, F.mse_loss(x_hat, x))
+
+    def autoencode(self, x: Tensor) -> Tensor:
+        """L_recon without quantization, for the warm-up."""
+        return F.mse_loss(self.decoder(self.encoder(x)), x)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor | Streamed) -> Tensor:
+        """z [N, D] of all items ``x`` [N, F], a few thousand rows at a time."""
+        return torch.cat([self.encoder(part) for part in x.split(AT_ONCE)])
+
+    @torch.no_grad()
+    def reconstruction_error(self, x: Tensor | Streamed, z: Tensor) -> float:
+        """Mean squared error of the features rebuilt from the codes of ``z`` [N, D]; 1 is what the mean alone would give."""
+        total = 0.0
+        for part, of_part in zip(x.split(AT_ONCE), z.split(AT_ONCE), strict=True):
+            total += F.mse_loss(self.decoder(self.quantizer(of_part).z_hat), part, reduction="sum").item()
+        return total / x.numel()
+
+
+def _mlp(widths: tuple[int, ...], linear_first: int, linear_last: int, generator: torch.Generator) -> nn.Sequential:
+    """Linear layers with ReLU between, none after the first ``linear_first`` and before the last ``linear_last``."""
+    layers: list[nn.Module] = []
+    last = len(widths) - 2
+    for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:])):
+        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # draws nothing from torch's global generator
+        nn.init.xavier_normal_(linear.weight, generator=generator)
+        nn.init.zeros_(linear.bias)
+        layers.append(linear)
+        if linear_first <= i < last - linear_last:
+            layers.append(nn.ReLU())
+    return nn.Sequential(*layers)

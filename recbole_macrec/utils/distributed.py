@@ -1,0 +1,472 @@
+"""The processes that train one model together: how they meet, share data, and learn that one of them has ended.
+
+A launcher describes the group in environment variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT): torchrun, or
+:func:`start`, which the option ``--nproc`` uses. torch.distributed does the communication. Inside :func:`group` every process
+can call the methods of :class:`Group`; all processes have to call them in the same order.
+
+Legend: W processes, B rows of a batch, n rows of a process, N samples of the data set.
+"""
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.utils.failures import sentence
+
+T = TypeVar("T")
+
+JOINING = timedelta(minutes=5)  # until all processes have joined
+TRAINING = timedelta(minutes=30)  # between two exchanges while training; a process that has ended is noticed at once
+PREPARING = timedelta(days=1)  # while the first process prepares data
+NOTICE_SECONDS = 10  # after so long, a line says what a process waits for
+REASON_SECONDS = 3  # for the message of a process that has failed to arrive
+DEFAULT_PORT = 5678  # where several machines have to name the same one
+RESUME = "Finished work is kept: give the same command again to continue, or resume from a checkpoint with --resume=FILE"
+_LOST = re.compile(r"gloo|Connection (closed|reset|refused) by|Connection reset|Broken pipe|remote process exited|NCCL.*timed? ?out")
+
+
+class ProcessLost(UserError):
+    """Another process of the group has ended."""
+
+
+class Terminated(SystemExit):
+    """The launcher ends this process, as it does when another one has failed."""
+
+
+class Launch(NamedTuple):
+    """The place of this process in the group that a launcher started."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int  # processes on this machine
+    address: str  # of the first process's machine
+    port: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's view of its group. With one process the methods return at once."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process prints and writes what is printed and written once."""
+        return self.rank == 0
+
+    def share(self, value: T | None = None, doing: str = "prepares the data") -> T:
+        """Return the first process's ``value`` in every process.
+
+        Args:
+            doing: what the others wait for: "the first process, which ...".
+        """
+        if self.size == 1:
+            return value
+        box = [value]
+        with _watching(None if self.first else f"the first process, which {doing}"):
+            dist.broadcast_object_list(box, src=0, group=_control)
+        return box[0]
+
+    def by_first(self, work: Callable[[], T], doing: str = "prepares the data") -> T:
+        """Return in every process what ``work`` returns in the first one; the others do not call it."""
+        return self.share(work() if self.first else None, doing)
+
+    def gather(self, value: T) -> list[T]:
+        """Return the ``value`` of every process, in the order of the ranks, in every process."""
+        if self.size == 1:
+            return [value]
+        values: list = [None] * self.size
+        with _watching("the other processes"):
+            dist.all_gather_object(values, value, group=_control)
+        return values
+
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        if self.size > 1:
+            with _watching("the other processes"):
+                dist.barrier(group=_control)
+
+    def check_same(self, parts: Mapping[str, str]) -> None:
+        """Compare ``parts``, a checksum for each name, with those of the first process.
+
+        Raises:
+            UserError: in every process, naming the first part that differs and the machine where it does.
+        """
+        for rank, (host, theirs) in enumerate(found := self.gather((socket.gethostname(), dict(parts)))):
+            for name, checksum in found[0][1].items():
+                if theirs.get(name) != checksum:
+                    raise UserError(f"{name} of process {rank + 1} on {host} differ from those of process 1 on {found[0][0]}; give both "
+                                    "the same data, options and versions of the libraries.")
+
+
+ALONE = Group()
+_control: Any = None  # a process group over gloo: what waits for the first process must not run into TRAINING
+_store: Any = None  # where the processes of this run meet
+_place: Any = None  # the part of it that belongs to the newest group
+_groups = 0  # joined so far
+_held = False  # within group()
+
+
+def launched() -> Launch | None:
+    """Read from the environment how a launcher started this process; None where it runs on its own."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if any(name not in os.environ for name in names) or os.environ["WORLD_SIZE"] == "1":
+        return None
+    env = os.environ
+    local = int(env.get("LOCAL_RANK", "0")), int(env.get("LOCAL_WORLD_SIZE", "1"))
+    return Launch(int(env["RANK"]), int(env["WORLD_SIZE"]), *local, env["MASTER_ADDR"], int(env["MASTER_PORT"]))
+
+
+def current() -> Group:
+    """The group that this process has joined."""
+    return Group(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else ALONE
+
+
+@contextmanager
+def group() -> Iterator[Group]:
+    """Join the launcher's group for the block; without a launcher, or inside another such block, use what there is.
+
+    Of several processes only the first one prints to the standard output.
+
+    Raises:
+        ProcessLost: when another process ends, or fails for a reason of its own.
+    """
+    global _held
+    if _held or launched() is None:
+        yield current()
+        return
+    _held = True
+    try:
+        with _raising_terminated(), open(os.devnull, "w") as nowhere:
+            joined = join()
+            with nullcontext() if joined.first else redirect_stdout(nowhere):
+                yield joined
+    except Exception as error:
+        failure = _failure(error)
+        if failure is error:
+            raise
+        raise failure from error
+    finally:
+        _held = False
+        leave()
+
+
+def join(device_type: str = "cpu") -> Group:
+    """Join the launcher's group; repeated calls do nothing, unless the device needs another backend.
+
+    Raises:
+        UserError: when the port is taken, or processes are missing after ``JOINING``.
+    """
+    global _control, _place, _groups
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    if dist.is_initialized() and (backend == "gloo" or dist.get_backend() == "nccl"):
+        return current()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    launch = launched()
+    _place = dist.PrefixStore(f"group-{_groups}", _open_store(launch))
+    _groups += 1
+    _meet(launch, _place)
+    dist.init_process_group(backend, store=_place, rank=launch.rank, world_size=launch.size, timeout=TRAINING)
+    _control = dist.new_group(backend="gloo", timeout=PREPARING)
+    return current()
+
+
+def leave() -> None:
+    """Leave the group, unless it is held by :func:`group`."""
+    global _control
+    if not _held and dist.is_initialized():
+        dist.destroy_process_group()
+        _control = None
+
+
+def start(work: Callable[..., int], arguments: tuple, processes: int, size: int, address: str, port: int | None,
+          offset: int) -> int:
+    """Call ``work(*arguments)`` in ``processes`` new processes of this machine; they are the group, or part of one.
+
+    Args:
+        size: processes on all machines.
+        address, port: where they meet, on the machine with ``offset`` 0; without a port, a free one if there is one machine.
+        offset: rank of this machine's first process.
+
+    Returns:
+        The largest value that ``work`` returned.
+
+    Raises:
+        UserError: when the port is taken.
+    """
+    store = None
+    if port is None:
+        port = DEFAULT_PORT if size > processes else 0
+    if offset == 0:
+        with _naming_port(port):
+            store = dist.TCPStore(address, port, is_master=True, wait_for_workers=False)
+        port = store.port
+    environment = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": address, "MASTER_PORT": port,
+                   "TORCHELASTIC_USE_AGENT_STORE": True}
+    results = mp.get_context("spawn").SimpleQueue()
+    try:
+        mp.spawn(_started, (work, arguments, environment, offset, results), nprocs=processes)
+    except mp.ProcessExitedException as error:
+        how = f"by {error.signal_name}" if error.signal_name else f"with exit code {error.exit_code}"
+        raise UserError(f"process {offset + error.error_index + 1} of {size} was ended {how}, perhaps for lack of memory. "
+                        f"{RESUME}.") from None
+    del store
+    return max(results.get() for _ in range(processes))
+
+
+def limit_threads(processes: int) -> None:
+    """Share the threads of the processor between the ``processes`` of this machine, unless OMP_NUM_THREADS is set."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+
+
+def own_device() -> torch.device:
+    """Return the GPU of LOCAL_RANK, the first without a launcher, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def first_to_report() -> bool:
+    """Whether this process is the first of its group that reports a failure; True where that can't be found out."""
+    with suppress(RuntimeError):  # whoever kept the store has ended
+        if _place is not None:
+            return _place.add("reports", 1) == 1
+    return True
+
+
+# -- joining ---------------------------------------------------------------------------------------------------------------
+
+
+def _open_store(launch: Launch):
+    """Connect to the store of the launcher, or to that of the first process."""
+    global _store
+    if _store is None:
+        host = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        with _notice(launch, f"the first process at {launch.address}:{launch.port}"), _naming_port(launch.port):
+            try:
+                _store = dist.TCPStore(launch.address, launch.port, is_master=host, timeout=JOINING, wait_for_workers=False)
+            except dist.DistError as error:
+                if host:
+                    raise
+                raise UserError(f"process {launch.rank + 1} of {launch.size} did not reach the first one at {launch.address}:{launch.port} "
+                                f"within {JOINING.seconds} s; start that one too, and check --ip and --port (torchrun: --master_addr and "
+                                "--master_port).") from error
+    return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store)
+
+
+def _meet(launch: Launch, store) -> None:
+    """Wait until every process has come."""
+    keys = [f"process-{rank}" for rank in range(launch.size)]
+    store.set(keys[launch.rank], socket.gethostname())
+    with _notice(launch, f"all {launch.size} processes to join at {launch.address}:{launch.port}"):
+        try:
+            store.wait(keys, JOINING)
+        except dist.DistError as error:
+            missing = [str(rank + 1) for rank, key in enumerate(keys) if not store.check([key])]
+            raise UserError(f"of {launch.size} processes, number {', '.join(missing)} did not join at {launch.address}:{launch.port} within "
+                            f"{JOINING.seconds} s; start the command on every machine, with the same --world_size (torchrun: "
+                            "--nnodes and --nproc_per_node).") from error
+
+
+@contextmanager
+def _naming_port(port: int) -> Iterator[None]:
+    try:
+        yield
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error) and "already in use" not in str(error):
+            raise
+        raise UserError(f"port {port} of this machine is in use by another program; name a free one with --port (torchrun: "
+                        "--master_port), the same on all machines.") from error
+
+
+def _started(index: int, work: Callable[..., int], arguments: tuple, environment: dict, offset: int, results) -> None:
+    """Entry of a process that :func:`start` made."""
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    os.environ.update(RANK=str(offset + index), LOCAL_RANK=str(index))
+    limit_threads(environment["LOCAL_WORLD_SIZE"])
+    try:
+        results.put(work(*arguments))
+    except ProcessLost:
+        time.sleep(REASON_SECONDS)  # the parent reports the process that ended first: the other one
+        raise
+
+
+# -- waiting and failing ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _notice(launch: Launch | None, what: str | None) -> Iterator[None]:
+    """Print, once on each machine, that this process waits for ``what`` when the block takes longer than NOTICE_SECONDS."""
+    if what is None or (launch is not None and launch.local_rank and launch.rank != 1):
+        yield
+        return
+    limit = f"; it gives up after {JOINING.seconds} s" if launch and not dist.is_initialized() else ""
+    timer = threading.Timer(NOTICE_SECONDS, print, [f"Waiting for {what}{limit}."], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _watching(what: str | None) -> Iterator[None]:
+    """As :func:`_notice`; a connection that closes becomes ProcessLost."""
+    try:
+        with _notice(launched(), what):
+            yield
+    except RuntimeError as error:
+        failure = _failure(error)
+        if failure is error:
+            raise
+        raise failure from error
+
+
+@contextmanager
+def _raising_terminated() -> Iterator[None]:
+    """Let SIGTERM raise :class:`Terminated` in the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number, frame):
+        raise Terminated(1)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _failure(error: Exception) -> Exception:
+    """What to raise for ``error``: a ProcessLost for a closed connection, else ``error`` itself. All but the first failure of the
+    group get the attribute ``reported``."""
+    if isinstance(error, ProcessLost):
+        return error
+    if isinstance(error, RuntimeError) and _LOST.search(str(error)):
+        reason = _reason(REASON_SECONDS)
+        lost = ProcessLost(f"another process of this run ended: {reason}" if reason else
+                           f"another process of this run ended before its work was done; its own message says why, if it had time for "
+                           f"one. {RESUME}.")
+        lost.reported = reason is not None or not first_to_report()
+        return lost
+    if first_to_report():
+        _tell_reason(error)
+    else:
+        error.reported = True
+    return error
+
+
+def _tell_reason(error: Exception) -> None:
+    with suppress(RuntimeError):
+        if _place is not None:
+            _place.set("reason", f"{sentence(error) or f'{type(error).__name__}: {error}'} (on {socket.gethostname()})")
+
+
+def _reason(seconds: float) -> str | None:
+    """The message of the process that failed first, where it comes within ``seconds``."""
+    ends = time.monotonic() + seconds
+    with suppress(RuntimeError):
+        while _place is not None:
+            if _place.check(["reason"]):
+                return _place.get("reason").decode()
+            if time.monotonic() >= ends:
+                break
+            time.sleep(0.05)
+    return None
+
+
+# -- tensors ---------------------------------------------------------------------------------------------------------------
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes, in one exchange."""
+    parameters = [p for p in parameters if p.requires_grad]
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
+        p.grad.copy_(part.view_as(p))
+
+
+class Share(NamedTuple):
+    """This process's rows of a batch, or of all items, that the processes divide between them."""
+
+    rows: torch.Tensor
+    sizes: list[int]  # rows of each process
+
+    @classmethod
+    def of(cls, rows: torch.Tensor, group: Group) -> "Share":
+        """Divide ``rows`` [B] into parts of nearly equal size; where there are fewer rows than processes, each has all of them."""
+        if group.size == 1 or len(rows) < group.size:
+            return cls(rows, [len(rows)])
+        parts = rows.tensor_split(group.size)
+        return cls(parts[group.rank], [len(part) for part in parts])
+
+    @property
+    def weight(self) -> float:
+        """Factor of a mean over ``rows``, with which the mean over the processes is that over all rows."""
+        return len(self.rows) * len(self.sizes) / sum(self.sizes)
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Values [B, ...] of all rows from those of ``rows``, in every process.
+
+        Gradients go to a process's own rows, W times as large: they become exact when they are averaged over the processes,
+        each of which computes the same loss from all rows.
+        """
+        return values if len(self.sizes) == 1 else _GatherRows.apply(values, self.sizes)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+        begin = sum(sizes[: dist.get_rank()])
+        ctx.own, ctx.processes = slice(begin, begin + len(values)), len(sizes)
+        padded = values.new_zeros(max(sizes), *values.shape[1:])
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes)])
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        return gradient[ctx.own] * ctx.processes, None
+
+
+def gather_in_order(rows: torch.Tensor, samples: int) -> torch.Tensor:
+    """Rows of all processes in the order of the data set.
+
+    ``DistributedSampler`` deals the samples out in turn and repeats the first ones until every process has as many.
+
+    Args:
+        rows: [n, ...], this process's rows.
+        samples: N, so that the repeated ones can be dropped.
+
+    Returns:
+        [N, ...], the same on every process.
+    """
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.stack(parts, dim=1).flatten(0, 1)[:samples]

@@ -1,0 +1,50 @@
+"""Messages for errors that a user can correct."""
+import re
+import traceback
+from pathlib import Path
+
+import torch
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.utils.requirements import recbole_folder
+
+MEMORY = (
+    "Not enough memory: lower train_batch_size (while training), eval_batch_size or num_beams (while ranking), for "
+    "example --train_batch_size=256 --eval_batch_size=64."
+)
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|MemoryError", re.IGNORECASE)
+_CHILD_USER_ERROR = re.compile(r"^recbole_macrec\.[\w.]+\.(?:UserError|ProcessLost): (.*)\Z", re.MULTILINE | re.DOTALL)
+
+
+def sentence(error: BaseException) -> str | None:
+    """One line that says what to mend, or None when the error is not the user's."""
+    message = _sentence(error)
+    return " ".join(message.split()) if message is not None else None
+
+
+def _sentence(error: BaseException) -> str | None:
+    if isinstance(error, UserError | OSError):  # the latter: a full disk, a file that can't be read
+        return str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return MEMORY
+    text = str(error)
+    if isinstance(error, RuntimeError) and "can't allocate memory" in text:
+        return MEMORY
+    if isinstance(error, torch.multiprocessing.ProcessRaisedException):  # holds the traceback of a spawned process
+        if found := _CHILD_USER_ERROR.search(text.rstrip()):
+            return found[1]
+        return MEMORY if _OUT_OF_MEMORY.search(text) else None
+    refused_by_recbole = isinstance(error, ValueError | NotImplementedError | TypeError | RuntimeError)
+    if refused_by_recbole and text and _raised_in_setup(error):
+        return f"RecBole: {text}"
+    return None
+
+
+def _raised_in_setup(error: BaseException) -> bool:
+    """Whether RecBole's own reading of settings or atomic files raised ``error`` by itself."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return False
+    places = [recbole_folder() / "config", recbole_folder() / "data" / "dataset"]
+    raised = (frames[-1].line or "").startswith("raise ")
+    return raised and any(place in Path(frames[-1].filename).parents for place in places)

@@ -1,0 +1,204 @@
+"""SASRecPerUser: the loss of a pass per user is that of single targets, rankings and predictions agree, and it runs as others do."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.data.interaction import Interaction
+from small_models import batch_of, data_path, prepare as prepared  # noqa: F401  data_path is a fixture
+
+from recbole_macrec import Recommender, SASRecPerUser
+from recbole_macrec.benchmark.compare.command import main
+from recbole_macrec.config.registry import model_names
+from recbole_macrec.errors import UserError
+from recbole_macrec.model.base import generative_names
+from recbole_macrec.semantic_ids import SemanticIDSettings
+from recbole_macrec.trainer.epoch_checkpointer import Paused
+
+NAME = "SASRecPerUser"
+SMALL = {"d_model": 32, "d_ff": 64, "num_heads": 2, "d_kv": 16, "decoder_layers": 2, "train_batch_size": 8, "epochs": 20,
+         "learning_rate": 0.01, "eval_step": 10, "precision": "fp32"}
+WORDS = [f"--{name}={value}" for name, value in SMALL.items()]
+
+
+def prepare(path, **options):
+    """Config, model, trainer and data loaders of a small model on the tiny dataset."""
+    return prepared(NAME, path, **{**SMALL, **options})
+
+
+@pytest.mark.parametrize("features", ["none", "codes"])
+def test_loss_of_a_pass_per_user_is_that_of_single_targets(features, data_path):
+    """Also of histories that are cut into windows, and of a batch in several parts."""
+    _, model, trainer, loaders = prepare(data_path, item_features=features, dropout_prob=0.0, MAX_ITEM_LIST_LENGTH=4, pass_tokens=40)
+    windows = trainer.training_loader(loaders[0])
+    assert max(window.first for window in windows.windows) > 1 and len(windows.windows) < len(loaders[0]._dataset) / 2
+    batch = windows.collate_fn(range(len(windows.windows)))
+    assert len(model.loss_parts(batch)) > 3
+    expected = []
+    for window in windows.windows:
+        for place in range(window.first, len(window.items)):
+            history = Interaction({"item_id_list": torch.from_numpy(window.items[None, :place]), "item_length": torch.tensor([place])})
+            scores = model.full_sort_predict(history)[:, 1:]
+            expected.append(F.cross_entropy(scores, torch.tensor([window.items[place] - 1])))
+    assert len(expected) == len(loaders[0]._dataset)
+    torch.testing.assert_close(model.calculate_loss(batch), torch.stack(expected).mean(), atol=1e-5, rtol=0)
+
+
+def test_a_later_item_changes_no_earlier_loss(data_path):
+    _, model, _, _ = prepare(data_path, dropout_prob=0.0)
+    items, vectors = torch.tensor([3, 9, 4, 7, 5, 8]), model.item_vectors()
+
+    def losses(items):
+        hidden, _ = model.states(items[None], torch.tensor([5]), vectors)
+        return F.cross_entropy(F.linear(hidden, vectors[1:]), items[1:] - 1, reduction="none").detach()
+
+    before, after = losses(items), losses(torch.where(items == 7, 20, items))
+    assert torch.equal(before[:2], after[:2]) and (before[2:] != after[2:]).all()
+
+
+@pytest.mark.parametrize("features", ["none", "codes"])
+def test_full_sort_predict_is_predict_item_by_item(features, data_path):
+    _, model, trainer, loaders = prepare(data_path, item_features=features)
+    trainer.train_steps(trainer.training_loader(loaders[0]))
+    model.eval()
+    users = batch_of(loaders[2])
+    scores = model.full_sort_predict(users)
+    for item in range(scores.shape[1]):
+        users.update(Interaction({"item_id": torch.full((len(users),), item)}))
+        torch.testing.assert_close(model.predict(users), scores[:, item], atol=1e-5, rtol=1e-5)
+    assert (scores[:, 0] == -torch.inf).all() and scores[:, 1:].isfinite().all()
+    for i in range(0, len(users), 7):
+        torch.testing.assert_close(model.full_sort_predict(users[[i]])[0], scores[i], atol=1e-5, rtol=1e-5)
+
+
+def test_codes_are_added_to_the_items_of_arts_toy(tmp_path):
+    """Read and scored alike, in all modalities of the dataset; without them no semantic IDs are made."""
+    options = {**SMALL, "data_path": str(tmp_path), "quantizer": "rq_kmeans", "show_progress": False}
+    models = {}
+    for features in ("none", "codes"):
+        config = Config(NAME, "arts-toy", config_dict={**options, "item_features": features})
+        loaders = data_preparation(config, create_dataset(config))
+        models[features] = SASRecPerUser(config, loaders[0]._dataset).eval()
+        assert (tmp_path / "arts-toy" / "semantic_ids").exists() == (features == "codes")
+    plain, model, users = models["none"], models["codes"], batch_of(loaders[2])
+    assert list(model.semantic_ids.modalities) == ["text", "image"]
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if name != "codes.weight"})
+    assert not torch.allclose(plain.full_sort_predict(users)[:, 1:], model.full_sort_predict(users)[:, 1:], atol=1e-3)
+    expected, first = model.items.weight[1:].clone(), 0
+    for m in model.semantic_ids.modalities:
+        for level, size in enumerate(model.semantic_ids.sizes[m]):
+            expected += model.codes.weight[first + model.semantic_ids.codes[m][:, level]]
+            first += size
+    assert first == len(model.codes.weight)
+    torch.testing.assert_close(model.item_vectors()[1:], expected, atol=1e-6, rtol=0)
+    with torch.no_grad():
+        plain.items.weight.copy_(model.item_vectors())
+    torch.testing.assert_close(plain.full_sort_predict(users), model.full_sort_predict(users), atol=1e-5, rtol=1e-5)
+
+
+def test_learnt_codes_are_those_of_macrec():
+    modalities = ["text", "image"]
+    ours, macrec = (SemanticIDSettings.from_config(Config(name, "Arts"), modalities) for name in (NAME, "MACRec"))
+    assert ours.identity() == macrec.identity()
+
+
+def test_runs_without_semantic_ids_and_ranks_better_than_pop(tiny_dataset):
+    results = {}
+    for model, words in ((NAME, WORDS), ("Pop", [])):
+        argv = [f"--model={model}", f"--dataset={TINY}", f"--data_path={tiny_dataset}", "--show_progress=False", "--state=ERROR"]
+        assert main([*argv, *words, f"--result_file={model}.json"]) == 0
+        results[model] = json.loads(Path(f"{model}.json").read_text())
+    assert results[NAME]["test_result"]["ndcg@10"] > results["Pop"]["test_result"]["ndcg@10"] + 0.1
+    assert results[NAME]["test_detail"] == {} and results[NAME]["semantic_ids"] == {}
+    assert not (tiny_dataset / TINY / "semantic_ids").exists()
+
+
+def test_a_resumed_training_ends_as_an_uninterrupted_one(data_path):
+    _, whole, trainer, (train, valid, test) = prepare(data_path)
+    expected = trainer.fit(train, valid)
+    final = {key: value.clone() for key, value in whole.state_dict().items()}
+    losses = list(trainer.train_loss_dict.values())
+    assert losses[-1] < 0.85 * losses[0]
+    _, _, left, (train, valid, _) = prepare(data_path)
+    left.epoch_checkpointer.after_batch = lambda epochs: epochs > 11.5
+    with pytest.raises(Paused):
+        left.fit(train, valid)
+    _, model, resumed, (train, valid, _) = prepare(data_path, resume=left._last_file())
+    assert resumed.fit(train, valid) == expected
+    for key, value in final.items():
+        torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+    assert resumed.evaluate(test) == trainer.evaluate(test)
+
+
+def test_norms_have_no_weight_decay(data_path):
+    _, model, trainer, _ = prepare(data_path)
+    decayed, exempt = ({id(p) for p in group["params"]} for group in trainer.optimizer.param_groups)
+    assert id(model.items.weight) in decayed and id(model.norm.weight) in exempt and len(exempt) == 5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_number_of_cores_changes_nothing(precision, data_path):
+    before, seen = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            _, model, trainer, loaders = prepare(data_path, pass_tokens=10, precision=precision, eval_precision=precision)
+            windows = trainer.training_loader(loaders[0])
+            model.train()
+            torch.manual_seed(1)
+            loss = trainer._backward(windows.collate_fn(range(8)))
+            gradients = [p.grad for p in model.parameters()]
+            seen.append([loss, *gradients, model.eval().full_sort_predict(batch_of(loaders[2]))])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*seen))
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"item_features": "codes"}, "semantic IDs"),
+    ({"d_ff": 128}, "does not fit"),
+])
+def test_a_checkpoint_of_another_model_is_refused(change, named, data_path):
+    _, _, trainer, (train, valid, _) = prepare(data_path, epochs=1, eval_step=1)
+    trainer.fit(train, valid)
+    _, _, other, _ = prepare(data_path, **change)
+    with pytest.raises(UserError, match=named):
+        other.resume_checkpoint(trainer.saved_model_file)
+
+
+def test_a_checkpoint_of_items_in_another_order_is_refused(data_path):
+    """Its embeddings belong to RecBole's item numbers, which follow the rows of the files."""
+    _, _, trainer, (train, valid, _) = prepare(data_path, epochs=1, eval_step=1)
+    trainer.fit(train, valid)
+    file = data_path / TINY / f"{TINY}.inter"
+    head, *rows = file.read_text().splitlines()
+    file.write_text("\n".join([head, *np.random.default_rng(0).permutation(rows)]) + "\n")
+    _, _, other, _ = prepare(data_path)
+    with pytest.raises(UserError, match="in another order"):
+        other.resume_checkpoint(trainer.saved_model_file)
+
+
+@pytest.mark.parametrize("option, value, expected", [
+    ("item_features", "code", "none or codes.*Did you mean 'codes'"),
+    ("dropout_prob", 1, "from 0 to 0.99"),
+    ("d_model", 0, "at least 1"),
+    ("d_kv", 7, "even"),
+    ("training", "per_target", "per_user"),
+    ("scheduler", "step", "cosine or constant"),
+    ("precision", "fp8", "auto or fp32 or bf16"),
+])
+def test_options_that_cannot_be_meant_are_named(option, value, expected, tmp_path):
+    with pytest.raises(UserError, match=f"^{option} is {value!r}.*{expected}"):
+        Config(NAME, "no such dataset", config_dict={"data_path": str(tmp_path), option: value})
+
+
+def test_what_needs_a_generative_model_says_so(data_path):
+    assert NAME in model_names() and NAME not in generative_names()
+    _, model, _, _ = prepare(data_path)
+    with pytest.raises(UserError, match=f"{NAME} writes no semantic IDs"):
+        Recommender(model)

@@ -1,0 +1,157 @@
+"""Each speed benchmark at a small size: both sides agree, and the figures have their places. Nothing is timed here."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.speed import catalogues
+from recbole_macrec.benchmark.speed.exact import same_top
+from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
+from recbole_macrec.benchmark.speed.scale import COSTS, crossing, plot_costs
+from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.search import Ranking
+from recbole_macrec.utils.hardware import bf16_pays
+
+SMALL = [
+    "--batch=64",
+    "--repeats=1",
+    "--training_steps=5",
+    "--users=24",
+    "--reference_users=12",
+    "--reference_batch=5",
+    "--parity_steps=4",
+    "--timed_steps=1",
+    "--exact_users=12",
+    "--scale_users=3",
+]
+
+
+@pytest.fixture
+def data(tiny_dataset):
+    """The tiny data set with published IDs, no two items on one."""
+    folder = tiny_dataset / TINY / "semantic_ids"
+    folder.mkdir()
+    for modality, step in (("text", 3), ("image", 5)):
+        ids = {f"i{i}": [f"<a_{i % step}>", f"<b_{i // step % 4}>", f"<c_{i}>"] for i in range(30)}
+        (folder / f"{modality}.json").write_text(json.dumps(ids))
+    return [f"--dataset={TINY}", f"--data_path={tiny_dataset}"]
+
+
+def figures(capsys, *arguments) -> dict:
+    """The JSON object of the last line."""
+    assert main(list(arguments)) == 0
+    record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert record["hardware"]["cores"] >= 1 and record["versions"]["torch"]
+    return record
+
+
+def test_decode_finds_the_items_of_generate(data, capsys):
+    record = figures(capsys, "decode", *data, *SMALL)
+    fp32 = record["fp32"]
+    assert fp32["top10_agreement"] >= 0.99
+    for measured in (fp32, fp32["default_allocator"]):
+        assert measured["speedup"] == pytest.approx(fp32["users_per_s"] / measured["reference_users_per_s"], rel=0.01)
+    other = record["decoder_only"]["fp32"]
+    assert other["speedup"] == pytest.approx(other["users_per_s"] / fp32["reference_users_per_s"], rel=0.01)
+    for precisions in (record, record["decoder_only"]):
+        assert (precisions["bf16"] is None) == (not bf16_pays(torch.device("cpu")))
+
+
+def test_train_follows_the_loss_curve_of_t5(data, capsys):
+    record = figures(capsys, "train", *data, *SMALL)
+    curve = record["loss_difference"]
+    assert curve["steps"] >= 3 and curve["last_loss"] < curve["first_loss"]
+    assert curve["largest"] < 1e-3
+    for name in ("released", "small_vocabulary"):
+        theirs = record[name]
+        assert theirs["speedup"] == pytest.approx(record["samples_per_s"] / theirs["samples_per_s"], rel=0.01)
+
+
+def test_exact_equals_brute_force(data, capsys):
+    record = figures(capsys, "exact", *data, *SMALL)
+    assert record["brute_force_difference"] < 1e-4
+    assert 0 <= record["beam_top10_exact_share"] <= 1 and record["users_per_s"] > 0 and record["beam_users_per_s"] > 0
+    certified = record["certified"]
+    assert set(certified) == {"users_per_s", "top10_agreement", "prefixes_per_user"} and certified["users_per_s"] > 0
+    assert certified["top10_agreement"] == 1 and 1 < certified["prefixes_per_user"] <= 1 + 3 + 12  # inner nodes of the trie
+
+
+def test_the_top_agrees_item_by_item_and_in_order():
+    scores = torch.tensor([[-1.0, -2.0, -3.0]]).expand(3, -1)
+    expected = Ranking(torch.tensor([[1, 2, 3], [1, 2, 3], [1, 2, 3]]), scores)
+    found = Ranking(torch.tensor([[1, 2, 9], [2, 1, 3], [1, 9, 3]]), scores)
+    assert same_top(found, expected, k=2) == pytest.approx(1 / 3)
+
+
+def test_whole_run_counts_its_operations(data, capsys):
+    record = figures(capsys, "whole", *data, *SMALL, "--epochs=1", "--modalities", "text", "image")
+    assert record["tflop_per_s"] > 0 and record["test_result"]["hit@10"] > 0
+    share = record["tflop_per_s"] / record["matrix_tflop_per_s"]
+    assert record["share_of_matrix_rate"] == pytest.approx(share, rel=0.05, abs=1e-3) and share < 1
+    assert record["seconds"]["total"] >= record["seconds_per_epoch"]
+
+
+def test_scale_reports_every_catalogue(capsys):
+    record = figures(capsys, "scale", *SMALL, "--items", "500", "2000")
+    rows = record["rows"]
+    assert set(record["cheaper_from_items"]) == {"decode_ms_per_user", "mmgrec_ms_per_user"}
+    assert [row["items"] for row in rows] == [500, 2000]
+    assert all(row["trie_bytes_per_item"] <= 64 and 0 < row["collisions"] < 0.1 for row in rows)
+    positive = (*COSTS, "resolve_seconds", "peak_rss_mb")
+    assert all(row[k] > 0 for row in rows for k in positive)
+
+
+def test_where_costs_cross():
+    rows = [{"items": n, "flat": 4.0, "steep": n / 100} for n in (1000, 10, 100)]
+    assert crossing(rows, "flat", "steep") == pytest.approx(400, abs=1)
+    assert crossing(rows, "steep", "flat") is None and crossing(rows[1:], "flat", "steep") is None
+
+
+def test_the_plot_shows_every_cost(tmp_path):
+    rows = [{"items": n, **dict.fromkeys(COSTS, n / 100)} for n in (10, 100)]
+    path = tmp_path / "costs.svg"
+    plot_costs(rows, COSTS, str(path))
+    assert all(f"id=\"line2d_{i}\"" in path.read_text() for i in range(1, len(COSTS) + 1))
+    with pytest.raises(UserError, match="--plot"):
+        plot_costs(rows, COSTS, str(tmp_path / "costs.nothing"))
+
+
+def test_an_unknown_dataset_is_one_sentence(capsys):
+    assert main(["decode", "--dataset=nowhere", "--data_path=."]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_quantize_compares_with_a_data_loader(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    files = [f"{m}={tmp_path / m}.npy" for m in ("text", "image")]
+    for m in ("text", "image"):
+        np.save(tmp_path / f"{m}.npy", rng.standard_normal((600, 8)))
+    record = figures(capsys, "quantize", *SMALL, "--features", *files)
+    assert record["items"] == 600 and record["features"] == "files"
+    ratio = record["reference_seconds_per_epoch"] / record["seconds_per_epoch"]
+    assert record["speedup"] == pytest.approx(ratio, rel=0.05)
+
+
+def test_quantize_measures_catalogues_of_several_sizes(capsys, monkeypatch):
+    own_process = catalogues._in_own_process
+    monkeypatch.setattr(catalogues, "_in_own_process", lambda measure, *arguments: measure(*arguments))
+    record = figures(capsys, "quantize", "--items", "600", "1500", "--modalities", "text")
+    assert [(row["items"], row["quantizer"]) for row in record["rows"]] == [
+        (600, "rq_kmeans"), (600, "rqvae"), (1500, "rq_kmeans"), (1500, "rqvae")]  # fmt: skip
+    for row in record["rows"]:
+        assert row["peak_memory_mib"] > 50 and row["seconds" if row["quantizer"] == "rq_kmeans" else "seconds_per_epoch"] > 0
+    assert isinstance(record["bytes_per_item"], int) and not list(Path.cwd().glob(".quantize-*"))
+    catalogues.write_random(Path("text.npy"), 300, seed=0)
+    assert own_process(catalogues.measure_rq_kmeans, ".", ["text"])["collision_rate"] < 1
+
+
+def test_positives_of_the_reference_share_the_label():
+    labels = torch.tensor([3, 1, 3, 2, 3])
+    for seed in range(20):
+        positives = positives_one_by_one(labels, torch.Generator().manual_seed(seed))
+        assert torch.equal(labels[positives], labels)
+        assert [p == i for i, p in enumerate(positives.tolist())] == [False, True, False, True, False]

@@ -1,0 +1,171 @@
+"""``run_recbole_macrec.py``: tables, result files, and one sentence for what the user can mend."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import recbole
+import torch
+
+from recbole_macrec.benchmark.compare.command import main
+from recbole_macrec.benchmark.compare.runs import open_comparison
+from recbole_macrec.utils.failures import sentence
+
+QUICK = ["--epochs=1", "--show_progress=False", "--state=ERROR"]
+
+
+@pytest.fixture
+def tiny(tiny_dataset) -> list[str]:
+    """Arguments of a quick run on the tiny data set."""
+    return ["--dataset=tiny", f"--data_path={tiny_dataset}", *QUICK]
+
+
+def failure(capsys, *argv: str) -> str:
+    """The one line on stderr of a command line that must fail."""
+    assert main(list(argv)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+def test_one_model_writes_a_result_file(tiny, tmp_path, capsys):
+    assert main(["--model=SASRec", *tiny, "--result_file=out/sasrec.json", "--seed=7"]) == 0
+    record = json.loads((tmp_path / "out" / "sasrec.json").read_text())
+    assert record["model"] == "SASRec" and record["dataset"] == "tiny" and record["seed"] == 7
+    assert set(record["test_result"]) == {f"{m}@{k}" for m in ("hit", "ndcg") for k in (1, 5, 10)}
+    assert record["best_valid_result"]["hit@10"] > 0
+    assert record["settings"]["MAX_ITEM_LIST_LENGTH"] == 20
+    assert record["versions"]["recbole"] == recbole.__version__ and record["hardware"]["cores"] >= 1
+    assert record["parameters"] > 1000 and record["semantic_ids"] == {}
+    seconds = record["seconds"]
+    assert min(seconds["data"], seconds["training"], seconds["validation"], seconds["test"]) > 0
+    assert seconds["total"] >= seconds["data"] + seconds["training"] + seconds["validation"] + seconds["test"]
+    assert "hit@10" in capsys.readouterr().out
+
+
+def test_several_models_share_one_table(tiny, tmp_path, capsys):
+    argv = ["--model=Pop,SASRec,S3Rec", *tiny, "--pretrain_epochs=1", "--item_attribute=categories"]
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "categories"]}
+    assert main([*argv, f"--load_col={columns}"]) == 0
+    (folder,) = (tmp_path / "results").glob("tiny-*")
+    runs = [run.result for run in open_comparison(folder).runs]
+    assert [run["model"] for run in runs] == ["Pop", "SASRec", "S3Rec"]
+    assert {run["settings"]["eval_args"]["order"] for run in runs} == {"TO"}
+    assert runs[2]["seconds"]["pretraining"] > 0
+    printed, markdown = capsys.readouterr().out, (folder / "table.md").read_text()
+    for run in runs:
+        assert f"| {run['model']} |" in markdown
+        assert f"{run['test_result']['hit@10']:.4f}" in printed
+
+
+def test_a_run_repeats_beside_others(tiny, tmp_path):
+    assert main(["--model=Pop,GRU4Rec", *tiny, "--output=both"]) == 0
+    before = list(sys.argv)
+    assert main(["--model=GRU4Rec", *tiny, "--result_file=alone.json"]) == 0
+    assert sys.argv == before
+    alone = json.loads((tmp_path / "alone.json").read_text())
+    assert open_comparison("both").runs[1].result["test_result"] == alone["test_result"]
+
+
+def logged_losses() -> list[str]:
+    (log,) = Path("log", "SASRec").iterdir()
+    return re.findall(r"train loss: ([\d.]+)", log.read_text())
+
+
+def test_torchrun_and_nproc_train_the_same_model_and_rank_as_one_process(tiny, tmp_path):
+    """The last run is untrained as the others are, so that only the evaluation is compared; a batch of 3 leaves the processes
+    uneven last batches."""
+    argv = ["--model=SASRec", *(word for word in tiny if word != "--state=ERROR"), "--learning_rate=0.0", "--eval_batch_size=3"]
+    script = Path(__file__).parents[2] / "run_recbole_macrec.py"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run([*torchrun, *argv, "--result_file=torchrun.json"], capture_output=True, text=True, check=True)
+    assert done.stdout.count("test results") == 1
+    losses = logged_losses()
+    shutil.rmtree("log")
+    assert main([*argv, "--nproc=2", "--result_file=two.json"]) == 0
+    assert losses and losses == logged_losses()
+    assert main([*argv, "--result_file=one.json"]) == 0
+    one, two, third = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two", "torchrun"))
+    assert two["test_result"] == pytest.approx(one["test_result"], abs=1e-4) and third["test_result"] == two["test_result"]
+    assert set(two) == set(one) == set(third)
+
+
+def test_config_files_apply_in_order(tiny, tmp_path):
+    (tmp_path / "a.yaml").write_text("topk: [2]\nseed: 1\nvalid_metric: NDCG@2\n")
+    (tmp_path / "b.yaml").write_text("seed: 2\n")
+    assert main(["--model=Pop", *tiny, "--config_files=a.yaml b.yaml", "--result_file=r.json"]) == 0
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["seed"] == 2 and set(record["test_result"]) == {"hit@2", "ndcg@2"}
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (["--model=MACRec", "--valid_metric=foo"], "valid_metric is 'foo', which is not measured"),
+        (["--lamda_con=0.1"], "Unknown option 'lamda_con' in the command line. Did you mean 'lambda_con'?"),
+        (["--model=SASRec", "--hiden_size=3"], "Did you mean 'hidden_size'?"),
+        (["--model=macrec"], "Unknown model 'macrec'. Did you mean 'MACRec'?"),
+        (["--model=MACRec,SASRek"], "Unknown model 'SASRek'. Did you mean 'SASRec'?"),
+        (["--model="], "names no model"),
+        (["--seed", "3"], "options are written --key=value"),
+        (["--seed=1", "--seed=2"], "--seed is given twice"),
+        (["--nproc=two"], "--nproc"),
+        (["--nproc=0"], "--nproc is 0"),
+        (["--config_files=no.yaml"], "Config file no.yaml can't be read"),
+        (["--model=Pop,SASRec", "--result_file=r.json"], "use --output"),
+        (["--dataset=arts-toi"], "Did you mean 'arts-toy'?"),
+        (["--dataset=Elsewhere", "--data_path=nowhere"], "recbole_macrec.data import SRC --dataset=Elsewhere"),
+        (["--model=Pop", "--metrics=['Foo']", "--valid_metric=Foo@10"], "There is no metric named 'Foo'"),
+    ],
+)
+def test_one_sentence_says_what_to_mend(argv, expected, capsys):
+    assert expected in failure(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        ("lamda_con: 1\n", "Unknown option 'lamda_con' in my.yaml"),
+        ("a: [1\n", "my.yaml is no valid YAML"),
+        ("- 1\n", "holds a list"),
+    ],
+)
+def test_config_files_are_checked(content, expected, tmp_path, capsys):
+    (tmp_path / "my.yaml").write_text(content)
+    assert expected in failure(capsys, "--config_files=my.yaml")
+
+
+def test_a_dataset_folder_without_interactions(tmp_path, capsys):
+    (tmp_path / "data" / "empty").mkdir(parents=True)
+    assert "empty.inter does not exist" in failure(capsys, "--dataset=empty", f"--data_path={tmp_path / 'data'}")
+
+
+def test_verbose_shows_the_traceback(capsys):
+    assert main(["--model=macrec", "--verbose"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_failed_model_leaves_the_others(tiny, capsys):
+    assert main(["--model=Pop,MACRec", *tiny, "--modalities=['text']", "--output=out"]) == 1
+    pop, macrec = open_comparison("out").runs
+    assert pop.result["test_result"]["hit@10"] > 0 and not macrec.finished
+    assert "modalities" in macrec.error and macrec.error in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_names_the_options(error):
+    assert all(option in sentence(error) for option in ("train_batch_size", "eval_batch_size", "num_beams"))
+
+
+def test_a_bug_stays_a_traceback():
+    assert sentence(ValueError("a bug of ours")) is None

@@ -1,0 +1,193 @@
+"""``compare --ray``: runs on several machines, of which some end, do not see the folders or are not there."""
+import json
+import re
+import socket
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import TINY
+
+from recbole_macrec.benchmark import cluster
+from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.compare import comparison as compare, worker
+from recbole_macrec.benchmark.compare.runs import Run, write_json
+
+RUN = Path("runs", TINY, "GRU4Rec", "seed-2020")
+
+
+class Threads:
+    """A :class:`cluster.Cluster` of this machine under several names; runs are real, in processes of their own.
+
+    ``answers[name]`` takes the place of a function on that machine.
+    """
+
+    def __init__(self, *names, **answers):
+        self.names, self.answers, self.threads = names or ("here",), answers, ThreadPoolExecutor(2)
+
+    def machines(self):
+        return {name: f"machine {name}" for name in self.names}
+
+    def submit(self, function, *arguments, machine=None):
+        return self.threads.submit(self.answers.get(machine, function), *arguments)
+
+    def wait(self, tasks, seconds):
+        return list(wait(tasks, seconds, FIRST_COMPLETED).done)
+
+    def result(self, task):
+        try:
+            return task.result()
+        except Exception as error:
+            raise cluster.TaskFailed(str(error)) from error
+
+
+def argv(data_path: Path, output: str, *more: str) -> list[str]:
+    return ["compare", "--models=GRU4Rec,Pop", f"--datasets={TINY}", f"--data_path={data_path}", f"--output={output}", "--epochs=4",
+            "--state=ERROR", *more]
+
+
+def outcome(folder: str) -> list:
+    run = Run(Path(folder, RUN))
+    curve = [(entry["epoch"], entry["loss"], entry["valid"]) for entry in run.curve]
+    return [curve, run.ranks.ranks.tolist(), run.result["test_result"]]
+
+
+@pytest.fixture
+def kills(monkeypatch):
+    """A list of numbers of epochs: the process of GRU4Rec's run is killed after each, first to last, once it has trained them."""
+    after: list[int] = []
+
+    def start(folder, resources):
+        process, share = worker.start(folder, resources)
+        if folder.parts[-2] == "GRU4Rec" and after:
+            threading.Thread(target=kill_after, args=(process, Run(folder), after.pop(0))).start()
+        return process, share
+
+    monkeypatch.setattr(cluster, "start", start)
+    return after
+
+
+def kill_after(process, run, epochs):
+    while len(run.curve) < epochs:
+        time.sleep(0.005)
+    process.kill()
+
+
+def test_a_run_that_is_killed_resumes_once_and_touches_no_other(tiny_dataset, kills, monkeypatch, capsys):
+    assert main(argv(tiny_dataset, "whole")) == 0
+    monkeypatch.setattr(compare, "RayCluster", lambda address, threads: Threads("one", "two"))
+    kills[:] = [2]
+    assert main(argv(tiny_dataset, "once", "--ray=there")) == 0
+    printed = capsys.readouterr()
+    assert "GRU4Rec on tiny, seed 2020: its process ended with exit code -9" in printed.out and "starting it again" in printed.out
+    assert outcome("once") == outcome("whole")
+    kills[:] = [2, 3]
+    assert main(argv(tiny_dataset, "twice", "--ray=there")) == 1
+    failure = json.loads(Path("twice", RUN, "failure.json").read_text())["error"]
+    assert "ended unexpectedly" in failure and "exit code -9" in failure and failure.count("\n") == 0
+    assert Run(Path("twice/runs/tiny/Pop/seed-2020")).finished
+    assert not list(Path.cwd().rglob(".shared*"))
+
+
+def test_a_run_that_says_why_it_failed_is_not_started_again(tiny_dataset, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "RayCluster", lambda address, threads: Threads())
+    assert main(argv(tiny_dataset, "out", "--ray=there", "--learning_rate=1e30")) == 1
+    assert "starting it again" not in capsys.readouterr().out
+    assert Run(Path("out/runs/tiny/Pop/seed-2020")).finished
+
+
+def elsewhere(paths, root):
+    """What a machine sees that has mounted nothing: other files at the same paths."""
+    return cluster.missing_here([root / path.relative_to("/") for path in paths])
+
+
+def lacks_package(paths):
+    raise ModuleNotFoundError("No module named 'recbole_macrec'")
+
+
+@pytest.mark.parametrize("answer, said", [
+    (elsewhere, "does not see .*, or may not write it"),
+    (lacks_package, "can't carry out runs .No module named 'recbole_macrec'."),
+    (None, "has not answered within 0.3 s"),
+])  # fmt: skip
+def test_a_machine_that_cannot_take_part_is_named_before_the_first_run(answer, said, tiny_dataset, tmp_path, monkeypatch, capsys):
+    release = threading.Event()
+    answers = {elsewhere: partial(elsewhere, root=tmp_path / "other"), None: lambda paths: release.wait()}
+    if answer is None:
+        monkeypatch.setattr(cluster, "ANSWER", 0.3)
+    monkeypatch.setattr(compare, "RayCluster", lambda address, threads: Threads("one", "two", two=answers.get(answer, answer)))
+    assert main(argv(tiny_dataset, "out", "--ray=there")) == 1
+    release.set()
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: Machine machine two") and re.search(said, error) and not Run(Path("out", RUN)).curve
+
+
+def test_progress_is_that_within_runs(tmp_path):
+    run = Run(tmp_path)
+    assert run.share == 0
+    write_json({"epochs": 2.5, "of": 10}, tmp_path / "progress.json")
+    assert run.share == 0.25 and run.progress == "2.5 of 10 epochs"
+    (tmp_path / "progress.json").unlink()
+    write_json({}, tmp_path / "result.json")
+    assert run.share == 1
+
+
+def test_an_address_where_nothing_listens_is_one_line(tiny_dataset, capsys):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    assert main(argv(tiny_dataset, "out", f"--ray={address}")) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --ray={address}: nothing answers there") and error.count("\n") == 1
+
+
+# -- with Ray itself ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ray():
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    yield ray
+    ray.shutdown()
+
+
+def test_an_address_where_no_ray_listens_is_one_line(ray, tiny_dataset, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "CONNECT", 3)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        assert main(argv(tiny_dataset, "out", f"--ray={address}")) == 1
+    error = capsys.readouterr().err
+    assert f"error: --ray={address}: there is no Ray cluster" in error and error.count("\n") == 1
+
+
+def test_a_ray_worker_that_is_killed_costs_its_run_a_restart(ray, tiny_dataset, capsys):
+    """Two Ray nodes on this machine stand for two machines; the worker process of a run is killed, not the run's own."""
+    from ray.cluster_utils import Cluster
+
+    assert main(argv(tiny_dataset, "whole")) == 0
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        nodes.add_node(num_cpus=1)
+        killed = []
+
+        def kill():
+            while len(Run(Path("out", RUN).absolute()).curve) < 2:
+                time.sleep(0.01)
+            for process in psutil.process_iter(["cmdline"]):
+                if (process.info["cmdline"] or [""])[0].startswith("ray::_on_own_gpu"):
+                    process.kill()
+                    killed.append(process.pid)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        assert main(argv(tiny_dataset, "out", f"--ray={nodes.address}")) == 0
+        killer.join()
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+    assert killed and "starting it again" in capsys.readouterr().out
+    assert outcome("out") == outcome("whole")

@@ -1,0 +1,197 @@
+"""``benchmark compare``: a matrix of runs that survives being killed, and the folder it leaves."""
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, write_tiny_dataset
+from filelock import FileLock
+from small_models import SMALL
+
+from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.compare.matrix import seeds_of
+from recbole_macrec.benchmark.compare.recorder import full_rank
+from recbole_macrec.benchmark.compare.runs import Run, open_comparison
+from recbole_macrec.benchmark.compare.statistics import user_values
+from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
+
+ITEMS = 30
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory) -> Path:
+    """The tiny data set with features in two modalities, shared: its semantic IDs are learnt once."""
+    path = write_tiny_dataset(tmp_path_factory.mktemp("data"))
+    rng = np.random.default_rng(0)
+    for modality in ("text", "image"):
+        matrix = rng.standard_normal((ITEMS, 12)).astype(np.float32)
+        FeatureTable(tuple(f"i{i}" for i in range(ITEMS)), matrix).save(path / TINY, modality)
+    return path
+
+
+@pytest.fixture(scope="module")
+def arguments(data_path) -> list[str]:
+    own = ("learning_rate", "epochs", "modalities")
+    settings = {**{k: v for k, v in SMALL.items() if k not in own}, "modalities": "['text','image']", "epochs": 4}
+    settings |= {"max_modalities": 1, "learning_rate": 0.003, "semantic_id_seed": 1}
+    return [f"--datasets={TINY}", f"--data_path={data_path}", *(f"--{key}={value}" for key, value in settings.items())]
+
+
+def figures(folder: Path) -> list:
+    """What the tables say but for times and memory, and each run's curve and ranks without its seconds."""
+    comparison = open_comparison(folder)
+    assert not comparison.unfinished
+    (table,) = json.loads((folder / "table.json").read_text())["tables"]
+    rows = [
+        {name: row["figures"][name] for name in [*table["metrics"], "parameters"]} | {"collisions": row["collisions"]}
+        for row in table["rows"]
+    ]
+    curves = [[{k: v for k, v in e.items() if "seconds" not in k} for e in run.curve] for run in comparison.runs]
+    ranks = [run.ranks.ranks.tolist() for run in comparison.runs]
+    detail = [run.result["test_detail"] for run in comparison.runs]
+    return [rows, table["tests"], curves, ranks, detail]
+
+
+MODELS = "--models=BERT4Rec,TIGER"  # RecBole's trainer, and masks by Python's random numbers; ours
+
+
+@pytest.fixture(scope="module")
+def whole(arguments, tmp_path_factory) -> Path:
+    """A comparison that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert main(["compare", MODELS, "--seeds=2", f"--output={folder}", *arguments]) == 0
+    return folder
+
+
+def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(whole, arguments, tmp_path):
+    argv = ["compare", MODELS, "--seeds=2", "--output=killed", *arguments]
+    folder = tmp_path / "killed" / "runs" / TINY / "TIGER" / "seed-2020"
+    process = subprocess.Popen([sys.executable, "-m", "recbole_macrec.benchmark", *argv])
+    while len(Run(folder).curve) < 2:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with FileLock(folder / ".lock"):  # its own process ends with the one that started it
+        assert not Run(folder).finished
+        seconds = Run(folder).curve[0]["seconds"]
+    assert main(argv) == 0
+    assert Run(folder).curve[0]["seconds"] == seconds  # the epoch trained before the kill, not a second one
+    assert figures(Path("killed")) == figures(whole)
+
+
+def test_finished_runs_are_not_repeated(whole, arguments):
+    before = {run.folder: (run.folder / "result.json").stat().st_mtime_ns for run in open_comparison(whole).runs}
+    assert main(["compare", MODELS, "--seeds=2", f"--output={whole}", *arguments]) == 0
+    assert all((folder / "result.json").stat().st_mtime_ns == then for folder, then in before.items())
+
+
+def test_every_call_gets_further_however_few_its_minutes(whole, arguments, capsys):
+    """A call without time trains one batch of the run that is next, or evaluates it once; and two runs at once end as one after
+    the other."""
+    argv = ["compare", MODELS, "--seeds=2", "--output=parts", *arguments]
+    seen = []
+    for _ in range(5):
+        assert main([*argv, "--minutes=0.0001"]) == 0
+        printed = capsys.readouterr()
+        assert "4 of 4 runs are not finished" in printed.out and "1.0 of 4 runs" not in printed.err
+        first, *others = open_comparison("parts").runs
+        seen.append((first.progress.split(",")[0], [bool(entry["valid"]) for entry in first.curve]))
+        assert {other.progress for other in others} == {"not begun"}
+    assert seen == [
+        ("0.333 of 4 epochs", []), ("0.667 of 4 epochs", []), ("1 of 4 epochs", [False]), ("1.33 of 4 epochs", [True]),
+        ("1.67 of 4 epochs", [True]),
+    ]  # fmt: skip
+    assert main([*argv, "--jobs=2"]) == 0
+    assert figures(Path("parts")) == figures(whole)
+
+
+def test_the_folder_holds_every_user(whole):
+    comparison = open_comparison(whole)
+    assert comparison.labels == ["BERT4Rec", "TIGER"] and comparison.seeds == [2020, 2021]
+    for run in comparison.runs:
+        ranks, result = run.ranks, run.result
+        assert len(set(ranks.users)) == len(ranks.users) == result["test_users"] == 40
+        for metric in ("hit@1", "hit@10", "ndcg@10"):
+            assert user_values(ranks.ranks, metric).mean() == pytest.approx(result["test_result"][metric], abs=1e-4)
+        for row, (rank, target) in enumerate(zip(ranks.ranks, ranks.targets)):
+            listed = ranks.top[row].tolist()
+            assert listed[rank - 1] == target if rank <= 10 else target not in listed
+        assert (run.folder / result["checkpoint"]).is_file()
+        assert len(run.curve) == result["epochs"] > 0 and run.curve[0]["valid"]["ndcg@10"] >= 0
+        assert run.last_checkpoint() is None
+    run = comparison.of(TINY, "TIGER")[0]
+    ids, ranks = run.codes, run.ranks
+    assert ids["codes"]["text"].shape[0] == ITEMS == len(ranks.items) - 1
+    assert set(ranks.id_ranks) == set(ranks.item_ranks) == {"fused", "text"}
+    hits = user_values(ranks.id_ranks["fused"], "hit@10").mean()
+    assert hits == pytest.approx(run.result["test_detail"]["fused"]["id"]["hit@10"], abs=1e-4)
+
+
+def test_histories_and_counts_are_those_of_the_interactions(whole, data_path):
+    """Read again from the atomic file: users in order of time, all but the last two items train."""
+    taken: dict[str, list[str]] = {}
+    for line in (data_path / TINY / f"{TINY}.inter").read_text().splitlines()[1:]:
+        user, item, _ = line.split("\t")
+        taken.setdefault(user, []).append(item)
+    for run in open_comparison(whole).runs:
+        ranks = run.ranks
+        for user, target, history in zip(ranks.users, ranks.targets, ranks.histories):
+            assert ranks.items[history].tolist() == taken[user][:-1] and ranks.items[target] == taken[user][-1]
+        trained = [item for items in taken.values() for item in items[:-2]]
+        assert dict(zip(ranks.items[1:].tolist(), ranks.counts[1:].tolist())) == {f"i{i}": trained.count(f"i{i}") for i in range(ITEMS)}
+
+
+def test_other_settings_need_another_folder(whole, arguments, capsys):
+    argv = [word for word in arguments if not word.startswith("--epochs")]
+    assert main(["compare", MODELS, "--seeds=2", f"--output={whole}", *argv, "--epochs=9"]) == 1
+    assert "epochs was 4 and is 9 now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (["--models=TIGER,TIGER"], "named twice"),
+        (["--models=TIGRE"], "Did you mean 'TIGER'?"),
+        (["--models=Pop", "--hiden_size=3"], "Unknown option 'hiden_size'"),
+        (["--models=Pop", "--jops=3"], "Did you mean 'jobs'?"),
+        (["--models=Pop", "--jobs=0"], "--jobs is 0"),
+        (["--models=Pop", "--seeds=x"], "--seeds=x"),
+        (["--models=Pop,SASRec", "--pairs=Pop:SASRek"], "Did you mean 'SASRec'?"),
+        (["--models=Pop,SASRec", "--pairs=Pop"], "expected two labels"),
+        (["--models=Pop", "--datasets=arts-toi"], "Did you mean 'arts-toy'?"),
+        (["--models=Pop", "--datasets="], "no dataset"),
+    ],
+)
+def test_one_sentence_says_what_to_mend(argv, expected, capsys):
+    assert main(["compare", "--output=out", *argv]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and expected in error
+    assert not Path("out").exists()
+
+
+def test_a_damaged_or_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no compare.json"):
+        open_comparison(tmp_path)
+    (tmp_path / "compare.json").write_text("{")
+    with pytest.raises(UserError, match="compare.json can't be read"):
+        open_comparison(tmp_path)
+
+
+def test_seeds_are_counted_or_listed():
+    assert seeds_of("3") == [2020, 2021, 2022] and seeds_of("2", first=7) == [7, 8] and seeds_of("1,7") == [1, 7]
+
+
+def test_full_rank_follows_topk_and_breaks_ties_below_by_item():
+    scores = torch.tensor([[-torch.inf, 3.0, 1.0, 1.0, 2.0, 1.0]] * 4)
+    top = torch.topk(scores, 2, dim=-1).indices
+    assert full_rank(scores, top, torch.tensor([1, 4, 3, 5])).tolist() == [1, 2, 4, 5]
+    tied = torch.tensor([[-torch.inf, 1.0, 1.0, 1.0, 1.0]] * 4)
+    top = torch.tensor([[3, 1]] * 4)  # whichever two the top-k took of the four
+    assert full_rank(tied, top, torch.tensor([1, 2, 3, 4])).tolist() == [2, 3, 1, 4]

@@ -1,0 +1,72 @@
+"""Runs that start in the same second: each has files of its own."""
+import gc
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from recbole.config import Config
+from recbole.trainer import trainer as recbole_trainer
+from recbole.utils import get_trainer, logger
+from torch import nn
+
+from recbole_macrec.benchmark.compare.command import main, new_folder
+from recbole_macrec.utils.unique_names import new_file
+
+
+@pytest.fixture
+def same_second(monkeypatch):
+    """Every run starts in the same second."""
+    for module in (recbole_trainer, logger):
+        monkeypatch.setattr(module, "get_local_time", lambda: "Jan-01-2026_00-00-00")
+
+
+@pytest.mark.parametrize("create", [new_file, new_folder])
+def test_a_name_is_given_once(create, tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: create(tmp_path / "in" / "a.b.log"), range(40)))
+    assert len(set(made)) == 40 and all(path.exists() for path in made) and tmp_path / "in" / "a.b.log" in made
+
+
+@pytest.mark.parametrize("model", ["SASRec", "TIGER"])
+def test_trainers_of_one_second_save_apart(model, same_second, tiny_dataset, tmp_path):
+    """Both are there before either has saved anything; what stays empty goes with its trainer."""
+    config = Config(model, "tiny", config_dict={"data_path": str(tiny_dataset), "train_neg_sample_args": None})
+    config["modalities"] = ["text"]
+    trainers = [get_trainer(config["MODEL_TYPE"], model)(config, nn.Linear(1, 1)) for _ in range(2)]
+    files = [Path(trainer.saved_model_file) for trainer in trainers]
+    assert [file.name for file in files] == [f"{model}-Jan-01-2026_00-00-00.pth", f"{model}-Jan-01-2026_00-00-00-2.pth"]
+    files[0].write_bytes(b"weights")
+    del trainers
+    gc.collect()
+    assert files[0].read_bytes() == b"weights" and not files[1].exists()
+
+
+def test_runs_of_one_second_report_their_own_weights(same_second, tiny_dataset, tmp_path):
+    argv = ["--model=GRU4Rec", "--dataset=tiny", f"--data_path={tiny_dataset}", "--epochs=1", "--show_progress=False", "--state=ERROR"]
+    for seed in (1, 2):
+        assert main([*argv, f"--seed={seed}", f"--result_file={seed}.json"]) == 0
+    one, two = (json.loads(Path(f"{seed}.json").read_text()) for seed in (1, 2))
+    assert one["checkpoint"] != two["checkpoint"] and all(Path(run["checkpoint"]).stat().st_size for run in (one, two))
+    assert len(list((tmp_path / "log" / "GRU4Rec").iterdir())) == 2
+
+
+def test_logs_of_one_second_and_the_same_settings(same_second, tiny_dataset, tmp_path):
+    config = Config("Pop", "tiny", config_dict={"data_path": str(tiny_dataset)})
+    for _ in range(2):
+        logger.logging.getLogger().handlers.clear()
+        logger.init_logger(config)
+    assert len(list((tmp_path / "log" / "Pop").iterdir())) == 2
+
+
+def test_pretrained_weights_of_another_run_stay(tiny_dataset, tmp_path):
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "categories"]}
+    argv = ["--model=S3Rec", "--dataset=tiny", f"--data_path={tiny_dataset}", "--epochs=1", "--pretrain_epochs=1", "--state=ERROR",
+            "--show_progress=False", "--item_attribute=categories", f"--load_col={columns}", "--result_file=r.json"]  # fmt: skip
+    used = []
+    for seed in (1, 2):
+        assert main([*argv, f"--seed={seed}"]) == 0
+        used.append(Path(json.loads(Path("r.json").read_text())["settings"]["pre_model_path"]).name)
+    assert used == ["S3Rec-tiny-1.pth", "S3Rec-tiny-1-2.pth"]
+    one, two = ((tmp_path / "saved" / name).read_bytes() for name in used)
+    assert one and two and one != two and not (tmp_path / "saved" / "pretraining").exists()

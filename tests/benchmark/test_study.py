@@ -1,0 +1,171 @@
+"""``benchmark study``: every shipped study is well formed, and each kind makes its figures from a small comparison."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import TINY, write_tiny_dataset
+from small_models import ITEMS, SMALL
+
+from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
+from recbole_macrec.benchmark.compare.runs import Ranks, open_comparison
+from recbole_macrec.benchmark.compare.statistics import user_values
+from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
+from recbole_macrec.benchmark.study.study import read_study, study_names, variants_of
+from recbole_macrec.data import DATA_PATH
+from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
+
+SETTINGS = {**SMALL, "modalities": "['text','image']", "epochs": 1, "rqvae_epochs": 3, "num_beams": 10}
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory) -> list[str]:
+    """A comparison of two models, as arguments of a study that asks for the same runs."""
+    data_path = write_tiny_dataset(tmp_path_factory.mktemp("data"))
+    for modality, seed in (("text", 0), ("image", 1)):
+        matrix = np.random.default_rng(seed).standard_normal((ITEMS, 12)).astype(np.float32)
+        FeatureTable(tuple(f"i{i}" for i in range(ITEMS)), matrix).save(data_path / TINY, modality)
+    settings = [f"--{key}={value}" for key, value in SETTINGS.items()]
+    return [f"--datasets={TINY}", f"--data_path={data_path}", f"--output={tmp_path_factory.mktemp('out')}", *settings]
+
+
+def study(arguments: list[str], **content) -> tuple[Path, dict, list[str]]:
+    """Run a study of one's own; its folder, study.json, and the names of its figures, each there twice and not empty."""
+    Path("own.yaml").write_text(yaml.safe_dump(content))
+    folder = Path(next(word for word in arguments if word.startswith("--output=")).removeprefix("--output="))
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("figures/*")}
+    assert main(["study", "own.yaml", *arguments]) == 0
+    drawn = [path for path in folder.glob("figures/*") if before.get(path) != path.stat().st_mtime_ns]
+    for path in drawn:
+        assert path.read_bytes().startswith({".png": b"\x89PNG", ".pdf": b"%PDF"}[path.suffix])
+    assert all(path.with_suffix(".pdf") in drawn and path.with_suffix(".png") in drawn for path in drawn)
+    return folder, json.loads((folder / "study.json").read_text()), sorted({path.stem for path in drawn})
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_shipped_study_can_be_asked(name):
+    content = read_study(name)
+    settings = {"data_path": DATA_PATH} | content.get("settings", {})
+    variants = variants_of(content, content.get("models", []), "arts-toy", settings)
+    Matrix(variants, ["arts-toy"], [1], settings).check()
+    assert len(variants) > 1 and content["title"] != name
+
+
+def test_the_sweep_of_a_dataset_leaves_out_what_it_cannot_be():
+    """arts-toy has 3 layers of 32 codes, and L_con at layer 0 alone."""
+    labels = [v.label for v in variants_of(read_study("sensitivity"), [], "arts-toy", {"data_path": DATA_PATH})]
+    assert labels[0] == "default" and "codebook_levels=3" not in labels and "codebook_levels=2" in labels
+    assert "first_con_layer=2" in labels and "first_con_layer=3" not in labels and "lambda_con=0.03" not in labels
+
+
+def test_groups_count_each_user_once(arguments):
+    folder, made, figures = study(arguments, kind="groups", models=["MACRec", "SASRec"], by="target_count", **{"from": [0, 3, 9]})
+    assert figures == ["target_count-hit-10", "target_count-ndcg-10"]
+    rows = [dict(zip(made["columns"], row)) for row in made["rows"]]
+    for run in open_comparison(folder).runs:
+        own = [row for row in rows if row[""] == run.spec.label]
+        assert [row["target_count"] for row in own] == ["0-2", "3-8", "9+"] and sum(row["users"] for row in own) == 40
+        whole = sum(row["users"] * row["hit@10"] for row in own if row["users"]) / 40
+        assert whole == pytest.approx(run.result["test_result"]["hit@10"], abs=1e-4)
+
+
+def test_groups_by_hand():
+    nothing = np.zeros(3, int)
+    histories = [np.zeros(length, int) for length in (1, 5, 12)]
+    ranks = Ranks(np.array(["a", "b", "c"]), nothing, np.array([1, 2, 3]), nothing, nothing, np.array([0, 0, 4, 30]), histories)
+    assert group_of(ranks, "target_count", [1, 5]).tolist() == [-1, 0, 1]
+    assert group_of(ranks, "history_length", [1, 5, 10]).tolist() == [0, 1, 2]
+
+
+def test_beams_end_at_the_exact_ranking(arguments):
+    """Its model has 64 IDs at most, so 64 beams miss nothing; the ranking with 10 is that of the run itself."""
+    folder, made, figures = study(arguments, kind="beams", models=["TIGER"], beams=[10, 64])
+    assert figures == ["beams-hit-10", "beams-ndcg-10"]
+    found = {row[1]: dict(zip(made["columns"], row)) for row in made["rows"]}
+    assert found["64"]["ndcg@10"] == found["exact"]["ndcg@10"] and found["64"]["ndcg@10 less than exact"] == 0
+    (run,) = open_comparison(folder).runs
+    assert found["10"]["hit@10"] == run.result["test_result"]["hit@10"]
+
+
+def test_collisions_and_code_distribution_need_no_training(arguments):
+    argv = [word for word in arguments if not word.startswith("--epochs")] + ["--epochs=0"]
+    argv = [word + "-ids" if word.startswith("--output") else word for word in argv]
+    folder, made, figures = study(argv, kind="collisions", models=["MQL4GRec", "MACRec"])
+    assert figures == ["collisions"] and len(made["rows"]) == 4
+    for run in open_comparison(folder).runs:
+        for modality, raw in run.codes["raw_codes"].items():
+            (row,) = [row for row in made["rows"] if row[:2] == [run.spec.label, modality]]
+            assert row[2] == pytest.approx(1 - len(np.unique(raw, axis=0)) / ITEMS)
+    folder, made, figures = study(argv, kind="code_distribution", models=["MQL4GRec", "MACRec"], layer=1, bucket=3)
+    assert figures == ["codes-image", "codes-text"]
+    run = open_comparison(folder).of(TINY, "MACRec")[0]
+    expected = [sum(code // 3 == b for code in run.codes["raw_codes"]["text"][:, 1]) for b in range(3)]
+    assert bucket_counts(run, "text", 1, 3) == expected and sum(expected) == ITEMS
+    rows = [row for row in made["rows"] if row[:2] == ["MACRec", "text"]]
+    assert [row[2] for row in rows] == ["0-2", "3-5", "6-8"] and [row[3] for row in rows] == expected
+
+
+def test_variants_and_sweeps(arguments):
+    argv = [word + "-variants" if word.startswith("--output") else word for word in arguments]
+    content = {"full": {}, "w/o explicit": {"explicit_alignment": False}}
+    folder, made, figures = study(argv, kind="variants", model="MACRec", variants=content)
+    assert figures == ["collisions", "metrics"] and [row[0] for row in made["rows"]] == ["full", "w/o explicit"]
+    assert open_comparison(folder).pairs == [("full", "w/o explicit")]
+    without = open_comparison(folder).of(TINY, "w/o explicit")[0]
+    assert without.folder.parent.name == "w-o-explicit" and without.result["settings"]["explicit_alignment"] is False
+    argv = [word + "-sweeps" if word.startswith("--output") else word for word in arguments]
+    folder, made, figures = study(argv, kind="sweeps", model="MACRec", sweeps={"codebook_size": [6, 8], "first_con_layer": [0, 1, 2]})
+    assert figures == ["codebook_size", "first_con_layer"]
+    assert [row[:2] for row in made["rows"]] == [
+        ["codebook_size", "6"], ["codebook_size", "8 (default)"], ["first_con_layer", "0"], ["first_con_layer", "1 (default)"],
+    ]  # fmt: skip
+    assert len(open_comparison(folder).runs) == 3
+    size = open_comparison(folder).of(TINY, "codebook_size=6")[0]
+    assert size.result["settings"]["codebook_size"] == 6 and user_values(size.ranks.ranks, "hit@10").mean() == pytest.approx(
+        made["rows"][0][2], abs=1e-4
+    )
+
+
+def test_published_figures_stand_beside_ours_and_say_how_far_a_run_got(arguments):
+    argv = [word + "-published" if word.startswith("--output") else word for word in arguments]
+    content = {"kind": "published", "models": ["SASRec", "TIGER"], "published": {TINY: {"TIGER": {"hit@10": 0.25}}}}
+    folder, made, figures = study([*argv, "--minutes=0.0001"], **content)
+    assert figures == ["published-hit-10"]
+    assert [row[1:3] for row in made["rows"]] == [["unfinished: 0.333 of 1 epochs", None], ["unfinished: not begun", None]]
+    folder, made, _ = study(argv, **content)
+    ours, theirs = (dict(zip(made["columns"], row)) for row in made["rows"])
+    run = open_comparison(folder).of(TINY, "TIGER")[0]
+    assert theirs["trained"] == "1 epochs" and theirs["published hit@10"] == 0.25 and ours["published hit@10"] is None
+    assert theirs["hit@10"] == run.result["test_result"]["hit@10"] and ours["hit@10 of IDs"] is None
+    assert theirs["hit@10 of IDs"] == pytest.approx(user_values(run.ranks.id_ranks["fused"], "hit@10").mean(), abs=1e-4)
+
+
+def test_rows_may_be_variants_of_several_models_and_some_can_be_asked_for(tmp_path):
+    content = {"kind": "published", "variants": {"Pop": {"model": "Pop"}, "TIGER (image)": {"model": "TIGER", "d_model": 8}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    read = read_study(str(tmp_path / "own.yaml"))
+    image = Variant("TIGER (image)", "TIGER", {"d_model": 8})
+    assert variants_of(read, [], TINY, {}) == [Variant("Pop", "Pop"), image]
+    assert variants_of(read, ["TIGER (image)", "SASRec"], TINY, {}) == [image, Variant("SASRec", "SASRec")]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"kind": "published", "variants": {"Pop": {}}}))
+    with pytest.raises(UserError, match="variants that name their models"):
+        read_study(str(tmp_path / "own.yaml"))
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (["published"], "no published figures of arts-toy"),
+        (["ablatoin"], "Did you mean 'ablation'?"),
+        (["ablation", "--models=SASRec"], "leave it out"),
+        (["own.yaml"], "expected 'kind: ...'"),
+    ],
+)
+def test_one_sentence_says_what_to_mend(argv, expected, capsys):
+    Path("own.yaml").write_text("kind: guess\n")
+    assert main(["study", *argv, "--output=out"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and expected in error

@@ -1,0 +1,71 @@
+"""``compare --tune``: the same tries for every model, the best by validation, and files that RecBole's options fit."""
+import json
+from pathlib import Path
+
+import pytest
+
+from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.compare import tune
+from recbole_macrec.benchmark.compare.runs import Run, open_comparison
+from recbole_macrec.config.options import check_options, known_models
+from recbole_macrec.config.property_files import property_file
+from recbole_macrec.config.registry import model_names
+from recbole_macrec.errors import UserError
+
+FILES = sorted(path for path in property_file("hyper").glob("*.hyper") if path.stem in known_models())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_names_options_of_its_model(path):
+    space = tune.read_space(path.stem)
+    check_options(space, [path.stem], "arts-toy", str(path))
+    assert space or path.stem == "Pop"
+
+
+def test_ours_and_the_usual_baselines_have_a_file():
+    named = {path.stem for path in FILES}
+    assert named >= {*model_names(), "SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec", "LightGCN"}
+
+
+def test_tries_repeat_differ_and_leave_what_is_set():
+    tries = tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1)
+    assert tries == tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1) != tune.draw_tries("SASRec", {}, 6, seed=1)
+    assert tries[0] == {} and len({json.dumps(settings) for settings in tries}) == 6
+    assert all("n_layers" not in settings for settings in tries)
+    assert tune.draw_tries("Pop", {}, 6, seed=1) == [{}]
+
+
+def test_a_small_space_ends(monkeypatch):
+    monkeypatch.setattr(tune, "read_space", lambda model: {"a": ("choice", [1, 2])})
+    tries = tune.draw_tries("SASRec", {}, 9, seed=1)
+    assert tries[0] == {} and sorted(settings["a"] for settings in tries[1:]) == [1, 2]
+
+
+def test_lines_of_all_kinds(tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "property_file", lambda *parts: tmp_path / parts[-1])
+    (tmp_path / "M.hyper").write_text("a loguniform -2, 0\nb quniform 0.0,1.0,0.25\n\nc uniform 1,2\nd choice ['x', 'y']\n")
+    for settings in tune.draw_tries("M", {}, 20, seed=0)[1:]:
+        assert 0.13 < float(settings["a"]) < 1 and float(settings["b"]) * 4 % 1 == 0 and 1 <= float(settings["c"]) <= 2
+        assert settings["d"] in "xy"
+    for line in ("a choice 3,4", "a normal 0,1", "a uniform 1", "a", "a choice []", "a uniform __import__('os'),1"):
+        (tmp_path / "M.hyper").write_text(line)
+        with pytest.raises(UserError, match="expected an option"):
+            tune.read_space("M")
+    with pytest.raises(UserError, match="no hyper-parameter file"):
+        tune.read_space("N")
+
+
+def test_the_best_by_validation_is_compared(tiny_dataset, monkeypatch):
+    """Three tries of a learning rate, of which one can't learn; the runs get the best try's settings."""
+    monkeypatch.setattr(tune, "read_space", lambda model: {"learning_rate": ("choice", [0.0, 0.02])})
+    argv = ["compare", "--models=GRU4Rec", "--datasets=tiny", f"--data_path={tiny_dataset}", "--tune=3", "--output=out"]
+    argv += ["--epochs=3", "--state=ERROR"]
+    assert main(argv) == 0
+    best = json.loads(Path("out/tune/tiny/GRU4Rec/best.json").read_text())
+    tries = [Run(path) for path in sorted(Path("out/tune/tiny/GRU4Rec").glob("try-*"))]
+    scores = [run.result["best_valid_score"] for run in tries]
+    assert len(set(scores)) == 3 and best["best_valid_score"] == max(scores)
+    assert [run.spec.settings.get("learning_rate") for run in tries][0] is None
+    assert best["settings"] == {"learning_rate": 0.02}
+    (run,) = open_comparison("out").runs
+    assert run.spec.settings["learning_rate"] == 0.02 and run.result["best_valid_score"] == max(scores)

@@ -1,0 +1,249 @@
+"""Downloads against a local server that fails, breaks off, is slow and answers ranges."""
+import gzip
+import hashlib
+import io
+import json
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from web_server import image_bytes
+
+from recbole_macrec.commands.data import main
+from recbole_macrec.data.atomic import write
+from recbole_macrec.data.encoders import RawItem, images
+from recbole_macrec.data.fetch import download, hosts, images as fetch_images
+from recbole_macrec.data.fetch.download import Remote, fetch
+from recbole_macrec.errors import UserError
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def quiet(remote, target):
+    return fetch(remote, target, show_progress=False)
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    server.files["a.gz"] = CONTENT
+    target = quiet(Remote((server.url("a.gz"),), SHA256), tmp_path / "raw" / "a.gz")
+    assert target.read_bytes() == CONTENT and [p.name for p in target.parent.iterdir()] == ["a.gz"]
+    quiet(Remote((server.url("a.gz"),), SHA256), target)
+    assert len(server.spec) == 1
+
+
+def test_busy_servers_and_broken_transfers_are_tried_again_from_where_they_stopped(server, tmp_path):
+    server.files["a.gz"], server.failures["a.gz"], server.breaks["a.gz"] = CONTENT, 1, 2
+    assert quiet(Remote((server.url("a.gz"),), SHA256), tmp_path / "a.gz").read_bytes() == CONTENT
+    assert server.spec == [("a.gz", None), ("a.gz", None), ("a.gz", "bytes=150000-"), ("a.gz", "bytes=225000-")]
+
+
+def test_a_killed_download_goes_on(server, tmp_path, monkeypatch):
+    server.files["a.gz"] = CONTENT
+    monkeypatch.setattr(download, "CHUNK", 50_000)
+    update, pieces = download.tqdm.update, []
+
+    def killed(bar, size):
+        pieces.append(size)
+        if len(pieces) == 3:
+            raise KeyboardInterrupt
+        return update(bar, size)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(download.tqdm, "update", killed)
+        quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz")
+    assert not (tmp_path / "a.gz").exists()
+    assert quiet(Remote((server.url("a.gz"),), SHA256), tmp_path / "a.gz").read_bytes() == CONTENT
+    assert server.spec[-1] == ("a.gz", "bytes=150000-")
+
+
+def test_a_file_that_changed_meanwhile_starts_over(server, tmp_path):
+    server.files["a.gz"] = b"old" + CONTENT
+    server.breaks["a.gz"] = download.ATTEMPTS
+    with pytest.raises(UserError, match="broke off"):
+        quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz")
+    server.files["a.gz"], server.etag, server.breaks["a.gz"] = CONTENT, '"two"', 0
+    assert quiet(Remote((server.url("a.gz"),), SHA256), tmp_path / "a.gz").read_bytes() == CONTENT
+
+
+def test_a_complete_part_is_not_asked_for_beyond_its_end(server, tmp_path):
+    server.files["a.gz"] = CONTENT
+    (tmp_path / ".a.gz.part").write_bytes(CONTENT)
+    (tmp_path / ".a.gz.part.json").write_text(f'{{"url": "{server.url("a.gz")}", "version": "\\"one\\""}}')
+    assert quiet(Remote((server.url("a.gz"),), SHA256), tmp_path / "a.gz").read_bytes() == CONTENT
+
+
+def test_mirrors_stand_in_for_each_other(server, tmp_path):
+    server.files |= {"wrong.gz": b"something else", "right.gz": CONTENT}
+    remote = Remote(tuple(server.url(f"{name}.gz") for name in ("gone", "wrong", "right")), SHA256)
+    assert quiet(remote, tmp_path / "a.gz").read_bytes() == CONTENT
+
+
+def test_what_can_not_be_had_is_said_with_the_reason(server, tmp_path):
+    server.files["big.gz"] = server.files["wrong.gz"] = CONTENT
+    nobody = "http://127.0.0.1:9/a.gz"
+    cases = [(Remote((server.url("gone.gz"),)), "404"), (Remote((nobody,)), "no connection"),
+             (Remote((server.url("big.gz"),), max_bytes=1000), "300,000 bytes, more than the 1,000"),
+             (Remote((server.url("wrong.gz"),), "0" * 64), "SHA-256")]
+    for remote, why in cases:
+        with pytest.raises(UserError, match=why) as error:
+            quiet(remote, tmp_path / "a.gz")
+        assert str(tmp_path / "a.gz") in str(error.value)
+    assert not (tmp_path / "a.gz").exists()
+
+
+def test_images_are_checked_and_failures_reported(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 5000)
+    monkeypatch.setattr(fetch_images, "MAX_BYTES", 50_000)
+    server.files |= {"good.jpg": image_bytes(), "good.png": image_bytes("PNG"), "cut.jpg": image_bytes()[:-400],
+                     "page.jpg": b"<html>not found</html>", "large.jpg": image_bytes(size=(100, 80)), "heavy.jpg": CONTENT}
+    server.failures["good.jpg"] = 1
+    names = ("good.jpg", "good.png", "cut.jpg", "page.jpg", "large.jpg", "heavy.jpg", "gone.jpg")
+    wanted = {tmp_path / name: [server.url(name)] for name in names}
+    wanted |= {tmp_path / "second.jpg": [server.url("gone.jpg"), server.url("good.png")], tmp_path / "none.jpg": []}
+    failed = fetch_images.fetch_images(wanted, connections=3, show_progress=False)
+    why = {path.name: failure.reason for path, failure in failed.items()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["good.jpg", "good.png", "second.jpg"]
+    assert list(why) == ["cut.jpg", "page.jpg", "large.jpg", "heavy.jpg", "gone.jpg", "none.jpg"]
+    for name, part in (("cut.jpg", "no usable image"), ("page.jpg", "no usable image"), ("large.jpg", "100 x 80 pixels"),
+                       ("heavy.jpg", "50,000 bytes"), ("gone.jpg", "404"), ("none.jpg", "no address")):
+        assert part in why[name]
+    before = len(server.spec)
+    fetch_images.fetch_images({path: urls for path, urls in wanted.items() if path not in failed}, show_progress=False)
+    assert len(server.spec) == before
+
+
+def test_images_of_a_catalogue(server, tmp_path, capsys):
+    shop = tmp_path / "data" / "shop"
+    (shop / "images").mkdir(parents=True)
+    write(shop / "shop.item", {"item_id:token": ["a", "b/c", "d", "e"], "title:token_seq": list("wxyz"),
+                               "image:token": ["images/a.jpg", "images/b%2Fc.jpg", "images/d.png", ""]})
+    (shop / "images/d.png").write_bytes(image_bytes("PNG"))
+    server.files["a.jpg"] = image_bytes()
+    (shop / "image_urls.json").write_text(json.dumps({"a": [server.url("a.jpg")], "b/c": [server.url("b.jpg")]}))
+    command = ["images", "shop", f"--data_path={tmp_path / 'data'}"]
+    assert main(command) == 0
+    assert "2 images are there, 1 could not be had" in capsys.readouterr().out
+    assert list(json.loads((shop / "images_failed.json").read_text())) == ["b/c"]
+    server.files["b.jpg"] = image_bytes()
+    assert main(command) == 0 and (shop / "images/b%2Fc.jpg").is_file() and not (shop / "images_failed.json").exists()
+    assert sorted(path for path, _ in server.spec) == ["a.jpg", "b.jpg", "b.jpg"]
+    (shop / "image_urls.json").unlink()
+    assert main(command) == 1 and "image_urls.json does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("leads_to", ["file:///etc/passwd", "ftp://127.0.0.1/a.gz"])
+def test_redirections_stay_on_the_web(leads_to, server, tmp_path):
+    server.redirects |= {"away.gz": leads_to, "round.gz": server.url("round.gz"), "there.gz": server.url("a.gz")}
+    server.files["a.gz"] = CONTENT
+    with pytest.raises(UserError, match="only http and https"):
+        quiet(Remote((server.url("away.gz"),)), tmp_path / "a.gz")
+    with pytest.raises(UserError, match="more than 5 redirections"):
+        quiet(Remote((server.url("round.gz"),)), tmp_path / "a.gz")
+    failed = fetch_images.fetch_images({tmp_path / "a.jpg": [server.url("away.gz")]}, show_progress=False)
+    assert not failed[tmp_path / "a.jpg"].for_now
+    assert quiet(Remote((server.url("there.gz"),), SHA256), tmp_path / "a.gz").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/a.gz", "a.gz", "http://", "http://127.0.0.1:none/a.gz"])
+def test_other_addresses_are_refused(url, tmp_path):
+    with pytest.raises(UserError, match="could not download a.gz"):
+        quiet(Remote((url,)), tmp_path / "a.gz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_a_server_packs_once_more_stay_as_they_are(server, tmp_path):
+    """Web servers often call .gz files compressed content, which a client is meant to unpack."""
+    packed = gzip.compress(CONTENT)  # once: its header has the time
+    server.files["a.gz"] = server.files["a.csv"] = packed
+    server.headers["Content-Encoding"] = "gzip"
+    assert quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz").read_bytes() == packed
+    with pytest.raises(UserError, match="compressed"):
+        quiet(Remote((server.url("a.csv"),)), tmp_path / "a.csv")
+
+
+def test_a_host_that_is_gone_is_asked_once(monkeypatch, tmp_path):
+    tried = []
+    monkeypatch.setattr(hosts, "_why_not", lambda *place: tried.append(place) or "no answer")
+    wanted = {tmp_path / f"{i}.jpg": [f"http://shop.example/{i}.jpg"] for i in range(50)}
+    failed = fetch_images.fetch_images(wanted, show_progress=False)
+    assert len(failed) == 50 and tried == [("shop.example", 80)]
+    assert all(failure.for_now and "no connection to shop.example" in failure.reason for failure in failed.values())
+
+
+def test_a_proxy_is_what_has_to_answer(monkeypatch, tmp_path):
+    tried = []
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setattr(hosts, "_why_not", lambda *place: tried.append(place) or "no answer")
+    with pytest.raises(UserError, match="no connection to proxy.example"):
+        quiet(Remote(("https://shop.example/a.gz",)), tmp_path / "a.gz")
+    assert tried == [("proxy.example", 3128)]
+
+
+def test_images_that_unpack_to_gigabytes_are_refused(server, tmp_path):
+    """A PNG of some bytes that says it is 60,000 pixels wide and high."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    bomb += struct.pack(">I", 10) + b"IDAT" + zlib.compress(b"")[:10].ljust(10) + b"\0\0\0\0"
+    server.files |= {"bomb.png": bomb, "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"}
+    wanted = {tmp_path / name: [server.url(name)] for name in server.files}
+    failed = fetch_images.fetch_images(wanted, show_progress=False)
+    assert "pixels" in failed[tmp_path / "bomb.png"].reason and "none of JPEG" in failed[tmp_path / "script.jpg"].reason
+    (tmp_path / "bomb.png").write_bytes(bomb)  # and where a user's own folder has it
+    with pytest.raises(UserError, match="bomb.png of item 'a' is unreadable .*pixels"):
+        images.read_rgb(RawItem("a", image=tmp_path / "bomb.png"))
+    medium = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(medium, "PNG")
+    (tmp_path / "medium.png").write_bytes(medium.getvalue())
+    with pytest.raises(UserError, match="9000 x 9000 pixels"):
+        images.read_rgb(RawItem("a", image=tmp_path / "medium.png"))
+
+
+def test_images_stay_in_their_folder(tmp_path):
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    write(shop / "shop.item", {"item_id:token": ["a"], "image:token": ["../a.jpg"]})
+    (shop / "image_urls.json").write_text('{"a": ["http://127.0.0.1:9/a.jpg"]}')
+    with pytest.raises(UserError, match="outside .* 1 item \\('a'\\)"):
+        fetch_images.fetch_catalogue_images(shop, show_progress=False)
+
+
+@pytest.mark.parametrize("at_once", [0, 30, 1000], ids=["status", "headers", "content"])
+def test_a_server_that_sends_a_byte_now_and_then_is_left(at_once, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "SECONDS", 1)
+    monkeypatch.setattr(fetch_images, "SECONDS", 1)
+    server.files |= {"a.gz": CONTENT, "a.jpg": image_bytes()}
+    server.drips |= {"a.gz": at_once, "a.jpg": at_once}
+    began = time.monotonic()
+    with pytest.raises(UserError, match="too slow: 65,536 bytes did not come within 1 seconds"):
+        quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz")
+    failed = fetch_images.fetch_images({tmp_path / "a.jpg": [server.url("a.jpg")]}, show_progress=False)
+    assert "too slow: the whole file did not come within 1 seconds" in failed[tmp_path / "a.jpg"].reason and failed[tmp_path / "a.jpg"].for_now
+    assert time.monotonic() - began < 10
+
+
+def test_a_slow_server_that_goes_on_is_waited_for(server, tmp_path, monkeypatch):
+    """The limit holds for every piece: 2 s in all, but never 1 s for a piece."""
+    monkeypatch.setattr(download, "SECONDS", 1)
+    monkeypatch.setattr(download, "CHUNK", 4)
+    server.files["a.gz"], server.drips["a.gz"] = CONTENT[:80], 100
+    assert quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz").read_bytes() == CONTENT[:80]
+
+
+def test_a_silent_server_is_asked_once_and_said_to_be_silent(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", (1, 1))
+    monkeypatch.setattr(fetch_images, "TIMEOUT", (1, 1))
+    server.files |= {"a.gz": CONTENT} | {f"{i}.jpg": image_bytes() for i in range(20)}
+    server.slow |= dict.fromkeys(server.files, 3)
+    with pytest.raises(UserError, match="no answer within 1 seconds"):
+        quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz")
+    assert server.spec == [("a.gz", None)]
+    wanted = {tmp_path / f"{i}.jpg": [server.url(f"{i}.jpg")] for i in range(20)}
+    failed = fetch_images.fetch_images(wanted, connections=2, show_progress=False)
+    reasons = [failure.reason for failure in failed.values()]
+    assert len(server.spec) <= 1 + hosts.STRIKES + 1 and "no answer within 1 seconds" in reasons[0]
+    assert reasons[-1].endswith("127.0.0.1 did not answer in time 3 times in a row")

@@ -1,0 +1,312 @@
+"""The import command: what it writes, and that every bad input is one clear sentence and loses nothing."""
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PUBLISHED, SHARED_DATA, needs_shared_data
+
+from recbole_macrec.commands.data import main
+from recbole_macrec.data.features import FeatureTable
+
+ITEMS = ["B00C", "B00A", "B00B"]  # item numbers 0, 1, 2
+HISTORIES = {"u1": [2, 0], "u2": [0], "u3": [2, 0, 2]}  # item 1 has no interactions
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def released(tmp_path):
+    folder = tmp_path / "Shop"
+    folder.mkdir()
+    (folder / "Shop.inter.json").write_text(json.dumps(HISTORIES))
+    (folder / "Shop.item2id").write_text("".join(f"{token}\t{i}\n" for i, token in enumerate(ITEMS)))
+    np.save(folder / "text.npy", np.arange(6.0).reshape(3, 2))
+    (folder / "ids.json").write_text(json.dumps({str(i): [f"<a_{i}>", "<b_0>"] for i in (1, 0, 2)}))
+    return folder
+
+
+@pytest.fixture
+def table(tmp_path):
+    folder = tmp_path / "csv"
+    folder.mkdir()
+    (folder / "interactions.csv").write_text("user,item,timestamp\na,3,20\nb,1,5\na,0,10.5\n")
+    np.save(folder / "visual.npy", np.eye(5))
+    return folder
+
+
+def run(*words) -> int:
+    return main(["import", *map(str, words)])
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def test_released_folder(released, tmp_path, capsys):
+    assert run(released, "--dataset=Shop", f"--data_path={tmp_path / 'out'}", "--feature", f"text={released}/text.npy",
+               f"--semantic_ids=text={released}/ids.json") == 0
+    out = tmp_path / "out" / "Shop"
+    assert lines(out / "Shop.inter") == ["user_id:token\titem_id:token\ttimestamp:float", "u1\tB00B\t0", "u1\tB00C\t1",
+                                         "u2\tB00C\t0", "u3\tB00B\t0", "u3\tB00C\t1", "u3\tB00B\t2"]
+    assert lines(out / "Shop.item") == ["item_id:token", *ITEMS]
+    assert FeatureTable.load(out, "text").select(["B00B", "B00C"]).tolist() == [[4, 5], [0, 1]]
+    assert json.loads((out / "semantic_ids/text.json").read_text())["B00A"] == ["<a_1>", "<b_0>"]
+    assert "3 users, 3 items, 6 interactions" in capsys.readouterr().out
+
+
+def test_metadata_becomes_text_columns(released, tmp_path):
+    metadata = {"0": {"title": "A\t\"B\"\n c", "description": ["x", "y"]}, "1": {"title": "NA"}, "2": {}}
+    (released / "Shop.item.json").write_text(json.dumps(metadata))
+    assert run(released, "--dataset=Shop", f"--data_path={tmp_path}/out") == 0
+    from recbole_macrec.data.atomic import read_items
+
+    frame = read_items(tmp_path / "out/Shop", "Shop")
+    assert frame["title"].tolist() == ['A "B" c', "NA", ""] and frame["description"].tolist() == ["x y", "", ""]
+
+
+def test_features_join_by_id(released, tmp_path):
+    shuffled = [2, 0, 1]
+    np.save(released / "text.npy", np.arange(6.0).reshape(3, 2)[shuffled])
+    (released / "text.items.txt").write_text("".join(f"{ITEMS[i]}\n" for i in shuffled))
+    assert run(released, "--dataset=Shop", f"--data_path={tmp_path}/out", "--feature", f"text={released}/text.npy") == 0
+    assert FeatureTable.load(tmp_path / "out/Shop", "text").select(ITEMS).tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_csv_catalogue_is_every_feature_row(table, tmp_path):
+    assert run(table, "--dataset=tiny", f"--data_path={tmp_path}/out", "--feature", f"visual={table}/visual.npy") == 0
+    out = tmp_path / "out/tiny"
+    assert lines(out / "tiny.item")[1:] == ["0", "1", "2", "3", "4"]
+    assert lines(out / "tiny.inter")[1:] == ["a\t0\t10.5", "a\t3\t20", "b\t1\t5"]
+
+
+def test_csv_without_timestamp_keeps_row_order_and_says_so(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("item,user\nz,a\ny,b\nx,a\n")
+    assert run(tmp_path / "log.csv", "--dataset=log", f"--data_path={tmp_path}/out") == 0
+    assert lines(tmp_path / "out/log/log.inter")[1:] == ["a\tz\t0", "a\tx\t2", "b\ty\t1"]
+    assert "order of its rows is taken as time" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("first, padded", [(0, True), (1, False)])
+def test_rows_beyond_the_items_are_told(table, capsys, first, padded):
+    np.save(table / "visual.npy", np.vstack([np.full((1, 2), first), np.ones((4, 2))]))
+    assert run(table / "interactions.csv", "--dataset=x", "--data_path=out", f"--feature=visual={table}/visual.npy") == 0
+    out = capsys.readouterr().out
+    assert "note: visual.npy has 5 rows, and 3 items have interactions" in out and "2 items ('2', '4')" in out
+    assert ("row 0 is all zeros" in out) is padded
+
+
+def test_importing_twice_needs_overwrite(released, table, tmp_path, capsys):
+    where = f"--data_path={tmp_path}/out"
+    assert run(released, "--dataset=Shop", where) == 0
+    before = (tmp_path / "out/Shop/Shop.inter").read_bytes()
+    assert run(table, "--dataset=Shop", where) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert run(table, "--dataset=Shop", where, "--overwrite", f"--feature=visual={released}/text.npy") == 1
+    assert (tmp_path / "out/Shop/Shop.inter").read_bytes() == before
+    assert run(table, "--dataset=Shop", where, "--overwrite") == 0
+    assert (tmp_path / "out/Shop/Shop.inter").read_bytes() != before
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".Shop.lock", "Shop"]
+
+
+def test_overwrite_refuses_what_is_no_dataset_and_its_own_source(released, tmp_path, capsys):
+    (tmp_path / "out/Shop").mkdir(parents=True)
+    (tmp_path / "out/Shop/thesis.txt").write_text("mine")
+    assert run(released, "--dataset=Shop", f"--data_path={tmp_path}/out", "--overwrite") == 1
+    assert (tmp_path / "out/Shop/thesis.txt").exists() and "no imported dataset" in capsys.readouterr().err
+    (released / "Shop.inter").write_text("")
+    assert run(released, "--dataset=Shop", f"--data_path={tmp_path}", "--overwrite") == 1
+    assert "would delete" in capsys.readouterr().err and (released / "text.npy").exists()
+
+
+@pytest.mark.parametrize("moment", ["writing", "swapping"])
+def test_killed_import_leaves_the_old_data(released, table, tmp_path, moment):
+    out = tmp_path / "out"
+    assert run(released, "--dataset=Shop", f"--data_path={out}") == 0
+    before = (out / "Shop/Shop.inter").read_bytes()
+    hook = {"writing": "import recbole_macrec.data.atomic as m; name = 'write'",
+            "swapping": "import os as m; name = 'rename'; calls = 1"}[moment]
+    script = f"""
+import os, signal, sys
+from recbole_macrec.commands.data import main
+calls = 0
+{hook}
+real = getattr(m, name)
+def die(*args):
+    global calls
+    if calls == 0: os.kill(os.getpid(), signal.SIGKILL)
+    calls -= 1
+    return real(*args)
+setattr(m, name, die)
+main(sys.argv[1:])
+"""
+    words = ["import", str(table), "--dataset=Shop", f"--data_path={out}", "--overwrite"]
+    done = subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    kept = out / ("Shop" if moment == "writing" else ".Shop.old") / "Shop.inter"
+    assert kept.read_bytes() == before
+    assert run(table, "--dataset=Shop", f"--data_path={out}") == 1  # puts the old folder back, refuses to replace it
+    assert (out / "Shop/Shop.inter").read_bytes() == before
+    assert run(table, "--dataset=Shop", f"--data_path={out}", "--overwrite") == 0  # removes what was half written
+    assert sorted(path.name for path in out.iterdir()) == [".Shop.lock", "Shop"]
+
+
+def nan_features(folder):
+    matrix = np.ones((3, 2))
+    matrix[1, 0] = np.nan
+    np.save(folder / "text.npy", matrix)
+
+
+def truncated_features(folder):
+    (folder / "text.npy").write_bytes((folder / "text.npy").read_bytes()[:-9])
+
+
+def item_names(*tokens):
+    return lambda folder: (folder / "text.items.txt").write_text("".join(f"{token}\n" for token in tokens))
+
+
+def written(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
+def array(*shape, dtype=float):
+    return lambda folder: np.save(folder / "text.npy", np.ones(shape, dtype=dtype))
+
+
+def removed(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def nothing(folder):
+    pass
+
+
+FEATURE, IDS = "--feature=text={folder}/text.npy", "--semantic_ids=text={folder}/ids.json"
+BAD_RELEASED = {
+    "missing feature file": (removed("text.npy"), [FEATURE], ["text.npy", "does not exist"]),
+    "missing ID file": (removed("ids.json"), [IDS], ["ids.json", "does not exist"]),
+    "fewer rows": (array(2, 2), [FEATURE], ["text.npy", "2 rows", "fewer", "3 items"]),
+    "more rows": (array(4, 2), [FEATURE], ["text.npy", "4 rows", "more", "3 items"]),
+    "one-dimensional": (array(3), [FEATURE], ["text.npy", "shape [3]", "[items, dimensions]"]),
+    "no columns": (array(3, 0), [FEATURE], ["text.npy", "shape [3, 0]"]),
+    "text in features": (array(3, 2, dtype=str), [FEATURE], ["text.npy", "array of numbers"]),
+    "NaN": (nan_features, [FEATURE], ["text.npy", "NaN", "'B00A'"]),
+    "inf in float32": (lambda f: np.save(f / "text.npy", np.full((3, 2), 1e300)), [FEATURE], ["text.npy", "infinite", "'B00C'"]),
+    "truncated features": (truncated_features, [FEATURE], ["text.npy", "not a readable .npy"]),
+    "item without features": (item_names("B00C", "B00A", "B00X"), [FEATURE], ["text.items.txt", "lacks", "'B00B'"]),
+    "features of an unknown item": (lambda f: (array(4, 2)(f), item_names(*ITEMS, "B00X")(f)), [FEATURE],
+                                    ["text.items.txt", "'B00X'", "Shop.inter.json lacks"]),
+    "duplicate item in features": (item_names("B00C", "B00A", "B00A"), [FEATURE], ["text.items.txt", "'B00A'", "more than once"]),
+    "item names and rows differ": (item_names("B00C"), [FEATURE], ["text.npy", "3 rows", "1 items"]),
+    "duplicate item": (written("Shop.item2id", "A\t0\nA\t1\n"), [], ["Shop.item2id", "'A'", "more than once"]),
+    "duplicate number": (written("Shop.item2id", "A\t0\nB\t0\n"), [], ["Shop.item2id", "'0'", "more than once"]),
+    "gap in numbers": (written("Shop.item2id", "A\t0\nB\t2\n"), [], ["Shop.item2id", "without gaps"]),
+    "item2id without tab": (written("Shop.item2id", "A 0\n"), [], ["Shop.item2id line 1", "ASIN<tab>number"]),
+    "id that reads as missing": (written("Shop.item2id", "NA\t0\nB\t1\nC\t2\n"), [], ["Shop.item2id", "'NA'", "rename"]),
+    "unknown item number": (written("Shop.inter.json", '{"u": [0, 7]}'), [], ["Shop.inter.json", "'7'", "Shop.item2id lacks"]),
+    "malformed JSON": (written("Shop.inter.json", '{"u": [0, 1'), [], ["Shop.inter.json", "not readable JSON"]),
+    "JSON list": (written("Shop.inter.json", "[1, 2]"), [], ["Shop.inter.json", "JSON object"]),
+    "duplicate user": (written("Shop.inter.json", '{"u": [0], "u": [1]}'), [], ["Shop.inter.json", "'u'", "more than once"]),
+    "history that is no list": (written("Shop.inter.json", '{"u": 3}'), [], ["Shop.inter.json", "'u'", "list of item numbers"]),
+    "no interactions": (written("Shop.inter.json", "{}"), [], ["Shop.inter.json", "no interactions"]),
+    "item without ID": (written("ids.json", '{"0": ["<a_1>"], "1": ["<a_2>"]}'), [IDS], ["ids.json", "lacks", "'B00B'"]),
+    "ID of an unknown item": (written("ids.json", '{"0": ["<a_1>"], "1": ["<a_2>"], "2": ["<a_3>"], "9": ["<a_4>"]}'), [IDS],
+                              ["ids.json", "'9'"]),
+    "ID key twice": (written("ids.json", '{"0": ["<a_1>"], "0": ["<a_2>"]}'), [IDS], ["ids.json", "'0'", "more than once"]),
+    "ID that is no list": (written("ids.json", '{"0": "<a_1>", "1": ["<a_2>"], "2": ["<a_3>"]}'), [IDS],
+                           ["ids.json", "'0'", "list of codes"]),
+    "modality twice": (nothing, [FEATURE, FEATURE], ["--feature", "'text' twice"]),
+    "no modality": (nothing, ["--feature={folder}/text.npy"], ["--feature", "MODALITY=FILE.npy"]),
+    "modality with a slash": (nothing, ["--feature=../text={folder}/text.npy"], ["'../text'", "letters"]),
+    "mistyped option": (nothing, ["--feture=text={folder}/text.npy"], ["'--feture'", "'--feature'"]),
+    "dataset name with a slash": (nothing, ["--dataset=a/b"], ["--dataset=a/b"]),
+    "not a CSV": (nothing, ["{folder}/ids.json"], ["unrecognized"]),
+}
+BAD_CSV = {
+    "missing column": ("user,itme\na,1\n", [], ["log.csv", "'item'", "'itme'"]),
+    "short row": ("user,item\na,1\nb\n", [], ["log.csv line 3", "1 values"]),
+    "bad timestamp": ("user,item,timestamp\na,1,soon\n", [], ["log.csv line 2", "'soon'"]),
+    "empty id": ("user,item\na,\n", [], ["log.csv", "item id", "''"]),
+    "empty file": ("", [], ["log.csv", "'user'"]),
+    "no rows": ("user,item\n", [], ["log.csv", "no interactions"]),
+    "broken quotes": ('user,item\n"a,1\n', [], ["log.csv", "quotes"]),
+    "items that are no row numbers": ("user,item\na,x\n", ["--feature=v={folder}/five.npy"], ["five.npy", "'x'", "five.items.txt"]),
+    "fewer rows than the highest item": ("user,item\na,7\n", ["--feature=v={folder}/five.npy"], ["five.npy", "5 rows", "7"]),
+    "modalities of different length": ("user,item\na,1\n", ["--feature=v={folder}/five.npy", "--feature=w={folder}/six.npy"],
+                                       ["five.npy has 5", "six.npy has 6"]),
+}
+
+
+def check_refused(words, expected, tmp_path, capsys):
+    assert run(*words) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "Traceback" not in error
+    assert not [text for text in expected if text not in error], error
+    out = tmp_path / "out"
+    assert not out.exists() or [p.name for p in out.iterdir() if not p.name.endswith(".lock")] == []
+
+
+@pytest.mark.parametrize("case", BAD_RELEASED)
+def test_bad_released_folder(case, released, tmp_path, capsys):
+    spoil, options, expected = BAD_RELEASED[case]
+    spoil(released)
+    words = [released, "--dataset=Shop", f"--data_path={tmp_path}/out", *(option.format(folder=released) for option in options)]
+    check_refused(words, expected, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("case", BAD_CSV)
+def test_bad_csv(case, tmp_path, capsys):
+    content, options, expected = BAD_CSV[case]
+    (tmp_path / "log.csv").write_text(content)
+    np.save(tmp_path / "five.npy", np.eye(5))
+    np.save(tmp_path / "six.npy", np.eye(6))
+    words = [tmp_path / "log.csv", "--dataset=log", f"--data_path={tmp_path}/out",
+             *(option.format(folder=tmp_path) for option in options)]
+    check_refused(words, expected, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("words, expected", [
+    ([], ["import, encode, images, toy"]), (["imprt"], ["'imprt'", "'import'"]), (["import"], ["SRC", "--dataset"]),
+    (["import", "nowhere", "--dataset=x"], ["nowhere", "does not exist"]), (["toy", "--datapath=x"], ["--data_path"]),
+])
+def test_bad_command(words, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and all(text in error for text in expected), error
+
+
+def test_traceback_only_with_verbose(capsys):
+    assert main(["import", "nowhere", "--dataset=x", "--verbose"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [needs_shared_data(name) for name in PUBLISHED])
+def test_published_counts(name, tmp_path, capsys):
+    assert run(SHARED_DATA / name, f"--dataset={name}", f"--data_path={tmp_path}") == 0
+    users, items, interactions = PUBLISHED[name]
+    assert f"{users:,} users, {items:,} items, {interactions:,} interactions" in capsys.readouterr().out
+
+
+def test_word_numbers_become_texts(table, tmp_path):
+    np.save(table / "words.npy", np.array([[3, 0, 3, 1], [17, 4, 5, 4]], dtype=np.int32))
+    assert run(table, "--dataset=csv", f"--data_path={tmp_path / 'out'}", "--feature", f"visual={table}/visual.npy",
+               f"--words={table}/words.npy") == 0
+    expected = ["item_id:token\ttitle:token_seq", "0\t4", "1\t4", "2\t", "3\t17 5", "4\t"]
+    assert lines(tmp_path / "out" / "csv" / "csv.item") == expected
+
+
+@pytest.mark.parametrize("words, expected", [
+    (np.array([[3, 9], [1, 1]]), "'9'"),
+    (np.array([[0.5], [1.0]]), "whole numbers [2, n]"),
+    (np.arange(6).reshape(3, 2), "whole numbers [2, n]"),
+    (None, "does not exist"),
+])
+def test_bad_word_numbers(words, expected, table, tmp_path, capsys):
+    if words is not None:
+        np.save(table / "words.npy", words)
+    assert run(table, "--dataset=csv", f"--data_path={tmp_path / 'out'}", "--feature", f"visual={table}/visual.npy",
+               f"--words={table}/words.npy") == 1
+    assert expected in capsys.readouterr().err and not (tmp_path / "out").exists()

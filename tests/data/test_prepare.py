@@ -1,0 +1,395 @@
+"""From a web shop's raw files to a trained model by one command: what it brings, what it leaves alone, and after a kill."""
+import gzip
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from raw_shop import CATEGORY, brute_force, read_2018, write_2018, write_2023
+from recbole.quick_start import run, run_recbole
+from tiny_models import make
+from web_server import image_bytes
+
+from recbole_macrec import UserError
+from recbole_macrec.benchmark.compare.command import main as run_models
+from recbole_macrec.benchmark.compare.runs import open_comparison
+from recbole_macrec.commands.data import main
+from recbole_macrec.data.atomic import read_items
+from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.data.fetch import download, hosts, images as fetch_images
+from recbole_macrec.data.fetch.prepare import prepare
+from recbole_macrec.data.fetch.source_block import MIRRORS, SourceBlock
+
+NAME, FOLDER, RAW = "shop", Path("out/shop"), Path("out/shop.raw")
+FILES = (f"{CATEGORY}.csv", f"meta_{CATEGORY}.json.gz")
+TINY = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "num_beams": 10,
+        "epochs": 1, "quantizer": "rq_kmeans", "codebook_levels": 2, "codebook_size": 6, "show_progress": False,
+        "state": "ERROR", "precision": "fp32"}
+
+
+@pytest.fixture
+def web_shop(server, tmp_path):
+    """A server with a raw catalogue and its images, of which some are gone, cut off or no images; the second gone as well."""
+    folder = write_2018(tmp_path / "origin", images_at=server.url("").rstrip("/"))
+    for name in FILES:
+        server.files[name] = (folder / name).read_bytes()
+    for token, urls in image_urls(folder).items():
+        number = int(token[1:])
+        for url in urls:
+            content = image_bytes(size=(20, 15), seed=number)
+            spoiled = {2: None, 7: content[:-200], 13: b"<html>no image</html>"}.get(number % 17, content)
+            if spoiled is not None:
+                server.files[url.rpartition("/")[2]] = spoiled
+    return folder
+
+
+def image_urls(folder) -> dict[str, list[str]]:
+    """Return {item: addresses} of the metadata, of the first entry that has any, read without a line of the project."""
+    found = {}
+    for line in gzip.open(folder / FILES[1], "rt"):
+        try:
+            fields = eval(line, {"__builtins__": {}}, {"null": None})  # the test's own file
+            found[fields["asin"]] = found.get(fields["asin"]) or [url for url in fields.get("imageURLHighRes") or [] if url]
+        except Exception:  # noqa: BLE001  whatever is wrong with a line
+            pass
+    return found
+
+
+def have_image(server, folder) -> set[str]:
+    """Return the items of which the server has a whole image."""
+    whole = {path for path, content in server.files.items() if content[:2] == b"\xff\xd8" and content[-2:] == b"\xff\xd9"}
+    return {item for item, urls in image_urls(folder).items() if any(url.rpartition("/")[2] in whole for url in urls)}
+
+
+def source(server, **more) -> dict:
+    return {"category": CATEGORY, "files": {name: server.url(name) for name in FILES}, **more}
+
+
+def write_config(server, **more) -> str:
+    """Write a property file as a user would and return its name."""
+    settings = {"source": source(server), "encoders": {"text": "tfidf", "image": "pixels"}, "modalities": ["text", "image"], "missing_texts": "mean",
+                "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]}, **more}
+    Path("shop.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    return "--config_files=shop.yaml"
+
+
+def prepared(*words) -> int:
+    return main(["prepare", NAME, "--data_path=out", "--config_files=shop.yaml", *words])
+
+
+def contents(folder=Path("out"), times=False) -> dict:
+    """Return what lies in ``folder``, without locks and notes of times."""
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns if times else 0)
+            for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock" and "seen" not in path.name}
+
+
+def histories() -> dict[str, list[str]]:
+    found = {}
+    for line in (FOLDER / f"{NAME}.inter").read_text().splitlines()[1:]:
+        user, item, _ = line.split("\t")
+        found.setdefault(user, []).append(item)
+    return found
+
+
+def test_from_raw_files_to_a_trained_model(server, web_shop, tmp_path, capsys):
+    server.failures |= {FILES[1]: 2, "B0003-0.jpg": 1}
+    server.breaks |= {FILES[0]: 1, "B0004-0.jpg": 1}
+    server.slow |= {FILES[0]: 0.3, "B0001-0.jpg": 0.3}
+    bert = str(make("bert", tmp_path))
+    config = write_config(server, **TINY, encoders={"text": {"model": bert}, "image": "pixels"})
+    command = ["--model=SASRec,MACRec", f"--dataset={NAME}", "--data_path=out", config, "--train_neg_sample_args=None"]
+    assert run_models([*command, "--output=first"]) == 0
+    assert all("hit@10" in run.result["test_result"] for run in open_comparison("first").runs)
+
+    reviews, described, pictured = read_2018(web_shop)
+    steps, _ = brute_force(reviews, described, pictured, core=5)
+    without, expected = brute_force(reviews, described, pictured & have_image(server, web_shop), core=5)
+    written = json.loads((FOLDER / "manifest.json").read_text())
+    counted = [(step["users"], step["items"], step["interactions"]) for step in written["steps"]]
+    assert counted[: len(steps)] == steps and counted[-1] == without[-1] != steps[-1]
+    assert tuple(written["counts"].values()) == without[-1] and histories() == expected
+    items = read_items(FOLDER, NAME)
+    assert set(items["item_id"]) == {item for history in expected.values() for item in history}
+    assert {path.name for path in (FOLDER / "images").iterdir()} == {Path(place).name for place in items["image"]}
+    failed = json.loads((FOLDER / "images_failed.json").read_text())
+    assert written["images"] == {"missing_images": "drop", "there": steps[-1][1] - len(failed), "missing": len(failed)}
+    assert {"404" in why or "no usable image" in why for why in failed.values()} == {True}
+    for modality in ("text", "image"):
+        assert FeatureTable.load(FOLDER, modality).item_tokens == tuple(sorted(items["item_id"]))
+
+    before, spec = contents(times=True), len(server.spec)
+    capsys.readouterr()
+    assert run_models([*command, "--output=second"]) == 0 and "note" not in capsys.readouterr().err
+    assert contents(times=True) == before and len(server.spec) == spec
+
+
+def test_text_alone_brings_no_images(server, web_shop):
+    write_config(server)
+    assert prepared("--modalities=[text]") == 0
+    assert sorted({path for path, _ in server.spec}) == sorted(FILES)
+    assert [path.name for path in (FOLDER / "features").glob("*.npy")] == ["text.npy"]
+    assert histories() == brute_force(*read_2018(web_shop), core=5)[1]
+    assert prepared() == 0  # images are asked for later: as if they had been asked for at once
+    found = contents()
+    server.spec.clear()
+    os.rename("out", "first")
+    assert prepared() == 0 and contents() == found
+
+
+def test_models_of_recbole_bring_interactions_alone(server, web_shop):
+    write_config(server)
+    config = {"data_path": "out", "epochs": 1, "show_progress": False, "state": "ERROR"}
+    result = run_recbole(model="SASRec", dataset=NAME, config_file_list=["shop.yaml"], config_dict=config)
+    assert result["test_result"] and sorted({path for path, _ in server.spec}) == sorted(FILES)
+    assert not (FOLDER / "features").exists()
+
+
+def prepare_and_exit():
+    sys.exit(prepared())
+
+
+def test_of_several_processes_one_prepares(server, web_shop, process_pool):
+    write_config(server)
+    config = {"data_path": "out", "epochs": 1, "show_progress": False, "state": "ERROR", "train_neg_sample_args": None}
+    run("SASRec", NAME, config_file_list=["shop.yaml"], config_dict=config, nproc=2, port="5692")
+    assert sorted(path for path, _ in server.spec) == sorted(FILES)
+    assert process_pool.exit_codes(*3 * [(prepare_and_exit,)]) == [0, 0, 0]
+    good = [path for path, _ in server.spec if path in server.files and path not in FILES]
+    assert len(good) == len(set(good))  # each image came once
+
+
+def test_mean_keeps_the_items_without_an_image(server, web_shop, capsys):
+    write_config(server, missing_images="mean")
+    assert prepared() == 0
+    assert histories() == brute_force(*read_2018(web_shop), core=5)[1]
+    table, gone = FeatureTable.load(FOLDER, "image"), set(json.loads((FOLDER / "images_failed.json").read_text()))
+    rows = dict(zip(table.item_tokens, table.matrix))
+    mean = np.mean([row for item, row in rows.items() if item not in gone], axis=0)
+    assert len(gone) > 2 and all(np.allclose(rows[item], mean, atol=1e-6) for item in gone)
+    assert json.loads((FOLDER / "features/image.encoded.json").read_text())["mean_features"] == len(gone)
+    assert prepared("--missing_images=drop") == 0  # that can be had from here
+    everything = contents()
+    os.rename("out", "first")
+    write_config(server)
+    assert prepared() == 0
+    assert contents() == everything
+    assert prepared("--missing_images=mean") == 1 and "remove out/shop" in capsys.readouterr().err  # that can't
+
+
+# -- killed --------------------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Sees every step that changes the disk for good, and pieces on their way; kills the process at step ``deadly``."""
+
+    def __init__(self, deadly: int = 0) -> None:
+        self.steps, self.deadly = [], deadly
+
+    def step(self, what: str) -> None:
+        self.steps.append(what)
+        if len(self.steps) == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def install(self) -> None:
+        """Watch this process from now on."""
+        for function in ("replace", "rename"):
+            setattr(os, function, self._watched(getattr(os, function), lambda a, b: Path(b).name))
+        np.save = self._watched(np.save, lambda file, *_: Path(file.name).name)
+        download.pieces = fetch_images.pieces = self._pieces
+
+    def _watched(self, real, name):
+        def watched(*args, **kwargs):
+            self.step(f"before {real.__name__} {name(*args)}")
+            real(*args, **kwargs)
+            self.step(f"after {real.__name__} {name(*args)}")
+        return watched
+
+    def _pieces(self, answer):
+        while piece := answer.raw.read(3000):
+            yield piece
+            self.step(f"piece of {answer.url.rpartition('/')[2]}")
+
+
+def prepare_watched(deadly: int = 0) -> None:
+    """Prepare, and leave the steps in the file ``steps``; or be killed at the step ``deadly``."""
+    watch = Watch(deadly)
+    watch.install()
+    code = prepared()
+    Path("steps").write_text("\n".join(watch.steps))
+    sys.exit(code)
+
+
+def moments(steps: list[str]) -> list[int]:
+    """Return numbers of steps from 1: of each kind of step the first and the one in the middle.
+
+    Of what comes after one file was put in place and before the next is, the latter alone: it has all that the former left.
+    """
+    kinds = {}
+    for number, (step, following) in enumerate(zip(steps, [*steps[1:], ""]), 1):
+        if step.startswith("after") and following.startswith("before"):
+            continue
+        words = step.replace("-", " ").split()
+        kind = " ".join(words[:2]) + (" image" if step.endswith(".jpg") else words[-1])
+        kinds.setdefault(kind, []).append(number)
+    return sorted({chosen for numbers in kinds.values() for chosen in (numbers[0], numbers[len(numbers) // 2])})
+
+
+def test_killed_anywhere_and_run_again_it_gives_the_same_bytes(server, web_shop, process_pool):
+    write_config(server)
+    assert process_pool.exit_codes((prepare_watched,)) == [0]
+    expected, steps = contents(), Path("steps").read_text().splitlines()
+    chosen = moments(steps)
+    assert {f"after replace {FILES[0]}", "after rename shop", "before replace manifest.json", "before rename .shop.old",
+            "before replace text.npy", "after replace image.encoded.json"} <= {steps[n - 1] for n in chosen}
+    for number in chosen:
+        os.rename("out", f"out-{number}")
+        assert process_pool.exit_codes((prepare_watched, number)) == [-signal.SIGKILL], steps[number - 1]
+        assert prepared() == 0
+        found = contents()
+        assert list(found) == list(expected), steps[number - 1]
+        assert found == expected, steps[number - 1]
+
+
+# -- what can't be had -----------------------------------------------------------------------------------------------------
+
+
+def failure(capsys, *words) -> str:
+    """Return the one line on stderr of a preparation that must fail."""
+    capsys.readouterr()
+    assert prepared(*words) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_without_a_network_it_says_what_goes_where(tmp_path, monkeypatch, capsys):
+    ended = threading.Event()
+
+    def hang(*args, **kwargs):
+        ended.wait(60)
+        raise OSError("looking up the name took minutes")
+
+    monkeypatch.setattr(hosts, "PATIENCE", 0.2)
+    monkeypatch.setattr("socket.getaddrinfo", hang)
+    assert run_models(["--model=SASRec,MACRec", "--dataset=Arts", "--data_path=out"]) == 1
+    error = capsys.readouterr().err
+    raw = Path("out/Arts.raw")
+    for part in (f"{raw}/Arts_Crafts_and_Sewing.csv", f"{raw}/meta_Arts_Crafts_and_Sewing.json.gz", "https://", "no answer in 0.2",
+                 "out/Arts/images", "tfidf", "Arts.inter.json", "Arts.emb-llama-td.npy",
+                 "recbole_macrec.data import SRC --dataset=Arts", "--dataset=arts-toy", "--dataset=ml-100k"):
+        assert part in error
+    assert error.count("\n") == 1 and not Path("out/Arts").exists()
+    write_2018(tmp_path / "out/Arts.raw", "Arts_Crafts_and_Sewing")  # somebody brings them
+    assert main(["prepare", "Arts", "--data_path=out", "--model=SASRec"]) == 0
+    assert Path("out/Arts/Arts.inter").is_file()
+    ended.set()
+
+
+def test_images_of_a_silent_host_stop_the_run_and_are_had_later(server, web_shop, monkeypatch, capsys):
+    monkeypatch.setattr(download, "ATTEMPTS", 2)
+    write_config(server)
+    gone = [path for path in server.files if path.startswith(("B0003", "B0008"))]
+    server.failures |= dict.fromkeys(gone, 1000)
+    error = failure(capsys)
+    assert "can't be had for now" in error and "503" in error and "unreachable_images: missing" in error
+    counts = json.loads((FOLDER / "manifest.json").read_text())["counts"]
+    server.failures.clear()
+    server.spec.clear()
+    assert prepared() == 0
+    assert set(gone) <= {path for path, _ in server.spec} and "B0001-0.jpg" not in {path for path, _ in server.spec}
+    assert histories() == brute_force(*read_2018(web_shop)[:2], have_image(server, web_shop), core=5)[1]
+    assert json.loads((FOLDER / "manifest.json").read_text())["counts"] != counts
+
+    os.rename("out", "first")
+    server.failures |= dict.fromkeys(gone, 1000)
+    write_config(server, source=source(server, unreachable_images="missing"))
+    assert prepared() == 0
+    assert not {"B0003", "B0008"} & set(read_items(FOLDER, NAME)["item_id"])
+
+
+def test_a_dataset_made_otherwise_is_not_taken_for_the_one_asked_for(server, web_shop, capsys):
+    write_config(server)
+    assert prepared("--model=SASRec") == 0
+    write_config(server, source=source(server, core=3))
+    assert "made with core = 5, but its source says 3" in failure(capsys, "--model=SASRec")
+    write_config(server)
+    with (RAW / FILES[0]).open("a") as file:
+        file.write("B0001,U1,5.0,1400000000\n")
+    assert f"has {(RAW / FILES[0]).stat().st_size:,}" in failure(capsys, "--model=SASRec")
+    (RAW / FILES[0]).unlink()  # raw files are not needed any more
+    assert prepared("--model=SASRec") == 0
+
+
+def test_sources_on_this_machine(tmp_path, capsys):
+    write_2023(tmp_path / "of_2023")
+    Path("shop.yaml").write_text("source: {path: of_2023, core: 3, require_image: False}\nmodalities: [text]\n"
+                                 "missing_texts: mean\nencoders: {text: tfidf}\n")
+    assert prepared() == 0
+    made = json.loads((FOLDER / "manifest.json").read_text())
+    assert made["kind"] == "amazon2023" and made["options"] == {"core": 3, "require_image": False}
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/interactions.csv").write_text("user,item\n" + "".join(f"u{i % 9},i{i % 7}\n" for i in range(63)))
+    (tmp_path / "folder/items.csv").write_text("item,title,image\n" + "".join(f"i{i},Thing {i},{i}.png\n" for i in range(6)) +
+                                               "i6,Thing 6,\n")
+    for i in range(6):
+        (tmp_path / f"folder/{i}.png").write_bytes(image_bytes("PNG", seed=i))
+    Path("shop.yaml").write_text("source: {path: folder}\nmodalities: [text, image]\nencoders: {text: tfidf, image: pixels}\n")
+    os.rename("out", "first")
+    assert prepared() == 0
+    assert read_items(FOLDER, NAME)["item_id"].tolist() == [f"i{i}" for i in range(6)]  # i6 has no image
+    assert FeatureTable.load(FOLDER, "image").item_tokens == tuple(f"i{i}" for i in range(6))
+    Path("shop.yaml").write_text("source: {path: elsewhere}\n")
+    os.rename("out", "second")
+    assert "elsewhere, which does not exist" in failure(capsys)
+
+
+def test_mirrors_of_the_environment_come_first(server, web_shop, monkeypatch):
+    for name in FILES:
+        server.files[f"mirror/{name}"] = server.files.pop(name)
+    write_config(server)
+    monkeypatch.setenv(MIRRORS, f"{server.url('none')} {server.url('mirror')}/")
+    assert prepared("--model=SASRec") == 0
+    assert [path for path, _ in server.spec] == [f"{folder}/{name}" for name in FILES for folder in ("none", "mirror")]
+
+
+BAD_SOURCES = {
+    "no mapping": ("Arts", "source is 'Arts'"),
+    "unknown key": ({"fles": {}}, "Did you mean 'files'?"),
+    "nothing": ({"core": 5}, "neither path"),
+    "text as core": ({"path": "x", "core": "five"}, "core of source is 'five'"),
+    "path out of the folder": ({"files": {"../a.csv": "http://a.example/a"}}, "'../a.csv'; expected a plain file name"),
+    "hidden file": ({"files": {".a.csv": "http://a.example/a"}}, "expected a plain file name"),
+    "local address": ({"files": {"a.csv": "file:///etc/passwd"}}, "file:///etc/passwd"),
+    "ftp": ({"files": {"a.csv": ["ftp://a.example/a.csv"]}}, "expected http:// or https://"),
+    "mirror": ({"files": {"a.csv": []}, "mirrors": ["gopher://a.example"]}, "gopher://a.example/a.csv"),
+    "checksum": ({"files": {"a.csv": {"urls": [], "sha256": "12"}}}, "64 hexadecimal digits"),
+    "limit": ({"files": {"a.csv": {"urls": [], "max_bytes": "big"}}}, "max_bytes of a.csv"),
+    "key of a file": ({"files": {"a.csv": {"url": "http://a.example"}}}, "Did you mean 'urls'?"),
+    "unreachable": ({"path": "x", "unreachable_images": "skip"}, "expected stop or missing"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SOURCES)
+def test_a_source_that_can_not_be_used(case, tmp_path):
+    block, expected = BAD_SOURCES[case]
+    with pytest.raises(UserError) as error:
+        prepare(tmp_path / "shop", block, lambda: True)
+    assert expected in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_a_policy_that_nobody_knows(tmp_path):
+    with pytest.raises(UserError, match="missing_images is 'keep'"):
+        prepare(tmp_path / "shop", {"path": "x"}, lambda: True, missing_images="keep")
+
+
+@pytest.mark.parametrize("name", ["Arts", "Games", "Instruments"])
+def test_published_catalogues_name_their_files(name, tmp_path):
+    from recbole_macrec.config.property_files import property_file, read_yaml
+
+    block = SourceBlock.read(read_yaml(property_file("dataset", f"{name}.yaml"))["source"], tmp_path / name)
+    assert list(block.files) == [f"{block.category}.csv", f"meta_{block.category}.json.gz"] == block.missing()
+    assert all(len(remote.urls) > 1 for remote in block.files.values())

@@ -1,0 +1,99 @@
+"""Comparisons under splits that leave a user several test items, or several test rows: the paired tests are those of the table."""
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from small_models import QUICK, SMALL, data_path  # noqa: F401  data_path is a fixture
+
+from recbole_macrec.benchmark.compare.comparison import comparison_tables
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
+from recbole_macrec.benchmark.compare.runs import Comparison
+from recbole_macrec.benchmark.compare.statistics import row_values
+from recbole_macrec.benchmark.compare.table import markdown
+from recbole_macrec.benchmark.compare.worker import Resources, execute
+from recbole_macrec.benchmark.report.drawn import groups
+from recbole_macrec.benchmark.report.reader import Corner, read_corner
+
+RANDOM = {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "RO", "group_by": "user", "mode": "full"}
+LATEST = {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "TO", "group_by": "user", "mode": "full"}
+SAMPLED = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"}
+
+
+def compared(models: str, path: Path, seeds=(1, 2), **options) -> Comparison:
+    """A comparison whose runs are done in this process."""
+    settings = {**SMALL, **QUICK, "epochs": 1, "data_path": str(path), "metrics": ["Hit", "NDCG", "Recall", "MRR"], **options}
+    variants = [Variant(model, model) for model in models.split(",")]
+    comparison = Matrix(variants, [TINY], seeds, settings).lay_out("compared")
+    for run in comparison.runs:
+        execute(run.folder, Resources())
+        assert run.finished, run.error
+    return comparison
+
+
+def interactions(path: Path) -> dict[str, list[str]]:
+    """User -> items in order of time, read from the atomic file."""
+    taken: dict[str, list[str]] = {}
+    for line in (path / TINY / f"{TINY}.inter").read_text().splitlines()[1:]:
+        user, item, _ = line.split("\t")
+        taken.setdefault(user, []).append(item)
+    return taken
+
+
+@pytest.mark.parametrize(
+    "models, split, several_rows",
+    [("MMGRec,BPR", RANDOM, False), ("GRU4Rec,FPMC", LATEST, True), ("GRU4Rec,FPMC", SAMPLED, False)],
+    ids=["targets", "rows", "sampled negatives"],
+)
+def test_paired_tests_differ_as_the_table_does(models, split, several_rows, data_path):  # noqa: F811
+    seeds = (1,) if split is SAMPLED else (1, 2)  # of a random split each seed has its own
+    comparison = compared(models, data_path, seeds, eval_args=split)
+    (table,) = comparison_tables(comparison)
+    assert len(table.tests) == 4 and not table.untested
+    means = {row.label: row.cells for row in table.rows}
+    for test in table.tests:
+        expected = means[test.first][test.metric].mean - means[test.second][test.metric].mean
+        assert test.difference == pytest.approx(expected, abs=2e-4)
+        assert test.users == 40 and (test.rows > 40) == several_rows and test.seeds == len(seeds)
+    assert (f"test rows of {table.tests[0].users} users" in markdown([table])) == several_rows
+    taken = interactions(data_path)
+    for run in comparison.runs:
+        ranks, result = run.ranks, run.result
+        assert result["test_rows"] == len(ranks.keys()) and result["test_users"] == 40
+        for metric in ("hit@10", "ndcg@10", "recall@10", "mrr@10"):
+            assert row_values(ranks, metric).mean() == pytest.approx(result["test_result"][metric], abs=1e-4)
+        alone = ranks.single()
+        for user, target, history in zip(alone.users, alone.targets, alone.histories):
+            items = [alone.items[i] for i in history]
+            if run.spec.model in ("GRU4Rec", "FPMC"):
+                assert [*items, alone.items[target]] == taken[user][: len(items) + 1]
+            else:
+                left = iter(taken[user])
+                assert all(item in left for item in items)  # in their order
+        trained = Counter({item: count for item, count in zip(ranks.items.tolist(), ranks.counts.tolist()) if count})
+        assert all(count <= sum(items.count(item) for items in taken.values()) for item, count in trained.items())
+        if split is LATEST:  # all but the first interaction are rows
+            held_out = {user: int(0.2 * (len(items) - 1)) + int(0.4 * (len(items) - 1)) for user, items in taken.items()}
+            assert trained == Counter(i for user, items in taken.items() for i in items[: len(items) - held_out[user]])
+    corner = read_corner(comparison, TINY, Corner(users=1000), 0)
+    names = [user["user"] for user in corner["users"]]
+    assert len(names) == len(set(names)) == corner["testUsers"] >= 40 and (len(names) > 40) == (split is RANDOM or several_rows)
+    assert all(any(mean for mean in means if mean) for drawn in groups(comparison, TINY) for means, _ in drawn.drawing.series.values())
+
+
+def test_models_with_other_test_rows_end_with_a_table(data_path):  # noqa: F811
+    """A sequential model tests interactions, a general one users: each has its figures, and no test pairs them."""
+    (table,) = comparison_tables(compared("GRU4Rec,BPR", data_path, [1], eval_args=LATEST))
+    assert all(row.cells["ndcg@10"].values for row in table.rows) and not table.tests
+    assert "not tested against each other: their test rows differ" in markdown([table])
+
+
+def test_histories_are_not_cut_to_what_a_model_sees(data_path):  # noqa: F811
+    (run,) = compared("GRU4Rec", data_path, [1], MAX_ITEM_LIST_LENGTH=1).runs
+    ranks, taken = run.ranks, interactions(data_path)
+    for user, target, history in zip(ranks.users, ranks.targets, ranks.histories):
+        assert [ranks.items[i] for i in (*history, target)] == taken[user]
+    expected = Counter(item for items in taken.values() for item in items[:-2])
+    assert dict(zip(ranks.items[1:], ranks.counts[1:])) == {item: expected[item] for item in ranks.items[1:]}
+    assert np.array_equal(ranks.rows, np.arange(40))

@@ -1,0 +1,112 @@
+"""arts-toy: what is committed is what the script makes, and it is what its README says."""
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from recbole_macrec.benchmark.compare import command
+from recbole_macrec.commands.data import main
+from recbole_macrec.data import atomic
+from recbole_macrec.data.fetch.prepare import prepare
+from recbole_macrec.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = ROOT / "dataset" / "arts-toy"
+
+
+@pytest.fixture(scope="module")
+def histories():
+    rows = [line.split("\t") for line in (COMMITTED / "arts-toy.inter").read_text().splitlines()[1:]]
+    users = defaultdict(list)
+    for user, item, _ in rows:
+        users[user].append(item)
+    return list(users.values())
+
+
+def test_regeneration_gives_the_committed_files(tmp_path):
+    assert main(["toy", f"--data_path={tmp_path}"]) == 0
+    made = tmp_path / "arts-toy"
+    for name in ("arts-toy.inter", "arts-toy.item", "README.md", ".gitignore"):
+        assert (made / name).read_bytes() == (COMMITTED / name).read_bytes(), name
+    images = sorted(path.name for path in (made / "images").iterdir())
+    assert images == sorted(path.name for path in (COMMITTED / "images").iterdir()) and len(images) == 288
+    for name in images:
+        assert np.array_equal(np.asarray(Image.open(made / "images" / name)), np.asarray(Image.open(COMMITTED / "images" / name)))
+
+
+def test_it_is_small_and_called_synthetic():
+    own = [path for path in COMMITTED.rglob("*") if path.is_file() and not {"features", "semantic_ids"} & set(path.parts)]
+    assert sum(path.stat().st_size for path in own) < 3_000_000
+    assert "synthetic" in (COMMITTED / "README.md").read_text()
+    assert "synthetic" in (ROOT / "properties/dataset/arts-toy.yaml").read_text().lower()
+
+
+def test_toy_is_not_overwritten_unasked(tmp_path, capsys):
+    (tmp_path / "arts-toy").mkdir()
+    assert main(["toy", f"--data_path={tmp_path}"]) == 1
+    assert "--overwrite" in capsys.readouterr().err and not list((tmp_path / "arts-toy").iterdir())
+
+
+def test_text_alone_fits_several_items():
+    frame = atomic.read_items(COMMITTED, "arts-toy")
+    assert len(frame) == 288 and frame["title"].nunique() == 96
+    assert (frame["title"] + frame["description"]).nunique() < 288
+
+
+def test_order_is_learnable_and_popularity_is_not_enough(histories):
+    """A first-order Markov count beats popularity on the last item by far more than the factor 2 asked of models."""
+    assert all(6 <= len(history) <= 20 and len(set(history)) == len(history) for history in histories)
+    training = [history[:-2] for history in histories]
+    popular = Counter(item for history in training for item in history)
+    follows = defaultdict(Counter)
+    for history in training:
+        for item, following in zip(history, history[1:]):
+            follows[item][following] += 1
+
+    def hit_at_10(score):
+        return np.mean([history[-1] in sorted(popular, key=lambda item: score(history[-2], item), reverse=True)[:10]
+                        for history in histories])
+
+    by_popularity = hit_at_10(lambda last, item: popular[item])
+    by_order = hit_at_10(lambda last, item: (follows[last][item], popular[item]))
+    assert 0.03 < by_popularity < 0.10 and by_order > 5 * by_popularity
+
+
+@pytest.mark.parametrize("name", ["Instruments", "Arts", "Games", "arts-toy"])
+def test_dataset_property_files(name):
+    options = yaml.safe_load((ROOT / f"properties/dataset/{name}.yaml").read_text())
+    assert options["MAX_ITEM_LIST_LENGTH"] == 20 and options["modalities"] == ["text", "image"]
+    assert options["load_col"]["inter"] == ["user_id", "item_id", "timestamp"] and "item_id" in options["load_col"]["item"]
+
+
+def test_a_run_outside_the_repository_makes_it_and_says_so(tmp_path, caplog):
+    run = ["--model=Pop", "--show_progress=False", "--state=WARNING"]
+    assert command.main(run) == 0 and f"is not at {tmp_path / 'dataset' / 'arts-toy'} and is made there from its seed" in caplog.text
+    made = tmp_path / "dataset" / "arts-toy" / "arts-toy.inter"
+    assert made.read_bytes() == (COMMITTED / "arts-toy.inter").read_bytes()
+    written = made.stat().st_mtime_ns
+    caplog.clear()
+    assert command.main(run) == 0 and "seed" not in caplog.text and made.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("folder, expected", [("arts-toy", "remove it"), ("shop", "for arts-toy alone")])
+def test_what_is_there_and_other_names_are_left_alone(folder, expected, tmp_path):
+    (tmp_path / folder).mkdir()
+    with pytest.raises(UserError, match=expected):
+        prepare(tmp_path / folder, "synthetic", lambda: True)
+    assert not list((tmp_path / folder).iterdir())
+
+
+def test_import_and_run_look_for_datasets_in_the_same_place(tmp_path, capsys):
+    (tmp_path / "shop").mkdir()
+    rows = [f"u{user},i{(user + step) % 13},{step}" for user in range(13) for step in range(5)]
+    (tmp_path / "shop" / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]))
+    assert main(["import", "shop", "--dataset=lamps"]) == 0
+    assert (tmp_path / "dataset" / "lamps" / "lamps.inter").is_file()
+    assert command.main(["--model=Pop", "--dataset=lamps", "--show_progress=False", "--state=ERROR"]) == 0
+    assert "lamps: test results" in capsys.readouterr().out
+    assert command.main(["--model=Pop", "--dataset=nowhere"]) == 1
+    assert f"Dataset folder {tmp_path / 'dataset' / 'nowhere'} does not exist" in capsys.readouterr().err

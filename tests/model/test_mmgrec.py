@@ -1,0 +1,271 @@
+"""MMGRec under both protocols: what it reads, what it must not see, its ablations, and its parts in other models."""
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from recbole.config import Config
+from recbole.quick_start import load_data_and_model
+from recbole.utils import ModelType, get_trainer
+from recbole.utils.case_study import full_sort_topk
+from small_models import ITEMS, QUICK, SMALL, batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.eligible import Eligible
+from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
+from recbole_macrec.generation.decoding.search import sequence_log_probs
+from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.model.base import EXCLUDED
+from recbole_macrec.model.mmgrec import TakenItems, without_target
+
+RANDOM = {"eval_args": {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "RO", "group_by": "user", "mode": "full"}}
+PROTOCOLS = pytest.mark.parametrize("protocol", [{}, RANDOM], ids=["leave one out", "random split"])
+
+
+def prepared(path, **options):
+    return prepare("MMGRec", path, **{**QUICK, **options})
+
+
+def users_of(loader):
+    """All users of an evaluation loader as one batch."""
+    return batch_of(loader) if loader.is_sequential else loader.user_df
+
+
+# -- what it reads -------------------------------------------------------------------------------------------------------
+
+
+def test_taken_items_are_distinct_and_latest_first():
+    taken = TakenItems(np.array([2, 1, 2, 2, 1, 2]), np.array([7, 4, 9, 7, 5, 8]), 4)
+    items, length = taken.last(torch.tensor([1, 2, 3]), 2)
+    assert items.tolist() == [[5, 4], [8, 7], [0, 0]] and length.tolist() == [2, 2, 0]
+    assert taken.every(torch.tensor([2, 0])).tolist() == [[8, 7, 9], [0, 0, 0]]
+
+
+def test_without_target_by_hand():
+    items = torch.tensor([[4, 5, 4, 6], [3, 0, 0, 0], [1, 2, 9, 9]])
+    left, length = without_target(items, torch.tensor([4, 1, 2]), torch.tensor([4, 3, 9]))
+    assert left.tolist() == [[5, 6, 0, 0], [0, 0, 0, 0], [1, 2, 0, 0]] and length.tolist() == [2, 0, 2]
+
+
+@PROTOCOLS
+def test_the_target_is_never_in_the_input(protocol, data_path):  # noqa: F811
+    _, model, _, (train, _, _) = prepared(data_path, MAX_ITEM_LIST_LENGTH=4, **protocol)
+    read = 0
+    for batch in train:
+        target = batch["item_id"]
+        windows = model.windows(batch)
+        assert torch.equal(windows.target_items(), target) and torch.equal(windows.length, windows.first + 1)
+        assert (windows.first <= 4).all()
+        for user, items, length, own_target in zip(batch["user_id"], windows.items, windows.first, target):
+            own = train._dataset.training_interactions()[user].nonzero()[1]
+            history = items[:length].tolist()
+            assert own_target.item() not in history and set(history) <= {0, *own.tolist()}
+            read += sum(item > 0 for item in history)
+    assert read > len(train._dataset)
+
+
+@PROTOCOLS
+@pytest.mark.parametrize("attention", ["relation_aware", "none"])
+def test_a_permuted_history_gives_the_same_ranking(attention, protocol, data_path):  # noqa: F811
+    _, model, _, loaders = prepared(data_path, attention=attention, **protocol)
+    model.eval()
+    users = users_of(loaders[2])
+    histories = model.histories(users)
+    order = torch.stack([torch.cat([torch.randperm(n), torch.arange(n, histories.items.shape[1])])
+                         for n in histories.length.tolist()])
+    permuted = histories._replace(items=histories.items.gather(1, order))
+    assert not torch.equal(permuted.items, histories.items)
+    eligible = Eligible(dict(model.tries.items()), model.beams, model.excluded(users))
+    with torch.no_grad():
+        decoders = {"graph": TrieDecoder(model.network, model.vocabulary, "graph", model.tries["graph"])}
+        one, other = (model._rank_by_beams(decoders, {"graph": model.encode_history("graph", h)}, eligible)["fused"]
+                      for h in (histories, permuted))
+    assert torch.equal(one.items, other.items)
+    torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=0)
+
+
+def codes_and_graph(path, **options):
+    _, model, _, (train, _, _) = prepared(path, **options)
+    ids = train._dataset.semantic_ids
+    return ids.codes["graph"], ids.graph.items, ids.graph.users, train._dataset.training_interactions().sum()
+
+
+def test_popularity_and_graph_come_from_training_interactions_alone(data_path):  # noqa: F811
+    file = data_path / TINY / f"{TINY}.inter"
+    before = codes_and_graph(data_path)
+    lines = file.read_text().splitlines()
+    user = lines[-1].split("\t")[0]
+    file.write_text("\n".join(lines[:-2] + [f"{user}\ti{item}\t{10**6 + item}" for item in (3, 7)]) + "\n")
+    planted = codes_and_graph(data_path)  # another validation and test item
+    assert all(np.array_equal(a, b) for a, b in zip(before, planted))
+    file.write_text("\n".join(lines + [f"{user}\ti{item}\t{10**6 + item}" for item in (3, 7)]) + "\n")
+    seen = codes_and_graph(data_path)  # what was validation and test is training now
+    assert seen[3] == before[3] + 2 and not np.array_equal(before[1], seen[1])
+
+
+# -- ranking -------------------------------------------------------------------------------------------------------------
+
+
+@PROTOCOLS
+def test_four_tokens_decode_and_full_beams_equal_the_exact_ranking(protocol, data_path):  # noqa: F811
+    _, model, trainer, (train, _, test) = prepared(data_path, codebook_levels=3, codebook_size=4, num_beams=ITEMS, **protocol)
+    trainer.train_steps(train)
+    model.eval()
+    codes = model.codes_graph[1:]
+    assert codes.shape == (ITEMS, 4) and len(codes.unique(dim=0)) == ITEMS
+    users = users_of(test)
+    histories = model.histories(users)
+    found = model.rank(users)["fused"]
+    with torch.no_grad():
+        memory = model.encode_history("graph", histories)
+        forced = sequence_log_probs(model.network, model.vocabulary, "graph", memory, codes.expand(len(users), -1, -1))
+        scores = exact_scores(TrieDecoder(model.network, model.vocabulary, "graph", model.tries["graph"]), memory, ITEMS + 1)
+    torch.testing.assert_close(scores[:, 1:], forced, atol=1e-5, rtol=0)
+    excluded = model.excluded(users)
+    if excluded is not None:
+        scores = scores.scatter(1, excluded, -torch.inf)
+    expected = ranking_of(scores)
+    assert torch.equal(found.items, expected.items)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("decode", ["beam", "exact"])
+def test_a_random_split_is_evaluated_as_recboles_general_models_are(decode, data_path):  # noqa: F811
+    config, model, trainer, (train, valid, test) = prepared(
+        data_path, decode=decode, metrics=["Recall", "NDCG", "Hit"], **RANDOM)
+    assert config["MODEL_TYPE"] == ModelType.GENERAL and not config["repeatable"]
+    assert len(train._dataset) == train._dataset.training_interactions().sum()  # no prefixes
+    trainer.fit(train, valid)
+    result = trainer.evaluate(test)
+    targets, seen = {}, {}
+    for part, sets in ((train, seen), (valid, seen), (test, targets)):
+        for user, item in zip(part._dataset.inter_feat["user_id"].tolist(), part._dataset.inter_feat["item_id"].tolist()):
+            sets.setdefault(user, set()).add(item)
+    assert max(map(len, targets.values())) > 1
+    users = torch.tensor(sorted(targets))
+    masked = [sorted(seen[u] - targets[u]) for u in users.tolist()]
+    most = max(map(len, masked))
+    rows = users_of(test)
+    rows.update(type(rows)({EXCLUDED: torch.tensor([row + [0] * (most - len(row)) for row in masked])}))
+    model.eval()
+    recall, ndcg = [], []
+    for user, row in zip(users.tolist(), model.full_sort_predict(rows)):
+        top = [i for i in row.argsort(descending=True).tolist() if i not in seen[user] - targets[user]][:10]
+        hits = [item in targets[user] for item in top]
+        recall.append(sum(hits) / len(targets[user]))
+        gain = sum(hit / np.log2(place + 2) for place, hit in enumerate(hits))
+        ndcg.append(gain / sum(1 / np.log2(place + 2) for place in range(min(10, len(targets[user])))))
+    assert result["recall@10"] == pytest.approx(np.mean(recall), abs=1e-4) and np.mean(recall) > 0
+    assert result["ndcg@10"] == pytest.approx(np.mean(ndcg), abs=1e-4)
+    assert trainer.test_detail == {}
+
+
+def test_under_a_random_split_loaded_equals_saved(data_path):  # noqa: F811
+    _, _, trainer, (train, valid, test) = prepared(data_path, **RANDOM)
+    trainer.fit(train, valid)
+    expected = trainer.evaluate(test)
+    config, model, _, _, _, test = load_data_and_model(trainer.saved_model_file)
+    assert get_trainer(config["MODEL_TYPE"], "MMGRec")(config, model).evaluate(test, load_best_model=False) == expected
+    users = test.uid_list[:4]
+    _, top = full_sort_topk(users.numpy(), model, test, k=5)
+    taken = model.taken.every(users)
+    assert not (top.unsqueeze(2) == taken.unsqueeze(1)).any()
+
+
+def test_one_protocol_for_all_models_of_a_split(data_path):  # noqa: F811
+    options = {**SMALL, "data_path": str(data_path)}
+    assert Config("MMGRec", TINY, config_dict=options)["repeatable"] is True
+    overall = {"repeatable": "auto"}
+    assert Config("LightGCN", TINY, config_dict={**options, **overall, **RANDOM})["repeatable"] is False
+    assert Config("LightGCN", TINY, config_dict={**options, **overall, "eval_args": {"split": {"LS": "valid_and_test"}}})["repeatable"]
+
+
+# -- ablations, presets, other models ------------------------------------------------------------------------------------
+
+ABLATIONS = {
+    "ids without graph": {"representation": "concatenated"},
+    "learnt input": {"encoder_input": "learnt"},
+    "neither": {"representation": "concatenated", "encoder_input": "learnt"},
+    "positions": {"attention": "positions"},
+    "no relation": {"attention": "none"},
+    "hierarchical k-means": {"quantizer": "hierarchical_kmeans"},
+    "random last token": {"collision": "random"},
+    "joint": {"graph_training": "joint"},
+    "paper's optimiser": {"training_preset": "paper"},
+}
+
+
+@pytest.mark.parametrize("changed", ABLATIONS.values(), ids=ABLATIONS)
+def test_every_ablation_trains_and_ranks(changed, data_path):  # noqa: F811
+    _, model, trainer, (train, valid, test) = prepared(data_path, epochs=1, **changed)
+    trainer.fit(train, valid)
+    assert 0 <= trainer.evaluate(test)["hit@10"] <= 1
+    (name,) = model.modalities
+    assert len(np.unique(model.semantic_ids.codes[name], axis=0)) == ITEMS
+    assert model.semantic_ids.graph is None or changed.get("encoder_input") != "learnt" or name == "graph"
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert ("items.weight" in trained) == (changed.get("encoder_input") == "learnt")
+    assert any("query_scale" in n for n in trained) == ("attention" not in changed)
+
+
+def test_the_papers_preset_loses_to_set_options(data_path):  # noqa: F811
+    without = {key: value for key, value in SMALL.items() if key != "learning_rate"}
+    options = {**without, "data_path": str(data_path), "training_preset": "paper"}
+    config = Config("MMGRec", TINY, config_dict=options)
+    assert (config["learner"], config["learning_rate"], config["momentum"], config["scheduler"]) == ("sgd", 1e-3, 0.99, "constant")
+    assert Config("MMGRec", TINY, config_dict={**options, "learning_rate": 0.1})["learning_rate"] == 0.1
+    _, _, trainer, _ = prepared(data_path, training_preset="paper")
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert trainer.optimizer.param_groups[0]["momentum"] == 0.99 and trainer.optimizer.param_groups[0]["weight_decay"] == 1e-5
+
+
+@pytest.mark.parametrize("name, options, named", [
+    ("MMGRec", {"attention": "relation-aware"}, "relation_aware"),
+    ("MMGRec", {"encoder_input": "features"}, "encoder_input"),
+    ("MMGRec", {"representation": "graf"}, "Did you mean 'graph'"),
+    ("MMGRec", {"representation": "modality"}, "one ID"),
+    ("MMGRec", {"training_preset": "papr"}, "Did you mean 'paper'"),
+    ("MMGRec", {"graph_dropout": [0.5]}, "graph_dropout"),
+    ("MMGRec", {"graph_training": "joint", "quantizer": "rq_kmeans"}, "graph_training"),
+    ("MMGRec", {"quantizer": "cross_modal_rqvae"}, "quantizer"),
+    ("MACRec", {"representation": "graph", "quantizer": "rqvae"}, "TIGER"),
+    ("TIGER", {"training_preset": "papers"}, "Did you mean 'paper'"),
+])
+def test_bad_options_name_the_option(name, options, named, data_path):  # noqa: F811
+    with pytest.raises(UserError, match=named):
+        prepare(name, data_path, **{**QUICK, **options})
+
+
+def test_published_ids_need_a_learnt_input(data_path):  # noqa: F811
+    folder = data_path / TINY / "semantic_ids"
+    folder.mkdir()
+    ids = {f"i{i}": [f"<a_{i % 5}>", f"<b_{i // 10}>"] for i in range(ITEMS)}
+    (folder / "graph.json").write_text(json.dumps(ids))
+    with pytest.raises(UserError, match="encoder_input"):
+        prepared(data_path, semantic_ids="published")
+    _, model, _, (train, _, _) = prepared(data_path, semantic_ids="published", encoder_input="learnt")
+    counts = np.asarray(train._dataset.training_interactions().sum(0)).reshape(-1)[1:]
+    codes = model.codes_graph[1:].numpy()
+    for prefix in np.unique(codes[:, :2], axis=0):
+        group = np.flatnonzero((codes[:, :2] == prefix).all(1))
+        ranked = counts[group[np.argsort(codes[group, 2])]]
+        assert all(a >= b for a, b in pairwise(ranked))
+
+
+@pytest.mark.parametrize("collision", ["popularity", "sinkhorn"])
+def test_macrec_resolves_collisions_by(collision, data_path):  # noqa: F811
+    _, model, _, _ = prepare("MACRec", data_path, collision=collision)
+    for m in model.modalities:
+        codes = model.semantic_ids.codes[m]
+        assert codes.shape == (ITEMS, 3 if collision == "popularity" else 2) and len(np.unique(codes, axis=0)) == ITEMS
+
+
+def test_tiger_reads_ids_of_graph_representations(data_path):  # noqa: F811
+    _, model, trainer, (train, _, test) = prepare("TIGER", data_path, representation="graph", **QUICK)
+    _, mmgrec, _, _ = prepared(data_path)
+    assert model.modalities == ["graph"]
+    assert np.array_equal(model.semantic_ids.raw_codes["graph"], mmgrec.semantic_ids.raw_codes["graph"])
+    trainer.train_steps(train)
+    assert trainer.evaluate(test, load_best_model=False)["hit@10"] >= 0

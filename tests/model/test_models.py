@@ -1,0 +1,605 @@
+"""One contract for every model, found by being registered: it learns, repeats, resumes, saves, and ranks as promised."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from recbole.data.interaction import Interaction
+from recbole.quick_start import load_data_and_model
+from recbole.utils import get_trainer
+from recbole.utils.case_study import full_sort_topk
+from small_models import ITEMS, SMALL, batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
+
+from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
+from recbole_macrec.model import MODELS
+from recbole_macrec.trainer.epoch_checkpointer import Paused
+
+NAMES = [model.__name__ for model in MODELS]
+BASELINE = {"train_neg_sample_args": None, "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]}}  # for SASRec
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learns_the_order_and_beats_chance(name, data_path):
+    _, _, trainer, (train, valid, test) = prepare(name, data_path, epochs=30, eval_step=10)
+    trainer.fit(train, valid)
+    losses = list(trainer.train_loss_dict.values())
+    assert losses[-1] < 0.75 * losses[0]
+    result = trainer.evaluate(test)
+    assert result["hit@5"] > 2 * 5 / ITEMS  # twice chance
+
+
+@pytest.mark.parametrize("decode, fusion", [("beam", "official"), ("certified", "lse")])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_ranks_as_its_users_alone(name, decode, fusion, data_path):
+    _, model, _, loaders = prepare(name, data_path, decode=decode, fusion=fusion)
+    model.eval()
+    users = batch_of(loaders[2])
+    together = model.full_sort_predict(users)
+    assert together.shape == (len(users), ITEMS + 1) and together.is_contiguous() and together.isfinite().all()
+    for i in range(0, len(users), 7):
+        alone = model.full_sort_predict(users[[i]])[0]
+        assert torch.equal(alone.argsort(descending=True), together[i].argsort(descending=True))
+    assert (together.argmin(1) == 0).all()  # padding is last
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_and_gradient_in_parts_are_those_of_single_samples(name, data_path):
+    """With alignment items held back, the loss is the plain mean over samples, however they are parted."""
+    _, model, _, loaders = prepare(name, data_path, dropout_prob=0.0, pass_tokens=40)
+    model.train()
+    model.item_tasks, model.lambda_implicit = [], 0.0
+    samples = loaders[0]._dataset[np.arange(23)]
+    loss = model.calculate_loss(samples)
+    loss.backward()
+    gradient = model.network.table.weight.grad.clone()
+    model.zero_grad()
+    alone = sum(model.calculate_loss(samples[[i]]) for i in range(23)) / 23
+    alone.backward()
+    torch.testing.assert_close(loss, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.network.table.weight.grad, gradient, atol=1e-5, rtol=1e-4)
+    assert gradient.abs().max() > 0
+
+
+PER_USER = {"training": "per_user", "output": "trie", "train_batch_size": 8}
+DECODER_ONLY = {**PER_USER, "network": "decoder_only"}
+
+
+@pytest.mark.parametrize("options", [DECODER_ONLY, PER_USER], ids=["decoder_only", "encoder_decoder"])
+@pytest.mark.parametrize("name", ["TIGER", "MQL4GRec"])
+def test_one_pass_per_user_gives_loss_and_gradient_of_single_targets(name, options, data_path):
+    """Also of histories that are cut into windows."""
+    _, model, trainer, loaders = prepare(name, data_path, dropout_prob=0.0, MAX_ITEM_LIST_LENGTH=4, **options)
+    model.item_tasks, model.aligns_items = [], False
+    windows = trainer.training_loader(loaders[0])
+    assert max(window.first for window in windows.windows) > 1 and len(windows.windows) < len(loaders[0]._dataset) / 2
+    together = windows.collate_fn(range(len(windows.windows)))
+    alone = [(w.items[:place], w.items[place]) for w in windows.windows for place in range(w.first, len(w.items))]
+    assert len(alone) == len(loaders[0]._dataset)
+    histories = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(history) for history, _ in alone], batch_first=True)
+    lengths, targets = torch.tensor([len(history) for history, _ in alone]), torch.tensor([target for _, target in alone])
+    samples = Interaction({"item_id_list": histories, "item_length": lengths, "item_id": targets})
+    results = []
+    for batch in (samples, together):
+        model.zero_grad()
+        loss = model.calculate_loss(batch)
+        loss.backward()
+        results.append((loss.detach(), model.network.table.weight.grad.clone()))
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [DECODER_ONLY, PER_USER], ids=["decoder_only", "encoder_decoder"])
+@pytest.mark.parametrize("name", ["TIGER", "MACRec"])
+def test_one_pass_per_user_learns_ranks_and_resumes(name, options, data_path):
+    options = {**options, "epochs": 20, "eval_step": 10, "fusion": "mean"}
+    _, whole, trainer, (train, valid, test) = prepare(name, data_path, **options)
+    expected = trainer.fit(train, valid)
+    final = {key: value.clone() for key, value in whole.state_dict().items()}
+    losses = list(trainer.train_loss_dict.values())
+    assert losses[-1] < 0.85 * losses[0] and trainer.evaluate(test)["hit@5"] > 2 * 5 / ITEMS
+    _, _, left, (train, valid, _) = prepare(name, data_path, **options)
+    left.epoch_checkpointer.after_batch = lambda epochs: epochs > 11.5
+    with pytest.raises(Paused):
+        left.fit(train, valid)
+    _, model, resumed, (train, valid, _) = prepare(name, data_path, **options, resume=left._last_file())
+    assert resumed.fit(train, valid) == expected
+    for key, value in final.items():
+        torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+    model.eval()
+    users, rankings = batch_of(test), {}
+    for model.decode in ("beam", "exact", "certified"):
+        rankings[model.decode] = model.rank(users)
+    for m in [*model.modalities, "fused"]:
+        exact = rankings["exact"][m]
+        assert torch.equal(rankings["certified"][m].items[:, :10], exact.items[:, :10])
+        if m != "fused":
+            with torch.no_grad():
+                scores = model._exact_scores(m, model.encode_history(m, model.histories(users)), exact.items)
+            torch.testing.assert_close(scores, exact.scores, atol=1e-5, rtol=0)
+
+
+def test_a_bidirectional_encoder_is_not_trained_per_user(data_path):
+    with pytest.raises(UserError, match="encoder_attention"):
+        prepare("TIGER", data_path, training="per_user", encoder_attention="bidirectional")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predict_is_the_exact_score_of_the_item(name, data_path):
+    _, model, _, loaders = prepare(name, data_path)
+    model.eval()
+    users = batch_of(loaders[2])
+    with torch.no_grad():
+        got = model.predict(users)
+        expected = torch.zeros(len(users))
+        for m in model.modalities:
+            memory = model.encode_history(m, model.histories(users))
+            scores = model._exact_scores(m, memory, torch.arange(1, ITEMS + 1).expand(len(users), -1))
+            expected += scores.gather(1, users["item_id"].unsqueeze(1) - 1)[:, 0] / len(model.modalities)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_decoding_ranks_by_what_predict_says(name, data_path):
+    _, model, _, loaders = prepare(name, data_path, decode="exact", fusion="mean")
+    model.eval()
+    users = batch_of(loaders[2])
+    ranking = model.rank(users)["fused"]
+    assert ranking.items.shape == (len(users), ITEMS)
+    with torch.no_grad():
+        for place in (0, 4, ITEMS - 1):
+            users.update(Interaction({"item_id": ranking.items[:, place]}))
+            torch.testing.assert_close(model.predict(users), ranking.scores[:, place], atol=1e-5, rtol=0)
+    best_first = model.full_sort_predict(users)[:, 1:].argsort(descending=True, stable=True) + 1
+    assert torch.equal(best_first, ranking.items)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_computes_nearly_what_fp32_does(name, data_path):
+    """The plain formulas under autocast against the CPU layers in fp32: the same loss and nearly the same scores."""
+    losses, scores = [], []
+    for precision in ("fp32", "bf16"):
+        options = {"dropout_prob": 0.0, "precision": precision, "eval_precision": precision}
+        _, _, trainer, (train, _, test) = prepare(name, data_path, **options)
+        losses.append(trainer.train_steps(train))
+        trainer.evaluate(test, load_best_model=False)
+        scores.append(trainer.model.last_rankings[trainer.model.modalities[0]].scores)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[1] != losses[0]
+    torch.testing.assert_close(scores[1], scores[0], atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_entrance_ranks_in_eval_precision(name, data_path):
+    """Trained in bf16, then evaluated, ``full_sort_topk``, ``predict`` and ``recommend``: one precision in all of them."""
+    _, model, trainer, (train, _, test) = prepare(name, data_path, precision="bf16", pass_tokens=None)
+    assert (trainer.precision, model.eval_precision) == ("bf16", "fp32")
+    trainer.train_steps(train)
+    ranked, users = {}, batch_of(test)
+    for precision in ("fp32", "bf16"):
+        model.eval_precision = precision
+        trainer.evaluate(test, load_best_model=False)
+        ranking = model.last_rankings["fused"]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            topk = full_sort_topk(users["user_id"].numpy(), model, test, k=10)
+            predicted = model.predict(users)
+        torch.testing.assert_close(predicted, model.predict(users), atol=0, rtol=0)
+        assert torch.equal(topk[1], ranking.items[:, :10])
+        if not model.reads_users:
+            tokens = model.semantic_ids.item_tokens
+            read = [[tokens[item - 1] for item in row[:length]] for row, length in zip(users["item_id_list"], users["item_length"])]
+            found = model.recommend(read, k=10)
+            assert found["item"].tolist() == [tokens[item - 1] for item in ranking.items[:, :10].flatten().tolist()]
+        ranked[precision] = (ranking.scores[:, 0], predicted)
+    for a, b in zip(ranked["fp32"], ranked["bf16"]):
+        torch.testing.assert_close(a, b, atol=0.1, rtol=0)
+        assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("forced, expected", [("1", "bf16"), ("0", "fp32")])
+def test_auto_follows_the_environment_variable(forced, expected, data_path, monkeypatch):
+    monkeypatch.setenv("RECBOLE_MACREC_BF16", forced)
+    _, model, trainer, _ = prepare("TIGER", data_path, modalities=["text"], precision="auto", eval_precision="auto")
+    assert trainer.precision == model.eval_precision == expected
+    monkeypatch.setenv("RECBOLE_MACREC_BF16", "yes")
+    with pytest.raises(UserError, match="RECBOLE_MACREC_BF16 is 'yes'"):
+        prepare("TIGER", data_path, modalities=["text"], precision="auto")
+
+
+@pytest.mark.parametrize("certified_rows", [1024, 4])
+@pytest.mark.parametrize("fusion", ["official", "mean", "lse"])
+@pytest.mark.parametrize("name", ["TIGER", "MACRec"])
+def test_certified_decoding_ranks_the_first_items_as_exact_decoding(name, fusion, certified_rows, data_path):
+    """Of each modality and fused; so that metrics by item and by ID are the same."""
+    options = {"fusion": fusion, "certified_rows": certified_rows, "collision": "keep", "num_beams": 12}
+    _, model, trainer, (train, _, test) = prepare(name, data_path, **options)
+    trainer.fit(train)
+    results = {}
+    for decode in ("certified", "exact"):
+        model.decode = decode
+        result = trainer.evaluate(test, load_best_model=False)
+        top = model.full_sort_predict(batch_of(test)).topk(10).indices
+        results[decode] = result, trainer.test_detail, top.tolist()
+    assert results["certified"] == results["exact"]
+    assert model.full_sort_predict(batch_of(test)).isfinite().all()
+
+
+def test_rescoring_orders_the_candidates_exactly(data_path):
+    _, model, _, loaders = prepare("MACRec", data_path, fusion="rescore", num_beams=10)
+    model.eval()
+    users = batch_of(loaders[2])
+    rankings = model.rank(users)
+    fused = rankings["fused"]
+    for row in range(len(users)):
+        listed = {i for m in model.modalities for i in rankings[m].items[row].tolist()} - {0}
+        assert set(fused.items[row].tolist()) - {0} == listed
+    with torch.no_grad():
+        for place in (0, 5):
+            users.update(Interaction({"item_id": fused.items[:, place]}))
+            torch.testing.assert_close(model.predict(users), fused.scores[:, place], atol=1e-5, rtol=0)
+    assert (fused.scores.diff(dim=1).nan_to_num(0) <= 0).all()
+
+
+@pytest.mark.parametrize("decode", ["beam", "exact"])
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_equal_a_hand_count(name, decode, data_path):
+    config, model, trainer, (train, valid, test) = prepare(name, data_path, epochs=2, decode=decode)
+    trainer.fit(train, valid)
+    result = trainer.evaluate(test)
+    scores = model.full_sort_predict(batch_of(test))
+    target = batch_of(test)["item_id"]
+    places = [row.tolist().index(t) + 1 for row, t in zip(scores.argsort(descending=True), target.tolist())]
+    for k in config["topk"]:
+        assert result[f"hit@{k}"] == pytest.approx(np.mean([p <= k for p in places]), abs=1e-4)
+        ndcg = np.mean([1 / np.log2(p + 1) if p <= k else 0 for p in places])
+        assert result[f"ndcg@{k}"] == pytest.approx(ndcg, abs=1e-4)
+    assert trainer.test_detail["fused"]["item"] == {key: pytest.approx(value, abs=1e-4) for key, value in result.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_run_and_loaded_equals_saved(name, data_path):
+    runs = []
+    for _ in range(2):
+        _, _, trainer, (train, valid, test) = prepare(name, data_path)
+        trainer.fit(train, valid)
+        runs.append((trainer.train_loss_dict, trainer.evaluate(test), trainer.saved_model_file))
+    assert runs[0][:2] == runs[1][:2]
+    config, model, _, _, _, test = load_data_and_model(runs[0][2])
+    assert get_trainer(config["MODEL_TYPE"], name)(config, model).evaluate(test, load_best_model=False) == runs[0][1]
+    users = test._dataset.inter_feat["user_id"][:5].numpy()
+    _, top = full_sort_topk(users, model, test, k=10)
+    assert torch.equal(top, model.full_sort_predict(test._dataset[np.arange(5)]).topk(10).indices)
+
+
+def rewritten(data_path, change) -> None:
+    """Rewrite the lines below the header of both atomic files with ``change``."""
+    for ending in ("inter", "item"):
+        file = data_path / TINY / f"{TINY}.{ending}"
+        header, *lines = file.read_text().splitlines()
+        file.write_text("\n".join([header, *change(ending, lines)]) + "\n")
+
+
+def ranked_items(model, test) -> dict:
+    """User token -> the ten best item tokens."""
+    users = test._dataset.inter_feat["user_id"].numpy()
+    _, top = full_sort_topk(users, model, test, k=10)
+    tokens = test.dataset.id2token("item_id", top.numpy()).tolist()
+    return dict(zip(test.dataset.id2token("user_id", users).tolist(), tokens))
+
+
+@pytest.mark.parametrize("name, options", [*((name, {}) for name in NAMES), ("MMGRec", {"encoder_input": "learnt"}),
+                                           ("TIGER", {"encoders": {"text": "tfidf"}}),
+                                           ("TIGER", {"modalities": ["sound"], "encoders": {"sound": "cooccurrence"}})])
+def test_rows_in_another_order_give_the_same_lists(name, options, data_path):
+    for modality in options.get("encoders", {}):  # encoded from the rewritten files, too
+        for file in (data_path / TINY / "features").glob(f"{modality}.*"):
+            file.unlink()
+    _, model, trainer, (_, _, test) = prepare(name, data_path, quantizer="rq_kmeans", **options)
+    trainer._save_checkpoint(0)
+    expected = ranked_items(model, test)
+    shuffle = np.random.default_rng(0).permutation
+    rewritten(data_path, lambda _, lines: [lines[i] for i in shuffle(len(lines))])
+    _, model, _, _, _, test = load_data_and_model(trainer.saved_model_file)
+    assert ranked_items(model, test) == expected
+    assert len([path for path in (data_path / TINY / "semantic_ids").iterdir() if path.is_dir()]) == 1  # nothing learnt anew
+
+
+@pytest.mark.parametrize("options, ending, line, said", [
+    ({}, "item", "i30\tnew\t1.0\tred", r"1 item \('i30'\) new"),
+    ({"encoders": {"text": "tfidf"}}, "item", None, "features of 'text'"),
+    ({"collision": "popularity"}, "inter", "u0\ti5\t-1", "counts of training interactions"),
+])
+@pytest.mark.parametrize("how", ["load", "resume"])
+def test_a_checkpoint_of_other_content_is_refused_before_learning(options, ending, line, said, how, data_path):
+    if options.get("encoders"):
+        for file in (data_path / TINY / "features").glob("text.*"):
+            file.unlink()
+    options = {"quantizer": "rq_kmeans", "modalities": ["text"], **options}
+    _, _, trainer, _ = prepare("TIGER", data_path, **options)
+    trainer._save_checkpoint(0)
+    if ending == "item" and line:
+        table = FeatureTable.load(data_path / TINY, "text")
+        FeatureTable((*table.item_tokens, "i30"), np.vstack([table.matrix, table.matrix[:1]])).save(data_path / TINY, "text")
+    rewritten(data_path, lambda kind, lines: lines if kind != ending else
+              [*lines, line] if line else [entry.replace("craft item 7", "paper item 7") for entry in lines])
+    with pytest.raises(UserError, match=f"changed since: {said}"):
+        if how == "load":
+            load_data_and_model(trainer.saved_model_file)
+        else:
+            prepare("TIGER", data_path, resume=trainer.saved_model_file, **options)
+    assert len([path for path in (data_path / TINY / "semantic_ids").iterdir() if path.is_dir()]) == 1
+
+
+def test_a_model_that_reads_users_refuses_others(data_path):
+    _, _, trainer, _ = prepare("MMGRec", data_path, encoder_input="learnt", representation="concatenated",
+                               collision="extra_token", quantizer="rq_kmeans")
+    trainer._save_checkpoint(0)
+    rewritten(data_path, lambda _, lines: [line.replace("u3\t", "new\t") for line in lines])
+    with pytest.raises(UserError, match="MMGRec reads users.*40 users"):
+        load_data_and_model(trainer.saved_model_file)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resumed_equals_uninterrupted(name, data_path):
+    _, whole, trainer, (train, valid, _) = prepare(name, data_path)
+    expected = trainer.fit(train, valid)
+
+    class Killed(Exception):
+        pass
+
+    def kill(epoch, score):
+        if epoch == 1:
+            raise Killed
+
+    _, _, trainer, (train, valid, _) = prepare(name, data_path)
+    with pytest.raises(Killed):
+        trainer.fit(train, valid, callback_fn=kill)
+    _, model, resumed, (train, valid, _) = prepare(name, data_path, resume=trainer._last_file())
+    assert resumed.fit(train, valid) == expected
+    assert list(resumed.train_loss_dict) == [2, 3]
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("where", [0.0, 1.5])  # at the next batch; before the first best epoch is written, and later
+def test_left_within_an_epoch_and_resumed_equals_uninterrupted(name, where, data_path):
+    _, whole, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32)
+    expected, losses = trainer.fit(train, valid), trainer.train_loss_dict
+    _, _, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32)
+    trainer.epoch_checkpointer.after_batch = lambda epochs: epochs > where
+    with pytest.raises(Paused):
+        trainer.fit(train, valid)
+    file, left = trainer._last_file(), int(where)
+    _, model, resumed, (train, valid, _) = prepare(name, data_path, train_batch_size=32, resume=file)
+    assert resumed.fit(train, valid) == expected
+    assert resumed.train_loss_dict == {epoch: loss for epoch, loss in losses.items() if epoch >= left}
+    assert resumed._last_file() == file
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+
+
+def test_the_rest_of_an_epoch_needs_the_same_batches(data_path):
+    _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"])
+    trainer.epoch_checkpointer.after_batch = lambda epochs: True
+    with pytest.raises(Paused):
+        trainer.fit(train)
+    options = {"train_batch_size": 7, "resume": trainer._last_file()}
+    _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"], **options)
+    with pytest.raises(UserError, match="train_batch_size"):
+        trainer.fit(train)
+
+
+def test_rankings_of_the_modalities_and_their_fusion_are_reported(data_path):
+    _, model, trainer, (train, valid, test) = prepare("MACRec", data_path, epochs=1)
+    trainer.fit(train, valid)
+    trainer.evaluate(test)
+    assert set(trainer.test_detail) == {"text", "image", "fused"}
+    for detail in trainer.test_detail.values():
+        for metric, value in detail["item"].items():
+            assert detail["id"][metric] >= value  # an ID that several items shared is hit with any of them
+
+
+def test_tiger_reads_ids_learnt_together_with_the_other_modality(data_path):
+    _, reference, _, _ = prepare("MACRec", data_path)
+    _, model, _, _ = prepare("TIGER", data_path, quantizer="cross_modal_rqvae", collision="reassign")
+    assert model.modalities == ["text"] and reference.modalities == ["text", "image"]
+    torch.testing.assert_close(model.codes_text, reference.codes_text)
+    _, alone, _, _ = prepare("TIGER", data_path, collision="reassign")
+    assert not torch.equal(alone.codes_text, reference.codes_text)
+
+
+@pytest.mark.parametrize("ratio, tasks", [(0, False), (0.25, True)])
+def test_item_task_ratio_leaves_the_implicit_alignment_alone(ratio, tasks, data_path):
+    losses = []
+    for weight in (0.0, 0.5):
+        options = {"dropout_prob": 0.0, "item_task_ratio": ratio, "lambda_implicit": weight}
+        _, model, _, loaders = prepare("MACRec", data_path, **options)
+        torch.manual_seed(0)
+        losses.append(model.calculate_loss(loaders[0]._dataset[np.arange(40)]).item())
+        assert bool(model.item_tasks) == tasks
+    assert losses[1] > losses[0] + 0.1
+
+
+@pytest.mark.parametrize("training", ["per_user", "per_target"])
+def test_cross_task_ratio_of_the_users_train_the_tasks_between_modalities(training, data_path):
+    options = {"dropout_prob": 0.0, "item_task_ratio": 0, "lambda_implicit": 0.0, "training": training}
+    _, model, trainer, loaders = prepare("MACRec", data_path, cross_task_ratio=0.25, train_batch_size=40, **options)
+    batch = next(iter(trainer.training_loader(loaders[0])))
+    windows = model.windows(batch)
+    torch.manual_seed(3)
+    loss = model.calculate_loss(batch)
+    torch.manual_seed(3)
+    drawn = windows.rows(torch.randperm(len(windows.length))[: round(0.25 * len(windows.length))].sort().values)
+    samples = 2 * windows.count() + 2 * drawn.count()
+    expected = sum(
+        model._sequence_loss(a, [b], windows if a == b else drawn, samples) for a in model.modalities for b in model.modalities
+    )
+    assert 0 < drawn.count() < windows.count()
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("option", ["explicit_alignment", "compile", "standardize", "show_progress"])
+def test_a_text_is_neither_true_nor_false(option, data_path):
+    with pytest.raises(UserError, match=f"{option} .*'no'.*True or False"):
+        prepare("MACRec", data_path, **{option: "no"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_norms_and_relative_biases_get_no_weight_decay(name, data_path):
+    _, model, trainer, _ = prepare(name, data_path, weight_decay=0.5)
+    decay = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    names = {"norms": 0, "biases": 0, "others": 0}
+    for key, parameter in model.named_parameters():
+        kind = "norms" if key.endswith("norm.weight") else "biases" if "bias" in key else "others"
+        if kind != "others" or parameter.ndim > 1:
+            names[kind] += 1
+            assert decay[id(parameter)] == (0.5 if kind == "others" else 0.0), key
+    assert len(decay) == sum(1 for _ in model.parameters()) and min(names.values()) > 0
+
+
+def test_metrics_of_the_whole_order_need_an_order_of_all_items(data_path):
+    with pytest.raises(UserError, match="GAUC.*decode: exact"):
+        prepare("TIGER", data_path, modalities=["text"], metrics=["Hit", "GAUC"])
+    sampled = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"}
+    for options in ({"decode": "exact"}, {"eval_args": sampled}):
+        options |= {"modalities": ["text"], "metrics": ["Hit", "GAUC", "MRR"], "epochs": 1, "valid_metric": "Hit@10"}
+        _, _, trainer, (train, valid, test) = prepare("TIGER", data_path, **options)
+        trainer.fit(train, valid)
+        assert 0 < trainer.evaluate(test)["gauc"] < 1
+
+
+@pytest.mark.parametrize("name", ["TIGER", "SASRec"])
+def test_metrics_of_the_recommended_items(name, data_path):
+    metrics = ["ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage", "ShannonEntropy", "Hit"]
+    options = {"epochs": 1, "metrics": metrics, "valid_metric": "Hit@10", "topk": [5, 10], **BASELINE}
+    options |= {"modalities": ["text"], "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}}
+    config, model, trainer, (train, valid, test) = prepare(name, data_path, **options)
+    trainer.fit(train, valid)
+    result = trainer.evaluate(test)
+    _, top = full_sort_topk(test._dataset.inter_feat["user_id"].numpy(), model, test, k=10)
+    assert result["itemcoverage@10"] == pytest.approx(len(set(top.flatten().tolist())) / (ITEMS + 1), abs=1e-4)
+    counts = np.bincount(train._dataset.inter_feat["item_id"].numpy(), minlength=ITEMS + 1)
+    assert result["averagepopularity@10"] == pytest.approx(counts[top.numpy()].mean(), abs=1e-4)
+    assert trainer.evaluate(test) == result  # counts of the training data stay
+
+
+@pytest.mark.parametrize("name", ["TIGER", "SASRec"])
+def test_fewer_users_at_once_where_their_scores_do_not_fit(name, data_path, monkeypatch, caplog):
+    options = {"modalities": ["text"], "eval_batch_size": 16, **BASELINE}
+    _, model, trainer, (_, _, test) = prepare(name, data_path, **options)
+    expected = trainer.evaluate(test, load_best_model=False)
+    monkeypatch.setattr("recbole_macrec.generation.decoding.budget.free_memory", lambda device: 4 * 7 * 16 * (ITEMS + 1))
+    _, _, smaller, (_, _, few) = prepare(name, data_path, **options)
+    smaller.model.load_state_dict(model.state_dict())
+    assert (test.step, few.step, few.batch_size) == (16, 7, 7)
+    assert smaller.evaluate(few, load_best_model=False) == expected
+
+
+@pytest.mark.parametrize("name", ["TIGER", "SASRec"])
+def test_a_diverging_loss_names_the_epoch_and_the_last_good_checkpoint(name, data_path):
+    options = {"modalities": ["text"], "clip_grad_norm": None, **BASELINE}
+    _, model, trainer, (train, valid, _) = prepare(name, data_path, **options)
+
+    def break_weights(epoch, score):
+        for parameter in model.parameters():
+            parameter.data.fill_(torch.inf)
+
+    with pytest.raises(UserError, match="became nan in epoch 1 .*last good checkpoint is .*pth"):
+        trainer.fit(train, valid, callback_fn=break_weights)
+    _, model, trainer, (train, valid, _) = prepare(name, data_path, **options)
+    break_weights(0, 0)
+    with pytest.raises(UserError, match="became nan in epoch 0 .*No checkpoint"):
+        trainer.fit(train, valid)
+
+
+def test_weights_that_the_last_step_of_an_epoch_ruins_are_not_ranked_with(data_path):
+    _, model, trainer, (train, valid, _) = prepare("TIGER", data_path, modalities=["text"], train_batch_size=512)
+    assert len(train) == 1
+    trainer.optimizer.register_step_post_hook(lambda *_: next(model.parameters()).data.fill_(torch.inf))
+    with pytest.raises(UserError, match="largest weight became inf in epoch 0"):
+        trainer.fit(train, valid)
+
+
+def test_switches_of_the_ablation_change_the_loss(data_path):
+    losses = {}
+    for switch, options in {
+        "full": {},
+        "without implicit": {"lambda_implicit": 0.0},
+        "without explicit": {"explicit_alignment": False},
+    }.items():
+        _, model, _, loaders = prepare("MACRec", data_path, dropout_prob=0.0, **options)
+        losses[switch] = model.calculate_loss(loaders[0]._dataset[np.arange(40)]).item()
+        assert bool(model.item_tasks) == (switch != "without explicit")
+    assert len({round(loss, 4) for loss in losses.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    "name, options, named",
+    [
+        ("MACRec", {"modalities": ["text"]}, "modalities"),
+        ("MQL4GRec", {"modalities": ["text"]}, "TIGER"),
+        ("TIGER", {"modalities": "text"}, "modalities"),
+        ("TIGER", {"codebook_size": 100}, "codebook_size"),
+        ("TIGER", {"modalities": ["smell"]}, "smell"),
+        ("TIGER", {"semantic_ids": "published"}, "text.json"),
+    ],
+)
+def test_bad_options_name_the_option(name, options, named, data_path):
+    with pytest.raises(UserError, match=named):
+        prepare(name, data_path, **options)
+
+
+def test_checkpoint_of_other_codes_or_sizes_is_refused(data_path):
+    _, _, trainer, (train, valid, test) = prepare("TIGER", data_path, epochs=1)
+    trainer.fit(train, valid)
+    file = trainer.saved_model_file
+    _, _, other, _ = prepare("TIGER", data_path, rqvae_epochs=3, semantic_id_seed=9)
+    with pytest.raises(UserError, match="semantic IDs"):
+        other.resume_checkpoint(file)
+    _, _, larger, (_, _, test) = prepare("TIGER", data_path, d_ff=128)
+    with pytest.raises(UserError, match="does not fit"):
+        larger.evaluate(test, model_file=file)
+
+
+def test_truncated_or_foreign_checkpoint_is_refused(data_path, tmp_path):
+    _, _, trainer, (train, valid, test) = prepare("TIGER", data_path, epochs=1)
+    trainer.fit(train, valid)
+    content = open(trainer.saved_model_file, "rb").read()
+    broken = tmp_path / "broken.pth"
+    broken.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="broken.pth"):
+        trainer.evaluate(test, model_file=broken)
+    torch.save({"state_dict": {}}, broken)
+    with pytest.raises(UserError, match="broken.pth"):
+        trainer.resume_checkpoint(broken)
+    with pytest.raises(UserError, match="missing.pth"):
+        trainer.resume_checkpoint(tmp_path / "missing.pth")
+
+
+def test_checkpoints_hold_plain_values_only(data_path):
+    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, epochs=1)
+    trainer.fit(train, valid)
+    for file in (trainer.saved_model_file, trainer._last_file()):
+        assert torch.load(file, weights_only=True)["config"]["model"] == "TIGER"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_number_of_cores_changes_nothing(name, precision, data_path):
+    """Gradients with dropout, and rankings: a batch in several parts on one core and on three."""
+    before, seen = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            _, model, trainer, (train, _, test) = prepare(name, data_path, pass_tokens=40, precision=precision, eval_precision=precision)
+            batch = next(iter(train))
+            assert len(model.loss_parts(batch)) > 3
+            model.train()
+            torch.manual_seed(1)
+            loss = trainer._backward(batch)
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            ranked = model.eval().rank(batch_of(test))["fused"]
+            seen.append([loss, *gradients, *ranked])
+    finally:
+        torch.set_num_threads(before)
+    assert len(seen[0]) == len(seen[1]) > 10
+    assert all(torch.equal(a, b) for a, b in zip(*seen))

@@ -1,0 +1,369 @@
+"""From features to IDs and the bundle on disk: learns, repeats, reuses, notices damage, refuses bad input."""
+import json
+import mmap
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+from small_ids import FEATURES, ITEMS, SMALL, TOKENS, build
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids import (
+    FeatureRows,
+    build as build_module,
+    build_semantic_ids,
+    rows,
+    statistics,
+)
+from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_inputs, bundle_name, read_weights
+from recbole_macrec.semantic_ids.quantizers import kmeans, rqvae
+from recbole_macrec.semantic_ids.quantizers.health import health_warning
+from recbole_macrec.semantic_ids.quantizers.learn import Training, duration, learn
+from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
+
+
+def bundle_of(folder):
+    path, = (p for p in folder.iterdir() if p.is_dir())
+    return path
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans"])
+def test_every_quantizer_gives_unique_ids_that_say_something(tmp_path, quantizer):
+    ids = build(tmp_path, replace(SMALL, quantizer=quantizer, rqvae_epochs=15, rqvae_warmup_epochs=15,
+                                  rqvae_learning_rate=1e-2, lambda_con=0.02))
+    assert ids.modalities == ("text", "image") and ids.item_tokens == tuple(TOKENS)
+    for modality in ids.modalities:
+        assert ids.codes[modality].shape == (ITEMS, 3) and ids.sizes[modality] == (12, 12, 12)
+        assert len(np.unique(ids.codes[modality], axis=0)) == ITEMS
+        assert 0 <= ids.codes[modality].min() and ids.codes[modality].max() < 12
+        statistics = ids.statistics[modality]
+        assert statistics["collision_rate_after"] == 0
+        assert statistics["reconstruction_error"] < 0.5
+        other = "image" if modality == "text" else "text"
+        assert statistics["predictability"][modality] > 0.5 > statistics["predictability"][other]
+
+
+def test_three_modalities_learn_together(tmp_path):
+    settings = replace(SMALL, modalities=("text", "image", "sound"))
+    ids = build(tmp_path, settings)
+    assert ids.modalities == ("text", "image", "sound")
+    assert all(set(s["predictability"]) == {"text", "image", "sound"} for s in ids.statistics.values())
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans"])
+def test_same_seed_same_codes_another_seed_others(tmp_path, quantizer):
+    settings = replace(SMALL, quantizer=quantizer)
+    first, second = build(tmp_path / "1", settings), build(tmp_path / "2", settings)
+    other = build(tmp_path / "3", replace(settings, semantic_id_seed=1))
+    assert first.fingerprint() == second.fingerprint() != other.fingerprint()
+
+
+def test_rqvae_of_one_modality_does_not_depend_on_the_others():
+    settings = replace(SMALL, quantizer="rqvae")
+    alone = learn({"text": FEATURES["text"]}, replace(settings, modalities=("text",)), show_progress=False)
+    beside = learn({m: FEATURES[m] for m in ("image", "text")}, settings, show_progress=False)
+    assert np.array_equal(alone.modalities["text"].codes, beside.modalities["text"].codes)
+
+
+def test_training_lowers_the_loss_and_keeps_its_health():
+    learnt = learn({m: FEATURES[m] for m in ("text", "image")}, replace(SMALL, rqvae_epochs=20), show_progress=False)
+    warmup = [e for e in learnt.history if e["phase"] == "warmup"]
+    train = [e for e in learnt.history if e["phase"] == "train"]
+    assert len(warmup) == 3 and len(train) == 20
+    assert warmup[-1]["recon"] < warmup[0]["recon"] and train[-1]["recon"] < train[0]["recon"]
+    assert set(train[-1]["health"]) == {"text", "image"}
+    assert len(train[-1]["health"]["text"]["usage"]) == 3
+    assert json.loads(json.dumps(learnt.history)) == learnt.history
+
+
+def test_codes_epoch_takes_the_epoch_with_fewest_collisions():
+    settings = replace(SMALL, codes_epoch="lowest_collision", rqvae_epochs=8)
+    learnt = learn({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
+    for modality, part in learnt.modalities.items():
+        rates = [e["health"][modality]["collision_rate"] for e in learnt.history if "health" in e]
+        assert len(np.unique(part.codes, axis=0)) == round(ITEMS * (1 - min(rates)))
+
+
+def test_restarts_rescue_a_collapsed_codebook(monkeypatch, caplog):
+    """All codewords but one far from every item: without restarts they get no gradient and stay dead."""
+    def collapsed(quantizer, z, seed):
+        quantizer.codebooks.data.fill_(100.0)
+        quantizer.codebooks.data[:, 0] = z.mean(0)
+        quantizer.codebooks.data[1:, 0] = 0
+
+    monkeypatch.setattr(ResidualQuantizer, "initialise", collapsed)
+    usage = {}
+    for restart in (False, True):
+        caplog.clear()
+        settings = replace(SMALL, modalities=("text",), quantizer="rqvae", restart_dead_codes=restart)
+        learnt = learn({"text": FEATURES["text"]}, settings, show_progress=False)
+        usage[restart] = learnt.history[-1]["health"]["text"]["usage"]
+        assert restart or ("Set restart_dead_codes to True" in caplog.text and "'text'" in caplog.text)
+    assert usage[False] == [1, 1, 1]
+    assert min(usage[True]) >= 6
+
+
+@pytest.mark.parametrize("changed, mend", [
+    ({"standardize": False}, "standardize"),
+    ({"restart_dead_codes": False}, "restart_dead_codes"),
+    ({"rqvae_warmup_epochs": 0}, "rqvae_warmup_epochs"),
+    ({}, "lambda_con"),
+    ({"quantizer": "rqvae"}, "codebook_size"),
+])
+def test_health_warning_names_codebook_and_the_option_to_change(changed, mend):
+    settings = replace(SMALL, **changed)
+    fine = {"usage": [12, 12, 9], "perplexity": [9.0, 9.0, 6.0], "collision_rate": 0.1}
+    assert health_warning("text", fine, ITEMS, settings) is None
+    message = health_warning("text", fine | {"usage": [12, 3, 9]}, ITEMS, settings)
+    assert "Codebook 1 of modality 'text'" in message and "3 of 12 codes" in message and mend in message
+    assert "Codebook 2" in health_warning("text", fine | {"perplexity": [9.0, 9.0, 1.1]}, ITEMS, settings)
+
+
+def test_bundle_is_reused_and_equal(tmp_path, monkeypatch):
+    made = build(tmp_path)
+    monkeypatch.setattr(build_module, "represent_and_learn", None)  # learning again would fail
+    again = build(tmp_path)
+    assert again.fingerprint() == made.fingerprint() and again.statistics == made.statistics
+    for modality in made.modalities:
+        assert np.array_equal(again.raw_codes[modality], made.raw_codes[modality])
+    features = {m: x.astype(np.float64) for m, x in FEATURES.items()}
+    assert build(tmp_path, features=features).fingerprint() == made.fingerprint()
+
+
+def test_bundle_holds_what_made_it(tmp_path):
+    ids = build(tmp_path)
+    path = bundle_of(tmp_path)
+    manifest = json.loads((path / MANIFEST).read_text())
+    assert manifest["settings"]["codebook_size"] == 12 and manifest["statistics"] == ids.statistics
+    assert len(manifest["history"]) == 9 and "torch" in manifest["versions"]
+    weights = read_weights(path)
+    assert weights["text/quantizer.codebooks"].shape == (3, 12, 6) and weights["image/mean"].shape == (8,)
+    assert {p.name for p in tmp_path.iterdir()} <= {path.name, f"{path.name}.lock"}
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rq_kmeans"])
+def test_features_too_large_for_memory_are_streamed_to_the_same_ids(quantizer, tmp_path, monkeypatch):
+    settings = replace(SMALL, quantizer=quantizer)
+    expected = build(tmp_path / "whole", settings)
+    order = np.random.default_rng(0).permutation(ITEMS)  # the file is in another order than the items
+    mapped = {}
+    for modality in SMALL.modalities:
+        np.save(tmp_path / f"{modality}.npy", FEATURES[modality][order])
+        mapped[modality] = FeatureRows(np.load(tmp_path / f"{modality}.npy", mmap_mode="r"), np.argsort(order))
+    monkeypatch.setattr(rows, "free_memory", lambda device: 0)
+    read = [len(block) for block in rows.blocks(mapped["text"])]
+    streamed = build(tmp_path / "streamed", settings, mapped)
+    assert read == [ITEMS] and streamed.fingerprint() == expected.fingerprint()
+    monkeypatch.setattr("recbole_macrec.utils.blocks.BLOCK", 50)
+    assert [len(block) for block in rows.blocks(mapped["text"])] == [50, 50, 50, 10]
+    in_blocks = build(tmp_path / "blocks", settings, mapped)
+    same = [np.mean((in_blocks.codes[m] == expected.codes[m]).all(1)) for m in SMALL.modalities]
+    assert min(same) > 0.9  # means and deviations are summed in another order
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])
+def test_no_step_reads_or_quantizes_all_items_at_once(quantizer, tmp_path, monkeypatch):
+    """At most as many rows as a block, a batch or the sample are in use at a time, in every step up to the finished IDs."""
+    largest = 64  # rqvae_batch_size; a block and the sample have fewer rows
+    monkeypatch.setattr("recbole_macrec.utils.blocks.BLOCK", 50)
+    for module in (rows, statistics):
+        monkeypatch.setattr(module, "SAMPLE", 60)
+    monkeypatch.setattr(kmeans, "MINI_BATCH_FROM", 60)
+    monkeypatch.setattr(rows, "free_memory", lambda device: 0)
+    read, forward, used = FeatureRows.__getitem__, ResidualQuantizer.forward, []
+
+    def watched_read(self, index):
+        found = read(self, index)
+        used.append(len(found))
+        return found
+
+    def watched_forward(self, z):
+        used.append(len(z))
+        return forward(self, z)
+
+    monkeypatch.setattr(FeatureRows, "__getitem__", watched_read)
+    monkeypatch.setattr(ResidualQuantizer, "forward", watched_forward)
+    monkeypatch.setattr(rqvae, "AT_ONCE", 50)
+    representation = "modality" if quantizer == "cross_modal_rqvae" else "concatenated"
+    collision = "reassign" if quantizer == "hierarchical_kmeans" else "sinkhorn"
+    features = {**FEATURES, "text": FEATURES["text"] * np.float32(1e30)}  # pseudo-labels of such are of scaled features
+    build(tmp_path, replace(SMALL, quantizer=quantizer, representation=representation, collision=collision), features)
+    assert 50 in used and max(used) <= largest
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="no advice about memory maps here")
+def test_memory_maps_give_their_pages_back(tmp_path):
+    """Reading a feature file from end to end leaves little of it in the memory of the process."""
+    np.save(tmp_path / "large.npy", np.ones((2**16, 256), np.float32))  # 64 MiB
+    mapped = np.load(tmp_path / "large.npy", mmap_mode="r")
+    process, grown = psutil.Process(), {}
+    for name, x in {"file": mapped, "items": FeatureRows(mapped, np.arange(len(mapped))[::-1])}.items():
+        before = process.memory_info().rss
+        assert sum(float(block.sum()) for block in rows.blocks(x)) == mapped.size
+        grown[name] = process.memory_info().rss - before
+    assert max(grown.values()) < 2**24
+
+
+def test_the_learner_tells_how_long_it_takes(caplog):
+    caplog.set_level("INFO")
+    learn({m: FEATURES[m] for m in ("text", "image")}, SMALL, show_progress=False)
+    told = [record.getMessage() for record in caplog.records if "3 + 6 epochs over 160 items" in record.getMessage()]
+    assert len(told) == 2 and all(message.startswith("Semantic IDs (text, image): about ") for message in told)
+    caplog.clear()
+    Training({"text": FEATURES["text"]}, replace(SMALL, modalities=("text",), quantizer="rqvae"), "cpu")._log_expected_time(8000)
+    assert "about 2 h 13 min" in caplog.text and "rq_kmeans or a GPU" in caplog.text
+    assert [duration(seconds) for seconds in (0.25, 59, 75)] == ["0.2 s", "59 s", "1 min 15 s"]
+
+
+def test_very_large_catalogues_are_judged_and_initialised_by_a_sample(monkeypatch):
+    monkeypatch.setattr(rows, "SAMPLE", 60)
+    drawn = rows.sample(FEATURES["text"], seed=0)
+    assert len(drawn) == 60 and len(np.unique(drawn, axis=0)) == 60
+    assert {row.tobytes() for row in drawn} <= {row.tobytes() for row in FEATURES["text"]}
+    assert len(rows.sample(FEATURES["text"][:50], seed=0)) == 50
+
+
+def test_name_changes_with_all_it_depends_on():
+    def name_of(*arguments):
+        return bundle_name(bundle_inputs(*arguments))
+
+    used = {m: FEATURES[m] for m in SMALL.modalities}
+    name = name_of(used, TOKENS, SMALL)
+    touched = {m: x.copy() for m, x in used.items()}
+    touched["image"][5, 3] += 1e-3
+    others = [name_of(touched, TOKENS, SMALL), name_of(used, TOKENS[::-1], SMALL),
+              name_of(used, TOKENS, replace(SMALL, semantic_id_seed=1)),
+              name_of(used, TOKENS, replace(SMALL, collision="keep"))]
+    assert len({name, *others}) == 5
+    assert name == name_of({m: x.copy() for m, x in used.items()}, list(TOKENS), replace(SMALL))
+
+
+@pytest.mark.parametrize("quantizer, collision", [("cross_modal_rqvae", "reassign"), ("rq_kmeans", "extra_token"),
+                                                  ("hierarchical_kmeans", "random")])
+def test_the_order_of_the_items_changes_nothing(tmp_path, monkeypatch, quantizer, collision):
+    settings = replace(SMALL, quantizer=quantizer, collision=collision)
+    made, order = build(tmp_path, settings), np.random.default_rng(0).permutation(ITEMS)
+    tokens = [TOKENS[i] for i in order]
+    features = {m: x[order] for m, x in FEATURES.items()}
+    elsewhere = build(tmp_path / "anew", settings, features, tokens)  # learnt from rows in the other order
+    monkeypatch.setattr(build_module, "represent_and_learn", None)  # and from here on nothing may be learnt
+    for ids in (elsewhere, build(tmp_path, settings, features, tokens)):
+        assert ids.item_tokens == tuple(tokens) and ids.fingerprint() == made.fingerprint()
+        assert all(np.array_equal(ids.codes[m], made.codes[m][order]) for m in made.modalities)
+        assert all(np.array_equal(ids.raw_codes[m], made.raw_codes[m][order]) for m in made.modalities)
+
+
+@pytest.mark.parametrize("change, said", [
+    ("features", "features of 'image'"), ("tokens", r"1 item \('new'\) new, 1 item \('i0'\) gone"), ("settings", "options"),
+    (None, None),
+])
+def test_other_ids_than_those_of_a_checkpoint_are_refused_before_learning(tmp_path, monkeypatch, change, said):
+    settings, features, tokens = replace(SMALL, quantizer="rq_kmeans"), dict(FEATURES), list(TOKENS)
+    expected = build(tmp_path, settings).bundle.name
+    if change == "features":
+        features["image"] = features["image"] + 1
+    elif change == "tokens":
+        tokens[0] = "new"
+    elif change == "settings":
+        settings = replace(settings, codebook_size=11)
+    monkeypatch.setattr(build_module, "represent_and_learn", None)
+
+    def again():
+        return build_semantic_ids(features, tokens, settings, tmp_path, show_progress=False, expected=expected)
+
+    if change is None:
+        assert again().bundle.name == expected
+        return
+    with pytest.raises(UserError, match=f"semantic IDs {expected}.*changed since: {said}\\)"):
+        again()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "items.json", "codes.safetensors", "quantizer.safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "changed"])
+def test_damage_is_noticed_and_the_folder_named(tmp_path, name, damage):
+    build(tmp_path, replace(SMALL, quantizer="rq_kmeans"))
+    file = bundle_of(tmp_path) / name
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    else:  # the last digit of the fingerprint, or the last byte of data
+        file.write_bytes(content.replace(b'"fingerprint": "', b'"fingerprint": "0') if name == "manifest.json"
+                         else content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError) as error:
+        build(tmp_path, replace(SMALL, quantizer="rq_kmeans"))
+    assert str(file.parent) in str(error.value) and "delete this folder" in str(error.value)
+
+
+def test_a_build_killed_in_the_middle_leaves_nothing_that_counts(tmp_path, monkeypatch):
+    settings = replace(SMALL, quantizer="rq_kmeans")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recbole_macrec.semantic_ids.bundle.os.rename", killed)
+        patch.setattr("recbole_macrec.semantic_ids.bundle.shutil.rmtree", lambda *_, **__: None)  # a killed process clears nothing
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, settings)
+    left, = (p for p in tmp_path.iterdir() if p.is_dir())
+    assert left.name.startswith(".") and (left / MANIFEST).exists()
+    ids = build(tmp_path, settings)
+    assert not left.exists() and bundle_of(tmp_path).name.startswith("semantic_ids-")
+    assert len(ids.item_tokens) == ITEMS
+
+
+def with_rows(modality, rows, value):
+    x = FEATURES[modality].copy()
+    x[rows, 2] = value
+    return {**FEATURES, modality: x}
+
+
+@pytest.mark.parametrize("features, settings, tokens, parts", [
+    (with_rows("image", [3, 8], np.nan), SMALL, TOKENS, ["'image'", "2 of 160", "i3", "i8"]),
+    (with_rows("text", [4], -np.inf), SMALL, TOKENS, ["'text'", "i4"]),
+    ({**FEATURES, "text": FEATURES["text"].astype(np.float64) * 1e300}, SMALL, TOKENS, ["'text'", "infinite"]),
+    ({**FEATURES, "text": FEATURES["text"][:-1]}, SMALL, TOKENS, ["'text'", "159 rows", "160 items"]),
+    ({**FEATURES, "text": FEATURES["text"][0]}, SMALL, TOKENS, ["'text'", "(10,)"]),
+    ({"text": FEATURES["text"]}, SMALL, TOKENS, ["'image'", "['text']"]),
+    (FEATURES, replace(SMALL, codebook_size=161), TOKENS, ["codebook_size = 161", "160 items"]),
+    (FEATURES, replace(SMALL, pseudo_labels=512), TOKENS, ["pseudo_labels = 512", "160 items"]),
+    (FEATURES, replace(SMALL, modalities=("text",)), TOKENS, ["quantizer = cross_modal_rqvae", "two modalities"]),
+    (FEATURES, replace(SMALL, codebook_levels=1, con_layers=(0,)), TOKENS, ["codebook_size", "extra_token"]),
+    (FEATURES, SMALL, ["i0", *TOKENS[:-1]], ["'i0' is listed twice"]),
+    ({m: x[:0] for m, x in FEATURES.items()}, SMALL, [], ["no items"]),
+])
+def test_bad_input_ends_with_a_sentence_and_nothing_on_disk(tmp_path, features, settings, tokens, parts):
+    with pytest.raises(UserError) as error:
+        build(tmp_path, settings, features, tokens)
+    for part in parts:
+        assert part in str(error.value)
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_constant_and_equal_features_still_end_in_unique_ids(tmp_path):
+    features = {"text": np.ones((ITEMS, 4)), "image": np.repeat(FEATURES["image"][:8], ITEMS // 8, axis=0)}
+    ids = build(tmp_path, features=features)
+    assert ids.statistics["text"]["collision_rate"] > 0.9
+    for modality in ids.modalities:
+        assert len(np.unique(ids.codes[modality], axis=0)) == ITEMS
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae"])
+def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer):
+    settings = replace(SMALL, quantizer=quantizer, rqvae_learning_rate=1e30)
+    with pytest.raises(UserError, match="became (inf|nan) in epoch .* rqvae_learning_rate = 1e"):
+        learn({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
+
+
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])
+def test_features_of_any_scale_are_learnt_from_or_refused(quantizer):
+    """Standardised, 1e30 times the features make nearly the same IDs; as they are, their squares are no float32 numbers."""
+    settings = replace(SMALL, quantizer=quantizer, semantic_ids="learn")
+    large = {m: FEATURES[m] * np.float32(1e30) for m in ("text", "image")}
+    codes = learn(large, settings, show_progress=False).modalities["text"].codes
+    assert len(np.unique(codes, axis=0)) > ITEMS / 4
+    with pytest.raises(UserError, match="standardize is False"):
+        learn(large, replace(settings, standardize=False), show_progress=False)

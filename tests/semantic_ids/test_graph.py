@@ -1,0 +1,170 @@
+"""Graph representations and their quantizers, and hierarchical k-means."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids import SemanticIDSettings, build_semantic_ids
+from recbole_macrec.semantic_ids.quantizers.graph import GraphTraining
+from recbole_macrec.semantic_ids.quantizers.graph.encoder import SLOPE, GraphEncoder
+from recbole_macrec.semantic_ids.quantizers.hierarchical_kmeans import hierarchical_kmeans
+from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn
+
+USERS, ITEMS = 30, 24
+SMALL = SemanticIDSettings(
+    modalities=("text", "sound"), representation="graph", quantizer="rqvae", collision="popularity", codebook_levels=2,
+    codebook_size=4, code_dim=4, rqvae_projection=0, rqvae_hidden_sizes=(8,), rqvae_epochs=4, rqvae_warmup_epochs=2,
+    graph_sizes=(8, 8, 6), graph_epochs=40, graph_learning_rate=0.02, graph_batch_size=64,
+)
+TOKENS = tuple(f"i{i}" for i in range(ITEMS))
+
+
+def shop(seed: int = 0) -> tuple[dict[str, np.ndarray], csr_matrix]:
+    """Even users take even items, odd users odd ones; features are noise."""
+    rng = np.random.default_rng(seed)
+    features = {m: rng.standard_normal((ITEMS, width)).astype(np.float32) for m, width in (("text", 5), ("sound", 3))}
+    taken = rng.random((USERS, ITEMS)) < 0.3
+    taken &= (np.arange(USERS)[:, None] + np.arange(ITEMS)) % 2 == 0
+    return features, csr_matrix(taken.astype(int))
+
+
+def test_layers_equal_loops_over_nodes_and_neighbours():
+    features, interactions = shop()
+    interactions[3] = 0  # a user without items
+    interactions.eliminate_zeros()
+    network = GraphEncoder(interactions, 8, (6, 4, 3), (0.5, 0.5), torch.Generator().manual_seed(0)).eval()
+    x = torch.from_numpy(np.concatenate(list(features.values()), axis=1))
+    with torch.no_grad():
+        for bias in network.bias:
+            bias.normal_()
+        got = network(x)
+        nodes = list(network.users) + [torch.cat([x[i] @ network.project, network.collaborative[i]]) for i in range(ITEMS)]
+        taken = interactions.toarray() > 0
+        near = [[USERS + i for i in np.flatnonzero(taken[u])] for u in range(USERS)]
+        near += [np.flatnonzero(taken[:, i]).tolist() for i in range(ITEMS)]
+        for layer in range(2):
+            below, nodes = nodes, []
+            for node, around in enumerate(near):
+                mean = torch.stack([below[n] for n in around]).mean(0) if around else torch.zeros_like(below[0])
+                h = below[node] @ network.own[layer] + mean @ network.near[layer] + network.bias[layer]
+                nodes.append(torch.where(h > 0, h, SLOPE * h) if layer == 0 else h)
+    torch.testing.assert_close(torch.cat(got), torch.stack(nodes), atol=1e-5, rtol=1e-5)
+
+
+def test_training_brings_users_to_what_they_take():
+    features, interactions = shop()
+    graph, history = GraphTraining(features, interactions, SMALL, "cpu").run(show_progress=False)
+    assert graph.users.shape == (USERS, 6) and graph.items.shape == (ITEMS, 6) and graph.items.dtype == np.float32
+    assert history[-1]["bpr"] < 0.7 * history[0]["bpr"]
+    scores = graph.users @ graph.items.T
+    own = (np.arange(USERS)[:, None] + np.arange(ITEMS)) % 2 == 0
+    assert scores[own].mean() > scores[~own].mean() + scores.std()
+
+
+def test_drawn_items_that_the_user_took_do_not_count():
+    features, _ = shop()
+    everything = csr_matrix(np.ones((USERS, ITEMS), dtype=int))
+    training = GraphTraining(features, everything, SMALL, "cpu")
+    assert training.loss(torch.arange(50)).item() == 0
+
+
+@pytest.mark.parametrize("training", ["staged", "joint"])
+def test_the_same_seed_gives_the_same_codes_and_representations(training):
+    features, interactions = shop()
+    settings = replace(SMALL, graph_training=training)
+    state = torch.get_rng_state()
+    one, two = (represent_and_learn(features, interactions, settings, show_progress=False) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn from the global generator
+    assert np.array_equal(one.modalities["graph"].codes, two.modalities["graph"].codes)
+    assert all(np.array_equal(a, b) for a, b in zip(one.graph, two.graph))
+    other = represent_and_learn(features, interactions, replace(settings, semantic_id_seed=1), show_progress=False)
+    assert not np.array_equal(one.graph.items, other.graph.items)
+
+
+def test_the_quantizer_moves_the_graph_when_they_train_jointly():
+    features, interactions = shop()
+    settings = replace(SMALL, graph_training="joint")
+    learnt = represent_and_learn(features, interactions, settings, show_progress=False)
+    epochs = settings.rqvae_warmup_epochs + settings.rqvae_epochs
+    assert len(learnt.history) == epochs and all(entry["bpr"] > 0 for entry in learnt.history)
+    alone, _ = GraphTraining(features, interactions, replace(settings, graph_epochs=epochs), "cpu").run(show_progress=False)
+    assert not np.allclose(learnt.graph.items, alone.items)
+
+
+def build(folder, interactions, **changed):
+    features, _ = shop()
+    return build_semantic_ids(features, TOKENS, replace(SMALL, **changed), folder, show_progress=False,
+                              interactions=interactions)
+
+
+def bundles(folder) -> set[str]:
+    return {path.name for path in folder.glob("semantic_ids-*") if path.is_dir()}
+
+
+def test_bundles_depend_on_interactions_where_ids_do(tmp_path):
+    _, interactions = shop()
+    more = interactions.copy()
+    more[0, 0] += 1
+    for changed, kept in (({}, 2), ({"representation": "concatenated"}, 2),
+                          ({"representation": "concatenated", "collision": "extra_token"}, 1),
+                          ({"representation": "concatenated", "collision": "extra_token", "encoder_input": "graph"}, 2)):
+        before = bundles(tmp_path)
+        build(tmp_path, interactions, **changed), build(tmp_path, more, **changed)
+        assert len(bundles(tmp_path) - before) == kept, changed
+
+
+def test_the_order_of_users_and_items_changes_nothing(tmp_path):
+    features, interactions = shop()
+    users, items = (np.random.default_rng(seed).permutation(n) for seed, n in ((1, USERS - 1), (2, ITEMS)))
+    users = np.append(0, 1 + users)  # RecBole's padding stays first
+    names = [f"u{i}" for i in range(USERS)]
+
+    def learnt(folder, features, interactions, item_tokens, user_tokens):
+        return build_semantic_ids(features, item_tokens, SMALL, folder, show_progress=False, interactions=interactions,
+                                  user_tokens=user_tokens)
+
+    made = learnt(tmp_path / "one", features, interactions, TOKENS, names)
+    other = learnt(tmp_path / "two", {m: x[items] for m, x in features.items()}, interactions[users][:, items],
+                   [TOKENS[i] for i in items], [names[i] for i in users])
+    assert bundles(tmp_path / "one") == bundles(tmp_path / "two") and made.fingerprint() == other.fingerprint()
+    assert np.array_equal(other.graph.users, made.graph.users[users])
+    assert np.array_equal(other.graph.items, made.graph.items[items])
+
+
+def test_a_bundle_brings_the_graph_back(tmp_path):
+    _, interactions = shop()
+    made, again = build(tmp_path, interactions), build(tmp_path, interactions.tocsc())
+    assert len(bundles(tmp_path)) == 1
+    assert all(np.array_equal(a, b) for a, b in zip(made.graph, again.graph))
+    assert made.codes["graph"].shape == (ITEMS, 3) and len(np.unique(made.codes["graph"], axis=0)) == ITEMS
+    counts = np.asarray(interactions.sum(0)).reshape(-1)
+    for prefix in np.unique(made.raw_codes["graph"], axis=0):
+        group = np.flatnonzero((made.raw_codes["graph"] == prefix).all(1))
+        ranked = group[np.argsort(made.codes["graph"][group, 2])]
+        assert (np.diff(counts[ranked]) <= 0).all()
+
+
+def test_without_interactions_there_is_no_graph(tmp_path):
+    with pytest.raises(UserError, match="training interactions"):
+        build(tmp_path, None)
+    with pytest.raises(UserError, match="no training interactions"):
+        build(tmp_path, csr_matrix((USERS, ITEMS), dtype=int))
+
+
+def test_hierarchical_kmeans_clusters_within_clusters():
+    centres = np.array([[0, 0], [0, 6], [50, 0], [50, 6]], dtype=np.float32)
+    x = np.repeat(centres, 5, axis=0) + 0.1 * np.random.default_rng(0).standard_normal((20, 2)).astype(np.float32)
+    settings = replace(SMALL, quantizer="hierarchical_kmeans", codebook_size=2, codebook_levels=4, standardize=False)
+    part = hierarchical_kmeans({"graph": x}, settings).modalities["graph"]
+    groups = [len({tuple(row[:level]) for row in part.codes.tolist()}) for level in (1, 2)]
+    assert groups == [2, 4] and len({tuple(row[:2]) for row in part.codes[:5].tolist()}) == 1
+    assert part.geometry is None and part.codes.max() == 1
+    for level in range(4):  # each node's centre is the mean of its items
+        for path, centre in zip(part.weights[f"paths_{level}"].numpy(), part.weights[f"centres_{level}"].numpy()):
+            inside = (part.codes[:, : level + 1] == path).all(1)
+            assert np.allclose(x[inside].mean(0), centre, atol=1e-4)
+    wide = hierarchical_kmeans({"graph": x}, replace(settings, codebook_size=20, codebook_levels=2)).modalities["graph"]
+    assert len(np.unique(wide.codes, axis=0)) == 20  # no more items than codes: each has one of its own

@@ -1,0 +1,93 @@
+"""Residual quantizer: nearest codewords by hand, gradients of both residual modes, dead codes."""
+import pytest
+import torch
+
+from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer, nearest_codeword
+
+
+def quantizer(codebooks, **options):
+    codebooks = torch.tensor(codebooks)
+    made = ResidualQuantizer(*codebooks.shape, **options)
+    made.codebooks.data.copy_(codebooks)
+    return made
+
+
+def test_nearest_codeword_of_a_codebook_one_can_see():
+    codebook = torch.tensor([[1.0, 0, 0, 0, 0], [0, 2, 0, 0, 0], [0, 0, 3, 0, 0], [0, 0, 0, 0, -4]])
+    x = torch.tensor([
+        [0.9, 0.1, 0, 0, 0],  # 0
+        [0, 0, 2.1, 0, 0],  # 2
+        [0, 1.4, 0, 0, 0],  # 1: at 0.6, codeword 0 at 1.72
+        [0, 0, 0, 5, -9],  # 3
+        [0, 0, 0, 0, 0],  # 0: the shortest
+    ])
+    assert nearest_codeword(x, codebook).tolist() == [0, 2, 1, 3, 0]
+
+
+@pytest.mark.parametrize("residual", ["detached", "straight_through"])
+def test_two_levels_by_hand(residual):
+    made = quantizer([[[0.0, 0], [4, 4]], [[0.0, 0], [1, 0]]], residual=residual)
+    out = made(torch.tensor([[5.0, 4], [0.5, -1]]))
+    assert out.codes.tolist() == [[1, 1], [0, 0]]
+    assert out.z_hat.tolist() == [[5, 4], [0, 0]]
+    assert out.residuals.tolist() == [[[5, 4], [1, 0]], [[0.5, -1], [0.5, -1]]]
+    # level 0: (1 + 0 + 0.25 + 1) / 4, level 1: (0 + 0 + 0.25 + 1) / 4; codebook term plus 0.25 x commitment
+    assert out.loss.item() == pytest.approx(1.25 * (2.25 / 4 + 1.25 / 4))
+
+
+def test_gradients_follow_the_residual_mode():
+    z = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    codebooks = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(1))
+    for residual, passes in (("detached", True), ("straight_through", False)):
+        out = quantizer(codebooks.tolist(), residual=residual)(z)
+        for level in range(3):
+            gradient, = torch.autograd.grad(out.residuals[:, level].square().sum(), z, retain_graph=True)
+            assert (gradient.abs().max() > 1e-3) == (passes or level == 0)
+            assert passes or level == 0 or gradient.abs().max() < 1e-6
+        through, = torch.autograd.grad(out.z_hat.sum(), z)
+        assert torch.equal(through, torch.ones_like(z))
+
+
+def test_kmeans_initialisation_uses_every_code_and_repeats():
+    z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    first, second, other = (ResidualQuantizer(2, 16, 4) for _ in range(3))
+    first.initialise(z, seed=3), second.initialise(z, seed=3), other.initialise(z, seed=4)
+    assert torch.equal(first.codebooks, second.codebooks)
+    assert not torch.equal(first.codebooks, other.codebooks)
+    assert all(len(first(z).codes[:, level].unique()) == 16 for level in range(2))
+    assert torch.allclose(first(z).residuals[:, 0], z)
+    assert (z - first(z).z_hat).square().mean() < 0.3 * z.square().mean()
+
+
+def test_dead_codes_move_onto_residuals_and_lose_their_moments():
+    z = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    made = ResidualQuantizer(2, 8, 4)  # all codewords 0: only code 0 is ever used
+    optimizer = torch.optim.AdamW(made.parameters(), weight_decay=0)
+    made(z).loss.backward()
+    optimizer.step()
+    for name in ("exp_avg", "exp_avg_sq"):
+        optimizer.state[made.codebooks][name].fill_(7.0)
+    made.codebooks.data.zero_()
+    before = made(z)
+    assert before.codes.unique().tolist() == [0]
+    assert made.restart_dead_codes(z, before.codes, optimizer, torch.Generator().manual_seed(1)) == 14
+    for name in ("exp_avg", "exp_avg_sq"):
+        moment = optimizer.state[made.codebooks][name]
+        assert (moment[:, 0] == 7).all() and (moment[:, 1:] == 0).all()
+    assert (made.codebooks[:, 0] == 0).all()
+    for level in range(2):
+        for word in made.codebooks[level, 1:]:
+            assert (before.residuals[:, level] == word).all(1).any()
+    after = made(z).codes
+    assert len(after[:, 0].unique()) > 4 and len(after[:, 1].unique()) > 2
+    assert made.restart_dead_codes(z, made.codes(z), torch.optim.AdamW(made.parameters()), torch.Generator()) <= 16
+
+
+def test_many_items_are_quantized_in_blocks_as_all_at_once(monkeypatch):
+    z = torch.randn(205, 4, generator=torch.Generator().manual_seed(0))
+    whole, in_blocks = ResidualQuantizer(3, 16, 4), ResidualQuantizer(3, 16, 4)
+    whole.initialise(z, seed=3)
+    monkeypatch.setattr("recbole_macrec.utils.blocks.BLOCK", 50)
+    in_blocks.initialise(z, seed=3)
+    assert torch.equal(in_blocks.codebooks, whole.codebooks) and torch.equal(in_blocks.codes(z), whole(z).codes)
+    assert in_blocks.codes(z[:0]).shape == (0, 3)

@@ -1,0 +1,68 @@
+"""Small models on the tiny data set, for tests of every layer above them."""
+import logging
+
+import numpy as np
+import pytest
+from conftest import TINY, write_tiny_dataset
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+from recbole_macrec.data.features import FeatureTable
+
+ITEMS = 30
+SMALL = {
+    "modalities": ["text", "image"],
+    "codebook_levels": 2,
+    "codebook_size": 8,
+    "code_dim": 4,
+    "rqvae_projection": 0,
+    "rqvae_hidden_sizes": [16],
+    "rqvae_epochs": 10,
+    "rqvae_warmup_epochs": 5,
+    "con_layers": [1],
+    "pseudo_labels": 4,
+    "d_model": 32,
+    "d_ff": 64,
+    "num_heads": 2,
+    "d_kv": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "num_beams": 20,
+    "train_batch_size": 64,
+    "learning_rate": 0.01,
+    "epochs": 4,
+    "show_progress": False,
+    "state": "ERROR",
+}
+QUICK = {"graph_epochs": 5, "graph_sizes": [16, 16, 8], "rqvae_epochs": 3, "rqvae_warmup_epochs": 2, "epochs": 2}
+
+
+@pytest.fixture
+def data_path(tmp_path):
+    """The tiny data set with features in two modalities: no modality alone tells all items apart."""
+    path = write_tiny_dataset(tmp_path / "data")
+    rng = np.random.default_rng(0)
+    tokens = tuple(f"i{i}" for i in range(ITEMS))
+    for modality, classes in (("text", np.arange(ITEMS) // 2), ("image", np.arange(ITEMS) % 15)):
+        centres = rng.standard_normal((ITEMS, 12))
+        matrix = centres[classes] + 0.05 * rng.standard_normal((ITEMS, 12))
+        FeatureTable(tokens, matrix.astype(np.float32)).save(path / TINY, modality)
+    return path
+
+
+def prepare(name: str, data_path, **options):
+    """Config, model, trainer and data loaders, made as RecBole's quick_start makes them."""
+    config = Config(name, TINY, config_dict={**SMALL, "data_path": str(data_path), **options})
+    logging.getLogger().setLevel(logging.ERROR)
+    init_seed(config["seed"], config["reproducibility"])
+    loaders = data_preparation(config, create_dataset(config))
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(name)(config, loaders[0]._dataset).to(config["device"])
+    trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+    return config, model, trainer, loaders
+
+
+def batch_of(loader):
+    """All of an evaluation loader's users as one batch."""
+    return loader._dataset[np.arange(len(loader._dataset))]

@@ -1,0 +1,26 @@
+"""The notebook in ``examples/`` runs from top to bottom."""
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_quickstart_runs(tmp_path, monkeypatch, capsys):
+    """With two epochs instead of twelve, and on a copy of the dataset."""
+    shutil.copytree(ROOT / "dataset" / "arts-toy", tmp_path / "dataset" / "arts-toy", ignore=shutil.ignore_patterns("semantic_ids", "features"))
+    (tmp_path / "examples").mkdir()
+    monkeypatch.chdir(tmp_path / "examples")
+    plt.switch_backend("agg")
+    cells = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert "epochs = 12" in sources[0]
+    names: dict = {}
+    for source in [sources[0].replace("epochs = 12", "epochs = 2"), *sources[1:]]:
+        exec(compile(source, "quickstart.ipynb", "exec"), names)
+    plt.close("all")
+    assert "| MQL4GRec |" in capsys.readouterr().out
+    last = names["recommender"].recommend({"ann": ["toy242", "toy240"]}, k=5, exclude_seen=True)
+    assert len(last) == 5 and not {"toy242", "toy240"} & set(last["item"])

@@ -1,0 +1,55 @@
+"""A checkpoint that changed since it was written, or holds NaN, is refused wherever it is read."""
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.quick_start import load_data_and_model
+from small_models import data_path, prepare  # noqa: F401  data_path is a fixture
+
+from recbole_macrec import Recommender, UserError
+from recbole_macrec.recommend.__main__ import main as recommend
+from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def trained(data_path):  # noqa: F811
+    _, model, trainer, (_, _, test) = prepare("TIGER", data_path)
+    trainer._save_checkpoint(0)
+    return model, trainer, test
+
+
+def test_changed_bytes_are_found(trained, capsys):
+    """Wherever they are, in 40 weights as in a single one."""
+    _, trainer, test = trained
+    file = Path(trainer.saved_model_file)
+    whole = file.read_bytes()
+    weight = next(iter(load_checkpoint(file)["state_dict"].values()))
+    place = whole.index(weight.numpy().tobytes())
+    for places in ([place], random.Random(0).sample(range(place, place + weight.nbytes), 40)):
+        damaged = bytearray(whole)
+        for i in places:
+            damaged[i] ^= 1
+        file.write_bytes(damaged)
+        assert recommend([f"--model_file={file}", "--history=i1"]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: Checkpoint {file} is damaged") and error.count("\n") == 1
+        for read in (load_data_and_model, Recommender.load, trainer.resume_checkpoint, lambda file: trainer.evaluate(test)):
+            with pytest.raises(UserError, match="is damaged: its part .* does not have the checksum"):
+                read(str(file))
+
+
+def test_nan_weights_are_refused(trained, tmp_path):
+    model, trainer, test = trained
+    state = load_checkpoint(trainer.saved_model_file)
+    name, weight = next(iter(state["state_dict"].items()))
+    weight.view(-1)[3] = torch.nan
+    save_checkpoint(state, trainer.saved_model_file)
+    for read in (load_data_and_model, trainer.resume_checkpoint, lambda file: trainer.evaluate(test)):
+        with pytest.raises(UserError, match=rf"{trainer.saved_model_file} holds weights that are NaN \({name}\)"):
+            read(trainer.saved_model_file)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[3] = torch.nan
+    Recommender(model).save_pretrained(tmp_path / "folder")
+    with pytest.raises(UserError, match=r"folder can't be read .*model.safetensors holds weights that are NaN"):
+        Recommender.from_pretrained(tmp_path / "folder")

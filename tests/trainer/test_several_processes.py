@@ -1,0 +1,269 @@
+"""Processes that a launcher starts train one model together, on one machine or on several that share no folder.
+
+The processes are started with the environment variables that torchrun sets; a folder for each stands for machines of their own.
+"""
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections import defaultdict
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from recbole.data.dataset import Dataset
+from recbole.model.general_recommender import Pop
+from small_models import ITEMS, SMALL, TINY, data_path  # noqa: F401  data_path is a fixture
+
+from recbole_macrec.benchmark.compare.command import main
+from recbole_macrec.benchmark.compare.recorder import RunRecorder
+from recbole_macrec.benchmark.compare.runs import open_comparison
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
+from recbole_macrec.semantic_ids.quantizers.learn import learn
+from recbole_macrec.utils import distributed
+
+EPOCHS = 3
+SETTINGS = {**SMALL, "modalities": "['text']", "max_modalities": 1, "epochs": EPOCHS}
+
+
+def words_of(model: str, **options) -> list[str]:
+    settings = {**(SETTINGS if "TIGER" in model else {"epochs": EPOCHS, "state": "ERROR", "show_progress": False}), **options}
+    return [f"--model={model}", f"--dataset={TINY}", "--data_path=data", "--result_file=r.json",
+            *(f"--{key}={value}" for key, value in settings.items())]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def process(folder: Path, rank: int, port: int, command, words: list[str], change) -> None:
+    """One of two processes: ``change(rank)`` is called first; what it prints goes to ``out<rank>`` and ``err<rank>``."""
+    os.chdir(folder)
+    psutil.cpu_percent = lambda *args, **kwargs: 0.0  # RecBole watches the processor for a second
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port))
+    with open(f"out{rank}", "w") as out, open(f"err{rank}", "w") as err, redirect_stdout(out), redirect_stderr(err):
+        change(rank)
+        code = command(words)
+    sys.exit(code)
+
+
+def unchanged(rank: int) -> None:
+    pass
+
+
+def both(process_pool, words: list[str], folders=(Path(), Path()), command=main, change=unchanged) -> list[int | None]:
+    """The exit codes of two processes that run ``command`` together."""
+    port = free_port()
+    return process_pool.exit_codes(*((process, folder.absolute(), rank, port, command, words, change) for rank, folder in enumerate(folders)))
+
+
+def printed(folder: Path = Path()) -> list[str]:
+    return [(folder / name).read_text() for name in ("out0", "err0", "out1", "err1") if (folder / name).is_file()]
+
+
+def result(folder: Path = Path()) -> dict:
+    record = json.loads((folder / "r.json").read_text())
+    return {name: record[name] for name in ("test_result", "best_valid_result", "test_detail", "epochs")}
+
+
+@pytest.fixture
+def data(data_path, tmp_path):  # noqa: F811
+    """The folder ``data`` with the data set, here."""
+    if data_path != tmp_path / "data":
+        shutil.copytree(data_path, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
+def test_one_table_and_one_checkpoint(model, data, process_pool):
+    assert both(process_pool, words_of(model)) == [0, 0], printed()
+    first, _, other, errors = printed()
+    assert first.count("test results") == 1 and other == errors == ""
+    assert len([path for path in Path("saved").glob("*.pth") if ".last" not in path.name]) == 1
+    assert len(list(Path("log", model).iterdir())) == 1 and len(list(Path("log_tensorboard").iterdir())) == 1
+
+
+def fail_on_second(rank: int) -> None:
+    def calculate_loss(*args):
+        raise UserError("this machine is no good")
+
+    if rank == 1:
+        Pop.calculate_loss = calculate_loss
+
+
+def test_a_comparison_runs_in_all_processes_until_one_fails_which_is_tried_last(data, process_pool):
+    words = [word for word in words_of("TIGER,Pop,GRU4Rec", epochs=1) if "result_file" not in word] + ["--output=out"]
+    assert both(process_pool, words, change=fail_on_second) == [1, 0], printed()
+    comparison = open_comparison("out")
+    assert [run.finished for run in comparison.runs] == [True, False, False]
+    assert "this machine is no good (on " in comparison.runs[1].error
+    first, _, other, errors = printed()
+    assert first.count("test results") == 1 and other == ""
+    assert errors.splitlines() == ["error: Pop on tiny, seed 2020: this machine is no good"]
+    assert both(process_pool, words, change=fail_on_second) == [1, 0], printed()
+    assert [run.finished for run in open_comparison("out").runs] == [True, False, True]
+    assert both(process_pool, words) == [0, 0], printed()
+    assert all(run.finished for run in open_comparison("out").runs)
+    assert both(process_pool, words_of("GRU4Rec", epochs=1, learning_rate=0.01, train_batch_size=64)) == [0, 0]
+    assert open_comparison("out").runs[2].result["test_result"] == result()["test_result"]
+
+
+def machines() -> tuple[Path, Path]:
+    """Two folders, of which the first one has the data."""
+    for name in ("a", "b"):
+        Path(name).mkdir()
+    Path("data").rename("a/data")
+    return Path("a"), Path("b")
+
+
+def test_a_machine_without_data_receives_files_and_semantic_ids(data, process_pool):
+    assert both(process_pool, words_of("TIGER")) == [0, 0], printed()
+    together = result()
+    shutil.rmtree("data/tiny/semantic_ids")
+    a, b = machines()
+    assert both(process_pool, words_of("TIGER"), (a, b)) == [0, 0], printed(a) + printed(b)
+    assert result(a) == together
+    assert not (b / "data/tiny/semantic_ids").exists()
+    files = [path.name for path in (b / "data/tiny").iterdir() if path.is_file()]
+    assert sorted(files) == [f"{TINY}.inter", f"{TINY}.item"]
+    assert all((a / "data/tiny" / name).read_bytes() == (b / "data/tiny" / name).read_bytes() for name in files)
+    assert sorted(path.name for path in b.iterdir()) == ["data", "err1", "out1"] and (b / "err1").read_text() == ""
+
+
+def change_fingerprint(rank: int) -> None:
+    if rank == 1:
+        SemanticIDs.fingerprint = lambda self: "other"
+
+
+def change_rows(rank: int) -> None:
+    """As another version of a library might: the same files are read in another way."""
+    load = Dataset._load_inter_feat
+
+    def _load_inter_feat(self, *args):
+        load(self, *args)
+        self.inter_feat[self.time_field] += rank
+
+    Dataset._load_inter_feat = _load_inter_feat
+
+
+@pytest.mark.parametrize("what, change", [("inter", unchanged), ("IDs", change_fingerprint), ("rows", change_rows)])
+def test_other_data_on_another_machine_are_one_sentence(what, change, data, process_pool):
+    a, b = machines()
+    if what == "inter":
+        (b / "data/tiny").mkdir(parents=True)
+        (b / "data/tiny/tiny.inter").write_text((a / "data/tiny/tiny.inter").read_text() + "u0\ti3\t999999\n")
+    assert both(process_pool, words_of("TIGER"), (a, b), change=change) == [1, 1]
+    said = [line for line in "".join(printed(a) + printed(b)).splitlines() if line.startswith("error")]
+    expected = {"inter": "data/tiny/tiny.inter on ", "IDs": "the semantic IDs of process 2 on ",
+                "rows": "the rows to train and test on of process 2 on "}
+    assert len(said) == 1 and expected[what] in said[0]
+
+
+def die_in_third_epoch(rank: int) -> None:
+    tell = RunRecorder._tell
+
+    def die(self, done, always=False):
+        tell(self, done, always)
+        if done > 2 and rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    RunRecorder._tell = die
+
+
+@pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
+def test_a_killed_process_ends_the_run_and_the_same_command_resumes_it_exactly(model, data, process_pool):
+    words = words_of(model)
+    assert both(process_pool, words) == [0, 0], printed()
+    whole = result()
+    assert both(process_pool, words, change=die_in_third_epoch) == [1, -signal.SIGKILL]
+    (said,) = Path("err0").read_text().splitlines()
+    assert said.startswith("error: another process of this run ended") and "--resume=FILE" in said
+    assert both(process_pool, words) == [0, 0], printed()
+    assert "Resuming the unfinished run of this command" in Path("out0").read_text()
+    assert result() == whole
+
+
+def in_a_hurry(rank: int) -> None:
+    distributed.JOINING, distributed.NOTICE_SECONDS = timedelta(seconds=2), 0.3
+
+
+def test_a_process_that_does_not_come_is_named(data, process_pool):
+    port = free_port()
+    assert process_pool.exit_codes((process, Path().absolute(), 0, port, main, words_of("GRU4Rec"), in_a_hurry)) == [1]
+    waiting, said = Path("err0").read_text().splitlines()
+    assert waiting == f"Waiting for all 2 processes to join at 127.0.0.1:{port}; it gives up after 2 s."
+    assert "of 2 processes, number 2 did not join" in said and "--world_size" in said
+    assert process_pool.exit_codes((process, Path().absolute(), 1, port, main, words_of("GRU4Rec"), in_a_hurry)) == [1]
+    lines = [line for line in Path("err1").read_text().splitlines() if line.startswith(("Waiting", "error"))]
+    assert len(lines) == 2 and "process 2 of 2 did not reach the first one" in lines[1] and "--port" in lines[1]
+
+
+def test_a_port_in_use_is_named(data, process_pool, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert process_pool.exit_codes((process, Path().absolute(), 0, port, main, words_of("GRU4Rec"), unchanged)) == [1]
+        assert main([*words_of("GRU4Rec"), "--nproc=2", f"--port={port}"]) == 1
+    for said in Path("err0").read_text(), capsys.readouterr().err:
+        assert said.splitlines()[-1].startswith(f"error: port {port} of this machine is in use") and "--port" in said
+
+
+def test_wrong_options_are_reported_once(data, process_pool):
+    assert both(process_pool, [*words_of("GRU4Rec"), "--hiden_size=3"]) == [1, 1]
+    said = "".join(printed()).splitlines()
+    assert len(said) == 1 and "Did you mean 'hidden_size'?" in said[0]
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["--nproc=2", "--world_size=2", "--group_offset=1"], "--world_size is 2 and --group_offset 1"),
+])  # fmt: skip
+def test_options_that_do_not_fit_together(words, expected, capsys):
+    assert main([*words_of("GRU4Rec"), *words]) == 1
+    assert expected in capsys.readouterr().err
+
+
+def features_of(name: str) -> tuple[dict, SemanticIDSettings]:
+    """203 items; the last batch has as many of them as there are processes, or one less."""
+    rng = np.random.default_rng(1)
+    features = {modality: rng.standard_normal((203, width)).astype(np.float32) for modality, width in (("text", 12), ("image", 7))}
+    options = {"quantizer": "rqvae"} if name == "rqvae" else {"quantizer": "cross_modal_rqvae", "lambda_con": 0.1, "lambda_align": 0.1,
+                                                               "con_layers": [0, 1], "codes_epoch": "lowest_collision"}
+    batch = 67 if name == "rqvae" else 101
+    sizes = {**SMALL, "codebook_size": 4, "rqvae_batch_size": batch, "rqvae_epochs": 4, "rqvae_warmup_epochs": 3, "semantic_id_seed": 3}
+    return features, SemanticIDSettings.from_config(defaultdict(lambda: None, {**sizes, **options}), ["text", "image"])
+
+
+def learn_and_save(words: list[str]) -> int:
+    """Learn codes in the processes of the launcher; the first one writes what it learnt."""
+    features, settings = features_of(*words)
+    with distributed.group() as processes:
+        learnt = learn(features, settings, show_progress=False, group=processes)
+    if processes.first:
+        torch.save({m: {**part.weights, "codes": torch.from_numpy(part.codes)} for m, part in learnt.modalities.items()}, "learnt.pth")
+        Path("history.json").write_text(json.dumps(learnt.history))
+    return 0
+
+
+@pytest.mark.parametrize("name", ["rqvae", "cross_modal"])
+def test_a_quantizer_trained_in_two_processes_equals_one(name, nursery, tmp_path):
+    assert learn_and_save([name]) == 0
+    alone, history = torch.load("learnt.pth"), json.loads(Path("history.json").read_text())
+    Path("learnt.pth").unlink()
+    assert both(nursery, [name], command=learn_and_save) == [0, 0], printed()
+    together = torch.load("learnt.pth")
+    for modality, weights in alone.items():
+        for weight, value in weights.items():
+            assert torch.allclose(together[modality][weight], value, rtol=0, atol=1e-5), (modality, weight)
+    for one, two in zip(history, json.loads(Path("history.json").read_text()), strict=True):
+        assert two["total"] == pytest.approx(one["total"], abs=1e-5) and two.get("health") == one.get("health")

@@ -1,0 +1,59 @@
+"""Parts of a batch side by side: in order, with the caller's gradient mode, and with the same results on any number of cores."""
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_macrec.utils.cpu_threads import bits, drawing_from, map_in_threads
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_order_from_threads_of_one_core_each(threads):
+    gate = threading.Barrier(threads, timeout=60)  # opens only when as many parts run at once
+
+    def work(part):
+        gate.wait()
+        return part, torch.get_num_threads(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        results = list(map_in_threads(work, list(range(6)), CPU))
+    assert results == [(i, 1, False, True) for i in range(6)]
+    assert torch.get_num_threads() == threads
+
+
+def test_an_error_reaches_the_caller_and_the_lanes_go_on(threads):
+    def work(part):
+        if part == 2:
+            raise ValueError("part 2")
+        return part
+
+    with pytest.raises(ValueError, match="part 2"):
+        list(map_in_threads(work, list(range(9)), CPU))
+    assert list(map_in_threads(work, [0, 1], CPU)) == [0, 1]
+
+
+def test_draws_depend_on_the_part_and_not_on_the_lane(threads):
+    def work(seed):
+        with drawing_from(seed):
+            return [int(bits().random_raw()) for _ in range(2)]
+
+    drawn = list(map_in_threads(work, [5, 6, 7, 5], CPU))
+    assert drawn == [np.random.SFC64(seed).random_raw(2).tolist() for seed in (5, 6, 7, 5)]
+
+
+def test_other_draws_follow_torch():
+    def draw(seed):
+        torch.manual_seed(seed)
+        return [int(bits().random_raw()) for _ in range(2)]
+
+    assert draw(1) == draw(1) != draw(2) and len(set(draw(1))) == 2

@@ -1,0 +1,49 @@
+"""Ctrl-C while a command starts: one line and exit code 130."""
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recbole_macrec.utils import interrupts
+
+ROOT = Path(__file__).parents[2]
+PRESSED = """
+import os, signal, sys
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Pressed())
+"""
+
+
+@pytest.mark.parametrize("module", ["numpy", "recbole.config", "recbole_macrec.utils.failures"])
+@pytest.mark.parametrize(
+    "words", [[str(ROOT / "run_recbole_macrec.py"), "-m", "Pop"], ["-m", "recbole_macrec.data", "toy"]], ids=["run", "data"]
+)
+def test_while_a_module_is_imported(words, module, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(PRESSED.format(module=module))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    ended = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("words, command", [
+    (["python", "run_recbole_macrec.py"], True), (["python", "-u", "-m", "recbole_macrec.benchmark", "compare"], True),
+    (["python", "/usr/bin/run_recbole_macrec", "-m", "Pop"], True), (["python", "-m", "pytest"], False), (["python"], False),
+    (["python", "-c", "from multiprocessing.spawn import spawn_main", "--multiprocessing-fork"], False), (["python", "-m"], False),
+])
+def test_commands_alone_end_at_once(words, command, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", words)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupts.end_commands_at_once()
+        assert (signal.getsignal(signal.SIGINT) is not signal.default_int_handler) == command
+        interrupts.commands_have_started()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
