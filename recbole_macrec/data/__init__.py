@@ -1,1 +1,1 @@
-DATA_PATH = "dataset"  # in the working directory, as in RecBole: where datasets lie unless data_path says otherwise
+DATA_PATH = "dataset"  # default of data_path: a folder in the working directory, as in RecBole

@@ -1,4 +1,4 @@
-"""RecBole's atomic files: what the importers write and the encoders read."""
+"""Read and write RecBole's atomic files."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -12,14 +12,14 @@ from recbole_macrec.data.features import listing
 from recbole_macrec.data.quoting import quoting
 from recbole_macrec.errors import UserError
 
-# pandas (and so RecBole) reads these as missing values, and RecBole pads with [PAD].
+# pandas, and therefore RecBole, reads these as missing values. RecBole pads with [PAD].
 RESERVED = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
             "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]"}
 _CONTROL = dict.fromkeys((*range(32), 127), " ")
 
 
 class AtomicFormat(NamedTuple):
-    """Column names and separators of the atomic files of a dataset, RecBole's defaults unless :meth:`of` reads others."""
+    """Column names and separators of the atomic files of a dataset; the defaults are RecBole's."""
 
     user: str = "user_id"
     item: str = "item_id"
@@ -30,7 +30,7 @@ class AtomicFormat(NamedTuple):
 
     @classmethod
     def of(cls, config) -> AtomicFormat:
-        """The format that ``config``, RecBole's Config or a dictionary of its options, describes."""
+        """Return the format set in ``config``, RecBole's Config or a dictionary of its options."""
         given = {name: config[option] for name, option in FORMAT_OPTIONS.items() if option in config}
         return cls(**{name: value for name, value in given.items() if value})
 
@@ -41,23 +41,23 @@ DEFAULT_FORMAT = AtomicFormat()
 
 
 def readable_token(token: object) -> bool:
-    """Say whether RecBole would read an id as it is: no reserved word, tab, line break or outer space in it."""
+    """Return whether RecBole reads an id unchanged: not a reserved word, no tab, line break, leading or trailing space."""
     return (isinstance(token, str) and token not in RESERVED and token == token.strip() and "\t" not in token
             and len(token.splitlines()) == 1)
 
 
 def check_tokens(tokens: list[str], noun: str, path: Path) -> None:
-    """Raise UserError for ids that RecBole would misread: empty, reserved words, tabs, line breaks."""
+    """Raise UserError for ids that RecBole would misread; see :func:`readable_token`."""
     bad = [token for token in tokens if not readable_token(token)]
     if bad:
         raise UserError(f"{path} has {listing(bad, noun + ' id')} that RecBole cannot read (empty, a word for a missing "
-                        "value, or with tabs, line breaks or outer spaces); rename them")
+                        "value, or with a tab, a line break, or a leading or trailing space); rename them")
 
 
 def clean_text(value: object) -> str:
-    """Join lists, collapse white space (tabs and line breaks would break an atomic file), turn None into ''.
+    """Return ``value`` as text for an atomic file: lists are joined, white space is collapsed, None becomes "".
 
-    Control characters count as white space; half a character ("\\ud83d"), which JSON can hold but no file, becomes "?".
+    Control characters count as white space. A lone surrogate ("\\ud83d"), which JSON can hold but UTF-8 cannot, becomes "?".
     """
     if isinstance(value, (list, tuple)):
         value = " ".join(clean_text(part) for part in value)
@@ -67,12 +67,18 @@ def clean_text(value: object) -> str:
 
 
 def write(path: Path, columns: dict[str, list], form: AtomicFormat = DEFAULT_FORMAT) -> None:
-    """Write an atomic file; the keys of ``columns`` are ``name:type`` headers, sequences are joined by spaces."""
+    """Write an atomic file.
+
+    Args:
+        path: the file to write.
+        columns: ``name:type`` -> values; the parts of a sequence are separated by spaces.
+        form: column names and separators of the file.
+    """
     write_table(path, _separated(pd.DataFrame(columns), form), form)
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]], form: AtomicFormat = DEFAULT_FORMAT) -> None:
-    """Write what :func:`write` would, from rows that need not fit into memory together."""
+    """Write the same file as :func:`write`, from rows that need not fit into memory together."""
     rows = iter(rows)
     write_table(path, pd.DataFrame(columns=list(header)), form)
     while chunk := list(islice(rows, 4096)):
@@ -80,7 +86,7 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]],
 
 
 def read_table(path: Path, form: AtomicFormat = DEFAULT_FORMAT, skip_blank_lines: bool = True) -> pd.DataFrame:
-    """Read an atomic file as text, nothing turned into NaN; columns are ``name:type``. What pandas raises is for the caller."""
+    """Read an atomic file as text, without NaN; columns are ``name:type``. Errors of pandas are passed on."""
     return pd.read_csv(path, sep=form.field_separator, dtype=str, keep_default_na=False, na_filter=False,
                        encoding=form.encoding, skip_blank_lines=skip_blank_lines,
                        engine="c" if len(form.field_separator) == 1 else "python",
@@ -88,7 +94,7 @@ def read_table(path: Path, form: AtomicFormat = DEFAULT_FORMAT, skip_blank_lines
 
 
 def write_table(path: Path, table: pd.DataFrame, form: AtomicFormat = DEFAULT_FORMAT) -> None:
-    """Write what :func:`read_table` reads."""
+    """Write ``table`` so that :func:`read_table` reads it back."""
     table.to_csv(path, **_dialect(form))
 
 
@@ -105,10 +111,13 @@ def _separated(table: pd.DataFrame, form: AtomicFormat) -> pd.DataFrame:
 
 
 def read_items(dataset_folder: Path, name: str, form: AtomicFormat = DEFAULT_FORMAT) -> pd.DataFrame:
-    """Read ``NAME.item`` as text, nothing turned into NaN; UserError if unusable.
+    """Read ``NAME.item`` as text, without NaN.
 
-    Columns have names without types. The items are in the column ``item_id``, whatever ``form`` names it in the file, and the
-    parts of sequences are separated by spaces.
+    Column names have no types. The item column is always called ``item_id``, whatever its name in the file. The parts of
+    sequences are separated by spaces.
+
+    Raises:
+        UserError: if the file is missing or unreadable, has no item column, or lists an item twice.
     """
     path = Path(dataset_folder) / f"{name}.item"
     try:
@@ -124,16 +133,16 @@ def read_items(dataset_folder: Path, name: str, form: AtomicFormat = DEFAULT_FOR
     frame.columns = [str(column).split(":")[0] for column in frame.columns]
     if form.item not in frame:
         raise UserError(f"{path} has no column {form.item}:token, which ITEM_ID_FIELD names (columns: {', '.join(frame.columns)}); "
-                        "set ITEM_ID_FIELD and field_separator as the file has them, or import it again")
+                        "set ITEM_ID_FIELD and field_separator to match the file, or import it again")
     if form.item != "item_id":
         frame = frame.drop(columns="item_id", errors="ignore").rename(columns={form.item: "item_id"})
-    twice = list(frame.loc[frame["item_id"].duplicated(), "item_id"].unique())
-    if twice:
-        raise UserError(f"{path} lists {listing(twice, 'item')} more than once; keep one row an item")
+    repeated = list(frame.loc[frame["item_id"].duplicated(), "item_id"].unique())
+    if repeated:
+        raise UserError(f"{path} lists {listing(repeated, 'item')} more than once; keep one row per item")
     return frame
 
 
 def import_command(dataset_folder: Path, name: str, modality: str | None = "MODALITY") -> str:
-    """Return the command line that would bring the dataset here; None where features lie beside SRC."""
+    """Return the command line that imports the dataset; ``modality`` None if its feature files are stored beside SRC."""
     feature = "" if modality is None else f" --feature {modality}=FILE.npy"
     return f"python -m recbole_macrec.data import SRC --dataset={name} --data_path={Path(dataset_folder).parent}{feature}"

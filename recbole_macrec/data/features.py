@@ -1,4 +1,7 @@
-"""Item features keyed by item token: ``features/<modality>.npy`` [n, d] beside ``features/<modality>.items.txt``."""
+"""Item features keyed by item token: a matrix ``features/<modality>.npy`` and its items ``features/<modality>.items.txt``.
+
+Shapes: n items in the feature file, d feature dimensions.
+"""
 from __future__ import annotations
 
 import re
@@ -18,14 +21,14 @@ _MODALITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The features of one modality: row i of ``matrix`` belongs to ``item_tokens[i]``."""
+    """Features of one modality: row i of ``matrix`` belongs to ``item_tokens[i]``."""
 
     item_tokens: tuple[str, ...]
-    matrix: np.ndarray  # float32 [n, d]; a memory map when loaded
+    matrix: np.ndarray  # float32 [n, d]; a memory map if loaded from a file
 
     @classmethod
     def load(cls, dataset_folder: Path | str, modality: str) -> FeatureTable:
-        """Read ``dataset_folder/features/<modality>.npy`` and its item tokens; raise UserError if they do not fit."""
+        """Read the features of ``modality``; raise UserError if a file is unusable or the two files do not match."""
         npy, txt = paths(dataset_folder, modality)
         matrix = read_matrix(npy)
         tokens = read_tokens(txt)
@@ -35,19 +38,22 @@ class FeatureTable:
         return cls(tuple(tokens), matrix)
 
     def save(self, dataset_folder: Path | str, modality: str) -> None:
-        """Write the two files, each through a temporary name, so that a reader never sees half a file."""
+        """Write the two files, each under a temporary name first, so that a reader never sees half a file."""
         check_modality(modality)
         npy, txt = paths(dataset_folder, modality)
         npy.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(npy) as new_npy, whole_file(txt) as new_txt:  # the matrix takes its place last
+        with whole_file(npy) as new_npy, whole_file(txt) as new_txt:  # the matrix is renamed last
             with new_npy.open("wb") as file:
                 np.save(file, np.ascontiguousarray(self.matrix, dtype=np.float32))
             new_txt.write_text("".join(f"{token}\n" for token in self.item_tokens), encoding="utf-8")
 
     def rows(self, tokens: Sequence[str]) -> np.ndarray:
-        """Return the rows of ``matrix`` that belong to ``tokens``, in their order, joined by id; int64.
+        """Return the row numbers of ``tokens`` in ``matrix``, int64 [len(tokens)].
 
-        Items of the table that are not asked for are fine (RecBole may filter items); missing ones raise UserError.
+        The table may have further items, because RecBole may filter items.
+
+        Raises:
+            UserError: if a token is not in the table.
         """
         row = {token: i for i, token in enumerate(self.item_tokens)}
         missing = [token for token in tokens if token not in row]
@@ -62,18 +68,18 @@ class FeatureTable:
 
 
 def available(dataset_folder: Path | str) -> dict[str, Path]:
-    """Return ``{modality: path of its .npy}`` for the features that lie in the dataset folder, sorted by name."""
+    """Return ``{modality: path of its .npy}`` for the features in the dataset folder, sorted by name."""
     return {path.stem: path for path in sorted((Path(dataset_folder) / FOLDER).glob("[!.]*.npy"))}
 
 
 def paths(dataset_folder: Path | str, modality: str) -> tuple[Path, Path]:
-    """Return where the matrix and the item tokens of a modality lie."""
+    """Return the paths of the matrix and of the item tokens of a modality."""
     folder = Path(dataset_folder) / FOLDER
     return folder / f"{modality}.npy", folder / f"{modality}.items.txt"
 
 
 def read_matrix(path: Path) -> np.ndarray:
-    """Read a feature file as float32 [n, d]; raise UserError if it is missing, truncated, not numeric or not 2-D."""
+    """Read a feature file as float32 [n, d]; raise UserError if it is missing, truncated, not numeric, not 2-D or empty."""
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -86,29 +92,29 @@ def read_matrix(path: Path) -> np.ndarray:
         raise UserError(f"feature file {path} holds {kind}; save one array of numbers")
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise UserError(f"feature file {path} has shape {list(matrix.shape)}; expected [items, dimensions]")
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is reported as such
+    with np.errstate(over="ignore"):  # a value too large for float32 becomes inf, which check_finite reports
         return matrix.astype(np.float32, copy=False)
 
 
 def read_tokens(path: Path) -> list[str]:
-    """Read item tokens, one a line; raise UserError if the file is missing or names an item twice."""
+    """Read item tokens, one per line; raise UserError if the file is missing, not UTF-8, or has an empty or repeated line."""
     try:
         tokens = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; it must name the item of each feature row, one a line") from None
+        raise UserError(f"{path} does not exist; it must name the item of each feature row, one per line") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8, one item a line") from error
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8, one item per line") from error
     empty = next((i for i, token in enumerate(tokens, 1) if not token.strip()), None)
     if empty:
-        raise UserError(f"{path} line {empty} is empty; write one item token a line")
-    twice = duplicates(tokens)
-    if twice:
-        raise UserError(f"{path} names {listing(twice, 'item')} more than once; keep one feature row an item")
+        raise UserError(f"{path} line {empty} is empty; write one item token per line")
+    repeated = duplicates(tokens)
+    if repeated:
+        raise UserError(f"{path} names {listing(repeated, 'item')} more than once; keep one feature row per item")
     return tokens
 
 
 def check_finite(matrix: np.ndarray, tokens: Sequence[str], path: Path) -> None:
-    """Raise UserError naming the first items whose features hold NaN or inf."""
+    """Raise UserError, naming the first items, if features hold NaN or inf."""
     bad = not_finite(matrix)
     if len(bad):
         raise UserError(f"feature file {path} has NaN or infinite values (as float32) for "
@@ -116,23 +122,23 @@ def check_finite(matrix: np.ndarray, tokens: Sequence[str], path: Path) -> None:
 
 
 def check_modality(modality: str) -> None:
-    """Raise UserError unless the name can be a file name and an option value."""
+    """Raise UserError unless the modality can be used as a file name and an option value."""
     if not _MODALITY.fullmatch(modality):
         raise UserError(f"modality name '{modality}' is not usable; use letters, digits, '_' and '-'")
 
 
 def duplicates(tokens: Iterable[str]) -> list[str]:
-    """Return the tokens seen more than once, each one time, in order."""
+    """Return the tokens that occur more than once, each one time, in the order in which they are first repeated."""
     seen: set[str] = set()
-    twice: dict[str, None] = {}
+    repeated: dict[str, None] = {}
     for token in tokens:
-        twice.update({token: None} if token in seen else {})
+        repeated.update({token: None} if token in seen else {})
         seen.add(token)
-    return list(twice)
+    return list(repeated)
 
 
 def listing(tokens: Sequence[str], noun: str, plural: str | None = None, shown: int = 5) -> str:
-    """Return for example ``"7 items ('a', 'b', 'c', 'd', 'e', ...)"``."""
+    """Return a count and the first tokens for a message: ``"7 items ('a', 'b', 'c', 'd', 'e', ...)"``."""
     names = ", ".join(repr(str(token)) for token in tokens[:shown]) + (", ..." if len(tokens) > shown else "")
     return f"{len(tokens)} {noun if len(tokens) == 1 else plural or f'{noun}s'} ({names})"
 

@@ -1,4 +1,4 @@
-"""Checks of a dataset's atomic files, before and when RecBole reads them."""
+"""Checks of a dataset's atomic files before RecBole reads them."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,16 +8,16 @@ from recbole_macrec.errors import UserError
 
 
 def check_columns(config, folder: Path, name: str) -> None:
-    """Raise UserError unless every ``.inter`` file in ``folder`` has the columns that the configuration names.
+    """Raise UserError unless every ``.inter`` file of the dataset has the columns named in ``config``.
 
-    Files that are missing are for RecBole to report.
+    RecBole reports missing files itself.
     """
     form = AtomicFormat.of(config)
     parts = config["benchmark_filename"]
-    ordered = not parts and (config["eval_args"] or {}).get("order") == "TO"
+    in_time_order = not parts and (config["eval_args"] or {}).get("order") == "TO"
     for path in [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]:
         if path.is_file():
-            _check_header(path, form, ordered)
+            _check_header(path, form, in_time_order)
 
 
 def _check_header(path: Path, form: AtomicFormat, in_time_order: bool) -> None:
@@ -28,4 +28,4 @@ def _check_header(path: Path, form: AtomicFormat, in_time_order: bool) -> None:
     for option, column in needed.items():
         if column not in columns:
             raise UserError(f"{path} has no column {column}, which {option} names; its first line is {header[:200]!r}, and "
-                            f"field_separator is {form.field_separator!r}: set {option} and field_separator as the file has them")
+                            f"field_separator is {form.field_separator!r}: set {option} and field_separator to match the file")

@@ -1,4 +1,4 @@
-"""Columns of numbers, as shops write them: "$1,299.00", "—" where there is no price."""
+"""Clean number columns as shops write them: "$1,299.00", or "—" for a missing price."""
 from __future__ import annotations
 
 import math
@@ -15,12 +15,12 @@ _PRICE = re.compile(r"(-?)\s*[$€£¥₹]?\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(
 
 
 def plain_numbers(values: Sequence[str], column: str, items: Sequence[str], path: Path, notes: list[str]) -> list[str]:
-    """Return ``values``, one of each item, as RecBole reads them: "$1,299.00" as 1299.00, a dash as nothing.
+    """Return ``values``, one per item, in the form that RecBole reads: "$1,299.00" becomes "1299.00", a dash "".
 
-    A value may be several numbers separated by spaces. ``notes`` tells what was changed.
+    A value may be several numbers separated by spaces. A note about each kind of change is appended to ``notes``.
 
     Raises:
-        UserError: naming file, line, item and value, for anything else that is no number.
+        UserError: naming file, line, item and value, if a value is not a number.
     """
     plain = []
     for row, value in enumerate(values):
@@ -30,16 +30,16 @@ def plain_numbers(values: Sequence[str], column: str, items: Sequence[str], path
             raise not_a_number(path, row + 2, column, f"item '{items[row]}'", value)
         plain.append(" ".join(filter(None, numbers)))
     changed = [row for row, (before, after) in enumerate(zip(values, plain)) if before != after]
-    for what, rows in (("cleaned", [row for row in changed if plain[row]]),
-                       ("left empty", [row for row in changed if not plain[row]])):
+    for change, rows in (("cleaned", [row for row in changed if plain[row]]),
+                         ("left empty", [row for row in changed if not plain[row]])):
         if rows:
             first = f"{values[rows[0]]!r}" + (f" to {plain[rows[0]]!r}" if plain[rows[0]] else "")
-            notes.append(f"{path.name}: {column} of {listing([items[row] for row in rows], 'item')} is {what}, the first is {first}")
+            notes.append(f"{path.name}: {column} of {listing([items[row] for row in rows], 'item')} is {change}, the first is {first}")
     return plain
 
 
 def first_unreadable(path: Path, form: AtomicFormat, columns: Collection[str]) -> UserError | None:
-    """Return what to say of the first value that RecBole cannot read in the number columns among ``columns`` of an atomic file."""
+    """Return an error for the first value that RecBole cannot read in the number columns among ``columns``, None if all are fine."""
     table = read_table(path, form, skip_blank_lines=False)
     header = {name.split(":")[0]: name for name in table}
     owner, key = next(((owner, header[name]) for owner, name in (("item", form.item), ("user", form.user)) if name in header),
@@ -52,12 +52,13 @@ def first_unreadable(path: Path, form: AtomicFormat, columns: Collection[str]) -
     return None
 
 
-def not_a_number(path: Path, line: int, column: str, whose: str, value: str) -> UserError:
-    return UserError(f"{path} line {line} has {value!r} as {column} of {whose}; expected a number such as 1299.00, or nothing")
+def not_a_number(path: Path, line: int, column: str, row_owner: str, value: str) -> UserError:
+    """Return an error for a value that is not a number; ``row_owner`` is for example "item 'B01'"."""
+    return UserError(f"{path} line {line} has {value!r} as {column} of {row_owner}; expected a number such as 1299.00, or nothing")
 
 
 def _plain(value: str) -> str | None:
-    """Return ``value`` as RecBole reads it, empty where it says that there is none; None for what is no number."""
+    """Return ``value`` in the form that RecBole reads, "" if it stands for a missing value, None if it is not a number."""
     if value.strip() in _MISSING:
         return ""
     if _is_number(value):

@@ -1,4 +1,4 @@
-"""Whether a split leaves interactions to train on and to test, the same in all processes, said before anything is trained."""
+"""Check, before training, that a split has interactions to train and to test on, and that all processes have the same."""
 import hashlib
 from collections import Counter
 
@@ -9,23 +9,23 @@ from recbole_macrec.errors import UserError
 
 
 def check_parts(dataset, parts: list) -> None:
-    """Check the parts ``[train, valid, test]`` that ``dataset`` was split into.
+    """Check the parts ``[train, valid, test]`` of a split dataset; warn if the validation part is empty.
 
-    A sequential model trains on prefixes, so the first interaction of a user is only read, and RecBole leaves out what is too
-    short for a split: of a user with two interactions nothing is tested.
+    A sequential model trains on prefixes of histories, so the first interaction of a user is never a target. RecBole leaves
+    out histories that are too short for a split: a user with two interactions has no test interaction.
 
     Raises:
-        UserError: when nothing is left to train on, or nothing to test although ``eval_args`` sets test data aside.
+        UserError: if the training part is empty, or the test part although ``eval_args`` asks for one.
     """
-    if len(parts) != 3:  # benchmark files, of which benchmark_filename names some alone
+    if len(parts) != 3:  # benchmark_filename may name fewer files
         return
     train, valid, test = parts
     if not len(train):
-        raise UserError(_nothing_left(dataset, parts, "train on"))
+        raise UserError(_empty_part_message(dataset, parts, "train on"))
     if not len(test) and tests(dataset.config):
-        raise UserError(_nothing_left(dataset, parts, "test"))
+        raise UserError(_empty_part_message(dataset, parts, "test"))
     if not len(valid):
-        dataset.logger.warning(set_color("No interaction is left to validate: the weights of the last epoch are kept.", "yellow"))
+        dataset.logger.warning(set_color("No interaction is left to validate on; the weights of the last epoch are kept.", "yellow"))
 
 
 def checksums(dataset, parts: list) -> dict[str, str]:
@@ -42,24 +42,24 @@ def checksums(dataset, parts: list) -> dict[str, str]:
 
 
 def tests(config) -> bool:
-    """Whether ``eval_args`` sets test data aside."""
+    """Return whether the dataset has test data, by ``eval_args`` or ``benchmark_filename``."""
     if config["benchmark_filename"]:
         return True
     ((mode, value),) = config["eval_args"]["split"].items()
     return value != "valid_only" if mode == "LS" else value[-1] > 0
 
 
-def _nothing_left(dataset, parts: list, purpose: str) -> str:
-    """The sentence for a part without rows."""
+def _empty_part_message(dataset, parts: list, purpose: str) -> str:
+    """Return the message for a part without interactions."""
     config = dataset.config
     if config["benchmark_filename"]:
         return f"{config['dataset']}: the benchmark files {config['benchmark_filename']} hold no interaction to {purpose}; add some."
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     rows = Counter(user for part in parts for user in part.inter_feat[part.uid_field].tolist())
-    most = max(rows.values(), default=0) + sequential
-    needed = "three of a user (one to read, one to train on, one to test)" if sequential else "two of a user (one to train on, one to test)"
+    longest = max(rows.values(), default=0) + sequential
+    needed = "three per user (input, training target, test target)" if sequential else "two per user (one to train on, one to test)"
     return (
         f"{config['dataset']}: the split {config['eval_args']['split']} leaves no interaction to {purpose}: the {dataset.user_num - 1} "
-        f"users have at most {most} interaction{'s' * (most != 1)} each, and {config['model']} needs {needed}; use data with longer "
+        f"users have at most {longest} interaction{'s' * (longest != 1)} each, and {config['model']} needs {needed}; use data with longer "
         "histories, or another split in eval_args."
     )

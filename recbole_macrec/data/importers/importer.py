@@ -1,4 +1,4 @@
-"""Turn a source, feature files and ID files into one dataset folder in which everything is keyed by item token."""
+"""Import a source, feature files and ID files into one dataset folder, everything keyed by item token."""
 from __future__ import annotations
 
 import json
@@ -26,12 +26,12 @@ from recbole_macrec.data.importers.words import COLUMN, read_words
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import new_folder
 
-AMAZON_CORE = 5  # of all published 2018 catalogues
+AMAZON_CORE = 5  # the k of the k-core in all published catalogues of Amazon 2018
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an import wrote; counts are of interactions, users that have some, and the whole catalogue."""
+    """Result of an import. ``users`` counts users with interactions, ``items`` the whole catalogue."""
 
     folder: Path
     users: int
@@ -40,19 +40,33 @@ class Summary:
     features: dict[str, tuple[int, int]]  # modality -> shape [n, d]
     semantic_ids: list[str]
     notes: list[str]
-    steps: list[Step] = field(default_factory=list)  # counts after each step of the filtering, where there was one
+    steps: list[Step] = field(default_factory=list)  # counts after each filtering step; empty without filtering
 
 
 def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[str, Path] | None = None,
                    id_files: dict[str, Path] | None = None, overwrite: bool = False, category: str | None = None,
                    core: int | None = None, require_image: bool | None = None, words: Path | None = None,
                    reads: Mapping[str, str] = NO_OPTIONS, writes: AtomicFormat = DEFAULT_FORMAT) -> Summary:
-    """Import ``src`` into ``data_path/name``; raise UserError, with nothing on disk changed, if anything is wrong.
+    """Import ``src`` into ``data_path/name``.
 
-    Raw Amazon files are filtered as published unless ``core`` and ``require_image`` say otherwise. A raw catalogue that
-    lies there already, made from the same files with the same options, is left as it is. ``words`` (words.py) become texts.
-    ``reads`` are RecBole's options for the columns and separators of tables in ``src``, by their names, such as
-    ``{"ITEM_ID_FIELD": "product_id"}``; ``writes`` is the format of the dataset.
+    A raw catalogue that was imported there before, from the same files with the same options, is not imported again.
+
+    Args:
+        src: file or folder to import; see :func:`find_raw` and :func:`read_source` for the formats.
+        name: name of the dataset.
+        data_path: folder of all datasets.
+        feature_files: modality -> feature file.
+        id_files: modality -> file of published semantic IDs.
+        overwrite: replace an existing dataset.
+        category: the Amazon category to import, if ``src`` holds several.
+        core: k of the k-core filtering; None keeps all interactions, except that raw Amazon files are filtered as published.
+        require_image: keep only items with an image; None does so for raw Amazon files alone.
+        words: file of texts released as word numbers; see :mod:`recbole_macrec.data.importers.words`.
+        reads: RecBole's options for columns and separators of tables in ``src``, such as ``{"ITEM_ID_FIELD": "product_id"}``.
+        writes: format of the dataset.
+
+    Raises:
+        UserError: if anything is wrong; then nothing on disk has changed.
     """
     src, target = Path(src), Path(data_path) / name
     feature_files, id_files = feature_files or {}, id_files or {}
@@ -60,11 +74,11 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
         features.check_modality(modality)
     _check_name(name)
     if core is not None and core < 0:
-        raise UserError(f"--core={core} is not usable; give the fewest interactions of a user and an item, such as 5, or 0")
+        raise UserError(f"--core={core} is negative; expected the minimum number of interactions per user and item, such as 5, or 0")
     inputs = [src, *map(Path, feature_files.values()), *map(Path, id_files.values()), *([Path(words)] if words else [])]
     raw = find_raw(src, name, category)
-    known = raw is not None and not overwrite and (target / manifest.FILE).is_file()
-    if not known:
+    imported_before = raw is not None and not overwrite and (target / manifest.FILE).is_file()
+    if not imported_before:
         _check_target(target, name, inputs, overwrite)
     if raw is None:
         source, steps = _read_plain(src, name, core, require_image, reads)
@@ -72,14 +86,14 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
         id_files = source.found.choose("--semantic_ids", source.found.ids, id_files, source.notes)
         return _write(target, source, steps, feature_files, id_files, overwrite, writes, words=words)
     if words:
-        raise UserError(f"--words={words} gives texts, but SRC {src} is a raw catalogue with texts of its own; leave it out")
+        raise UserError(f"--words={words} gives texts, but SRC {src} is a raw catalogue, which has texts; leave the option out")
     amazon = raw.kind != "folder"
     if amazon and reads:
-        raise UserError(f"--{next(iter(reads))} describes tables, but SRC {src} holds raw Amazon files; leave it out")
+        raise UserError(f"--{next(iter(reads))} is an option for tables, but SRC {src} holds raw Amazon files; leave the option out")
     options = Options(AMAZON_CORE if amazon and core is None else core, amazon if require_image is None else require_image)
     origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files, reads))
-    if known:
-        return _known_summary(target, manifest.unchanged(target, origin))
+    if imported_before:
+        return _earlier_summary(target, manifest.unchanged(target, origin))
     with closing(Records(target.parent)) as records:
         catalogue = read_amazon(raw, options, records) if amazon else read_folder(raw, options, records, reads)
         catalogue.source.notes += catalogue.notes()
@@ -88,34 +102,34 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
 
 def _read_plain(src: Path, name: str, core: int | None, require_image: bool | None,
                 reads: Mapping[str, str]) -> tuple[Source, list[Step]]:
-    """Read a released folder or a CSV file."""
+    """Read a source that is not a raw catalogue; filter it if ``core`` is given."""
     if require_image is not None:
-        raise UserError(f"--require_image filters items by their images, but SRC {src} names none; leave it out")
+        raise UserError(f"--require_image filters items by their images, but SRC {src} names no images; leave the option out")
     source = read_source(src, name, reads)
     if core is None:
         return source, []
     if source.fixed:
-        raise UserError(f"--core={core} filters raw catalogues and CSV files, but {source.path} is released filtered; leave it "
-                        "out")
+        raise UserError(f"--core={core} filters raw catalogues and CSV files, but {source.path} was filtered before its release; "
+                        "leave the option out")
     return source, narrow(source, core)
 
 
 def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping[str, Path],
              reads: Mapping[str, str]) -> dict[str, Path]:
-    """Return every file that is read, under the name that the manifest gives it."""
+    """Return all files to read, by their names in the manifest."""
     folder = raw.metadata.parent
     images = ItemTable(raw.metadata, reads).local_images() if raw.kind == "folder" else []
     files = {image: folder / image for image in images} | {path.name: path for path in (raw.reviews, raw.metadata)}
     for modality, path in feature_files.items():
-        names = Path(path).with_suffix(".items.txt")
-        files |= {f"features/{modality}": Path(path)} | ({f"features/{modality} items": names} if names.exists() else {})
+        tokens = Path(path).with_suffix(".items.txt")
+        files |= {f"features/{modality}": Path(path)} | ({f"features/{modality} items": tokens} if tokens.exists() else {})
     return files | {f"semantic_ids/{modality}": Path(path) for modality, path in id_files.items()}
 
 
 def _write(target: Path, source: Source, steps: list[Step], feature_files: dict[str, Path], id_files: dict[str, Path],
            overwrite: bool, writes: AtomicFormat, catalogue: Catalogue | None = None, origin: dict | None = None,
            words: Path | None = None) -> Summary:
-    """Write the dataset folder; a raw ``catalogue`` brings its items, and its manifest says what it was made from."""
+    """Write the dataset folder; for a raw ``catalogue``, also its texts, images and manifest (``origin``)."""
     tables, ids, name = join_features(source, feature_files), join_ids(source, id_files), target.name
     shapes = {modality: table.matrix.shape for modality, table in tables.items()}
     if words:
@@ -138,21 +152,21 @@ def _write(target: Path, source: Source, steps: list[Step], feature_files: dict[
                    steps)
 
 
-def _known_summary(target: Path, found: dict | None) -> Summary:
-    """Describe the dataset that an earlier import left."""
+def _earlier_summary(target: Path, found: dict | None) -> Summary:
+    """Return the summary of an earlier import by its manifest; ``found`` is None if it had other sources or options."""
     if found is None:
-        raise UserError(f"dataset {target} already exists, made from other files or with other options; add --overwrite to "
-                        "replace it, or choose another --dataset")
+        raise UserError(f"dataset {target} already exists, imported from other files or with other options; add "
+                        "--overwrite to replace it, or choose another --dataset")
     counts = found["counts"]
     return Summary(target, counts["users"], counts["items"], counts["interactions"],
                    {modality: tuple(shape) for modality, shape in found["features"].items()}, found["semantic_ids"],
-                   [*found["notes"], "made before from the same files with the same options: nothing to do"],
+                   [*found["notes"], "imported before from the same files with the same options: nothing to do"],
                    [Step(**step) for step in found["steps"]])
 
 
 def _check_name(name: str) -> None:
     if name != Path(name).name or name in ("", ".", "..") or name.startswith("."):
-        raise UserError(f"--dataset={name} is not usable as a folder name; use a plain name such as 'Arts'")
+        raise UserError(f"--dataset={name} is not a valid folder name; use a name such as 'Arts'")
 
 
 def _check_target(target: Path, name: str, inputs: list[Path], overwrite: bool) -> None:
@@ -161,16 +175,16 @@ def _check_target(target: Path, name: str, inputs: list[Path], overwrite: bool) 
     if not overwrite:
         raise UserError(f"dataset {target} already exists; add --overwrite to replace it, or choose another --dataset")
     if not (target / f"{name}.inter").is_file():
-        raise UserError(f"--overwrite: {target} holds no {name}.inter, so it is no imported dataset; remove it yourself "
+        raise UserError(f"--overwrite: {target} holds no {name}.inter, so it is not an imported dataset; remove it yourself "
                         "or choose another --dataset")
     inside = [path for path in inputs if path.resolve().is_relative_to(target.resolve())
               or target.resolve().is_relative_to(path.resolve())]
     if inside:
-        raise UserError(f"--overwrite would delete {inside[0]}, which is to be imported; choose another --dataset or --data_path")
+        raise UserError(f"--overwrite would delete {inside[0]}, which is a file to import; choose another --dataset or --data_path")
 
 
 def _write_interactions(path: Path, source: Source, form: AtomicFormat) -> None:
-    """Write rows by user, then time, then source order, which RecBole keeps for equal times."""
+    """Write interactions sorted by user, time and source order; RecBole keeps this order for equal times."""
     user_rank = {user: i for i, user in enumerate(dict.fromkeys(source.users))}
     order = np.lexsort((source.timestamps, [user_rank[user] for user in source.users]))
     columns = {f"{form.user}:token": source.users, f"{form.item}:token": source.items,
@@ -179,4 +193,5 @@ def _write_interactions(path: Path, source: Source, form: AtomicFormat) -> None:
 
 
 def _number(value: float) -> str:
+    """Return ``value`` as text, without a decimal point if it is an integer."""
     return str(int(value)) if float(value).is_integer() else repr(float(value))

@@ -1,4 +1,7 @@
-"""Join feature files and ID files to the items of a source: by item token, never by position alone."""
+"""Join feature and ID files to the items of a source by item token.
+
+Shapes: n items in the feature file, d feature dimensions.
+"""
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,9 +15,12 @@ from recbole_macrec.errors import UserError
 
 
 def join_features(source: Source, files: dict[str, Path]) -> dict[str, FeatureTable]:
-    """Return the features of every modality in catalogue order; rows may tell the catalogue of a CSV.
+    """Return the features of every modality in catalogue order.
 
-    UserError unless every file holds exactly the items of the catalogue.
+    If the catalogue of ``source`` is not fixed, features without item tokens extend it: row i belongs to item i.
+
+    Raises:
+        UserError: unless every file has exactly the items of the catalogue.
     """
     raw = {modality: _read_rows(Path(path)) for modality, path in files.items()}
     if not source.fixed:
@@ -23,45 +29,45 @@ def join_features(source: Source, files: dict[str, Path]) -> dict[str, FeatureTa
 
 
 def join_ids(source: Source, files: dict[str, Path]) -> dict[str, dict[str, list]]:
-    """Return published IDs of every modality, keyed by item token; UserError unless every item has one."""
+    """Return the published semantic IDs of every modality by item token; UserError unless each file has exactly the catalogue's items."""
     return {modality: _rekey(source, modality, Path(path)) for modality, path in files.items()}
 
 
 def _read_rows(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    """Return the matrix [n, d] and, when ``FILE.items.txt`` lies beside ``FILE.npy``, the item of each row."""
-    matrix, names = features.read_matrix(path), path.with_suffix(".items.txt")
-    tokens = features.read_tokens(names) if names.exists() else None
+    """Return the matrix [n, d] and the item token of each row, None without ``FILE.items.txt`` beside ``FILE.npy``."""
+    matrix, tokens_path = features.read_matrix(path), path.with_suffix(".items.txt")
+    tokens = features.read_tokens(tokens_path) if tokens_path.exists() else None
     if tokens is not None and len(tokens) != len(matrix):
-        raise UserError(f"feature file {path} has {len(matrix)} rows but {names.name} names {len(tokens)} items; "
-                        "give one row an item")
+        raise UserError(f"feature file {path} has {len(matrix)} rows but {tokens_path.name} names {len(tokens)} items; "
+                        "give one row per item")
     return matrix, tokens
 
 
 def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None:
-    """Let row-numbered features of a CSV tell the whole catalogue: row i is item i, also without interactions."""
+    """Extend the catalogue to all rows of features without item tokens: row i is item i, even without interactions."""
     counts = {modality: len(matrix) for modality, (matrix, tokens) in raw.items() if tokens is None}
     if not counts:
         return
     modality = next(iter(counts))
-    named = [token for token in source.catalogue if not (token.isascii() and token.isdigit() and str(int(token)) == token)]
-    if named:
+    not_numbers = [token for token in source.catalogue if not (token.isascii() and token.isdigit() and str(int(token)) == token)]
+    if not_numbers:
         raise UserError(f"--feature {modality}={files[modality]} has no .items.txt beside it, so row i is item i, but "
-                        f"{source.path} has {listing(named, 'item')} that are no row numbers; write "
-                        f"{Path(files[modality]).with_suffix('.items.txt')}, one item a line in row order")
+                        f"{source.path} has {listing(not_numbers, 'item')} that are not row numbers; write "
+                        f"{Path(files[modality]).with_suffix('.items.txt')}, one item per line in row order")
     if len(set(counts.values())) > 1:
-        seen = ", ".join(f"{files[m]} has {n}" for m, n in counts.items())
-        raise UserError(f"--feature files differ in rows: {seen}; give every modality one row an item")
+        rows = ", ".join(f"{files[m]} has {n}" for m, n in counts.items())
+        raise UserError(f"--feature files differ in their number of rows: {rows}; give every modality one row per item")
     count, highest = counts[modality], max(map(int, source.catalogue))
     if highest >= count:
         raise UserError(f"feature file {files[modality]} has {count} rows, fewer than {source.path} needs: its highest item "
-                        f"number is {highest}; give one row an item, from 0 to {highest}")
+                        f"number is {highest}; give one row per item, from 0 to {highest}")
     if count > len(source.catalogue):
         interacted = set(source.catalogue)
-        joining = [str(i) for i in range(count) if str(i) not in interacted]
+        added = [str(i) for i in range(count) if str(i) not in interacted]
         padding = "" if np.any(raw[modality][0][0]) else ("; its row 0 is all zeros: if that is padding, remove the row, or every item "
                                                           "has the features of the item before it")
         source.notes.append(f"{Path(files[modality]).name} has {count} rows, and {len(interacted)} items have interactions: row i is "
-                            f"read as item i, so {listing(joining, 'item')} without interactions join the catalogue{padding}")
+                            f"read as item i, so {listing(added, 'item')} without interactions are added to the catalogue{padding}")
     source.catalogue = [str(i) for i in range(count)]
     source.numbers = {token: token for token in source.catalogue}
     source.fixed = True
@@ -72,40 +78,39 @@ def _join(source: Source, modality: str, path: Path, matrix: np.ndarray, tokens:
     if tokens is None:
         if not source.numbers:
             raise UserError(f"--feature {modality}={path} has no .items.txt beside it, but the items of {source.path} have no "
-                            f"row numbers; write {path.with_suffix('.items.txt')}, one item a line in row order")
+                            f"row numbers; write {path.with_suffix('.items.txt')}, one item per line in row order")
         if len(matrix) != len(source.catalogue):
             fewer = "fewer" if len(matrix) < len(source.catalogue) else "more"
             raise UserError(f"feature file {path} ({modality}) has {len(matrix)} rows, {fewer} than the "
-                            f"{len(source.catalogue)} items of {source.path}; give one row an item, in item number order")
+                            f"{len(source.catalogue)} items of {source.path}; give one row per item, in item number order")
         tokens = source.catalogue
-    names = path.with_suffix(".items.txt")
-    _check_same(tokens, source, f"feature file {path} ({names.name})")
+    _check_same_items(tokens, source, f"feature file {path} ({path.with_suffix('.items.txt').name})")
     features.check_finite(matrix, tokens, path)
     return FeatureTable(tuple(source.catalogue), FeatureTable(tuple(tokens), matrix).select(source.catalogue))
 
 
 def _rekey(source: Source, modality: str, path: Path) -> dict[str, list]:
-    """Return published IDs keyed by item token; the file is keyed by item number, or already by token."""
+    """Return published semantic IDs by item token; the keys of the file are item numbers or item tokens."""
     codes = read_json_object(path)
     if not set(codes) <= set(source.numbers) and set(codes) & set(source.catalogue):
-        names = {token: token for token in source.catalogue}
+        tokens = {token: token for token in source.catalogue}
     else:
-        names = source.numbers
-    _check_same([names.get(key, key) for key in codes], source, f"--semantic_ids {modality}={path}")
+        tokens = source.numbers
+    _check_same_items([tokens.get(key, key) for key in codes], source, f"--semantic_ids {modality}={path}")
     wrong = [key for key, code in codes.items()
              if not isinstance(code, list) or not code or not all(isinstance(level, str) for level in code)]
     if wrong:
         raise UserError(f'{path} has {listing(wrong, "item")} whose ID is not a list of codes; expected ["<a_1>", "<b_3>", ...]')
-    by_token = {names[key]: code for key, code in codes.items()}
+    by_token = {tokens[key]: code for key, code in codes.items()}
     return {token: by_token[token] for token in source.catalogue}
 
 
-def _check_same(tokens: list[str], source: Source, what: str) -> None:
+def _check_same_items(tokens: list[str], source: Source, file: str) -> None:
     known, given = set(source.catalogue), set(tokens)
     missing = [token for token in source.catalogue if token not in given]
     unknown = [token for token in tokens if token not in known]
     if missing:
-        raise UserError(f"{what} lacks {listing(missing, 'item')} of {source.path}; give every item an entry")
+        raise UserError(f"{file} lacks {listing(missing, 'item')} of {source.path}; give every item an entry")
     if unknown:
-        raise UserError(f"{what} has {listing(unknown, 'item')} that {source.path} lacks; "
+        raise UserError(f"{file} has {listing(unknown, 'item')} that {source.path} lacks; "
                         "remove them or use files of one release")

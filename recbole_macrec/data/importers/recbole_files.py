@@ -1,4 +1,4 @@
-"""RecBole's own files: ``NAME.inter``, also as MMRec releases it, and benchmark files ``NAME.train.inter`` and so on."""
+"""Read RecBole's files: ``NAME.inter``, also in MMRec's format, and benchmark files ``NAME.train.inter`` etc."""
 from __future__ import annotations
 
 import re
@@ -23,56 +23,59 @@ PARTS = ("train", "valid", "test")
 def read_inter(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read ``NAME.inter`` of RecBole (``user_id:token ...``) or MMRec (``userID itemID rating timestamp x_label``).
 
-    The items of a ``NAME.item`` beside it are the catalogue, and its columns are kept, but for paths of images. The first line
-    tells the separator unless ``reads``, RecBole's options for columns and separators, does.
+    If there is a ``NAME.item`` beside it, its items are the catalogue and its columns are kept, except image columns. ``reads``
+    are RecBole's options for columns and separators; by default the separator is detected from the first line.
     """
     separator = _separator(path, reads)
     header = _names(path, separator)
     source = read_table(path, header, separator, reads)
     if "x_label" in header:
-        source.notes.append(f"the split in column x_label of {path.name} is not used: every model here splits leave-one-out")
+        source.notes.append(f"the split in column x_label of {path.name} is not used, because the models here use a leave-one-out split")
     item = header[find_column(header, "item", path, reads)]
     return _with_items(source, path.parent, path.name.removesuffix(".inter"), item, separator, reads)
 
 
 def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
-    """Read ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter``, rows with a history such as ``item_id_list``.
+    """Read ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter``, whose rows have a history such as ``item_id_list``.
 
-    The interactions are put together from the rows, and leave-one-out splits them as the files do. UserError where that
-    cannot be: rows of a user that contradict each other, or more than one row of a user for validation or for test.
+    The interactions of a user are reconstructed from the rows, so that a leave-one-out split gives the same parts as the files.
+
+    Raises:
+        UserError: if that is impossible: the rows of a user contradict each other, a user has several rows for validation or
+            test, or is missing from one of the files.
     """
     name, separator = train.name.removesuffix(".train.inter"), _separator(train, reads)
     user_field, item_field = reads.get("USER_ID_FIELD", "user_id"), reads.get("ITEM_ID_FIELD", "item_id")
-    past_field, past_separator = f"{item_field}_list", reads.get("seq_separator", " ")
-    use = f"use them as they are: --benchmark_filename=\"['train','valid','test']\" --data_path={train.parent.parent}"
+    history_field, history_separator = f"{item_field}_list", reads.get("seq_separator", " ")
+    use_directly = f"use the files without import: --benchmark_filename=\"['train','valid','test']\" --data_path={train.parent.parent}"
     histories: dict[str, list[str]] = {}
     for part in PARTS:
         path, seen = train.with_name(f"{name}.{part}.inter"), set()
         header = _names(path, separator)
-        lacks = [column for column in (user_field, past_field, item_field) if column not in header]
-        if lacks:
-            raise UserError(f"{path} has no column {lacks[0]} in its first line ({', '.join(header)}); expected {user_field}:token, "
-                            f"{past_field}:token_seq and {item_field}:token, or other names in --USER_ID_FIELD and --ITEM_ID_FIELD")
-        user_at, past_at, item_at = (header.index(column) for column in (user_field, past_field, item_field))
+        missing = [column for column in (user_field, history_field, item_field) if column not in header]
+        if missing:
+            raise UserError(f"{path} has no column {missing[0]} in its first line ({', '.join(header)}); expected {user_field}:token, "
+                            f"{history_field}:token_seq and {item_field}:token, or other names in --USER_ID_FIELD and --ITEM_ID_FIELD")
+        user_at, history_at, item_at = (header.index(column) for column in (user_field, history_field, item_field))
         for line, row in rows_of(path, separator, header):
             user, item = row[user_at].strip(), row[item_at].strip()
-            past = [token for token in row[past_at].strip().split(past_separator) if token]
-            history = histories.setdefault(user, past[:])
-            if history[len(history) - len(past):] != past:
+            row_history = [token for token in row[history_at].strip().split(history_separator) if token]
+            history = histories.setdefault(user, row_history[:])
+            if history[len(history) - len(row_history):] != row_history:
                 raise UserError(f"{path} line {line} gives user '{user}' another history than the lines before it, so the "
-                                f"interactions can't be put together; {use}")
+                                f"interactions cannot be reconstructed; {use_directly}")
             if user in seen and part != "train":
-                raise UserError(f"{path} has user '{user}' more than once, which leave-one-out would split otherwise; {use}")
+                raise UserError(f"{path} has user '{user}' more than once, unlike a leave-one-out split; {use_directly}")
             seen.add(user)
             history.append(item)
         if seen != set(histories):
-            raise UserError(f"{path} lacks {listing(sorted(set(histories) - seen), 'user')} of the files before it, which "
-                            f"leave-one-out would split otherwise; {use}")
+            raise UserError(f"{path} lacks {listing(sorted(set(histories) - seen), 'user')} of the files before it, "
+                            f"unlike a leave-one-out split; {use_directly}")
     users = [user for user, history in histories.items() for _ in history]
     items = [item for history in histories.values() for item in history]
     if not items:
         raise UserError(f"{train} has no interactions; check the file")
-    times = [float(place) for history in histories.values() for place in range(len(history))]
+    times = [float(position) for history in histories.values() for position in range(len(history))]
     catalogue = list(dict.fromkeys(items))
     check_tokens(list(histories), "user", train)
     check_tokens(catalogue, "item", train)
@@ -81,11 +84,11 @@ def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source
 
 
 def _separator(path: Path, reads: Mapping[str, str]) -> str:
-    """Return ``field_separator`` of ``reads``, or else what follows the type of the first column; a tab where it has none."""
+    """Return ``field_separator`` of ``reads``, else the text after the type of the first column, else a tab."""
     if "field_separator" in reads:
         return reads["field_separator"]
-    typed = _FIRST_COLUMN.match("".join(header_of(path, "\x1f")))
-    return typed["separator"] if typed else "\t"
+    match = _FIRST_COLUMN.match("".join(header_of(path, "\x1f")))
+    return match["separator"] if match else "\t"
 
 
 def _names(path: Path, separator: str) -> list[str]:
@@ -93,19 +96,23 @@ def _names(path: Path, separator: str) -> list[str]:
 
 
 def _seq_separator(sequences: pd.DataFrame, path: Path, reads: Mapping[str, str], notes: list[str]) -> str:
-    """Return ``seq_separator`` of ``reads``, or else a space, or what the sequences have where none of them has a space."""
+    """Return ``seq_separator`` of ``reads``, else a space, or the separator found in sequences that have no space."""
     if "seq_separator" in reads:
         return reads["seq_separator"]
     text = "".join("".join(sequences[column]) for column in sequences)
-    mark = next((mark for mark in "|;," if mark in text), None)
-    if mark is None or " " in text:
+    separator = next((character for character in "|;," if character in text), None)
+    if separator is None or " " in text:
         return " "
-    notes.append(f"{path.name}: sequences are read as separated by '{mark}'; --seq_separator names another separator")
-    return mark
+    notes.append(f"{path.name}: sequences are read as separated by '{separator}'; --seq_separator sets another separator")
+    return separator
 
 
 def _with_items(source: Source, folder: Path, name: str, item: str, separator: str, reads: Mapping[str, str]) -> Source:
-    """Find features and IDs, and take catalogue and columns of ``NAME.item`` where there is one; UserError if it lacks items."""
+    """Add detected feature and ID files, and the catalogue and columns of ``NAME.item`` if it exists, to ``source``.
+
+    Raises:
+        UserError: if ``NAME.item`` is unusable or lacks an item of the interactions.
+    """
     source.found, path = find_beside(source.path, name), folder / f"{name}.item"
     if not path.is_file():
         return source
@@ -117,16 +124,17 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
     if missing:
         raise UserError(f"{path} lacks {listing(missing, 'item')} of {source.path.name}; give every item a row")
     types = dict(column.split(":") for column in header_of(path, separator) if column.count(":") == 1)
-    source.notes += [f"{path.name}: column {column} is left out, as import does not copy its images; items.csv can name images"
+    source.notes += [f"{path.name}: column {column} is left out, because its images are not copied; name images in an items.csv to import them"
                      for column in types if column in IMAGE_COLUMNS]
     types = {column: kind for column, kind in types.items() if column not in (item, *IMAGE_COLUMNS)}
-    mark = _seq_separator(frame[[column for column, kind in types.items() if kind.endswith("_seq")]], path, reads, source.notes)
+    seq_separator = _seq_separator(frame[[column for column, kind in types.items() if kind.endswith("_seq")]], path, reads, source.notes)
     source.catalogue, source.fixed = catalogue, True
     for column, kind in types.items():
-        values = frame[column].str.replace(mark, " ", regex=False) if kind.endswith("_seq") else frame[column]
-        numbers = kind.startswith("float")
-        source.columns[f"{column}:{kind}"] = (plain_numbers(values.tolist(), column, catalogue, path, source.notes) if numbers
-                                              else [clean_text(value) for value in values])
+        values = frame[column].str.replace(seq_separator, " ", regex=False) if kind.endswith("_seq") else frame[column]
+        if kind.startswith("float"):
+            source.columns[f"{column}:{kind}"] = plain_numbers(values.tolist(), column, catalogue, path, source.notes)
+        else:
+            source.columns[f"{column}:{kind}"] = [clean_text(value) for value in values]
     numbered = sorted(catalogue, key=lambda item: (len(item), item)) == [str(i) for i in range(len(catalogue))]
     source.numbers = {item: item for item in catalogue} if numbered and catalogue == sorted(catalogue, key=int) else {}
     return source

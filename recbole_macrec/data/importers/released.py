@@ -1,4 +1,4 @@
-"""The folders released with MQL4GRec, MACRec, LC-Rec and LETTER: histories, numbering, texts, features and IDs."""
+"""Read the folders released with MQL4GRec, MACRec, LC-Rec and LETTER: histories, item numbers, texts, features and IDs."""
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -11,42 +11,43 @@ from recbole_macrec.data.importers.detected_files import find_beside
 from recbole_macrec.data.importers.sources import Source, read_json_object
 from recbole_macrec.errors import UserError
 
-TEXT_FIELDS = ("title", "description", "brand", "categories")  # what released metadata files hold
+TEXT_FIELDS = ("title", "description", "brand", "categories")  # keys of the released metadata files
 
 
 def read_released(inter: Path) -> Source:
-    """Read ``NAME.inter.json`` (user -> item numbers in time order) and what lies beside it.
+    """Read ``NAME.inter.json`` (user -> item numbers in time order) and the files beside it.
 
-    ``NAME.item2id`` (``ASIN<tab>number``) names the items; where it is not released, as by LC-Rec and LETTER, their numbers
-    do, and the catalogue is that of ``NAME.item.json`` or of the IDs. Features and IDs are found by their names.
+    ``NAME.item2id`` (``ASIN<tab>number``) gives the item tokens. LC-Rec and LETTER do not release it: then item numbers are the
+    tokens, and ``NAME.item.json`` or the ID file gives the catalogue. Feature and ID files are detected by their names.
     """
     stem, notes = inter.name.removesuffix(".inter.json"), []
-    named, metadata = inter.with_name(f"{stem}.item2id"), inter.with_name(f"{stem}.item.json")
+    item2id, metadata = inter.with_name(f"{stem}.item2id"), inter.with_name(f"{stem}.item.json")
     found = find_beside(inter, stem)
     texts = read_json_object(metadata) if metadata.exists() else None
     histories = read_json_object(inter)
     users, items, timestamps = _flatten(histories, inter)
-    listed = next((path for path in (named, metadata, *sum(found.ids.values(), [])) if path.exists()), None)
-    if listed == named:
-        numbers = _read_item2id(named)
+    catalogue_file = next((path for path in (item2id, metadata, *sum(found.ids.values(), [])) if path.exists()), None)
+    if catalogue_file == item2id:
+        numbers = _read_item2id(item2id)
     else:
-        notes.append(f"{named.name} is not there: items are named by their numbers")
-        numbers = _own_names(read_json_object(listed) if listed else items, listed or inter, whole=listed is not None)
+        notes.append(f"{item2id.name} does not exist: item numbers are used as item tokens")
+        numbers = _numbers_as_tokens(read_json_object(catalogue_file) if catalogue_file else items, catalogue_file or inter,
+                                     complete=catalogue_file is not None)
     unknown = [number for number in dict.fromkeys(items) if number not in numbers]
     if unknown:
-        raise UserError(f"{inter} has {listing(unknown, 'item number')} that {listed.name} lacks; use files of one release")
+        raise UserError(f"{inter} has {listing(unknown, 'item number')} that {catalogue_file.name} lacks; use files of one release")
     empty = sum(not history for history in histories.values())
     if empty:
         notes.append(f"{empty} users of {inter.name} have no interactions and are left out")
     source = Source(inter, users, [numbers[number] for number in items], timestamps, list(numbers.values()), numbers,
-                    fixed=listed is not None, notes=notes, found=found)
+                    fixed=catalogue_file is not None, notes=notes, found=found)
     if texts is not None:
         source.columns = _text_columns(texts, numbers, metadata)
     return source
 
 
 def _flatten(histories: dict, inter: Path) -> tuple[list[str], list[str], list[float]]:
-    """Return user, item number and position of every interaction."""
+    """Return the user, item number and position in the history of every interaction."""
     users, items, timestamps = [], [], []
     for user, history in histories.items():
         if not isinstance(history, list) or not all(type(number) in (int, str) for number in history):
@@ -60,30 +61,30 @@ def _flatten(histories: dict, inter: Path) -> tuple[list[str], list[str], list[f
     return users, items, timestamps
 
 
-def _own_names(numbers: Iterable[str], path: Path, whole: bool) -> dict[str, str]:
-    """Return {number: number}, sorted; UserError for what is no number, and for gaps where ``path`` lists all items."""
+def _numbers_as_tokens(numbers: Iterable[str], path: Path, complete: bool) -> dict[str, str]:
+    """Return {number: number}, sorted; UserError if one is not a number, or for gaps if ``path`` lists the complete catalogue."""
     distinct = list(dict.fromkeys(numbers))
     wrong = [number for number in distinct if not (number.isascii() and number.isdigit() and str(int(number)) == number)]
     if wrong:
-        raise UserError(f"{path} has {listing(wrong, 'item')} that are no item numbers; put the .item2id file (ASIN<tab>number) "
+        raise UserError(f"{path} has {listing(wrong, 'item')} that are not item numbers; put the .item2id file (ASIN<tab>number) "
                         "of the release beside it")
     distinct.sort(key=int)
-    if whole:
+    if complete:
         _check_gapless(list(map(int, distinct)), path)
     return {number: number for number in distinct}
 
 
 def _check_gapless(numbers: list[int], path: Path) -> None:
     if sorted(numbers) != list(range(len(numbers))):
-        raise UserError(f"{path} numbers {len(numbers)} items up to {max(numbers)}; expected 0 to n-1 without gaps")
+        raise UserError(f"{path} numbers {len(numbers)} items up to {max(numbers)}; expected the numbers 0 to {len(numbers) - 1} without gaps")
 
 
 def _read_item2id(path: Path) -> dict[str, str]:
-    """Return {number: ASIN} in number order; numbers are 0..n-1, ids and numbers are unique."""
+    """Return {item number: ASIN} in number order; UserError unless the numbers are 0..n-1 and the ASINs are unique."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text; fetch it again") from error
+        raise UserError(f"{path} is not UTF-8 text; download it again") from error
     tokens, numbers = [], []
     for i, line in enumerate(lines, 1):
         parts = line.split("\t")
@@ -92,9 +93,9 @@ def _read_item2id(path: Path) -> dict[str, str]:
         tokens.append(parts[0])
         numbers.append(int(parts[1]))
     check_tokens(tokens, "item", path)
-    for twice, noun in ((duplicates(tokens), "item id"), (duplicates(map(str, numbers)), "item number")):
-        if twice:
-            raise UserError(f"{path} has {listing(twice, noun)} more than once; keep one line an item")
+    for repeated, noun in ((duplicates(tokens), "item id"), (duplicates(map(str, numbers)), "item number")):
+        if repeated:
+            raise UserError(f"{path} has {listing(repeated, noun)} more than once; keep one line per item")
     _check_gapless(numbers, path)
     return {str(number): token for number, token in sorted(zip(numbers, tokens))}
 

@@ -1,4 +1,4 @@
-"""What every source of interactions is read into, and the tables and JSON files that most of them are."""
+"""``Source``, the common form of all sources of interactions, and readers for tables and JSON files."""
 from __future__ import annotations
 
 import csv
@@ -15,7 +15,7 @@ from recbole_macrec.data.importers.detected_files import DetectedFiles
 from recbole_macrec.data.quoting import quoting
 from recbole_macrec.errors import UserError, nearest
 
-# What a column may be called: the usual names, and those that published files have in their place.
+# Accepted column names: the usual ones first, then those of published files, whose use is noted.
 _COLUMNS = {
     "user": (("user", "user_id", "userid"), ("session_id", "sessionid", "session")),
     "item": (("item", "item_id", "itemid"), ("product_id", "parent_asin", "asin", "movie_id", "artist_id", "venue_id",
@@ -28,35 +28,39 @@ NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass
 class Source:
-    """Interactions and the catalogue; ``items`` holds tokens, ``numbers`` how the source's files name each token."""
+    """Interactions and the catalogue; ``users``, ``items`` and ``timestamps`` have one entry per interaction."""
 
     path: Path
     users: list[str]
     items: list[str]
     timestamps: list[float]
     catalogue: list[str]
-    numbers: dict[str, str]  # item number (or CSV value) as text -> item token
-    fixed: bool  # True when the source lists its whole catalogue, False when only interactions tell it
+    numbers: dict[str, str]  # item number in the source's files, as text -> item token
+    fixed: bool  # whether the source lists its catalogue; otherwise it is the items of the interactions
     columns: dict[str, list[str]] = field(default_factory=dict)  # name:type -> values in catalogue order
     notes: list[str] = field(default_factory=list)
-    found: DetectedFiles = field(default_factory=DetectedFiles)  # features and IDs in the source's folder
+    found: DetectedFiles = field(default_factory=DetectedFiles)  # feature and ID files in the source's folder
 
 
 def read_csv(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
-    """Read ``user,item[,timestamp]``; rows without a timestamp keep their order."""
+    """Read ``user,item[,timestamp]``; without timestamps, the order of the rows is the time."""
     delimiter = reads.get("field_separator", ",")
     return read_table(path, [name.strip() for name in header_of(path, delimiter)], delimiter, reads)
 
 
 def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
-    """Read a table of interactions whose first line was understood as ``header``; rows without a timestamp keep their order.
+    """Read a table of interactions; without timestamps, the order of the rows is the time.
 
-    ``reads`` names columns by RecBole's options, such as ``{"ITEM_ID_FIELD": "product_id"}``.
+    Args:
+        path: the file.
+        header: the column names in its first line.
+        delimiter: the separator of its columns.
+        reads: RecBole's options for columns, such as ``{"ITEM_ID_FIELD": "product_id"}``.
     """
-    places = [find_column(header, name, path, reads) for name in ("user", "item", "timestamp")]
+    positions = [find_column(header, name, path, reads) for name in ("user", "item", "timestamp")]
     users, items, timestamps = [], [], []
     for line, row in rows_of(path, delimiter, header):
-        user, item, time = (None if place is None else row[place].strip() for place in places)
+        user, item, time = (None if position is None else row[position].strip() for position in positions)
         users.append(user)
         items.append(item)
         timestamps.append(float(len(timestamps)) if time is None else _time(time, path, line))
@@ -67,16 +71,16 @@ def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str
         catalogue.sort(key=int)
     check_tokens(list(dict.fromkeys(users)), "user", path)
     check_tokens(catalogue, "item", path)
-    notes = [f"{path.name}: column {header[place]} is read as the {name}; --{_OPTIONS[name]} names another"
-             for name, place in zip(_OPTIONS, places)
-             if place is not None and _OPTIONS[name] not in reads and header[place].lower() not in _COLUMNS[name][0]]
-    if places[2] is None:
-        notes.append(f"{path.name} has no timestamp column: the order of its rows is taken as time; --TIME_FIELD names one")
+    notes = [f"{path.name}: column {header[position]} is read as the {name}; --{_OPTIONS[name]} sets another column"
+             for name, position in zip(_OPTIONS, positions)
+             if position is not None and _OPTIONS[name] not in reads and header[position].lower() not in _COLUMNS[name][0]]
+    if positions[2] is None:
+        notes.append(f"{path.name} has no timestamp column: the order of its rows is used as time; --TIME_FIELD sets a column")
     return Source(path, users, items, timestamps, catalogue, {token: token for token in catalogue}, fixed=False, notes=notes)
 
 
 def rows_of(path: Path, delimiter: str, header: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and values of each row after the first line; UserError unless it has a value for every column."""
+    """Yield the line number and values of each row after the header; UserError unless a row has one value per column."""
     rows = _rows(path, delimiter)
     next(rows)
     for line, row in rows:
@@ -86,14 +90,15 @@ def rows_of(path: Path, delimiter: str, header: list[str]) -> Iterator[tuple[int
 
 
 def header_of(path: Path, delimiter: str) -> list[str]:
+    """Return the values in the first line of a table, [] if the file is empty."""
     return next(_rows(path, delimiter), (0, []))[1]
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     try:
-        how = csv.QUOTE_MINIMAL if path.suffix == ".csv" else quoting(path, delimiter)  # an atomic file need not follow CSV's rules
+        quotes = csv.QUOTE_MINIMAL if path.suffix == ".csv" else quoting(path, delimiter)  # quotes in atomic files may be text
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, strict=True, delimiter=delimiter, quoting=how)
+            rows = csv.reader(file, strict=True, delimiter=delimiter, quoting=quotes)
             yield from ((rows.line_num, row) for row in rows if row)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
@@ -104,26 +109,26 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_json_object(path: Path) -> dict:
-    """Read a JSON file that is one object; a key given twice, which json would swallow, is a UserError."""
-    def pairs(found: list[tuple]) -> dict:
-        twice = duplicates(key for key, _ in found)
-        if twice:
-            raise UserError(f"{path} has {listing(twice, 'key')} more than once; keep one entry each")
-        return dict(found)
+    """Read a JSON file that holds one object; raise UserError for repeated keys, which ``json`` ignores."""
+    def to_dict(pairs: list[tuple]) -> dict:
+        repeated = duplicates(key for key, _ in pairs)
+        if repeated:
+            raise UserError(f"{path} has {listing(repeated, 'key')} more than once; keep one entry each")
+        return dict(pairs)
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=pairs)
+        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=to_dict)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}); the file may be truncated, fetch it again") from error
+        raise UserError(f"{path} is not readable JSON ({error}); the file may be truncated, download it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}; expected a JSON object {{key: value}}")
     return value
 
 
 def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, str]) -> int | None:
-    """Return the place of the column that ``reads`` names, or else of one with a known name; None for no timestamp."""
+    """Return the position of the column set in ``reads``, else of one with an accepted name; None if there is no timestamp."""
     option = _OPTIONS[name]
     if option in reads:
         if reads[option] not in header:
@@ -131,12 +136,12 @@ def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, st
                             f"({', '.join(header)}).{missing_column(reads[option], header)}")
         return header.index(reads[option])
     for names in _COLUMNS[name]:
-        places = [i for i, column in enumerate(header) if column.lower() in names]
-        if len(places) > 1:
-            raise UserError(f"{path} has {len(places)} columns for {name} ({', '.join(header)}); keep one, or name it with "
+        positions = [i for i, column in enumerate(header) if column.lower() in names]
+        if len(positions) > 1:
+            raise UserError(f"{path} has {len(positions)} columns for {name} ({', '.join(header)}); keep one, or choose one with "
                             f"--{option}")
-        if places:
-            return places[0]
+        if positions:
+            return positions[0]
     if name == "timestamp":
         return None
     raise UserError(f"{path} has no column '{name}' in its first line ({', '.join(header)}); expected user,item[,timestamp], or "
@@ -144,11 +149,11 @@ def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, st
 
 
 def missing_column(name: str, header: list[str]) -> str:
-    """What to say where the first line of a file has no column ``name``."""
+    """Return a hint for the message that the first line of a file has no column ``name``."""
     if not header:
         return " The file is empty."
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-        return " Its columns are not parted by commas; save it as comma-separated values."
+    if len(header) == 1 and any(separator in header[0] for separator in ";\t|"):
+        return " Columns are not separated by commas; save it as comma-separated values."
     return nearest(name, header).replace("Did you mean", "Is it")
 
 

@@ -1,4 +1,4 @@
-"""Texts that were released as word numbers: one array [2, n] of item numbers and the words of these items."""
+"""Read item texts released as word numbers: an array [2, n] whose columns are (item number, word number)."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,9 +13,10 @@ COLUMN = "title"
 
 
 def read_words(path: Path, source: Source) -> list[str]:
-    """Return a text of every item of ``source``: its word numbers, such as "17 4 17"; empty where it has none.
+    """Return the text of every item of ``source``: its word numbers, such as "17 4 17", or "" if it has none.
 
-    UserError for anything but an array [2, n] of whole numbers, and for items that ``source`` lacks.
+    Raises:
+        UserError: unless the file is an array [2, n] of integers whose items are all in ``source``.
     """
     try:
         words = np.load(path, allow_pickle=False)
@@ -26,7 +27,7 @@ def read_words(path: Path, source: Source) -> list[str]:
                         "numpy.save") from error
     if not isinstance(words, np.ndarray) or words.ndim != 2 or len(words) != 2 or words.dtype.kind not in "iu":
         seen = f"{words.dtype} {list(words.shape)}" if isinstance(words, np.ndarray) else "an .npz archive"
-        raise UserError(f"--words={path} holds {seen}; expected whole numbers [2, n]: item numbers and their words")
+        raise UserError(f"--words={path} holds {seen}; expected integers [2, n]: item numbers and word numbers")
     unknown = [str(number) for number in np.unique(words[0]).tolist() if str(number) not in source.numbers]
     if unknown:
         raise UserError(f"--words={path} has words of {listing(unknown, 'item number')} that {source.path} lacks; use files of "

@@ -1,4 +1,4 @@
-"""Amazon Reviews of 2018 and 2023, any category, through the published filtering."""
+"""Import raw Amazon Reviews of 2018 and 2023, any category, with the published filtering."""
 from __future__ import annotations
 
 import numpy as np
@@ -15,10 +15,10 @@ from recbole_macrec.errors import UserError
 
 
 def read_amazon(files: RawFiles, options: Options, records: Records) -> Catalogue:
-    """Keep items with metadata (and an image), the earliest interaction of a user and an item, and the k-core of the rest.
+    """Keep the earliest interaction of each user and item, items with metadata (and an image), and the k-core of the rest.
 
-    The metadata are read once. In memory are two flags of every item that has reviews; texts go to ``records``, and only
-    those of the k-core before anything is known about items, which no later step can leave.
+    The metadata are read once. Memory holds two flags for every item with reviews. Texts are written to ``records``, but only
+    those of items in the k-core of all interactions: every later step keeps a subset of these items.
     """
     reviews = read_reviews(files.reviews, files.kind)
     filtering = Filtering(reviews.interactions)
@@ -26,24 +26,24 @@ def read_amazon(files: RawFiles, options: Options, records: Records) -> Catalogu
     candidate = np.zeros(len(reviews.items), dtype=bool)
     candidate[filtering.left.items[k_core(filtering.left, options.core)]] = True
 
-    described, pictured = (np.zeros(len(reviews.items), dtype=bool) for _ in range(2))
+    has_metadata, has_image = (np.zeros(len(reviews.items), dtype=bool) for _ in range(2))
     number = {item: i for i, item in enumerate(reviews.items)}
     tally = Tally()
     for listing in read_listings(files.metadata, files.kind, tally):
         i = number.get(listing.item)
-        # The first entry of an item counts, unless only a later one has images.
-        if i is None or described[i] and (pictured[i] or not listing.images):
+        # The first entry of an item is used, unless only a later one has images.
+        if i is None or has_metadata[i] and (has_image[i] or not listing.images):
             continue
-        described[i], pictured[i] = True, bool(listing.images)
+        has_metadata[i], has_image[i] = True, bool(listing.images)
         if candidate[i]:
             records.put(Record(listing.item, texts(listing, files.kind), listing.images))
-    if not described.any():
-        raise UserError(f"{files.metadata} describes no item of {files.reviews}; use files of one category and one release")
+    if not has_metadata.any():
+        raise UserError(f"{files.metadata} has no item of {files.reviews}; use files of one category and one release")
 
-    filtering.keep("items with metadata", described[filtering.left.items])
+    filtering.keep("items with metadata", has_metadata[filtering.left.items])
     if options.require_image:
-        filtering.keep("items with an image", pictured[filtering.left.items])
+        filtering.keep("items with an image", has_image[filtering.left.items])
     filtering.keep_core(options.core)
     return Catalogue(as_source(files.reviews, filtering, reviews.users, reviews.items), COLUMNS, records,
-                     bool(pictured[filtering.left.items].any()), filtering.steps,
+                     bool(has_image[filtering.left.items].any()), filtering.steps,
                      {files.reviews.name: reviews.tally, files.metadata.name: tally})

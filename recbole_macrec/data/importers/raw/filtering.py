@@ -1,7 +1,9 @@
 """The published filtering: one interaction per user and item, an iterated k-core, histories in time order.
 
-Everything here is a pure function of integer arrays. n interactions lie in the order of their file, and that position
-breaks every tie: of two interactions at the same time, the one that comes first in the file is the earlier one.
+The functions here are pure functions of arrays. Interactions are in the order of their file, and this order breaks ties: of two
+interactions at the same time, the first in the file is the earlier one.
+
+Shapes: n interactions.
 """
 from __future__ import annotations
 
@@ -11,19 +13,19 @@ import numpy as np
 
 
 class Interactions(NamedTuple):
-    """Who took what, when; users and items are numbers from 0 in the order in which the file first names them."""
+    """User, item and time of each interaction; users and items are numbered from 0 by first occurrence in the file."""
 
     users: np.ndarray  # int32 [n]
     items: np.ndarray  # int32 [n]
     times: np.ndarray  # float64 [n]
 
     def take(self, rows: np.ndarray) -> Interactions:
-        """Return the interactions at ``rows``, positions or a mask."""
+        """Return the interactions at ``rows``, row numbers or a mask."""
         return Interactions(self.users[rows], self.items[rows], self.times[rows])
 
 
 class Step(NamedTuple):
-    """What is left after a step of the filtering."""
+    """Counts after a step of the filtering."""
 
     name: str
     users: int
@@ -32,13 +34,13 @@ class Step(NamedTuple):
 
 
 def count(name: str, interactions: Interactions) -> Step:
-    """Count users and items that still have an interaction."""
+    """Return the counts of users, items and interactions after the step ``name``."""
     users, items, _ = interactions
     return Step(name, len(np.unique(users)), len(np.unique(items)), len(users))
 
 
 def earliest(interactions: Interactions) -> np.ndarray:
-    """Return the rows, ascending, of the earliest interaction of each (user, item)."""
+    """Return the rows, ascending, of the earliest interaction of each (user, item) pair."""
     users, items, times = interactions
     order = np.lexsort((times, items, users))  # stable: equal times stay in the order of the file
     first = np.ones(len(order), dtype=bool)
@@ -47,9 +49,9 @@ def earliest(interactions: Interactions) -> np.ndarray:
 
 
 def k_core(interactions: Interactions, k: int) -> np.ndarray:
-    """Return the rows, ascending, of the largest part in which every user and every item has ``k`` interactions or more.
+    """Return the rows, ascending, of the k-core: the largest subset in which every user and item has at least ``k`` interactions.
 
-    That part is unique: leaving out users and items round by round until nobody is below ``k`` finds it in any order.
+    It is unique: removing users and items with fewer than ``k`` interactions until there are none finds it in any order.
     """
     users, items, _ = interactions
     rows = np.arange(len(users))
@@ -61,19 +63,19 @@ def k_core(interactions: Interactions, k: int) -> np.ndarray:
 
 
 def in_time_order(interactions: Interactions) -> np.ndarray:
-    """Return all rows by user, then time, then position."""
+    """Return all rows sorted by user, then time, then row."""
     return np.lexsort((interactions.times, interactions.users))
 
 
 class Filtering:
-    """Interactions on their way through the steps, and what each step left."""
+    """Filter interactions step by step and record the counts after each step."""
 
     def __init__(self, interactions: Interactions) -> None:
         self.left = interactions
         self.steps = [count("read", interactions)]
 
     def keep(self, name: str, rows: np.ndarray) -> None:
-        """Keep ``rows``, positions or a mask, and record the counts under ``name``."""
+        """Keep ``rows``, row numbers or a mask, and record the counts as step ``name``."""
         self.left = self.left.take(rows)
         self.steps.append(count(name, self.left))
 

@@ -14,7 +14,7 @@ _REVIEWS = {"amazon2018": ".csv", "amazon2023": ".jsonl"}
 
 
 class RawFiles(NamedTuple):
-    """The files of one catalogue; ``category`` is None for a plain folder."""
+    """The files of one raw catalogue; ``category`` is None for ``kind`` "folder"."""
 
     kind: str  # amazon2018, amazon2023 or folder
     category: str | None
@@ -23,25 +23,28 @@ class RawFiles(NamedTuple):
 
 
 def find_raw(src: Path, name: str, category: str | None = None) -> RawFiles | None:
-    """Return the raw files in ``src``, or None where it is something else: a released folder, a CSV file, no folder.
+    """Return the raw files in ``src``, or None if there are none: a released folder, a CSV file, a missing folder.
 
-    Of several categories the one that ``category``, or else the dataset's name, means is taken, by its own name or by one
-    of SHORT_NAMES. UserError if that is none of them, or if it has metadata but no reviews.
+    If the folder has several categories, ``category`` chooses one, by its full name or one of SHORT_NAMES. Its default is the
+    dataset's name.
+
+    Raises:
+        UserError: if that category is not in the folder, or metadata or reviews are missing.
     """
     if not src.is_dir() or any(src.glob("*.inter.json")):
-        return _other(src, category, None)
+        return _not_amazon(src, category, None)
     found = {}
     for path in sorted(src.iterdir()):  # an archive comes after its unpacked copy and replaces it
         match = _METADATA.fullmatch(path.name)
         if match:
             found[match["category"], _KINDS[match["form"]]] = path
     if not found:
-        lonely = sorted(path.name for path in src.glob("*.jsonl*"))
-        if lonely:
-            raise UserError(f"SRC {src} holds {lonely[0]} but no metadata; put meta_{lonely[0]} beside it")
+        reviews_only = sorted(path.name for path in src.glob("*.jsonl*"))
+        if reviews_only:
+            raise UserError(f"SRC {src} holds {reviews_only[0]} but no metadata; put meta_{reviews_only[0]} beside it")
         interactions, items = src / "interactions.csv", src / "items.csv"
         is_plain = interactions.is_file() and items.is_file()
-        return _other(src, category, RawFiles("folder", None, interactions, items) if is_plain else None)
+        return _not_amazon(src, category, RawFiles("folder", None, interactions, items) if is_plain else None)
     chosen = _choose(src, sorted({category for category, _ in found}), name, category)
     kinds = [kind for category, kind in found if category == chosen]
     if len(kinds) > 1:
@@ -54,19 +57,19 @@ def find_raw(src: Path, name: str, category: str | None = None) -> RawFiles | No
     return RawFiles(kinds[0], chosen, archive if archive.exists() else plain, found[chosen, kinds[0]])
 
 
-def _other(src: Path, category: str | None, files: RawFiles | None) -> RawFiles | None:
-    """Return ``files``, which are not Amazon's; UserError if a category was asked for."""
+def _not_amazon(src: Path, category: str | None, files: RawFiles | None) -> RawFiles | None:
+    """Return ``files``, which are not Amazon's; UserError if a category is given."""
     if category is not None:
         raise UserError(f"--category={category} chooses among raw Amazon files (meta_CATEGORY.json.gz), but SRC {src} holds "
                         "none; leave the option out")
     return files
 
 
-def _choose(src: Path, categories: list[str], name: str, spec: str | None) -> str:
-    wanted = SHORT_NAMES.get(spec or name, spec or name)
-    if wanted in categories:
-        return wanted
-    if spec is None and len(categories) == 1:
+def _choose(src: Path, categories: list[str], name: str, category: str | None) -> str:
+    requested = SHORT_NAMES.get(category or name, category or name)
+    if requested in categories:
+        return requested
+    if category is None and len(categories) == 1:
         return categories[0]
-    option = "" if spec is None else f"--category={spec}: "
-    raise UserError(f"{option}SRC {src} holds {', '.join(categories)}; name one with --category.{nearest(wanted, categories)}")
+    option = "" if category is None else f"--category={category}: "
+    raise UserError(f"{option}SRC {src} holds {', '.join(categories)}; choose one with --category.{nearest(requested, categories)}")

@@ -1,4 +1,4 @@
-"""A plain folder: ``interactions.csv`` and, in ``items.csv``, the catalogue with texts and images."""
+"""Import a folder with ``interactions.csv`` and ``items.csv``, the catalogue with texts and images."""
 from __future__ import annotations
 
 import csv
@@ -24,60 +24,67 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 def read_folder(files: RawFiles, options: Options, records: Records, reads: Mapping[str, str] = NO_OPTIONS) -> Catalogue:
-    """Read the folder; every row of ``items.csv`` is in the catalogue unless ``options`` filter. UserError if it is bad."""
-    items, pictured = [], set()
+    """Read the folder; without filtering ``options``, the catalogue is all rows of ``items.csv``.
+
+    Raises:
+        UserError: if a file is unusable, or ``items.csv`` lacks an item of the interactions.
+    """
+    items, with_image = [], set()
     table = ItemTable(files.metadata, reads)
     for record in table:
         items.append(record.item)
         records.put(record)
         if record.images:
-            pictured.add(record.item)
+            with_image.add(record.item)
     _check_items(items, files.metadata)
     source = read_csv(files.reviews, reads)
     known = set(items)
     unknown = [item for item in source.catalogue if item not in known]
     if unknown:
         raise UserError(f"{files.metadata} lacks {listing(unknown, 'item')} of {files.reviews.name}; give every item a row")
-    if strangers := table.strangers(known):
-        source.notes.append(f"{IMAGES}/ has {listing(strangers, 'image')} that bear the id of no item")
-    if table.left_out:
-        source.notes.append(f"{IMAGES}/ has {listing(table.left_out, 'entry', 'entries')} left out; expected files named by an "
+    if unmatched := table.unmatched_images(known):
+        source.notes.append(f"{IMAGES}/ has {listing(unmatched, 'image')} named after no item")
+    if table.skipped:
+        source.notes.append(f"{IMAGES}/ has {listing(table.skipped, 'entry', 'entries')} skipped; expected files named after an "
                             f"item's id that end in {', '.join(SUFFIXES)}")
-    steps = narrow(source, options.core, pictured if options.require_image else None)
+    steps = narrow(source, options.core, with_image if options.require_image else None)
     if options.core is not None:
-        known = set(source.items)
+        kept = set(source.items)
     elif options.require_image:
-        known = pictured
-    source.catalogue = [item for item in items if item in known]
+        kept = with_image
+    else:
+        kept = known
+    source.catalogue = [item for item in items if item in kept]
     source.fixed = True
-    source.notes += _unreadable(files.metadata.parent, records.read(source.catalogue))
+    source.notes += _unreadable_images(files.metadata.parent, records.read(source.catalogue))
     numbered = sorted(source.catalogue, key=lambda item: (len(item), item))
-    if numbered == [str(i) for i in range(len(numbered))]:  # as in a CSV without items.csv, these ids are row numbers
+    if numbered == [str(i) for i in range(len(numbered))]:  # ids that are row numbers, as in a CSV without items.csv
         source.catalogue, source.numbers = numbered, {item: item for item in numbered}
     else:
         source.numbers = {}
-    return Catalogue(source, table.columns, records, not pictured.isdisjoint(known), steps, root=files.metadata.parent)
+    return Catalogue(source, table.columns, records, not with_image.isdisjoint(kept), steps, root=files.metadata.parent)
 
 
 class ItemTable:
-    """The rows of ``items.csv`` as Records, one in memory at a time; images are URLs or paths inside the folder.
+    """Iterate over the rows of ``items.csv`` as Records, one in memory at a time.
 
-    Without a column for them, the images are those of ``images/`` that bear an item's id, such as ``images/B0042.jpg``.
+    Images are URLs or paths inside the folder. Without an image column, they are the files in ``images/`` that are named after
+    an item's id, such as ``images/B0042.jpg``.
     """
 
     def __init__(self, path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> None:
         self.path, self._delimiter = path, reads.get("field_separator", ",")
         _, self._header = next(_rows(path, self._delimiter), (0, []))
         item = (reads["ITEM_ID_FIELD"].lower(),) if "ITEM_ID_FIELD" in reads else _ITEM
-        self._item, self._image = _place(self._header, item, path), _place(self._header, IMAGE_COLUMNS, path)
+        self._item, self._image = _position(self._header, item, path), _position(self._header, IMAGE_COLUMNS, path)
         if self._item is None:
             raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "
                             f"text columns, and image for a path or URL.{missing_column('item', self._header)}")
         folder = path.parent / IMAGES
         entries = sorted(folder.iterdir()) if self._image is None and folder.is_dir() else []
         images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
-        self._named = _by_name(folder, images)
-        self.left_out = [entry.name for entry in entries if entry not in images and not entry.name.startswith(".")]
+        self._image_of = _by_stem(folder, images)
+        self.skipped = [entry.name for entry in entries if entry not in images and not entry.name.startswith(".")]
         self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
         names = _checked_names([self._header[i] for i in self._texts], path)
         self._categories = None if COLUMN in names else next((names.index(name) for name in KNOWN if name in names), None)
@@ -91,28 +98,28 @@ class ItemTable:
                 raise UserError(f"{self.path} line {line} has {len(row)} values; expected {len(self._header)} "
                                 f"({', '.join(self._header)})")
             item = row[self._item]
-            image = self._named.get(item, "") if self._image is None else row[self._image]
+            image = self._image_of.get(item, "") if self._image is None else row[self._image]
             texts = [plain_text(row[i]) for i in self._texts]
             if self._categories is not None:
                 texts.append(category_tokens(texts[self._categories]))
-            yield Record(item, texts, [_image(self.path, item, image)] if image else [])
+            yield Record(item, texts, [_checked_image(self.path, item, image)] if image else [])
 
-    def strangers(self, items: set[str]) -> list[str]:
-        """Return the names in ``images/`` that are none of ``items``; none are where a column names the images."""
-        return [name for name in self._named if name not in items]
+    def unmatched_images(self, items: set[str]) -> list[str]:
+        """Return the names in ``images/`` that are not in ``items``; [] if a column names the images."""
+        return [name for name in self._image_of if name not in items]
 
     def local_images(self) -> list[str]:
-        """Return the image paths, without the URLs; UserError naming all that do not exist."""
-        named = [(record.item, image) for record in self for image in record.images if not is_url(image)]
-        missing = [f"{image} of item '{item}'" for item, image in named if not (self.path.parent / image).is_file()]
+        """Return the image paths, without URLs; UserError if some do not exist."""
+        images = [(record.item, image) for record in self for image in record.images if not is_url(image)]
+        missing = [f"{image} of item '{item}'" for item, image in images if not (self.path.parent / image).is_file()]
         if missing:
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             raise UserError(f"{self.path} names images that do not exist: {', '.join(missing[:NAMED])}{more}; check the paths")
-        return [image for _, image in named]
+        return [image for _, image in images]
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and stripped values of each row that is not empty."""
+    """Yield the line number and stripped values of each row that is not empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, strict=True, delimiter=delimiter)
@@ -125,57 +132,58 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         raise UserError(f"{path} is not a readable CSV file ({error}); check its quotes") from error
 
 
-def _image(path: Path, item: str, image: str) -> str:
-    """Return a URL, or the path of a file below the folder: neither ``..`` nor a link may lead out of it."""
+def _checked_image(path: Path, item: str, image: str) -> str:
+    """Return ``image``, a URL or file path; UserError if ``..`` or a link leads out of the folder, or it is not an image file."""
     if is_url(image):
         return image
     if Path(image).suffix.lower() not in SUFFIXES or "\0" in image:
-        raise UserError(f"{path} names the image {image!r} of item '{item}'; expected a file that ends in {', '.join(SUFFIXES)}")
+        raise UserError(f"{path} names the image {image!r} of item '{item}'; expected a URL, or a file that ends in {', '.join(SUFFIXES)}")
     root, file = path.parent.resolve(), (path.parent / image).resolve()
     if not file.is_relative_to(root):
-        raise UserError(f"{path} names the image {image} of item '{item}', which lies outside {path.parent}; copy it into the "
+        raise UserError(f"{path} names the image {image} of item '{item}', which is outside {path.parent}; copy it into the "
                         "folder")
     return image
 
 
-def _unreadable(folder: Path, records: Iterable[Record]) -> list[str]:
-    """Say which images in ``folder`` of ``records`` cannot be read, each with the reason; nothing where all can be."""
+def _unreadable_images(folder: Path, records: Iterable[Record]) -> list[str]:
+    """Return one note that names the unreadable images of ``records`` in ``folder`` and the reasons, or [] without any."""
     broken = unusable_images([RawItem(record.item, image=folder / image)
                               for record in records for image in record.images[:1] if not is_url(image)])
     if not broken:
         return []
     more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-    return [f"{listing(list(broken), 'item', shown=NAMED)} have an unreadable image, which a run refuses unless missing_images is mean: "
+    return [f"{listing(list(broken), 'item', shown=NAMED)} have an unreadable image, which is an error in a run unless missing_images is mean: "
             f"{'; '.join(list(broken.values())[:NAMED])}{more}"]
 
 
-def _by_name(folder: Path, images: list[Path]) -> dict[str, str]:
-    """Return {name without suffix: path from the folder above} of the ``images`` in ``folder``; UserError if two have one name."""
-    twice = duplicates(path.stem for path in images)
-    if twice:
-        raise UserError(f"{folder} has {listing(twice, 'image')} with more than one suffix; keep one image an item")
+def _by_stem(folder: Path, images: list[Path]) -> dict[str, str]:
+    """Return {name without suffix: path relative to the parent of ``folder``}; UserError if two images have the same name."""
+    repeated = duplicates(path.stem for path in images)
+    if repeated:
+        raise UserError(f"{folder} has {listing(repeated, 'image')} with more than one suffix; keep one image per item")
     return {path.stem: f"{folder.name}/{path.name}" for path in images}
 
 
 def _check_items(items: list[str], path: Path) -> None:
     if not items:
-        raise UserError(f"{path} has no items; expected a row for every item")
+        raise UserError(f"{path} has no items; expected one row per item")
     check_tokens(items, "item", path)
-    twice = duplicates(items)
-    if twice:
-        raise UserError(f"{path} has {listing(twice, 'item')} more than once; keep one row an item")
+    repeated = duplicates(items)
+    if repeated:
+        raise UserError(f"{path} has {listing(repeated, 'item')} more than once; keep one row per item")
 
 
-def _place(header: list[str], names: tuple[str, ...], path: Path) -> int | None:
-    places = [i for i, column in enumerate(header) if column.lower() in names]
-    if len(places) > 1:
-        raise UserError(f"{path} has {len(places)} columns for {names[0]} ({', '.join(header)}); keep one")
-    return places[0] if places else None
+def _position(header: list[str], names: tuple[str, ...], path: Path) -> int | None:
+    """Return the position of the column with one of ``names``, None if there is none; UserError if there are several."""
+    positions = [i for i, column in enumerate(header) if column.lower() in names]
+    if len(positions) > 1:
+        raise UserError(f"{path} has {len(positions)} columns for {names[0]} ({', '.join(header)}); keep one")
+    return positions[0] if positions else None
 
 
 def _checked_names(names: list[str], path: Path) -> tuple[str, ...]:
     bad = [name for name in names if not name or ":" in name or name.split() != [name]] + duplicates(names)
     if bad:
-        raise UserError(f"{path} has {listing(bad, 'column')} that RecBole cannot name (empty, twice, or with spaces or ':'); "
+        raise UserError(f"{path} has {listing(bad, 'column')} that RecBole cannot use as names (empty, repeated, or with spaces or ':'); "
                         "rename them")
     return tuple(names)

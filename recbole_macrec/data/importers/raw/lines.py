@@ -13,25 +13,26 @@ from tqdm import tqdm
 
 from recbole_macrec.errors import UserError
 
-LONGEST = 2**24  # bytes; no record of a catalogue is longer, a file without line breaks is
-SHOWN_FROM = 2**22  # bytes
-UNPACKED, RATIO = 2**30, 100  # an archive that unpacks to more bytes, and to more than so many times its own, is a bomb
+LONGEST = 2**24  # bytes in a line; no record of a catalogue is longer, but a file without line breaks is
+SHOWN_FROM = 2**22  # bytes of the smallest file with a progress bar
+UNPACKED, RATIO = 2**30, 100  # an archive that unpacks to more bytes and to more than RATIO times its size is a decompression bomb
 _T = TypeVar("_T")
 
 
 @dataclass
 class Tally:
-    """How many lines a file has, and how many of them could not be read."""
+    """Counts of the lines of a file: all that are not blank, and those that could not be parsed."""
 
     lines: int = 0
     broken: int = 0
-    first_broken: int = 0  # line number from 1
+    first_broken: int = 0  # line number, from 1; 0 if none is broken
 
 
 def parse_lines(path: Path, parse: Callable[[bytes], _T], tally: Tally) -> Iterator[_T]:
-    """Yield ``parse(line)`` of every line that is not blank; a line that ``parse`` cannot read counts as broken.
+    """Yield ``parse(line)`` for every line that is not blank; count lines, and those that ``parse`` rejects, in ``tally``.
 
-    UserError if the file is missing, truncated, empty, or if more than half of its lines are broken.
+    Raises:
+        UserError: if the file is missing, truncated or empty, or if more than half of its lines are broken.
     """
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -47,37 +48,37 @@ def parse_lines(path: Path, parse: Callable[[bytes], _T], tally: Tally) -> Itera
             continue
         yield parsed
     if not tally.lines:
-        raise UserError(f"{path} is empty; fetch it again")
+        raise UserError(f"{path} is empty; download it again")
     if tally.broken * 2 > tally.lines:
         raise UserError(f"{path} has {tally.broken} broken lines of {tally.lines} (the first is line {tally.first_broken}); "
-                        "it is damaged or of another format, fetch it again")
+                        "it is damaged or of another format; download it again")
 
 
 def progress(path: Path, verb: str) -> tqdm:
-    """Return a bar over the bytes of a file with their rate; shown on terminals, for files that take a while."""
+    """Return a progress bar over the bytes of a file; shown on terminals, for files from SHOWN_FROM bytes."""
     size = path.stat().st_size
     return tqdm(total=size, desc=f"{verb} {path.name}", unit="B", unit_scale=True, unit_divisor=1024,
                 disable=None if size >= SHOWN_FROM else True)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield lines; of one beyond LONGEST, only LONGEST + 1 bytes. UserError for decompression bombs."""
+    """Yield the lines of a file; only LONGEST + 1 bytes of a longer line. UserError for decompression bombs."""
     try:
         with path.open("rb") as raw, progress(path, "reading") as bar:
             file = io.BufferedReader(gzip.GzipFile(fileobj=raw), 2**20) if path.suffix == ".gz" else raw
 
-            def piece() -> bytes:
+            def read_up_to_longest() -> bytes:
                 if file.tell() > max(UNPACKED, RATIO * raw.tell()):
-                    raise UserError(f"{path} unpacks to more than {RATIO} times its size, as no catalogue does; fetch it again")
+                    raise UserError(f"{path} unpacks to more than {RATIO} times its size, which no catalogue does; download it again")
                 return file.readline(LONGEST + 1)
 
-            while line := piece():
+            while line := read_up_to_longest():
                 rest = line
                 while len(rest) > LONGEST and not rest.endswith(b"\n"):
-                    rest = piece()
+                    rest = read_up_to_longest()
                 bar.update(raw.tell() - bar.n)
                 yield line
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is no whole gzip file ({error}); fetch it again") from error
+        raise UserError(f"{path} is not a complete gzip file ({error}); download it again") from error

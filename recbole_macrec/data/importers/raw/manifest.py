@@ -1,4 +1,4 @@
-"""``manifest.json``: what a dataset was made from and how, so that making it again can be left out."""
+"""``manifest.json``: the sources and options of an imported dataset, so that the same import is not repeated."""
 from __future__ import annotations
 
 import json
@@ -13,42 +13,43 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import sha256_of, whole_file
 
 FILE = "manifest.json"
-FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 2}  # by kind; raise it when the same sources and options would give other files
+FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 2}  # by kind; increase when the same sources and options give other files
 
 
 def origin(files: RawFiles, options: Options, sources: Mapping[str, Path]) -> dict:
-    """Return everything that the written files depend on; ``sources`` are all files read, by the name they get here."""
+    """Return everything that the written files depend on; ``sources`` are all files read, by their names in the manifest."""
     return {"format": FORMATS[files.kind], "kind": files.kind, "category": files.category, "options": options._asdict(),
             "sources": {name: _fingerprint(path) for name, path in sorted(sources.items())}}
 
 
 def unchanged(target: Path, expected: dict) -> dict | None:
-    """Return the manifest in ``target`` if the dataset there is of this origin, else None.
+    """Return the manifest in ``target`` if its origin is ``expected``, else None.
 
-    UserError if it is, but its files have been changed since.
+    Raises:
+        UserError: if the origin is ``expected``, but the files were changed after the import.
     """
     found = read(target)
     if found is None or {key: found.get(key) for key in expected} != expected:
         return None
     for name, written in found["files"].items():
         if not (target / name).is_file() or _fingerprint(target / name) != written:
-            raise UserError(f"{target / name} is missing or was changed since the import; add --overwrite to make the dataset "
+            raise UserError(f"{target / name} is missing or was changed since the import; add --overwrite to import the dataset "
                             "again, or choose another --dataset")
     return found
 
 
-def write(folder: Path, made_from: dict, catalogue: Catalogue, names: Iterable[str], added: dict) -> None:
-    """Write the manifest of the files ``names`` in ``folder``; ``added`` is what else the import tells of itself."""
+def write(folder: Path, origin: dict, catalogue: Catalogue, names: Iterable[str], added: dict) -> None:
+    """Write the manifest of the files ``names`` in ``folder``; ``added`` are further entries."""
     source = catalogue.source
     counts = {"users": len(set(source.users)), "items": len(source.catalogue), "interactions": len(source.items)}
-    manifest = {**made_from, "lines": {name: asdict(tally) for name, tally in catalogue.tallies.items()},
+    manifest = {**origin, "lines": {name: asdict(tally) for name, tally in catalogue.tallies.items()},
                 "steps": [step._asdict() for step in catalogue.steps], "counts": counts, **added,
                 "files": fingerprints(folder, (*names, URLS))}
     save(folder, manifest)
 
 
 def read(folder: Path) -> dict | None:
-    """Return the manifest in ``folder``, or None where there is none that can be read."""
+    """Return the manifest in ``folder``, or None if it is missing or unreadable."""
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -57,14 +58,14 @@ def read(folder: Path) -> dict | None:
 
 
 def fingerprints(folder: Path, names: Iterable[str]) -> dict:
-    """Return what tells a later run that a written file is as it was, for each of ``names`` that is there."""
+    """Return the size and SHA-256 of each file in ``names`` that exists, by which later changes are detected."""
     return {name: _fingerprint(folder / name) for name in names if (folder / name).is_file()}
 
 
 def save(folder: Path, manifest: dict) -> None:
-    """Put ``manifest`` in place."""
-    with whole_file(folder / FILE) as fresh:
-        fresh.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write ``manifest``, under a temporary name first."""
+    with whole_file(folder / FILE) as path:
+        path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _fingerprint(path: Path) -> dict:

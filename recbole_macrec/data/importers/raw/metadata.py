@@ -1,4 +1,4 @@
-"""Read what items are from raw metadata files: texts and where their images lie."""
+"""Read item texts and image URLs from raw Amazon metadata files."""
 from __future__ import annotations
 
 import ast
@@ -14,13 +14,13 @@ from recbole_macrec.data.importers.raw.lines import Tally, parse_lines
 from recbole_macrec.data.importers.raw.text import plain_text
 
 COLUMNS = ("title", "description", "brand", "categories", CLASS)
-_SCRIPT_IN_TITLE = "getTime"  # pages of the 2018 crawl that were saved with a script where the title should be
-LITERAL = 2**20  # bytes of the longest Python literal that is read, which takes a hundred times its memory
+_SCRIPT_IN_TITLE = "getTime"  # some titles of the 2018 crawl are a script instead of the title
+LITERAL = 2**20  # bytes of the longest Python literal to parse; parsing takes a hundred times its memory
 _BY = re.compile(r"^\s*by\s*\n")
 
 
 class Listing(NamedTuple):
-    """One item of a metadata file, its texts as the file has them."""
+    """One item of a metadata file, its texts unchanged."""
 
     item: str
     images: list[str]  # URLs of the high-resolution images
@@ -33,7 +33,7 @@ def read_listings(path: Path, kind: str, tally: Tally) -> Iterator[Listing]:
 
 
 def texts(listing: Listing, kind: str) -> list[str]:
-    """Return the cleaned texts of an item, one for each of COLUMNS, empty where it has none."""
+    """Return the cleaned texts of an item, one per column in COLUMNS, "" if it has none."""
     fields = listing.fields
     title, brand, categories = ((fields.get("title"), fields.get("brand"), fields.get("category")) if kind == "amazon2018"
                                 else (fields.get("title"), fields.get("store"), fields.get("categories")))
@@ -45,13 +45,13 @@ def texts(listing: Listing, kind: str) -> list[str]:
 
 
 def parse_2018(line: bytes) -> Listing:
-    """Parse a JSON object, or a Python literal as early copies have; raises if broken."""
+    """Parse a JSON object, or a Python literal, as in early copies of the files; ValueError if broken."""
     fields = _mapping(line)
     return Listing(_item(fields.get("asin")), _urls(fields.get("imageURLHighRes")), fields)
 
 
 def parse_2023(line: bytes) -> Listing:
-    """Parse a JSON object; of each image the largest size there is. Raises if broken."""
+    """Parse a JSON object, with the largest available size of each image; ValueError if broken."""
     fields = _mapping(line)
     images = fields.get("images")
     sizes = [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
@@ -73,7 +73,7 @@ def _mapping(line: bytes) -> dict:
         except (SyntaxError, MemoryError) as error:
             raise ValueError("neither JSON nor a Python literal") from error
     if not isinstance(fields, dict):
-        raise ValueError("no object")
+        raise ValueError("not an object")
     return fields
 
 
@@ -88,8 +88,10 @@ def _urls(value: object) -> list[str]:
 
 
 def _categories(value: object) -> tuple[str, str]:
-    """Return the categories up to the first that holds a piece of a web page, as the released preprocessing does: as a text,
-    and as tokens."""
+    """Return the categories as a text and as tokens.
+
+    Categories from the first with HTML on are left out, as in the released preprocessing.
+    """
     names = []
     for name in value if isinstance(value, list) else []:
         if "</span>" in str(name):

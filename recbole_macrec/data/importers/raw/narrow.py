@@ -1,4 +1,4 @@
-"""The filtering of a ``Source``, and the ``Source`` that filtered arrays become."""
+"""Filter a ``Source``, and convert filtered arrays to a ``Source``."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,23 +12,36 @@ from recbole_macrec.errors import UserError
 
 
 def as_source(path: Path, filtering: Filtering, users: Sequence[str], items: Sequence[str]) -> Source:
-    """Return what is left, by user and time, with the ids of its numbers; the catalogue is the items in that order.
+    """Return the filtered interactions as a ``Source``, sorted by user and time; the catalogue is their items in this order.
 
-    UserError if nothing is left.
+    Args:
+        path: the file of the interactions.
+        filtering: the filtered interactions.
+        users: the id of each user number.
+        items: the id of each item number.
+
+    Raises:
+        UserError: if no interactions are left.
     """
     if not len(filtering.left.users):
         steps = "; ".join(f"{step.name}: {step.interactions}" for step in filtering.steps)
-        raise UserError(f"{path} has no interactions left after filtering ({steps}); lower --core or use --require_image=False")
+        raise UserError(f"{path} has no interactions left after filtering ({steps}); lower --core or set --require_image=False")
     left = filtering.left.take(in_time_order(filtering.left))
     tokens = [items[i] for i in left.items]
     return Source(path, [users[i] for i in left.users], tokens, left.times.tolist(), list(dict.fromkeys(tokens)), {}, fixed=True)
 
 
 def narrow(source: Source, core: int | None, allowed: set[str] | None = None) -> list[Step]:
-    """Filter ``source`` and return the counts after each step.
+    """Filter ``source`` in place and return the counts after each step.
 
-    Interactions of ``allowed`` items stay (None: of all), and, unless ``core`` is None, of those the earliest of each user
-    and item, and of those the k-core; then the catalogue is what still has interactions.
+    Args:
+        source: the source.
+        core: k of the k-core. Only the earliest interaction of each user and item is kept, then the k-core, and the catalogue
+            is reduced to its items. None keeps all interactions of the allowed items, and the catalogue.
+        allowed: the items whose interactions are kept; None for all.
+
+    Raises:
+        UserError: if no interactions are left.
     """
     users, items = ({token: i for i, token in enumerate(dict.fromkeys(column))} for column in (source.users, source.items))
     filtering = Filtering(Interactions(np.array([users[user] for user in source.users], np.int32),

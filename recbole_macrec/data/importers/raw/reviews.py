@@ -1,4 +1,4 @@
-"""Read who bought what and when from raw review files."""
+"""Read interactions from raw Amazon review files."""
 from __future__ import annotations
 
 import json
@@ -29,7 +29,7 @@ class Review(NamedTuple):
 
 @dataclass
 class Reviews:
-    """All interactions of a file as numbers; row i of ``users`` or ``items`` is the id of number i."""
+    """All interactions of a file; ``users[i]`` and ``items[i]`` are the ids of user and item number i."""
 
     users: list[str]
     items: list[str]
@@ -38,7 +38,7 @@ class Reviews:
 
 
 def read_reviews(path: Path, kind: str) -> Reviews:
-    """Read a review file of ``kind``, a key of PARSERS; lines that cannot be read are counted, UserError if most are."""
+    """Read a review file of ``kind``, a key of PARSERS. Broken lines are counted; UserError if most are broken."""
     users: dict[str, int] = {}
     items: dict[str, int] = {}
     user_column, item_column, times = array("i"), array("i"), array("d")
@@ -53,7 +53,7 @@ def read_reviews(path: Path, kind: str) -> Reviews:
 
 
 def parse_2018(line: bytes) -> Review | None:
-    """Parse ``item,user,rating,timestamp``; the header that some copies begin with is None. Raises if broken."""
+    """Parse ``item,user,rating,timestamp``; None for the header that some copies have. ValueError if broken."""
     fields = [field.strip() for field in line.split(b",")]
     if tuple(field.lower() for field in fields) == _HEADER:
         return None
@@ -62,10 +62,13 @@ def parse_2018(line: bytes) -> Review | None:
 
 
 def parse_2023(line: bytes) -> Review:
-    """Parse a JSON object; ``parent_asin`` joins the variants of a product as the metadata do. Raises if broken."""
+    """Parse a JSON object; the item is ``parent_asin``, the variants of a product together, as in the metadata.
+
+    ValueError if broken.
+    """
     review = json.loads(line)
     if not isinstance(review, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     return _checked(review.get("user_id"), review.get("parent_asin") or review.get("asin"), review.get("rating"),
                     review.get("timestamp"))
 
@@ -75,8 +78,8 @@ PARSERS: dict[str, Callable[[bytes], Review | None]] = {"amazon2018": parse_2018
 
 def _checked(user: object, item: object, rating: object, time: object) -> Review:
     if rating is None or time is None or not readable_token(user) or not readable_token(item):
-        raise ValueError("a field is missing")
-    (user + item).encode()  # half characters, which JSON can hold, are a ValueError
+        raise ValueError("a field is missing or unusable")
+    (user + item).encode()  # raises ValueError for lone surrogates, which JSON can hold
     review = Review(user, item, float(rating), float(time))
     if not (math.isfinite(review.rating) and math.isfinite(review.time)):
         raise ValueError("not finite")
