@@ -1,4 +1,4 @@
-"""Baselines of our own, trained as carefully as the generative models they are compared with."""
+"""Baselines of this project, trained with the same trainer as the generative models."""
 from recbole_macrec.baselines.sasrec_per_user import SASRecPerUser
 
 BASELINES = [SASRecPerUser]

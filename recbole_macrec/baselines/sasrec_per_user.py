@@ -1,7 +1,7 @@
 """SASRecPerUser: a causal transformer over item embeddings, trained once per user with a softmax over the whole catalogue.
 
-Legend: B users, n targets, S items of the longest history, M rows (the items of all users), N items with the padding, C codes
-of an item in all modalities, D model width.
+Shapes: B users, n targets, S items of the longest history, M rows (the items of all users), N items including the padding,
+C codes of an item in all modalities, D model width.
 """
 import hashlib
 from collections.abc import Callable
@@ -26,18 +26,19 @@ from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.cpu_threads import map_in_threads
 
-SCORES = 2**26  # numbers that the scores of one pass hold at most: 256 MB
-STD = 0.02  # of the initial embeddings
+MAX_SCORES = 2**26  # most scores in one forward pass: 256 MB
+STD = 0.02  # standard deviation of the initial embeddings
 
 
 class SASRecPerUser(WindowedRecommender):
-    """SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018) in the manner of a language model.
+    """SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv 1808.09781) trained as a language
+    model.
 
-    As in SASRec the state at an item scores every item by the product with its embedding. What differs: RMSNorm before each
-    layer, rotary positions, no biases, a cross-entropy over the whole catalogue, and one pass over a user's items trains all
-    targets, instead of one pass for each.
+    As in SASRec, the score of an item is the product of the hidden state and the item's embedding. The differences: RMSNorm
+    before each layer, rotary positions, no biases, a cross-entropy over the whole catalogue, and one forward pass over a
+    user's items trains all targets, instead of one pass per target.
 
-    With ``item_features: codes`` the vector of an item, read and scored alike, is its embedding plus the embeddings of its
+    With ``item_features: codes`` the vector of an item, in input and output, is its embedding plus the embeddings of its
     semantic codes, summed over the levels and modalities.
     """
 
@@ -49,14 +50,14 @@ class SASRecPerUser(WindowedRecommender):
         self.layers = CausalLayers(self.settings)
         self.norm = RMSNorm(self.settings.d_model)
         self.group_overhead = self.overhead_of(self.layers)
-        self.pass_tokens = min(self.pass_tokens, max(1, SCORES // self.n_items))
+        self.pass_tokens = min(self.pass_tokens, max(1, MAX_SCORES // self.n_items))
         self.item_tokens = dataset.field2id_token[self.ITEM_ID].tolist()
         self.semantic_ids = dataset.semantic_ids if self.reads_semantic_ids(config) else None
         if self.semantic_ids is not None:
             codes, count = numbered_codes(self.semantic_ids)
-            self._keep("item_codes", codes)  # [N, C]
+            self._add_buffer("item_codes", codes)  # [N, C]
             self.codes = nn.Embedding(count, self.settings.d_model)
-            nn.init.normal_(self.codes.weight, std=STD / codes.shape[1] ** 0.5)  # the sum of an item's codes has STD
+            nn.init.normal_(self.codes.weight, std=STD / codes.shape[1] ** 0.5)  # STD for the sum of an item's codes
 
     @classmethod
     def reads_semantic_ids(cls, config) -> bool:
@@ -69,9 +70,9 @@ class SASRecPerUser(WindowedRecommender):
         check_choice(("per_user",), training=config["training"])
         check_whole(1, **{name: config[name] for name in ("d_model", "d_ff", "num_heads", "d_kv", "decoder_layers")})
         if config["d_kv"] % 2:
-            raise UserError(f"d_kv is {config['d_kv']}; expected an even number, as rotary positions rotate pairs.")
+            raise UserError(f"d_kv is {config['d_kv']}; expected an even number, as rotary positions rotate pairs of entries.")
 
-    # -- what a checkpoint must agree with ---------------------------------------------------------------------------
+    # -- checks of a loaded checkpoint ------------------------------------------------------------------------------
 
     def other_parameter(self) -> dict:
         ids = self.semantic_ids
@@ -84,16 +85,16 @@ class SASRecPerUser(WindowedRecommender):
     def load_other_parameter(self, para: dict | None) -> None:
         theirs, ours = para or {}, self.other_parameter()
         if theirs.get("items") != ours["items"]:
-            raise UserError("The checkpoint was trained on other items, or on these in another order: use the dataset files it was "
-                            "trained with.")
+            raise UserError("The checkpoint was trained on other items, or on these in another order; use the dataset files "
+                            "it was trained with.")
         if theirs.get("semantic_ids") != ours["semantic_ids"]:
-            raise UserError(f"The checkpoint was trained on the semantic IDs {theirs.get('semantic_ids')}, this run has "
-                            f"{ours['semantic_ids']}: use the features, item_features and semantic-ID options it was trained with.")
+            raise UserError(f"The checkpoint was trained on the semantic IDs {theirs.get('semantic_ids')}, but this run has "
+                            f"{ours['semantic_ids']}; use the features, item_features and semantic-ID options of the training.")
 
     # -- the network -------------------------------------------------------------------------------------------------
 
     def item_vectors(self) -> torch.Tensor:
-        """What represents the items in the input and in the output; [N, D]."""
+        """Item vectors of input and output, [N, D]."""
         if self.semantic_ids is None:
             return self.items.weight
         return self.items.weight + F.embedding_bag(self.item_codes, self.codes.weight, mode="sum")
@@ -103,12 +104,12 @@ class SASRecPerUser(WindowedRecommender):
 
         Args:
             items: int64 [B, S].
-            length: int64 [B], how many of them count, at least 1.
+            length: int64 [B], number of items in each history, at least 1.
             vectors: see :meth:`item_vectors`.
 
         Returns:
-            [M, D], user after user; and int64 [B], each user's first row, on the CPU. The state at an item has seen that item
-            and those before.
+            [M, D], packed by user; and int64 [B], each user's first row, on the CPU. The state at an item depends on that item
+            and the items before it.
         """
         packed = pack(items, length, self.group_overhead)
         position = torch.arange(max(rows for _, rows in packed.groups), device=items.device)
@@ -119,18 +120,18 @@ class SASRecPerUser(WindowedRecommender):
     # -- training ----------------------------------------------------------------------------------------------------
 
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
-        """As :class:`WindowedRecommender` says. The loss is the mean over all targets of the cross-entropy over all items."""
+        """See :class:`WindowedRecommender`. The loss is the cross-entropy over all items, averaged over all targets."""
         windows = self.windows(interaction)
         targets = windows.count()
-        return [partial(self._loss, windows.rows(rows), targets) for rows in reversed(self._parts(windows.length - 1))]
+        return [partial(self._loss, windows.rows(rows), targets) for rows in reversed(self._batch_parts(windows.length - 1))]
 
     def _loss(self, windows: Windows, targets: int) -> torch.Tensor:
         """Cross-entropy of the targets of B windows, summed and divided by ``targets``."""
         vectors = self.item_vectors()
-        hidden, starts = self.states(windows.items, windows.length - 1, vectors)  # a window's last item predicts nothing
+        hidden, starts = self.states(windows.items, windows.length - 1, vectors)  # nothing follows a window's last item
         user, place = windows.targets()
-        before = (starts[user] + place - 1).to(hidden.device)  # [n], the row of the item before each target
-        scores = F.linear(hidden.index_select(0, before), vectors[1:]).float()  # [n, N - 1], without the padding
+        previous = (starts[user] + place - 1).to(hidden.device)  # [n], the row of the item before each target
+        scores = F.linear(hidden.index_select(0, previous), vectors[1:]).float()  # [n, N - 1], without the padding
         return F.cross_entropy(scores, windows.target_items() - 1, reduction="sum") / targets
 
     # -- ranking -----------------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ class SASRecPerUser(WindowedRecommender):
     @torch.no_grad()
     @in_eval_precision
     def full_sort_predict(self, interaction) -> torch.Tensor:
-        """Scores of the whole catalogue [B, N]; -inf for the padding."""
+        """Scores of all items [B, N]; -inf for the padding."""
         vectors = self.item_vectors()
         scores = F.linear(self._last_states(interaction, vectors), vectors).float()
         scores[:, 0] = -torch.inf
@@ -153,26 +154,26 @@ class SASRecPerUser(WindowedRecommender):
         return scores.masked_fill(item == 0, -torch.inf)
 
     def _last_states(self, interaction, vectors: torch.Tensor) -> torch.Tensor:
-        """Hidden states after the histories of B users; [B, D]."""
+        """Hidden states at the end of B histories, [B, D]."""
         histories = self.histories(interaction)
-        parts = self._parts(histories.length)[::-1]  # the longest first
+        parts = self._batch_parts(histories.length)[::-1]  # longest first
 
-        def of_part(rows: torch.Tensor) -> torch.Tensor:
+        def part_states(rows: torch.Tensor) -> torch.Tensor:
             items, length, _ = histories.rows(rows)
             hidden, starts = self.states(items, length, vectors)
             return hidden.index_select(0, (starts + length - 1).to(hidden.device))
 
-        states = torch.cat(list(map_in_threads(of_part, parts, self.device)))
+        states = torch.cat(list(map_in_threads(part_states, parts, self.device)))
         return states[torch.argsort(torch.cat(parts)).to(states.device)]
 
 
 def numbered_codes(ids: SemanticIDs) -> tuple[np.ndarray, int]:
-    """The codes of every item, those of each level and modality with numbers of their own, and how many numbers there are.
+    """Number the codes of all levels and modalities consecutively.
 
-    Two modalities of one level with 4 codes each number the codes of the second from 4 on.
+    With two modalities of one level and 4 codes each, the codes of the second modality are numbered from 4.
 
     Returns:
-        int64 [N, C], the first row for the padding; and a count.
+        int64 [N, C], row 0 for the padding; and the number of codes.
     """
     levels = [size for modality in ids.modalities for size in ids.sizes[modality]]
     offsets = np.cumsum([0, *levels])

@@ -1,4 +1,4 @@
-"""The models, as RecBole sequential recommenders."""
+"""Generative models as RecBole sequential recommenders."""
 from recbole_macrec.model.macrec import MACRec
 from recbole_macrec.model.mmgrec import MMGRec
 from recbole_macrec.model.mql4grec import MQL4GRec

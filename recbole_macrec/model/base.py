@@ -1,6 +1,6 @@
-"""What all generative models share: they learn to write the next item's semantic ID and rank by its probability.
+"""Base class of the generative models: they learn to generate the next item's semantic ID and rank items by its probability.
 
-Legend: B users, N items, n targets, L levels, K codes of a level, D model width, P tokens before the first item.
+Shapes: B users, N items, n targets, L levels, K codes of a level, D model width, P tokens before the first item.
 """
 from collections.abc import Callable
 from functools import partial
@@ -44,29 +44,29 @@ from recbole_macrec.utils.hardware import free_memory
 
 
 class Task(NamedTuple):
-    """Read IDs of the source modality, write an ID of the target modality."""
+    """Read IDs of the source modality, generate an ID of the target modality."""
 
     source: str
     target: str
 
 
-WHOLE_ORDER = ("rec.meanrank", "rec.score")  # what RecBole's metrics need that read more than the first k items
-CERTIFIED_ROWS = 2**17  # prefixes that certified ranking keeps at most on a CPU: 1 GB for 4 layers of width 384
-EXCLUDED = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, filled up with 0
+WHOLE_ORDER = ("rec.meanrank", "rec.score")  # data needed by RecBole's metrics over the whole ranking
+CERTIFIED_ROWS = 2**17  # most prefixes that certified ranking keeps on a CPU: 1 GB for 4 layers of width 384
+EXCLUDED = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, padded with 0
 
 
 class GenerativeRecommender(WindowedRecommender):
-    """Base of the models; a subclass says which tasks it trains on.
+    """Base class of the generative models; a subclass defines its training tasks.
 
     A model trains on ``sequence_tasks`` (history -> next item) and ``item_tasks`` (item -> the same item in another
-    modality), and ranks with every modality's own sequence task. The source half of a task's prompt stands before the
-    encoder's input and its target half is the decoder's start token, so tasks of one source share a pass.
+    modality), and ranks with every modality's own sequence task. A task's source is named by a prompt before the encoder's
+    input, its target by the decoder's start token, so tasks with the same source share a forward pass.
 
-    The network is T5 or a decoder-only transformer; both read a history into a memory and predict codes from it.
+    The network is T5 or a decoder-only transformer; both encode a history as a memory and predict codes from it.
     """
 
-    recommender_class: type  # Recommender, set by plugin.py
-    reads_users = False  # does it rank for the users of the training alone?
+    recommender_class: type  # Recommender; set by plugin.py
+    reads_users = False  # True if it ranks only for the users of the training data
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -90,36 +90,36 @@ class GenerativeRecommender(WindowedRecommender):
         self.group_overhead = self.overhead_of(self.network)
         for m in self.modalities:
             codes = np.ascontiguousarray(ids.codes[m])  # [n_items - 1, L]
-            self._keep(f"codes_{m}", np.vstack([np.zeros_like(codes[:1]), codes]))  # [n_items, L], row 0 is padding
+            self._add_buffer(f"codes_{m}", np.vstack([np.zeros_like(codes[:1]), codes]))  # [n_items, L], row 0 is padding
             _, group = np.unique(ids.raw_codes[m], axis=0, return_inverse=True)
-            self._keep(f"raw_id_{m}", np.append(-1, group.reshape(-1)))  # [n_items], equal where raw IDs collide
+            self._add_buffer(f"raw_id_{m}", np.append(-1, group.reshape(-1)))  # [n_items], equal where raw IDs collide
             if ids.newcomers:
                 prior = prior_log_probs(codes, ids.newcomers)
-                self._keep(f"prior_{m}", np.vstack([prior[:1], prior]))  # [n_items, L]
+                self._add_buffer(f"prior_{m}", np.vstack([prior[:1], prior]))  # [n_items, L]
         self.tries = torch.nn.ModuleDict(self.tries_of(np.arange(1, self.n_items)))
         trained = self.n_items - ids.newcomers
         self.trained = torch.nn.ModuleDict(self.tries_of(np.arange(1, trained))) if ids.newcomers else self.tries
         for m in self.modalities:
             nodes = torch.stack(self.trained[m].nodes(torch.arange(1, trained, device=self.trained[m].items.device)), dim=1)
-            self._keep(f"nodes_{m}", F.pad(nodes, (0, 0, 1, 0)).cpu().numpy())  # [trained, L], in the trie of trained items
+            self._add_buffer(f"nodes_{m}", F.pad(nodes, (0, 0, 1, 0)).cpu().numpy())  # [trained, L], in `trained`
 
     def tries_of(self, items: np.ndarray) -> dict[str, Trie]:
-        """Modality -> the trie of the IDs of ``items``, sorted item numbers, on the model's device."""
+        """Build the trie of the IDs of ``items`` (sorted item numbers) for each modality, on the model's device."""
         codes = {m: getattr(self, f"codes_{m}") for m in self.modalities}
         priors = {m: getattr(self, f"prior_{m}", None) for m in self.modalities}
         arrays = {m: [x if x is None else x.cpu().numpy()[items] for x in (codes[m], priors[m])] for m in self.modalities}
         return {m: Trie(c, items, prior).to(codes[m].device) for m, (c, prior) in arrays.items()}
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
-        """The sequence tasks and the item tasks of this model."""
+        """Sequence tasks and item tasks of this model."""
         raise NotImplementedError
 
     def reads_items(self, config) -> bool:
-        """Whether training reads single items besides histories."""
+        """Whether training also reads single items, not only histories."""
         return bool(self.item_tasks)
 
     def network_of(self, config) -> Transformer | DecoderOnly:
-        """The network that reads tokens and writes IDs."""
+        """Create the network."""
         if config["network"] == "decoder_only":
             return DecoderOnly(len(self.vocabulary), sizes(config))
         attention = config["encoder_attention"]
@@ -138,8 +138,8 @@ class GenerativeRecommender(WindowedRecommender):
         check_choice(("trie", "level"), output=config["output"])
         if (config["training"], config["network"], config["encoder_attention"]) == ("per_user", "encoder_decoder", "bidirectional"):
             raise UserError(
-                "training is per_user, but a bidirectional encoder sees the items that it is to predict; set encoder_attention "
-                "to causal, or training to per_target."
+                "training is per_user and encoder_attention is bidirectional: the encoder would see the items to predict. Set "
+                "encoder_attention to causal, or training to per_target."
             )
         check_choice(("beam", "certified", "exact"), decode=config["decode"])
         check_choice(("official", "mean", "lse", "rescore"), fusion=config["fusion"])
@@ -147,11 +147,11 @@ class GenerativeRecommender(WindowedRecommender):
         beams, most = config["num_beams"], max(as_list(config["topk"]), default=0)
         if config["decode"] == "beam" and beams < most:
             raise UserError(
-                f"num_beams is {beams}, below the largest topk {most}: a list of {most} items needs at least as many beams; "
-                "raise num_beams or lower topk."
+                f"num_beams is {beams}; expected at least {most}, the largest topk, as a list of {most} items needs as many "
+                "beams. Raise num_beams or lower topk."
             )
 
-    # -- what a checkpoint must agree with ---------------------------------------------------------------------------
+    # -- checks of a loaded checkpoint --------------------------------------------------------------------------------
 
     def other_parameter(self) -> dict:
         bundle = self.semantic_ids.bundle
@@ -161,32 +161,32 @@ class GenerativeRecommender(WindowedRecommender):
         theirs, ours = (para or {}).get("semantic_ids"), self.semantic_ids.fingerprint()
         if theirs != ours:
             raise UserError(
-                f"The checkpoint was trained on the semantic IDs {theirs}, this run has {ours}: use the dataset, "
+                f"The checkpoint was trained on the semantic IDs {theirs}, but this run has {ours}; use the dataset, "
                 "features and semantic-ID options it was trained with."
             )
 
     # -- training ----------------------------------------------------------------------------------------------------
 
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
-        """As :class:`WindowedRecommender` says. The loss is the mean over all samples of all tasks of the mean cross-entropy
-        over levels. Every target is a sample of each sequence task within a modality, and those of ``cross_task_ratio`` of the
-        users of each task between modalities.
+        """See :class:`WindowedRecommender`. The loss is the cross-entropy averaged over levels and over samples of all tasks.
+
+        Every target is a sample of each sequence task within a modality. Tasks between modalities train on a share
+        ``cross_task_ratio`` of the users.
         """
         windows = self.windows(interaction)
         items = self._alignment_items(windows.target_items())
-        samples, waiting = len(items) * len(self.item_tasks), []
-        for tasks, some in self._tasks_of_users(windows):
-            samples += some.count() * len(tasks)
-            for rows in self._parts(some.length - 1):
-                part = some.rows(rows)
-                waiting += [(int(part.length.max()), source, targets, part) for source, targets in self._by_source(tasks)]
+        samples, passes = len(items) * len(self.item_tasks), []
+        for tasks, subset in self._split_by_tasks(windows):
+            samples += subset.count() * len(tasks)
+            for rows in self._batch_parts(subset.length - 1):
+                part = subset.rows(rows)
+                passes += [(int(part.length.max()), source, targets, part) for source, targets in self._by_source(tasks)]
         parts = [partial(self._item_loss, items, samples)] if len(items) else []
-        longest_first = sorted(waiting, key=lambda entry: -entry[0])
+        longest_first = sorted(passes, key=lambda entry: -entry[0])
         return parts + [partial(self._sequence_loss, source, targets, part, samples) for _, source, targets, part in longest_first]
 
-    def _tasks_of_users(self, windows: Windows) -> list[tuple[list[Task], Windows]]:
-        """Sequence tasks and the windows that train them: some windows, drawn anew for every batch, train all tasks, the others
-        those within a modality."""
+    def _split_by_tasks(self, windows: Windows) -> list[tuple[list[Task], Windows]]:
+        """Assign sequence tasks to windows: a random share trains all tasks, the others only the tasks within a modality."""
         within = [task for task in self.sequence_tasks if task.source == task.target]
         users = len(windows.length)
         count = round(self.cross_task_ratio * users) if len(within) < len(self.sequence_tasks) else users
@@ -197,15 +197,15 @@ class GenerativeRecommender(WindowedRecommender):
         return [(tasks, windows.rows(rows.sort().values)) for tasks, rows in shares if len(rows)]
 
     def excluded(self, interaction) -> torch.Tensor | None:
-        """Items [B, S] that the users of ``interaction`` must not get, filled up with 0."""
+        """Items [B, S] that must not be recommended to each user, padded with 0."""
         return interaction[EXCLUDED] if EXCLUDED in interaction else None
 
-    def _positions(self, length: torch.Tensor) -> torch.Tensor:
+    def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
         per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())
         return length * per_item + len(self._front("sequence", self.modalities[0], length.device))
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
-        """The batch's target items, each once; no more than the item tasks are to read, where there are any; [N]."""
+        """Distinct target items of the batch [N]; if there are item tasks, a random sample of ``item_task_ratio``."""
         if not self.aligns_items:
             return target[:0]
         items = target.cpu().unique()
@@ -215,28 +215,28 @@ class GenerativeRecommender(WindowedRecommender):
         return items.to(target.device)
 
     def _by_source(self, tasks: list[Task]) -> list[tuple[str, list[str]]]:
-        """Tasks that share a pass over their source: (source, targets) each."""
+        """Group tasks that share a forward pass, as (source, targets)."""
         return [(m, [task.target for task in tasks if task.source == m]) for m in dict.fromkeys(task.source for task in tasks)]
 
     def _sequence_loss(self, source: str, targets: list[str], windows: Windows, samples: int) -> torch.Tensor:
-        """Cross-entropy of the sequence tasks of one source, summed over targets and over ``samples``."""
+        """Cross-entropy of the sequence tasks of one source, summed over targets and divided by ``samples``."""
         states, items = self._window_states(source, targets, windows), windows.target_items()
         return sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
 
     def _window_states(self, source: str, targets: list[str], windows: Windows) -> list[torch.Tensor]:
-        """Hidden states [n, T, D] for each of ``targets``; see ``window_states`` of the networks."""
+        """Hidden states [n, L, D] for each of ``targets``; see ``window_states`` of the networks."""
         front = self._front("sequence", source, windows.items.device)
-        wanted = [self._target(m, source, windows.items) for m in targets]
-        return self.network.window_states(front, self._tokens(source, windows.items), windows, wanted, self.group_overhead)
+        target_ids = [self._target(m, source, windows.items) for m in targets]
+        return self.network.window_states(front, self._tokens(source, windows.items), windows, target_ids, self.group_overhead)
 
     def _item_states(self, source: str, targets: list[str], items: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Hidden states [N, T, D] for each of ``targets``, and the mean state of the source's codes [N, D], of single items."""
+        """Hidden states [N, L, D] of single items for each of ``targets``, and the mean state of the source's codes [N, D]."""
         front = self._front("item", source, items.device)
-        wanted = [self._target(m, source, items) for m in targets]
-        return self.network.item_states(front, self._tokens(source, items), wanted)
+        target_ids = [self._target(m, source, items) for m in targets]
+        return self.network.item_states(front, self._tokens(source, items), target_ids)
 
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
-        """The alignment tasks on single items [N]."""
+        """Loss of the alignment tasks on single items [N]."""
         loss = torch.zeros((), device=items.device)
         for source, targets in self._by_source(self.item_tasks):
             states, _ = self._item_states(source, targets, items)
@@ -247,14 +247,14 @@ class GenerativeRecommender(WindowedRecommender):
         return Target(self._tokens(modality, items), self.vocabulary.start[modality], modality == source)
 
     def _tokens(self, modality: str, items: torch.Tensor) -> torch.Tensor:
-        """The codes of items [...] as tokens, [..., L]."""
+        """Tokens [..., L] of the codes of items [...]."""
         offsets = torch.tensor(self.vocabulary.offsets[modality], device=items.device)
         return getattr(self, f"codes_{modality}")[items] + offsets
 
     def _cross_entropy(self, modality: str, hidden: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Sum over targets of the mean cross-entropy over levels of their codes.
+        """Cross-entropy of the targets' codes, averaged over levels and summed over targets.
 
-        With ``output: trie`` a level's softmax runs over the codes that continue the target's prefix in the trie, with
+        With ``output: trie`` a level's softmax is over the codes that continue the target's prefix in the trie, with
         ``output: level`` over the whole codebook.
 
         Args:
@@ -279,7 +279,7 @@ class GenerativeRecommender(WindowedRecommender):
     def _front(self, kind: str, modality: str, device: torch.device) -> torch.Tensor:
         """Tokens before the first item: the task's prompt, and for a decoder-only network the start token; int64 [P].
 
-        A decoder-only network needs no prompt in sequence tasks: the modality's start token names them.
+        A decoder-only network needs no prompt in sequence tasks, as the start token names the modality.
         """
         prompt = list(self.vocabulary.prompts.get(f"{kind}:{modality}", ()))
         if self.decoder_only:
@@ -298,25 +298,25 @@ class GenerativeRecommender(WindowedRecommender):
     @torch.no_grad()
     @in_eval_precision
     def rank(self, interaction, eligible: Eligible | None = None) -> dict[str, Ranking]:
-        """Rank by every modality's own sequence task, and by all together.
+        """Rank items by every modality's own sequence task, and by the fusion of all modalities.
 
         Args:
             eligible: the items to rank; None for all.
 
         Returns:
             modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``. With ``decode: beam`` a ranking
-            holds what the beams found, with ``decode: exact`` every item, with ``decode: certified`` the first
-            ``eligible.top`` of those; ``fused`` of several modalities with ``fusion: official`` what the rule makes of the
-            modalities' first ``eligible.beams``.
+            holds the items found by the beams, with ``decode: exact`` every item, with ``decode: certified`` the first
+            ``eligible.top`` items. With ``fusion: official`` and several modalities, ``fused`` combines the first
+            ``eligible.beams`` items of each modality.
         """
         histories = self.histories(interaction)
         if eligible is None:
             same = {m: getattr(self, f"raw_id_{m}") for m in self.modalities}  # metrics by ID count distinct IDs
             eligible = Eligible(dict(self.tries.items()), max(self.beams, self.top), self.excluded(interaction), self.top, same)
-        parts = self._parts(histories.length, self._users_at_once(eligible.beams))
-        back = torch.argsort(torch.cat(parts)).to(histories.items.device)
+        parts = self._batch_parts(histories.length, self._users_per_part(eligible.beams))
+        order = torch.argsort(torch.cat(parts)).to(histories.items.device)
         rank = {"beam": self._rank_by_beams, "exact": self._rank_exactly, "certified": self._rank_certified}[self.decode]
-        visits = len(back) * (self.n_items if self.decode == "exact" else eligible.beams)
+        visits = len(order) * (self.n_items if self.decode == "exact" else eligible.beams)
         decoders = {m: self.decoder(m, eligible.tries[m], visits) for m in self.modalities}
 
         def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
@@ -324,15 +324,15 @@ class GenerativeRecommender(WindowedRecommender):
             memories = {m: self.encode_history(m, part) for m in self.modalities}
             return rank(decoders, memories, eligible.rows(rows))
 
-        ranked = list(map_in_threads(rank_part, parts[::-1], self.device))[::-1]  # the longest first
+        ranked = list(map_in_threads(rank_part, parts[::-1], self.device))[::-1]  # longest first
         widths = {name: max(part[name].items.shape[1] for part in ranked) for name in ranked[0]}
         return {
-            name: Ranking(*(torch.cat(column)[back] for column in zip(*(part[name].widened(width) for part in ranked))))
+            name: Ranking(*(torch.cat(column)[order] for column in zip(*(part[name].widened(width) for part in ranked))))
             for name, width in widths.items()
         }
 
     def softmax_trie(self, modality: str) -> Trie | None:
-        """The trie over whose children a level's softmax runs; None: it runs over all codes of the level."""
+        """The trie whose children a level's softmax is over; None if it is over all codes of the level."""
         return self.trained[modality] if self.output == "trie" else None
 
     def decoder(self, modality: str, trie: Trie, visits: int) -> TrieDecoder | CausalTrieDecoder:
@@ -341,8 +341,8 @@ class GenerativeRecommender(WindowedRecommender):
             return CausalTrieDecoder(self.network, self.vocabulary, modality, trie, trained)
         return TrieDecoder(self.network, self.vocabulary, modality, trie, visits, trained)
 
-    def _users_at_once(self, beams: int) -> int:
-        """Users ranked together: on CPU few enough for the cache, elsewhere what a quarter of the free memory holds."""
+    def _users_per_part(self, beams: int) -> int:
+        """Number of users ranked together: limited by the cache on a CPU, by a quarter of the free memory elsewhere."""
         certified = self.decode == "certified"
         if self.device.type == "cpu":
             fit = CERTIFIED_ROWS // self.certified_rows if certified else 128 * self.beams // max(self.beams, beams)
@@ -352,7 +352,7 @@ class GenerativeRecommender(WindowedRecommender):
         s = self.network.settings
         levels = max(trie.levels for trie in self.tries.values())
         children = max(max(trie.widths[1:]) for trie in self.tries.values())
-        numbers = 2 * s.decoder_layers * levels * s.num_heads * s.d_kv + s.d_ff + 6 * children  # of a beam
+        numbers = 2 * s.decoder_layers * levels * s.num_heads * s.d_kv + s.d_ff + 6 * children  # per beam
         return max(1, free_memory(self.device) // 4 // (4 * numbers * beams))
 
     def _rank_by_beams(
@@ -370,33 +370,33 @@ class GenerativeRecommender(WindowedRecommender):
     def _rank_exactly(
         self, decoders: dict[str, TrieDecoder], memories: dict[str, Memory], eligible: Eligible
     ) -> dict[str, Ranking]:
-        return exact_rankings(decoders, memories, eligible, self.n_items, self.fusion, self._walk_rows())
+        return exact_rankings(decoders, memories, eligible, self.n_items, self.fusion, self._traversal_rows())
 
     def _rank_certified(
         self, decoders: dict[str, TrieDecoder], memories: dict[str, Memory], eligible: Eligible
     ) -> dict[str, Ranking]:
-        limit, rows = self.certified_rows, self._walk_rows()
+        limit, rows = self.certified_rows, self._traversal_rows()
         return certified_rankings(decoders, memories, eligible, self.n_items, self.fusion, limit, rows)
 
-    def _walk_rows(self) -> int:
-        """Pairs of a user and a prefix that a walk of the whole trie decodes at once."""
+    def _traversal_rows(self) -> int:
+        """Number of (user, prefix) pairs that a traversal of the whole trie decodes at once."""
         return 4096 if self.device.type == "cpu" else 65536
 
     def full_sort_predict(self, interaction) -> torch.Tensor:
-        """Scores of the whole catalogue, [B, n_items]; see :func:`score_matrix`."""
+        """Scores of all items, [B, n_items]; see :func:`score_matrix`."""
         self.last_rankings = self.rank(interaction)
         return score_matrix(self.last_rankings["fused"], self.n_items)
 
     @in_eval_precision
     def predict(self, interaction) -> torch.Tensor:
-        """Exact score of one item per sample: its log-probability over its length, see :func:`fuse_scores`; [B]."""
+        """Exact score of one item per sample [B]: log-probability divided by the length of the ID; see :func:`fuse_scores`."""
         histories = self.histories(interaction)
-        item, parts = interaction[self.ITEM_ID], self._parts(histories.length)
+        item, parts = interaction[self.ITEM_ID], self._batch_parts(histories.length)
         scores = torch.zeros(len(item), device=item.device)
         for rows in parts:
             part, rows = histories.rows(rows), rows.to(item.device)
-            wanted = item[rows].unsqueeze(1)
-            exact = [self._exact_scores(m, self.encode_history(m, part), wanted) for m in self.modalities]
+            items = item[rows].unsqueeze(1)
+            exact = [self._exact_scores(m, self.encode_history(m, part), items) for m in self.modalities]
             scores[rows] = fuse_scores(self.fusion, exact, self._levels())[:, 0]
         return scores
 
@@ -404,7 +404,7 @@ class GenerativeRecommender(WindowedRecommender):
         return [self.tries[m].levels for m in self.modalities]
 
     def _exact_scores(self, modality: str, memory: Memory, items: torch.Tensor) -> torch.Tensor:
-        """Log-probability of items [B, G] over the length of their IDs; [B, G]."""
+        """Log-probability of items [B, G] divided by the length of their IDs; [B, G]."""
         codes = getattr(self, f"codes_{modality}")[items]  # [B, G, L]
         prior = getattr(self, f"prior_{modality}")[items] if self.semantic_ids.newcomers else None
         trained = self.softmax_trie(modality)
@@ -413,21 +413,21 @@ class GenerativeRecommender(WindowedRecommender):
     # -- after training ----------------------------------------------------------------------------------------------
 
     def recommend(self, sequences, k: int = 10, exclude_seen: bool = False, candidates=None):
-        """The best ``k`` items for histories of item tokens; see :meth:`recbole_macrec.Recommender.recommend`."""
+        """Recommend ``k`` items for histories of item tokens; see :meth:`recbole_macrec.Recommender.recommend`."""
         return self.recommender_class(self).recommend(sequences, k, exclude_seen, candidates)
 
     def save_pretrained(self, folder, overwrite: bool = False) -> None:
-        """Write a folder that needs nothing else; see :meth:`recbole_macrec.Recommender.save_pretrained`."""
+        """Save the model as a self-contained folder; see :meth:`recbole_macrec.Recommender.save_pretrained`."""
         self.recommender_class(self).save_pretrained(folder, overwrite)
 
 
 def generative_names() -> list[str]:
-    """Names of those of our models that generate semantic IDs."""
+    """Names of the registered models that generate semantic IDs."""
     return [name for name, model in models().items() if issubclass(model, GenerativeRecommender)]
 
 
 def sizes(config) -> TransformerSettings:
-    """The sizes of the network that ``config`` asks for."""
+    """Sizes of the network from the options in ``config``."""
     return TransformerSettings(
         d_model=config["d_model"],
         d_ff=config["d_ff"],
@@ -440,7 +440,7 @@ def sizes(config) -> TransformerSettings:
 
 
 def check_metrics(config: dict) -> None:
-    """Raise a UserError for a metric of the whole order, such as GAUC, where beams order only the items that they find."""
+    """Raise a UserError for a metric over the whole ranking, such as GAUC, if beam search ranks only a part of the items."""
     modes = (config["eval_args"] or {}).get("mode")
     modes = list(modes.values()) if isinstance(modes, dict) else as_list(modes)
     if config["decode"] != "beam" or (modes and "full" not in modes):
@@ -448,12 +448,12 @@ def check_metrics(config: dict) -> None:
     for metric in as_list(config["metrics"]):
         if not set(metric_information.get(str(metric).lower(), [])).isdisjoint(WHOLE_ORDER):
             raise UserError(
-                f"metrics names {metric}, which reads the order of the whole catalogue, but decode: beam orders only the items "
-                "that its beams find; set decode: exact, or leave the metric out."
+                f"metrics contains {metric}, which needs a ranking of all items, but decode: beam ranks only the items that "
+                "its beams find; set decode: exact, or remove the metric."
             )
 
 
 def by_length(modalities: list[str], sizes: dict) -> list[list[str]]:
-    """Groups of modalities whose IDs are equally long, in order, so that one decoder call serves a group."""
+    """Group modalities by the length of their IDs, keeping their order, so that one decoder call serves a group."""
     lengths = dict.fromkeys(len(sizes[m]) for m in modalities)
     return [[m for m in modalities if len(sizes[m]) == n] for n in lengths]

@@ -1,4 +1,4 @@
-"""The RecBole dataset of our models: a dataset whose items have semantic IDs."""
+"""RecBole dataset whose items have semantic IDs."""
 import shutil
 from functools import partial
 from pathlib import Path
@@ -32,14 +32,14 @@ from recbole_macrec.utils.same_files import same_files
 
 
 class SemanticIDDataset(SequentialDataset):
-    """Adds :attr:`semantic_ids`: learnt from item features, or read from files that others published.
+    """A SequentialDataset with :attr:`semantic_ids`, learnt from item features or read from published files.
 
-    Learnt IDs lie as bundles in ``<dataset folder>/semantic_ids/`` and are reused while nothing they depend on
-    changes; published ones are ``<dataset folder>/semantic_ids/<modality>.json``. ``semantic_ids: auto`` learns when
-    every modality has features (or content to encode) and falls back to published IDs when those are all there is.
+    Learnt IDs are stored as bundles in ``<dataset folder>/semantic_ids/`` and reused until something they depend on
+    changes; published ones are ``<dataset folder>/semantic_ids/<modality>.json``. ``semantic_ids: auto`` learns IDs if
+    every modality has features (or content to encode), and otherwise reads published IDs.
 
-    Interactions become prefix samples, as in every SequentialDataset, unless the configuration's MODEL_TYPE says that the
-    model is used as a general one: then they stay what they are, and split, order and evaluation are RecBole's for those.
+    Interactions are expanded into prefix samples, as in every SequentialDataset. If MODEL_TYPE of the configuration is
+    GENERAL, they are not: split, order and evaluation are then those of RecBole's general models.
     """
 
     _semantic_ids: SemanticIDs | None = None
@@ -47,8 +47,11 @@ class SemanticIDDataset(SequentialDataset):
 
     @property
     def semantic_ids(self) -> SemanticIDs:
-        """IDs of the internal items 1 .. item_num - 1, in that order; built on first use. Of several processes the first one
-        builds them, with the help of the others where a quantizer is trained, and the others receive them."""
+        """IDs of the internal items 1 .. item_num - 1, in this order; built on first use.
+
+        Of several processes the first one builds them, with the help of the others where a quantizer is trained, and the others
+        receive them.
+        """
         if self._semantic_ids is None:
             group = current()
             self._semantic_ids = group.share(self._prepare_semantic_ids()) if group.first else self._help_to_prepare(group)
@@ -68,7 +71,7 @@ class SemanticIDDataset(SequentialDataset):
         return matrix(form, value_field)
 
     def build(self) -> list:
-        """Split, and give every part the same semantic IDs where the model reads them."""
+        """Split the dataset. All parts share the semantic IDs, if the model needs them."""
         parts = super().build() if self._sequential else Dataset.build(self)
         self._training = parts[0]._interactions()
         ids = self.semantic_ids if reads_semantic_ids(self.config) else None
@@ -77,48 +80,48 @@ class SemanticIDDataset(SequentialDataset):
         return parts
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
-        """As in RecBole, once benchmark files are known to be there and to hold histories."""
+        """Check that benchmark files exist and contain histories, then load as RecBole does."""
         for part in self.benchmark_filename_list or []:
             path, histories = Path(dataset_path) / f"{token}.{part}.inter", self.iid_field + self.config["LIST_SUFFIX"]
             if not path.is_file():
-                raise UserError(f"{path} does not exist; put it there, or name the parts that do in benchmark_filename.")
+                raise UserError(f"{path} does not exist; add this file, or list only existing parts in benchmark_filename.")
             with path.open(encoding=self.config["encoding"]) as file:
                 columns = file.readline().rstrip("\n").split(self.config["field_separator"])
                 if self._sequential and f"{histories}:token_seq" not in columns:
-                    raise UserError(f"{path} has no column {histories}:token_seq, the history of each row; add it, or import the "
-                                    "interactions and leave benchmark_filename out.")
+                    raise UserError(f"{path} has no column {histories}:token_seq, the history of each row; add it, or import "
+                                    "the interactions and remove benchmark_filename.")
         super()._load_inter_feat(token, dataset_path)
 
     def _benchmark_presets(self) -> None:
-        """Cut the histories of benchmark files to their newest items, as those are that RecBole cuts out itself."""
+        """Cut the histories of benchmark files to their newest items, as RecBole does with the histories it builds."""
         if not self._sequential:
             return
         histories, newest = self.iid_field + self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
         empty = self.inter_feat[histories].map(len) == 0
         if empty.any():
             user = self.id2token(self.uid_field, int(self.inter_feat[self.uid_field][empty].iloc[0]))
-            raise UserError(f"{self.dataset_name}: a row of user {user} has no item in {histories}; leave such rows out.")
+            raise UserError(f"{self.dataset_name}: a row of user {user} has no item in {histories}; remove such rows.")
         self.inter_feat[histories] = [items[-newest:] for items in self.inter_feat[histories]]
         self.field2seqlen[histories] = newest
         super()._benchmark_presets()
 
     def training_interactions(self) -> csc_matrix:
-        """How often users took items in the training part alone, [user_num, item_num]; once :meth:`build` has split.
+        """Number of interactions of each user and item in the training part, [user_num, item_num]; call :meth:`build` first.
 
-        Rows of benchmark files count with their histories, each user and item once: not every prefix need have a row.
+        In benchmark files every user and item counts once, in rows or histories, as not every prefix needs a row.
         """
         return self._training
 
     def _interactions(self) -> csc_matrix:
-        """How often users took items in this part, [user_num, item_num]."""
+        """Number of interactions of each user and item in this part, [user_num, item_num]."""
         if not self._sequential:
             return csc_matrix(self.inter_matrix())
         rows, histories = self.inter_feat, self.iid_field + self.config["LIST_SUFFIX"]
         if self.config["benchmark_filename"] is None:
-            users, items, read = (rows[field].numpy() for field in (self.uid_field, self.iid_field, histories))
-            _, first = np.unique(users, return_index=True)  # a user's earliest sample; with it begins the history
+            users, items, history = (rows[field].numpy() for field in (self.uid_field, self.iid_field, histories))
+            _, first = np.unique(users, return_index=True)  # each user's earliest sample: its history is the first interaction
             first = first[rows[self.item_list_length_field].numpy()[first] == 1]
-            pairs = np.append(users, users[first]), np.append(items, read[first, 0])
+            pairs = np.append(users, users[first]), np.append(items, history[first, 0])
             return csc_matrix((np.ones(len(pairs[0])), pairs), shape=(self.user_num, self.item_num))
         items = torch.cat([rows[self.iid_field][:, None], rows[histories]], dim=1)
         users = rows[self.uid_field][:, None].expand_as(items)
@@ -126,22 +129,22 @@ class SemanticIDDataset(SequentialDataset):
         return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.user_num, self.item_num))
 
     def training_users(self) -> dict[str, np.ndarray]:
-        """Item token -> the users who took the item in the training part, numbered in the order of their tokens, rising."""
+        """Item token -> users of the item in the training part: ascending numbers of users sorted by token."""
         matrix = self.training_interactions()[user_order(self._user_tokens)]
         matrix.sort_indices()
         return dict(zip(self.field2id_token[self.iid_field][1:], np.split(matrix.indices, matrix.indptr[1:-1])[1:]))
 
     @property
     def _user_tokens(self) -> list[str]:
-        """By internal number; the padding first."""
+        """User tokens by internal number; the first is the padding."""
         return self.field2id_token[self.uid_field].tolist()
 
     def __getstate__(self) -> dict:
-        """Leave the IDs out of saved datasets: they are looked up again, so a stale copy can never load."""
+        """Save the dataset without its IDs: they are looked up again, so a stale copy is never loaded."""
         return {**self.__dict__, "_semantic_ids": None}
 
     def _folder(self) -> Path:
-        """Where features and IDs lie: the dataset's folder, or ``dataset/NAME`` here for the one in RecBole's package."""
+        """Folder of features and IDs: the dataset's own, or ``dataset/NAME`` for the dataset in RecBole's package."""
         folder = Path(self.dataset_path)
         if self.dataset_name != PACKAGED_DATASET:
             return folder

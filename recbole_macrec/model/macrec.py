@@ -12,9 +12,9 @@ from recbole_macrec.semantic_ids.quantizers.losses import info_nce
 class MACRec(MQL4GRec):
     """Zhang et al., "MACRec", AAAI 2026, arXiv 2511.15122.
 
-    Its semantic IDs come from the cross-modal RQ-VAE. On top of MQL4GRec's explicit alignment tasks it pulls together
-    the encoder's views of one item in two modalities (implicit alignment): with h_m the mean of the encoder's output
-    over the item's ID in modality m,
+    Its semantic IDs come from the cross-modal RQ-VAE. It adds implicit alignment to MQL4GRec's explicit alignment tasks: the
+    encoder's representations of one item in two modalities are pulled together. With h_m the mean of the encoder's output over
+    the item's ID in modality m,
 
         L_implicit = InfoNCE(h_a, h_b) + InfoNCE(h_b, h_a), cosine similarity over temperature 0.1,
 
@@ -38,7 +38,7 @@ class MACRec(MQL4GRec):
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
         loss, means = torch.zeros((), device=items.device), {}
         for source, targets in self._by_source(self.item_tasks) or [(m, []) for m in self.modalities]:
-            states, means[source] = self._item_states(source, targets, items)  # both alignments read the same pass
+            states, means[source] = self._item_states(source, targets, items)  # one pass for both alignments
             loss = loss + sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
         if self.lambda_implicit:
             for a, b in combinations(self.modalities, 2):
@@ -47,6 +47,6 @@ class MACRec(MQL4GRec):
 
 
 def symmetric_info_nce(a: torch.Tensor, b: torch.Tensor, temperature: float) -> torch.Tensor:
-    """InfoNCE of rows [N, D] against each other in both directions; row i of ``a`` belongs to row i of ``b``."""
-    own = torch.arange(len(a), device=a.device)
-    return info_nce(a, b, own, temperature) + info_nce(b, a, own, temperature)
+    """InfoNCE in both directions between rows [N, D]; row i of ``b`` is the positive of row i of ``a``."""
+    positive = torch.arange(len(a), device=a.device)
+    return info_nce(a, b, positive, temperature) + info_nce(b, a, positive, temperature)

@@ -1,4 +1,7 @@
-"""MMGRec: IDs from features and interactions, and an encoder that reads a user's items as a set."""
+"""MMGRec: semantic IDs from features and interactions, and an encoder that reads a user's items as a set.
+
+Shapes: B users, T items of the longest history, R width of a representation.
+"""
 import hashlib
 from dataclasses import replace
 
@@ -18,47 +21,47 @@ from recbole_macrec.model.base import GenerativeRecommender, Task, sizes
 from recbole_macrec.model.windowed import Histories, with_target
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 
-SCORES_AT_ONCE = 2**22  # RecBole counts scores, not users, in eval_batch_size where a user has several targets
+EVAL_BATCH_SCORES = 2**22  # eval_batch_size of general models, where RecBole counts scores instead of users
 
 
 class MMGRec(GenerativeRecommender):
     """Liu et al., "Multimodal Generative Recommendation with Transformer Model", 2024, arXiv 2404.16555.
 
-    Its semantic IDs are codes of graph representations and a popularity token. The encoder reads the representations of
-    a user's items, in no order, with relation-aware attention; the decoder writes the ID of an item that goes with them.
-    The target is never among the items read.
+    A semantic ID consists of the codes of an item's graph representation and a popularity token. The encoder reads the
+    representations of a user's items as a set, with relation-aware attention; the decoder generates the ID of another item.
+    The target is never in the input.
 
-    Under a leave-one-out split a sample is the items before the target, as for every sequential model of RecBole. Under
-    any other split (``eval_args: {split: {RS: [0.8, 0.1, 0.1]}}``) MMGRec is one of RecBole's general models: a sample is
-    a training item with the user's other training items, a user has several targets, and the evaluator leaves out what
-    the user took before. Of more than ``MAX_ITEM_LIST_LENGTH`` items the last ones are read.
+    Under a leave-one-out split a sample is the target and the items before it, as for every sequential model of RecBole. Under
+    any other split (``eval_args: {split: {RS: [0.8, 0.1, 0.1]}}``) MMGRec is a general model of RecBole: a sample is a training
+    item with the user's other training items, a user has several targets, and the evaluator masks the items that the user
+    interacted with before. At most ``MAX_ITEM_LIST_LENGTH`` items are read, the latest ones.
     """
 
     reads_users = True
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.most = config["MAX_ITEM_LIST_LENGTH"]
-        self.taken = None
+        self.max_items = config["MAX_ITEM_LIST_LENGTH"]
+        self.interacted = None
         if config["MODEL_TYPE"] == ModelType.GENERAL:
             users, items = (dataset.inter_feat[field].numpy() for field in (self.USER_ID, self.ITEM_ID))
-            self.taken = TakenItems(users, items, dataset.user_num)
-        # Row of each internal number in the tables of items and users, which checkpoints hold in the order of the tokens.
-        self._keep("item_row", np.append(0, 1 + token_ranks(self.semantic_ids.item_tokens)))  # [n_items], row 0: no item
+            self.interacted = InteractedItems(users, items, dataset.user_num)
+        # Row of each internal number in the tables of items and users, which checkpoints store sorted by token.
+        self._add_buffer("item_row", np.append(0, 1 + token_ranks(self.semantic_ids.item_tokens)))  # [n_items], row 0: padding
         self.user_tokens = dataset.field2id_token[self.USER_ID].tolist()
         users = user_order(self.user_tokens)
-        self._keep("user_row", np.argsort(users))  # [user_num]
+        self._add_buffer("user_row", np.argsort(users))  # [user_num]
         if config["encoder_input"] == "learnt":
             width = config["d_model"]
             self.items, self.users = nn.Embedding(self.n_items, width), nn.Embedding(dataset.user_num, width)
         else:
             graph = self.semantic_ids.graph
             if graph is None:
-                raise UserError("encoder_input is graph, but published semantic IDs come without a graph: set encoder_input to "
+                raise UserError("encoder_input is graph, but published semantic IDs have no graph; set encoder_input to "
                                 "learnt, or semantic_ids to learn.")
             width = graph.items.shape[1]
             items = unit_columns(graph.items[token_order(self.semantic_ids.item_tokens)])
-            self.items = frozen(np.vstack([np.zeros_like(items[:1]), items]))  # row 0: no item
+            self.items = frozen(np.vstack([np.zeros_like(items[:1]), items]))  # row 0 is padding
             self.users = frozen(unit_columns(graph.users[users]))
         self.reader = SetEncoder(sizes(config), width, config["attention"])
 
@@ -69,8 +72,8 @@ class MMGRec(GenerativeRecommender):
     def load_other_parameter(self, para: dict | None) -> None:
         super().load_other_parameter(para)
         if para.get("users") != self.other_parameter()["users"]:
-            raise UserError(f"{type(self).__name__} reads users, and the {len(self.user_tokens) - 1} users of the dataset are not "
-                            "those that the checkpoint was trained on: use the interactions it was trained on, or train again.")
+            raise UserError(f"{type(self).__name__} reads users, and the {len(self.user_tokens) - 1} users of the dataset are "
+                            "not those of the checkpoint; use the interactions it was trained on, or train again.")
 
     @classmethod
     def check_values(cls, config: dict) -> None:
@@ -84,47 +87,46 @@ class MMGRec(GenerativeRecommender):
     def settings_of_split(cls, split: dict) -> dict:
         if "LS" in split:
             return {}
-        return {"MODEL_TYPE": ModelType.GENERAL, "repeatable": False, "eval_batch_size": SCORES_AT_ONCE}
+        return {"MODEL_TYPE": ModelType.GENERAL, "repeatable": False, "eval_batch_size": EVAL_BATCH_SCORES}
 
     def network_of(self, config) -> Transformer:
         return Transformer(len(self.vocabulary), replace(sizes(config), encoder_layers=0))  # the encoder is ``reader``
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         if len(self.modalities) != 1:
-            raise UserError(f"MMGRec gives an item one ID, but there are those of {self.modalities}: set representation to "
+            raise UserError(f"MMGRec needs one semantic ID per item, found those of {self.modalities}; set representation to "
                             "graph or concatenated.")
         return [Task(self.modalities[0], self.modalities[0])], []
 
     def histories(self, interaction) -> Histories:
         users = interaction[self.USER_ID]
-        items, length = self._items_of(interaction, self.most)
-        return Histories(items[:, : self.most], length.clamp(1, self.most).cpu(), users)
+        items, length = self._items_of(interaction, self.max_items)
+        return Histories(items[:, : self.max_items], length.clamp(1, self.max_items).cpu(), users)
 
     def windows(self, interaction) -> Windows:
-        """One target a window; it is not among the items before it."""
+        """Windows with one target each; the target is removed from the items before it."""
         target = interaction[self.POS_ITEM_ID].to(self.device)
-        items, length = without_target(*self._items_of(interaction, self.most + 1), target)
-        length = length.clamp(1, self.most)
-        items = with_target(items[:, : self.most], length, target)
+        items, length = without_target(*self._items_of(interaction, self.max_items + 1), target)
+        length = length.clamp(1, self.max_items)
+        items = with_target(items[:, : self.max_items], length, target)
         return Windows(items, length.cpu() + 1, length.cpu(), interaction[self.USER_ID].to(self.device))
 
     def _items_of(self, interaction, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Items [B, T] of the users, 0 behind them, and how many."""
-        if self.taken is None:
+        """Items [B, T] of the users, padded with 0, and their number [B]."""
+        if self.interacted is None:
             return interaction[self.ITEM_SEQ].to(self.device), interaction[self.ITEM_SEQ_LEN].to(self.device)
-        return self.taken.last(interaction[self.USER_ID].to(self.device), most)
+        return self.interacted.last(interaction[self.USER_ID].to(self.device), most)
 
     def excluded(self, interaction) -> torch.Tensor | None:
         masked = super().excluded(interaction)
-        return self.taken.every(interaction[self.USER_ID]) if masked is None and self.taken else masked
+        return self.interacted.every(interaction[self.USER_ID]) if masked is None and self.interacted else masked
 
-    def _positions(self, length: torch.Tensor) -> torch.Tensor:
-        return length  # a position for each item, not for each code
+    def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
+        return length  # one position per item, not per code
 
     def encode_history(self, modality: str, histories: Histories) -> Memory:
         source = pack(histories.items, histories.length, self.group_overhead)
-        return self.reader(source, self.items(self.item_row[source.tokens]),
-                           self.users(self.user_row[histories.users]))
+        return self.reader(source, self.items(self.item_row[source.tokens]), self.users(self.user_row[histories.users]))
 
     def _window_states(self, source: str, targets: list[str], windows: Windows) -> list[torch.Tensor]:
         memory = self.encode_history(source, Histories(windows.items, windows.first, windows.users))
@@ -134,22 +136,22 @@ class MMGRec(GenerativeRecommender):
 
 
 def frozen(vectors: np.ndarray) -> nn.Embedding:
-    """A table that training leaves as it is."""
+    """An embedding table that is not trained."""
     return nn.Embedding.from_pretrained(torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)), freeze=True)
 
 
 def unit_columns(x: np.ndarray) -> np.ndarray:
-    """``x`` [N, R] with mean 0 and deviation 1 in every column that is not constant."""
+    """Standardize the columns of ``x`` [N, R] to mean 0 and deviation 1, constant columns to 0."""
     deviation = x.std(0)
     return (x - x.mean(0)) / np.where(deviation > 1e-8, deviation, 1)
 
 
-class TakenItems(nn.Module):
-    """The items of every user, each once, the latest first.
+class InteractedItems(nn.Module):
+    """The distinct items of every user, latest first.
 
     Args:
-        users, items: int arrays [E], one interaction after the other.
-        user_num: users that there are.
+        users, items: int arrays [E], the interactions from oldest to newest.
+        user_num: number of users, including the padding.
     """
 
     def __init__(self, users: np.ndarray, items: np.ndarray, user_num: int):
@@ -163,21 +165,21 @@ class TakenItems(nn.Module):
         self.register_buffer("items", torch.from_numpy(items[order]), persistent=False)
 
     def last(self, users: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Up to ``most`` items of ``users`` [B], the latest first, 0 behind them, int64 [B, T], and how many, int64 [B]."""
+        """Up to ``most`` items of ``users`` [B], latest first, padded with 0: int64 [B, T], and their number int64 [B]."""
         begin = self.first[users]
         length = (self.first[users + 1] - begin).clamp(max=most)
         place = torch.arange(max(1, int(length.max())), device=users.device)
-        there = place < length.unsqueeze(1)
+        exists = place < length.unsqueeze(1)
         index = (begin.unsqueeze(1) + place).clamp(max=len(self.items) - 1)
-        return self.items[index].masked_fill(~there, 0), length
+        return self.items[index].masked_fill(~exists, 0), length
 
     def every(self, users: torch.Tensor) -> torch.Tensor:
-        """All items of ``users``, int64 [B, T], 0 behind them."""
+        """All items of ``users``, int64 [B, T], padded with 0."""
         return self.last(users, len(self.items))[0]
 
 
 def without_target(items: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Histories [B, T], of which the first ``length`` [B] count, without ``target`` [B], and what is left of their length."""
+    """Remove ``target`` [B] from histories [B, T] of ``length`` [B] items; returns the histories and their new lengths."""
     position = torch.arange(items.shape[1], device=items.device)
     keep = (items != target.unsqueeze(1)) & (position < length.unsqueeze(1))
     order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)

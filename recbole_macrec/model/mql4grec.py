@@ -8,10 +8,11 @@ from recbole_macrec.model.base import GenerativeRecommender, Task
 
 
 class MQL4GRec(GenerativeRecommender):
-    """Zhai et al., "Multimodal Quantitative Language for Generative Recommendation", ICLR 2025.
+    """Zhai et al., "Multimodal Quantitative Language for Generative Recommendation", ICLR 2025, arXiv 2504.05314.
 
-    One RQ-VAE per modality. Besides each modality's own sequence task it learns, as explicit alignment, to continue a
-    history of one modality in another and to translate single items; at the end the modalities' rankings are fused.
+    One RQ-VAE per modality. It trains on each modality's own sequence task and on explicit alignment tasks: predict the next
+    item's ID in another modality, and translate the ID of a single item into another modality. The modalities' rankings are
+    fused.
     """
 
     @classmethod
@@ -23,7 +24,7 @@ class MQL4GRec(GenerativeRecommender):
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         if len(self.modalities) < 2:
             raise UserError(
-                f"{type(self).__name__} fuses two or more modalities, but modalities is {self.modalities}; name "
+                f"{type(self).__name__} fuses two or more modalities, but modalities is {self.modalities}; add "
                 "another one, or use --model=TIGER."
             )
         own = [Task(m, m) for m in self.modalities]

@@ -1,4 +1,4 @@
-"""Prepares the dataset that a model needs before RecBole loads it."""
+"""Prepare the dataset of a model before RecBole loads it."""
 from functools import partial
 from pathlib import Path
 
@@ -13,16 +13,17 @@ from recbole_macrec.utils.distributed import current
 
 
 def reads_semantic_ids(config: Config) -> bool:
-    """Whether the model of ``config`` needs the items' semantic IDs."""
+    """Whether the model of ``config`` needs semantic IDs."""
     return is_ours(config.model_class) and config.model_class.reads_semantic_ids(config)
 
 
 def prepare(config: Config) -> None:
-    """Bring the dataset of ``config`` here if it has a ``source``: its interactions, and images where the model's
-    semantic IDs need them. What is there already is left as it is. Of several processes the first one does it.
+    """Download and prepare the dataset of ``config`` if it has a ``source``. Existing files are kept.
+
+    Images are downloaded only if the model's semantic IDs need them. Of several processes the first one does the work.
 
     Raises:
-        UserError: saying which files to bring, and where to, when they can't be had.
+        UserError: a file cannot be downloaded; the message names the files to provide and their folders.
     """
     if not config["source"] or config["benchmark_filename"]:
         return

@@ -4,15 +4,15 @@ from recbole_macrec.model.base import GenerativeRecommender, Task
 
 
 class TIGER(GenerativeRecommender):
-    """Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023.
+    """Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023, arXiv 2305.05065.
 
-    One RQ-VAE over one modality, an extra token for items that would collide, and one task: history -> next item.
+    One RQ-VAE over one modality, an extra token for items with the same ID, and one task: history -> next item.
     """
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         if len(self.modalities) != 1:
             raise UserError(
-                f"TIGER reads one modality, but modalities is {self.modalities}; name one, such as "
+                f"TIGER reads one modality, but modalities is {self.modalities}; set one, e.g. "
                 f"--modalities=\"['{self.modalities[0]}']\"."
             )
         modality = self.modalities[0]

@@ -1,6 +1,6 @@
-"""What all our models share: they train on windows of items, part of a batch by part, and rank in a precision of their own.
+"""Base class of all our models: training on windows of items in parts of a batch, and ranking in ``eval_precision``.
 
-Legend: B users, T items of the longest history.
+Shapes: B users, T items of the longest history.
 """
 from collections.abc import Callable
 from functools import wraps
@@ -19,43 +19,43 @@ from recbole_macrec.generation.network.windows import Windows
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.utils.hardware import chosen_precision, computing_in
 
-FIRST_TARGET = "first_target"  # field of windows: int64 [B], the place of the first item that is a target
+FIRST_TARGET = "first_target"  # field of windows: int64 [B], the index of the first item that is a target
 
 
 class Histories(NamedTuple):
-    """What is known of B users."""
+    """Histories of B users."""
 
     items: torch.Tensor  # int64 [B, T]
-    length: torch.Tensor  # int64 [B] on the CPU, how many of the items count, from the first; at least 1
-    users: torch.Tensor | None = None  # int64 [B], where the model reads them
+    length: torch.Tensor  # int64 [B] on the CPU, number of items before the padding, at least 1
+    users: torch.Tensor | None = None  # int64 [B], only for models that read the user
 
     def rows(self, rows: torch.Tensor) -> "Histories":
-        """Some of the users, cut to the longest of them; ``rows`` is on the CPU."""
-        length, here = self.length[rows], rows.to(self.items.device)
-        items = self.items.index_select(0, here)[:, : int(length.max())]
-        return Histories(items, length, None if self.users is None else self.users.index_select(0, here))
+        """Select users and cut the padding to the longest of them; ``rows`` is on the CPU."""
+        length, device_rows = self.length[rows], rows.to(self.items.device)
+        items = self.items.index_select(0, device_rows)[:, : int(length.max())]
+        return Histories(items, length, None if self.users is None else self.users.index_select(0, device_rows))
 
 
 def in_eval_precision(method: Callable) -> Callable:
-    """A ranking ``method`` of a model that always computes in the model's ``eval_precision``."""
+    """Decorate a ranking method of a model: it computes in the model's ``eval_precision``."""
 
     @wraps(method)
-    def computed(self, *args, **kwargs):
+    def wrapper(self, *args, **kwargs):
         with computing_in(self.eval_precision, self.device):
             return method(self, *args, **kwargs)
 
-    return computed
+    return wrapper
 
 
 class WindowedRecommender(SequentialRecommender):
-    """Base of the models that our trainer trains.
+    """Base class of the models that our trainer trains.
 
-    Training reads windows of items, of which some are targets: a history and one target, as RecBole's samples are, or with
+    Training reads windows of items, some of which are targets: a RecBole sample (a history and one target), or with
     ``training: per_user`` a user's sequence with all its targets.
 
     Attributes:
-        eval_precision: ``fp32`` or ``bf16``, what every ranking is computed in.
-        last_rankings: name -> the lists of the last :meth:`full_sort_predict`; empty for a model that only scores items.
+        eval_precision: ``fp32`` or ``bf16``, the precision of every ranking.
+        last_rankings: name -> ranking of the last :meth:`full_sort_predict`; empty for models that only score items.
     """
 
     input_type = InputType.POINTWISE
@@ -63,13 +63,13 @@ class WindowedRecommender(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
-        self.eval_precision = chosen_precision(config["eval_precision"] or "fp32", self.device)  # older models have no such option
+        self.eval_precision = chosen_precision(config["eval_precision"] or "fp32", self.device)  # None in old checkpoints
         self.pass_tokens = config["pass_tokens"] or (4096 if self.device.type == "cpu" else 131072)
         self.last_rankings: dict[str, Ranking] = {}
 
     @classmethod
     def reads_semantic_ids(cls, config) -> bool:
-        """Whether a model with the settings ``config`` needs the semantic IDs of the items."""
+        """Whether a model with these settings needs semantic IDs."""
         return True
 
     @classmethod
@@ -79,10 +79,13 @@ class WindowedRecommender(SequentialRecommender):
 
     @classmethod
     def check_values(cls, config: dict) -> None:
-        """Raise a UserError for the first option of this model or its trainer that can't be meant, before anything is read.
+        """Check the options of this model and its trainer before any data are read.
 
         Args:
-            config: the final settings; an absent one reads as None.
+            config: the final settings; a missing option is None.
+
+        Raises:
+            UserError: for the first invalid value.
         """
         check_choice(("auto", "fp32", "bf16"), precision=config["precision"], eval_precision=config["eval_precision"])
         check_choice(("cosine", "constant"), scheduler=config["scheduler"])
@@ -92,52 +95,55 @@ class WindowedRecommender(SequentialRecommender):
             SemanticIDSettings.from_config(config, named or ["text"])
 
     def calculate_loss(self, interaction) -> torch.Tensor:
-        """The loss of a batch; a trainer that wants less memory goes through :meth:`loss_parts` itself."""
+        """The loss of a batch. To save memory, call :meth:`loss_parts` and run the backward pass part by part."""
         return sum(part() for part in self.loss_parts(interaction))
 
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
-        """Functions whose values add up to the batch's loss, each with a graph of its own, the longest first.
+        """Functions whose results add up to the batch's loss, longest sequences first. Each builds its own autograd graph.
 
         Args:
-            interaction: samples of RecBole, each a history and one target, or windows (:class:`WindowLoader`).
+            interaction: RecBole samples, each a history and one target, or windows (:class:`WindowLoader`).
         """
         raise NotImplementedError
 
     def windows(self, interaction) -> Windows:
-        """The training sequences of a batch."""
+        """Training sequences of a batch."""
         items, length = interaction[self.ITEM_SEQ].to(self.device), interaction[self.ITEM_SEQ_LEN].cpu()
         if FIRST_TARGET in interaction:
             return Windows(items, length, interaction[FIRST_TARGET].cpu())
         return Windows(with_target(items, length, interaction[self.POS_ITEM_ID]), length + 1, length)
 
     def histories(self, interaction) -> Histories:
-        """The histories that the users of ``interaction`` are ranked by."""
+        """Histories from which the items are ranked."""
         return Histories(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN].cpu())
 
     def overhead_of(self, network: torch.nn.Module) -> int:
-        """Positions that a further group of lengths costs in :func:`pack`: Python about 7e7 multiplications' time on CPU, and far
-        more of a GPU's."""
+        """Cost of one more group in :func:`pack`, in positions: about 7e7 multiplications on a CPU, far more on a GPU."""
         return round(7e7 / sum(p.numel() for p in network.parameters())) if self.device.type == "cpu" else 8192
 
-    def _parts(self, length: torch.Tensor, users: int | None = None) -> list[torch.Tensor]:
-        """Rows of the parts of a batch, of at most ``users``, that go through the network together, shorter first.
+    def _batch_parts(self, length: torch.Tensor, users: int | None = None) -> list[torch.Tensor]:
+        """Split a batch into parts that go through the network one at a time, shorter histories first.
 
         Args:
-            length: int64 [B] on the CPU, items in the histories.
-        """
-        pairs = 2 if self.device.type == "cpu" else 1  # whatever the number of lanes, on which nothing may depend
-        return passes(self._positions(length), self.pass_tokens, users, pairs)
+            length: int64 [B] on the CPU, number of items in each history.
+            users: most users in a part.
 
-    def _positions(self, length: torch.Tensor) -> torch.Tensor:
-        """Positions [B] that the network reads of histories of ``length`` [B]."""
+        Returns:
+            The rows of each part.
+        """
+        multiple = 2 if self.device.type == "cpu" else 1  # a constant, so that no result depends on the number of CPU threads
+        return passes(self._input_lengths(length), self.pass_tokens, users, multiple)
+
+    def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
+        """Number of network positions [B] for histories of ``length`` [B] items."""
         return length
 
-    def _keep(self, name: str, values: np.ndarray) -> None:
+    def _add_buffer(self, name: str, values: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
 
 
 def with_target(items: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Histories [B, T], of which the first ``length`` [B] count, with ``target`` [B] behind them; [B, T + 1], then 0."""
+    """Append ``target`` [B] to histories [B, T] of ``length`` [B] items; [B, T + 1], padded with 0."""
     position, length = torch.arange(items.shape[1] + 1, device=items.device), length.to(items.device).unsqueeze(1)
-    longer = F.pad(items, (0, 1))
-    return torch.where(position == length, target.to(items.device).unsqueeze(1), longer.masked_fill(position > length, 0))
+    padded = F.pad(items, (0, 1))
+    return torch.where(position == length, target.to(items.device).unsqueeze(1), padded.masked_fill(position > length, 0))

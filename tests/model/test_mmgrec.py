@@ -18,7 +18,7 @@ from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
 from recbole_macrec.generation.decoding.search import sequence_log_probs
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.model.base import EXCLUDED
-from recbole_macrec.model.mmgrec import TakenItems, without_target
+from recbole_macrec.model.mmgrec import InteractedItems, without_target
 
 RANDOM = {"eval_args": {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "RO", "group_by": "user", "mode": "full"}}
 PROTOCOLS = pytest.mark.parametrize("protocol", [{}, RANDOM], ids=["leave one out", "random split"])
@@ -36,11 +36,11 @@ def users_of(loader):
 # -- what it reads -------------------------------------------------------------------------------------------------------
 
 
-def test_taken_items_are_distinct_and_latest_first():
-    taken = TakenItems(np.array([2, 1, 2, 2, 1, 2]), np.array([7, 4, 9, 7, 5, 8]), 4)
-    items, length = taken.last(torch.tensor([1, 2, 3]), 2)
+def test_interacted_items_are_distinct_and_latest_first():
+    interacted = InteractedItems(np.array([2, 1, 2, 2, 1, 2]), np.array([7, 4, 9, 7, 5, 8]), 4)
+    items, length = interacted.last(torch.tensor([1, 2, 3]), 2)
     assert items.tolist() == [[5, 4], [8, 7], [0, 0]] and length.tolist() == [2, 2, 0]
-    assert taken.every(torch.tensor([2, 0])).tolist() == [[8, 7, 9], [0, 0, 0]]
+    assert interacted.every(torch.tensor([2, 0])).tolist() == [[8, 7, 9], [0, 0, 0]]
 
 
 def test_without_target_by_hand():
@@ -170,8 +170,8 @@ def test_under_a_random_split_loaded_equals_saved(data_path):  # noqa: F811
     assert get_trainer(config["MODEL_TYPE"], "MMGRec")(config, model).evaluate(test, load_best_model=False) == expected
     users = test.uid_list[:4]
     _, top = full_sort_topk(users.numpy(), model, test, k=5)
-    taken = model.taken.every(users)
-    assert not (top.unsqueeze(2) == taken.unsqueeze(1)).any()
+    interacted = model.interacted.every(users)
+    assert not (top.unsqueeze(2) == interacted.unsqueeze(1)).any()
 
 
 def test_one_protocol_for_all_models_of_a_split(data_path):  # noqa: F811
