@@ -47,30 +47,30 @@ def _parse(argv: list[str]) -> argparse.Namespace:
                                     formatter_class=argparse.RawDescriptionHelpFormatter, description=_PREPARE_HELP)
     preparing.add_argument("dataset", metavar="NAME")
     preparing.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
-    preparing.add_argument("--model", default="MACRec", help="what to prepare it for (default: MACRec)")
-    preparing.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones win")
+    preparing.add_argument("--model", default="MACRec", help="prepare the dataset for this model (default: MACRec)")
+    preparing.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
     preparing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     preparing.set_defaults(run=_prepare)
-    importing = commands.add_parser("import", allow_abbrev=False, help="turn released files, raw files or a CSV into a dataset",
+    importing = commands.add_parser("import", allow_abbrev=False, help="import released files, raw files or a CSV file as a dataset",
                                     formatter_class=argparse.RawDescriptionHelpFormatter, description=_IMPORT_HELP)
     importing.add_argument("src", metavar="SRC", type=Path)
     importing.add_argument("--dataset", required=True, metavar="NAME")
     importing.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
     importing.add_argument("--feature", action="append", default=[], metavar="MODALITY=FILE.npy")
     importing.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE.json")
-    importing.add_argument("--words", type=Path, metavar="FILE.npy", help="texts as word numbers")
-    importing.add_argument("--category", metavar="NAME", help="which of several raw Amazon catalogues in SRC")
-    importing.add_argument("--core", type=int, metavar="K", help="default: 5 for raw Amazon files, else no filtering")
-    importing.add_argument("--require_image", choices=("True", "False"), help="default: True for raw Amazon files")
+    importing.add_argument("--words", type=Path, metavar="FILE.npy", help="item texts as word numbers")
+    importing.add_argument("--category", metavar="NAME", help="category, if SRC has raw Amazon files of several")
+    importing.add_argument("--core", type=int, metavar="K", help="k of the k-core filtering (default: 5 for raw Amazon files, else no filtering)")
+    importing.add_argument("--require_image", choices=("True", "False"), help="keep only items with an image (default: True for raw Amazon files)")
     _add_format_options(importing, _TABLE_FORMAT, "of tables in SRC")
     importing.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
     importing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     importing.set_defaults(run=_import)
-    encoding = commands.add_parser("encode", allow_abbrev=False, help="make the features of one modality",
+    encoding = commands.add_parser("encode", allow_abbrev=False, help="encode the features of one modality",
                                    formatter_class=argparse.RawDescriptionHelpFormatter, description=_ENCODE_HELP)
     encoding.add_argument("dataset", metavar="NAME")
     encoding.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
-    encoding.add_argument("--modality", required=True, help="what to call the features, such as text or image")
+    encoding.add_argument("--modality", required=True, help="name of the features, such as text or image")
     encoding.add_argument("--encoder", metavar="NAME", help=f"one of {', '.join([*ENCODERS, *PRESETS])}")
     encoding.add_argument("--model", metavar="HUB_NAME_OR_FOLDER", help="any other model of Hugging Face transformers")
     for field in fields(ModelOptions)[1:]:
@@ -83,11 +83,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     images = commands.add_parser("images", allow_abbrev=False, help="download the images of an imported catalogue")
     images.add_argument("dataset", metavar="NAME")
     images.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
-    images.add_argument("--connections", type=int, default=16, help="transfers at the same time (default: 16)")
+    images.add_argument("--connections", type=int, default=16, help="number of parallel transfers (default: 16)")
     _add_format_options(images, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
     images.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     images.set_defaults(run=_images)
-    toy = commands.add_parser("toy", allow_abbrev=False, help=f"make the synthetic craft shop {NAME}", description=_TOY_HELP)
+    toy = commands.add_parser("toy", allow_abbrev=False, help=f"write the synthetic dataset {NAME}", description=_TOY_HELP)
     toy.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
     toy.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
     toy.add_argument("--verbose", action="store_true", help="show the traceback of an error")
@@ -104,18 +104,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     for word in argv[1:] if chosen else ():
         option = word.split("=")[0]
         if option.startswith("-") and option not in _options(chosen):
-            raise UserError(f"unknown option '{option}'; known are {', '.join(sorted(_options(chosen)))}."
+            raise UserError(f"unknown option '{option}'; expected one of {', '.join(sorted(_options(chosen)))}."
                             f"{nearest(option, _options(chosen))}")
     return parser.parse_args(argv)
 
 
-def _add_format_options(parser: argparse.ArgumentParser, options: Iterable[str], where: str) -> None:
+def _add_format_options(parser: argparse.ArgumentParser, options: Iterable[str], files: str) -> None:
     for option in options:
-        parser.add_argument(f"--{option}", metavar="TEXT", help=f"as in RecBole, {where}")
+        parser.add_argument(f"--{option}", metavar="TEXT", help=f"as in RecBole, {files}")
 
 
 def _format_options(args: argparse.Namespace) -> dict[str, str]:
-    """Return RecBole's options for columns and separators that the command line gives; ``\\t`` is a tab."""
+    """Return RecBole's options for columns and separators from the command line; ``\\t`` is a tab."""
     given = {option: getattr(args, option, None) for option in FORMAT_OPTIONS.values()}
     given = {option: value.replace("\\t", "\t") for option, value in given.items() if value is not None}
     for option, value in given.items():
@@ -129,7 +129,7 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from recbole_macrec.commands.prepare import prepare_command  # reads RecBole's options, which the others do without
+    from recbole_macrec.commands.prepare import prepare_command  # imports RecBole, which the other commands do not need
 
     prepare_command(args, args.settings)
 
@@ -149,11 +149,11 @@ def _encode(args: argparse.Namespace) -> None:
     options = {key: value for key, value in options.items() if value is not None}
     simple = args.encoder is not None and args.encoder not in PRESETS
     if simple and options:
-        raise UserError(f"--{next(iter(options))} is no option of the encoder {args.encoder}; leave it out")
+        raise UserError(f"--{next(iter(options))} is not an option of the encoder {args.encoder}; leave it out")
     features.check_modality(args.modality)
     folder = args.data_path / args.dataset
     if is_imported(folder, args.modality):
-        raise UserError(f"{features.paths(folder, args.modality)[0]} was imported, and encoding would replace it; remove it, or "
+        raise UserError(f"{features.paths(folder, args.modality)[0]} was imported, and encoding would replace it; remove the file, or "
                         "choose another --modality")
     chosen = args.encoder if simple else {"model": args.model or args.encoder, **options}
     with group() as processes:
@@ -167,15 +167,15 @@ def _encode(args: argparse.Namespace) -> None:
 
 def _images(args: argparse.Namespace) -> None:
     if args.connections < 1:
-        raise UserError(f"--connections={args.connections} is not usable; give a whole number from 1 on")
+        raise UserError(f"--connections={args.connections} is not usable; expected an integer of at least 1")
     with locked(args.data_path / args.dataset):
-        there, failed = fetch_catalogue_images(args.data_path / args.dataset, args.connections,
-                                               form=AtomicFormat.of(_format_options(args)))
-    print(f"{args.data_path / args.dataset}: {there:,} images are there, {len(failed):,} could not be had")
-    for item, why in list(failed.items())[:5]:
-        print(f"  {item}: {why.reason}")
+        n_images, failed = fetch_catalogue_images(args.data_path / args.dataset, args.connections,
+                                                  form=AtomicFormat.of(_format_options(args)))
+    print(f"{args.data_path / args.dataset}: {n_images:,} images exist, {len(failed):,} could not be downloaded")
+    for item, failure in list(failed.items())[:5]:
+        print(f"  {item}: {failure.reason}")
     if failed:
-        print(f"all of them: {args.data_path / args.dataset / REPORT}")
+        print(f"all failures: {args.data_path / args.dataset / REPORT}")
 
 
 def _toy(args: argparse.Namespace) -> None:
@@ -183,12 +183,12 @@ def _toy(args: argparse.Namespace) -> None:
 
 
 def _pairs(option: str, values: list[str], suffix: str) -> dict[str, Path]:
-    """Turn ``["text=a.npy"]`` into ``{"text": Path("a.npy")}``; UserError for other forms and repeated modalities."""
+    """Convert ``["text=a.npy"]`` to ``{"text": Path("a.npy")}``; UserError for other forms and repeated modalities."""
     pairs: dict[str, Path] = {}
     for value in values:
         modality, equals, file = value.partition("=")
         if not (modality and equals and file):
-            raise UserError(f"{option} {value} is not understood; write {option} MODALITY=FILE{suffix}")
+            raise UserError(f"{option} {value} is not valid; expected {option} MODALITY=FILE{suffix}")
         if modality in pairs:
             raise UserError(f"{option} names modality '{modality}' twice ({pairs[modality]} and {file}); keep one")
         pairs[modality] = Path(file)
@@ -199,7 +199,7 @@ def _describe(summary: Summary) -> str:
     shapes = [f"{modality} [{rows:,} x {width}]" for modality, (rows, width) in summary.features.items()]
     items = summary.folder / f"{summary.folder.name}.item"
     columns = [column.split(":")[0] for column in header_of(items, "\t")[1:] if ":float" not in column]
-    none = f"none yet; a run makes them from what {items.name} has: {', '.join(columns)}" if columns else "none"
+    none = f"none yet; a run encodes them from the columns of {items.name}: {', '.join(columns)}" if columns else "none"
     lines = [f"{summary.folder}: {summary.users:,} users, {summary.items:,} items, {summary.interactions:,} interactions",
              f"features: {', '.join(shapes) or none}", f"semantic IDs: {', '.join(summary.semantic_ids) or 'none'}"]
     lines += [f"{step.name}: {step.users:,} users, {step.items:,} items, {step.interactions:,} interactions"
@@ -208,41 +208,42 @@ def _describe(summary: Summary) -> str:
 
 
 _PREPARE_HELP = """\
-Bring DIR/NAME here as its property file (properties/dataset/NAME.yaml, or one of --config_files) says under source: download,
-import and filter, images, features. A killed run goes on where it was, and what is there is left as it is. A run of any
-model does the same by itself.
+Prepare DIR/NAME from the source in its property file (properties/dataset/NAME.yaml, or one of --config_files): download files,
+import and filter them, download images, encode features. A killed command can be resumed, and existing files are kept. A run
+of any model does the same automatically.
 
-Other options are those of a run, --key=value: --modalities=[text] brings no images, --model=SASRec the interactions alone.
-The encoding runs on several GPUs under torchrun --nproc_per_node=4 -m recbole_macrec.data prepare NAME."""
+Other options are those of a run, --key=value: --modalities=[text] prepares no images, --model=SASRec only interactions.
+To encode on several GPUs: torchrun --nproc_per_node=4 -m recbole_macrec.data prepare NAME."""
 
-_TOY_HELP = "Write DIR/arts-toy, a synthetic shop (users, items, texts and images are made up), the same bytes every time."
+_TOY_HELP = "Write DIR/arts-toy, a synthetic dataset with generated users, items, texts and images; the bytes are always the same."
 
 _ENCODE_HELP = """\
-Write DIR/NAME/features/MODALITY.npy from the texts or images that DIR/NAME/NAME.item names.
+Encode the texts or images in DIR/NAME/NAME.item, and write DIR/NAME/features/MODALITY.npy.
 
-Whether a model reads texts or images is in its configuration. Text: mean over the tokens of each field, then over the
-fields. A killed run goes on where it was. On several GPUs, or machines with a shared disk:
+The model's configuration decides whether it encodes texts or images. Text features are the mean over the tokens of each field,
+then over the fields. A killed command can be resumed. On several GPUs, or machines with a shared disk:
 
     torchrun --nproc_per_node=4 -m recbole_macrec.data encode NAME --data_path=DIR --modality=text --encoder=llama-7b"""
 
 _IMPORT_HELP = """\
 Write DIR/NAME with RecBole's atomic files, features and semantic IDs, all keyed by item.
 
-SRC is one of these, or the folder that holds it:
+SRC is one of these files, or its folder:
   NAME.inter.json     released with MQL4GRec, MACRec, LC-Rec or LETTER; NAME.item2id, NAME.item.json, NAME.emb-llama-td.npy,
-                      NAME.emb-ViT-L-14.npy, NAME.index.json, NAME.index_lemb.json, NAME.index_vitemb.json beside it are read
-  NAME.inter          of RecBole (its separator is read from the first line), or of MMRec with image_feat.npy and text_feat.npy beside it; NAME.item gives texts
+                      NAME.emb-ViT-L-14.npy, NAME.index.json, NAME.index_lemb.json, NAME.index_vitemb.json beside it are read too
+  NAME.inter          of RecBole (its separator is detected from the first line), or of MMRec with image_feat.npy and
+                      text_feat.npy beside it; texts are read from NAME.item
   NAME.train.inter    with NAME.valid.inter and NAME.test.inter: RecBole's benchmark files with item_id_list
-  interactions.csv    user,item[,timestamp] in the first line; items.csv beside it has item, any text columns, and image for
-                      a path in the folder or a URL
+  interactions.csv    with columns user,item[,timestamp]; items.csv beside it has item, any text columns, and image, a path
+                      in the folder or a URL
   raw Amazon files    CATEGORY.csv and meta_CATEGORY.json.gz of 2018, CATEGORY.jsonl.gz and meta_CATEGORY.jsonl.gz of 2023
 
 Raw Amazon files are filtered as published: items with metadata and an image, the earliest interaction of each user and
-item, then the 5-core. --core=K does the same to a CSV; --core=0 leaves rare users and items in.
+item, then the 5-core. --core=K filters a CSV file in the same way; --core=0 keeps users and items with few interactions.
 
---feature MODALITY=FILE.npy: row i is item number i (of NAME.item2id; the items of a CSV must then be numbers, and the
-catalogue is every row), or the item in line i of FILE.items.txt when that file lies beside FILE.npy.
---words FILE.npy: whole numbers [2, n], item numbers and the words of these items; they become the texts of the column title.
+--feature MODALITY=FILE.npy: row i belongs to the item in line i of FILE.items.txt if this file is beside FILE.npy, else to item
+number i (of NAME.item2id; the items of a CSV file must then be numbers, and every row is an item of the catalogue).
+--words FILE.npy: integers [2, n], item numbers and word numbers; the words of an item become its text in the column title.
 --semantic_ids MODALITY=FILE.json: {"0": ["<a_170>", "<b_224>", ...], ...}, keyed by item number or item."""
 
 

@@ -1,4 +1,4 @@
-"""``python -m recbole_macrec.data prepare NAME``: what a run would do before it learns semantic IDs, and nothing else."""
+"""``python -m recbole_macrec.data prepare NAME``: the steps of a run before it learns semantic IDs."""
 from __future__ import annotations
 
 import argparse
@@ -21,10 +21,10 @@ OWN = ("config_files", "model", "verbose", "help")
 
 
 def prepare_command(args: argparse.Namespace, words: list[str]) -> None:
-    """Prepare ``args.dataset`` for ``args.model``; ``words`` are options as a run has them, ``--key=value``.
+    """Prepare ``args.dataset`` for ``args.model``; ``words`` are the options of a run, ``--key=value``.
 
     Raises:
-        UserError: for unknown options, a dataset without a ``source``, and whatever keeps it from being prepared.
+        UserError: for unknown options, a dataset without a ``source``, and errors of the preparation.
     """
     with group() as processes:
         _prepare(args, _configure(args, words), processes)
@@ -46,20 +46,20 @@ def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None
                                 mean_for=mean_for(config), processes=processes, form=AtomicFormat.of(config))
     if processes.first:
         counts = (manifest.read(folder) or {}).get("counts", {})
-        print(f"{folder}: " + (", ".join(f"{count:,} {what}" for what, count in counts.items()) or "imported"))
+        print(f"{folder}: " + (", ".join(f"{count:,} {name}" for name, count in counts.items()) or "imported"))
         for modality, table in tables.items():
             print(f"features {modality}: {len(table.matrix):,} items x {table.matrix.shape[1]:,} dimensions")
 
 
 def _encoders(config: Config) -> dict[str, dict]:
-    """Return {modality: encoders as item_features wants them} of what can be encoded before a run splits the interactions."""
+    """Return {modality: argument ``encoders`` of item_features} for the modalities that need no training interactions."""
     folder = Path(config["data_path"])
     settings = settings_of(config, folder)
     if source_of_ids(settings, folder) == "published":
         return {}
-    chosen = {m: config["encoders"][m] for m in settings.modalities if m in (config["encoders"] or {})}
-    return {m: {m: chosen[m]} if m in chosen else {} for m in settings.modalities
-            if m not in chosen or create_encoder(chosen[m], device="cpu").kind != "interactions"}
+    encoders = {m: config["encoders"][m] for m in settings.modalities if m in (config["encoders"] or {})}
+    return {m: {m: encoders[m]} if m in encoders else {} for m in settings.modalities
+            if m not in encoders or create_encoder(encoders[m], device="cpu").kind != "interactions"}
 
 
 def _configure(args: argparse.Namespace, words: list[str]) -> Config:

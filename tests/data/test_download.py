@@ -144,7 +144,7 @@ def test_redirections_stay_on_the_web(leads_to, server, tmp_path):
     with pytest.raises(UserError, match="more than 5 redirections"):
         quiet(Remote((server.url("round.gz"),)), tmp_path / "a.gz")
     failed = fetch_images.fetch_images({tmp_path / "a.jpg": [server.url("away.gz")]}, show_progress=False)
-    assert not failed[tmp_path / "a.jpg"].for_now
+    assert not failed[tmp_path / "a.jpg"].temporary
     assert quiet(Remote((server.url("there.gz"),), SHA256), tmp_path / "a.gz").read_bytes() == CONTENT
 
 
@@ -167,17 +167,17 @@ def test_files_that_a_server_packs_once_more_stay_as_they_are(server, tmp_path):
 
 def test_a_host_that_is_gone_is_asked_once(monkeypatch, tmp_path):
     tried = []
-    monkeypatch.setattr(hosts, "_why_not", lambda *place: tried.append(place) or "no answer")
+    monkeypatch.setattr(hosts, "_connection_failure", lambda *place: tried.append(place) or "no answer")
     wanted = {tmp_path / f"{i}.jpg": [f"http://shop.example/{i}.jpg"] for i in range(50)}
     failed = fetch_images.fetch_images(wanted, show_progress=False)
     assert len(failed) == 50 and tried == [("shop.example", 80)]
-    assert all(failure.for_now and "no connection to shop.example" in failure.reason for failure in failed.values())
+    assert all(failure.temporary and "no connection to shop.example" in failure.reason for failure in failed.values())
 
 
 def test_a_proxy_is_what_has_to_answer(monkeypatch, tmp_path):
     tried = []
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
-    monkeypatch.setattr(hosts, "_why_not", lambda *place: tried.append(place) or "no answer")
+    monkeypatch.setattr(hosts, "_connection_failure", lambda *place: tried.append(place) or "no answer")
     with pytest.raises(UserError, match="no connection to proxy.example"):
         quiet(Remote(("https://shop.example/a.gz",)), tmp_path / "a.gz")
     assert tried == [("proxy.example", 3128)]
@@ -222,7 +222,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(at_once, server, tmp_pa
     with pytest.raises(UserError, match="too slow: 65,536 bytes did not come within 1 seconds"):
         quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz")
     failed = fetch_images.fetch_images({tmp_path / "a.jpg": [server.url("a.jpg")]}, show_progress=False)
-    assert "too slow: the whole file did not come within 1 seconds" in failed[tmp_path / "a.jpg"].reason and failed[tmp_path / "a.jpg"].for_now
+    assert "too slow: the whole file did not come within 1 seconds" in failed[tmp_path / "a.jpg"].reason and failed[tmp_path / "a.jpg"].temporary
     assert time.monotonic() - began < 10
 
 
@@ -245,5 +245,5 @@ def test_a_silent_server_is_asked_once_and_said_to_be_silent(server, tmp_path, m
     wanted = {tmp_path / f"{i}.jpg": [server.url(f"{i}.jpg")] for i in range(20)}
     failed = fetch_images.fetch_images(wanted, connections=2, show_progress=False)
     reasons = [failure.reason for failure in failed.values()]
-    assert len(server.spec) <= 1 + hosts.STRIKES + 1 and "no answer within 1 seconds" in reasons[0]
+    assert len(server.spec) <= 1 + hosts.MAX_FAILURES + 1 and "no answer within 1 seconds" in reasons[0]
     assert reasons[-1].endswith("127.0.0.1 did not answer in time 3 times in a row")

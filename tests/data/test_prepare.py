@@ -273,7 +273,7 @@ def test_without_a_network_it_says_what_goes_where(tmp_path, monkeypatch, capsys
         ended.wait(60)
         raise OSError("looking up the name took minutes")
 
-    monkeypatch.setattr(hosts, "PATIENCE", 0.2)
+    monkeypatch.setattr(hosts, "HOST_TIMEOUT", 0.2)
     monkeypatch.setattr("socket.getaddrinfo", hang)
     assert run_models(["--model=SASRec,MACRec", "--dataset=Arts", "--data_path=out"]) == 1
     error = capsys.readouterr().err

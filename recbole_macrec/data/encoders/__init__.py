@@ -1,4 +1,4 @@
-"""Item encoders by name or model: raw text, images and interactions to features."""
+"""Item encoders: compute features from raw texts, images or interactions."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -21,23 +21,24 @@ def create_encoder(chosen: str | Mapping[str, Any], device: torch.device | str |
     """Return a new encoder.
 
     Args:
-        chosen: ``tfidf``, ``pixels``, ``cooccurrence``, a preset, or a mapping such as ``{"model": "openai/clip-vit-large-patch14"}``; see
-            :class:`ModelOptions`. Whether such a model reads text or images is in its configuration.
-        device: where a pretrained model runs; None is the GPU if there is one.
+        chosen: ``tfidf``, ``pixels``, ``cooccurrence``, a preset, or options of a pretrained model, such as
+            ``{"model": "openai/clip-vit-large-patch14"}``; see :class:`ModelOptions`. The model's configuration decides
+            whether it encodes texts or images.
+        device: device of a pretrained model; None for the GPU if there is one, else the CPU.
 
     Raises:
-        UserError: for names and keys that nobody knows, with the nearest one, and for models that cannot be had.
+        UserError: for unknown names or keys, with the nearest known one, and for unavailable models.
     """
     if isinstance(chosen, str) and chosen in ENCODERS:
         return ENCODERS[chosen]()
     if isinstance(chosen, str) and chosen not in PRESETS:
         known = [*ENCODERS, *PRESETS]
-        raise UserError(f"encoders names '{chosen}', which is unknown; known are {', '.join(sorted(known))}, and any model as "
+        raise UserError(f"encoders names '{chosen}', which is unknown; expected {', '.join(sorted(known))}, or any model as "
                         f"{{model: HUB_NAME_OR_FOLDER}}.{nearest(chosen, known)}")
     if not isinstance(chosen, str | Mapping):
-        raise UserError(f"encoders has the value {chosen!r}; give a name such as tfidf, or {{model: HUB_NAME_OR_FOLDER}}")
+        raise UserError(f"encoders has the value {chosen!r}; expected a name such as tfidf, or {{model: HUB_NAME_OR_FOLDER}}")
     options = ModelOptions.read({"model": chosen} if isinstance(chosen, str) else chosen)
-    # transformers takes seconds to import, which only those who use it should pay.
+    # Imported here, because importing transformers takes seconds and other encoders do not need it.
     from recbole_macrec.data.encoders.image_model import ImageModel, reads_images
     from recbole_macrec.data.encoders.source import find_model
     from recbole_macrec.data.encoders.text_model import TextModel

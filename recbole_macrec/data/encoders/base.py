@@ -1,4 +1,4 @@
-"""What an item encoder is, and what every encoder asks of its items."""
+"""The interface of item encoders, and checks of the items to encode."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from recbole_macrec.data.features import listing
 from recbole_macrec.errors import UserError
 
-NAMED = 20  # items, or reasons, that a message names
+NAMED = 20  # maximum number of items or reasons in a message
 REMEDIES = {
     "text": "fill the columns that text_fields names in the .item file, set missing_texts: mean, or leave the modality out of "
             "modalities",
@@ -20,24 +20,25 @@ REMEDIES = {
 
 
 class RawItem(NamedTuple):
-    """The raw content of one item; an encoder reads what its kind says: ``texts``, ``image`` or ``users``."""
+    """Raw content of one item; an encoder reads the field of its kind: ``texts``, ``image`` or ``users``."""
 
     token: str
-    texts: tuple[str, ...] = ()  # one of each text field, in the order of text_fields
+    texts: tuple[str, ...] = ()  # one per text field, in the order of text_fields
     image: Path | None = None
-    users: np.ndarray = np.empty(0, dtype=np.int64)  # the users who took it in the training interactions, by number
+    users: np.ndarray = np.empty(0, dtype=np.int64)  # numbers of the users with a training interaction with it
 
     @property
     def text(self) -> str:
-        """The fields as one text."""
+        """All texts joined by spaces."""
         return " ".join(self.texts).strip()
 
 
 class Encoder(Protocol):
-    """Turns raw items into features.
+    """Compute features of raw items.
 
-    ``settings`` holds, as plain JSON values, everything that changes the result: features are encoded again when it does.
-    ``details`` holds what else is worth a line in the manifest, such as versions.
+    Attributes:
+        settings: everything that affects the features, as JSON values. If it changes, features are encoded again.
+        details: further entries of the manifest, such as versions.
     """
 
     name: str
@@ -46,11 +47,11 @@ class Encoder(Protocol):
     details: dict
 
     def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
-        """Return item token -> why this encoder can make no features of it, such as ``empty text``."""
+        """Return item token -> reason why the item cannot be encoded, such as ``empty text``."""
         ...
 
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
-        """Return float32 [len(items), d], the same for the same items; raise UserError naming unusable items."""
+        """Return features, float32 [len(items), d], deterministic; raise UserError naming unusable items."""
         ...
 
 
@@ -58,7 +59,8 @@ def require_usable(kind: str, unusable: Mapping[str, str]) -> None:
     """Raise UserError naming all items that cannot be encoded.
 
     Args:
-        unusable: item token -> why, such as ``empty text``; items of one reason are named together.
+        kind: ``text`` or ``image``.
+        unusable: item token -> reason, such as ``empty text``; items with the same reason are named together.
     """
     if not unusable:
         return
@@ -71,11 +73,11 @@ def require_usable(kind: str, unusable: Mapping[str, str]) -> None:
 
 
 def without_text(items: Sequence[RawItem]) -> dict[str, str]:
-    """Item token -> why it has no text to encode."""
+    """Return item token -> reason for the items without text."""
     return {item.token: "empty text" for item in items if not item.text}
 
 
 def without_image(items: Sequence[RawItem]) -> dict[str, str]:
-    """Item token -> why it has no image file."""
+    """Return item token -> reason for the items without an image file."""
     return {item.token: "no image" if item.image is None else f"no file {item.image}"
             for item in items if item.image is None or not item.image.is_file()}

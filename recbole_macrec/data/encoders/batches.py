@@ -1,4 +1,4 @@
-"""Batches that get smaller when memory runs out."""
+"""Run a model in batches, and halve the batch size when memory runs out."""
 from __future__ import annotations
 
 import logging
@@ -14,35 +14,37 @@ _T = TypeVar("_T")
 
 
 class Batches:
-    """Cuts work into batches of at most ``size`` members and, padding counted, ``tokens`` tokens.
+    """Split inputs into batches of at most ``size`` inputs and ``tokens`` tokens, including padding.
 
-    When memory runs out the batch is halved, with a warning, and later ones stay as small.
+    When memory runs out, the limit is halved, with a warning, for this and all later batches.
     """
 
     def __init__(self, size: int, tokens: int | None = None) -> None:
         self.size, self.tokens = size, tokens
 
-    def run(self, members: Sequence[_T], forward: Callable[[Sequence[_T]], torch.Tensor],
-            length: Callable[[_T], int] = lambda member: 1) -> Iterator[tuple[Sequence[_T], torch.Tensor]]:
-        """Yield each batch and what ``forward`` makes of it.
+    def run(self, inputs: Sequence[_T], forward: Callable[[Sequence[_T]], torch.Tensor],
+            length: Callable[[_T], int] = lambda one_input: 1) -> Iterator[tuple[Sequence[_T], torch.Tensor]]:
+        """Yield each batch and its output.
 
         Args:
-            members: the longest first, so that every batch is padded to its first member and memory runs out early or never.
+            inputs: sorted by length, longest first: every batch is padded to its first input, and memory runs out early or never.
+            forward: computes the output of a batch.
+            length: returns the number of tokens of an input.
 
         Raises:
-            UserError: when memory does not even do for one member.
+            UserError: if there is not enough memory for a batch of one input.
         """
-        begin = 0
-        while begin < len(members):
-            longest = length(members[begin])
+        start = 0
+        while start < len(inputs):
+            longest = length(inputs[start])
             size = self.size if self.tokens is None else max(1, min(self.size, self.tokens // longest))
-            batch = members[begin : begin + size]
-            result = _unless_out_of_memory(forward, batch)
-            if result is None:
+            batch = inputs[start : start + size]
+            output = _none_if_out_of_memory(forward, batch)
+            if output is None:
                 self._halve(len(batch), longest)
                 continue
-            yield batch, result
-            begin += len(batch)
+            yield batch, output
+            start += len(batch)
 
     def _halve(self, size: int, longest: int) -> None:
         if torch.cuda.is_available():
@@ -52,20 +54,21 @@ class Batches:
                             "precision: bf16, or choose a smaller model")
         if self.tokens is None or self.size <= self.tokens // longest:
             option, self.size = "batch_size", size // 2
-            now = self.size
+            limit = self.size
         else:
             option, self.tokens = "batch_tokens", size // 2 * longest
-            now = self.tokens
-        logger.warning(f"Not enough memory for a batch of {size}: going on with {option}: {now}. Set that option of the encoder "
-                       "to begin there.")
+            limit = self.tokens
+        logger.warning(f"Not enough memory for a batch of {size}; continuing with {option}: {limit}. Set this option of the encoder "
+                       "to avoid the failed attempts.")
 
 
-def _unless_out_of_memory(forward: Callable[[Sequence[_T]], torch.Tensor], batch: Sequence[_T]) -> torch.Tensor | None:
-    """Return None in place of the error, whose traceback would keep the batch's tensors alive."""
+def _none_if_out_of_memory(forward: Callable[[Sequence[_T]], torch.Tensor], batch: Sequence[_T]) -> torch.Tensor | None:
+    """Return ``forward(batch)``, or None if memory runs out: the traceback of an error would keep the batch's tensors alive."""
     try:
         return forward(batch)
     except (RuntimeError, MemoryError) as error:
-        said = str(error).lower()
-        if isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said or "enough memory" in said:
+        message = str(error).lower()
+        phrases = ("out of memory", "allocate memory", "enough memory")
+        if isinstance(error, MemoryError) or any(phrase in message for phrase in phrases):
             return None
         raise

@@ -1,4 +1,7 @@
-"""``cooccurrence``: which items the same users take, as factors of their positive pointwise mutual information."""
+"""``cooccurrence``: features from items with common users, by factorising positive pointwise mutual information.
+
+Shapes: N items, U users, d feature dimensions.
+"""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,7 +14,7 @@ from recbole_macrec.errors import UserError
 
 
 class Cooccurrence:
-    """Features of up to ``dimensions`` from training interactions; no download, same result every time."""
+    """Up to ``dimensions`` features from training interactions; no download, deterministic."""
 
     name = "cooccurrence"
     kind = "interactions"
@@ -24,41 +27,43 @@ class Cooccurrence:
         return {}
 
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
-        """Return float32 [len(items), d].
+        """Return float32 [N, d]; items without common users get zeros.
 
-        The factors are those of the truncated singular value decomposition of max(0, log(c_ij c / (c_i c_j))), with
-        c_ij the users of both items, c_i the sum over j and c the sum over all (Levy and Goldberg, NeurIPS 2014). Items
-        that share no user with another get zeros. UserError when no two items share one.
+        The features are the factors of the truncated singular value decomposition of max(0, log(c_ij c / (c_i c_j))): c_ij is
+        the number of users of both items, c_i the sum over j, and c the sum over all (Levy and Goldberg, NeurIPS 2014).
+
+        Raises:
+            UserError: if no two items have a common user.
         """
-        # scikit-learn takes a second to import, which only those who encode should pay.
+        # Imported here, because importing scikit-learn takes a second.
         from sklearn.decomposition import TruncatedSVD
 
         information = positive_information(interactions(items))
         if information.nnz == 0:
-            raise UserError("encoder cooccurrence finds no user with two items in the training interactions; take another "
+            raise UserError("encoder cooccurrence finds no user with two items in the training interactions; choose another "
                             "encoder, or leave the modality out of modalities")
         dimensions = min(self.settings["dimensions"], information.shape[0] - 1)
         svd = TruncatedSVD(dimensions, algorithm="arpack", random_state=0)
-        factors = svd.fit_transform(information)  # [items, d], scaled by the singular values
+        factors = svd.fit_transform(information)  # [N, d], scaled by the singular values
         factors /= np.sqrt(np.maximum(svd.singular_values_, 1e-12))
         return factors.astype(np.float32)
 
 
 def interactions(items: Sequence[RawItem]) -> csr_matrix:
-    """Which users (columns) took which items (rows), each once; [items, users]."""
-    taken = [np.unique(item.users) for item in items]
-    users = np.concatenate(taken)
-    starts = np.concatenate([[0], np.cumsum([len(one) for one in taken])])
+    """Return the binary item-user matrix [N, U] of the interactions."""
+    users_of = [np.unique(item.users) for item in items]
+    users = np.concatenate(users_of)
+    starts = np.concatenate([[0], np.cumsum([len(users) for users in users_of])])
     return csr_matrix((np.ones(len(users)), users, starts), shape=(len(items), int(users.max(initial=-1)) + 1))
 
 
-def positive_information(taken: csr_matrix) -> csr_matrix:
-    """Positive pointwise mutual information [items, items] of interactions [items, users]; the diagonal is left out."""
-    together = coo_matrix(taken @ taken.T)
-    off = together.row != together.col
-    row, col, count = together.row[off], together.col[off], together.data[off]
-    items = taken.shape[0]
-    total = np.bincount(row, count, items)  # [items]
+def positive_information(item_users: csr_matrix) -> csr_matrix:
+    """Return the positive pointwise mutual information [N, N] of an item-user matrix [N, U]; its diagonal is zero."""
+    counts = coo_matrix(item_users @ item_users.T)  # [N, N]: number of common users
+    off_diagonal = counts.row != counts.col
+    row, col, count = counts.row[off_diagonal], counts.col[off_diagonal], counts.data[off_diagonal]
+    items = item_users.shape[0]
+    total = np.bincount(row, count, items)  # [N]
     information = np.log(count * count.sum() / (total[row] * total[col]))
     keep = information > 0
     return csr_matrix((information[keep], (row[keep], col[keep])), shape=(items, items))

@@ -1,4 +1,4 @@
-"""Features for modalities of a dataset folder: those that lie there, else encoded from its texts and images."""
+"""Load the features of a dataset's modalities, and encode missing ones from its texts, images or interactions."""
 from __future__ import annotations
 
 import hashlib
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 TEXT_FIELDS = ("title", "description")
 IMAGE_FIELD = "image"
-LACKING = {"text": "missing_texts", "image": "missing_images"}  # kind of content -> option for items that lack it
-Chosen = str | Mapping[str, Any]  # an encoder as the option names it
-Users = Mapping[str, np.ndarray]  # item token -> numbers of the users who took it in the training interactions
+LACKING = {"text": "missing_texts", "image": "missing_images"}  # kind of content -> option for items without it
+Chosen = str | Mapping[str, Any]  # value of the option encoders for one modality
+Users = Mapping[str, np.ndarray]  # item token -> numbers of the users with a training interaction with it
 
 
 def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[str], encoders: Mapping[str, Chosen],
@@ -40,16 +40,30 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
                   processes: Group = ALONE, form: AtomicFormat = DEFAULT_FORMAT) -> dict[str, FeatureTable]:
     """Return ``{modality: FeatureTable}`` in the order of ``modalities``.
 
-    Imported features are taken as they are. A modality that ``encoders`` gives an encoder, such as
-    ``{"text": "tfidf", "image": {"model": "openai/clip-vit-large-patch14"}}``, is encoded from ``NAME.item`` unless that was
-    done before from the same content. An encoder of interactions asks for ``users``. ``mean_for`` names the kinds
-    of content, ``text`` or ``image``, that an item may lack: it then has the mean feature of the others. UserError says which file is missing and how to get it.
+    Imported features are used unchanged. Other modalities are encoded, unless they were encoded before from the same content.
+
+    Args:
+        dataset_folder: the dataset folder.
+        name: name of the dataset.
+        modalities: the modalities to return.
+        encoders: modality -> encoder, such as ``{"text": "tfidf", "image": {"model": "openai/clip-vit-large-patch14"}}``.
+        text_fields: text columns of ``NAME.item``.
+        image_field: column of ``NAME.item`` with image paths.
+        device: device of pretrained models.
+        show_progress: whether to show progress bars.
+        users: returns the users of each item; called for encoders of interactions only.
+        mean_for: kinds of content, ``text`` or ``image``: items without it get the mean feature of the other items.
+        processes: processes that encode together.
+        form: format of ``NAME.item``.
+
+    Raises:
+        UserError: if features are missing and cannot be encoded; the message tells how to get them.
     """
     folder = Path(dataset_folder)
     if not folder.is_dir():
         raise UserError(f"dataset folder {folder} does not exist; import it: {atomic.import_command(folder, name)}")
     if not isinstance(encoders, Mapping):
-        raise UserError(f"encoders is {encoders!r}; expected an encoder of each modality, such as {{text: tfidf}}")
+        raise UserError(f"encoders is {encoders!r}; expected an encoder for each modality, such as {{text: tfidf}}")
     tables = {}
     for modality in modalities:
         features.check_modality(modality)
@@ -69,10 +83,11 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
                    device: torch.device | str | None = None, show_progress: bool = False,
                    processes: Group = ALONE, users: Callable[[], Users] | None = None,
                    mean_for: Collection[str] = (), form: AtomicFormat = DEFAULT_FORMAT) -> FeatureTable:
-    """Return the features of one modality, encoding them if they are absent or were encoded from other content.
+    """Return the features of one modality; encode them if they are missing or were encoded from other content.
 
-    Features without a manifest beside them were imported, and are never encoded anew. Pretrained models encode shard by
-    shard, which a killed run resumes; ``processes`` share the shards. Of other runs one encodes and the rest wait.
+    Features without a manifest were imported and are never replaced. Pretrained models encode shard by shard, and a killed run
+    resumes after the last finished shard. ``processes`` share the shards. If several runs need the same features, one encodes
+    them and the others wait. See :func:`item_features` for the arguments.
     """
     folder = Path(dataset_folder)
     npy, _ = features.paths(folder, modality)
@@ -82,36 +97,36 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     encoder = create_encoder(chosen, device)
     items = _raw_items(atomic.read_items(folder, name, form), folder, name, modality, encoder, text_fields, image_field, users)
     items.sort(key=lambda item: item.token)  # features must not depend on the order of the rows
-    content = _known_content_hash(items, npy.with_name(f".{modality}.seen.json"), processes.first)
+    content = _cached_content_hash(items, npy.with_name(f".{modality}.seen.json"), processes.first)
     identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}
-    if processes.share(npy.exists() and _holds(manifest_path, identity)):  # needs no lock: the folder may be read-only
+    if processes.share(npy.exists() and _matches(manifest_path, identity)):  # without lock, because the folder may be read-only
         table = FeatureTable.load(folder, modality)
-        if processes.share(_holds(manifest_path, identity)):  # no other run replaced them meanwhile
+        if processes.share(_matches(manifest_path, identity)):  # no other run replaced them meanwhile
             return table
-    lacks = f"features {npy.name} of its texts or images by this encoder"
-    with lock_in(npy.parent, f".{modality}.lock", lacks) if processes.first else nullcontext():
+    needed = f"features {npy.name} of its texts or images by this encoder"
+    with lock_in(npy.parent, f".{modality}.lock", needed) if processes.first else nullcontext():
         if processes.first:
             remove_unfinished(npy.parent, f"{modality}.")
-        if processes.share(npy.exists() and _holds(manifest_path, identity)):  # another run encoded them meanwhile
+        if processes.share(npy.exists() and _matches(manifest_path, identity)):  # another run encoded them meanwhile
             return FeatureTable.load(folder, modality)
-        shown = _usable(items, encoder, encoder.kind in mean_for)
+        usable = _usable(items, encoder, encoder.kind in mean_for)
         shards = None
         if isinstance(encoder, PretrainedEncoder):
-            if processes.first and encoder.slow_here:
-                logger.warning(encoder.slow_here)
-            shards = Shards(npy.with_name(f".{modality}.shards"), identity, encoder, shown)
+            if processes.first and encoder.slow_warning:
+                logger.warning(encoder.slow_warning)
+            shards = Shards(npy.with_name(f".{modality}.shards"), identity, encoder, usable)
             shards.encode(processes, show_progress)
             processes.wait()
         if processes.first:
-            matrix = shards.join() if shards else encoder.encode(shown)
+            matrix = shards.join() if shards else encoder.encode(usable)
             details = dict(encoder.details)
-            if len(shown) < len(items):
-                matrix, details["mean_features"] = _with_means(matrix, shown, items), len(items) - len(shown)
-            # The manifest's presence says "encoded here" and its content "complete": an empty one goes first.
+            if len(usable) < len(items):
+                matrix, details["mean_features"] = _with_means(matrix, usable, items), len(items) - len(usable)
+            # Features with a manifest were encoded, not imported, and are complete if its content matches: write an empty one first.
             manifest_path.write_text("{}")
             FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
-            with whole_file(manifest_path) as fresh:
-                fresh.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **details}, indent=1))
+            with whole_file(manifest_path) as path:
+                path.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **details}, indent=1))
             if shards:
                 shards.remove()
     processes.wait()
@@ -120,7 +135,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
 
 def encodable(dataset_folder: Path, name: str, text_fields: Sequence[str], image_field: str,
               form: AtomicFormat = DEFAULT_FORMAT) -> set[str]:
-    """Return which of text and image ``NAME.item`` has a column to encode for."""
+    """Return which of ``text`` and ``image`` can be encoded from the columns of ``NAME.item``."""
     if not (dataset_folder / f"{name}.item").is_file():
         return set()
     columns = set(atomic.read_items(dataset_folder, name, form))
@@ -128,13 +143,13 @@ def encodable(dataset_folder: Path, name: str, text_fields: Sequence[str], image
 
 
 def is_imported(dataset_folder: Path, modality: str) -> bool:
-    """Whether features lie there that were not encoded here."""
+    """Return whether there are features of ``modality`` that were imported, not encoded."""
     npy, _ = features.paths(dataset_folder, modality)
     return npy.exists() and not manifest_file(npy).exists()
 
 
 def manifest_file(npy: Path) -> Path:
-    """Return where the record of encoded features lies: encoder, settings, content, model, versions."""
+    """Return the path of the manifest of encoded features: encoder, settings, content hash, model, versions."""
     return npy.with_suffix(".encoded.json")
 
 
@@ -142,10 +157,10 @@ def _raw_items(frame: pd.DataFrame, folder: Path, name: str, modality: str, enco
                image_field: str, users: Callable[[], Users] | None) -> list[RawItem]:
     if encoder.kind == "interactions":
         if users is None:
-            raise UserError(f"encoder {encoder.name} reads the training interactions, which only a run has split off; choose "
-                            "another encoder here, or name this one in the option encoders of a run")
-        taken, nobody = users(), np.empty(0, dtype=np.int64)
-        return [RawItem(token, users=taken.get(token, nobody)) for token in frame["item_id"]]
+            raise UserError(f"encoder {encoder.name} reads the training interactions, which exist only in a run; choose "
+                            "another encoder here, or set this one in the option encoders of a run")
+        users_of, no_user = users(), np.empty(0, dtype=np.int64)
+        return [RawItem(token, users=users_of.get(token, no_user)) for token in frame["item_id"]]
     if encoder.kind == "text":
         present = [field for field in text_fields if field in frame]
         if not present:
@@ -158,46 +173,51 @@ def _raw_items(frame: pd.DataFrame, folder: Path, name: str, modality: str, enco
             for token, path in zip(frame["item_id"], frame[image_field])]
 
 
-def _usable(items: Sequence[RawItem], encoder: Encoder, without_others: bool) -> Sequence[RawItem]:
-    """Return the items that ``encoder`` can encode; UserError naming the others unless ``without_others``, or if none is left."""
+def _usable(items: Sequence[RawItem], encoder: Encoder, allow_unusable: bool) -> Sequence[RawItem]:
+    """Return the items that ``encoder`` can encode.
+
+    Raises:
+        UserError: naming the other items, unless ``allow_unusable`` and some items are usable.
+    """
     unusable = encoder.unusable(items)
     usable = [item for item in items if item.token not in unusable]
-    if not (without_others and usable):
+    if not (allow_unusable and usable):
         require_usable(encoder.kind, unusable)
     elif unusable:
         reasons = "; ".join(f"'{token}': {reason}" for token, reason in list(unusable.items())[:NAMED])
-        logger.warning(f"{len(unusable)} of {len(items)} items have the mean {encoder.kind} feature of the others ({reasons}"
+        logger.warning(f"{len(unusable)} of {len(items)} items get the mean {encoder.kind} feature of the others ({reasons}"
                        f"{'; ...' if len(unusable) > NAMED else ''})")
     return usable
 
 
-def _with_means(matrix: np.ndarray, shown: Sequence[RawItem], items: Sequence[RawItem]) -> np.ndarray:
-    """Return a row for each of ``items``: its own of ``matrix`` [len(shown), d], or the mean of all rows there."""
-    row = {item.token: i for i, item in enumerate(shown)}
+def _with_means(matrix: np.ndarray, usable: Sequence[RawItem], items: Sequence[RawItem]) -> np.ndarray:
+    """Return [len(items), d]: for each item its row of ``matrix`` [len(usable), d], or the mean of all rows."""
+    row = {item.token: i for i, item in enumerate(usable)}
     filled = np.vstack([matrix, matrix.mean(axis=0, dtype=np.float64).astype(np.float32)])
     return filled[[row.get(item.token, len(matrix)) for item in items]]
 
 
-def _known_content_hash(items: Sequence[RawItem], memo: Path, write: bool) -> str:
-    """Return the content hash; the one in ``memo`` while image files have the size and time of change they had then.
+def _cached_content_hash(items: Sequence[RawItem], cache: Path, write: bool) -> str:
+    """Return the content hash; the one in ``cache`` if sizes and modification times of the image files are unchanged.
 
-    One process may ``write`` the memo, where the folder lets it. Images are gigabytes, which a run that finds its features made should not read.
+    Images can be gigabytes, which a run whose features exist should not read. One process may ``write`` the cache, unless the
+    folder is read-only.
     """
     if not any(item.image for item in items):
         return _content_hash(items)
     digest = hashlib.sha256()
     for item in items:
-        seen = item.image.stat() if item.image is not None and item.image.is_file() else None
-        digest.update(f"{item.token}\0{(seen.st_size, seen.st_mtime_ns) if seen else None}\0".encode())
-    seen = digest.hexdigest()
-    if _holds(memo, {"seen": seen}):
-        return json.loads(memo.read_text())["content_sha256"]
+        stat = item.image.stat() if item.image is not None and item.image.is_file() else None
+        digest.update(f"{item.token}\0{(stat.st_size, stat.st_mtime_ns) if stat else None}\0".encode())
+    file_stats = digest.hexdigest()
+    if _matches(cache, {"seen": file_stats}):
+        return json.loads(cache.read_text())["content_sha256"]
     content = _content_hash(items)
     if write:
         try:
-            memo.parent.mkdir(exist_ok=True)
-            with whole_file(memo) as fresh:
-                fresh.write_text(json.dumps({"seen": seen, "content_sha256": content}))
+            cache.parent.mkdir(exist_ok=True)
+            with whole_file(cache) as path:
+                path.write_text(json.dumps({"seen": file_stats, "content_sha256": content}))
         except OSError as error:
             if not is_read_only(error):
                 raise
@@ -214,8 +234,8 @@ def _content_hash(items: Sequence[RawItem]) -> str:
     return digest.hexdigest()
 
 
-def _holds(manifest: Path, identity: dict) -> bool:
-    """Whether the manifest says all that ``identity`` says; what it records beside that, such as versions, may differ."""
+def _matches(manifest: Path, identity: dict) -> bool:
+    """Return whether the manifest has all entries of ``identity``; its other entries, such as versions, may differ."""
     try:
         record = json.loads(manifest.read_text())
     except (OSError, ValueError):
@@ -224,7 +244,8 @@ def _holds(manifest: Path, identity: dict) -> bool:
 
 
 def _how_to_get(folder: Path, name: str, modality: str, why: str) -> str:
+    """Return the message that features of ``modality`` are missing; ``why`` tells why they cannot be encoded."""
     npy, txt = features.paths(folder, modality)
     found = ", ".join(features.available(folder)) or "none"
-    return (f"modality '{modality}' of dataset {name} has no features: {npy} is missing (features there: {found}) and {why}; "
+    return (f"modality '{modality}' of dataset {name} has no features: {npy} is missing (existing features: {found}) and {why}; "
             f"import features ({atomic.import_command(folder, name, modality)}) or put {npy.name} and {txt.name} there")

@@ -1,6 +1,6 @@
-"""Images by CLIP, SigLIP, ViT, DINO and other vision models.
+"""Encode images with CLIP, SigLIP, ViT, DINO and other vision models.
 
-Legend: N items, B images of a batch, T patches and special tokens, D width.
+Shapes: N items, B images in a batch, T patches and special tokens, D width.
 """
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from recbole_macrec.errors import UserError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# Models whose first token stands for the image. Their pooler is that token, or a head that many checkpoints lack.
+# Models whose first token represents the image. Their pooler is this token, or a head that many checkpoints lack.
 FIRST_TOKEN = ("vit", "vit_msn", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 
 
 def reads_images(config: PretrainedConfig) -> bool:
-    """Whether a model with this configuration has a vision tower or is one."""
+    """Return whether a model with this configuration is a vision model or has a vision tower."""
     return any(hasattr(config, name) for name in ("vision_config", "image_size", "num_channels"))
 
 
 class ImageModel(PretrainedEncoder):
-    """Vision models, and the vision towers of models of images and text.
+    """Vision models, and the vision towers of models of images and texts.
 
-    ``projected`` is ``get_image_features``: for CLIP the embedding that its authors compare with texts, which is the
-    published feature. ``mean`` is over all tokens of the last layer.
+    Pooling ``projected`` is ``get_image_features``: for CLIP, the embedding that is compared with texts, as in the published
+    features. ``mean`` is over all tokens of the last layer.
     """
 
     kind = "image"
     version = 2
     poolings = ("projected", "pooler", "cls", "mean")
-    not_options = ("max_length", "batch_tokens")
+    unsupported_options = ("max_length", "batch_tokens")
     libraries = ("torch", "transformers", "pillow")
 
     @staticmethod
     def default_pooling(source: Source) -> str:
-        """Return projected where the model has it, else cls or pooler, whichever is the model's own."""
+        """Return ``projected`` if the model has it, else ``cls`` or ``pooler`` by the type of model."""
         if hasattr(source.config, "vision_config"):
             return "projected"
         return "cls" if source.config.model_type in FIRST_TOKEN else "pooler"
@@ -58,7 +58,7 @@ class ImageModel(PretrainedEncoder):
     def _processor(self) -> Any:
         from transformers import AutoImageProcessor
 
-        # Always Pillow's resampling: features must not depend on whether torchvision is installed.
+        # Always resample with Pillow: features must not depend on whether torchvision is installed.
         pillow = {"backend": "pil"} if transformers_major() >= 5 else {"use_fast": False}
         return self.source.load(AutoImageProcessor, **pillow)
 
@@ -67,7 +67,7 @@ class ImageModel(PretrainedEncoder):
         model = load_model(self.source, self.dtype, self.device, unused=() if self.pooling == "pooler" else ("pooler",))
         if self.pooling == "projected":
             if not hasattr(model, "get_image_features"):
-                raise self.no_pooling()
+                raise self.pooling_error()
             return model
         return getattr(model, "vision_model", model)
 
@@ -82,7 +82,7 @@ class ImageModel(PretrainedEncoder):
         """Return float32 [N, D]. See the base class."""
         require_usable(self.kind, without_image(items))
         features = []
-        images = _ahead(self._read, items, 2 * self._batches.size)
+        images = _prefetch(self._read, items, 2 * self._batches.size)
         while batch := list(islice(images, self._batches.size)):
             for part, pooled in self._batches.run(batch, self._pool):
                 features.append(pooled.cpu().numpy())
@@ -90,14 +90,14 @@ class ImageModel(PretrainedEncoder):
         return np.concatenate(features)
 
     def _read(self, item: RawItem) -> torch.Tensor:
-        """Return the image as the model wants it, [channels, height, width]."""
+        """Return the preprocessed image, [channels, height, width]."""
         return self._processor(images=read_rgb(item), return_tensors="pt")["pixel_values"][0]
 
     @torch.inference_mode()
     def _pool(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return float32 [B, D]."""
         if len({image.shape for image in batch}) > 1:
-            raise UserError(f"the image processor of {self.source.model} makes images of several sizes; choose a model with one")
+            raise UserError(f"the image processor of {self.source.model} gives images of different sizes; choose another model")
         images = torch.stack(list(batch)).to(self.device, self.dtype)
         if self.pooling == "projected":
             pooled = self._model.get_image_features(pixel_values=images)
@@ -107,25 +107,25 @@ class ImageModel(PretrainedEncoder):
             if self.pooling == "pooler":
                 pooled = getattr(output, "pooler_output", None)
             else:
-                hidden = output.last_hidden_state  # [B, T, D]; of convolutions [B, D, rows, columns]
+                hidden = output.last_hidden_state  # [B, T, D]; [B, D, rows, columns] for convolutional models
                 if hidden.dim() != 3:
-                    raise self.no_pooling()
+                    raise self.pooling_error()
                 pooled = hidden[:, 0] if self.pooling == "cls" else hidden.float().mean(1)
         if pooled is None:
-            raise self.no_pooling()
+            raise self.pooling_error()
         return pooled.float().flatten(1)
 
 
-def _ahead(read: Callable[[RawItem], torch.Tensor], items: Sequence[RawItem], window: int) -> Iterator[torch.Tensor]:
-    """Yield ``read`` of each item in order, reading up to ``window`` of them ahead in threads."""
+def _prefetch(read: Callable[[RawItem], torch.Tensor], items: Sequence[RawItem], window: int) -> Iterator[torch.Tensor]:
+    """Yield ``read(item)`` for the items in order; threads read up to ``window`` items in advance."""
     remaining = iter(items)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        reading = deque(pool.submit(read, item) for item in islice(remaining, window))
+        futures = deque(pool.submit(read, item) for item in islice(remaining, window))
         try:
-            while reading:
-                image = reading.popleft().result()
-                reading.extend(pool.submit(read, item) for item in islice(remaining, 1))
+            while futures:
+                image = futures.popleft().result()
+                futures.extend(pool.submit(read, item) for item in islice(remaining, 1))
                 yield image
         finally:
-            for future in reading:
+            for future in futures:
                 future.cancel()

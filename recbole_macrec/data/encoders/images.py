@@ -1,4 +1,4 @@
-"""Reading item images: upright, whole, not too large, and with transparent parts white."""
+"""Read and check item images: EXIF orientation, size limit, 8-bit RGB on white."""
 from __future__ import annotations
 
 import os
@@ -14,18 +14,18 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from recbole_macrec.data.encoders.base import RawItem, without_image
 from recbole_macrec.errors import UserError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows others that run programs, such as EPS
-MAX_PIXELS = 64 * 10**6  # a file of some kilobytes can unpack to gigabytes
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)  # what Pillow raises
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # other formats of Pillow, such as EPS, run external programs
+MAX_PIXELS = 64 * 10**6  # a file of a few kilobytes can decompress to gigabytes
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)  # errors of Pillow
 
 
 @contextmanager
 def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
-    """Open an image, of which nothing is unpacked yet; one of BROKEN if it is none of FORMATS or has too many pixels."""
+    """Open an image without decoding it; raise an error in BROKEN if its format is not in FORMATS or it has too many pixels."""
     try:
         opened = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError:
-        raise UnidentifiedImageError(f"it is none of {', '.join(FORMATS)}") from None
+        raise UnidentifiedImageError(f"it is not one of {', '.join(FORMATS)}") from None
     with opened as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -34,7 +34,7 @@ def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
 
 
 def read_rgba(item: RawItem) -> Image.Image:
-    """Return the image turned as its EXIF orientation says; raise UserError if it is unreadable or a decompression bomb."""
+    """Return the image, rotated by its EXIF orientation; raise UserError if it is unreadable or a decompression bomb."""
     try:
         return _read(item.image)
     except BROKEN as error:
@@ -42,16 +42,16 @@ def read_rgba(item: RawItem) -> Image.Image:
 
 
 def unusable_images(items: Sequence[RawItem]) -> dict[str, str]:
-    """Item token -> why its image is missing or unreadable; every image is read whole, several at a time."""
-    found = without_image(items)
-    there = [item for item in items if item.token not in found]
+    """Return item token -> reason for items whose image is missing or unreadable; every image is decoded, in threads."""
+    missing = without_image(items)
+    existing = [item for item in items if item.token not in missing]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        broken = zip(there, pool.map(why_unreadable, (item.image for item in there)))
-        return found | {item.token: f"image {item.image} is unreadable ({reason})" for item, reason in broken if reason}
+        reasons = zip(existing, pool.map(why_unreadable, (item.image for item in existing)))
+        return missing | {item.token: f"image {item.image} is unreadable ({reason})" for item, reason in reasons if reason}
 
 
 def why_unreadable(image: Path) -> str | None:
-    """Return why an image file cannot be read, None where it can."""
+    """Return the reason why an image file cannot be read, or None."""
     try:
         _read(image)
     except BROKEN as error:
@@ -69,9 +69,9 @@ def _one_line(error: BaseException) -> str:
 
 
 def to_rgba(image: Image.Image, file_format: str | None) -> Image.Image:
-    """Return ``image``, of any mode of Pillow and of a file of ``file_format``, as 8-bit RGBA.
+    """Return ``image``, of any Pillow mode, as 8-bit RGBA; ``file_format`` is the format of its file.
 
-    Pillow's ``convert`` cuts grey values of more than 8 bits off at 255, and reads CIELAB as if it were RGB.
+    Pillow's ``convert`` clips grey values of more than 8 bits at 255, and reads CIELAB as if it were RGB.
     """
     if image.mode.startswith("I") or image.mode == "F":
         return _from_wide_grey(image, sixteen_bits=image.mode.startswith("I;16") or file_format == "PNG")
@@ -81,19 +81,19 @@ def to_rgba(image: Image.Image, file_format: str | None) -> Image.Image:
 
 
 def _from_wide_grey(image: Image.Image, sixteen_bits: bool) -> Image.Image:
-    """Return grey values of 16 or 32 bits, or floating-point ones, in 0..255; the value that counts as transparent is kept.
+    """Return an image of 16-bit, 32-bit or floating-point grey values as RGBA; the transparent value stays transparent.
 
-    White is 65535 with ``sixteen_bits``, elsewhere the least of 1 (floating-point), 255 and 65535 that no value exceeds, or else
-    the largest value.
+    White is 65535 with ``sixteen_bits``. Otherwise it is the smallest of 1 (floating-point only), 255 and 65535 that no value
+    exceeds, or else the largest value.
     """
     values = np.asarray(image, dtype=np.float64)  # [height, width]
     if not np.isfinite(values).all():
         raise ValueError("it has values that are not finite")
-    most = values.max()
+    largest = values.max()
     if sixteen_bits:
         white = 65535
     else:
-        white = next((white for white in ([1] if image.mode == "F" else []) + [255, 65535] if most <= white), most)
+        white = next((white for white in ([1] if image.mode == "F" else []) + [255, 65535] if largest <= white), largest)
     grey = Image.fromarray(np.rint(np.clip(values, 0, white) / white * 255).astype(np.uint8))
     rgba = grey.convert("RGBA")
     if "transparency" in image.info:
@@ -102,6 +102,6 @@ def _from_wide_grey(image: Image.Image, sixteen_bits: bool) -> Image.Image:
 
 
 def read_rgb(item: RawItem) -> Image.Image:
-    """Return the image of :func:`read_rgba` on white."""
+    """Return the image of :func:`read_rgba` on a white background."""
     rgba = read_rgba(item)
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -1,4 +1,4 @@
-"""The options of an encoder that runs a pretrained model, checked before anything is loaded."""
+"""Options of pretrained encoders, checked before a model is loaded."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -13,27 +13,27 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What ``encoders: {text: {model: ..., ...}}`` can say; None leaves the choice to the model and the machine."""
+    """Options in ``encoders: {text: {model: ..., ...}}``; the default None depends on the model and the device."""
 
     model: str  # a preset, a hub name or a local folder
     revision: str | None = None  # branch, tag or commit on the hub
     pooling: str | None = None  # text: mean, cls, pooler; image: projected, pooler, cls, mean
-    max_length: int | None = None  # most tokens of a text field; the rest is cut off
-    batch_size: int | None = None  # most texts or images of a batch
-    batch_tokens: int | None = None  # most tokens of a batch, padding counted
-    precision: str = "auto"  # auto is fp32 on CPU; on GPU bf16, or fp16 where bf16 is not in hardware
+    max_length: int | None = None  # maximum tokens of a text field; the rest is cut off
+    batch_size: int | None = None  # maximum texts or images in a batch
+    batch_tokens: int | None = None  # maximum tokens in a batch, including padding
+    precision: str = "auto"  # auto: fp32 on CPU; on GPU bf16, or fp16 without hardware support for bf16
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> ModelOptions:
-        """Return the options, those of a preset filled in; UserError for unknown keys and impossible values."""
+        """Return the options, with those of a preset filled in; UserError for unknown keys and invalid values."""
         known = [field.name for field in fields(cls)]
         for key in given:
             if key not in known:
-                raise UserError(f"encoders has the key '{key}' beside the model, which is unknown; known are "
+                raise UserError(f"encoders has the key '{key}' beside the model, which is unknown; expected "
                                 f"{', '.join(known)}.{nearest(str(key), known)}")
         model = given.get("model")
         if not isinstance(model, str) or not model:
-            raise UserError(f"encoders has a mapping with model: {model!r}; give a preset ({', '.join(PRESETS)}), a hub name "
+            raise UserError(f"encoders has a mapping with model: {model!r}; expected a preset ({', '.join(PRESETS)}), a hub name "
                             "such as sentence-transformers/all-MiniLM-L6-v2, or a local folder")
         chosen = {key: value for key, value in given.items() if value is not None}
         if model in PRESETS:
@@ -41,7 +41,7 @@ class ModelOptions:
         for key in ("max_length", "batch_size", "batch_tokens"):
             value = chosen.get(key, 1)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"{key} of the encoder {model} is {value!r}; give a whole number from 1 on")
+                raise UserError(f"{key} of the encoder {model} is {value!r}; expected an integer of at least 1")
         if chosen.get("precision", "auto") not in PRECISIONS:
             raise UserError(f"precision of the encoder {model} is {chosen['precision']!r}; expected {', '.join(PRECISIONS)}."
                             f"{nearest(str(chosen['precision']), PRECISIONS)}")

@@ -1,4 +1,7 @@
-"""``pixels``: colour and shape statistics of small images, reduced by PCA."""
+"""``pixels``: colour and shape statistics of small images, reduced by PCA.
+
+Shapes: n items, d feature dimensions.
+"""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,13 +13,13 @@ from PIL import Image
 from recbole_macrec.data.encoders.base import RawItem, require_usable, without_image
 from recbole_macrec.data.encoders.images import read_rgba, unusable_images
 
-SIDE = 48  # every image is looked at in this size
-CELLS = 4  # gradient orientations and colours are counted in CELLS x CELLS places
+SIDE = 48  # images are resized to SIDE x SIDE
+CELLS = 4  # statistics are computed in CELLS x CELLS cells
 ORIENTATIONS = 8
 
 
 class Pixels:
-    """Image features of up to ``dimensions``, fewer when the catalogue is small; no download, same result every time."""
+    """Up to ``dimensions`` image features, fewer for a small catalogue; no download, deterministic."""
 
     name = "pixels"
     kind = "image"
@@ -36,10 +39,10 @@ class Pixels:
         images = [read_small(item) for item in items]
         blocks = [np.stack([describe(image) for image in images])
                   for describe in (color_histogram, cell_colors, gradient_orientations, silhouette)]
-        # Each block has the same total variance, so that a long one does not drown a short one.
+        # Scale each block to the same total variance, so that no block dominates.
         scaled = [centred / max(np.sqrt(centred.var(axis=0).sum()), 1e-12)
                   for centred in (block - block.mean(axis=0) for block in blocks)]
-        features = np.concatenate(scaled, axis=1)  # [n, all blocks]
+        features = np.concatenate(scaled, axis=1)  # [n, dimensions of all blocks]
         dimensions = min(self.settings["dimensions"], len(items) - 1, features.shape[1])
         if dimensions < 1:
             return features.astype(np.float32)
@@ -55,7 +58,7 @@ def read_small(item: RawItem) -> np.ndarray:
 
 
 def color_histogram(image: np.ndarray) -> np.ndarray:
-    """Return the square roots of the shares of 4 x 4 x 4 colours, [64]."""
+    """Return the square roots of the relative frequencies of 4 x 4 x 4 colours, [64]."""
     levels = np.minimum((image * 4).astype(int), 3)
     bins = levels[..., 0] * 16 + levels[..., 1] * 4 + levels[..., 2]
     return np.sqrt(np.bincount(bins.ravel(), minlength=64) / bins.size)
@@ -68,7 +71,7 @@ def cell_colors(image: np.ndarray) -> np.ndarray:
 
 
 def gradient_orientations(image: np.ndarray) -> np.ndarray:
-    """Return how strong the edges of each direction are in each cell, [CELLS * CELLS * ORIENTATIONS]."""
+    """Return the strength of the edges of each orientation in each cell, [CELLS * CELLS * ORIENTATIONS]."""
     down, right = np.gradient(image.mean(axis=2))
     strength = np.hypot(down, right)
     direction = ((np.arctan2(down, right) % np.pi) / np.pi * ORIENTATIONS).astype(int) % ORIENTATIONS
@@ -78,14 +81,14 @@ def gradient_orientations(image: np.ndarray) -> np.ndarray:
 
 
 def silhouette(image: np.ndarray) -> np.ndarray:
-    """Return, in 12 x 12 places, how far the colour is from the border's median colour, [144]."""
+    """Return, for 12 x 12 cells, the mean distance of the colour from the median colour of the border, [144]."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     distance = np.linalg.norm(image - np.median(border, axis=0), axis=2)
     return distance.reshape(12, SIDE // 12, 12, SIDE // 12).mean(axis=(1, 3)).ravel()
 
 
 def _cells(image: np.ndarray) -> np.ndarray:
-    """Cut [SIDE, SIDE, channels] into [CELLS * CELLS, pixels, channels]."""
+    """Split [SIDE, SIDE, channels] into [CELLS * CELLS, pixels, channels]."""
     step = SIDE // CELLS
-    cut = image.reshape(CELLS, step, CELLS, step, -1).swapaxes(1, 2)
-    return cut.reshape(CELLS * CELLS, step * step, -1)
+    cells = image.reshape(CELLS, step, CELLS, step, -1).swapaxes(1, 2)
+    return cells.reshape(CELLS * CELLS, step * step, -1)

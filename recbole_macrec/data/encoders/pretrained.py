@@ -1,4 +1,4 @@
-"""What text and image encoders on Hugging Face transformers share."""
+"""Base class of text and image encoders with models of Hugging Face transformers."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -20,22 +20,22 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PretrainedEncoder(ABC):
-    """Features of an item by a pretrained model, from that item alone: they can be made shard by shard.
+    """Compute item features with a pretrained model, each item independently, so that shards can be encoded separately.
 
-    Nothing is loaded before :meth:`encode`.
+    The model is loaded on first use.
     """
 
     name = "transformers"
     kind: ClassVar[str]
     poolings: ClassVar[tuple[str, ...]]
-    not_options: ClassVar[tuple[str, ...]] = ()
-    version: ClassVar[int] = 1  # raise it when the same items would give other features
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")  # whose versions the manifest records
+    unsupported_options: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1  # increase when the same items give other features
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")  # versions recorded in the manifest
 
     def __init__(self, options: ModelOptions, source: Source, device: torch.device) -> None:
-        for key in self.not_options:
+        for key in self.unsupported_options:
             if getattr(options, key) is not None:
-                raise UserError(f"{key} is no option of {self.kind} models such as {options.model}; leave it out")
+                raise UserError(f"{key} is not an option of {self.kind} models such as {options.model}; leave it out")
         self.pooling = options.pooling or self.default_pooling(source)
         if self.pooling not in self.poolings:
             raise UserError(f"pooling of the {self.kind} encoder {options.model} is {self.pooling!r}; expected "
@@ -46,45 +46,46 @@ class PretrainedEncoder(ABC):
         self.options, self.source, self.device, self.dtype = options, source, device, DTYPES[precision]
         self.settings: dict[str, Any] = {**source.identity, "pooling": self.pooling, "precision": options.precision,
                                          "version": self.version}
-        if "max_length" not in self.not_options:
+        if "max_length" not in self.unsupported_options:
             self.settings["max_length"] = options.max_length
         self.details = {"model": source.model, "revision": source.revision, "precision": precision,
                         "versions": {name: version(name) for name in self.libraries}}
 
     @property
     def run(self) -> Mapping[str, Any]:
-        """What shards of one run share beside ``settings``: they are mixed with no others."""
+        """Further properties that all shards of a feature file must share, beside ``settings``."""
         return {"revision": self.source.revision, "precision": self.details["precision"]}
 
     @staticmethod
     @abstractmethod
     def default_pooling(source: Source) -> str:
-        """Return the pooling that suits the model."""
+        """Return the default pooling for the model."""
 
     @abstractmethod
     def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
-        """Return item token -> why this encoder can make no features of it, such as ``empty text``."""
+        """Return item token -> reason why the item cannot be encoded, such as ``empty text``."""
 
     @abstractmethod
     def encode(self, items: Sequence[RawItem], advance: Callable[[int], object] = lambda items: None) -> np.ndarray:
-        """Return float32 [len(items), d]; raise UserError naming unusable items.
+        """Return features, float32 [len(items), d]; raise UserError naming unusable items.
 
         Args:
-            advance: told the number of items done since it was last called.
+            items: the items.
+            advance: called with the number of items encoded since its last call.
         """
 
     @property
-    def slow_here(self) -> str | None:
-        """What to warn of: a model of billions of parameters on a CPU, by the usual estimate 12 x layers x width^2."""
+    def slow_warning(self) -> str | None:
+        """Warning for a model with billions of parameters on a CPU, estimated as 12 x layers x width^2; else None."""
         config = getattr(self.source.config, f"{self.kind}_config", self.source.config)
         layers, width = (getattr(config, key, None) for key in ("num_hidden_layers", "hidden_size"))
         parameters = 12 * layers * width**2 if isinstance(layers, int) and isinstance(width, int) else 0
         if self.device.type != "cpu" or parameters < SLOW_ON_CPU:
             return None
         return (f"{self.source.model} has about {parameters / 1e9:.1f} billion parameters, and encoding a catalogue with it on a "
-                f"CPU takes days; --encoders names lighter ones, such as minilm for text and clip-vit-l-14 for images")
+                f"CPU takes days; choose smaller models with --encoders, such as minilm for text and clip-vit-l-14 for images")
 
-    def no_pooling(self) -> UserError:
-        """Return the error for a model without what the pooling reads."""
-        return UserError(f"model {self.source.model} gives nothing for pooling: {self.pooling}; choose another of "
+    def pooling_error(self) -> UserError:
+        """Return the error for a model that does not support the pooling."""
+        return UserError(f"model {self.source.model} has no output for pooling: {self.pooling}; choose another of "
                          f"{', '.join(self.poolings)}, or another model")

@@ -1,4 +1,4 @@
-"""Where a pretrained model comes from: a local folder or the Hugging Face hub, and loading from there."""
+"""Find and load pretrained models from a local folder or the Hugging Face hub."""
 from __future__ import annotations
 
 import hashlib
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 READ = (".json", ".txt", ".model", ".safetensors", ".bin")  # files of a model folder that transformers reads
 WHOLE = 64 * 2**20  # files up to this many bytes are hashed whole
-SAMPLES, SAMPLE = 64, 2**20  # of larger ones so many blocks of so many bytes
+SAMPLES, SAMPLE = 64, 2**20  # number and size in bytes of the blocks hashed in larger files
 
 
 class Source(NamedTuple):
-    """A model that was found; everything loaded from it is of one revision."""
+    """A pretrained model; all its parts are loaded from one revision."""
 
-    model: str  # as the user named it
-    path: str  # what transformers loads: a folder or a hub name
-    commit: str | None  # on the hub
-    identity: dict[str, str]  # what must stay the same for features to stay valid
+    model: str  # as given by the user
+    path: str  # folder or hub name for from_pretrained
+    commit: str | None  # on the hub; None for a local folder
+    identity: dict[str, str]  # features are encoded again if this changes
     config: PretrainedConfig
 
     @property
     def revision(self) -> str:
-        """The commit, or the content hash of a local folder."""
+        """Commit on the hub, or content hash of a local folder."""
         return self.commit or self.identity["content"]
 
     def load(self, auto_class: type, **arguments: Any) -> Any:
-        """Return ``auto_class.from_pretrained`` of this revision; UserError when a part is missing or damaged."""
+        """Return ``auto_class.from_pretrained`` of this revision; UserError if a file is missing or damaged."""
         if self.commit:
             arguments["local_files_only"] = not hub_answers()
         with _loading(self.model, Path(self.path).is_dir()):
@@ -44,31 +44,31 @@ class Source(NamedTuple):
 
 
 def find_model(model: str, revision: str | None = None) -> Source:
-    """Find a model by hub name or local folder; UserError in one sentence if there is none."""
+    """Return the model with this hub name or local folder; UserError if it is unavailable."""
     from transformers import AutoConfig
     from transformers.utils import cached_file
 
     folder = Path(model).expanduser()
     if folder.is_dir():
         if revision:
-            raise UserError(f"revision {revision} is of no use for the local model folder {folder}; leave it out")
+            raise UserError(f"revision {revision} is set, but {folder} is a local model folder, which has no revisions; leave it out")
         with _loading(model, local=True):
             config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         return Source(model, str(folder), None, {"content": content_hash(folder)}, config)
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
         raise UserError(f"model folder {folder} of encoders does not exist; check the path")
     with _loading(model, local=False):
-        # The hub's client keeps files under .../snapshots/<commit>/.
-        here_alone = not hub_answers()
-        commit = Path(cached_file(model, "config.json", revision=revision or "main", local_files_only=here_alone)).parent.name
-        config = AutoConfig.from_pretrained(model, revision=commit, trust_remote_code=False, local_files_only=here_alone)
-    # A branch moves with every edit of the model's page, so what was asked for is what counts, not its commit.
+        # The hub's client stores files in .../snapshots/<commit>/.
+        offline = not hub_answers()
+        commit = Path(cached_file(model, "config.json", revision=revision or "main", local_files_only=offline)).parent.name
+        config = AutoConfig.from_pretrained(model, revision=commit, trust_remote_code=False, local_files_only=offline)
+    # The commit of a branch changes with every edit of the model's page, so the identity is the requested revision.
     return Source(model, model, commit, {"model": model, "revision": revision or "main"}, config)
 
 
 @cache
 def hub_answers() -> bool:
-    """Whether the Hugging Face hub can be reached; its client would try for half a minute at every file to find out."""
+    """Return whether the Hugging Face hub is reachable; without this check, its client would wait half a minute per file."""
     from huggingface_hub.constants import ENDPOINT
 
     try:
@@ -79,23 +79,28 @@ def hub_answers() -> bool:
 
 
 def load_model(source: Source, dtype: torch.dtype, device: torch.device, unused: tuple[str, ...]) -> PreTrainedModel:
-    """Return the model in evaluation mode; its encoder alone where it has a decoder as well.
+    """Return the model in evaluation mode; only the encoder of an encoder-decoder model.
 
     Args:
-        unused: parts of parameter names that the features do not depend on. Weights of other parts that the files lack,
-            which transformers would fill with random numbers, raise UserError.
+        source: the model.
+        dtype: type of the weights.
+        device: device of the model.
+        unused: substrings of the names of parameters that the features do not depend on.
+
+    Raises:
+        UserError: if other weights are missing, which transformers would initialise at random, or memory runs out.
     """
     from transformers import AutoModel
 
     arguments = {dtype_argument(): dtype, "output_loading_info": True}
     model, report = source.load(AutoModel, **arguments)
-    encoder_alone = bool(getattr(model.config, "is_encoder_decoder", False))
-    unused = (*unused, "position_ids", *(("decoder",) if encoder_alone else ()))
+    encoder_only = bool(getattr(model.config, "is_encoder_decoder", False))
+    unused = (*unused, "position_ids", *(("decoder",) if encoder_only else ()))
     missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in unused))
     if missing:
         raise UserError(f"model {source.model} lacks the weights {', '.join(missing[:3])}"
                         f"{', ...' if len(missing) > 3 else ''}; choose another pooling, or a complete model")
-    model = model.get_encoder() if encoder_alone else model
+    model = model.get_encoder() if encoder_only else model
     try:
         return model.eval().to(device)
     except torch.OutOfMemoryError:
@@ -104,22 +109,22 @@ def load_model(source: Source, dtype: torch.dtype, device: torch.device, unused:
 
 
 def dtype_argument() -> str:
-    """The name that ``from_pretrained`` gives to the type of the weights."""
+    """Return the name of the argument of ``from_pretrained`` for the type of the weights."""
     return "dtype" if transformers_major() >= 5 else "torch_dtype"
 
 
 def transformers_major() -> int:
-    """5 for transformers 5.x."""
+    """Return the major version of transformers: 5 for 5.x."""
     import transformers
 
     return int(transformers.__version__.split(".")[0])
 
 
 def content_hash(folder: Path) -> str:
-    """Return a hash of the files of a model folder that change what the model does.
+    """Return a hash of the files of a model folder that affect the model's output.
 
-    Of files beyond 64 MiB only 64 blocks at even distances are read, so that a model of 13 GB costs a fraction of a second;
-    training it further changes nearly every weight, and so the blocks.
+    For files over 64 MiB, only 64 equally spaced blocks are read, so that hashing 13 GB takes a fraction of a second. Further
+    training changes nearly every weight, and therefore the blocks.
     """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.suffix in READ):
@@ -137,7 +142,7 @@ def content_hash(folder: Path) -> str:
 
 @contextmanager
 def _loading(model: str, local: bool) -> Iterator[None]:
-    """Turn what transformers raises for models it cannot load into one sentence."""
+    """Convert errors of transformers for models that cannot be loaded to UserError."""
     from safetensors import SafetensorError
 
     try:
@@ -146,11 +151,11 @@ def _loading(model: str, local: bool) -> Iterator[None]:
         reason = " ".join(str(error).split())
         reason = reason if len(reason) < 200 else f"{reason[:200]} ..."
         if "trust_remote_code" in str(error):
-            raise UserError(f"model {model} needs code of its own, which is never run (trust_remote_code stays off); choose a "
-                            "model that transformers knows") from error
+            raise UserError(f"model {model} needs custom code, which is never run (trust_remote_code is off); choose a "
+                            "model that transformers supports") from error
         if local:
-            raise UserError(f"model folder {model} of encoders is not readable ({reason}); it needs what save_pretrained "
-                            "writes: config.json, weights, and the tokenizer's or image processor's files") from error
-        raise UserError(f"model '{model}' of encoders is not on this machine and can't be downloaded ({reason}); check name, "
-                        f"revision and network, or fetch it elsewhere (hf download {model} --local-dir FOLDER) and set "
+            raise UserError(f"model folder {model} of encoders is not readable ({reason}); it needs the files that "
+                            "save_pretrained writes: config.json, weights, and the tokenizer's or image processor's files") from error
+        raise UserError(f"model '{model}' of encoders is not on this machine and could not be downloaded ({reason}); check name, "
+                        f"revision and network, or download it on another machine (hf download {model} --local-dir FOLDER) and set "
                         "model: FOLDER") from error

@@ -1,6 +1,6 @@
-"""Text by any language model: mean over the tokens of a field, then mean over the fields.
+"""Encode texts with any language model: pool each field, by default the mean over its tokens, then average the fields.
 
-Legend: N items, B fields of a batch, T tokens, D width.
+Shapes: N items, B fields in a batch, T tokens, D width.
 """
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from recbole_macrec.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LONGEST = 2048  # tokens of a field that are read where neither options nor model say less
+LONGEST = 2048  # maximum tokens of a field if neither options nor model set a lower limit
 
 
 class Field(NamedTuple):
-    """One text field of the item in row ``row``, as token numbers."""
+    """One text field of item number ``row``, as token ids."""
 
     row: int
     ids: list[int]
@@ -33,8 +33,8 @@ class Field(NamedTuple):
 class TextModel(PretrainedEncoder):
     """Encoder-only and decoder-only models, and the encoders of encoder-decoder models.
 
-    Fields are padded on the right and masked, so that features do not depend on the other texts of a batch. Special
-    tokens that the tokenizer adds count in the mean, as in the published features and in sentence-transformers.
+    Fields are padded on the right and masked, so that features do not depend on the other texts of a batch. The mean includes
+    the special tokens of the tokenizer, as in the published features and in sentence-transformers.
     """
 
     kind = "text"
@@ -42,7 +42,7 @@ class TextModel(PretrainedEncoder):
 
     @staticmethod
     def default_pooling(source: Source) -> str:
-        """Return mean, for every model."""
+        """Return ``mean`` for every model."""
         return "mean"
 
     @cached_property
@@ -51,13 +51,13 @@ class TextModel(PretrainedEncoder):
 
         tokenizer = self.source.load(AutoTokenizer)
         if self.pooling == "cls" and tokenizer.cls_token_id is None:
-            raise self.no_pooling()
+            raise self.pooling_error()
         return tokenizer
 
     @cached_property
     def _model(self) -> PreTrainedModel:
         model = load_model(self.source, self.dtype, self.device, unused=() if self.pooling == "pooler" else ("pooler",))
-        model.config.use_cache = False  # keys and values of earlier tokens are not asked for again
+        model.config.use_cache = False  # nothing is generated, so keys and values are not used again
         return model
 
     @cached_property
@@ -67,20 +67,20 @@ class TextModel(PretrainedEncoder):
                        self.options.batch_tokens or (65_536 if on_gpu else 4_096))
 
     def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
-        return self._silent(items, np.bincount([field.row for field in self._tokenize(items)], minlength=len(items)))
+        return self._without_tokens(items, np.bincount([field.row for field in self._tokenize(items)], minlength=len(items)))
 
-    def _silent(self, items: Sequence[RawItem], fields: np.ndarray) -> dict[str, str]:
-        """Item token -> why it has no ``fields`` [N] with tokens."""
-        silent = {item.token: f"no tokens for {self.source.model} in the text" for item, count in zip(items, fields) if not count}
-        return silent | without_text(items)
+    def _without_tokens(self, items: Sequence[RawItem], n_fields: np.ndarray) -> dict[str, str]:
+        """Return item token -> reason for the items without tokens; ``n_fields`` [N] counts fields with tokens."""
+        reason = f"no tokens for {self.source.model} in the text"
+        return {item.token: reason for item, count in zip(items, n_fields) if not count} | without_text(items)
 
     def encode(self, items: Sequence[RawItem], advance: Callable[[int], object] = lambda items: None) -> np.ndarray:
-        """Return float32 [N, D]: the mean over an item's fields that are not empty. See the base class."""
+        """Return float32 [N, D], the mean over an item's non-empty fields. See the base class."""
         fields = sorted(self._tokenize(items), key=lambda field: -len(field.ids))
         rows = np.array([field.row for field in fields], dtype=np.int64)
-        left = np.bincount(rows, minlength=len(items))  # fields of each item to come
-        require_usable(self.kind, self._silent(items, left))
-        weights = 1 / left
+        remaining = np.bincount(rows, minlength=len(items))  # [N]: fields of each item that are not encoded yet
+        require_usable(self.kind, self._without_tokens(items, remaining))
+        weights = 1 / remaining
         features = np.zeros((len(items), 0), dtype=np.float32)
         for batch, pooled in self._batches.run(fields, self._pool, length=lambda field: len(field.ids)):
             if not features.size:
@@ -88,8 +88,8 @@ class TextModel(PretrainedEncoder):
             done = 0
             for field, vector in zip(batch, pooled.cpu().numpy()):
                 features[field.row] += weights[field.row] * vector
-                left[field.row] -= 1
-                done += not left[field.row]
+                remaining[field.row] -= 1
+                done += not remaining[field.row]
             advance(done)
         return features
 
@@ -102,12 +102,12 @@ class TextModel(PretrainedEncoder):
         return [Field(row, list(tokens)) for row, tokens in zip(rows, ids) if len(tokens)]
 
     def _max_length(self) -> int:
-        tokenizer = self._tokenizer.model_max_length  # 1e30 where it is not said
-        most = min(tokenizer, getattr(self.source.config, "max_position_embeddings", None) or tokenizer)
-        spec = self.options.max_length or min(most, LONGEST)
-        if spec > most:
-            raise UserError(f"max_length is {spec}, but {self.source.model} reads {most} tokens at most; lower max_length")
-        return spec
+        limit = self._tokenizer.model_max_length  # 1e30 if not set
+        limit = min(limit, getattr(self.source.config, "max_position_embeddings", None) or limit)
+        max_length = self.options.max_length or min(limit, LONGEST)
+        if max_length > limit:
+            raise UserError(f"max_length is {max_length}, but {self.source.model} reads {limit} tokens at most; lower max_length")
+        return max_length
 
     @torch.inference_mode()
     def _pool(self, batch: Sequence[Field]) -> torch.Tensor:
@@ -121,7 +121,7 @@ class TextModel(PretrainedEncoder):
         if self.pooling == "pooler":
             pooled = getattr(output, "pooler_output", None)
             if pooled is None:
-                raise self.no_pooling()
+                raise self.pooling_error()
             return pooled.float()
         hidden = output.last_hidden_state.float()  # [B, T, D]
         if self.pooling == "cls":

@@ -1,4 +1,7 @@
-"""``tfidf``: TF-IDF of words and word pairs, reduced by truncated SVD (latent semantic analysis)."""
+"""``tfidf``: TF-IDF of words and word pairs, reduced by truncated SVD (latent semantic analysis).
+
+Shapes: n items, d feature dimensions.
+"""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,7 +14,7 @@ from recbole_macrec.data.encoders.base import RawItem, require_usable, without_t
 
 
 class Tfidf:
-    """Text features of up to ``dimensions``, fewer when the catalogue is small; no download, same result every time."""
+    """Up to ``dimensions`` text features, fewer for a small catalogue; no download, deterministic."""
 
     name = "tfidf"
     kind = "text"
@@ -22,12 +25,13 @@ class Tfidf:
 
     def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
         weights = self._weights(items)
-        silent = {item.token: "no words in the text" for i, item in enumerate(items) if weights is None or weights[i].nnz == 0}
-        return silent | without_text(items)
+        without_words = {item.token: "no words in the text" for i, item in enumerate(items)
+                         if weights is None or weights[i].nnz == 0}
+        return without_words | without_text(items)
 
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
-        """Return float32 [n, d] for the texts of ``items``; raise UserError for items without a word."""
-        # scikit-learn takes a second to import, which only those who encode should pay.
+        """Return float32 [n, d] for the texts of ``items``; raise UserError for items without words."""
+        # Imported here, because importing scikit-learn takes a second.
         from sklearn.decomposition import TruncatedSVD
 
         require_usable(self.kind, self.unusable(items))
@@ -39,12 +43,12 @@ class Tfidf:
         return reduced.astype(np.float32)
 
     def _weights(self, items: Sequence[RawItem]) -> csr_matrix | None:
-        """Return the TF-IDF weights [n, terms], None where no item has a word."""
+        """Return the TF-IDF weights [n, terms], or None if no item has words."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+",
-                                max_features=self.settings["max_terms"], dtype=np.float64)
+        vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+",
+                                     max_features=self.settings["max_terms"], dtype=np.float64)
         try:
-            return words.fit_transform([item.text for item in items])
-        except ValueError:  # scikit-learn's word for "no item has a word"
+            return vectorizer.fit_transform([item.text for item in items])
+        except ValueError:  # raised by scikit-learn if no item has words
             return None

@@ -1,4 +1,4 @@
-"""``missing_images: drop``: a dataset as it would be if the items without an image had never been in its catalogue."""
+"""``missing_images: drop``: remove items without an image, with the same result as removing them before the import."""
 from __future__ import annotations
 
 import os
@@ -19,60 +19,64 @@ from recbole_macrec.data.importers.sources import read_json_object
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import new_folder
 
-STEP = "items whose image could be had"
+STEP = "items whose image is available"
 
 
 def drop_items(folder: Path, missing: Collection[str], record: dict, form: AtomicFormat = DEFAULT_FORMAT) -> None:
-    """Take the items ``missing`` and what falls out of the k-core with them out of the imported dataset in ``folder``.
+    """Remove the items ``missing`` from the imported dataset in ``folder``, and what is no longer in the k-core without them.
 
-    Since the k-core of a part lies within the k-core of the whole, this leaves what filtering the raw files without those
-    items would leave: it does not matter that images were asked for after the filter. Features that were encoded for the
-    larger catalogue go, all else stays. ``record`` becomes ``images`` in the manifest.
+    The result is the same as filtering the raw files without these items, because the k-core of a subset is contained in the
+    k-core of the whole. Encoded features of the larger catalogue are removed; all other files are kept.
+
+    Args:
+        folder: the dataset folder.
+        missing: the items to remove.
+        record: the new entry ``images`` of the manifest.
+        form: format of the dataset.
 
     Raises:
-        UserError: when nothing would be left.
+        UserError: if no interactions are left.
     """
-    name, made = folder.name, manifest.read(folder)
+    name, old_manifest = folder.name, manifest.read(folder)
     interactions, items = (atomic.read_table(folder / f"{name}.{kind}", form) for kind in ("inter", "item"))
     user, item = f"{form.user}:token", f"{form.item}:token"
     numbers = [pd.factorize(interactions[column])[0] for column in (user, item)]
-    gone, core = set(missing), made["options"]["core"]
-    rows = np.arange(len(interactions), dtype=np.float64)  # a user's rows are in time order, so their numbers can stand for times
+    missing, core = set(missing), old_manifest["options"]["core"]
+    rows = np.arange(len(interactions), dtype=np.float64)  # rows of a user are in time order, so row numbers can serve as times
     filtering = Filtering(Interactions(*numbers, rows))
-    filtering.keep(STEP, ~interactions[item].isin(gone).to_numpy())
+    filtering.keep(STEP, ~interactions[item].isin(missing).to_numpy())
     if core is not None:
         filtering.keep_core(core)
     left = interactions.iloc[filtering.left.times.astype(np.int64)]
     if left.empty:
-        raise UserError(f"no interactions of {folder} are left without the {len(gone)} items whose image can't be had; set "
-                        "missing_images: mean to keep them, or see images_failed.json for what to mend")
-    stays = items[item].isin(left[item]) if core is not None else ~items[item].isin(gone)
-    items = items[stays]
-    with new_folder(folder, overwrite=True) as fresh:
+        raise UserError(f"no interactions of {folder} are left without the {len(missing)} items whose image is unavailable; set "
+                        "missing_images: mean to keep them, or see images_failed.json for the reasons")
+    items = items[items[item].isin(left[item]) if core is not None else ~items[item].isin(missing)]
+    with new_folder(folder, overwrite=True) as new:
         kept = set(items[item])
-        _link_rest(folder, fresh, {place for place in items["image:token"] if place})
-        atomic.write_table(fresh / f"{name}.inter", left, form)
-        atomic.write_table(fresh / f"{name}.item", items, form)
+        _link_unchanged(folder, new, {path for path in items["image:token"] if path})
+        atomic.write_table(new / f"{name}.inter", left, form)
+        atomic.write_table(new / f"{name}.item", items, form)
         urls = read_json_object(folder / URLS)
-        write_urls(fresh / URLS, ((token, of_item) for token, of_item in urls.items() if token in kept))
+        write_urls(new / URLS, ((token, item_urls) for token, item_urls in urls.items() if token in kept))
         counts = {"users": left[user].nunique(), "items": len(items), "interactions": len(left)}
-        steps = [*made["steps"], *(step._asdict() for step in filtering.steps[1:])]
-        manifest.save(fresh, {**made, "steps": steps, "counts": counts, "images": record,
-                              "files": manifest.fingerprints(fresh, made["files"])})
+        steps = [*old_manifest["steps"], *(step._asdict() for step in filtering.steps[1:])]
+        manifest.save(new, {**old_manifest, "steps": steps, "counts": counts, "images": record,
+                            "files": manifest.fingerprints(new, old_manifest["files"])})
 
 
-def _link_rest(folder: Path, fresh: Path, images: Collection[str]) -> None:
-    """Give ``fresh`` the files of ``folder`` that need not be written again; of the images, only ``images``."""
-    written = {f"{folder.name}.inter", f"{folder.name}.item", URLS, manifest.FILE}
+def _link_unchanged(folder: Path, new: Path, images: Collection[str]) -> None:
+    """Link the files of ``folder`` that are not written again into the folder ``new``; of the images, only ``images``."""
+    rewritten = {f"{folder.name}.inter", f"{folder.name}.item", URLS, manifest.FILE}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        place = path.relative_to(folder)
-        top = place.parts[0]
+        relative = path.relative_to(folder)
+        top = relative.parts[0]
         encoded = top == features.FOLDER and manifest_file(path.with_name(f"{path.name.split('.')[0]}.npy")).exists()
-        hidden = any(part.startswith(".") for part in place.parts)
-        if str(place) in written or encoded or hidden or top == IMAGES and place.as_posix() not in images:
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if str(relative) in rewritten or encoded or hidden or top == IMAGES and relative.as_posix() not in images:
             continue
-        (fresh / place).parent.mkdir(parents=True, exist_ok=True)
+        (new / relative).parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(path, fresh / place)
-        except OSError:  # a file system without links
-            shutil.copy2(path, fresh / place)
+            os.link(path, new / relative)
+        except OSError:  # a file system without hard links
+            shutil.copy2(path, new / relative)

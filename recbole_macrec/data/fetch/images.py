@@ -1,4 +1,4 @@
-"""Many small images from the network, each checked before it counts as there."""
+"""Download the images of a catalogue, and check each before it is stored."""
 from __future__ import annotations
 
 import io
@@ -24,28 +24,29 @@ from recbole_macrec.utils.files import whole_file
 
 REPORT = "images_failed.json"
 MAX_BYTES = 20 * 2**20
-SECONDS = 120  # for an image, attempts included
+SECONDS = 120  # seconds for an image, including retries
 NETWORK = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, Busy)
 
 
 class Failure(NamedTuple):
-    """Why an image could not be had, and whether trying another time may help."""
+    """Why an image could not be downloaded."""
 
     reason: str
-    for_now: bool
+    temporary: bool  # whether a later attempt may succeed
 
 
-def fetch_images(wanted: Mapping[Path, Sequence[str]], connections: int = 16, show_progress: bool = True) -> dict[Path, Failure]:
-    """Download images that are not there yet.
+def fetch_images(urls_of: Mapping[Path, Sequence[str]], connections: int = 16, show_progress: bool = True) -> dict[Path, Failure]:
+    """Download images that do not exist yet.
 
     Args:
-        wanted: file -> addresses of the image, tried in this order.
-        connections: transfers at the same time.
+        urls_of: file -> URLs of the image, tried in this order.
+        connections: number of parallel transfers.
+        show_progress: whether to show a progress bar.
 
     Returns:
-        File -> why it could not be had, for those that could not, in the order of ``wanted``.
+        File -> reason, for the images that could not be downloaded, in the order of ``urls_of``.
     """
-    missing = {path: urls for path, urls in wanted.items() if not path.exists()}
+    missing = {path: urls for path, urls in urls_of.items() if not path.exists()}
     for folder in {path.parent for path in missing}:
         folder.mkdir(parents=True, exist_ok=True)
     local, hosts, failed = threading.local(), Hosts(), {}
@@ -60,8 +61,8 @@ def fetch_images(wanted: Mapping[Path, Sequence[str]], connections: int = 16, sh
     ) as bar:
         tasks = {pool.submit(fetch, path, urls): path for path, urls in missing.items()}
         for task in as_completed(tasks):
-            if why := task.result():
-                failed[tasks[task]] = why
+            if failure := task.result():
+                failed[tasks[task]] = failure
                 bar.set_postfix(failed=len(failed))
             bar.update()
     return {path: failed[path] for path in missing if path in failed}
@@ -69,81 +70,81 @@ def fetch_images(wanted: Mapping[Path, Sequence[str]], connections: int = 16, sh
 
 def fetch_catalogue_images(folder: Path, connections: int = 16, show_progress: bool = True,
                            form: AtomicFormat = DEFAULT_FORMAT) -> tuple[int, dict[str, Failure]]:
-    """Bring the images that an imported catalogue still lacks to where its ``.item`` file says.
+    """Download the missing images of an imported catalogue to the paths in its ``.item`` file.
 
-    What failed is in ``images_failed.json`` as well; asking again tries those once more.
+    Failures are also written to ``images_failed.json``; the next call tries them again.
 
     Returns:
-        How many images are there now, and item -> why its image could not be had, in the order of the catalogue.
+        The number of existing images, and item -> reason for the images that could not be downloaded, in catalogue order.
 
     Raises:
-        UserError: when the dataset folder lists no images to fetch.
+        UserError: if the dataset folder lists no images to download.
     """
-    name, listed = folder.name, folder / URLS
-    if not listed.is_file():
-        raise UserError(f"{listed} does not exist; it is written by the import of a catalogue whose images have addresses")
-    urls = read_json_object(listed)
+    name, urls_file = folder.name, folder / URLS
+    if not urls_file.is_file():
+        raise UserError(f"{urls_file} does not exist; it is written by the import of a catalogue whose images have URLs")
+    urls = read_json_object(urls_file)
     items = read_items(folder, name, form)
-    places = {item: folder / place for item, place in zip(items["item_id"], items["image"]) if place}
-    outside = [item for item, place in places.items() if not place.resolve().is_relative_to(folder.resolve())]
+    paths = {item: folder / path for item, path in zip(items["item_id"], items["image"]) if path}
+    outside = [item for item, path in paths.items() if not path.resolve().is_relative_to(folder.resolve())]
     if outside:
         raise UserError(f"{folder / name}.item names an image outside {folder} for {listing(outside, 'item')}; import the "
                         "dataset again")
-    failed = fetch_images({places[item]: urls[item] for item in urls if item in places}, connections, show_progress)
-    items_of = {path: item for item, path in places.items()}
-    report = {items_of[path]: why for path, why in failed.items()}
-    if report:
-        with whole_file(folder / REPORT) as fresh:
-            fresh.write_text(json.dumps({item: why.reason for item, why in report.items()}, indent=1), encoding="utf-8")
+    failures = fetch_images({paths[item]: urls[item] for item in urls if item in paths}, connections, show_progress)
+    item_of = {path: item for item, path in paths.items()}
+    failed = {item_of[path]: failure for path, failure in failures.items()}
+    if failed:
+        with whole_file(folder / REPORT) as path:
+            path.write_text(json.dumps({item: failure.reason for item, failure in failed.items()}, indent=1), encoding="utf-8")
     else:
         (folder / REPORT).unlink(missing_ok=True)
-    return len(places) - len(report), report
+    return len(paths) - len(failed), failed
 
 
 def check_image(content: bytes) -> None:
-    """Raise Refused unless ``content`` is a whole image of a reasonable size."""
+    """Raise Refused unless ``content`` is a complete image of an allowed size."""
     try:
         with open_image(io.BytesIO(content)) as image:
             image.verify()
         with open_image(io.BytesIO(content)) as image:
             image.load()  # verify() does not notice a truncated JPEG
     except BROKEN as error:
-        raise Refused(f"it is no usable image ({' '.join(str(error).split())[:100]})") from None
+        raise Refused(f"it is not a usable image ({' '.join(str(error).split())[:100]})") from None
 
 
 def _fetch(path: Path, urls: Sequence[str], session: requests.Session) -> Failure | None:
-    reasons, for_now = [], False
+    reasons, temporary = [], False
     for url in urls:
         try:
-            content = _whole_content(url, session)
+            content = _download_with_retries(url, session)
             check_image(content)
         except (requests.RequestException, Refused) as error:
             reasons.append(f"{url}: {reason(error)}")
-            for_now |= isinstance(error, NETWORK)
+            temporary |= isinstance(error, NETWORK)
             continue
-        with whole_file(path) as fresh:
-            fresh.write_bytes(content)
+        with whole_file(path) as temporary_path:
+            temporary_path.write_bytes(content)
         return None
-    return Failure("; ".join(reasons) or "no address is known", for_now)
+    return Failure("; ".join(reasons) or "it has no URL", temporary)
 
 
-def _whole_content(url: str, session: requests.Session) -> bytes:
-    """Transfer the image again when that breaks off; that there is no answer at all the session has tried often enough."""
+def _download_with_retries(url: str, session: requests.Session) -> bytes:
+    """Download an image, with retries of interrupted transfers; failed connections are retried by the session itself."""
     with TimeLimit(session, url, SECONDS) as limit:
         for _ in range(ATTEMPTS - 1):
             try:
-                return _content(url, session)
+                return _download(url, session)
             except requests.exceptions.ChunkedEncodingError:
                 if limit.passed:
                     raise
-        return _content(url, session)
+        return _download(url, session)
 
 
-def _content(url: str, session: requests.Session) -> bytes:
-    with session.get(url, stream=True, timeout=TIMEOUT) as answer:
-        check_status(answer, 200)
+def _download(url: str, session: requests.Session) -> bytes:
+    with session.get(url, stream=True, timeout=TIMEOUT) as response:
+        check_status(response, 200)
         content = bytearray()
-        for piece in pieces(answer):
+        for piece in pieces(response):
             content += piece
             if len(content) > MAX_BYTES:
                 raise Refused(f"it has more than the {MAX_BYTES:,} bytes allowed")

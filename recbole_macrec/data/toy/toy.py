@@ -1,8 +1,8 @@
-"""The synthetic craft shop ``arts-toy``: made by this script alone, with no real users, items or images.
+"""Generate ``arts-toy``, the interactions of a synthetic craft shop, with no real users, items or images.
 
-An item is a kind (one step of one craft), a brand and a colour. Its text tells kind and brand, its image tells kind and
-colour, so each alone fits several items and both together fit one. A user works through the steps of a craft and then of
-a related one, mostly keeping brand and colour: what comes next depends on order, text and image.
+An item is a kind (one step of one craft), a brand and a colour. Its text gives kind and brand, its image gives kind and
+colour: each alone matches several items, both together exactly one. A user follows the steps of a craft and then of a related
+one, mostly with the same brand and colour, so the next item depends on order, text and image.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME = "arts-toy"
 USERS = 500
 SHORTEST, LONGEST = 6, 20
 NEXT_STEP, SAME_BRAND, SAME_COLOR = 0.8, 0.85, 0.8
-# Craft: the process its makers follow, and the nouns its texts use.
+# Craft -> nouns for its steps in item texts, in order.
 CRAFTS = {
     "calligraphy": ("practice paper", "dip pen", "bottled ink", "drying rack"),
     "watercolour": ("cotton paper block", "round brush", "paint pan set", "varnish spray"),
@@ -30,7 +30,7 @@ CRAFTS = {
     "leatherwork": ("hide panel", "edge punch", "waxed thread", "burnishing cream"),
     "bookbinding": ("folded sections", "bone folder", "linen cord", "cover boards"),
 }
-# Brand: its material, which only texts tell.
+# Brand -> material in item texts.
 BRANDS = {"Aldermoor": "unbleached natural", "Brightwell": "professional grade",
           "Corvane": "beginner friendly", "Dunmore": "hand finished"}
 WORDINGS = ("Made for {craft}, {material}, tested in our own workshop.",
@@ -48,7 +48,7 @@ _T = TypeVar("_T")
 
 
 class Item(NamedTuple):
-    """One synthetic item; numbers index CRAFTS, its steps, BRANDS and COLORS."""
+    """One item; the numbers are indices of CRAFTS, the craft's steps, BRANDS and COLORS."""
 
     craft: int
     step: int
@@ -57,8 +57,8 @@ class Item(NamedTuple):
 
 
 def write_toy(data_path: Path, overwrite: bool = False) -> Path:
-    """Write ``data_path/arts-toy`` and return it; the same bytes every time. UserError if it exists."""
-    rng = random.Random(20)  # of its methods only random() is promised never to change, so only that is used
+    """Write ``data_path/arts-toy`` and return its path; the bytes are always the same. UserError if it exists."""
+    rng = random.Random(20)  # use only random(): Python guarantees its results across versions, but not those of other methods
     items = _shuffled(_catalogue(), rng)
     tokens = {item: f"toy{number:03d}" for number, item in enumerate(items)}
     popularity = {item: 0.3 + 6 * rng.random() ** 8 for item in items}
@@ -69,8 +69,8 @@ def write_toy(data_path: Path, overwrite: bool = False) -> Path:
     with new_folder(target, overwrite) as folder:
         rows = [(f"u{user:03d}", tokens[item], time) for user, history in enumerate(histories)
                 for time, item in enumerate(history)]
-        users, bought, times = (list(column) for column in zip(*rows))
-        atomic.write(folder / f"{NAME}.inter", {"user_id:token": users, "item_id:token": bought, "timestamp:float": times})
+        users, item_ids, times = (list(column) for column in zip(*rows))
+        atomic.write(folder / f"{NAME}.inter", {"user_id:token": users, "item_id:token": item_ids, "timestamp:float": times})
         atomic.write(folder / f"{NAME}.item", {
             "item_id:token": [tokens[item] for item in items],
             "title:token_seq": [texts[item][0] for item in items],
@@ -87,25 +87,25 @@ def write_toy(data_path: Path, overwrite: bool = False) -> Path:
 
 
 def _catalogue() -> list[Item]:
-    """Every kind in half of all pairs of brand and colour: 3 items a text, 2 items an image."""
+    """Return every kind in half of all pairs of brand and colour: 3 items have the same text, 2 the same image."""
     kinds = product(range(len(CRAFTS)), range(4))
     pairs = [(brand, color) for brand, color in product(range(len(BRANDS)), range(len(COLORS))) if (brand + color) % 2 == 0]
     return [Item(craft, step, brand, color) for (craft, step), (brand, color) in product(kinds, pairs)]
 
 
 def _history(rng: random.Random, popularity: dict[Item, float], related: dict[int, list[int]]) -> list[Item]:
-    """Return one user's items in time order, none twice."""
+    """Return the items of one user in time order, without repetitions."""
     length = SHORTEST + int(rng.random() * (LONGEST - SHORTEST + 1))
     history = [_pick(list(popularity), rng, popularity)]
-    here = history[0]  # the last item of the process; a stray purchase does not interrupt it
+    current = history[0]  # last item that followed the steps; random purchases do not change it
     while len(history) < length:
         if rng.random() < NEXT_STEP:
-            craft, step = (here.craft, here.step + 1) if here.step < 3 else (_pick(related[here.craft], rng), 0)
-            wanted = [item for item in popularity if item[:2] == (craft, step)]
+            craft, step = (current.craft, current.step + 1) if current.step < 3 else (_pick(related[current.craft], rng), 0)
+            candidates = [item for item in popularity if item[:2] == (craft, step)]
             same_brand, same_color = rng.random() < SAME_BRAND, rng.random() < SAME_COLOR
-            wanted = ([item for item in wanted if (not same_brand or item.brand == here.brand)
-                       and (not same_color or item.color == here.color)])
-            chosen = here = _pick(wanted, rng, popularity)
+            candidates = [item for item in candidates if (not same_brand or item.brand == current.brand)
+                          and (not same_color or item.color == current.color)]
+            chosen = current = _pick(candidates, rng, popularity)
         else:
             chosen = _pick(list(popularity), rng, popularity)
         if chosen not in history:
@@ -121,17 +121,18 @@ def _texts(item: Item, rng: random.Random) -> tuple[str, str]:
 
 
 def _pick(choices: Sequence[_T], rng: random.Random, weights: dict[_T, float] | None = None) -> _T:
-    totals, total = [], 0.0
+    """Return a random choice, with probability proportional to ``weights``."""
+    cumulative, total = [], 0.0
     for choice in choices:
         total += weights[choice] if weights else 1.0
-        totals.append(total)
-    mark = rng.random() * total
-    return next(choice for choice, limit in zip(choices, totals) if mark < limit)
+        cumulative.append(total)
+    threshold = rng.random() * total
+    return next(choice for choice, limit in zip(choices, cumulative) if threshold < limit)
 
 
 def _shuffled(items: list[Item], rng: random.Random) -> list[Item]:
-    marked = sorted((rng.random(), item) for item in items)
-    return [item for _, item in marked]
+    keyed = sorted((rng.random(), item) for item in items)
+    return [item for _, item in keyed]
 
 
 if TYPE_CHECKING:
@@ -151,23 +152,23 @@ def draw(craft: int, step: int, color: int, shift: tuple[int, int]) -> Image:
     y, x = (rows - SIDE // 2 + 0.5 - shift[0]) / 19, (columns - SIDE // 2 + 0.5 - shift[1]) / 19
     pixels = np.empty((SIDE, SIDE, 3), dtype=np.uint8)
     pixels[:] = PAPER
-    pixels[_fill(craft, step, y, x)] = list(COLORS.values())[color]
+    pixels[_painted(craft, step, y, x)] = list(COLORS.values())[color]
     return Image.fromarray(pixels)
 
 
-def _fill(craft: int, step: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _painted(craft: int, step: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Return which pixels are painted: step 0 solid, 1 a thick outline, 2 stripes, 3 four small copies."""
     if step == 1:
-        return _outline(craft, y, x) & ~_outline(craft, y / 0.6, x / 0.6)
+        return _inside(craft, y, x) & ~_inside(craft, y / 0.6, x / 0.6)
     if step == 2:
-        return _outline(craft, y, x) & (np.floor((y + 2) * 19 / 4) % 2 == 0)
+        return _inside(craft, y, x) & (np.floor((y + 2) * 19 / 4) % 2 == 0)
     if step == 3:
-        return _outline(craft, (np.abs(y) - 0.52) * np.sign(y) / 0.45, (np.abs(x) - 0.52) / 0.45)
-    return _outline(craft, y, x)
+        return _inside(craft, (np.abs(y) - 0.52) * np.sign(y) / 0.45, (np.abs(x) - 0.52) / 0.45)
+    return _inside(craft, y, x)
 
 
-def _outline(craft: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return which points of the square [-1, 1] lie in the outline of a craft."""
+def _inside(craft: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return which points of the square [-1, 1] x [-1, 1] are inside the shape of a craft."""
     across, down = np.abs(x), np.abs(y)
     return (
         x * x + y * y <= 0.9,  # disc
