@@ -15,7 +15,7 @@ from torch import nn
 
 from recbole_macrec.config.values import check_choice, check_whole
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.network.decoder_only import CausalLayers, later_hidden
+from recbole_macrec.generation.network.decoder_only import CausalLayers, causal_mask
 from recbole_macrec.generation.network.dropout import dropout
 from recbole_macrec.generation.network.layers import RMSNorm
 from recbole_macrec.generation.network.packing import pack, row_starts
@@ -114,7 +114,7 @@ class SASRecPerUser(WindowedRecommender):
         packed = pack(items, length, self.group_overhead)
         position = torch.arange(max(rows for _, rows in packed.groups), device=items.device)
         x = dropout(F.embedding(packed.tokens, vectors), self.settings.dropout, self.training)
-        x = self.layers(x, packed.groups, later_hidden(position), Rotation.at(position, self.settings.d_kv))
+        x = self.layers(x, packed.groups, causal_mask(position), Rotation.at(position, self.settings.d_kv))
         return self.norm(x), row_starts(packed.groups)
 
     # -- training ----------------------------------------------------------------------------------------------------

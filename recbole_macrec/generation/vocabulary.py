@@ -1,6 +1,6 @@
-"""The token layout: one table for the codes of every modality and level, start tokens and task prompts.
+"""Token numbers: one table of the codes of all modalities and levels, start tokens and task prompts.
 
-Legend: M modalities, L levels, K codes of a level, P prompt tokens.
+Shapes: M modalities, L levels, K codes of a level, P prompt tokens.
 """
 from collections.abc import Mapping, Sequence
 
@@ -8,15 +8,15 @@ PAD = 0
 
 
 class Vocabulary:
-    """Numbers the tokens: pad, a start token per modality, the prompts, then the codes modality by modality, level by level.
+    """Token numbers in this order: padding, a start token per modality, prompts, codes by modality and level.
 
-    Two modalities of two levels with 4 codes each and no prompts: 0 is pad, 1 and 2 the start tokens, 3 to 6 the
-    first level of the first modality, 7 to 10 its second level, 11 to 14 the first level of the second modality.
+    Example: two modalities of two levels with 4 codes each and no prompts. 0 is the padding, 1 and 2 are the start tokens,
+    3 to 6 the first level of the first modality, 7 to 10 its second level, 11 to 14 the first level of the second modality.
 
     Args:
-        sizes: modality -> its codebook sizes, level by level.
+        sizes: modality -> codebook size of each level.
         prompts: names of the task prompts.
-        prompt_length: P, learnt tokens a prompt has.
+        prompt_length: P, learnt tokens of a prompt.
     """
 
     def __init__(self, sizes: Mapping[str, Sequence[int]], prompts: Sequence[str] = (), prompt_length: int = 0):

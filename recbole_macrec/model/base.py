@@ -332,7 +332,7 @@ class GenerativeRecommender(WindowedRecommender):
         }
 
     def softmax_trie(self, modality: str) -> Trie | None:
-        """The trie whose children a level's softmax is over; None if it is over all codes of the level."""
+        """Trie of the trained items if the softmax is over the children of a prefix, None if over all codes of a level."""
         return self.trained[modality] if self.output == "trie" else None
 
     def decoder(self, modality: str, trie: Trie, visits: int) -> TrieDecoder | CausalTrieDecoder:

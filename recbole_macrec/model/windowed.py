@@ -14,7 +14,7 @@ from recbole.utils import InputType
 
 from recbole_macrec.config.values import check_choice, check_number
 from recbole_macrec.generation.decoding.search import Ranking
-from recbole_macrec.generation.network.packing import passes
+from recbole_macrec.generation.network.packing import split_batch
 from recbole_macrec.generation.network.windows import Windows
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.utils.hardware import chosen_precision, computing_in
@@ -132,7 +132,7 @@ class WindowedRecommender(SequentialRecommender):
             The rows of each part.
         """
         multiple = 2 if self.device.type == "cpu" else 1  # a constant, so that no result depends on the number of CPU threads
-        return passes(self._input_lengths(length), self.pass_tokens, users, multiple)
+        return split_batch(self._input_lengths(length), self.pass_tokens, users, multiple)
 
     def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
         """Number of network positions [B] for histories of ``length`` [B] items."""

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from recbole_macrec.generation.network import cpu
-from recbole_macrec.generation.network.dropout import drawn_keep, dropped_share
+from recbole_macrec.generation.network.dropout import dropped_per_256, random_mask
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +45,9 @@ def test_rms_norm(count):
 def test_feed_forward(count, p):
     def reference(x, up, down):
         torch.manual_seed(5)  # the same draws: a mask [F, rows] for each part
-        dropped = dropped_share(p)
+        dropped = dropped_per_256(p)
         parts = cpu.row_parts(count, 40)
-        masks = [drawn_keep(torch.Size((40, part.stop - part.start)), dropped).t() for part in parts] if p else []
+        masks = [random_mask(torch.Size((40, part.stop - part.start)), dropped).t() for part in parts] if p else []
         mask = torch.cat(masks).double() * 256 / (256 - dropped) if p else 1
         return (F.relu(x @ up.t()) * mask) @ down.t()
 

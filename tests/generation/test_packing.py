@@ -4,7 +4,7 @@ import itertools
 import pytest
 import torch
 
-from recbole_macrec.generation.network.packing import merged_runs, pack, passes
+from recbole_macrec.generation.network.packing import group_lengths, pack, split_batch
 
 
 def test_rows_follow_each_other():
@@ -33,19 +33,19 @@ def test_groups_cost_least(overhead):
             groups.append((end - begin, max(lengths[begin:end])))
             begin = end
         options.append(groups)
-    got = merged_runs(lengths, overhead)
+    got = group_lengths(lengths, overhead)
     assert sum(n for n, _ in got) == len(lengths)
     assert cost(got) == min(map(cost, options))
 
 
-def test_passes_hold_every_user_once():
+def test_split_batch_keeps_every_user_once():
     lengths = torch.randint(4, 80, (500,), generator=torch.Generator().manual_seed(0))
     for multiple in (1, 2, 5):
-        parts = passes(lengths, budget=1000, multiple=multiple)
+        parts = split_batch(lengths, budget=1000, multiple=multiple)
         assert sorted(torch.cat(parts).tolist()) == list(range(500))
         assert torch.equal(lengths[torch.cat(parts)], lengths.sort().values) and len(parts) % multiple == 0
         totals = [int(lengths[p].sum()) for p in parts]
         assert max(totals) < 1080 and max(totals) - min(totals) < 160
-    assert [p.tolist() for p in passes(torch.tensor([9, 2000]), budget=1000)] == [[0], [1]]
-    assert passes(lengths[:0], budget=10) == []
-    assert [len(p) for p in passes(torch.ones(7).long(), budget=1000, most=3)] == [3, 2, 2]
+    assert [p.tolist() for p in split_batch(torch.tensor([9, 2000]), budget=1000)] == [[0], [1]]
+    assert split_batch(lengths[:0], budget=10) == []
+    assert [len(p) for p in split_batch(torch.ones(7).long(), budget=1000, most=3)] == [3, 2, 2]

@@ -48,7 +48,7 @@ def test_steps_equal_teacher_forcing(kind, overhead, layers, visits):
     """Every step continues a random choice of the prefixes before, which differs from user to user."""
     vocabulary, network, memory, trie = world(layers, overhead, kind)
     decoder = TrieDecoder(network, vocabulary, "a", trie, visits)
-    source, past = decoder.read(memory), decoder.before()
+    source, past = decoder.read(memory), decoder.empty_past()
     nodes, codes = torch.zeros(3, 1, dtype=torch.long), torch.zeros(3, 1, 0, dtype=torch.long)
     for level, groups in enumerate((4, 9, 2, 0)):
         log_probs, present = decoder.step(level, nodes, source, past)
@@ -57,28 +57,28 @@ def test_steps_equal_teacher_forcing(kind, overhead, layers, visits):
         if not groups:
             break
         parent = torch.randint(nodes.shape[1], (3, groups))
-        past = past.then(present, parent, nodes.shape[1])
+        past = past.extended(present, parent, nodes.shape[1])
         if level:
-            children, exists = trie.below(level - 1, nodes.gather(1, parent))  # [B, G, C]
+            children, exists = trie.children(level - 1, nodes.gather(1, parent))  # [B, G, C]
             pick = (torch.rand(exists.shape) * exists).argmax(-1, keepdim=True)
             nodes = children.gather(2, pick).squeeze(2)
         else:
             nodes = torch.randint(trie.size(0), (3, groups))
         codes = trie.path(level, nodes.flatten()).view(3, groups, level + 1)
-    assert bool(decoder.begun) == bool(visits)
+    assert bool(decoder.first_layer_table) == bool(visits)
 
 
 @torch.no_grad()
 def test_under_autocast_the_step_is_bf16_and_near():
     vocabulary, network, memory, trie = world(2, 0, torch.float32)
     plain, root = TrieDecoder(network, vocabulary, "a", trie), torch.zeros(3, 1, dtype=torch.long)
-    expected, _ = plain.step(0, root, plain.read(memory), plain.before())
+    expected, _ = plain.step(0, root, plain.read(memory), plain.empty_past())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         decoder = TrieDecoder(network, vocabulary, "a", trie)
         source = decoder.read(memory)
-        log_probs, present = decoder.step(0, root, source, decoder.before())
+        log_probs, present = decoder.step(0, root, source, decoder.empty_past())
         nodes = torch.zeros(3, 2, dtype=torch.long)
-        second, _ = decoder.step(1, nodes, source, decoder.before().then(present, nodes, 1))
+        second, _ = decoder.step(1, nodes, source, decoder.empty_past().extended(present, nodes, 1))
     assert present[0][0].dtype == torch.bfloat16 and log_probs.dtype == torch.float32
     torch.testing.assert_close(log_probs, expected, atol=0.1, rtol=0)
     codes = trie.path(0, nodes.flatten()).view(3, 2, 1)

@@ -112,7 +112,7 @@ def test_layout_of_the_example():
     assert plan.position.tolist() == [0, 1, 2, 3, 3, 4, 5, 5]
     assert plan.length.tolist() == [0, 1, 5, 8]
     assert plan.states[0].tolist() == [[0, 0], [2, 4], [5, 7]] and plan.states[1].tolist() == [[0, 0], [2, 3], [5, 6]]
-    sees = plan.hidden[0] == 0
+    sees = plan.mask[0] == 0
     assert sees[3].tolist() == [True, True, True, True, False, False, False, False]  # the first fork: history and itself
     assert sees[5].tolist() == [True, True, True, False, True, True, False, False]  # no later code sees a fork
 

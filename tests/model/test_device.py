@@ -11,7 +11,7 @@ from recbole_macrec.semantic_ids.quantizers.learn import Training
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 READS = {  # where the CPU has to know: the lengths and items of a batch, and how far a certified search has come
-    "histories", "_alignment_items", "on_host", "places", "first_best",
+    "histories", "_alignment_items", "on_host", "true_indices", "first_best",
 }
 
 

@@ -1,9 +1,9 @@
-"""The decoder-only network for search: one position of many prefixes of a trie at a time.
+"""Decoder-only network for search: decodes one position of many prefixes of a trie at a time.
 
-It computes what :meth:`DecoderOnly.decode` computes, with norms and scales folded into the weights behind them. The last code
-of the history takes the place of a start token, so a step reads the code before the one it scores, at level 0 too.
+It computes the same as :meth:`DecoderOnly.decode`, with norms and scales folded into the weights that follow them. The last
+code of the history replaces the start token, so a step reads the code before the one it scores, also at level 0.
 
-Legend: B users, n users of a group, G prefixes (beams) of a user, R rows (the prefixes of all users), T target positions,
+Shapes: B users, n users of a group, G prefixes (beams) of a user, R rows (the prefixes of all users), T target positions,
 S source positions, H heads, E width of a head, D model width, K codes of a level.
 """
 from typing import NamedTuple
@@ -32,7 +32,7 @@ from recbole_macrec.generation.vocabulary import Vocabulary
 
 
 class LayerWeights(NamedTuple):
-    """A layer's weights, input by output; the norms' weights are in those behind them."""
+    """Weights of a layer, input by output. The weights of the norms are folded into those that follow."""
 
     own: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # query, key and value [D, H*E]
     out: torch.Tensor  # [H*E, D]
@@ -52,14 +52,14 @@ class LayerWeights(NamedTuple):
 
 
 class CausalTrieDecoder:
-    """Scores the codes that may follow prefixes of a trie, as :class:`TrieDecoder` does for an encoder-decoder.
+    """Scores the codes that may follow prefixes of a trie; :class:`TrieDecoder` for a decoder-only network.
 
-    The weights are copied, so it serves as long as they do not change.
+    The weights are copied, so later changes of the network have no effect. Under autocast they are cast once.
 
     Args:
-        network: its weights; under autocast they are cast once.
-        trie: of the IDs of ``modality``.
-        trained: the trie whose children a softmax runs over; None for all codes of a level.
+        network: the network to copy.
+        trie: trie of the IDs of ``modality``.
+        trained: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a level.
     """
 
     @torch.no_grad()
@@ -72,8 +72,8 @@ class CausalTrieDecoder:
         rows = [network.output.weight[o : o + k] for o, k in zip(self.offsets, vocabulary.sizes[modality])]
         self.codebooks = [cast((part * network.norm.weight).t().contiguous()) for part in rows]  # [D, K] each
 
-    def before(self) -> Past:
-        """Before the first position."""
+    def empty_past(self) -> Past:
+        """Empty cache, before the first position."""
         return Past.empty(len(self.layers))
 
     @torch.no_grad()
@@ -110,11 +110,11 @@ class CausalTrieDecoder:
         if level:
             tokens = self.trie.code(level - 1)[flat].long() + self.offsets[level - 1]
         x, present = self.table.index_select(0, tokens), []  # [R, D]
-        rotation = Rotation.at((positions + level).unsqueeze(1), self.width)  # [R, 1, E/2], over the heads of a row
+        rotation = Rotation.at((positions + level).unsqueeze(1), self.width)  # [R, 1, E/2], broadcast over heads
         for i, (layer, heads) in enumerate(zip(self.layers, source)):
             x_norm = rms_norm(x).to(layer.out.dtype)
             q, k, v = ((x_norm @ weight).unflatten(1, (self.heads, -1)) for weight in layer.own)  # [R, H, E]
-            q, k = (part.transpose(0, 1) for part in (rotation.of_queries(q), rotation.of_keys(k)))
+            q, k = (part.transpose(0, 1) for part in (rotation.rotate_queries(q), rotation.rotate_keys(k)))
             keys, values = zip(*past.layers[i], (k.transpose(0, 1).flatten(1), v.flatten(1)))
             y = self._attend(q, keys, values, [*past.rows, None], heads, layouts)
             add_product_(x, y, layer.out)
@@ -125,12 +125,12 @@ class CausalTrieDecoder:
         return self.log_probs(level, flat, logits).unflatten(0, nodes.shape), present
 
     def _attend(self, q: torch.Tensor, keys, values, rows, source: list[SourceHeads], layouts: list[Layout]) -> torch.Tensor:
-        """Attention of rows to their user's history, the codes of their prefix and themselves; [R, H*E].
+        """Attention of each row to its user's history, to the codes of its prefix and to itself; [R, H*E].
 
         Args:
             q: [H, R, E], scaled.
-            keys, values: of each target position [R', H*E].
-            rows: int64 [R] for each position, the rows there that a query attends to; None for its own.
+            keys, values: [R', H*E] of each target position.
+            rows: for each position, int64 [R], the row at that position that a query attends to; None for its own.
         """
         keys, values = (
             torch.stack([part if r is None else part.index_select(0, r) for part, r in zip(column, rows)], dim=1)

@@ -1,6 +1,6 @@
-"""The log-probability of every item for every user: the true full ranking, to which beam search is the fast way.
+"""The log-probability of every item for every user: the exact ranking that beam search approximates.
 
-Legend: B users, C prefixes worked on at once, K codes of a level.
+Shapes: B users, C prefixes decoded together, K codes of a level.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -20,14 +20,14 @@ def exact_scores(
 ) -> torch.Tensor:
     """log P(ID | history) / L of every item.
 
-    Every prefix of the trie goes through the decoder once a user, whatever the number of items below it, so the work
-    is that of the trie's inner nodes and not of items times levels.
+    Every prefix of the trie is decoded once per user, so the cost depends on the number of inner nodes of the trie, not on
+    items times levels.
 
     Args:
         memory: the encoded histories of B users.
-        n_items: items of the catalogue, padding included.
-        rows: most (user, prefix) pairs decoded at once; bounds memory, changes nothing else.
-        users: ascending; only these of the B users. None for all.
+        n_items: number of items, including the padding.
+        rows: most (user, prefix) pairs decoded at once. Limits memory and does not change the result.
+        users: the users to score, ascending; None for all.
 
     Returns:
         float32 [B, n_items], one row for each of ``users``; -inf for padding and for items outside the trie.
@@ -36,34 +36,35 @@ def exact_scores(
     users = range(memory.users) if users is None else users
     scores = torch.full((len(users), n_items), -torch.inf, device=device)
     last = trie.levels - 1
-    leaf = torch.repeat_interleave(trie.counts(last, range(trie.size(last))), output_size=len(trie.items))  # of each position
-    at_once = max(1, rows // trie.size(last))
+    leaf = torch.repeat_interleave(trie.counts(last, range(trie.size(last))), output_size=len(trie.items))  # of each item
+    n_users = max(1, rows // trie.size(last))
     source, first_user, begin = decoder.read(memory), 0, 0
     for group, (size, _) in enumerate(memory.groups):
-        inside = torch.tensor([u - first_user for u in users if first_user <= u < first_user + size], device=device)
+        group_users = torch.tensor([u - first_user for u in users if first_user <= u < first_user + size], device=device)
         first_user += size
-        for chosen in inside.split(at_once) if len(inside) else ():
+        for chosen in group_users.split(n_users) if len(group_users) else ():
             heads, n = [[layer[group].of(chosen)] for layer in source], len(chosen)
 
             def step(level: int, nodes: torch.Tensor, past: Past):
                 return decoder.step(level, nodes.expand(n, -1), heads, past)
 
-            past, root = decoder.before(), range(1)
-            leaves = walk(trie, step, rows // n, torch.zeros(n, 1, device=device), past, 0, root)
+            past, root = decoder.empty_past(), range(1)
+            leaves = leaf_scores(trie, step, rows // n, torch.zeros(n, 1, device=device), past, 0, root)
             scores[begin : begin + n, trie.items.long()] = torch.cat(list(leaves), dim=1)[:, leaf] / trie.levels
             begin += n
     return scores
 
 
-def walk(
-    trie: Trie, step: Callable, at_once: int, scores: torch.Tensor, past: Past, level: int, nodes: range
+def leaf_scores(
+    trie: Trie, step: Callable, chunk: int, scores: torch.Tensor, past: Past, level: int, nodes: range
 ) -> Iterator[torch.Tensor]:
-    """Depth first through the trie, ``at_once`` prefixes of a level together.
+    """Score all leaves of a trie depth first, in chunks of prefixes of a level.
 
     Args:
-        step: (level, prefixes [C], past) -> what :meth:`TrieDecoder.step` returns for them.
+        step: (level, prefixes [C], past) -> result of :meth:`TrieDecoder.step`.
+        chunk: most prefixes decoded together.
         scores: log P [B, C] of the prefixes.
-        past: the positions before.
+        past: keys and values of the earlier positions.
         nodes: the prefixes, consecutive nodes of level - 1; at level 0 the root.
 
     Yields:
@@ -71,20 +72,20 @@ def walk(
     """
     device = scores.device
     log_probs, present = step(level, torch.arange(nodes.start, nodes.stop, device=device), past)  # [B, C, K]
-    below = trie.descendants(level - 1, nodes) if level else range(trie.size(0))
-    children = torch.arange(below.start, below.stop, device=device)
-    parent = trie.above(level - 1, children) - nodes.start if level else torch.zeros_like(children)  # among the prefixes
-    here = log_probs[:, parent, trie.code(level)[children].long()]  # [B, children]
+    child_nodes = trie.child_range(level - 1, nodes) if level else range(trie.size(0))
+    children = torch.arange(child_nodes.start, child_nodes.stop, device=device)
+    parent = trie.parent(level - 1, children) - nodes.start if level else torch.zeros_like(children)  # index of the prefix
+    step_scores = log_probs[:, parent, trie.code(level)[children].long()]  # [B, children]
     if trie.has_prior:
-        here = with_prior(here, trie.prior(level)[children])
-    scores = scores[:, parent] + here
+        step_scores = with_prior(step_scores, trie.prior(level)[children])
+    scores = scores[:, parent] + step_scores
     if level == trie.levels - 1:
         yield scores
         return
-    for begin in range(0, len(children), at_once):
-        part = slice(begin, begin + at_once)
-        grown = past.then(present, parent[part].expand(len(scores), -1), len(nodes))
-        yield from walk(trie, step, at_once, scores[:, part], grown, level + 1, below[part])
+    for begin in range(0, len(children), chunk):
+        part = slice(begin, begin + chunk)
+        extended = past.extended(present, parent[part].expand(len(scores), -1), len(nodes))
+        yield from leaf_scores(trie, step, chunk, scores[:, part], extended, level + 1, child_nodes[part])
 
 
 def exact_rankings(
@@ -96,11 +97,13 @@ def exact_rankings(
     rows: int,
     users: Sequence[int] | None = None,
 ) -> dict[str, Ranking]:
-    """All items by every modality, and fused: by :func:`fuse_scores`, or with ``rule: official`` the released rule on the
-    best ``eligible.beams`` items of each modality.
+    """Rank all items in every modality, and fuse the rankings.
+
+    The rankings are fused by :func:`fuse_scores`, or with ``rule: official`` by :func:`fuse_official` on the best
+    ``eligible.beams`` items of each modality.
 
     Args:
-        decoders, memories: of each modality.
+        decoders, memories: by modality.
         n_items, rows, users: see :func:`exact_scores`.
         rule: fusion of the modalities.
 
@@ -109,8 +112,8 @@ def exact_rankings(
     """
     scores = {m: exact_scores(decoders[m], memory, n_items, rows, users) for m, memory in memories.items()}
     if eligible.excluded is not None:
-        some = eligible if users is None else eligible.rows(torch.as_tensor(users, device=eligible.excluded.device))
-        scores = {m: matrix.scatter_(1, some.excluded, -torch.inf) for m, matrix in scores.items()}
+        selected = eligible if users is None else eligible.rows(torch.as_tensor(users, device=eligible.excluded.device))
+        scores = {m: matrix.scatter_(1, selected.excluded, -torch.inf) for m, matrix in scores.items()}
     rankings = {m: ranking_of(matrix) for m, matrix in scores.items()}
     if rule == "official" and len(rankings) > 1:
         lists = [Ranking(*(column[:, : eligible.beams] for column in ranking)) for ranking in rankings.values()]
@@ -120,6 +123,6 @@ def exact_rankings(
 
 
 def ranking_of(scores: torch.Tensor) -> Ranking:
-    """All items of a score matrix [B, n_items], best first, equal scores in item order; column 0 is padding."""
+    """Rank all items of a score matrix [B, n_items]; equal scores in item order, column 0 is the padding."""
     scores, order = scores[:, 1:].sort(dim=1, descending=True, stable=True)
     return Ranking((order + 1).masked_fill(scores.isneginf(), 0), scores)

@@ -1,6 +1,6 @@
-"""One ranking out of the rankings of several modalities, and the score matrix that RecBole's evaluator reads.
+"""Fusion of the rankings of several modalities, and the score matrix for RecBole's evaluator.
 
-Legend: B users, R ranked items.
+Shapes: B users, R ranked items.
 """
 import math
 from collections.abc import Sequence
@@ -9,51 +9,52 @@ import torch
 
 from recbole_macrec.generation.decoding.search import Ranking, best_of
 
-BELOW_ALL_RANKED = -1e6
-STEP = 2e-6  # the least difference between neighbours of a ranking that float32 keeps at scores above -16
+BELOW_ALL_RANKED = -1e6  # score of items that are not ranked
+STEP = 2e-6  # difference between neighbours of a ranking that float32 can represent at scores above -16
 
 
 def fuse_official(rankings: Sequence[Ranking], n_items: int) -> Ranking:
-    """Fusion as in MQL4GRec and MACRec.
+    """Fuse rankings as in the released code of MQL4GRec and MACRec.
 
-    An item in all lists scores the mean of its length-normalised log-probabilities plus 1, an item in some of them
-    the mean over those without the bonus; so agreement of the modalities comes first.
+    The score of an item in all lists is the mean of its length-normalised log-probabilities plus 1. For an item in some of
+    the lists it is the mean over these lists without the bonus. So items that all modalities agree on come first.
 
     Args:
-        rankings: one ranking a modality, over the same B users.
-        n_items: items of the catalogue, padding included.
+        rankings: one ranking per modality, of the same B users.
+        n_items: number of items, including the padding.
 
     Returns:
-        Every item of any list, best first; equal scores are ordered by item number.
+        All items of the lists, best first; equal scores in item order.
     """
     if len(rankings) == 1:
         return rankings[0]
     items = torch.cat([r.items for r in rankings], dim=1)  # [B, sum of R]
     found = torch.cat([r.scores for r in rankings], dim=1).isfinite()
     scores = torch.cat([r.scores for r in rankings], dim=1).masked_fill(~found, 0)
-    items = torch.where(found, items, n_items)  # sorts behind every item
+    items = torch.where(found, items, n_items)  # sorts after every item
     items, order = items.sort(dim=1, stable=True)
     scores, found = scores.gather(1, order), found.gather(1, order)
-    fresh = torch.ones_like(found)
-    fresh[:, 1:] = items[:, 1:] != items[:, :-1]
-    group = fresh.cumsum(1) - 1  # which distinct item
+    is_new = torch.ones_like(found)
+    is_new[:, 1:] = items[:, 1:] != items[:, :-1]
+    group = is_new.cumsum(1) - 1  # index of the distinct item
     total = torch.zeros_like(scores).scatter_add_(1, group, scores)
     lists = torch.zeros_like(scores).scatter_add_(1, group, found.float())
     first = torch.zeros_like(items).scatter_(1, group, items)
-    real = lists > 0
+    is_item = lists > 0
     fused = total / lists.clamp(min=1) + (lists == len(rankings)).float()
-    return best_of(first.masked_fill(~real, 0), fused.masked_fill(~real, -torch.inf), items.shape[1])
+    return best_of(first.masked_fill(~is_item, 0), fused.masked_fill(~is_item, -torch.inf), items.shape[1])
 
 
 def fuse_scores(rule: str, scores: Sequence[torch.Tensor], levels: Sequence[int]) -> torch.Tensor:
-    """One score out of the modalities' exact ones.
+    """Fuse the exact scores of the modalities.
 
-    ``lse`` is log of the mean of the modalities' probabilities, over the mean of their ``levels``: an item that one modality
-    finds probable scores high (OR). Every other rule is the mean of the length-normalised log-probabilities.
+    ``lse`` is the log of the mean probability over the modalities, divided by the mean of their ``levels``: an item that is
+    probable in one modality scores high (OR). Every other rule is the mean of the length-normalised log-probabilities.
 
     Args:
-        scores: a modality's length-normalised log-probabilities; tensors of one shape.
-        levels: codes of each modality's IDs.
+        rule: the option ``fusion``.
+        scores: length-normalised log-probabilities of each modality, of the same shape.
+        levels: length of each modality's IDs.
     """
     if len(scores) == 1:
         return scores[0]
@@ -64,11 +65,11 @@ def fuse_scores(rule: str, scores: Sequence[torch.Tensor], levels: Sequence[int]
 
 
 def fuse_rescored(rule: str, candidates: torch.Tensor, scores: Sequence[torch.Tensor], levels: Sequence[int]) -> Ranking:
-    """Fusion by exact scores: the candidates of all lists, ordered by :func:`fuse_scores`.
+    """Fuse by exact scores: order the candidates of all lists by :func:`fuse_scores`.
 
     Args:
-        candidates: int64 [B, R], distinct items of a user, 0 where there is none.
-        scores: a modality's exact length-normalised log-probabilities of them, [B, R].
+        candidates: int64 [B, R], distinct items of each user, padded with 0.
+        scores: their exact length-normalised log-probabilities in each modality, [B, R].
     """
     fused = fuse_scores(rule, scores, levels).masked_fill(candidates == 0, -torch.inf)
     candidates, order = candidates.sort(dim=1, stable=True)  # equal scores in item order
@@ -76,22 +77,22 @@ def fuse_rescored(rule: str, candidates: torch.Tensor, scores: Sequence[torch.Te
 
 
 def score_matrix(ranking: Ranking, n_items: int) -> torch.Tensor:
-    """Scores of the whole catalogue that sort into the ranking.
+    """Scores of all items whose order is the ranking.
 
-    Ranked items get their score less a rank's worth of ``STEP``, so that equal probabilities never make the order a
-    matter of luck; the others follow far below in item order. Every entry is finite, so no item becomes a hit by
-    filling up a top-k.
+    ``STEP`` times the rank is subtracted from the score of a ranked item, so that the order is defined for equal
+    probabilities. All other items score far lower, in item order. Every entry is finite, as the evaluator would otherwise
+    fill a top-k with arbitrary items.
 
     Returns:
-        float32 [B, n_items], fresh and contiguous; column 0 is padding and scores below everything.
+        float32 [B, n_items], new and contiguous; column 0 is the padding and has the lowest score.
     """
     users, ranks = ranking.items.shape
     device = ranking.items.device
     below = BELOW_ALL_RANKED - torch.arange(n_items, device=device, dtype=torch.float32)
     below[0] = 2 * BELOW_ALL_RANKED - n_items
     scores = below.repeat(users, 1)
-    strict = ranking.scores.double() - STEP * torch.arange(ranks, device=device)
+    ranked_scores = ranking.scores.double() - STEP * torch.arange(ranks, device=device)
     exists = ranking.scores.isfinite()
     row = torch.arange(users, device=device).unsqueeze(1).expand(-1, ranks)
-    scores[row[exists], ranking.items[exists]] = strict[exists].float()
+    scores[row[exists], ranking.items[exists]] = ranked_scores[exists].float()
     return scores

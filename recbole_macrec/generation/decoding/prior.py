@@ -1,34 +1,35 @@
-"""What is assumed of IDs that came after training, of which the network knows nothing.
+"""Prior probabilities of items added after training.
 
-The network has learnt that a code which no item had behind a prefix does not occur there. So a new item is not scored by
-the codes in which it leaves the IDs that were trained on; it gets the mean probability of the trained items below the
-longest prefix that it shares with any:
+The network has learnt that a code which no trained item has after a prefix does not occur. So the codes in which a new item
+differs from all trained items cannot be scored by the network. The new item gets the mean probability of the trained items
+below the longest prefix that it shares with any of them:
 
     log P(item | history) = log P(prefix | history) - log(number of trained items below the prefix)
 
-TIGER (Rajput et al., NeurIPS 2023, section 4.3) ranks unseen items with those that share all codes but the last.
+TIGER (Rajput et al., NeurIPS 2023, section 4.3) ranks unseen items together with the items that share all codes but the last.
 
-Legend: N items, L levels.
+Shapes: N items, L levels.
 """
 import numpy as np
 import torch
 
 
-def prior_log_probs(codes: np.ndarray, newcomers: int) -> np.ndarray:
-    """log P(code | prefix) of the codes that no trained item has behind that prefix, NaN for all others.
+def prior_log_probs(codes: np.ndarray, n_new: int) -> np.ndarray:
+    """log P(code | prefix) of the codes that no trained item has after the same prefix, NaN for all others.
 
     Example: of (0, 1), (0, 2), (0, 3), (4, 4) the last two are new. (0, 3) shares (0) with two trained items, so its
-    second code has -log 2; (4, 4) shares nothing: -log 2 at its first code, 0 behind it.
+    second code has -log 2; (4, 4) shares nothing, so its first code has -log 2 and its second 0.
 
     Args:
-        codes: int [N, L]; the last ``newcomers`` rows came after training.
+        codes: int [N, L].
+        n_new: the last ``n_new`` rows are items added after training.
 
     Returns:
         float32 [N, L].
     """
-    trained = len(codes) - newcomers
+    trained = len(codes) - n_new
     prior = np.full(codes.shape, np.nan, dtype=np.float32)
-    above = np.full(newcomers, trained)  # trained items below the prefix so far
+    above = np.full(n_new, trained)  # number of trained items below the prefix so far
     for level in range(codes.shape[1]):
         prefix = np.unique(codes[:, : level + 1], axis=0, return_inverse=True)[1].reshape(-1)  # [N]
         below = np.bincount(prefix[:trained], minlength=len(codes))[prefix[trained:]]
@@ -39,5 +40,5 @@ def prior_log_probs(codes: np.ndarray, newcomers: int) -> np.ndarray:
 
 
 def with_prior(log_probs: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
-    """``prior`` where it is no NaN, else the network's ``log_probs``; the shapes broadcast."""
+    """``prior`` where it is not NaN, else the network's ``log_probs``; the shapes broadcast."""
     return torch.where(prior.isnan(), log_probs, prior)

@@ -1,6 +1,6 @@
-"""From an encoded history to ranked items: beam search over a trie, and the exact score of given IDs.
+"""Beam search over a trie of semantic IDs, and exact scores of given IDs.
 
-Legend: B users, W beams, L levels, K codes of a level, C children of a node, D model width.
+Shapes: B users, W beams, L levels, K codes of a level, C children of a node, D model width.
 """
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,16 +20,16 @@ from recbole_macrec.generation.vocabulary import Vocabulary
 class Ranking(NamedTuple):
     """The best items of every user, best first."""
 
-    items: torch.Tensor  # int64 [B, R], 0 where there are fewer than R
-    scores: torch.Tensor  # float32 [B, R], -inf where there is no item
+    items: torch.Tensor  # int64 [B, R], padded with 0
+    scores: torch.Tensor  # float32 [B, R], -inf at the padding
 
     def widened(self, width: int) -> "Ranking":
-        """With at least ``width`` columns, the new ones without items."""
+        """Pad to at least ``width`` columns."""
         missing = (0, max(0, width - self.items.shape[1]))
         return Ranking(F.pad(self.items, missing), F.pad(self.scores, missing, value=-torch.inf))
 
     def replaced(self, users: Sequence[int], other: "Ranking") -> "Ranking":
-        """With the rows of ``users`` from ``other``."""
+        """Replace the rows of ``users`` by those of ``other``."""
         width = max(self.items.shape[1], other.items.shape[1])
         index = torch.as_tensor(users, device=self.items.device)
         columns = zip(self.widened(width), other.widened(width))
@@ -37,22 +37,22 @@ class Ranking(NamedTuple):
 
 
 def beam_search(decoder: TrieDecoder, memory: Memory, beams: int, excluded: torch.Tensor | None = None) -> Ranking:
-    """The ``beams`` most probable IDs of the catalogue for every user.
+    """Find the most probable IDs of the catalogue for every user by beam search.
 
-    A step scores only children of the prefixes reached so far, so no ID outside the catalogue is ever formed. The
-    score of an item is log P(ID | history) / L. Items that share an ID follow each other in item order.
+    A step scores only the children of the current prefixes, so every ID found exists in the catalogue. The score of an item
+    is log P(ID | history) / L. Items that share an ID are ranked in item order.
 
     Args:
         memory: the encoded histories of B users.
-        beams: W; as many items are found where there are as many.
-        excluded: int64 [B, S], items that a user must not get, filled up with 0.
+        beams: W, also the number of items returned if there are as many.
+        excluded: int64 [B, S], items to leave out, padded with 0.
     """
     trie, users, device = decoder.trie, memory.users, memory.device
     node = torch.zeros(users, 1, dtype=torch.long, device=device)  # [B, W]
     children = torch.arange(trie.widths[0], device=device).expand(users, 1, -1)  # [B, W, C]
     exists = torch.ones_like(children, dtype=torch.bool)
     scores = torch.zeros(users, 1, device=device)
-    source, past = decoder.read(memory), decoder.before()
+    source, past = decoder.read(memory), decoder.empty_past()
     blocked = None if excluded is None else blocked_nodes(trie, excluded)
     for level in range(trie.levels):
         if blocked:
@@ -66,8 +66,8 @@ def beam_search(decoder: TrieDecoder, memory: Memory, beams: int, excluded: torc
         groups, width = candidates.shape[1:]
         scores, best = candidates.flatten(1).topk(min(beams, candidates[0].numel()), dim=-1)  # [B, W]
         node = children.flatten(1).gather(1, best)
-        past = past.then(present, best // width, groups)
-        children, exists = trie.below(level, node)
+        past = past.extended(present, best // width, groups)
+        children, exists = trie.children(level, node)
     if blocked:
         exists = exists & ~is_blocked(blocked[-1], children)
     items = trie.items[children].long()  # [B, W, C], C items of one ID
@@ -77,33 +77,33 @@ def beam_search(decoder: TrieDecoder, memory: Memory, beams: int, excluded: torc
 
 
 def best_of(items: torch.Tensor, scores: torch.Tensor, count: int) -> Ranking:
-    """The ``count`` best of [B, R] scored items; equal scores keep their order."""
+    """Rank the ``count`` best of [B, R] scored items; equal scores keep their order."""
     scores, order = scores.sort(dim=-1, descending=True, stable=True)
     return Ranking(items.gather(1, order)[:, :count].contiguous(), scores[:, :count].contiguous())
 
 
 def first_best(ranking: Ranking, k: torch.Tensor, same: torch.Tensor | None = None) -> tuple[Ranking, torch.Tensor]:
-    """The first items of a ranking up to the k-th, and the score of the k-th.
+    """Cut a ranking after its k-th item; also returns the score of that item.
 
     Args:
         k: int64 [B].
-        same: int64 [n_items]; items with equal entries count once, at the first of them.
+        same: int64 [n_items]; items with equal entries count once, at the first one.
 
     Returns:
-        The ranking, as wide as the longest list; float32 [B], -inf for users with fewer items.
+        The ranking, as wide as the longest list; and float32 [B], -inf for users with fewer than k items.
     """
     exists = ranking.scores.isfinite()
-    new = exists if same is None else exists & first_of_each(same[ranking.items].masked_fill(~exists, -2))
-    place, k = new.cumsum(1), k.unsqueeze(1)
+    counted = exists if same is None else exists & first_of_each(same[ranking.items].masked_fill(~exists, -2))
+    place, k = counted.cumsum(1), k.unsqueeze(1)
     kth = ranking.scores.masked_fill(place < k, -torch.inf).amax(1)
-    keep = exists & ((place < k) | (new & (place == k)))
+    keep = exists & ((place < k) | (counted & (place == k)))
     width = max(1, int(keep.sum(1).max()))
     items, scores = ranking.items.masked_fill(~keep, 0), ranking.scores.masked_fill(~keep, -torch.inf)
     return Ranking(items[:, :width].contiguous(), scores[:, :width].contiguous()), kth
 
 
 def first_of_each(ids: torch.Tensor) -> torch.Tensor:
-    """Whether an entry of [B, R] is the first of its value in its row; bool [B, R]."""
+    """Whether each entry of [B, R] is the first with its value in its row; bool [B, R]."""
     ordered, order = ids.sort(dim=1, stable=True)
     first = torch.ones_like(ids, dtype=torch.bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
@@ -119,12 +119,12 @@ def sequence_log_probs(
     prior: torch.Tensor | None = None,
     trained: Trie | None = None,
 ) -> torch.Tensor:
-    """Exact scores of given IDs by teacher forcing.
+    """Exact scores of given IDs, by teacher forcing.
 
     Args:
-        codes: int64 [B, G, L], G IDs for each user.
+        codes: int64 [B, G, L], G IDs of each user.
         prior: their :func:`prior_log_probs`, float32 [B, G, L].
-        trained: the trie over whose children a softmax runs; None for all codes of a level.
+        trained: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a level.
 
     Returns:
         log P(ID | history) / L, float32 [B, G].

@@ -1,4 +1,4 @@
-"""torch.compile for the layers whose shapes vary in the number of rows alone."""
+"""torch.compile for the layers whose input shapes differ only in the number of rows."""
 import logging
 
 import torch
@@ -10,13 +10,13 @@ logger = logging.getLogger(__name__)
 
 
 def compile_layers(network: nn.Module, precision: torch.dtype | None = None) -> bool:
-    """Compile the feed-forward layers, half of the network's arithmetic; meant for GPUs: on CPU it is slower than cpu.py.
+    """Compile the feed-forward layers, half of the network's arithmetic. For GPUs; on a CPU it is slower than cpu.py.
 
-    They are tried out at once, forward and backward, under autocast to ``precision`` if there is one. Where
-    torch.compile does not work, a warning says why and the layers stay as they are.
+    The compiled layers are run once, forward and backward, under autocast to ``precision`` if it is given. If
+    torch.compile fails, a warning gives the reason and the layers stay uncompiled.
 
     Returns:
-        Whether they are compiled.
+        Whether the layers are compiled.
     """
     layers = [module for module in network.modules() if isinstance(module, FeedForward)]
     weight = layers[0].up.weight
@@ -27,10 +27,10 @@ def compile_layers(network: nn.Module, precision: torch.dtype | None = None) -> 
         with torch.autocast(weight.device.type, dtype=precision, enabled=precision is not None):
             y = layers[0](rows)
         torch.autograd.grad(y.float().sum(), rows)
-    except Exception as error:  # whatever compiler, driver or platform lacks
+    except Exception as error:  # any error of a missing compiler, driver or platform feature
         for layer in layers:
             layer._compiled_call_impl = None
         reason = " ".join(str(error).split())[:200]
-        logger.warning("compile: True, but torch.compile fails here (%s: %s); going on without.", type(error).__name__, reason)
+        logger.warning("compile is True, but torch.compile failed (%s: %s); going on without it.", type(error).__name__, reason)
         return False
     return True

@@ -1,9 +1,9 @@
 """Decoder-only network: one causal transformer over the codes of a history and of the next item.
 
-The state at a code predicts the next code, the state at an item's last code the first code of the next item, so the
-tokens of the history are the tokens of the targets and nothing is encoded twice.
+The state at a code predicts the next code, and the state at an item's last code the first code of the next item. The tokens
+of the history are also the tokens of the targets, so nothing is encoded twice.
 
-Legend: B users, N items, M rows (positions of all users), G groups of queries, S source positions, T target positions,
+Shapes: B users, N items, M rows (positions of all users), G groups of queries, S source positions, T target positions,
 L levels, H heads, E width of a head, D model width.
 """
 import torch
@@ -35,43 +35,43 @@ class CausalLayer(nn.Module):
         self.self_attention, self.feed_forward = SelfAttention(s), FeedForward(s)
         for linear in (self.self_attention.query, self.self_attention.key, self.self_attention.value, self.feed_forward.up):
             nn.init.normal_(linear.weight, std=(3 * s.d_model) ** -0.5)
-        for linear in (self.self_attention.out, self.feed_forward.down):  # the sum of all layers keeps its scale
+        for linear in (self.self_attention.out, self.feed_forward.down):  # keeps the scale of the sum over all layers
             nn.init.normal_(linear.weight, std=0.02 / (2 * s.decoder_layers) ** 0.5)
 
     def forward(
-        self, x: torch.Tensor, groups: list[tuple[int, int]], hidden: torch.Tensor, rotation: Rotation
+        self, x: torch.Tensor, groups: list[tuple[int, int]], mask: torch.Tensor, rotation: Rotation
     ) -> torch.Tensor:
         """x [M, D] of users packed as ``groups`` (users, positions each).
 
         Args:
-            hidden: [1, S, S], -inf where a position (row) does not see another (column).
+            mask: [1, S, S], -inf where a position (row) must not attend to another (column).
             rotation: of the S positions of the longest user.
         """
-        return self.feed_forward(self.self_attention(x, groups, hidden, None, rotation))
+        return self.feed_forward(self.self_attention(x, groups, mask, None, rotation))
 
 
 class CausalLayers(nn.ModuleList):
-    """``decoder_layers`` layers, one after the other."""
+    """A stack of ``decoder_layers`` layers."""
 
     def __init__(self, s: TransformerSettings):
         super().__init__(CausalLayer(s) for _ in range(s.decoder_layers))
 
     def forward(
-        self, x: torch.Tensor, groups: list[tuple[int, int]], hidden: torch.Tensor, rotation: Rotation
+        self, x: torch.Tensor, groups: list[tuple[int, int]], mask: torch.Tensor, rotation: Rotation
     ) -> torch.Tensor:
         for layer in self:
-            x = layer(x, groups, hidden, rotation)
+            x = layer(x, groups, mask, rotation)
         return x
 
 
-def later_hidden(position: torch.Tensor) -> torch.Tensor:
-    """[1, S, S], -inf where a position (column) is later than another (row)."""
+def causal_mask(position: torch.Tensor) -> torch.Tensor:
+    """Causal mask [1, S, S]: -inf where a position (column) is later than another (row)."""
     zeros = torch.zeros(len(position), len(position), device=position.device)
     return zeros.masked_fill(position > position[:, None], -torch.inf).unsqueeze(0)
 
 
 class DecoderOnly(nn.Module):
-    """Pre-norm layers with RMSNorm, rotary positions, ReLU, no biases; output rows of their own for every token.
+    """Causal transformer: pre-norm with RMSNorm, rotary positions, ReLU, no biases, separate input and output embeddings.
 
     Args:
         vocabulary_size: V.
@@ -105,7 +105,7 @@ class DecoderOnly(nn.Module):
             overhead: see :func:`pack`.
 
         Returns:
-            For each of ``targets`` [n, T, D], in the order of :meth:`Windows.targets`; entry (i, t) has seen the history of
+            For each of ``targets`` [n, T, D], in the order of :meth:`Windows.targets`; entry (i, t) depends on the history of
             target i and its codes before t.
         """
         hidden, starts, plan = self._pass(front, source, windows, targets, overhead)
@@ -120,7 +120,7 @@ class DecoderOnly(nn.Module):
 
         Args:
             source: tokens of the items, int64 [B, L].
-            targets: whose tokens are [B, T].
+            targets: the modalities to predict, tokens [B, T].
 
         Returns:
             For each of ``targets`` [B, T, D]; and [B, D].
@@ -134,52 +134,52 @@ class DecoderOnly(nn.Module):
         return states, own.mean(1)
 
     def _pass(self, front, source, windows: Windows, targets: list[Target], overhead: int):
-        """Hidden states [M, D], the first row of each user [B] on the CPU, and the layout of the rows."""
+        """Compute hidden states [M, D]; also returns the first row of each user, [B] on the CPU, and the layout of the rows."""
         kinds = tuple((target.tokens.shape[2], target.own) for target in targets)
         plan = layout(len(front), windows.items.shape[1], source.shape[2], int(windows.first.min()), kinds)
         tokens = side_by_side(front, source, targets).index_select(1, plan.column.to(source.device))
         packed = pack(tokens, plan.length[windows.length], overhead)
         rotation = Rotation.at(plan.position.to(source.device), self.settings.d_kv)
-        x = self.layers(self.embed(packed.tokens), packed.groups, plan.hidden.to(source.device), rotation)
+        x = self.layers(self.embed(packed.tokens), packed.groups, plan.mask.to(source.device), rotation)
         return self.norm(x), row_starts(packed.groups), plan
 
     # -- ranking -----------------------------------------------------------------------------------------------------
 
     def read(self, tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0, front: int = 0, levels: int = 1) -> CausalMemory:
-        """Keys and values of histories: tokens [B, S], of which the first ``lengths`` [B] count.
+        """Keys and values of histories: tokens [B, S] of ``lengths`` [B].
 
-        The last code of a history is not among them. It takes the place of a start token: its state predicts the first code.
+        The last code of a history is left out. It replaces the start token: its state predicts the first code of the next item.
         """
         last = (lengths - 1).to(tokens.device)
         packed = pack(tokens, lengths - 1, overhead)
         longest = max(length for _, length in packed.groups)
         position = torch.arange(longest, device=tokens.device)
         rotation = Rotation.at(position, self.settings.d_kv)
-        hidden = later_hidden(position)
-        x, kept = self.embed(packed.tokens), []
+        mask = causal_mask(position)
+        x, cache = self.embed(packed.tokens), []
         for layer in self.layers:
             attention = layer.self_attention
             x_norm = attention.norm(x)
-            keys = [rotation.of_keys(k) for k in self._heads(attention.key(x_norm), packed.groups)]
-            kept.append((keys, self._heads(attention.value(x_norm), packed.groups)))
+            keys = [rotation.rotate_keys(k) for k in self._heads(attention.key(x_norm), packed.groups)]
+            cache.append((keys, self._heads(attention.value(x_norm), packed.groups)))
             if layer is not self.layers[-1]:
-                x = layer(x, packed.groups, hidden, rotation)
+                x = layer(x, packed.groups, mask, rotation)
         keep = None if packed.keep is None else list(packed.keep.split([n * length for n, length in packed.groups]))
         token = tokens.gather(1, last.unsqueeze(1))[:, 0]
-        return CausalMemory(kept, packed.groups, keep, token, last)
+        return CausalMemory(cache, packed.groups, keep, token, last)
 
     def _heads(self, x: torch.Tensor, groups: list[tuple[int, int]]) -> list[torch.Tensor]:
-        """Rows [M, H*E] as [n, H, S, E] of each group."""
+        """Split rows [M, H*E] into [n, H, S, E] for each group."""
         return [split_heads(part, n, self.settings.num_heads) for (n, _), part in zip(groups, x.split([n * s for n, s in groups]))]
 
     def decode(self, tokens: torch.Tensor, memory: CausalMemory) -> torch.Tensor:
-        """Teacher forcing.
+        """Decode given sequences (teacher forcing).
 
         Args:
-            tokens: int64 [B, G, T]; the last code of the history takes the place of the first one.
+            tokens: int64 [B, G, T]; the first one is replaced by the last code of the history.
 
         Returns:
-            Hidden states [B, G, T, D]; position t has seen the history and the codes 1 .. t.
+            Hidden states [B, G, T, D]; position t depends on the history and the codes 1 .. t.
         """
         users, groups, length = tokens.shape
         tokens = torch.cat([memory.token.view(-1, 1, 1).expand(-1, groups, -1), tokens[..., 1:]], dim=2)
@@ -192,7 +192,7 @@ class DecoderOnly(nn.Module):
             x_norm = attention.norm(x.flatten(0, 2))
             q, k, v = (f(x_norm).view(users, groups, length, attention.heads, -1).transpose(2, 3)  # [B, G, H, T, E]
                        for f in (attention.query, attention.key, attention.value))
-            q, k = rotation.of_queries(q), rotation.of_keys(k)
+            q, k = rotation.rotate_queries(q), rotation.rotate_keys(k)
             parts, begin = [], 0
             for g, (n, size) in enumerate(memory.groups):
                 rows = slice(begin, begin + n)

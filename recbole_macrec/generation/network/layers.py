@@ -1,9 +1,9 @@
-"""The layers of T5 over users laid out one after the other (packing.py).
+"""T5 layers (Raffel et al., 2020, arXiv 1910.10683) over packed sequences (packing.py).
 
-Legend: B users, n users of a group, G groups of queries, T target positions, S source positions, M rows (the positions
+Shapes: B users, n users of a group, G groups of queries, T target positions, S source positions, M rows (the positions
 of all users), H heads, E width of a head, D model width, F width of the hidden layer.
 
-On CPU in fp32 the layers run through cpu.py; what stands here is the reference and serves everything else.
+On a CPU in fp32 the layers use cpu.py. The code here is the reference, used in all other cases.
 """
 import math
 from dataclasses import dataclass
@@ -34,14 +34,14 @@ class TransformerSettings:
 
 
 def on_cpu(x: torch.Tensor) -> bool:
-    """Whether the functions of cpu.py serve ``x``: fp32 on CPU, outside autocast and torch.compile."""
+    """Whether to use cpu.py for ``x``: fp32 on a CPU, outside autocast and torch.compile."""
     if torch.compiler.is_compiling():
         return False
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 class RMSNorm(nn.Module):
-    """T5's layer norm: no mean, no bias."""
+    """T5's layer norm, without mean and bias."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -54,7 +54,7 @@ class RMSNorm(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """A learnt bias per head for each bucket of the distance between query and key."""
+    """Learnt bias per head and bucket of the distance between query and key."""
 
     def __init__(self, settings: TransformerSettings, bidirectional: bool):
         super().__init__()
@@ -63,7 +63,7 @@ class RelativeBias(nn.Module):
         self.weight = nn.Parameter(torch.randn(self.buckets, settings.num_heads) * settings.d_model**-0.5)
 
     def bucket(self, distance: torch.Tensor) -> torch.Tensor:
-        """Bucket of key position minus query position: exact when near, logarithmic when far."""
+        """Bucket of key position minus query position: exact for small distances, logarithmic for large ones."""
         buckets, offset = self.buckets, torch.zeros_like(distance)
         if self.bidirectional:
             buckets //= 2
@@ -83,7 +83,7 @@ class RelativeBias(nn.Module):
 
 
 class Attention(nn.Module):
-    """An attention layer with T5's initial weights: the queries are scaled down once here, not at every score."""
+    """Attention layer with T5's initial weights, in which the weights of the queries include the scale of the scores."""
 
     def __init__(self, s: TransformerSettings):
         super().__init__()
@@ -109,10 +109,10 @@ class Attention(nn.Module):
         """Unscaled attention, as in T5; with a ``rotation``, scaled attention with rotary positions.
 
         Args:
-            x: [M, D], what asks.
-            source: [M', D], what is read; ``x`` itself in self-attention.
+            x: [M, D], input of the queries.
+            source: [M', D], input of keys and values; ``x`` itself in self-attention.
             groups: (users, queries, keys) in the order of the rows.
-            bias: added to the scores, at least [H, Q, S] (or [1, Q, S]) for the longest Q and S; -inf where attention is not allowed.
+            bias: added to the scores, at least [H, Q, S] (or [1, Q, S]) for the longest Q and S; -inf where masked.
             keep: bool [M'], False at padding.
             rotation: of the positions of the longest user.
 
@@ -130,11 +130,11 @@ class Attention(nn.Module):
         for (n, queries, keys), mask, *heads in zip(groups, masks, *(c.split(r) for c, r in zip(columns, rows))):
             q, k, v = (split_heads(h, n, self.heads) for h in heads)
             if rotation is not None:
-                q, k = rotation.of_queries(q), rotation.of_keys(k)
+                q, k = rotation.rotate_queries(q), rotation.rotate_keys(k)
             mask = None if mask is None else padding_bias(mask.view(n, keys))
             if bias is not None:
                 mask = bias[:, :queries, :keys] + (0 if mask is None else mask)
-            if x.device.type == "cpu":  # the fused CPU kernel is slow for short users and has no gradient for the bias
+            if x.device.type == "cpu":  # the fused CPU kernel is slow for short sequences and gives no gradient of the bias
                 scores = q @ k.transpose(-1, -2)
                 y = dropout((scores if mask is None else scores + mask).softmax(dim=-1), p, self.training) @ v
             else:
@@ -164,7 +164,7 @@ class SelfAttention(Attention):
         keep: torch.Tensor | None = None,
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
-        """x [M, D] of users laid out as ``groups`` (users, positions each)."""
+        """x [M, D], packed as ``groups`` of (users, positions each)."""
         x_norm = self.norm(x)
         y = self.attend(x_norm, x_norm, [(n, length, length) for n, length in groups], bias, keep, rotation)
         return x + dropout(y, self.dropout, self.training)
@@ -174,7 +174,7 @@ class CrossAttention(Attention):
     def forward(
         self, x: torch.Tensor, memory: Memory, queries: list[int], bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """x [M, D], every user's queries one after the other; ``queries`` of each user, group by group."""
+        """x [M, D], packed by user; ``queries``: number of queries of each user, for each group."""
         groups = [(n, count, length) for count, (n, length) in zip(queries, memory.groups)]
         y = self.attend(self.norm(x), memory.hidden, groups, bias, memory.keep)
         return x + dropout(y, self.dropout, self.training)

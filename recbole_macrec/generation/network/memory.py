@@ -1,6 +1,6 @@
-"""What encoder and decoder keep for each other and for later steps.
+"""Encoded histories and the cached keys and values of a search.
 
-Legend: B users, n users of a group, G prefixes (beams) of a user, R rows (the prefixes of all users), S source positions,
+Shapes: B users, n users of a group, G prefixes (beams) of a user, R rows (the prefixes of all users), S source positions,
 M rows (the source positions of all users), H heads, E width of a head, D model width.
 """
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 
 
 class Memory(NamedTuple):
-    """What the encoder made of the source."""
+    """Output of the encoder."""
 
     hidden: torch.Tensor  # [M, D]
     groups: list[tuple[int, int]]  # (users, positions each), as in Source
@@ -27,13 +27,13 @@ class Memory(NamedTuple):
 
 
 class CausalMemory(NamedTuple):
-    """What a decoder-only network keeps of B histories."""
+    """Keys and values of B histories in a decoder-only network."""
 
     layers: list[tuple[list[torch.Tensor], list[torch.Tensor]]]  # keys and values of each group [n, H, S, E], keys rotated
     groups: list[tuple[int, int]]  # (users, positions each)
     keep: list[torch.Tensor] | None  # of each group bool [n*S], False at padding; None where there is none
-    token: torch.Tensor  # int64 [B], the last code, which is not among the positions
-    position: torch.Tensor  # int64 [B], its position
+    token: torch.Tensor  # int64 [B], the last code of a history, which has no keys and values
+    position: torch.Tensor  # int64 [B], position of that code
 
     @property
     def users(self) -> int:
@@ -45,35 +45,35 @@ class CausalMemory(NamedTuple):
 
 
 class SourceHeads(NamedTuple):
-    """Keys and values of one group of users, made once for all steps of a search."""
+    """Keys and values of one group of users, computed once for all steps of a search."""
 
     keys: torch.Tensor  # [H, n, E, S]
     values: torch.Tensor  # [H, n, S, E]
     mask: torch.Tensor | None  # -inf at padding, [n, 1, S]
-    token: torch.Tensor | None = None  # int64 [n], what a decoder-only network begins with: the last code of the history
-    position: torch.Tensor | None = None  # int64 [n], of that code
+    token: torch.Tensor | None = None  # int64 [n], start of a decoder-only network: the last code of the history
+    position: torch.Tensor | None = None  # int64 [n], position of that code
 
     def of(self, users: torch.Tensor) -> "SourceHeads":
-        """Some of the users."""
+        """Select users."""
         mask, token, position = (None if part is None else part[users] for part in self[2:])
         return SourceHeads(self.keys[:, users], self.values[:, users], mask, token, position)
 
 
 class Layout(NamedTuple):
-    """Which rows belong to which user, within one group of users."""
+    """Assignment of rows to users within one group of users."""
 
     rows: int
     width: int  # G, most rows of a user
-    slots: torch.Tensor | None = None  # int64 [rows], where each lies in [n, G]; None: in order, G rows for every user
+    slots: torch.Tensor | None = None  # int64 [rows], index of each row in [n * G]; None: every user has G rows, in order
 
     def spread(self, x: torch.Tensor, users: int) -> torch.Tensor:
-        """Rows [H, rows, E] as [H, n, G, E], with zeros where a user has fewer than G rows."""
+        """Unpack rows [H, rows, E] to [H, n, G, E], with zeros for users with fewer than G rows."""
         if self.slots is not None:
             x = x.new_zeros(len(x), users * self.width, x.shape[2]).index_copy_(1, self.slots, x)
         return x.unflatten(1, (users, self.width))
 
     def of_users(self, x: torch.Tensor) -> torch.Tensor:
-        """For each row the entry of its user in [n]; [rows]."""
+        """Repeat each user's entry of ``x`` [n] for the user's rows; [rows]."""
         return x.repeat_interleave(self.width) if self.slots is None else x[self.slots // self.width]
 
     def packed(self, x: torch.Tensor) -> torch.Tensor:
@@ -83,17 +83,17 @@ class Layout(NamedTuple):
 
 
 def even_layouts(groups: Sequence[SourceHeads], width: int) -> list[Layout]:
-    """The layouts of groups in which every user has ``width`` rows."""
+    """Layouts of groups in which every user has ``width`` rows."""
     return [Layout(group.keys.shape[1] * width, width) for group in groups]
 
 
 def packed_layouts(groups: Sequence[int], counts: Sequence[int], user: torch.Tensor) -> list[Layout]:
-    """The layout of packed rows, group by group.
+    """Layouts of packed rows, one per group.
 
     Args:
         groups: users of each group.
         counts: rows of each user, [B].
-        user: int64 [R], ascending, the user of each row.
+        user: int64 [R], the user of each row, ascending.
     """
     starts = np.cumsum([0, *counts[:-1]])
     rank = torch.arange(len(user), device=user.device) - torch.from_numpy(starts).to(user.device)[user]  # within the user
@@ -108,27 +108,27 @@ def packed_layouts(groups: Sequence[int], counts: Sequence[int], user: torch.Ten
 
 
 class Past(NamedTuple):
-    """The target positions before, each prefix kept once however many continue it."""
+    """Keys and values of earlier target positions. Each prefix is stored once, however many prefixes continue it."""
 
     layers: list[list[tuple[torch.Tensor, torch.Tensor]]]  # layer -> position -> keys and values [R, H*E]
-    rows: list[torch.Tensor]  # position -> int64 [R'], the row there of each prefix's beginning
+    rows: list[torch.Tensor]  # position -> int64 [R'], the row at that position that each prefix continues
 
     @classmethod
     def empty(cls, layers: int) -> "Past":
-        """Before the first position."""
+        """The state before the first position."""
         return cls([[] for _ in range(layers)], [])
 
-    def then(self, present: list[tuple[torch.Tensor, torch.Tensor]], parent: torch.Tensor, groups: int) -> "Past":
-        """Add a position, and follow the prefixes that are continued.
+    def extended(self, present: list[tuple[torch.Tensor, torch.Tensor]], parent: torch.Tensor, groups: int) -> "Past":
+        """Add a position and select the prefixes to continue.
 
         Args:
-            present: each layer's keys and values of the position.
-            parent: int64 [B, G'], which of a user's ``groups`` prefixes each new one continues.
+            present: each layer's keys and values at the position.
+            parent: int64 [B, G'], which of a user's ``groups`` prefixes each new prefix continues.
         """
         user = torch.arange(len(parent), device=parent.device).unsqueeze(1)
-        return self.follow(present, (user * groups + parent).flatten())
+        return self.extended_by_rows(present, (user * groups + parent).flatten())
 
-    def follow(self, present: list[tuple[torch.Tensor, torch.Tensor]], chosen: torch.Tensor) -> "Past":
-        """Add a position; ``chosen`` int64 [R'] are the rows of it that are continued."""
+    def extended_by_rows(self, present: list[tuple[torch.Tensor, torch.Tensor]], chosen: torch.Tensor) -> "Past":
+        """Add a position; ``chosen`` int64 [R'] are its rows that are continued."""
         layers = [[*old, new] for old, new in zip(self.layers, present)]
         return Past(layers, [*(rows.index_select(0, chosen) for rows in self.rows), chosen])

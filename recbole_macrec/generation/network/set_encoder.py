@@ -1,6 +1,6 @@
-"""An encoder that reads a user's items as a set: vectors instead of tokens, and attention seen through the user's eyes.
+"""An encoder of a user's items as a set of vectors, with attention that depends on the user's representation.
 
-Legend: B users, n users of a group, S items of the longest user, M rows (the items of all users), H heads, E width of a
+Shapes: B users, n users of a group, S items of the longest user, M rows (the items of all users), H heads, E width of a
 head, D model width, R width of a representation.
 """
 import torch
@@ -24,7 +24,7 @@ ATTENTIONS = ("relation_aware", "positions", "none")
 
 
 class UserScale(nn.Module):
-    """A number for each user from the user's representation: an MLP R -> R/2 -> 1."""
+    """A scalar for each user, computed from the user's representation by an MLP R -> R/2 -> 1."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -36,14 +36,14 @@ class UserScale(nn.Module):
 
 
 class RelationAwareAttention(nn.Module):
-    """Self-attention among the items of a user (MMGRec, Liu et al., 2024, arXiv 2404.16555).
+    """Relation-aware self-attention among the items of a user (MMGRec, Liu et al., 2024, arXiv 2404.16555).
 
-    With projections of every head h and shared ones P, which the scales a, b, c of user u make the user's own,
+    With projections Q_h, K_h, V_h of every head h, shared projections P, and scales a, b, c of user u,
 
         score_h(i, j) = (x_i Q_h (x_j K_h)^T + a_u x_i P_Q (b_u x_j P_K)^T) / sqrt(E)
         y_h(i) = sum_j softmax_j(score_h(i, j)) (x_j V_h + c_u x_j P_V)
 
-    and the heads' outputs side by side pass the output matrix. Nothing tells the items' order.
+    The concatenated outputs of the heads pass through the output matrix. The order of the items has no effect.
     """
 
     def __init__(self, s: TransformerSettings, user_width: int):
@@ -62,7 +62,7 @@ class RelationAwareAttention(nn.Module):
     def forward(
         self, x: torch.Tensor, groups: list[tuple[int, int]], users: torch.Tensor, keep: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """One layer, with what went in added.
+        """Apply the layer with its residual connection.
 
         Args:
             x: [M, D].
@@ -84,7 +84,7 @@ class RelationAwareAttention(nn.Module):
         for (n, length), mask, *columns in zip(groups, masks, *split):
             q, k, v = (split_heads(part, n, self.heads) for part in columns[:3])  # [n, H, S, E]
             of_user = [part.view(n, 1, length, -1) * scale.view(n, 1, 1, 1) for part, scale in zip(columns[3:6], columns[6:])]
-            q, k = (torch.cat([a, b.expand_as(a)], dim=-1) for a, b in ((q, of_user[0]), (k, of_user[1])))  # both products
+            q, k = (torch.cat([a, b.expand_as(a)], dim=-1) for a, b in ((q, of_user[0]), (k, of_user[1])))  # adds both products
             scores = q @ k.transpose(-1, -2) * v.shape[-1] ** -0.5  # [n, H, S, S]
             if mask is not None:
                 scores = scores + padding_bias(mask.view(n, length))
@@ -100,12 +100,12 @@ class RelationAwareLayer(nn.Module):
 
 
 class SetEncoder(nn.Module):
-    """Reads the items of each user as vectors and hands the decoder what it made of them.
+    """Encodes the item vectors of each user as memory for the decoder.
 
     Args:
-        settings: the sizes; ``encoder_layers`` of them are built here.
-        width: R, of the items' and the users' vectors.
-        attention: ``relation_aware``; or plain self-attention with relative ``positions`` or with ``none``.
+        settings: the sizes; ``encoder_layers`` layers are built.
+        width: R, width of the items' and users' vectors.
+        attention: ``relation_aware``, or self-attention with relative ``positions`` or without positions (``none``).
     """
 
     def __init__(self, settings: TransformerSettings, width: int, attention: str):
@@ -120,10 +120,10 @@ class SetEncoder(nn.Module):
         self.norm = RMSNorm(settings.d_model)
 
     def forward(self, source: Source, vectors: torch.Tensor, users: torch.Tensor) -> Memory:
-        """Encode.
+        """Encode the users' items.
 
         Args:
-            source: whose ``tokens`` are the rows' items; only its layout counts here.
+            source: the packed items; only its ``groups`` and ``keep`` are read.
             vectors: [M, R] of these items.
             users: representations [B, R], in the order of the rows.
         """

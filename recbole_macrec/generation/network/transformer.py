@@ -1,11 +1,10 @@
-"""T5-style encoder-decoder (Raffel et al., 2020) over packed users.
+"""T5-style encoder-decoder (Raffel et al., 2020, arXiv 1910.10683) over packed sequences.
 
-Legend: B users, G groups of queries (target sequences in training, beams in search), T target positions, S source
+Shapes: B users, G groups of queries (target sequences in training, beams in search), T target positions, S source
 positions, M rows (the positions of all users), H heads, D model width.
 
-The users of a batch are not padded to one length: their rows follow each other (packing.py), and only attention looks
-at where a user begins. Target sequences and beams of a user share the encoder's output, so nothing of the source is
-copied.
+The users of a batch are packed, not padded to one length (packing.py); only attention needs to know where a user begins.
+Target sequences and beams of a user share the encoder's output, which is never copied.
 """
 import torch
 import torch.nn.functional as F
@@ -44,8 +43,8 @@ class Transformer(nn.Module):
 
     Args:
         vocabulary_size: V.
-        settings: the sizes; without encoder layers it is a decoder alone, of memories that are computed elsewhere.
-        causal: the encoder is causal over items: the codes of an item see each other and all earlier items.
+        settings: the sizes; without encoder layers the network is only a decoder, and memories are computed elsewhere.
+        causal: the encoder is causal over items: a code attends to the codes of its own and all earlier items.
     """
 
     def __init__(self, vocabulary_size: int, settings: TransformerSettings = TransformerSettings(), causal: bool = False):
@@ -63,11 +62,11 @@ class Transformer(nn.Module):
         return dropout(self.table(tokens), self.settings.dropout, self.training)
 
     def encode(self, source: Source, front: int = 0, levels: int = 1) -> Memory:
-        """Read the source; every user keeps at least one position.
+        """Encode the source. Every user needs at least one position.
 
         Args:
             front: P, positions before the first item.
-            levels: L, positions of an item; only a causal encoder asks for both.
+            levels: L, positions of an item. Both are only used by a causal encoder.
         """
         position = torch.arange(max(length for _, length in source.groups), device=source.tokens.device)
         bias = self.encoder_bias(position, position)  # [H, S, S]
@@ -81,17 +80,17 @@ class Transformer(nn.Module):
         return Memory(hidden, source.groups, source.keep)
 
     def read(self, tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0, front: int = 0, levels: int = 1) -> Memory:
-        """Encode padded histories: tokens [B, S], of which the first ``lengths`` [B] count."""
+        """Encode padded histories: tokens [B, S] of ``lengths`` [B]."""
         return self.encode(pack(tokens, lengths, overhead), front, levels)
 
     def decode(self, tokens: torch.Tensor, memory: Memory) -> torch.Tensor:
-        """Teacher forcing.
+        """Decode given sequences (teacher forcing).
 
         Args:
-            tokens: int64 [B, G, T], each group beginning with its start token.
+            tokens: int64 [B, G, T], each group starting with its start token.
 
         Returns:
-            Hidden states [B, G, T, D]; position t has seen the tokens up to t.
+            Hidden states [B, G, T, D]; position t depends on the tokens up to t.
         """
         users, groups, length = tokens.shape
         x = self._decode(tokens.flatten(0, 1), memory, [groups * length] * len(memory.groups))
@@ -103,7 +102,7 @@ class Transformer(nn.Module):
         """Hidden states [R, T, D] of sequences [R, T].
 
         Args:
-            queries: positions of a user, group by group.
+            queries: number of positions of a user, for each group.
             across: added to the scores of cross-attention, at least [1, Q, S].
         """
         position = torch.arange(tokens.shape[1], device=tokens.device)
@@ -121,8 +120,8 @@ class Transformer(nn.Module):
     ) -> list[torch.Tensor]:
         """Hidden states that predict the codes of every target of B windows; the history is encoded once.
 
-        A causal encoder serves all targets of a window: the target at place i attends to the items before i. A bidirectional
-        one serves a single target, the last item.
+        With a causal encoder a window may have several targets: the target at index i attends to the items before i. With a
+        bidirectional encoder the only target is the last item.
 
         Args:
             front: prompt tokens before the first item, int64 [P].
@@ -138,23 +137,23 @@ class Transformer(nn.Module):
         tokens = torch.cat([front.expand(len(source), -1), source[:, :-1].flatten(1)], dim=1)
         memory = self.read(tokens, len(front) + (windows.length - 1) * levels, overhead, len(front), levels)
         if self.causal:
-            memory = memory._replace(keep=None)  # a target sees the positions of its own history alone
+            memory = memory._replace(keep=None)  # a target attends only to positions of its own history
         elif not torch.equal(windows.first, windows.length - 1):
-            raise ValueError("a bidirectional encoder has seen all items but the last, which alone can be a target")
+            raise ValueError("with a bidirectional encoder only the last item of a window can be a target")
         return [self._target_states(memory, target, windows, len(front), levels) for target in targets]
 
     def _target_states(self, memory: Memory, target: Target, windows: Windows, front: int, levels: int) -> torch.Tensor:
-        """Decode one modality's IDs of all targets; [n, T, D]."""
+        """Hidden states [n, T, D] of one modality's IDs of all targets."""
         first, size = int(windows.first.min()), target.tokens.shape[2]
         if self.causal:
-            places = [(length - front) // levels - first + 1 for _, length in memory.groups]  # from ``first`` on
+            places = [(length - front) // levels - first + 1 for _, length in memory.groups]  # indices from ``first`` on
             starts = row_starts([(n, count) for (n, _), count in zip(memory.groups, places)])
             counts = torch.cat([torch.full((n,), count) for (n, _), count in zip(memory.groups, places)])
             user = torch.arange(memory.users).repeat_interleave(counts)
             place = first + torch.arange(len(user)) - starts[user]
             across = self._history_bias(first, max(places), size, front, levels, memory)
-            wanted_user, wanted_place = windows.targets()
-            rows = starts[wanted_user] + wanted_place - first
+            target_user, target_place = windows.targets()
+            rows = starts[target_user] + target_place - first
         else:
             places, across, rows = [1] * len(memory.groups), None, None
             user, place = torch.arange(memory.users), windows.length - 1
@@ -165,7 +164,7 @@ class Transformer(nn.Module):
         return hidden if rows is None else hidden.index_select(0, rows.to(memory.device))
 
     def _history_bias(self, first: int, places: int, size: int, front: int, levels: int, memory: Memory) -> torch.Tensor:
-        """-inf where the target at a place from ``first`` on does not see a source position; [1, places * size, S]."""
+        """Mask [1, places * size, S]: -inf where a target, from index ``first`` on, must not attend to the source."""
         place = first + torch.arange(places, device=memory.device).repeat_interleave(size)
         source = torch.arange(max(length for _, length in memory.groups), device=memory.device)
         later = source >= front + place.unsqueeze(1) * levels
@@ -178,7 +177,7 @@ class Transformer(nn.Module):
 
         Args:
             source: tokens of the items, int64 [B, L].
-            targets: whose tokens are [B, T].
+            targets: the modalities to predict, tokens [B, T].
 
         Returns:
             For each of ``targets`` [B, T, D]; and [B, D].

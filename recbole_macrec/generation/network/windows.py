@@ -1,6 +1,7 @@
-"""Training sequences: one pass over a user's items predicts many of them.
+"""Training sequences: one forward pass over a user's items predicts many of them.
 
-Legend: B users, N items of the longest window, P front tokens, L levels of the source, T levels of a target, S positions.
+Shapes: B users, N items of the longest window, P tokens before the first item, L levels of the source, T levels of a target,
+S positions.
 """
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,25 +11,25 @@ import torch
 
 
 class Windows(NamedTuple):
-    """Items of B users in time order. The item at place i is a target if ``first <= i < length``; its history is all items before it."""
+    """Items of B users in time order. Item i is a target if ``first <= i < length``; its history is all items before it."""
 
-    items: torch.Tensor  # int64 [B, N], 0 behind the window
+    items: torch.Tensor  # int64 [B, N], padded with 0
     length: torch.Tensor  # int64 [B] on the CPU, at least 2
     first: torch.Tensor  # int64 [B] on the CPU, at least 1
-    users: torch.Tensor | None = None  # int64 [B], where the model reads them
+    users: torch.Tensor | None = None  # int64 [B], only for models that read the user
 
     def rows(self, rows: torch.Tensor) -> "Windows":
-        """Some of the users, cut to the longest of them; ``rows`` is on the CPU."""
-        length, here = self.length[rows], rows.to(self.items.device)
-        items = self.items.index_select(0, here)[:, : int(length.max())]
-        return Windows(items, length, self.first[rows], None if self.users is None else self.users.index_select(0, here))
+        """Select users and cut the padding to the longest of them; ``rows`` is on the CPU."""
+        length, device_rows = self.length[rows], rows.to(self.items.device)
+        items = self.items.index_select(0, device_rows)[:, : int(length.max())]
+        return Windows(items, length, self.first[rows], None if self.users is None else self.users.index_select(0, device_rows))
 
     def count(self) -> int:
-        """How many targets there are."""
+        """Number of targets."""
         return int((self.length - self.first).sum())
 
     def targets(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Users and places of all targets, user by user; int64 [n] each, on the CPU."""
+        """User and index of every target, ordered by user; int64 [n] each, on the CPU."""
         place = torch.arange(self.items.shape[1])
         return ((place >= self.first.unsqueeze(1)) & (place < self.length.unsqueeze(1))).nonzero(as_tuple=True)
 
@@ -43,34 +44,34 @@ class Target(NamedTuple):
 
     tokens: torch.Tensor  # int64 [B, N, T]
     start: int  # the start token of an encoder-decoder
-    own: bool  # the modality of the history itself
+    own: bool  # whether it is the modality of the history
 
 
 class Layout(NamedTuple):
-    """The positions of a decoder-only pass: items one after the other, each followed by the forks that leave it.
+    """The positions of a decoder-only pass: the items in order, with forks between them.
 
-    A fork holds the first T - 1 codes of the next item in another modality. It sees the history up to the item that it
-    leaves, and itself. For L = T = 2 and three items: start, a1 a2, fork(b1), b1 b2, fork(c1), c1.
+    A fork contains the first T - 1 codes of the next item in another modality. It attends to the history before that item and
+    to itself. For L = T = 2 and three items a, b, c: start, a1 a2, fork(b1), b1 b2, fork(c1), c1.
     """
 
-    column: torch.Tensor  # int64 [S], of front, source and the other targets side by side
+    column: torch.Tensor  # int64 [S], column in the concatenation of front, source and other modalities
     position: torch.Tensor  # int64 [S], rotary position: that of the code in a sequence without forks
-    hidden: torch.Tensor  # float32 [1, S, S], -inf where a position (row) does not see another (column)
-    length: torch.Tensor  # int64 [N + 1], positions of a window of so many items
-    states: list[torch.Tensor]  # of each target int64 [N, T], the positions that predict the codes of the item at a place
+    mask: torch.Tensor  # float32 [1, S, S], -inf where a position (row) must not attend to another (column)
+    length: torch.Tensor  # int64 [N + 1], number of positions of a window of 0 .. N items
+    states: list[torch.Tensor]  # for each target int64 [N, T], the positions that predict the codes of each item
     first_item: torch.Tensor  # int64 [L], the positions of the first item
 
 
 @lru_cache(maxsize=256)
 def layout(front: int, items: int, levels: int, first: int, targets: tuple[tuple[int, bool], ...]) -> Layout:
-    """Plan a pass.
+    """Compute the layout of a forward pass.
 
     Args:
         front: P.
         items: N.
         levels: L.
-        first: the first place that is a target of any window.
-        targets: (T, own) of each.
+        first: the smallest index of a target in any window.
+        targets: (T, own) of each target modality.
     """
     column, position, place_of, fork_of = list(range(front)), list(range(front)), [-1] * front, [-1] * front
     main = torch.zeros(items, levels, dtype=torch.long)
@@ -78,7 +79,7 @@ def layout(front: int, items: int, levels: int, first: int, targets: tuple[tuple
     length, fork = [0, front], 0
     own = any(same for _, same in targets)
     for place in range(items):
-        if place >= first:  # the forks that lead to this place
+        if place >= first:  # the forks that predict this item
             base = front + levels * (items if own else items - 1)
             for (size, same), state in zip(targets, states):
                 state[place, 0] = main[place - 1, -1]
@@ -101,17 +102,17 @@ def layout(front: int, items: int, levels: int, first: int, targets: tuple[tuple
             if same and place >= first:
                 state[place, 1:] = main[place, :-1]
         if place:
-            length.append(len(column) - (own and place < items - 1))  # a window's last code predicts nothing
+            length.append(len(column) - (own and place < items - 1))  # nothing follows a window's last code
     order, at, branch = torch.arange(len(column)), torch.tensor(place_of), torch.tensor(fork_of)
     earlier = order.unsqueeze(1) >= order
-    mine = (branch >= 0).unsqueeze(1) & (branch.unsqueeze(1) == branch)
+    same_fork = (branch >= 0).unsqueeze(1) & (branch.unsqueeze(1) == branch)
     history = (branch < 0) & (at <= at.unsqueeze(1))
-    sees = earlier & (mine | history)
-    hidden = torch.zeros(sees.shape).masked_fill(~sees, -torch.inf).unsqueeze(0)
-    return Layout(torch.tensor(column), torch.tensor(position), hidden, torch.tensor(length), states, main[0])
+    visible = earlier & (same_fork | history)
+    mask = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf).unsqueeze(0)
+    return Layout(torch.tensor(column), torch.tensor(position), mask, torch.tensor(length), states, main[0])
 
 
 def side_by_side(front: torch.Tensor, source: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
-    """All tokens of B windows, in the order that :class:`Layout` numbers columns; int64 [B, ...]."""
+    """Concatenate all tokens of B windows in the order of :attr:`Layout.column`; int64 [B, ...]."""
     others = [target.tokens.flatten(1) for target in targets if not target.own]
     return torch.cat([front.expand(len(source), -1), source.flatten(1), *others], dim=1)
