@@ -1,4 +1,4 @@
-"""Using a trained model: recommendations for any history, new items, and the folder that a model travels in."""
+"""Use a trained model: recommend items for any history, add new items, save the model as a folder."""
 from recbole_macrec.recommend.recommender import Recommender
 
 __all__ = ["Recommender"]

@@ -13,7 +13,7 @@ from recbole_macrec.utils.reporting import reporting
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the recommendations; what the user can mend becomes one line on stderr and exit code 1."""
+    """Print the recommendations. A user error is printed as one line on stderr, with exit code 1."""
     return reporting(_run, sys.argv[1:] if argv is None else argv)
 
 
@@ -25,17 +25,17 @@ def _run(argv: list[str]) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m recbole_macrec.recommend", description="Recommend items to one history.")
     parser.add_argument("--model_file", required=True, help="a checkpoint, or a pretrained folder")
-    parser.add_argument("--data_path", metavar="DIR", help="holds the folder of the checkpoint's dataset, where that is not found")
-    parser.add_argument("--history", required=True, help="item tokens, oldest first, as i1,i2,i3; one with a comma in double quotes")
+    parser.add_argument("--data_path", metavar="DIR", help="directory of the checkpoint's dataset folder, if not found")
+    parser.add_argument("--history", required=True, help="item tokens, oldest first: i1,i2,i3; tokens with a comma in double quotes")
     parser.add_argument("--k", type=int, default=10, help="items to recommend (default: 10)")
-    parser.add_argument("--exclude_seen", action="store_true", help="recommend no item of the history")
-    parser.add_argument("--candidates", metavar="FILE", help="recommend only these items; one item token a line")
+    parser.add_argument("--exclude_seen", action="store_true", help="do not recommend items of the history")
+    parser.add_argument("--candidates", metavar="FILE", help="recommend only these items; one item token per line")
     parser.add_argument("--verbose", action="store_true", help="show RecBole's log, and the traceback of an error")
     return parser.parse_args(argv)
 
 
 def table(args: argparse.Namespace) -> pd.DataFrame:
-    """rank, item, score, and title where the catalogue has titles."""
+    """Recommendations as columns rank, item and score, and title if the catalogue has titles."""
     candidates = read_tokens(Path(args.candidates)) if args.candidates else None
     level = logging.root.manager.disable
     logging.disable(level if args.verbose else logging.WARNING)

@@ -1,4 +1,4 @@
-"""A trained model as one folder that needs nothing else: no dataset, no configuration files, no pickle.
+"""A trained model as a self-contained folder, without dataset, configuration files or pickle.
 
     FOLDER/
       manifest.json           format, model, options, sizes of the semantic IDs, the quantizer's settings, library
@@ -6,11 +6,10 @@
       items.json              item tokens in the model's order, and titles
       codes.safetensors       codes.<modality> and raw_codes.<modality>, [N, L] int64
       model.safetensors       the weights
-      quantizer.safetensors   <modality>/<weight>; not with published IDs
+      quantizer.safetensors   <modality>/<weight>; absent with published IDs
 
-The folder is written under a temporary name and renamed. Checksums tell damage and changes; who wants to know that the
-writer is to be trusted has to ask the writer. Only these names are opened, whatever the manifest says, and nothing in
-the files is ever run.
+The folder is written under a temporary name and then renamed. Checksums detect damage and changes, but do not prove who wrote
+the files. Only files of these names are opened, whatever the manifest lists, and no code in them is run.
 """
 import hashlib
 import json
@@ -39,15 +38,16 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
     """Write ``model`` (a GenerativeRecommender) and its items.
 
     Raises:
-        UserError: when ``folder`` exists; with ``overwrite``, when something else than a folder of this format would go.
+        UserError: ``folder`` exists; with ``overwrite``, only if it is not a folder of this format.
     """
     if folder.exists() and not (overwrite and _is_ours(folder)):
-        mend = "name another one" if overwrite else "name another one, or replace it with overwrite=True"
-        raise UserError(f"{folder} already exists{', and is no model folder of recbole_macrec' if overwrite else ''}; {mend}.")
+        advice = "choose another one" if overwrite else "choose another one, or replace it with overwrite=True"
+        problem = "already exists, and is not a model folder of recbole_macrec" if overwrite else "already exists"
+        raise UserError(f"{folder} {problem}; {advice}.")
     ids, name = model.semantic_ids, type(model).__name__
     state = {weight: value.detach().cpu().contiguous() for weight, value in model.state_dict().items()}
     options = Options(json.loads(json.dumps(options_of(model), default=str)))
-    build(name, options, ids, "cpu").load_state_dict(state)  # what is written can be read: these options make this model
+    build(name, options, ids, "cpu").load_state_dict(state)  # check that the model can be rebuilt from these options
     codes = {f"codes.{m}": c for m, c in ids.codes.items()} | {f"raw_codes.{m}": c for m, c in ids.raw_codes.items()}
     files = {
         ITEMS: _json({"tokens": ids.item_tokens, "titles": titles}),
@@ -75,17 +75,20 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
 
 
 def read_pretrained(folder: Path, device: torch.device | str):
-    """The model on ``device``, item token -> title, and the quantizer, None with published IDs.
+    """Read a folder of :func:`write_pretrained`.
+
+    Returns:
+        The model on ``device``, item token -> title, and the quantizer (None with published IDs).
 
     Raises:
-        UserError: when the folder is missing, damaged, changed, or of another format.
+        UserError: the folder is missing, damaged, changed, or of another format.
     """
     if not folder.is_dir():
-        what = "is no folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {what}; name a folder that save_pretrained wrote.")
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {problem}; give a folder written by save_pretrained.")
     try:
         manifest = _read_manifest(folder)
-        content = {file: (folder / file).read_bytes() for file in _files(manifest)}  # checked and parsed: the same bytes
+        content = {file: (folder / file).read_bytes() for file in _files(manifest)}  # read once: checked, then parsed
         changed = [file for file, expected in manifest["sha256"].items() if _sha256(content[file]) != expected]
         if changed:
             raise ValueError(f"{', '.join(changed)} changed since it was written")
@@ -102,7 +105,7 @@ def read_pretrained(folder: Path, device: torch.device | str):
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError) as error:
         reason = " ".join((str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").split())
         raise UserError(f"{folder} can't be read as a model of recbole_macrec ({reason[:300]}); save it again with "
-                        "save_pretrained, or fetch it again.") from None
+                        "save_pretrained, or copy it again.") from None
 
 
 def _read_manifest(folder: Path) -> dict:
@@ -116,7 +119,7 @@ def _read_manifest(folder: Path) -> dict:
 
 
 def _files(manifest: dict) -> list[str]:
-    """The files beside the manifest; nothing else is opened."""
+    """Names of the other files; no other file is opened."""
     files = [ITEMS, CODES, MODEL] + ([QUANTIZER] if manifest["quantizer"] is not None else [])
     if sorted(manifest["sha256"]) != sorted(files):
         raise ValueError(f"{MANIFEST} names the files {sorted(manifest['sha256'])}, expected {sorted(files)}")
@@ -128,9 +131,9 @@ def _semantic_ids(manifest: dict, tokens: tuple[str, ...], arrays: dict[str, tor
     sizes = {m: tuple(manifest["sizes"][m]) for m in modalities}
     codes, raw_codes = ({m: arrays[f"{kind}.{m}"].numpy() for m in modalities} for kind in ("codes", "raw_codes"))
     if len(set(tokens)) < len(tokens) or not all(isinstance(token, str) for token in tokens):
-        raise ValueError(f"{ITEMS} lists an item twice, or one without a token")
+        raise ValueError(f"{ITEMS} contains an item twice, or a token that is not a str")
     if not isinstance(manifest["newcomers"], int) or not 0 <= manifest["newcomers"] < len(tokens):
-        raise ValueError(f"{MANIFEST} counts {manifest['newcomers']!r} new items among {len(tokens)}")
+        raise ValueError(f"{MANIFEST}: newcomers is {manifest['newcomers']!r}, expected less than the {len(tokens)} items")
     for m in modalities:
         if codes[m].shape != (len(tokens), len(sizes[m])) or len(raw_codes[m]) != len(tokens):
             raise ValueError(f"{CODES} has IDs of shape {codes[m].shape} for {len(tokens)} items of {len(sizes[m])} levels")
@@ -140,7 +143,7 @@ def _semantic_ids(manifest: dict, tokens: tuple[str, ...], arrays: dict[str, tor
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether ``folder`` holds what :func:`write_pretrained` writes, and nothing else."""
+    """Whether ``folder`` contains only files of :func:`write_pretrained`."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return MANIFEST in names and names <= {MANIFEST, ITEMS, CODES, MODEL, QUANTIZER}
 

@@ -1,4 +1,4 @@
-"""Builds a model without RecBole's Config and Dataset, from the options and the semantic IDs alone."""
+"""Build a model from its options and semantic IDs, without RecBole's Config and Dataset."""
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from recbole_macrec.semantic_ids import SemanticIDs
 
 
 class Options(dict):
-    """Options by name, None for one that is absent, as in RecBole's Config; ``read`` holds the names asked for."""
+    """Options by name; missing ones are None, as in RecBole's Config. ``read`` contains the names that were read."""
 
     def __init__(self, values: Mapping):
         super().__init__(values)
@@ -25,35 +25,35 @@ class Options(dict):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What a model asks of a dataset: the items and their semantic IDs."""
+    """The part of a dataset that a model needs: items and their semantic IDs."""
 
     semantic_ids: SemanticIDs
 
     def num(self, field: str) -> int:
-        """Items, padding included."""
+        """Number of items, including the padding."""
         return len(self.semantic_ids.item_tokens) + 1
 
 
 def options_of(model) -> dict:
-    """The options that ``model`` was made with, as plain values."""
+    """Options of ``model`` as plain values."""
     return dict(model.config) if isinstance(model.config, Options) else plain_config(model.config)
 
 
 def build(name: str, options: Options, ids: SemanticIDs, device: torch.device | str):
-    """A model ready to rank, with fresh weights.
+    """Create a model for ranking, with untrained weights.
 
     Raises:
-        UserError: when ``name`` is none of our models, or for options that it cannot have.
+        UserError: ``name`` is not a generative model, or an option is invalid.
     """
     if name not in generative_names():
         raise UserError(f"Unknown model '{name}'.{nearest(name, generative_names())} Known models: {', '.join(generative_names())}.")
     options["device"] = torch.device(device)
-    with torch.random.fork_rng(devices=[]):  # its weights come from elsewhere; the caller's generator stays as it is
+    with torch.random.fork_rng(devices=[]):  # the weights are replaced later; keep the caller's random state
         return get_model(name)(options, Catalogue(ids)).to(device).eval()
 
 
 def with_items_of(model, ids: SemanticIDs):
-    """``model`` over the catalogue of ``ids``, which begins with its own; the weights are shared, not copied."""
-    grown = build(type(model).__name__, Options(options_of(model)), ids, model.device)
-    grown.load_state_dict(model.state_dict(), assign=True)
-    return grown
+    """Extend ``model`` to the items of ``ids``, which start with those of the model; the weights are shared, not copied."""
+    extended = build(type(model).__name__, Options(options_of(model)), ids, model.device)
+    extended.load_state_dict(model.state_dict(), assign=True)
+    return extended

@@ -1,6 +1,6 @@
-"""A trained model with its catalogue, for everything that comes after training.
+"""Recommendations of a trained model.
 
-Legend: B users, F_m feature width of modality m.
+Shapes: B users, F_m feature width of modality m.
 """
 from __future__ import annotations
 
@@ -30,69 +30,70 @@ from recbole_macrec.semantic_ids.newcomers import with_new_items
 
 
 class Recommender:
-    """Recommends items to histories of item tokens.
+    """A trained model with its catalogue; recommends items for histories of item tokens.
 
-        recommender = Recommender.load("saved/TIGER-....pth")         # needs the dataset it was trained on
+        recommender = Recommender.load("saved/TIGER-....pth")         # needs the dataset of the training
         recommender.recommend([["i1", "i2"], ["i7"]], k=10)           # DataFrame of user, item, rank, score
         recommender.save_pretrained("tiger")                          # safetensors and JSON
-        recommender = Recommender.from_pretrained("tiger")            # needs that folder alone
+        recommender = Recommender.from_pretrained("tiger")            # needs only this folder
 
     Args:
-        model: a trained model, such as the one that ``load_data_and_model`` returns. It stays as it is: :meth:`add_items`
-            makes another around the same weights.
+        model: a trained model, e.g. from ``load_data_and_model``. It is not changed: :meth:`add_items` creates another model
+            that shares its weights.
         titles: item token -> title; by default those of the dataset's ``NAME.item``.
-        quantizer: what gives new items their semantic IDs; by default what learnt those of the model.
+        quantizer: quantizer for the semantic IDs of new items; by default the one that learnt the model's IDs.
     """
 
     def __init__(self, model: GenerativeRecommender, titles: Mapping[str, str] | None = None,
                  quantizer: FrozenQuantizer | None = None):
         if not isinstance(model, GenerativeRecommender):
-            raise UserError(f"{type(model).__name__} writes no semantic IDs to recommend by; use a generative model of "
+            raise UserError(f"{type(model).__name__} does not generate semantic IDs; use a generative model of "
                             "recbole_macrec, or RecBole's full_sort_topk.")
         if model.reads_users:
-            raise UserError(f"{type(model).__name__} reads users besides their histories, and knows those of its training alone; "
-                            "use RecBole's full_sort_topk.")
-        self._use(model)
+            raise UserError(f"{type(model).__name__} reads users besides histories and ranks only for the users of its training; use "
+                            " RecBole's full_sort_topk.")
+        self._set_model(model)
         self._quantizer = quantizer
         if titles is not None:
             self.titles = dict(titles)
 
-    def _use(self, model: GenerativeRecommender) -> None:
+    def _set_model(self, model: GenerativeRecommender) -> None:
         self.model = model
         self._tokens = np.array(["", *self.item_tokens], dtype=object)  # [n_items], by internal number
         self._numbers = {token: number for number, token in enumerate(self.item_tokens, 1)}
 
     @classmethod
     def load(cls, file: str | Path, data_path: str | Path | None = None) -> Recommender:
-        """The model of a checkpoint, with the dataset it was trained on, or of a folder of :meth:`save_pretrained`.
+        """Load a checkpoint, which needs the dataset of the training, or a folder of :meth:`save_pretrained`.
 
         Args:
-            data_path: the folder with the dataset's folder, where that is neither where it lay in training nor moved together
+            file: the checkpoint or the folder.
+            data_path: folder with the dataset's folder, if this is neither at its path of the training nor moved together
                 with the checkpoint.
 
         Raises:
-            UserError: when there is neither, or it is damaged, or the dataset is missing.
+            UserError: the file is missing or damaged, or the dataset is missing.
         """
         if Path(file).is_dir():
             if data_path is not None:
-                raise UserError(f"data_path is {str(data_path)!r}, but {file} is a folder that needs no dataset; leave data_path out.")
+                raise UserError(f"data_path is {str(data_path)!r}, but the folder {file} needs no dataset; remove data_path.")
             return cls.from_pretrained(file)
         return cls(quick_start.load_data_and_model(str(file), data_path)[1])
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Recommender:
-        """The model of a folder of :meth:`save_pretrained`, on ``device`` (by default a GPU where there is one).
+        """Load a folder of :meth:`save_pretrained` on ``device`` (by default a GPU, if available).
 
         Raises:
-            UserError: when the folder is missing, damaged or changed.
+            UserError: the folder is missing, damaged or changed.
         """
         return cls(*read_pretrained(Path(folder), device or ("cuda" if torch.cuda.is_available() else "cpu")))
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write all that :meth:`from_pretrained` needs, added items included; see pretrained.py.
+        """Save the model, including added items, for :meth:`from_pretrained`; see pretrained.py.
 
         Raises:
-            UserError: when ``folder`` exists; with ``overwrite``, when it is no folder of this method.
+            UserError: ``folder`` exists; with ``overwrite``, only if it is not a folder of this method.
         """
         quantizer = self.quantizer if self._has_quantizer else None
         write_pretrained(Path(folder), self.model, self.titles, quantizer, overwrite)
@@ -101,7 +102,7 @@ class Recommender:
 
     @property
     def item_tokens(self) -> tuple[str, ...]:
-        """All items; those that were added come last."""
+        """All items, added ones last."""
         return self.model.semantic_ids.item_tokens
 
     @cached_property
@@ -115,10 +116,10 @@ class Recommender:
 
     @property
     def quantizer(self) -> FrozenQuantizer:
-        """What learnt the semantic IDs; a UserError where others published them."""
+        """The quantizer that learnt the semantic IDs; raises a UserError for published IDs."""
         if not self._has_quantizer:
-            raise UserError("This model has published semantic IDs, without the quantizer that could give one to a new item; "
-                            "train it with --semantic_ids=learn to add items.")
+            raise UserError("This model has published semantic IDs and no quantizer, which new items need; train it with "
+                            "--semantic_ids=learn to add items.")
         if self._quantizer is None:
             ids = self.model.semantic_ids
             self._quantizer = FrozenQuantizer.of_bundle(ids.bundle, ids.modalities)
@@ -130,24 +131,25 @@ class Recommender:
         return {m: tuple(ids.codes[m][number - 1].tolist()) for m in ids.modalities}
 
     def add_items(self, features: Mapping[str, Mapping[str, np.ndarray]], titles: Mapping[str, str] | None = None) -> None:
-        """Take new items into the catalogue, without training.
+        """Add new items to the catalogue, without training.
 
-        The frozen quantizer gives them semantic IDs; then they can be recommended, and stand in histories. The IDs of
-        the items before never change. An item whose ID is taken gets the nearest free one, unless the model lets items
-        share IDs (``collision: keep``). How an ID is ranked that the network was not trained on: generation/prior.py.
+        The frozen quantizer computes their semantic IDs; then they can be recommended and occur in histories. The IDs of
+        existing items never change. A new item whose ID is in use gets the nearest free one, unless the model lets items
+        share IDs (``collision: keep``). generation/decoding/prior.py describes how IDs are ranked that the network was not
+        trained on.
 
         Args:
-            features: modality -> item token -> feature row [F_m], made the way of those that the IDs were learnt from.
+            features: modality -> item token -> feature row [F_m], computed like the features that the IDs were learnt from.
             titles: item token -> title.
 
         Raises:
-            UserError: for features that cannot be used, items that are there already, and models with published IDs.
+            UserError: for invalid features, items already in the catalogue, and models with published IDs.
         """
         quantizer, ids = self.quantizer, self.model.semantic_ids
         tokens = new_tokens(features, ids.modalities, self._numbers)
         matrices = {m: feature_matrix(m, features[m], tokens, quantizer.width(m)) for m in ids.modalities}
         titles = self.titles | dict(titles or {})
-        self._use(with_items_of(self.model, with_new_items(ids, quantizer, tokens, matrices)))
+        self._set_model(with_items_of(self.model, with_new_items(ids, quantizer, tokens, matrices)))
         self.titles = titles
 
     # -- recommendations ---------------------------------------------------------------------------------------------
@@ -155,24 +157,24 @@ class Recommender:
     def recommend(self, sequences: Sequences, k: int = 10, exclude_seen: bool = False,
                   candidates: Iterable[str] | None = None, batch_size: int = 1024,
                   show_progress: bool = False) -> pd.DataFrame:
-        """The best ``k`` items for every history.
+        """Recommend ``k`` items for every history.
 
-        The model ranks as in its evaluation (``decode``, ``num_beams``, ``fusion``), but with at least ``k`` beams, so
-        that every user gets ``k`` items where there are as many.
+        The model ranks as in evaluation (``decode``, ``num_beams``, ``fusion``), but with at least ``k`` beams, so that every
+        user gets ``k`` items if there are as many.
 
         Args:
             sequences: histories of item tokens, oldest first, or user -> history. The model reads the newest
                 ``MAX_ITEM_LIST_LENGTH`` items of each.
-            exclude_seen: recommend no item of the user's history, however long it is.
-            candidates: recommend no other items; the search runs over the trie of their IDs alone.
-            batch_size: users ranked together, fewer where memory is short; changes nothing else.
+            exclude_seen: do not recommend items of the user's history, even beyond ``MAX_ITEM_LIST_LENGTH``.
+            candidates: recommend only these items; the search uses the trie of their IDs.
+            batch_size: users ranked together, fewer if memory is short. Does not change the result.
 
         Returns:
-            One row per recommendation: ``user`` (the key, or the place in the list from 0), ``item`` (token), ``rank``
-            from 1, ``score`` (what the model ranks by, see ``decode`` and ``fusion``); users in the order they came in.
+            One row per recommendation: ``user`` (the key, or the position in the list from 0), ``item`` (token), ``rank``
+            from 1, ``score`` (see the options ``decode`` and ``fusion``); users in the given order.
 
         Raises:
-            UserError: for items that the catalogue lacks, an empty history, and a ``k`` below 1.
+            UserError: for items that are not in the catalogue, an empty history, and a ``k`` below 1.
         """
         check_whole(1, k=k, batch_size=batch_size)
         users, rows = histories(sequences, self._numbers)
@@ -192,14 +194,14 @@ class Recommender:
         return self._table(users, ranked)
 
     def _tries(self, candidates: Iterable[str]) -> dict[str, Trie]:
-        """Modality -> the trie of ``candidates``."""
+        """Build the tries of ``candidates`` by modality."""
         numbers = np.unique(np.array(item_numbers(candidates, self._numbers, "candidates"), dtype=np.int64))
         if not len(numbers):
-            raise UserError("candidates is empty; name at least one item, or leave it out to recommend from all.")
+            raise UserError("candidates is empty; give at least one item, or None to recommend from all items.")
         return self.model.tries_of(numbers)
 
     def _rank(self, rows: list[list[int]], eligible: Eligible, k: int, exclude_seen: bool) -> Ranking:
-        """The ``k`` best of a batch of histories, on the CPU; fewer where there are fewer."""
+        """Rank at most ``k`` items for a batch of histories; returned on the CPU."""
         model = self.model
         read = [row[-model.max_seq_length :] for row in rows]
         if exclude_seen:
@@ -209,11 +211,11 @@ class Recommender:
         return Ranking(ranking.items[:, :k].cpu(), ranking.scores[:, :k].cpu())
 
     def _table(self, users: list, ranked: list[Ranking]) -> pd.DataFrame:
-        found = [ranking.items.numpy() > 0 for ranking in ranked]  # [B, k]
-        counts = np.concatenate([part.sum(1) for part in found]) if found else np.zeros(0, dtype=np.int64)
-        ranks = [np.nonzero(part)[1] + 1 for part in found]
-        items = [ranking.items.numpy()[part] for ranking, part in zip(ranked, found)]
-        scores = [ranking.scores.double().numpy()[part] for ranking, part in zip(ranked, found)]
+        exists = [ranking.items.numpy() > 0 for ranking in ranked]  # [B, k]
+        counts = np.concatenate([part.sum(1) for part in exists]) if exists else np.zeros(0, dtype=np.int64)
+        ranks = [np.nonzero(part)[1] + 1 for part in exists]
+        items = [ranking.items.numpy()[part] for ranking, part in zip(ranked, exists)]
+        scores = [ranking.scores.double().numpy()[part] for ranking, part in zip(ranked, exists)]
         return pd.DataFrame({
             "user": pd.Series(users, dtype=None if users else object).repeat(counts).reset_index(drop=True),
             "item": self._tokens[np.concatenate([*items, np.zeros(0, dtype=np.int64)])],
@@ -223,5 +225,5 @@ class Recommender:
 
 
 def padded(rows: list[list[int]]) -> torch.Tensor:
-    """Rows of different lengths as one int64 [B, longest], filled up with 0."""
+    """Pad rows of different lengths with 0; int64 [B, longest]."""
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)

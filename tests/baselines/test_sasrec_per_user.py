@@ -200,5 +200,5 @@ def test_options_that_cannot_be_meant_are_named(option, value, expected, tmp_pat
 def test_what_needs_a_generative_model_says_so(data_path):
     assert NAME in model_names() and NAME not in generative_names()
     _, model, _, _ = prepare(data_path)
-    with pytest.raises(UserError, match=f"{NAME} writes no semantic IDs"):
+    with pytest.raises(UserError, match=f"{NAME} does not generate semantic IDs"):
         Recommender(model)

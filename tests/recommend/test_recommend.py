@@ -148,7 +148,7 @@ def test_a_loaded_checkpoint_recommends(data_path):
 
 
 @pytest.mark.parametrize("sequences, options, message", [
-    ([["i1", "zzz", "i2", "yyy"]], {}, r"user 0 holds 2 items \('zzz', 'yyy'\)"),
+    ([["i1", "zzz", "i2", "yyy"]], {}, r"user 0 contains 2 items \('zzz', 'yyy'\)"),
     ({"ann": ["i1"], "bob": []}, {}, "'bob'.*without history"),
     (["i1", "i2"], {}, "user 0 is 'i1'"),
     ("i1", {}, "sequences is 'i1'"),
@@ -156,7 +156,7 @@ def test_a_loaded_checkpoint_recommends(data_path):
     ([["i1"]], {"k": 0}, "k is 0"),
     ([["i1"]], {"candidates": []}, "candidates is empty"),
     ([["i1"]], {"candidates": "i1"}, "candidates is 'i1'"),
-    ([["i1"]], {"candidates": ["i1", "nope"]}, r"candidates holds 1 item \('nope'\)"),
+    ([["i1"]], {"candidates": ["i1", "nope"]}, r"candidates contains 1 item \('nope'\)"),
 ])
 def test_what_the_user_can_mend_is_one_sentence(sequences, options, message, data_path):
     _, model, _, _ = prepare("TIGER", data_path, modalities=["text"])
@@ -165,7 +165,7 @@ def test_what_the_user_can_mend_is_one_sentence(sequences, options, message, dat
 
 
 def test_other_models_are_refused():
-    with pytest.raises(UserError, match="Linear writes no semantic IDs"):
+    with pytest.raises(UserError, match="Linear does not generate semantic IDs"):
         Recommender(torch.nn.Linear(1, 1))
 
 

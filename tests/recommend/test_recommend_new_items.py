@@ -188,7 +188,7 @@ def test_a_pretrained_folder_keeps_new_items_and_takes_more(data_path, tmp_path)
     (lambda f: [rows.update({" x": rows["new-i3"]}) for rows in f.values()], "' x'.*token"),
     (lambda f: f["text"].update({"new-i3": np.ones(5)}), r"'new-i3' have shape \(5,\); give 12"),
     (lambda f: f["text"].update({"new-i3": np.full(12, np.nan)}), "NaN"),
-    (lambda f: f["text"].update({"new-i3": "abc"}), "no row of numbers"),
+    (lambda f: f["text"].update({"new-i3": "abc"}), "not a row of numbers"),
 ])
 def test_what_the_user_can_mend_is_one_sentence_and_changes_nothing(change, message, data_path):
     _, model, _, _ = prepare("MACRec", data_path)

@@ -91,10 +91,10 @@ def test_an_existing_folder_is_replaced_only_when_asked_and_only_if_ours(folder,
         recommender.save_pretrained(folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     recommender.save_pretrained(folder, overwrite=True)
-    with pytest.raises(UserError, match="no model folder"):
+    with pytest.raises(UserError, match="not a model folder"):
         recommender.save_pretrained(data_path, overwrite=True)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="no model folder"):
+    with pytest.raises(UserError, match="not a model folder"):
         recommender.save_pretrained(folder, overwrite=True)
     assert (folder / "notes.txt").read_text() == "mine" and any(data_path.iterdir())
     Recommender.from_pretrained(folder)
@@ -174,7 +174,7 @@ def test_the_manifest_opens_no_file_but_ours(folder, tmp_path):
     ({"model": "SASRec"}, "Unknown model 'SASRec'"),
     ({"format": "something else"}, "not of the format"),
     ({"sizes": {"text": [2, 2], "image": [8, 8]}}, "codes outside the codebooks"),
-    ({"newcomers": 10**9}, "1000000000 new items among 30"),
+    ({"newcomers": 10**9}, "newcomers is 1000000000, .* 30 items"),
     ({"options": {}}, "can't be read"),
     ({"options": []}, "can't be read"),
     ({"quantizer": {"modalities": ["text", "image"], "quantizer": "eval"}}, "quantizer = 'eval'"),
@@ -190,7 +190,7 @@ def test_what_is_no_model_folder(folder, data_path, tmp_path):
     for path, message in ((tmp_path / "nowhere", "does not exist"), (data_path, "can't be read")):
         with pytest.raises(UserError, match=message):
             Recommender.from_pretrained(path)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         Recommender.from_pretrained(folder / "items.json")
     with pytest.raises(UserError, match="nowhere.pth does not exist"):
         Recommender.load("nowhere.pth")
