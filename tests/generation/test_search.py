@@ -56,7 +56,7 @@ def test_trie_of_the_docstring():
     trie = Trie(np.array([[3, 1], [0, 1], [0, 2]]), np.array([10, 11, 12]))
     assert trie.code(0).tolist() == [0, 3] and trie.code(1).tolist() == [1, 2, 1]
     assert trie.first_0.tolist() == [0, 2, 3] and trie.items.tolist() == [11, 12, 10]
-    children, exists = trie.children(0, torch.tensor([0, 1]))
+    children, exists = trie.children_of(0, torch.tensor([0, 1]))
     assert children.tolist() == [[0, 1], [2, 2]] and exists.tolist() == [[True, True], [True, False]]
     assert trie.widths == [2, 2, 1]
 
@@ -71,7 +71,7 @@ def test_trie_walks_to_every_item(seed):
             nodes = children[exists]
             node = nodes[trie.code(level)[nodes] == code]
             assert len(node) == 1
-            children, exists = (x[0] for x in trie.children(level, node))
+            children, exists = (x[0] for x in trie.children_of(level, node))
         assert trie.items[children[exists]].tolist() == [item]
         assert trie.path(2, node).tolist() == [row.tolist()]
 

@@ -59,7 +59,7 @@ def test_steps_equal_teacher_forcing(kind, overhead, layers, visits):
         parent = torch.randint(nodes.shape[1], (3, groups))
         past = past.extended(present, parent, nodes.shape[1])
         if level:
-            children, exists = trie.children(level - 1, nodes.gather(1, parent))  # [B, G, C]
+            children, exists = trie.children_of(level - 1, nodes.gather(1, parent))  # [B, G, C]
             pick = (torch.rand(exists.shape) * exists).argmax(-1, keepdim=True)
             nodes = children.gather(2, pick).squeeze(2)
         else:

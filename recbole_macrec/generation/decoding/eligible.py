@@ -44,7 +44,7 @@ def blocked_nodes(trie: Trie, excluded: torch.Tensor) -> list[torch.Tensor]:
     for level in reversed(range(trie.levels)):
         size = trie.size(level)
         children = torch.cat([trie.counts(level, range(size)), torch.zeros(1, dtype=torch.long, device=nodes.device)])
-        parents = trie.parent(level, blocked[0])  # sorted, as the children are
+        parents = trie.parent_of(level, blocked[0])  # sorted, as the children are
         n_blocked = torch.searchsorted(parents, parents, right=True) - torch.searchsorted(parents, parents)
         blocked.insert(0, distinct_nodes(parents, n_blocked == children[parents], size))
     return blocked

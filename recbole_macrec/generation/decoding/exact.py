@@ -74,7 +74,7 @@ def leaf_scores(
     log_probs, present = step(level, torch.arange(nodes.start, nodes.stop, device=device), past)  # [B, C, K]
     child_nodes = trie.child_range(level - 1, nodes) if level else range(trie.size(0))
     children = torch.arange(child_nodes.start, child_nodes.stop, device=device)
-    parent = trie.parent(level - 1, children) - nodes.start if level else torch.zeros_like(children)  # index of the prefix
+    parent = trie.parent_of(level - 1, children) - nodes.start if level else torch.zeros_like(children)  # index of the prefix
     step_scores = log_probs[:, parent, trie.code(level)[children].long()]  # [B, children]
     if trie.has_prior:
         step_scores = with_prior(step_scores, trie.prior(level)[children])

@@ -67,7 +67,7 @@ def beam_search(decoder: TrieDecoder, memory: Memory, beams: int, excluded: torc
         scores, best = candidates.flatten(1).topk(min(beams, candidates[0].numel()), dim=-1)  # [B, W]
         node = children.flatten(1).gather(1, best)
         past = past.extended(present, best // width, groups)
-        children, exists = trie.children(level, node)
+        children, exists = trie.children_of(level, node)
     if blocked:
         exists = exists & ~is_blocked(blocked[-1], children)
     items = trie.items[children].long()  # [B, W, C], C items of one ID

@@ -55,7 +55,7 @@ class Trie(nn.Module):
         """Code of every node of ``level``, int32 [n_l]."""
         return getattr(self, f"code_{level}")
 
-    def children(self, level: int, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def children_of(self, level: int, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Children of nodes of one level.
 
         Args:
@@ -80,7 +80,7 @@ class Trie(nn.Module):
         """log P(code | prefix) of the nodes of ``level`` without trained items, NaN for the others; [n_l]."""
         return getattr(self, f"prior_{level}")
 
-    def parent(self, level: int, node: torch.Tensor) -> torch.Tensor:
+    def parent_of(self, level: int, node: torch.Tensor) -> torch.Tensor:
         """Parents in ``level`` of nodes of level + 1 (of positions in ``items`` for leaves)."""
         return torch.searchsorted(getattr(self, f"first_{level}").long(), node, right=True) - 1
 
@@ -88,7 +88,7 @@ class Trie(nn.Module):
         """Codes on the paths to nodes [n] of ``level``, int64 [n, level + 1]."""
         codes = [self.code(level)[node]]
         for upper in reversed(range(level)):
-            node = self.parent(upper, node)
+            node = self.parent_of(upper, node)
             codes.insert(0, self.code(upper)[node])
         return torch.stack(codes, dim=1).long()
 
@@ -98,7 +98,7 @@ class Trie(nn.Module):
         node = position[torch.searchsorted(ordered, items).clamp(max=len(ordered) - 1)]
         nodes = []
         for level in reversed(range(self.levels)):
-            node = self.parent(level, node)
+            node = self.parent_of(level, node)
             nodes.insert(0, node)
         return nodes
 
@@ -130,7 +130,7 @@ class Trie(nn.Module):
         """
         if level == 0:
             return logits.index_select(1, self.code(0).long()).logsumexp(1)
-        children, exists = self.children(level - 1, node)  # [n, C]
+        children, exists = self.children_of(level - 1, node)  # [n, C]
         codes = self.code(level)[children.clamp(max=self.size(level) - 1)].long()
         return logits.gather(1, codes).masked_fill(~exists, -torch.inf).logsumexp(1)
 

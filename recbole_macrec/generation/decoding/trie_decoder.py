@@ -69,7 +69,7 @@ class LogProbs:
             self.node, node = [], None
             for level in range(trie.levels - 1):
                 if level:
-                    node = node[trie.parent(level - 1, torch.arange(trie.size(level), device=node.device))]
+                    node = node[trie.parent_of(level - 1, torch.arange(trie.size(level), device=node.device))]
                 node = trained.child(level, node, trie.code(level).long())
                 self.node.append(node)
 
