@@ -50,8 +50,8 @@ class Recommender:
             raise UserError(f"{type(model).__name__} does not generate semantic IDs; use a generative model of "
                             "recbole_macrec, or RecBole's full_sort_topk.")
         if model.reads_users:
-            raise UserError(f"{type(model).__name__} reads users besides histories and ranks only for the users of its training; use "
-                            " RecBole's full_sort_topk.")
+            raise UserError(f"{type(model).__name__} reads users besides histories and ranks only for the users of its "
+                            "training; use RecBole's full_sort_topk.")
         self._set_model(model)
         self._quantizer = quantizer
         if titles is not None:

@@ -1,4 +1,4 @@
-"""Item features to semantic IDs: quantizers, collision resolution, statistics, the on-disk bundle, published IDs."""
+"""Semantic IDs from item features: quantizers, collision resolution, statistics, bundles on disk, published IDs."""
 from recbole_macrec.semantic_ids.build import build_semantic_ids, published_semantic_ids
 from recbole_macrec.semantic_ids.codes import SemanticIDs
 from recbole_macrec.semantic_ids.published import read_published, write_published

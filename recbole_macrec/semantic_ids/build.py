@@ -1,4 +1,4 @@
-"""The way from item features, or from published files, to semantic IDs."""
+"""Build semantic IDs from item features or from published files."""
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,23 +35,25 @@ def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str]
                        folder: Path, device: str = "cpu", show_progress: bool = True,
                        interactions: csr_matrix | None = None, user_tokens: Sequence[str] | None = None,
                        expected: str | None = None, helpers: Callable[[], Group] = lambda: ALONE) -> SemanticIDs:
-    """Semantic IDs of all items: from the bundle in ``folder`` when there is one, else learnt and written there.
+    """Read the semantic IDs of all items from their bundle in ``folder``, or learn and write them.
 
-    They are learnt in the order of the tokens, so that neither the order of ``item_tokens`` nor that of the users matters.
+    They are learnt in the order of the tokens, so the order of ``item_tokens`` and of the users has no effect.
 
     Args:
-        features: modality -> [N, F_m], row i belongs to ``item_tokens[i]``; no padding row. Rows of a memory map stay
-            there where they would not fit into memory.
-        folder: holds one bundle per (features, settings, seed); made when missing.
-        interactions: how often user u took item i in the training part, [U, N]; for graphs and popularity.
-        user_tokens: of the U users, the padding first; None where the rows of ``interactions`` are in a fixed order.
+        features: modality -> [N, F_m], row i belongs to ``item_tokens[i]``; no padding row. Memory maps that do not fit
+            into memory are read in parts.
+        item_tokens: the N items.
+        settings: options of the semantic IDs.
+        folder: contains one bundle per (features, settings, seed); created if missing.
+        interactions: number of interactions of user u with item i in the training part, [U, N]; for graphs and popularity.
+        user_tokens: tokens of the U users, padding first; None if the order of the rows of ``interactions`` is fixed.
         expected: name of the bundle that a checkpoint was trained on.
         helpers: called before IDs are learnt that several processes can learn together; returns these processes, of which the
             others call :func:`represent_and_learn` with the same features, in the order of the tokens.
 
     Raises:
-        UserError: for features that cannot be used (naming modality and items), for options that do not fit them,
-            for a damaged bundle, and before other IDs than those of ``expected`` are learnt.
+        UserError: for invalid features, options that do not fit them, a damaged bundle, or if the IDs would not be those of
+            ``expected``.
     """
     item_tokens, folder = tuple(item_tokens), Path(folder)
     features = _checked_features(features, item_tokens, settings)
@@ -61,15 +63,14 @@ def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str]
         interactions = _checked_interactions(interactions, users, order)
         users = np.argsort(users)
     features = {m: rows_of(x, order) for m, x in features.items()}
-    ids = _bundled(features, sorted(item_tokens), settings, folder, device, show_progress, interactions, expected,
-                   helpers)
+    ids = _read_or_learn(features, sorted(item_tokens), settings, folder, device, show_progress, interactions, expected, helpers)
     return ids.reordered(token_ranks(item_tokens), users)
 
 
-def _bundled(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings, folder: Path, device: str,
-             show_progress: bool, interactions: csr_matrix | None, expected: str | None,
-             helpers: Callable[[], Group]) -> SemanticIDs:
-    """The IDs of items and users in the order of their tokens; see :func:`build_semantic_ids`."""
+def _read_or_learn(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings, folder: Path,
+                   device: str, show_progress: bool, interactions: csr_matrix | None, expected: str | None,
+                   helpers: Callable[[], Group]) -> SemanticIDs:
+    """IDs of items and users sorted by token; see :func:`build_semantic_ids`."""
     inputs = bundle_inputs(features, item_tokens, settings, interactions)
     if expected is not None:
         check_expected(folder, inputs, item_tokens, expected)
@@ -81,8 +82,8 @@ def _bundled(features: dict[str, Features], item_tokens: Sequence[str], settings
         learnt = represent_and_learn(features, interactions, settings, device, show_progress, group)
         raw = {m: part.codes for m, part in learnt.modalities.items()}
         sizes = dict.fromkeys(raw, (settings.codebook_size,) * settings.codebook_levels)
-        codes, sizes_after = _resolved(raw, sizes, {m: part.geometry for m, part in learnt.modalities.items()}, settings,
-                                       interactions)
+        geometry = {m: part.geometry for m, part in learnt.modalities.items()}
+        codes, sizes_after = _resolve_collisions(raw, sizes, geometry, settings, interactions)
         statistics = {m: code_statistics(part.codes, sizes[m], codes[m], features, settings.semantic_id_seed,
                                          part.reconstruction_error) for m, part in learnt.modalities.items()}
         ids = SemanticIDs(tuple(item_tokens), codes, sizes_after, raw, statistics, graph=learnt.graph, bundle=path)
@@ -93,12 +94,12 @@ def _bundled(features: dict[str, Features], item_tokens: Sequence[str], settings
 
 def published_semantic_ids(files: dict[str, Path], item_tokens: Sequence[str], settings: SemanticIDSettings,
                            interactions: csr_matrix | None = None) -> SemanticIDs:
-    """Semantic IDs that others published, one JSON file per modality (published.py), collisions resolved in token order.
+    """Read published semantic IDs, one JSON file per modality (published.py), and resolve collisions in token order.
 
-    A level has ``codebook_size`` codes, or as many as the file uses when it uses more.
+    The codebook size of a level is ``codebook_size``, or larger if the file contains larger codes.
 
     Raises:
-        UserError: for a file that does not hold an ID for every item.
+        UserError: a file does not contain an ID for every item.
     """
     _check_tokens(tuple(item_tokens))
     order, ranks = token_order(item_tokens), token_ranks(item_tokens)
@@ -107,14 +108,14 @@ def published_semantic_ids(files: dict[str, Path], item_tokens: Sequence[str], s
     raw = {m: read_published(path, item_tokens) for m, path in files.items()}
     raw_sizes = {m: tuple(max(settings.codebook_size, int(top) + 1) for top in codes.max(0))
                  for m, codes in raw.items()}
-    codes, sizes = _resolved(raw, raw_sizes, dict.fromkeys(raw), settings, interactions)
+    codes, sizes = _resolve_collisions(raw, raw_sizes, dict.fromkeys(raw), settings, interactions)
     statistics = {m: code_statistics(raw[m], raw_sizes[m], codes[m]) for m in raw}
     return SemanticIDs(tuple(item_tokens), codes, sizes, raw, statistics).reordered(ranks)
 
 
-def _resolved(raw: dict[str, np.ndarray], sizes: dict[str, tuple[int, ...]], geometry: dict[str, Geometry | None],
-              settings: SemanticIDSettings, interactions: csr_matrix | None) -> tuple[dict, dict]:
-    """IDs after collision resolution and their codebook sizes, both by modality."""
+def _resolve_collisions(raw: dict[str, np.ndarray], sizes: dict[str, tuple[int, ...]], geometry: dict[str, Geometry | None],
+                        settings: SemanticIDSettings, interactions: csr_matrix | None) -> tuple[dict, dict]:
+    """Resolve collisions; returns IDs and their codebook sizes, both by modality."""
     counts = None if interactions is None else item_counts(interactions)
     resolved = {m: resolve(settings.collision, raw[m], sizes[m], geometry[m], counts, settings.semantic_id_seed) for m in raw}
     return {m: r.codes for m, r in resolved.items()}, {m: r.sizes for m, r in resolved.items()}
@@ -122,21 +123,21 @@ def _resolved(raw: dict[str, np.ndarray], sizes: dict[str, tuple[int, ...]], geo
 
 def _checked_features(features: dict[str, Features], item_tokens: tuple[str, ...],
                       settings: SemanticIDSettings) -> dict[str, Features]:
-    """The features of ``settings.modalities`` as float32, or a UserError that says what is wrong with them."""
+    """Features of ``settings.modalities`` as float32; raises a UserError if they are invalid."""
     _check_tokens(item_tokens)
     items = len(item_tokens)
     missing = [m for m in settings.modalities if m not in features]
     if missing:
-        raise UserError(f"No features for modality '{missing[0]}': there are {sorted(features)}; import them, or "
+        raise UserError(f"No features of modality '{missing[0]}', only of {sorted(features)}; import them, or "
                         "change modalities.")
     if settings.quantizer == "cross_modal_rqvae" and len(settings.modalities) < 2:
-        raise UserError(f"quantizer = cross_modal_rqvae needs at least two modalities, modalities = "
-                        f"{list(settings.modalities)}: add one, or set quantizer to rqvae or rq_kmeans.")
+        raise UserError(f"quantizer = cross_modal_rqvae needs at least two modalities, but modalities = "
+                        f"{list(settings.modalities)}; add one, or set quantizer to rqvae or rq_kmeans.")
     if settings.codebook_size > items:
-        raise UserError(f"codebook_size = {settings.codebook_size}, but there are only {items} items: lower "
+        raise UserError(f"codebook_size = {settings.codebook_size}, but there are only {items} items; lower "
                         "codebook_size.")
     if settings.uses_pseudo_labels and settings.pseudo_labels > items:
-        raise UserError(f"pseudo_labels = {settings.pseudo_labels}, but there are only {items} items: lower "
+        raise UserError(f"pseudo_labels = {settings.pseudo_labels}, but there are only {items} items; lower "
                         "pseudo_labels, to about a tenth of the items.")
     return {m: _checked_matrix(m, features[m], item_tokens) for m in settings.modalities}
 
@@ -145,25 +146,25 @@ def _checked_matrix(modality: str, x: Features, item_tokens: tuple[str, ...]) ->
     if not isinstance(x, FeatureRows):
         x = np.asarray(x)
     if len(x.shape) != 2 or x.shape[1] == 0 or not np.issubdtype(x.dtype, np.number):
-        raise UserError(f"Features of modality '{modality}' have shape {x.shape} and type {x.dtype}: expected a row "
+        raise UserError(f"Features of modality '{modality}' have shape {x.shape} and type {x.dtype}; expected a row "
                         "of numbers per item.")
     if len(x) != len(item_tokens):
         raise UserError(f"Features of modality '{modality}' have {len(x)} rows, but there are {len(item_tokens)} "
-                        "items: give one row per item.")
+                        "items; give one row per item.")
     if not isinstance(x, FeatureRows):
-        with np.errstate(over="ignore"):  # what overflows float32 is reported below
+        with np.errstate(over="ignore"):  # overflow of float32 is reported below
             x = np.ascontiguousarray(x, dtype=np.float32)
     bad = not_finite(x)
     if len(bad):
-        raise UserError(f"Features of modality '{modality}' are NaN or infinite for {len(bad)} of {len(x)} items, the "
-                        f"first of them {[item_tokens[i] for i in bad[:5]]}: mend the feature file.")
+        raise UserError(f"Features of modality '{modality}' are NaN or infinite for {len(bad)} of {len(x)} items, "
+                        f"e.g. {[item_tokens[i] for i in bad[:5]]}; correct the feature file.")
     return x
 
 
 def _checked_interactions(interactions: csr_matrix, users: np.ndarray, items: np.ndarray) -> csr_matrix:
-    """The rows ``users`` and columns ``items`` of the matrix, in the one form that its values can take."""
+    """Rows ``users`` and columns ``items`` of the matrix, in canonical CSR format."""
     if interactions.shape[1] != len(items):
-        raise ValueError(f"interactions are of {interactions.shape[1]} items, item_tokens of {len(items)}")
+        raise ValueError(f"interactions has {interactions.shape[1]} items, but item_tokens has {len(items)}")
     checked = csr_matrix(interactions, copy=True)[users][:, items]
     checked.sum_duplicates()
     checked.eliminate_zeros()
@@ -173,8 +174,8 @@ def _checked_interactions(interactions: csr_matrix, users: np.ndarray, items: np
 
 def _check_tokens(item_tokens: tuple[str, ...]) -> None:
     if not item_tokens:
-        raise UserError("There are no items to give semantic IDs to: check the .inter and .item files.")
+        raise UserError("There are no items; check the .inter and .item files.")
     if len(set(item_tokens)) < len(item_tokens):
         seen: set[str] = set()
-        twice = next(token for token in item_tokens if token in seen or seen.add(token))
-        raise UserError(f"Item '{twice}' is listed twice: give every item one row.")
+        duplicate = next(token for token in item_tokens if token in seen or seen.add(token))
+        raise UserError(f"Item '{duplicate}' is listed twice; give every item one row.")

@@ -1,14 +1,13 @@
-"""The on-disk bundle: one folder per (features, settings, seed) with the IDs and all that made them.
+"""Bundles on disk: one folder per (features, settings, seed) with the IDs and their quantizer.
 
     semantic_ids-<hash>/
       manifest.json         format, settings, library versions, statistics, history, checksums of the other files
       items.json            item tokens in row order, sorted
       codes.safetensors     codes.<modality> and raw_codes.<modality>, [N, L] int64
       quantizer.safetensors <modality>/<weight>: codebooks, encoder, decoder, feature scale
-      graph.safetensors     users [U, D], sorted by token too, and items [N, D], where a graph was learnt
+      graph.safetensors     users [U, D], sorted by token, and items [N, D], if a graph was learnt
 
-A bundle is written under a temporary name and renamed, so a folder of that name is complete or damaged, never
-unfinished.
+A bundle is written under a temporary name and then renamed, so a folder with its final name is never incomplete.
 """
 import hashlib
 import json
@@ -36,7 +35,7 @@ from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.blocks import blocks
 from recbole_macrec.utils.files import lock_in, sha256_of, writing
 
-FORMAT = 3  # raise it when the same features and settings would give other IDs, or the files change
+FORMAT = 3  # increase it when the same features and settings give other IDs, or the files change
 PREFIX = "semantic_ids-"
 MANIFEST, ITEMS, CODES, WEIGHTS = "manifest.json", "items.json", "codes.safetensors", "quantizer.safetensors"
 GRAPH = "graph.safetensors"
@@ -44,8 +43,16 @@ GRAPH = "graph.safetensors"
 
 def bundle_inputs(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
                   interactions: csr_matrix | None = None) -> dict[str, str]:
-    """A hash of each thing that the IDs depend on, by its name in messages: items, features, options, and the training
-    interactions [U, N] or the items' counts of them where the settings make use of these. All are in the order of tokens."""
+    """Hash every input of the IDs: items, features, options, and training interactions if the settings use them.
+
+    Args:
+        features: modality -> [N, F_m], rows sorted by item token.
+        item_tokens: sorted.
+        interactions: training interactions [U, N], users and items sorted by token.
+
+    Returns:
+        Name of the input, as used in messages -> hash.
+    """
     inputs = {"items": _sha256(json.dumps(list(item_tokens)).encode())}
     for modality, x in features.items():
         digest = hashlib.sha256(f"{x.dtype} {x.shape}\n".encode())
@@ -62,35 +69,35 @@ def bundle_inputs(features: dict[str, Features], item_tokens: Sequence[str], set
 
 
 def bundle_name(inputs: dict[str, str]) -> str:
-    """The folder name: a hash of the :func:`bundle_inputs`."""
+    """Folder name of a bundle, from a hash of its :func:`bundle_inputs`."""
     return PREFIX + _sha256(json.dumps(inputs).encode())[:16]
 
 
 def check_expected(folder: Path, inputs: dict[str, str], item_tokens: Sequence[str], expected: str) -> None:
-    """Refuse to learn IDs for a checkpoint that was trained on those of the bundle ``expected``.
+    """Check that ``inputs`` give the IDs of the bundle ``expected``, on which a checkpoint was trained.
 
     Raises:
-        UserError: when ``inputs`` would give other IDs, naming what has changed where that bundle lies in ``folder``.
+        UserError: they give other IDs; the message lists the changes if that bundle exists in ``folder``.
     """
     if bundle_name(inputs) == expected:
         return
     changes = _changes(folder / expected, inputs, item_tokens)
     changed = f" (changed since: {', '.join(changes)})" if changes else ""
     raise UserError(f"The checkpoint was trained on the semantic IDs {expected}, but the data of {folder.parent} give "
-                    f"{bundle_name(inputs)}{changed}: use the dataset, features and options that it was trained with, "
+                    f"{bundle_name(inputs)}{changed}; use the dataset, features and options that it was trained with, "
                     "or train again.")
 
 
 def _changes(bundle: Path, inputs: dict[str, str], item_tokens: Sequence[str]) -> list[str]:
-    """What differs from the inputs of ``bundle``: new and missing items, or else the inputs by name; empty without a bundle."""
+    """Changes since the inputs of ``bundle``: new and missing items, or names of other inputs; empty if it does not exist."""
     try:
         before = set(json.loads((bundle / ITEMS).read_text(encoding="utf-8")))
-        theirs = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))["inputs"]
+        old_inputs = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))["inputs"]
     except (OSError, ValueError, KeyError):
         return []
     new, gone = sorted(set(item_tokens) - before), sorted(before - set(item_tokens))
     items = [f"{listing(tokens, 'item')} {what}" for tokens, what in ((new, "new"), (gone, "gone")) if tokens]
-    return items or [name for name in inputs if inputs[name] != theirs.get(name)]
+    return items or [name for name in inputs if inputs[name] != old_inputs.get(name)]
 
 
 def _sha256(*parts: bytes) -> str:
@@ -98,51 +105,51 @@ def _sha256(*parts: bytes) -> str:
 
 
 def item_counts(interactions: csr_matrix) -> np.ndarray:
-    """How often each item was taken, int64 [N], from interactions [U, N]."""
+    """Number of interactions of each item, int64 [N], from interactions [U, N]."""
     return np.asarray(interactions.sum(0), dtype=np.int64).reshape(-1)
 
 
 @contextmanager
 def locked(folder: Path, name: str) -> Iterator[Path]:
-    """Hold the lock of a bundle while it is built; gives its path. Clears what a killed build left behind.
+    """Hold the lock of a bundle while it is built; yields its path. Removes leftovers of a killed build.
 
-    A bundle that is there is whole and needs no lock, so its folder may be read-only.
+    An existing bundle is complete and needs no lock, so its folder may be read-only.
 
     Raises:
-        UserError: when the bundle is not there and ``folder`` is read-only.
+        UserError: the bundle does not exist and ``folder`` is read-only.
     """
     if (folder / name).exists():
         yield folder / name
         return
     with lock_in(folder, f"{name}.lock", "semantic IDs for these settings and features"):
-        for leftover in folder.glob(f".{name}.*"):  # the lock is ours, so its builder is dead
+        for leftover in folder.glob(f".{name}.*"):  # we hold the lock, so its process has ended
             shutil.rmtree(leftover, ignore_errors=True)
         yield folder / name
 
 
 def write_bundle(path: Path, ids: SemanticIDs, settings: SemanticIDSettings, weights: dict[str, dict[str, Tensor]],
                  history: list[dict], inputs: dict[str, str]) -> None:
-    """Write the bundle ``path``; the caller holds its lock."""
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    """Write the bundle ``path``. The caller must hold its lock."""
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        unfinished.chmod(0o755)  # mkdtemp lets only its owner in
+        temporary.chmod(0o755)  # mkdtemp allows access only to the owner
         with writing(path):
-            _write_files(unfinished, ids, settings, weights, history, inputs)
-        os.rename(unfinished, path)
+            _write_files(temporary, ids, settings, weights, history, inputs)
+        os.rename(temporary, path)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_files(unfinished: Path, ids: SemanticIDs, settings: SemanticIDSettings, weights: dict[str, dict[str, Tensor]],
+def _write_files(temporary: Path, ids: SemanticIDs, settings: SemanticIDSettings, weights: dict[str, dict[str, Tensor]],
                  history: list[dict], inputs: dict[str, str]) -> None:
-    (unfinished / ITEMS).write_text(json.dumps(list(ids.item_tokens)), encoding="utf-8")
+    (temporary / ITEMS).write_text(json.dumps(list(ids.item_tokens)), encoding="utf-8")
     arrays = {f"codes.{m}": c for m, c in ids.codes.items()} | {f"raw_codes.{m}": c for m, c in ids.raw_codes.items()}
-    save_file({name: np.ascontiguousarray(a, dtype=np.int64) for name, a in arrays.items()}, unfinished / CODES)
+    save_file({name: np.ascontiguousarray(a, dtype=np.int64) for name, a in arrays.items()}, temporary / CODES)
     save_file({f"{m}/{name}": np.ascontiguousarray(w.numpy()) for m, part in weights.items()
-               for name, w in part.items()}, unfinished / WEIGHTS)
+               for name, w in part.items()}, temporary / WEIGHTS)
     if ids.graph is not None:
-        save_file(ids.graph._asdict(), unfinished / GRAPH)
-    files = [name for name in (ITEMS, CODES, WEIGHTS, GRAPH) if (unfinished / name).exists()]
+        save_file(ids.graph._asdict(), temporary / GRAPH)
+    files = [name for name in (ITEMS, CODES, WEIGHTS, GRAPH) if (temporary / name).exists()]
     manifest = {
         "format": FORMAT,
         "fingerprint": ids.fingerprint(),
@@ -151,18 +158,18 @@ def _write_files(unfinished: Path, ids: SemanticIDs, settings: SemanticIDSetting
         "settings": settings.identity(),
         "inputs": inputs,
         "versions": library_versions(),
-        "sha256": {name: sha256_of(unfinished / name) for name in files},
+        "sha256": {name: sha256_of(temporary / name) for name in files},
         "statistics": ids.statistics,
         "history": history,
     }
-    (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False), encoding="utf-8")
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False), encoding="utf-8")
 
 
 def read_bundle(path: Path) -> SemanticIDs:
     """Read and check a bundle.
 
     Raises:
-        UserError: naming the folder, when a file is missing, truncated or changed.
+        UserError: a file is missing, truncated or changed.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -182,18 +189,18 @@ def read_bundle(path: Path) -> SemanticIDs:
         if ids.fingerprint() != manifest["fingerprint"]:
             raise ValueError(f"{MANIFEST} does not belong to {CODES}")
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path}: the semantic IDs there are damaged ({type(error).__name__}: {error}): delete this "
-                        "folder, they are then learnt again.") from None
+        raise UserError(f"{path}: the semantic IDs are damaged ({type(error).__name__}: {error}); delete this "
+                        "folder to learn them again.") from None
     return ids
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """The quantizer's weights, ``<modality>/<weight>`` -> array."""
+    """Weights of the quantizer, ``<modality>/<weight>`` -> array."""
     return load_file(path / WEIGHTS)
 
 
 def read_identity(path: Path) -> dict:
-    """The settings that the bundle was learnt with, as :meth:`SemanticIDSettings.identity` gave them."""
+    """Settings of the bundle, as returned by :meth:`SemanticIDSettings.identity`."""
     return json.loads((path / MANIFEST).read_text(encoding="utf-8"))["settings"]
 
 

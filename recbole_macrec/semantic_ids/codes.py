@@ -1,4 +1,4 @@
-"""What the semantic-ID room hands to the others: the codes of every item in every modality."""
+"""Containers for the semantic IDs of all items and for learnt codes."""
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from recbole_macrec.semantic_ids.order import token_order
 
 
 class GraphRepresentations(NamedTuple):
-    """What the graph of the training interactions tells about U users and N items; float32."""
+    """Representations of U users and N items, learnt on the graph of the training interactions; float32."""
 
     users: np.ndarray  # [U, D]
     items: np.ndarray  # [N, D]
@@ -23,18 +23,18 @@ class GraphRepresentations(NamedTuple):
 class SemanticIDs:
     """Semantic IDs of N items in one or more modalities.
 
-    They do not depend on the order of the items: :meth:`reordered` changes it, :meth:`fingerprint` stays equal.
+    The order of the items can be changed by :meth:`reordered`; it does not affect :meth:`fingerprint`.
 
     Attributes:
         item_tokens: the N item tokens, as in the atomic files; row i of every array belongs to ``item_tokens[i]``.
         codes: modality -> int64 array [N, L], the IDs after collision resolution; ``codes[m][:, l] < sizes[m][l]``.
-        sizes: modality -> the L codebook sizes.
-        raw_codes: modality -> int64 array [N, L_raw], the IDs before collision resolution; items whose raw rows are
-            equal collide.
+        sizes: modality -> L codebook sizes.
+        raw_codes: modality -> int64 array [N, L_raw], the IDs before collision resolution; items with equal rows
+            collide.
         statistics: modality -> plain numbers (collision_rate, usage, perplexity, ...).
-        newcomers: how many items, the last ones, came after training.
-        bundle: the folder with the quantizer that learnt the IDs; None for IDs from elsewhere.
-        graph: representations of users and items, where the settings ask for them; users as in the interactions given.
+        newcomers: number of items added after training; they are the last ones.
+        bundle: folder with the quantizer that learnt the IDs; None for published IDs.
+        graph: representations of users and items, if the settings require them; users in the order of the given interactions.
     """
 
     item_tokens: tuple[str, ...]
@@ -51,7 +51,7 @@ class SemanticIDs:
         return tuple(self.codes)
 
     def fingerprint(self) -> str:
-        """A hash of item tokens and codes: equal exactly when every item has the same ID, in any order of the items."""
+        """Hash of item tokens and codes, independent of the order of the items."""
         order = token_order(self.item_tokens)
         digest = hashlib.sha256("\n".join(sorted(self.item_tokens)).encode())
         for modality in self.modalities:
@@ -60,7 +60,7 @@ class SemanticIDs:
         return digest.hexdigest()[:16]
 
     def reordered(self, items: np.ndarray, users: np.ndarray | None = None) -> "SemanticIDs":
-        """Return the same IDs with item ``items[i]`` [N] in row i, and user ``users[j]`` [U] in row j of the graph."""
+        """Return the IDs with item ``items[i]`` [N] in row i, and user ``users[j]`` [U] in row j of the graph."""
         codes, raw_codes = ({m: array[items] for m, array in arrays.items()} for arrays in (self.codes, self.raw_codes))
         graph = self.graph
         if graph is not None:
@@ -69,7 +69,7 @@ class SemanticIDs:
         return replace(self, item_tokens=tokens, codes=codes, raw_codes=raw_codes, graph=graph)
 
     def only(self, modalities: Sequence[str]) -> "SemanticIDs":
-        """Return the IDs of ``modalities``, in that order."""
+        """Return the IDs of ``modalities``, in this order."""
         codes, sizes, raw_codes, statistics = (
             {m: values[m] for m in modalities if m in values}
             for values in (self.codes, self.sizes, self.raw_codes, self.statistics)
@@ -79,9 +79,9 @@ class SemanticIDs:
 
 class LearntModality(NamedTuple):
     codes: np.ndarray  # [N, L] int64, before collision resolution
-    geometry: Geometry | None  # None where the codewords are not shared by all items
+    geometry: Geometry | None  # None if the codewords are not shared by all items
     reconstruction_error: float  # mean squared error of the scaled features
-    weights: dict[str, Tensor]  # everything needed to quantize another item
+    weights: dict[str, Tensor]  # weights for quantizing other items
 
 
 class Learnt(NamedTuple):

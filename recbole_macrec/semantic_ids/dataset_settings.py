@@ -1,4 +1,4 @@
-"""What a configuration wants of a dataset: which modalities, where their semantic IDs come from, and what that takes."""
+"""Semantic-ID settings of a configuration for its dataset: modalities, and source of the IDs."""
 import logging
 from pathlib import Path
 
@@ -15,35 +15,35 @@ logger = logging.getLogger(__name__)
 
 
 def settings_of(config, folder: Path) -> SemanticIDSettings:
-    """The settings of the semantic IDs; without ``modalities`` they are of what the dataset in ``folder`` has."""
-    modalities = config["modalities"] or _modalities_there(config, folder)
+    """Settings of the semantic IDs; if ``modalities`` is not set, of all modalities of the dataset in ``folder``."""
+    modalities = config["modalities"] or _available_modalities(config, folder)
     if not isinstance(modalities, list | tuple):
-        raise UserError(f"modalities must be a list such as ['text', 'image'], but it is {modalities!r}.")
-    together = config["quantizer"] == "cross_modal_rqvae" or config["representation"] in ("concatenated", "graph")
-    return SemanticIDSettings.from_config(config, list(modalities) if together else _read(config, modalities))
+        raise UserError(f"modalities is {modalities!r}; expected a list, e.g. ['text', 'image'].")
+    needs_all = config["quantizer"] == "cross_modal_rqvae" or config["representation"] in ("concatenated", "graph")
+    return SemanticIDSettings.from_config(config, list(modalities) if needs_all else _read(config, modalities))
 
 
 def ids_read(config, settings: SemanticIDSettings) -> list[str]:
-    """Which of the IDs the model of ``config`` reads."""
+    """Names of the IDs that the model of ``config`` reads."""
     return _read(config, settings.ids)
 
 
 def source_of_ids(settings: SemanticIDSettings, folder: Path) -> str:
-    """``learn`` or ``published``: what ``semantic_ids`` says, or what there is where it says ``auto``."""
+    """``learn`` or ``published``: the option ``semantic_ids``; for ``auto`` it depends on the files in ``folder``."""
     if settings.semantic_ids != "auto":
         return settings.semantic_ids
-    have_features = set(settings.modalities) <= set(available(folder))
-    published = not have_features and all(file.is_file() for file in published_files(settings, folder).values())
+    has_features = set(settings.modalities) <= set(available(folder))
+    published = not has_features and all(file.is_file() for file in published_files(settings, folder).values())
     return "published" if published else "learn"
 
 
 def published_files(settings: SemanticIDSettings, folder: Path) -> dict[str, Path]:
-    """Where IDs that others published lie."""
+    """Paths of published IDs, by name."""
     return {name: folder / FOLDER / f"{name}.json" for name in settings.ids}
 
 
 def wants_images(config, folder: Path) -> bool:
-    """Whether the semantic IDs of ``config`` are learnt from images that are still to be encoded."""
+    """Whether the semantic IDs of ``config`` are learnt from images that have not been encoded yet."""
     settings = settings_of(config, folder)
     if source_of_ids(settings, folder) == "published":
         return False
@@ -52,7 +52,7 @@ def wants_images(config, folder: Path) -> bool:
 
 
 def mean_for(config) -> list[str]:
-    """The kinds of content that an item may lack, and then has the mean feature of the others."""
+    """Kinds of content for which an item without content gets the mean feature of the other items."""
     return [kind for kind, option in LACKING.items() if config[option] == "mean"]
 
 
@@ -60,14 +60,14 @@ def _read(config, names) -> list[str]:
     return list(names)[: config["max_modalities"]]
 
 
-def _modalities_there(config, folder: Path) -> list[str]:
-    """The modalities that the folder has features, IDs or raw content of: text, image, then others by name."""
+def _available_modalities(config, folder: Path) -> list[str]:
+    """Modalities with features, IDs or raw content in the folder: text, image, then others by name."""
     files = {*available(folder), *(path.stem for path in (folder / FOLDER).glob("*.json"))}
-    there = files | encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
+    found = files | encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
                               AtomicFormat.of(config))
-    if not there:
-        raise UserError(f"{folder} has neither features nor semantic IDs nor texts and images to encode; import some, or name "
+    if not found:
+        raise UserError(f"{folder} has neither features nor semantic IDs nor texts and images to encode; import some, or set "
                         "modalities.")
-    chosen = sorted(there, key=lambda modality: (modality != "text", modality != "image", modality))
-    logger.info(f"modalities is not set: {chosen}, which {folder} has")
+    chosen = sorted(found, key=lambda modality: (modality != "text", modality != "image", modality))
+    logger.info(f"modalities is not set; using {chosen}, found in {folder}")
     return chosen

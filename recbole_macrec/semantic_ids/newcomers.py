@@ -1,6 +1,6 @@
-"""Semantic IDs for new items beside those of a catalogue, which stay as they are.
+"""Semantic IDs for new items; the IDs of existing items do not change.
 
-Axes: N items, n new items, F feature width, L levels.
+Shapes: N items, n new items, F feature width, L levels.
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,19 +10,21 @@ import numpy as np
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import SemanticIDs
 from recbole_macrec.semantic_ids.collisions.base import Geometry, quantization_error
-from recbole_macrec.semantic_ids.collisions.resolve import Reassign, TakenIDs, ids_below
+from recbole_macrec.semantic_ids.collisions.resolve import Reassign, UsedIDs, count_ids
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 
 
 def with_new_items(ids: SemanticIDs, quantizer: FrozenQuantizer, item_tokens: Sequence[str],
                    features: Mapping[str, np.ndarray]) -> SemanticIDs:
-    """``ids`` followed by those of ``item_tokens``; all statistics stay those of the learnt items.
+    """Append the IDs of new items to ``ids``; the statistics remain those of the learnt items.
 
     Args:
+        quantizer: the quantizer that learnt ``ids``.
+        item_tokens: the n new items.
         features: modality -> [n, F_m] float32.
 
     Raises:
-        UserError: when no ID is free.
+        UserError: there are not enough free IDs.
     """
     codes, raw_codes = {}, {}
     for m in ids.modalities:
@@ -34,22 +36,23 @@ def with_new_items(ids: SemanticIDs, quantizer: FrozenQuantizer, item_tokens: Se
                    newcomers=ids.newcomers + len(item_tokens))
 
 
-def free_ids(raw: np.ndarray, taken: np.ndarray, sizes: tuple[int, ...], geometry: Geometry) -> np.ndarray:
-    """IDs [n, L'] that nobody has, of new items with the codes ``raw`` [n, L].
+def free_ids(raw: np.ndarray, used: np.ndarray, sizes: tuple[int, ...], geometry: Geometry) -> np.ndarray:
+    """Assign unused IDs [n, L'] to new items with the codes ``raw`` [n, L].
 
-    An item takes its own codes where they are free, and else the nearest free ID as ``collision: reassign`` does, items
-    near their codewords first. A level behind the quantizer's (an extra token) takes its lowest free code; under
-    codes whose tokens are all taken there is no room, and the search goes on in the level above.
+    An item keeps its own codes if they are unused, and otherwise gets the nearest unused ID as with ``collision: reassign``,
+    items near their codewords first. A level after those of the quantizer (an extra token) gets its lowest unused code. If
+    all IDs below a prefix are used, the search continues one level up.
 
     Args:
-        taken: IDs [N, L'] of the catalogue; sizes: L' codebook sizes.
+        used: IDs [N, L'] of the catalogue.
+        sizes: L' codebook sizes.
     """
-    if len(raw) + len(taken) > ids_below(sizes):
-        raise UserError(f"{len(raw)} new items and {len(taken)} old ones cannot have different IDs of sizes {list(sizes)}: "
-                        "add fewer, or learn new IDs with a larger codebook_size or codebook_levels.")
-    books, squares = TakenIDs(sizes, taken), geometry.squares()
+    if len(raw) + len(used) > count_ids(sizes):
+        raise UserError(f"{len(raw)} new items and {len(used)} old ones cannot have different IDs of sizes {list(sizes)}; "
+                        "add fewer items, or learn new IDs with a larger codebook_size or codebook_levels.")
+    used_ids, squares = UsedIDs(sizes, used), geometry.squares()
     codes = np.pad(raw, ((0, 0), (0, len(sizes) - raw.shape[1])))
     for item in np.argsort(quantization_error(raw, geometry), kind="stable"):
-        codes[item] = Reassign.nearest_free(codes[item].tolist(), books, geometry, squares, item)
-        books.add(codes[item].tolist())
+        codes[item] = Reassign.nearest_free(codes[item].tolist(), used_ids, geometry, squares, item)
+        used_ids.add(codes[item].tolist())
     return codes

@@ -1,6 +1,6 @@
-"""The order in which semantic IDs are learnt, hashed and stored: that of the tokens, whatever the order of the files.
+"""Order of the tokens, in which semantic IDs are learnt, hashed and stored, independent of the order of the files.
 
-Axes: N tokens.
+Shapes: N tokens.
 """
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def token_order(tokens: Sequence[str]) -> np.ndarray:
 
 
 def token_ranks(tokens: Sequence[str]) -> np.ndarray:
-    """Place [N] of each of ``tokens`` in the sorted list, int64: the inverse of :func:`token_order`.
+    """Index [N] of each of ``tokens`` in the sorted list, int64: the inverse of :func:`token_order`.
 
     Example: ``token_ranks(["b", "c", "a"])`` is ``[1, 2, 0]``.
     """
@@ -24,5 +24,5 @@ def token_ranks(tokens: Sequence[str]) -> np.ndarray:
 
 
 def user_order(tokens: Sequence[str]) -> np.ndarray:
-    """As :func:`token_order`, of RecBole's users: the padding, number 0, stays first."""
+    """:func:`token_order` of RecBole's users: the padding, number 0, stays first."""
     return np.concatenate([[0], 1 + token_order(tokens[1:])])

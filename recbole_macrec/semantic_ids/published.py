@@ -1,9 +1,9 @@
-"""Published semantic IDs: the JSON of MQL4GRec, MACRec and LC-Rec, {"0": ["<a_170>", "<b_224>", ...], ...}.
+"""Published semantic IDs: JSON files of MQL4GRec, MACRec and LC-Rec, {"0": ["<a_170>", "<b_224>", ...], ...}.
 
-Keys are item tokens; the letter of a code is its level, a for the first; all letters of a file are of one case
-(text IDs are published in lower, image IDs in upper case).
+Keys are item tokens. The letter of a code is its level, a for the first. All letters of a file have the same case (lower for
+text IDs, upper for image IDs).
 
-Axes: N items, L levels.
+Shapes: N items, L levels.
 """
 import json
 import re
@@ -16,51 +16,54 @@ import numpy as np
 from recbole_macrec.errors import UserError
 
 CODE = re.compile(r"<([A-Za-z])_(0|[1-9][0-9]*)>")
-MOST_LEVELS = len(ascii_lowercase)
+MAX_LEVELS = len(ascii_lowercase)
 
 
 def read_published(path: Path, item_tokens: Sequence[str]) -> np.ndarray:
-    """Codes [N, L] int64 of ``item_tokens``, in that order; other items of the file are checked and left out.
+    """Read the codes [N, L] int64 of ``item_tokens``, in this order. Other items in the file are checked and ignored.
 
     Example: ["<a_170>", "<b_224>"] is the row (170, 224).
 
     Raises:
-        UserError: naming the file, the item and the mend, when the file is no such JSON, lacks items, lists one
-            twice, or holds IDs of different lengths, unknown levels, or anything but codes.
+        UserError: the file has another format, items are missing or listed twice, or IDs have different lengths, unknown
+            levels or invalid codes.
     """
     path = Path(path)
     ids = _load(path)
     missing = [token for token in item_tokens if token not in ids]
     if missing:
-        raise UserError(f"{path}: {len(missing)} of {len(item_tokens)} items have no semantic ID, the first of them "
-                        f"{missing[:5]}: add them to the file, or take those items out of the data set.")
+        raise UserError(f"{path}: {len(missing)} of {len(item_tokens)} items have no semantic ID, e.g. "
+                        f"{missing[:5]}; add them to the file, or remove these items from the dataset.")
     rows, first = {}, None
     for item, words in ids.items():
         codes, upper = _decode(path, item, words)
         if first is None:
             first = (item, len(codes), upper)
         if len(codes) != first[1]:
-            raise UserError(f"{path}: item '{item}' has {len(codes)} codes, item '{first[0]}' has {first[1]}: "
+            raise UserError(f"{path}: item '{item}' has {len(codes)} codes, item '{first[0]}' has {first[1]}; "
                             "give every item the same number of codes.")
         if upper != first[2]:
             raise UserError(f"{path}: item '{item}' has levels in {_case(upper)} case, item '{first[0]}' in "
-                            f"{_case(first[2])} case: use one case in the whole file.")
+                            f"{_case(first[2])} case; use one case in the whole file.")
         rows[item] = codes
     return np.array([rows[token] for token in item_tokens], dtype=np.int64).reshape(len(item_tokens), -1)
 
 
 def write_published(path: Path, item_tokens: Sequence[str], codes: np.ndarray, upper: bool = False) -> None:
-    """Write codes [N, L] in that form; ``upper`` for upper-case levels.
+    """Write codes [N, L] in this format.
+
+    Args:
+        upper: write levels as upper-case letters.
 
     Raises:
-        UserError: when tokens are not unique, rows and tokens differ in number, or a code is negative.
+        UserError: tokens are not unique, the numbers of rows and tokens differ, or a code is negative.
     """
     if codes.ndim != 2 or len(codes) != len(item_tokens) or len(set(item_tokens)) != len(item_tokens):
         raise UserError(f"{path}: cannot write codes of shape {codes.shape} for {len(item_tokens)} items "
-                        f"({len(set(item_tokens))} distinct): expected one row per item, each item once.")
-    if codes.shape[1] > MOST_LEVELS or not np.issubdtype(codes.dtype, np.integer) or (codes < 0).any():
-        raise UserError(f"{path}: cannot write codes of type {codes.dtype}: expected whole numbers, none below 0, "
-                        f"of at most {MOST_LEVELS} levels.")
+                        f"({len(set(item_tokens))} distinct); expected one row per item and unique items.")
+    if codes.shape[1] > MAX_LEVELS or not np.issubdtype(codes.dtype, np.integer) or (codes < 0).any():
+        raise UserError(f"{path}: cannot write codes of shape {codes.shape} and type {codes.dtype}; expected whole "
+                        f"numbers from 0, of at most {MAX_LEVELS} levels.")
     letters = ascii_lowercase.upper() if upper else ascii_lowercase
     ids = {token: [f"<{letters[level]}_{code}>" for level, code in enumerate(row)]
            for token, row in zip(item_tokens, codes.tolist())}
@@ -68,20 +71,20 @@ def write_published(path: Path, item_tokens: Sequence[str], codes: np.ndarray, u
 
 
 def _load(path: Path) -> dict[str, list]:
-    def once(pairs: list[tuple[str, list]]) -> dict[str, list]:
+    def unique(pairs: list[tuple[str, list]]) -> dict[str, list]:
         table = dict(pairs)
         if len(table) < len(pairs):
             seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise UserError(f"{path}: item '{twice}' is listed twice: keep one ID per item.")
+            duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise UserError(f"{path}: item '{duplicate}' is listed twice; keep one ID per item.")
         return table
 
     try:
-        ids = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        ids = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file: name the JSON file with the published semantic IDs.") from None
+        raise UserError(f"{path}: no such file; give the JSON file with the published semantic IDs.") from None
     except (OSError, ValueError) as error:  # ValueError: bad JSON or bad UTF-8
-        raise UserError(f"{path}: cannot be read as JSON ({error}): download it again, or mend it there.") from None
+        raise UserError(f"{path}: cannot be read as JSON ({error}); download it again, or correct it.") from None
     if not isinstance(ids, dict) or not ids:
         raise UserError(f'{path}: expected {{"item": ["<a_1>", "<b_2>", ...], ...}}, found {type(ids).__name__} '
                         f"of length {len(ids) if isinstance(ids, (list, dict, str)) else 1}.")
@@ -89,21 +92,21 @@ def _load(path: Path) -> dict[str, list]:
 
 
 def _decode(path: Path, item: str, words: object) -> tuple[list[int], bool]:
-    """The codes of one item, and whether its levels are in upper case."""
-    if not isinstance(words, list) or not words or len(words) > MOST_LEVELS:
-        raise UserError(f"{path}: item '{item}' has {words!r}: expected a list of 1 to {MOST_LEVELS} codes such as "
+    """Codes of one item, and whether its levels are in upper case."""
+    if not isinstance(words, list) or not words or len(words) > MAX_LEVELS:
+        raise UserError(f"{path}: item '{item}' has {words!r}; expected a list of 1 to {MAX_LEVELS} codes, e.g. "
                         '["<a_170>", "<b_224>"].')
     matches = [CODE.fullmatch(word) if isinstance(word, str) else None for word in words]
     for word, match in zip(words, matches):
         if match is None:
-            raise UserError(f"{path}: item '{item}' has the code {word!r}: expected <level_code> with a whole number "
-                            "from 0, such as <a_170>.")
+            raise UserError(f"{path}: item '{item}' has the code {word!r}; expected <level_code> with a whole number "
+                            "from 0, e.g. <a_170>.")
     upper = matches[0][1].isupper()
     letters = ascii_lowercase.upper() if upper else ascii_lowercase
     for level, match in enumerate(matches):
         if match[1] != letters[level]:
-            raise UserError(f"{path}: item '{item}' has '{match[0]}' as code {level + 1}: its level is unknown there, "
-                            f"expected '{letters[level]}'; order the codes by level.")
+            raise UserError(f"{path}: item '{item}' has '{match[0]}' as code {level + 1}; its level is unknown here, "
+                            f"expected '{letters[level]}'. Order the codes by level.")
     return [int(match[2]) for match in matches], upper
 
 

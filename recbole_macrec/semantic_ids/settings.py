@@ -1,4 +1,4 @@
-"""Every option of the semantic IDs, read from a RecBole-like configuration and checked."""
+"""Options of the semantic IDs, read from a RecBole configuration and checked."""
 from collections import defaultdict
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -33,15 +33,15 @@ FLAGS = ("standardize", "restart_dead_codes")
 
 @dataclass(frozen=True)
 class SemanticIDSettings:
-    """Options of the semantic IDs of ``modalities``; the names are those of the property files.
+    """Options of the semantic IDs of ``modalities``, named as in the property files.
 
-    Defaults are the paper's (presets.py, "paper") except for training length and the stabilisers (warm-up, restarts),
-    which are ours: with 10 epochs of plain auto-encoding before the k-means initialisation and restarts of unused
-    codes, tens of epochs do what takes hundreds without them.
+    Defaults are those of the paper (presets.py, "paper"), except for the training length, the warm-up and the restarts of
+    unused codes, which are ours. With 10 epochs of plain auto-encoding before the k-means initialisation and with restarts,
+    tens of epochs are enough instead of hundreds.
     """
 
     modalities: tuple[str, ...]
-    semantic_ids: str = "auto"  # where IDs come from; acted on by the caller
+    semantic_ids: str = "auto"  # source of the IDs; used by the caller
     quantizer: str = "cross_modal_rqvae"
     representation: str = "modality"  # what is quantized
     collision: str = "reassign"
@@ -49,7 +49,7 @@ class SemanticIDSettings:
     codebook_levels: int = 4  # L
     codebook_size: int = 256  # K
     code_dim: int = 32  # D
-    rqvae_projection: int = 768  # width of the linear layer before the MLP; 0 leaves it out
+    rqvae_projection: int = 768  # width of the linear layer before the MLP; 0: none
     rqvae_hidden_sizes: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64)
     rqvae_epochs: int = 100  # after the warm-up
     rqvae_batch_size: int = 1024
@@ -65,32 +65,32 @@ class SemanticIDSettings:
     lambda_align: float = 0.001
     pseudo_labels: int = 512
     contrast_temperature: float = 0.1
-    codes_epoch: str = "last"  # which epoch's codes are the IDs
+    codes_epoch: str = "last"  # epoch whose codes are the IDs
     standardize: bool = True
     semantic_id_seed: int = 2020
-    graph_sizes: tuple[int, ...] = (128, 128, 64)  # width of what enters the graph, then of each layer's output
+    graph_sizes: tuple[int, ...] = (128, 128, 64)  # width of the input, then of each layer's output
     graph_dropout: tuple[float, ...] = (0.5, 0.2)  # of each layer's input
     graph_epochs: int = 60
     graph_batch_size: int = 3000  # interactions
     graph_learning_rate: float = 1e-3
     graph_weight_decay: float = 1e-6
-    graph_negatives: int = 5  # drawn for an interaction
+    graph_negatives: int = 5  # per interaction
     graph_training: str = "staged"
-    encoder_input: str | None = None  # what the model's encoder reads, where that is no ID (MMGRec)
+    encoder_input: str | None = None  # input of the model's encoder, if not IDs (MMGRec)
 
     @classmethod
     def from_config(cls, config: Any, modalities: list[str] | tuple[str, ...]) -> "SemanticIDSettings":
-        """Read the options from ``config[name]`` (None when absent); set options beat the preset, that the defaults.
+        """Read the options from ``config[name]``. Options that are not set (None) come from the preset, then the defaults.
 
-        An absent ``quantizer`` means cross_modal_rqvae for two or more modalities of IDs of their own and rqvae for one
-        ID; an absent ``semantic_id_seed`` means ``config["seed"]``.
+        The default ``quantizer`` is cross_modal_rqvae for two or more modalities with separate IDs, and rqvae for one ID. The
+        default ``semantic_id_seed`` is ``config["seed"]``.
 
         Raises:
-            UserError: for a value of the wrong kind or range, naming the option.
+            UserError: for a value of the wrong type or out of range, naming the option.
         """
         modalities = tuple(modalities)
         if not modalities or len(set(modalities)) != len(modalities):
-            raise UserError(f"modalities = {list(modalities)}: expected at least one name, each once.")
+            raise UserError(f"modalities = {list(modalities)}: expected at least one name, without duplicates.")
         several = len(modalities) > 1 and config["representation"] in (None, "modality")
         values: dict[str, Any] = {"quantizer": "cross_modal_rqvae" if several else "rqvae"}
         if config["seed"] is not None:
@@ -99,8 +99,8 @@ class SemanticIDSettings:
         names = [f.name for f in fields(cls) if f.name != "modalities"]
         values |= {name: config[name] for name in names if config[name] is not None}
         if isinstance(layers := values.get("con_layers", PAPER_LAYERS), slice):
-            depth = values.get("codebook_levels") if values["quantizer"] == "cross_modal_rqvae" else None  # others read none
-            values["con_layers"] = range(depth if _is_int(depth, 1) else cls.codebook_levels)[layers]
+            levels = values.get("codebook_levels") if values["quantizer"] == "cross_modal_rqvae" else None
+            values["con_layers"] = range(levels if _is_int(levels, 1) else cls.codebook_levels)[layers]
         settings = cls(modalities, **{name: _checked(name, value) for name, value in values.items()})
         settings._check_con_layers()
         settings._check_representation()
@@ -108,12 +108,12 @@ class SemanticIDSettings:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Names of the IDs that an item gets: one for each modality, or one alone."""
+        """Names of the IDs of an item: one per modality, or a single one."""
         return self.modalities if self.representation == "modality" else (self.representation,)
 
     @property
     def uses_graph(self) -> bool:
-        """Whether representations of users and items are learnt on the graph of the training interactions."""
+        """Whether users and items get representations learnt on the graph of the training interactions."""
         return self.representation == "graph" or self.encoder_input == "graph"
 
     @property
@@ -122,25 +122,25 @@ class SemanticIDSettings:
                 and self.lambda_con > 0 and len(self.con_layers) > 0)
 
     def identity(self) -> dict[str, Any]:
-        """What the IDs depend on, as plain JSON values: all but where they come from and the preset's name."""
+        """Options that determine learnt IDs, as plain JSON values: all except their source and the name of the preset."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        without = {"semantic_ids", "rqvae_preset", "encoder_input"}
-        without |= set() if self.uses_graph else set(GRAPH)
-        without |= {"representation"} if self.representation == "modality" else set()
-        return {name: value for name, value in values.items() if name not in without}
+        excluded = {"semantic_ids", "rqvae_preset", "encoder_input"}
+        excluded |= set() if self.uses_graph else set(GRAPH)
+        excluded |= {"representation"} if self.representation == "modality" else set()
+        return {name: value for name, value in values.items() if name not in excluded}
 
     def _check_representation(self) -> None:
         if self.quantizer == "cross_modal_rqvae" and self.representation != "modality":
-            raise UserError(f"quantizer = cross_modal_rqvae learns an ID of each modality, but representation = "
-                            f"{self.representation} gives one ID: set quantizer to rqvae, rq_kmeans or hierarchical_kmeans.")
+            raise UserError(f"quantizer = cross_modal_rqvae learns an ID for each modality, but representation = "
+                            f"{self.representation} gives one ID; set quantizer to rqvae, rq_kmeans or hierarchical_kmeans.")
         if self.uses_graph and len(self.graph_dropout) != len(self.graph_sizes) - 1:
             raise UserError(f"graph_dropout = {list(self.graph_dropout)}: expected a number for each of the "
-                            f"{len(self.graph_sizes) - 1} layers that graph_sizes = {list(self.graph_sizes)} names.")
+                            f"{len(self.graph_sizes) - 1} layers of graph_sizes = {list(self.graph_sizes)}.")
         if self.uses_graph and (len(self.graph_sizes) < 2 or self.graph_sizes[0] % 2):
-            raise UserError(f"graph_sizes = {list(self.graph_sizes)}: expected an even input width and a width of each layer.")
+            raise UserError(f"graph_sizes = {list(self.graph_sizes)}: expected an even input width and a width for each layer.")
         if self.trains_jointly and self.quantizer != "rqvae":
-            raise UserError(f"graph_training = joint trains an RQ-VAE, but quantizer = {self.quantizer}: set quantizer to rqvae, "
-                            "or graph_training to staged.")
+            raise UserError(f"graph_training = joint trains an RQ-VAE, but quantizer = {self.quantizer}; set quantizer to "
+                            "rqvae, or graph_training to staged.")
 
     @property
     def trains_in_processes(self) -> bool:
@@ -153,14 +153,14 @@ class SemanticIDSettings:
 
     @classmethod
     def from_identity(cls, identity: dict[str, Any]) -> "SemanticIDSettings":
-        """The settings of an :meth:`identity`, checked."""
+        """Create and check the settings from an :meth:`identity`."""
         return cls.from_config(defaultdict(lambda: None, identity), identity["modalities"])
 
     def _check_con_layers(self) -> None:
         if self.quantizer == "cross_modal_rqvae" and max(self.con_layers, default=0) >= self.codebook_levels:
             raise UserError(
                 f"con_layers = {list(self.con_layers)}: layers are counted from 0 and codebook_levels = "
-                f"{self.codebook_levels}, so expected layers up to {self.codebook_levels - 1}."
+                f"{self.codebook_levels}; expected layers up to {self.codebook_levels - 1}."
             )
 
 
@@ -173,7 +173,7 @@ def _preset(name: str | None) -> dict[str, Any]:
 
 
 def _checked(name: str, value: Any) -> Any:
-    """Return ``value`` in the type of option ``name``, or raise a UserError that says what was expected."""
+    """Return ``value`` converted to the type of option ``name``; raises a UserError for an invalid value."""
     expected = None
     if name in CHOICES and value not in CHOICES[name]:
         expected = f"one of {list(CHOICES[name])}"

@@ -1,6 +1,6 @@
-"""How good codes are: collisions, use of the codebooks, and what the codes tell about items.
+"""Quality of codes: collisions, usage of the codebooks, and how well the codes predict the features.
 
-Axes: N items, L levels, K codes per level, F feature width. Everything returned is a plain JSON number.
+Shapes: N items, L levels, K codes per level, F feature width. All results are plain JSON numbers.
 """
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 from recbole_macrec.semantic_ids.rows import SAMPLE, Features, rows_of
 from recbole_macrec.utils.blocks import blocks
 
-HELD_OUT = 0.2  # share of items that the ridge regression does not see
+HELD_OUT = 0.2  # share of test items of the ridge regression
 RIDGE = 1.0
 
 
@@ -21,7 +21,7 @@ def collision_rate(codes: np.ndarray) -> float:
 
 
 def usage_and_perplexity(codes: np.ndarray, sizes: tuple[int, ...]) -> tuple[list[int], list[float]]:
-    """Per level the number of codes in use, and exp(entropy of their frequencies): both are K at best."""
+    """For each level the number of used codes, and the perplexity exp(entropy) of their frequencies; both are at most K."""
     usage, perplexity = [], []
     for level, size in enumerate(sizes):
         share = np.bincount(codes[:, level], minlength=size) / len(codes)  # [K]
@@ -32,23 +32,24 @@ def usage_and_perplexity(codes: np.ndarray, sizes: tuple[int, ...]) -> tuple[lis
 
 
 def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: Features, seed: int) -> float:
-    """R^2 of the features of held-out items, predicted by ridge regression on their one-hot codes,
-    from ``SAMPLE`` items where there are more.
+    """R^2 of predicting the features of held-out items by ridge regression on their one-hot codes.
 
-    0 is what the mean of the other items predicts, 1 is perfect; random codes are at or below 0.
+    At most ``SAMPLE`` items are used. 0 is the prediction by the mean, 1 is perfect; random codes are at or below 0.
 
     Args:
-        codes: [N, L]; features: [N, F], of the same modality or another; seed: draws the held-out items.
+        codes: [N, L].
+        features: [N, F], of the same modality or another.
+        seed: seed of the choice of held-out items.
     """
     order = np.random.default_rng(seed).permutation(len(codes))[:SAMPLE]
     held_out = max(1, int(HELD_OUT * len(order)))
     test, train = order[:held_out], order[held_out:]
     if len(train) == 0:
         return 0.0
-    seen = rows_of(features, train)
-    mean = sum(block.sum(0, dtype=np.float64) for block in blocks(seen)) / len(train)  # [F]
+    train_features = rows_of(features, train)
+    mean = sum(block.sum(0, dtype=np.float64) for block in blocks(train_features)) / len(train)  # [F]
     gram, product = RIDGE * np.eye(sum(sizes)), 0.0
-    for block, block_codes in zip(blocks(seen), blocks(codes[train])):
+    for block, block_codes in zip(blocks(train_features), blocks(codes[train])):
         x = one_hot(block_codes, sizes)  # [n, sum K]
         gram += x.T @ x
         product += x.T @ (block - mean)
@@ -62,7 +63,7 @@ def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: Features
 
 
 def one_hot(codes: np.ndarray, sizes: tuple[int, ...]) -> csr_matrix:
-    """[N, L] codes as a sparse [N, sum of sizes] matrix with L ones a row."""
+    """Codes [N, L] as a sparse matrix [N, sum of sizes] with L ones per row."""
     items, levels = codes.shape
     columns = codes + np.concatenate([[0], np.cumsum(sizes)[:-1]])
     row_ends = np.arange(0, items * levels + 1, levels)
@@ -72,12 +73,14 @@ def one_hot(codes: np.ndarray, sizes: tuple[int, ...]) -> csr_matrix:
 def code_statistics(raw: np.ndarray, sizes: tuple[int, ...], resolved: np.ndarray,
                     features: dict[str, Features] | None = None, seed: int = 0,
                     reconstruction_error: float | None = None) -> dict:
-    """The statistics of one modality.
+    """Statistics of one modality.
 
     Args:
-        raw: codes [N, L] before collision resolution, of codebook ``sizes``; resolved: [N, L'] after it.
-        features: modality -> [N, F_m], to say how well these codes predict each; None when there are none.
-        reconstruction_error: mean squared error, in variances of a feature when ``standardize`` is on.
+        raw: codes [N, L] before collision resolution.
+        sizes: codebook sizes of ``raw``.
+        resolved: codes [N, L'] after collision resolution.
+        features: modality -> [N, F_m], to compute how well the codes predict them.
+        reconstruction_error: mean squared error; relative to the variance of a feature if ``standardize`` is on.
     """
     usage, perplexity = usage_and_perplexity(raw, sizes)
     statistics = {

@@ -184,7 +184,7 @@ def test_no_step_reads_or_quantizes_all_items_at_once(quantizer, tmp_path, monke
 
     monkeypatch.setattr(FeatureRows, "__getitem__", watched_read)
     monkeypatch.setattr(ResidualQuantizer, "forward", watched_forward)
-    monkeypatch.setattr(rqvae, "AT_ONCE", 50)
+    monkeypatch.setattr(rqvae, "CHUNK", 50)
     representation = "modality" if quantizer == "cross_modal_rqvae" else "concatenated"
     collision = "reassign" if quantizer == "hierarchical_kmeans" else "sinkhorn"
     features = {**FEATURES, "text": FEATURES["text"] * np.float32(1e30)}  # pseudo-labels of such are of scaled features

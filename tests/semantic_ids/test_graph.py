@@ -49,7 +49,7 @@ def test_layers_equal_loops_over_nodes_and_neighbours():
             below, nodes = nodes, []
             for node, around in enumerate(near):
                 mean = torch.stack([below[n] for n in around]).mean(0) if around else torch.zeros_like(below[0])
-                h = below[node] @ network.own[layer] + mean @ network.near[layer] + network.bias[layer]
+                h = below[node] @ network.own[layer] + mean @ network.neighbour[layer] + network.bias[layer]
                 nodes.append(torch.where(h > 0, h, SLOPE * h) if layer == 0 else h)
     torch.testing.assert_close(torch.cat(got), torch.stack(nodes), atol=1e-5, rtol=1e-5)
 

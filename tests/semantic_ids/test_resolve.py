@@ -4,7 +4,7 @@ import pytest
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.collisions.base import Geometry, rank_in_group
-from recbole_macrec.semantic_ids.collisions.resolve import TakenIDs, ids_below, resolve
+from recbole_macrec.semantic_ids.collisions.resolve import UsedIDs, count_ids, resolve
 from recbole_macrec.semantic_ids.collisions.sinkhorn import transport_plan
 
 
@@ -55,16 +55,16 @@ def test_taken_ids_against_a_plain_set(sizes):
     rng = np.random.default_rng(0)
     every = [(a, b, c) for a in range(sizes[0]) for b in range(sizes[1]) for c in range(min(sizes[2], 4))]
     order = rng.permutation(len(every)).tolist()
-    taken = TakenIDs(sizes, np.array([every[i] for i in order[:9]]))
+    taken = UsedIDs(sizes, np.array([every[i] for i in order[:9]]))
     known = {every[i] for i in order[:9]}
     for i in order[9:]:
         for level in range(2):
             for prefix in {row[:level] for row in every}:
                 below = sum(row[:level] == prefix for row in known)
-                assert taken.is_full(list(prefix)) == (below == ids_below(sizes[level:]))
+                assert taken.is_full(list(prefix)) == (below == count_ids(sizes[level:]))
                 full = [k for k in range(sizes[level])
-                        if sum(row[: level + 1] == (*prefix, k) for row in known) == ids_below(sizes[level + 1 :])]
-                assert taken.full_below(list(prefix)).tolist() == full
+                        if sum(row[: level + 1] == (*prefix, k) for row in known) == count_ids(sizes[level + 1 :])]
+                assert taken.full_codes(list(prefix)).tolist() == full
         taken.add(list(every[i]))
         known.add(every[i])
 

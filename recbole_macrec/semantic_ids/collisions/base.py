@@ -1,6 +1,6 @@
-"""What every way of resolving collisions knows and hands back.
+"""Inputs and outputs of collision resolution, and strategies that append a token.
 
-Axes: N items, L levels, K codes per level, D code width.
+Shapes: N items, L levels, K codes per level, D code width.
 """
 from typing import NamedTuple, Protocol
 
@@ -11,9 +11,9 @@ from recbole_macrec.utils.blocks import blocks
 
 
 class Geometry(NamedTuple):
-    """Where items and codewords lie; published IDs have none."""
+    """Vectors of items and codewords; published IDs have none."""
 
-    z: np.ndarray  # [N, D] what was quantized
+    z: np.ndarray  # [N, D] the quantized vectors
     codebooks: np.ndarray  # [L, K, D]
 
     def squares(self) -> np.ndarray:
@@ -27,7 +27,7 @@ class Resolved(NamedTuple):
 
 
 class ResolutionContext(NamedTuple):
-    """What a strategy may look at besides the codes."""
+    """Further inputs of a strategy."""
 
     geometry: Geometry | None = None
     counts: np.ndarray | None = None  # [N] training interactions of each item
@@ -35,15 +35,15 @@ class ResolutionContext(NamedTuple):
 
 
 class Resolution(Protocol):
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], known: ResolutionContext) -> Resolved: ...
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved: ...
 
 
 def rank_in_group(codes: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Rank [N] of every item among the items of its code, by ``key`` [N] and then by item order; 0 first."""
+    """Rank [N] of every item, from 0, among the items with the same codes, by ``key`` [N] and then by item order."""
     group = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)  # [N]
     order = np.lexsort((key, group))  # stable: equal keys stay in item order
-    in_order = group[order]
-    start = np.maximum.accumulate(np.where(np.r_[True, in_order[1:] != in_order[:-1]], np.arange(len(order)), 0))
+    sorted_group = group[order]
+    start = np.maximum.accumulate(np.where(np.r_[True, sorted_group[1:] != sorted_group[:-1]], np.arange(len(order)), 0))
     rank = np.empty(len(codes), dtype=np.int64)
     rank[order] = np.arange(len(order)) - start
     return rank
@@ -58,7 +58,7 @@ def quantization_error(codes: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def residual(codes: np.ndarray, z: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
-    """What ``codes`` [n, l] of the first l levels leave of ``z`` [n, D]; [n, D]."""
+    """``z`` [n, D] minus the codewords of ``codes`` [n, l] in the first l levels; [n, D]."""
     rest = z.copy()
     for level, codebook in enumerate(codebooks[: codes.shape[1]]):
         rest -= codebook[codes[:, level]]
@@ -66,39 +66,39 @@ def residual(codes: np.ndarray, z: np.ndarray, codebooks: np.ndarray) -> np.ndar
 
 
 def with_rank(codes: np.ndarray, sizes: tuple[int, ...], key: np.ndarray) -> Resolved:
-    """``codes`` [N, L] and one more level: an item's rank by ``key`` [N] among those of its ID, 0 first."""
+    """Append a level to ``codes`` [N, L]: the rank of an item, from 0, by ``key`` [N] among the items with its ID."""
     rank = rank_in_group(codes, key)  # [N]
     return Resolved(np.column_stack([codes, rank]), (*sizes, int(rank.max()) + 1))
 
 
 class ExtraToken:
-    """Rank in item order (Rajput et al., NeurIPS 2023).
+    """Append the rank in item order (TIGER, Rajput et al., NeurIPS 2023).
 
     Example: (5, 7), (1, 1), (5, 7) become (5, 7, 0), (1, 1, 0), (5, 7, 1), and the new level has size 2.
     """
 
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], known: ResolutionContext) -> Resolved:
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
         return with_rank(codes, sizes, np.zeros(len(codes)))
 
 
 class Popularity:
-    """Rank by training interactions, the most popular first (MMGRec, arXiv 2404.16555); equals in item order.
+    """Append the rank by training interactions, most popular first (MMGRec, arXiv 2404.16555); equal ones in item order.
 
-    The paper counts the ranks from 1, the codes here from 0.
+    Ranks are counted from 0 here, from 1 in the paper.
 
     Raises:
-        UserError: when nobody counted the interactions.
+        UserError: the training interactions are not known.
     """
 
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], known: ResolutionContext) -> Resolved:
-        if known.counts is None:
-            raise UserError("collision = popularity counts the training interactions, which are known once a run has split "
-                            "the data: run a model with it, or set collision to extra_token.")
-        return with_rank(codes, sizes, -np.asarray(known.counts, dtype=float))
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
+        if context.counts is None:
+            raise UserError("collision = popularity needs the training interactions, which are known after a run has split "
+                            "the data; run a model with it, or set collision to extra_token.")
+        return with_rank(codes, sizes, -np.asarray(context.counts, dtype=float))
 
 
 class RandomToken:
-    """Rank in random order: what the popularity token is measured against (MMGRec, Table 4)."""
+    """Append the rank in random order, the baseline of the popularity token (MMGRec, Table 4)."""
 
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], known: ResolutionContext) -> Resolved:
-        return with_rank(codes, sizes, np.random.default_rng(known.seed).random(len(codes)))
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
+        return with_rank(codes, sizes, np.random.default_rng(context.seed).random(len(codes)))

@@ -1,9 +1,8 @@
-"""Collision resolution: what happens to items that share one semantic ID.
+"""Collision resolution: unique semantic IDs for items with equal codes.
 
-A strategy is a class with ``resolve``; RESOLUTIONS names them for the option ``collision``. To add one, write the
-class and its entry.
+A strategy is a class with a method ``resolve``, registered in RESOLUTIONS under its value of the option ``collision``.
 
-Axes: N items, L levels, K_l codes of level l, D code width.
+Shapes: N items, L levels, K_l codes of level l, D code width.
 """
 from collections import Counter, defaultdict
 
@@ -27,77 +26,77 @@ from recbole_macrec.semantic_ids.statistics import collision_rate
 
 
 class Keep:
-    """Leave collisions as they are."""
+    """Keep collisions."""
 
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], known: ResolutionContext) -> Resolved:
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
         return Resolved(codes.copy(), tuple(sizes))
 
 
 class Reassign:
-    """Move all but one item of every collision to the nearest free ID (MQL4GRec, MACRec).
+    """Move all but one item of every collision to the nearest unused ID (MQL4GRec, MACRec).
 
-    The item nearest its codewords keeps the ID. The others, nearest first, take the nearest codeword of the last
-    level that is free under their first L-1 codes; where all are taken, the nearest of the level before that still
-    has room, and so on upwards. Without geometry the first item keeps the ID and codewords are tried by number.
+    The item nearest to its codewords keeps the ID. The others, nearest first, get the nearest codeword of the last level that
+    is unused after their first L-1 codes. If all of these are used, the code of the level before is replaced by the nearest
+    one with unused IDs below it, and so on. Without geometry the first item keeps the ID and codewords are tried by number.
 
     Raises:
-        UserError: when there are more items than IDs.
+        UserError: there are more items than IDs.
     """
 
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], known: ResolutionContext) -> Resolved:
-        geometry = known.geometry
-        if ids_below(sizes) < len(codes):
-            raise UserError(f"{len(codes)} items cannot have different IDs of sizes {list(sizes)}: raise "
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
+        geometry = context.geometry
+        if count_ids(sizes) < len(codes):
+            raise UserError(f"{len(codes)} items cannot have different IDs of sizes {list(sizes)}; raise "
                             "codebook_size or codebook_levels, or set collision to extra_token.")
         codes = codes.copy()
         distance = np.zeros(len(codes)) if geometry is None else quantization_error(codes, geometry)
-        moves = rank_in_group(codes, distance) > 0  # [N]
-        taken = TakenIDs(sizes, codes[~moves])
+        is_moved = rank_in_group(codes, distance) > 0  # [N]
+        used = UsedIDs(sizes, codes[~is_moved])
         squares = None if geometry is None else geometry.squares()  # [L, K]
-        movers = moves.nonzero()[0]
-        for item in movers[np.argsort(distance[movers], kind="stable")]:
-            codes[item] = self.nearest_free(codes[item].tolist(), taken, geometry, squares, item)
-            taken.add(codes[item].tolist())
+        moved = is_moved.nonzero()[0]
+        for item in moved[np.argsort(distance[moved], kind="stable")]:
+            codes[item] = self.nearest_free(codes[item].tolist(), used, geometry, squares, item)
+            used.add(codes[item].tolist())
         return Resolved(codes, tuple(sizes))
 
     @staticmethod
-    def nearest_free(code: list[int], taken: "TakenIDs", geometry: Geometry | None, squares: np.ndarray | None,
+    def nearest_free(code: list[int], used: "UsedIDs", geometry: Geometry | None, squares: np.ndarray | None,
                      item: int) -> list[int]:
-        """The free ID nearest to ``code``; codes without codewords (an extra token's) are tried by number."""
+        """Find the unused ID nearest to ``code``; codes without codewords (of an extra token) are tried by number."""
         level = len(code) - 1
-        while taken.is_full(code[:level]):
+        while used.is_full(code[:level]):
             level -= 1
         code = code[:level]
-        while len(code) < len(taken.sizes):
+        while len(code) < len(used.sizes):
             level = len(code)
             if geometry is None or level == len(geometry.codebooks):
-                cost = np.arange(taken.sizes[level], dtype=float)
+                cost = np.arange(used.sizes[level], dtype=float)
             else:
                 rest = geometry.z[item].copy()  # [D]
                 for codebook, chosen in zip(geometry.codebooks, code):
                     rest -= codebook[chosen]
                 cost = squares[level] - 2 * (geometry.codebooks[level] @ rest)  # [K] squared distance - |rest|^2
-            cost[taken.full_below(code)] = np.inf
+            cost[used.full_codes(code)] = np.inf
             code.append(int(cost.argmin()))
         return code
 
 
-class TakenIDs:
-    """Which IDs are taken, and below which prefixes no ID is free.
+class UsedIDs:
+    """The set of used IDs, which also finds prefixes without unused IDs.
 
-    An ID is a number in mixed radix, so the IDs below a prefix are a range: those taken from the start are counted in a
-    sorted array, the few added later in dictionaries.
+    An ID is stored as a number in mixed radix, so the IDs below a prefix are a range. The initial IDs are counted in a sorted
+    array, the few added later in dictionaries.
 
     Args:
-        sizes: codebook sizes, level by level.
-        codes: [N, L] distinct IDs taken from the start.
+        sizes: codebook size of each level.
+        codes: [N, L] distinct initial IDs.
     """
 
     def __init__(self, sizes: tuple[int, ...], codes: np.ndarray):
         self.sizes = sizes
-        self.span = [ids_below(sizes[level:]) for level in range(len(sizes) + 1)]  # IDs below a prefix of a length
-        kind = np.int64 if self.span[0] <= np.iinfo(np.int64).max else object  # Python's integers have no limit
-        self._taken = np.sort(codes.astype(kind) @ np.array(self.span[1:], dtype=kind))
+        self.span = [count_ids(sizes[level:]) for level in range(len(sizes) + 1)]  # number of IDs below a prefix, by its length
+        kind = np.int64 if self.span[0] <= np.iinfo(np.int64).max else object  # Python integers have no limit
+        self._initial = np.sort(codes.astype(kind) @ np.array(self.span[1:], dtype=kind))
         self._added: dict[tuple, Counter] = defaultdict(Counter)  # prefix -> next code -> IDs added below it
 
     def add(self, code: list[int]) -> None:
@@ -105,18 +104,18 @@ class TakenIDs:
             self._added[tuple(code[:level])][last] += 1
 
     def is_full(self, prefix: list[int]) -> bool:
-        """Whether every ID below ``prefix`` is taken."""
+        """Whether every ID below ``prefix`` is used."""
         begin = self._number(prefix)
-        first, last = np.searchsorted(self._taken, [begin, begin + self.span[len(prefix)]])
+        first, last = np.searchsorted(self._initial, [begin, begin + self.span[len(prefix)]])
         added = self._added.get(tuple(prefix), Counter()).total()
         return bool(last - first + added == self.span[len(prefix)])
 
-    def full_below(self, prefix: list[int]) -> np.ndarray:
-        """The next codes below which every ID is taken."""
+    def full_codes(self, prefix: list[int]) -> np.ndarray:
+        """The codes after ``prefix`` below which every ID is used."""
         level = len(prefix)
         step = self.span[level + 1]
-        borders = self._number(prefix) + step * np.arange(self.sizes[level] + 1, dtype=self._taken.dtype)
-        counts = np.diff(np.searchsorted(self._taken, borders))
+        bounds = self._number(prefix) + step * np.arange(self.sizes[level] + 1, dtype=self._initial.dtype)
+        counts = np.diff(np.searchsorted(self._initial, bounds))
         for code, added in self._added.get(tuple(prefix), Counter()).items():
             counts[code] += added
         return np.flatnonzero(counts == step)
@@ -126,23 +125,23 @@ class TakenIDs:
 
 
 class Sinkhorn:
-    """Uniform assignment at the last level, then :class:`Reassign` for items that found no room there.
+    """Uniform assignment at the last level, then :class:`Reassign` for items without an unused code.
 
-    The items that collide under one prefix of L-1 codes are spread evenly over the codewords that are free below it:
-    the transport plan of least cost (sinkhorn.py), in which every item goes to the codeword that takes most of it.
+    The colliding items of each prefix of L-1 codes are distributed over its unused codewords by an entropic optimal transport
+    plan (sinkhorn.py).
 
     Raises:
-        UserError: without the codewords (published IDs), and when there are more items than IDs.
+        UserError: the codewords are not known (published IDs), or there are more items than IDs.
     """
 
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], known: ResolutionContext) -> Resolved:
-        geometry = known.geometry
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
+        geometry = context.geometry
         if geometry is None:
-            raise UserError("collision = sinkhorn needs the codewords, which published IDs and hierarchical k-means lack: set "
-                            "collision to reassign, extra_token or popularity.")
+            raise UserError("collision = sinkhorn needs the codewords, which published IDs and hierarchical k-means do not "
+                            "have; set collision to reassign, extra_token or popularity.")
         codes, last = codes.copy(), len(sizes) - 1
-        _, which, sharing = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-        collides = sharing[which.reshape(-1)] > 1  # [N]
+        _, group, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+        collides = counts[group.reshape(-1)] > 1  # [N]
         error = quantization_error(codes, geometry)
         prefix = np.unique(codes[:, :last], axis=0, return_inverse=True)[1].reshape(-1)
         order = np.argsort(prefix, kind="stable")
@@ -155,7 +154,7 @@ class Sinkhorn:
             rest = residual(codes[items, :last], geometry.z[items], geometry.codebooks)  # [n, D]
             cost = np.square(rest[:, None] - geometry.codebooks[last][free]).sum(2)
             codes[items, last] = free[uniform_assignment(cost)]
-        return Reassign().resolve(codes, sizes, known)
+        return Reassign().resolve(codes, sizes, context)
 
 
 RESOLUTIONS: dict[str, type[Resolution]] = {
@@ -166,10 +165,11 @@ RESOLUTIONS: dict[str, type[Resolution]] = {
 
 def resolve(strategy: str, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None = None,
             counts: np.ndarray | None = None, seed: int = 0) -> Resolved:
-    """Apply the strategy named by the option ``collision``; all but ``keep`` end with one ID per item.
+    """Apply the strategy named by the option ``collision``. All but ``keep`` give every item a unique ID.
 
     Args:
-        counts: training interactions [N] of each item, for ``popularity``. seed: of ``random``.
+        counts: training interactions [N] of each item, for ``popularity``.
+        seed: seed of ``random``.
     """
     resolved = RESOLUTIONS[strategy]().resolve(codes, sizes, ResolutionContext(geometry, counts, seed))
     if strategy != "keep" and collision_rate(resolved.codes) > 0:
@@ -177,8 +177,8 @@ def resolve(strategy: str, codes: np.ndarray, sizes: tuple[int, ...], geometry: 
     return resolved
 
 
-def ids_below(sizes: tuple[int, ...]) -> int:
-    """How many IDs codebooks of these sizes can form."""
+def count_ids(sizes: tuple[int, ...]) -> int:
+    """Number of IDs with codebooks of these sizes."""
     count = 1
     for size in sizes:
         count *= size

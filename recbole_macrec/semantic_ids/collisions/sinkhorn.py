@@ -1,27 +1,27 @@
 """Uniform assignment by entropic optimal transport (Cuturi, NeurIPS 2013).
 
-Axes: n items, K codewords.
+Shapes: n items, K codewords.
 """
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
-REGULARISATION = 0.05  # of the mean cost
+REGULARISATION = 0.05  # relative to the mean cost
 ITERATIONS = 100
 
 
 def transport_plan(cost: np.ndarray) -> np.ndarray:
-    """Plan [n, K] that gives every item the mass 1 / n and every codeword 1 / K at little ``cost`` [n, K]."""
+    """Entropic transport plan [n, K] for ``cost`` [n, K], with marginals 1 / n of items and 1 / K of codewords."""
     items, words = cost.shape
     mean = cost.mean()
     kernel = -cost / (REGULARISATION * mean) if mean > 0 else np.zeros_like(cost)
-    of_item, of_word = np.zeros((items, 1)), np.zeros((1, words))
+    item_scale, word_scale = np.zeros((items, 1)), np.zeros((1, words))
     for _ in range(ITERATIONS):
-        of_word = -np.log(words) - logsumexp(kernel + of_item, axis=0, keepdims=True)
-        of_item = -np.log(items) - logsumexp(kernel + of_word, axis=1, keepdims=True)
-    return np.exp(kernel + of_item + of_word)
+        word_scale = -np.log(words) - logsumexp(kernel + item_scale, axis=0, keepdims=True)
+        item_scale = -np.log(items) - logsumexp(kernel + word_scale, axis=1, keepdims=True)
+    return np.exp(kernel + item_scale + word_scale)
 
 
 def uniform_assignment(cost: np.ndarray) -> np.ndarray:
-    """A codeword of its own for every item, [n], n <= K: the assignment that moves most mass of the plan."""
+    """Assign a different codeword to every item, [n], n <= K, with the largest total mass of the transport plan."""
     return linear_sum_assignment(-transport_plan(cost.astype(np.float64)))[1]

@@ -1,6 +1,6 @@
-"""Cross-modal RQ-VAE: one RQ-VAE per modality, pulled towards each other while they learn.
+"""Cross-modal RQ-VAE: one RQ-VAE per modality, trained together with alignment losses.
 
-Axes: B batch, F_m feature width of modality m, L levels, D code width.
+Shapes: B batch, F_m feature width of modality m, L levels, D code width.
 """
 from typing import NamedTuple
 
@@ -23,12 +23,12 @@ class CrossModalLoss(NamedTuple):
 
 
 class CrossModalRQVAE(nn.Module):
-    """The quantizer of MACRec (Zhang et al., AAAI 2026, arXiv 2511.15122).
+    """Quantizer of MACRec (Zhang et al., AAAI 2026, arXiv 2511.15122).
 
         L = sum_m L_recon + L_rq + lambda_con L_con + lambda_align L_align
 
-    L_con and L_align are sums over ordered pairs of modalities. With a single modality both are empty, and what is
-    left is the plain RQ-VAE.
+    L_con and L_align are sums over ordered pairs of modalities. With a single modality both are 0, which gives the plain
+    RQ-VAE.
     """
 
     def __init__(self, widths: dict[str, int], settings: SemanticIDSettings, generator: torch.Generator):
@@ -39,7 +39,7 @@ class CrossModalRQVAE(nn.Module):
         self.generator = generator
 
     def forward(self, x: list[Tensor], labels: list[Tensor] | None, share: Share | None = None) -> CrossModalLoss:
-        """The losses of a batch.
+        """Losses of a batch.
 
         Args:
             x: per modality standardised features [B, F_m].
@@ -62,22 +62,22 @@ class CrossModalRQVAE(nn.Module):
         return CrossModalLoss(recon + rq + s.lambda_con * con + s.lambda_align * align, recon, rq, con, align)
 
     def contrast(self, quantized: list[Quantized], labels: list[Tensor] | None) -> Tensor:
-        """L_con: InfoNCE among one modality's residuals, with positives that another modality calls alike.
+        """L_con: InfoNCE among one modality's residuals, with positives from the pseudo-labels of another modality.
 
-        The positive of an item is another item of the batch with its pseudo-label in the other modality; items
-        without one are left out. The item itself is no negative. With ``con_positives: self`` the positive is the
-        item itself, and the loss only pushes residuals apart. Sum over ``con_layers`` and ordered pairs.
+        The positive of an item is another item of the batch with the same pseudo-label in the other modality; items without
+        one are left out. The item itself is not a negative. With ``con_positives: self`` the positive is the item itself, so
+        the loss only pushes residuals apart. Summed over ``con_layers`` and ordered pairs.
         """
         s, terms = self.settings, []
         for anchor, other in self._ordered_pairs():
             residuals = quantized[anchor].residuals  # [B, L, D]
-            itself = torch.arange(len(residuals))
+            own_rows = torch.arange(len(residuals))
             if s.con_positives == "self":
-                rows = target = itself.to(residuals.device)
+                rows = target = own_rows.to(residuals.device)
                 excluded = None
             else:
                 positives = sample_positives(labels[other], self.generator)  # [B]
-                rows = (positives != itself).nonzero()[:, 0]
+                rows = (positives != own_rows).nonzero()[:, 0]
                 target, rows = positives[rows].to(residuals.device), rows.to(residuals.device)
                 excluded = rows
             for layer in s.con_layers:

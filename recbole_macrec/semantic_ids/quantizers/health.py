@@ -1,4 +1,4 @@
-"""Health of codebooks while they train: what is recorded per epoch, and when to warn."""
+"""Health of codebooks during training: records per epoch, and warnings."""
 import logging
 
 import numpy as np
@@ -8,7 +8,7 @@ from recbole_macrec.semantic_ids.statistics import collision_rate, usage_and_per
 
 logger = logging.getLogger(__name__)
 
-LOW_USAGE = 0.5  # of the codes that items could use
+LOW_USAGE = 0.5  # share of the codes that the items can use
 LOW_PERPLEXITY = 0.1
 
 
@@ -19,17 +19,17 @@ def code_health(codes: np.ndarray, sizes: tuple[int, ...]) -> dict:
 
 
 def health_warning(modality: str, health: dict, items: int, settings: SemanticIDSettings) -> str | None:
-    """A sentence that says which codebook is dead or collapsing and what to change, or None."""
+    """A warning that names a collapsing codebook and the option to change, or None."""
     reachable = min(settings.codebook_size, items)
     for level, (usage, perplexity) in enumerate(zip(health["usage"], health["perplexity"])):
         if usage < LOW_USAGE * reachable or perplexity < LOW_PERPLEXITY * reachable:
             return (f"Codebook {level} of modality '{modality}' is collapsing: {usage} of {settings.codebook_size} "
                     f"codes in use, perplexity {perplexity:.1f}, collision rate {health['collision_rate']:.1%}. "
-                    f"{_mend(settings)}")
+                    f"{_advice(settings)}")
     return None
 
 
-def _mend(settings: SemanticIDSettings) -> str:
+def _advice(settings: SemanticIDSettings) -> str:
     if not settings.standardize:
         return "Set standardize to True."
     if not settings.restart_dead_codes:
@@ -43,7 +43,7 @@ def _mend(settings: SemanticIDSettings) -> str:
 
 
 def warn_once(modality: str, health: dict, items: int, settings: SemanticIDSettings, warned: set[str]) -> None:
-    """Log the warning for a modality, unless ``warned`` says that was done."""
+    """Log the warning for a modality and add it to ``warned``, unless it is already there."""
     message = None if modality in warned else health_warning(modality, health, items, settings)
     if message:
         warned.add(modality)

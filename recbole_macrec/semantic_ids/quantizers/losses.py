@@ -1,12 +1,12 @@
-"""InfoNCE, and positives drawn by label without a loop.
+"""InfoNCE, and vectorised sampling of positives by label.
 
-Axes: B anchors, C candidates, D code width.
+Shapes: B anchors, C candidates, D code width.
 """
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SMALLEST_NORM = 1e-3  # an item that sits on its codeword has residual 0; unclamped, its gradient is 1 / 0
+SMALLEST_NORM = 1e-3  # the residual of an item equal to its codeword is 0; without the clamp its gradient is 1 / 0
 
 
 def info_nce(anchors: Tensor, candidates: Tensor, target: Tensor, temperature: float,
@@ -14,9 +14,10 @@ def info_nce(anchors: Tensor, candidates: Tensor, target: Tensor, temperature: f
     """Mean over anchors of -log softmax(cos(anchor, candidates) / temperature)[target].
 
     Args:
-        anchors: [B, D]; candidates: [C, D]; both are L2-normalised here.
-        target: [B] int64, the candidate that is each anchor's positive.
-        excluded: [B] int64, one candidate per anchor that is no negative either (the anchor itself); -1 for none.
+        anchors: [B, D], normalised to unit length here.
+        candidates: [C, D], normalised likewise.
+        target: [B] int64, the positive candidate of each anchor.
+        excluded: [B] int64, one candidate per anchor that is not a negative (the anchor itself); -1 for none.
 
     Returns:
         A scalar; 0 when there are no anchors.
@@ -31,30 +32,31 @@ def info_nce(anchors: Tensor, candidates: Tensor, target: Tensor, temperature: f
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows of ``x`` over their length, the length clamped from below."""
+    """Divide the rows of ``x`` by their norm, clamped from below."""
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(SMALLEST_NORM)
 
 
 def sample_positives(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """For every row another random row with the same label, or the row itself where there is none.
+    """Sample for every row another row with the same label, or the row itself if there is none.
 
-    Rows are shuffled, then sorted by label; the positive of a row is the next of its run, the first for the last.
+    Rows are shuffled, then sorted by label. The positive of a row is the next row of its label, and the first row for the last.
 
     Args:
-        labels: [B] int64, on any device. generator: a CPU generator.
+        labels: [B] int64, on any device.
+        generator: a CPU generator.
 
     Returns:
         [B] int64 row numbers.
     """
-    place = torch.arange(len(labels), device=labels.device)  # [B]
+    position = torch.arange(len(labels), device=labels.device)  # [B]
     shuffled = torch.randperm(len(labels), generator=generator).to(labels.device)
-    order = shuffled[torch.argsort(labels[shuffled], stable=True)]  # [B] rows, equal labels side by side
-    in_order = labels[order]
-    new_run = torch.ones_like(in_order, dtype=torch.bool)
-    new_run[1:] = in_order[1:] != in_order[:-1]
-    run_start = torch.where(new_run, place, 0).cummax(0).values  # [B]
-    ends_run = torch.cat([new_run[1:], new_run.new_ones(1)])
-    following = torch.where(ends_run, run_start, place + 1)
+    order = shuffled[torch.argsort(labels[shuffled], stable=True)]  # [B] rows sorted by label
+    sorted_labels = labels[order]
+    is_run_start = torch.ones_like(sorted_labels, dtype=torch.bool)
+    is_run_start[1:] = sorted_labels[1:] != sorted_labels[:-1]
+    run_start = torch.where(is_run_start, position, 0).cummax(0).values  # [B]
+    is_run_end = torch.cat([is_run_start[1:], is_run_start.new_ones(1)])
+    next_position = torch.where(is_run_end, run_start, position + 1)
     positives = torch.empty_like(order)
-    positives[order] = order[following]
+    positives[order] = order[next_position]
     return positives

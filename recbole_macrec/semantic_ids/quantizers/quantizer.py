@@ -1,6 +1,6 @@
-"""Residual quantizer: a vector becomes L codes, each the nearest codeword to what the levels before left over.
+"""Residual quantizer: a vector is mapped to L codes, each the nearest codeword to the residual of the levels before.
 
-Axes: B batch, N items, L levels, K codes per level, D code width.
+Shapes: B batch, N items, L levels, K codes per level, D code width.
 """
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ from recbole_macrec.utils.blocks import blocks
 
 class Quantized(NamedTuple):
     codes: Tensor  # [B, L] int64
-    z_hat: Tensor  # [B, D] sum of the codewords; its gradient passes straight to z
-    residuals: Tensor  # [B, L, D] what enters each level: residuals[:, 0] is z
+    z_hat: Tensor  # [B, D] sum of the codewords; its gradient is passed to z (straight-through)
+    residuals: Tensor  # [B, L, D] input of each level: residuals[:, 0] is z
     loss: Tensor  # scalar, L_rq
 
 
@@ -27,11 +27,11 @@ class ResidualQuantizer(nn.Module):
         L_rq = sum_l ||sg[r_l] - e_l||^2 + alpha ||r_l - sg[e_l]||^2      (mean over batch and width).
 
     Example: with codebooks [[0, 0], [4, 4]] and [[0, 0], [1, 0]], z = (5, 4) has codes (1, 1): (4, 4) is nearest,
-    leaves (1, 0), and that is codeword 1 of the second level.
+    the residual is (1, 0), which is codeword 1 of the second level.
 
     Args:
         residual: ``detached`` subtracts sg[e_l], so every r_l carries the gradient of z. ``straight_through``
-            subtracts r_l + sg[e_l - r_l], as the released code does: the value is the same, but no gradient is left
+            subtracts r_l + sg[e_l - r_l], as the released code does: the values are the same, but there is no gradient
             from level 1 on.
     """
 
@@ -52,19 +52,19 @@ class ResidualQuantizer(nn.Module):
             loss = loss + self.commitment_weight * F.mse_loss(rest, word.detach())
             codes.append(code)
             residuals.append(rest)
-            rest = rest - self._subtracted(rest, word)
-        z_hat = z - rest.detach()  # straight-through: codewords learn from L_rq alone
+            rest = rest - self._subtrahend(rest, word)
+        z_hat = z - rest.detach()  # straight-through: codewords get gradients only from L_rq
         return Quantized(torch.stack(codes, 1), z_hat, torch.stack(residuals, 1), loss)
 
-    def _subtracted(self, rest: Tensor, word: Tensor) -> Tensor:
+    def _subtrahend(self, rest: Tensor, word: Tensor) -> Tensor:
         return word.detach() if self.residual == "detached" else rest + (word - rest).detach()
 
     @torch.no_grad()
     def codes(self, z: Tensor) -> Tensor:
-        """Codes [N, L] of all items ``z`` [N, D]; N may be large, as the items are quantized block by block."""
+        """Codes [N, L] of all items ``z`` [N, D], computed in blocks of items."""
         codes = torch.empty(len(z), len(self.codebooks), dtype=torch.int64, device=z.device)
-        for part, of_part in zip(blocks(codes), blocks(z)):
-            part.copy_(self(of_part).codes)
+        for part, z_part in zip(blocks(codes), blocks(z)):
+            part.copy_(self(z_part).codes)
         return codes
 
     @torch.no_grad()
@@ -80,29 +80,29 @@ class ResidualQuantizer(nn.Module):
     @torch.no_grad()
     def restart_dead_codes(self, z: Tensor, codes: Tensor, optimizer: torch.optim.Optimizer,
                            generator: torch.Generator) -> int:
-        """Move codewords that no item uses onto residuals of random items, and reset their Adam moments.
+        """Replace unused codewords by residuals of random items, and reset their Adam moments.
 
         Args:
             z: [N, D], all items.
             codes: [N, L], their codes.
 
         Returns:
-            The number of codewords moved.
+            The number of replaced codewords.
         """
-        moves = []  # per level the unused codewords [n] and what replaces them [n, D]
+        restarts = []  # per level the unused codewords [n] and their new values [n, D]
         for level, codebook in enumerate(self.codebooks):
             dead = (torch.bincount(codes[:, level], minlength=len(codebook)) == 0).nonzero()[:, 0]
             rows = torch.randperm(len(z), generator=generator)[: len(dead)].to(z.device)
-            moves.append((dead[: len(rows)], self(z[rows]).residuals[:, level]))
+            restarts.append((dead[: len(rows)], self(z[rows]).residuals[:, level]))
         moments = [optimizer.state[self.codebooks][name] for name in ("exp_avg", "exp_avg_sq")
                    if name in optimizer.state.get(self.codebooks, {})]
-        for level, (dead, residuals) in enumerate(moves):
+        for level, (dead, residuals) in enumerate(restarts):
             self.codebooks[level, dead] = residuals
             for moment in moments:
                 moment[level, dead] = 0
-        return sum(len(dead) for dead, _ in moves)
+        return sum(len(dead) for dead, _ in restarts)
 
 
 def nearest_codeword(x: Tensor, codebook: Tensor) -> Tensor:
-    """The codeword [B] nearest (Euclidean) to each row of ``x`` [B, D]; the first of equally near ones."""
+    """Index [B] of the nearest codeword (Euclidean) to each row of ``x`` [B, D]; the first if several are equally near."""
     return (codebook.square().sum(1) - 2 * x @ codebook.T).argmin(1)

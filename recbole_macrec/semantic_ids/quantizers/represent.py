@@ -1,6 +1,6 @@
-"""What is quantized: the features of each modality, of all side by side, or what a graph makes of them.
+"""Quantized representations: features of each modality, concatenated features, or graph representations.
 
-Axes: U users, N items, F_m feature width of modality m.
+Shapes: U users, N items, F_m feature width of modality m.
 """
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -16,7 +16,7 @@ from recbole_macrec.utils.distributed import ALONE, Group
 
 def represent_and_learn(features: dict[str, Features], interactions: csr_matrix | None, settings: SemanticIDSettings,
                         device: str = "cpu", show_progress: bool = True, group: Group = ALONE) -> Learnt:
-    """Learn codes of the representation that ``settings`` name, and the graph where it is needed.
+    """Learn codes of the representation given by ``settings``, and the graph if it is needed.
 
     Args:
         features: modality -> [N, F_m].
@@ -24,22 +24,23 @@ def represent_and_learn(features: dict[str, Features], interactions: csr_matrix 
         group: the processes that train together, see :attr:`SemanticIDSettings.trains_in_processes`.
 
     Raises:
-        UserError: where a graph is asked for without interactions.
+        UserError: a graph is required, but there are no interactions.
     """
     if not settings.uses_graph:
-        return learn(_quantized(features, settings, None), settings, device, show_progress, group)
+        return learn(_matrices_to_quantize(features, settings, None), settings, device, show_progress, group)
     if interactions is None:
-        raise UserError("representation = graph and encoder_input = graph read the training interactions, which are known once "
-                        "a run has split the data: run a model with them, or choose another representation.")
+        raise UserError("representation = graph and encoder_input = graph need the training interactions, which are known "
+                        "after a run has split the data; run a model with them, or choose another representation.")
     if settings.trains_jointly:
         return JointTraining(features, interactions, settings, device).run(show_progress)
     graph, history = GraphTraining(features, interactions, settings, device).run(show_progress)
-    learnt = learn(_quantized(features, settings, graph.items), settings, device, show_progress)
+    learnt = learn(_matrices_to_quantize(features, settings, graph.items), settings, device, show_progress)
     return learnt._replace(history=[*history, *learnt.history], graph=graph)
 
 
-def _quantized(features: dict[str, Features], settings: SemanticIDSettings, items: np.ndarray | None) -> dict[str, Features]:
-    """The matrices that get codes, by the name of the ID."""
+def _matrices_to_quantize(features: dict[str, Features], settings: SemanticIDSettings,
+                          items: np.ndarray | None) -> dict[str, Features]:
+    """Matrices to quantize, by the name of the ID."""
     if settings.representation == "modality":
         return features
     (name,) = settings.ids

@@ -1,6 +1,6 @@
 """RQ-VAE of one modality: encoder, residual quantizer, decoder.
 
-Axes: B batch, F feature width, L levels, D code width.
+Shapes: B batch, F feature width, L levels, D code width.
 """
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from recbole_macrec.semantic_ids.quantizers.quantizer import Quantized, Residual
 from recbole_macrec.semantic_ids.rows import Streamed
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
-AT_ONCE = 8192  # rows that are encoded or decoded together, where no gradients are needed
+CHUNK = 8192  # rows encoded or decoded together without gradients
 
 
 class RQVAEOutput(NamedTuple):
@@ -22,7 +22,7 @@ class RQVAEOutput(NamedTuple):
 
 
 class RQVAE(nn.Module):
-    """z = E(x), z_hat = quantizer(z), x_hat = D(z_hat); loss L_recon + L_rq (Rajput et al., NeurIPS 2023).
+    """z = E(x), z_hat = quantizer(z), x_hat = D(z_hat); loss L_recon + L_rq (TIGER, Rajput et al., NeurIPS 2023).
 
     The encoder is a linear layer to ``rqvae_projection``, then an MLP over ``rqvae_hidden_sizes`` to ``code_dim``;
     the decoder mirrors it.
@@ -32,14 +32,14 @@ class RQVAE(nn.Module):
         super().__init__()
         projection = (settings.rqvae_projection,) if settings.rqvae_projection else ()
         widths = (width, *projection, *settings.rqvae_hidden_sizes, settings.code_dim)
-        linear_first = len(projection)  # the projection has no activation of its own
+        linear_first = len(projection)  # the projection has no activation
         self.encoder = _mlp(widths, linear_first, 0, generator)
         self.decoder = _mlp(widths[::-1], 0, linear_first, generator)
         self.quantizer = ResidualQuantizer(settings.codebook_levels, settings.codebook_size, settings.code_dim,
                                            settings.commitment_weight, settings.residual)
 
     def forward(self, x: Tensor) -> RQVAEOutput:
-        """Quantize and rebuild standardised features ``x`` [B, F]."""
+        """Quantize and reconstruct standardised features ``x`` [B, F]."""
         quantized = self.quantizer(self.encoder(x))
         x_hat = self.decoder(quantized.z_hat)
         return RQVAEOutput(quantized, x_hat, F.mse_loss(x_hat, x))
@@ -50,24 +50,24 @@ class RQVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Tensor | Streamed) -> Tensor:
-        """z [N, D] of all items ``x`` [N, F], a few thousand rows at a time."""
-        return torch.cat([self.encoder(part) for part in x.split(AT_ONCE)])
+        """z [N, D] of all items ``x`` [N, F], computed in chunks of rows."""
+        return torch.cat([self.encoder(part) for part in x.split(CHUNK)])
 
     @torch.no_grad()
     def reconstruction_error(self, x: Tensor | Streamed, z: Tensor) -> float:
-        """Mean squared error of the features rebuilt from the codes of ``z`` [N, D]; 1 is what the mean alone would give."""
+        """Mean squared error of the features reconstructed from the codes of ``z`` [N, D]; predicting the mean gives 1."""
         total = 0.0
-        for part, of_part in zip(x.split(AT_ONCE), z.split(AT_ONCE), strict=True):
-            total += F.mse_loss(self.decoder(self.quantizer(of_part).z_hat), part, reduction="sum").item()
+        for part, z_part in zip(x.split(CHUNK), z.split(CHUNK), strict=True):
+            total += F.mse_loss(self.decoder(self.quantizer(z_part).z_hat), part, reduction="sum").item()
         return total / x.numel()
 
 
 def _mlp(widths: tuple[int, ...], linear_first: int, linear_last: int, generator: torch.Generator) -> nn.Sequential:
-    """Linear layers with ReLU between, none after the first ``linear_first`` and before the last ``linear_last``."""
+    """Linear layers with ReLU between them, but not after the first ``linear_first`` and before the last ``linear_last``."""
     layers: list[nn.Module] = []
     last = len(widths) - 2
     for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:])):
-        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # draws nothing from torch's global generator
+        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # does not use torch's global generator
         nn.init.xavier_normal_(linear.weight, generator=generator)
         nn.init.zeros_(linear.bias)
         layers.append(linear)

@@ -1,6 +1,6 @@
-"""Graph RQ-VAE: the graph network and the quantizer of its items, trained in turn.
+"""Graph RQ-VAE: joint training of the graph network and of the quantizer of its item representations.
 
-Axes: N items, B batch, D width of a representation.
+Shapes: N items, B batch, D width of a representation.
 """
 from scipy.sparse import csr_matrix
 from torch import Tensor
@@ -15,11 +15,11 @@ ID = "graph"
 
 
 class JointTraining(Training):
-    """Every epoch is one of L_BPR over the interactions, then one of the RQ-VAE's loss over the items (the paper's way).
+    """Alternates epochs of L_BPR over the interactions and of the RQ-VAE's loss over the items, as in the paper of MMGRec.
 
-    The loss of the RQ-VAE reaches the graph network through the representations it reads. They are standardised by
-    their mean and deviation at the beginning of the epoch, so that shrinking them gains nothing. The representations of
-    users and items that are handed back are those that the final codes were read from.
+    The loss of the RQ-VAE trains the graph network through the item representations. These are standardised by their mean and
+    deviation at the start of the epoch, so that the loss cannot be reduced by shrinking them. The returned representations are
+    those of the final codes.
     """
 
     def __init__(self, features: dict[str, Features], interactions: csr_matrix, settings: SemanticIDSettings, device: str):
@@ -35,18 +35,18 @@ class JointTraining(Training):
 
     def epoch(self, losses) -> dict[str, float]:
         bpr = self.graph.epoch()
-        self._look_again()
+        self._update_representations()
         result = super().epoch(losses)
-        self._look_again()  # codes and health are those of the representations as they are now
+        self._update_representations()  # codes and health are computed from the current representations
         return {**result, "bpr": round(bpr, 6)}
 
-    def _look_again(self) -> None:
+    def _update_representations(self) -> None:
         items = self.graph.representations().items
         self.scales = [Scale.of(items, self.settings.standardize)]
         self.x = [scaled(items, self.scales[0], self.device)]
 
     def batch(self, rows: Tensor) -> list[Tensor]:
-        """Representations [B, D] of some items that carry gradients to the graph network."""
+        """Representations [B, D] of items, with gradients to the graph network."""
         _, items = self.graph.model(self.graph.features)
         scale = self.scales[0]
         return [(items[rows.to(items.device)] - scale.mean.to(items.device)) / scale.scale.to(items.device)]

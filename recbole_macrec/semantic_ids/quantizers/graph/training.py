@@ -1,6 +1,6 @@
 """Training of the graph network by pairwise ranking (BPR).
 
-Axes: U users, N items, F width of all features together, D width of a representation, E interactions, B batch.
+Shapes: U users, N items, F width of all features together, D width of a representation, E interactions, B batch.
 """
 import numpy as np
 import torch
@@ -17,18 +17,18 @@ from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
 class GraphTraining:
-    """A graph network, its data and its optimizer; the loss is
+    """Trains a graph network with the loss
 
         L_BPR = mean over (u, i), j of -log sigmoid(u i - u j),
 
-    with (u, i) an interaction and j drawn from the items that u did not take.
+    where (u, i) is an interaction and j a random item without interaction with u.
 
     Args:
         features: modality -> [N, F_m].
         interactions: training interactions [U, N].
 
     Raises:
-        UserError: without any interaction.
+        UserError: there are no interactions.
     """
 
     def __init__(self, features: dict[str, Features], interactions: csr_matrix, settings: SemanticIDSettings, device: str):
@@ -40,17 +40,17 @@ class GraphTraining:
         edges = interactions.tocoo()
         self.users, self.items = (torch.from_numpy(ends.astype(np.int64)) for ends in (edges.row, edges.col))  # [E]
         if not len(self.users):
-            raise UserError("There are no training interactions to learn a graph from: set representation to concatenated "
+            raise UserError("There are no training interactions to learn a graph from; set representation to concatenated "
                             "(or modality) and encoder_input to learnt, or give users longer histories.")
         self.n_items = interactions.shape[1]
-        self.taken = (self.users * self.n_items + self.items).unique()  # sorted pairs
+        self.positive_pairs = (self.users * self.n_items + self.items).unique()  # sorted pair numbers
         self.model = GraphEncoder(interactions, self.features.shape[1], settings.graph_sizes, settings.graph_dropout,
                                   self.generator).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.graph_learning_rate,
                                           weight_decay=settings.graph_weight_decay)
 
     def run(self, show_progress: bool) -> tuple[GraphRepresentations, list[dict]]:
-        """Train ``graph_epochs``; returns what was learnt and a record of each epoch."""
+        """Train for ``graph_epochs``; returns the representations and a record of each epoch."""
         history = []
         with tqdm(total=self.settings.graph_epochs, disable=not show_progress, unit="epoch", desc="Graph") as bar:
             for _ in range(self.settings.graph_epochs):
@@ -60,7 +60,7 @@ class GraphTraining:
         return self.representations(), history
 
     def epoch(self) -> float:
-        """One pass over the interactions; returns the mean loss."""
+        """Train on all interactions once; returns the mean loss."""
         self.model.train()
         losses = []
         for rows in torch.randperm(len(self.users), generator=self.generator).split(self.settings.graph_batch_size):
@@ -71,23 +71,23 @@ class GraphTraining:
             losses.append(loss.item())
         if not np.isfinite(losses[-1]):
             raise UserError(f"The loss of the graph became {losses[-1]} in epoch {self.epochs} with graph_learning_rate = "
-                            f"{self.settings.graph_learning_rate}; nothing was written: lower it (1e-3 is usual), or set "
+                            f"{self.settings.graph_learning_rate}; nothing was written. Lower it (1e-3 is usual), or set "
                             "standardize to True.")
         self.epochs += 1
         return sum(losses) / len(losses)
 
     def loss(self, rows: Tensor) -> Tensor:
-        """L_BPR of some interactions ``rows`` [B]; drawn items that the user took do not count."""
+        """L_BPR of the interactions ``rows`` [B]. Sampled items that the user interacted with are ignored."""
         users, items = self.users[rows], self.items[rows]
-        drawn = torch.randint(self.n_items, (len(rows), self.settings.graph_negatives), generator=self.generator)
-        pairs = users.unsqueeze(1) * self.n_items + drawn
-        place = torch.searchsorted(self.taken, pairs).clamp(max=len(self.taken) - 1)
-        counts = (self.taken[place] != pairs).float().to(self.device)  # [B, negatives]
-        of_user, of_item = self.model(self.features)
-        u = of_user[users.to(self.device)]
-        margin = (u * of_item[items.to(self.device)]).sum(1, keepdim=True)
-        margin = margin - (u.unsqueeze(1) * of_item[drawn.to(self.device)]).sum(2)  # [B, negatives]
-        return (F.softplus(-margin) * counts).sum() / counts.sum().clamp(min=1)
+        negatives = torch.randint(self.n_items, (len(rows), self.settings.graph_negatives), generator=self.generator)
+        pairs = users.unsqueeze(1) * self.n_items + negatives
+        place = torch.searchsorted(self.positive_pairs, pairs).clamp(max=len(self.positive_pairs) - 1)
+        valid = (self.positive_pairs[place] != pairs).float().to(self.device)  # [B, negatives]
+        user_vectors, item_vectors = self.model(self.features)
+        u = user_vectors[users.to(self.device)]
+        margin = (u * item_vectors[items.to(self.device)]).sum(1, keepdim=True)
+        margin = margin - (u.unsqueeze(1) * item_vectors[negatives.to(self.device)]).sum(2)  # [B, negatives]
+        return (F.softplus(-margin) * valid).sum() / valid.sum().clamp(min=1)
 
     @torch.no_grad()
     def representations(self) -> GraphRepresentations:
