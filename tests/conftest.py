@@ -17,7 +17,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}")
 
-from process_pool import Nursery
+from process_pool import ProcessPool
 from web_server import Server
 
 TINY = "tiny"
@@ -61,7 +61,7 @@ def own_logging():
 @pytest.fixture(scope="session")
 def process_pool():
     """Starts processes; see ``process_pool``."""
-    process_pool = Nursery()
+    process_pool = ProcessPool()
     yield process_pool
     process_pool.close()
 

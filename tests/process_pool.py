@@ -20,7 +20,7 @@ NEEDED = (  # imported once; optimizers need the last one
 )  # fmt: skip
 
 
-class Nursery:
+class ProcessPool:
     """The process that forks the others; to be closed."""
 
     def __init__(self) -> None:

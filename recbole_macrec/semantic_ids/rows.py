@@ -1,6 +1,6 @@
 """Features that need not fit into memory: they are read, or computed, some rows at a time.
 
-Axes: N items, F feature width. Functions take an array [N, F], FeatureRows or ComputedRows alike.
+Shapes: N items, F feature width. Functions take an array [N, F], FeatureRows or ComputedRows alike.
 """
 from __future__ import annotations
 

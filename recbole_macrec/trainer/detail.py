@@ -1,6 +1,6 @@
 """Where each user's target came in, item by item and ID by ID, for every modality and for their fusion.
 
-Legend: B users, R ranked items.
+Shapes: B users, R ranked items.
 """
 import torch
 

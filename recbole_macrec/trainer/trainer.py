@@ -151,7 +151,7 @@ class GenerativeTrainer(Trainer):
         """Fill in the gradients, part of the loss by part, and return the loss.
 
         Every part draws from a generator of its own, and the gradients are added in the order of the parts, so that
-        the number of lanes changes nothing.
+        the result does not depend on the number of threads.
         """
         parts = [partial(loss_func, interaction.to(self.device))] if loss_func else self.model.loss_parts(interaction)
         seeds = torch.randint(2**62, (len(parts),)).tolist()

@@ -1,6 +1,6 @@
 """Training data of one pass per user: windows over users' sequences in place of one sample for every target.
 
-Legend: n samples, H items of the longest history.
+Shapes: n samples, H items of the longest history.
 """
 from typing import NamedTuple
 

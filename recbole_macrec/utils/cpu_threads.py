@@ -1,8 +1,8 @@
-"""Several CPU cores at once: a lane is a thread that computes on one core, and parts of a batch go through the lanes.
+"""Compute parts of a batch in several CPU threads.
 
-Many small operators gain little from a second core each, since its threads wait for each other after every one; whole
-parts of a batch side by side need no waiting. What a part computes does not depend on the number of lanes, and results
-come back in order, so neither do sums over them.
+Small operators gain little from a second core, because its threads wait for each other after every operator. Whole parts of a
+batch need no waiting. The result of a part does not depend on the number of threads, and results are returned in order, so
+sums over them do not depend on it either.
 """
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +20,10 @@ _bits: ContextVar[np.random.BitGenerator | None] = ContextVar("bits", default=No
 
 
 def map_in_threads(function: Callable[[Part], Result], parts: Sequence[Part], device: torch.device) -> Iterator[Result]:
-    """``function`` of every part, in order, with the caller's gradient mode and autocast.
+    """Yield ``function(part)`` for every part, in order, with the caller's gradient mode and autocast.
 
-    On CPU as many parts at once as torch has threads, each on one; elsewhere, and with one thread, one after the other.
+    On a CPU as many parts are computed at once as torch has threads, each in one thread. On other devices, and with one thread,
+    they are computed one after the other.
     """
     count = min(torch.get_num_threads(), len(parts)) if device.type == "cpu" else 1
     if count < 2:
@@ -34,29 +35,29 @@ def map_in_threads(function: Callable[[Part], Result], parts: Sequence[Part], de
     try:
         while waiting:
             yield waiting.pop(0).result()
-    finally:  # an error, or a caller that stops early
+    finally:  # after an error, or if the caller stops early
         for future in waiting:
             future.cancel()
 
 
 def _run(function: Callable[[Part], Result], gradients: bool, precision: torch.dtype | None, part: Part) -> Result:
-    """In a thread both modes begin as torch's defaults."""
+    """Set gradient mode and autocast, which a new thread does not inherit."""
     with torch.set_grad_enabled(gradients), torch.autocast("cpu", precision, precision is not None, cache_enabled=False):
         return function(part)
 
 
 @cache
 def _thread_pool(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(count, "part", initializer=torch.set_num_threads, initargs=(1,))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _thread_pool.cache_clear())  # a fork has none of its parent's threads
+    os.register_at_fork(after_in_child=lambda: _thread_pool.cache_clear())  # a forked process does not have its parent's threads
 
 
 @contextmanager
 def drawing_from(seed: int):
-    """Within it :func:`bits` is a generator of its own, so that lanes draw the same numbers in any order."""
+    """Seed :func:`bits` within the block, so that a part draws the same numbers in whichever thread it runs."""
     token = _bits.set(np.random.SFC64(seed))
     try:
         yield
@@ -65,5 +66,5 @@ def drawing_from(seed: int):
 
 
 def bits() -> np.random.BitGenerator:
-    """What random bits on CPU are drawn from: outside of :func:`drawing_from` a new one, seeded by torch's."""
+    """Return the generator of random bits on a CPU: outside of :func:`drawing_from` a new one, seeded by torch's generator."""
     return _bits.get() or np.random.SFC64(int(torch.randint(2**62, ())))

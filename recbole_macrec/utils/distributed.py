@@ -4,7 +4,7 @@ A launcher describes the group in environment variables (RANK, WORLD_SIZE, LOCAL
 :func:`start`, which the option ``--nproc`` uses. torch.distributed does the communication. Inside :func:`group` every process
 can call the methods of :class:`Group`; all processes have to call them in the same order.
 
-Legend: W processes, B rows of a batch, n rows of a process, N samples of the data set.
+Shapes: W processes, B rows of a batch, n rows of a process, N samples of the data set.
 """
 import os
 import re
@@ -33,6 +33,7 @@ TRAINING = timedelta(minutes=30)  # between two exchanges while training; a proc
 PREPARING = timedelta(days=1)  # while the first process prepares data
 NOTICE_SECONDS = 10  # after so long, a line says what a process waits for
 REASON_SECONDS = 3  # for the message of a process that has failed to arrive
+REPORT_SECONDS = 3.0  # the first process waits at most that long for the others to fail as well
 DEFAULT_PORT = 5678  # where several machines have to name the same one
 RESUME = "Finished work is kept: give the same command again to continue, or resume from a checkpoint with --resume=FILE"
 _LOST = re.compile(r"gloo|Connection (closed|reset|refused) by|Connection reset|Broken pipe|remote process exited|NCCL.*timed? ?out")
@@ -158,6 +159,7 @@ def group() -> Iterator[Group]:
                 yield joined
     except Exception as error:
         failure = _failure(error)
+        _await_reports()
         if failure is error:
             raise
         raise failure from error
@@ -249,6 +251,19 @@ def first_to_report() -> bool:
         if _place is not None:
             return _place.add("reports", 1) == 1
     return True
+
+
+def _await_reports() -> None:
+    """In the first process, which serves the store: let the others find out that a failure is reported already.
+
+    Without this, a process that fails a moment later no longer reaches the store, and reports the same failure again.
+    """
+    launch, ends = launched(), time.monotonic() + REPORT_SECONDS
+    with suppress(RuntimeError):
+        while launch is not None and launch.rank == 0 and _place is not None and time.monotonic() < ends:
+            if _place.add("reports", 0) >= launch.size:
+                return
+            time.sleep(0.05)
 
 
 # -- joining ---------------------------------------------------------------------------------------------------------------

@@ -256,11 +256,11 @@ def learn_and_save(words: list[str]) -> int:
 
 
 @pytest.mark.parametrize("name", ["rqvae", "cross_modal"])
-def test_a_quantizer_trained_in_two_processes_equals_one(name, nursery, tmp_path):
+def test_a_quantizer_trained_in_two_processes_equals_one(name, process_pool, tmp_path):
     assert learn_and_save([name]) == 0
     alone, history = torch.load("learnt.pth"), json.loads(Path("history.json").read_text())
     Path("learnt.pth").unlink()
-    assert both(nursery, [name], command=learn_and_save) == [0, 0], printed()
+    assert both(process_pool, [name], command=learn_and_save) == [0, 0], printed()
     together = torch.load("learnt.pth")
     for modality, weights in alone.items():
         for weight, value in weights.items():

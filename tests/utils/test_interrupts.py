@@ -12,6 +12,7 @@ from recbole_macrec.utils import interrupts
 ROOT = Path(__file__).parents[2]
 PRESSED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background, where SIGINT is ignored
 class Pressed:
     def find_spec(self, name, path=None, target=None):
         if name == "{module}":

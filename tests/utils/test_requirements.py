@@ -31,7 +31,7 @@ def without_recbole(tmp_path, *words: str) -> subprocess.CompletedProcess:
         ["-c", "import recbole_macrec"],
         [str(ROOT / "run_recbole_macrec.py"), "--model=Pop"],
         ["-m", "recbole_macrec.data", "toy"],
-        ["-m", "pytest", str(ROOT / "tests" / "test_requirements.py")],
+        ["-m", "pytest", str(ROOT / "tests" / "utils" / "test_requirements.py")],
     ],
     ids=" ".join,
 )

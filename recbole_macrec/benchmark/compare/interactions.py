@@ -1,7 +1,7 @@
 """What users interacted with before each test row, and how often items were trained on: read from the parts of the data that
 RecBole made, so that it holds under every split.
 
-Legend: R test rows (what RecBole's metrics average over: an interaction of a sequential model, a user of any other), N items with
+Shapes: R test rows (what RecBole's metrics average over: an interaction of a sequential model, a user of any other), N items with
 padding.
 """
 from typing import NamedTuple

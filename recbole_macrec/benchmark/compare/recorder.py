@@ -1,6 +1,6 @@
 """Keeps in a run's folder what a table and a report need later: the curve while it trains, and the rank of each test target.
 
-Legend: B rows of a batch, W targets of the row with most, T targets, K the largest topk, N items with padding.
+Shapes: B rows of a batch, W targets of the row with most, T targets, K the largest topk, N items with padding.
 """
 import math
 import time

@@ -1,6 +1,6 @@
 """Is one model better than another? Paired tests over seeds and test users.
 
-Legend: S seeds, U users, R test rows of a seed, T targets (see :class:`~recbole_macrec.benchmark.compare.runs.Ranks`).
+Shapes: S seeds, U users, R test rows of a seed, T targets (see :class:`~recbole_macrec.benchmark.compare.runs.Ranks`).
 """
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

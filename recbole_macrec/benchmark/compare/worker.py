@@ -95,7 +95,7 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
             return
         except Exception as error:
             traceback.print_exc()
-            message = sentence(error) or f"{type(error).__name__}: {error} (the whole story is in {folder / LOG})"
+            message = sentence(error) or f"{type(error).__name__}: {error} (see {folder / LOG})"
             write_json({"error": message}, folder / FAILURE)
             return
         finally:

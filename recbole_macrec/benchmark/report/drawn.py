@@ -1,6 +1,6 @@
 """Which figures a report has.
 
-Legend: R test rows, K codes of a layer.
+Shapes: R test rows, K codes of a layer.
 """
 import math
 from collections.abc import Callable, Sequence

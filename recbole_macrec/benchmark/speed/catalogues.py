@@ -1,6 +1,6 @@
 """Quantizers on catalogues of several sizes: seconds and peak memory.
 
-Legend: N items, F feature width.
+Shapes: N items, F feature width.
 """
 import multiprocessing
 import tempfile

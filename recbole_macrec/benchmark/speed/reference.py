@@ -1,6 +1,6 @@
 """TIGER the usual way: transformers' T5, padded batches, ``generate`` with a Python prefix function.
 
-Legend: B users, S source positions, L levels, V tokens.
+Shapes: B users, S source positions, L levels, V tokens.
 """
 from collections import defaultdict
 

@@ -1,6 +1,6 @@
 """What each kind of study makes of its comparison: rows of figures, and drawings.
 
-Legend: R test rows.
+Shapes: R test rows.
 """
 import statistics
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """Hierarchical k-means: the items of a cluster are clustered again, level by level.
 
-Axes: N items, F feature width, L levels, K codes of a level.
+Shapes: N items, F feature width, L levels, K codes of a level.
 """
 import numpy as np
 import torch

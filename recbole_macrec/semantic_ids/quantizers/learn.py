@@ -1,6 +1,6 @@
 """The loop that trains one RQ-VAE, or several together, and reads off the codes of all items.
 
-Axes: N items, F_m feature width of modality m.
+Shapes: N items, F_m feature width of modality m.
 """
 import copy
 import logging

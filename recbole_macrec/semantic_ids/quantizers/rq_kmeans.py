@@ -1,6 +1,6 @@
 """Baseline without training: PCA, then k-means of the residuals level by level.
 
-Axes: N items, F feature width, L levels, K codes, D code width.
+Shapes: N items, F feature width, L levels, K codes, D code width.
 """
 import numpy as np
 import torch
