@@ -66,7 +66,7 @@ def test_semantic_ids_titles_and_images_do_not_depend_on_the_format(tiny_dataset
 @pytest.mark.parametrize("options, message", [
     ({"ITEM_ID_FIELD": "product_id"}, "tiny.inter has no column product_id, which ITEM_ID_FIELD names; its first line is .user_id:token"),
     ({"TIME_FIELD": "when"}, "tiny.inter has no column when, which TIME_FIELD names"),
-    ({"field_separator": ","}, "field_separator is ',': set ITEM_ID_FIELD and field_separator as the file has them"),
+    ({"field_separator": ","}, "field_separator is ',': set ITEM_ID_FIELD and field_separator to match the file"),
 ])
 @pytest.mark.parametrize("model", ["TIGER", "Pop"])
 def test_a_format_that_the_file_does_not_have_is_one_sentence(tiny_dataset, model, options, message):
@@ -95,7 +95,7 @@ def test_import_reads_other_formats(tiny_dataset, form, words, capsys):
     said = capsys.readouterr().out
     for kind in ("inter", "item"):
         assert Path(f"out/again/again.{kind}").read_text() == Path(f"out/usual/usual.{kind}").read_text()
-    assert ("product_id is read as the item; --ITEM_ID_FIELD names another" in said) == ("product_id" in form.values())
+    assert ("product_id is read as the item; --ITEM_ID_FIELD sets another column" in said) == ("product_id" in form.values())
     assert ("separated by '|'; --seq_separator" in said) == ("seq_separator" in form)
 
 

@@ -63,7 +63,7 @@ def test_a_killed_download_goes_on(server, tmp_path, monkeypatch):
 def test_a_file_that_changed_meanwhile_starts_over(server, tmp_path):
     server.files["a.gz"] = b"old" + CONTENT
     server.breaks["a.gz"] = download.ATTEMPTS
-    with pytest.raises(UserError, match="broke off"):
+    with pytest.raises(UserError, match="interrupted"):
         quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz")
     server.files["a.gz"], server.etag, server.breaks["a.gz"] = CONTENT, '"two"', 0
     assert quiet(Remote((server.url("a.gz"),), SHA256), tmp_path / "a.gz").read_bytes() == CONTENT
@@ -108,8 +108,8 @@ def test_images_are_checked_and_failures_reported(server, tmp_path, monkeypatch)
     why = {path.name: failure.reason for path, failure in failed.items()}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good.jpg", "good.png", "second.jpg"]
     assert list(why) == ["cut.jpg", "page.jpg", "large.jpg", "heavy.jpg", "gone.jpg", "none.jpg"]
-    for name, part in (("cut.jpg", "no usable image"), ("page.jpg", "no usable image"), ("large.jpg", "100 x 80 pixels"),
-                       ("heavy.jpg", "50,000 bytes"), ("gone.jpg", "404"), ("none.jpg", "no address")):
+    for name, part in (("cut.jpg", "not a usable image"), ("page.jpg", "not a usable image"), ("large.jpg", "100 x 80 pixels"),
+                       ("heavy.jpg", "50,000 bytes"), ("gone.jpg", "404"), ("none.jpg", "no URL")):
         assert part in why[name]
     before = len(server.spec)
     fetch_images.fetch_images({path: urls for path, urls in wanted.items() if path not in failed}, show_progress=False)
@@ -126,7 +126,7 @@ def test_images_of_a_catalogue(server, tmp_path, capsys):
     (shop / "image_urls.json").write_text(json.dumps({"a": [server.url("a.jpg")], "b/c": [server.url("b.jpg")]}))
     command = ["images", "shop", f"--data_path={tmp_path / 'data'}"]
     assert main(command) == 0
-    assert "2 images are there, 1 could not be had" in capsys.readouterr().out
+    assert "2 images exist, 1 could not be downloaded" in capsys.readouterr().out
     assert list(json.loads((shop / "images_failed.json").read_text())) == ["b/c"]
     server.files["b.jpg"] = image_bytes()
     assert main(command) == 0 and (shop / "images/b%2Fc.jpg").is_file() and not (shop / "images_failed.json").exists()
@@ -192,7 +192,7 @@ def test_images_that_unpack_to_gigabytes_are_refused(server, tmp_path):
     server.files |= {"bomb.png": bomb, "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"}
     wanted = {tmp_path / name: [server.url(name)] for name in server.files}
     failed = fetch_images.fetch_images(wanted, show_progress=False)
-    assert "pixels" in failed[tmp_path / "bomb.png"].reason and "none of JPEG" in failed[tmp_path / "script.jpg"].reason
+    assert "pixels" in failed[tmp_path / "bomb.png"].reason and "not one of JPEG" in failed[tmp_path / "script.jpg"].reason
     (tmp_path / "bomb.png").write_bytes(bomb)  # and where a user's own folder has it
     with pytest.raises(UserError, match="bomb.png of item 'a' is unreadable .*pixels"):
         images.read_rgb(RawItem("a", image=tmp_path / "bomb.png"))
@@ -219,10 +219,10 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(at_once, server, tmp_pa
     server.files |= {"a.gz": CONTENT, "a.jpg": image_bytes()}
     server.drips |= {"a.gz": at_once, "a.jpg": at_once}
     began = time.monotonic()
-    with pytest.raises(UserError, match="too slow: 65,536 bytes did not come within 1 seconds"):
+    with pytest.raises(UserError, match="too slow: 65,536 bytes did not arrive within 1 seconds"):
         quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz")
     failed = fetch_images.fetch_images({tmp_path / "a.jpg": [server.url("a.jpg")]}, show_progress=False)
-    assert "too slow: the whole file did not come within 1 seconds" in failed[tmp_path / "a.jpg"].reason and failed[tmp_path / "a.jpg"].temporary
+    assert "too slow: the whole file did not arrive within 1 seconds" in failed[tmp_path / "a.jpg"].reason and failed[tmp_path / "a.jpg"].temporary
     assert time.monotonic() - began < 10
 
 

@@ -240,7 +240,7 @@ def lose_weight(folder, part):
 DAMAGED = {
     "no configuration": ("bert", lambda f: (f / "config.json").unlink(), {}, ["not readable", "config.json"]),
     "code of its own": ("bert", lambda f: edit_config(f, model_type="mine", auto_map={"AutoConfig": "mine.Mine"}), {},
-                        ["code of its own", "trust_remote_code stays off"]),
+                        ["needs custom code", "trust_remote_code is off"]),
     "no weights": ("bert", lambda f: (f / "model.safetensors").unlink(), {}, ["not readable", "weights"]),
     "half of the weights": ("bert", lambda f: (f / "model.safetensors").write_bytes(
         (f / "model.safetensors").read_bytes()[:900]), {}, ["not readable", "weights"]),
@@ -296,7 +296,7 @@ def test_other_formats_of_pillow_are_not_opened(name, tmp_path, monkeypatch):
     Image.fromarray(COLOUR).save(tmp_path / name)
     (tmp_path / name).rename(tmp_path / "a.jpg")
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript ran"))
-    with pytest.raises(UserError, match=r"a.jpg of item 'a' is unreadable \(it is none of JPEG, PNG, WEBP, GIF, BMP, TIFF\)"):
+    with pytest.raises(UserError, match=r"a.jpg of item 'a' is unreadable \(it is not one of JPEG, PNG, WEBP, GIF, BMP, TIFF\)"):
         read_rgb(RawItem("a", image=tmp_path / "a.jpg"))
 
 

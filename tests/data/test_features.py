@@ -189,7 +189,7 @@ def test_all_unusable_items_are_named_or_have_the_mean(folder, tmp_path, caplog,
     assert np.allclose(found.select(["i1", "i5"]), others.mean(axis=0), atol=1e-6)
     if isinstance(chosen, dict):  # a pretrained model looks at one item alone
         assert np.allclose(others, intact.select(["i0", "i2", "i3", "i4"]), atol=1e-5)
-    assert "2 of 6 items have the mean" in caplog.text
+    assert "2 of 6 items get the mean" in caplog.text
 
 
 def test_failed_refresh_keeps_the_old_features(folder):

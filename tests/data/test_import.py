@@ -86,7 +86,7 @@ def test_csv_without_timestamp_keeps_row_order_and_says_so(tmp_path, capsys):
     (tmp_path / "log.csv").write_text("item,user\nz,a\ny,b\nx,a\n")
     assert run(tmp_path / "log.csv", "--dataset=log", f"--data_path={tmp_path}/out") == 0
     assert lines(tmp_path / "out/log/log.inter")[1:] == ["a\tz\t0", "a\tx\t2", "b\ty\t1"]
-    assert "order of its rows is taken as time" in capsys.readouterr().out
+    assert "order of its rows is used as time" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("first, padded", [(0, True), (1, False)])
@@ -115,7 +115,7 @@ def test_overwrite_refuses_what_is_no_dataset_and_its_own_source(released, tmp_p
     (tmp_path / "out/Shop").mkdir(parents=True)
     (tmp_path / "out/Shop/thesis.txt").write_text("mine")
     assert run(released, "--dataset=Shop", f"--data_path={tmp_path}/out", "--overwrite") == 1
-    assert (tmp_path / "out/Shop/thesis.txt").exists() and "no imported dataset" in capsys.readouterr().err
+    assert (tmp_path / "out/Shop/thesis.txt").exists() and "not an imported dataset" in capsys.readouterr().err
     (released / "Shop.inter").write_text("")
     assert run(released, "--dataset=Shop", f"--data_path={tmp_path}", "--overwrite") == 1
     assert "would delete" in capsys.readouterr().err and (released / "text.npy").exists()
@@ -300,8 +300,8 @@ def test_word_numbers_become_texts(table, tmp_path):
 
 @pytest.mark.parametrize("words, expected", [
     (np.array([[3, 9], [1, 1]]), "'9'"),
-    (np.array([[0.5], [1.0]]), "whole numbers [2, n]"),
-    (np.arange(6).reshape(3, 2), "whole numbers [2, n]"),
+    (np.array([[0.5], [1.0]]), "integers [2, n]"),
+    (np.arange(6).reshape(3, 2), "integers [2, n]"),
     (None, "does not exist"),
 ])
 def test_bad_word_numbers(words, expected, table, tmp_path, capsys):

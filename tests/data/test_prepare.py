@@ -117,7 +117,7 @@ def test_from_raw_files_to_a_trained_model(server, web_shop, tmp_path, capsys):
     assert {path.name for path in (FOLDER / "images").iterdir()} == {Path(place).name for place in items["image"]}
     failed = json.loads((FOLDER / "images_failed.json").read_text())
     assert written["images"] == {"missing_images": "drop", "there": steps[-1][1] - len(failed), "missing": len(failed)}
-    assert {"404" in why or "no usable image" in why for why in failed.values()} == {True}
+    assert {"404" in why or "not a usable image" in why for why in failed.values()} == {True}
     for modality in ("text", "image"):
         assert FeatureTable.load(FOLDER, modality).item_tokens == tuple(sorted(items["item_id"]))
 
@@ -295,7 +295,7 @@ def test_images_of_a_silent_host_stop_the_run_and_are_had_later(server, web_shop
     gone = [path for path in server.files if path.startswith(("B0003", "B0008"))]
     server.failures |= dict.fromkeys(gone, 1000)
     error = failure(capsys)
-    assert "can't be had for now" in error and "503" in error and "unreachable_images: missing" in error
+    assert "could not be downloaded for now" in error and "503" in error and "unreachable_images: missing" in error
     counts = json.loads((FOLDER / "manifest.json").read_text())["counts"]
     server.failures.clear()
     server.spec.clear()
@@ -315,7 +315,7 @@ def test_a_dataset_made_otherwise_is_not_taken_for_the_one_asked_for(server, web
     write_config(server)
     assert prepared("--model=SASRec") == 0
     write_config(server, source=source(server, core=3))
-    assert "made with core = 5, but its source says 3" in failure(capsys, "--model=SASRec")
+    assert "imported with core = 5, but its source has 3" in failure(capsys, "--model=SASRec")
     write_config(server)
     with (RAW / FILES[0]).open("a") as file:
         file.write("B0001,U1,5.0,1400000000\n")
@@ -361,8 +361,8 @@ BAD_SOURCES = {
     "unknown key": ({"fles": {}}, "Did you mean 'files'?"),
     "nothing": ({"core": 5}, "neither path"),
     "text as core": ({"path": "x", "core": "five"}, "core of source is 'five'"),
-    "path out of the folder": ({"files": {"../a.csv": "http://a.example/a"}}, "'../a.csv'; expected a plain file name"),
-    "hidden file": ({"files": {".a.csv": "http://a.example/a"}}, "expected a plain file name"),
+    "path out of the folder": ({"files": {"../a.csv": "http://a.example/a"}}, "'../a.csv'; expected a file name without folders"),
+    "hidden file": ({"files": {".a.csv": "http://a.example/a"}}, "expected a file name without folders"),
     "local address": ({"files": {"a.csv": "file:///etc/passwd"}}, "file:///etc/passwd"),
     "ftp": ({"files": {"a.csv": ["ftp://a.example/a.csv"]}}, "expected http:// or https://"),
     "mirror": ({"files": {"a.csv": []}, "mirrors": ["gopher://a.example"]}, "gopher://a.example/a.csv"),

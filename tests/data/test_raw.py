@@ -233,7 +233,7 @@ def test_category_by_name_or_option(raw, capsys):
                                   ("Video_Games", [], "Video_Games"), ("other", ["--category=Video_Games"], "Video_Games")):
         assert run(raw, *words, name=name) == 0
         assert json.loads(Path(f"out/{name}/manifest.json").read_text())["category"] == expected
-    assert run(raw, name="shop") == 1 and "name one with --category" in capsys.readouterr().err
+    assert run(raw, name="shop") == 1 and "choose one with --category" in capsys.readouterr().err
     assert run(raw, "--category=Video_Gmes", name="shop") == 1 and "Did you mean 'Video_Games'" in capsys.readouterr().err
 
 
@@ -247,13 +247,13 @@ def spoil(name, content):
 
 
 BAD = {
-    "truncated archive": (cut_archive, [], ["meta_", "no whole gzip file", "fetch it again"]),
-    "no archive": (spoil("meta_{}.json.gz", b"<html>"), [], ["no whole gzip file"]),
+    "truncated archive": (cut_archive, [], ["meta_", "not a complete gzip file", "download it again"]),
+    "no archive": (spoil("meta_{}.json.gz", b"<html>"), [], ["not a complete gzip file"]),
     "mostly broken": (spoil("{}.csv", b"user;item\n" * 9), [], [f"{CATEGORY}.csv", "9 broken lines of 9", "line 1"]),
     "empty": (spoil("{}.csv", b"\n\n"), [], ["is empty"]),
     "no reviews": (lambda folder: (folder / f"{CATEGORY}.csv").unlink(), [], [f"neither {CATEGORY}.csv nor {CATEGORY}.csv.gz"]),
     "both releases": (lambda folder: write_2023(folder), [], ["2018 and of 2023"]),
-    "other category": (spoil("{}.csv", b"Z1,U1,5.0,1\n"), [], ["describes no item"]),
+    "other category": (spoil("{}.csv", b"Z1,U1,5.0,1\n"), [], ["has no item"]),
     "nothing left": (lambda folder: None, ["--core=99"], ["no interactions left", "99-core: 0", "lower --core"]),
     "negative core": (lambda folder: None, ["--core=-1"], ["--core=-1"]),
     "features without names": (lambda folder: np.save(folder / "text.npy", np.eye(3)), ["--feature=text=raw/text.npy"],
@@ -322,8 +322,8 @@ def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
     assert read_items(Path("out/shop"), "shop")["image"].tolist() == ["images/a.jpeg", ""]
     assert (Path("out/shop/images/a.jpeg")).read_bytes() == (folder / "images/a.JPEG").read_bytes()
     out = capsys.readouterr().out
-    assert "features: none yet; a run makes them from what shop.item has: title, image" in out
-    assert "1 item ('b') have no image" in out and "images/ has 1 image ('zebra') that bear the id of no item" in out
+    assert "features: none yet; a run encodes them from the columns of shop.item: title, image" in out
+    assert "1 item ('b') have no image" in out and "images/ has 1 image ('zebra') named after no item" in out
     Image.new("RGB", (8, 8)).save(folder / "images/a.png")
     assert run(folder, name="twice") == 1 and "images has 1 image ('a') with more than one suffix" in capsys.readouterr().err
 
@@ -339,7 +339,7 @@ def test_images_and_texts_that_no_encoder_reads_are_all_named(tmp_path, capsys):
     assert run(folder, name="shop") == 0
     out = capsys.readouterr().out
     assert "2 items ('b', 'c') have an unreadable image" in out and "missing_images is mean" in out
-    assert "images/ has 2 entries ('d', 'd.svg') left out" in out and "1 item ('d') have no image" in out
+    assert "images/ has 2 entries ('d', 'd.svg') skipped" in out and "1 item ('d') have no image" in out
     assert "2 items ('b', 'c') have no word in any text" in out
 
 

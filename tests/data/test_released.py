@@ -57,7 +57,7 @@ def test_features_and_ids_of_mql4grec_and_macrec_are_found_by_name(released, cap
     assert FeatureTable.load(OUT / "Shop", "image").select(["B00A"]).tolist() == [[13, 14, 15]]
     found = {m: json.loads((OUT / f"Shop/semantic_ids/{m}.json").read_text())["B00A"] for m in ("text", "image")}
     assert found == {"text": ["<a_1>", "<b_0>"], "image": ["<A_1>", "<B_0>"]}
-    assert "Shop.emb-ViT-L-14.npy is taken for modality 'image'" in capsys.readouterr().out
+    assert "Shop.emb-ViT-L-14.npy is used for modality 'image'" in capsys.readouterr().out
 
 
 def test_an_option_wins_over_a_name_and_other_names_are_told(released, capsys):
@@ -68,8 +68,8 @@ def test_an_option_wins_over_a_name_and_other_names_are_told(released, capsys):
     assert run(released, "--feature", f"text={released}/Shop.emb-t5-td.npy") == 0
     assert FeatureTable.load(OUT / "Shop", "text").matrix.tolist() == np.ones((3, 2)).tolist()
     out = capsys.readouterr().out
-    assert "emb-llama-td.npy is taken" not in out and "emb-t5-td.npy is left out" not in out
-    assert f"Shop.index_mine.json is left out unless an option says what it is: --semantic_ids MODALITY={released}" in out
+    assert "emb-llama-td.npy is used" not in out and "emb-t5-td.npy is not used" not in out
+    assert f"Shop.index_mine.json is not used, because its modality is unknown; --semantic_ids MODALITY={released}" in out
 
 
 def test_lc_rec_and_letter_folders_name_items_by_number(released, capsys):
@@ -83,7 +83,7 @@ def test_lc_rec_and_letter_folders_name_items_by_number(released, capsys):
     assert items["item_id"].tolist() == ["0", "1", "2"] and items["title"].tolist() == ["Title 0", "Title 1", "Title 2"]
     assert FeatureTable.load(OUT / "Shop", "text").select(["1"]).tolist() == [[2, 3]]
     assert json.loads((OUT / "Shop/semantic_ids/text.json").read_text())["2"] == ["<a_2>", "<b_0>"]
-    assert "Shop.item2id is not there: items are named by their numbers" in capsys.readouterr().out
+    assert "Shop.item2id does not exist: item numbers are used as item tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("beside", ["ids", "features", "nothing"])

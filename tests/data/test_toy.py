@@ -84,7 +84,7 @@ def test_dataset_property_files(name):
 
 def test_a_run_outside_the_repository_makes_it_and_says_so(tmp_path, caplog):
     run = ["--model=Pop", "--show_progress=False", "--state=WARNING"]
-    assert command.main(run) == 0 and f"is not at {tmp_path / 'dataset' / 'arts-toy'} and is made there from its seed" in caplog.text
+    assert command.main(run) == 0 and f"is not at {tmp_path / 'dataset' / 'arts-toy'} and is generated there" in caplog.text
     made = tmp_path / "dataset" / "arts-toy" / "arts-toy.inter"
     assert made.read_bytes() == (COMMITTED / "arts-toy.inter").read_bytes()
     written = made.stat().st_mtime_ns
@@ -92,7 +92,7 @@ def test_a_run_outside_the_repository_makes_it_and_says_so(tmp_path, caplog):
     assert command.main(run) == 0 and "seed" not in caplog.text and made.stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("folder, expected", [("arts-toy", "remove it"), ("shop", "for arts-toy alone")])
+@pytest.mark.parametrize("folder, expected", [("arts-toy", "remove it"), ("shop", "only for arts-toy")])
 def test_what_is_there_and_other_names_are_left_alone(folder, expected, tmp_path):
     (tmp_path / folder).mkdir()
     with pytest.raises(UserError, match=expected):

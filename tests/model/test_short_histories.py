@@ -40,7 +40,7 @@ def arguments(model: str, path: Path, **options) -> list[str]:
         ("SASRec", (1,), "leaves no interaction to train on"),
         ("TIGER", (2,), "leaves no interaction to test: the 40 users have at most 2 interactions each, and TIGER needs three"),
         ("GRU4Rec", (1, 2), "leaves no interaction to test"),
-        ("BPR", (1,), "leaves no interaction to test: the 40 users have at most 1 interaction each, and BPR needs two of a user"),
+        ("BPR", (1,), "leaves no interaction to test: the 40 users have at most 1 interaction each, and BPR needs two per user"),
     ],
 )
 def test_one_sentence_before_training(model, lengths, expected, data_path, capsys):  # noqa: F811

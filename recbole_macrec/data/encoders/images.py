@@ -16,7 +16,7 @@ from recbole_macrec.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # other formats of Pillow, such as EPS, run external programs
 MAX_PIXELS = 64 * 10**6  # a file of a few kilobytes can decompress to gigabytes
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)  # errors of Pillow
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)  # errors of open_image and Pillow
 
 
 @contextmanager

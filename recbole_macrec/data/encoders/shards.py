@@ -40,7 +40,7 @@ class Shards:
         self._starts = range(0, len(items), SHARD_ITEMS)
 
     def encode(self, processes: Group, show_progress: bool) -> None:
-        """Encode this process's shards that are not on disk; UserError naming items with NaN or infinite features."""
+        """Encode this process's shards that are not on disk; UserError naming items that cannot be encoded."""
         own = range(processes.rank, len(self._starts), processes.size)
         finished = {shard for shard in own if self._read(shard) is not None}
         title = f"{self._encoder.kind} features" + (f" (process 1 of {processes.size})" if processes.size > 1 else "")
