@@ -26,7 +26,7 @@ from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.cpu_threads import map_in_threads
 
-MAX_SCORES = 2**26  # most scores in one forward pass: 256 MB
+MAX_SCORES = 2**26  # maximum number of scores in one forward pass: 256 MB
 STD = 0.02  # standard deviation of the initial embeddings
 
 

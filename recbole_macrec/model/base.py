@@ -51,7 +51,7 @@ class Task(NamedTuple):
 
 
 WHOLE_ORDER = ("rec.meanrank", "rec.score")  # data needed by RecBole's metrics over the whole ranking
-CERTIFIED_ROWS = 2**17  # most prefixes that certified ranking keeps on a CPU: 1 GB for 4 layers of width 384
+CERTIFIED_ROWS = 2**17  # maximum number of prefixes that certified ranking keeps on a CPU: 1 GB for 4 layers of width 384
 EXCLUDED = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, padded with 0
 
 
@@ -144,11 +144,11 @@ class GenerativeRecommender(WindowedRecommender):
         check_choice(("beam", "certified", "exact"), decode=config["decode"])
         check_choice(("official", "mean", "lse", "rescore"), fusion=config["fusion"])
         check_metrics(config)
-        beams, most = config["num_beams"], max(as_list(config["topk"]), default=0)
-        if config["decode"] == "beam" and beams < most:
+        beams, largest_topk = config["num_beams"], max(as_list(config["topk"]), default=0)
+        if config["decode"] == "beam" and beams < largest_topk:
             raise UserError(
-                f"num_beams is {beams}; expected at least {most}, the largest topk, as a list of {most} items needs as many "
-                "beams. Raise num_beams or lower topk."
+                f"num_beams is {beams}; expected at least {largest_topk}, the largest topk, as a list of {largest_topk} items "
+                "needs as many beams. Raise num_beams or lower topk."
             )
 
     # -- checks of a loaded checkpoint --------------------------------------------------------------------------------

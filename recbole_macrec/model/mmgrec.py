@@ -111,11 +111,11 @@ class MMGRec(GenerativeRecommender):
         items = with_target(items[:, : self.max_items], length, target)
         return Windows(items, length.cpu() + 1, length.cpu(), interaction[self.USER_ID].to(self.device))
 
-    def _items_of(self, interaction, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _items_of(self, interaction, max_items: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Items [B, T] of the users, padded with 0, and their number [B]."""
         if self.interacted is None:
             return interaction[self.ITEM_SEQ].to(self.device), interaction[self.ITEM_SEQ_LEN].to(self.device)
-        return self.interacted.last(interaction[self.USER_ID].to(self.device), most)
+        return self.interacted.last(interaction[self.USER_ID].to(self.device), max_items)
 
     def excluded(self, interaction) -> torch.Tensor | None:
         masked = super().excluded(interaction)
@@ -164,10 +164,10 @@ class InteractedItems(nn.Module):
         self.register_buffer("first", torch.from_numpy(first), persistent=False)  # [user_num + 1]
         self.register_buffer("items", torch.from_numpy(items[order]), persistent=False)
 
-    def last(self, users: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Up to ``most`` items of ``users`` [B], latest first, padded with 0: int64 [B, T], and their number int64 [B]."""
+    def last(self, users: torch.Tensor, max_items: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Up to ``max_items`` items of ``users`` [B], latest first, padded with 0: int64 [B, T], and their number int64 [B]."""
         begin = self.first[users]
-        length = (self.first[users + 1] - begin).clamp(max=most)
+        length = (self.first[users + 1] - begin).clamp(max=max_items)
         place = torch.arange(max(1, int(length.max())), device=users.device)
         exists = place < length.unsqueeze(1)
         index = (begin.unsqueeze(1) + place).clamp(max=len(self.items) - 1)

@@ -126,7 +126,7 @@ class WindowedRecommender(SequentialRecommender):
 
         Args:
             length: int64 [B] on the CPU, number of items in each history.
-            users: most users in a part.
+            users: maximum number of users in a part.
 
         Returns:
             The rows of each part.

@@ -1,4 +1,4 @@
-"""SASRecPerUser: the loss of a pass per user is that of single targets, rankings and predictions agree, and it runs as others do."""
+"""SASRecPerUser: one pass per user gives the loss of single targets, rankings agree with predictions, and it runs like others."""
 import json
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def prepare(path, **options):
 
 @pytest.mark.parametrize("features", ["none", "codes"])
 def test_loss_of_a_pass_per_user_is_that_of_single_targets(features, data_path):
-    """Also of histories that are cut into windows, and of a batch in several parts."""
+    """Also for histories that are cut into windows, and for a batch in several parts."""
     _, model, trainer, loaders = prepare(data_path, item_features=features, dropout_prob=0.0, MAX_ITEM_LIST_LENGTH=4, pass_tokens=40)
     windows = trainer.training_loader(loaders[0])
     assert max(window.first for window in windows.windows) > 1 and len(windows.windows) < len(loaders[0]._dataset) / 2
@@ -77,7 +77,7 @@ def test_full_sort_predict_is_predict_item_by_item(features, data_path):
 
 
 def test_codes_are_added_to_the_items_of_arts_toy(tmp_path):
-    """Read and scored alike, in all modalities of the dataset; without them no semantic IDs are made."""
+    """In input and output, in all modalities of the dataset; without them no semantic IDs are learnt."""
     options = {**SMALL, "data_path": str(tmp_path), "quantizer": "rq_kmeans", "show_progress": False}
     models = {}
     for features in ("none", "codes"):
@@ -192,12 +192,12 @@ def test_a_checkpoint_of_items_in_another_order_is_refused(data_path):
     ("scheduler", "step", "cosine or constant"),
     ("precision", "fp8", "auto or fp32 or bf16"),
 ])
-def test_options_that_cannot_be_meant_are_named(option, value, expected, tmp_path):
+def test_invalid_options_are_named(option, value, expected, tmp_path):
     with pytest.raises(UserError, match=f"^{option} is {value!r}.*{expected}"):
         Config(NAME, "no such dataset", config_dict={"data_path": str(tmp_path), option: value})
 
 
-def test_what_needs_a_generative_model_says_so(data_path):
+def test_commands_for_generative_models_are_refused(data_path):
     assert NAME in model_names() and NAME not in generative_names()
     _, model, _, _ = prepare(data_path)
     with pytest.raises(UserError, match=f"{NAME} does not generate semantic IDs"):

@@ -1,4 +1,4 @@
-"""Certified ranking against the whole walk of the trie, and so against brute force, on small catalogues."""
+"""Certified ranking against a full traversal of the trie on small catalogues."""
 import numpy as np
 import pytest
 import torch
@@ -92,8 +92,8 @@ def test_a_search_continues_with_more_items_and_scores_any(network):
 @pytest.mark.parametrize("limit, by_id", [(1, False), (14, True), (UNLIMITED, False), (UNLIMITED, True)])
 @pytest.mark.parametrize("rule", ["official", "mean", "lse"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_rankings_equal_those_of_the_whole_walk(network, rule, limit, by_id):
-    """Alone and of two modalities, with users who get the whole walk, items kept from users, and IDs counted once."""
+def test_rankings_equal_those_of_a_full_traversal(network, rule, limit, by_id):
+    """With one and two modalities, users who need the full traversal, excluded items, and IDs counted once."""
     _, _, _, decoders, memories = decoders_of(network, seed=1)
     rng = np.random.default_rng(1)
     excluded = torch.from_numpy(np.stack([rng.permutation(ITEMS) + 1 for _ in range(4)]))
@@ -116,7 +116,7 @@ def test_rankings_equal_those_of_the_whole_walk(network, rule, limit, by_id):
 
 
 @torch.no_grad()
-def test_only_users_beyond_the_limit_are_walked(monkeypatch):
+def test_only_users_over_the_limit_get_a_full_traversal(monkeypatch):
     _, _, _, decoders, memories = decoders_of("peaked")
     one = [{"a": x["a"]} for x in (decoders, memories)]
     excluded = torch.zeros(4, ITEMS, dtype=torch.long)
@@ -125,11 +125,11 @@ def test_only_users_beyond_the_limit_are_walked(monkeypatch):
     search = CertifiedSearch(decoders["a"], memories["a"], excluded, UNLIMITED)
     search.top(3)
     assert search.expanded.min() == search.expanded[1] == 3 and (search.expanded[[0, 2, 3]] > 3).all()
-    walked = []
+    traversed = []
     monkeypatch.setattr("recbole_macrec.generation.decoding.exact.exact_scores",
-                        lambda *args: walked.append(args[-1]) or exact_scores(*args))
+                        lambda *args: traversed.append(args[-1]) or exact_scores(*args))
     certified_rankings(*one, eligible, ITEMS + 1, "mean", limit=3, rows=64)
-    assert walked == [[0, 2, 3]]
+    assert traversed == [[0, 2, 3]]
 
 
 def test_first_best_by_hand():

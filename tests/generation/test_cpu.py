@@ -1,4 +1,4 @@
-"""The written-out gradients and cached layouts of the CPU layers against plain formulas, part borders included."""
+"""The gradients of the CPU layers against plain formulas, including the borders of parts."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,7 @@ def test_cross_attention():
 
 
 def test_attention_dropout_has_the_right_expectation_and_gradient():
-    """Linear in the values: the mean over many draws is the undropped output, and so is the mean gradient."""
+    """The output is linear in the values: means over many draws equal output and gradient without dropout."""
     torch.manual_seed(0)
     x, *weights = (t.detach().mul(0.3) for t in leaves((8, D), (H * E, D), (H * E, D), (H * E, D), (D, H * E)))
     weights = [w.requires_grad_() for w in weights]

@@ -16,7 +16,7 @@ def test_rate_and_expectation(p):
     assert by_column.std() < 0.02 and by_column.max() < p + 0.08  # no column is favoured
 
 
-def test_gradient_flows_where_the_value_did():
+def test_gradient_is_nonzero_where_the_value_is():
     torch.manual_seed(0)
     x = torch.randn(64, 65, requires_grad=True)
     y = dropout(x, 0.25, training=True)
@@ -24,7 +24,7 @@ def test_gradient_flows_where_the_value_did():
     torch.testing.assert_close(x.grad, torch.where(y != 0, 1 / 0.75, 0))
 
 
-def test_off_outside_training_and_repeatable():
+def test_disabled_outside_training_and_repeatable():
     x = torch.randn(10, 10)
     assert dropout(x, 0.5, training=False) is x
     torch.manual_seed(4)

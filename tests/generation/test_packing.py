@@ -1,4 +1,4 @@
-"""Layout of users without padding, or with the padding that pays."""
+"""Packing of users without padding, or with the cheapest padding."""
 import itertools
 
 import pytest
@@ -48,4 +48,4 @@ def test_split_batch_keeps_every_user_once():
         assert max(totals) < 1080 and max(totals) - min(totals) < 160
     assert [p.tolist() for p in split_batch(torch.tensor([9, 2000]), budget=1000)] == [[0], [1]]
     assert split_batch(lengths[:0], budget=10) == []
-    assert [len(p) for p in split_batch(torch.ones(7).long(), budget=1000, most=3)] == [3, 2, 2]
+    assert [len(p) for p in split_batch(torch.ones(7).long(), budget=1000, max_users=3)] == [3, 2, 2]

@@ -62,7 +62,7 @@ def test_trie_of_the_docstring():
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_trie_walks_to_every_item(seed):
+def test_trie_reaches_every_item(seed):
     codes = catalogue(60, seed)
     trie = Trie(codes, np.arange(1, 61))
     for item, row in enumerate(codes, start=1):
@@ -189,7 +189,7 @@ def test_score_matrix_sorts_into_the_ranking():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_beams_without_some_items_find_the_best_of_the_others(seed):
-    """A full beam gives the exact ranking of the rest; a narrow one is never filled with what may not be found."""
+    """A full beam gives the exact ranking of the rest; a narrow one never contains excluded items."""
     vocabulary, network, memory, codes = world(seed=seed)
     trie, items = Trie(codes, np.arange(1, 38)), 38
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The set encoder: relation-aware attention against a literal loop, and what a set must not tell."""
+"""The set encoder: relation-aware attention against a literal loop, and independence of the order."""
 import math
 
 import pytest
@@ -74,7 +74,7 @@ def read(reader: SetEncoder, vectors: torch.Tensor, users: torch.Tensor) -> torc
 
 
 @pytest.mark.parametrize("kind", ATTENTIONS)
-def test_order_counts_with_positions_alone(kind):
+def test_order_matters_only_with_positions(kind):
     reader, vectors, users = encoder(kind).eval(), torch.randn(2, 5, WIDTH), torch.randn(2, WIDTH)
     order = torch.tensor([3, 0, 4, 1, 2])
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_order_counts_with_positions_alone(kind):
     assert same == (kind != "positions")
 
 
-def test_relation_aware_attention_sees_through_the_users_eyes():
+def test_relation_aware_attention_depends_on_the_user():
     vectors, users = torch.randn(1, 5, WIDTH).expand(2, -1, -1), torch.randn(2, WIDTH)
     for kind in ATTENTIONS:
         with torch.no_grad():

@@ -39,7 +39,7 @@ def forced(vocabulary, network, memory, codes: torch.Tensor) -> torch.Tensor:
     return network.logits(hidden, offset, size).float().log_softmax(-1)
 
 
-@pytest.mark.parametrize("visits", [0, 1000], ids=["asked", "tabulated"])
+@pytest.mark.parametrize("visits", [0, 1000], ids=["computed", "tabulated"])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("overhead", [0, PADDED])
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])

@@ -1,4 +1,4 @@
-"""One pass per user: every target once, the same states as target by target, and nothing seen of what comes later."""
+"""One pass per user: every target once, the states of single targets, and no information from later items."""
 import numpy as np
 import pytest
 import torch
@@ -28,10 +28,10 @@ NETWORKS = {
 @pytest.fixture(params=NETWORKS)
 def network(request):
     torch.manual_seed(0)
-    made = NETWORKS[request.param]()
-    for parameter in made.parameters():  # sharp enough for differences to show
+    instance = NETWORKS[request.param]()
+    for parameter in instance.parameters():  # sharp enough for differences to show
         torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else None
-    return made
+    return instance
 
 
 def tokens_of(modality: str, *shape: int) -> torch.Tensor:
@@ -49,7 +49,7 @@ def batch() -> tuple[Windows, torch.Tensor, list[Target]]:
 
 @pytest.mark.parametrize("overhead", [0, 1000])
 def test_states_of_a_window_are_those_of_each_target_alone(network, overhead):
-    """Also of forks: both equal teacher forcing from the history alone."""
+    """Also in forks: both equal teacher forcing from the history alone."""
     windows, source, targets = batch()
     states = network.window_states(FRONT, source, windows, targets, overhead)
     for i, (user, place) in enumerate(zip(*windows.targets())):
@@ -60,7 +60,7 @@ def test_states_of_a_window_are_those_of_each_target_alone(network, overhead):
             torch.testing.assert_close(hidden[i], network.decode(sequence[None, None], memory)[0, 0], atol=1e-5, rtol=1e-5)
 
 
-def test_a_later_item_moves_no_earlier_state(network):
+def test_a_later_item_changes_no_earlier_state(network):
     windows, source, targets = batch()
     before = network.window_states(FRONT, source, windows, targets)
     changed = source.clone()
@@ -69,13 +69,13 @@ def test_a_later_item_moves_no_earlier_state(network):
     after = network.window_states(FRONT, changed, windows, targets)
     place = windows.targets()[1]
     for old, new in zip(before, after):
-        moved = (old - new).abs().amax((1, 2))
-        assert (moved[place < 2] < 1e-6).all() and (moved[place > 2] > 1e-4).all()
+        change = (old - new).abs().amax((1, 2))
+        assert (change[place < 2] < 1e-6).all() and (change[place > 2] > 1e-4).all()
     first_code = (before[0] - after[0])[place == 2][:, 0]  # the item itself is predicted before it is read
     assert first_code.abs().max() < 1e-6
 
 
-def test_items_alone_are_read_behind_their_prompt(network):
+def test_single_items_are_read_after_their_prompt(network):
     windows, source, targets = batch()
     items = source[:, 0]
     states, mean = network.item_states(FRONT, items, [targets[1]._replace(tokens=targets[1].tokens[:, 0])])
@@ -99,7 +99,7 @@ def test_layers_for_the_cpu_equal_the_plain_ones(network, monkeypatch):
         torch.testing.assert_close(fast, plain, atol=1e-3, rtol=1e-4)
 
 
-def test_a_bidirectional_encoder_takes_one_target_a_window():
+def test_a_bidirectional_encoder_allows_one_target_per_window():
     windows, source, targets = batch()
     with pytest.raises(ValueError, match="bidirectional"):
         Transformer(len(VOCABULARY), SIZES).window_states(FRONT, source, windows, targets)
@@ -121,7 +121,7 @@ def test_layout_of_the_example():
 
 
 @pytest.mark.parametrize("output", ["trie", "level"])
-def test_search_finds_what_scoring_every_item_says(network, output):
+def test_search_equals_scoring_every_item(network, output):
     rng = np.random.default_rng(0)
     codes = np.unique(rng.integers(0, [5, 6, 7], (60, 3)), axis=0)[:40]
     trie = Trie(codes, np.arange(1, len(codes) + 1))

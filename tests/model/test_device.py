@@ -1,4 +1,4 @@
-"""Training, ranking and quantizing on a device that has its own memory: nothing mixes, nothing waits, and the CPU's results."""
+"""Training, ranking and quantizing on a simulated device: no mixed devices, no waiting, and the results of the CPU."""
 import contextlib
 
 import numpy as np
@@ -10,7 +10,7 @@ from small_models import data_path, prepare  # noqa: F401 (a fixture)
 from recbole_macrec.semantic_ids.quantizers.learn import Training
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
-READS = {  # where the CPU has to know: the lengths and items of a batch, and how far a certified search has come
+READS = {  # functions that may read from the device: lengths and items of a batch, and the state of a certified search
     "histories", "_alignment_items", "on_host", "true_indices", "first_best",
 }
 
@@ -98,7 +98,7 @@ def test_quantizing_stays_on_the_device():
         torch.testing.assert_close(held(mine), theirs, rtol=1e-3, atol=1e-6)
 
 
-def test_the_device_notices_what_is_on_the_cpu_and_who_waits():
+def test_the_simulated_device_detects_cpu_tensors_and_waits():
     model = torch.nn.Linear(3, 3)
     with simulated(model, ["allowed"]) as simulation:
         with pytest.raises(RuntimeError, match="on the device and on the CPU"):

@@ -1,4 +1,4 @@
-"""MMGRec under both protocols: what it reads, what it must not see, its ablations, and its parts in other models."""
+"""MMGRec under both protocols: its input without the target, its ablations, and its parts in other models."""
 import json
 from itertools import pairwise
 
@@ -33,7 +33,7 @@ def users_of(loader):
     return batch_of(loader) if loader.is_sequential else loader.user_df
 
 
-# -- what it reads -------------------------------------------------------------------------------------------------------
+# -- input ---------------------------------------------------------------------------------------------------------------
 
 
 def test_interacted_items_are_distinct_and_latest_first():
@@ -210,7 +210,7 @@ def test_every_ablation_trains_and_ranks(changed, data_path):  # noqa: F811
     assert any("query_scale" in n for n in trained) == ("attention" not in changed)
 
 
-def test_the_papers_preset_loses_to_set_options(data_path):  # noqa: F811
+def test_set_options_override_the_papers_preset(data_path):  # noqa: F811
     without = {key: value for key, value in SMALL.items() if key != "learning_rate"}
     options = {**without, "data_path": str(data_path), "training_preset": "paper"}
     config = Config("MMGRec", TINY, config_dict=options)

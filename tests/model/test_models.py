@@ -1,4 +1,4 @@
-"""One contract for every model, found by being registered: it learns, repeats, resumes, saves, and ranks as promised."""
+"""Contract tests of every registered model: it learns, repeats, resumes, saves, and ranks as documented."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_a_batch_ranks_as_its_users_alone(name, decode, fusion, data_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_and_gradient_in_parts_are_those_of_single_samples(name, data_path):
-    """With alignment items held back, the loss is the plain mean over samples, however they are parted."""
+    """With alignment items held back, the loss is the plain mean over samples, however they are split."""
     _, model, _, loaders = prepare(name, data_path, dropout_prob=0.0, pass_tokens=40)
     model.train()
     model.item_tasks, model.lambda_implicit = [], 0.0
@@ -68,7 +68,7 @@ DECODER_ONLY = {**PER_USER, "network": "decoder_only"}
 @pytest.mark.parametrize("options", [DECODER_ONLY, PER_USER], ids=["decoder_only", "encoder_decoder"])
 @pytest.mark.parametrize("name", ["TIGER", "MQL4GRec"])
 def test_one_pass_per_user_gives_loss_and_gradient_of_single_targets(name, options, data_path):
-    """Also of histories that are cut into windows."""
+    """Also for histories that are cut into windows."""
     _, model, trainer, loaders = prepare(name, data_path, dropout_prob=0.0, MAX_ITEM_LIST_LENGTH=4, **options)
     model.item_tasks, model.aligns_items = [], False
     windows = trainer.training_loader(loaders[0])
@@ -168,7 +168,7 @@ def test_bf16_computes_nearly_what_fp32_does(name, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_entrance_ranks_in_eval_precision(name, data_path):
+def test_every_method_ranks_in_eval_precision(name, data_path):
     """Trained in bf16, then evaluated, ``full_sort_topk``, ``predict`` and ``recommend``: one precision in all of them."""
     _, model, trainer, (train, _, test) = prepare(name, data_path, precision="bf16", pass_tokens=None)
     assert (trainer.precision, model.eval_precision) == ("bf16", "fp32")
@@ -208,7 +208,7 @@ def test_auto_follows_the_environment_variable(forced, expected, data_path, monk
 @pytest.mark.parametrize("fusion", ["official", "mean", "lse"])
 @pytest.mark.parametrize("name", ["TIGER", "MACRec"])
 def test_certified_decoding_ranks_the_first_items_as_exact_decoding(name, fusion, certified_rows, data_path):
-    """Of each modality and fused; so that metrics by item and by ID are the same."""
+    """Of each modality and fused, so metrics by item and by ID are the same."""
     options = {"fusion": fusion, "certified_rows": certified_rows, "collision": "keep", "num_beams": 12}
     _, model, trainer, (train, _, test) = prepare(name, data_path, **options)
     trainer.fit(train)
@@ -302,13 +302,13 @@ def test_rows_in_another_order_give_the_same_lists(name, options, data_path):
     assert len([path for path in (data_path / TINY / "semantic_ids").iterdir() if path.is_dir()]) == 1  # nothing learnt anew
 
 
-@pytest.mark.parametrize("options, ending, line, said", [
+@pytest.mark.parametrize("options, ending, line, reported", [
     ({}, "item", "i30\tnew\t1.0\tred", r"1 item \('i30'\) new"),
     ({"encoders": {"text": "tfidf"}}, "item", None, "features of 'text'"),
     ({"collision": "popularity"}, "inter", "u0\ti5\t-1", "counts of training interactions"),
 ])
 @pytest.mark.parametrize("how", ["load", "resume"])
-def test_a_checkpoint_of_other_content_is_refused_before_learning(options, ending, line, said, how, data_path):
+def test_a_checkpoint_of_other_content_is_refused_before_learning(options, ending, line, reported, how, data_path):
     if options.get("encoders"):
         for file in (data_path / TINY / "features").glob("text.*"):
             file.unlink()
@@ -320,7 +320,7 @@ def test_a_checkpoint_of_other_content_is_refused_before_learning(options, endin
         FeatureTable((*table.item_tokens, "i30"), np.vstack([table.matrix, table.matrix[:1]])).save(data_path / TINY, "text")
     rewritten(data_path, lambda kind, lines: lines if kind != ending else
               [*lines, line] if line else [entry.replace("craft item 7", "paper item 7") for entry in lines])
-    with pytest.raises(UserError, match=f"changed since: {said}"):
+    with pytest.raises(UserError, match=f"changed since: {reported}"):
         if how == "load":
             load_data_and_model(trainer.saved_model_file)
         else:
@@ -456,7 +456,7 @@ def test_norms_and_relative_biases_get_no_weight_decay(name, data_path):
     assert len(decay) == sum(1 for _ in model.parameters()) and min(names.values()) > 0
 
 
-def test_metrics_of_the_whole_order_need_an_order_of_all_items(data_path):
+def test_metrics_of_the_whole_ranking_need_a_ranking_of_all_items(data_path):
     with pytest.raises(UserError, match="GAUC.*decode: exact"):
         prepare("TIGER", data_path, modalities=["text"], metrics=["Hit", "GAUC"])
     sampled = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"}
@@ -483,7 +483,7 @@ def test_metrics_of_the_recommended_items(name, data_path):
 
 
 @pytest.mark.parametrize("name", ["TIGER", "SASRec"])
-def test_fewer_users_at_once_where_their_scores_do_not_fit(name, data_path, monkeypatch, caplog):
+def test_fewer_users_per_batch_if_their_scores_do_not_fit(name, data_path, monkeypatch, caplog):
     options = {"modalities": ["text"], "eval_batch_size": 16, **BASELINE}
     _, model, trainer, (_, _, test) = prepare(name, data_path, **options)
     expected = trainer.evaluate(test, load_best_model=False)
@@ -511,7 +511,7 @@ def test_a_diverging_loss_names_the_epoch_and_the_last_good_checkpoint(name, dat
         trainer.fit(train, valid)
 
 
-def test_weights_that_the_last_step_of_an_epoch_ruins_are_not_ranked_with(data_path):
+def test_nonfinite_weights_after_an_epoch_are_not_used_for_ranking(data_path):
     _, model, trainer, (train, valid, _) = prepare("TIGER", data_path, modalities=["text"], train_batch_size=512)
     assert len(train) == 1
     trainer.optimizer.register_step_post_hook(lambda *_: next(model.parameters()).data.fill_(torch.inf))

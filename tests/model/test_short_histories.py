@@ -14,14 +14,14 @@ COLUMNS = {"inter": ["user_id", "item_id", "timestamp"]}
 
 
 def shorten(path: Path, *lengths: int) -> None:
-    """Keep the first interactions of the users, of as many as ``lengths`` says in turn."""
+    """Keep the first interactions of each user; ``lengths`` gives their numbers in turn."""
     file = path / TINY / f"{TINY}.inter"
-    kept, taken = [], {}
+    kept, counts = [], {}
     for line in file.read_text().splitlines():
         user = line.split("\t")[0]
-        taken[user] = taken.get(user, 0) + 1
-        most = lengths[len(taken) % len(lengths)]
-        kept += [line] * (taken[user] <= most or not kept)
+        counts[user] = counts.get(user, 0) + 1
+        most = lengths[len(counts) % len(lengths)]
+        kept += [line] * (counts[user] <= most or not kept)
     file.write_text("\n".join(kept) + "\n")
 
 

@@ -131,7 +131,7 @@ def test_more_items_than_beams(data_path):
     pd.testing.assert_frame_equal(beams, model.recommend([HISTORY], k=ITEMS), atol=1e-5)
 
 
-def test_a_model_in_training_stays_there_and_dropout_plays_no_part(data_path):
+def test_training_mode_is_kept_and_dropout_is_off(data_path):
     _, model, _, _ = prepare("MACRec", data_path, dropout_prob=0.5)
     model.train()
     pd.testing.assert_frame_equal(model.recommend([HISTORY]), model.recommend([HISTORY]))
@@ -158,7 +158,7 @@ def test_a_loaded_checkpoint_recommends(data_path):
     ([["i1"]], {"candidates": "i1"}, "candidates is 'i1'"),
     ([["i1"]], {"candidates": ["i1", "nope"]}, r"candidates contains 1 item \('nope'\)"),
 ])
-def test_what_the_user_can_mend_is_one_sentence(sequences, options, message, data_path):
+def test_user_errors_are_one_sentence(sequences, options, message, data_path):
     _, model, _, _ = prepare("TIGER", data_path, modalities=["text"])
     with pytest.raises(UserError, match=message):
         model.recommend(sequences, **options)
@@ -169,7 +169,7 @@ def test_other_models_are_refused():
         Recommender(torch.nn.Linear(1, 1))
 
 
-def test_a_model_of_its_training_users_says_so(data_path):
+def test_models_that_read_users_are_refused(data_path):
     _, model, _, _ = prepare("MMGRec", data_path)
     with pytest.raises(UserError, match="MMGRec reads users .* full_sort_topk"):
         model.recommend([["i1", "i2"]])

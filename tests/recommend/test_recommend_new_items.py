@@ -137,12 +137,12 @@ def test_prior_by_hand():
 
 def test_free_ids_by_hand():
     codebooks = np.array([[[0.0], [10.0]], [[0.0], [1.0]]], dtype=np.float32)  # two levels of two codes
-    taken = np.array([[0, 0]])
+    used = np.array([[0, 0]])
     z = np.array([[0.1], [0.0], [9.0]], dtype=np.float32)
     raw = np.array([[0, 0], [0, 0], [1, 0]])
-    # the second lies on its codeword, yet (0, 0) is taken: it moves to (0, 1); the first finds nothing free below 0
-    np.testing.assert_array_equal(free_ids(raw[:2], taken, (2, 2), Geometry(z[:2], codebooks)), [[1, 0], [0, 1]])
-    np.testing.assert_array_equal(free_ids(raw[2:], taken, (2, 2), Geometry(z[2:], codebooks)), [[1, 0]])
+    # the second item is at its codeword, but (0, 0) is used: it moves to (0, 1); for the first nothing is free below 0
+    np.testing.assert_array_equal(free_ids(raw[:2], used, (2, 2), Geometry(z[:2], codebooks)), [[1, 0], [0, 1]])
+    np.testing.assert_array_equal(free_ids(raw[2:], used, (2, 2), Geometry(z[2:], codebooks)), [[1, 0]])
     with_token = free_ids(raw, np.array([[0, 0, 0], [0, 0, 2]]), (2, 2, 3), Geometry(z, codebooks))
     np.testing.assert_array_equal(with_token, [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
     with pytest.raises(UserError, match="3 new items and 2 old ones"):
@@ -151,7 +151,7 @@ def test_free_ids_by_hand():
 
 @pytest.mark.parametrize("collision", ["reassign", "extra_token", "keep"])
 def test_every_strategy_for_collisions(collision, data_path):
-    """Ten items in one place: all get IDs of their own, except where the model lets items share them."""
+    """Ten equal items: all get different IDs, except if the model lets items share them."""
     _, model, _, _ = prepare("TIGER", data_path, modalities=["text"], collision=collision)
     recommender = Recommender(model)
     row = features_near(data_path, ["i7"])["text"]["new-i7"]
@@ -190,7 +190,7 @@ def test_a_pretrained_folder_keeps_new_items_and_takes_more(data_path, tmp_path)
     (lambda f: f["text"].update({"new-i3": np.full(12, np.nan)}), "NaN"),
     (lambda f: f["text"].update({"new-i3": "abc"}), "not a row of numbers"),
 ])
-def test_what_the_user_can_mend_is_one_sentence_and_changes_nothing(change, message, data_path):
+def test_user_errors_are_one_sentence_and_change_nothing(change, message, data_path):
     _, model, _, _ = prepare("MACRec", data_path)
     recommender, features = Recommender(model), features_near(data_path, ["i3", "i4"])
     change(features)
@@ -213,7 +213,7 @@ def test_published_ids_have_no_quantizer(data_path, tmp_path):
             recommender.add_items(features_near(data_path, ["i3"]))
 
 
-def test_a_bundle_that_is_gone(data_path):
+def test_a_missing_bundle(data_path):
     _, model, _, _ = prepare("MACRec", data_path)
     for file in model.semantic_ids.bundle.iterdir():
         file.unlink()
@@ -222,8 +222,8 @@ def test_a_bundle_that_is_gone(data_path):
 
 
 def test_items_that_training_never_saw_are_found_better_than_by_chance(tmp_path):
-    """arts-toy: a tenth of the items and all their interactions are held out, then added; every time one of them was
-    really taken next is a question. Texts are titles, which two to three items share."""
+    """arts-toy: a tenth of the items and all their interactions are held out, then added; every
+    interaction with one of them is a test row. Texts are titles, which two to three items share."""
     items = pd.read_csv(TOY / "arts-toy.item", sep="\t", dtype=str)
     interactions = pd.read_csv(TOY / "arts-toy.inter", sep="\t", dtype=str)
     held = set(np.random.default_rng(0).choice(items["item_id:token"], 29, replace=False))

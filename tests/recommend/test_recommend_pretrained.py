@@ -23,7 +23,7 @@ CONTENT = {"manifest.json", "items.json", "codes.safetensors", "model.safetensor
 
 @pytest.fixture
 def folder(request, tmp_path, tmp_path_factory):
-    """A pretrained folder of the test's own."""
+    """A new pretrained folder."""
     master = tmp_path_factory.getbasetemp() / "macrec"
     if not master.exists():
         _, model, _, _ = prepare("MACRec", request.getfixturevalue("data_path"), text_fields=["title"])
@@ -32,7 +32,7 @@ def folder(request, tmp_path, tmp_path_factory):
 
 
 def seal(folder, **changes):
-    """Change the manifest and bring all checksums in line, as somebody would who wants to be believed."""
+    """Change the manifest and update all checksums, as an attacker would."""
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["sha256_of_the_rest"]
     for name in manifest["sha256"]:
@@ -84,7 +84,7 @@ def test_building_a_model_leaves_random_numbers_alone(folder):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_an_existing_folder_is_replaced_only_when_asked_and_only_if_ours(folder, data_path, tmp_path):
+def test_an_existing_folder_is_replaced_only_with_overwrite_and_only_if_ours(folder, data_path, tmp_path):
     recommender = Recommender.from_pretrained(folder)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UserError, match="already exists.*overwrite=True"):
@@ -179,14 +179,14 @@ def test_the_manifest_opens_no_file_but_ours(folder, tmp_path):
     ({"options": []}, "can't be read"),
     ({"quantizer": {"modalities": ["text", "image"], "quantizer": "eval"}}, "quantizer = 'eval'"),
 ])
-def test_a_manifest_that_makes_no_sense_is_one_sentence(changes, message, folder):
+def test_an_invalid_manifest_is_a_user_error(changes, message, folder):
     seal(folder, **changes)
     with pytest.raises(UserError, match=message) as error:
         Recommender.from_pretrained(folder)
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_model_folder(folder, data_path, tmp_path):
+def test_other_paths_are_refused(folder, data_path, tmp_path):
     for path, message in ((tmp_path / "nowhere", "does not exist"), (data_path, "can't be read")):
         with pytest.raises(UserError, match=message):
             Recommender.from_pretrained(path)
@@ -216,7 +216,7 @@ def test_the_command_prints_ranks_items_scores_and_titles(folder, capsys, tmp_pa
     (["--history=,"], "without history"), (["--history=i4", "--k=0"], "k is 0"),
     (["--history=i4", "--candidates=none.txt"], "none.txt does not exist"),
 ])
-def test_the_command_ends_with_a_sentence(arguments, message, folder, capsys):
+def test_errors_of_the_command_are_one_sentence(arguments, message, folder, capsys):
     assert main([f"--model_file={folder}", *arguments]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and message in err and err.count("\n") == 1

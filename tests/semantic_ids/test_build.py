@@ -29,7 +29,7 @@ def bundle_of(folder):
 
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans"])
-def test_every_quantizer_gives_unique_ids_that_say_something(tmp_path, quantizer):
+def test_every_quantizer_gives_unique_informative_ids(tmp_path, quantizer):
     ids = build(tmp_path, replace(SMALL, quantizer=quantizer, rqvae_epochs=15, rqvae_warmup_epochs=15,
                                   rqvae_learning_rate=1e-2, lambda_con=0.02))
     assert ids.modalities == ("text", "image") and ids.item_tokens == tuple(TOKENS)
@@ -104,34 +104,34 @@ def test_restarts_rescue_a_collapsed_codebook(monkeypatch, caplog):
     assert min(usage[True]) >= 6
 
 
-@pytest.mark.parametrize("changed, mend", [
+@pytest.mark.parametrize("changed, advice", [
     ({"standardize": False}, "standardize"),
     ({"restart_dead_codes": False}, "restart_dead_codes"),
     ({"rqvae_warmup_epochs": 0}, "rqvae_warmup_epochs"),
     ({}, "lambda_con"),
     ({"quantizer": "rqvae"}, "codebook_size"),
 ])
-def test_health_warning_names_codebook_and_the_option_to_change(changed, mend):
+def test_health_warning_names_codebook_and_the_option_to_change(changed, advice):
     settings = replace(SMALL, **changed)
     fine = {"usage": [12, 12, 9], "perplexity": [9.0, 9.0, 6.0], "collision_rate": 0.1}
     assert health_warning("text", fine, ITEMS, settings) is None
     message = health_warning("text", fine | {"usage": [12, 3, 9]}, ITEMS, settings)
-    assert "Codebook 1 of modality 'text'" in message and "3 of 12 codes" in message and mend in message
+    assert "Codebook 1 of modality 'text'" in message and "3 of 12 codes" in message and advice in message
     assert "Codebook 2" in health_warning("text", fine | {"perplexity": [9.0, 9.0, 1.1]}, ITEMS, settings)
 
 
 def test_bundle_is_reused_and_equal(tmp_path, monkeypatch):
-    made = build(tmp_path)
+    built = build(tmp_path)
     monkeypatch.setattr(build_module, "represent_and_learn", None)  # learning again would fail
     again = build(tmp_path)
-    assert again.fingerprint() == made.fingerprint() and again.statistics == made.statistics
-    for modality in made.modalities:
-        assert np.array_equal(again.raw_codes[modality], made.raw_codes[modality])
+    assert again.fingerprint() == built.fingerprint() and again.statistics == built.statistics
+    for modality in built.modalities:
+        assert np.array_equal(again.raw_codes[modality], built.raw_codes[modality])
     features = {m: x.astype(np.float64) for m, x in FEATURES.items()}
-    assert build(tmp_path, features=features).fingerprint() == made.fingerprint()
+    assert build(tmp_path, features=features).fingerprint() == built.fingerprint()
 
 
-def test_bundle_holds_what_made_it(tmp_path):
+def test_bundle_contains_settings_and_weights(tmp_path):
     ids = build(tmp_path)
     path = bundle_of(tmp_path)
     manifest = json.loads((path / MANIFEST).read_text())
@@ -205,18 +205,18 @@ def test_memory_maps_give_their_pages_back(tmp_path):
     assert max(grown.values()) < 2**24
 
 
-def test_the_learner_tells_how_long_it_takes(caplog):
+def test_expected_training_time_is_logged(caplog):
     caplog.set_level("INFO")
     learn({m: FEATURES[m] for m in ("text", "image")}, SMALL, show_progress=False)
-    told = [record.getMessage() for record in caplog.records if "3 + 6 epochs over 160 items" in record.getMessage()]
-    assert len(told) == 2 and all(message.startswith("Semantic IDs (text, image): about ") for message in told)
+    messages = [record.getMessage() for record in caplog.records if "3 + 6 epochs over 160 items" in record.getMessage()]
+    assert len(messages) == 2 and all(message.startswith("Semantic IDs (text, image): about ") for message in messages)
     caplog.clear()
     Training({"text": FEATURES["text"]}, replace(SMALL, modalities=("text",), quantizer="rqvae"), "cpu")._log_expected_time(8000)
     assert "about 2 h 13 min" in caplog.text and "rq_kmeans or a GPU" in caplog.text
     assert [duration(seconds) for seconds in (0.25, 59, 75)] == ["0.2 s", "59 s", "1 min 15 s"]
 
 
-def test_very_large_catalogues_are_judged_and_initialised_by_a_sample(monkeypatch):
+def test_very_large_catalogues_use_a_sample(monkeypatch):
     monkeypatch.setattr(rows, "SAMPLE", 60)
     drawn = rows.sample(FEATURES["text"], seed=0)
     assert len(drawn) == 60 and len(np.unique(drawn, axis=0)) == 60
@@ -243,22 +243,22 @@ def test_name_changes_with_all_it_depends_on():
                                                   ("hierarchical_kmeans", "random")])
 def test_the_order_of_the_items_changes_nothing(tmp_path, monkeypatch, quantizer, collision):
     settings = replace(SMALL, quantizer=quantizer, collision=collision)
-    made, order = build(tmp_path, settings), np.random.default_rng(0).permutation(ITEMS)
+    built, order = build(tmp_path, settings), np.random.default_rng(0).permutation(ITEMS)
     tokens = [TOKENS[i] for i in order]
     features = {m: x[order] for m, x in FEATURES.items()}
     elsewhere = build(tmp_path / "anew", settings, features, tokens)  # learnt from rows in the other order
     monkeypatch.setattr(build_module, "represent_and_learn", None)  # and from here on nothing may be learnt
     for ids in (elsewhere, build(tmp_path, settings, features, tokens)):
-        assert ids.item_tokens == tuple(tokens) and ids.fingerprint() == made.fingerprint()
-        assert all(np.array_equal(ids.codes[m], made.codes[m][order]) for m in made.modalities)
-        assert all(np.array_equal(ids.raw_codes[m], made.raw_codes[m][order]) for m in made.modalities)
+        assert ids.item_tokens == tuple(tokens) and ids.fingerprint() == built.fingerprint()
+        assert all(np.array_equal(ids.codes[m], built.codes[m][order]) for m in built.modalities)
+        assert all(np.array_equal(ids.raw_codes[m], built.raw_codes[m][order]) for m in built.modalities)
 
 
-@pytest.mark.parametrize("change, said", [
+@pytest.mark.parametrize("change, reported", [
     ("features", "features of 'image'"), ("tokens", r"1 item \('new'\) new, 1 item \('i0'\) gone"), ("settings", "options"),
     (None, None),
 ])
-def test_other_ids_than_those_of_a_checkpoint_are_refused_before_learning(tmp_path, monkeypatch, change, said):
+def test_other_ids_than_those_of_a_checkpoint_are_refused_before_learning(tmp_path, monkeypatch, change, reported):
     settings, features, tokens = replace(SMALL, quantizer="rq_kmeans"), dict(FEATURES), list(TOKENS)
     expected = build(tmp_path, settings).bundle.name
     if change == "features":
@@ -275,7 +275,7 @@ def test_other_ids_than_those_of_a_checkpoint_are_refused_before_learning(tmp_pa
     if change is None:
         assert again().bundle.name == expected
         return
-    with pytest.raises(UserError, match=f"semantic IDs {expected}.*changed since: {said}\\)"):
+    with pytest.raises(UserError, match=f"semantic IDs {expected}.*changed since: {reported}\\)"):
         again()
 
 
@@ -297,7 +297,7 @@ def test_damage_is_noticed_and_the_folder_named(tmp_path, name, damage):
     assert str(file.parent) in str(error.value) and "delete this folder" in str(error.value)
 
 
-def test_a_build_killed_in_the_middle_leaves_nothing_that_counts(tmp_path, monkeypatch):
+def test_a_killed_build_leaves_no_bundle(tmp_path, monkeypatch):
     settings = replace(SMALL, quantizer="rq_kmeans")
 
     def killed(*_):

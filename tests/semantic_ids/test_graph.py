@@ -23,12 +23,12 @@ TOKENS = tuple(f"i{i}" for i in range(ITEMS))
 
 
 def shop(seed: int = 0) -> tuple[dict[str, np.ndarray], csr_matrix]:
-    """Even users take even items, odd users odd ones; features are noise."""
+    """Even users interact with even items, odd users with odd ones; features are noise."""
     rng = np.random.default_rng(seed)
     features = {m: rng.standard_normal((ITEMS, width)).astype(np.float32) for m, width in (("text", 5), ("sound", 3))}
-    taken = rng.random((USERS, ITEMS)) < 0.3
-    taken &= (np.arange(USERS)[:, None] + np.arange(ITEMS)) % 2 == 0
-    return features, csr_matrix(taken.astype(int))
+    interacted = rng.random((USERS, ITEMS)) < 0.3
+    interacted &= (np.arange(USERS)[:, None] + np.arange(ITEMS)) % 2 == 0
+    return features, csr_matrix(interacted.astype(int))
 
 
 def test_layers_equal_loops_over_nodes_and_neighbours():
@@ -42,19 +42,19 @@ def test_layers_equal_loops_over_nodes_and_neighbours():
             bias.normal_()
         got = network(x)
         nodes = list(network.users) + [torch.cat([x[i] @ network.project, network.collaborative[i]]) for i in range(ITEMS)]
-        taken = interactions.toarray() > 0
-        near = [[USERS + i for i in np.flatnonzero(taken[u])] for u in range(USERS)]
-        near += [np.flatnonzero(taken[:, i]).tolist() for i in range(ITEMS)]
+        interacted = interactions.toarray() > 0
+        neighbours = [[USERS + i for i in np.flatnonzero(interacted[u])] for u in range(USERS)]
+        neighbours += [np.flatnonzero(interacted[:, i]).tolist() for i in range(ITEMS)]
         for layer in range(2):
             below, nodes = nodes, []
-            for node, around in enumerate(near):
+            for node, around in enumerate(neighbours):
                 mean = torch.stack([below[n] for n in around]).mean(0) if around else torch.zeros_like(below[0])
                 h = below[node] @ network.own[layer] + mean @ network.neighbour[layer] + network.bias[layer]
                 nodes.append(torch.where(h > 0, h, SLOPE * h) if layer == 0 else h)
     torch.testing.assert_close(torch.cat(got), torch.stack(nodes), atol=1e-5, rtol=1e-5)
 
 
-def test_training_brings_users_to_what_they_take():
+def test_training_moves_users_towards_their_items():
     features, interactions = shop()
     graph, history = GraphTraining(features, interactions, SMALL, "cpu").run(show_progress=False)
     assert graph.users.shape == (USERS, 6) and graph.items.shape == (ITEMS, 6) and graph.items.dtype == np.float32
@@ -64,7 +64,7 @@ def test_training_brings_users_to_what_they_take():
     assert scores[own].mean() > scores[~own].mean() + scores.std()
 
 
-def test_drawn_items_that_the_user_took_do_not_count():
+def test_negatives_that_the_user_interacted_with_are_ignored():
     features, _ = shop()
     everything = csr_matrix(np.ones((USERS, ITEMS), dtype=int))
     training = GraphTraining(features, everything, SMALL, "cpu")
@@ -126,24 +126,24 @@ def test_the_order_of_users_and_items_changes_nothing(tmp_path):
         return build_semantic_ids(features, item_tokens, SMALL, folder, show_progress=False, interactions=interactions,
                                   user_tokens=user_tokens)
 
-    made = learnt(tmp_path / "one", features, interactions, TOKENS, names)
+    built = learnt(tmp_path / "one", features, interactions, TOKENS, names)
     other = learnt(tmp_path / "two", {m: x[items] for m, x in features.items()}, interactions[users][:, items],
                    [TOKENS[i] for i in items], [names[i] for i in users])
-    assert bundles(tmp_path / "one") == bundles(tmp_path / "two") and made.fingerprint() == other.fingerprint()
-    assert np.array_equal(other.graph.users, made.graph.users[users])
-    assert np.array_equal(other.graph.items, made.graph.items[items])
+    assert bundles(tmp_path / "one") == bundles(tmp_path / "two") and built.fingerprint() == other.fingerprint()
+    assert np.array_equal(other.graph.users, built.graph.users[users])
+    assert np.array_equal(other.graph.items, built.graph.items[items])
 
 
-def test_a_bundle_brings_the_graph_back(tmp_path):
+def test_a_bundle_restores_the_graph(tmp_path):
     _, interactions = shop()
-    made, again = build(tmp_path, interactions), build(tmp_path, interactions.tocsc())
+    built, again = build(tmp_path, interactions), build(tmp_path, interactions.tocsc())
     assert len(bundles(tmp_path)) == 1
-    assert all(np.array_equal(a, b) for a, b in zip(made.graph, again.graph))
-    assert made.codes["graph"].shape == (ITEMS, 3) and len(np.unique(made.codes["graph"], axis=0)) == ITEMS
+    assert all(np.array_equal(a, b) for a, b in zip(built.graph, again.graph))
+    assert built.codes["graph"].shape == (ITEMS, 3) and len(np.unique(built.codes["graph"], axis=0)) == ITEMS
     counts = np.asarray(interactions.sum(0)).reshape(-1)
-    for prefix in np.unique(made.raw_codes["graph"], axis=0):
-        group = np.flatnonzero((made.raw_codes["graph"] == prefix).all(1))
-        ranked = group[np.argsort(made.codes["graph"][group, 2])]
+    for prefix in np.unique(built.raw_codes["graph"], axis=0):
+        group = np.flatnonzero((built.raw_codes["graph"] == prefix).all(1))
+        ranked = group[np.argsort(built.codes["graph"][group, 2])]
         assert (np.diff(counts[ranked]) <= 0).all()
 
 

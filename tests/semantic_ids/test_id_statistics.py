@@ -26,14 +26,14 @@ def test_one_hot_by_hand():
     assert one_hot(np.array([[1, 0], [0, 2]]), (2, 3)).toarray().tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
 
 
-def test_predictability_is_high_for_what_codes_say_and_not_above_zero_for_noise():
+def test_predictability_is_high_for_functions_of_the_codes_and_zero_for_noise():
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 5, (600, 2))
     words = rng.normal(size=(2, 5, 7))
-    told = words[0, codes[:, 0]] + words[1, codes[:, 1]]
+    predictable = words[0, codes[:, 0]] + words[1, codes[:, 1]]
     half = words[0, codes[:, 0]]  + rng.normal(size=(600, 7)) * words[0].std()
     noise = rng.normal(size=(600, 7))
-    own, partly, nothing = (predictability(codes, (5, 5), x, seed=0) for x in (told, half, noise))
+    own, partly, nothing = (predictability(codes, (5, 5), x, seed=0) for x in (predictable, half, noise))
     assert own > 0.98 and 0.3 < partly < 0.7 and -0.2 < nothing < 0.05
     assert predictability(codes, (5, 5), np.ones((600, 3)), seed=0) == 0.0
 

@@ -87,7 +87,7 @@ def test_l_con_at_layer_two_moves_the_encoder_only_with_detached_residuals(posit
 
 
 def test_l_con_takes_its_positives_from_the_other_modality():
-    """A's labels put no two items together, b's put all: only a's residuals have positives, found through b."""
+    """No two items share a label in a, all share one in b: only a's residuals have positives, from the labels of b."""
     model, x, _ = model_and_batch(SMALL)
     labels = [torch.arange(32), torch.zeros(32, dtype=torch.long)]
     loss = model(x, labels).con

@@ -1,4 +1,4 @@
-"""The JSON of published IDs: round trip, and one sentence for every bad file."""
+"""JSON files of published IDs: round trip, and an error message for every invalid file."""
 import json
 
 import numpy as np
@@ -19,7 +19,7 @@ def file(tmp_path):
     return write
 
 
-def test_reads_rows_in_the_asked_order_and_checks_but_drops_other_items(file):
+def test_reads_rows_in_the_given_order_and_checks_but_drops_other_items(file):
     assert read_published(file(GOOD), ["7", "B00Z"]).tolist() == [[170, 0, 3], [2, 0, 3]]
 
 
@@ -51,7 +51,7 @@ def test_round_trip(tmp_path, upper):
     ({**GOOD, "7": [1, 2, 3]}, ["item '7'", "1"]),
     (json.dumps(GOOD)[:-1] + ', "7": ["<a_1>", "<b_1>", "<c_1>"]}', ["item '7' is listed twice"]),
 ])
-def test_bad_files_are_named_with_item_and_mend(file, content, parts):
+def test_errors_name_file_item_and_advice(file, content, parts):
     path = file(content)
     with pytest.raises(UserError) as error:
         read_published(path, list(GOOD))
@@ -79,16 +79,16 @@ def test_writer_refuses_what_the_reader_would(tmp_path, tokens, codes):
 
 def test_published_ids_are_resolved_and_counted(file):
     path = file(GOOD)
-    made = {c: published_semantic_ids({"text": path}, list(GOOD), SemanticIDSettings(("text",), collision=c))
+    resolved = {c: published_semantic_ids({"text": path}, list(GOOD), SemanticIDSettings(("text",), collision=c))
             for c in ("reassign", "extra_token", "keep")}
     # of two items with one ID, the first in the order of the tokens keeps it: "7" before "x9"
-    assert made["reassign"].codes["text"].tolist() == [[170, 0, 0], [2, 0, 3], [170, 0, 3]]
-    assert made["extra_token"].codes["text"].tolist() == [[170, 0, 3, 1], [2, 0, 3, 0], [170, 0, 3, 0]]
-    assert made["extra_token"].sizes["text"] == (256, 256, 256, 2)
-    assert made["keep"].codes["text"].tolist() == made["reassign"].raw_codes["text"].tolist()
-    statistics = made["reassign"].statistics["text"]
+    assert resolved["reassign"].codes["text"].tolist() == [[170, 0, 0], [2, 0, 3], [170, 0, 3]]
+    assert resolved["extra_token"].codes["text"].tolist() == [[170, 0, 3, 1], [2, 0, 3, 0], [170, 0, 3, 0]]
+    assert resolved["extra_token"].sizes["text"] == (256, 256, 256, 2)
+    assert resolved["keep"].codes["text"].tolist() == resolved["reassign"].raw_codes["text"].tolist()
+    statistics = resolved["reassign"].statistics["text"]
     assert statistics["collision_rate"] == pytest.approx(1 / 3) and statistics["collision_rate_after"] == 0
-    assert made["keep"].statistics["text"]["collision_rate_after"] == pytest.approx(1 / 3)
+    assert resolved["keep"].statistics["text"]["collision_rate_after"] == pytest.approx(1 / 3)
     assert "reconstruction_error" not in statistics
 
 

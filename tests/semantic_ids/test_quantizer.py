@@ -7,12 +7,12 @@ from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer, 
 
 def quantizer(codebooks, **options):
     codebooks = torch.tensor(codebooks)
-    made = ResidualQuantizer(*codebooks.shape, **options)
-    made.codebooks.data.copy_(codebooks)
-    return made
+    module = ResidualQuantizer(*codebooks.shape, **options)
+    module.codebooks.data.copy_(codebooks)
+    return module
 
 
-def test_nearest_codeword_of_a_codebook_one_can_see():
+def test_nearest_codeword_by_hand():
     codebook = torch.tensor([[1.0, 0, 0, 0, 0], [0, 2, 0, 0, 0], [0, 0, 3, 0, 0], [0, 0, 0, 0, -4]])
     x = torch.tensor([
         [0.9, 0.1, 0, 0, 0],  # 0
@@ -26,8 +26,8 @@ def test_nearest_codeword_of_a_codebook_one_can_see():
 
 @pytest.mark.parametrize("residual", ["detached", "straight_through"])
 def test_two_levels_by_hand(residual):
-    made = quantizer([[[0.0, 0], [4, 4]], [[0.0, 0], [1, 0]]], residual=residual)
-    out = made(torch.tensor([[5.0, 4], [0.5, -1]]))
+    module = quantizer([[[0.0, 0], [4, 4]], [[0.0, 0], [1, 0]]], residual=residual)
+    out = module(torch.tensor([[5.0, 4], [0.5, -1]]))
     assert out.codes.tolist() == [[1, 1], [0, 0]]
     assert out.z_hat.tolist() == [[5, 4], [0, 0]]
     assert out.residuals.tolist() == [[[5, 4], [1, 0]], [[0.5, -1], [0.5, -1]]]
@@ -59,28 +59,28 @@ def test_kmeans_initialisation_uses_every_code_and_repeats():
     assert (z - first(z).z_hat).square().mean() < 0.3 * z.square().mean()
 
 
-def test_dead_codes_move_onto_residuals_and_lose_their_moments():
+def test_dead_codes_become_residuals_and_lose_their_moments():
     z = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-    made = ResidualQuantizer(2, 8, 4)  # all codewords 0: only code 0 is ever used
-    optimizer = torch.optim.AdamW(made.parameters(), weight_decay=0)
-    made(z).loss.backward()
+    module = ResidualQuantizer(2, 8, 4)  # all codewords 0: only code 0 is ever used
+    optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0)
+    module(z).loss.backward()
     optimizer.step()
     for name in ("exp_avg", "exp_avg_sq"):
-        optimizer.state[made.codebooks][name].fill_(7.0)
-    made.codebooks.data.zero_()
-    before = made(z)
+        optimizer.state[module.codebooks][name].fill_(7.0)
+    module.codebooks.data.zero_()
+    before = module(z)
     assert before.codes.unique().tolist() == [0]
-    assert made.restart_dead_codes(z, before.codes, optimizer, torch.Generator().manual_seed(1)) == 14
+    assert module.restart_dead_codes(z, before.codes, optimizer, torch.Generator().manual_seed(1)) == 14
     for name in ("exp_avg", "exp_avg_sq"):
-        moment = optimizer.state[made.codebooks][name]
+        moment = optimizer.state[module.codebooks][name]
         assert (moment[:, 0] == 7).all() and (moment[:, 1:] == 0).all()
-    assert (made.codebooks[:, 0] == 0).all()
+    assert (module.codebooks[:, 0] == 0).all()
     for level in range(2):
-        for word in made.codebooks[level, 1:]:
+        for word in module.codebooks[level, 1:]:
             assert (before.residuals[:, level] == word).all(1).any()
-    after = made(z).codes
+    after = module(z).codes
     assert len(after[:, 0].unique()) > 4 and len(after[:, 1].unique()) > 2
-    assert made.restart_dead_codes(z, made.codes(z), torch.optim.AdamW(made.parameters()), torch.Generator()) <= 16
+    assert module.restart_dead_codes(z, module.codes(z), torch.optim.AdamW(module.parameters()), torch.Generator()) <= 16
 
 
 def test_many_items_are_quantized_in_blocks_as_all_at_once(monkeypatch):

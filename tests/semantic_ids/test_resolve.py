@@ -31,7 +31,7 @@ def test_reassign_goes_up_a_level_when_the_last_is_full():
     assert out.tolist() == [[0, 0], [0, 1], [1, 0]]  # the last moves to codeword 10 and the nearest below it
 
 
-def test_movers_never_take_the_id_of_an_item_that_collides_with_none():
+def test_moved_items_never_get_the_id_of_an_item_without_collision():
     codes, geometry = one_level([1.0, 1.1, 2.0], [0, 1, 2, 10])
     assert codes[:, 0].tolist() == [1, 1, 2]
     assert resolve("reassign", codes, (4,), geometry).codes[:, 0].tolist() == [1, 0, 2]
@@ -51,21 +51,21 @@ def test_reassign_fills_the_whole_code_space():
 
 
 @pytest.mark.parametrize("sizes", [(3, 2, 4), (2, 3, 2**62)])  # the second has more IDs than 64 bits count
-def test_taken_ids_against_a_plain_set(sizes):
+def test_used_ids_against_a_plain_set(sizes):
     rng = np.random.default_rng(0)
     every = [(a, b, c) for a in range(sizes[0]) for b in range(sizes[1]) for c in range(min(sizes[2], 4))]
     order = rng.permutation(len(every)).tolist()
-    taken = UsedIDs(sizes, np.array([every[i] for i in order[:9]]))
+    used = UsedIDs(sizes, np.array([every[i] for i in order[:9]]))
     known = {every[i] for i in order[:9]}
     for i in order[9:]:
         for level in range(2):
             for prefix in {row[:level] for row in every}:
                 below = sum(row[:level] == prefix for row in known)
-                assert taken.is_full(list(prefix)) == (below == count_ids(sizes[level:]))
+                assert used.is_full(list(prefix)) == (below == count_ids(sizes[level:]))
                 full = [k for k in range(sizes[level])
                         if sum(row[: level + 1] == (*prefix, k) for row in known) == count_ids(sizes[level + 1 :])]
-                assert taken.full_codes(list(prefix)).tolist() == full
-        taken.add(list(every[i]))
+                assert used.full_codes(list(prefix)).tolist() == full
+        used.add(list(every[i]))
         known.add(every[i])
 
 
@@ -121,7 +121,7 @@ def test_random_last_token_depends_on_the_seed_alone():
 
 
 def test_sinkhorn_spreads_the_items_of_a_prefix_over_its_free_codewords():
-    # below prefix 0 codeword 3 is taken by an item that collides with none; the three others share what is left
+    # below prefix 0 codeword 3 is used by an item without collision; the three others share the rest
     codebooks = np.array([[[0.0], [100]], [[0], [1]]], dtype=np.float32)
     codebooks = np.pad(codebooks, ((0, 0), (0, 2), (0, 0)))
     codebooks[1, :, 0] = [0, 1, 2, 10]

@@ -1,4 +1,4 @@
-"""Options: defaults, presets, what beats what, and every refusal."""
+"""Options: defaults, presets, precedence, and every invalid value."""
 import pytest
 
 from recbole_macrec.errors import UserError
@@ -27,7 +27,7 @@ def test_seed_is_recboles_unless_set():
     assert read(seed=7, semantic_id_seed=0).semantic_id_seed == 0
 
 
-def test_presets_differ_and_set_options_beat_them():
+def test_presets_differ_and_set_options_override_them():
     released = read(rqvae_preset="released")
     assert (released.residual, released.con_layers) == ("straight_through", (0, 1, 2, 3))
     assert released.con_positives == "self"

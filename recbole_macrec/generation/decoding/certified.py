@@ -69,7 +69,7 @@ class CertifiedSearch:
     Args:
         memory: the encoded histories.
         excluded: int64 [B, S], items to leave out, padded with 0.
-        limit: most prefixes expanded for a user. Users who need more are in :attr:`exceeded` and have no valid result.
+        limit: maximum number of prefixes expanded for a user. Users who need more are in :attr:`exceeded`, without valid result.
         resumable: keep pruned prefixes, which a second call of :meth:`top` and :meth:`scores` need.
     """
 
@@ -107,12 +107,12 @@ class CertifiedSearch:
             The ranking; and float32 [B], an upper bound for the scores of all other items, -inf for users with fewer items.
         """
         k = torch.as_tensor(k, device=self.active.device).expand(self.users)
-        most, widening = on_host(k.max()), WIDENING
+        max_count, widening = on_host(k.max()), WIDENING
         while True:
             ranking, last = first_best(self._found(), k, same)
-            if not self._expand_eligible(lambda _, batch: batch.score / self.trie.levels >= last[batch.user], most):
+            if not self._expand_eligible(lambda _, batch: batch.score / self.trie.levels >= last[batch.user], max_count):
                 return ranking, last
-            most, widening = most * widening, widening * WIDENING
+            max_count, widening = max_count * widening, widening * WIDENING
 
     def scores(self, items: torch.Tensor) -> torch.Tensor:
         """log P(ID | history) / L of items [B, C] of the trie; -inf for the padding 0."""
@@ -139,21 +139,21 @@ class CertifiedSearch:
         size = self.trie.size(level) if level < self.trie.levels else len(self.trie.items)
         return user * (size + 1) + node
 
-    def _expand_eligible(self, eligible: Callable[[int, Prefixes], torch.Tensor], most: int | None = None) -> bool:
+    def _expand_eligible(self, eligible: Callable[[int, Prefixes], torch.Tensor], max_count: int | None = None) -> bool:
         """Expand eligible prefixes and their eligible children, from short to long. Returns whether there were any.
 
         Args:
             eligible: (length, prefixes) -> bool [P].
-            most: only the best ``most`` prefixes of each length and user.
+            max_count: only the best ``max_count`` prefixes of each length and user.
         """
         lengths = range(1, self.trie.levels)
         pending = [batch.user[true_indices(eligible(length, batch))] for length in lengths for batch in self._pending[length]]
         counts = np.array(on_host(self._per_user(torch.cat(pending)) * self.active)) if pending else 0
         if not np.any(counts):
             return False
-        self._order = self._user_order(counts if most is None else np.minimum(counts, most))
+        self._order = self._user_order(counts if max_count is None else np.minimum(counts, max_count))
         for length in lengths:
-            self._expand(length, self._pop_eligible(length, eligible, most))
+            self._expand(length, self._pop_eligible(length, eligible, max_count))
         return True
 
     def _user_order(self, counts: np.ndarray) -> UserOrder:
@@ -173,7 +173,7 @@ class CertifiedSearch:
         rank[users] = np.arange(len(users))
         return UserOrder(source, [len(part) for part in parts], users, torch.from_numpy(rank).to(device))
 
-    def _pop_eligible(self, length: int, eligible: Callable, most: int | None) -> Prefixes | None:
+    def _pop_eligible(self, length: int, eligible: Callable, max_count: int | None) -> Prefixes | None:
         """Remove the eligible prefixes from the pending ones and return them."""
         chosen, batches, self._pending[length] = [], self._pending[length], []
         for batch in batches:
@@ -185,9 +185,9 @@ class CertifiedSearch:
         if not chosen or not len(chosen.user):
             return None
         layout = self._layout(chosen.user)
-        if most is None or layout.width <= most:
+        if max_count is None or layout.width <= max_count:
             return chosen
-        best = unpacked(layout, chosen.score, self.users, -torch.inf).topk(most, sorted=False).indices
+        best = unpacked(layout, chosen.score, self.users, -torch.inf).topk(max_count, sorted=False).indices
         best += layout.width * torch.arange(self.users, device=best.device).unsqueeze(1)
         mask = torch.zeros(self.users * layout.width, dtype=torch.bool, device=best.device)
         mask = mask.index_fill_(0, best.flatten(), True)[layout.slots]
@@ -304,8 +304,8 @@ def certified_rankings(
         decoders, memories: by modality.
         n_items: number of items, including the padding.
         rule: fusion of the modalities.
-        limit: most prefixes of a modality expanded for a user; for users who need more the whole trie is traversed.
-        rows: most (user, prefix) pairs decoded at once in a full traversal.
+        limit: maximum number of prefixes of a modality expanded for a user. For users who need more the trie is traversed.
+        rows: maximum number of (user, prefix) pairs decoded at once in a full traversal.
 
     Returns:
         modality -> Ranking, and ``fused`` -> Ranking.

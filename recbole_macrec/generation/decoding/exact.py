@@ -26,7 +26,7 @@ def exact_scores(
     Args:
         memory: the encoded histories of B users.
         n_items: number of items, including the padding.
-        rows: most (user, prefix) pairs decoded at once. Limits memory and does not change the result.
+        rows: maximum number of (user, prefix) pairs decoded at once. Limits memory and does not change the result.
         users: the users to score, ascending; None for all.
 
     Returns:
@@ -62,7 +62,7 @@ def leaf_scores(
 
     Args:
         step: (level, prefixes [C], past) -> result of :meth:`TrieDecoder.step`.
-        chunk: most prefixes decoded together.
+        chunk: maximum number of prefixes decoded together.
         scores: log P [B, C] of the prefixes.
         past: keys and values of the earlier positions.
         nodes: the prefixes, consecutive nodes of level - 1; at level 0 the root.

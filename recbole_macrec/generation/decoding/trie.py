@@ -34,7 +34,7 @@ class Trie(nn.Module):
         for level in range(self.levels):
             starts_node[1:] |= rows[1:, level] != rows[:-1, level]
             node_starts.append(np.flatnonzero(starts_node))
-        self.widths: list[int] = [len(node_starts[0])]  # most children of a node: of the root, then for each level
+        self.widths: list[int] = [len(node_starts[0])]  # maximum number of children of a node: of the root, then for each level
         self._first: list[np.ndarray] = []  # copy of first[level] on the CPU, to read it without waiting for the device
         for level, begin in enumerate(node_starts):
             children = node_starts[level + 1] if level + 1 < self.levels else np.arange(n)

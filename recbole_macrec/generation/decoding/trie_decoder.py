@@ -19,7 +19,7 @@ from recbole_macrec.generation.network.memory import Layout, Memory, Past, Sourc
 from recbole_macrec.generation.network.transformer import DecoderLayer, Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
 
-MAX_TABLE = 2**17  # most prefixes of a level in a table: 64 MB at D = 128
+MAX_TABLE = 2**17  # maximum number of prefixes of a level in a table: 64 MB at D = 128
 CHUNK = 2**12  # prefixes that pass through the first layer together
 
 

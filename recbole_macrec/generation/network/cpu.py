@@ -20,7 +20,7 @@ from recbole_macrec.generation.network.dropout import (
 )
 from recbole_macrec.generation.network.rotary import Rotation
 
-PART = 2**18  # most numbers in a part's widest activation: 1 MB
+PART = 2**18  # maximum number of entries in a part's widest activation: 1 MB
 HIDDEN_ROWS = 512  # rows of a part in the feed-forward layer without gradient, in row-major order
 
 

@@ -63,7 +63,7 @@ class Layout(NamedTuple):
     """Assignment of rows to users within one group of users."""
 
     rows: int
-    width: int  # G, most rows of a user
+    width: int  # G, maximum number of rows of a user
     slots: torch.Tensor | None = None  # int64 [rows], index of each row in [n * G]; None: every user has G rows, in order
 
     def spread(self, x: torch.Tensor, users: int) -> torch.Tensor:

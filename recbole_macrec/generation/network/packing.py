@@ -63,13 +63,13 @@ def group_lengths(lengths: list[int], overhead: int) -> list[tuple[int, int]]:
     return groups[::-1]
 
 
-def split_batch(lengths: torch.Tensor, budget: int, most: int | None = None, multiple: int = 1) -> list[torch.Tensor]:
+def split_batch(lengths: torch.Tensor, budget: int, max_users: int | None = None, multiple: int = 1) -> list[torch.Tensor]:
     """Split a batch into parts with about the same number of positions.
 
     Args:
         lengths: int [B], positions of each user.
         budget: positions of a part. A part may exceed it by less than its longest user.
-        most: most users in a part.
+        max_users: maximum number of users in a part.
         multiple: the number of parts is a multiple of this, if there are enough users. It keeps that many threads busy.
 
     Returns:
@@ -82,4 +82,4 @@ def split_batch(lengths: torch.Tensor, budget: int, most: int | None = None, mul
     count = multiple * math.ceil(int(ends[-1]) / (multiple * budget))
     part = (2 * ends - lengths) * count // (2 * ends[-1])  # by the middle of each user's positions
     parts = order.split(part.unique_consecutive(return_counts=True)[1].tolist())
-    return [rows for part in parts for rows in part.tensor_split(math.ceil(len(part) / (most or len(part))))]
+    return [rows for part in parts for rows in part.tensor_split(math.ceil(len(part) / (max_users or len(part))))]

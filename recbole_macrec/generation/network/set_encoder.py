@@ -84,7 +84,7 @@ class RelationAwareAttention(nn.Module):
         for (n, length), mask, *columns in zip(groups, masks, *split):
             q, k, v = (split_heads(part, n, self.heads) for part in columns[:3])  # [n, H, S, E]
             of_user = [part.view(n, 1, length, -1) * scale.view(n, 1, 1, 1) for part, scale in zip(columns[3:6], columns[6:])]
-            q, k = (torch.cat([a, b.expand_as(a)], dim=-1) for a, b in ((q, of_user[0]), (k, of_user[1])))  # adds both products
+            q, k = (torch.cat([a, b.expand_as(a)], dim=-1) for a, b in ((q, of_user[0]), (k, of_user[1])))  # both products
             scores = q @ k.transpose(-1, -2) * v.shape[-1] ** -0.5  # [n, H, S, S]
             if mask is not None:
                 scores = scores + padding_bias(mask.view(n, length))

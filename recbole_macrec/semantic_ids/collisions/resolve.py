@@ -140,8 +140,8 @@ class Sinkhorn:
             raise UserError("collision = sinkhorn needs the codewords, which published IDs and hierarchical k-means do not "
                             "have; set collision to reassign, extra_token or popularity.")
         codes, last = codes.copy(), len(sizes) - 1
-        _, group, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-        collides = counts[group.reshape(-1)] > 1  # [N]
+        _, id_of_item, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+        collides = counts[id_of_item.reshape(-1)] > 1  # [N]
         error = quantization_error(codes, geometry)
         prefix = np.unique(codes[:, :last], axis=0, return_inverse=True)[1].reshape(-1)
         order = np.argsort(prefix, kind="stable")
