@@ -202,10 +202,10 @@ class GenerativeRecommender(WindowedRecommender):
 
     def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
         per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())
-        return length * per_item + len(self._front("sequence", self.modalities[0], length.device))
+        return length * per_item + len(self._leading_tokens("sequence", self.modalities[0], length.device))
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
-        """Distinct target items of the batch [N]; if there are item tasks, a random sample of ``item_task_ratio``."""
+        """Distinct target items of the batch [N]. Item tasks get at most ``item_task_ratio`` items per target, at random."""
         if not self.aligns_items:
             return target[:0]
         items = target.cpu().unique()
@@ -225,13 +225,13 @@ class GenerativeRecommender(WindowedRecommender):
 
     def _window_states(self, source: str, targets: list[str], windows: Windows) -> list[torch.Tensor]:
         """Hidden states [n, L, D] for each of ``targets``; see ``window_states`` of the networks."""
-        front = self._front("sequence", source, windows.items.device)
+        front = self._leading_tokens("sequence", source, windows.items.device)
         target_ids = [self._target(m, source, windows.items) for m in targets]
         return self.network.window_states(front, self._tokens(source, windows.items), windows, target_ids, self.group_overhead)
 
     def _item_states(self, source: str, targets: list[str], items: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Hidden states [N, L, D] of single items for each of ``targets``, and the mean state of the source's codes [N, D]."""
-        front = self._front("item", source, items.device)
+        front = self._leading_tokens("item", source, items.device)
         target_ids = [self._target(m, source, items) for m in targets]
         return self.network.item_states(front, self._tokens(source, items), target_ids)
 
@@ -276,7 +276,7 @@ class GenerativeRecommender(WindowedRecommender):
 
     # -- encoding ----------------------------------------------------------------------------------------------------
 
-    def _front(self, kind: str, modality: str, device: torch.device) -> torch.Tensor:
+    def _leading_tokens(self, kind: str, modality: str, device: torch.device) -> torch.Tensor:
         """Tokens before the first item: the task's prompt, and for a decoder-only network the start token; int64 [P].
 
         A decoder-only network needs no prompt in sequence tasks, as the start token names the modality.
@@ -288,7 +288,8 @@ class GenerativeRecommender(WindowedRecommender):
 
     def encode_history(self, modality: str, histories: Histories) -> Memory | CausalMemory:
         """Encode the histories of B users in one modality."""
-        front, tokens = self._front("sequence", modality, histories.items.device), self._tokens(modality, histories.items)
+        front = self._leading_tokens("sequence", modality, histories.items.device)
+        tokens = self._tokens(modality, histories.items)
         levels = tokens.shape[2]
         rows = torch.cat([front.expand(len(tokens), -1), tokens.flatten(1)], dim=1)  # [B, P + T*L]
         return self.network.read(rows, len(front) + histories.length * levels, self.group_overhead, len(front), levels)
