@@ -92,7 +92,7 @@ def test_a_run_outside_the_repository_makes_it_and_says_so(tmp_path, caplog):
     assert command.main(run) == 0 and "seed" not in caplog.text and made.stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("folder, expected", [("arts-toy", "remove it"), ("shop", "only for arts-toy")])
+@pytest.mark.parametrize("folder, expected", [("arts-toy", "remove the folder"), ("shop", "only for arts-toy")])
 def test_what_is_there_and_other_names_are_left_alone(folder, expected, tmp_path):
     (tmp_path / folder).mkdir()
     with pytest.raises(UserError, match=expected):
