@@ -8,8 +8,8 @@ CATEGORY = "Musical_Instruments"
 SHOP = "https://shop.example"
 
 
-def write_2018(folder: Path, category: str = CATEGORY, strangers: int = 30, images_at: str = SHOP) -> Path:
-    """Write ``CATEGORY.csv`` and ``meta_CATEGORY.json.gz`` with ``strangers`` items that nobody reviewed."""
+def write_2018(folder: Path, category: str = CATEGORY, unreviewed: int = 30, images_at: str = SHOP) -> Path:
+    """Write ``CATEGORY.csv`` and ``meta_CATEGORY.json.gz`` with ``unreviewed`` items without reviews."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(2018)
     rows = [f"{item},{user},{rating}.0,{time}" for user, item, rating, time in _reviews(rng)]
@@ -17,7 +17,7 @@ def write_2018(folder: Path, category: str = CATEGORY, strangers: int = 30, imag
                  "B0001,U1,5.0,nan", "B\udcff1,U1,5.0,1400000000"]
     (folder / f"{category}.csv").write_bytes("\n".join(rows).encode("utf-8", "surrogateescape") + b"\n")
     lines = []
-    for item, text, images in _items(rng, strangers):
+    for item, text, images in _items(rng, unreviewed):
         fields = {"asin": item, "brand": "by\n    Acme & Sons", "category": ["Music", "Strings</span></span>", "junk"], **text}
         if images is not None:
             fields["imageURLHighRes"] = [url.replace(SHOP, images_at) for url in images]
@@ -119,9 +119,9 @@ def _reviews(rng: random.Random):
             yield f"U{user}", f"B{item:04d}", rng.randrange(1, 6), time - 86_400 * rng.randrange(-3, 4)
 
 
-def _items(rng: random.Random, strangers: int):
-    """Yield (item, texts, images or None) of most reviewed items and of ``strangers``, two of them given twice."""
-    for item in range(45 + strangers):
+def _items(rng: random.Random, unreviewed: int):
+    """Yield (item, texts, images or None) of most reviewed items and of ``unreviewed``, two of them given twice."""
+    for item in range(45 + unreviewed):
         token = f"B{item:04d}" if item < 45 else f"X{item:06d}"
         text = {"title": f"Guitar {item}", "description": ["<p>Made of <b>wo</b>od &amp; steel</p>", "Tab\there"]}
         if item % 10 == 1:

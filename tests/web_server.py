@@ -28,7 +28,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.failures, self.breaks, self.redirects, self.slow, self.headers = {}, {}, {}, {}, {}, {}
         self.drips = {}
-        self.etag, self.spec = '"one"', []
+        self.etag, self.requested = '"one"', []
 
     def handle_error(self, request, client_address):
         """Clients that are killed hang up."""
@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         server, path = self.server, self.path.lstrip("/")
-        server.spec.append((path, self.headers.get("Range")))
+        server.requested.append((path, self.headers.get("Range")))
         if path in server.drips:
             answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(server.files[path]) + server.files[path]
             self.wfile.write(answer[: server.drips[path]])

@@ -1,4 +1,4 @@
-"""Atomic files with other column names and separators: every command reads what the configuration names."""
+"""Atomic files with other column names and separators: every command reads the configured format."""
 import logging
 from pathlib import Path
 
@@ -26,7 +26,7 @@ IDS = {"modalities": ["text"], "text_fields": ["title"], "encoders": {"text": "t
 
 
 def rewrite(folder: Path, form: dict) -> None:
-    """Write the atomic files in ``folder``, which have RecBole's default format, as the options ``form`` say."""
+    """Write the atomic files in ``folder``, which have RecBole's default format, again in the format ``form``."""
     options = {"user_id": "USER_ID_FIELD", "item_id": "ITEM_ID_FIELD", "timestamp": "TIME_FIELD"}
     for path in folder.glob("*.i*"):
         rows = [line.split("\t") for line in path.read_text().splitlines()]
@@ -69,7 +69,7 @@ def test_semantic_ids_titles_and_images_do_not_depend_on_the_format(tiny_dataset
     ({"field_separator": ","}, "field_separator is ',': set ITEM_ID_FIELD and field_separator to match the file"),
 ])
 @pytest.mark.parametrize("model", ["TIGER", "Pop"])
-def test_a_format_that_the_file_does_not_have_is_one_sentence(tiny_dataset, model, options, message):
+def test_a_format_that_does_not_match_the_file_is_a_one_line_error(tiny_dataset, model, options, message):
     order = {"eval_args": {"order": "TO", "split": {"LS": "valid_and_test"}, "group_by": "user", "mode": "full"}}
     with pytest.raises(UserError, match=message):
         built(tiny_dataset, model, **order, **options)
@@ -109,7 +109,7 @@ def test_import_reads_benchmark_files_in_other_formats(tmp_path):
 
 
 @pytest.mark.parametrize("word", ["--field_separator=::", "--field_separator=", "--ITEM_ID_FIELD="])
-def test_unusable_options_of_import_are_one_sentence(tiny_dataset, word, capsys):
+def test_invalid_options_of_import_are_a_one_line_error(tiny_dataset, word, capsys):
     assert main(["import", str(tiny_dataset / TINY), "--dataset=a", "--data_path=out", word]) == 1
     assert f"{word.split('=')[0]} is '{word.split('=')[1]}'; expected" in capsys.readouterr().err
 
@@ -134,7 +134,7 @@ def test_import_reads_csv_tables_with_other_columns(tmp_path, listed):
     assert not listed or read_items(Path("out/a"), "a")["title"].tolist() == ["Thing, red", "Other"]
 
 
-def test_a_dataset_with_a_source_is_written_and_dropped_from_in_the_configured_format(tmp_path):
+def test_prepare_and_drop_write_the_configured_format(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/interactions.csv").write_text("user,item\n" + "".join(f"u{i % 9},i{i % 7}\n" for i in range(63)))
     rows = "".join(f"i{i},Thing {i},{i}.png\n" for i in range(6))

@@ -1,4 +1,4 @@
-"""Categories: imported as tokens where the source has them, and read by RecBole's models with item attributes."""
+"""Item attributes: import of categories as tokens, and RecBole's models that read them."""
 import gzip
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def amazon(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("source", [released, table, atomic, amazon])
-def test_import_brings_the_categories(tmp_path, source):
+def test_import_writes_the_categories(tmp_path, source):
     (tmp_path / "src").mkdir()
     words = ["--core=0", "--require_image=False"] if source is amazon else []
     assert main(["import", str(source(tmp_path / "src")), "--dataset=Shop", "--data_path=out", *words]) == 0
@@ -77,14 +77,14 @@ def test_models_read_the_categories_that_the_dataset_has(tiny_dataset, model):
     assert "title" not in dataset.field2type
 
 
-def test_an_option_of_the_user_is_kept(tiny_dataset):
+def test_a_column_set_by_the_user_is_kept(tiny_dataset):
     assert loaded(tiny_dataset, "FDSA", selected_features=["title"]).config["selected_features"] == ["title"]
     assert "categories" not in loaded(tiny_dataset, "SASRec").field2type
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("lacks", ["column", "values", "file", "option"])
-def test_without_categories_those_models_are_refused(tiny_dataset, model, lacks):
+def test_models_with_attributes_fail_without_categories(tiny_dataset, model, lacks):
     path, options = tiny_dataset / TINY / f"{TINY}.item", {}
     if lacks == "column":
         path.write_text(path.read_text().replace("categories", "notes", 1))
@@ -108,7 +108,7 @@ def test_an_imported_dataset_trains_fdsa(tiny_dataset):
     assert run_recbole("FDSA", "again", config_dict=options)["test_result"]
 
 
-def test_import_says_that_it_leaves_images_out(tmp_path, capsys):
+def test_import_notes_that_image_columns_are_left_out(tmp_path, capsys):
     (tmp_path / "src").mkdir()
     path = atomic(tmp_path / "src") / "Shop.item"
     path.write_text(path.read_text().replace("title:token", "image:token", 1))

@@ -1,4 +1,4 @@
-"""Features from interactions: the information of a hand-counted case, and what items that go together look like."""
+"""Encoder cooccurrence: a case computed by hand, and the similarity of items with common users."""
 import numpy as np
 import pytest
 
@@ -22,7 +22,7 @@ def test_information_of_a_hand_counted_case():
     assert np.count_nonzero(information) == 4 and np.allclose(information, information.T)
 
 
-def test_items_of_one_group_are_alike():
+def test_items_of_one_group_have_similar_features():
     rng = np.random.default_rng(0)
     taken = np.zeros((120, 20))
     for user in range(120):  # even users take of the first ten items, odd ones of the others
@@ -36,6 +36,6 @@ def test_items_of_one_group_are_alike():
     assert np.array_equal(features, Cooccurrence(4).encode(items_of(taken)))
 
 
-def test_without_shared_users_it_says_so():
+def test_items_without_common_users_are_an_error():
     with pytest.raises(UserError, match="cooccurrence"):
         Cooccurrence().encode(items_of(np.eye(5)))

@@ -1,4 +1,4 @@
-"""The dataset class: what it calls training interactions holds nothing of validation and test."""
+"""The dataset class: training interactions do not include validation and test interactions."""
 import logging
 from collections import defaultdict
 
@@ -46,13 +46,13 @@ def test_training_interactions_are_all_but_the_last_two_of_each_user(data_path):
 
 
 @pytest.mark.parametrize("newest", [1, 3])
-def test_the_length_of_histories_changes_no_count(newest, data_path):
+def test_training_interactions_do_not_depend_on_history_length(newest, data_path):
     expected = built(data_path).training_interactions()
     counted = built(data_path, MAX_ITEM_LIST_LENGTH=newest).training_interactions()
     assert counted.sum() == expected.sum() and (counted != expected).nnz == 0
 
 
-def test_validation_and_test_items_do_not_reach_them(data_path):
+def test_training_interactions_do_not_depend_on_validation_and_test_items(data_path):
     before = pairs(built(data_path))
     file = data_path / TINY / f"{TINY}.inter"
     lines = file.read_text().splitlines()
@@ -62,7 +62,7 @@ def test_validation_and_test_items_do_not_reach_them(data_path):
     assert pairs(built(data_path)) == before
 
 
-def test_features_from_interactions_do_not_see_validation_and_test(data_path):
+def test_features_from_interactions_do_not_use_validation_and_test(data_path):
     options = {"modalities": ["taken"], "encoders": {"taken": "cooccurrence"}}
     file = data_path / TINY / f"{TINY}.inter"
     built(data_path, **options)
@@ -77,15 +77,15 @@ def test_features_from_interactions_do_not_see_validation_and_test(data_path):
     assert not np.array_equal(FeatureTable.load(data_path / TINY, "taken").matrix, first)
 
 
-def test_modalities_that_nobody_names_are_those_of_the_folder(data_path):
+def test_default_modalities_are_those_of_the_folder(data_path):
     folder = data_path / TINY
-    assert list(built(data_path, modalities=None).semantic_ids.codes) == ["text"]  # features lie there, and titles
+    assert list(built(data_path, modalities=None).semantic_ids.codes) == ["text"]  # the folder has features, and titles
     FeatureTable.load(folder, "text").save(folder, "acoustic")
     dataset = built(data_path, modalities=None, max_modalities=None)
     assert list(dataset.semantic_ids.codes) == ["text", "acoustic"]
     assert list(built(data_path, modalities=["acoustic"]).semantic_ids.codes) == ["acoustic"]
 
 
-def test_a_folder_without_any_modality_says_so(tiny_dataset):
+def test_a_folder_without_modalities_is_an_error(tiny_dataset):
     with pytest.raises(UserError, match="neither features nor semantic IDs"):
         built(tiny_dataset, modalities=None, text_fields=["subtitle"])

@@ -1,4 +1,4 @@
-"""Encoders on transformers against one text or image at a time, and every way in which loading a model can fail."""
+"""Pretrained encoders against one text or image at a time, and the errors of loading a model."""
 import json
 import shutil
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    """Return a tiny model's folder by name, made on first use."""
+    """Return the folder of a tiny model by name, written on first use."""
     return lambda name: folder / name if (folder / name).exists() else make(name, folder)
 
 
@@ -61,7 +61,7 @@ def text_reference(model, tokenizer, pool=lambda output: output.last_hidden_stat
 
 @pytest.mark.parametrize("limits", [{}, {"batch_size": 1}, {"batch_tokens": 40, "batch_size": 3}])
 @pytest.mark.parametrize("name, cls", [("llama", LlamaModel), ("bert", BertModel), ("t5", T5EncoderModel)])
-def test_texts_equal_one_at_a_time(model, name, cls, limits):
+def test_batched_texts_equal_single_texts(model, name, cls, limits):
     features = create_encoder({"model": str(model(name)), **limits}, "cpu").encode(ITEMS)
     expected = text_reference(cls.from_pretrained(model(name)).eval(), AutoTokenizer.from_pretrained(model(name)))
     assert features.dtype == np.float32 and np.abs(features - expected).max() < 1e-4 and np.abs(expected).max() > 0.1
@@ -93,7 +93,7 @@ def vision(output, pooling):
 @pytest.mark.parametrize("name, cls, pooling", [
     ("clip", CLIPModel, None), ("clip", CLIPModel, "pooler"), ("siglip", SiglipModel, None), ("vit", ViTModel, None),
     ("vit", ViTModel, "pooler"), ("vit", ViTModel, "mean"), ("dino", Dinov2Model, None)])
-def test_images_equal_one_at_a_time(model, images, name, cls, pooling):
+def test_batched_images_equal_single_images(model, images, name, cls, pooling):
     encoder = create_encoder({"model": str(model(name)), "pooling": pooling, "batch_size": 2}, "cpu")
     reference, processor = cls.from_pretrained(model(name)).eval(), CLIPImageProcessor.from_pretrained(model(name))
     expected = []
@@ -108,7 +108,7 @@ def test_images_equal_one_at_a_time(model, images, name, cls, pooling):
     assert encoder.kind == "image" and np.abs(features - expected).max() < 1e-4 and np.abs(expected).max() > 0.1
 
 
-def test_images_are_read_upright_and_on_white(tmp_path):
+def test_images_are_read_with_exif_orientation_on_white(tmp_path):
     pixels = np.zeros((4, 8, 4), dtype=np.uint8)
     pixels[:2, :, :] = 255
     Image.fromarray(pixels, "RGBA").save(tmp_path / "clear.png")
@@ -146,14 +146,14 @@ def lab(colour):
     (Image.fromarray(COLOUR).convert("YCbCr"), "a.tif", COLOUR, 3),
     (lab(COLOUR), "a.tif", COLOUR, 3),
 ])
-def test_images_of_every_mode_are_the_same_picture(image, name, expected, off, tmp_path):
+def test_images_of_every_mode_are_read_correctly(image, name, expected, off, tmp_path):
     image.save(tmp_path / name)
     got = np.asarray(read_rgb(RawItem("a", image=tmp_path / name))).astype(float)
     expected = np.broadcast_to(expected[..., None], got.shape) if expected.ndim == 2 else expected
     assert np.abs(got - expected).mean() <= off
 
 
-def test_a_transparent_grey_of_16_bits_is_white(tmp_path):
+def test_a_transparent_16_bit_grey_value_is_white(tmp_path):
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "a.png", transparency=0)
     expected = np.where(GREY == 0, 255, GREY)
     assert np.array_equal(np.asarray(read_rgb(RawItem("a", image=tmp_path / "a.png")))[..., 0], expected)
@@ -168,8 +168,8 @@ def test_bombs_and_broken_images_are_named(model, images, monkeypatch):
         create_encoder({"model": str(model("vit"))}, "cpu").encode(images)
 
 
-def test_a_model_of_the_hub_is_known_by_its_commit(model, tmp_path, monkeypatch):
-    """A cache as the hub's client leaves it, without a network."""
+def test_a_model_of_the_hub_is_identified_by_its_commit(model, tmp_path, monkeypatch):
+    """The cache has the layout of the hub's client; there is no network."""
     cache, commit = tmp_path / "models--someone--tiny-bert", "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(model("bert"), cache / "snapshots" / commit)
     (cache / "refs").mkdir()
@@ -186,13 +186,13 @@ def test_a_model_of_the_hub_is_known_by_its_commit(model, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_images_are_near(model, images, precision):
+def test_half_precision_image_features_are_close(model, images, precision):
     half, full = (create_encoder({"model": str(model("clip")), "precision": p}, "cpu").encode(images) for p in (precision, "fp32"))
     assert half.dtype == np.float32 and 0 < np.abs(half - full).max() < 0.2
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_near(model, precision):
+def test_half_precision_text_features_are_close(model, precision):
     half, full = (create_encoder({"model": str(model("llama")), "precision": p}, "cpu").encode(ITEMS) for p in (precision, "fp32"))
     assert half.dtype == np.float32 and 0 < np.abs(half - full).max() < 0.1
 
@@ -291,8 +291,8 @@ def test_items_without_text_are_named(model):
 
 
 @pytest.mark.parametrize("name", ["a.eps", "a.ppm", "a.ico"])
-def test_other_formats_of_pillow_are_not_opened(name, tmp_path, monkeypatch):
-    """EPS starts Ghostscript; no name hides a format."""
+def test_other_formats_of_pillow_are_refused(name, tmp_path, monkeypatch):
+    """Opening EPS would start Ghostscript, whatever the file name."""
     Image.fromarray(COLOUR).save(tmp_path / name)
     (tmp_path / name).rename(tmp_path / "a.jpg")
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript ran"))

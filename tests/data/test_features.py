@@ -88,7 +88,7 @@ def test_encoded_features_are_reused_until_the_content_changes(folder, monkeypat
     assert np.allclose(changed["image"].matrix[0], changed["image"].matrix[1], atol=1e-5)
 
 
-def test_an_interrupted_encoding_is_done_again(folder, monkeypatch):
+def test_an_interrupted_encoding_is_repeated(folder, monkeypatch):
     whole = encode_missing(folder, "shop", "text", "tfidf")
     shutil.rmtree(folder / "features")
     with monkeypatch.context() as patch:
@@ -99,27 +99,27 @@ def test_an_interrupted_encoding_is_done_again(folder, monkeypatch):
     assert np.array_equal(encode_missing(folder, "shop", "text", "tfidf").matrix, whole.matrix)
 
 
-def test_imported_features_are_never_encoded_anew(folder):
+def test_imported_features_are_never_replaced(folder):
     tokens = tuple(f"i{n}" for n in range(6))
     FeatureTable(tokens, np.ones((6, 3), dtype=np.float32)).save(folder, "text")
     assert item_features(folder, "shop", ["text"], ENCODERS)["text"].matrix.shape == (6, 3)
 
 
 @pytest.mark.parametrize("name", ["tfidf", "pixels"])
-def test_encoders_are_deterministic_and_tell_items_apart(folder, name):
+def test_encoders_are_deterministic_and_distinguish_items(folder, name):
     items = [RawItem(f"i{n}", (text,), folder / f"images/i{n}.png") for n, text in enumerate(TITLES)]
     first, second = create_encoder(name).encode(items), create_encoder(name).encode(items)
     assert first.dtype == np.float32 and first.shape[0] == 6 and np.array_equal(first, second)
     assert len(np.unique(first.round(4), axis=0)) == 6
 
 
-def test_encoders_take_a_single_item(folder):
+def test_encoders_accept_a_single_item(folder):
     item = RawItem("i0", ("pen",), folder / "images/i0.png")
     for name in ("tfidf", "pixels"):
         assert np.isfinite(create_encoder(name).encode([item])).all()
 
 
-def test_text_that_reads_as_missing_is_text(folder):
+def test_text_like_a_missing_value_is_text(folder):
     items = folder / "shop.item"
     items.write_text(items.read_text().replace("wool", "NA"))
     assert len(item_features(folder, "shop", ["text"], ENCODERS)["text"].matrix) == 6
@@ -173,7 +173,7 @@ def without_pixels(folder):
 
 @pytest.mark.parametrize("modality, chosen, spoil", [("text", "tfidf", without_words), ("text", "bert", without_words),
                                                      ("image", "pixels", without_pixels), ("image", "vit", without_pixels)])
-def test_all_unusable_items_are_named_or_have_the_mean(folder, tmp_path, caplog, modality, chosen, spoil):
+def test_all_unusable_items_are_named_or_get_the_mean(folder, tmp_path, caplog, modality, chosen, spoil):
     chosen = {"model": str(make(chosen, tmp_path))} if chosen in ("bert", "vit") else chosen
     intact = item_features(folder, "shop", [modality], {modality: chosen})[modality]
     shutil.rmtree(folder / "features")

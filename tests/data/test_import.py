@@ -1,4 +1,4 @@
-"""The import command: what it writes, and that every bad input is one clear sentence and loses nothing."""
+"""The import command: its output, and a one-line error without loss of data for every bad input."""
 import json
 import signal
 import subprocess
@@ -82,7 +82,7 @@ def test_csv_catalogue_is_every_feature_row(table, tmp_path):
     assert lines(out / "tiny.inter")[1:] == ["a\t0\t10.5", "a\t3\t20", "b\t1\t5"]
 
 
-def test_csv_without_timestamp_keeps_row_order_and_says_so(tmp_path, capsys):
+def test_csv_without_timestamp_keeps_row_order_with_a_note(tmp_path, capsys):
     (tmp_path / "log.csv").write_text("item,user\nz,a\ny,b\nx,a\n")
     assert run(tmp_path / "log.csv", "--dataset=log", f"--data_path={tmp_path}/out") == 0
     assert lines(tmp_path / "out/log/log.inter")[1:] == ["a\tz\t0", "a\tx\t2", "b\ty\t1"]
@@ -90,7 +90,7 @@ def test_csv_without_timestamp_keeps_row_order_and_says_so(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("first, padded", [(0, True), (1, False)])
-def test_rows_beyond_the_items_are_told(table, capsys, first, padded):
+def test_feature_rows_without_interactions_are_noted(table, capsys, first, padded):
     np.save(table / "visual.npy", np.vstack([np.full((1, 2), first), np.ones((4, 2))]))
     assert run(table / "interactions.csv", "--dataset=x", "--data_path=out", f"--feature=visual={table}/visual.npy") == 0
     out = capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_importing_twice_needs_overwrite(released, table, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".Shop.lock", "Shop"]
 
 
-def test_overwrite_refuses_what_is_no_dataset_and_its_own_source(released, tmp_path, capsys):
+def test_overwrite_refuses_other_folders_and_its_own_source(released, tmp_path, capsys):
     (tmp_path / "out/Shop").mkdir(parents=True)
     (tmp_path / "out/Shop/thesis.txt").write_text("mine")
     assert run(released, "--dataset=Shop", f"--data_path={tmp_path}/out", "--overwrite") == 1

@@ -53,7 +53,7 @@ def test_a_time_that_recbole_cannot_read_is_named(tiny_dataset):
 
 
 @pytest.mark.parametrize("price", ["", "1e3", "NA", "-0.5"])
-def test_what_recbole_reads_stays(tiny_dataset, price):
+def test_values_that_recbole_reads_are_unchanged(tiny_dataset, price):
     put(tiny_dataset, price)
     assert load(tiny_dataset, "Pop").item_feat["price"].notna().all()
 

@@ -1,4 +1,4 @@
-"""From a web shop's raw files to a trained model by one command: what it brings, what it leaves alone, and after a kill."""
+"""From raw files to a trained model by one command: downloads, existing files, and resuming after a kill."""
 import gzip
 import json
 import os
@@ -33,7 +33,7 @@ TINY = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "encoder_layers": 
 
 @pytest.fixture
 def web_shop(server, tmp_path):
-    """A server with a raw catalogue and its images, of which some are gone, cut off or no images; the second gone as well."""
+    """A server with a raw catalogue and its images, some of which are missing, truncated or not images."""
     folder = write_2018(tmp_path / "origin", images_at=server.url("").rstrip("/"))
     for name in FILES:
         server.files[name] = (folder / name).read_bytes()
@@ -60,7 +60,7 @@ def image_urls(folder) -> dict[str, list[str]]:
 
 
 def have_image(server, folder) -> set[str]:
-    """Return the items of which the server has a whole image."""
+    """Return the items with a complete image on the server."""
     whole = {path for path, content in server.files.items() if content[:2] == b"\xff\xd8" and content[-2:] == b"\xff\xd9"}
     return {item for item, urls in image_urls(folder).items() if any(url.rpartition("/")[2] in whole for url in urls)}
 
@@ -70,7 +70,7 @@ def source(server, **more) -> dict:
 
 
 def write_config(server, **more) -> str:
-    """Write a property file as a user would and return its name."""
+    """Write a property file and return its name."""
     settings = {"source": source(server), "encoders": {"text": "tfidf", "image": "pixels"}, "modalities": ["text", "image"], "missing_texts": "mean",
                 "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]}, **more}
     Path("shop.yaml").write_text(json.dumps(settings))  # JSON is YAML
@@ -82,7 +82,7 @@ def prepared(*words) -> int:
 
 
 def contents(folder=Path("out"), times=False) -> dict:
-    """Return what lies in ``folder``, without locks and notes of times."""
+    """Return the contents of ``folder``, without lock files and caches of file times."""
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns if times else 0)
             for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock" and "seen" not in path.name}
 
@@ -121,30 +121,30 @@ def test_from_raw_files_to_a_trained_model(server, web_shop, tmp_path, capsys):
     for modality in ("text", "image"):
         assert FeatureTable.load(FOLDER, modality).item_tokens == tuple(sorted(items["item_id"]))
 
-    before, spec = contents(times=True), len(server.spec)
+    before, n_requests = contents(times=True), len(server.requested)
     capsys.readouterr()
     assert run_models([*command, "--output=second"]) == 0 and "note" not in capsys.readouterr().err
-    assert contents(times=True) == before and len(server.spec) == spec
+    assert contents(times=True) == before and len(server.requested) == n_requests
 
 
-def test_text_alone_brings_no_images(server, web_shop):
+def test_text_only_downloads_no_images(server, web_shop):
     write_config(server)
     assert prepared("--modalities=[text]") == 0
-    assert sorted({path for path, _ in server.spec}) == sorted(FILES)
+    assert sorted({path for path, _ in server.requested}) == sorted(FILES)
     assert [path.name for path in (FOLDER / "features").glob("*.npy")] == ["text.npy"]
     assert histories() == brute_force(*read_2018(web_shop), core=5)[1]
-    assert prepared() == 0  # images are asked for later: as if they had been asked for at once
+    assert prepared() == 0  # requesting images later gives the same result
     found = contents()
-    server.spec.clear()
+    server.requested.clear()
     os.rename("out", "first")
     assert prepared() == 0 and contents() == found
 
 
-def test_models_of_recbole_bring_interactions_alone(server, web_shop):
+def test_models_of_recbole_need_only_interactions(server, web_shop):
     write_config(server)
     config = {"data_path": "out", "epochs": 1, "show_progress": False, "state": "ERROR"}
     result = run_recbole(model="SASRec", dataset=NAME, config_file_list=["shop.yaml"], config_dict=config)
-    assert result["test_result"] and sorted({path for path, _ in server.spec}) == sorted(FILES)
+    assert result["test_result"] and sorted({path for path, _ in server.requested}) == sorted(FILES)
     assert not (FOLDER / "features").exists()
 
 
@@ -156,10 +156,10 @@ def test_of_several_processes_one_prepares(server, web_shop, process_pool):
     write_config(server)
     config = {"data_path": "out", "epochs": 1, "show_progress": False, "state": "ERROR", "train_neg_sample_args": None}
     run("SASRec", NAME, config_file_list=["shop.yaml"], config_dict=config, nproc=2, port="5692")
-    assert sorted(path for path, _ in server.spec) == sorted(FILES)
+    assert sorted(path for path, _ in server.requested) == sorted(FILES)
     assert process_pool.exit_codes(*3 * [(prepare_and_exit,)]) == [0, 0, 0]
-    good = [path for path, _ in server.spec if path in server.files and path not in FILES]
-    assert len(good) == len(set(good))  # each image came once
+    good = [path for path, _ in server.requested if path in server.files and path not in FILES]
+    assert len(good) == len(set(good))  # each image was downloaded once
 
 
 def test_mean_keeps_the_items_without_an_image(server, web_shop, capsys):
@@ -171,20 +171,20 @@ def test_mean_keeps_the_items_without_an_image(server, web_shop, capsys):
     mean = np.mean([row for item, row in rows.items() if item not in gone], axis=0)
     assert len(gone) > 2 and all(np.allclose(rows[item], mean, atol=1e-6) for item in gone)
     assert json.loads((FOLDER / "features/image.encoded.json").read_text())["mean_features"] == len(gone)
-    assert prepared("--missing_images=drop") == 0  # that can be had from here
+    assert prepared("--missing_images=drop") == 0  # possible without starting again
     everything = contents()
     os.rename("out", "first")
     write_config(server)
     assert prepared() == 0
     assert contents() == everything
-    assert prepared("--missing_images=mean") == 1 and "remove out/shop" in capsys.readouterr().err  # that can't
+    assert prepared("--missing_images=mean") == 1 and "remove out/shop" in capsys.readouterr().err  # not possible
 
 
 # -- killed --------------------------------------------------------------------------------------------------------------
 
 
 class Watch:
-    """Sees every step that changes the disk for good, and pieces on their way; kills the process at step ``deadly``."""
+    """Count the steps that change files, and received chunks; kill the process at step ``deadly``."""
 
     def __init__(self, deadly: int = 0) -> None:
         self.steps, self.deadly = [], deadly
@@ -195,7 +195,7 @@ class Watch:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def install(self) -> None:
-        """Watch this process from now on."""
+        """Start to count the steps of this process."""
         for function in ("replace", "rename"):
             setattr(os, function, self._watched(getattr(os, function), lambda a, b: Path(b).name))
         np.save = self._watched(np.save, lambda file, *_: Path(file.name).name)
@@ -215,7 +215,7 @@ class Watch:
 
 
 def prepare_watched(deadly: int = 0) -> None:
-    """Prepare, and leave the steps in the file ``steps``; or be killed at the step ``deadly``."""
+    """Prepare and write the steps to the file ``steps``, or be killed at step ``deadly``."""
     watch = Watch(deadly)
     watch.install()
     code = prepared()
@@ -238,7 +238,7 @@ def moments(steps: list[str]) -> list[int]:
     return sorted({chosen for numbers in kinds.values() for chosen in (numbers[0], numbers[len(numbers) // 2])})
 
 
-def test_killed_anywhere_and_run_again_it_gives_the_same_bytes(server, web_shop, process_pool):
+def test_killed_at_any_step_the_next_run_gives_the_same_bytes(server, web_shop, process_pool):
     write_config(server)
     assert process_pool.exit_codes((prepare_watched,)) == [0]
     expected, steps = contents(), Path("steps").read_text().splitlines()
@@ -254,11 +254,11 @@ def test_killed_anywhere_and_run_again_it_gives_the_same_bytes(server, web_shop,
         assert found == expected, steps[number - 1]
 
 
-# -- what can't be had -----------------------------------------------------------------------------------------------------
+# -- missing files ---------------------------------------------------------------------------------------------------------
 
 
 def failure(capsys, *words) -> str:
-    """Return the one line on stderr of a preparation that must fail."""
+    """Return the error line of a preparation that must fail."""
     capsys.readouterr()
     assert prepared(*words) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -266,7 +266,7 @@ def failure(capsys, *words) -> str:
     return lines[0]
 
 
-def test_without_a_network_it_says_what_goes_where(tmp_path, monkeypatch, capsys):
+def test_without_network_the_error_names_missing_files(tmp_path, monkeypatch, capsys):
     ended = threading.Event()
 
     def hang(*args, **kwargs):
@@ -283,13 +283,13 @@ def test_without_a_network_it_says_what_goes_where(tmp_path, monkeypatch, capsys
                  "recbole_macrec.data import SRC --dataset=Arts", "--dataset=arts-toy", "--dataset=ml-100k"):
         assert part in error
     assert error.count("\n") == 1 and not Path("out/Arts").exists()
-    write_2018(tmp_path / "out/Arts.raw", "Arts_Crafts_and_Sewing")  # somebody brings them
+    write_2018(tmp_path / "out/Arts.raw", "Arts_Crafts_and_Sewing")  # the user adds the files
     assert main(["prepare", "Arts", "--data_path=out", "--model=SASRec"]) == 0
     assert Path("out/Arts/Arts.inter").is_file()
     ended.set()
 
 
-def test_images_of_a_silent_host_stop_the_run_and_are_had_later(server, web_shop, monkeypatch, capsys):
+def test_images_of_a_failing_host_stop_the_run_until_it_works(server, web_shop, monkeypatch, capsys):
     monkeypatch.setattr(download, "ATTEMPTS", 2)
     write_config(server)
     gone = [path for path in server.files if path.startswith(("B0003", "B0008"))]
@@ -298,9 +298,9 @@ def test_images_of_a_silent_host_stop_the_run_and_are_had_later(server, web_shop
     assert "could not be downloaded for now" in error and "503" in error and "unreachable_images: missing" in error
     counts = json.loads((FOLDER / "manifest.json").read_text())["counts"]
     server.failures.clear()
-    server.spec.clear()
+    server.requested.clear()
     assert prepared() == 0
-    assert set(gone) <= {path for path, _ in server.spec} and "B0001-0.jpg" not in {path for path, _ in server.spec}
+    assert set(gone) <= {path for path, _ in server.requested} and "B0001-0.jpg" not in {path for path, _ in server.requested}
     assert histories() == brute_force(*read_2018(web_shop)[:2], have_image(server, web_shop), core=5)[1]
     assert json.loads((FOLDER / "manifest.json").read_text())["counts"] != counts
 
@@ -311,7 +311,7 @@ def test_images_of_a_silent_host_stop_the_run_and_are_had_later(server, web_shop
     assert not {"B0003", "B0008"} & set(read_items(FOLDER, NAME)["item_id"])
 
 
-def test_a_dataset_made_otherwise_is_not_taken_for_the_one_asked_for(server, web_shop, capsys):
+def test_a_dataset_imported_with_other_options_is_an_error(server, web_shop, capsys):
     write_config(server)
     assert prepared("--model=SASRec") == 0
     write_config(server, source=source(server, core=3))
@@ -324,7 +324,7 @@ def test_a_dataset_made_otherwise_is_not_taken_for_the_one_asked_for(server, web
     assert prepared("--model=SASRec") == 0
 
 
-def test_sources_on_this_machine(tmp_path, capsys):
+def test_local_sources(tmp_path, capsys):
     write_2023(tmp_path / "of_2023")
     Path("shop.yaml").write_text("source: {path: of_2023, core: 3, require_image: False}\nmodalities: [text]\n"
                                  "missing_texts: mean\nencoders: {text: tfidf}\n")
@@ -353,7 +353,7 @@ def test_mirrors_of_the_environment_come_first(server, web_shop, monkeypatch):
     write_config(server)
     monkeypatch.setenv(MIRRORS, f"{server.url('none')} {server.url('mirror')}/")
     assert prepared("--model=SASRec") == 0
-    assert [path for path, _ in server.spec] == [f"{folder}/{name}" for name in FILES for folder in ("none", "mirror")]
+    assert [path for path, _ in server.requested] == [f"{folder}/{name}" for name in FILES for folder in ("none", "mirror")]
 
 
 BAD_SOURCES = {
@@ -374,14 +374,14 @@ BAD_SOURCES = {
 
 
 @pytest.mark.parametrize("case", BAD_SOURCES)
-def test_a_source_that_can_not_be_used(case, tmp_path):
+def test_bad_sources(case, tmp_path):
     block, expected = BAD_SOURCES[case]
     with pytest.raises(UserError) as error:
         prepare(tmp_path / "shop", block, lambda: True)
     assert expected in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_a_policy_that_nobody_knows(tmp_path):
+def test_an_unknown_value_of_missing_images(tmp_path):
     with pytest.raises(UserError, match="missing_images is 'keep'"):
         prepare(tmp_path / "shop", {"path": "x"}, lambda: True, missing_images="keep")
 

@@ -1,4 +1,4 @@
-"""Double quotes in atomic files that were written without quoting: no item is swallowed, no title changed."""
+"""Double quotes in atomic files written without quoting: no item is lost and no title changed."""
 import csv
 
 import pandas as pd
@@ -49,7 +49,7 @@ def test_import_and_run_keep_all_items_and_their_titles(titles, tmp_path):
     ("\t", ["a\tb", '1\t"x', 'y"', "2\tz"], csv.QUOTE_MINIMAL),  # a line break in quotes
     ("\t", ["a\tb", '1\t"x" y', "2"], csv.QUOTE_NONE),  # lines of different lengths that no rule of CSV explains
 ])
-def test_quotes_are_quoting_where_they_are_complete(separator, rows, expected, tmp_path):
+def test_detected_quoting(separator, rows, expected, tmp_path):
     file = tmp_path / "a.item"
     file.write_text("\n".join(rows) + "\n")
     assert quoting(file, separator) == expected

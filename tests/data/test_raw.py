@@ -1,4 +1,4 @@
-"""Raw catalogues: the filtering against plain loops, what is written, and that nothing goes wrong in silence."""
+"""Raw catalogues: filtering against a simple reference, written files, and errors."""
 import gc
 import gzip
 import json
@@ -58,20 +58,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("write, read", [(write_2018, read_2018), (write_2023, read_2023)], ids=["2018", "2023"])
-def test_counts_and_histories_are_those_of_plain_loops(write, read, tmp_path):
+def test_counts_and_histories_equal_a_simple_reference(write, read, tmp_path):
     source = write(tmp_path / "raw")
     assert run(source) == 0
     steps, expected = brute_force(*read(source), core=5)
     written = json.loads(Path("out/Instruments/manifest.json").read_text())
     assert [(step["users"], step["items"], step["interactions"]) for step in written["steps"]] == steps
-    assert len(set(steps)) == 5 and steps[-1][2] > 100  # every step of the fixture takes something away
+    assert len(set(steps)) == 5 and steps[-1][2] > 100  # every step removes something from the fixture
     assert histories(Path("out/Instruments")) == expected
     reviews = next(path.name for path in source.iterdir() if not path.name.startswith("meta_"))
     assert written["category"] == CATEGORY and written["lines"][reviews]["broken"] >= 5
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_filter_is_that_of_plain_loops(seed):
+def test_filter_equals_a_simple_reference(seed):
     rng = random.Random(seed)
     rows = [(rng.randrange(9), rng.randrange(7), float(rng.randrange(4))) for _ in range(rng.randrange(1, 90))]
     core = rng.randrange(5)
@@ -115,7 +115,7 @@ def test_item_columns(raw):
     urls = json.loads((folder / "image_urls.json").read_text())
     assert list(urls) == list(items.index) and urls["B0001"] == [f"https://shop.example/B0001-{i}.jpg" for i in (0, 1)]
     assert urls["B0005"] == ["https://shop.example/B0005-again.jpg"] and items.loc["B0005", "title"] == "Again"
-    assert urls["B0008"] == ["https://shop.example/B0008-0.jpg"]  # the first entry counts
+    assert urls["B0008"] == ["https://shop.example/B0008-0.jpg"]  # the first entry is used
     assert (folder / "images").is_dir()
 
 
@@ -127,7 +127,7 @@ def test_options_change_the_filter(raw):
     assert "" in set(read_items(Path("out/Instruments"), "Instruments")["image"])
 
 
-def test_running_again_does_nothing(raw, capsys):
+def test_a_repeated_import_does_nothing(raw, capsys):
     assert run(raw) == 0
     folder = Path("out/Instruments")
     before, times = contents(folder), {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -153,7 +153,7 @@ STAGES = {"checking sources": (manifest, "_fingerprint"), "reading reviews": (am
 
 
 def killed(raw, stage, moment):
-    """Import until the ``moment`` of the stage has come."""
+    """Import, and kill the process at ``moment`` (before or after) of the stage."""
     owner, function = STAGES[stage]
     real = getattr(owner, function)
 
@@ -168,7 +168,7 @@ def killed(raw, stage, moment):
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_anywhere_the_next_run_gives_the_same_bytes(stage, moment, raw, process_pool):
+def test_killed_at_any_stage_the_next_run_gives_the_same_bytes(stage, moment, raw, process_pool):
     assert run(raw, name="whole") == 0
     expected = {name.replace("whole", "cut"): content for name, content in contents(Path("out/whole")).items()}
     assert process_pool.exit_codes((killed, raw, stage, moment)) == [-signal.SIGKILL]
@@ -181,8 +181,8 @@ def test_killed_anywhere_the_next_run_gives_the_same_bytes(stage, moment, raw, p
 
 
 def test_memory_does_not_grow_with_the_metadata(tmp_path):
-    def peak(strangers):
-        files = find_raw(write_2018(tmp_path / str(strangers), strangers=strangers), "Instruments")
+    def peak(unreviewed):
+        files = find_raw(write_2018(tmp_path / str(unreviewed), unreviewed=unreviewed), "Instruments")
         gc.collect()
         tracemalloc.start()
         with closing(Records(tmp_path)) as records:
@@ -191,12 +191,12 @@ def test_memory_does_not_grow_with_the_metadata(tmp_path):
         tracemalloc.stop()
         return found
 
-    peak(10)  # what is loaded on first use stays
+    peak(10)  # without memory allocated on first use
     small, large = peak(1000), peak(20_000)  # 5 MB of metadata
     assert large < small + 1_000_000
 
 
-def test_long_lines_are_broken_and_pass(tmp_path):
+def test_lines_that_are_too_long_are_skipped(tmp_path):
     path = tmp_path / "x.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.writelines([b"first\n", b"x" * (2 * LONGEST + 5), b"\n", b"last\n"])
@@ -204,7 +204,7 @@ def test_long_lines_are_broken_and_pass(tmp_path):
     assert list(parse_lines(path, bytes.strip, tally)) == [b"first", b"last"] and tally == Tally(3, 1, 2)
 
 
-def test_archives_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
+def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "UNPACKED", 2**20)
     monkeypatch.setattr(lines, "LONGEST", 2**16)
     for name, line in (("long.gz", b"x"), ("short.gz", b"xxxxxxxxxxxxxxxxxxxx\n")):
@@ -328,7 +328,7 @@ def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
     assert run(folder, name="twice") == 1 and "images has 1 image ('a') with more than one suffix" in capsys.readouterr().err
 
 
-def test_images_and_texts_that_no_encoder_reads_are_all_named(tmp_path, capsys):
+def test_unusable_images_and_texts_are_all_named(tmp_path, capsys):
     folder = tmp_path / "shop"
     (folder / "images/d").mkdir(parents=True)
     (folder / "interactions.csv").write_text("user,item\nu,a\nu,b\nu,c\nu,d\n")
@@ -348,7 +348,7 @@ def test_plain_folder_filtered(shop):
     assert histories(Path("out/shop")) == {"u": ["x/2", "x/1"], "v": ["x/1"], "w": ["x/3"]}
     assert run(shop, "--require_image=True", name="all") == 0
     assert read_items(Path("out/all"), "all")["item_id"].tolist() == ["x/3", "x/1", "x/2"]
-    assert run(shop / "interactions.csv", "--core=2", name="bare") == 1  # 'v' took one item twice: no 2-core
+    assert run(shop / "interactions.csv", "--core=2", name="bare") == 1  # 'v' has one item twice: there is no 2-core
     assert run(shop / "interactions.csv", "--core=0", name="bare") == 0
     assert histories(Path("out/bare"))["v"] == ["x/1"]
 
@@ -387,7 +387,7 @@ def test_bad_folder(case, shop, capsys):
     refused(shop, [], expected, capsys)
 
 
-def test_numbered_items_take_features_by_number(tmp_path):
+def test_features_of_numbered_items_are_joined_by_number(tmp_path):
     (tmp_path / "interactions.csv").write_text("user,item\na,1\na,0\n")
     (tmp_path / "items.csv").write_text("item,title\n2,c\n0,a\n1,b\n")
     np.save(tmp_path / "text.npy", np.eye(3))
@@ -407,7 +407,7 @@ def test_options_that_a_released_folder_cannot_use(words, expected, tmp_path, ca
     refused(source, words, expected, capsys)
 
 
-def test_rows_are_written_as_a_table_is(tmp_path):
+def test_write_rows_equals_write(tmp_path):
     rows = [[f"i{i}", ('a "quoted" word', "", "NA", "it's", '"')[i % 5]] for i in range(9000)]
     atomic.write(tmp_path / "a", dict(zip(("item_id:token", "title:token_seq"), map(list, zip(*rows)))))
     atomic.write_rows(tmp_path / "b", ["item_id:token", "title:token_seq"], iter(rows))
@@ -431,4 +431,4 @@ def test_released_catalogues_pass_the_filter_unchanged(name):
     assert [tuple(step[1:]) for step in steps] == 3 * [PUBLISHED[name]]
     assert (source.users, source.items, set(source.catalogue)) == before
     source = read_source(SHARED_DATA / name, name)
-    assert narrow(source, 6)[-1].interactions < PUBLISHED[name][2]  # their 6-core is smaller: the filter does filter
+    assert narrow(source, 6)[-1].interactions < PUBLISHED[name][2]  # their 6-core is smaller: the filter has an effect

@@ -1,4 +1,4 @@
-"""Import of what others released, in the layouts of MQL4GRec, MACRec, LC-Rec, LETTER, MMRec and RecBole's benchmark files."""
+"""Import of released files in the formats of MQL4GRec, MACRec, LC-Rec, LETTER, MMRec and RecBole's benchmark files."""
 import json
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def named(folder):
     (folder / "Shop.item2id").write_text("B00C\t0\nB00A\t1\nB00B\t2\n")
 
 
-def test_features_and_ids_of_mql4grec_and_macrec_are_found_by_name(released, capsys):
+def test_features_and_ids_of_mql4grec_and_macrec_are_detected_by_name(released, capsys):
     named(released)
     np.save(released / "Shop.emb-llama-td.npy", np.arange(6.0).reshape(3, 2))
     np.save(released / "Shop.emb-ViT-L-14.npy", 10 + np.arange(9.0).reshape(3, 3))
@@ -60,7 +60,7 @@ def test_features_and_ids_of_mql4grec_and_macrec_are_found_by_name(released, cap
     assert "Shop.emb-ViT-L-14.npy is used for modality 'image'" in capsys.readouterr().out
 
 
-def test_an_option_wins_over_a_name_and_other_names_are_told(released, capsys):
+def test_options_precede_detected_files_and_unknown_names_are_noted(released, capsys):
     named(released)
     np.save(released / "Shop.emb-llama-td.npy", np.zeros((3, 2)))
     np.save(released / "Shop.emb-t5-td.npy", np.ones((3, 2)))
@@ -72,7 +72,7 @@ def test_an_option_wins_over_a_name_and_other_names_are_told(released, capsys):
     assert f"Shop.index_mine.json is not used, because its modality is unknown; --semantic_ids MODALITY={released}" in out
 
 
-def test_lc_rec_and_letter_folders_name_items_by_number(released, capsys):
+def test_lc_rec_and_letter_folders_use_item_numbers_as_tokens(released, capsys):
     (released / "Shop.item.json").write_text(json.dumps(TEXTS))
     (released / "Shop.index.json").write_text(json.dumps(ids()))
     (released / "Shop.user.json").write_text("{}")
@@ -87,7 +87,7 @@ def test_lc_rec_and_letter_folders_name_items_by_number(released, capsys):
 
 
 @pytest.mark.parametrize("beside", ["ids", "features", "nothing"])
-def test_without_texts_the_catalogue_is_what_the_release_tells(released, beside):
+def test_catalogue_without_metadata(released, beside):
     if beside == "ids":
         (released / "Shop.index.json").write_text(json.dumps(ids()))
     if beside == "features":
@@ -120,7 +120,7 @@ SEQUENCES = {"u": ["a", "b", "c", "d", "a"], "v": ["c", "a", "d"], "w": ["b", "c
 
 
 def write_benchmark(folder: Path, longest: int = 3) -> Path:
-    """Write leave-one-out files with a row for every prefix, histories cut to the newest ``longest``."""
+    """Write leave-one-out files with a row for every prefix, histories truncated to the last ``longest`` items."""
     folder.mkdir(parents=True)
     parts = {"train": [], "valid": [], "test": []}
     for user, items in SEQUENCES.items():
@@ -134,7 +134,7 @@ def write_benchmark(folder: Path, longest: int = 3) -> Path:
     return folder
 
 
-def test_benchmark_files_become_the_histories_they_were_cut_from(tmp_path):
+def test_histories_are_reconstructed_from_benchmark_files(tmp_path):
     assert run(write_benchmark(tmp_path / "bench")) == 0
     assert histories() == SEQUENCES
     items = read_items(OUT / "Shop", "Shop")
@@ -213,7 +213,7 @@ def refused(src, expected, capsys):
 
 
 def direct(tmp_path, model="TIGER", **options):
-    """The dataset that RecBole builds of benchmark files where they lie, with features beside them."""
+    """Return RecBole's dataset of benchmark files that are used without import, with features beside them."""
     folder = tmp_path / "data/Shop"
     if not folder.exists():
         write_benchmark(folder)
@@ -227,7 +227,7 @@ def direct(tmp_path, model="TIGER", **options):
     return dataset, dataset.build()
 
 
-def test_benchmark_files_are_read_where_they_lie(tmp_path):
+def test_benchmark_files_are_read_without_import(tmp_path):
     dataset, parts = direct(tmp_path, MAX_ITEM_LIST_LENGTH=2)
     rows = [[], [], []]
     for part, found in zip(parts, rows):
@@ -265,7 +265,7 @@ def test_training_interactions_of_benchmark_files_are_those_of_the_training_file
     assert taken(direct(tmp_path)[0]) == before
 
 
-def test_features_from_interactions_see_the_training_file_alone(tmp_path):
+def test_features_from_interactions_use_only_the_training_file(tmp_path):
     options = {"modalities": ["taken"], "encoders": {"taken": "cooccurrence"}}
     direct(tmp_path, **options)
     first = FeatureTable.load(tmp_path / "data/Shop", "taken").matrix.copy()
@@ -286,7 +286,7 @@ def test_benchmark_files_without_histories_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["MACRec", "TIGER"])
-def test_benchmark_files_go_to_a_test_table(model, tmp_path, capsys):
+def test_benchmark_files_give_test_results(model, tmp_path, capsys):
     direct(tmp_path)
     modalities = ["text", "image"] if model == "MACRec" else ["text"]
     small = {"modalities": modalities, "quantizer": "rq_kmeans", "codebook_size": 2, "codebook_levels": 3, "epochs": 1, "d_model": 8,

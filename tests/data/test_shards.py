@@ -1,4 +1,4 @@
-"""Encoding in shards: killed and resumed, by several processes, with too little memory, and what the manifest remembers."""
+"""Encoding in shards: resuming, several processes, too little memory, and the manifest."""
 import json
 import os
 import shutil
@@ -46,7 +46,7 @@ def encode(shop, bert, **options):
 
 
 def encoded_batches(monkeypatch):
-    """Return a list that grows by the rows of every batch that the model sees from now on."""
+    """Return a list to which the number of rows of every later batch is appended."""
     seen, pool = [], TextModel._pool
     monkeypatch.setattr(TextModel, "_pool", lambda self, batch: seen.append(len(batch)) or pool(self, batch))
     return seen
@@ -74,13 +74,13 @@ def killed_in_the_third_shard(shop, bert):
     encode(shop, bert)
 
 
-def test_a_killed_run_loses_one_shard_at_most(shop, bert, monkeypatch, process_pool):
+def test_a_killed_run_loses_at_most_one_shard(shop, bert, monkeypatch, process_pool):
     whole = np.array(encode(shop, bert))
     shutil.rmtree(shop / "features")
     assert process_pool.exit_codes((killed_in_the_third_shard, shop, bert)) == [-signal.SIGKILL]
     finished = sorted(shop.glob("features/.text.shards/*/0*.npy"))
     assert [path.name for path in finished] == ["00000.npy", "00001.npy"]
-    finished[1].write_bytes(finished[1].read_bytes()[:-1])  # a disk that lost its power; the shard counts as missing
+    finished[1].write_bytes(finished[1].read_bytes()[:-1])  # a truncated shard is encoded again
     texts = [text for _, *texts in atomic.read_items(shop, "shop").itertuples(index=False) for text in texts]
     seen = encoded_batches(monkeypatch)
     assert np.array_equal(encode(shop, bert), whole)
@@ -128,7 +128,7 @@ def test_the_end_of_one_process_ends_the_others(shop, bert, process_pool):
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
 @pytest.mark.parametrize("limits, most, option", [({"batch_size": 7}, 3, "batch_size: 3"),
                                                   ({"batch_size": 30, "batch_tokens": 90}, 4, "batch_tokens: ")])
-def test_out_of_memory_halves_the_batch_and_says_so(shop, bert, monkeypatch, caplog, error, limits, most, option):
+def test_out_of_memory_halves_the_batch_with_a_warning(shop, bert, monkeypatch, caplog, error, limits, most, option):
     expected, pool, sizes = np.array(encode(shop, bert)), TextModel._pool, []
     shutil.rmtree(shop / "features")
 
@@ -144,7 +144,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(shop, bert, monkeypatch, cap
     assert sum(size > most for size in sizes) == len(caplog.records)
 
 
-def test_out_of_memory_at_one_text_is_an_error(shop, bert, monkeypatch):
+def test_out_of_memory_for_one_text_is_an_error(shop, bert, monkeypatch):
     def no_memory(self, batch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
     monkeypatch.setattr(TextModel, "_pool", no_memory)
@@ -152,7 +152,7 @@ def test_out_of_memory_at_one_text_is_an_error(shop, bert, monkeypatch):
         encode(shop, bert)
 
 
-def test_other_errors_are_not_taken_for_memory():
+def test_other_errors_are_raised():
     def fails(batch):
         raise RuntimeError("shapes differ")
     with pytest.raises(RuntimeError, match="shapes differ"):
@@ -186,13 +186,13 @@ def test_shards_of_half_precision_are_float16(shop, bert, monkeypatch, precision
     assert features.dtype == np.float32 and [part.dtype for part in kept] == [dtype] * 4
 
 
-def test_features_beyond_float16_are_named(shop, bert, monkeypatch):
+def test_items_with_features_too_large_for_float16_are_named(shop, bert, monkeypatch):
     monkeypatch.setattr(TextModel, "_pool", lambda self, batch: torch.full((len(batch), 2), 1e6))
     with pytest.raises(UserError, match=r"NaN or infinite features for 8 items \('i0', .*precision: fp32"):
         encode(shop, bert, precision="bf16")
 
 
-def test_a_dataset_names_its_model(shop, bert):
+def test_a_modality_may_have_any_name(shop, bert):
     tables = item_features(shop, "shop", ["words"], {"words": {"model": str(bert)}}, ["title"])
     assert tables["words"].matrix.shape == (COUNT, 16)
 

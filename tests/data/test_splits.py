@@ -1,4 +1,4 @@
-"""Comparisons under splits that leave a user several test items, or several test rows: the paired tests are those of the table."""
+"""Comparisons with splits that give a user several test items or rows: paired tests match the table."""
 from collections import Counter
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def interactions(path: Path) -> dict[str, list[str]]:
     [("MMGRec,BPR", RANDOM, False), ("GRU4Rec,FPMC", LATEST, True), ("GRU4Rec,FPMC", SAMPLED, False)],
     ids=["targets", "rows", "sampled negatives"],
 )
-def test_paired_tests_differ_as_the_table_does(models, split, several_rows, data_path):  # noqa: F811
+def test_paired_differences_equal_those_of_the_table(models, split, several_rows, data_path):  # noqa: F811
     seeds = (1,) if split is SAMPLED else (1, 2)  # of a random split each seed has its own
     comparison = compared(models, data_path, seeds, eval_args=split)
     (table,) = comparison_tables(comparison)
@@ -82,14 +82,14 @@ def test_paired_tests_differ_as_the_table_does(models, split, several_rows, data
     assert all(any(mean for mean in means if mean) for drawn in groups(comparison, TINY) for means, _ in drawn.drawing.series.values())
 
 
-def test_models_with_other_test_rows_end_with_a_table(data_path):  # noqa: F811
+def test_models_with_different_test_rows_give_a_table(data_path):  # noqa: F811
     """A sequential model tests interactions, a general one users: each has its figures, and no test pairs them."""
     (table,) = comparison_tables(compared("GRU4Rec,BPR", data_path, [1], eval_args=LATEST))
     assert all(row.cells["ndcg@10"].values for row in table.rows) and not table.tests
     assert "not tested against each other: their test rows differ" in markdown([table])
 
 
-def test_histories_are_not_cut_to_what_a_model_sees(data_path):  # noqa: F811
+def test_reported_histories_are_complete(data_path):  # noqa: F811
     (run,) = compared("GRU4Rec", data_path, [1], MAX_ITEM_LIST_LENGTH=1).runs
     ranks, taken = run.ranks, interactions(data_path)
     for user, target, history in zip(ranks.users, ranks.targets, ranks.histories):

@@ -1,4 +1,4 @@
-"""arts-toy: what is committed is what the script makes, and it is what its README says."""
+"""arts-toy: the committed files equal the generated ones and have the described properties."""
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -37,27 +37,27 @@ def test_regeneration_gives_the_committed_files(tmp_path):
         assert np.array_equal(np.asarray(Image.open(made / "images" / name)), np.asarray(Image.open(COMMITTED / "images" / name)))
 
 
-def test_it_is_small_and_called_synthetic():
+def test_it_is_small_and_described_as_synthetic():
     own = [path for path in COMMITTED.rglob("*") if path.is_file() and not {"features", "semantic_ids"} & set(path.parts)]
     assert sum(path.stat().st_size for path in own) < 3_000_000
     assert "synthetic" in (COMMITTED / "README.md").read_text()
     assert "synthetic" in (ROOT / "properties/dataset/arts-toy.yaml").read_text().lower()
 
 
-def test_toy_is_not_overwritten_unasked(tmp_path, capsys):
+def test_toy_is_overwritten_only_with_the_option(tmp_path, capsys):
     (tmp_path / "arts-toy").mkdir()
     assert main(["toy", f"--data_path={tmp_path}"]) == 1
     assert "--overwrite" in capsys.readouterr().err and not list((tmp_path / "arts-toy").iterdir())
 
 
-def test_text_alone_fits_several_items():
+def test_several_items_have_the_same_text():
     frame = atomic.read_items(COMMITTED, "arts-toy")
     assert len(frame) == 288 and frame["title"].nunique() == 96
     assert (frame["title"] + frame["description"]).nunique() < 288
 
 
-def test_order_is_learnable_and_popularity_is_not_enough(histories):
-    """A first-order Markov count beats popularity on the last item by far more than the factor 2 asked of models."""
+def test_order_predicts_better_than_popularity(histories):
+    """A first-order Markov count beats popularity on the last item by far more than the factor of 2 required of models."""
     assert all(6 <= len(history) <= 20 and len(set(history)) == len(history) for history in histories)
     training = [history[:-2] for history in histories]
     popular = Counter(item for history in training for item in history)
@@ -82,7 +82,7 @@ def test_dataset_property_files(name):
     assert options["load_col"]["inter"] == ["user_id", "item_id", "timestamp"] and "item_id" in options["load_col"]["item"]
 
 
-def test_a_run_outside_the_repository_makes_it_and_says_so(tmp_path, caplog):
+def test_a_run_outside_the_repository_generates_it_with_a_warning(tmp_path, caplog):
     run = ["--model=Pop", "--show_progress=False", "--state=WARNING"]
     assert command.main(run) == 0 and f"is not at {tmp_path / 'dataset' / 'arts-toy'} and is generated there" in caplog.text
     made = tmp_path / "dataset" / "arts-toy" / "arts-toy.inter"
@@ -93,14 +93,14 @@ def test_a_run_outside_the_repository_makes_it_and_says_so(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("folder, expected", [("arts-toy", "remove the folder"), ("shop", "only for arts-toy")])
-def test_what_is_there_and_other_names_are_left_alone(folder, expected, tmp_path):
+def test_existing_folders_and_other_names_are_not_written(folder, expected, tmp_path):
     (tmp_path / folder).mkdir()
     with pytest.raises(UserError, match=expected):
         prepare(tmp_path / folder, "synthetic", lambda: True)
     assert not list((tmp_path / folder).iterdir())
 
 
-def test_import_and_run_look_for_datasets_in_the_same_place(tmp_path, capsys):
+def test_import_and_run_use_the_same_dataset_folder(tmp_path, capsys):
     (tmp_path / "shop").mkdir()
     rows = [f"u{user},i{(user + step) % 13},{step}" for user in range(13) for step in range(5)]
     (tmp_path / "shop" / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]))
