@@ -29,7 +29,7 @@ def test_refused(name, value, expected, tiny_dataset):
 
 
 @pytest.mark.parametrize("name, value, expected", [
-    ("num_beams", 5, "topk 10"),
+    ("num_beams", 5, "at least 10, the largest topk"),
     ("num_beams", "many", "at least 1"),
     ("num_heads", 0, "at least 1"),
     ("d_model", True, "at least 1"),

@@ -225,7 +225,7 @@ def test_set_options_override_the_papers_preset(data_path):  # noqa: F811
     ("MMGRec", {"attention": "relation-aware"}, "relation_aware"),
     ("MMGRec", {"encoder_input": "features"}, "encoder_input"),
     ("MMGRec", {"representation": "graf"}, "Did you mean 'graph'"),
-    ("MMGRec", {"representation": "modality"}, "one ID"),
+    ("MMGRec", {"representation": "modality"}, "one semantic ID"),
     ("MMGRec", {"training_preset": "papr"}, "Did you mean 'paper'"),
     ("MMGRec", {"graph_dropout": [0.5]}, "graph_dropout"),
     ("MMGRec", {"graph_training": "joint", "quantizer": "rq_kmeans"}, "graph_training"),
