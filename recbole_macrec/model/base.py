@@ -452,9 +452,3 @@ def check_metrics(config: dict) -> None:
                 f"metrics contains {metric}, which needs a ranking of all items, but decode: beam ranks only the items that "
                 "its beams find; set decode: exact, or remove the metric."
             )
-
-
-def by_length(modalities: list[str], sizes: dict) -> list[list[str]]:
-    """Group modalities by the length of their IDs, keeping their order, so that one decoder call serves a group."""
-    lengths = dict.fromkeys(len(sizes[m]) for m in modalities)
-    return [[m for m in modalities if len(sizes[m]) == n] for n in lengths]
