@@ -1,6 +1,6 @@
 """Models side by side, or the speed of one stage against the usual way of doing it.
 
-    python -m recbole_macrec.benchmark compare|study|report|publish --help
+    python -m recbole_macrec.benchmark compare|study|fuse|report|publish --help
     python -m recbole_macrec.benchmark decode|train|exact|quantize|scale|whole [--dataset=Instruments --data_path=DIR]
 
 The latter checks first that both compute the same, then measures: warm-up, repeated runs, the median. The last line is one JSON
@@ -13,6 +13,7 @@ import sys
 import recbole_macrec  # noqa: F401  registers the models
 from recbole_macrec.benchmark import report
 from recbole_macrec.benchmark.compare import comparison as compare, publish
+from recbole_macrec.benchmark.fuse import command as fuse
 from recbole_macrec.benchmark.machine import hardware, versions
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
@@ -25,7 +26,7 @@ from recbole_macrec.config.options import check_dataset
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.utils.reporting import reporting
 
-COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main, "publish": publish.main}
+COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main, "publish": publish.main, "fuse": fuse.main}
 STAGES = {stage.__name__: stage for stage in (decode, train, exact, quantize, scale, whole)}
 
 

@@ -14,6 +14,7 @@ from recbole.evaluator.register import metric_information
 from recbole_macrec.config.registry import models
 from recbole_macrec.config.values import as_list, check_choice, check_whole
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.causal_decoder import CausalTrieDecoder
 from recbole_macrec.generation.decoding.certified import certified_rankings
 from recbole_macrec.generation.decoding.eligible import Eligible
@@ -388,18 +389,25 @@ class GenerativeRecommender(WindowedRecommender):
         self.last_rankings = self.rank(interaction)
         return score_matrix(self.last_rankings["fused"], self.n_items)
 
-    @in_eval_precision
     def predict(self, interaction) -> torch.Tensor:
-        """Exact score of one item per sample [B]: log-probability divided by the length of the ID; see :func:`fuse_scores`."""
+        """Exact score of one item per sample [B]; see :meth:`item_scores`."""
+        return self.item_scores(interaction, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
+
+    @torch.no_grad()
+    @in_eval_precision
+    def item_scores(self, interaction, items: torch.Tensor) -> torch.Tensor:
+        """Exact scores of given items [B, C]: log-probability divided by the length of the ID; see :func:`fuse_scores`."""
         histories = self.histories(interaction)
-        item, parts = interaction[self.ITEM_ID], self._batch_parts(histories.length)
-        scores = torch.zeros(len(item), device=item.device)
-        for rows in parts:
-            part, rows = histories.rows(rows), rows.to(item.device)
-            items = item[rows].unsqueeze(1)
-            exact = [self._exact_scores(m, self.encode_history(m, part), items) for m in self.modalities]
-            scores[rows] = fuse_scores(self.fusion, exact, self._levels())[:, 0]
-        return scores
+        decoders = {m: self.decoder(m, self.tries[m], items.numel()) for m in self.modalities}
+
+        def part_scores(rows: torch.Tensor) -> torch.Tensor:
+            part, candidates = histories.rows(rows), items[rows.to(items.device)]
+            scores = [candidate_scores(decoder, self.encode_history(m, part), candidates) for m, decoder in decoders.items()]
+            return fuse_scores(self.fusion, scores, self._levels())
+
+        parts = self._batch_parts(histories.length, self._users_per_part(items.shape[1]))[::-1]  # longest first
+        scores = torch.cat(list(map_in_threads(part_scores, parts, self.device)))
+        return scores[torch.argsort(torch.cat(parts)).to(scores.device)]
 
     def _levels(self) -> list[int]:
         return [self.tries[m].levels for m in self.modalities]

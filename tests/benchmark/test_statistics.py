@@ -177,10 +177,10 @@ def test_rows_of_several_targets_by_hand(tmp_path):
     Ranks(users, items, targets, ranks, top, np.zeros(4, int), histories, rows=rows).save(tmp_path / "ranks.npz")
     read = Run(tmp_path).ranks
     log = np.log2
-    assert row_values(read, "hit@2").tolist() == [1, 0, 1, 1] and row_values(read, "recall@4").tolist() == pytest.approx([1, 0, 2 / 3, 1])
-    assert row_values(read, "mrr@10").tolist() == [1, 0, 0.5, 1]
+    assert row_values(read.ranks, read.rows, "hit@2").tolist() == [1, 0, 1, 1] and row_values(read.ranks, read.rows, "recall@4").tolist() == pytest.approx([1, 0, 2 / 3, 1])
+    assert row_values(read.ranks, read.rows, "mrr@10").tolist() == [1, 0, 0.5, 1]
     gains = [1.5 / (1 + 1 / log(3)), 0, (1 / log(3) + 1 / log(5)) / (1 + 1 / log(3) + 0.5), 1]
-    assert row_values(read, "ndcg@4") == pytest.approx(gains)
+    assert row_values(read.ranks, read.rows, "ndcg@4") == pytest.approx(gains)
     assert read.keys() == [("u", ("a", "b"), 0), ("v", ("a",), 0), ("w", ("a", "b", "c"), 0), ("v", ("a",), 1)]
     assert [h.tolist() for h in read.single().histories] == [[0], [0], [1], [2], [2], [2], [3]]
 

@@ -62,7 +62,7 @@ def test_paired_differences_equal_those_of_the_table(models, split, several_rows
         ranks, result = run.ranks, run.result
         assert result["test_rows"] == len(ranks.keys()) and result["test_users"] == 40
         for metric in ("hit@10", "ndcg@10", "recall@10", "mrr@10"):
-            assert row_values(ranks, metric).mean() == pytest.approx(result["test_result"][metric], abs=1e-4)
+            assert row_values(ranks.ranks, ranks.rows, metric).mean() == pytest.approx(result["test_result"][metric], abs=1e-4)
         alone = ranks.single()
         for user, target, history in zip(alone.users, alone.targets, alone.histories):
             items = [alone.items[i] for i in history]

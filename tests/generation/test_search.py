@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
 from recbole_macrec.generation.decoding.fusion import BELOW_ALL_RANKED, fuse_official, fuse_rescored, score_matrix
 from recbole_macrec.generation.decoding.search import Ranking, beam_search, sequence_log_probs
@@ -204,3 +205,18 @@ def test_beams_without_some_items_find_the_best_of_the_others(seed):
     torch.testing.assert_close(wide.scores, exact.scores, atol=1e-5, rtol=0)
     assert (narrow.items > 0).all()
     assert not (narrow.items.unsqueeze(2) == without.unsqueeze(1)).any()
+
+
+@pytest.mark.parametrize("items", [37, 120])
+def test_candidates_of_each_user_get_the_scores_of_teacher_forcing(items):
+    vocabulary, network, memory, codes = world(items)
+    decoder = TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, items + 1)))
+    rng = np.random.default_rng(1)
+    candidates = torch.from_numpy(np.stack([rng.permutation(items)[:9] + 1 for _ in range(4)]))
+    candidates[1, 4:] = 0
+    candidates[2] = 0
+    scores = candidate_scores(decoder, memory, candidates)
+    rows = torch.from_numpy(codes)[candidates.clamp(min=1) - 1].long()
+    expected = sequence_log_probs(network, vocabulary, "a", memory, rows)
+    assert torch.allclose(scores[candidates > 0], expected[candidates > 0], atol=1e-5)
+    assert scores[candidates == 0].isneginf().all()

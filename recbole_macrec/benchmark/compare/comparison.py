@@ -126,7 +126,7 @@ def compare(
             return 0
     comparison = matrix.lay_out(output, tuned)
     run_all(comparison.runs, jobs, resources, cluster)
-    return _report(comparison)
+    return write_report(comparison)
 
 
 def _compare_together(matrix: Matrix, output: str | Path) -> int:
@@ -136,14 +136,15 @@ def _compare_together(matrix: Matrix, output: str | Path) -> int:
         matrix.prepare()
         comparison = processes.by_first(lambda: matrix.lay_out(output))
     run_together(comparison.runs)
-    return _report(comparison) if processes.first else 0
+    return write_report(comparison) if processes.first else 0
 
 
-def _report(comparison: Comparison) -> int:
-    """Write and print the tables; 0 unless a run has failed."""
+def write_report(comparison: Comparison) -> int:
+    """Write and print the tables of a comparison; return 0, or 1 if a run has failed."""
     tables = comparison_tables(comparison)
     for table in tables:
         print_table(table)
+        print(*table.remarks, sep="\n", end="\n" if table.remarks else "")
     print("Tables:", *write_tables(tables, comparison.folder))
     failed = [run for run in comparison.runs if run.error]
     waiting = len(comparison.unfinished) - len(failed)
@@ -159,8 +160,20 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         groups = {label: [run.result for run in comparison.of(dataset, label)] for label in comparison.labels}
         table = build_table(f"{dataset}: test results", groups, _notes(comparison, dataset))
         table.tests, table.untested = _tests(comparison, dataset, table)
+        table.remarks = [sentence for records in groups.values() for record in records if (sentence := fusion_remark(record))]
         tables.append(table)
     return tables
+
+
+def fusion_remark(record: dict) -> str:
+    """The weights of a fused run and the overlap of its models' hits, in one sentence; empty for any other run."""
+    if not (fusion := record.get("fusion")):
+        return ""
+    overlap, models = fusion["overlap"], fusion["models"]
+    weights = ", ".join(f"{weight:.2f} {model}" for model, weight in zip(models, fusion["weights"]))
+    hits = ", ".join(f"{share:.4f} {model}" for model, share in overlap["hit"].items())
+    return (f"{record['model']}, seed {record['seed']}: weights {weights}, chosen on validation. Hit@{overlap['k']} of the models among "
+            f"the candidates: {hits}; of at least one of them: {overlap['oracle']:.4f}.")
 
 
 def _notes(comparison: Comparison, dataset: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from recbole_macrec.benchmark.compare.runs import (
     Comparison,
     RunSpec,
     open_comparison,
+    read_json,
     run_folder,
     write_asked,
     write_json,
@@ -99,6 +100,7 @@ class Matrix:
             "datasets": list(self.datasets),
             "seeds": list(self.seeds),
             "pairs": [list(pair) for pair in self.pairs],
+            "fusions": read_json(folder / COMPARE).get("fusions", {}) if (folder / COMPARE).is_file() else {},
         }
         write_json(spec, folder / COMPARE)
         return open_comparison(folder)

@@ -1,7 +1,7 @@
 """The folder of a comparison: what lies where, and how to read it.
 
     DIR/
-      compare.json                    what was asked: labels, datasets, seeds, pairs, each label's model and settings
+      compare.json                    what was asked: labels, datasets, seeds, pairs, each label's model and settings, fusions
       table.md  .tex  .csv  .json     the tables, written anew after every call (table.json holds the tests as well)
       study.md  .json                 of a study: its table, and (json) its figures as data
       report.html                     the page that the command ``report`` makes
@@ -29,6 +29,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -268,12 +269,18 @@ def open_comparison(folder: str | Path) -> Comparison:
     spec = read_json(folder / COMPARE)
     if spec["format"] != FORMAT:
         raise UserError(f"{folder / COMPARE} has format {spec['format']}, expected {FORMAT}: compare again.")
-    runs = [
-        Run(run_folder(folder, dataset, label, seed))
-        for dataset in spec["datasets"] for label in spec["labels"] for seed in spec["seeds"]
-    ]  # fmt: skip
-    pairs = [tuple(pair) for pair in spec["pairs"]]
-    return Comparison(folder, spec["labels"], spec["datasets"], spec["seeds"], pairs, runs)
+    fusions = [name for name, models in spec.get("fusions", {}).items() if set(models) <= set(spec["labels"])]
+    labels, pairs = [*spec["labels"], *fusions], [tuple(pair) for pair in spec["pairs"]]
+    places = product(spec["datasets"], labels, spec["seeds"])
+    runs = [(label, Run(run_folder(folder, dataset, label, seed))) for dataset, label, seed in places]
+    runs = [run for label, run in runs if label in spec["labels"] or run.finished]  # the command ``fuse`` makes the others
+    return Comparison(folder, labels, spec["datasets"], spec["seeds"], pairs, runs)
+
+
+def add_fusion(folder: Path, name: str, models: list[str]) -> None:
+    """Make the fusion ``name`` of the labels ``models`` a row of the comparison in ``folder``."""
+    spec = read_json(folder / COMPARE)
+    write_json({**spec, "fusions": {**spec.get("fusions", {}), name: models}}, folder / COMPARE)
 
 
 def run_folder(folder: Path, dataset: str, label: str, seed: int) -> Path:

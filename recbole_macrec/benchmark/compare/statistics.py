@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.stats import t as student
 
-from recbole_macrec.benchmark.compare.runs import Ranks, Run
+from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.errors import UserError
 
 LEVEL = 0.05
@@ -65,7 +65,7 @@ class Measured:
     @classmethod
     def of(cls, run: Run, metrics: Sequence[str]) -> "Measured":
         ranks = run.ranks
-        return cls(ranks.keys(), {metric: row_values(ranks, metric) for metric in metrics})
+        return cls(ranks.keys(), {metric: row_values(ranks.ranks, ranks.rows, metric) for metric in metrics})
 
     def in_order_of(self, other: "Measured", metric: str) -> np.ndarray | None:
         """The values in the order of the rows of ``other``; None where those are other rows."""
@@ -91,22 +91,26 @@ def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
     raise UserError(f"{metric} is not a metric of ranks; expected hit, recall, ndcg or mrr.")
 
 
-def row_values(ranks: Ranks, metric: str) -> np.ndarray:
+def row_values(ranks: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
     """A metric of each row as RecBole defines it for rows of several targets; [R].
 
     Hit@k and MRR@k are those of the best target, Recall@k is the share of the targets within the first k, and NDCG@k the
     sum of their gains over that of a list that begins with them.
+
+    Args:
+        ranks: [T], 0 for an absent target.
+        rows: [T], the row of each target, from 0, rising.
     """
-    single = user_values(ranks.ranks, metric)  # [T]
+    single = user_values(ranks, metric)  # [T]
     name, _, k = metric.partition("@")
-    starts, counts = np.unique(ranks.rows, return_index=True, return_counts=True)[1:]
+    starts, counts = np.unique(rows, return_index=True, return_counts=True)[1:]
     if name in ("hit", "mrr"):
         return np.maximum.reduceat(single, starts) if len(starts) else single
     ideal = counts
     if name == "ndcg":
         gains = np.cumsum(1 / np.log2(np.arange(2, int(k) + 2)))
         ideal = gains[np.minimum(counts, int(k)) - 1]
-    return np.bincount(ranks.rows, weights=single, minlength=len(starts)) / ideal
+    return np.bincount(rows, weights=single, minlength=len(starts)) / ideal
 
 
 def compare_pairs(

@@ -66,6 +66,7 @@ class Table:
     untested: list[tuple[str, str]] = field(default_factory=list)  # pairs of labels with different test rows
     foot: str = ""
     precision: str = ""  # one sentence
+    remarks: list[str] = field(default_factory=list)  # further sentences
 
 
 def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str] | None = None) -> Table:
@@ -221,7 +222,8 @@ def markdown(tables: Sequence[Table]) -> str:
 
 def _test_lines(table: Table) -> list[str]:
     if not table.tests:
-        return [*test_notes(table), ""] if table.untested else []
+        notes = test_notes(table)
+        return [*notes, ""] if notes else []
     lines = ["| first | second | metric | difference | 95 % interval | p | p, Holm | the first is |", "|" + "---|" * 8]
     for t in table.tests:
         lines.append(
@@ -232,7 +234,7 @@ def _test_lines(table: Table) -> list[str]:
 
 
 def test_notes(table: Table) -> list[str]:
-    """Sentences on how the tests of a table were made, and what they hold for."""
+    """Sentences on how the tests of a table were made, what they hold for, and further remarks on its rows."""
     notes = []
     if table.tests:
         test = table.tests[0]
@@ -243,7 +245,7 @@ def test_notes(table: Table) -> list[str]:
             notes.append("With one seed a difference holds between these two runs; other seeds may give another.")
     notes += precision_differences(table)
     notes += [f"{a} and {b} are not tested against each other: their test rows differ." for a, b in table.untested]
-    return notes
+    return notes + table.remarks
 
 
 def _cell_text(text: str) -> str:

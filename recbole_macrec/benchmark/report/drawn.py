@@ -118,7 +118,7 @@ def mean_values(runs: Sequence[Ranks], metric: str) -> dict[tuple, float]:
     """Key of a test row -> the metric, averaged over the runs (a label's seeds) that have the row."""
     values: dict[tuple, list[float]] = {}
     for ranks in runs:
-        for key, value in zip(ranks.keys(), row_values(ranks, metric).tolist()):
+        for key, value in zip(ranks.keys(), row_values(ranks.ranks, ranks.rows, metric).tolist()):
             values.setdefault(key, []).append(value)
     return {key: float(np.mean(of_key)) for key, of_key in values.items()}
 

@@ -210,7 +210,7 @@ def groups(comparison: Comparison, study: dict) -> Study:
             inside = [group_of(ranks, study["by"], bounds) == number for ranks in runs]
             users = len(np.unique(runs[0].users[inside[0][runs[0].rows]])) if inside else 0
             pairs = [
-                over_seeds([float(row_values(r, metric)[i].mean()) for r, i in zip(runs, inside) if i.any()])
+                over_seeds([float(row_values(r.ranks, r.rows, metric)[i].mean()) for r, i in zip(runs, inside) if i.any()])
                 for metric in metrics
             ]
             made.rows.append([label, tick, users, *(number for pair in pairs for number in pair)])

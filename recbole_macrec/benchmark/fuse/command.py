@@ -1,0 +1,285 @@
+"""Fuses trained models of a comparison into a further row of its tables.
+
+    python -m recbole_macrec.benchmark fuse DIR --models=MACRec,SASRecPerUser
+
+DIR is the --output of a comparison whose runs of these models are finished. For each data set and seed the candidates of a test
+row are the --top best items of every model. Every model scores all of them by its log-probability, and a candidate's fused score is
+
+    s(item) = sum_m w_m log p_m(item | history)
+
+The weights are chosen on the validation rows by the option valid_metric, and applied once to the test rows. The fused row is named
+after its models ("MACRec + SASRecPerUser") and appears in the tables, the paired tests and the report of the comparison. Given again,
+the command does what is missing.
+"""
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recbole_macrec.benchmark.arguments import new_parser
+from recbole_macrec.benchmark.compare.comparison import names_of, write_report
+from recbole_macrec.benchmark.compare.interactions import read_history
+from recbole_macrec.benchmark.compare.runs import (
+    RANKS,
+    RESULT,
+    Comparison,
+    Ranks,
+    Run,
+    RunSpec,
+    add_fusion,
+    open_comparison,
+    run_folder,
+    write_asked,
+    write_json,
+)
+from recbole_macrec.benchmark.compare.statistics import row_values
+from recbole_macrec.benchmark.fuse.members import Member, Rows
+from recbole_macrec.benchmark.fuse.weights import choose_weights, fused_scores, target_ranks
+from recbole_macrec.config.plain import plain
+from recbole_macrec.config.values import check_whole
+from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.utils.reporting import reporting
+
+TOP = 100
+SUPPORTED = ("rec.items", "rec.topk", "data.num_items", "data.num_users", "data.count_items", "data.count_users")
+
+
+def main(argv: list[str]) -> int:
+    """The command ``fuse``."""
+    return reporting(_main, argv)
+
+
+def _main(argv: list[str]) -> int:
+    parser = new_parser("python -m recbole_macrec.benchmark fuse", __doc__)
+    parser.epilog = None
+    parser.add_argument("folder", help="--output of compare")
+    parser.add_argument("--models", required=True, help="labels of the comparison to fuse, separated by commas")
+    parser.add_argument("--top", type=int, default=TOP, help=f"candidates of each model (default: {TOP})")
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    fuse(args.folder, names_of(args.models), args.top)
+    return write_report(open_comparison(args.folder))
+
+
+def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP) -> list[Run]:
+    """Fuse the finished runs of ``labels``, on every data set and with every seed.
+
+    Args:
+        folder: folder of a comparison.
+        top: candidates of each model; at least the largest ``topk``.
+
+    Returns:
+        The fused runs.
+
+    Raises:
+        UserError: fewer than two labels, an unknown one, or a run that is not finished.
+    """
+    check_whole(1, top=top)
+    comparison = open_comparison(folder)
+    for label in labels:
+        if label not in comparison.labels:
+            raise UserError(f"--models names {label}, which is no label of {folder}.{nearest(label, comparison.labels)}")
+    if len(set(labels)) < 2 or len(set(labels)) < len(labels):
+        raise UserError(f"--models is {','.join(labels)}; expected at least two different labels.")
+    name = " + ".join(labels)
+    fused = []
+    for dataset in comparison.datasets:
+        for seed in comparison.seeds:
+            runs = [_run_of(comparison, dataset, label, seed) for label in labels]
+            spec = RunSpec(name, name, dataset, seed, {"models": list(labels), "top": top})
+            run = write_asked(run_folder(comparison.folder, dataset, name, seed), spec)
+            if not run.finished:
+                _fuse_runs(runs, run, top)
+            fused.append(run)
+    add_fusion(comparison.folder, name, list(labels))
+    return fused
+
+
+def _run_of(comparison: Comparison, dataset: str, label: str, seed: int) -> Run:
+    run = next(run for run in comparison.runs if (run.spec.dataset, run.spec.label, run.spec.seed) == (dataset, label, seed))
+    if not run.finished:
+        raise UserError(f"{run.spec.name} is not finished; give the command of the comparison again, then fuse.")
+    return run
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Candidates of the rows of a split and their scores, in order and numbers of the first model.
+
+    Attributes:
+        items: int64 [R, C], padded with 0.
+        scores: float32 [M, R, C].
+        column: int64 [T], where each target stands among the candidates of its row, -1 if it is none of them.
+    """
+
+    rows: Rows
+    items: np.ndarray
+    scores: torch.Tensor
+    column: np.ndarray
+
+    def ranks(self, fused: torch.Tensor, lowest: int) -> np.ndarray:
+        """Rank of every target; int64 [T]."""
+        return target_ranks(fused, torch.from_numpy(self.rows.row), torch.from_numpy(self.column), lowest).numpy()
+
+
+def score_candidates(members: Sequence[Member], split: str, top: int) -> Scored:
+    """Collect the candidates of all members and have each score all of them.
+
+    Raises:
+        UserError: the members were evaluated on different rows or know different items.
+    """
+    first = members[0]
+    numbers = [_numbers(first, member) for member in members]  # member's item number -> first's
+    rows = [member.rows(split, top) for member in members]
+    order = [_order(first, rows[0], member, own) for member, own in zip(members, rows)]  # first's row -> member's row
+    lists = np.concatenate([number[own.best[place]] for number, own, place in zip(numbers, rows, order)], axis=1)
+    items = distinct(lists)
+    scores = []
+    for member, number, place in zip(members, numbers, order):
+        own = np.empty_like(items)
+        own[place] = np.argsort(number)[items]  # the member's order and numbers
+        scores.append(torch.from_numpy(member.scores(split, own)[place]))
+    found = items[rows[0].row] == rows[0].target[:, None]
+    column = np.where(found.any(1), found.argmax(1), -1)
+    return Scored(rows[0], items, torch.stack(scores), column)
+
+
+def distinct(lists: np.ndarray) -> np.ndarray:
+    """The distinct items of each row of ``lists`` [R, W] in ascending order, padded with 0 at the end; int64 [R, C]."""
+    ordered = np.sort(lists, axis=1)
+    ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = 0
+    last = np.iinfo(ordered.dtype).max
+    ordered = np.sort(np.where(ordered == 0, last, ordered), axis=1)
+    width = int((ordered < last).sum(1).max())
+    return np.where(ordered == last, 0, ordered)[:, :width]
+
+
+def _numbers(first: Member, member: Member) -> np.ndarray:
+    """Item numbers of ``first`` for each item number of ``member``; int64 [N]."""
+    known = {token: number for number, token in enumerate(first.tokens)}
+    if known.keys() != set(member.tokens):
+        raise UserError(f"{first.label} and {member.label} know different items, so their scores cannot be added; compare them with "
+                        "the same missing_images and missing_texts.")
+    return np.array([known[token] for token in member.tokens])
+
+
+def _order(first: Member, rows: Rows, member: Member, own: Rows) -> np.ndarray:
+    place = {key: row for row, key in enumerate(own.keys(member.tokens))}
+    keys = rows.keys(first.tokens)
+    if place.keys() != set(keys):
+        raise UserError(f"{first.label} and {member.label} were evaluated on different rows; compare them under the same eval_args.")
+    return np.array([place[key] for key in keys])
+
+
+def _fuse_runs(runs: Sequence[Run], target: Run, top: int) -> None:
+    """Fuse ``runs`` and write the fused run into the folder of ``target``."""
+    began, cpu_began = time.perf_counter(), time.process_time()
+    members = [Member(run) for run in runs]
+    first = members[0]
+    config, items = first.config, len(first.tokens)
+    check_whole(max(config["topk"]), top=top)
+    if missing := [need for need in _needs(first) if need not in SUPPORTED]:
+        raise UserError(f"metrics is {config['metrics']}, which need {', '.join(missing)}; a fusion ranks only its candidates. Compare "
+                        "with metrics of the first k items, such as Hit and NDCG.")
+    valid = score_candidates(members, "valid", top)
+    metric = str(config["valid_metric"]).lower()
+
+    def quality(fused: torch.Tensor) -> float:
+        return float(row_values(valid.ranks(fused, items), valid.rows.row, metric).mean())
+
+    weights, score = choose_weights(valid.scores, quality)
+    test = score_candidates(members, "test", top)
+    ranks = _ranks(first, test, fused_scores(test.scores, weights), items)
+    ranks.save(target.folder / RANKS)
+    single = {member.label: test.ranks(scores, items) for member, scores in zip(members, test.scores)}
+    result = _metrics(first, ranks)
+    seconds = time.perf_counter() - began
+    write_json({
+        **{name: runs[0].result[name] for name in ("dataset", "seed", "versions", "commit", "hardware", "test_users", "test_rows")},
+        "model": target.spec.model,
+        "test_result": result,
+        "test_detail": None,
+        "best_valid_score": round(score, 6),
+        "best_valid_result": {metric: round(score, 6)},
+        "semantic_ids": {},
+        "fusion": {
+            "models": [run.spec.label for run in runs],
+            "weights": [round(weight, 6) for weight in weights.tolist()],
+            "candidates_per_model": top,
+            "overlap": overlap(single, test.rows.row, max(config["topk"])),
+        },
+        "seconds": {
+            "training": round(sum(run.result["seconds"]["training"] + run.result["seconds"].get("pretraining", 0) for run in runs), 3),
+            "fusion": round(seconds, 3),
+            "total": round(seconds + sum(run.result["seconds"]["total"] for run in runs), 3),
+            "cpu": round(time.process_time() - cpu_began + sum(run.result["seconds"]["cpu"] for run in runs), 3),
+        },
+        "precision": _joined_precision(runs),
+        "epochs": None,
+        "parameters": sum(run.result["parameters"] for run in runs),
+        "users_per_second": round(len(test.items) / sum(member.seconds["test"] for member in members), 2),
+        "peak_memory_mib": None,
+        "checkpoint": "",
+        "settings": {},
+    }, target.folder / RESULT)  # fmt: skip
+
+
+def overlap(ranks: dict[str, np.ndarray], rows: np.ndarray, k: int) -> dict:
+    """How the hits of several models overlap: shares of rows in which a target is among the first ``k`` candidates.
+
+    Args:
+        ranks: label -> rank of each target by this model alone; int64 [T].
+        rows: int64 [T], the row of each target.
+
+    Returns:
+        ``k``; ``hit``: label -> share; ``oracle``: share in which at least one model hits; and ``both``: for every two models
+        the share in which both hit.
+    """
+    hits = {label: row_values(own, rows, f"hit@{k}") > 0 for label, own in ranks.items()}
+    return {
+        "k": k,
+        "hit": {label: round(float(hit.mean()), 6) for label, hit in hits.items()},
+        "oracle": round(float(np.logical_or.reduce(list(hits.values())).mean()), 6),
+        "both": {f"{a}, {b}": round(float((hits[a] & hits[b]).mean()), 6) for a, b in combinations(hits, 2)},
+    }
+
+
+def _ranks(first: Member, scored: Scored, fused: torch.Tensor, lowest: int) -> Ranks:
+    """The test rows of the fused ranking."""
+    k = max(first.config["topk"])
+    values, places = torch.topk(fused, min(k, fused.shape[1]))
+    top = np.take_along_axis(scored.items, places.numpy(), axis=1)
+    top = np.pad(np.where(values.numpy() == -np.inf, 0, top), ((0, 0), (0, k - top.shape[1])))
+    rows, users = scored.rows, first.dataset.token2id(first.dataset.uid_field, scored.rows.users)
+    parts = [first.train._dataset, *(loader._dataset for loader in first.loaders.values())]
+    history = read_history(*parts, np.asarray(users))
+    return Ranks(rows.users[rows.row], first.tokens, rows.target, scored.ranks(fused, lowest), top.astype(np.int32),
+                 history.counts, history.histories, rows=rows.row)
+
+
+def _needs(member: Member) -> list[str]:
+    """Data that the metrics of the run read."""
+    register = member.trainer.eval_collector.register
+    return [name for name, needed in vars(register).items() if needed is True]
+
+
+def _metrics(first: Member, ranks: Ranks) -> dict[str, float]:
+    """RecBole's metrics of the fused ranking."""
+    collector, k = first.trainer.eval_collector, max(first.config["topk"])
+    collector.data_collect(first.train)
+    starts, counts = np.unique(ranks.rows, return_index=True, return_counts=True)[1:]
+    hits = np.zeros((len(starts), k), dtype=np.int64)
+    inside = ranks.ranks <= k
+    hits[ranks.rows[inside], ranks.ranks[inside] - 1] = 1
+    collector.data_struct.set("rec.items", torch.from_numpy(ranks.top.astype(np.int64)))
+    collector.data_struct.set("rec.topk", torch.from_numpy(np.hstack([hits, counts[:, None]])))
+    return plain(dict(first.trainer.evaluator.evaluate(collector.data_struct)))
+
+
+def _joined_precision(runs: Sequence[Run]) -> dict[str, str]:
+    precisions = [run.result["precision"] for run in runs]
+    return {stage: ", ".join(sorted({each[stage] for each in precisions})) for stage in ("training", "evaluation")}

@@ -1,0 +1,139 @@
+"""The models that a fusion combines: their best items for every evaluated row, and their scores of given items.
+
+Shapes: B users of a batch, R rows, C candidates of a row, T targets, N items including the padding.
+"""
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.interaction import Interaction
+from recbole.quick_start import quick_start
+from recbole.utils import get_trainer
+
+from recbole_macrec.benchmark.compare.run import fresh_logging
+from recbole_macrec.benchmark.compare.runs import Run
+from recbole_macrec.config.options import hidden_words
+from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.eligible import Eligible
+from recbole_macrec.model.base import EXCLUDED, GenerativeRecommender
+from recbole_macrec.trainer.trainer import padded_rows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The evaluated rows of a split, in the order of one model, with its best items.
+
+    Attributes:
+        users: [R] tokens.
+        row, target: int64 [T], the targets of all rows, in this order; item numbers.
+        best: int64 [R, top], the best items of each row, padded with 0.
+    """
+
+    users: np.ndarray
+    row: np.ndarray
+    target: np.ndarray
+    best: np.ndarray
+
+    def keys(self, tokens: np.ndarray) -> list[tuple]:
+        """What identifies each row in every model: the user, the targets' ``tokens`` [N], and the number of equal rows before."""
+        targets = np.split(tokens[self.target], np.searchsorted(self.row, np.arange(1, len(self.users))))
+        seen: dict[tuple, int] = {}
+        keys = []
+        for user, names in zip(self.users.tolist(), targets):
+            key = (str(user), tuple(sorted(names.tolist())))
+            seen[key] = seen.get(key, -1) + 1
+            keys.append((*key, seen[key]))
+        return keys
+
+
+class Member:
+    """A trained model of a finished run, loaded from its best checkpoint.
+
+    Attributes:
+        tokens: [N], the items' tokens by number.
+        seconds: seconds spent on ranking and scoring, by split.
+
+    Raises:
+        UserError: the run has no checkpoint, or does not rank the whole catalogue.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        checkpoint = run.folder / (run.result["checkpoint"] or "-")
+        if not checkpoint.is_file():
+            raise UserError(f"{run.spec.name} has no checkpoint at {checkpoint}; run the comparison again to train it.")
+        data_path = run.spec.settings.get("data_path")
+        with fresh_logging(), hidden_words():
+            self.config, self.model, _, self.train, valid, test = quick_start.load_data_and_model(str(checkpoint), data_path)
+            self.trainer = get_trainer(self.config["MODEL_TYPE"], self.config["model"])(self.config, self.model)
+        self.loaders = {"valid": valid, "test": test}
+        for split, loader in self.loaders.items():
+            if not isinstance(loader, FullSortEvalDataLoader) or not len(loader):
+                raise UserError(f"{run.spec.name} does not rank all items for {split} rows; set eval_args so that both splits have "
+                                "rows and mode is full.")
+        self.model.eval()
+        dataset = test._dataset
+        self.trainer.tot_item_num, self.trainer.item_tensor = dataset.item_num, dataset.get_item_feature().to(self.trainer.device)
+        self.dataset = dataset
+        self.tokens = np.asarray(dataset.field2id_token[dataset.iid_field], dtype=str)
+        self.seconds = dict.fromkeys(self.loaders, 0.0)
+
+    @property
+    def label(self) -> str:
+        return self.run.spec.label
+
+    @torch.no_grad()
+    def rows(self, split: str, top: int) -> Rows:
+        """The rows of ``split`` with this model's ``top`` best items."""
+        users, row, target, best, count = [], [], [], [], 0
+        for batch in self._batches(split):
+            interaction, _, positive_u, positive_i = batch
+            items = self._best(batch, min(top, len(self.tokens) - 1))
+            users.append(interaction[self.dataset.uid_field].cpu())
+            order = torch.argsort(positive_u * len(self.tokens) + positive_i)
+            row.append(positive_u[order] + count)
+            target.append(positive_i[order])
+            best.append(items.cpu())
+            count += len(items)
+        tokens = self.dataset.id2token(self.dataset.uid_field, torch.cat(users).numpy())
+        return Rows(np.asarray(tokens, dtype=str), torch.cat(row).numpy(), torch.cat(target).numpy(), torch.cat(best).numpy())
+
+    @torch.no_grad()
+    def scores(self, split: str, items: np.ndarray) -> np.ndarray:
+        """Log-probabilities of ``items`` [R, C], in this model's order of rows and numbers of items; -inf for the padding 0.
+
+        The log-probability of a generative model is that of the item's semantic ID, for several modalities by its option
+        ``fusion``. The one of any other model is the log-softmax of its scores over all items that may be recommended.
+        """
+        parts, begin = [], 0
+        for batch in self._batches(split):
+            rows = torch.from_numpy(items[begin : begin + len(batch[0])]).to(self.trainer.device)
+            if isinstance(self.model, GenerativeRecommender):
+                scores = self.model.item_scores(batch[0].to(self.trainer.device), rows)
+            else:
+                scores = torch.log_softmax(self._all_scores(batch), dim=1).gather(1, rows)
+            parts.append(scores.float().masked_fill(rows == 0, -torch.inf).cpu())
+            begin += len(rows)
+        return torch.cat(parts).numpy()
+
+    def _batches(self, split: str) -> Iterator[tuple]:
+        began = time.perf_counter()
+        yield from self.loaders[split]
+        self.seconds[split] += time.perf_counter() - began
+
+    def _all_scores(self, batch: tuple) -> torch.Tensor:
+        return self.trainer._full_sort_batch_eval(batch)[1].float()  # [B, N]
+
+    def _best(self, batch: tuple, top: int) -> torch.Tensor:
+        if not isinstance(self.model, GenerativeRecommender):
+            scores, items = torch.topk(self._all_scores(batch), top)
+            return items.masked_fill(scores == -torch.inf, 0)
+        interaction, masked, *_ = batch
+        interaction = interaction.to(self.trainer.device)
+        if masked is not None:
+            interaction.update(Interaction({EXCLUDED: padded_rows(*masked, len(interaction)).to(self.trainer.device)}))
+        eligible = Eligible(dict(self.model.tries.items()), max(self.model.beams, top), self.model.excluded(interaction), top)
+        return self.model.rank(interaction, eligible)["fused"].widened(top).items[:, :top]

@@ -1,0 +1,78 @@
+"""The weights of a fusion, chosen on validation rows.
+
+Shapes: M models, R rows, C candidates of a row, T targets.
+"""
+from collections.abc import Callable
+
+import torch
+
+MULTIPLIERS = [0.0, *(2.0 ** (step / 2) for step in range(-6, 7))]  # of the starting weights, 1/8 to 8
+FINE_MULTIPLIERS = [2.0 ** (step / 8) for step in range(-4, 5)]
+ROUNDS = 4  # maximum number of passes over the models
+
+
+def fused_scores(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted sum of the models' log-probabilities, sum_m w_m log p_m(item | history).
+
+    A weight is the inverse of the temperature of a model's softmax, so one number per model sets both.
+
+    Args:
+        scores: [M, R, C], -inf where a row has no further candidate.
+        weights: [M].
+
+    Returns:
+        [R, C].
+    """
+    absent = scores[0] == -torch.inf
+    return torch.einsum("mrc,m->rc", scores.masked_fill(absent, 0.0), weights).masked_fill(absent, -torch.inf)
+
+
+def target_ranks(fused: torch.Tensor, row: torch.Tensor, column: torch.Tensor, lowest: int) -> torch.Tensor:
+    """Rank of each target among the candidates of its row, 1 for the best; equal scores rank in candidate order; int64 [T].
+
+    Args:
+        fused: [R, C].
+        row, column: int64 [T], where a target stands in ``fused``; column -1 if it is no candidate.
+        lowest: rank of targets that are no candidates.
+    """
+    own = fused[row, column.clamp(min=0)].unsqueeze(1)
+    others = fused[row]
+    place = torch.arange(fused.shape[1])
+    before = (others > own) | ((others == own) & (place < column.unsqueeze(1)))
+    return torch.where(column >= 0, before.sum(1) + 1, lowest)
+
+
+def choose_weights(scores: torch.Tensor, quality: Callable[[torch.Tensor], float]) -> tuple[torch.Tensor, float]:
+    """Search the weights [M] whose fused scores have the highest ``quality``.
+
+    Coordinate search: it starts with weights that give the scores of every model the same standard deviation within a row, and
+    then changes one weight at a time, first in steps of sqrt(2) and with 0 among the values, then in steps of 2^(1/8). The
+    result depends on nothing but the arguments.
+
+    Args:
+        scores: [M, R, C], as in :func:`fused_scores`.
+        quality: metric of the fused scores [R, C], higher is better.
+
+    Returns:
+        The weights, divided by their sum, and their quality.
+    """
+    present = scores[0].isfinite()
+    counts = present.sum(1).clamp(min=1)
+    filled = scores.masked_fill(~present, 0.0)
+    means = filled.sum(2) / counts  # [M, R]
+    variance = ((filled - means.unsqueeze(2)).square() * present).sum(2) / counts
+    weights = 1 / variance.sqrt().mean(1).clamp(min=1e-6)
+    best = quality(fused_scores(scores, weights))
+    for multipliers in (MULTIPLIERS, FINE_MULTIPLIERS):
+        for _ in range(ROUNDS):
+            start = best
+            for model in range(len(weights)):
+                tries = weights.repeat(len(multipliers), 1)
+                tries[:, model] *= torch.tensor(multipliers)
+                values = [quality(fused_scores(scores, tried)) if tried.any() else best for tried in tries]
+                if max(values) > best:
+                    best = max(values)
+                    weights = tries[values.index(best)]
+            if best == start:
+                break
+    return weights / weights.sum(), best

@@ -1,0 +1,147 @@
+"""``benchmark fuse``: trained models of a comparison become a further row of its tables."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, write_tiny_dataset
+from small_models import SMALL
+
+from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.compare.runs import open_comparison
+from recbole_macrec.benchmark.compare.statistics import user_values
+from recbole_macrec.benchmark.fuse.command import distinct, fuse, overlap, score_candidates
+from recbole_macrec.benchmark.fuse.members import Member
+from recbole_macrec.benchmark.fuse.weights import choose_weights, fused_scores, target_ranks
+from recbole_macrec.data.features import FeatureTable
+
+MODELS = ("TIGER", "SASRec", "BPR")  # generative, sequential and general
+NAME = "TIGER + SASRec + BPR"
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory) -> Path:
+    """A finished comparison of the three models, fused."""
+    data_path = write_tiny_dataset(tmp_path_factory.mktemp("data"))
+    features = np.random.default_rng(0).standard_normal((30, 12)).astype(np.float32)
+    FeatureTable(tuple(f"i{i}" for i in range(30)), features).save(data_path / TINY, "text")
+    settings = {**SMALL, "modalities": "['text']", "epochs": 3, "topk": "[1,5,10]", "repeatable": True}
+    folder = tmp_path_factory.mktemp("run") / "compared"
+    words = ["compare", f"--models={','.join(MODELS)}", f"--datasets={TINY}", f"--data_path={data_path}", f"--output={folder}",
+             *(f"--{key}={value}" for key, value in settings.items())]  # fmt: skip
+    assert main(words) == 0
+    assert main(["fuse", str(folder), f"--models={','.join(MODELS)}", "--top=12"]) == 0
+    assert main(words) == 0  # finds everything finished
+    return folder
+
+
+def fused_run(folder: Path):
+    return next(run for run in open_comparison(folder).runs if run.spec.label == NAME)
+
+
+def test_three_users_by_hand():
+    absent = -torch.inf
+    scores = torch.tensor([
+        [[-1.0, -2.0, -3.0], [-1.0, -2.0, absent], [-3.0, -1.0, -2.0]],
+        [[-4.0, -1.0, -1.0], [-2.0, -2.0, absent], [-1.0, -1.0, -5.0]],
+    ])  # fmt: skip
+    fused = fused_scores(scores, torch.tensor([1.0, 0.5]))
+    assert fused.tolist() == [[-3.0, -2.5, -3.5], [-2.0, -3.0, absent], [-3.5, -1.5, -4.5]]
+    row, column = torch.tensor([0, 1, 2]), torch.tensor([2, 0, -1])
+    assert target_ranks(fused, row, column, lowest=99).tolist() == [3, 1, 99]
+    assert target_ranks(torch.zeros(1, 3), torch.tensor([0, 0]), torch.tensor([0, 2]), 99).tolist() == [1, 3]
+
+
+def test_candidates_are_the_distinct_items_of_all_lists():
+    assert distinct(np.array([[3, 1, 3, 2], [5, 0, 5, 5]])).tolist() == [[1, 2, 3], [5, 0, 0]]
+
+
+def test_a_useless_model_gets_no_weight_and_a_useful_pair_beats_both():
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.randn(2, 4000, 20, generator=generator)
+    noise = torch.randn(1, 4000, 20, generator=generator)
+    row, column = torch.arange(4000), torch.zeros(4000, dtype=torch.long)
+    signal[:, :, 0] += 1.5  # the target, in two independent models
+
+    def quality(fused):
+        return float(user_values(target_ranks(fused, row, column, 99).numpy(), "ndcg@10").mean())
+
+    weights, best = choose_weights(torch.cat([signal, noise]).log_softmax(-1), quality)
+    assert weights[2] < 0.2 * weights[:2].min() and weights.sum().item() == pytest.approx(1)
+    assert best > max(quality(scores) for scores in signal) + 0.05
+
+
+def test_the_fused_run_is_a_row_of_the_tables(comparison):
+    (table,) = json.loads((comparison / "table.json").read_text())["tables"]
+    assert [row["label"] for row in table["rows"]] == [*MODELS, NAME]
+    assert any(NAME in (test["first"], test["second"]) for test in table["tests"])
+    run = fused_run(comparison)
+    for metric in ("hit@10", "ndcg@10", "hit@1"):
+        own = user_values(run.ranks.ranks, metric).mean()
+        assert run.result["test_result"][metric] == pytest.approx(own, abs=1e-4)
+    found = run.result["fusion"]["overlap"]
+    assert found["oracle"] >= max(found["hit"].values()) > 0
+    assert "weights" in table["test_notes"][-1] and "chosen on validation" in (comparison / "table.md").read_text()
+    assert main(["report", str(comparison)]) == 0
+
+
+def test_the_row_stays_when_the_comparison_is_repeated(comparison):
+    spec = json.loads((comparison / "compare.json").read_text())
+    assert spec["fusions"] == {NAME: list(MODELS)}
+    before = fused_run(comparison).result
+    assert main(["fuse", str(comparison), f"--models={','.join(MODELS)}", "--top=12"]) == 0
+    assert fused_run(comparison).result == before
+
+
+def test_scores_of_the_models_agree_with_their_own_rankings(comparison):
+    """Candidates alone, each model ranks as in its own run, whatever order and numbers the others have."""
+    runs = {run.spec.label: run for run in open_comparison(comparison).runs}
+    members = [Member(runs[label]) for label in MODELS]
+    scored = score_candidates(members, "test", 12)
+    for label, scores in zip(MODELS, scored.scores):
+        own = runs[label].ranks
+        rank = dict(zip(own.keys(), own.ranks.tolist()))
+        for key, found in zip(scored.rows.keys(members[0].tokens), scored.ranks(scores, 99).tolist()):
+            assert found == rank[key] or min(found, rank[key]) > 10
+
+
+def test_weights_come_from_validation_alone(comparison, monkeypatch):
+    """With other test targets the weights are the same."""
+    weights = fused_run(comparison).result["fusion"]["weights"]
+    original, seen = Member.rows, []
+
+    def changed(self, split, top):
+        rows = original(self, split, top)
+        if split == "test":
+            seen.append(split)
+            rows.target[:] = 1 + rows.target % 29
+        return rows
+
+    monkeypatch.setattr(Member, "rows", changed)
+    run = fused_run(comparison)
+    before = run.result["test_result"]
+    (run.folder / "result.json").unlink()
+    fuse(comparison, MODELS, 12)
+    again = fused_run(comparison).result
+    assert seen and again["fusion"]["weights"] == weights and again["test_result"] != before
+    monkeypatch.undo()
+    (run.folder / "result.json").unlink()
+    fuse(comparison, MODELS, 12)
+    assert fused_run(comparison).result["test_result"] == before
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--models=TIGER"], "at least two different labels"),
+    (["--models=TIGER,SASREC"], "Did you mean 'SASRec'"),
+    (["--models=TIGER,SASRec", "--top=5"], "top is 5; expected a whole number, at least 10"),
+])  # fmt: skip
+def test_wrong_arguments_are_one_sentence(comparison, words, message, capsys):
+    assert main(["fuse", str(comparison), *words]) != 0
+    assert message in capsys.readouterr().err
+
+
+def test_overlap_of_hits():
+    ranks = {"a": np.array([1, 9, 0, 3]), "b": np.array([2, 20, 5, 30])}
+    found = overlap(ranks, np.arange(4), 10)
+    assert found == {"k": 10, "hit": {"a": 0.75, "b": 0.5}, "oracle": 1.0, "both": {"a, b": 0.25}}
