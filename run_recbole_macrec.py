@@ -1,4 +1,4 @@
-"""Train and test MACRec, or any models of RecBole and this project side by side; ``--help`` lists the options."""
+"""Train and test MACRec, or compare models of RecBole and this project; ``--help`` lists the options."""
 import sys
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Generative sequential recommendation over multimodal semantic IDs, as RecBole models.
+"""Generative sequential recommendation with multimodal semantic IDs, as models for RecBole.
 
-Importing this package repairs RecBole 1.2 for the installed libraries and registers the models with it.
+Importing this package makes RecBole 1.2 work with current libraries and registers the models with RecBole.
 """
 from recbole_macrec.utils.interrupts import end_commands_at_once
 

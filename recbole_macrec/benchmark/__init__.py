@@ -1,1 +1,1 @@
-"""Side-by-side runs: one model or several under one protocol, watched, tabulated and written down."""
+"""Compare models under one protocol: runs, tables, statistics, reports and speed measurements."""

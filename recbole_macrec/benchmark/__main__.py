@@ -1,10 +1,10 @@
-"""Models side by side, or the speed of one stage against the usual way of doing it.
+"""Compare models, or measure the speed of one stage against a common implementation.
 
     python -m recbole_macrec.benchmark compare|study|fuse|report|publish --help
     python -m recbole_macrec.benchmark decode|train|exact|quantize|scale|whole [--dataset=Instruments --data_path=DIR]
 
-The latter checks first that both compute the same, then measures: warm-up, repeated runs, the median. The last line is one JSON
-object with the figures, the hardware and the versions.
+The second form checks first that both implementations compute the same, then measures the median of several runs after a
+warm-up. The last line is a JSON object with the results, the hardware and the library versions.
 """
 import argparse
 import json
@@ -38,15 +38,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(argv: list[str]) -> int:
-    """Run one stage and print its figures."""
+    """Measure one stage and print the results."""
     args = parse(argv)
     if args.stage not in ("quantize", "scale"):
         check_dataset(args.dataset, args.data_path, False)
-    figures = STAGES[args.stage](args)
-    for name, value in figures.items():
+    results = STAGES[args.stage](args)
+    for name, value in results.items():
         for line in value if isinstance(value, list) else [value]:
             print(f"{name}: {line}")
-    record = {"stage": args.stage, **figures, "arguments": vars(args), "hardware": hardware(), "versions": versions()}
+    record = {"stage": args.stage, **results, "arguments": vars(args), "hardware": hardware(), "versions": versions()}
     print(json.dumps(record))
     return 0
 
@@ -58,23 +58,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--dataset", default="arts-toy")
     parser.add_argument("--data_path", default=DATA_PATH)
-    parser.add_argument("--modality", default="text", help="the modality whose IDs are used (default: text)")
-    parser.add_argument("--batch", type=int, default=256, help="training batch of both sides (default: 256)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of ours (default: 3)")
+    parser.add_argument("--modality", default="text", help="modality whose IDs are used (default: text)")
+    parser.add_argument("--batch", type=int, default=256, help="training batch size (default: 256)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of this package (default: 3)")
     parser.add_argument("--reference_repeats", type=int, default=1, help="timed runs of the reference (default: 1)")
-    parser.add_argument("--training_steps", type=int, default=40, help="decode, exact: steps trained before (40)")
-    parser.add_argument("--users", type=int, default=2048, help="decode, exact: users ranked by beams, certified (2048)")
-    parser.add_argument("--reference_users", type=int, default=128, help="decode: users of the reference (default: 128)")
-    parser.add_argument("--reference_batch", type=int, default=32, help="decode: users of a generate call (default: 32)")
-    parser.add_argument("--parity_steps", type=int, default=50, help="train: steps of the loss curves (default: 50)")
-    parser.add_argument("--timed_steps", type=int, default=5, help="train: steps of a timed run (default: 5)")
-    parser.add_argument("--exact_users", type=int, default=32, help="exact, whole: users ranked, 0 for all (default: 32)")
-    parser.add_argument("--modalities", nargs="+", help="whole, quantize --items: item features")
-    parser.add_argument("--epochs", type=int, default=2, help="whole: epochs trained (default: 2)")
+    parser.add_argument("--training_steps", type=int, default=40, help="decode, exact: training steps before measuring (default: 40)")
+    parser.add_argument("--users", type=int, default=2048, help="decode, exact: users ranked by beam search and certified ranking (default: 2048)")
+    parser.add_argument("--reference_users", type=int, default=128, help="decode: users ranked by the reference (default: 128)")
+    parser.add_argument("--reference_batch", type=int, default=32, help="decode: users per call of generate (default: 32)")
+    parser.add_argument("--parity_steps", type=int, default=50, help="train: steps over which losses are compared (default: 50)")
+    parser.add_argument("--timed_steps", type=int, default=5, help="train: steps per timed run (default: 5)")
+    parser.add_argument("--exact_users", type=int, default=32, help="exact, whole: users ranked exactly, 0 for all (default: 32)")
+    parser.add_argument("--modalities", nargs="+", help="whole, quantize --items: modalities to use")
+    parser.add_argument("--epochs", type=int, default=2, help="whole: training epochs (default: 2)")
     parser.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy", help="quantize: feature files")
-    parser.add_argument("--items", type=int, nargs="+", help="quantize, scale: catalogue sizes (scale: 10000 100000 1000000)")
+    parser.add_argument("--items", type=int, nargs="+", help="quantize, scale: catalogue sizes (default of scale: 10000 100000 1000000)")
     parser.add_argument("--scale_users", type=int, default=64, help="scale: users decoded at once (default: 64)")
-    parser.add_argument("--plot", metavar="FILE.svg", help="scale: draw the cost of a user against the catalogue's size")
+    parser.add_argument("--plot", metavar="FILE.svg", help="scale: plot the time per user against the catalogue size")
     return parser.parse_args(argv)
 
 

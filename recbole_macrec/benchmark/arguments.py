@@ -1,4 +1,4 @@
-"""What the command lines share: ``--key=value`` settings."""
+"""Command-line parsing that all commands share: ``--key=value`` settings."""
 import argparse
 from typing import Any
 
@@ -12,6 +12,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser that raises a UserError for wrong arguments."""
     return _Parser(
         prog=prog,
         description=description,
@@ -22,6 +23,6 @@ def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
 
 
 def read_settings(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """The parser's own arguments, and RecBole's ``--key=value`` settings."""
+    """Parse ``argv`` into the arguments of ``parser`` and RecBole's ``--key=value`` settings."""
     args, rest = parser.parse_known_args(argv)
     return args, settings_of_words(rest, vars(args))

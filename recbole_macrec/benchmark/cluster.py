@@ -1,7 +1,7 @@
-"""The runs of a comparison on the machines of a Ray cluster.
+"""Execute the runs of a comparison on the machines of a Ray cluster.
 
-Every machine reads and writes the same folders. A run whose worker, machine or process ends unexpectedly is started once more,
-from its newest checkpoint; what becomes of one run does not touch the others.
+All machines share the folders of the runs. A run whose worker, machine or process ends unexpectedly is started once more, from
+its newest checkpoint. A failed run does not affect the others.
 """
 import multiprocessing
 import os
@@ -19,12 +19,12 @@ from recbole_macrec.benchmark.compare.runs import FAILURE, Run, write_json
 from recbole_macrec.benchmark.compare.worker import Resources, start
 from recbole_macrec.errors import UserError
 
-POLL = 2.0  # seconds between two looks at the progress
-CONNECT = 20  # seconds within which a cluster has to accept us
-ANSWER = 120  # seconds within which every machine has to look for the folders; the first task there imports the libraries
+POLL = 2.0  # seconds between two checks of the progress
+CONNECT = 20  # seconds to wait for a connection to the cluster
+ANSWER = 120  # seconds in which every machine has to check the folders; its first task also imports the libraries
 INSTALL = (
-    "--ray needs a current Ray: pip install 'ray[default]>=2.9' (pip may warn that RecBole pins an older one, which does not "
-    "matter here)."
+    "--ray needs Ray 2.9 or later: pip install 'ray[default]>=2.9' (pip may warn that RecBole requires an older version; ignore "
+    "the warning)."
 )
 
 
@@ -33,26 +33,30 @@ class TaskFailed(Exception):
 
 
 class Cluster(Protocol):
-    """Machines that carry out tasks."""
+    """Machines that execute tasks."""
 
     def machines(self) -> dict[str, str]:
-        """ID -> name of every machine that carries out runs."""
+        """Return ID -> name of every machine that can execute runs."""
 
     def submit(self, function, *arguments, machine: str | None = None) -> Any:
-        """Start ``function(*arguments)`` as soon as there is room, or at once on the machine with the ID; returns the task."""
+        """Call ``function(*arguments)`` on the cluster and return the task.
+
+        Args:
+            machine: ID of the machine that starts it at once; None: any machine, as soon as it has free CPUs.
+        """
 
     def wait(self, tasks: Sequence, seconds: float) -> Sequence:
-        """The tasks that have ended, once there is one, or after so many seconds."""
+        """Wait until a task has ended, for at most ``seconds``, and return the tasks that have ended."""
 
     def result(self, task) -> Any:
-        """What the function of an ended task returned; raises :class:`TaskFailed`."""
+        """Return what the function of an ended task returned; raise :class:`TaskFailed` if it failed."""
 
 
 def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resources, bar: tqdm) -> None:
-    """Do every run of ``waiting``; a run that ends unexpectedly twice gets a failure.json.
+    """Execute all runs of ``waiting``. A run that ends unexpectedly twice gets a failure.json.
 
     Raises:
-        UserError: before the first run, when a machine does not see the folders of the runs.
+        UserError: before the first run, if a machine cannot access the folders of the runs.
     """
     waiting = [Run(run.folder.absolute()) for run in waiting]
     check_folders(cluster, waiting)
@@ -76,7 +80,7 @@ def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resource
                     write_json({"error": f"The run ended unexpectedly: {error}; see {run.folder}."}, run.folder / FAILURE)
             if run.error:
                 bar.write(f"error: {run.spec.name}: {run.error}")
-            ended += 1 if run.finished or run.error else run.share  # a paused one stays where it is
+            ended += 1 if run.finished or run.error else run.share  # a paused run keeps its share
         shares = {run.folder: run.share for run in tasks.values()}
         active = [run.spec.name for run in tasks.values() if shares[run.folder] != share_before[run.folder]]
         bar.set_postfix_str(", ".join(active), refresh=False)
@@ -86,10 +90,10 @@ def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resource
 
 
 def do_run(run: Run, resources: Resources) -> None:
-    """A run on a machine of the cluster, in a process of its own.
+    """Execute a run on this machine of the cluster, in its own process.
 
     Raises:
-        RuntimeError: when that process ends without a result and without saying why.
+        RuntimeError: if that process ends without a result and without a message.
     """
     if resources.late or run.finished:
         return
@@ -100,7 +104,7 @@ def do_run(run: Run, resources: Resources) -> None:
 
 
 def check_folders(cluster: Cluster, runs: Sequence[Run]) -> None:
-    """Raise a UserError that names a machine which does not see, or cannot write, the folders that the runs use."""
+    """Raise a UserError if a machine cannot read and write the folders of the runs; the message names the machine."""
     if not runs:
         return
     top = Path(os.path.commonpath([run.folder for run in runs]))
@@ -115,8 +119,8 @@ def check_folders(cluster: Cluster, runs: Sequence[Run]) -> None:
             for task in cluster.wait(list(tasks), end - time.monotonic()):
                 _check_answer(cluster, task, tasks.pop(task))
         if tasks:
-            raise UserError(f"Machine {next(iter(tasks.values()))} of the Ray cluster has not answered within {ANSWER} s: look at "
-                            "its Ray logs, or start Ray there again.")
+            raise UserError(f"Machine {next(iter(tasks.values()))} of the Ray cluster has not answered within {ANSWER} s: check "
+                            "its Ray logs, or restart Ray there.")
     finally:
         token.unlink()
 
@@ -125,15 +129,15 @@ def _check_answer(cluster: Cluster, task, machine: str) -> None:
     try:
         missing = cluster.result(task)
     except TaskFailed as error:
-        raise UserError(f"Machine {machine} of the Ray cluster can't carry out runs ({error}): install recbole_macrec there as it "
-                        "is installed here.") from None
+        raise UserError(f"Machine {machine} of the Ray cluster can't execute runs ({error}): install the same recbole_macrec "
+                        "there as on this machine.") from None
     if missing:
-        raise UserError(f"Machine {machine} of the Ray cluster does not see {missing[0].parent}, or may not write it, as this "
-                        "machine does: put --output and data_path on a file system that all machines mount at the same path.")
+        raise UserError(f"Machine {machine} of the Ray cluster cannot read or write {missing[0].parent}, "
+                        "but this machine can: put --output and data_path on a file system that all machines mount at the same path.")
 
 
 def missing_here(paths: Sequence[Path]) -> list[Path]:
-    """Those of ``paths`` that this machine does not see; the first one's folder has to be writable too."""
+    """Return those of ``paths`` that this machine cannot see. The folder of the first path must also be writable."""
     return [path for i, path in enumerate(paths) if not path.exists() or (i == 0 and not os.access(path.parent, os.W_OK))]
 
 
@@ -141,12 +145,11 @@ class RayCluster:
     """The :class:`Cluster` of a running Ray.
 
     Args:
-        address: as ``ray.init`` reads it: HOST:PORT of the head, ``auto`` for the Ray that runs on this machine, or
-            ``ray://HOST:PORT``.
-        threads: CPUs that a run takes.
+        address: as in ``ray.init``: HOST:PORT of the head, ``auto`` for the Ray on this machine, or ``ray://HOST:PORT``.
+        threads: CPUs per run.
 
     Raises:
-        UserError: within 30 s, when Ray is not installed or there is no cluster at ``address``.
+        UserError: within 30 s, if Ray is not installed or there is no cluster at ``address``.
     """
 
     def __init__(self, address: str, threads: int):
@@ -160,10 +163,10 @@ class RayCluster:
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         self._run = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_on_own_gpu)
-        self._look = ray.remote(num_cpus=0, max_retries=0)(_call)
+        self._check = ray.remote(num_cpus=0, max_retries=0)(_call)
 
     def machines(self) -> dict[str, str]:
-        """See :class:`Cluster`; a head that was started with no CPUs carries out none."""
+        """See :class:`Cluster`; a head that was started without CPUs executes no runs."""
         return {
             node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
             for node in self.ray.nodes()
@@ -175,8 +178,8 @@ class RayCluster:
             return self._run.remote(function, *arguments)
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        there = NodeAffinitySchedulingStrategy(machine, soft=False)
-        return self._look.options(scheduling_strategy=there).remote(function, *arguments)
+        strategy = NodeAffinitySchedulingStrategy(machine, soft=False)
+        return self._check.options(scheduling_strategy=strategy).remote(function, *arguments)
 
     def wait(self, tasks: Sequence, seconds: float) -> Sequence:
         return self.ray.wait(list(tasks), num_returns=1, timeout=max(0.0, seconds))[0]
@@ -195,7 +198,7 @@ def _call(function, *arguments):
 
 
 def _on_own_gpu(function, run: Run, resources: Resources):
-    """Use the GPU that Ray set aside for this task: RecBole would take the first one of the machine."""
+    """Use the GPU that Ray reserved for this task; by default RecBole uses the first one of the machine."""
     import ray
 
     gpus = ray.get_gpu_ids()
@@ -209,26 +212,26 @@ def _first_line(error: BaseException) -> str:
 
 
 def check_address(address: str) -> None:
-    """Raise a UserError when nothing listens at HOST:PORT; other addresses are left to Ray."""
+    """Raise a UserError if nothing listens at HOST:PORT. Other forms of addresses are checked by Ray."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if not port.isdecimal() or not host:
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT / 2).close()
     except (OSError, OverflowError) as error:
-        raise UserError(f"--ray={address}: nothing answers there ({error}); give the address that `ray start --head` printed, "
+        raise UserError(f"--ray={address}: no connection ({error}); give the address that `ray start --head` printed, "
                         "such as 10.0.0.1:6379, or auto on a machine of the cluster.") from None
 
 
 def _check_connection(address: str) -> None:
-    """Connect in a process that can be ended: at a wrong address Ray tries for minutes, or ends its process."""
+    """Connect in a separate process, since Ray may try a wrong address for minutes, or exit its process."""
     context = multiprocessing.get_context("spawn")
-    received, sent = context.Pipe(duplex=False)
-    process = context.Process(target=_connect, args=(address, sent), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_connect, args=(address, sender), daemon=True)
     process.start()
-    sent.close()
+    sender.close()
     try:
-        reason = received.recv() if received.poll(CONNECT) else f"no connection within {CONNECT} s"
+        reason = receiver.recv() if receiver.poll(CONNECT) else f"no connection within {CONNECT} s"
     except EOFError:
         reason = "Ray ended the attempt"
     process.kill()
@@ -238,7 +241,7 @@ def _check_connection(address: str) -> None:
                         "such as 10.0.0.1:6379, or auto on a machine of the cluster.")
 
 
-def _connect(address: str, sent) -> None:
+def _connect(address: str, sender) -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
@@ -246,8 +249,8 @@ def _connect(address: str, sent) -> None:
 
     try:
         ray.init(address=address, log_to_driver=False)
-    except Exception as error:  # whatever it is, the address cannot be used
-        sent.send(_first_line(error))
+    except Exception as error:  # whatever the reason, the address is unusable
+        sender.send(_first_line(error))
     else:
-        sent.send(None)
+        sender.send(None)
         ray.shutdown()

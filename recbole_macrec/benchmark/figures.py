@@ -1,4 +1,4 @@
-"""Figures with error bars: PNG and PDF for papers, SVG whose colours a page chooses."""
+"""Figures with error bars: PNG and PDF for papers, SVG with CSS colours for web pages."""
 import io
 import re
 from dataclasses import dataclass, field
@@ -7,24 +7,24 @@ from pathlib import Path
 from recbole_macrec.utils.files import remove_unfinished, whole_file
 
 WIDTH, HEIGHT, DPI = 6.4, 4.0, 160
-PAGE_WIDTH, PAGE_HEIGHT = 5.0, 3.2  # smaller, so that letters stay readable on a phone
+PAGE_WIDTH, PAGE_HEIGHT = 5.0, 3.2  # smaller, so that text stays readable on a phone
 COLOURS = (
     "#3f68d1", "#e07a10", "#1f9d8a", "#d1495b", "#8a5cc7", "#8a6d3b", "#d45fa0", "#5f8f1f", "#0f8fb8", "#7b8794",
 )  # fmt: skip
 INK, FAINT = "#2b2f36", "#d9dde3"  # text and axes, grid lines
 MARKERS = "osD^vP"
-STROKES, HATCHES = ("-", "--", ":", "-."), ("", "///", "...", "xxx")  # tell series of one colour apart
-LEGEND_LETTERS = 62  # in one line of a legend
+STROKES, HATCHES = ("-", "--", ":", "-."), ("", "///", "...", "xxx")  # distinguish series of the same colour
+LEGEND_LETTERS = 62  # characters in one line of a legend
 
 
 @dataclass
 class Drawing:
-    """What every figure has; ``title`` stands above it on paper, beside it in a page."""
+    """Base class of figures. ``title`` is part of the PNG and PDF files; a page shows it beside the SVG."""
 
     title: str
 
     def save(self, folder: Path, name: str) -> list[Path]:
-        """Write ``name.png`` and ``name.pdf`` into ``folder``."""
+        """Write ``name.png`` and ``name.pdf`` to ``folder`` and return their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder, f"{name}.")
         paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
@@ -36,19 +36,22 @@ class Drawing:
         return paths
 
     def svg(self, name: str, scale: float = 1.0) -> str:
-        """An ``<svg>`` element without title, font and size, to stand in HTML: its colours are the variables ``--series-N``,
-        ``--ink`` and ``--faint``, its ids begin with ``name``, and what belongs to series N has the class ``series-N``."""
+        """Return an ``<svg>`` element for HTML, without title, font and size.
+
+        Its colours are the CSS variables ``--series-N``, ``--ink`` and ``--faint``. Its ids start with ``name``. The elements of
+        series N have the class ``series-N``.
+        """
         file = io.StringIO()
         with _style(name):
             canvas = self._canvas(scale * PAGE_WIDTH, scale * PAGE_HEIGHT, "")
             canvas.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         text = file.getvalue()
         text = text[text.index("<svg") :]
-        for needless in (r"<metadata>.*?</metadata>", "<style.*?</style>", "font-family: [^;]*; ?", "(?<=<svg)[^>]*(?= viewBox)"):
-            text = re.sub(needless, "", text, flags=re.DOTALL)
+        for unneeded in (r"<metadata>.*?</metadata>", "<style.*?</style>", "font-family: [^;]*; ?", "(?<=<svg)[^>]*(?= viewBox)"):
+            text = re.sub(unneeded, "", text, flags=re.DOTALL)
         text = re.sub(r'<g id="series-(\d+)"', r'<g class="series-\1"', text)
         text = re.sub(r'<g id="[^"]*"', "<g", text)
-        text = re.sub(r'\bid="|href="#|url\(#', lambda found: f"{found[0]}{name}-", text)
+        text = re.sub(r'\bid="|href="#|url\(#', lambda match: f"{match[0]}{name}-", text)
         for colour, variable in [(INK, "--ink"), (FAINT, "--faint"), *((c, f"--series-{i}") for i, c in enumerate(COLOURS))]:
             text = text.replace(colour, f"var({variable})")
         return re.sub(r"\s*\n\s*", " ", text)
@@ -67,10 +70,11 @@ class Drawing:
         return canvas
 
     def stretch(self) -> float:
-        """How much higher than usual the figure has to be."""
+        """Return the height of the figure relative to the usual height."""
         return 1.0
 
     def draw(self, axes) -> None:
+        """Plot the content on matplotlib's ``axes``."""
         raise NotImplementedError
 
 
@@ -79,12 +83,13 @@ class Figure(Drawing):
     """Series of points over the same ticks.
 
     Attributes:
-        ticks: what stands below each point.
-        series: name -> (means, half the length of the error bars), one a tick; None where there is no figure. A series
-            without any keeps its colour free.
-        lines: join the points, for ticks that are an order; else bars stand side by side.
-        at: where the points are on an axis of whole numbers, in place of ticks; the error is a band.
-        from_zero: the axis of y begins at 0, as it always does for bars of positive figures.
+        x, y: labels of the axes.
+        ticks: label below each point.
+        series: name -> (means, half the length of the error bars), one value per tick; None if there is no value. No other
+            series uses the colour of a series without values.
+        lines: join the points by lines, for ordered ticks; otherwise draw bars side by side.
+        at: positions of the points on an integer axis, instead of ticks; errors are drawn as a band.
+        from_zero: start the y axis at 0, as is always done for bars of positive values.
     """
 
     x: str
@@ -100,21 +105,21 @@ class Figure(Drawing):
         for number, (label, (means, deviations)) in enumerate(self.series.items()):
             if label not in drawn:
                 continue
-            there = [i for i, mean in enumerate(means) if mean is not None]
-            heights = [means[i] for i in there]
-            errors = [deviations[i] or 0.0 for i in there]
+            known = [i for i, mean in enumerate(means) if mean is not None]
+            heights = [means[i] for i in known]
+            errors = [deviations[i] or 0.0 for i in known]
             style = {"label": label, "color": COLOURS[number % len(COLOURS)], "gid": f"series-{number}"}
-            again = number // len(COLOURS) % len(STROKES)
+            repeat = number // len(COLOURS) % len(STROKES)  # how often its colour is used already
             if self.at is not None:
-                self._curve(axes, [self.at[i] for i in there], heights, errors, style | {"linestyle": STROKES[again]})
+                self._curve(axes, [self.at[i] for i in known], heights, errors, style | {"linestyle": STROKES[repeat]})
             elif self.lines:
                 marker = MARKERS[number % len(MARKERS)]
-                style |= {"marker": marker, "markersize": 4, "linewidth": 1.6, "linestyle": STROKES[again]}
-                axes.errorbar(there, heights, errors, capsize=3, **style)
+                style |= {"marker": marker, "markersize": 4, "linewidth": 1.6, "linestyle": STROKES[repeat]}
+                axes.errorbar(known, heights, errors, capsize=3, **style)
             else:
                 width = 0.8 / len(drawn)
-                places = [i + (drawn.index(label) - (len(drawn) - 1) / 2) * width for i in there]
-                style |= {"ecolor": INK, "error_kw": {"elinewidth": 1}, "capsize": min(3, 20 * width), "hatch": HATCHES[again]}
+                places = [i + (drawn.index(label) - (len(drawn) - 1) / 2) * width for i in known]
+                style |= {"ecolor": INK, "error_kw": {"elinewidth": 1}, "capsize": min(3, 20 * width), "hatch": HATCHES[repeat]}
                 axes.bar(places, heights, width * 0.92, yerr=errors if any(errors) else None, **style)
         if self.at is None:
             tilted = max((len(line) for tick in self.ticks for line in tick.split("\n")), default=0) > 8 and len(self.ticks) > 3
@@ -138,7 +143,7 @@ class Figure(Drawing):
 
 @dataclass
 class Intervals(Drawing):
-    """Differences and their confidence intervals, one below the other; ``rows`` are (name, difference, low, high)."""
+    """Differences with confidence intervals, one row each; ``rows`` are (name, difference, low, high)."""
 
     x: str
     rows: list[tuple[str, float, float, float]]
@@ -148,7 +153,7 @@ class Intervals(Drawing):
 
     def draw(self, axes) -> None:
         for place, (_, difference, low, high) in enumerate(self.rows):
-            number = 2 if low > 0 else 3 if high < 0 else len(COLOURS) - 1  # green above 0, red below, else grey
+            number = 2 if low > 0 else 3 if high < 0 else len(COLOURS) - 1  # green if above 0, red if below 0, otherwise grey
             axes.errorbar(difference, place, xerr=[[difference - low], [high - difference]], fmt="o", markersize=5, capsize=3,
                           linewidth=1.8, color=COLOURS[number])  # fmt: skip
         axes.axvline(0, color=INK, linewidth=1)
@@ -160,7 +165,7 @@ class Intervals(Drawing):
 
 
 def _style(salt: str = "figure"):
-    """Matplotlib's settings for as long as it draws; ``salt`` makes the ids of an SVG its own, and the same every time."""
+    """Return a context with our settings of matplotlib. ``salt`` makes the ids of an SVG unique and reproducible."""
     import matplotlib
 
     return matplotlib.rc_context({

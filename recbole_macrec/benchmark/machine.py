@@ -1,4 +1,4 @@
-"""What a figure was measured with: library versions and hardware."""
+"""Library versions, commit and hardware, recorded beside every measurement."""
 import os
 import platform
 import subprocess
@@ -14,18 +14,18 @@ LIBRARIES = ("recbole_macrec", "recbole", "torch", "numpy", "pandas", "scipy", "
 
 
 def versions() -> dict[str, str | None]:
-    """Python's and the libraries' versions; None for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Return the versions of Python and of the libraries; None for a library that is not installed."""
+    result: dict[str, str | None] = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            result[name] = None
+    return result
 
 
 def commit() -> str | None:
-    """The commit that the package lies in, ``-dirty`` behind it where files were changed; None outside of a repository."""
+    """Return the Git commit of the package, followed by ``-dirty`` if files were changed; None outside a repository."""
     package = Path(recbole_macrec.__file__).parent
     if not (package.parent / ".git").exists():
         return None
@@ -37,7 +37,7 @@ def commit() -> str | None:
 
 
 def hardware() -> dict:
-    """Processor, memory and, where there is one, GPU."""
+    """Return processor, memory and GPUs of this machine."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return {
         "processor": _processor(),

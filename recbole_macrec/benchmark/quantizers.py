@@ -1,12 +1,12 @@
-"""Quantizers side by side on the same features: collisions, reconstruction, what the codes tell, seconds.
+"""Compare quantizers on the same features: collisions, reconstruction error, information in the codes, and time.
 
     python -m recbole_macrec.benchmark.quantizers --features text=F.npy image=G.npy [--rqvae_epochs 30] [...]
     python -m recbole_macrec.benchmark.quantizers --dataset shop --data_path data --rank MACRec [--epochs 1] [...]
 
-A feature file is [N, F_m], row i is item i. With --rank the model is trained on each quantizer's IDs and ranked on the test
-users as well; TIGER reads the first modality's IDs alone, learnt together with the others where the quantizer is
-cross-modal. Quantizers finished under the same options are kept in --output and not repeated. Prints a markdown table; the
-collision rate is the one before resolution.
+A feature file has the shape [N, F_m]; row i is item i. With --rank, a model is also trained on the IDs of each quantizer and
+tested. TIGER reads only the IDs of the first modality; a cross-modal quantizer learns them together with the other modalities.
+Results are kept in --output: a quantizer that is finished with the same options is not repeated. Prints a Markdown table. The
+collision rate is that before resolution.
 """
 import argparse
 import hashlib
@@ -36,14 +36,14 @@ RANKING_COLUMNS = ("hit@10", "fused hit@10", "fused ndcg@10")
 
 
 class Options(dict):
-    """Options as RecBole's Config hands them over: an absent one reads as None."""
+    """Options that behave like RecBole's Config: a missing option is None."""
 
     def __getitem__(self, name):
         return self.get(name)
 
 
 def contenders(modalities: int) -> dict[str, dict[str, str]]:
-    """Name -> options; the cross-modal ones only where there are two modalities or more."""
+    """Return name -> options of every quantizer; cross-modal ones need at least two modalities."""
     choices = {name: {"quantizer": name} for name in ("rq_kmeans", "rqvae")}
     if modalities > 1:
         choices |= {f"cross_modal_rqvae, {preset}": {"quantizer": "cross_modal_rqvae", "rqvae_preset": preset}
@@ -52,7 +52,7 @@ def contenders(modalities: int) -> dict[str, dict[str, str]]:
 
 
 def compare(features: dict[str, np.ndarray], options: dict, device: str = "cpu") -> list[dict]:
-    """One row per quantizer and modality, with the columns of COLUMNS; seconds are those of all modalities."""
+    """Return one row per quantizer and modality, with the columns COLUMNS. ``seconds`` covers all modalities."""
     rows = []
     for name, choice in contenders(len(features)).items():
         settings = SemanticIDSettings.from_config(Options(options | choice), list(features))
@@ -61,14 +61,14 @@ def compare(features: dict[str, np.ndarray], options: dict, device: str = "cpu")
         seconds = time.perf_counter() - start
         sizes = (settings.codebook_size,) * settings.codebook_levels
         for modality, part in learnt.modalities.items():
-            found = code_statistics(part.codes, sizes, part.codes, features, settings.semantic_id_seed,
-                                    part.reconstruction_error)
-            rows.append(row(name, modality, found, seconds))
+            statistics = code_statistics(part.codes, sizes, part.codes, features, settings.semantic_id_seed,
+                                         part.reconstruction_error)
+            rows.append(row(name, modality, statistics, seconds))
     return rows
 
 
 def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]:
-    """As :func:`compare`, on the features of the request's dataset, with RANKING_COLUMNS of ``model`` on these IDs."""
+    """As :func:`compare` on the features of ``request.dataset``, plus RANKING_COLUMNS of ``model`` with these IDs."""
     rows = []
     modalities = config_of(model, request.dataset, [], request.settings)["modalities"]
     for name, choice in contenders(len(modalities)).items():
@@ -81,29 +81,30 @@ def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]
             record = run_model(model, replace(request, settings=settings))
             write_json(record, file)
         fused = record["test_detail"]["fused"]["item"]
-        for modality, found in record["semantic_ids"].items():
+        for modality, statistics in record["semantic_ids"].items():
             ranked = (record["test_detail"][modality]["item"]["hit@10"], fused["hit@10"], fused["ndcg@10"])
-            rows.append(row(name, modality, found, record["seconds"]["data"])
+            rows.append(row(name, modality, statistics, record["seconds"]["data"])
                         | {column: f"{value:.4f}" for column, value in zip(RANKING_COLUMNS, ranked, strict=True)})
     return rows
 
 
-def row(name: str, modality: str, found: dict, seconds: float) -> dict[str, str]:
-    """The columns of COLUMNS from a modality's statistics."""
-    others = [r2 for m, r2 in found["predictability"].items() if m != modality]
-    values = (name, modality, f"{found['collision_rate']:.2%}", " ".join(f"{p:.0f}" for p in found["perplexity"]),
-              f"{found['reconstruction_error']:.3f}", f"{found['predictability'][modality]:.3f}",
+def row(name: str, modality: str, statistics: dict, seconds: float) -> dict[str, str]:
+    """Format the statistics of a modality as the columns COLUMNS."""
+    others = [r2 for m, r2 in statistics["predictability"].items() if m != modality]
+    values = (name, modality, f"{statistics['collision_rate']:.2%}", " ".join(f"{p:.0f}" for p in statistics["perplexity"]),
+              f"{statistics['reconstruction_error']:.3f}", f"{statistics['predictability'][modality]:.3f}",
               " ".join(f"{r2:.3f}" for r2 in others) or "-", f"{seconds:.0f}")
     return dict(zip(COLUMNS, values, strict=True))
 
 
 def table(rows: list[dict]) -> str:
+    """Format rows as a Markdown table."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; what the user can mend becomes one line on stderr and exit code 1."""
+    """Print the table. An error that the user can correct is one line on stderr, with exit code 1."""
     return reporting(_run, sys.argv[1:] if argv is None else argv)
 
 
@@ -111,11 +112,11 @@ def _run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy")
-    source.add_argument("--rank", metavar="MODEL", help="train and rank this model on the IDs of each quantizer")
+    source.add_argument("--rank", metavar="MODEL", help="train and test this model with the IDs of each quantizer")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dataset", default="arts-toy", help="with --rank")
     parser.add_argument("--data_path", default=DATA_PATH, help="with --rank")
-    parser.add_argument("--output", type=Path, default=Path("results/quantizers"), help="with --rank: folder of records")
+    parser.add_argument("--output", type=Path, default=Path("results/quantizers"), help="with --rank: folder for the results")
     parser.add_argument("--modalities", nargs="+", help="with --rank")
     for name in ("rqvae_epochs", "rqvae_warmup_epochs", "rqvae_batch_size", "rqvae_projection", "codebook_levels",
                  "codebook_size", "code_dim", "pseudo_labels", "semantic_id_seed", "epochs", "train_batch_size", "eval_step"):
@@ -123,8 +124,8 @@ def _run(argv: list[str]) -> int:
     parser.add_argument("--rqvae_hidden_sizes", type=int, nargs="+")
     parser.add_argument("--collision")
     args = parser.parse_args(argv)
-    own = ("features", "rank", "device", "dataset", "output")
-    options = {name: value for name, value in vars(args).items() if name not in own and value is not None}
+    ours = ("features", "rank", "device", "dataset", "output")
+    options = {name: value for name, value in vars(args).items() if name not in ours and value is not None}
     if args.rank:
         check_model(args.rank)
         check_dataset(args.dataset, args.data_path, False)
@@ -139,7 +140,7 @@ def _run(argv: list[str]) -> int:
 
 
 def read_features(pairs: list[str]) -> dict[str, np.ndarray]:
-    """MODALITY=FILE.npy, several times."""
+    """Load the features of every ``MODALITY=FILE.npy``, as float32."""
     features = {}
     for pair in pairs:
         modality, _, file = pair.partition("=")

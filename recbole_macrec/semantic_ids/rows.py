@@ -1,6 +1,6 @@
-"""Features that need not fit into memory: they are read, or computed, some rows at a time.
+"""Feature matrices that may not fit into memory. Rows are read or computed when they are indexed.
 
-Shapes: N items, F feature width. Functions take an array [N, F], FeatureRows or ComputedRows alike.
+Shapes: N items, F feature width. Functions accept arrays [N, F], FeatureRows and ComputedRows.
 """
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.utils.blocks import blocks, release
 from recbole_macrec.utils.hardware import free_memory
 
-SCATTERED = 2**10  # rows read at once from a memory map; a row brings up to 2 MiB of the file around it into memory
-SAMPLE = 2**18  # rows that stand for all where an algorithm has to hold its rows in memory
+SCATTERED = 2**10  # rows read at once from a memory map; each row may load up to 2 MiB of the file
+SAMPLE = 2**18  # rows that represent all in algorithms that need their data in memory
 
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """Row i is row ``rows[i]`` of ``matrix`` [n, F], usually a memory map; what is indexed is read."""
+    """Selected rows of a matrix, read when indexed.
+
+    Attributes:
+        matrix: [n, F], usually a memory map.
+        rows: row i is row ``rows[i]`` of ``matrix``.
+    """
 
     matrix: Features
     rows: np.ndarray  # int64 [N]
@@ -42,22 +47,23 @@ class FeatureRows:
         rows = self.rows[index]
         if not isinstance(self.matrix, np.memmap):
             return self.matrix[rows]
-        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        result = np.empty((len(rows), self.shape[1]), self.dtype)
         order = np.argsort(rows)
         for begin in range(0, len(rows), SCATTERED):
             some = order[begin : begin + SCATTERED]
-            found[some] = self.matrix[rows[some]]
+            result[some] = self.matrix[rows[some]]
             release(self.matrix)
-        return found
+        return result
 
 
 @dataclass(frozen=True)
 class ComputedRows:
-    """Row i is computed from row i of every source when it is read.
+    """Rows that are computed when indexed: row i from row i of every source.
 
     Attributes:
         sources: feature matrices with N rows each.
-        function: takes some rows of every source and returns as many rows, float32 [n, width].
+        function: called with the same rows of every source; returns float32 [n, width].
+        width: number of columns.
     """
 
     sources: tuple[Features, ...]
@@ -80,39 +86,39 @@ class ComputedRows:
 
 
 Features = np.ndarray | FeatureRows | ComputedRows
-LARGEST = 1e15  # the squares of larger features, added up, leave float32
+LARGEST = 1e15  # sums of squares of larger features overflow float32
 
 
 def rows_of(x: Features, rows: np.ndarray) -> FeatureRows:
-    """The ``rows`` [n] of ``x``, of which nothing is read yet."""
+    """Return a view of the rows ``rows`` [n] of ``x``, without reading them."""
     return FeatureRows(x.matrix, x.rows[rows]) if isinstance(x, FeatureRows) else FeatureRows(x, rows)
 
 
 def sample(x: Features, seed: int) -> np.ndarray:
-    """All rows, or ``SAMPLE`` of them drawn without replacement where there are more."""
+    """Return all rows, or ``SAMPLE`` of them drawn without replacement if there are more."""
     if len(x) <= SAMPLE:
         return x[:]
     return x[np.sort(np.random.default_rng(seed).choice(len(x), SAMPLE, replace=False))]
 
 
 class Scale(NamedTuple):
-    """What features are brought to before they are quantized."""
+    """Standardization of features: (x - mean) / scale."""
 
     mean: Tensor  # [F]
     scale: Tensor  # [F]
 
     @classmethod
     def of(cls, x: Features, standardize: bool) -> Scale:
-        """Mean and standard deviation per column; 0 and 1 when they stay as they are.
+        """Return mean and standard deviation per column, or 0 and 1 if ``standardize`` is false.
 
         Raises:
-            UserError: when they stay as they are and are too large to be squared in float32.
+            UserError: if ``standardize`` is false and features are too large to be squared in float32.
         """
         width = x.shape[1]
         if not standardize:
             largest = max(float(np.abs(block).max(initial=0)) for block in blocks(x))
             if not largest < LARGEST:
-                raise UserError(f"There are features as large as {largest:.3g}, and standardize is False; expected values below "
+                raise UserError(f"The largest feature is {largest:.3g} and standardize is False; expected absolute values below "
                                 f"{LARGEST:.0e}: set standardize to True, or scale the features down.")
             return cls(torch.zeros(width), torch.ones(width))
         mean = sum(block.sum(0, dtype=np.float64) for block in blocks(x)) / len(x)
@@ -121,13 +127,14 @@ class Scale(NamedTuple):
         return cls(torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
 
     def apply(self, features: np.ndarray) -> Tensor:
+        """Return the standardized features, float32."""
         return torch.from_numpy(features).sub(self.mean).div_(self.scale)  # divides in place: a block is large
 
 
 class Streamed:
-    """Scaled features that stay where they are; what is asked for is read, scaled and moved to the device.
+    """Features that are read, scaled and moved to the device when indexed.
 
-    Has what the quantizers use of a tensor [N, F].
+    Has those methods of a tensor [N, F] that quantizers use.
     """
 
     def __init__(self, x: Features, scale: Scale, device: str | torch.device):
@@ -148,7 +155,7 @@ class Streamed:
 
 
 def scaled(x: Features, scale: Scale, device: str | torch.device) -> Tensor | Streamed:
-    """Scaled features [N, F] on the device, or streamed to it when they would take more than half of its free memory."""
+    """Return scaled features [N, F] on the device, or streamed to it if they would use more than half of its free memory."""
     if 4 * x.shape[0] * x.shape[1] > free_memory(torch.device(device)) // 2:
         return Streamed(x, scale, device)
     whole = torch.empty(x.shape, device=device)

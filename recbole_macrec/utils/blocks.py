@@ -1,4 +1,4 @@
-"""Matrices that need not fit into memory, read some rows at a time."""
+"""Read matrices that may not fit into memory, block by block."""
 from __future__ import annotations
 
 import mmap
@@ -11,7 +11,7 @@ BLOCK = 2**16  # rows read at once
 
 
 class Rows(Protocol):
-    """What can be read by a slice of rows: an array, a memory map, or some rows of one."""
+    """A matrix that can be read by a slice of rows: an array, a memory map, or selected rows of one."""
 
     def __len__(self) -> int: ...
 
@@ -26,10 +26,10 @@ def blocks(x: Rows) -> Iterator[np.ndarray]:
 
 
 def release(x: Rows) -> None:
-    """Give back the memory of the pages that were read from a read-only memory map; other matrices keep theirs.
+    """Free the memory of pages read from a read-only memory map; do nothing for other matrices.
 
-    Without it, reading all rows would bring the whole file into the memory of the process. The pages stay in the cache of
-    the operating system.
+    Without this, reading all rows would load the whole file into the memory of the process. The pages stay in the file cache
+    of the operating system.
     """
     pages = getattr(x, "_mmap", None)
     if pages is not None and x.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
@@ -37,5 +37,5 @@ def release(x: Rows) -> None:
 
 
 def not_finite(x: Rows) -> np.ndarray:
-    """Return the numbers of the rows that hold NaN or inf, int64; ``x`` has at least one row."""
+    """Return the indices of rows that contain NaN or inf, int64. ``x`` needs at least one row."""
     return np.flatnonzero(np.concatenate([~np.isfinite(block).all(axis=1) for block in blocks(x)]))

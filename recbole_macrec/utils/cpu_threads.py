@@ -1,7 +1,7 @@
 """Compute parts of a batch in several CPU threads.
 
-Small operators gain little from a second core, because its threads wait for each other after every operator. Whole parts of a
-batch need no waiting. The result of a part does not depend on the number of threads, and results are returned in order, so
+Small operators gain little from a second core, because threads wait for each other after every operator. Threads that compute
+whole parts of a batch do not. The result of a part does not depend on the number of threads. Results are returned in order, so
 sums over them do not depend on it either.
 """
 import os
@@ -52,12 +52,12 @@ def _thread_pool(count: int) -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _thread_pool.cache_clear())  # a forked process does not have its parent's threads
+    os.register_at_fork(after_in_child=lambda: _thread_pool.cache_clear())  # threads do not exist in a forked process
 
 
 @contextmanager
 def drawing_from(seed: int):
-    """Seed :func:`bits` within the block, so that a part draws the same numbers in whichever thread it runs."""
+    """Seed :func:`bits` within the block, so that a part draws the same numbers in any thread."""
     token = _bits.set(np.random.SFC64(seed))
     try:
         yield
@@ -66,5 +66,5 @@ def drawing_from(seed: int):
 
 
 def bits() -> np.random.BitGenerator:
-    """Return the generator of random bits on a CPU: outside of :func:`drawing_from` a new one, seeded by torch's generator."""
+    """Return the random bit generator of :func:`drawing_from`; outside of it a new one, seeded by torch's generator."""
     return _bits.get() or np.random.SFC64(int(torch.randint(2**62, ())))

@@ -1,4 +1,4 @@
-"""The processes that train one model together: how they meet, share data, and learn that one of them has ended.
+"""Processes that train one model together: joining, sharing data, and reporting failures.
 
 A launcher describes the group in environment variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT): torchrun, or
 :func:`start`, which the option ``--nproc`` uses. torch.distributed does the communication. Inside :func:`group` every process
@@ -28,13 +28,13 @@ from recbole_macrec.utils.failures import sentence
 
 T = TypeVar("T")
 
-JOINING = timedelta(minutes=5)  # until all processes have joined
-TRAINING = timedelta(minutes=30)  # between two exchanges while training; a process that has ended is noticed at once
-PREPARING = timedelta(days=1)  # while the first process prepares data
-NOTICE_SECONDS = 10  # after so long, a line says what a process waits for
-REASON_SECONDS = 3  # for the message of a process that has failed to arrive
-REPORT_SECONDS = 3.0  # the first process waits at most that long for the others to fail as well
-DEFAULT_PORT = 5678  # where several machines have to name the same one
+JOINING = timedelta(minutes=5)  # timeout until all processes have joined
+TRAINING = timedelta(minutes=30)  # timeout of an exchange in training; a process that has ended is noticed at once
+PREPARING = timedelta(days=1)  # timeout while the first process prepares data
+NOTICE_SECONDS = 10  # after this time, print what a process waits for
+REASON_SECONDS = 3  # time for the error message of another process to arrive
+REPORT_SECONDS = 3.0  # longest time that the first process waits for the others to fail as well
+DEFAULT_PORT = 5678  # of several machines, which must agree on a port
 RESUME = "Finished work is kept: give the same command again to continue, or resume from a checkpoint with --resume=FILE"
 _LOST = re.compile(r"gloo|Connection (closed|reset|refused) by|Connection reset|Broken pipe|remote process exited|NCCL.*timed? ?out")
 
@@ -44,47 +44,47 @@ class ProcessLost(UserError):
 
 
 class Terminated(SystemExit):
-    """The launcher ends this process, as it does when another one has failed."""
+    """The launcher terminated this process, usually because another one failed."""
 
 
 class Launch(NamedTuple):
-    """The place of this process in the group that a launcher started."""
+    """Description of this process's place in the launcher's group."""
 
     rank: int
     size: int
     local_rank: int
     local_size: int  # processes on this machine
-    address: str  # of the first process's machine
+    address: str  # of the machine of the first process
     port: int
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process's view of its group. With one process the methods return at once."""
+    """The group of processes, seen from this one. With one process the methods return at once."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this process prints and writes what is printed and written once."""
+        """Whether this is the first process, which alone prints and writes shared files."""
         return self.rank == 0
 
     def share(self, value: T | None = None, doing: str = "prepares the data") -> T:
         """Return the first process's ``value`` in every process.
 
         Args:
-            doing: what the others wait for: "the first process, which ...".
+            doing: completes the message "Waiting for the first process, which ...".
         """
         if self.size == 1:
             return value
         box = [value]
-        with _watching(None if self.first else f"the first process, which {doing}"):
+        with _detecting_loss(None if self.first else f"the first process, which {doing}"):
             dist.broadcast_object_list(box, src=0, group=_control)
         return box[0]
 
     def by_first(self, work: Callable[[], T], doing: str = "prepares the data") -> T:
-        """Return in every process what ``work`` returns in the first one; the others do not call it."""
+        """Call ``work`` in the first process only and return its result in every process."""
         return self.share(work() if self.first else None, doing)
 
     def gather(self, value: T) -> list[T]:
@@ -92,39 +92,40 @@ class Group:
         if self.size == 1:
             return [value]
         values: list = [None] * self.size
-        with _watching("the other processes"):
+        with _detecting_loss("the other processes"):
             dist.all_gather_object(values, value, group=_control)
         return values
 
     def wait(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has called this method."""
         if self.size > 1:
-            with _watching("the other processes"):
+            with _detecting_loss("the other processes"):
                 dist.barrier(group=_control)
 
     def check_same(self, parts: Mapping[str, str]) -> None:
-        """Compare ``parts``, a checksum for each name, with those of the first process.
+        """Check that ``parts`` (name -> checksum) are the same in all processes.
 
         Raises:
-            UserError: in every process, naming the first part that differs and the machine where it does.
+            UserError: in every process; the message names the first part that differs and the machine.
         """
-        for rank, (host, theirs) in enumerate(found := self.gather((socket.gethostname(), dict(parts)))):
-            for name, checksum in found[0][1].items():
-                if theirs.get(name) != checksum:
-                    raise UserError(f"{name} of process {rank + 1} on {host} differ from those of process 1 on {found[0][0]}; give both "
-                                    "the same data, options and versions of the libraries.")
+        everywhere = self.gather((socket.gethostname(), dict(parts)))
+        for rank, (host, checksums) in enumerate(everywhere):
+            for name, checksum in everywhere[0][1].items():
+                if checksums.get(name) != checksum:
+                    raise UserError(f"{name} of process {rank + 1} on {host} differ from those of process 1 on {everywhere[0][0]}; use "
+                                    "the same data, options and library versions on both.")
 
 
 ALONE = Group()
-_control: Any = None  # a process group over gloo: what waits for the first process must not run into TRAINING
-_store: Any = None  # where the processes of this run meet
-_place: Any = None  # the part of it that belongs to the newest group
-_groups = 0  # joined so far
-_held = False  # within group()
+_control: Any = None  # a gloo process group with the timeout PREPARING instead of TRAINING
+_store: Any = None  # the key-value store through which the processes of this run meet
+_group_store: Any = None  # the part of it for the newest group
+_groups = 0  # number of groups joined so far
+_inside_group = False  # within the block of group()
 
 
 def launched() -> Launch | None:
-    """Read from the environment how a launcher started this process; None where it runs on its own."""
+    """Read the launcher's environment variables; return None if this process runs alone."""
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     if any(name not in os.environ for name in names) or os.environ["WORLD_SIZE"] == "1":
         return None
@@ -134,96 +135,98 @@ def launched() -> Launch | None:
 
 
 def current() -> Group:
-    """The group that this process has joined."""
+    """Return the group that this process has joined."""
     return Group(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else ALONE
 
 
 @contextmanager
 def group() -> Iterator[Group]:
-    """Join the launcher's group for the block; without a launcher, or inside another such block, use what there is.
+    """Join the launcher's group within the block. Without a launcher, or inside another such block, use the current group.
 
-    Of several processes only the first one prints to the standard output.
+    Only the first process prints to standard output.
 
     Raises:
-        ProcessLost: when another process ends, or fails for a reason of its own.
+        ProcessLost: if another process ends or fails.
     """
-    global _held
-    if _held or launched() is None:
+    global _inside_group
+    if _inside_group or launched() is None:
         yield current()
         return
-    _held = True
+    _inside_group = True
     try:
-        with _raising_terminated(), open(os.devnull, "w") as nowhere:
+        with _raising_terminated(), open(os.devnull, "w") as null:
             joined = join()
-            with nullcontext() if joined.first else redirect_stdout(nowhere):
+            with nullcontext() if joined.first else redirect_stdout(null):
                 yield joined
     except Exception as error:
         failure = _failure(error)
-        _await_reports()
+        _wait_for_reports()
         if failure is error:
             raise
         raise failure from error
     finally:
-        _held = False
+        _inside_group = False
         leave()
 
 
 def join(device_type: str = "cpu") -> Group:
-    """Join the launcher's group; repeated calls do nothing, unless the device needs another backend.
+    """Join the launcher's group. Repeated calls do nothing, unless the device needs another backend.
 
     Raises:
-        UserError: when the port is taken, or processes are missing after ``JOINING``.
+        UserError: if the port is in use, or processes have not joined after ``JOINING``.
     """
-    global _control, _place, _groups
+    global _control, _group_store, _groups
     backend = "nccl" if device_type == "cuda" else "gloo"
     if dist.is_initialized() and (backend == "gloo" or dist.get_backend() == "nccl"):
         return current()
     if dist.is_initialized():
         dist.destroy_process_group()
     launch = launched()
-    _place = dist.PrefixStore(f"group-{_groups}", _open_store(launch))
+    _group_store = dist.PrefixStore(f"group-{_groups}", _open_store(launch))
     _groups += 1
-    _meet(launch, _place)
-    dist.init_process_group(backend, store=_place, rank=launch.rank, world_size=launch.size, timeout=TRAINING)
+    _meet(launch, _group_store)
+    dist.init_process_group(backend, store=_group_store, rank=launch.rank, world_size=launch.size, timeout=TRAINING)
     _control = dist.new_group(backend="gloo", timeout=PREPARING)
     return current()
 
 
 def leave() -> None:
-    """Leave the group, unless it is held by :func:`group`."""
+    """Leave the group, except inside the block of :func:`group`."""
     global _control
-    if not _held and dist.is_initialized():
+    if not _inside_group and dist.is_initialized():
         dist.destroy_process_group()
         _control = None
 
 
 def start(work: Callable[..., int], arguments: tuple, processes: int, size: int, address: str, port: int | None,
           offset: int) -> int:
-    """Call ``work(*arguments)`` in ``processes`` new processes of this machine; they are the group, or part of one.
+    """Start processes on this machine that form a group, or part of one, and call ``work(*arguments)`` in each.
 
     Args:
-        size: processes on all machines.
-        address, port: where they meet, on the machine with ``offset`` 0; without a port, a free one if there is one machine.
-        offset: rank of this machine's first process.
+        processes: number of processes on this machine.
+        size: number of processes on all machines.
+        address, port: of the machine with ``offset`` 0. Without a port, a free one is used on a single machine, and
+            ``DEFAULT_PORT`` on several.
+        offset: rank of the first process on this machine.
 
     Returns:
         The largest value that ``work`` returned.
 
     Raises:
-        UserError: when the port is taken.
+        UserError: if the port is in use.
     """
     store = None
     if port is None:
         port = DEFAULT_PORT if size > processes else 0
     if offset == 0:
-        with _naming_port(port):
+        with _port_errors(port):
             store = dist.TCPStore(address, port, is_master=True, wait_for_workers=False)
         port = store.port
     environment = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": address, "MASTER_PORT": port,
                    "TORCHELASTIC_USE_AGENT_STORE": True}
     results = mp.get_context("spawn").SimpleQueue()
     try:
-        mp.spawn(_started, (work, arguments, environment, offset, results), nprocs=processes)
+        mp.spawn(_run_in_process, (work, arguments, environment, offset, results), nprocs=processes)
     except mp.ProcessExitedException as error:
         how = f"by {error.signal_name}" if error.signal_name else f"with exit code {error.exit_code}"
         raise UserError(f"process {offset + error.error_index + 1} of {size} was ended {how}, perhaps for lack of memory. "
@@ -233,35 +236,35 @@ def start(work: Callable[..., int], arguments: tuple, processes: int, size: int,
 
 
 def limit_threads(processes: int) -> None:
-    """Share the threads of the processor between the ``processes`` of this machine, unless OMP_NUM_THREADS is set."""
+    """Divide the CPU threads among the ``processes`` of this machine, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def own_device() -> torch.device:
-    """Return the GPU of LOCAL_RANK, the first without a launcher, or the CPU where there is none."""
+    """Return the GPU with the number LOCAL_RANK (0 without a launcher), or the CPU if there is no GPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def first_to_report() -> bool:
-    """Whether this process is the first of its group that reports a failure; True where that can't be found out."""
-    with suppress(RuntimeError):  # whoever kept the store has ended
-        if _place is not None:
-            return _place.add("reports", 1) == 1
+    """Whether this process is the first of its group to report a failure; True if that is unknown."""
+    with suppress(RuntimeError):  # the process that serves the store has ended
+        if _group_store is not None:
+            return _group_store.add("reports", 1) == 1
     return True
 
 
-def _await_reports() -> None:
-    """In the first process, which serves the store: let the others find out that a failure is reported already.
+def _wait_for_reports() -> None:
+    """Keep the store of the first process alive until the others know that the failure is reported.
 
-    Without this, a process that fails a moment later no longer reaches the store, and reports the same failure again.
+    Otherwise a process that fails slightly later cannot reach the store, and reports the same failure again.
     """
     launch, ends = launched(), time.monotonic() + REPORT_SECONDS
     with suppress(RuntimeError):
-        while launch is not None and launch.rank == 0 and _place is not None and time.monotonic() < ends:
-            if _place.add("reports", 0) >= launch.size:
+        while launch is not None and launch.rank == 0 and _group_store is not None and time.monotonic() < ends:
+            if _group_store.add("reports", 0) >= launch.size:
                 return
             time.sleep(0.05)
 
@@ -270,24 +273,24 @@ def _await_reports() -> None:
 
 
 def _open_store(launch: Launch):
-    """Connect to the store of the launcher, or to that of the first process."""
+    """Connect to the store of the launcher or of the first process."""
     global _store
     if _store is None:
         host = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        with _notice(launch, f"the first process at {launch.address}:{launch.port}"), _naming_port(launch.port):
+        with _notice(launch, f"the first process at {launch.address}:{launch.port}"), _port_errors(launch.port):
             try:
                 _store = dist.TCPStore(launch.address, launch.port, is_master=host, timeout=JOINING, wait_for_workers=False)
             except dist.DistError as error:
                 if host:
                     raise
-                raise UserError(f"process {launch.rank + 1} of {launch.size} did not reach the first one at {launch.address}:{launch.port} "
-                                f"within {JOINING.seconds} s; start that one too, and check --ip and --port (torchrun: --master_addr and "
+                raise UserError(f"process {launch.rank + 1} of {launch.size} could not connect to the first one at {launch.address}:{launch.port} "
+                                f"within {JOINING.seconds} s; start the first one as well, and check --ip and --port (torchrun: --master_addr and "
                                 "--master_port).") from error
     return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store)
 
 
 def _meet(launch: Launch, store) -> None:
-    """Wait until every process has come."""
+    """Wait until every process has joined."""
     keys = [f"process-{rank}" for rank in range(launch.size)]
     store.set(keys[launch.rank], socket.gethostname())
     with _notice(launch, f"all {launch.size} processes to join at {launch.address}:{launch.port}"):
@@ -301,7 +304,7 @@ def _meet(launch: Launch, store) -> None:
 
 
 @contextmanager
-def _naming_port(port: int) -> Iterator[None]:
+def _port_errors(port: int) -> Iterator[None]:
     try:
         yield
     except dist.DistNetworkError as error:
@@ -311,15 +314,15 @@ def _naming_port(port: int) -> Iterator[None]:
                         "--master_port), the same on all machines.") from error
 
 
-def _started(index: int, work: Callable[..., int], arguments: tuple, environment: dict, offset: int, results) -> None:
-    """Entry of a process that :func:`start` made."""
+def _run_in_process(index: int, work: Callable[..., int], arguments: tuple, environment: dict, offset: int, results) -> None:
+    """Entry point of a process created by :func:`start`."""
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ.update(RANK=str(offset + index), LOCAL_RANK=str(index))
     limit_threads(environment["LOCAL_WORLD_SIZE"])
     try:
         results.put(work(*arguments))
     except ProcessLost:
-        time.sleep(REASON_SECONDS)  # the parent reports the process that ended first: the other one
+        time.sleep(REASON_SECONDS)  # so that the other process ends first: the parent reports the first one
         raise
 
 
@@ -328,7 +331,7 @@ def _started(index: int, work: Callable[..., int], arguments: tuple, environment
 
 @contextmanager
 def _notice(launch: Launch | None, what: str | None) -> Iterator[None]:
-    """Print, once on each machine, that this process waits for ``what`` when the block takes longer than NOTICE_SECONDS."""
+    """Print once per machine that this process waits for ``what``, if the block takes longer than NOTICE_SECONDS."""
     if what is None or (launch is not None and launch.local_rank and launch.rank != 1):
         yield
         return
@@ -343,8 +346,8 @@ def _notice(launch: Launch | None, what: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _watching(what: str | None) -> Iterator[None]:
-    """As :func:`_notice`; a connection that closes becomes ProcessLost."""
+def _detecting_loss(what: str | None) -> Iterator[None]:
+    """As :func:`_notice`; also raise ProcessLost if a connection is closed."""
     try:
         with _notice(launched(), what):
             yield
@@ -373,37 +376,39 @@ def _raising_terminated() -> Iterator[None]:
 
 
 def _failure(error: Exception) -> Exception:
-    """What to raise for ``error``: a ProcessLost for a closed connection, else ``error`` itself. All but the first failure of the
-    group get the attribute ``reported``."""
+    """Return the exception to raise for ``error``: ProcessLost for a closed connection, otherwise ``error`` itself.
+
+    All failures of the group but the first get the attribute ``reported``.
+    """
     if isinstance(error, ProcessLost):
         return error
     if isinstance(error, RuntimeError) and _LOST.search(str(error)):
         reason = _reason(REASON_SECONDS)
         lost = ProcessLost(f"another process of this run ended: {reason}" if reason else
-                           f"another process of this run ended before its work was done; its own message says why, if it had time for "
-                           f"one. {RESUME}.")
+                           f"another process of this run ended unexpectedly; its own output may say "
+                           f"why. {RESUME}.")
         lost.reported = reason is not None or not first_to_report()
         return lost
     if first_to_report():
-        _tell_reason(error)
+        _publish_reason(error)
     else:
         error.reported = True
     return error
 
 
-def _tell_reason(error: Exception) -> None:
+def _publish_reason(error: Exception) -> None:
     with suppress(RuntimeError):
-        if _place is not None:
-            _place.set("reason", f"{sentence(error) or f'{type(error).__name__}: {error}'} (on {socket.gethostname()})")
+        if _group_store is not None:
+            _group_store.set("reason", f"{sentence(error) or f'{type(error).__name__}: {error}'} (on {socket.gethostname()})")
 
 
 def _reason(seconds: float) -> str | None:
-    """The message of the process that failed first, where it comes within ``seconds``."""
+    """Return the message of the process that failed first; None if it does not arrive within ``seconds``."""
     ends = time.monotonic() + seconds
     with suppress(RuntimeError):
-        while _place is not None:
-            if _place.check(["reason"]):
-                return _place.get("reason").decode()
+        while _group_store is not None:
+            if _group_store.check(["reason"]):
+                return _group_store.get("reason").decode()
             if time.monotonic() >= ends:
                 break
             time.sleep(0.05)
@@ -427,14 +432,14 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 class Share(NamedTuple):
-    """This process's rows of a batch, or of all items, that the processes divide between them."""
+    """The rows of a batch (or of all items) that this process computes."""
 
     rows: torch.Tensor
-    sizes: list[int]  # rows of each process
+    sizes: list[int]  # number of rows of each process
 
     @classmethod
     def of(cls, rows: torch.Tensor, group: Group) -> "Share":
-        """Divide ``rows`` [B] into parts of nearly equal size; where there are fewer rows than processes, each has all of them."""
+        """Divide ``rows`` [B] into parts of nearly equal size. With fewer rows than processes, every process gets all rows."""
         if group.size == 1 or len(rows) < group.size:
             return cls(rows, [len(rows)])
         parts = rows.tensor_split(group.size)
@@ -442,14 +447,17 @@ class Share(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """Factor of a mean over ``rows``, with which the mean over the processes is that over all rows."""
+        """Weight of the mean over ``rows``, such that the mean over the processes equals the mean over all rows."""
         return len(self.rows) * len(self.sizes) / sum(self.sizes)
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """Values [B, ...] of all rows from those of ``rows``, in every process.
+        """Return the values [B, ...] of all rows in every process.
 
-        Gradients go to a process's own rows, W times as large: they become exact when they are averaged over the processes,
-        each of which computes the same loss from all rows.
+        The backward pass multiplies the gradient of a process's own rows by W. Averaged over the processes, which all compute
+        the same loss from all rows, the gradient is exact.
+
+        Args:
+            values: [n, ...], the values of ``rows``.
         """
         return values if len(self.sizes) == 1 else _GatherRows.apply(values, self.sizes)
 
@@ -471,16 +479,17 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_in_order(rows: torch.Tensor, samples: int) -> torch.Tensor:
-    """Rows of all processes in the order of the data set.
+    """Gather the rows of all processes in the order of the data set.
 
-    ``DistributedSampler`` deals the samples out in turn and repeats the first ones until every process has as many.
+    ``DistributedSampler`` assigns samples to processes in turn, and repeats the first samples to give every process the same
+    number.
 
     Args:
-        rows: [n, ...], this process's rows.
-        samples: N, so that the repeated ones can be dropped.
+        rows: [n, ...], rows of this process.
+        samples: N; repeated rows beyond it are dropped.
 
     Returns:
-        [N, ...], the same on every process.
+        [N, ...], the same in every process.
     """
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows.contiguous())

@@ -17,13 +17,13 @@ _CHILD_USER_ERROR = re.compile(r"^recbole_macrec\.[\w.]+\.(?:UserError|ProcessLo
 
 
 def sentence(error: BaseException) -> str | None:
-    """One line that says what to mend, or None when the error is not the user's."""
+    """Return a one-line message if the user can correct ``error``, otherwise None."""
     message = _sentence(error)
     return " ".join(message.split()) if message is not None else None
 
 
 def _sentence(error: BaseException) -> str | None:
-    if isinstance(error, UserError | OSError):  # the latter: a full disk, a file that can't be read
+    if isinstance(error, UserError | OSError):  # OSError: a full disk, an unreadable file
         return str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return MEMORY
@@ -31,8 +31,8 @@ def _sentence(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and "can't allocate memory" in text:
         return MEMORY
     if isinstance(error, torch.multiprocessing.ProcessRaisedException):  # holds the traceback of a spawned process
-        if found := _CHILD_USER_ERROR.search(text.rstrip()):
-            return found[1]
+        if match := _CHILD_USER_ERROR.search(text.rstrip()):
+            return match[1]
         return MEMORY if _OUT_OF_MEMORY.search(text) else None
     refused_by_recbole = isinstance(error, ValueError | NotImplementedError | TypeError | RuntimeError)
     if refused_by_recbole and text and _raised_in_setup(error):
@@ -41,10 +41,10 @@ def _sentence(error: BaseException) -> str | None:
 
 
 def _raised_in_setup(error: BaseException) -> bool:
-    """Whether RecBole's own reading of settings or atomic files raised ``error`` by itself."""
+    """Whether ``error`` was raised by a ``raise`` statement of RecBole's code that reads settings or atomic files."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return False
-    places = [recbole_folder() / "config", recbole_folder() / "data" / "dataset"]
+    folders = [recbole_folder() / "config", recbole_folder() / "data" / "dataset"]
     raised = (frames[-1].line or "").startswith("raise ")
-    return raised and any(place in Path(frames[-1].filename).parents for place in places)
+    return raised and any(folder in Path(frames[-1].filename).parents for folder in folders)

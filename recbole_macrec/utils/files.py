@@ -1,4 +1,4 @@
-"""Put a whole file or folder in place at once, so that a failed or killed writer leaves the old one as it was."""
+"""Replace files and folders atomically: if the writer fails or is killed, the old version is unchanged."""
 from __future__ import annotations
 
 import errno
@@ -17,7 +17,7 @@ from recbole_macrec.errors import UserError
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """Yield a path beside ``target`` whose file takes its place when the block ends without an exception."""
+    """Yield a temporary path. When the block ends without an exception, its file replaces ``target``."""
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with writing(target):
@@ -29,23 +29,23 @@ def whole_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """Raise a UserError that names ``target`` where the block fails for lack of room on the disk."""
+    """Raise a UserError that names ``target`` if the block fails because the disk is full."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        reason = _no_room(error)
+        reason = _disk_full(error)
         if reason is None:
             raise
         raise UserError(f"{target} can't be written: {reason}; free some space, or write elsewhere, and give the same command "
                         "again.") from error
 
 
-def _no_room(error: BaseException | None) -> str | None:
-    """Why nothing more can be written, from ``error`` or what it came from; None where it says nothing like that.
+def _disk_full(error: BaseException | None) -> str | None:
+    """Return the system's message if ``error`` or its cause says that the disk is full, otherwise None.
 
-    Libraries that write by themselves raise errors of their own, with the system's words in them.
+    Libraries that write files raise their own exceptions, which contain the message of the system.
     """
     while error is not None:
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -56,16 +56,19 @@ def _no_room(error: BaseException | None) -> str | None:
 
 
 def is_read_only(error: OSError) -> bool:
-    """Whether ``error`` says that a folder is read-only: by its permissions or by its file system."""
+    """Whether ``error`` says that a folder is read-only, by its permissions or its file system."""
     return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def lock_in(folder: Path, name: str, lacks: str) -> Iterator[None]:
-    """Make ``folder`` and hold the lock file ``name`` in it.
+def lock_in(folder: Path, name: str, missing: str) -> Iterator[None]:
+    """Create ``folder`` if necessary and hold the lock file ``name`` in it.
+
+    Args:
+        missing: what is to be written there, for the error message.
 
     Raises:
-        UserError: when the folder is read-only; ``lacks`` says what would have been written there.
+        UserError: if the folder is read-only.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,8 +77,8 @@ def lock_in(folder: Path, name: str, lacks: str) -> Iterator[None]:
     except OSError as error:
         if not is_read_only(error):
             raise
-        raise UserError(f"{folder} is read-only and has no {lacks}; make it writable for one run, or copy the dataset to a folder "
-                        "that is writable and name that in data_path") from error
+        raise UserError(f"{folder} is read-only and has no {missing}; make it writable for one run, or copy the dataset to a "
+                        "writable folder and set data_path to that") from error
     try:
         yield
     finally:
@@ -84,15 +87,18 @@ def lock_in(folder: Path, name: str, lacks: str) -> Iterator[None]:
 
 @contextmanager
 def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder beside ``target`` that takes its place when the block ends without an exception.
+    """Yield an empty temporary folder. When the block ends without an exception, it replaces ``target``.
 
-    One writer at a time (a lock file beside the folder). A writer killed between the two renames leaves the old folder
-    under ``.NAME.old``; the next writer puts it back first.
+    A lock file beside the folder admits one writer at a time. If a writer is killed between the two renames, the old folder is
+    left as ``.NAME.old``; the next writer restores it first.
+
+    Raises:
+        UserError: if ``target`` exists and ``overwrite`` is false.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     old = target.with_name(f".{target.name}.old")
     with FileLock(target.with_name(f".{target.name}.lock")):
-        _tidy(target, old)
+        _restore(target, old)
         if target.exists() and not overwrite:
             raise UserError(f"dataset {target} already exists; add --overwrite to replace it")
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
@@ -114,30 +120,30 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def half_replaced(target: Path) -> bool:
-    """Whether a killed :func:`new_folder` left the old folder beside ``target``, or in its stead."""
+    """Whether a killed :func:`new_folder` left an old version of ``target``."""
     return target.with_name(f".{target.name}.old").exists()
 
 
 def recover(target: Path) -> None:
-    """Tidy up after a killed :func:`new_folder`, if there was one."""
+    """Restore ``target`` after a killed :func:`new_folder`, if there was one."""
     with FileLock(target.with_name(f".{target.name}.lock")):
-        _tidy(target, target.with_name(f".{target.name}.old"))
+        _restore(target, target.with_name(f".{target.name}.old"))
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Remove what killed writers of :func:`whole_file` left in ``folder``, of files whose name begins with ``name``."""
+    """Remove temporary files of killed :func:`whole_file` calls from ``folder``, for targets whose name starts with ``name``."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name.startswith(f".{name}") and path.suffix[1:].isdecimal() and path.is_file():
             path.unlink(missing_ok=True)
 
 
-def _tidy(target: Path, old: Path) -> None:
-    """Put back what a killed writer moved away, and remove what it left half written."""
+def _restore(target: Path, old: Path) -> None:
+    """Restore what a killed writer moved, and remove its incomplete folders."""
     if old.exists() and not target.exists():
         os.rename(old, target)
     shutil.rmtree(old, ignore_errors=True)
-    for left in target.parent.glob(f".{target.name}.new-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for incomplete in target.parent.glob(f".{target.name}.new-*"):
+        shutil.rmtree(incomplete, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -150,7 +156,11 @@ PIECE = 2**20  # bytes
 
 
 def sha256_of(path: Path, advance: Callable[[int], object] = lambda count: None) -> str:
-    """Return the hexadecimal digest; ``advance`` is told how many bytes of each piece have been read."""
+    """Return the hexadecimal SHA-256 digest of a file.
+
+    Args:
+        advance: called with the number of bytes of each piece read, for a progress bar.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(PIECE):

@@ -1,15 +1,15 @@
-"""Ctrl-C ends a command with one line, also in the seconds in which its libraries are imported; needs none itself."""
+"""End a command with one line on Ctrl-C, even while libraries are being imported. This module imports none itself."""
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-EXIT = 130  # as shells give it for SIGINT
+EXIT = 130  # exit code of shells for SIGINT
 
 
 def end_commands_at_once() -> None:
-    """From now until :func:`commands_have_started`, end this process on Ctrl-C, if it is one of our commands."""
+    """End this process on Ctrl-C until :func:`commands_have_started` is called, if it is one of our commands."""
     if _is_command(sys.orig_argv) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
@@ -22,10 +22,10 @@ def commands_have_started() -> None:
 
 def _end(number, frame) -> None:
     os.write(2, b"interrupted\n")
-    os._exit(EXIT)  # an exception would end in a library that catches it, or in a traceback
+    os._exit(EXIT)  # a library could catch an exception, or print a traceback
 
 
 def _is_command(words: Sequence[str]) -> bool:
-    """Whether ``words`` start one of our commands; a process that another one starts for itself is none."""
+    """Whether the command line ``words`` is one of our commands, and not that of a worker process."""
     module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
     return module.partition(".")[0] == __package__.partition(".")[0] or any(Path(word).stem == "run_recbole_macrec" for word in words[1:])

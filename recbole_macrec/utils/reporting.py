@@ -1,4 +1,4 @@
-"""Runs a command, and reports errors that a user can correct in one line."""
+"""Run a command and report errors that the user can correct in one line."""
 import sys
 import traceback
 from collections.abc import Callable
@@ -9,7 +9,10 @@ from recbole_macrec.utils.interrupts import EXIT, commands_have_started
 
 
 def reporting(command: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Run ``command``; what the user can mend becomes one line on stderr and exit code 1."""
+    """Call ``command(argv)`` and return its exit code.
+
+    An error that the user can correct is printed as one line on stderr, with exit code 1; ``--verbose`` adds the traceback.
+    """
     try:
         commands_have_started()
         return command(argv)
@@ -19,7 +22,7 @@ def reporting(command: Callable[[list[str]], int], argv: list[str]) -> int:
         return EXIT
     except Terminated as ended:
         if first_to_report():
-            print(f"error: this process was ended by its launcher, as another one has ended. {RESUME}.", file=sys.stderr)
+            print(f"error: the launcher ended this process because another one had ended. {RESUME}.", file=sys.stderr)
         return ended.code
     except Exception as error:
         if getattr(error, "reported", False):  # by another process

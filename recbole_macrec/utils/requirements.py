@@ -1,4 +1,4 @@
-"""Says in one line how to install a library that is missing; needs none itself."""
+"""Say in one line how to install a missing library. This module imports no library itself."""
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,20 +9,20 @@ _COMMANDS = ("-m", "-c", "run_recbole_macrec")  # sys.argv[0] of python -m and -
 
 
 def missing(error: ModuleNotFoundError) -> BaseException:
-    """The exception to raise in place of ``error``: for a command line one that ends in a single line, without a traceback."""
+    """Return the exception to raise instead of ``error``. On a command line it ends the process without a traceback."""
     if error.name is None or error.name.partition(".")[0] == PACKAGE:
         return error
-    install = f"pip install -e {_CHECKOUT}" if (_CHECKOUT / "setup.cfg").is_file() else _of_wheel(error.name)
-    message = f"{error.name} is not installed; install what recbole_macrec requires with: {install}"
+    install = f"pip install -e {_CHECKOUT}" if (_CHECKOUT / "setup.cfg").is_file() else _pip_install(error.name)
+    message = f"{error.name} is not installed; install the requirements of recbole_macrec with: {install}"
     if Path(sys.argv[0] if sys.argv else "").stem in _COMMANDS:
         return SystemExit(f"error: {message}")
     return ModuleNotFoundError(message, name=error.name)
 
 
-def _of_wheel(module: str) -> str:
+def _pip_install(module: str) -> str:
     return "pip install 'recbole>=1.2.0,<1.3' kmeans-pytorch" if module in ("recbole", "kmeans_pytorch") else f"pip install {module}"
 
 
 def recbole_folder() -> Path:
-    """Where RecBole is installed."""
+    """Return the folder of the installed RecBole package."""
     return Path(find_spec("recbole").origin).parent

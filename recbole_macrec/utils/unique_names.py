@@ -1,21 +1,21 @@
-"""Names that no other run has: files and folders that this process made itself."""
+"""Create files and folders with names that no other run uses."""
 from collections.abc import Callable
 from pathlib import Path
 
 
 def new_folder(path: str | Path) -> Path:
-    """Create the folder ``path``, or ``path``-2, ``path``-3, ... where another run has the name; returns it."""
+    """Create and return the folder ``path``, or ``path-2``, ``path-3``, ... if the name is in use."""
     return _first_free(Path(path), "", Path.mkdir)
 
 
 def new_file(path: str | Path) -> Path:
-    """Create the empty file ``path``, or with -2, -3, ... before its suffix where another run has the name; returns it."""
+    """Create and return the empty file ``path``, or one with -2, -3, ... before the suffix if the name is in use."""
     path = Path(path)
     return _first_free(path.with_suffix(""), path.suffix, lambda name: name.touch(exist_ok=False))
 
 
 def remove_if_empty(path: str | Path) -> None:
-    """Remove the file ``path`` if nothing was written to it."""
+    """Remove the file ``path`` if it is empty."""
     path = Path(path)
     if path.is_file() and not path.stat().st_size:
         path.unlink(missing_ok=True)

@@ -240,8 +240,8 @@ def test_a_study_comes_first(two_datasets):
     [
         (["nowhere"], "holds no compare.json"),
         ([], "required"),
-        (["x", "--usrs=3"], "no option of report"),
-        (["x", "--users=-1"], "below 0"),
+        (["x", "--usrs=3"], "is not an option of report"),
+        (["x", "--users=-1"], "expected values of at least 0"),
     ],
 )
 def test_one_sentence_says_what_to_mend(argv, expected, capsys):

@@ -151,16 +151,16 @@ def test_rows_may_be_variants_of_several_models_and_some_can_be_asked_for(tmp_pa
     assert variants_of(read, [], TINY, {}) == [Variant("Pop", "Pop"), image]
     assert variants_of(read, ["TIGER (image)", "SASRec"], TINY, {}) == [image, Variant("SASRec", "SASRec")]
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"kind": "published", "variants": {"Pop": {}}}))
-    with pytest.raises(UserError, match="variants that name their models"):
+    with pytest.raises(UserError, match="that each have a 'model'"):
         read_study(str(tmp_path / "own.yaml"))
 
 
 @pytest.mark.parametrize(
     "argv, expected",
     [
-        (["published"], "no published figures of arts-toy"),
+        (["published"], "no published results on arts-toy"),
         (["ablatoin"], "Did you mean 'ablation'?"),
-        (["ablation", "--models=SASRec"], "leave it out"),
+        (["ablation", "--models=SASRec"], "leave --models out"),
         (["own.yaml"], "expected 'kind: ...'"),
     ],
 )

@@ -1,12 +1,12 @@
-"""A comparison as a page to look at: tables with significance, figures, and what each model recommends to whom.
+"""The command ``report``: an HTML page with tables, significance tests, figures and recommendations of a comparison.
 
     python -m recbole_macrec.benchmark report DIR
 
-writes DIR/report.html, one file that needs no network and no other file, and its figures as PNG and PDF to DIR/figures/.
-DIR is the --output folder of a compare or a study; of an unfinished one the report shows what there is.
+writes DIR/report.html, a single file that works without network, and its figures as PNG and PDF to DIR/figures/. DIR is the
+--output folder of ``compare`` or ``study``. If that is unfinished, the report shows the finished runs.
 
-The reader's corner holds --users test users, drawn at random, with their histories and the lists of every model (of the first
-seed), titles and images where the dataset has some.
+The reader's corner shows --users random test users with their histories and the recommendations of every model (of the first
+seed), with titles and images if the dataset has them.
 """
 import argparse
 from pathlib import Path
@@ -34,18 +34,19 @@ def _main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
+    """Parse and check the command line."""
     parser = new_parser("python -m recbole_macrec.benchmark report", __doc__)
     parser.epilog = None
-    parser.add_argument("folder", help="of a comparison or study")
+    parser.add_argument("folder", help="output folder of a comparison or study")
     parser.add_argument("--output", metavar="FILE.html", help="default: report.html in the folder")
-    parser.add_argument("--users", type=int, default=200, help="in the reader's corner of each dataset (default: 200)")
-    parser.add_argument("--seed", type=int, default=0, help="of their drawing (default: 0)")
-    parser.add_argument("--image_megabytes", type=float, default=3, help="of images in all, each shrunk to some KB (default: 3)")
-    parser.add_argument("--data_path", help="where the datasets lie now (default: where they lay for the runs)")
+    parser.add_argument("--users", type=int, default=200, help="test users in the reader's corner of each dataset (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for choosing these users (default: 0)")
+    parser.add_argument("--image_megabytes", type=float, default=3, help="total size of the item images, shrunk to a few KB each (default: 3)")
+    parser.add_argument("--data_path", help="folder of the datasets, if they were moved after the runs")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     args, settings = read_settings(parser, argv)
     if settings:
-        raise UserError(f"--{next(iter(settings))} is no option of report; see --help.")
+        raise UserError(f"--{next(iter(settings))} is not an option of report; see --help.")
     if args.users < 0 or args.image_megabytes < 0:
-        raise UserError("--users and --image_megabytes can't be below 0.")
+        raise UserError(f"--users={args.users} --image_megabytes={args.image_megabytes}: expected values of at least 0.")
     return args

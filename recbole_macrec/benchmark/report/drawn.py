@@ -1,4 +1,4 @@
-"""Which figures a report has.
+"""The figures of a report.
 
 Shapes: R test rows, K codes of a layer.
 """
@@ -15,14 +15,14 @@ from recbole_macrec.benchmark.figures import Drawing, Figure, Intervals
 from recbole_macrec.benchmark.study.kinds import group_of, grouped_rows, over_seeds, range_text
 from recbole_macrec.benchmark.study.study import read_study
 
-GROUPS = ("cold_items", "history_length")  # the studies whose groups a report shows as well
-SMALL = 0.72  # of the usual size, for figures that come by the dozen
-NORMAL_95 = 1.959964  # standard errors on either side of a mean that hold 95 % of a normal distribution
+GROUPS = ("cold_items", "history_length")  # studies whose groups every report shows
+SMALL = 0.72  # relative size of figures that a page has many of
+NORMAL_95 = 1.959964  # the 97.5 % quantile of the standard normal distribution
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, the name of its files, what a reader has to know to read it, and its size in the page."""
+    """A figure with the name of its files, a caption, and its relative size in the page."""
 
     name: str
     drawing: Drawing
@@ -31,30 +31,30 @@ class Drawn:
 
 
 def intervals(table: Table) -> list[Drawn]:
-    """The differences that were tested, one figure a metric."""
+    """Return the tested differences, one figure per metric."""
     drawn = []
     for metric in dict.fromkeys(test.metric for test in table.tests):
         rows = [(f"{t.first} − {t.second}", t.difference, t.low, t.high) for t in table.tests if t.metric == metric]
-        caption = "Mean difference and its 95 % interval; right of 0 the first is better."
+        caption = "Mean difference with its 95 % interval; right of 0 the first model is better."
         drawn.append(Drawn(f"difference-{file_name(metric)}", Intervals(f"Difference in {metric}", metric, rows), caption))
     return drawn
 
 
 def curves(comparison: Comparison, dataset: str) -> list[Drawn]:
-    """Validation and training loss over the epochs, mean and deviation over the seeds."""
+    """Return validation metric and training loss per epoch, mean and standard deviation over the seeds."""
     runs = {label: [r for r in comparison.of(dataset, label) if r.curve] for label in comparison.labels}
     metric = next((_valid_metric(run) for of_label in runs.values() for run in of_label), None)
     if metric is None:
         return []
     spread = "Mean over the seeds; the band is one standard deviation."
-    loss = "Share of the loss in the first epoch: losses of different models have no common unit. " + spread
-    found = [
+    loss = "Loss relative to the first epoch, since losses of different models have different units. " + spread
+    panels = [
         ("validation", f"Validation, {metric}", metric, spread, lambda curve: _valid(curve, metric)),
         ("loss", "Training loss", "loss / loss of epoch 1", loss, _relative_loss),
     ]
     return [
         Drawn(f"curve-{name}", figure, caption)
-        for name, title, y, caption, read in found if (figure := _curve(title, y, runs, read)) is not None
+        for name, title, y, caption, read in panels if (figure := _curve(title, y, runs, read)) is not None
     ]  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def _relative_loss(curve: list[dict]) -> dict[int, float]:
 
 
 def groups(comparison: Comparison, dataset: str) -> list[Drawn]:
-    """Metrics by training count of the target and by length of the history, with 95 % intervals over the test rows."""
+    """Return metrics by training count of the target and by length of the history, with 95 % intervals over the test rows."""
     labels = [label for label in comparison.labels if comparison.of(dataset, label)]
     if not labels:
         return []
@@ -102,20 +102,20 @@ def groups(comparison: Comparison, dataset: str) -> list[Drawn]:
         kept = [number for number, of_group in enumerate(inside) if of_group.any()]
         bounds = [*study["from"], None]
         ticks = [f"{range_text(bounds[i], bounds[i + 1])}\n{inside[i].sum():,}" for i in kept]
-        x = "training interactions of the target" if study["by"] == "target_count" else "interactions before the target"
+        x = "training interactions of the target item" if study["by"] == "target_count" else "interactions before the target item"
         for metric in metrics:
-            figure = Figure(f"{metric} by {x}", f"{x}; below, the number of test rows", metric, ticks)
+            figure = Figure(f"{metric} by {x}", f"{x}; below: number of test rows", metric, ticks)
             for label in comparison.labels:
                 of_row = mean_values(rows.get(label, []), metric)
-                pairs = [mean_and_error([of_row[key] for key, here in zip(keys, inside[i]) if here and key in of_row]) for i in kept]
+                pairs = [mean_and_error([of_row[key] for key, member in zip(keys, inside[i]) if member and key in of_row]) for i in kept]
                 figure.series[label] = ([mean for mean, _ in pairs], [error for _, error in pairs])
-            caption = "Mean over the test rows of a group, each averaged over the seeds; 95 % interval by the normal distribution."
+            caption = "Mean over the test rows of a group, each averaged over the seeds, with 95 % intervals (normal approximation)."
             drawn.append(Drawn(f"{study['by']}-{file_name(metric)}", figure, caption))
     return drawn
 
 
 def mean_values(runs: Sequence[Ranks], metric: str) -> dict[tuple, float]:
-    """Key of a test row -> the metric, averaged over the runs (a label's seeds) that have the row."""
+    """Return key of a test row -> metric, averaged over the runs (seeds of one label) that have the row."""
     values: dict[tuple, list[float]] = {}
     for ranks in runs:
         for key, value in zip(ranks.keys(), row_values(ranks.ranks, ranks.rows, metric).tolist()):
@@ -124,7 +124,7 @@ def mean_values(runs: Sequence[Ranks], metric: str) -> dict[tuple, float]:
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean, and half the length of its 95 % interval by the normal distribution; None for too few values."""
+    """Return the mean and half the length of its 95 % interval (normal approximation); None if there are too few values."""
     if not values:
         return None, None
     error = NORMAL_95 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
@@ -132,23 +132,25 @@ def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]
 
 
 def code_use(comparison: Comparison, dataset: str) -> list[Drawn]:
-    """Items per code of every modality and layer, the most used codes first; labels with the same codes share a line."""
+    """Return the number of items per code of every modality and layer; labels with equal codes share a line."""
     drawn = []
     raw = {label: [run.codes["raw_codes"] for run in comparison.of(dataset, label)] for label in comparison.labels}
     for modality in dict.fromkeys(m for of_label in raw.values() for codes in of_label for m in codes):
         tables = {label: [codes[modality] for codes in of_label if modality in codes] for label, of_label in raw.items()}
         layers = max(table.shape[1] for of_label in tables.values() for table in of_label)
         for layer in range(layers):
-            there = {label: [table for table in of_label if table.shape[1] > layer] for label, of_label in tables.items()}
-            counts = {label: [sorted_counts(table[:, layer]) for table in of_label] for label, of_label in there.items()}
-            figure = _use(f"{modality}, layer {layer}", counts)
+            counts = {
+                label: [sorted_counts(table[:, layer]) for table in of_label if table.shape[1] > layer]
+                for label, of_label in tables.items()
+            }
+            figure = _code_use_figure(f"{modality}, layer {layer}", counts)
             if figure is not None:
-                caption = "Items per code before collisions are resolved, most used first, mean over the seeds; flat is even."
+                caption = "Items per code before collisions are resolved, most used first, mean over the seeds; a flat line is even use."
                 drawn.append(Drawn(f"codes-{file_name(modality)}-{layer}", figure, caption, SMALL))
     return drawn
 
 
-def _use(title: str, counts: dict[str, list[np.ndarray]]) -> Figure | None:
+def _code_use_figure(title: str, counts: dict[str, list[np.ndarray]]) -> Figure | None:
     longest = max((len(c) for of_label in counts.values() for c in of_label), default=0)
     if not longest:
         return None
@@ -161,7 +163,7 @@ def _use(title: str, counts: dict[str, list[np.ndarray]]) -> Figure | None:
         if padded and same is not None:
             lines[means] = f"{same}, {label}"
             figure.series = {lines[means] if name == same else name: pair for name, pair in figure.series.items()}
-            means = (None,) * longest  # keeps the colours of those behind it
+            means = (None,) * longest  # the next labels keep their colours
         elif padded:
             lines[means] = label
         figure.series[label] = (list(means), [None] * longest)
@@ -169,10 +171,10 @@ def _use(title: str, counts: dict[str, list[np.ndarray]]) -> Figure | None:
 
 
 def sorted_counts(codes: np.ndarray) -> np.ndarray:
-    """How many items have each of the codes in use, largest first."""
+    """Return the number of items of each used code, in descending order."""
     return np.sort(np.unique(codes, return_counts=True)[1])[::-1]
 
 
 def study_figures(study: dict) -> list[Drawn]:
-    """The figures of a study, as study.json has them."""
+    """Return the figures stored in study.json."""
     return [Drawn(name, Figure(**figure), "") for name, figure in study.get("figures", {}).items()]

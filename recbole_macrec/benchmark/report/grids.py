@@ -1,4 +1,4 @@
-"""What stands in the tables of the page: texts to show, values to sort by, marks."""
+"""The tables of the page: cells with text, sort value and mark."""
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ class Entry:
     """One cell.
 
     Attributes:
-        value: to sort by; None: the text.
-        mark: a class: best, second, better, worse.
-        after: shown smaller behind the text.
-        share: of the largest value of the column, for a bar behind the text.
+        value: sort key; None: sort by the text.
+        mark: CSS class: best, second, better, worse, note.
+        after: shown in a smaller font after the text.
+        share: fraction of the largest value of the column, drawn as a bar behind the text.
     """
 
     text: str
@@ -29,7 +29,7 @@ class Entry:
 
 @dataclass
 class Grid:
-    """A table; columns are (name, holds numbers), the first one names the row."""
+    """A table. Columns are (name, is numeric); the first column names the row."""
 
     caption: str
     columns: list[tuple[str, bool]]
@@ -37,7 +37,7 @@ class Grid:
 
 
 def results(table: Table) -> Grid:
-    """The table of one dataset."""
+    """Return the results on one dataset."""
     caption = ". ".join(filter(None, ["Mean ± standard deviation over the seeds", table.precision.rstrip(".")]))
     grid = Grid(caption, [("model", False), *((name, True) for name in table.columns)])
     collisions = any(row.collisions for row in table.rows)
@@ -49,21 +49,21 @@ def results(table: Table) -> Grid:
             cell = row.cells[name]
             metric = "@" in name and name.partition("@")[0] not in LOWER_IS_BETTER
             share = cell.mean / most[name] if metric and most[name] and cell.mean is not None else None
-            figure, spread, deviation = cell.text().partition(" ±")
-            entries.append(Entry(figure, cell.mean, MARKS[cell.place], spread + deviation, share))
+            number, spread, deviation = cell.text().partition(" ±")
+            entries.append(Entry(number, cell.mean, MARKS[cell.place], spread + deviation, share))
         entries += [Entry(row.collisions)] * collisions
         grid.rows.append(entries)
     return grid
 
 
 def tests(table: Table) -> Grid | None:
-    """The paired tests, where there are any."""
+    """Return the paired tests; None if there are none."""
     if not table.tests:
         return None
     numeric = ("difference", "95 % interval", "p", "p, Holm")
     names = ("first", "second", "metric", *numeric, "the first is")
     grid = Grid(
-        " ".join([*test_notes(table), "Corrected by Holm for all tests of the table"]),
+        " ".join([*test_notes(table), "p values are corrected by Holm's method for all tests of the table"]),
         [(name, name in numeric) for name in names],
     )
     for t in table.tests:
@@ -76,7 +76,7 @@ def tests(table: Table) -> Grid | None:
 
 
 def verdict(table: Table) -> str:
-    """One sentence: who leads, and whom it significantly beats."""
+    """Return one sentence: the best model, and the models that it significantly beats."""
     metric = next(iter(largest_k(table.metrics)[-1:]), None)
     leading = [row for row in table.rows if metric and row.cells[metric].place == 1]
     if len(leading) != 1:
@@ -94,21 +94,22 @@ def verdict(table: Table) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
+    """Join names as in ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def semantic_ids(comparison: Comparison, dataset: str) -> Grid | None:
-    """Collisions and use of the codebooks by label and modality, mean over the seeds."""
+    """Return collisions and codebook use by label and modality, mean over the seeds."""
     numeric = ("collisions", "distinct IDs", "items")
     names = ("model", "modality", *numeric, "codes in use, by layer", "perplexity, by layer")
     grid = Grid(
-        "Before collisions are resolved, mean over the seeds; as many codes as the perplexity, all used alike, would be as varied",
+        "Before collisions are resolved, mean over the seeds. Perplexity: the number of equally used codes with the same entropy",
         [(name, name in numeric) for name in names],
     )
     for label in comparison.labels:
-        found = [run.result["semantic_ids"] for run in comparison.of(dataset, label)]
-        for modality in dict.fromkeys(m for ids in found for m in ids):
-            seeds = [ids[modality] for ids in found if modality in ids]
+        by_seed = [run.result["semantic_ids"] for run in comparison.of(dataset, label)]
+        for modality in dict.fromkeys(m for ids in by_seed for m in ids):
+            seeds = [ids[modality] for ids in by_seed if modality in ids]
             rate = _mean(seeds, "collision_rate")
             distinct, items = _mean(seeds, "distinct"), _mean(seeds, "items")
             grid.rows.append([
@@ -129,7 +130,7 @@ def _by_layer(seeds: Sequence[dict], key: str) -> str:
 
 
 def study(content: dict) -> Grid:
-    """The table of a study, as study.json has it; a column ``NAME std`` is shown behind ``NAME``."""
+    """Return the table stored in study.json. A column ``NAME std`` is shown after the value of ``NAME``."""
     columns = content["columns"]
     shown = [name for name in columns if not name.endswith(" std")]
     cells = [dict(zip(columns, row, strict=True)) for row in content["rows"]]

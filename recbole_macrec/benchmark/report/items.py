@@ -1,4 +1,4 @@
-"""Titles and small images of items, for people."""
+"""Titles and thumbnails of items."""
 import base64
 import io
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.recommend.input import item_titles
 
 SIDE, QUALITY = 72, 60  # pixels, and WebP's quality
-LETTERS = 160  # of a title
+LETTERS = 160  # longest title
 
 
 def titles_of(settings: dict, tokens: Sequence[str]) -> dict[str, str]:
-    """Item token -> title, cut to what fits a card; none where the dataset has none, or is not there any more."""
+    """Return item token -> title, shortened to LETTERS; empty if the dataset has no titles or no longer exists."""
     titles = item_titles(settings, tokens)
     return {token: title if len(title) <= LETTERS else f"{title[: LETTERS - 1]}…" for token, title in titles.items()}
 
 
 def images_of(settings: dict, tokens: Sequence[str], limit: int) -> dict[str, str]:
-    """Item token -> its image as a small ``data:`` URI, for as many of the first tokens as ``limit`` characters hold.
+    """Return item token -> thumbnail as a ``data:`` URI, for the first tokens whose URIs fit into ``limit`` characters.
 
-    Items without an image file, or with one that is unreadable or outside the dataset's folder, have none.
+    Items are skipped if they have no image file, or one that is unreadable or outside the folder of the dataset.
     """
     folder, name = Path(settings["data_path"]), settings["dataset"]
     if not (folder / f"{name}.item").is_file():
@@ -33,26 +33,26 @@ def images_of(settings: dict, tokens: Sequence[str], limit: int) -> dict[str, st
     items, column = read_items(folder, name, AtomicFormat.of(settings)), settings.get("image_field") or "image"
     if column not in items:
         return {}
-    places = dict(zip(items["item_id"], items[column]))
-    found: dict[str, str] = {}
+    files = dict(zip(items["item_id"], items[column]))
+    images: dict[str, str] = {}
     for token in tokens:
-        place = places.get(token)
-        path = folder / place if place else None
+        file = files.get(token)
+        path = folder / file if file else None
         if path is None or not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
             continue
         try:
             image = data_uri(read_rgb(RawItem(token, image=path)))
-        except UserError:  # a page without one of its images is still worth reading
+        except UserError:  # an unreadable image must not prevent the report
             continue
         limit -= len(image)
         if limit < 0:
             break
-        found[token] = image
-    return found
+        images[token] = image
+    return images
 
 
 def data_uri(image: Image.Image) -> str:
-    """``image`` shrunk to at most SIDE x SIDE pixels."""
+    """Return ``image`` as a URI, shrunk to at most SIDE x SIDE pixels."""
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     image.save(file, format="WEBP", quality=QUALITY)

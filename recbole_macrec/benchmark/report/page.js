@@ -1,9 +1,9 @@
 "use strict";
 
-// -- light and dark: as the system has it until the button is pressed; then kept where the browser lets a file keep anything
+// -- light and dark: the system's preference until the button is pressed; then stored if the browser allows it
 const theme = {
   read() { try { return localStorage.getItem("theme"); } catch { return null; } },
-  keep(value) { try { localStorage.setItem("theme", value); } catch { /* a page that may keep nothing still switches */ } },
+  keep(value) { try { localStorage.setItem("theme", value); } catch { /* without storage, the button still works */ } },
   set(value) { document.documentElement.style.colorScheme = value ?? ""; },
 };
 theme.set(theme.read());
@@ -14,7 +14,7 @@ document.getElementById("theme").addEventListener("click", () => {
   theme.set(dark ? "light" : "dark");
 });
 
-// -- tables: numbers begin with the largest, texts with the first; empty cells stay below
+// -- sortable tables: numbers descend first, texts ascend first; empty cells stay last
 function sortBy(header) {
   const table = header.closest("table");
   const column = [...header.parentNode.children].indexOf(header);
@@ -38,14 +38,14 @@ function sortBy(header) {
 }
 for (const header of document.querySelectorAll("thead th")) header.querySelector("button").addEventListener("click", () => sortBy(header));
 
-// -- figures: a pressed chip dims the other series in all of them
+// -- figures: a pressed chip dims the other series in all figures
 for (const chip of document.querySelectorAll(".chips button")) {
   chip.addEventListener("click", () => {
     const number = chip.getAttribute("aria-pressed") === "true" ? null : chip.dataset.series;
     for (const other of document.querySelectorAll(".chips button")) other.setAttribute("aria-pressed", String(other.dataset.series === number));
     for (const svg of document.querySelectorAll("figure svg")) {
-      const there = number !== null && svg.querySelector(`.series-${number}`) !== null;
-      for (const part of svg.querySelectorAll("[class^=series-]")) part.classList.toggle("dim", there && !part.classList.contains(`series-${number}`));
+      const hasSeries = number !== null && svg.querySelector(`.series-${number}`) !== null;
+      for (const part of svg.querySelectorAll("[class^=series-]")) part.classList.toggle("dim", hasSeries && !part.classList.contains(`series-${number}`));
     }
   });
 }
@@ -121,7 +121,7 @@ function reader() {
     shown = corner.users.filter((user) => passes(user) && (!text || holds(user, text)));
     fill(get("pick-user"), shown.map((user) => [user.user, named(user)]));
     if (shown.some((user) => user.user === kept)) get("pick-user").value = kept;
-    get("reader-count").textContent = `${shown.length} of ${corner.users.length} users here; ${counted(corner.testUsers)} were tested.`;
+    get("reader-count").textContent = `${shown.length} of ${corner.users.length} users shown; ${counted(corner.testUsers)} were tested.`;
     show();
   }
 
@@ -160,7 +160,7 @@ function reader() {
     return element;
   }
 
-  // what a code shares with the beginning of the target's is bold
+  // the prefix that a code shares with the target's code is bold
   function coded(code, target) {
     let same = 0;
     while (same < code.length && code[same] === target[same]) same += 1;
@@ -185,7 +185,7 @@ function reader() {
   function show() {
     const user = shown.find(({ user: name }) => name === get("pick-user").value);
     if (!user) {
-      get("reader-user").replaceChildren(make("p", "", "No user here is like that."));
+      get("reader-user").replaceChildren(make("p", "", "No user matches."));
       return;
     }
     const target = card(user.target, user, 0, [["withheld target", "found"]]);
@@ -198,8 +198,8 @@ function reader() {
     }
     const earlier = user.earlier ? `, the last ${user.history.length} of ${user.history.length + user.earlier}` : "";
     get("reader-user").replaceChildren(
-      make("h3", "", `What ${user.user} took`), make("p", "hint", `Oldest first${earlier}; then the item withheld for the test.`), strip,
-      make("h3", "", "What the models recommend"), lists,
+      make("h3", "", `History of ${user.user}`), make("p", "hint", `Oldest first${earlier}; the last card is the item withheld for the test.`), strip,
+      make("h3", "", "Recommendations of each model"), lists,
     );
     strip.scrollLeft = strip.scrollWidth;
   }

@@ -1,4 +1,4 @@
-"""The HTML page of a comparison, in one file."""
+"""The HTML page of a comparison, as one file."""
 import base64
 import hashlib
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from recbole_macrec.utils.files import remove_unfinished, whole_file
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure as it stands in the page; ``file`` is the name of its PNG and PDF."""
+    """A figure in the page; ``file`` is the name of its PNG and PDF files."""
 
     title: str
     caption: str
@@ -31,11 +31,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Section:
-    """All about one dataset but the reader's corner."""
+    """The section of one dataset, without the reader's corner."""
 
     dataset: str
     verdict: str
-    notes: list[str]  # on runs that are unfinished or failed
+    notes: list[str]  # about unfinished or failed runs
     results: Grid
     tests: Grid | None
     codes: Grid | None
@@ -46,14 +46,17 @@ class Section:
 
 
 def write_report(folder: Path, output: Path, corner: Corner = Corner()) -> tuple[Path, list[Path]]:
-    """Write the page of the comparison in ``folder`` to ``output``, and its figures into the folder; returns all paths.
+    """Write the page of the comparison in ``folder`` to ``output``, and its figures to ``folder``.
+
+    Returns:
+        The path of the page and the paths of the figures.
 
     Raises:
-        UserError: when there is no comparison, or none of its runs is finished.
+        UserError: if there is no comparison, or none of its runs is finished.
     """
     comparison = open_comparison(folder)
     if len(comparison.unfinished) == len(comparison.runs):
-        raise UserError(f"No run of {folder} is finished, so there is nothing to report; call the same compare again.")
+        raise UserError(f"No run of {folder} is finished, so there is nothing to report; give the same compare command again.")
     paths: list[Path] = []
     tables = zip(comparison.datasets, comparison_tables(comparison), strict=True)
     sections = [_section(comparison, table, dataset, paths) for dataset, table in tables]
@@ -67,7 +70,7 @@ def write_report(folder: Path, output: Path, corner: Corner = Corner()) -> tuple
 
 
 def render(comparison: Comparison, sections: list[Section], study: dict | None, corners: list[dict]) -> str:
-    """The text of the page. The script is the only one that a browser runs in it, whatever titles and labels hold."""
+    """Return the HTML text. A content security policy allows only our own script, whatever titles and labels contain."""
     environment = Environment(
         loader=PackageLoader("recbole_macrec.benchmark.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -107,7 +110,7 @@ def _section(comparison: Comparison, table: Table, dataset: str, paths: list[Pat
         runs=provenance.runs(comparison, dataset, largest_k(table.metrics)),
         own_settings=own,
         shared_settings=shared,
-        figures={kind: [_shown(comparison, dataset, figure, paths) for figure in found] for kind, found in figures.items()},
+        figures={kind: [_shown(comparison, dataset, figure, paths) for figure in of_kind] for kind, of_kind in figures.items()},
     )
 
 
@@ -118,7 +121,7 @@ def _shown(comparison: Comparison, dataset: str, figure: Drawn, paths: list[Path
 
 
 def _study(comparison: Comparison) -> dict | None:
-    """Title, table and figures of the study whose comparison this is; None for another comparison."""
+    """Return title, table and figures of the study of this comparison; None if it is not a study."""
     path = comparison.folder / "study.json"
     if not path.is_file():
         return None
@@ -131,10 +134,10 @@ def _study(comparison: Comparison) -> dict | None:
 
 
 def _corners(comparison: Comparison, corner: Corner) -> list[dict]:
-    found, left = [], corner.image_bytes
+    contents, left = [], corner.image_bytes
     for dataset in comparison.datasets:
-        one = read_corner(comparison, dataset, corner, left)
-        if one is not None:
-            left -= sum(map(len, one["images"]))
-            found.append(one)
-    return found
+        content = read_corner(comparison, dataset, corner, left)
+        if content is not None:
+            left -= sum(map(len, content["images"]))
+            contents.append(content)
+    return contents

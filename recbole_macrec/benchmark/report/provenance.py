@@ -1,4 +1,4 @@
-"""Where the figures come from: every run, its settings, machine and libraries, and the command to repeat them."""
+"""The origin of the results: runs, settings, machines, library versions, and the command that repeats them."""
 import json
 import shlex
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from recbole_macrec.benchmark.compare.runs import PLACE, Comparison, Run
 from recbole_macrec.benchmark.report.grids import Entry, Grid
 from recbole_macrec.config.options import word_of
 
-UNTOLD = (*PLACE, "seed", "model", "dataset", "device", "checkpoint_dir", "config_files", "local_rank", "offset", "ip", "port")
+HIDDEN = (*PLACE, "seed", "model", "dataset", "device", "checkpoint_dir", "config_files", "local_rank", "offset", "ip", "port")
 
 
 def runs(comparison: Comparison, dataset: str, metrics: Sequence[str]) -> Grid:
-    """Every run, finished or not."""
+    """Return the table of all runs, including unfinished ones."""
     numeric = ("seed", "epochs", "best validation", *metrics, "training s")
     grid = Grid("Every run", [("model", False), *((name, True) for name in numeric), ("state", False)])
     for run in comparison.runs:
@@ -38,15 +38,15 @@ def _run_figures(run: Run, metrics: Sequence[str]) -> list[Entry]:
 
 
 def settings(comparison: Comparison, dataset: str) -> tuple[Grid, Grid]:
-    """The settings in which the labels differ, and those they share, each of a label's first finished run."""
+    """Return the settings that differ between labels, and those that all share (of the first finished run of each label)."""
     finished = {label: comparison.of(dataset, label) for label in comparison.labels}
-    found = {label: of_label[0].result["settings"] for label, of_label in finished.items() if of_label}
-    shared = Grid("The same for every model", [("option", False), ("value", False)])
-    own = Grid("Different, or read by some models alone", [("option", False), *((label, False) for label in found)])
-    for key in sorted({key for of_label in found.values() for key in of_label}, key=str.lower):
-        if key in UNTOLD:
+    by_label = {label: of_label[0].result["settings"] for label, of_label in finished.items() if of_label}
+    shared = Grid("The same for all models", [("option", False), ("value", False)])
+    own = Grid("Different between models, or read only by some", [("option", False), *((label, False) for label in by_label)])
+    for key in sorted({key for of_label in by_label.values() for key in of_label}, key=str.lower):
+        if key in HIDDEN:
             continue
-        values = [_shown(of_label[key]) if key in of_label else "–" for of_label in found.values()]
+        values = [_shown(of_label[key]) if key in of_label else "–" for of_label in by_label.values()]
         if len(set(values)) == 1:
             shared.rows.append([Entry(key), Entry(values[0])])
         else:
@@ -61,8 +61,8 @@ def _shown(value) -> str:
 
 
 def versions(comparison: Comparison) -> list[dict[str, str]]:
-    """What the runs were measured with: every distinct combination of machine and libraries, with how many runs it had."""
-    found: dict[str, int] = {}
+    """Return every combination of machine and library versions that runs used, with the number of its runs."""
+    counts: dict[str, int] = {}
     for run in comparison.runs:
         if run.finished:
             machine = run.result["hardware"]
@@ -73,12 +73,12 @@ def versions(comparison: Comparison) -> list[dict[str, str]]:
                 **{name: version for name, version in run.result["versions"].items() if version},
             }
             text = json.dumps(described)
-            found[text] = found.get(text, 0) + 1
-    return [{"runs": str(count), **json.loads(text)} for text, count in found.items()]
+            counts[text] = counts.get(text, 0) + 1
+    return [{"runs": str(count), **json.loads(text)} for text, count in counts.items()]
 
 
 def command(comparison: Comparison) -> str:
-    """The call of ``compare`` that asks for the same again; empty for a study's variants."""
+    """Return the ``compare`` command that repeats the comparison; empty for variants of a study."""
     spec = [run.spec for run in comparison.runs]
     settings = {json.dumps({k: v for k, v in a.settings.items() if k not in PLACE}, sort_keys=True) for a in spec}
     if len(settings) != 1 or any(a.label != a.model for a in spec):

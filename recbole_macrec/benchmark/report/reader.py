@@ -1,4 +1,4 @@
-"""The reader's corner: some test users, what they took, and what each model would recommend, as plain values for the page."""
+"""The reader's corner: histories of some test users and the recommendations of each model, as JSON values for the page."""
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,19 +8,19 @@ from pathlib import Path
 from recbole_macrec.benchmark.compare.runs import Comparison, Ranks, Run
 from recbole_macrec.benchmark.report.items import images_of, titles_of
 
-SHOWN = 10  # of each list
-SEEN = 20  # last items of a history, where the models don't say how many they see
+SHOWN = 10  # recommendations per model
+SEEN = 20  # shown items of a history, if the models have no MAX_ITEM_LIST_LENGTH
 
 
 @dataclass(frozen=True)
 class Corner:
-    """What the reader's corner may hold.
+    """Options of the reader's corner.
 
     Attributes:
-        users: of each dataset.
-        seed: of their drawing.
-        image_bytes: of the images of all datasets together, as they stand in the page.
-        data_path: where the datasets lie; None: where they lay for the runs.
+        users: number of users of each dataset.
+        seed: random seed for choosing the users.
+        image_bytes: total size of the images of all datasets in the page.
+        data_path: folder of the datasets; None: as in the runs.
     """
 
     users: int = 200
@@ -30,12 +30,13 @@ class Corner:
 
 
 def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_bytes: int) -> dict | None:
-    """Everything the page needs of one dataset; None where no run is finished, no user requested, or no test row shared.
+    """Collect the data of one dataset.
 
     Returns:
-        labels, seed of each label's run, users (see :func:`_user`), items (token, title and how often trained on, as columns;
-        ``image`` numbers into ``images`` or is null), and codes: one entry for each label and modality, whose table (equal
-        ones are kept once) has the code of every item as a list, or null.
+        None if no run is finished, no user is requested, or the runs share no test row. Otherwise: labels; the seed of each
+        label's run; users (see :func:`_user`); items, as columns token, title, training count and image (an index into
+        ``images`` or None); and codes, with one entry per label and modality, whose ``table`` is an index into ``tables``. A
+        table has the code of every item as a list, or None. Equal tables are stored once.
     """
     runs = {label: comparison.of(dataset, label)[0] for label in comparison.labels if comparison.of(dataset, label)}
     if not runs or not corner.users:
@@ -52,15 +53,15 @@ def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_byte
         _user(_name(key, targets), {label: (ranks[label], rows[label][key]) for label in runs}, seen) for key in chosen
     ]  # fmt: skip
     numbers: dict[str, int] = {}
-    often = Counter(token for user in users for token in _tokens(user))
-    for token, _ in often.most_common():  # the first ones get an image, should the room for images not suffice
+    frequency = Counter(token for user in users for token in _tokens(user))
+    for token, _ in frequency.most_common():  # if image_bytes is too small, the most frequent items have images
         numbers[token] = len(numbers)
     first = next(iter(ranks.values()))
     counts = dict(zip(first.items.tolist(), first.counts.tolist()))
     settings = _settings(runs, corner)
     titles = titles_of(settings, list(numbers))
     images = images_of(settings, list(numbers), image_bytes)
-    places = {token: place for place, token in enumerate(images)}
+    image_numbers = {token: number for number, token in enumerate(images)}
     tables, codes = _codes(runs, ranks, list(numbers))
     return {
         "dataset": dataset,
@@ -71,7 +72,7 @@ def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_byte
             "token": list(numbers),
             "title": [titles.get(token, "") for token in numbers],
             "trained": [counts[token] for token in numbers],
-            "image": [places.get(token) for token in numbers],
+            "image": [image_numbers.get(token) for token in numbers],
         },
         "images": list(images.values()),
         "codes": codes,
@@ -81,23 +82,27 @@ def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_byte
 
 
 def _name(key: tuple, targets: Counter) -> str:
-    """The user of a test row, with the target where the user has several."""
+    """Return the user of a test row, followed by the target if the user has several."""
     user, (target,), number = key
     return user if targets[user] == 1 else f"{user}, {target}" + (f" ({number + 1})" if number else "")
 
 
-def _user(user: str, found: dict[str, tuple[Ranks, int]], seen: int) -> dict:
-    """One test user and target: the last ``seen`` items of the history, how many came before them, the withheld target, and each
-    label's rank of it and best items; items are tokens."""
-    ranks, row = next(iter(found.values()))
+def _user(user: str, rows: dict[str, tuple[Ranks, int]], seen: int) -> dict:
+    """Return one test user with one target. Items are tokens.
+
+    Returns:
+        The last ``seen`` items of the history, the number of earlier items, the withheld target, and for each label the rank
+        of the target and the first recommended items.
+    """
+    ranks, row = next(iter(rows.values()))
     history = ranks.items[ranks.histories[row]].tolist()
     return {
         "user": user,
         "history": history[-seen:],
         "earlier": max(0, len(history) - seen),
         "target": str(ranks.items[ranks.targets[row]]),
-        "ranks": [int(r.ranks[i]) for r, i in found.values()],
-        "top": [r.items[r.top[i][:SHOWN]].tolist() for r, i in found.values()],
+        "ranks": [int(r.ranks[i]) for r, i in rows.values()],
+        "top": [r.items[r.top[i][:SHOWN]].tolist() for r, i in rows.values()],
     }
 
 
@@ -122,7 +127,7 @@ def _seen(run: Run) -> int:
 
 
 def _settings(runs: dict[str, Run], corner: Corner) -> dict:
-    """The settings that say where texts and images are, of the first model that reads any."""
+    """Return the settings that locate texts and images: those of the first model that uses texts."""
     every = [run.result["settings"] for run in runs.values()]
     settings = next((s for s in every if s.get("text_fields")), every[0])
     folder = Path(corner.data_path) / settings["dataset"] if corner.data_path else Path(settings["data_path"])

@@ -1,1 +1,1 @@
-"""Speed of each stage, measured against the usual way of doing it, after checking that both compute the same."""
+"""Speed of each stage beside a common implementation, after checking that both compute the same."""

@@ -1,4 +1,4 @@
-"""Quantizers on catalogues of several sizes: seconds and peak memory.
+"""Seconds and peak memory of quantizers on catalogues of several sizes.
 
 Shapes: N items, F feature width.
 """
@@ -19,15 +19,15 @@ from recbole_macrec.utils.hardware import peak_host_memory
 
 WIDTH = 768
 MODALITIES = ["text", "image"]
-TIMED = 2**14  # items of the timed epoch; the seconds of a larger catalogue are in proportion
+TIMED = 2**14  # items of the timed epoch; times of larger catalogues are extrapolated in proportion
 
 
 def measure_catalogues(args) -> dict:
-    """Measure rq_kmeans and the default of ``quantizer`` on random features of every size in ``args.items``.
+    """Measure rq_kmeans and the default quantizer on random features of every size in ``args.items``.
 
     Returns:
-        ``rows``, one for each size and quantizer; and with several sizes ``bytes_per_item``, by how much the peak memory
-        of rq_kmeans grows with an item, between the smallest and the largest.
+        ``rows``, one per size and quantizer; with several sizes also ``bytes_per_item``, the growth of the peak memory of
+        rq_kmeans per item, between the smallest and the largest size.
     """
     modalities = args.modalities or MODALITIES
     rows = []
@@ -53,13 +53,13 @@ def write_random(path: Path, items: int, seed: int) -> None:
 
 
 def _in_own_process(measure, folder: str, modalities: list[str]) -> dict:
-    """Run ``measure`` in a new process, whose peak memory is that of nothing else."""
+    """Run ``measure`` in a new process, so that the peak memory is that of this measurement only."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, (folder, modalities))
 
 
 def measure_rq_kmeans(folder: str, modalities: list[str]) -> dict:
-    """From feature files to finished semantic IDs: quantization, collisions, statistics, the files of the IDs."""
+    """Measure the whole path from feature files to semantic IDs: quantization, collisions, statistics and files."""
     features = _mapped(folder, modalities)
     items = len(features[modalities[0]])
     settings = SemanticIDSettings.from_config(Options(quantizer="rq_kmeans"), modalities)
@@ -72,12 +72,12 @@ def measure_rq_kmeans(folder: str, modalities: list[str]) -> dict:
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
         "peak_memory_mib": _peak_mib(),
-        "collision_rate": round(max(found["collision_rate"] for found in ids.statistics.values()), 5),
+        "collision_rate": round(max(values["collision_rate"] for values in ids.statistics.values()), 5),
     }
 
 
 def measure_default(folder: str, modalities: list[str]) -> dict:
-    """The learnt default: an epoch of training, the codes of all items after it, and both times all epochs."""
+    """Measure one epoch of the default quantizer, including the codes of all items after it, and extrapolate to all epochs."""
     features = _mapped(folder, modalities)
     items = len(features[modalities[0]])
     settings = SemanticIDSettings.from_config(Options(), modalities)
@@ -86,7 +86,7 @@ def measure_default(folder: str, modalities: list[str]) -> dict:
     training = Training({m: rows_of(x, some) for m, x in features.items()}, settings, device)
     for tower, x in zip(training.model.towers, training.x):
         tower.quantizer.initialise(tower.encode(x), seed=0)
-    training.epoch(training.losses)  # warm-up of the machine
+    training.epoch(training.losses)  # warm-up
     begin = _clocks()
     training.epoch(training.losses)
     seconds, cpu_seconds = (_clocks() - begin) * items / len(some)
@@ -109,7 +109,7 @@ def measure_default(folder: str, modalities: list[str]) -> dict:
 
 
 def _clocks() -> np.ndarray:
-    """Seconds on the wall clock and of all processors, [2]."""
+    """Return wall-clock seconds and CPU seconds of this process, [2]."""
     return np.array([time.perf_counter(), time.process_time()])
 
 

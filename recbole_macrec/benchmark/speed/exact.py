@@ -1,4 +1,4 @@
-"""Exact decoding: equal to scoring every ID on its own; its speed and that of certified ranking; how often the beam agrees."""
+"""Exact decoding: speed, agreement of beam search and certified ranking with it, and a comparison with brute force."""
 import numpy as np
 import torch
 
@@ -10,25 +10,25 @@ TOP = 10
 
 
 def exact(args) -> dict:
-    """The figures of both networks, those of the encoder-decoder on top."""
+    """Measure both networks; the results of ``decoder_only`` are nested in those of the encoder-decoder."""
     result = measured(prepare(args.dataset, args.data_path, args.modality, train_batch_size=args.batch), args)
     other = prepare(args.dataset, args.data_path, args.modality, training_preset="decoder_only")
     return result | {"decoder_only": measured(other, args)}
 
 
 def measured(subject: Subject, args) -> dict:
-    """Users ranked a second exactly, with beams and certified, and the share of users for whom those find the exact top 10."""
+    """Return users per second of exact, beam and certified ranking, and the share of users with the exact top 10."""
     model = subject.model
     train_first(subject, args.training_steps)
     model.eval()
     rows = np.random.default_rng(0).permutation(len(subject.test_data._dataset))
     users = subject.test_data._dataset[rows[: args.exact_users or None]].to(model.device)
-    more = subject.test_data._dataset[rows[: args.users]].to(model.device)
+    many_users = subject.test_data._dataset[rows[: args.users]].to(model.device)
     rankings, rates = {}, {}
     for decode in ("beam", "certified", "exact"):
         model.decode = decode
         rankings[decode] = model.rank(users)["fused"]
-        timed = users if decode == "exact" else more
+        timed = users if decode == "exact" else many_users
         rates[decode] = round(len(timed) / median_seconds(lambda: model.rank(timed), args.repeats, warmup=0), 3)
     return {
         "users_per_s": rates["exact"],
@@ -43,14 +43,14 @@ def measured(subject: Subject, args) -> dict:
     }
 
 
-def same_top(found: Ranking, expected: Ranking, k: int = TOP) -> float:
-    """Share of users whose first ``k`` items are the same in the same order."""
-    return (found.items[:, :k] == expected.items[:, :k]).all(1).float().mean().item()
+def same_top(ranking: Ranking, expected: Ranking, k: int = TOP) -> float:
+    """Return the share of users whose first ``k`` items are the same, in the same order."""
+    return (ranking.items[:, :k] == expected.items[:, :k]).all(1).float().mean().item()
 
 
 @torch.no_grad()
 def prefixes_per_user(model, users) -> float:
-    """Prefixes that certified ranking of the first ``TOP`` items expands for a user, on average."""
+    """Return the mean number of prefixes per user that certified ranking of the first ``TOP`` items expands."""
     modality = model.modalities[0]
     memory = model.encode_history(modality, model.histories(users))
     decoder = model.decoder(modality, model.tries[modality], len(users) * TOP)
@@ -61,7 +61,7 @@ def prefixes_per_user(model, users) -> float:
 
 @torch.no_grad()
 def brute_force_difference(model, users, ranking, at_once: int = 512) -> float:
-    """Largest difference to every ID teacher-forced on its own."""
+    """Return the largest difference between scores of ``ranking`` and the log-probabilities of IDs scored one by one."""
     modality = model.modalities[0]
     codes = getattr(model, f"codes_{modality}")
     memory = model.encode_history(modality, model.histories(users))

@@ -1,4 +1,4 @@
-"""Seconds of a function, and the model under measurement."""
+"""Timing of a function, and the model to measure."""
 import statistics
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 
 def median_seconds(function: Callable, repeats: int, warmup: int = 1) -> float:
-    """Median wall-clock seconds of ``repeats`` calls, after ``warmup`` calls that do not count."""
+    """Return the median wall-clock seconds of ``repeats`` calls, after ``warmup`` calls that are not timed."""
     for _ in range(warmup):
         function()
     seconds = []
@@ -28,7 +28,7 @@ def median_seconds(function: Callable, repeats: int, warmup: int = 1) -> float:
 
 @dataclass
 class Subject:
-    """TIGER on a dataset: one modality, one task, so that transformers' T5 can be asked the same."""
+    """TIGER on a dataset: one modality and one task, so that transformers' T5 can compute the same."""
 
     config: Config
     model: object
@@ -37,12 +37,12 @@ class Subject:
 
     @cached_property
     def trainer(self):
-        """From its making on, the process keeps freed memory, in our code and in the reference's."""
+        """The trainer. Once it is created, the process keeps freed memory, which also speeds up the reference."""
         return get_trainer(self.config["MODEL_TYPE"], self.config["model"])(self.config, self.model)
 
 
 def prepare(dataset: str, data_path: str, modality: str, **options) -> Subject:
-    """Build it as RecBole's quick_start does. ``collision: reassign`` gives every item an ID of its own."""
+    """Build dataset and model as RecBole's quick_start does. ``collision: reassign`` gives every item a unique ID."""
     settings = {"data_path": data_path, "modalities": [modality], "collision": "reassign", "precision": "fp32"}
     settings |= {"scheduler": "constant", "warmup_ratio": 0.0}
     settings |= {"show_progress": False, "state": "WARNING", **options}
@@ -55,6 +55,6 @@ def prepare(dataset: str, data_path: str, modality: str, **options) -> Subject:
 
 
 def train_first(subject: Subject, steps: int) -> None:
-    """Train on the first batches, over and over if there are fewer."""
+    """Train ``steps`` batches; start again from the first batch after an epoch."""
     batches = cycle(subject.trainer.training_loader(subject.train_data))
     subject.trainer.train_steps(batches, steps)

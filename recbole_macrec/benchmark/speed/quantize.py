@@ -1,4 +1,4 @@
-"""An epoch of the cross-modal RQ-VAE: ours against a loop over a DataLoader with positives searched one by one."""
+"""Speed of an epoch of the cross-modal RQ-VAE beside a loop over a DataLoader that searches positives one by one."""
 from unittest.mock import patch
 
 import numpy as np
@@ -15,15 +15,15 @@ from recbole_macrec.utils.hardware import keep_freed_memory
 
 
 def quantize(args) -> dict:
-    """Seconds an epoch at the paper's layer widths, encoding of all items and restarts included in neither.
+    """Return seconds per epoch with the paper's layer widths, without encoding all items and restarting dead codes.
 
-    With ``args.items`` seconds and memory on catalogues of these sizes instead; see :func:`measure_catalogues`.
+    With ``args.items``, return seconds and memory on catalogues of these sizes; see :func:`measure_catalogues`.
     """
     if args.items:
         return measure_catalogues(args)
-    keep_freed_memory()  # in both
+    keep_freed_memory()  # for both implementations
     features = read_features(args.features) if args.features else random_features()
-    # the defaults of the settings are the paper's
+    # the default settings are those of the paper
     settings = SemanticIDSettings.from_config(Options(quantizer="cross_modal_rqvae"), list(features))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ours = Training(features, settings, device)
@@ -31,29 +31,29 @@ def quantize(args) -> dict:
         tower.quantizer.initialise(tower.encode(x), seed=0)
     seconds = median_seconds(lambda: ours.epoch(ours.losses), args.repeats)
     with patch.object(cross_modal, "sample_positives", positives_one_by_one):
-        theirs = median_seconds(lambda: usual_epoch(ours), args.reference_repeats)
+        reference_seconds = median_seconds(lambda: data_loader_epoch(ours), args.reference_repeats)
     return {
         "seconds_per_epoch": round(seconds, 3),
-        "reference_seconds_per_epoch": round(theirs, 3),
-        "speedup": round(theirs / seconds, 2),
+        "reference_seconds_per_epoch": round(reference_seconds, 3),
+        "speedup": round(reference_seconds / seconds, 2),
         "items": len(next(iter(features.values()))),
         "features": "files" if args.features else "random numbers",
     }
 
 
 def random_features() -> dict[str, np.ndarray]:
-    """Two modalities of as many items as Instruments has."""
+    """Return random features of two modalities, with as many items as Instruments has."""
     rng = np.random.default_rng(0)
     return {modality: rng.standard_normal((6250, 768), dtype=np.float32) for modality in ("text", "image")}
 
 
-def usual_epoch(training: Training) -> None:
-    """One epoch as it is commonly written: a DataLoader that collates item by item."""
-    parts = [x.cpu() for x in training.x] + training.labels
-    loader = DataLoader(TensorDataset(*parts), batch_size=training.settings.rqvae_batch_size, shuffle=True)
+def data_loader_epoch(training: Training) -> None:
+    """Train one epoch as it is commonly written, with a DataLoader that collates item by item."""
+    columns = [x.cpu() for x in training.x] + training.labels
+    loader = DataLoader(TensorDataset(*columns), batch_size=training.settings.rqvae_batch_size, shuffle=True)
     device, modalities = training.x[0].device, len(training.x)
     for batch in loader:
-        loss = training.model([part.to(device) for part in batch[:modalities]], batch[modalities:])
+        loss = training.model([x.to(device) for x in batch[:modalities]], batch[modalities:])
         training.optimizer.zero_grad()
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(training.model.parameters(), GRADIENT_CLIP)
@@ -62,9 +62,9 @@ def usual_epoch(training: Training) -> None:
 
 
 def positives_one_by_one(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """As sample_positives, with a search for every row."""
-    found = []
+    """As ``sample_positives``, with one search per row."""
+    positives = []
     for i, label in enumerate(labels):
-        alike = [j for j in (labels == label).nonzero()[:, 0].tolist() if j != i]
-        found.append(alike[int(torch.randint(len(alike), (), generator=generator))] if alike else i)
-    return torch.tensor(found, device=labels.device)
+        others = [j for j in (labels == label).nonzero()[:, 0].tolist() if j != i]
+        positives.append(others[int(torch.randint(len(others), (), generator=generator))] if others else i)
+    return torch.tensor(positives, device=labels.device)

@@ -1,4 +1,4 @@
-"""TIGER the usual way: transformers' T5, padded batches, ``generate`` with a Python prefix function.
+"""Reference implementation of TIGER: transformers' T5, padded batches, ``generate`` with a Python prefix function.
 
 Shapes: B users, S source positions, L levels, V tokens.
 """
@@ -11,11 +11,11 @@ from transformers import T5Config, T5ForConditionalGeneration
 from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.vocabulary import Vocabulary
 
-WORDS = 32_100  # the vocabulary of T5, which the released code keeps and adds the codes to
+WORDS = 32_100  # T5's vocabulary, to which the released code adds the codes
 
 
 def t5_names(settings: TransformerSettings) -> dict[str, str]:
-    """Our name of every weight -> T5's."""
+    """Return our name of every weight -> the name in T5."""
     parts = {"self_attention": "SelfAttention", "cross_attention": "EncDecAttention", "feed_forward": "DenseReluDense"}
     weights = {"query": "q", "key": "k", "value": "v", "out": "o", "up": "wi", "down": "wo"}
     names = {"table.weight": "shared.weight"}
@@ -33,7 +33,7 @@ def t5_names(settings: TransformerSettings) -> dict[str, str]:
 
 
 def t5_config(vocabulary_size: int, settings: TransformerSettings, **options) -> T5Config:
-    """The T5 that our transformer with these settings equals."""
+    """Return the configuration of the T5 that equals our transformer with these settings."""
     return T5Config(
         vocab_size=vocabulary_size,
         d_model=settings.d_model,
@@ -50,10 +50,10 @@ def t5_config(vocabulary_size: int, settings: TransformerSettings, **options) ->
 
 
 class LevelwiseT5(T5ForConditionalGeneration):
-    """T5 whose softmax sees the codes of one level only, as ours does; for parity, not for speed."""
+    """T5 with the softmax over the codes of one level only, as in our models; used to check equality, not speed."""
 
-    blocked: torch.Tensor | None = None  # [L + 1, V] -inf outside the level; its last row for tokens that end an ID
-    level_after: torch.Tensor | None = None  # [V] which level follows a token
+    blocked: torch.Tensor | None = None  # [L + 1, V], -inf outside the level; the last row follows the end of an ID
+    level_after: torch.Tensor | None = None  # [V], the level that follows a token
 
     def forward(self, *args, **kwargs):
         output = super().forward(*args, **kwargs)
@@ -67,8 +67,8 @@ class Reference:
 
     Args:
         model: TIGER of this package.
-        words: tokens before the codes; their embeddings are random and no ID contains them.
-        levelwise: restrict the softmax to the codes of a level, as our models do; else it spans all tokens.
+        words: number of additional tokens before the codes, with random embeddings; no ID contains them.
+        levelwise: restrict the softmax to the codes of a level, as our models do; otherwise it is over all tokens.
     """
 
     def __init__(self, model, words: int = 0, levelwise: bool = False):
@@ -113,18 +113,19 @@ class Reference:
         self.t5.blocked, self.t5.level_after = blocked, level_after
 
     def eval(self) -> "Reference":
+        """Switch to evaluation mode."""
         self.t5.eval()
         return self
 
     def source(self, history: torch.Tensor, length: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Histories [B, T] of ``length`` [B] items as T5's padded input."""
+        """Return histories [B, T] of ``length`` [B] items as padded input of T5."""
         longest = int(length.max())
         tokens = (self.codes[history[:, :longest]] + self.offsets).flatten(1)  # [B, S]
         keep = torch.arange(tokens.shape[1], device=self.device) < (length * len(self.offsets)).unsqueeze(1)
         return {"input_ids": tokens.masked_fill(~keep, 0), "attention_mask": keep.long()}
 
     def loss(self, history: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the target items' tokens."""
+        """Return the cross-entropy of the tokens of the target items [B]."""
         labels = self.codes[target] + self.offsets  # [B, L]
         shifted = torch.cat([torch.full_like(labels[:, :1], self.start), labels[:, :-1]], dim=1)
         logits = self.t5(**self.source(history, length), decoder_input_ids=shifted).logits
@@ -132,13 +133,13 @@ class Reference:
 
     @torch.no_grad()
     def rank(self, history: torch.Tensor, length: torch.Tensor, beams: int) -> list[list[int]]:
-        """The ``beams`` best items of every user."""
-        found = self.t5.generate(
+        """Return the ``beams`` best items of every user."""
+        sequences = self.t5.generate(
             **self.source(history, length),
             max_new_tokens=len(self.offsets),
             num_beams=beams,
             num_return_sequences=beams,
             prefix_allowed_tokens_fn=lambda _, sentence: self.children[tuple(sentence.tolist()[1:])],
         )
-        items = [self.item_of[tuple(row)] for row in found[:, 1:].tolist()]
+        items = [self.item_of[tuple(row)] for row in sequences[:, 1:].tolist()]
         return [items[i : i + beams] for i in range(0, len(items), beams)]

@@ -1,4 +1,4 @@
-"""Synthetic catalogues of growing size: trie, decoding, collision resolution, memory, and the cost of scoring every item."""
+"""Cost of trie, decoding and collision resolution on synthetic catalogues of growing size, beside scoring every item."""
 import math
 import time
 from dataclasses import replace
@@ -23,9 +23,9 @@ from recbole_macrec.utils.hardware import keep_freed_memory, peak_host_memory
 
 SIZES, WIDTH, BEAMS, HISTORY = (256,) * 4, 32, 20, 5
 MMGREC = TransformerSettings(d_model=64, d_ff=256, num_heads=4, d_kv=16, encoder_layers=2, decoder_layers=2)
-ITEMS = (10**4, 10**5, 10**6)  # catalogue sizes, unless the command names others
-READ = 32  # items of a user that MMGRec reads
-SCORES_AT_ONCE = 2**25  # 128 MB
+ITEMS = (10**4, 10**5, 10**6)  # default catalogue sizes
+READ = 32  # history length of MMGRec
+SCORES_AT_ONCE = 2**25  # 128 MiB of float32
 COSTS = {
     "decode_ms_per_user": "generation, 4 + 4 layers of width 128",
     "mmgrec_ms_per_user": "generation, MMGRec (2 + 2 layers of width 64)",
@@ -34,10 +34,11 @@ COSTS = {
 
 
 def scale(args) -> dict:
-    """One row per catalogue size; the codes, their geometry, the networks and the factors are random.
+    """Measure every catalogue size, with random codes, networks and factors.
 
-    Besides the rows: the number of items from which generation is cheaper than scoring every item by matrix factorisation,
-    where the measured sizes tell it.
+    Returns:
+        ``rows``, one per size; and ``cheaper_from_items``, the number of items from which generation is cheaper than scoring
+        every item by matrix factorisation (None if the measured sizes do not include it).
     """
     keep_freed_memory()
     rows = [measure(items, args) for items in args.items or ITEMS]
@@ -49,6 +50,7 @@ def scale(args) -> dict:
 
 @torch.no_grad()
 def measure(items: int, args) -> dict:
+    """Measure one catalogue size."""
     codes, geometry = synthetic_codes(items)
     begin = time.perf_counter()
     resolved = resolve("reassign", codes, SIZES, geometry).codes
@@ -83,7 +85,7 @@ def measure(items: int, args) -> dict:
 
 @torch.no_grad()
 def mmgrec_seconds(trie: Trie, items: int, args) -> float:
-    """Seconds a user takes MMGRec: reading ``READ`` of ``items`` items, and beam search."""
+    """Return seconds per user of MMGRec: encoding ``READ`` items, and beam search."""
     torch.manual_seed(0)
     vocabulary = Vocabulary({"graph": SIZES})
     network = Transformer(len(vocabulary), replace(MMGREC, encoder_layers=0)).eval()
@@ -101,19 +103,19 @@ def mmgrec_seconds(trie: Trie, items: int, args) -> float:
 
 @torch.no_grad()
 def factorisation_seconds(items: int, args) -> float:
-    """Seconds a user takes a model that scores every item by an inner product, and takes the best ``BEAMS``."""
+    """Return seconds per user of scoring every item by an inner product and selecting the best ``BEAMS``."""
     factors = torch.randn(MMGREC.d_model, items, generator=torch.Generator().manual_seed(0))
     users = torch.randn(args.scale_users, MMGREC.d_model, generator=torch.Generator().manual_seed(1))
     at_once = max(1, SCORES_AT_ONCE // items)
 
     def score():
-        return [(part @ factors).topk(BEAMS) for part in users.split(at_once)]
+        return [(batch @ factors).topk(BEAMS) for batch in users.split(at_once)]
 
     return median_seconds(score, args.repeats) / len(users)
 
 
 def synthetic_codes(items: int) -> tuple[np.ndarray, Geometry]:
-    """Random codes [items, 4] of which a few per cent collide, codebooks, and items near their codewords."""
+    """Return random codes [items, 4], of which about 5 % collide, with codebooks and item vectors near their codewords."""
     rng = np.random.default_rng(0)
     codes = rng.integers(256, size=(items, len(SIZES)))
     copies = rng.choice(items, size=items // 20, replace=False)
@@ -127,8 +129,10 @@ def synthetic_codes(items: int) -> tuple[np.ndarray, Geometry]:
 
 
 def crossing(rows: list[dict], cost: str, other: str) -> int | None:
-    """The number of items from which ``cost`` is below ``other``, on straight lines between the measured sizes in double
-    logarithmic scale; None where the sizes do not tell it."""
+    """Return the number of items from which ``cost`` is below ``other``, interpolated linearly in log-log scale.
+
+    None if the lines do not cross between the measured sizes.
+    """
     points = [(math.log(row["items"]), math.log(row[cost] / row[other])) for row in sorted(rows, key=lambda row: row["items"])]
     for (x, y), (next_x, next_y) in pairwise(points):
         if y > 0 >= next_y:
@@ -137,10 +141,13 @@ def crossing(rows: list[dict], cost: str, other: str) -> int | None:
 
 
 def plot_costs(rows: list[dict], costs: dict[str, str], path: str) -> None:
-    """Draw milliseconds a user against items, a line for each of ``costs`` (name -> label), into ``path``.
+    """Plot milliseconds per user against the number of items to the file ``path``, one line per entry of ``costs``.
+
+    Args:
+        costs: column -> label.
 
     Raises:
-        UserError: for a kind of file that matplotlib cannot write.
+        UserError: if matplotlib cannot write the file.
     """
     from matplotlib.figure import Figure  # imported late: it takes a second, and most commands draw nothing
 

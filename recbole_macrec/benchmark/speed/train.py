@@ -1,4 +1,4 @@
-"""Training steps: ours, target by target and once per user, against padded T5 with the released vocabulary and with ours."""
+"""Speed of training, with one pass per target and one per user, beside padded T5 with the released vocabulary and ours."""
 import copy
 from itertools import islice
 
@@ -11,11 +11,11 @@ PER_USER = {
     "per_user": {"training": "per_user"},
     "decoder_only": {"training_preset": "decoder_only"},
 }
-USERS = 128  # of a step of per-user training
+USERS = 128  # batch size of per-user training
 
 
 def train(args) -> dict:
-    """Samples (targets) trained a second; first the loss curves of both on the same batches, without dropout."""
+    """Return training samples (targets) per second, after comparing the losses of both on the same batches without dropout."""
     options = {"train_batch_size": args.batch}
     result = {"loss_difference": loss_difference(args, options)}
     subject = prepare(args.dataset, args.data_path, args.modality, **options)
@@ -28,21 +28,21 @@ def train(args) -> dict:
     for name, reference in references.items():
         step = reference_step(reference, subject)
         seconds = median_seconds(lambda: [step(batch) for batch in batches], args.reference_repeats)
-        theirs = samples / seconds
-        result[name] = {"samples_per_s": round(theirs, 2), "speedup": round(rate / theirs, 2)}
+        reference_rate = samples / seconds
+        result[name] = {"samples_per_s": round(reference_rate, 2), "speedup": round(rate / reference_rate, 2)}
     for name, settings in PER_USER.items():
-        ours = per_user_rate(args, settings)
+        user_rate = per_user_rate(args, settings)
         released = result["released"]["samples_per_s"]
         result[name] = {
-            "samples_per_s": round(ours, 2),
-            "over_per_target": round(ours / rate, 2),
-            "over_released": round(ours / released, 2),
+            "samples_per_s": round(user_rate, 2),
+            "over_per_target": round(user_rate / rate, 2),
+            "over_released": round(user_rate / released, 2),
         }
     return result
 
 
 def per_user_rate(args, settings: dict) -> float:
-    """Targets trained a second with one pass per user."""
+    """Return training targets per second with one pass per user."""
     subject = prepare(args.dataset, args.data_path, args.modality, train_batch_size=USERS, **settings)
     batches = first_batches(subject, 2 * args.timed_steps)
     targets = sum(len(subject.model.windows(batch).target_items()) for batch in batches)
@@ -50,12 +50,13 @@ def per_user_rate(args, settings: dict) -> float:
 
 
 def first_batches(subject, count: int) -> list:
+    """Return the first ``count`` training batches, on the device of the model."""
     loader = subject.trainer.training_loader(subject.train_data)
     return [batch.to(subject.model.device) for batch in islice(loader, count)]
 
 
 def reference_step(reference: Reference, subject):
-    """A function that trains the reference on a batch with our optimizer's settings and returns the loss."""
+    """Return a function that trains the reference on a batch, with our optimizer settings, and returns the loss."""
     model, config = subject.model, subject.config
     optimizer = torch.optim.AdamW(
         reference.t5.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"]
@@ -74,7 +75,7 @@ def reference_step(reference: Reference, subject):
 
 
 def loss_difference(args, options: dict) -> dict:
-    """Largest and mean difference of the two loss curves over ``args.parity_steps`` steps."""
+    """Return the largest and the mean difference between both losses over ``args.parity_steps`` steps."""
     subject = prepare(args.dataset, args.data_path, args.modality, dropout_prob=0.0, **options)
     batches = first_batches(subject, args.parity_steps)
     step = reference_step(Reference(copy.deepcopy(subject.model), levelwise=True), subject)

@@ -1,4 +1,4 @@
-"""A whole run of MACRec, from features or IDs to the test table, and how near it comes to what the hardware allows."""
+"""Time of each stage of a whole run of MACRec, and its training throughput relative to that of matrix products."""
 from unittest.mock import patch
 
 import torch
@@ -10,26 +10,26 @@ from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.generation.network import layers
 from recbole_macrec.utils.hardware import bf16_pays
 
-COUNTED = 64  # samples whose floating-point operations are counted
+COUNTED = 64  # samples for counting floating-point operations
 
 
 def whole(args) -> dict:
-    """Seconds of each stage; samples/s and TFLOP/s of the training beside the matrix rate of the same precision."""
+    """Return seconds of each stage, and samples/s and TFLOP/s of training beside the rate of matrix products."""
     settings = {"data_path": args.data_path, "epochs": args.epochs, "train_batch_size": args.batch}
     settings |= {"eval_step": args.epochs, "show_progress": False, "state": "WARNING"}
     if args.modalities:
         settings["modalities"] = args.modalities
     record = run_model("MACRec", Request(args.dataset, settings=settings))
     _, model, _, train_data, _, test_data = load_data_and_model(record["checkpoint"])
-    epoch = record["epoch_seconds"][-1]  # the first one warms up
+    epoch = record["epoch_seconds"][-1]  # the first epoch includes warm-up
     samples = len(train_data._dataset)
     users = test_data._dataset
     achieved = samples / epoch * flop_per_sample(model, train_data) / 1e12
     rate = matrix_rate(model.device)
     model.eval()
     model.decode = "exact"
-    few = users[slice(args.exact_users or len(users))].to(model.device)
-    exact_seconds = median_seconds(lambda: model.rank(few), repeats=1, warmup=0)
+    exact_users = users[slice(args.exact_users or len(users))].to(model.device)
+    exact_seconds = median_seconds(lambda: model.rank(exact_users), repeats=1, warmup=0)
     return {
         "seconds": record["seconds"],
         "seconds_per_epoch": round(epoch, 2),
@@ -38,14 +38,14 @@ def whole(args) -> dict:
         "matrix_tflop_per_s": round(rate, 4),
         "share_of_matrix_rate": round(achieved / rate, 4),
         "test_users_per_s": round(len(users) / record["seconds"]["test"], 1),
-        "exact_users_per_s": round(len(few) / exact_seconds, 3),
-        "exact_seconds_for_all_users": round(exact_seconds * len(users) / len(few), 1),
+        "exact_users_per_s": round(len(exact_users) / exact_seconds, 3),
+        "exact_seconds_for_all_users": round(exact_seconds * len(users) / len(exact_users), 1),
         "test_result": record["test_result"],
     }
 
 
 def flop_per_sample(model, train_data) -> float:
-    """Floating-point operations of a training sample, all its tasks and the backward pass included."""
+    """Return the floating-point operations per training sample, including all tasks and the backward pass."""
     batch = train_data._dataset[torch.randperm(len(train_data._dataset))[:COUNTED].numpy()].to(model.device)
     model.train()
     with patch.object(layers, "on_cpu", lambda x: False), FlopCounterMode(display=False) as counter:
@@ -55,9 +55,9 @@ def flop_per_sample(model, train_data) -> float:
 
 
 def matrix_rate(device: torch.device, size: int = 4096) -> float:
-    """TFLOP/s of a large matrix product in the precision that ``precision: auto`` trains in."""
-    kind = torch.bfloat16 if bf16_pays(device) else torch.float32
-    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    """Return TFLOP/s of a large matrix product in the precision of ``precision: auto``."""
+    dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
 
     def multiply():
         a @ b

@@ -1,4 +1,4 @@
-"""Ranks the test users of a finished run again, with other numbers of beams and exactly."""
+"""Rank the test users of a finished run again, with other numbers of beams and with exact decoding."""
 from collections.abc import Sequence
 
 from recbole.quick_start import load_data_and_model
@@ -14,27 +14,30 @@ BEAMS = "beams.json"  # in the run's folder: {"10": metrics, ..., "exact": metri
 
 
 def rank_with(run: Run, beams: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Number of beams as text, or "exact" -> the test metrics; what was ranked before is read from the run's folder.
+    """Return the test metrics for every number of beams (as text) and for ``"exact"``.
+
+    Metrics computed earlier are read from the folder of the run.
 
     Raises:
-        UserError: for a model that does not decode, or fewer beams than the largest topk.
+        UserError: if the model has no beam search, or a number of beams is below the largest topk.
     """
     path = run.folder / BEAMS
-    found = read_json(path) if path.is_file() else {}
-    missing = [way for way in [*map(str, beams), "exact"] if way not in found]
+    metrics = read_json(path) if path.is_file() else {}
+    missing = [decoding for decoding in [*map(str, beams), "exact"] if decoding not in metrics]
     if not missing:
-        return found
+        return metrics
     if run.spec.model not in generative_names():
-        raise UserError(f"{run.spec.model} has no beams; name generative models: {', '.join(generative_names())}.")
+        raise UserError(f"{run.spec.model} has no beam search; choose generative models with --models: {', '.join(generative_names())}.")
     topk = max(run.result["settings"]["topk"])
     if min(beams) < topk:
-        raise UserError(f"beams has {min(beams)}, below the largest topk {topk}; leave it out of the study, or lower topk.")
+        raise UserError(f"beams has {min(beams)}, below the largest topk {topk}; remove it from the study, or lower topk.")
     with fresh_logging():
         config, model, _, _, _, test_data = load_data_and_model(str(run.folder / run.result["checkpoint"]))
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-        for way in missing:
-            model.decode = "exact" if way == "exact" else "beam"
-            model.beams = int(way) if way != "exact" else config["num_beams"]  # fusion: official fuses lists of that length
-            found[way] = plain(trainer.evaluate(test_data, load_best_model=False))
-            write_json(found, path)
-    return found
+        for decoding in missing:
+            model.decode = "exact" if decoding == "exact" else "beam"
+            # exact decoding uses num_beams too: the lists that fusion = official combines have this length
+            model.beams = int(decoding) if decoding != "exact" else config["num_beams"]
+            metrics[decoding] = plain(trainer.evaluate(test_data, load_best_model=False))
+            write_json(metrics, path)
+    return metrics

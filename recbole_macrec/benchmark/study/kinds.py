@@ -1,4 +1,4 @@
-"""What each kind of study makes of its comparison: rows of figures, and drawings.
+"""The kinds of studies: each turns a comparison into a table and figures.
 
 Shapes: R test rows.
 """
@@ -15,12 +15,18 @@ from recbole_macrec.benchmark.figures import Figure
 from recbole_macrec.benchmark.study.beams import rank_with
 from recbole_macrec.errors import UserError
 
-DEFAULT = "default"  # the label of a sweep's runs with the settings as they are
+DEFAULT = "default"  # label of a sweep's runs with default settings
 
 
 @dataclass
 class Study:
-    """Rows of texts and numbers under ``columns``; a number is followed by its deviation over the seeds, or None."""
+    """Result of a study.
+
+    Attributes:
+        columns: column names; ``NAME std`` is the standard deviation of ``NAME`` over the seeds.
+        rows: texts and numbers, one per column; None if there is no value.
+        figures: file name -> figure.
+    """
 
     columns: list[str]
     rows: list[list] = field(default_factory=list)
@@ -28,12 +34,13 @@ class Study:
 
 
 def over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation of what there is."""
-    there = [value for value in values if value is not None]
-    return (statistics.fmean(there) if there else None), (statistics.stdev(there) if len(there) > 1 else None)
+    """Return mean and sample standard deviation of the values that are not None."""
+    known = [value for value in values if value is not None]
+    return (statistics.fmean(known) if known else None), (statistics.stdev(known) if len(known) > 1 else None)
 
 
 def as_markdown(study: Study, title: str) -> str:
+    """Return title and table of a study as Markdown."""
     return f"# {title}\n\n" + markdown_rows(study.columns, study.rows)
 
 
@@ -60,10 +67,10 @@ def _with_deviations(names: Sequence[str]) -> list[str]:
 
 
 def _metrics(comparison: Comparison) -> list[str]:
-    """The tested metrics, hit@10 and ndcg@10 as a rule."""
+    """Return the metrics with the largest k, usually hit@10 and ndcg@10."""
     done = [run for run in comparison.runs if run.finished]
     if not done:
-        raise UserError(f"No run of {comparison.folder} has ended well; the tables say why.")
+        raise UserError(f"No run of {comparison.folder} is finished; the tables say why.")
     return largest_k(list(done[0].result["test_result"]))
 
 
@@ -80,33 +87,33 @@ def _collision_rates(runs: Sequence[Run], modality: str) -> tuple[float | None, 
 
 
 def variants(comparison: Comparison, study: dict) -> Study:
-    """Metrics and collisions of each row, best read beside the first one."""
+    """Return metrics and collision rates of each variant; the first row is the full model."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     collisions = [f"collisions, {m}" for m in _modalities(comparison)]
-    made = Study(["", *_with_deviations([*metrics, *collisions])])
+    result = Study(["", *_with_deviations([*metrics, *collisions])])
     for label in comparison.labels:
         runs = comparison.of(dataset, label)
         figures = _test_means(runs, metrics) + [_collision_rates(runs, m) for m in _modalities(comparison)]
-        made.rows.append([label, *(number for pair in figures for number in pair)])
-    series = {m: _series(made, m, comparison.labels) for m in metrics}
-    made.figures["metrics"] = Figure(study["title"], "", "test", comparison.labels, series)
+        result.rows.append([label, *(number for pair in figures for number in pair)])
+    series = {m: _series(result, m, comparison.labels) for m in metrics}
+    result.figures["metrics"] = Figure(study["title"], "", "test", comparison.labels, series)
     if collisions:
-        series = {m: _series(made, f"collisions, {m}", comparison.labels) for m in _modalities(comparison)}
-        made.figures["collisions"] = Figure(study["title"], "", "collision rate", comparison.labels, series)
-    return made
+        series = {m: _series(result, f"collisions, {m}", comparison.labels) for m in _modalities(comparison)}
+        result.figures["collisions"] = Figure(study["title"], "", "collision rate", comparison.labels, series)
+    return result
 
 
-def _series(made: Study, column: str, firsts: Sequence[str]) -> tuple[list, list]:
-    """Means and deviations of a column, for the rows whose first cell is in ``firsts``, in that order."""
-    i = made.columns.index(column)
-    rows = {row[0]: row for row in made.rows}
-    return [rows[first][i] for first in firsts], [rows[first][i + 1] for first in firsts]
+def _series(result: Study, column: str, labels: Sequence[str]) -> tuple[list, list]:
+    """Return means and deviations of a column for the rows named ``labels``, in that order."""
+    i = result.columns.index(column)
+    rows = {row[0]: row for row in result.rows}
+    return [rows[label][i] for label in labels], [rows[label][i + 1] for label in labels]
 
 
 def collisions(comparison: Comparison, study: dict) -> Study:
-    """The share of items without an ID of their own before resolution, per modality."""
+    """Return the collision rate (share of items without a unique ID, before resolution) per modality."""
     (dataset,) = comparison.datasets
-    made = Study(["", "modality", *_with_deviations(["collision rate"]), "items", "distinct IDs", "perplexity by layer"])
+    result = Study(["", "modality", *_with_deviations(["collision rate"]), "items", "distinct IDs", "perplexity by layer"])
     for label in comparison.labels:
         runs = comparison.of(dataset, label)
         for modality in _modalities(comparison):
@@ -114,19 +121,19 @@ def collisions(comparison: Comparison, study: dict) -> Study:
             if found:
                 perplexity = " ".join(f"{statistics.fmean(p):.0f}" for p in zip(*(f["perplexity"] for f in found)))
                 distinct = round(statistics.fmean(f["distinct"] for f in found))
-                made.rows.append([label, modality, *_collision_rates(runs, modality), found[0]["items"], distinct, perplexity])
+                result.rows.append([label, modality, *_collision_rates(runs, modality), found[0]["items"], distinct, perplexity])
     series = {
         m: tuple(map(list, zip(*(_collision_rates(comparison.of(dataset, label), m) for label in comparison.labels))))
         for m in _modalities(comparison)
     }
-    made.figures["collisions"] = Figure(study["title"], "", "collision rate", comparison.labels, series)
-    return made
+    result.figures["collisions"] = Figure(study["title"], "", "collision rate", comparison.labels, series)
+    return result
 
 
 def code_distribution(comparison: Comparison, study: dict) -> Study:
-    """Items per bucket of ``bucket`` neighbouring codes of layer ``layer``, mean over the seeds."""
+    """Return the number of items per bucket of ``bucket`` neighbouring codes of layer ``layer``, mean over the seeds."""
     (dataset,) = comparison.datasets
-    made = Study(["", "modality", "codes", *_with_deviations(["items"])])
+    result = Study(["", "modality", "codes", *_with_deviations(["items"])])
     for modality in _modalities(comparison):
         series, ticks = {}, []
         for label in comparison.labels:
@@ -137,27 +144,27 @@ def code_distribution(comparison: Comparison, study: dict) -> Study:
             ticks = [f"{i * study['bucket']}-{(i + 1) * study['bucket'] - 1}" for i in range(len(counts[0]))]
             pairs = [over_seeds(column) for column in zip(*counts)]
             series[label] = tuple(map(list, zip(*pairs)))
-            made.rows += [[label, modality, tick, *pair] for tick, pair in zip(ticks, pairs)]
+            result.rows += [[label, modality, tick, *pair] for tick, pair in zip(ticks, pairs)]
         title = f"{study['title']}: {modality}, layer {study['layer']}"
-        made.figures[f"codes-{file_name(modality)}"] = Figure(title, "codes", "items", ticks, series)
-    return made
+        result.figures[f"codes-{file_name(modality)}"] = Figure(title, "codes", "items", ticks, series)
+    return result
 
 
 def bucket_counts(run: Run, modality: str, layer: int, bucket: int) -> list[float] | None:
-    """Items per bucket of codes before resolution; None for a model without the modality."""
+    """Return the number of items per bucket of codes, before resolution; None if the model does not use the modality."""
     codes = run.codes["raw_codes"].get(modality)
     if codes is None:
         return None
     if not 0 <= layer < codes.shape[1]:
-        raise UserError(f"layer is {layer}, but the IDs have the layers 0 to {codes.shape[1] - 1}.")
+        raise UserError(f"layer of the study is {layer}; expected 0 to {codes.shape[1] - 1}, the layers of the IDs.")
     size = max(int(run.result["settings"]["codebook_size"]), int(codes[:, layer].max()) + 1)
     return np.bincount(codes[:, layer] // bucket, minlength=-(-size // bucket)).astype(float).tolist()
 
 
 def sweeps(comparison: Comparison, study: dict) -> Study:
-    """One figure an option: the metrics over its values."""
+    """Return the metrics for every value of every swept option, with one figure per option."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
-    made = Study(["option", "value", *_with_deviations(metrics)])
+    result = Study(["option", "value", *_with_deviations(metrics)])
     for option, values in study["sweeps"].items():
         points = []
         for value in values:
@@ -167,10 +174,10 @@ def sweeps(comparison: Comparison, study: dict) -> Study:
                 continue
             runs = comparison.of(dataset, DEFAULT if missing else label)
             points.append((str(value) + (" (default)" if missing else ""), _test_means(runs, metrics)))
-        made.rows += [[option, value, *(number for pair in pairs for number in pair)] for value, pairs in points]
+        result.rows += [[option, value, *(number for pair in pairs for number in pair)] for value, pairs in points]
         series = {m: tuple(map(list, zip(*(pairs[i] for _, pairs in points)))) for i, m in enumerate(metrics)}
-        made.figures[file_name(option)] = Figure(study["title"], option, "test", [value for value, _ in points], series, lines=True)
-    return made
+        result.figures[file_name(option)] = Figure(study["title"], option, "test", [value for value, _ in points], series, lines=True)
+    return result
 
 
 def _levels(comparison: Comparison, dataset: str) -> int:
@@ -178,31 +185,31 @@ def _levels(comparison: Comparison, dataset: str) -> int:
 
 
 def beams(comparison: Comparison, study: dict) -> Study:
-    """The same trained models ranked with each number of beams, and exactly."""
+    """Return the metrics of the same trained models with each number of beams, and with exact decoding."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
-    ways = [*map(str, study["beams"]), "exact"]
-    made = Study(["", "beams", *_with_deviations([*metrics, *(f"{m} less than exact" for m in metrics)])])
+    decodings = [*map(str, study["beams"]), "exact"]
+    result = Study(["", "beams", *_with_deviations([*metrics, *(f"{m} less than exact" for m in metrics)])])
     series: dict[str, dict[str, list]] = {m: {} for m in metrics}
     for label in comparison.labels:
-        found = [rank_with(run, study["beams"]) for run in comparison.of(dataset, label)]
-        for way in ways:
-            own = [over_seeds([f[way][m] for f in found]) for m in metrics]
-            gaps = [over_seeds([f["exact"][m] - f[way][m] for f in found]) for m in metrics]
-            made.rows.append([label, way, *(number for pair in own + gaps for number in pair)])
+        by_run = [rank_with(run, study["beams"]) for run in comparison.of(dataset, label)]
+        for decoding in decodings:
+            own = [over_seeds([values[decoding][m] for values in by_run]) for m in metrics]
+            gaps = [over_seeds([values["exact"][m] - values[decoding][m] for values in by_run]) for m in metrics]
+            result.rows.append([label, decoding, *(number for pair in own + gaps for number in pair)])
             for metric, pair in zip(metrics, own):
                 series[metric].setdefault(label, []).append(pair)
     for metric, lines in series.items():
-        drawn = {label: tuple(map(list, zip(*pairs))) for label, pairs in lines.items()}
-        made.figures[f"beams-{file_name(metric)}"] = Figure(study["title"], "beams", metric, ways, drawn, lines=True)
-    return made
+        plotted = {label: tuple(map(list, zip(*pairs))) for label, pairs in lines.items()}
+        result.figures[f"beams-{file_name(metric)}"] = Figure(study["title"], "beams", metric, decodings, plotted, lines=True)
+    return result
 
 
 def groups(comparison: Comparison, study: dict) -> Study:
-    """Metrics of the test rows of each group, by training count of the target or length of the history."""
+    """Return the metrics of each group of test rows, by training count of the target or length of the history."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     bounds = study["from"]
     ticks = [range_text(low, high) for low, high in zip(bounds, [*bounds[1:], None])]
-    made = Study(["", study["by"], "users", *_with_deviations(metrics)])
+    result = Study(["", study["by"], "users", *_with_deviations(metrics)])
     series: dict[str, dict[str, list]] = {metric: {} for metric in metrics}
     for label in comparison.labels:
         runs = [grouped_rows(run, study["by"]) for run in comparison.of(dataset, label)]
@@ -213,33 +220,33 @@ def groups(comparison: Comparison, study: dict) -> Study:
                 over_seeds([float(row_values(r.ranks, r.rows, metric)[i].mean()) for r, i in zip(runs, inside) if i.any()])
                 for metric in metrics
             ]
-            made.rows.append([label, tick, users, *(number for pair in pairs for number in pair)])
+            result.rows.append([label, tick, users, *(number for pair in pairs for number in pair)])
             for metric, pair in zip(metrics, pairs):
                 series[metric].setdefault(label, []).append(pair)
     for metric, bars in series.items():
-        drawn = {label: tuple(map(list, zip(*pairs))) for label, pairs in bars.items()}
-        made.figures[f"{study['by']}-{file_name(metric)}"] = Figure(study["title"], study["by"].replace("_", " "), metric, ticks, drawn)
-    return made
+        plotted = {label: tuple(map(list, zip(*pairs))) for label, pairs in bars.items()}
+        result.figures[f"{study['by']}-{file_name(metric)}"] = Figure(study["title"], study["by"].replace("_", " "), metric, ticks, plotted)
+    return result
 
 
 def grouped_rows(run: Run, by: str) -> Ranks:
-    """The test rows that groups divide: each target alone where they are groups of targets."""
+    """Return the test rows to divide into groups; a row has a single target if groups are by target."""
     return run.ranks.single() if by == "target_count" else run.ranks
 
 
 def group_of(ranks: Ranks, by: str, bounds: Sequence[int]) -> np.ndarray:
-    """Number of the group of each row of :func:`grouped_rows`, -1 below the first; [R]."""
+    """Return the group number of each row of :func:`grouped_rows`, -1 below the first bound; [R]."""
     if by == "target_count":
         values = ranks.counts[ranks.targets]
     elif by == "history_length":
         values = np.array([len(history) for history in ranks.histories])
     else:
-        raise UserError(f"by is '{by}'; expected target_count or history_length.")
+        raise UserError(f"The study has by = '{by}'; expected target_count or history_length.")
     return np.searchsorted(bounds, values, side="right") - 1
 
 
 def range_text(low: int, high: int | None) -> str:
-    """``low`` up to, not including, ``high``."""
+    """Return the range from ``low`` up to, but not including, ``high``, as text."""
     if high is None:
         return f"{low}+"
     return str(low) if high == low + 1 else f"{low}-{high - 1}"

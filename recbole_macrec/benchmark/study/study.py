@@ -1,10 +1,11 @@
-"""A question as a comparison and what is made of it: ``properties/study/NAME.yaml``, or a YAML file of one's own.
+"""The command ``study``: a comparison, its tables and figures, as a YAML file describes them.
 
     python -m recbole_macrec.benchmark study ablation --datasets=arts-toy --seeds=3 --output=DIR
 
-takes every option of ``compare`` but --tune, is resumable as that is, and writes study.md, study.json and figures/*.png and
-*.pdf into the folder beside the tables. Studies: ablation, collisions, code_distribution, sensitivity, beam_vs_exact,
-cold_items, history_length, and published, which needs a dataset that papers report.
+The name is that of a file in ``properties/study/``, or the path of your own YAML file. Accepts every option of ``compare``
+except --tune, and can be resumed in the same way. Writes study.md, study.json, figures/*.png and figures/*.pdf to the output
+folder, beside the tables. Studies: ablation, collisions, code_distribution, sensitivity, beam_vs_exact, cold_items,
+history_length, and published, which needs a dataset that papers report.
 """
 import argparse
 from dataclasses import asdict
@@ -45,83 +46,89 @@ def _main(argv: list[str]) -> int:
     args, settings = parse(argv)
     study = read_study(args.name)
     request = Request("", tuple(args.config_files.split()), settings)
-    given = matrix_settings(request, request.value("data_path") or DATA_PATH)
-    given = study.get("settings", {}) | given
+    settings = study.get("settings", {}) | matrix_settings(request, request.value("data_path") or DATA_PATH)
     models = names_of(args.models or "") or study.get("models", [])
     if args.models and study.get("model"):
-        raise UserError(f"--models: the study {args.name} is about variants of {study['model']}; leave it out.")
+        raise UserError(f"--models: the study {args.name} is about variants of {study['model']}; leave --models out.")
     datasets = names_of(args.datasets)
-    draw = KINDS[study["kind"]]
+    evaluate = KINDS[study["kind"]]
     status = 0
-    if draw is published:
+    if evaluate is published:
         for dataset in datasets:
             check_published(study, dataset)
-    for dataset in datasets:  # a dataset has variants of its own: which values are the default depends on it
+    for dataset in datasets:  # variants depend on the dataset: default values differ between datasets
         output = Path(args.output) if len(datasets) == 1 else Path(args.output) / dataset
         seeds = seeds_of(args.seeds, int(request.value("seed", FIRST_SEED)))
-        variants = variants_of(study, models, dataset, given)
-        pairs = [] if models else [(variants[0].label, other.label) for other in variants[1:]]  # the whole model against each
-        matrix = Matrix(variants, [dataset], seeds, given, pairs)
+        variants = variants_of(study, models, dataset, settings)
+        pairs = [] if models else [(variants[0].label, other.label) for other in variants[1:]]  # compare the full model with each variant
+        matrix = Matrix(variants, [dataset], seeds, settings, pairs)
         matrix.check(vars(args))
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray)
         comparison = open_comparison(output)
         waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
         if waiting and study["kind"] in FINISHED_KINDS:
             continue
-        made: Study = draw(comparison, study)
-        text = as_markdown(made, f"{study['title']}: {dataset}")
+        result: Study = evaluate(comparison, study)
+        text = as_markdown(result, f"{study['title']}: {dataset}")
         print(text)
         with whole_file(output / "study.md") as fresh:
             fresh.write_text(text, encoding="utf-8")
-        record = {"title": study["title"], "dataset": dataset, "columns": made.columns, "rows": made.rows}
-        record["figures"] = {name: asdict(figure) for name, figure in made.figures.items()}
+        record = {"title": study["title"], "dataset": dataset, "columns": result.columns, "rows": result.rows}
+        record["figures"] = {name: asdict(figure) for name, figure in result.figures.items()}
         write_json(record, output / "study.json")
-        figures = [path for name, figure in made.figures.items() for path in figure.save(output / "figures", name)]
+        figures = [path for name, figure in result.figures.items() for path in figure.save(output / "figures", name)]
         print("Study:", output / "study.md", output / "study.json", *figures)
     return status
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Parse the command line into the arguments of ``study`` and RecBole's settings."""
     parser = new_parser("python -m recbole_macrec.benchmark study", __doc__)
-    parser.add_argument("name", help="of a study, or a YAML file of one's own")
-    parser.add_argument("--models", help="other models than the study names")
-    parser.add_argument("--datasets", "--dataset", default="arts-toy", help="as Instruments,Arts (default: arts-toy)")
+    parser.add_argument("name", help="name of a study, or path of a YAML file")
+    parser.add_argument("--models", help="models or variants to run instead of those of the study")
+    parser.add_argument("--datasets", "--dataset", default="arts-toy", help="comma-separated, such as Instruments,Arts (default: arts-toy)")
     add_matrix_options(parser)
     return read_settings(parser, argv)
 
 
 def study_names() -> list[str]:
+    """Return the names of the studies in ``properties/study/``."""
     return sorted(path.stem for path in property_file("study").glob("*.yaml"))
 
 
 def read_study(name: str) -> dict:
-    """The content of a study's file.
+    """Read and check the YAML file of a study.
+
+    Args:
+        name: of a study in ``properties/study/``, or the path of a YAML file.
 
     Raises:
-        UserError: when there is none, or it holds what nobody reads.
+        UserError: when there is no such file, or it has an unknown key.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else property_file("study", f"{name}.yaml")
     if not path.is_file():
-        raise UserError(f"Unknown study '{name}'.{nearest(name, study_names())} There are: {', '.join(study_names())}.")
+        raise UserError(f"Unknown study '{name}'.{nearest(name, study_names())} Available studies: {', '.join(study_names())}.")
     study = read_yaml(path)
     if not isinstance(study, dict) or study.get("kind") not in KINDS:
         raise UserError(f"{path}: expected 'kind: ...', one of {', '.join(KINDS)}.")
     for key in study:
         if key not in KEYS:
-            raise UserError(f"{path} has '{key}', which no study reads.{nearest(key, KEYS)}")
+            raise UserError(f"{path} has '{key}', which is no key of a study.{nearest(key, KEYS)}")
     for settings in [study.get("settings") or {}, study.get("sweeps") or {}, *(study.get("variants") or {}).values()]:
         refuse_trust(settings, path)
-    named = study.get("models") or study.get("model") or all("model" in own for own in study.get("variants", {"": {}}).values())
-    if not named:
-        raise UserError(f"{path}: expected models, a model and its variants or sweeps, or variants that name their models.")
+    has_models = study.get("models") or study.get("model") or all(
+        "model" in variant for variant in study.get("variants", {"": {}}).values()
+    )
+    if not has_models:
+        raise UserError(f"{path}: expected 'models', 'model' with 'variants' or 'sweeps', or 'variants' that each have a 'model'.")
     return {"title": path.stem} | study
 
 
 def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str, Any]) -> list[Variant]:
-    """The rows: the models, or variants, or one for every value of every sweep.
+    """Return the rows of the table: models, variants, or one row for every value of every swept option.
 
     Args:
-        models: rows to choose, by the label of a variant; another name is a model as it is.
+        models: restricts the rows to these. A name is the label of a variant, or else a model with its default settings.
     """
     model = study.get("model")
     variants = {label: _variant(label, model, **own) for label, own in study.get("variants", {}).items()}
@@ -139,22 +146,22 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
     return list(swept.values())
 
 
-def _variant(label: str, of: str | None, model: str | None = None, **settings) -> Variant:
-    return Variant(label, model or of, settings)
+def _variant(label: str, default_model: str | None, model: str | None = None, **settings) -> Variant:
+    return Variant(label, model or default_model, settings)
 
 
 def sweep_value(default: dict, option: str, value) -> tuple[str, dict | None]:
-    """The label of a sweep's value and its settings; no settings where the model has no such layer."""
+    """Return the label and the settings of one value of a sweep; the settings are None if the model has no such layer."""
     label, own = f"{option}={value}", {option: value}
     if option == "first_con_layer":
         own = {"con_layers": list(range(value, default["codebook_levels"]))}
         if not own["con_layers"]:
             return label, None
-    return (DEFAULT, {}) if all(default[name] == wanted for name, wanted in own.items()) else (label, own)
+    return (DEFAULT, {}) if all(default[name] == chosen for name, chosen in own.items()) else (label, own)
 
 
 def default_values(model: str, dataset: str, settings: dict[str, Any]) -> dict:
-    """Option -> value that a run of ``model`` on ``dataset`` would have, presets looked up."""
+    """Return option -> value for a run of ``model`` on ``dataset``, with presets applied."""
     config = config_of(model, dataset, [], settings)
     ids = SemanticIDSettings.from_config(config, config["modalities"]).identity()
     return config.final_config_dict | ids

@@ -13,10 +13,10 @@ from recbole_macrec.utils.blocks import blocks
 
 
 def hierarchical_kmeans(features: dict[str, Features], settings: SemanticIDSettings) -> Learnt:
-    """Codes of every modality ([N, F_m], N >= K) on its own: the baseline of MMGRec's Table 4 (Tay et al., NeurIPS 2022).
+    """Quantize every modality ([N, F_m], N >= K) separately: the baseline of MMGRec's Table 4 (Tay et al., NeurIPS 2022).
 
-    Codes of a level mean something under their prefix alone, so there are no codebooks that all items share. A cluster of
-    at most K items gives each of them a code of its own.
+    A code has a meaning only under its prefix, so there are no codebooks that all items share. The items of a cluster with at
+    most K items get different codes.
     """
     return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
 
@@ -30,13 +30,13 @@ def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
     for level in range(settings.codebook_levels):
         paths, centres, below = [], [], []
         for members in clusters:
-            found = _clustered(rows_of(rows, members), settings.codebook_size, settings.semantic_id_seed + level)
-            codes[members, level] = found.labels
-            for code in np.unique(found.labels):
-                inside = members[found.labels == code]
+            clustered = _clustered(rows_of(rows, members), settings.codebook_size, settings.semantic_id_seed + level)
+            codes[members, level] = clustered.labels
+            for code in np.unique(clustered.labels):
+                inside = members[clustered.labels == code]
                 below.append(inside)
                 paths.append(codes[inside[0], : level + 1])
-                centres.append(found.centres[code])
+                centres.append(clustered.centres[code])
         clusters = below
         weights[f"paths_{level}"] = torch.from_numpy(np.stack(paths))  # [nodes, level + 1]
         weights[f"centres_{level}"] = torch.from_numpy(np.stack(centres))  # [nodes, F]
@@ -49,15 +49,15 @@ def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
 
 
 def _clustered(rows: Features, size: int, seed: int) -> Clusters:
-    """At most ``size`` clusters; equal rows share one."""
+    """Cluster ``rows`` into at most ``size`` clusters; equal rows share one."""
     first = rows[: size + 1]
     distinct, labels = np.unique(first, axis=0, return_inverse=True)
-    if len(distinct) <= size and len(rows) > len(first):  # else all rows are known, or too many of them differ
+    if len(distinct) <= size and len(rows) > len(first):  # otherwise all rows are known, or too many differ
         for block in blocks(rows):
             distinct = np.unique(np.concatenate([distinct, block]), axis=0)
             if len(distinct) > size:
                 break
         else:
-            found = [np.unique(np.concatenate([distinct, block]), axis=0, return_inverse=True)[1] for block in blocks(rows)]
-            labels = np.concatenate([of_block.reshape(-1)[len(distinct) :] for of_block in found])
+            numbered = [np.unique(np.concatenate([distinct, block]), axis=0, return_inverse=True)[1] for block in blocks(rows)]
+            labels = np.concatenate([of_block.reshape(-1)[len(distinct) :] for of_block in numbered])
     return Clusters(distinct, labels.reshape(-1)) if len(distinct) <= size else kmeans(rows, size, seed)

@@ -1,4 +1,4 @@
-"""k-means that gives the same centres for the same seed on any number of cores."""
+"""k-means with the same result for the same seed on any number of CPU cores."""
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +16,14 @@ MINI_BATCH_FROM = 20_000  # items; above this, full Lloyd iterations cost minute
 
 
 class Clusters(NamedTuple):
+    """Result of k-means on N rows of width F."""
+
     centres: np.ndarray  # [K, F] float32
     labels: np.ndarray  # [N] int64
 
 
 def kmeans(x: Features, k: int, seed: int) -> Clusters:
-    """Cluster the rows of ``x`` [N, F] into ``k`` <= N groups; the centres of very many rows are those of a sample."""
+    """Cluster the rows of ``x`` [N, F] into ``k`` <= N groups; with more than SAMPLE rows, centres are fitted to a sample."""
     with _one_thread():
         model = _fit(x, k, seed)
         if len(x) > MINI_BATCH_FROM:
@@ -32,16 +34,16 @@ def kmeans(x: Features, k: int, seed: int) -> Clusters:
 
 
 def kmeans_centres(x: Features, k: int, seed: int) -> np.ndarray:
-    """The centres [K, F] of :func:`kmeans`, without the pass over all rows that finds the labels."""
+    """Return only the centres [K, F] of :func:`kmeans`, without the pass over all rows for the labels."""
     with _one_thread():
         return _fit(x, k, seed).cluster_centers_.astype(np.float32)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    # scikit-learn sums over its OpenMP threads in whatever order they finish, so more than two are not reproducible
+    # scikit-learn adds sums of threads in the order in which they finish, so more than two threads are not reproducible
     with threadpool_limits(1, user_api="openmp"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than k: spare centres are duplicates
+        warnings.simplefilter("ignore", ConvergenceWarning)  # with fewer distinct rows than k, some centres are duplicates
         yield
 
 
@@ -52,8 +54,8 @@ def _fit(x: Features, k: int, seed: int) -> KMeans | MiniBatchKMeans:
 
 
 def pseudo_labels(features: Features, count: int, seed: int) -> np.ndarray:
-    """k-means labels [N] int64 of the raw features [N, F], N >= ``count`` (arXiv 2511.15122: 512 labels)."""
+    """Return k-means labels [N] int64 of the raw features [N, F], N >= ``count`` (arXiv 2511.15122: 512 labels)."""
     largest = max(float(np.abs(block).max(initial=0)) for block in blocks(features))
-    if largest > LARGEST:  # k-means squares them; a common factor changes no label
+    if largest > LARGEST:  # avoid overflow of squares; scaling does not change labels
         features = ComputedRows((features,), lambda block: block / np.float32(largest), features.shape[1])
     return kmeans(features, count, seed).labels

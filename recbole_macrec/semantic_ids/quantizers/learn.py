@@ -1,4 +1,4 @@
-"""The loop that trains one RQ-VAE, or several together, and reads off the codes of all items.
+"""Train one RQ-VAE, or several together, and compute the codes of all items.
 
 Shapes: N items, F_m feature width of modality m.
 """
@@ -30,19 +30,19 @@ from recbole_macrec.utils.distributed import ALONE, Group, Share, average_gradie
 logger = logging.getLogger(__name__)
 
 GRADIENT_CLIP = 1.0
-LEARNS = "learns the semantic IDs"  # what other processes wait for
-LONG = 1800  # seconds of training from which on faster choices are named
-SETTLING_EPOCHS = 20  # a codebook may look poor before this without a warning; the last epoch always counts
+LEARNS = "learns the semantic IDs"  # completes "Waiting for the first process, which ..."
+LONG = 1800  # seconds; for longer training a log message suggests faster options
+SETTLING_EPOCHS = 20  # no warnings about poor codebooks before this epoch, except in the last one
 
 
 def learn(features: dict[str, Features], settings: SemanticIDSettings, device: str = "cpu",
           show_progress: bool = True, group: Group = ALONE) -> Learnt:
     """Learn codes of all items from features [N, F_m] float32 with ``settings.quantizer``.
 
-    ``rqvae`` trains every modality on its own, so that another modality beside it changes nothing.
+    ``rqvae`` trains every modality separately, so its codes do not depend on the other modalities.
 
     Args:
-        group: the processes that train an RQ-VAE together, all with the same features; only the first one has the result.
+        group: processes that train an RQ-VAE together, all with the same features. Only the first one has the result.
     """
     if settings.quantizer == "rq_kmeans":
         return rq_kmeans(features, settings)
@@ -62,12 +62,12 @@ def learn(features: dict[str, Features], settings: SemanticIDSettings, device: s
 class Training:
     """Warm-up as a plain auto-encoder, k-means initialisation on all items, then epochs with restarts of dead codes.
 
-    All features stay on the device where they fit (rows.py); batches are rows of a fresh permutation. After every epoch all
-    items are encoded once: that gives health, dead codes, and the codes themselves. ``codes_epoch`` says which epoch's codes
-    (and weights) are handed back: the last, or per modality the one with the fewest collisions.
+    All features stay on the device if they fit (rows.py). Every epoch shuffles the items. After an epoch all items are encoded,
+    which gives codebook statistics, dead codes and the codes. ``codes_epoch`` selects the epoch whose codes and weights are
+    returned: the last one, or per modality the one with the fewest collisions.
 
-    The processes of ``group`` divide every batch, and all items after an epoch, between them. Up to rounding, the result is that
-    of one process. The first one alone initialises codebooks and keeps the result.
+    The processes of ``group`` share every batch, and all items after an epoch. Up to rounding, the result is that of one
+    process. Only the first process initialises codebooks and keeps the result.
     """
 
     def __init__(self, features: dict[str, Features], settings: SemanticIDSettings, device: str, group: Group = ALONE):
@@ -89,6 +89,7 @@ class Training:
         self.warned: set[str] = set()
 
     def run(self, show_progress: bool) -> Learnt:
+        """Train and return the codes."""
         s, begin = self.settings, time.perf_counter()
         with tqdm(total=s.rqvae_warmup_epochs + s.rqvae_epochs, disable=not show_progress, unit="epoch",
                   desc=f"Semantic IDs ({', '.join(self.modalities)})") as bar:
@@ -105,7 +106,7 @@ class Training:
                 epoch_begin = time.perf_counter()
                 loss = self.epoch(self.losses)
                 health = self._end_epoch(last=epoch + 1 == s.rqvae_epochs)
-                if epoch == 0:  # these epochs take longer than those of the warm-up
+                if epoch == 0:  # training epochs take longer than warm-up epochs
                     self._log_expected_time(epoch_begin - begin + (time.perf_counter() - epoch_begin) * s.rqvae_epochs)
                 self.history.append({"phase": "train", **loss, "health": health})
                 bar.set_postfix(loss=f"{loss['total']:.3f}",
@@ -115,7 +116,7 @@ class Training:
                                   for i, entry in enumerate(self.history)])
 
     def _log_expected_time(self, seconds: float) -> None:
-        """Log how long the training takes in all, given in ``seconds``, and what is faster where that is long."""
+        """Log the expected duration in ``seconds``; for long training, suggest faster options."""
         s = self.settings
         gpu = " or a GPU" if self.x[0].device.type == "cpu" else ""
         faster = f"; quantizer = rq_kmeans{gpu} is much faster, see docs/speed.md" if seconds > LONG else ""
@@ -123,7 +124,14 @@ class Training:
                     duration(seconds), s.rqvae_warmup_epochs, s.rqvae_epochs, len(self.x[0]), faster)
 
     def epoch(self, losses) -> dict[str, float]:
-        """One pass over all items; ``losses(rows)`` gives named losses of which ``total`` is trained. Rows are on the CPU."""
+        """Train one epoch and return the mean losses.
+
+        Args:
+            losses: called with item indices (on the CPU); returns named losses, of which ``total`` is minimised.
+
+        Raises:
+            UserError: if the loss is not finite.
+        """
         self.model.train()
         order = torch.randperm(len(self.x[0]), generator=self.generator)
         sums: dict[str, Tensor] = {}
@@ -133,14 +141,14 @@ class Training:
             self.optimizer.zero_grad()
             loss["total"].backward()
             if self.group.size > 1:
-                average_gradients([p for p in self.model.parameters() if p.grad is not None])  # in the warm-up, not of codebooks
+                average_gradients([p for p in self.model.parameters() if p.grad is not None])  # codebooks have none in the warm-up
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
             self.optimizer.step()
             sums = {name: sums.get(name, 0) + value.detach() for name, value in loss.items()}
         means = {name: round(value / len(batches), 6) for name, value in self._mean_over_processes(sums).items()}
         self._align_weights()
         if not np.isfinite(means["total"]):
-            raise UserError(f"The loss of the quantizer became {means['total']} in epoch {len(self.history)} with "
+            raise UserError(f"The loss of the quantizer is {means['total']} in epoch {len(self.history)} with "
                             f"rqvae_learning_rate = {self.settings.rqvae_learning_rate}; nothing was written: lower it (1e-3 is "
                             "usual), or set standardize to True.")
         return means
@@ -151,23 +159,24 @@ class Training:
         return {"total": share.weight * recon, "recon": share.weight * recon}
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
-        labels, share = [one[rows] for one in self.labels] if self.labels else None, Share.of(rows, self.group)
+        """Return the losses of the items ``rows`` [B]."""
+        labels, share = [of_modality[rows] for of_modality in self.labels] if self.labels else None, Share.of(rows, self.group)
         return self.model(self.batch(share.rows), labels, share)._asdict()
 
     def batch(self, rows: Tensor) -> list[Tensor]:
-        """What is quantized of some items: per modality [B, F_m]."""
+        """Return the features of the items ``rows`` [B], per modality [B, F_m]."""
         return [x[rows.to(x.device)] for x in self.x]
 
     @torch.no_grad()
     def _encode(self, tower: RQVAE, x: Tensor | Streamed) -> Tensor:
-        """z [N, D] of all items."""
+        """Return the latent vectors z [N, D] of all items."""
         if self.group.size == 1:
             return tower.encode(x)
         share = Share.of(torch.arange(len(x)), self.group)
         return share.gather(torch.cat([tower.encoder(x[rows.to(x.device)]) for rows in share.rows.split(8192)]))
 
     def _codes(self, quantizer: ResidualQuantizer, z: Tensor) -> Tensor:
-        """Codes [N, L] of all items ``z`` [N, D]."""
+        """Return the codes [N, L] of all items, given ``z`` [N, D]."""
         share = Share.of(torch.arange(len(z)), self.group)
         return share.gather(quantizer.codes(z[share.rows.to(z.device)]) if self.group.size > 1 else quantizer.codes(z))
 
@@ -185,7 +194,7 @@ class Training:
 
     @torch.no_grad()
     def _align_weights(self) -> None:
-        """Give all processes the first one's weights: other processors may round otherwise."""
+        """Copy the weights of the first process to all others, as different processors may round differently."""
         if self.group.size > 1:
             for weight in self.model.parameters():
                 torch.distributed.broadcast(weight, src=0)
@@ -215,7 +224,7 @@ class Training:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words.
+    """Format seconds as text.
 
     Example: ``duration(75)`` is ``"1 min 15 s"``, ``duration(8000)`` is ``"2 h 13 min"``.
     """

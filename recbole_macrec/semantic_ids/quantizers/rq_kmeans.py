@@ -1,4 +1,4 @@
-"""Baseline without training: PCA, then k-means of the residuals level by level.
+"""RQ-k-means, a baseline without training: PCA, then k-means of the residuals level by level.
 
 Shapes: N items, F feature width, L levels, K codes, D code width.
 """
@@ -15,7 +15,7 @@ from recbole_macrec.utils.blocks import blocks
 
 
 def rq_kmeans(features: dict[str, Features], settings: SemanticIDSettings) -> Learnt:
-    """Quantize every modality ([N, F_m], N >= K) on its own; D is ``code_dim``, or less where N or F_m is."""
+    """Quantize every modality ([N, F_m], N >= K) separately. D is ``code_dim``, or N or F_m if that is smaller."""
     return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
 
 
