@@ -14,15 +14,15 @@ HERE = Path(__file__).resolve().parent
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
 INTRODUCTION = """# Results
 
-Built from the JSON files in `docs/results` by `python docs/build_results.py`; change those, not this page. A row is the mean of its
-seeds. Test metrics rank the whole catalogue, leave-one-out. **By item** a hit is the very item; **by ID**, as papers of generative
-models count, an item that shares the semantic ID counts as well. Several cores or seeds: CPU minutes are of one run, all
-threads together, training and evaluation.
+This page is generated from the JSON files in `docs/results` by `python docs/build_results.py`; do not edit it. A row is the mean over
+seeds. Test metrics rank the whole catalogue, with the leave-one-out split. **By item**: a hit is the target item. **By ID**: a hit is
+any item with the semantic ID of the target, as papers on generative models count. CPU minutes are those of one run, summed over its
+threads, for training and evaluation.
 """
 
 
 def main(folder: Path = HERE) -> None:
-    """Write the page and the figures into ``folder``."""
+    """Write results.md and its figures to ``folder``."""
     records = read_records(folder / "results")
     (folder / "results.md").write_text(page(records, read_papers()), encoding="utf-8")
     for dataset in datasets(records):
@@ -30,38 +30,40 @@ def main(folder: Path = HERE) -> None:
 
 
 def read_records(folder: Path) -> list[dict]:
+    """Read all published results."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.json"))]
 
 
 def read_papers() -> dict[str, dict]:
-    """Dataset -> model -> metric -> published value."""
+    """Return dataset -> model -> metric -> value of the papers."""
     return read_study("published")["published"]
 
 
 def datasets(records: list[dict]) -> list[str]:
+    """Return the names of the datasets, sorted."""
     return sorted({record["dataset"] for record in records})
 
 
 def page(records: list[dict], papers: dict[str, dict]) -> str:
-    """The text of results.md."""
+    """Return the text of results.md."""
     parts = [INTRODUCTION]
     for dataset in datasets(records):
         some = [record for record in records if record["dataset"] == dataset]
         parts.append(f"## {dataset}\n\n![Validation NDCG@10 against CPU minutes](results/curves-{dataset}.svg)\n")
         parts.append("### By item\n\n" + markdown_rows(["model", *METRICS, "seeds"], by_item(some)))
-        parts.append("### By ID, beside the published figures\n\n" + markdown_rows(
+        parts.append("### By ID, with published results\n\n" + markdown_rows(
             ["model", *METRICS, "published hit@10", "published ndcg@10"], by_id(some, papers.get(dataset, {}))))
         if rows := by_modality(some):
-            parts.append("### Each modality by itself, by item\n\n" + markdown_rows(["model", "ranking", *METRICS], rows))
-        parts.append("### How they were trained\n\n" + markdown_rows(
+            parts.append("### Each modality, by item\n\n" + markdown_rows(["model", "ranking", *METRICS], rows))
+        parts.append("### Training\n\n" + markdown_rows(
             ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
-        parts.append(f"### Commands\n\nwith {dataset} imported into `data` as the README says\n\n{commands}\n")
+        parts.append(f"### Commands\n\nwith {dataset} imported into `data`, see the README\n\n{commands}\n")
     return "\n".join(parts)
 
 
 def by_label(records: list[dict]) -> dict[str, list[dict]]:
-    """Label -> its records, the best by item first."""
+    """Group records by label, in descending order of NDCG@10 by item."""
     grouped: dict[str, list[dict]] = {}
     for record in records:
         grouped.setdefault(record["label"], []).append(record)
@@ -69,6 +71,7 @@ def by_label(records: list[dict]) -> dict[str, list[dict]]:
 
 
 def by_item(records: list[dict]) -> list[list]:
+    """Return the rows of the table by item."""
     return [
         [label, *(_mean([r["test_result"].get(m) for r in some]) for m in METRICS), len(some)]
         for label, some in by_label(records).items()
@@ -76,6 +79,7 @@ def by_item(records: list[dict]) -> list[list]:
 
 
 def by_id(records: list[dict], papers: dict[str, dict]) -> list[list]:
+    """Return the rows of the table by semantic ID."""
     rows = []
     for label, some in by_label(records).items():
         if some[0]["test_detail"]:
@@ -87,6 +91,7 @@ def by_id(records: list[dict], papers: dict[str, dict]) -> list[list]:
 
 
 def by_modality(records: list[dict]) -> list[list]:
+    """Return the rows of the table of each modality's ranking."""
     rows = []
     for label, some in by_label(records).items():
         for name in some[0]["test_detail"] or ():
@@ -96,13 +101,14 @@ def by_modality(records: list[dict]) -> list[list]:
 
 
 def trained(records: list[dict]) -> list[list]:
+    """Return the rows of the table of training runs."""
     rows = []
     for label, some in by_label(records).items():
         for r in some:
             machine = r["machine"]
-            where = f"{machine['threads']} thread(s) of {machine['processor']}"
+            processor = f"{machine['threads']} thread(s) of {machine['processor']}"
             minutes = f"{r['seconds']['cpu'] / 60:.1f}"
-            rows.append([label, r["seed"], r["epochs"], minutes, f"{r['parameters']:,}", r["precision"]["training"], where, r["commit"]])
+            rows.append([label, r["seed"], r["epochs"], minutes, f"{r['parameters']:,}", r["precision"]["training"], processor, r["commit"]])
     return rows
 
 
@@ -111,7 +117,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def draw_curves(records: list[dict], path: Path) -> None:
-    """Validation NDCG@10 against CPU minutes, a line for each run."""
+    """Plot validation NDCG@10 against CPU minutes, one line per label (its first run)."""
     import matplotlib
 
     matplotlib.rcParams["svg.hashsalt"] = "recbole_macrec"

@@ -111,7 +111,7 @@ def lacks_package(paths):
 
 @pytest.mark.parametrize("answer, said", [
     (elsewhere, "cannot read or write .*, but this machine can"),
-    (lacks_package, "can't carry out runs .No module named 'recbole_macrec'."),
+    (lacks_package, "can't execute runs .No module named 'recbole_macrec'."),
     (None, "has not answered within 0.3 s"),
 ])  # fmt: skip
 def test_a_machine_that_cannot_take_part_is_named_before_the_first_run(answer, said, tiny_dataset, tmp_path, monkeypatch, capsys):

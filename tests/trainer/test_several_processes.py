@@ -205,7 +205,7 @@ def test_a_process_that_does_not_come_is_named(data, process_pool):
     assert "of 2 processes, number 2 did not join" in said and "--world_size" in said
     assert process_pool.exit_codes((process, Path().absolute(), 1, port, main, words_of("GRU4Rec"), in_a_hurry)) == [1]
     lines = [line for line in Path("err1").read_text().splitlines() if line.startswith(("Waiting", "error"))]
-    assert len(lines) == 2 and "process 2 of 2 did not reach the first one" in lines[1] and "--port" in lines[1]
+    assert len(lines) == 2 and "process 2 of 2 could not connect to the first one" in lines[1] and "--port" in lines[1]
 
 
 def test_a_port_in_use_is_named(data, process_pool, capsys):

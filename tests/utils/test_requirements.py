@@ -37,7 +37,7 @@ def without_recbole(tmp_path, *words: str) -> subprocess.CompletedProcess:
 )
 def test_without_recbole_one_line_says_how_to_install_it(words, tmp_path):
     ended = without_recbole(tmp_path, *words)
-    line = f"error: recbole is not installed; install what recbole_macrec requires with: pip install -e {ROOT}\n"
+    line = f"error: recbole is not installed; install the requirements of recbole_macrec with: pip install -e {ROOT}\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", line)
 
 
