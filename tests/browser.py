@@ -14,10 +14,10 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One page; use it in a ``with`` block.
+    """A browser with one page; use it in a ``with`` block.
 
     Attributes:
-        errors: what the page's console and scripts complained about, and every request but that of the page itself.
+        errors: messages of the console and of scripts, and every request other than that of the page itself.
     """
 
     def __init__(self, program: str, profile: Path):
@@ -25,7 +25,7 @@ class Browser:
         self._number, self._loaded, self._buffer = 0, False, b""
         (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()
 
-        def connect():  # Chromium reads from 3 and writes to 4
+        def connect():  # Chromium reads from file descriptor 3 and writes to 4
             ours = [os.dup(theirs_in), os.dup(theirs_out)]
             os.dup2(ours[0], 3)
             os.dup2(ours[1], 4)
@@ -53,7 +53,7 @@ class Browser:
         os.close(self._in)
 
     def open(self, path: Path, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
-        """Load the file ``path`` into a window of ``width`` x ``height`` on a system that prefers the ``scheme``."""
+        """Load the file ``path`` in a window of ``width`` x ``height`` pixels with the colour scheme ``scheme``."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self._loaded = False
@@ -62,7 +62,7 @@ class Browser:
             self._receive()
 
     def run(self, script: str):
-        """The value of a JavaScript expression in the page."""
+        """Evaluate a JavaScript expression in the page and return its value."""
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True)
         if "exceptionDetails" in found:
             raise AssertionError(found["exceptionDetails"]["exception"]["description"])

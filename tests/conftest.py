@@ -1,4 +1,4 @@
-"""Fixtures for every test: a folder of its own to run in, and a tiny data set."""
+"""Fixtures for all tests: a temporary working directory and a tiny dataset."""
 import logging
 import os
 import random
@@ -6,7 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
-# Workers share the cores, as do the processes they start: OpenMP threads that wait for a core another worker has are ten times slower.
+# Test workers and their processes share the cores. OpenMP threads that wait for a busy core are ten times slower.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -23,20 +23,20 @@ from web_server import Server
 TINY = "tiny"
 CATEGORIES = ("wool", "paper", "beads")
 
-# Released catalogues that the project does not contain: MACREC_SHARED_DATA=DIR with DIR/Arts and DIR/Instruments.
+# Released catalogues are not part of the repository: set MACREC_SHARED_DATA=DIR with DIR/Arts and DIR/Instruments.
 SHARED_DATA = Path(os.environ.get("MACREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 PUBLISHED = {"Instruments": (17112, 6250, 136226), "Arts": (22171, 9416, 174079)}  # users, items, interactions
 
 
 def needs_shared_data(name: str):
-    """A parameter that skips its test where the released catalogue ``name`` is not at hand."""
+    """A test parameter that is skipped if the released catalogue ``name`` is unavailable."""
     there = (SHARED_DATA / name / f"{name}.inter.json").is_file()
     return pytest.param(name, marks=pytest.mark.skipif(not there, reason=f"set MACREC_SHARED_DATA=DIR with DIR/{name}"))
 
 
 @pytest.fixture(autouse=True)
 def own_working_directory(tmp_path, monkeypatch):
-    """Run in a temporary folder with a bare command line: RecBole writes saved/, log/ and log_tensorboard/ into the
+    """Run in a temporary folder with an empty command line: RecBole writes saved/, log/ and log_tensorboard/ to the
     working directory and reads ``sys.argv``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["test"])
@@ -44,13 +44,13 @@ def own_working_directory(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_load(monkeypatch):
-    """RecBole watches the processor for a second at the end of every run."""
+    """Skip RecBole's measurement of the CPU load, which takes a second at the end of every run."""
     monkeypatch.setattr("psutil.cpu_percent", lambda *args, **kwargs: 0.0)
 
 
 @pytest.fixture(autouse=True)
 def own_logging():
-    """Give the root logger back as it was: RecBole sets its level and handlers."""
+    """Restore the root logger after the test: RecBole sets its level and handlers."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     yield
@@ -60,7 +60,7 @@ def own_logging():
 
 @pytest.fixture(scope="session")
 def process_pool():
-    """Starts processes; see ``process_pool``."""
+    """A process pool; see ``process_pool.py``."""
     process_pool = ProcessPool()
     yield process_pool
     process_pool.close()
@@ -68,7 +68,7 @@ def process_pool():
 
 @pytest.fixture
 def server():
-    """A web server on this machine; see ``web_server``."""
+    """A local web server; see ``web_server.py``."""
     server = Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -78,15 +78,15 @@ def server():
 
 @pytest.fixture
 def tiny_dataset(tmp_path) -> Path:
-    """Write the atomic files of the data set ``tiny`` and return its data path (the folder that holds ``tiny/``)."""
+    """Write the atomic files of the dataset ``tiny`` and return its data path (the folder that contains ``tiny/``)."""
     return write_tiny_dataset(tmp_path / "data")
 
 
 def write_tiny_dataset(data_path: Path, name: str = TINY, n_users: int = 40, n_items: int = 30) -> Path:
     """Write ``name.inter`` and ``name.item`` under ``data_path/name`` and return ``data_path``.
 
-    Every user walks six to nine steps through the items: mostly to the next item, sometimes to a random one. Items have
-    a title, a price (missing for one) and a ``categories`` token sequence (empty for another); nobody bought ``i0``.
+    Every user has six to nine interactions: mostly with the next item, sometimes with a random one. Items have a title, a
+    price (missing for one item) and a token sequence ``categories`` (empty for another). ``i0`` has no interactions.
     """
     folder = data_path / name
     folder.mkdir(parents=True)

@@ -1,12 +1,11 @@
-"""Kills commands at random moments and checks that they end, when given again, as if nobody had interrupted them.
+"""Kill commands at random moments and check that, when started again, they give the result of an uninterrupted run.
 
     python tests/kills.py [--kills=30] [--seed=0] [--only=compare,import]
 
-Not part of the test suite, as it takes many minutes. Each command runs once without interruption, then again and again: it is
-killed (SIGKILL) at a random moment between its first output and the time that it took, given again, killed again, and after every
-second kill it may end. Its results are then compared with those of the uninterrupted run, byte by byte or number by number, and no
-half-written file and no process may be left. What is killed is drawn as well: the process of the command, all its processes at
-once, or one of those that it started.
+Not part of the test suite, as it takes many minutes. Each command first runs without interruption. Then it is killed (SIGKILL) at a
+random moment between its first output and its usual end, started again, and killed again; after every second kill it runs to the
+end. Its results are compared with those of the uninterrupted run, byte by byte or number by number, and no incomplete file and no
+process may be left. The target is random as well: the process of the command, all its processes, or one of its child processes.
 """
 import argparse
 import json
@@ -39,7 +38,7 @@ from recbole_macrec.data.features import FeatureTable
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS_BEFORE_END = 2
-PATIENCE = 600  # seconds for a command to end, and for processes that have lost theirs
+PATIENCE = 600  # seconds for a command to end, and for orphaned processes to end
 ORPHANS = 30
 TARGETS = ("command", "all", "child")
 
@@ -49,9 +48,9 @@ class Command:
     """A command to kill.
 
     Attributes:
-        words: of the command line; called before each start, as a port has to be free.
-        result: what has to be equal, read from the folder that the command ran in.
-        prepare: writes into that folder what the command needs.
+        words: returns the command line; called before each start, to find a free port.
+        result: reads the results to compare from the folder in which the command ran.
+        prepare: writes the input files of the command to that folder.
     """
 
     words: Callable[[], list[str]]
@@ -108,13 +107,13 @@ def compare_result(folder: Path) -> object:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file without locks and notes of times."""
+    """Read all files except locks and files with timestamps."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
             if path.is_file() and path.suffix != ".lock" and "seen" not in path.name}
 
 
 def prepare_command(server: Server, folder: Path) -> Command:
-    """Download raw files and images from a server on this machine, filter, encode."""
+    """Command that downloads raw files and images from a local server, filters and encodes."""
     raw = write_2018(folder / "raw", images_at=server.url("").rstrip("/"))
     names = [f"{CATEGORY}.csv", f"meta_{CATEGORY}.json.gz"]
     server.files |= {name: (raw / name).read_bytes() for name in names}
@@ -133,7 +132,7 @@ def write(path: Path, text: str) -> None:
 
 
 def interactions(folder: Path) -> None:
-    """A CSV table and features large enough that the import takes a while."""
+    """Write a CSV table and features that are large enough for a slow import."""
     rng = np.random.default_rng(0)
     lines = (f"u{user},{item},{time}" for time, (user, item) in enumerate(rng.integers(20_000, size=(400_000, 2))))
     (folder / "table").mkdir()
@@ -155,7 +154,7 @@ def start(words: list[str], folder: Path) -> subprocess.Popen:
 
 
 def members(session: int) -> list[psutil.Process]:
-    """The processes that a command started, and it."""
+    """Return the processes of a command's session."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -165,7 +164,7 @@ def members(session: int) -> list[psutil.Process]:
 
 
 def end_unharmed(command: Command, folder: Path) -> tuple[float, float]:
-    """Run to the end; returns the seconds until there was a first new file, and in all."""
+    """Run to the end; return the seconds until the first new file and the total seconds."""
     before, begin = set(folder.rglob("*")) | {folder / "log.txt"}, time.monotonic()
     process, first = start(command.words(), folder), None
     while process.poll() is None:
@@ -178,7 +177,7 @@ def end_unharmed(command: Command, folder: Path) -> tuple[float, float]:
 
 
 def kill_once(command: Command, folder: Path, moment: float, target: str) -> bool:
-    """Start the command and kill ``target`` after ``moment`` seconds; returns whether it had not ended before."""
+    """Start the command and kill ``target`` after ``moment`` seconds; return whether it was still running."""
     process = start(command.words(), folder)
     with suppress(subprocess.TimeoutExpired):
         process.wait(moment)
@@ -217,7 +216,7 @@ def check_result(command: Command, folder: Path, expected: object) -> None:
     command.ends += 1
     try:
         equal = command.result(folder) == expected
-    except Exception as error:  # whatever is missing or damaged
+    except Exception as error:  # any missing or damaged result
         equal, expected = False, error
         command.problems.append(f"no result: {type(error).__name__}: {error}")
     else:

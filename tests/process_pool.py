@@ -1,7 +1,7 @@
-"""Processes that a test starts because it needs several, or one to kill.
+"""Start processes for tests that need several, or one to kill.
 
-They are forked, so that they start at once, but not from the process of the tests: its threads, of torch and of web servers,
-may hold locks that a fork inherits without the threads that would release them. They are forked from one that has no threads.
+Processes are forked, so that they start quickly, but not from the test process: its threads (of torch and web servers) may hold
+locks, which a fork would inherit without the threads that release them. They are forked from a process without threads.
 """
 import importlib
 import multiprocessing
@@ -21,7 +21,7 @@ NEEDED = (  # imported once; optimizers need the last one
 
 
 class ProcessPool:
-    """The process that forks the others; to be closed."""
+    """The process that forks the others; call :meth:`close` at the end."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -34,16 +34,16 @@ class ProcessPool:
         theirs.close()
 
     def exit_codes(self, *works: tuple) -> list[int | None]:
-        """Run every ``(function, *arguments)`` in a process of its own, all at the same time, in this working directory.
+        """Run every ``(function, *arguments)`` in a separate process, all at the same time, in the current working directory.
 
         Returns:
-            Their exit codes once all have ended, the number of the signal below zero; None of one that did not end in time.
+            The exit codes after all have ended: negative for a signal, None for a process that did not end in time.
         """
         self._connection.send((os.getcwd(), dict(os.environ), works))
         return self._connection.recv()
 
     def close(self) -> None:
-        """End it; to leave of its own accord would take it seconds."""
+        """Kill the forking process; a normal exit would take seconds."""
         self._process.kill()
         self._process.join()
 

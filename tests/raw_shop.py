@@ -1,4 +1,4 @@
-"""A small raw catalogue in Amazon's formats with everything that goes wrong in them, and the filter in plain loops."""
+"""A small raw catalogue in Amazon's formats with all known defects, and a reference implementation of the filter."""
 import gzip
 import json
 import random
@@ -76,7 +76,7 @@ def brute_force(reviews: list[tuple[str, str, float]], described: set[str], pict
 
 
 def read_2018(folder: Path, category: str = CATEGORY):
-    """Return reviews, described and pictured items, read without a line of the project."""
+    """Return reviews, items with metadata and items with images, read without code of the package."""
     reviews, entries = [], []
     for line in (folder / f"{category}.csv").read_bytes().splitlines():
         try:
@@ -96,10 +96,10 @@ def read_2018(folder: Path, category: str = CATEGORY):
 
 
 def read_2023(folder: Path, category: str = CATEGORY):
-    """Return reviews, described and pictured items, read without a line of the project."""
+    """Return reviews, items with metadata and items with images, read without code of the package."""
     reviews, entries = [], []
     for line in gzip.open(folder / f"{category}.jsonl.gz", "rt"):
-        if line.count('"') == 16 and "[]" not in line:  # whole lines have seven strings and more
+        if line.count('"') == 16 and "[]" not in line:  # complete lines have at least seven strings
             fields = json.loads(line)
             reviews.append((fields["user_id"], fields["parent_asin"], fields["timestamp"]))
     for line in gzip.open(folder / f"meta_{category}.jsonl.gz", "rt"):
@@ -110,7 +110,7 @@ def read_2023(folder: Path, category: str = CATEGORY):
 
 
 def _reviews(rng: random.Random):
-    """Yield (user, item, rating, time): days as times, so many ties; some given twice, some users and items rare."""
+    """Yield (user, item, rating, time). Times are days, so there are ties; some reviews are duplicates, some users and items rare."""
     for _ in range(900):
         user, item = int(60 * rng.random() ** 1.5), int(45 * rng.random() ** 1.5)
         time = 1_400_000_000 + 86_400 * rng.randrange(40)
@@ -120,7 +120,7 @@ def _reviews(rng: random.Random):
 
 
 def _items(rng: random.Random, unreviewed: int):
-    """Yield (item, texts, images or None) of most reviewed items and of ``unreviewed``, two of them given twice."""
+    """Yield (item, texts, images or None) of most reviewed items and of ``unreviewed`` other items; two occur twice."""
     for item in range(45 + unreviewed):
         token = f"B{item:04d}" if item < 45 else f"X{item:06d}"
         text = {"title": f"Guitar {item}", "description": ["<p>Made of <b>wo</b>od &amp; steel</p>", "Tab\there"]}
@@ -134,7 +134,7 @@ def _items(rng: random.Random, unreviewed: int):
         if item % 11 == 3 and item < 45:
             continue  # no metadata
         yield token, text, images
-        if item in (5, 8):  # again, the first without an image before
+        if item in (5, 8):  # duplicates; the first entry of one has no image
             yield token, {"title": "Again"}, [f"{SHOP}/{token}-again.jpg"]
 
 

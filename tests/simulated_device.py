@@ -1,9 +1,9 @@
-"""A device without hardware: its tensors hold real numbers on the CPU, but no operator mixes them with those of the CPU, and
-nothing reads them back except in functions that are named.
+"""Simulate a device without hardware: its tensors contain real numbers on the CPU, but no operator may mix them with CPU tensors,
+and only listed functions may read them back.
 
-PyTorch's fake tensors can't pass a backward pass of a CUDA device in a build without CUDA, and have no values that a search
-could go by. Here every operator runs on the CPU, so results can be compared, and the device is called ``meta``, the one that
-every build knows besides the CPU.
+PyTorch's fake tensors do not support the backward pass of a CUDA device in a build without CUDA, and have no values for a search.
+Here every operator runs on the CPU, so results can be compared. The device is called ``meta``, the only one besides the CPU that
+every build has.
 """
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,14 +16,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
-WAITS = {  # operators whose result, or its size, depends on values, so that the CPU waits for the device
+WAITS = {  # operators whose result or size depends on values, so the CPU waits for the device
     aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.is_nonzero, aten.equal, aten._unique2, aten.unique_dim,
     aten.unique_consecutive, aten.bincount,
 }  # fmt: skip
 
 
 class OnDevice(torch.Tensor):
-    """A tensor of the device; ``held`` has its numbers."""
+    """A tensor of the device; ``held`` is the CPU tensor with its values."""
 
     @staticmethod
     def __new__(cls, held: torch.Tensor):
@@ -42,13 +42,13 @@ class OnDevice(torch.Tensor):
 
 
 class Simulation(TorchDispatchMode):
-    """Within it, ``device=DEVICE`` makes tensors of the device.
+    """Context in which ``device=DEVICE`` creates tensors of the device.
 
     Args:
-        may_wait: names of functions in which, or below which, the CPU may read from the device.
+        may_wait: names of functions that may read from the device, themselves or in functions that they call.
 
     Attributes:
-        waits: where else it did.
+        waits: other places that read from the device.
     """
 
     def __init__(self, may_wait: Iterable[str]):
@@ -104,7 +104,7 @@ class Simulation(TorchDispatchMode):
 
 
 class Constructors(TorchFunctionMode):
-    """``torch.tensor`` makes its tensor on the CPU, and then moves it where the simulation sees it."""
+    """Create tensors of ``torch.tensor`` on the CPU and move them to the device, so that the simulation sees the move."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -119,7 +119,7 @@ def held(x):
 
 @contextmanager
 def simulated(model: torch.nn.Module, may_wait: Iterable[str]) -> Iterator[Simulation]:
-    """``model`` on the device; afterwards it can't be used any more."""
+    """Move ``model`` to the device within the block; it is unusable afterwards."""
     with Simulation(may_wait) as simulation, Constructors():
         for module in model.modules():
             for name, parameter in list(module._parameters.items()):

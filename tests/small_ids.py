@@ -12,7 +12,7 @@ SMALL = SemanticIDSettings(
 
 
 def clustered(seed, width=10):
-    """Features with groups to find: 12 centres, and 5 finer ones around each."""
+    """Features in clusters: 12 centres with 5 sub-centres each."""
     rng = np.random.default_rng(seed)
     coarse, fine = rng.normal(size=(12, width)) * 3, rng.normal(size=(5, width))
     x = coarse[rng.integers(0, 12, ITEMS)] + fine[rng.integers(0, 5, ITEMS)] + 0.2 * rng.normal(size=(ITEMS, width))

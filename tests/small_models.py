@@ -1,4 +1,4 @@
-"""Small models on the tiny data set, for tests of every layer above them."""
+"""Small models on the dataset ``tiny``, for tests of several packages."""
 import logging
 
 import numpy as np
@@ -40,7 +40,7 @@ QUICK = {"graph_epochs": 5, "graph_sizes": [16, 16, 8], "rqvae_epochs": 3, "rqva
 
 @pytest.fixture
 def data_path(tmp_path):
-    """The tiny data set with features in two modalities: no modality alone tells all items apart."""
+    """The dataset ``tiny`` with features of two modalities, neither of which distinguishes all items."""
     path = write_tiny_dataset(tmp_path / "data")
     rng = np.random.default_rng(0)
     tokens = tuple(f"i{i}" for i in range(ITEMS))
@@ -52,7 +52,7 @@ def data_path(tmp_path):
 
 
 def prepare(name: str, data_path, **options):
-    """Config, model, trainer and data loaders, made as RecBole's quick_start makes them."""
+    """Create config, model, trainer and data loaders as RecBole's quick_start does."""
     config = Config(name, TINY, config_dict={**SMALL, "data_path": str(data_path), **options})
     logging.getLogger().setLevel(logging.ERROR)
     init_seed(config["seed"], config["reproducibility"])
@@ -64,5 +64,5 @@ def prepare(name: str, data_path, **options):
 
 
 def batch_of(loader):
-    """All of an evaluation loader's users as one batch."""
+    """Return all users of an evaluation loader as one batch."""
     return loader._dataset[np.arange(len(loader._dataset))]

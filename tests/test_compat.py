@@ -1,4 +1,4 @@
-"""RecBole's own models run, save, load and rank on the installed libraries."""
+"""RecBole's own models train, save, load and rank with the installed libraries."""
 import sys
 import types
 
@@ -41,7 +41,7 @@ def checkpoint(tmp_path, model: str) -> str:
 
 
 @pytest.mark.parametrize("model", ["Pop", "SASRec", "BERT4Rec", "GRU4Rec", "LightGCN", "NGCF", "FDSA", "ItemKNN", "EASE", "DMF"])
-def test_baseline_runs_and_its_checkpoint_ranks_the_same(model, tiny_dataset, tmp_path):
+def test_baseline_trains_and_its_checkpoint_gives_the_same_ranking(model, tiny_dataset, tmp_path):
     result = run_recbole(model, "tiny", config_dict=fast(tiny_dataset))["test_result"]
     assert 0 < result["hit@10"] <= 1
     assert all(type(value) is float for value in result.values())
@@ -57,13 +57,13 @@ def test_s3rec_pretrains_then_finetunes(tiny_dataset):
     assert run_recbole("S3Rec", "tiny", config_dict=finetune)["test_result"]["hit@10"] > 0
 
 
-def test_objective_function_reports_to_nobody_without_ray(tiny_dataset):
+def test_objective_function_without_ray(tiny_dataset):
     result = objective_function(config_dict=fast(tiny_dataset, model="Pop", dataset="tiny"))
     assert result["test_result"]["hit@10"] > 0
 
 
 @pytest.mark.parametrize("takes_a_dict", [True, False])
-def test_report_suits_the_ray_of_the_process(takes_a_dict, monkeypatch):
+def test_report_works_with_old_and_new_ray(takes_a_dict, monkeypatch):
     seen = {}
     ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
     ray.is_initialized, ray.tune = lambda: True, tune
@@ -88,13 +88,13 @@ def test_missing_features_are_filled(tiny_dataset):
     assert len(dataset.item_feat["categories"][items["i4"]]) == 2
 
 
-def test_torch_gets_writable_columns(tiny_dataset, recwarn):
+def test_columns_are_writable_for_torch(tiny_dataset, recwarn):
     config = Config("SASRec", "tiny", config_dict=fast(tiny_dataset))
     data_preparation(config, create_dataset(config))
     assert not [warning for warning in recwarn if "not writable" in str(warning.message)]
 
 
-def test_repairs_leave_pandas_and_torch_as_they_are(tiny_dataset, tmp_path):
+def test_repairs_do_not_change_pandas_and_torch(tiny_dataset, tmp_path):
     run_recbole("SASRec", "tiny", config_dict=fast(tiny_dataset))
     assert torch.load(checkpoint(tmp_path, "SASRec"), weights_only=True)["config"]["model"] == "SASRec"
     torch.save({"config": Config("SASRec", "tiny", config_dict=fast(tiny_dataset))}, tmp_path / "pickled.pth")
@@ -106,7 +106,7 @@ def test_repairs_leave_pandas_and_torch_as_they_are(tiny_dataset, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["input.pth", "all.json", "1/0", "saved/S3Rec-tiny-1.pth"])
-def test_values_that_are_no_python_stay_text(text, tiny_dataset):
+def test_values_that_are_not_python_literals_are_text(text, tiny_dataset):
     config = Config("SASRec", "tiny", config_dict=fast(tiny_dataset, pre_model_path=text, epochs="3"))
     assert config["pre_model_path"] == text
     assert config["epochs"] == 3
@@ -114,7 +114,7 @@ def test_values_that_are_no_python_stay_text(text, tiny_dataset):
 
 @pytest.fixture
 def close_in_time(tmp_path):
-    """Interactions a second apart, which are one float32 time, stored newest first; i1 is the most frequent item."""
+    """Interactions one second apart (equal as float32), stored newest first; i1 is the most frequent item."""
     folder = tmp_path / "data" / "close"
     folder.mkdir(parents=True)
     rows = [(user, item, 880_000_000 + 100 * user + step) for user in range(4) for step, item in enumerate([1, 2, 1, 3 + user, 8, 9])]
@@ -124,13 +124,13 @@ def close_in_time(tmp_path):
 
 
 def parts(model: str, data_path, **settings) -> list:
-    """The training, validation and test part of ``close``."""
+    """The training, validation and test data of the dataset ``close``."""
     settings = fast(data_path, **settings) | {"load_col": None, "selected_features": None, "train_neg_sample_args": None}
     return create_dataset(Config(model, "close", config_dict=settings)).build()
 
 
 @pytest.mark.parametrize("model", ["Pop", "LightGCN", "SASRec"])
-def test_interactions_are_in_the_order_of_their_exact_times(model, close_in_time):
+def test_interactions_are_sorted_by_exact_timestamps(model, close_in_time):
     train, valid, test = parts(model, close_in_time)
     for part, item in (valid, "i8"), (test, "i9"):
         assert set(part.id2token("item_id", part.inter_feat["item_id"])) == {item}
@@ -141,7 +141,7 @@ def test_interactions_are_in_the_order_of_their_exact_times(model, close_in_time
 
 
 class Unaugmented(SequentialDataset):
-    """As the datasets of our models are where a model is used as a general one."""
+    """A sequential dataset without data augmentation, as for general models."""
 
     build = Dataset.build
 
@@ -149,8 +149,8 @@ class Unaugmented(SequentialDataset):
         pass
 
 
-def test_random_order_and_benchmark_files_stay_as_they_are(close_in_time):
-    """RecBole's random order is that of the file, shuffled by the seed; benchmark files are not ordered at all."""
+def test_random_order_and_benchmark_files_are_unchanged(close_in_time):
+    """RecBole's random order is the order of the file, shuffled by the seed; benchmark files are not sorted."""
     header, *rows = (close_in_time / "close" / "close.inter").read_text().splitlines(keepends=True)
     for name, part in zip(("a", "b", "c"), (rows[:12], rows[12:18], rows[18:])):
         (close_in_time / "close" / f"close.{name}.inter").write_text("".join([header, *part]))

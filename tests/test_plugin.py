@@ -44,7 +44,7 @@ SMALL = {
 
 @pytest.fixture
 def small(tiny_dataset) -> dict:
-    """Settings of a small model on the tiny data set."""
+    """Settings of a small model on the dataset ``tiny``."""
     return {**SMALL, "data_path": str(tiny_dataset)}
 
 
@@ -56,7 +56,7 @@ def test_recbole_finds_model_trainer_and_dataset(model):
     assert issubclass(getattr(datasets, f"{name}Dataset"), datasets.SequentialDataset)
 
 
-def test_the_whole_of_quick_start_knows_tiger(small, tmp_path):
+def test_quick_start_functions_work_with_tiger(small, tmp_path):
     result = run_recbole("TIGER", "tiny", config_dict=dict(small))["test_result"]
     (path,) = [p for p in (tmp_path / "saved").glob("TIGER-*.pth") if ".last" not in p.name]
     config, model, dataset, _, _, test_data = load_data_and_model(str(path))
@@ -73,7 +73,7 @@ def test_the_whole_of_quick_start_knows_tiger(small, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"network": "decoder_only", "training": "per_user"}], ids=["per_target", "per_user"])
-def test_two_processes_rank_as_one(options, small):
+def test_two_processes_give_the_same_ranking_as_one(options, small):
     settings = {**small, **options, "learning_rate": 0.0, "eval_batch_size": 3}
     one = run("TIGER", "tiny", config_dict=dict(settings))["test_result"]
     two = run("TIGER", "tiny", config_dict=dict(settings), nproc=2, port="5683")["test_result"]
@@ -81,7 +81,7 @@ def test_two_processes_rank_as_one(options, small):
 
 
 @pytest.mark.parametrize("mode", ["full", "uni10"])
-def test_valid_users_are_the_same_for_every_model_and_testing_is_on_all(mode, small):
+def test_valid_users_are_the_same_for_all_models_and_tests_use_all_users(mode, small):
     drawn = []
     for model, seed in (("TIGER", 1), ("SASRec", 2), ("BPR", 3)):
         split = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": mode}
@@ -96,7 +96,7 @@ def test_valid_users_are_the_same_for_every_model_and_testing_is_on_all(mode, sm
     assert drawn[0] == drawn[1] == drawn[2]
 
 
-def test_property_files_layer(small, tiny_dataset):
+def test_order_of_property_files(small, tiny_dataset):
     ours = Config("TIGER", "tiny", config_dict={"data_path": str(tiny_dataset)})
     assert ours["topk"] == [1, 5, 10]
     assert ours["MAX_ITEM_LIST_LENGTH"] == 20
@@ -109,8 +109,8 @@ def test_property_files_layer(small, tiny_dataset):
 
 
 @pytest.mark.parametrize("model", [*model_names(), "SASRec"])
-def test_models_trained_with_cross_entropy_take_no_sampled_negatives(model):
-    """As in a YAML file shared with BPR: sampled items would be trained on as if users had bought them."""
+def test_cross_entropy_models_use_no_sampled_negatives(model):
+    """For example with a YAML file shared with BPR: sampled negatives would be trained as positive items."""
     for sampled in ({"distribution": "uniform"}, {"distribution": "popularity", "sample_num": 2}):
         with pytest.raises(UserError, match=f"train_neg_sample_args is .*{model}.*None"):
             Config(model, "arts-toy", config_dict={"train_neg_sample_args": sampled})
@@ -118,7 +118,7 @@ def test_models_trained_with_cross_entropy_take_no_sampled_negatives(model):
         assert Config(model, "arts-toy", config_dict={"train_neg_sample_args": none})["train_neg_sample_args"]["distribution"] == "none"
 
 
-def test_a_config_leaves_recboles_lists_alone():
+def test_config_does_not_change_recboles_lists():
     before = list(dataset_arguments)
     Config("KGAT", "ml-100k")
     Config("MACRec", "arts-toy")
@@ -126,14 +126,14 @@ def test_a_config_leaves_recboles_lists_alone():
     assert {"modalities", "lambda_con", "text_fields"} <= set(before)
 
 
-def test_every_property_file_is_yaml_of_known_models():
+def test_property_files_are_yaml_of_known_models():
     models = {path.stem for path in property_file("model").glob("*.yaml")}
     assert models == set(model_names())
     for path in property_file().glob("**/*.yaml"):
         assert read_yaml(path), path
 
 
-def test_config_survives_as_plain_values(small):
+def test_config_round_trip_through_plain_values(small):
     config = Config("MACRec", "tiny", config_dict=small)
     plain = plain_config(config)
     again = config_from_plain(json.loads(json.dumps(plain)))
@@ -142,7 +142,7 @@ def test_config_survives_as_plain_values(small):
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5])
-def test_a_truncated_checkpoint_is_named(keep, tmp_path):
+def test_truncated_checkpoint_is_a_user_error(keep, tmp_path):
     path = tmp_path / "model.pth"
     torch.save({"format": "recbole_macrec", "state_dict": {"weight": torch.zeros(1000)}}, path)
     content = path.read_bytes()
@@ -151,7 +151,7 @@ def test_a_truncated_checkpoint_is_named(keep, tmp_path):
         load_data_and_model(str(path))
 
 
-def test_a_missing_checkpoint_is_named():
+def test_missing_checkpoint_is_a_user_error():
     with pytest.raises(UserError, match="nowhere.pth does not exist"):
         load_data_and_model("nowhere.pth")
 

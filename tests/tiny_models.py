@@ -1,4 +1,4 @@
-"""Tiny pretrained models with random weights, saved as real ones are; strong weights, so that wrong attention shows."""
+"""Tiny pretrained models with random weights, saved like real ones. Large weights make errors in attention visible."""
 from pathlib import Path
 
 import torch
@@ -85,7 +85,7 @@ MAKERS = {"bert": _bert, "llama": _llama, "t5": _t5, "clip": _clip, "siglip": _s
 
 
 def make(name: str, folder: Path) -> Path:
-    """Save the tiny model ``name`` to ``folder/name`` and return that; the same weights every time."""
+    """Save the tiny model ``name`` to ``folder/name``, always with the same weights, and return that path."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         MAKERS[name](folder / name)

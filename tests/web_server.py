@@ -1,4 +1,4 @@
-"""A web server on this machine that fails, breaks off, is slow, redirects and answers ranges."""
+"""A local web server that can fail, break connections, be slow, redirect and answer range requests."""
 import io
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def image_bytes(kind="JPEG", size=(40, 30), seed=1) -> bytes:
-    """A picture of noise."""
+    """Return an image of random noise."""
     pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
@@ -16,13 +16,18 @@ def image_bytes(kind="JPEG", size=(40, 30), seed=1) -> bytes:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files``; ``failures[path]`` answers of 503 come first, then ``breaks[path]`` broken-off transfers.
+    """Web server of ``files``.
 
-    ``redirects[path]`` is where a path leads to, ``slow`` the seconds before an answer, ``headers`` what is said beside it, ``drips``
-    the bytes of the answer that come at once, before single ones every 0.1 s.
+    Attributes:
+        failures: path -> number of responses 503 before it works.
+        breaks: path -> number of transfers, after these, that end early.
+        redirects: path -> target of a redirect.
+        slow: path -> seconds before the response.
+        headers: path -> additional headers.
+        drips: path -> bytes that are sent at once; the others follow one every 0.1 s.
     """
 
-    request_queue_size = 64  # a connection that finds no place waits a second before it asks again
+    request_queue_size = 64  # with a full queue, clients wait a second before they try again
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -31,7 +36,7 @@ class Server(ThreadingHTTPServer):
         self.etag, self.requested = '"one"', []
 
     def handle_error(self, request, client_address):
-        """Clients that are killed hang up."""
+        """Ignore connections closed by killed clients."""
 
     def url(self, path):
         return f"http://127.0.0.1:{self.server_port}/{path}"

@@ -1,4 +1,4 @@
-"""Each speed benchmark at a small size: both sides agree, and the figures have their places. Nothing is timed here."""
+"""Every speed benchmark on small data: both implementations agree, and the results have all keys. Times are not checked."""
 import json
 from pathlib import Path
 
@@ -32,7 +32,7 @@ SMALL = [
 
 @pytest.fixture
 def data(tiny_dataset):
-    """The tiny data set with published IDs, no two items on one."""
+    """The dataset ``tiny`` with published IDs without collisions."""
     folder = tiny_dataset / TINY / "semantic_ids"
     folder.mkdir()
     for modality, step in (("text", 3), ("image", 5)):
@@ -42,7 +42,7 @@ def data(tiny_dataset):
 
 
 def figures(capsys, *arguments) -> dict:
-    """The JSON object of the last line."""
+    """Run a benchmark and return the JSON object of its last line."""
     assert main(list(arguments)) == 0
     record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert record["hardware"]["cores"] >= 1 and record["versions"]["torch"]
@@ -61,7 +61,7 @@ def test_decode_finds_the_items_of_generate(data, capsys):
         assert (precisions["bf16"] is None) == (not bf16_pays(torch.device("cpu")))
 
 
-def test_train_follows_the_loss_curve_of_t5(data, capsys):
+def test_training_losses_equal_those_of_t5(data, capsys):
     record = figures(capsys, "train", *data, *SMALL)
     curve = record["loss_difference"]
     assert curve["steps"] >= 3 and curve["last_loss"] < curve["first_loss"]
@@ -80,14 +80,14 @@ def test_exact_equals_brute_force(data, capsys):
     assert certified["top10_agreement"] == 1 and 1 < certified["prefixes_per_user"] <= 1 + 3 + 12  # inner nodes of the trie
 
 
-def test_the_top_agrees_item_by_item_and_in_order():
+def test_same_top_compares_items_in_order():
     scores = torch.tensor([[-1.0, -2.0, -3.0]]).expand(3, -1)
     expected = Ranking(torch.tensor([[1, 2, 3], [1, 2, 3], [1, 2, 3]]), scores)
     found = Ranking(torch.tensor([[1, 2, 9], [2, 1, 3], [1, 9, 3]]), scores)
     assert same_top(found, expected, k=2) == pytest.approx(1 / 3)
 
 
-def test_whole_run_counts_its_operations(data, capsys):
+def test_whole_reports_floating_point_operations(data, capsys):
     record = figures(capsys, "whole", *data, *SMALL, "--epochs=1", "--modalities", "text", "image")
     assert record["tflop_per_s"] > 0 and record["test_result"]["hit@10"] > 0
     share = record["tflop_per_s"] / record["matrix_tflop_per_s"]
@@ -95,7 +95,7 @@ def test_whole_run_counts_its_operations(data, capsys):
     assert record["seconds"]["total"] >= record["seconds_per_epoch"]
 
 
-def test_scale_reports_every_catalogue(capsys):
+def test_scale_has_a_row_per_catalogue_size(capsys):
     record = figures(capsys, "scale", *SMALL, "--items", "500", "2000")
     rows = record["rows"]
     assert set(record["cheaper_from_items"]) == {"decode_ms_per_user", "mmgrec_ms_per_user"}
@@ -105,13 +105,13 @@ def test_scale_reports_every_catalogue(capsys):
     assert all(row[k] > 0 for row in rows for k in positive)
 
 
-def test_where_costs_cross():
+def test_crossing_of_two_costs():
     rows = [{"items": n, "flat": 4.0, "steep": n / 100} for n in (1000, 10, 100)]
     assert crossing(rows, "flat", "steep") == pytest.approx(400, abs=1)
     assert crossing(rows, "steep", "flat") is None and crossing(rows[1:], "flat", "steep") is None
 
 
-def test_the_plot_shows_every_cost(tmp_path):
+def test_plot_has_a_line_per_cost(tmp_path):
     rows = [{"items": n, **dict.fromkeys(COSTS, n / 100)} for n in (10, 100)]
     path = tmp_path / "costs.svg"
     plot_costs(rows, COSTS, str(path))
@@ -120,12 +120,12 @@ def test_the_plot_shows_every_cost(tmp_path):
         plot_costs(rows, COSTS, str(tmp_path / "costs.nothing"))
 
 
-def test_an_unknown_dataset_is_one_sentence(capsys):
+def test_unknown_dataset_is_a_one_line_error(capsys):
     assert main(["decode", "--dataset=nowhere", "--data_path=."]) == 1
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_quantize_compares_with_a_data_loader(tmp_path, capsys):
+def test_quantize_measures_the_data_loader_reference(tmp_path, capsys):
     rng = np.random.default_rng(0)
     files = [f"{m}={tmp_path / m}.npy" for m in ("text", "image")]
     for m in ("text", "image"):

@@ -1,4 +1,4 @@
-"""``run_recbole_macrec.py``: tables, result files, and one sentence for what the user can mend."""
+"""``run_recbole_macrec.py``: tables, result files, and one-line errors."""
 import json
 import re
 import shutil
@@ -19,12 +19,12 @@ QUICK = ["--epochs=1", "--show_progress=False", "--state=ERROR"]
 
 @pytest.fixture
 def tiny(tiny_dataset) -> list[str]:
-    """Arguments of a quick run on the tiny data set."""
+    """Arguments of a quick run on the dataset ``tiny``."""
     return ["--dataset=tiny", f"--data_path={tiny_dataset}", *QUICK]
 
 
 def failure(capsys, *argv: str) -> str:
-    """The one line on stderr of a command line that must fail."""
+    """Run a command that must fail and return its only line on stderr."""
     assert main(list(argv)) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
@@ -61,7 +61,7 @@ def test_several_models_share_one_table(tiny, tmp_path, capsys):
         assert f"{run['test_result']['hit@10']:.4f}" in printed
 
 
-def test_a_run_repeats_beside_others(tiny, tmp_path):
+def test_a_run_gives_the_same_result_beside_other_models(tiny, tmp_path):
     assert main(["--model=Pop,GRU4Rec", *tiny, "--output=both"]) == 0
     before = list(sys.argv)
     assert main(["--model=GRU4Rec", *tiny, "--result_file=alone.json"]) == 0
@@ -75,9 +75,9 @@ def logged_losses() -> list[str]:
     return re.findall(r"train loss: ([\d.]+)", log.read_text())
 
 
-def test_torchrun_and_nproc_train_the_same_model_and_rank_as_one_process(tiny, tmp_path):
-    """The last run is untrained as the others are, so that only the evaluation is compared; a batch of 3 leaves the processes
-    uneven last batches."""
+def test_torchrun_and_nproc_give_the_same_model_and_rankings(tiny, tmp_path):
+    """The last comparison uses untrained models, to compare only the evaluation; with batches of 3 the processes have last batches
+    of different sizes."""
     argv = ["--model=SASRec", *(word for word in tiny if word != "--state=ERROR"), "--learning_rate=0.0", "--eval_batch_size=3"]
     script = Path(__file__).parents[2] / "run_recbole_macrec.py"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
@@ -121,7 +121,7 @@ def test_config_files_apply_in_order(tiny, tmp_path):
         (["--model=Pop", "--metrics=['Foo']", "--valid_metric=Foo@10"], "There is no metric named 'Foo'"),
     ],
 )
-def test_one_sentence_says_what_to_mend(argv, expected, capsys):
+def test_user_errors_are_one_line(argv, expected, capsys):
     assert expected in failure(capsys, *argv)
 
 
@@ -138,7 +138,7 @@ def test_config_files_are_checked(content, expected, tmp_path, capsys):
     assert expected in failure(capsys, "--config_files=my.yaml")
 
 
-def test_a_dataset_folder_without_interactions(tmp_path, capsys):
+def test_dataset_folder_without_interactions_is_an_error(tmp_path, capsys):
     (tmp_path / "data" / "empty").mkdir(parents=True)
     assert "empty.inter does not exist" in failure(capsys, "--dataset=empty", f"--data_path={tmp_path / 'data'}")
 
@@ -148,7 +148,7 @@ def test_verbose_shows_the_traceback(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_failed_model_leaves_the_others(tiny, capsys):
+def test_a_failed_model_does_not_stop_the_others(tiny, capsys):
     assert main(["--model=Pop,MACRec", *tiny, "--modalities=['text']", "--output=out"]) == 1
     pop, macrec = open_comparison("out").runs
     assert pop.result["test_result"]["hit@10"] > 0 and not macrec.finished
@@ -167,5 +167,5 @@ def test_out_of_memory_names_the_options(error):
     assert all(option in sentence(error) for option in ("train_batch_size", "eval_batch_size", "num_beams"))
 
 
-def test_a_bug_stays_a_traceback():
+def test_internal_errors_are_not_reported_as_user_errors():
     assert sentence(ValueError("a bug of ours")) is None

@@ -1,4 +1,4 @@
-"""``compare --ray``: runs on several machines, of which some end, do not see the folders or are not there."""
+"""``compare --ray``: runs on several machines, some of which fail, cannot access the folders or do not exist."""
 import json
 import re
 import socket
@@ -20,10 +20,10 @@ from recbole_macrec.benchmark.compare.runs import Run, write_json
 RUN = Path("runs", TINY, "GRU4Rec", "seed-2020")
 
 
-class Threads:
-    """A :class:`cluster.Cluster` of this machine under several names; runs are real, in processes of their own.
+class ThreadCluster:
+    """A :class:`cluster.Cluster` that simulates several machines on this one; runs are executed in real processes.
 
-    ``answers[name]`` takes the place of a function on that machine.
+    ``answers[name]`` replaces the submitted function on that machine.
     """
 
     def __init__(self, *names, **answers):
@@ -58,7 +58,7 @@ def outcome(folder: str) -> list:
 
 @pytest.fixture
 def kills(monkeypatch):
-    """A list of numbers of epochs: the process of GRU4Rec's run is killed after each, first to last, once it has trained them."""
+    """A list of epochs, in order; each time GRU4Rec's run is started, its process is killed after the next of them."""
     after: list[int] = []
 
     def start(folder, resources):
@@ -77,9 +77,9 @@ def kill_after(process, run, epochs):
     process.kill()
 
 
-def test_a_run_that_is_killed_resumes_once_and_touches_no_other(tiny_dataset, kills, monkeypatch, capsys):
+def test_a_killed_run_is_restarted_once_and_does_not_affect_others(tiny_dataset, kills, monkeypatch, capsys):
     assert main(argv(tiny_dataset, "whole")) == 0
-    monkeypatch.setattr(compare, "RayCluster", lambda address, threads: Threads("one", "two"))
+    monkeypatch.setattr(compare, "RayCluster", lambda address, threads: ThreadCluster("one", "two"))
     kills[:] = [2]
     assert main(argv(tiny_dataset, "once", "--ray=there")) == 0
     printed = capsys.readouterr()
@@ -93,40 +93,40 @@ def test_a_run_that_is_killed_resumes_once_and_touches_no_other(tiny_dataset, ki
     assert not list(Path.cwd().rglob(".shared*"))
 
 
-def test_a_run_that_says_why_it_failed_is_not_started_again(tiny_dataset, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "RayCluster", lambda address, threads: Threads())
+def test_a_run_with_an_error_is_not_restarted(tiny_dataset, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "RayCluster", lambda address, threads: ThreadCluster())
     assert main(argv(tiny_dataset, "out", "--ray=there", "--learning_rate=1e30")) == 1
     assert "starting it again" not in capsys.readouterr().out
     assert Run(Path("out/runs/tiny/Pop/seed-2020")).finished
 
 
-def elsewhere(paths, root):
-    """What a machine sees that has mounted nothing: other files at the same paths."""
+def other_file_system(paths, root):
+    """Answer of a machine without the shared file system: it has other files at the same paths."""
     return cluster.missing_here([root / path.relative_to("/") for path in paths])
 
 
-def lacks_package(paths):
+def without_package(paths):
     raise ModuleNotFoundError("No module named 'recbole_macrec'")
 
 
-@pytest.mark.parametrize("answer, said", [
-    (elsewhere, "cannot read or write .*, but this machine can"),
-    (lacks_package, "can't execute runs .No module named 'recbole_macrec'."),
+@pytest.mark.parametrize("answer, expected", [
+    (other_file_system, "cannot read or write .*, but this machine can"),
+    (without_package, "can't execute runs .No module named 'recbole_macrec'."),
     (None, "has not answered within 0.3 s"),
 ])  # fmt: skip
-def test_a_machine_that_cannot_take_part_is_named_before_the_first_run(answer, said, tiny_dataset, tmp_path, monkeypatch, capsys):
+def test_unusable_machine_is_reported_before_the_first_run(answer, expected, tiny_dataset, tmp_path, monkeypatch, capsys):
     release = threading.Event()
-    answers = {elsewhere: partial(elsewhere, root=tmp_path / "other"), None: lambda paths: release.wait()}
+    answers = {other_file_system: partial(other_file_system, root=tmp_path / "other"), None: lambda paths: release.wait()}
     if answer is None:
         monkeypatch.setattr(cluster, "ANSWER", 0.3)
-    monkeypatch.setattr(compare, "RayCluster", lambda address, threads: Threads("one", "two", two=answers.get(answer, answer)))
+    monkeypatch.setattr(compare, "RayCluster", lambda address, threads: ThreadCluster("one", "two", two=answers.get(answer, answer)))
     assert main(argv(tiny_dataset, "out", "--ray=there")) == 1
     release.set()
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: Machine machine two") and re.search(said, error) and not Run(Path("out", RUN)).curve
+    assert error.startswith("error: Machine machine two") and re.search(expected, error) and not Run(Path("out", RUN)).curve
 
 
-def test_progress_is_that_within_runs(tmp_path):
+def test_progress_within_a_run(tmp_path):
     run = Run(tmp_path)
     assert run.share == 0
     write_json({"epochs": 2.5, "of": 10}, tmp_path / "progress.json")
@@ -136,7 +136,7 @@ def test_progress_is_that_within_runs(tmp_path):
     assert run.share == 1
 
 
-def test_an_address_where_nothing_listens_is_one_line(tiny_dataset, capsys):
+def test_address_without_server_is_a_one_line_error(tiny_dataset, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -145,7 +145,7 @@ def test_an_address_where_nothing_listens_is_one_line(tiny_dataset, capsys):
     assert error.startswith(f"error: --ray={address}: no connection (") and error.count("\n") == 1
 
 
-# -- with Ray itself ---------------------------------------------------------------------------------------------------
+# -- with a real Ray ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def ray():
     ray.shutdown()
 
 
-def test_an_address_where_no_ray_listens_is_one_line(ray, tiny_dataset, monkeypatch, capsys):
+def test_address_without_ray_is_a_one_line_error(ray, tiny_dataset, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "CONNECT", 3)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
@@ -164,8 +164,8 @@ def test_an_address_where_no_ray_listens_is_one_line(ray, tiny_dataset, monkeypa
     assert f"error: --ray={address}: there is no Ray cluster" in error and error.count("\n") == 1
 
 
-def test_a_ray_worker_that_is_killed_costs_its_run_a_restart(ray, tiny_dataset, capsys):
-    """Two Ray nodes on this machine stand for two machines; the worker process of a run is killed, not the run's own."""
+def test_killed_ray_worker_is_restarted(ray, tiny_dataset, capsys):
+    """Two Ray nodes on this machine simulate two machines. Ray's worker process is killed, not the process of the run."""
     from ray.cluster_utils import Cluster
 
     assert main(argv(tiny_dataset, "whole")) == 0

@@ -1,4 +1,4 @@
-"""Runs that start in the same second: each has files of its own."""
+"""Runs that start in the same second use different files."""
 import gc
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -22,15 +22,15 @@ def same_second(monkeypatch):
 
 
 @pytest.mark.parametrize("create", [new_file, new_folder])
-def test_a_name_is_given_once(create, tmp_path):
+def test_names_are_unique(create, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: create(tmp_path / "in" / "a.b.log"), range(40)))
     assert len(set(made)) == 40 and all(path.exists() for path in made) and tmp_path / "in" / "a.b.log" in made
 
 
 @pytest.mark.parametrize("model", ["SASRec", "TIGER"])
-def test_trainers_of_one_second_save_apart(model, same_second, tiny_dataset, tmp_path):
-    """Both are there before either has saved anything; what stays empty goes with its trainer."""
+def test_trainers_created_in_the_same_second_use_different_files(model, same_second, tiny_dataset, tmp_path):
+    """Both trainers are created before either saves a file; files that stay empty are removed with their trainer."""
     config = Config(model, "tiny", config_dict={"data_path": str(tiny_dataset), "train_neg_sample_args": None})
     config["modalities"] = ["text"]
     trainers = [get_trainer(config["MODEL_TYPE"], model)(config, nn.Linear(1, 1)) for _ in range(2)]
@@ -42,7 +42,7 @@ def test_trainers_of_one_second_save_apart(model, same_second, tiny_dataset, tmp
     assert files[0].read_bytes() == b"weights" and not files[1].exists()
 
 
-def test_runs_of_one_second_report_their_own_weights(same_second, tiny_dataset, tmp_path):
+def test_runs_in_the_same_second_report_their_own_checkpoints(same_second, tiny_dataset, tmp_path):
     argv = ["--model=GRU4Rec", "--dataset=tiny", f"--data_path={tiny_dataset}", "--epochs=1", "--show_progress=False", "--state=ERROR"]
     for seed in (1, 2):
         assert main([*argv, f"--seed={seed}", f"--result_file={seed}.json"]) == 0
@@ -51,7 +51,7 @@ def test_runs_of_one_second_report_their_own_weights(same_second, tiny_dataset, 
     assert len(list((tmp_path / "log" / "GRU4Rec").iterdir())) == 2
 
 
-def test_logs_of_one_second_and_the_same_settings(same_second, tiny_dataset, tmp_path):
+def test_logs_in_the_same_second_have_different_files(same_second, tiny_dataset, tmp_path):
     config = Config("Pop", "tiny", config_dict={"data_path": str(tiny_dataset)})
     for _ in range(2):
         logger.logging.getLogger().handlers.clear()
@@ -59,7 +59,7 @@ def test_logs_of_one_second_and_the_same_settings(same_second, tiny_dataset, tmp
     assert len(list((tmp_path / "log" / "Pop").iterdir())) == 2
 
 
-def test_pretrained_weights_of_another_run_stay(tiny_dataset, tmp_path):
+def test_pretrained_weights_of_another_run_are_kept(tiny_dataset, tmp_path):
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "categories"]}
     argv = ["--model=S3Rec", "--dataset=tiny", f"--data_path={tiny_dataset}", "--epochs=1", "--pretrain_epochs=1", "--state=ERROR",
             "--show_progress=False", "--item_attribute=categories", f"--load_col={columns}", "--result_file=r.json"]  # fmt: skip

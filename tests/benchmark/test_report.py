@@ -1,4 +1,4 @@
-"""``benchmark report``: what stands in the page, and that it works in a browser."""
+"""``benchmark report``: the content of the page, and its behaviour in a browser."""
 import base64
 import io
 import json
@@ -30,7 +30,7 @@ LABELS = ["TIGER", "Pop"]
 
 @pytest.fixture(scope="module")
 def data_path(tmp_path_factory) -> Path:
-    """The tiny data set with hostile titles, and images: i1's is whole, i2's broken, i3's missing, i4's outside."""
+    """The dataset ``tiny`` with hostile titles and with images: i1 valid, i2 unreadable, i3 missing, i4 outside the folder."""
     path = write_tiny_dataset(tmp_path_factory.mktemp("data"))
     folder = path / TINY
     Image.new("RGB", (400, 200), "red").save(folder / "red.png")
@@ -46,7 +46,7 @@ def data_path(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(data_path, tmp_path_factory) -> Path:
-    """A small comparison: a generative model and one of RecBole's, two seeds each."""
+    """A small comparison of a generative model and a model of RecBole, with two seeds each."""
     output = tmp_path_factory.mktemp("comparison")
     settings = {**SMALL, "modalities": "['text']", "max_modalities": 1, "epochs": 2, "rqvae_epochs": 3}
     settings["text_fields"] = "['title']"
@@ -62,7 +62,7 @@ def page(folder) -> Path:
 
 
 class Tags(HTMLParser):
-    """The tags of a page with their attributes, and the text in each ``<script>``."""
+    """Parser that collects tags with attributes, and the text of each ``<script>``."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -83,7 +83,7 @@ class Tags(HTMLParser):
             self.scripts.append(data)
 
 
-def test_hits_are_those_of_the_runs(folder):
+def test_hits_match_the_results_of_the_runs(folder):
     comparison = open_comparison(folder)
     corner = read_corner(comparison, TINY, Corner(users=30), 10**6)
     tokens = corner["items"]["token"]
@@ -102,7 +102,7 @@ def test_hits_are_those_of_the_runs(folder):
     assert 0 < hits < 60
 
 
-def test_the_drawing_of_users_follows_its_seed(folder):
+def test_users_depend_on_the_seed_only(folder):
     comparison = open_comparison(folder)
     users = {seed: [u["user"] for u in read_corner(comparison, TINY, Corner(10, seed), 0)["users"]] for seed in (0, 1)}
     assert users[0] == [u["user"] for u in read_corner(comparison, TINY, Corner(10, 0), 0)["users"]] != users[1]
@@ -110,7 +110,7 @@ def test_the_drawing_of_users_follows_its_seed(folder):
     assert len(read_corner(comparison, TINY, Corner(1000), 0)["users"]) == 40
 
 
-def test_codes_are_those_of_the_run(folder):
+def test_codes_match_the_run(folder):
     comparison = open_comparison(folder)
     corner = read_corner(comparison, TINY, Corner(), 0)
     (entry,) = corner["codes"]
@@ -121,7 +121,7 @@ def test_codes_are_those_of_the_run(folder):
         assert code == run.codes["codes"]["text"][items.index(token) - 1].tolist()
 
 
-def test_images_are_shrunk_and_only_whole_ones_of_the_dataset_are_shown(folder):
+def test_images_are_shrunk_and_unreadable_or_foreign_ones_skipped(folder):
     corner = read_corner(open_comparison(folder), TINY, Corner(), 10**6)
     shown = {token for token, image in zip(corner["items"]["token"], corner["items"]["image"]) if image is not None}
     assert shown == {"i1"} and {"i2", "i3", "i4"} <= set(corner["items"]["token"])
@@ -131,18 +131,18 @@ def test_images_are_shrunk_and_only_whole_ones_of_the_dataset_are_shown(folder):
     assert read_corner(open_comparison(folder), TINY, Corner(), len(uri) - 1)["images"] == []
 
 
-def test_a_dataset_that_is_gone_leaves_tokens(folder, tmp_path):
+def test_without_the_dataset_items_are_shown_by_token(folder, tmp_path):
     corner = read_corner(open_comparison(folder), TINY, Corner(data_path=str(tmp_path)), 10**6)
     assert corner["images"] == [] and set(corner["items"]["title"]) == {""} and "i1" in corner["items"]["token"]
 
 
-def test_titles_are_those_of_a_model_without_text_fields_too(data_path):
+def test_titles_for_a_model_without_text_fields(data_path):
     settings = {"data_path": str(data_path / TINY), "dataset": TINY}
     assert titles_of(settings, ["i1", "i7"]) == {"i1": f"{HOSTILE} 1", "i7": f"{HOSTILE} 7"}
     assert titles_of({**settings, "text_fields": None}, ["i1"]) == titles_of({**settings, "text_fields": ["none"]}, ["i1"]) == {}
 
 
-def test_titles_can_do_no_harm(page):
+def test_titles_are_escaped(page):
     text = page.read_text()
     tags = Tags(text)
     assert HOSTILE not in text and "<b>wool" not in text
@@ -151,7 +151,7 @@ def test_titles_can_do_no_harm(page):
     assert any(title.startswith(HOSTILE) for title in corners[0]["items"]["title"])
 
 
-def test_labels_can_do_no_harm(folder, tmp_path):
+def test_labels_are_escaped(folder, tmp_path):
     series = {HOSTILE: ([1.0, None], [0.5, None]), "_b": ([1.0, 2.0], [None, None])}
     figure = Figure(HOSTILE, HOSTILE, HOSTILE, [HOSTILE, "$b$"], series)
     for drawing in (figure, Intervals(HOSTILE, HOSTILE, [(HOSTILE, 1.0, 0.5, 2.0)])):
@@ -159,7 +159,7 @@ def test_labels_can_do_no_harm(folder, tmp_path):
         assert tags <= {"svg", "defs", "g", "path", "text", "use", "clippath", "rect"}
 
 
-def test_the_page_needs_nothing_but_itself(page):
+def test_page_loads_no_other_file(page):
     for tag, attributes in Tags(page.read_text()).tags:
         for name in ("src", "href", "xlink:href", "action", "data"):
             assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
@@ -173,7 +173,7 @@ def test_ids_of_the_page_are_unique(page):
     assert used and used <= set(ids)
 
 
-def test_tables_say_what_the_comparison_says(folder, page):
+def test_tables_match_the_comparison(folder, page):
     (table,) = json.loads((folder / "table.json").read_text())["tables"]
     text = page.read_text()
     for row in table["rows"]:
@@ -183,7 +183,7 @@ def test_tables_say_what_the_comparison_says(folder, page):
     assert len(table["tests"]) == 2 and all(f"{test['difference']:+.4f}" in text for test in table["tests"])
 
 
-def test_every_figure_is_there_for_papers(folder, page):
+def test_every_figure_is_saved_as_png_and_pdf(folder, page):
     names = re.findall(r"<code>figures/([^<]*)\.pdf</code>", page.read_text())
     assert {"tiny-curve-validation", "tiny-curve-loss", "tiny-codes-text-0", "tiny-difference-hit-10"} <= set(names)
     assert {"tiny-target_count-ndcg-10", "tiny-history_length-hit-10"} <= set(names)
@@ -193,7 +193,7 @@ def test_every_figure_is_there_for_papers(folder, page):
 
 
 def test_error_bars_by_hand():
-    """Half of four users hit: standard deviation sqrt(4 * 0.25 / 3), of the mean half of that."""
+    """Two of four users have a hit: the standard deviation is sqrt(4 * 0.25 / 3), the standard error half of it."""
     mean, error = mean_and_error([0.0, 1.0, 0.0, 1.0])
     assert mean == 0.5 and error == pytest.approx(1.959964 * (1 / 3) ** 0.5 / 2)
     assert mean_and_error([0.25]) == (0.25, None) and mean_and_error([]) == (None, None)
@@ -202,8 +202,7 @@ def test_error_bars_by_hand():
 
 @pytest.fixture(scope="module")
 def two_datasets(folder, tmp_path_factory) -> Path:
-    """The page of a comparison on ``tiny``, where Pop is unfinished, on a copy of it, and on one where nothing is finished;
-    with a study's file."""
+    """The page of a comparison on ``tiny`` (Pop unfinished), a copy of it, and a dataset without finished runs; with study.json."""
     output = tmp_path_factory.mktemp("two")
     for dataset in (TINY, "copy", "nothing"):
         for run in open_comparison(folder).runs:
@@ -221,7 +220,7 @@ def two_datasets(folder, tmp_path_factory) -> Path:
     return write_report(output, output / "report.html")[0]
 
 
-def test_an_unfinished_comparison_shows_what_there_is(two_datasets):
+def test_unfinished_comparison_shows_finished_runs(two_datasets):
     text = two_datasets.read_text()
     corners = json.loads(Tags(text).scripts[0])
     assert [(corner["dataset"], corner["labels"]) for corner in corners] == [(TINY, ["TIGER"]), ("copy", LABELS)]
@@ -229,7 +228,7 @@ def test_an_unfinished_comparison_shows_what_there_is(two_datasets):
     assert text.count('<p class="warning">TIGER: 2 of 2 runs unfinished') == 1
 
 
-def test_a_study_comes_first(two_datasets):
+def test_study_is_the_first_section(two_datasets):
     text = two_datasets.read_text()
     assert "<h1>A &lt;study&gt;</h1>" in text and "drawn of a study" in text
     assert "<span>0.2500</span><small> ± 0.1250</small>" in text
@@ -244,7 +243,7 @@ def test_a_study_comes_first(two_datasets):
         (["x", "--users=-1"], "expected values of at least 0"),
     ],
 )
-def test_one_sentence_says_what_to_mend(argv, expected, capsys):
+def test_user_errors_are_one_line(argv, expected, capsys):
     assert main(["report", *argv]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and expected in error
@@ -274,7 +273,7 @@ def choose(browser, picker: str, value: str) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_complaints_and_no_sideways_scrolling(browser, page, width, scheme):
+def test_no_console_errors_and_no_horizontal_scrolling(browser, page, width, scheme):
     browser.errors.clear()
     browser.open(page, width, scheme=scheme)
     assert browser.run("document.documentElement.scrollWidth") == width
@@ -288,7 +287,7 @@ def test_no_complaints_and_no_sideways_scrolling(browser, page, width, scheme):
     assert browser.run("document.title") == "TIGER, Pop on tiny" and browser.errors == []
 
 
-def test_pickers_show_the_user_asked_for(browser, page):
+def test_pickers_show_the_selected_user(browser, page):
     browser.open(page)
     corner = json.loads(Tags(page.read_text()).scripts[0])[0]
     texts = "[...document.querySelectorAll('#reader-user .lists > section:nth-child(%d) .title')].map((e) => e.textContent)"
@@ -326,12 +325,12 @@ def test_codes_can_be_chosen_and_hidden(browser, page):
     assert browser.run("document.querySelector('.target .code b').textContent") == " ".join(map(str, code))
     edge = "document.querySelector('.%s').getBoundingClientRect().right"
     target, strip = (round(browser.run(edge % name)) for name in ("target", "strip"))
-    assert target <= strip  # the end of a long history is in sight
+    assert target <= strip  # the end of a long history is visible
     choose(browser, "pick-codes", "")
     assert browser.run("document.querySelectorAll('.code').length") == 0 and browser.errors == []
 
 
-def test_a_keyboard_is_enough(browser, page):
+def test_keyboard_navigation(browser, page):
     browser.open(page)
     users = browser.run("[...document.getElementById('pick-user').options].map((o) => o.value)")
     browser.run("document.getElementById('pick-next').focus()")

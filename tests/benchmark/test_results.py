@@ -1,4 +1,4 @@
-"""Published results: small JSON files without paths, and a page that says what they say."""
+"""Published results: small JSON files without paths, and the page that is generated from them."""
 import importlib.util
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def builder():
 
 @pytest.fixture
 def published(tmp_path, capsys) -> tuple[Path, dict]:
-    """Folder of the published file of one run, and the run's own record."""
+    """The folder with the published file of one run, and the result of that run."""
     data_path = write_tiny_dataset(tmp_path / "data")
     argv = ["compare", "--models=SASRec", f"--datasets={TINY}", f"--data_path={data_path}", "--epochs=2", "--hidden_size=8",
             "--inner_size=8", f"--output={tmp_path / 'out'}"]
@@ -32,7 +32,7 @@ def published(tmp_path, capsys) -> tuple[Path, dict]:
     return tmp_path / "results", open_comparison(tmp_path / "out").runs[0].result
 
 
-def test_a_published_file_has_the_result_and_no_paths(published, tmp_path):
+def test_published_file_has_results_but_no_paths(published, tmp_path):
     folder, record = published
     (file,) = folder.rglob("*.json")
     content = json.loads(file.read_text())
@@ -46,7 +46,7 @@ def test_a_published_file_has_the_result_and_no_paths(published, tmp_path):
     assert str(tmp_path) not in file.read_text()
 
 
-def test_the_page_shows_the_figures_of_the_files(published, builder):
+def test_page_shows_the_published_results(published, builder):
     folder, record = published
     text = builder.page(builder.read_records(folder), {TINY: {"SASRec": {"hit@10": 0.5, "ndcg@10": 0.25}}})
     row = next(line for line in text.splitlines() if line.startswith("| SASRec | "))
@@ -54,7 +54,7 @@ def test_the_page_shows_the_figures_of_the_files(published, builder):
     assert "| 0.5000 | 0.2500 |" in text
 
 
-def test_the_page_in_the_repository_is_built_from_the_files_in_it(builder):
+def test_results_page_is_up_to_date(builder):
     records = builder.read_records(DOCS / "results")
     papers = builder.read_papers()
     assert (DOCS / "results.md").read_text(encoding="utf-8") == builder.page(records, papers)

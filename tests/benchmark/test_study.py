@@ -1,4 +1,4 @@
-"""``benchmark study``: every shipped study is well formed, and each kind makes its figures from a small comparison."""
+"""``benchmark study``: every shipped study is valid, and every kind creates its figures from a small comparison."""
 import json
 from pathlib import Path
 
@@ -23,7 +23,7 @@ SETTINGS = {**SMALL, "modalities": "['text','image']", "epochs": 1, "rqvae_epoch
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory) -> list[str]:
-    """A comparison of two models, as arguments of a study that asks for the same runs."""
+    """Arguments of studies on a small dataset with features."""
     data_path = write_tiny_dataset(tmp_path_factory.mktemp("data"))
     for modality, seed in (("text", 0), ("image", 1)):
         matrix = np.random.default_rng(seed).standard_normal((ITEMS, 12)).astype(np.float32)
@@ -33,7 +33,7 @@ def arguments(tmp_path_factory) -> list[str]:
 
 
 def study(arguments: list[str], **content) -> tuple[Path, dict, list[str]]:
-    """Run a study of one's own; its folder, study.json, and the names of its figures, each there twice and not empty."""
+    """Run a study with this content; return its folder, study.json, and the names of its new figures (PNG and PDF)."""
     Path("own.yaml").write_text(yaml.safe_dump(content))
     folder = Path(next(word for word in arguments if word.startswith("--output=")).removeprefix("--output="))
     before = {path: path.stat().st_mtime_ns for path in folder.glob("figures/*")}
@@ -46,7 +46,7 @@ def study(arguments: list[str], **content) -> tuple[Path, dict, list[str]]:
 
 
 @pytest.mark.parametrize("name", study_names())
-def test_every_shipped_study_can_be_asked(name):
+def test_every_shipped_study_is_valid(name):
     content = read_study(name)
     settings = {"data_path": DATA_PATH} | content.get("settings", {})
     variants = variants_of(content, content.get("models", []), "arts-toy", settings)
@@ -54,8 +54,8 @@ def test_every_shipped_study_can_be_asked(name):
     assert len(variants) > 1 and content["title"] != name
 
 
-def test_the_sweep_of_a_dataset_leaves_out_what_it_cannot_be():
-    """arts-toy has 3 layers of 32 codes, and L_con at layer 0 alone."""
+def test_sweep_skips_impossible_values_of_a_dataset():
+    """arts-toy has 3 layers of 32 codes, and L_con at layer 0 only."""
     labels = [v.label for v in variants_of(read_study("sensitivity"), [], "arts-toy", {"data_path": DATA_PATH})]
     assert labels[0] == "default" and "codebook_levels=3" not in labels and "codebook_levels=2" in labels
     assert "first_con_layer=2" in labels and "first_con_layer=3" not in labels and "lambda_con=0.03" not in labels
@@ -80,8 +80,8 @@ def test_groups_by_hand():
     assert group_of(ranks, "history_length", [1, 5, 10]).tolist() == [0, 1, 2]
 
 
-def test_beams_end_at_the_exact_ranking(arguments):
-    """Its model has 64 IDs at most, so 64 beams miss nothing; the ranking with 10 is that of the run itself."""
+def test_many_beams_equal_exact_ranking(arguments):
+    """The model has at most 64 IDs, so 64 beams are exhaustive. The ranking with 10 beams is that of the run."""
     folder, made, figures = study(arguments, kind="beams", models=["TIGER"], beams=[10, 64])
     assert figures == ["beams-hit-10", "beams-ndcg-10"]
     found = {row[1]: dict(zip(made["columns"], row)) for row in made["rows"]}
@@ -129,7 +129,7 @@ def test_variants_and_sweeps(arguments):
     )
 
 
-def test_published_figures_stand_beside_ours_and_say_how_far_a_run_got(arguments):
+def test_published_study_has_our_results_and_the_progress_of_runs(arguments):
     argv = [word + "-published" if word.startswith("--output") else word for word in arguments]
     content = {"kind": "published", "models": ["SASRec", "TIGER"], "published": {TINY: {"TIGER": {"hit@10": 0.25}}}}
     folder, made, figures = study([*argv, "--minutes=0.0001"], **content)
@@ -143,7 +143,7 @@ def test_published_figures_stand_beside_ours_and_say_how_far_a_run_got(arguments
     assert theirs["hit@10 of IDs"] == pytest.approx(user_values(run.ranks.id_ranks["fused"], "hit@10").mean(), abs=1e-4)
 
 
-def test_rows_may_be_variants_of_several_models_and_some_can_be_asked_for(tmp_path):
+def test_variants_of_several_models_can_be_selected(tmp_path):
     content = {"kind": "published", "variants": {"Pop": {"model": "Pop"}, "TIGER (image)": {"model": "TIGER", "d_model": 8}}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
     read = read_study(str(tmp_path / "own.yaml"))
@@ -164,7 +164,7 @@ def test_rows_may_be_variants_of_several_models_and_some_can_be_asked_for(tmp_pa
         (["own.yaml"], "expected 'kind: ...'"),
     ],
 )
-def test_one_sentence_says_what_to_mend(argv, expected, capsys):
+def test_user_errors_are_one_line(argv, expected, capsys):
     Path("own.yaml").write_text("kind: guess\n")
     assert main(["study", *argv, "--output=out"]) == 1
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The side-by-side table of quantizers has a row per quantizer and modality."""
+"""The table of the quantizer benchmark has a row per quantizer and modality."""
 import numpy as np
 import pytest
 
@@ -10,7 +10,7 @@ TINY = ["--codebook_size", "8", "--codebook_levels", "4", "--rqvae_epochs", "2",
 NAMES = ["rq_kmeans", "rqvae", "cross_modal_rqvae, paper", "cross_modal_rqvae, released", "cross_modal_rqvae, default"]
 
 
-def test_table(tmp_path, capsys):
+def test_table_of_all_quantizers(tmp_path, capsys):
     files = []
     for seed, modality in enumerate(("text", "image")):
         np.save(tmp_path / f"{modality}.npy", np.random.default_rng(seed).normal(size=(60, 6)))
@@ -21,7 +21,7 @@ def test_table(tmp_path, capsys):
     assert [row.split("|")[1].strip() for row in rows[2::2]] == NAMES
 
 
-def test_ranking_on_the_ids_of_each_quantizer(tmp_path, tiny_dataset, capsys):
+def test_ranking_with_the_ids_of_each_quantizer(tmp_path, tiny_dataset, capsys):
     rng = np.random.default_rng(0)
     for modality in ("text", "image"):
         FeatureTable(tuple(f"i{i}" for i in range(30)), rng.normal(size=(30, 6)).astype(np.float32)).save(
@@ -31,13 +31,13 @@ def test_ranking_on_the_ids_of_each_quantizer(tmp_path, tiny_dataset, capsys):
     main(arguments)
     first = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in first[2:]] == NAMES
-    assert {line.split("|")[2].strip() for line in first[2:]} == {"text"}  # TIGER reads one of the two
+    assert {line.split("|")[2].strip() for line in first[2:]} == {"text"}  # TIGER uses one of the two modalities
     assert all(line.count("|") == len(COLUMNS) + len(RANKING_COLUMNS) + 1 for line in first)
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
-    main(arguments)  # nothing is run again
+    main(arguments)  # finished quantizers are not repeated
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == first
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
-    main([*arguments, "--collision", "reassign", "--modalities", "text"])  # other options, other records
+    main([*arguments, "--collision", "reassign", "--modalities", "text"])  # other options are stored in other files
     assert len(list((tmp_path / "out").iterdir())) == len(before) + 2
 
 
@@ -45,7 +45,7 @@ def test_ranking_on_the_ids_of_each_quantizer(tmp_path, tiny_dataset, capsys):
     (["--features", "text=nowhere.npy"], "nowhere.npy"),
     (["--features", "nowhere.npy"], "MODALITY=FILE.npy"),
 ])
-def test_missing_files_are_named(arguments, part, capsys):
+def test_missing_feature_files_are_user_errors(arguments, part, capsys):
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and part in error

@@ -1,4 +1,4 @@
-"""Parts of a batch side by side: in order, with the caller's gradient mode, and with the same results on any number of cores."""
+"""Parts of a batch in threads: in order, with the caller's gradient mode, and the same results with any number of cores."""
 import threading
 
 import numpy as np
@@ -18,8 +18,8 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-def test_results_come_in_order_from_threads_of_one_core_each(threads):
-    gate = threading.Barrier(threads, timeout=60)  # opens only when as many parts run at once
+def test_results_are_in_order_and_each_thread_uses_one_core(threads):
+    gate = threading.Barrier(threads, timeout=60)  # opens only when this many parts run at the same time
 
     def work(part):
         gate.wait()
@@ -31,7 +31,7 @@ def test_results_come_in_order_from_threads_of_one_core_each(threads):
     assert torch.get_num_threads() == threads
 
 
-def test_an_error_reaches_the_caller_and_the_lanes_go_on(threads):
+def test_errors_reach_the_caller_and_threads_stay_usable(threads):
     def work(part):
         if part == 2:
             raise ValueError("part 2")
@@ -42,7 +42,7 @@ def test_an_error_reaches_the_caller_and_the_lanes_go_on(threads):
     assert list(map_in_threads(work, [0, 1], CPU)) == [0, 1]
 
 
-def test_draws_depend_on_the_part_and_not_on_the_lane(threads):
+def test_random_draws_depend_on_the_part_and_not_on_the_thread(threads):
     def work(seed):
         with drawing_from(seed):
             return [int(bits().random_raw()) for _ in range(2)]
@@ -51,7 +51,7 @@ def test_draws_depend_on_the_part_and_not_on_the_lane(threads):
     assert drawn == [np.random.SFC64(seed).random_raw(2).tolist() for seed in (5, 6, 7, 5)]
 
 
-def test_other_draws_follow_torch():
+def test_unseeded_draws_use_torchs_generator():
     def draw(seed):
         torch.manual_seed(seed)
         return [int(bits().random_raw()) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Ctrl-C while a command starts: one line and exit code 130."""
+"""Ctrl-C while a command starts prints one line and gives exit code 130."""
 import os
 import signal
 import subprocess
@@ -25,7 +25,7 @@ sys.meta_path.insert(0, Pressed())
 @pytest.mark.parametrize(
     "words", [[str(ROOT / "run_recbole_macrec.py"), "-m", "Pop"], ["-m", "recbole_macrec.data", "toy"]], ids=["run", "data"]
 )
-def test_while_a_module_is_imported(words, module, tmp_path):
+def test_ctrl_c_during_imports_prints_one_line(words, module, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(PRESSED.format(module=module))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     ended = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=120)
@@ -37,7 +37,7 @@ def test_while_a_module_is_imported(words, module, tmp_path):
     (["python", "/usr/bin/run_recbole_macrec", "-m", "Pop"], True), (["python", "-m", "pytest"], False), (["python"], False),
     (["python", "-c", "from multiprocessing.spawn import spawn_main", "--multiprocessing-fork"], False), (["python", "-m"], False),
 ])
-def test_commands_alone_end_at_once(words, command, monkeypatch):
+def test_only_our_commands_end_at_once(words, command, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", words)
     before = signal.getsignal(signal.SIGINT)
     try:

@@ -1,4 +1,4 @@
-"""A dataset folder that is read-only: a run works when all it needs is there, and says what is missing otherwise."""
+"""Read-only dataset folders: a run works if nothing is missing; otherwise the error names what is missing."""
 import errno
 import logging
 import os
@@ -20,7 +20,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def _refuse(event: str, arguments: tuple) -> None:
-    """Audit hook: fail as a read-only file system does (tests may run as root, whom permissions do not stop)."""
+    """Audit hook that fails like a read-only file system; permissions do not restrict tests that run as root."""
     folder = _state["folder"]
     if folder is None or event not in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod"):
         return
@@ -35,7 +35,7 @@ def _refuse(event: str, arguments: tuple) -> None:
 def read_only():
     """Make a folder read-only for the rest of the test."""
     if not _state["hooked"]:
-        sys.addaudithook(_refuse)  # there is no way to remove it
+        sys.addaudithook(_refuse)  # audit hooks cannot be removed
         _state["hooked"] = True
     yield lambda folder, error=errno.EROFS: _state.update(folder=folder, error=error)
     _state["folder"] = None
@@ -64,7 +64,7 @@ def shop(tiny_dataset):
 
 @pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES])
 @pytest.mark.parametrize("memo", [True, False])
-def test_a_complete_folder_runs_without_being_written_to(shop, read_only, error, memo):
+def test_complete_read_only_folder_is_usable(shop, read_only, error, memo):
     first = semantic_ids(shop)
     folder = shop / TINY
     for path in [*folder.rglob(".*.lock"), *folder.rglob("*.lock"), *([] if memo else folder.rglob(".*.seen.json"))]:
@@ -77,7 +77,7 @@ def test_a_complete_folder_runs_without_being_written_to(shop, read_only, error,
 
 
 @pytest.mark.parametrize("lacks", ["features", "semantic_ids"])
-def test_a_folder_that_lacks_something_says_what(shop, read_only, lacks):
+def test_incomplete_read_only_folder_is_an_error(shop, read_only, lacks):
     semantic_ids(shop)
     read_only(shop / TINY)
     options, message = {
@@ -88,7 +88,7 @@ def test_a_folder_that_lacks_something_says_what(shop, read_only, lacks):
         semantic_ids(shop, **options)
 
 
-def test_imported_features_need_no_lock(shop, read_only):
+def test_imported_features_need_no_lock_file(shop, read_only):
     FeatureTable(tuple(f"i{i}" for i in range(30)), np.eye(30, dtype=np.float32)).save(shop / TINY, "text")
     options = {"modalities": ["text"], "encoders": {}, "quantizer": "rq_kmeans"}
     first = semantic_ids(shop, **options)

@@ -1,4 +1,4 @@
-"""Without RecBole every way in ends with one line that says how to install it."""
+"""Without RecBole, every command ends with one line that says how to install it."""
 import os
 import subprocess
 import sys
@@ -35,13 +35,13 @@ def without_recbole(tmp_path, *words: str) -> subprocess.CompletedProcess:
     ],
     ids=" ".join,
 )
-def test_without_recbole_one_line_says_how_to_install_it(words, tmp_path):
+def test_missing_recbole_is_a_one_line_error_with_the_install_command(words, tmp_path):
     ended = without_recbole(tmp_path, *words)
     line = f"error: recbole is not installed; install the requirements of recbole_macrec with: pip install -e {ROOT}\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", line)
 
 
-def test_a_program_can_catch_that_recbole_is_missing(tmp_path):
+def test_programs_can_catch_a_missing_recbole(tmp_path):
     program = tmp_path / "program.py"
     program.write_text("try:\n    import recbole_macrec\nexcept ImportError as error:\n    print(error.name, error)\n")
     assert without_recbole(tmp_path, str(program)).stdout.startswith("recbole recbole is not installed; ")
@@ -51,11 +51,11 @@ def test_a_program_can_catch_that_recbole_is_missing(tmp_path):
     "module, command",
     [("recbole", "pip install 'recbole>=1.2.0,<1.3' kmeans-pytorch"), ("filelock", "pip install filelock")],
 )
-def test_a_wheel_names_the_package_instead_of_a_checkout(module, command, tmp_path, monkeypatch):
+def test_installed_wheels_name_the_missing_package(module, command, tmp_path, monkeypatch):
     monkeypatch.setattr(requirements, "_CHECKOUT", tmp_path)
     assert str(requirements.missing(ModuleNotFoundError(name=module))).endswith(f": {command}")
 
 
-def test_a_module_of_our_own_that_is_missing_stays_a_traceback():
+def test_missing_modules_of_this_package_are_internal_errors():
     error = ModuleNotFoundError(name="recbole_macrec.gone")
     assert requirements.missing(error) is error
