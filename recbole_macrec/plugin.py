@@ -26,9 +26,9 @@ from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.attributes import choose_attributes
 from recbole_macrec.data.loading import check_columns
 from recbole_macrec.data.numbers import first_unreadable
-from recbole_macrec.data.splits import check_parts, checksums
+from recbole_macrec.data.splits import check_split, checksums
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.decoding.budget import rows_that_fit
+from recbole_macrec.generation.decoding.budget import max_users_in_memory
 from recbole_macrec.model import MODELS
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.dataset import SemanticIDDataset
@@ -129,7 +129,7 @@ def _layer_property_files() -> None:
             told = self.model_class.settings_of_split(split)
             config.update({key: value for key, value in told.items() if key not in self.external_config_dict})
         if config.get("load_col") == _default_columns(DEFAULT_FORMAT):
-            config["load_col"] = _default_columns(AtomicFormat.of(config))
+            config["load_col"] = _default_columns(AtomicFormat.from_config(config))
         if config.get("repeatable") == "auto":
             config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or "LS" in split
         if sequential and config.get("benchmark_filename"):
@@ -203,7 +203,7 @@ def _prepare_before_loading() -> None:
         try:
             return load_file(self, filepath, source)
         except ValueError:
-            error = first_unreadable(Path(filepath), AtomicFormat.of(self.config), self.field2type)
+            error = first_unreadable(Path(filepath), AtomicFormat.from_config(self.config), self.field2type)
             if error is None:
                 raise
             raise error from None
@@ -219,7 +219,7 @@ def _check_splits() -> None:
     @functools.wraps(build)
     def checked_build(self):
         parts = build(self)
-        check_parts(self, parts)
+        check_split(self, parts)
         if current().size > 1:
             current().check_same(checksums(self, parts))
         return parts
@@ -238,7 +238,7 @@ def _rank_as_many_as_fit() -> None:
     def _init_batch_size_and_step(self):
         original(self)
         items, device = self._dataset.item_num, self.config["device"]
-        fit = rows_that_fit(items, self.config["decode"] or "beam", device)
+        fit = max_users_in_memory(items, self.config["decode"] or "beam", device)
         if self.step > fit:
             self.logger.warning(
                 f"eval_batch_size: {fit} users are ranked at once instead of {self.step}, whose scores of {items:,} items do not fit "

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recbole_macrec.utils.files import remove_unfinished, whole_file
+from recbole_macrec.utils.files import atomic_write, remove_unfinished
 
 WIDTH, HEIGHT, DPI = 6.4, 4.0, 160
 PAGE_WIDTH, PAGE_HEIGHT = 5.0, 3.2  # smaller, so that text stays readable on a phone
@@ -31,7 +31,7 @@ class Drawing:
         with _style():
             canvas = self._canvas(WIDTH, HEIGHT, self.title)
             for path in paths:
-                with whole_file(path) as fresh:
+                with atomic_write(path) as fresh:
                     canvas.savefig(fresh, format=path.suffix[1:], dpi=DPI)
         return paths
 

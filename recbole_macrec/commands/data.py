@@ -159,7 +159,7 @@ def _encode(args: argparse.Namespace) -> None:
     with group() as processes:
         table = encode_missing(folder, args.dataset, args.modality, chosen, args.text_fields.split(","), args.image_field,
                                device=own_device(), show_progress=True, processes=processes,
-                               form=AtomicFormat.of(_format_options(args)))
+                               form=AtomicFormat.from_config(_format_options(args)))
     if processes.first:
         rows, width = table.matrix.shape
         print(f"{features.paths(folder, args.modality)[0]}: {rows:,} items x {width:,} dimensions")
@@ -170,7 +170,7 @@ def _images(args: argparse.Namespace) -> None:
         raise UserError(f"--connections={args.connections} is not usable; expected an integer of at least 1")
     with locked(args.data_path / args.dataset):
         n_images, failed = fetch_catalogue_images(args.data_path / args.dataset, args.connections,
-                                                  form=AtomicFormat.of(_format_options(args)))
+                                                  form=AtomicFormat.from_config(_format_options(args)))
     print(f"{args.data_path / args.dataset}: {n_images:,} images exist, {len(failed):,} could not be downloaded")
     for item, failure in list(failed.items())[:5]:
         print(f"  {item}: {failure.reason}")

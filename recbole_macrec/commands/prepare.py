@@ -43,7 +43,7 @@ def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None
     for modality, encoder in (_encoders(config) if reads_semantic_ids(config) else {}).items():
         tables |= item_features(folder, args.dataset, [modality], encoder, config["text_fields"] or [],
                                 config["image_field"] or "image", device=own_device(), show_progress=True,
-                                mean_for=mean_for(config), processes=processes, form=AtomicFormat.of(config))
+                                mean_for=mean_for(config), processes=processes, form=AtomicFormat.from_config(config))
     if processes.first:
         counts = (manifest.read(folder) or {}).get("counts", {})
         print(f"{folder}: " + (", ".join(f"{count:,} {name}" for name, count in counts.items()) or "imported"))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from recbole_macrec.data.features import listing
+from recbole_macrec.data.features import format_items
 from recbole_macrec.data.quoting import quoting
 from recbole_macrec.errors import UserError
 
@@ -29,7 +29,7 @@ class AtomicFormat(NamedTuple):
     encoding: str = "utf-8"
 
     @classmethod
-    def of(cls, config) -> AtomicFormat:
+    def from_config(cls, config) -> AtomicFormat:
         """Return the format set in ``config``, RecBole's Config or a dictionary of its options."""
         given = {name: config[option] for name, option in FORMAT_OPTIONS.items() if option in config}
         return cls(**{name: value for name, value in given.items() if value})
@@ -50,7 +50,7 @@ def check_tokens(tokens: list[str], noun: str, path: Path) -> None:
     """Raise UserError for ids that RecBole would misread; see :func:`readable_token`."""
     bad = [token for token in tokens if not readable_token(token)]
     if bad:
-        raise UserError(f"{path} has {listing(bad, noun + ' id')} that RecBole cannot read (empty, a word for a missing "
+        raise UserError(f"{path} has {format_items(bad, noun + ' id')} that RecBole cannot read (empty, a word for a missing "
                         "value, or with a tab, a line break, or a leading or trailing space); rename them")
 
 
@@ -138,7 +138,7 @@ def read_items(dataset_folder: Path, name: str, form: AtomicFormat = DEFAULT_FOR
         frame = frame.drop(columns="item_id", errors="ignore").rename(columns={form.item: "item_id"})
     repeated = list(frame.loc[frame["item_id"].duplicated(), "item_id"].unique())
     if repeated:
-        raise UserError(f"{path} lists {listing(repeated, 'item')} more than once; keep one row per item")
+        raise UserError(f"{path} lists {format_items(repeated, 'item')} more than once; keep one row per item")
     return frame
 
 

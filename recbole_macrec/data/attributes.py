@@ -41,7 +41,7 @@ def choose_attributes(config, folder: Path, name: str) -> None:
     """
     for option in OPTIONS:
         if option in _options_of(config["model"]):
-            form = AtomicFormat.of(config)
+            form = AtomicFormat.from_config(config)
             columns = _attribute_columns(config, option, folder, name, form)
             config[option] = columns if option == "selected_features" else columns[0]
             load_col = config["load_col"]

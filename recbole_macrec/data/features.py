@@ -13,7 +13,7 @@ import numpy as np
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.blocks import not_finite
-from recbole_macrec.utils.files import whole_file
+from recbole_macrec.utils.files import atomic_write
 
 FOLDER = "features"
 _MODALITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -42,7 +42,7 @@ class FeatureTable:
         check_modality(modality)
         npy, txt = paths(dataset_folder, modality)
         npy.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(npy) as new_npy, whole_file(txt) as new_txt:  # the matrix is renamed last
+        with atomic_write(npy) as new_npy, atomic_write(txt) as new_txt:  # the matrix is renamed last
             with new_npy.open("wb") as file:
                 np.save(file, np.ascontiguousarray(self.matrix, dtype=np.float32))
             new_txt.write_text("".join(f"{token}\n" for token in self.item_tokens), encoding="utf-8")
@@ -58,7 +58,7 @@ class FeatureTable:
         row = {token: i for i, token in enumerate(self.item_tokens)}
         missing = [token for token in tokens if token not in row]
         if missing:
-            raise UserError(f"{listing(missing, 'item')} of the dataset have no features (the features cover "
+            raise UserError(f"{format_items(missing, 'item')} of the dataset have no features (the features cover "
                             f"{len(row)} items); import the dataset again with features for every item")
         return np.array([row[token] for token in tokens], dtype=np.int64)
 
@@ -109,7 +109,7 @@ def read_tokens(path: Path) -> list[str]:
         raise UserError(f"{path} line {empty} is empty; write one item token per line")
     repeated = duplicates(tokens)
     if repeated:
-        raise UserError(f"{path} names {listing(repeated, 'item')} more than once; keep one feature row per item")
+        raise UserError(f"{path} names {format_items(repeated, 'item')} more than once; keep one feature row per item")
     return tokens
 
 
@@ -118,7 +118,7 @@ def check_finite(matrix: np.ndarray, tokens: Sequence[str], path: Path) -> None:
     bad = not_finite(matrix)
     if len(bad):
         raise UserError(f"feature file {path} has NaN or infinite values (as float32) for "
-                        f"{listing([tokens[i] for i in bad], 'item')}; compute their features again")
+                        f"{format_items([tokens[i] for i in bad], 'item')}; compute their features again")
 
 
 def check_modality(modality: str) -> None:
@@ -137,7 +137,7 @@ def duplicates(tokens: Iterable[str]) -> list[str]:
     return list(repeated)
 
 
-def listing(tokens: Sequence[str], noun: str, plural: str | None = None, shown: int = 5) -> str:
+def format_items(tokens: Sequence[str], noun: str, plural: str | None = None, shown: int = 5) -> str:
     """Return a count and the first tokens for a message: ``"7 items ('a', 'b', 'c', 'd', 'e', ...)"``."""
     names = ", ".join(repr(str(token)) for token in tokens[:shown]) + (", ..." if len(tokens) > shown else "")
     return f"{len(tokens)} {noun if len(tokens) == 1 else plural or f'{noun}s'} ({names})"

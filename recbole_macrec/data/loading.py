@@ -12,7 +12,7 @@ def check_columns(config, folder: Path, name: str) -> None:
 
     RecBole reports missing files itself.
     """
-    form = AtomicFormat.of(config)
+    form = AtomicFormat.from_config(config)
     parts = config["benchmark_filename"]
     in_time_order = not parts and (config["eval_args"] or {}).get("order") == "TO"
     for path in [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from recbole_macrec.data.atomic import RESERVED, AtomicFormat, read_table
-from recbole_macrec.data.features import listing
+from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 
 _MISSING = {*RESERVED, "-", "‐", "‑", "‒", "–", "—", "−", "?"}  # hyphens, dashes and the minus sign
@@ -34,7 +34,7 @@ def plain_numbers(values: Sequence[str], column: str, items: Sequence[str], path
                          ("left empty", [row for row in changed if not plain[row]])):
         if rows:
             first = f"{values[rows[0]]!r}" + (f" to {plain[rows[0]]!r}" if plain[rows[0]] else "")
-            notes.append(f"{path.name}: {column} of {listing([items[row] for row in rows], 'item')} is {change}, the first is {first}")
+            notes.append(f"{path.name}: {column} of {format_items([items[row] for row in rows], 'item')} is {change}, the first is {first}")
     return plain
 
 

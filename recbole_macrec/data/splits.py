@@ -8,7 +8,7 @@ from recbole.utils import ModelType, set_color
 from recbole_macrec.errors import UserError
 
 
-def check_parts(dataset, parts: list) -> None:
+def check_split(dataset, parts: list) -> None:
     """Check the parts ``[train, valid, test]`` of a split dataset; warn if the validation part is empty.
 
     A sequential model trains on prefixes of histories, so the first interaction of a user is never a target. RecBole leaves
@@ -22,7 +22,7 @@ def check_parts(dataset, parts: list) -> None:
     train, valid, test = parts
     if not len(train):
         raise UserError(_empty_part_message(dataset, parts, "train on"))
-    if not len(test) and tests(dataset.config):
+    if not len(test) and has_test_data(dataset.config):
         raise UserError(_empty_part_message(dataset, parts, "test"))
     if not len(valid):
         dataset.logger.warning(set_color("No interaction is left to validate on; the weights of the last epoch are kept.", "yellow"))
@@ -41,7 +41,7 @@ def checksums(dataset, parts: list) -> dict[str, str]:
     return {"the users and items": tokens.hexdigest(), "the rows to train and test on": rows.hexdigest()}
 
 
-def tests(config) -> bool:
+def has_test_data(config) -> bool:
     """Return whether the dataset has test data, by ``eval_args`` or ``benchmark_filename``."""
     if config["benchmark_filename"]:
         return True

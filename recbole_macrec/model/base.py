@@ -53,7 +53,7 @@ class Task(NamedTuple):
 
 WHOLE_ORDER = ("rec.meanrank", "rec.score")  # data needed by RecBole's metrics over the whole ranking
 CERTIFIED_ROWS = 2**17  # maximum number of prefixes that certified ranking keeps on a CPU: 1 GB for 4 layers of width 384
-EXCLUDED = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, padded with 0
+EXCLUDED_ITEMS_FIELD = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, padded with 0
 
 
 class GenerativeRecommender(WindowedRecommender):
@@ -67,7 +67,7 @@ class GenerativeRecommender(WindowedRecommender):
     """
 
     recommender_class: type  # Recommender; set by plugin.py
-    reads_users = False  # True if it ranks only for the users of the training data
+    requires_users = False  # True if it ranks only for the users of the training data
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -87,7 +87,7 @@ class GenerativeRecommender(WindowedRecommender):
         prompts = [f"{kind}:{m}" for kind in kinds for m in self.modalities] if prompt_length else []
         self.vocabulary = Vocabulary(ids.sizes, prompts, prompt_length)
         self.decoder_only, self.output = config["network"] == "decoder_only", config["output"]
-        self.network = self.network_of(config)
+        self.network = self.build_network(config)
         self.group_overhead = self.overhead_of(self.network)
         for m in self.modalities:
             codes = np.ascontiguousarray(ids.codes[m])  # [n_items - 1, L]
@@ -97,14 +97,14 @@ class GenerativeRecommender(WindowedRecommender):
             if ids.newcomers:
                 prior = prior_log_probs(codes, ids.newcomers)
                 self._add_buffer(f"prior_{m}", np.vstack([prior[:1], prior]))  # [n_items, L]
-        self.tries = torch.nn.ModuleDict(self.tries_of(np.arange(1, self.n_items)))
+        self.tries = torch.nn.ModuleDict(self.build_tries(np.arange(1, self.n_items)))
         trained = self.n_items - ids.newcomers
-        self.trained = torch.nn.ModuleDict(self.tries_of(np.arange(1, trained))) if ids.newcomers else self.tries
+        self.trained = torch.nn.ModuleDict(self.build_tries(np.arange(1, trained))) if ids.newcomers else self.tries
         for m in self.modalities:
             nodes = torch.stack(self.trained[m].nodes(torch.arange(1, trained, device=self.trained[m].items.device)), dim=1)
             self._add_buffer(f"nodes_{m}", F.pad(nodes, (0, 0, 1, 0)).cpu().numpy())  # [trained, L], in `trained`
 
-    def tries_of(self, items: np.ndarray) -> dict[str, Trie]:
+    def build_tries(self, items: np.ndarray) -> dict[str, Trie]:
         """Build the trie of the IDs of ``items`` (sorted item numbers) for each modality, on the model's device."""
         codes = {m: getattr(self, f"codes_{m}") for m in self.modalities}
         priors = {m: getattr(self, f"prior_{m}", None) for m in self.modalities}
@@ -119,7 +119,7 @@ class GenerativeRecommender(WindowedRecommender):
         """Whether training also reads single items, not only histories."""
         return bool(self.item_tasks)
 
-    def network_of(self, config) -> Transformer | DecoderOnly:
+    def build_network(self, config) -> Transformer | DecoderOnly:
         """Create the network."""
         if config["network"] == "decoder_only":
             return DecoderOnly(len(self.vocabulary), sizes(config))
@@ -199,7 +199,7 @@ class GenerativeRecommender(WindowedRecommender):
 
     def excluded(self, interaction) -> torch.Tensor | None:
         """Items [B, S] that must not be recommended to each user, padded with 0."""
-        return interaction[EXCLUDED] if EXCLUDED in interaction else None
+        return interaction[EXCLUDED_ITEMS_FIELD] if EXCLUDED_ITEMS_FIELD in interaction else None
 
     def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
         per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())

@@ -27,7 +27,7 @@ from recbole_macrec.semantic_ids import (
 from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, mean_for, published_files, settings_of, source_of_ids
 from recbole_macrec.semantic_ids.order import user_order
 from recbole_macrec.utils.distributed import Group, current
-from recbole_macrec.utils.files import whole_file
+from recbole_macrec.utils.files import atomic_write
 from recbole_macrec.utils.same_files import same_files
 
 
@@ -151,7 +151,7 @@ class SemanticIDDataset(SequentialDataset):
         own, items = Path(DATA_PATH) / self.dataset_name, f"{self.dataset_name}.item"
         if not (own / items).exists():
             own.mkdir(parents=True, exist_ok=True)
-            with whole_file(own / items) as fresh:
+            with atomic_write(own / items) as fresh:
                 shutil.copyfile(folder / items, fresh)
         return own
 
@@ -200,7 +200,7 @@ class SemanticIDDataset(SequentialDataset):
                 show_progress=bool(config["show_progress"]),
                 users=self.training_users if self._training is not None else None,
                 mean_for=mean_for(config),
-                form=AtomicFormat.of(config),
+                form=AtomicFormat.from_config(config),
             )
             ids = build_semantic_ids(
                 {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()},

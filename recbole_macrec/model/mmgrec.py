@@ -37,7 +37,7 @@ class MMGRec(GenerativeRecommender):
     interacted with before. At most ``MAX_ITEM_LIST_LENGTH`` items are read, the latest ones.
     """
 
-    reads_users = True
+    requires_users = True
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -89,7 +89,7 @@ class MMGRec(GenerativeRecommender):
             return {}
         return {"MODEL_TYPE": ModelType.GENERAL, "repeatable": False, "eval_batch_size": EVAL_BATCH_SCORES}
 
-    def network_of(self, config) -> Transformer:
+    def build_network(self, config) -> Transformer:
         return Transformer(len(self.vocabulary), replace(sizes(config), encoder_layers=0))  # the encoder is ``reader``
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:

@@ -36,6 +36,6 @@ def prepare(config: Config) -> None:
         lambda: reads_semantic_ids(config) and wants_images(config, folder),
         config["missing_images"] or "drop",
         bool(config["show_progress"]),
-        AtomicFormat.of(config),
+        AtomicFormat.from_config(config),
     )
     current().by_first(work, "prepares the dataset")

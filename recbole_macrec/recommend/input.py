@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_macrec.data.atomic import AtomicFormat, read_items, readable_token
-from recbole_macrec.data.features import listing
+from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 
 Sequences = Sequence[Sequence[str]] | Mapping[Any, Sequence[str]]
@@ -39,7 +39,7 @@ def histories(sequences: Sequences, numbers: Mapping[str, int]) -> tuple[list, l
     rows = [item_numbers(row, numbers, f"The history of user {user!r}") for user, row in pairs]
     empty = [user for user, row in zip(users, rows) if not row]
     if empty:
-        raise UserError(f"{listing(empty, 'user')} without history; give every user at least one item, or remove the user.")
+        raise UserError(f"{format_items(empty, 'user')} without history; give every user at least one item, or remove the user.")
     return users, rows
 
 
@@ -54,7 +54,7 @@ def item_numbers(tokens: Iterable[str], numbers: Mapping[str, int], where: str) 
                         "atomic files.")
     unknown = [token for token in dict.fromkeys(tokens) if token not in numbers]
     if unknown:
-        raise UserError(f"{where} contains {listing(unknown, 'item')} not in the catalogue of the model; remove them, or add "
+        raise UserError(f"{where} contains {format_items(unknown, 'item')} not in the catalogue of the model; remove them, or add "
                         "them with add_items.")
     return [numbers[token] for token in tokens]
 
@@ -72,15 +72,15 @@ def new_tokens(features: Mapping[str, Mapping[str, Any]], modalities: Sequence[s
     for m in modalities:
         different = sorted(set(tokens) ^ set(features[m]), key=str)
         if different:
-            raise UserError(f"{listing(different, 'new item')} with features of only one of '{modalities[0]}' and '{m}'; give "
+            raise UserError(f"{format_items(different, 'new item')} with features of only one of '{modalities[0]}' and '{m}'; give "
                             "every new item a row in each modality.")
     bad = [token for token in tokens if not readable_token(token)]
     if bad:
-        raise UserError(f"{listing(bad, 'new item')} with a token that an atomic file cannot store; use tokens without tabs, "
+        raise UserError(f"{format_items(bad, 'new item')} with a token that an atomic file cannot store; use tokens without tabs, "
                         "line breaks and outer spaces that are not read as a missing value.")
     known = [token for token in tokens if token in numbers]
     if known:
-        raise UserError(f"{listing(known, 'new item')} already in the catalogue, whose semantic IDs are fixed; remove them.")
+        raise UserError(f"{format_items(known, 'new item')} already in the catalogue, whose semantic IDs are fixed; remove them.")
     return tokens
 
 
@@ -114,7 +114,7 @@ def item_titles(config, item_tokens: Sequence[str]) -> dict[str, str]:
     folder, name = Path(config["data_path"]), config["dataset"]
     if not (folder / f"{name}.item").is_file():
         return {}
-    items = read_items(folder, name, AtomicFormat.of(config))
+    items = read_items(folder, name, AtomicFormat.from_config(config))
     fields = config["text_fields"] if "text_fields" in config else ["title"]
     column = next((field for field in fields or [] if field in items), None)
     if column is None:

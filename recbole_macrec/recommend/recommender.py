@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from recbole_macrec.config.values import check_whole
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.decoding.budget import rows_that_fit
+from recbole_macrec.generation.decoding.budget import max_users_in_memory
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
@@ -49,7 +49,7 @@ class Recommender:
         if not isinstance(model, GenerativeRecommender):
             raise UserError(f"{type(model).__name__} does not generate semantic IDs; use a generative model of "
                             "recbole_macrec, or RecBole's full_sort_topk.")
-        if model.reads_users:
+        if model.requires_users:
             raise UserError(f"{type(model).__name__} reads users besides histories and ranks only for the users of its "
                             "training; use RecBole's full_sort_topk.")
         self._set_model(model)
@@ -181,7 +181,7 @@ class Recommender:
         tries = dict(self.model.tries.items()) if candidates is None else self._tries(candidates)
         eligible = Eligible(tries, max(self.model.beams, k), top=k)
         if self.model.decode == "exact":
-            batch_size = min(batch_size, rows_that_fit(self.model.n_items, "exact", self.model.device))
+            batch_size = min(batch_size, max_users_in_memory(self.model.n_items, "exact", self.model.device))
         was_training = self.model.training
         self.model.eval()
         try:
@@ -198,7 +198,7 @@ class Recommender:
         numbers = np.unique(np.array(item_numbers(candidates, self._numbers, "candidates"), dtype=np.int64))
         if not len(numbers):
             raise UserError("candidates is empty; give at least one item, or None to recommend from all items.")
-        return self.model.tries_of(numbers)
+        return self.model.build_tries(numbers)
 
     def _rank(self, rows: list[list[int]], eligible: Eligible, k: int, exclude_seen: bool) -> Ranking:
         """Rank at most ``k`` items for a batch of histories; returned on the CPU."""

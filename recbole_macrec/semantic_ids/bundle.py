@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from recbole_macrec.data.features import listing
+from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import GraphRepresentations, SemanticIDs
 from recbole_macrec.semantic_ids.rows import Features
@@ -96,7 +96,7 @@ def _changes(bundle: Path, inputs: dict[str, str], item_tokens: Sequence[str]) -
     except (OSError, ValueError, KeyError):
         return []
     new, gone = sorted(set(item_tokens) - before), sorted(before - set(item_tokens))
-    items = [f"{listing(tokens, 'item')} {what}" for tokens, what in ((new, "new"), (gone, "gone")) if tokens]
+    items = [f"{format_items(tokens, 'item')} {what}" for tokens, what in ((new, "new"), (gone, "gone")) if tokens]
     return items or [name for name in inputs if inputs[name] != old_inputs.get(name)]
 
 

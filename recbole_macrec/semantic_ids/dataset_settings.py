@@ -4,7 +4,7 @@ from pathlib import Path
 
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encoders import create_encoder
-from recbole_macrec.data.encoders.encode import LACKING, encodable, is_imported
+from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encodable, is_imported
 from recbole_macrec.data.features import available
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings
@@ -53,7 +53,7 @@ def wants_images(config, folder: Path) -> bool:
 
 def mean_for(config) -> list[str]:
     """Kinds of content for which an item without content gets the mean feature of the other items."""
-    return [kind for kind, option in LACKING.items() if config[option] == "mean"]
+    return [kind for kind, option in MISSING_OPTIONS.items() if config[option] == "mean"]
 
 
 def _read(config, names) -> list[str]:
@@ -64,7 +64,7 @@ def _available_modalities(config, folder: Path) -> list[str]:
     """Modalities with features, IDs or raw content in the folder: text, image, then others by name."""
     files = {*available(folder), *(path.stem for path in (folder / FOLDER).glob("*.json"))}
     found = files | encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
-                              AtomicFormat.of(config))
+                              AtomicFormat.from_config(config))
     if not found:
         raise UserError(f"{folder} has neither features nor semantic IDs nor texts and images to encode; import some, or set "
                         "modalities.")

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.distributed import current
-from recbole_macrec.utils.files import whole_file
+from recbole_macrec.utils.files import atomic_write
 
 FORMAT = "recbole_macrec"
 ARRAY, SPARSE = "numpy.ndarray", "scipy.sparse"
@@ -20,7 +20,7 @@ ARRAY, SPARSE = "numpy.ndarray", "scipy.sparse"
 
 def save_checkpoint(state: dict, path: str | Path) -> None:
     """Write ``state`` so that a reader sees the old file or the new one, never half of one."""
-    with whole_file(Path(path)) as fresh, fresh.open("wb") as file:  # whose errors say why, unlike those of torch's own file
+    with atomic_write(Path(path)) as fresh, fresh.open("wb") as file:  # whose errors say why, unlike those of torch's own file
         torch.save({"format": FORMAT, **state}, file)
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.generation.network.layers import RelativeBias
-from recbole_macrec.model.base import EXCLUDED
+from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.trainer.checkpoint import (
     load_checkpoint,
     read_together,
@@ -202,7 +202,7 @@ class GenerativeTrainer(Trainer):
     def _full_sort_batch_eval(self, batched_data):
         interaction, masked, *_ = batched_data
         if masked is not None:
-            interaction.update(Interaction({EXCLUDED: padded_rows(*masked, len(interaction))}))
+            interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: padded_rows(*masked, len(interaction))}))
         interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval(batched_data)
         if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and len(positive_u) == len(scores):  # one target a user
             self._detail.update(self.model, positive_i.to(self.device))

@@ -16,7 +16,7 @@ from recbole_macrec.errors import UserError
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """Yield a temporary path. When the block ends without an exception, its file replaces ``target``."""
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -131,7 +131,7 @@ def recover(target: Path) -> None:
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Remove temporary files of killed :func:`whole_file` calls from ``folder``, for targets whose name starts with ``name``."""
+    """Remove temporary files of killed :func:`atomic_write` calls from ``folder``, for targets whose name starts with ``name``."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name.startswith(f".{name}") and path.suffix[1:].isdecimal() and path.is_file():
             path.unlink(missing_ok=True)

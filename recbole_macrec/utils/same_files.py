@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.distributed import current
-from recbole_macrec.utils.files import sha256_of, whole_file
+from recbole_macrec.utils.files import atomic_write, sha256_of
 
 BLOCK = 2**26  # bytes sent at once
 
@@ -45,7 +45,7 @@ def _send(path: Path, missing: bool) -> None:
                 pass
     elif missing:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as fresh, fresh.open("wb") as file:
+        with atomic_write(path) as fresh, fresh.open("wb") as file:
             while block := group.share():
                 file.write(block)
     else:

@@ -17,7 +17,7 @@ from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
 from recbole_macrec.generation.decoding.search import sequence_log_probs
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
-from recbole_macrec.model.base import EXCLUDED
+from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.model.mmgrec import InteractedItems, without_target
 
 RANDOM = {"eval_args": {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "RO", "group_by": "user", "mode": "full"}}
@@ -148,7 +148,7 @@ def test_a_random_split_is_evaluated_as_recboles_general_models_are(decode, data
     masked = [sorted(seen[u] - targets[u]) for u in users.tolist()]
     most = max(map(len, masked))
     rows = users_of(test)
-    rows.update(type(rows)({EXCLUDED: torch.tensor([row + [0] * (most - len(row)) for row in masked])}))
+    rows.update(type(rows)({EXCLUDED_ITEMS_FIELD: torch.tensor([row + [0] * (most - len(row)) for row in masked])}))
     model.eval()
     recall, ndcg = [], []
     for user, row in zip(users.tolist(), model.full_sort_predict(rows)):

@@ -183,7 +183,7 @@ def test_every_method_ranks_in_eval_precision(name, data_path):
             predicted = model.predict(users)
         torch.testing.assert_close(predicted, model.predict(users), atol=0, rtol=0)
         assert torch.equal(topk[1], ranking.items[:, :10])
-        if not model.reads_users:
+        if not model.requires_users:
             tokens = model.semantic_ids.item_tokens
             read = [[tokens[item - 1] for item in row[:length]] for row, length in zip(users["item_id_list"], users["item_length"])]
             found = model.recommend(read, k=10)

@@ -37,7 +37,7 @@ def items_of(frame: pd.DataFrame) -> dict:
     return {user: list(rows["item"]) for user, rows in frame.groupby("user", sort=False)}
 
 
-@pytest.mark.parametrize("name", [model.__name__ for model in MODELS if not model.reads_users])
+@pytest.mark.parametrize("name", [model.__name__ for model in MODELS if not model.requires_users])
 @pytest.mark.parametrize("decode, fusion", SEARCHES)
 def test_recommends_what_full_sort_topk_ranks_first(name, decode, fusion, data_path):
     _, model, _, (_, _, test) = prepare(name, data_path, decode=decode, fusion=fusion)

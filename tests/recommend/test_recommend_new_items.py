@@ -47,7 +47,7 @@ def test_the_frozen_quantizer_gives_every_item_its_codes_again(quantizer, data_p
         assert geometry.z.shape[0] == ITEMS
 
 
-@pytest.mark.parametrize("name", [model.__name__ for model in MODELS if not model.reads_users])
+@pytest.mark.parametrize("name", [model.__name__ for model in MODELS if not model.requires_users])
 @pytest.mark.parametrize("decode", ["beam", "certified", "exact"])
 def test_new_items_are_unique_reachable_and_readable(name, decode, data_path):
     _, model, _, _ = prepare(name, data_path, decode=decode)

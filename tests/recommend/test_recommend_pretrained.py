@@ -44,7 +44,7 @@ def seal(folder, **changes):
         json.dumps({**manifest, "sha256_of_the_rest": hashlib.sha256(body).hexdigest()}, ensure_ascii=False))
 
 
-@pytest.mark.parametrize("name", [model.__name__ for model in MODELS if not model.reads_users])
+@pytest.mark.parametrize("name", [model.__name__ for model in MODELS if not model.requires_users])
 @pytest.mark.parametrize("decode", ["beam", "exact"])
 def test_ranks_as_before_without_dataset(name, decode, data_path, tmp_path):
     _, model, _, _ = prepare(name, data_path, decode=decode, fusion="rescore", text_fields=["nothing", "title"])

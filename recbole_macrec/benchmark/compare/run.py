@@ -20,7 +20,7 @@ from recbole_macrec.config.plain import plain
 from recbole_macrec.config.property_files import property_file, read_yaml
 from recbole_macrec.config.registry import model_names
 from recbole_macrec.config.values import check_valid_metric
-from recbole_macrec.data.splits import tests
+from recbole_macrec.data.splits import has_test_data
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import prepare as prepare_dataset
 from recbole_macrec.utils.distributed import current
@@ -102,7 +102,7 @@ def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecor
     settings = {**request.settings, **stage}
     config = config_of(model, request, settings)
     check_valid_metric(config)
-    if not tests(config):
+    if not has_test_data(config):
         raise UserError(f"eval_args sets no test data aside (split {config['eval_args']['split']}), but a table shows test results; "
                         "set aside some, as split {LS: valid_and_test} does.")
     began = time.perf_counter()

@@ -37,7 +37,7 @@ import numpy as np
 
 from recbole_macrec.config.options import value_of
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import remove_unfinished, whole_file
+from recbole_macrec.utils.files import atomic_write, remove_unfinished
 
 FORMAT = 1
 PLACE = ("data_path", "gpu_id", "use_gpu", "show_progress", "state", "worker")  # settings that change no result
@@ -328,7 +328,7 @@ def write_json(content, path: str | Path) -> Path:
     """Write ``content`` to ``path`` whole or not at all; the folder is made if missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as fresh:
+    with atomic_write(path) as fresh:
         fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
 
@@ -340,5 +340,5 @@ def save_codes(ids, path: Path) -> None:
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with whole_file(path) as fresh, open(fresh, "wb") as file:
+    with atomic_write(path) as fresh, open(fresh, "wb") as file:
         np.savez_compressed(file, **arrays)

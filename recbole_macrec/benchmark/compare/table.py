@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from recbole_macrec.benchmark.compare.runs import write_json
-from recbole_macrec.utils.files import whole_file
+from recbole_macrec.utils.files import atomic_write
 
 _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
 _LATEX |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
@@ -311,6 +311,6 @@ def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
     paths = []
     for suffix, text in (("md", markdown(tables)), ("tex", latex(tables)), ("csv", comma_separated(tables))):
         paths.append(folder / f"table.{suffix}")
-        with whole_file(paths[-1]) as fresh:
+        with atomic_write(paths[-1]) as fresh:
             fresh.write_text(text, encoding="utf-8")
     return [*paths, write_json({"tables": [as_dict(table) for table in tables]}, folder / "table.json")]

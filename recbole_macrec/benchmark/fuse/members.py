@@ -18,7 +18,7 @@ from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.config.options import hidden_words
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.eligible import Eligible
-from recbole_macrec.model.base import EXCLUDED, GenerativeRecommender
+from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD, GenerativeRecommender
 from recbole_macrec.trainer.trainer import padded_rows
 
 
@@ -134,6 +134,6 @@ class Member:
         interaction, masked, *_ = batch
         interaction = interaction.to(self.trainer.device)
         if masked is not None:
-            interaction.update(Interaction({EXCLUDED: padded_rows(*masked, len(interaction)).to(self.trainer.device)}))
+            interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: padded_rows(*masked, len(interaction)).to(self.trainer.device)}))
         eligible = Eligible(dict(self.model.tries.items()), max(self.model.beams, top), self.model.excluded(interaction), top)
         return self.model.rank(interaction, eligible)["fused"].widened(top).items[:, :top]

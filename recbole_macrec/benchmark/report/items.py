@@ -30,7 +30,7 @@ def images_of(settings: dict, tokens: Sequence[str], limit: int) -> dict[str, st
     folder, name = Path(settings["data_path"]), settings["dataset"]
     if not (folder / f"{name}.item").is_file():
         return {}
-    items, column = read_items(folder, name, AtomicFormat.of(settings)), settings.get("image_field") or "image"
+    items, column = read_items(folder, name, AtomicFormat.from_config(settings)), settings.get("image_field") or "image"
     if column not in items:
         return {}
     files = dict(zip(items["item_id"], items[column]))

@@ -16,7 +16,7 @@ from recbole_macrec.benchmark.report.drawn import Drawn
 from recbole_macrec.benchmark.report.grids import Grid
 from recbole_macrec.benchmark.report.reader import Corner, read_corner
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import remove_unfinished, whole_file
+from recbole_macrec.utils.files import atomic_write, remove_unfinished
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def write_report(folder: Path, output: Path, corner: Corner = Corner()) -> tuple
     page = render(comparison, sections, study, _corners(comparison, corner))
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(output.parent, output.name)
-    with whole_file(output) as fresh:
+    with atomic_write(output) as fresh:
         fresh.write_text(page, encoding="utf-8")
     return output, paths
 

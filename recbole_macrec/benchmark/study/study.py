@@ -25,7 +25,7 @@ from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.utils.distributed import group
-from recbole_macrec.utils.files import whole_file
+from recbole_macrec.utils.files import atomic_write
 from recbole_macrec.utils.reporting import reporting
 
 KEYS = (
@@ -71,7 +71,7 @@ def _main(argv: list[str]) -> int:
         result: Study = evaluate(comparison, study)
         text = as_markdown(result, f"{study['title']}: {dataset}")
         print(text)
-        with whole_file(output / "study.md") as fresh:
+        with atomic_write(output / "study.md") as fresh:
             fresh.write_text(text, encoding="utf-8")
         record = {"title": study["title"], "dataset": dataset, "columns": result.columns, "rows": result.rows}
         record["figures"] = {name: asdict(figure) for name, figure in result.figures.items()}

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from recbole_macrec.data.features import listing
+from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 
 NAMED = 20  # maximum number of items or reasons in a message
@@ -67,7 +67,7 @@ def require_usable(kind: str, unusable: Mapping[str, str]) -> None:
     by_reason: dict[str, list[str]] = {}
     for token, reason in unusable.items():
         by_reason.setdefault(reason, []).append(token)
-    named = "; ".join(f"{listing(tokens, 'item', shown=NAMED)}: {reason}" for reason, tokens in list(by_reason.items())[:NAMED])
+    named = "; ".join(f"{format_items(tokens, 'item', shown=NAMED)}: {reason}" for reason, tokens in list(by_reason.items())[:NAMED])
     others = sum(len(tokens) for tokens in list(by_reason.values())[NAMED:])
     raise UserError(f"{named}{f'; and {others} more' if others else ''}; {REMEDIES[kind]}")
 

@@ -22,13 +22,13 @@ from recbole_macrec.data.encoders.shards import Shards
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.distributed import ALONE, Group
-from recbole_macrec.utils.files import is_read_only, lock_in, remove_unfinished, whole_file
+from recbole_macrec.utils.files import atomic_write, is_read_only, lock_in, remove_unfinished
 
 logger = logging.getLogger(__name__)
 
 TEXT_FIELDS = ("title", "description")
 IMAGE_FIELD = "image"
-LACKING = {"text": "missing_texts", "image": "missing_images"}  # kind of content -> option for items without it
+MISSING_OPTIONS = {"text": "missing_texts", "image": "missing_images"}  # kind of content -> option for items without it
 Chosen = str | Mapping[str, Any]  # value of the option encoders for one modality
 Users = Mapping[str, np.ndarray]  # item token -> numbers of the users with a training interaction with it
 
@@ -125,7 +125,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
             # Features with a manifest were encoded, not imported, and are complete if its content matches: write an empty one first.
             manifest_path.write_text("{}")
             FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
-            with whole_file(manifest_path) as path:
+            with atomic_write(manifest_path) as path:
                 path.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **details}, indent=1))
             if shards:
                 shards.remove()
@@ -216,7 +216,7 @@ def _cached_content_hash(items: Sequence[RawItem], cache: Path, write: bool) -> 
     if write:
         try:
             cache.parent.mkdir(exist_ok=True)
-            with whole_file(cache) as path:
+            with atomic_write(cache) as path:
                 path.write_text(json.dumps({"seen": file_stats, "content_sha256": content}))
         except OSError as error:
             if not is_read_only(error):

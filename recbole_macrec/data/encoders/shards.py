@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from recbole_macrec.data.encoders import RawItem
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
-from recbole_macrec.data.features import listing
+from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.distributed import Group
-from recbole_macrec.utils.files import whole_file
+from recbole_macrec.utils.files import atomic_write
 
 SHARD_ITEMS = 1024
 
@@ -55,7 +55,7 @@ class Shards:
         shards = [self._read(shard) for shard in range(len(self._starts))]
         missing = [f"{shard:05d}" for shard, matrix in enumerate(shards) if matrix is None]
         if missing:
-            raise UserError(f"{self._folder} lacks {listing(missing, 'shard')}; all processes must use the same folder: set "
+            raise UserError(f"{self._folder} lacks {format_items(missing, 'shard')}; all processes must use the same folder: set "
                             "the same --data_path, on a shared disk, for each")
         shape = (len(self._items), shards[0].shape[1])
         joined = np.lib.format.open_memmap(self._folder / "joined", mode="w+", dtype=np.float32, shape=shape)
@@ -87,8 +87,8 @@ class Shards:
         bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
         if len(bad):
             tokens = [self._items_of(shard)[row].token for row in bad]
-            raise UserError(f"{self._encoder.source.model} gives NaN or infinite features for {listing(tokens, 'item')}; set "
+            raise UserError(f"{self._encoder.source.model} gives NaN or infinite features for {format_items(tokens, 'item')}; set "
                             "precision: fp32 (or bf16 instead of fp16) for this encoder")
         self._folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(self._path(shard)) as path, path.open("wb") as file:
+        with atomic_write(self._path(shard)) as path, path.open("wb") as file:
             np.save(file, matrix)

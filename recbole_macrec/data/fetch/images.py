@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat, read_items
 from recbole_macrec.data.encoders.images import BROKEN, open_image
-from recbole_macrec.data.features import listing
+from recbole_macrec.data.features import format_items
 from recbole_macrec.data.fetch.download import ATTEMPTS, TIMEOUT, Busy, Refused, check_status, new_session, pieces, reason
 from recbole_macrec.data.fetch.hosts import Hosts, TimeLimit
 from recbole_macrec.data.importers.raw.catalogue import URLS
 from recbole_macrec.data.importers.sources import read_json_object
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import whole_file
+from recbole_macrec.utils.files import atomic_write
 
 REPORT = "images_failed.json"
 MAX_BYTES = 20 * 2**20
@@ -88,13 +88,13 @@ def fetch_catalogue_images(folder: Path, connections: int = 16, show_progress: b
     paths = {item: folder / path for item, path in zip(items["item_id"], items["image"]) if path}
     outside = [item for item, path in paths.items() if not path.resolve().is_relative_to(folder.resolve())]
     if outside:
-        raise UserError(f"{folder / name}.item names an image outside {folder} for {listing(outside, 'item')}; import the "
+        raise UserError(f"{folder / name}.item names an image outside {folder} for {format_items(outside, 'item')}; import the "
                         "dataset again")
     failures = fetch_images({paths[item]: urls[item] for item in urls if item in paths}, connections, show_progress)
     item_of = {path: item for item, path in paths.items()}
     failed = {item_of[path]: failure for path, failure in failures.items()}
     if failed:
-        with whole_file(folder / REPORT) as path:
+        with atomic_write(folder / REPORT) as path:
             path.write_text(json.dumps({item: failure.reason for item, failure in failed.items()}, indent=1), encoding="utf-8")
     else:
         (folder / REPORT).unlink(missing_ok=True)
@@ -122,7 +122,7 @@ def _fetch(path: Path, urls: Sequence[str], session: requests.Session) -> Failur
             reasons.append(f"{url}: {reason(error)}")
             temporary |= isinstance(error, NETWORK)
             continue
-        with whole_file(path) as temporary_path:
+        with atomic_write(path) as temporary_path:
             temporary_path.write_bytes(content)
         return None
     return Failure("; ".join(reasons) or "it has no URL", temporary)

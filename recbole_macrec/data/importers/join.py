@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_macrec.data import features
-from recbole_macrec.data.features import FeatureTable, listing
+from recbole_macrec.data.features import FeatureTable, format_items
 from recbole_macrec.data.importers.sources import Source, read_json_object
 from recbole_macrec.errors import UserError
 
@@ -52,7 +52,7 @@ def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None
     not_numbers = [token for token in source.catalogue if not (token.isascii() and token.isdigit() and str(int(token)) == token)]
     if not_numbers:
         raise UserError(f"--feature {modality}={files[modality]} has no .items.txt beside it, so row i is item i, but "
-                        f"{source.path} has {listing(not_numbers, 'item')} that are not row numbers; write "
+                        f"{source.path} has {format_items(not_numbers, 'item')} that are not row numbers; write "
                         f"{Path(files[modality]).with_suffix('.items.txt')}, one item per line in row order")
     if len(set(counts.values())) > 1:
         rows = ", ".join(f"{files[m]} has {n}" for m, n in counts.items())
@@ -67,7 +67,7 @@ def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None
         padding = "" if np.any(raw[modality][0][0]) else ("; its row 0 is all zeros: if that is padding, remove the row, or every item "
                                                           "has the features of the item before it")
         source.notes.append(f"{Path(files[modality]).name} has {count} rows, and {len(interacted)} items have interactions: row i is "
-                            f"read as item i, so {listing(added, 'item')} without interactions are added to the catalogue{padding}")
+                            f"read as item i, so {format_items(added, 'item')} without interactions are added to the catalogue{padding}")
     source.catalogue = [str(i) for i in range(count)]
     source.numbers = {token: token for token in source.catalogue}
     source.fixed = True
@@ -100,7 +100,7 @@ def _rekey(source: Source, modality: str, path: Path) -> dict[str, list]:
     wrong = [key for key, code in codes.items()
              if not isinstance(code, list) or not code or not all(isinstance(level, str) for level in code)]
     if wrong:
-        raise UserError(f'{path} has {listing(wrong, "item")} whose ID is not a list of codes; expected ["<a_1>", "<b_3>", ...]')
+        raise UserError(f'{path} has {format_items(wrong, "item")} whose ID is not a list of codes; expected ["<a_1>", "<b_3>", ...]')
     by_token = {tokens[key]: code for key, code in codes.items()}
     return {token: by_token[token] for token in source.catalogue}
 
@@ -110,7 +110,7 @@ def _check_same_items(tokens: list[str], source: Source, file: str) -> None:
     missing = [token for token in source.catalogue if token not in given]
     unknown = [token for token in tokens if token not in known]
     if missing:
-        raise UserError(f"{file} lacks {listing(missing, 'item')} of {source.path}; give every item an entry")
+        raise UserError(f"{file} lacks {format_items(missing, 'item')} of {source.path}; give every item an entry")
     if unknown:
-        raise UserError(f"{file} has {listing(unknown, 'item')} that {source.path} lacks; "
+        raise UserError(f"{file} has {format_items(unknown, 'item')} that {source.path} lacks; "
                         "remove them or use files of one release")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from recbole_macrec.data import atomic
 from recbole_macrec.data.atomic import AtomicFormat, check_tokens, clean_text
-from recbole_macrec.data.features import listing
+from recbole_macrec.data.features import format_items
 from recbole_macrec.data.importers.detected_files import find_beside
 from recbole_macrec.data.importers.raw.folder import IMAGE_COLUMNS
 from recbole_macrec.data.importers.sources import NO_OPTIONS, Source, find_column, header_of, read_table, rows_of
@@ -69,7 +69,7 @@ def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source
             seen.add(user)
             history.append(item)
         if seen != set(histories):
-            raise UserError(f"{path} lacks {listing(sorted(set(histories) - seen), 'user')} of the files before it, "
+            raise UserError(f"{path} lacks {format_items(sorted(set(histories) - seen), 'user')} of the files before it, "
                             f"unlike a leave-one-out split; {use_directly}")
     users = [user for user, history in histories.items() for _ in history]
     items = [item for history in histories.values() for item in history]
@@ -122,7 +122,7 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
     known = set(catalogue)
     missing = [item for item in source.catalogue if item not in known]
     if missing:
-        raise UserError(f"{path} lacks {listing(missing, 'item')} of {source.path.name}; give every item a row")
+        raise UserError(f"{path} lacks {format_items(missing, 'item')} of {source.path.name}; give every item a row")
     types = dict(column.split(":") for column in header_of(path, separator) if column.count(":") == 1)
     source.notes += [f"{path.name}: column {column} is left out, because its images are not copied; name images in an items.csv to import them"
                      for column in types if column in IMAGE_COLUMNS]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recbole_macrec.data.atomic import check_tokens, clean_text
 from recbole_macrec.data.attributes import COLUMN as CLASS, category_tokens
-from recbole_macrec.data.features import duplicates, listing
+from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.importers.detected_files import find_beside
 from recbole_macrec.data.importers.sources import Source, read_json_object
 from recbole_macrec.errors import UserError
@@ -35,7 +35,7 @@ def read_released(inter: Path) -> Source:
                                      complete=catalogue_file is not None)
     unknown = [number for number in dict.fromkeys(items) if number not in numbers]
     if unknown:
-        raise UserError(f"{inter} has {listing(unknown, 'item number')} that {catalogue_file.name} lacks; use files of one release")
+        raise UserError(f"{inter} has {format_items(unknown, 'item number')} that {catalogue_file.name} lacks; use files of one release")
     empty = sum(not history for history in histories.values())
     if empty:
         notes.append(f"{empty} users of {inter.name} have no interactions and are left out")
@@ -66,7 +66,7 @@ def _numbers_as_tokens(numbers: Iterable[str], path: Path, complete: bool) -> di
     distinct = list(dict.fromkeys(numbers))
     wrong = [number for number in distinct if not (number.isascii() and number.isdigit() and str(int(number)) == number)]
     if wrong:
-        raise UserError(f"{path} has {listing(wrong, 'item')} that are not item numbers; put the .item2id file (ASIN<tab>number) "
+        raise UserError(f"{path} has {format_items(wrong, 'item')} that are not item numbers; put the .item2id file (ASIN<tab>number) "
                         "of the release beside it")
     distinct.sort(key=int)
     if complete:
@@ -95,7 +95,7 @@ def _read_item2id(path: Path) -> dict[str, str]:
     check_tokens(tokens, "item", path)
     for repeated, noun in ((duplicates(tokens), "item id"), (duplicates(map(str, numbers)), "item number")):
         if repeated:
-            raise UserError(f"{path} has {listing(repeated, noun)} more than once; keep one line per item")
+            raise UserError(f"{path} has {format_items(repeated, noun)} more than once; keep one line per item")
     _check_gapless(numbers, path)
     return {str(number): token for number, token in sorted(zip(numbers, tokens))}
 
@@ -103,7 +103,7 @@ def _read_item2id(path: Path) -> dict[str, str]:
 def _text_columns(texts: dict, numbers: dict[str, str], path: Path) -> dict[str, list[str]]:
     unusable = [number for number in numbers if not isinstance(texts.get(number), dict)]
     if unusable:
-        raise UserError(f"{path} has no metadata object for {listing(unusable, 'item number')}; use files of one release")
+        raise UserError(f"{path} has no metadata object for {format_items(unusable, 'item number')}; use files of one release")
     columns = {name: [clean_text(texts[number].get(name)) for number in numbers] for name in TEXT_FIELDS}
     columns[CLASS] = [category_tokens(texts[number].get("categories")) for number in numbers]
     return {f"{name}:token_seq": values for name, values in columns.items() if any(values)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from recbole_macrec.data.atomic import check_tokens
-from recbole_macrec.data.features import duplicates, listing
+from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.importers.detected_files import DetectedFiles
 from recbole_macrec.data.quoting import quoting
 from recbole_macrec.errors import UserError, nearest
@@ -113,7 +113,7 @@ def read_json_object(path: Path) -> dict:
     def to_dict(pairs: list[tuple]) -> dict:
         repeated = duplicates(key for key, _ in pairs)
         if repeated:
-            raise UserError(f"{path} has {listing(repeated, 'key')} more than once; keep one entry each")
+            raise UserError(f"{path} has {format_items(repeated, 'key')} more than once; keep one entry each")
         return dict(pairs)
 
     try:

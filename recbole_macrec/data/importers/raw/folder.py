@@ -9,7 +9,7 @@ from recbole_macrec.data.atomic import check_tokens
 from recbole_macrec.data.attributes import COLUMN, KNOWN, category_tokens
 from recbole_macrec.data.encoders.base import NAMED, RawItem
 from recbole_macrec.data.encoders.images import unusable_images
-from recbole_macrec.data.features import duplicates, listing
+from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.importers.raw.catalogue import IMAGES, Catalogue, Options, is_url
 from recbole_macrec.data.importers.raw.find import RawFiles
 from recbole_macrec.data.importers.raw.narrow import narrow
@@ -41,11 +41,11 @@ def read_folder(files: RawFiles, options: Options, records: Records, reads: Mapp
     known = set(items)
     unknown = [item for item in source.catalogue if item not in known]
     if unknown:
-        raise UserError(f"{files.metadata} lacks {listing(unknown, 'item')} of {files.reviews.name}; give every item a row")
+        raise UserError(f"{files.metadata} lacks {format_items(unknown, 'item')} of {files.reviews.name}; give every item a row")
     if unmatched := table.unmatched_images(known):
-        source.notes.append(f"{IMAGES}/ has {listing(unmatched, 'image')} named after no item")
+        source.notes.append(f"{IMAGES}/ has {format_items(unmatched, 'image')} named after no item")
     if table.skipped:
-        source.notes.append(f"{IMAGES}/ has {listing(table.skipped, 'entry', 'entries')} skipped; expected files named after an "
+        source.notes.append(f"{IMAGES}/ has {format_items(table.skipped, 'entry', 'entries')} skipped; expected files named after an "
                             f"item's id that end in {', '.join(SUFFIXES)}")
     steps = narrow(source, options.core, with_image if options.require_image else None)
     if options.core is not None:
@@ -152,7 +152,7 @@ def _unreadable_images(folder: Path, records: Iterable[Record]) -> list[str]:
     if not broken:
         return []
     more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-    return [f"{listing(list(broken), 'item', shown=NAMED)} have an unreadable image, which is an error in a run unless missing_images is mean: "
+    return [f"{format_items(list(broken), 'item', shown=NAMED)} have an unreadable image, which is an error in a run unless missing_images is mean: "
             f"{'; '.join(list(broken.values())[:NAMED])}{more}"]
 
 
@@ -160,7 +160,7 @@ def _by_stem(folder: Path, images: list[Path]) -> dict[str, str]:
     """Return {name without suffix: path relative to the parent of ``folder``}; UserError if two images have the same name."""
     repeated = duplicates(path.stem for path in images)
     if repeated:
-        raise UserError(f"{folder} has {listing(repeated, 'image')} with more than one suffix; keep one image per item")
+        raise UserError(f"{folder} has {format_items(repeated, 'image')} with more than one suffix; keep one image per item")
     return {path.stem: f"{folder.name}/{path.name}" for path in images}
 
 
@@ -170,7 +170,7 @@ def _check_items(items: list[str], path: Path) -> None:
     check_tokens(items, "item", path)
     repeated = duplicates(items)
     if repeated:
-        raise UserError(f"{path} has {listing(repeated, 'item')} more than once; keep one row per item")
+        raise UserError(f"{path} has {format_items(repeated, 'item')} more than once; keep one row per item")
 
 
 def _position(header: list[str], names: tuple[str, ...], path: Path) -> int | None:
@@ -184,6 +184,6 @@ def _position(header: list[str], names: tuple[str, ...], path: Path) -> int | No
 def _checked_names(names: list[str], path: Path) -> tuple[str, ...]:
     bad = [name for name in names if not name or ":" in name or name.split() != [name]] + duplicates(names)
     if bad:
-        raise UserError(f"{path} has {listing(bad, 'column')} that RecBole cannot use as names (empty, repeated, or with spaces or ':'); "
+        raise UserError(f"{path} has {format_items(bad, 'column')} that RecBole cannot use as names (empty, repeated, or with spaces or ':'); "
                         "rename them")
     return tuple(names)

@@ -10,7 +10,7 @@ from recbole_macrec.data.importers.raw.catalogue import URLS, Catalogue, Options
 from recbole_macrec.data.importers.raw.find import RawFiles
 from recbole_macrec.data.importers.raw.lines import progress
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import sha256_of, whole_file
+from recbole_macrec.utils.files import atomic_write, sha256_of
 
 FILE = "manifest.json"
 FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 2}  # by kind; increase when the same sources and options give other files
@@ -64,7 +64,7 @@ def fingerprints(folder: Path, names: Iterable[str]) -> dict:
 
 def save(folder: Path, manifest: dict) -> None:
     """Write ``manifest``, under a temporary name first."""
-    with whole_file(folder / FILE) as path:
+    with atomic_write(folder / FILE) as path:
         path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
