@@ -94,12 +94,12 @@ class GenerativeRecommender(WindowedRecommender):
             self._add_buffer(f"codes_{m}", np.vstack([np.zeros_like(codes[:1]), codes]))  # [n_items, L], row 0 is padding
             _, group = np.unique(ids.raw_codes[m], axis=0, return_inverse=True)
             self._add_buffer(f"raw_id_{m}", np.append(-1, group.reshape(-1)))  # [n_items], equal where raw IDs collide
-            if ids.newcomers:
-                prior = prior_log_probs(codes, ids.newcomers)
+            if ids.n_new_items:
+                prior = prior_log_probs(codes, ids.n_new_items)
                 self._add_buffer(f"prior_{m}", np.vstack([prior[:1], prior]))  # [n_items, L]
         self.tries = torch.nn.ModuleDict(self.build_tries(np.arange(1, self.n_items)))
-        trained = self.n_items - ids.newcomers
-        self.trained = torch.nn.ModuleDict(self.build_tries(np.arange(1, trained))) if ids.newcomers else self.tries
+        trained = self.n_items - ids.n_new_items
+        self.trained = torch.nn.ModuleDict(self.build_tries(np.arange(1, trained))) if ids.n_new_items else self.tries
         for m in self.modalities:
             nodes = torch.stack(self.trained[m].nodes(torch.arange(1, trained, device=self.trained[m].items.device)), dim=1)
             self._add_buffer(f"nodes_{m}", F.pad(nodes, (0, 0, 1, 0)).cpu().numpy())  # [trained, L], in `trained`
@@ -415,7 +415,7 @@ class GenerativeRecommender(WindowedRecommender):
     def _exact_scores(self, modality: str, memory: Memory, items: torch.Tensor) -> torch.Tensor:
         """Log-probability of items [B, G] divided by the length of their IDs; [B, G]."""
         codes = getattr(self, f"codes_{modality}")[items]  # [B, G, L]
-        prior = getattr(self, f"prior_{modality}")[items] if self.semantic_ids.newcomers else None
+        prior = getattr(self, f"prior_{modality}")[items] if self.semantic_ids.n_new_items else None
         trained = self.softmax_trie(modality)
         return sequence_log_probs(self.network, self.vocabulary, modality, memory, codes, prior, trained)
 

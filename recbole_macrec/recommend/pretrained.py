@@ -61,7 +61,7 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
         "model": name,
         "options": {option: options.get(option) for option in sorted(options.read - {"device"})},
         "modalities": list(ids.modalities),
-        "newcomers": ids.newcomers,
+        "newcomers": ids.n_new_items,
         "sizes": {m: list(sizes) for m, sizes in ids.sizes.items()},
         "statistics": ids.statistics,
         "quantizer": quantizer.settings.identity() if quantizer else None,

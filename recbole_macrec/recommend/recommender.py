@@ -26,7 +26,7 @@ from recbole_macrec.recommend.input import Sequences, feature_matrix, histories,
 from recbole_macrec.recommend.pretrained import read_pretrained, write_pretrained
 from recbole_macrec.recommend.rebuild import with_items_of
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
-from recbole_macrec.semantic_ids.newcomers import with_new_items
+from recbole_macrec.semantic_ids.new_items import with_new_items
 
 
 class Recommender:

@@ -32,7 +32,7 @@ class SemanticIDs:
         raw_codes: modality -> int64 array [N, L_raw], the IDs before collision resolution; items with equal rows
             collide.
         statistics: modality -> plain numbers (collision_rate, usage, perplexity, ...).
-        newcomers: number of items added after training; they are the last ones.
+        n_new_items: number of items added after training; they are the last ones.
         bundle: folder with the quantizer that learnt the IDs; None for published IDs.
         graph: representations of users and items, if the settings require them; users in the order of the given interactions.
     """
@@ -42,7 +42,7 @@ class SemanticIDs:
     sizes: dict[str, tuple[int, ...]]
     raw_codes: dict[str, np.ndarray]
     statistics: dict[str, dict] = field(default_factory=dict)
-    newcomers: int = 0
+    n_new_items: int = 0
     bundle: Path | None = None
     graph: GraphRepresentations | None = None
 

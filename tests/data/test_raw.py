@@ -26,10 +26,10 @@ from recbole_macrec.data.importers.find_source import read_source
 from recbole_macrec.data.importers.raw import amazon, lines, manifest
 from recbole_macrec.data.importers.raw.amazon import read_amazon
 from recbole_macrec.data.importers.raw.catalogue import Options
+from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.filtering import Interactions, earliest, in_time_order, k_core
 from recbole_macrec.data.importers.raw.find import find_raw
 from recbole_macrec.data.importers.raw.lines import LONGEST, Tally, parse_lines
-from recbole_macrec.data.importers.raw.narrow import narrow
 from recbole_macrec.data.importers.raw.records import Records
 from recbole_macrec.data.importers.raw.text import plain_text
 from recbole_macrec.errors import UserError
@@ -427,8 +427,8 @@ def test_plain_text(value, expected):
 def test_released_catalogues_pass_the_filter_unchanged(name):
     source = read_source(SHARED_DATA / name, name)
     before = (source.users[:], source.items[:], set(source.catalogue))
-    steps = narrow(source, 5)
+    steps = filter_source(source, 5)
     assert [tuple(step[1:]) for step in steps] == 3 * [PUBLISHED[name]]
     assert (source.users, source.items, set(source.catalogue)) == before
     source = read_source(SHARED_DATA / name, name)
-    assert narrow(source, 6)[-1].interactions < PUBLISHED[name][2]  # their 6-core is smaller: the filter has an effect
+    assert filter_source(source, 6)[-1].interactions < PUBLISHED[name][2]  # their 6-core is smaller: the filter has an effect

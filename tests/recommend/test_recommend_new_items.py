@@ -20,7 +20,7 @@ from recbole_macrec.generation.decoding.prior import prior_log_probs
 from recbole_macrec.model import MODELS
 from recbole_macrec.model.windowed import Histories
 from recbole_macrec.semantic_ids.collisions.base import Geometry
-from recbole_macrec.semantic_ids.newcomers import free_ids
+from recbole_macrec.semantic_ids.new_items import free_ids
 
 HISTORY = ["i4", "i5", "i6"]
 TOY = Path(__file__).parents[2] / "dataset" / "arts-toy"

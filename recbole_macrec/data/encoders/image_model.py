@@ -19,7 +19,7 @@ from recbole_macrec.data.encoders.base import RawItem, require_usable, without_i
 from recbole_macrec.data.encoders.batches import Batches
 from recbole_macrec.data.encoders.images import read_rgb, unusable_images
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
-from recbole_macrec.data.encoders.source import Source, load_model, transformers_major
+from recbole_macrec.data.encoders.source import ModelSource, load_model, transformers_major
 from recbole_macrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ImageModel(PretrainedEncoder):
     libraries = ("torch", "transformers", "pillow")
 
     @staticmethod
-    def default_pooling(source: Source) -> str:
+    def default_pooling(source: ModelSource) -> str:
         """Return ``projected`` if the model has it, else ``cls`` or ``pooler`` by the type of model."""
         if hasattr(source.config, "vision_config"):
             return "projected"

@@ -11,7 +11,7 @@ import torch
 
 from recbole_macrec.data.encoders.base import RawItem
 from recbole_macrec.data.encoders.options import ModelOptions
-from recbole_macrec.data.encoders.source import Source
+from recbole_macrec.data.encoders.source import ModelSource
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.utils.hardware import bf16_pays
 
@@ -32,7 +32,7 @@ class PretrainedEncoder(ABC):
     version: ClassVar[int] = 1  # increase when the same items give other features
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")  # versions recorded in the manifest
 
-    def __init__(self, options: ModelOptions, source: Source, device: torch.device) -> None:
+    def __init__(self, options: ModelOptions, source: ModelSource, device: torch.device) -> None:
         for key in self.unsupported_options:
             if getattr(options, key) is not None:
                 raise UserError(f"{key} is not an option of {self.kind} models such as {options.model}; leave it out")
@@ -58,7 +58,7 @@ class PretrainedEncoder(ABC):
 
     @staticmethod
     @abstractmethod
-    def default_pooling(source: Source) -> str:
+    def default_pooling(source: ModelSource) -> str:
         """Return the default pooling for the model."""
 
     @abstractmethod

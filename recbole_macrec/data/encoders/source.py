@@ -21,7 +21,7 @@ WHOLE = 64 * 2**20  # files up to this many bytes are hashed whole
 SAMPLES, SAMPLE = 64, 2**20  # number and size in bytes of the blocks hashed in larger files
 
 
-class Source(NamedTuple):
+class ModelSource(NamedTuple):
     """A pretrained model; all its parts are loaded from one revision."""
 
     model: str  # as given by the user
@@ -43,7 +43,7 @@ class Source(NamedTuple):
             return auto_class.from_pretrained(self.path, revision=self.commit, trust_remote_code=False, **arguments)
 
 
-def find_model(model: str, revision: str | None = None) -> Source:
+def find_model(model: str, revision: str | None = None) -> ModelSource:
     """Return the model with this hub name or local folder; UserError if it is unavailable."""
     from transformers import AutoConfig
     from transformers.utils import cached_file
@@ -54,7 +54,7 @@ def find_model(model: str, revision: str | None = None) -> Source:
             raise UserError(f"revision {revision} is set, but {folder} is a local model folder, which has no revisions; leave it out")
         with _loading(model, local=True):
             config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-        return Source(model, str(folder), None, {"content": content_hash(folder)}, config)
+        return ModelSource(model, str(folder), None, {"content": content_hash(folder)}, config)
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
         raise UserError(f"model folder {folder} of encoders does not exist; check the path")
     with _loading(model, local=False):
@@ -63,7 +63,7 @@ def find_model(model: str, revision: str | None = None) -> Source:
         commit = Path(cached_file(model, "config.json", revision=revision or "main", local_files_only=offline)).parent.name
         config = AutoConfig.from_pretrained(model, revision=commit, trust_remote_code=False, local_files_only=offline)
     # The commit of a branch changes with every edit of the model's page, so the identity is the requested revision.
-    return Source(model, model, commit, {"model": model, "revision": revision or "main"}, config)
+    return ModelSource(model, model, commit, {"model": model, "revision": revision or "main"}, config)
 
 
 @cache
@@ -78,7 +78,7 @@ def hub_answers() -> bool:
     return True
 
 
-def load_model(source: Source, dtype: torch.dtype, device: torch.device, unused: tuple[str, ...]) -> PreTrainedModel:
+def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device, unused: tuple[str, ...]) -> PreTrainedModel:
     """Return the model in evaluation mode; only the encoder of an encoder-decoder model.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 from recbole_macrec.data.encoders.base import RawItem, require_usable, without_text
 from recbole_macrec.data.encoders.batches import Batches
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
-from recbole_macrec.data.encoders.source import Source, load_model
+from recbole_macrec.data.encoders.source import ModelSource, load_model
 from recbole_macrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class TextModel(PretrainedEncoder):
     poolings = ("mean", "cls", "pooler")
 
     @staticmethod
-    def default_pooling(source: Source) -> str:
+    def default_pooling(source: ModelSource) -> str:
         """Return ``mean`` for every model."""
         return "mean"
 

@@ -16,10 +16,10 @@ from recbole_macrec.data.importers.join import join_features, join_ids
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.data.importers.raw.amazon import read_amazon
 from recbole_macrec.data.importers.raw.catalogue import Catalogue, Options, write_items
+from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.filtering import Step
 from recbole_macrec.data.importers.raw.find import RawFiles, find_raw
 from recbole_macrec.data.importers.raw.folder import ItemTable, read_folder
-from recbole_macrec.data.importers.raw.narrow import narrow
 from recbole_macrec.data.importers.raw.records import Records
 from recbole_macrec.data.importers.sources import NO_OPTIONS, Source
 from recbole_macrec.data.importers.words import COLUMN, read_words
@@ -82,8 +82,8 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
         _check_target(target, name, inputs, overwrite)
     if raw is None:
         source, steps = _read_plain(src, name, core, require_image, reads)
-        feature_files = source.found.choose("--feature", source.found.features, feature_files, source.notes)
-        id_files = source.found.choose("--semantic_ids", source.found.ids, id_files, source.notes)
+        feature_files = source.detected_files.choose("--feature", source.detected_files.features, feature_files, source.notes)
+        id_files = source.detected_files.choose("--semantic_ids", source.detected_files.ids, id_files, source.notes)
         return _write(target, source, steps, feature_files, id_files, overwrite, writes, words=words)
     if words:
         raise UserError(f"--words={words} gives texts, but SRC {src} is a raw catalogue, which has texts; leave the option out")
@@ -111,7 +111,7 @@ def _read_plain(src: Path, name: str, core: int | None, require_image: bool | No
     if source.fixed:
         raise UserError(f"--core={core} filters raw catalogues and CSV files, but {source.path} was filtered before its release; "
                         "leave the option out")
-    return source, narrow(source, core)
+    return source, filter_source(source, core)
 
 
 def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping[str, Path],

@@ -113,7 +113,7 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
     Raises:
         UserError: if ``NAME.item`` is unusable or lacks an item of the interactions.
     """
-    source.found, path = find_beside(source.path, name), folder / f"{name}.item"
+    source.detected_files, path = find_beside(source.path, name), folder / f"{name}.item"
     if not path.is_file():
         return source
     frame = atomic.read_items(folder, name, AtomicFormat(item=item, field_separator=separator))

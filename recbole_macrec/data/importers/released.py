@@ -22,11 +22,11 @@ def read_released(inter: Path) -> Source:
     """
     stem, notes = inter.name.removesuffix(".inter.json"), []
     item2id, metadata = inter.with_name(f"{stem}.item2id"), inter.with_name(f"{stem}.item.json")
-    found = find_beside(inter, stem)
+    detected = find_beside(inter, stem)
     texts = read_json_object(metadata) if metadata.exists() else None
     histories = read_json_object(inter)
     users, items, timestamps = _flatten(histories, inter)
-    catalogue_file = next((path for path in (item2id, metadata, *sum(found.ids.values(), [])) if path.exists()), None)
+    catalogue_file = next((path for path in (item2id, metadata, *sum(detected.ids.values(), [])) if path.exists()), None)
     if catalogue_file == item2id:
         numbers = _read_item2id(item2id)
     else:
@@ -40,7 +40,7 @@ def read_released(inter: Path) -> Source:
     if empty:
         notes.append(f"{empty} users of {inter.name} have no interactions and are left out")
     source = Source(inter, users, [numbers[number] for number in items], timestamps, list(numbers.values()), numbers,
-                    fixed=catalogue_file is not None, notes=notes, found=found)
+                    fixed=catalogue_file is not None, notes=notes, detected_files=detected)
     if texts is not None:
         source.columns = _text_columns(texts, numbers, metadata)
     return source

@@ -39,7 +39,7 @@ class Source:
     fixed: bool  # whether the source lists its catalogue; otherwise it is the items of the interactions
     columns: dict[str, list[str]] = field(default_factory=dict)  # name:type -> values in catalogue order
     notes: list[str] = field(default_factory=list)
-    found: DetectedFiles = field(default_factory=DetectedFiles)  # feature and ID files in the source's folder
+    detected_files: DetectedFiles = field(default_factory=DetectedFiles)  # feature and ID files in the source's folder
 
 
 def read_csv(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:

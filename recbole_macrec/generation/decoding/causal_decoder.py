@@ -22,8 +22,8 @@ from recbole_macrec.generation.network.decoder_only import CausalLayer, DecoderO
 from recbole_macrec.generation.network.layers import padding_bias
 from recbole_macrec.generation.network.memory import (
     CausalMemory,
-    Layout,
     Past,
+    RowLayout,
     SourceHeads,
     even_layouts,
 )
@@ -98,7 +98,7 @@ class CausalTrieDecoder:
         nodes: torch.Tensor,
         source: list[list[SourceHeads]],
         past: Past,
-        layouts: list[Layout] | None = None,
+        layouts: list[RowLayout] | None = None,
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         """Score the codes of ``level``; see :meth:`TrieDecoder.step`."""
         layouts = layouts or even_layouts(source[0], nodes.shape[1])
@@ -124,7 +124,7 @@ class CausalTrieDecoder:
         logits = (rms_norm(x).to(self.codebooks[level].dtype) @ self.codebooks[level]).float()
         return self.log_probs(level, flat, logits).unflatten(0, nodes.shape), present
 
-    def _attend(self, q: torch.Tensor, keys, values, rows, source: list[SourceHeads], layouts: list[Layout]) -> torch.Tensor:
+    def _attend(self, q: torch.Tensor, keys, values, rows, source: list[SourceHeads], layouts: list[RowLayout]) -> torch.Tensor:
         """Attention of each row to its user's history, to the codes of its prefix and to itself; [R, H*E].
 
         Args:

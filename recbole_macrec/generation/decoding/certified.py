@@ -20,9 +20,9 @@ from recbole_macrec.generation.decoding.prior import with_prior
 from recbole_macrec.generation.decoding.search import Ranking, best_of, first_best
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.memory import (
-    Layout,
     Memory,
     Past,
+    RowLayout,
     SourceHeads,
     packed_layouts,
 )
@@ -202,8 +202,8 @@ class CertifiedSearch:
         """Number of entries of each user, int64 [B]; ``bincount`` would wait for the device."""
         return torch.zeros_like(self.active, dtype=torch.long).index_add_(0, user, torch.ones_like(user))
 
-    def _layout(self, user: torch.Tensor) -> Layout:
-        """Layout of packed rows of all users."""
+    def _layout(self, user: torch.Tensor) -> RowLayout:
+        """Return the layout of packed rows of all users."""
         return packed_layouts([self.users], on_host(self._per_user(user)), user)[0]
 
     def _expand(self, level: int, prefixes: Prefixes | None) -> None:
@@ -375,7 +375,7 @@ def concatenated_ranges(start: torch.Tensor, count: torch.Tensor) -> tuple[torch
     return row, (start + count - count.cumsum(0))[row] + torch.arange(total, device=count.device)
 
 
-def unpacked(layout: Layout, values: torch.Tensor, users: int, filler: float) -> torch.Tensor:
+def unpacked(layout: RowLayout, values: torch.Tensor, users: int, filler: float) -> torch.Tensor:
     """Unpack values [P] to [B, width], at least one column."""
     grid = values.new_full((users * max(1, layout.width),), filler)
     return grid.index_copy_(0, layout.slots, values).view(users, -1)

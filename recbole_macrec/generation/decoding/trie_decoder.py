@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.network import cpu
 from recbole_macrec.generation.network.layers import padding_bias
-from recbole_macrec.generation.network.memory import Layout, Memory, Past, SourceHeads, even_layouts
+from recbole_macrec.generation.network.memory import Memory, Past, RowLayout, SourceHeads, even_layouts
 from recbole_macrec.generation.network.transformer import DecoderLayer, Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
 
@@ -155,7 +155,7 @@ class TrieDecoder:
         nodes: torch.Tensor,
         source: list[list[SourceHeads]],
         past: Past,
-        layouts: list[Layout] | None = None,
+        layouts: list[RowLayout] | None = None,
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         """Score the codes of ``level``.
 
@@ -233,7 +233,7 @@ class TrieDecoder:
         return y.flatten(1)
 
     def _add_cross_attention_(
-        self, x: torch.Tensor, source: list[SourceHeads], layer: LayerWeights, layouts: list[Layout]
+        self, x: torch.Tensor, source: list[SourceHeads], layer: LayerWeights, layouts: list[RowLayout]
     ) -> None:
         """Add the output of cross-attention to rows [R, D]."""
         for rows, (keys, values, mask, *_), layout in zip(x.split([part.rows for part in layouts]), source, layouts):

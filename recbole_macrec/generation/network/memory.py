@@ -59,7 +59,7 @@ class SourceHeads(NamedTuple):
         return SourceHeads(self.keys[:, users], self.values[:, users], mask, token, position)
 
 
-class Layout(NamedTuple):
+class RowLayout(NamedTuple):
     """Assignment of rows to users within one group of users."""
 
     rows: int
@@ -82,12 +82,12 @@ class Layout(NamedTuple):
         return x if self.slots is None else x.index_select(1, self.slots)
 
 
-def even_layouts(groups: Sequence[SourceHeads], width: int) -> list[Layout]:
+def even_layouts(groups: Sequence[SourceHeads], width: int) -> list[RowLayout]:
     """Layouts of groups in which every user has ``width`` rows."""
-    return [Layout(group.keys.shape[1] * width, width) for group in groups]
+    return [RowLayout(group.keys.shape[1] * width, width) for group in groups]
 
 
-def packed_layouts(groups: Sequence[int], counts: Sequence[int], user: torch.Tensor) -> list[Layout]:
+def packed_layouts(groups: Sequence[int], counts: Sequence[int], user: torch.Tensor) -> list[RowLayout]:
     """Layouts of packed rows, one per group.
 
     Args:
@@ -102,7 +102,7 @@ def packed_layouts(groups: Sequence[int], counts: Sequence[int], user: torch.Ten
         here = counts[first : first + users]
         rows, width = sum(here), max(here)
         part = slice(row, row + rows)
-        layouts.append(Layout(rows, width, (user[part] - first) * width + rank[part]))
+        layouts.append(RowLayout(rows, width, (user[part] - first) * width + rank[part]))
         first, row = first + users, row + rows
     return layouts
 

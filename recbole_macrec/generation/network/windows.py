@@ -47,7 +47,7 @@ class Target(NamedTuple):
     own: bool  # whether it is the modality of the history
 
 
-class Layout(NamedTuple):
+class WindowLayout(NamedTuple):
     """The positions of a decoder-only pass: the items in order, with forks between them.
 
     A fork contains the first T - 1 codes of the next item in another modality. It attends to the history before that item and
@@ -63,7 +63,7 @@ class Layout(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def layout(front: int, items: int, levels: int, first: int, targets: tuple[tuple[int, bool], ...]) -> Layout:
+def layout(front: int, items: int, levels: int, first: int, targets: tuple[tuple[int, bool], ...]) -> WindowLayout:
     """Compute the layout of a forward pass.
 
     Args:
@@ -109,10 +109,10 @@ def layout(front: int, items: int, levels: int, first: int, targets: tuple[tuple
     history = (branch < 0) & (at <= at.unsqueeze(1))
     visible = earlier & (same_fork | history)
     mask = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf).unsqueeze(0)
-    return Layout(torch.tensor(column), torch.tensor(position), mask, torch.tensor(length), states, main[0])
+    return WindowLayout(torch.tensor(column), torch.tensor(position), mask, torch.tensor(length), states, main[0])
 
 
 def side_by_side(front: torch.Tensor, source: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
-    """Concatenate all tokens of B windows in the order of :attr:`Layout.column`; int64 [B, ...]."""
+    """Concatenate all tokens of B windows in the order of :attr:`WindowLayout.column`; int64 [B, ...]."""
     others = [target.tokens.flatten(1) for target in targets if not target.own]
     return torch.cat([front.expand(len(source), -1), source.flatten(1), *others], dim=1)

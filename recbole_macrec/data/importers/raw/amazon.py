@@ -4,11 +4,11 @@ from __future__ import annotations
 import numpy as np
 
 from recbole_macrec.data.importers.raw.catalogue import Catalogue, Options
+from recbole_macrec.data.importers.raw.filter_source import as_source
 from recbole_macrec.data.importers.raw.filtering import Filtering, k_core
 from recbole_macrec.data.importers.raw.find import RawFiles
 from recbole_macrec.data.importers.raw.lines import Tally
 from recbole_macrec.data.importers.raw.metadata import COLUMNS, read_listings, texts
-from recbole_macrec.data.importers.raw.narrow import as_source
 from recbole_macrec.data.importers.raw.records import Record, Records
 from recbole_macrec.data.importers.raw.reviews import read_reviews
 from recbole_macrec.errors import UserError

@@ -11,8 +11,8 @@ from recbole_macrec.data.encoders.base import NAMED, RawItem
 from recbole_macrec.data.encoders.images import unusable_images
 from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.importers.raw.catalogue import IMAGES, Catalogue, Options, is_url
+from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.find import RawFiles
-from recbole_macrec.data.importers.raw.narrow import narrow
 from recbole_macrec.data.importers.raw.records import Record, Records
 from recbole_macrec.data.importers.raw.text import plain_text
 from recbole_macrec.data.importers.sources import NO_OPTIONS, missing_column, read_csv
@@ -47,7 +47,7 @@ def read_folder(files: RawFiles, options: Options, records: Records, reads: Mapp
     if table.skipped:
         source.notes.append(f"{IMAGES}/ has {format_items(table.skipped, 'entry', 'entries')} skipped; expected files named after an "
                             f"item's id that end in {', '.join(SUFFIXES)}")
-    steps = narrow(source, options.core, with_image if options.require_image else None)
+    steps = filter_source(source, options.core, with_image if options.require_image else None)
     if options.core is not None:
         kept = set(source.items)
     elif options.require_image:

@@ -33,7 +33,7 @@ def with_new_items(ids: SemanticIDs, quantizer: FrozenQuantizer, item_tokens: Se
         new = raw if quantizer.settings.collision == "keep" else free_ids(raw, ids.codes[m], ids.sizes[m], geometry)
         codes[m] = np.vstack([ids.codes[m], new])
     return replace(ids, item_tokens=(*ids.item_tokens, *item_tokens), codes=codes, raw_codes=raw_codes,
-                   newcomers=ids.newcomers + len(item_tokens))
+                   n_new_items=ids.n_new_items + len(item_tokens))
 
 
 def free_ids(raw: np.ndarray, used: np.ndarray, sizes: tuple[int, ...], geometry: Geometry) -> np.ndarray:

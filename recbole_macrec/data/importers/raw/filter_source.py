@@ -31,7 +31,7 @@ def as_source(path: Path, filtering: Filtering, users: Sequence[str], items: Seq
     return Source(path, [users[i] for i in left.users], tokens, left.times.tolist(), list(dict.fromkeys(tokens)), {}, fixed=True)
 
 
-def narrow(source: Source, core: int | None, allowed: set[str] | None = None) -> list[Step]:
+def filter_source(source: Source, core: int | None, allowed: set[str] | None = None) -> list[Step]:
     """Filter ``source`` in place and return the counts after each step.
 
     Args:
