@@ -21,7 +21,7 @@ from recbole_macrec.benchmark.figures import Figure, Intervals
 from recbole_macrec.benchmark.report.drawn import mean_and_error, sorted_counts
 from recbole_macrec.benchmark.report.items import titles_of
 from recbole_macrec.benchmark.report.page import write_report
-from recbole_macrec.benchmark.report.reader import Corner, read_corner
+from recbole_macrec.benchmark.report.user_view import UserViewOptions, build_user_view
 from recbole_macrec.data.features import FeatureTable
 
 HOSTILE = "</script><b>wool</b><script>document.title='taken'</script>"
@@ -85,13 +85,13 @@ class Tags(HTMLParser):
 
 def test_hits_match_the_results_of_the_runs(folder):
     comparison = open_comparison(folder)
-    corner = read_corner(comparison, TINY, Corner(users=30), 10**6)
-    tokens = corner["items"]["token"]
-    assert corner["labels"] == LABELS and corner["seeds"] == [2020, 2020] and corner["testUsers"] == 40
-    assert len(corner["users"]) == len({user["user"] for user in corner["users"]}) == 30 and len(tokens) == len(set(tokens))
+    view = build_user_view(comparison, TINY, UserViewOptions(users=30), 10**6)
+    tokens = view["items"]["token"]
+    assert view["labels"] == LABELS and view["seeds"] == [2020, 2020] and view["testUsers"] == 40
+    assert len(view["users"]) == len({user["user"] for user in view["users"]}) == 30 and len(tokens) == len(set(tokens))
     ranks = [comparison.of(TINY, label)[0].ranks for label in LABELS]
     hits = 0
-    for user in corner["users"]:
+    for user in view["users"]:
         for label, own in enumerate(ranks):
             row = own.users.tolist().index(user["user"])
             assert [tokens[i] for i in user["top"][label]] == own.items[own.top[row]].tolist()
@@ -104,36 +104,36 @@ def test_hits_match_the_results_of_the_runs(folder):
 
 def test_users_depend_on_the_seed_only(folder):
     comparison = open_comparison(folder)
-    users = {seed: [u["user"] for u in read_corner(comparison, TINY, Corner(10, seed), 0)["users"]] for seed in (0, 1)}
-    assert users[0] == [u["user"] for u in read_corner(comparison, TINY, Corner(10, 0), 0)["users"]] != users[1]
-    assert read_corner(comparison, TINY, Corner(0), 0) is None
-    assert len(read_corner(comparison, TINY, Corner(1000), 0)["users"]) == 40
+    users = {seed: [u["user"] for u in build_user_view(comparison, TINY, UserViewOptions(10, seed), 0)["users"]] for seed in (0, 1)}
+    assert users[0] == [u["user"] for u in build_user_view(comparison, TINY, UserViewOptions(10, 0), 0)["users"]] != users[1]
+    assert build_user_view(comparison, TINY, UserViewOptions(0), 0) is None
+    assert len(build_user_view(comparison, TINY, UserViewOptions(1000), 0)["users"]) == 40
 
 
 def test_codes_match_the_run(folder):
     comparison = open_comparison(folder)
-    corner = read_corner(comparison, TINY, Corner(), 0)
-    (entry,) = corner["codes"]
+    view = build_user_view(comparison, TINY, UserViewOptions(), 0)
+    (entry,) = view["codes"]
     assert (entry["label"], entry["modality"]) == ("TIGER", "text")
     run = comparison.of(TINY, "TIGER")[0]
     items = run.ranks.items.tolist()
-    for token, code in zip(corner["items"]["token"], corner["tables"][entry["table"]]):
+    for token, code in zip(view["items"]["token"], view["tables"][entry["table"]]):
         assert code == run.codes["codes"]["text"][items.index(token) - 1].tolist()
 
 
 def test_images_are_shrunk_and_unreadable_or_foreign_ones_skipped(folder):
-    corner = read_corner(open_comparison(folder), TINY, Corner(), 10**6)
-    shown = {token for token, image in zip(corner["items"]["token"], corner["items"]["image"]) if image is not None}
-    assert shown == {"i1"} and {"i2", "i3", "i4"} <= set(corner["items"]["token"])
-    (uri,) = corner["images"]
+    view = build_user_view(open_comparison(folder), TINY, UserViewOptions(), 10**6)
+    shown = {token for token, image in zip(view["items"]["token"], view["items"]["image"]) if image is not None}
+    assert shown == {"i1"} and {"i2", "i3", "i4"} <= set(view["items"]["token"])
+    (uri,) = view["images"]
     image = Image.open(io.BytesIO(base64.b64decode(uri.partition("base64,")[2])))
     assert image.size == (72, 36) and image.getpixel((30, 15))[0] > 200
-    assert read_corner(open_comparison(folder), TINY, Corner(), len(uri) - 1)["images"] == []
+    assert build_user_view(open_comparison(folder), TINY, UserViewOptions(), len(uri) - 1)["images"] == []
 
 
 def test_without_the_dataset_items_are_shown_by_token(folder, tmp_path):
-    corner = read_corner(open_comparison(folder), TINY, Corner(data_path=str(tmp_path)), 10**6)
-    assert corner["images"] == [] and set(corner["items"]["title"]) == {""} and "i1" in corner["items"]["token"]
+    view = build_user_view(open_comparison(folder), TINY, UserViewOptions(data_path=str(tmp_path)), 10**6)
+    assert view["images"] == [] and set(view["items"]["title"]) == {""} and "i1" in view["items"]["token"]
 
 
 def test_titles_for_a_model_without_text_fields(data_path):
@@ -147,8 +147,8 @@ def test_titles_are_escaped(page):
     tags = Tags(text)
     assert HOSTILE not in text and "<b>wool" not in text
     assert [attributes.get("type") for tag, attributes in tags.tags if tag == "script"] == ["application/json", None]
-    corners = json.loads(tags.scripts[0])
-    assert any(title.startswith(HOSTILE) for title in corners[0]["items"]["title"])
+    views = json.loads(tags.scripts[0])
+    assert any(title.startswith(HOSTILE) for title in views[0]["items"]["title"])
 
 
 def test_labels_are_escaped(folder, tmp_path):
@@ -222,8 +222,8 @@ def two_datasets(folder, tmp_path_factory) -> Path:
 
 def test_unfinished_comparison_shows_finished_runs(two_datasets):
     text = two_datasets.read_text()
-    corners = json.loads(Tags(text).scripts[0])
-    assert [(corner["dataset"], corner["labels"]) for corner in corners] == [(TINY, ["TIGER"]), ("copy", LABELS)]
+    views = json.loads(Tags(text).scripts[0])
+    assert [(view["dataset"], view["labels"]) for view in views] == [(TINY, ["TIGER"]), ("copy", LABELS)]
     assert text.count('<p class="warning">Pop: 2 of 2 runs unfinished') == 2
     assert text.count('<p class="warning">TIGER: 2 of 2 runs unfinished') == 1
 
@@ -289,24 +289,24 @@ def test_no_console_errors_and_no_horizontal_scrolling(browser, page, width, sch
 
 def test_pickers_show_the_selected_user(browser, page):
     browser.open(page)
-    corner = json.loads(Tags(page.read_text()).scripts[0])[0]
+    view = json.loads(Tags(page.read_text()).scripts[0])[0]
     texts = "[...document.querySelectorAll('#reader-user .lists > section:nth-child(%d) .title')].map((e) => e.textContent)"
-    for user in corner["users"][3], corner["users"][17]:
+    for user in view["users"][3], view["users"][17]:
         choose(browser, "pick-user", user["user"])
         for label in range(len(LABELS)):
-            assert browser.run(texts % (label + 1)) == [corner["items"]["title"][item] for item in user["top"][label]]
+            assert browser.run(texts % (label + 1)) == [view["items"]["title"][item] for item in user["top"][label]]
         hits = browser.run("[...document.querySelectorAll('.lists > section')].map((e) => e.querySelectorAll('.hit').length)")
         assert hits == [int(rank <= 10) for rank in user["ranks"]]
     for label in range(len(LABELS)):
         choose(browser, "pick-filter", f"hit {label}")
-        wanted = [user["user"] for user in corner["users"] if user["ranks"][label] <= 10]
+        wanted = [user["user"] for user in view["users"] if user["ranks"][label] <= 10]
         assert browser.run("[...document.getElementById('pick-user').options].map((o) => o.value)") == wanted
         assert f"{len(wanted)} of 30" in browser.run("document.getElementById('reader-count').textContent")
     choose(browser, "pick-filter", "all")
     choose(browser, "pick-text", "no such thing")
     assert "No user" in browser.run("document.getElementById('reader-user').textContent")
-    choose(browser, "pick-text", corner["users"][5]["user"])
-    assert corner["users"][5]["user"] in browser.run("document.getElementById('reader-user').textContent")
+    choose(browser, "pick-text", view["users"][5]["user"])
+    assert view["users"][5]["user"] in browser.run("document.getElementById('reader-user').textContent")
     assert browser.errors == []
 
 
@@ -320,8 +320,8 @@ def test_the_dataset_can_be_chosen(browser, two_datasets):
 
 def test_codes_can_be_chosen_and_hidden(browser, page):
     browser.open(page)
-    corner = json.loads(Tags(page.read_text()).scripts[0])[0]
-    code = corner["tables"][0][corner["users"][0]["target"]]
+    view = json.loads(Tags(page.read_text()).scripts[0])[0]
+    code = view["tables"][0][view["users"][0]["target"]]
     assert browser.run("document.querySelector('.target .code b').textContent") == " ".join(map(str, code))
     edge = "document.querySelector('.%s').getBoundingClientRect().right"
     target, strip = (round(browser.run(edge % name)) for name in ("target", "strip"))

@@ -62,9 +62,9 @@ def test_sweep_skips_impossible_values_of_a_dataset():
 
 
 def test_groups_count_each_user_once(arguments):
-    folder, made, figures = study(arguments, kind="groups", models=["MACRec", "SASRec"], by="target_count", **{"from": [0, 3, 9]})
+    folder, result, figures = study(arguments, kind="groups", models=["MACRec", "SASRec"], by="target_count", **{"from": [0, 3, 9]})
     assert figures == ["target_count-hit-10", "target_count-ndcg-10"]
-    rows = [dict(zip(made["columns"], row)) for row in made["rows"]]
+    rows = [dict(zip(result["columns"], row)) for row in result["rows"]]
     for run in open_comparison(folder).runs:
         own = [row for row in rows if row[""] == run.spec.label]
         assert [row["target_count"] for row in own] == ["0-2", "3-8", "9+"] and sum(row["users"] for row in own) == 40
@@ -82,9 +82,9 @@ def test_groups_by_hand():
 
 def test_many_beams_equal_exact_ranking(arguments):
     """The model has at most 64 IDs, so 64 beams are exhaustive. The ranking with 10 beams is that of the run."""
-    folder, made, figures = study(arguments, kind="beams", models=["TIGER"], beams=[10, 64])
+    folder, result, figures = study(arguments, kind="beams", models=["TIGER"], beams=[10, 64])
     assert figures == ["beams-hit-10", "beams-ndcg-10"]
-    found = {row[1]: dict(zip(made["columns"], row)) for row in made["rows"]}
+    found = {row[1]: dict(zip(result["columns"], row)) for row in result["rows"]}
     assert found["64"]["ndcg@10"] == found["exact"]["ndcg@10"] and found["64"]["ndcg@10 less than exact"] == 0
     (run,) = open_comparison(folder).runs
     assert found["10"]["hit@10"] == run.result["test_result"]["hit@10"]
@@ -93,50 +93,50 @@ def test_many_beams_equal_exact_ranking(arguments):
 def test_collisions_and_code_distribution_need_no_training(arguments):
     argv = [word for word in arguments if not word.startswith("--epochs")] + ["--epochs=0"]
     argv = [word + "-ids" if word.startswith("--output") else word for word in argv]
-    folder, made, figures = study(argv, kind="collisions", models=["MQL4GRec", "MACRec"])
-    assert figures == ["collisions"] and len(made["rows"]) == 4
+    folder, result, figures = study(argv, kind="collisions", models=["MQL4GRec", "MACRec"])
+    assert figures == ["collisions"] and len(result["rows"]) == 4
     for run in open_comparison(folder).runs:
         for modality, raw in run.codes["raw_codes"].items():
-            (row,) = [row for row in made["rows"] if row[:2] == [run.spec.label, modality]]
+            (row,) = [row for row in result["rows"] if row[:2] == [run.spec.label, modality]]
             assert row[2] == pytest.approx(1 - len(np.unique(raw, axis=0)) / ITEMS)
-    folder, made, figures = study(argv, kind="code_distribution", models=["MQL4GRec", "MACRec"], layer=1, bucket=3)
+    folder, result, figures = study(argv, kind="code_distribution", models=["MQL4GRec", "MACRec"], layer=1, bucket=3)
     assert figures == ["codes-image", "codes-text"]
     run = open_comparison(folder).of(TINY, "MACRec")[0]
     expected = [sum(code // 3 == b for code in run.codes["raw_codes"]["text"][:, 1]) for b in range(3)]
     assert bucket_counts(run, "text", 1, 3) == expected and sum(expected) == ITEMS
-    rows = [row for row in made["rows"] if row[:2] == ["MACRec", "text"]]
+    rows = [row for row in result["rows"] if row[:2] == ["MACRec", "text"]]
     assert [row[2] for row in rows] == ["0-2", "3-5", "6-8"] and [row[3] for row in rows] == expected
 
 
 def test_variants_and_sweeps(arguments):
     argv = [word + "-variants" if word.startswith("--output") else word for word in arguments]
     content = {"full": {}, "w/o explicit": {"explicit_alignment": False}}
-    folder, made, figures = study(argv, kind="variants", model="MACRec", variants=content)
-    assert figures == ["collisions", "metrics"] and [row[0] for row in made["rows"]] == ["full", "w/o explicit"]
+    folder, result, figures = study(argv, kind="variants", model="MACRec", variants=content)
+    assert figures == ["collisions", "metrics"] and [row[0] for row in result["rows"]] == ["full", "w/o explicit"]
     assert open_comparison(folder).pairs == [("full", "w/o explicit")]
     without = open_comparison(folder).of(TINY, "w/o explicit")[0]
     assert without.folder.parent.name == "w-o-explicit" and without.result["settings"]["explicit_alignment"] is False
     argv = [word + "-sweeps" if word.startswith("--output") else word for word in arguments]
-    folder, made, figures = study(argv, kind="sweeps", model="MACRec", sweeps={"codebook_size": [6, 8], "first_con_layer": [0, 1, 2]})
+    folder, result, figures = study(argv, kind="sweeps", model="MACRec", sweeps={"codebook_size": [6, 8], "first_con_layer": [0, 1, 2]})
     assert figures == ["codebook_size", "first_con_layer"]
-    assert [row[:2] for row in made["rows"]] == [
+    assert [row[:2] for row in result["rows"]] == [
         ["codebook_size", "6"], ["codebook_size", "8 (default)"], ["first_con_layer", "0"], ["first_con_layer", "1 (default)"],
     ]  # fmt: skip
     assert len(open_comparison(folder).runs) == 3
     size = open_comparison(folder).of(TINY, "codebook_size=6")[0]
     assert size.result["settings"]["codebook_size"] == 6 and user_values(size.ranks.ranks, "hit@10").mean() == pytest.approx(
-        made["rows"][0][2], abs=1e-4
+        result["rows"][0][2], abs=1e-4
     )
 
 
 def test_published_study_has_our_results_and_the_progress_of_runs(arguments):
     argv = [word + "-published" if word.startswith("--output") else word for word in arguments]
     content = {"kind": "published", "models": ["SASRec", "TIGER"], "published": {TINY: {"TIGER": {"hit@10": 0.25}}}}
-    folder, made, figures = study([*argv, "--minutes=0.0001"], **content)
+    folder, result, figures = study([*argv, "--minutes=0.0001"], **content)
     assert figures == ["published-hit-10"]
-    assert [row[1:3] for row in made["rows"]] == [["unfinished: 0.333 of 1 epochs", None], ["unfinished: not begun", None]]
-    folder, made, _ = study(argv, **content)
-    ours, theirs = (dict(zip(made["columns"], row)) for row in made["rows"])
+    assert [row[1:3] for row in result["rows"]] == [["unfinished: 0.333 of 1 epochs", None], ["unfinished: not begun", None]]
+    folder, result, _ = study(argv, **content)
+    ours, theirs = (dict(zip(result["columns"], row)) for row in result["rows"])
     run = open_comparison(folder).of(TINY, "TIGER")[0]
     assert theirs["trained"] == "1 epochs" and theirs["published hit@10"] == 0.25 and ours["published hit@10"] is None
     assert theirs["hit@10"] == run.result["test_result"]["hit@10"] and ours["hit@10 of IDs"] is None

@@ -14,7 +14,7 @@ from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.compare.table import markdown
 from recbole_macrec.benchmark.compare.worker import Resources, execute
 from recbole_macrec.benchmark.report.drawn import groups
-from recbole_macrec.benchmark.report.reader import Corner, read_corner
+from recbole_macrec.benchmark.report.user_view import UserViewOptions, build_user_view
 
 RANDOM = {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "RO", "group_by": "user", "mode": "full"}
 LATEST = {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "TO", "group_by": "user", "mode": "full"}
@@ -76,9 +76,9 @@ def test_paired_differences_equal_those_of_the_table(models, split, several_rows
         if split is LATEST:  # all but the first interaction are rows
             held_out = {user: int(0.2 * (len(items) - 1)) + int(0.4 * (len(items) - 1)) for user, items in taken.items()}
             assert trained == Counter(i for user, items in taken.items() for i in items[: len(items) - held_out[user]])
-    corner = read_corner(comparison, TINY, Corner(users=1000), 0)
-    names = [user["user"] for user in corner["users"]]
-    assert len(names) == len(set(names)) == corner["testUsers"] >= 40 and (len(names) > 40) == (split is RANDOM or several_rows)
+    view = build_user_view(comparison, TINY, UserViewOptions(users=1000), 0)
+    names = [user["user"] for user in view["users"]]
+    assert len(names) == len(set(names)) == view["testUsers"] >= 40 and (len(names) > 40) == (split is RANDOM or several_rows)
     assert all(any(mean for mean in means if mean) for drawn in groups(comparison, TINY) for means, _ in drawn.drawing.series.values())
 
 

@@ -5,7 +5,7 @@
 writes DIR/report.html, a single file that works without network, and its figures as PNG and PDF to DIR/figures/. DIR is the
 --output folder of ``compare`` or ``study``. If that is unfinished, the report shows the finished runs.
 
-The reader's corner shows --users random test users with their histories and the recommendations of every model (of the first
+The page shows --users random test users with their histories and the recommendations of every model (of the first
 seed), with titles and images if the dataset has them.
 """
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.report.page import write_report
-from recbole_macrec.benchmark.report.reader import Corner
+from recbole_macrec.benchmark.report.user_view import UserViewOptions
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.reporting import reporting
 
@@ -26,8 +26,8 @@ def main(argv: list[str]) -> int:
 def _main(argv: list[str]) -> int:
     args = parse(argv)
     output = Path(args.output) if args.output else Path(args.folder) / "report.html"
-    corner = Corner(args.users, args.seed, round(args.image_megabytes * 2**20), args.data_path)
-    page, figures = write_report(Path(args.folder), output, corner)
+    options = UserViewOptions(args.users, args.seed, round(args.image_megabytes * 2**20), args.data_path)
+    page, figures = write_report(Path(args.folder), output, options)
     print(f"Report: {page} ({page.stat().st_size / 2**20:.1f} MiB)")
     print(f"Figures: {len(figures)} files in {figures[0].parent}")
     return 0
@@ -39,7 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.epilog = None
     parser.add_argument("folder", help="output folder of a comparison or study")
     parser.add_argument("--output", metavar="FILE.html", help="default: report.html in the folder")
-    parser.add_argument("--users", type=int, default=200, help="test users in the reader's corner of each dataset (default: 200)")
+    parser.add_argument("--users", type=int, default=200, help="number of test users shown of each dataset (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="random seed for choosing these users (default: 0)")
     parser.add_argument("--image_megabytes", type=float, default=3, help="total size of the item images, shrunk to a few KB each (default: 3)")
     parser.add_argument("--data_path", help="folder of the datasets, if they were moved after the runs")

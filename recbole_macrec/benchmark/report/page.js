@@ -50,8 +50,8 @@ for (const chip of document.querySelectorAll(".chips button")) {
   });
 }
 
-// -- the reader's corner
-const corners = JSON.parse(document.getElementById("corners").textContent);
+// -- recommendations per user
+const views = JSON.parse(document.getElementById("views").textContent);
 const get = (id) => document.getElementById(id);
 
 const counted = (number) => number.toLocaleString("en");
@@ -72,56 +72,56 @@ function fill(select, options) {
 }
 
 function reader() {
-  let corner = corners[0];
+  let view = views[0];
   let shown = []; // the users that pass filter and search
 
   const found = (user, label) => user.top[label].includes(user.target);
   const filters = {
     all: () => true,
-    some: (user) => corner.labels.some((_, i) => found(user, i)),
-    none: (user) => !corner.labels.some((_, i) => found(user, i)),
+    some: (user) => view.labels.some((_, i) => found(user, i)),
+    none: (user) => !view.labels.some((_, i) => found(user, i)),
   };
   const passes = (user) => {
     const [kind, number] = get("pick-filter").value.split(" ");
     const label = Number(number);
     if (kind === "hit") return found(user, label);
     if (kind === "miss") return !found(user, label);
-    if (kind === "alone") return corner.labels.every((_, i) => found(user, i) === (i === label));
+    if (kind === "alone") return view.labels.every((_, i) => found(user, i) === (i === label));
     return filters[kind](user);
   };
   const holds = (user, text) => {
-    const name = (item) => `${corner.items.token[item]} ${corner.items.title[item]}`;
+    const name = (item) => `${view.items.token[item]} ${view.items.title[item]}`;
     return [user.user, name(user.target), ...user.history.map(name)].some((words) => words.toLowerCase().includes(text));
   };
 
   const named = (user) => {
-    const labels = corner.labels.filter((_, i) => found(user, i));
-    const hits = labels.length > 2 ? `${labels.length} of ${corner.labels.length}` : labels.join(", ");
+    const labels = view.labels.filter((_, i) => found(user, i));
+    const hits = labels.length > 2 ? `${labels.length} of ${view.labels.length}` : labels.join(", ");
     return hits ? `${user.user} ✓ ${hits}` : user.user;
   };
 
-  function openCorner() {
-    corner = corners[Number(get("pick-dataset").value) || 0];
-    const each = (kind, text) => corner.labels.map((label, i) => [`${kind} ${i}`, text(label)]);
+  function openView() {
+    view = views[Number(get("pick-dataset").value) || 0];
+    const each = (kind, text) => view.labels.map((label, i) => [`${kind} ${i}`, text(label)]);
     fill(get("pick-filter"), [
       ["all", "all"], ["some", "some model found the target for"], ["none", "no model found the target for"],
       ...each("hit", (label) => `${label} found the target for`),
       ...each("miss", (label) => `${label} missed the target of`),
-      ...(corner.labels.length > 1 ? each("alone", (label) => `${label} alone found the target for`) : []),
+      ...(view.labels.length > 1 ? each("alone", (label) => `${label} alone found the target for`) : []),
     ]);
-    fill(get("pick-codes"), [["", "hidden"], ...corner.codes.map(({ label, modality }, i) => [i, `${label}, ${modality}`])]);
-    get("pick-codes").selectedIndex = corner.codes.length ? 1 : 0;
-    get("code-label").hidden = !corner.codes.length;
+    fill(get("pick-codes"), [["", "hidden"], ...view.codes.map(({ label, modality }, i) => [i, `${label}, ${modality}`])]);
+    get("pick-codes").selectedIndex = view.codes.length ? 1 : 0;
+    get("code-label").hidden = !view.codes.length;
     list();
   }
 
   function list() {
     const text = get("pick-text").value.trim().toLowerCase();
     const kept = get("pick-user").value;
-    shown = corner.users.filter((user) => passes(user) && (!text || holds(user, text)));
+    shown = view.users.filter((user) => passes(user) && (!text || holds(user, text)));
     fill(get("pick-user"), shown.map((user) => [user.user, named(user)]));
     if (shown.some((user) => user.user === kept)) get("pick-user").value = kept;
-    get("reader-count").textContent = `${shown.length} of ${corner.users.length} users shown; ${counted(corner.testUsers)} were tested.`;
+    get("reader-count").textContent = `${shown.length} of ${view.users.length} users shown; ${counted(view.testUsers)} were tested.`;
     show();
   }
 
@@ -134,19 +134,19 @@ function reader() {
 
   const codeOf = (item) => {
     const choice = get("pick-codes").value;
-    return choice === "" ? null : corner.tables[corner.codes[Number(choice)].table][item];
+    return choice === "" ? null : view.tables[view.codes[Number(choice)].table][item];
   };
 
   function picture(number) {
     if (number === null) return make("span", "blank");
     const element = make("img");
-    element.src = corner.images[number];
+    element.src = view.images[number];
     element.alt = "";
     return element;
   }
 
   function card(item, user, place, badges) {
-    const { token, title, trained, image } = corner.items;
+    const { token, title, trained, image } = view.items;
     const name = make("div", "title", title[item] || token[item]);
     name.title = title[item];
     const text = make("div", "text", name);
@@ -155,7 +155,7 @@ function reader() {
     if (code) text.append(coded(code, codeOf(user.target)));
     for (const [badge, className] of badges) text.append(make("span", `badge ${className}`, badge), " ");
     const element = make("li", "item", text);
-    if (corner.images.length) element.prepend(picture(image[item]));
+    if (view.images.length) element.prepend(picture(image[item]));
     if (place) element.prepend(make("span", "place", String(place)));
     return element;
   }
@@ -168,7 +168,7 @@ function reader() {
   }
 
   function models(user) {
-    return corner.labels.map((label, i) => {
+    return view.labels.map((label, i) => {
       const rank = make("span", "badge", `target at ${counted(user.ranks[i])}`);
       if (found(user, i)) rank.classList.add("found");
       const items = user.top[i].map((item, place) => {
@@ -204,8 +204,8 @@ function reader() {
     strip.scrollLeft = strip.scrollWidth;
   }
 
-  fill(get("pick-dataset"), corners.map(({ dataset }, i) => [i, dataset]));
-  get("pick-dataset").addEventListener("change", openCorner);
+  fill(get("pick-dataset"), views.map(({ dataset }, i) => [i, dataset]));
+  get("pick-dataset").addEventListener("change", openView);
   for (const id of ["pick-filter", "pick-text"]) get(id).addEventListener("input", list);
   for (const id of ["pick-user", "pick-codes"]) get(id).addEventListener("change", show);
   get("pick-previous").addEventListener("click", () => step(-1));
@@ -217,6 +217,6 @@ function reader() {
     step(by);
   });
   document.querySelector(".picker").addEventListener("submit", (event) => event.preventDefault());
-  openCorner();
+  openView();
 }
-if (corners.length) reader();
+if (views.length) reader();

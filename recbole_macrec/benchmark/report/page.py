@@ -14,7 +14,7 @@ from recbole_macrec.benchmark.figures import COLOURS
 from recbole_macrec.benchmark.report import drawn, grids, provenance
 from recbole_macrec.benchmark.report.drawn import Drawn
 from recbole_macrec.benchmark.report.grids import Grid
-from recbole_macrec.benchmark.report.reader import Corner, read_corner
+from recbole_macrec.benchmark.report.user_view import UserViewOptions, build_user_view
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import atomic_write, remove_unfinished
 
@@ -31,7 +31,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Section:
-    """The section of one dataset, without the reader's corner."""
+    """The section of one dataset, without the recommendations per user."""
 
     dataset: str
     verdict: str
@@ -45,7 +45,7 @@ class Section:
     figures: dict[str, list[Shown]]  # differences, curves, codes, groups
 
 
-def write_report(folder: Path, output: Path, corner: Corner = Corner()) -> tuple[Path, list[Path]]:
+def write_report(folder: Path, output: Path, options: UserViewOptions = UserViewOptions()) -> tuple[Path, list[Path]]:
     """Write the page of the comparison in ``folder`` to ``output``, and its figures to ``folder``.
 
     Returns:
@@ -61,7 +61,7 @@ def write_report(folder: Path, output: Path, corner: Corner = Corner()) -> tuple
     tables = zip(comparison.datasets, comparison_tables(comparison), strict=True)
     sections = [_section(comparison, table, dataset, paths) for dataset, table in tables]
     study = _study(comparison)
-    page = render(comparison, sections, study, _corners(comparison, corner))
+    page = render(comparison, sections, study, _user_views(comparison, options))
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(output.parent, output.name)
     with atomic_write(output) as fresh:
@@ -69,7 +69,7 @@ def write_report(folder: Path, output: Path, corner: Corner = Corner()) -> tuple
     return output, paths
 
 
-def render(comparison: Comparison, sections: list[Section], study: dict | None, corners: list[dict]) -> str:
+def render(comparison: Comparison, sections: list[Section], study: dict | None, views: list[dict]) -> str:
     """Return the HTML text. A content security policy allows only our own script, whatever titles and labels contain."""
     environment = Environment(
         loader=PackageLoader("recbole_macrec.benchmark.report", "."), autoescape=True, undefined=StrictUndefined,
@@ -81,7 +81,7 @@ def render(comparison: Comparison, sections: list[Section], study: dict | None, 
         comparison=comparison,
         sections=sections,
         study=study,
-        corners=corners,
+        views=views,
         finished=len(comparison.runs) - len(comparison.unfinished),
         versions=provenance.versions(comparison),
         command=provenance.command(comparison),
@@ -133,10 +133,10 @@ def _study(comparison: Comparison) -> dict | None:
     return {"title": study["title"], "grid": grids.study(study), "figures": figures}
 
 
-def _corners(comparison: Comparison, corner: Corner) -> list[dict]:
-    contents, left = [], corner.image_bytes
+def _user_views(comparison: Comparison, options: UserViewOptions) -> list[dict]:
+    contents, left = [], options.image_bytes
     for dataset in comparison.datasets:
-        content = read_corner(comparison, dataset, corner, left)
+        content = build_user_view(comparison, dataset, options, left)
         if content is not None:
             left -= sum(map(len, content["images"]))
             contents.append(content)

@@ -1,4 +1,4 @@
-"""The reader's corner: histories of some test users and the recommendations of each model, as JSON values for the page."""
+"""The users of a report: histories of some test users and the recommendations of each model, as JSON values for the page."""
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,8 +13,8 @@ SEEN = 20  # shown items of a history, if the models have no MAX_ITEM_LIST_LENGT
 
 
 @dataclass(frozen=True)
-class Corner:
-    """Options of the reader's corner.
+class UserViewOptions:
+    """Which users and images a report shows.
 
     Attributes:
         users: number of users of each dataset.
@@ -29,7 +29,7 @@ class Corner:
     data_path: str | None = None
 
 
-def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_bytes: int) -> dict | None:
+def build_user_view(comparison: Comparison, dataset: str, options: UserViewOptions, image_bytes: int) -> dict | None:
     """Collect the data of one dataset.
 
     Returns:
@@ -39,7 +39,7 @@ def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_byte
         table has the code of every item as a list, or None. Equal tables are stored once.
     """
     runs = {label: comparison.of(dataset, label)[0] for label in comparison.labels if comparison.of(dataset, label)}
-    if not runs or not corner.users:
+    if not runs or not options.users:
         return None
     ranks = {label: run.ranks.single() for label, run in runs.items()}
     rows = {label: {key: row for row, key in enumerate(r.keys())} for label, r in ranks.items()}
@@ -47,7 +47,7 @@ def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_byte
     if not common:
         return None
     targets = Counter(user for user, *_ in common)
-    chosen = sorted(random.Random(corner.seed).sample(common, min(corner.users, len(common))), key=lambda key: (len(key[0]), key))
+    chosen = sorted(random.Random(options.seed).sample(common, min(options.users, len(common))), key=lambda key: (len(key[0]), key))
     seen = max(_seen(run) for run in runs.values())
     users = [
         _user(_name(key, targets), {label: (ranks[label], rows[label][key]) for label in runs}, seen) for key in chosen
@@ -58,7 +58,7 @@ def read_corner(comparison: Comparison, dataset: str, corner: Corner, image_byte
         numbers[token] = len(numbers)
     first = next(iter(ranks.values()))
     counts = dict(zip(first.items.tolist(), first.counts.tolist()))
-    settings = _settings(runs, corner)
+    settings = _settings(runs, options)
     titles = titles_of(settings, list(numbers))
     images = images_of(settings, list(numbers), image_bytes)
     image_numbers = {token: number for number, token in enumerate(images)}
@@ -126,11 +126,11 @@ def _seen(run: Run) -> int:
     return int(run.result["settings"].get("MAX_ITEM_LIST_LENGTH") or SEEN)
 
 
-def _settings(runs: dict[str, Run], corner: Corner) -> dict:
+def _settings(runs: dict[str, Run], options: UserViewOptions) -> dict:
     """Return the settings that locate texts and images: those of the first model that uses texts."""
     every = [run.result["settings"] for run in runs.values()]
     settings = next((s for s in every if s.get("text_fields")), every[0])
-    folder = Path(corner.data_path) / settings["dataset"] if corner.data_path else Path(settings["data_path"])
+    folder = Path(options.data_path) / settings["dataset"] if options.data_path else Path(settings["data_path"])
     return {**settings, "data_path": str(folder)}
 
 
