@@ -398,7 +398,7 @@ def join_launched_processes() -> None:
 
     @functools.wraps(original)
     def _init_device(self):
-        config, launch = self.final_config_dict, distributed.launched()
+        config, launch = self.final_config_dict, distributed.read_launch()
         config.pop("local_rank", None)
         if launch and "gpu_id" not in self.external_config_dict:
             config["gpu_id"] = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(launch.local_size))))
@@ -440,11 +440,11 @@ def wrap_on_own_device() -> None:
 def make_folders_together() -> None:
     """``ensure_dir`` (utils.py:52) fails when another process makes the folder between its look and its step. Of several
     processes only the first one, which alone writes, makes folders. Goes when RecBole passes ``exist_ok``."""
-    from recbole_macrec.utils.distributed import current
+    from recbole_macrec.utils.distributed import current_group
 
     @functools.wraps(importlib.import_module("recbole.utils.utils").ensure_dir)
     def ensure_dir(dir_path):
-        if current().first:
+        if current_group().first:
             os.makedirs(dir_path, exist_ok=True)
 
     _replace_in_recbole("ensure_dir", ensure_dir)
@@ -457,8 +457,8 @@ def name_files_of_each_run() -> None:
     only the first one writes logs. Goes when RecBole's names are unique."""
     import logging
 
-    from recbole_macrec.utils.distributed import current
-    from recbole_macrec.utils.unique_names import new_file, remove_if_empty
+    from recbole_macrec.utils.distributed import current_group
+    from recbole_macrec.utils.unique_names import remove_if_empty, unique_file
 
     def with_own_file(init):
         @functools.wraps(init)
@@ -466,7 +466,7 @@ def name_files_of_each_run() -> None:
             init(self, config, model)
             if config["single_spec"] or config["local_rank"] == 0:
                 folder, name = os.path.split(self.saved_model_file)
-                own = new_file(self.saved_model_file)
+                own = unique_file(self.saved_model_file)
                 self.saved_model_file = os.path.join(folder, own.name)
                 weakref.finalize(self, remove_if_empty, own.absolute())
                 for temporary in {"temp_file", "temp_best_file"} & vars(self).keys():  # of the decision trees
@@ -476,7 +476,7 @@ def name_files_of_each_run() -> None:
 
     class OwnFileHandler(logging.FileHandler):
         def __init__(self, filename):
-            super().__init__(new_file(filename) if current().first else os.devnull)
+            super().__init__(unique_file(filename) if current_group().first else os.devnull)
 
         def handleError(self, record):
             if not isinstance(sys.exc_info()[1], OSError):  # a full disk: what the run writes next ends it with a sentence
@@ -486,7 +486,7 @@ def name_files_of_each_run() -> None:
     for kind in (trainer.Trainer, trainer.DecisionTreeTrainer):
         kind.__init__ = with_own_file(kind.__init__)
     get_tensorboard = trainer.get_tensorboard
-    trainer.get_tensorboard = lambda logger: get_tensorboard(logger) if current().first else _NoTensorBoard()
+    trainer.get_tensorboard = lambda logger: get_tensorboard(logger) if current_group().first else _NoTensorBoard()
     logger = importlib.import_module("recbole.utils.logger")
     logger.logging = _Changed(logging, FileHandler=OwnFileHandler)
 
@@ -504,7 +504,7 @@ def share_checkpoint_of_first_process() -> None:
     """Each process names its checkpoint by its own clock (trainer.py:133), only the first writes one, and all read it
     (trainer.py:583), perhaps before it is written, or on another machine, where it is not. All now use the first one's name, end
     training together, and receive its content (see :func:`keep_checkpoints_free_of_pickles`). Goes when RecBole does."""
-    from recbole_macrec.utils.distributed import current
+    from recbole_macrec.utils.distributed import current_group
 
     module = importlib.import_module("recbole.trainer.trainer")
     init = module.Trainer.__init__
@@ -512,13 +512,13 @@ def share_checkpoint_of_first_process() -> None:
     @functools.wraps(init)
     def shared_init(self, config, model):
         init(self, config, model)
-        self.saved_model_file = current().share(self.saved_model_file)
+        self.saved_model_file = current_group().share(self.saved_model_file)
 
     def then_wait(train):
         @functools.wraps(train)
         def waiting(self, *args, **kwargs):
             result = train(self, *args, **kwargs)
-            current().wait()
+            current_group().wait()
             return result
 
         return waiting

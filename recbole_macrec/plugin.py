@@ -38,8 +38,8 @@ from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.trainer import GenerativeTrainer
 from recbole_macrec.trainer.checkpoint import from_tensors, load_checkpoint, read_checkpoint, read_together
 from recbole_macrec.trainer.loading import dataset_folder, known_settings, trained_on
-from recbole_macrec.utils.distributed import current, group, limit_threads
-from recbole_macrec.utils.same_files import same_files
+from recbole_macrec.utils.distributed import current_group, group, limit_threads
+from recbole_macrec.utils.share_files import share_files
 
 MODEL_PACKAGE = "recbole.model.sequential_recommender"
 
@@ -191,7 +191,7 @@ def _prepare_before_loading() -> None:
     @functools.wraps(load)
     def _load_data(self, token, dataset_path):
         prepare(self.config)
-        same_files(Path(dataset_path), f"{token}.*")
+        share_files(Path(dataset_path), f"{token}.*")
         check_columns(self.config, Path(dataset_path), token)
         choose_attributes(self.config, Path(dataset_path), token)
         load(self, token, dataset_path)
@@ -220,8 +220,8 @@ def _check_splits() -> None:
     def checked_build(self):
         parts = build(self)
         check_split(self, parts)
-        if current().size > 1:
-            current().check_same(checksums(self, parts))
+        if current_group().size > 1:
+            current_group().check_same(checksums(self, parts))
         return parts
 
     Dataset.build = checked_build

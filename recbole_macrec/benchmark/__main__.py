@@ -24,7 +24,7 @@ from recbole_macrec.benchmark.speed.whole import whole
 from recbole_macrec.benchmark.study import study
 from recbole_macrec.config.options import check_dataset
 from recbole_macrec.data import DATA_PATH
-from recbole_macrec.utils.reporting import reporting
+from recbole_macrec.utils.reporting import run_command
 
 COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main, "publish": publish.main, "fuse": fuse.main}
 STAGES = {stage.__name__: stage for stage in (decode, train, exact, quantize, scale, whole)}
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return COMMANDS[argv[0]](argv[1:])
-    return reporting(measure, argv)
+    return run_command(measure, argv)
 
 
 def measure(argv: list[str]) -> int:

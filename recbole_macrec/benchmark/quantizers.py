@@ -29,7 +29,7 @@ from recbole_macrec.semantic_ids.presets import PRESETS
 from recbole_macrec.semantic_ids.quantizers.learn import learn
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.semantic_ids.statistics import code_statistics
-from recbole_macrec.utils.reporting import reporting
+from recbole_macrec.utils.reporting import run_command
 
 COLUMNS = ("quantizer", "modality", "collisions", "perplexity", "reconstruction", "own R2", "other R2", "seconds")
 RANKING_COLUMNS = ("hit@10", "fused hit@10", "fused ndcg@10")
@@ -105,7 +105,7 @@ def table(rows: list[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table. An error that the user can correct is one line on stderr, with exit code 1."""
-    return reporting(_run, sys.argv[1:] if argv is None else argv)
+    return run_command(_run, sys.argv[1:] if argv is None else argv)
 
 
 def _run(argv: list[str]) -> int:

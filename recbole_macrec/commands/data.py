@@ -17,8 +17,8 @@ from recbole_macrec.data.importers.importer import Summary, import_dataset
 from recbole_macrec.data.importers.sources import header_of
 from recbole_macrec.data.toy.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.utils.distributed import group, own_device
-from recbole_macrec.utils.reporting import reporting
+from recbole_macrec.utils.distributed import group, local_device
+from recbole_macrec.utils.reporting import run_command
 
 _TABLE_FORMAT = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "field_separator", "seq_separator")
 _ITEM_FORMAT = ("ITEM_ID_FIELD", "field_separator", "seq_separator", "encoding")
@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a UserError becomes one line on stderr and exit code 1."""
-    return reporting(_run, sys.argv[1:] if argv is None else argv)
+    return run_command(_run, sys.argv[1:] if argv is None else argv)
 
 
 def _run(argv: list[str]) -> int:
@@ -158,7 +158,7 @@ def _encode(args: argparse.Namespace) -> None:
     chosen = args.encoder if simple else {"model": args.model or args.encoder, **options}
     with group() as processes:
         table = encode_missing(folder, args.dataset, args.modality, chosen, args.text_fields.split(","), args.image_field,
-                               device=own_device(), show_progress=True, processes=processes,
+                               device=local_device(), show_progress=True, processes=processes,
                                form=AtomicFormat.from_config(_format_options(args)))
     if processes.first:
         rows, width = table.matrix.shape

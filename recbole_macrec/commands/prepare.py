@@ -15,7 +15,7 @@ from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import prepare, reads_semantic_ids
 from recbole_macrec.semantic_ids.dataset_settings import mean_for, settings_of, source_of_ids
-from recbole_macrec.utils.distributed import Group, group, own_device
+from recbole_macrec.utils.distributed import Group, group, local_device
 
 OWN = ("config_files", "model", "verbose", "help")
 
@@ -42,7 +42,7 @@ def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None
     tables = {}
     for modality, encoder in (_encoders(config) if reads_semantic_ids(config) else {}).items():
         tables |= item_features(folder, args.dataset, [modality], encoder, config["text_fields"] or [],
-                                config["image_field"] or "image", device=own_device(), show_progress=True,
+                                config["image_field"] or "image", device=local_device(), show_progress=True,
                                 mean_for=mean_for(config), processes=processes, form=AtomicFormat.from_config(config))
     if processes.first:
         counts = (manifest.read(folder) or {}).get("counts", {})

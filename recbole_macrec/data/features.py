@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.blocks import not_finite
+from recbole_macrec.utils.blocks import non_finite_rows
 from recbole_macrec.utils.files import atomic_write
 
 FOLDER = "features"
@@ -115,7 +115,7 @@ def read_tokens(path: Path) -> list[str]:
 
 def check_finite(matrix: np.ndarray, tokens: Sequence[str], path: Path) -> None:
     """Raise UserError, naming the first items, if features hold NaN or inf."""
-    bad = not_finite(matrix)
+    bad = non_finite_rows(matrix)
     if len(bad):
         raise UserError(f"feature file {path} has NaN or infinite values (as float32) for "
                         f"{format_items([tokens[i] for i in bad], 'item')}; compute their features again")

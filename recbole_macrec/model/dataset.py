@@ -26,9 +26,9 @@ from recbole_macrec.semantic_ids import (
 )
 from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, mean_for, published_files, settings_of, source_of_ids
 from recbole_macrec.semantic_ids.order import user_order
-from recbole_macrec.utils.distributed import Group, current
+from recbole_macrec.utils.distributed import Group, current_group
 from recbole_macrec.utils.files import atomic_write
-from recbole_macrec.utils.same_files import same_files
+from recbole_macrec.utils.share_files import share_files
 
 
 class SemanticIDDataset(SequentialDataset):
@@ -53,7 +53,7 @@ class SemanticIDDataset(SequentialDataset):
         receive them.
         """
         if self._semantic_ids is None:
-            group = current()
+            group = current_group()
             self._semantic_ids = group.share(self._prepare_semantic_ids()) if group.first else self._help_to_prepare(group)
             group.check_same({"the semantic IDs": self._semantic_ids.fingerprint()})
         return self._semantic_ids
@@ -157,16 +157,16 @@ class SemanticIDDataset(SequentialDataset):
 
     def _call_helpers(self, settings: SemanticIDSettings) -> Group:
         """Give the other processes the features that ``settings`` need; they then learn too, in :meth:`_help_to_prepare`."""
-        group = current()
+        group = current_group()
         group.share(settings)
-        same_files(*self._feature_files(settings))
+        share_files(*self._feature_files(settings))
         return group
 
     def _help_to_prepare(self, group: Group) -> SemanticIDs:
         """What all processes but the first one do: learn together with it when it calls, and receive the IDs."""
         received = group.share(doing="prepares the semantic IDs")
         if isinstance(received, SemanticIDSettings):
-            same_files(*self._feature_files(received))
+            share_files(*self._feature_files(received))
             tokens = sorted(self.field2id_token[self.iid_field][1:].tolist())
             tables = {modality: FeatureTable.load(self._folder(), modality) for modality in received.modalities}
             features = {modality: FeatureRows(table.matrix, table.rows(tokens)) for modality, table in tables.items()}

@@ -9,7 +9,7 @@ from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.fetch.prepare import prepare as prepare_dataset
 from recbole_macrec.data.loading import check_columns
 from recbole_macrec.semantic_ids.dataset_settings import wants_images
-from recbole_macrec.utils.distributed import current
+from recbole_macrec.utils.distributed import current_group
 
 
 def reads_semantic_ids(config: Config) -> bool:
@@ -38,4 +38,4 @@ def prepare(config: Config) -> None:
         bool(config["show_progress"]),
         AtomicFormat.from_config(config),
     )
-    current().by_first(work, "prepares the dataset")
+    current_group().by_first(work, "prepares the dataset")

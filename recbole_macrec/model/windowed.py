@@ -17,7 +17,7 @@ from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.packing import split_batch
 from recbole_macrec.generation.network.windows import Windows
 from recbole_macrec.semantic_ids import SemanticIDSettings
-from recbole_macrec.utils.hardware import chosen_precision, computing_in
+from recbole_macrec.utils.hardware import autocast_to, resolve_precision
 
 FIRST_TARGET = "first_target"  # field of windows: int64 [B], the index of the first item that is a target
 
@@ -41,7 +41,7 @@ def in_eval_precision(method: Callable) -> Callable:
 
     @wraps(method)
     def wrapper(self, *args, **kwargs):
-        with computing_in(self.eval_precision, self.device):
+        with autocast_to(self.eval_precision, self.device):
             return method(self, *args, **kwargs)
 
     return wrapper
@@ -63,7 +63,7 @@ class WindowedRecommender(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
-        self.eval_precision = chosen_precision(config["eval_precision"] or "fp32", self.device)  # None in old checkpoints
+        self.eval_precision = resolve_precision(config["eval_precision"] or "fp32", self.device)  # None in old checkpoints
         self.pass_tokens = config["pass_tokens"] or (4096 if self.device.type == "cpu" else 131072)
         self.last_rankings: dict[str, Ranking] = {}
 

@@ -9,12 +9,12 @@ import pandas as pd
 
 from recbole_macrec.data.features import read_tokens
 from recbole_macrec.recommend import Recommender
-from recbole_macrec.utils.reporting import reporting
+from recbole_macrec.utils.reporting import run_command
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the recommendations. A user error is printed as one line on stderr, with exit code 1."""
-    return reporting(_run, sys.argv[1:] if argv is None else argv)
+    return run_command(_run, sys.argv[1:] if argv is None else argv)
 
 
 def _run(argv: list[str]) -> int:

@@ -26,7 +26,7 @@ from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
 from recbole_macrec.semantic_ids.bundle import library_versions
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 from recbole_macrec.trainer.checkpoint import check_weights
-from recbole_macrec.utils.files import new_folder
+from recbole_macrec.utils.files import replace_folder
 
 FORMAT = "recbole_macrec model, version 1"
 MANIFEST, ITEMS, CODES, MODEL, QUANTIZER = (
@@ -69,7 +69,7 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
         "sha256": {file: _sha256(content) for file, content in files.items()},
     }
     files[MANIFEST] = _json({**manifest, "sha256_of_the_rest": _sha256(_json(manifest))})
-    with new_folder(folder, overwrite) as fresh:
+    with replace_folder(folder, overwrite) as fresh:
         for file, content in files.items():
             (fresh / file).write_bytes(content)
 

@@ -22,10 +22,10 @@ from recbole_macrec.semantic_ids.collisions.resolve import resolve
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 from recbole_macrec.semantic_ids.published import read_published
 from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn
-from recbole_macrec.semantic_ids.rows import FeatureRows, Features, rows_of
+from recbole_macrec.semantic_ids.rows import FeatureRows, Features, select_rows
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.semantic_ids.statistics import code_statistics
-from recbole_macrec.utils.blocks import not_finite
+from recbole_macrec.utils.blocks import non_finite_rows
 from recbole_macrec.utils.distributed import ALONE, Group
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str]
         users = np.arange(interactions.shape[0]) if user_tokens is None else user_order(user_tokens)
         interactions = _checked_interactions(interactions, users, order)
         users = np.argsort(users)
-    features = {m: rows_of(x, order) for m, x in features.items()}
+    features = {m: select_rows(x, order) for m, x in features.items()}
     ids = _read_or_learn(features, sorted(item_tokens), settings, folder, device, show_progress, interactions, expected, helpers)
     return ids.reordered(token_ranks(item_tokens), users)
 
@@ -154,7 +154,7 @@ def _checked_matrix(modality: str, x: Features, item_tokens: tuple[str, ...]) ->
     if not isinstance(x, FeatureRows):
         with np.errstate(over="ignore"):  # overflow of float32 is reported below
             x = np.ascontiguousarray(x, dtype=np.float32)
-    bad = not_finite(x)
+    bad = non_finite_rows(x)
     if len(bad):
         raise UserError(f"Features of modality '{modality}' are NaN or infinite for {len(bad)} of {len(x)} items, "
                         f"e.g. {[item_tokens[i] for i in bad[:5]]}; correct the feature file.")

@@ -33,7 +33,7 @@ from recbole_macrec.semantic_ids.codes import GraphRepresentations, SemanticIDs
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.blocks import blocks
-from recbole_macrec.utils.files import lock_in, sha256_of, writing
+from recbole_macrec.utils.files import lock_folder, report_full_disk, sha256_of
 
 FORMAT = 3  # increase it when the same features and settings give other IDs, or the files change
 PREFIX = "semantic_ids-"
@@ -121,7 +121,7 @@ def locked(folder: Path, name: str) -> Iterator[Path]:
     if (folder / name).exists():
         yield folder / name
         return
-    with lock_in(folder, f"{name}.lock", "semantic IDs for these settings and features"):
+    with lock_folder(folder, f"{name}.lock", "semantic IDs for these settings and features"):
         for leftover in folder.glob(f".{name}.*"):  # we hold the lock, so its process has ended
             shutil.rmtree(leftover, ignore_errors=True)
         yield folder / name
@@ -133,7 +133,7 @@ def write_bundle(path: Path, ids: SemanticIDs, settings: SemanticIDSettings, wei
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         temporary.chmod(0o755)  # mkdtemp allows access only to the owner
-        with writing(path):
+        with report_full_disk(path):
             _write_files(temporary, ids, settings, weights, history, inputs)
         os.rename(temporary, path)
     finally:

@@ -16,7 +16,7 @@ from recbole_macrec.semantic_ids.bundle import read_identity, read_weights
 from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
 from recbole_macrec.semantic_ids.quantizers.rqvae import CHUNK, RQVAE
-from recbole_macrec.semantic_ids.rows import Scale, Streamed
+from recbole_macrec.semantic_ids.rows import Scale, StreamedFeatures
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
@@ -59,7 +59,7 @@ class FrozenQuantizer:
             UserError: this kind of quantizer needs more than the features of an item.
         """
         weights = {n.removeprefix(f"{modality}/"): w for n, w in self.weights.items() if n.startswith(f"{modality}/")}
-        x = Streamed(features, Scale(weights.pop("mean"), weights.pop("scale")), "cpu")
+        x = StreamedFeatures(features, Scale(weights.pop("mean"), weights.pop("scale")), "cpu")
         if self.settings.quantizer == "rq_kmeans":
             z = torch.cat([(part - weights["pca_mean"]) @ weights["components"].T for part in x.split(CHUNK)])
             codebooks = weights["codebooks"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.blocks import blocks, release
+from recbole_macrec.utils.blocks import blocks, release_pages
 from recbole_macrec.utils.hardware import free_memory
 
 SCATTERED = 2**10  # rows read at once from a memory map; each row may load up to 2 MiB of the file
@@ -52,7 +52,7 @@ class FeatureRows:
         for begin in range(0, len(rows), SCATTERED):
             some = order[begin : begin + SCATTERED]
             result[some] = self.matrix[rows[some]]
-            release(self.matrix)
+            release_pages(self.matrix)
         return result
 
 
@@ -89,12 +89,12 @@ Features = np.ndarray | FeatureRows | ComputedRows
 LARGEST = 1e15  # sums of squares of larger features overflow float32
 
 
-def rows_of(x: Features, rows: np.ndarray) -> FeatureRows:
+def select_rows(x: Features, rows: np.ndarray) -> FeatureRows:
     """Return a view of the rows ``rows`` [n] of ``x``, without reading them."""
     return FeatureRows(x.matrix, x.rows[rows]) if isinstance(x, FeatureRows) else FeatureRows(x, rows)
 
 
-def sample(x: Features, seed: int) -> np.ndarray:
+def sample_rows(x: Features, seed: int) -> np.ndarray:
     """Return all rows, or ``SAMPLE`` of them drawn without replacement if there are more."""
     if len(x) <= SAMPLE:
         return x[:]
@@ -108,7 +108,7 @@ class Scale(NamedTuple):
     scale: Tensor  # [F]
 
     @classmethod
-    def of(cls, x: Features, standardize: bool) -> Scale:
+    def fit(cls, x: Features, standardize: bool) -> Scale:
         """Return mean and standard deviation per column, or 0 and 1 if ``standardize`` is false.
 
         Raises:
@@ -131,7 +131,7 @@ class Scale(NamedTuple):
         return torch.from_numpy(features).sub(self.mean).div_(self.scale)  # divides in place: a block is large
 
 
-class Streamed:
+class StreamedFeatures:
     """Features that are read, scaled and moved to the device when indexed.
 
     Has those methods of a tensor [N, F] that quantizers use.
@@ -154,10 +154,10 @@ class Streamed:
         return self.shape.numel()
 
 
-def scaled(x: Features, scale: Scale, device: str | torch.device) -> Tensor | Streamed:
+def scale_features(x: Features, scale: Scale, device: str | torch.device) -> Tensor | StreamedFeatures:
     """Return scaled features [N, F] on the device, or streamed to it if they would use more than half of its free memory."""
     if 4 * x.shape[0] * x.shape[1] > free_memory(torch.device(device)) // 2:
-        return Streamed(x, scale, device)
+        return StreamedFeatures(x, scale, device)
     whole = torch.empty(x.shape, device=device)
     begin = 0
     for block in blocks(x):

@@ -5,7 +5,7 @@ Shapes: N items, L levels, K codes per level, F feature width. All results are p
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from recbole_macrec.semantic_ids.rows import SAMPLE, Features, rows_of
+from recbole_macrec.semantic_ids.rows import SAMPLE, Features, select_rows
 from recbole_macrec.utils.blocks import blocks
 
 HELD_OUT = 0.2  # share of test items of the ridge regression
@@ -46,7 +46,7 @@ def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: Features
     test, train = order[:held_out], order[held_out:]
     if len(train) == 0:
         return 0.0
-    train_features = rows_of(features, train)
+    train_features = select_rows(features, train)
     mean = sum(block.sum(0, dtype=np.float64) for block in blocks(train_features)) / len(train)  # [F]
     gram, product = RIDGE * np.eye(sum(sizes)), 0.0
     for block, block_codes in zip(blocks(train_features), blocks(codes[train])):
@@ -55,7 +55,7 @@ def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: Features
         product += x.T @ (block - mean)
     weights = np.linalg.solve(gram, product)  # [sum K, F]
     total = unexplained = 0.0
-    for block, block_codes in zip(blocks(rows_of(features, test)), blocks(codes[test])):
+    for block, block_codes in zip(blocks(select_rows(features, test)), blocks(codes[test])):
         rest = block - mean  # [n, F]
         total += float(np.square(rest).sum())
         unexplained += float(np.square(rest - one_hot(block_codes, sizes) @ weights).sum())

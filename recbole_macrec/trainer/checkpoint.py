@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.distributed import current
+from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.files import atomic_write
 
 FORMAT = "recbole_macrec"
@@ -67,7 +67,7 @@ def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu",
 
 def read_together(path: str | Path, device: torch.device | str | None = "cpu", read: Callable = read_checkpoint):
     """``read(path, device)``, in every process of the group; only the first one reads the file, and sends the others the content."""
-    group = current()
+    group = current_group()
     if group.size == 1:
         return read(path, device)
     return to_device(group.by_first(partial(read, path, "cpu"), "reads a checkpoint"), device or "cpu")

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.distributed import current
+from recbole_macrec.utils.distributed import current_group
 
 
 def randomness(train_data) -> dict:
@@ -25,7 +25,7 @@ def randomness(train_data) -> dict:
 
 def randomness_of_all(train_data) -> dict | list[dict]:
     """As :func:`randomness`; of several processes a list, in the order of the ranks. All have to call it."""
-    group = current()
+    group = current_group()
     return randomness(train_data) if group.size == 1 else group.gather(randomness(train_data))
 
 
@@ -35,7 +35,7 @@ def restore_own_randomness(states: dict | list[dict], train_data) -> None:
     Raises:
         UserError: when there were more processes, or fewer.
     """
-    group, states = current(), [states] if isinstance(states, dict) else states
+    group, states = current_group(), [states] if isinstance(states, dict) else states
     if len(states) != group.size:
         raise UserError(f"The checkpoint was written by {len(states)} processes, and this run has {group.size}; resume with the same number "
                         "(--nproc, --world_size; torchrun: --nproc_per_node, --nnodes).")

@@ -8,7 +8,7 @@ from recbole_macrec.trainer.checkpoint import load_checkpoint, read_together, sa
 from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
 from recbole_macrec.trainer.trainer import GenerativeTrainer, best_beside, newest_beside, nothing_left
-from recbole_macrec.utils.distributed import current
+from recbole_macrec.utils.distributed import current_group
 
 PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
 
@@ -32,7 +32,7 @@ def make_resumable(trainer, file: str | Path | None) -> EpochCheckpointer | None
 
     def save(epoch, part=None):
         state = _state(trainer, epoch, parts.train_data)
-        if current().first:
+        if current_group().first:
             save_checkpoint({**state, "part": part}, newest_beside(trainer.saved_model_file))
 
     parts = EpochCheckpointer(trainer, save)

@@ -27,9 +27,9 @@ from recbole_macrec.trainer.detail import RankingDetail
 from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
 from recbole_macrec.trainer.windows import WindowLoader
-from recbole_macrec.utils.cpu_threads import drawing_from, map_in_threads
-from recbole_macrec.utils.distributed import average_gradients, current, gather_in_order
-from recbole_macrec.utils.hardware import chosen_precision, computing_in, keep_freed_memory
+from recbole_macrec.utils.cpu_threads import map_in_threads, seeded_bits
+from recbole_macrec.utils.distributed import average_gradients, current_group, gather_in_order
+from recbole_macrec.utils.hardware import autocast_to, keep_freed_memory, resolve_precision
 
 
 class GenerativeTrainer(Trainer):
@@ -49,7 +49,7 @@ class GenerativeTrainer(Trainer):
         super().__init__(config, model)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.precision = chosen_precision(config["precision"], self.device)
+        self.precision = resolve_precision(config["precision"], self.device)
         if config["compile"] and self.device.type == "cpu":
             self.logger.warning("compile: True pays on GPUs alone; going on without.")
         elif config["compile"]:
@@ -125,7 +125,7 @@ class GenerativeTrainer(Trainer):
         largest = torch.stack([p.detach().abs().max() for p in self.model.parameters()]).max()
         Trainer._check_nan(self, largest, "largest weight")  # the last step of the epoch has no loss that would show it
         self.epoch_seconds.append(time() - began)
-        losses = current().gather(total)
+        losses = current_group().gather(total)
         return sum(losses) / len(losses)
 
     def train_steps(self, train_data, count: int | None = None) -> float:
@@ -159,7 +159,7 @@ class GenerativeTrainer(Trainer):
 
         def gradients(numbered: tuple[Callable[[], torch.Tensor], int]):
             part, seed = numbered
-            with drawing_from(seed), computing_in(self.precision, self.device):
+            with seeded_bits(seed), autocast_to(self.precision, self.device):
                 loss = part()
             return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
 
@@ -220,7 +220,7 @@ class GenerativeTrainer(Trainer):
         from recbole_macrec.config.plain import plain_config
 
         generators = randomness_of_all(self._train_data)
-        if not current().first:
+        if not current_group().first:
             return
         file = kwargs.pop("saved_model_file", self.saved_model_file)
         part = kwargs.pop("part", None)

@@ -22,10 +22,10 @@ def blocks(x: Rows) -> Iterator[np.ndarray]:
     """Yield the rows of ``x``, ``BLOCK`` at a time."""
     for begin in range(0, len(x), BLOCK):
         yield x[begin : begin + BLOCK]
-        release(x)
+        release_pages(x)
 
 
-def release(x: Rows) -> None:
+def release_pages(x: Rows) -> None:
     """Free the memory of pages read from a read-only memory map; do nothing for other matrices.
 
     Without this, reading all rows would load the whole file into the memory of the process. The pages stay in the file cache
@@ -36,6 +36,6 @@ def release(x: Rows) -> None:
         pages.madvise(mmap.MADV_DONTNEED)
 
 
-def not_finite(x: Rows) -> np.ndarray:
+def non_finite_rows(x: Rows) -> np.ndarray:
     """Return the indices of rows that contain NaN or inf, int64. ``x`` needs at least one row."""
     return np.flatnonzero(np.concatenate([~np.isfinite(block).all(axis=1) for block in blocks(x)]))

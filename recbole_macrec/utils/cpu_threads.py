@@ -56,8 +56,8 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def drawing_from(seed: int):
-    """Seed :func:`bits` within the block, so that a part draws the same numbers in any thread."""
+def seeded_bits(seed: int):
+    """Seed :func:`random_bits` within the block, so that a part draws the same numbers in any thread."""
     token = _bits.set(np.random.SFC64(seed))
     try:
         yield
@@ -65,6 +65,6 @@ def drawing_from(seed: int):
         _bits.reset(token)
 
 
-def bits() -> np.random.BitGenerator:
-    """Return the random bit generator of :func:`drawing_from`; outside of it a new one, seeded by torch's generator."""
+def random_bits() -> np.random.BitGenerator:
+    """Return the random bit generator of :func:`seeded_bits`; outside of it a new one, seeded by torch's generator."""
     return _bits.get() or np.random.SFC64(int(torch.randint(2**62, ())))

@@ -1,7 +1,7 @@
 """Processes that train one model together: joining, sharing data, and reporting failures.
 
 A launcher describes the group in environment variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT): torchrun, or
-:func:`start`, which the option ``--nproc`` uses. torch.distributed does the communication. Inside :func:`group` every process
+:func:`start_processes`, which the option ``--nproc`` uses. torch.distributed does the communication. Inside :func:`group` every process
 can call the methods of :class:`Group`; all processes have to call them in the same order.
 
 Shapes: W processes, B rows of a batch, n rows of a process, N samples of the data set.
@@ -24,7 +24,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.failures import sentence
+from recbole_macrec.utils.failures import user_message
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ NOTICE_SECONDS = 10  # after this time, print what a process waits for
 REASON_SECONDS = 3  # time for the error message of another process to arrive
 REPORT_SECONDS = 3.0  # longest time that the first process waits for the others to fail as well
 DEFAULT_PORT = 5678  # of several machines, which must agree on a port
-RESUME = "Finished work is kept: give the same command again to continue, or resume from a checkpoint with --resume=FILE"
+RESUME_HINT = "Finished work is kept: give the same command again to continue, or resume from a checkpoint with --resume=FILE"
 _LOST = re.compile(r"gloo|Connection (closed|reset|refused) by|Connection reset|Broken pipe|remote process exited|NCCL.*timed? ?out")
 
 
@@ -124,7 +124,7 @@ _groups = 0  # number of groups joined so far
 _inside_group = False  # within the block of group()
 
 
-def launched() -> Launch | None:
+def read_launch() -> Launch | None:
     """Read the launcher's environment variables; return None if this process runs alone."""
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     if any(name not in os.environ for name in names) or os.environ["WORLD_SIZE"] == "1":
@@ -134,7 +134,7 @@ def launched() -> Launch | None:
     return Launch(int(env["RANK"]), int(env["WORLD_SIZE"]), *local, env["MASTER_ADDR"], int(env["MASTER_PORT"]))
 
 
-def current() -> Group:
+def current_group() -> Group:
     """Return the group that this process has joined."""
     return Group(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else ALONE
 
@@ -149,8 +149,8 @@ def group() -> Iterator[Group]:
         ProcessLost: if another process ends or fails.
     """
     global _inside_group
-    if _inside_group or launched() is None:
-        yield current()
+    if _inside_group or read_launch() is None:
+        yield current_group()
         return
     _inside_group = True
     try:
@@ -178,16 +178,16 @@ def join(device_type: str = "cpu") -> Group:
     global _control, _group_store, _groups
     backend = "nccl" if device_type == "cuda" else "gloo"
     if dist.is_initialized() and (backend == "gloo" or dist.get_backend() == "nccl"):
-        return current()
+        return current_group()
     if dist.is_initialized():
         dist.destroy_process_group()
-    launch = launched()
+    launch = read_launch()
     _group_store = dist.PrefixStore(f"group-{_groups}", _open_store(launch))
     _groups += 1
     _meet(launch, _group_store)
     dist.init_process_group(backend, store=_group_store, rank=launch.rank, world_size=launch.size, timeout=TRAINING)
     _control = dist.new_group(backend="gloo", timeout=PREPARING)
-    return current()
+    return current_group()
 
 
 def leave() -> None:
@@ -198,7 +198,7 @@ def leave() -> None:
         _control = None
 
 
-def start(work: Callable[..., int], arguments: tuple, processes: int, size: int, address: str, port: int | None,
+def start_processes(work: Callable[..., int], arguments: tuple, processes: int, size: int, address: str, port: int | None,
           offset: int) -> int:
     """Start processes on this machine that form a group, or part of one, and call ``work(*arguments)`` in each.
 
@@ -230,7 +230,7 @@ def start(work: Callable[..., int], arguments: tuple, processes: int, size: int,
     except mp.ProcessExitedException as error:
         how = f"by {error.signal_name}" if error.signal_name else f"with exit code {error.exit_code}"
         raise UserError(f"process {offset + error.error_index + 1} of {size} was ended {how}, perhaps for lack of memory. "
-                        f"{RESUME}.") from None
+                        f"{RESUME_HINT}.") from None
     del store
     return max(results.get() for _ in range(processes))
 
@@ -241,7 +241,7 @@ def limit_threads(processes: int) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
-def own_device() -> torch.device:
+def local_device() -> torch.device:
     """Return the GPU with the number LOCAL_RANK (0 without a launcher), or the CPU if there is no GPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -261,7 +261,7 @@ def _wait_for_reports() -> None:
 
     Otherwise a process that fails slightly later cannot reach the store, and reports the same failure again.
     """
-    launch, ends = launched(), time.monotonic() + REPORT_SECONDS
+    launch, ends = read_launch(), time.monotonic() + REPORT_SECONDS
     with suppress(RuntimeError):
         while launch is not None and launch.rank == 0 and _group_store is not None and time.monotonic() < ends:
             if _group_store.add("reports", 0) >= launch.size:
@@ -315,7 +315,7 @@ def _port_errors(port: int) -> Iterator[None]:
 
 
 def _run_in_process(index: int, work: Callable[..., int], arguments: tuple, environment: dict, offset: int, results) -> None:
-    """Entry point of a process created by :func:`start`."""
+    """Entry point of a process created by :func:`start_processes`."""
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ.update(RANK=str(offset + index), LOCAL_RANK=str(index))
     limit_threads(environment["LOCAL_WORLD_SIZE"])
@@ -349,7 +349,7 @@ def _notice(launch: Launch | None, what: str | None) -> Iterator[None]:
 def _detecting_loss(what: str | None) -> Iterator[None]:
     """As :func:`_notice`; also raise ProcessLost if a connection is closed."""
     try:
-        with _notice(launched(), what):
+        with _notice(read_launch(), what):
             yield
     except RuntimeError as error:
         failure = _failure(error)
@@ -386,7 +386,7 @@ def _failure(error: Exception) -> Exception:
         reason = _reason(REASON_SECONDS)
         lost = ProcessLost(f"another process of this run ended: {reason}" if reason else
                            f"another process of this run ended unexpectedly; its own output may say "
-                           f"why. {RESUME}.")
+                           f"why. {RESUME_HINT}.")
         lost.reported = reason is not None or not first_to_report()
         return lost
     if first_to_report():
@@ -399,7 +399,7 @@ def _failure(error: Exception) -> Exception:
 def _publish_reason(error: Exception) -> None:
     with suppress(RuntimeError):
         if _group_store is not None:
-            _group_store.set("reason", f"{sentence(error) or f'{type(error).__name__}: {error}'} (on {socket.gethostname()})")
+            _group_store.set("reason", f"{user_message(error) or f'{type(error).__name__}: {error}'} (on {socket.gethostname()})")
 
 
 def _reason(seconds: float) -> str | None:
@@ -438,7 +438,7 @@ class Share(NamedTuple):
     sizes: list[int]  # number of rows of each process
 
     @classmethod
-    def of(cls, rows: torch.Tensor, group: Group) -> "Share":
+    def divide(cls, rows: torch.Tensor, group: Group) -> "Share":
         """Divide ``rows`` [B] into parts of nearly equal size. With fewer rows than processes, every process gets all rows."""
         if group.size == 1 or len(rows) < group.size:
             return cls(rows, [len(rows)])

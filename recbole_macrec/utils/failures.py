@@ -16,7 +16,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|MemoryError", 
 _CHILD_USER_ERROR = re.compile(r"^recbole_macrec\.[\w.]+\.(?:UserError|ProcessLost): (.*)\Z", re.MULTILINE | re.DOTALL)
 
 
-def sentence(error: BaseException) -> str | None:
+def user_message(error: BaseException) -> str | None:
     """Return a one-line message if the user can correct ``error``, otherwise None."""
     message = _sentence(error)
     return " ".join(message.split()) if message is not None else None

@@ -20,7 +20,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
     """Yield a temporary path. When the block ends without an exception, its file replaces ``target``."""
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with writing(target):
+        with report_full_disk(target):
             yield fresh
             os.replace(fresh, target)
     finally:
@@ -28,7 +28,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(target: Path) -> Iterator[None]:
+def report_full_disk(target: Path) -> Iterator[None]:
     """Raise a UserError that names ``target`` if the block fails because the disk is full."""
     try:
         yield
@@ -61,7 +61,7 @@ def is_read_only(error: OSError) -> bool:
 
 
 @contextmanager
-def lock_in(folder: Path, name: str, missing: str) -> Iterator[None]:
+def lock_folder(folder: Path, name: str, missing: str) -> Iterator[None]:
     """Create ``folder`` if necessary and hold the lock file ``name`` in it.
 
     Args:
@@ -86,7 +86,7 @@ def lock_in(folder: Path, name: str, missing: str) -> Iterator[None]:
 
 
 @contextmanager
-def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+def replace_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """Yield an empty temporary folder. When the block ends without an exception, it replaces ``target``.
 
     A lock file beside the folder admits one writer at a time. If a writer is killed between the two renames, the old folder is
@@ -104,7 +104,7 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
         try:
             fresh.chmod(0o777 & ~_umask())
-            with writing(target):
+            with report_full_disk(target):
                 yield fresh
             if target.exists():
                 os.rename(target, old)
@@ -119,13 +119,13 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def half_replaced(target: Path) -> bool:
-    """Whether a killed :func:`new_folder` left an old version of ``target``."""
+def needs_restore(target: Path) -> bool:
+    """Whether a killed :func:`replace_folder` left an old version of ``target``."""
     return target.with_name(f".{target.name}.old").exists()
 
 
-def recover(target: Path) -> None:
-    """Restore ``target`` after a killed :func:`new_folder`, if there was one."""
+def restore_folder(target: Path) -> None:
+    """Restore ``target`` after a killed :func:`replace_folder`, if there was one."""
     with FileLock(target.with_name(f".{target.name}.lock")):
         _restore(target, target.with_name(f".{target.name}.old"))
 

@@ -8,7 +8,7 @@ import torch
 
 from recbole_macrec.errors import UserError
 
-FORCED_BF16 = "RECBOLE_MACREC_BF16"  # environment variable that overrides bf16_pays: 1 or 0
+FORCED_BF16 = "RECBOLE_MACREC_BF16"  # environment variable that overrides has_fast_bf16: 1 or 0
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
 
 
@@ -30,7 +30,7 @@ def peak_host_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def bf16_pays(device: torch.device) -> bool:
+def has_fast_bf16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 run in hardware on ``device``.
 
     The environment variable ``RECBOLE_MACREC_BF16`` overrides the result: 0 for fp32, 1 for bf16 on any hardware (in tests).
@@ -49,12 +49,12 @@ def bf16_pays(device: torch.device) -> bool:
     return False
 
 
-def chosen_precision(option: str, device: torch.device) -> str:
+def resolve_precision(option: str, device: torch.device) -> str:
     """Resolve the option ``auto`` to ``bf16`` if the hardware supports it, otherwise ``fp32``; return other values unchanged."""
-    return ("bf16" if bf16_pays(device) else "fp32") if option == "auto" else option
+    return ("bf16" if has_fast_bf16(device) else "fp32") if option == "auto" else option
 
 
-def computing_in(precision: str, device: torch.device) -> torch.autocast:
+def autocast_to(precision: str, device: torch.device) -> torch.autocast:
     """Return a context that computes in ``precision`` (``fp32`` or ``bf16``), also inside another autocast context.
 
     Weights are cast at every use. Autocast's cache is shared by all threads, and any thread that leaves autocast empties it, so

@@ -3,12 +3,12 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from recbole_macrec.utils.distributed import RESUME, Terminated, first_to_report
-from recbole_macrec.utils.failures import sentence
+from recbole_macrec.utils.distributed import RESUME_HINT, Terminated, first_to_report
+from recbole_macrec.utils.failures import user_message
 from recbole_macrec.utils.interrupts import EXIT, commands_have_started
 
 
-def reporting(command: Callable[[list[str]], int], argv: list[str]) -> int:
+def run_command(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Call ``command(argv)`` and return its exit code.
 
     An error that the user can correct is printed as one line on stderr, with exit code 1; ``--verbose`` adds the traceback.
@@ -22,12 +22,12 @@ def reporting(command: Callable[[list[str]], int], argv: list[str]) -> int:
         return EXIT
     except Terminated as ended:
         if first_to_report():
-            print(f"error: the launcher ended this process because another one had ended. {RESUME}.", file=sys.stderr)
+            print(f"error: the launcher ended this process because another one had ended. {RESUME_HINT}.", file=sys.stderr)
         return ended.code
     except Exception as error:
         if getattr(error, "reported", False):  # by another process
             return 1
-        message = sentence(error)
+        message = user_message(error)
         if message is None:
             raise
         if "--verbose" in argv:

@@ -3,12 +3,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def new_folder(path: str | Path) -> Path:
+def unique_folder(path: str | Path) -> Path:
     """Create and return the folder ``path``, or ``path-2``, ``path-3``, ... if the name is in use."""
     return _first_free(Path(path), "", Path.mkdir)
 
 
-def new_file(path: str | Path) -> Path:
+def unique_file(path: str | Path) -> Path:
     """Create and return the empty file ``path``, or one with -2, -3, ... before the suffix if the name is in use."""
     path = Path(path)
     return _first_free(path.with_suffix(""), path.suffix, lambda name: name.touch(exist_ok=False))

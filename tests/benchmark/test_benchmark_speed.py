@@ -14,7 +14,7 @@ from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
 from recbole_macrec.benchmark.speed.scale import COSTS, crossing, plot_costs
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
-from recbole_macrec.utils.hardware import bf16_pays
+from recbole_macrec.utils.hardware import has_fast_bf16
 
 SMALL = [
     "--batch=64",
@@ -58,7 +58,7 @@ def test_decode_finds_the_items_of_generate(data, capsys):
     other = record["decoder_only"]["fp32"]
     assert other["speedup"] == pytest.approx(other["users_per_s"] / fp32["reference_users_per_s"], rel=0.01)
     for precisions in (record, record["decoder_only"]):
-        assert (precisions["bf16"] is None) == (not bf16_pays(torch.device("cpu")))
+        assert (precisions["bf16"] is None) == (not has_fast_bf16(torch.device("cpu")))
 
 
 def test_training_losses_equal_those_of_t5(data, capsys):

@@ -12,7 +12,7 @@ import torch
 
 from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.runs import open_comparison
-from recbole_macrec.utils.failures import sentence
+from recbole_macrec.utils.failures import user_message
 
 QUICK = ["--epochs=1", "--show_progress=False", "--state=ERROR"]
 
@@ -164,8 +164,8 @@ def test_a_failed_model_does_not_stop_the_others(tiny, capsys):
     ],
 )
 def test_out_of_memory_names_the_options(error):
-    assert all(option in sentence(error) for option in ("train_batch_size", "eval_batch_size", "num_beams"))
+    assert all(option in user_message(error) for option in ("train_batch_size", "eval_batch_size", "num_beams"))
 
 
 def test_internal_errors_are_not_reported_as_user_errors():
-    assert sentence(ValueError("a bug of ours")) is None
+    assert user_message(ValueError("a bug of ours")) is None

@@ -10,8 +10,8 @@ from recbole.trainer import trainer as recbole_trainer
 from recbole.utils import get_trainer, logger
 from torch import nn
 
-from recbole_macrec.benchmark.compare.command import main, new_folder
-from recbole_macrec.utils.unique_names import new_file
+from recbole_macrec.benchmark.compare.command import main, unique_folder
+from recbole_macrec.utils.unique_names import unique_file
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def same_second(monkeypatch):
         monkeypatch.setattr(module, "get_local_time", lambda: "Jan-01-2026_00-00-00")
 
 
-@pytest.mark.parametrize("create", [new_file, new_folder])
+@pytest.mark.parametrize("create", [unique_file, unique_folder])
 def test_names_are_unique(create, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: create(tmp_path / "in" / "a.b.log"), range(40)))

@@ -218,10 +218,10 @@ def test_expected_training_time_is_logged(caplog):
 
 def test_very_large_catalogues_use_a_sample(monkeypatch):
     monkeypatch.setattr(rows, "SAMPLE", 60)
-    drawn = rows.sample(FEATURES["text"], seed=0)
+    drawn = rows.sample_rows(FEATURES["text"], seed=0)
     assert len(drawn) == 60 and len(np.unique(drawn, axis=0)) == 60
     assert {row.tobytes() for row in drawn} <= {row.tobytes() for row in FEATURES["text"]}
-    assert len(rows.sample(FEATURES["text"][:50], seed=0)) == 50
+    assert len(rows.sample_rows(FEATURES["text"][:50], seed=0)) == 50
 
 
 def test_name_changes_with_all_it_depends_on():

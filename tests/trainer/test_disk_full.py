@@ -20,7 +20,7 @@ from recbole_macrec.benchmark.compare.runs import Ranks, run_folder, write_json
 from recbole_macrec.benchmark.figures import Figure
 from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
-from recbole_macrec.utils.files import new_folder
+from recbole_macrec.utils.files import replace_folder
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def bundle(path: Path) -> None:
 
 
 def folder(path: Path) -> None:
-    with new_folder(path, overwrite=True) as fresh:
+    with replace_folder(path, overwrite=True) as fresh:
         (fresh / "large").write_bytes(bytes(10**6))
 
 

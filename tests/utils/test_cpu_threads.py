@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_macrec.utils.cpu_threads import bits, drawing_from, map_in_threads
+from recbole_macrec.utils.cpu_threads import map_in_threads, random_bits, seeded_bits
 
 CPU = torch.device("cpu")
 
@@ -44,8 +44,8 @@ def test_errors_reach_the_caller_and_threads_stay_usable(threads):
 
 def test_random_draws_depend_on_the_part_and_not_on_the_thread(threads):
     def work(seed):
-        with drawing_from(seed):
-            return [int(bits().random_raw()) for _ in range(2)]
+        with seeded_bits(seed):
+            return [int(random_bits().random_raw()) for _ in range(2)]
 
     drawn = list(map_in_threads(work, [5, 6, 7, 5], CPU))
     assert drawn == [np.random.SFC64(seed).random_raw(2).tolist() for seed in (5, 6, 7, 5)]
@@ -54,6 +54,6 @@ def test_random_draws_depend_on_the_part_and_not_on_the_thread(threads):
 def test_unseeded_draws_use_torchs_generator():
     def draw(seed):
         torch.manual_seed(seed)
-        return [int(bits().random_raw()) for _ in range(2)]
+        return [int(random_bits().random_raw()) for _ in range(2)]
 
     assert draw(1) == draw(1) != draw(2) and len(set(draw(1))) == 2

@@ -16,15 +16,15 @@ from recbole_macrec.benchmark.compare.unfinished import unfinished_run
 from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.distributed import DEFAULT_PORT, Group, group, launched, start
+from recbole_macrec.utils.distributed import DEFAULT_PORT, Group, group, read_launch, start_processes
 from recbole_macrec.utils.files import remove_unfinished
-from recbole_macrec.utils.reporting import reporting
-from recbole_macrec.utils.unique_names import new_folder
+from recbole_macrec.utils.reporting import run_command
+from recbole_macrec.utils.unique_names import unique_folder
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run what the command line asks for."""
-    return reporting(_run, sys.argv[1:] if argv is None else argv)
+    return run_command(_run, sys.argv[1:] if argv is None else argv)
 
 
 def _run(argv: list[str]) -> int:
@@ -34,15 +34,15 @@ def _run(argv: list[str]) -> int:
         request = Request(args.dataset, tuple(args.config_files.split()), settings)
         check(models, request, args)
         data_path = request.value("data_path") or DATA_PATH
-        starts = launched() is None and (args.nproc > 1 or args.world_size > 0)
+        starts = read_launch() is None and (args.nproc > 1 or args.world_size > 0)
         if not starts and len(models) == 1 and not args.output:
             settings.setdefault("data_path", data_path)
             return _run_one(models[0], request, args, processes)
         name = Path("results") / f"{request.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-        output = None if starts else processes.by_first(lambda: args.output or new_folder(name))
+        output = None if starts else processes.by_first(lambda: args.output or unique_folder(name))
     if starts:
         size = args.world_size if args.world_size > 0 else args.nproc
-        return start(_run, (argv,), args.nproc, size, args.ip, args.port, args.group_offset)
+        return start_processes(_run, (argv,), args.nproc, size, args.ip, args.port, args.group_offset)
     return _compare(models, request, data_path, output)
 
 
@@ -98,7 +98,7 @@ def check(models: list[str], request: Request, args: argparse.Namespace) -> None
     if 0 < args.world_size < args.group_offset + args.nproc or args.group_offset < 0:
         raise UserError(f"--world_size is {args.world_size} and --group_offset {args.group_offset}; expected a world_size of at least "
                         "group_offset + nproc, the processes on all machines.")
-    if (launch := launched()) and args.nproc not in (1, launch.local_size):
+    if (launch := read_launch()) and args.nproc not in (1, launch.local_size):
         raise UserError(f"--nproc is {args.nproc}, but a launcher has started {launch.local_size} processes here; leave --nproc out.")
     if args.result_file and (len(models) > 1 or args.output):
         raise UserError("--result_file is for one model without --output, which keeps more; use --output=DIR alone.")

@@ -35,13 +35,13 @@ from recbole_macrec.benchmark.compare.tune import choose, lay_out_tries
 from recbole_macrec.benchmark.compare.worker import Resources
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.distributed import group, launched
-from recbole_macrec.utils.reporting import reporting
+from recbole_macrec.utils.distributed import group, read_launch
+from recbole_macrec.utils.reporting import run_command
 
 
 def main(argv: list[str]) -> int:
     """The command ``compare``."""
-    return reporting(_main, argv)
+    return run_command(_main, argv)
 
 
 def _main(argv: list[str]) -> int:
@@ -105,7 +105,7 @@ def compare(
     """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; expected at least 1.")
-    if launched():
+    if read_launch():
         with group():
             if jobs > 1 or minutes is not None or ray or tries is not None:
                 raise UserError("several processes train one run after the other; leave out --jobs, --minutes, --ray and --tune, or start "

@@ -11,7 +11,7 @@ from pathlib import Path
 from recbole_macrec.benchmark.arguments import new_parser
 from recbole_macrec.benchmark.compare.runs import Run, file_name, open_comparison, write_json
 from recbole_macrec.config.options import word_of
-from recbole_macrec.utils.reporting import reporting
+from recbole_macrec.utils.reporting import run_command
 
 FIELDS = (
     "model", "dataset", "seed", "test_result", "test_detail", "best_valid_score", "best_valid_result", "epochs", "parameters",
@@ -21,7 +21,7 @@ FIELDS = (
 
 def main(argv: list[str]) -> int:
     """The command ``publish``."""
-    return reporting(_main, argv)
+    return run_command(_main, argv)
 
 
 def _main(argv: list[str]) -> int:

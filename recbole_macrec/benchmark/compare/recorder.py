@@ -18,7 +18,7 @@ from recbole_macrec.trainer.detail import id_rank, item_rank
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 from recbole_macrec.trainer.resume import make_resumable
 from recbole_macrec.trainer.trainer import padded_rows
-from recbole_macrec.utils.distributed import current, gather_in_order
+from recbole_macrec.utils.distributed import current_group, gather_in_order
 from recbole_macrec.utils.hardware import peak_host_memory
 
 PROGRESS_SECONDS = 10  # between two writings of how far a run is
@@ -54,7 +54,7 @@ class RunRecorder:
 
     def watch(self, trainer) -> None:
         """Follow ``trainer``, and let it go on from the folder's newest checkpoint."""
-        self.trainer, group = trainer, current()
+        self.trainer, group = trainer, current_group()
         self._write = write_json if group.first else lambda content, path: None
         self._checkpoint = group.by_first(lambda: self.run.checkpoint_of(trainer))
         if hasattr(trainer, "_train_epoch"):
@@ -108,7 +108,7 @@ class RunRecorder:
 
     def _go_on(self, before: float) -> None:
         """Take over the epochs that a process which has ended trained up to the checkpoint."""
-        old = self.run.curve if self._checkpoint and current().first else []
+        old = self.run.curve if self._checkpoint and current_group().first else []
         self.curve = [entry for entry in old if entry["epoch"] < before]
         for entry in self.curve:
             self.earlier["training"] += entry["seconds"]

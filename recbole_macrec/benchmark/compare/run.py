@@ -23,9 +23,9 @@ from recbole_macrec.config.values import check_valid_metric
 from recbole_macrec.data.splits import has_test_data
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import prepare as prepare_dataset
-from recbole_macrec.utils.distributed import current
+from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.requirements import recbole_folder
-from recbole_macrec.utils.unique_names import new_file, new_folder
+from recbole_macrec.utils.unique_names import unique_file, unique_folder
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,18 @@ def run_model(model: str, request: Request, recorder: RunRecorder | None = None)
 
 def _pretrain(model: str, request: Request, recorder: RunRecorder | None) -> dict:
     """The record of the pre-training: that of a process which was killed later on, or a fresh one."""
-    group, done = current(), recorder.run.folder / PRETRAINED if recorder else None
+    group, done = current_group(), recorder.run.folder / PRETRAINED if recorder else None
     if earlier := group.by_first(lambda: read_json(done) if done and done.is_file() else None):
         return earlier
     default = read_yaml(recbole_folder() / "properties" / "model" / "S3Rec.yaml")["pretrain_epochs"]
     epochs = request.value("pretrain_epochs", default)
     saved = Path(str(request.value("checkpoint_dir", "saved")))
     # RecBole names the file by model, dataset and epoch alone
-    folder = group.by_first(lambda: new_folder(saved / "pretraining"))
+    folder = group.by_first(lambda: unique_folder(saved / "pretraining"))
     record = _run(model, request, {"train_stage": "pretrain", "save_step": epochs, "checkpoint_dir": str(folder)}, None)
 
     def keep() -> dict:
-        own = new_file(saved / Path(record["checkpoint"]).name)
+        own = unique_file(saved / Path(record["checkpoint"]).name)
         Path(record["checkpoint"]).replace(own)
         shutil.rmtree(folder)
         record["checkpoint"] = str(own)
@@ -113,7 +113,7 @@ def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecor
             config_file_list=[str(path) for path in _files(model, request)],
             config_dict=quoted(settings),
         )
-    record = current().by_first(seen.record)
+    record = current_group().by_first(seen.record)
     earlier = recorder.earlier["training"] + recorder.earlier["validation"] if recorder else 0.0
     record["seconds"]["total"] = round(time.perf_counter() - began + earlier, 3)
     if result["best_valid_result"] is None:  # without validation; else infinite

@@ -11,7 +11,7 @@ from recbole_macrec.benchmark.compare.run import run_model
 from recbole_macrec.benchmark.compare.runs import LOG, Run, RunSpec
 from recbole_macrec.benchmark.compare.worker import Resources, execute, request_of
 from recbole_macrec.utils.distributed import group
-from recbole_macrec.utils.failures import sentence
+from recbole_macrec.utils.failures import user_message
 
 
 def run_together(runs: Sequence[Run]) -> None:
@@ -53,6 +53,6 @@ def _follow(run: Run, spec: RunSpec) -> bool:
         return True
     except Exception as error:
         if not getattr(error, "reported", False):
-            message = sentence(error) or f"{type(error).__name__}: {error}"
+            message = user_message(error) or f"{type(error).__name__}: {error}"
             print(f"error: {spec.label} on {spec.dataset}, seed {spec.seed}: {message}", file=sys.stderr)
         return False

@@ -25,9 +25,9 @@ from recbole_macrec.config.plain import plain, plain_config
 from recbole_macrec.config.registry import model_names
 from recbole_macrec.trainer.checkpoint import load_checkpoint
 from recbole_macrec.trainer.trainer import GenerativeTrainer, newest_beside
-from recbole_macrec.utils.distributed import current
+from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.files import remove_unfinished, sha256_of
-from recbole_macrec.utils.unique_names import new_folder
+from recbole_macrec.utils.unique_names import unique_folder
 
 UNFINISHED, POINTER, LOCK = "unfinished", "run.json", ".lock"
 ELSEWHERE = (*PLACE, "checkpoint_dir", "device", "log_wandb", "wandb_project", "local_rank")  # settings that change no result
@@ -85,7 +85,7 @@ def unfinished_run(config: Config, processes: int, fresh: bool) -> Iterator[Sing
         fresh: forget the unfinished run.
     """
     root = Path(config["checkpoint_dir"]) / UNFINISHED
-    if not current().first:
+    if not current_group().first:
         yield SingleRun(root)
         return
     folder, lock = _claim(root, f"{config['model']}-{config['dataset']}-{key_of(config, processes)}")
@@ -121,7 +121,7 @@ def _claim(root: Path, name: str) -> tuple[Path, FileLock]:
     """The folder ``name``, or ``name``-2, ..., of ``root`` that no running process holds, and its lock."""
     while True:
         for folder in [*sorted(root.glob(f"{name}*")), None]:
-            folder = folder or new_folder(root / name)
+            folder = folder or unique_folder(root / name)
             lock = FileLock(folder / LOCK)
             try:
                 lock.acquire(timeout=0)

@@ -20,7 +20,7 @@ from recbole_macrec.benchmark.compare.run import Request, run_model
 from recbole_macrec.benchmark.compare.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Run, RunSpec, write_json
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 from recbole_macrec.utils.distributed import group
-from recbole_macrec.utils.failures import sentence
+from recbole_macrec.utils.failures import user_message
 from recbole_macrec.utils.files import remove_unfinished
 from recbole_macrec.utils.unique_names import remove_if_empty
 
@@ -95,7 +95,7 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
             return
         except Exception as error:
             traceback.print_exc()
-            message = sentence(error) or f"{type(error).__name__}: {error} (see {folder / LOG})"
+            message = user_message(error) or f"{type(error).__name__}: {error} (see {folder / LOG})"
             write_json({"error": message}, folder / FAILURE)
             return
         finally:

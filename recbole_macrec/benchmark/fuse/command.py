@@ -42,7 +42,7 @@ from recbole_macrec.benchmark.fuse.weights import choose_weights, fused_scores, 
 from recbole_macrec.config.plain import plain
 from recbole_macrec.config.values import check_whole
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.utils.reporting import reporting
+from recbole_macrec.utils.reporting import run_command
 
 TOP = 100
 SUPPORTED = ("rec.items", "rec.topk", "data.num_items", "data.num_users", "data.count_items", "data.count_users")
@@ -50,7 +50,7 @@ SUPPORTED = ("rec.items", "rec.topk", "data.num_items", "data.num_users", "data.
 
 def main(argv: list[str]) -> int:
     """The command ``fuse``."""
-    return reporting(_main, argv)
+    return run_command(_main, argv)
 
 
 def _main(argv: list[str]) -> int:

@@ -15,12 +15,12 @@ from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.report.page import write_report
 from recbole_macrec.benchmark.report.user_view import UserViewOptions
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.reporting import reporting
+from recbole_macrec.utils.reporting import run_command
 
 
 def main(argv: list[str]) -> int:
     """The command ``report``."""
-    return reporting(_main, argv)
+    return run_command(_main, argv)
 
 
 def _main(argv: list[str]) -> int:

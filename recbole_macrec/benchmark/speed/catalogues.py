@@ -13,7 +13,7 @@ import torch
 from recbole_macrec.benchmark.quantizers import Options
 from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build_semantic_ids
 from recbole_macrec.semantic_ids.quantizers.learn import Training
-from recbole_macrec.semantic_ids.rows import Streamed, rows_of
+from recbole_macrec.semantic_ids.rows import StreamedFeatures, select_rows
 from recbole_macrec.utils.blocks import BLOCK
 from recbole_macrec.utils.hardware import peak_host_memory
 
@@ -83,7 +83,7 @@ def measure_default(folder: str, modalities: list[str]) -> dict:
     settings = SemanticIDSettings.from_config(Options(), modalities)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     some = np.arange(min(items, TIMED))
-    training = Training({m: rows_of(x, some) for m, x in features.items()}, settings, device)
+    training = Training({m: select_rows(x, some) for m, x in features.items()}, settings, device)
     for tower, x in zip(training.model.towers, training.x):
         tower.quantizer.initialise(tower.encode(x), seed=0)
     training.epoch(training.losses)  # warm-up
@@ -103,7 +103,7 @@ def measure_default(folder: str, modalities: list[str]) -> dict:
         "cpu_seconds_per_epoch": round(cpu_seconds, 1),
         "hours_in_all": round(seconds * (settings.rqvae_warmup_epochs + settings.rqvae_epochs) / 3600, 2),
         "peak_memory_mib": _peak_mib(),
-        "features": "read in every epoch" if isinstance(training.x[0], Streamed) else "in memory",
+        "features": "read in every epoch" if isinstance(training.x[0], StreamedFeatures) else "in memory",
         "device": device,
     }
 

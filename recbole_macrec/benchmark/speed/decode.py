@@ -6,7 +6,7 @@ import torch
 
 from recbole_macrec.benchmark.speed.measure import median_seconds, prepare, train_first
 from recbole_macrec.benchmark.speed.reference import WORDS, Reference
-from recbole_macrec.utils.hardware import bf16_pays
+from recbole_macrec.utils.hardware import has_fast_bf16
 
 TOP = 10
 PRECISIONS = ("fp32", "bf16")
@@ -74,7 +74,7 @@ def rates(model, users, repeats: int) -> Iterator[tuple[str, float]]:
     ``model.eval_precision`` stays set until the next one is yielded.
     """
     for name in PRECISIONS:
-        if name == "fp32" or bf16_pays(model.device):
+        if name == "fp32" or has_fast_bf16(model.device):
             model.eval_precision = name
             yield name, len(users) / median_seconds(lambda: ranked(model, users), repeats)
 

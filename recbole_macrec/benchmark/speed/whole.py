@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from recbole_macrec.benchmark.compare.run import Request, run_model
 from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.generation.network import layers
-from recbole_macrec.utils.hardware import bf16_pays
+from recbole_macrec.utils.hardware import has_fast_bf16
 
 COUNTED = 64  # samples for counting floating-point operations
 
@@ -56,7 +56,7 @@ def flop_per_sample(model, train_data) -> float:
 
 def matrix_rate(device: torch.device, size: int = 4096) -> float:
     """Return TFLOP/s of a large matrix product in the precision of ``precision: auto``."""
-    dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
+    dtype = torch.bfloat16 if has_fast_bf16(device) else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
 
     def multiply():

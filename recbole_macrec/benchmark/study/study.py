@@ -26,7 +26,7 @@ from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.files import atomic_write
-from recbole_macrec.utils.reporting import reporting
+from recbole_macrec.utils.reporting import run_command
 
 KEYS = (
     "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "published",
@@ -36,7 +36,7 @@ KINDS = FINISHED_KINDS | {published.__name__: published}
 
 def main(argv: list[str]) -> int:
     """The command ``study``."""
-    return reporting(_main, argv)
+    return run_command(_main, argv)
 
 
 def _main(argv: list[str]) -> int:

@@ -22,7 +22,7 @@ from recbole_macrec.data.encoders.shards import Shards
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.distributed import ALONE, Group
-from recbole_macrec.utils.files import atomic_write, is_read_only, lock_in, remove_unfinished
+from recbole_macrec.utils.files import atomic_write, is_read_only, lock_folder, remove_unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
         if processes.share(_matches(manifest_path, identity)):  # no other run replaced them meanwhile
             return table
     needed = f"features {npy.name} of its texts or images by this encoder"
-    with lock_in(npy.parent, f".{modality}.lock", needed) if processes.first else nullcontext():
+    with lock_folder(npy.parent, f".{modality}.lock", needed) if processes.first else nullcontext():
         if processes.first:
             remove_unfinished(npy.parent, f"{modality}.")
         if processes.share(npy.exists() and _matches(manifest_path, identity)):  # another run encoded them meanwhile

@@ -13,7 +13,7 @@ from recbole_macrec.data.encoders.base import RawItem
 from recbole_macrec.data.encoders.options import ModelOptions
 from recbole_macrec.data.encoders.source import ModelSource
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.utils.hardware import bf16_pays
+from recbole_macrec.utils.hardware import has_fast_bf16
 
 SLOW_ON_CPU = 10**9  # parameters
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,7 +42,7 @@ class PretrainedEncoder(ABC):
                             f"{', '.join(self.poolings)}.{nearest(str(self.pooling), self.poolings)}")
         precision = options.precision
         if precision == "auto":
-            precision = "fp32" if device.type != "cuda" else "bf16" if bf16_pays(device) else "fp16"
+            precision = "fp32" if device.type != "cuda" else "bf16" if has_fast_bf16(device) else "fp16"
         self.options, self.source, self.device, self.dtype = options, source, device, DTYPES[precision]
         self.settings: dict[str, Any] = {**source.identity, "pooling": self.pooling, "precision": options.precision,
                                          "version": self.version}

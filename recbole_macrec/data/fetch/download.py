@@ -14,7 +14,7 @@ from urllib3.util import Retry
 
 from recbole_macrec.data.fetch.hosts import CheckedAdapter, Hosts, TimeLimit, TooSlow, Unreachable
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import sha256_of, writing
+from recbole_macrec.utils.files import report_full_disk, sha256_of
 
 CHUNK = 2**16  # bytes per read; an interrupted transfer loses at most one chunk
 TIMEOUT = (10, 30)  # seconds to connect, and between two packets of the response
@@ -91,7 +91,7 @@ def fetch(remote: Remote, target: Path, session: requests.Session | None = None,
         _remove_part(target)  # left if a run was killed right after renaming the part
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with writing(target):
+    with report_full_disk(target):
         return _fetch(remote, target, session or new_session(), show_progress)
 
 

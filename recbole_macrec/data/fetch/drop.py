@@ -17,7 +17,7 @@ from recbole_macrec.data.importers.raw.catalogue import IMAGES, URLS, write_urls
 from recbole_macrec.data.importers.raw.filtering import Filtering, Interactions
 from recbole_macrec.data.importers.sources import read_json_object
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import new_folder
+from recbole_macrec.utils.files import replace_folder
 
 STEP = "items whose image is available"
 
@@ -52,7 +52,7 @@ def drop_items(folder: Path, missing: Collection[str], record: dict, form: Atomi
         raise UserError(f"no interactions of {folder} are left without the {len(missing)} items whose image is unavailable; set "
                         "missing_images: mean to keep them, or see images_failed.json for the reasons")
     items = items[items[item].isin(left[item]) if core is not None else ~items[item].isin(missing)]
-    with new_folder(folder, overwrite=True) as new:
+    with replace_folder(folder, overwrite=True) as new:
         kept = set(items[item])
         _link_unchanged(folder, new, {path for path in items["image:token"] if path})
         atomic.write_table(new / f"{name}.inter", left, form)

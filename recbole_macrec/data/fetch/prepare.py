@@ -27,7 +27,7 @@ from recbole_macrec.data.importers.raw.catalogue import IMAGES, URLS
 from recbole_macrec.data.importers.raw.find import SHORT_NAMES
 from recbole_macrec.data.toy.toy import NAME as SYNTHETIC_NAME, write_toy
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import half_replaced, recover, remove_unfinished
+from recbole_macrec.utils.files import needs_restore, remove_unfinished, restore_folder
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +54,12 @@ def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing
         return
     block = SourceBlock.read(source, folder)
     check_choice(("drop", "mean"), missing_images=missing_images)
-    if _imported(folder) and not half_replaced(folder):
+    if _imported(folder) and not needs_restore(folder):
         _check_origin(folder, block)
         if _images_complete(folder, missing_images) or not wants_images():
             return
     with locked(folder):
-        recover(folder)
+        restore_folder(folder)
         if not _imported(folder):
             _download(folder, block, show_progress)
             logger.info("Importing %s from %s", folder.name, block.path)
@@ -113,7 +113,7 @@ def _write_synthetic(folder: Path) -> None:
         raise UserError(f"source of dataset {folder.name} is {SYNTHETIC}, which is only for {SYNTHETIC_NAME}; expected a folder: "
                         "{path: FOLDER}")
     with locked(folder):
-        recover(folder)
+        restore_folder(folder)
         if not _imported(folder):
             _check_absent(folder)
             logger.warning(f"Dataset {folder.name} is not at {folder.absolute()} and is generated there: a synthetic shop, "

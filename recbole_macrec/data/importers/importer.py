@@ -24,7 +24,7 @@ from recbole_macrec.data.importers.raw.records import Records
 from recbole_macrec.data.importers.sources import NO_OPTIONS, Source
 from recbole_macrec.data.importers.words import COLUMN, read_words
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import new_folder
+from recbole_macrec.utils.files import replace_folder
 
 AMAZON_CORE = 5  # the k of the k-core in all published catalogues of Amazon 2018
 
@@ -134,7 +134,7 @@ def _write(target: Path, source: Source, steps: list[Step], feature_files: dict[
     shapes = {modality: table.matrix.shape for modality, table in tables.items()}
     if words:
         source.columns[f"{COLUMN}:token_seq"] = read_words(Path(words), source)
-    with new_folder(target, overwrite) as folder:
+    with replace_folder(target, overwrite) as folder:
         _write_interactions(folder / f"{name}.inter", source, writes)
         if catalogue is None:
             atomic.write(folder / f"{name}.item", {f"{writes.item}:token": source.catalogue, **source.columns}, writes)

@@ -12,7 +12,7 @@ from recbole_macrec.data.atomic import AtomicFormat, check_tokens, clean_text
 from recbole_macrec.data.features import format_items
 from recbole_macrec.data.importers.detected_files import find_beside
 from recbole_macrec.data.importers.raw.folder import IMAGE_COLUMNS
-from recbole_macrec.data.importers.sources import NO_OPTIONS, Source, find_column, header_of, read_table, rows_of
+from recbole_macrec.data.importers.sources import NO_OPTIONS, Source, find_column, header_of, read_rows, read_table
 from recbole_macrec.data.numbers import plain_numbers
 from recbole_macrec.errors import UserError
 
@@ -57,7 +57,7 @@ def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source
             raise UserError(f"{path} has no column {missing[0]} in its first line ({', '.join(header)}); expected {user_field}:token, "
                             f"{history_field}:token_seq and {item_field}:token, or other names in --USER_ID_FIELD and --ITEM_ID_FIELD")
         user_at, history_at, item_at = (header.index(column) for column in (user_field, history_field, item_field))
-        for line, row in rows_of(path, separator, header):
+        for line, row in read_rows(path, separator, header):
             user, item = row[user_at].strip(), row[item_at].strip()
             row_history = [token for token in row[history_at].strip().split(history_separator) if token]
             history = histories.setdefault(user, row_history[:])

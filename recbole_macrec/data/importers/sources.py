@@ -59,7 +59,7 @@ def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str
     """
     positions = [find_column(header, name, path, reads) for name in ("user", "item", "timestamp")]
     users, items, timestamps = [], [], []
-    for line, row in rows_of(path, delimiter, header):
+    for line, row in read_rows(path, delimiter, header):
         user, item, time = (None if position is None else row[position].strip() for position in positions)
         users.append(user)
         items.append(item)
@@ -79,7 +79,7 @@ def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str
     return Source(path, users, items, timestamps, catalogue, {token: token for token in catalogue}, fixed=False, notes=notes)
 
 
-def rows_of(path: Path, delimiter: str, header: list[str]) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: Path, delimiter: str, header: list[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and values of each row after the header; UserError unless a row has one value per column."""
     rows = _rows(path, delimiter)
     next(rows)

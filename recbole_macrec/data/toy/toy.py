@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from recbole_macrec.data import atomic
-from recbole_macrec.utils.files import new_folder
+from recbole_macrec.utils.files import replace_folder
 
 NAME = "arts-toy"
 USERS = 500
@@ -66,7 +66,7 @@ def write_toy(data_path: Path, overwrite: bool = False) -> Path:
     histories = [_history(rng, popularity, related) for _ in range(USERS)]
     texts = {item: _texts(item, rng) for item in items}
     target = Path(data_path) / NAME
-    with new_folder(target, overwrite) as folder:
+    with replace_folder(target, overwrite) as folder:
         rows = [(f"u{user:03d}", tokens[item], time) for user, history in enumerate(histories)
                 for time, item in enumerate(history)]
         users, item_ids, times = (list(column) for column in zip(*rows))

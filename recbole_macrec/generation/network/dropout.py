@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from recbole_macrec.utils.cpu_threads import bits
+from recbole_macrec.utils.cpu_threads import random_bits
 
 
 def random_mask(shape: torch.Size, dropped: int) -> torch.Tensor:
@@ -17,7 +17,7 @@ def random_mask(shape: torch.Size, dropped: int) -> torch.Tensor:
     The bytes come from a NumPy generator, as torch is several times slower.
     """
     count = shape.numel()
-    draws = bits().random_raw((count + 7) // 8)  # uint64
+    draws = random_bits().random_raw((count + 7) // 8)  # uint64
     random_bytes = torch.from_numpy(draws.view(np.uint8))[:count].view(shape)
     return torch.ge(random_bytes, dropped, out=torch.empty(shape))
 

@@ -7,7 +7,7 @@ import torch
 
 from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
 from recbole_macrec.semantic_ids.quantizers.kmeans import Clusters, kmeans
-from recbole_macrec.semantic_ids.rows import ComputedRows, Features, Scale, rows_of
+from recbole_macrec.semantic_ids.rows import ComputedRows, Features, Scale, select_rows
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.blocks import blocks
 
@@ -22,7 +22,7 @@ def hierarchical_kmeans(features: dict[str, Features], settings: SemanticIDSetti
 
 
 def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
-    scale = Scale.of(x, settings.standardize)
+    scale = Scale.fit(x, settings.standardize)
     rows = ComputedRows((x,), lambda block: scale.apply(block).numpy(), x.shape[1])  # [N, F]
     codes = np.zeros((len(x), settings.codebook_levels), dtype=np.int64)
     weights = {"mean": scale.mean, "scale": scale.scale}
@@ -30,7 +30,7 @@ def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
     for level in range(settings.codebook_levels):
         paths, centres, below = [], [], []
         for members in clusters:
-            clustered = _clustered(rows_of(rows, members), settings.codebook_size, settings.semantic_id_seed + level)
+            clustered = _clustered(select_rows(rows, members), settings.codebook_size, settings.semantic_id_seed + level)
             codes[members, level] = clustered.labels
             for code in np.unique(clustered.labels):
                 inside = members[clustered.labels == code]
@@ -43,7 +43,7 @@ def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
     error = sum(
         float(np.square(block - centre).sum())
         for members, centre in zip(clusters, centres)
-        for block in blocks(rows_of(rows, members))
+        for block in blocks(select_rows(rows, members))
     )
     return LearntModality(codes, None, error / (x.shape[0] * x.shape[1]), weights)
 

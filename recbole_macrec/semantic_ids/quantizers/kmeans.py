@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from recbole_macrec.semantic_ids.rows import LARGEST, ComputedRows, Features, sample
+from recbole_macrec.semantic_ids.rows import LARGEST, ComputedRows, Features, sample_rows
 from recbole_macrec.utils.blocks import blocks
 
 MINI_BATCH_FROM = 20_000  # items; above this, full Lloyd iterations cost minutes
@@ -49,7 +49,7 @@ def _one_thread() -> Iterator[None]:
 
 def _fit(x: Features, k: int, seed: int) -> KMeans | MiniBatchKMeans:
     if len(x) > MINI_BATCH_FROM:
-        return MiniBatchKMeans(k, n_init=1, batch_size=8192, random_state=seed).fit(sample(x, seed))
+        return MiniBatchKMeans(k, n_init=1, batch_size=8192, random_state=seed).fit(sample_rows(x, seed))
     return KMeans(k, n_init=1, max_iter=50, random_state=seed).fit(x[:])
 
 

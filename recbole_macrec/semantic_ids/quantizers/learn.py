@@ -23,7 +23,7 @@ from recbole_macrec.semantic_ids.quantizers.kmeans import pseudo_labels
 from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
 from recbole_macrec.semantic_ids.quantizers.rq_kmeans import rq_kmeans
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
-from recbole_macrec.semantic_ids.rows import Features, Scale, Streamed, scaled
+from recbole_macrec.semantic_ids.rows import Features, Scale, StreamedFeatures, scale_features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.distributed import ALONE, Group, Share, average_gradients
 
@@ -74,8 +74,8 @@ class Training:
         seed = settings.semantic_id_seed
         self.settings, self.modalities, self.group = settings, tuple(features), group
         self.generator = torch.Generator().manual_seed(seed)
-        self.scales = [Scale.of(x, settings.standardize) for x in features.values()]
-        self.x = [scaled(x, s, device) for x, s in zip(features.values(), self.scales)]  # per modality [N, F_m]
+        self.scales = [Scale.fit(x, settings.standardize) for x in features.values()]
+        self.x = [scale_features(x, s, device) for x, s in zip(features.values(), self.scales)]  # per modality [N, F_m]
         self.labels: list[Tensor] | None = None  # per modality [N], on the CPU
         if settings.uses_pseudo_labels:
             labels = group.by_first(lambda: [pseudo_labels(x, settings.pseudo_labels, seed) for x in features.values()], LEARNS)
@@ -154,13 +154,13 @@ class Training:
         return means
 
     def _warmup_losses(self, rows: Tensor) -> dict[str, Tensor]:
-        share = Share.of(rows, self.group)
+        share = Share.divide(rows, self.group)
         recon = torch.stack([tower.autoencode(x) for tower, x in zip(self.model.towers, self.batch(share.rows))]).sum()
         return {"total": share.weight * recon, "recon": share.weight * recon}
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the losses of the items ``rows`` [B]."""
-        labels, share = [of_modality[rows] for of_modality in self.labels] if self.labels else None, Share.of(rows, self.group)
+        labels, share = [of_modality[rows] for of_modality in self.labels] if self.labels else None, Share.divide(rows, self.group)
         return self.model(self.batch(share.rows), labels, share)._asdict()
 
     def batch(self, rows: Tensor) -> list[Tensor]:
@@ -168,16 +168,16 @@ class Training:
         return [x[rows.to(x.device)] for x in self.x]
 
     @torch.no_grad()
-    def _encode(self, tower: RQVAE, x: Tensor | Streamed) -> Tensor:
+    def _encode(self, tower: RQVAE, x: Tensor | StreamedFeatures) -> Tensor:
         """Return the latent vectors z [N, D] of all items."""
         if self.group.size == 1:
             return tower.encode(x)
-        share = Share.of(torch.arange(len(x)), self.group)
+        share = Share.divide(torch.arange(len(x)), self.group)
         return share.gather(torch.cat([tower.encoder(x[rows.to(x.device)]) for rows in share.rows.split(8192)]))
 
     def _codes(self, quantizer: ResidualQuantizer, z: Tensor) -> Tensor:
         """Return the codes [N, L] of all items, given ``z`` [N, D]."""
-        share = Share.of(torch.arange(len(z)), self.group)
+        share = Share.divide(torch.arange(len(z)), self.group)
         return share.gather(quantizer.codes(z[share.rows.to(z.device)]) if self.group.size > 1 else quantizer.codes(z))
 
     @torch.no_grad()

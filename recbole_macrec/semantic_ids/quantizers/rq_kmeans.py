@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
 from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
-from recbole_macrec.semantic_ids.rows import Features, Scale, sample
+from recbole_macrec.semantic_ids.rows import Features, Scale, sample_rows
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.blocks import blocks
 
@@ -20,8 +20,8 @@ def rq_kmeans(features: dict[str, Features], settings: SemanticIDSettings) -> Le
 
 
 def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
-    scale, seed = Scale.of(x, settings.standardize), settings.semantic_id_seed
-    pca = PCA(min(settings.code_dim, *x.shape), random_state=seed).fit(scale.apply(sample(x, seed)).numpy())
+    scale, seed = Scale.fit(x, settings.standardize), settings.semantic_id_seed
+    pca = PCA(min(settings.code_dim, *x.shape), random_state=seed).fit(scale.apply(sample_rows(x, seed)).numpy())
     z = torch.empty(len(x), pca.n_components_)  # [N, D]
     for part, block in zip(blocks(z), blocks(x)):
         part.copy_(torch.from_numpy(pca.transform(scale.apply(block).numpy())))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.semantic_ids.quantizers.quantizer import Quantized, ResidualQuantizer
-from recbole_macrec.semantic_ids.rows import Streamed
+from recbole_macrec.semantic_ids.rows import StreamedFeatures
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 CHUNK = 8192  # rows encoded or decoded together without gradients
@@ -49,12 +49,12 @@ class RQVAE(nn.Module):
         return F.mse_loss(self.decoder(self.encoder(x)), x)
 
     @torch.no_grad()
-    def encode(self, x: Tensor | Streamed) -> Tensor:
+    def encode(self, x: Tensor | StreamedFeatures) -> Tensor:
         """z [N, D] of all items ``x`` [N, F], computed in chunks of rows."""
         return torch.cat([self.encoder(part) for part in x.split(CHUNK)])
 
     @torch.no_grad()
-    def reconstruction_error(self, x: Tensor | Streamed, z: Tensor) -> float:
+    def reconstruction_error(self, x: Tensor | StreamedFeatures, z: Tensor) -> float:
         """Mean squared error of the features reconstructed from the codes of ``z`` [N, D]; predicting the mean gives 1."""
         total = 0.0
         for part, z_part in zip(x.split(CHUNK), z.split(CHUNK), strict=True):

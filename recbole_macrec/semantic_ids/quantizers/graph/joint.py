@@ -8,7 +8,7 @@ from torch import Tensor
 from recbole_macrec.semantic_ids.codes import Learnt
 from recbole_macrec.semantic_ids.quantizers.graph.training import GraphTraining
 from recbole_macrec.semantic_ids.quantizers.learn import Training
-from recbole_macrec.semantic_ids.rows import Features, Scale, scaled
+from recbole_macrec.semantic_ids.rows import Features, Scale, scale_features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 ID = "graph"
@@ -42,8 +42,8 @@ class JointTraining(Training):
 
     def _update_representations(self) -> None:
         items = self.graph.representations().items
-        self.scales = [Scale.of(items, self.settings.standardize)]
-        self.x = [scaled(items, self.scales[0], self.device)]
+        self.scales = [Scale.fit(items, self.settings.standardize)]
+        self.x = [scale_features(items, self.scales[0], self.device)]
 
     def batch(self, rows: Tensor) -> list[Tensor]:
         """Representations [B, D] of items, with gradients to the graph network."""

@@ -35,7 +35,7 @@ class GraphTraining:
         self.settings, self.device = settings, torch.device(device)
         self.epochs = 0
         self.generator = torch.Generator().manual_seed(settings.semantic_id_seed)
-        scales = {m: Scale.of(x, settings.standardize) for m, x in features.items()}
+        scales = {m: Scale.fit(x, settings.standardize) for m, x in features.items()}
         self.features = torch.cat([scales[m].apply(x[:]) for m, x in features.items()], dim=1).to(device)  # [N, F]
         edges = interactions.tocoo()
         self.users, self.items = (torch.from_numpy(ends.astype(np.int64)) for ends in (edges.row, edges.col))  # [E]

@@ -5,13 +5,13 @@ import socket
 from pathlib import Path
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.distributed import current
+from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.files import atomic_write, sha256_of
 
 BLOCK = 2**26  # bytes sent at once
 
 
-def same_files(folder: Path, *patterns: str) -> None:
+def share_files(folder: Path, *patterns: str) -> None:
     """Send the first process's files in ``folder`` that match ``patterns`` to all processes that do not have them.
 
     With one process nothing is done.
@@ -19,7 +19,7 @@ def same_files(folder: Path, *patterns: str) -> None:
     Raises:
         UserError: in every process, if one of them has a file with other content, or a file that the first process lacks.
     """
-    group = current()
+    group = current_group()
     if group.size == 1:
         return
     own = {path.name: path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()}
@@ -38,7 +38,7 @@ def same_files(folder: Path, *patterns: str) -> None:
 
 def _send(path: Path, missing: bool) -> None:
     """Send ``path`` of the first process to all others; processes where it is missing write it."""
-    group = current()
+    group = current_group()
     if group.first:
         with path.open("rb") as file:
             while block := group.share(file.read(BLOCK)):
