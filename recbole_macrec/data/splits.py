@@ -1,4 +1,4 @@
-"""Check, before training, that a split has interactions to train and to test on, and that all processes have the same."""
+"""Checks of a dataset split before training: it has training and test interactions, the same in all processes."""
 import hashlib
 from collections import Counter
 
@@ -15,7 +15,7 @@ def check_split(dataset, parts: list) -> None:
     out histories that are too short for a split: a user with two interactions has no test interaction.
 
     Raises:
-        UserError: if the training part is empty, or the test part although ``eval_args`` asks for one.
+        UserError: if the training part is empty, or the test part is empty although ``eval_args`` defines one.
     """
     if len(parts) != 3:  # benchmark_filename may name fewer files
         return
@@ -29,7 +29,7 @@ def check_split(dataset, parts: list) -> None:
 
 
 def checksums(dataset, parts: list) -> dict[str, str]:
-    """What has to be the same in all processes that train together, by name: tokens, and the rows of each part."""
+    """Return checksums of tokens and rows by name, which must be the same in all processes that train together."""
     tokens = hashlib.sha256()
     for field in (dataset.uid_field, dataset.iid_field):
         tokens.update("\0".join(map(str, dataset.field2id_token.get(field, ()))).encode())

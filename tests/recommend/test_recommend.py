@@ -39,7 +39,7 @@ def items_of(frame: pd.DataFrame) -> dict:
 
 @pytest.mark.parametrize("name", [model.__name__ for model in MODELS if not model.requires_users])
 @pytest.mark.parametrize("decode, fusion", SEARCHES)
-def test_recommends_what_full_sort_topk_ranks_first(name, decode, fusion, data_path):
+def test_recommendations_equal_full_sort_topk(name, decode, fusion, data_path):
     _, model, _, (_, _, test) = prepare(name, data_path, decode=decode, fusion=fusion)
     histories, users = histories_of(model, test)
     frame = model.recommend(histories, k=7)
@@ -52,7 +52,7 @@ def test_recommends_what_full_sort_topk_ranks_first(name, decode, fusion, data_p
 
 
 @pytest.mark.parametrize("decode, fusion", SEARCHES)
-def test_a_whitelist_returns_nothing_else_and_all_of_it(decode, fusion, data_path):
+def test_candidates_are_all_and_only_recommended_items(decode, fusion, data_path):
     _, model, _, (_, _, test) = prepare("MACRec", data_path, decode=decode, fusion=fusion, num_beams=2, topk=[1, 2])
     histories, _ = histories_of(model, test)
     allowed = [f"i{i}" for i in (0, 3, 8, 9, 17, 29)]
@@ -65,7 +65,7 @@ def test_a_whitelist_returns_nothing_else_and_all_of_it(decode, fusion, data_pat
 
 
 @pytest.mark.parametrize("decode", ["exact", "certified"])
-def test_exact_whitelist_and_seen_items_are_the_full_ranking_less_the_others(decode, data_path):
+def test_exact_candidates_without_seen_items_equal_the_filtered_full_ranking(decode, data_path):
     _, model, _, (_, _, test) = prepare("MQL4GRec", data_path, decode=decode, fusion="mean")
     histories, _ = histories_of(model, test)
     everything = items_of(model.recommend(histories, k=ITEMS))
@@ -76,7 +76,7 @@ def test_exact_whitelist_and_seen_items_are_the_full_ranking_less_the_others(dec
 
 
 @pytest.mark.parametrize("decode, fusion", SEARCHES)
-def test_seen_items_are_left_out_and_the_rest_is_found(decode, fusion, data_path):
+def test_seen_items_are_excluded_and_all_others_found(decode, fusion, data_path):
     """Even where the best beams are all seen: users get k unseen items as long as there are k."""
     _, model, _, _ = prepare("MACRec", data_path, decode=decode, fusion=fusion, num_beams=3, topk=[1])
     long = [f"i{i}" for i in range(25)]  # longer than what the model reads, each item twice
@@ -87,7 +87,7 @@ def test_seen_items_are_left_out_and_the_rest_is_found(decode, fusion, data_path
     assert "everything" not in found
 
 
-def test_blocked_nodes_are_those_with_nothing_left_below():
+def test_trie_nodes_without_eligible_items_are_blocked():
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 3, (40, 3))  # 27 IDs: some shared
     trie = Trie(codes, np.arange(1, 41))
@@ -109,7 +109,7 @@ def test_blocked_nodes_are_those_with_nothing_left_below():
                 assert bool(got[user, node]) == (set(below.tolist()) <= out)
 
 
-def test_any_histories_in_any_batches(data_path):
+def test_histories_of_any_length_in_batches_of_any_size(data_path):
     _, model, _, _ = prepare("TIGER", data_path, modalities=["text"])
     recommender = Recommender(model)
     rng = np.random.default_rng(3)
@@ -158,25 +158,25 @@ def test_a_loaded_checkpoint_recommends(data_path):
     ([["i1"]], {"candidates": "i1"}, "candidates is 'i1'"),
     ([["i1"]], {"candidates": ["i1", "nope"]}, r"candidates contains 1 item \('nope'\)"),
 ])
-def test_user_errors_are_one_sentence(sequences, options, message, data_path):
+def test_user_errors_are_one_line(sequences, options, message, data_path):
     _, model, _, _ = prepare("TIGER", data_path, modalities=["text"])
     with pytest.raises(UserError, match=message):
         model.recommend(sequences, **options)
 
 
-def test_other_models_are_refused():
+def test_other_models_are_rejected():
     with pytest.raises(UserError, match="Linear does not generate semantic IDs"):
         Recommender(torch.nn.Linear(1, 1))
 
 
-def test_models_that_read_users_are_refused(data_path):
+def test_models_that_require_users_are_rejected(data_path):
     _, model, _, _ = prepare("MMGRec", data_path)
     with pytest.raises(UserError, match="MMGRec reads users .* full_sort_topk"):
         model.recommend([["i1", "i2"]])
 
 
 @pytest.mark.parametrize("name", ["TIGER", "SASRec"])
-def test_a_model_whose_dataset_has_moved_is_found_or_given(name, tmp_path, monkeypatch):
+def test_moved_dataset_is_found_or_set_by_data_path(name, tmp_path, monkeypatch):
     (tmp_path / "before").mkdir()
     write_tiny_dataset(tmp_path / "before" / "data")
     options = {**SMALL, "modalities": ["text"], "encoders": {"text": "tfidf"}, "quantizer": "rq_kmeans"}

@@ -37,7 +37,7 @@ def ids_of(recommender) -> dict:
 
 
 @pytest.mark.parametrize("quantizer", ["rqvae", "cross_modal_rqvae", "rq_kmeans"])
-def test_the_frozen_quantizer_gives_every_item_its_codes_again(quantizer, data_path):
+def test_frozen_quantizer_reproduces_the_codes(quantizer, data_path):
     _, model, _, _ = prepare("MACRec", data_path, quantizer=quantizer)
     ids = model.semantic_ids
     for m in ids.modalities:
@@ -72,7 +72,7 @@ def test_new_items_are_unique_reachable_and_readable(name, decode, data_path):
 
 
 @pytest.mark.parametrize("output", ["level", "trie"])
-def test_new_items_score_as_the_trained_ones_they_share_a_prefix_with(output, data_path):
+def test_new_items_are_scored_like_trained_items_with_the_same_prefix(output, data_path):
     """Against the definition, item by item: log P(longest trained prefix) - log(number of trained items below it)."""
     _, model, _, _ = prepare("TIGER", data_path, modalities=["text"], decode="exact", collision="extra_token", output=output)
     recommender = Recommender(model)
@@ -150,7 +150,7 @@ def test_free_ids_by_hand():
 
 
 @pytest.mark.parametrize("collision", ["reassign", "extra_token", "keep"])
-def test_every_strategy_for_collisions(collision, data_path):
+def test_new_items_with_every_collision_strategy(collision, data_path):
     """Ten equal items: all get different IDs, except if the model lets items share them."""
     _, model, _, _ = prepare("TIGER", data_path, modalities=["text"], collision=collision)
     recommender = Recommender(model)
@@ -166,7 +166,7 @@ def test_every_strategy_for_collisions(collision, data_path):
     assert len(everything) == ITEMS + 10 and everything["item"].is_unique
 
 
-def test_a_pretrained_folder_keeps_new_items_and_takes_more(data_path, tmp_path):
+def test_pretrained_folder_keeps_new_items_and_accepts_more(data_path, tmp_path):
     _, model, _, _ = prepare("MACRec", data_path)
     recommender = Recommender(model)
     first, second = features_near(data_path, ["i3", "i4"]), features_near(data_path, ["i8"])
@@ -190,7 +190,7 @@ def test_a_pretrained_folder_keeps_new_items_and_takes_more(data_path, tmp_path)
     (lambda f: f["text"].update({"new-i3": np.full(12, np.nan)}), "NaN"),
     (lambda f: f["text"].update({"new-i3": "abc"}), "not a row of numbers"),
 ])
-def test_user_errors_are_one_sentence_and_change_nothing(change, message, data_path):
+def test_user_errors_are_one_line_and_change_nothing(change, message, data_path):
     _, model, _, _ = prepare("MACRec", data_path)
     recommender, features = Recommender(model), features_near(data_path, ["i3", "i4"])
     change(features)
@@ -213,7 +213,7 @@ def test_published_ids_have_no_quantizer(data_path, tmp_path):
             recommender.add_items(features_near(data_path, ["i3"]))
 
 
-def test_a_missing_bundle(data_path):
+def test_missing_bundle_is_an_error(data_path):
     _, model, _, _ = prepare("MACRec", data_path)
     for file in model.semantic_ids.bundle.iterdir():
         file.unlink()
@@ -221,7 +221,7 @@ def test_a_missing_bundle(data_path):
         Recommender(model).add_items(features_near(data_path, ["i3"]))
 
 
-def test_items_that_training_never_saw_are_found_better_than_by_chance(tmp_path):
+def test_items_without_training_interactions_are_ranked_better_than_by_chance(tmp_path):
     """arts-toy: a tenth of the items and all their interactions are held out, then added; every
     interaction with one of them is a test row. Texts are titles, which two to three items share."""
     items = pd.read_csv(TOY / "arts-toy.item", sep="\t", dtype=str)

@@ -46,7 +46,7 @@ def seal(folder, **changes):
 
 @pytest.mark.parametrize("name", [model.__name__ for model in MODELS if not model.requires_users])
 @pytest.mark.parametrize("decode", ["beam", "exact"])
-def test_ranks_as_before_without_dataset(name, decode, data_path, tmp_path):
+def test_same_ranking_without_the_dataset(name, decode, data_path, tmp_path):
     _, model, _, _ = prepare(name, data_path, decode=decode, fusion="rescore", text_fields=["nothing", "title"])
     expected = model.recommend(HISTORIES, k=ITEMS, exclude_seen=True)
     model.save_pretrained(tmp_path / "deep" / "folder")
@@ -61,7 +61,7 @@ def test_ranks_as_before_without_dataset(name, decode, data_path, tmp_path):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "deep" / "folder" / file).read_bytes()
 
 
-def test_loads_in_another_process_without_any_configuration_file(folder, tmp_path):
+def test_loads_in_another_process_without_configuration_files(folder, tmp_path):
     code = ("from recbole_macrec import plugin\nfrom recbole_macrec.config import options\nfrom recbole_macrec.trainer import loading\n"
             "for module in plugin, options, loading:\n    module.read_yaml = module.property_file = None\n"
             "from recbole_macrec import Recommender\n"
@@ -74,7 +74,7 @@ def test_loads_in_another_process_without_any_configuration_file(folder, tmp_pat
     assert not any((tmp_path / "empty").iterdir())
 
 
-def test_building_a_model_leaves_random_numbers_alone(folder):
+def test_building_a_model_does_not_change_the_random_state(folder):
     import torch
 
     torch.manual_seed(5)
@@ -84,7 +84,7 @@ def test_building_a_model_leaves_random_numbers_alone(folder):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_an_existing_folder_is_replaced_only_with_overwrite_and_only_if_ours(folder, data_path, tmp_path):
+def test_only_pretrained_folders_are_overwritten_and_only_on_request(folder, data_path, tmp_path):
     recommender = Recommender.from_pretrained(folder)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UserError, match="already exists.*overwrite=True"):
@@ -100,7 +100,7 @@ def test_an_existing_folder_is_replaced_only_with_overwrite_and_only_if_ours(fol
     Recommender.from_pretrained(folder)
 
 
-def test_a_writer_that_fails_leaves_nothing(folder, monkeypatch, tmp_path):
+def test_failed_save_leaves_no_files(folder, monkeypatch, tmp_path):
     recommender = Recommender.from_pretrained(folder)
     monkeypatch.setattr("pathlib.Path.write_bytes", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError):
@@ -113,7 +113,7 @@ def test_a_writer_that_fails_leaves_nothing(folder, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("file", sorted(CONTENT))
-def test_a_flipped_bit_anywhere_is_noticed(file, folder):
+def test_any_flipped_bit_is_an_error(file, folder):
     content = bytearray((folder / file).read_bytes())
     for place in np.linspace(0, len(content) - 1, 9).astype(int):
         flipped = content.copy()
@@ -136,7 +136,7 @@ class Bomb:
 
 @pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize("file", sorted(CONTENT - {"manifest.json"}))
-def test_a_pickle_in_place_of_a_file_is_refused_and_never_run(file, sealed, folder):
+def test_pickles_are_rejected_and_not_executed(file, sealed, folder):
     (folder / file).write_bytes(pickle.dumps(Bomb()))
     if sealed:
         seal(folder)
@@ -154,7 +154,7 @@ def test_the_weights_of_another_model_are_refused(folder, data_path, tmp_path):
         Recommender.from_pretrained(folder)
 
 
-def test_the_manifest_opens_no_file_but_ours(folder, tmp_path):
+def test_manifest_cannot_name_other_files(folder, tmp_path):
     secret = tmp_path / "secret.json"
     secret.write_text("[]")
     digest = hashlib.sha256(b"[]").hexdigest()
@@ -216,13 +216,13 @@ def test_the_command_prints_ranks_items_scores_and_titles(folder, capsys, tmp_pa
     (["--history=,"], "without history"), (["--history=i4", "--k=0"], "k is 0"),
     (["--history=i4", "--candidates=none.txt"], "none.txt does not exist"),
 ])
-def test_errors_of_the_command_are_one_sentence(arguments, message, folder, capsys):
+def test_command_errors_are_one_line(arguments, message, folder, capsys):
     assert main([f"--model_file={folder}", *arguments]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and message in err and err.count("\n") == 1
 
 
-def test_the_command_takes_a_checkpoint(data_path, capsys):
+def test_command_accepts_a_checkpoint(data_path, capsys):
     _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, epochs=1, text_fields=["title"])
     trainer.fit(train, valid)
     capsys.readouterr()

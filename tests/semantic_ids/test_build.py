@@ -52,7 +52,7 @@ def test_three_modalities_learn_together(tmp_path):
 
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans"])
-def test_same_seed_same_codes_another_seed_others(tmp_path, quantizer):
+def test_codes_are_reproducible_and_depend_on_the_seed(tmp_path, quantizer):
     settings = replace(SMALL, quantizer=quantizer)
     first, second = build(tmp_path / "1", settings), build(tmp_path / "2", settings)
     other = build(tmp_path / "3", replace(settings, semantic_id_seed=1))
@@ -66,7 +66,7 @@ def test_rqvae_of_one_modality_does_not_depend_on_the_others():
     assert np.array_equal(alone.modalities["text"].codes, beside.modalities["text"].codes)
 
 
-def test_training_lowers_the_loss_and_keeps_its_health():
+def test_training_lowers_the_loss_and_records_codebook_statistics():
     learnt = learn({m: FEATURES[m] for m in ("text", "image")}, replace(SMALL, rqvae_epochs=20), show_progress=False)
     warmup = [e for e in learnt.history if e["phase"] == "warmup"]
     train = [e for e in learnt.history if e["phase"] == "train"]
@@ -85,7 +85,7 @@ def test_codes_epoch_takes_the_epoch_with_fewest_collisions():
         assert len(np.unique(part.codes, axis=0)) == round(ITEMS * (1 - min(rates)))
 
 
-def test_restarts_rescue_a_collapsed_codebook(monkeypatch, caplog):
+def test_restarts_repair_a_collapsed_codebook(monkeypatch, caplog):
     """All codewords but one far from every item: without restarts they get no gradient and stay dead."""
     def collapsed(quantizer, z, seed):
         quantizer.codebooks.data.fill_(100.0)
@@ -193,7 +193,7 @@ def test_no_step_reads_or_quantizes_all_items_at_once(quantizer, tmp_path, monke
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="no advice about memory maps here")
-def test_memory_maps_give_their_pages_back(tmp_path):
+def test_memory_of_memory_maps_is_freed(tmp_path):
     """Reading a feature file from end to end leaves little of it in the memory of the process."""
     np.save(tmp_path / "large.npy", np.ones((2**16, 256), np.float32))  # 64 MiB
     mapped = np.load(tmp_path / "large.npy", mmap_mode="r")
@@ -224,7 +224,7 @@ def test_very_large_catalogues_use_a_sample(monkeypatch):
     assert len(rows.sample_rows(FEATURES["text"][:50], seed=0)) == 50
 
 
-def test_name_changes_with_all_it_depends_on():
+def test_bundle_name_depends_on_features_settings_and_seed():
     def name_of(*arguments):
         return bundle_name(bundle_inputs(*arguments))
 
@@ -241,7 +241,7 @@ def test_name_changes_with_all_it_depends_on():
 
 @pytest.mark.parametrize("quantizer, collision", [("cross_modal_rqvae", "reassign"), ("rq_kmeans", "extra_token"),
                                                   ("hierarchical_kmeans", "random")])
-def test_the_order_of_the_items_changes_nothing(tmp_path, monkeypatch, quantizer, collision):
+def test_codes_do_not_depend_on_the_order_of_items(tmp_path, monkeypatch, quantizer, collision):
     settings = replace(SMALL, quantizer=quantizer, collision=collision)
     built, order = build(tmp_path, settings), np.random.default_rng(0).permutation(ITEMS)
     tokens = [TOKENS[i] for i in order]
@@ -281,7 +281,7 @@ def test_other_ids_than_those_of_a_checkpoint_are_refused_before_learning(tmp_pa
 
 @pytest.mark.parametrize("name", ["manifest.json", "items.json", "codes.safetensors", "quantizer.safetensors"])
 @pytest.mark.parametrize("damage", ["truncated", "missing", "changed"])
-def test_damage_is_noticed_and_the_folder_named(tmp_path, name, damage):
+def test_damaged_bundles_are_errors_that_name_the_folder(tmp_path, name, damage):
     build(tmp_path, replace(SMALL, quantizer="rq_kmeans"))
     file = bundle_of(tmp_path) / name
     content = file.read_bytes()
@@ -335,7 +335,7 @@ def with_rows(modality, rows, value):
     (FEATURES, SMALL, ["i0", *TOKENS[:-1]], ["'i0' is listed twice"]),
     ({m: x[:0] for m, x in FEATURES.items()}, SMALL, [], ["no items"]),
 ])
-def test_bad_input_ends_with_a_sentence_and_nothing_on_disk(tmp_path, features, settings, tokens, parts):
+def test_bad_input_is_a_user_error_and_writes_nothing(tmp_path, features, settings, tokens, parts):
     with pytest.raises(UserError) as error:
         build(tmp_path, settings, features, tokens)
     for part in parts:
@@ -359,7 +359,7 @@ def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer):
 
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])
-def test_features_of_any_scale_are_learnt_from_or_refused(quantizer):
+def test_features_of_any_scale_are_used_or_rejected(quantizer):
     """Standardised, 1e30 times the features make nearly the same IDs; as they are, their squares are no float32 numbers."""
     settings = replace(SMALL, quantizer=quantizer, semantic_ids="learn")
     large = {m: FEATURES[m] * np.float32(1e30) for m in ("text", "image")}

@@ -48,7 +48,7 @@ def test_gradients_follow_the_residual_mode():
         assert torch.equal(through, torch.ones_like(z))
 
 
-def test_kmeans_initialisation_uses_every_code_and_repeats():
+def test_kmeans_initialisation_is_reproducible_and_uses_every_code():
     z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     first, second, other = (ResidualQuantizer(2, 16, 4) for _ in range(3))
     first.initialise(z, seed=3), second.initialise(z, seed=3), other.initialise(z, seed=4)
@@ -59,7 +59,7 @@ def test_kmeans_initialisation_uses_every_code_and_repeats():
     assert (z - first(z).z_hat).square().mean() < 0.3 * z.square().mean()
 
 
-def test_dead_codes_become_residuals_and_lose_their_moments():
+def test_dead_codes_are_replaced_by_residuals_and_their_optimizer_state_is_reset():
     z = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     module = ResidualQuantizer(2, 8, 4)  # all codewords 0: only code 0 is ever used
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0)
@@ -83,7 +83,7 @@ def test_dead_codes_become_residuals_and_lose_their_moments():
     assert module.restart_dead_codes(z, module.codes(z), torch.optim.AdamW(module.parameters()), torch.Generator()) <= 16
 
 
-def test_many_items_are_quantized_in_blocks_as_all_at_once(monkeypatch):
+def test_quantizing_in_blocks_equals_quantizing_at_once(monkeypatch):
     z = torch.randn(205, 4, generator=torch.Generator().manual_seed(0))
     whole, in_blocks = ResidualQuantizer(3, 16, 4), ResidualQuantizer(3, 16, 4)
     whole.initialise(z, seed=3)

@@ -57,7 +57,7 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
         form: format of ``NAME.item``.
 
     Raises:
-        UserError: if features are missing and cannot be encoded; the message tells how to get them.
+        UserError: if features are missing and cannot be encoded; the message says how to obtain them.
     """
     folder = Path(dataset_folder)
     if not folder.is_dir():
@@ -244,7 +244,7 @@ def _matches(manifest: Path, identity: dict) -> bool:
 
 
 def _how_to_get(folder: Path, name: str, modality: str, why: str) -> str:
-    """Return the message that features of ``modality`` are missing; ``why`` tells why they cannot be encoded."""
+    """Return the message that features of ``modality`` are missing; ``why`` is the reason why they cannot be encoded."""
     npy, txt = features.paths(folder, modality)
     found = ", ".join(features.available(folder)) or "none"
     return (f"modality '{modality}' of dataset {name} has no features: {npy} is missing (existing features: {found}) and {why}; "

@@ -60,7 +60,7 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
         overwrite: replace an existing dataset.
         category: the Amazon category to import, if ``src`` holds several.
         core: k of the k-core filtering; None keeps all interactions, except that raw Amazon files are filtered as published.
-        require_image: keep only items with an image; None does so for raw Amazon files alone.
+        require_image: keep only items with an image; None does so only for raw Amazon files.
         words: file of texts released as word numbers; see :mod:`recbole_macrec.data.importers.words`.
         reads: RecBole's options for columns and separators of tables in ``src``, such as ``{"ITEM_ID_FIELD": "product_id"}``.
         writes: format of the dataset.

@@ -15,7 +15,7 @@ def info_nce(anchors: Tensor, candidates: Tensor, target: Tensor, temperature: f
 
     Args:
         anchors: [B, D], normalised to unit length here.
-        candidates: [C, D], normalised likewise.
+        candidates: [C, D], also normalised.
         target: [B] int64, the positive candidate of each anchor.
         excluded: [B] int64, one candidate per anchor that is not a negative (the anchor itself); -1 for none.
 

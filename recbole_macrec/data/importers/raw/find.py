@@ -34,7 +34,7 @@ def find_raw(src: Path, name: str, category: str | None = None) -> RawFiles | No
     if not src.is_dir() or any(src.glob("*.inter.json")):
         return _not_amazon(src, category, None)
     found = {}
-    for path in sorted(src.iterdir()):  # an archive comes after its unpacked copy and replaces it
+    for path in sorted(src.iterdir()):  # an archive is sorted after its unpacked copy and replaces it
         match = _METADATA.fullmatch(path.name)
         if match:
             found[match["category"], _KINDS[match["form"]]] = path
@@ -48,7 +48,7 @@ def find_raw(src: Path, name: str, category: str | None = None) -> RawFiles | No
     chosen = _choose(src, sorted({category for category, _ in found}), name, category)
     kinds = [kind for category, kind in found if category == chosen]
     if len(kinds) > 1:
-        raise UserError(f"SRC {src} holds {chosen} of 2018 and of 2023; give each release a folder of its own")
+        raise UserError(f"SRC {src} holds {chosen} of 2018 and of 2023; put each release into a separate folder")
     plain = src / f"{chosen}{_REVIEWS[kinds[0]]}"
     archive = plain.with_name(f"{plain.name}.gz")
     if not (plain.exists() or archive.exists()):
