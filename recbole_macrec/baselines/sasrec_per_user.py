@@ -15,6 +15,7 @@ from torch import nn
 
 from recbole_macrec.config.values import check_choice, check_whole
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.decoder_only import CausalLayers, causal_mask
 from recbole_macrec.generation.network.dropout import dropout
 from recbole_macrec.generation.network.layers import RMSNorm
@@ -152,6 +153,36 @@ class SASRecPerUser(WindowedRecommender):
         vectors, item = self.item_vectors(), interaction[self.ITEM_ID]
         scores = (self._last_states(interaction, vectors) * vectors[item]).sum(-1).float()
         return scores.masked_fill(item == 0, -torch.inf)
+
+    # -- for Recommender ----------------------------------------------------------------------------------------------
+
+    @property
+    def catalogue(self) -> SemanticIDs:
+        return self.semantic_ids or SemanticIDs(tuple(self.item_tokens[1:]), {}, {}, {})
+
+    def restriction(self, allowed: np.ndarray | None) -> torch.Tensor | None:
+        """Items that must not be recommended; bool [N]."""
+        if allowed is None:
+            return None
+        forbidden = torch.ones(self.n_items, dtype=torch.bool, device=self.device)
+        forbidden[torch.from_numpy(allowed).to(self.device)] = False
+        return forbidden
+
+    def best_items(self, interaction, k: int, restriction: torch.Tensor | None, excluded: torch.Tensor | None = None) -> Ranking:
+        scores = self.full_sort_predict(interaction).log_softmax(1)
+        if restriction is not None:
+            scores.masked_fill_(restriction, -torch.inf)
+        if excluded is not None:
+            scores.scatter_(1, excluded, -torch.inf)
+        scores, items = scores.topk(min(k, self.n_items - 1))
+        return Ranking(items.masked_fill(scores.isneginf(), 0), scores)
+
+    @torch.no_grad()
+    def item_scores(self, interaction, items: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of given items [B, C], of a softmax over all items; -inf for the padding 0."""
+        return self.full_sort_predict(interaction).log_softmax(1).gather(1, items)
+
+    # -- hidden states ------------------------------------------------------------------------------------------------
 
     def _last_states(self, interaction, vectors: torch.Tensor) -> torch.Tensor:
         """Hidden states at the end of B histories, [B, D]."""

@@ -40,6 +40,7 @@ from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Target, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.model.windowed import Histories, WindowedRecommender, in_eval_precision
+from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.cpu_threads import map_in_threads
 from recbole_macrec.utils.hardware import free_memory
 
@@ -67,7 +68,6 @@ class GenerativeRecommender(WindowedRecommender):
     """
 
     recommender_class: type  # Recommender; set by plugin.py
-    requires_users = False  # True if it ranks only for the users of the training data
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -408,6 +408,16 @@ class GenerativeRecommender(WindowedRecommender):
         parts = self._batch_parts(histories.length, self._users_per_part(items.shape[1]))[::-1]  # longest first
         scores = torch.cat(list(map_in_threads(part_scores, parts, self.device)))
         return scores[torch.argsort(torch.cat(parts)).to(scores.device)]
+
+    @property
+    def catalogue(self) -> SemanticIDs:
+        return self.semantic_ids
+
+    def restriction(self, allowed: np.ndarray | None) -> dict[str, Trie]:
+        return dict(self.tries.items()) if allowed is None else self.build_tries(allowed)
+
+    def best_items(self, interaction, k: int, restriction: dict[str, Trie], excluded: torch.Tensor | None = None) -> Ranking:
+        return self.rank(interaction, Eligible(restriction, max(self.beams, k), excluded, k))["fused"]
 
     def _levels(self) -> list[int]:
         return [self.tries[m].levels for m in self.modalities]

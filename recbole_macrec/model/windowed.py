@@ -4,7 +4,7 @@ Shapes: B users, T items of the longest history.
 """
 from collections.abc import Callable
 from functools import wraps
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from recbole_macrec.config.values import check_choice, check_number
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.packing import split_batch
 from recbole_macrec.generation.network.windows import Windows
-from recbole_macrec.semantic_ids import SemanticIDSettings
+from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
 from recbole_macrec.utils.hardware import autocast_to, resolve_precision
 
 FIRST_TARGET = "first_target"  # field of windows: int64 [B], the index of the first item that is a target
@@ -59,6 +59,7 @@ class WindowedRecommender(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    requires_users = False  # True if it ranks only for the users of the training data
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -66,6 +67,32 @@ class WindowedRecommender(SequentialRecommender):
         self.eval_precision = resolve_precision(config["eval_precision"] or "fp32", self.device)  # None in old checkpoints
         self.pass_tokens = config["pass_tokens"] or (4096 if self.device.type == "cpu" else 131072)
         self.last_rankings: dict[str, Ranking] = {}
+
+    # -- for Recommender ----------------------------------------------------------------------------------------------
+
+    @property
+    def catalogue(self) -> SemanticIDs:
+        """The items, in the model's order; without modalities for a model without semantic IDs."""
+        raise NotImplementedError
+
+    def restriction(self, allowed: np.ndarray | None) -> Any:
+        """Prepare :meth:`best_items` for the items ``allowed`` (int64, sorted), for all items with None."""
+        raise NotImplementedError
+
+    def best_items(self, interaction, k: int, restriction: Any, excluded: torch.Tensor | None = None) -> Ranking:
+        """The ``k`` best items of each user, or more.
+
+        Args:
+            restriction: from :meth:`restriction`.
+            excluded: int64 [B, S], items to leave out, padded with 0.
+        """
+        raise NotImplementedError
+
+    def item_scores(self, interaction, items: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of given items [B, C] of each user, up to a constant factor; -inf for the padding 0."""
+        raise NotImplementedError
+
+    # -- settings -----------------------------------------------------------------------------------------------------
 
     @classmethod
     def reads_semantic_ids(cls, config) -> bool:

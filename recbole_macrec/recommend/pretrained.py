@@ -35,7 +35,7 @@ MANIFEST, ITEMS, CODES, MODEL, QUANTIZER = (
 
 
 def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: FrozenQuantizer | None, overwrite: bool) -> None:
-    """Write ``model`` (a GenerativeRecommender) and its items.
+    """Write ``model`` and its items.
 
     Raises:
         UserError: ``folder`` exists; with ``overwrite``, only if it is not a folder of this format.
@@ -44,7 +44,7 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
         advice = "choose another one" if overwrite else "choose another one, or replace it with overwrite=True"
         problem = "already exists, and is not a model folder of recbole_macrec" if overwrite else "already exists"
         raise UserError(f"{folder} {problem}; {advice}.")
-    ids, name = model.semantic_ids, type(model).__name__
+    ids, name = model.catalogue, type(model).__name__
     state = {weight: value.detach().cpu().contiguous() for weight, value in model.state_dict().items()}
     options = Options(json.loads(json.dumps(options_of(model), default=str)))
     build(name, options, ids, "cpu").load_state_dict(state)  # check that the model can be rebuilt from these options

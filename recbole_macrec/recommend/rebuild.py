@@ -1,13 +1,15 @@
 """Build a model from its options and semantic IDs, without RecBole's Config and Dataset."""
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from recbole.utils import get_model
 
 from recbole_macrec.config.plain import plain_config
+from recbole_macrec.config.registry import model_names
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.model.base import generative_names
 from recbole_macrec.semantic_ids import SemanticIDs
 
 
@@ -25,13 +27,18 @@ class Options(dict):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The part of a dataset that a model needs: items and their semantic IDs."""
+    """The part of a dataset that a model needs: items and, unless it has none, their semantic IDs."""
 
     semantic_ids: SemanticIDs
 
     def num(self, field: str) -> int:
         """Number of items, including the padding."""
         return len(self.semantic_ids.item_tokens) + 1
+
+    @property
+    def field2id_token(self) -> Mapping[str, np.ndarray]:
+        """Field -> its tokens by number. The items are the only field of a catalogue."""
+        return defaultdict(lambda: np.array(["[PAD]", *self.semantic_ids.item_tokens], dtype=object))
 
 
 def options_of(model) -> dict:
@@ -43,10 +50,10 @@ def build(name: str, options: Options, ids: SemanticIDs, device: torch.device | 
     """Create a model for ranking, with untrained weights.
 
     Raises:
-        UserError: ``name`` is not a generative model, or an option is invalid.
+        UserError: ``name`` is no model of this package, or an option is invalid.
     """
-    if name not in generative_names():
-        raise UserError(f"Unknown model '{name}'.{nearest(name, generative_names())} Known models: {', '.join(generative_names())}.")
+    if name not in model_names():
+        raise UserError(f"Unknown model '{name}'.{nearest(name, model_names())} Known models: {', '.join(model_names())}.")
     options["device"] = torch.device(device)
     with torch.random.fork_rng(devices=[]):  # the weights are replaced later; keep the caller's random state
         return get_model(name)(options, Catalogue(ids)).to(device).eval()

@@ -1,35 +1,40 @@
-"""Recommendations of a trained model.
+"""Recommendations of trained models.
 
-Shapes: B users, F_m feature width of modality m.
+Shapes: M models, B users, C candidates of a user, F_m feature width of modality m.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from recbole.data.interaction import Interaction
 from recbole.quick_start import quick_start
-from tqdm import tqdm
 
-from recbole_macrec.config.values import check_whole
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.budget import max_users_in_memory
-from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.search import Ranking
-from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.model.base import GenerativeRecommender
-from recbole_macrec.recommend.input import Sequences, feature_matrix, histories, item_numbers, item_titles, new_tokens
+from recbole_macrec.model.windowed import WindowedRecommender
+from recbole_macrec.recommend.base import ItemRecommender
+from recbole_macrec.recommend.fusion import distinct, fused_scores
+from recbole_macrec.recommend.input import feature_matrix, item_numbers, item_titles, new_tokens
 from recbole_macrec.recommend.pretrained import read_pretrained, write_pretrained
 from recbole_macrec.recommend.rebuild import with_items_of
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 from recbole_macrec.semantic_ids.new_items import with_new_items
+from recbole_macrec.utils.files import replace_folder
+
+FUSION, FUSION_FORMAT = "fusion.json", "recbole_macrec fusion, version 1"
+TOP = 100  # candidates of each model of a fusion
 
 
-class Recommender:
+class Recommender(ItemRecommender):
     """A trained model with its catalogue; recommends items for histories of item tokens.
 
         recommender = Recommender.load("saved/TIGER-....pth")         # needs the dataset of the training
@@ -44,26 +49,20 @@ class Recommender:
         quantizer: quantizer for the semantic IDs of new items; by default the one that learnt the model's IDs.
     """
 
-    def __init__(self, model: GenerativeRecommender, titles: Mapping[str, str] | None = None,
+    def __init__(self, model: WindowedRecommender, titles: Mapping[str, str] | None = None,
                  quantizer: FrozenQuantizer | None = None):
-        if not isinstance(model, GenerativeRecommender):
-            raise UserError(f"{type(model).__name__} does not generate semantic IDs; use a generative model of "
-                            "recbole_macrec, or RecBole's full_sort_topk.")
+        if not isinstance(model, WindowedRecommender):
+            raise UserError(f"{type(model).__name__} is not a model of recbole_macrec; use RecBole's full_sort_topk.")
         if model.requires_users:
             raise UserError(f"{type(model).__name__} reads users besides histories and ranks only for the users of its "
                             "training; use RecBole's full_sort_topk.")
-        self._set_model(model)
+        self.model = model
         self._quantizer = quantizer
         if titles is not None:
             self.titles = dict(titles)
 
-    def _set_model(self, model: GenerativeRecommender) -> None:
-        self.model = model
-        self._tokens = np.array(["", *self.item_tokens], dtype=object)  # [n_items], by internal number
-        self._numbers = {token: number for number, token in enumerate(self.item_tokens, 1)}
-
     @classmethod
-    def load(cls, file: str | Path, data_path: str | Path | None = None) -> Recommender:
+    def load(cls, file: str | Path, data_path: str | Path | None = None) -> ItemRecommender:
         """Load a checkpoint, which needs the dataset of the training, or a folder of :meth:`save_pretrained`.
 
         Args:
@@ -77,7 +76,7 @@ class Recommender:
         if Path(file).is_dir():
             if data_path is not None:
                 raise UserError(f"data_path is {str(data_path)!r}, but the folder {file} needs no dataset; remove data_path.")
-            return cls.from_pretrained(file)
+            return (FusedRecommender if (Path(file) / FUSION).is_file() else cls).from_pretrained(file)
         return cls(quick_start.load_data_and_model(str(file), data_path)[1])
 
     @classmethod
@@ -98,12 +97,17 @@ class Recommender:
         quantizer = self.quantizer if self._has_quantizer else None
         write_pretrained(Path(folder), self.model, self.titles, quantizer, overwrite)
 
+    @staticmethod
+    def fuse(recommenders: Sequence[Recommender], weights: Sequence[float], top: int = TOP) -> FusedRecommender:
+        """Recommend by several models together; see :class:`FusedRecommender`."""
+        return FusedRecommender(recommenders, weights, top)
+
     # -- the catalogue -----------------------------------------------------------------------------------------------
 
     @property
     def item_tokens(self) -> tuple[str, ...]:
         """All items, added ones last."""
-        return self.model.semantic_ids.item_tokens
+        return self.model.catalogue.item_tokens
 
     @cached_property
     def titles(self) -> dict[str, str]:
@@ -112,22 +116,29 @@ class Recommender:
 
     @property
     def _has_quantizer(self) -> bool:
-        return self._quantizer is not None or self.model.semantic_ids.bundle is not None
+        return self._quantizer is not None or (self._has_ids and self.model.catalogue.bundle is not None)
+
+    @property
+    def _has_ids(self) -> bool:
+        return bool(self.model.catalogue.modalities)
 
     @property
     def quantizer(self) -> FrozenQuantizer:
         """The quantizer that learnt the semantic IDs; raises a UserError for published IDs."""
+        if not self._has_ids:
+            raise UserError(f"{type(self.model).__name__} has an embedding of its own for every item and no semantic IDs, so it cannot "
+                            "read new items; train it again with them.")
         if not self._has_quantizer:
             raise UserError("This model has published semantic IDs and no quantizer, which new items need; train it with "
                             "--semantic_ids=learn to add items.")
         if self._quantizer is None:
-            ids = self.model.semantic_ids
+            ids = self.model.catalogue
             self._quantizer = FrozenQuantizer.of_bundle(ids.bundle, ids.modalities)
         return self._quantizer
 
     def semantic_id(self, item: str) -> dict[str, tuple[int, ...]]:
         """Modality -> the semantic ID of an item."""
-        number, ids = item_numbers([item], self._numbers, "semantic_id")[0], self.model.semantic_ids
+        number, ids = item_numbers([item], self._numbers, "semantic_id")[0], self.model.catalogue
         return {m: tuple(ids.codes[m][number - 1].tolist()) for m in ids.modalities}
 
     def add_items(self, features: Mapping[str, Mapping[str, np.ndarray]], titles: Mapping[str, str] | None = None) -> None:
@@ -145,83 +156,152 @@ class Recommender:
         Raises:
             UserError: for invalid features, items already in the catalogue, and models with published IDs.
         """
-        quantizer, ids = self.quantizer, self.model.semantic_ids
+        quantizer, ids = self.quantizer, self.model.catalogue
+        if not isinstance(self.model, GenerativeRecommender):
+            raise UserError(f"{type(self.model).__name__} has an embedding of its own for every item, so it cannot read new items; train "
+                            "it again with them.")
         tokens = new_tokens(features, ids.modalities, self._numbers)
         matrices = {m: feature_matrix(m, features[m], tokens, quantizer.width(m)) for m in ids.modalities}
         titles = self.titles | dict(titles or {})
-        self._set_model(with_items_of(self.model, with_new_items(ids, quantizer, tokens, matrices)))
+        self.model = with_items_of(self.model, with_new_items(ids, quantizer, tokens, matrices))
         self.titles = titles
+        del self._numbers  # of the old catalogue
 
     # -- recommendations ---------------------------------------------------------------------------------------------
 
-    def recommend(self, sequences: Sequences, k: int = 10, exclude_seen: bool = False,
-                  candidates: Iterable[str] | None = None, batch_size: int = 1024,
-                  show_progress: bool = False) -> pd.DataFrame:
-        """Recommend ``k`` items for every history.
+    def scores(self, rows: list[list[int]], items: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of items [B, C] (numbers, 0 for none) after histories of item numbers; -inf for none."""
+        return self.model.item_scores(self._batch(rows), items.to(self.model.device)).cpu()
 
-        The model ranks as in evaluation (``decode``, ``num_beams``, ``fusion``), but with at least ``k`` beams, so that every
-        user gets ``k`` items if there are as many.
+    def _limited(self, batch_size: int) -> int:
+        whole = not isinstance(self.model, GenerativeRecommender) or self.model.decode == "exact"
+        return min(batch_size, max_users_in_memory(self.model.n_items, "exact", self.model.device)) if whole else batch_size
 
-        Args:
-            sequences: histories of item tokens, oldest first, or user -> history. The model reads the newest
-                ``MAX_ITEM_LIST_LENGTH`` items of each.
-            exclude_seen: do not recommend items of the user's history, even beyond ``MAX_ITEM_LIST_LENGTH``.
-            candidates: recommend only these items; the search uses the trie of their IDs.
-            batch_size: users ranked together, fewer if memory is short. Does not change the result.
-
-        Returns:
-            One row per recommendation: ``user`` (the key, or the position in the list from 0), ``item`` (token), ``rank``
-            from 1, ``score`` (see the options ``decode`` and ``fusion``); users in the given order.
-
-        Raises:
-            UserError: for items that are not in the catalogue, an empty history, and a ``k`` below 1.
-        """
-        check_whole(1, k=k, batch_size=batch_size)
-        users, rows = histories(sequences, self._numbers)
-        tries = dict(self.model.tries.items()) if candidates is None else self._tries(candidates)
-        eligible = Eligible(tries, max(self.model.beams, k), top=k)
-        if self.model.decode == "exact":
-            batch_size = min(batch_size, max_users_in_memory(self.model.n_items, "exact", self.model.device))
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         was_training = self.model.training
         self.model.eval()
         try:
-            ranked = [
-                self._rank(rows[begin : begin + batch_size], eligible, k, exclude_seen)
-                for begin in tqdm(range(0, len(rows), batch_size), disable=not show_progress, desc="Recommend", unit="batch")
-            ]
+            yield
         finally:
             self.model.train(was_training)
-        return self._table(users, ranked)
 
-    def _tries(self, candidates: Iterable[str]) -> dict[str, Trie]:
-        """Build the tries of ``candidates`` by modality."""
-        numbers = np.unique(np.array(item_numbers(candidates, self._numbers, "candidates"), dtype=np.int64))
-        if not len(numbers):
-            raise UserError("candidates is empty; give at least one item, or None to recommend from all items.")
-        return self.model.build_tries(numbers)
+    def _restriction(self, allowed: np.ndarray | None) -> Any:
+        return self.model.restriction(allowed)
 
-    def _rank(self, rows: list[list[int]], eligible: Eligible, k: int, exclude_seen: bool) -> Ranking:
-        """Rank at most ``k`` items for a batch of histories; returned on the CPU."""
-        model = self.model
-        read = [row[-model.max_seq_length :] for row in rows]
-        if exclude_seen:
-            eligible = eligible._replace(excluded=padded([sorted(set(row)) for row in rows]).to(model.device))
-        batch = Interaction({model.ITEM_SEQ: padded(read), model.ITEM_SEQ_LEN: torch.tensor([len(row) for row in read])})
-        ranking = model.rank(batch.to(model.device), eligible)["fused"]
+    def _rank(self, rows: list[list[int]], k: int, restriction: Any, exclude_seen: bool) -> Ranking:
+        excluded = padded([sorted(set(row)) for row in rows]).to(self.model.device) if exclude_seen else None
+        ranking = self.model.best_items(self._batch(rows), k, restriction, excluded)
         return Ranking(ranking.items[:, :k].cpu(), ranking.scores[:, :k].cpu())
 
-    def _table(self, users: list, ranked: list[Ranking]) -> pd.DataFrame:
-        exists = [ranking.items.numpy() > 0 for ranking in ranked]  # [B, k]
-        counts = np.concatenate([part.sum(1) for part in exists]) if exists else np.zeros(0, dtype=np.int64)
-        ranks = [np.nonzero(part)[1] + 1 for part in exists]
-        items = [ranking.items.numpy()[part] for ranking, part in zip(ranked, exists)]
-        scores = [ranking.scores.double().numpy()[part] for ranking, part in zip(ranked, exists)]
-        return pd.DataFrame({
-            "user": pd.Series(users, dtype=None if users else object).repeat(counts).reset_index(drop=True),
-            "item": self._tokens[np.concatenate([*items, np.zeros(0, dtype=np.int64)])],
-            "rank": np.concatenate([*ranks, np.zeros(0, dtype=np.int64)]),
-            "score": np.concatenate([*scores, np.zeros(0)]),
-        })
+    def _batch(self, rows: list[list[int]]) -> Interaction:
+        model = self.model
+        read = [row[-model.max_seq_length :] for row in rows]
+        batch = Interaction({model.ITEM_SEQ: padded(read), model.ITEM_SEQ_LEN: torch.tensor([len(row) for row in read])})
+        return batch.to(model.device)
+
+
+class FusedRecommender(ItemRecommender):
+    """Ranks the best items of several models by the weighted sum of their log-probabilities.
+
+    The candidates of a user are the ``top`` best items of each model. The command ``benchmark fuse`` chooses ``weights`` on the
+    validation data of a comparison; they are in ``result.json`` of the fused run.
+
+    Args:
+        recommenders: at least two, of the same items.
+        weights: one for each recommender, not negative, not all 0.
+        top: candidates of each model.
+
+    Raises:
+        UserError: fewer than two recommenders, other items, or invalid weights.
+    """
+
+    def __init__(self, recommenders: Sequence[Recommender], weights: Sequence[float], top: int = TOP):
+        if len(recommenders) < 2 or len(recommenders) != len(weights):
+            raise UserError(f"{len(recommenders)} recommenders and {len(weights)} weights; give at least two recommenders and a weight "
+                            "for each.")
+        if not np.isfinite(weights).all() or min(weights) < 0 or max(weights) == 0:
+            raise UserError(f"weights is {list(weights)}; expected numbers that are not negative, at least one of them above 0.")
+        first = recommenders[0]
+        for other in recommenders[1:]:
+            if set(other.item_tokens) != set(first.item_tokens):
+                raise UserError("The recommenders know different items; train them on the same data set.")
+        self.recommenders, self.weights, self.top = list(recommenders), [float(weight) for weight in weights], top
+        self._own = []  # for each model: its item number of each number of the first model
+        for recommender in recommenders:
+            numbers = {token: number for number, token in enumerate(recommender.item_tokens, 1)}
+            self._own.append(np.array([0, *(numbers[token] for token in first.item_tokens)]))
+
+    @property
+    def item_tokens(self) -> tuple[str, ...]:
+        return self.recommenders[0].item_tokens
+
+    @property
+    def titles(self) -> dict[str, str]:
+        return self.recommenders[0].titles
+
+    def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Save the models and their weights in one folder, which :meth:`Recommender.load` reads.
+
+        Raises:
+            UserError: ``folder`` exists; with ``overwrite``, only if it is not a folder of this method.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (overwrite and (folder / FUSION).is_file()):
+            raise UserError(f"{folder} already exists; choose another folder, or replace a saved fusion with overwrite=True.")
+        with replace_folder(folder, overwrite) as fresh:
+            for number, recommender in enumerate(self.recommenders):
+                recommender.save_pretrained(fresh / str(number))
+                (fresh / f".{number}.lock").unlink(missing_ok=True)
+            content = {"format": FUSION_FORMAT, "weights": self.weights, "top": self.top}
+            (fresh / FUSION).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> FusedRecommender:
+        """Load a folder of :meth:`save_pretrained` on ``device`` (by default a GPU, if available).
+
+        Raises:
+            UserError: the folder is missing or damaged.
+        """
+        path = Path(folder) / FUSION
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FUSION_FORMAT:
+                raise ValueError(f"its format is not '{FUSION_FORMAT}'")
+            weights, top = [float(weight) for weight in content["weights"]], int(content["top"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{path} can't be read as a fusion of recbole_macrec ({error}); save it again.") from None
+        folders = [Path(folder) / str(number) for number in range(len(weights))]
+        return cls([Recommender.from_pretrained(own, device) for own in folders], weights, top)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for recommender in self.recommenders:
+                stack.enter_context(recommender._evaluating())
+            yield
+
+    def _limited(self, batch_size: int) -> int:
+        return min(recommender._limited(batch_size) for recommender in self.recommenders)
+
+    def _restriction(self, allowed: np.ndarray | None) -> list[Any]:
+        return [
+            recommender._restriction(None if allowed is None else np.sort(own[allowed]))
+            for recommender, own in zip(self.recommenders, self._own)
+        ]
+
+    def _rank(self, rows: list[list[int]], k: int, restriction: list[Any], exclude_seen: bool) -> Ranking:
+        lists, histories = [], [[own[row].tolist() for row in rows] for own in self._own]
+        for recommender, own, read, restricted in zip(self.recommenders, self._own, histories, restriction):
+            found = recommender._rank(read, max(k, self.top), restricted, exclude_seen).items.numpy()
+            lists.append(np.argsort(own)[found])  # numbers of the first model
+        items = distinct(np.concatenate(lists, axis=1))
+        scores = torch.stack([
+            recommender.scores(read, torch.from_numpy(own[items]))
+            for recommender, own, read in zip(self.recommenders, self._own, histories)
+        ])  # fmt: skip
+        fused, place = fused_scores(scores, torch.tensor(self.weights)).sort(dim=1, descending=True, stable=True)
+        return Ranking(torch.from_numpy(items).gather(1, place)[:, :k], fused[:, :k])
 
 
 def padded(rows: list[list[int]]) -> torch.Tensor:

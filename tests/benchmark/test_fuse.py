@@ -11,10 +11,11 @@ from small_models import SMALL
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.benchmark.compare.statistics import user_values
-from recbole_macrec.benchmark.fuse.command import distinct, fuse, overlap, score_candidates
+from recbole_macrec.benchmark.fuse.command import fuse, overlap, score_candidates
 from recbole_macrec.benchmark.fuse.members import Member
-from recbole_macrec.benchmark.fuse.weights import choose_weights, fused_scores, target_ranks
+from recbole_macrec.benchmark.fuse.weights import choose_weights, target_ranks
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.recommend.fusion import distinct, fused_scores
 
 MODELS = ("TIGER", "SASRec", "BPR")  # generative, sequential and general
 NAME = "TIGER + SASRec + BPR"

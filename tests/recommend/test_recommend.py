@@ -164,8 +164,8 @@ def test_user_errors_are_one_line(sequences, options, message, data_path):
         model.recommend(sequences, **options)
 
 
-def test_other_models_are_rejected():
-    with pytest.raises(UserError, match="Linear does not generate semantic IDs"):
+def test_other_models_are_refused():
+    with pytest.raises(UserError, match="Linear is not a model of recbole_macrec"):
         Recommender(torch.nn.Linear(1, 1))
 
 

@@ -38,10 +38,11 @@ from recbole_macrec.benchmark.compare.runs import (
 )
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.fuse.members import Member, Rows
-from recbole_macrec.benchmark.fuse.weights import choose_weights, fused_scores, target_ranks
+from recbole_macrec.benchmark.fuse.weights import choose_weights, target_ranks
 from recbole_macrec.config.plain import plain
 from recbole_macrec.config.values import check_whole
 from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.recommend.fusion import distinct, fused_scores
 from recbole_macrec.utils.reporting import run_command
 
 TOP = 100
@@ -146,16 +147,6 @@ def score_candidates(members: Sequence[Member], split: str, top: int) -> Scored:
     found = items[rows[0].row] == rows[0].target[:, None]
     column = np.where(found.any(1), found.argmax(1), -1)
     return Scored(rows[0], items, torch.stack(scores), column)
-
-
-def distinct(lists: np.ndarray) -> np.ndarray:
-    """The distinct items of each row of ``lists`` [R, W] in ascending order, padded with 0 at the end; int64 [R, C]."""
-    ordered = np.sort(lists, axis=1)
-    ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = 0
-    last = np.iinfo(ordered.dtype).max
-    ordered = np.sort(np.where(ordered == 0, last, ordered), axis=1)
-    width = int((ordered < last).sum(1).max())
-    return np.where(ordered == last, 0, ordered)[:, :width]
 
 
 def _numbers(first: Member, member: Member) -> np.ndarray:

@@ -19,6 +19,7 @@ from recbole_macrec.config.options import hidden_words
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD, GenerativeRecommender
+from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.trainer.trainer import padded_rows
 
 
@@ -111,7 +112,7 @@ class Member:
         parts, begin = [], 0
         for batch in self._batches(split):
             rows = torch.from_numpy(items[begin : begin + len(batch[0])]).to(self.trainer.device)
-            if isinstance(self.model, GenerativeRecommender):
+            if isinstance(self.model, WindowedRecommender):
                 scores = self.model.item_scores(batch[0].to(self.trainer.device), rows)
             else:
                 scores = torch.log_softmax(self._all_scores(batch), dim=1).gather(1, rows)

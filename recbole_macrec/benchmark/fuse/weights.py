@@ -6,25 +6,11 @@ from collections.abc import Callable
 
 import torch
 
+from recbole_macrec.recommend.fusion import fused_scores
+
 MULTIPLIERS = [0.0, *(2.0 ** (step / 2) for step in range(-6, 7))]  # of the starting weights, 1/8 to 8
 FINE_MULTIPLIERS = [2.0 ** (step / 8) for step in range(-4, 5)]
 ROUNDS = 4  # maximum number of passes over the models
-
-
-def fused_scores(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted sum of the models' log-probabilities, sum_m w_m log p_m(item | history).
-
-    A weight is the inverse of the temperature of a model's softmax, so one number per model sets both.
-
-    Args:
-        scores: [M, R, C], -inf where a row has no further candidate.
-        weights: [M].
-
-    Returns:
-        [R, C].
-    """
-    absent = scores[0] == -torch.inf
-    return torch.einsum("mrc,m->rc", scores.masked_fill(absent, 0.0), weights).masked_fill(absent, -torch.inf)
 
 
 def target_ranks(fused: torch.Tensor, row: torch.Tensor, column: torch.Tensor, lowest: int) -> torch.Tensor:

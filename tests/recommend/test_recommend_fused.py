@@ -1,0 +1,100 @@
+"""Recommendations of SASRecPerUser, and of several models together."""
+import numpy as np
+import pytest
+import torch
+from recbole.utils.case_study import full_sort_topk
+from small_models import ITEMS, data_path, prepare  # noqa: F401  data_path is a fixture
+
+from recbole_macrec import Recommender, UserError
+
+HISTORIES = {"a": ["i4", "i5", "i6"], "b": ["i9"], "c": ["i1", "i2", "i3", "i1"]}
+
+
+@pytest.fixture
+def pair(data_path):  # noqa: F811
+    """A generative and a dense model, trained for a moment."""
+    pair = []
+    for name, options in (("MACRec", {"decode": "certified", "fusion": "lse", "epochs": 2}), ("SASRecPerUser", {"epochs": 2})):
+        _, model, trainer, (train, _, _) = prepare(name, data_path, **options)
+        trainer.fit(train, None, saved=False)
+        model.eval()
+        pair.append(Recommender(model))
+    return pair
+
+
+def lists(frame):
+    return {user: list(rows["item"]) for user, rows in frame.groupby("user", sort=False)}
+
+
+@pytest.mark.parametrize("item_features", ["none", "codes"])
+def test_a_dense_model_recommends_what_full_sort_topk_ranks_first(item_features, data_path, tmp_path):  # noqa: F811
+    _, model, _, (_, _, test) = prepare("SASRecPerUser", data_path, item_features=item_features)
+    data, tokens = test.dataset.inter_feat, np.array(model.item_tokens)
+    rows = zip(data["item_id_list"].tolist(), data["item_length"].tolist())
+    recommender = Recommender(model)
+    frame = recommender.recommend([list(tokens[items[:n]]) for items, n in rows], k=7)
+    _, items = full_sort_topk(data["user_id"].numpy(), model, test, k=7)
+    assert frame["item"].tolist() == tokens[items.flatten()].tolist()
+    seen = recommender.recommend(HISTORIES, k=ITEMS, exclude_seen=True)
+    assert lists(seen)["b"].count("i9") == 0 and len(lists(seen)["a"]) == ITEMS - 3
+    assert set(recommender.recommend(HISTORIES, 5, candidates=["i3", "i8"])["item"]) == {"i3", "i8"}
+    recommender.save_pretrained(tmp_path / "folder")
+    again = Recommender.load(tmp_path / "folder")
+    assert again.recommend(HISTORIES).equals(recommender.recommend(HISTORIES))
+
+
+def test_a_dense_model_cannot_read_new_items(data_path):  # noqa: F811
+    _, model, _, _ = prepare("SASRecPerUser", data_path)
+    with pytest.raises(UserError, match="an embedding of its own for every item"):
+        Recommender(model).add_items({"text": {"new": np.zeros(12)}, "image": {"new": np.zeros(12)}})
+
+
+def test_fused_scores_are_the_weighted_log_probabilities_of_all_items(pair):
+    """With every item a candidate, the list equals brute force over the catalogue."""
+    fused = Recommender.fuse(pair, [0.7, 0.3], top=ITEMS)
+    frame = fused.recommend(HISTORIES, k=ITEMS)
+    names = pair[0].item_tokens
+    total = torch.zeros(len(HISTORIES), ITEMS)
+    for recommender, weight in zip(pair, (0.7, 0.3)):
+        numbers = {token: i for i, token in enumerate(recommender.item_tokens, 1)}
+        rows = [[numbers[item] for item in history] for history in HISTORIES.values()]
+        items = torch.tensor([numbers[name] for name in names]).expand(len(rows), -1)
+        with torch.no_grad():
+            total += weight * recommender.scores(rows, items)
+    for user, scores in zip(HISTORIES, total):
+        found = frame[frame["user"] == user]
+        expected = scores.sort(descending=True).values
+        np.testing.assert_allclose(found["score"], expected, atol=1e-5)
+        by_name = dict(zip(names, scores.tolist()))
+        np.testing.assert_allclose([by_name[item] for item in found["item"]], expected, atol=1e-5)
+
+
+def test_a_weight_of_0_leaves_the_list_of_the_other_model(pair):
+    assert lists(Recommender.fuse(pair, [0, 1], top=10).recommend(HISTORIES)) == lists(pair[1].recommend(HISTORIES))
+    assert lists(Recommender.fuse(pair, [2, 0], top=10).recommend(HISTORIES)) == lists(pair[0].recommend(HISTORIES))
+
+
+def test_restrictions_hold_for_every_model(pair):
+    fused = Recommender.fuse(pair, [1, 1], top=5)
+    assert set(fused.recommend(HISTORIES, 4, candidates=["i3", "i8"])["item"]) == {"i3", "i8"}
+    seen = lists(fused.recommend(HISTORIES, 20, exclude_seen=True))
+    assert all(not set(HISTORIES[user]) & set(items) for user, items in seen.items())
+
+
+def test_a_fusion_is_saved_as_one_folder(pair, tmp_path):
+    fused = Recommender.fuse(pair, [0.7, 0.3])
+    fused.save_pretrained(tmp_path / "fused")
+    again = Recommender.load(tmp_path / "fused")
+    assert again.recommend(HISTORIES).equals(fused.recommend(HISTORIES))
+    with pytest.raises(UserError, match="already exists"):
+        fused.save_pretrained(tmp_path / "fused")
+    fused.save_pretrained(tmp_path / "fused", overwrite=True)
+    (tmp_path / "fused" / "fusion.json").write_text("{}")
+    with pytest.raises(UserError, match="can't be read as a fusion"):
+        Recommender.load(tmp_path / "fused")
+
+
+@pytest.mark.parametrize("weights", [[1], [0, 0], [-1, 2], [float("nan"), 1]])
+def test_invalid_weights_are_one_sentence(pair, weights):
+    with pytest.raises(UserError, match="weights"):
+        Recommender.fuse(pair, weights)
