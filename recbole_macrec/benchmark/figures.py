@@ -31,8 +31,8 @@ class Drawing:
         with _style():
             canvas = self._canvas(WIDTH, HEIGHT, self.title)
             for path in paths:
-                with atomic_write(path) as fresh:
-                    canvas.savefig(fresh, format=path.suffix[1:], dpi=DPI)
+                with atomic_write(path) as temporary:
+                    canvas.savefig(temporary, format=path.suffix[1:], dpi=DPI)
         return paths
 
     def svg(self, name: str, scale: float = 1.0) -> str:

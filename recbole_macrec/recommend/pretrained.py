@@ -69,9 +69,9 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
         "sha256": {file: _sha256(content) for file, content in files.items()},
     }
     files[MANIFEST] = _json({**manifest, "sha256_of_the_rest": _sha256(_json(manifest))})
-    with replace_folder(folder, overwrite) as fresh:
+    with replace_folder(folder, overwrite) as temporary:
         for file, content in files.items():
-            (fresh / file).write_bytes(content)
+            (temporary / file).write_bytes(content)
 
 
 def read_pretrained(folder: Path, device: torch.device | str):

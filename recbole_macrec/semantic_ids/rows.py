@@ -50,8 +50,8 @@ class FeatureRows:
         result = np.empty((len(rows), self.shape[1]), self.dtype)
         order = np.argsort(rows)
         for begin in range(0, len(rows), SCATTERED):
-            some = order[begin : begin + SCATTERED]
-            result[some] = self.matrix[rows[some]]
+            chunk = order[begin : begin + SCATTERED]
+            result[chunk] = self.matrix[rows[chunk]]
             release_pages(self.matrix)
         return result
 
@@ -158,9 +158,9 @@ def scale_features(x: Features, scale: Scale, device: str | torch.device) -> Ten
     """Return scaled features [N, F] on the device, or streamed to it if they would use more than half of its free memory."""
     if 4 * x.shape[0] * x.shape[1] > free_memory(torch.device(device)) // 2:
         return StreamedFeatures(x, scale, device)
-    whole = torch.empty(x.shape, device=device)
+    matrix = torch.empty(x.shape, device=device)
     begin = 0
     for block in blocks(x):
-        whole[begin : begin + len(block)] = scale.apply(block)
+        matrix[begin : begin + len(block)] = scale.apply(block)
         begin += len(block)
-    return whole
+    return matrix

@@ -18,13 +18,13 @@ from recbole_macrec.errors import UserError
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
     """Yield a temporary path. When the block ends without an exception, its file replaces ``target``."""
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with report_full_disk(target):
-            yield fresh
-            os.replace(fresh, target)
+            yield temporary
+            os.replace(temporary, target)
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -101,21 +101,21 @@ def replace_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         _restore(target, old)
         if target.exists() and not overwrite:
             raise UserError(f"dataset {target} already exists; add --overwrite to replace it")
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
         try:
-            fresh.chmod(0o777 & ~_umask())
+            temporary.chmod(0o777 & ~_umask())
             with report_full_disk(target):
-                yield fresh
+                yield temporary
             if target.exists():
                 os.rename(target, old)
             try:
-                os.rename(fresh, target)
+                os.rename(temporary, target)
             except OSError:
                 if old.exists():
                     os.rename(old, target)
                 raise
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 

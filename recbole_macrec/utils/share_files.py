@@ -45,7 +45,7 @@ def _send(path: Path, missing: bool) -> None:
                 pass
     elif missing:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as fresh, fresh.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             while block := group.share():
                 file.write(block)
     else:

@@ -99,15 +99,15 @@ def groups(comparison: Comparison, dataset: str) -> list[Drawn]:
         first = rows[labels[0]][0]
         keys, numbers = first.keys(), group_of(first, study["by"], study["from"])  # [R]
         inside = [numbers == number for number in range(len(study["from"]))]
-        kept = [number for number, of_group in enumerate(inside) if of_group.any()]
+        nonempty = [number for number, of_group in enumerate(inside) if of_group.any()]
         bounds = [*study["from"], None]
-        ticks = [f"{range_text(bounds[i], bounds[i + 1])}\n{inside[i].sum():,}" for i in kept]
+        ticks = [f"{range_text(bounds[i], bounds[i + 1])}\n{inside[i].sum():,}" for i in nonempty]
         x = "training interactions of the target item" if study["by"] == "target_count" else "interactions before the target item"
         for metric in metrics:
             figure = Figure(f"{metric} by {x}", f"{x}; below: number of test rows", metric, ticks)
             for label in comparison.labels:
                 of_row = mean_values(rows.get(label, []), metric)
-                pairs = [mean_and_error([of_row[key] for key, member in zip(keys, inside[i]) if member and key in of_row]) for i in kept]
+                pairs = [mean_and_error([of_row[key] for key, member in zip(keys, inside[i]) if member and key in of_row]) for i in nonempty]
                 figure.series[label] = ([mean for mean, _ in pairs], [error for _, error in pairs])
             caption = "Mean over the test rows of a group, each averaged over the seeds, with 95 % intervals (normal approximation)."
             drawn.append(Drawn(f"{study['by']}-{file_name(metric)}", figure, caption))

@@ -64,8 +64,8 @@ def write_report(folder: Path, output: Path, options: UserViewOptions = UserView
     page = render(comparison, sections, study, _user_views(comparison, options))
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(output.parent, output.name)
-    with atomic_write(output) as fresh:
-        fresh.write_text(page, encoding="utf-8")
+    with atomic_write(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return output, paths
 
 

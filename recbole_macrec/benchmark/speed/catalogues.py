@@ -82,14 +82,14 @@ def measure_default(folder: str, modalities: list[str]) -> dict:
     items = len(features[modalities[0]])
     settings = SemanticIDSettings.from_config(Options(), modalities)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    some = np.arange(min(items, TIMED))
-    training = Training({m: select_rows(x, some) for m, x in features.items()}, settings, device)
+    subset = np.arange(min(items, TIMED))
+    training = Training({m: select_rows(x, subset) for m, x in features.items()}, settings, device)
     for tower, x in zip(training.model.towers, training.x):
         tower.quantizer.initialise(tower.encode(x), seed=0)
     training.epoch(training.losses)  # warm-up
     begin = _clocks()
     training.epoch(training.losses)
-    seconds, cpu_seconds = (_clocks() - begin) * items / len(some)
+    seconds, cpu_seconds = (_clocks() - begin) * items / len(subset)
     del training
     training = Training(features, settings, device)
     begin = _clocks()

@@ -117,11 +117,11 @@ def collisions(comparison: Comparison, study: dict) -> Study:
     for label in comparison.labels:
         runs = comparison.of(dataset, label)
         for modality in _modalities(comparison):
-            found = [run.result["semantic_ids"][modality] for run in runs if modality in run.result["semantic_ids"]]
-            if found:
-                perplexity = " ".join(f"{statistics.fmean(p):.0f}" for p in zip(*(f["perplexity"] for f in found)))
-                distinct = round(statistics.fmean(f["distinct"] for f in found))
-                result.rows.append([label, modality, *_collision_rates(runs, modality), found[0]["items"], distinct, perplexity])
+            by_seed = [run.result["semantic_ids"][modality] for run in runs if modality in run.result["semantic_ids"]]
+            if by_seed:
+                perplexity = " ".join(f"{statistics.fmean(p):.0f}" for p in zip(*(values["perplexity"] for values in by_seed)))
+                distinct = round(statistics.fmean(values["distinct"] for values in by_seed))
+                result.rows.append([label, modality, *_collision_rates(runs, modality), by_seed[0]["items"], distinct, perplexity])
     series = {
         m: tuple(map(list, zip(*(_collision_rates(comparison.of(dataset, label), m) for label in comparison.labels))))
         for m in _modalities(comparison)
@@ -193,10 +193,10 @@ def beams(comparison: Comparison, study: dict) -> Study:
     for label in comparison.labels:
         by_run = [rank_with(run, study["beams"]) for run in comparison.of(dataset, label)]
         for decoding in decodings:
-            own = [over_seeds([values[decoding][m] for values in by_run]) for m in metrics]
+            means = [over_seeds([values[decoding][m] for values in by_run]) for m in metrics]
             gaps = [over_seeds([values["exact"][m] - values[decoding][m] for values in by_run]) for m in metrics]
-            result.rows.append([label, decoding, *(number for pair in own + gaps for number in pair)])
-            for metric, pair in zip(metrics, own):
+            result.rows.append([label, decoding, *(number for pair in means + gaps for number in pair)])
+            for metric, pair in zip(metrics, means):
                 series[metric].setdefault(label, []).append(pair)
     for metric, lines in series.items():
         plotted = {label: tuple(map(list, zip(*pairs))) for label, pairs in lines.items()}

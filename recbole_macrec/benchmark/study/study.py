@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
 def _main(argv: list[str]) -> int:
     with group() as processes:
         if processes.size > 1:
-            raise UserError("a study starts its own processes; start it without torchrun, with --jobs or --ray.")
+            raise UserError("a study starts processes itself; start it without torchrun, and use --jobs or --ray for parallel runs.")
     args, settings = parse(argv)
     study = read_study(args.name)
     request = Request("", tuple(args.config_files.split()), settings)
@@ -71,8 +71,8 @@ def _main(argv: list[str]) -> int:
         result: Study = evaluate(comparison, study)
         text = as_markdown(result, f"{study['title']}: {dataset}")
         print(text)
-        with atomic_write(output / "study.md") as fresh:
-            fresh.write_text(text, encoding="utf-8")
+        with atomic_write(output / "study.md") as temporary:
+            temporary.write_text(text, encoding="utf-8")
         record = {"title": study["title"], "dataset": dataset, "columns": result.columns, "rows": result.rows}
         record["figures"] = {name: asdict(figure) for name, figure in result.figures.items()}
         write_json(record, output / "study.json")
@@ -131,7 +131,7 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
         models: restricts the rows to these. A name is the label of a variant, or else a model with its default settings.
     """
     model = study.get("model")
-    variants = {label: _variant(label, model, **own) for label, own in study.get("variants", {}).items()}
+    variants = {label: _variant(label, model, **changes) for label, changes in study.get("variants", {}).items()}
     if models:
         return [variants.get(name) or Variant(name, name) for name in models]
     if variants:
@@ -140,9 +140,9 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
     swept = {DEFAULT: Variant(DEFAULT, model)}
     for option, values in study["sweeps"].items():
         for value in values:
-            label, own = sweep_value(default, option, value)
-            if own is not None:
-                swept.setdefault(label, Variant(label, model, own))
+            label, changes = sweep_value(default, option, value)
+            if changes is not None:
+                swept.setdefault(label, Variant(label, model, changes))
     return list(swept.values())
 
 
@@ -152,12 +152,12 @@ def _variant(label: str, default_model: str | None, model: str | None = None, **
 
 def sweep_value(default: dict, option: str, value) -> tuple[str, dict | None]:
     """Return the label and the settings of one value of a sweep; the settings are None if the model has no such layer."""
-    label, own = f"{option}={value}", {option: value}
+    label, changes = f"{option}={value}", {option: value}
     if option == "first_con_layer":
-        own = {"con_layers": list(range(value, default["codebook_levels"]))}
-        if not own["con_layers"]:
+        changes = {"con_layers": list(range(value, default["codebook_levels"]))}
+        if not changes["con_layers"]:
             return label, None
-    return (DEFAULT, {}) if all(default[name] == chosen for name, chosen in own.items()) else (label, own)
+    return (DEFAULT, {}) if all(default[name] == chosen for name, chosen in changes.items()) else (label, changes)
 
 
 def default_values(model: str, dataset: str, settings: dict[str, Any]) -> dict:

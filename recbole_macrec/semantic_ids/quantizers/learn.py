@@ -79,7 +79,7 @@ class Training:
         self.labels: list[Tensor] | None = None  # per modality [N], on the CPU
         if settings.uses_pseudo_labels:
             labels = group.by_first(lambda: [pseudo_labels(x, settings.pseudo_labels, seed) for x in features.values()], LEARNS)
-            self.labels = [torch.from_numpy(one) for one in labels]
+            self.labels = [torch.from_numpy(of_modality) for of_modality in labels]
         widths = {m: x.shape[1] for m, x in features.items()}
         self.model = CrossModalRQVAE(widths, settings, self.generator).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.rqvae_learning_rate,
