@@ -61,7 +61,7 @@ def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resource
     waiting = [Run(run.folder.absolute()) for run in waiting]
     check_folders(cluster, waiting)
     share_before = {run.folder: run.share for run in waiting}
-    tasks = {cluster.submit(do_run, run, resources): run for run in waiting}
+    tasks = {cluster.submit(execute_run, run, resources): run for run in waiting}
     retried: set[Path] = set()
     done_before = bar.n
     ended = bar.n
@@ -74,7 +74,7 @@ def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resource
                 if run.folder not in retried and not resources.late:
                     retried.add(run.folder)
                     bar.write(f"{run.spec.name}: {error}; starting it again")
-                    tasks[cluster.submit(do_run, run, resources)] = run
+                    tasks[cluster.submit(execute_run, run, resources)] = run
                     continue
                 if not run.finished and not run.error:
                     write_json({"error": f"The run ended unexpectedly: {error}; see {run.folder}."}, run.folder / FAILURE)
@@ -89,7 +89,7 @@ def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resource
         done_before = done
 
 
-def do_run(run: Run, resources: Resources) -> None:
+def execute_run(run: Run, resources: Resources) -> None:
     """Execute a run on this machine of the cluster, in its own process.
 
     Raises:
@@ -113,7 +113,7 @@ def check_folders(cluster: Cluster, runs: Sequence[Run]) -> None:
     token.touch()
     try:
         paths = [token, *sorted(path for path in datasets if path.exists())]
-        tasks = {cluster.submit(missing_here, paths, machine=machine): name for machine, name in cluster.machines().items()}
+        tasks = {cluster.submit(inaccessible_paths, paths, machine=machine): name for machine, name in cluster.machines().items()}
         end = time.monotonic() + ANSWER
         while tasks and time.monotonic() < end:
             for task in cluster.wait(list(tasks), end - time.monotonic()):
@@ -136,7 +136,7 @@ def _check_answer(cluster: Cluster, task, machine: str) -> None:
                         "but this machine can: put --output and data_path on a file system that all machines mount at the same path.")
 
 
-def missing_here(paths: Sequence[Path]) -> list[Path]:
+def inaccessible_paths(paths: Sequence[Path]) -> list[Path]:
     """Return those of ``paths`` that this machine cannot see. The folder of the first path must also be writable."""
     return [path for i, path in enumerate(paths) if not path.exists() or (i == 0 and not os.access(path.parent, os.W_OK))]
 

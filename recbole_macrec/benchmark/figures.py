@@ -101,9 +101,9 @@ class Figure(Drawing):
     from_zero: bool = False
 
     def draw(self, axes) -> None:
-        drawn = [label for label, (means, _) in self.series.items() if any(mean is not None for mean in means)]
+        plotted = [label for label, (means, _) in self.series.items() if any(mean is not None for mean in means)]
         for number, (label, (means, deviations)) in enumerate(self.series.items()):
-            if label not in drawn:
+            if label not in plotted:
                 continue
             known = [i for i, mean in enumerate(means) if mean is not None]
             heights = [means[i] for i in known]
@@ -117,8 +117,8 @@ class Figure(Drawing):
                 style |= {"marker": marker, "markersize": 4, "linewidth": 1.6, "linestyle": STROKES[repeat]}
                 axes.errorbar(known, heights, errors, capsize=3, **style)
             else:
-                width = 0.8 / len(drawn)
-                places = [i + (drawn.index(label) - (len(drawn) - 1) / 2) * width for i in known]
+                width = 0.8 / len(plotted)
+                places = [i + (plotted.index(label) - (len(plotted) - 1) / 2) * width for i in known]
                 style |= {"ecolor": INK, "error_kw": {"elinewidth": 1}, "capsize": min(3, 20 * width), "hatch": HATCHES[repeat]}
                 axes.bar(places, heights, width * 0.92, yerr=errors if any(errors) else None, **style)
         if self.at is None:

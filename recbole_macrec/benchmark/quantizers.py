@@ -35,14 +35,14 @@ COLUMNS = ("quantizer", "modality", "collisions", "perplexity", "reconstruction"
 RANKING_COLUMNS = ("hit@10", "fused hit@10", "fused ndcg@10")
 
 
-class Options(dict):
+class OptionDict(dict):
     """Options that behave like RecBole's Config: a missing option is None."""
 
     def __getitem__(self, name):
         return self.get(name)
 
 
-def contenders(modalities: int) -> dict[str, dict[str, str]]:
+def quantizer_options(modalities: int) -> dict[str, dict[str, str]]:
     """Return name -> options of every quantizer; cross-modal ones need at least two modalities."""
     choices = {name: {"quantizer": name} for name in ("rq_kmeans", "rqvae")}
     if modalities > 1:
@@ -54,8 +54,8 @@ def contenders(modalities: int) -> dict[str, dict[str, str]]:
 def compare(features: dict[str, np.ndarray], options: dict, device: str = "cpu") -> list[dict]:
     """Return one row per quantizer and modality, with the columns COLUMNS. ``seconds`` covers all modalities."""
     rows = []
-    for name, choice in contenders(len(features)).items():
-        settings = SemanticIDSettings.from_config(Options(options | choice), list(features))
+    for name, choice in quantizer_options(len(features)).items():
+        settings = SemanticIDSettings.from_config(OptionDict(options | choice), list(features))
         start = time.perf_counter()
         learnt = learn(features, settings, device)
         seconds = time.perf_counter() - start
@@ -71,7 +71,7 @@ def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]
     """As :func:`compare` on the features of ``request.dataset``, plus RANKING_COLUMNS of ``model`` with these IDs."""
     rows = []
     modalities = config_of(model, request.dataset, [], request.settings)["modalities"]
-    for name, choice in contenders(len(modalities)).items():
+    for name, choice in quantizer_options(len(modalities)).items():
         settings = {**request.settings, **choice, "semantic_ids": "learn"}
         spec = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         file = output / f"{model}-{request.dataset}-{name.replace(', ', '-')}-{spec}.json"

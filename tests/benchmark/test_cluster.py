@@ -102,7 +102,7 @@ def test_a_run_with_an_error_is_not_restarted(tiny_dataset, monkeypatch, capsys)
 
 def other_file_system(paths, root):
     """Answer of a machine without the shared file system: it has other files at the same paths."""
-    return cluster.missing_here([root / path.relative_to("/") for path in paths])
+    return cluster.inaccessible_paths([root / path.relative_to("/") for path in paths])
 
 
 def without_package(paths):

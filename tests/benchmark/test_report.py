@@ -18,9 +18,9 @@ from small_models import ITEMS, SMALL
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.runs import open_comparison, read_json, run_folder, write_json
 from recbole_macrec.benchmark.figures import Figure, Intervals
-from recbole_macrec.benchmark.report.drawn import mean_and_error, sorted_counts
-from recbole_macrec.benchmark.report.items import titles_of
+from recbole_macrec.benchmark.report.items import short_titles
 from recbole_macrec.benchmark.report.page import write_report
+from recbole_macrec.benchmark.report.report_figures import mean_and_error, sorted_counts
 from recbole_macrec.benchmark.report.user_view import UserViewOptions, build_user_view
 from recbole_macrec.data.features import FeatureTable
 
@@ -138,8 +138,8 @@ def test_without_the_dataset_items_are_shown_by_token(folder, tmp_path):
 
 def test_titles_for_a_model_without_text_fields(data_path):
     settings = {"data_path": str(data_path / TINY), "dataset": TINY}
-    assert titles_of(settings, ["i1", "i7"]) == {"i1": f"{HOSTILE} 1", "i7": f"{HOSTILE} 7"}
-    assert titles_of({**settings, "text_fields": None}, ["i1"]) == titles_of({**settings, "text_fields": ["none"]}, ["i1"]) == {}
+    assert short_titles(settings, ["i1", "i7"]) == {"i1": f"{HOSTILE} 1", "i7": f"{HOSTILE} 7"}
+    assert short_titles({**settings, "text_fields": None}, ["i1"]) == short_titles({**settings, "text_fields": ["none"]}, ["i1"]) == {}
 
 
 def test_titles_are_escaped(page):

@@ -38,11 +38,11 @@ def study(arguments: list[str], **content) -> tuple[Path, dict, list[str]]:
     folder = Path(next(word for word in arguments if word.startswith("--output=")).removeprefix("--output="))
     before = {path: path.stat().st_mtime_ns for path in folder.glob("figures/*")}
     assert main(["study", "own.yaml", *arguments]) == 0
-    drawn = [path for path in folder.glob("figures/*") if before.get(path) != path.stat().st_mtime_ns]
-    for path in drawn:
+    saved = [path for path in folder.glob("figures/*") if before.get(path) != path.stat().st_mtime_ns]
+    for path in saved:
         assert path.read_bytes().startswith({".png": b"\x89PNG", ".pdf": b"%PDF"}[path.suffix])
-    assert all(path.with_suffix(".pdf") in drawn and path.with_suffix(".png") in drawn for path in drawn)
-    return folder, json.loads((folder / "study.json").read_text()), sorted({path.stem for path in drawn})
+    assert all(path.with_suffix(".pdf") in saved and path.with_suffix(".png") in saved for path in saved)
+    return folder, json.loads((folder / "study.json").read_text()), sorted({path.stem for path in saved})
 
 
 @pytest.mark.parametrize("name", study_names())
@@ -161,7 +161,7 @@ def test_variants_of_several_models_can_be_selected(tmp_path):
         (["published"], "no published results on arts-toy"),
         (["ablatoin"], "Did you mean 'ablation'?"),
         (["ablation", "--models=SASRec"], "leave --models out"),
-        (["own.yaml"], "expected 'kind: ...'"),
+        (["own.yaml"], "kind is 'guess'; expected one of"),
     ],
 )
 def test_user_errors_are_one_line(argv, expected, capsys):

@@ -11,7 +11,7 @@ from recbole.data import create_dataset
 from web_server import image_bytes
 
 from recbole_macrec import UserError
-from recbole_macrec.benchmark.report.items import images_of
+from recbole_macrec.benchmark.report.items import thumbnails
 from recbole_macrec.commands.data import main
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.recommend.input import item_titles
@@ -60,7 +60,7 @@ def test_semantic_ids_titles_and_images_do_not_depend_on_the_format(tiny_dataset
     assert item_titles(dataset.config, ["i3", "i7"]) == {"i3": "craft item 3", "i7": "craft item 7"}
     settings = dict(dataset.config.final_config_dict) | {"image_field": "title"}
     (copy / TINY / "craft item 3").write_bytes(image_bytes("PNG"))
-    assert list(images_of(settings, ["i3", "i4"], 10**6)) == ["i3"]
+    assert list(thumbnails(settings, ["i3", "i4"], 10**6)) == ["i3"]
 
 
 @pytest.mark.parametrize("options, message", [

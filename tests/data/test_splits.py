@@ -13,7 +13,7 @@ from recbole_macrec.benchmark.compare.runs import Comparison
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.compare.table import markdown
 from recbole_macrec.benchmark.compare.worker import Resources, execute
-from recbole_macrec.benchmark.report.drawn import groups
+from recbole_macrec.benchmark.report.report_figures import groups
 from recbole_macrec.benchmark.report.user_view import UserViewOptions, build_user_view
 
 RANDOM = {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "RO", "group_by": "user", "mode": "full"}

@@ -10,7 +10,7 @@ MARKS = {0: "", 1: "best", 2: "second"}
 
 
 @dataclass(frozen=True)
-class Entry:
+class Cell:
     """One cell.
 
     Attributes:
@@ -33,7 +33,7 @@ class Grid:
 
     caption: str
     columns: list[tuple[str, bool]]
-    rows: list[list[Entry]] = field(default_factory=list)
+    rows: list[list[Cell]] = field(default_factory=list)
 
 
 def results(table: Table) -> Grid:
@@ -44,14 +44,14 @@ def results(table: Table) -> Grid:
     grid.columns += [("collisions", False)] * collisions
     most = {name: max((row.cells[name].mean or 0 for row in table.rows), default=0) for name in table.columns}
     for row in table.rows:
-        entries = [Entry(row.label)]
+        entries = [Cell(row.label)]
         for name in table.columns:
             cell = row.cells[name]
             metric = "@" in name and name.partition("@")[0] not in LOWER_IS_BETTER
             share = cell.mean / most[name] if metric and most[name] and cell.mean is not None else None
             number, spread, deviation = cell.text().partition(" ±")
-            entries.append(Entry(number, cell.mean, MARKS[cell.place], spread + deviation, share))
-        entries += [Entry(row.collisions)] * collisions
+            entries.append(Cell(number, cell.mean, MARKS[cell.place], spread + deviation, share))
+        entries += [Cell(row.collisions)] * collisions
         grid.rows.append(entries)
     return grid
 
@@ -68,9 +68,9 @@ def tests(table: Table) -> Grid | None:
     )
     for t in table.tests:
         grid.rows.append([
-            Entry(t.first), Entry(t.second), Entry(t.metric), Entry(f"{t.difference:+.4f}", t.difference),
-            Entry(f"{t.low:+.4f} to {t.high:+.4f}", t.low), Entry(f"{t.p:.2g}", t.p), Entry(f"{t.p_holm:.2g}", t.p_holm),
-            Entry("no different" if t.verdict == "no difference" else t.verdict, mark=t.verdict.replace(" ", "-")),
+            Cell(t.first), Cell(t.second), Cell(t.metric), Cell(f"{t.difference:+.4f}", t.difference),
+            Cell(f"{t.low:+.4f} to {t.high:+.4f}", t.low), Cell(f"{t.p:.2g}", t.p), Cell(f"{t.p_holm:.2g}", t.p_holm),
+            Cell("no different" if t.verdict == "no difference" else t.verdict, mark=t.verdict.replace(" ", "-")),
         ])  # fmt: skip
     return grid
 
@@ -87,13 +87,13 @@ def verdict(table: Table) -> str:
     alike = [t.second for t in own if t.verdict == "no difference"]
     sentence = f"{best.label} has the highest {metric}, {best.cells[metric].text()}"
     if beaten:
-        sentence += f"; significantly better than {listed(beaten)}" + " between these runs of one seed" * (own[0].seeds == 1)
+        sentence += f"; significantly better than {join_names(beaten)}" + " between these runs of one seed" * (own[0].seeds == 1)
     if alike:
-        sentence += f"; no significant difference from {listed(alike)}"
+        sentence += f"; no significant difference from {join_names(alike)}"
     return sentence + "."
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Join names as in ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
@@ -113,9 +113,9 @@ def semantic_ids(comparison: Comparison, dataset: str) -> Grid | None:
             rate = _mean(seeds, "collision_rate")
             distinct, items = _mean(seeds, "distinct"), _mean(seeds, "items")
             grid.rows.append([
-                Entry(label), Entry(modality), Entry("" if rate is None else f"{100 * rate:.2f}%", rate),
-                *(Entry("" if n is None else f"{n:,.0f}", n) for n in (distinct, items)),
-                *(Entry(_by_layer(seeds, key)) for key in ("usage", "perplexity")),
+                Cell(label), Cell(modality), Cell("" if rate is None else f"{100 * rate:.2f}%", rate),
+                *(Cell("" if n is None else f"{n:,.0f}", n) for n in (distinct, items)),
+                *(Cell(_by_layer(seeds, key)) for key in ("usage", "perplexity")),
             ])  # fmt: skip
     return grid if grid.rows else None
 
@@ -144,7 +144,7 @@ def _numeric(rows: Sequence[dict], name: str) -> bool:
     return any(isinstance(row[name], float | int) for row in rows) and not any(isinstance(row[name], str) for row in rows)
 
 
-def _study_entry(value, deviation: float | None) -> Entry:
+def _study_entry(value, deviation: float | None) -> Cell:
     if isinstance(value, float):
-        return Entry(f"{value:.4f}", value, after="" if deviation is None else f" ± {deviation:.4f}")
-    return Entry("" if value is None else str(value), value if isinstance(value, int) else None)
+        return Cell(f"{value:.4f}", value, after="" if deviation is None else f" ± {deviation:.4f}")
+    return Cell("" if value is None else str(value), value if isinstance(value, int) else None)

@@ -16,13 +16,13 @@ SIDE, QUALITY = 72, 60  # pixels, and WebP's quality
 LETTERS = 160  # longest title
 
 
-def titles_of(settings: dict, tokens: Sequence[str]) -> dict[str, str]:
+def short_titles(settings: dict, tokens: Sequence[str]) -> dict[str, str]:
     """Return item token -> title, shortened to LETTERS; empty if the dataset has no titles or no longer exists."""
     titles = item_titles(settings, tokens)
     return {token: title if len(title) <= LETTERS else f"{title[: LETTERS - 1]}…" for token, title in titles.items()}
 
 
-def images_of(settings: dict, tokens: Sequence[str], limit: int) -> dict[str, str]:
+def thumbnails(settings: dict, tokens: Sequence[str], limit: int) -> dict[str, str]:
     """Return item token -> thumbnail as a ``data:`` URI, for the first tokens whose URIs fit into ``limit`` characters.
 
     Items are skipped if they have no image file, or one that is unreadable or outside the folder of the dataset.

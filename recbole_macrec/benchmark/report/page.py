@@ -11,16 +11,16 @@ from recbole_macrec.benchmark.compare.comparison import comparison_tables
 from recbole_macrec.benchmark.compare.runs import FIGURES, Comparison, file_name, open_comparison, read_json
 from recbole_macrec.benchmark.compare.table import Table, largest_k
 from recbole_macrec.benchmark.figures import COLOURS
-from recbole_macrec.benchmark.report import drawn, grids, provenance
-from recbole_macrec.benchmark.report.drawn import Drawn
+from recbole_macrec.benchmark.report import grids, provenance, report_figures
 from recbole_macrec.benchmark.report.grids import Grid
+from recbole_macrec.benchmark.report.report_figures import CaptionedFigure
 from recbole_macrec.benchmark.report.user_view import UserViewOptions, build_user_view
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import atomic_write, remove_unfinished
 
 
 @dataclass(frozen=True)
-class Shown:
+class RenderedFigure:
     """A figure in the page; ``file`` is the name of its PNG and PDF files."""
 
     title: str
@@ -42,7 +42,7 @@ class Section:
     runs: Grid
     own_settings: Grid
     shared_settings: Grid
-    figures: dict[str, list[Shown]]  # differences, curves, codes, groups
+    figures: dict[str, list[RenderedFigure]]  # differences, curves, codes, groups
 
 
 def write_report(folder: Path, output: Path, options: UserViewOptions = UserViewOptions()) -> tuple[Path, list[Path]]:
@@ -95,10 +95,10 @@ def render(comparison: Comparison, sections: list[Section], study: dict | None, 
 def _section(comparison: Comparison, table: Table, dataset: str, paths: list[Path]) -> Section:
     own, shared = provenance.settings(comparison, dataset)
     figures = {
-        "differences": drawn.intervals(table),
-        "curves": drawn.curves(comparison, dataset),
-        "codes": drawn.code_use(comparison, dataset),
-        "groups": drawn.groups(comparison, dataset),
+        "differences": report_figures.intervals(table),
+        "curves": report_figures.curves(comparison, dataset),
+        "codes": report_figures.code_use(comparison, dataset),
+        "groups": report_figures.groups(comparison, dataset),
     }
     return Section(
         dataset=dataset,
@@ -110,14 +110,14 @@ def _section(comparison: Comparison, table: Table, dataset: str, paths: list[Pat
         runs=provenance.runs(comparison, dataset, largest_k(table.metrics)),
         own_settings=own,
         shared_settings=shared,
-        figures={kind: [_shown(comparison, dataset, figure, paths) for figure in of_kind] for kind, of_kind in figures.items()},
+        figures={kind: [_rendered(comparison, dataset, figure, paths) for figure in of_kind] for kind, of_kind in figures.items()},
     )
 
 
-def _shown(comparison: Comparison, dataset: str, figure: Drawn, paths: list[Path]) -> Shown:
+def _rendered(comparison: Comparison, dataset: str, figure: CaptionedFigure, paths: list[Path]) -> RenderedFigure:
     name = f"{file_name(dataset)}-{figure.name}"
     paths += figure.drawing.save(comparison.folder / FIGURES, name)
-    return Shown(figure.drawing.title, figure.caption, name, Markup(figure.drawing.svg(name, figure.scale)))
+    return RenderedFigure(figure.drawing.title, figure.caption, name, Markup(figure.drawing.svg(name, figure.scale)))
 
 
 def _study(comparison: Comparison) -> dict | None:
@@ -127,8 +127,8 @@ def _study(comparison: Comparison) -> dict | None:
         return None
     study = read_json(path)
     figures = [
-        Shown(figure.drawing.title, "", figure.name, Markup(figure.drawing.svg(f"study-{figure.name}")))
-        for figure in drawn.study_figures(study)
+        RenderedFigure(figure.drawing.title, "", figure.name, Markup(figure.drawing.svg(f"study-{figure.name}")))
+        for figure in report_figures.study_figures(study)
     ]  # fmt: skip
     return {"title": study["title"], "grid": grids.study(study), "figures": figures}
 

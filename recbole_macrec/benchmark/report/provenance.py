@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 
 from recbole_macrec.benchmark.compare.runs import PLACE, Comparison, Run
-from recbole_macrec.benchmark.report.grids import Entry, Grid
+from recbole_macrec.benchmark.report.grids import Cell, Grid
 from recbole_macrec.config.options import word_of
 
 HIDDEN = (*PLACE, "seed", "model", "dataset", "device", "checkpoint_dir", "config_files", "local_rank", "offset", "ip", "port")
@@ -17,24 +17,24 @@ def runs(comparison: Comparison, dataset: str, metrics: Sequence[str]) -> Grid:
     for run in comparison.runs:
         if run.spec.dataset != dataset:
             continue
-        row = [Entry(run.spec.label), Entry(str(run.spec.seed), run.spec.seed)]
+        row = [Cell(run.spec.label), Cell(str(run.spec.seed), run.spec.seed)]
         if run.finished:
-            row += [*_run_figures(run, metrics), Entry("finished")]
+            row += [*_run_figures(run, metrics), Cell("finished")]
         else:
             epochs = len(run.curve)
-            state = Entry(f"failed: {run.error}", mark="note") if run.error else Entry("unfinished", mark="note")
-            row += [Entry(str(epochs), epochs), *(Entry("") for _ in numeric[2:]), state]
+            state = Cell(f"failed: {run.error}", mark="note") if run.error else Cell("unfinished", mark="note")
+            row += [Cell(str(epochs), epochs), *(Cell("") for _ in numeric[2:]), state]
         grid.rows.append(row)
     return grid
 
 
-def _run_figures(run: Run, metrics: Sequence[str]) -> list[Entry]:
+def _run_figures(run: Run, metrics: Sequence[str]) -> list[Cell]:
     result = run.result
     best = (result["best_valid_result"] or {}).get(str(result["settings"].get("valid_metric")).lower())
     seconds = result["seconds"]["training"]
     tested = [result["test_result"].get(metric) for metric in metrics]
     values = [("{:d}", result["epochs"]), *(("{:.4f}", value) for value in (best, *tested)), ("{:,.1f}", seconds)]
-    return [Entry("" if value is None else form.format(value), value) for form, value in values]
+    return [Cell("" if value is None else form.format(value), value) for form, value in values]
 
 
 def settings(comparison: Comparison, dataset: str) -> tuple[Grid, Grid]:
@@ -48,9 +48,9 @@ def settings(comparison: Comparison, dataset: str) -> tuple[Grid, Grid]:
             continue
         values = [_shown(of_label[key]) if key in of_label else "–" for of_label in by_label.values()]
         if len(set(values)) == 1:
-            shared.rows.append([Entry(key), Entry(values[0])])
+            shared.rows.append([Cell(key), Cell(values[0])])
         else:
-            own.rows.append([Entry(key), *map(Entry, values)])
+            own.rows.append([Cell(key), *map(Cell, values)])
     return own, shared
 
 

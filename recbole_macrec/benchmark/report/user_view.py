@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_macrec.benchmark.compare.runs import Comparison, Ranks, Run
-from recbole_macrec.benchmark.report.items import images_of, titles_of
+from recbole_macrec.benchmark.report.items import short_titles, thumbnails
 
 SHOWN = 10  # recommendations per model
 SEEN = 20  # shown items of a history, if the models have no MAX_ITEM_LIST_LENGTH
@@ -59,8 +59,8 @@ def build_user_view(comparison: Comparison, dataset: str, options: UserViewOptio
     first = next(iter(ranks.values()))
     counts = dict(zip(first.items.tolist(), first.counts.tolist()))
     settings = _settings(runs, options)
-    titles = titles_of(settings, list(numbers))
-    images = images_of(settings, list(numbers), image_bytes)
+    titles = short_titles(settings, list(numbers))
+    images = thumbnails(settings, list(numbers), image_bytes)
     image_numbers = {token: number for number, token in enumerate(images)}
     tables, codes = _codes(runs, ranks, list(numbers))
     return {

@@ -38,7 +38,7 @@ def decode(args) -> dict:
     expected = np.array(reference_rankings(Reference(model, levelwise=True).eval()))[:, :TOP]
     same_allocator = reference_rate()
     result = dict.fromkeys(PRECISIONS)
-    for name, rate in rates(model, users, args.repeats):
+    for name, rate in rates_by_precision(model, users, args.repeats):
         result[name] = {
             "users_per_s": round(rate, 2),
             "reference_users_per_s": round(same_allocator, 2),
@@ -47,7 +47,7 @@ def decode(args) -> dict:
                 "reference_users_per_s": round(default_rate, 2),
                 "speedup": round(rate / default_rate, 2),
             },
-            "top10_agreement": round(float((ranked(model, reference_users).numpy() == expected).mean()), 5),
+            "top10_agreement": round(float((first_items(model, reference_users).numpy() == expected).mean()), 5),
         }
     result["decoder_only"] = decoder_only(args, users, same_allocator)
     return result
@@ -63,12 +63,12 @@ def decoder_only(args, users, reference: float) -> dict:
     train_first(subject, args.training_steps)
     subject.model.eval()
     result = dict.fromkeys(PRECISIONS)
-    for name, rate in rates(subject.model, users, args.repeats):
+    for name, rate in rates_by_precision(subject.model, users, args.repeats):
         result[name] = {"users_per_s": round(rate, 2), "speedup": round(rate / reference, 2)}
     return result
 
 
-def rates(model, users, repeats: int) -> Iterator[tuple[str, float]]:
+def rates_by_precision(model, users, repeats: int) -> Iterator[tuple[str, float]]:
     """Yield each precision that this hardware supports, and the users ranked per second with it.
 
     ``model.eval_precision`` stays set until the next one is yielded.
@@ -76,9 +76,9 @@ def rates(model, users, repeats: int) -> Iterator[tuple[str, float]]:
     for name in PRECISIONS:
         if name == "fp32" or has_fast_bf16(model.device):
             model.eval_precision = name
-            yield name, len(users) / median_seconds(lambda: ranked(model, users), repeats)
+            yield name, len(users) / median_seconds(lambda: first_items(model, users), repeats)
 
 
-def ranked(model, users) -> torch.Tensor:
+def first_items(model, users) -> torch.Tensor:
     """Return the first TOP items of every user, int64 [B, TOP] on the CPU."""
     return model.rank(users)["fused"].items[:, :TOP].cpu()

@@ -11,12 +11,12 @@ TOP = 10
 
 def exact(args) -> dict:
     """Measure both networks; the results of ``decoder_only`` are nested in those of the encoder-decoder."""
-    result = measured(prepare(args.dataset, args.data_path, args.modality, train_batch_size=args.batch), args)
+    result = measure_network(prepare(args.dataset, args.data_path, args.modality, train_batch_size=args.batch), args)
     other = prepare(args.dataset, args.data_path, args.modality, training_preset="decoder_only")
-    return result | {"decoder_only": measured(other, args)}
+    return result | {"decoder_only": measure_network(other, args)}
 
 
-def measured(subject: Subject, args) -> dict:
+def measure_network(subject: Subject, args) -> dict:
     """Return users per second of exact, beam and certified ranking, and the share of users with the exact top 10."""
     model = subject.model
     train_first(subject, args.training_steps)

@@ -109,8 +109,9 @@ def read_study(name: str) -> dict:
     if not path.is_file():
         raise UserError(f"Unknown study '{name}'.{nearest(name, study_names())} Available studies: {', '.join(study_names())}.")
     study = read_yaml(path)
-    if not isinstance(study, dict) or study.get("kind") not in KINDS:
-        raise UserError(f"{path}: expected 'kind: ...', one of {', '.join(KINDS)}.")
+    kind = study.get("kind") if isinstance(study, dict) else None
+    if kind not in KINDS:
+        raise UserError(f"{path}: kind is {kind!r}; expected one of {', '.join(KINDS)}.")
     for key in study:
         if key not in KEYS:
             raise UserError(f"{path} has '{key}', which is no key of a study.{nearest(key, KEYS)}")

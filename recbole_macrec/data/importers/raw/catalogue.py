@@ -1,4 +1,4 @@
-"""A filtered raw catalogue, and the writing of its items."""
+"""A filtered raw catalogue, and functions that write its items."""
 from __future__ import annotations
 
 import json

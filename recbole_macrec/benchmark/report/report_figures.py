@@ -21,7 +21,7 @@ NORMAL_95 = 1.959964  # the 97.5 % quantile of the standard normal distribution
 
 
 @dataclass(frozen=True)
-class Drawn:
+class CaptionedFigure:
     """A figure with the name of its files, a caption, and its relative size in the page."""
 
     name: str
@@ -30,17 +30,17 @@ class Drawn:
     scale: float = 1.0
 
 
-def intervals(table: Table) -> list[Drawn]:
+def intervals(table: Table) -> list[CaptionedFigure]:
     """Return the tested differences, one figure per metric."""
-    drawn = []
+    figures = []
     for metric in dict.fromkeys(test.metric for test in table.tests):
         rows = [(f"{t.first} − {t.second}", t.difference, t.low, t.high) for t in table.tests if t.metric == metric]
         caption = "Mean difference with its 95 % interval; right of 0 the first model is better."
-        drawn.append(Drawn(f"difference-{file_name(metric)}", Intervals(f"Difference in {metric}", metric, rows), caption))
-    return drawn
+        figures.append(CaptionedFigure(f"difference-{file_name(metric)}", Intervals(f"Difference in {metric}", metric, rows), caption))
+    return figures
 
 
-def curves(comparison: Comparison, dataset: str) -> list[Drawn]:
+def curves(comparison: Comparison, dataset: str) -> list[CaptionedFigure]:
     """Return validation metric and training loss per epoch, mean and standard deviation over the seeds."""
     runs = {label: [r for r in comparison.of(dataset, label) if r.curve] for label in comparison.labels}
     metric = next((_valid_metric(run) for of_label in runs.values() for run in of_label), None)
@@ -53,7 +53,7 @@ def curves(comparison: Comparison, dataset: str) -> list[Drawn]:
         ("loss", "Training loss", "loss / loss of epoch 1", loss, _relative_loss),
     ]
     return [
-        Drawn(f"curve-{name}", figure, caption)
+        CaptionedFigure(f"curve-{name}", figure, caption)
         for name, title, y, caption, read in panels if (figure := _curve(title, y, runs, read)) is not None
     ]  # fmt: skip
 
@@ -86,14 +86,14 @@ def _relative_loss(curve: list[dict]) -> dict[int, float]:
     return {entry["epoch"]: entry["loss"] / first for entry in known}
 
 
-def groups(comparison: Comparison, dataset: str) -> list[Drawn]:
+def groups(comparison: Comparison, dataset: str) -> list[CaptionedFigure]:
     """Return metrics by training count of the target and by length of the history, with 95 % intervals over the test rows."""
     labels = [label for label in comparison.labels if comparison.of(dataset, label)]
     if not labels:
         return []
     runs = {label: comparison.of(dataset, label) for label in labels}
     metrics = largest_k(list(runs[labels[0]][0].result["test_result"]))
-    drawn = []
+    figures = []
     for study in map(read_study, GROUPS):
         rows = {label: [grouped_rows(run, study["by"]) for run in of_label] for label, of_label in runs.items()}
         first = rows[labels[0]][0]
@@ -106,15 +106,15 @@ def groups(comparison: Comparison, dataset: str) -> list[Drawn]:
         for metric in metrics:
             figure = Figure(f"{metric} by {x}", f"{x}; below: number of test rows", metric, ticks)
             for label in comparison.labels:
-                of_row = mean_values(rows.get(label, []), metric)
+                of_row = row_means(rows.get(label, []), metric)
                 pairs = [mean_and_error([of_row[key] for key, member in zip(keys, inside[i]) if member and key in of_row]) for i in nonempty]
                 figure.series[label] = ([mean for mean, _ in pairs], [error for _, error in pairs])
             caption = "Mean over the test rows of a group, each averaged over the seeds, with 95 % intervals (normal approximation)."
-            drawn.append(Drawn(f"{study['by']}-{file_name(metric)}", figure, caption))
-    return drawn
+            figures.append(CaptionedFigure(f"{study['by']}-{file_name(metric)}", figure, caption))
+    return figures
 
 
-def mean_values(runs: Sequence[Ranks], metric: str) -> dict[tuple, float]:
+def row_means(runs: Sequence[Ranks], metric: str) -> dict[tuple, float]:
     """Return key of a test row -> metric, averaged over the runs (seeds of one label) that have the row."""
     values: dict[tuple, list[float]] = {}
     for ranks in runs:
@@ -131,9 +131,9 @@ def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]
     return float(np.mean(values)), error
 
 
-def code_use(comparison: Comparison, dataset: str) -> list[Drawn]:
+def code_use(comparison: Comparison, dataset: str) -> list[CaptionedFigure]:
     """Return the number of items per code of every modality and layer; labels with equal codes share a line."""
-    drawn = []
+    figures = []
     raw = {label: [run.codes["raw_codes"] for run in comparison.of(dataset, label)] for label in comparison.labels}
     for modality in dict.fromkeys(m for of_label in raw.values() for codes in of_label for m in codes):
         tables = {label: [codes[modality] for codes in of_label if modality in codes] for label, of_label in raw.items()}
@@ -146,8 +146,8 @@ def code_use(comparison: Comparison, dataset: str) -> list[Drawn]:
             figure = _code_use_figure(f"{modality}, layer {layer}", counts)
             if figure is not None:
                 caption = "Items per code before collisions are resolved, most used first, mean over the seeds; a flat line is even use."
-                drawn.append(Drawn(f"codes-{file_name(modality)}-{layer}", figure, caption, SMALL))
-    return drawn
+                figures.append(CaptionedFigure(f"codes-{file_name(modality)}-{layer}", figure, caption, SMALL))
+    return figures
 
 
 def _code_use_figure(title: str, counts: dict[str, list[np.ndarray]]) -> Figure | None:
@@ -175,6 +175,6 @@ def sorted_counts(codes: np.ndarray) -> np.ndarray:
     return np.sort(np.unique(codes, return_counts=True)[1])[::-1]
 
 
-def study_figures(study: dict) -> list[Drawn]:
+def study_figures(study: dict) -> list[CaptionedFigure]:
     """Return the figures stored in study.json."""
-    return [Drawn(name, Figure(**figure), "") for name, figure in study.get("figures", {}).items()]
+    return [CaptionedFigure(name, Figure(**figure), "") for name, figure in study.get("figures", {}).items()]
