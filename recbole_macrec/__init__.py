@@ -19,9 +19,9 @@ try:
     from recbole_macrec.model import TIGER, MACRec, MMGRec, MQL4GRec
     from recbole_macrec.recommend import Recommender
 except ModuleNotFoundError as error:
-    from recbole_macrec.utils.requirements import missing
+    from recbole_macrec.utils.requirements import missing_library
 
-    raise missing(error) from None
+    raise missing_library(error) from None
 
 __version__ = "0.1.0"
 __all__ = ["MACRec", "MMGRec", "MQL4GRec", "Recommender", "SASRecPerUser", "TIGER", "UserError"]

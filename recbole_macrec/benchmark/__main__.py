@@ -14,7 +14,7 @@ import recbole_macrec  # noqa: F401  registers the models
 from recbole_macrec.benchmark import report
 from recbole_macrec.benchmark.compare import comparison as compare, publish
 from recbole_macrec.benchmark.fuse import command as fuse
-from recbole_macrec.benchmark.machine import hardware, versions
+from recbole_macrec.benchmark.machine import hardware, library_versions
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
 from recbole_macrec.benchmark.speed.quantize import quantize
@@ -46,7 +46,7 @@ def measure(argv: list[str]) -> int:
     for name, value in results.items():
         for line in value if isinstance(value, list) else [value]:
             print(f"{name}: {line}")
-    record = {"stage": args.stage, **results, "arguments": vars(args), "hardware": hardware(), "versions": versions()}
+    record = {"stage": args.stage, **results, "arguments": vars(args), "hardware": hardware(), "versions": library_versions()}
     print(json.dumps(record))
     return 0
 

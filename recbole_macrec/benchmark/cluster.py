@@ -19,10 +19,10 @@ from recbole_macrec.benchmark.compare.runs import FAILURE, Run, write_json
 from recbole_macrec.benchmark.compare.worker import Resources, start
 from recbole_macrec.errors import UserError
 
-POLL = 2.0  # seconds between two checks of the progress
-CONNECT = 20  # seconds to wait for a connection to the cluster
-ANSWER = 120  # seconds in which every machine has to check the folders; its first task also imports the libraries
-INSTALL = (
+POLL_SECONDS = 2.0  # seconds between two checks of the progress
+CONNECT_SECONDS = 20  # seconds to wait for a connection to the cluster
+ANSWER_SECONDS = 120  # seconds in which every machine has to check the folders; its first task also imports the libraries
+INSTALL_HINT = (
     "--ray needs Ray 2.9 or later: pip install 'ray[default]>=2.9' (pip may warn that RecBole requires an older version; ignore "
     "the warning)."
 )
@@ -66,7 +66,7 @@ def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resource
     done_before = bar.n
     ended = bar.n
     while tasks:
-        for task in cluster.wait(list(tasks), POLL):
+        for task in cluster.wait(list(tasks), POLL_SECONDS):
             run = tasks.pop(task)
             try:
                 cluster.result(task)
@@ -114,12 +114,12 @@ def check_folders(cluster: Cluster, runs: Sequence[Run]) -> None:
     try:
         paths = [token, *sorted(path for path in datasets if path.exists())]
         tasks = {cluster.submit(inaccessible_paths, paths, machine=machine): name for machine, name in cluster.machines().items()}
-        end = time.monotonic() + ANSWER
+        end = time.monotonic() + ANSWER_SECONDS
         while tasks and time.monotonic() < end:
             for task in cluster.wait(list(tasks), end - time.monotonic()):
                 _check_answer(cluster, task, tasks.pop(task))
         if tasks:
-            raise UserError(f"Machine {next(iter(tasks.values()))} of the Ray cluster has not answered within {ANSWER} s: check "
+            raise UserError(f"Machine {next(iter(tasks.values()))} of the Ray cluster has not answered within {ANSWER_SECONDS} s: check "
                             "its Ray logs, or restart Ray there.")
     finally:
         token.unlink()
@@ -157,7 +157,7 @@ class RayCluster:
         try:
             import ray
         except ImportError:
-            raise UserError(INSTALL) from None
+            raise UserError(INSTALL_HINT) from None
         _check_connection(address)
         self.ray = ray
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
@@ -217,7 +217,7 @@ def check_address(address: str) -> None:
     if not port.isdecimal() or not host:
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT / 2).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS / 2).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"--ray={address}: no connection ({error}); give the address that `ray start --head` printed, "
                         "such as 10.0.0.1:6379, or auto on a machine of the cluster.") from None
@@ -231,7 +231,7 @@ def _check_connection(address: str) -> None:
     process.start()
     sender.close()
     try:
-        reason = receiver.recv() if receiver.poll(CONNECT) else f"no connection within {CONNECT} s"
+        reason = receiver.recv() if receiver.poll(CONNECT_SECONDS) else f"no connection within {CONNECT_SECONDS} s"
     except EOFError:
         reason = "Ray ended the attempt"
     process.kill()

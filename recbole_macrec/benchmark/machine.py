@@ -13,7 +13,7 @@ import recbole_macrec
 LIBRARIES = ("recbole_macrec", "recbole", "torch", "numpy", "pandas", "scipy", "scikit-learn", "transformers")
 
 
-def versions() -> dict[str, str | None]:
+def library_versions() -> dict[str, str | None]:
     """Return the versions of Python and of the libraries; None for a library that is not installed."""
     result: dict[str, str | None] = {"python": platform.python_version()}
     for name in LIBRARIES:
@@ -24,7 +24,7 @@ def versions() -> dict[str, str | None]:
     return result
 
 
-def commit() -> str | None:
+def git_commit() -> str | None:
     """Return the Git commit of the package, followed by ``-dirty`` if files were changed; None outside a repository."""
     package = Path(recbole_macrec.__file__).parent
     if not (package.parent / ".git").exists():

@@ -153,7 +153,7 @@ def _encode(args: argparse.Namespace) -> None:
     features.check_modality(args.modality)
     folder = args.data_path / args.dataset
     if is_imported(folder, args.modality):
-        raise UserError(f"{features.paths(folder, args.modality)[0]} was imported, and encoding would replace it; remove the file, or "
+        raise UserError(f"{features.feature_paths(folder, args.modality)[0]} was imported, and encoding would replace it; remove the file, or "
                         "choose another --modality")
     chosen = args.encoder if simple else {"model": args.model or args.encoder, **options}
     with group() as processes:
@@ -162,7 +162,7 @@ def _encode(args: argparse.Namespace) -> None:
                                form=AtomicFormat.from_config(_format_options(args)))
     if processes.first:
         rows, width = table.matrix.shape
-        print(f"{features.paths(folder, args.modality)[0]}: {rows:,} items x {width:,} dimensions")
+        print(f"{features.feature_paths(folder, args.modality)[0]}: {rows:,} items x {width:,} dimensions")
 
 
 def _images(args: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ class FeatureTable:
     @classmethod
     def load(cls, dataset_folder: Path | str, modality: str) -> FeatureTable:
         """Read the features of ``modality``; raise UserError if a file is unusable or the two files do not match."""
-        npy, txt = paths(dataset_folder, modality)
+        npy, txt = feature_paths(dataset_folder, modality)
         matrix = read_matrix(npy)
         tokens = read_tokens(txt)
         if len(tokens) != len(matrix):
@@ -40,7 +40,7 @@ class FeatureTable:
     def save(self, dataset_folder: Path | str, modality: str) -> None:
         """Write the two files, each under a temporary name first, so that a reader never sees half a file."""
         check_modality(modality)
-        npy, txt = paths(dataset_folder, modality)
+        npy, txt = feature_paths(dataset_folder, modality)
         npy.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(npy) as new_npy, atomic_write(txt) as new_txt:  # the matrix is renamed last
             with new_npy.open("wb") as file:
@@ -67,12 +67,12 @@ class FeatureTable:
         return self.matrix[self.rows(tokens)]
 
 
-def available(dataset_folder: Path | str) -> dict[str, Path]:
+def available_modalities(dataset_folder: Path | str) -> dict[str, Path]:
     """Return ``{modality: path of its .npy}`` for the features in the dataset folder, sorted by name."""
     return {path.stem: path for path in sorted((Path(dataset_folder) / FOLDER).glob("[!.]*.npy"))}
 
 
-def paths(dataset_folder: Path | str, modality: str) -> tuple[Path, Path]:
+def feature_paths(dataset_folder: Path | str, modality: str) -> tuple[Path, Path]:
     """Return the paths of the matrix and of the item tokens of a modality."""
     folder = Path(dataset_folder) / FOLDER
     return folder / f"{modality}.npy", folder / f"{modality}.items.txt"

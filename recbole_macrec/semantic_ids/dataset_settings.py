@@ -5,7 +5,7 @@ from pathlib import Path
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encoders import create_encoder
 from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encodable, is_imported
-from recbole_macrec.data.features import available
+from recbole_macrec.data.features import available_modalities
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings
 
@@ -32,7 +32,7 @@ def source_of_ids(settings: SemanticIDSettings, folder: Path) -> str:
     """``learn`` or ``published``: the option ``semantic_ids``; for ``auto`` it depends on the files in ``folder``."""
     if settings.semantic_ids != "auto":
         return settings.semantic_ids
-    has_features = set(settings.modalities) <= set(available(folder))
+    has_features = set(settings.modalities) <= set(available_modalities(folder))
     published = not has_features and all(file.is_file() for file in published_files(settings, folder).values())
     return "published" if published else "learn"
 
@@ -62,7 +62,7 @@ def _read(config, names) -> list[str]:
 
 def _available_modalities(config, folder: Path) -> list[str]:
     """Modalities with features, IDs or raw content in the folder: text, image, then others by name."""
-    files = {*available(folder), *(path.stem for path in (folder / FOLDER).glob("*.json"))}
+    files = {*available_modalities(folder), *(path.stem for path in (folder / FOLDER).glob("*.json"))}
     found = files | encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
                               AtomicFormat.from_config(config))
     if not found:

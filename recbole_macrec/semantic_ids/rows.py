@@ -16,8 +16,8 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.utils.blocks import blocks, release_pages
 from recbole_macrec.utils.hardware import free_memory
 
-SCATTERED = 2**10  # rows read at once from a memory map; each row may load up to 2 MiB of the file
-SAMPLE = 2**18  # rows that represent all in algorithms that need their data in memory
+MEMORY_MAP_ROWS = 2**10  # rows read at once from a memory map; each row may load up to 2 MiB of the file
+SAMPLE_SIZE = 2**18  # rows that represent all in algorithms that need their data in memory
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class FeatureRows:
             return self.matrix[rows]
         result = np.empty((len(rows), self.shape[1]), self.dtype)
         order = np.argsort(rows)
-        for begin in range(0, len(rows), SCATTERED):
-            chunk = order[begin : begin + SCATTERED]
+        for begin in range(0, len(rows), MEMORY_MAP_ROWS):
+            chunk = order[begin : begin + MEMORY_MAP_ROWS]
             result[chunk] = self.matrix[rows[chunk]]
             release_pages(self.matrix)
         return result
@@ -86,7 +86,7 @@ class ComputedRows:
 
 
 Features = np.ndarray | FeatureRows | ComputedRows
-LARGEST = 1e15  # sums of squares of larger features overflow float32
+LARGEST_FEATURE = 1e15  # sums of squares of larger features overflow float32
 
 
 def select_rows(x: Features, rows: np.ndarray) -> FeatureRows:
@@ -95,10 +95,10 @@ def select_rows(x: Features, rows: np.ndarray) -> FeatureRows:
 
 
 def sample_rows(x: Features, seed: int) -> np.ndarray:
-    """Return all rows, or ``SAMPLE`` of them drawn without replacement if there are more."""
-    if len(x) <= SAMPLE:
+    """Return all rows, or ``SAMPLE_SIZE`` of them drawn without replacement if there are more."""
+    if len(x) <= SAMPLE_SIZE:
         return x[:]
-    return x[np.sort(np.random.default_rng(seed).choice(len(x), SAMPLE, replace=False))]
+    return x[np.sort(np.random.default_rng(seed).choice(len(x), SAMPLE_SIZE, replace=False))]
 
 
 class Scale(NamedTuple):
@@ -117,9 +117,9 @@ class Scale(NamedTuple):
         width = x.shape[1]
         if not standardize:
             largest = max(float(np.abs(block).max(initial=0)) for block in blocks(x))
-            if not largest < LARGEST:
+            if not largest < LARGEST_FEATURE:
                 raise UserError(f"The largest feature is {largest:.3g} and standardize is False; expected absolute values below "
-                                f"{LARGEST:.0e}: set standardize to True, or scale the features down.")
+                                f"{LARGEST_FEATURE:.0e}: set standardize to True, or scale the features down.")
             return cls(torch.zeros(width), torch.ones(width))
         mean = sum(block.sum(0, dtype=np.float64) for block in blocks(x)) / len(x)
         deviation = np.sqrt(sum(np.square(block - mean).sum(0) for block in blocks(x)) / len(x))

@@ -5,7 +5,7 @@ Shapes: N items, L levels, K codes per level, F feature width. All results are p
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from recbole_macrec.semantic_ids.rows import SAMPLE, Features, select_rows
+from recbole_macrec.semantic_ids.rows import SAMPLE_SIZE, Features, select_rows
 from recbole_macrec.utils.blocks import blocks
 
 HELD_OUT = 0.2  # share of test items of the ridge regression
@@ -34,14 +34,14 @@ def usage_and_perplexity(codes: np.ndarray, sizes: tuple[int, ...]) -> tuple[lis
 def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: Features, seed: int) -> float:
     """R^2 of predicting the features of held-out items by ridge regression on their one-hot codes.
 
-    At most ``SAMPLE`` items are used. 0 is the prediction by the mean, 1 is perfect; random codes are at or below 0.
+    At most ``SAMPLE_SIZE`` items are used. 0 is the prediction by the mean, 1 is perfect; random codes are at or below 0.
 
     Args:
         codes: [N, L].
         features: [N, F], of the same modality or another.
         seed: seed of the choice of held-out items.
     """
-    order = np.random.default_rng(seed).permutation(len(codes))[:SAMPLE]
+    order = np.random.default_rng(seed).permutation(len(codes))[:SAMPLE_SIZE]
     held_out = max(1, int(HELD_OUT * len(order)))
     test, train = order[:held_out], order[held_out:]
     if len(train) == 0:

@@ -28,9 +28,9 @@ from recbole_macrec.utils.failures import user_message
 
 T = TypeVar("T")
 
-JOINING = timedelta(minutes=5)  # timeout until all processes have joined
-TRAINING = timedelta(minutes=30)  # timeout of an exchange in training; a process that has ended is noticed at once
-PREPARING = timedelta(days=1)  # timeout while the first process prepares data
+JOIN_TIMEOUT = timedelta(minutes=5)  # timeout until all processes have joined
+EXCHANGE_TIMEOUT = timedelta(minutes=30)  # timeout of an exchange in training; a process that has ended is noticed at once
+PREPARATION_TIMEOUT = timedelta(days=1)  # timeout while the first process prepares data
 NOTICE_SECONDS = 10  # after this time, print what a process waits for
 REASON_SECONDS = 3  # time for the error message of another process to arrive
 REPORT_SECONDS = 3.0  # longest time that the first process waits for the others to fail as well
@@ -117,7 +117,7 @@ class Group:
 
 
 ALONE = Group()
-_control: Any = None  # a gloo process group with the timeout PREPARING instead of TRAINING
+_control: Any = None  # a gloo process group with the timeout PREPARATION_TIMEOUT instead of EXCHANGE_TIMEOUT
 _store: Any = None  # the key-value store through which the processes of this run meet
 _group_store: Any = None  # the part of it for the newest group
 _groups = 0  # number of groups joined so far
@@ -173,7 +173,7 @@ def join(device_type: str = "cpu") -> Group:
     """Join the launcher's group. Repeated calls do nothing, unless the device needs another backend.
 
     Raises:
-        UserError: if the port is in use, or processes have not joined after ``JOINING``.
+        UserError: if the port is in use, or processes have not joined after ``JOIN_TIMEOUT``.
     """
     global _control, _group_store, _groups
     backend = "nccl" if device_type == "cuda" else "gloo"
@@ -185,8 +185,8 @@ def join(device_type: str = "cpu") -> Group:
     _group_store = dist.PrefixStore(f"group-{_groups}", _open_store(launch))
     _groups += 1
     _meet(launch, _group_store)
-    dist.init_process_group(backend, store=_group_store, rank=launch.rank, world_size=launch.size, timeout=TRAINING)
-    _control = dist.new_group(backend="gloo", timeout=PREPARING)
+    dist.init_process_group(backend, store=_group_store, rank=launch.rank, world_size=launch.size, timeout=EXCHANGE_TIMEOUT)
+    _control = dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
     return current_group()
 
 
@@ -279,12 +279,12 @@ def _open_store(launch: Launch):
         host = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         with _notice(launch, f"the first process at {launch.address}:{launch.port}"), _port_errors(launch.port):
             try:
-                _store = dist.TCPStore(launch.address, launch.port, is_master=host, timeout=JOINING, wait_for_workers=False)
+                _store = dist.TCPStore(launch.address, launch.port, is_master=host, timeout=JOIN_TIMEOUT, wait_for_workers=False)
             except dist.DistError as error:
                 if host:
                     raise
                 raise UserError(f"process {launch.rank + 1} of {launch.size} could not connect to the first one at {launch.address}:{launch.port} "
-                                f"within {JOINING.seconds} s; start the first one as well, and check --ip and --port (torchrun: --master_addr and "
+                                f"within {JOIN_TIMEOUT.seconds} s; start the first one as well, and check --ip and --port (torchrun: --master_addr and "
                                 "--master_port).") from error
     return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store)
 
@@ -295,11 +295,11 @@ def _meet(launch: Launch, store) -> None:
     store.set(keys[launch.rank], socket.gethostname())
     with _notice(launch, f"all {launch.size} processes to join at {launch.address}:{launch.port}"):
         try:
-            store.wait(keys, JOINING)
+            store.wait(keys, JOIN_TIMEOUT)
         except dist.DistError as error:
             missing = [str(rank + 1) for rank, key in enumerate(keys) if not store.check([key])]
             raise UserError(f"of {launch.size} processes, number {', '.join(missing)} did not join at {launch.address}:{launch.port} within "
-                            f"{JOINING.seconds} s; start the command on every machine, with the same --world_size (torchrun: "
+                            f"{JOIN_TIMEOUT.seconds} s; start the command on every machine, with the same --world_size (torchrun: "
                             "--nnodes and --nproc_per_node).") from error
 
 
@@ -335,7 +335,7 @@ def _notice(launch: Launch | None, what: str | None) -> Iterator[None]:
     if what is None or (launch is not None and launch.local_rank and launch.rank != 1):
         yield
         return
-    limit = f"; it gives up after {JOINING.seconds} s" if launch and not dist.is_initialized() else ""
+    limit = f"; it gives up after {JOIN_TIMEOUT.seconds} s" if launch and not dist.is_initialized() else ""
     timer = threading.Timer(NOTICE_SECONDS, print, [f"Waiting for {what}{limit}."], {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()

@@ -8,7 +8,7 @@ import torch
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.requirements import recbole_folder
 
-MEMORY = (
+OUT_OF_MEMORY_MESSAGE = (
     "Not enough memory: lower train_batch_size (while training), eval_batch_size or num_beams (while ranking), for "
     "example --train_batch_size=256 --eval_batch_size=64."
 )
@@ -18,22 +18,22 @@ _CHILD_USER_ERROR = re.compile(r"^recbole_macrec\.[\w.]+\.(?:UserError|ProcessLo
 
 def user_message(error: BaseException) -> str | None:
     """Return a one-line message if the user can correct ``error``, otherwise None."""
-    message = _sentence(error)
+    message = _message(error)
     return " ".join(message.split()) if message is not None else None
 
 
-def _sentence(error: BaseException) -> str | None:
+def _message(error: BaseException) -> str | None:
     if isinstance(error, UserError | OSError):  # OSError: a full disk, an unreadable file
         return str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return MEMORY
+        return OUT_OF_MEMORY_MESSAGE
     text = str(error)
     if isinstance(error, RuntimeError) and "can't allocate memory" in text:
-        return MEMORY
+        return OUT_OF_MEMORY_MESSAGE
     if isinstance(error, torch.multiprocessing.ProcessRaisedException):  # holds the traceback of a spawned process
         if match := _CHILD_USER_ERROR.search(text.rstrip()):
             return match[1]
-        return MEMORY if _OUT_OF_MEMORY.search(text) else None
+        return OUT_OF_MEMORY_MESSAGE if _OUT_OF_MEMORY.search(text) else None
     refused_by_recbole = isinstance(error, ValueError | NotImplementedError | TypeError | RuntimeError)
     if refused_by_recbole and text and _raised_in_setup(error):
         return f"RecBole: {text}"

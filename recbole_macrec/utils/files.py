@@ -152,7 +152,7 @@ def _umask() -> int:
     return mask
 
 
-PIECE = 2**20  # bytes
+CHUNK_BYTES = 2**20  # bytes
 
 
 def sha256_of(path: Path, advance: Callable[[int], object] = lambda count: None) -> str:
@@ -163,7 +163,7 @@ def sha256_of(path: Path, advance: Callable[[int], object] = lambda count: None)
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
+        while piece := file.read(CHUNK_BYTES):
             digest.update(piece)
             advance(len(piece))
     return digest.hexdigest()

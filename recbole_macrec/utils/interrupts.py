@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-EXIT = 130  # exit code of shells for SIGINT
+EXIT_CODE = 130  # exit code of shells for SIGINT
 
 
 def end_commands_at_once() -> None:
@@ -22,7 +22,7 @@ def commands_have_started() -> None:
 
 def _end(number, frame) -> None:
     os.write(2, b"interrupted\n")
-    os._exit(EXIT)  # a library could catch an exception, or print a traceback
+    os._exit(EXIT_CODE)  # a library could catch an exception, or print a traceback
 
 
 def _is_command(words: Sequence[str]) -> bool:

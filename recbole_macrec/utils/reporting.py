@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from recbole_macrec.utils.distributed import RESUME_HINT, Terminated, first_to_report
 from recbole_macrec.utils.failures import user_message
-from recbole_macrec.utils.interrupts import EXIT, commands_have_started
+from recbole_macrec.utils.interrupts import EXIT_CODE, commands_have_started
 
 
 def run_command(command: Callable[[list[str]], int], argv: list[str]) -> int:
@@ -19,7 +19,7 @@ def run_command(command: Callable[[list[str]], int], argv: list[str]) -> int:
     except KeyboardInterrupt:
         if first_to_report():
             print("interrupted", file=sys.stderr)
-        return EXIT
+        return EXIT_CODE
     except Terminated as ended:
         if first_to_report():
             print(f"error: the launcher ended this process because another one had ended. {RESUME_HINT}.", file=sys.stderr)

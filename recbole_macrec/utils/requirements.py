@@ -8,7 +8,7 @@ _CHECKOUT = Path(__file__).parents[2]
 _COMMANDS = ("-m", "-c", "run_recbole_macrec")  # sys.argv[0] of python -m and -c, and the name of the script
 
 
-def missing(error: ModuleNotFoundError) -> BaseException:
+def missing_library(error: ModuleNotFoundError) -> BaseException:
     """Return the exception to raise instead of ``error``. On a command line it ends the process without a traceback."""
     if error.name is None or error.name.partition(".")[0] == PACKAGE:
         return error

@@ -118,7 +118,7 @@ def test_unusable_machine_is_reported_before_the_first_run(answer, expected, tin
     release = threading.Event()
     answers = {other_file_system: partial(other_file_system, root=tmp_path / "other"), None: lambda paths: release.wait()}
     if answer is None:
-        monkeypatch.setattr(cluster, "ANSWER", 0.3)
+        monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(compare, "RayCluster", lambda address, threads: ThreadCluster("one", "two", two=answers.get(answer, answer)))
     assert main(argv(tiny_dataset, "out", "--ray=there")) == 1
     release.set()
@@ -156,7 +156,7 @@ def ray():
 
 
 def test_address_without_ray_is_a_one_line_error(ray, tiny_dataset, monkeypatch, capsys):
-    monkeypatch.setattr(cluster, "CONNECT", 3)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 3)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
         assert main(argv(tiny_dataset, "out", f"--ray={address}")) == 1

@@ -11,7 +11,7 @@ from tiny_models import make
 from recbole_macrec.data import atomic
 from recbole_macrec.data.encoders import RawItem, create_encoder, encode
 from recbole_macrec.data.encoders.encode import encode_missing, item_features
-from recbole_macrec.data.features import FeatureTable, available
+from recbole_macrec.data.features import FeatureTable, available_modalities
 from recbole_macrec.errors import UserError
 
 ENCODERS = {"text": "tfidf", "image": "pixels"}
@@ -42,7 +42,7 @@ def test_saved_table_loads_the_same(tmp_path):
     loaded = FeatureTable.load(tmp_path, "text")
     assert loaded.item_tokens == ("a", "b", "c") and loaded.matrix.dtype == np.float32
     assert np.array_equal(loaded.matrix, table().matrix)
-    assert available(tmp_path) == {"text": tmp_path / "features/text.npy"}
+    assert available_modalities(tmp_path) == {"text": tmp_path / "features/text.npy"}
     assert sorted(path.name for path in (tmp_path / "features").iterdir()) == ["text.items.txt", "text.npy"]
 
 
@@ -95,7 +95,7 @@ def test_an_interrupted_encoding_is_repeated(folder, monkeypatch):
         patch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             encode_missing(folder, "shop", "text", "tfidf")
-    assert available(folder) == {}
+    assert available_modalities(folder) == {}
     assert np.array_equal(encode_missing(folder, "shop", "text", "tfidf").matrix, whole.matrix)
 
 
@@ -158,7 +158,7 @@ def test_bad_content(case, folder):
     with pytest.raises(UserError) as caught:
         item_features(folder, "shop", [modality], encoders)
     assert not [text for text in expected if text not in str(caught.value)], str(caught.value)
-    assert available(folder) == {}
+    assert available_modalities(folder) == {}
 
 
 def without_words(folder):

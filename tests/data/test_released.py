@@ -10,7 +10,7 @@ from recbole.data import create_dataset
 from recbole_macrec.benchmark.compare.command import main as command
 from recbole_macrec.commands.data import main
 from recbole_macrec.data.atomic import read_items
-from recbole_macrec.data.features import FeatureTable, available
+from recbole_macrec.data.features import FeatureTable, available_modalities
 from recbole_macrec.errors import UserError
 
 HISTORIES = {"0": [2, 0], "1": [0], "2": [2, 0, 2]}  # item 1 has no interactions
@@ -110,7 +110,7 @@ def mmrec(tmp_path) -> Path:
 def test_mmrec_folder(mmrec, capsys):
     assert run(mmrec, name="baby") == 0
     assert histories("baby") == {"0": ["0", "2"], "1": ["0"]}
-    assert list(available(OUT / "baby")) == ["image", "text"]
+    assert list(available_modalities(OUT / "baby")) == ["image", "text"]
     assert FeatureTable.load(OUT / "baby", "image").select(["1"]).tolist() == [[4, 5, 6, 7]]
     assert read_items(OUT / "baby", "baby")["item_id"].tolist() == ["0", "1", "2"]
     assert "x_label of baby.inter is not used" in capsys.readouterr().out

@@ -168,7 +168,7 @@ def test_no_step_reads_or_quantizes_all_items_at_once(quantizer, tmp_path, monke
     largest = 64  # rqvae_batch_size; a block and the sample have fewer rows
     monkeypatch.setattr("recbole_macrec.utils.blocks.BLOCK", 50)
     for module in (rows, statistics):
-        monkeypatch.setattr(module, "SAMPLE", 60)
+        monkeypatch.setattr(module, "SAMPLE_SIZE", 60)
     monkeypatch.setattr(kmeans, "MINI_BATCH_FROM", 60)
     monkeypatch.setattr(rows, "free_memory", lambda device: 0)
     read, forward, used = FeatureRows.__getitem__, ResidualQuantizer.forward, []
@@ -217,7 +217,7 @@ def test_expected_training_time_is_logged(caplog):
 
 
 def test_very_large_catalogues_use_a_sample(monkeypatch):
-    monkeypatch.setattr(rows, "SAMPLE", 60)
+    monkeypatch.setattr(rows, "SAMPLE_SIZE", 60)
     drawn = rows.sample_rows(FEATURES["text"], seed=0)
     assert len(drawn) == 60 and len(np.unique(drawn, axis=0)) == 60
     assert {row.tobytes() for row in drawn} <= {row.tobytes() for row in FEATURES["text"]}

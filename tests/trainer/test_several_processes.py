@@ -194,7 +194,7 @@ def test_a_killed_process_ends_the_run_and_the_same_command_resumes_it_exactly(m
 
 
 def in_a_hurry(rank: int) -> None:
-    distributed.JOINING, distributed.NOTICE_SECONDS = timedelta(seconds=2), 0.3
+    distributed.JOIN_TIMEOUT, distributed.NOTICE_SECONDS = timedelta(seconds=2), 0.3
 
 
 def test_a_process_that_does_not_come_is_named(data, process_pool):

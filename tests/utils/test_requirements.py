@@ -53,9 +53,9 @@ def test_programs_can_catch_a_missing_recbole(tmp_path):
 )
 def test_installed_wheels_name_the_missing_package(module, command, tmp_path, monkeypatch):
     monkeypatch.setattr(requirements, "_CHECKOUT", tmp_path)
-    assert str(requirements.missing(ModuleNotFoundError(name=module))).endswith(f": {command}")
+    assert str(requirements.missing_library(ModuleNotFoundError(name=module))).endswith(f": {command}")
 
 
 def test_missing_modules_of_this_package_are_internal_errors():
     error = ModuleNotFoundError(name="recbole_macrec.gone")
-    assert requirements.missing(error) is error
+    assert requirements.missing_library(error) is error

@@ -8,7 +8,7 @@ import torch
 from recbole.quick_start import quick_start
 
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
-from recbole_macrec.benchmark.machine import commit, hardware, versions
+from recbole_macrec.benchmark.machine import git_commit, hardware, library_versions
 from recbole_macrec.config.plain import plain, plain_config
 
 
@@ -82,8 +82,8 @@ class Observation:
             "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             "checkpoint": str(getattr(trainer, "saved_model_file", "")),
             "settings": plain_config(config),
-            "versions": versions(),
-            "commit": commit(),
+            "versions": library_versions(),
+            "commit": git_commit(),
             "hardware": hardware(),
         }
         if self.recorder:

@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 TEXT_FIELDS = ("title", "description")
 IMAGE_FIELD = "image"
 MISSING_OPTIONS = {"text": "missing_texts", "image": "missing_images"}  # kind of content -> option for items without it
-Chosen = str | Mapping[str, Any]  # value of the option encoders for one modality
+EncoderChoice = str | Mapping[str, Any]  # value of the option encoders for one modality
 Users = Mapping[str, np.ndarray]  # item token -> numbers of the users with a training interaction with it
 
 
-def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[str], encoders: Mapping[str, Chosen],
+def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[str], encoders: Mapping[str, EncoderChoice],
                   text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
                   device: torch.device | str | None = None, show_progress: bool = False,
                   users: Callable[[], Users] | None = None, mean_for: Collection[str] = (),
@@ -71,14 +71,14 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
             tables[modality] = encode_missing(folder, name, modality, encoders[modality], text_fields, image_field,
                                               device=device, show_progress=show_progress, users=users,
                                               mean_for=mean_for, processes=processes, form=form)
-        elif modality in features.available(folder):
+        elif modality in features.available_modalities(folder):
             tables[modality] = FeatureTable.load(folder, modality)
         else:
             raise UserError(_how_to_get(folder, name, modality, f"encoders names no encoder for '{modality}'"))
     return tables
 
 
-def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen: Chosen,
+def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen: EncoderChoice,
                    text_fields: Sequence[str] = TEXT_FIELDS, image_field: str = IMAGE_FIELD,
                    device: torch.device | str | None = None, show_progress: bool = False,
                    processes: Group = ALONE, users: Callable[[], Users] | None = None,
@@ -90,7 +90,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     them and the others wait. See :func:`item_features` for the arguments.
     """
     folder = Path(dataset_folder)
-    npy, _ = features.paths(folder, modality)
+    npy, _ = features.feature_paths(folder, modality)
     manifest_path = manifest_file(npy)
     if is_imported(folder, modality):
         return FeatureTable.load(folder, modality)
@@ -144,7 +144,7 @@ def encodable(dataset_folder: Path, name: str, text_fields: Sequence[str], image
 
 def is_imported(dataset_folder: Path, modality: str) -> bool:
     """Return whether there are features of ``modality`` that were imported, not encoded."""
-    npy, _ = features.paths(dataset_folder, modality)
+    npy, _ = features.feature_paths(dataset_folder, modality)
     return npy.exists() and not manifest_file(npy).exists()
 
 
@@ -245,7 +245,7 @@ def _matches(manifest: Path, identity: dict) -> bool:
 
 def _how_to_get(folder: Path, name: str, modality: str, why: str) -> str:
     """Return the message that features of ``modality`` are missing; ``why`` is the reason why they cannot be encoded."""
-    npy, txt = features.paths(folder, modality)
-    found = ", ".join(features.available(folder)) or "none"
+    npy, txt = features.feature_paths(folder, modality)
+    found = ", ".join(features.available_modalities(folder)) or "none"
     return (f"modality '{modality}' of dataset {name} has no features: {npy} is missing (existing features: {found}) and {why}; "
             f"import features ({atomic.import_command(folder, name, modality)}) or put {npy.name} and {txt.name} there")

@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from recbole_macrec.semantic_ids.rows import LARGEST, ComputedRows, Features, sample_rows
+from recbole_macrec.semantic_ids.rows import LARGEST_FEATURE, ComputedRows, Features, sample_rows
 from recbole_macrec.utils.blocks import blocks
 
 MINI_BATCH_FROM = 20_000  # items; above this, full Lloyd iterations cost minutes
@@ -23,7 +23,7 @@ class Clusters(NamedTuple):
 
 
 def kmeans(x: Features, k: int, seed: int) -> Clusters:
-    """Cluster the rows of ``x`` [N, F] into ``k`` <= N groups; with more than SAMPLE rows, centres are fitted to a sample."""
+    """Cluster the rows of ``x`` [N, F] into ``k`` <= N groups; with more than SAMPLE_SIZE rows, centres are fitted to a sample."""
     with _one_thread():
         model = _fit(x, k, seed)
         if len(x) > MINI_BATCH_FROM:
@@ -56,6 +56,6 @@ def _fit(x: Features, k: int, seed: int) -> KMeans | MiniBatchKMeans:
 def pseudo_labels(features: Features, count: int, seed: int) -> np.ndarray:
     """Return k-means labels [N] int64 of the raw features [N, F], N >= ``count`` (arXiv 2511.15122: 512 labels)."""
     largest = max(float(np.abs(block).max(initial=0)) for block in blocks(features))
-    if largest > LARGEST:  # avoid overflow of squares; scaling does not change labels
+    if largest > LARGEST_FEATURE:  # avoid overflow of squares; scaling does not change labels
         features = ComputedRows((features,), lambda block: block / np.float32(largest), features.shape[1])
     return kmeans(features, count, seed).labels

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 GRADIENT_CLIP = 1.0
 LEARNS = "learns the semantic IDs"  # completes "Waiting for the first process, which ..."
-LONG = 1800  # seconds; for longer training a log message suggests faster options
+LONG_TRAINING_SECONDS = 1800  # seconds; for longer training a log message suggests faster options
 SETTLING_EPOCHS = 20  # no warnings about poor codebooks before this epoch, except in the last one
 
 
@@ -119,7 +119,7 @@ class Training:
         """Log the expected duration in ``seconds``; for long training, suggest faster options."""
         s = self.settings
         gpu = " or a GPU" if self.x[0].device.type == "cpu" else ""
-        faster = f"; quantizer = rq_kmeans{gpu} is much faster, see docs/speed.md" if seconds > LONG else ""
+        faster = f"; quantizer = rq_kmeans{gpu} is much faster, see docs/speed.md" if seconds > LONG_TRAINING_SECONDS else ""
         logger.info("Semantic IDs (%s): about %s for %d + %d epochs over %d items%s", ", ".join(self.modalities),
                     duration(seconds), s.rqvae_warmup_epochs, s.rqvae_epochs, len(self.x[0]), faster)
 
