@@ -354,7 +354,7 @@ def test_constant_and_equal_features_still_end_in_unique_ids(tmp_path):
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae"])
 def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer):
     settings = replace(SMALL, quantizer=quantizer, rqvae_learning_rate=1e30)
-    with pytest.raises(UserError, match="became (inf|nan) in epoch .* rqvae_learning_rate = 1e"):
+    with pytest.raises(UserError, match="is (inf|nan) in epoch .* rqvae_learning_rate = 1e"):
         learn({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
 
 
