@@ -1,7 +1,7 @@
-"""Repairs RecBole 1.2.0 and 1.2.1 for current numpy, pandas, scipy, torch and ray; the only file that does.
+"""Repairs of RecBole 1.2.0 and 1.2.1 for current numpy, pandas, scipy, torch and ray; all of them are in this file.
 
-Every function below is one repair and says what it mends, where (lines are those of 1.2.1), and when it can go. ``apply``
-runs them all, once. Where a library still behaves as RecBole expects, a repair changes nothing.
+Each function below is one repair. Its docstring names the problem, its place (lines of 1.2.1), and when the repair can be
+removed. :func:`apply` runs all repairs once. If a library behaves as RecBole expects, a repair changes nothing.
 """
 import ast
 import contextlib
@@ -52,9 +52,9 @@ def apply() -> None:
 
 
 def restore_numpy_names() -> None:
-    """numpy 1.24 and 2.0 removed the names RecBole uses (configurator.py:627-635, interaction.py:31, metrics.py:90-,
-    hyper_tuning.py:386); ``Config`` restores some, from names that are gone too, and ``load_data_and_model`` none.
-    Goes when RecBole names no removed type."""
+    """numpy 1.24 and 2.0 removed the names that RecBole uses (configurator.py:627-635, interaction.py:31,
+    metrics.py:90-, hyper_tuning.py:386). ``Config`` restores some, from names that were removed too, and
+    ``load_data_and_model`` none. Remove it when RecBole uses no removed type."""
     import numpy as np
 
     names = {
@@ -70,7 +70,8 @@ def restore_numpy_names() -> None:
 def import_without_ray() -> None:
     """``recbole.quick_start`` imports ``ray.tune`` for one call of ``tune.report`` (quick_start.py:21, 225). ray <=
     2.6.3 needs pkg_resources and np.bool8 and has no wheel for Python 3.12; newer ray takes a dict. So RecBole is
-    imported beside a stand-in, and reports go to whatever ray the process runs. Goes when RecBole imports ray lazily."""
+    imported with a placeholder for ray, and reports go to the ray session of the process. Remove it when RecBole imports ray
+    lazily."""
     hidden = {name: sys.modules.pop(name, None) for name in ("ray", "ray.tune")}
     ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
     ray.tune = tune
@@ -87,14 +88,14 @@ def import_without_ray() -> None:
 
 
 def _report_to_ray(**metrics) -> None:
-    """Report to the ray session of this process, in the form its version takes; without a session do nothing."""
+    """Report to the ray session of this process in the form that its version accepts; without a session do nothing."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return
     from ray import tune
 
-    takes = inspect.signature(tune.report).parameters.get("metrics")
-    if takes and takes.kind is not inspect.Parameter.VAR_KEYWORD:
+    parameter = inspect.signature(tune.report).parameters.get("metrics")
+    if parameter and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
         tune.report(metrics)
         return
     try:
@@ -105,14 +106,14 @@ def _report_to_ray(**metrics) -> None:
 
 @contextlib.contextmanager
 def _without_chain_warnings():
-    """Silence pandas about chained assignments that have become useless."""
+    """Silence the warnings of pandas about chained assignments, which have no effect any more."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="A value is being set on a copy")
         yield
 
 
-class _Changed(types.ModuleType):
-    """``module`` as one of RecBole's modules sees it: with ``names`` of its own."""
+class _ModuleWith(types.ModuleType):
+    """A view of ``module`` for one of RecBole's modules, in which ``names`` are replaced."""
 
     def __init__(self, module, **names):
         super().__init__(module.__name__)
@@ -123,9 +124,10 @@ class _Changed(types.ModuleType):
 
 
 def read_missing_sequences_as_empty() -> None:
-    """pandas 3: ``df[field].fillna(value="", inplace=True)`` (dataset.py:501) fills a temporary, and ``.split``
-    after it meets NaN. Filled while reading; text columns stay ``object``, as they were before pandas 3. Goes when
-    RecBole assigns the filled column. Quotes that are text (quoting.py) are read as text by the same repair (dataset.py:486)."""
+    """pandas 3: ``df[field].fillna(value="", inplace=True)`` (dataset.py:501) fills a temporary object, and the following
+    ``.split`` gets NaN. Columns are now filled while reading; text columns stay ``object``, as before pandas 3. Remove it when
+    RecBole assigns the filled column. Quotes that are text (quoting.py) are read as text by the same repair
+    (dataset.py:486)."""
     module = importlib.import_module("recbole.data.dataset.dataset")
     pandas = module.pd
 
@@ -136,13 +138,13 @@ def read_missing_sequences_as_empty() -> None:
             frame[column] = values.where(values.notna(), "" if str(column).endswith("_seq") else None)
         return frame
 
-    module.pd = _Changed(pandas, read_csv=read_csv)
+    module.pd = _ModuleWith(pandas, read_csv=read_csv)
     module.Dataset._load_feat = _within(_without_chain_warnings, module.Dataset._load_feat)
 
 
 def fill_missing_features() -> None:
-    """pandas 3: the chained ``fillna(inplace=True)`` of ``Dataset._fill_nan`` (dataset.py:648, 650) fills a temporary.
-    The same values are assigned before RecBole's own loop runs. Goes when RecBole assigns the filled column."""
+    """pandas 3: the chained ``fillna(inplace=True)`` of ``Dataset._fill_nan`` (dataset.py:648, 650) fills a temporary
+    object. The same values are assigned before RecBole's loop runs. Remove it when RecBole assigns the filled column."""
     from recbole.data.dataset import Dataset
     from recbole.utils import FeatureType
 
@@ -181,7 +183,7 @@ def _agg_len_per_element():
 
 def measure_sequences_one_by_one() -> None:
     """pandas 3: ``feat[field].agg(len)`` is the number of rows (dataset.py:712, 792, 809, 1217; kg_dataset.py:316;
-    sequential_dataset.py:165). These methods see the old meaning while they run. Goes when RecBole uses ``map``."""
+    sequential_dataset.py:165). While these methods run, it has the old meaning. Remove it when RecBole uses ``map``."""
     dataset = importlib.import_module("recbole.data.dataset")
     for owner, name in (
         (dataset.Dataset, "_normalize"),
@@ -194,8 +196,8 @@ def measure_sequences_one_by_one() -> None:
 
 
 def hand_torch_writable_columns() -> None:
-    """pandas 3: the arrays behind a frame are read-only, and ``Dataset._dataframe_to_interaction`` (dataset.py:2199)
-    makes tensors that share them, which torch warns of and a later write would break. Goes when RecBole copies them."""
+    """pandas 3: the arrays of a frame are read-only, and ``Dataset._dataframe_to_interaction`` (dataset.py:2199) creates
+    tensors that share their memory: torch warns, and writing to them is undefined. Remove it when RecBole copies them."""
     import numpy as np
     from recbole.data.dataset import Dataset
 
@@ -219,36 +221,40 @@ def _within(context, function):
 
 def restore_scipy_dok_update() -> None:
     """scipy 1.12 removed ``dok_matrix._update`` (lightgcn.py:111, ngcf.py:110, ncl, gcmc, spectralcf, kgin, mcclk).
-    Goes when RecBole builds the matrix from coordinates."""
+    Remove it when RecBole builds the matrix from coordinates."""
     from scipy.sparse import dok_matrix
 
     if not hasattr(dok_matrix, "_update"):
         dok_matrix._update = lambda self, entries: self._dict.update(entries)
 
 
-_trusts = False  # whether RecBole may unpickle files now
+_unpickling_allowed = False  # whether RecBole may unpickle files now
 
 
 def _trusting(function, config_of):
-    """``function``, within which files are unpickled if ``trust_checkpoint`` is set in the config that ``config_of`` finds in its
-    arguments."""
+    """Wrap ``function`` so that files are unpickled in it if ``trust_checkpoint`` is set in its config.
+
+    Args:
+        config_of: returns the config for the arguments of ``function``.
+    """
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        global _trusts
-        before, _trusts = _trusts, bool(config_of(*args, **kwargs)["trust_checkpoint"])
+        global _unpickling_allowed
+        before, _unpickling_allowed = _unpickling_allowed, bool(config_of(*args, **kwargs)["trust_checkpoint"])
         try:
             return function(*args, **kwargs)
         finally:
-            _trusts = before
+            _unpickling_allowed = before
 
     return wrapped
 
 
 def keep_checkpoints_free_of_pickles() -> None:
-    """RecBole pickles its Config, and modules, into checkpoints (trainer.py:308, 770, 999), so that reading one (trainer.py:323,
-    583; s3rec.py:120 and other models with a pretrained path) can run any code; torch 2.6 refuses to. Its trainers now write
-    tensors and plain values, and read pickles with ``trust_checkpoint`` alone. Goes when RecBole saves plain values."""
+    """RecBole pickles its Config, and modules, into checkpoints (trainer.py:308, 770, 999), so that reading one
+    (trainer.py:323, 583; s3rec.py:120 and other models with a pretrained path) can run any code; torch 2.6 refuses to. Its
+    trainers now write tensors and plain values, and read pickles only with ``trust_checkpoint``. Remove it when RecBole saves
+    plain values."""
     import torch
 
     def save(state, file, **kwargs):
@@ -256,23 +262,23 @@ def keep_checkpoints_free_of_pickles() -> None:
         from recbole_macrec.trainer.checkpoint import as_tensors, relative_folder, save_checkpoint
 
         config, other = state["config"], state["other_parameter"] or {}
-        other = {name: value for name, value in other.items() if not isinstance(value, torch.nn.Module)}  # it is in state_dict
-        changed = {"config": plain_config(config), "data_folder": relative_folder(config["data_path"], file)}
+        other = {name: value for name, value in other.items() if not isinstance(value, torch.nn.Module)}  # modules are in state_dict
+        replaced = {"config": plain_config(config), "data_folder": relative_folder(config["data_path"], file)}
         if "best_valid_score" in state:
-            changed["best_valid_score"] = plain(state["best_valid_score"])
-        save_checkpoint({**state, **changed, "other_parameter": as_tensors(other)}, file)
+            replaced["best_valid_score"] = plain(state["best_valid_score"])
+        save_checkpoint({**state, **replaced, "other_parameter": as_tensors(other)}, file)
 
     def load(file, map_location=None):
         from recbole_macrec.trainer.checkpoint import from_tensors, read_checkpoint, read_together
 
         device = map_location or "cpu"
-        state = read_together(file, device, functools.partial(read_checkpoint, trusted=_trusts))
+        state = read_together(file, device, functools.partial(read_checkpoint, trusted=_unpickling_allowed))
         if "other_parameter" in state:
             state["other_parameter"] = from_tensors(state["other_parameter"], device)
         return state
 
     trainer = importlib.import_module("recbole.trainer.trainer")
-    trainer.torch = _Changed(torch, save=save, load=load)
+    trainer.torch = _ModuleWith(torch, save=save, load=load)
     for name in ("evaluate", "resume_checkpoint"):
         setattr(trainer.Trainer, name, _trusting(getattr(trainer.Trainer, name), lambda self, *args, **kwargs: self.config))
     for package, name in (
@@ -284,14 +290,14 @@ def keep_checkpoints_free_of_pickles() -> None:
         ("context_aware_recommender", "KD_DAGFM"),
     ):
         module = importlib.import_module(f"recbole.model.{package}.{name.lower()}")
-        module.torch = _Changed(torch, load=load)
+        module.torch = _ModuleWith(torch, load=load)
         model = getattr(module, name)
         model.__init__ = _trusting(model.__init__, lambda self, config, dataset: config)
 
 
 @contextlib.contextmanager
 def loading(state):
-    """Let ``torch.load(state)`` return ``state``: ``load_data_and_model`` (quick_start.py:250) knows files alone."""
+    """Let ``torch.load(state)`` return ``state``, since ``load_data_and_model`` (quick_start.py:250) accepts only files."""
     import torch
 
     load = torch.load
@@ -304,24 +310,24 @@ def loading(state):
 
 def unpickle_datasets_on_trust() -> None:
     """``create_dataset`` and ``load_split_dataloaders`` (data/utils.py:59, 118) unpickle the file of ``save_dataset`` or
-    ``save_dataloaders`` if there is one, which can run any code. They now do so with ``trust_checkpoint`` alone; a file that the
-    options name is refused otherwise, and one in checkpoint_dir is made again. LDiffRec (ldiffrec.py:232) unpickles its
-    ``item_emb.npy``; an array of numbers needs no pickle. Goes when RecBole saves plain values."""
+    ``save_dataloaders`` if there is one, which can run any code. They now do so only with ``trust_checkpoint``. Without it, a
+    file that an option names is refused, and one in checkpoint_dir is created again. LDiffRec (ldiffrec.py:232) unpickles its
+    ``item_emb.npy``; an array of numbers needs no pickle. Remove it when RecBole saves plain values."""
     import numpy as np
 
     from recbole_macrec.errors import UserError
 
     vectors = importlib.import_module("recbole.model.general_recommender.ldiffrec")
-    vectors.np = _Changed(np, load=lambda file, **kwargs: np.load(file))
+    vectors.np = _ModuleWith(np, load=lambda file, **kwargs: np.load(file))
     module = importlib.import_module("recbole.data.utils")
-    module.os = _Changed(os, path=_Changed(os.path, exists=lambda file: _trusts and os.path.exists(file)))
+    module.os = _ModuleWith(os, path=_ModuleWith(os.path, exists=lambda file: _unpickling_allowed and os.path.exists(file)))
 
     def checked(function, option):
         @functools.wraps(function)
         def wrapped(config):
             if config[option] and not config["trust_checkpoint"]:
-                raise UserError(f"{option} is {config[option]!r}, a pickle, and reading one runs any code that is in it; leave it "
-                                "out, or, only if you trust its writer, give trust_checkpoint=True.")
+                raise UserError(f"{option} is {config[option]!r}, a pickle, and reading it runs any code in it; leave it out, or set "
+                                "trust_checkpoint=True if you trust its author.")
             return function(config)
 
         return _trusting(wrapped, lambda config: config)
@@ -331,7 +337,7 @@ def unpickle_datasets_on_trust() -> None:
 
 
 def _replace_in_recbole(name: str, function) -> None:
-    """Put ``function`` in place of RecBole's function ``name`` wherever it has been imported."""
+    """Replace RecBole's function ``name`` by ``function`` in all of RecBole's modules that have imported it."""
     original = inspect.unwrap(function)
     for module in [module for path, module in sys.modules.items() if path.split(".")[0] == "recbole"]:
         if vars(module).get(name) is original:
@@ -339,8 +345,8 @@ def _replace_in_recbole(name: str, function) -> None:
 
 
 def report_plain_metrics() -> None:
-    """numpy 2 prints the metrics of ``Evaluator.evaluate`` (evaluator.py:31) as ``np.float64(0.1)``; they become
-    floats. Goes when RecBole rounds to floats."""
+    """numpy 2 prints the metrics of ``Evaluator.evaluate`` (evaluator.py:31) as ``np.float64(0.1)``; they are now
+    converted to floats. Remove it when RecBole rounds to floats."""
     from recbole.evaluator import Evaluator
 
     original = Evaluator.evaluate
@@ -355,8 +361,8 @@ def report_plain_metrics() -> None:
 
 
 def scale_gradients_without_warning() -> None:
-    """torch 2.4 deprecates ``torch.cuda.amp.GradScaler`` (trainer.py:30, 235): a warning every epoch,
-    some day an error (autocast: 1453). Goes when RecBole names ``torch.amp``."""
+    """torch 2.4 deprecates ``torch.cuda.amp.GradScaler`` (trainer.py:30, 235; autocast: 1453): a warning in every epoch,
+    and later an error. Remove it when RecBole uses ``torch.amp``."""
     import torch
 
     module = importlib.import_module("recbole.trainer.trainer")
@@ -367,15 +373,15 @@ def scale_gradients_without_warning() -> None:
 
 def read_texts_as_literals() -> None:
     """Values of options (configurator.py:131), choices of HyperTuning (hyper_tuning.py:239) and KD_DAGFM's ``teacher``
-    (kd_dagfm.py:44) are texts that RecBole evaluates, whatever code they hold; ``--pre_model_path=input.pth`` raises
-    AttributeError. They are now literals of Python, any other value of an option a text, and a teacher a class of that module.
-    Goes when RecBole parses literals."""
+    (kd_dagfm.py:44) are strings that RecBole passes to ``eval``, which runs any code; ``--pre_model_path=input.pth`` raises
+    AttributeError. They are now read as Python literals, other values of options as strings, and a teacher as a class of that
+    module. Remove it when RecBole parses literals."""
 
     def literal(text):
         try:
             return ast.literal_eval(text)
         except (ValueError, TypeError, MemoryError, RecursionError) as error:
-            raise SyntaxError(f"{text!r} is no literal") from error
+            raise SyntaxError(f"{text!r} is not a Python literal") from error
 
     importlib.import_module("recbole.config.configurator").eval = literal
     importlib.import_module("recbole.trainer.hyper_tuning").eval = literal
@@ -384,10 +390,10 @@ def read_texts_as_literals() -> None:
 
 
 def join_launched_processes() -> None:
-    """``Config._init_device`` (configurator.py:496-515) knows only NCCL and CUDA for several processes, and only those that
-    RecBole spawns; its assertion says nothing when ``gpu_id`` lists too few GPUs. A process now joins the group of its launcher,
-    torchrun included, and without a GPU uses gloo. ``local_rank`` becomes the rank over all machines: RecBole prints,
-    seeds and writes by it. Goes when RecBole chooses the backend by device and reads the environment."""
+    """``Config._init_device`` (configurator.py:496-515) supports several processes only with NCCL and CUDA, and only those that
+    RecBole spawns; its assertion has no message if ``gpu_id`` lists too few GPUs. A process now joins the group of its
+    launcher, torchrun included, and uses gloo without a GPU. ``local_rank`` becomes the rank over all machines, since RecBole
+    prints, seeds and writes by it. Remove it when RecBole chooses the backend by device and reads the environment."""
     import torch
     from recbole.config import Config
 
@@ -408,8 +414,8 @@ def join_launched_processes() -> None:
         device = config["device"]
         if device.type == "cuda":
             if torch.cuda.device_count() < launch.local_size:
-                raise UserError(f"gpu_id is {config['gpu_id']!r}, which gives {torch.cuda.device_count()} GPUs to {launch.local_size} processes "
-                                "on this machine; name a GPU for each, as in --gpu_id=0,1, or start fewer processes.")
+                raise UserError(f"gpu_id is {config['gpu_id']!r}, which is {torch.cuda.device_count()} GPUs for {launch.local_size} processes "
+                                "on this machine; name a GPU for each, such as --gpu_id=0,1, or start fewer processes.")
             device = torch.device("cuda", launch.local_rank)
             torch.cuda.set_device(device)
         group = distributed.join(device.type)
@@ -421,9 +427,9 @@ def join_launched_processes() -> None:
 
 
 def wrap_on_own_device() -> None:
-    """The trainer gives ``DistributedDataParallel`` the local rank as its device (trainer.py:62), which a model on the CPU must
-    not have. It is now the model's own. ``run_recbole`` ends the process group (quick_start.py:186), which may still be in use.
-    Goes when RecBole asks the model."""
+    """The trainer gives ``DistributedDataParallel`` the local rank as its device (trainer.py:62), which is wrong for a model on
+    the CPU. It now gets the model's device. ``run_recbole`` ends the process group (quick_start.py:186), which may still be in
+    use. Remove it when RecBole uses the model's device."""
     import torch
 
     from recbole_macrec.utils import distributed
@@ -438,8 +444,8 @@ def wrap_on_own_device() -> None:
 
 
 def make_folders_together() -> None:
-    """``ensure_dir`` (utils.py:52) fails when another process makes the folder between its look and its step. Of several
-    processes only the first one, which alone writes, makes folders. Goes when RecBole passes ``exist_ok``."""
+    """``ensure_dir`` (utils.py:52) fails if another process creates the folder between its check and its call. With several
+    processes only the first one, the only one that writes, now creates folders. Remove it when RecBole passes ``exist_ok``."""
     from recbole_macrec.utils.distributed import current_group
 
     @functools.wraps(importlib.import_module("recbole.utils.utils").ensure_dir)
@@ -451,10 +457,10 @@ def make_folders_together() -> None:
 
 
 def name_files_of_each_run() -> None:
-    """Checkpoints (trainer.py:132, 902-910) and logs (logger.py:83) are named by the second: two runs that start in one write
-    the same files, and one reports the metrics of the other's weights. Each run now creates a new file; the
-    TensorBoard folder follows the log's name. A checkpoint that stays empty is removed with its trainer. Of several processes
-    only the first one writes logs. Goes when RecBole's names are unique."""
+    """Checkpoints (trainer.py:132, 902-910) and logs (logger.py:83) have the time in seconds as name: two runs that start in
+    the same second write the same files, and one reports the metrics of the other's weights. Each run now creates a new file;
+    the TensorBoard folder has the log's name. A checkpoint that stays empty is removed with its trainer. With several processes
+    only the first one writes logs. Remove it when RecBole's names are unique."""
     import logging
 
     from recbole_macrec.utils.distributed import current_group
@@ -479,7 +485,7 @@ def name_files_of_each_run() -> None:
             super().__init__(unique_file(filename) if current_group().first else os.devnull)
 
         def handleError(self, record):
-            if not isinstance(sys.exc_info()[1], OSError):  # a full disk: what the run writes next ends it with a sentence
+            if not isinstance(sys.exc_info()[1], OSError):  # a full disk: the next file that the run writes raises a UserError
                 super().handleError(record)
 
     trainer = importlib.import_module("recbole.trainer.trainer")
@@ -488,7 +494,7 @@ def name_files_of_each_run() -> None:
     get_tensorboard = trainer.get_tensorboard
     trainer.get_tensorboard = lambda logger: get_tensorboard(logger) if current_group().first else _NoTensorBoard()
     logger = importlib.import_module("recbole.utils.logger")
-    logger.logging = _Changed(logging, FileHandler=OwnFileHandler)
+    logger.logging = _ModuleWith(logging, FileHandler=OwnFileHandler)
 
 
 class _NoTensorBoard:
@@ -501,9 +507,10 @@ class _NoTensorBoard:
 
 
 def share_checkpoint_of_first_process() -> None:
-    """Each process names its checkpoint by its own clock (trainer.py:133), only the first writes one, and all read it
-    (trainer.py:583), perhaps before it is written, or on another machine, where it is not. All now use the first one's name, end
-    training together, and receive its content (see :func:`keep_checkpoints_free_of_pickles`). Goes when RecBole does."""
+    """Each process names its checkpoint by its own clock (trainer.py:133), only the first one writes it, and all read it
+    (trainer.py:583), perhaps before it is written, or on another machine without it. All now use the name of the first one,
+    wait for each other at the end of training, and receive the content (see :func:`keep_checkpoints_free_of_pickles`). Remove
+    it when RecBole does the same."""
     from recbole_macrec.utils.distributed import current_group
 
     module = importlib.import_module("recbole.trainer.trainer")
@@ -529,10 +536,10 @@ def share_checkpoint_of_first_process() -> None:
 
 
 def evaluate_each_user_once() -> None:
-    """On several processes RecBole pads the evaluation data with repeated users (abstract_dataloader.py:58), weighs the
-    processes by batches instead of users (trainer.py:612: ``len`` of a tuple) and averages rounded metrics. Ranking
-    metrics are now computed from what all processes collected, each user once, and so equal those of one process.
-    Goes when RecBole's do. A trainer that collects in its own way is left alone."""
+    """On several processes RecBole pads the evaluation data with repeated users (abstract_dataloader.py:58), weights the
+    processes by batches instead of users (trainer.py:612: ``len`` of a tuple) and averages rounded metrics. Ranking metrics are
+    now computed from the data of all processes, with each user once, and so equal those of one process. Collectors of another
+    class are not changed. Remove it when RecBole does the same."""
     from recbole.evaluator import Collector
     from recbole.utils import EvaluatorType
 
@@ -560,20 +567,20 @@ def evaluate_each_user_once() -> None:
 
 
 def train_without_anomaly_detection() -> None:
-    """Importing RecBole's sequential models imports SINE, whose module switches autograd's anomaly detection on for the
-    whole process (sine.py:25) and so makes every model train several times slower. Goes when SINE no longer does."""
+    """Importing RecBole's sequential models imports SINE, whose module turns on autograd's anomaly detection for the whole
+    process (sine.py:25), which makes training several times slower. Remove it when SINE no longer does so."""
     import torch
 
-    importlib.import_module("recbole.model.sequential_recommender.sine")  # once imported, it does not do it again
+    importlib.import_module("recbole.model.sequential_recommender.sine")  # a second import does nothing
     torch.autograd.set_detect_anomaly(False)
 
 
 def order_by_exact_time() -> None:
-    """RecBole makes times float32 (dataset.py:2207) before it orders by them (dataset.py:1829, sequential_dataset.py:100):
-    Unix seconds then stand in steps of 64 or 128 s, milliseconds in steps of two minutes, and interactions within a step
-    keep the order of the file. The interactions are now sorted by their float64 times first. RecBole's sorts are stable and
-    rounding never exchanges two times, so that order stays. Random order, which shuffles the rows of the file, and
-    benchmark files, which are not ordered at all, are left alone. Goes when RecBole sorts before it rounds."""
+    """RecBole converts times to float32 (dataset.py:2207) before it sorts by them (dataset.py:1829, sequential_dataset.py:100).
+    Unix seconds are then rounded to multiples of 64 or 128 s, milliseconds to about two minutes, and interactions with equal
+    times keep the order of the file. The interactions are now first sorted by their float64 times. RecBole's sorts are stable
+    and rounding is monotonic, so this order stays. Random order, which shuffles the rows of the file, and benchmark files,
+    which are not sorted, are unchanged. Remove it when RecBole sorts before it rounds."""
     import pandas as pd
     from recbole.data.dataset import Dataset
 
@@ -590,9 +597,9 @@ def order_by_exact_time() -> None:
 
 
 def count_training_interactions() -> None:
-    """``Pop.calculate_loss`` (pop.py:46) counts an item once a batch however often it is there, and drawn negatives like
-    interactions, so that Pop depends on batch size and seed. The counts are now those of the training interactions, made
-    once. Goes when RecBole's are."""
+    """``Pop.calculate_loss`` (pop.py:46) counts an item at most once per batch, and counts sampled negatives, so that Pop
+    depends on batch size and seed. The counts are now those of the training interactions. Remove it when RecBole does the
+    same."""
     import torch
     from recbole.model.general_recommender import Pop
 
@@ -612,8 +619,8 @@ def count_training_interactions() -> None:
 
 
 def evaluate_without_dropout() -> None:
-    """NGCF and GRU4RecKG of RecBole 1.2.0 build a dropout layer in every forward pass (ngcf.py:159, gru4reckg.py:82), which
-    is in training mode while the model is evaluated. There the rate is now 0. Goes with support for 1.2.0."""
+    """NGCF and GRU4RecKG of RecBole 1.2.0 create a dropout layer in every forward pass (ngcf.py:159, gru4reckg.py:82), which is
+    in training mode even in evaluation. Its rate is now 0 in evaluation. Remove it with the support of 1.2.0."""
     from recbole.model.general_recommender import NGCF
     from recbole.model.sequential_recommender import GRU4RecKG
 
@@ -634,9 +641,9 @@ def evaluate_without_dropout() -> None:
 
 
 def collect_plain_values() -> None:
-    """``Collector.get_data_struct`` (collector.py:225) moves everything to the CPU as tensors, the number of items and the
-    counters of the training data too, and so ItemCoverage, GiniIndex, AveragePopularity and TailPercentage fail at the first
-    evaluation. Goes when RecBole moves tensors alone."""
+    """``Collector.get_data_struct`` (collector.py:225) moves all values to the CPU like tensors, also the number of items and
+    the counters of the training data, so ItemCoverage, GiniIndex, AveragePopularity and TailPercentage fail in the first
+    evaluation. Remove it when RecBole moves only tensors."""
     import torch
     from recbole.evaluator import Collector
 
@@ -659,8 +666,8 @@ def collect_plain_values() -> None:
 
 
 def stop_where_the_loss_diverges() -> None:
-    """``Trainer._check_nan`` (trainer.py:344) lets an infinite loss pass and says of a NaN neither when nor what is left, in a
-    traceback. It now raises a UserError with the epoch and the last good checkpoint. Goes when RecBole says so."""
+    """``Trainer._check_nan`` (trainer.py:344) accepts an infinite loss, and its error for NaN names neither the epoch nor the
+    last checkpoint. It now raises a UserError that does. Remove it when RecBole does the same."""
     import torch
 
     from recbole_macrec.errors import UserError

@@ -9,6 +9,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.trainer.callbacks import TrainingCallback
 
 ITEMS = 30
 SMALL = {
@@ -61,6 +62,17 @@ def prepare(name: str, data_path, **options):
     model = get_model(name)(config, loaders[0]._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
     return config, model, trainer, loaders
+
+
+class PauseAfter(TrainingCallback):
+    """Pauses training once more than ``epochs`` epochs, such as 1.5, are complete."""
+
+    def __init__(self, epochs: float):
+        self.epochs = epochs
+
+    def on_batch_end(self, trainer, epoch, batches, total, loss):
+        if epoch + batches / total > self.epochs:
+            trainer.pause()
 
 
 def batch_of(loader):

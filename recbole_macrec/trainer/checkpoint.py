@@ -1,4 +1,4 @@
-"""Checkpoints of tensors and plain values, so that reading one never runs foreign code."""
+"""Checkpoints of tensors and plain values: reading one never runs code from the file."""
 import os
 import pickle
 import zipfile
@@ -19,13 +19,14 @@ ARRAY, SPARSE = "numpy.ndarray", "scipy.sparse"
 
 
 def save_checkpoint(state: dict, path: str | Path) -> None:
-    """Write ``state`` so that a reader sees the old file or the new one, never half of one."""
-    with atomic_write(Path(path)) as fresh, fresh.open("wb") as file:  # whose errors say why, unlike those of torch's own file
+    """Write ``state``. Readers see either the old file or the complete new one."""
+    with atomic_write(Path(path)) as fresh, fresh.open("wb") as file:  # its errors give a reason, unlike those of a file opened by torch
         torch.save({"format": FORMAT, **state}, file)
 
 
 def relative_folder(folder: str | Path, file: str | Path) -> str | None:
-    """``folder`` as seen from the folder of the checkpoint ``file``, so that both can be moved together; None across drives."""
+    """Path of ``folder`` relative to the folder of the checkpoint ``file``, so that both can be moved together; None across
+    drives."""
     try:
         return os.path.relpath(folder, Path(file).parent)
     except ValueError:
@@ -33,31 +34,31 @@ def relative_folder(folder: str | Path, file: str | Path) -> str | None:
 
 
 def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu", trusted: bool = False):
-    """Read a checkpoint from any source. Unless it is trusted, only tensors and plain values are read.
+    """Read a checkpoint from any source; unless it is trusted, only tensors and plain values.
 
-    The checksums (CRC-32) that torch stores in the file, but does not look at, are compared first.
+    The checksums (CRC-32) in the file, which torch writes but does not check, are checked first.
 
     Args:
         trusted: also read a pickled checkpoint of RecBole, which can run any code.
 
     Raises:
-        UserError: when the file is missing, truncated, changed since it was written, no checkpoint at all, or pickled and not
-            ``trusted``, and when it holds weights that are NaN.
+        UserError: if the file is missing, truncated, damaged, not a checkpoint, or pickled and not ``trusted``, or if a weight is
+            NaN.
     """
     if not Path(path).is_file():
         raise UserError(f"Checkpoint {path} does not exist; check the path (RecBole writes them to checkpoint_dir).")
-    unreadable = f"Checkpoint {path} can't be read: it is truncated or no checkpoint; train again or name another file."
+    unreadable = f"Checkpoint {path} can't be read: it is truncated or not a checkpoint; train again or name another file."
     if not zipfile.is_zipfile(path):
         raise UserError(unreadable)
     try:
         with zipfile.ZipFile(path) as archive:
-            if changed := archive.testzip():
-                raise UserError(f"Checkpoint {path} is damaged: its part {changed} does not have the checksum it was written with; copy "
-                                "it again, or train again.")
+            if damaged := archive.testzip():
+                raise UserError(f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong; copy it again, or train "
+                                "again.")
         state = torch.load(path, map_location=device, weights_only=not trusted)
     except pickle.UnpicklingError:
-        raise UserError(f"Checkpoint {path} is a pickle, and reading one runs any code that is in it; only if you trust its writer, "
-                        "give trust_checkpoint=True.") from None
+        raise UserError(f"Checkpoint {path} is a pickle, and reading it runs any code in it; set trust_checkpoint=True only if you "
+                        "trust its author.") from None
     except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(unreadable) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -66,7 +67,8 @@ def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu",
 
 
 def read_together(path: str | Path, device: torch.device | str | None = "cpu", read: Callable = read_checkpoint):
-    """``read(path, device)``, in every process of the group; only the first one reads the file, and sends the others the content."""
+    """``read(path, device)`` in every process of the group; the first process reads the file and sends its content to the
+    others."""
     group = current_group()
     if group.size == 1:
         return read(path, device)
@@ -74,7 +76,7 @@ def read_together(path: str | Path, device: torch.device | str | None = "cpu", r
 
 
 def to_device(value, device: torch.device | str):
-    """Move the tensors in ``value``, in dictionaries and lists too, to ``device``."""
+    """Move the tensors in ``value``, also in nested dictionaries and lists, to ``device``."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, list | tuple):
@@ -82,15 +84,26 @@ def to_device(value, device: torch.device | str):
     return {key: to_device(entry, device) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
-def check_weights(weights: dict[str, torch.Tensor], holder: str) -> None:
-    """Raise a UserError where one of ``weights`` is NaN, and so every score of the model would be; ``holder`` is what holds them."""
+def check_weights(weights: dict[str, torch.Tensor], source: str) -> None:
+    """Check that no weight is NaN, since all scores of the model would be NaN.
+
+    Args:
+        source: where the weights are from, for the message.
+
+    Raises:
+        UserError: if one is.
+    """
     for name, weight in weights.items():
         if isinstance(weight, torch.Tensor) and weight.isnan().any():
-            raise UserError(f"{holder} holds weights that are NaN ({name}); train again, with a lower learning_rate.")
+            raise UserError(f"{source} contains weights that are NaN ({name}); train again with a lower learning_rate.")
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
-    """Read a checkpoint of ours; a UserError for anything else."""
+    """Read a checkpoint that this package wrote.
+
+    Raises:
+        UserError: if it is not one.
+    """
     state = read_checkpoint(path, device)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"Checkpoint {path} was not written by recbole_macrec; name one of its checkpoints.")
@@ -98,9 +111,9 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 
 
 def as_tensors(value):
-    """``value`` of RecBole's ``other_parameter`` as tensors and plain values; :func:`from_tensors` is the inverse."""
+    """Convert a value of RecBole's ``other_parameter`` to tensors and plain values; :func:`from_tensors` is the inverse."""
     if isinstance(value, np.ndarray):
-        return {ARRAY: torch.from_numpy(np.require(value, requirements=["C", "W"]))}  # as torch wants its memory
+        return {ARRAY: torch.from_numpy(np.require(value, requirements=["C", "W"]))}  # torch needs contiguous, writable memory
     if sparse.issparse(value):
         matrix = value.tocoo()
         return {SPARSE: value.format, "shape": list(value.shape), "values": torch.from_numpy(matrix.data),
@@ -111,7 +124,7 @@ def as_tensors(value):
 
 
 def from_tensors(value, device: torch.device | str):
-    """What :func:`as_tensors` was given, tensors moved to ``device``, arrays and sparse matrices in the memory of the processor."""
+    """Inverse of :func:`as_tensors`; tensors are moved to ``device``."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, list | tuple):

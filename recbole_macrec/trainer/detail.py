@@ -1,4 +1,4 @@
-"""Where each user's target came in, item by item and ID by ID, for every modality and for their fusion.
+"""Metrics by item and by ID of the ranking of each modality and of their fusion.
 
 Shapes: B users, R ranked items.
 """
@@ -8,16 +8,18 @@ from recbole_macrec.generation.decoding.search import Ranking, first_of_each
 
 
 def item_rank(ranking: Ranking, target: torch.Tensor) -> torch.Tensor:
-    """Place of the target [B] in the ranking, 1 for the first, 0 where it is absent; int64 [B]."""
+    """Place of the target [B] in the ranking, from 1, 0 if absent; int64 [B]."""
     found = (ranking.items == target.unsqueeze(1)) & ranking.scores.isfinite()
     return torch.where(found.any(1), found.int().argmax(1) + 1, 0)
 
 
 def id_rank(ranking: Ranking, target: torch.Tensor, raw_id: torch.Tensor) -> torch.Tensor:
-    """Place of the target's ID among the distinct IDs of the ranking, as papers that count ID strings do; int64 [B].
+    """Place of the target's ID among the distinct IDs of the ranking, from 1, 0 if absent; int64 [B].
+
+    Papers that compare ID strings count hits in this way.
 
     Args:
-        raw_id: [n_items], equal for items whose IDs collide before resolution.
+        raw_id: [n_items], equal for items whose IDs collide before collision resolution.
     """
     ids = raw_id[ranking.items].masked_fill(~ranking.scores.isfinite(), -2)  # [B, R]
     place = first_of_each(ids).cumsum(1)
@@ -27,7 +29,7 @@ def id_rank(ranking: Ranking, target: torch.Tensor, raw_id: torch.Tensor) -> tor
 
 
 def hits_and_ndcg(ranks: torch.Tensor, topk: list[int], decimals: int) -> dict[str, float]:
-    """Hit@k and NDCG@k of one target a user, from its ranks [B] (0: absent)."""
+    """Hit@k and NDCG@k with one target per user, from its ranks [B] (0 if absent)."""
     result = {}
     for k in topk:
         hit = (ranks > 0) & (ranks <= k)
@@ -38,21 +40,25 @@ def hits_and_ndcg(ranks: torch.Tensor, topk: list[int], decimals: int) -> dict[s
 
 
 class RankingDetail:
-    """Collects the ranks of an evaluation, batch by batch."""
+    """Collects the ranks of the targets during an evaluation."""
 
     def __init__(self):
         self.ranks: dict[tuple[str, str], list[torch.Tensor]] = {}
 
     def update(self, model, target: torch.Tensor) -> None:
-        """Add the batch that ``model`` ranked last; ``target`` [B] holds its items."""
+        """Add the batch that ``model`` has ranked last, with the targets ``target`` [B]."""
         for name, ranking in model.last_rankings.items():
             raw_id = getattr(model, f"raw_id_{model.modalities[0] if name == 'fused' else name}")
             self.ranks.setdefault((name, "item"), []).append(item_rank(ranking, target))
             self.ranks.setdefault((name, "id"), []).append(id_rank(ranking, target, raw_id))
 
     def result(self, topk: list[int], decimals: int, gather=lambda ranks: ranks) -> dict[str, dict]:
-        """ranking name -> {"item": metrics, "id": metrics}; the fused IDs are those of the first modality."""
+        """Ranking name -> {"item": metrics, "id": metrics}; the fused ranking is counted by the IDs of the first modality.
+
+        Args:
+            gather: joins the ranks of all processes.
+        """
         result: dict[str, dict] = {}
-        for (name, level), parts in self.ranks.items():
-            result.setdefault(name, {})[level] = hits_and_ndcg(gather(torch.cat(parts)), topk, decimals)
+        for (name, level), batches in self.ranks.items():
+            result.setdefault(name, {})[level] = hits_and_ndcg(gather(torch.cat(batches)), topk, decimals)
         return result

@@ -1,113 +1,106 @@
-"""Epochs in parts: one can be left between two batches, and another process takes it up there with the same end."""
+"""Checkpoints within an epoch, from which another process resumes and ends as an uninterrupted run."""
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from recbole_macrec.errors import UserError
+import torch
+
+from recbole_macrec.trainer.callbacks import TrainingCallback
 from recbole_macrec.trainer.randomness import randomness, restore_randomness
 
 SAVE_SECONDS = 300  # the most training that a killed process loses
 
 
 class Paused(Exception):
-    """The run was asked to stop at a checkpoint, from which it can go on."""
+    """Training stopped at a checkpoint, from which it can resume, because a callback called ``trainer.pause``."""
 
 
-class EpochCheckpointer:
-    """Lets ``trainer`` write checkpoints within an epoch, and go on from there.
-
-    Args:
-        trainer: one whose ``_train_epoch`` takes batch after batch and shows each loss to ``_check_nan``.
-        save: ``save(epoch, part)`` writes a checkpoint of a run that has ended ``epoch`` and, of the one after it, ``part``;
-            the random generators have to be in it.
+@dataclass(frozen=True)
+class EpochPosition:
+    """A position between two batches of an epoch; by default its start.
 
     Attributes:
-        saves: whether anything is written.
-        after_batch: told the epochs done, such as 2.25; True leaves the epoch there.
-        part: of the checkpoint that the run goes on from: batches trained and their number in an epoch, the sum of their
-            losses, their seconds and CPU seconds, and the state of the loader's shuffling before the epoch. None: it begins
-            with an epoch.
-        seconds_before, cpu_seconds_before: of the epoch's training, in processes that have ended.
-        train_data: the loader of the newest epoch.
+        batches: number of batches trained.
+        total: number of batches of the epoch.
+        loss: sum of the losses of these batches.
+        seconds, cpu_seconds: training time of these batches; CPU seconds are those of all threads.
+        shuffle: state of the data loader's random generator before the epoch; None unless training resumes here.
     """
 
-    def __init__(self, trainer, save: Callable[[int, dict], None]):
-        self.saves = False
-        self.after_batch: Callable[[float], bool] = lambda epochs: False
-        self.part: dict | None = None
-        self.seconds_before = self.cpu_seconds_before = 0.0
-        self.train_data = None
-        self._save = save
+    batches: int = 0
+    total: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    shuffle: torch.Tensor | None = None
+
+    @property
+    def resumed(self) -> bool:
+        """Whether this is the position of a checkpoint."""
+        return self.shuffle is not None
+
+    @classmethod
+    def from_state(cls, state: dict | None) -> "EpochPosition":
+        """The position in a checkpoint, see :meth:`state`; the start of an epoch for None."""
+        if not state:
+            return cls()
+        seconds, cpu_seconds = state["seconds"], state.get("cpu_seconds", 0.0)  # older checkpoints have no CPU seconds
+        return cls(state["batches"], state["of"], state["loss"], seconds, cpu_seconds, state["shuffle"].cpu())
+
+    def state(self) -> dict:
+        """As tensors and plain values for a checkpoint."""
+        return {"batches": self.batches, "of": self.total, "loss": self.loss, "seconds": self.seconds,
+                "cpu_seconds": self.cpu_seconds, "shuffle": self.shuffle}  # fmt: skip
+
+
+class EpochCheckpointer(TrainingCallback):
+    """Writes the newest checkpoint: after the last batch of an epoch, every :data:`SAVE_SECONDS` before it, when another
+    callback pauses training, and after each validation.
+
+    A trainer calls it after its other callbacks, as ``trainer.checkpointer``. With several processes only the checkpoint after
+    a validation is written.
+    """
+
+    def __init__(self):
         self._saved = time.perf_counter()
-        self._loss = 0.0
-        self._train_epoch, self._check_nan = trainer._train_epoch, trainer._check_nan
-        trainer._train_epoch, trainer._check_nan = self._train_in_parts, self._count
 
-    def _count(self, loss) -> None:
-        self._check_nan(loss)
-        self._loss += loss.item()
+    def on_epoch_begin(self, trainer, epoch, train_data):
+        start = trainer.epoch_start
+        self._began, self._cpu_began = time.perf_counter() - start.seconds, time.process_time() - start.cpu_seconds
+        self._loss = start.loss
+        self._shuffle = start.shuffle if start.resumed else train_data.generator.get_state()
 
-    def _train_in_parts(self, train_data, epoch: int, *args, **kwargs):
-        part, self.part, self.train_data = self.part, None, train_data
-        if part and part["of"] != len(train_data):
-            raise UserError(
-                f"The checkpoint was left within an epoch of {part['of']} batches, but there are {len(train_data)} now; resume "
-                "with the same data, train_batch_size and number of processes."
-            )
-        self._loss = part["loss"] if part else 0.0
-        self.seconds_before = part["seconds"] if part else 0.0
-        self.cpu_seconds_before = part.get("cpu_seconds", 0.0) if part else 0.0
-        left = _Batches(train_data, part, partial(self._between, epoch))
-        losses = self._train_epoch(left, epoch, *args, **kwargs)
-        return self._loss if part and not isinstance(losses, tuple) else losses
-
-    def _between(self, epoch: int, batches: "_Batches", done: int) -> None:
-        """Behind ``done`` batches."""
-        stop = self.after_batch(epoch + done / len(batches))
-        ended = done == len(batches)
-        if not self.saves or not (stop or ended or time.perf_counter() - self._saved > SAVE_SECONDS):
+    def on_batch_end(self, trainer, epoch, batches, total, loss):
+        self._loss += loss
+        ended = batches == total
+        if not trainer.saves or not trainer.config["single_spec"]:
             return
-        seconds = self.seconds_before + time.perf_counter() - batches.began
-        cpu_seconds = self.cpu_seconds_before + time.process_time() - batches.cpu_began
-        part = {"batches": done, "of": len(batches), "loss": self._loss, "seconds": seconds, "cpu_seconds": cpu_seconds}
-        part["shuffle"] = batches.order
-        self._save(epoch - 1, part)
-        self._saved = time.perf_counter()
-        if stop and not ended:
+        if trainer.pausing or ended or time.perf_counter() - self._saved > SAVE_SECONDS:
+            seconds, cpu_seconds = time.perf_counter() - self._began, time.process_time() - self._cpu_began
+            trainer.save_newest(epoch - 1, EpochPosition(batches, total, self._loss, seconds, cpu_seconds, self._shuffle))
+            self._saved = time.perf_counter()
+        if trainer.pausing and not ended:
             raise Paused
 
+    def on_validation_end(self, trainer, epoch, score):
+        if trainer.saves:
+            trainer.save_newest(epoch)
 
-class _Batches:
-    """What is left of an epoch's batches; in everything else the loader itself."""
 
-    def __init__(self, loader, part: dict | None, between: Callable[["_Batches", int], None]):
-        self._loader, self._part, self._between = loader, part, between
-        self.order = part["shuffle"].cpu() if part else loader.generator.get_state()
-        self.began, self.cpu_began = time.perf_counter(), time.process_time()
+def remaining_batches(loader, start: EpochPosition) -> Iterator:
+    """The batches of an epoch from ``start`` on.
 
-    def __getattr__(self, name: str):
-        return getattr(self._loader, name)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator:
-        done = self._part["batches"] if self._part else 0
-        if done == len(self):
-            return
-        batches = iter(self._loader) if not done else self._again(done)
-        for batch in batches:
-            yield batch
-            done += 1
-            self._between(self, done)
-
-    def _again(self, done: int) -> Iterator:
-        """The loader's batches in the order that was dealt before, without the first ``done``; they draw as if they had
-        been trained, and then the generators are where they were left."""
-        left = randomness(self._loader)
-        self._loader.generator.set_state(self.order)
-        batches = iter(self._loader)
-        for _ in range(done):
-            next(batches)
-        restore_randomness(left, self._loader)
-        return batches
+    If training resumes there, the loader shuffles as it did before the epoch and the first batches are skipped. Drawing them
+    does not change the random generators, which are those of the checkpoint.
+    """
+    if not start.resumed:
+        return iter(loader)
+    if start.batches == start.total:
+        return iter(())
+    current = randomness(loader)
+    loader.generator.set_state(start.shuffle)
+    batches = iter(loader)
+    for _ in range(start.batches):
+        next(batches)
+    restore_randomness(current, loader)
+    return batches

@@ -1,4 +1,4 @@
-"""The random generators that training draws from."""
+"""State of the random generators that training uses."""
 import random
 
 import numpy as np
@@ -9,7 +9,11 @@ from recbole_macrec.utils.distributed import current_group
 
 
 def randomness(train_data) -> dict:
-    """The state of every random generator that training draws from, as plain values."""
+    """The state of all random generators that training uses, as tensors and plain values.
+
+    Args:
+        train_data: the training data loader, whose generator shuffles; None without one.
+    """
     kind, keys, *rest = np.random.get_state()
     state = {
         "torch": torch.get_rng_state(),
@@ -24,16 +28,19 @@ def randomness(train_data) -> dict:
 
 
 def randomness_of_all(train_data) -> dict | list[dict]:
-    """As :func:`randomness`; of several processes a list, in the order of the ranks. All have to call it."""
+    """As :func:`randomness`; with several processes a list in the order of their ranks. All processes must call it."""
     group = current_group()
     return randomness(train_data) if group.size == 1 else group.gather(randomness(train_data))
 
 
 def restore_own_randomness(states: dict | list[dict], train_data) -> None:
-    """Set the random generators of this process to what :func:`randomness_of_all` saw in it.
+    """Restore the state of this process's random generators.
+
+    Args:
+        states: from :func:`randomness_of_all`.
 
     Raises:
-        UserError: when there were more processes, or fewer.
+        UserError: if it is from another number of processes.
     """
     group, states = current_group(), [states] if isinstance(states, dict) else states
     if len(states) != group.size:
@@ -43,7 +50,7 @@ def restore_own_randomness(states: dict | list[dict], train_data) -> None:
 
 
 def restore_randomness(state: dict, train_data) -> None:
-    """Set every random generator to what :func:`randomness` saw."""
+    """Restore the state of all random generators from :func:`randomness`."""
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"][: torch.cuda.device_count()]])

@@ -17,14 +17,10 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.generation.network.layers import RelativeBias
 from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
-from recbole_macrec.trainer.checkpoint import (
-    load_checkpoint,
-    read_together,
-    relative_folder,
-    save_checkpoint,
-)
+from recbole_macrec.trainer.callback_trainer import CallbackTrainer
+from recbole_macrec.trainer.checkpoint import load_checkpoint, read_together, relative_folder, save_checkpoint
 from recbole_macrec.trainer.detail import RankingDetail
-from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer
+from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer, EpochPosition, remaining_batches
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
 from recbole_macrec.trainer.windows import WindowLoader
 from recbole_macrec.utils.cpu_threads import map_in_threads, seeded_bits
@@ -32,17 +28,18 @@ from recbole_macrec.utils.distributed import average_gradients, current_group, g
 from recbole_macrec.utils.hardware import autocast_to, keep_freed_memory, resolve_precision
 
 
-class GenerativeTrainer(Trainer):
+class GenerativeTrainer(CallbackTrainer, Trainer):
     """Trains and evaluates our models.
 
-    The best epoch's checkpoint lies at ``saved_model_file`` as always in RecBole, the newest one beside it with
-    ``.last`` in its name; either can be resumed, and a run resumed from the newest ends as an uninterrupted one. Long epochs are
-    also saved while they go on.
+    The checkpoint of the best epoch is ``saved_model_file``, as in RecBole. The newest checkpoint is beside it, with ``.last``
+    in its name. Both can be resumed; a run resumed from the newest ends as an uninterrupted one. Within long epochs a
+    checkpoint is written every five minutes.
 
     Attributes:
-        precision: ``fp32`` or ``bf16``, what the training computes in; the model ranks in its own ``eval_precision``.
-        test_detail: of the last evaluation, ranking name -> {"item": metrics, "id": metrics}; empty for scores alone.
-        epoch_seconds: of each epoch trained in this process.
+        precision: ``fp32`` or ``bf16`` in training; the model ranks in its ``eval_precision``.
+        test_detail: of the last evaluation, ranking name -> {"item": metrics, "id": metrics}; empty for a model that only scores
+            items.
+        epoch_seconds: training time of each epoch in this process.
     """
 
     def __init__(self, config, model):
@@ -51,22 +48,22 @@ class GenerativeTrainer(Trainer):
             keep_freed_memory()
         self.precision = resolve_precision(config["precision"], self.device)
         if config["compile"] and self.device.type == "cpu":
-            self.logger.warning("compile: True pays on GPUs alone; going on without.")
+            self.logger.warning("compile is True, which is for GPUs; training on the CPU does not compile.")
         elif config["compile"]:
             compile_layers(model, torch.bfloat16 if self.precision == "bf16" else None)
         self.distributed = not config["single_spec"]
-        self.step, self.steps = 0, 0  # optimizer steps taken and planned
+        self.step, self.steps = 0, 0  # optimizer steps done and planned
         self.epoch_seconds: list[float] = []
         self.test_detail: dict[str, dict] | None = None
         self._detail = RankingDetail()
-        self._resumed: dict | None = None
+        self._restored: dict | None = None  # checkpoint whose random generators are not restored yet
         self._train_data = None
-        self.epoch_checkpointer = EpochCheckpointer(self, self._save_part)
+        self.checkpointer = EpochCheckpointer()
 
     # -- training ----------------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs):
-        """As in RecBole, whose SGD knows no ``momentum``; norms, biases and relative position biases get no weight decay."""
+        """As in RecBole, with ``momentum`` for SGD, and without weight decay of norms, biases and relative position biases."""
         exempt = parameters_without_decay(self.model)
         decayed = [p for p in self.model.parameters() if id(p) not in {id(q) for q in exempt}]
         kwargs.setdefault("params", [{"params": decayed}, {"params": exempt, "weight_decay": 0.0}])
@@ -76,60 +73,52 @@ class GenerativeTrainer(Trainer):
                 group["momentum"] = self.config["momentum"]
         return optimizer
 
-    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
-        """As in RecBole; ``resume`` in the config names a checkpoint to go on from."""
-        self._train_data = train_data = self.training_loader(train_data)
-        self.epoch_checkpointer.saves = saved and not self.distributed
-        self.steps = self.epochs * len(train_data)
-        if self.config["resume"]:
-            self.resume_checkpoint(self.config["resume"])
-        if self._resumed:
-            restore_own_randomness(self._resumed["randomness"], train_data)
-            self._resumed = None
-            if nothing_left(self):
-                self.eval_collector.data_collect(train_data)
-                return self.best_valid_score, self.best_valid_result
-
-        def after_epoch(epoch, score):
-            if saved:
-                self._save_checkpoint(epoch, verbose=False, saved_model_file=self._last_file())
-            if callback_fn:
-                callback_fn(epoch, score)
-
-        score, result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+    def fit(self, *args, **kwargs):
+        """As in RecBole; the option ``resume`` names a checkpoint to resume from."""
+        result = super().fit(*args, **kwargs)
         self.tensorboard.flush()
-        return score, result
+        return result
+
+    def training_data(self, train_data):
+        self._train_data = self.training_loader(train_data)
+        self.steps = self.epochs * len(self._train_data)
+        return self._train_data
 
     def training_loader(self, samples):
-        """The batches to train on: RecBole's samples, or with ``training: per_user`` windows of them."""
+        """The loader to train on: RecBole's loader of samples, or with ``training: per_user`` a loader of windows."""
         return WindowLoader(samples) if self.config["training"] == "per_user" else samples
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False) -> float:
-        """One epoch; returns the sum over batches of their losses, as RecBole does; of several processes their mean."""
-        began = time()
+        """Train one epoch; returns the sum over batches of their losses, as RecBole does, averaged over the processes."""
+        began, start = time(), self.epoch_start
+        self.begin_epoch(epoch_idx, train_data)
         self.model.train()
         if self.distributed and train_data.shuffle:
             train_data.sampler.set_epoch(epoch_idx)
         bar = tqdm(
-            train_data,
+            remaining_batches(train_data, start),
             total=len(train_data),
             ncols=100,
             desc=set_color(f"Train {epoch_idx:>5}", "pink"),
             disable=not show_progress,
         )
-        total = 0.0
-        for interaction in bar:
-            total += self._step(interaction, loss_func)
+        total = start.loss
+        for batches, interaction in enumerate(bar, start.batches + 1):
+            loss = self._step(interaction, loss_func)
+            total += loss
             if self.gpu_available and show_progress:
                 bar.set_postfix_str(set_color("GPU RAM: " + get_gpu_usage(self.device), "yellow"))
+            self.end_batch(epoch_idx, batches, len(train_data), loss)
         largest = torch.stack([p.detach().abs().max() for p in self.model.parameters()]).max()
-        Trainer._check_nan(self, largest, "largest weight")  # the last step of the epoch has no loss that would show it
+        self._check_nan(largest, "largest weight")  # no loss follows the last step of the epoch
         self.epoch_seconds.append(time() - began)
         losses = current_group().gather(total)
-        return sum(losses) / len(losses)
+        mean = sum(losses) / len(losses)
+        self.end_epoch(epoch_idx, mean)
+        return mean
 
     def train_steps(self, train_data, count: int | None = None) -> float:
-        """Train on the first ``count`` batches of ``train_data``, all by default; returns the mean loss."""
+        """Train on the first ``count`` batches of ``train_data``, by default all, without callbacks; returns the mean loss."""
         self.model.train()
         losses = [self._step(interaction) for interaction in islice(train_data, count)]
         return sum(losses) / len(losses)
@@ -148,25 +137,25 @@ class GenerativeTrainer(Trainer):
         return loss.item()
 
     def _backward(self, interaction, loss_func=None) -> torch.Tensor:
-        """Fill in the gradients, part of the loss by part, and return the loss.
+        """Compute the gradients of each part of the loss, and return the loss.
 
-        Every part draws from a generator of its own, and the gradients are added in the order of the parts, so that
-        the result does not depend on the number of threads.
+        Each part has its own random generator, and the gradients are added in the order of the parts, so the result does not
+        depend on the number of threads.
         """
         parts = [partial(loss_func, interaction.to(self.device))] if loss_func else self.model.loss_parts(interaction)
         seeds = torch.randint(2**62, (len(parts),)).tolist()
         weights = [p for p in self.model.parameters() if p.requires_grad]
 
-        def gradients(numbered: tuple[Callable[[], torch.Tensor], int]):
-            part, seed = numbered
+        def gradients(seeded_part: tuple[Callable[[], torch.Tensor], int]):
+            part, seed = seeded_part
             with seeded_bits(seed), autocast_to(self.precision, self.device):
                 loss = part()
             return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
 
         total = torch.zeros((), device=self.device)
-        for loss, parts_gradients in map_in_threads(gradients, list(zip(parts, seeds)), self.device):
+        for loss, part_gradients in map_in_threads(gradients, list(zip(parts, seeds)), self.device):
             total += loss
-            for weight, gradient in zip(weights, parts_gradients):
+            for weight, gradient in zip(weights, part_gradients):
                 if gradient is not None:
                     weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         return total
@@ -183,9 +172,7 @@ class GenerativeTrainer(Trainer):
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        if not eval_data:
-            return None
+    def _evaluate(self, eval_data, load_best_model, model_file, show_progress):
         if load_best_model:
             file = model_file or self.saved_model_file
             load_weights(self.model, read_together(file, self.device, load_checkpoint), file)
@@ -194,7 +181,7 @@ class GenerativeTrainer(Trainer):
         gather = None
         if self.distributed:
             gather = partial(gather_in_order, samples=eval_data.sample_size)
-        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        result = super()._evaluate(eval_data, False, None, show_progress)
         topk, decimals = self.config["topk"], self.config["metric_decimal_place"]
         self.test_detail = self._detail.result(topk, decimals, *([gather] if gather else []))
         return result
@@ -204,7 +191,7 @@ class GenerativeTrainer(Trainer):
         if masked is not None:
             interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: padded_rows(*masked, len(interaction))}))
         interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval(batched_data)
-        if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and len(positive_u) == len(scores):  # one target a user
+        if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and len(positive_u) == len(scores):  # one target per user
             self._detail.update(self.model, positive_i.to(self.device))
         return interaction, scores, positive_u, positive_i
 
@@ -213,8 +200,21 @@ class GenerativeTrainer(Trainer):
     def _last_file(self) -> str:
         return str(newest_beside(self.saved_model_file))
 
-    def _save_part(self, epoch: int, part: dict) -> None:
-        self._save_checkpoint(epoch, verbose=False, saved_model_file=self._last_file(), part=part)
+    def make_resumable(self, file=None):
+        if file is not None:
+            self.config["resume"] = str(file)
+
+    def restore(self, train_data):
+        if self.config["resume"]:
+            self.resume_checkpoint(self.config["resume"])
+        state, self._restored = self._restored, None
+        if state is None:
+            return False
+        restore_own_randomness(state["randomness"], train_data)
+        return True
+
+    def save_newest(self, epoch, position=None):
+        self._save_checkpoint(epoch, verbose=False, saved_model_file=self._last_file(), position=position)
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         from recbole_macrec.config.plain import plain_config
@@ -223,7 +223,7 @@ class GenerativeTrainer(Trainer):
         if not current_group().first:
             return
         file = kwargs.pop("saved_model_file", self.saved_model_file)
-        part = kwargs.pop("part", None)
+        position = kwargs.pop("position", None)
         state = {
             "config": plain_config(self.config),
             "data_folder": relative_folder(self.config["data_path"], file),
@@ -237,33 +237,45 @@ class GenerativeTrainer(Trainer):
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "randomness": generators,
-            "part": part,
+            "part": position and position.state(),
         }
         save_checkpoint(state, file)
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {file}")
 
     def resume_checkpoint(self, resume_file):
-        """Go on behind the epoch, or the part of one, that ``resume_file`` was written in."""
+        """Load ``resume_file``, so that ``fit`` resumes after the epoch, or the batch, after which it was written.
+
+        Raises:
+            UserError: if the checkpoint does not fit the model or its optimizer.
+        """
         state = read_together(resume_file, self.device, load_checkpoint)
         load_weights(self.model, state, resume_file)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
             raise UserError(
-                f"Checkpoint {resume_file} has the optimizer state of another version or model ({error}); train anew."
+                f"Checkpoint {resume_file} has the optimizer state of another version or model ({error}); train again without resume."
             ) from error
         self.start_epoch = state["epoch"] + 1
         self.cur_step, self.step = state["cur_step"], state["step"]
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"] or None
         self.saved_model_file = best_beside(state["best_file"], resume_file, self.best_valid_result)
-        self.epoch_checkpointer.part = state.get("part")
-        self._resumed = state
+        self.epoch_start = EpochPosition.from_state(state.get("part"))
+        self._restored = state
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
 
 def padded_rows(rows: torch.Tensor, values: torch.Tensor, count: int) -> torch.Tensor:
-    """The ``values`` [E] of each of ``count`` rows, which ``rows`` [E] names in rising order; [count, most of a row], 0 behind."""
+    """Arrange ``values`` [E] by row, padded with 0 on the right.
+
+    Args:
+        rows: [E], the row of each value, in rising order.
+        count: number of rows.
+
+    Returns:
+        [count, W], W the number of values of the longest row, at least 1.
+    """
     lengths = torch.bincount(rows, minlength=count)
     first = lengths.cumsum(0) - lengths
     padded = values.new_zeros(count, max(1, int(lengths.max())))
@@ -277,30 +289,35 @@ def parameters_without_decay(model: torch.nn.Module) -> list[torch.nn.Parameter]
     return list({id(p): p for p in [*tables, *(p for p in model.parameters() if p.ndim < 2)]}.values())
 
 
-def nothing_left(trainer) -> bool:
-    """Whether a resumed training had ended already, by its number of epochs or by early stopping."""
-    return trainer.start_epoch >= trainer.epochs or trainer.cur_step > trainer.stopping_step
-
-
 def newest_beside(best_file: str | Path) -> Path:
-    """The newest checkpoint of the run whose best one is ``best_file``."""
+    """The newest checkpoint of the run whose best checkpoint is ``best_file``."""
     path = Path(best_file)
     return path.with_name(f"{path.stem}.last{path.suffix}")
 
 
 def best_beside(best_file: str, resume_file: str | Path, evaluated) -> str:
-    """The best epoch's checkpoint: where it was written, or beside ``resume_file`` where the folder has moved; without
-    one, ``resume_file`` itself, unless no epoch was ``evaluated`` before it."""
+    """The checkpoint of the best epoch of a resumed run.
+
+    It is ``best_file``, or a file of that name beside ``resume_file`` if the folder was moved. If there is neither, it is
+    ``resume_file`` after a validation, and a file still to be written without one.
+
+    Args:
+        best_file: path in the checkpoint.
+        evaluated: true if a validation preceded the checkpoint.
+    """
     resume_file = Path(resume_file)
     beside = resume_file.with_name(Path(best_file).name)
     return str(next((path for path in (Path(best_file), beside) if path.is_file()), resume_file if evaluated else beside))
 
 
 def load_weights(model: torch.nn.Module, state: dict, file: str | Path) -> None:
-    """Put a checkpoint's weights into ``model``.
+    """Load the weights of a checkpoint into ``model``.
+
+    Args:
+        file: path of the checkpoint, for messages.
 
     Raises:
-        UserError: when it was trained on other semantic IDs or with other sizes.
+        UserError: if it was trained on other semantic IDs or with other sizes.
     """
     model.load_other_parameter(state.get("other_parameter"))
     try:

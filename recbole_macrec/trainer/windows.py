@@ -1,4 +1,4 @@
-"""Training data of one pass per user: windows over users' sequences in place of one sample for every target.
+"""Training data for one pass per user: windows of users' sequences instead of one sample per target.
 
 Shapes: n samples, H items of the longest history.
 """
@@ -13,7 +13,7 @@ from recbole_macrec.model.windowed import FIRST_TARGET
 
 
 class Window(NamedTuple):
-    """Items in time order, of which those from place ``first`` on are targets."""
+    """Items of a user in time order; those from index ``first`` on are targets."""
 
     user: int
     items: np.ndarray  # int64 [at most H + 1]
@@ -21,12 +21,12 @@ class Window(NamedTuple):
 
 
 class WindowLoader(TrainDataLoader):
-    """Batches of windows that hold the targets of another loader's samples, each exactly once.
+    """Batches of windows that contain each target of another loader's samples exactly once.
 
-    ``train_batch_size`` counts windows: users, those with more than H + 1 items more than once.
+    ``train_batch_size`` is a number of windows. A user has one window, or several with more than H + 1 items.
 
     Args:
-        samples: RecBole's loader of training samples, a history and a target each.
+        samples: RecBole's loader of training samples, each with a history and a target.
     """
 
     def __init__(self, samples: TrainDataLoader):
@@ -41,56 +41,61 @@ class WindowLoader(TrainDataLoader):
         super()._init_batch_size_and_step()
 
     def collate_fn(self, index: list[int]) -> Interaction:
-        chosen = [self.windows[i] for i in index]
-        items = torch.zeros(len(chosen), max(len(window.items) for window in chosen), dtype=torch.long)
-        for row, window in zip(items, chosen):
+        windows = [self.windows[i] for i in index]
+        items = torch.zeros(len(windows), max(len(window.items) for window in windows), dtype=torch.long)
+        for row, window in zip(items, windows):
             row[: len(window.items)] = torch.from_numpy(window.items)
         return Interaction({
-            self.uid_field: torch.tensor([window.user for window in chosen]),
+            self.uid_field: torch.tensor([window.user for window in windows]),
             self.histories: items,
-            self.lengths: torch.tensor([len(window.items) for window in chosen]),
-            FIRST_TARGET: torch.tensor([window.first for window in chosen]),
+            self.lengths: torch.tensor([len(window.items) for window in windows]),
+            FIRST_TARGET: torch.tensor([window.first for window in windows]),
         })
 
 
 def windows_of(users: np.ndarray, histories: np.ndarray, lengths: np.ndarray, targets: np.ndarray) -> list[Window]:
-    """Join samples whose history is that of the sample before and its target, and cut what is too long.
+    """Join consecutive samples of a user into sequences, and cut them into windows.
 
-    A window holds at most H + 1 items. The windows of a longer sequence overlap by about half of that, and each target is
-    in exactly one of them.
+    A sample continues a sequence if its history is that of the previous sample followed by its target. A window has at most
+    H + 1 items. The windows of a longer sequence overlap by about half of that; each target is in exactly one of them.
 
     Args:
         users: int [n].
-        histories: int [n, H], 0 behind a history.
+        histories: int [n, H], padded with 0 on the right.
         lengths: int [n].
         targets: int [n].
     """
-    most = histories.shape[1]
-    grown = np.pad(histories, ((0, 0), (0, 1)))  # the histories with their targets
-    grown[np.arange(len(grown)), lengths] = targets
-    full = (lengths == most)[:, None]
-    next_history = np.where(full, grown[:, 1:], grown[:, :-1])
+    longest = histories.shape[1]
+    extended = np.pad(histories, ((0, 0), (0, 1)))  # the histories with their targets
+    extended[np.arange(len(extended)), lengths] = targets
+    full = (lengths == longest)[:, None]
+    next_history = np.where(full, extended[:, 1:], extended[:, :-1])
     follows = (users[1:] == users[:-1]) & (next_history[:-1] == histories[1:]).all(1)
-    begins = np.flatnonzero(np.append(True, ~follows)) if len(users) else np.zeros(0, dtype=int)
+    starts = np.flatnonzero(np.append(True, ~follows)) if len(users) else np.zeros(0, dtype=int)
     windows = []
-    for begin, end in zip(begins, np.append(begins[1:], len(users))):
-        known = int(lengths[begin])
-        items = np.concatenate([histories[begin, :known], targets[begin:end]])
-        windows += [Window(int(users[begin]), items[start:stop], first) for start, stop, first in cuts(len(items), known, most)]
+    for start, end in zip(starts, np.append(starts[1:], len(users))):
+        known = int(lengths[start])
+        items = np.concatenate([histories[start, :known], targets[start:end]])
+        windows += [Window(int(users[start]), items[a:b], first) for a, b, first in cuts(len(items), known, longest)]
     return windows
 
 
-def cuts(items: int, known: int, most: int) -> list[tuple[int, int, int]]:
-    """How to cut a sequence of ``items``, whose first ``known`` are no targets, into windows of at most ``most`` + 1.
+def cuts(items: int, known: int, longest: int) -> list[tuple[int, int, int]]:
+    """Cut a sequence into windows of at most ``longest`` + 1 items.
+
+    Args:
+        items: number of items of the sequence.
+        known: number of its first items that are not targets.
+        longest: length of the longest history.
 
     Returns:
-        (start, stop, first) of each window; ``first`` counts from its start. For 7 items, 1 known and most = 4:
+        (start, stop, first) of each window; ``first`` is relative to ``start``. For 7 items, known = 1 and longest = 4:
         (0, 5, 1), (2, 7, 3).
     """
-    windows, done = [], known
-    stop = min(items, most + 1)
-    while done < items:
-        start = max(0, stop - most - 1)
-        windows.append((start, stop, done - start))
-        done, stop = stop, min(items, stop + max(1, most // 2))
+    windows, next_target = [], known
+    stop = min(items, longest + 1)
+    while next_target < items:
+        start = max(0, stop - longest - 1)
+        windows.append((start, stop, next_target - start))
+        next_target, stop = stop, min(items, stop + max(1, longest // 2))
     return windows

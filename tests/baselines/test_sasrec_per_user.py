@@ -10,7 +10,7 @@ from conftest import TINY
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
-from small_models import batch_of, data_path, prepare as prepared  # noqa: F401  data_path is a fixture
+from small_models import PauseAfter, batch_of, data_path, prepare as prepared  # noqa: F401  data_path is a fixture
 
 from recbole_macrec import Recommender, SASRecPerUser
 from recbole_macrec.benchmark.compare.command import main
@@ -125,7 +125,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(data_path):
     losses = list(trainer.train_loss_dict.values())
     assert losses[-1] < 0.85 * losses[0]
     _, _, left, (train, valid, _) = prepare(data_path)
-    left.epoch_checkpointer.after_batch = lambda epochs: epochs > 11.5
+    left.callbacks.append(PauseAfter(11.5))
     with pytest.raises(Paused):
         left.fit(train, valid)
     _, model, resumed, (train, valid, _) = prepare(data_path, resume=left._last_file())

@@ -14,8 +14,8 @@ from filelock import FileLock
 from small_models import SMALL
 
 from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.compare.kept_rankings import full_rank
 from recbole_macrec.benchmark.compare.matrix import seeds_of
-from recbole_macrec.benchmark.compare.recorder import full_rank
 from recbole_macrec.benchmark.compare.runs import Run, open_comparison
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.data.features import FeatureTable
@@ -103,7 +103,7 @@ def test_every_call_gets_further_however_few_its_minutes(whole, arguments, capsy
         assert "4 of 4 runs are not finished" in printed.out and "1.0 of 4 runs" not in printed.err
         first, *others = open_comparison("parts").runs
         seen.append((first.progress.split(",")[0], [bool(entry["valid"]) for entry in first.curve]))
-        assert {other.progress for other in others} == {"not begun"}
+        assert {other.progress for other in others} == {"not started"}
     assert seen == [
         ("0.333 of 4 epochs", []), ("0.667 of 4 epochs", []), ("1 of 4 epochs", [False]), ("1.33 of 4 epochs", [True]),
         ("1.67 of 4 epochs", [True]),
@@ -177,7 +177,7 @@ def test_one_sentence_says_what_to_mend(argv, expected, capsys):
 
 
 def test_a_damaged_or_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds no compare.json"):
+    with pytest.raises(UserError, match="has no compare.json"):
         open_comparison(tmp_path)
     (tmp_path / "compare.json").write_text("{")
     with pytest.raises(UserError, match="compare.json can't be read"):

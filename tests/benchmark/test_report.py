@@ -208,7 +208,7 @@ def two_datasets(folder, tmp_path_factory) -> Path:
         for run in open_comparison(folder).runs:
             target = run_folder(output, dataset, run.spec.label, run.spec.seed)
             shutil.copytree(run.folder, target, ignore=shutil.ignore_patterns("saved"))
-            write_json({**read_json(target / "asked.json"), "dataset": dataset}, target / "asked.json")
+            write_json({**read_json(target / "run_spec.json"), "dataset": dataset}, target / "run_spec.json")
             if dataset == "nothing" or dataset == TINY and run.spec.label == "Pop":
                 (target / "result.json").unlink()
     write_json({**read_json(folder / "compare.json"), "datasets": [TINY, "copy", "nothing"]}, output / "compare.json")
@@ -237,7 +237,7 @@ def test_study_is_the_first_section(two_datasets):
 @pytest.mark.parametrize(
     "argv, expected",
     [
-        (["nowhere"], "holds no compare.json"),
+        (["nowhere"], "has no compare.json"),
         ([], "required"),
         (["x", "--usrs=3"], "is not an option of report"),
         (["x", "--users=-1"], "expected values of at least 0"),

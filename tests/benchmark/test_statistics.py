@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from recbole_macrec.benchmark.compare.comparison import comparison_tables
-from recbole_macrec.benchmark.compare.runs import Ranks, Run, RunSpec, open_comparison, run_folder, write_asked, write_json
+from recbole_macrec.benchmark.compare.runs import Ranks, Run, RunSpec, open_comparison, run_folder, write_json, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import (
     Measured,
     by_user,
@@ -81,7 +81,7 @@ def test_tables_of_a_folder_test_user_by_user_in_the_direction_asked(tmp_path):
         for seed in (0, 1):
             folder = run_folder(tmp_path, "d", label, seed)
             means = {m: user_values(ranks[seed], m).mean() for m in ("hit@10", "ndcg@10")}
-            write_asked(folder, RunSpec(label, label, "d", seed))
+            write_run_spec(folder, RunSpec(label, label, "d", seed))
             write_json(record(seed, **means), folder / "result.json")
             kept = Ranks(users[rows], users[:1], nothing, ranks[seed][rows], nothing[:, None], nothing, [nothing[:1]] * 300)
             kept.save(folder / "ranks.npz")

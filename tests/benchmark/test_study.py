@@ -134,7 +134,7 @@ def test_published_study_has_our_results_and_the_progress_of_runs(arguments):
     content = {"kind": "published", "models": ["SASRec", "TIGER"], "published": {TINY: {"TIGER": {"hit@10": 0.25}}}}
     folder, result, figures = study([*argv, "--minutes=0.0001"], **content)
     assert figures == ["published-hit-10"]
-    assert [row[1:3] for row in result["rows"]] == [["unfinished: 0.333 of 1 epochs", None], ["unfinished: not begun", None]]
+    assert [row[1:3] for row in result["rows"]] == [["unfinished: 0.333 of 1 epochs", None], ["unfinished: not started", None]]
     folder, result, _ = study(argv, **content)
     ours, theirs = (dict(zip(result["columns"], row)) for row in result["rows"])
     run = open_comparison(folder).of(TINY, "TIGER")[0]

@@ -20,7 +20,7 @@ from recbole_macrec.benchmark.__main__ import main as benchmark
 from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings
 from recbole_macrec.benchmark.compare.run import Request, config_of
-from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, write_asked
+from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
 from recbole_macrec.config.options import NOT_FROM_CHECKPOINTS, settings_of_words, value_of, word_of
 from recbole_macrec.config.plain import plain_config
 from recbole_macrec.recommend.__main__ import main as recommend
@@ -209,7 +209,7 @@ def test_a_comparison_reads_config_files_as_a_run_does(tiny_dataset):
     request = Request("tiny", ("their.yaml",), {"data_path": str(tiny_dataset)})
     alone = config_of("SASRec", request)
     variant = Variant("SASRec", "SASRec")
-    Matrix([variant], ["tiny"], [1], matrix_settings(request, tiny_dataset)).lay_out("out")
+    Matrix([variant], ["tiny"], [1], matrix_settings(request, tiny_dataset)).write("out")
     compared = config_of("SASRec", Request("tiny", (), open_comparison("out").runs[0].spec.settings))
     assert {name: alone[name] for name in VALUES} == {name: compared[name] for name in VALUES}
     assert [alone[name] for name in ("metric_decimal_place", "pre_model_path", "wandb_project")] == [3, "3", "None"]
@@ -222,10 +222,12 @@ def test_words_are_read_as_literals(word, value):
     assert value_of(word_of(value)) == value
 
 
-def test_a_comparison_begun_with_texts_goes_on():
-    """Before, asked.json held the settings as texts."""
+def test_an_older_run_folder_continues():
+    """Older folders have asked.json, with settings as text."""
     folder, settings = Path("run"), {"epochs": 3, "modalities": ["text"], "state": "ERROR"}
-    write_asked(folder, RunSpec("TIGER", "TIGER", "tiny", 1, {"epochs": "3", "modalities": "['text']", "state": "ERROR"}))
-    assert write_asked(folder, RunSpec("TIGER", "TIGER", "tiny", 1, settings)).spec.settings == settings
+    write_run_spec(folder, RunSpec("TIGER", "TIGER", "tiny", 1, {"epochs": "3", "modalities": "['text']", "state": "ERROR"}))
+    (folder / "run_spec.json").rename(folder / "asked.json")
+    assert Run(folder).spec.settings["epochs"] == "3"
+    assert write_run_spec(folder, RunSpec("TIGER", "TIGER", "tiny", 1, settings)).spec.settings == settings
     with pytest.raises(UserError, match="epochs was 3 and is 4 now"):
-        write_asked(folder, RunSpec("TIGER", "TIGER", "tiny", 1, settings | {"epochs": 4}))
+        write_run_spec(folder, RunSpec("TIGER", "TIGER", "tiny", 1, settings | {"epochs": 4}))

@@ -25,7 +25,7 @@ def compared(models: str, path: Path, seeds=(1, 2), **options) -> Comparison:
     """A comparison whose runs are done in this process."""
     settings = {**SMALL, **QUICK, "epochs": 1, "data_path": str(path), "metrics": ["Hit", "NDCG", "Recall", "MRR"], **options}
     variants = [Variant(model, model) for model in models.split(",")]
-    comparison = Matrix(variants, [TINY], seeds, settings).lay_out("compared")
+    comparison = Matrix(variants, [TINY], seeds, settings).write("compared")
     for run in comparison.runs:
         execute(run.folder, Resources())
         assert run.finished, run.error

@@ -8,7 +8,7 @@ from recbole.data.interaction import Interaction
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_trainer
 from recbole.utils.case_study import full_sort_topk
-from small_models import ITEMS, SMALL, batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
+from small_models import ITEMS, SMALL, PauseAfter, batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
@@ -98,7 +98,7 @@ def test_one_pass_per_user_learns_ranks_and_resumes(name, options, data_path):
     losses = list(trainer.train_loss_dict.values())
     assert losses[-1] < 0.85 * losses[0] and trainer.evaluate(test)["hit@5"] > 2 * 5 / ITEMS
     _, _, left, (train, valid, _) = prepare(name, data_path, **options)
-    left.epoch_checkpointer.after_batch = lambda epochs: epochs > 11.5
+    left.callbacks.append(PauseAfter(11.5))
     with pytest.raises(Paused):
         left.fit(train, valid)
     _, model, resumed, (train, valid, _) = prepare(name, data_path, **options, resume=left._last_file())
@@ -365,7 +365,7 @@ def test_left_within_an_epoch_and_resumed_equals_uninterrupted(name, where, data
     _, whole, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32)
     expected, losses = trainer.fit(train, valid), trainer.train_loss_dict
     _, _, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32)
-    trainer.epoch_checkpointer.after_batch = lambda epochs: epochs > where
+    trainer.callbacks.append(PauseAfter(where))
     with pytest.raises(Paused):
         trainer.fit(train, valid)
     file, left = trainer._last_file(), int(where)
@@ -379,7 +379,7 @@ def test_left_within_an_epoch_and_resumed_equals_uninterrupted(name, where, data
 
 def test_the_rest_of_an_epoch_needs_the_same_batches(data_path):
     _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"])
-    trainer.epoch_checkpointer.after_batch = lambda epochs: True
+    trainer.callbacks.append(PauseAfter(0))
     with pytest.raises(Paused):
         trainer.fit(train)
     options = {"train_batch_size": 7, "resume": trainer._last_file()}

@@ -64,7 +64,7 @@ def test_without_validation_the_last_epoch_is_tested(model, length, data_path, c
 def test_a_split_without_test_data_makes_no_table(data_path, capsys):  # noqa: F811
     split = {"split": {"LS": "valid_only"}, "order": "TO", "group_by": "user", "mode": "full"}
     assert main(arguments("GRU4Rec", data_path, eval_args=split)) == 1
-    assert "eval_args sets no test data aside" in capsys.readouterr().err
+    assert "which leaves no test data for the results" in capsys.readouterr().err
     logging.getLogger().setLevel(logging.ERROR)
     config = {"data_path": str(data_path), "eval_args": split, "epochs": 1, "show_progress": False, "train_neg_sample_args": None,
               "load_col": COLUMNS}  # fmt: skip

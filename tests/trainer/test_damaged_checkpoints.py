@@ -1,4 +1,4 @@
-"""A checkpoint that changed since it was written, or holds NaN, is refused wherever it is read."""
+"""A damaged checkpoint, or one with NaN, is refused wherever it is read."""
 import random
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def trained(data_path):  # noqa: F811
 
 
 def test_changed_bytes_are_found(trained, capsys):
-    """Wherever they are, in 40 weights as in a single one."""
+    """One changed byte, and 40 in the same weight."""
     _, trainer, test = trained
     file = Path(trainer.saved_model_file)
     whole = file.read_bytes()
@@ -35,7 +35,7 @@ def test_changed_bytes_are_found(trained, capsys):
         error = capsys.readouterr().err
         assert error.startswith(f"error: Checkpoint {file} is damaged") and error.count("\n") == 1
         for read in (load_data_and_model, Recommender.load, trainer.resume_checkpoint, lambda file: trainer.evaluate(test)):
-            with pytest.raises(UserError, match="is damaged: its part .* does not have the checksum"):
+            with pytest.raises(UserError, match="is damaged: the checksum of its part .* is wrong"):
                 read(str(file))
 
 
@@ -46,10 +46,10 @@ def test_nan_weights_are_refused(trained, tmp_path):
     weight.view(-1)[3] = torch.nan
     save_checkpoint(state, trainer.saved_model_file)
     for read in (load_data_and_model, trainer.resume_checkpoint, lambda file: trainer.evaluate(test)):
-        with pytest.raises(UserError, match=rf"{trainer.saved_model_file} holds weights that are NaN \({name}\)"):
+        with pytest.raises(UserError, match=rf"{trainer.saved_model_file} contains weights that are NaN \({name}\)"):
             read(trainer.saved_model_file)
     with torch.no_grad():
         next(model.parameters()).view(-1)[3] = torch.nan
     Recommender(model).save_pretrained(tmp_path / "folder")
-    with pytest.raises(UserError, match=r"folder can't be read .*model.safetensors holds weights that are NaN"):
+    with pytest.raises(UserError, match=r"folder can't be read .*model.safetensors contains weights that are NaN"):
         Recommender.from_pretrained(tmp_path / "folder")

@@ -1,6 +1,6 @@
-"""A full disk ends with one sentence that names the file, and leaves nothing half written; so does a killed writer.
+"""A full disk ends a command with one sentence that names the file, and leaves no incomplete file.
 
-The disk is stood in for by the system's limit of a file's size: writes fail the same way, in every library.
+The system's limit of the size of a file replaces the full disk: writing fails in the same way in every library.
 """
 import resource
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from recbole_macrec.utils.files import replace_folder
 
 @contextmanager
 def room_for(size: int):
-    """Let no file grow beyond ``size`` bytes."""
+    """Limit the size of files to ``size`` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -91,12 +91,12 @@ def test_a_run_on_a_full_disk(model, data_path, capsys):  # noqa: F811
 
 
 @pytest.mark.parametrize("model", ["GRU4Rec", "TIGER"])
-def test_a_run_clears_what_its_killed_writer_left(model, data_path, monkeypatch):  # noqa: F811
+def test_a_run_removes_incomplete_files_of_a_killed_process(model, data_path, monkeypatch):  # noqa: F811
     words = argv(model, data_path)
     interrupted(monkeypatch, words)
     (newest,) = Path("saved").glob("*.last.pth")
     (unfinished,) = Path("saved", "unfinished").iterdir()
-    other = Path("saved/.Another.pth.4242")  # of a run that may be writing it
+    other = Path("saved/.Another.pth.4242")  # of another run, which may be writing it
     left = [newest.with_name(f".{newest.name}.4242"), newest.with_name(f".{newest.name.replace('.last', '')}.4242"),
             unfinished / ".curve.json.4242", Path(".r.json.4242")]
     for path in [other, *left]:
@@ -105,10 +105,10 @@ def test_a_run_clears_what_its_killed_writer_left(model, data_path, monkeypatch)
     assert other.exists() and not any(path.exists() for path in left)
 
 
-def test_a_comparison_clears_what_killed_writers_left(data_path):  # noqa: F811
+def test_a_comparison_removes_incomplete_files_of_killed_processes(data_path):  # noqa: F811
     words = ["compare", "--models=GRU4Rec", f"--datasets={TINY}", f"--data_path={data_path}", "--epochs=1", "--state=ERROR", "--output=out"]
     run = run_folder(Path("out"), TINY, "GRU4Rec", 2020)
-    left = [Path("out/.compare.json.4242"), run / ".asked.json.4242", run / ".curve.json.4242", run / "saved/.GRU4Rec.last.pth.4242"]
+    left = [Path("out/.compare.json.4242"), run / ".run_spec.json.4242", run / ".curve.json.4242", run / "saved/.GRU4Rec.last.pth.4242"]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

@@ -8,7 +8,7 @@ from recbole.config import Config
 from small_models import ITEMS, SMALL, TINY, data_path  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.benchmark.compare.command import main
-from recbole_macrec.benchmark.compare.recorder import RunRecorder
+from recbole_macrec.benchmark.compare.run_callbacks import ProgressWriter
 from recbole_macrec.benchmark.compare.runs import write_json
 from recbole_macrec.benchmark.compare.unfinished import unfinished_run
 from recbole_macrec.data.features import FeatureTable
@@ -23,16 +23,16 @@ def argv(model: str, path: Path, *more: str, **options) -> list[str]:
 
 
 def interrupted(monkeypatch, words: list[str], epochs: int = 2) -> None:
-    """Give a command that is interrupted in its third epoch."""
-    tell = RunRecorder._tell
+    """Run a command and interrupt it after ``epochs`` epochs."""
+    update = ProgressWriter.update
 
-    def stop(self, done, always=False):
-        tell(self, done, always)
+    def stop(self, trainer, done, always=False):
+        update(self, trainer, done, always)
         if done > epochs:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunRecorder, "_tell", stop)
+        patch.setattr(ProgressWriter, "update", stop)
         assert main(words) == 130
 
 
@@ -51,7 +51,7 @@ def test_the_same_command_resumes_and_ends_as_if_uninterrupted(model, data_path,
     (folder,) = Path("saved", "unfinished").iterdir()
     capsys.readouterr()
     assert main(words) == 0
-    assert "Resuming the unfinished run of this command" in (printed := capsys.readouterr().out) and "--fresh starts anew" in printed
+    assert "Resuming the unfinished run of this command" in (printed := capsys.readouterr().out) and "--fresh starts from the beginning" in printed
     assert f"{folder.parent.parent.name}/{model}-" in printed
     assert result() == whole and not folder.parent.exists()
     record = json.loads(Path("r.json").read_text())
@@ -62,7 +62,7 @@ def test_the_same_command_resumes_and_ends_as_if_uninterrupted(model, data_path,
 
 
 @pytest.mark.parametrize("change", ["settings", "data", "fresh", "features"])
-def test_other_runs_start_anew(change, data_path, monkeypatch, capsys):  # noqa: F811
+def test_other_runs_start_from_the_beginning(change, data_path, monkeypatch, capsys):  # noqa: F811
     model = "TIGER" if change == "features" else "GRU4Rec"
     words = argv(model, data_path)
     interrupted(monkeypatch, words)
@@ -88,7 +88,7 @@ def test_other_runs_start_anew(change, data_path, monkeypatch, capsys):  # noqa:
         assert ("Resuming" in capsys.readouterr().out) == (change == "settings")
 
 
-def test_the_same_command_twice_at_once_makes_two_runs(data_path, tmp_path):  # noqa: F811
+def test_the_same_command_given_twice_does_two_runs(data_path, tmp_path):  # noqa: F811
     config = Config("GRU4Rec", TINY, config_dict={"data_path": str(data_path), "train_neg_sample_args": None})
     (tmp_path / "newest.pth").touch()
     with pytest.raises(KeyboardInterrupt), unfinished_run(config, 1, False) as first:

@@ -1,6 +1,6 @@
-"""Processes that a launcher starts train one model together, on one machine or on several that share no folder.
+"""Processes of a launcher train one model together, on one machine or on several without a shared folder.
 
-The processes are started with the environment variables that torchrun sets; a folder for each stands for machines of their own.
+The processes are started with the environment variables that torchrun sets; a folder for each replaces a machine for each.
 """
 import json
 import os
@@ -22,7 +22,7 @@ from recbole.model.general_recommender import Pop
 from small_models import ITEMS, SMALL, TINY, data_path  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.benchmark.compare.command import main
-from recbole_macrec.benchmark.compare.recorder import RunRecorder
+from recbole_macrec.benchmark.compare.run_callbacks import ProgressWriter
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
@@ -48,7 +48,7 @@ def free_port() -> int:
 def process(folder: Path, rank: int, port: int, command, words: list[str], change) -> None:
     """One of two processes: ``change(rank)`` is called first; what it prints goes to ``out<rank>`` and ``err<rank>``."""
     os.chdir(folder)
-    psutil.cpu_percent = lambda *args, **kwargs: 0.0  # RecBole watches the processor for a second
+    psutil.cpu_percent = lambda *args, **kwargs: 0.0  # RecBole measures the CPU load for a second
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
                       MASTER_PORT=str(port))
     with open(f"out{rank}", "w") as out, open(f"err{rank}", "w") as err, redirect_stdout(out), redirect_stderr(err):
@@ -78,7 +78,7 @@ def result(folder: Path = Path()) -> dict:
 
 @pytest.fixture
 def data(data_path, tmp_path):  # noqa: F811
-    """The folder ``data`` with the data set, here."""
+    """The folder ``data`` with the dataset, in the working directory."""
     if data_path != tmp_path / "data":
         shutil.copytree(data_path, tmp_path / "data")
     return tmp_path / "data"
@@ -119,7 +119,7 @@ def test_a_comparison_runs_in_all_processes_until_one_fails_which_is_tried_last(
 
 
 def machines() -> tuple[Path, Path]:
-    """Two folders, of which the first one has the data."""
+    """Two folders; the first one has the data."""
     for name in ("a", "b"):
         Path(name).mkdir()
     Path("data").rename("a/data")
@@ -146,7 +146,7 @@ def change_fingerprint(rank: int) -> None:
 
 
 def change_rows(rank: int) -> None:
-    """As another version of a library might: the same files are read in another way."""
+    """Read the same files in another way, as another version of a library might."""
     load = Dataset._load_inter_feat
 
     def _load_inter_feat(self, *args):
@@ -170,14 +170,14 @@ def test_other_data_on_another_machine_are_one_sentence(what, change, data, proc
 
 
 def die_in_third_epoch(rank: int) -> None:
-    tell = RunRecorder._tell
+    update = ProgressWriter.update
 
-    def die(self, done, always=False):
-        tell(self, done, always)
+    def die(self, trainer, done, always=False):
+        update(self, trainer, done, always)
         if done > 2 and rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    RunRecorder._tell = die
+    ProgressWriter.update = die
 
 
 @pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])

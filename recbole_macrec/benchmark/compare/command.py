@@ -1,4 +1,4 @@
-"""``run_recbole_macrec.py``: its command line, and what it prints and writes."""
+"""The command ``run_recbole_macrec.py``: runs one model, or compares several."""
 import argparse
 import sys
 import time
@@ -23,7 +23,7 @@ from recbole_macrec.utils.unique_names import unique_folder
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run what the command line asks for."""
+    """Run the command; returns its exit code."""
     return run_command(_run, sys.argv[1:] if argv is None else argv)
 
 
@@ -64,7 +64,7 @@ def _run_one(model: str, request: Request, args: argparse.Namespace, processes: 
 
 
 def _compare(models: list[str], request: Request, data_path: str, output: str | Path) -> int:
-    """A comparison with one seed."""
+    """Run a comparison with one seed."""
     seed = int(request.value("seed", FIRST_SEED))
     settings = matrix_settings(request, data_path)
     matrix = Matrix([Variant(model, model) for model in models], [request.dataset], [seed], settings)
@@ -72,38 +72,38 @@ def _compare(models: list[str], request: Request, data_path: str, output: str | 
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Our own arguments, and RecBole's ``--key=value`` settings."""
+    """Parse our own arguments, and RecBole's ``--key=value`` settings."""
     parser = new_parser("run_recbole_macrec.py", "Train and test one or more models on a dataset with RecBole.")
     parser.add_argument("--model", "-m", default="MACRec,SASRec,Pop", help="one or more (default: MACRec,SASRec,Pop)")
     parser.add_argument("--dataset", "-d", default="arts-toy", help="folder below data_path (default: arts-toy)")
-    parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones win")
+    parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (default: 1)")
     parser.add_argument("--ip", default="localhost", help="address of the first machine")
     parser.add_argument("--port", type=int, help=f"port of the first machine (default: a free one; for several machines {DEFAULT_PORT})")
     parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines (default: nproc)")
     parser.add_argument("--group_offset", type=int, default=0, help="rank of this machine's first process")
-    parser.add_argument("--output", help="folder of the comparison (default for several models: a new one in results/)")
+    parser.add_argument("--output", help="folder of the comparison (default for several models: a new folder in results/)")
     parser.add_argument("--result_file", metavar="F.json", help="one model: settings, results, versions, seconds")
-    parser.add_argument("--fresh", action="store_true", help="one model: start anew where this command was interrupted before")
+    parser.add_argument("--fresh", action="store_true", help="one model: start from the beginning although this command was interrupted before")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     return read_settings(parser, argv)
 
 
 def check(models: list[str], request: Request, args: argparse.Namespace) -> None:
-    """Raise a UserError for anything that nobody knows or that does not go together."""
+    """Raise a UserError for unknown models and options, and for arguments that exclude each other."""
     if not models:
         raise UserError("--model names no model; give one or more, as --model=MACRec,SASRec.")
     if args.nproc < 1:
         raise UserError(f"--nproc is {args.nproc}; expected at least 1.")
     if 0 < args.world_size < args.group_offset + args.nproc or args.group_offset < 0:
         raise UserError(f"--world_size is {args.world_size} and --group_offset {args.group_offset}; expected a world_size of at least "
-                        "group_offset + nproc, the processes on all machines.")
+                        "group_offset + nproc, the number of processes on all machines.")
     if (launch := read_launch()) and args.nproc not in (1, launch.local_size):
-        raise UserError(f"--nproc is {args.nproc}, but a launcher has started {launch.local_size} processes here; leave --nproc out.")
+        raise UserError(f"--nproc is {args.nproc}, but a launcher has started {launch.local_size} processes on this machine; leave --nproc out.")
     if args.result_file and (len(models) > 1 or args.output):
-        raise UserError("--result_file is for one model without --output, which keeps more; use --output=DIR alone.")
+        raise UserError("--result_file is for one model without --output; leave it out, since the folder of --output contains the results.")
     if args.fresh and (len(models) > 1 or args.output):
-        raise UserError("--fresh is for one model without --output; name another --output=DIR to start anew.")
+        raise UserError("--fresh is for one model without --output; to start from the beginning, name another --output=DIR.")
     for model in models:
         check_model(model)
     check_options(request.settings, models, request.dataset, "the command line", vars(args))

@@ -1,18 +1,17 @@
-"""Several models side by side: every run in a process of its own, then tables with significance.
+"""Compares models: each run in its own process, then tables with significance tests.
 
     python -m recbole_macrec.benchmark compare --models=MACRec,TIGER,SASRec --datasets=arts-toy --seeds=3 --output=DIR
 
-Every other --key=value is an option of RecBole, the models or the dataset, and holds for every run. Called again with the same
-folder it does what is missing: finished runs are not repeated, a killed one goes on from its newest checkpoint and ends as an
-uninterrupted one (models whose trainer keeps state elsewhere begin anew, with the same end). Within an epoch a checkpoint is
-written every five minutes.
+Every other --key=value is an option of RecBole, the models or the dataset, for every run. The same command with the same folder
+continues: finished runs are not repeated, and a killed run resumes from its newest checkpoint, with the same results as an
+uninterrupted run (models whose trainer cannot resume start again). Within an epoch a checkpoint is written every five minutes.
 
---minutes=N stops by itself, between two batches or before a validation or test that would take longer than what is left and
-begins the next call. What it does not stop: reading the data, learning semantic IDs, a validation or test that has begun,
-S3Rec's pre-training, and models that begin anew. A call always gets further, however few its minutes.
+--minutes=N stops the command in time: between two batches, or before a validation or test that would take longer than the time
+left. It does not interrupt reading the data, learning semantic IDs, a validation or test, S3Rec's pre-training, and models that
+cannot resume. Each call makes some progress, however short.
 
-The seed of the semantic IDs follows the run's seed, so that the deviation over seeds holds the quantizer's luck as well;
---semantic_id_seed=2020 gives every run the same IDs. IDs of the same features, settings and seed are learnt once and shared.
+The seed of the semantic IDs is the run's seed, so the deviation over seeds includes that of the quantizer;
+--semantic_id_seed=2020 gives all runs the same IDs. IDs of the same features, settings and seed are learnt once and shared.
 
 --tune=N gives every model N tries with the options of properties/hyper/MODEL.hyper, on the first seed, before the comparison.
 """
@@ -31,7 +30,7 @@ from recbole_macrec.benchmark.compare.runs import Comparison
 from recbole_macrec.benchmark.compare.statistics import Measured, compare_pairs
 from recbole_macrec.benchmark.compare.table import Table, build_table, largest_k, print_table, write_tables
 from recbole_macrec.benchmark.compare.together import run_together
-from recbole_macrec.benchmark.compare.tune import choose, lay_out_tries
+from recbole_macrec.benchmark.compare.tune import choose, write_tries
 from recbole_macrec.benchmark.compare.worker import Resources
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
@@ -45,7 +44,7 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    with group():  # so that one process reports what is wrong
+    with group():  # one process reports errors
         args, settings = parse(argv)
         request = Request("", tuple(args.config_files.split()), settings)
         matrix = Matrix(
@@ -60,21 +59,24 @@ def _main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Parse our own arguments, and RecBole's ``--key=value`` settings."""
     parser = new_parser("python -m recbole_macrec.benchmark compare", __doc__)
-    parser.add_argument("--models", required=True, help="as MACRec,TIGER,SASRec")
-    parser.add_argument("--datasets", default="arts-toy", help="as Instruments,Arts (default: arts-toy)")
-    parser.add_argument("--pairs", default="", help="as MACRec:TIGER,MACRec:SASRec (default: the best against each other)")
+    parser.add_argument("--models", required=True, help="such as MACRec,TIGER,SASRec")
+    parser.add_argument("--datasets", default="arts-toy", help="such as Instruments,Arts (default: arts-toy)")
+    parser.add_argument("--pairs", default="", help="pairs to test, such as MACRec:TIGER,MACRec:SASRec (default: the best model "
+                                                    "against each other model)")
     parser.add_argument("--tune", type=int, metavar="N", help="choose each model's settings from N tries by validation")
     add_matrix_options(parser)
     return read_settings(parser, argv)
 
 
 def add_matrix_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", required=True, help="folder of the comparison, new or begun")
-    parser.add_argument("--seeds", default="1", help="how many, or which, as 1,7,42 (default: 1)")
-    parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones win")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
-    parser.add_argument("--minutes", type=float, help="stop at a checkpoint when so many minutes are over; call again to go on")
+    """Add the arguments that ``compare`` and ``study`` share."""
+    parser.add_argument("--output", required=True, help="folder of the comparison, new or unfinished")
+    parser.add_argument("--seeds", default="1", help="number of seeds, or the seeds, such as 1,7,42 (default: 1)")
+    parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
+    parser.add_argument("--jobs", type=int, default=1, help="number of runs at a time (default: 1)")
+    parser.add_argument("--minutes", type=float, help="stop at a checkpoint after this many minutes; give the same command again to continue")
     parser.add_argument("--ray", metavar="ADDRESS", help="run on the machines of this Ray cluster, such as auto")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
 
@@ -86,7 +88,7 @@ def names_of(text: str) -> list[str]:
 def pairs_of(text: str) -> list[tuple[str, str]]:
     pairs = [tuple(word.split(":")) for word in names_of(text)]
     if wrong := [pair for pair in pairs if len(pair) != 2]:
-        raise UserError(f"--pairs has '{':'.join(wrong[0])}'; expected two labels, as MACRec:TIGER.")
+        raise UserError(f"--pairs has '{':'.join(wrong[0])}'; expected two labels, such as MACRec:TIGER.")
     return pairs
 
 
@@ -94,37 +96,41 @@ def compare(
     matrix: Matrix, output: str | Path, jobs: int = 1, minutes: float | None = None, ray: str | None = None,
     tries: int | None = None,
 ) -> int:  # fmt: skip
-    """Do what is missing of ``matrix`` in ``output`` and write the tables; 0 when every run has ended well.
+    """Do the unfinished runs of ``matrix`` in the folder ``output`` and write the tables.
 
-    Several processes of a launcher do every run together, and the first one writes.
+    Several processes of a launcher do each run together, and the first one writes.
 
     Args:
-        minutes: stop behind a checkpoint before they are over.
+        jobs: number of runs at a time.
+        minutes: stop at a checkpoint before this time is over; None for no limit.
         ray: address of a Ray cluster whose machines do the runs; None for this machine.
-        tries: of the tuning of each model; None: no tuning.
+        tries: number of tries when tuning each model; None for no tuning.
+
+    Returns:
+        The exit code: 1 if a run has failed, otherwise 0.
     """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; expected at least 1.")
     if read_launch():
         with group():
             if jobs > 1 or minutes is not None or ray or tries is not None:
-                raise UserError("several processes train one run after the other; leave out --jobs, --minutes, --ray and --tune, or start "
-                                "the command without torchrun.")
+                raise UserError("With a launcher, all processes do one run after the other; leave out --jobs, --minutes, --ray and --tune, or "
+                                "start the command without torchrun.")
         return _compare_together(matrix, output)
     deadline = time.time() + 60 * minutes if minutes is not None else None
     matrix.check()
     resources = Resources(deadline=deadline)
-    cluster = RayCluster(ray, resources.threads) if ray else None  # before anything is downloaded
+    cluster = RayCluster(ray, resources.threads) if ray else None  # fails before anything is downloaded
     matrix.prepare()
     tuned = None
     if tries is not None:
-        laid = lay_out_tries(matrix, Path(output), tries)
-        run_all([run for runs in laid.values() for run in runs], jobs, resources, cluster, "Tune")
-        tuned = choose(matrix, Path(output), laid)
+        runs_of = write_tries(matrix, Path(output), tries)
+        run_all([run for runs in runs_of.values() for run in runs], jobs, resources, cluster, "Tune")
+        tuned = choose(matrix, Path(output), runs_of)
         if tuned is None:
-            print("The tuning is not finished; give the same command again to go on.")
+            print("The tuning is not finished; give the same command again to continue.")
             return 0
-    comparison = matrix.lay_out(output, tuned)
+    comparison = matrix.write(output, tuned)
     run_all(comparison.runs, jobs, resources, cluster)
     return write_report(comparison)
 
@@ -134,13 +140,13 @@ def _compare_together(matrix: Matrix, output: str | Path) -> int:
         if processes.first:
             matrix.check()
         matrix.prepare()
-        comparison = processes.by_first(lambda: matrix.lay_out(output))
+        comparison = processes.by_first(lambda: matrix.write(output))
     run_together(comparison.runs)
     return write_report(comparison) if processes.first else 0
 
 
 def write_report(comparison: Comparison) -> int:
-    """Write and print the tables of a comparison; return 0, or 1 if a run has failed."""
+    """Write and print the tables of a comparison; returns 1 if a run has failed, otherwise 0."""
     tables = comparison_tables(comparison)
     for table in tables:
         print_table(table)
@@ -149,12 +155,12 @@ def write_report(comparison: Comparison) -> int:
     failed = [run for run in comparison.runs if run.error]
     waiting = len(comparison.unfinished) - len(failed)
     if waiting:
-        print(f"{waiting} of {len(comparison.runs)} runs are not finished; give the same command again to go on.")
+        print(f"{waiting} of {len(comparison.runs)} runs are not finished; give the same command again to continue.")
     return 1 if failed else 0
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """One table a dataset, from the runs that are finished."""
+    """One table per dataset, from the finished runs."""
     tables = []
     for dataset in comparison.datasets:
         groups = {label: [run.result for run in comparison.of(dataset, label)] for label in comparison.labels}
@@ -177,6 +183,7 @@ def fusion_remark(record: dict) -> str:
 
 
 def _notes(comparison: Comparison, dataset: str) -> dict[str, str]:
+    """Label -> a note on its failed or unfinished runs."""
     notes = {}
     for label in comparison.labels:
         runs = [run for run in comparison.runs if (run.spec.dataset, run.spec.label) == (dataset, label)]
@@ -190,7 +197,8 @@ def _notes(comparison: Comparison, dataset: str) -> dict[str, str]:
 
 
 def _tests(comparison: Comparison, dataset: str, table: Table) -> tuple[list, list]:
-    """Paired tests of the metrics with the largest k, between labels with all their seeds, and the pairs without one."""
+    """Paired tests of the metrics with the largest k, between labels whose runs are all finished; and the pairs that cannot be
+    tested."""
     complete = [label for label in comparison.labels if len(comparison.of(dataset, label)) == len(comparison.seeds)]
     metrics = largest_k(table.metrics)
     if len(complete) < 2 or not metrics:

@@ -1,8 +1,8 @@
-"""What users interacted with before each test row, and how often items were trained on: read from the parts of the data that
-RecBole made, so that it holds under every split.
+"""Histories of the test rows, and the number of training interactions of each item, from the datasets that RecBole has split:
+valid for every split.
 
-Shapes: R test rows (what RecBole's metrics average over: an interaction of a sequential model, a user of any other), N items with
-padding.
+Shapes: R test rows (RecBole's metrics average over rows: interactions for a sequential model, users for any other), N items
+with padding.
 """
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ import numpy as np
 
 
 class History(NamedTuple):
-    """Of the test rows of one run.
+    """Histories and item counts of one run.
 
     Attributes:
-        histories: R arrays, the items before the row's targets, oldest first, not cut to the length a model sees.
-        counts: [N], how often an item occurs in the training part.
+        histories: R arrays, the items before the targets of each row, oldest first, not cut to the history length of the model.
+        counts: [N], number of training interactions of each item.
     """
 
     histories: list[np.ndarray]
@@ -22,15 +22,15 @@ class History(NamedTuple):
 
 
 def read_history(train, valid, test, users: np.ndarray) -> History:
-    """Histories and counts from RecBole's three datasets, once they are split.
+    """Read histories and counts from RecBole's three datasets after the split.
 
-    A sequential model is trained on prefixes: each row is an interaction with the items before it. Its training part are the
-    interactions of the training rows, and the first one of each of their users, which no row is about. Rows of benchmark files
-    bring their histories with them, as long as the files have them and the model sees them; each user and item counts once there.
+    Rows of a sequential model are prefixes: an interaction with the items before it. Its training interactions are those of the
+    training rows, and each of their users' first interaction, which is only in histories. Rows of benchmark files contain their
+    histories, cut to the length in the file and the history length of the model; each pair of user and item counts once.
 
     Args:
-        train, valid, test: ``_dataset`` of the data loaders; the order of the rows of ``test`` is that of the evaluation.
-        users: [R], of each evaluated row.
+        train, valid, test: ``_dataset`` of the data loaders; ``test`` in the order of the evaluation.
+        users: [R], the user of each evaluated row.
     """
     config = train.config
     if config["ITEM_LIST_LENGTH_FIELD"] not in train.inter_feat:
@@ -38,14 +38,14 @@ def read_history(train, valid, test, users: np.ndarray) -> History:
     rows = [_columns(part) for part in (train, valid, test)]
     read = _of_benchmark_rows if config["benchmark_filename"] else _of_prefixes
     histories, counts = read(rows, train.item_num)
-    if len(histories) != len(users):  # RecBole ranks a user's rows together against sampled negatives
+    if len(histories) != len(users):  # with sampled negatives RecBole ranks the rows of a user together
         first = dict(zip(rows[2]["users"][::-1].tolist(), histories[::-1]))
         histories = [first[user] for user in users.tolist()]
     return History(histories, counts)
 
 
 def _columns(part) -> dict[str, np.ndarray]:
-    """Users, items, times, lengths and lists of the rows of a part; equal times where there are none."""
+    """Users, items, times, history lengths and histories of the rows of a part; all times are 0 if there is no time column."""
     config, feat = part.config, part.inter_feat
     users = feat[part.uid_field].numpy()
     columns = {"users": users, "items": feat[part.iid_field].numpy()}
@@ -61,7 +61,7 @@ def _joined(rows: list[dict[str, np.ndarray]], name: str) -> np.ndarray:
 
 
 def _of_interactions(train, valid, users: np.ndarray) -> History:
-    """Interactions as they are: those of training and validation come before the test's."""
+    """For models without histories: the interactions of training and validation precede those of the test."""
     rows = [_columns(train), _columns(valid)]
     owners, items = _joined(rows, "users"), _joined(rows, "items")
     order = np.lexsort((_joined(rows, "times"), owners))
@@ -73,14 +73,14 @@ def _of_interactions(train, valid, users: np.ndarray) -> History:
 def _of_prefixes(rows: list[dict[str, np.ndarray]], item_num: int) -> History:
     users, items, lengths = (_joined(rows, name) for name in ("users", "items", "lengths"))
     order = np.lexsort((lengths, users))  # stable: RecBole splits sequences in the order of time alone
-    begins = np.flatnonzero(np.diff(users[order], prepend=-1))
-    firsts = np.concatenate([columns["lists"][:, 0] for columns in rows])[order[begins]]
-    owners, which, sizes = np.unique(users, return_inverse=True, return_counts=True)
-    sequences = [np.append(first, own) for first, own in zip(firsts, np.split(items[order], begins[1:]))]
+    starts = np.flatnonzero(np.diff(users[order], prepend=-1))
+    firsts = np.concatenate([columns["lists"][:, 0] for columns in rows])[order[starts]]
+    owners, user_index, sizes = np.unique(users, return_inverse=True, return_counts=True)
+    sequences = [np.append(first, own) for first, own in zip(firsts, np.split(items[order], starts[1:]))]
     place = np.empty(len(users), dtype=np.int64)
-    place[order] = np.arange(len(users)) - np.repeat(begins, sizes) + 1  # of the target in its user's sequence
+    place[order] = np.arange(len(users)) - np.repeat(starts, sizes) + 1  # of the target in its user's sequence
     tested = slice(len(users) - len(rows[2]["users"]), None)
-    histories = [sequences[user][:end] for user, end in zip(which[tested], place[tested])]
+    histories = [sequences[user][:end] for user, end in zip(user_index[tested], place[tested])]
     trained = np.isin(owners, rows[0]["users"])
     return History(histories, np.bincount(np.append(rows[0]["items"], firsts[trained]), minlength=item_num))
 

@@ -1,4 +1,4 @@
-"""The runs of a comparison: every variant on every dataset with every seed."""
+"""The runs of a comparison: each variant on each dataset with each seed."""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,8 @@ from recbole_macrec.benchmark.compare.runs import (
     open_comparison,
     read_json,
     run_folder,
-    write_asked,
     write_json,
+    write_run_spec,
 )
 from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file
 from recbole_macrec.errors import UserError, nearest
@@ -25,7 +25,7 @@ FIRST_SEED = 2020  # RecBole's own default
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table: a model, with settings of its own where it is a variant of one."""
+    """A row of the table: a model, with the settings of the variant."""
 
     label: str
     model: str
@@ -34,11 +34,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What to compare.
+    """Variants, datasets and seeds to compare.
 
     Attributes:
-        settings: of every run; a variant's own win.
-        pairs: (label, label) to test; empty: the best against each other one.
+        settings: of all runs; those of a variant take precedence.
+        pairs: (label, label) to test; if empty, the best label is tested against each other label.
     """
 
     variants: Sequence[Variant]
@@ -48,14 +48,20 @@ class Matrix:
     pairs: Sequence[tuple[str, str]] = ()
 
     def check(self, own: Iterable[str] = ()) -> None:
-        """Raise a UserError for anything that nobody knows, before anything runs; ``own`` are further options of the
-        command, to say the nearest name."""
+        """Check models, datasets and options before anything runs.
+
+        Args:
+            own: further options of the command, for messages with the nearest name.
+
+        Raises:
+            UserError: for an unknown, missing or repeated one.
+        """
         labels = [variant.label for variant in self.variants]
-        for what, names in (("model", labels), ("dataset", self.datasets), ("seed", self.seeds)):
+        for kind, names in (("model", labels), ("dataset", self.datasets), ("seed", self.seeds)):
             if not names:
-                raise UserError(f"There is no {what} to compare; name at least one.")
-            if twice := [name for name in names if list(names).count(name) > 1]:
-                raise UserError(f"The {what} {twice[0]} is named twice; name it once.")
+                raise UserError(f"There is no {kind} to compare; name at least one.")
+            if repeated := [name for name in names if list(names).count(name) > 1]:
+                raise UserError(f"The {kind} {repeated[0]} is named twice; name it once.")
         models = list(dict.fromkeys(variant.model for variant in self.variants))
         for model in models:
             check_model(model)
@@ -71,20 +77,20 @@ class Matrix:
                     raise UserError(f"--pairs names {label}, which is not compared.{nearest(label, labels)}")
 
     def prepare(self) -> None:
-        """Bring datasets with a ``source`` here, as all variants need them."""
+        """Download datasets with a ``source``, with all that any variant needs."""
         for dataset in self.datasets:
             if has_source(dataset) or self.settings.get("source"):
                 for variant in self.variants:
                     prepare(variant.model, Request(dataset, (), {**self.settings, **variant.settings}))
 
-    def lay_out(self, folder: str | Path, tuned: dict[tuple[str, str], dict[str, Any]] | None = None) -> Comparison:
-        """Write into ``folder`` what was asked; runs that are there already stay as they are.
+    def write(self, folder: str | Path, tuned: dict[tuple[str, str], dict[str, Any]] | None = None) -> Comparison:
+        """Write the folder of the comparison; existing runs stay as they are.
 
         Args:
-            tuned: (dataset, label) -> settings that its tuning chose.
+            tuned: (dataset, label) -> settings chosen by tuning.
 
         Raises:
-            UserError: when one of them was asked with other settings.
+            UserError: if an existing run has other settings.
         """
         folder = Path(folder)
         remove_unfinished(folder)
@@ -93,7 +99,7 @@ class Matrix:
                 for seed in self.seeds:
                     settings = {**self.settings, **variant.settings, **(tuned or {}).get((dataset, variant.label), {})}
                     spec = RunSpec(variant.label, variant.model, dataset, seed, settings)
-                    write_asked(run_folder(folder, dataset, variant.label, seed), spec)
+                    write_run_spec(run_folder(folder, dataset, variant.label, seed), spec)
         spec = {
             "format": FORMAT,
             "labels": [variant.label for variant in self.variants],
@@ -107,7 +113,7 @@ class Matrix:
 
 
 def matrix_settings(request: Request, data_path: str) -> dict[str, Any]:
-    """The settings of config files and command line, the data path absolute: a run may start anywhere."""
+    """The settings of config files and command line, with an absolute data path, since runs may start in another folder."""
     settings: dict[str, Any] = {}
     for path in request.config_files:
         settings |= read_config_file(path)
@@ -117,11 +123,11 @@ def matrix_settings(request: Request, data_path: str) -> dict[str, Any]:
 
 
 def seeds_of(text: str, first: int = FIRST_SEED) -> list[int]:
-    """``5`` is five seeds from ``first`` on, ``1,7`` are these two."""
+    """Parse ``--seeds``: ``5`` means five seeds starting with ``first``, ``1,7`` these two seeds."""
     try:
         numbers = [int(word) for word in text.split(",")]
     except ValueError:
-        raise UserError(f"--seeds={text}: expected how many, such as 5, or which, such as 1,7,42.") from None
+        raise UserError(f"--seeds={text}: expected the number of seeds, such as 5, or the seeds, such as 1,7,42.") from None
     if len(numbers) > 1:
         return numbers
     if numbers[0] < 1:

@@ -1,4 +1,4 @@
-"""Many runs: as many at once as asked, on the processors and GPUs there are, or on the machines of a Ray cluster."""
+"""Does many runs in parallel, on the processors and GPUs of this machine or on the machines of a Ray cluster."""
 import multiprocessing.connection
 import sys
 from collections.abc import Callable, Sequence
@@ -12,38 +12,38 @@ from recbole_macrec.benchmark.compare.runs import FAILURE, Run, write_json
 from recbole_macrec.benchmark.compare.worker import Resources, start
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total} runs, {elapsed}, {remaining} left{postfix}"
-POLL = 0.5  # seconds between two looks at the progress
+POLL = 0.5  # seconds between two updates of the progress
 
 
-def run_all(runs: Sequence[Run], jobs: int, resources: Resources, cluster: Cluster | None = None, what: str = "Compare") -> None:
-    """Do every unfinished one of ``runs``; failed ones are tried again.
+def run_all(runs: Sequence[Run], jobs: int, resources: Resources, cluster: Cluster | None = None, title: str = "Compare") -> None:
+    """Do the unfinished runs of ``runs``, including those that failed before.
 
     Args:
-        jobs: runs at once; each gets its share of the threads, and GPUs in turn where there are several.
-        resources: of one run; ``threads`` and ``gpu`` are decided here. Behind ``deadline`` no further run is begun.
-        cluster: machines that do the runs and see the same folders; None for this machine.
-        what: name of the progress bar.
+        jobs: number of runs at a time. The threads, and the GPUs if there are several, are shared among them.
+        resources: of one run; ``threads`` and ``gpu`` are set here. After ``deadline`` no further run is started.
+        cluster: machines that do the runs and share their folders; None for this machine.
+        title: of the progress bar.
     """
     waiting = [run for run in runs if not run.finished]
-    often = 0.5 if sys.stderr.isatty() else 60  # a log needs no moving bar
+    interval = 0.5 if sys.stderr.isatty() else 60  # seconds between two updates of the bar; few lines in a log
     done = len(runs) - len(waiting)
-    with tqdm(total=len(runs), initial=done, bar_format=BAR, desc=what, disable=not waiting, mininterval=often, miniters=0) as bar:
+    with tqdm(total=len(runs), initial=done, bar_format=BAR, desc=title, disable=not waiting, mininterval=interval, miniters=0) as bar:
         if cluster:
             run_on_cluster(cluster, waiting, resources, bar)
         else:
-            _here(waiting, jobs, resources, bar)
+            _run_locally(waiting, jobs, resources, bar)
 
 
-def _here(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm) -> None:
+def _run_locally(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm) -> None:
     threads = max(1, torch.get_num_threads() // jobs)
     gpus = torch.cuda.device_count()
     free = list(range(jobs))
-    active: dict[int, tuple] = {}  # slot -> run, process, share of its epochs done
-    ended, before, begun_here = bar.n, bar.n, False
+    active: dict[int, tuple] = {}  # slot -> run, process, share of its epochs that are complete
+    ended, before, started = bar.n, bar.n, False
     try:
         while waiting or active:
-            while waiting and free and not (begun_here and resources.late):  # every call gets somewhere
-                begun_here = True
+            while waiting and free and not (started and resources.late):  # each call starts at least one
+                started = True
                 slot = free.pop(0)
                 gpu = slot % gpus if gpus > 1 and "gpu_id" not in waiting[0].spec.settings else None
                 active[slot] = (waiting[0], *start(waiting.pop(0).folder, replace(resources, threads=threads, gpu=gpu)))
@@ -52,10 +52,10 @@ def _here(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm) -> Non
             multiprocessing.connection.wait([process.sentinel for _, process, _ in active.values()], timeout=POLL)
             for slot, (run, process, share) in list(active.items()):
                 if not process.is_alive():
-                    _ended(run, process, bar.write)
+                    _report_end(run, process, bar.write)
                     del active[slot]
                     free.append(slot)
-                    ended += 1 if run.finished or run.error else share.value  # a paused one is where it is
+                    ended += 1 if run.finished or run.error else share.value  # a paused run is at its share
             done = ended + sum(share.value for *_, share in active.values())
             bar.set_postfix_str(", ".join(run.spec.name for run, *_ in active.values()), refresh=False)
             bar.update(done - before)
@@ -65,11 +65,12 @@ def _here(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm) -> Non
             process.terminate()
 
 
-def _ended(run: Run, process, say: Callable[[str], None]) -> None:
+def _report_end(run: Run, process, write: Callable[[str], None]) -> None:
+    """Write failure.json if the process ended without a result, and print the error of a failed run."""
     if process.exitcode and not run.finished and not run.error:
         write_json(
-            {"error": f"The process ended with exit code {process.exitcode}, perhaps for lack of memory; see {run.folder}."},
+            {"error": f"The process ended with exit code {process.exitcode}, possibly for lack of memory; see {run.folder}."},
             run.folder / FAILURE,
         )
     if run.error:
-        say(f"error: {run.spec.name}: {run.error}")
+        write(f"error: {run.spec.name}: {run.error}")

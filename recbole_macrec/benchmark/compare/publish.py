@@ -1,9 +1,9 @@
-"""Results of finished runs as small JSON files that a repository can keep.
+"""Results of finished runs as small JSON files for a repository.
 
     python -m recbole_macrec.benchmark publish DIR --to=docs/results
 
-writes every finished run of a comparison's folder to docs/results/DATASET/LABEL-seed-SEED.json: what it is, its test metrics by
-item and by ID, its learning curve, its settings, and commit, machine and seconds. Files of earlier results are replaced.
+writes each finished run of a comparison to docs/results/DATASET/LABEL-seed-SEED.json: its command and settings, its test
+metrics by item and by ID, its learning curve, and commit, machine and seconds. Existing files are replaced.
 """
 import re
 from pathlib import Path
@@ -27,8 +27,8 @@ def main(argv: list[str]) -> int:
 def _main(argv: list[str]) -> int:
     parser = new_parser("python -m recbole_macrec.benchmark publish", __doc__)
     parser.epilog = None
-    parser.add_argument("folder", nargs="+", help="--output of compare or study")
-    parser.add_argument("--to", default="docs/results", help="(default: docs/results)")
+    parser.add_argument("folder", nargs="+", help="--output folder of compare or study")
+    parser.add_argument("--to", default="docs/results", help="folder to write to (default: docs/results)")
     args = parser.parse_args(argv)
     for folder in args.folder:
         for run in open_comparison(folder).runs:
@@ -40,7 +40,7 @@ def _main(argv: list[str]) -> int:
 
 
 def published_record(run: Run) -> dict:
-    """What is published of a finished run. ``settings`` are those that the command line gave; the file has no paths."""
+    """The published record of a finished run. ``settings`` are those of the command line, without paths."""
     settings = {name: value for name, value in run.spec.settings.items() if name != "data_path"}
     spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed} | settings
     command = " ".join(["python run_recbole_macrec.py", *(f"--{name}={_quoted(word_of(value))}" for name, value in spec.items())])
@@ -50,5 +50,5 @@ def published_record(run: Run) -> dict:
 
 
 def _quoted(text: str) -> str:
-    """``text`` as a word of a shell's command line; double quotes read best around Python's lists."""
+    """``text`` as a word of a shell command; in double quotes, which are readable around Python lists."""
     return text if re.fullmatch(r"[\w./,:=+@-]+", text) else '"' + re.sub(r'(["$`\\])', r"\\\1", text) + '"'

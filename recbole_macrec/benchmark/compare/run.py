@@ -1,4 +1,4 @@
-"""Runs one model through RecBole's own ``run`` and returns its record."""
+"""Runs one model with RecBole's ``run`` and returns its record."""
 import logging
 import shutil
 import time
@@ -30,14 +30,14 @@ from recbole_macrec.utils.unique_names import unique_file, unique_folder
 
 @dataclass(frozen=True)
 class Request:
-    """What to run: the settings win over the config files."""
+    """A dataset, config files, and settings that take precedence over them."""
 
     dataset: str
     config_files: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
     def value(self, key: str, default=None):
-        """The setting ``key`` of command line or config files."""
+        """The setting ``key`` of the command line or of the config files."""
         if key in self.settings:
             return self.settings[key]
         for path in reversed(self.config_files):
@@ -47,22 +47,24 @@ class Request:
 
 
 def prepare(model: str, request: Request) -> None:
-    """Bring a dataset with a ``source`` here as ``model`` needs it. Several models are all prepared for before the first
-    runs: so all see the same items, even where those without an image are dropped for one of them.
+    """Download a dataset with a ``source``, with all that ``model`` needs.
+
+    Call it for all models before the first one runs, so that all have the same items: for some, items without an image are
+    dropped.
 
     Raises:
-        UserError: when that is not possible.
+        UserError: if that is not possible.
     """
     prepare_dataset(config_of(model, request))
 
 
 def run_model(model: str, request: Request, recorder: RunRecorder | None = None) -> dict:
-    """Run ``model`` and return its record; S3Rec is pre-trained first, unless the request names a stage itself.
+    """Run ``model`` and return its record; S3Rec is pre-trained first, unless the request has a ``train_stage``.
 
-    All processes of the group have to call it, and all return the record.
+    All processes of the group must call it, and all return the record.
 
     Args:
-        keeper: writes curve, ranks and codes into the folder of its run.
+        recorder: records the run in its folder.
     """
     if model != "S3Rec" or request.value("train_stage"):
         return _run(model, request, {}, recorder)
@@ -75,27 +77,27 @@ def run_model(model: str, request: Request, recorder: RunRecorder | None = None)
 
 
 def _pretrain(model: str, request: Request, recorder: RunRecorder | None) -> dict:
-    """The record of the pre-training: that of a process which was killed later on, or a fresh one."""
-    group, done = current_group(), recorder.run.folder / PRETRAINED if recorder else None
-    if earlier := group.by_first(lambda: read_json(done) if done and done.is_file() else None):
+    """Pre-train ``model`` unless an earlier process of this run did; returns the record of the pre-training."""
+    group, file = current_group(), recorder.run.folder / PRETRAINED if recorder else None
+    if earlier := group.by_first(lambda: read_json(file) if file and file.is_file() else None):
         return earlier
     default = read_yaml(recbole_folder() / "properties" / "model" / "S3Rec.yaml")["pretrain_epochs"]
     epochs = request.value("pretrain_epochs", default)
     saved = Path(str(request.value("checkpoint_dir", "saved")))
-    # RecBole names the file by model, dataset and epoch alone
+    # a new folder, since RecBole's file name consists of model, dataset and epoch
     folder = group.by_first(lambda: unique_folder(saved / "pretraining"))
     record = _run(model, request, {"train_stage": "pretrain", "save_step": epochs, "checkpoint_dir": str(folder)}, None)
 
-    def keep() -> dict:
+    def move() -> dict:
         own = unique_file(saved / Path(record["checkpoint"]).name)
         Path(record["checkpoint"]).replace(own)
         shutil.rmtree(folder)
         record["checkpoint"] = str(own)
-        if done:
-            write_json(record, done)
+        if file:
+            write_json(record, file)
         return record
 
-    return group.by_first(keep)
+    return group.by_first(move)
 
 
 def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecorder | None) -> dict:
@@ -103,26 +105,26 @@ def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecor
     config = config_of(model, request, settings)
     check_valid_metric(config)
     if not has_test_data(config):
-        raise UserError(f"eval_args sets no test data aside (split {config['eval_args']['split']}), but a table shows test results; "
-                        "set aside some, as split {LS: valid_and_test} does.")
+        raise UserError(f"eval_args has the split {config['eval_args']['split']}, which leaves no test data for the results; choose a split with "
+                        "test data, such as {LS: valid_and_test}.")
     began = time.perf_counter()
-    with fresh_logging(), hidden_words(), observe(recorder) as seen:
+    with fresh_logging(), hidden_words(), observe(recorder) as observation:
         result = recbole.quick_start.run(
             model,
             request.dataset,
             config_file_list=[str(path) for path in _files(model, request)],
             config_dict=quoted(settings),
         )
-    record = current_group().by_first(seen.record)
-    earlier = recorder.earlier["training"] + recorder.earlier["validation"] if recorder else 0.0
+    record = current_group().by_first(observation.record)
+    earlier = recorder.curve.earlier["training"] + recorder.curve.earlier["validation"] if recorder else 0.0
     record["seconds"]["total"] = round(time.perf_counter() - began + earlier, 3)
-    if result["best_valid_result"] is None:  # without validation; else infinite
+    if result["best_valid_result"] is None:  # no validation: the score is infinite
         result["best_valid_score"] = None
     return {**record, **{key: plain(value) for key, value in result.items()}}
 
 
 def config_of(model: str, request: Request, settings: dict[str, Any] | None = None) -> Config:
-    """The configuration that a run of ``model`` has, with ``settings`` in place of those of the request."""
+    """The configuration of a run of ``model``; ``settings`` replace those of the request."""
     settings = request.settings if settings is None else settings
     return options.config_of(model, request.dataset, _files(model, request), settings)
 
@@ -132,7 +134,7 @@ def _files(model: str, request: Request) -> list:
 
 
 def _protocol(model: str, dataset: str) -> list:
-    """The config files that put a model of RecBole under our protocol; ours are under it anyway."""
+    """The config files that give a model of RecBole our evaluation protocol; our models read them by themselves."""
     if model in model_names():
         return []
     folders = [property_file("dataset"), recbole_folder() / "properties" / "dataset"]
@@ -142,7 +144,7 @@ def _protocol(model: str, dataset: str) -> list:
 
 @contextmanager
 def fresh_logging() -> Iterator[None]:
-    """Let RecBole set its logging up anew, so that each run has a log file of its own."""
+    """Remove RecBole's log handlers at the end, so that each run has its own log file."""
     root = logging.getLogger()
     before = root.handlers[:]
     try:

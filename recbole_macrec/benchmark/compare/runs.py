@@ -1,28 +1,28 @@
-"""The folder of a comparison: what lies where, and how to read it.
+"""The folder of a comparison: its files, and how to read them.
 
     DIR/
-      compare.json                    what was asked: labels, datasets, seeds, pairs, each label's model and settings, fusions
-      table.md  .tex  .csv  .json     the tables, written anew after every call (table.json holds the tests as well)
-      study.md  .json                 of a study: its table, and (json) its figures as data
-      report.html                     the page that the command ``report`` makes
+      compare.json                    the request: labels, datasets, seeds and pairs; and fusions of labels
+      table.md  .tex  .csv  .json     the tables, written again after every call (table.json also contains the tests)
+      study.md  .json                 of a study: its table, and (json) the data of its figures
+      report.html                     the page that the command ``report`` writes
       figures/                        PNG and PDF of studies and reports
       runs/DATASET/LABEL/seed-SEED/   one run (a label is a model's name, or a variant's such as "w/o L_con")
-        asked.json     label, dataset, model, seed and settings of this run
+        run_spec.json  label, dataset, model, seed and settings of this run (asked.json in older folders)
         curve.json     one entry per epoch trained so far: {"epoch": 0, "loss": mean over batches, "seconds": of training,
                        "valid": {"ndcg@10": ...} or null, "valid_seconds": ... or null, "cpu_seconds": of both, all
-                       threads}; grows while the run goes on
+                       threads}; written during the run
         progress.json  while the run is unfinished: {"epochs": 2.25, "of": 20}
         log.txt        everything the run printed
-        saved/         checkpoints; the best epoch's stays, ``.last.pth`` is there while the run is unfinished
-        ranks.npz      test rows one by one, see :class:`Ranks`
+        saved/         checkpoints: of the best epoch, and ``.last.pth`` while the run is unfinished
+        ranks.npz      the test rows, see :class:`Ranks`
         codes.npz      models with semantic IDs: codes.MODALITY and raw_codes.MODALITY [N, L], row i is items[i + 1]
         pretrained.json  S3Rec: the record of its pre-training
-        result.json    exists exactly when the run has ended well, see :attr:`Run.result`
-        failure.json   {"error": one sentence} when it ended otherwise; the next call tries again
-      tune/DATASET/LABEL/try-NNN/     a run folder per try of the tuning; try-000 is without tuning
-      tune/DATASET/LABEL/best.json    the settings chosen, their validation score, every try
+        result.json    exists if and only if the run has finished, see :attr:`Run.result`
+        failure.json   {"error": one sentence} if the run failed; the next call tries again
+      tune/DATASET/LABEL/try-NNN/     a run folder for each try of the tuning; try-000 has the default settings
+      tune/DATASET/LABEL/best.json    the chosen settings, their validation score, and the score of every try
 
-Characters of a label that a file name should not have become ``-``; asked.json holds the label itself.
+Characters of a label that do not belong in a file name become ``-``; run_spec.json contains the label itself.
 """
 import json
 import re
@@ -40,17 +40,18 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import atomic_write, remove_unfinished
 
 FORMAT = 1
-PLACE = ("data_path", "gpu_id", "use_gpu", "show_progress", "state", "worker")  # settings that change no result
+PLACE = ("data_path", "gpu_id", "use_gpu", "show_progress", "state", "worker")  # settings that do not change results
 COMPARE, RUNS, TUNE, FIGURES = "compare.json", "runs", "tune", "figures"
-ASKED, CURVE, PROGRESS, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED = (
-    "asked.json", "curve.json", "progress.json", "log.txt", "saved", "ranks.npz", "codes.npz", "result.json", "failure.json",
+RUN_SPEC, CURVE, PROGRESS, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED = (
+    "run_spec.json", "curve.json", "progress.json", "log.txt", "saved", "ranks.npz", "codes.npz", "result.json", "failure.json",
     "pretrained.json",
 )  # fmt: skip
+OLD_RUN_SPEC = "asked.json"  # name of RUN_SPEC in older folders
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: its label in the tables, what RecBole runs, and the settings."""
+    """One run: its label in the tables, and the model, dataset, seed and settings that RecBole runs."""
 
     label: str
     model: str
@@ -60,30 +61,32 @@ class RunSpec:
 
     @property
     def name(self) -> str:
-        """The run in messages."""
+        """Name of the run in messages."""
         return f"{self.label} on {self.dataset}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The test rows of a run; R rows, T targets, K = the largest topk, N items with padding (item 0).
+    """The test rows of a run.
 
-    A row is what RecBole's metrics average over: one test interaction for a sequential model, one user with all test items
-    for any other. So a user may have several rows, and a row several targets.
+    RecBole's metrics average over rows: a row is one test interaction for a sequential model, and one user with all test items
+    for any other model. So a user may have several rows, and a row several targets.
+
+    Shapes: R rows, T targets, K the largest topk, N items with padding (item 0).
 
     Attributes:
         users: [T] tokens.
-        items: [N] tokens; the other fields number items by it.
-        targets: [T] the withheld items, row by row, in item order within a row.
-        ranks: [T] their places in the full ranking, 1 is best; equal scores count as RecBole's top-k breaks them, and
-            below the top K by item number.
+        items: [N] tokens; other fields refer to items by their index in it.
+        targets: [T] the test items, row by row, in item order within a row.
+        ranks: [T] their places in the full ranking, 1 is best. Ties are broken as RecBole's top-k breaks them, and below
+            the top K by item number.
         top: [R, K] the K best items, best first.
-        counts: [N] how often an item occurs in the training part.
-        histories: R arrays, the items before the targets, oldest first, not cut to the length a model sees.
+        counts: [N] number of training interactions of each item.
+        histories: R arrays, the items before the targets, oldest first, not cut to the history length of the model.
         item_ranks, id_ranks: of generative models, ranking name ("fused" and each modality) -> [T], the place of the
-            target among what the beams found (every item with ``decode: exact``), and of its ID among the distinct IDs;
-            0 is absent.
-        rows: [T] the row of each target, from 0, rising; left out where every row has one target.
+            target among the items that the beams found (every item with ``decode: exact``), and of its ID among the distinct
+            IDs; 0 if absent.
+        rows: [T] the row of each target, from 0, in rising order; by default every row has one target.
     """
 
     users: np.ndarray
@@ -102,19 +105,19 @@ class Ranks:
             object.__setattr__(self, "rows", np.arange(len(self.users)))
 
     def keys(self) -> list[tuple]:
-        """What each row is about, the same in every run with the same test rows: user, targets as tokens, and how many
-        equal rows come before it; [R]."""
+        """Keys of the rows, equal in every run with the same test rows: user, targets as tokens, and the number of equal rows
+        before it; [R]."""
         tokens = np.split(self.items[self.targets], np.flatnonzero(np.diff(self.rows)) + 1) if len(self.rows) else []
-        seen: dict[tuple, int] = {}
+        repeated: dict[tuple, int] = {}
         keys = []
         for first, targets in zip(np.unique(self.rows, return_index=True)[1].tolist(), tokens):
             row = (str(self.users[first]), tuple(sorted(targets.tolist())))
-            seen[row] = seen.get(row, -1) + 1
-            keys.append((*row, seen[row]))
+            repeated[row] = repeated.get(row, -1) + 1
+            keys.append((*row, repeated[row]))
         return keys
 
     def single(self) -> "Ranks":
-        """The same with every target in a row of its own."""
+        """The same targets, each in its own row."""
         rows = self.rows.tolist()
         return replace(self, top=self.top[self.rows], histories=[self.histories[row] for row in rows], rows=None)
 
@@ -146,7 +149,7 @@ class Run:
 
     @cached_property
     def spec(self) -> RunSpec:
-        return RunSpec(**read_json(self.folder / ASKED))
+        return RunSpec(**read_json(_spec_file(self.folder)))
 
     @property
     def finished(self) -> bool:
@@ -154,26 +157,33 @@ class Run:
 
     @property
     def error(self) -> str | None:
-        """Why the run failed, in one sentence; None when it did not."""
+        """Why the run failed, in one sentence; None if it did not."""
         path = self.folder / FAILURE
         return read_json(path)["error"] if path.is_file() and not self.finished else None
 
     @cached_property
     def result(self) -> dict:
-        """Of a finished run: model, dataset, seed, settings, versions, commit, hardware, parameters, epochs;
-        ``test_result`` and ``best_valid_result`` (metric -> value, item level), ``test_detail`` (ranking name ->
-        {"item": metrics, "id": metrics}, None for RecBole's models), ``semantic_ids`` (modality -> statistics:
-        collision_rate, usage and perplexity per layer, ...), ``precision`` (training and evaluation: fp32, bf16 or fp16), ``seconds`` (data, training, validation, test, total; cpu: all threads),
-        ``users_per_second`` ranked in the test, ``peak_memory_mib`` ({"host": ..., "gpu": ... or null}), ``checkpoint``
-        (of the best epoch, relative to the run's folder).
+        """The record of a finished run: model, dataset, seed, settings, versions, commit, hardware, parameters, epochs, and
+
+        - ``test_result`` and ``best_valid_result``: metric -> value, by item;
+        - ``test_detail``: ranking name -> {"item": metrics, "id": metrics}, None for RecBole's models;
+        - ``semantic_ids``: modality -> statistics (collision_rate, usage and perplexity per layer, ...);
+        - ``precision`` of training and evaluation: fp32, bf16 or fp16;
+        - ``seconds``: data, training, validation, test, total, and cpu (all threads);
+        - ``users_per_second``: users ranked per second in the test;
+        - ``peak_memory_mib``: {"host": ..., "gpu": ... or null};
+        - ``checkpoint``: of the best epoch, relative to the run's folder.
+
+        Raises:
+            UserError: if the run is not finished.
         """
         if not self.finished:
-            raise UserError(f"Run {self.folder} is not finished; call the same compare again to finish it.")
+            raise UserError(f"Run {self.folder} is not finished; give the same command again to finish it.")
         return read_json(self.folder / RESULT)
 
     @property
     def curve(self) -> list[dict]:
-        """The learning curve; empty where the model has none."""
+        """The learning curve; empty if the model has none."""
         path = self.folder / CURVE
         return read_json(path) if path.is_file() else []
 
@@ -181,27 +191,27 @@ class Run:
     def _epochs(self) -> dict | None:
         try:
             return json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
-        except FileNotFoundError:  # not begun, or finished just now
+        except FileNotFoundError:  # not started, or finished just now
             return None
 
     @property
     def share(self) -> float:
-        """The share of the epochs done, as far as the run has written it."""
-        done = self._epochs
-        return done["epochs"] / max(1, done["of"]) if done else float(self.finished)
+        """The share of the epochs that are complete, according to progress.json."""
+        progress = self._epochs
+        return progress["epochs"] / max(1, progress["of"]) if progress else float(self.finished)
 
     @property
     def progress(self) -> str:
-        """How far an unfinished run is, in words."""
-        done = self._epochs
-        if not done:
-            return "not begun"
-        words = f"{done['epochs']:.3g} of {done['of']} epochs"
-        scored = [entry["valid"] for entry in self.curve if entry["valid"]]
-        if not scored:
-            return words
-        metric = list(scored[0])[-1]
-        return f"{words}, best validation {metric} {max(valid[metric] for valid in scored):.4f}"
+        """Progress of an unfinished run, as text."""
+        progress = self._epochs
+        if not progress:
+            return "not started"
+        text = f"{progress['epochs']:.3g} of {progress['of']} epochs"
+        validations = [entry["valid"] for entry in self.curve if entry["valid"]]
+        if not validations:
+            return text
+        metric = list(validations[0])[-1]
+        return f"{text}, best validation {metric} {max(valid[metric] for valid in validations):.4f}"
 
     @property
     def ranks(self) -> Ranks:
@@ -219,14 +229,14 @@ class Run:
                     found[kind][modality] = file[key]
         return found
 
-    keeps_ranks = True  # whether test rows and codes are written as well
+    keeps_ranks = True  # whether ranks.npz and codes.npz are written
 
     def checkpoint_of(self, trainer) -> Path | None:
-        """The checkpoint that ``trainer`` resumes from; None where it has to start."""
+        """The checkpoint that ``trainer`` resumes from; None if it starts from the beginning."""
         return self.last_checkpoint()
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint to go on from; None where a run has to begin."""
+        """The newest checkpoint; None if there is none."""
         files = sorted((self.folder / SAVED).glob("*.last.pth"), key=lambda path: path.stat().st_mtime)
         return files[-1] if files else None
 
@@ -236,9 +246,9 @@ class Comparison:
     """A comparison's folder.
 
     Attributes:
-        labels, datasets, seeds: as asked, in the order of the tables.
-        pairs: (label, label) to test against each other; empty: the best against each other one.
-        runs: every run asked for, in the order dataset, label, seed.
+        labels, datasets, seeds: in the order of the tables.
+        pairs: (label, label) to test against each other; if empty, the best label is tested against each other label.
+        runs: all runs, ordered by dataset, label and seed.
     """
 
     folder: Path
@@ -249,7 +259,7 @@ class Comparison:
     runs: list[Run]
 
     def of(self, dataset: str, label: str) -> list[Run]:
-        """The finished runs of a label on a dataset, one a seed."""
+        """The finished runs of a label on a dataset, one for each seed."""
         return [r for r in self.runs if (r.spec.dataset, r.spec.label) == (dataset, label) and r.finished]
 
     @property
@@ -258,27 +268,27 @@ class Comparison:
 
 
 def open_comparison(folder: str | Path) -> Comparison:
-    """Read a comparison's folder.
+    """Read the folder of a comparison.
 
     Raises:
-        UserError: when it is none.
+        UserError: if it is not one.
     """
     folder = Path(folder)
     if not (folder / COMPARE).is_file():
-        raise UserError(f"{folder} holds no {COMPARE}: name the --output folder of a comparison.")
+        raise UserError(f"{folder} has no {COMPARE}; expected the --output folder of a comparison.")
     spec = read_json(folder / COMPARE)
     if spec["format"] != FORMAT:
-        raise UserError(f"{folder / COMPARE} has format {spec['format']}, expected {FORMAT}: compare again.")
+        raise UserError(f"{folder / COMPARE} has format {spec['format']}, expected {FORMAT}; run the comparison again.")
     fusions = [name for name, models in spec.get("fusions", {}).items() if set(models) <= set(spec["labels"])]
     labels, pairs = [*spec["labels"], *fusions], [tuple(pair) for pair in spec["pairs"]]
     places = product(spec["datasets"], labels, spec["seeds"])
     runs = [(label, Run(run_folder(folder, dataset, label, seed))) for dataset, label, seed in places]
-    runs = [run for label, run in runs if label in spec["labels"] or run.finished]  # the command ``fuse`` makes the others
+    runs = [run for label, run in runs if label in spec["labels"] or run.finished]  # the command ``fuse`` writes the others
     return Comparison(folder, labels, spec["datasets"], spec["seeds"], pairs, runs)
 
 
 def add_fusion(folder: Path, name: str, models: list[str]) -> None:
-    """Make the fusion ``name`` of the labels ``models`` a row of the comparison in ``folder``."""
+    """Add the fusion ``name`` of the labels ``models`` as a row of the comparison in ``folder``."""
     spec = read_json(folder / COMPARE)
     write_json({**spec, "fusions": {**spec.get("fusions", {}), name: models}}, folder / COMPARE)
 
@@ -288,23 +298,31 @@ def run_folder(folder: Path, dataset: str, label: str, seed: int) -> Path:
 
 
 def file_name(label: str) -> str:
-    """A label as the name of a file or folder."""
+    """File name of a label."""
     return re.sub(r"[^\w.+=-]+", "-", label).strip("-.") or "run"
 
 
-def write_asked(folder: Path, spec: RunSpec) -> Run:
-    """Make the folder of a run, or check that the one there was asked the same, wherever and however it runs.
+def write_run_spec(folder: Path, spec: RunSpec) -> Run:
+    """Create the folder of a run, or check that an existing one has the same specification.
+
+    Settings in :data:`PLACE` may differ: they say where and how it runs.
 
     Raises:
-        UserError: naming the first setting that differs.
+        UserError: if another setting differs; the message names the first one.
     """
-    remove_unfinished(folder, ASKED)
-    path, wanted = folder / ASKED, json.loads(json.dumps(asdict(spec), default=str))
-    if path.is_file():
-        if differing := list(_differences(read_json(path), wanted)):
-            raise UserError(f"{folder} was begun with other settings: {differing[0]}. Give them again, or another --output.")
-    write_json(wanted, path)
+    remove_unfinished(folder, RUN_SPEC)
+    old, new = _spec_file(folder), json.loads(json.dumps(asdict(spec), default=str))
+    if old.is_file():
+        if differing := list(_differences(read_json(old), new)):
+            raise UserError(f"{folder} was started with other settings: {differing[0]}. Give the same settings, or another --output.")
+    write_json(new, folder / RUN_SPEC)
     return Run(folder)
+
+
+def _spec_file(folder: Path) -> Path:
+    """The specification of a run; under its old name if there is no file with the new name."""
+    new, old = folder / RUN_SPEC, folder / OLD_RUN_SPEC
+    return old if old.is_file() and not new.is_file() else new
 
 
 def _differences(old: dict, new: dict) -> Iterator[str]:
@@ -317,15 +335,19 @@ def _differences(old: dict, new: dict) -> Iterator[str]:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file of the folder; a UserError when it is damaged."""
+    """Read a JSON file of a comparison.
+
+    Raises:
+        UserError: if it is damaged or missing.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read ({error}); delete it and compare again.") from None
+        raise UserError(f"{path} can't be read ({error}); delete it and run the comparison again.") from None
 
 
 def write_json(content, path: str | Path) -> Path:
-    """Write ``content`` to ``path`` whole or not at all; the folder is made if missing."""
+    """Write ``content`` to ``path`` as a whole or not at all; creates its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as fresh:

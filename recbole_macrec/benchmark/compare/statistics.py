@@ -1,4 +1,4 @@
-"""Is one model better than another? Paired tests over seeds and test users.
+"""Paired tests over seeds and test users of whether one model is better than another.
 
 Shapes: S seeds, U users, R test rows of a seed, T targets (see :class:`~recbole_macrec.benchmark.compare.runs.Ranks`).
 """
@@ -16,16 +16,16 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Whether ``first`` is better than ``second``.
+    """A test of whether ``first`` is better than ``second``.
 
     Attributes:
-        users, rows: test users, and test rows that the metric averages over, of a seed; equal with one target a user.
-        seeds: runs of each; the result of one seed holds between these two runs, another seed may give another.
-        difference: mean of first - second over seeds and rows, the difference of the table's figures.
+        users, rows: number of test users, and of test rows that the metric averages over, per seed; equal with one target per
+            user.
+        seeds: number of runs of each label. With one seed the result is about these two runs; other seeds may give another.
+        difference: mean of first - second over seeds and rows, the difference of the figures in the table.
         low, high: its 95 % confidence interval, see :func:`mixed_model`.
-        p, p_holm: of the two-sided test, and corrected for all tests made together.
-        verdict: "better" or "worse", where the corrected test and the interval agree that there is a difference,
-            else "no difference".
+        p, p_holm: p-value of the two-sided test, without and with correction for all tests of the comparison.
+        verdict: "better" or "worse" if both the corrected test and the interval show a difference, otherwise "no difference".
     """
 
     first: str
@@ -52,10 +52,10 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Measured:
-    """The test rows of one run.
+    """Metrics of the test rows of one run.
 
     Attributes:
-        keys: what each row is about, as :meth:`Ranks.keys` says; [R].
+        keys: [R], see :meth:`Ranks.keys`.
         values: metric -> [R].
     """
 
@@ -64,11 +64,12 @@ class Measured:
 
     @classmethod
     def of(cls, run: Run, metrics: Sequence[str]) -> "Measured":
+        """Compute the metrics of a run from its ranks."""
         ranks = run.ranks
         return cls(ranks.keys(), {metric: row_values(ranks.ranks, ranks.rows, metric) for metric in metrics})
 
     def in_order_of(self, other: "Measured", metric: str) -> np.ndarray | None:
-        """The values in the order of the rows of ``other``; None where those are other rows."""
+        """The values in the order of the rows of ``other``; None if the two runs have different rows."""
         rows = {key: row for row, key in enumerate(self.keys)}
         if rows.keys() != set(other.keys):
             return None
@@ -76,7 +77,7 @@ class Measured:
 
 
 def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """A metric such as ``hit@10`` or ``ndcg@5`` of rows with one target each, from their ranks [R] (0: absent); [R].
+    """A metric, such as ``hit@10`` or ``ndcg@5``, of rows with one target each, from their ranks [R] (0 if absent); [R].
 
     With one target NDCG@k is 1 / log2(rank + 1) within the first k, else 0.
     """
@@ -88,18 +89,18 @@ def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
         return np.where(found, 1 / np.log2(np.maximum(ranks, 1) + 1.0), 0.0)
     if name == "mrr":
         return np.where(found, 1 / np.maximum(ranks, 1), 0.0)
-    raise UserError(f"{metric} is not a metric of ranks; expected hit, recall, ndcg or mrr.")
+    raise UserError(f"{metric} is not a metric of ranks; expected hit, recall, ndcg or mrr, such as ndcg@10.")
 
 
 def row_values(ranks: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
-    """A metric of each row as RecBole defines it for rows of several targets; [R].
+    """A metric of each row, as RecBole defines it for rows of several targets; [R].
 
-    Hit@k and MRR@k are those of the best target, Recall@k is the share of the targets within the first k, and NDCG@k the
-    sum of their gains over that of a list that begins with them.
+    Hit@k and MRR@k are those of the best target. Recall@k is the share of the targets within the first k. NDCG@k is the sum of
+    the targets' gains divided by that of the best ranking.
 
     Args:
         ranks: [T], 0 for an absent target.
-        rows: [T], the row of each target, from 0, rising.
+        rows: [T], the row of each target, from 0, in rising order.
     """
     single = user_values(ranks, metric)  # [T]
     name, _, k = metric.partition("@")
@@ -116,34 +117,38 @@ def row_values(ranks: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
 def compare_pairs(
     measured: dict[str, Sequence[Measured]], metrics: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> tuple[list[PairedTest], list[tuple[str, str]]]:
-    """PairedTest every pair under every metric, corrected together.
+    """Test each pair under each metric, with Holm's correction for all tests.
 
     Args:
-        measured: label -> the test rows of its runs, one a seed, in the order of the seeds.
+        measured: label -> the metrics of its runs, in the order of the seeds.
 
     Returns:
-        The tests, and the pairs without one: those tested on different rows with the same seed.
+        The tests, and the pairs that cannot be tested, since their runs of a seed have different test rows.
     """
-    tested, apart = [], []
+    tested, untested = [], []
     for metric in metrics:
         for first, second in pairs:
             values = [(a.values[metric], b.in_order_of(a, metric)) for a, b in zip(measured[first], measured[second], strict=True)]
             if any(other is None for _, other in values):
-                apart += [(first, second)] * ((first, second) not in apart)
+                untested += [(first, second)] * ((first, second) not in untested)
                 continue
-            differences = [(own - other).round(12) for own, other in values]  # equal ones stay equal
+            differences = [(own - other).round(12) for own, other in values]  # without rounding errors
             owners = [[user for user, *_ in run.keys] for run in measured[first]]
-            found = mixed_model(by_user(differences, owners))
-            tested.append(PairedTest(first, second, metric, len(set(owners[0])), len(owners[0]), len(values), *found))
+            estimate = mixed_model(by_user(differences, owners))
+            tested.append(PairedTest(first, second, metric, len(set(owners[0])), len(owners[0]), len(values), *estimate))
     corrected = holm([test.p for test in tested])
-    return [PairedTest(**{**asdict(test), "p_holm": p}) for test, p in zip(tested, corrected)], apart
+    return [PairedTest(**{**asdict(test), "p_holm": p}) for test, p in zip(tested, corrected)], untested
 
 
 def by_user(values: Sequence[np.ndarray], owners: Sequence[Sequence[str]]) -> np.ndarray:
-    """One number of every user in every seed, [S, U], from values [R] of the rows of each seed and the users that own them.
+    """Values per seed and user, [S, U].
 
-    With one row a user these are the values. Else a user counts by the rows: m + U (sum - m n) / R, where m is the mean
-    over the R rows, and the user has n of them; so the mean over the users is m. Seeds may have other rows and users.
+    With one row per user these are the values of the rows. Otherwise the value of a user with n rows is m + U (sum - m n) / R,
+    where m is the mean over the R rows and sum the user's sum, so that the mean over the users is m.
+
+    Args:
+        values: [R] for each seed; seeds may differ in rows and users.
+        owners: the user of each row, for each seed.
     """
     number = {user: i for i, user in enumerate(dict.fromkeys(user for of_seed in owners for user in of_seed))}
     table = np.empty((len(values), len(number)))
@@ -156,23 +161,23 @@ def by_user(values: Sequence[np.ndarray], owners: Sequence[Sequence[str]]) -> np
 
 
 def mixed_model(x: np.ndarray) -> tuple[float, float, float, float]:
-    """Mean of ``x`` [S, U], the ends of its 95 % interval, and the two-sided p of mean 0.
+    """Mean of ``x`` [S, U], the limits of its 95 % confidence interval, and the two-sided p-value of mean 0.
 
-    x_su = m + a_s + b_u + e_su with independent random effects of seed, user and rest. The variance of the mean is
-    (MS_seed + MS_user - MS_rest) / (S U), at least MS_user / (S U), with Satterthwaite's degrees of freedom; with one seed
-    it is that of the t-test over users, which knows nothing of other seeds. p is at least that of the sign test of U equal
-    signs, 2 / 2^U.
+    x_su = m + a_s + b_u + e_su with independent random effects of seeds and users, and residuals e. The variance of the mean is
+    (MS_seed + MS_user - MS_residual) / (S U), at least MS_user / (S U), with Satterthwaite's degrees of freedom; with one seed
+    it is that of the t-test over users, which says nothing about other seeds. p is at least 2 / 2^U, that of the sign test
+    with U equal signs.
     """
     seeds, users = x.shape
     mean = float(x.mean())
     if users < 2 or not x.any():
         return mean, mean, mean, 1.0
-    of_seed, of_user = x.mean(1), x.mean(0)
+    seed_means, user_means = x.mean(1), x.mean(0)
     freedom = np.array([users - 1.0])
-    squares = np.array([seeds * np.square(of_user - mean).sum()])
+    squares = np.array([seeds * np.square(user_means - mean).sum()])
     if seeds > 1:
-        rest = np.square(x - of_seed[:, None] - of_user + mean).sum()
-        squares = np.append(squares, [users * np.square(of_seed - mean).sum(), -rest])
+        residual = np.square(x - seed_means[:, None] - user_means + mean).sum()
+        squares = np.append(squares, [users * np.square(seed_means - mean).sum(), -residual])
         freedom = np.append(freedom, [seeds - 1, (seeds - 1) * (users - 1)])
     squares = squares / freedom
     total = max(squares.sum(), squares[0])
@@ -185,7 +190,7 @@ def mixed_model(x: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: the smallest of m values times m, the next times m - 1, ..., never decreasing."""
+    """Holm's step-down correction: the smallest of m p-values times m, the next times m - 1, ..., in non-decreasing order."""
     order = np.argsort(p, kind="stable")
     corrected, largest = [0.0] * len(p), 0.0
     for place, i in enumerate(order):

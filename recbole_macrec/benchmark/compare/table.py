@@ -1,6 +1,6 @@
-"""Tables of several models: mean and standard deviation over the seeds, the best and the second marked.
+"""Tables of several models: mean and standard deviation over the seeds, with the best and second-best value marked.
 
-Written as markdown, LaTeX, CSV and JSON from the same cells.
+They are written as Markdown, LaTeX, CSV and JSON.
 """
 import csv
 import io
@@ -23,11 +23,11 @@ LOWER_IS_BETTER = ("meanrank", "gauc", "rmse", "mae", "logloss")
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of one label over its seeds; no values where it has none."""
+    """One figure of one label over its seeds; without values if the label does not have this figure."""
 
     values: tuple[float, ...] = ()
     decimals: int = 4
-    place: int = 0  # 1 the best of its column, 2 the second, 0 neither
+    place: int = 0  # 1 for the best of the column, 2 for the second best, otherwise 0
 
     @property
     def mean(self) -> float | None:
@@ -35,7 +35,7 @@ class Cell:
 
     @property
     def deviation(self) -> float | None:
-        """Sample standard deviation; None for fewer than two seeds."""
+        """Sample standard deviation; None for less than two seeds."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def text(self, plus_minus: str = "±") -> str:
@@ -51,12 +51,13 @@ class Row:
     cells: dict[str, Cell]
     collisions: str = ""
     note: str = ""  # unfinished or failed runs
-    precision: dict[str, str] = field(default_factory=dict)  # training, evaluation -> such as fp32, over all seeds
+    precision: dict[str, str] = field(default_factory=dict)  # "training" and "evaluation" -> precision, such as fp32
 
 
 @dataclass
 class Table:
-    """The rows of one dataset; ``columns`` are shown, CSV and JSON hold every figure; ``metrics`` are item-level."""
+    """The table of one dataset. CSV and JSON contain all figures, other formats those of ``columns``; ``metrics`` are by
+    item."""
 
     title: str
     columns: list[str]
@@ -70,11 +71,16 @@ class Table:
 
 
 def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str] | None = None) -> Table:
-    """The table of ``label -> records``, one record a seed; ``notes`` say what is missing of a label."""
+    """Build a table.
+
+    Args:
+        groups: label -> records of its runs.
+        notes: label -> note on its failed or unfinished runs.
+    """
     notes = notes or {}
     done = [record for records in groups.values() for record in records]
     metrics = list(dict.fromkeys(name for record in done for name in record["test_result"]))
-    metrics = [name for name in metrics if name != "ndcg@1" or "hit@1" not in metrics]  # equal for one target
+    metrics = [name for name in metrics if name != "ndcg@1" or "hit@1" not in metrics]  # equal with one target
     ids = [name for name in metrics if any(name in _id_level(record) for record in done)]
     rows = []
     for label, records in groups.items():
@@ -86,15 +92,15 @@ def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str]
         cells["users/s"] = _cell([r.get("users_per_second") for r in records], 1)
         cells["peak MiB"] = _cell([_peak(r) for r in records], 0)
         rows.append(Row(label, cells, _collisions(records), notes.get(label, ""), _precision(records)))
-    hidden = {f"{name} of IDs" for name in ids if name not in largest_k(ids)}  # a table has only so much width
-    every = rows[0].cells if rows else {}
-    columns = [name for name in every if name not in hidden and any(row.cells[name].values for row in rows)]
+    hidden = {f"{name} of IDs" for name in ids if name not in largest_k(ids)}  # to limit the width
+    names = rows[0].cells if rows else {}
+    columns = [name for name in names if name not in hidden and any(row.cells[name].values for row in rows)]
     _mark(rows, [*metrics, *(f"{name} of IDs" for name in ids)])
     return Table(title, columns, metrics, rows, foot=_foot(done), precision=_precision_sentence(rows))
 
 
 def largest_k(metrics: Sequence[str]) -> list[str]:
-    """Of hit, recall, ndcg and mrr those with the largest k, such as hit@10 and ndcg@10."""
+    """The metrics hit, recall, ndcg and mrr with the largest k, such as hit@10 and ndcg@10."""
     testable = [name.partition("@") for name in metrics if name.partition("@")[0] in ("hit", "recall", "ndcg", "mrr")]
     most = max((int(k) for _, _, k in testable), default=0)
     return [f"{name}@{k}" for name, _, k in testable if int(k) == most]
@@ -105,7 +111,7 @@ def _cell(values: Sequence[float | None], decimals: int = 4) -> Cell:
 
 
 def _id_level(record: dict) -> dict[str, float]:
-    """Metrics that count a hit when the ID is right, whichever of its items was meant."""
+    """Metrics that count a hit if the ID is right, for any item with this ID."""
     return ((record.get("test_detail") or {}).get("fused") or {}).get("id") or {}
 
 
@@ -124,13 +130,13 @@ def _collisions(records: list[dict]) -> str:
 
 
 def _precision(records: list[dict]) -> dict[str, str]:
-    """Training and evaluation -> the precision of all ``records``, or several as "bf16, fp32"."""
-    found = [record["precision"] for record in records if "precision" in record]  # older runs do not say
+    """"training" and "evaluation" -> the precisions of the records, such as "bf16" or "bf16, fp32"."""
+    found = [record["precision"] for record in records if "precision" in record]  # older records have none
     return {stage: ", ".join(sorted({each[stage] for each in found})) for stage in (found[0] if found else ())}
 
 
 def _precision_sentence(rows: list[Row]) -> str:
-    """Such as "Training in bf16 (MACRec) and fp32 (SASRec), evaluation in fp32."; empty where no run says."""
+    """A sentence such as "Training in bf16 (MACRec) and fp32 (SASRec), evaluation in fp32."; empty without precisions."""
     parts = []
     for stage in dict.fromkeys(stage for row in rows for stage in row.precision):
         labels: dict[str, list[str]] = {}
@@ -144,7 +150,7 @@ def _precision_sentence(rows: list[Row]) -> str:
 
 
 def precision_differences(table: Table) -> list[str]:
-    """A sentence for every pair tested whose two sides were trained or evaluated in different precisions."""
+    """A sentence for each tested pair that was trained or evaluated in different precisions."""
     sentences = []
     precisions = {row.label: row.precision for row in table.rows}
     for first, second in dict.fromkeys((test.first, test.second) for test in table.tests):
@@ -156,7 +162,7 @@ def precision_differences(table: Table) -> list[str]:
 
 
 def _mark(rows: list[Row], metrics: list[str]) -> None:
-    """Give the best and the second of every metric their place; equal means share one."""
+    """Mark the best and second-best cells of each metric; equal means share a place."""
     for name in metrics:
         sign = 1 if name.partition("@")[0] in LOWER_IS_BETTER else -1
         means = sorted({sign * round(row.cells[name].mean, 6) for row in rows if row.cells[name].values})
@@ -183,11 +189,12 @@ def _foot(records: list[dict]) -> str:
 
 
 def header(table: Table) -> list[str]:
+    """Names of all columns."""
     return ["model", *table.columns, "collisions"]
 
 
 def plain_rows(table: Table, text=lambda cell: cell.text()) -> list[list[str]]:
-    """One list of texts per row; what is missing of a label is said in its last column."""
+    """The texts of each row; notes are in the last column."""
     return [
         [row.label, *(text(row.cells[name]) for name in table.columns), "; ".join(filter(None, [row.collisions, row.note]))]
         for row in table.rows
@@ -203,13 +210,14 @@ def print_table(table: Table) -> None:
     styles = {0: "", 1: "bold", 2: "underline"}
     for row, texts in zip(table.rows, plain_rows(table)):
         places = [0, *(row.cells[name].place for name in table.columns), 0]
-        shown.add_row(*(Text(text, styles[place]) for text, place in zip(texts, places)))  # plain: labels may hold "[...]"
+        shown.add_row(*(Text(text, styles[place]) for text, place in zip(texts, places)))  # Text, since labels may contain "[...]"
     console = Console()
-    needed = Console(width=1000).measure(shown).maximum  # a narrow terminal or a pipe must not cut figures off
+    needed = Console(width=1000).measure(shown).maximum  # not cut in a narrow terminal or a pipe
     Console(width=max(console.width, needed)).print(shown)
 
 
 def markdown(tables: Sequence[Table]) -> str:
+    """The tables in Markdown, with their tests."""
     marks = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
     lines: list[str] = []
     for table in tables:
@@ -234,7 +242,7 @@ def _test_lines(table: Table) -> list[str]:
 
 
 def test_notes(table: Table) -> list[str]:
-    """Sentences on how the tests of a table were made, what they hold for, and further remarks on its rows."""
+    """Sentences on the method of a table's tests and on their scope, and the remarks on its rows."""
     notes = []
     if table.tests:
         test = table.tests[0]
@@ -242,7 +250,7 @@ def test_notes(table: Table) -> list[str]:
         effects = "users" if test.seeds == 1 else "seeds and users"
         notes.append(f"Paired over {users}: two-sided test and 95 % interval by a mixed model, with random effects of {effects}.")
         if test.seeds == 1:
-            notes.append("With one seed a difference holds between these two runs; other seeds may give another.")
+            notes.append("With one seed, a difference is one between these two runs; other seeds may give another.")
     notes += precision_differences(table)
     notes += [f"{a} and {b} are not tested against each other: their test rows differ." for a, b in table.untested]
     return notes + table.remarks
@@ -253,6 +261,7 @@ def _cell_text(text: str) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
+    """The tables in LaTeX."""
     marks = {0: "{}", 1: "\\textbf{{{}}}", 2: "\\underline{{{}}}"}
     lines: list[str] = []
     for table in tables:
@@ -274,7 +283,7 @@ def _escaped(text: str) -> str:
 
 
 def comma_separated(tables: Sequence[Table]) -> str:
-    """One line per dataset, label and figure: mean, standard deviation, number of seeds."""
+    """The tables in CSV, with a line per dataset, label and figure: mean, standard deviation, number of seeds."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["table", "label", "figure", "mean", "std", "seeds", "training", "evaluation"])
@@ -288,6 +297,7 @@ def comma_separated(tables: Sequence[Table]) -> str:
 
 
 def as_dict(table: Table) -> dict:
+    """The table as plain values."""
     rows = [
         {
             "label": row.label,

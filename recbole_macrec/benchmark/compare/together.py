@@ -1,4 +1,4 @@
-"""The runs of a comparison, one after the other, each in all processes that a launcher started."""
+"""Does the runs of a comparison one after the other, each in all processes that a launcher started."""
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,21 +15,21 @@ from recbole_macrec.utils.failures import user_message
 
 
 def run_together(runs: Sequence[Run]) -> None:
-    """Do every unfinished one of ``runs``, until one fails. Those that failed before are tried last.
+    """Do the unfinished runs of ``runs`` until one fails; those that failed before are tried last.
 
-    After a failure the processes can no longer rely on each other, so they end. The first process alone reads and writes the
-    folders of the runs.
+    After a failure all processes end, since they may no longer be in step. Only the first process reads and writes the folders
+    of the runs.
 
     Args:
-        runs: in the first process; the others receive what to run.
+        runs: in the first process; the others receive its list.
     """
     with group() as processes:
         waiting = sorted((run for run in runs if not run.finished), key=lambda run: run.error is not None)
         waiting = processes.by_first(lambda: [(run, run.spec) for run in waiting])
     done = len(runs) - len(waiting)
-    often = 0.5 if sys.stderr.isatty() else 60  # a log needs no moving bar
+    interval = 0.5 if sys.stderr.isatty() else 60  # seconds between two updates of the bar; few lines in a log
     with tqdm(total=len(runs), initial=done, bar_format=BAR, desc="Compare", disable=not (waiting and processes.first),
-              mininterval=often, miniters=0) as bar:  # fmt: skip
+              mininterval=interval, miniters=0) as bar:  # fmt: skip
         for run, spec in waiting:
             if not processes.first:
                 if not _follow(run, spec):
@@ -46,7 +46,7 @@ def run_together(runs: Sequence[Run]) -> None:
 
 
 def _follow(run: Run, spec: RunSpec) -> bool:
-    """What the other processes do while the first one executes ``run``; returns whether it ended well."""
+    """Take part in ``run``, which the first process executes; returns whether it finished."""
     try:
         with group():
             run_model(spec.model, request_of(spec, run.folder, Resources()), RunRecorder(run))

@@ -1,14 +1,14 @@
-"""The same number of tries for every model: settings from its hyper-parameter file, chosen by the validation score.
+"""Tunes each model with the same number of tries, drawn from its hyper-parameter file and chosen by the validation score.
 
-``properties/hyper/MODEL.hyper`` is a file of RecBole's HyperTuning, one option a line:
+``properties/hyper/MODEL.hyper`` is a file of RecBole's HyperTuning, with one option per line:
 
-    learning_rate loguniform -8,-4        e to a uniform number
+    learning_rate loguniform -8,-4        e to the power of a uniform number
     dropout_prob uniform 0.0,0.5          (quniform 0.0,0.5,0.1 rounds to multiples of 0.1)
     num_layers choice [1,2,3]
 
-The first try keeps the settings as they are, so that tuning never ends with a lower validation score than leaving it. An
-option that the command line sets is not tried. Tries are drawn by the model's name and the seed alone, and so are the same
-again when a killed tuning goes on.
+The first try keeps the default settings, so the tuned validation score is never lower than the default one. An option that the
+command line sets is not tuned. Tries depend only on the model's name and the seed, so an interrupted tuning continues with the
+same tries.
 """
 import ast
 import random
@@ -18,22 +18,22 @@ from typing import Any
 import numpy as np
 
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
-from recbole_macrec.benchmark.compare.runs import TUNE, Run, RunSpec, file_name, write_asked, write_json
+from recbole_macrec.benchmark.compare.runs import TUNE, Run, RunSpec, file_name, write_json, write_run_spec
 from recbole_macrec.config.property_files import property_file
 from recbole_macrec.errors import UserError
 
-DRAWS = 1000  # before a space counts as exhausted
+DRAWS = 1000  # maximum number of draws in search of new settings
 
 
 def read_space(model: str) -> dict[str, tuple[str, list]]:
-    """Option -> kind and arguments, from the model's hyper-parameter file.
+    """Read the search space of a model: option -> kind and arguments.
 
     Raises:
-        UserError: when there is none, or a line of it can't be read.
+        UserError: if the model has no hyper-parameter file, or a line of it is wrong.
     """
     path = property_file("hyper", f"{model}.hyper")
     if not path.is_file():
-        raise UserError(f"--tune: there is no hyper-parameter file {path}; write one, or compare without --tune.")
+        raise UserError(f"--tune: the model {model} has no hyper-parameter file {path}; write one, or compare without --tune.")
     space = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
@@ -58,7 +58,11 @@ def _parsed(line: str, path: Path) -> dict[str, tuple[str, list]]:
 
 
 def draw_tries(model: str, fixed: dict[str, Any], tries: int, seed: int) -> list[dict[str, Any]]:
-    """Up to ``tries`` different settings, the first one empty; fewer where the space holds fewer."""
+    """Draw up to ``tries`` different settings, the first one empty; fewer if the space has fewer.
+
+    Args:
+        fixed: options that are not tuned.
+    """
     space = {name: entry for name, entry in read_space(model).items() if name not in fixed}
     rng = random.Random(f"{model} {seed}")
     drawn: list[dict[str, Any]] = [{}]
@@ -80,43 +84,51 @@ def _draw(rng: random.Random, kind: str, arguments: list):
     return round(number / arguments[2]) * arguments[2] if kind == "quniform" else number
 
 
-def lay_out_tries(matrix: Matrix, folder: Path, tries: int) -> dict[tuple[str, str], list[Run]]:
-    """(dataset, label) -> a run folder for every try, with the first of the seeds."""
+def write_tries(matrix: Matrix, folder: Path, tries: int) -> dict[tuple[str, str], list[Run]]:
+    """Create a run folder for each try, with the first of the seeds; returns (dataset, label) -> its tries."""
     if tries < 1:
         raise UserError(f"--tune is {tries}; expected at least 1.")
-    laid = {}
+    runs_of = {}
     for dataset in matrix.datasets:
         for variant in matrix.variants:
             fixed = {**matrix.settings, **variant.settings}
-            laid[dataset, variant.label] = [
-                write_asked(
+            runs_of[dataset, variant.label] = [
+                write_run_spec(
                     _folder(folder, dataset, variant) / f"try-{number:03d}",
                     RunSpec(variant.label, variant.model, dataset, matrix.seeds[0], {**fixed, **drawn}),
                 )
                 for number, drawn in enumerate(draw_tries(variant.model, fixed, tries, matrix.seeds[0]))
             ]
-    return laid
+    return runs_of
 
 
 def _folder(folder: Path, dataset: str, variant: Variant) -> Path:
     return folder / TUNE / dataset / file_name(variant.label)
 
 
-def choose(matrix: Matrix, folder: Path, laid: dict[tuple[str, str], list[Run]]) -> dict[tuple[str, str], dict[str, Any]] | None:
-    """(dataset, label) -> the settings of the try with the best validation score; None while tries are unfinished.
+def choose(matrix: Matrix, folder: Path, runs_of: dict[tuple[str, str], list[Run]]) -> dict[tuple[str, str], dict[str, Any]] | None:
+    """Choose the try with the best validation score for each (dataset, label), and write best.json.
 
-    Tries that failed lose; a UserError when all of a label's did.
+    Args:
+        runs_of: see :func:`write_tries`.
+
+    Returns:
+        (dataset, label) -> its tuned settings; None while tries are unfinished.
+
+    Raises:
+        UserError: if all tries of a label failed, or none has a validation score.
     """
-    if any(not run.finished and not run.error for tries in laid.values() for run in tries):
+    if any(not run.finished and not run.error for tries in runs_of.values() for run in tries):
         return None
     chosen = {}
-    for (dataset, label), tries in laid.items():
+    for (dataset, label), tries in runs_of.items():
         variant = next(variant for variant in matrix.variants if variant.label == label)
         done = [run for run in tries if run.finished]
         if not done:
             raise UserError(f"Every try of {label} on {dataset} failed: {tries[0].error}")
         if done[0].result["best_valid_score"] is None:
-            raise UserError(f"--tune chooses by the validation score, but no interaction of {dataset} is left to validate {label}.")
+            raise UserError(f"--tune chooses by the validation score, but {dataset} has no validation data for {label}; change "
+                            "eval_args, or compare without --tune.")
         sign = 1 if done[0].result["valid_score_bigger"] else -1
         best = max(done, key=lambda run: sign * run.result["best_valid_score"])
         fixed = {**matrix.settings, **variant.settings}

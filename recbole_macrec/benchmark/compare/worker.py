@@ -1,4 +1,4 @@
-"""One run of a comparison in a process of its own."""
+"""One run of a comparison in its own process."""
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -27,12 +27,12 @@ from recbole_macrec.utils.unique_names import remove_if_empty
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run may use.
+    """Resources of a run.
 
     Attributes:
-        threads: of the processor.
-        gpu: number of the GPU; None: as the settings say.
-        deadline: ``time.time()`` at which it should pause at a checkpoint; None: never.
+        threads: number of CPU threads.
+        gpu: number of the GPU; None for that of the settings.
+        deadline: ``time.time()`` at which the run should pause at a checkpoint; None for never.
     """
 
     threads: int = 1
@@ -46,11 +46,11 @@ class Resources:
 
 
 def start(folder: Path, resources: Resources):
-    """Start the run of ``folder``; returns the process and its share of the epochs done, a shared number."""
+    """Start the run of ``folder``; returns the process and a shared number, the share of its epochs that are complete."""
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([__name__, "torch._dynamo"])  # imported once, not once a run; optimizers need it
+        context.set_forkserver_preload([__name__, "torch._dynamo"])  # imported once for all runs; optimizers need it
     share = context.Value("d", 0.0)
     process = context.Process(target=_child, args=(folder, resources, share))
     process.start()
@@ -58,10 +58,10 @@ def start(folder: Path, resources: Resources):
 
 
 def _child(folder: Path, resources: Resources, share) -> None:
-    """Entry of the process: everything printed goes to the run's log, and it ends with its parent."""
+    """Entry point of the process: it writes all output to the run's log, and ends when its parent ends."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its runs itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its runs
     sys.stdout.flush()
     sys.stderr.flush()
     with open(folder / LOG, "a", encoding="utf-8") as log:
@@ -70,7 +70,7 @@ def _child(folder: Path, resources: Resources, share) -> None:
     sys.stdout, sys.stderr = (open(fd, "w", encoding="utf-8", buffering=1, closefd=False) for fd in (1, 2))
     torch.set_num_threads(resources.threads)
     with threadpool_limits(resources.threads):
-        execute(folder, resources, lambda done: setattr(share, "value", done))
+        execute(folder, resources, lambda complete: setattr(share, "value", complete))
 
 
 def _end_with(sentinel) -> None:
@@ -79,15 +79,17 @@ def _end_with(sentinel) -> None:
 
 
 def execute(folder: Path, resources: Resources, progress: Callable[[float], None] = lambda share: None) -> None:
-    """Do the run of ``folder`` here, from its newest checkpoint on, together with the processes of a launcher; leaves
-    result.json, failure.json, or, where the deadline came first, a checkpoint."""
+    """Do the run of ``folder`` in this process, resuming from its newest checkpoint; with a launcher, in all its processes.
+
+    Writes result.json, or failure.json, or, if the deadline comes first, a checkpoint.
+    """
     with FileLock(folder / ".lock"):
         run = Run(folder)
         if run.finished:
             return
         (folder / FAILURE).unlink(missing_ok=True)
-        for written in (folder, folder / SAVED):
-            remove_unfinished(written)
+        for place in (folder, folder / SAVED):
+            remove_unfinished(place)
         try:
             with group():
                 record = run_model(run.spec.model, request_of(run.spec, folder, resources), RunRecorder(run, resources.deadline, progress))
@@ -99,7 +101,7 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
             write_json({"error": message}, folder / FAILURE)
             return
         finally:
-            for file in (folder / SAVED).glob("*.pth"):  # named for a best epoch that there has not been
+            for file in (folder / SAVED).glob("*.pth"):  # no best epoch was saved
                 remove_if_empty(file)
         write_json(record, folder / RESULT)
         for file in (folder / SAVED).glob("*.last.pth"):
@@ -108,7 +110,7 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
 
 
 def request_of(spec: RunSpec, folder: Path, resources: Resources) -> Request:
-    """What to run for ``asked``, with checkpoints in ``folder``."""
+    """The request for ``spec``, with checkpoints in ``folder``."""
     settings = {"show_progress": False, **spec.settings, "seed": spec.seed}
     settings["checkpoint_dir"] = str((folder / SAVED).absolute())
     if resources.gpu is not None:

@@ -33,8 +33,8 @@ from recbole_macrec.benchmark.compare.runs import (
     add_fusion,
     open_comparison,
     run_folder,
-    write_asked,
     write_json,
+    write_run_spec,
 )
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.fuse.members import Member, Rows
@@ -92,7 +92,7 @@ def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP) -> list[Run]
         for seed in comparison.seeds:
             runs = [_run_of(comparison, dataset, label, seed) for label in labels]
             spec = RunSpec(name, name, dataset, seed, {"models": list(labels), "top": top})
-            run = write_asked(run_folder(comparison.folder, dataset, name, seed), spec)
+            run = write_run_spec(run_folder(comparison.folder, dataset, name, seed), spec)
             if not run.finished:
                 _fuse_runs(runs, run, top)
             fused.append(run)

@@ -1,4 +1,5 @@
 """Rank the test users of a finished run again, with other numbers of beams and with exact decoding."""
+import copy
 from collections.abc import Sequence
 
 from recbole.quick_start import load_data_and_model
@@ -33,11 +34,19 @@ def rank_with(run: Run, beams: Sequence[int]) -> dict[str, dict[str, float]]:
         raise UserError(f"beams has {min(beams)}, below the largest topk {topk}; remove it from the study, or lower topk.")
     with fresh_logging():
         config, model, _, _, _, test_data = load_data_and_model(str(run.folder / run.result["checkpoint"]))
-        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         for decoding in missing:
-            model.decode = "exact" if decoding == "exact" else "beam"
-            # exact decoding uses num_beams too: the lists that fusion = official combines have this length
-            model.beams = int(decoding) if decoding != "exact" else config["num_beams"]
+            trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, _with_decoding(model, decoding))
             metrics[decoding] = plain(trainer.evaluate(test_data, load_best_model=False))
             write_json(metrics, path)
     return metrics
+
+
+def _with_decoding(model, decoding: str):
+    """A copy of ``model`` with the same weights, which ranks with the number of beams ``decoding``, or exactly for "exact".
+
+    Exact decoding keeps the number of beams, as ``fusion: official`` combines lists of this length.
+    """
+    other = copy.copy(model)
+    other.decode = "exact" if decoding == "exact" else "beam"
+    other.beams = model.beams if decoding == "exact" else int(decoding)
+    return other
