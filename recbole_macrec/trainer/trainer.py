@@ -32,8 +32,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
     """Trains and evaluates our models.
 
     The checkpoint of the best epoch is ``saved_model_file``, as in RecBole. The newest checkpoint is beside it, with ``.last``
-    in its name. Both can be resumed; a run resumed from the newest ends as an uninterrupted one. Within long epochs a
-    checkpoint is written every five minutes.
+    in its name. ``fit`` resumes from the checkpoint that the option ``resume`` names; a run resumed from the newest ends as an
+    uninterrupted one. Within long epochs a checkpoint is written every five minutes.
 
     Attributes:
         precision: ``fp32`` or ``bf16`` in training; the model ranks in its ``eval_precision``.
@@ -73,9 +73,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
                 group["momentum"] = self.config["momentum"]
         return optimizer
 
-    def fit(self, *args, **kwargs):
-        """As in RecBole; the option ``resume`` names a checkpoint to resume from."""
-        result = super().fit(*args, **kwargs)
+    def _fit(self, *arguments):
+        result = super()._fit(*arguments)
         self.tensorboard.flush()
         return result
 

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import yaml
 from conftest import TINY, write_tiny_dataset
+from recbole.quick_start import load_data_and_model
 from small_models import ITEMS, SMALL
 
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
 from recbole_macrec.benchmark.compare.runs import Ranks, open_comparison
 from recbole_macrec.benchmark.compare.statistics import user_values
+from recbole_macrec.benchmark.study import beams
 from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
 from recbole_macrec.benchmark.study.study import read_study, study_names, variants_of
 from recbole_macrec.data import DATA_PATH
@@ -80,14 +82,24 @@ def test_groups_by_hand():
     assert group_of(ranks, "history_length", [1, 5, 10]).tolist() == [0, 1, 2]
 
 
-def test_many_beams_equal_exact_ranking(arguments):
-    """The model has at most 64 IDs, so 64 beams are exhaustive. The ranking with 10 beams is that of the run."""
+def test_many_beams_equal_exact_ranking(arguments, monkeypatch):
+    """The model has at most 64 IDs, so 64 beams are exhaustive. The ranking with 10 beams is that of the run. The loaded model
+    keeps its decoding."""
+    models = []
+
+    def load(file):
+        loaded = load_data_and_model(file)
+        models.append(loaded[1])
+        return loaded
+
+    monkeypatch.setattr(beams, "load_data_and_model", load)
     folder, result, figures = study(arguments, kind="beams", models=["TIGER"], beams=[10, 64])
     assert figures == ["beams-hit-10", "beams-ndcg-10"]
     found = {row[1]: dict(zip(result["columns"], row)) for row in result["rows"]}
     assert found["64"]["ndcg@10"] == found["exact"]["ndcg@10"] and found["64"]["ndcg@10 less than exact"] == 0
     (run,) = open_comparison(folder).runs
     assert found["10"]["hit@10"] == run.result["test_result"]["hit@10"]
+    assert [(model.decode, model.beams) for model in models] == [("beam", 10)]
 
 
 def test_collisions_and_code_distribution_need_no_training(arguments):

@@ -82,10 +82,16 @@ def add_matrix_options(parser: argparse.ArgumentParser) -> None:
 
 
 def names_of(text: str) -> list[str]:
+    """Split names that are separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def pairs_of(text: str) -> list[tuple[str, str]]:
+    """Parse ``--pairs``.
+
+    Raises:
+        UserError: for anything but pairs of labels.
+    """
     pairs = [tuple(word.split(":")) for word in names_of(text)]
     if wrong := [pair for pair in pairs if len(pair) != 2]:
         raise UserError(f"--pairs has '{':'.join(wrong[0])}'; expected two labels, such as MACRec:TIGER.")

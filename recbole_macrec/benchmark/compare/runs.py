@@ -294,6 +294,7 @@ def add_fusion(folder: Path, name: str, models: list[str]) -> None:
 
 
 def run_folder(folder: Path, dataset: str, label: str, seed: int) -> Path:
+    """The folder of a run of the comparison in ``folder``."""
     return folder / RUNS / dataset / file_name(label) / f"seed-{seed}"
 
 
