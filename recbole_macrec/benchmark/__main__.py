@@ -1,7 +1,7 @@
 """Compare models, or measure the speed of one stage against a common implementation.
 
     python -m recbole_macrec.benchmark compare|study|fuse|report|publish --help
-    python -m recbole_macrec.benchmark decode|train|exact|quantize|scale|whole [--dataset=Instruments --data_path=DIR]
+    python -m recbole_macrec.benchmark decode|train|exact|quantize|scale|kernels|whole [--dataset=Instruments --data_path=DIR]
 
 The second form checks first that both implementations compute the same, then measures the median of several runs after a
 warm-up. The last line is a JSON object with the results, the hardware and the library versions.
@@ -17,6 +17,7 @@ from recbole_macrec.benchmark.fuse import command as fuse
 from recbole_macrec.benchmark.machine import hardware, library_versions
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
+from recbole_macrec.benchmark.speed.kernels import kernels
 from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
 from recbole_macrec.benchmark.speed.train import train
@@ -27,7 +28,7 @@ from recbole_macrec.data import DATA_PATH
 from recbole_macrec.utils.reporting import run_command
 
 COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main, "publish": publish.main, "fuse": fuse.main}
-STAGES = {stage.__name__: stage for stage in (decode, train, exact, quantize, scale, whole)}
+STAGES = {stage.__name__: stage for stage in (decode, train, exact, quantize, scale, kernels, whole)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 def measure(argv: list[str]) -> int:
     """Measure one stage and print the results."""
     args = parse(argv)
-    if args.stage not in ("quantize", "scale"):
+    if args.stage not in ("quantize", "scale", "kernels"):
         check_dataset(args.dataset, args.data_path, False)
     results = STAGES[args.stage](args)
     for name, value in results.items():
@@ -74,6 +75,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy", help="quantize: feature files")
     parser.add_argument("--items", type=int, nargs="+", help="quantize, scale: catalogue sizes (default of scale: 10000 100000 1000000)")
     parser.add_argument("--scale_users", type=int, default=64, help="scale: users decoded at once (default: 64)")
+    parser.add_argument("--positions", type=int, help="kernels: positions of a forward pass (default: those of the CPU budget)")
     parser.add_argument("--plot", metavar="FILE.svg", help="scale: plot the time per user against the catalogue size")
     return parser.parse_args(argv)
 

@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 
 from recbole_macrec.generation.network import cpu
-from recbole_macrec.generation.network.dropout import dropped_per_256, random_mask
+from recbole_macrec.generation.network.cpu import parts
+from recbole_macrec.generation.network.cpu.dropout_mask import dropped_per_256, random_mask
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Parts small enough that these small inputs have several."""
-    monkeypatch.setattr(cpu, "PART", 6000)
+    monkeypatch.setattr(parts, "PART", 6000)
 
 
 def leaves(*shapes) -> list[torch.Tensor]:
@@ -46,8 +47,8 @@ def test_feed_forward(count, p):
     def reference(x, up, down):
         torch.manual_seed(5)  # the same draws: a mask [F, rows] for each part
         dropped = dropped_per_256(p)
-        parts = cpu.row_parts(count, 40)
-        masks = [random_mask(torch.Size((40, part.stop - part.start)), dropped).t() for part in parts] if p else []
+        rows = parts.row_parts(count, 40)
+        masks = [random_mask(torch.Size((40, part.stop - part.start)), dropped).t() for part in rows] if p else []
         mask = torch.cat(masks).double() * 256 / (256 - dropped) if p else 1
         return (F.relu(x @ up.t()) * mask) @ down.t()
 

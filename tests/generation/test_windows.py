@@ -8,7 +8,7 @@ from recbole_macrec.generation.decoding.exact import exact_scores
 from recbole_macrec.generation.decoding.search import beam_search, sequence_log_probs
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
-from recbole_macrec.generation.network import layers
+from recbole_macrec.generation.network import cpu
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.network.transformer import Transformer
@@ -85,15 +85,14 @@ def test_single_items_are_read_after_their_prompt(network):
     assert mean.shape == (3, SIZES.d_model) and mean.std(0).min() > 0
 
 
-def test_layers_for_the_cpu_equal_the_plain_ones(network, monkeypatch):
+def test_layers_for_the_cpu_equal_the_plain_ones(network):
     results = []
-    for fast in (True, False):
-        if not fast:
-            monkeypatch.setattr(layers, "on_cpu", lambda x: False)
+    for switched_off in ((), cpu.KERNELS):
         windows, source, targets = batch()
         network.zero_grad()
-        loss = sum(state.square().sum() for state in network.window_states(FRONT, source, windows, targets))
-        loss.backward()
+        with cpu.without(*switched_off):
+            loss = sum(state.square().sum() for state in network.window_states(FRONT, source, windows, targets))
+            loss.backward()
         results.append([loss.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
     for fast, plain in zip(*results):
         torch.testing.assert_close(fast, plain, atol=1e-3, rtol=1e-4)

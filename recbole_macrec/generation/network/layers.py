@@ -3,7 +3,7 @@
 Shapes: B users, n users of a group, G groups of queries, T target positions, S source positions, M rows (the positions
 of all users), H heads, E width of a head, D model width, F width of the hidden layer.
 
-On a CPU in fp32 the layers use cpu.py. The code here is the reference, used in all other cases.
+On a CPU in fp32 the layers use the kernels of cpu/. The code here is the reference, used in all other cases.
 """
 import math
 from dataclasses import dataclass
@@ -33,13 +33,6 @@ class TransformerSettings:
     dropout: float = 0.1
 
 
-def on_cpu(x: torch.Tensor) -> bool:
-    """Whether to use cpu.py for ``x``: fp32 on a CPU, outside autocast and torch.compile."""
-    if torch.compiler.is_compiling():
-        return False
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-
-
 class RMSNorm(nn.Module):
     """T5's layer norm, without mean and bias."""
 
@@ -48,7 +41,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if on_cpu(x):
+        if cpu.uses("rms_norm", x):
             return cpu.rms_norm(x, self.weight, 1e-6)
         return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
 
@@ -120,7 +113,7 @@ class Attention(nn.Module):
             [M, D].
         """
         p = self.dropout if self.training else 0.0
-        if on_cpu(x):
+        if cpu.uses("attention", x):
             weights = (self.query.weight, self.key.weight, self.value.weight, self.out.weight)
             return cpu.attention(x, source, weights, bias, keep, groups, self.heads, p, rotation)
         columns = [self.query(x), self.key(source), self.value(source)]
@@ -193,7 +186,7 @@ class FeedForward(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [M, D]."""
         x_norm = self.norm(x)
-        if on_cpu(x):
+        if cpu.uses("feed_forward", x):
             y = cpu.feed_forward(x_norm, self.up.weight, self.down.weight, self.dropout if self.training else 0.0)
         else:
             y = self.down(dropout(F.relu(self.up(x_norm)), self.dropout, self.training))

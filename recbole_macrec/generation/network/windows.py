@@ -1,13 +1,27 @@
-"""Training sequences: one forward pass over a user's items predicts many of them.
+"""Histories to rank from, and training sequences: one forward pass over a user's items predicts many of them.
 
-Shapes: B users, N items of the longest window, P tokens before the first item, L levels of the source, T levels of a target,
-S positions.
+Shapes: B users, N items of the longest history or window, P tokens before the first item, L levels of the source, T levels of a
+target, S positions.
 """
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+
+
+class Histories(NamedTuple):
+    """Histories of B users."""
+
+    items: torch.Tensor  # int64 [B, N], padded with 0
+    length: torch.Tensor  # int64 [B] on the CPU, number of items before the padding, at least 1
+    users: torch.Tensor | None = None  # int64 [B], only for models that read the user
+
+    def rows(self, rows: torch.Tensor) -> "Histories":
+        """Select users and cut the padding to the longest of them; ``rows`` is on the CPU."""
+        length, device_rows = self.length[rows], rows.to(self.items.device)
+        items = self.items.index_select(0, device_rows)[:, : int(length.max())]
+        return Histories(items, length, None if self.users is None else self.users.index_select(0, device_rows))
 
 
 class Windows(NamedTuple):

@@ -1,126 +1,13 @@
-"""Network layers for CPUs: computed in parts that fit into the cache, with memory layouts for which the BLAS is fast.
+"""Multi-head attention with the heads as first dimension, and its own gradient.
 
-The plain formulas in layers.py are the reference. Measured in fp32 with MKL on AVX-512: the gradient of a weight from
-row-major activations runs at half the rate of the same product from transposed ones, batched products with a transposed
-right side (Q K', dY V') at a fifth, and the softmax of fewer than 16 numbers at a tenth; operations on the activations of a
-whole batch are limited by memory bandwidth. So these functions process a batch in parts and implement their own gradients.
-
-Shapes: M rows (tokens), n users of a part, H heads, Q queries and S keys of a user, E width of a head, D model width,
-F width of the hidden layer.
+Shapes: M rows (tokens), n users of a part, H heads, Q queries and S keys of a user, E width of a head, D model width.
 """
-from collections.abc import Iterator
-
 import torch
 from torch.autograd.function import once_differentiable
 
-from recbole_macrec.generation.network.dropout import (
-    dropout_mask,
-    dropped_per_256,
-    random_mask,
-)
+from recbole_macrec.generation.network.cpu.dropout_mask import dropout_mask, dropped_per_256
+from recbole_macrec.generation.network.cpu.parts import user_parts
 from recbole_macrec.generation.network.rotary import Rotation
-
-PART = 2**18  # maximum number of entries in a part's widest activation: 1 MB
-HIDDEN_ROWS = 512  # rows of a part in the feed-forward layer without gradient, in row-major order
-
-
-def row_parts(count: int, width: int) -> list[slice]:
-    """Split rows into parts whose activation of ``width`` has at most ``PART`` numbers."""
-    rows = max(1, PART // width)
-    return [slice(begin, min(begin + rows, count)) for begin in range(0, count, rows)]
-
-
-class _RMSNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, eps: float):
-        y, scale = torch.empty_like(x), x.new_empty(len(x), 1)
-        for part in row_parts(*x.shape):
-            torch.linalg.vector_norm(x[part], dim=-1, keepdim=True, out=scale[part])
-            r = scale[part].square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-            torch.mul(x[part], r, out=y[part]).mul_(weight)
-        ctx.save_for_backward(x, weight, scale)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: torch.Tensor):
-        (x, weight, scale), gradient = ctx.saved_tensors, gradient.contiguous()
-        d_x, d_weight = torch.empty_like(x), torch.zeros_like(weight)
-        for part in row_parts(*x.shape):
-            g, r = gradient[part], scale[part]
-            x_hat = x[part] * r
-            product = g * x_hat
-            d_weight += product.sum(0)
-            inner = (product @ weight).div_(-x.shape[-1]).unsqueeze(-1)  # -mean(g w x_hat)
-            torch.mul(g, weight, out=d_x[part]).addcmul_(x_hat, inner).mul_(r)
-        return d_x, d_weight, None
-
-
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """``x / sqrt(mean(x^2) + eps) * weight`` of rows [M, D]."""
-    return _RMSNorm.apply(x, weight, eps)
-
-
-class _FeedForward(torch.autograd.Function):
-    """Stores the hidden layer transposed, [F, rows], in parts of rows.
-
-    Values zeroed by ReLU or dropout have no gradient, so the hidden layer itself is the mask of the gradient. It is stored
-    without the factor 1 / (1 - p) of dropout, which is applied to the weights of the next product.
-    """
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, up: torch.Tensor, down: torch.Tensor, dropped: int):
-        width, y = up.shape[0], torch.empty_like(x)
-        scaled = down.t() * (256 / (256 - dropped))  # [F, D]
-        hidden = x.new_empty(width * len(x))
-        for part in row_parts(len(x), width):
-            h = hidden_part(hidden, part, width)
-            torch.mm(up, x[part].t(), out=h).relu_()
-            if dropped:
-                h.mul_(random_mask(h.shape, dropped))
-            torch.mm(h.t(), scaled, out=y[part])
-        ctx.save_for_backward(x, up, scaled, hidden)
-        ctx.dropped = dropped
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: torch.Tensor):
-        (x, up, scaled, hidden), gradient = ctx.saved_tensors, gradient.contiguous()
-        d_x, d_up, d_scaled = torch.empty_like(x), torch.zeros_like(up), torch.zeros_like(scaled)
-        for part in row_parts(len(x), len(up)):
-            h, g = hidden_part(hidden, part, len(up)), gradient[part]
-            d_h = torch.ops.aten.threshold_backward(scaled @ g.t(), h, 0)
-            d_scaled.addmm_(h, g)
-            d_up.addmm_(d_h, x[part])
-            torch.mm(d_h.t(), up, out=d_x[part])
-        return d_x, d_up, d_scaled.t() * (256 / (256 - ctx.dropped)), None
-
-
-def hidden_part(hidden: torch.Tensor, part: slice, width: int) -> torch.Tensor:
-    """The hidden layer [F, rows] of a part, a view of the memory of all rows."""
-    return hidden[width * part.start : width * part.stop].view(width, -1)
-
-
-def feed_forward(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor, p: float) -> torch.Tensor:
-    """``down(dropout(relu(up(x))))`` of rows [M, D] with weights [F, D] and [D, F]."""
-    if torch.is_grad_enabled() or p:
-        return _FeedForward.apply(x, up, down, dropped_per_256(p))
-    up, down, y = up.t().contiguous(), down.t().contiguous(), torch.empty_like(x)
-    for rows, out in zip(x.split(HIDDEN_ROWS), y.split(HIDDEN_ROWS)):
-        torch.mm((rows @ up).relu_(), down, out=out)
-    return y
-
-
-def user_parts(groups: list[tuple[int, int, int]], width: int) -> Iterator[tuple[slice, slice, int, int, int]]:
-    """Split users into parts with at most ``PART`` numbers in all heads of ``width``: rows of queries and keys, n, Q, S."""
-    query = key = 0
-    for users, queries, keys in groups:
-        size = max(1, PART // (width * max(queries, keys)))
-        for begin in range(0, users, size):
-            n = min(size, users - begin)
-            yield slice(query, query + n * queries), slice(key, key + n * keys), n, queries, keys
-            query, key = query + n * queries, key + n * keys
 
 
 def project(x: torch.Tensor, weight: torch.Tensor, users: int) -> torch.Tensor:
