@@ -17,8 +17,7 @@ from recbole_macrec.semantic_ids.bundle import (
     write_bundle,
 )
 from recbole_macrec.semantic_ids.codes import SemanticIDs
-from recbole_macrec.semantic_ids.collisions.base import Geometry
-from recbole_macrec.semantic_ids.collisions.resolve import resolve
+from recbole_macrec.semantic_ids.collisions import Geometry, resolve
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 from recbole_macrec.semantic_ids.published import read_published
 from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn
@@ -130,8 +129,8 @@ def _checked_features(features: dict[str, Features], item_tokens: tuple[str, ...
     if missing:
         raise UserError(f"No features of modality '{missing[0]}', only of {sorted(features)}; import them, or "
                         "change modalities.")
-    if settings.quantizer == "cross_modal_rqvae" and len(settings.modalities) < 2:
-        raise UserError(f"quantizer = cross_modal_rqvae needs at least two modalities, but modalities = "
+    if settings.joins_modalities and len(settings.modalities) < 2:
+        raise UserError(f"quantizer = {settings.quantizer} needs at least two modalities, but modalities = "
                         f"{list(settings.modalities)}; add one, or set quantizer to rqvae or rq_kmeans.")
     if settings.codebook_size > items:
         raise UserError(f"codebook_size = {settings.codebook_size}, but there are only {items} items; lower "

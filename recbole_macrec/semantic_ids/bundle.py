@@ -30,6 +30,7 @@ from torch import Tensor
 from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import GraphRepresentations, SemanticIDs
+from recbole_macrec.semantic_ids.collisions import RESOLUTIONS
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.blocks import blocks
@@ -63,7 +64,7 @@ def bundle_inputs(features: dict[str, Features], item_tokens: Sequence[str], set
         parts = [np.ascontiguousarray(part, dtype=np.int64).tobytes()
                  for part in (interactions.indptr, interactions.indices, interactions.data)]
         inputs["training interactions"] = _sha256(f"{interactions.shape}\n".encode(), *parts)
-    elif interactions is not None and settings.collision == "popularity":
+    elif interactions is not None and RESOLUTIONS[settings.collision].reads_counts:
         inputs["counts of training interactions"] = _sha256(item_counts(interactions).tobytes())
     return inputs | {"options": _sha256(json.dumps([FORMAT, settings.identity()]).encode())}
 

@@ -8,6 +8,7 @@ from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encodable, is_i
 from recbole_macrec.data.features import available_modalities
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings
+from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 
 FOLDER = "semantic_ids"
 
@@ -19,7 +20,8 @@ def settings_of(config, folder: Path) -> SemanticIDSettings:
     modalities = config["modalities"] or _available_modalities(config, folder)
     if not isinstance(modalities, list | tuple):
         raise UserError(f"modalities is {modalities!r}; expected a list, e.g. ['text', 'image'].")
-    needs_all = config["quantizer"] == "cross_modal_rqvae" or config["representation"] in ("concatenated", "graph")
+    quantizer = QUANTIZERS.get(config["quantizer"])  # None for an unset or unknown name
+    needs_all = (quantizer is not None and quantizer.joins_modalities) or config["representation"] in ("concatenated", "graph")
     return SemanticIDSettings.from_config(config, list(modalities) if needs_all else _read(config, modalities))
 
 

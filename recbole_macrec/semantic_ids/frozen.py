@@ -14,8 +14,7 @@ from torch import Tensor
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.bundle import read_identity, read_weights
 from recbole_macrec.semantic_ids.collisions.base import Geometry
-from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
-from recbole_macrec.semantic_ids.quantizers.rqvae import CHUNK, RQVAE
+from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 from recbole_macrec.semantic_ids.rows import Scale, StreamedFeatures
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
@@ -58,18 +57,11 @@ class FrozenQuantizer:
         Raises:
             UserError: this kind of quantizer needs more than the features of an item.
         """
+        quantizer = QUANTIZERS[self.settings.quantizer]()
+        if not quantizer.quantizes_new_items():
+            able = [name for name, other in QUANTIZERS.items() if other.quantizes_new_items()]
+            raise UserError(f"quantizer = {self.settings.quantizer} cannot compute IDs of new items, as it needs more than "
+                            f"their features; use {' or '.join(able)}.")
         weights = {n.removeprefix(f"{modality}/"): w for n, w in self.weights.items() if n.startswith(f"{modality}/")}
         x = StreamedFeatures(features, Scale(weights.pop("mean"), weights.pop("scale")), "cpu")
-        if self.settings.quantizer == "rq_kmeans":
-            z = torch.cat([(part - weights["pca_mean"]) @ weights["components"].T for part in x.split(CHUNK)])
-            codebooks = weights["codebooks"]
-            quantizer = ResidualQuantizer(*codebooks.shape)
-            quantizer.load_state_dict({"codebooks": codebooks})
-        elif self.settings.quantizer in ("rqvae", "cross_modal_rqvae"):
-            model = RQVAE(x.shape[1], self.settings, torch.Generator())
-            model.load_state_dict(weights)
-            z, quantizer = model.encode(x), model.quantizer
-        else:
-            raise UserError(f"quantizer = {self.settings.quantizer} cannot compute IDs of new items, as it needs more than "
-                            "their features; use rqvae, cross_modal_rqvae or rq_kmeans.")
-        return quantizer.codes(z).numpy(), Geometry(z.numpy(), quantizer.codebooks.numpy())
+        return quantizer.quantize(x, weights, self.settings)

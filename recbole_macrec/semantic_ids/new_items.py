@@ -9,8 +9,9 @@ import numpy as np
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import SemanticIDs
+from recbole_macrec.semantic_ids.collisions import RESOLUTIONS
 from recbole_macrec.semantic_ids.collisions.base import Geometry, quantization_error
-from recbole_macrec.semantic_ids.collisions.resolve import Reassign, UsedIDs, count_ids
+from recbole_macrec.semantic_ids.collisions.reassign import Reassign, UsedIDs, count_ids
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 
 
@@ -30,7 +31,7 @@ def with_new_items(ids: SemanticIDs, quantizer: FrozenQuantizer, item_tokens: Se
     for m in ids.modalities:
         raw, geometry = quantizer.quantize(m, features[m])
         raw_codes[m] = np.vstack([ids.raw_codes[m], raw])
-        new = raw if quantizer.settings.collision == "keep" else free_ids(raw, ids.codes[m], ids.sizes[m], geometry)
+        new = raw if RESOLUTIONS[quantizer.settings.collision].keeps_collisions else free_ids(raw, ids.codes[m], ids.sizes[m], geometry)
         codes[m] = np.vstack([ids.codes[m], new])
     return replace(ids, item_tokens=(*ids.item_tokens, *item_tokens), codes=codes, raw_codes=raw_codes,
                    n_new_items=ids.n_new_items + len(item_tokens))

@@ -4,13 +4,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.semantic_ids.collisions import RESOLUTIONS
 from recbole_macrec.semantic_ids.presets import PRESETS
+from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 
 CHOICES = {
     "semantic_ids": ("auto", "learn", "published"),
-    "quantizer": ("cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"),
+    "quantizer": QUANTIZERS,
     "representation": ("modality", "concatenated", "graph"),
-    "collision": ("reassign", "extra_token", "popularity", "random", "sinkhorn", "keep"),
+    "collision": RESOLUTIONS,
     "residual": ("detached", "straight_through"),
     "con_positives": ("pseudo_label", "self"),
     "codes_epoch": ("last", "lowest_collision"),
@@ -118,7 +120,7 @@ class SemanticIDSettings:
 
     @property
     def uses_pseudo_labels(self) -> bool:
-        return (self.quantizer == "cross_modal_rqvae" and self.con_positives == "pseudo_label"
+        return (self.joins_modalities and self.con_positives == "pseudo_label"
                 and self.lambda_con > 0 and len(self.con_layers) > 0)
 
     def identity(self) -> dict[str, Any]:
@@ -130,9 +132,10 @@ class SemanticIDSettings:
         return {name: value for name, value in values.items() if name not in excluded}
 
     def _check_representation(self) -> None:
-        if self.quantizer == "cross_modal_rqvae" and self.representation != "modality":
-            raise UserError(f"quantizer = cross_modal_rqvae learns an ID for each modality, but representation = "
-                            f"{self.representation} gives one ID; set quantizer to rqvae, rq_kmeans or hierarchical_kmeans.")
+        if self.joins_modalities and self.representation != "modality":
+            others = [name for name, quantizer in QUANTIZERS.items() if not quantizer.joins_modalities]
+            raise UserError(f"quantizer = {self.quantizer} learns an ID for each modality, but representation = "
+                            f"{self.representation} gives one ID; set quantizer to {' or '.join(others)}.")
         if self.uses_graph and len(self.graph_dropout) != len(self.graph_sizes) - 1:
             raise UserError(f"graph_dropout = {list(self.graph_dropout)}: expected a number for each of the "
                             f"{len(self.graph_sizes) - 1} layers of graph_sizes = {list(self.graph_sizes)}.")
@@ -145,7 +148,12 @@ class SemanticIDSettings:
     @property
     def trains_in_processes(self) -> bool:
         """Whether several processes can learn the IDs together; otherwise the first one learns them."""
-        return self.quantizer in ("rqvae", "cross_modal_rqvae") and not self.uses_graph
+        return QUANTIZERS[self.quantizer].trains_in_processes and not self.uses_graph
+
+    @property
+    def joins_modalities(self) -> bool:
+        """Whether the IDs of two or more modalities are learnt together."""
+        return QUANTIZERS[self.quantizer].joins_modalities
 
     @property
     def trains_jointly(self) -> bool:
@@ -157,7 +165,7 @@ class SemanticIDSettings:
         return cls.from_config(defaultdict(lambda: None, identity), identity["modalities"])
 
     def _check_con_layers(self) -> None:
-        if self.quantizer == "cross_modal_rqvae" and max(self.con_layers, default=0) >= self.codebook_levels:
+        if self.joins_modalities and max(self.con_layers, default=0) >= self.codebook_levels:
             raise UserError(
                 f"con_layers = {list(self.con_layers)}: layers are counted from 0 and codebook_levels = "
                 f"{self.codebook_levels}; expected layers up to {self.codebook_levels - 1}."

@@ -17,10 +17,11 @@ from recbole_macrec.semantic_ids import (
     statistics,
 )
 from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_inputs, bundle_name, read_weights
-from recbole_macrec.semantic_ids.quantizers import kmeans, rqvae
+from recbole_macrec.semantic_ids.quantizers import kmeans, learn_codes
 from recbole_macrec.semantic_ids.quantizers.health import health_warning
-from recbole_macrec.semantic_ids.quantizers.learn import Training, duration, learn
+from recbole_macrec.semantic_ids.quantizers.learn import Training, duration
 from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
+from recbole_macrec.utils import device_budget
 
 
 def bundle_of(folder):
@@ -61,13 +62,13 @@ def test_codes_are_reproducible_and_depend_on_the_seed(tmp_path, quantizer):
 
 def test_rqvae_of_one_modality_does_not_depend_on_the_others():
     settings = replace(SMALL, quantizer="rqvae")
-    alone = learn({"text": FEATURES["text"]}, replace(settings, modalities=("text",)), show_progress=False)
-    beside = learn({m: FEATURES[m] for m in ("image", "text")}, settings, show_progress=False)
+    alone = learn_codes({"text": FEATURES["text"]}, replace(settings, modalities=("text",)), show_progress=False)
+    beside = learn_codes({m: FEATURES[m] for m in ("image", "text")}, settings, show_progress=False)
     assert np.array_equal(alone.modalities["text"].codes, beside.modalities["text"].codes)
 
 
 def test_training_lowers_the_loss_and_records_codebook_statistics():
-    learnt = learn({m: FEATURES[m] for m in ("text", "image")}, replace(SMALL, rqvae_epochs=20), show_progress=False)
+    learnt = learn_codes({m: FEATURES[m] for m in ("text", "image")}, replace(SMALL, rqvae_epochs=20), show_progress=False)
     warmup = [e for e in learnt.history if e["phase"] == "warmup"]
     train = [e for e in learnt.history if e["phase"] == "train"]
     assert len(warmup) == 3 and len(train) == 20
@@ -79,7 +80,7 @@ def test_training_lowers_the_loss_and_records_codebook_statistics():
 
 def test_codes_epoch_takes_the_epoch_with_fewest_collisions():
     settings = replace(SMALL, codes_epoch="lowest_collision", rqvae_epochs=8)
-    learnt = learn({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
+    learnt = learn_codes({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
     for modality, part in learnt.modalities.items():
         rates = [e["health"][modality]["collision_rate"] for e in learnt.history if "health" in e]
         assert len(np.unique(part.codes, axis=0)) == round(ITEMS * (1 - min(rates)))
@@ -97,7 +98,7 @@ def test_restarts_repair_a_collapsed_codebook(monkeypatch, caplog):
     for restart in (False, True):
         caplog.clear()
         settings = replace(SMALL, modalities=("text",), quantizer="rqvae", restart_dead_codes=restart)
-        learnt = learn({"text": FEATURES["text"]}, settings, show_progress=False)
+        learnt = learn_codes({"text": FEATURES["text"]}, settings, show_progress=False)
         usage[restart] = learnt.history[-1]["health"]["text"]["usage"]
         assert restart or ("Set restart_dead_codes to True" in caplog.text and "'text'" in caplog.text)
     assert usage[False] == [1, 1, 1]
@@ -184,7 +185,7 @@ def test_no_step_reads_or_quantizes_all_items_at_once(quantizer, tmp_path, monke
 
     monkeypatch.setattr(FeatureRows, "__getitem__", watched_read)
     monkeypatch.setattr(ResidualQuantizer, "forward", watched_forward)
-    monkeypatch.setattr(rqvae, "CHUNK", 50)
+    monkeypatch.setattr(device_budget, "CPU", replace(device_budget.CPU, encoded_items=50))
     representation = "modality" if quantizer == "cross_modal_rqvae" else "concatenated"
     collision = "reassign" if quantizer == "hierarchical_kmeans" else "sinkhorn"
     features = {**FEATURES, "text": FEATURES["text"] * np.float32(1e30)}  # pseudo-labels of such are of scaled features
@@ -207,7 +208,7 @@ def test_memory_of_memory_maps_is_freed(tmp_path):
 
 def test_expected_training_time_is_logged(caplog):
     caplog.set_level("INFO")
-    learn({m: FEATURES[m] for m in ("text", "image")}, SMALL, show_progress=False)
+    learn_codes({m: FEATURES[m] for m in ("text", "image")}, SMALL, show_progress=False)
     messages = [record.getMessage() for record in caplog.records if "3 + 6 epochs over 160 items" in record.getMessage()]
     assert len(messages) == 2 and all(message.startswith("Semantic IDs (text, image): about ") for message in messages)
     caplog.clear()
@@ -355,7 +356,7 @@ def test_constant_and_equal_features_still_end_in_unique_ids(tmp_path):
 def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer):
     settings = replace(SMALL, quantizer=quantizer, rqvae_learning_rate=1e30)
     with pytest.raises(UserError, match="is (inf|nan) in epoch .* rqvae_learning_rate = 1e"):
-        learn({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
+        learn_codes({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
 
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])
@@ -363,7 +364,7 @@ def test_features_of_any_scale_are_used_or_rejected(quantizer):
     """Standardised, 1e30 times the features make nearly the same IDs; as they are, their squares are no float32 numbers."""
     settings = replace(SMALL, quantizer=quantizer, semantic_ids="learn")
     large = {m: FEATURES[m] * np.float32(1e30) for m in ("text", "image")}
-    codes = learn(large, settings, show_progress=False).modalities["text"].codes
+    codes = learn_codes(large, settings, show_progress=False).modalities["text"].codes
     assert len(np.unique(codes, axis=0)) > ITEMS / 4
     with pytest.raises(UserError, match="standardize is False"):
-        learn(large, replace(settings, standardize=False), show_progress=False)
+        learn_codes(large, replace(settings, standardize=False), show_progress=False)

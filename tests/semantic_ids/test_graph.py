@@ -10,7 +10,7 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings, build_semantic_ids
 from recbole_macrec.semantic_ids.quantizers.graph import GraphTraining
 from recbole_macrec.semantic_ids.quantizers.graph.encoder import SLOPE, GraphEncoder
-from recbole_macrec.semantic_ids.quantizers.hierarchical_kmeans import hierarchical_kmeans
+from recbole_macrec.semantic_ids.quantizers.hierarchical_kmeans import HierarchicalKMeans
 from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn
 
 USERS, ITEMS = 30, 24
@@ -158,7 +158,7 @@ def test_hierarchical_kmeans_clusters_within_clusters():
     centres = np.array([[0, 0], [0, 6], [50, 0], [50, 6]], dtype=np.float32)
     x = np.repeat(centres, 5, axis=0) + 0.1 * np.random.default_rng(0).standard_normal((20, 2)).astype(np.float32)
     settings = replace(SMALL, quantizer="hierarchical_kmeans", codebook_size=2, codebook_levels=4, standardize=False)
-    part = hierarchical_kmeans({"graph": x}, settings).modalities["graph"]
+    part = HierarchicalKMeans().learn({"graph": x}, settings).modalities["graph"]
     groups = [len({tuple(row[:level]) for row in part.codes.tolist()}) for level in (1, 2)]
     assert groups == [2, 4] and len({tuple(row[:2]) for row in part.codes[:5].tolist()}) == 1
     assert part.geometry is None and part.codes.max() == 1
@@ -166,5 +166,5 @@ def test_hierarchical_kmeans_clusters_within_clusters():
         for path, centre in zip(part.weights[f"paths_{level}"].numpy(), part.weights[f"centres_{level}"].numpy()):
             inside = (part.codes[:, : level + 1] == path).all(1)
             assert np.allclose(x[inside].mean(0), centre, atol=1e-4)
-    wide = hierarchical_kmeans({"graph": x}, replace(settings, codebook_size=20, codebook_levels=2)).modalities["graph"]
+    wide = HierarchicalKMeans().learn({"graph": x}, replace(settings, codebook_size=20, codebook_levels=2)).modalities["graph"]
     assert len(np.unique(wide.codes, axis=0)) == 20  # no more items than codes: each has one of its own

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.collisions import resolve
 from recbole_macrec.semantic_ids.collisions.base import Geometry, rank_in_group
-from recbole_macrec.semantic_ids.collisions.resolve import UsedIDs, count_ids, resolve
+from recbole_macrec.semantic_ids.collisions.reassign import UsedIDs, count_ids
 from recbole_macrec.semantic_ids.collisions.sinkhorn import transport_plan
 
 

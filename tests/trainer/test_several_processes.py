@@ -26,7 +26,7 @@ from recbole_macrec.benchmark.compare.run_callbacks import ProgressWriter
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
-from recbole_macrec.semantic_ids.quantizers.learn import learn
+from recbole_macrec.semantic_ids.quantizers import learn_codes
 from recbole_macrec.utils import distributed
 
 EPOCHS = 3
@@ -248,7 +248,7 @@ def learn_and_save(words: list[str]) -> int:
     """Learn codes in the processes of the launcher; the first one writes what it learnt."""
     features, settings = features_of(*words)
     with distributed.group() as processes:
-        learnt = learn(features, settings, show_progress=False, group=processes)
+        learnt = learn_codes(features, settings, show_progress=False, group=processes)
     if processes.first:
         torch.save({m: {**part.weights, "codes": torch.from_numpy(part.codes)} for m, part in learnt.modalities.items()}, "learnt.pth")
         Path("history.json").write_text(json.dumps(learnt.history))

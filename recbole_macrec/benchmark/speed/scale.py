@@ -17,8 +17,7 @@ from recbole_macrec.generation.network.packing import pack
 from recbole_macrec.generation.network.set_encoder import SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
-from recbole_macrec.semantic_ids.collisions.base import Geometry
-from recbole_macrec.semantic_ids.collisions.resolve import resolve
+from recbole_macrec.semantic_ids.collisions import Geometry, resolve
 from recbole_macrec.utils.hardware import keep_freed_memory, peak_host_memory
 
 SIZES, WIDTH, BEAMS, HISTORY = (256,) * 4, 32, 20, 5

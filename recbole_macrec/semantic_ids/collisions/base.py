@@ -2,7 +2,8 @@
 
 Shapes: N items, L levels, K codes per level, D code width.
 """
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -34,8 +35,34 @@ class ResolutionContext(NamedTuple):
     seed: int = 0
 
 
-class Resolution(Protocol):
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved: ...
+class Resolution(ABC):
+    """A strategy that gives items with equal codes different IDs.
+
+    The first line of its docstring describes it in the documentation of the option ``collision``.
+
+    Attributes:
+        keeps_collisions: whether items may still have equal IDs.
+        reads_counts: whether it reads :attr:`ResolutionContext.counts`, so that the IDs depend on the training interactions.
+    """
+
+    keeps_collisions: ClassVar[bool] = False
+    reads_counts: ClassVar[bool] = False
+
+    @abstractmethod
+    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
+        """Resolve the collisions of ``codes``.
+
+        Args:
+            codes: int64 [N, L], ``codes[:, l] < sizes[l]``.
+            sizes: the L codebook sizes.
+            context: further inputs.
+
+        Returns:
+            The IDs, which may have more levels, and their codebook sizes.
+
+        Raises:
+            UserError: the strategy is impossible with these inputs; the message names the option to change.
+        """
 
 
 def rank_in_group(codes: np.ndarray, key: np.ndarray) -> np.ndarray:
@@ -71,7 +98,7 @@ def with_rank(codes: np.ndarray, sizes: tuple[int, ...], key: np.ndarray) -> Res
     return Resolved(np.column_stack([codes, rank]), (*sizes, int(rank.max()) + 1))
 
 
-class ExtraToken:
+class ExtraToken(Resolution):
     """Append the rank in item order (TIGER, Rajput et al., NeurIPS 2023).
 
     Example: (5, 7), (1, 1), (5, 7) become (5, 7, 0), (1, 1, 0), (5, 7, 1), and the new level has size 2.
@@ -81,7 +108,7 @@ class ExtraToken:
         return with_rank(codes, sizes, np.zeros(len(codes)))
 
 
-class Popularity:
+class Popularity(Resolution):
     """Append the rank by training interactions, most popular first (MMGRec, arXiv 2404.16555); equal ones in item order.
 
     Ranks are counted from 0 here, from 1 in the paper.
@@ -90,6 +117,8 @@ class Popularity:
         UserError: the training interactions are not known.
     """
 
+    reads_counts = True
+
     def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
         if context.counts is None:
             raise UserError("collision = popularity needs the training interactions, which are known after a run has split "
@@ -97,7 +126,7 @@ class Popularity:
         return with_rank(codes, sizes, -np.asarray(context.counts, dtype=float))
 
 
-class RandomToken:
+class RandomToken(Resolution):
     """Append the rank in random order, the baseline of the popularity token (MMGRec, Table 4)."""
 
     def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:

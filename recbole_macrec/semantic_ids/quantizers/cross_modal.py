@@ -2,7 +2,9 @@
 
 Shapes: B batch, F_m feature width of modality m, L levels, D code width.
 """
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,10 @@ from torch import Tensor, nn
 from recbole_macrec.semantic_ids.quantizers.losses import info_nce, sample_positives
 from recbole_macrec.semantic_ids.quantizers.quantizer import Quantized
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
-from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.distributed import Share
+
+if TYPE_CHECKING:
+    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
 class CrossModalLoss(NamedTuple):

@@ -1,10 +1,15 @@
 """Health of codebooks during training: records per epoch, and warnings."""
+from __future__ import annotations
+
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.semantic_ids.statistics import collision_rate, usage_and_perplexity
+
+if TYPE_CHECKING:
+    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +41,7 @@ def _advice(settings: SemanticIDSettings) -> str:
         return "Set restart_dead_codes to True."
     if settings.rqvae_warmup_epochs == 0:
         return "Set rqvae_warmup_epochs to 10."
-    contrasts = settings.quantizer == "cross_modal_rqvae" and settings.lambda_con > 0
+    contrasts = settings.joins_modalities and settings.lambda_con > 0
     if contrasts and max(settings.con_layers, default=0) > 0:
         return "Lower lambda_con, or set rqvae_preset to default, which keeps L_con to the first layer."
     return "Lower codebook_size, rqvae_learning_rate or commitment_weight; or look for items with equal features."

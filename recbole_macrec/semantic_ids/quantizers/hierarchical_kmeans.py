@@ -2,23 +2,40 @@
 
 Shapes: N items, F feature width, L levels, K codes of a level.
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
 from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
+from recbole_macrec.semantic_ids.quantizers.base import Quantizer
 from recbole_macrec.semantic_ids.quantizers.kmeans import Clusters, kmeans
 from recbole_macrec.semantic_ids.rows import ComputedRows, Features, Scale, select_rows
-from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.blocks import blocks
+from recbole_macrec.utils.distributed import ALONE, Group
+
+if TYPE_CHECKING:
+    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
-def hierarchical_kmeans(features: dict[str, Features], settings: SemanticIDSettings) -> Learnt:
-    """Quantize every modality ([N, F_m], N >= K) separately: the baseline of MMGRec's Table 4 (Tay et al., NeurIPS 2022).
+class HierarchicalKMeans(Quantizer):
+    """k-means of the features, then of each cluster: the baseline of MMGRec's Table 4 (Tay et al., NeurIPS 2022).
 
-    A code has a meaning only under its prefix, so there are no codebooks that all items share. The items of a cluster with at
-    most K items get different codes.
+    A code has a meaning only after its prefix, so there are no codebooks that all items share, and new items cannot be
+    quantized. The items of a cluster with at most K items get different codes.
     """
-    return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
+
+    def learn(
+        self,
+        features: dict[str, Features],
+        settings: SemanticIDSettings,
+        device: str = "cpu",
+        show_progress: bool = True,
+        group: Group = ALONE,
+    ) -> Learnt:
+        return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
 
 
 def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:

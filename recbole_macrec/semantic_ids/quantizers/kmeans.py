@@ -13,6 +13,7 @@ from recbole_macrec.semantic_ids.rows import LARGEST_FEATURE, ComputedRows, Feat
 from recbole_macrec.utils.blocks import blocks
 
 MINI_BATCH_FROM = 20_000  # items; above this, full Lloyd iterations cost minutes
+MINI_BATCH = 8_192  # items of an iteration of mini-batch k-means
 
 
 class Clusters(NamedTuple):
@@ -49,7 +50,7 @@ def _one_thread() -> Iterator[None]:
 
 def _fit(x: Features, k: int, seed: int) -> KMeans | MiniBatchKMeans:
     if len(x) > MINI_BATCH_FROM:
-        return MiniBatchKMeans(k, n_init=1, batch_size=8192, random_state=seed).fit(sample_rows(x, seed))
+        return MiniBatchKMeans(k, n_init=1, batch_size=MINI_BATCH, random_state=seed).fit(sample_rows(x, seed))
     return KMeans(k, n_init=1, max_iter=50, random_state=seed).fit(x[:])
 
 

@@ -2,11 +2,14 @@
 
 Shapes: N items, F_m feature width of modality m.
 """
+from __future__ import annotations
+
 import copy
 import logging
 import time
 import zlib
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,16 +19,18 @@ from tqdm import tqdm
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
 from recbole_macrec.semantic_ids.collisions.base import Geometry
+from recbole_macrec.semantic_ids.quantizers.base import Quantizer
 from recbole_macrec.semantic_ids.quantizers.cross_modal import CrossModalRQVAE
 from recbole_macrec.semantic_ids.quantizers.health import code_health, warn_once
-from recbole_macrec.semantic_ids.quantizers.hierarchical_kmeans import hierarchical_kmeans
 from recbole_macrec.semantic_ids.quantizers.kmeans import pseudo_labels
 from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
-from recbole_macrec.semantic_ids.quantizers.rq_kmeans import rq_kmeans
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
 from recbole_macrec.semantic_ids.rows import Features, Scale, StreamedFeatures, scale_features
-from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.utils.device_budget import DeviceBudget
 from recbole_macrec.utils.distributed import ALONE, Group, Share, average_gradients
+
+if TYPE_CHECKING:
+    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 logger = logging.getLogger(__name__)
 
@@ -33,30 +38,6 @@ GRADIENT_CLIP = 1.0
 LEARNS = "learns the semantic IDs"  # completes "Waiting for the first process, which ..."
 LONG_TRAINING_SECONDS = 1800  # seconds; for longer training a log message suggests faster options
 SETTLING_EPOCHS = 20  # no warnings about poor codebooks before this epoch, except in the last one
-
-
-def learn(features: dict[str, Features], settings: SemanticIDSettings, device: str = "cpu",
-          show_progress: bool = True, group: Group = ALONE) -> Learnt:
-    """Learn codes of all items from features [N, F_m] float32 with ``settings.quantizer``.
-
-    ``rqvae`` trains every modality separately, so its codes do not depend on the other modalities.
-
-    Args:
-        group: processes that train an RQ-VAE together, all with the same features. Only the first one has the result.
-    """
-    if settings.quantizer == "rq_kmeans":
-        return rq_kmeans(features, settings)
-    if settings.quantizer == "hierarchical_kmeans":
-        return hierarchical_kmeans(features, settings)
-    if settings.quantizer == "cross_modal_rqvae":
-        return Training(features, settings, device, group).run(show_progress)
-    parts = {}
-    for modality, x in features.items():
-        seed = settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000
-        alone = replace(settings, modalities=(modality,), semantic_id_seed=seed)
-        parts[modality] = Training({modality: x}, alone, device, group).run(show_progress)
-    modalities = {m: learnt for part in parts.values() for m, learnt in part.modalities.items()}
-    return Learnt(modalities, [entry for part in parts.values() for entry in part.history])
 
 
 class Training:
@@ -172,8 +153,8 @@ class Training:
         """Return the latent vectors z [N, D] of all items."""
         if self.group.size == 1:
             return tower.encode(x)
-        share = Share.divide(torch.arange(len(x)), self.group)
-        return share.gather(torch.cat([tower.encoder(x[rows.to(x.device)]) for rows in share.rows.split(8192)]))
+        share, at_once = Share.divide(torch.arange(len(x)), self.group), DeviceBudget.of(x.device).encoded_items
+        return share.gather(torch.cat([tower.encoder(x[rows.to(x.device)]) for rows in share.rows.split(at_once)]))
 
     def _codes(self, quantizer: ResidualQuantizer, z: Tensor) -> Tensor:
         """Return the codes [N, L] of all items, given ``z`` [N, D]."""
@@ -221,6 +202,51 @@ class Training:
             if s.restart_dead_codes and not last:
                 tower.quantizer.restart_dead_codes(z, codes, self.optimizer, self.generator)
         return result
+
+
+class RQVAEQuantizer(Quantizer):
+    """An RQ-VAE for each modality (TIGER, MQL4GRec, MMGRec)."""
+
+    trains_in_processes = True
+
+    def learn(
+        self,
+        features: dict[str, Features],
+        settings: SemanticIDSettings,
+        device: str = "cpu",
+        show_progress: bool = True,
+        group: Group = ALONE,
+    ) -> Learnt:
+        """Train every modality alone, so that its codes do not depend on other modalities. See :meth:`Quantizer.learn`."""
+        parts = {}
+        for modality, x in features.items():
+            seed = settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000
+            alone = replace(settings, modalities=(modality,), semantic_id_seed=seed)
+            parts[modality] = Training({modality: x}, alone, device, group).run(show_progress)
+        modalities = {m: learnt for part in parts.values() for m, learnt in part.modalities.items()}
+        return Learnt(modalities, [entry for part in parts.values() for entry in part.history])
+
+    def quantize(self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings) -> tuple[np.ndarray, Geometry]:
+        model = RQVAE(x.shape[1], settings, torch.Generator())
+        model.load_state_dict(weights)
+        z, quantizer = model.encode(x), model.quantizer
+        return quantizer.codes(z).numpy(), Geometry(z.numpy(), quantizer.codebooks.detach().numpy())
+
+
+class CrossModalRQVAEQuantizer(RQVAEQuantizer):
+    """An RQ-VAE for each modality, trained together with losses between modalities (MACRec)."""
+
+    joins_modalities = True
+
+    def learn(
+        self,
+        features: dict[str, Features],
+        settings: SemanticIDSettings,
+        device: str = "cpu",
+        show_progress: bool = True,
+        group: Group = ALONE,
+    ) -> Learnt:
+        return Training(features, settings, device, group).run(show_progress)
 
 
 def duration(seconds: float) -> str:

@@ -7,8 +7,8 @@ from scipy.sparse import csr_matrix
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import Learnt
+from recbole_macrec.semantic_ids.quantizers import learn_codes
 from recbole_macrec.semantic_ids.quantizers.graph import GraphTraining, JointTraining
-from recbole_macrec.semantic_ids.quantizers.learn import learn
 from recbole_macrec.semantic_ids.rows import ComputedRows, Features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.distributed import ALONE, Group
@@ -27,14 +27,14 @@ def represent_and_learn(features: dict[str, Features], interactions: csr_matrix 
         UserError: a graph is required, but there are no interactions.
     """
     if not settings.uses_graph:
-        return learn(_matrices_to_quantize(features, settings, None), settings, device, show_progress, group)
+        return learn_codes(_matrices_to_quantize(features, settings, None), settings, device, show_progress, group)
     if interactions is None:
         raise UserError("representation = graph and encoder_input = graph need the training interactions, which are known "
                         "after a run has split the data; run a model with them, or choose another representation.")
     if settings.trains_jointly:
         return JointTraining(features, interactions, settings, device).run(show_progress)
     graph, history = GraphTraining(features, interactions, settings, device).run(show_progress)
-    learnt = learn(_matrices_to_quantize(features, settings, graph.items), settings, device, show_progress)
+    learnt = learn_codes(_matrices_to_quantize(features, settings, graph.items), settings, device, show_progress)
     return learnt._replace(history=[*history, *learnt.history], graph=graph)
 
 

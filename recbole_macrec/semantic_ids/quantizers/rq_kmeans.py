@@ -2,21 +2,50 @@
 
 Shapes: N items, F feature width, L levels, K codes, D code width.
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
+from torch import Tensor
 
 from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
 from recbole_macrec.semantic_ids.collisions.base import Geometry
+from recbole_macrec.semantic_ids.quantizers.base import Quantizer
 from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
-from recbole_macrec.semantic_ids.rows import Features, Scale, sample_rows
-from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.semantic_ids.rows import Features, Scale, StreamedFeatures, sample_rows
 from recbole_macrec.utils.blocks import blocks
+from recbole_macrec.utils.device_budget import DeviceBudget
+from recbole_macrec.utils.distributed import ALONE, Group
+
+if TYPE_CHECKING:
+    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
-def rq_kmeans(features: dict[str, Features], settings: SemanticIDSettings) -> Learnt:
-    """Quantize every modality ([N, F_m], N >= K) separately. D is ``code_dim``, or N or F_m if that is smaller."""
-    return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
+class RQKMeans(Quantizer):
+    """PCA, then k-means of the residuals level by level; a baseline without training.
+
+    D is ``code_dim``, or less where N or F_m is.
+    """
+
+    def learn(
+        self,
+        features: dict[str, Features],
+        settings: SemanticIDSettings,
+        device: str = "cpu",
+        show_progress: bool = True,
+        group: Group = ALONE,
+    ) -> Learnt:
+        return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
+
+    def quantize(self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings) -> tuple[np.ndarray, Geometry]:
+        parts = x.split(DeviceBudget.of(x.device).encoded_items)
+        z = torch.cat([(part - weights["pca_mean"]) @ weights["components"].T for part in parts])
+        quantizer = ResidualQuantizer(*weights["codebooks"].shape)
+        quantizer.load_state_dict({"codebooks": weights["codebooks"]})
+        return quantizer.codes(z).numpy(), Geometry(z.numpy(), quantizer.codebooks.detach().numpy())
 
 
 def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:

@@ -2,7 +2,9 @@
 
 Shapes: B batch, F feature width, L levels, D code width.
 """
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +12,10 @@ from torch import Tensor, nn
 
 from recbole_macrec.semantic_ids.quantizers.quantizer import Quantized, ResidualQuantizer
 from recbole_macrec.semantic_ids.rows import StreamedFeatures
-from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.utils.device_budget import DeviceBudget
 
-CHUNK = 8192  # rows encoded or decoded together without gradients
-
+if TYPE_CHECKING:
+    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 class RQVAEOutput(NamedTuple):
     quantized: Quantized
@@ -50,14 +52,14 @@ class RQVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Tensor | StreamedFeatures) -> Tensor:
-        """z [N, D] of all items ``x`` [N, F], computed in chunks of rows."""
-        return torch.cat([self.encoder(part) for part in x.split(CHUNK)])
+        """z [N, D] of all items ``x`` [N, F], computed in parts."""
+        return torch.cat([self.encoder(part) for part in x.split(DeviceBudget.of(x.device).encoded_items)])
 
     @torch.no_grad()
     def reconstruction_error(self, x: Tensor | StreamedFeatures, z: Tensor) -> float:
         """Mean squared error of the features reconstructed from the codes of ``z`` [N, D]; predicting the mean gives 1."""
-        total = 0.0
-        for part, z_part in zip(x.split(CHUNK), z.split(CHUNK), strict=True):
+        total, rows = 0.0, DeviceBudget.of(x.device).encoded_items
+        for part, z_part in zip(x.split(rows), z.split(rows), strict=True):
             total += F.mse_loss(self.decoder(self.quantizer(z_part).z_hat), part, reduction="sum").item()
         return total / x.numel()
 

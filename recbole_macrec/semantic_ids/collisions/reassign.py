@@ -1,6 +1,4 @@
-"""Collision resolution: unique semantic IDs for items with equal codes.
-
-A strategy is a class with a method ``resolve``, registered in RESOLUTIONS under its value of the option ``collision``.
+"""Keep collisions, or move items to the nearest unused ID.
 
 Shapes: N items, L levels, K_l codes of level l, D code width.
 """
@@ -10,29 +8,25 @@ import numpy as np
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.collisions.base import (
-    ExtraToken,
     Geometry,
-    Popularity,
-    RandomToken,
     Resolution,
     ResolutionContext,
     Resolved,
     quantization_error,
     rank_in_group,
-    residual,
 )
-from recbole_macrec.semantic_ids.collisions.sinkhorn import uniform_assignment
-from recbole_macrec.semantic_ids.statistics import collision_rate
 
 
-class Keep:
+class Keep(Resolution):
     """Keep collisions."""
+
+    keeps_collisions = True
 
     def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
         return Resolved(codes.copy(), tuple(sizes))
 
 
-class Reassign:
+class Reassign(Resolution):
     """Move all but one item of every collision to the nearest unused ID (MQL4GRec, MACRec).
 
     The item nearest to its codewords keeps the ID. The others, nearest first, get the nearest codeword of the last level that
@@ -122,59 +116,6 @@ class UsedIDs:
 
     def _number(self, prefix: list[int]) -> int:
         return sum(code * span for code, span in zip(prefix, self.span[1:]))
-
-
-class Sinkhorn:
-    """Uniform assignment at the last level, then :class:`Reassign` for items without an unused code.
-
-    The colliding items of each prefix of L-1 codes are distributed over its unused codewords by an entropic optimal transport
-    plan (sinkhorn.py).
-
-    Raises:
-        UserError: the codewords are not known (published IDs), or there are more items than IDs.
-    """
-
-    def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
-        geometry = context.geometry
-        if geometry is None:
-            raise UserError("collision = sinkhorn needs the codewords, which published IDs and hierarchical k-means do not "
-                            "have; set collision to reassign, extra_token or popularity.")
-        codes, last = codes.copy(), len(sizes) - 1
-        _, id_of_item, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-        collides = counts[id_of_item.reshape(-1)] > 1  # [N]
-        error = quantization_error(codes, geometry)
-        prefix = np.unique(codes[:, :last], axis=0, return_inverse=True)[1].reshape(-1)
-        order = np.argsort(prefix, kind="stable")
-        for group in np.split(order, np.flatnonzero(np.diff(prefix[order])) + 1):  # items of one prefix
-            items, others = group[collides[group]], group[~collides[group]]
-            if not len(items):
-                continue
-            free = np.setdiff1d(np.arange(sizes[last]), codes[others, last])
-            items = items[np.argsort(error[items], kind="stable")][: len(free)]
-            rest = residual(codes[items, :last], geometry.z[items], geometry.codebooks)  # [n, D]
-            cost = np.square(rest[:, None] - geometry.codebooks[last][free]).sum(2)
-            codes[items, last] = free[uniform_assignment(cost)]
-        return Reassign().resolve(codes, sizes, context)
-
-
-RESOLUTIONS: dict[str, type[Resolution]] = {
-    "reassign": Reassign, "extra_token": ExtraToken, "popularity": Popularity, "random": RandomToken, "sinkhorn": Sinkhorn,
-    "keep": Keep,
-}
-
-
-def resolve(strategy: str, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None = None,
-            counts: np.ndarray | None = None, seed: int = 0) -> Resolved:
-    """Apply the strategy named by the option ``collision``. All but ``keep`` give every item a unique ID.
-
-    Args:
-        counts: training interactions [N] of each item, for ``popularity``.
-        seed: seed of ``random``.
-    """
-    resolved = RESOLUTIONS[strategy]().resolve(codes, sizes, ResolutionContext(geometry, counts, seed))
-    if strategy != "keep" and collision_rate(resolved.codes) > 0:
-        raise AssertionError(f"collision strategy {strategy} left items with equal IDs")
-    return resolved
 
 
 def count_ids(sizes: tuple[int, ...]) -> int:

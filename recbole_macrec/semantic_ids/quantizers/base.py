@@ -1,0 +1,73 @@
+"""Interface of the quantizers.
+
+Shapes: N items, n new items, F_m feature width of modality m, L levels, D code width.
+"""
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from recbole_macrec.semantic_ids.codes import Learnt
+from recbole_macrec.semantic_ids.collisions.base import Geometry
+from recbole_macrec.semantic_ids.rows import Features, StreamedFeatures
+from recbole_macrec.utils.distributed import ALONE, Group
+
+if TYPE_CHECKING:  # settings.py reads the names of the quantizers
+    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+
+
+class Quantizer(ABC):
+    """A method that turns features of items into codes.
+
+    The first line of its docstring describes it in the documentation of the option ``quantizer``.
+
+    Attributes:
+        joins_modalities: whether it learns the codes of two or more modalities together. Otherwise every modality is learnt alone.
+        trains_in_processes: whether several processes can train it together. Otherwise the first process learns the codes.
+    """
+
+    joins_modalities: ClassVar[bool] = False
+    trains_in_processes: ClassVar[bool] = False
+
+    @abstractmethod
+    def learn(
+        self,
+        features: dict[str, Features],
+        settings: SemanticIDSettings,
+        device: str = "cpu",
+        show_progress: bool = True,
+        group: Group = ALONE,
+    ) -> Learnt:
+        """Learn codes of all items.
+
+        Args:
+            features: name of the ID (usually a modality) -> float32 [N, F_m], N >= ``codebook_size``. An array, or an object
+                that reads rows when it is indexed; :class:`~recbole_macrec.semantic_ids.rows.Scale` standardizes its columns.
+            settings: ``codebook_levels``, ``codebook_size``, ``semantic_id_seed`` and the quantizer's own options.
+            group: the processes that train together, all with the same features; the first one needs the result.
+
+        Returns:
+            For each ID a ``LearntModality``: codes int64 [N, L] below ``codebook_size``, the geometry if all items share the
+            codewords of a level, the reconstruction error, and weights as float32 tensors, which are saved. The weights contain
+            at least ``mean`` and ``scale`` [F_m] of the features.
+        """
+
+    def quantize(self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings) -> tuple[np.ndarray, Geometry]:
+        """Compute the codes of new items. A quantizer without this method cannot add items to a trained model.
+
+        Args:
+            x: features of the n new items, standardized by ``mean`` and ``scale``.
+            weights: the weights of the learnt modality, without ``mean`` and ``scale``.
+
+        Returns:
+            Codes int64 [n, L] and their geometry.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def quantizes_new_items(cls) -> bool:
+        """Whether the class implements :meth:`quantize`."""
+        return cls.quantize is not Quantizer.quantize
