@@ -28,7 +28,7 @@ from recbole_macrec.data.loading import check_columns
 from recbole_macrec.data.numbers import first_unreadable
 from recbole_macrec.data.splits import check_split, checksums
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.decoding.budget import max_users_in_memory
+from recbole_macrec.generation.decoding.ranker import max_users_in_memory
 from recbole_macrec.model import MODELS
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.dataset import SemanticIDDataset

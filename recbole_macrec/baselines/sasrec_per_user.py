@@ -50,8 +50,9 @@ class SASRecPerUser(WindowedRecommender):
         nn.init.normal_(self.items.weight, std=STD)
         self.layers = CausalLayers(self.settings)
         self.norm = RMSNorm(self.settings.d_model)
-        self.group_overhead = self.overhead_of(self.layers)
-        self.pass_tokens = min(self.pass_tokens, max(1, MAX_SCORES // self.n_items))
+        self.group_overhead = self.budget.group_overhead(self.layers)
+        positions = min(self.budget.pass_positions, max(1, MAX_SCORES // self.n_items))
+        self.budget = replace(self.budget, pass_positions=positions)
         self.item_tokens = dataset.field2id_token[self.ITEM_ID].tolist()
         self.semantic_ids = dataset.semantic_ids if self.reads_semantic_ids(config) else None
         if self.semantic_ids is not None:

@@ -4,6 +4,8 @@ Shapes: M modalities, L levels, K codes of a level, P prompt tokens.
 """
 from collections.abc import Mapping, Sequence
 
+import torch
+
 PAD = 0
 
 
@@ -38,3 +40,7 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return self.size
+
+    def tokens(self, modality: str, codes: torch.Tensor) -> torch.Tensor:
+        """Tokens [..., L] of codes [..., L]."""
+        return codes + torch.tensor(self.offsets[modality], device=codes.device)

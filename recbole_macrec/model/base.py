@@ -2,47 +2,35 @@
 
 Shapes: B users, N items, n targets, L levels, K codes of a level, D model width, P tokens before the first item.
 """
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from recbole.evaluator.register import metric_information
+from torch import nn
 
 from recbole_macrec.config.registry import models
 from recbole_macrec.config.values import as_list, check_choice, check_whole
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.decoding.candidates import candidate_scores
-from recbole_macrec.generation.decoding.causal_decoder import CausalTrieDecoder
-from recbole_macrec.generation.decoding.certified import certified_rankings
 from recbole_macrec.generation.decoding.eligible import Eligible
-from recbole_macrec.generation.decoding.exact import exact_rankings
-from recbole_macrec.generation.decoding.fusion import (
-    fuse_official,
-    fuse_rescored,
-    fuse_scores,
-    score_matrix,
-)
-from recbole_macrec.generation.decoding.prior import prior_log_probs
-from recbole_macrec.generation.decoding.search import (
-    Ranking,
-    beam_search,
-    sequence_log_probs,
-)
+from recbole_macrec.generation.decoding.fusion import score_matrix
+from recbole_macrec.generation.decoding.ranker import Ranker, RankingSettings
+from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
-from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.generation.id_table import IDTable
+from recbole_macrec.generation.loss import id_cross_entropy
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.network.memory import CausalMemory, Memory
 from recbole_macrec.generation.network.transformer import Transformer
-from recbole_macrec.generation.network.windows import Target, Windows
+from recbole_macrec.generation.network.windows import Histories, Target, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
-from recbole_macrec.model.windowed import Histories, WindowedRecommender, in_eval_precision
+from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
-from recbole_macrec.utils.cpu_threads import map_in_threads
-from recbole_macrec.utils.hardware import free_memory
 
 
 class Task(NamedTuple):
@@ -53,7 +41,6 @@ class Task(NamedTuple):
 
 
 WHOLE_ORDER = ("rec.meanrank", "rec.score")  # data needed by RecBole's metrics over the whole ranking
-CERTIFIED_ROWS = 2**17  # maximum number of prefixes that certified ranking keeps on a CPU: 1 GB for 4 layers of width 384
 EXCLUDED_ITEMS_FIELD = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, padded with 0
 
 
@@ -79,37 +66,21 @@ class GenerativeRecommender(WindowedRecommender):
         if self.item_task_ratio == 0:
             self.item_tasks = []
         self.aligns_items = self.reads_items(config)
-        self.beams = config["num_beams"]
-        self.decode, self.fusion, self.certified_rows = config["decode"], config["fusion"], config["certified_rows"]
-        self.top = max(as_list(config["topk"]), default=0)
+        self.ranking = RankingSettings(
+            decode=config["decode"],
+            fusion=config["fusion"],
+            beams=config["num_beams"],
+            top=max(as_list(config["topk"]), default=0),
+            certified_rows=config["certified_rows"],
+        )
         prompt_length = config["prompt_length"]
         kinds = ["sequence", "item"] if self.aligns_items else ["sequence"]
         prompts = [f"{kind}:{m}" for kind in kinds for m in self.modalities] if prompt_length else []
         self.vocabulary = Vocabulary(ids.sizes, prompts, prompt_length)
         self.decoder_only, self.output = config["network"] == "decoder_only", config["output"]
         self.network = self.build_network(config)
-        self.group_overhead = self.overhead_of(self.network)
-        for m in self.modalities:
-            codes = np.ascontiguousarray(ids.codes[m])  # [n_items - 1, L]
-            self._add_buffer(f"codes_{m}", np.vstack([np.zeros_like(codes[:1]), codes]))  # [n_items, L], row 0 is padding
-            _, group = np.unique(ids.raw_codes[m], axis=0, return_inverse=True)
-            self._add_buffer(f"raw_id_{m}", np.append(-1, group.reshape(-1)))  # [n_items], equal where raw IDs collide
-            if ids.n_new_items:
-                prior = prior_log_probs(codes, ids.n_new_items)
-                self._add_buffer(f"prior_{m}", np.vstack([prior[:1], prior]))  # [n_items, L]
-        self.tries = torch.nn.ModuleDict(self.build_tries(np.arange(1, self.n_items)))
-        trained = self.n_items - ids.n_new_items
-        self.trained = torch.nn.ModuleDict(self.build_tries(np.arange(1, trained))) if ids.n_new_items else self.tries
-        for m in self.modalities:
-            nodes = torch.stack(self.trained[m].nodes(torch.arange(1, trained, device=self.trained[m].items.device)), dim=1)
-            self._add_buffer(f"nodes_{m}", F.pad(nodes, (0, 0, 1, 0)).cpu().numpy())  # [trained, L], in `trained`
-
-    def build_tries(self, items: np.ndarray) -> dict[str, Trie]:
-        """Build the trie of the IDs of ``items`` (sorted item numbers) for each modality, on the model's device."""
-        codes = {m: getattr(self, f"codes_{m}") for m in self.modalities}
-        priors = {m: getattr(self, f"prior_{m}", None) for m in self.modalities}
-        arrays = {m: [x if x is None else x.cpu().numpy()[items] for x in (codes[m], priors[m])] for m in self.modalities}
-        return {m: Trie(c, items, prior).to(codes[m].device) for m, (c, prior) in arrays.items()}
+        self.group_overhead = self.budget.group_overhead(self.network)
+        self.tables = nn.ModuleDict({m: IDTable(ids.codes[m], ids.raw_codes[m], ids.n_new_items) for m in self.modalities})
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         """Sequence tasks and item tasks of this model."""
@@ -249,31 +220,16 @@ class GenerativeRecommender(WindowedRecommender):
 
     def _tokens(self, modality: str, items: torch.Tensor) -> torch.Tensor:
         """Tokens [..., L] of the codes of items [...]."""
-        offsets = torch.tensor(self.vocabulary.offsets[modality], device=items.device)
-        return getattr(self, f"codes_{modality}")[items] + offsets
+        return self.vocabulary.tokens(modality, self.tables[modality].codes[items])
 
     def _cross_entropy(self, modality: str, hidden: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the targets' codes, averaged over levels and summed over targets.
+        """Cross-entropy of the codes of items [n], averaged over levels and summed over items; ``hidden`` [n, L, D]."""
+        table, trie = self.tables[modality], self.softmax_trie(modality)
+        return id_cross_entropy(self.network, self.vocabulary, modality, table, trie, hidden, items)
 
-        With ``output: trie`` a level's softmax is over the codes that continue the target's prefix in the trie, with
-        ``output: level`` over the whole codebook.
-
-        Args:
-            hidden: [n, L, D].
-            items: int64 [n].
-        """
-        codes, sizes = getattr(self, f"codes_{modality}")[items], self.vocabulary.sizes[modality]
-        trie = self.softmax_trie(modality)
-        nodes = getattr(self, f"nodes_{modality}")[items]  # [n, L]
-        total = torch.zeros((), device=hidden.device)
-        for level, (offset, size) in enumerate(zip(self.vocabulary.offsets[modality], sizes)):
-            logits = self.network.logits(hidden[:, level], offset, size).float()  # [n, K]
-            if trie is None:
-                total = total + F.cross_entropy(logits, codes[:, level], reduction="sum")
-                continue
-            own = logits.gather(1, codes[:, level : level + 1])[:, 0]
-            total = total + (trie.log_normaliser(level, nodes[:, level - 1] if level else None, logits) - own).sum()
-        return total / len(sizes)
+    def softmax_trie(self, modality: str) -> Trie | None:
+        """Trie of the trained items if the softmax is over the children of a prefix, None if over all codes of a level."""
+        return self.tables[modality].trained if self.output == "trie" else None
 
     # -- encoding ----------------------------------------------------------------------------------------------------
 
@@ -297,92 +253,34 @@ class GenerativeRecommender(WindowedRecommender):
 
     # -- ranking -----------------------------------------------------------------------------------------------------
 
+    @property
+    def ranker(self) -> Ranker:
+        """The ranker of the model with its present weights and options."""
+        tries = {m: self.softmax_trie(m) for m in self.modalities}
+        tables = dict(self.tables.items())
+        return Ranker(self.network, self.vocabulary, tables, tries, self.encode_history, self.ranking, self.budget)
+
+    def with_ranking(self, **options) -> "GenerativeRecommender":
+        """Return a model with other :class:`RankingSettings`, e.g. ``decode="exact"``. It shares the weights of this one."""
+        other = copy.copy(self)
+        other.ranking = replace(self.ranking, **options)
+        return other
+
     @torch.no_grad()
     @in_eval_precision
     def rank(self, interaction, eligible: Eligible | None = None) -> dict[str, Ranking]:
-        """Rank items by every modality's own sequence task, and by the fusion of all modalities.
+        """Rank items by every modality's own sequence task, and by the fusion of all modalities; see :meth:`Ranker.rank`.
 
         Args:
-            eligible: the items to rank; None for all.
+            eligible: the items to rank; None for all except those in the field ``EXCLUDED_ITEMS_FIELD``.
 
         Returns:
-            modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``. With ``decode: beam`` a ranking
-            holds the items found by the beams, with ``decode: exact`` every item, with ``decode: certified`` the first
-            ``eligible.top`` items. With ``fusion: official`` and several modalities, ``fused`` combines the first
-            ``eligible.beams`` items of each modality.
+            modality -> Ranking, and ``fused`` -> Ranking; rows as in ``interaction``.
         """
-        histories = self.histories(interaction)
-        if eligible is None:
-            same = {m: getattr(self, f"raw_id_{m}") for m in self.modalities}  # metrics by ID count distinct IDs
-            eligible = Eligible(dict(self.tries.items()), max(self.beams, self.top), self.excluded(interaction), self.top, same)
-        parts = self._batch_parts(histories.length, self._users_per_part(eligible.beams))
-        order = torch.argsort(torch.cat(parts)).to(histories.items.device)
-        rank = {"beam": self._rank_by_beams, "exact": self._rank_exactly, "certified": self._rank_certified}[self.decode]
-        visits = len(order) * (self.n_items if self.decode == "exact" else eligible.beams)
-        decoders = {m: self.decoder(m, eligible.tries[m], visits) for m in self.modalities}
-
-        def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
-            part = histories.rows(rows)
-            memories = {m: self.encode_history(m, part) for m in self.modalities}
-            return rank(decoders, memories, eligible.rows(rows))
-
-        ranked = list(map_in_threads(rank_part, parts[::-1], self.device))[::-1]  # longest first
-        widths = {name: max(part[name].items.shape[1] for part in ranked) for name in ranked[0]}
-        return {
-            name: Ranking(*(torch.cat(column)[order] for column in zip(*(part[name].widened(width) for part in ranked))))
-            for name, width in widths.items()
-        }
-
-    def softmax_trie(self, modality: str) -> Trie | None:
-        """Trie of the trained items if the softmax is over the children of a prefix, None if over all codes of a level."""
-        return self.trained[modality] if self.output == "trie" else None
-
-    def decoder(self, modality: str, trie: Trie, visits: int) -> TrieDecoder | CausalTrieDecoder:
-        trained = self.softmax_trie(modality)
-        if self.decoder_only:
-            return CausalTrieDecoder(self.network, self.vocabulary, modality, trie, trained)
-        return TrieDecoder(self.network, self.vocabulary, modality, trie, visits, trained)
-
-    def _users_per_part(self, beams: int) -> int:
-        """Number of users ranked together: limited by the cache on a CPU, by a quarter of the free memory elsewhere."""
-        certified = self.decode == "certified"
-        if self.device.type == "cpu":
-            fit = CERTIFIED_ROWS // self.certified_rows if certified else 128 * self.beams // max(self.beams, beams)
-            return max(1, min(128, fit))
-        if certified:  # all modalities at once
-            beams = self.certified_rows * len(self.modalities)
-        s = self.network.settings
-        levels = max(trie.levels for trie in self.tries.values())
-        children = max(max(trie.widths[1:]) for trie in self.tries.values())
-        numbers = 2 * s.decoder_layers * levels * s.num_heads * s.d_kv + s.d_ff + 6 * children  # per beam
-        return max(1, free_memory(self.device) // 4 // (4 * numbers * beams))
-
-    def _rank_by_beams(
-        self, decoders: dict[str, TrieDecoder], memories: dict[str, Memory], eligible: Eligible
-    ) -> dict[str, Ranking]:
-        rankings = {
-            m: beam_search(decoders[m], memory, eligible.beams, eligible.excluded) for m, memory in memories.items()
-        }
-        fused = fuse_official(list(rankings.values()), self.n_items)
-        if self.fusion != "official":
-            scores = [self._exact_scores(m, memory, fused.items) for m, memory in memories.items()]
-            fused = fuse_rescored(self.fusion, fused.items, scores, self._levels())
-        return rankings | {"fused": fused}
-
-    def _rank_exactly(
-        self, decoders: dict[str, TrieDecoder], memories: dict[str, Memory], eligible: Eligible
-    ) -> dict[str, Ranking]:
-        return exact_rankings(decoders, memories, eligible, self.n_items, self.fusion, self._traversal_rows())
-
-    def _rank_certified(
-        self, decoders: dict[str, TrieDecoder], memories: dict[str, Memory], eligible: Eligible
-    ) -> dict[str, Ranking]:
-        limit, rows = self.certified_rows, self._traversal_rows()
-        return certified_rankings(decoders, memories, eligible, self.n_items, self.fusion, limit, rows)
-
-    def _traversal_rows(self) -> int:
-        """Number of (user, prefix) pairs that a traversal of the whole trie decodes at once."""
-        return 4096 if self.device.type == "cpu" else 65536
+        histories, ranker = self.histories(interaction), self.ranker
+        eligible = eligible or ranker.all_items(self.excluded(interaction))
+        parts = self._batch_parts(histories.length, ranker.users_per_part(eligible.beams, self.device))
+        return ranker.rank(histories, eligible, parts)
 
     def full_sort_predict(self, interaction) -> torch.Tensor:
         """Scores of all items, [B, n_items]; see :func:`score_matrix`."""
@@ -396,38 +294,20 @@ class GenerativeRecommender(WindowedRecommender):
     @torch.no_grad()
     @in_eval_precision
     def item_scores(self, interaction, items: torch.Tensor) -> torch.Tensor:
-        """Exact scores of given items [B, C]: log-probability divided by the length of the ID; see :func:`fuse_scores`."""
-        histories = self.histories(interaction)
-        decoders = {m: self.decoder(m, self.tries[m], items.numel()) for m in self.modalities}
-
-        def part_scores(rows: torch.Tensor) -> torch.Tensor:
-            part, candidates = histories.rows(rows), items[rows.to(items.device)]
-            scores = [candidate_scores(decoder, self.encode_history(m, part), candidates) for m, decoder in decoders.items()]
-            return fuse_scores(self.fusion, scores, self._levels())
-
-        parts = self._batch_parts(histories.length, self._users_per_part(items.shape[1]))[::-1]  # longest first
-        scores = torch.cat(list(map_in_threads(part_scores, parts, self.device)))
-        return scores[torch.argsort(torch.cat(parts)).to(scores.device)]
+        """Exact scores of given items [B, C]; see :meth:`Ranker.item_scores`."""
+        histories, ranker = self.histories(interaction), self.ranker
+        parts = self._batch_parts(histories.length, ranker.users_per_part(items.shape[1], self.device))
+        return ranker.item_scores(histories, items, parts)
 
     @property
     def catalogue(self) -> SemanticIDs:
         return self.semantic_ids
 
     def restriction(self, allowed: np.ndarray | None) -> dict[str, Trie]:
-        return dict(self.tries.items()) if allowed is None else self.build_tries(allowed)
+        return {m: table.trie if allowed is None else table.trie_of(allowed) for m, table in self.tables.items()}
 
     def best_items(self, interaction, k: int, restriction: dict[str, Trie], excluded: torch.Tensor | None = None) -> Ranking:
-        return self.rank(interaction, Eligible(restriction, max(self.beams, k), excluded, k))["fused"]
-
-    def _levels(self) -> list[int]:
-        return [self.tries[m].levels for m in self.modalities]
-
-    def _exact_scores(self, modality: str, memory: Memory, items: torch.Tensor) -> torch.Tensor:
-        """Log-probability of items [B, G] divided by the length of their IDs; [B, G]."""
-        codes = getattr(self, f"codes_{modality}")[items]  # [B, G, L]
-        prior = getattr(self, f"prior_{modality}")[items] if self.semantic_ids.n_new_items else None
-        trained = self.softmax_trie(modality)
-        return sequence_log_probs(self.network, self.vocabulary, modality, memory, codes, prior, trained)
+        return self.rank(interaction, Eligible(restriction, max(self.ranking.beams, k), excluded, k))["fused"]
 
     # -- after training ----------------------------------------------------------------------------------------------
 

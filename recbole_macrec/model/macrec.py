@@ -10,7 +10,7 @@ from recbole_macrec.semantic_ids.quantizers.losses import info_nce
 
 
 class MACRec(MQL4GRec):
-    """Zhang et al., "MACRec", AAAI 2026, arXiv 2511.15122.
+    """MACRec (Zhang et al., AAAI 2026, arXiv 2511.15122).
 
     Its semantic IDs come from the cross-modal RQ-VAE. It adds implicit alignment to MQL4GRec's explicit alignment tasks: the
     encoder's representations of one item in two modalities are pulled together. With h_m the mean of the encoder's output over
@@ -19,6 +19,9 @@ class MACRec(MQL4GRec):
         L_implicit = InfoNCE(h_a, h_b) + InfoNCE(h_b, h_a), cosine similarity over temperature 0.1,
 
     summed over pairs of modalities, weighted by ``lambda_implicit`` and added to the loss.
+
+    The released code draws its item tasks from all items, here they are drawn from the targets of the batch;
+    docs/differences_from_the_papers.md lists all differences.
     """
 
     def __init__(self, config, dataset):

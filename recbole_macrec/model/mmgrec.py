@@ -16,16 +16,16 @@ from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.packing import pack
 from recbole_macrec.generation.network.set_encoder import ATTENTIONS, SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
-from recbole_macrec.generation.network.windows import Windows
+from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.model.base import GenerativeRecommender, Task, sizes
-from recbole_macrec.model.windowed import Histories, with_target
+from recbole_macrec.model.windowed import with_target
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 
 EVAL_BATCH_SCORES = 2**22  # eval_batch_size of general models, where RecBole counts scores instead of users
 
 
 class MMGRec(GenerativeRecommender):
-    """Liu et al., "Multimodal Generative Recommendation with Transformer Model", 2024, arXiv 2404.16555.
+    """MMGRec (Liu et al., "Multimodal Generative Recommendation with Transformer Model", 2024, arXiv 2404.16555).
 
     A semantic ID consists of the codes of an item's graph representation and a popularity token. The encoder reads the
     representations of a user's items as a set, with relation-aware attention; the decoder generates the ID of another item.

@@ -8,11 +8,14 @@ from recbole_macrec.model.base import GenerativeRecommender, Task
 
 
 class MQL4GRec(GenerativeRecommender):
-    """Zhai et al., "Multimodal Quantitative Language for Generative Recommendation", ICLR 2025, arXiv 2504.05314.
+    """MQL4GRec (Zhai et al., ICLR 2025; released code: github.com/zhaijianyang/MQL4GRec).
 
     One RQ-VAE per modality. It trains on each modality's own sequence task and on explicit alignment tasks: predict the next
     item's ID in another modality, and translate the ID of a single item into another modality. The modalities' rankings are
     fused.
+
+    The released code also pre-trains on other domains and assigns codes of the last level by Sinkhorn's algorithm while it trains the
+    quantizer; docs/differences_from_the_papers.md lists all differences.
     """
 
     @classmethod

@@ -4,9 +4,10 @@ from recbole_macrec.model.base import GenerativeRecommender, Task
 
 
 class TIGER(GenerativeRecommender):
-    """Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023, arXiv 2305.05065.
+    """TIGER (Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023, arXiv 2305.05065).
 
-    One RQ-VAE over one modality, an extra token for items with the same ID, and one task: history -> next item.
+    One RQ-VAE over one modality, an extra token for items with the same ID, and one task: history -> next item. The
+    paper's input starts with a hashed user ID, which is left out here; docs/differences_from_the_papers.md lists all differences.
     """
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:

@@ -4,7 +4,7 @@ Shapes: B users, T items of the longest history.
 """
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,25 +15,12 @@ from recbole.utils import InputType
 from recbole_macrec.config.values import check_choice, check_number
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.packing import split_batch
-from recbole_macrec.generation.network.windows import Windows
+from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
+from recbole_macrec.utils.device_budget import DeviceBudget
 from recbole_macrec.utils.hardware import autocast_to, resolve_precision
 
 FIRST_TARGET = "first_target"  # field of windows: int64 [B], the index of the first item that is a target
-
-
-class Histories(NamedTuple):
-    """Histories of B users."""
-
-    items: torch.Tensor  # int64 [B, T]
-    length: torch.Tensor  # int64 [B] on the CPU, number of items before the padding, at least 1
-    users: torch.Tensor | None = None  # int64 [B], only for models that read the user
-
-    def rows(self, rows: torch.Tensor) -> "Histories":
-        """Select users and cut the padding to the longest of them; ``rows`` is on the CPU."""
-        length, device_rows = self.length[rows], rows.to(self.items.device)
-        items = self.items.index_select(0, device_rows)[:, : int(length.max())]
-        return Histories(items, length, None if self.users is None else self.users.index_select(0, device_rows))
 
 
 def in_eval_precision(method: Callable) -> Callable:
@@ -65,7 +52,7 @@ class WindowedRecommender(SequentialRecommender):
         super().__init__(config, dataset)
         self.config = config
         self.eval_precision = resolve_precision(config["eval_precision"] or "fp32", self.device)  # None in old checkpoints
-        self.pass_tokens = config["pass_tokens"] or (4096 if self.device.type == "cpu" else 131072)
+        self.budget = DeviceBudget.of(self.device, config["pass_tokens"])
         self.last_rankings: dict[str, Ranking] = {}
 
     # -- for Recommender ----------------------------------------------------------------------------------------------
@@ -144,10 +131,6 @@ class WindowedRecommender(SequentialRecommender):
         """Histories from which the items are ranked."""
         return Histories(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN].cpu())
 
-    def overhead_of(self, network: torch.nn.Module) -> int:
-        """Cost of one more group in :func:`pack`, in positions: about 7e7 multiplications on a CPU, far more on a GPU."""
-        return round(7e7 / sum(p.numel() for p in network.parameters())) if self.device.type == "cpu" else 8192
-
     def _batch_parts(self, length: torch.Tensor, users: int | None = None) -> list[torch.Tensor]:
         """Split a batch into parts that go through the network one at a time, shorter histories first.
 
@@ -158,8 +141,7 @@ class WindowedRecommender(SequentialRecommender):
         Returns:
             The rows of each part.
         """
-        multiple = 2 if self.device.type == "cpu" else 1  # a constant, so that no result depends on the number of CPU threads
-        return split_batch(self._input_lengths(length), self.pass_tokens, users, multiple)
+        return split_batch(self._input_lengths(length), self.budget.pass_positions, users, self.budget.pass_multiple)
 
     def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
         """Number of network positions [B] for histories of ``length`` [B] items."""

@@ -17,7 +17,7 @@ from recbole.data.interaction import Interaction
 from recbole.quick_start import quick_start
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.decoding.budget import max_users_in_memory
+from recbole_macrec.generation.decoding.ranker import max_users_in_memory
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.windowed import WindowedRecommender
@@ -174,7 +174,7 @@ class Recommender(ItemRecommender):
         return self.model.item_scores(self._batch(rows), items.to(self.model.device)).cpu()
 
     def _limited(self, batch_size: int) -> int:
-        whole = not isinstance(self.model, GenerativeRecommender) or self.model.decode == "exact"
+        whole = not isinstance(self.model, GenerativeRecommender) or self.model.ranking.decode == "exact"
         return min(batch_size, max_users_in_memory(self.model.n_items, "exact", self.model.device)) if whole else batch_size
 
     @contextmanager

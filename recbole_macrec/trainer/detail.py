@@ -48,7 +48,7 @@ class RankingDetail:
     def update(self, model, target: torch.Tensor) -> None:
         """Add the batch that ``model`` has ranked last, with the targets ``target`` [B]."""
         for name, ranking in model.last_rankings.items():
-            raw_id = getattr(model, f"raw_id_{model.modalities[0] if name == 'fused' else name}")
+            raw_id = model.tables[model.modalities[0] if name == "fused" else name].raw_id
             self.ranks.setdefault((name, "item"), []).append(item_rank(ranking, target))
             self.ranks.setdefault((name, "id"), []).append(id_rank(ranking, target, raw_id))
 

@@ -99,7 +99,7 @@ def test_many_beams_equal_exact_ranking(arguments, monkeypatch):
     assert found["64"]["ndcg@10"] == found["exact"]["ndcg@10"] and found["64"]["ndcg@10 less than exact"] == 0
     (run,) = open_comparison(folder).runs
     assert found["10"]["hit@10"] == run.result["test_result"]["hit@10"]
-    assert [(model.decode, model.beams) for model in models] == [("beam", 10)]
+    assert [(model.ranking.decode, model.ranking.beams) for model in models] == [("beam", 10)]
 
 
 def test_collisions_and_code_distribution_need_no_training(arguments):

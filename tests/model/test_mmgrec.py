@@ -77,10 +77,11 @@ def test_a_permuted_history_gives_the_same_ranking(attention, protocol, data_pat
                          for n in histories.length.tolist()])
     permuted = histories._replace(items=histories.items.gather(1, order))
     assert not torch.equal(permuted.items, histories.items)
-    eligible = Eligible(dict(model.tries.items()), model.beams, model.excluded(users))
+    trie = model.tables.graph.trie
+    eligible = Eligible({"graph": trie}, model.ranking.beams, model.excluded(users))
     with torch.no_grad():
-        decoders = {"graph": TrieDecoder(model.network, model.vocabulary, "graph", model.tries["graph"])}
-        one, other = (model._rank_by_beams(decoders, {"graph": model.encode_history("graph", h)}, eligible)["fused"]
+        decoders = {"graph": TrieDecoder(model.network, model.vocabulary, "graph", trie)}
+        one, other = (model.ranker.rank_memories(decoders, {"graph": model.encode_history("graph", h)}, eligible)["fused"]
                       for h in (histories, permuted))
     assert torch.equal(one.items, other.items)
     torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=0)
@@ -113,7 +114,7 @@ def test_four_tokens_decode_and_full_beams_equal_the_exact_ranking(protocol, dat
     _, model, trainer, (train, _, test) = prepared(data_path, codebook_levels=3, codebook_size=4, num_beams=ITEMS, **protocol)
     trainer.train_steps(train)
     model.eval()
-    codes = model.codes_graph[1:]
+    codes = model.tables.graph.codes[1:]
     assert codes.shape == (ITEMS, 4) and len(codes.unique(dim=0)) == ITEMS
     users = users_of(test)
     histories = model.histories(users)
@@ -121,7 +122,7 @@ def test_four_tokens_decode_and_full_beams_equal_the_exact_ranking(protocol, dat
     with torch.no_grad():
         memory = model.encode_history("graph", histories)
         forced = sequence_log_probs(model.network, model.vocabulary, "graph", memory, codes.expand(len(users), -1, -1))
-        scores = exact_scores(TrieDecoder(model.network, model.vocabulary, "graph", model.tries["graph"]), memory, ITEMS + 1)
+        scores = exact_scores(TrieDecoder(model.network, model.vocabulary, "graph", model.tables.graph.trie), memory, ITEMS + 1)
     torch.testing.assert_close(scores[:, 1:], forced, atol=1e-5, rtol=0)
     excluded = model.excluded(users)
     if excluded is not None:
@@ -247,7 +248,7 @@ def test_published_ids_need_a_learnt_input(data_path):  # noqa: F811
         prepared(data_path, semantic_ids="published")
     _, model, _, (train, _, _) = prepared(data_path, semantic_ids="published", encoder_input="learnt")
     counts = np.asarray(train._dataset.training_interactions().sum(0)).reshape(-1)[1:]
-    codes = model.codes_graph[1:].numpy()
+    codes = model.tables.graph.codes[1:].numpy()
     for prefix in np.unique(codes[:, :2], axis=0):
         group = np.flatnonzero((codes[:, :2] == prefix).all(1))
         ranked = counts[group[np.argsort(codes[group, 2])]]

@@ -1,4 +1,5 @@
 """Contract tests of every registered model: it learns, repeats, resumes, saves, and ranks as documented."""
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,14 +108,14 @@ def test_one_pass_per_user_learns_ranks_and_resumes(name, options, data_path):
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
     model.eval()
     users, rankings = batch_of(test), {}
-    for model.decode in ("beam", "exact", "certified"):
-        rankings[model.decode] = model.rank(users)
+    for decode in ("beam", "exact", "certified"):
+        rankings[decode] = model.with_ranking(decode=decode).rank(users)
     for m in [*model.modalities, "fused"]:
         exact = rankings["exact"][m]
         assert torch.equal(rankings["certified"][m].items[:, :10], exact.items[:, :10])
         if m != "fused":
             with torch.no_grad():
-                scores = model._exact_scores(m, model.encode_history(m, model.histories(users)), exact.items)
+                scores = model.ranker.exact_scores(m, model.encode_history(m, model.histories(users)), exact.items)
             torch.testing.assert_close(scores, exact.scores, atol=1e-5, rtol=0)
 
 
@@ -133,7 +134,7 @@ def test_predict_is_the_exact_score_of_the_item(name, data_path):
         expected = torch.zeros(len(users))
         for m in model.modalities:
             memory = model.encode_history(m, model.histories(users))
-            scores = model._exact_scores(m, memory, torch.arange(1, ITEMS + 1).expand(len(users), -1))
+            scores = model.ranker.exact_scores(m, memory, torch.arange(1, ITEMS + 1).expand(len(users), -1))
             expected += scores.gather(1, users["item_id"].unsqueeze(1) - 1)[:, 0] / len(model.modalities)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
@@ -214,7 +215,7 @@ def test_certified_decoding_ranks_the_first_items_as_exact_decoding(name, fusion
     trainer.fit(train)
     results = {}
     for decode in ("certified", "exact"):
-        model.decode = decode
+        model.ranking = replace(model.ranking, decode=decode)
         result = trainer.evaluate(test, load_best_model=False)
         top = model.full_sort_predict(batch_of(test)).topk(10).indices
         results[decode] = result, trainer.test_detail, top.tolist()
@@ -402,9 +403,9 @@ def test_tiger_reads_ids_learnt_together_with_the_other_modality(data_path):
     _, reference, _, _ = prepare("MACRec", data_path)
     _, model, _, _ = prepare("TIGER", data_path, quantizer="cross_modal_rqvae", collision="reassign")
     assert model.modalities == ["text"] and reference.modalities == ["text", "image"]
-    torch.testing.assert_close(model.codes_text, reference.codes_text)
+    torch.testing.assert_close(model.tables.text.codes, reference.tables.text.codes)
     _, alone, _, _ = prepare("TIGER", data_path, collision="reassign")
-    assert not torch.equal(alone.codes_text, reference.codes_text)
+    assert not torch.equal(alone.tables.text.codes, reference.tables.text.codes)
 
 
 @pytest.mark.parametrize("ratio, tasks", [(0, False), (0.25, True)])
@@ -487,7 +488,7 @@ def test_fewer_users_per_batch_if_their_scores_do_not_fit(name, data_path, monke
     options = {"modalities": ["text"], "eval_batch_size": 16, **BASELINE}
     _, model, trainer, (_, _, test) = prepare(name, data_path, **options)
     expected = trainer.evaluate(test, load_best_model=False)
-    monkeypatch.setattr("recbole_macrec.generation.decoding.budget.free_memory", lambda device: 4 * 7 * 16 * (ITEMS + 1))
+    monkeypatch.setattr("recbole_macrec.utils.device_budget.free_memory", lambda device: 4 * 7 * 16 * (ITEMS + 1))
     _, _, smaller, (_, _, few) = prepare(name, data_path, **options)
     smaller.model.load_state_dict(model.state_dict())
     assert (test.step, few.step, few.batch_size) == (16, 7, 7)

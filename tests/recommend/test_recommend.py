@@ -127,8 +127,7 @@ def test_histories_of_any_length_in_batches_of_any_size(data_path):
 def test_more_items_than_beams(data_path):
     _, model, _, _ = prepare("TIGER", data_path, modalities=["text"], num_beams=5, topk=[5])
     beams = model.recommend([HISTORY], k=ITEMS)
-    model.decode = "exact"
-    pd.testing.assert_frame_equal(beams, model.recommend([HISTORY], k=ITEMS), atol=1e-5)
+    pd.testing.assert_frame_equal(beams, model.with_ranking(decode="exact").recommend([HISTORY], k=ITEMS), atol=1e-5)
 
 
 def test_training_mode_is_kept_and_dropout_is_off(data_path):

@@ -1,5 +1,6 @@
 """New items in a trained model: IDs from the frozen quantizer, ranked and read without training, and better than chance."""
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from recbole_macrec import Recommender, UserError
 from recbole_macrec.data.encoders.encode import item_features
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.generation.decoding.prior import prior_log_probs
+from recbole_macrec.generation.network.windows import Histories
 from recbole_macrec.model import MODELS
-from recbole_macrec.model.windowed import Histories
 from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.new_items import free_ids
 
@@ -78,7 +79,7 @@ def test_new_items_are_scored_like_trained_items_with_the_same_prefix(output, da
     recommender = Recommender(model)
     recommender.add_items(features_near(data_path, ["i3", "i4", "i20", "i21"], shift=0.0))
     model, history = recommender.model, torch.tensor([[5, 6, 7]])
-    length, codes, (m,) = torch.tensor([3]), recommender.model.codes_text, recommender.model.modalities
+    length, codes, (m,) = torch.tensor([3]), recommender.model.tables.text.codes, recommender.model.modalities
     result = recommender.recommend([[recommender.item_tokens[i - 1] for i in history[0]]], k=100).set_index("item")["score"]
     batch = {"item_id_list": history, "item_length": length}
     with torch.no_grad():
@@ -120,11 +121,11 @@ def test_searches_find_the_exact_scores_of_new_items(data_path):
         recommender = Recommender(model)
         recommender.add_items(features_near(data_path, ["i3", "i4", "i20", "i21"]))
         beams = recommender.recommend([HISTORY], k=ITEMS + 4)
-        recommender.model.decode = "exact"
+        recommender.model.ranking = replace(recommender.model.ranking, decode="exact")
         exact = recommender.recommend([HISTORY], k=ITEMS + 4)
         pd.testing.assert_frame_equal(beams, exact, atol=1e-5)
         few = recommender.recommend([HISTORY, HISTORY[:1]], k=9)
-        recommender.model.decode = "certified"
+        recommender.model.ranking = replace(recommender.model.ranking, decode="certified")
         pd.testing.assert_frame_equal(recommender.recommend([HISTORY, HISTORY[:1]], k=9), few, atol=1e-5)
 
 

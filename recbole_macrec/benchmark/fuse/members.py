@@ -136,5 +136,6 @@ class Member:
         interaction = interaction.to(self.trainer.device)
         if masked is not None:
             interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: padded_rows(*masked, len(interaction)).to(self.trainer.device)}))
-        eligible = Eligible(dict(self.model.tries.items()), max(self.model.beams, top), self.model.excluded(interaction), top)
+        tries = {m: table.trie for m, table in self.model.tables.items()}
+        eligible = Eligible(tries, max(self.model.ranking.beams, top), self.model.excluded(interaction), top)
         return self.model.rank(interaction, eligible)["fused"].widened(top).items[:, :top]

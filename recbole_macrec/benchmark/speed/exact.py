@@ -26,10 +26,10 @@ def measure_network(subject: Subject, args) -> dict:
     many_users = subject.test_data._dataset[rows[: args.users]].to(model.device)
     rankings, rates = {}, {}
     for decode in ("beam", "certified", "exact"):
-        model.decode = decode
-        rankings[decode] = model.rank(users)["fused"]
+        ranks = model.with_ranking(decode=decode)
+        rankings[decode] = ranks.rank(users)["fused"]
         timed = users if decode == "exact" else many_users
-        rates[decode] = round(len(timed) / median_seconds(lambda: model.rank(timed), args.repeats, warmup=0), 3)
+        rates[decode] = round(len(timed) / median_seconds(lambda: ranks.rank(timed), args.repeats, warmup=0), 3)
     return {
         "users_per_s": rates["exact"],
         "beam_users_per_s": rates["beam"],
@@ -53,8 +53,8 @@ def prefixes_per_user(model, users) -> float:
     """Return the mean number of prefixes per user that certified ranking of the first ``TOP`` items expands."""
     modality = model.modalities[0]
     memory = model.encode_history(modality, model.histories(users))
-    decoder = model.decoder(modality, model.tries[modality], len(users) * TOP)
-    search = CertifiedSearch(decoder, memory, None, model.certified_rows)
+    decoder = model.ranker.decoder(modality, model.tables[modality].trie, len(users) * TOP)
+    search = CertifiedSearch(decoder, memory, None, model.ranking.certified_rows)
     search.top(TOP)
     return search.expanded.mean()
 
@@ -63,7 +63,7 @@ def prefixes_per_user(model, users) -> float:
 def brute_force_difference(model, users, ranking, at_once: int = 512) -> float:
     """Return the largest difference between scores of ``ranking`` and the log-probabilities of IDs scored one by one."""
     modality = model.modalities[0]
-    codes = getattr(model, f"codes_{modality}")
+    codes = model.tables[modality].codes
     memory = model.encode_history(modality, model.histories(users))
     worst = 0.0
     for begin in range(1, model.n_items, at_once):

@@ -152,8 +152,8 @@ def compared(kernel: str, measured: str, run: Callable[[float], list[torch.Tenso
     return {
         "kernel": kernel,
         "measured": measured,
-        "kernel_ms": round(1000 * medians["kernel"], 3),
-        "plain_ms": round(1000 * medians["plain"], 3),
+        "kernel_ms": round(1000 * medians["kernel"], 4),
+        "plain_ms": round(1000 * medians["plain"], 4),
         "gain_percent": round(100 * (medians["plain"] / medians["kernel"] - 1), 1),
         "difference": round(difference, 7),
     }

@@ -75,7 +75,7 @@ class Reference:
         self.words, self.modality = words, model.modalities[0]
         self.vocabulary: Vocabulary = model.vocabulary
         self.device = next(model.parameters()).device
-        self.codes = getattr(model, f"codes_{self.modality}")  # [n_items, L]
+        self.codes = model.tables[self.modality].codes  # [n_items, L]
         self.start = words + self.vocabulary.start[self.modality]
         self.offsets = torch.tensor(self.vocabulary.offsets[self.modality], device=self.device) + words
         settings = model.network.settings

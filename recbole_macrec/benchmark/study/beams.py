@@ -1,5 +1,4 @@
 """Rank the test users of a finished run again, with other numbers of beams and with exact decoding."""
-import copy
 from collections.abc import Sequence
 
 from recbole.quick_start import load_data_and_model
@@ -35,18 +34,9 @@ def rank_with(run: Run, beams: Sequence[int]) -> dict[str, dict[str, float]]:
     with fresh_logging():
         config, model, _, _, _, test_data = load_data_and_model(str(run.folder / run.result["checkpoint"]))
         for decoding in missing:
-            trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, _with_decoding(model, decoding))
+            # exact ranking keeps the number of beams, as fusion = official combines lists of this length
+            changes = {"decode": "exact"} if decoding == "exact" else {"decode": "beam", "beams": int(decoding)}
+            trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model.with_ranking(**changes))
             metrics[decoding] = plain(trainer.evaluate(test_data, load_best_model=False))
             write_json(metrics, path)
     return metrics
-
-
-def _with_decoding(model, decoding: str):
-    """A copy of ``model`` with the same weights, which ranks with the number of beams ``decoding``, or exactly for "exact".
-
-    Exact decoding keeps the number of beams, as ``fusion: official`` combines lists of this length.
-    """
-    other = copy.copy(model)
-    other.decode = "exact" if decoding == "exact" else "beam"
-    other.beams = model.beams if decoding == "exact" else int(decoding)
-    return other

@@ -119,7 +119,7 @@ class CausalTrieDecoder:
             y = self._attend(q, keys, values, [*past.rows, None], heads, layouts)
             add_product_(x, y, layer.out)
             present.append((keys[-1], values[-1]))
-            for part in x.split(cpu.HIDDEN_ROWS if x.device.type == "cpu" else max(1, len(x))):
+            for part in cpu.hidden_parts(x):
                 add_product_(part, (rms_norm(part).to(layer.up.dtype) @ layer.up).relu_(), layer.down)
         logits = (rms_norm(x).to(self.codebooks[level].dtype) @ self.codebooks[level]).float()
         return self.log_probs(level, flat, logits).unflatten(0, nodes.shape), present

@@ -13,10 +13,11 @@ from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.memory import Memory, Past
+from recbole_macrec.utils.device_budget import DeviceBudget
 
 
 def exact_scores(
-    decoder: TrieDecoder, memory: Memory, n_items: int, rows: int = 4096, users: Sequence[int] | None = None
+    decoder: TrieDecoder, memory: Memory, n_items: int, rows: int | None = None, users: Sequence[int] | None = None
 ) -> torch.Tensor:
     """log P(ID | history) / L of every item.
 
@@ -26,13 +27,14 @@ def exact_scores(
     Args:
         memory: the encoded histories of B users.
         n_items: number of items, including the padding.
-        rows: maximum number of (user, prefix) pairs decoded at once. Limits memory and does not change the result.
+        rows: maximum number of (user, prefix) pairs decoded at once, by default that of the device's budget.
         users: the users to score, ascending; None for all.
 
     Returns:
         float32 [B, n_items], one row for each of ``users``; -inf for padding and for items outside the trie.
     """
     trie, device = decoder.trie, memory.device
+    rows = rows or DeviceBudget.of(device).traversal_rows
     users = range(memory.users) if users is None else users
     scores = torch.full((len(users), n_items), -torch.inf, device=device)
     last = trie.levels - 1

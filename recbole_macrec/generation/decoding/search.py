@@ -129,9 +129,8 @@ def sequence_log_probs(
     Returns:
         log P(ID | history) / L, float32 [B, G].
     """
-    offsets = torch.tensor(vocabulary.offsets[modality], device=codes.device)
     start = torch.full_like(codes[..., :1], vocabulary.start[modality])
-    hidden = network.decode(torch.cat([start, (codes + offsets)[..., :-1]], dim=-1), memory)  # [B, G, L, D]
+    hidden = network.decode(torch.cat([start, vocabulary.tokens(modality, codes)[..., :-1]], dim=-1), memory)  # [B, G, L, D]
     levels = codes.shape[-1]
     score = torch.zeros(codes.shape[:2], device=codes.device)
     node = None

@@ -18,9 +18,7 @@ from recbole_macrec.generation.network.layers import padding_bias
 from recbole_macrec.generation.network.memory import Memory, Past, RowLayout, SourceHeads, even_layouts
 from recbole_macrec.generation.network.transformer import DecoderLayer, Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
-
-MAX_TABLE = 2**17  # maximum number of prefixes of a level in a table: 64 MB at D = 128
-CHUNK = 2**12  # prefixes that pass through the first layer together
+from recbole_macrec.utils.device_budget import DeviceBudget
 
 
 class LayerWeights(NamedTuple):
@@ -96,7 +94,7 @@ class TrieDecoder:
     Args:
         network: the network to copy.
         trie: trie of the IDs of ``modality``.
-        visits: expected number of prefixes of a level to score. For levels with fewer prefixes, the first layer's
+        visits: expected number of prefixes of a level to score, None for many. For levels with fewer prefixes, the first layer's
             self-attention of all prefixes is stored in a table.
         trained: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a level.
     """
@@ -108,12 +106,14 @@ class TrieDecoder:
         vocabulary: Vocabulary,
         modality: str,
         trie: Trie,
-        visits: int = MAX_TABLE,
+        visits: int | None = None,
         trained: Trie | None = None,
     ):
-        self.trie, self.log_probs, self.tabulated = trie, LogProbs(trie, trained), min(visits, MAX_TABLE)
-        self.heads = network.settings.num_heads
         device = network.table.weight.device
+        budget = DeviceBudget.of(device)
+        self.trie, self.log_probs, self.heads = trie, LogProbs(trie, trained), network.settings.num_heads
+        self.tabulated = budget.tabulated_prefixes if visits is None else min(visits, budget.tabulated_prefixes)
+        self.at_once = budget.tabulated_at_once
         cast = autocast_to(device)
         self.layers = [LayerWeights.of(layer, cast) for layer in network.decoder]
         offsets, start = vocabulary.offsets[modality], vocabulary.start[modality]
@@ -181,7 +181,7 @@ class TrieDecoder:
                 add_product_(x, self._self_attention(q, keys, values, [*past.rows, None]), layer.own_out)
                 present.append((k, v))
             self._add_cross_attention_(x, heads, layer, layouts)
-            for part in x.split(cpu.HIDDEN_ROWS if x.device.type == "cpu" else len(x)):
+            for part in cpu.hidden_parts(x):
                 add_product_(part, (rms_norm(part) @ layer.up).relu_(), layer.down)
         logits = (rms_norm(x) @ self.codebooks[level]).float()
         return self.log_probs(level, nodes.flatten(), logits).unflatten(0, nodes.shape), present
@@ -206,7 +206,7 @@ class TrieDecoder:
         """Output of the first layer's self-attention at the last position of prefixes [R, T]; [R, D]."""
         queries, keys, values = self.own
         length, out = tokens.shape[1], []
-        for part in tokens.split(CHUNK):
+        for part in tokens.split(self.at_once):
             y = self._self_attention(queries[part[:, -1]], [keys] * length, [values] * length, list(part.t()))
             out.append(self.tokens[part[:, -1]] + y @ self.layers[0].own_out)
         return torch.cat(out)

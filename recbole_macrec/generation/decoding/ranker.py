@@ -1,0 +1,180 @@
+"""Ranks the items of a catalogue for a batch of users, in every modality and by the fusion of the modalities.
+
+Shapes: B users, n users ranked together, G items of a user, S excluded items of a user, R ranked items.
+"""
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from recbole_macrec.generation.decoding.candidates import candidate_scores
+from recbole_macrec.generation.decoding.causal_decoder import CausalTrieDecoder
+from recbole_macrec.generation.decoding.certified import certified_rankings
+from recbole_macrec.generation.decoding.eligible import Eligible
+from recbole_macrec.generation.decoding.exact import exact_rankings
+from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_rescored, fuse_scores
+from recbole_macrec.generation.decoding.search import Ranking, beam_search, sequence_log_probs
+from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.generation.id_table import IDTable
+from recbole_macrec.generation.network.decoder_only import DecoderOnly
+from recbole_macrec.generation.network.memory import CausalMemory, Memory
+from recbole_macrec.generation.network.transformer import Transformer
+from recbole_macrec.generation.network.windows import Histories
+from recbole_macrec.generation.vocabulary import Vocabulary
+from recbole_macrec.utils.cpu_threads import map_in_threads
+from recbole_macrec.utils.device_budget import DeviceBudget, count_that_fits
+
+NUMBERS_PER_SCORE = {"beam": 4, "certified": 4, "exact": 24}  # float32 numbers per user and item in ranking and evaluation
+
+
+@dataclass(frozen=True)
+class RankingSettings:
+    """Options of a ranking.
+
+    Attributes:
+        decode: ``beam``: the items found by beam search; ``exact``: all items by their probability; ``certified``: the first
+            items of ``exact``.
+        fusion: rule that combines the modalities: ``official``, ``mean``, ``lse`` or ``rescore`` (fusion.py).
+        beams: beams of a modality (``num_beams``), also the length of the lists that ``official`` fuses.
+        top: number of items that a certified ranking must contain (the largest ``topk``).
+        certified_rows: maximum number of prefixes of a modality that a certified ranking expands for a user.
+    """
+
+    decode: str = "beam"
+    fusion: str = "official"
+    beams: int = 20
+    top: int = 10
+    certified_rows: int = 1024
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Ranks items by the probability of their IDs.
+
+    Attributes:
+        network, vocabulary: of the model.
+        tables: modality -> IDs of all items.
+        softmax_tries: modality -> trie of the trained items if the softmax of a level is over the codes that continue a prefix, None
+            if it is over all codes of the level.
+        encode: (modality, histories) -> the encoded histories.
+        options: options of the ranking.
+        budget: amounts of work that the device gets at once.
+    """
+
+    network: Transformer | DecoderOnly
+    vocabulary: Vocabulary
+    tables: Mapping[str, IDTable]
+    softmax_tries: Mapping[str, Trie | None]
+    encode: Callable[[str, Histories], Memory | CausalMemory]
+    options: RankingSettings
+    budget: DeviceBudget
+
+    @property
+    def n_items(self) -> int:
+        """Number of items, including the padding."""
+        return len(next(iter(self.tables.values())).codes)
+
+    def all_items(self, excluded: torch.Tensor | None = None) -> Eligible:
+        """All items except the ``excluded`` ones, int64 [B, S], padded with 0. Metrics by ID need ``top`` distinct IDs."""
+        o = self.options
+        tries, same = ({m: getattr(table, name) for m, table in self.tables.items()} for name in ("trie", "raw_id"))
+        return Eligible(tries, max(o.beams, o.top), excluded, o.top, same)
+
+    def users_per_part(self, beams: int, device: torch.device) -> int:
+        """Number of users ranked together with ``beams`` beams."""
+        o = self.options
+        certified = o.decode == "certified"
+        if (users := self.budget.ranked_users) is not None:
+            fit = self.budget.certified_prefixes // o.certified_rows if certified else users * o.beams // max(o.beams, beams)
+            return max(1, min(users, fit))
+        if certified:
+            beams = o.certified_rows * len(self.tables)
+        s, tries = self.network.settings, [table.trie for table in self.tables.values()]
+        levels, children = max(trie.levels for trie in tries), max(max(trie.widths[1:]) for trie in tries)
+        numbers = 2 * s.decoder_layers * levels * s.num_heads * s.d_kv + s.d_ff + 6 * children  # per beam
+        return count_that_fits(numbers * beams, device)
+
+    def rank(self, histories: Histories, eligible: Eligible, parts: Sequence[torch.Tensor]) -> dict[str, Ranking]:
+        """Rank the eligible items for B users.
+
+        Args:
+            parts: rows of the users ranked together; shorter histories first.
+
+        Returns:
+            modality -> Ranking, and ``fused`` -> Ranking; rows as in ``histories``. With ``decode: beam`` a ranking contains the
+            items that the beams find, with ``exact`` every item, with ``certified`` the first ``eligible.top`` items. With
+            ``fusion: official`` and several modalities, ``fused`` combines the first ``eligible.beams`` items of each modality.
+        """
+        order = torch.argsort(torch.cat(list(parts))).to(histories.items.device)
+        visits = len(order) * (self.n_items if self.options.decode == "exact" else eligible.beams)
+        decoders = {m: self.decoder(m, eligible.tries[m], visits) for m in self.tables}
+
+        def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
+            part = histories.rows(rows)
+            memories = {m: self.encode(m, part) for m in self.tables}
+            return self.rank_memories(decoders, memories, eligible.rows(rows))
+
+        ranked = list(map_in_threads(rank_part, parts[::-1], histories.items.device))[::-1]  # longest first
+        widths = {name: max(part[name].items.shape[1] for part in ranked) for name in ranked[0]}
+        return {
+            name: Ranking(*(torch.cat(column)[order] for column in zip(*(part[name].widened(width) for part in ranked))))
+            for name, width in widths.items()
+        }
+
+    def rank_memories(
+        self, decoders: Mapping[str, TrieDecoder], memories: Mapping[str, Memory], eligible: Eligible
+    ) -> dict[str, Ranking]:
+        """Rank the eligible items for n users whose histories are encoded; see :meth:`rank`. All arguments are by modality."""
+        o, rows = self.options, self.budget.traversal_rows
+        if o.decode == "exact":
+            return exact_rankings(decoders, memories, eligible, self.n_items, o.fusion, rows)
+        if o.decode == "certified":
+            return certified_rankings(decoders, memories, eligible, self.n_items, o.fusion, o.certified_rows, rows)
+        rankings = {m: beam_search(decoders[m], memory, eligible.beams, eligible.excluded) for m, memory in memories.items()}
+        fused = fuse_official(list(rankings.values()), self.n_items)
+        if o.fusion != "official":
+            scores = [self.exact_scores(m, memory, fused.items) for m, memory in memories.items()]
+            fused = fuse_rescored(o.fusion, fused.items, scores, self._levels())
+        return rankings | {"fused": fused}
+
+    def decoder(self, modality: str, trie: Trie, visits: int) -> TrieDecoder | CausalTrieDecoder:
+        """Create the decoder of a search; ``visits`` is the expected number of prefixes of a level to score."""
+        trained = self.softmax_tries[modality]
+        if isinstance(self.network, DecoderOnly):
+            return CausalTrieDecoder(self.network, self.vocabulary, modality, trie, trained)
+        return TrieDecoder(self.network, self.vocabulary, modality, trie, visits, trained)
+
+    def exact_scores(self, modality: str, memory: Memory | CausalMemory, items: torch.Tensor) -> torch.Tensor:
+        """Log-probability of items [n, G] divided by the length of their IDs; [n, G]."""
+        table = self.tables[modality]
+        prior = None if table.prior is None else table.prior[items]
+        trained = self.softmax_tries[modality]
+        return sequence_log_probs(self.network, self.vocabulary, modality, memory, table.codes[items], prior, trained)
+
+    def item_scores(self, histories: Histories, items: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Exact scores of given items [B, G], fused over the modalities; see :func:`fuse_scores`.
+
+        The score of an item in a modality is its log-probability divided by the length of its ID.
+
+        Args:
+            parts: as in :meth:`rank`.
+        """
+        decoders = {m: self.decoder(m, table.trie, items.numel()) for m, table in self.tables.items()}
+
+        def part_scores(rows: torch.Tensor) -> torch.Tensor:
+            part, candidates = histories.rows(rows), items[rows.to(items.device)]
+            scores = [candidate_scores(decoder, self.encode(m, part), candidates) for m, decoder in decoders.items()]
+            return fuse_scores(self.options.fusion, scores, self._levels())
+
+        longest_first = parts[::-1]
+        scores = torch.cat(list(map_in_threads(part_scores, longest_first, histories.items.device)))
+        return scores[torch.argsort(torch.cat(list(longest_first))).to(scores.device)]
+
+    def _levels(self) -> list[int]:
+        return [table.levels for table in self.tables.values()]
+
+
+def max_users_in_memory(n_items: int, decode: str, device: torch.device) -> int:
+    """Number of users whose scores of ``n_items`` fit into the usable part of the free memory of ``device``; at least 1."""
+    return count_that_fits(NUMBERS_PER_SCORE[decode] * n_items, device)

@@ -1,0 +1,60 @@
+"""The semantic IDs of all items in one modality.
+
+Shapes: N items including the padding (item 0), N_t trained items, L levels.
+"""
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_macrec.generation.decoding.prior import prior_log_probs
+from recbole_macrec.generation.decoding.trie import Trie
+
+
+class IDTable(nn.Module):
+    """Semantic IDs of a modality by item number, and their trie.
+
+    The table is built from the semantic IDs of the dataset, so checkpoints do not contain it.
+
+    Args:
+        codes: int64 [N - 1, L], IDs of items 1 .. N - 1 after collision resolution.
+        raw_codes: int64 [N - 1, L_raw], their IDs before collision resolution.
+        n_new_items: number of items added after training; they are the last ones.
+
+    Attributes:
+        codes: int64 [N, L]; row 0 is the padding.
+        raw_id: int64 [N], equal for items whose raw IDs are equal; -1 for the padding.
+        prior: float32 [N, L], see :func:`prior_log_probs`; None without new items.
+        trie: trie of all items.
+        trained: trie of the trained items; the same object as ``trie`` without new items.
+        nodes: int64 [N_t + 1, L], the nodes of each trained item in ``trained``; row 0 is the padding.
+    """
+
+    def __init__(self, codes: np.ndarray, raw_codes: np.ndarray, n_new_items: int = 0):
+        super().__init__()
+        codes = np.ascontiguousarray(codes)
+        _, group = np.unique(raw_codes, axis=0, return_inverse=True)
+        self._add_buffer("codes", np.vstack([np.zeros_like(codes[:1]), codes]))
+        self._add_buffer("raw_id", np.append(-1, group.reshape(-1)))
+        self.register_buffer("prior", None, persistent=False)
+        if n_new_items:
+            prior = prior_log_probs(codes, n_new_items)
+            self._add_buffer("prior", np.vstack([prior[:1], prior]))
+        n_trained = len(codes) - n_new_items
+        self.trie = self.trie_of(np.arange(1, len(self.codes)))
+        self.trained = self.trie_of(np.arange(1, n_trained + 1)) if n_new_items else self.trie
+        nodes = torch.stack(self.trained.nodes(torch.arange(1, n_trained + 1)), dim=1)
+        self._add_buffer("nodes", F.pad(nodes, (0, 0, 1, 0)).numpy())
+
+    @property
+    def levels(self) -> int:
+        """L, the number of codes of an ID."""
+        return self.trie.levels
+
+    def trie_of(self, items: np.ndarray) -> Trie:
+        """Build the trie of the IDs of ``items`` (sorted item numbers) on the device of the table."""
+        codes, prior = (None if part is None else part.cpu().numpy()[items] for part in (self.codes, self.prior))
+        return Trie(codes, items, prior).to(self.codes.device)
+
+    def _add_buffer(self, name: str, values: np.ndarray) -> None:
+        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
