@@ -22,7 +22,7 @@ class SignBits(Quantizer):
     def learn(self, features, settings, device="cpu", show_progress=True, group=ALONE):
         modalities = {}
         for modality, x in features.items():
-            scale = Scale.of(x, standardize=True)
+            scale = Scale.fit(x, standardize=True)
             codes = (scale.apply(x[:])[:, : settings.codebook_levels] > 0).long().numpy()
             modalities[modality] = LearntModality(codes, None, 1.0, {"mean": scale.mean, "scale": scale.scale})
         return Learnt(modalities, history=[])
