@@ -48,8 +48,9 @@ class GenerativeRecommender(WindowedRecommender):
     """Base class of the generative models; a subclass defines its training tasks.
 
     A model trains on ``sequence_tasks`` (history -> next item) and ``item_tasks`` (item -> the same item in another
-    modality), and ranks with every modality's own sequence task. A task's source is named by a prompt before the encoder's
-    input, its target by the decoder's start token, so tasks with the same source share a forward pass.
+    modality), and ranks with every modality's own sequence task. A prompt before the encoder's input names the source of a task,
+    and the decoder's start token its target, so tasks with the same source share a forward pass. With ``prompt: task`` (the papers)
+    the prompt names source and target, and every task has its own pass.
 
     The network is T5 or a decoder-only transformer; both encode a history as a memory and predict codes from it.
     """
@@ -75,8 +76,10 @@ class GenerativeRecommender(WindowedRecommender):
         )
         prompt_length = config["prompt_length"]
         kinds = ["sequence", "item"] if self.aligns_items else ["sequence"]
-        prompts = [f"{kind}:{m}" for kind in kinds for m in self.modalities] if prompt_length else []
-        self.vocabulary = Vocabulary(ids.sizes, prompts, prompt_length)
+        self.prompt_per_task = config["prompt"] == "task"
+        targets = self.modalities if self.prompt_per_task else [""]
+        prompts = [self._prompt_name(kind, m, t) for kind in kinds for m in self.modalities for t in targets]
+        self.vocabulary = Vocabulary(ids.sizes, prompts if prompt_length else [], prompt_length)
         self.decoder_only, self.output = config["network"] == "decoder_only", config["output"]
         self.network = self.build_network(config)
         self.group_overhead = self.budget.group_overhead(self.network)
@@ -108,6 +111,12 @@ class GenerativeRecommender(WindowedRecommender):
         check_choice(("per_user", "per_target"), training=config["training"])
         check_choice(("auto", "causal", "bidirectional"), encoder_attention=config["encoder_attention"])
         check_choice(("trie", "level"), output=config["output"])
+        check_choice(("source", "task"), prompt=config["prompt"] or "source")  # None in old checkpoints
+        if config["prompt"] == "task" and config["network"] == "decoder_only":
+            raise UserError(
+                "prompt is task and network is decoder_only, which predicts all targets of a source in one pass without a prompt; "
+                "set prompt to source, or network to encoder_decoder."
+            )
         if (config["training"], config["network"], config["encoder_attention"]) == ("per_user", "encoder_decoder", "bidirectional"):
             raise UserError(
                 "training is per_user and encoder_attention is bidirectional: the encoder would see the items to predict. Set "
@@ -152,7 +161,7 @@ class GenerativeRecommender(WindowedRecommender):
             samples += subset.count() * len(tasks)
             for rows in self._batch_parts(subset.length - 1):
                 part = subset.rows(rows)
-                passes += [(int(part.length.max()), source, targets, part) for source, targets in self._by_source(tasks)]
+                passes += [(int(part.length.max()), source, targets, part) for source, targets in self._passes(tasks)]
         parts = [partial(self._item_loss, items, samples)] if len(items) else []
         longest_first = sorted(passes, key=lambda entry: -entry[0])
         return parts + [partial(self._sequence_loss, source, targets, part, samples) for _, source, targets, part in longest_first]
@@ -174,7 +183,7 @@ class GenerativeRecommender(WindowedRecommender):
 
     def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
         per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())
-        return length * per_item + len(self._leading_tokens("sequence", self.modalities[0], length.device))
+        return length * per_item + len(self._leading_tokens("sequence", self.modalities[0], self.modalities, length.device))
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
         """Distinct target items of the batch [N]. Item tasks get at most ``item_task_ratio`` items per target, at random."""
@@ -186,8 +195,10 @@ class GenerativeRecommender(WindowedRecommender):
             items = items[torch.randperm(len(items))[:count]]
         return items.to(target.device)
 
-    def _by_source(self, tasks: list[Task]) -> list[tuple[str, list[str]]]:
+    def _passes(self, tasks: list[Task]) -> list[tuple[str, list[str]]]:
         """Group tasks that share a forward pass, as (source, targets)."""
+        if self.prompt_per_task:
+            return [(task.source, [task.target]) for task in tasks]
         return [(m, [task.target for task in tasks if task.source == m]) for m in dict.fromkeys(task.source for task in tasks)]
 
     def _sequence_loss(self, source: str, targets: list[str], windows: Windows, samples: int) -> torch.Tensor:
@@ -197,20 +208,20 @@ class GenerativeRecommender(WindowedRecommender):
 
     def _window_states(self, source: str, targets: list[str], windows: Windows) -> list[torch.Tensor]:
         """Hidden states [n, L, D] for each of ``targets``; see ``window_states`` of the networks."""
-        front = self._leading_tokens("sequence", source, windows.items.device)
+        front = self._leading_tokens("sequence", source, targets, windows.items.device)
         target_ids = [self._target(m, source, windows.items) for m in targets]
         return self.network.window_states(front, self._tokens(source, windows.items), windows, target_ids, self.group_overhead)
 
     def _item_states(self, source: str, targets: list[str], items: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Hidden states [N, L, D] of single items for each of ``targets``, and the mean state of the source's codes [N, D]."""
-        front = self._leading_tokens("item", source, items.device)
+        front = self._leading_tokens("item", source, targets, items.device)
         target_ids = [self._target(m, source, items) for m in targets]
         return self.network.item_states(front, self._tokens(source, items), target_ids)
 
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
         """Loss of the alignment tasks on single items [N]."""
         loss = torch.zeros((), device=items.device)
-        for source, targets in self._by_source(self.item_tasks):
+        for source, targets in self._passes(self.item_tasks):
             states, _ = self._item_states(source, targets, items)
             loss = loss + sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
         return loss
@@ -233,19 +244,26 @@ class GenerativeRecommender(WindowedRecommender):
 
     # -- encoding ----------------------------------------------------------------------------------------------------
 
-    def _leading_tokens(self, kind: str, modality: str, device: torch.device) -> torch.Tensor:
-        """Tokens before the first item: the task's prompt, and for a decoder-only network the start token; int64 [P].
+    def _prompt_name(self, kind: str, source: str, target: str) -> str:
+        """Name of the prompt of a ``sequence`` or ``item`` task."""
+        return f"{kind}:{source}:{target}" if self.prompt_per_task else f"{kind}:{source}"
+
+    def _leading_tokens(self, kind: str, source: str, targets: list[str], device: torch.device) -> torch.Tensor:
+        """Tokens before the first item: the prompt, and for a decoder-only network the start token; int64 [P].
 
         A decoder-only network needs no prompt in sequence tasks, as the start token names the modality.
+
+        Args:
+            targets: of the pass; empty where an item is only encoded.
         """
-        prompt = list(self.vocabulary.prompts.get(f"{kind}:{modality}", ()))
+        prompt = list(self.vocabulary.prompts.get(self._prompt_name(kind, source, targets[0] if targets else source), ()))
         if self.decoder_only:
-            prompt = [*(prompt if kind == "item" else []), self.vocabulary.start[modality]]
+            prompt = [*(prompt if kind == "item" else []), self.vocabulary.start[source]]
         return torch.tensor(prompt, dtype=torch.long, device=device)
 
     def encode_history(self, modality: str, histories: Histories) -> Memory | CausalMemory:
         """Encode the histories of B users in one modality."""
-        front = self._leading_tokens("sequence", modality, histories.items.device)
+        front = self._leading_tokens("sequence", modality, [modality], histories.items.device)
         tokens = self._tokens(modality, histories.items)
         levels = tokens.shape[2]
         rows = torch.cat([front.expand(len(tokens), -1), tokens.flatten(1)], dim=1)  # [B, P + T*L]

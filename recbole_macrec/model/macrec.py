@@ -40,8 +40,9 @@ class MACRec(MQL4GRec):
 
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
         loss, means = torch.zeros((), device=items.device), {}
-        for source, targets in self._by_source(self.item_tasks) or [(m, []) for m in self.modalities]:
-            states, means[source] = self._item_states(source, targets, items)  # one pass for both alignments
+        for source, targets in self._passes(self.item_tasks) or [(m, []) for m in self.modalities]:
+            states, mean = self._item_states(source, targets, items)  # one pass for both alignments
+            means.setdefault(source, mean)
             loss = loss + sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
         if self.lambda_implicit:
             for a, b in combinations(self.modalities, 2):

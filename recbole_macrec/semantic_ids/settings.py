@@ -25,7 +25,7 @@ SMALLEST_INT = {
     "graph_epochs": 1, "graph_batch_size": 1, "graph_negatives": 1,
 }
 POSITIVE = ("rqvae_learning_rate", "contrast_temperature", "graph_learning_rate")
-NOT_NEGATIVE = ("rqvae_weight_decay", "commitment_weight", "lambda_con", "lambda_align", "graph_weight_decay")
+NOT_NEGATIVE = ("rqvae_weight_decay", "commitment_weight", "lambda_con", "lambda_align", "graph_weight_decay", "sinkhorn_epsilon")
 INT_TUPLES = {"rqvae_hidden_sizes": 1, "con_layers": 0, "graph_sizes": 1}
 GRAPH = ("graph_sizes", "graph_dropout", "graph_epochs", "graph_batch_size", "graph_learning_rate", "graph_weight_decay",
          "graph_negatives", "graph_training")
@@ -61,6 +61,7 @@ class SemanticIDSettings:
     restart_dead_codes: bool = True
     commitment_weight: float = 0.25  # alpha
     residual: str = "detached"
+    sinkhorn_epsilon: float = 0.0  # balances the codes of the last level in training; 0: off
     con_layers: tuple[int, ...] = (2, 3)
     con_positives: str = "pseudo_label"
     lambda_con: float = 0.1
@@ -128,6 +129,7 @@ class SemanticIDSettings:
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         excluded = {"semantic_ids", "rqvae_preset", "encoder_input"}
         excluded |= set() if self.uses_graph else set(GRAPH)
+        excluded |= set() if self.sinkhorn_epsilon else {"sinkhorn_epsilon"}
         excluded |= {"representation"} if self.representation == "modality" else set()
         return {name: value for name, value in values.items() if name not in excluded}
 
@@ -148,7 +150,7 @@ class SemanticIDSettings:
     @property
     def trains_in_processes(self) -> bool:
         """Whether several processes can learn the IDs together; otherwise the first one learns them."""
-        return QUANTIZERS[self.quantizer].trains_in_processes and not self.uses_graph
+        return QUANTIZERS[self.quantizer].trains_in_processes and not self.uses_graph and not self.sinkhorn_epsilon
 
     @property
     def joins_modalities(self) -> bool:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.network.packing import pack
-from recbole_macrec.generation.network.set_encoder import ATTENTIONS, RelationAwareAttention, SetEncoder
+from recbole_macrec.generation.network.set_encoder import ATTENTIONS, RelationAwareAttention, SetEncoder, sinusoidal_encodings
 
 SETTINGS = TransformerSettings(d_model=12, d_ff=16, num_heads=3, d_kv=5, encoder_layers=2, decoder_layers=1, dropout=0.0)
 WIDTH = 6  # of a representation
@@ -98,3 +98,26 @@ def test_gradients_reach_every_part_of_the_users_mlps():
     assert len(mlps) == 2 * 3 * 4  # layers, scales, weights
     for name, p in mlps.items():
         assert p.grad.abs().max() > 0, name
+
+
+def test_sinusoidal_encodings_against_the_formula():
+    encodings = sinusoidal_encodings(7, 6)
+    for position in range(7):
+        for i in range(3):
+            angle = position / 10_000 ** (2 * i / 6)
+            expected = torch.tensor([math.sin(angle), math.cos(angle)])
+            torch.testing.assert_close(encodings[position, 2 * i : 2 * i + 2], expected, atol=1e-5, rtol=0)
+    assert sinusoidal_encodings(2, 3).shape == (2, 3)
+
+
+def test_sinusoidal_positions_are_added_to_the_items_of_each_user():
+    torch.manual_seed(0)
+    encoder, plain = SetEncoder(SETTINGS, WIDTH, "sinusoidal"), SetEncoder(SETTINGS, WIDTH, "none")
+    plain.load_state_dict(encoder.state_dict())
+    source = pack(torch.arange(12).view(3, 4), LENGTHS)
+    vectors, users = torch.randn(len(source.tokens), WIDTH), torch.randn(3, WIDTH)
+    position = torch.cat([torch.arange(n) for n in LENGTHS.tolist()])
+    added = sinusoidal_encodings(4, SETTINGS.d_model)[position]
+    plain.project = torch.nn.Identity()
+    expected = plain(source, encoder.project(vectors) + added, users).hidden
+    torch.testing.assert_close(encoder(source, vectors, users).hidden, expected)

@@ -190,6 +190,7 @@ ABLATIONS = {
     "learnt input": {"encoder_input": "learnt"},
     "neither": {"representation": "concatenated", "encoder_input": "learnt"},
     "positions": {"attention": "positions"},
+    "sinusoidal positions": {"attention": "sinusoidal"},
     "no relation": {"attention": "none"},
     "hierarchical k-means": {"quantizer": "hierarchical_kmeans"},
     "random last token": {"collision": "random"},

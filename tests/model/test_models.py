@@ -438,6 +438,30 @@ def test_cross_task_ratio_of_the_users_train_the_tasks_between_modalities(traini
     torch.testing.assert_close(loss, expected)
 
 
+def test_a_prompt_per_task_names_source_and_target(data_path):
+    _, shared, _, _ = prepare("MACRec", data_path)
+    assert set(shared.vocabulary.prompts) == {f"{kind}:{m}" for kind in ("sequence", "item") for m in ("text", "image")}
+    _, model, trainer, (train, _, _) = prepare("MACRec", data_path, prompt="task", dropout_prob=0.0)
+    windows = model.windows(next(iter(trainer.training_loader(train))))
+
+    def trained_prompts(loss) -> set[str]:
+        gradient = torch.autograd.grad(loss, model.network.table.weight)[0]
+        return {name for name, tokens in model.vocabulary.prompts.items() if gradient[list(tokens)].abs().sum() > 0}
+
+    for source in model.modalities:
+        for target in model.modalities:
+            loss = model._sequence_loss(source, [target], windows, windows.count())
+            assert trained_prompts(loss) == {f"sequence:{source}:{target}"}
+    assert trained_prompts(model._item_loss(torch.arange(1, 9), 8)) == {"item:text:image", "item:image:text"}
+    ranking_prompt = list(model.vocabulary.prompts["sequence:text:text"])
+    assert model._leading_tokens("sequence", "text", ["text"], model.device).tolist() == ranking_prompt
+
+
+def test_a_decoder_only_network_has_no_prompt_per_task(data_path):
+    with pytest.raises(UserError, match="prompt is task .*decoder_only.* set prompt to source"):
+        prepare("MACRec", data_path, prompt="task", network="decoder_only", training="per_user")
+
+
 @pytest.mark.parametrize("option", ["explicit_alignment", "compile", "standardize", "show_progress"])
 def test_a_text_is_neither_true_nor_false(option, data_path):
     with pytest.raises(UserError, match=f"{option} .*'no'.*True or False"):

@@ -368,3 +368,14 @@ def test_features_of_any_scale_are_used_or_rejected(quantizer):
     assert len(np.unique(codes, axis=0)) > ITEMS / 4
     with pytest.raises(UserError, match="standardize is False"):
         learn_codes(large, replace(settings, standardize=False), show_progress=False)
+
+
+def test_sinkhorn_in_training_changes_codes_and_names_of_bundles_only_if_it_is_on():
+    settings = replace(SMALL, modalities=("text",), quantizer="rqvae")
+    balanced = replace(settings, sinkhorn_epsilon=0.05)
+    assert "sinkhorn_epsilon" not in settings.identity() and balanced.identity()["sinkhorn_epsilon"] == 0.05
+    assert settings.trains_in_processes and not balanced.trains_in_processes
+    plain, first, again = (
+        learn_codes({"text": FEATURES["text"]}, s, show_progress=False).modalities["text"].codes for s in (settings, balanced, balanced)
+    )
+    assert np.array_equal(first, again) and not np.array_equal(first, plain)

@@ -1,8 +1,10 @@
 """Residual quantizer: nearest codewords by hand, gradients of both residual modes, dead codes."""
+from itertools import permutations
+
 import pytest
 import torch
 
-from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer, nearest_codeword
+from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer, balanced_codewords, nearest_codeword
 
 
 def quantizer(codebooks, **options):
@@ -91,3 +93,25 @@ def test_quantizing_in_blocks_equals_quantizing_at_once(monkeypatch):
     in_blocks.initialise(z, seed=3)
     assert torch.equal(in_blocks.codebooks, whole.codebooks) and torch.equal(in_blocks.codes(z), whole(z).codes)
     assert in_blocks.codes(z[:0]).shape == (0, 3)
+
+
+def test_balanced_codewords_by_hand():
+    x, codebook = torch.tensor([[0.0], [0.3], [0.2], [0.1]]), torch.tensor([[0.0], [1.0]])
+    assert nearest_codeword(x, codebook).tolist() == [0, 0, 0, 0]
+    assert balanced_codewords(x, codebook, epsilon=0.05).tolist() == [0, 1, 1, 0]  # the two rows nearest to 1
+
+
+def test_balanced_codewords_have_the_least_total_distance():
+    generator = torch.Generator().manual_seed(2)
+    x, codebook = torch.randn(6, 3, generator=generator), torch.randn(3, 3, generator=generator)
+    cost = torch.cdist(x, codebook).square()
+    words = min(set(permutations([0, 0, 1, 1, 2, 2])), key=lambda words: cost[torch.arange(6), list(words)].sum())
+    assert balanced_codewords(x, codebook, epsilon=0.05).tolist() == list(words)
+
+
+def test_only_training_balances_and_only_the_last_level():
+    codebooks = [[[0.0], [5.0]], [[0.0], [1.0]]]
+    z = torch.tensor([[0.0], [0.3], [0.2], [0.1]])
+    plain, balanced = quantizer(codebooks), quantizer(codebooks, sinkhorn_epsilon=0.05)
+    assert balanced(z).codes.tolist() == [[0, 0], [0, 1], [0, 1], [0, 0]]
+    assert torch.equal(balanced.eval()(z).codes, plain(z).codes)

@@ -20,7 +20,7 @@ from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.packing import Source
 from recbole_macrec.generation.network.transformer import EncoderLayer
 
-ATTENTIONS = ("relation_aware", "positions", "none")
+ATTENTIONS = ("relation_aware", "positions", "sinusoidal", "none")
 
 
 class UserScale(nn.Module):
@@ -105,7 +105,8 @@ class SetEncoder(nn.Module):
     Args:
         settings: the sizes; ``encoder_layers`` layers are built.
         width: R, width of the items' and users' vectors.
-        attention: ``relation_aware``, or self-attention with relative ``positions`` or without positions (``none``).
+        attention: ``relation_aware``, or self-attention with relative ``positions``, with ``sinusoidal`` encodings of the positions
+            (the variant of MMGRec's Table 5) or without positions (``none``).
     """
 
     def __init__(self, settings: TransformerSettings, width: int, attention: str):
@@ -128,7 +129,11 @@ class SetEncoder(nn.Module):
             users: representations [B, R], in the order of the rows.
         """
         p = self.settings.dropout
-        x = dropout(self.project(vectors), p, self.training)
+        x = self.project(vectors)
+        if self.attention == "sinusoidal":
+            longest = sinusoidal_encodings(max(length for _, length in source.groups), x.shape[1]).to(x)  # [S, D]
+            x = x + torch.cat([longest[:length].repeat(users_here, 1) for users_here, length in source.groups])
+        x = dropout(x, p, self.training)
         bias = None
         if self.bias is not None:
             position = torch.arange(max(length for _, length in source.groups), device=x.device)
@@ -140,3 +145,13 @@ class SetEncoder(nn.Module):
                 x = layer.self_attention(x, source.groups, bias, source.keep)
             x = layer.feed_forward(x)
         return Memory(dropout(self.norm(x), p, self.training), source.groups, source.keep)
+
+
+def sinusoidal_encodings(length: int, width: int) -> torch.Tensor:
+    """Encodings [S, D] of positions 0 .. S - 1 (Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.5).
+
+        PE(pos, 2i) = sin(pos / 10000^(2i / D)),  PE(pos, 2i + 1) = cos(pos / 10000^(2i / D))
+    """
+    frequency = 10_000.0 ** -(torch.arange(0, width, 2) / width)
+    angle = torch.arange(length).unsqueeze(1) * frequency  # [S, D / 2]
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width]

@@ -227,7 +227,7 @@ class RQVAEQuantizer(Quantizer):
         return Learnt(modalities, [entry for part in parts.values() for entry in part.history])
 
     def quantize(self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings) -> tuple[np.ndarray, Geometry]:
-        model = RQVAE(x.shape[1], settings, torch.Generator())
+        model = RQVAE(x.shape[1], settings, torch.Generator()).eval()
         model.load_state_dict(weights)
         z, quantizer = model.encode(x), model.quantizer
         return quantizer.codes(z).numpy(), Geometry(z.numpy(), quantizer.codebooks.detach().numpy())

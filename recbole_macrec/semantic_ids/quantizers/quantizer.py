@@ -2,6 +2,7 @@
 
 Shapes: B batch, N items, L levels, K codes per level, D code width.
 """
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans_centres
 from recbole_macrec.utils.blocks import blocks
+
+SINKHORN_ITERATIONS = 50
 
 
 class Quantized(NamedTuple):
@@ -33,20 +36,34 @@ class ResidualQuantizer(nn.Module):
         residual: ``detached`` subtracts sg[e_l], so every r_l carries the gradient of z. ``straight_through``
             subtracts r_l + sg[e_l - r_l], as the released code does: the values are the same, but there is no gradient
             from level 1 on.
+        sinkhorn_epsilon: if it is above 0, codes of the last level are balanced over the batch in training
+            (:func:`balanced_codewords`), as in MQL4GRec (Zhai et al., ICLR 2025: 0.003).
     """
 
-    def __init__(self, levels: int, size: int, dim: int, commitment_weight: float = 0.25, residual: str = "detached"):
+    def __init__(
+        self,
+        levels: int,
+        size: int,
+        dim: int,
+        commitment_weight: float = 0.25,
+        residual: str = "detached",
+        sinkhorn_epsilon: float = 0.0,
+    ):
         super().__init__()
         self.codebooks = nn.Parameter(torch.zeros(levels, size, dim))  # [L, K, D], filled by initialise
         self.commitment_weight = commitment_weight
         self.residual = residual
+        self.sinkhorn_epsilon = sinkhorn_epsilon
 
     def forward(self, z: Tensor) -> Quantized:
         """Quantize ``z`` [B, D]."""
         rest, loss = z, z.new_zeros(())
         codes, residuals = [], []
-        for codebook in self.codebooks:  # [K, D]
-            code = nearest_codeword(rest, codebook)  # [B]
+        for level, codebook in enumerate(self.codebooks):  # [K, D]
+            if self.sinkhorn_epsilon and self.training and level == len(self.codebooks) - 1:
+                code = balanced_codewords(rest, codebook, self.sinkhorn_epsilon)  # [B]
+            else:
+                code = nearest_codeword(rest, codebook)  # [B]
             word = codebook[code]  # [B, D]
             loss = loss + F.mse_loss(word, rest.detach())
             loss = loss + self.commitment_weight * F.mse_loss(rest, word.detach())
@@ -106,3 +123,23 @@ class ResidualQuantizer(nn.Module):
 def nearest_codeword(x: Tensor, codebook: Tensor) -> Tensor:
     """Index [B] of the nearest codeword (Euclidean) to each row of ``x`` [B, D]; the first if several are equally near."""
     return (codebook.square().sum(1) - 2 * x @ codebook.T).argmin(1)
+
+
+@torch.no_grad()
+def balanced_codewords(x: Tensor, codebook: Tensor, epsilon: float) -> Tensor:
+    """Index [B] of a codeword for each row of ``x`` [B, D], such that all codewords are used about equally often.
+
+    The codeword of a row has the largest entry in its row of the transport plan
+
+        P = argmin_P sum_ij P_ij C_ij - epsilon H(P)    with row sums 1 / B and column sums 1 / K
+
+    where C are the squared distances scaled to -1 .. 1 and H is the entropy. P is computed by Sinkhorn's algorithm (Cuturi,
+    NeurIPS 2013) on logarithms.
+    """
+    cost = (x.double().unsqueeze(1) - codebook.double()).square().sum(-1)  # [B, K]
+    middle, half_range = (cost.max() + cost.min()) / 2, (cost.max() - cost.min()) / 2
+    log_plan = -(cost - middle) / (half_range.clamp_min(1e-12) * epsilon)
+    for _ in range(SINKHORN_ITERATIONS):
+        log_plan = log_plan - log_plan.logsumexp(1, keepdim=True) - math.log(len(x))
+        log_plan = log_plan - log_plan.logsumexp(0, keepdim=True) - math.log(len(codebook))
+    return log_plan.argmax(1)

@@ -38,7 +38,7 @@ class RQVAE(nn.Module):
         self.encoder = _mlp(widths, linear_first, 0, generator)
         self.decoder = _mlp(widths[::-1], 0, linear_first, generator)
         self.quantizer = ResidualQuantizer(settings.codebook_levels, settings.codebook_size, settings.code_dim,
-                                           settings.commitment_weight, settings.residual)
+                                           settings.commitment_weight, settings.residual, settings.sinkhorn_epsilon)
 
     def forward(self, x: Tensor) -> RQVAEOutput:
         """Quantize and reconstruct standardised features ``x`` [B, F]."""
