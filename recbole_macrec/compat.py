@@ -269,10 +269,11 @@ def keep_checkpoints_free_of_pickles() -> None:
         save_checkpoint({**state, **replaced, "other_parameter": as_tensors(other)}, file)
 
     def load(file, map_location=None):
-        from recbole_macrec.trainer.checkpoint import from_tensors, read_checkpoint, read_together
+        from recbole_macrec.trainer.checkpoint import check_complete, from_tensors, read_checkpoint, read_together
 
         device = map_location or "cpu"
         state = read_together(file, device, functools.partial(read_checkpoint, trusted=_unpickling_allowed))
+        check_complete(state, ["state_dict"], file)
         if "other_parameter" in state:
             state["other_parameter"] = from_tensors(state["other_parameter"], device)
         return state
@@ -410,6 +411,10 @@ def join_launched_processes() -> None:
             config["gpu_id"] = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(launch.local_size))))
         original(self)
         if launch is None:
+            named = str(self.external_config_dict.get("gpu_id", ""))
+            if named.strip() not in ("", "-1", "0") and torch.cuda.device_count() < len(config["gpu_id"].split(",")):  # 0 is the default
+                raise UserError(f"gpu_id is {config['gpu_id']!r}, but this machine does not have all of these GPUs; name others, or leave "
+                                "gpu_id out. An empty gpu_id selects the CPU.")
             return
         device = config["device"]
         if device.type == "cuda":

@@ -4,7 +4,6 @@ import importlib
 import os
 import sys
 from collections import defaultdict
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,19 @@ from recbole.config import Config
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
 from recbole.data.dataset import Dataset
 from recbole.quick_start import quick_start
-from recbole.utils import ModelType, dataset_arguments, general_arguments
+from recbole.utils import EvaluatorType, ModelType, dataset_arguments, general_arguments
 
 from recbole_macrec import compat
 from recbole_macrec.baselines import BASELINES
-from recbole_macrec.config.options import FEATURE_OPTIONS, NESTED_OPTIONS, TRAINED_ON, TRUST, refuse_trust
+from recbole_macrec.config.options import NESTED_OPTIONS, TRAINED_ON, TRUST, read_config_file
 from recbole_macrec.config.plain import config_from_plain
 from recbole_macrec.config.property_files import preset_files, property_file, read_yaml
 from recbole_macrec.config.registry import add_model, is_ours, model_names
-from recbole_macrec.config.values import check_flags, check_values
+from recbole_macrec.config.schema.base import shown
+from recbole_macrec.config.schema.features import FeatureOptions
+from recbole_macrec.config.schema.models import AnyModelOptions
+from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
+from recbole_macrec.config.validation import check_flags, check_values
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.attributes import choose_attributes
 from recbole_macrec.data.loading import check_columns
@@ -34,9 +37,8 @@ from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.dataset import SemanticIDDataset
 from recbole_macrec.model.preparation import prepare
 from recbole_macrec.recommend import Recommender
-from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.trainer import GenerativeTrainer
-from recbole_macrec.trainer.checkpoint import from_tensors, load_checkpoint, read_checkpoint, read_together
+from recbole_macrec.trainer.checkpoint import check_complete, from_tensors, load_checkpoint, read_checkpoint, read_together
 from recbole_macrec.trainer.loading import dataset_folder, known_settings, trained_on
 from recbole_macrec.utils.distributed import current_group, group, limit_threads
 from recbole_macrec.utils.share_files import share_files
@@ -53,7 +55,7 @@ def register() -> None:
         return
     for model in [*MODELS, *BASELINES]:
         register_model(model)
-    names = [field.name for field in fields(SemanticIDSettings)] + [*FEATURE_OPTIONS, "MODEL_TYPE"]
+    names = [*SemanticIDOptions.model_fields, *FeatureOptions.model_fields, "MODEL_TYPE"]
     dataset_arguments.extend(name for name in names if name not in dataset_arguments)
     general_arguments.append(TRUST)
     GenerativeRecommender.recommender_class = Recommender
@@ -86,13 +88,14 @@ def register_model(model: type) -> None:
 def _layer_property_files() -> None:
     """Read our property files between RecBole's.
 
-    The order becomes: RecBole's overall.yaml, its model's, sample.yaml; our overall.yaml and model (for our models);
-    our dataset (for every model, as it names the fields); our model's ``training_preset``, by default the one for the dataset; RecBole's
-    dataset and sequential settings. Ours come after sample.yaml because that sets every dataset option, the history length
-    among them.
+    The order is: RecBole's overall.yaml, its file of the model, sample.yaml; for our models, our overall.yaml and file of the
+    model; our file of the dataset (for every model, as it names the fields); the model's ``training_preset``, by default the
+    one for the dataset; RecBole's file of the dataset and its sequential settings. Our files are read after sample.yaml
+    because that file sets every dataset option, the history length included.
     """
-    init_parameters, update, final = (
+    init_parameters, files, update, final = (
         Config._init_parameters_category,
+        Config._load_config_files,
         Config._update_internal_config_dict,
         Config._get_final_config_dict,
     )
@@ -100,7 +103,7 @@ def _layer_property_files() -> None:
     @functools.wraps(init_parameters)
     def _init_parameters_category(self):
         init_parameters(self)
-        self.parameters = {kind: list(names) for kind, names in self.parameters.items()}  # RecBole extends them later
+        self.parameters = {kind: list(names) for kind, names in self.parameters.items()}  # copies, as RecBole extends them
 
     @functools.wraps(update)
     def _update_internal_config_dict(self, file):
@@ -115,64 +118,76 @@ def _layer_property_files() -> None:
                     update(self, path)
         return loaded
 
+    @functools.wraps(files)
+    def _load_config_files(self, paths):
+        return {name: value for path in paths or [] for name, value in read_config_file(path).items()}
+
     @functools.wraps(final)
     def _get_final_config_dict(self):
-        refuse_trust(self.file_config_dict, "A config file")
-        config = final(self)
-        sequential = self.model_class.type == ModelType.SEQUENTIAL
-        without_negatives = is_ours(self.model_class) or (sequential and config.get("loss_type") == "CE")
-        if without_negatives:
-            _refuse_negatives(self.model, self.external_config_dict.get("train_neg_sample_args"))
-            config["train_neg_sample_args"] = None  # not RecBole's default, which its own models would refuse
-        split = (config.get("eval_args") or {}).get("split") or {}
-        if is_ours(self.model_class):
-            told = self.model_class.settings_of_split(split)
-            config.update({key: value for key, value in told.items() if key not in self.external_config_dict})
-        if config.get("load_col") == _default_columns(DEFAULT_FORMAT):
-            config["load_col"] = _default_columns(AtomicFormat.from_config(config))
-        if config.get("repeatable") == "auto":
-            config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or "LS" in split
-        if sequential and config.get("benchmark_filename"):
-            _read_histories(config)
-        for option in NESTED_OPTIONS:
-            value = config.get(option)
-            if isinstance(value, str) and value.startswith(("[", "{")):  # RecBole reads ['text'], and leaves [text] a text
-                try:
-                    config[option] = yaml.safe_load(value)
-                except yaml.YAMLError:
-                    raise UserError(f"{option} is {value!r}, which can't be read; check its brackets and quotes") from None
-        check_values(config)
+        config, ours = final(self), is_ours(self.model_class)
+        if "device" in self.external_config_dict:
+            raise UserError(f"device is {shown(self.external_config_dict['device'])}, but RecBole chooses it by gpu_id; leave device out. "
+                            "An empty gpu_id selects the CPU.")
+        _set_defaults(self, config)
+        check_values(config, self.model_class.options if ours else AnyModelOptions)
         check_flags(config, self.internal_config_dict)
-        if is_ours(self.model_class):
+        if ours:
             self.model_class.check_values(defaultdict(lambda: None, config))
             if config.get("resume"):
                 config[TRAINED_ON] = trained_on(read_together(config["resume"], read=load_checkpoint))
         return config
 
     Config._init_parameters_category = _init_parameters_category
+    Config._load_config_files = _load_config_files
     Config._update_internal_config_dict = _update_internal_config_dict
     Config._get_final_config_dict = _get_final_config_dict
 
 
+def _set_defaults(self: Config, config: dict) -> None:
+    """Set the options of ``config`` whose default depends on the model, the split or the files."""
+    sequential = self.model_class.type == ModelType.SEQUENTIAL
+    if is_ours(self.model_class) or (sequential and config.get("loss_type") == "CE"):
+        _refuse_negatives(self.model, self.external_config_dict.get("train_neg_sample_args"))
+        config["train_neg_sample_args"] = None  # RecBole's own models would refuse RecBole's default
+    eval_args = config.get("eval_args")
+    split = (eval_args.get("split") if isinstance(eval_args, dict) else None) or {}
+    if is_ours(self.model_class):
+        defaults = self.model_class.settings_of_split(split)
+        config.update({name: value for name, value in defaults.items() if name not in self.external_config_dict})
+    if config.get("load_col") == _default_columns(DEFAULT_FORMAT):
+        config["load_col"] = _default_columns(AtomicFormat.from_config(config))
+    if config.get("repeatable") == "auto":
+        config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or "LS" in split
+    if sequential and config.get("benchmark_filename"):
+        _read_histories(config)
+    for option in NESTED_OPTIONS:
+        value = config.get(option)
+        if isinstance(value, str) and value.startswith(("[", "{")):  # RecBole reads ['text'] as a list, but not [text]
+            try:
+                config[option] = yaml.safe_load(value)
+            except (yaml.YAMLError, RecursionError):
+                raise UserError(f"{option} is {shown(value)}, which can't be read; check its brackets and quotes") from None
+
+
 def _default_columns(form: AtomicFormat) -> dict:
-    """``load_col`` of overall.yaml, with the column names of ``form``."""
+    """``load_col`` of overall.yaml with the column names of ``form``."""
     names = dict(zip(DEFAULT_FORMAT, form))
     columns = read_yaml(property_file("overall.yaml"))["load_col"]
     return {source: [names[column] for column in listed] for source, listed in columns.items()}
 
 
 def _refuse_negatives(model: str, sampled) -> None:
-    """Raise a UserError where ``train_neg_sample_args`` has negatives drawn for a model that would train on them as targets."""
+    """Raise a UserError if ``train_neg_sample_args`` samples negatives for a model that would train on them as targets."""
     if sampled in (None, "None") or (isinstance(sampled, dict) and sampled.get("distribution") == "none"):
         return
     raise UserError(
-        f"train_neg_sample_args is {sampled!r}, but {model} is trained with cross-entropy and takes no sampled negatives; leave "
+        f"train_neg_sample_args is {shown(sampled)}, but {model} is trained with cross-entropy, without sampled negatives; leave "
         "it out, or set it to None (~ in YAML)."
     )
 
 
 def _read_histories(config: dict) -> None:
-    """Read the histories that rows of benchmark files hold, without which no sequential model runs; they are of item ids."""
+    """Let RecBole load the histories in benchmark files, which sequential models need, as sequences of item IDs."""
     histories, columns = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"], config.get("load_col") or {}
     if isinstance(columns.get("inter"), list) and histories not in columns["inter"]:
         config["load_col"] = {**columns, "inter": [*columns["inter"], histories]}
@@ -180,12 +195,15 @@ def _read_histories(config: dict) -> None:
     config["alias_of_item_id"] = [*aliases, *([] if histories in aliases else [histories])]
 
 
-# -- datasets that prepare themselves --------------------------------------------------------------------------------
+# -- preparation of datasets -----------------------------------------------------------------------------------------
 
 
 def _prepare_before_loading() -> None:
-    """Before any dataset class, RecBole's own included, reads its files: bring a dataset with a ``source`` here, give all
-    processes the same files, check the columns, choose item attributes. A number that RecBole cannot read becomes a UserError."""
+    """Let every dataset class, RecBole's included, prepare its files before it reads them.
+
+    A dataset with a ``source`` is downloaded, all processes get the same files, the columns are checked, and item attributes
+    are chosen. A number that RecBole cannot read becomes a UserError.
+    """
     load = Dataset._load_data
 
     @functools.wraps(load)
@@ -212,14 +230,17 @@ def _prepare_before_loading() -> None:
 
 
 def _check_splits() -> None:
-    """Refuse data of which a split leaves nothing to train on or to test, or that differ between processes, in every dataset
-    class, RecBole's own included."""
+    """Let every dataset class, RecBole's included, check its split: there are interactions to train on and to test, as many
+    items as ``topk`` ranks, and the same data in all processes."""
     build = Dataset.build
 
     @functools.wraps(build)
     def checked_build(self):
         parts = build(self)
         check_split(self, parts)
+        if self.config["eval_type"] == EvaluatorType.RANKING and max(self.config["topk"], default=0) >= self.item_num:
+            raise UserError(f"topk is {self.config['topk']}; expected at most {self.item_num - 1}, the number of items of "
+                            f"{self.dataset_name}.")
         if current_group().size > 1:
             current_group().check_same(checksums(self, parts))
         return parts
@@ -230,7 +251,7 @@ def _check_splits() -> None:
 # -- evaluation of large catalogues --------------------------------------------------------------------------------------
 
 def _rank_as_many_as_fit() -> None:
-    """Let full ranking, of RecBole's models too, take fewer users at once than ``eval_batch_size`` where the matrix of their
+    """Let full ranking, of RecBole's models too, rank fewer users at once than ``eval_batch_size`` if the matrix of their
     scores would not fit into the free memory, and log it."""
     original = FullSortEvalDataLoader._init_batch_size_and_step
 
@@ -253,8 +274,8 @@ def _rank_as_many_as_fit() -> None:
 def _validate_on_some_users() -> None:
     """Let ``valid_users`` limit validation, of RecBole's models too, to that many users.
 
-    The users are drawn once from all that have validation data: every model, seed and epoch has the same ones. Testing is
-    always on all users.
+    The users are drawn from those with validation data, the same ones for every model, seed and epoch. Testing is always on
+    all users.
     """
     for loader in (FullSortEvalDataLoader, NegSampleEvalDataLoader):
         _limit_users(loader)
@@ -278,7 +299,7 @@ def _limit_users(loader: type) -> None:
 
 
 def run_recboles(rank, *args):
-    """RecBole's entry of a spawned process; being ours, unpickling it imports the plugin there."""
+    """RecBole's entry point of a spawned process. As it is ours, unpickling it imports the plugin in that process."""
     settings = args[-1]["config_dict"]
     environment = {"RANK": rank + settings["offset"], "LOCAL_RANK": rank, "WORLD_SIZE": settings["world_size"],
                    "LOCAL_WORLD_SIZE": settings["nproc"], "MASTER_ADDR": settings["ip"], "MASTER_PORT": settings["port"]}
@@ -296,13 +317,13 @@ def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
     trainers write them.
 
     Args:
-        data_path: the folder with the dataset's folder; by default where the dataset lies from the checkpoint as it did in
-            training, or else where it lay then.
-        trust_checkpoint: also read a checkpoint that RecBole without this package wrote, and a pickled dataset. That runs any
-            code that is in them.
+        data_path: folder with the dataset's folder; by default at the same place relative to the checkpoint as in training,
+            else at the same absolute path.
+        trust_checkpoint: also read a checkpoint that RecBole wrote without this package, and a pickled dataset. Any code in
+            them is run.
 
     Raises:
-        UserError: when the file is missing, truncated, not a checkpoint, or of other data or codes, and without the dataset.
+        UserError: the file is missing, truncated, not a checkpoint, or of other data or codes, or the dataset is missing.
     """
     state = read_checkpoint(model_file, trusted=trust_checkpoint)
     config = state.get("config") if isinstance(state, dict) else None
@@ -310,6 +331,7 @@ def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
         config = config_from_plain(config if trust_checkpoint else known_settings(config))
     if not isinstance(config, Config):
         raise UserError(f"Checkpoint {model_file} holds no settings of a model; name one that RecBole or recbole_macrec wrote.")
+    check_complete(state, ["state_dict"], model_file)
     config.final_config_dict.update({TRAINED_ON: trained_on(state), TRUST: trust_checkpoint})
     config.final_config_dict["data_path"] = str(dataset_folder(config, model_file, state.get("data_folder"), data_path))
     state = {**state, "config": config, "other_parameter": from_tensors(state.get("other_parameter"), config["device"])}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_macrec.config.values import check_choice, check_whole
+from recbole_macrec.config.schema.models import SASRecPerUserOptions
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.decoder_only import CausalLayers, causal_mask
@@ -43,6 +43,8 @@ class SASRecPerUser(WindowedRecommender):
     semantic codes, summed over the levels and modalities.
     """
 
+    options = SASRecPerUserOptions
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.settings = replace(sizes(config), encoder_layers=0)
@@ -64,15 +66,6 @@ class SASRecPerUser(WindowedRecommender):
     @classmethod
     def reads_semantic_ids(cls, config) -> bool:
         return config["item_features"] == "codes"
-
-    @classmethod
-    def check_values(cls, config: dict) -> None:
-        super().check_values(config)
-        check_choice(("none", "codes"), item_features=config["item_features"])
-        check_choice(("per_user",), training=config["training"])
-        check_whole(1, **{name: config[name] for name in ("d_model", "d_ff", "num_heads", "d_kv", "decoder_layers")})
-        if config["d_kv"] % 2:
-            raise UserError(f"d_kv is {config['d_kv']}; expected an even number, as rotary positions rotate pairs of entries.")
 
     # -- checks of a loaded checkpoint ------------------------------------------------------------------------------
 

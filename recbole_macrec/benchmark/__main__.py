@@ -24,6 +24,7 @@ from recbole_macrec.benchmark.speed.train import train
 from recbole_macrec.benchmark.speed.whole import whole
 from recbole_macrec.benchmark.study import study
 from recbole_macrec.config.options import check_dataset
+from recbole_macrec.config.validation import check_whole
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.utils.reporting import run_command
 
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
 def measure(argv: list[str]) -> int:
     """Measure one stage and print the results."""
     args = parse(argv)
+    counts = {name: value for name, value in vars(args).items() if isinstance(value, int) and name != "exact_users"}
+    check_whole(1, **counts, **{"items": min(args.items)} if args.items else {})
     if args.stage not in ("quantize", "scale", "kernels"):
         check_dataset(args.dataset, args.data_path, False)
     results = STAGES[args.stage](args)

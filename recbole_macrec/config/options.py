@@ -1,4 +1,4 @@
-"""Checks names before anything runs: models, datasets and options that nobody knows are refused."""
+"""Names of models, datasets and options: unknown names are an error before anything runs."""
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -7,29 +7,28 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from recbole.config import Config
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
-from recbole_macrec.config.property_files import property_file, read_yaml
+from recbole_macrec.config.property_files import property_file, read_user_yaml, read_yaml
 from recbole_macrec.config.registry import model_names
+from recbole_macrec.config.schema.models import MODELS, AnyModelOptions
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.utils.requirements import recbole_folder
 
-TEXTS = ("data_path", "checkpoint_dir", "gpu_id")  # options whose words are no numbers or lists, such as 0,1 for two GPUs
-FEATURE_OPTIONS = ("source", "missing_images", "missing_texts", "encoders", "text_fields", "image_field", "max_modalities")
+TEXTS = ("data_path", "checkpoint_dir", "gpu_id")  # options that are texts even if they look like numbers, such as 0,1 for two GPUs
 NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
-TRUST = "trust_checkpoint"  # the option with which RecBole may unpickle files
+TRUST = "trust_checkpoint"  # the option that lets RecBole unpickle files
 NOT_FROM_CHECKPOINTS = {  # settings that a checkpoint of unknown origin must not choose
     "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "log_wandb", "source", TRUST,
 }  # fmt: skip
-TRAINED_ON = "trained_on"  # in a config: the bundle of semantic IDs that a checkpoint to load was trained on
+TRAINED_ON = "trained_on"  # in a config: the bundle of semantic IDs of the training, if a checkpoint is loaded
 PACKAGED_DATASET = "ml-100k"  # ships inside RecBole, which always reads it from there
 _READ_FROM_CONFIG = re.compile(r"config(?:\[|\.get\()\s*[\"'](\w+)[\"']")
 
 
 def known_models() -> list[str]:
-    """Our models and RecBole's, the latter found in its sources without importing them."""
+    """Our models and RecBole's; the latter are found in RecBole's source files, without importing them."""
     names = []
     for path in sorted(recbole_folder().glob("model/*/*.py")):
         classes = re.findall(r"^class (\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
@@ -47,7 +46,7 @@ def check_model(name: str) -> None:
 
 
 def value_of(text: str) -> Any:
-    """A word of the command line as RecBole reads it: a literal of Python, true or false, or else the text itself."""
+    """A word of the command line as RecBole reads it: a Python literal, true or false, or else the text itself."""
     return Config._convert_config_dict(None, {"": text})[""]
 
 
@@ -57,7 +56,7 @@ def word_of(value: Any) -> str:
 
 
 def settings_of_words(words: Iterable[str], own: Iterable[str]) -> dict[str, Any]:
-    """RecBole's ``--key=value`` settings; ``own`` are the command's own options, to say the nearest name."""
+    """RecBole's ``--key=value`` settings; ``own`` are the command's own options, for the hint at the nearest name."""
     settings: dict[str, str] = {}
     for word in words:
         key, equals, value = word.removeprefix("--").partition("=")
@@ -71,20 +70,20 @@ def settings_of_words(words: Iterable[str], own: Iterable[str]) -> dict[str, Any
 
 
 def config_of(model: str | type, dataset: str, config_files: Iterable[str | Path], settings: dict[str, Any]) -> Config:
-    """The configuration of ``model`` with ``settings``, which win over the config files."""
+    """The configuration of ``model``; ``settings`` win over the config files."""
     with hidden_words():
         files = [str(path) for path in config_files]
         return Config(model, dataset, config_file_list=files, config_dict=quoted(settings))
 
 
 def quoted(settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` as a ``config_dict`` of RecBole, which reads texts as literals: texts come in quotes."""
+    """``settings`` as a ``config_dict`` of RecBole, which evaluates texts as literals: texts are put in quotes."""
     return {key: repr(value) if isinstance(value, str) else value for key, value in settings.items()}
 
 
 @contextmanager
 def hidden_words() -> Iterator[None]:
-    """Hide the words of the command line, which RecBole would read, and let win over all else."""
+    """Hide the command line from RecBole, which would let its words win over all other settings."""
     words = sys.argv
     sys.argv = words[:1]
     try:
@@ -94,22 +93,26 @@ def hidden_words() -> Iterator[None]:
 
 
 def has_source(name: str) -> bool:
-    """Whether the property file of the dataset ``name`` says how it is made."""
+    """Whether the property file of the dataset ``name`` has a ``source``, from which the dataset is built."""
     path = property_file("dataset", f"{name}.yaml")
     return path.is_file() and bool(read_yaml(path).get("source"))
 
 
 def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> None:
-    """Raise a UserError unless ``data_path/name`` holds the dataset or it can be made; ``benchmark``: split into files already."""
+    """Raise a UserError unless ``data_path/name`` holds the dataset, or it has a ``source``.
+
+    Args:
+        benchmark: the dataset consists of files that are split already (``benchmark_filename``).
+    """
     if name == PACKAGED_DATASET or has_source(name):
         return
     folder = Path(data_path) / name
     remedy = f"Import it with: python -m recbole_macrec.data import SRC --dataset={name} --data_path={data_path}"
     if not folder.is_dir():
-        makeable = {path.stem for path in property_file("dataset").glob("*.yaml") if has_source(path.stem)}
-        others = sorted({path.parent.name for path in Path(data_path).glob("*/*.inter")} | makeable)
-        there = f" There are, or can be made: {', '.join(others)}." if others else ""
-        raise UserError(f"Dataset folder {folder.absolute()} does not exist.{nearest(name, others)}{there} {remedy}")
+        with_source = {path.stem for path in property_file("dataset").glob("*.yaml") if has_source(path.stem)}
+        others = sorted({path.parent.name for path in Path(data_path).glob("*/*.inter")} | with_source)
+        available = f" Available: {', '.join(others)}." if others else ""
+        raise UserError(f"Dataset folder {folder.absolute()} does not exist.{nearest(name, others)}{available} {remedy}")
     if not benchmark and not (folder / f"{name}.inter").is_file():
         raise UserError(f"Dataset file {folder / f'{name}.inter'} does not exist. {remedy}")
 
@@ -118,30 +121,25 @@ def read_config_file(path: str | Path) -> dict:
     """The keys and values of a config file.
 
     Raises:
-        UserError: when it is missing, no YAML, or not a list of ``key: value``.
+        UserError: the file is missing, not YAML, not a list of ``key: value``, or sets ``trust_checkpoint``.
     """
-    try:
-        values = read_yaml(Path(path))
-    except OSError as error:
-        raise UserError(f"Config file {path} can't be read ({error.strerror}); check --config_files.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"Config file {path} is no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"Config file {path} holds a {type(values).__name__}; expected lines such as 'epochs: 10'.")
+    values = read_user_yaml(path, "Config file")
     refuse_trust(values, path)
     return values
 
 
 def refuse_trust(names: Iterable[str], path: str | Path) -> None:
-    """Raise a UserError where a file, which anyone may have written, decides that other files can be trusted."""
+    """Raise a UserError if a file, which anyone may have written, sets ``trust_checkpoint``."""
     if TRUST in names:
         raise UserError(f"{path} sets {TRUST}, which no file can; give --{TRUST}=True on the command line, or in config_dict.")
 
 
-@cache  # it reads all property files, and a command asks once for its words and once for each config file
+@cache  # it reads all property files, and a command calls it for its words and for each config file
 def known_options(models: tuple[str, ...], dataset: str) -> frozenset[str]:
     """Every option that one of ``models`` on ``dataset`` can have."""
     known = {"model", "dataset", *general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments}
+    for model in models:
+        known |= set(MODELS.get(model, AnyModelOptions).model_fields)
     recbole = recbole_folder()
     names = {"overall", "sample", dataset, *models}
     for path in [*recbole.glob("properties/**/*.yaml"), *property_file().glob("**/*.yaml")]:
@@ -157,16 +155,16 @@ def known_options(models: tuple[str, ...], dataset: str) -> frozenset[str]:
 def check_options(
     names: Iterable[str], models: Iterable[str], dataset: str, where: str, own: Iterable[str] = ()
 ) -> None:
-    """Raise a UserError for the first of ``names`` that is no option of ``models`` on ``dataset`` nor one of ``own``.
+    """Raise a UserError for the first of ``names`` that is not an option of ``models`` on ``dataset`` or one of ``own``.
 
     Args:
-        where: what holds the names, for the message: "the command line" or a file.
+        where: where the names are, for the message: "the command line" or a file.
     """
     models = tuple(models)
     known = known_options(models, dataset).union(own)
     for name in names:
         if name not in known:
             raise UserError(
-                f"Unknown option '{name}' in {where}.{nearest(name, known)} It is no option of RecBole, of "
+                f"Unknown option '{name}' in {where}.{nearest(name, known)} It is not an option of RecBole, of "
                 f"{', '.join(models)} or of the dataset {dataset}."
             )

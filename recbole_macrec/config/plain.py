@@ -17,7 +17,7 @@ def config_from_plain(values: dict) -> Config:
     settings = {key: _from_plain(value) for key, value in values.items()}
     settings = {key: value for key, value in settings.items() if key not in ("nproc", "world_size", "offset")}
     settings.update(single_spec=True, local_rank=0)
-    if settings["device"].type == "cuda":
+    if settings.setdefault("device", torch.device("cuda")).type == "cuda":
         settings["device"] = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = Config.__new__(Config)
     config._init_parameters_category()

@@ -1,26 +1,30 @@
 """Finds and reads the YAML files of ``properties/``."""
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 from recbole.config import Config
 
+from recbole_macrec.config.schema.base import shown
 from recbole_macrec.errors import UserError, nearest
 
 
 def property_file(*parts: str) -> Path:
-    """A file below ``properties/``: beside the package in a checkout, inside it when installed from a wheel."""
+    """Path of a file in ``properties/``, which is beside the package in a checkout and inside an installed package."""
     packaged = Path(str(files("recbole_macrec"))) / "properties"
     folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "properties"
     return folder.joinpath(*parts)
 
 
 def preset_files(model: str, name: str | None, dataset: str) -> list[Path]:
-    """The file of the preset ``name`` of ``model``: for None that of the model on ``dataset``, if there is one; for ``none`` no
-    file.
+    """The file of the preset ``name`` of ``model``, as a list.
+
+    Args:
+        name: None for the preset named after ``dataset``, if it exists; ``none`` for no preset.
 
     Raises:
-        UserError: when the model has no such preset.
+        UserError: the model has no such preset.
     """
     if name is None:
         path = property_file("preset", f"{model}-{dataset}.yaml")
@@ -29,7 +33,7 @@ def preset_files(model: str, name: str | None, dataset: str) -> list[Path]:
         return []
     known = sorted(path.stem.removeprefix(f"{model}-") for path in property_file("preset").glob(f"{model}-*.yaml"))
     if name not in known:
-        raise UserError(f"training_preset is {name!r}; {model} has {', '.join(known) or 'none'}.{nearest(str(name), known)}")
+        raise UserError(f"training_preset is {shown(name)}; expected {', '.join(known)} or none.{nearest(str(name)[:100], known)}")
     return [property_file("preset", f"{model}-{name}.yaml")]
 
 
@@ -37,3 +41,28 @@ def read_yaml(path: Path) -> dict:
     """A property file, read as RecBole reads it."""
     with open(path, encoding="utf-8") as file:
         return yaml.load(file, Loader=Config._build_yaml_loader(None)) or {}
+
+
+def read_user_yaml(path: str | Path, what: str) -> dict[str, Any]:
+    """Read a YAML file of the user, with texts as keys.
+
+    Args:
+        what: the kind of file, for messages, such as "Config file".
+
+    Raises:
+        UserError: the file is missing, not YAML, or not a list of ``key: value``.
+    """
+    try:
+        values = read_yaml(Path(path))
+    except OSError as error:
+        raise UserError(f"{what} {path} can't be read ({error.strerror}); check the path.") from None
+    except RecursionError:
+        raise UserError(f"{what} {path} can't be read: its brackets are nested too deeply.") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a number of thousands of digits
+        raise UserError(f"{what} {path} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{what} {path} holds a {type(values).__name__}; expected lines such as 'epochs: 10'.")
+    for key in values:
+        if not isinstance(key, str):
+            raise UserError(f"{what} {path} has the key {shown(key)}; expected the name of an option, such as 'epochs: 10'.")
+    return values

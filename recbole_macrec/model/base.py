@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from recbole.evaluator.register import metric_information
 from torch import nn
 
 from recbole_macrec.config.registry import models
-from recbole_macrec.config.values import as_list, check_choice, check_whole
+from recbole_macrec.config.validation import as_list
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.fusion import score_matrix
@@ -40,7 +39,6 @@ class Task(NamedTuple):
     target: str
 
 
-WHOLE_ORDER = ("rec.meanrank", "rec.score")  # data needed by RecBole's metrics over the whole ranking
 EXCLUDED_ITEMS_FIELD = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, padded with 0
 
 
@@ -101,36 +99,6 @@ class GenerativeRecommender(WindowedRecommender):
         if attention == "auto":
             attention = "causal" if config["training"] == "per_user" else "bidirectional"
         return Transformer(len(self.vocabulary), sizes(config), causal=attention == "causal")
-
-    @classmethod
-    def check_values(cls, config: dict) -> None:
-        super().check_values(config)
-        names = ("d_model", "d_ff", "num_heads", "d_kv", "encoder_layers", "decoder_layers", "num_beams", "certified_rows")
-        check_whole(1, **{name: config[name] for name in names})
-        check_choice(("decoder_only", "encoder_decoder"), network=config["network"])
-        check_choice(("per_user", "per_target"), training=config["training"])
-        check_choice(("auto", "causal", "bidirectional"), encoder_attention=config["encoder_attention"])
-        check_choice(("trie", "level"), output=config["output"])
-        check_choice(("source", "task"), prompt=config["prompt"] or "source")  # None in old checkpoints
-        if config["prompt"] == "task" and config["network"] == "decoder_only":
-            raise UserError(
-                "prompt is task and network is decoder_only, which predicts all targets of a source in one pass without a prompt; "
-                "set prompt to source, or network to encoder_decoder."
-            )
-        if (config["training"], config["network"], config["encoder_attention"]) == ("per_user", "encoder_decoder", "bidirectional"):
-            raise UserError(
-                "training is per_user and encoder_attention is bidirectional: the encoder would see the items to predict. Set "
-                "encoder_attention to causal, or training to per_target."
-            )
-        check_choice(("beam", "certified", "exact"), decode=config["decode"])
-        check_choice(("official", "mean", "lse", "rescore"), fusion=config["fusion"])
-        check_metrics(config)
-        beams, largest_topk = config["num_beams"], max(as_list(config["topk"]), default=0)
-        if config["decode"] == "beam" and beams < largest_topk:
-            raise UserError(
-                f"num_beams is {beams}; expected at least {largest_topk}, the largest topk, as a list of {largest_topk} items "
-                "needs as many beams. Raise num_beams or lower topk."
-            )
 
     # -- checks of a loaded checkpoint --------------------------------------------------------------------------------
 
@@ -354,17 +322,3 @@ def sizes(config) -> TransformerSettings:
         decoder_layers=config["decoder_layers"],
         dropout=config["dropout_prob"],
     )
-
-
-def check_metrics(config: dict) -> None:
-    """Raise a UserError for a metric over the whole ranking, such as GAUC, if beam search ranks only a part of the items."""
-    modes = (config["eval_args"] or {}).get("mode")
-    modes = list(modes.values()) if isinstance(modes, dict) else as_list(modes)
-    if config["decode"] != "beam" or (modes and "full" not in modes):
-        return
-    for metric in as_list(config["metrics"]):
-        if not set(metric_information.get(str(metric).lower(), [])).isdisjoint(WHOLE_ORDER):
-            raise UserError(
-                f"metrics contains {metric}, which needs a ranking of all items, but decode: beam ranks only the items that "
-                "its beams find; set decode: exact, or remove the metric."
-            )

@@ -1,10 +1,9 @@
 """MACRec: cross-modal semantic IDs with implicit and explicit alignment."""
-import math
 from itertools import combinations
 
 import torch
 
-from recbole_macrec.config.values import check_number
+from recbole_macrec.config.schema.models import MACRecOptions
 from recbole_macrec.model.mql4grec import MQL4GRec
 from recbole_macrec.semantic_ids.quantizers.losses import info_nce
 
@@ -24,16 +23,12 @@ class MACRec(MQL4GRec):
     docs/differences_from_the_papers.md lists all differences.
     """
 
+    options = MACRecOptions
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.lambda_implicit = config["lambda_implicit"]
         self.implicit_temperature = config["implicit_temperature"]
-
-    @classmethod
-    def check_values(cls, config: dict) -> None:
-        super().check_values(config)
-        check_number(0, math.inf, lambda_implicit=config["lambda_implicit"])
-        check_number(1e-4, math.inf, implicit_temperature=config["implicit_temperature"])
 
     def reads_items(self, config) -> bool:
         return super().reads_items(config) or config["lambda_implicit"] > 0

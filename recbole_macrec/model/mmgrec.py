@@ -10,11 +10,11 @@ import torch
 from recbole.utils import ModelType
 from torch import nn
 
-from recbole_macrec.config.values import check_choice
+from recbole_macrec.config.schema.models import MMGRecOptions
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.packing import pack
-from recbole_macrec.generation.network.set_encoder import ATTENTIONS, SetEncoder
+from recbole_macrec.generation.network.set_encoder import SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.model.base import GenerativeRecommender, Task, sizes
@@ -37,6 +37,7 @@ class MMGRec(GenerativeRecommender):
     interacted with before. At most ``MAX_ITEM_LIST_LENGTH`` items are read, the latest ones.
     """
 
+    options = MMGRecOptions
     requires_users = True
 
     def __init__(self, config, dataset):
@@ -74,14 +75,6 @@ class MMGRec(GenerativeRecommender):
         if para.get("users") != self.other_parameter()["users"]:
             raise UserError(f"{type(self).__name__} reads users, and the {len(self.user_tokens) - 1} users of the dataset are "
                             "not those of the checkpoint; use the interactions it was trained on, or train again.")
-
-    @classmethod
-    def check_values(cls, config: dict) -> None:
-        super().check_values(config)
-        check_choice(ATTENTIONS, attention=config["attention"])
-        check_choice(("graph", "learnt"), encoder_input=config["encoder_input"])
-        check_choice(("encoder_decoder",), network=config["network"])
-        check_choice(("per_target",), training=config["training"])
 
     @classmethod
     def settings_of_split(cls, split: dict) -> dict:

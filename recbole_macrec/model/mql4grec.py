@@ -1,8 +1,7 @@
 """MQL4GRec: one quantitative language per modality, aligned by translation tasks."""
-import math
 from itertools import permutations
 
-from recbole_macrec.config.values import check_number
+from recbole_macrec.config.schema.models import MQL4GRecOptions
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.base import GenerativeRecommender, Task
 
@@ -18,11 +17,7 @@ class MQL4GRec(GenerativeRecommender):
     quantizer; docs/differences_from_the_papers.md lists all differences.
     """
 
-    @classmethod
-    def check_values(cls, config: dict) -> None:
-        super().check_values(config)
-        check_number(0, math.inf, item_task_ratio=config["item_task_ratio"])
-        check_number(0, 1, cross_task_ratio=config["cross_task_ratio"])
+    options = MQL4GRecOptions
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         if len(self.modalities) < 2:

@@ -1,4 +1,5 @@
 """TIGER: generative retrieval over the semantic IDs of one modality."""
+from recbole_macrec.config.schema.models import TIGEROptions
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.base import GenerativeRecommender, Task
 
@@ -9,6 +10,8 @@ class TIGER(GenerativeRecommender):
     One RQ-VAE over one modality, an extra token for items with the same ID, and one task: history -> next item. The
     paper's input starts with a hashed user ID, which is left out here; docs/differences_from_the_papers.md lists all differences.
     """
+
+    options = TIGEROptions
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         if len(self.modalities) != 1:

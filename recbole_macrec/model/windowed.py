@@ -4,7 +4,7 @@ Shapes: B users, T items of the longest history.
 """
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
-from recbole_macrec.config.values import check_choice, check_number
+from recbole_macrec.config.schema.base import Options
+from recbole_macrec.config.schema.models import GenerativeOptions
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.packing import split_batch
 from recbole_macrec.generation.network.windows import Histories, Windows
@@ -41,12 +42,14 @@ class WindowedRecommender(SequentialRecommender):
     ``training: per_user`` a user's sequence with all its targets.
 
     Attributes:
+        options: the schema of the model's options.
         eval_precision: ``fp32`` or ``bf16``, the precision of every ranking.
         last_rankings: name -> ranking of the last :meth:`full_sort_predict`; empty for models that only score items.
     """
 
     input_type = InputType.POINTWISE
     requires_users = False  # True if it ranks only for the users of the training data
+    options: ClassVar[type[Options]] = GenerativeOptions
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -93,7 +96,7 @@ class WindowedRecommender(SequentialRecommender):
 
     @classmethod
     def check_values(cls, config: dict) -> None:
-        """Check the options of this model and its trainer before any data are read.
+        """Check options that :attr:`options` does not declare, or that depend on each other, before any data are read.
 
         Args:
             config: the final settings; a missing option is None.
@@ -101,9 +104,6 @@ class WindowedRecommender(SequentialRecommender):
         Raises:
             UserError: for the first invalid value.
         """
-        check_choice(("auto", "fp32", "bf16"), precision=config["precision"], eval_precision=config["eval_precision"])
-        check_choice(("cosine", "constant"), scheduler=config["scheduler"])
-        check_number(0, 0.99, dropout_prob=config["dropout_prob"])
         if cls.reads_semantic_ids(config):
             named = isinstance(config["modalities"], list | tuple) and config["modalities"]
             SemanticIDSettings.from_config(config, named or ["text"])

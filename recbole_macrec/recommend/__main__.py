@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_macrec.data.features import read_tokens
+from recbole_macrec.errors import UserError
 from recbole_macrec.recommend import Recommender
 from recbole_macrec.utils.reporting import run_command
 
@@ -36,6 +37,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def table(args: argparse.Namespace) -> pd.DataFrame:
     """Recommendations as columns rank, item and score, and title if the catalogue has titles."""
+    if len(args.history.splitlines()) > 1:
+        raise UserError("--history has a line break; expected item tokens on one line, separated by commas.")
+    (fields,) = csv.reader([args.history], skipinitialspace=True)
+    history = [token.strip() for token in fields if token.strip()]
     candidates = read_tokens(Path(args.candidates)) if args.candidates else None
     level = logging.root.manager.disable
     logging.disable(level if args.verbose else logging.WARNING)
@@ -43,8 +48,6 @@ def table(args: argparse.Namespace) -> pd.DataFrame:
         recommender = Recommender.load(args.model_file, args.data_path)
     finally:
         logging.disable(level)
-    (fields,) = csv.reader([args.history], skipinitialspace=True)
-    history = [token.strip() for token in fields if token.strip()]
     result = recommender.recommend([history], args.k, args.exclude_seen, candidates)[["rank", "item", "score"]]
     if recommender.titles:
         result["title"] = [recommender.titles.get(item, "") for item in result["item"]]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from recbole_macrec.config.values import check_whole
+from recbole_macrec.config.validation import check_whole
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.recommend.input import Sequences, histories, item_numbers

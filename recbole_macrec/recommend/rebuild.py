@@ -9,6 +9,7 @@ from recbole.utils import get_model
 
 from recbole_macrec.config.plain import plain_config
 from recbole_macrec.config.registry import model_names
+from recbole_macrec.config.validation import check_sizes
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.semantic_ids import SemanticIDs
 
@@ -54,6 +55,7 @@ def build(name: str, options: Options, ids: SemanticIDs, device: torch.device | 
     """
     if name not in model_names():
         raise UserError(f"Unknown model '{name}'.{nearest(name, model_names())} Known models: {', '.join(model_names())}.")
+    check_sizes(options, name)
     options["device"] = torch.device(device)
     with torch.random.fork_rng(devices=[]):  # the weights are replaced later; keep the caller's random state
         return get_model(name)(options, Catalogue(ids)).to(device).eval()

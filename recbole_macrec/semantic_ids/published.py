@@ -1,22 +1,16 @@
-"""Published semantic IDs: JSON files of MQL4GRec, MACRec and LC-Rec, {"0": ["<a_170>", "<b_224>", ...], ...}.
-
-Keys are item tokens. The letter of a code is its level, a for the first. All letters of a file have the same case (lower for
-text IDs, upper for image IDs).
+"""Read and write published semantic IDs (data/id_files.py).
 
 Shapes: N items, L levels.
 """
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_lowercase
 
 import numpy as np
 
+from recbole_macrec.data.id_files import MAX_LEVELS, decode_ids
 from recbole_macrec.errors import UserError
-
-CODE = re.compile(r"<([A-Za-z])_(0|[1-9][0-9]*)>")
-MAX_LEVELS = len(ascii_lowercase)
 
 
 def read_published(path: Path, item_tokens: Sequence[str]) -> np.ndarray:
@@ -34,18 +28,7 @@ def read_published(path: Path, item_tokens: Sequence[str]) -> np.ndarray:
     if missing:
         raise UserError(f"{path}: {len(missing)} of {len(item_tokens)} items have no semantic ID, e.g. "
                         f"{missing[:5]}; add them to the file, or remove these items from the dataset.")
-    rows, first = {}, None
-    for item, words in ids.items():
-        codes, upper = _decode(path, item, words)
-        if first is None:
-            first = (item, len(codes), upper)
-        if len(codes) != first[1]:
-            raise UserError(f"{path}: item '{item}' has {len(codes)} codes, item '{first[0]}' has {first[1]}; "
-                            "give every item the same number of codes.")
-        if upper != first[2]:
-            raise UserError(f"{path}: item '{item}' has levels in {_case(upper)} case, item '{first[0]}' in "
-                            f"{_case(first[2])} case; use one case in the whole file.")
-        rows[item] = codes
+    rows = decode_ids(path, ids)
     return np.array([rows[token] for token in item_tokens], dtype=np.int64).reshape(len(item_tokens), -1)
 
 
@@ -83,32 +66,9 @@ def _load(path: Path) -> dict[str, list]:
         ids = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the JSON file with the published semantic IDs.") from None
-    except (OSError, ValueError) as error:  # ValueError: bad JSON or bad UTF-8
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad JSON or bad UTF-8
         raise UserError(f"{path}: cannot be read as JSON ({error}); download it again, or correct it.") from None
     if not isinstance(ids, dict) or not ids:
         raise UserError(f'{path}: expected {{"item": ["<a_1>", "<b_2>", ...], ...}}, found {type(ids).__name__} '
                         f"of length {len(ids) if isinstance(ids, (list, dict, str)) else 1}.")
     return ids
-
-
-def _decode(path: Path, item: str, words: object) -> tuple[list[int], bool]:
-    """Codes of one item, and whether its levels are in upper case."""
-    if not isinstance(words, list) or not words or len(words) > MAX_LEVELS:
-        raise UserError(f"{path}: item '{item}' has {words!r}; expected a list of 1 to {MAX_LEVELS} codes, e.g. "
-                        '["<a_170>", "<b_224>"].')
-    matches = [CODE.fullmatch(word) if isinstance(word, str) else None for word in words]
-    for word, match in zip(words, matches):
-        if match is None:
-            raise UserError(f"{path}: item '{item}' has the code {word!r}; expected <level_code> with a whole number "
-                            "from 0, e.g. <a_170>.")
-    upper = matches[0][1].isupper()
-    letters = ascii_lowercase.upper() if upper else ascii_lowercase
-    for level, match in enumerate(matches):
-        if match[1] != letters[level]:
-            raise UserError(f"{path}: item '{item}' has '{match[0]}' as code {level + 1}; its level is unknown here, "
-                            f"expected '{letters[level]}'. Order the codes by level.")
-    return [int(match[2]) for match in matches], upper
-
-
-def _case(upper: bool) -> str:
-    return "upper" if upper else "lower"

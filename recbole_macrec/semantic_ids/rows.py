@@ -120,10 +120,14 @@ class Scale(NamedTuple):
             if not largest < LARGEST_FEATURE:
                 raise UserError(f"The largest feature is {largest:.3g} and standardize is False; expected absolute values below "
                                 f"{LARGEST_FEATURE:.0e}: set standardize to True, or scale the features down.")
+            if 0 < largest < 1 / LARGEST_FEATURE:
+                raise UserError(f"The largest feature is {largest:.3g} and standardize is False; expected one of at least "
+                                f"{1 / LARGEST_FEATURE:.0e}: set standardize to True, or scale the features up.")
             return cls(torch.zeros(width), torch.ones(width))
         mean = sum(block.sum(0, dtype=np.float64) for block in blocks(x)) / len(x)
         deviation = np.sqrt(sum(np.square(block - mean).sum(0) for block in blocks(x)) / len(x))
-        deviation[deviation < 1e-8] = 1.0  # a constant column stays constant
+        constant = deviation <= min(1e-8, 1e-4 * deviation.max(initial=0))  # the second: features as small as 1e-30
+        deviation[constant] = 1.0  # a constant column stays constant
         return cls(torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
 
     def apply(self, features: np.ndarray) -> Tensor:

@@ -2,7 +2,7 @@
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -82,6 +82,16 @@ def to_device(value, device: torch.device | str):
     if isinstance(value, list | tuple):
         return type(value)(to_device(entry, device) for entry in value)
     return {key: to_device(entry, device) for key, entry in value.items()} if isinstance(value, dict) else value
+
+
+def check_complete(state, names: Sequence[str], path: str | Path) -> None:
+    """Raise a UserError unless the content ``state`` of the checkpoint ``path`` has the entries ``names``."""
+    if not isinstance(state, dict):
+        raise UserError(f"Checkpoint {path} holds a {type(state).__name__}, not a model; name another file.")
+    if missing := [name for name in names if name not in state]:
+        raise UserError(f"Checkpoint {path} lacks {', '.join(missing)}; name another checkpoint, or train again.")
+    if not isinstance(state.get("state_dict", {}), dict | str):  # a text: the file of a decision tree
+        raise UserError(f"Checkpoint {path} holds a {type(state['state_dict']).__name__} as state_dict; name another checkpoint.")
 
 
 def check_weights(weights: dict[str, torch.Tensor], source: str) -> None:

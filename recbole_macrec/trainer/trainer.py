@@ -18,7 +18,7 @@ from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.generation.network.layers import RelativeBias
 from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.trainer.callback_trainer import CallbackTrainer
-from recbole_macrec.trainer.checkpoint import load_checkpoint, read_together, relative_folder, save_checkpoint
+from recbole_macrec.trainer.checkpoint import check_complete, load_checkpoint, read_together, relative_folder, save_checkpoint
 from recbole_macrec.trainer.detail import RankingDetail
 from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer, EpochPosition, remaining_batches
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
@@ -26,6 +26,8 @@ from recbole_macrec.trainer.windows import WindowLoader
 from recbole_macrec.utils.cpu_threads import map_in_threads, seeded_bits
 from recbole_macrec.utils.distributed import average_gradients, current_group, gather_in_order
 from recbole_macrec.utils.hardware import autocast_to, keep_freed_memory, resolve_precision
+
+RESUMED = ("state_dict", "optimizer", "epoch", "cur_step", "step", "best_valid_score", "best_valid_result", "best_file", "randomness")
 
 
 class GenerativeTrainer(CallbackTrainer, Trainer):
@@ -249,6 +251,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             UserError: if the checkpoint does not fit the model or its optimizer.
         """
         state = read_together(resume_file, self.device, load_checkpoint)
+        check_complete(state, RESUMED, resume_file)
         load_weights(self.model, state, resume_file)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -318,6 +321,7 @@ def load_weights(model: torch.nn.Module, state: dict, file: str | Path) -> None:
     Raises:
         UserError: if it was trained on other semantic IDs or with other sizes.
     """
+    check_complete(state, ["state_dict"], file)
     model.load_other_parameter(state.get("other_parameter"))
     try:
         model.load_state_dict(state["state_dict"])

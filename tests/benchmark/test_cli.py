@@ -129,7 +129,7 @@ def test_user_errors_are_one_line(argv, expected, capsys):
     "content, expected",
     [
         ("lamda_con: 1\n", "Unknown option 'lamda_con' in my.yaml"),
-        ("a: [1\n", "my.yaml is no valid YAML"),
+        ("a: [1\n", "my.yaml is not valid YAML"),
         ("- 1\n", "holds a list"),
     ],
 )

@@ -3,7 +3,7 @@ import pytest
 from conftest import TINY
 from recbole.config import Config
 
-from recbole_macrec.config.values import check_valid_metric
+from recbole_macrec.config.validation import check_valid_metric
 from recbole_macrec.errors import UserError
 
 
@@ -12,12 +12,12 @@ def config(data_path, **settings):
 
 
 @pytest.mark.parametrize("name, value, expected", [
-    ("epochs", "abc", "at least 0"),
-    ("epochs", -2, "at least 0"),
-    ("eval_step", 0.5, "at least 0"),
-    ("train_batch_size", 0, "at least 1"),
-    ("eval_batch_size", True, "at least 1"),
-    ("seed", "abc", "at least 0"),
+    ("epochs", "abc", ">= 0"),
+    ("epochs", -2, ">= 0"),
+    ("eval_step", 0.5, ">= 0"),
+    ("train_batch_size", 0, ">= 1"),
+    ("eval_batch_size", True, ">= 1"),
+    ("seed", "abc", "from 0 to 4294967295"),
     ("learning_rate", "fast", "a number"),
     ("learning_rate", -1, "a number"),
     ("valid_metric", "Hit@10", "Hit@5"),
@@ -30,24 +30,24 @@ def test_refused(name, value, expected, tiny_dataset):
 
 @pytest.mark.parametrize("name, value, expected", [
     ("num_beams", 5, "at least 10, the largest topk"),
-    ("num_beams", "many", "at least 1"),
-    ("num_heads", 0, "at least 1"),
-    ("d_model", True, "at least 1"),
+    ("num_beams", "many", ">= 1"),
+    ("num_heads", 0, "from 1 to 1024"),
+    ("d_model", True, "from 1 to 65536"),
     ("dropout_prob", 0.999, "from 0 to 0.99"),
     ("dropout_prob", "much", "a number"),
-    ("fusion", "sum", "official or mean or lse or rescore"),
+    ("fusion", "sum", "official, mean, lse or rescore"),
     ("decode", "exakt", "Did you mean 'exact'"),
     ("decode", "certifed", "Did you mean 'certified'"),
-    ("certified_rows", 0, "at least 1"),
-    ("precision", "fp8", "auto or fp32 or bf16"),
+    ("certified_rows", 0, ">= 1"),
+    ("precision", "fp8", "auto, fp32 or bf16"),
     ("scheduler", "step", "cosine or constant"),
     ("quantizer", "rqvea", "Did you mean 'rqvae'"),
-    ("codebook_size", 0, "at least"),
+    ("codebook_size", 0, ">= 2"),
     ("semantic_ids", "guess", "learn"),
 ])
 def test_options_of_our_models_are_refused_before_anything_is_read(name, value, expected, tmp_path):
     settings = {"data_path": str(tmp_path), "topk": [10], "valid_metric": "Hit@10", name: value}
-    with pytest.raises(UserError, match=f"^{name} (is|=) {value!r}.*{expected}"):
+    with pytest.raises(UserError, match=f"^{name} is {value!r}.*{expected}"):
         Config("TIGER", "no such dataset", config_dict=settings)
 
 

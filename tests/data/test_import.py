@@ -216,7 +216,7 @@ BAD_RELEASED = {
                               ["ids.json", "'9'"]),
     "ID key twice": (written("ids.json", '{"0": ["<a_1>"], "0": ["<a_2>"]}'), [IDS], ["ids.json", "'0'", "more than once"]),
     "ID that is no list": (written("ids.json", '{"0": "<a_1>", "1": ["<a_2>"], "2": ["<a_3>"]}'), [IDS],
-                           ["ids.json", "'0'", "list of codes"]),
+                           ["ids.json", "'0'", "list of 1 to 26 codes"]),
     "modality twice": (nothing, [FEATURE, FEATURE], ["--feature", "'text' twice"]),
     "no modality": (nothing, ["--feature={folder}/text.npy"], ["--feature", "MODALITY=FILE.npy"]),
     "modality with a slash": (nothing, ["--feature=../text={folder}/text.npy"], ["'../text'", "letters"]),

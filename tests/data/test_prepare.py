@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from raw_shop import CATEGORY, brute_force, read_2018, write_2018, write_2023
+from recbole.config import Config
 from recbole.quick_start import run, run_recbole
 from tiny_models import make
 from web_server import image_bytes
@@ -381,9 +382,9 @@ def test_bad_sources(case, tmp_path):
     assert expected in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_an_unknown_value_of_missing_images(tmp_path):
-    with pytest.raises(UserError, match="missing_images is 'keep'"):
-        prepare(tmp_path / "shop", {"path": "x"}, lambda: True, missing_images="keep")
+def test_an_unknown_value_of_missing_images():
+    with pytest.raises(UserError, match="missing_images is 'keep'; expected drop, mean or None"):
+        Config("TIGER", "shop", config_dict={"missing_images": "keep"})
 
 
 @pytest.mark.parametrize("name", ["Arts", "Games", "Instruments"])

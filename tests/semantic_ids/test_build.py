@@ -31,7 +31,7 @@ def bundle_of(folder):
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans"])
 def test_every_quantizer_gives_unique_informative_ids(tmp_path, quantizer):
-    ids = build(tmp_path, replace(SMALL, quantizer=quantizer, rqvae_epochs=15, rqvae_warmup_epochs=15,
+    ids = build(tmp_path, SMALL.replace(quantizer=quantizer, rqvae_epochs=15, rqvae_warmup_epochs=15,
                                   rqvae_learning_rate=1e-2, lambda_con=0.02))
     assert ids.modalities == ("text", "image") and ids.item_tokens == tuple(TOKENS)
     for modality in ids.modalities:
@@ -46,7 +46,7 @@ def test_every_quantizer_gives_unique_informative_ids(tmp_path, quantizer):
 
 
 def test_three_modalities_learn_together(tmp_path):
-    settings = replace(SMALL, modalities=("text", "image", "sound"))
+    settings = SMALL.replace(modalities=("text", "image", "sound"))
     ids = build(tmp_path, settings)
     assert ids.modalities == ("text", "image", "sound")
     assert all(set(s["predictability"]) == {"text", "image", "sound"} for s in ids.statistics.values())
@@ -54,21 +54,21 @@ def test_three_modalities_learn_together(tmp_path):
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans"])
 def test_codes_are_reproducible_and_depend_on_the_seed(tmp_path, quantizer):
-    settings = replace(SMALL, quantizer=quantizer)
+    settings = SMALL.replace(quantizer=quantizer)
     first, second = build(tmp_path / "1", settings), build(tmp_path / "2", settings)
-    other = build(tmp_path / "3", replace(settings, semantic_id_seed=1))
+    other = build(tmp_path / "3", settings.replace(semantic_id_seed=1))
     assert first.fingerprint() == second.fingerprint() != other.fingerprint()
 
 
 def test_rqvae_of_one_modality_does_not_depend_on_the_others():
-    settings = replace(SMALL, quantizer="rqvae")
-    alone = learn_codes({"text": FEATURES["text"]}, replace(settings, modalities=("text",)), show_progress=False)
+    settings = SMALL.replace(quantizer="rqvae")
+    alone = learn_codes({"text": FEATURES["text"]}, settings.replace(modalities=("text",)), show_progress=False)
     beside = learn_codes({m: FEATURES[m] for m in ("image", "text")}, settings, show_progress=False)
     assert np.array_equal(alone.modalities["text"].codes, beside.modalities["text"].codes)
 
 
 def test_training_lowers_the_loss_and_records_codebook_statistics():
-    learnt = learn_codes({m: FEATURES[m] for m in ("text", "image")}, replace(SMALL, rqvae_epochs=20), show_progress=False)
+    learnt = learn_codes({m: FEATURES[m] for m in ("text", "image")}, SMALL.replace(rqvae_epochs=20), show_progress=False)
     warmup = [e for e in learnt.history if e["phase"] == "warmup"]
     train = [e for e in learnt.history if e["phase"] == "train"]
     assert len(warmup) == 3 and len(train) == 20
@@ -79,7 +79,7 @@ def test_training_lowers_the_loss_and_records_codebook_statistics():
 
 
 def test_codes_epoch_takes_the_epoch_with_fewest_collisions():
-    settings = replace(SMALL, codes_epoch="lowest_collision", rqvae_epochs=8)
+    settings = SMALL.replace(codes_epoch="lowest_collision", rqvae_epochs=8)
     learnt = learn_codes({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
     for modality, part in learnt.modalities.items():
         rates = [e["health"][modality]["collision_rate"] for e in learnt.history if "health" in e]
@@ -97,7 +97,7 @@ def test_restarts_repair_a_collapsed_codebook(monkeypatch, caplog):
     usage = {}
     for restart in (False, True):
         caplog.clear()
-        settings = replace(SMALL, modalities=("text",), quantizer="rqvae", restart_dead_codes=restart)
+        settings = SMALL.replace(modalities=("text",), quantizer="rqvae", restart_dead_codes=restart)
         learnt = learn_codes({"text": FEATURES["text"]}, settings, show_progress=False)
         usage[restart] = learnt.history[-1]["health"]["text"]["usage"]
         assert restart or ("Set restart_dead_codes to True" in caplog.text and "'text'" in caplog.text)
@@ -113,7 +113,7 @@ def test_restarts_repair_a_collapsed_codebook(monkeypatch, caplog):
     ({"quantizer": "rqvae"}, "codebook_size"),
 ])
 def test_health_warning_names_codebook_and_the_option_to_change(changed, advice):
-    settings = replace(SMALL, **changed)
+    settings = SMALL.replace(**changed)
     fine = {"usage": [12, 12, 9], "perplexity": [9.0, 9.0, 6.0], "collision_rate": 0.1}
     assert health_warning("text", fine, ITEMS, settings) is None
     message = health_warning("text", fine | {"usage": [12, 3, 9]}, ITEMS, settings)
@@ -145,7 +145,7 @@ def test_bundle_contains_settings_and_weights(tmp_path):
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rq_kmeans"])
 def test_features_too_large_for_memory_are_streamed_to_the_same_ids(quantizer, tmp_path, monkeypatch):
-    settings = replace(SMALL, quantizer=quantizer)
+    settings = SMALL.replace(quantizer=quantizer)
     expected = build(tmp_path / "whole", settings)
     order = np.random.default_rng(0).permutation(ITEMS)  # the file is in another order than the items
     mapped = {}
@@ -189,7 +189,7 @@ def test_no_step_reads_or_quantizes_all_items_at_once(quantizer, tmp_path, monke
     representation = "modality" if quantizer == "cross_modal_rqvae" else "concatenated"
     collision = "reassign" if quantizer == "hierarchical_kmeans" else "sinkhorn"
     features = {**FEATURES, "text": FEATURES["text"] * np.float32(1e30)}  # pseudo-labels of such are of scaled features
-    build(tmp_path, replace(SMALL, quantizer=quantizer, representation=representation, collision=collision), features)
+    build(tmp_path, SMALL.replace(quantizer=quantizer, representation=representation, collision=collision), features)
     assert 50 in used and max(used) <= largest
 
 
@@ -212,7 +212,7 @@ def test_expected_training_time_is_logged(caplog):
     messages = [record.getMessage() for record in caplog.records if "3 + 6 epochs over 160 items" in record.getMessage()]
     assert len(messages) == 2 and all(message.startswith("Semantic IDs (text, image): about ") for message in messages)
     caplog.clear()
-    Training({"text": FEATURES["text"]}, replace(SMALL, modalities=("text",), quantizer="rqvae"), "cpu")._log_expected_time(8000)
+    Training({"text": FEATURES["text"]}, SMALL.replace(modalities=("text",), quantizer="rqvae"), "cpu")._log_expected_time(8000)
     assert "about 2 h 13 min" in caplog.text and "rq_kmeans or a GPU" in caplog.text
     assert [duration(seconds) for seconds in (0.25, 59, 75)] == ["0.2 s", "59 s", "1 min 15 s"]
 
@@ -234,16 +234,16 @@ def test_bundle_name_depends_on_features_settings_and_seed():
     touched = {m: x.copy() for m, x in used.items()}
     touched["image"][5, 3] += 1e-3
     others = [name_of(touched, TOKENS, SMALL), name_of(used, TOKENS[::-1], SMALL),
-              name_of(used, TOKENS, replace(SMALL, semantic_id_seed=1)),
-              name_of(used, TOKENS, replace(SMALL, collision="keep"))]
+              name_of(used, TOKENS, SMALL.replace(semantic_id_seed=1)),
+              name_of(used, TOKENS, SMALL.replace(collision="keep"))]
     assert len({name, *others}) == 5
-    assert name == name_of({m: x.copy() for m, x in used.items()}, list(TOKENS), replace(SMALL))
+    assert name == name_of({m: x.copy() for m, x in used.items()}, list(TOKENS), SMALL.replace())
 
 
 @pytest.mark.parametrize("quantizer, collision", [("cross_modal_rqvae", "reassign"), ("rq_kmeans", "extra_token"),
                                                   ("hierarchical_kmeans", "random")])
 def test_codes_do_not_depend_on_the_order_of_items(tmp_path, monkeypatch, quantizer, collision):
-    settings = replace(SMALL, quantizer=quantizer, collision=collision)
+    settings = SMALL.replace(quantizer=quantizer, collision=collision)
     built, order = build(tmp_path, settings), np.random.default_rng(0).permutation(ITEMS)
     tokens = [TOKENS[i] for i in order]
     features = {m: x[order] for m, x in FEATURES.items()}
@@ -260,14 +260,14 @@ def test_codes_do_not_depend_on_the_order_of_items(tmp_path, monkeypatch, quanti
     (None, None),
 ])
 def test_other_ids_than_those_of_a_checkpoint_are_refused_before_learning(tmp_path, monkeypatch, change, reported):
-    settings, features, tokens = replace(SMALL, quantizer="rq_kmeans"), dict(FEATURES), list(TOKENS)
+    settings, features, tokens = SMALL.replace(quantizer="rq_kmeans"), dict(FEATURES), list(TOKENS)
     expected = build(tmp_path, settings).bundle.name
     if change == "features":
         features["image"] = features["image"] + 1
     elif change == "tokens":
         tokens[0] = "new"
     elif change == "settings":
-        settings = replace(settings, codebook_size=11)
+        settings = settings.replace(codebook_size=11)
     monkeypatch.setattr(build_module, "represent_and_learn", None)
 
     def again():
@@ -283,7 +283,7 @@ def test_other_ids_than_those_of_a_checkpoint_are_refused_before_learning(tmp_pa
 @pytest.mark.parametrize("name", ["manifest.json", "items.json", "codes.safetensors", "quantizer.safetensors"])
 @pytest.mark.parametrize("damage", ["truncated", "missing", "changed"])
 def test_damaged_bundles_are_errors_that_name_the_folder(tmp_path, name, damage):
-    build(tmp_path, replace(SMALL, quantizer="rq_kmeans"))
+    build(tmp_path, SMALL.replace(quantizer="rq_kmeans"))
     file = bundle_of(tmp_path) / name
     content = file.read_bytes()
     if damage == "missing":
@@ -294,12 +294,12 @@ def test_damaged_bundles_are_errors_that_name_the_folder(tmp_path, name, damage)
         file.write_bytes(content.replace(b'"fingerprint": "', b'"fingerprint": "0') if name == "manifest.json"
                          else content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(UserError) as error:
-        build(tmp_path, replace(SMALL, quantizer="rq_kmeans"))
+        build(tmp_path, SMALL.replace(quantizer="rq_kmeans"))
     assert str(file.parent) in str(error.value) and "delete this folder" in str(error.value)
 
 
 def test_a_killed_build_leaves_no_bundle(tmp_path, monkeypatch):
-    settings = replace(SMALL, quantizer="rq_kmeans")
+    settings = SMALL.replace(quantizer="rq_kmeans")
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -329,10 +329,10 @@ def with_rows(modality, rows, value):
     ({**FEATURES, "text": FEATURES["text"][:-1]}, SMALL, TOKENS, ["'text'", "159 rows", "160 items"]),
     ({**FEATURES, "text": FEATURES["text"][0]}, SMALL, TOKENS, ["'text'", "(10,)"]),
     ({"text": FEATURES["text"]}, SMALL, TOKENS, ["'image'", "['text']"]),
-    (FEATURES, replace(SMALL, codebook_size=161), TOKENS, ["codebook_size = 161", "160 items"]),
-    (FEATURES, replace(SMALL, pseudo_labels=512), TOKENS, ["pseudo_labels = 512", "160 items"]),
-    (FEATURES, replace(SMALL, modalities=("text",)), TOKENS, ["quantizer = cross_modal_rqvae", "two modalities"]),
-    (FEATURES, replace(SMALL, codebook_levels=1, con_layers=(0,)), TOKENS, ["codebook_size", "extra_token"]),
+    (FEATURES, SMALL.replace(codebook_size=161), TOKENS, ["codebook_size = 161", "160 items"]),
+    (FEATURES, SMALL.replace(pseudo_labels=512), TOKENS, ["pseudo_labels = 512", "160 items"]),
+    (FEATURES, SMALL.replace(modalities=("text",)), TOKENS, ["quantizer = cross_modal_rqvae", "two modalities"]),
+    (FEATURES, SMALL.replace(codebook_levels=1, con_layers=(0,)), TOKENS, ["codebook_size", "extra_token"]),
     (FEATURES, SMALL, ["i0", *TOKENS[:-1]], ["'i0' is listed twice"]),
     ({m: x[:0] for m, x in FEATURES.items()}, SMALL, [], ["no items"]),
 ])
@@ -354,7 +354,7 @@ def test_constant_and_equal_features_still_end_in_unique_ids(tmp_path):
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae"])
 def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer):
-    settings = replace(SMALL, quantizer=quantizer, rqvae_learning_rate=1e30)
+    settings = SMALL.replace(quantizer=quantizer, rqvae_learning_rate=1e30)
     with pytest.raises(UserError, match="is (inf|nan) in epoch .* rqvae_learning_rate = 1e"):
         learn_codes({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
 
@@ -362,17 +362,17 @@ def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer):
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])
 def test_features_of_any_scale_are_used_or_rejected(quantizer):
     """Standardised, 1e30 times the features make nearly the same IDs; as they are, their squares are no float32 numbers."""
-    settings = replace(SMALL, quantizer=quantizer, semantic_ids="learn")
+    settings = SMALL.replace(quantizer=quantizer, semantic_ids="learn")
     large = {m: FEATURES[m] * np.float32(1e30) for m in ("text", "image")}
     codes = learn_codes(large, settings, show_progress=False).modalities["text"].codes
     assert len(np.unique(codes, axis=0)) > ITEMS / 4
     with pytest.raises(UserError, match="standardize is False"):
-        learn_codes(large, replace(settings, standardize=False), show_progress=False)
+        learn_codes(large, settings.replace(standardize=False), show_progress=False)
 
 
 def test_sinkhorn_in_training_changes_codes_and_names_of_bundles_only_if_it_is_on():
-    settings = replace(SMALL, modalities=("text",), quantizer="rqvae")
-    balanced = replace(settings, sinkhorn_epsilon=0.05)
+    settings = SMALL.replace(modalities=("text",), quantizer="rqvae")
+    balanced = settings.replace(sinkhorn_epsilon=0.05)
     assert "sinkhorn_epsilon" not in settings.identity() and balanced.identity()["sinkhorn_epsilon"] == 0.05
     assert settings.trains_in_processes and not balanced.trains_in_processes
     plain, first, again = (

@@ -1,5 +1,4 @@
 """Graph representations and their quantizers, and hierarchical k-means."""
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,29 +73,29 @@ def test_negatives_that_the_user_interacted_with_are_ignored():
 @pytest.mark.parametrize("training", ["staged", "joint"])
 def test_the_same_seed_gives_the_same_codes_and_representations(training):
     features, interactions = shop()
-    settings = replace(SMALL, graph_training=training)
+    settings = SMALL.replace(graph_training=training)
     state = torch.get_rng_state()
     one, two = (represent_and_learn(features, interactions, settings, show_progress=False) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn from the global generator
     assert np.array_equal(one.modalities["graph"].codes, two.modalities["graph"].codes)
     assert all(np.array_equal(a, b) for a, b in zip(one.graph, two.graph))
-    other = represent_and_learn(features, interactions, replace(settings, semantic_id_seed=1), show_progress=False)
+    other = represent_and_learn(features, interactions, settings.replace(semantic_id_seed=1), show_progress=False)
     assert not np.array_equal(one.graph.items, other.graph.items)
 
 
 def test_the_quantizer_moves_the_graph_when_they_train_jointly():
     features, interactions = shop()
-    settings = replace(SMALL, graph_training="joint")
+    settings = SMALL.replace(graph_training="joint")
     learnt = represent_and_learn(features, interactions, settings, show_progress=False)
     epochs = settings.rqvae_warmup_epochs + settings.rqvae_epochs
     assert len(learnt.history) == epochs and all(entry["bpr"] > 0 for entry in learnt.history)
-    alone, _ = GraphTraining(features, interactions, replace(settings, graph_epochs=epochs), "cpu").run(show_progress=False)
+    alone, _ = GraphTraining(features, interactions, settings.replace(graph_epochs=epochs), "cpu").run(show_progress=False)
     assert not np.allclose(learnt.graph.items, alone.items)
 
 
 def build(folder, interactions, **changed):
     features, _ = shop()
-    return build_semantic_ids(features, TOKENS, replace(SMALL, **changed), folder, show_progress=False,
+    return build_semantic_ids(features, TOKENS, SMALL.replace(**changed), folder, show_progress=False,
                               interactions=interactions)
 
 
@@ -157,7 +156,7 @@ def test_without_interactions_there_is_no_graph(tmp_path):
 def test_hierarchical_kmeans_clusters_within_clusters():
     centres = np.array([[0, 0], [0, 6], [50, 0], [50, 6]], dtype=np.float32)
     x = np.repeat(centres, 5, axis=0) + 0.1 * np.random.default_rng(0).standard_normal((20, 2)).astype(np.float32)
-    settings = replace(SMALL, quantizer="hierarchical_kmeans", codebook_size=2, codebook_levels=4, standardize=False)
+    settings = SMALL.replace(quantizer="hierarchical_kmeans", codebook_size=2, codebook_levels=4, standardize=False)
     part = HierarchicalKMeans().learn({"graph": x}, settings).modalities["graph"]
     groups = [len({tuple(row[:level]) for row in part.codes.tolist()}) for level in (1, 2)]
     assert groups == [2, 4] and len({tuple(row[:2]) for row in part.codes[:5].tolist()}) == 1
@@ -166,5 +165,5 @@ def test_hierarchical_kmeans_clusters_within_clusters():
         for path, centre in zip(part.weights[f"paths_{level}"].numpy(), part.weights[f"centres_{level}"].numpy()):
             inside = (part.codes[:, : level + 1] == path).all(1)
             assert np.allclose(x[inside].mean(0), centre, atol=1e-4)
-    wide = HierarchicalKMeans().learn({"graph": x}, replace(settings, codebook_size=20, codebook_levels=2)).modalities["graph"]
+    wide = HierarchicalKMeans().learn({"graph": x}, settings.replace(codebook_size=20, codebook_levels=2)).modalities["graph"]
     assert len(np.unique(wide.codes, axis=0)) == 20  # no more items than codes: each has one of its own

@@ -1,6 +1,5 @@
 """InfoNCE against a literal loop, sampled positives, and what L_con and L_align do to the encoders."""
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -64,7 +63,7 @@ def test_positives_are_other_rows_with_the_same_label():
 
 def model_and_batch(settings, count=2, items=32):
     names = ("a", "b", "c")[:count]
-    model = CrossModalRQVAE({m: 5 + i for i, m in enumerate(names)}, replace(settings, modalities=names), generator())
+    model = CrossModalRQVAE({m: 5 + i for i, m in enumerate(names)}, settings.replace(modalities=names), generator())
     x = [torch.randn(items, 5 + i, generator=generator(i)) for i in range(count)]
     labels = [torch.randint(0, 6, (items,), generator=generator(10 + i)) for i in range(count)]
     for tower, part in zip(model.towers, x):
@@ -80,9 +79,9 @@ def encoder_gradient(loss, model):
 
 @pytest.mark.parametrize("positives", ["pseudo_label", "self"])
 def test_l_con_at_layer_two_moves_the_encoder_only_with_detached_residuals(positives):
-    detached, x, labels = model_and_batch(replace(SMALL, con_positives=positives))
+    detached, x, labels = model_and_batch(SMALL.replace(con_positives=positives))
     assert encoder_gradient(detached(x, labels).con, detached) > 1e-3
-    through, x, labels = model_and_batch(replace(SMALL, con_positives=positives, residual="straight_through"))
+    through, x, labels = model_and_batch(SMALL.replace(con_positives=positives, residual="straight_through"))
     assert encoder_gradient(through(x, labels).con, through) < 1e-6
 
 
@@ -98,7 +97,7 @@ def test_l_con_takes_its_positives_from_the_other_modality():
 
 
 def test_l_con_is_the_sum_of_the_literal_terms():
-    model, x, labels = model_and_batch(replace(SMALL, con_layers=(1, 2)))
+    model, x, labels = model_and_batch(SMALL.replace(con_layers=(1, 2)))
     quantized = [tower(part).quantized for tower, part in zip(model.towers, x)]
     model.generator = generator(5)
     ours = model.contrast(quantized, labels).item()
@@ -124,12 +123,12 @@ def test_three_modalities_sum_over_all_ordered_pairs():
 
 
 def test_total_is_the_weighted_sum_and_weights_of_zero_switch_off():
-    model, x, labels = model_and_batch(replace(SMALL, lambda_con=0.3, lambda_align=0.2))
+    model, x, labels = model_and_batch(SMALL.replace(lambda_con=0.3, lambda_align=0.2))
     loss = model(x, labels)
     assert loss.total.item() == pytest.approx(
         (loss.recon + loss.rq + 0.3 * loss.con + 0.2 * loss.align).item(), rel=1e-5)
     assert loss.con > 0 and loss.align > 0
-    model, x, labels = model_and_batch(replace(SMALL, lambda_con=0.0, lambda_align=0.0))
+    model, x, labels = model_and_batch(SMALL.replace(lambda_con=0.0, lambda_align=0.0))
     loss = model(x, None)
     assert loss.con == 0 and loss.align == 0 and loss.total > 0
 

@@ -36,7 +36,7 @@ class LastFirst(Resolution):
 
 
 def options(**values):
-    return dict.fromkeys(SemanticIDSettings.__dataclass_fields__) | {"seed": None} | values
+    return dict.fromkeys(SemanticIDSettings.model_fields) | {"seed": None} | values
 
 
 @pytest.fixture

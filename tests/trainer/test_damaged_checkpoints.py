@@ -53,3 +53,43 @@ def test_nan_weights_are_refused(trained, tmp_path):
     Recommender(model).save_pretrained(tmp_path / "folder")
     with pytest.raises(UserError, match=r"folder can't be read .*model.safetensors contains weights that are NaN"):
         Recommender.from_pretrained(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("change, expected", [
+    (lambda state: state.pop("config"), "holds no settings of a model"),
+    (lambda state: state["config"].pop("model"), "name no model and dataset"),
+    (lambda state: state.pop("state_dict"), "lacks state_dict"),
+    (lambda state: state.update(state_dict=[1]), "holds a list as state_dict"),
+    (lambda state: state["config"].update(model="TIGRE"), "Unknown model 'TIGRE'. Did you mean 'TIGER'?"),
+    (lambda state: state["config"].update(d_model=10**7), "d_model is 10000000; expected a whole number from 1 to 65536"),
+])
+def test_incomplete_checkpoints(change, expected, trained, capsys):
+    file = trained[1].saved_model_file
+    state = load_checkpoint(file)
+    change(state)
+    save_checkpoint(state, file)
+    assert recommend([f"--model_file={file}", "--history=i1"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and expected in error
+    with pytest.raises(UserError):
+        load_data_and_model(file)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "randomness", "epoch", "state_dict"])
+def test_resuming_from_an_incomplete_checkpoint(name, trained):
+    _, trainer, _ = trained
+    state = load_checkpoint(trainer.saved_model_file)
+    del state[name]
+    save_checkpoint(state, trainer.saved_model_file)
+    with pytest.raises(UserError, match=f"lacks {name}"):
+        trainer.resume_checkpoint(trainer.saved_model_file)
+
+
+def test_a_list_is_no_checkpoint(trained, capsys):
+    _, trainer, test = trained
+    torch.save([1, 2], "list.pth")
+    assert recommend(["--model_file=list.pth", "--history=i1"]) == 1
+    assert "list.pth" in capsys.readouterr().err
+    for read in (load_data_and_model, trainer.resume_checkpoint, lambda file: trainer.evaluate(test, model_file=file)):
+        with pytest.raises(UserError, match="list.pth"):
+            read("list.pth")

@@ -4,7 +4,6 @@ The system's limit of the size of a file replaces the full disk: writing fails i
 """
 import resource
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ def checkpoint(path: Path) -> None:
 
 
 def bundle(path: Path) -> None:
-    build(path.parent, replace(SMALL, quantizer="rq_kmeans", rqvae_hidden_sizes=(8,)))
+    build(path.parent, SMALL.replace(quantizer="rq_kmeans", rqvae_hidden_sizes=(8,)))
 
 
 def folder(path: Path) -> None:

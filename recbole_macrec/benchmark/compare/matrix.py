@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.benchmark.compare.run import Request, prepare
+from recbole_macrec.benchmark.compare.run import Request, check_values, prepare
 from recbole_macrec.benchmark.compare.runs import (
     COMPARE,
     FORMAT,
@@ -17,10 +17,12 @@ from recbole_macrec.benchmark.compare.runs import (
     write_run_spec,
 )
 from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file
+from recbole_macrec.config.schema.base import shown
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.utils.files import remove_unfinished
 
 FIRST_SEED = 2020  # RecBole's own default
+MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Matrix:
                 check_dataset(dataset, self.settings["data_path"], self.settings.get("benchmark_filename") is not None)
             for variant in self.variants:
                 check_options(variant.settings, [variant.model], dataset, f"the variant {variant.label}")
+                check_values(variant.model, Request(dataset, (), {**self.settings, **variant.settings}))
         for pair in self.pairs:
             for label in pair:
                 if label not in labels:
@@ -129,7 +132,9 @@ def seeds_of(text: str, first: int = FIRST_SEED) -> list[int]:
     except ValueError:
         raise UserError(f"--seeds={text}: expected the number of seeds, such as 5, or the seeds, such as 1,7,42.") from None
     if len(numbers) > 1:
+        if not all(0 <= number < 2**32 for number in numbers):
+            raise UserError(f"--seeds={shown(text)}; expected seeds from 0 to {2**32 - 1}.")
         return numbers
-    if numbers[0] < 1:
-        raise UserError(f"--seeds={text}: expected at least 1.")
+    if not 1 <= numbers[0] <= MAX_SEEDS:
+        raise UserError(f"--seeds={shown(text)} is a number of seeds; expected 1 to {MAX_SEEDS}. For one given seed use --seed.")
     return [first + i for i in range(numbers[0])]

@@ -19,7 +19,7 @@ from recbole_macrec.config.options import hidden_words, quoted, read_config_file
 from recbole_macrec.config.plain import plain
 from recbole_macrec.config.property_files import property_file, read_yaml
 from recbole_macrec.config.registry import model_names
-from recbole_macrec.config.values import check_valid_metric
+from recbole_macrec.config.validation import check_valid_metric
 from recbole_macrec.data.splits import has_test_data
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import prepare as prepare_dataset
@@ -127,6 +127,16 @@ def config_of(model: str, request: Request, settings: dict[str, Any] | None = No
     """The configuration of a run of ``model``; ``settings`` replace those of the request."""
     settings = request.settings if settings is None else settings
     return options.config_of(model, request.dataset, _files(model, request), settings)
+
+
+def check_values(model: str, request: Request) -> None:
+    """Raise a UserError for a wrong value in the configuration of ``model``. Other errors are reported by the run."""
+    try:
+        config_of(model, request)
+    except UserError:
+        raise
+    except Exception:
+        logging.getLogger(__name__).debug("configuration of %s", model, exc_info=True)
 
 
 def _files(model: str, request: Request) -> list:

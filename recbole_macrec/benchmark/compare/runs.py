@@ -26,7 +26,9 @@ Characters of a label that do not belong in a file name become ``-``; run_spec.j
 """
 import json
 import re
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -131,14 +133,16 @@ class Ranks:
 
     @classmethod
     def load(cls, path: Path) -> "Ranks":
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        histories = np.split(arrays.pop("history"), arrays.pop("history_ends")[:-1])
-        named: dict[str, dict] = {"item_ranks": {}, "id_ranks": {}}
-        for key in [key for key in arrays if "." in key]:
-            kind, name = key.split(".", 1)
-            named[kind][name] = arrays.pop(key)
-        return cls(histories=histories, **arrays, **named)
+        arrays = _load_arrays(path)
+        try:
+            histories = np.split(arrays.pop("history"), arrays.pop("history_ends")[:-1])
+            named: dict[str, dict] = {"item_ranks": {}, "id_ranks": {}}
+            for key in [key for key in arrays if "." in key]:
+                kind, name = key.split(".", 1)
+                named[kind][name] = arrays.pop(key)
+            return cls(histories=histories, **arrays, **named)
+        except (KeyError, TypeError) as error:  # a missing or unknown array
+            raise UserError(f"{path} does not hold the ranks of a run ({error}); delete {path.parent} and run the comparison again.") from None
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,11 @@ class Run:
 
     @cached_property
     def spec(self) -> RunSpec:
-        return RunSpec(**read_json(_spec_file(self.folder)))
+        path = _spec_file(self.folder)
+        try:
+            return RunSpec(**read_json(path))
+        except TypeError as error:  # a missing or unknown key
+            raise UserError(f"{path} is not the record of a run ({error}); delete {self.folder} and run the comparison again.") from None
 
     @property
     def finished(self) -> bool:
@@ -179,13 +187,13 @@ class Run:
         """
         if not self.finished:
             raise UserError(f"Run {self.folder} is not finished; give the same command again to finish it.")
-        return read_json(self.folder / RESULT)
+        return _with_keys(self.folder / RESULT, ("test_result",))
 
     @property
     def curve(self) -> list[dict]:
         """The learning curve; empty if the model has none."""
         path = self.folder / CURVE
-        return read_json(path) if path.is_file() else []
+        return read_json(path, list) if path.is_file() else []
 
     @property
     def _epochs(self) -> dict | None:
@@ -223,10 +231,9 @@ class Run:
         found: dict[str, dict] = {"codes": {}, "raw_codes": {}}
         path = self.folder / CODES
         if path.is_file():
-            with np.load(path, allow_pickle=False) as file:
-                for key in file.files:
-                    kind, modality = key.split(".", 1)
-                    found[kind][modality] = file[key]
+            for key, array in _load_arrays(path).items():
+                kind, _, modality = key.partition(".")
+                found.setdefault(kind, {})[modality] = array
         return found
 
     keeps_ranks = True  # whether ranks.npz and codes.npz are written
@@ -276,7 +283,7 @@ def open_comparison(folder: str | Path) -> Comparison:
     folder = Path(folder)
     if not (folder / COMPARE).is_file():
         raise UserError(f"{folder} has no {COMPARE}; expected the --output folder of a comparison.")
-    spec = read_json(folder / COMPARE)
+    spec = _with_keys(folder / COMPARE, ("format", "labels", "datasets", "seeds", "pairs"))
     if spec["format"] != FORMAT:
         raise UserError(f"{folder / COMPARE} has format {spec['format']}, expected {FORMAT}; run the comparison again.")
     fusions = [name for name, models in spec.get("fusions", {}).items() if set(models) <= set(spec["labels"])]
@@ -335,16 +342,35 @@ def _differences(old: dict, new: dict) -> Iterator[str]:
             yield f"{key} was {a!r} and is {b!r} now"
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path, kind: type = dict) -> Any:
     """Read a JSON file of a comparison.
 
     Raises:
-        UserError: if it is damaged or missing.
+        UserError: it is damaged or missing, or does not contain a ``kind``.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read ({error}); delete it and run the comparison again.") from None
+    if not isinstance(content, kind):
+        raise UserError(f"{path} holds a {type(content).__name__}, expected a {kind.__name__}; delete it and run the comparison again.")
+    return content
+
+
+def _with_keys(path: Path, keys: Sequence[str]) -> dict:
+    content = read_json(path)
+    if missing := [key for key in keys if key not in content]:
+        raise UserError(f"{path} lacks {', '.join(missing)}; delete it and run the comparison again.")
+    return content
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read an .npz file without object arrays, which could run any code; a UserError if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} can't be read ({error}); delete {path.parent} and run the comparison again.") from None
 
 
 def write_json(content, path: str | Path) -> Path:

@@ -4,6 +4,7 @@ They are written as Markdown, LaTeX, CSV and JSON.
 """
 import csv
 import io
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from recbole_macrec.benchmark.compare.runs import write_json
 from recbole_macrec.utils.files import atomic_write
 
 _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
-_LATEX |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+_LATEX |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "|": "\\textbar{}"}
 LOWER_IS_BETTER = ("meanrank", "gauc", "rmse", "mae", "logloss")
 
 
@@ -257,7 +258,13 @@ def test_notes(table: Table) -> list[str]:
 
 
 def _cell_text(text: str) -> str:
-    return text.replace("|", "\\|")
+    """``text`` in a cell of a markdown table. Signs of markdown in labels are escaped."""
+    return re.sub(r"([\\|~^`])", r"\\\1", " ".join(text.split()))
+
+
+def _spreadsheet_text(text: str) -> str:
+    """``text`` in CSV. A spreadsheet would evaluate a leading = + - @ as a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -292,7 +299,7 @@ def comma_separated(tables: Sequence[Table]) -> str:
             for name, cell in row.cells.items():
                 if cell.values:
                     figures = [cell.mean, cell.deviation, len(cell.values)]
-                    writer.writerow([table.title, row.label, name, *figures, *(row.precision.get(s) for s in ("training", "evaluation"))])
+                    writer.writerow([_spreadsheet_text(table.title), _spreadsheet_text(row.label), name, *figures, *(row.precision.get(s) for s in ("training", "evaluation"))])
     return file.getvalue()
 
 

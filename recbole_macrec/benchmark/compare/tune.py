@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
+from recbole_macrec.benchmark.compare.run import Request, check_values
 from recbole_macrec.benchmark.compare.runs import TUNE, Run, RunSpec, file_name, write_json, write_run_spec
 from recbole_macrec.config.property_files import property_file
 from recbole_macrec.errors import UserError
@@ -92,12 +93,15 @@ def write_tries(matrix: Matrix, folder: Path, tries: int) -> dict[tuple[str, str
     for dataset in matrix.datasets:
         for variant in matrix.variants:
             fixed = {**matrix.settings, **variant.settings}
+            drawn_settings = [{**fixed, **drawn} for drawn in draw_tries(variant.model, fixed, tries, matrix.seeds[0])]
+            for settings in drawn_settings:
+                check_values(variant.model, Request(dataset, (), settings))
             runs_of[dataset, variant.label] = [
                 write_run_spec(
                     _folder(folder, dataset, variant) / f"try-{number:03d}",
-                    RunSpec(variant.label, variant.model, dataset, matrix.seeds[0], {**fixed, **drawn}),
+                    RunSpec(variant.label, variant.model, dataset, matrix.seeds[0], settings),
                 )
-                for number, drawn in enumerate(draw_tries(variant.model, fixed, tries, matrix.seeds[0]))
+                for number, settings in enumerate(drawn_settings)
             ]
     return runs_of
 

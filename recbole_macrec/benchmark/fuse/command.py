@@ -40,7 +40,7 @@ from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.fuse.members import Member, Rows
 from recbole_macrec.benchmark.fuse.weights import choose_weights, target_ranks
 from recbole_macrec.config.plain import plain
-from recbole_macrec.config.values import check_whole
+from recbole_macrec.config.validation import check_whole
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.recommend.fusion import distinct, fused_scores
 from recbole_macrec.utils.reporting import run_command

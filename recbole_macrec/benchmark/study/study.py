@@ -20,7 +20,7 @@ from recbole_macrec.benchmark.compare.runs import open_comparison, write_json
 from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, Study, as_markdown
 from recbole_macrec.benchmark.study.published import check_published, published
 from recbole_macrec.config.options import config_of, refuse_trust
-from recbole_macrec.config.property_files import property_file, read_yaml
+from recbole_macrec.config.property_files import property_file, read_user_yaml
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.semantic_ids import SemanticIDSettings
@@ -108,8 +108,8 @@ def read_study(name: str) -> dict:
     path = Path(name) if name.endswith((".yaml", ".yml")) else property_file("study", f"{name}.yaml")
     if not path.is_file():
         raise UserError(f"Unknown study '{name}'.{nearest(name, study_names())} Available studies: {', '.join(study_names())}.")
-    study = read_yaml(path)
-    kind = study.get("kind") if isinstance(study, dict) else None
+    study = read_user_yaml(path, "Study")
+    kind = study.get("kind")
     if kind not in KINDS:
         raise UserError(f"{path}: kind is {kind!r}; expected one of {', '.join(KINDS)}.")
     for key in study:

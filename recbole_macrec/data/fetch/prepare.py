@@ -13,7 +13,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from recbole_macrec.config.values import check_choice
 from recbole_macrec.data import atomic
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.fetch.download import DownloadError, fetch, new_session
@@ -53,7 +52,6 @@ def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing
         _write_synthetic(folder)
         return
     block = SourceBlock.read(source, folder)
-    check_choice(("drop", "mean"), missing_images=missing_images)
     if _imported(folder) and not needs_restore(folder):
         _check_origin(folder, block)
         if _images_complete(folder, missing_images) or not wants_images():

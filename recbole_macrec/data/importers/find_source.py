@@ -26,7 +26,7 @@ def read_source(path: Path, name: str, reads: Mapping[str, str] = NO_OPTIONS) ->
     """
     if not path.exists():
         raise UserError(f"SRC {path} does not exist; name a released folder, a CSV file or a folder with a CSV file")
-    if path.is_file():
+    if not path.is_dir():
         suffix = max((suffix for suffix in FORMS if path.name.endswith(suffix)), key=len, default=None)
         if suffix is None:
             raise UserError(f"SRC {path} is neither a .csv nor an .inter file; name one, or a folder")

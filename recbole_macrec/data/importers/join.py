@@ -10,6 +10,7 @@ import numpy as np
 
 from recbole_macrec.data import features
 from recbole_macrec.data.features import FeatureTable, format_items
+from recbole_macrec.data.id_files import decode_ids
 from recbole_macrec.data.importers.sources import Source, read_json_object
 from recbole_macrec.errors import UserError
 
@@ -97,10 +98,7 @@ def _rekey(source: Source, modality: str, path: Path) -> dict[str, list]:
     else:
         tokens = source.numbers
     _check_same_items([tokens.get(key, key) for key in codes], source, f"--semantic_ids {modality}={path}")
-    wrong = [key for key, code in codes.items()
-             if not isinstance(code, list) or not code or not all(isinstance(level, str) for level in code)]
-    if wrong:
-        raise UserError(f'{path} has {format_items(wrong, "item")} whose ID is not a list of codes; expected ["<a_1>", "<b_3>", ...]')
+    decode_ids(path, codes)
     by_token = {tokens[key]: code for key, code in codes.items()}
     return {token: by_token[token] for token in source.catalogue}
 

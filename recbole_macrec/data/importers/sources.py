@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TextIO
 
 from recbole_macrec.data.atomic import check_tokens
 from recbole_macrec.data.features import duplicates, format_items
@@ -23,6 +24,7 @@ _COLUMNS = {
     "timestamp": (("timestamp", "time"),),
 }
 _OPTIONS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "timestamp": "TIME_FIELD"}
+csv.field_size_limit(2**31 - 1)  # by default texts of more than 131,072 characters are an error
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -89,6 +91,13 @@ def read_rows(path: Path, delimiter: str, header: list[str]) -> Iterator[tuple[i
         yield line, row
 
 
+def open_text(path: Path) -> TextIO:
+    """Open a table; a pipe, which would block and cannot be read twice, is a UserError."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file; save its content as a file")
+    return path.open(newline="", encoding="utf-8-sig")
+
+
 def header_of(path: Path, delimiter: str) -> list[str]:
     """Return the values in the first line of a table, [] if the file is empty."""
     return next(_rows(path, delimiter), (0, []))[1]
@@ -96,8 +105,8 @@ def header_of(path: Path, delimiter: str) -> list[str]:
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     try:
-        quotes = csv.QUOTE_MINIMAL if path.suffix == ".csv" else quoting(path, delimiter)  # quotes in atomic files may be text
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        quotes = csv.QUOTE_MINIMAL if path.suffix == ".csv" or not path.is_file() else quoting(path, delimiter)  # else they may be text
+        with open_text(path) as file:
             rows = csv.reader(file, strict=True, delimiter=delimiter, quoting=quotes)
             yield from ((rows.line_num, row) for row in rows if row)
     except FileNotFoundError:
@@ -120,7 +129,7 @@ def read_json_object(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=to_dict)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: bad JSON or UTF-8, or a number of thousands of digits
         raise UserError(f"{path} is not readable JSON ({error}); the file may be truncated, download it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}; expected a JSON object {{key: value}}")

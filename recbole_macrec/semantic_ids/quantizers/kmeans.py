@@ -57,6 +57,6 @@ def _fit(x: Features, k: int, seed: int) -> KMeans | MiniBatchKMeans:
 def pseudo_labels(features: Features, count: int, seed: int) -> np.ndarray:
     """Return k-means labels [N] int64 of the raw features [N, F], N >= ``count`` (arXiv 2511.15122: 512 labels)."""
     largest = max(float(np.abs(block).max(initial=0)) for block in blocks(features))
-    if largest > LARGEST_FEATURE:  # avoid overflow of squares; scaling does not change labels
+    if largest > LARGEST_FEATURE or 0 < largest < 1 / LARGEST_FEATURE:  # squares would overflow or vanish; labels stay the same
         features = ComputedRows((features,), lambda block: block / np.float32(largest), features.shape[1])
     return kmeans(features, count, seed).labels

@@ -8,7 +8,6 @@ import copy
 import logging
 import time
 import zlib
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -220,8 +219,8 @@ class RQVAEQuantizer(Quantizer):
         """Train every modality alone, so that its codes do not depend on other modalities. See :meth:`Quantizer.learn`."""
         parts = {}
         for modality, x in features.items():
-            seed = settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000
-            alone = replace(settings, modalities=(modality,), semantic_id_seed=seed)
+            seed = (settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000) % 2**32
+            alone = settings.replace(modalities=(modality,), semantic_id_seed=seed)
             parts[modality] = Training({modality: x}, alone, device, group).run(show_progress)
         modalities = {m: learnt for part in parts.values() for m, learnt in part.modalities.items()}
         return Learnt(modalities, [entry for part in parts.values() for entry in part.history])

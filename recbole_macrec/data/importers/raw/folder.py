@@ -15,7 +15,7 @@ from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.find import RawFiles
 from recbole_macrec.data.importers.raw.records import Record, Records
 from recbole_macrec.data.importers.raw.text import plain_text
-from recbole_macrec.data.importers.sources import NO_OPTIONS, missing_column, read_csv
+from recbole_macrec.data.importers.sources import NO_OPTIONS, missing_column, open_text, read_csv
 from recbole_macrec.errors import UserError
 
 _ITEM = ("item", "item_id", "id")
@@ -121,7 +121,7 @@ class ItemTable:
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and stripped values of each row that is not empty."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             rows = csv.reader(file, strict=True, delimiter=delimiter)
             for row in rows:
                 if row:

@@ -1,0 +1,113 @@
+"""Write docs/options.md from the option schema.
+
+    python -m recbole_macrec.config.document docs/options.md
+"""
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from recbole_macrec.config.schema.alignment import ExplicitOptions, ImplicitOptions
+from recbole_macrec.config.schema.base import Options, expected, paper_of
+from recbole_macrec.config.schema.features import FeatureOptions
+from recbole_macrec.config.schema.models import MODELS, AnyModelOptions
+from recbole_macrec.config.schema.network import NetworkOptions, SizeOptions
+from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOptions
+from recbole_macrec.config.schema.recbole import RecBoleOptions
+from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
+from recbole_macrec.config.schema.training import TrainingOptions
+from recbole_macrec.utils.files import atomic_write
+
+HEAD = """# Options
+
+Every option is `--name=value` on the command line, `name: value` in a YAML file given by `--config_files`, and an entry of `config_dict`
+in Python. Values are checked before any file is read. [RecBole's other options](https://recbole.io/docs/user_guide/config_settings.html)
+are passed to RecBole as they are.
+
+Defaults are those of the property files `properties/overall.yaml` and `properties/model/`, and of RecBole for RecBole's models; files of
+datasets and presets change some. Where models differ, the value of the others comes first. "Paper" is the value of a paper or
+its released code, if known. This page is written by `python -m recbole_macrec.config.document docs/options.md`.
+"""
+GROUPS: list[tuple[str, list[type[Options]]]] = [
+    ("RecBole and the protocol", [RecBoleOptions]),
+    ("Datasets and item features", [FeatureOptions]),
+    ("Semantic IDs", [SemanticIDOptions]),
+    ("Training", [TrainingOptions]),
+    ("Network", [SizeOptions, NetworkOptions]),
+    ("Ranking", [PrecisionOptions, RankingOptions]),
+    ("Alignment (MQL4GRec, MACRec)", [ExplicitOptions, ImplicitOptions]),
+]
+
+
+def document() -> str:
+    """The page as Markdown."""
+    lines = [HEAD]
+    listed: set[str] = set()
+    for title, groups in GROUPS:
+        names = dict.fromkeys(name for group in groups for name in group.model_fields if name not in listed)
+        listed |= set(names)
+        lines += _table(title, list(names))
+    for model, schema in MODELS.items():
+        if own := [name for name in schema.model_fields if name not in listed]:
+            lines += _table(f"{model} only", own)
+    return "\n".join(lines)
+
+
+def _table(title: str, names: list[str]) -> list[str]:
+    lines = [f"## {title}", "", "| option | type and range | default | paper | description |", "|---|---|---|---|---|"]
+    for name in names:
+        schemas = {model: schema for model, schema in MODELS.items() if name in schema.model_fields}
+        fields = {model: schema.model_fields[name] for model, schema in schemas.items()}
+        if name in AnyModelOptions.model_fields and name in RecBoleOptions.model_fields:
+            fields = {"RecBole's models": AnyModelOptions.model_fields[name]} | fields
+        first = next(iter(fields.values()))
+        cells = [_by_model({m: expected(f) for m, f in fields.items()}), _by_model({m: _text(f) for m, f in fields.items()}),
+                 _by_model({m: _paper(f) for m, f in fields.items() if paper_of(f) is not None}), first.description]
+        lines.append(f"| `{name}` | " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return [*lines, ""]
+
+
+def _by_model(values: dict[str, str]) -> str:
+    """The most frequent value, then those of models with another one."""
+    if not values:
+        return ""
+    counts = list(values.values())
+    usual = max(dict.fromkeys(counts), key=counts.count)
+    others: dict[str, list[str]] = {}
+    for model, value in values.items():
+        if value != usual:
+            others.setdefault(value, []).append(model)
+    return "; ".join([usual, *(f"{', '.join(models)}: {value}" for value, models in others.items())])
+
+
+def _text(field: FieldInfo) -> str:
+    return f"`{_yaml(field.default)}`"
+
+
+def _paper(field: FieldInfo) -> str:
+    return f"`{_yaml(paper_of(field))}`"
+
+
+def _yaml(value: Any) -> str:
+    """``value`` as it is written in YAML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_yaml(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    return {"\t": "tab", " ": "space"}.get(value, value) if isinstance(value, str) else str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main(argv: list[str]) -> int:
+    """Write the page into the file ``argv[0]``."""
+    with atomic_write(Path(argv[0])) as fresh:
+        fresh.write_text(document(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,21 @@
+"""Options of the alignment between modalities."""
+from typing import Annotated
+
+from pydantic import Field
+
+from recbole_macrec.config.schema.base import Flag, NotNegative, Number, Options, Share, option
+
+
+class ExplicitOptions(Options):
+    """Tasks between modalities (MQL4GRec, MACRec)."""
+
+    explicit_alignment: Flag = option(True, "Train tasks between modalities, on histories and on single items", True)
+    cross_task_ratio: Share = option(1.0, "Share of a batch's users, drawn anew, whose histories also train the tasks between modalities", 1.0)
+    item_task_ratio: NotNegative = option(0.25, "Items of the single-item tasks per target of the batch; 0: no such tasks", 0.075)
+
+
+class ImplicitOptions(Options):
+    """Implicit alignment (MACRec)."""
+
+    lambda_implicit: NotNegative = option(0.01, "Weight of the implicit alignment; 0: without", 0.01)
+    implicit_temperature: Annotated[Number, Field(ge=1e-4)] = option(0.1, "Temperature of its InfoNCE", 0.1)

@@ -1,0 +1,166 @@
+"""All options of each model, with its defaults and the values of its paper."""
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, model_validator
+from recbole.evaluator.register import metric_information
+
+from recbole_macrec.config.schema.alignment import ExplicitOptions, ImplicitOptions
+from recbole_macrec.config.schema.base import Described, Options, Share, Width, derive, option
+from recbole_macrec.config.schema.features import FeatureOptions
+from recbole_macrec.config.schema.network import NetworkOptions, SizeOptions
+from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOptions
+from recbole_macrec.config.schema.recbole import RecBoleOptions
+from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
+from recbole_macrec.config.schema.training import TrainingOptions
+from recbole_macrec.errors import UserError
+
+WHOLE_ORDER = ("rec.meanrank", "rec.score")  # data needed by RecBole's metrics over the whole ranking
+
+PROTOCOL = {
+    "eval_args": {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"},
+    "metrics": ["Hit", "NDCG"],
+    "topk": [1, 5, 10],
+    "valid_metric": "NDCG@10",
+    "repeatable": "auto",
+    "MAX_ITEM_LIST_LENGTH": 20,
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
+}  # as in properties/overall.yaml
+_TRAINING = {"epochs": 200, "learner": "adamw", "weight_decay": 0.01, "clip_grad_norm": {"max_norm": 1.0}, "eval_batch_size": 1024}
+_PAPER = {"epochs": 200, "train_batch_size": 2048, "learner": "adamw", "learning_rate": 0.001, "weight_decay": 0.01,
+          "MAX_ITEM_LIST_LENGTH": 20}
+
+
+class AnyModelOptions(RecBoleOptions, FeatureOptions):
+    """Options of every model, RecBole's included."""
+
+
+class _GenerativeOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, NetworkOptions, RankingOptions):
+    @model_validator(mode="after")
+    def _check_attention(self) -> "_GenerativeOptions":
+        if (self.training, self.network, self.encoder_attention) == ("per_user", "encoder_decoder", "bidirectional"):
+            raise UserError(
+                "training is per_user and encoder_attention is bidirectional: the encoder would see the items to predict. Set "
+                "encoder_attention to causal, or training to per_target."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_prompt(self) -> "_GenerativeOptions":
+        if self.prompt == "task" and self.network == "decoder_only":
+            raise UserError(
+                "prompt is task and network is decoder_only, which predicts all targets of a source in one pass without a prompt; "
+                "set prompt to source, or network to encoder_decoder."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_metrics(self) -> "_GenerativeOptions":
+        """Beam search ranks only some items, so metrics over the whole ranking, such as GAUC, need another ``decode``."""
+        modes = [self.eval_args.mode] if isinstance(self.eval_args.mode, str) else [self.eval_args.mode.valid, self.eval_args.mode.test]
+        if self.decode != "beam" or "full" not in modes:
+            return self
+        for metric in [self.metrics] if isinstance(self.metrics, str) else self.metrics:
+            if not set(metric_information.get(metric.lower(), [])).isdisjoint(WHOLE_ORDER):
+                raise UserError(
+                    f"metrics contains {metric}, which needs a ranking of all items, but decode: beam ranks only the items that "
+                    "its beams find; set decode: exact, or remove the metric."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_beams(self) -> "_GenerativeOptions":
+        largest = max([self.topk] if isinstance(self.topk, int) else self.topk, default=0)
+        if self.decode == "beam" and self.num_beams < largest:
+            raise UserError(
+                f"num_beams is {self.num_beams}; expected at least {largest}, the largest topk, as a list of {largest} items "
+                "needs as many beams. Raise num_beams or lower topk."
+            )
+        return self
+
+
+GenerativeOptions: Any = derive("GenerativeOptions", _GenerativeOptions, PROTOCOL | _TRAINING | {"rqvae_preset": "default"}, _PAPER)
+
+TIGEROptions: Any = derive(
+    "TIGEROptions", GenerativeOptions,
+    defaults={"max_modalities": 1, "quantizer": "rqvae", "collision": "extra_token", "prompt_length": 0},
+    paper={"quantizer": "rqvae", "collision": "extra_token", "rqvae_preset": None, "con_layers": None, "con_positives": None,
+           "lambda_con": None, "lambda_align": None, "pseudo_labels": None, "contrast_temperature": None, "fusion": None, "prompt": None},
+)  # fmt: skip
+
+
+class _MQL4GRecOptions(GenerativeOptions, ExplicitOptions):
+    pass
+
+
+class _MACRecOptions(_MQL4GRecOptions, ImplicitOptions):
+    pass
+
+
+MQL4GRecOptions: Any = derive(
+    "MQL4GRecOptions", _MQL4GRecOptions,
+    defaults={"quantizer": "rqvae"},
+    paper={"quantizer": "rqvae", "sinkhorn_epsilon": 0.003, "learning_rate": 0.0005, "train_batch_size": 987, "rqvae_preset": None, "con_layers": None,
+           "con_positives": None, "lambda_con": None, "lambda_align": None, "pseudo_labels": None, "contrast_temperature": None},
+)  # fmt: skip
+MACRecOptions: Any = derive("MACRecOptions", _MACRecOptions, defaults={}, paper={"train_batch_size": 987})
+
+
+class _MMGRecOptions(GenerativeOptions):
+    momentum: Share = option(0.0, "Momentum of learner: sgd", 0.99)
+    attention: Literal["relation_aware", "positions", "sinusoidal", "none"] = option(
+        "relation_aware", "Attention of the encoder: scaled by the user's representation; or plain, with relative, sinusoidal or no positions", "relation_aware")
+
+
+_UNKNOWN = ("rqvae_preset", "rqvae_projection", "rqvae_hidden_sizes", "rqvae_epochs", "rqvae_batch_size", "rqvae_learning_rate",
+            "rqvae_weight_decay", "rqvae_warmup_epochs", "restart_dead_codes", "commitment_weight", "residual", "con_layers",
+            "con_positives", "lambda_con", "lambda_align", "pseudo_labels", "contrast_temperature", "code_dim", "epochs",
+            "dropout_prob", "fusion", "decode", "num_beams", "output", "encoder_attention", "prompt", "MAX_ITEM_LIST_LENGTH")
+MMGRecOptions: Any = derive(
+    "MMGRecOptions", _MMGRecOptions,
+    defaults={
+        "representation": "graph", "quantizer": "rqvae", "collision": "popularity", "codebook_levels": 3, "codebook_size": 128,
+        "rqvae_projection": 0, "rqvae_hidden_sizes": (64,), "rqvae_epochs": 200, "rqvae_preset": "paper", "encoder_input": "graph",
+        "train_batch_size": 256, "encoder_attention": "bidirectional", "d_model": 64, "d_ff": 256, "num_heads": 4,
+        "d_kv": 16, "encoder_layers": 2, "decoder_layers": 2, "dropout_prob": 0.2, "prompt_length": 0, "MAX_ITEM_LIST_LENGTH": 32,
+    },
+    paper=dict.fromkeys(_UNKNOWN) | {
+        "representation": "graph", "quantizer": "rqvae", "collision": "popularity", "codebook_levels": 3, "codebook_size": 128,
+        "graph_sizes": (128, 128, 64), "graph_dropout": (0.5, 0.2), "graph_batch_size": 3000, "graph_learning_rate": 1e-3,
+        "graph_weight_decay": 1e-6, "graph_negatives": 5, "graph_training": "joint", "encoder_input": "graph", "learner": "sgd",
+        "learning_rate": 0.001, "weight_decay": 1e-5, "scheduler": "constant", "warmup_ratio": 0.0,
+        "train_batch_size": 500, "stopping_step": 20, "valid_metric": "Recall@10", "d_model": 64, "d_ff": 64, "num_heads": 4,
+        "d_kv": 64, "encoder_layers": 2, "decoder_layers": 2,
+    },
+    types={"network": Literal["encoder_decoder"], "training": Literal["per_target"]},
+)  # fmt: skip
+
+
+def _even(value: int) -> int:
+    if value % 2:
+        raise ValueError("odd")
+    return value
+
+
+class _SASRecPerUserOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, SizeOptions, PrecisionOptions):
+    item_features: Literal["none", "codes"] = option(
+        "none", "Vector of an item: an embedding of its own, or that plus the embeddings of its semantic codes")
+
+
+SASRecPerUserOptions: Any = derive(
+    "SASRecPerUserOptions", _SASRecPerUserOptions,
+    defaults=PROTOCOL | _TRAINING | {
+        "epochs": 30, "train_batch_size": 128, "eval_step": 2, "warmup_ratio": 0.0125, "training": "per_user", "d_ff": 512,
+        "num_heads": 4, "d_kv": 32, "decoder_layers": 2, "dropout_prob": 0.4, "rqvae_preset": "default",
+    },
+    paper=dict.fromkeys(_SASRecPerUserOptions.model_fields),
+    types={"training": Literal["per_user"],
+           "d_kv": Annotated[Width, AfterValidator(_even), Described("an even whole number, as rotary positions rotate pairs of entries")]},
+)  # fmt: skip
+
+MODELS: dict[str, type[Options]] = {
+    "TIGER": TIGEROptions,
+    "MQL4GRec": MQL4GRecOptions,
+    "MACRec": MACRecOptions,
+    "MMGRec": MMGRecOptions,
+    "SASRecPerUser": SASRecPerUserOptions,
+}

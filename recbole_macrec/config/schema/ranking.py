@@ -1,0 +1,25 @@
+"""Options of the ranking."""
+from typing import Literal
+
+from recbole_macrec.config.schema.base import Options, Positive, option
+from recbole_macrec.config.schema.training import Precision
+
+
+class PrecisionOptions(Options):
+    """Precision of the ranking."""
+
+    eval_precision: Precision = option("fp32", "Precision of every ranking")
+
+
+class RankingOptions(PrecisionOptions):
+    """How a generative model ranks items."""
+
+    num_beams: Positive = option(20, "Beams per modality; at least the largest topk", 20)
+    decode: Literal["beam", "certified", "exact"] = option(
+        "beam", "beam: the items that the beams find; exact: all items by log-probability; certified: the first max(topk) items of exact, "
+        "from the prefixes that can lead to them", "beam")
+    certified_rows: Positive = option(
+        1024, "decode: certified: maximum number of prefixes for a user and modality; users who need more are ranked by exact")
+    fusion: Literal["official", "mean", "lse", "rescore"] = option(
+        "official", "Ranking over several modalities: the released rule; the mean of the log-probabilities (also named rescore); the "
+        "logarithm of the mean probability", "official")

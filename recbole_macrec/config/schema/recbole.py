@@ -1,0 +1,107 @@
+"""RecBole's options of which a wrong value would fail late or without notice, and the options of our protocol."""
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from recbole_macrec.config.schema.base import (
+    Count,
+    Described,
+    Flag,
+    Group,
+    NotNegative,
+    Number,
+    Options,
+    Positive,
+    Seed,
+    Text,
+    option,
+)
+from recbole_macrec.errors import UserError
+
+_Lower = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+_Mode = Annotated[Text, Field(pattern=r"^(full|labeled|(uni|pop)\d{1,9})$"), Described("full, labeled, uni100 or pop100 (or another number)")]
+_GPU = r"(\d{1,9}|GPU-[\w-]+|MIG-[\w/-]+)"
+_GPUs = Annotated[
+    Text,
+    BeforeValidator(lambda value: ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)),
+    Field(pattern=rf"^(|-1|{_GPU}(, ?{_GPU})*)$"),
+    Described("numbers of GPUs, such as 0 or 0,1, or nothing for the CPU"),
+]
+_Columns = dict[Text, list[Text] | Literal["*"]] | None
+_Separator = Annotated[Text, Field(min_length=1), Described("one or more characters")]
+
+
+class _Split(Group):
+    RS: Annotated[list[Annotated[Number, Field(ge=0)]] | None, Described("a list of numbers >= 0, such as [0.8, 0.1, 0.1]")] = None
+    LS: Literal["valid_and_test", "valid_only", "test_only"] | None = None
+
+
+class _Modes(Group):
+    valid: _Mode = "full"
+    test: _Mode = "full"
+
+
+class EvalArgs(Group):
+    """``eval_args``."""
+
+    split: _Split | None = option(None, "RS: shares of a random split; LS: leave-one-out")
+    group_by: Literal["user", "none"] | None = option("user", "Split each user's interactions, or all together")
+    order: Literal["RO", "TO"] = option("RO", "Random or temporal order")
+    mode: _Mode | _Modes = option("full", "Candidates that are ranked")
+
+
+class RecBoleOptions(Options):
+    """Options of RecBole. Options that are not listed here are passed to RecBole as they are."""
+
+    gpu_id: _GPUs = option("0", "GPUs to use; nothing: the CPU")
+    use_gpu: Flag = option(True, "Not read by RecBole 1.2; use gpu_id")
+    seed: Seed = option(2020, "Seed of all random numbers")
+    reproducibility: Flag = option(True, "Deterministic algorithms of cuDNN")
+    state: Annotated[Literal["debug", "info", "warning", "error", "critical"], _Lower] = option("INFO", "Lowest level of log messages")
+    worker: Count = option(0, "Processes that load batches")
+    show_progress: Flag = option(True, "Show progress bars")
+    save_dataset: Flag = option(False, "Save the filtered dataset")
+    save_dataloaders: Flag = option(False, "Save the split data")
+    log_wandb: Flag = option(False, "Log to Weights & Biases, with the package wandb")
+    shuffle: Flag = option(True, "Shuffle the training data before each epoch")
+
+    epochs: Count = option(300, "Maximum number of epochs; early stopping usually ends training sooner")
+    train_batch_size: Positive = option(2048, "Training samples of an optimizer step")
+    learner: Annotated[Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"], _Lower] = option("adam", "Optimizer")
+    learning_rate: NotNegative = option(0.001, "Learning rate; with a schedule its peak")
+    weight_decay: NotNegative = option(0.0, "Weight decay; our models exempt norms, biases and relative position biases")
+    clip_grad_norm: dict[Text, Any] | None = option(None, "Arguments of torch.nn.utils.clip_grad_norm_, such as {max_norm: 1.0}")
+    eval_step: Count = option(1, "Epochs from one validation to the next; 0: no validation")
+    stopping_step: Count = option(10, "Validations without a better valid_metric before training stops")
+    loss_decimal_place: Annotated[Count, Field(le=15)] = option(4, "Decimal places of losses in the log")
+
+    eval_args: EvalArgs = option({"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user", "order": "RO", "mode": "full"},
+                                 "Split and candidates of the evaluation")
+    repeatable: Flag | Literal["auto"] = option(
+        False, "Items of the history stay candidates; auto: with leave-one-out, and in sequential models")
+    metrics: Text | list[Text] = option(["Recall", "MRR", "NDCG", "Hit", "Precision"], "Metrics")
+    topk: Positive | list[Positive] = option([10], "Lengths k of the ranked lists")
+    valid_metric: Text = option("MRR@10", "Metric that selects the best epoch and ends training")
+    valid_users: Positive | None = option(
+        None, "Number of users for validation, the same ones for every model and seed; None: all. Testing is on all users")
+    eval_batch_size: Positive = option(4096, "Users ranked at once; fewer if their scores do not fit into memory")
+    metric_decimal_place: Annotated[Count, Field(le=15)] = option(4, "Decimal places of metrics")
+
+    field_separator: _Separator = option("\t", "Separator of columns in atomic files")
+    seq_separator: _Separator = option(" ", "Separator within sequences in atomic files")
+    load_col: Annotated[_Columns, Described("a dictionary such as {inter: [user_id, item_id]}, or None")] = option(
+        {"inter": ["user_id", "item_id"]}, "Columns to load, by suffix of the file")
+    unload_col: Annotated[_Columns, Described("a dictionary such as {inter: [rating]}, or None")] = option(
+        None, "Columns not to load, by suffix of the file")
+    val_interval: Annotated[dict[Text, Text] | None, Described("a dictionary such as {rating: '[3,inf)'}, or None")] = option(
+        None, "Intervals of values of interactions to keep, by column")
+    MAX_ITEM_LIST_LENGTH: Positive = option(50, "Number of newest items of a history that a model reads")
+    trust_checkpoint: Flag = option(False, "Unpickle checkpoints and datasets, which can run any code; never set by a file")
+
+    @field_validator("log_wandb")
+    @classmethod
+    def _check_wandb(cls, value: bool) -> bool:
+        if value and find_spec("wandb") is None:
+            raise UserError("log_wandb is True, but the package wandb is not installed; pip install wandb, or set log_wandb to False.")
+        return value

@@ -1,0 +1,90 @@
+"""Options of the semantic IDs."""
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from recbole_macrec.config.schema.base import (
+    Above0,
+    AtLeast2,
+    Count,
+    Flag,
+    Levels,
+    NotNegative,
+    Number,
+    OneOf,
+    Options,
+    Positive,
+    Seed,
+    Text,
+    Width,
+    option,
+)
+
+_Widths = Annotated[tuple[Width, ...], Field(strict=False)]
+
+
+class SemanticIDOptions(Options):
+    """Quantizer, collisions, and the graph of MMGRec.
+
+    In a configuration None means: not set. The value is then that of ``rqvae_preset``, if the preset has one, or the default.
+
+    The defaults are the paper's (presets.py), except for con_layers and lambda_con, the training length, the warm-up and the
+    restarts of unused codes. With 10 epochs of plain auto-encoding before the k-means initialisation and with restarts, tens
+    of epochs are enough instead of hundreds.
+    """
+
+    semantic_ids: Literal["auto", "learn", "published"] = option(
+        "auto", "learn; published: read semantic_ids/<modality>.json; auto: learn if there are features")
+    quantizer: Annotated[Text, OneOf("quantizer")] = option(
+        "cross_modal_rqvae", "Quantizer; None: cross_modal_rqvae for several modalities with an ID each, else rqvae", "cross_modal_rqvae")
+    representation: Literal["modality", "concatenated", "graph"] = option(
+        "modality", "What is quantized: each modality, all features side by side, or representations of the interaction graph", "modality")
+    collision: Annotated[Text, OneOf("collision")] = option(
+        "reassign", "Items with the same ID: the farther one gets the nearest unused ID; one more token (item order, popularity, "
+        "random); balanced use of the last level; keep", "reassign")
+    rqvae_preset: Literal["paper", "released", "default"] | None = option(
+        None, "Set of values for the cross-modal loss; options that are set win", "paper")
+    codebook_levels: Levels = option(4, "Number L of codes of an ID", 4)
+    codebook_size: AtLeast2 = option(256, "Number K of codes of a level; at most the number of items", 256)
+    code_dim: Width = option(32, "Width D of the codewords", 32)
+    rqvae_projection: Annotated[Count, Field(le=65536)] = option(768, "Width of the linear layer before the MLP; 0: no such layer", 768)
+    rqvae_hidden_sizes: _Widths = option(
+        (2048, 1024, 512, 256, 128, 64), "Hidden widths of the encoder; the decoder mirrors them", (2048, 1024, 512, 256, 128, 64))
+    rqvae_epochs: Positive = option(100, "Epochs after the warm-up", 1000)
+    rqvae_batch_size: AtLeast2 = option(1024, "Items of an optimizer step", 1024)
+    rqvae_learning_rate: Above0 = option(1e-3, "Learning rate of AdamW; 0.01 makes codes collapse", 1e-3)
+    rqvae_weight_decay: NotNegative = option(1e-4, "Weight decay of AdamW", 1e-4)
+    rqvae_warmup_epochs: Count = option(10, "Epochs of plain auto-encoding before the codebooks are initialised by k-means", 0)
+    restart_dead_codes: Flag = option(True, "Move codes that no item used in an epoch to residuals of random items", False)
+    commitment_weight: NotNegative = option(0.25, "Weight alpha of the commitment term of L_rq", 0.25)
+    residual: Literal["detached", "straight_through"] = option(
+        "detached", "Gradient through residuals: r - sg[e], or the straight-through output of the released code", "detached")
+    sinkhorn_epsilon: NotNegative = option(
+        0.0, "Regularisation of Sinkhorn's algorithm, which balances the codes of the last level over each batch in training; 0: without")
+    con_layers: Annotated[tuple[Annotated[Count, Field(le=25)], ...], Field(strict=False)] = option(
+        (0,), "Layers of L_con, counted from 0", (2, 3))
+    con_positives: Literal["pseudo_label", "self"] = option(
+        "pseudo_label", "Positives of L_con: items with the same pseudo-label in the other modality, or the item itself", "pseudo_label")
+    lambda_con: NotNegative = option(0.03, "Weight of L_con; 0: without", 0.1)
+    lambda_align: NotNegative = option(0.001, "Weight of L_align; 0: without", 0.001)
+    pseudo_labels: AtLeast2 = option(512, "k-means clusters of each modality that give the positives of L_con", 512)
+    contrast_temperature: Above0 = option(0.1, "Temperature of L_con and L_align", 0.1)
+    codes_epoch: Literal["last", "lowest_collision"] = option("last", "Epoch whose codes are the IDs")
+    standardize: Flag = option(True, "Standardise the columns of the features")
+    semantic_id_seed: Seed = option(2020, "Seed of the quantizer; None: seed")
+    graph_sizes: _Widths = option(
+        (128, 128, 64), "Width of the input (half features, half free embedding), then of each layer's output")
+    graph_dropout: Annotated[tuple[Annotated[Number, Field(ge=0, lt=1)], ...], Field(strict=False)] = option(
+        (0.5, 0.2), "Dropout of each layer's input")
+    graph_epochs: Positive = option(60, "Epochs of BPR")
+    graph_batch_size: Positive = option(3000, "Interactions of an optimizer step")
+    graph_learning_rate: Above0 = option(1e-3, "Learning rate of Adam")
+    graph_weight_decay: NotNegative = option(1e-6, "Weight decay of Adam")
+    graph_negatives: Positive = option(5, "Negative items per interaction")
+    graph_training: Literal["staged", "joint"] = option(
+        "staged", "staged: the graph, then the RQ-VAE; joint: an epoch of each in turn, rqvae_warmup_epochs + rqvae_epochs times")
+    encoder_input: Literal["graph", "learnt"] | None = option(
+        None, "MMGRec: what the encoder reads of items and users, graph representations or learnt embeddings")
+
+
+SemanticIDOptions.optional = frozenset(SemanticIDOptions.model_fields)

@@ -1,0 +1,21 @@
+"""Options of our trainer, beside those of RecBole's."""
+from typing import Literal
+
+from recbole_macrec.config.schema.base import FilePath, Flag, Options, Share, Text, option
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class TrainingOptions(Options):
+    """Schedule and precision of the training."""
+
+    training_preset: Text | None = option(
+        None, "Set of options, properties/preset/MODEL-PRESET.yaml; none; None: the one named after the dataset, if it exists", "paper")
+    training: Literal["per_target", "per_user"] = option(
+        "per_target", "per_target: each target with its own history; per_user: one pass over a user's sequence trains all its targets",
+        "per_target")
+    scheduler: Literal["cosine", "constant"] = option("cosine", "Learning rate after the warm-up; cosine: to zero in the last epoch", "cosine")
+    warmup_ratio: Share = option(0.01, "Share of all planned steps in which the learning rate rises linearly", 0.01)
+    precision: Precision = option("auto", "Precision of the training; auto: bf16 if the processor has it in hardware")
+    compile: Flag = option(False, "torch.compile for the feed-forward layers, on GPUs")
+    resume: FilePath | None = option(None, "Checkpoint to resume from; saved/<name>.last.pth is that of the newest epoch")

@@ -1,0 +1,69 @@
+"""Checks of a configuration's values by the option schema."""
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from recbole_macrec.config.schema.base import Options, shown
+from recbole_macrec.config.schema.models import MODELS
+from recbole_macrec.config.schema.network import NetworkOptions
+from recbole_macrec.errors import UserError
+
+
+def check_values(config: dict, schema: type[Options]) -> None:
+    """Check the options of ``config`` that ``schema`` declares. Numbers given as texts, such as "1e-3", become numbers.
+
+    Raises:
+        UserError: a value is of the wrong type or out of range.
+    """
+    options = schema.read(config)
+    for name in schema.model_fields:
+        value = getattr(options, name)
+        if isinstance(config.get(name), str) and isinstance(value, float):
+            config[name] = value
+
+
+def check_sizes(settings: Mapping[str, Any], model: str) -> None:
+    """Check the options of ``settings``, those of a trained model, that determine its network.
+
+    Options that are missing or None are not checked: they may be newer than the model.
+
+    Raises:
+        UserError: a value is of the wrong type or out of range, such as a width that no memory holds.
+    """
+    schema = MODELS.get(model)
+    if schema is not None:
+        names = [name for name in NetworkOptions.model_fields if name in schema.model_fields]
+        schema.read({name: settings[name] for name in names if settings.get(name) is not None})
+
+
+def check_flags(config: dict, defaults: dict) -> None:
+    """Raise a UserError for a text where ``defaults`` has True or False; any text, even "no", would count as True."""
+    for name, default in defaults.items():
+        if isinstance(default, bool) and isinstance(config.get(name), str):
+            raise UserError(f"{name} is {shown(config[name])}; expected True or False.")
+
+
+def check_whole(least: int, **values: Any) -> None:
+    """Raise a UserError unless every value is a whole number >= ``least``."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise UserError(f"{name} is {shown(value)}; expected a whole number >= {least}.")
+
+
+def check_valid_metric(config) -> None:
+    """Raise a UserError if the best epoch would be selected by a metric that is not computed."""
+    if not config["epochs"] or not config["eval_step"]:
+        return
+    metrics, topk = (as_list(config[name]) for name in ("metrics", "topk"))
+    known = [metric for metric in metrics if isinstance(metric, str)]
+    known += [f"{metric}@{k}" for metric in known for k in topk]
+    chosen = config["valid_metric"]
+    if isinstance(chosen, str) and chosen.lower() not in [metric.lower() for metric in known]:
+        listed = [metric for metric in known if "@" in metric] or known
+        raise UserError(f"valid_metric is {chosen!r}, which is not measured; expected one of {', '.join(listed)} (metrics, topk).")
+
+
+def as_list(value) -> list:
+    """A list or tuple as a list, None as an empty list, any other value as a list of itself."""
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]

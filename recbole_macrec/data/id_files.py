@@ -1,0 +1,66 @@
+"""Published semantic IDs: JSON files of MQL4GRec, MACRec and LC-Rec, {"0": ["<a_170>", "<b_224>", ...], ...}.
+
+Keys are item tokens. The letter of a code is its level, a for the first. All letters of a file have the same case (lower for
+text IDs, upper for image IDs).
+"""
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from string import ascii_lowercase
+
+from recbole_macrec.config.schema.base import shown
+from recbole_macrec.errors import UserError
+
+CODE = re.compile(r"<([A-Za-z])_(0|[1-9][0-9]{0,17})>")
+MAX_LEVELS = len(ascii_lowercase)
+MAX_CODES = 2**16  # codes of a level; more only where there are more items
+
+
+def decode_ids(path: Path, ids: Mapping[str, object]) -> dict[str, list[int]]:
+    """Return the codes of each item, from the content ``ids`` of the file ``path``.
+
+    Example: ["<a_170>", "<b_224>"] becomes [170, 224].
+
+    Raises:
+        UserError: IDs have different lengths, unknown levels, or invalid codes.
+    """
+    rows: dict[str, list[int]] = {}
+    largest, first = max(MAX_CODES, len(ids)) - 1, None
+    for item, words in ids.items():
+        codes, upper = _decode(path, item, words)
+        if first is None:
+            first = (item, len(codes), upper)
+        if len(codes) != first[1]:
+            raise UserError(f"{path}: item '{item}' has {len(codes)} codes, item '{first[0]}' has {first[1]}; "
+                            "give every item the same number of codes.")
+        if upper != first[2]:
+            raise UserError(f"{path}: item '{item}' has levels in {_case(upper)} case, item '{first[0]}' in "
+                            f"{_case(first[2])} case; use one case in the whole file.")
+        if max(codes) > largest:
+            raise UserError(f"{path}: item '{item}' has the code {max(codes)}; expected at most {largest}. Number the codes of a level "
+                            "from 0.")
+        rows[item] = codes
+    return rows
+
+
+def _decode(path: Path, item: str, words: object) -> tuple[list[int], bool]:
+    """Codes of one item, and whether its levels are in upper case."""
+    if not isinstance(words, list) or not words or len(words) > MAX_LEVELS:
+        raise UserError(f"{path}: item '{item}' has {shown(words)}; expected a list of 1 to {MAX_LEVELS} codes, e.g. "
+                        '["<a_170>", "<b_224>"].')
+    matches = [CODE.fullmatch(word) if isinstance(word, str) else None for word in words]
+    for word, match in zip(words, matches):
+        if match is None:
+            raise UserError(f"{path}: item '{item}' has the code {shown(word)}; expected <level_code> with a whole number "
+                            "from 0, e.g. <a_170>.")
+    upper = matches[0][1].isupper()
+    letters = ascii_lowercase.upper() if upper else ascii_lowercase
+    for level, match in enumerate(matches):
+        if match[1] != letters[level]:
+            raise UserError(f"{path}: item '{item}' has '{match[0]}' as code {level + 1}; its level is unknown here, "
+                            f"expected '{letters[level]}'. Order the codes by level.")
+    return [int(match[2]) for match in matches], upper
+
+
+def _case(upper: bool) -> str:
+    return "upper" if upper else "lower"

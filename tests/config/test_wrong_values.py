@@ -1,0 +1,276 @@
+"""Wrong values and damaged files that a user may give: each is one sentence, before any file of the dataset is read."""
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+
+from recbole_macrec import UserError
+from recbole_macrec.benchmark.__main__ import main as benchmark
+from recbole_macrec.benchmark.compare.command import main as run
+from recbole_macrec.benchmark.compare.matrix import seeds_of
+from recbole_macrec.benchmark.compare.runs import Ranks, Run
+from recbole_macrec.benchmark.compare.table import Cell, Row, Table, comma_separated, latex, markdown
+from recbole_macrec.commands.data import main as data
+from recbole_macrec.config.options import read_config_file
+from recbole_macrec.recommend.__main__ import main as recommend
+from recbole_macrec.semantic_ids import read_published
+from recbole_macrec.semantic_ids.rows import Scale
+
+NAN = float("nan")
+
+
+def one_line(capsys) -> str:
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error.removeprefix("error: ")
+
+
+@pytest.mark.parametrize("name, value, expected", [
+    ("item_task_ratio", "x", "a number >= 0"),
+    ("item_task_ratio", -1, "a number >= 0"),
+    ("prompt_length", -1, "a whole number from 0 to 1024"),
+    ("prompt_length", 2.5, "a whole number from 0 to 1024"),
+    ("lambda_implicit", "x", "a number >= 0"),
+    ("lambda_implicit", -1, "a number >= 0"),
+    ("warmup_ratio", "x", "a number from 0 to 1"),
+    ("warmup_ratio", NAN, "a number from 0 to 1"),
+    ("warmup_ratio", 2, "a number from 0 to 1"),
+    ("warmup_ratio", -1, "a number from 0 to 1"),
+    ("clip_grad_norm", 1.0, "a dictionary or None"),
+    ("clip_grad_norm", "foo", "a dictionary or None"),
+    ("implicit_temperature", 0, "a number >= 0.0001"),
+    ("topk", "abc", "a whole number >= 1 or a list of whole numbers >= 1"),
+    ("seed", 2**32 + 1, "from 0 to 4294967295"),
+    ("weight_decay", -1, "a number >= 0"),
+    ("weight_decay", NAN, "a number >= 0"),
+    ("eval_args", "foo", "a dictionary with keys among split, group_by, order, mode"),
+    ("load_col", 2, "a dictionary such as {inter: [user_id, item_id]}, or None"),
+    ("load_col", {"inter": 2}, "a dictionary such as {inter: [user_id, item_id]}, or None"),
+    ("loss_decimal_place", -1, "a whole number from 0 to 15"),
+    ("val_interval", "foo", "a dictionary such as {rating: '[3,inf)'}, or None"),
+    ("learner", "foo", "adam, adamw, sgd, adagrad, rmsprop or sparse_adam"),
+    ("codebook_levels", 100, "a whole number from 1 to 26"),
+    ("epochs", None, "a whole number >= 0"),
+    ("encoders", "tfidf", "a dictionary such as {text: tfidf, image: pixels}, or None"),
+    ("text_fields", "title", "a list of names, such as ['text', 'image'] or None"),
+    ("gpu_id", "foo", "numbers of GPUs, such as 0 or 0,1, or nothing for the CPU"),
+])
+def test_wrong_values_of_options(name, value, expected):
+    shown = name if not isinstance(value, dict) else "load_col"
+    with pytest.raises(UserError) as error:
+        Config("MACRec", "no such dataset", config_dict={name: value})
+    message = str(error.value)
+    assert message.startswith(f"{shown} is {value!r}; expected ") and expected in message and "\n" not in message
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR", "Pop", "SASRecPerUser"])
+@pytest.mark.parametrize("name, value", [("weight_decay", NAN), ("topk", 0), ("seed", 2**32), ("val_interval", "foo"), ("valid_users", -1)])
+def test_wrong_values_for_every_model(model, name, value):
+    with pytest.raises(UserError, match=f"^{name} is {value!r}; expected"):
+        Config(model, "no such dataset", config_dict={name: value})
+
+
+@pytest.mark.parametrize("settings, expected", [
+    ({"device": "foo"}, "device is 'foo', but RecBole chooses it by gpu_id"),
+    ({"gpu_id": 99}, "gpu_id is '99', but this machine does not have all of these GPUs"),
+    ({"eval_args": {"order": "XX"}}, "eval_args.order is 'XX'; expected RO or TO"),
+    ({"eval_args": {"mode": "uni"}}, "eval_args.mode is 'uni'; expected full"),
+    ({"modalities": "[" * 3000}, "modalities is '[[[[.*which can't be read"),
+    ({"epochs": 10**5000}, "epochs is a number of about 5000 digits; expected a whole number >= 0, at most 2147483647"),
+    ({"network": "encoder_decoder", "training": "per_user", "encoder_attention": "bidirectional"}, "would see the items to predict"),
+    ({"metrics": ["GAUC"], "valid_metric": "GAUC"}, "needs a ranking of all items"),
+])
+def test_wrong_combinations_and_shortened_values(settings, expected):
+    with pytest.raises(UserError, match=expected.replace("[[[[", r"\[\[\[\[")) as error:
+        Config("MACRec", "no such dataset", config_dict=settings)
+    assert len(str(error.value)) < 500
+
+
+def test_weights_and_biases_must_be_installed(monkeypatch):
+    monkeypatch.setattr("recbole_macrec.config.schema.recbole.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="log_wandb is True, but the package wandb is not installed"):
+        Config("Pop", "no such dataset", config_dict={"log_wandb": True})
+
+
+@pytest.mark.parametrize("model", ["TIGER", "SASRec"])
+def test_topk_above_the_catalogue(model, tiny_dataset):
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    settings = {"data_path": str(tiny_dataset), "topk": [31], "num_beams": 31, "quantizer": "rq_kmeans", "codebook_size": 8, "load_col": columns,
+                "modalities": ["text"], "text_fields": ["title"], "valid_metric": "NDCG@31", "show_progress": False, "state": "ERROR",
+                "train_neg_sample_args": None}  # fmt: skip
+    config = Config(model, "tiny", config_dict=settings)
+    with pytest.raises(UserError, match=r"topk is \[31\]; expected at most 29, the number of items of tiny"):
+        data_preparation(config, create_dataset(config))
+
+
+def test_a_separator_that_the_file_does_not_have(tiny_dataset, capsys):
+    assert run(["--model=Pop", "--dataset=tiny", f"--data_path={tiny_dataset}", "--field_separator=,"]) == 1
+    assert "field_separator" in one_line(capsys)
+
+
+def test_the_command_checks_values_before_it_writes(tiny_dataset, capsys):
+    before = {path: path.stat().st_mtime_ns for path in tiny_dataset.rglob("*")}
+    for command in (["--model=MACRec"], ["--model=MACRec,Pop", "--output=out"]):
+        assert run([*command, "--dataset=tiny", f"--data_path={tiny_dataset}", "--lambda_implicit=-1"]) == 1
+        assert one_line(capsys) == "lambda_implicit is -1; expected a number >= 0.\n"
+    assert {path: path.stat().st_mtime_ns for path in tiny_dataset.rglob("*")} == before
+    assert not Path("out", "runs").exists() and not Path("saved").exists()
+
+
+def test_searches_and_studies_check_values_before_they_write(tiny_dataset, monkeypatch, capsys):
+    monkeypatch.setattr("recbole_macrec.benchmark.compare.tune.read_space", lambda model: {"weight_decay": ("choice", [-1])})
+    words = [f"--data_path={tiny_dataset}", "--output=out"]
+    assert benchmark(["compare", "--models=Pop", "--datasets=tiny", "--tune=2", *words]) == 1
+    assert "weight_decay is -1; expected a number >= 0" in one_line(capsys)
+    Path("study.yaml").write_text("kind: variants\nmodel: TIGER\nvariants: {a: {d_model: 0}}\n")
+    assert benchmark(["study", "study.yaml", "--datasets=tiny", *words]) == 1
+    assert "d_model is 0; expected a whole number from 1 to 65536" in one_line(capsys)
+    assert not Path("out", "runs").exists() and not Path("out", "tune").exists()
+
+
+@pytest.mark.parametrize("content, expected", [
+    (b"1: 2\n", "has the key 1; expected the name of an option"),
+    (b"null: 2\n", "has the key None; expected the name of an option"),
+    (b"a: " + b"[" * 3000, "brackets are nested too deeply"),
+    (b"epochs: " + b"1" * 5000, "is not valid YAML: Exceeds the limit"),
+    (b"\x93NUMPY\x01\x00\xff\xfe", "is not valid YAML"),
+    (b"- 1\n", "holds a list; expected lines such as"),
+])
+@pytest.mark.parametrize("what", ["Config file", "Study"])
+def test_damaged_yaml_files(what, content, expected, capsys):
+    Path("my.yaml").write_bytes(content)
+    words = {"Config file": ["compare", "--models=Pop", "--config_files=my.yaml"], "Study": ["study", "my.yaml"]}[what]
+    assert benchmark([*words, "--output=out"]) == 1
+    assert expected in one_line(capsys)
+    with pytest.raises(UserError):
+        read_config_file("my.yaml")
+    with pytest.raises(UserError):
+        Config("Pop", "tiny", config_file_list=["my.yaml"])
+
+
+# -- semantic IDs and data --------------------------------------------------------------------------------------------
+
+SIX_ROWS = "user,item\n" + "".join(f"u{i},i{j}\n" for i in range(2) for j in range(3))
+
+
+@pytest.mark.parametrize("ids, expected", [
+    ('["<a_999999999>"]', "has the code 999999999; expected at most 65535"),
+    ('["<a_%s>"]' % ("9" * 5000), "expected <level_code> with a whole number"),
+    ("[" * 20000, "maximum recursion depth|nested"),
+    ('["<b_1>"]', "its level is unknown here"),
+    ('["x"]', "expected <level_code>"),
+])
+def test_id_files_are_refused_by_import_and_run_alike(ids, expected, tmp_path, capsys):
+    path = tmp_path / "ids.json"
+    path.write_text("{" + ", ".join(f'"i{j}": {ids}' for j in range(3)) + "}")
+    with pytest.raises(UserError, match=expected) as error:
+        read_published(path, ["i0", "i1", "i2"])
+    assert len(str(error.value)) < 500
+    (tmp_path / "inter.csv").write_text(SIX_ROWS)
+    words = ["import", str(tmp_path / "inter.csv"), "--dataset=shop", f"--data_path={tmp_path / 'out'}", "--semantic_ids", f"text={path}"]
+    assert data(words) == 1
+    assert len(one_line(capsys)) < 500
+
+
+def test_a_pipe_is_not_read(tmp_path, capsys):
+    os.mkfifo(tmp_path / "interactions.csv")
+    for source in (tmp_path, tmp_path / "interactions.csv"):
+        assert data(["import", str(source), "--dataset=shop", f"--data_path={tmp_path / 'out'}"]) == 1
+        assert "interactions.csv is not a regular file" in one_line(capsys)
+
+
+def test_long_descriptions_are_imported(tmp_path):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "interactions.csv").write_text(SIX_ROWS)
+    text = "soft wool " * 20000
+    (folder / "items.csv").write_text("item,description\n" + "".join(f"i{j},{text}{j}\n" for j in range(3)))
+    assert data(["import", str(folder), "--dataset=shop", f"--data_path={tmp_path / 'out'}"]) == 0
+    assert len((tmp_path / "out" / "shop" / "shop.item").read_text()) > 3 * len(text.strip())
+
+
+def test_features_of_any_scale_are_standardized_alike():
+    x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    x[:, 3] = 1  # constant
+    expected = Scale.fit(x, True).apply(x)
+    assert expected[:, :3].std(0).allclose(expected.new_ones(3), atol=0.05)
+    for scale in (1e-30, 1e-6, 1e12):
+        scaled = x * np.float32(scale)
+        assert Scale.fit(scaled, True).apply(scaled)[:, :3].allclose(expected[:, :3], atol=1e-4)
+    with pytest.raises(UserError, match="largest feature is .*standardize is False"):
+        Scale.fit(x * np.float32(1e-30), False)
+
+
+# -- comparisons and reports ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def comparison(tmp_path) -> Run:
+    """A comparison with one finished run."""
+    run_folder = tmp_path / "out" / "runs" / "tiny" / "Pop" / "seed-1"
+    run_folder.mkdir(parents=True)
+    spec = {"format": 1, "labels": ["Pop"], "datasets": ["tiny"], "seeds": [1], "pairs": []}
+    (tmp_path / "out" / "compare.json").write_text(json.dumps(spec))
+    asked = {"label": "Pop", "model": "Pop", "dataset": "tiny", "seed": 1, "settings": {}}
+    (run_folder / "asked.json").write_text(json.dumps(asked))
+    (run_folder / "result.json").write_text(json.dumps({"model": "Pop", "test_result": {"hit@10": 0.1}}))
+    return Run(run_folder)
+
+
+def test_damaged_arrays(comparison):
+    path = comparison.folder / "ranks.npz"
+    whole = {name: np.zeros(1, np.int64) for name in ("users", "items", "targets", "ranks", "top", "counts", "rows", "history", "history_ends")}
+    np.savez(path, **whole)
+    content = path.read_bytes()
+    Ranks.load(path)
+    for damage in (lambda: path.write_bytes(content[: len(content) // 2]), lambda: path.write_bytes(b""),
+                   lambda: np.savez(path, **whole | {"users": np.array([{}], dtype=object)}),
+                   lambda: np.savez(path, **whole | {"unknown": np.zeros(1)}), lambda: np.savez(path, users=np.zeros(1))):  # fmt: skip
+        damage()
+        with pytest.raises(UserError, match="ranks.npz .*delete .* and compare again"):
+            Ranks.load(path)
+
+
+@pytest.mark.parametrize("name, content, expected", [
+    ("compare.json", "[1]", "compare.json holds a list, expected a dict"),
+    ("compare.json", "{}", "compare.json lacks format, labels"),
+    ("compare.json", "[" * 20000, "compare.json can't be read"),
+    ("result.json", "", "result.json can't be read"),
+    ("result.json", "{}", "result.json lacks test_result"),
+    ("asked.json", '{"unknown": 1}', "asked.json is not the record of a run"),
+])
+def test_damaged_records(name, content, expected, comparison, tmp_path, capsys):
+    folder = tmp_path / "out" if name == "compare.json" else comparison.folder
+    (folder / name).write_text(content)
+    assert benchmark(["report", str(tmp_path / "out")]) == 1
+    assert expected in one_line(capsys)
+
+
+def test_number_of_seeds():
+    for text in ("99999999", "0", "1,-2", "1,4294967296"):
+        with pytest.raises(UserError, match=f"--seeds='{text}'"):
+            seeds_of(text)
+
+
+@pytest.mark.parametrize("argv", [["scale", "--items", "0"], ["scale", "--repeats=0"]])
+def test_sizes_of_a_measurement(argv, capsys):
+    assert benchmark(argv) == 1
+    assert "is 0; expected a whole number >= 1" in one_line(capsys)
+
+
+def test_a_line_break_in_a_history(capsys):
+    assert recommend(["--model_file=x.pth", "--history=i1\ni2"]) == 1
+    assert "--history has a line break" in one_line(capsys)
+
+
+def test_labels_of_tables_are_escaped():
+    label = r"=a\b~c^d|e"
+    table = Table("=title", ["hit@10"], ["hit@10"], [Row(label, {"hit@10": Cell((0.5, 0.25))})])
+    assert r"| =a\\b\~c\^d\|e |" in markdown([table])
+    assert r"=a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d\textbar{}e &" in latex([table])
+    lines = comma_separated([table]).splitlines()
+    assert lines[1].startswith("'=title,'" + label)
