@@ -28,6 +28,7 @@ from recbole_macrec.generation.network.memory import CausalMemory, Memory
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Histories, Target, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
+from recbole_macrec.model.interleaved import block_windows, interleaved_tokens, random_orders
 from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 
@@ -65,6 +66,9 @@ class GenerativeRecommender(WindowedRecommender):
         if self.item_task_ratio == 0:
             self.item_tasks = []
         self.aligns_items = self.reads_items(config)
+        self.interleaved, self.second_block_weight = config["history"] == "both", config["second_block_weight"]
+        if self.interleaved:
+            self._check_interleaved()
         self.ranking = RankingSettings(
             decode=config["decode"],
             fusion=config["fusion"],
@@ -125,6 +129,8 @@ class GenerativeRecommender(WindowedRecommender):
         windows = self.windows(interaction)
         items = self._alignment_items(windows.target_items())
         samples, passes = len(items) * len(self.item_tasks), []
+        if self.interleaved:
+            return self._interleaved_parts(windows, items)
         for tasks, subset in self._split_by_tasks(windows):
             samples += subset.count() * len(tasks)
             for rows in self._batch_parts(subset.length - 1):
@@ -133,6 +139,47 @@ class GenerativeRecommender(WindowedRecommender):
         parts = [partial(self._item_loss, items, samples)] if len(items) else []
         longest_first = sorted(passes, key=lambda entry: -entry[0])
         return parts + [partial(self._sequence_loss, source, targets, part, samples) for _, source, targets, part in longest_first]
+
+    def _interleaved_parts(self, windows: Windows, items: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
+        """The loss of histories of interleaved blocks instead of the sequence tasks, and the loss of the items [N].
+
+        A target's first block counts as a sample, each further block as ``second_block_weight`` samples.
+        """
+        count = len(self.modalities)
+        samples = len(items) * len(self.item_tasks) + windows.count() * (1 + self.second_block_weight * (count - 1))
+        order = random_orders(windows.items, count)
+        parts = [partial(self._item_loss, items, samples)] if len(items) else []
+        for rows in reversed(self._batch_parts(windows.length)):  # longest first
+            part = windows.rows(rows)
+            part_order = order[rows.to(order.device), : part.items.shape[1]]
+            parts.append(partial(self._interleaved_loss, part, part_order, samples))
+        return parts
+
+    def _interleaved_loss(self, windows: Windows, order: torch.Tensor, samples: float) -> torch.Tensor:
+        """Weighted cross-entropy of all blocks of the targets, divided by ``samples``; order [B, N, M]."""
+        count, device = len(self.modalities), windows.items.device
+        tokens = interleaved_tokens([self._tokens(m, windows.items) for m in self.modalities], order)
+        blocks, target = block_windows(windows, count), Target(tokens, self.vocabulary.start[self.modalities[0]], own=True)
+        front = self._leading_tokens("sequence", self.modalities[0], self.modalities[:1], device)
+        (hidden,) = self.network.window_states(front, tokens, blocks, [target], self.group_overhead)  # [n, L, D]
+        user, place = (index.to(device) for index in blocks.targets())
+        modality, first, items = order.flatten(1)[user, place], place % count == 0, blocks.target_items()
+        loss = torch.zeros((), device=device)
+        for number, m in enumerate(self.modalities):
+            for chosen, weight in ((first, 1.0), (~first, self.second_block_weight)):
+                rows = (chosen & (modality == number)).nonzero()[:, 0]
+                if len(rows) and weight:
+                    loss = loss + weight * self._cross_entropy(m, hidden[rows], items[rows])
+        return loss / samples
+
+    def _check_interleaved(self) -> None:
+        """Raise a UserError unless every item can be written as one block of equal length per modality."""
+        levels = {m: len(sizes) for m, sizes in self.semantic_ids.sizes.items()}
+        if len(levels) < 2 or len(set(levels.values())) > 1:
+            raise UserError(
+                f"history is both, which needs two or more modalities whose IDs have the same number of codes, but the modalities have "
+                f"{levels}; set history to single, or change modalities or collision."
+            )
 
     def _split_by_tasks(self, windows: Windows) -> list[tuple[list[Task], Windows]]:
         """Assign sequence tasks to windows: a random share trains all tasks, the others only the tasks within a modality."""
@@ -150,7 +197,8 @@ class GenerativeRecommender(WindowedRecommender):
         return interaction[EXCLUDED_ITEMS_FIELD] if EXCLUDED_ITEMS_FIELD in interaction else None
 
     def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
-        per_item = max(len(sizes) for sizes in self.vocabulary.sizes.values())
+        levels = [len(sizes) for sizes in self.vocabulary.sizes.values()]
+        per_item = sum(levels) if self.interleaved else max(levels)
         return length * per_item + len(self._leading_tokens("sequence", self.modalities[0], self.modalities, length.device))
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
@@ -230,12 +278,23 @@ class GenerativeRecommender(WindowedRecommender):
         return torch.tensor(prompt, dtype=torch.long, device=device)
 
     def encode_history(self, modality: str, histories: Histories) -> Memory | CausalMemory:
-        """Encode the histories of B users in one modality."""
-        front = self._leading_tokens("sequence", modality, [modality], histories.items.device)
-        tokens = self._tokens(modality, histories.items)
-        levels = tokens.shape[2]
+        """Encode the histories of B users in one modality; in all modalities with ``history: both``."""
+        items, length = histories.items, histories.length
+        if self.interleaved:
+            modality, count = self.modalities[0], len(self.modalities)
+            order = torch.arange(count, device=items.device).expand(*items.shape, -1)
+            tokens, length = interleaved_tokens([self._tokens(m, items) for m in self.modalities], order), length * count
+        else:
+            tokens = self._tokens(modality, items)
+        front, levels = self._leading_tokens("sequence", modality, [modality], items.device), tokens.shape[2]
         rows = torch.cat([front.expand(len(tokens), -1), tokens.flatten(1)], dim=1)  # [B, P + T*L]
-        return self.network.read(rows, len(front) + histories.length * levels, self.group_overhead, len(front), levels)
+        return self.network.read(rows, len(front) + length * levels, self.group_overhead, len(front), levels)
+
+    def encode_histories(self, histories: Histories) -> dict[str, Memory | CausalMemory]:
+        """Encode the histories of B users; modality -> the memory from which its codes are predicted."""
+        if self.interleaved:  # all modalities share one memory
+            return dict.fromkeys(self.modalities, self.encode_history(self.modalities[0], histories))
+        return {m: self.encode_history(m, histories) for m in self.modalities}
 
     # -- ranking -----------------------------------------------------------------------------------------------------
 
@@ -244,7 +303,7 @@ class GenerativeRecommender(WindowedRecommender):
         """The ranker of the model with its present weights and options."""
         tries = {m: self.softmax_trie(m) for m in self.modalities}
         tables = dict(self.tables.items())
-        return Ranker(self.network, self.vocabulary, tables, tries, self.encode_history, self.ranking, self.budget)
+        return Ranker(self.network, self.vocabulary, tables, tries, self.encode_histories, self.ranking, self.budget)
 
     def with_ranking(self, **options) -> "GenerativeRecommender":
         """Return a model with other :class:`RankingSettings`, e.g. ``decode="exact"``. It shares the weights of this one."""

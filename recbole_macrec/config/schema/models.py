@@ -89,7 +89,11 @@ TIGEROptions: Any = derive(
 
 
 class _MQL4GRecOptions(GenerativeOptions, ExplicitOptions):
-    pass
+    @model_validator(mode="after")
+    def _check_history(self) -> "_MQL4GRecOptions":
+        if self.history == "both" and self.network != "decoder_only":
+            raise UserError(f"history is both and network is {self.network}; set network to decoder_only, or history to single.")
+        return self
 
 
 class _MACRecOptions(_MQL4GRecOptions, ImplicitOptions):

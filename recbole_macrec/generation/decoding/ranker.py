@@ -57,7 +57,7 @@ class Ranker:
         tables: modality -> IDs of all items.
         softmax_tries: modality -> trie of the trained items if the softmax of a level is over the codes that continue a prefix, None
             if it is over all codes of the level.
-        encode: (modality, histories) -> the encoded histories.
+        encode: histories -> modality -> the encoded histories.
         options: options of the ranking.
         budget: amounts of work that the device gets at once.
     """
@@ -66,7 +66,7 @@ class Ranker:
     vocabulary: Vocabulary
     tables: Mapping[str, IDTable]
     softmax_tries: Mapping[str, Trie | None]
-    encode: Callable[[str, Histories], Memory | CausalMemory]
+    encode: Callable[[Histories], dict[str, Memory | CausalMemory]]
     options: RankingSettings
     budget: DeviceBudget
 
@@ -112,8 +112,7 @@ class Ranker:
 
         def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
             part = histories.rows(rows)
-            memories = {m: self.encode(m, part) for m in self.tables}
-            return self.rank_memories(decoders, memories, eligible.rows(rows))
+            return self.rank_memories(decoders, self.encode(part), eligible.rows(rows))
 
         ranked = list(map_in_threads(rank_part, parts[::-1], histories.items.device))[::-1]  # longest first
         widths = {name: max(part[name].items.shape[1] for part in ranked) for name in ranked[0]}
@@ -164,7 +163,8 @@ class Ranker:
 
         def part_scores(rows: torch.Tensor) -> torch.Tensor:
             part, candidates = histories.rows(rows), items[rows.to(items.device)]
-            scores = [candidate_scores(decoder, self.encode(m, part), candidates) for m, decoder in decoders.items()]
+            memories = self.encode(part)
+            scores = [candidate_scores(decoder, memories[m], candidates) for m, decoder in decoders.items()]
             return fuse_scores(self.options.fusion, scores, self._levels())
 
         longest_first = parts[::-1]
