@@ -20,6 +20,7 @@ def id_cross_entropy(
     trie: Trie | None,
     hidden: torch.Tensor,
     items: torch.Tensor,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
     """Cross-entropy of the codes of ``items``, averaged over levels and summed over samples.
 
@@ -29,11 +30,12 @@ def id_cross_entropy(
             level.
         hidden: states that predict the codes, [n, L, D].
         items: int64 [n].
+        temperature: divides the logits (Wang et al., LETTER, CIKM 2024: below 1 it weights hard negatives more).
     """
     codes, nodes = table.codes[items], table.nodes[items]  # [n, L]
     total = torch.zeros((), device=hidden.device)
     for level, (offset, size) in enumerate(zip(vocabulary.offsets[modality], vocabulary.sizes[modality])):
-        logits = network.logits(hidden[:, level], offset, size).float()  # [n, K]
+        logits = network.logits(hidden[:, level], offset, size).float() / temperature  # [n, K]
         if trie is None:
             total = total + F.cross_entropy(logits, codes[:, level], reduction="sum")
             continue

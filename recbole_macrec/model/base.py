@@ -82,6 +82,7 @@ class GenerativeRecommender(WindowedRecommender):
         targets = self.modalities if self.prompt_per_task else [""]
         prompts = [self._prompt_name(kind, m, t) for kind in kinds for m in self.modalities for t in targets]
         self.vocabulary = Vocabulary(ids.sizes, prompts if prompt_length else [], prompt_length)
+        self.loss_temperature = config["loss_temperature"] or 1.0  # None in old checkpoints
         self.decoder_only, self.output = config["network"] == "decoder_only", config["output"]
         self.network = self.build_network(config)
         self.group_overhead = self.budget.group_overhead(self.network)
@@ -252,7 +253,7 @@ class GenerativeRecommender(WindowedRecommender):
     def _cross_entropy(self, modality: str, hidden: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the codes of items [n], averaged over levels and summed over items; ``hidden`` [n, L, D]."""
         table, trie = self.tables[modality], self.softmax_trie(modality)
-        return id_cross_entropy(self.network, self.vocabulary, modality, table, trie, hidden, items)
+        return id_cross_entropy(self.network, self.vocabulary, modality, table, trie, hidden, items, self.loss_temperature)
 
     def softmax_trie(self, modality: str) -> Trie | None:
         """Trie of the trained items if the softmax is over the children of a prefix, None if over all codes of a level."""

@@ -15,6 +15,7 @@ from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encoders.encode import item_features
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
+from recbole_macrec.model.collaborative import collaborative_vectors
 from recbole_macrec.model.preparation import reads_semantic_ids
 from recbole_macrec.semantic_ids import (
     FeatureRows,
@@ -26,6 +27,7 @@ from recbole_macrec.semantic_ids import (
 )
 from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, mean_for, published_files, settings_of, source_of_ids
 from recbole_macrec.semantic_ids.order import user_order
+from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
 from recbole_macrec.utils.distributed import Group, current_group
 from recbole_macrec.utils.files import atomic_write
 from recbole_macrec.utils.share_files import share_files
@@ -44,6 +46,7 @@ class SemanticIDDataset(SequentialDataset):
 
     _semantic_ids: SemanticIDs | None = None
     _training: csc_matrix | None = None
+    _training_part: SequentialDataset | None = None  # while the semantic IDs are built
 
     @property
     def semantic_ids(self) -> SemanticIDs:
@@ -73,10 +76,11 @@ class SemanticIDDataset(SequentialDataset):
     def build(self) -> list:
         """Split the dataset. All parts share the semantic IDs, if the model needs them."""
         parts = super().build() if self._sequential else Dataset.build(self)
-        self._training = parts[0]._interactions()
+        self._training, self._training_part = parts[0]._interactions(), parts[0]
         ids = self.semantic_ids if reads_semantic_ids(self.config) else None
         for part in parts:
             part._semantic_ids, part._training = ids, self._training
+        self._training_part = None
         return parts
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
@@ -180,6 +184,22 @@ class SemanticIDDataset(SequentialDataset):
         kinds = ("encoded.json", "items.txt", "npy")
         return self._folder() / "features", *(f"{modality}.{kind}" for modality in settings.modalities for kind in kinds)
 
+    def _auxiliary_features(self, settings: SemanticIDSettings) -> dict[str, np.ndarray]:
+        """Features [N, D] that the quantizer needs besides those of the modalities, in the order of the items."""
+        if COLLABORATIVE not in settings.auxiliary_features:
+            return {}
+        if self._training_part is None:
+            raise UserError(f"quantizer is {settings.quantizer}, which needs the training part of the data; run a model with it.")
+        vectors = collaborative_vectors(
+            self._training_part,
+            self._folder() / FOLDER,
+            width=settings.code_dim,
+            epochs=settings.cf_epochs,
+            seed=settings.semantic_id_seed,
+            show_progress=bool(self.config["show_progress"]),
+        )
+        return {COLLABORATIVE: vectors}
+
     def _prepare_semantic_ids(self) -> SemanticIDs:
         config, folder = self.config, self._folder()
         settings = settings_of(config, folder)
@@ -202,8 +222,9 @@ class SemanticIDDataset(SequentialDataset):
                 mean_for=mean_for(config),
                 form=AtomicFormat.from_config(config),
             )
+            features = {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()}
             ids = build_semantic_ids(
-                {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()},
+                features | self._auxiliary_features(settings),
                 tokens,
                 settings,
                 folder / FOLDER,

@@ -20,6 +20,7 @@ from recbole_macrec.semantic_ids.codes import SemanticIDs
 from recbole_macrec.semantic_ids.collisions import Geometry, resolve
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 from recbole_macrec.semantic_ids.published import read_published
+from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn
 from recbole_macrec.semantic_ids.rows import FeatureRows, Features, select_rows
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -80,10 +81,12 @@ def _read_or_learn(features: dict[str, Features], item_tokens: Sequence[str], se
         group = helpers() if settings.trains_in_processes else ALONE
         learnt = represent_and_learn(features, interactions, settings, device, show_progress, group)
         raw = {m: part.codes for m, part in learnt.modalities.items()}
-        sizes = dict.fromkeys(raw, (settings.codebook_size,) * settings.codebook_levels)
+        quantizer = QUANTIZERS[settings.quantizer]()
+        sizes = {m: quantizer.sizes(codes, settings) for m, codes in raw.items()}
         geometry = {m: part.geometry for m, part in learnt.modalities.items()}
         codes, sizes_after = _resolve_collisions(raw, sizes, geometry, settings, interactions)
-        statistics = {m: code_statistics(part.codes, sizes[m], codes[m], features, settings.semantic_id_seed,
+        content = {m: features[m] for m in settings.modalities}
+        statistics = {m: code_statistics(part.codes, sizes[m], codes[m], content, settings.semantic_id_seed,
                                          part.reconstruction_error) for m, part in learnt.modalities.items()}
         ids = SemanticIDs(tuple(item_tokens), codes, sizes_after, raw, statistics, graph=learnt.graph, bundle=path)
         write_bundle(path, ids, settings, {m: part.weights for m, part in learnt.modalities.items()}, learnt.history, inputs)
@@ -132,13 +135,14 @@ def _checked_features(features: dict[str, Features], item_tokens: tuple[str, ...
     if settings.joins_modalities and len(settings.modalities) < 2:
         raise UserError(f"quantizer = {settings.quantizer} needs at least two modalities, but modalities = "
                         f"{list(settings.modalities)}; add one, or set quantizer to rqvae or rq_kmeans.")
-    if settings.codebook_size > items:
+    if settings.codebook_size > items and not settings.reads_interactions:
         raise UserError(f"codebook_size = {settings.codebook_size}, but there are only {items} items; lower "
                         "codebook_size.")
     if settings.uses_pseudo_labels and settings.pseudo_labels > items:
         raise UserError(f"pseudo_labels = {settings.pseudo_labels}, but there are only {items} items; lower "
                         "pseudo_labels, to about a tenth of the items.")
-    return {m: _checked_matrix(m, features[m], item_tokens) for m in settings.modalities}
+    names = (*settings.modalities, *settings.auxiliary_features)
+    return {name: _checked_matrix(name, features[name], item_tokens) for name in names}
 
 
 def _checked_matrix(modality: str, x: Features, item_tokens: tuple[str, ...]) -> Features:

@@ -60,7 +60,7 @@ def bundle_inputs(features: dict[str, Features], item_tokens: Sequence[str], set
         for block in blocks(x):
             digest.update(np.ascontiguousarray(block).data)
         inputs[f"features of '{modality}'"] = digest.hexdigest()
-    if interactions is not None and settings.uses_graph:
+    if interactions is not None and (settings.uses_graph or settings.reads_interactions):
         parts = [np.ascontiguousarray(part, dtype=np.int64).tobytes()
                  for part in (interactions.indptr, interactions.indices, interactions.data)]
         inputs["training interactions"] = _sha256(f"{interactions.shape}\n".encode(), *parts)

@@ -70,6 +70,16 @@ class SemanticIDSettings(SemanticIDOptions):
         return self.representation == "graph" or self.encoder_input == "graph"
 
     @property
+    def reads_interactions(self) -> bool:
+        """Whether the quantizer reads the training interactions and no features."""
+        return QUANTIZERS[self.quantizer].reads_interactions
+
+    @property
+    def auxiliary_features(self) -> tuple[str, ...]:
+        """Names of the features that the quantizer needs besides those of the modalities."""
+        return QUANTIZERS[self.quantizer].auxiliary_features
+
+    @property
     def uses_pseudo_labels(self) -> bool:
         return (self.joins_modalities and self.con_positives == "pseudo_label"
                 and self.lambda_con > 0 and len(self.con_layers) > 0)
@@ -81,6 +91,8 @@ class SemanticIDSettings(SemanticIDOptions):
         excluded = {"semantic_ids", "rqvae_preset", "encoder_input"}
         excluded |= set() if self.uses_graph else set(GRAPH)
         excluded |= set() if self.sinkhorn_epsilon else {"sinkhorn_epsilon"}
+        excluded |= set() if self.quantizer == "letter" else {"lambda_cf", "lambda_div", "cf_epochs"}
+        excluded |= set() if self.quantizer == "cid" else {"cid_clusters", "cid_leaf_size"}
         excluded |= {"representation"} if self.representation == "modality" else set()
         return {name: value for name, value in values.items() if name not in excluded}
 

@@ -231,7 +231,7 @@ def test_damaged_arrays(comparison):
                    lambda: np.savez(path, **whole | {"users": np.array([{}], dtype=object)}),
                    lambda: np.savez(path, **whole | {"unknown": np.zeros(1)}), lambda: np.savez(path, users=np.zeros(1))):  # fmt: skip
         damage()
-        with pytest.raises(UserError, match="ranks.npz .*delete .* and compare again"):
+        with pytest.raises(UserError, match="ranks.npz .*delete .* and run the comparison again"):
             Ranks.load(path)
 
 

@@ -628,3 +628,17 @@ def test_the_number_of_cores_changes_nothing(name, precision, data_path):
         torch.set_num_threads(before)
     assert len(seen[0]) == len(seen[1]) > 10
     assert all(torch.equal(a, b) for a, b in zip(*seen))
+
+
+def test_loss_temperature_divides_the_logits(data_path):
+    """With temperature t the loss is that of a network whose logits are divided by t."""
+    losses = {}
+    for temperature in (1.0, 0.5):
+        _, model, _, (train, _, _) = prepare("TIGER", data_path, modalities=["text"], dropout_prob=0.0, loss_temperature=temperature)
+        if temperature == 1.0:
+            with torch.no_grad():  # twice the logits
+                original = model.network.logits
+                model.network.logits = lambda *args: original(*args) * 2
+        batch = next(iter(train))
+        losses[temperature] = float(model.calculate_loss(batch))
+    assert losses[1.0] == pytest.approx(losses[0.5], rel=1e-5)

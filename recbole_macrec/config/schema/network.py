@@ -1,7 +1,7 @@
 """Options of the networks."""
 from typing import Literal
 
-from recbole_macrec.config.schema.base import Annotated, Count, Dropout, Field, Layers, Options, Positive, Width, option
+from recbole_macrec.config.schema.base import Above0, Annotated, Count, Dropout, Field, Layers, Options, Positive, Width, option
 
 NETWORKS = Literal["encoder_decoder", "decoder_only"]
 
@@ -27,6 +27,7 @@ class NetworkOptions(SizeOptions):
     encoder_layers: Layers = option(4, "Layers of the encoder", 4)
     output: Literal["level", "trie"] = option(
         "level", "Codes of a softmax: all codes of the level, or those that continue the prefix in the trie", "level")
+    loss_temperature: Above0 = option(1.0, "Divides the logits of the training loss; below 1, hard negatives weigh more (LETTER)", 1.0)
     prompt: Literal["source", "task"] = option(
         "source", "What a prompt names: the input's modality, so that tasks with the same input share a pass; or input and target", "task")
     prompt_length: Annotated[Count, Field(le=1024)] = option(4, "Learnt tokens of a task prompt before the encoder's input")

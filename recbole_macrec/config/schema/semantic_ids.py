@@ -72,6 +72,11 @@ class SemanticIDOptions(Options):
     codes_epoch: Literal["last", "lowest_collision"] = option("last", "Epoch whose codes are the IDs")
     standardize: Flag = option(True, "Standardise the columns of the features")
     semantic_id_seed: Seed = option(2020, "Seed of the quantizer; None: seed")
+    lambda_cf: NotNegative = option(0.01, "quantizer: letter: weight of the collaborative loss")
+    lambda_div: NotNegative = option(1e-4, "quantizer: letter: weight of the diversity loss")
+    cf_epochs: Positive = option(20, "quantizer: letter: epochs of the SASRec whose item embeddings are the collaborative vectors")
+    cid_clusters: AtLeast2 = option(20, "quantizer: cid: parts into which a set of items is split")
+    cid_leaf_size: Positive = option(500, "quantizer: cid: largest number of items that are not split")
     graph_sizes: _Widths = option(
         (128, 128, 64), "Width of the input (half features, half free embedding), then of each layer's output")
     graph_dropout: Annotated[tuple[Annotated[Number, Field(ge=0, lt=1)], ...], Field(strict=False)] = option(

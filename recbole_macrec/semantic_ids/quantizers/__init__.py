@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from recbole_macrec.semantic_ids.codes import Learnt
 from recbole_macrec.semantic_ids.quantizers.base import Quantizer
+from recbole_macrec.semantic_ids.quantizers.cid import CID
 from recbole_macrec.semantic_ids.quantizers.hierarchical_kmeans import HierarchicalKMeans
 from recbole_macrec.semantic_ids.quantizers.learn import CrossModalRQVAEQuantizer, RQVAEQuantizer
+from recbole_macrec.semantic_ids.quantizers.letter import LETTER
 from recbole_macrec.semantic_ids.quantizers.rq_kmeans import RQKMeans
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.utils.distributed import ALONE, Group
@@ -24,6 +26,8 @@ QUANTIZERS: dict[str, type[Quantizer]] = {  # by value of the option ``quantizer
     "rqvae": RQVAEQuantizer,
     "rq_kmeans": RQKMeans,
     "hierarchical_kmeans": HierarchicalKMeans,
+    "letter": LETTER,
+    "cid": CID,
 }
 
 

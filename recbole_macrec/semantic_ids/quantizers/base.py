@@ -26,11 +26,16 @@ class Quantizer(ABC):
 
     Attributes:
         joins_modalities: whether it learns the codes of two or more modalities together. Otherwise every modality is learnt alone.
+        reads_interactions: whether it reads the training interactions [U, N] instead of features; ``features`` of :meth:`learn` then
+            maps the name of every ID to them.
+        auxiliary_features: names of further features that :meth:`learn` needs and that are no modalities.
         trains_in_processes: whether several processes can train it together. Otherwise the first process learns the codes.
     """
 
     joins_modalities: ClassVar[bool] = False
     trains_in_processes: ClassVar[bool] = False
+    reads_interactions: ClassVar[bool] = False
+    auxiliary_features: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def learn(
@@ -66,6 +71,10 @@ class Quantizer(ABC):
             Codes int64 [n, L] and their geometry.
         """
         raise NotImplementedError
+
+    def sizes(self, codes: np.ndarray, settings: SemanticIDSettings) -> tuple[int, ...]:
+        """Number of possible codes of each level of learnt ``codes`` [N, L]."""
+        return (settings.codebook_size,) * settings.codebook_levels
 
     @classmethod
     def quantizes_new_items(cls) -> bool:

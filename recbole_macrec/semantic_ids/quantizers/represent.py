@@ -26,6 +26,11 @@ def represent_and_learn(features: dict[str, Features], interactions: csr_matrix 
     Raises:
         UserError: a graph is required, but there are no interactions.
     """
+    if settings.reads_interactions:
+        if interactions is None:
+            raise UserError(f"quantizer = {settings.quantizer} needs the training interactions, which are known after a run has split "
+                            "the data; run a model with it, or choose another quantizer.")
+        return learn_codes(dict.fromkeys(settings.ids, interactions), settings, device, show_progress, group)
     if not settings.uses_graph:
         return learn_codes(_matrices_to_quantize(features, settings, None), settings, device, show_progress, group)
     if interactions is None:
@@ -43,8 +48,9 @@ def _matrices_to_quantize(features: dict[str, Features], settings: SemanticIDSet
     """Matrices to quantize, by the name of the ID."""
     if settings.representation == "modality":
         return features
-    (name,) = settings.ids
+    (name,), auxiliary = settings.ids, {name: features[name] for name in settings.auxiliary_features}
     if settings.representation == "graph":
-        return {name: items}
-    width = sum(x.shape[1] for x in features.values())
-    return {name: ComputedRows(tuple(features.values()), lambda *parts: np.concatenate(parts, axis=1), width)}
+        return {name: items, **auxiliary}
+    modalities = tuple(features[m] for m in settings.modalities)
+    width = sum(x.shape[1] for x in modalities)
+    return {name: ComputedRows(modalities, lambda *parts: np.concatenate(parts, axis=1), width), **auxiliary}

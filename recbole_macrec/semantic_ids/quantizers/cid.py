@@ -1,0 +1,114 @@
+"""Collaborative indexing: IDs from spectral clustering of the graph of items with common users.
+
+Shapes: U users, N items, L levels.
+"""
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.cluster import SpectralClustering
+
+from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
+from recbole_macrec.semantic_ids.quantizers.base import Quantizer
+from recbole_macrec.utils.distributed import ALONE, Group
+
+if TYPE_CHECKING:
+    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+
+DEEPEST = 8  # maximum number of splits above an item, as in the official code
+
+
+class CID(Quantizer):
+    """Spectral clustering of the items by common users in the training part; reads no features (P5-CID).
+
+    Hua et al., "How to Index Item IDs for Recommendation Foundation Models", SIGIR-AP 2023, arXiv 2305.06569. The weight of an edge
+    is the number of users of both items. A set of more than ``cid_leaf_size`` items is split into ``cid_clusters`` parts, and these
+    are split in turn. The ID of an item contains the number of its part in every split, then its number within the last part. Shorter
+    IDs end with an end code, so all have L codes, and no two items share an ID. Items without a user in the training part form a part
+    of their own.
+    """
+
+    reads_interactions = True
+
+    def learn(
+        self,
+        features: dict[str, csr_matrix],
+        settings: SemanticIDSettings,
+        device: str = "cpu",
+        show_progress: bool = True,
+        group: Group = ALONE,
+    ) -> Learnt:
+        """Cluster the items; ``features`` maps the name of each ID to the training interactions [U, N]."""
+        learnt = {}
+        for name, interactions in features.items():
+            weights = common_users(interactions)
+            paths = cluster_paths(weights, settings.cid_clusters, settings.cid_leaf_size, settings.semantic_id_seed)
+            learnt[name] = LearntModality(rectangular_codes(paths), None, 0.0, {})
+        return Learnt(learnt, history=[])
+
+    def sizes(self, codes: np.ndarray, settings: SemanticIDSettings) -> tuple[int, ...]:
+        return tuple((codes.max(0) + 1).tolist())
+
+
+def common_users(interactions: csr_matrix) -> csr_matrix:
+    """Number of common users of every two different items, [N, N], from interactions [U, N]."""
+    binary = csr_matrix((np.ones(interactions.nnz), interactions.indices, interactions.indptr), shape=interactions.shape)
+    weights = (binary.T @ binary).tocsr()
+    weights.setdiag(0)
+    weights.eliminate_zeros()
+    return weights
+
+
+def cluster_paths(weights: csr_matrix, clusters: int, leaf_size: int, seed: int) -> list[tuple[int, ...]]:
+    """Path of every item in the tree of clusters, ending with its number in the leaf.
+
+    Args:
+        weights: common users [N, N].
+        clusters: number of parts of a split.
+        leaf_size: largest number of items that are not split.
+    """
+    paths: list[tuple[int, ...]] = [()] * weights.shape[0]
+
+    def split(items: np.ndarray, path: tuple[int, ...]) -> None:
+        part = _parts(weights[items][:, items], clusters, seed) if len(items) > leaf_size and len(path) < DEEPEST else None
+        if part is None or len(np.unique(part)) == 1:
+            for number, item in enumerate(items.tolist()):
+                paths[item] = (*path, number)
+            return
+        for number, members in enumerate(np.unique(part)):
+            split(items[part == members], (*path, number))
+
+    split(np.arange(weights.shape[0]), ())
+    return paths
+
+
+def _parts(weights: csr_matrix, clusters: int, seed: int) -> np.ndarray:
+    """Part of each of n items, int64 [n]; items without an edge form the last part."""
+    connected = np.asarray(weights.sum(1)).reshape(-1) > 0
+    parts = np.full(len(connected), clusters)
+    count = min(clusters, int(connected.sum()) - 1)
+    if count >= 2:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "Graph is not fully connected": expected, and no problem for the parts
+            model = SpectralClustering(count, affinity="precomputed", assign_labels="cluster_qr", random_state=seed)
+            parts[connected] = model.fit_predict(weights[connected][:, connected])
+    elif connected.any():
+        parts[connected] = 0
+    return parts
+
+
+def rectangular_codes(paths: list[tuple[int, ...]]) -> np.ndarray:
+    """Pad paths of different lengths with the end code 0; codes of the path are counted from 1 unless all paths are equally long.
+
+    Returns:
+        int64 [N, L].
+    """
+    levels = max(map(len, paths))
+    shift = int(any(len(path) < levels for path in paths))
+    codes = np.zeros((len(paths), levels), dtype=np.int64)
+    for row, path in enumerate(paths):
+        codes[row, : len(path)] = np.array(path) + shift
+    return codes
