@@ -96,8 +96,9 @@ def test_l_con_takes_its_positives_from_the_other_modality():
     assert all(g is None or g.abs().max() == 0 for g in gradients[1])
 
 
-def test_l_con_is_the_sum_of_the_literal_terms():
-    model, x, labels = model_and_batch(SMALL.replace(con_layers=(1, 2)))
+@pytest.mark.parametrize("denominator", ["others", "all"])
+def test_l_con_is_the_sum_of_the_literal_terms(denominator):
+    model, x, labels = model_and_batch(SMALL.replace(con_layers=(1, 2), con_denominator=denominator))
     quantized = [tower(part).quantized for tower, part in zip(model.towers, x)]
     model.generator = generator(5)
     ours = model.contrast(quantized, labels).item()
@@ -107,8 +108,23 @@ def test_l_con_is_the_sum_of_the_literal_terms():
         rows = [i for i in range(32) if positives[i] != i]
         for layer in (1, 2):
             residuals = quantized[anchor].residuals[:, layer].detach()
-            expected += literal_info_nce(residuals[rows], residuals, positives[rows], 0.1, rows)
+            excluded = rows if denominator == "others" else None
+            expected += literal_info_nce(residuals[rows], residuals, positives[rows], 0.1, excluded)
     assert ours == pytest.approx(expected, rel=1e-4)
+
+
+def test_loss_reduction_sum_gives_squared_norms():
+    model, x, labels = model_and_batch(SMALL.replace(loss_reduction="sum"))
+    loss, recon, rq = model(x, labels), 0.0, 0.0
+    for tower, part in zip(model.towers, x):
+        z, x_hat = tower.encoder(part), tower(part).x_hat
+        recon += (x_hat - part).square().sum(1).mean().item()
+        rest = z
+        for codebook in tower.quantizer.codebooks:
+            word = codebook[torch.cdist(rest, codebook).argmin(1)]
+            rq += (1 + tower.quantizer.commitment_weight) * (rest - word).square().sum(1).mean().item()
+            rest = rest - word
+    assert loss.recon.item() == pytest.approx(recon, rel=1e-4) and loss.rq.item() == pytest.approx(rq, rel=1e-4)
 
 
 def test_three_modalities_sum_over_all_ordered_pairs():

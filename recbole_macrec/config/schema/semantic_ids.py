@@ -57,6 +57,8 @@ class SemanticIDOptions(Options):
     rqvae_warmup_epochs: Count = option(10, "Epochs of plain auto-encoding before the codebooks are initialised by k-means", 0)
     restart_dead_codes: Flag = option(True, "Move codes that no item used in an epoch to residuals of random items", False)
     commitment_weight: NotNegative = option(0.25, "Weight alpha of the commitment term of L_rq", 0.25)
+    loss_reduction: Literal["mean", "sum"] = option(
+        "mean", "L_recon and L_rq: means over the width of the vectors, or squared norms", "sum")
     residual: Literal["detached", "straight_through"] = option(
         "detached", "Gradient through residuals: r - sg[e], or the straight-through output of the released code", "detached")
     sinkhorn_epsilon: NotNegative = option(
@@ -65,6 +67,8 @@ class SemanticIDOptions(Options):
         (0,), "Layers of L_con, counted from 0", (2, 3))
     con_positives: Literal["pseudo_label", "self"] = option(
         "pseudo_label", "Positives of L_con: items with the same pseudo-label in the other modality, or the item itself", "pseudo_label")
+    con_denominator: Literal["others", "all"] = option(
+        "others", "Items in the denominator of L_con: all of the batch but the anchor, or all", "all")
     lambda_con: NotNegative = option(0.03, "Weight of L_con; 0: without", 0.1)
     lambda_align: NotNegative = option(0.001, "Weight of L_align; 0: without", 0.001)
     pseudo_labels: AtLeast2 = option(512, "k-means clusters of each modality that give the positives of L_con", 512)

@@ -69,7 +69,7 @@ class CrossModalRQVAE(nn.Module):
         """L_con: InfoNCE among one modality's residuals, with positives from the pseudo-labels of another modality.
 
         The positive of an item is another item of the batch with the same pseudo-label in the other modality; items without
-        one are left out. The item itself is not a negative. With ``con_positives: self`` the positive is the item itself, so
+        one are left out. The item itself is not in the denominator, unless ``con_denominator`` is ``all``. With ``con_positives: self`` the positive is the item itself, so
         the loss only pushes residuals apart. Summed over ``con_layers`` and ordered pairs.
         """
         s, terms = self.settings, []
@@ -83,7 +83,7 @@ class CrossModalRQVAE(nn.Module):
                 positives = sample_positives(labels[other], self.generator)  # [B]
                 rows = (positives != own_rows).nonzero()[:, 0]
                 target, rows = positives[rows].to(residuals.device), rows.to(residuals.device)
-                excluded = rows
+                excluded = rows if s.con_denominator == "others" else None
             for layer in s.con_layers:
                 at_layer = residuals[:, layer]  # [B, D]
                 terms.append(info_nce(at_layer[rows], at_layer, target, s.contrast_temperature, excluded))

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 class RQVAEOutput(NamedTuple):
     quantized: Quantized
     x_hat: Tensor  # [B, F]
-    recon: Tensor  # scalar, L_recon: mean squared error
+    recon: Tensor  # scalar, L_recon
 
 
 class RQVAE(nn.Module):
     """z = E(x), z_hat = quantizer(z), x_hat = D(z_hat); loss L_recon + L_rq (TIGER, Rajput et al., NeurIPS 2023).
+
+    With ``loss_reduction: sum`` both losses are squared norms, as printed in the papers, otherwise means over the width.
 
     The encoder is a linear layer to ``rqvae_projection``, then an MLP over ``rqvae_hidden_sizes`` to ``code_dim``;
     the decoder mirrors it.
@@ -37,6 +39,7 @@ class RQVAE(nn.Module):
         linear_first = len(projection)  # the projection has no activation
         self.encoder = _mlp(widths, linear_first, 0, generator)
         self.decoder = _mlp(widths[::-1], 0, linear_first, generator)
+        self.sums_widths = settings.loss_reduction == "sum"
         self.quantizer = ResidualQuantizer(settings.codebook_levels, settings.codebook_size, settings.code_dim,
                                            settings.commitment_weight, settings.residual, settings.sinkhorn_epsilon)
 
@@ -44,7 +47,10 @@ class RQVAE(nn.Module):
         """Quantize and reconstruct standardised features ``x`` [B, F]."""
         quantized = self.quantizer(self.encoder(x))
         x_hat = self.decoder(quantized.z_hat)
-        return RQVAEOutput(quantized, x_hat, F.mse_loss(x_hat, x))
+        recon = F.mse_loss(x_hat, x)
+        if self.sums_widths:
+            recon, quantized = recon * x.shape[1], quantized._replace(loss=quantized.loss * quantized.z_hat.shape[1])
+        return RQVAEOutput(quantized, x_hat, recon)
 
     def autoencode(self, x: Tensor) -> Tensor:
         """L_recon without quantization, for the warm-up."""
