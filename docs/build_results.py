@@ -82,6 +82,8 @@ def by_id(records: list[dict], papers: dict[str, dict]) -> list[list]:
     """Return the rows of the table by semantic ID."""
     rows = []
     for label, some in by_label(records).items():
+        if "fusion" in some[0]:  # ranked by item alone
+            continue
         if some[0]["test_detail"]:
             ours = [_mean([r["test_detail"]["fused"]["id"].get(m) for r in some]) for m in METRICS]
         else:

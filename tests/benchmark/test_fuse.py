@@ -107,6 +107,14 @@ def test_scores_of_the_models_agree_with_their_own_rankings(comparison):
             assert found == rank[key] or min(found, rank[key]) > 10
 
 
+def test_a_published_fusion_names_its_weights_and_command(comparison, tmp_path):
+    assert main(["publish", str(comparison), f"--to={tmp_path / 'results'}"]) == 0
+    (file,) = (tmp_path / "results").rglob("*TIGER-+-SASRec-+-BPR*.json")
+    content = json.loads(file.read_text())
+    assert content["command"] == "python -m recbole_macrec.benchmark fuse DIR --models=TIGER,SASRec,BPR --top=12"
+    assert sum(content["fusion"]["weights"]) == pytest.approx(1, abs=1e-5) and content["seconds"]["cpu"] > 0
+
+
 def test_weights_come_from_validation_alone(comparison, monkeypatch):
     """With other test targets the weights are the same."""
     weights = fused_run(comparison).result["fusion"]["weights"]
@@ -135,7 +143,7 @@ def test_weights_come_from_validation_alone(comparison, monkeypatch):
 @pytest.mark.parametrize("words, message", [
     (["--models=TIGER"], "at least two different labels"),
     (["--models=TIGER,SASREC"], "Did you mean 'SASRec'"),
-    (["--models=TIGER,SASRec", "--top=5"], "top is 5; expected a whole number, at least 10"),
+    (["--models=TIGER,SASRec", "--top=5"], "top is 5; expected a whole number >= 10"),
 ])  # fmt: skip
 def test_wrong_arguments_are_one_sentence(comparison, words, message, capsys):
     assert main(["fuse", str(comparison), *words]) != 0

@@ -143,12 +143,14 @@ def test_variants_and_sweeps(arguments):
 
 def test_published_study_has_our_results_and_the_progress_of_runs(arguments):
     argv = [word + "-published" if word.startswith("--output") else word for word in arguments]
-    content = {"kind": "published", "models": ["SASRec", "TIGER"], "published": {TINY: {"TIGER": {"hit@10": 0.25}}}}
+    content = {"kind": "published", "models": ["SASRec", "TIGER"], "published": {TINY: {"TIGER": {"hit@10": 0.25}}},
+               "fusions": [["SASRec", "TIGER"], ["TIGER", "MACRec"]]}  # fmt: skip
     folder, result, figures = study([*argv, "--minutes=0.0001"], **content)
     assert figures == ["published-hit-10"]
     assert [row[1:3] for row in result["rows"]] == [["unfinished: 0.333 of 1 epochs", None], ["unfinished: not started", None]]
     folder, result, _ = study(argv, **content)
-    ours, theirs = (dict(zip(result["columns"], row)) for row in result["rows"])
+    ours, theirs, fused = (dict(zip(result["columns"], row)) for row in result["rows"])
+    assert fused[""] == "SASRec + TIGER" and fused["trained"] == "" and fused["hit@10"] is not None
     run = open_comparison(folder).of(TINY, "TIGER")[0]
     assert theirs["trained"] == "1 epochs" and theirs["published hit@10"] == 0.25 and ours["published hit@10"] is None
     assert theirs["hit@10"] == run.result["test_result"]["hit@10"] and ours["hit@10 of IDs"] is None

@@ -40,8 +40,15 @@ def _main(argv: list[str]) -> int:
 
 
 def published_record(run: Run) -> dict:
-    """The published record of a finished run. ``settings`` are those of the command line, without paths."""
+    """The published record of a finished run. ``settings`` are those of the command line, without paths.
+
+    The record of a fusion has ``fusion``, with the weights of its models; DIR in its command is the folder of the comparison.
+    """
     settings = {name: value for name, value in run.spec.settings.items() if name != "data_path"}
+    if fusion := run.result.get("fusion"):
+        command = f"python -m recbole_macrec.benchmark fuse DIR --models={_quoted(','.join(fusion['models']))} --top={settings['top']}"
+        record = {"label": run.spec.label, "command": command, **{name: run.result.get(name) for name in FIELDS}, "fusion": fusion}
+        return record | {"settings": settings, "machine": run.result["hardware"], "curve": []}
     spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed} | settings
     command = " ".join(["python run_recbole_macrec.py", *(f"--{name}={_quoted(word_of(value))}" for name, value in spec.items())])
     record = {"label": run.spec.label, "command": command}

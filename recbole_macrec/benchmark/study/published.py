@@ -54,5 +54,6 @@ def trained(comparison: Comparison, label: str) -> str:
     """Say how long the runs of a label were trained."""
     runs = [run for run in comparison.runs if run.spec.label == label]
     done = [run for run in runs if run.finished]
-    words = [f"{statistics.fmean(run.result['epochs'] for run in done):.3g} epochs"] if done else []
+    epochs = [run.result["epochs"] for run in done if run.result["epochs"] is not None]  # a fusion has none
+    words = [f"{statistics.fmean(epochs):.3g} epochs"] if epochs else []
     return "; ".join(words + [run.error or f"unfinished: {run.progress}" for run in runs if not run.finished])

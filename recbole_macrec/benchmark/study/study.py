@@ -17,6 +17,7 @@ from recbole_macrec.benchmark.compare.comparison import add_matrix_options, comp
 from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.compare.run import Request
 from recbole_macrec.benchmark.compare.runs import open_comparison, write_json
+from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, Study, as_markdown
 from recbole_macrec.benchmark.study.published import check_published, published
 from recbole_macrec.config.options import config_of, refuse_trust
@@ -29,7 +30,7 @@ from recbole_macrec.utils.files import atomic_write
 from recbole_macrec.utils.reporting import run_command
 
 KEYS = (
-    "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "published",
+    "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "published", "fusions",
 )  # fmt: skip
 KINDS = FINISHED_KINDS | {published.__name__: published}
 
@@ -64,6 +65,10 @@ def _main(argv: list[str]) -> int:
         matrix = Matrix(variants, [dataset], seeds, settings, pairs)
         matrix.check(vars(args))
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray)
+        comparison = open_comparison(output)
+        for fused in study.get("fusions", []):
+            if set(fused) <= {run.spec.label for run in comparison.runs if run.finished} and not comparison.unfinished:
+                fuse(output, fused)
         comparison = open_comparison(output)
         waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
         if waiting and study["kind"] in FINISHED_KINDS:
