@@ -101,7 +101,7 @@ def check(models: list[str], request: Request, args: argparse.Namespace) -> None
     if (launch := read_launch()) and args.nproc not in (1, launch.local_size):
         raise UserError(f"--nproc is {args.nproc}, but a launcher has started {launch.local_size} processes on this machine; leave --nproc out.")
     if args.result_file and (len(models) > 1 or args.output):
-        raise UserError("--result_file is for one model without --output; leave it out, since the folder of --output contains the results.")
+        raise UserError("--result_file is for one model without --output; leave it out and use --output=DIR, which has all results.")
     if args.fresh and (len(models) > 1 or args.output):
         raise UserError("--fresh is for one model without --output; to start from the beginning, name another --output=DIR.")
     for model in models:
