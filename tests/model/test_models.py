@@ -642,3 +642,22 @@ def test_loss_temperature_divides_the_logits(data_path):
         batch = next(iter(train))
         losses[temperature] = float(model.calculate_loss(batch))
     assert losses[1.0] == pytest.approx(losses[0.5], rel=1e-5)
+
+
+@pytest.mark.parametrize("network", ["encoder_decoder", "decoder_only"])
+def test_checkpoints_contain_the_weights_of_the_network_only(network, data_path):
+    """The names by which checkpoints and saved folders of all versions store TIGER."""
+    options = {"modalities": ["text"], "network": network, "training": "per_user", "collision": "extra_token"}
+    _, model, _, _ = prepare("TIGER", data_path, **options)
+    attention = [f"{part}.weight" for part in ("norm", "query", "key", "value", "out")]
+    feed_forward = [f"feed_forward.{part}.weight" for part in ("norm", "up", "down")]
+    own, cross = ([f"{kind}_attention.{name}" for name in attention] for kind in ("self", "cross"))
+    names = {
+        "encoder_decoder": [
+            "table.weight", "encoder_bias.weight", "decoder_bias.weight", "encoder_norm.weight", "decoder_norm.weight",
+            *(f"encoder.0.{name}" for name in own + feed_forward),
+            *(f"decoder.0.{name}" for name in own + cross + feed_forward),
+        ],
+        "decoder_only": ["table.weight", "output.weight", "norm.weight", *(f"layers.0.{name}" for name in own + feed_forward)],
+    }  # fmt: skip
+    assert set(model.state_dict()) == {f"network.{name}" for name in names[network]}
