@@ -125,7 +125,7 @@ def close_in_time(tmp_path):
 
 def parts(model: str, data_path, **settings) -> list:
     """The training, validation and test data of the dataset ``close``."""
-    settings = fast(data_path, **settings) | {"load_col": None, "selected_features": None, "train_neg_sample_args": None}
+    settings = fast(data_path, **settings) | {"load_col": None, "selected_features": None, "train_neg_sample_args": None, "topk": [1], "valid_metric": "NDCG@1"}
     return create_dataset(Config(model, "close", config_dict=settings)).build()
 
 

@@ -12,11 +12,9 @@ from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
 from small_models import PauseAfter, batch_of, data_path, prepare as prepared  # noqa: F401  data_path is a fixture
 
-from recbole_macrec import Recommender, SASRecPerUser
+from recbole_macrec import SASRecPerUser
 from recbole_macrec.benchmark.compare.command import main
-from recbole_macrec.config.registry import model_names
 from recbole_macrec.errors import UserError
-from recbole_macrec.model.base import generative_names
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
@@ -186,19 +184,12 @@ def test_a_checkpoint_of_items_in_another_order_is_refused(data_path):
 @pytest.mark.parametrize("option, value, expected", [
     ("item_features", "code", "none or codes.*Did you mean 'codes'"),
     ("dropout_prob", 1, "from 0 to 0.99"),
-    ("d_model", 0, "at least 1"),
+    ("d_model", 0, "a whole number from 1 to 65536"),
     ("d_kv", 7, "even"),
     ("training", "per_target", "per_user"),
     ("scheduler", "step", "cosine or constant"),
-    ("precision", "fp8", "auto or fp32 or bf16"),
+    ("precision", "fp8", "auto, fp32 or bf16"),
 ])
 def test_invalid_options_are_named(option, value, expected, tmp_path):
     with pytest.raises(UserError, match=f"^{option} is {value!r}.*{expected}"):
         Config(NAME, "no such dataset", config_dict={"data_path": str(tmp_path), option: value})
-
-
-def test_commands_for_generative_models_are_refused(data_path):
-    assert NAME in model_names() and NAME not in generative_names()
-    _, model, _, _ = prepare(data_path)
-    with pytest.raises(UserError, match=f"{NAME} does not generate semantic IDs"):
-        Recommender(model)

@@ -275,5 +275,5 @@ def test_labels_are_printed_as_they_are(capsys):
     print_table(table)
     out = capsys.readouterr().out
     assert all(text in out for text in (label, "[bold]", "[red]title", "[/x]", "0.5000"))
-    assert "| [/nope] two :smile: a\\|b\\c |" in markdown([table])
-    assert "a|b\\textbackslash{}c" in latex([table])
+    assert "| [/nope] two :smile: a\\|b\\\\c |" in markdown([table])
+    assert "a\\textbar{}b\\textbackslash{}c" in latex([table])

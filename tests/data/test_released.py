@@ -221,7 +221,7 @@ def direct(tmp_path, model="TIGER", **options):
         for modality in ("text", "image"):
             FeatureTable(tuple("dcba"), rng.standard_normal((4, 5)).astype(np.float32)).save(folder, modality)
     settings = {"data_path": str(tmp_path / "data"), "benchmark_filename": ["train", "valid", "test"], "modalities": ["text"],
-                "quantizer": "rq_kmeans", "codebook_size": 2, "codebook_levels": 3, "state": "ERROR", **options}
+                "quantizer": "rq_kmeans", "codebook_size": 2, "codebook_levels": 3, "topk": [1, 3], "valid_metric": "NDCG@3", "state": "ERROR", **options}
     config = Config(model, "Shop", config_dict=settings)
     dataset = create_dataset(config)
     return dataset, dataset.build()

@@ -196,11 +196,11 @@ def test_moved_dataset_is_found_or_set_by_data_path(name, tmp_path, monkeypatch)
         assert Recommender.load(f"after/{file}").recommend([HISTORY], k=3).equals(expected)
     (tmp_path / "after" / "data").rename(tmp_path / "shelf")
     if name == "TIGER":
-        with pytest.raises(UserError, match=f"dataset {TINY}, of which after/data/{TINY} or data/{TINY} has no.*--data_path=DIR"):
+        with pytest.raises(UserError, match=f"the dataset {TINY}, but there is no {TINY}.inter in after/data/{TINY} or data/{TINY}; .*--data_path=DIR"):
             Recommender.load(f"after/{file}")
         assert Recommender.load(f"after/{file}", "shelf").recommend([HISTORY], k=3).equals(expected)
         assert main(["--model_file", f"after/{file}", "--history", "i4", "--data_path", "shelf"]) == 0
         assert main(["--model_file", f"after/{file}", "--history", "i4", "--data_path", "nowhere"]) == 1
     assert load_data_and_model(f"after/{file}", data_path="shelf")[0]["data_path"] == f"shelf/{TINY}"
-    with pytest.raises(UserError, match=f"nowhere/{TINY} has no"):
+    with pytest.raises(UserError, match=f"no {TINY}.inter in nowhere/{TINY}"):
         load_data_and_model(f"after/{file}", data_path="nowhere")

@@ -177,7 +177,7 @@ def test_manifest_cannot_name_other_files(folder, tmp_path):
     ({"newcomers": 10**9}, "newcomers is 1000000000, .* 30 items"),
     ({"options": {}}, "can't be read"),
     ({"options": []}, "can't be read"),
-    ({"quantizer": {"modalities": ["text", "image"], "quantizer": "eval"}}, "quantizer = 'eval'"),
+    ({"quantizer": {"modalities": ["text", "image"], "quantizer": "eval"}}, "quantizer is 'eval'"),
 ])
 def test_an_invalid_manifest_is_a_user_error(changes, message, folder):
     seal(folder, **changes)

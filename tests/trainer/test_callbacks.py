@@ -130,7 +130,7 @@ def test_a_recorded_run_replaces_no_method(model, data_path, tmp_path):  # noqa:
     record = run_model(model, Request(TINY, (), settings), recorder)
     assert [call[1] for call in log.calls if call[0] == "on_evaluation_begin"] == ["validation", "validation", "test"]
     assert record["epochs"] == 2 and record["seconds"]["data"] > 0 and record["test_users"] == 40
-    assert len(read_json(run.folder / "curve.json")) == 2 and json.loads((run.folder / "progress.json").read_text())["of"] == 2
+    assert len(read_json(run.folder / "curve.json", list)) == 2 and json.loads((run.folder / "progress.json").read_text())["of"] == 2
     assert [routines_of(thing) for thing in (Trainer, GenerativeTrainer, quick_start)] == before
 
 

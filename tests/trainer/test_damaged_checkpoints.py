@@ -57,7 +57,7 @@ def test_nan_weights_are_refused(trained, tmp_path):
 
 @pytest.mark.parametrize("change, expected", [
     (lambda state: state.pop("config"), "holds no settings of a model"),
-    (lambda state: state["config"].pop("model"), "name no model and dataset"),
+    (lambda state: state["config"].pop("model"), "do not name a model and a dataset"),
     (lambda state: state.pop("state_dict"), "lacks state_dict"),
     (lambda state: state.update(state_dict=[1]), "holds a list as state_dict"),
     (lambda state: state["config"].update(model="TIGRE"), "Unknown model 'TIGRE'. Did you mean 'TIGER'?"),
