@@ -12,7 +12,7 @@ from recbole.config import Config
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
 from recbole.data.dataset import Dataset
 from recbole.quick_start import quick_start
-from recbole.utils import EvaluatorType, ModelType, dataset_arguments, general_arguments
+from recbole.utils import EvaluatorType, InputType, ModelType, dataset_arguments, general_arguments
 
 from recbole_macrec import compat
 from recbole_macrec.baselines import BASELINES
@@ -36,14 +36,13 @@ from recbole_macrec.model import MODELS
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.dataset import SemanticIDDataset
 from recbole_macrec.model.preparation import prepare
+from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.recommend import Recommender
 from recbole_macrec.trainer import GenerativeTrainer
 from recbole_macrec.trainer.checkpoint import check_complete, from_tensors, load_checkpoint, read_checkpoint, read_together
 from recbole_macrec.trainer.loading import dataset_folder, known_settings, trained_on
 from recbole_macrec.utils.distributed import current_group, group, limit_threads
 from recbole_macrec.utils.share_files import share_files
-
-MODEL_PACKAGE = "recbole.model.sequential_recommender"
 
 _recbole_run_recboles = quick_start.run_recboles
 _recbole_load_data_and_model = quick_start.load_data_and_model
@@ -53,6 +52,7 @@ def register() -> None:
     """Let RecBole find our models, property files and checkpoints. Repeated calls do nothing."""
     if model_names():
         return
+    WindowedRecommender.trainer_class, WindowedRecommender.dataset_class = GenerativeTrainer, SemanticIDDataset
     for model in [*MODELS, *BASELINES]:
         register_model(model)
     names = [*SemanticIDOptions.model_fields, *FeatureOptions.model_fields, "MODEL_TYPE"]
@@ -70,15 +70,15 @@ def register() -> None:
 
 
 def register_model(model: type) -> None:
-    """Let RecBole find ``model`` by its name, with our trainer and dataset class.
+    """Let RecBole find ``model``, its ``trainer_class`` and its ``dataset_class`` by the name of the model.
 
-    ``get_model`` looks for a module ``recbole.model.sequential_recommender.<name>``, ``get_trainer`` and
+    ``get_model`` looks for a module such as ``recbole.model.sequential_recommender.<name>``, ``get_trainer`` and
     ``create_dataset`` for ``<Name>Trainer`` and ``<Name>Dataset``.
     """
     name = model.__name__
-    sys.modules[f"{MODEL_PACKAGE}.{name.lower()}"] = sys.modules[model.__module__]
-    setattr(importlib.import_module("recbole.trainer"), f"{name}Trainer", GenerativeTrainer)
-    setattr(importlib.import_module("recbole.data.dataset"), f"{name}Dataset", SemanticIDDataset)
+    sys.modules[f"recbole.model.{model.type.name.lower()}_recommender.{name.lower()}"] = sys.modules[model.__module__]
+    setattr(importlib.import_module("recbole.trainer"), f"{name}Trainer", model.trainer_class)
+    setattr(importlib.import_module("recbole.data.dataset"), f"{name}Dataset", model.dataset_class)
     add_model(model)
 
 
@@ -146,7 +146,11 @@ def _layer_property_files() -> None:
 def _set_defaults(self: Config, config: dict) -> None:
     """Set the options of ``config`` whose default depends on the model, the split or the files."""
     sequential = self.model_class.type == ModelType.SEQUENTIAL
-    if is_ours(self.model_class) or (sequential and config.get("loss_type") == "CE"):
+    if is_ours(self.model_class):
+        without_negatives = self.model_class.input_type != InputType.PAIRWISE
+    else:
+        without_negatives = sequential and config.get("loss_type") == "CE"
+    if without_negatives:
         _refuse_negatives(self.model, self.external_config_dict.get("train_neg_sample_args"))
         config["train_neg_sample_args"] = None  # RecBole's own models would refuse RecBole's default
     eval_args = config.get("eval_args")

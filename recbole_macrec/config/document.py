@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from recbole_macrec.config.schema.alignment import ExplicitOptions, ImplicitOptions
 from recbole_macrec.config.schema.base import Options, expected, paper_of
 from recbole_macrec.config.schema.features import FeatureOptions
+from recbole_macrec.config.schema.general import FeatureReaderOptions, LayerOptions, PairwiseOptions
 from recbole_macrec.config.schema.models import MODELS, AnyModelOptions
 from recbole_macrec.config.schema.network import NetworkOptions, SizeOptions
 from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOptions
@@ -37,6 +38,7 @@ GROUPS: list[tuple[str, list[type[Options]]]] = [
     ("Network", [SizeOptions, NetworkOptions]),
     ("Ranking", [PrecisionOptions, RankingOptions]),
     ("Alignment (MQL4GRec, MACRec)", [ExplicitOptions, ImplicitOptions]),
+    ("General recommenders", [PairwiseOptions, FeatureReaderOptions, LayerOptions]),
 ]
 
 

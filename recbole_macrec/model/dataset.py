@@ -1,5 +1,4 @@
 """RecBole dataset whose items have semantic IDs."""
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -9,13 +8,11 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import ModelType, set_color
 from scipy.sparse import csc_matrix, csr_matrix
 
-from recbole_macrec.config.options import PACKAGED_DATASET, TRAINED_ON
-from recbole_macrec.data import DATA_PATH
-from recbole_macrec.data.atomic import AtomicFormat
-from recbole_macrec.data.encoders.encode import item_features
+from recbole_macrec.config.options import TRAINED_ON
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.collaborative import collaborative_vectors
+from recbole_macrec.model.item_features import ItemFeatures
 from recbole_macrec.model.preparation import reads_semantic_ids
 from recbole_macrec.semantic_ids import (
     FeatureRows,
@@ -25,15 +22,13 @@ from recbole_macrec.semantic_ids import (
     published_semantic_ids,
     represent_and_learn,
 )
-from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, mean_for, published_files, settings_of, source_of_ids
-from recbole_macrec.semantic_ids.order import user_order
+from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, published_files, settings_of, source_of_ids
 from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
 from recbole_macrec.utils.distributed import Group, current_group
-from recbole_macrec.utils.files import atomic_write
 from recbole_macrec.utils.share_files import share_files
 
 
-class SemanticIDDataset(SequentialDataset):
+class SemanticIDDataset(ItemFeatures, SequentialDataset):
     """A SequentialDataset with :attr:`semantic_ids`, learnt from item features or read from published files.
 
     Learnt IDs are stored as bundles in ``<dataset folder>/semantic_ids/`` and reused until something they depend on
@@ -45,7 +40,6 @@ class SemanticIDDataset(SequentialDataset):
     """
 
     _semantic_ids: SemanticIDs | None = None
-    _training: csc_matrix | None = None
     _training_part: SequentialDataset | None = None  # while the semantic IDs are built
 
     @property
@@ -109,13 +103,6 @@ class SemanticIDDataset(SequentialDataset):
         self.field2seqlen[histories] = newest
         super()._benchmark_presets()
 
-    def training_interactions(self) -> csc_matrix:
-        """Number of interactions of each user and item in the training part, [user_num, item_num]; call :meth:`build` first.
-
-        In benchmark files every user and item counts once, in rows or histories, as not every prefix needs a row.
-        """
-        return self._training
-
     def _interactions(self) -> csc_matrix:
         """Number of interactions of each user and item in this part, [user_num, item_num]."""
         if not self._sequential:
@@ -132,32 +119,9 @@ class SemanticIDDataset(SequentialDataset):
         pairs = torch.stack([users[items > 0], items[items > 0]]).unique(dim=1).numpy()
         return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.user_num, self.item_num))
 
-    def training_users(self) -> dict[str, np.ndarray]:
-        """Item token -> users of the item in the training part: ascending numbers of users sorted by token."""
-        matrix = self.training_interactions()[user_order(self._user_tokens)]
-        matrix.sort_indices()
-        return dict(zip(self.field2id_token[self.iid_field][1:], np.split(matrix.indices, matrix.indptr[1:-1])[1:]))
-
-    @property
-    def _user_tokens(self) -> list[str]:
-        """User tokens by internal number; the first is the padding."""
-        return self.field2id_token[self.uid_field].tolist()
-
     def __getstate__(self) -> dict:
         """Save the dataset without its IDs: they are looked up again, so a stale copy is never loaded."""
         return {**self.__dict__, "_semantic_ids": None}
-
-    def _folder(self) -> Path:
-        """Folder of features and IDs: the dataset's own, or ``dataset/NAME`` for the dataset in RecBole's package."""
-        folder = Path(self.dataset_path)
-        if self.dataset_name != PACKAGED_DATASET:
-            return folder
-        own, items = Path(DATA_PATH) / self.dataset_name, f"{self.dataset_name}.item"
-        if not (own / items).exists():
-            own.mkdir(parents=True, exist_ok=True)
-            with atomic_write(own / items) as fresh:
-                shutil.copyfile(folder / items, fresh)
-        return own
 
     def _call_helpers(self, settings: SemanticIDSettings) -> Group:
         """Give the other processes the features that ``settings`` need; they then learn too, in :meth:`_help_to_prepare`."""
@@ -209,19 +173,7 @@ class SemanticIDDataset(SequentialDataset):
         if source == "published":
             ids = published_semantic_ids(published_files(settings, folder), tokens, settings, interactions)
         else:
-            tables = item_features(
-                folder,
-                self.dataset_name,
-                settings.modalities,
-                config["encoders"] or {},
-                config["text_fields"] or [],
-                config["image_field"] or "image",
-                device=config["device"],
-                show_progress=bool(config["show_progress"]),
-                users=self.training_users if self._training is not None else None,
-                mean_for=mean_for(config),
-                form=AtomicFormat.from_config(config),
-            )
+            tables = self.feature_tables(settings.modalities)
             features = {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()}
             ids = build_semantic_ids(
                 features | self._auxiliary_features(settings),

@@ -8,7 +8,7 @@ from recbole_macrec.config.registry import is_ours
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.fetch.prepare import prepare as prepare_dataset
 from recbole_macrec.data.loading import check_columns
-from recbole_macrec.semantic_ids.dataset_settings import wants_images
+from recbole_macrec.semantic_ids.dataset_settings import encodes_images, modalities_with_features, wants_images
 from recbole_macrec.utils.distributed import current_group
 
 
@@ -17,10 +17,22 @@ def reads_semantic_ids(config: Config) -> bool:
     return is_ours(config.model_class) and config.model_class.reads_semantic_ids(config)
 
 
+def reads_features(config: Config) -> bool:
+    """Whether the model of ``config`` reads item features itself, without semantic IDs."""
+    return is_ours(config.model_class) and config.model_class.reads_features(config)
+
+
+def reads_images(config: Config, folder: Path) -> bool:
+    """Whether the model of ``config`` needs the images of the dataset in ``folder``, which have not been encoded yet."""
+    if reads_features(config):
+        return encodes_images(config, config["modalities"] or modalities_with_features(config, folder), folder)
+    return reads_semantic_ids(config) and wants_images(config, folder)
+
+
 def prepare(config: Config) -> None:
     """Download and prepare the dataset of ``config`` if it has a ``source``. Existing files are kept.
 
-    Images are downloaded only if the model's semantic IDs need them. Of several processes the first one does the work.
+    Images are downloaded only if the model reads them or its semantic IDs need them. Of several processes the first one does the work.
 
     Raises:
         UserError: a file cannot be downloaded; the message names the files to provide and their folders.
@@ -33,7 +45,7 @@ def prepare(config: Config) -> None:
         prepare_dataset,
         folder,
         config["source"],
-        lambda: reads_semantic_ids(config) and wants_images(config, folder),
+        partial(reads_images, config, folder),
         config["missing_images"] or "drop",
         bool(config["show_progress"]),
         AtomicFormat.from_config(config),

@@ -50,6 +50,8 @@ class WindowedRecommender(SequentialRecommender):
     input_type = InputType.POINTWISE
     requires_users = False  # True if it ranks only for the users of the training data
     options: ClassVar[type[Options]] = GenerativeOptions
+    trainer_class: type  # GenerativeTrainer; set by plugin.py
+    dataset_class: type  # SemanticIDDataset; set by plugin.py
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -88,6 +90,11 @@ class WindowedRecommender(SequentialRecommender):
     def reads_semantic_ids(cls, config) -> bool:
         """Whether a model with these settings needs semantic IDs."""
         return True
+
+    @classmethod
+    def reads_features(cls, config) -> bool:
+        """Whether a model with these settings reads item features itself, without semantic IDs."""
+        return False
 
     @classmethod
     def settings_of_split(cls, split: dict) -> dict:

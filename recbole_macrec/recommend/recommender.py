@@ -52,7 +52,7 @@ class Recommender(ItemRecommender):
     def __init__(self, model: WindowedRecommender, titles: Mapping[str, str] | None = None,
                  quantizer: FrozenQuantizer | None = None):
         if not isinstance(model, WindowedRecommender):
-            raise UserError(f"{type(model).__name__} is not a model of recbole_macrec; use RecBole's full_sort_topk.")
+            raise UserError(f"{type(model).__name__} is not a model of recbole_macrec that reads histories; use RecBole's full_sort_topk.")
         if model.requires_users:
             raise UserError(f"{type(model).__name__} reads users besides histories and ranks only for the users of its "
                             "training; use RecBole's full_sort_topk.")

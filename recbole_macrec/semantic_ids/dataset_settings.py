@@ -1,5 +1,6 @@
 """Semantic-ID settings of a configuration for its dataset: modalities, and source of the IDs."""
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 from recbole_macrec.data.atomic import AtomicFormat
@@ -49,8 +50,7 @@ def wants_images(config, folder: Path) -> bool:
     settings = settings_of(config, folder)
     if source_of_ids(settings, folder) == "published":
         return False
-    chosen = [(config["encoders"] or {}).get(m) for m in settings.modalities if not is_imported(folder, m)]
-    return any(create_encoder(encoder, device="cpu").kind == "image" for encoder in chosen if encoder is not None)
+    return encodes_images(config, settings.modalities, folder)
 
 
 def mean_for(config) -> list[str]:
@@ -62,14 +62,36 @@ def _read(config, names) -> list[str]:
     return list(names)[: config["max_modalities"]]
 
 
+def modalities_with_features(config, folder: Path) -> list[str]:
+    """Modalities with features or raw content in ``folder``: text, image, then others by name.
+
+    Raises:
+        UserError: if there are none.
+    """
+    return _in_order(_with_features(config, folder), folder, "neither features nor")
+
+
+def encodes_images(config, modalities: Iterable[str], folder: Path) -> bool:
+    """Whether one of ``modalities`` is encoded from images."""
+    chosen = [(config["encoders"] or {}).get(m) for m in modalities if not is_imported(folder, m)]
+    return any(create_encoder(encoder, device="cpu").kind == "image" for encoder in chosen if encoder is not None)
+
+
 def _available_modalities(config, folder: Path) -> list[str]:
     """Modalities with features, IDs or raw content in the folder: text, image, then others by name."""
-    files = {*available_modalities(folder), *(path.stem for path in (folder / FOLDER).glob("*.json"))}
-    found = files | encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
-                              AtomicFormat.from_config(config))
+    found = _with_features(config, folder) | {path.stem for path in (folder / FOLDER).glob("*.json")}
+    return _in_order(found, folder, "neither features nor semantic IDs nor")
+
+
+def _with_features(config, folder: Path) -> set[str]:
+    content = encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
+                        AtomicFormat.from_config(config))
+    return {*available_modalities(folder), *content}
+
+
+def _in_order(found: set[str], folder: Path, lacking: str) -> list[str]:
     if not found:
-        raise UserError(f"{folder} has neither features nor semantic IDs nor texts and images to encode; import some, or set "
-                        "modalities.")
+        raise UserError(f"{folder} has {lacking} texts and images to encode; import some, or set modalities.")
     chosen = sorted(found, key=lambda modality: (modality != "text", modality != "image", modality))
     logger.info(f"modalities is not set; using {chosen}, found in {folder}")
     return chosen

@@ -6,32 +6,19 @@ from recbole.evaluator.register import metric_information
 
 from recbole_macrec.config.schema.alignment import ExplicitOptions, ImplicitOptions
 from recbole_macrec.config.schema.base import Described, Options, Share, Width, derive, option
-from recbole_macrec.config.schema.features import FeatureOptions
+from recbole_macrec.config.schema.general import GENERAL
 from recbole_macrec.config.schema.network import NetworkOptions, SizeOptions
+from recbole_macrec.config.schema.protocol import PROTOCOL, AnyModelOptions
 from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOptions
-from recbole_macrec.config.schema.recbole import RecBoleOptions
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
 from recbole_macrec.config.schema.training import TrainingOptions
 from recbole_macrec.errors import UserError
 
 WHOLE_ORDER = ("rec.meanrank", "rec.score")  # data needed by RecBole's metrics over the whole ranking
 
-PROTOCOL = {
-    "eval_args": {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"},
-    "metrics": ["Hit", "NDCG"],
-    "topk": [1, 5, 10],
-    "valid_metric": "NDCG@10",
-    "repeatable": "auto",
-    "MAX_ITEM_LIST_LENGTH": 20,
-    "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
-}  # as in properties/overall.yaml
 _TRAINING = {"epochs": 200, "learner": "adamw", "weight_decay": 0.01, "clip_grad_norm": {"max_norm": 1.0}, "eval_batch_size": 1024}
 _PAPER = {"epochs": 200, "train_batch_size": 2048, "learner": "adamw", "learning_rate": 0.001, "weight_decay": 0.01,
           "MAX_ITEM_LIST_LENGTH": 20}
-
-
-class AnyModelOptions(RecBoleOptions, FeatureOptions):
-    """Options of every model, RecBole's included."""
 
 
 class _GenerativeOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, NetworkOptions, RankingOptions):
@@ -167,4 +154,5 @@ MODELS: dict[str, type[Options]] = {
     "MACRec": MACRecOptions,
     "MMGRec": MMGRecOptions,
     "SASRecPerUser": SASRecPerUserOptions,
+    **GENERAL,
 }

@@ -1,0 +1,174 @@
+"""Message passing on a graph with weights on its edges, without a copy of the node vectors for each edge.
+
+Shapes: n nodes, E directed edges, d width of a node vector, U users, N items.
+"""
+import warnings
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+
+class Edges(nn.Module):
+    """Directed edges source -> target, sorted by target, then by source.
+
+    Values of edges, [E], are always in this order.
+
+    Args:
+        source, target: int arrays [E]; a pair may occur more than once.
+        nodes: n.
+
+    Attributes:
+        source, target: int64 [E].
+        first: int64 [n + 1]; the edges to node t are those from ``first[t]`` to ``first[t + 1]``.
+        order: int64 [E], the position of each edge in the arguments.
+        turned: int64 [E], the edges sorted by source, then by target.
+        first_turned: int64 [n + 1]; like ``first``, for the edges from each node.
+    """
+
+    def __init__(self, source: np.ndarray, target: np.ndarray, nodes: int):
+        super().__init__()
+        self.nodes = nodes
+        order = np.lexsort((source, target))
+        self._add("order", order)
+        source, target = source[order].astype(np.int64), target[order].astype(np.int64)
+        turned = np.lexsort((target, source))
+        self._add("source", source)
+        self._add("target", target)
+        self._add("first", first_edges(target, nodes))
+        self._add("turned", turned)
+        self._add("first_turned", first_edges(source, nodes))
+        self._add("target_turned", target[turned])
+
+    def _add(self, name: str, values: np.ndarray) -> None:
+        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def sort(self, values: Tensor) -> Tensor:
+        """Values [E] in the order of the edges, from values in the order of the constructor's arguments."""
+        return values[self.order]
+
+    def in_degree(self) -> Tensor:
+        """Number of edges to each node, float32 [n]."""
+        return self.first.diff().float()
+
+    def weighted_sum(self, weight: Tensor, x: Tensor) -> Tensor:
+        """Sum the vectors of the sources of each node: out_t = sum over edges s -> t of weight_st x_s.
+
+        Args:
+            weight: [E].
+            x: [n, d].
+
+        Returns:
+            [n, d]; zeros for a node without incoming edges.
+        """
+        return _WeightedSum.apply(weight, x, self)
+
+    def dot(self, of_target: Tensor, of_source: Tensor) -> Tensor:
+        """Inner product of each edge: of_target_t . of_source_s; [E] from two [n, d]."""
+        return _EdgeDot.apply(of_target, of_source, self)
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        """Softmax over the edges to each node; [E] from [E]."""
+        most = logits.new_full((self.nodes,), -torch.inf).scatter_reduce(0, self.target, logits.detach(), "amax")
+        powers = (logits - most[self.target]).exp()
+        return powers / self.sum(powers)[self.target]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum of the values of the edges to each node; [n] from [E]."""
+        return values.new_zeros(self.nodes).index_add(0, self.target, values)
+
+    def mean_weights(self) -> Tensor:
+        """Weights [E] with which :meth:`weighted_sum` is the mean over the neighbours."""
+        return 1 / self.in_degree()[self.target]
+
+    def symmetric_weights(self) -> Tensor:
+        """Weights [E] of D^-1/2 A D^-1/2; edges must exist in both directions."""
+        scale = self.in_degree().clamp(min=1).rsqrt()
+        return scale[self.target] * scale[self.source]
+
+    def _sum_at_targets(self, weight: Tensor, x: Tensor) -> Tensor:
+        return _product(self.first, self.source, weight, x)
+
+    def _sum_at_sources(self, weight: Tensor, x: Tensor) -> Tensor:
+        return _product(self.first_turned, self.target_turned, weight[self.turned], x)
+
+    def _dot(self, of_target: Tensor, of_source: Tensor) -> Tensor:
+        pattern = _sparse(self.first, self.source, of_target.new_zeros(len(self)), self.nodes)
+        return torch.sparse.sampled_addmm(pattern, of_target, of_source.T).values() if len(self) else pattern.values()
+
+
+class _WeightedSum(torch.autograd.Function):
+    """The derivative by the weights is a product of each edge, the one by the vectors a sum in the other direction."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, x: Tensor, edges: Edges) -> Tensor:
+        ctx.save_for_backward(weight, x)
+        ctx.edges = edges
+        return edges._sum_at_targets(weight, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        weight, x = ctx.saved_tensors
+        by_weight = ctx.edges._dot(gradient, x) if ctx.needs_input_grad[0] else None
+        by_x = ctx.edges._sum_at_sources(weight, gradient) if ctx.needs_input_grad[1] else None
+        return by_weight, by_x, None
+
+
+class _EdgeDot(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, of_target: Tensor, of_source: Tensor, edges: Edges) -> Tensor:
+        ctx.save_for_backward(of_target, of_source)
+        ctx.edges = edges
+        return edges._dot(of_target, of_source)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        of_target, of_source = ctx.saved_tensors
+        by_target = ctx.edges._sum_at_targets(gradient, of_source) if ctx.needs_input_grad[0] else None
+        by_source = ctx.edges._sum_at_sources(gradient, of_target) if ctx.needs_input_grad[1] else None
+        return by_target, by_source, None
+
+
+def _product(first: Tensor, columns: Tensor, values: Tensor, x: Tensor) -> Tensor:
+    """Product of a sparse matrix in CSR form with ``x`` [n, d]."""
+    return _sparse(first, columns, values, len(x)) @ x if len(columns) else torch.zeros_like(x)
+
+
+def _sparse(first: Tensor, columns: Tensor, values: Tensor, nodes: int) -> Tensor:
+    """Sparse matrix [n, n] in CSR form."""
+    return torch.sparse_csr_tensor(first, columns, values, (nodes, nodes), check_invariants=False)
+
+
+def first_edges(ends: np.ndarray, nodes: int) -> np.ndarray:
+    """Index of the first edge of each node, and E at the end; [n + 1] from the sorted ``ends`` [E]."""
+    return np.append(0, np.cumsum(np.bincount(ends, minlength=nodes))).astype(np.int64)
+
+
+def user_item_edges(interactions: csr_matrix, towards: str = "both", self_loops: bool = False) -> Edges:
+    """Edges between users and the items of their training interactions.
+
+    Nodes are the users, then the items: node U + i is item i.
+
+    Args:
+        interactions: [U, N]; nonzero entries are edges, their values are ignored.
+        towards: ``both`` directions, or only edges to the ``users``.
+        self_loops: also add an edge from each node to itself.
+    """
+    users, items = csr_matrix(interactions).nonzero()
+    items = items + interactions.shape[0]
+    nodes = sum(interactions.shape)
+    source, target = [items], [users]
+    if towards == "both":
+        source, target = [items, users], [users, items]
+    if self_loops:
+        source.append(np.arange(nodes))
+        target.append(np.arange(nodes))
+    return Edges(np.concatenate(source), np.concatenate(target), nodes)

@@ -1,0 +1,66 @@
+"""VBPR: matrix factorisation with factors from item features.
+
+Shapes: U users, N items, F width of all features together, d embedding size, B batch.
+"""
+import torch
+from torch import Tensor, nn
+
+from recbole_macrec.baselines.pairwise import PairwiseRecommender, bpr, half_squared_norm, xavier_table
+from recbole_macrec.config.schema.general import VBPROptions
+
+
+class VBPR(PairwiseRecommender):
+    """He, McAuley, "VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback", AAAI 2016, arXiv 1510.01784.
+
+    With the features x_i of all modalities side by side, the score of user u and item i is
+
+        s_ui = b_i + g_u . g_i + t_u . (W x_i) + c . x_i,
+
+    where g are factors of users and items, t the users' factors of the projected features, b_i an item's bias and c the bias of
+    the features. The offsets of the paper that do not depend on the item cancel in BPR. ``biases: False`` leaves out b and c.
+    """
+
+    options = VBPROptions
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.register_buffer("x", torch.cat(list(self.features.values()), dim=1), persistent=False)  # [N, F]
+        self.users, self.items = xavier_table(self.n_users, self.width), xavier_table(self.n_items, self.width)
+        self.tastes = xavier_table(self.n_users, self.width)  # t
+        self.project = xavier_table(self.x.shape[1], self.width)  # W^T
+        self.item_bias = self.feature_bias = None
+        if config["biases"]:
+            self.item_bias = nn.Parameter(torch.zeros(self.n_items))
+            self.feature_bias = nn.Parameter(torch.zeros(self.x.shape[1]))  # c
+
+    def user_vectors(self, user: Tensor | slice) -> Tensor:
+        """Vectors of users whose inner product with :meth:`item_vectors` is the score; [B, 2d], or [B, 2d + 1] with biases."""
+        parts = [self.users[user], self.tastes[user]]
+        if self.item_bias is not None:
+            parts.append(torch.ones_like(parts[0][:, :1]))
+        return torch.cat(parts, dim=1)
+
+    def item_vectors(self, item: Tensor | slice) -> Tensor:
+        """See :meth:`user_vectors`."""
+        x = self.x[item]
+        parts = [self.items[item], x @ self.project]
+        if self.item_bias is not None:
+            parts.append((self.item_bias[item] + x @ self.feature_bias).unsqueeze(1))
+        return torch.cat(parts, dim=1)
+
+    def representations(self) -> tuple[Tensor, Tensor]:
+        return self.user_vectors(slice(None)), self.item_vectors(slice(None))
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """As in the base class, but only the features of the batch's items are projected."""
+        user, positive, negative = (interaction[f] for f in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
+        u, i, j = self.user_vectors(user), self.item_vectors(positive), self.item_vectors(negative)
+        return bpr((u * i).sum(1), (u * j).sum(1)) + self.reg_weight * self.penalty(user, positive, negative)
+
+    def penalty(self, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        rows = [self.users[user], self.tastes[user], self.items[positive], self.items[negative]]
+        shared = self.project.square().sum() / 2
+        if self.item_bias is not None:
+            rows += [self.item_bias[positive], self.item_bias[negative]]
+            shared = shared + self.feature_bias.square().sum() / 2
+        return half_squared_norm(*rows) + shared

@@ -1,0 +1,17 @@
+"""Options of every model, RecBole's included, and the protocol of ``properties/overall.yaml``."""
+from recbole_macrec.config.schema.features import FeatureOptions
+from recbole_macrec.config.schema.recbole import RecBoleOptions
+
+PROTOCOL = {
+    "eval_args": {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"},
+    "metrics": ["Hit", "NDCG"],
+    "topk": [1, 5, 10],
+    "valid_metric": "NDCG@10",
+    "repeatable": "auto",
+    "MAX_ITEM_LIST_LENGTH": 20,
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
+}
+
+
+class AnyModelOptions(RecBoleOptions, FeatureOptions):
+    """Options of every model, RecBole's included."""

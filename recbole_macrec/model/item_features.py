@@ -1,0 +1,124 @@
+"""RecBole datasets that serve item features and training interactions.
+
+Shapes: U users, N items including the padding, F_m width of the features of modality m.
+"""
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from recbole.data.dataset import Dataset
+from scipy.sparse import csc_matrix
+
+from recbole_macrec.config.options import PACKAGED_DATASET
+from recbole_macrec.data import DATA_PATH
+from recbole_macrec.data.atomic import AtomicFormat
+from recbole_macrec.data.encoders.encode import item_features
+from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
+from recbole_macrec.model.preparation import reads_features
+from recbole_macrec.semantic_ids.dataset_settings import mean_for, modalities_with_features
+from recbole_macrec.semantic_ids.order import user_order
+from recbole_macrec.utils.distributed import current_group
+from recbole_macrec.utils.files import atomic_write
+
+
+class ItemFeatures:
+    """Mixin for RecBole datasets: the features of the items, and the interactions of the training part.
+
+    ``build`` of the dataset sets ``_training``.
+    """
+
+    _training: csc_matrix | None = None
+
+    def training_interactions(self) -> csc_matrix:
+        """Number of interactions of each user and item in the training part, [U, N]; call :meth:`build` first.
+
+        In benchmark files every user and item counts once, in rows or histories, as not every prefix needs a row.
+        """
+        return self._training
+
+    def training_users(self) -> dict[str, np.ndarray]:
+        """Item token -> users of the item in the training part: ascending numbers of users sorted by token."""
+        matrix = self.training_interactions()[user_order(self._user_tokens)]
+        matrix.sort_indices()
+        return dict(zip(self.field2id_token[self.iid_field][1:], np.split(matrix.indices, matrix.indptr[1:-1])[1:]))
+
+    @property
+    def _user_tokens(self) -> list[str]:
+        """User tokens by internal number; the first is the padding."""
+        return self.field2id_token[self.uid_field].tolist()
+
+    def _folder(self) -> Path:
+        """Folder of features and IDs: the dataset's own, or ``dataset/NAME`` for the dataset in RecBole's package."""
+        folder = Path(self.dataset_path)
+        if self.dataset_name != PACKAGED_DATASET:
+            return folder
+        own, items = Path(DATA_PATH) / self.dataset_name, f"{self.dataset_name}.item"
+        if not (own / items).exists():
+            own.mkdir(parents=True, exist_ok=True)
+            with atomic_write(own / items) as fresh:
+                shutil.copyfile(folder / items, fresh)
+        return own
+
+    def feature_tables(self, modalities: Sequence[str]) -> dict[str, FeatureTable]:
+        """Modality -> features; those that are missing are encoded, as the option ``encoders`` says.
+
+        Raises:
+            UserError: if features are missing and cannot be encoded.
+        """
+        config = self.config
+        return item_features(
+            self._folder(),
+            self.dataset_name,
+            modalities,
+            config["encoders"] or {},
+            config["text_fields"] or [],
+            config["image_field"] or "image",
+            device=config["device"],
+            show_progress=bool(config["show_progress"]),
+            users=self.training_users if self._training is not None else None,
+            mean_for=mean_for(config),
+            form=AtomicFormat.from_config(config),
+        )
+
+
+class FeatureDataset(ItemFeatures, Dataset):
+    """RecBole's dataset for general models, with item features.
+
+    Attributes:
+        item_features: modality -> float32 [N, F_m]; row i belongs to the internal item i, row 0 (padding) is zero. Empty for
+            models that do not read features. Set by :meth:`build`.
+    """
+
+    item_features: dict[str, np.ndarray] = {}
+
+    def build(self) -> list:
+        """Split the dataset. All parts share the item features and the interactions of the training part."""
+        parts = super().build()
+        self._training = csc_matrix(parts[0].inter_matrix())
+        if reads_features(self.config):
+            self.item_features = current_group().by_first(self._joined_features, "prepares the item features")
+        for part in parts:
+            part._training, part.item_features = self._training, self.item_features
+        return parts
+
+    def __getstate__(self) -> dict:
+        """Save the dataset without its features, so that a stale copy is never loaded."""
+        return {key: value for key, value in self.__dict__.items() if key != "item_features"}
+
+    def _joined_features(self) -> dict[str, np.ndarray]:
+        """Features joined by item token.
+
+        Raises:
+            UserError: if an item has no features.
+        """
+        modalities = self.config["modalities"] or modalities_with_features(self.config, self._folder())
+        if not isinstance(modalities, list | tuple):
+            raise UserError(f"modalities is {modalities!r}; expected a list, e.g. ['text', 'image'].")
+        tokens = self.field2id_token[self.iid_field][1:].tolist()
+        joined = {}
+        for modality, table in self.feature_tables(modalities).items():
+            features = table.select(tokens)
+            joined[modality] = np.vstack([np.zeros_like(features[:1]), features])
+        return joined

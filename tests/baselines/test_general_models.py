@@ -1,0 +1,257 @@
+"""Contract tests of every general recommender of this package, found by its base class."""
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from planted import EACH, ITEMS, NAME, USERS, interactions, prepare, write_interactions, write_planted
+from recbole.data.interaction import Interaction
+from recbole.quick_start import load_data_and_model
+from recbole.utils import get_trainer
+from recbole.utils.case_study import full_sort_topk
+from small_models import PauseAfter
+
+from recbole_macrec.baselines.pairwise import PairwiseRecommender
+from recbole_macrec.config.property_files import property_file
+from recbole_macrec.config.registry import models
+from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
+from recbole_macrec.trainer.epoch_checkpointer import Paused
+
+NAMES = [name for name, model in models().items() if issubclass(model, PairwiseRecommender)]
+WITH_FEATURES = [name for name in NAMES if models()[name].uses_features]
+LEARNING = {"epochs": 30, "eval_step": 5}
+LEAVE_ONE_OUT = {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    return write_planted(tmp_path_factory.mktemp("planted"))
+
+
+@pytest.fixture(scope="module")
+def permuted(tmp_path_factory):
+    return write_planted(tmp_path_factory.mktemp("permuted"), permuted=True)
+
+
+@pytest.fixture(scope="module")
+def results(planted, permuted, tmp_path_factory):
+    """Returns Recall@10 of a trained model on one of both datasets; each is trained once."""
+    known = {}
+
+    def recall(name: str, is_permuted: bool = False) -> float:
+        if (name, is_permuted) not in known:
+            folder = str(tmp_path_factory.mktemp("saved"))
+            _, _, trainer, (train, valid, test) = prepare(name, permuted if is_permuted else planted, checkpoint_dir=folder, **LEARNING)
+            trainer.fit(train, valid)
+            known[name, is_permuted] = trainer.evaluate(test, load_best_model=name in NAMES)["recall@10"]
+        return known[name, is_permuted]
+
+    return recall
+
+
+def users_of(loader) -> Interaction:
+    return loader.user_df
+
+
+def state_of(model) -> dict:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def test_the_models_of_mmgrec_are_found():
+    assert set(NAMES) >= {"GraphSAGE", "GAT", "VBPR", "MMGCN", "GRCN", "LATTICE", "InvRL", "LightGT"}
+    for name in NAMES:
+        assert property_file("model", f"{name}.yaml").is_file() and property_file("hyper", f"{name}.hyper").is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learns_the_planted_pattern_above_pop(name, results):
+    assert results(name) > results("Pop") + 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_permuted_features_lower_recall_of_models_that_read_them(name, results):
+    if name in WITH_FEATURES:
+        assert results(name, is_permuted=True) < results(name) - 0.1
+    else:
+        assert results(name, is_permuted=True) == results(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_ranks_as_its_users_alone(name, planted):
+    _, model, trainer, (train, _, test) = prepare(name, planted)
+    trainer.fit(train)
+    model.eval()
+    users = users_of(test)
+    together = model.full_sort_predict(users)
+    assert together.shape == (len(users), ITEMS + 1)
+    assert (together[:, 0] == -torch.inf).all() and together[:, 1:].isfinite().all()
+    for row in range(0, len(users), 13):
+        torch.testing.assert_close(model.full_sort_predict(users[[row]])[0], together[row], atol=1e-5, rtol=1e-5)
+    for item in (0, 1, ITEMS):
+        batch = Interaction({"user_id": users["user_id"], "item_id": torch.full((len(users),), item)})
+        torch.testing.assert_close(model.predict(batch), together[:, item], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_run_and_loaded_equals_saved(name, planted):
+    runs = []
+    for _ in range(2):
+        _, model, trainer, (train, valid, test) = prepare(name, planted)
+        trainer.fit(train, valid)
+        runs.append((trainer.train_loss_dict, trainer.evaluate(test)))
+    assert runs[0] == runs[1]
+    config, loaded, _, _, _, test = load_data_and_model(trainer.saved_model_file)
+    assert get_trainer(config["MODEL_TYPE"], name)(config, loaded).evaluate(test, load_best_model=False) == runs[1][1]
+    numbers = users_of(test)["user_id"][:7]
+    _, top = full_sort_topk(numbers.numpy(), loaded, test, k=10)
+    users = test.dataset.id2token("user_id", numbers.numpy()).tolist()
+    found = loaded.recommend(users, k=12)  # the evaluator also masks the validation items
+    assert found["user"].tolist() == [user for user in users for _ in range(12)]
+    assert found["rank"].tolist() == [*range(1, 13)] * 7 and (found["score"].groupby(found["user"]).diff().fillna(0) <= 0).all()
+    for row, user in enumerate(users):
+        expected = test.dataset.id2token("item_id", top[row].numpy()).tolist()
+        listed = found["item"][found["user"] == user].tolist()
+        assert [item for item in listed if item in expected] == expected[: len(set(listed) & set(expected))]
+        assert len(set(listed) & set(expected)) >= 9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_training_ends_as_an_uninterrupted_one(name, planted):
+    _, whole, trainer, (train, valid, test) = prepare(name, planted)
+    expected = trainer.fit(train, valid)
+    final, result = state_of(whole), trainer.evaluate(test)
+    for epochs in (0.3, 1.4):
+        _, _, left, (train, valid, _) = prepare(name, planted)
+        left.callbacks.append(PauseAfter(epochs))
+        with pytest.raises(Paused):
+            left.fit(train, valid)
+        _, model, resumed, (train, valid, test) = prepare(name, planted, resume=left._last_file())
+        assert resumed.fit(train, valid) == expected
+        for key, value in final.items():
+            torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+        assert resumed.evaluate(test) == result
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_held_out_interactions_change_nothing_that_is_learnt(name, tmp_path):
+    """Each user's last two items are replaced by others. All items and users occur before, so their numbers are the same."""
+    path = write_planted(tmp_path / "data")
+    pairs = interactions()
+    seen: dict[int, int] = {}
+    kept, held_out = [], []
+    for user, item in pairs:
+        seen[user] = seen.get(user, 0) + 1
+        (kept if seen[user] <= EACH - 2 else held_out).append((user, item))
+    present = {item for _, item in kept}
+    extra = [(USERS, item) for item in range(ITEMS) if item not in present]  # a further user has the items that no other has
+    learnt = []
+    for shift in (0, 1):
+        changed = [(user, (item + 3 * shift) % ITEMS) for user, item in held_out]
+        write_interactions(path / NAME, [*kept, *extra, *changed])
+        _, model, trainer, (train, _, test) = prepare(name, path, **LEAVE_ONE_OUT)
+        trainer.fit(train)
+        learnt.append((state_of(model), [x.clone() for x in model.eval().final_representations()]))
+        targets = test._dataset.inter_feat["item_id"].tolist()
+        learnt[-1] += (targets,)
+    assert learnt[0][2] != learnt[1][2]
+    for key, value in learnt[0][0].items():
+        assert torch.equal(value, learnt[1][0][key]), key
+    assert all(torch.equal(a, b) for a, b in zip(learnt[0][1], learnt[1][1]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_representations_are_computed_once_and_after_a_change_again(name, planted, monkeypatch):
+    _, model, trainer, (train, valid, _) = prepare(name, planted)
+    trainer.train_steps(train, 2)
+    calls = []
+    original = type(model).representations
+    monkeypatch.setattr(type(model), "representations", lambda self: calls.append(1) or original(self))
+    trainer.evaluate(valid, load_best_model=False)
+    model.full_sort_predict(users_of(valid))
+    assert len(calls) == 1
+    before = model.full_sort_predict(users_of(valid))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert not torch.allclose(model.full_sort_predict(users_of(valid))[:, 1:], before[:, 1:], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_of_features_are_joined_by_item_token(name, planted):
+    _, model, _, loaders = prepare(name, planted, feature_scaling="columns" if name in WITH_FEATURES else "rows")
+    assert (list(model.features) == ["text", "image"] if name in WITH_FEATURES else not model.features)
+    tokens = loaders[0]._dataset.field2id_token["item_id"][1:].tolist()
+    for modality, matrix in model.features.items():
+        expected = FeatureTable.load(planted / NAME, modality).select(tokens).astype(np.float64)
+        expected = (expected - expected.mean(0)) / expected.std(0)
+        np.testing.assert_allclose(matrix[1:].numpy(), expected, atol=1e-4)
+        assert not matrix[0].any()
+    assert not (planted / NAME / "semantic_ids").exists()
+
+
+@pytest.mark.parametrize("name", WITH_FEATURES)
+def test_one_modality_is_enough_and_changes_the_scores(name, planted):
+    _, _, trainer, (train, _, test) = prepare(name, planted, modalities=["text"])
+    trainer.train_steps(train, 3)
+    _, both, other, (train, _, _) = prepare(name, planted)
+    other.train_steps(train, 3)
+    users = users_of(test)
+    assert not torch.allclose(trainer.model.eval().full_sort_predict(users), both.eval().full_sort_predict(users), atol=1e-4)
+
+
+def test_missing_features_are_named(planted, tmp_path):
+    with pytest.raises(UserError, match="modality 'audio' of dataset planted has no features"):
+        prepare("VBPR", planted, modalities=["audio"])
+    path = shutil.copytree(planted, tmp_path / "copy")
+    table = FeatureTable.load(path / NAME, "text")
+    FeatureTable(table.item_tokens[1:], table.matrix[1:]).save(path / NAME, "text")
+    with pytest.raises(UserError, match=r"1 item \('i0'\) of the dataset have no features"):
+        prepare("VBPR", path)
+
+
+@pytest.mark.parametrize("change, named", [("features", "features"), ("order", "users")])
+def test_a_checkpoint_of_other_data_is_refused(change, named, planted, permuted, tmp_path):
+    path = shutil.copytree(planted, tmp_path / "copy")
+    _, _, trainer, (train, _, _) = prepare("VBPR", path)
+    trainer.fit(train)
+    if change == "features":
+        shutil.copytree(permuted / NAME / "features", path / NAME / "features", dirs_exist_ok=True)
+    else:
+        write_interactions(path / NAME, interactions()[::-1])
+    with pytest.raises(UserError, match=f"VBPR was trained on other {named}"):
+        load_data_and_model(trainer.saved_model_file)
+
+
+def test_negatives_are_those_of_recbole(planted):
+    """One item that the user did not take in training, for every interaction."""
+    config, model, _, (train, _, _) = prepare("VBPR", planted)
+    assert config["train_neg_sample_args"]["distribution"] == "uniform"
+    taken = torch.from_numpy(model.interactions.toarray())
+    for batch in train:
+        assert not taken[batch["user_id"], batch["neg_item_id"]].any()
+
+
+@pytest.mark.parametrize("name, option, value, expected", [
+    ("VBPR", "embedding_size", 0, "from 1 to"),
+    ("GAT", "n_heads", 3, "divisor of embedding_size"),
+    ("GraphSAGE", "node_features", "text", "ids or both"),
+    ("MMGCN", "combination", "cat", "concat or add.*Did you mean 'concat'"),
+    ("GRCN", "routing_rounds", -1, ">= 0"),
+    ("LATTICE", "feature_graph_weight", 2, "from 0 to 1"),
+    ("InvRL", "n_environments", 1, ">= 2"),
+    ("LightGT", "n_graph_layers", 1, "at least n_layers"),
+    ("LightGT", "feature_scaling", "row", "rows or columns.*Did you mean 'rows'"),
+    ("VBPR", "precision", "bf16", "fp32"),
+    ("VBPR", "train_neg_sample_args", None, "uniform"),
+])
+def test_invalid_options_are_named(name, option, value, expected, planted):
+    with pytest.raises(UserError, match=f"^{option} is {value!r}.*{expected}"):
+        prepare(name, planted, **{option: value})
+
+
+def test_recommend_names_unknown_users(planted):
+    _, model, _, _ = prepare("VBPR", planted)
+    with pytest.raises(UserError, match=r"1 user \('x'\)"):
+        model.recommend(["u1", "x"])
+    assert model.recommend([]).empty

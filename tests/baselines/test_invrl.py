@@ -1,0 +1,105 @@
+"""InvRL: its weights by hand, second derivatives, and a mask that separates a causal from an environment-dependent feature."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from planted import prepare, write_planted
+
+
+@pytest.fixture
+def model(tmp_path):
+    _, model, _, _ = prepare("InvRL", write_planted(tmp_path / "data"))
+    return model
+
+
+def test_beta_by_hand(model):
+    user, item = 3, int(model.interactions[3].indices[0])
+    of_user, of_item = model.interactions[3].sum(), model.interactions[:, item].sum()
+    expected = np.sqrt(of_user + 1) / of_user / np.sqrt(of_item + 1)
+    assert model.beta(torch.tensor(user), torch.tensor(item)).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n_negatives", [3, 200])
+def test_loss_by_hand(n_negatives, model):
+    """With few and with many items in a batch, which are projected one by one or all at once."""
+    model.negatives = n_negatives
+    user, item = torch.tensor([4, 9]), torch.tensor([7, 30])
+    torch.manual_seed(0)
+    loss = model.batch_loss(model.backbone, model.x * 0.5, user, item)
+    torch.manual_seed(0)
+    drawn = torch.randint(1, model.n_items, (2, n_negatives))
+    p, q = model.backbone.users, torch.cat([model.backbone.items, model.backbone.project(0.5 * model.x)], dim=1)
+    expected = 0
+    for b in range(2):
+        expected = expected + (1 + model.beta(user[b], item[b])) * F.binary_cross_entropy_with_logits(p[user[b]] @ q[item[b]], torch.tensor(1.0))
+        scores = q[drawn[b]] @ p[user[b]]
+        weight = 1 + model.beta(user[b], drawn[b])
+        expected = expected + (weight * F.binary_cross_entropy_with_logits(scores, torch.zeros(n_negatives), reduction="none")).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_the_loss_has_second_derivatives(model):
+    weight, gates = model.backbone.project.weight, torch.ones_like(model.mask, requires_grad=True)
+    loss = model.batch_loss(model.backbone, model.x * gates, torch.tensor([4, 9]), torch.tensor([7, 30]))
+    gradient, = torch.autograd.grad(loss, weight, create_graph=True)
+    by_weight, by_gates = torch.autograd.grad(gradient.square().sum(), [weight, gates])
+    assert by_weight.any() and by_gates.any()
+
+
+def test_the_mask_of_an_environment_dependent_feature_is_lower(model):
+    """Column 0 of the features says which items a user takes in both environments, column 1 in the first; in the second it says
+    the opposite."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    x = torch.zeros_like(model.x)
+    x[1:, :2] = torch.from_numpy(rng.choice([-1.0, 1.0], size=(model.n_items - 1, 2))).float()
+    model.x.copy_(x)
+    with torch.no_grad():
+        model.backbone.users.fill_(1)
+        model.backbone.items.zero_()
+    good, agrees = x[:, 0] > 0, x[:, 1] > 0
+    chosen = [(good & agrees).nonzero()[:, 0], (good & ~agrees & (torch.arange(len(x)) > 0)).nonzero()[:, 0]]
+    user = torch.from_numpy(rng.integers(1, model.n_users, size=400))
+    environment = torch.arange(400) % 2
+    item = torch.stack([chosen[e][int(rng.integers(len(chosen[e])))] for e in environment.tolist()])
+    model.settings["mask_epochs"], model.learning_rate = 40, 0.01
+    mask = model.fit_mask(model.backbone, user, item, environment, gradient_weight=1.0, mask_weight=0.1)
+    assert mask[1] < mask[0] - 0.1 and ((mask >= 0) & (mask <= 1)).all()
+
+
+def test_environments_separate_opposite_interactions(model):
+    """Half of the interactions are with items of a positive feature, half with those of a negative one."""
+    torch.manual_seed(0)
+    x = torch.zeros_like(model.x)
+    x[1:, 0] = torch.where(torch.arange(1, model.n_items) % 2 == 0, 1.0, -1.0)
+    model.x.copy_(x)
+    with torch.no_grad():
+        model.backbone.users.fill_(1)
+        model.backbone.items.zero_()
+    user = torch.randint(1, model.n_users, (300,))
+    item = torch.randint(1, model.n_items, (300,))
+    model.settings.update(environment_updates=5, environment_epochs=5)
+    model.learning_rate = 0.02
+    start = torch.where(torch.rand(300) < 0.7, item % 2, 1 - item % 2)
+    found = model.environments(model.backbone, user, item, start, torch.zeros_like(model.mask))
+    assert torch.equal(found, item % 2)
+
+
+def test_the_mask_is_learnt_once_and_loaded_with_the_model(tmp_path):
+    path = write_planted(tmp_path / "data")
+    _, model, trainer, (train, valid, _) = prepare("InvRL", path, epochs=1)
+    assert (model.mask == 1).all() and not model.mask_is_learnt
+    trainer.fit(train, valid)
+    mask = model.mask.clone()
+    assert model.mask_is_learnt and not (mask == 1).all()
+    model.before_epoch(1)
+    assert torch.equal(model.mask, mask)
+    _, other, loading, _ = prepare("InvRL", path, resume=trainer._last_file())
+    loading.resume_checkpoint(trainer._last_file())
+    assert torch.equal(other.mask, mask) and other.mask_is_learnt
+
+
+def test_without_rounds_nothing_is_masked(tmp_path):
+    _, model, trainer, (train, _, _) = prepare("InvRL", write_planted(tmp_path / "data"), epochs=1, mask_rounds=0)
+    trainer.fit(train)
+    assert (model.mask == 1).all()
