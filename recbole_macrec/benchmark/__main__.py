@@ -17,6 +17,7 @@ from recbole_macrec.benchmark.fuse import command as fuse
 from recbole_macrec.benchmark.machine import hardware, library_versions
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
+from recbole_macrec.benchmark.speed.graph import MODELS
 from recbole_macrec.benchmark.speed.kernels import kernels
 from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
@@ -71,12 +72,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--reference_users", type=int, default=128, help="decode: users ranked by the reference (default: 128)")
     parser.add_argument("--reference_batch", type=int, default=32, help="decode: users per call of generate (default: 32)")
     parser.add_argument("--parity_steps", type=int, default=50, help="train: steps over which losses are compared (default: 50)")
-    parser.add_argument("--timed_steps", type=int, default=5, help="train: steps per timed run (default: 5)")
+    parser.add_argument("--timed_steps", type=int, default=5, help="train, scale --part=graph: steps per timed run (default: 5)")
     parser.add_argument("--exact_users", type=int, default=32, help="exact, whole: users ranked exactly, 0 for all (default: 32)")
     parser.add_argument("--modalities", nargs="+", help="whole, quantize --items: modalities to use")
     parser.add_argument("--epochs", type=int, default=2, help="whole: training epochs (default: 2)")
     parser.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy", help="quantize: feature files")
-    parser.add_argument("--items", type=int, nargs="+", help="quantize, scale: catalogue sizes (default of scale: 10000 100000 1000000)")
+    parser.add_argument("--items", type=int, nargs="+",
+                        help="quantize, scale: catalogue sizes (default of scale: 10000 100000 1000000; of --part=graph: 10000 100000 "
+                             "and TikTok)")
+    parser.add_argument("--part", choices=("decoding", "graph"), default="decoding",
+                        help="scale: tries and decoding, or the general recommenders on graphs (default: decoding)")
+    parser.add_argument("--interactions", type=int, default=10**6, help="scale --part=graph: interactions (default: 1000000)")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), help="scale --part=graph: models to measure (default: all)")
     parser.add_argument("--scale_users", type=int, default=64, help="scale: users decoded at once (default: 64)")
     parser.add_argument("--positions", type=int, help="kernels: positions of a forward pass (default: those of the CPU budget)")
     parser.add_argument("--plot", metavar="FILE.svg", help="scale: plot the time per user against the catalogue size")

@@ -178,3 +178,12 @@ def test_a_kernel_is_switched_off_alone(kernel):
     with cpu.without(kernel):
         assert [name for name in cpu.KERNELS if not cpu.uses(name, x)] == [kernel]
     assert all(cpu.uses(name, x) for name in cpu.KERNELS)
+
+
+def test_the_graph_part_of_scale_has_a_row_per_model_and_size(capsys):
+    record = figures(capsys, "scale", "--part=graph", "--items", "300", "--interactions=2000", "--models", "LATTICE", "InvRL",
+                     "--timed_steps=1")
+    assert [(row["model"], row["items"]) for row in record["rows"]] == [("LATTICE", 300), ("InvRL", 300)]
+    for row in record["rows"]:
+        assert row["interactions"] == 2000 and row["users"] == 100 and 0.1 < row["peak_gib"] < 8
+        assert row["epoch_s"] == pytest.approx(row["first_step_s"] + (row["steps"] - 1) * row["step_s"], rel=0.05)

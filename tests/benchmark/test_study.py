@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import TINY, write_tiny_dataset
+from planted import NAME, write_planted
 from recbole.quick_start import load_data_and_model
 from small_models import ITEMS, SMALL
 
@@ -183,3 +184,29 @@ def test_user_errors_are_one_line(argv, expected, capsys):
     assert main(["study", *argv, "--output=out"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and expected in error
+
+
+def test_the_study_of_table_2_runs_on_a_small_dataset(tmp_path):
+    """Two of its models, tuned, without published results on the dataset."""
+    data_path = write_planted(tmp_path / "data")
+    argv = ["study", "mmgrec_table2", f"--datasets={NAME}", f"--data_path={data_path}", "--models=VBPR,Pop", "--tune=2", "--epochs=2",
+            "--eval_step=1", f"--output={tmp_path / 'out'}", "--embedding_size=8"]
+    assert main([*argv, "--minutes=0"]) == 0
+    assert not (tmp_path / "out" / "study.json").exists()
+    assert main(argv) == 0
+    made = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert [name for name in made["columns"] if "std" not in name] == ["", "trained", *read_study("mmgrec_table2")["metrics"]]
+    rows = {row[0]: dict(zip(made["columns"], row)) for row in made["rows"]}
+    for run in open_comparison(tmp_path / "out").runs:
+        assert run.result["settings"]["eval_args"]["split"] == {"RS": [0.8, 0.1, 0.1]}
+        for metric, value in run.result["test_result"].items():
+            assert rows[run.spec.label][metric] == pytest.approx(value)
+    tries = {path.name for path in (tmp_path / "out" / "tune").glob("*/VBPR/try-*")}
+    assert tries == {"try-000", "try-001"}
+
+
+def test_published_values_of_table_2_are_complete():
+    content = read_study("mmgrec_table2")
+    compared = set(content["variants"]) - {"Pop", "BPR"}
+    for figures in content["published"].values():
+        assert set(figures) == compared and all(set(row) == {"recall@10", "ndcg@10"} for row in figures.values())

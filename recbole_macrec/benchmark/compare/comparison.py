@@ -65,7 +65,6 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--datasets", default="arts-toy", help="such as Instruments,Arts (default: arts-toy)")
     parser.add_argument("--pairs", default="", help="pairs to test, such as MACRec:TIGER,MACRec:SASRec (default: the best model "
                                                     "against each other model)")
-    parser.add_argument("--tune", type=int, metavar="N", help="choose each model's settings from N tries by validation")
     add_matrix_options(parser)
     return read_settings(parser, argv)
 
@@ -75,6 +74,7 @@ def add_matrix_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="folder of the comparison, new or unfinished")
     parser.add_argument("--seeds", default="1", help="number of seeds, or the seeds, such as 1,7,42 (default: 1)")
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
+    parser.add_argument("--tune", type=int, metavar="N", help="choose each model's settings from N tries by validation")
     parser.add_argument("--jobs", type=int, default=1, help="number of runs at a time (default: 1)")
     parser.add_argument("--minutes", type=float, help="stop at a checkpoint after this many minutes; give the same command again to continue")
     parser.add_argument("--ray", metavar="ADDRESS", help="run on the machines of this Ray cluster, such as auto")

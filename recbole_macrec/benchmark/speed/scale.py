@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from recbole_macrec.benchmark.speed.graph import graph_scale
 from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import beam_search
@@ -39,6 +40,8 @@ def scale(args) -> dict:
         ``rows``, one per size; and ``cheaper_from_items``, the number of items from which generation is cheaper than scoring
         every item by matrix factorisation (None if the measured sizes do not include it).
     """
+    if args.part == "graph":
+        return graph_scale(args)
     keep_freed_memory()
     rows = [measure(items, args) for items in args.items or ITEMS]
     if args.plot:

@@ -8,8 +8,8 @@ from recbole_macrec.errors import UserError
 
 
 def check_published(study: dict, dataset: str) -> None:
-    """Raise a UserError if the study has no published results on ``dataset``."""
-    if dataset not in study["published"]:
+    """Raise a UserError if the study has neither published results on ``dataset`` nor metrics of its own."""
+    if dataset not in study["published"] and not study.get("metrics"):
         raise UserError(
             f"The study has no published results on {dataset}, but on {', '.join(study['published'])}; name one of these with "
             "--datasets, or add the dataset to a copy of its YAML file."
@@ -19,35 +19,42 @@ def check_published(study: dict, dataset: str) -> None:
 def published(comparison: Comparison, study: dict) -> Study:
     """Return test metrics by item, by semantic ID (as papers on generative models count hits), and as published.
 
-    Unfinished runs are listed too.
+    The metrics are those of the key ``metrics``, by default the published ones. Unfinished runs are listed too.
     """
     (dataset,) = comparison.datasets
-    papers = study["published"][dataset]
-    metrics = list(dict.fromkeys(metric for figures in papers.values() for metric in figures))
-    columns = [name for m in metrics for name in (m, f"{m} std", f"{m} of IDs", f"{m} of IDs std", f"published {m}")]
-    result = Study(["", "trained", *columns])
-    plotted: dict[str, dict[str, list]] = {m: {"items": [], "IDs": [], "published": []} for m in metrics}
-    for label in comparison.labels:
-        runs, figures = comparison.of(dataset, label), []
-        for metric in metrics:
-            items = over_seeds([run.result["test_result"][metric] for run in runs])
-            ids = over_seeds([id_level(run, metric) for run in runs])
-            paper = papers.get(label, {}).get(metric)
-            figures += [*items, *ids, paper]
-            for name, pair in (("items", items), ("IDs", ids), ("published", (paper, None))):
-                plotted[metric][name].append(pair)
-        result.rows.append([label, trained(comparison, label), *figures])
-    for metric, series in plotted.items():
-        bars = {name: tuple(map(list, zip(*pairs))) for name, pairs in series.items()}
+    papers = study["published"].get(dataset) or {}
+    metrics = study.get("metrics") or list(dict.fromkeys(metric for figures in papers.values() for metric in figures))
+    result = Study(["", "trained"], [[label, trained(comparison, label)] for label in comparison.labels])
+    for metric in metrics:
+        runs = [comparison.of(dataset, label) for label in comparison.labels]
+        items = [over_seeds([run.result["test_result"].get(metric) for run in own]) for own in runs]
+        ids = [over_seeds([id_level(run, metric) for run in own]) for own in runs]
+        paper = [(papers.get(label, {}).get(metric), None) for label in comparison.labels]
+        plotted = {"items": items}
+        _add(result, items, metric, f"{metric} std")
+        if any(mean is not None for mean, _ in ids):
+            plotted["IDs"] = ids
+            _add(result, ids, f"{metric} of IDs", f"{metric} of IDs std")
+        if any(value is not None for value, _ in paper):
+            plotted["published"] = paper
+            _add(result, [(value,) for value, _ in paper], f"published {metric}")
+        bars = {name: tuple(map(list, zip(*pairs))) for name, pairs in plotted.items()}
         title = f"{study['title']}: {dataset}"
         result.figures[f"published-{file_name(metric)}"] = Figure(title, "", metric, comparison.labels, bars)
     return result
 
 
+def _add(result: Study, values: list[tuple], *columns: str) -> None:
+    """Add columns to a study, with the values of each row."""
+    result.columns += columns
+    for row, own in zip(result.rows, values):
+        row += own
+
+
 def id_level(run: Run, metric: str) -> float | None:
     """Return the metric where the right semantic ID is a hit, even if several items share it; None for a model without IDs."""
     detail = run.result["test_detail"]
-    return detail["fused"]["id"][metric] if detail else None
+    return detail["fused"]["id"].get(metric) if detail else None
 
 
 def trained(comparison: Comparison, label: str) -> str:

@@ -2,10 +2,10 @@
 
     python -m recbole_macrec.benchmark study ablation --datasets=arts-toy --seeds=3 --output=DIR
 
-The name is that of a file in ``properties/study/``, or the path of your own YAML file. Accepts every option of ``compare``
-except --tune, and can be resumed in the same way. Writes study.md, study.json, figures/*.png and figures/*.pdf to the output
+The name is that of a file in ``properties/study/``, or the path of your own YAML file. Accepts every option of ``compare``,
+and can be resumed in the same way. Writes study.md, study.json, figures/*.png and figures/*.pdf to the output
 folder, beside the tables. Studies: ablation, collisions, code_distribution, sensitivity, beam_vs_exact, cold_items,
-history_length, and published, which needs a dataset that papers report.
+history_length, published (needs a dataset that papers report), mmgrec_table2 and mmgrec_table2_leave_one_out.
 """
 import argparse
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, names_of
 from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.compare.run import Request
-from recbole_macrec.benchmark.compare.runs import open_comparison, write_json
+from recbole_macrec.benchmark.compare.runs import COMPARE, open_comparison, write_json
 from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, Study, as_markdown
 from recbole_macrec.benchmark.study.published import check_published, published
@@ -30,7 +30,8 @@ from recbole_macrec.utils.files import atomic_write
 from recbole_macrec.utils.reporting import run_command
 
 KEYS = (
-    "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "published", "fusions",
+    "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "published",
+    "metrics", "fusions",
 )  # fmt: skip
 KINDS = FINISHED_KINDS | {published.__name__: published}
 
@@ -64,7 +65,9 @@ def _main(argv: list[str]) -> int:
         pairs = [] if models else [(variants[0].label, other.label) for other in variants[1:]]  # compare the full model with each variant
         matrix = Matrix(variants, [dataset], seeds, settings, pairs)
         matrix.check(vars(args))
-        status |= compare(matrix, output, args.jobs, args.minutes, args.ray)
+        status |= compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
+        if not (output / COMPARE).is_file():  # the tuning is not finished
+            continue
         comparison = open_comparison(output)
         for fused in study.get("fusions", []):
             if set(fused) <= {run.spec.label for run in comparison.runs if run.finished} and not comparison.unfinished:

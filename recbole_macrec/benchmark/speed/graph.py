@@ -1,0 +1,128 @@
+"""Training speed and memory of the general recommenders on synthetic catalogues.
+
+Shapes: U users, N items, E interactions, F_m width of the features of modality m.
+"""
+import math
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from recbole.config import Config
+from scipy.sparse import coo_matrix, csc_matrix
+
+import recbole_macrec  # noqa: F401  a new process has to register the models
+from recbole_macrec.baselines import BASELINES
+from recbole_macrec.baselines.pairwise import PairwiseRecommender
+from recbole_macrec.benchmark.speed.measure import median_seconds
+from recbole_macrec.config.options import hidden_words
+from recbole_macrec.utils.hardware import keep_freed_memory, peak_host_memory
+
+MODELS = {model.__name__: model for model in BASELINES if issubclass(model, PairwiseRecommender)}
+FEATURES = {"visual": 128, "acoustic": 128, "textual": 128}  # as in TikTok
+USER_INTERACTIONS = 20  # mean number of a user in the synthetic catalogues
+
+
+class Size(NamedTuple):
+    """U, N and E of a dataset."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+TIKTOK = Size(36_656, 76_085, 726_065)  # of MMGRec's paper
+
+
+class SyntheticDataset:
+    """The part of a dataset that a model reads; interactions and features are random, popular items have small numbers."""
+
+    def __init__(self, size: Size, fields: tuple[str, str]):
+        rng = np.random.default_rng(0)
+        users = 1 + rng.integers(size.users, size=size.interactions)
+        items = 1 + (size.items * rng.random(size.interactions) ** 2).astype(np.int64)
+        self.numbers = dict(zip(fields, (size.users + 1, size.items + 1)))
+        self.inter_feat = dict(zip(fields, (torch.from_numpy(users), torch.from_numpy(items))))
+        self.field2id_token = {field: np.array(["[PAD]", *map(str, range(1, number))]) for field, number in self.numbers.items()}
+        self.item_features = {}
+        for modality, width in FEATURES.items():
+            matrix = rng.standard_normal((size.items + 1, width), dtype=np.float32)
+            matrix[0] = 0
+            self.item_features[modality] = matrix
+
+    def num(self, field: str) -> int:
+        """Number of users or items, including the padding."""
+        return self.numbers[field]
+
+    def training_interactions(self) -> csc_matrix:
+        """Number of interactions of each user and item."""
+        ends = [values.numpy() for values in self.inter_feat.values()]
+        return csc_matrix(coo_matrix((np.ones(len(ends[0])), ends), shape=tuple(self.numbers.values())))
+
+
+def graph_scale(args) -> dict:
+    """Return one row for each model and size. Each is measured in a process of its own, so that peaks of memory do not mix."""
+    sizes = [Size(args.interactions // USER_INTERACTIONS, items, args.interactions) for items in args.items or (10**4, 10**5)]
+    if not args.items:
+        sizes.append(TIKTOK)
+    rows = []
+    for size in sizes:
+        for name in args.models or MODELS:
+            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                rows.append(process.submit(measure, name, size, args.timed_steps, torch.get_num_threads()).result())
+    return {"rows": rows}
+
+
+def measure(name: str, size: Size, timed_steps: int, threads: int) -> dict:
+    """Train some steps of a model.
+
+    An epoch is estimated as its first step, with the preparation of the epoch, and the median of ``timed_steps`` others for the
+    rest. The mask of InvRL, which is learnt once, is left out.
+    """
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    with hidden_words():
+        config = Config(name, "synthetic", config_dict={"state": "ERROR", "seed": 1})
+    torch.manual_seed(1)
+    dataset = SyntheticDataset(size, (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]))
+    model = MODELS[name](config, dataset).to(config["device"])
+    if name == "InvRL":
+        model.mask_is_learnt.fill_(True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
+    batch = {field: values[: config["train_batch_size"]].to(model.device) for field, values in dataset.inter_feat.items()}
+    batch[model.NEG_ITEM_ID] = torch.randint(1, model.n_items, (len(batch[model.ITEM_ID]),), device=model.device)
+
+    def step():
+        optimizer.zero_grad()
+        model.calculate_loss(batch).backward()
+        optimizer.step()
+
+    def first_step():
+        model.train()
+        model.before_epoch(0)
+        step()
+
+    begin = time.perf_counter()
+    first_step()
+    first = time.perf_counter() - begin
+    usual = median_seconds(step, timed_steps, warmup=0)
+    steps = math.ceil(size.interactions / config["train_batch_size"])
+    begin = time.perf_counter()
+    model.eval()
+    model.final_representations()
+    ranking = time.perf_counter() - begin
+    on_gpu = torch.cuda.is_available()
+    peak = torch.cuda.max_memory_allocated() if on_gpu else peak_host_memory()
+    return {
+        "model": name,
+        **size._asdict(),
+        "steps": steps,
+        "first_step_s": round(first, 3),
+        "step_s": round(usual, 4),
+        "epoch_s": round(first + (steps - 1) * usual, 3),
+        "representations_s": round(ranking, 2),
+        "peak_gib": round(peak / 2**30, 2),
+        "memory": "GPU" if on_gpu else "host",
+    }
