@@ -65,7 +65,7 @@ def _table(title: str, names: list[str]) -> list[str]:
             fields = {"RecBole's models": AnyModelOptions.model_fields[name]} | fields
         first = next(iter(fields.values()))
         cells = [_by_model({m: expected(f) for m, f in fields.items()}), _by_model({m: _text(f) for m, f in fields.items()}),
-                 _by_model({m: _paper(f) for m, f in fields.items() if paper_of(f) is not None}), first.description]
+                 _papers({m: schema.model_fields[name] for m, schema in schemas.items() if m != "SASRecPerUser"}), first.description]
         lines.append(f"| `{name}` | " + " | ".join(_cell(cell) for cell in cells) + " |")
     return [*lines, ""]
 
@@ -83,12 +83,19 @@ def _by_model(values: dict[str, str]) -> str:
     return "; ".join([usual, *(f"{', '.join(models)}: {value}" for value, models in others.items())])
 
 
+def _papers(fields: dict[str, FieldInfo]) -> str:
+    """The values of the papers, with the names of the models unless all papers have the same value."""
+    models: dict[str, list[str]] = {}
+    for model, field in fields.items():
+        if paper_of(field) is not None:
+            models.setdefault(f"`{_yaml(paper_of(field))}`", []).append(model)
+    if len(models) == 1 and len(next(iter(models.values()))) == len(fields):
+        return next(iter(models))
+    return "; ".join(f"{', '.join(names)}: {value}" for value, names in models.items())
+
+
 def _text(field: FieldInfo) -> str:
     return f"`{_yaml(field.default)}`"
-
-
-def _paper(field: FieldInfo) -> str:
-    return f"`{_yaml(paper_of(field))}`"
 
 
 def _yaml(value: Any) -> str:
