@@ -74,7 +74,7 @@ def import_without_ray() -> None:
     lazily."""
     hidden = {name: sys.modules.pop(name, None) for name in ("ray", "ray.tune")}
     ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
-    ray.tune = tune
+    _set_in(ray, tune=tune)
     sys.modules.update({"ray": ray, "ray.tune": tune})
     try:
         quick_start = importlib.import_module("recbole.quick_start.quick_start")
@@ -84,7 +84,7 @@ def import_without_ray() -> None:
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
-    quick_start.tune = types.SimpleNamespace(report=_report_to_ray)
+    _set_in(quick_start, tune=types.SimpleNamespace(report=_report_to_ray))
 
 
 def _report_to_ray(**metrics) -> None:
@@ -123,6 +123,11 @@ class _ModuleWith(types.ModuleType):
         return getattr(self._module, name)
 
 
+def _set_in(module: types.ModuleType, **names) -> None:
+    """Set module-level ``names`` of a module."""
+    vars(module).update(names)
+
+
 def read_missing_sequences_as_empty() -> None:
     """pandas 3: ``df[field].fillna(value="", inplace=True)`` (dataset.py:501) fills a temporary object, and the following
     ``.split`` gets NaN. Columns are now filled while reading; text columns stay ``object``, as before pandas 3. Remove it when
@@ -138,7 +143,7 @@ def read_missing_sequences_as_empty() -> None:
             frame[column] = values.where(values.notna(), "" if str(column).endswith("_seq") else None)
         return frame
 
-    module.pd = _ModuleWith(pandas, read_csv=read_csv)
+    _set_in(module, pd=_ModuleWith(pandas, read_csv=read_csv))
     module.Dataset._load_feat = _within(_without_chain_warnings, module.Dataset._load_feat)
 
 
@@ -279,7 +284,7 @@ def keep_checkpoints_free_of_pickles() -> None:
         return state
 
     trainer = importlib.import_module("recbole.trainer.trainer")
-    trainer.torch = _ModuleWith(torch, save=save, load=load)
+    _set_in(trainer, torch=_ModuleWith(torch, save=save, load=load))
     for name in ("evaluate", "resume_checkpoint"):
         setattr(trainer.Trainer, name, _trusting(getattr(trainer.Trainer, name), lambda self, *args, **kwargs: self.config))
     for package, name in (
@@ -291,7 +296,7 @@ def keep_checkpoints_free_of_pickles() -> None:
         ("context_aware_recommender", "KD_DAGFM"),
     ):
         module = importlib.import_module(f"recbole.model.{package}.{name.lower()}")
-        module.torch = _ModuleWith(torch, load=load)
+        _set_in(module, torch=_ModuleWith(torch, load=load))
         model = getattr(module, name)
         model.__init__ = _trusting(model.__init__, lambda self, config, dataset: config)
 
@@ -319,9 +324,9 @@ def unpickle_datasets_on_trust() -> None:
     from recbole_macrec.errors import UserError
 
     vectors = importlib.import_module("recbole.model.general_recommender.ldiffrec")
-    vectors.np = _ModuleWith(np, load=lambda file, **kwargs: np.load(file))
+    _set_in(vectors, np=_ModuleWith(np, load=lambda file, **kwargs: np.load(file)))
     module = importlib.import_module("recbole.data.utils")
-    module.os = _ModuleWith(os, path=_ModuleWith(os.path, exists=lambda file: _unpickling_allowed and os.path.exists(file)))
+    _set_in(module, os=_ModuleWith(os, path=_ModuleWith(os.path, exists=lambda file: _unpickling_allowed and os.path.exists(file))))
 
     def checked(function, option):
         @functools.wraps(function)
@@ -367,9 +372,9 @@ def scale_gradients_without_warning() -> None:
     import torch
 
     module = importlib.import_module("recbole.trainer.trainer")
-    module.amp = types.SimpleNamespace(
+    _set_in(module, amp=types.SimpleNamespace(
         GradScaler=functools.partial(torch.amp.GradScaler, "cuda"), autocast=functools.partial(torch.autocast, "cuda")
-    )
+    ))  # fmt: skip
 
 
 def read_texts_as_literals() -> None:
@@ -384,10 +389,10 @@ def read_texts_as_literals() -> None:
         except (ValueError, TypeError, MemoryError, RecursionError) as error:
             raise SyntaxError(f"{text!r} is not a Python literal") from error
 
-    importlib.import_module("recbole.config.configurator").eval = literal
-    importlib.import_module("recbole.trainer.hyper_tuning").eval = literal
+    _set_in(importlib.import_module("recbole.config.configurator"), eval=literal)
+    _set_in(importlib.import_module("recbole.trainer.hyper_tuning"), eval=literal)
     teachers = importlib.import_module("recbole.model.context_aware_recommender.kd_dagfm")
-    teachers.eval = lambda name: {kind.__name__: kind for kind in vars(teachers).values() if inspect.isclass(kind)}[name]
+    _set_in(teachers, eval=lambda name: {kind.__name__: kind for kind in vars(teachers).values() if inspect.isclass(kind)}[name])
 
 
 def join_launched_processes() -> None:
@@ -443,9 +448,9 @@ def wrap_on_own_device() -> None:
         device = next(iter(model.parameters())).device
         return torch.nn.parallel.DistributedDataParallel(model, device_ids=None if device.type == "cpu" else [device], **kwargs)
 
-    importlib.import_module("recbole.trainer.trainer").DistributedDataParallel = wrapped
+    _set_in(importlib.import_module("recbole.trainer.trainer"), DistributedDataParallel=wrapped)
     quick_start = importlib.import_module("recbole.quick_start.quick_start")
-    quick_start.dist = types.SimpleNamespace(destroy_process_group=distributed.leave)
+    _set_in(quick_start, dist=types.SimpleNamespace(destroy_process_group=distributed.leave))
 
 
 def make_folders_together() -> None:
@@ -497,9 +502,9 @@ def name_files_of_each_run() -> None:
     for kind in (trainer.Trainer, trainer.DecisionTreeTrainer):
         kind.__init__ = with_own_file(kind.__init__)
     get_tensorboard = trainer.get_tensorboard
-    trainer.get_tensorboard = lambda logger: get_tensorboard(logger) if current_group().first else _NoTensorBoard()
+    _set_in(trainer, get_tensorboard=lambda logger: get_tensorboard(logger) if current_group().first else _NoTensorBoard())
     logger = importlib.import_module("recbole.utils.logger")
-    logger.logging = _ModuleWith(logging, FileHandler=OwnFileHandler)
+    _set_in(logger, logging=_ModuleWith(logging, FileHandler=OwnFileHandler))
 
 
 class _NoTensorBoard:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
 from recbole_macrec.data import DATA_PATH, features
 from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat
@@ -25,7 +26,7 @@ _ITEM_FORMAT = ("ITEM_ID_FIELD", "field_separator", "seq_separator", "encoding")
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see python -m recbole_macrec.data {self.prog.split()[-1]} --help")
 
 
@@ -99,13 +100,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
                         f"{nearest(argv[0], commands.choices)}")
     chosen = commands.choices.get(argv[0])
     if chosen is preparing:
-        args, args.settings = parser.parse_known_args(argv)
+        args, settings = parser.parse_known_args(argv)
+        args.settings = settings
         return args
-    for word in argv[1:] if chosen else ():
-        option = word.split("=")[0]
-        if option.startswith("-") and option not in _options(chosen):
-            raise UserError(f"unknown option '{option}'; expected one of {', '.join(sorted(_options(chosen)))}."
-                            f"{nearest(option, _options(chosen))}")
+    if chosen is not None:
+        known = _options(chosen)
+        for word in argv[1:]:
+            option = word.split("=")[0]
+            if option.startswith("-") and option not in known:
+                raise UserError(f"unknown option '{option}'; expected one of {', '.join(sorted(known))}.{nearest(option, known)}")
     return parser.parse_args(argv)
 
 
@@ -116,8 +119,8 @@ def _add_format_options(parser: argparse.ArgumentParser, options: Iterable[str],
 
 def _format_options(args: argparse.Namespace) -> dict[str, str]:
     """Return RecBole's options for columns and separators from the command line; ``\\t`` is a tab."""
-    given = {option: getattr(args, option, None) for option in FORMAT_OPTIONS.values()}
-    given = {option: value.replace("\\t", "\t") for option, value in given.items() if value is not None}
+    values = {option: getattr(args, option, None) for option in FORMAT_OPTIONS.values()}
+    given = {option: value.replace("\\t", "\t") for option, value in values.items() if value is not None}
     for option, value in given.items():
         if not value or option == "field_separator" and len(value) > 1:
             raise UserError(f"--{option} is '{value}'; expected {'one character' if option == 'field_separator' else 'a text'}")

@@ -11,6 +11,7 @@ from recbole_macrec.config.options import check_model, check_options, config_of,
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encoders import create_encoder
 from recbole_macrec.data.encoders.encode import item_features
+from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import prepare, reads_semantic_ids
@@ -39,7 +40,7 @@ def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None
     logging.getLogger("recbole_macrec").setLevel(logging.INFO)
     folder = Path(config["data_path"])
     prepare(config)
-    tables = {}
+    tables: dict[str, FeatureTable] = {}
     for modality, encoder in (_encoders(config) if reads_semantic_ids(config) else {}).items():
         tables |= item_features(folder, args.dataset, [modality], encoder, config["text_fields"] or [],
                                 config["image_field"] or "image", device=local_device(), show_progress=True,

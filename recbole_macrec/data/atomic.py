@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import pandas as pd
 
@@ -40,7 +40,7 @@ FORMAT_OPTIONS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "time": "TIM
 DEFAULT_FORMAT = AtomicFormat()
 
 
-def readable_token(token: object) -> bool:
+def readable_token(token: object) -> TypeGuard[str]:
     """Return whether RecBole reads an id unchanged: not a reserved word, no tab, line break, leading or trailing space."""
     return (isinstance(token, str) and token not in RESERVED and token == token.strip() and "\t" not in token
             and len(token.splitlines()) == 1)

@@ -2,11 +2,13 @@
 import csv
 import re
 from pathlib import Path
+from typing import Literal, TypeAlias
 
+Quoting: TypeAlias = Literal[0, 3]  # csv.QUOTE_MINIMAL, csv.QUOTE_NONE
 _COMPLETE = re.compile(r'"(?:[^"]|"")*"')  # a quoted field, with the quotes inside it doubled
 
 
-def quoting(path: str | Path, separator: str, encoding: str = "utf-8") -> int:
+def quoting(path: str | Path, separator: str, encoding: str = "utf-8") -> Quoting:
     """Return the ``quoting`` option for reading ``path``: ``csv.QUOTE_MINIMAL``, or ``csv.QUOTE_NONE`` if quotes are text.
 
     For pandas, and therefore RecBole, a quote at the beginning of a field opens a quoted field that may end many lines below,

@@ -20,8 +20,15 @@ from recbole_macrec.recommend.input import Sequences, histories, item_numbers
 class ItemRecommender(ABC):
     """Recommends items of a catalogue for histories of item tokens."""
 
-    titles: dict[str, str]
-    item_tokens: tuple[str, ...]
+    @property
+    @abstractmethod
+    def item_tokens(self) -> tuple[str, ...]:
+        """All items, added ones last."""
+
+    @property
+    @abstractmethod
+    def titles(self) -> dict[str, str]:
+        """Item token -> title, of the items that have one."""
 
     def recommend(self, sequences: Sequences, k: int = 10, exclude_seen: bool = False,
                   candidates: Iterable[str] | None = None, batch_size: int = 1024,

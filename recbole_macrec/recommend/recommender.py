@@ -128,11 +128,11 @@ class Recommender(ItemRecommender):
         if not self._has_ids:
             raise UserError(f"{type(self.model).__name__} has an embedding of its own for every item and no semantic IDs, so it cannot "
                             "read new items; train it again with them.")
-        if not self._has_quantizer:
-            raise UserError("This model has published semantic IDs and no quantizer, which new items need; train it with "
-                            "--semantic_ids=learn to add items.")
         if self._quantizer is None:
             ids = self.model.catalogue
+            if ids.bundle is None:
+                raise UserError("This model has published semantic IDs and no quantizer, which new items need; train it with "
+                                "--semantic_ids=learn to add items.")
             self._quantizer = FrozenQuantizer.of_bundle(ids.bundle, ids.modalities)
         return self._quantizer
 

@@ -1,12 +1,18 @@
 """What our trainer and RecBole's trainers have in common: they call callbacks and resume from checkpoints."""
 import inspect
+from typing import TYPE_CHECKING
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.callbacks import TEST, VALIDATION, TrainingCallback
 from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer, EpochPosition
 
+if TYPE_CHECKING:  # the class after it in the method resolution order
+    from recbole.trainer import Trainer as _RecBoleTrainer
+else:
+    _RecBoleTrainer = object
 
-class CallbackTrainer:
+
+class CallbackTrainer(_RecBoleTrainer):
     """Mixin before a RecBole trainer class: calls callbacks, and resumes from a checkpoint.
 
     A subclass calls :meth:`begin_epoch`, :meth:`end_batch` and :meth:`end_epoch` in its ``_train_epoch``, and defines

@@ -14,10 +14,12 @@ def randomness(train_data) -> dict:
     Args:
         train_data: the training data loader, whose generator shuffles; None without one.
     """
-    kind, keys, *rest = np.random.get_state()
+    mersenne_twister = np.random.get_state(legacy=False)
+    key, position = mersenne_twister["state"]["key"], mersenne_twister["state"]["pos"]
     state = {
         "torch": torch.get_rng_state(),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "numpy": [mersenne_twister["bit_generator"], torch.from_numpy(key.astype(np.int64)), position, mersenne_twister["has_gauss"],
+                  mersenne_twister["gauss"]],
         "python": random.getstate(),
     }
     if torch.cuda.is_available():

@@ -8,6 +8,7 @@ from time import time
 
 import torch
 from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_gpu_usage, set_color
 from torch.nn.utils import clip_grad_norm_
@@ -190,7 +191,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
     def _full_sort_batch_eval(self, batched_data):
         interaction, masked, *_ = batched_data
         if masked is not None:
-            interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: padded_rows(*masked, len(interaction))}))
+            rows, items = masked
+            interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: padded_rows(rows, items, len(interaction))}))
         interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval(batched_data)
         if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and len(positive_u) == len(scores):  # one target per user
             self._detail.update(self.model, positive_i.to(self.device))
@@ -312,7 +314,7 @@ def best_beside(best_file: str, resume_file: str | Path, evaluated) -> str:
     return str(next((path for path in (Path(best_file), beside) if path.is_file()), resume_file if evaluated else beside))
 
 
-def load_weights(model: torch.nn.Module, state: dict, file: str | Path) -> None:
+def load_weights(model: AbstractRecommender, state: dict, file: str | Path) -> None:
     """Load the weights of a checkpoint into ``model``.
 
     Args:

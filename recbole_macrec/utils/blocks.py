@@ -32,7 +32,7 @@ def release_pages(x: Rows) -> None:
     of the operating system.
     """
     pages = getattr(x, "_mmap", None)
-    if pages is not None and x.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
+    if pages is not None and getattr(x, "mode", None) == "r" and hasattr(mmap, "MADV_DONTNEED"):
         pages.madvise(mmap.MADV_DONTNEED)
 
 

@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-Part, Result = TypeVar("Part"), TypeVar("Result")
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 _bits: ContextVar[np.random.BitGenerator | None] = ContextVar("bits", default=None)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 import torch
 import torch.distributed as dist
@@ -42,9 +42,13 @@ _LOST = re.compile(r"gloo|Connection (closed|reset|refused) by|Connection reset|
 class ProcessLost(UserError):
     """Another process of the group has ended."""
 
+    reported = False  # whether another process reports the failure
+
 
 class Terminated(SystemExit):
     """The launcher terminated this process, usually because another one failed."""
+
+    code: int
 
 
 class Launch(NamedTuple):
@@ -70,7 +74,13 @@ class Group:
         """Whether this is the first process, which alone prints and writes shared files."""
         return self.rank == 0
 
-    def share(self, value: T | None = None, doing: str = "prepares the data") -> T:
+    @overload
+    def share(self, value: T, doing: str = ...) -> T: ...
+
+    @overload
+    def share(self, *, doing: str = ...) -> Any: ...
+
+    def share(self, value: Any = None, doing: str = "prepares the data") -> Any:
         """Return the first process's ``value`` in every process.
 
         Args:
@@ -85,7 +95,7 @@ class Group:
 
     def by_first(self, work: Callable[[], T], doing: str = "prepares the data") -> T:
         """Call ``work`` in the first process only and return its result in every process."""
-        return self.share(work() if self.first else None, doing)
+        return self.share(work(), doing) if self.first else self.share(doing=doing)
 
     def gather(self, value: T) -> list[T]:
         """Return the ``value`` of every process, in the order of the ranks, in every process."""
@@ -182,6 +192,8 @@ def join(device_type: str = "cpu") -> Group:
     if dist.is_initialized():
         dist.destroy_process_group()
     launch = read_launch()
+    if launch is None:
+        raise RuntimeError("join needs the environment variables of a launcher: RANK, WORLD_SIZE above 1, MASTER_ADDR and MASTER_PORT")
     _group_store = dist.PrefixStore(f"group-{_groups}", _open_store(launch))
     _groups += 1
     _meet(launch, _group_store)
@@ -392,7 +404,7 @@ def _failure(error: Exception) -> Exception:
     if first_to_report():
         _publish_reason(error)
     else:
-        error.reported = True
+        vars(error)["reported"] = True
     return error
 
 
@@ -420,15 +432,17 @@ def _reason(seconds: float) -> str | None:
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace every gradient by its mean over the processes, in one exchange."""
-    parameters = [p for p in parameters if p.requires_grad]
+    gradients = []
     for p in parameters:
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    flat = torch.cat([p.grad.flatten() for p in parameters])
+        if p.requires_grad:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            gradients.append(p.grad)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
-        p.grad.copy_(part.view_as(p))
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+        gradient.copy_(part.view_as(gradient))
 
 
 class Share(NamedTuple):

@@ -25,4 +25,7 @@ def _pip_install(module: str) -> str:
 
 def recbole_folder() -> Path:
     """Return the folder of the installed RecBole package."""
-    return Path(find_spec("recbole").origin).parent
+    spec = find_spec("recbole")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'recbole'", name="recbole")
+    return Path(spec.origin).parent

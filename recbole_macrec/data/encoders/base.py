@@ -3,13 +3,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 
+Kind: TypeAlias = Literal["text", "image", "interactions"]
 NAMED = 20  # maximum number of items or reasons in a message
 REMEDIES = {
     "text": "fill the columns that text_fields names in the .item file, set missing_texts: mean, or leave the modality out of "
@@ -42,7 +43,7 @@ class Encoder(Protocol):
     """
 
     name: str
-    kind: Literal["text", "image", "interactions"]
+    kind: Kind
     settings: dict
     details: dict
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
 
-from recbole_macrec.data.encoders.base import RawItem
+from recbole_macrec.data.encoders.base import Kind, RawItem
 from recbole_macrec.errors import UserError
 
 
@@ -17,7 +17,7 @@ class Cooccurrence:
     """Up to ``dimensions`` features from training interactions; no download, deterministic."""
 
     name = "cooccurrence"
-    kind = "interactions"
+    kind: Kind = "interactions"
     details: dict = {}
 
     def __init__(self, dimensions: int = 64) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from recbole_macrec.data.encoders.base import RawItem, require_usable, without_image
+from recbole_macrec.data.encoders.base import Kind, RawItem, require_usable, without_image
 from recbole_macrec.data.encoders.batches import Batches
 from recbole_macrec.data.encoders.images import read_rgb, unusable_images
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
@@ -23,7 +23,7 @@ from recbole_macrec.data.encoders.source import ModelSource, load_model, transfo
 from recbole_macrec.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 # Models whose first token represents the image. Their pooler is this token, or a head that many checkpoints lack.
 FIRST_TOKEN = ("vit", "vit_msn", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit")
@@ -41,7 +41,7 @@ class ImageModel(PretrainedEncoder):
     features. ``mean`` is over all tokens of the last layer.
     """
 
-    kind = "image"
+    kind: Kind = "image"
     version = 2
     poolings = ("projected", "pooler", "cls", "mean")
     unsupported_options = ("max_length", "batch_tokens")
@@ -63,7 +63,7 @@ class ImageModel(PretrainedEncoder):
         return self.source.load(AutoImageProcessor, **pillow)
 
     @cached_property
-    def _model(self) -> PreTrainedModel:
+    def _model(self) -> Any:
         model = load_model(self.source, self.dtype, self.device, unused=() if self.pooling == "pooler" else ("pooler",))
         if self.pooling == "projected":
             if not hasattr(model, "get_image_features"):

@@ -35,6 +35,8 @@ def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
 
 def read_rgba(item: RawItem) -> Image.Image:
     """Return the image, rotated by its EXIF orientation; raise UserError if it is unreadable or a decompression bomb."""
+    if item.image is None:
+        raise UserError(f"item '{item.token}' has no image")
     try:
         return _read(item.image)
     except BROKEN as error:
@@ -76,7 +78,8 @@ def to_rgba(image: Image.Image, file_format: str | None) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _from_wide_grey(image, sixteen_bits=image.mode.startswith("I;16") or file_format == "PNG")
     if image.mode == "LAB":
-        image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")
+        to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), inMode="LAB", outMode="RGB")
+        image = to_rgb.apply(image)
     return image.convert("RGBA")
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 import numpy as np
 from PIL import Image
 
-from recbole_macrec.data.encoders.base import RawItem, require_usable, without_image
+from recbole_macrec.data.encoders.base import Kind, RawItem, require_usable, without_image
 from recbole_macrec.data.encoders.images import read_rgba, unusable_images
 
 SIDE = 48  # images are resized to SIDE x SIDE
@@ -22,7 +22,7 @@ class Pixels:
     """Up to ``dimensions`` image features, fewer for a small catalogue; no download, deterministic."""
 
     name = "pixels"
-    kind = "image"
+    kind: Kind = "image"
 
     def __init__(self, dimensions: int = 64) -> None:
         self.settings = {"dimensions": dimensions, "version": 3}

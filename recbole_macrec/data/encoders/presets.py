@@ -20,6 +20,6 @@ def preset(name: str) -> dict:
     """Return the options of a preset; ``minilm`` is loaded from its package if that is installed."""
     options = dict(PRESETS[name])
     package = find_spec(MINILM_PACKAGE) if name == "minilm" else None  # does not import it
-    if package is not None:
+    if package is not None and package.origin is not None:
         options["model"] = str(Path(package.origin).parent / "model")
     return options

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from recbole_macrec.data.encoders.base import RawItem
+from recbole_macrec.data.encoders.base import Kind, RawItem
 from recbole_macrec.data.encoders.options import ModelOptions
 from recbole_macrec.data.encoders.source import ModelSource
 from recbole_macrec.errors import UserError, nearest
@@ -26,7 +26,7 @@ class PretrainedEncoder(ABC):
     """
 
     name = "transformers"
-    kind: ClassVar[str]
+    kind: Kind
     poolings: ClassVar[tuple[str, ...]]
     unsupported_options: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1  # increase when the same items give other features

@@ -57,9 +57,10 @@ class Shards:
         if missing:
             raise UserError(f"{self._folder} lacks {format_items(missing, 'shard')}; all processes must use the same folder: set "
                             "the same --data_path, on a shared disk, for each")
-        shape = (len(self._items), shards[0].shape[1])
+        found = [matrix for matrix in shards if matrix is not None]
+        shape = (len(self._items), found[0].shape[1])
         joined = np.lib.format.open_memmap(self._folder / "joined", mode="w+", dtype=np.float32, shape=shape)
-        for start, matrix in zip(self._starts, shards):
+        for start, matrix in zip(self._starts, found):
             joined[start : start + len(matrix)] = matrix
         return joined
 
@@ -86,7 +87,7 @@ class Shards:
             matrix = matrix.astype(self._dtype)
         bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
         if len(bad):
-            tokens = [self._items_of(shard)[row].token for row in bad]
+            tokens = [self._items_of(shard)[row].token for row in bad.tolist()]
             raise UserError(f"{self._encoder.source.model} gives NaN or infinite features for {format_items(tokens, 'item')}; set "
                             "precision: fp32 (or bf16 instead of fp16) for this encoder")
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 READ = (".json", ".txt", ".model", ".safetensors", ".bin")  # files of a model folder that transformers reads
 WHOLE = 64 * 2**20  # files up to this many bytes are hashed whole
 SAMPLES, SAMPLE = 64, 2**20  # number and size in bytes of the blocks hashed in larger files
+
+
+class _AutoClass(Protocol):
+    """An auto class of transformers, such as AutoModel."""
+
+    def from_pretrained(self, *args: Any, **arguments: Any) -> Any: ...
 
 
 class ModelSource(NamedTuple):
@@ -35,7 +41,7 @@ class ModelSource(NamedTuple):
         """Commit on the hub, or content hash of a local folder."""
         return self.commit or self.identity["content"]
 
-    def load(self, auto_class: type, **arguments: Any) -> Any:
+    def load(self, auto_class: _AutoClass, **arguments: Any) -> Any:
         """Return ``auto_class.from_pretrained`` of this revision; UserError if a file is missing or damaged."""
         if self.commit:
             arguments["local_files_only"] = not hub_answers()
@@ -60,7 +66,10 @@ def find_model(model: str, revision: str | None = None) -> ModelSource:
     with _loading(model, local=False):
         # The hub's client stores files in .../snapshots/<commit>/.
         offline = not hub_answers()
-        commit = Path(cached_file(model, "config.json", revision=revision or "main", local_files_only=offline)).parent.name
+        file = cached_file(model, "config.json", revision=revision or "main", local_files_only=offline)
+        if file is None:
+            raise OSError("config.json is missing")
+        commit = Path(file).parent.name
         config = AutoConfig.from_pretrained(model, revision=commit, trust_remote_code=False, local_files_only=offline)
     # The commit of a branch changes with every edit of the model's page, so the identity is the requested revision.
     return ModelSource(model, model, commit, {"model": model, "revision": revision or "main"}, config)

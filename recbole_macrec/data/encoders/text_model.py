@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from recbole_macrec.data.encoders.base import RawItem, require_usable, without_text
+from recbole_macrec.data.encoders.base import Kind, RawItem, require_usable, without_text
 from recbole_macrec.data.encoders.batches import Batches
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.encoders.source import ModelSource, load_model
@@ -37,7 +37,7 @@ class TextModel(PretrainedEncoder):
     the special tokens of the tokenizer, as in the published features and in sentence-transformers.
     """
 
-    kind = "text"
+    kind: Kind = "text"
     poolings = ("mean", "cls", "pooler")
 
     @staticmethod

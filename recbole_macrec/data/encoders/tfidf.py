@@ -10,14 +10,15 @@ from importlib.metadata import version
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from recbole_macrec.data.encoders.base import RawItem, require_usable, without_text
+from recbole_macrec.data.encoders.base import Kind, RawItem, require_usable, without_text
+from recbole_macrec.errors import UserError
 
 
 class Tfidf:
     """Up to ``dimensions`` text features, fewer for a small catalogue; no download, deterministic."""
 
     name = "tfidf"
-    kind = "text"
+    kind: Kind = "text"
 
     def __init__(self, dimensions: int = 128, max_terms: int = 50_000) -> None:
         self.settings = {"dimensions": dimensions, "max_terms": max_terms, "version": 1}
@@ -36,6 +37,8 @@ class Tfidf:
 
         require_usable(self.kind, self.unusable(items))
         weights = self._weights(items)
+        if weights is None:
+            raise UserError("there are no texts with words to encode")
         dimensions = min(self.settings["dimensions"], min(weights.shape) - 1)
         if dimensions < 1:
             return weights.toarray().astype(np.float32)

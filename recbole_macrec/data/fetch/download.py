@@ -69,10 +69,10 @@ def new_session(hosts: Hosts | None = None) -> requests.Session:
 class _Retry(Retry):
     """Retry, but not after a read timeout: the wait for the server would be repeated."""
 
-    def increment(self, *args, error=None, **arguments):
+    def increment(self, method=None, url=None, response=None, error=None, _pool=None, _stacktrace=None):
         if isinstance(error, ReadTimeoutError):
             raise error
-        return super().increment(*args, error=error, **arguments)
+        return super().increment(method, url, response, error, _pool, _stacktrace)
 
 
 def check_status(response: requests.Response, *expected: int) -> None:
@@ -159,7 +159,7 @@ def _transfer(url: str, target: Path, remote: Remote, session: requests.Session,
 def _attempt(url: str, target: Path, remote: Remote, session: requests.Session, limit: TimeLimit, show_progress: bool) -> Path:
     part, version = _part_file(target), _partial_version(url, target)
     offset = part.stat().st_size if version else 0
-    headers = {"Range": f"bytes={offset}-", "If-Range": version} if offset else {}
+    headers = {"Range": f"bytes={offset}-", "If-Range": version} if version and offset else {}
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         content_range = response.headers.get("Content-Range", "")
         wrong_range = response.status_code == 206 and not content_range.startswith(f"bytes {offset}-")

@@ -37,13 +37,13 @@ def drop_items(folder: Path, missing: Collection[str], record: dict, form: Atomi
     Raises:
         UserError: if no interactions are left.
     """
-    name, old_manifest = folder.name, manifest.read(folder)
+    name, old_manifest = folder.name, manifest.require(folder)
     interactions, items = (atomic.read_table(folder / f"{name}.{kind}", form) for kind in ("inter", "item"))
     user, item = f"{form.user}:token", f"{form.item}:token"
-    numbers = [pd.factorize(interactions[column])[0] for column in (user, item)]
+    user_numbers, item_numbers = (pd.factorize(interactions[column])[0] for column in (user, item))
     missing, core = set(missing), old_manifest["options"]["core"]
     rows = np.arange(len(interactions), dtype=np.float64)  # rows of a user are in time order, so row numbers can serve as times
-    filtering = Filtering(Interactions(*numbers, rows))
+    filtering = Filtering(Interactions(user_numbers, item_numbers, rows))
     filtering.keep(STEP, ~interactions[item].isin(missing).to_numpy())
     if core is not None:
         filtering.keep_core(core)

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.utils import get_environ_proxies, select_proxy
+from urllib3.connectionpool import HTTPConnectionPool
 
 ADDRESS_TIMEOUT = 4  # seconds to connect to each IP address of a host
 HOST_TIMEOUT = 9  # seconds to connect to a host in total, because name resolution has no timeout
@@ -118,19 +119,21 @@ class CheckedAdapter(HTTPAdapter):
 
     def send(self, request: requests.PreparedRequest, *args, **arguments) -> requests.Response:
         """Send the request; raise Unreachable, without sending it, if its host is known to be unreachable."""
-        self._hosts.check(request.url)
+        self._hosts.check(request.url or "")
         return super().send(request, *args, **arguments)
 
 
-def _tracking_sockets(pool: type, sockets: WeakSet) -> type:
+def _tracking_sockets(pool: type[HTTPConnectionPool], sockets: WeakSet) -> type:
     """Return a subclass of ``pool``, a connection pool of urllib3, that adds the sockets of its connections to ``sockets``."""
 
-    class Connection(pool.ConnectionCls):
-        def connect(self) -> None:
-            super().connect()
-            sockets.add(self.sock)
+    connection_class = pool.ConnectionCls
 
-    return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+    def connect(connection) -> None:
+        connection_class.connect(connection)
+        sockets.add(connection.sock)
+
+    tracked = type(connection_class.__name__, (connection_class,), {"connect": connect})
+    return type(pool.__name__, (pool,), {"ConnectionCls": tracked})
 
 
 class TimeLimit:
@@ -145,8 +148,8 @@ class TimeLimit:
 
     def __init__(self, session: requests.Session, url: str, seconds: float, least: int | None = None) -> None:
         self.passed = False
-        self._adapter, self._url, self._seconds, self._least = session.get_adapter(url), url, seconds, least
-        self._adapters = set(session.adapters.values())
+        self._adapter, self._adapters = _checked(session.get_adapter(url)), set(map(_checked, session.adapters.values()))
+        self._url, self._seconds, self._least = url, seconds, least
         self._received, self._ended = 0, Event()
 
     def received(self, count: int) -> None:
@@ -206,3 +209,9 @@ def _connection_failure(host: str, port: int) -> str:
     thread.start()
     thread.join(HOST_TIMEOUT)
     return result[0] if result else f"no answer in {HOST_TIMEOUT} seconds"
+
+
+def _checked(adapter: BaseAdapter) -> CheckedAdapter:
+    if not isinstance(adapter, CheckedAdapter):
+        raise TypeError(f"the session has a {type(adapter).__name__}; expected only CheckedAdapters, as in new_session")
+    return adapter

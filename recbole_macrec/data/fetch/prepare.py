@@ -182,8 +182,8 @@ def _download_images(folder: Path, block: SourceBlock, missing_images: str, show
     images = {"missing_images": missing_images, "there": len(items) - len(missing), "missing": len(missing)}
     if missing and missing_images == "drop":
         drop_items(folder, missing, images, form)
-        counts = manifest.read(folder)["counts"]
+        counts = manifest.require(folder)["counts"]
         logger.warning(f"Dataset {folder.name}: {len(missing)} items without an image are dropped (missing_images: drop), which "
                        f"leaves {counts}. Do not compare results on this dataset with earlier ones.")
     else:
-        manifest.save(folder, {**manifest.read(folder), "images": images})
+        manifest.save(folder, {**manifest.require(folder), "images": images})

@@ -1,7 +1,7 @@
 """Recognise the format of SRC, the source to import, and read it."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from recbole_macrec.data.importers.recbole_files import PARTS, read_benchmark, read_inter
@@ -9,8 +9,17 @@ from recbole_macrec.data.importers.released import read_released
 from recbole_macrec.data.importers.sources import NO_OPTIONS, Source, read_csv
 from recbole_macrec.errors import UserError
 
+
+def _read_released(path: Path, reads: Mapping[str, str]) -> Source:
+    if reads:
+        raise UserError(f"--{next(iter(reads))} is an option for tables, but SRC {path} is not a table; leave the option out")
+    return read_released(path)
+
+
 # File name suffix -> reader. If a folder has files of several formats, the first format here is read.
-FORMS = {".inter.json": read_released, ".inter": read_inter, f".{PARTS[0]}.inter": read_benchmark, ".csv": read_csv}
+FORMS: dict[str, Callable[[Path, Mapping[str, str]], Source]] = {
+    ".inter.json": _read_released, ".inter": read_inter, f".{PARTS[0]}.inter": read_benchmark, ".csv": read_csv,
+}  # fmt: skip
 
 
 def read_source(path: Path, name: str, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
@@ -30,7 +39,7 @@ def read_source(path: Path, name: str, reads: Mapping[str, str] = NO_OPTIONS) ->
         suffix = max((suffix for suffix in FORMS if path.name.endswith(suffix)), key=len, default=None)
         if suffix is None:
             raise UserError(f"SRC {path} is neither a .csv nor an .inter file; name one, or a folder")
-        return _read(suffix, path, reads)
+        return FORMS[suffix](path, reads)
     found = {suffix: sorted(path.glob(f"*{suffix}")) for suffix in FORMS}
     benchmark_files = {file.name.removesuffix(f"{PARTS[0]}.inter") + f"{part}.inter"
                        for file in found[f".{PARTS[0]}.inter"] for part in PARTS}
@@ -39,15 +48,7 @@ def read_source(path: Path, name: str, reads: Mapping[str, str] = NO_OPTIONS) ->
     if suffix is None:
         raise UserError(f"SRC {path} holds neither NAME.inter.json, nor NAME.inter, nor a .csv file; name the folder that does")
     preferred = "interactions.csv" if suffix == ".csv" else f"{name}{suffix}"
-    return _read(suffix, _choose(found[suffix], path, preferred), reads)
-
-
-def _read(suffix: str, path: Path, reads: Mapping[str, str]) -> Source:
-    if suffix != ".inter.json":
-        return FORMS[suffix](path, reads)
-    if reads:
-        raise UserError(f"--{next(iter(reads))} is an option for tables, but SRC {path} is not a table; leave the option out")
-    return FORMS[suffix](path)
+    return FORMS[suffix](_choose(found[suffix], path, preferred), reads)
 
 
 def _choose(files: list[Path], folder: Path, preferred: str) -> Path:

@@ -97,7 +97,7 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
     with closing(Records(target.parent)) as records:
         catalogue = read_amazon(raw, options, records) if amazon else read_folder(raw, options, records, reads)
         catalogue.source.notes += catalogue.notes()
-        return _write(target, catalogue.source, catalogue.steps, feature_files, id_files, overwrite, writes, catalogue, origin)
+        return _write(target, catalogue.source, catalogue.steps, feature_files, id_files, overwrite, writes, (catalogue, origin))
 
 
 def _read_plain(src: Path, name: str, core: int | None, require_image: bool | None,
@@ -127,18 +127,18 @@ def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping
 
 
 def _write(target: Path, source: Source, steps: list[Step], feature_files: dict[str, Path], id_files: dict[str, Path],
-           overwrite: bool, writes: AtomicFormat, catalogue: Catalogue | None = None, origin: dict | None = None,
-           words: Path | None = None) -> Summary:
-    """Write the dataset folder; for a raw ``catalogue``, also its texts, images and manifest (``origin``)."""
+           overwrite: bool, writes: AtomicFormat, raw: tuple[Catalogue, dict] | None = None, words: Path | None = None) -> Summary:
+    """Write the dataset folder; for ``raw``, a catalogue and its origin, also its texts, images and manifest."""
     tables, ids, name = join_features(source, feature_files), join_ids(source, id_files), target.name
     shapes = {modality: table.matrix.shape for modality, table in tables.items()}
     if words:
         source.columns[f"{COLUMN}:token_seq"] = read_words(Path(words), source)
     with replace_folder(target, overwrite) as folder:
         _write_interactions(folder / f"{name}.inter", source, writes)
-        if catalogue is None:
+        if raw is None:
             atomic.write(folder / f"{name}.item", {f"{writes.item}:token": source.catalogue, **source.columns}, writes)
         else:
+            catalogue, origin = raw
             write_items(folder, name, catalogue, writes)
             added = {"features": shapes, "semantic_ids": list(ids), "notes": source.notes}
             manifest.write(folder, origin, catalogue, (f"{name}.inter", f"{name}.item"), added)

@@ -35,7 +35,7 @@ def read_released(inter: Path) -> Source:
                                      complete=catalogue_file is not None)
     unknown = [number for number in dict.fromkeys(items) if number not in numbers]
     if unknown:
-        raise UserError(f"{inter} has {format_items(unknown, 'item number')} that {catalogue_file.name} lacks; use files of one release")
+        raise UserError(f"{inter} has {format_items(unknown, 'item number')} that {(catalogue_file or inter).name} lacks; use files of one release")
     empty = sum(not history for history in histories.values())
     if empty:
         notes.append(f"{empty} users of {inter.name} have no interactions and are left out")
@@ -48,7 +48,9 @@ def read_released(inter: Path) -> Source:
 
 def _flatten(histories: dict, inter: Path) -> tuple[list[str], list[str], list[float]]:
     """Return the user, item number and position in the history of every interaction."""
-    users, items, timestamps = [], [], []
+    users: list[str] = []
+    items: list[str] = []
+    timestamps: list[float] = []
     for user, history in histories.items():
         if not isinstance(history, list) or not all(type(number) in (int, str) for number in history):
             raise UserError(f"{inter} user '{user}' is not a list of item numbers; expected {{\"user\": [0, 5, ...]}}")

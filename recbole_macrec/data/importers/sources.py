@@ -13,7 +13,7 @@ from typing import TextIO
 from recbole_macrec.data.atomic import check_tokens
 from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.importers.detected_files import DetectedFiles
-from recbole_macrec.data.quoting import quoting
+from recbole_macrec.data.quoting import Quoting, quoting
 from recbole_macrec.errors import UserError, nearest
 
 # Accepted column names: the usual ones first, then those of published files, whose use is noted.
@@ -59,13 +59,15 @@ def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str
         delimiter: the separator of its columns.
         reads: RecBole's options for columns, such as ``{"ITEM_ID_FIELD": "product_id"}``.
     """
-    positions = [find_column(header, name, path, reads) for name in ("user", "item", "timestamp")]
-    users, items, timestamps = [], [], []
+    user_at, item_at = (find_column(header, name, path, reads) for name in ("user", "item"))
+    time_at = _position(header, "timestamp", path, reads)
+    users: list[str] = []
+    items: list[str] = []
+    timestamps: list[float] = []
     for line, row in read_rows(path, delimiter, header):
-        user, item, time = (None if position is None else row[position].strip() for position in positions)
-        users.append(user)
-        items.append(item)
-        timestamps.append(float(len(timestamps)) if time is None else _time(time, path, line))
+        users.append(row[user_at].strip())
+        items.append(row[item_at].strip())
+        timestamps.append(float(len(timestamps)) if time_at is None else _time(row[time_at].strip(), path, line))
     if not items:
         raise UserError(f"{path} has no interactions; expected rows of {delimiter.join(('user', 'item[', 'timestamp]'))}")
     catalogue = list(dict.fromkeys(items))
@@ -74,9 +76,9 @@ def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str
     check_tokens(list(dict.fromkeys(users)), "user", path)
     check_tokens(catalogue, "item", path)
     notes = [f"{path.name}: column {header[position]} is read as the {name}; --{_OPTIONS[name]} sets another column"
-             for name, position in zip(_OPTIONS, positions)
+             for name, position in zip(_OPTIONS, (user_at, item_at, time_at))
              if position is not None and _OPTIONS[name] not in reads and header[position].lower() not in _COLUMNS[name][0]]
-    if positions[2] is None:
+    if time_at is None:
         notes.append(f"{path.name} has no timestamp column: the order of its rows is used as time; --TIME_FIELD sets a column")
     return Source(path, users, items, timestamps, catalogue, {token: token for token in catalogue}, fixed=False, notes=notes)
 
@@ -105,7 +107,8 @@ def header_of(path: Path, delimiter: str) -> list[str]:
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     try:
-        quotes = csv.QUOTE_MINIMAL if path.suffix == ".csv" or not path.is_file() else quoting(path, delimiter)  # else they may be text
+        plain = path.suffix == ".csv" or not path.is_file()
+        quotes: Quoting = csv.QUOTE_MINIMAL if plain else quoting(path, delimiter)  # quotes in atomic files may be text
         with open_text(path) as file:
             rows = csv.reader(file, strict=True, delimiter=delimiter, quoting=quotes)
             yield from ((rows.line_num, row) for row in rows if row)
@@ -136,8 +139,17 @@ def read_json_object(path: Path) -> dict:
     return value
 
 
-def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, str]) -> int | None:
-    """Return the position of the column set in ``reads``, else of one with an accepted name; None if there is no timestamp."""
+def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, str]) -> int:
+    """Return the position of the column set in ``reads``, else of one with an accepted name; UserError if there is none."""
+    position = _position(header, name, path, reads)
+    if position is None:
+        raise UserError(f"{path} has no column '{name}' in its first line ({', '.join(header)}); expected user,item[,timestamp], or "
+                        f"the name of the column in --{_OPTIONS[name]}.{missing_column(name, header)}")
+    return position
+
+
+def _position(header: list[str], name: str, path: Path, reads: Mapping[str, str]) -> int | None:
+    """Return the position of the column set in ``reads``, else of one with an accepted name, else None."""
     option = _OPTIONS[name]
     if option in reads:
         if reads[option] not in header:
@@ -151,10 +163,7 @@ def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, st
                             f"--{option}")
         if positions:
             return positions[0]
-    if name == "timestamp":
-        return None
-    raise UserError(f"{path} has no column '{name}' in its first line ({', '.join(header)}); expected user,item[,timestamp], or "
-                    f"the name of the column in --{option}.{missing_column(name, header)}")
+    return None
 
 
 def missing_column(name: str, header: list[str]) -> str:

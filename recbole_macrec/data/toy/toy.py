@@ -79,7 +79,7 @@ def write_toy(data_path: Path, overwrite: bool = False) -> Path:
             "image:token": [f"images/{tokens[item]}.png" for item in items]})
         (folder / "images").mkdir()
         for item in items:
-            shift = tuple(int(rng.random() * 5) - 2 for _ in range(2))
+            shift = int(rng.random() * 5) - 2, int(rng.random() * 5) - 2
             draw(item.craft, item.step, item.color, shift).save(folder / "images" / f"{tokens[item]}.png", optimize=True)
         (folder / "README.md").write_text(README.format(users=USERS, items=len(items), interactions=len(rows)))
         (folder / ".gitignore").write_text("features/\nsemantic_ids/\n")

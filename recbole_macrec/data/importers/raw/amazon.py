@@ -20,6 +20,8 @@ def read_amazon(files: RawFiles, options: Options, records: Records) -> Catalogu
     The metadata are read once. Memory holds two flags for every item with reviews. Texts are written to ``records``, but only
     those of items in the k-core of all interactions: every later step keeps a subset of these items.
     """
+    if options.core is None:
+        raise ValueError("options.core is None; raw Amazon files need a minimum number of interactions, such as 5")
     reviews = read_reviews(files.reviews, files.kind)
     filtering = Filtering(reviews.interactions)
     filtering.keep_earliest()

@@ -75,11 +75,12 @@ class ItemTable:
     def __init__(self, path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> None:
         self.path, self._delimiter = path, reads.get("field_separator", ",")
         _, self._header = next(_rows(path, self._delimiter), (0, []))
-        item = (reads["ITEM_ID_FIELD"].lower(),) if "ITEM_ID_FIELD" in reads else _ITEM
-        self._item, self._image = _position(self._header, item, path), _position(self._header, IMAGE_COLUMNS, path)
-        if self._item is None:
+        item_names = (reads["ITEM_ID_FIELD"].lower(),) if "ITEM_ID_FIELD" in reads else _ITEM
+        item, self._image = _position(self._header, item_names, path), _position(self._header, IMAGE_COLUMNS, path)
+        if item is None:
             raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "
                             f"text columns, and image for a path or URL.{missing_column('item', self._header)}")
+        self._item = item
         folder = path.parent / IMAGES
         entries = sorted(folder.iterdir()) if self._image is None and folder.is_dir() else []
         images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]

@@ -57,6 +57,14 @@ def read(folder: Path) -> dict | None:
     return found if isinstance(found, dict) else None
 
 
+def require(folder: Path) -> dict:
+    """Return the manifest in ``folder``; UserError if it is missing or unreadable."""
+    found = read(folder)
+    if found is None:
+        raise UserError(f"{folder / FILE} is missing or unreadable; remove {folder} to import the dataset again")
+    return found
+
+
 def fingerprints(folder: Path, names: Iterable[str]) -> dict:
     """Return the size and SHA-256 of each file in ``names`` that exists, by which later changes are detected."""
     return {name: _fingerprint(folder / name) for name in names if (folder / name).is_file()}

@@ -76,7 +76,7 @@ def parse_2023(line: bytes) -> Review:
 PARSERS: dict[str, Callable[[bytes], Review | None]] = {"amazon2018": parse_2018, "amazon2023": parse_2023}
 
 
-def _checked(user: object, item: object, rating: object, time: object) -> Review:
+def _checked(user: object, item: object, rating: bytes | str | float | None, time: bytes | str | float | None) -> Review:
     if rating is None or time is None or not readable_token(user) or not readable_token(item):
         raise ValueError("a field is missing or unusable")
     (user + item).encode()  # raises ValueError for lone surrogates, which JSON can hold
