@@ -3,7 +3,6 @@
 Shapes: B users, n targets, S items of the longest history, M rows (the items of all users), N items including the padding,
 C codes of an item in all modalities, D model width.
 """
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_macrec.baselines.dense import DenseRecommender
 from recbole_macrec.config.schema.models import SASRecPerUserOptions
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.decoder_only import CausalLayers, causal_mask
 from recbole_macrec.generation.network.dropout import dropout
 from recbole_macrec.generation.network.layers import RMSNorm
@@ -23,7 +22,7 @@ from recbole_macrec.generation.network.packing import pack, row_starts
 from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.network.windows import Windows
 from recbole_macrec.model.base import sizes
-from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
+from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.cpu_threads import map_in_threads
 
@@ -31,7 +30,7 @@ MAX_SCORES = 2**26  # maximum number of scores in one forward pass: 256 MB
 STD = 0.02  # standard deviation of the initial embeddings
 
 
-class SASRecPerUser(WindowedRecommender):
+class SASRecPerUser(DenseRecommender):
     """SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv 1808.09781) trained as a language
     model.
 
@@ -55,7 +54,6 @@ class SASRecPerUser(WindowedRecommender):
         self.group_overhead = self.budget.group_overhead(self.layers)
         positions = min(self.budget.pass_positions, max(1, MAX_SCORES // self.n_items))
         self.budget = replace(self.budget, pass_positions=positions)
-        self.item_tokens = dataset.field2id_token[self.ITEM_ID].tolist()
         self.semantic_ids = dataset.semantic_ids if self.reads_semantic_ids(config) else None
         if self.semantic_ids is not None:
             codes, count = numbered_codes(self.semantic_ids)
@@ -71,17 +69,14 @@ class SASRecPerUser(WindowedRecommender):
 
     def other_parameter(self) -> dict:
         ids = self.semantic_ids
-        return {
-            "items": hashlib.sha256("\n".join(self.item_tokens).encode()).hexdigest()[:16],
+        return super().other_parameter() | {
             "semantic_ids": ids.fingerprint() if ids else None,
             "bundle": ids.bundle.name if ids and ids.bundle else None,
         }
 
     def load_other_parameter(self, para: dict | None) -> None:
+        super().load_other_parameter(para)
         theirs, ours = para or {}, self.other_parameter()
-        if theirs.get("items") != ours["items"]:
-            raise UserError("The checkpoint was trained on other items, or on these in another order; use the dataset files "
-                            "it was trained with.")
         if theirs.get("semantic_ids") != ours["semantic_ids"]:
             raise UserError(f"The checkpoint was trained on the semantic IDs {theirs.get('semantic_ids')}, but this run has "
                             f"{ours['semantic_ids']}; use the features, item_features and semantic-ID options of the training.")
@@ -148,33 +143,9 @@ class SASRecPerUser(WindowedRecommender):
         scores = (self._last_states(interaction, vectors) * vectors[item]).sum(-1).float()
         return scores.masked_fill(item == 0, -torch.inf)
 
-    # -- for Recommender ----------------------------------------------------------------------------------------------
-
     @property
     def catalogue(self) -> SemanticIDs:
-        return self.semantic_ids or SemanticIDs(tuple(self.item_tokens[1:]), {}, {}, {})
-
-    def restriction(self, allowed: np.ndarray | None) -> torch.Tensor | None:
-        """Items that must not be recommended; bool [N]."""
-        if allowed is None:
-            return None
-        forbidden = torch.ones(self.n_items, dtype=torch.bool, device=self.device)
-        forbidden[torch.from_numpy(allowed).to(self.device)] = False
-        return forbidden
-
-    def best_items(self, interaction, k: int, restriction: torch.Tensor | None, excluded: torch.Tensor | None = None) -> Ranking:
-        scores = self.full_sort_predict(interaction).log_softmax(1)
-        if restriction is not None:
-            scores.masked_fill_(restriction, -torch.inf)
-        if excluded is not None:
-            scores.scatter_(1, excluded, -torch.inf)
-        scores, items = scores.topk(min(k, self.n_items - 1))
-        return Ranking(items.masked_fill(scores.isneginf(), 0), scores)
-
-    @torch.no_grad()
-    def item_scores(self, interaction, items: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of given items [B, C], of a softmax over all items; -inf for the padding 0."""
-        return self.full_sort_predict(interaction).log_softmax(1).gather(1, items)
+        return self.semantic_ids or super().catalogue
 
     # -- hidden states ------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from recbole.data.dataset import Dataset
+from recbole.data.dataset import Dataset, SequentialDataset
 from scipy.sparse import csc_matrix
 
 from recbole_macrec.config.options import PACKAGED_DATASET
@@ -83,8 +83,8 @@ class ItemFeatures:
         )
 
 
-class FeatureDataset(ItemFeatures, Dataset):
-    """RecBole's dataset for general models, with item features.
+class JoinedFeatures(ItemFeatures):
+    """Mixin for datasets whose models read the item features themselves.
 
     Attributes:
         item_features: modality -> float32 [N, F_m]; row i belongs to the internal item i, row 0 (padding) is zero. Empty for
@@ -96,12 +96,17 @@ class FeatureDataset(ItemFeatures, Dataset):
     def build(self) -> list:
         """Split the dataset. All parts share the item features and the interactions of the training part."""
         parts = super().build()
-        self._training = csc_matrix(parts[0].inter_matrix())
+        self._training = self._interactions(parts[0])
         if reads_features(self.config):
             self.item_features = current_group().by_first(self._joined_features, "prepares the item features")
         for part in parts:
             part._training, part.item_features = self._training, self.item_features
         return parts
+
+    @staticmethod
+    def _interactions(part) -> csc_matrix:
+        """Number of interactions of each user and item in a part, [U, N]."""
+        return csc_matrix(part.inter_matrix())
 
     def __getstate__(self) -> dict:
         """Save the dataset without its features, so that a stale copy is never loaded."""
@@ -122,3 +127,11 @@ class FeatureDataset(ItemFeatures, Dataset):
             features = table.select(tokens)
             joined[modality] = np.vstack([np.zeros_like(features[:1]), features])
         return joined
+
+
+class FeatureDataset(JoinedFeatures, Dataset):
+    """RecBole's dataset for general models, with item features."""
+
+
+class SequentialFeatureDataset(JoinedFeatures, SequentialDataset):
+    """RecBole's dataset for sequential models, with item features."""

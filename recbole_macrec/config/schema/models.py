@@ -1,11 +1,25 @@
 """All options of each model, with its defaults and the values of its paper."""
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from recbole.evaluator.register import metric_information
 
 from recbole_macrec.config.schema.alignment import ExplicitOptions, ImplicitOptions
-from recbole_macrec.config.schema.base import Described, Options, Share, Width, derive, option
+from recbole_macrec.config.schema.base import (
+    Above0,
+    Described,
+    Dropout,
+    Flag,
+    Layers,
+    NotNegative,
+    Number,
+    Options,
+    Positive,
+    Share,
+    Width,
+    derive,
+    option,
+)
 from recbole_macrec.config.schema.general import GENERAL
 from recbole_macrec.config.schema.network import NetworkOptions, SizeOptions
 from recbole_macrec.config.schema.protocol import PROTOCOL, AnyModelOptions
@@ -148,11 +162,43 @@ SASRecPerUserOptions: Any = derive(
            "d_kv": Annotated[Width, AfterValidator(_even), Described("an even whole number, as rotary positions rotate pairs of entries")]},
 )  # fmt: skip
 
+
+class _MISSRecOptions(AnyModelOptions, TrainingOptions, PrecisionOptions):
+    embedding_size: Width = option(300, "Width D of item vectors, positions and both transformers; a multiple of num_heads", 300)
+    num_heads: Positive = option(4, "Attention heads", 4)
+    d_ff: Width = option(256, "Width of the feed-forward layers", 256)
+    encoder_layers: Layers = option(1, "Layers of the encoder, which reads the interests", 1)
+    decoder_layers: Layers = option(1, "Layers of the decoder, which reads the history", 1)
+    dropout_prob: Dropout = option(0.5, "Dropout probability", 0.5)
+    use_ids: Flag = option(True, "Give every item an embedding of its own beside its features", True)
+    temperature: Above0 = option(0.07, "Temperature of the softmax over all items", 0.07)
+    reg_weight: NotNegative = option(1e-4, "Weight of the norm of the pooled interests, a mean over the batch; the official code sums it", 1e-4)
+    interest_ratio: Annotated[Number, Field(gt=0, le=1)] = option(
+        0.1, "Clusters as a share of all item vectors; many make k-means the slowest step", 0.5)
+    pass_tokens: Positive | None = option(None, "About the maximum number of items of a forward pass; None: 4,096 on CPU, 131,072 on GPU")
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "_MISSRecOptions":
+        if self.embedding_size % self.num_heads:
+            raise UserError(f"num_heads is {self.num_heads}; expected a divisor of embedding_size ({self.embedding_size}).")
+        return self
+
+
+MISSRecOptions: Any = derive(
+    "MISSRecOptions", _MISSRecOptions,
+    defaults=PROTOCOL | _TRAINING | {"epochs": 300, "train_batch_size": 512, "learner": "adam", "weight_decay": 0.0, "scheduler": "constant",
+                                     "warmup_ratio": 0.0, "clip_grad_norm": None},
+    paper=dict.fromkeys(("training_preset", "training", "scheduler", "warmup_ratio")) | {"epochs": 300, "train_batch_size": 512, "learner": "adam", "learning_rate": 0.001, "stopping_step": 10,
+                               "MAX_ITEM_LIST_LENGTH": 20},
+    types={"training": Literal["per_target"]},
+)  # fmt: skip
+
 MODELS: dict[str, type[Options]] = {
     "TIGER": TIGEROptions,
     "MQL4GRec": MQL4GRecOptions,
     "MACRec": MACRecOptions,
     "MMGRec": MMGRecOptions,
     "SASRecPerUser": SASRecPerUserOptions,
+    "MISSRec": MISSRecOptions,
     **GENERAL,
 }

@@ -1,0 +1,59 @@
+"""Base class of the sequential models that score every item of the catalogue.
+
+Shapes: B users, N items including the padding, C given items of a user, S excluded items of a user.
+"""
+import hashlib
+
+import numpy as np
+import torch
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.search import Ranking
+from recbole_macrec.model.windowed import WindowedRecommender
+from recbole_macrec.semantic_ids import SemanticIDs
+
+
+class DenseRecommender(WindowedRecommender):
+    """A sequential model whose ``full_sort_predict`` gives the logits [B, N] of all items, -inf for the padding."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.item_tokens = dataset.field2id_token[self.ITEM_ID].tolist()
+
+    # -- checks of a loaded checkpoint ------------------------------------------------------------------------------
+
+    def other_parameter(self) -> dict:
+        return {"items": hashlib.sha256("\n".join(self.item_tokens).encode()).hexdigest()[:16]}
+
+    def load_other_parameter(self, para: dict | None) -> None:
+        if (para or {}).get("items") != self.other_parameter()["items"]:
+            raise UserError("The checkpoint was trained on other items, or on these in another order; use the dataset files "
+                            "it was trained with.")
+
+    # -- for Recommender ----------------------------------------------------------------------------------------------
+
+    @property
+    def catalogue(self) -> SemanticIDs:
+        return SemanticIDs(tuple(self.item_tokens[1:]), {}, {}, {})
+
+    def restriction(self, allowed: np.ndarray | None) -> torch.Tensor | None:
+        """Items that must not be recommended; bool [N]."""
+        if allowed is None:
+            return None
+        forbidden = torch.ones(self.n_items, dtype=torch.bool, device=self.device)
+        forbidden[torch.from_numpy(allowed).to(self.device)] = False
+        return forbidden
+
+    def best_items(self, interaction, k: int, restriction: torch.Tensor | None, excluded: torch.Tensor | None = None) -> Ranking:
+        scores = self.full_sort_predict(interaction).log_softmax(1)
+        if restriction is not None:
+            scores.masked_fill_(restriction, -torch.inf)
+        if excluded is not None:
+            scores.scatter_(1, excluded, -torch.inf)
+        scores, items = scores.topk(min(k, self.n_items - 1))
+        return Ranking(items.masked_fill(scores.isneginf(), 0), scores)
+
+    @torch.no_grad()
+    def item_scores(self, interaction, items: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of given items [B, C], of a softmax over all items; -inf for the padding 0."""
+        return self.full_sort_predict(interaction).log_softmax(1).gather(1, items)

@@ -1,0 +1,185 @@
+"""MISSRec: a user's multi-modal interests by clustering, and a transformer that reads the history beside them.
+
+Shapes: B users, T items of the longest history, N items including the padding, M modalities, F_m width of the features of modality m,
+D width, C clusters, S distinct interests of a user.
+"""
+import hashlib
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_macrec.baselines.dense import DenseRecommender
+from recbole_macrec.config.schema.models import MISSRecOptions
+from recbole_macrec.errors import UserError
+from recbole_macrec.model.item_features import SequentialFeatureDataset
+from recbole_macrec.model.windowed import in_eval_precision
+from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans
+from recbole_macrec.trainer.pairwise import PairwiseTrainer
+
+
+class MISSRec(DenseRecommender):
+    """Wang et al., "MISSRec: Pre-training and Transferring Multi-modal Interest-aware Sequence Representation for Recommendation",
+    ACM MM 2023, arXiv 2308.11175; trained from scratch.
+
+    A linear adaptor per modality gives item vectors x_m [N, D]; the vectors of all modalities are clustered before every epoch. The
+    interests of a user are the distinct clusters of the history's items. An encoder reads their centroids as a set, a decoder that is
+    not causal reads the history, and its output at the last item, with unit length, is the query q. With n_i the product of q and the
+    item's own embedding, and the products with x_m (all of unit length) fused by their softmax over modalities,
+
+        f_i = sum_m softmax_m(gamma q . x_m,i) q . x_m,i,        s_i = (n_i + 2 f_i) / 3        (s_i = f_i without ``use_ids``)
+
+    and gamma a trained scalar that starts at 0. The loss is the cross-entropy of s / ``temperature`` over all items, plus ``reg_weight``
+    times the mean of |p|^2 / D, where p is the sum of the encoder's output times the share of its positions that are interests. The
+    official code sums this term over the batch, so that it grows with the batch, and has the padding as a class; both are left out here.
+    """
+
+    options = MISSRecOptions
+    dataset_class = SequentialFeatureDataset
+    trainer_class = PairwiseTrainer  # calls ``before_epoch``
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.width, self.temperature, self.reg_weight = config["embedding_size"], config["temperature"], config["reg_weight"]
+        self.interest_ratio, self.seed = config["interest_ratio"], config["seed"]
+        self.modalities = list(dataset.item_features)
+        for modality, matrix in dataset.item_features.items():
+            self._add_buffer(f"features_{modality}", matrix)  # [N, F_m]
+        self.adaptors = nn.ModuleDict({m: nn.Linear(x.shape[1], self.width) for m, x in dataset.item_features.items()})
+        self.items = nn.Embedding(self.n_items, self.width, padding_idx=0) if config["use_ids"] else None
+        self.positions = nn.Embedding(self.max_seq_length, self.width)
+        self.norm, self.dropout = nn.LayerNorm(self.width), nn.Dropout(config["dropout_prob"])
+        layer = {"d_model": self.width, "nhead": config["num_heads"], "dim_feedforward": config["d_ff"], "activation": "gelu",
+                 "dropout": config["dropout_prob"], "batch_first": True}  # fmt: skip
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**layer), config["encoder_layers"], nn.LayerNorm(self.width),
+                                             enable_nested_tensor=False)
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**layer), config["decoder_layers"], nn.LayerNorm(self.width))
+        for module in (self.items, self.positions, *self.adaptors.values()):
+            if module is not None:
+                nn.init.normal_(module.weight, std=0.02)
+        self.gamma = nn.Parameter(torch.zeros(()))
+        count = math.ceil(self.interest_ratio * len(self.modalities) * (self.n_items - 1))
+        self.register_buffer("centroids", torch.zeros(count + 1, self.width))  # [C + 1, D], row 0 is no interest
+        self.register_buffer("clusters", torch.zeros(len(self.modalities), self.n_items, dtype=torch.long))  # [M, N], 0 for the padding
+
+    @classmethod
+    def reads_semantic_ids(cls, config) -> bool:
+        return False
+
+    @classmethod
+    def reads_features(cls, config) -> bool:
+        """Whether a model with these settings reads item features."""
+        return True
+
+    # -- checks of a loaded checkpoint ------------------------------------------------------------------------------
+
+    def other_parameter(self) -> dict:
+        digest = hashlib.sha256()
+        for modality in self.modalities:
+            digest.update(modality.encode() + getattr(self, f"features_{modality}").cpu().numpy().tobytes())
+        return super().other_parameter() | {"features": digest.hexdigest()[:16]}
+
+    def load_other_parameter(self, para: dict | None) -> None:
+        super().load_other_parameter(para)
+        if (para or {}).get("features") != self.other_parameter()["features"]:
+            raise UserError("The checkpoint was trained on other item features; use the features and modalities of the training.")
+
+    # -- interests ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def before_epoch(self, epoch: int) -> None:
+        """Cluster the vectors of all items in all modalities."""
+        was_training = self.training
+        self.eval()
+        points = torch.cat([x[1:] for x in self.modality_vectors()]).float().cpu().numpy()  # [M (N - 1), D]
+        found = kmeans(points, len(self.centroids) - 1, self.seed + epoch)
+        self.centroids[1:] = torch.from_numpy(found.centres)
+        labels = torch.from_numpy(found.labels.reshape(len(self.modalities), -1)) + 1
+        self.clusters[:, 1:] = labels.to(self.clusters.device)
+        self.train(was_training)
+
+    def interests(self, items: Tensor) -> Tensor:
+        """Distinct clusters of the histories' items in all modalities, ascending, padded with 0; int64 [B, S].
+
+        Args:
+            items: int64 [B, T], padded with 0.
+        """
+        found = self.clusters[:, items].transpose(0, 1).flatten(1).sort(dim=1).values  # [B, M T]
+        repeated = torch.zeros_like(found, dtype=torch.bool)
+        repeated[:, 1:] = found[:, 1:] == found[:, :-1]
+        found = found.masked_fill(repeated, 0).sort(dim=1, descending=True).values
+        return found[:, : max(1, int((found > 0).sum(1).max()))].flip(1)
+
+    # -- the network -------------------------------------------------------------------------------------------------
+
+    def modality_vectors(self) -> list[Tensor]:
+        """x_m [N, D] of each modality."""
+        return [adaptor(getattr(self, f"features_{m}")) for m, adaptor in self.adaptors.items()]
+
+    def queries(self, items: Tensor, length: Tensor, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Query of each history [B, D], of unit length, and |p|^2 / D [B].
+
+        Args:
+            items: int64 [B, T], padded with 0 at the end.
+            length: int64 [B].
+            vectors: see :meth:`modality_vectors`.
+        """
+        interests = self.interests(items)
+        none = interests == 0  # [B, S]
+        memory = self.encoder(self.centroids[interests], src_key_padding_mask=none)  # [B, S, D]
+        tokens = sum(x[items] for x in vectors) + self.positions.weight[: items.shape[1]]
+        if self.items is not None:
+            tokens = tokens + self.items(items)
+        tokens = self.dropout(self.norm(tokens))
+        output = self.decoder(tokens, memory, tgt_key_padding_mask=items == 0, memory_key_padding_mask=none)
+        last = output[torch.arange(len(items), device=items.device), length.to(items.device) - 1]
+        known = (~none).float().mean(1, keepdim=True)
+        pooled = known * memory.masked_fill(none.unsqueeze(-1), 0).sum(1)
+        return F.normalize(last, dim=-1), pooled.square().sum(1) / self.width
+
+    def scores(self, query: Tensor, vectors: list[Tensor]) -> Tensor:
+        """s [B, N] of all items."""
+        products = torch.stack([query @ F.normalize(x, dim=-1).T for x in vectors])  # [M, B, N]
+        fused = ((self.gamma * products).softmax(0) * products).sum(0)
+        if self.items is None:
+            return fused
+        return (query @ F.normalize(self.items.weight, dim=-1).T + 2 * fused) / 3
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def loss_parts(self, interaction) -> list[Callable[[], Tensor]]:
+        histories = self.histories(interaction)
+        target, samples = interaction[self.POS_ITEM_ID].to(self.device), len(histories.length)
+        parts = []
+        for rows in reversed(self._batch_parts(histories.length)):
+            part = histories.rows(rows)
+            parts.append(partial(self._loss, part.items.to(self.device), part.length, target[rows.to(self.device)], samples))
+        return parts
+
+    def _loss(self, items: Tensor, length: Tensor, target: Tensor, samples: int) -> Tensor:
+        vectors = self.modality_vectors()
+        query, norms = self.queries(items, length, vectors)
+        logits = self.scores(query, vectors)[:, 1:].float() / self.temperature
+        return (F.cross_entropy(logits, target - 1, reduction="sum") + self.reg_weight * norms.sum()) / samples
+
+    # -- ranking -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    @in_eval_precision
+    def full_sort_predict(self, interaction) -> Tensor:
+        """Scores of all items, divided by the temperature, [B, N]; -inf for the padding."""
+        histories, vectors = self.histories(interaction), self.modality_vectors()
+        scores = torch.empty(len(histories.length), self.n_items, device=self.device)
+        for rows in self._batch_parts(histories.length):
+            part = histories.rows(rows)
+            query, _ = self.queries(part.items.to(self.device), part.length, vectors)
+            scores[rows.to(self.device)] = self.scores(query, vectors).float() / self.temperature
+        scores[:, 0] = -torch.inf
+        return scores
+
+    def predict(self, interaction) -> Tensor:
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
+

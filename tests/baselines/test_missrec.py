@@ -1,0 +1,107 @@
+"""MISSRec: interests, scores and training."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY
+from recbole.quick_start import load_data_and_model
+from small_models import batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
+
+from recbole_macrec import Recommender, UserError
+from recbole_macrec.data.features import FeatureTable
+
+SMALL = {"embedding_size": 16, "num_heads": 2, "d_ff": 32, "interest_ratio": 0.2, "train_batch_size": 64, "learning_rate": 0.005}
+
+
+def small(data_path, **options):  # noqa: F811
+    return prepare("MISSRec", data_path, **{**SMALL, **options})
+
+
+@pytest.fixture
+def model(data_path):  # noqa: F811
+    _, model, _, _ = small(data_path)
+    model.before_epoch(0)
+    return model.eval()
+
+
+def test_interests_are_the_distinct_clusters_of_both_modalities(model):
+    model.clusters[:, 1:6] = torch.tensor([[4, 4, 2, 7, 1], [4, 5, 2, 2, 3]])
+    found = model.interests(torch.tensor([[1, 2, 3], [4, 0, 0], [5, 5, 0]]))
+    assert [sorted(row[row > 0].tolist()) for row in found] == [[2, 4, 5], [2, 7], [1, 3]]
+
+
+def test_clusters_cover_all_items_and_change_with_the_vectors(model):
+    count = len(model.centroids) - 1
+    assert (model.clusters[:, 1:] > 0).all() and (model.clusters[:, 1:] <= count).all() and (model.clusters[:, 0] == 0).all()
+    assert count == int(np.ceil(0.2 * 2 * (model.n_items - 1)))
+    for number, x in enumerate(model.modality_vectors()):  # the nearest centroid
+        nearest = torch.cdist(x[1:], model.centroids[1:]).argmin(1) + 1
+        assert (nearest == model.clusters[number, 1:]).float().mean() > 0.9
+
+
+def test_scores_by_hand(model):
+    """gamma = 0 gives the mean of the modalities; otherwise their softmax weights them."""
+    query, vectors = F.normalize(torch.randn(3, 16), dim=-1), model.modality_vectors()
+    text, image, own = (query @ F.normalize(x, dim=-1).T for x in (*vectors, model.items.weight))
+    assert torch.allclose(model.scores(query, vectors), (own + text + image) / 3, atol=1e-6)
+    model.gamma.data.fill_(2.0)
+    a = 1 / (1 + torch.exp(2 * (image - text)))
+    assert torch.allclose(model.scores(query, vectors), (own + 2 * (a * text + (1 - a) * image)) / 3, atol=1e-6)
+
+
+def test_padding_changes_nothing(model):
+    vectors = model.modality_vectors()
+    short, norm = model.queries(torch.tensor([[3, 7]]), torch.tensor([2]), vectors)
+    items = torch.tensor([[3, 7, 0, 0], [1, 2, 3, 4]])
+    padded, norms = model.queries(items, torch.tensor([2, 4]), vectors)
+    assert torch.allclose(short[0], padded[0], atol=1e-5) and not torch.allclose(norms[0], norms[1])
+    share = (model.interests(items)[0] > 0).float().mean() / (model.interests(items[:1, :2])[0] > 0).float().mean()
+    assert torch.allclose(norm[0] * share**2, norms[0], atol=1e-5)
+
+
+def test_each_modality_and_the_ids_change_the_ranking(data_path):  # noqa: F811
+    _, model, _, (_, _, test) = small(data_path)
+    model.before_epoch(0)
+    scores = [model.eval().full_sort_predict(batch_of(test))]
+    for options in ({"modalities": ["text"]}, {"modalities": ["image"]}, {"use_ids": False}):
+        _, model, _, _ = small(data_path, **options)
+        model.before_epoch(0)
+        scores.append(model.eval().full_sort_predict(batch_of(test)))
+        assert all(not torch.allclose(scores[-1], earlier) for earlier in scores[:-1])
+
+
+def test_learns_and_recommends_what_it_ranks(data_path):  # noqa: F811
+    _, model, trainer, (train, _, test) = small(data_path, epochs=8, dropout_prob=0.1)
+    trainer.fit(train, None, saved=False)
+    losses = list(trainer.train_loss_dict.values())
+    assert losses[-1] < 0.9 * losses[0]
+    model.eval()
+    batch = batch_of(test)
+    tokens = np.array(model.item_tokens)
+    rows = [tokens[items[:n]].tolist() for items, n in zip(batch["item_id_list"].tolist(), batch["item_length"].tolist())]
+    best = model.full_sort_predict(batch).topk(5).indices
+    assert Recommender(model).recommend(rows, k=5)["item"].tolist() == tokens[best.flatten()].tolist()
+
+
+def test_saved_equals_loaded_and_a_seed_repeats(data_path):  # noqa: F811
+    results = []
+    for _ in range(2):
+        _, model, trainer, (train, valid, test) = small(data_path, epochs=2)
+        trainer.fit(train, valid)
+        results.append(trainer.evaluate(test))
+    assert results[0] == results[1]
+    loaded = load_data_and_model(trainer.saved_model_file)[1].eval()
+    batch = batch_of(test)
+    assert torch.equal(loaded.full_sort_predict(batch), trainer.model.eval().full_sort_predict(batch))
+
+
+def test_other_features_and_missing_ones_are_one_sentence(data_path):  # noqa: F811
+    _, _, trainer, (train, valid, _) = small(data_path, epochs=1)
+    trainer.fit(train, valid)
+    table = FeatureTable.load(data_path / TINY, "text")
+    FeatureTable(table.item_tokens, np.asarray(table.matrix) + 1).save(data_path / TINY, "text")
+    _, _, other, (_, _, test) = small(data_path)
+    with pytest.raises(UserError, match="other item features"):
+        other.evaluate(test, model_file=trainer.saved_model_file)
+    with pytest.raises(UserError, match="num_heads is 3; expected a divisor of embedding_size"):
+        small(data_path, num_heads=3)
