@@ -1,4 +1,4 @@
-"""Baselines: SASRecPerUser, trained like the generative models, and the general recommenders of MMGRec's comparison."""
+"""Baselines: SASRecPerUser, the text-to-text models P5, VIP5 and LCRec, and the general recommenders of MMGRec's comparison."""
 from recbole_macrec.baselines.gat import GAT
 from recbole_macrec.baselines.graphsage import GraphSAGE
 from recbole_macrec.baselines.grcn import GRCN
@@ -8,8 +8,12 @@ from recbole_macrec.baselines.lightgt import LightGT
 from recbole_macrec.baselines.missrec import MISSRec
 from recbole_macrec.baselines.mmgcn import MMGCN
 from recbole_macrec.baselines.sasrec_per_user import SASRecPerUser
+from recbole_macrec.baselines.text_to_text import P5, VIP5, LCRec
 from recbole_macrec.baselines.vbpr import VBPR
 
-BASELINES = [SASRecPerUser, MISSRec, GraphSAGE, GAT, VBPR, MMGCN, GRCN, LATTICE, InvRL, LightGT]
+BASELINES = [SASRecPerUser, MISSRec, P5, VIP5, LCRec, GraphSAGE, GAT, VBPR, MMGCN, GRCN, LATTICE, InvRL, LightGT]
 
-__all__ = ["BASELINES", "GAT", "GRCN", "GraphSAGE", "InvRL", "LATTICE", "LightGT", "MISSRec", "MMGCN", "SASRecPerUser", "VBPR"]
+__all__ = [
+    "BASELINES", "GAT", "GRCN", "GraphSAGE", "InvRL", "LATTICE", "LCRec", "LightGT", "MISSRec", "MMGCN", "P5", "SASRecPerUser", "VBPR",
+    "VIP5",
+]  # fmt: skip

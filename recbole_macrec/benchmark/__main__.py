@@ -1,7 +1,7 @@
 """Compare models, or measure the speed of one stage against a common implementation.
 
     python -m recbole_macrec.benchmark compare|study|fuse|report|publish --help
-    python -m recbole_macrec.benchmark decode|train|exact|quantize|scale|kernels|whole [--dataset=Instruments --data_path=DIR]
+    python -m recbole_macrec.benchmark decode|train|exact|text|quantize|scale|kernels|whole [--dataset=Instruments --data_path=DIR]
 
 The second form checks first that both implementations compute the same, then measures the median of several runs after a
 warm-up. The last line is a JSON object with the results, the hardware and the library versions.
@@ -21,6 +21,7 @@ from recbole_macrec.benchmark.speed.graph import MODELS
 from recbole_macrec.benchmark.speed.kernels import kernels
 from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
+from recbole_macrec.benchmark.speed.text import text
 from recbole_macrec.benchmark.speed.train import train
 from recbole_macrec.benchmark.speed.whole import whole
 from recbole_macrec.benchmark.study import study
@@ -30,7 +31,7 @@ from recbole_macrec.data import DATA_PATH
 from recbole_macrec.utils.reporting import run_command
 
 COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main, "publish": publish.main, "fuse": fuse.main}
-STAGES = {stage.__name__: stage for stage in (decode, train, exact, quantize, scale, kernels, whole)}
+STAGES = {stage.__name__: stage for stage in (decode, train, exact, text, quantize, scale, kernels, whole)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,12 +68,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=256, help="training batch size (default: 256)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of this package (default: 3)")
     parser.add_argument("--reference_repeats", type=int, default=1, help="timed runs of the reference (default: 1)")
-    parser.add_argument("--training_steps", type=int, default=40, help="decode, exact: training steps before measuring (default: 40)")
-    parser.add_argument("--users", type=int, default=2048, help="decode, exact: users ranked by beam search and certified ranking (default: 2048)")
-    parser.add_argument("--reference_users", type=int, default=128, help="decode: users ranked by the reference (default: 128)")
-    parser.add_argument("--reference_batch", type=int, default=32, help="decode: users per call of generate (default: 32)")
+    parser.add_argument("--backbone", default="tiny", help="text: backbone of P5, VIP5 and LCRec (default: tiny)")
+    parser.add_argument("--models", nargs="+", default=["P5", "VIP5", "LCRec"], help="text: models to measure (default: P5 VIP5 LCRec)")
+    parser.add_argument("--training_steps", type=int, default=40, help="decode, exact, text: training steps before measuring (default: 40)")
+    parser.add_argument("--users", type=int, default=2048, help="decode, exact, text: users ranked by beam search and certified ranking (default: 2048)")
+    parser.add_argument("--reference_users", type=int, default=128, help="decode, text: users ranked by the reference (default: 128)")
+    parser.add_argument("--reference_batch", type=int, default=32, help="decode, text: users per call of generate (default: 32)")
     parser.add_argument("--parity_steps", type=int, default=50, help="train: steps over which losses are compared (default: 50)")
-    parser.add_argument("--timed_steps", type=int, default=5, help="train, scale --part=graph: steps per timed run (default: 5)")
+    parser.add_argument("--timed_steps", type=int, default=5, help="train, text, scale --part=graph: steps per timed run (default: 5)")
     parser.add_argument("--exact_users", type=int, default=32, help="exact, whole: users ranked exactly, 0 for all (default: 32)")
     parser.add_argument("--modalities", nargs="+", help="whole, quantize --items: modalities to use")
     parser.add_argument("--epochs", type=int, default=2, help="whole: training epochs (default: 2)")

@@ -17,6 +17,7 @@ from recbole_macrec.config.schema.network import NetworkOptions, SizeOptions
 from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOptions
 from recbole_macrec.config.schema.recbole import RecBoleOptions
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
+from recbole_macrec.config.schema.text_to_text import TextOptions
 from recbole_macrec.config.schema.training import TrainingOptions
 from recbole_macrec.utils.files import atomic_write
 
@@ -39,6 +40,7 @@ GROUPS: list[tuple[str, list[type[Options]]]] = [
     ("Ranking", [PrecisionOptions, RankingOptions]),
     ("Alignment (MQL4GRec, MACRec)", [ExplicitOptions, ImplicitOptions]),
     ("General recommenders", [PairwiseOptions, FeatureReaderOptions, LayerOptions]),
+    ("Text-to-text (P5, VIP5, LCRec)", [TextOptions]),
 ]
 
 

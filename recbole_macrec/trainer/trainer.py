@@ -163,12 +163,12 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         return total
 
     def _set_learning_rate(self) -> None:
-        """Linear warm-up over the first ``warmup_ratio`` of all steps, then a cosine to zero (or constant)."""
+        """Linear warm-up over the first ``warmup_ratio`` of all steps, then a cosine or a line to zero (or constant)."""
         warmup = max(1, round(self.config["warmup_ratio"] * self.steps))
         factor = min(1.0, (self.step + 1) / warmup)
-        if self.config["scheduler"] == "cosine" and self.step >= warmup:
-            progress = (self.step - warmup) / max(1, self.steps - warmup)
-            factor = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        if self.config["scheduler"] != "constant" and self.step >= warmup:
+            progress = min(1.0, (self.step - warmup) / max(1, self.steps - warmup))
+            factor = 0.5 * (1 + math.cos(math.pi * progress)) if self.config["scheduler"] == "cosine" else 1 - progress
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * factor
 

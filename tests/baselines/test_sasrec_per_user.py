@@ -187,7 +187,7 @@ def test_a_checkpoint_of_items_in_another_order_is_refused(data_path):
     ("d_model", 0, "a whole number from 1 to 65536"),
     ("d_kv", 7, "even"),
     ("training", "per_target", "per_user"),
-    ("scheduler", "step", "cosine or constant"),
+    ("scheduler", "step", "cosine, linear or constant"),
     ("precision", "fp8", "auto, fp32 or bf16"),
 ])
 def test_invalid_options_are_named(option, value, expected, tmp_path):

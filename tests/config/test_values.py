@@ -40,7 +40,7 @@ def test_refused(name, value, expected, tiny_dataset):
     ("decode", "certifed", "Did you mean 'certified'"),
     ("certified_rows", 0, ">= 1"),
     ("precision", "fp8", "auto, fp32 or bf16"),
-    ("scheduler", "step", "cosine or constant"),
+    ("scheduler", "step", "cosine, linear or constant"),
     ("quantizer", "rqvea", "Did you mean 'rqvae'"),
     ("codebook_size", 0, ">= 2"),
     ("semantic_ids", "guess", "learn"),

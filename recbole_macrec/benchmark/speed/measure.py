@@ -28,7 +28,7 @@ def median_seconds(function: Callable, repeats: int, warmup: int = 1) -> float:
 
 @dataclass
 class Subject:
-    """TIGER on a dataset: one modality and one task, so that transformers' T5 can compute the same."""
+    """A model on a dataset: by default TIGER, with one modality and one task, so that transformers' T5 can compute the same."""
 
     config: Config
     model: object
@@ -41,17 +41,17 @@ class Subject:
         return get_trainer(self.config["MODEL_TYPE"], self.config["model"])(self.config, self.model)
 
 
-def prepare(dataset: str, data_path: str, modality: str, **options) -> Subject:
+def prepare(dataset: str, data_path: str, modality: str, model: str = "TIGER", **options) -> Subject:
     """Build dataset and model as RecBole's quick_start does. ``collision: reassign`` gives every item a unique ID."""
     settings = {"data_path": data_path, "modalities": [modality], "collision": "reassign", "precision": "fp32"}
     settings |= {"scheduler": "constant", "warmup_ratio": 0.0}
     settings |= {"show_progress": False, "state": "WARNING", **options}
-    config = Config(get_model("TIGER"), dataset, config_dict=settings)
+    config = Config(get_model(model), dataset, config_dict=settings)
     init_seed(config["seed"], config["reproducibility"])
     train, _, test = data_preparation(config, create_dataset(config))
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model("TIGER")(config, train.dataset).to(config["device"])
-    return Subject(config, model, train, test)
+    network = get_model(model)(config, train.dataset).to(config["device"])
+    return Subject(config, network, train, test)
 
 
 def train_first(subject: Subject, steps: int) -> None:

@@ -25,6 +25,7 @@ from recbole_macrec.config.schema.network import NetworkOptions, SizeOptions
 from recbole_macrec.config.schema.protocol import PROTOCOL, AnyModelOptions
 from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOptions
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
+from recbole_macrec.config.schema.text_to_text import InstructionOptions, TextOptions, VisualOptions
 from recbole_macrec.config.schema.training import TrainingOptions
 from recbole_macrec.errors import UserError
 
@@ -33,6 +34,26 @@ WHOLE_ORDER = ("rec.meanrank", "rec.score")  # data needed by RecBole's metrics 
 _TRAINING = {"epochs": 200, "learner": "adamw", "weight_decay": 0.01, "clip_grad_norm": {"max_norm": 1.0}, "eval_batch_size": 1024}
 _PAPER = {"epochs": 200, "train_batch_size": 2048, "learner": "adamw", "learning_rate": 0.001, "weight_decay": 0.01,
           "MAX_ITEM_LIST_LENGTH": 20}
+
+
+def _check_beam_search(options: Any) -> None:
+    """Check the options of a beam search: it ranks only some items, so metrics over the whole ranking, such as GAUC, need another
+    ``decode``, and a list of k items needs k beams."""
+    mode = options.eval_args.mode
+    modes = [mode] if isinstance(mode, str) else [mode.valid, mode.test]
+    if options.decode == "beam" and "full" in modes:
+        for metric in [options.metrics] if isinstance(options.metrics, str) else options.metrics:
+            if not set(metric_information.get(metric.lower(), [])).isdisjoint(WHOLE_ORDER):
+                raise UserError(
+                    f"metrics contains {metric}, which needs a ranking of all items, but decode: beam ranks only the items that "
+                    "its beams find; set decode: exact, or remove the metric."
+                )
+    largest = max([options.topk] if isinstance(options.topk, int) else options.topk, default=0)
+    if options.decode == "beam" and options.num_beams < largest:
+        raise UserError(
+            f"num_beams is {options.num_beams}; expected at least {largest}, the largest topk, as a list of {largest} items "
+            "needs as many beams. Raise num_beams or lower topk."
+        )
 
 
 class _GenerativeOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, NetworkOptions, RankingOptions):
@@ -55,27 +76,8 @@ class _GenerativeOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, Ne
         return self
 
     @model_validator(mode="after")
-    def _check_metrics(self) -> "_GenerativeOptions":
-        """Beam search ranks only some items, so metrics over the whole ranking, such as GAUC, need another ``decode``."""
-        modes = [self.eval_args.mode] if isinstance(self.eval_args.mode, str) else [self.eval_args.mode.valid, self.eval_args.mode.test]
-        if self.decode != "beam" or "full" not in modes:
-            return self
-        for metric in [self.metrics] if isinstance(self.metrics, str) else self.metrics:
-            if not set(metric_information.get(metric.lower(), [])).isdisjoint(WHOLE_ORDER):
-                raise UserError(
-                    f"metrics contains {metric}, which needs a ranking of all items, but decode: beam ranks only the items that "
-                    "its beams find; set decode: exact, or remove the metric."
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _check_beams(self) -> "_GenerativeOptions":
-        largest = max([self.topk] if isinstance(self.topk, int) else self.topk, default=0)
-        if self.decode == "beam" and self.num_beams < largest:
-            raise UserError(
-                f"num_beams is {self.num_beams}; expected at least {largest}, the largest topk, as a list of {largest} items "
-                "needs as many beams. Raise num_beams or lower topk."
-            )
+    def _check_ranking(self) -> "_GenerativeOptions":
+        _check_beam_search(self)
         return self
 
 
@@ -193,6 +195,60 @@ MISSRecOptions: Any = derive(
     types={"training": Literal["per_target"]},
 )  # fmt: skip
 
+
+class _TextOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, SizeOptions, PrecisionOptions, TextOptions):
+    @model_validator(mode="after")
+    def _check_ranking(self) -> "_TextOptions":
+        _check_beam_search(self)
+        return self
+
+
+class _VIP5Options(_TextOptions, VisualOptions):
+    pass
+
+
+class _LCRecOptions(_TextOptions, InstructionOptions):
+    pass
+
+
+_TEXT = PROTOCOL | _TRAINING | {
+    "max_modalities": 1, "rqvae_preset": "default", "eval_batch_size": 256, "d_model": 64, "d_ff": 256, "num_heads": 4, "d_kv": 16,
+    "decoder_layers": 2,
+}  # fmt: skip
+_T5 = _TEXT | {"quantizer": "cid", "scheduler": "linear"}
+_NOT_OF_THE_BACKBONES = dict.fromkeys([*SemanticIDOptions.model_fields, *SizeOptions.model_fields])  # the papers' backbones have their own
+P5Options: Any = derive(
+    "P5Options", _TextOptions,
+    defaults=_T5 | {"train_batch_size": 128, "warmup_ratio": 0.05},
+    paper=_NOT_OF_THE_BACKBONES | {
+        "backbone": "t5-small", "item_index": "cid", "quantizer": "cid", "cid_clusters": 20, "cid_leaf_size": 500, "train_batch_size": 128,
+        "learner": "adamw", "learning_rate": 0.001, "weight_decay": 0.01, "scheduler": "linear", "warmup_ratio": 0.05, "dropout_prob": 0.1,
+        "MAX_ITEM_LIST_LENGTH": 20, "training_preset": None,
+    },
+    types={"training": Literal["per_target"]},
+)  # fmt: skip
+VIP5Options: Any = derive(
+    "VIP5Options", _VIP5Options,
+    defaults=_T5 | {"train_batch_size": 144, "warmup_ratio": 0.1, "clip_grad_norm": {"max_norm": 5.0}},
+    paper=_NOT_OF_THE_BACKBONES | {
+        "backbone": "t5-small", "item_index": "random_digits", "train_batch_size": 144, "learner": "adamw", "learning_rate": 0.001,
+        "weight_decay": 0.01, "scheduler": "linear", "warmup_ratio": 0.1, "dropout_prob": 0.1, "training_preset": None,
+    },
+    types={"training": Literal["per_target"]},
+)  # fmt: skip
+LCRecOptions: Any = derive(
+    "LCRecOptions", _LCRecOptions,
+    defaults=_TEXT | {
+        "item_index": "codes", "quantizer": "rqvae", "collision": "sinkhorn", "epochs": 4, "train_batch_size": 128, "learning_rate": 0.00005,
+    },
+    paper=_NOT_OF_THE_BACKBONES | {
+        "item_index": "codes", "quantizer": "rqvae", "collision": "sinkhorn", "codebook_levels": 4, "codebook_size": 256, "code_dim": 32,
+        "epochs": 4, "train_batch_size": 128, "learner": "adamw", "learning_rate": 0.00005, "weight_decay": 0.01, "scheduler": "cosine",
+        "warmup_ratio": 0.01, "MAX_ITEM_LIST_LENGTH": 20, "training_preset": None,
+    },
+    types={"training": Literal["per_target"], "item_index": Literal["codes", "cid"]},
+)  # fmt: skip
+
 MODELS: dict[str, type[Options]] = {
     "TIGER": TIGEROptions,
     "MQL4GRec": MQL4GRecOptions,
@@ -200,5 +256,8 @@ MODELS: dict[str, type[Options]] = {
     "MMGRec": MMGRecOptions,
     "SASRecPerUser": SASRecPerUserOptions,
     "MISSRec": MISSRecOptions,
+    "P5": P5Options,
+    "VIP5": VIP5Options,
+    "LCRec": LCRecOptions,
     **GENERAL,
 }

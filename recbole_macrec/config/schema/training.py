@@ -14,7 +14,8 @@ class TrainingOptions(Options):
     training: Literal["per_target", "per_user"] = option(
         "per_target", "per_target: each target with its own history; per_user: one pass over a user's sequence trains all its targets",
         "per_target")
-    scheduler: Literal["cosine", "constant"] = option("cosine", "Learning rate after the warm-up; cosine: to zero in the last epoch", "cosine")
+    scheduler: Literal["cosine", "linear", "constant"] = option(
+        "cosine", "Learning rate after the warm-up; cosine, linear: to zero in the last epoch", "cosine")
     warmup_ratio: Share = option(0.01, "Share of all planned steps in which the learning rate rises linearly", 0.01)
     precision: Precision = option("auto", "Precision of the training; auto: bf16 if the processor has it in hardware")
     compile: Flag = option(False, "torch.compile for the feed-forward layers, on GPUs")

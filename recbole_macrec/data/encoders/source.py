@@ -35,6 +35,7 @@ class ModelSource(NamedTuple):
     commit: str | None  # on the hub; None for a local folder
     identity: dict[str, str]  # features are encoded again if this changes
     config: PretrainedConfig
+    option: str = "encoders"  # the option that names the model, for messages
 
     @property
     def revision(self) -> str:
@@ -45,12 +46,12 @@ class ModelSource(NamedTuple):
         """Return ``auto_class.from_pretrained`` of this revision; UserError if a file is missing or damaged."""
         if self.commit:
             arguments["local_files_only"] = not hub_answers()
-        with _loading(self.model, Path(self.path).is_dir()):
+        with _loading(self.model, Path(self.path).is_dir(), self.option):
             return auto_class.from_pretrained(self.path, revision=self.commit, trust_remote_code=False, **arguments)
 
 
-def find_model(model: str, revision: str | None = None) -> ModelSource:
-    """Return the model with this hub name or local folder; UserError if it is unavailable."""
+def find_model(model: str, revision: str | None = None, option: str = "encoders") -> ModelSource:
+    """Return the model with this hub name or local folder; UserError, which names ``option``, if it is unavailable."""
     from transformers import AutoConfig
     from transformers.utils import cached_file
 
@@ -58,12 +59,12 @@ def find_model(model: str, revision: str | None = None) -> ModelSource:
     if folder.is_dir():
         if revision:
             raise UserError(f"revision {revision} is set, but {folder} is a local model folder, which has no revisions; leave it out")
-        with _loading(model, local=True):
+        with _loading(model, local=True, option=option):
             config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-        return ModelSource(model, str(folder), None, {"content": content_hash(folder)}, config)
+        return ModelSource(model, str(folder), None, {"content": content_hash(folder)}, config, option)
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
-        raise UserError(f"model folder {folder} of encoders does not exist; check the path")
-    with _loading(model, local=False):
+        raise UserError(f"model folder {folder} of {option} does not exist; check the path")
+    with _loading(model, local=False, option=option):
         # The hub's client stores files in .../snapshots/<commit>/.
         offline = not hub_answers()
         file = cached_file(model, "config.json", revision=revision or "main", local_files_only=offline)
@@ -72,7 +73,7 @@ def find_model(model: str, revision: str | None = None) -> ModelSource:
         commit = Path(file).parent.name
         config = AutoConfig.from_pretrained(model, revision=commit, trust_remote_code=False, local_files_only=offline)
     # The commit of a branch changes with every edit of the model's page, so the identity is the requested revision.
-    return ModelSource(model, model, commit, {"model": model, "revision": revision or "main"}, config)
+    return ModelSource(model, model, commit, {"model": model, "revision": revision or "main"}, config, option)
 
 
 @cache
@@ -150,7 +151,7 @@ def content_hash(folder: Path) -> str:
 
 
 @contextmanager
-def _loading(model: str, local: bool) -> Iterator[None]:
+def _loading(model: str, local: bool, option: str) -> Iterator[None]:
     """Convert errors of transformers for models that cannot be loaded to UserError."""
     from safetensors import SafetensorError
 
@@ -163,8 +164,9 @@ def _loading(model: str, local: bool) -> Iterator[None]:
             raise UserError(f"model {model} needs custom code, which is never run (trust_remote_code is off); choose a "
                             "model that transformers supports") from error
         if local:
-            raise UserError(f"model folder {model} of encoders is not readable ({reason}); it needs the files that "
+            raise UserError(f"model folder {model} of {option} is not readable ({reason}); it needs the files that "
                             "save_pretrained writes: config.json, weights, and the tokenizer's or image processor's files") from error
-        raise UserError(f"model '{model}' of encoders is not on this machine and could not be downloaded ({reason}); check name, "
+        setting = "model" if option == "encoders" else option
+        raise UserError(f"model '{model}' of {option} is not on this machine and could not be downloaded ({reason}); check name, "
                         f"revision and network, or download it on another machine (hf download {model} --local-dir FOLDER) and set "
-                        "model: FOLDER") from error
+                        f"{setting}: FOLDER") from error

@@ -1,0 +1,453 @@
+"""P5, VIP5 and LCRec: beams equal brute-force scoring, training repeats and resumes, and no held-out interaction is learnt."""
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from recbole.data.interaction import Interaction
+from recbole.quick_start import load_data_and_model
+from recbole.utils import get_trainer
+from recbole.utils.case_study import full_sort_topk
+from small_models import ITEMS, PauseAfter, batch_of, data_path, prepare as prepared  # noqa: F401  data_path is a fixture
+
+from recbole_macrec.baselines.text_to_text import vip5
+from recbole_macrec.baselines.text_to_text.item_index import cluster_index, digit_index, random_digits
+from recbole_macrec.benchmark.compare.command import main
+from recbole_macrec.benchmark.speed.text_reference import TextReference
+from recbole_macrec.config.schema.text_to_text import LCREC_TASKS
+from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids import SemanticIDs
+from recbole_macrec.trainer.epoch_checkpointer import Paused
+
+NAMES = ["P5", "VIP5", "LCRec"]
+T5 = ["P5", "VIP5"]
+QUICK = {"item_index": "codes", "quantizer": "rq_kmeans", "collision": "reassign", "text_fields": ["title"], "epochs": 2, "precision": "fp32"}
+CID = {"item_index": "cid", "quantizer": "cid", "cid_clusters": 3, "cid_leaf_size": 6}
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed: pip install peft")
+
+
+def prepare(name, path, **options):
+    """Config, model, trainer and data loaders of a tiny backbone on the tiny dataset."""
+    return prepared(name, path, **{**QUICK, **options})
+
+
+def changed_rows(path: Path, change) -> None:
+    """Rewrite the lines below the header of the interactions."""
+    file = path / TINY / f"{TINY}.inter"
+    header, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([header, *change(lines)]) + "\n")
+
+
+def weights_of(model) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@torch.no_grad()
+def brute_force(model, users) -> torch.Tensor:
+    """Mean log-probability of the tokens of every item's ID [B, N], by transformers' own forward pass, one item of one user at a time."""
+    network, reference = model.backbone.merged().eval(), TextReference(model)
+    scores = torch.zeros(len(users), model.n_items)
+    for row in range(len(users)):
+        inputs = (reference._causal_inputs if reference.causal else reference._encoder_inputs)(
+            [model.ranking_prompt(*(column[0] for column in model._rows(users[[row]])))]
+        )
+        read = "input_ids" if reference.causal else "decoder_input_ids"
+        for item in range(1, model.n_items):
+            response = torch.tensor([model.item_ids[item]])
+            sequence = torch.cat([inputs[read], response], dim=1)
+            mask = {"attention_mask": torch.ones_like(sequence)} if reference.causal else {}
+            logits = network(**{**inputs, read: sequence, **mask}).logits[0, inputs[read].shape[1] - 1 : -1]
+            scores[row, item] = logits.log_softmax(-1).gather(1, response.T).mean()
+    return scores
+
+
+@pytest.mark.parametrize("name, options", [("P5", {}), ("P5", {"item_index": "random_digits"}), ("P5", CID), ("VIP5", {}), ("LCRec", {})])
+def test_beams_and_scores_equal_brute_force(name, options, data_path):
+    """With as many beams as items, beam search ranks all items as their exact scores do."""
+    _, model, trainer, (train, _, test) = prepare(name, data_path, **options)
+    trainer.train_steps(train)
+    model.eval()
+    users = batch_of(test)[np.array([0, 5, 11])]
+    expected = brute_force(model, users)[:, 1:]
+    ranking = model.rank(users, beams=ITEMS)
+    assert ranking.items.sort().values.tolist() == [list(range(1, ITEMS + 1))] * 3
+    torch.testing.assert_close(expected.gather(1, ranking.items - 1), ranking.scores, atol=1e-5, rtol=0)
+    items = torch.arange(1, ITEMS + 1).expand(3, -1)
+    torch.testing.assert_close(model.item_scores(users, items), expected, atol=1e-5, rtol=0)
+    users.update(Interaction({"item_id": torch.tensor([4, 1, 9])}))
+    torch.testing.assert_close(model.predict(users), expected.gather(1, torch.tensor([[3], [0], [8]]))[:, 0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_few_beams_find_the_lists_of_generate(name, data_path):
+    _, model, trainer, (train, _, test) = prepare(name, data_path, num_beams=10)
+    trainer.train_steps(train)
+    model.eval()
+    users = batch_of(test)
+    assert model.rank(users).items.tolist() == TextReference(model).rank(users, 10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_ranks_as_its_users_alone_and_scores_every_item(name, data_path):
+    _, model, _, loaders = prepare(name, data_path)
+    model.eval()
+    users = batch_of(loaders[2])
+    together = model.full_sort_predict(users)
+    assert together.shape == (len(users), ITEMS + 1) and together.isfinite().all() and (together.argmin(1) == 0).all()
+    for i in range(0, len(users), 9):
+        alone = model.full_sort_predict(users[[i]])[0]
+        assert torch.equal(alone.argsort(descending=True), together[i].argsort(descending=True))
+    few = model.best_items(users, 5, model.restriction(np.array([2, 7, 8, 20])), excluded=torch.full((len(users), 1), 7))
+    assert few.items[:, :3].sort(1).values.tolist() == [[2, 8, 20]] * len(users) and (few.items[:, 3:] == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learns_the_next_item_repeats_and_loads_as_saved(name, data_path):
+    """Nearly every item is followed by the next one, so the last item of a history suffices."""
+    options = {"epochs": 20, "eval_step": 10, "train_batch_size": 32, "dropout_prob": 0.0, "MAX_ITEM_LIST_LENGTH": 1}
+    _, _, trainer, (train, valid, test) = prepare(name, data_path, **options)
+    trainer.fit(train, valid)
+    losses, result = list(trainer.train_loss_dict.values()), trainer.evaluate(test)
+    assert losses[-1] < 0.5 * losses[0] and result["hit@5"] > 2 * 5 / ITEMS  # twice chance
+    config, model, _, _, _, test = load_data_and_model(trainer.saved_model_file)
+    assert get_trainer(config["MODEL_TYPE"], name)(config, model).evaluate(test, load_best_model=False) == result
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_run(name, data_path):
+    runs = []
+    for _ in range(2):
+        _, _, trainer, (train, valid, test) = prepare(name, data_path)
+        trainer.fit(train, valid)
+        runs.append((trainer.train_loss_dict, trainer.evaluate(test)))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resumed_equals_uninterrupted(name, data_path):
+    options = {"epochs": 3, "dropout_prob": 0.1}
+    _, whole, trainer, (train, valid, _) = prepare(name, data_path, **options)
+    expected = trainer.fit(train, valid)
+    final = weights_of(whole)
+    _, _, left, (train, valid, _) = prepare(name, data_path, **options)
+    left.callbacks.append(PauseAfter(1.5))
+    with pytest.raises(Paused):
+        left.fit(train, valid)
+    _, model, resumed, (train, valid, _) = prepare(name, data_path, **options, resume=left._last_file())
+    assert resumed.fit(train, valid) == expected
+    for key, value in final.items():
+        torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name, options", [("P5", {"item_index": "random_digits"}), ("P5", CID), ("LCRec", {}),
+                                           ("VIP5", {"vip5_tasks": ["next", "yes_no", "direct"]})])
+def test_held_out_interactions_change_nothing_that_is_learnt(name, options, data_path):
+    """Each user's last two items are replaced, which also changes RecBole's item numbers."""
+    learnt = []
+    for replace in (False, True):
+        if replace:
+            def held_out_replaced(lines):
+                last = {line.split("\t")[0]: i for i, line in enumerate(lines)}
+                rows = {i - back for i in last.values() for back in (0, 1)}
+                # the users in reverse, so that new item numbers come first; users keep their order of appearance
+                return ["\t".join([*line.split("\t")[:1], f"i{(7 * i) % 29 + 1}", line.split("\t")[2]]) if i in rows else line
+                        for i, line in enumerate(lines)]
+
+            changed_rows(data_path, held_out_replaced)
+        _, model, trainer, (train, _, _) = prepare(name, data_path, train_batch_size=32, **options)
+        ids = dict(zip(model.item_tokens[1:], model.item_ids[1:]))
+        trainer.train_steps(train)
+        learnt.append((ids, model.backbone.tokenizer.get_vocab(), weights_of(model), model.item_tokens))
+    assert learnt[0][:2] == learnt[1][:2] and learnt[0][3] != learnt[1][3]
+    for key, value in learnt[0][2].items():
+        torch.testing.assert_close(learnt[1][2][key], value, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_in_another_order_give_the_same_lists(name, data_path):
+    _, model, trainer, (_, _, test) = prepare(name, data_path)
+    trainer._save_checkpoint(0)
+
+    def lists(model, test):
+        users = test._dataset.inter_feat["user_id"].numpy()
+        _, top = full_sort_topk(users, model, test, k=10)
+        return dict(zip(test.dataset.id2token("user_id", users).tolist(), test.dataset.id2token("item_id", top.numpy()).tolist()))
+
+    expected = lists(model, test)
+    changed_rows(data_path, lambda lines: [lines[i] for i in np.random.default_rng(0).permutation(len(lines))])
+    _, model, _, _, _, test = load_data_and_model(trainer.saved_model_file)
+    assert lists(model, test) == expected
+
+
+@pytest.mark.parametrize("change, named", [({"codebook_size": 4, "codebook_levels": 3}, "other IDs"), ({"text_fields": []}, "lcrec_tasks")])
+def test_a_checkpoint_of_other_ids_or_a_missing_title_is_refused(change, named, data_path):
+    _, _, trainer, _ = prepare("LCRec", data_path)
+    trainer._save_checkpoint(0)
+    with pytest.raises(UserError, match=named):
+        prepare("LCRec", data_path, **change)[2].resume_checkpoint(trainer.saved_model_file)
+
+
+def test_random_numbers_do_not_follow_the_order_of_the_items():
+    tokens = [f"i{i}" for i in range(120)]
+    digits = random_digits(tokens, 3)
+    assert digits.shape == (120, 3) and len(np.unique(digits, axis=0)) == 120 and digits.max() == 9
+    assert np.array_equal(random_digits(tokens[::-1], 3), digits[::-1])
+    numbers = digits @ [100, 10, 1]
+    assert abs(np.corrcoef(numbers, np.arange(120))[0, 1]) < 0.3
+    assert digit_index(tokens, 3).fingerprint(tokens) == digit_index(tokens[::-1], 3).fingerprint(tokens[::-1])
+
+
+def test_clusters_are_named_by_their_path_and_short_ids_are_closed():
+    codes = np.array([[1, 1, 0], [1, 2, 0], [2, 1, 1], [2, 1, 2]])  # paths (0, 0), (0, 1), (1, 0, 0), (1, 0, 1)
+    ids = SemanticIDs(tuple("abcd"), {"text": codes}, {"text": (3, 3, 3)}, {"text": codes})
+    index = cluster_index(ids)
+    names = [[index.names[level][code] for level, code in enumerate(row)] for row in index.codes[1:]]
+    assert names == [["<0>", "<#0>", "<end>"], ["<0>", "<#1>", "<end>"], ["<1>", "<1-0>", "<#0>"], ["<1>", "<1-0>", "<#1>"]]
+    same_length = SemanticIDs(tuple("ab"), {"text": np.array([[0, 0], [1, 0]])}, {"text": (2, 1)}, {})
+    index = cluster_index(same_length)
+    assert [[index.names[level][code] for level, code in enumerate(row)] for row in index.codes[1:]] == [["<0>", "<#0>"], ["<1>", "<#0>"]]
+
+
+# -- P5 and VIP5 ------------------------------------------------------------------------------------------------------
+
+
+def test_whole_word_numbers_of_a_sentence(data_path):
+    """user_7 | bought | item_ <a_1> <b_2> | , | item_ <a_0> <b_3> | ; and the end of the prompt."""
+    _, model, _, _ = prepare("P5", data_path)
+    writer = model.writer
+    writer.items, writer.user_digits = [[], [50, 51, 52], [50, 53, 54]], [[], [7]]
+    prompt = writer.write("user_{user} bought {history} ;", 1, [1, 2])
+    assert prompt.words == [1, 1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 0]
+    assert prompt.tokens[1] == 7 and prompt.tokens[3:6] == [50, 51, 52] and prompt.tokens[7:10] == [50, 53, 54]
+    assert prompt.tokens[-1] == model.backbone.tokenizer.eos_token_id
+    writer.slots = 2
+    prompt = writer.write("{history} ;", 1, [1, 2])
+    assert prompt.words == [1, 1, 1, 2, 3, 4, 5, 5, 5, 6, 7, 8, 0]
+    assert prompt.items == [0, 0, 0, 1, 1, 0, 0, 0, 0, 2, 2, 0, 0]
+
+
+def test_tokens_of_an_item_share_their_whole_word_embedding(data_path):
+    _, model, _, _ = prepare("P5", data_path)
+    model.eval()
+    prompt = model.ranking_prompt(1, np.array([3, 4]))
+    added = model.embed_prompts([prompt]).embeddings[0] - model.backbone.embed(torch.tensor(prompt.tokens))
+    torch.testing.assert_close(added, model.whole_word.weight[torch.tensor(prompt.words)], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_is_that_of_transformers_on_the_response(name, data_path):
+    """P5 and VIP5: mean over samples of the mean over tokens; LCRec: mean over tokens. Tokens of a prompt have no loss."""
+    _, model, _, loaders = prepare(name, data_path, dropout_prob=0.0)
+    model.train()
+    batch = loaders[0]._dataset[np.array([0, 3, 9, 20, 31])]
+    torch.manual_seed(5)
+    loss = model.calculate_loss(batch)
+    torch.manual_seed(5)
+    samples = model.training_samples(*model._rows(batch), batch["item_id"].tolist())
+    network, expected, counts = model.backbone.merged(), [], []
+    for sample in samples:
+        response = torch.tensor([sample.response])
+        if name == "LCRec":
+            tokens = torch.tensor([[*sample.prompt.tokens, *sample.response]])
+            labels = tokens.clone()
+            labels[:, : len(sample.prompt.tokens)] = -100
+            expected.append(network(input_ids=tokens, labels=labels).loss)
+        else:
+            expected.append(network(inputs_embeds=model.embed_prompts([sample.prompt]).embeddings, labels=response).loss)
+        counts.append(len(sample.response))
+    weights = torch.tensor(counts if name == "LCRec" else [1] * len(counts)).float()
+    torch.testing.assert_close(loss, (torch.stack(expected) * weights).sum() / weights.sum(), atol=1e-5, rtol=1e-5)
+    assert name != "LCRec" or len(samples) > 5
+
+
+def test_vip5_trains_adapters_norms_and_new_modules_only(data_path):
+    _, model, trainer, (train, _, _) = prepare("VIP5", data_path, weight_decay=0.5)
+    before = weights_of(model)
+    trainer.train_steps(train)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    frozen = set(before) - moved
+    assert all(part in " ".join(moved) for part in ("down", "up", "layer_norm", "visual", "category", "whole_word", "backbone.added"))
+    assert any(name.endswith("shared.weight") for name in frozen)
+    assert not [name for name in moved if name.startswith("backbone.model") and not any(p in name for p in (".down.", ".up.", "layer_norm"))]
+
+
+def test_adapters_start_as_a_plain_t5(data_path):
+    _, model, _, (_, _, test) = prepare("VIP5", data_path)
+    model.eval()
+    users = batch_of(test)[np.arange(4)]
+    with_adapters = model.rank(users, beams=ITEMS)
+    adapters = [module for module in model.modules() if isinstance(module, vip5.Adapter)]
+    assert len(adapters) == 2 + 3  # an encoder layer and a decoder layer
+    for adapter in adapters:
+        adapter.forward = adapter.module.forward
+    torch.testing.assert_close(model.rank(users, beams=ITEMS), with_adapters, atol=1e-6, rtol=0)
+    for adapter in adapters:
+        del adapter.forward
+        torch.nn.init.normal_(adapter.up.weight)
+    assert not torch.allclose(model.rank(users, beams=ITEMS).scores, with_adapters.scores, atol=1e-3)
+
+
+@pytest.mark.parametrize("tasks", [["next"], ["next", "yes_no", "direct"]])
+def test_image_features_and_tasks_change_the_loss(tasks, data_path):
+    losses = []
+    for permuted in (False, True):
+        if permuted:
+            table = FeatureTable.load(data_path / TINY, "image")
+            FeatureTable(table.item_tokens, table.matrix[np.random.default_rng(0).permutation(ITEMS)]).save(data_path / TINY, "image")
+        _, model, _, loaders = prepare("VIP5", data_path, dropout_prob=0.0, vip5_tasks=tasks)
+        torch.manual_seed(1)
+        batch = loaders[0]._dataset[np.arange(20)]
+        losses.append(model.calculate_loss(batch).item())
+        samples = model.training_samples(*model._rows(batch), batch["item_id"].tolist())
+    assert len(samples) == 20 * len(tasks) and abs(losses[0] - losses[1]) > 1e-4
+    if len(tasks) > 1:
+        direct = samples[-1].prompt.items
+        assert sorted(set(direct) - {0}) == list(range(1, ITEMS + 1))  # 30 items: all are candidates, the target among them
+        answers = {tuple(sample.response[:-1]) for sample in samples[20:40]}
+        assert answers == {tuple(model.backbone.encode(word)) for word in ("yes", "no")}
+
+
+def test_other_items_exclude_the_target_and_do_not_repeat(data_path):
+    _, model, _, _ = prepare("VIP5", data_path)
+    for target in (1, 12, ITEMS):
+        others = model._others(target, ITEMS - 1)
+        assert sorted([*others, target]) == list(range(1, ITEMS + 1))
+
+
+# -- LCRec ------------------------------------------------------------------------------------------------------------
+
+
+@needs_peft
+def test_lora_trains_its_matrices_the_head_and_the_added_rows_only(data_path):
+    _, model, trainer, (train, _, test) = prepare("LCRec", data_path, trained_weights="lora")
+    before = weights_of(model)
+    trainer.train_steps(train)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"backbone.added", "backbone.added_head", "backbone.model.lm_head.weight"} < moved
+    rest = moved - {"backbone.added", "backbone.added_head", "backbone.model.lm_head.weight"}
+    assert rest and all("lora_" in name for name in rest)
+    model.eval()
+    users = batch_of(test)
+    assert model.rank(users).items.tolist() == TextReference(model).rank(users, model.beams)
+
+
+def test_lora_without_peft_names_the_package(data_path, monkeypatch):
+    monkeypatch.setattr("recbole_macrec.config.schema.text_to_text.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install 'recbole_macrec\\[llm\\]'"):
+        prepare("LCRec", data_path, trained_weights="lora")
+
+
+def test_tasks_of_lcrec_read_texts_and_ids(data_path):
+    file = data_path / "preferences.json"
+    file.write_text(json.dumps({"u1": {"preferences": ["likes wool"], "intentions": {"i4": "a ball of wool"}}, "unknown": {}}))
+    options = {"lcrec_tasks": list(LCREC_TASKS), "preference_file": str(file), "text_fields": ["title", "categories"]}
+    _, model, _, _ = prepare("LCRec", data_path, item_task_ratio=1.0, mixed_task_ratio=1.0, **options)
+    decode = model.backbone.tokenizer.decode
+    user, item = model.user_tokens.index("u1"), model.item_tokens.index("i4")
+    history = np.array([model.item_tokens.index("i2"), model.item_tokens.index("i3")])
+    ids = [*model.item_ids[item], *model.end]
+    assert model._sequence(user, history, item).response == ids
+    texts = ["craft item 4</s>", "paper craft</s>", "craft item 4 paper craft</s>"]
+    seen = {name: set() for name in ("item_to_text", "text_to_item", "mixed", "search", "preference")}
+    for _ in range(40):
+        for name, kinds in seen.items():
+            sample = getattr(model, f"_{name}")(user, history, item)
+            kinds.add("ids" if sample.response == ids else decode(sample.response).replace(" </s>", "</s>"))
+    assert seen["item_to_text"] == set(texts) and seen["text_to_item"] == seen["search"] == {"ids"}
+    assert seen["mixed"] == {"ids", *texts[:2]} and seen["preference"] == {"likes wool</s>"}
+    assert "a ball of wool" in {decode(model._search(user, history, item).prompt.tokens).split('"')[1].strip() for _ in range(20)}
+    assert model._search(0, history, item) is None and model._preference(0, history, item) is None
+    samples = model.training_samples([user, user], [history, history], [item, item])
+    assert len(samples) == 2 * 6
+
+
+# -- backbones --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved_backbones(tmp_path_factory):
+    """A T5 and a LLaMA with random weights, saved like pretrained ones, with a tokenizer of words."""
+    from recbole_macrec.baselines.text_to_text.tiny import tiny_llama, tiny_t5, tiny_tokenizer
+
+    folder = tmp_path_factory.mktemp("backbones")
+    sizes = {"d_model": 16, "d_ff": 32, "num_heads": 2, "d_kv": 8, "encoder_layers": 2, "decoder_layers": 2, "dropout_prob": 0.0}
+    tokenizer = tiny_tokenizer(["user_ bought item_ ; , . : ? which item comes next yes no instruction Response the user"])
+    for name, build in (("t5", tiny_t5), ("llama", tiny_llama)):
+        torch.manual_seed(0)
+        build(sizes, tokenizer).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_local_backbone_trains_and_its_frozen_weights_stay_out_of_checkpoints(name, data_path, saved_backbones):
+    folder = saved_backbones / ("llama" if name == "LCRec" else "t5")
+    _, model, trainer, (train, valid, test) = prepare(name, data_path, backbone=str(folder), epochs=1)
+    trainer.fit(train, valid)
+    result = trainer.evaluate(test)
+    saved = torch.load(trainer.saved_model_file, weights_only=True)["state_dict"]
+    frozen = [key for key, weight in model.named_parameters() if not weight.requires_grad]
+    assert not set(frozen) & set(saved) and bool(frozen) == (name == "VIP5")
+    config, loaded, _, _, _, test = load_data_and_model(trainer.saved_model_file)
+    assert get_trainer(config["MODEL_TYPE"], name)(config, loaded).evaluate(test, load_best_model=False) == result
+    _, other, _, _ = prepare(name, data_path)
+    with pytest.raises(UserError, match="another backbone than tiny"):
+        other.load_other_parameter(model.other_parameter())
+
+
+@pytest.mark.parametrize("backbone, option, named", [
+    ("no/such-model", "backbone", "hf download no/such-model --local-dir FOLDER.*set backbone: FOLDER"),
+    ("./nowhere", "backbone", "model folder nowhere of backbone does not exist"),
+])
+@pytest.mark.parametrize("name", ["P5", "LCRec"])
+def test_a_missing_backbone_says_what_to_put_where(name, backbone, option, named, data_path, monkeypatch):
+    monkeypatch.setattr("recbole_macrec.data.encoders.source.hub_answers", lambda: False)
+    with pytest.raises(UserError, match=named):
+        prepare(name, data_path, backbone=backbone)
+
+
+@pytest.mark.parametrize("name, folder", [("P5", "llama"), ("LCRec", "t5")])
+def test_a_backbone_of_the_other_kind_is_refused(name, folder, data_path, saved_backbones):
+    with pytest.raises(UserError, match="needs a"):
+        prepare(name, data_path, backbone=str(saved_backbones / folder))
+
+
+@pytest.mark.parametrize("name, option, value, expected", [
+    ("P5", "item_index", "cid", "quantizer is rq_kmeans; set quantizer to cid"),
+    ("P5", "item_index", "numbers", "random_digits"),
+    ("LCRec", "item_index", "random_digits", "codes or cid"),
+    ("P5", "num_beams", 5, "largest topk"),
+    ("P5", "backbone", 3, "text"),
+    ("P5", "decode", "exact", "beam"),
+    ("VIP5", "vip5_tasks", ["direct"], "next among them"),
+    ("VIP5", "visual_tokens", 0, ">= 1"),
+    ("LCRec", "lcrec_tasks", ["mixed"], "sequence among them"),
+    ("LCRec", "lcrec_tasks", ["sequence", "search"], "preference_file"),
+    ("LCRec", "trained_weights", "some", "all or lora"),
+])
+def test_invalid_options_are_named(name, option, value, expected, data_path):
+    with pytest.raises(UserError, match=expected):
+        prepare(name, data_path, **{option: value})
+
+
+def test_one_command_prints_one_table(data_path, capsys):
+    words = [f"--{key}={value}" for key, value in {**QUICK, "epochs": 1, "show_progress": False, "state": "ERROR"}.items()]
+    argv = ["--model=P5,VIP5,LCRec", f"--dataset={TINY}", f"--data_path={data_path}", *words, "--codebook_size=8", "--codebook_levels=2",
+            "--modalities=[text,image]"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    rows = [line.replace("|", " ").split()[0] for line in printed.splitlines() if line.replace("|", " ").split()]
+    assert [name for name in rows if name in NAMES] == NAMES, printed
+
+
+def test_the_linear_schedule_rises_and_falls_to_zero(data_path):
+    _, _, trainer, _ = prepare("P5", data_path, warmup_ratio=0.2, learning_rate=1.0)
+    trainer.steps, rates = 10, []
+    for trainer.step in range(10):
+        trainer._set_learning_rate()
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(rates, [0.5, 1.0, *(1 - np.arange(8) / 8)])
