@@ -21,7 +21,7 @@ from recbole_macrec.benchmark.speed.graph import MODELS
 from recbole_macrec.benchmark.speed.kernels import kernels
 from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
-from recbole_macrec.benchmark.speed.text import text
+from recbole_macrec.benchmark.speed.text import TEXT_MODELS, text
 from recbole_macrec.benchmark.speed.train import train
 from recbole_macrec.benchmark.speed.whole import whole
 from recbole_macrec.benchmark.study import study
@@ -69,7 +69,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of this package (default: 3)")
     parser.add_argument("--reference_repeats", type=int, default=1, help="timed runs of the reference (default: 1)")
     parser.add_argument("--backbone", default="tiny", help="text: backbone of P5, VIP5 and LCRec (default: tiny)")
-    parser.add_argument("--models", nargs="+", default=["P5", "VIP5", "LCRec"], help="text: models to measure (default: P5 VIP5 LCRec)")
     parser.add_argument("--training_steps", type=int, default=40, help="decode, exact, text: training steps before measuring (default: 40)")
     parser.add_argument("--users", type=int, default=2048, help="decode, exact, text: users ranked by beam search and certified ranking (default: 2048)")
     parser.add_argument("--reference_users", type=int, default=128, help="decode, text: users ranked by the reference (default: 128)")
@@ -86,7 +85,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--part", choices=("decoding", "graph"), default="decoding",
                         help="scale: tries and decoding, or the general recommenders on graphs (default: decoding)")
     parser.add_argument("--interactions", type=int, default=10**6, help="scale --part=graph: interactions (default: 1000000)")
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), help="scale --part=graph: models to measure (default: all)")
+    parser.add_argument("--models", nargs="+", choices=[*MODELS, *TEXT_MODELS], help="text, scale --part=graph: models to measure (default: all)")
     parser.add_argument("--scale_users", type=int, default=64, help="scale: users decoded at once (default: 64)")
     parser.add_argument("--positions", type=int, help="kernels: positions of a forward pass (default: those of the CPU budget)")
     parser.add_argument("--plot", metavar="FILE.svg", help="scale: plot the time per user against the catalogue size")

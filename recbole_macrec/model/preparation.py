@@ -18,7 +18,7 @@ def reads_semantic_ids(config: Config) -> bool:
 
 
 def reads_features(config: Config) -> bool:
-    """Whether the model of ``config`` reads item features itself, without semantic IDs."""
+    """Whether the model of ``config`` reads item features itself, besides those of semantic IDs."""
     return is_ours(config.model_class) and config.model_class.reads_features(config)
 
 

@@ -93,7 +93,7 @@ class WindowedRecommender(SequentialRecommender):
 
     @classmethod
     def reads_features(cls, config) -> bool:
-        """Whether a model with these settings reads item features itself, without semantic IDs."""
+        """Whether a model with these settings reads item features itself, besides those of semantic IDs."""
         return False
 
     @classmethod

@@ -89,6 +89,10 @@ class VIP5(P5):
     def wordings(cls) -> Sequence[str]:
         return [RANKING, *(wording for task in VIP5_TASKS for wording in WORDINGS[task])]
 
+    @classmethod
+    def reads_features(cls, config) -> bool:
+        return True
+
     @staticmethod
     def visual_slots(config) -> int:
         return config["visual_tokens"]

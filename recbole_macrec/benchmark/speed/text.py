@@ -9,6 +9,7 @@ from recbole_macrec.benchmark.speed.text_reference import TextReference
 from recbole_macrec.benchmark.speed.train import first_batches
 from recbole_macrec.utils.hardware import peak_host_memory
 
+TEXT_MODELS = ("P5", "VIP5", "LCRec")
 TOP = 10
 
 
@@ -17,15 +18,19 @@ def text(args) -> dict:
 
     Every model is measured in a process of its own, so that its peak memory is its own.
     """
-    results = {}
-    for name in args.models:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            results[name] = pool.apply(measure, (name, args))
-    return results
+    return {name: in_own_process(measure, name, args) for name in args.models or TEXT_MODELS}
+
+
+def in_own_process(function, *arguments):
+    """Return ``function(*arguments)``, called in a new process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
 
 
 def measure(name: str, args) -> dict:
     """Measure one model; a sample of training is a target with the samples of all tasks."""
+    import recbole_macrec  # noqa: F401  registers the models in a new process
+
     subject = prepare(args.dataset, args.data_path, args.modality, model=name, backbone=args.backbone, train_batch_size=args.batch)
     batches = first_batches(subject, args.timed_steps)
     samples = sum(len(batch) for batch in batches)
