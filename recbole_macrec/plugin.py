@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 from recbole.config import Config
-from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
+from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader, NegSampleEvalDataLoader
 from recbole.data.dataset import Dataset
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.quick_start import quick_start
 from recbole.utils import EvaluatorType, InputType, ModelType, dataset_arguments, general_arguments
 
@@ -65,11 +66,10 @@ def register() -> None:
     _rank_as_many_as_fit()
     _validate_on_some_users()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
-        module.run_recboles = run_recboles
-        module.load_data_and_model = load_data_and_model
+        vars(module).update(run_recboles=run_recboles, load_data_and_model=load_data_and_model)
 
 
-def register_model(model: type) -> None:
+def register_model(model: type[AbstractRecommender]) -> None:
     """Let RecBole find ``model``, its ``trainer_class`` and its ``dataset_class`` by the name of the model.
 
     ``get_model`` looks for a module such as ``recbole.model.sequential_recommender.<name>``, ``get_trainer`` and
@@ -285,7 +285,7 @@ def _validate_on_some_users() -> None:
         _limit_users(loader)
 
 
-def _limit_users(loader: type) -> None:
+def _limit_users(loader: type[AbstractDataLoader]) -> None:
     original = loader.__init__
 
     @functools.wraps(original)

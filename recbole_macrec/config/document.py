@@ -67,7 +67,7 @@ def _table(title: str, names: list[str]) -> list[str]:
             fields = {"RecBole's models": AnyModelOptions.model_fields[name]} | fields
         first = next(iter(fields.values()))
         cells = [_by_model({m: expected(f) for m, f in fields.items()}), _by_model({m: _text(f) for m, f in fields.items()}),
-                 _papers({m: schema.model_fields[name] for m, schema in schemas.items() if m != "SASRecPerUser"}), first.description]
+                 _papers({m: schema.model_fields[name] for m, schema in schemas.items() if m != "SASRecPerUser"}), first.description or ""]
         lines.append(f"| `{name}` | " + " | ".join(_cell(cell) for cell in cells) + " |")
     return [*lines, ""]
 

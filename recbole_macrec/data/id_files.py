@@ -48,11 +48,13 @@ def _decode(path: Path, item: str, words: object) -> tuple[list[int], bool]:
     if not isinstance(words, list) or not words or len(words) > MAX_LEVELS:
         raise UserError(f"{path}: item '{item}' has {shown(words)}; expected a list of 1 to {MAX_LEVELS} codes, e.g. "
                         '["<a_170>", "<b_224>"].')
-    matches = [CODE.fullmatch(word) if isinstance(word, str) else None for word in words]
-    for word, match in zip(words, matches):
+    matches = []
+    for word in words:
+        match = CODE.fullmatch(word) if isinstance(word, str) else None
         if match is None:
             raise UserError(f"{path}: item '{item}' has the code {shown(word)}; expected <level_code> with a whole number "
                             "from 0, e.g. <a_170>.")
+        matches.append(match)
     upper = matches[0][1].isupper()
     letters = ascii_lowercase.upper() if upper else ascii_lowercase
     for level, match in enumerate(matches):

@@ -30,6 +30,11 @@ class IDTable(nn.Module):
         nodes: int64 [N_t + 1, L], the nodes of each trained item in ``trained``; row 0 is the padding.
     """
 
+    codes: torch.Tensor
+    raw_id: torch.Tensor
+    prior: torch.Tensor | None
+    nodes: torch.Tensor
+
     def __init__(self, codes: np.ndarray, raw_codes: np.ndarray, n_new_items: int = 0):
         super().__init__()
         codes = np.ascontiguousarray(codes)
@@ -53,8 +58,8 @@ class IDTable(nn.Module):
 
     def trie_of(self, items: np.ndarray) -> Trie:
         """Build the trie of the IDs of ``items`` (sorted item numbers) on the device of the table."""
-        codes, prior = (None if part is None else part.cpu().numpy()[items] for part in (self.codes, self.prior))
-        return Trie(codes, items, prior).to(self.codes.device)
+        prior = None if self.prior is None else self.prior.cpu().numpy()[items]
+        return Trie(self.codes.cpu().numpy()[items], items, prior).to(self.codes.device)
 
     def _add_buffer(self, name: str, values: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)

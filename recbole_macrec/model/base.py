@@ -5,12 +5,12 @@ Shapes: B users, N items, n targets, L levels, K codes of a level, D model width
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from recbole_macrec.config.registry import models
 from recbole_macrec.config.validation import as_list
@@ -31,6 +31,7 @@ from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.model.interleaved import block_windows, interleaved_tokens, random_orders
 from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
+from recbole_macrec.utils.modules import ModuleDict
 
 
 class Task(NamedTuple):
@@ -86,7 +87,7 @@ class GenerativeRecommender(WindowedRecommender):
         self.decoder_only, self.output = config["network"] == "decoder_only", config["output"]
         self.network = self.build_network(config)
         self.group_overhead = self.budget.group_overhead(self.network)
-        self.tables = nn.ModuleDict({m: IDTable(ids.codes[m], ids.raw_codes[m], ids.n_new_items) for m in self.modalities})
+        self.tables = ModuleDict({m: IDTable(ids.codes[m], ids.raw_codes[m], ids.n_new_items) for m in self.modalities})
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         """Sequence tasks and item tasks of this model."""
@@ -133,11 +134,11 @@ class GenerativeRecommender(WindowedRecommender):
         if self.interleaved:
             return self._interleaved_parts(windows, items)
         for tasks, subset in self._split_by_tasks(windows):
-            samples += subset.count() * len(tasks)
+            samples += subset.n_targets() * len(tasks)
             for rows in self._batch_parts(subset.length - 1):
                 part = subset.rows(rows)
                 passes += [(int(part.length.max()), source, targets, part) for source, targets in self._passes(tasks)]
-        parts = [partial(self._item_loss, items, samples)] if len(items) else []
+        parts: list[Callable[[], torch.Tensor]] = [partial(self._item_loss, items, samples)] if len(items) else []
         longest_first = sorted(passes, key=lambda entry: -entry[0])
         return parts + [partial(self._sequence_loss, source, targets, part, samples) for _, source, targets, part in longest_first]
 
@@ -147,9 +148,9 @@ class GenerativeRecommender(WindowedRecommender):
         A target's first block counts as a sample, each further block as ``second_block_weight`` samples.
         """
         count = len(self.modalities)
-        samples = len(items) * len(self.item_tasks) + windows.count() * (1 + self.second_block_weight * (count - 1))
+        samples = len(items) * len(self.item_tasks) + windows.n_targets() * (1 + self.second_block_weight * (count - 1))
         order = random_orders(windows.items, count)
-        parts = [partial(self._item_loss, items, samples)] if len(items) else []
+        parts: list[Callable[[], torch.Tensor]] = [partial(self._item_loss, items, samples)] if len(items) else []
         for rows in reversed(self._batch_parts(windows.length)):  # longest first
             part = windows.rows(rows)
             part_order = order[rows.to(order.device), : part.items.shape[1]]
@@ -221,7 +222,7 @@ class GenerativeRecommender(WindowedRecommender):
     def _sequence_loss(self, source: str, targets: list[str], windows: Windows, samples: int) -> torch.Tensor:
         """Cross-entropy of the sequence tasks of one source, summed over targets and divided by ``samples``."""
         states, items = self._window_states(source, targets, windows), windows.target_items()
-        return sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
+        return reduce(add, (self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states))) / samples
 
     def _window_states(self, source: str, targets: list[str], windows: Windows) -> list[torch.Tensor]:
         """Hidden states [n, L, D] for each of ``targets``; see ``window_states`` of the networks."""

@@ -24,6 +24,7 @@ from recbole_macrec.semantic_ids import (
 )
 from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, published_files, settings_of, source_of_ids
 from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
+from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.utils.distributed import Group, current_group
 from recbole_macrec.utils.share_files import share_files
 
@@ -174,7 +175,7 @@ class SemanticIDDataset(ItemFeatures, SequentialDataset):
             ids = published_semantic_ids(published_files(settings, folder), tokens, settings, interactions)
         else:
             tables = self.feature_tables(settings.modalities)
-            features = {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()}
+            features: dict[str, Features] = {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()}
             ids = build_semantic_ids(
                 features | self._auxiliary_features(settings),
                 tokens,

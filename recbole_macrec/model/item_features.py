@@ -5,6 +5,7 @@ Shapes: U users, N items including the padding, F_m width of the features of mod
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from recbole.data.dataset import Dataset, SequentialDataset
@@ -22,8 +23,13 @@ from recbole_macrec.semantic_ids.order import user_order
 from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.files import atomic_write
 
+if TYPE_CHECKING:  # the class after it in the method resolution order
+    from recbole.data.dataset import Dataset as _RecBoleDataset
+else:
+    _RecBoleDataset = object
 
-class ItemFeatures:
+
+class ItemFeatures(_RecBoleDataset):
     """Mixin for RecBole datasets: the features of the items, and the interactions of the training part.
 
     ``build`` of the dataset sets ``_training``.

@@ -34,7 +34,8 @@ class MACRec(MQL4GRec):
         return super().reads_items(config) or config["lambda_implicit"] > 0
 
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
-        loss, means = torch.zeros((), device=items.device), {}
+        loss = torch.zeros((), device=items.device)
+        means: dict[str, torch.Tensor] = {}
         for source, targets in self._passes(self.item_tasks) or [(m, []) for m in self.modalities]:
             states, mean = self._item_states(source, targets, items)  # one pass for both alignments
             means.setdefault(source, mean)

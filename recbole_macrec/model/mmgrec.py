@@ -72,7 +72,7 @@ class MMGRec(GenerativeRecommender):
 
     def load_other_parameter(self, para: dict | None) -> None:
         super().load_other_parameter(para)
-        if para.get("users") != self.other_parameter()["users"]:
+        if (para or {}).get("users") != self.other_parameter()["users"]:
             raise UserError(f"{type(self).__name__} reads users, and the {len(self.user_tokens) - 1} users of the dataset are "
                             "not those of the checkpoint; use the interactions it was trained on, or train again.")
 
@@ -146,6 +146,9 @@ class InteractedItems(nn.Module):
         users, items: int arrays [E], the interactions from oldest to newest.
         user_num: number of users, including the padding.
     """
+
+    first: torch.Tensor
+    items: torch.Tensor
 
     def __init__(self, users: np.ndarray, items: np.ndarray, user_num: int):
         super().__init__()

@@ -3,7 +3,8 @@
 Shapes: B users, T items of the longest history.
 """
 from collections.abc import Callable
-from functools import wraps
+from functools import reduce, wraps
+from operator import add
 from typing import Any, ClassVar
 
 import numpy as np
@@ -117,7 +118,7 @@ class WindowedRecommender(SequentialRecommender):
 
     def calculate_loss(self, interaction) -> torch.Tensor:
         """The loss of a batch. To save memory, call :meth:`loss_parts` and run the backward pass part by part."""
-        return sum(part() for part in self.loss_parts(interaction))
+        return reduce(add, (part() for part in self.loss_parts(interaction)))
 
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
         """Functions whose results add up to the batch's loss, longest sequences first. Each builds its own autograd graph.

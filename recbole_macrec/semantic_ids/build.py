@@ -1,11 +1,12 @@
 """Build semantic IDs from item features or from published files."""
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from recbole_macrec.data.features import duplicates
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.bundle import (
     bundle_inputs,
@@ -31,7 +32,7 @@ from recbole_macrec.utils.distributed import ALONE, Group
 logger = logging.getLogger(__name__)
 
 
-def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
+def build_semantic_ids(features: Mapping[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
                        folder: Path, device: str = "cpu", show_progress: bool = True,
                        interactions: csr_matrix | None = None, user_tokens: Sequence[str] | None = None,
                        expected: str | None = None, helpers: Callable[[], Group] = lambda: ALONE) -> SemanticIDs:
@@ -67,7 +68,7 @@ def build_semantic_ids(features: dict[str, Features], item_tokens: Sequence[str]
     return ids.reordered(token_ranks(item_tokens), users)
 
 
-def _read_or_learn(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings, folder: Path,
+def _read_or_learn(features: Mapping[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings, folder: Path,
                    device: str, show_progress: bool, interactions: csr_matrix | None, expected: str | None,
                    helpers: Callable[[], Group]) -> SemanticIDs:
     """IDs of items and users sorted by token; see :func:`build_semantic_ids`."""
@@ -123,7 +124,7 @@ def _resolve_collisions(raw: dict[str, np.ndarray], sizes: dict[str, tuple[int, 
     return {m: r.codes for m, r in resolved.items()}, {m: r.sizes for m, r in resolved.items()}
 
 
-def _checked_features(features: dict[str, Features], item_tokens: tuple[str, ...],
+def _checked_features(features: Mapping[str, Features], item_tokens: tuple[str, ...],
                       settings: SemanticIDSettings) -> dict[str, Features]:
     """Features of ``settings.modalities`` as float32; raises a UserError if they are invalid."""
     _check_tokens(item_tokens)
@@ -179,6 +180,4 @@ def _check_tokens(item_tokens: tuple[str, ...]) -> None:
     if not item_tokens:
         raise UserError("There are no items; check the .inter and .item files.")
     if len(set(item_tokens)) < len(item_tokens):
-        seen: set[str] = set()
-        duplicate = next(token for token in item_tokens if token in seen or seen.add(token))
-        raise UserError(f"Item '{duplicate}' is listed twice; give every item one row.")
+        raise UserError(f"Item '{duplicates(item_tokens)[0]}' is listed twice; give every item one row.")

@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,7 +42,7 @@ MANIFEST, ITEMS, CODES, WEIGHTS = "manifest.json", "items.json", "codes.safetens
 GRAPH = "graph.safetensors"
 
 
-def bundle_inputs(features: dict[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
+def bundle_inputs(features: Mapping[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
                   interactions: csr_matrix | None = None) -> dict[str, str]:
     """Hash every input of the IDs: items, features, options, and training interactions if the settings use them.
 

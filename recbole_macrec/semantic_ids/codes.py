@@ -3,13 +3,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.order import token_order
+
+T = TypeVar("T")
 
 
 class GraphRepresentations(NamedTuple):
@@ -70,11 +72,12 @@ class SemanticIDs:
 
     def only(self, modalities: Sequence[str]) -> "SemanticIDs":
         """Return the IDs of ``modalities``, in this order."""
-        codes, sizes, raw_codes, statistics = (
-            {m: values[m] for m in modalities if m in values}
-            for values in (self.codes, self.sizes, self.raw_codes, self.statistics)
-        )
-        return replace(self, codes=codes, sizes=sizes, raw_codes=raw_codes, statistics=statistics)
+        return replace(self, codes=_chosen(self.codes, modalities), sizes=_chosen(self.sizes, modalities),
+                       raw_codes=_chosen(self.raw_codes, modalities), statistics=_chosen(self.statistics, modalities))
+
+
+def _chosen(values: dict[str, T], names: Sequence[str]) -> dict[str, T]:
+    return {name: values[name] for name in names if name in values}
 
 
 class LearntModality(NamedTuple):

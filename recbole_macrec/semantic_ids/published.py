@@ -9,6 +9,7 @@ from string import ascii_lowercase
 
 import numpy as np
 
+from recbole_macrec.data.features import duplicates
 from recbole_macrec.data.id_files import MAX_LEVELS, decode_ids
 from recbole_macrec.errors import UserError
 
@@ -57,9 +58,7 @@ def _load(path: Path) -> dict[str, list]:
     def unique(pairs: list[tuple[str, list]]) -> dict[str, list]:
         table = dict(pairs)
         if len(table) < len(pairs):
-            seen: set[str] = set()
-            duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise UserError(f"{path}: item '{duplicate}' is listed twice; keep one ID per item.")
+            raise UserError(f"{path}: item '{duplicates(key for key, _ in pairs)[0]}' is listed twice; keep one ID per item.")
         return table
 
     try:

@@ -29,7 +29,7 @@ class SemanticIDSettings(SemanticIDOptions):
     modalities: tuple[str, ...]
 
     def __init__(self, modalities: Sequence[str], **options: Any) -> None:
-        super().__init__(modalities=tuple(modalities), **options)
+        super().__init__(**{"modalities": tuple(modalities), **options})
 
     @classmethod
     def from_config(cls, config: Any, modalities: Sequence[str]) -> "SemanticIDSettings":

@@ -2,6 +2,8 @@
 
 Shapes: N items, L levels, K codes per level, F feature width. All results are plain JSON numbers.
 """
+from collections.abc import Mapping
+
 import numpy as np
 from scipy.sparse import csr_matrix
 
@@ -71,7 +73,7 @@ def one_hot(codes: np.ndarray, sizes: tuple[int, ...]) -> csr_matrix:
 
 
 def code_statistics(raw: np.ndarray, sizes: tuple[int, ...], resolved: np.ndarray,
-                    features: dict[str, Features] | None = None, seed: int = 0,
+                    features: Mapping[str, Features] | None = None, seed: int = 0,
                     reconstruction_error: float | None = None) -> dict:
     """Statistics of one modality.
 

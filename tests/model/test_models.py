@@ -430,11 +430,11 @@ def test_cross_task_ratio_of_the_users_train_the_tasks_between_modalities(traini
     loss = model.calculate_loss(batch)
     torch.manual_seed(3)
     drawn = windows.rows(torch.randperm(len(windows.length))[: round(0.25 * len(windows.length))].sort().values)
-    samples = 2 * windows.count() + 2 * drawn.count()
+    samples = 2 * windows.n_targets() + 2 * drawn.n_targets()
     expected = sum(
         model._sequence_loss(a, [b], windows if a == b else drawn, samples) for a in model.modalities for b in model.modalities
     )
-    assert 0 < drawn.count() < windows.count()
+    assert 0 < drawn.n_targets() < windows.n_targets()
     torch.testing.assert_close(loss, expected)
 
 
@@ -450,7 +450,7 @@ def test_a_prompt_per_task_names_source_and_target(data_path):
 
     for source in model.modalities:
         for target in model.modalities:
-            loss = model._sequence_loss(source, [target], windows, windows.count())
+            loss = model._sequence_loss(source, [target], windows, windows.n_targets())
             assert trained_prompts(loss) == {f"sequence:{source}:{target}"}
     assert trained_prompts(model._item_loss(torch.arange(1, 9), 8)) == {"item:text:image", "item:image:text"}
     ranking_prompt = list(model.vocabulary.prompts["sequence:text:text"])

@@ -80,8 +80,8 @@ def derive(
     fields: dict[str, Any] = {}
     for key in {**defaults, **paper, **types}:
         field = base.model_fields[key]
-        annotation = types.get(key) or Annotated.__class_getitem__((field.annotation, *(field.metadata or [None])))  # type: ignore
-        fields[key] = (annotation, option(defaults.get(key, field.default), field.description, paper.get(key, paper_of(field))))
+        annotation = types.get(key) or Annotated.__class_getitem__((field.annotation, *(field.metadata or [None])))  # type: ignore[attr-defined]
+        fields[key] = (annotation, option(defaults.get(key, field.default), field.description or "", paper.get(key, paper_of(field))))
     return create_model(name, __base__=base, __module__=__name__, **fields)
 
 

@@ -4,15 +4,14 @@ Shapes: B users, C candidates of a user, G distinct prefixes of a level, K codes
 """
 import torch
 
-from recbole_macrec.generation.decoding.causal_decoder import CausalTrieDecoder
+from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder
 from recbole_macrec.generation.decoding.eligible import distinct_nodes
 from recbole_macrec.generation.decoding.prior import with_prior
-from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
-from recbole_macrec.generation.network.memory import CausalMemory, Memory
+from recbole_macrec.generation.network.memory import AnyMemory
 
 
 def candidate_scores(
-    decoder: TrieDecoder | CausalTrieDecoder, memory: Memory | CausalMemory, items: torch.Tensor
+    decoder: AnyTrieDecoder, memory: AnyMemory, items: torch.Tensor
 ) -> torch.Tensor:
     """log P(ID | history) / L of given items.
 

@@ -6,13 +6,15 @@ code of the history replaces the start token, so a step reads the code before th
 Shapes: B users, n users of a group, G prefixes (beams) of a user, R rows (the prefixes of all users), T target positions,
 S source positions, H heads, E width of a head, D model width, K codes of a level.
 """
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import (
     LogProbs,
+    TrieDecoder,
     add_product_,
     autocast_to,
     rms_norm,
@@ -21,7 +23,8 @@ from recbole_macrec.generation.network import cpu
 from recbole_macrec.generation.network.decoder_only import CausalLayer, DecoderOnly
 from recbole_macrec.generation.network.layers import padding_bias
 from recbole_macrec.generation.network.memory import (
-    CausalMemory,
+    AnyMemory,
+    Memory,
     Past,
     RowLayout,
     SourceHeads,
@@ -43,8 +46,9 @@ class LayerWeights(NamedTuple):
     def of(cls, layer: CausalLayer, cast) -> "LayerWeights":
         attention, feed = layer.self_attention, layer.feed_forward
         own = (attention.query, attention.key, attention.value)
+        query, key, value = (cast((linear.weight * attention.norm.weight).t().contiguous()) for linear in own)
         return cls(
-            tuple(cast((linear.weight * attention.norm.weight).t().contiguous()) for linear in own),
+            (query, key, value),
             cast(attention.out.weight.t().contiguous()),
             cast((feed.up.weight * feed.norm.weight).t().contiguous()),
             cast(feed.down.weight.t().contiguous()),
@@ -77,12 +81,14 @@ class CausalTrieDecoder:
         return Past.empty(len(self.layers))
 
     @torch.no_grad()
-    def read(self, memory: CausalMemory) -> list[list[SourceHeads]]:
+    def read(self, memory: AnyMemory) -> list[list[SourceHeads]]:
         """Keys and values of the history: layer -> group of users."""
+        if isinstance(memory, Memory):
+            raise TypeError("memory is the Memory of an encoder; expected the CausalMemory of a decoder-only network")
         counts = [n for n, _ in memory.groups]
         begins = list(zip(memory.token.split(counts), memory.position.split(counts)))
-        masks = [None] * len(counts) if memory.keep is None else memory.keep
-        masks = [m if m is None else padding_bias(m.view(*g)).squeeze(1) for m, g in zip(masks, memory.groups)]
+        keep: Sequence[torch.Tensor | None] = [None] * len(counts) if memory.keep is None else memory.keep
+        masks = [m if m is None else padding_bias(m.view(*g)).squeeze(1) for m, g in zip(keep, memory.groups)]
         return [
             [
                 SourceHeads(k.permute(1, 0, 3, 2).contiguous(), v.transpose(0, 1).contiguous(), mask, *begin)
@@ -105,7 +111,7 @@ class CausalTrieDecoder:
         flat = nodes.flatten()
         tokens, positions = (
             torch.cat([layout.of_users(column) for layout, column in zip(layouts, columns)])
-            for columns in ([s.token for s in source[0]], [s.position for s in source[0]])
+            for columns in zip(*(heads.begin for heads in source[0]))
         )
         if level:
             tokens = self.trie.code(level - 1)[flat].long() + self.offsets[level - 1]
@@ -155,3 +161,6 @@ class CausalTrieDecoder:
             y = y + (share[..., size:].unsqueeze(-1) * values[:, part]).sum(2)
             out.append(y.transpose(0, 1).flatten(1))
         return torch.cat(out)
+
+
+AnyTrieDecoder: TypeAlias = TrieDecoder | CausalTrieDecoder

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder
 from recbole_macrec.generation.decoding.eligible import Eligible, blocked_nodes
 from recbole_macrec.generation.decoding.exact import exact_rankings
 from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_scores
 from recbole_macrec.generation.decoding.prior import with_prior
 from recbole_macrec.generation.decoding.search import Ranking, best_of, first_best
-from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.memory import (
-    Memory,
+    AnyMemory,
     Past,
     RowLayout,
     SourceHeads,
@@ -74,7 +74,7 @@ class CertifiedSearch:
     """
 
     def __init__(
-        self, decoder: TrieDecoder, memory: Memory, excluded: torch.Tensor | None, limit: int, resumable: bool = False
+        self, decoder: AnyTrieDecoder, memory: AnyMemory, excluded: torch.Tensor | None, limit: int, resumable: bool = False
     ):
         self.decoder, self.trie, self.users = decoder, decoder.trie, memory.users
         self.limit, self.resumable, device = limit, resumable, memory.device
@@ -107,7 +107,7 @@ class CertifiedSearch:
             The ranking; and float32 [B], an upper bound for the scores of all other items, -inf for users with fewer items.
         """
         k = torch.as_tensor(k, device=self.active.device).expand(self.users)
-        max_count, widening = on_host(k.max()), WIDENING
+        (max_count,), widening = on_host(k.max()), WIDENING
         while True:
             ranking, last = first_best(self._found(), k, same)
             if not self._expand_eligible(lambda _, batch: batch.score / self.trie.levels >= last[batch.user], max_count):
@@ -148,7 +148,7 @@ class CertifiedSearch:
         """
         lengths = range(1, self.trie.levels)
         pending = [batch.user[true_indices(eligible(length, batch))] for length in lengths for batch in self._pending[length]]
-        counts = np.array(on_host(self._per_user(torch.cat(pending)) * self.active)) if pending else 0
+        counts = np.array(on_host(self._per_user(torch.cat(pending)) * self.active)) if pending else np.zeros(self.users, dtype=np.int64)
         if not np.any(counts):
             return False
         self._order = self._user_order(counts if max_count is None else np.minimum(counts, max_count))
@@ -175,14 +175,14 @@ class CertifiedSearch:
 
     def _pop_eligible(self, length: int, eligible: Callable, max_count: int | None) -> Prefixes | None:
         """Remove the eligible prefixes from the pending ones and return them."""
-        chosen, batches, self._pending[length] = [], self._pending[length], []
+        parts, batches, self._pending[length] = [], self._pending[length], []
         for batch in batches:
             mask = eligible(length, batch) & self.active[batch.user]
-            chosen.append(batch.take(true_indices(mask)))
+            parts.append(batch.take(true_indices(mask)))
             if self.resumable:
                 self._add_pending(length, batch.take(true_indices(~mask)))
-        chosen = Prefixes.merged(chosen) if chosen else None
-        if not chosen or not len(chosen.user):
+        chosen = Prefixes.merged(parts) if parts else None
+        if chosen is None or not len(chosen.user):
             return None
         layout = self._layout(chosen.user)
         if max_count is None or layout.width <= max_count:
@@ -232,11 +232,11 @@ class CertifiedSearch:
         row = inverse + self._store(level, present, rows)
         self._add_pending(level + 1, self._children(level, prefixes, log_probs.index_select(0, inverse), row))
 
-    def _store(self, level: int, present: list, rows: list[torch.Tensor]) -> int:
+    def _store(self, level: int, present: list, earlier_rows: list[torch.Tensor]) -> int:
         """Cache the keys and values of expanded prefixes of ``level`` codes. Returns how many were cached before."""
         if level == self.trie.levels - 1:
             return 0
-        rows = torch.stack(rows) if rows else torch.zeros(0, self.users, dtype=torch.long, device=self.active.device)
+        rows = torch.stack(earlier_rows) if earlier_rows else torch.zeros(0, self.users, dtype=torch.long, device=self.active.device)
         if level == len(self._cache_rows):
             self._cache.append(present)
             self._cache_rows.append(rows)
@@ -287,8 +287,8 @@ class CertifiedSearch:
 
 
 def certified_rankings(
-    decoders: Mapping[str, TrieDecoder],
-    memories: Mapping[str, Memory],
+    decoders: Mapping[str, AnyTrieDecoder],
+    memories: Mapping[str, AnyMemory],
     eligible: Eligible,
     n_items: int,
     rule: str,
@@ -325,7 +325,7 @@ def certified_rankings(
         for name, ranking in exact.items():
             if not (several and name == "fused" and rule == "official"):
                 ranking, _ = first_best(ranking, ranking.items.new_full((len(exceeded),), eligible.top), eligible.same_as(name))
-            rankings[name] = rankings[name].replaced(exceeded, ranking)
+            rankings[name] = rankings[name].replaced(exceeded.tolist(), ranking)
     return rankings
 
 
@@ -352,7 +352,7 @@ def fused_top(searches: Sequence[CertifiedSearch], rule: str, k: int, same: torc
         complete = torch.stack(last).isneginf().any(0) | (bound > threshold + SLACK * threshold.abs())
         for search in searches:
             complete |= ~search.active
-        if on_host(complete.all()):
+        if all(on_host(complete.all())):
             return ranking
         lengths = torch.where(complete, lengths, 2 * lengths)
 
@@ -369,7 +369,7 @@ def concatenated_ranges(start: torch.Tensor, count: torch.Tensor) -> tuple[torch
 
     Example: starts (7, 2) and counts (2, 3) give (0, 0, 1, 1, 1) and (7, 8, 2, 3, 4).
     """
-    total = on_host(count.sum())
+    (total,) = on_host(count.sum())
     ranges = torch.arange(len(count), device=count.device)
     row = torch.repeat_interleave(ranges, count, output_size=total)
     return row, (start + count - count.cumsum(0))[row] + torch.arange(total, device=count.device)
@@ -377,6 +377,8 @@ def concatenated_ranges(start: torch.Tensor, count: torch.Tensor) -> tuple[torch
 
 def unpacked(layout: RowLayout, values: torch.Tensor, users: int, filler: float) -> torch.Tensor:
     """Unpack values [P] to [B, width], at least one column."""
+    if layout.slots is None:
+        return values.view(users, -1)
     grid = values.new_full((users * max(1, layout.width),), filler)
     return grid.index_copy_(0, layout.slots, values).view(users, -1)
 
@@ -393,6 +395,6 @@ def true_indices(mask: torch.Tensor) -> torch.Tensor:
     return mask.nonzero().squeeze(1)
 
 
-def on_host(values: torch.Tensor) -> list | int | bool:
-    """Copy integers or booleans to Python objects; on a GPU each call waits for the device."""
-    return values.cpu().tolist()
+def on_host(values: torch.Tensor) -> list[int]:
+    """Copy integers or booleans to a flat list; on a GPU each call waits for the device."""
+    return values.cpu().flatten().tolist()

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
+from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_scores
 from recbole_macrec.generation.decoding.prior import with_prior
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
-from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
-from recbole_macrec.generation.network.memory import Memory, Past
+from recbole_macrec.generation.network.memory import AnyMemory, Past
 from recbole_macrec.utils.device_budget import DeviceBudget
 
 
 def exact_scores(
-    decoder: TrieDecoder, memory: Memory, n_items: int, rows: int | None = None, users: Sequence[int] | None = None
+    decoder: AnyTrieDecoder, memory: AnyMemory, n_items: int, rows: int | None = None, users: Sequence[int] | None = None
 ) -> torch.Tensor:
     """log P(ID | history) / L of every item.
 
@@ -91,8 +91,8 @@ def leaf_scores(
 
 
 def exact_rankings(
-    decoders: Mapping[str, TrieDecoder],
-    memories: Mapping[str, Memory],
+    decoders: Mapping[str, AnyTrieDecoder],
+    memories: Mapping[str, AnyMemory],
     eligible: Eligible,
     n_items: int,
     rule: str,
@@ -114,8 +114,8 @@ def exact_rankings(
     """
     scores = {m: exact_scores(decoders[m], memory, n_items, rows, users) for m, memory in memories.items()}
     if eligible.excluded is not None:
-        selected = eligible if users is None else eligible.rows(torch.as_tensor(users, device=eligible.excluded.device))
-        scores = {m: matrix.scatter_(1, selected.excluded, -torch.inf) for m, matrix in scores.items()}
+        excluded = eligible.excluded if users is None else eligible.excluded[torch.as_tensor(users, device=eligible.excluded.device)]
+        scores = {m: matrix.scatter_(1, excluded, -torch.inf) for m, matrix in scores.items()}
     rankings = {m: ranking_of(matrix) for m, matrix in scores.items()}
     if rule == "official" and len(rankings) > 1:
         lists = [Ranking(*(column[:, : eligible.beams] for column in ranking)) for ranking in rankings.values()]

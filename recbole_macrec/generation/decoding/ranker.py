@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from recbole_macrec.generation.decoding.candidates import candidate_scores
-from recbole_macrec.generation.decoding.causal_decoder import CausalTrieDecoder
+from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder, CausalTrieDecoder
 from recbole_macrec.generation.decoding.certified import certified_rankings
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.exact import exact_rankings
@@ -18,7 +18,7 @@ from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.id_table import IDTable
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
-from recbole_macrec.generation.network.memory import CausalMemory, Memory
+from recbole_macrec.generation.network.memory import AnyMemory
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Histories
 from recbole_macrec.generation.vocabulary import Vocabulary
@@ -66,7 +66,7 @@ class Ranker:
     vocabulary: Vocabulary
     tables: Mapping[str, IDTable]
     softmax_tries: Mapping[str, Trie | None]
-    encode: Callable[[Histories], dict[str, Memory | CausalMemory]]
+    encode: Callable[[Histories], Mapping[str, AnyMemory]]
     options: RankingSettings
     budget: DeviceBudget
 
@@ -86,7 +86,9 @@ class Ranker:
         o = self.options
         certified = o.decode == "certified"
         if (users := self.budget.ranked_users) is not None:
-            fit = self.budget.certified_prefixes // o.certified_rows if certified else users * o.beams // max(o.beams, beams)
+            fit = users * o.beams // max(o.beams, beams)
+            if certified and self.budget.certified_prefixes is not None:
+                fit = self.budget.certified_prefixes // o.certified_rows
             return max(1, min(users, fit))
         if certified:
             beams = o.certified_rows * len(self.tables)
@@ -122,7 +124,7 @@ class Ranker:
         }
 
     def rank_memories(
-        self, decoders: Mapping[str, TrieDecoder], memories: Mapping[str, Memory], eligible: Eligible
+        self, decoders: Mapping[str, AnyTrieDecoder], memories: Mapping[str, AnyMemory], eligible: Eligible
     ) -> dict[str, Ranking]:
         """Rank the eligible items for n users whose histories are encoded; see :meth:`rank`. All arguments are by modality."""
         o, rows = self.options, self.budget.traversal_rows
@@ -137,14 +139,14 @@ class Ranker:
             fused = fuse_rescored(o.fusion, fused.items, scores, self._levels())
         return rankings | {"fused": fused}
 
-    def decoder(self, modality: str, trie: Trie, visits: int) -> TrieDecoder | CausalTrieDecoder:
+    def decoder(self, modality: str, trie: Trie, visits: int) -> AnyTrieDecoder:
         """Create the decoder of a search; ``visits`` is the expected number of prefixes of a level to score."""
         trained = self.softmax_tries[modality]
         if isinstance(self.network, DecoderOnly):
             return CausalTrieDecoder(self.network, self.vocabulary, modality, trie, trained)
         return TrieDecoder(self.network, self.vocabulary, modality, trie, visits, trained)
 
-    def exact_scores(self, modality: str, memory: Memory | CausalMemory, items: torch.Tensor) -> torch.Tensor:
+    def exact_scores(self, modality: str, memory: AnyMemory, items: torch.Tensor) -> torch.Tensor:
         """Log-probability of items [n, G] divided by the length of their IDs; [n, G]."""
         table = self.tables[modality]
         prior = None if table.prior is None else table.prior[items]

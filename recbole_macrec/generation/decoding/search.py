@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder
 from recbole_macrec.generation.decoding.eligible import blocked_nodes, is_blocked
 from recbole_macrec.generation.decoding.prior import with_prior
 from recbole_macrec.generation.decoding.trie import Trie
-from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
-from recbole_macrec.generation.network.memory import Memory
+from recbole_macrec.generation.network.decoder_only import DecoderOnly
+from recbole_macrec.generation.network.memory import AnyMemory
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
 
@@ -36,7 +37,7 @@ class Ranking(NamedTuple):
         return Ranking(*(mine.index_copy(0, index, theirs) for mine, theirs in columns))
 
 
-def beam_search(decoder: TrieDecoder, memory: Memory, beams: int, excluded: torch.Tensor | None = None) -> Ranking:
+def beam_search(decoder: AnyTrieDecoder, memory: AnyMemory, beams: int, excluded: torch.Tensor | None = None) -> Ranking:
     """Find the most probable IDs of the catalogue for every user by beam search.
 
     A step scores only the children of the current prefixes, so every ID found exists in the catalogue. The score of an item
@@ -111,10 +112,10 @@ def first_of_each(ids: torch.Tensor) -> torch.Tensor:
 
 
 def sequence_log_probs(
-    network: Transformer,
+    network: Transformer | DecoderOnly,
     vocabulary: Vocabulary,
     modality: str,
-    memory: Memory,
+    memory: AnyMemory,
     codes: torch.Tensor,
     prior: torch.Tensor | None = None,
     trained: Trie | None = None,

@@ -23,6 +23,8 @@ class Trie(nn.Module):
         prior: float array [N, L] of :func:`prior_log_probs`; None if all rows are items of the training.
     """
 
+    items: torch.Tensor  # int32 [N]
+
     def __init__(self, codes: np.ndarray, items: np.ndarray, prior: np.ndarray | None = None):
         super().__init__()
         n, self.levels = codes.shape
@@ -96,7 +98,7 @@ class Trie(nn.Module):
         """Nodes on the paths to items [...] of the trie: int64 [...] for each level."""
         ordered, position = self.items.long().sort()
         node = position[torch.searchsorted(ordered, items).clamp(max=len(ordered) - 1)]
-        nodes = []
+        nodes: list[torch.Tensor] = []
         for level in reversed(range(self.levels)):
             node = self.parent_of(level, node)
             nodes.insert(0, node)
@@ -112,6 +114,8 @@ class Trie(nn.Module):
         codes = self.code(level).long()
         if level == 0:
             keys, query_keys = codes, code.long()
+        elif node is None:
+            raise ValueError(f"node is None at level {level}; expected the nodes of level {level - 1}")
         else:
             parent = torch.repeat_interleave(self.counts(level - 1, range(self.size(level - 1))), output_size=len(codes))
             keys, query_keys = parent * KEY_BASE + codes, torch.where(node < 0, -1, node * KEY_BASE + code)
@@ -130,6 +134,8 @@ class Trie(nn.Module):
         """
         if level == 0:
             return logits.index_select(1, self.code(0).long()).logsumexp(1)
+        if node is None:
+            raise ValueError(f"node is None at level {level}; expected the nodes of level {level - 1}")
         children, exists = self.children_of(level - 1, node)  # [n, C]
         codes = self.code(level)[children.clamp(max=self.size(level) - 1)].long()
         return logits.gather(1, codes).masked_fill(~exists, -torch.inf).logsumexp(1)

@@ -7,6 +7,7 @@ computed once per prefix, not once per user and prefix.
 Shapes: B users, n users of a group, G prefixes (beams) of a user, R rows (the prefixes of all users), T target positions,
 S source positions, H heads, E width of a head, D model width, K codes of a level.
 """
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.network import cpu
 from recbole_macrec.generation.network.layers import padding_bias
-from recbole_macrec.generation.network.memory import Memory, Past, RowLayout, SourceHeads, even_layouts
+from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Past, RowLayout, SourceHeads, even_layouts
 from recbole_macrec.generation.network.transformer import DecoderLayer, Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.utils.device_budget import DeviceBudget
@@ -42,8 +43,9 @@ class LayerWeights(NamedTuple):
         def of_heads(weight: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
             return transposed(weight, norm).unflatten(1, (cross.heads, -1)).transpose(0, 1).contiguous()
 
+        query, key, value = (transposed(f.weight, own.norm.weight) for f in (own.query, own.key, own.value))
         return cls(
-            tuple(transposed(f.weight, own.norm.weight) for f in (own.query, own.key, own.value)),
+            (query, key, value),
             transposed(own.out.weight),
             of_heads(cross.query.weight, cross.norm.weight),
             (of_heads(cross.key.weight), of_heads(cross.value.weight)),
@@ -62,11 +64,12 @@ class LogProbs:
     """
 
     def __init__(self, trie: Trie, trained: Trie | None):
-        self.trained, self.node = trained, None
-        if trained is not None and trained is not trie:  # level -> node in ``trained`` of each node of ``trie``, -1 for none
-            self.node, node = [], None
+        self.trained = trained
+        self.node: list[torch.Tensor] = []  # level -> node in ``trained`` of each node of ``trie``, -1 for none; [] if they are equal
+        if trained is not None and trained is not trie:
+            node: torch.Tensor | None = None
             for level in range(trie.levels - 1):
-                if level:
+                if node is not None:
                     node = node[trie.parent_of(level - 1, torch.arange(trie.size(level), device=node.device))]
                 node = trained.child(level, node, trie.code(level).long())
                 self.node.append(node)
@@ -134,11 +137,13 @@ class TrieDecoder:
         return Past.empty(len(self.layers) - 1)
 
     @torch.no_grad()
-    def read(self, memory: Memory) -> list[list[SourceHeads]]:
+    def read(self, memory: AnyMemory) -> list[list[SourceHeads]]:
         """Keys and values of the source: layer -> group of users."""
+        if isinstance(memory, CausalMemory):
+            raise TypeError("memory is a CausalMemory of a decoder-only network; expected the Memory of an encoder")
         rows = [n * length for n, length in memory.groups]
-        masks = [None] * len(rows) if memory.keep is None else memory.keep.split(rows)
-        masks = [m if m is None else padding_bias(m.view(*g)).squeeze(1) for m, g in zip(masks, memory.groups)]
+        keep: Sequence[torch.Tensor | None] = [None] * len(rows) if memory.keep is None else memory.keep.split(rows)
+        masks = [m if m is None else padding_bias(m.view(*g)).squeeze(1) for m, g in zip(keep, memory.groups)]
         layers = []
         for layer in self.layers:
             heads = []
@@ -211,7 +216,8 @@ class TrieDecoder:
             out.append(self.tokens[part[:, -1]] + y @ self.layers[0].own_out)
         return torch.cat(out)
 
-    def _self_attention(self, q: torch.Tensor, keys: list, values: list, rows: list[torch.Tensor | None]) -> torch.Tensor:
+    def _self_attention(self, q: torch.Tensor, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor],
+                        rows: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """Self-attention at the last of T positions.
 
         Args:
@@ -222,14 +228,14 @@ class TrieDecoder:
         Returns:
             [R, H*E].
         """
-        scores = [q * k if r is None else k.index_select(0, r).mul_(q) for k, r in zip(keys, rows)]
-        scores = torch.stack([s.unflatten(1, (self.heads, -1)).sum(-1) for s in scores])  # [T, R, H]
+        products = [q * k if r is None else k.index_select(0, r).mul_(q) for k, r in zip(keys, rows)]
+        scores = torch.stack([product.unflatten(1, (self.heads, -1)).sum(-1) for product in products])  # [T, R, H]
         length = len(scores)
         p = (scores + self.bias[length - 1, :length].unsqueeze(1)).softmax(dim=0).to(q.dtype).unsqueeze(-1)
-        y = None
-        for share, v, r in zip(p, values, rows):
-            v = (v if r is None else v.index_select(0, r)).unflatten(1, (self.heads, -1))  # [R, H, E]
-            y = share * v if y is None else y.addcmul_(share, v)
+        own = ((v if r is None else v.index_select(0, r)).unflatten(1, (self.heads, -1)) for v, r in zip(values, rows))  # [R, H, E]
+        y = p[0] * next(own)
+        for share, v in zip(p[1:], own):
+            y.addcmul_(share, v)
         return y.flatten(1)
 
     def _add_cross_attention_(

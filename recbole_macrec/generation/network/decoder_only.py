@@ -6,6 +6,9 @@ of the history are also the tokens of the targets, so nothing is encoded twice.
 Shapes: B users, N items, M rows (positions of all users), G groups of queries, S source positions, T target positions,
 L levels, H heads, E width of a head, D model width.
 """
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,7 +21,7 @@ from recbole_macrec.generation.network.layers import (
     TransformerSettings,
     split_heads,
 )
-from recbole_macrec.generation.network.memory import CausalMemory
+from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Memory
 from recbole_macrec.generation.network.packing import pack, row_starts
 from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.network.windows import (
@@ -55,6 +58,10 @@ class CausalLayers(nn.ModuleList):
 
     def __init__(self, s: TransformerSettings):
         super().__init__(CausalLayer(s) for _ in range(s.decoder_layers))
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[CausalLayer]: ...
 
     def forward(
         self, x: torch.Tensor, groups: list[tuple[int, int]], mask: torch.Tensor, rotation: Rotation
@@ -172,7 +179,7 @@ class DecoderOnly(nn.Module):
         """Split rows [M, H*E] into [n, H, S, E] for each group."""
         return [split_heads(part, n, self.settings.num_heads) for (n, _), part in zip(groups, x.split([n * s for n, s in groups]))]
 
-    def decode(self, tokens: torch.Tensor, memory: CausalMemory) -> torch.Tensor:
+    def decode(self, tokens: torch.Tensor, memory: AnyMemory) -> torch.Tensor:
         """Decode given sequences (teacher forcing).
 
         Args:
@@ -181,6 +188,8 @@ class DecoderOnly(nn.Module):
         Returns:
             Hidden states [B, G, T, D]; position t depends on the history and the codes 1 .. t.
         """
+        if isinstance(memory, Memory):
+            raise TypeError("memory is the Memory of an encoder; expected the CausalMemory of a decoder-only network")
         users, groups, length = tokens.shape
         tokens = torch.cat([memory.token.view(-1, 1, 1).expand(-1, groups, -1), tokens[..., 1:]], dim=2)
         x = self.embed(tokens)  # [B, G, T, D]

@@ -4,7 +4,7 @@ Shapes: B users, n users of a group, G prefixes (beams) of a user, R rows (the p
 M rows (the source positions of all users), H heads, E width of a head, D model width.
 """
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ class CausalMemory(NamedTuple):
         return self.token.device
 
 
+AnyMemory: TypeAlias = Memory | CausalMemory
+
+
 class SourceHeads(NamedTuple):
     """Keys and values of one group of users, computed once for all steps of a search."""
 
@@ -52,6 +55,13 @@ class SourceHeads(NamedTuple):
     mask: torch.Tensor | None  # -inf at padding, [n, 1, S]
     token: torch.Tensor | None = None  # int64 [n], start of a decoder-only network: the last code of the history
     position: torch.Tensor | None = None  # int64 [n], position of that code
+
+    @property
+    def begin(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The last code of each history and its position, int64 [n] each; only in a decoder-only network."""
+        if self.token is None or self.position is None:
+            raise ValueError("the source has no last codes; it was read from the memory of an encoder-decoder network")
+        return self.token, self.position
 
     def of(self, users: torch.Tensor) -> "SourceHeads":
         """Select users."""

@@ -19,6 +19,7 @@ from recbole_macrec.generation.network.layers import (
 from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.packing import Source
 from recbole_macrec.generation.network.transformer import EncoderLayer
+from recbole_macrec.utils.modules import ModuleList
 
 ATTENTIONS = ("relation_aware", "positions", "sinusoidal", "none")
 
@@ -115,7 +116,7 @@ class SetEncoder(nn.Module):
         self.project = nn.Linear(width, settings.d_model)
         self.bias = RelativeBias(settings, bidirectional=True) if attention == "positions" else None
         relation = attention == "relation_aware"
-        self.layers = nn.ModuleList(
+        self.layers: ModuleList[RelationAwareLayer | EncoderLayer] = ModuleList(
             RelationAwareLayer(settings, width) if relation else EncoderLayer(settings) for _ in range(settings.encoder_layers)
         )
         self.norm = RMSNorm(settings.d_model)
@@ -139,7 +140,7 @@ class SetEncoder(nn.Module):
             position = torch.arange(max(length for _, length in source.groups), device=x.device)
             bias = self.bias(position, position)  # [H, S, S]
         for layer in self.layers:
-            if self.attention == "relation_aware":
+            if isinstance(layer, RelationAwareLayer):
                 x = layer.attention(x, source.groups, users, source.keep)
             else:
                 x = layer.self_attention(x, source.groups, bias, source.keep)

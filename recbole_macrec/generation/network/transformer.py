@@ -19,9 +19,10 @@ from recbole_macrec.generation.network.layers import (
     SelfAttention,
     TransformerSettings,
 )
-from recbole_macrec.generation.network.memory import Memory
+from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Memory
 from recbole_macrec.generation.network.packing import Source, pack, row_starts
 from recbole_macrec.generation.network.windows import Target, Windows
+from recbole_macrec.utils.modules import ModuleList
 
 
 class DecoderLayer(nn.Module):
@@ -55,8 +56,8 @@ class Transformer(nn.Module):
         if s.encoder_layers:
             self.encoder_bias, self.encoder_norm = RelativeBias(s, bidirectional=True), RMSNorm(s.d_model)
         self.decoder_bias, self.decoder_norm = RelativeBias(s, bidirectional=False), RMSNorm(s.d_model)
-        self.encoder = nn.ModuleList(EncoderLayer(s) for _ in range(s.encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(s) for _ in range(s.decoder_layers))
+        self.encoder = ModuleList(EncoderLayer(s) for _ in range(s.encoder_layers))
+        self.decoder = ModuleList(DecoderLayer(s) for _ in range(s.decoder_layers))
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return dropout(self.table(tokens), self.settings.dropout, self.training)
@@ -83,7 +84,7 @@ class Transformer(nn.Module):
         """Encode padded histories: tokens [B, S] of ``lengths`` [B]."""
         return self.encode(pack(tokens, lengths, overhead), front, levels)
 
-    def decode(self, tokens: torch.Tensor, memory: Memory) -> torch.Tensor:
+    def decode(self, tokens: torch.Tensor, memory: AnyMemory) -> torch.Tensor:
         """Decode given sequences (teacher forcing).
 
         Args:
@@ -92,6 +93,8 @@ class Transformer(nn.Module):
         Returns:
             Hidden states [B, G, T, D]; position t depends on the tokens up to t.
         """
+        if isinstance(memory, CausalMemory):
+            raise TypeError("memory is a CausalMemory of a decoder-only network; expected the Memory of an encoder")
         users, groups, length = tokens.shape
         x = self._decode(tokens.flatten(0, 1), memory, [groups * length] * len(memory.groups))
         return x.view(users, groups, length, -1)
@@ -110,7 +113,7 @@ class Transformer(nn.Module):
         bias = self.decoder_bias(position, position).masked_fill(future, -torch.inf)  # [H, T, T]
         x = self.embed(tokens.flatten())  # [R*T, D]
         for layer in self.decoder:
-            x = layer.self_attention(x, [tuple(tokens.shape)], bias)
+            x = layer.self_attention(x, [(len(tokens), tokens.shape[1])], bias)
             x = layer.feed_forward(layer.cross_attention(x, memory, queries, across))
         x = dropout(self.decoder_norm(x), self.settings.dropout, self.training)
         return x.view(*tokens.shape, -1)

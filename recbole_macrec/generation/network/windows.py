@@ -38,14 +38,16 @@ class Windows(NamedTuple):
         items = self.items.index_select(0, device_rows)[:, : int(length.max())]
         return Windows(items, length, self.first[rows], None if self.users is None else self.users.index_select(0, device_rows))
 
-    def count(self) -> int:
+    def n_targets(self) -> int:
         """Number of targets."""
         return int((self.length - self.first).sum())
 
     def targets(self) -> tuple[torch.Tensor, torch.Tensor]:
         """User and index of every target, ordered by user; int64 [n] each, on the CPU."""
         place = torch.arange(self.items.shape[1])
-        return ((place >= self.first.unsqueeze(1)) & (place < self.length.unsqueeze(1))).nonzero(as_tuple=True)
+        is_target = (place >= self.first.unsqueeze(1)) & (place < self.length.unsqueeze(1))
+        user, index = is_target.nonzero(as_tuple=True)
+        return user, index
 
     def target_items(self) -> torch.Tensor:
         """The targets' items, int64 [n], in the order of :meth:`targets`."""

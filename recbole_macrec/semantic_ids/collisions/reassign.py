@@ -63,7 +63,7 @@ class Reassign(Resolution):
         code = code[:level]
         while len(code) < len(used.sizes):
             level = len(code)
-            if geometry is None or level == len(geometry.codebooks):
+            if geometry is None or squares is None or level == len(geometry.codebooks):
                 cost = np.arange(used.sizes[level], dtype=float)
             else:
                 rest = geometry.z[item].copy()  # [D]

@@ -6,6 +6,7 @@ Shapes: N items, F_m feature width of modality m.
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from recbole_macrec.semantic_ids.codes import Learnt
@@ -32,7 +33,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {  # by value of the option ``quantizer
 
 
 def learn_codes(
-    features: dict[str, Features],
+    features: Mapping[str, Features],
     settings: SemanticIDSettings,
     device: str = "cpu",
     show_progress: bool = True,

@@ -5,6 +5,7 @@ Shapes: N items, n new items, F_m feature width of modality m, L levels, D code 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -40,7 +41,7 @@ class Quantizer(ABC):
     @abstractmethod
     def learn(
         self,
-        features: dict[str, Features],
+        features: Mapping[str, Features],
         settings: SemanticIDSettings,
         device: str = "cpu",
         show_progress: bool = True,

@@ -5,6 +5,7 @@ Shapes: U users, N items, L levels.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +36,7 @@ class CID(Quantizer):
 
     def learn(
         self,
-        features: dict[str, csr_matrix],
+        features: Mapping[str, csr_matrix],
         settings: SemanticIDSettings,
         device: str = "cpu",
         show_progress: bool = True,

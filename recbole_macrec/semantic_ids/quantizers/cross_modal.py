@@ -13,6 +13,7 @@ from recbole_macrec.semantic_ids.quantizers.losses import info_nce, sample_posit
 from recbole_macrec.semantic_ids.quantizers.quantizer import Quantized
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
 from recbole_macrec.utils.distributed import Share
+from recbole_macrec.utils.modules import ModuleList
 
 if TYPE_CHECKING:
     from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -38,7 +39,7 @@ class CrossModalRQVAE(nn.Module):
     def __init__(self, widths: dict[str, int], settings: SemanticIDSettings, generator: torch.Generator):
         super().__init__()
         self.modalities = tuple(widths)
-        self.towers = nn.ModuleList(RQVAE(width, settings, generator) for width in widths.values())
+        self.towers = ModuleList(RQVAE(width, settings, generator) for width in widths.values())
         self.settings = settings
         self.generator = generator
 
@@ -79,6 +80,8 @@ class CrossModalRQVAE(nn.Module):
             if s.con_positives == "self":
                 rows = target = own_rows.to(residuals.device)
                 excluded = None
+            elif labels is None:
+                raise ValueError("labels is None; expected the pseudo-labels of every modality, which the positives are chosen by")
             else:
                 positives = sample_positives(labels[other], self.generator)  # [B]
                 rows = (positives != own_rows).nonzero()[:, 0]

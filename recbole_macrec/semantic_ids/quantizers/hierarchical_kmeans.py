@@ -4,6 +4,7 @@ Shapes: N items, F feature width, L levels, K codes of a level.
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,7 @@ class HierarchicalKMeans(Quantizer):
 
     def learn(
         self,
-        features: dict[str, Features],
+        features: Mapping[str, Features],
         settings: SemanticIDSettings,
         device: str = "cpu",
         show_progress: bool = True,

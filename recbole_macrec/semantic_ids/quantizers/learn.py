@@ -8,6 +8,7 @@ import copy
 import logging
 import time
 import zlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,7 +51,7 @@ class Training:
     process. Only the first process initialises codebooks and keeps the result.
     """
 
-    def __init__(self, features: dict[str, Features], settings: SemanticIDSettings, device: str, group: Group = ALONE):
+    def __init__(self, features: Mapping[str, Features], settings: SemanticIDSettings, device: str, group: Group = ALONE):
         seed = settings.semantic_id_seed
         self.settings, self.modalities, self.group = settings, tuple(features), group
         self.generator = torch.Generator().manual_seed(seed)
@@ -210,7 +211,7 @@ class RQVAEQuantizer(Quantizer):
 
     def learn(
         self,
-        features: dict[str, Features],
+        features: Mapping[str, Features],
         settings: SemanticIDSettings,
         device: str = "cpu",
         show_progress: bool = True,
@@ -239,7 +240,7 @@ class CrossModalRQVAEQuantizer(RQVAEQuantizer):
 
     def learn(
         self,
-        features: dict[str, Features],
+        features: Mapping[str, Features],
         settings: SemanticIDSettings,
         device: str = "cpu",
         show_progress: bool = True,

@@ -5,6 +5,7 @@ Shapes: B batch, N items, F feature width, L levels, K codes of a level, D code 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.codes import Learnt
+from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans_centres
 from recbole_macrec.semantic_ids.quantizers.learn import RQVAEQuantizer, Training
 from recbole_macrec.semantic_ids.rows import Features
@@ -44,7 +45,7 @@ class LETTER(RQVAEQuantizer):
 
     def learn(
         self,
-        features: dict[str, Features],
+        features: Mapping[str, Features],
         settings: SemanticIDSettings,
         device: str = "cpu",
         show_progress: bool = True,
@@ -55,7 +56,8 @@ class LETTER(RQVAEQuantizer):
         if collaborative.shape[1] != settings.code_dim:
             raise UserError(f"code_dim is {settings.code_dim}, but the collaborative vectors have {collaborative.shape[1]} numbers; both "
                             "must be equal.")
-        modalities, history = {}, []
+        modalities: dict[str, LearntModality] = {}
+        history: list[dict] = []
         for modality in [name for name in features if name != COLLABORATIVE]:
             seed = settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000  # as for rqvae
             alone = settings.replace(modalities=(modality,), semantic_id_seed=seed)
@@ -68,7 +70,7 @@ class LETTER(RQVAEQuantizer):
 class LETTERTraining(Training):
     """Training of one modality with the losses of LETTER."""
 
-    def __init__(self, features: dict[str, Features], collaborative: np.ndarray, settings: SemanticIDSettings, device: str):
+    def __init__(self, features: Mapping[str, Features], collaborative: np.ndarray, settings: SemanticIDSettings, device: str):
         super().__init__(features, settings, device)
         self.collaborative = torch.from_numpy(np.ascontiguousarray(collaborative, dtype=np.float32)).to(device)  # [N, D]
         self.clusters = torch.zeros(settings.codebook_levels, settings.codebook_size, dtype=torch.long)  # [L, K]

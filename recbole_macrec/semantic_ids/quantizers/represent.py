@@ -2,6 +2,8 @@
 
 Shapes: U users, N items, F_m feature width of modality m.
 """
+from collections.abc import Mapping
+
 import numpy as np
 from scipy.sparse import csr_matrix
 
@@ -14,7 +16,7 @@ from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.distributed import ALONE, Group
 
 
-def represent_and_learn(features: dict[str, Features], interactions: csr_matrix | None, settings: SemanticIDSettings,
+def represent_and_learn(features: Mapping[str, Features], interactions: csr_matrix | None, settings: SemanticIDSettings,
                         device: str = "cpu", show_progress: bool = True, group: Group = ALONE) -> Learnt:
     """Learn codes of the representation given by ``settings``, and the graph if it is needed.
 
@@ -43,13 +45,15 @@ def represent_and_learn(features: dict[str, Features], interactions: csr_matrix 
     return learnt._replace(history=[*history, *learnt.history], graph=graph)
 
 
-def _matrices_to_quantize(features: dict[str, Features], settings: SemanticIDSettings,
-                          items: np.ndarray | None) -> dict[str, Features]:
+def _matrices_to_quantize(features: Mapping[str, Features], settings: SemanticIDSettings,
+                          items: np.ndarray | None) -> Mapping[str, Features]:
     """Matrices to quantize, by the name of the ID."""
     if settings.representation == "modality":
         return features
     (name,), auxiliary = settings.ids, {name: features[name] for name in settings.auxiliary_features}
     if settings.representation == "graph":
+        if items is None:
+            raise ValueError("items is None; expected the graph's representations of the items")
         return {name: items, **auxiliary}
     modalities = tuple(features[m] for m in settings.modalities)
     width = sum(x.shape[1] for x in modalities)

@@ -4,6 +4,7 @@ Shapes: N items, F feature width, L levels, K codes, D code width.
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,7 @@ class RQKMeans(Quantizer):
 
     def learn(
         self,
-        features: dict[str, Features],
+        features: Mapping[str, Features],
         settings: SemanticIDSettings,
         device: str = "cpu",
         show_progress: bool = True,

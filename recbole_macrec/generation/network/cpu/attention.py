@@ -39,10 +39,10 @@ class _Attention(torch.autograd.Function):
                 scores.masked_fill_(padding[k_rows].view(n, 1, keys), -torch.inf)
             p = softmax_(scores).flatten(0, 1)  # [H*n, Q, S]
             keep = dropout_mask(p.shape, dropped) if dropped else None
-            z = torch.bmm(p * keep if dropped else p, v).view(heads, -1, v.shape[-1])  # [H, n*Q, E]
+            z = torch.bmm(p if keep is None else p * keep, v).view(heads, -1, v.shape[-1])  # [H, n*Q, E]
             torch.addbmm(y[q_rows], z, w_o, beta=0, out=y[q_rows])
             if training:
-                saved += [q, k, v, p, z] + ([keep] if dropped else [])
+                saved += [q, k, v, p, z] + ([] if keep is None else [keep])
         if training:
             ctx.save_for_backward(x, source, w_q, w_k, w_v, w_o, bias, *saved)
             ctx.groups, ctx.width, ctx.dropped, ctx.rotation = groups, len(query), dropped, rotation
@@ -67,8 +67,8 @@ class _Attention(torch.autograd.Function):
             d_o_w.baddbmm_(z.transpose(1, 2), g.expand(heads, -1, -1))
             d_z = project(g, t_o, n)  # [H*n, Q, E]
             d_p = torch.bmm(d_z, transposed(v))
-            d_v = torch.bmm((p * keep if ctx.dropped else p).transpose(1, 2), d_z).view(heads, -1, v.shape[-1])
-            if ctx.dropped:
+            d_v = torch.bmm((p if keep is None else p * keep).transpose(1, 2), d_z).view(heads, -1, v.shape[-1])
+            if keep is not None:
                 d_p.mul_(keep)
             d_p.mul_(p)
             d_s = d_p.addcmul_(p, d_p.sum(-1, keepdim=True), value=-1)

@@ -51,7 +51,8 @@ class GraphEncoder(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Representations [U, D] of users and [N, D] of items, from standardised ``features`` [N, F]."""
-        users, items = self.users, torch.cat([features @ self.project, self.collaborative], dim=1)
+        users: Tensor = self.users
+        items = torch.cat([features @ self.project, self.collaborative], dim=1)
         last = len(self.own) - 1
         for layer, p in enumerate(self.dropout):
             users, items = self._apply_dropout(users, p), self._apply_dropout(items, p)

@@ -2,6 +2,8 @@
 
 Shapes: N items, B batch, D width of a representation.
 """
+from collections.abc import Mapping
+
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
@@ -22,7 +24,7 @@ class JointTraining(Training):
     those of the final codes.
     """
 
-    def __init__(self, features: dict[str, Features], interactions: csr_matrix, settings: SemanticIDSettings, device: str):
+    def __init__(self, features: Mapping[str, Features], interactions: csr_matrix, settings: SemanticIDSettings, device: str):
         self.graph = GraphTraining(features, interactions, settings, device)
         self.device = device
         super().__init__({ID: self.graph.representations().items}, settings, device)

@@ -2,6 +2,8 @@
 
 Shapes: U users, N items, F width of all features together, D width of a representation, E interactions, B batch.
 """
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,7 @@ class GraphTraining:
         UserError: there are no interactions.
     """
 
-    def __init__(self, features: dict[str, Features], interactions: csr_matrix, settings: SemanticIDSettings, device: str):
+    def __init__(self, features: Mapping[str, Features], interactions: csr_matrix, settings: SemanticIDSettings, device: str):
         self.settings, self.device = settings, torch.device(device)
         self.epochs = 0
         self.generator = torch.Generator().manual_seed(settings.semantic_id_seed)
@@ -51,7 +53,7 @@ class GraphTraining:
 
     def run(self, show_progress: bool) -> tuple[GraphRepresentations, list[dict]]:
         """Train for ``graph_epochs``; returns the representations and a record of each epoch."""
-        history = []
+        history: list[dict] = []
         with tqdm(total=self.settings.graph_epochs, disable=not show_progress, unit="epoch", desc="Graph") as bar:
             for _ in range(self.settings.graph_epochs):
                 history.append({"phase": "graph", "epoch": len(history), "bpr": round(self.epoch(), 6)})
