@@ -6,6 +6,7 @@ locks, which a fork would inherit without the threads that release them. They ar
 import importlib
 import multiprocessing
 import os
+import socket
 import sys
 from multiprocessing.connection import Connection
 
@@ -73,3 +74,9 @@ def _exit_code(process: multiprocessing.Process) -> int | None:
         process.join()
         return None
     return process.exitcode
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

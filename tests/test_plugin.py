@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from process_pool import free_port
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation, dataset as datasets
 from recbole.quick_start import load_data_and_model, objective_function, run, run_recbole
@@ -76,7 +77,7 @@ def test_quick_start_functions_work_with_tiger(small, tmp_path):
 def test_two_processes_give_the_same_ranking_as_one(options, small):
     settings = {**small, **options, "learning_rate": 0.0, "eval_batch_size": 3}
     one = run("TIGER", "tiny", config_dict=dict(settings))["test_result"]
-    two = run("TIGER", "tiny", config_dict=dict(settings), nproc=2, port="5683")["test_result"]
+    two = run("TIGER", "tiny", config_dict=dict(settings), nproc=2, port=str(free_port()))["test_result"]
     assert two == pytest.approx(one, abs=1e-4)
 
 

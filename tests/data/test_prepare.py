@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from process_pool import free_port
 from raw_shop import CATEGORY, brute_force, read_2018, write_2018, write_2023
 from recbole.config import Config
 from recbole.quick_start import run, run_recbole
@@ -156,7 +157,7 @@ def prepare_and_exit():
 def test_of_several_processes_one_prepares(server, web_shop, process_pool):
     write_config(server)
     config = {"data_path": "out", "epochs": 1, "show_progress": False, "state": "ERROR", "train_neg_sample_args": None}
-    run("SASRec", NAME, config_file_list=["shop.yaml"], config_dict=config, nproc=2, port="5692")
+    run("SASRec", NAME, config_file_list=["shop.yaml"], config_dict=config, nproc=2, port=str(free_port()))
     assert sorted(path for path, _ in server.requested) == sorted(FILES)
     assert process_pool.exit_codes(*3 * [(prepare_and_exit,)]) == [0, 0, 0]
     good = [path for path, _ in server.requested if path in server.files and path not in FILES]

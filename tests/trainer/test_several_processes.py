@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from process_pool import free_port
 from recbole.data.dataset import Dataset
 from recbole.model.general_recommender import Pop
 from small_models import ITEMS, SMALL, TINY, data_path  # noqa: F401  data_path is a fixture
@@ -37,12 +38,6 @@ def words_of(model: str, **options) -> list[str]:
     settings = {**(SETTINGS if "TIGER" in model else {"epochs": EPOCHS, "state": "ERROR", "show_progress": False}), **options}
     return [f"--model={model}", f"--dataset={TINY}", "--data_path=data", "--result_file=r.json",
             *(f"--{key}={value}" for key, value in settings.items())]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def process(folder: Path, rank: int, port: int, command, words: list[str], change) -> None:
