@@ -11,7 +11,7 @@ from recbole_macrec.baselines.sasrec_per_user import SASRecPerUser
 from recbole_macrec.baselines.text_to_text import P5, VIP5, LCRec
 from recbole_macrec.baselines.vbpr import VBPR
 
-BASELINES = [SASRecPerUser, MISSRec, P5, VIP5, LCRec, GraphSAGE, GAT, VBPR, MMGCN, GRCN, LATTICE, InvRL, LightGT]
+BASELINES: list[type[AbstractRecommender]] = [SASRecPerUser, MISSRec, P5, VIP5, LCRec, GraphSAGE, GAT, VBPR, MMGCN, GRCN, LATTICE, InvRL, LightGT]
 
 __all__ = [
     "BASELINES", "GAT", "GRCN", "GraphSAGE", "InvRL", "LATTICE", "LCRec", "LightGT", "MISSRec", "MMGCN", "P5", "SASRecPerUser", "VBPR",

@@ -2,6 +2,9 @@
 
 Shapes: U users, N items, n = U + N nodes (users first), E edges with self-loops, d embedding size, K heads.
 """
+from functools import reduce
+from operator import add
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,7 +47,7 @@ class AttentionLayer(nn.Module):
             z = values(h)
             alpha = F.dropout(self.attention(head, z, edges), self.dropout, self.training)
             outputs.append(edges.weighted_sum(alpha, z))
-        return sum(outputs) / self.heads if self.average else torch.cat(outputs, dim=1)
+        return reduce(add, outputs) / self.heads if self.average else torch.cat(outputs, dim=1)
 
 
 class GAT(PairwiseRecommender):

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
+
 class Edges(nn.Module):
     """Directed edges source -> target, sorted by target, then by source.
 
@@ -27,7 +28,16 @@ class Edges(nn.Module):
         order: int64 [E], the position of each edge in the arguments.
         turned: int64 [E], the edges sorted by source, then by target.
         first_turned: int64 [n + 1]; like ``first``, for the edges from each node.
+        target_turned: int64 [E], the targets of the edges in the order of ``turned``.
     """
+
+    source: Tensor
+    target: Tensor
+    first: Tensor
+    order: Tensor
+    turned: Tensor
+    first_turned: Tensor
+    target_turned: Tensor
 
     def __init__(self, source: np.ndarray, target: np.ndarray, nodes: int):
         super().__init__()

@@ -3,6 +3,9 @@
 Shapes: U users, N items, n = U + N nodes (users first), E directed edges, F_m width of the features of modality m, d embedding
 size, M modalities.
 """
+from functools import reduce
+from operator import add
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 from recbole_macrec.baselines.graph import Edges, user_item_edges
 from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, xavier_table
 from recbole_macrec.config.schema.general import GRCNOptions
+from recbole_macrec.utils.modules import ModuleDict
 
 
 class Routing(nn.Module):
@@ -74,7 +78,7 @@ class GRCN(PairwiseRecommender):
         self.edges = user_item_edges(self.interactions)
         self.to_users = user_item_edges(self.interactions, towards="users")
         self.ids = xavier_table(self.n_users + self.n_items, self.width)
-        self.routings = nn.ModuleDict({
+        self.routings = ModuleDict({
             modality: Routing(self.n_users, x.shape[1], self.width, config["routing_rounds"])
             for modality, x in self.features.items()
         })
@@ -97,4 +101,4 @@ class GRCN(PairwiseRecommender):
 
     def penalty(self, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         rows = self.ids[torch.cat([user, self.n_users + positive, self.n_users + negative])]
-        return rows.square().mean() + sum(routing.prototypes[user].square().mean() for routing in self.routings.values())
+        return rows.square().mean() + reduce(add, (routing.prototypes[user].square().mean() for routing in self.routings.values()))

@@ -109,7 +109,7 @@ class LATTICE(PairwiseRecommender):
 
     def representations(self) -> tuple[Tensor, Tensor]:
         edges, values = self._graph()
-        h = self.items
+        h: Tensor = self.items
         for _ in range(self.item_layers):
             h = edges.weighted_sum(values, h)
         x = total = torch.cat([self.users, self.items])

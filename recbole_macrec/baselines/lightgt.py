@@ -11,6 +11,7 @@ from recbole_macrec.baselines.graph import user_item_edges
 from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, bpr, linear, xavier_table
 from recbole_macrec.config.schema.general import LightGTOptions
 from recbole_macrec.model.mmgrec import InteractedItems, without_target
+from recbole_macrec.utils.modules import ModuleDict, ModuleList
 
 USERS_AT_ONCE = 1024  # users whose sequences are read together for ranking
 
@@ -59,7 +60,7 @@ class ModalityReader(nn.Module):
         super().__init__()
         self.project = linear(features, width)
         self.position = linear(width, width)
-        self.layers = nn.ModuleList(LightLayer(width, dropout) for _ in range(layers))
+        self.layers = ModuleList(LightLayer(width, dropout) for _ in range(layers))
         self.output = linear(width, width)
 
     def forward(self, user: Tensor, items: Tensor, places: list[Tensor], exists: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ class LightGT(PairwiseRecommender):
         self.register_buffer("norm", self.edges.symmetric_weights(), persistent=False)
         self.ids = xavier_table(self.n_users + self.n_items, self.width)
         self.users = xavier_table(self.n_users, self.width)
-        self.readers = nn.ModuleDict({
+        self.readers = ModuleDict({
             m: ModalityReader(x.shape[1], self.width, self.n_layers, config["dropout_prob"]) for m, x in self.features.items()
         })
         users, items = (dataset.inter_feat[field].numpy() for field in (self.USER_ID, self.ITEM_ID))
@@ -124,7 +125,8 @@ class LightGT(PairwiseRecommender):
 
     def collaborative(self) -> tuple[Tensor, list[Tensor]]:
         """The vectors o [n, d], and for each layer of the transformer the mean of E_0 .. E_l [n, d], without gradient."""
-        layer = total = self.ids
+        layer: Tensor = self.ids
+        total = layer
         means = []
         for number in range(1, self.graph_layers + 1):
             layer = self.edges.weighted_sum(self.norm, layer)

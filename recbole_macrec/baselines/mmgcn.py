@@ -3,6 +3,9 @@
 Shapes: U users, N items, n = U + N nodes (users first), F_m width of the features of modality m, D_m input width of its network,
 d embedding size.
 """
+from functools import reduce
+from operator import add
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 from recbole_macrec.baselines.graph import Edges, user_item_edges
 from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, xavier_table
 from recbole_macrec.config.schema.general import MMGCNOptions
+from recbole_macrec.utils.modules import ModuleDict
 
 
 class ModalityNetwork(nn.Module):
@@ -70,7 +74,7 @@ class MMGCN(PairwiseRecommender):
         self.edges = user_item_edges(self.interactions)
         self.register_buffer("mean", self.edges.mean_weights(), persistent=False)  # [E]
         self.ids = xavier_table(self.n_users + self.n_items, self.width)
-        self.networks = nn.ModuleDict({
+        self.networks = ModuleDict({
             modality: ModalityNetwork(self.n_users, x.shape[1], self.width, config["n_layers"], config["max_feature_width"],
                                       config["combination"])
             for modality, x in self.features.items()
@@ -82,4 +86,4 @@ class MMGCN(PairwiseRecommender):
 
     def penalty(self, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         rows = self.ids[torch.cat([user, self.n_users + positive, self.n_users + negative])]
-        return rows.square().mean() + sum(network.preferences.square().mean() for network in self.networks.values())
+        return rows.square().mean() + reduce(add, (network.preferences.square().mean() for network in self.networks.values()))

@@ -5,8 +5,9 @@ representation, B batch.
 """
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import chain
+from operator import add
 from typing import ClassVar
 
 import numpy as np
@@ -232,7 +233,7 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
 
 def half_squared_norm(*rows: Tensor) -> Tensor:
     """Half the squared norm of all ``rows``, [B, D] each, divided by B."""
-    return sum(x.square().sum() for x in rows) / (2 * len(rows[0]))
+    return reduce(add, (x.square().sum() for x in rows)) / (2 * len(rows[0]))
 
 
 def xavier_table(rows: int, width: int) -> nn.Parameter:

@@ -60,7 +60,7 @@ class VBPR(PairwiseRecommender):
     def penalty(self, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         rows = [self.users[user], self.tastes[user], self.items[positive], self.items[negative]]
         shared = self.project.square().sum() / 2
-        if self.item_bias is not None:
+        if self.item_bias is not None and self.feature_bias is not None:
             rows += [self.item_bias[positive], self.item_bias[negative]]
             shared = shared + self.feature_bias.square().sum() / 2
         return half_squared_norm(*rows) + shared

@@ -3,6 +3,7 @@ import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from recbole_macrec.utils.files import atomic_write, remove_unfinished
 
@@ -105,10 +106,10 @@ class Figure(Drawing):
         for number, (label, (means, deviations)) in enumerate(self.series.items()):
             if label not in plotted:
                 continue
-            known = [i for i, mean in enumerate(means) if mean is not None]
-            heights = [means[i] for i in known]
+            height_of = {i: mean for i, mean in enumerate(means) if mean is not None}
+            known, heights = list(height_of), list(height_of.values())
             errors = [deviations[i] or 0.0 for i in known]
-            style = {"label": label, "color": COLOURS[number % len(COLOURS)], "gid": f"series-{number}"}
+            style: dict[str, Any] = {"label": label, "color": COLOURS[number % len(COLOURS)], "gid": f"series-{number}"}
             repeat = number // len(COLOURS) % len(STROKES)  # how often its colour is used already
             if self.at is not None:
                 self._curve(axes, [self.at[i] for i in known], heights, errors, style | {"linestyle": STROKES[repeat]})

@@ -40,7 +40,7 @@ def _run(argv: list[str]) -> int:
             return _run_one(models[0], request, args, processes)
         name = Path("results") / f"{request.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
         output = None if starts else processes.by_first(lambda: args.output or unique_folder(name))
-    if starts:
+    if output is None:
         size = args.world_size if args.world_size > 0 else args.nproc
         return start_processes(_run, (argv,), args.nproc, size, args.ip, args.port, args.group_offset)
     return _compare(models, request, data_path, output)

@@ -92,9 +92,12 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
     Raises:
         UserError: for anything but pairs of labels.
     """
-    pairs = [tuple(word.split(":")) for word in names_of(text)]
-    if wrong := [pair for pair in pairs if len(pair) != 2]:
-        raise UserError(f"--pairs has '{':'.join(wrong[0])}'; expected two labels, such as MACRec:TIGER.")
+    pairs = []
+    for word in names_of(text):
+        if word.count(":") != 1:
+            raise UserError(f"--pairs has '{word}'; expected two labels, such as MACRec:TIGER.")
+        first, second = word.split(":")
+        pairs.append((first, second))
     return pairs
 
 
@@ -209,7 +212,7 @@ def _tests(comparison: Comparison, dataset: str, table: Table) -> tuple[list, li
     metrics = largest_k(table.metrics)
     if len(complete) < 2 or not metrics:
         return [], []
-    measured = {label: [Measured.of(run, metrics) for run in comparison.of(dataset, label)] for label in complete}
+    measured: dict[str, Sequence[Measured]] = {label: [Measured.of(run, metrics) for run in comparison.of(dataset, label)] for label in complete}
     pairs: Sequence = [pair for pair in comparison.pairs if set(pair) <= set(complete)]
     if not comparison.pairs:
         best = max(complete, key=lambda label: sum(run.values[metrics[-1]].mean() for run in measured[label]))

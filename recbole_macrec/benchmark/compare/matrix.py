@@ -103,7 +103,7 @@ class Matrix:
                     settings = {**self.settings, **variant.settings, **(tuned or {}).get((dataset, variant.label), {})}
                     spec = RunSpec(variant.label, variant.model, dataset, seed, settings)
                     write_run_spec(run_folder(folder, dataset, variant.label, seed), spec)
-        spec = {
+        content = {
             "format": FORMAT,
             "labels": [variant.label for variant in self.variants],
             "datasets": list(self.datasets),
@@ -111,7 +111,7 @@ class Matrix:
             "pairs": [list(pair) for pair in self.pairs],
             "fusions": read_json(folder / COMPARE).get("fusions", {}) if (folder / COMPARE).is_file() else {},
         }
-        write_json(spec, folder / COMPARE)
+        write_json(content, folder / COMPARE)
         return open_comparison(folder)
 
 

@@ -51,8 +51,7 @@ def published_record(run: Run) -> dict:
         return record | {"settings": settings, "machine": run.result["hardware"], "curve": []}
     spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed} | settings
     command = " ".join(["python run_recbole_macrec.py", *(f"--{name}={_quoted(word_of(value))}" for name, value in spec.items())])
-    record = {"label": run.spec.label, "command": command}
-    record |= {name: run.result.get(name) for name in FIELDS}
+    record = {"label": run.spec.label, "command": command, **{name: run.result.get(name) for name in FIELDS}}
     return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}
 
 

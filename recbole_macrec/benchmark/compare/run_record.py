@@ -28,6 +28,8 @@ class Observation:
     def record(self) -> dict:
         """The record of the finished run, as plain values; writes its ranks and codes if the recorder keeps them."""
         trainer = self.run.trainer
+        if trainer is None:
+            raise RuntimeError("the run has no trainer; record() reads a run that has finished")
         config = trainer.config
         ids = getattr(trainer.model, "semantic_ids", None)
         seconds = {"data": self.run.data_seconds, **self.timer.seconds, "cpu": time.process_time() - self._cpu_began}

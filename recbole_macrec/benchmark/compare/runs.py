@@ -100,10 +100,10 @@ class Ranks:
     histories: list[np.ndarray]
     item_ranks: dict[str, np.ndarray] = field(default_factory=dict)
     id_ranks: dict[str, np.ndarray] = field(default_factory=dict)
-    rows: np.ndarray | None = None
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __post_init__(self):
-        if self.rows is None:
+        if not len(self.rows):
             object.__setattr__(self, "rows", np.arange(len(self.users)))
 
     def keys(self) -> list[tuple]:
@@ -121,7 +121,7 @@ class Ranks:
     def single(self) -> "Ranks":
         """The same targets, each in its own row."""
         rows = self.rows.tolist()
-        return replace(self, top=self.top[self.rows], histories=[self.histories[row] for row in rows], rows=None)
+        return replace(self, top=self.top[self.rows], histories=[self.histories[row] for row in rows], rows=np.arange(len(rows)))
 
     def save(self, path: Path) -> None:
         arrays = {name: getattr(self, name) for name in ("users", "items", "targets", "ranks", "top", "counts", "rows")}
@@ -136,11 +136,11 @@ class Ranks:
         arrays = _load_arrays(path)
         try:
             histories = np.split(arrays.pop("history"), arrays.pop("history_ends")[:-1])
-            named: dict[str, dict] = {"item_ranks": {}, "id_ranks": {}}
+            named: dict[str, Any] = {"item_ranks": {}, "id_ranks": {}}
             for key in [key for key in arrays if "." in key]:
                 kind, name = key.split(".", 1)
                 named[kind][name] = arrays.pop(key)
-            return cls(histories=histories, **arrays, **named)
+            return cls(histories=histories, **(named | arrays))
         except (KeyError, TypeError) as error:  # a missing or unknown array
             raise UserError(f"{path} does not hold the ranks of a run ({error}); delete {path.parent} and run the comparison again.") from None
 
@@ -289,8 +289,8 @@ def open_comparison(folder: str | Path) -> Comparison:
     fusions = [name for name, models in spec.get("fusions", {}).items() if set(models) <= set(spec["labels"])]
     labels, pairs = [*spec["labels"], *fusions], [tuple(pair) for pair in spec["pairs"]]
     places = product(spec["datasets"], labels, spec["seeds"])
-    runs = [(label, Run(run_folder(folder, dataset, label, seed))) for dataset, label, seed in places]
-    runs = [run for label, run in runs if label in spec["labels"] or run.finished]  # the command ``fuse`` writes the others
+    labelled = [(label, Run(run_folder(folder, dataset, label, seed))) for dataset, label, seed in places]
+    runs = [run for label, run in labelled if label in spec["labels"] or run.finished]  # the command ``fuse`` writes the others
     return Comparison(folder, labels, spec["datasets"], spec["seeds"], pairs, runs)
 
 
@@ -390,4 +390,4 @@ def save_codes(ids, path: Path) -> None:
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with atomic_write(path) as fresh, open(fresh, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy's stub matches the arrays with allow_pickle

@@ -166,12 +166,12 @@ def _mark(rows: list[Row], metrics: list[str]) -> None:
     """Mark the best and second-best cells of each metric; equal means share a place."""
     for name in metrics:
         sign = 1 if name.partition("@")[0] in LOWER_IS_BETTER else -1
-        means = sorted({sign * round(row.cells[name].mean, 6) for row in rows if row.cells[name].values})
+        means = sorted({sign * round(mean, 6) for row in rows if (mean := row.cells[name].mean) is not None})
         if len(means) < 2:
             continue
         for row in rows:
             cell = row.cells[name]
-            if cell.values and sign * round(cell.mean, 6) in means[:2]:
+            if cell.mean is not None and sign * round(cell.mean, 6) in means[:2]:
                 row.cells[name] = Cell(cell.values, cell.decimals, 1 + means.index(sign * round(cell.mean, 6)))
 
 

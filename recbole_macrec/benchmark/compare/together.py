@@ -24,8 +24,8 @@ def run_together(runs: Sequence[Run]) -> None:
         runs: in the first process; the others receive its list.
     """
     with group() as processes:
-        waiting = sorted((run for run in runs if not run.finished), key=lambda run: run.error is not None)
-        waiting = processes.by_first(lambda: [(run, run.spec) for run in waiting])
+        unfinished = sorted((run for run in runs if not run.finished), key=lambda run: run.error is not None)
+        waiting = processes.by_first(lambda: [(run, run.spec) for run in unfinished])
     done = len(runs) - len(waiting)
     interval = 0.5 if sys.stderr.isatty() else 60  # seconds between two updates of the bar; few lines in a log
     with tqdm(total=len(runs), initial=done, bar_format=BAR, desc="Compare", disable=not (waiting and processes.first),

@@ -35,7 +35,7 @@ def read_space(model: str) -> dict[str, tuple[str, list]]:
     path = property_file("hyper", f"{model}.hyper")
     if not path.is_file():
         raise UserError(f"--tune: the model {model} has no hyper-parameter file {path}; write one, or compare without --tune.")
-    space = {}
+    space: dict[str, Any] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
             space |= _parsed(line, path)

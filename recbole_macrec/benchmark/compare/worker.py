@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
@@ -23,6 +24,9 @@ from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.failures import user_message
 from recbole_macrec.utils.files import remove_unfinished
 from recbole_macrec.utils.unique_names import remove_if_empty
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,12 @@ class Resources:
 
 def start(folder: Path, resources: Resources):
     """Start the run of ``folder``; returns the process and a shared number, the share of its epochs that are complete."""
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if context.get_start_method() == "forkserver":
+    context: ForkServerContext | SpawnContext
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "torch._dynamo"])  # imported once for all runs; optimizers need it
+    else:
+        context = multiprocessing.get_context("spawn")
     share = context.Value("d", 0.0)
     process = context.Process(target=_child, args=(folder, resources, share))
     process.start()
@@ -60,7 +66,8 @@ def start(folder: Path, resources: Resources):
 def _child(folder: Path, resources: Resources, share) -> None:
     """Entry point of the process: it writes all output to the run's log, and ends when its parent ends."""
     parent = multiprocessing.parent_process()
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its runs
     sys.stdout.flush()
     sys.stderr.flush()

@@ -246,8 +246,8 @@ def _ranks(first: Member, scored: Scored, fused: torch.Tensor, lowest: int) -> R
     top = np.take_along_axis(scored.items, places.numpy(), axis=1)
     top = np.pad(np.where(values.numpy() == -np.inf, 0, top), ((0, 0), (0, k - top.shape[1])))
     rows, users = scored.rows, first.dataset.token2id(first.dataset.uid_field, scored.rows.users)
-    parts = [first.train._dataset, *(loader._dataset for loader in first.loaders.values())]
-    history = read_history(*parts, np.asarray(users))
+    valid, test = (loader._dataset for loader in first.loaders.values())
+    history = read_history(first.train._dataset, valid, test, np.asarray(users))
     return Ranks(rows.users[rows.row], first.tokens, rows.target, scored.ranks(fused, lowest), top.astype(np.int32),
                  history.counts, history.histories, rows=rows.row)
 

@@ -135,7 +135,8 @@ class Member:
         interaction, masked, *_ = batch
         interaction = interaction.to(self.trainer.device)
         if masked is not None:
-            interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: padded_rows(*masked, len(interaction)).to(self.trainer.device)}))
+            rows, items = masked
+            interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: padded_rows(rows, items, len(interaction)).to(self.trainer.device)}))
         tries = {m: table.trie for m, table in self.model.tables.items()}
         eligible = Eligible(tries, max(self.model.ranking.beams, top), self.model.excluded(interaction), top)
         return self.model.rank(interaction, eligible)["fused"].widened(top).items[:, :top]

@@ -77,8 +77,11 @@ def tests(table: Table) -> Grid | None:
 
 def verdict(table: Table) -> str:
     """Return one sentence: the best model, and the models that it significantly beats."""
-    metric = next(iter(largest_k(table.metrics)[-1:]), None)
-    leading = [row for row in table.rows if metric and row.cells[metric].place == 1]
+    metrics = largest_k(table.metrics)
+    if not metrics:
+        return ""
+    metric = metrics[-1]
+    leading = [row for row in table.rows if row.cells[metric].place == 1]
     if len(leading) != 1:
         return ""
     best = leading[0]

@@ -71,11 +71,12 @@ def write_report(folder: Path, output: Path, options: UserViewOptions = UserView
 
 def render(comparison: Comparison, sections: list[Section], study: dict | None, views: list[dict]) -> str:
     """Return the HTML text. A content security policy allows only our own script, whatever titles and labels contain."""
+    loader = PackageLoader("recbole_macrec.benchmark.report", ".")
     environment = Environment(
-        loader=PackageLoader("recbole_macrec.benchmark.report", "."), autoescape=True, undefined=StrictUndefined,
+        loader=loader, autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    style, script = (environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
+    style, script = (loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
         comparison=comparison,

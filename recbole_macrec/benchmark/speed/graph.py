@@ -20,7 +20,7 @@ from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.config.options import hidden_words
 from recbole_macrec.utils.hardware import keep_freed_memory, peak_host_memory
 
-MODELS = {model.__name__: model for model in BASELINES if issubclass(model, PairwiseRecommender)}
+MODELS: dict[str, type[PairwiseRecommender]] = {model.__name__: model for model in BASELINES if issubclass(model, PairwiseRecommender)}
 FEATURES = {"visual": 128, "acoustic": 128, "textual": 128}  # as in TikTok
 USER_INTERACTIONS = 20  # mean number of a user in the synthetic catalogues
 

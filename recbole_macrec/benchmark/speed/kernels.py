@@ -8,8 +8,9 @@ Shapes: B users, S source positions, L levels.
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ def layer_cases(users: int) -> Iterator[tuple[str, str, Callable[[float], list[t
     bias = RelativeBias(SIZES, bidirectional=True)(torch.arange(source), torch.arange(source)).detach()
     own, cross = SelfAttention(SIZES), CrossAttention(SIZES)
     memory = Memory(x, [(users, source)], None)
-    layers: dict[tuple[str, str], tuple[nn.Module | None, Callable, torch.Tensor]] = {}
+    layers: dict[tuple[str, str], tuple[nn.Module, Callable, torch.Tensor]] = {}
     norm, feed_forward = RMSNorm(SIZES.d_model), FeedForward(SIZES)
     layers["rms_norm", "layer"] = norm, norm, x
     layers["feed_forward", "layer"] = feed_forward, feed_forward, x
@@ -67,8 +68,8 @@ def layer_cases(users: int) -> Iterator[tuple[str, str, Callable[[float], list[t
     layers["attention", "layer, among an ID"] = own, lambda z: own(z, [(users, target)], bias), y
     layers["attention", "layer, from an ID to a history"] = cross, lambda z: cross(z, memory, [target]), y
     for (kernel, name), (module, function, rows) in layers.items():
-        yield kernel, f"{name}, training", lambda p, m=module, f=function, z=rows: gradients(m, f, z, p)
-        yield kernel, f"{name}, ranking", lambda p, m=module, f=function, z=rows: output(m, f, z)
+        yield kernel, f"{name}, training", partial(gradients, module, function, rows)
+        yield kernel, f"{name}, ranking", partial(output, module, function, rows)
     yield "dropout", "layer, training", lambda p: [dropout(x, p, training=p > 0)]
 
 
@@ -95,9 +96,9 @@ def network_cases(users: int, ranked: int) -> Iterator[tuple[str, str, Callable[
 
     for kernel in cpu.KERNELS:
         if kernel != "hidden_parts":
-            yield kernel, "training step", lambda p: gradients(network, loss, tokens[:users], p)
+            yield kernel, "training step", partial(gradients, network, loss, tokens[:users])
         if kernel != "dropout":
-            yield kernel, "ranking", lambda p: output(network, ranking, tokens[:ranked, :-1].flatten(1))
+            yield kernel, "ranking", partial(output, network, ranking, tokens[:ranked, :-1].flatten(1))
 
 
 def gradients(module: nn.Module, function: Callable, rows: torch.Tensor, p: float) -> list[torch.Tensor]:
@@ -110,8 +111,8 @@ def gradients(module: nn.Module, function: Callable, rows: torch.Tensor, p: floa
     return [y.detach(), *(g for g in torch.autograd.grad(y.sum(), leaves, allow_unused=True) if g is not None)]
 
 
-def output(module: nn.Module, function: Callable, rows: torch.Tensor) -> list[torch.Tensor]:
-    """Output of ``function`` for ``rows`` in ranking."""
+def output(module: nn.Module, function: Callable, rows: torch.Tensor, p: float) -> list[torch.Tensor]:
+    """Output of ``function`` for ``rows`` in ranking, where dropout ``p`` has no effect."""
     module.eval()
     with torch.no_grad():
         return [function(rows)]
@@ -122,7 +123,7 @@ def set_dropout(module: nn.Module, p: float) -> None:
     if isinstance(module, Transformer):
         module.settings = replace(module.settings, dropout=p)
     for layer in module.modules():
-        if isinstance(getattr(layer, "dropout", None), float):
+        if isinstance(layer, SelfAttention | CrossAttention | FeedForward):
             layer.dropout = p
 
 
@@ -133,8 +134,9 @@ def compared(kernel: str, measured: str, run: Callable[[float], list[torch.Tenso
         Medians in milliseconds with dropout, the gain in percent, and the largest difference of the results without dropout,
         relative to the largest entry of each result.
     """
-    sides = {"kernel": nullcontext, "plain": lambda: cpu.without(kernel)}
-    results, seconds = {}, {side: [] for side in sides}
+    sides: dict[str, Callable[[], AbstractContextManager]] = {"kernel": nullcontext, "plain": lambda: cpu.without(kernel)}
+    results: dict[str, list[torch.Tensor]] = {}
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
     for side, context in sides.items():  # also warms up
         with context():
             results[side] = run(0.0)

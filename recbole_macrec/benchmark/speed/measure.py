@@ -5,11 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
+from typing import Any
 
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.dataloader import AbstractDataLoader
 from recbole.utils import get_model, get_trainer, init_seed
+
+from recbole_macrec.model.tiger import TIGER
 
 
 def median_seconds(function: Callable, repeats: int, warmup: int = 1) -> float:
@@ -31,9 +35,9 @@ class Subject:
     """A model on a dataset: by default TIGER, with one modality and one task, so that transformers' T5 can compute the same."""
 
     config: Config
-    model: object
-    train_data: object
-    test_data: object
+    model: TIGER
+    train_data: AbstractDataLoader
+    test_data: AbstractDataLoader
 
     @cached_property
     def trainer(self):
@@ -43,7 +47,7 @@ class Subject:
 
 def prepare(dataset: str, data_path: str, modality: str, model: str = "TIGER", **options) -> Subject:
     """Build dataset and model as RecBole's quick_start does. ``collision: reassign`` gives every item a unique ID."""
-    settings = {"data_path": data_path, "modalities": [modality], "collision": "reassign", "precision": "fp32"}
+    settings: dict[str, Any] = {"data_path": data_path, "modalities": [modality], "collision": "reassign", "precision": "fp32"}
     settings |= {"scheduler": "constant", "warmup_ratio": 0.0}
     settings |= {"show_progress": False, "state": "WARNING", **options}
     config = Config(get_model(model), dataset, config_dict=settings)

@@ -49,7 +49,8 @@ def random_features() -> dict[str, np.ndarray]:
 
 def data_loader_epoch(training: Training) -> None:
     """Train one epoch as it is commonly written, with a DataLoader that collates item by item."""
-    columns = [x.cpu() for x in training.x] + training.labels
+    inputs = [x for x in training.x if isinstance(x, torch.Tensor)]  # features that are not streamed
+    columns = [x.cpu() for x in inputs] + (training.labels or [])
     loader = DataLoader(TensorDataset(*columns), batch_size=training.settings.rqvae_batch_size, shuffle=True)
     device, modalities = training.x[0].device, len(training.x)
     for batch in loader:

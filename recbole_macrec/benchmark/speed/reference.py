@@ -34,6 +34,7 @@ def t5_names(settings: TransformerSettings) -> dict[str, str]:
 
 def t5_config(vocabulary_size: int, settings: TransformerSettings, **options) -> T5Config:
     """Return the configuration of the T5 that equals our transformer with these settings."""
+    options |= {"tie_word_embeddings": True}
     return T5Config(
         vocab_size=vocabulary_size,
         d_model=settings.d_model,
@@ -44,7 +45,6 @@ def t5_config(vocabulary_size: int, settings: TransformerSettings, **options) ->
         num_decoder_layers=settings.decoder_layers,
         dropout_rate=settings.dropout,
         feed_forward_proj="relu",
-        tie_word_embeddings=True,
         **options,
     )
 
@@ -57,7 +57,7 @@ class LevelwiseT5(T5ForConditionalGeneration):
 
     def forward(self, *args, **kwargs):
         output = super().forward(*args, **kwargs)
-        if self.blocked is not None:
+        if self.blocked is not None and self.level_after is not None:
             output.logits = output.logits + self.blocked[self.level_after[kwargs["decoder_input_ids"]]]
         return output
 
@@ -86,13 +86,13 @@ class Reference:
         self._copy(model.network.state_dict(), t5_names(settings))
         if levelwise:
             self._restrict(size)
-        self.children = defaultdict(set)
+        children: defaultdict[tuple, set[int]] = defaultdict(set)
         self.item_of: dict[tuple, int] = {}
         for item, row in enumerate((self.codes + self.offsets).tolist()[1:], start=1):
             self.item_of[tuple(row)] = item
             for length in range(len(row)):
-                self.children[tuple(row[:length])].add(row[length])
-        self.children = {prefix: sorted(tokens) for prefix, tokens in self.children.items()}
+                children[tuple(row[:length])].add(row[length])
+        self.children = {prefix: sorted(tokens) for prefix, tokens in children.items()}
 
     def _copy(self, ours: dict, names: dict[str, str]) -> None:
         theirs = self.t5.state_dict()

@@ -1,6 +1,7 @@
 """Speed of training, with one pass per target and one per user, beside padded T5 with the released vocabulary and ours."""
 import copy
 from itertools import islice
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ USERS = 128  # batch size of per-user training
 def train(args) -> dict:
     """Return training samples (targets) per second, after comparing the losses of both on the same batches without dropout."""
     options = {"train_batch_size": args.batch}
-    result = {"loss_difference": loss_difference(args, options)}
+    result: dict[str, Any] = {"loss_difference": loss_difference(args, options)}
     subject = prepare(args.dataset, args.data_path, args.modality, **options)
     model, trainer = subject.model, subject.trainer
     batches = first_batches(subject, args.timed_steps)

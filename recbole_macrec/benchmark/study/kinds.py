@@ -3,7 +3,7 @@
 Shapes: R test rows.
 """
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,6 +37,15 @@ def over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | No
     """Return mean and sample standard deviation of the values that are not None."""
     known = [value for value in values if value is not None]
     return (statistics.fmean(known) if known else None), (statistics.stdev(known) if len(known) > 1 else None)
+
+
+def means_and_deviations(pairs: Iterable[tuple[float | None, float | None]]) -> tuple[list[float | None], list[float | None]]:
+    """Return the first and the second entries of pairs (mean, deviation), as :class:`Figure` reads them."""
+    means, deviations = [], []
+    for mean, deviation in pairs:
+        means.append(mean)
+        deviations.append(deviation)
+    return means, deviations
 
 
 def as_markdown(study: Study, title: str) -> str:
@@ -123,7 +132,7 @@ def collisions(comparison: Comparison, study: dict) -> Study:
                 distinct = round(statistics.fmean(values["distinct"] for values in by_seed))
                 result.rows.append([label, modality, *_collision_rates(runs, modality), by_seed[0]["items"], distinct, perplexity])
     series = {
-        m: tuple(map(list, zip(*(_collision_rates(comparison.of(dataset, label), m) for label in comparison.labels))))
+        m: means_and_deviations(_collision_rates(comparison.of(dataset, label), m) for label in comparison.labels)
         for m in _modalities(comparison)
     }
     result.figures["collisions"] = Figure(study["title"], "", "collision rate", comparison.labels, series)
@@ -137,13 +146,13 @@ def code_distribution(comparison: Comparison, study: dict) -> Study:
     for modality in _modalities(comparison):
         series, ticks = {}, []
         for label in comparison.labels:
-            counts = [bucket_counts(run, modality, study["layer"], study["bucket"]) for run in comparison.of(dataset, label)]
-            counts = [c for c in counts if c is not None]
+            by_run = [bucket_counts(run, modality, study["layer"], study["bucket"]) for run in comparison.of(dataset, label)]
+            counts = [c for c in by_run if c is not None]
             if not counts:
                 continue
             ticks = [f"{i * study['bucket']}-{(i + 1) * study['bucket'] - 1}" for i in range(len(counts[0]))]
             pairs = [over_seeds(column) for column in zip(*counts)]
-            series[label] = tuple(map(list, zip(*pairs)))
+            series[label] = means_and_deviations(pairs)
             result.rows += [[label, modality, tick, *pair] for tick, pair in zip(ticks, pairs)]
         title = f"{study['title']}: {modality}, layer {study['layer']}"
         result.figures[f"codes-{file_name(modality)}"] = Figure(title, "codes", "items", ticks, series)
@@ -175,7 +184,7 @@ def sweeps(comparison: Comparison, study: dict) -> Study:
             runs = comparison.of(dataset, DEFAULT if missing else label)
             points.append((str(value) + (" (default)" if missing else ""), _test_means(runs, metrics)))
         result.rows += [[option, value, *(number for pair in pairs for number in pair)] for value, pairs in points]
-        series = {m: tuple(map(list, zip(*(pairs[i] for _, pairs in points)))) for i, m in enumerate(metrics)}
+        series = {m: means_and_deviations(pairs[i] for _, pairs in points) for i, m in enumerate(metrics)}
         result.figures[file_name(option)] = Figure(study["title"], option, "test", [value for value, _ in points], series, lines=True)
     return result
 
@@ -199,7 +208,7 @@ def beams(comparison: Comparison, study: dict) -> Study:
             for metric, pair in zip(metrics, means):
                 series[metric].setdefault(label, []).append(pair)
     for metric, lines in series.items():
-        plotted = {label: tuple(map(list, zip(*pairs))) for label, pairs in lines.items()}
+        plotted = {label: means_and_deviations(pairs) for label, pairs in lines.items()}
         result.figures[f"beams-{file_name(metric)}"] = Figure(study["title"], "beams", metric, decodings, plotted, lines=True)
     return result
 
@@ -224,7 +233,7 @@ def groups(comparison: Comparison, study: dict) -> Study:
             for metric, pair in zip(metrics, pairs):
                 series[metric].setdefault(label, []).append(pair)
     for metric, bars in series.items():
-        plotted = {label: tuple(map(list, zip(*pairs))) for label, pairs in bars.items()}
+        plotted = {label: means_and_deviations(pairs) for label, pairs in bars.items()}
         result.figures[f"{study['by']}-{file_name(metric)}"] = Figure(study["title"], study["by"].replace("_", " "), metric, ticks, plotted)
     return result
 

@@ -3,7 +3,7 @@ import statistics
 
 from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.figures import Figure
-from recbole_macrec.benchmark.study.kinds import Study, over_seeds
+from recbole_macrec.benchmark.study.kinds import Study, means_and_deviations, over_seeds
 from recbole_macrec.errors import UserError
 
 
@@ -29,7 +29,7 @@ def published(comparison: Comparison, study: dict) -> Study:
         runs = [comparison.of(dataset, label) for label in comparison.labels]
         items = [over_seeds([run.result["test_result"].get(metric) for run in own]) for own in runs]
         ids = [over_seeds([id_level(run, metric) for run in own]) for own in runs]
-        paper = [(papers.get(label, {}).get(metric), None) for label in comparison.labels]
+        paper: list[tuple[float | None, float | None]] = [(papers.get(label, {}).get(metric), None) for label in comparison.labels]
         plotted = {"items": items}
         _add(result, items, metric, f"{metric} std")
         if any(mean is not None for mean, _ in ids):
@@ -38,7 +38,7 @@ def published(comparison: Comparison, study: dict) -> Study:
         if any(value is not None for value, _ in paper):
             plotted["published"] = paper
             _add(result, [(value,) for value, _ in paper], f"published {metric}")
-        bars = {name: tuple(map(list, zip(*pairs))) for name, pairs in plotted.items()}
+        bars = {name: means_and_deviations(pairs) for name, pairs in plotted.items()}
         title = f"{study['title']}: {dataset}"
         result.figures[f"published-{file_name(metric)}"] = Figure(title, "", metric, comparison.labels, bars)
     return result

@@ -145,6 +145,8 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
         return [variants.get(name) or Variant(name, name) for name in models]
     if variants:
         return list(variants.values())
+    if model is None:
+        raise UserError(f"The study {study['title']} has 'sweeps' without 'model'; add the model to sweep.")
     default = default_values(model, dataset, settings)
     swept = {DEFAULT: Variant(DEFAULT, model)}
     for option, values in study["sweeps"].items():
@@ -156,7 +158,10 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
 
 
 def _variant(label: str, default_model: str | None, model: str | None = None, **settings) -> Variant:
-    return Variant(label, model or default_model, settings)
+    chosen = model or default_model
+    if chosen is None:
+        raise UserError(f"The variant {label} of the study has no 'model', and neither has the study; add one.")
+    return Variant(label, chosen, settings)
 
 
 def sweep_value(default: dict, option: str, value) -> tuple[str, dict | None]:
