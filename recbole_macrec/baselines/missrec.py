@@ -19,6 +19,7 @@ from recbole_macrec.model.item_features import SequentialFeatureDataset
 from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans
 from recbole_macrec.trainer.pairwise import PairwiseTrainer
+from recbole_macrec.utils.modules import ModuleDict
 
 
 class MISSRec(DenseRecommender):
@@ -48,7 +49,7 @@ class MISSRec(DenseRecommender):
         self.modalities = list(dataset.item_features)
         for modality, matrix in dataset.item_features.items():
             self._add_buffer(f"features_{modality}", matrix)  # [N, F_m]
-        self.adaptors = nn.ModuleDict({m: nn.Linear(x.shape[1], self.width) for m, x in dataset.item_features.items()})
+        self.adaptors = ModuleDict({m: nn.Linear(x.shape[1], self.width) for m, x in dataset.item_features.items()})
         self.items = nn.Embedding(self.n_items, self.width, padding_idx=0) if config["use_ids"] else None
         self.positions = nn.Embedding(self.max_seq_length, self.width)
         self.norm, self.dropout = nn.LayerNorm(self.width), nn.Dropout(config["dropout_prob"])
@@ -57,9 +58,9 @@ class MISSRec(DenseRecommender):
         self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**layer), config["encoder_layers"], nn.LayerNorm(self.width),
                                              enable_nested_tensor=False)
         self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**layer), config["decoder_layers"], nn.LayerNorm(self.width))
-        for module in (self.items, self.positions, *self.adaptors.values()):
-            if module is not None:
-                nn.init.normal_(module.weight, std=0.02)
+        tables = [self.positions] if self.items is None else [self.items, self.positions]
+        for weight in [*(table.weight for table in tables), *(adaptor.weight for adaptor in self.adaptors.values())]:
+            nn.init.normal_(weight, std=0.02)
         self.gamma = nn.Parameter(torch.zeros(()))
         count = math.ceil(self.interest_ratio * len(self.modalities) * (self.n_items - 1))
         self.register_buffer("centroids", torch.zeros(count + 1, self.width))  # [C + 1, D], row 0 is no interest
@@ -153,7 +154,7 @@ class MISSRec(DenseRecommender):
     def loss_parts(self, interaction) -> list[Callable[[], Tensor]]:
         histories = self.histories(interaction)
         target, samples = interaction[self.POS_ITEM_ID].to(self.device), len(histories.length)
-        parts = []
+        parts: list[Callable[[], Tensor]] = []
         for rows in reversed(self._batch_parts(histories.length)):
             part = histories.rows(rows)
             parts.append(partial(self._loss, part.items.to(self.device), part.length, target[rows.to(self.device)], samples))
