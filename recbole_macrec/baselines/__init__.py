@@ -1,4 +1,6 @@
 """Baselines: SASRecPerUser, the text-to-text models P5, VIP5 and LCRec, and the general recommenders of MMGRec's comparison."""
+from recbole.model.abstract_recommender import AbstractRecommender
+
 from recbole_macrec.baselines.gat import GAT
 from recbole_macrec.baselines.graphsage import GraphSAGE
 from recbole_macrec.baselines.grcn import GRCN
@@ -11,7 +13,9 @@ from recbole_macrec.baselines.sasrec_per_user import SASRecPerUser
 from recbole_macrec.baselines.text_to_text import P5, VIP5, LCRec
 from recbole_macrec.baselines.vbpr import VBPR
 
-BASELINES: list[type[AbstractRecommender]] = [SASRecPerUser, MISSRec, P5, VIP5, LCRec, GraphSAGE, GAT, VBPR, MMGCN, GRCN, LATTICE, InvRL, LightGT]
+BASELINES: list[type[AbstractRecommender]] = [
+    SASRecPerUser, MISSRec, P5, VIP5, LCRec, GraphSAGE, GAT, VBPR, MMGCN, GRCN, LATTICE, InvRL, LightGT,
+]  # fmt: skip
 
 __all__ = [
     "BASELINES", "GAT", "GRCN", "GraphSAGE", "InvRL", "LATTICE", "LCRec", "LightGT", "MISSRec", "MMGCN", "P5", "SASRecPerUser", "VBPR",

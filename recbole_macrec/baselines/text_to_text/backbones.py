@@ -9,7 +9,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_macrec.baselines.text_to_text.tiny import tiny_llama, tiny_t5, tiny_tokenizer
-from recbole_macrec.data.encoders.source import ModelSource, find_model
+from recbole_macrec.data.encoders.source import AutoClass, ModelSource, find_model
 from recbole_macrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Backbone(nn.Module):
 
     @property
     def table(self) -> nn.Embedding:
-        return self.model.get_input_embeddings()
+        return input_table(self.model)
 
     @property
     def head(self) -> nn.Linear:
@@ -110,14 +110,14 @@ class Backbone(nn.Module):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [..., V + A] of hidden states [..., D]."""
         hidden = hidden * self.scale
-        return torch.cat([self.head(hidden), F.linear(hidden, self.added if self.tied else self.added_head)], dim=-1)
+        return torch.cat([self.head(hidden), F.linear(hidden, self.added if self.added_head is None else self.added_head)], dim=-1)
 
     @torch.no_grad()
     def merged(self) -> PreTrainedModel:
         """A copy of the model whose own tables hold the added tokens."""
         model = copy.deepcopy(self.model)
         model.resize_token_embeddings(self.words + len(self.added), mean_resizing=False)
-        model.get_input_embeddings().weight[self.words :] = self.added
+        input_table(model).weight[self.words :] = self.added
         if not self.tied:
             model.get_output_embeddings().weight[self.words :] = self.added_head
         return model
@@ -222,6 +222,11 @@ class CausalModel(Backbone):
         return self.model(input_ids=tokens, use_cache=False).logits
 
 
+def input_table(model: PreTrainedModel) -> nn.Embedding:
+    """The table [V, D] of the words of a model."""
+    return cast(nn.Embedding, model.get_input_embeddings())
+
+
 def new_rows(table: torch.Tensor, count: int) -> nn.Parameter:
     """Random rows [count, D] around the mean of a table [V, D], with the deviation of its columns."""
     table = table.detach().float()
@@ -260,7 +265,7 @@ def load_causal(config, texts: Sequence[str], names: Sequence[str]) -> CausalMod
     return CausalModel(*_loaded(source, AutoModelForCausalLM), names)
 
 
-def _loaded(source: ModelSource, auto_class: type, **settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
+def _loaded(source: ModelSource, auto_class: AutoClass, **settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
     from transformers import AutoTokenizer
 
     tokenizer = source.load(AutoTokenizer)

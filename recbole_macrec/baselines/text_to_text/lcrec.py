@@ -45,6 +45,7 @@ class LCRec(TextToTextRecommender):
 
     options = LCRecOptions
     averages_samples = False
+    backbone: CausalModel
 
     @classmethod
     def reads_semantic_ids(cls, config) -> bool:

@@ -45,6 +45,7 @@ class P5(TextToTextRecommender):
     options = P5Options
     requires_users = True
     whole_words = 512  # rows of the whole-word embedding; later words share the last row
+    backbone: EncoderDecoder
 
     @classmethod
     def wordings(cls) -> Sequence[str]:
@@ -91,6 +92,6 @@ class P5(TextToTextRecommender):
 
     def load_other_parameter(self, para: dict | None) -> None:
         super().load_other_parameter(para)
-        if para["users"] != self.other_parameter()["users"]:
+        if (para or {}).get("users") != self.other_parameter()["users"]:
             raise UserError(f"{type(self).__name__} writes users into its prompts, and the {len(self.user_tokens) - 1} users of the "
                             "dataset are not those of the checkpoint; use the interactions it was trained on, or train again.")

@@ -8,15 +8,17 @@ response, K codes of a level, H heads, E width of a head, D model width, V token
 """
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from recbole_macrec.baselines.text_to_text.backbones import Backbone, CausalModel, EncoderDecoder, Prompts
 from recbole_macrec.generation.decoding.trie import Trie
+
+if TYPE_CHECKING:
+    from transformers.models.t5.modeling_t5 import T5Attention
 
 
 class Ancestors(NamedTuple):
@@ -40,6 +42,8 @@ class Ancestors(NamedTuple):
 
     def with_self(self) -> torch.Tensor:
         """Mask [B, W, P + W] of a step that adds a position for each prefix."""
+        if self.mask is None:
+            raise ValueError("no level is scored yet; score the levels in order, from 0")
         users, width, _ = self.mask.shape
         own = torch.eye(width, dtype=torch.bool, device=self.mask.device).expand(users, -1, -1)
         return torch.cat([self.mask, own], dim=2)
@@ -103,7 +107,7 @@ class DecoderSource:
     cross_mask: torch.Tensor  # [B, 1, 1, S], -inf at padding
     own: list[tuple[torch.Tensor, torch.Tensor]]  # of the response, [B, H, F + P, E]
     position: torch.Tensor  # int64 [F + P], in the response
-    first: torch.Tensor = field(default=None)  # [B, 1, D], the state that predicts level 0
+    first: torch.Tensor | None = None  # [B, 1, D], the state that predicts level 0
 
 
 class EncoderDecoderSearch(TextSearch):
@@ -122,8 +126,9 @@ class EncoderDecoderSearch(TextSearch):
         cross, own = [], []
         for block in self.stack.block:
             attention = block.layer[1].EncDecAttention
-            cross.append(tuple(_heads(f(memory.embeddings), attention.n_heads) for f in (attention.k, attention.v)))
-            empty = cross[-1][0][:, :, :0]
+            keys, values = (_heads(f(memory.embeddings), attention.n_heads) for f in (attention.k, attention.v))
+            cross.append((keys, values))
+            empty = keys[:, :, :0]
             own.append((empty, empty))
         padding = torch.zeros(memory.keep.shape, device=memory.device).masked_fill(~memory.keep, -torch.inf)
         source = DecoderSource(cross, padding[:, None, None], own, torch.zeros(0, dtype=torch.long, device=memory.device))
@@ -151,8 +156,9 @@ class EncoderDecoderSearch(TextSearch):
             own, cross = block.layer[0], block.layer[1]
             attention, normed = own.SelfAttention, own.layer_norm(x)
             new = (_heads(f(normed), attention.n_heads) for f in (attention.k, attention.v))
-            source.own[i] = tuple(torch.cat(pair, dim=2) for pair in zip(source.own[i], new))
-            x = x + _attend(attention, normed, *source.own[i], bias)
+            keys, values = (torch.cat(pair, dim=2) for pair in zip(source.own[i], new))
+            source.own[i] = keys, values
+            x = x + _attend(attention, normed, keys, values, bias)
             x = x + _attend(cross.EncDecAttention, cross.layer_norm(x), *source.cross[i], source.cross_mask)
             x = block.layer[2](x)
         return self.stack.final_layer_norm(x)
@@ -174,7 +180,7 @@ def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _attend(attention: nn.Module, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def _attend(attention: "T5Attention", x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Output [B, Q, D] of one of T5's attentions; T5 does not scale its scores."""
     query = _heads(attention.q(x), attention.n_heads)
     y = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias.to(query.dtype), scale=1.0)

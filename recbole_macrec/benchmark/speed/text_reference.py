@@ -17,14 +17,14 @@ class TextReference:
     def __init__(self, model):
         self.model, self.network = model, model.backbone.merged().eval()
         self.causal = not self.network.config.is_encoder_decoder
-        self.children = defaultdict(set)
+        children: defaultdict[tuple, set[int]] = defaultdict(set)
         self.item_of: dict[tuple, int] = {}
         for item, tokens in enumerate(model.item_ids):
             if item:
                 self.item_of[tuple(tokens)] = item
                 for length in range(len(tokens)):
-                    self.children[tuple(tokens[:length])].add(tokens[length])
-        self.children = {prefix: sorted(tokens) for prefix, tokens in self.children.items()}
+                    children[tuple(tokens[:length])].add(tokens[length])
+        self.children = {prefix: sorted(tokens) for prefix, tokens in children.items()}
         self.levels = model.index.levels
 
     @torch.no_grad()

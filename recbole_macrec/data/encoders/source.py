@@ -21,7 +21,7 @@ WHOLE = 64 * 2**20  # files up to this many bytes are hashed whole
 SAMPLES, SAMPLE = 64, 2**20  # number and size in bytes of the blocks hashed in larger files
 
 
-class _AutoClass(Protocol):
+class AutoClass(Protocol):
     """An auto class of transformers, such as AutoModel."""
 
     def from_pretrained(self, *args: Any, **arguments: Any) -> Any: ...
@@ -42,7 +42,7 @@ class ModelSource(NamedTuple):
         """Commit on the hub, or content hash of a local folder."""
         return self.commit or self.identity["content"]
 
-    def load(self, auto_class: _AutoClass, **arguments: Any) -> Any:
+    def load(self, auto_class: AutoClass, **arguments: Any) -> Any:
         """Return ``auto_class.from_pretrained`` of this revision; UserError if a file is missing or damaged."""
         if self.commit:
             arguments["local_files_only"] = not hub_answers()

@@ -4,14 +4,13 @@ Shapes: B users, C candidates of a user, G distinct prefixes of a level, K codes
 """
 import torch
 
-from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder
+from recbole_macrec.generation.decoding.decoder import Decoder, Encoded
 from recbole_macrec.generation.decoding.eligible import distinct_nodes
 from recbole_macrec.generation.decoding.prior import with_prior
-from recbole_macrec.generation.network.memory import AnyMemory
 
 
 def candidate_scores(
-    decoder: AnyTrieDecoder, memory: AnyMemory, items: torch.Tensor
+    decoder: Decoder[Encoded], memory: Encoded, items: torch.Tensor
 ) -> torch.Tensor:
     """log P(ID | history) / L of given items.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder
+from recbole_macrec.generation.decoding.decoder import Decoder, Encoded
 from recbole_macrec.generation.decoding.eligible import blocked_nodes, is_blocked
 from recbole_macrec.generation.decoding.prior import with_prior
 from recbole_macrec.generation.decoding.trie import Trie
@@ -37,7 +37,7 @@ class Ranking(NamedTuple):
         return Ranking(*(mine.index_copy(0, index, theirs) for mine, theirs in columns))
 
 
-def beam_search(decoder: AnyTrieDecoder, memory: AnyMemory, beams: int, excluded: torch.Tensor | None = None) -> Ranking:
+def beam_search(decoder: Decoder[Encoded], memory: Encoded, beams: int, excluded: torch.Tensor | None = None) -> Ranking:
     """Find the most probable IDs of the catalogue for every user by beam search.
 
     A step scores only the children of the current prefixes, so every ID found exists in the catalogue. The score of an item
