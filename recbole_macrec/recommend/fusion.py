@@ -5,6 +5,8 @@ Shapes: M models, B users, C candidates of a user, W items of all lists of a use
 import numpy as np
 import torch
 
+TOP = 100  # candidates of each model
+
 
 def fused_scores(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted sum of the models' log-probabilities, sum_m w_m log p_m(item | history).

@@ -22,7 +22,7 @@ from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.recommend.base import ItemRecommender
-from recbole_macrec.recommend.fusion import distinct, fused_scores
+from recbole_macrec.recommend.fusion import TOP, distinct, fused_scores
 from recbole_macrec.recommend.input import feature_matrix, item_numbers, item_titles, new_tokens
 from recbole_macrec.recommend.pretrained import read_pretrained, write_pretrained
 from recbole_macrec.recommend.rebuild import with_items_of
@@ -31,7 +31,6 @@ from recbole_macrec.semantic_ids.new_items import with_new_items
 from recbole_macrec.utils.files import replace_folder
 
 FUSION, FUSION_FORMAT = "fusion.json", "recbole_macrec fusion, version 1"
-TOP = 100  # candidates of each model of a fusion
 
 
 class Recommender(ItemRecommender):

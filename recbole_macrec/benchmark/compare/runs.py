@@ -109,14 +109,8 @@ class Ranks:
     def keys(self) -> list[tuple]:
         """Keys of the rows, equal in every run with the same test rows: user, targets as tokens, and the number of equal rows
         before it; [R]."""
-        tokens = np.split(self.items[self.targets], np.flatnonzero(np.diff(self.rows)) + 1) if len(self.rows) else []
-        repeated: dict[tuple, int] = {}
-        keys = []
-        for first, targets in zip(np.unique(self.rows, return_index=True)[1].tolist(), tokens):
-            row = (str(self.users[first]), tuple(sorted(targets.tolist())))
-            repeated[row] = repeated.get(row, -1) + 1
-            keys.append((*row, repeated[row]))
-        return keys
+        starts = np.unique(self.rows, return_index=True)[1]
+        return row_keys(self.users[starts], self.items[self.targets], starts)
 
     def single(self) -> "Ranks":
         """The same targets, each in its own row."""
@@ -272,6 +266,23 @@ class Comparison:
     @property
     def unfinished(self) -> list[Run]:
         return [run for run in self.runs if not run.finished]
+
+
+def row_keys(users: np.ndarray, targets: np.ndarray, starts: np.ndarray) -> list[tuple]:
+    """Keys of R evaluated rows, equal in every run with the same rows: user, targets, and the number of equal rows before it.
+
+    Args:
+        users: [R] tokens.
+        targets: [T] tokens, row by row.
+        starts: int64 [R], the first target of each row.
+    """
+    repeated: dict[tuple, int] = {}
+    keys = []
+    for user, of_row in zip(users.tolist(), np.split(targets, starts[1:])):
+        row = (str(user), tuple(sorted(of_row.tolist())))
+        repeated[row] = repeated.get(row, -1) + 1
+        keys.append((*row, repeated[row]))
+    return keys
 
 
 def open_comparison(folder: str | Path) -> Comparison:

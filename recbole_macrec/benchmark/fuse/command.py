@@ -42,10 +42,9 @@ from recbole_macrec.benchmark.fuse.weights import choose_weights, target_ranks
 from recbole_macrec.config.plain import plain
 from recbole_macrec.config.validation import check_whole
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.recommend.fusion import distinct, fused_scores
+from recbole_macrec.recommend.fusion import TOP, distinct, fused_scores
 from recbole_macrec.utils.reporting import run_command
 
-TOP = 100
 SUPPORTED = ("rec.items", "rec.topk", "data.num_items", "data.num_users", "data.count_items", "data.count_users")
 
 

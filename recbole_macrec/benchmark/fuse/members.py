@@ -9,16 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
-from recbole.data.interaction import Interaction
 from recbole.quick_start import quick_start
 from recbole.utils import get_trainer
 
 from recbole_macrec.benchmark.compare.run import fresh_logging
-from recbole_macrec.benchmark.compare.runs import Run
+from recbole_macrec.benchmark.compare.runs import Run, row_keys
 from recbole_macrec.config.options import hidden_words
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.decoding.eligible import Eligible
-from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD, GenerativeRecommender
 from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.trainer.trainer import padded_rows
 
@@ -40,14 +37,7 @@ class Rows:
 
     def keys(self, tokens: np.ndarray) -> list[tuple]:
         """What identifies each row in every model: the user, the targets' ``tokens`` [N], and the number of equal rows before."""
-        targets = np.split(tokens[self.target], np.searchsorted(self.row, np.arange(1, len(self.users))))
-        seen: dict[tuple, int] = {}
-        keys = []
-        for user, names in zip(self.users.tolist(), targets):
-            key = (str(user), tuple(sorted(names.tolist())))
-            seen[key] = seen.get(key, -1) + 1
-            keys.append((*key, seen[key]))
-        return keys
+        return row_keys(self.users, tokens[self.target], np.searchsorted(self.row, np.arange(len(self.users))))
 
 
 class Member:
@@ -129,14 +119,13 @@ class Member:
         return self.trainer._full_sort_batch_eval(batch)[1].float()  # [B, N]
 
     def _best(self, batch: tuple, top: int) -> torch.Tensor:
-        if not isinstance(self.model, GenerativeRecommender):
+        if not isinstance(self.model, WindowedRecommender):
             scores, items = torch.topk(self._all_scores(batch), top)
             return items.masked_fill(scores == -torch.inf, 0)
         interaction, masked, *_ = batch
-        interaction = interaction.to(self.trainer.device)
+        device, excluded = self.trainer.device, None
         if masked is not None:
             rows, items = masked
-            interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: padded_rows(rows, items, len(interaction)).to(self.trainer.device)}))
-        tries = {m: table.trie for m, table in self.model.tables.items()}
-        eligible = Eligible(tries, max(self.model.ranking.beams, top), self.model.excluded(interaction), top)
-        return self.model.rank(interaction, eligible)["fused"].widened(top).items[:, :top]
+            excluded = padded_rows(rows, items, len(interaction)).to(device)
+        best = self.model.best_items(interaction.to(device), top, self.model.restriction(None), excluded)
+        return best.widened(top).items[:, :top]
