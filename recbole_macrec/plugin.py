@@ -37,7 +37,7 @@ from recbole_macrec.model import MODELS
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.dataset import SemanticIDDataset
 from recbole_macrec.model.preparation import prepare
-from recbole_macrec.model.windowed import WindowedRecommender
+from recbole_macrec.model.registered import RegisteredModel
 from recbole_macrec.recommend import Recommender
 from recbole_macrec.trainer import GenerativeTrainer
 from recbole_macrec.trainer.checkpoint import check_complete, from_tensors, load_checkpoint, read_checkpoint, read_together
@@ -53,7 +53,7 @@ def register() -> None:
     """Let RecBole find our models, property files and checkpoints. Repeated calls do nothing."""
     if model_names():
         return
-    WindowedRecommender.trainer_class, WindowedRecommender.dataset_class = GenerativeTrainer, SemanticIDDataset
+    RegisteredModel.trainer_class, RegisteredModel.dataset_class = GenerativeTrainer, SemanticIDDataset
     for model in [*MODELS, *BASELINES]:
         register_model(model)
     names = [*SemanticIDOptions.model_fields, *FeatureOptions.model_fields, "MODEL_TYPE"]

@@ -18,7 +18,6 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.model.item_features import SequentialFeatureDataset
 from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans
-from recbole_macrec.trainer.pairwise import PairwiseTrainer
 from recbole_macrec.utils.modules import ModuleDict
 
 
@@ -40,7 +39,6 @@ class MISSRec(DenseRecommender):
 
     options = MISSRecOptions
     dataset_class = SequentialFeatureDataset
-    trainer_class = PairwiseTrainer  # calls ``before_epoch``
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -72,7 +70,6 @@ class MISSRec(DenseRecommender):
 
     @classmethod
     def reads_features(cls, config) -> bool:
-        """Whether a model with these settings reads item features."""
         return True
 
     # -- checks of a loaded checkpoint ------------------------------------------------------------------------------

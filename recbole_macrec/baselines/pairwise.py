@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial, reduce
 from itertools import chain
 from operator import add
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,17 +18,16 @@ from recbole.utils import InputType
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from recbole_macrec.config.schema.base import Options
 from recbole_macrec.config.validation import check_whole
 from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.item_features import FeatureDataset
-from recbole_macrec.trainer.pairwise import PairwiseTrainer
+from recbole_macrec.model.registered import RegisteredModel
 
 SLOPE = 0.01  # negative slope of LeakyReLU
 
 
-class PairwiseRecommender(GeneralRecommender):
+class PairwiseRecommender(RegisteredModel, GeneralRecommender):
     """A general recommender of RecBole with item features.
 
     A subclass computes :meth:`representations`; the score of user u and item i is the inner product of their
@@ -42,16 +40,13 @@ class PairwiseRecommender(GeneralRecommender):
     In evaluation the representations are computed once, and again only after the parameters have changed.
 
     Attributes:
-        options: the schema of the model's options.
         interactions: float32 [U, N] in CSR form, 1 where a user has a training interaction with an item.
         features: modality -> float32 [N, F_m], scaled as the option ``feature_scaling`` says, row 0 zero; empty if
             ``uses_features`` is False.
     """
 
     input_type = InputType.PAIRWISE
-    options: ClassVar[type[Options]]
     dataset_class = FeatureDataset
-    trainer_class = PairwiseTrainer
     uses_features = True
     eval_precision = "fp32"
 
@@ -78,29 +73,11 @@ class PairwiseRecommender(GeneralRecommender):
     # -- options -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def reads_semantic_ids(cls, config) -> bool:
-        return False
-
-    @classmethod
     def reads_features(cls, config) -> bool:
-        """Whether a model with these settings reads item features."""
         return cls.uses_features
 
     @classmethod
-    def settings_of_split(cls, split: dict) -> dict:
-        """Evaluation options for RecBole when ``eval_args`` sets the split ``split``."""
-        return {}
-
-    @classmethod
     def check_values(cls, config: dict) -> None:
-        """Check options that :attr:`options` does not declare, before any data are read.
-
-        Args:
-            config: the final settings; a missing option is None.
-
-        Raises:
-            UserError: for the first invalid value.
-        """
         sampled = config["train_neg_sample_args"]
         if not isinstance(sampled, dict) or sampled.get("distribution") == "none":
             raise UserError(f"train_neg_sample_args is {sampled!r}, but {cls.__name__} compares every item with a sampled one; leave it out, or "
@@ -129,9 +106,6 @@ class PairwiseRecommender(GeneralRecommender):
                                 "dataset files, features, eval_args and seed it was trained with.")
 
     # -- training ----------------------------------------------------------------------------------------------------
-
-    def before_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch, also when a training is resumed within it."""
 
     def representations(self) -> tuple[Tensor, Tensor]:
         """Representations of all users [U, D] and of all items [N, D], with gradients."""

@@ -18,6 +18,7 @@ from recbole_macrec.config.schema.models import GenerativeOptions
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.packing import split_batch
 from recbole_macrec.generation.network.windows import Histories, Windows
+from recbole_macrec.model.registered import RegisteredModel
 from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
 from recbole_macrec.utils.device_budget import DeviceBudget
 from recbole_macrec.utils.hardware import autocast_to, resolve_precision
@@ -36,14 +37,13 @@ def in_eval_precision(method: Callable) -> Callable:
     return wrapper
 
 
-class WindowedRecommender(SequentialRecommender):
+class WindowedRecommender(RegisteredModel, SequentialRecommender):
     """Base class of the models that our trainer trains.
 
     Training reads windows of items, some of which are targets: a RecBole sample (a history and one target), or with
     ``training: per_user`` a user's sequence with all its targets.
 
     Attributes:
-        options: the schema of the model's options.
         eval_precision: ``fp32`` or ``bf16``, the precision of every ranking.
         last_rankings: name -> ranking of the last :meth:`full_sort_predict`; empty for models that only score items.
     """
@@ -51,8 +51,6 @@ class WindowedRecommender(SequentialRecommender):
     input_type = InputType.POINTWISE
     requires_users = False  # True if it ranks only for the users of the training data
     options: ClassVar[type[Options]] = GenerativeOptions
-    trainer_class: type  # GenerativeTrainer; set by plugin.py
-    dataset_class: type  # SemanticIDDataset; set by plugin.py
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -89,29 +87,10 @@ class WindowedRecommender(SequentialRecommender):
 
     @classmethod
     def reads_semantic_ids(cls, config) -> bool:
-        """Whether a model with these settings needs semantic IDs."""
         return True
 
     @classmethod
-    def reads_features(cls, config) -> bool:
-        """Whether a model with these settings reads item features itself, besides those of semantic IDs."""
-        return False
-
-    @classmethod
-    def settings_of_split(cls, split: dict) -> dict:
-        """Evaluation options for RecBole when ``eval_args`` sets the split ``split``."""
-        return {}
-
-    @classmethod
     def check_values(cls, config: dict) -> None:
-        """Check options that :attr:`options` does not declare, or that depend on each other, before any data are read.
-
-        Args:
-            config: the final settings; a missing option is None.
-
-        Raises:
-            UserError: for the first invalid value.
-        """
         if cls.reads_semantic_ids(config):
             named = isinstance(config["modalities"], list | tuple) and config["modalities"]
             SemanticIDSettings.from_config(config, named or ["text"])

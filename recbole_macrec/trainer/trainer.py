@@ -94,6 +94,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         """Train one epoch; returns the sum over batches of their losses, as RecBole does, averaged over the processes."""
         began, start = time(), self.epoch_start
         self.begin_epoch(epoch_idx, train_data)
+        self.model.before_epoch(epoch_idx)
         self.model.train()
         if self.distributed and train_data.shuffle:
             train_data.sampler.set_epoch(epoch_idx)

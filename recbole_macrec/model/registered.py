@@ -1,0 +1,47 @@
+"""What the plugin and the trainer ask of every model of this package."""
+from typing import ClassVar
+
+from recbole_macrec.config.schema.base import Options
+
+
+class RegisteredModel:
+    """Mixin before a RecBole model class, with the answers of a model that needs nothing special.
+
+    Attributes:
+        options: the schema of the model's options.
+        trainer_class: the class of its trainer; GenerativeTrainer, set by plugin.py.
+        dataset_class: the class of its dataset; SemanticIDDataset, set by plugin.py.
+    """
+
+    options: ClassVar[type[Options]]
+    trainer_class: type
+    dataset_class: type
+
+    @classmethod
+    def reads_semantic_ids(cls, config) -> bool:
+        """Whether a model with these settings needs semantic IDs."""
+        return False
+
+    @classmethod
+    def reads_features(cls, config) -> bool:
+        """Whether a model with these settings reads item features itself, besides those of semantic IDs."""
+        return False
+
+    @classmethod
+    def settings_of_split(cls, split: dict) -> dict:
+        """Evaluation options for RecBole when ``eval_args`` sets the split ``split``."""
+        return {}
+
+    @classmethod
+    def check_values(cls, config: dict) -> None:
+        """Check options that :attr:`options` does not declare, or that depend on each other, before any data are read.
+
+        Args:
+            config: the final settings; a missing option is None.
+
+        Raises:
+            UserError: for the first invalid value.
+        """
+
+    def before_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch, also when a training is resumed within it."""
