@@ -53,7 +53,7 @@ def test_diversity_loss_is_the_cross_entropy_of_another_codeword_of_the_cluster(
 
 
 def test_diversity_loss_moves_codebooks_alone():
-    training = LETTERTraining({"text": items()["text"]}, items()[COLLABORATIVE], with_(lambda_div=1.0), "cpu")
+    training = LETTERTraining(items()[COLLABORATIVE], {"text": items()["text"]}, with_(lambda_div=1.0), "cpu")
     (tower,) = training.model.towers
     training._initialise(tower.quantizer, training._encode(tower, training.x[0]))
     training.clusters = torch.zeros_like(training.clusters)

@@ -11,15 +11,14 @@ from recbole_macrec.semantic_ids.collisions import RESOLUTIONS
 from recbole_macrec.semantic_ids.collisions.base import Resolution, Resolved, with_rank
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
-from recbole_macrec.semantic_ids.quantizers.base import Quantizer
+from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 from recbole_macrec.semantic_ids.rows import Scale
-from recbole_macrec.utils.distributed import ALONE
 
 
 class SignBits(Quantizer):
     """The code of level l is 1 where feature l is above its mean."""
 
-    def learn(self, features, settings, device="cpu", show_progress=True, group=ALONE):
+    def learn(self, features, settings, execution=Execution()):
         modalities = {}
         for modality, x in features.items():
             scale = Scale.fit(x, standardize=True)

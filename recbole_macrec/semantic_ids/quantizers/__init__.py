@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from recbole_macrec.semantic_ids.codes import Learnt
-from recbole_macrec.semantic_ids.quantizers.base import Quantizer
+from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 from recbole_macrec.semantic_ids.quantizers.cid import CID
 from recbole_macrec.semantic_ids.quantizers.hierarchical_kmeans import HierarchicalKMeans
 from recbole_macrec.semantic_ids.quantizers.learn import CrossModalRQVAEQuantizer, RQVAEQuantizer
@@ -40,4 +40,4 @@ def learn_codes(
     group: Group = ALONE,
 ) -> Learnt:
     """Learn codes of all items from features [N, F_m] float32 with ``settings.quantizer``; see :meth:`Quantizer.learn`."""
-    return QUANTIZERS[settings.quantizer]().learn(features, settings, device, show_progress, group)
+    return QUANTIZERS[settings.quantizer]().learn(features, settings, Execution(device, show_progress, group))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +18,14 @@ from recbole_macrec.utils.distributed import ALONE, Group
 
 if TYPE_CHECKING:  # settings.py reads the names of the quantizers
     from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+
+
+class Execution(NamedTuple):
+    """How a quantizer is trained; has no effect on the codes but for rounding."""
+
+    device: str = "cpu"
+    show_progress: bool = True
+    group: Group = ALONE  # the processes that train together, all with the same features; the first one needs the result
 
 
 class Quantizer(ABC):
@@ -40,12 +48,7 @@ class Quantizer(ABC):
 
     @abstractmethod
     def learn(
-        self,
-        features: Mapping[str, Features],
-        settings: SemanticIDSettings,
-        device: str = "cpu",
-        show_progress: bool = True,
-        group: Group = ALONE,
+        self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
     ) -> Learnt:
         """Learn codes of all items.
 
@@ -53,7 +56,6 @@ class Quantizer(ABC):
             features: name of the ID (usually a modality) -> float32 [N, F_m], N >= ``codebook_size``. An array, or an object
                 that reads rows when it is indexed; :class:`~recbole_macrec.semantic_ids.rows.Scale` standardizes its columns.
             settings: ``codebook_levels``, ``codebook_size``, ``semantic_id_seed`` and the quantizer's own options.
-            group: the processes that train together, all with the same features; the first one needs the result.
 
         Returns:
             For each ID a ``LearntModality``: codes int64 [N, L] below ``codebook_size``, the geometry if all items share the

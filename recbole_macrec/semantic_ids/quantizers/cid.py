@@ -13,8 +13,7 @@ from scipy.sparse import csr_matrix
 from sklearn.cluster import SpectralClustering
 
 from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
-from recbole_macrec.semantic_ids.quantizers.base import Quantizer
-from recbole_macrec.utils.distributed import ALONE, Group
+from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 
 if TYPE_CHECKING:
     from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -35,20 +34,13 @@ class CID(Quantizer):
     reads_interactions = True
 
     def learn(
-        self,
-        features: Mapping[str, csr_matrix],
-        settings: SemanticIDSettings,
-        device: str = "cpu",
-        show_progress: bool = True,
-        group: Group = ALONE,
+        self, features: Mapping[str, csr_matrix], settings: SemanticIDSettings, execution: Execution = Execution()
     ) -> Learnt:
-        """Cluster the items; ``features`` maps the name of each ID to the training interactions [U, N]."""
-        learnt = {}
-        for name, interactions in features.items():
-            weights = common_users(interactions)
-            paths = cluster_paths(weights, settings.cid_clusters, settings.cid_leaf_size, settings.semantic_id_seed)
-            learnt[name] = LearntModality(rectangular_codes(paths), None, 0.0, {})
-        return Learnt(learnt, history=[])
+        """Cluster the items; ``features`` maps the name of each ID to the same training interactions [U, N]."""
+        interactions = next(iter(features.values()))  # of all IDs
+        weights = common_users(interactions)
+        paths = cluster_paths(weights, settings.cid_clusters, settings.cid_leaf_size, settings.semantic_id_seed)
+        return Learnt(dict.fromkeys(features, LearntModality(rectangular_codes(paths), None, 0.0, {})), history=[])
 
     def sizes(self, codes: np.ndarray, settings: SemanticIDSettings) -> tuple[int, ...]:
         return tuple((codes.max(0) + 1).tolist())

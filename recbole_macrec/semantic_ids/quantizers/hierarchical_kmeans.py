@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
-from recbole_macrec.semantic_ids.quantizers.base import Quantizer
+from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 from recbole_macrec.semantic_ids.quantizers.kmeans import Clusters, kmeans
 from recbole_macrec.semantic_ids.rows import ComputedRows, Features, Scale, select_rows
 from recbole_macrec.utils.blocks import blocks
-from recbole_macrec.utils.distributed import ALONE, Group
 
 if TYPE_CHECKING:
     from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -29,12 +28,7 @@ class HierarchicalKMeans(Quantizer):
     """
 
     def learn(
-        self,
-        features: Mapping[str, Features],
-        settings: SemanticIDSettings,
-        device: str = "cpu",
-        show_progress: bool = True,
-        group: Group = ALONE,
+        self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
     ) -> Learnt:
         return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
 

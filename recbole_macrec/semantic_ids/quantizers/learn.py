@@ -8,7 +8,7 @@ import copy
 import logging
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
 from recbole_macrec.semantic_ids.collisions.base import Geometry
-from recbole_macrec.semantic_ids.quantizers.base import Quantizer
+from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 from recbole_macrec.semantic_ids.quantizers.cross_modal import CrossModalRQVAE
 from recbole_macrec.semantic_ids.quantizers.health import code_health, warn_once
 from recbole_macrec.semantic_ids.quantizers.kmeans import pseudo_labels
@@ -210,21 +210,10 @@ class RQVAEQuantizer(Quantizer):
     trains_in_processes = True
 
     def learn(
-        self,
-        features: Mapping[str, Features],
-        settings: SemanticIDSettings,
-        device: str = "cpu",
-        show_progress: bool = True,
-        group: Group = ALONE,
+        self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
     ) -> Learnt:
         """Train every modality alone, so that its codes do not depend on other modalities. See :meth:`Quantizer.learn`."""
-        parts = {}
-        for modality, x in features.items():
-            seed = (settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000) % 2**32
-            alone = settings.replace(modalities=(modality,), semantic_id_seed=seed)
-            parts[modality] = Training({modality: x}, alone, device, group).run(show_progress)
-        modalities = {m: learnt for part in parts.values() for m, learnt in part.modalities.items()}
-        return Learnt(modalities, [entry for part in parts.values() for entry in part.history])
+        return learn_alone(features, settings, execution, Training)
 
     def quantize(self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings) -> tuple[np.ndarray, Geometry]:
         model = RQVAE(x.shape[1], settings, torch.Generator()).eval()
@@ -239,14 +228,21 @@ class CrossModalRQVAEQuantizer(RQVAEQuantizer):
     joins_modalities = True
 
     def learn(
-        self,
-        features: Mapping[str, Features],
-        settings: SemanticIDSettings,
-        device: str = "cpu",
-        show_progress: bool = True,
-        group: Group = ALONE,
+        self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
     ) -> Learnt:
-        return Training(features, settings, device, group).run(show_progress)
+        return Training(features, settings, execution.device, execution.group).run(execution.show_progress)
+
+
+def learn_alone(
+    features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution, create: Callable[..., Training]
+) -> Learnt:
+    """Train every modality alone; ``create`` takes the arguments of :class:`Training`."""
+    parts = []
+    for modality, x in features.items():
+        seed = (settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000) % 2**32
+        alone = settings.replace(modalities=(modality,), semantic_id_seed=seed)
+        parts.append(create({modality: x}, alone, execution.device, execution.group).run(execution.show_progress))
+    return Learnt({m: learnt for part in parts for m, learnt in part.modalities.items()}, [e for part in parts for e in part.history])
 
 
 def duration(seconds: float) -> str:

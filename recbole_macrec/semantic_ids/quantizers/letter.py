@@ -4,8 +4,8 @@ Shapes: B batch, N items, F feature width, L levels, K codes of a level, D code 
 """
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
+from recbole_macrec.semantic_ids.codes import Learnt
+from recbole_macrec.semantic_ids.quantizers.base import Execution
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans_centres
-from recbole_macrec.semantic_ids.quantizers.learn import RQVAEQuantizer, Training
+from recbole_macrec.semantic_ids.quantizers.learn import RQVAEQuantizer, Training, learn_alone
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.utils.distributed import ALONE, Group
 
@@ -44,34 +45,23 @@ class LETTER(RQVAEQuantizer):
     auxiliary_features = (COLLABORATIVE,)
 
     def learn(
-        self,
-        features: Mapping[str, Features],
-        settings: SemanticIDSettings,
-        device: str = "cpu",
-        show_progress: bool = True,
-        group: Group = ALONE,
+        self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
     ) -> Learnt:
         """Train every modality alone; ``features`` also contains COLLABORATIVE, float32 [N, D] with D = ``code_dim``."""
         collaborative = np.asarray(features[COLLABORATIVE][:])
         if collaborative.shape[1] != settings.code_dim:
             raise UserError(f"code_dim is {settings.code_dim}, but the collaborative vectors have {collaborative.shape[1]} numbers; both "
                             "must be equal.")
-        modalities: dict[str, LearntModality] = {}
-        history: list[dict] = []
-        for modality in [name for name in features if name != COLLABORATIVE]:
-            seed = settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000  # as for rqvae
-            alone = settings.replace(modalities=(modality,), semantic_id_seed=seed)
-            learnt = LETTERTraining({modality: features[modality]}, collaborative, alone, device).run(show_progress)
-            modalities |= learnt.modalities
-            history += learnt.history
-        return Learnt(modalities, history)
+        modalities = {name: x for name, x in features.items() if name != COLLABORATIVE}
+        return learn_alone(modalities, settings, execution, partial(LETTERTraining, collaborative))
 
 
 class LETTERTraining(Training):
     """Training of one modality with the losses of LETTER."""
 
-    def __init__(self, features: Mapping[str, Features], collaborative: np.ndarray, settings: SemanticIDSettings, device: str):
-        super().__init__(features, settings, device)
+    def __init__(self, collaborative: np.ndarray, features: Mapping[str, Features], settings: SemanticIDSettings, device: str,
+                 group: Group = ALONE):
+        super().__init__(features, settings, device, group)
         self.collaborative = torch.from_numpy(np.ascontiguousarray(collaborative, dtype=np.float32)).to(device)  # [N, D]
         self.clusters = torch.zeros(settings.codebook_levels, settings.codebook_size, dtype=torch.long)  # [L, K]
 

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
 from recbole_macrec.semantic_ids.collisions.base import Geometry
-from recbole_macrec.semantic_ids.quantizers.base import Quantizer
+from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
 from recbole_macrec.semantic_ids.rows import Features, Scale, StreamedFeatures, sample_rows
 from recbole_macrec.utils.blocks import blocks
 from recbole_macrec.utils.device_budget import DeviceBudget
-from recbole_macrec.utils.distributed import ALONE, Group
 
 if TYPE_CHECKING:
     from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -32,12 +31,7 @@ class RQKMeans(Quantizer):
     """
 
     def learn(
-        self,
-        features: Mapping[str, Features],
-        settings: SemanticIDSettings,
-        device: str = "cpu",
-        show_progress: bool = True,
-        group: Group = ALONE,
+        self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
     ) -> Learnt:
         return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
 
