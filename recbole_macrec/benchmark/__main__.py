@@ -1,7 +1,7 @@
 """Compare models, or measure the speed of one stage against a common implementation.
 
     python -m recbole_macrec.benchmark compare|study|fuse|report|publish --help
-    python -m recbole_macrec.benchmark decode|train|exact|text|quantize|scale|kernels|whole [--dataset=Instruments --data_path=DIR]
+    python -m recbole_macrec.benchmark decode|train|exact|text|quantize|scale|whole [--dataset=Instruments --data_path=DIR]
 
 The second form checks first that both implementations compute the same, then measures the median of several runs after a
 warm-up. The last line is a JSON object with the results, the hardware and the library versions.
@@ -18,7 +18,6 @@ from recbole_macrec.benchmark.machine import hardware, library_versions
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
 from recbole_macrec.benchmark.speed.graph import MODELS
-from recbole_macrec.benchmark.speed.kernels import kernels
 from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
 from recbole_macrec.benchmark.speed.text import TEXT_MODELS, text
@@ -31,7 +30,7 @@ from recbole_macrec.data import DATA_PATH
 from recbole_macrec.utils.reporting import run_command
 
 COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main, "publish": publish.main, "fuse": fuse.main}
-STAGES = {stage.__name__: stage for stage in (decode, train, exact, text, quantize, scale, kernels, whole)}
+STAGES = {stage.__name__: stage for stage in (decode, train, exact, text, quantize, scale, whole)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +45,7 @@ def measure(argv: list[str]) -> int:
     args = parse(argv)
     counts = {name: value for name, value in vars(args).items() if isinstance(value, int) and name != "exact_users"}
     check_whole(1, **counts, **{"items": min(args.items)} if args.items else {})
-    if args.stage not in ("quantize", "scale", "kernels"):
+    if args.stage not in ("quantize", "scale"):
         check_dataset(args.dataset, args.data_path, False)
     results = STAGES[args.stage](args)
     for name, value in results.items():
@@ -87,7 +86,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--interactions", type=int, default=10**6, help="scale --part=graph: interactions (default: 1000000)")
     parser.add_argument("--models", nargs="+", choices=[*MODELS, *TEXT_MODELS], help="text, scale --part=graph: models to measure (default: all)")
     parser.add_argument("--scale_users", type=int, default=64, help="scale: users decoded at once (default: 64)")
-    parser.add_argument("--positions", type=int, help="kernels: positions of a forward pass (default: those of the CPU budget)")
     parser.add_argument("--plot", metavar="FILE.svg", help="scale: plot the time per user against the catalogue size")
     return parser.parse_args(argv)
 

@@ -14,8 +14,6 @@ from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
 from recbole_macrec.benchmark.speed.scale import COSTS, crossing, plot_costs
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
-from recbole_macrec.generation.network import cpu
-from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.utils.hardware import has_fast_bf16
 
 SMALL = [
@@ -157,27 +155,6 @@ def test_positives_of_the_reference_share_the_label():
         positives = positives_one_by_one(labels, torch.Generator().manual_seed(seed))
         assert torch.equal(labels[positives], labels)
         assert [p == i for i, p in enumerate(positives.tolist())] == [False, True, False, True, False]
-
-
-def test_kernels_compute_what_plain_layers_compute(capsys, monkeypatch):
-    sizes = TransformerSettings(d_model=16, d_ff=40, num_heads=2, d_kv=8, encoder_layers=1, decoder_layers=2)
-    monkeypatch.setattr("recbole_macrec.benchmark.speed.kernels.SIZES", sizes)
-    monkeypatch.setattr("recbole_macrec.benchmark.speed.kernels.CATALOGUE", 100)
-    record = figures(capsys, "kernels", "--positions=160", "--users=3", "--repeats=1")
-    cases = {(row["kernel"], row["measured"]): row for row in record["kernels"]}
-    assert {kernel for kernel, _ in cases} == set(cpu.KERNELS)
-    for row in cases.values():
-        assert row["difference"] < 1e-4 and row["plain_ms"] > 0
-        assert row["gain_percent"] == pytest.approx(100 * (row["plain_ms"] / row["kernel_ms"] - 1), abs=0.5, rel=0.01)
-    assert ("attention", "training step") in cases and ("hidden_parts", "ranking") in cases
-
-
-@pytest.mark.parametrize("kernel", cpu.KERNELS)
-def test_a_kernel_is_switched_off_alone(kernel):
-    x = torch.zeros(1, 1)
-    with cpu.without(kernel):
-        assert [name for name in cpu.KERNELS if not cpu.uses(name, x)] == [kernel]
-    assert all(cpu.uses(name, x) for name in cpu.KERNELS)
 
 
 def test_the_graph_part_of_scale_has_a_row_per_model_and_size(capsys):

@@ -8,7 +8,6 @@ from recbole_macrec.generation.decoding.exact import exact_scores
 from recbole_macrec.generation.decoding.search import beam_search, sequence_log_probs
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
-from recbole_macrec.generation.network import cpu
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.network.transformer import Transformer
@@ -83,19 +82,6 @@ def test_single_items_are_read_after_their_prompt(network):
     sequence = torch.cat([torch.full((3, 1), targets[1].start), targets[1].tokens[:, 0, :-1]], dim=1)
     torch.testing.assert_close(states[0], network.decode(sequence.unsqueeze(1), memory)[:, 0], atol=1e-5, rtol=1e-5)
     assert mean.shape == (3, SIZES.d_model) and mean.std(0).min() > 0
-
-
-def test_layers_for_the_cpu_equal_the_plain_ones(network):
-    results = []
-    for switched_off in ((), cpu.KERNELS):
-        windows, source, targets = batch()
-        network.zero_grad()
-        with cpu.without(*switched_off):
-            loss = sum(state.square().sum() for state in network.window_states(FRONT, source, windows, targets))
-            loss.backward()
-        results.append([loss.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
-    for fast, plain in zip(*results):
-        torch.testing.assert_close(fast, plain, atol=1e-3, rtol=1e-4)
 
 
 def test_a_bidirectional_encoder_allows_one_target_per_window():

@@ -6,7 +6,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_macrec.benchmark.compare.run import Request, run_model
 from recbole_macrec.benchmark.speed.measure import median_seconds
-from recbole_macrec.generation.network import cpu
 from recbole_macrec.utils.hardware import has_fast_bf16
 
 COUNTED = 64  # samples for counting floating-point operations
@@ -47,7 +46,7 @@ def flop_per_sample(model, train_data) -> float:
     """Return the floating-point operations per training sample, including all tasks and the backward pass."""
     batch = train_data._dataset[torch.randperm(len(train_data._dataset))[:COUNTED].numpy()].to(model.device)
     model.train()
-    with cpu.without(*cpu.KERNELS), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         model.calculate_loss(batch).backward()
     model.zero_grad()
     return counter.get_total_flops() / len(batch)

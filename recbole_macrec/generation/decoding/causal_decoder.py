@@ -19,7 +19,6 @@ from recbole_macrec.generation.decoding.trie_decoder import (
     autocast_to,
     rms_norm,
 )
-from recbole_macrec.generation.network import cpu
 from recbole_macrec.generation.network.decoder_only import CausalLayer, DecoderOnly
 from recbole_macrec.generation.network.layers import padding_bias
 from recbole_macrec.generation.network.memory import (
@@ -125,8 +124,7 @@ class CausalTrieDecoder:
             y = self._attend(q, keys, values, [*past.rows, None], heads, layouts)
             add_product_(x, y, layer.out)
             present.append((keys[-1], values[-1]))
-            for part in cpu.hidden_parts(x):
-                add_product_(part, (rms_norm(part).to(layer.up.dtype) @ layer.up).relu_(), layer.down)
+            add_product_(x, (rms_norm(x).to(layer.up.dtype) @ layer.up).relu_(), layer.down)
         logits = (rms_norm(x).to(self.codebooks[level].dtype) @ self.codebooks[level]).float()
         return self.log_probs(level, flat, logits).unflatten(0, nodes.shape), present
 

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 
 from recbole_macrec.generation.decoding.trie import Trie
-from recbole_macrec.generation.network import cpu
 from recbole_macrec.generation.network.layers import padding_bias
 from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Past, RowLayout, SourceHeads, even_layouts
 from recbole_macrec.generation.network.transformer import DecoderLayer, Transformer
@@ -186,8 +185,7 @@ class TrieDecoder:
                 add_product_(x, self._self_attention(q, keys, values, [*past.rows, None]), layer.own_out)
                 present.append((k, v))
             self._add_cross_attention_(x, heads, layer, layouts)
-            for part in cpu.hidden_parts(x):
-                add_product_(part, (rms_norm(part) @ layer.up).relu_(), layer.down)
+            add_product_(x, (rms_norm(x) @ layer.up).relu_(), layer.down)
         logits = (rms_norm(x) @ self.codebooks[level]).float()
         return self.log_probs(level, nodes.flatten(), logits).unflatten(0, nodes.shape), present
 

@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 def compile_layers(network: nn.Module, precision: torch.dtype | None = None) -> bool:
-    """Compile the feed-forward layers, half of the network's arithmetic. For GPUs; on a CPU it is slower than the kernels of cpu/.
+    """Compile the feed-forward layers, half of the network's arithmetic. For GPUs.
 
     The compiled layers are run once, forward and backward, under autocast to ``precision`` if it is given. If
     torch.compile fails, a warning gives the reason and the layers stay uncompiled.

@@ -2,8 +2,6 @@
 
 Shapes: B users, n users of a group, G groups of queries, T target positions, S source positions, M rows (the positions
 of all users), H heads, E width of a head, D model width, F width of the hidden layer.
-
-On a CPU in fp32 the layers use the kernels of cpu/. The code here is the reference, used in all other cases.
 """
 import math
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_macrec.generation.network import cpu
 from recbole_macrec.generation.network.dropout import dropout
 from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.rotary import Rotation
@@ -41,8 +38,6 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if cpu.uses("rms_norm", x):
-            return cpu.rms_norm(x, self.weight, 1e-6)
         return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
 
 
@@ -113,9 +108,6 @@ class Attention(nn.Module):
             [M, D].
         """
         p = self.dropout if self.training else 0.0
-        if cpu.uses("attention", x):
-            weights = (self.query.weight, self.key.weight, self.value.weight, self.out.weight)
-            return cpu.attention(x, source, weights, bias, keep, groups, self.heads, p, rotation)
         columns = [self.query(x), self.key(source), self.value(source)]
         rows = [[n * queries for n, queries, _ in groups]] + 2 * [[n * keys for n, _, keys in groups]]
         masks = [None] * len(groups) if keep is None else keep.split(rows[1])
@@ -186,8 +178,5 @@ class FeedForward(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [M, D]."""
         x_norm = self.norm(x)
-        if cpu.uses("feed_forward", x):
-            y = cpu.feed_forward(x_norm, self.up.weight, self.down.weight, self.dropout if self.training else 0.0)
-        else:
-            y = self.down(dropout(F.relu(self.up(x_norm)), self.dropout, self.training))
+        y = self.down(dropout(F.relu(self.up(x_norm)), self.dropout, self.training))
         return x + dropout(y, self.dropout, self.training)

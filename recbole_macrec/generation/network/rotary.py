@@ -26,14 +26,12 @@ class Rotation(NamedTuple):
         angle = position.unsqueeze(-1).float() * frequency
         return cls(angle.cos(), angle.sin())
 
-    def rotate_keys(self, x: torch.Tensor, inverse: bool = False) -> torch.Tensor:
-        """Rotate rows [..., S', E], S' <= S. ``inverse`` applies the transposed map, for gradients."""
+    def rotate_keys(self, x: torch.Tensor) -> torch.Tensor:
+        """Rotate rows [..., S', E], S' <= S."""
         cos, sin = (part[..., : x.shape[-2], :].to(x.dtype) for part in self)
-        if inverse:
-            sin = -sin
         a, b = x.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
-    def rotate_queries(self, x: torch.Tensor, inverse: bool = False) -> torch.Tensor:
+    def rotate_queries(self, x: torch.Tensor) -> torch.Tensor:
         """Rotate and divide by the square root of E, so that products with keys are scaled scores."""
-        return self.rotate_keys(x, inverse) * x.shape[-1] ** -0.5
+        return self.rotate_keys(x) * x.shape[-1] ** -0.5
