@@ -1,6 +1,7 @@
 """Build docs/results.md and its figures from docs/results/**/*.json: ``python docs/build_results.py``.
 
-The files are written by ``python -m recbole_macrec.benchmark publish``. Published figures come from properties/study/published.yaml.
+The files are written by ``python -m recbole_macrec.benchmark publish``. Those in docs/results/DATASET belong to the study `published`,
+those in docs/results/STUDY/DATASET to another one. Metrics and published figures come from properties/study/STUDY.yaml.
 """
 import json
 import sys
@@ -11,50 +12,65 @@ from recbole_macrec.benchmark.study.kinds import markdown_rows, over_seeds
 from recbole_macrec.benchmark.study.study import read_study
 
 HERE = Path(__file__).resolve().parent
-METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
+FIRST_STUDY = "published"
+METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")  # of a study that names none
 INTRODUCTION = """# Results
 
 This page is generated from the JSON files in `docs/results` by `python docs/build_results.py`; do not edit it. A row is the mean over
-seeds. Test metrics rank the whole catalogue, with the leave-one-out split. **By item**: a hit is the target item. **By ID**: a hit is
-any item with the semantic ID of the target, as papers on generative models count. CPU minutes are those of one run, summed over its
-threads, for training and evaluation.
+seeds. Test metrics rank the whole catalogue, with the leave-one-out split unless the heading names another. **By item**: a hit is the
+target item. **By ID**: a hit is any item with the semantic ID of the target, as papers on generative models count. CPU minutes are those
+of one run, summed over its threads, for training and evaluation. Features of datasets with "rebuilt" in their name are not the released
+ones.
 """
 
 
 def main(folder: Path = HERE) -> None:
     """Write results.md and its figures to ``folder``."""
     records = read_records(folder / "results")
-    (folder / "results.md").write_text(page(records, read_papers()), encoding="utf-8")
-    for dataset in datasets(records):
-        draw_curves([r for r in records if r["dataset"] == dataset], folder / "results" / f"curves-{dataset}.svg")
+    studies = read_studies(records)
+    (folder / "results.md").write_text(page(records, studies), encoding="utf-8")
+    for study, dataset, some in tables(records):
+        draw_curves(some, folder / curves_file(study, dataset))
 
 
 def read_records(folder: Path) -> list[dict]:
-    """Read all published results."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.json"))]
+    """Read all published results, and add the name of their study."""
+    records = []
+    for path in sorted(folder.rglob("*.json")):
+        *study, _, _ = path.relative_to(folder).parts
+        records.append(json.loads(path.read_text(encoding="utf-8")) | {"study": study[0] if study else FIRST_STUDY})
+    return records
 
 
-def read_papers() -> dict[str, dict]:
-    """Return dataset -> model -> metric -> value of the papers."""
-    return read_study("published")["published"]
+def read_studies(records: list[dict]) -> dict[str, dict]:
+    """Return the studies of the records by name."""
+    return {name: read_study(name) for name in {record["study"] for record in records}}
 
 
-def datasets(records: list[dict]) -> list[str]:
-    """Return the names of the datasets, sorted."""
-    return sorted({record["dataset"] for record in records})
+def tables(records: list[dict]) -> list[tuple[str, str, list[dict]]]:
+    """Return study, dataset and records of each table; the study `published` comes first."""
+    keys = sorted({(r["study"] != FIRST_STUDY, r["study"], r["dataset"]) for r in records})
+    return [(study, name, [r for r in records if (r["study"], r["dataset"]) == (study, name)]) for _, study, name in keys]
 
 
-def page(records: list[dict], papers: dict[str, dict]) -> str:
+def curves_file(study: str, dataset: str) -> str:
+    return f"results/curves-{dataset}.svg" if study == FIRST_STUDY else f"results/{study}/curves-{dataset}.svg"
+
+
+def page(records: list[dict], studies: dict[str, dict]) -> str:
     """Return the text of results.md."""
     parts = [INTRODUCTION]
-    for dataset in datasets(records):
-        some = [record for record in records if record["dataset"] == dataset]
-        parts.append(f"## {dataset}\n\n![Validation NDCG@10 against CPU minutes](results/curves-{dataset}.svg)\n")
-        parts.append("### By item\n\n" + markdown_rows(["model", *METRICS, "seeds"], by_item(some)))
-        parts.append("### By ID, with published results\n\n" + markdown_rows(
-            ["model", *METRICS, "published hit@10", "published ndcg@10"], by_id(some, papers.get(dataset, {}))))
-        if rows := by_modality(some):
-            parts.append("### Each modality, by item\n\n" + markdown_rows(["model", "ranking", *METRICS], rows))
+    for name, dataset, some in tables(records):
+        study = studies[name]
+        metrics, papers = study.get("metrics", METRICS), study["published"].get(dataset, {})
+        heading = dataset if name == FIRST_STUDY else f"{study['title']}: {dataset}"
+        parts.append(f"## {heading}\n\n![Validation NDCG@10 against CPU minutes]({curves_file(name, dataset)})\n")
+        parts.append("### By item\n\n" + markdown_rows(["model", *metrics, "seeds"], by_item(some, metrics)))
+        if rows := by_id(some, metrics, papers):
+            parts.append("### By ID, with published results\n\n" + markdown_rows(
+                ["model", *metrics, "published hit@10", "published ndcg@10"], rows))
+        if rows := by_modality(some, metrics):
+            parts.append("### Each modality, by item\n\n" + markdown_rows(["model", "ranking", *metrics], rows))
         parts.append("### Training\n\n" + markdown_rows(
             ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
@@ -70,35 +86,37 @@ def by_label(records: list[dict]) -> dict[str, list[dict]]:
     return dict(sorted(grouped.items(), key=lambda entry: -_mean([r["test_result"]["ndcg@10"] for r in entry[1]])))
 
 
-def by_item(records: list[dict]) -> list[list]:
+def by_item(records: list[dict], metrics: Sequence[str]) -> list[list]:
     """Return the rows of the table by item."""
     return [
-        [label, *(_mean([r["test_result"].get(m) for r in some]) for m in METRICS), len(some)]
+        [label, *(_mean([r["test_result"].get(m) for r in some]) for m in metrics), len(some)]
         for label, some in by_label(records).items()
     ]
 
 
-def by_id(records: list[dict], papers: dict[str, dict]) -> list[list]:
-    """Return the rows of the table by semantic ID."""
+def by_id(records: list[dict], metrics: Sequence[str], papers: dict[str, dict]) -> list[list]:
+    """Return the rows of the table by semantic ID; none if no model counts by ID, or no paper has results."""
     rows = []
+    if not papers or not any(r["test_detail"] for r in records):
+        return rows
     for label, some in by_label(records).items():
         if "fusion" in some[0]:  # ranked by item alone
             continue
         if some[0]["test_detail"]:
-            ours = [_mean([r["test_detail"]["fused"]["id"].get(m) for r in some]) for m in METRICS]
+            ours = [_mean([r["test_detail"]["fused"]["id"].get(m) for r in some]) for m in metrics]
         else:
-            ours = [_mean([r["test_result"].get(m) for r in some]) for m in METRICS]
+            ours = [_mean([r["test_result"].get(m) for r in some]) for m in metrics]
         rows.append([label, *ours, *(papers.get(label, {}).get(m) for m in ("hit@10", "ndcg@10"))])
     return rows
 
 
-def by_modality(records: list[dict]) -> list[list]:
+def by_modality(records: list[dict], metrics: Sequence[str]) -> list[list]:
     """Return the rows of the table of each modality's ranking."""
     rows = []
     for label, some in by_label(records).items():
         for name in some[0]["test_detail"] or ():
             if len(some[0]["test_detail"]) > 2:
-                rows.append([label, name, *(_mean([r["test_detail"][name]["item"].get(m) for r in some]) for m in METRICS)])
+                rows.append([label, name, *(_mean([r["test_detail"][name]["item"].get(m) for r in some]) for m in metrics)])
     return rows
 
 

@@ -48,15 +48,31 @@ def test_published_file_has_results_but_no_paths(published, tmp_path):
 
 def test_page_shows_the_published_results(published, builder):
     folder, record = published
-    text = builder.page(builder.read_records(folder), {TINY: {"SASRec": {"hit@10": 0.5, "ndcg@10": 0.25}}})
+    records = builder.read_records(folder)
+    text = builder.page(records, builder.read_studies(records))
     row = next(line for line in text.splitlines() if line.startswith("| SASRec | "))
     assert f"{record['test_result']['hit@10']:.4f}" in row and f"{record['test_result']['ndcg@10']:.4f}" in row
-    assert "| 0.5000 | 0.2500 |" in text
+
+
+def test_page_shows_published_figures_beside_those_by_id(builder):
+    records = builder.read_records(DOCS / "results")
+    study = builder.read_studies(records)["published"]
+    study["published"]["Instruments"]["MACRec"] = {"hit@10": 0.5, "ndcg@10": 0.25}
+    assert "| 0.5000 | 0.2500 |" in builder.page([r for r in records if r["study"] == "published"], {"published": study})
+
+
+def test_results_in_the_folder_of_another_study_have_its_metrics(published, builder):
+    folder, record = published
+    (file,) = folder.rglob("*.json")
+    (folder / "mmgrec_table2").mkdir()
+    file.parent.rename(folder / "mmgrec_table2" / TINY)
+    records = builder.read_records(folder)
+    text = builder.page(records, builder.read_studies(records))
+    assert f"Models of MMGRec's Table 2: {TINY}\n" in text and "| model | recall@10 | ndcg@10 | recall@20 |" in text
 
 
 def test_results_page_is_up_to_date(builder):
     records = builder.read_records(DOCS / "results")
-    papers = builder.read_papers()
-    assert (DOCS / "results.md").read_text(encoding="utf-8") == builder.page(records, papers)
+    assert (DOCS / "results.md").read_text(encoding="utf-8") == builder.page(records, builder.read_studies(records))
     for record in records:
         assert record["commit"] and record["machine"]["cores"] and record["seconds"]["cpu"] > 0
