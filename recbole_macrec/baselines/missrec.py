@@ -138,13 +138,21 @@ class MISSRec(DenseRecommender):
         pooled = known * memory.masked_fill(none.unsqueeze(-1), 0).sum(1)
         return F.normalize(last, dim=-1), pooled.square().sum(1) / self.width
 
-    def scores(self, query: Tensor, vectors: list[Tensor]) -> Tensor:
-        """s [B, N] of all items."""
-        products = torch.stack([query @ F.normalize(x, dim=-1).T for x in vectors])  # [M, B, N]
+    def unit_vectors(self, vectors: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        """The vectors [N, D] of each modality and the embeddings [N, D] with unit length; None without embeddings."""
+        return [F.normalize(x, dim=-1) for x in vectors], None if self.items is None else F.normalize(self.items.weight, dim=-1)
+
+    def scores(self, query: Tensor, unit_vectors: tuple[list[Tensor], Tensor | None]) -> Tensor:
+        """s [B, N] of all items.
+
+        Args:
+            query: [B, D], of unit length.
+            unit_vectors: see :meth:`unit_vectors`.
+        """
+        modalities, embeddings = unit_vectors
+        products = torch.stack([query @ x.T for x in modalities])  # [M, B, N]
         fused = ((self.gamma * products).softmax(0) * products).sum(0)
-        if self.items is None:
-            return fused
-        return (query @ F.normalize(self.items.weight, dim=-1).T + 2 * fused) / 3
+        return fused if embeddings is None else (query @ embeddings.T + 2 * fused) / 3
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -160,7 +168,7 @@ class MISSRec(DenseRecommender):
     def _loss(self, items: Tensor, length: Tensor, target: Tensor, samples: int) -> Tensor:
         vectors = self.modality_vectors()
         query, norms = self.queries(items, length, vectors)
-        logits = self.scores(query, vectors)[:, 1:].float() / self.temperature
+        logits = self.scores(query, self.unit_vectors(vectors))[:, 1:].float() / self.temperature
         return (F.cross_entropy(logits, target - 1, reduction="sum") + self.reg_weight * norms.sum()) / samples
 
     # -- ranking -----------------------------------------------------------------------------------------------------
@@ -170,11 +178,12 @@ class MISSRec(DenseRecommender):
     def full_sort_predict(self, interaction) -> Tensor:
         """Scores of all items, divided by the temperature, [B, N]; -inf for the padding."""
         histories, vectors = self.histories(interaction), self.modality_vectors()
+        unit_vectors = self.unit_vectors(vectors)
         scores = torch.empty(len(histories.length), self.n_items, device=self.device)
         for rows in self._batch_parts(histories.length):
             part = histories.rows(rows)
             query, _ = self.queries(part.items.to(self.device), part.length, vectors)
-            scores[rows.to(self.device)] = self.scores(query, vectors).float() / self.temperature
+            scores[rows.to(self.device)] = self.scores(query, unit_vectors).float() / self.temperature
         scores[:, 0] = -torch.inf
         return scores
 

@@ -1,4 +1,6 @@
 """MISSRec: interests, scores and training."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,13 +45,27 @@ def test_scores_by_hand(model):
     """gamma = 0 gives the mean of the modalities; otherwise their softmax weights them."""
     query, vectors = F.normalize(torch.randn(3, 16), dim=-1), model.modality_vectors()
     text, image, own = (query @ F.normalize(x, dim=-1).T for x in (*vectors, model.items.weight))
-    assert torch.allclose(model.scores(query, vectors), (own + text + image) / 3, atol=1e-6)
+    unit_vectors = model.unit_vectors(vectors)
+    assert torch.allclose(model.scores(query, unit_vectors), (own + text + image) / 3, atol=1e-6)
     model.gamma.data.fill_(2.0)
     a = 1 / (1 + torch.exp(2 * (image - text)))
-    assert torch.allclose(model.scores(query, vectors), (own + 2 * (a * text + (1 - a) * image)) / 3, atol=1e-6)
+    assert torch.allclose(model.scores(query, unit_vectors), (own + 2 * (a * text + (1 - a) * image)) / 3, atol=1e-6)
 
 
-def test_padding_changes_nothing(model):
+def test_item_vectors_are_normalized_once_per_batch(data_path, monkeypatch):  # noqa: F811
+    _, model, _, (_, _, test) = small(data_path, pass_tokens=20)
+    model.before_epoch(0)
+    batch = batch_of(test)
+    assert len(model._batch_parts(batch["item_length"])) > 5
+    normalize, rows = F.normalize, []
+    monkeypatch.setattr(F, "normalize", lambda x, dim: rows.append(len(x)) or normalize(x, dim=dim))
+    scores = model.eval().full_sort_predict(batch)
+    assert rows.count(model.n_items) == 3  # two modalities and the embeddings
+    model.budget = replace(model.budget, pass_positions=10**6)
+    assert torch.allclose(model.full_sort_predict(batch), scores, atol=1e-4)
+
+
+def test_padding_has_no_effect(model):
     vectors = model.modality_vectors()
     short, norm = model.queries(torch.tensor([[3, 7]]), torch.tensor([2]), vectors)
     items = torch.tensor([[3, 7, 0, 0], [1, 2, 3, 4]])
@@ -70,7 +86,7 @@ def test_each_modality_and_the_ids_change_the_ranking(data_path):  # noqa: F811
         assert all(not torch.allclose(scores[-1], earlier) for earlier in scores[:-1])
 
 
-def test_learns_and_recommends_what_it_ranks(data_path):  # noqa: F811
+def test_recommendations_after_training_equal_the_ranking(data_path):  # noqa: F811
     _, model, trainer, (train, _, test) = small(data_path, epochs=8, dropout_prob=0.1)
     trainer.fit(train, None, saved=False)
     losses = list(trainer.train_loss_dict.values())
@@ -83,7 +99,7 @@ def test_learns_and_recommends_what_it_ranks(data_path):  # noqa: F811
     assert Recommender(model).recommend(rows, k=5)["item"].tolist() == tokens[best.flatten()].tolist()
 
 
-def test_saved_equals_loaded_and_a_seed_repeats(data_path):  # noqa: F811
+def test_same_seed_gives_the_same_result_and_a_checkpoint_the_same_scores(data_path):  # noqa: F811
     results = []
     for _ in range(2):
         _, model, trainer, (train, valid, test) = small(data_path, epochs=2)
@@ -95,7 +111,7 @@ def test_saved_equals_loaded_and_a_seed_repeats(data_path):  # noqa: F811
     assert torch.equal(loaded.full_sort_predict(batch), trainer.model.eval().full_sort_predict(batch))
 
 
-def test_other_features_and_missing_ones_are_one_sentence(data_path):  # noqa: F811
+def test_changed_features_and_invalid_num_heads_are_user_errors(data_path):  # noqa: F811
     _, _, trainer, (train, valid, _) = small(data_path, epochs=1)
     trainer.fit(train, valid)
     table = FeatureTable.load(data_path / TINY, "text")
