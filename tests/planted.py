@@ -1,11 +1,9 @@
-"""A dataset with a planted pattern for the general recommenders: users interact with items of one group, which features show."""
-import logging
+"""A dataset with a pattern that general recommenders can learn: users interact with the items of one group, and the features of an
+item show its group."""
 from pathlib import Path
 
 import numpy as np
-from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model, get_trainer, init_seed
+from small_models import prepare_run
 
 from recbole_macrec.data.features import FeatureTable
 
@@ -55,12 +53,5 @@ def write_planted(data_path: Path, permuted: bool = False) -> Path:
 
 
 def prepare(name: str, data_path: Path, **options):
-    """Config, model, trainer and data loaders, created as by RecBole's quick_start."""
-    config = Config(name, NAME, config_dict={**SMALL, **OWN.get(name, {}), "data_path": str(data_path), **options})
-    logging.getLogger().setLevel(logging.ERROR)
-    init_seed(config["seed"], config["reproducibility"])
-    loaders = data_preparation(config, create_dataset(config))
-    init_seed(config["seed"], config["reproducibility"])
-    model = get_model(name)(config, loaders[0]._dataset).to(config["device"])
-    trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
-    return config, model, trainer, loaders
+    """Config, model, trainer and data loaders of a small model on the planted dataset."""
+    return prepare_run(name, NAME, {**SMALL, **OWN.get(name, {}), "data_path": str(data_path), **options})

@@ -53,8 +53,13 @@ def data_path(tmp_path):
 
 
 def prepare(name: str, data_path, **options):
+    """Create config, model, trainer and data loaders of a small model on the dataset ``tiny``."""
+    return prepare_run(name, TINY, {**SMALL, "data_path": str(data_path), **options})
+
+
+def prepare_run(name: str, dataset: str, options: dict):
     """Create config, model, trainer and data loaders as RecBole's quick_start does."""
-    config = Config(name, TINY, config_dict={**SMALL, "data_path": str(data_path), **options})
+    config = Config(name, dataset, config_dict=options)
     logging.getLogger().setLevel(logging.ERROR)
     init_seed(config["seed"], config["reproducibility"])
     loaders = data_preparation(config, create_dataset(config))
