@@ -12,6 +12,7 @@ from torch import nn
 
 from recbole_macrec.config.schema.models import MMGRecOptions
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.packing import pack
 from recbole_macrec.generation.network.set_encoder import SetEncoder
@@ -64,7 +65,7 @@ class MMGRec(GenerativeRecommender):
             items = unit_columns(graph.items[token_order(self.semantic_ids.item_tokens)])
             self.items = frozen(np.vstack([np.zeros_like(items[:1]), items]))  # row 0 is padding
             self.users = frozen(unit_columns(graph.users[users]))
-        self.reader = SetEncoder(sizes(config), width, config["attention"])
+        self.reader = SetEncoder(self._network_settings(config), width, config["attention"])
 
     def other_parameter(self) -> dict:
         users = hashlib.sha256("\n".join(sorted(self.user_tokens)).encode()).hexdigest()[:16]
@@ -83,7 +84,11 @@ class MMGRec(GenerativeRecommender):
         return {"MODEL_TYPE": ModelType.GENERAL, "repeatable": False, "eval_batch_size": EVAL_BATCH_SCORES}
 
     def build_network(self, config) -> Transformer:
-        return Transformer(len(self.vocabulary), replace(sizes(config), encoder_layers=0))  # the encoder is ``reader``
+        return Transformer(len(self.vocabulary), replace(self._network_settings(config), encoder_layers=0))  # ``reader`` is the encoder
+
+    def _network_settings(self, config) -> TransformerSettings:
+        norm, positions = config["norm"] or "pre_rms", config["decoder_positions"] or "relative"  # None in old checkpoints
+        return replace(sizes(config), norm=norm, decoder_positions=positions)
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         if len(self.modalities) != 1:

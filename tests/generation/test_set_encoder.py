@@ -1,22 +1,23 @@
-"""The set encoder: relation-aware attention against a literal loop, and independence of the order."""
+"""The set encoder: relation-aware attention against a loop over heads and pairs, and independence of the order."""
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_macrec.generation.network.layers import TransformerSettings
+from recbole_macrec.generation.network.layers import TransformerSettings, sinusoidal_encodings
 from recbole_macrec.generation.network.packing import pack
-from recbole_macrec.generation.network.set_encoder import ATTENTIONS, RelationAwareAttention, SetEncoder, sinusoidal_encodings
+from recbole_macrec.generation.network.set_encoder import ATTENTIONS, RelationAwareAttention, SetEncoder
 
 SETTINGS = TransformerSettings(d_model=12, d_ff=16, num_heads=3, d_kv=5, encoder_layers=2, decoder_layers=1, dropout=0.0)
 WIDTH = 6  # of a representation
 LENGTHS = torch.tensor([4, 1, 3])
 
 
-def attention() -> RelationAwareAttention:
+def attention(norm: str) -> RelationAwareAttention:
     torch.manual_seed(0)
-    layer = RelationAwareAttention(SETTINGS, WIDTH)
+    layer = RelationAwareAttention(replace(SETTINGS, norm=norm), WIDTH)
     with torch.no_grad():
         for p in layer.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -27,38 +28,40 @@ def scale_of(mlp, user: torch.Tensor) -> torch.Tensor:
     return mlp.out.weight[0] @ F.leaky_relu(mlp.hidden.weight @ user + mlp.hidden.bias) + mlp.out.bias[0]
 
 
-def literal(layer: RelationAwareAttention, items: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
+def one_by_one(layer: RelationAwareAttention, items: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
     """The layer's output [S, D] for the items [S, D] of one user, pair by pair and head by head."""
     width = SETTINGS.d_kv
     a, b, c = (scale_of(mlp, user) for mlp in (layer.query_scale, layer.key_scale, layer.value_scale))
-    normed = [x / (x.square().mean() + 1e-6).sqrt() * layer.norm.weight for x in items]
+    inputs = items if layer.post_norm else [x / (x.square().mean() + 1e-6).sqrt() * layer.norm.weight for x in items]
     rows = []
-    for i, x_i in enumerate(normed):
+    for i, x_i in enumerate(inputs):
         heads = []
         for h in range(SETTINGS.num_heads):
             part = slice(h * width, (h + 1) * width)
             scores = []
-            for x_j in normed:
+            for x_j in inputs:
                 usual = (layer.query.weight[part] @ x_i) @ (layer.key.weight[part] @ x_j)
                 own = (a * layer.user_query.weight @ x_i) @ (b * layer.user_key.weight @ x_j)
                 scores.append((usual + own) / math.sqrt(width))
             share = torch.stack(scores).softmax(0)
             heads.append(sum(p * (layer.value.weight[part] @ x_j + c * layer.user_value.weight @ x_j)
-                             for p, x_j in zip(share, normed)))
-        rows.append(items[i] + layer.out.weight @ torch.cat(heads))
+                             for p, x_j in zip(share, inputs)))
+        row = items[i] + layer.out.weight @ torch.cat(heads)
+        rows.append(F.layer_norm(row, row.shape, layer.norm.weight, layer.norm.bias) if layer.post_norm else row)
     return torch.stack(rows)
 
 
+@pytest.mark.parametrize("norm", ["pre_rms", "post_layer"])
 @pytest.mark.parametrize("overhead", [0, 10**6])  # the second pads all users to one length
-def test_attention_equals_a_loop_over_heads_and_pairs(overhead):
-    layer, users = attention(), torch.randn(3, WIDTH)
+def test_attention_equals_a_loop_over_heads_and_pairs(overhead, norm):
+    layer, users = attention(norm), torch.randn(3, WIDTH)
     source = pack(torch.zeros(3, 4, dtype=torch.long), LENGTHS, overhead)
     x = torch.randn(len(source.tokens), SETTINGS.d_model)
     with torch.no_grad():
         y, begin = layer(x, source.groups, users, source.keep), 0
         for user, length in enumerate(LENGTHS.tolist()):
             rows = slice(begin, begin + length)
-            torch.testing.assert_close(y[rows], literal(layer, x[rows], users[user]), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(y[rows], one_by_one(layer, x[rows], users[user]), atol=1e-5, rtol=1e-5)
             begin += length if overhead == 0 else 4
 
 
@@ -91,7 +94,7 @@ def test_relation_aware_attention_depends_on_the_user():
         assert torch.allclose(one, other, atol=1e-5) == (kind != "relation_aware")
 
 
-def test_gradients_reach_every_part_of_the_users_mlps():
+def test_all_weights_of_the_user_mlps_have_gradients():
     reader = encoder("relation_aware")
     read(reader, torch.randn(4, 5, WIDTH), torch.randn(4, WIDTH)).square().mean().backward()
     mlps = {name: p for name, p in reader.named_parameters() if "_scale." in name}
@@ -100,7 +103,7 @@ def test_gradients_reach_every_part_of_the_users_mlps():
         assert p.grad.abs().max() > 0, name
 
 
-def test_sinusoidal_encodings_against_the_formula():
+def test_sinusoidal_encodings_equal_the_formula():
     encodings = sinusoidal_encodings(7, 6)
     for position in range(7):
         for i in range(3):

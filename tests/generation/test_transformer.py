@@ -1,5 +1,6 @@
-"""Our transformer against transformers' T5 on the same weights."""
+"""The transformer against transformers' T5 with the same weights, and its variant of Vaswani et al. against the formula."""
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,8 @@ from transformers import T5ForConditionalGeneration
 
 from recbole_macrec.benchmark.speed.reference import t5_config, t5_names
 from recbole_macrec.generation.network.compiled import compile_layers
-from recbole_macrec.generation.network.layers import FeedForward, TransformerSettings
+from recbole_macrec.generation.network.layers import FeedForward, TransformerSettings, sinusoidal_encodings
+from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.packing import pack
 from recbole_macrec.generation.network.transformer import Transformer
 
@@ -75,7 +77,44 @@ def test_gradients_equal_t5(overhead, kind):
         torch.testing.assert_close(parameter.grad, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_groups_do_not_see_each_other():
+def layer_norm(x: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
+
+
+def attention(layer, queries: torch.Tensor, keys: torch.Tensor, causal: bool) -> torch.Tensor:
+    """Multi-head attention of queries [T, D] to keys [S, D], one head at a time; [T, D]."""
+    heads = []
+    for h in range(SETTINGS.num_heads):
+        part = slice(h * SETTINGS.d_kv, (h + 1) * SETTINGS.d_kv)
+        q, k, v = (y @ w.weight[part].T for y, w in ((queries, layer.query), (keys, layer.key), (keys, layer.value)))
+        scores = q @ k.T
+        if causal:
+            scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+        heads.append(scores.softmax(-1) @ v)
+    return torch.cat(heads, -1) @ layer.out.weight.T
+
+
+@torch.no_grad()
+def test_post_layer_norm_and_sinusoidal_positions_equal_the_formula():
+    """The decoder of Vaswani et al., section 3: x + PE, and LayerNorm(x + f(x)) for each of three layers f of a block."""
+    torch.manual_seed(0)
+    settings = replace(SETTINGS, encoder_layers=0, norm="post_layer", decoder_positions="sinusoidal")
+    network = Transformer(VOCABULARY, settings).eval()
+    for p in network.parameters():
+        p.add_(0.3 * torch.randn_like(p))
+    memory, tokens = Memory(torch.randn(6, 16), [(1, 6)], None), torch.tensor([3, 7, 7, 2])
+    x = network.table.weight[tokens] + sinusoidal_encodings(4, 16)
+    for layer in network.decoder:
+        x = layer_norm(x + attention(layer.self_attention, x, x, causal=True), layer.self_attention.norm)
+        x = layer_norm(x + attention(layer.cross_attention, x, memory.hidden, causal=False), layer.cross_attention.norm)
+        feed = layer.feed_forward
+        x = layer_norm(x + (x @ feed.up.weight.T).relu() @ feed.down.weight.T, feed.norm)
+    torch.testing.assert_close(network.decode(tokens[None, None], memory)[0, 0], x, atol=1e-5, rtol=1e-5)
+    assert not any("bias.weight" in name or "decoder_norm" in name for name, _ in network.named_parameters())
+
+
+def test_groups_do_not_attend_to_each_other():
     ours, _ = t5_pair(0)
     tokens, lengths = source(0)
     target = torch.randint(1, VOCABULARY, (3, 4, 5))  # four groups of each user
@@ -86,7 +125,7 @@ def test_groups_do_not_see_each_other():
             torch.testing.assert_close(together[:, g], ours.decode(target[:, g : g + 1], memory)[:, 0], atol=1e-5, rtol=0)
 
 
-def test_users_and_padding_do_not_reach_each_other():
+def test_states_do_not_depend_on_other_users_or_padding():
     ours, _ = t5_pair(0)
     tokens, lengths = source(0)
     target = torch.randint(1, VOCABULARY, (3, 1, 5))
@@ -99,7 +138,7 @@ def test_users_and_padding_do_not_reach_each_other():
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
-def test_compiled_layers_compute_the_same():
+def test_compiled_layers_give_the_same_gradients():
     ours, _ = t5_pair(0)
     tokens, lengths = source(0)
     target = tokens[:, None, :3]
@@ -116,7 +155,7 @@ def test_compiled_layers_compute_the_same():
     assert list(ours.state_dict()) == names
 
 
-def test_where_compilation_fails_a_warning_says_so(monkeypatch, caplog):
+def test_failed_compilation_is_a_warning(monkeypatch, caplog):
     def fails(self, **kwargs):
         raise RuntimeError("no compiler found")
 

@@ -14,11 +14,12 @@ SIZES = (5, 4, 6, 3)
 PADDED = 10**6  # an overhead that puts all users into one padded group
 
 
-def world(layers: int, overhead: int, kind: torch.dtype):
-    """A network with weights unlike its initial ones (norms of 1, say), three users, and a trie of 60 IDs."""
+def network_and_trie(layers: int, overhead: int, kind: torch.dtype, norm: str = "pre_rms", positions: str = "relative"):
+    """A network with random weights (also of the norms), its memory of three users, and a trie of 60 IDs."""
     torch.manual_seed(0)
     vocabulary = Vocabulary({"b": (7, 7), "a": SIZES})
-    settings = TransformerSettings(d_model=16, d_ff=32, num_heads=3, d_kv=8, encoder_layers=1, decoder_layers=layers)
+    settings = TransformerSettings(d_model=16, d_ff=32, num_heads=3, d_kv=8, encoder_layers=1, decoder_layers=layers, norm=norm,
+                                   decoder_positions=positions)
     network = Transformer(len(vocabulary), settings).eval()
     for p in network.parameters():
         p.data += 0.3 * torch.randn_like(p)
@@ -43,10 +44,11 @@ def forced(vocabulary, network, memory, codes: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("overhead", [0, PADDED])
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("norm", "positions"), [("pre_rms", "relative"), ("post_layer", "sinusoidal")])
 @torch.no_grad()
-def test_steps_equal_teacher_forcing(kind, overhead, layers, visits):
+def test_steps_equal_teacher_forcing(norm, positions, kind, overhead, layers, visits):
     """Every step continues a random choice of the prefixes before, which differs from user to user."""
-    vocabulary, network, memory, trie = world(layers, overhead, kind)
+    vocabulary, network, memory, trie = network_and_trie(layers, overhead, kind, norm, positions)
     decoder = TrieDecoder(network, vocabulary, "a", trie, visits)
     source, past = decoder.read(memory), decoder.empty_past()
     nodes, codes = torch.zeros(3, 1, dtype=torch.long), torch.zeros(3, 1, 0, dtype=torch.long)
@@ -69,8 +71,9 @@ def test_steps_equal_teacher_forcing(kind, overhead, layers, visits):
 
 
 @torch.no_grad()
-def test_under_autocast_the_step_is_bf16_and_near():
-    vocabulary, network, memory, trie = world(2, 0, torch.float32)
+@pytest.mark.parametrize(("norm", "positions"), [("pre_rms", "relative"), ("post_layer", "sinusoidal")])
+def test_bf16_steps_are_close_to_fp32(norm, positions):
+    vocabulary, network, memory, trie = network_and_trie(2, 0, torch.float32, norm, positions)
     plain, root = TrieDecoder(network, vocabulary, "a", trie), torch.zeros(3, 1, dtype=torch.long)
     expected, _ = plain.step(0, root, plain.read(memory), plain.empty_past())
     with torch.autocast("cpu", dtype=torch.bfloat16):

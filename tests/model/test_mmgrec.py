@@ -21,6 +21,7 @@ from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.model.mmgrec import InteractedItems, without_target
 
 RANDOM = {"eval_args": {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "RO", "group_by": "user", "mode": "full"}}
+PAPERS_LAYERS = {"norm": "post_layer", "decoder_positions": "sinusoidal"}
 PROTOCOLS = pytest.mark.parametrize("protocol", [{}, RANDOM], ids=["leave one out", "random split"])
 
 
@@ -68,7 +69,7 @@ def test_the_target_is_never_in_the_input(protocol, data_path):  # noqa: F811
 
 @PROTOCOLS
 @pytest.mark.parametrize("attention", ["relation_aware", "none"])
-def test_a_permuted_history_gives_the_same_ranking(attention, protocol, data_path):  # noqa: F811
+def test_ranking_does_not_depend_on_the_order_of_the_history(attention, protocol, data_path):  # noqa: F811
     _, model, _, loaders = prepared(data_path, attention=attention, **protocol)
     model.eval()
     users = users_of(loaders[2])
@@ -93,7 +94,7 @@ def codes_and_graph(path, **options):
     return ids.codes["graph"], ids.graph.items, ids.graph.users, train._dataset.training_interactions().sum()
 
 
-def test_popularity_and_graph_come_from_training_interactions_alone(data_path):  # noqa: F811
+def test_popularity_and_graph_depend_on_training_interactions_only(data_path):  # noqa: F811
     file = data_path / TINY / f"{TINY}.inter"
     before = codes_and_graph(data_path)
     lines = file.read_text().splitlines()
@@ -109,8 +110,8 @@ def test_popularity_and_graph_come_from_training_interactions_alone(data_path): 
 # -- ranking -------------------------------------------------------------------------------------------------------------
 
 
-@PROTOCOLS
-def test_four_tokens_decode_and_full_beams_equal_the_exact_ranking(protocol, data_path):  # noqa: F811
+@pytest.mark.parametrize("protocol", [{}, RANDOM, PAPERS_LAYERS], ids=["leave one out", "random split", "layers of the paper"])
+def test_beam_search_with_all_beams_equals_the_exact_ranking(protocol, data_path):  # noqa: F811
     _, model, trainer, (train, _, test) = prepared(data_path, codebook_levels=3, codebook_size=4, num_beams=ITEMS, **protocol)
     trainer.train_steps(train)
     model.eval()
@@ -133,7 +134,7 @@ def test_four_tokens_decode_and_full_beams_equal_the_exact_ranking(protocol, dat
 
 
 @pytest.mark.parametrize("decode", ["beam", "exact"])
-def test_a_random_split_is_evaluated_as_recboles_general_models_are(decode, data_path):  # noqa: F811
+def test_random_split_is_evaluated_like_general_models_of_recbole(decode, data_path):  # noqa: F811
     config, model, trainer, (train, valid, test) = prepared(
         data_path, decode=decode, metrics=["Recall", "NDCG", "Hit"], **RANDOM)
     assert config["MODEL_TYPE"] == ModelType.GENERAL and not config["repeatable"]
@@ -163,7 +164,7 @@ def test_a_random_split_is_evaluated_as_recboles_general_models_are(decode, data
     assert trainer.test_detail == {}
 
 
-def test_under_a_random_split_loaded_equals_saved(data_path):  # noqa: F811
+def test_loaded_equals_saved_with_a_random_split(data_path):  # noqa: F811
     _, _, trainer, (train, valid, test) = prepared(data_path, **RANDOM)
     trainer.fit(train, valid)
     expected = trainer.evaluate(test)
@@ -175,7 +176,7 @@ def test_under_a_random_split_loaded_equals_saved(data_path):  # noqa: F811
     assert not (top.unsqueeze(2) == interacted.unsqueeze(1)).any()
 
 
-def test_one_protocol_for_all_models_of_a_split(data_path):  # noqa: F811
+def test_split_determines_whether_items_are_repeatable(data_path):  # noqa: F811
     options = {**SMALL, "data_path": str(data_path)}
     assert Config("MMGRec", TINY, config_dict=options)["repeatable"] is True
     overall = {"repeatable": "auto"}
@@ -195,7 +196,7 @@ ABLATIONS = {
     "hierarchical k-means": {"quantizer": "hierarchical_kmeans"},
     "random last token": {"collision": "random"},
     "joint": {"graph_training": "joint"},
-    "paper's optimiser": {"training_preset": "paper"},
+    "paper's layers and optimizer": {"training_preset": "paper"},
 }
 
 
@@ -218,7 +219,9 @@ def test_set_options_override_the_papers_preset(data_path):  # noqa: F811
     config = Config("MMGRec", TINY, config_dict=options)
     assert (config["learner"], config["learning_rate"], config["momentum"], config["scheduler"]) == ("sgd", 1e-3, 0.99, "constant")
     assert Config("MMGRec", TINY, config_dict={**options, "learning_rate": 0.1})["learning_rate"] == 0.1
-    _, _, trainer, _ = prepared(data_path, training_preset="paper")
+    _, model, trainer, _ = prepared(data_path, training_preset="paper")
+    assert model.network.decoder_bias is None and isinstance(model.network.decoder[0].feed_forward.norm, torch.nn.LayerNorm)
+    assert all(layer.attention.post_norm and layer.feed_forward.post_norm for layer in model.reader.layers)
     assert isinstance(trainer.optimizer, torch.optim.SGD)
     assert trainer.optimizer.param_groups[0]["momentum"] == 0.99 and trainer.optimizer.param_groups[0]["weight_decay"] == 1e-5
 
@@ -235,7 +238,7 @@ def test_set_options_override_the_papers_preset(data_path):  # noqa: F811
     ("MACRec", {"representation": "graph", "quantizer": "rqvae"}, "TIGER"),
     ("TIGER", {"training_preset": "papers"}, "Did you mean 'paper'"),
 ])
-def test_bad_options_name_the_option(name, options, named, data_path):  # noqa: F811
+def test_invalid_options_are_user_errors(name, options, named, data_path):  # noqa: F811
     with pytest.raises(UserError, match=named):
         prepare(name, data_path, **{**QUICK, **options})
 
@@ -257,14 +260,14 @@ def test_published_ids_need_a_learnt_input(data_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("collision", ["popularity", "sinkhorn"])
-def test_macrec_resolves_collisions_by(collision, data_path):  # noqa: F811
+def test_macrec_with_collision_strategy(collision, data_path):  # noqa: F811
     _, model, _, _ = prepare("MACRec", data_path, collision=collision)
     for m in model.modalities:
         codes = model.semantic_ids.codes[m]
         assert codes.shape == (ITEMS, 3 if collision == "popularity" else 2) and len(np.unique(codes, axis=0)) == ITEMS
 
 
-def test_tiger_reads_ids_of_graph_representations(data_path):  # noqa: F811
+def test_tiger_with_ids_of_graph_representations(data_path):  # noqa: F811
     _, model, trainer, (train, _, test) = prepare("TIGER", data_path, representation="graph", **QUICK)
     _, mmgrec, _, _ = prepared(data_path)
     assert model.modalities == ["graph"]

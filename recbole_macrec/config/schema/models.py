@@ -115,7 +115,14 @@ MACRecOptions: Any = derive("MACRecOptions", _MACRecOptions, defaults={}, paper=
 class _MMGRecOptions(GenerativeOptions):
     momentum: Share = option(0.0, "Momentum of learner: sgd", 0.99)
     attention: Literal["relation_aware", "positions", "sinusoidal", "none"] = option(
-        "relation_aware", "Attention of the encoder: scaled by the user's representation; or plain, with relative, sinusoidal or no positions", "relation_aware")
+        "relation_aware",
+        "Attention of the encoder: scaled by the user's representation; or plain, with relative, sinusoidal or no positions",
+        "relation_aware",
+    )
+    norm: Literal["pre_rms", "post_layer"] = option(
+        "pre_rms", "RMSNorm before each layer of the network, or LayerNorm after its residual connection", "post_layer")
+    decoder_positions: Literal["relative", "sinusoidal"] = option(
+        "relative", "Positions of the decoder: relative position biases, or sinusoidal encodings added to the embeddings", "sinusoidal")
 
 
 _UNKNOWN = ("rqvae_preset", "rqvae_projection", "rqvae_hidden_sizes", "rqvae_epochs", "rqvae_batch_size", "rqvae_learning_rate",

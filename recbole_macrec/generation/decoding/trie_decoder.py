@@ -1,7 +1,7 @@
 """Decoder for search: decodes one position of many prefixes of a trie at a time.
 
-It computes the same as the decoder of a Transformer, with less work. Norms and scales are folded into the weights that follow
-them, which are stored in the layout of the products. The first layer's self-attention does not depend on the user, so it is
+It computes the same as the decoder of a Transformer, with less work. The weights of norms before a layer, and scales, are folded
+into the weights that follow them, which are stored in the layout of the products. The first layer's self-attention does not depend on the user, so it is
 computed once per prefix, not once per user and prefix.
 
 Shapes: B users, n users of a group, G prefixes (beams) of a user, R rows (the prefixes of all users), T target positions,
@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from recbole_macrec.generation.decoding.trie import Trie
-from recbole_macrec.generation.network.layers import padding_bias
+from recbole_macrec.generation.network.layers import RMSNorm, padding_bias
 from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Past, RowLayout, SourceHeads, even_layouts
 from recbole_macrec.generation.network.transformer import DecoderLayer, Transformer
 from recbole_macrec.generation.vocabulary import Vocabulary
@@ -22,7 +23,7 @@ from recbole_macrec.utils.device_budget import DeviceBudget
 
 
 class LayerWeights(NamedTuple):
-    """Weights of a layer, input by output. The weights of the norms are folded into those that follow."""
+    """Weights of a layer, input by output. With ``norm: pre_rms`` the weights of the norms are folded into those that follow."""
 
     own: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # query, key and value of self-attention [D, H*E]
     own_out: torch.Tensor  # [H*E, D]
@@ -31,10 +32,13 @@ class LayerWeights(NamedTuple):
     out: torch.Tensor  # [H, E, D]
     up: torch.Tensor  # [D, F]
     down: torch.Tensor  # [F, D]
+    norms: list[tuple[torch.Tensor, torch.Tensor]]  # after self-attention, cross-attention and feed-forward layer: weight and bias [D]
 
     @classmethod
     def of(cls, layer: DecoderLayer, cast) -> "LayerWeights":
         own, cross, feed = layer.self_attention, layer.cross_attention, layer.feed_forward
+        before = [None if part.post_norm else part.norm.weight for part in (own, cross, feed)]
+        after = [(part.norm.weight.clone(), part.norm.bias.clone()) for part in (own, cross, feed) if isinstance(part.norm, nn.LayerNorm)]
 
         def transposed(weight: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
             return cast((weight if norm is None else weight * norm).t().contiguous())
@@ -42,16 +46,25 @@ class LayerWeights(NamedTuple):
         def of_heads(weight: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
             return transposed(weight, norm).unflatten(1, (cross.heads, -1)).transpose(0, 1).contiguous()
 
-        query, key, value = (transposed(f.weight, own.norm.weight) for f in (own.query, own.key, own.value))
+        query, key, value = (transposed(f.weight, before[0]) for f in (own.query, own.key, own.value))
         return cls(
             (query, key, value),
             transposed(own.out.weight),
-            of_heads(cross.query.weight, cross.norm.weight),
+            of_heads(cross.query.weight, before[1]),
             (of_heads(cross.key.weight), of_heads(cross.value.weight)),
             transposed(cross.out.weight).unflatten(0, (cross.heads, -1)),
-            transposed(feed.up.weight, feed.norm.weight),
+            transposed(feed.up.weight, before[2]),
             transposed(feed.down.weight),
+            after,
         )
+
+    def input_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Input of a layer for ``x`` [R, D]: with the norm before it, without that norm's weight."""
+        return x if self.norms else rms_norm(x)
+
+    def output_of(self, x: torch.Tensor, number: int) -> torch.Tensor:
+        """Output of the first, second or third part of the layer for the sum ``x`` [R, D]: with the norm after it."""
+        return F.layer_norm(x, x.shape[-1:], *self.norms[number]) if self.norms else x
 
 
 class LogProbs:
@@ -119,16 +132,18 @@ class TrieDecoder:
         cast = autocast_to(device)
         self.layers = [LayerWeights.of(layer, cast) for layer in network.decoder]
         offsets, start = vocabulary.offsets[modality], vocabulary.start[modality]
-        table, scale = network.table.weight, network.decoder_norm.weight * network.settings.d_model**-0.5
+        table, scale = network.table.weight, network.settings.d_model**-0.5
+        weight = scale * network.decoder_norm.weight if isinstance(network.decoder_norm, RMSNorm) else scale
         codebooks = [table[offset : offset + size] for offset, size in zip(offsets, vocabulary.sizes[modality])]
-        self.codebooks = [cast((codebook * scale).t().contiguous()) for codebook in codebooks]  # [D, K] each
-        self.tokens = torch.cat([table[start : start + 1], *codebooks[:-1]])  # [V, D], the tokens that are read
+        self.codebooks = [cast((codebook * weight).t().contiguous()) for codebook in codebooks]  # [D, K] each
+        read = [table[start : start + 1], *codebooks[:-1]]  # embeddings of the tokens that are read, position by position
+        positions = network.with_positions(torch.zeros(len(read), table.shape[1], dtype=table.dtype, device=device))
+        self.tokens = torch.cat([part + position for part, position in zip(read, positions)])  # [V, D]
         # row of the first code of each level but the last in ``tokens``
         self.first_token = torch.tensor(offsets[:-1], dtype=torch.long, device=device) - offsets[0] + 1
-        position = torch.arange(len(offsets), device=device)
-        self.bias = network.decoder_bias(position, position).permute(1, 2, 0)  # [T, T, H]
-        normed = rms_norm(self.tokens)
-        self.own = [normed @ weight for weight in self.layers[0].own]  # query, key and value of the first layer, [V, H*E]
+        self.bias = network.position_bias(len(offsets)).permute(1, 2, 0)  # [T, T, H]
+        inputs = self.layers[0].input_of(self.tokens)
+        self.own = [inputs @ weight for weight in self.layers[0].own]  # query, key and value of the first layer, [V, H*E]
         self.first_layer_table: dict[int, torch.Tensor] = {}  # level -> ``_first_self_attention`` of all its prefixes
 
     def empty_past(self) -> Past:
@@ -179,14 +194,17 @@ class TrieDecoder:
         x, present = self._first_layer(level, nodes.flatten()), []  # [R, D]
         for i, (layer, heads) in enumerate(zip(self.layers, source)):
             if i:
-                x_norm = rms_norm(x).to(layer.own_out.dtype)
-                q, k, v = (x_norm @ weight for weight in layer.own)
+                inputs = layer.input_of(x).to(layer.own_out.dtype)
+                q, k, v = (inputs @ weight for weight in layer.own)
                 keys, values = zip(*past.layers[i - 1], (k, v))
                 add_product_(x, self._self_attention(q, keys, values, [*past.rows, None]), layer.own_out)
+                x = layer.output_of(x, 0)
                 present.append((k, v))
             self._add_cross_attention_(x, heads, layer, layouts)
-            add_product_(x, (rms_norm(x) @ layer.up).relu_(), layer.down)
-        logits = (rms_norm(x) @ self.codebooks[level]).float()
+            x = layer.output_of(x, 1)
+            add_product_(x, (layer.input_of(x) @ layer.up).relu_(), layer.down)
+            x = layer.output_of(x, 2)
+        logits = (self.layers[-1].input_of(x) @ self.codebooks[level]).float()
         return self.log_probs(level, nodes.flatten(), logits).unflatten(0, nodes.shape), present
 
     def _first_layer(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
@@ -211,7 +229,7 @@ class TrieDecoder:
         length, out = tokens.shape[1], []
         for part in tokens.split(self.at_once):
             y = self._self_attention(queries[part[:, -1]], [keys] * length, [values] * length, list(part.t()))
-            out.append(self.tokens[part[:, -1]] + y @ self.layers[0].own_out)
+            out.append(self.layers[0].output_of(self.tokens[part[:, -1]] + y @ self.layers[0].own_out, 0))
         return torch.cat(out)
 
     def _self_attention(self, q: torch.Tensor, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor],
@@ -243,7 +261,7 @@ class TrieDecoder:
         for rows, (keys, values, mask, *_), layout in zip(x.split([part.rows for part in layouts]), source, layouts):
             if not layout.rows:
                 continue
-            q = layout.spread(project(rms_norm(rows), layer.query), keys.shape[1])  # [H, n, G, E]
+            q = layout.spread(project(layer.input_of(rows), layer.query), keys.shape[1])  # [H, n, G, E]
             scores = q @ keys  # [H, n, G, S]
             p = (scores if mask is None else scores.add_(mask)).softmax(dim=-1)
             add_product_(rows, layout.packed(p.to(values.dtype) @ values), layer.out)

@@ -17,7 +17,7 @@ from recbole_macrec.generation.network.rotary import Rotation
 
 @dataclass(frozen=True)
 class TransformerSettings:
-    """Sizes of the network; the defaults are those of TIGER, MQL4GRec and MACRec."""
+    """Sizes and variants of the network; the defaults are those of TIGER, MQL4GRec and MACRec."""
 
     d_model: int = 128
     d_ff: int = 1024
@@ -28,6 +28,8 @@ class TransformerSettings:
     relative_buckets: int = 32
     relative_max_distance: int = 128
     dropout: float = 0.1
+    norm: str = "pre_rms"  # see :class:`Residual`
+    decoder_positions: str = "relative"  # relative (T5) or sinusoidal
 
 
 class RMSNorm(nn.Module):
@@ -39,6 +41,43 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
+
+
+class Residual(nn.Module):
+    """Base class of the layers f with a residual connection, which share a norm and dropout.
+
+    The output is x + f(RMSNorm(x)) with ``norm: pre_rms``, as in T5, and LayerNorm(x + f(x)) with ``norm: post_layer``, as in
+    Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+    """
+
+    def __init__(self, s: TransformerSettings):
+        super().__init__()
+        self.dropout, self.post_norm = s.dropout, s.norm == "post_layer"
+        self.norm: nn.LayerNorm | RMSNorm = nn.LayerNorm(s.d_model) if self.post_norm else RMSNorm(s.d_model)
+
+    def input_of(self, x: torch.Tensor) -> torch.Tensor:
+        """The input of f for ``x`` [M, D]."""
+        return x if self.post_norm else self.norm(x)
+
+    def output_of(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The output of the layer for ``x`` and ``y``, the output of f; all [M, D]."""
+        total = x + dropout(y, self.dropout, self.training)
+        return self.norm(total) if self.post_norm else total
+
+
+def final_norm(s: TransformerSettings) -> nn.Module:
+    """The norm after the last layer; none with ``norm: post_layer``, whose layers end with a norm."""
+    return nn.Identity() if s.norm == "post_layer" else RMSNorm(s.d_model)
+
+
+def sinusoidal_encodings(length: int, width: int) -> torch.Tensor:
+    """Encodings [S, D] of positions 0 .. S - 1 (Vaswani et al., section 3.5).
+
+        PE(pos, 2i) = sin(pos / 10000^(2i / D)),  PE(pos, 2i + 1) = cos(pos / 10000^(2i / D))
+    """
+    frequency = 10_000.0 ** -(torch.arange(0, width, 2) / width)
+    angle = torch.arange(length).unsqueeze(1) * frequency  # [S, D / 2]
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width]
 
 
 class RelativeBias(nn.Module):
@@ -70,14 +109,13 @@ class RelativeBias(nn.Module):
         return self.weight[self.bucket(keys[None, :] - queries[:, None])].permute(2, 0, 1)
 
 
-class Attention(nn.Module):
+class Attention(Residual):
     """Attention layer with T5's initial weights, in which the weights of the queries include the scale of the scores."""
 
     def __init__(self, s: TransformerSettings):
-        super().__init__()
-        self.heads, self.dropout = s.num_heads, s.dropout
+        super().__init__(s)
+        self.heads = s.num_heads
         inner = s.num_heads * s.d_kv
-        self.norm = RMSNorm(s.d_model)
         self.query, self.key, self.value = (nn.Linear(s.d_model, inner, bias=False) for _ in range(3))
         self.out = nn.Linear(inner, s.d_model, bias=False)
         nn.init.normal_(self.query.weight, std=(s.d_model * s.d_kv) ** -0.5)
@@ -150,9 +188,8 @@ class SelfAttention(Attention):
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
         """x [M, D], packed as ``groups`` of (users, positions each)."""
-        x_norm = self.norm(x)
-        y = self.attend(x_norm, x_norm, [(n, length, length) for n, length in groups], bias, keep, rotation)
-        return x + dropout(y, self.dropout, self.training)
+        inputs = self.input_of(x)
+        return self.output_of(x, self.attend(inputs, inputs, [(n, length, length) for n, length in groups], bias, keep, rotation))
 
 
 class CrossAttention(Attention):
@@ -161,15 +198,12 @@ class CrossAttention(Attention):
     ) -> torch.Tensor:
         """x [M, D], packed by user; ``queries``: number of queries of each user, for each group."""
         groups = [(n, count, length) for count, (n, length) in zip(queries, memory.groups)]
-        y = self.attend(self.norm(x), memory.hidden, groups, bias, memory.keep)
-        return x + dropout(y, self.dropout, self.training)
+        return self.output_of(x, self.attend(self.input_of(x), memory.hidden, groups, bias, memory.keep))
 
 
-class FeedForward(nn.Module):
+class FeedForward(Residual):
     def __init__(self, s: TransformerSettings):
-        super().__init__()
-        self.dropout = s.dropout
-        self.norm = RMSNorm(s.d_model)
+        super().__init__(s)
         self.up = nn.Linear(s.d_model, s.d_ff, bias=False)
         self.down = nn.Linear(s.d_ff, s.d_model, bias=False)
         nn.init.normal_(self.up.weight, std=s.d_model**-0.5)
@@ -177,6 +211,5 @@ class FeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [M, D]."""
-        x_norm = self.norm(x)
-        y = self.down(dropout(F.relu(self.up(x_norm)), self.dropout, self.training))
-        return x + dropout(y, self.dropout, self.training)
+        hidden = dropout(F.relu(self.up(self.input_of(x))), self.dropout, self.training)
+        return self.output_of(x, self.down(hidden))

@@ -11,9 +11,11 @@ from recbole_macrec.generation.network.dropout import dropout
 from recbole_macrec.generation.network.layers import (
     FeedForward,
     RelativeBias,
-    RMSNorm,
+    Residual,
     TransformerSettings,
+    final_norm,
     padding_bias,
+    sinusoidal_encodings,
     split_heads,
 )
 from recbole_macrec.generation.network.memory import Memory
@@ -36,7 +38,7 @@ class UserScale(nn.Module):
         return self.out(F.leaky_relu(self.hidden(users))).squeeze(-1)
 
 
-class RelationAwareAttention(nn.Module):
+class RelationAwareAttention(Residual):
     """Relation-aware self-attention among the items of a user (MMGRec, Liu et al., 2024, arXiv 2404.16555).
 
     With projections Q_h, K_h, V_h of every head h, shared projections P, and scales a, b, c of user u,
@@ -48,10 +50,9 @@ class RelationAwareAttention(nn.Module):
     """
 
     def __init__(self, s: TransformerSettings, user_width: int):
-        super().__init__()
-        self.heads, self.dropout = s.num_heads, s.dropout
+        super().__init__(s)
+        self.heads = s.num_heads
         inner = s.num_heads * s.d_kv
-        self.norm = RMSNorm(s.d_model)
         self.query, self.key, self.value = (nn.Linear(s.d_model, inner, bias=False) for _ in range(3))
         self.user_query, self.user_key, self.user_value = (nn.Linear(s.d_model, s.d_kv, bias=False) for _ in range(3))
         self.query_scale, self.key_scale, self.value_scale = (UserScale(user_width) for _ in range(3))
@@ -74,10 +75,10 @@ class RelationAwareAttention(nn.Module):
         Returns:
             [M, D].
         """
-        x_norm = self.norm(x)
+        inputs = self.input_of(x)
         scales = [scale(users) for scale in (self.query_scale, self.key_scale, self.value_scale)]
-        shared = [f(x_norm) for f in (self.user_query, self.user_key, self.user_value)]
-        own = [f(x_norm) for f in (self.query, self.key, self.value)]
+        shared = [f(inputs) for f in (self.user_query, self.user_key, self.user_value)]
+        own = [f(inputs) for f in (self.query, self.key, self.value)]
         rows, counts = [n * length for n, length in groups], [n for n, _ in groups]
         masks = [None] * len(groups) if keep is None else keep.split(rows)
         split = [part.split(rows) for part in own + shared] + [scale.split(counts) for scale in scales]
@@ -91,7 +92,7 @@ class RelationAwareAttention(nn.Module):
                 scores = scores + padding_bias(mask.view(n, length))
             y = dropout(scores.softmax(dim=-1), p, self.training).to(v.dtype) @ (v + of_user[2])
             parts.append(y.transpose(1, 2).flatten(-2).flatten(0, 1))
-        return x + dropout(self.out(torch.cat(parts)), self.dropout, self.training)
+        return self.output_of(x, self.out(torch.cat(parts)))
 
 
 class RelationAwareLayer(nn.Module):
@@ -119,7 +120,7 @@ class SetEncoder(nn.Module):
         self.layers: ModuleList[RelationAwareLayer | EncoderLayer] = ModuleList(
             RelationAwareLayer(settings, width) if relation else EncoderLayer(settings) for _ in range(settings.encoder_layers)
         )
-        self.norm = RMSNorm(settings.d_model)
+        self.norm = final_norm(settings)
 
     def forward(self, source: Source, vectors: torch.Tensor, users: torch.Tensor) -> Memory:
         """Encode the users' items.
@@ -146,13 +147,3 @@ class SetEncoder(nn.Module):
                 x = layer.self_attention(x, source.groups, bias, source.keep)
             x = layer.feed_forward(x)
         return Memory(dropout(self.norm(x), p, self.training), source.groups, source.keep)
-
-
-def sinusoidal_encodings(length: int, width: int) -> torch.Tensor:
-    """Encodings [S, D] of positions 0 .. S - 1 (Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.5).
-
-        PE(pos, 2i) = sin(pos / 10000^(2i / D)),  PE(pos, 2i + 1) = cos(pos / 10000^(2i / D))
-    """
-    frequency = 10_000.0 ** -(torch.arange(0, width, 2) / width)
-    angle = torch.arange(length).unsqueeze(1) * frequency  # [S, D / 2]
-    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width]

@@ -15,9 +15,10 @@ from recbole_macrec.generation.network.layers import (
     CrossAttention,
     FeedForward,
     RelativeBias,
-    RMSNorm,
     SelfAttention,
     TransformerSettings,
+    final_norm,
+    sinusoidal_encodings,
 )
 from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Memory
 from recbole_macrec.generation.network.packing import Source, pack, row_starts
@@ -38,9 +39,9 @@ class EncoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Encoder-decoder with a tied token table, pre-norm layers and relative position bias.
+    """Encoder-decoder with a tied token table, by default with pre-norm layers and relative position bias.
 
-    With the same weights it computes the logits of ``transformers.T5ForConditionalGeneration`` (ReLU, tied table).
+    With the same weights it then computes the logits of ``transformers.T5ForConditionalGeneration`` (ReLU, tied table).
 
     Args:
         vocabulary_size: V.
@@ -54,13 +55,27 @@ class Transformer(nn.Module):
         s = settings
         self.table = nn.Embedding(vocabulary_size, s.d_model)
         if s.encoder_layers:
-            self.encoder_bias, self.encoder_norm = RelativeBias(s, bidirectional=True), RMSNorm(s.d_model)
-        self.decoder_bias, self.decoder_norm = RelativeBias(s, bidirectional=False), RMSNorm(s.d_model)
+            self.encoder_bias, self.encoder_norm = RelativeBias(s, bidirectional=True), final_norm(s)
+        self.decoder_bias = RelativeBias(s, bidirectional=False) if s.decoder_positions == "relative" else None
+        self.decoder_norm = final_norm(s)
         self.encoder = ModuleList(EncoderLayer(s) for _ in range(s.encoder_layers))
         self.decoder = ModuleList(DecoderLayer(s) for _ in range(s.decoder_layers))
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return dropout(self.table(tokens), self.settings.dropout, self.training)
+
+    def with_positions(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Add the encodings of positions 0 .. T - 1 to the embeddings [..., T, D] of the decoder's tokens, if it has such encodings."""
+        if self.decoder_bias is not None:
+            return embeddings
+        return embeddings + sinusoidal_encodings(*embeddings.shape[-2:]).to(embeddings)
+
+    def position_bias(self, length: int) -> torch.Tensor:
+        """Bias [H, T, T] of the decoder's self-attention; 0, [1, T, T], if the embeddings contain the positions."""
+        if self.decoder_bias is None:
+            return self.table.weight.new_zeros(1, length, length)
+        position = torch.arange(length, device=self.table.weight.device)
+        return self.decoder_bias(position, position)
 
     def encode(self, source: Source, front: int = 0, levels: int = 1) -> Memory:
         """Encode the source. Every user needs at least one position.
@@ -110,8 +125,8 @@ class Transformer(nn.Module):
         """
         position = torch.arange(tokens.shape[1], device=tokens.device)
         future = position[None, :] > position[:, None]
-        bias = self.decoder_bias(position, position).masked_fill(future, -torch.inf)  # [H, T, T]
-        x = self.embed(tokens.flatten())  # [R*T, D]
+        bias = self.position_bias(tokens.shape[1]).masked_fill(future, -torch.inf)  # [H, T, T]
+        x = dropout(self.with_positions(self.table(tokens)).flatten(0, 1), self.settings.dropout, self.training)  # [R*T, D]
         for layer in self.decoder:
             x = layer.self_attention(x, [(len(tokens), tokens.shape[1])], bias)
             x = layer.feed_forward(layer.cross_attention(x, memory, queries, across))
