@@ -106,7 +106,7 @@ def test_repairs_do_not_change_pandas_and_torch(tiny_dataset, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["input.pth", "all.json", "1/0", "saved/S3Rec-tiny-1.pth"])
-def test_values_that_are_not_python_literals_are_text(text, tiny_dataset):
+def test_values_that_are_not_python_literals_are_strings(text, tiny_dataset):
     config = Config("SASRec", "tiny", config_dict=fast(tiny_dataset, pre_model_path=text, epochs="3"))
     assert config["pre_model_path"] == text
     assert config["epochs"] == 3

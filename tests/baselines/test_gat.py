@@ -31,7 +31,7 @@ def test_equals_the_dense_formula(model):
 
 
 @torch.no_grad()
-def test_attention_of_a_node_sums_to_one_and_without_weights_is_the_mean(model):
+def test_attention_sums_to_one_and_is_uniform_with_zero_weights(model):
     layer, x = model.layers[0], torch.cat([model.users, model.items])
     alpha = layer.attention(0, layer.values[0](x), model.edges)
     torch.testing.assert_close(model.edges.sum(alpha), torch.ones(len(x), dtype=torch.float64))

@@ -58,19 +58,19 @@ def state_of(model) -> dict:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-def test_the_models_of_mmgrec_are_found():
+def test_general_models_are_registered():
     assert set(NAMES) >= {"GraphSAGE", "GAT", "VBPR", "MMGCN", "GRCN", "LATTICE", "InvRL", "LightGT"}
     for name in NAMES:
         assert property_file("model", f"{name}.yaml").is_file() and property_file("hyper", f"{name}.hyper").is_file()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_learns_the_planted_pattern_above_pop(name, results):
+def test_recall_is_above_that_of_pop(name, results):
     assert results(name) > results("Pop") + 0.1
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_permuted_features_lower_recall_of_models_that_read_them(name, results):
+def test_permuted_features_lower_the_recall(name, results):
     if name in WITH_FEATURES:
         assert results(name, is_permuted=True) < results(name) - 0.1
     else:
@@ -78,7 +78,7 @@ def test_permuted_features_lower_recall_of_models_that_read_them(name, results):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_batch_ranks_as_its_users_alone(name, planted):
+def test_scores_do_not_depend_on_the_batch(name, planted):
     _, model, trainer, (train, _, test) = prepare(name, planted)
     trainer.fit(train)
     model.eval()
@@ -94,7 +94,7 @@ def test_a_batch_ranks_as_its_users_alone(name, planted):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_seed_gives_the_same_run_and_loaded_equals_saved(name, planted):
+def test_same_seed_gives_same_results_and_loaded_equals_saved(name, planted):
     runs = []
     for _ in range(2):
         _, model, trainer, (train, valid, test) = prepare(name, planted)
@@ -117,7 +117,7 @@ def test_the_same_seed_gives_the_same_run_and_loaded_equals_saved(name, planted)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_resumed_training_ends_as_an_uninterrupted_one(name, planted):
+def test_resumed_training_equals_uninterrupted_training(name, planted):
     _, whole, trainer, (train, valid, test) = prepare(name, planted)
     expected = trainer.fit(train, valid)
     final, result = state_of(whole), trainer.evaluate(test)
@@ -134,7 +134,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(name, planted):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_held_out_interactions_change_nothing_that_is_learnt(name, tmp_path):
+def test_training_does_not_depend_on_held_out_interactions(name, tmp_path):
     """Each user's last two items are replaced by others. All items and users occur before, so their numbers are the same."""
     path = write_planted(tmp_path / "data")
     pairs = interactions()
@@ -161,7 +161,7 @@ def test_held_out_interactions_change_nothing_that_is_learnt(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_representations_are_computed_once_and_after_a_change_again(name, planted, monkeypatch):
+def test_representations_are_cached_until_weights_change(name, planted, monkeypatch):
     _, model, trainer, (train, valid, _) = prepare(name, planted)
     trainer.train_steps(train, 2)
     calls = []
@@ -178,7 +178,7 @@ def test_representations_are_computed_once_and_after_a_change_again(name, plante
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_of_features_are_joined_by_item_token(name, planted):
+def test_features_are_joined_by_item_token(name, planted):
     _, model, _, loaders = prepare(name, planted, feature_scaling="columns" if name in WITH_FEATURES else "rows")
     assert (list(model.features) == ["text", "image"] if name in WITH_FEATURES else not model.features)
     tokens = loaders[0]._dataset.field2id_token["item_id"][1:].tolist()
@@ -191,7 +191,7 @@ def test_rows_of_features_are_joined_by_item_token(name, planted):
 
 
 @pytest.mark.parametrize("name", WITH_FEATURES)
-def test_one_modality_is_enough_and_changes_the_scores(name, planted):
+def test_trains_with_one_modality(name, planted):
     _, _, trainer, (train, _, test) = prepare(name, planted, modalities=["text"])
     trainer.train_steps(train, 3)
     _, both, other, (train, _, _) = prepare(name, planted)
@@ -200,7 +200,7 @@ def test_one_modality_is_enough_and_changes_the_scores(name, planted):
     assert not torch.allclose(trainer.model.eval().full_sort_predict(users), both.eval().full_sort_predict(users), atol=1e-4)
 
 
-def test_missing_features_are_named(planted, tmp_path):
+def test_error_names_missing_features(planted, tmp_path):
     with pytest.raises(UserError, match="modality 'audio' of dataset planted has no features"):
         prepare("VBPR", planted, modalities=["audio"])
     path = shutil.copytree(planted, tmp_path / "copy")
@@ -211,7 +211,7 @@ def test_missing_features_are_named(planted, tmp_path):
 
 
 @pytest.mark.parametrize("change, named", [("features", "features"), ("order", "users")])
-def test_a_checkpoint_of_other_data_is_refused(change, named, planted, permuted, tmp_path):
+def test_checkpoint_of_other_data_is_rejected(change, named, planted, permuted, tmp_path):
     path = shutil.copytree(planted, tmp_path / "copy")
     _, _, trainer, (train, _, _) = prepare("VBPR", path)
     trainer.fit(train)
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_other_data_is_refused(change, named, planted, permuted,
         load_data_and_model(trainer.saved_model_file)
 
 
-def test_negatives_are_those_of_recbole(planted):
+def test_negatives_equal_those_of_recbole(planted):
     """One item that the user did not take in training, for every interaction."""
     config, model, _, (train, _, _) = prepare("VBPR", planted)
     assert config["train_neg_sample_args"]["distribution"] == "uniform"
@@ -245,12 +245,12 @@ def test_negatives_are_those_of_recbole(planted):
     ("VBPR", "precision", "bf16", "fp32"),
     ("VBPR", "train_neg_sample_args", None, "uniform"),
 ])
-def test_invalid_options_are_named(name, option, value, expected, planted):
+def test_invalid_options_are_user_errors(name, option, value, expected, planted):
     with pytest.raises(UserError, match=f"^{option} is {value!r}.*{expected}"):
         prepare(name, planted, **{option: value})
 
 
-def test_recommend_names_unknown_users(planted):
+def test_recommend_rejects_unknown_users(planted):
     _, model, _, _ = prepare("VBPR", planted)
     with pytest.raises(UserError, match=r"1 user \('x'\)"):
         model.recommend(["u1", "x"])

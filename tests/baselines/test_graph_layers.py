@@ -28,7 +28,7 @@ def dense(source, target, weight: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-def test_weighted_sum_is_a_matrix_product_with_its_gradients(repeated):
+def test_weighted_sum_and_gradients_equal_a_matrix_product(repeated):
     source, target, weight = random_graph(repeated)
     edges, x = Edges(source, target, NODES), vectors(NODES, 3, seed=1)
     weight.requires_grad_()
@@ -41,7 +41,7 @@ def test_weighted_sum_is_a_matrix_product_with_its_gradients(repeated):
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-def test_dot_is_the_product_of_both_ends_with_its_gradients(repeated):
+def test_dot_and_gradients_equal_a_matrix_product(repeated):
     source, target, _ = random_graph(repeated)
     edges, a, b = Edges(source, target, NODES), vectors(NODES, 3, seed=1), vectors(NODES, 3, seed=2)
     expected = (a[edges.target] * b[edges.source]).sum(1)
@@ -51,7 +51,7 @@ def test_dot_is_the_product_of_both_ends_with_its_gradients(repeated):
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
-def test_softmax_is_over_the_edges_to_a_node():
+def test_softmax_over_the_incoming_edges_of_a_node():
     source, target, logits = random_graph(False)
     edges = Edges(source, target, NODES)
     logits = (30 * logits).requires_grad_()

@@ -27,7 +27,7 @@ def test_equals_the_dense_formula(node_features, normalize, planted):
         assert_represents(model, *h.split([model.n_users, model.n_items]))
 
 
-def test_both_reads_the_features_of_an_item(planted):
+def test_node_features_both_adds_projected_features(planted):
     _, model, _, _ = prepare("GraphSAGE", planted, node_features="both")
     assert model.items.shape[1] == 8 and model.item_inputs().shape[1] == 16
     features = torch.cat([model.features_text, model.features_image], dim=1)

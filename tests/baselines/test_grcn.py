@@ -23,7 +23,7 @@ def routing(prototype: list[float], contents: list[list[float]], rounds: int):
     return output, alpha, edges
 
 
-def test_one_round_by_hand():
+def test_one_routing_round_by_hand():
     """p = (1, 0), items (1, 0) and (0, 1): a = softmax(1, 0), p' = normalize(1 + a_1, a_2)."""
     a = torch.tensor([1.0, 0.0], dtype=torch.float64).softmax(0)
     p = F.normalize(torch.stack([1 + a[0], a[1]]), dim=0)
@@ -34,7 +34,7 @@ def test_one_round_by_hand():
     torch.testing.assert_close(output[1:], torch.eye(2, dtype=torch.float64) + p)  # an item has one user: alpha is 1
 
 
-def test_an_item_that_contradicts_the_others_has_the_smallest_weight():
+def test_item_unlike_the_others_has_the_smallest_weight():
     _, alpha, edges = routing([0.5, 0.5], [[1, 0.1], [0.1, 1], [1, 0], [1, 0.2]], rounds=3)
     to_user = alpha[edges.target == 0]
     assert to_user.argmin() == 1

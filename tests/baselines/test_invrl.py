@@ -99,7 +99,7 @@ def test_the_mask_is_learnt_once_and_loaded_with_the_model(tmp_path):
     assert torch.equal(other.mask, mask) and other.mask_is_learnt
 
 
-def test_without_rounds_nothing_is_masked(tmp_path):
+def test_without_mask_rounds_no_feature_is_masked(tmp_path):
     _, model, trainer, (train, _, _) = prepare("InvRL", write_planted(tmp_path / "data"), epochs=1, mask_rounds=0)
     trainer.fit(train)
     assert (model.mask == 1).all()

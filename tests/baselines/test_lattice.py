@@ -32,7 +32,7 @@ def normalised_dense(graph: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("block", [1, 4 * 23, 10**6])
-def test_graph_by_blocks_is_the_dense_one(block, monkeypatch):
+def test_graph_computed_in_blocks_equals_the_dense_graph(block, monkeypatch):
     """Also when the items are no multiple of the block, with an item of features zero and one that is unlike all others."""
     monkeypatch.setattr(lattice, "BLOCK_SCORES", block)
     x = torch.randn(23, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).abs()
@@ -78,7 +78,7 @@ def test_only_the_first_batch_of_an_epoch_trains_the_projections(planted):
     assert [all(part) for part in trained] == [True, False, True, False] and not any(trained[1])
 
 
-def test_with_the_feature_graph_alone_no_projection_is_needed(planted):
+def test_projections_have_no_effect_with_only_the_feature_graph(planted):
     _, model, _, _ = prepare("LATTICE", planted, feature_graph_weight=1.0)
     model.eval()
     before = [x.clone() for x in model.final_representations()]
@@ -89,7 +89,7 @@ def test_with_the_feature_graph_alone_no_projection_is_needed(planted):
         torch.testing.assert_close(a, b)
 
 
-def test_train_features_trains_them(planted):
+def test_features_are_trained_with_train_features(planted):
     _, model, trainer, (train, _, _) = prepare("LATTICE", planted, train_features=True)
     model.before_epoch(0)
     trainer.train_steps(train, 1)

@@ -49,7 +49,7 @@ def test_positions_have_no_gradient(planted):
 
 
 @torch.no_grad()
-def test_order_and_padding_of_the_items_change_nothing(planted):
+def test_order_and_padding_of_the_items_have_no_effect(planted):
     _, model, _, _ = prepare("LightGT", planted)
     model.eval()
     (o, means), contents = model.collaborative(), model.contents()

@@ -30,7 +30,7 @@ def prepare(path, **options):
 
 
 @pytest.mark.parametrize("features", ["none", "codes"])
-def test_loss_of_a_pass_per_user_is_that_of_single_targets(features, data_path):
+def test_per_user_loss_equals_the_loss_of_single_targets(features, data_path):
     """Also for histories that are cut into windows, and for a batch in several parts."""
     _, model, trainer, loaders = prepare(data_path, item_features=features, dropout_prob=0.0, MAX_ITEM_LIST_LENGTH=4, pass_tokens=40)
     windows = trainer.training_loader(loaders[0])
@@ -47,7 +47,7 @@ def test_loss_of_a_pass_per_user_is_that_of_single_targets(features, data_path):
     torch.testing.assert_close(model.calculate_loss(batch), torch.stack(expected).mean(), atol=1e-5, rtol=0)
 
 
-def test_a_later_item_changes_no_earlier_loss(data_path):
+def test_losses_do_not_depend_on_later_items(data_path):
     _, model, _, _ = prepare(data_path, dropout_prob=0.0)
     items, vectors = torch.tensor([3, 9, 4, 7, 5, 8]), model.item_vectors()
 
@@ -60,7 +60,7 @@ def test_a_later_item_changes_no_earlier_loss(data_path):
 
 
 @pytest.mark.parametrize("features", ["none", "codes"])
-def test_full_sort_predict_is_predict_item_by_item(features, data_path):
+def test_full_sort_predict_equals_predict_for_every_item(features, data_path):
     _, model, trainer, loaders = prepare(data_path, item_features=features)
     trainer.train_steps(trainer.training_loader(loaders[0]))
     model.eval()
@@ -74,7 +74,7 @@ def test_full_sort_predict_is_predict_item_by_item(features, data_path):
         torch.testing.assert_close(model.full_sort_predict(users[[i]])[0], scores[i], atol=1e-5, rtol=1e-5)
 
 
-def test_codes_are_added_to_the_items_of_arts_toy(tmp_path):
+def test_embeddings_of_codes_are_added_to_items(tmp_path):
     """In input and output, in all modalities of the dataset; without them no semantic IDs are learnt."""
     options = {**SMALL, "data_path": str(tmp_path), "quantizer": "rq_kmeans", "show_progress": False}
     models = {}
@@ -99,7 +99,7 @@ def test_codes_are_added_to_the_items_of_arts_toy(tmp_path):
     torch.testing.assert_close(plain.full_sort_predict(users), model.full_sort_predict(users), atol=1e-5, rtol=1e-5)
 
 
-def test_learnt_codes_are_those_of_macrec():
+def test_codes_equal_those_of_macrec():
     modalities = ["text", "image"]
     ours, macrec = (SemanticIDSettings.from_config(Config(name, "Arts"), modalities) for name in (NAME, "MACRec"))
     assert ours.identity() == macrec.identity()
@@ -116,7 +116,7 @@ def test_runs_without_semantic_ids_and_ranks_better_than_pop(tiny_dataset):
     assert not (tiny_dataset / TINY / "semantic_ids").exists()
 
 
-def test_a_resumed_training_ends_as_an_uninterrupted_one(data_path):
+def test_resumed_training_equals_uninterrupted_training(data_path):
     _, whole, trainer, (train, valid, test) = prepare(data_path)
     expected = trainer.fit(train, valid)
     final = {key: value.clone() for key, value in whole.state_dict().items()}
@@ -140,7 +140,7 @@ def test_norms_have_no_weight_decay(data_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_number_of_cores_changes_nothing(precision, data_path):
+def test_results_do_not_depend_on_the_number_of_cores(precision, data_path):
     before, seen = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
@@ -161,7 +161,7 @@ def test_the_number_of_cores_changes_nothing(precision, data_path):
     ({"item_features": "codes"}, "semantic IDs"),
     ({"d_ff": 128}, "does not fit"),
 ])
-def test_a_checkpoint_of_another_model_is_refused(change, named, data_path):
+def test_checkpoint_of_another_model_is_rejected(change, named, data_path):
     _, _, trainer, (train, valid, _) = prepare(data_path, epochs=1, eval_step=1)
     trainer.fit(train, valid)
     _, _, other, _ = prepare(data_path, **change)
@@ -169,7 +169,7 @@ def test_a_checkpoint_of_another_model_is_refused(change, named, data_path):
         other.resume_checkpoint(trainer.saved_model_file)
 
 
-def test_a_checkpoint_of_items_in_another_order_is_refused(data_path):
+def test_checkpoint_of_items_in_another_order_is_rejected(data_path):
     """Its embeddings belong to RecBole's item numbers, which follow the rows of the files."""
     _, _, trainer, (train, valid, _) = prepare(data_path, epochs=1, eval_step=1)
     trainer.fit(train, valid)
@@ -190,6 +190,6 @@ def test_a_checkpoint_of_items_in_another_order_is_refused(data_path):
     ("scheduler", "step", "cosine, linear or constant"),
     ("precision", "fp8", "auto, fp32 or bf16"),
 ])
-def test_invalid_options_are_named(option, value, expected, tmp_path):
+def test_invalid_options_are_user_errors(option, value, expected, tmp_path):
     with pytest.raises(UserError, match=f"^{option} is {value!r}.*{expected}"):
         Config(NAME, "no such dataset", config_dict={"data_path": str(tmp_path), option: value})

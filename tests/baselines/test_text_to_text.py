@@ -83,7 +83,7 @@ def test_beams_and_scores_equal_brute_force(name, options, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_few_beams_find_the_lists_of_generate(name, data_path):
+def test_beam_search_equals_generate_of_transformers(name, data_path):
     _, model, trainer, (train, _, test) = prepare(name, data_path, num_beams=10)
     trainer.train_steps(train)
     model.eval()
@@ -92,7 +92,7 @@ def test_few_beams_find_the_lists_of_generate(name, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_batch_ranks_as_its_users_alone_and_scores_every_item(name, data_path):
+def test_scores_do_not_depend_on_the_batch(name, data_path):
     _, model, _, loaders = prepare(name, data_path)
     model.eval()
     users = batch_of(loaders[2])
@@ -106,7 +106,7 @@ def test_a_batch_ranks_as_its_users_alone_and_scores_every_item(name, data_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_learns_the_next_item_repeats_and_loads_as_saved(name, data_path):
+def test_learns_the_next_item_and_loaded_equals_saved(name, data_path):
     """Nearly every item is followed by the next one, so the last item of a history suffices."""
     options = {"epochs": 30, "eval_step": 15, "train_batch_size": 32, "dropout_prob": 0.0, "MAX_ITEM_LIST_LENGTH": 1}
     _, _, trainer, (train, valid, test) = prepare(name, data_path, **options)
@@ -118,7 +118,7 @@ def test_learns_the_next_item_repeats_and_loads_as_saved(name, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_seed_gives_the_same_run(name, data_path):
+def test_same_seed_gives_same_results(name, data_path):
     runs = []
     for _ in range(2):
         _, _, trainer, (train, valid, test) = prepare(name, data_path)
@@ -145,7 +145,7 @@ def test_resumed_equals_uninterrupted(name, data_path):
 
 @pytest.mark.parametrize("name, options", [("P5", {"item_index": "random_digits"}), ("P5", CID), ("LCRec", {}),
                                            ("VIP5", {"vip5_tasks": ["next", "yes_no", "direct"]})])
-def test_held_out_interactions_change_nothing_that_is_learnt(name, options, data_path):
+def test_training_does_not_depend_on_held_out_interactions(name, options, data_path):
     """Each user's last two items are replaced, which also changes RecBole's item numbers."""
     learnt = []
     for replace in (False, True):
@@ -168,7 +168,7 @@ def test_held_out_interactions_change_nothing_that_is_learnt(name, options, data
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_in_another_order_give_the_same_lists(name, data_path):
+def test_recommendations_do_not_depend_on_the_order_of_rows(name, data_path):
     _, model, trainer, (_, _, test) = prepare(name, data_path)
     trainer._save_checkpoint(0)
 
@@ -184,14 +184,14 @@ def test_rows_in_another_order_give_the_same_lists(name, data_path):
 
 
 @pytest.mark.parametrize("change, named", [({"codebook_size": 4, "codebook_levels": 3}, "other IDs"), ({"text_fields": []}, "lcrec_tasks")])
-def test_a_checkpoint_of_other_ids_or_a_missing_title_is_refused(change, named, data_path):
+def test_checkpoint_of_other_ids_and_missing_titles_are_rejected(change, named, data_path):
     _, _, trainer, _ = prepare("LCRec", data_path)
     trainer._save_checkpoint(0)
     with pytest.raises(UserError, match=named):
         prepare("LCRec", data_path, **change)[2].resume_checkpoint(trainer.saved_model_file)
 
 
-def test_random_numbers_do_not_follow_the_order_of_the_items():
+def test_random_ids_do_not_depend_on_the_order_of_items():
     tokens = [f"i{i}" for i in range(120)]
     digits = random_digits(tokens, 3)
     assert digits.shape == (120, 3) and len(np.unique(digits, axis=0)) == 120 and digits.max() == 9
@@ -201,7 +201,7 @@ def test_random_numbers_do_not_follow_the_order_of_the_items():
     assert digit_index(tokens, 3).fingerprint(tokens) == digit_index(tokens[::-1], 3).fingerprint(tokens[::-1])
 
 
-def test_clusters_are_named_by_their_path_and_short_ids_are_closed():
+def test_cluster_tokens_contain_their_path_and_short_ids_end_with_an_end_token():
     codes = np.array([[1, 1, 0], [1, 2, 0], [2, 1, 1], [2, 1, 2]])  # paths (0, 0), (0, 1), (1, 0, 0), (1, 0, 1)
     ids = SemanticIDs(tuple("abcd"), {"text": codes}, {"text": (3, 3, 3)}, {"text": codes})
     index = cluster_index(ids)
@@ -239,7 +239,7 @@ def test_tokens_of_an_item_share_their_whole_word_embedding(data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_is_that_of_transformers_on_the_response(name, data_path):
+def test_loss_equals_that_of_transformers(name, data_path):
     """P5 and VIP5: mean over samples of the mean over tokens; LCRec: mean over tokens. Tokens of a prompt have no loss."""
     _, model, _, loaders = prepare(name, data_path, dropout_prob=0.0)
     model.train()
@@ -264,7 +264,7 @@ def test_the_loss_is_that_of_transformers_on_the_response(name, data_path):
     assert name != "LCRec" or len(samples) > 5
 
 
-def test_vip5_trains_adapters_norms_and_new_modules_only(data_path):
+def test_vip5_trains_only_adapters_norms_and_new_modules(data_path):
     _, model, trainer, (train, _, _) = prepare("VIP5", data_path, weight_decay=0.5)
     before = weights_of(model)
     trainer.train_steps(train)
@@ -275,7 +275,7 @@ def test_vip5_trains_adapters_norms_and_new_modules_only(data_path):
     assert not [name for name in moved if name.startswith("backbone.model") and not any(p in name for p in (".down.", ".up.", "layer_norm"))]
 
 
-def test_adapters_start_as_a_plain_t5(data_path):
+def test_new_adapters_do_not_change_t5(data_path):
     _, model, _, (_, _, test) = prepare("VIP5", data_path)
     model.eval()
     users = batch_of(test)[np.arange(4)]
@@ -311,7 +311,7 @@ def test_image_features_and_tasks_change_the_loss(tasks, data_path):
         assert answers == {tuple(model.backbone.encode(word)) for word in ("yes", "no")}
 
 
-def test_other_items_exclude_the_target_and_do_not_repeat(data_path):
+def test_sampled_items_are_distinct_and_exclude_the_target(data_path):
     _, model, _, _ = prepare("VIP5", data_path)
     for target in (1, 12, ITEMS):
         others = model._others(target, ITEMS - 1)
@@ -322,7 +322,7 @@ def test_other_items_exclude_the_target_and_do_not_repeat(data_path):
 
 
 @needs_peft
-def test_lora_trains_its_matrices_the_head_and_the_added_rows_only(data_path):
+def test_lora_trains_only_its_matrices_the_head_and_added_rows(data_path):
     _, model, trainer, (train, _, test) = prepare("LCRec", data_path, trained_weights="lora")
     before = weights_of(model)
     trainer.train_steps(train)
@@ -335,13 +335,13 @@ def test_lora_trains_its_matrices_the_head_and_the_added_rows_only(data_path):
     assert model.rank(users).items.tolist() == TextReference(model).rank(users, model.beams)
 
 
-def test_lora_without_peft_names_the_package(data_path, monkeypatch):
+def test_lora_without_peft_is_a_user_error(data_path, monkeypatch):
     monkeypatch.setattr("recbole_macrec.config.schema.text_to_text.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install 'recbole_macrec\\[llm\\]'"):
         prepare("LCRec", data_path, trained_weights="lora")
 
 
-def test_tasks_of_lcrec_read_texts_and_ids(data_path):
+def test_lcrec_prompts_contain_texts_and_ids(data_path):
     file = data_path / "preferences.json"
     file.write_text(json.dumps({"u1": {"preferences": ["likes wool"], "intentions": {"i4": "a ball of wool"}}, "unknown": {}}))
     options = {"lcrec_tasks": list(LCREC_TASKS), "preference_file": str(file), "text_fields": ["title", "categories"]}
@@ -384,7 +384,7 @@ def saved_backbones(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_local_backbone_trains_and_its_frozen_weights_stay_out_of_checkpoints(name, data_path, saved_backbones):
+def test_checkpoints_leave_out_frozen_weights_of_a_local_backbone(name, data_path, saved_backbones):
     folder = saved_backbones / ("llama" if name == "LCRec" else "t5")
     _, model, trainer, (train, valid, test) = prepare(name, data_path, backbone=str(folder), epochs=1)
     trainer.fit(train, valid)
@@ -404,14 +404,14 @@ def test_a_local_backbone_trains_and_its_frozen_weights_stay_out_of_checkpoints(
     ("./nowhere", "backbone", "model folder nowhere of backbone does not exist"),
 ])
 @pytest.mark.parametrize("name", ["P5", "LCRec"])
-def test_a_missing_backbone_says_what_to_put_where(name, backbone, option, named, data_path, monkeypatch):
+def test_error_of_a_missing_backbone_names_the_files_needed(name, backbone, option, named, data_path, monkeypatch):
     monkeypatch.setattr("recbole_macrec.data.encoders.source.hub_answers", lambda: False)
     with pytest.raises(UserError, match=named):
         prepare(name, data_path, backbone=backbone)
 
 
 @pytest.mark.parametrize("name, folder", [("P5", "llama"), ("LCRec", "t5")])
-def test_a_backbone_of_the_other_kind_is_refused(name, folder, data_path, saved_backbones):
+def test_backbone_of_the_wrong_architecture_is_rejected(name, folder, data_path, saved_backbones):
     with pytest.raises(UserError, match="needs a"):
         prepare(name, data_path, backbone=str(saved_backbones / folder))
 
@@ -429,12 +429,12 @@ def test_a_backbone_of_the_other_kind_is_refused(name, folder, data_path, saved_
     ("LCRec", "lcrec_tasks", ["sequence", "search"], "preference_file"),
     ("LCRec", "trained_weights", "some", "all or lora"),
 ])
-def test_invalid_options_are_named(name, option, value, expected, data_path):
+def test_invalid_options_are_user_errors(name, option, value, expected, data_path):
     with pytest.raises(UserError, match=expected):
         prepare(name, data_path, **{option: value})
 
 
-def test_one_command_prints_one_table(data_path, capsys):
+def test_models_share_one_table(data_path, capsys):
     words = [f"--{key}={value}" for key, value in {**QUICK, "epochs": 1, "show_progress": False, "state": "ERROR"}.items()]
     argv = ["--model=P5,VIP5,LCRec", f"--dataset={TINY}", f"--data_path={data_path}", *words, "--codebook_size=8", "--codebook_levels=2",
             "--modalities=[text,image]"]

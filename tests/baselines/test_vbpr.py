@@ -13,7 +13,7 @@ def planted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("biases", [True, False])
-def test_score_is_the_formula(biases, planted):
+def test_score_equals_the_formula(biases, planted):
     _, model, _, _ = prepare("VBPR", planted, biases=biases)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -39,7 +39,7 @@ def test_without_features_and_biases_it_is_bpr(planted):
         torch.testing.assert_close(model.calculate_loss(batch), bpr.calculate_loss(batch), atol=1e-5, rtol=1e-5)
 
 
-def test_loss_of_a_batch_is_that_of_the_whole_tables(planted):
+def test_loss_of_a_batch_equals_that_of_full_tables(planted):
     _, model, _, (train, _, _) = prepare("VBPR", planted, reg_weight=0.1)
     batch = next(iter(train))
     user, i, j = batch["user_id"], batch["item_id"], batch["neg_item_id"]

@@ -49,7 +49,7 @@ def figures(capsys, *arguments) -> dict:
     return record
 
 
-def test_decode_finds_the_items_of_generate(data, capsys):
+def test_decode_ranks_the_same_items_as_generate(data, capsys):
     record = figures(capsys, "decode", *data, *SMALL)
     fp32 = record["fp32"]
     assert fp32["top10_agreement"] >= 0.99
@@ -87,7 +87,7 @@ def test_same_top_compares_items_in_order():
     assert same_top(found, expected, k=2) == pytest.approx(1 / 3)
 
 
-def test_whole_reports_floating_point_operations(data, capsys):
+def test_whole_run_reports_floating_point_operations(data, capsys):
     record = figures(capsys, "whole", *data, *SMALL, "--epochs=1", "--modalities", "text", "image")
     assert record["tflop_per_s"] > 0 and record["test_result"]["hit@10"] > 0
     share = record["tflop_per_s"] / record["matrix_tflop_per_s"]
@@ -105,7 +105,7 @@ def test_scale_has_a_row_per_catalogue_size(capsys):
     assert all(row[k] > 0 for row in rows for k in positive)
 
 
-def test_crossing_of_two_costs():
+def test_crossing_point_of_two_costs():
     rows = [{"items": n, "flat": 4.0, "steep": n / 100} for n in (1000, 10, 100)]
     assert crossing(rows, "flat", "steep") == pytest.approx(400, abs=1)
     assert crossing(rows, "steep", "flat") is None and crossing(rows[1:], "flat", "steep") is None

@@ -11,7 +11,7 @@ from recbole_macrec.benchmark.speed import text
 SMALL = ["--batch=64", "--repeats=1", "--training_steps=3", "--users=16", "--reference_users=8", "--reference_batch=5", "--timed_steps=1"]
 
 
-def test_text_models_find_the_lists_of_generate(data_path, capsys, monkeypatch):
+def test_ranking_equals_generate_of_transformers(data_path, capsys, monkeypatch):
     folder = data_path / TINY
     for file in (folder / "features").glob("text.*"):  # without text features the published IDs are used
         file.unlink()

@@ -61,7 +61,7 @@ def test_several_models_share_one_table(tiny, tmp_path, capsys):
         assert f"{run['test_result']['hit@10']:.4f}" in printed
 
 
-def test_a_run_gives_the_same_result_beside_other_models(tiny, tmp_path):
+def test_results_do_not_depend_on_the_other_models_of_the_command(tiny, tmp_path):
     assert main(["--model=Pop,GRU4Rec", *tiny, "--output=both"]) == 0
     before = list(sys.argv)
     assert main(["--model=GRU4Rec", *tiny, "--result_file=alone.json"]) == 0
@@ -75,7 +75,7 @@ def logged_losses() -> list[str]:
     return re.findall(r"train loss: ([\d.]+)", log.read_text())
 
 
-def test_torchrun_and_nproc_give_the_same_model_and_rankings(tiny, tmp_path):
+def test_torchrun_and_nproc_give_the_same_results(tiny, tmp_path):
     """The last comparison uses untrained models, to compare only the evaluation; with batches of 3 the processes have last batches
     of different sizes."""
     argv = ["--model=SASRec", *(word for word in tiny if word != "--state=ERROR"), "--learning_rate=0.0", "--eval_batch_size=3"]

@@ -69,7 +69,7 @@ def whole(arguments, tmp_path_factory) -> Path:
     return folder
 
 
-def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(whole, arguments, tmp_path):
+def test_resumed_comparison_equals_an_uninterrupted_one(whole, arguments, tmp_path):
     argv = ["compare", MODELS, "--seeds=2", "--output=killed", *arguments]
     folder = tmp_path / "killed" / "runs" / TINY / "TIGER" / "seed-2020"
     process = subprocess.Popen([sys.executable, "-m", "recbole_macrec.benchmark", *argv])
@@ -92,7 +92,7 @@ def test_finished_runs_are_not_repeated(whole, arguments):
     assert all((folder / "result.json").stat().st_mtime_ns == then for folder, then in before.items())
 
 
-def test_every_call_gets_further_however_few_its_minutes(whole, arguments, capsys):
+def test_every_call_makes_progress_within_any_time_limit(whole, arguments, capsys):
     """A call without time trains one batch of the run that is next, or evaluates it once; and two runs at once end as one after
     the other."""
     argv = ["compare", MODELS, "--seeds=2", "--output=parts", *arguments]
@@ -112,7 +112,7 @@ def test_every_call_gets_further_however_few_its_minutes(whole, arguments, capsy
     assert figures(Path("parts")) == figures(whole)
 
 
-def test_the_folder_holds_every_user(whole):
+def test_run_folder_contains_ranks_of_every_user(whole):
     comparison = open_comparison(whole)
     assert comparison.labels == ["BERT4Rec", "TIGER"] and comparison.seeds == [2020, 2021]
     for run in comparison.runs:
@@ -134,7 +134,7 @@ def test_the_folder_holds_every_user(whole):
     assert hits == pytest.approx(run.result["test_detail"]["fused"]["id"]["hit@10"], abs=1e-4)
 
 
-def test_histories_and_counts_are_those_of_the_interactions(whole, data_path):
+def test_histories_and_counts_equal_those_of_the_atomic_file(whole, data_path):
     """Read again from the atomic file: users in order of time, all but the last two items train."""
     taken: dict[str, list[str]] = {}
     for line in (data_path / TINY / f"{TINY}.inter").read_text().splitlines()[1:]:
@@ -148,7 +148,7 @@ def test_histories_and_counts_are_those_of_the_interactions(whole, data_path):
         assert dict(zip(ranks.items[1:].tolist(), ranks.counts[1:].tolist())) == {f"i{i}": trained.count(f"i{i}") for i in range(ITEMS)}
 
 
-def test_other_settings_need_another_folder(whole, arguments, capsys):
+def test_folder_of_other_settings_is_rejected(whole, arguments, capsys):
     argv = [word for word in arguments if not word.startswith("--epochs")]
     assert main(["compare", MODELS, "--seeds=2", f"--output={whole}", *argv, "--epochs=9"]) == 1
     assert "epochs was 4 and is 9 now" in capsys.readouterr().err
@@ -169,14 +169,14 @@ def test_other_settings_need_another_folder(whole, arguments, capsys):
         (["--models=Pop", "--datasets="], "no dataset"),
     ],
 )
-def test_one_sentence_says_what_to_mend(argv, expected, capsys):
+def test_invalid_arguments_are_one_line_errors(argv, expected, capsys):
     assert main(["compare", "--output=out", *argv]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and expected in error
     assert not Path("out").exists()
 
 
-def test_a_damaged_or_missing_folder_is_named(tmp_path):
+def test_error_names_a_damaged_or_missing_folder(tmp_path):
     with pytest.raises(UserError, match="has no compare.json"):
         open_comparison(tmp_path)
     (tmp_path / "compare.json").write_text("{")
@@ -184,11 +184,11 @@ def test_a_damaged_or_missing_folder_is_named(tmp_path):
         open_comparison(tmp_path)
 
 
-def test_seeds_are_counted_or_listed():
+def test_seeds_as_a_number_or_a_list():
     assert seeds_of("3") == [2020, 2021, 2022] and seeds_of("2", first=7) == [7, 8] and seeds_of("1,7") == [1, 7]
 
 
-def test_full_rank_follows_topk_and_breaks_ties_below_by_item():
+def test_full_rank_extends_topk_and_breaks_ties_by_item():
     scores = torch.tensor([[-torch.inf, 3.0, 1.0, 1.0, 2.0, 1.0]] * 4)
     top = torch.topk(scores, 2, dim=-1).indices
     assert full_rank(scores, top, torch.tensor([1, 4, 3, 5])).tolist() == [1, 2, 4, 5]

@@ -54,11 +54,11 @@ def test_three_users_by_hand():
     assert target_ranks(torch.zeros(1, 3), torch.tensor([0, 0]), torch.tensor([0, 2]), 99).tolist() == [1, 3]
 
 
-def test_candidates_are_the_distinct_items_of_all_lists():
+def test_candidates_are_the_union_of_all_lists():
     assert distinct(np.array([[3, 1, 3, 2], [5, 0, 5, 5]])).tolist() == [[1, 2, 3], [5, 0, 0]]
 
 
-def test_a_useless_model_gets_no_weight_and_a_useful_pair_beats_both():
+def test_weights_of_a_random_model_and_of_two_complementary_models():
     generator = torch.Generator().manual_seed(0)
     signal = torch.randn(2, 4000, 20, generator=generator)
     noise = torch.randn(1, 4000, 20, generator=generator)
@@ -73,7 +73,7 @@ def test_a_useless_model_gets_no_weight_and_a_useful_pair_beats_both():
     assert best > max(quality(scores) for scores in signal) + 0.05
 
 
-def test_the_fused_run_is_a_row_of_the_tables(comparison):
+def test_tables_have_a_row_for_the_fused_run(comparison):
     (table,) = json.loads((comparison / "table.json").read_text())["tables"]
     assert [row["label"] for row in table["rows"]] == [*MODELS, NAME]
     assert any(NAME in (test["first"], test["second"]) for test in table["tests"])
@@ -87,7 +87,7 @@ def test_the_fused_run_is_a_row_of_the_tables(comparison):
     assert main(["report", str(comparison)]) == 0
 
 
-def test_the_row_stays_when_the_comparison_is_repeated(comparison):
+def test_repeated_comparison_keeps_the_fused_row(comparison):
     spec = json.loads((comparison / "compare.json").read_text())
     assert spec["fusions"] == {NAME: list(MODELS)}
     before = fused_run(comparison).result
@@ -95,7 +95,7 @@ def test_the_row_stays_when_the_comparison_is_repeated(comparison):
     assert fused_run(comparison).result == before
 
 
-def test_scores_of_the_models_agree_with_their_own_rankings(comparison):
+def test_scores_of_candidates_agree_with_the_rankings_of_the_runs(comparison):
     """Candidates alone, each model ranks as in its own run, whatever order and numbers the others have."""
     runs = {run.spec.label: run for run in open_comparison(comparison).runs}
     members = [Member(runs[label]) for label in MODELS]
@@ -107,7 +107,7 @@ def test_scores_of_the_models_agree_with_their_own_rankings(comparison):
             assert found == rank[key] or min(found, rank[key]) > 10
 
 
-def test_a_published_fusion_names_its_weights_and_command(comparison, tmp_path):
+def test_published_fusion_contains_weights_and_command(comparison, tmp_path):
     assert main(["publish", str(comparison), f"--to={tmp_path / 'results'}"]) == 0
     (file,) = (tmp_path / "results").rglob("*TIGER-+-SASRec-+-BPR*.json")
     content = json.loads(file.read_text())
@@ -115,7 +115,7 @@ def test_a_published_fusion_names_its_weights_and_command(comparison, tmp_path):
     assert sum(content["fusion"]["weights"]) == pytest.approx(1, abs=1e-5) and content["seconds"]["cpu"] > 0
 
 
-def test_weights_come_from_validation_alone(comparison, monkeypatch):
+def test_weights_depend_on_validation_data_only(comparison, monkeypatch):
     """With other test targets the weights are the same."""
     weights = fused_run(comparison).result["fusion"]["weights"]
     original, seen = Member.rows, []
@@ -145,7 +145,7 @@ def test_weights_come_from_validation_alone(comparison, monkeypatch):
     (["--models=TIGER,SASREC"], "Did you mean 'SASRec'"),
     (["--models=TIGER,SASRec", "--top=5"], "top is 5; expected a whole number >= 10"),
 ])  # fmt: skip
-def test_wrong_arguments_are_one_sentence(comparison, words, message, capsys):
+def test_invalid_arguments_are_one_line_errors(comparison, words, message, capsys):
     assert main(["fuse", str(comparison), *words]) != 0
     assert message in capsys.readouterr().err
 

@@ -356,7 +356,7 @@ def test_sorting(browser, page):
         assert column(browser, 0, 0) == expected
 
 
-def test_a_chip_dims_the_other_series(browser, page):
+def test_selecting_a_series_dims_the_others(browser, page):
     browser.open(page)
     browser.run("document.querySelector('.chips button').click()")
     dimmed = "[...document.querySelectorAll('svg .dim')].map((e) => e.getAttribute('class').split(' ')[0])"

@@ -57,7 +57,7 @@ def test_metrics_of_users_by_hand():
         user_values(ranks, "novelty@10")
 
 
-def test_a_planted_better_model_is_found_in_both_directions():
+def test_better_model_is_significant_in_both_directions():
     rng = np.random.default_rng(0)
     worse = rng.integers(1, 60, 400)
     better = np.where(rng.random(400) < 0.3, np.maximum(1, worse - 15), worse)
@@ -67,7 +67,7 @@ def test_a_planted_better_model_is_found_in_both_directions():
     assert back.p == forth.p and forth.users == 400
 
 
-def test_tables_of_a_folder_test_user_by_user_in_the_direction_asked(tmp_path):
+def test_tables_contain_paired_tests_in_the_requested_direction(tmp_path):
     """A planted better model, a worse one whose users stand in another order, and a copy, as runs of two seeds."""
     rng = np.random.default_rng(5)
     users, worse = np.array([f"u{i}" for i in range(300)]), rng.integers(1, 40, (2, 300))
@@ -97,13 +97,13 @@ def test_tables_of_a_folder_test_user_by_user_in_the_direction_asked(tmp_path):
     assert "| better | worse | ndcg@10 | +" in markdown([table]) and "| no different |" in markdown([table])
 
 
-def test_two_copies_of_a_model_differ_in_neither_direction():
+def test_copies_of_a_model_do_not_differ():
     ranks = np.random.default_rng(1).integers(1, 30, 300)
     for test in paired_tests({"a": ranks, "b": ranks.copy()}, [("a", "b"), ("b", "a")]):
         assert test.verdict == "no difference" and test.difference == test.low == test.high == 0 and test.p == 1
 
 
-def test_equally_good_models_rarely_seem_to_differ():
+def test_false_positive_rate_of_equal_models_with_one_seed():
     """Under exchange of the two models, a test at level 5 % errs in about 5 % of trials."""
     rng = np.random.default_rng(2)
     wrong = 0
@@ -114,7 +114,7 @@ def test_equally_good_models_rarely_seem_to_differ():
     assert wrong <= 8  # 3 expected; more than 8 has probability 0.3 %
 
 
-def test_one_seed_is_the_t_test_over_users():
+def test_one_seed_equals_the_t_test_over_users():
     difference = np.random.default_rng(3).normal(0.1, 1, 80)
     mean, low, high, p = mixed_model(difference[None])
     assert mean == pytest.approx(difference.mean()) and p == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
@@ -130,19 +130,19 @@ def test_mixed_model_by_hand():
     assert (low, high) == pytest.approx((mean - error * stats.t.ppf(0.975, degrees), mean + error * stats.t.ppf(0.975, degrees)))
 
 
-def test_few_users_of_one_sign_have_the_p_of_the_sign_test():
+def test_few_users_with_one_sign_get_the_p_value_of_the_sign_test():
     assert mixed_model(np.array([[0.1, 0.1, 0.1]]))[3] == 2 / 2**3
     assert mixed_model(np.array([[0.1]]))[3] == 1
 
 
-def test_users_count_by_their_rows_and_the_mean_is_that_of_all_rows():
+def test_users_are_weighted_by_their_number_of_test_rows():
     table = by_user([np.array([1.0, 0, 0]), np.array([1.0, 1])], [["u", "v", "v"], ["v", "w"]])
     assert table.mean(1) == pytest.approx([1 / 3, 1]) and table.shape == (2, 3)
     assert by_user([np.array([3.0, 1])], [["u", "v"]]).tolist() == [[3, 1]]
 
 
 @pytest.mark.parametrize("seeds, most", [(2, 0.08), (5, 0.08)])
-def test_equal_models_with_noise_between_seeds_rarely_seem_to_differ(seeds, most):
+def test_false_positive_rate_of_equal_models_with_several_seeds(seeds, most):
     """200 pairs of equal models whose Hit@10 varies by .002 between seeds, at level 5 %. Averaging each user over the seeds and
     testing the users alone calls every fifth pair different with five seeds, as every sixth with one."""
     rng, users, trials = np.random.default_rng(8), 20000, 200
@@ -163,13 +163,13 @@ def test_holm_by_hand():
     assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([]) == []
 
 
-def test_correction_counts_all_tests_made_together():
+def test_correction_is_over_all_tests_of_a_table():
     ranks = {"a": [1] * 6 + [3] * 4, "b": [2] * 6 + [3] * 4, "c": [3] * 10}
     tests = paired_tests(ranks, [("a", "b"), ("a", "c")], "ndcg@10", "hit@1")
     assert [t.p_holm for t in tests] == holm([t.p for t in tests]) and len(tests) == 4
 
 
-def test_rows_of_several_targets_by_hand(tmp_path):
+def test_users_with_several_targets_by_hand(tmp_path):
     """u has two targets at places 1 and 3, v one at 11, w three at 2, 4 and 5; then v again with the same target."""
     users, rows = np.array(list("uuvwwwv")), np.array([0, 0, 1, 2, 2, 2, 3])
     targets, ranks, items = np.array([1, 2, 1, 1, 2, 3, 1]), np.array([1, 3, 11, 2, 4, 5, 1]), np.array(["[PAD]", *"abc"])
@@ -185,7 +185,7 @@ def test_rows_of_several_targets_by_hand(tmp_path):
     assert [h.tolist() for h in read.single().histories] == [[0], [0], [1], [2], [2], [2], [3]]
 
 
-def test_runs_with_other_test_rows_are_named_and_not_tested():
+def test_runs_with_different_test_rows_are_reported_and_not_tested():
     a, b = (Measured([(user, ("i",), 0)], {"hit@10": np.ones(1)}) for user in "uv")
     assert compare_pairs({"a": [a], "b": [b], "c": [a]}, ["hit@10"], [("a", "b")]) == ([], [("a", "b")])
     table = build_table("t", GROUPS)
@@ -193,7 +193,7 @@ def test_runs_with_other_test_rows_are_named_and_not_tested():
     assert "a and b are not tested against each other: their test rows differ." in markdown([table])
 
 
-def test_with_one_seed_the_text_speaks_of_two_runs():
+def test_caption_with_one_seed_says_that_two_runs_are_compared():
     table = build_table("t", GROUPS)
     table.tests = paired_tests({"A_1": [1] * 20 + [3] * 10, "B": [4] * 30}, [("A_1", "B")])
     assert table.tests[0].verdict == "better" and table.tests[0].seeds == 1
@@ -208,7 +208,7 @@ GROUPS = {
 }
 
 
-def test_tables_mark_best_and_second_and_give_the_deviation():
+def test_tables_mark_best_and_second_best_and_contain_deviations():
     table = build_table("t", GROUPS, {"C": "1 of 2 runs unfinished"})
     text = markdown([table])
     assert "| A_1 | **0.3000 ± 0.1414** | <u>0.2000 ± 0.1414</u> |" in text
@@ -221,7 +221,7 @@ def test_tables_mark_best_and_second_and_give_the_deviation():
     assert len({line.count("&") for line in body}) == 1 and len(body) == 4
 
 
-def test_every_figure_is_in_csv_and_json(tmp_path):
+def test_csv_and_json_contain_every_value(tmp_path):
     table = build_table("t", GROUPS)
     lines = list(csv.DictReader(comma_separated([table]).splitlines()))
     (line,) = [line for line in lines if (line["label"], line["figure"]) == ("A_1", "hit@10")]
@@ -232,7 +232,7 @@ def test_every_figure_is_in_csv_and_json(tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".tex", ".csv", ".json"}
 
 
-def test_a_table_says_in_which_precision_its_runs_were_trained_and_evaluated(tmp_path):
+def test_table_names_the_precision_of_training_and_evaluation(tmp_path):
     fp32, bf16 = ({"training": training, "evaluation": "fp32"} for training in ("fp32", "bf16"))
     groups = {label: [record(**{"hit@10": value}) | {"precision": precision}]
               for label, value, precision in (("A", 0.2, fp32), ("B", 0.3, bf16), ("C", 0.1, fp32))}  # fmt: skip
@@ -252,7 +252,7 @@ def test_a_table_says_in_which_precision_its_runs_were_trained_and_evaluated(tmp
     assert build_table("t", GROUPS).precision == ""  # older runs do not say
 
 
-def test_equal_means_share_their_place():
+def test_equal_means_have_the_same_rank_marker():
     groups = {label: [record(**{"hit@10": value})] for label, value in (("a", 0.2), ("b", 0.2), ("c", 0.1))}
     places = [row.cells["hit@10"].place for row in build_table("t", groups).rows]
     assert places == [1, 1, 2]
@@ -260,14 +260,14 @@ def test_equal_means_share_their_place():
     assert only.rows[0].cells["hit@10"].place == 0
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path):
+def test_json_is_written_atomically(tmp_path):
     write_json({"a": 1}, tmp_path / "x.json")
     with pytest.raises(TypeError):
         write_json({"a": object()}, tmp_path / "x.json")
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1} and len(list(tmp_path.iterdir())) == 1
 
 
-def test_labels_are_printed_as_they_are(capsys):
+def test_labels_are_not_interpreted_as_markup(capsys):
     label, record = "[/nope] two :smile: a|b\\c", {"test_result": {"ndcg@10": 0.5}, "epochs": 1, "parameters": 1, "seed": 1,
                                                    "semantic_ids": {}, "seconds": {"training": 0.0}, "versions": {},
                                                    "hardware": {"processor": "p", "cores": 1, "memory_gib": 1, "gpus": []}}

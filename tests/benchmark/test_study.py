@@ -64,7 +64,7 @@ def test_sweep_skips_impossible_values_of_a_dataset():
     assert "first_con_layer=2" in labels and "first_con_layer=3" not in labels and "lambda_con=0.03" not in labels
 
 
-def test_groups_count_each_user_once(arguments):
+def test_every_user_is_in_one_group(arguments):
     folder, result, figures = study(arguments, kind="groups", models=["MACRec", "SASRec"], by="target_count", **{"from": [0, 3, 9]})
     assert figures == ["target_count-hit-10", "target_count-ndcg-10"]
     rows = [dict(zip(result["columns"], row)) for row in result["rows"]]
@@ -142,7 +142,7 @@ def test_variants_and_sweeps(arguments):
     )
 
 
-def test_published_study_has_our_results_and_the_progress_of_runs(arguments):
+def test_study_with_published_values_shows_results_and_progress(arguments):
     argv = [word + "-published" if word.startswith("--output") else word for word in arguments]
     content = {"kind": "published", "models": ["SASRec", "TIGER"], "published": {TINY: {"TIGER": {"hit@10": 0.25}}},
                "fusions": [["SASRec", "TIGER"], ["TIGER", "MACRec"]]}  # fmt: skip
@@ -158,7 +158,7 @@ def test_published_study_has_our_results_and_the_progress_of_runs(arguments):
     assert theirs["hit@10 of IDs"] == pytest.approx(user_values(run.ranks.id_ranks["fused"], "hit@10").mean(), abs=1e-4)
 
 
-def test_variants_of_several_models_can_be_selected(tmp_path):
+def test_selected_variants_of_several_models(tmp_path):
     content = {"kind": "published", "variants": {"Pop": {"model": "Pop"}, "TIGER (image)": {"model": "TIGER", "d_model": 8}}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
     read = read_study(str(tmp_path / "own.yaml"))

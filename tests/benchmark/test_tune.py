@@ -16,18 +16,18 @@ FILES = sorted(path for path in property_file("hyper").glob("*.hyper") if path.s
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_file_names_options_of_its_model(path):
+def test_search_spaces_contain_options_of_their_model(path):
     space = tune.read_space(path.stem)
     check_options(space, [path.stem], "arts-toy", str(path))
     assert space or path.stem == "Pop"
 
 
-def test_ours_and_the_usual_baselines_have_a_file():
+def test_our_models_and_common_baselines_have_a_search_space():
     named = {path.stem for path in FILES}
     assert named >= {*model_names(), "SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec", "LightGCN"}
 
 
-def test_tries_repeat_differ_and_leave_what_is_set():
+def test_trials_are_reproducible_distinct_and_keep_set_options():
     tries = tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1)
     assert tries == tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1) != tune.draw_tries("SASRec", {}, 6, seed=1)
     assert tries[0] == {} and len({json.dumps(settings) for settings in tries}) == 6
@@ -35,13 +35,13 @@ def test_tries_repeat_differ_and_leave_what_is_set():
     assert tune.draw_tries("Pop", {}, 6, seed=1) == [{}]
 
 
-def test_a_small_space_ends(monkeypatch):
+def test_small_search_space_is_exhausted(monkeypatch):
     monkeypatch.setattr(tune, "read_space", lambda model: {"a": ("choice", [1, 2])})
     tries = tune.draw_tries("SASRec", {}, 9, seed=1)
     assert tries[0] == {} and sorted(settings["a"] for settings in tries[1:]) == [1, 2]
 
 
-def test_lines_of_all_kinds(tmp_path, monkeypatch):
+def test_search_space_lines_of_every_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "property_file", lambda *parts: tmp_path / parts[-1])
     (tmp_path / "M.hyper").write_text("a loguniform -2, 0\nb quniform 0.0,1.0,0.25\n\nc uniform 1,2\nd choice ['x', 'y']\n")
     for settings in tune.draw_tries("M", {}, 20, seed=0)[1:]:
@@ -55,7 +55,7 @@ def test_lines_of_all_kinds(tmp_path, monkeypatch):
         tune.read_space("N")
 
 
-def test_the_best_by_validation_is_compared(tiny_dataset, monkeypatch):
+def test_comparison_uses_the_best_trial_by_validation(tiny_dataset, monkeypatch):
     """Three tries of a learning rate, of which one can't learn; the runs get the best try's settings."""
     monkeypatch.setattr(tune, "read_space", lambda model: {"learning_rate": ("choice", [0.0, 0.02])})
     argv = ["compare", "--models=GRU4Rec", "--datasets=tiny", f"--data_path={tiny_dataset}", "--tune=3", "--output=out"]

@@ -25,7 +25,7 @@ def recbole_defaults() -> dict:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_defaults_are_those_of_the_property_files(model):
+def test_defaults_equal_those_of_the_property_files(model):
     """In the property files None stands for a default that depends on other options."""
     files = recbole_defaults() | read_yaml(property_file("overall.yaml")) | read_yaml(property_file("model", f"{model}.yaml"))
     schema = MODELS[model]
@@ -39,7 +39,7 @@ def test_every_option_of_a_model_is_declared(model):
     assert set(read_yaml(property_file("model", f"{model}.yaml"))) - set(MODELS[model].model_fields) <= {"train_neg_sample_args"}
 
 
-def test_defaults_of_recboles_models_are_recboles():
+def test_defaults_of_recboles_options_equal_recboles():
     found = recbole_defaults()
     for name, field in AnyModelOptions.model_fields.items():
         if name in found:
@@ -47,7 +47,7 @@ def test_defaults_of_recboles_models_are_recboles():
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_presets_hold_valid_values_and_the_papers(path):
+def test_presets_contain_valid_values_and_those_of_the_papers(path):
     model, _, name = path.stem.partition("-")
     values = read_yaml(path)
     assert set(values) <= set(MODELS[model].model_fields)
@@ -58,13 +58,13 @@ def test_presets_hold_valid_values_and_the_papers(path):
 
 
 @pytest.mark.parametrize("path", sorted(property_file("dataset").glob("*.yaml")), ids=lambda path: path.stem)
-def test_files_of_datasets_hold_valid_values(path):
+def test_dataset_files_contain_valid_values(path):
     for schema in MODELS.values():
         schema.read(read_yaml(path))
 
 
 @pytest.mark.parametrize("path", sorted(recbole_folder().glob("properties/**/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_files_of_recbole_hold_valid_values(path):
+def test_files_of_recbole_contain_valid_values(path):
     AnyModelOptions.read(read_yaml(path))
 
 
@@ -86,14 +86,14 @@ def test_docs_are_current():
     assert (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8") == document()
 
 
-def test_unknown_options_name_the_nearest():
+def test_error_of_an_unknown_option_suggests_the_nearest():
     with pytest.raises(UserError, match="Unknown option 'lamda_con'. Did you mean 'lambda_con'?"):
         MODELS["MACRec"](lamda_con=1)
     with pytest.raises(UserError, match="Unknown option 'eval_args.ordr'. Did you mean 'order'?"):
         MODELS["MACRec"](eval_args={"ordr": "TO"})
 
 
-def test_numbers_given_as_texts_become_numbers(tiny_dataset):
+def test_numbers_given_as_strings_are_converted(tiny_dataset):
     Path("my.yaml").write_text("learning_rate: '1e-3'\nlambda_con: '0.5'\n")
     config = Config("MACRec", "tiny", config_file_list=["my.yaml"], config_dict={"data_path": str(tiny_dataset)})
     assert (config["learning_rate"], config["lambda_con"]) == (0.001, 0.5)

@@ -65,7 +65,7 @@ def test_foreign_checkpoints_are_not_unpickled(foreign, tiny_dataset, capsys):
         built("S3Rec", tiny_dataset, train_stage="finetune", pre_model_path=foreign)
 
 
-def test_a_trusted_checkpoint_is_unpickled(tiny_dataset):
+def test_trusted_checkpoints_are_unpickled(tiny_dataset):
     """As RecBole without this package writes it."""
     trainer, test = built("SASRec", tiny_dataset)
     torch.save({"config": trainer.config, "state_dict": trainer.model.state_dict(), "other_parameter": {}}, "theirs.pth")
@@ -78,7 +78,7 @@ def test_a_trusted_checkpoint_is_unpickled(tiny_dataset):
     assert trusting.evaluate(test, model_file="theirs.pth") == expected
 
 
-def test_settings_of_a_checkpoint_reach_no_pickle(tiny_dataset, tmp_path):
+def test_settings_in_a_checkpoint_cannot_unpickle_files(tiny_dataset, tmp_path):
     expected = run_recbole("SASRec", "tiny", config_dict=fast(tiny_dataset))["test_result"]
     file = checkpoint(tmp_path, "SASRec")
     state = load_checkpoint(file)
@@ -98,7 +98,7 @@ def test_settings_of_a_checkpoint_reach_no_pickle(tiny_dataset, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["dataset_save_path", "dataloaders_save_path"])
-def test_options_and_config_files_reach_no_pickle(option, tiny_dataset):
+def test_options_and_config_files_cannot_unpickle_files(option, tiny_dataset):
     Path("foreign.pth").write_bytes(pickle.dumps(Foreign()))
     Path("their.yaml").write_text(f"{option}: foreign.pth\n")
     with pytest.raises(UserError, match=f"{option} is 'foreign.pth', a pickle.*trust_checkpoint=True"):
@@ -106,7 +106,7 @@ def test_options_and_config_files_reach_no_pickle(option, tiny_dataset):
     assert not RAN.exists()
 
 
-def test_a_pickled_dataset_of_the_user_is_read_on_request(tiny_dataset):
+def test_pickled_dataset_is_read_on_request(tiny_dataset):
     settings = fast(tiny_dataset)
     first = create_dataset(Config("Pop", "tiny", config_dict=settings))
     again = create_dataset(Config("Pop", "tiny", config_dict=settings))
@@ -120,7 +120,7 @@ def test_a_pickled_dataset_of_the_user_is_read_on_request(tiny_dataset):
     lambda path, *data: main(["--model=Pop", *data, f"--config_files={path}"]),
     lambda path, *data: benchmark(["compare", "--models=Pop", *data, f"--config_files={path}", "--output=out"]),
 ])
-def test_no_config_file_grants_trust(command, tiny_dataset, capsys):
+def test_config_files_cannot_enable_unpickling(command, tiny_dataset, capsys):
     Path("their.yaml").write_text("trust_checkpoint: True\n")
     assert command("their.yaml", "--dataset=tiny", f"--data_path={tiny_dataset}") == 1
     assert "error: their.yaml sets trust_checkpoint, which no file can" in capsys.readouterr().err
@@ -130,13 +130,13 @@ def test_no_config_file_grants_trust(command, tiny_dataset, capsys):
 
 @pytest.mark.parametrize("where", ["settings: {trust_checkpoint: True}", "variants: {a: {trust_checkpoint: True}}",
                                    "sweeps: {trust_checkpoint: [True]}"])
-def test_no_study_grants_trust(where, capsys):
+def test_studies_cannot_enable_unpickling(where, capsys):
     Path("their.yaml").write_text(f"kind: variants\nmodel: TIGER\n{where}\n")
     assert benchmark(["study", "their.yaml", "--output=out"]) == 1
     assert "error: their.yaml sets trust_checkpoint, which no file can" in capsys.readouterr().err
 
 
-def test_settings_that_nothing_reads_stay_in_the_checkpoint(tiny_dataset):
+def test_unknown_settings_in_a_checkpoint_are_ignored(tiny_dataset):
     settings = plain_config(Config("FDSA", "tiny", config_dict=fast(tiny_dataset)))
     del settings["item_attribute"]  # of S3Rec
     known = known_settings({**settings, "unheard_of": 1})
@@ -145,7 +145,7 @@ def test_settings_that_nothing_reads_stay_in_the_checkpoint(tiny_dataset):
     assert lost <= NOT_FROM_CHECKPOINTS
 
 
-def test_arrays_and_sparse_matrices_survive_a_checkpoint():
+def test_checkpoints_restore_arrays_and_sparse_matrices():
     """As RecBole's models keep them in ``other_parameter``, also backwards and read-only."""
     array = np.arange(6.0).reshape(2, 3)
     array.flags.writeable = False
@@ -179,7 +179,7 @@ def code(tmp_path):
     ["run", "--model=Pop", "--config_files=code.yaml"],
     ["run", "--model=Pop", f"--metric_decimal_place={CODE}"],
 ], ids=lambda argv: " ".join(argv)[:25])
-def test_values_are_not_evaluated(argv, code, tiny_dataset):
+def test_values_are_not_evaluated_as_code(argv, code, tiny_dataset):
     command = (lambda words: main(words[1:])) if argv[0] == "run" else benchmark
     try:
         command([*argv, "--dataset=tiny" if argv[0] != "compare" else "--datasets=tiny", f"--data_path={tiny_dataset}"])
@@ -192,7 +192,7 @@ def test_values_are_not_evaluated(argv, code, tiny_dataset):
     lambda: kd_dagfm.eval(CODE),
     lambda: hyper_tuning.eval(f"[{CODE}]"),
 ])
-def test_recbole_evaluates_no_text(evaluate, code):
+def test_recbole_does_not_evaluate_strings(evaluate, code):
     try:
         evaluate()
     except (KeyError, SyntaxError, UserError):
@@ -203,7 +203,7 @@ VALUES = {"metric_decimal_place": 3, "pre_model_path": "3", "topk": [1, 5], "lea
           "train_neg_sample_args": None, "user_inter_num_interval": "[0,inf)", "shuffle": False}
 
 
-def test_a_comparison_reads_config_files_as_a_run_does(tiny_dataset):
+def test_comparisons_and_runs_read_config_files_alike(tiny_dataset):
     """Texts stay texts, also those that look like numbers."""
     Path("their.yaml").write_text(yaml.safe_dump(VALUES))
     request = Request("tiny", ("their.yaml",), {"data_path": str(tiny_dataset)})
@@ -217,12 +217,12 @@ def test_a_comparison_reads_config_files_as_a_run_does(tiny_dataset):
 
 @pytest.mark.parametrize("word, value", [("3", 3), ("3e-4", 3e-4), ("true", True), ("['a','b']", ["a", "b"]), ("'3'", "3"), ("ERROR", "ERROR"),
                                          ("1/0", "1/0"), ("None", None), ("a=b", "a=b"), ("[0,inf)", "[0,inf)")])
-def test_words_are_read_as_literals(word, value):
+def test_command_line_values_are_read_as_literals(word, value):
     assert settings_of_words([f"--state={word}"], ()) == {"state": value}
     assert value_of(word_of(value)) == value
 
 
-def test_an_older_run_folder_continues():
+def test_run_folder_of_an_older_version_is_resumed():
     """Older folders have asked.json, with settings as text."""
     folder, settings = Path("run"), {"epochs": 3, "modalities": ["text"], "state": "ERROR"}
     write_run_spec(folder, RunSpec("TIGER", "TIGER", "tiny", 1, {"epochs": "3", "modalities": "['text']", "state": "ERROR"}))

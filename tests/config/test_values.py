@@ -23,7 +23,7 @@ def config(data_path, **settings):
     ("valid_metric", "Hit@10", "Hit@5"),
     ("valid_metric", "NDCG@5", "Hit@5"),
 ])
-def test_refused(name, value, expected, tiny_dataset):
+def test_invalid_values_are_rejected(name, value, expected, tiny_dataset):
     with pytest.raises(UserError, match=f"^{name} is {value!r}.*{expected}"):
         check_valid_metric(config(tiny_dataset, **{name: value}))
 
@@ -45,7 +45,7 @@ def test_refused(name, value, expected, tiny_dataset):
     ("codebook_size", 0, ">= 2"),
     ("semantic_ids", "guess", "learn"),
 ])
-def test_options_of_our_models_are_refused_before_anything_is_read(name, value, expected, tmp_path):
+def test_invalid_options_of_our_models_are_rejected_before_data_is_read(name, value, expected, tmp_path):
     settings = {"data_path": str(tmp_path), "topk": [10], "valid_metric": "Hit@10", name: value}
     with pytest.raises(UserError, match=f"^{name} is {value!r}.*{expected}"):
         Config("TIGER", "no such dataset", config_dict=settings)
@@ -58,5 +58,5 @@ def test_options_of_our_models_are_refused_before_anything_is_read(name, value, 
     {"metrics": ["AUC"], "valid_metric": "AUC", "eval_args": {"mode": "labeled"}},
     {"metrics": "Recall", "topk": [10, 20], "valid_metric": "Recall@20"},
 ])
-def test_taken(settings, tiny_dataset):
+def test_valid_values_are_accepted(settings, tiny_dataset):
     check_valid_metric(config(tiny_dataset, **settings))

@@ -59,7 +59,7 @@ def one_line(capsys) -> str:
     ("text_fields", "title", "a list of names, such as ['text', 'image'] or None"),
     ("gpu_id", "foo", "numbers of GPUs, such as 0 or 0,1, or nothing for the CPU"),
 ])
-def test_wrong_values_of_options(name, value, expected):
+def test_invalid_values_of_options(name, value, expected):
     shown = name if not isinstance(value, dict) else "load_col"
     with pytest.raises(UserError) as error:
         Config("MACRec", "no such dataset", config_dict={name: value})
@@ -69,7 +69,7 @@ def test_wrong_values_of_options(name, value, expected):
 
 @pytest.mark.parametrize("model", ["SASRec", "BPR", "Pop", "SASRecPerUser"])
 @pytest.mark.parametrize("name, value", [("weight_decay", NAN), ("topk", 0), ("seed", 2**32), ("val_interval", "foo"), ("valid_users", -1)])
-def test_wrong_values_for_every_model(model, name, value):
+def test_invalid_values_for_every_model(model, name, value):
     with pytest.raises(UserError, match=f"^{name} is {value!r}; expected"):
         Config(model, "no such dataset", config_dict={name: value})
 
@@ -84,13 +84,13 @@ def test_wrong_values_for_every_model(model, name, value):
     ({"network": "encoder_decoder", "training": "per_user", "encoder_attention": "bidirectional"}, "would see the items to predict"),
     ({"metrics": ["GAUC"], "valid_metric": "GAUC"}, "needs a ranking of all items"),
 ])
-def test_wrong_combinations_and_shortened_values(settings, expected):
+def test_invalid_combinations_and_abbreviated_long_values(settings, expected):
     with pytest.raises(UserError, match=expected.replace("[[[[", r"\[\[\[\[")) as error:
         Config("MACRec", "no such dataset", config_dict=settings)
     assert len(str(error.value)) < 500
 
 
-def test_weights_and_biases_must_be_installed(monkeypatch):
+def test_log_wandb_without_wandb(monkeypatch):
     monkeypatch.setattr("recbole_macrec.config.schema.recbole.find_spec", lambda name: None)
     with pytest.raises(UserError, match="log_wandb is True, but the package wandb is not installed"):
         Config("Pop", "no such dataset", config_dict={"log_wandb": True})
@@ -107,12 +107,12 @@ def test_topk_above_the_catalogue(model, tiny_dataset):
         data_preparation(config, create_dataset(config))
 
 
-def test_a_separator_that_the_file_does_not_have(tiny_dataset, capsys):
+def test_separator_missing_in_the_file(tiny_dataset, capsys):
     assert run(["--model=Pop", "--dataset=tiny", f"--data_path={tiny_dataset}", "--field_separator=,"]) == 1
     assert "field_separator" in one_line(capsys)
 
 
-def test_the_command_checks_values_before_it_writes(tiny_dataset, capsys):
+def test_values_are_checked_before_the_command_writes_files(tiny_dataset, capsys):
     before = {path: path.stat().st_mtime_ns for path in tiny_dataset.rglob("*")}
     for command in (["--model=MACRec"], ["--model=MACRec,Pop", "--output=out"]):
         assert run([*command, "--dataset=tiny", f"--data_path={tiny_dataset}", "--lambda_implicit=-1"]) == 1
@@ -121,7 +121,7 @@ def test_the_command_checks_values_before_it_writes(tiny_dataset, capsys):
     assert not Path("out", "runs").exists() and not Path("saved").exists()
 
 
-def test_searches_and_studies_check_values_before_they_write(tiny_dataset, monkeypatch, capsys):
+def test_values_are_checked_before_searches_and_studies_write_files(tiny_dataset, monkeypatch, capsys):
     monkeypatch.setattr("recbole_macrec.benchmark.compare.tune.read_space", lambda model: {"weight_decay": ("choice", [-1])})
     words = [f"--data_path={tiny_dataset}", "--output=out"]
     assert benchmark(["compare", "--models=Pop", "--datasets=tiny", "--tune=2", *words]) == 1
@@ -164,7 +164,7 @@ SIX_ROWS = "user,item\n" + "".join(f"u{i},i{j}\n" for i in range(2) for j in ran
     ('["<b_1>"]', "its level is unknown here"),
     ('["x"]', "expected <level_code>"),
 ])
-def test_id_files_are_refused_by_import_and_run_alike(ids, expected, tmp_path, capsys):
+def test_import_and_run_reject_the_same_id_files(ids, expected, tmp_path, capsys):
     path = tmp_path / "ids.json"
     path.write_text("{" + ", ".join(f'"i{j}": {ids}' for j in range(3)) + "}")
     with pytest.raises(UserError, match=expected) as error:
@@ -176,7 +176,7 @@ def test_id_files_are_refused_by_import_and_run_alike(ids, expected, tmp_path, c
     assert len(one_line(capsys)) < 500
 
 
-def test_a_pipe_is_not_read(tmp_path, capsys):
+def test_pipes_are_rejected(tmp_path, capsys):
     os.mkfifo(tmp_path / "interactions.csv")
     for source in (tmp_path, tmp_path / "interactions.csv"):
         assert data(["import", str(source), "--dataset=shop", f"--data_path={tmp_path / 'out'}"]) == 1
@@ -193,7 +193,7 @@ def test_long_descriptions_are_imported(tmp_path):
     assert len((tmp_path / "out" / "shop" / "shop.item").read_text()) > 3 * len(text.strip())
 
 
-def test_features_of_any_scale_are_standardized_alike():
+def test_standardized_features_do_not_depend_on_their_scale():
     x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
     x[:, 3] = 1  # constant
     expected = Scale.fit(x, True).apply(x)
@@ -250,19 +250,19 @@ def test_damaged_records(name, content, expected, comparison, tmp_path, capsys):
     assert expected in one_line(capsys)
 
 
-def test_number_of_seeds():
+def test_too_many_seeds_are_rejected():
     for text in ("99999999", "0", "1,-2", "1,4294967296"):
         with pytest.raises(UserError, match=f"--seeds='{text}'"):
             seeds_of(text)
 
 
 @pytest.mark.parametrize("argv", [["scale", "--items", "0"], ["scale", "--repeats=0"]])
-def test_sizes_of_a_measurement(argv, capsys):
+def test_invalid_sizes_of_a_benchmark(argv, capsys):
     assert benchmark(argv) == 1
     assert "is 0; expected a whole number >= 1" in one_line(capsys)
 
 
-def test_a_line_break_in_a_history(capsys):
+def test_line_break_in_a_history(capsys):
     assert recommend(["--model_file=x.pth", "--history=i1\ni2"]) == 1
     assert "--history has a line break" in one_line(capsys)
 

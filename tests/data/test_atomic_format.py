@@ -75,7 +75,7 @@ def test_a_format_that_does_not_match_the_file_is_a_one_line_error(tiny_dataset,
         built(tiny_dataset, model, **order, **options)
 
 
-def test_an_item_file_without_the_item_column_names_the_option(tiny_dataset):
+def test_error_of_a_missing_item_column_names_the_option(tiny_dataset):
     path = tiny_dataset / TINY / f"{TINY}.item"
     path.write_text(path.read_text().replace("item_id:token", "product_id:token", 1))
     with pytest.raises(UserError, match="tiny.item has no column item_id:token, which ITEM_ID_FIELD names"):
@@ -114,7 +114,7 @@ def test_invalid_options_of_import_are_a_one_line_error(tiny_dataset, word, caps
     assert f"{word.split('=')[0]} is '{word.split('=')[1]}'; expected" in capsys.readouterr().err
 
 
-def test_import_names_the_option_for_columns_of_unknown_names(tiny_dataset, capsys):
+def test_import_error_of_unknown_columns_names_the_option(tiny_dataset, capsys):
     rewrite(tiny_dataset / TINY, {"ITEM_ID_FIELD": "what"})
     assert main(["import", str(tiny_dataset / TINY), "--dataset=a", "--data_path=out"]) == 1
     assert "or the name of the column in --ITEM_ID_FIELD" in capsys.readouterr().err

@@ -70,14 +70,14 @@ def loaded(data_path, model, **options):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_models_read_the_categories_that_the_dataset_has(tiny_dataset, model):
+def test_models_with_attributes_read_categories(tiny_dataset, model):
     dataset = loaded(tiny_dataset, model)
     assert dataset.config[MODELS[model]] in (["categories"], "categories")
     assert set(dataset.field2id_token["categories"][1:]) == {"wool", "paper", "beads", "craft"}
     assert "title" not in dataset.field2type
 
 
-def test_a_column_set_by_the_user_is_kept(tiny_dataset):
+def test_item_attribute_of_the_user_is_kept(tiny_dataset):
     assert loaded(tiny_dataset, "FDSA", selected_features=["title"]).config["selected_features"] == ["title"]
     assert "categories" not in loaded(tiny_dataset, "SASRec").field2type
 

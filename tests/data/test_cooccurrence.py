@@ -12,7 +12,7 @@ def items_of(taken) -> list[RawItem]:
     return [RawItem(f"i{i}", users=users.nonzero()[0]) for i, users in enumerate(np.asarray(taken).T)]
 
 
-def test_information_of_a_hand_counted_case():
+def test_mutual_information_by_hand():
     # users take {0, 1}, {0, 1}, {1, 2}: pairs 01 twice, 12 once; sums over partners 2, 3, 1, over all 6
     items = items_of([[1, 1, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]])
     items[0] = items[0]._replace(users=np.array([1, 0, 1]))  # a repeat counts once

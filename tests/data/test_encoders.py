@@ -75,7 +75,7 @@ def test_text_poolings(model, pooling, pool):
     assert np.abs(features - text_reference(bert, AutoTokenizer.from_pretrained(model("bert")), pool)).max() < 1e-4
 
 
-def test_long_texts_are_cut(model):
+def test_long_texts_are_truncated(model):
     chosen = {"model": str(model("bert")), "max_length": 6}
     short, long = (RawItem("a", ("red blue green pen",)), RawItem("b", ("red blue green pen ink paper",)))
     features = create_encoder(chosen, "cpu").encode([short, long])
@@ -159,7 +159,7 @@ def test_a_transparent_16_bit_grey_value_is_white(tmp_path):
     assert np.array_equal(np.asarray(read_rgb(RawItem("a", image=tmp_path / "a.png")))[..., 0], expected)
 
 
-def test_bombs_and_broken_images_are_named(model, images, monkeypatch):
+def test_errors_name_decompression_bombs_and_broken_images(model, images, monkeypatch):
     images[3].image.write_bytes(images[3].image.read_bytes()[:60])
     with pytest.raises(UserError, match="3.png of item 'i3' is unreadable"):
         create_encoder({"model": str(model("vit"))}, "cpu").encode(images)
@@ -198,7 +198,7 @@ def test_half_precision_text_features_are_close(model, precision):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_options(name):
+def test_presets_of_encoders(name):
     options = ModelOptions.read({"model": name, "batch_size": 3})
     assert options.batch_size == 3 and options.pooling == PRESETS[name]["pooling"] and "/" in options.model
 
@@ -217,7 +217,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_options(case, monkeypatch):
+def test_invalid_options(case, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     chosen, expected = BAD[case]
     with pytest.raises(UserError) as caught:
@@ -256,7 +256,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("case", DAMAGED)
-def test_bad_models(case, model, images, tmp_path):
+def test_invalid_model_folders(case, model, images, tmp_path):
     name, damage, options, expected = DAMAGED[case]
     folder = shutil.copytree(model(name), tmp_path / "damaged")
     damage(folder)
@@ -266,7 +266,7 @@ def test_bad_models(case, model, images, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_without_its_pooler_still_gives_means(model, tmp_path):
+def test_model_without_a_pooler_supports_mean_pooling(model, tmp_path):
     folder = shutil.copytree(model("bert"), tmp_path / "headless")
     lose_weight(folder, "pooler")
     features = [create_encoder({"model": str(path)}, "cpu").encode(ITEMS) for path in (folder, model("bert"))]
@@ -285,13 +285,13 @@ def test_large_files_are_hashed_by_samples(tmp_path, monkeypatch):
     assert source_module.content_hash(tmp_path) != first
 
 
-def test_items_without_text_are_named(model):
+def test_error_names_items_without_text(model):
     with pytest.raises(UserError, match=r"2 items \('x', 'y'\): empty text"):
         create_encoder({"model": str(model("bert"))}, "cpu").encode([*ITEMS, RawItem("x", ("", " ")), RawItem("y")])
 
 
 @pytest.mark.parametrize("name", ["a.eps", "a.ppm", "a.ico"])
-def test_other_formats_of_pillow_are_refused(name, tmp_path, monkeypatch):
+def test_unsafe_image_formats_are_rejected(name, tmp_path, monkeypatch):
     """Opening EPS would start Ghostscript, whatever the file name."""
     Image.fromarray(COLOUR).save(tmp_path / name)
     (tmp_path / name).rename(tmp_path / "a.jpg")
@@ -301,6 +301,6 @@ def test_other_formats_of_pillow_are_refused(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.gif", "a.bmp", "a.tif"])
-def test_usual_formats_are_opened(name, tmp_path):
+def test_common_image_formats_are_opened(name, tmp_path):
     Image.fromarray(COLOUR).save(tmp_path / name)
     assert np.abs(np.asarray(read_rgb(RawItem("a", image=tmp_path / name))).astype(float) - COLOUR).mean() < 12

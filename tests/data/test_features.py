@@ -37,7 +37,7 @@ def table(tokens="abc", width=2):
     return FeatureTable(tuple(tokens), np.arange(len(tokens) * width, dtype=np.float32).reshape(-1, width))
 
 
-def test_saved_table_loads_the_same(tmp_path):
+def test_loaded_table_equals_the_saved_one(tmp_path):
     table().save(tmp_path, "text")
     loaded = FeatureTable.load(tmp_path, "text")
     assert loaded.item_tokens == ("a", "b", "c") and loaded.matrix.dtype == np.float32
@@ -46,7 +46,7 @@ def test_saved_table_loads_the_same(tmp_path):
     assert sorted(path.name for path in (tmp_path / "features").iterdir()) == ["text.items.txt", "text.npy"]
 
 
-def test_select_joins_by_id():
+def test_select_joins_by_item_token():
     assert table().select(["c", "a"]).tolist() == [[4, 5], [0, 1]]
     with pytest.raises(UserError, match=r"2 items \('x', 'y'\)"):
         table().select(["a", "x", "y"])
@@ -65,7 +65,7 @@ def test_select_joins_by_id():
     (lambda f: (f / "text.items.txt").write_text("a\n\nb\n"), "line 2 is empty"),
     (lambda f: (f / "text.items.txt").write_bytes(b"a\n\xff\nb\n"), "UTF-8"),
 ])
-def test_damaged_features_are_refused(tmp_path, spoil, expected):
+def test_damaged_features_are_rejected(tmp_path, spoil, expected):
     table().save(tmp_path, "text")
     spoil(tmp_path / "features")
     with pytest.raises(UserError, match=expected):
@@ -119,7 +119,7 @@ def test_encoders_accept_a_single_item(folder):
         assert np.isfinite(create_encoder(name).encode([item])).all()
 
 
-def test_text_like_a_missing_value_is_text(folder):
+def test_texts_such_as_nan_are_not_missing_values(folder):
     items = folder / "shop.item"
     items.write_text(items.read_text().replace("wool", "NA"))
     assert len(item_features(folder, "shop", ["text"], ENCODERS)["text"].matrix) == 6
@@ -152,7 +152,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_content(case, folder):
+def test_invalid_item_files(case, folder):
     spoil, modality, encoders, expected = BAD[case]
     spoil(folder)
     with pytest.raises(UserError) as caught:
@@ -173,7 +173,7 @@ def without_pixels(folder):
 
 @pytest.mark.parametrize("modality, chosen, spoil", [("text", "tfidf", without_words), ("text", "bert", without_words),
                                                      ("image", "pixels", without_pixels), ("image", "vit", without_pixels)])
-def test_all_unusable_items_are_named_or_get_the_mean(folder, tmp_path, caplog, modality, chosen, spoil):
+def test_unusable_items_are_listed_or_get_the_mean(folder, tmp_path, caplog, modality, chosen, spoil):
     chosen = {"model": str(make(chosen, tmp_path))} if chosen in ("bert", "vit") else chosen
     intact = item_features(folder, "shop", [modality], {modality: chosen})[modality]
     shutil.rmtree(folder / "features")

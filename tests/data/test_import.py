@@ -57,7 +57,7 @@ def test_released_folder(released, tmp_path, capsys):
     assert "3 users, 3 items, 6 interactions" in capsys.readouterr().out
 
 
-def test_metadata_becomes_text_columns(released, tmp_path):
+def test_metadata_is_imported_as_text_columns(released, tmp_path):
     metadata = {"0": {"title": "A\t\"B\"\n c", "description": ["x", "y"]}, "1": {"title": "NA"}, "2": {}}
     (released / "Shop.item.json").write_text(json.dumps(metadata))
     assert run(released, "--dataset=Shop", f"--data_path={tmp_path}/out") == 0
@@ -75,7 +75,7 @@ def test_features_join_by_id(released, tmp_path):
     assert FeatureTable.load(tmp_path / "out/Shop", "text").select(ITEMS).tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
-def test_csv_catalogue_is_every_feature_row(table, tmp_path):
+def test_catalogue_of_a_csv_import_is_every_feature_row(table, tmp_path):
     assert run(table, "--dataset=tiny", f"--data_path={tmp_path}/out", "--feature", f"visual={table}/visual.npy") == 0
     out = tmp_path / "out/tiny"
     assert lines(out / "tiny.item")[1:] == ["0", "1", "2", "3", "4"]
@@ -111,7 +111,7 @@ def test_importing_twice_needs_overwrite(released, table, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".Shop.lock", "Shop"]
 
 
-def test_overwrite_refuses_other_folders_and_its_own_source(released, tmp_path, capsys):
+def test_overwrite_rejects_other_folders_and_the_source(released, tmp_path, capsys):
     (tmp_path / "out/Shop").mkdir(parents=True)
     (tmp_path / "out/Shop/thesis.txt").write_text("mine")
     assert run(released, "--dataset=Shop", f"--data_path={tmp_path}/out", "--overwrite") == 1
@@ -122,7 +122,7 @@ def test_overwrite_refuses_other_folders_and_its_own_source(released, tmp_path, 
 
 
 @pytest.mark.parametrize("moment", ["writing", "swapping"])
-def test_killed_import_leaves_the_old_data(released, table, tmp_path, moment):
+def test_killed_import_keeps_the_old_data(released, table, tmp_path, moment):
     out = tmp_path / "out"
     assert run(released, "--dataset=Shop", f"--data_path={out}") == 0
     before = (out / "Shop/Shop.inter").read_bytes()
@@ -249,7 +249,7 @@ def check_refused(words, expected, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("case", BAD_RELEASED)
-def test_bad_released_folder(case, released, tmp_path, capsys):
+def test_invalid_released_folder(case, released, tmp_path, capsys):
     spoil, options, expected = BAD_RELEASED[case]
     spoil(released)
     words = [released, "--dataset=Shop", f"--data_path={tmp_path}/out", *(option.format(folder=released) for option in options)]
@@ -257,7 +257,7 @@ def test_bad_released_folder(case, released, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("case", BAD_CSV)
-def test_bad_csv(case, tmp_path, capsys):
+def test_invalid_csv(case, tmp_path, capsys):
     content, options, expected = BAD_CSV[case]
     (tmp_path / "log.csv").write_text(content)
     np.save(tmp_path / "five.npy", np.eye(5))
@@ -271,7 +271,7 @@ def test_bad_csv(case, tmp_path, capsys):
     ([], ["import, encode, images, toy"]), (["imprt"], ["'imprt'", "'import'"]), (["import"], ["SRC", "--dataset"]),
     (["import", "nowhere", "--dataset=x"], ["nowhere", "does not exist"]), (["toy", "--datapath=x"], ["--data_path"]),
 ])
-def test_bad_command(words, expected, capsys, tmp_path, monkeypatch):
+def test_invalid_arguments(words, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 1
     error = capsys.readouterr().err
@@ -290,7 +290,7 @@ def test_published_counts(name, tmp_path, capsys):
     assert f"{users:,} users, {items:,} items, {interactions:,} interactions" in capsys.readouterr().out
 
 
-def test_word_numbers_become_texts(table, tmp_path):
+def test_word_numbers_are_converted_to_texts(table, tmp_path):
     np.save(table / "words.npy", np.array([[3, 0, 3, 1], [17, 4, 5, 4]], dtype=np.int32))
     assert run(table, "--dataset=csv", f"--data_path={tmp_path / 'out'}", "--feature", f"visual={table}/visual.npy",
                f"--words={table}/words.npy") == 0
@@ -304,7 +304,7 @@ def test_word_numbers_become_texts(table, tmp_path):
     (np.arange(6).reshape(3, 2), "integers [2, n]"),
     (None, "does not exist"),
 ])
-def test_bad_word_numbers(words, expected, table, tmp_path, capsys):
+def test_invalid_word_numbers(words, expected, table, tmp_path, capsys):
     if words is not None:
         np.save(table / "words.npy", words)
     assert run(table, "--dataset=csv", f"--data_path={tmp_path / 'out'}", "--feature", f"visual={table}/visual.npy",

@@ -50,7 +50,7 @@ def one_by_one():
 
 
 @pytest.mark.parametrize("name, step", [("arts-toy", 24), ("ml-100k", 140)])
-def test_features_are_those_of_one_text_at_a_time(encoded, one_by_one, name, step):
+def test_batched_features_equal_those_of_single_texts(encoded, one_by_one, name, step):
     items, table = encoded(name)
     assert sorted(table.item_tokens) == sorted(items["item_id"]) and table.matrix.shape == (len(items), 384)
     fields = items[list(CATALOGUES[name][1])].values
@@ -61,7 +61,7 @@ def test_features_are_those_of_one_text_at_a_time(encoded, one_by_one, name, ste
 @pytest.mark.parametrize("film, expected", [
     ("Star Wars", {"Return of the Jedi", "Empire Strikes Back, The"}), ("Terminator, The", {"Terminator 2: Judgment Day"}),
     ("Aladdin", {"Aladdin and the King of Thieves"})])
-def test_films_of_a_series_are_neighbours(encoded, film, expected):
+def test_films_of_a_series_are_nearest_neighbours(encoded, film, expected):
     items, table = encoded("ml-100k")
     titles = items["movie_title"].tolist()
     unit = table.matrix / np.linalg.norm(table.matrix, axis=1, keepdims=True)

@@ -29,7 +29,7 @@ def load(data_path: Path, model: str, **options):
 
 @pytest.mark.parametrize("model", ["TIGER", "SASRec", "Pop"])
 @pytest.mark.parametrize("price, kind", [("—", "float"), ("$1,299.00", "float"), ("about 5", "float"), ("1 —", "float_seq")])
-def test_a_price_that_recbole_cannot_read_is_named(tiny_dataset, model, price, kind):
+def test_error_names_a_price_that_recbole_cannot_read(tiny_dataset, model, price, kind):
     put(tiny_dataset, price, kind)
     options = {"train_neg_sample_args": None} if model == "SASRec" else {}
     with pytest.raises(UserError) as error:
@@ -38,14 +38,14 @@ def test_a_price_that_recbole_cannot_read_is_named(tiny_dataset, model, price, k
     assert f"tiny.item line 9 has '{price}' as price of item 'i7'" in seen and "expected a number" in seen
 
 
-def test_a_blank_line_counts_as_a_line(tiny_dataset):
+def test_line_numbers_of_errors_count_blank_lines(tiny_dataset):
     path = put(tiny_dataset, "—")
     path.write_text(path.read_text().replace("\n", "\n\n", 1))
     with pytest.raises(UserError, match="line 10 has '—'"):
         load(tiny_dataset, "Pop")
 
 
-def test_a_time_that_recbole_cannot_read_is_named(tiny_dataset):
+def test_error_names_a_timestamp_that_recbole_cannot_read(tiny_dataset):
     path = tiny_dataset / TINY / f"{TINY}.inter"
     path.write_text(path.read_text().replace("u0\ti2\t1\n", "u0\ti2\tnoon\n", 1))
     with pytest.raises(UserError, match="tiny.inter line 3 has 'noon' as timestamp of item 'i2'"):
@@ -73,7 +73,7 @@ def test_import_cleans_prices(tiny_dataset, price, plain, said, capsys):
 
 
 @pytest.mark.parametrize("price", ["1.299,00", "12,34", "$5 to $9", "inf", "cheap", "1_000"])
-def test_import_refuses_what_it_cannot_clean(tiny_dataset, price, capsys):
+def test_import_rejects_prices_that_it_cannot_clean(tiny_dataset, price, capsys):
     put(tiny_dataset, price)
     assert main(["import", str(tiny_dataset / TINY), "--dataset=again", "--data_path=out"]) == 1
     assert f"tiny.item line 9 has '{price}' as price of item 'i7'; expected a number" in capsys.readouterr().err

@@ -154,7 +154,7 @@ def prepare_and_exit():
     sys.exit(prepared())
 
 
-def test_of_several_processes_one_prepares(server, web_shop, process_pool):
+def test_only_one_of_several_processes_prepares(server, web_shop, process_pool):
     write_config(server)
     config = {"data_path": "out", "epochs": 1, "show_progress": False, "state": "ERROR", "train_neg_sample_args": None}
     run("SASRec", NAME, config_file_list=["shop.yaml"], config_dict=config, nproc=2, port=str(free_port()))
@@ -164,7 +164,7 @@ def test_of_several_processes_one_prepares(server, web_shop, process_pool):
     assert len(good) == len(set(good))  # each image was downloaded once
 
 
-def test_mean_keeps_the_items_without_an_image(server, web_shop, capsys):
+def test_missing_images_mean_keeps_items_without_an_image(server, web_shop, capsys):
     write_config(server, missing_images="mean")
     assert prepared() == 0
     assert histories() == brute_force(*read_2018(web_shop), core=5)[1]
@@ -240,7 +240,7 @@ def moments(steps: list[str]) -> list[int]:
     return sorted({chosen for numbers in kinds.values() for chosen in (numbers[0], numbers[len(numbers) // 2])})
 
 
-def test_killed_at_any_step_the_next_run_gives_the_same_bytes(server, web_shop, process_pool):
+def test_run_after_a_kill_at_any_step_gives_the_same_files(server, web_shop, process_pool):
     write_config(server)
     assert process_pool.exit_codes((prepare_watched,)) == [0]
     expected, steps = contents(), Path("steps").read_text().splitlines()
@@ -291,7 +291,7 @@ def test_without_network_the_error_names_missing_files(tmp_path, monkeypatch, ca
     ended.set()
 
 
-def test_images_of_a_failing_host_stop_the_run_until_it_works(server, web_shop, monkeypatch, capsys):
+def test_run_stops_while_the_image_host_fails(server, web_shop, monkeypatch, capsys):
     monkeypatch.setattr(download, "ATTEMPTS", 2)
     write_config(server)
     gone = [path for path in server.files if path.startswith(("B0003", "B0008"))]
@@ -376,20 +376,20 @@ BAD_SOURCES = {
 
 
 @pytest.mark.parametrize("case", BAD_SOURCES)
-def test_bad_sources(case, tmp_path):
+def test_invalid_sources(case, tmp_path):
     block, expected = BAD_SOURCES[case]
     with pytest.raises(UserError) as error:
         prepare(tmp_path / "shop", block, lambda: True)
     assert expected in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_an_unknown_value_of_missing_images():
+def test_invalid_value_of_missing_images():
     with pytest.raises(UserError, match="missing_images is 'keep'; expected drop, mean or None"):
         Config("TIGER", "shop", config_dict={"missing_images": "keep"})
 
 
 @pytest.mark.parametrize("name", ["Arts", "Games", "Instruments"])
-def test_published_catalogues_name_their_files(name, tmp_path):
+def test_files_of_known_catalogues(name, tmp_path):
     from recbole_macrec.config.property_files import property_file, read_yaml
 
     block = SourceBlock.read(read_yaml(property_file("dataset", f"{name}.yaml"))["source"], tmp_path / name)

@@ -21,7 +21,7 @@ TITLES = {  # title of i3, and of i9 where both matter
 
 
 @pytest.mark.parametrize("titles", TITLES.values(), ids=TITLES)
-def test_import_and_run_keep_all_items_and_their_titles(titles, tmp_path):
+def test_import_and_run_keep_items_and_titles_with_quotes(titles, tmp_path):
     data_path = write_tiny_dataset(tmp_path / "src")
     file = data_path / TINY / f"{TINY}.item"
     text = file.read_text()

@@ -168,7 +168,7 @@ def killed(raw, stage, moment):
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_at_any_stage_the_next_run_gives_the_same_bytes(stage, moment, raw, process_pool):
+def test_import_after_a_kill_at_any_stage_gives_the_same_files(stage, moment, raw, process_pool):
     assert run(raw, name="whole") == 0
     expected = {name.replace("whole", "cut"): content for name, content in contents(Path("out/whole")).items()}
     assert process_pool.exit_codes((killed, raw, stage, moment)) == [-signal.SIGKILL]
@@ -214,7 +214,7 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
             list(parse_lines(tmp_path / name, bytes.strip, Tally()))
 
 
-def test_plain_files_and_a_header_are_read_too(raw, tmp_path):
+def test_uncompressed_files_and_headers_are_read(raw, tmp_path):
     assert run(raw) == 0
     expected = histories(Path("out/Instruments"))
     other = tmp_path / "other"
@@ -262,7 +262,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_catalogue(case, raw, capsys, monkeypatch):
+def test_invalid_catalogue(case, raw, capsys, monkeypatch):
     monkeypatch.chdir(raw.parent)
     damage, options, expected = BAD[case]
     damage(raw)
@@ -328,7 +328,7 @@ def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
     assert run(folder, name="twice") == 1 and "images has 1 image ('a') with more than one suffix" in capsys.readouterr().err
 
 
-def test_unusable_images_and_texts_are_all_named(tmp_path, capsys):
+def test_error_lists_all_unusable_images_and_texts(tmp_path, capsys):
     folder = tmp_path / "shop"
     (folder / "images/d").mkdir(parents=True)
     (folder / "interactions.csv").write_text("user,item\nu,a\nu,b\nu,c\nu,d\n")
@@ -381,7 +381,7 @@ BAD_FOLDER = {
 
 
 @pytest.mark.parametrize("case", BAD_FOLDER)
-def test_bad_folder(case, shop, capsys):
+def test_invalid_plain_folder(case, shop, capsys):
     spoiled, expected = BAD_FOLDER[case]
     spoiled(shop)
     refused(shop, [], expected, capsys)

@@ -164,7 +164,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_benchmark_files(case, tmp_path, capsys):
+def test_invalid_benchmark_files(case, tmp_path, capsys):
     folder = write_benchmark(tmp_path / "bench")
     spoil, expected = BAD[case]
     spoil(folder)
@@ -183,7 +183,7 @@ BAD_RELEASED = {
 
 
 @pytest.mark.parametrize("case", BAD_RELEASED)
-def test_bad_released_folders(case, released, capsys):
+def test_invalid_released_folders(case, released, capsys):
     (released / "Shop.item.json").write_text(json.dumps(TEXTS))
     spoil, expected = BAD_RELEASED[case]
     spoil(released)
@@ -198,7 +198,7 @@ BAD_MMREC = {
 
 
 @pytest.mark.parametrize("case", BAD_MMREC)
-def test_bad_mmrec_folders(case, mmrec, capsys):
+def test_invalid_mmrec_folders(case, mmrec, capsys):
     spoil, expected = BAD_MMREC[case]
     spoil(mmrec)
     refused(mmrec, expected, capsys)
@@ -240,7 +240,7 @@ def test_benchmark_files_are_read_without_import(tmp_path):
                                      for user, items in SEQUENCES.items() for end in range(1, len(items) - 2))
 
 
-def test_an_empty_history_is_refused(tmp_path):
+def test_empty_histories_are_rejected(tmp_path):
     direct(tmp_path)
     path = tmp_path / "data/Shop/Shop.test.inter"
     user, _, *rest = path.read_text().splitlines()[1].split("\t")
@@ -255,7 +255,7 @@ def taken(dataset) -> set:
     return set(zip(dataset.id2token("user_id", users), dataset.id2token("item_id", items)))
 
 
-def test_training_interactions_of_benchmark_files_are_those_of_the_training_file(tmp_path):
+def test_training_interactions_equal_those_of_the_training_file(tmp_path):
     before = taken(direct(tmp_path)[0])
     # v's first item is in no training row: its two rows are validation and test
     assert before == {(user, item) for user in "uw" for item in SEQUENCES[user][:-2]}
@@ -276,7 +276,7 @@ def test_features_from_interactions_use_only_the_training_file(tmp_path):
         assert np.array_equal(FeatureTable.load(tmp_path / "data/Shop", "taken").matrix, first) == same
 
 
-def test_benchmark_files_without_histories_are_refused(tmp_path):
+def test_benchmark_files_without_histories_are_rejected(tmp_path):
     folder = write_benchmark(tmp_path / "data/Shop")
     FeatureTable(tuple("dcba"), np.eye(4, dtype=np.float32)).save(folder, "text")
     for part in ("train", "valid", "test"):

@@ -118,7 +118,7 @@ def test_two_processes_share_the_shards(shop, bert, process_pool):
     assert "process 1 of 2" in shown[0] and "items/s" in shown[0] and "items/s" not in shown[1]
 
 
-def test_the_end_of_one_process_ends_the_others(shop, bert, process_pool):
+def test_end_of_one_process_ends_the_others(shop, bert, process_pool):
     assert both(process_pool, shop, bert, ends=1) == [1, 7]
     assert "error: another process of this run ended" in (shop.parent / "rank0.txt").read_text()
     assert [path.name for path in sorted(shop.glob("features/.text.shards/*/0*.npy"))] == ["00000.npy", "00002.npy"]
@@ -159,7 +159,7 @@ def test_other_errors_are_raised():
         list(batches.Batches(2).run([1, 2], fails))
 
 
-def test_only_what_changes_features_encodes_again(shop, bert, monkeypatch, tmp_path):
+def test_only_settings_that_change_features_encode_again(shop, bert, monkeypatch, tmp_path):
     encode(shop, bert)
     record = json.loads((shop / "features/text.encoded.json").read_text())
     assert record["model"] == str(bert) and record["revision"] == record["settings"]["content"] and record["dimensions"] == 16
@@ -208,7 +208,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("case", COMMANDS)
-def test_bad_commands(case, shop, capsys):
+def test_invalid_commands(case, shop, capsys):
     words, expected = COMMANDS[case]
     assert main(["encode", "shop", f"--data_path={shop.parent}", "--modality=text", *words]) == 1
     error = capsys.readouterr().err

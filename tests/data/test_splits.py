@@ -82,7 +82,7 @@ def test_paired_differences_equal_those_of_the_table(models, split, several_rows
     assert all(any(mean for mean in means if mean) for drawn in groups(comparison, TINY) for means, _ in drawn.drawing.series.values())
 
 
-def test_models_with_different_test_rows_give_a_table(data_path):  # noqa: F811
+def test_models_with_different_test_rows_share_a_table_without_tests(data_path):  # noqa: F811
     """A sequential model tests interactions, a general one users: each has its figures, and no test pairs them."""
     (table,) = comparison_tables(compared("GRU4Rec,BPR", data_path, [1], eval_args=LATEST))
     assert all(row.cells["ndcg@10"].values for row in table.rows) and not table.tests

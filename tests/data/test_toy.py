@@ -37,7 +37,7 @@ def test_regeneration_gives_the_committed_files(tmp_path):
         assert np.array_equal(np.asarray(Image.open(made / "images" / name)), np.asarray(Image.open(COMMITTED / "images" / name)))
 
 
-def test_it_is_small_and_described_as_synthetic():
+def test_toy_is_small_and_described_as_synthetic():
     own = [path for path in COMMITTED.rglob("*") if path.is_file() and not {"features", "semantic_ids"} & set(path.parts)]
     assert sum(path.stat().st_size for path in own) < 3_000_000
     assert "synthetic" in (COMMITTED / "README.md").read_text()
@@ -56,7 +56,7 @@ def test_several_items_have_the_same_text():
     assert (frame["title"] + frame["description"]).nunique() < 288
 
 
-def test_order_predicts_better_than_popularity(histories):
+def test_last_item_predicts_better_than_popularity(histories):
     """A first-order Markov count beats popularity on the last item by far more than the factor of 2 required of models."""
     assert all(6 <= len(history) <= 20 and len(set(history)) == len(history) for history in histories)
     training = [history[:-2] for history in histories]
@@ -82,7 +82,7 @@ def test_dataset_property_files(name):
     assert options["load_col"]["inter"] == ["user_id", "item_id", "timestamp"] and "item_id" in options["load_col"]["item"]
 
 
-def test_a_run_outside_the_repository_generates_it_with_a_warning(tmp_path, caplog):
+def test_run_outside_the_repository_generates_the_toy_with_a_warning(tmp_path, caplog):
     run = ["--model=Pop", "--show_progress=False", "--state=WARNING"]
     assert command.main(run) == 0 and f"is not at {tmp_path / 'dataset' / 'arts-toy'} and is generated there" in caplog.text
     made = tmp_path / "dataset" / "arts-toy" / "arts-toy.inter"

@@ -41,7 +41,7 @@ def first(ranking: Ranking, k: int, same: torch.Tensor | None = None) -> Ranking
 @torch.no_grad()
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("k", [1, 5, 59, 80])
-def test_the_first_k_are_those_of_brute_force(network, k):
+def test_first_k_items_equal_brute_force(network, k):
     """With all IDs equally probable the first k are in item order: equal scores are never cut off."""
     vocabulary, transformer, codes, decoders, memories = decoders_of(network)
     expected = brute_force(vocabulary, transformer, memories["a"], codes["a"])
@@ -53,7 +53,7 @@ def test_the_first_k_are_those_of_brute_force(network, k):
 
 
 @torch.no_grad()
-def test_few_prefixes_of_a_peaked_network_are_decoded_and_none_twice(monkeypatch):
+def test_few_prefixes_of_a_confident_network_are_decoded_and_none_twice(monkeypatch):
     _, _, codes, decoders, memories = decoders_of("peaked")
     decoded = []
     step = TrieDecoder.step
@@ -75,7 +75,7 @@ def test_few_prefixes_of_a_peaked_network_are_decoded_and_none_twice(monkeypatch
 
 @torch.no_grad()
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_search_continues_with_more_items_and_scores_any(network):
+def test_search_can_be_continued_and_scores_any_item(network):
     _, _, _, decoders, memories = decoders_of(network)
     scores = exact_scores(decoders["a"], memories["a"], ITEMS + 1)
     search = CertifiedSearch(decoders["a"], memories["a"], None, UNLIMITED, resumable=True)

@@ -7,7 +7,7 @@ import torch
 from recbole_macrec.generation.network.packing import group_lengths, pack, split_batch
 
 
-def test_rows_follow_each_other():
+def test_packed_rows_are_consecutive():
     tokens = torch.tensor([[1, 2, 0], [3, 4, 0], [5, 6, 7]])
     lengths = torch.tensor([2, 2, 3])
     source = pack(tokens, lengths)
@@ -20,7 +20,7 @@ def test_rows_follow_each_other():
 
 
 @pytest.mark.parametrize("overhead", [0, 3, 7, 100])
-def test_groups_cost_least(overhead):
+def test_groups_have_the_lowest_cost(overhead):
     lengths = [2, 2, 2, 3, 5, 5, 6, 9, 4]
 
     def cost(groups):

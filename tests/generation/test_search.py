@@ -109,7 +109,7 @@ def test_more_beams_than_items():
 
 
 @torch.no_grad()
-def test_items_of_one_id_follow_each_other_in_item_order():
+def test_items_with_equal_ids_are_ranked_in_item_order():
     vocabulary, network, memory, codes = world(10)
     twice = np.vstack([codes, codes[:4]])  # items 11 to 14 share the IDs of items 1 to 4
     ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(twice, np.arange(1, 15))), memory, beams=14)
@@ -179,7 +179,7 @@ def test_official_fusion_by_hand():
     assert not fused.scores[0, 4:].isfinite().any()
 
 
-def test_score_matrix_sorts_into_the_ranking():
+def test_sorted_score_matrix_equals_the_ranking():
     ranking = Ranking(torch.tensor([[4, 2, 5, 0]]), torch.tensor([[-0.5, -0.5, -0.7, -torch.inf]]))
     scores = score_matrix(ranking, n_items=7)
     assert scores.isfinite().all() and scores.is_contiguous()
@@ -189,7 +189,7 @@ def test_score_matrix_sorts_into_the_ranking():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_beams_without_some_items_find_the_best_of_the_others(seed):
+def test_beam_search_with_excluded_items(seed):
     """A full beam gives the exact ranking of the rest; a narrow one never contains excluded items."""
     vocabulary, network, memory, codes = world(seed=seed)
     trie, items = Trie(codes, np.arange(1, 38)), 38
@@ -208,7 +208,7 @@ def test_beams_without_some_items_find_the_best_of_the_others(seed):
 
 
 @pytest.mark.parametrize("items", [37, 120])
-def test_candidates_of_each_user_get_the_scores_of_teacher_forcing(items):
+def test_scores_of_candidates_equal_teacher_forcing(items):
     vocabulary, network, memory, codes = world(items)
     decoder = TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, items + 1)))
     rng = np.random.default_rng(1)

@@ -47,7 +47,7 @@ def batch() -> tuple[Windows, torch.Tensor, list[Target]]:
 
 
 @pytest.mark.parametrize("overhead", [0, 1000])
-def test_states_of_a_window_are_those_of_each_target_alone(network, overhead):
+def test_states_of_a_window_equal_those_of_single_targets(network, overhead):
     """Also in forks: both equal teacher forcing from the history alone."""
     windows, source, targets = batch()
     states = network.window_states(FRONT, source, windows, targets, overhead)
@@ -59,7 +59,7 @@ def test_states_of_a_window_are_those_of_each_target_alone(network, overhead):
             torch.testing.assert_close(hidden[i], network.decode(sequence[None, None], memory)[0, 0], atol=1e-5, rtol=1e-5)
 
 
-def test_a_later_item_changes_no_earlier_state(network):
+def test_states_do_not_depend_on_later_items(network):
     windows, source, targets = batch()
     before = network.window_states(FRONT, source, windows, targets)
     changed = source.clone()
@@ -74,7 +74,7 @@ def test_a_later_item_changes_no_earlier_state(network):
     assert first_code.abs().max() < 1e-6
 
 
-def test_single_items_are_read_after_their_prompt(network):
+def test_item_states_follow_the_prompt(network):
     windows, source, targets = batch()
     items = source[:, 0]
     states, mean = network.item_states(FRONT, items, [targets[1]._replace(tokens=targets[1].tokens[:, 0])])
@@ -126,7 +126,7 @@ def test_search_equals_scoring_every_item(network, output):
     assert torch.allclose(total, torch.ones(4), atol=1e-5) if output == "trie" else (total < 1).all()
 
 
-def test_a_trie_of_some_items_keeps_the_probabilities_of_all(network):
+def test_restricted_search_keeps_the_probabilities(network):
     """The softmax runs over the children in the trained trie, whatever items are searched."""
     codes = np.unique(np.random.default_rng(0).integers(0, [5, 6, 7], (60, 3)), axis=0)[:40]
     trained, some = Trie(codes, np.arange(1, 41)), np.arange(0, 40, 3)
@@ -142,7 +142,7 @@ def test_a_trie_of_some_items_keeps_the_probabilities_of_all(network):
 # -- windows -----------------------------------------------------------------------------------------------------------
 
 
-def test_cuts_overlap_by_half_and_hold_each_target_once():
+def test_windows_overlap_by_half_and_contain_each_target_once():
     assert cuts(7, 1, 4) == [(0, 5, 1), (2, 7, 3)]
     for items in range(2, 60):
         for known in (1, min(3, items - 1)):
@@ -151,7 +151,7 @@ def test_cuts_overlap_by_half_and_hold_each_target_once():
             assert all(stop - start <= 7 for start, stop, _ in cuts(items, known, 6))
 
 
-def test_windows_join_the_samples_of_a_user():
+def test_samples_of_a_user_are_merged_into_windows():
     """RecBole's samples of two users with at most 3 items of history, and a row that does not continue the one before."""
     histories = np.array([[1, 0, 0], [1, 2, 0], [1, 2, 3], [2, 3, 4], [7, 0, 0], [9, 8, 0]])
     lengths, targets, users = np.array([1, 2, 3, 3, 1, 2]), np.array([2, 3, 4, 5, 8, 5]), np.array([1, 1, 1, 1, 2, 2])

@@ -98,7 +98,7 @@ def test_quantizing_stays_on_the_device():
         torch.testing.assert_close(held(mine), theirs, rtol=1e-3, atol=1e-6)
 
 
-def test_the_simulated_device_detects_cpu_tensors_and_waits():
+def test_simulated_device_detects_cpu_tensors_and_synchronization():
     model = torch.nn.Linear(3, 3)
     with simulated(model, ["allowed"]) as simulation:
         with pytest.raises(RuntimeError, match="on the device and on the CPU"):

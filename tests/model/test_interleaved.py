@@ -21,7 +21,7 @@ def test_blocks_of_the_docstring():
     assert blocks.items.tolist() == [[11, 11, 12, 12, 13, 13]] and blocks.target_items().tolist() == [12, 12, 13, 13]
 
 
-def test_orders_are_permutations_drawn_for_every_item():
+def test_every_item_has_a_random_order_of_modalities():
     torch.manual_seed(0)
     orders = random_orders(torch.zeros(50, 8, dtype=torch.long), 3)
     assert (orders.sort(-1).values == torch.arange(3)).all()
@@ -76,7 +76,7 @@ def test_later_items_do_not_change_the_states_of_earlier_targets(data_path):  # 
 
 
 @pytest.mark.parametrize("name", ["MQL4GRec", "MACRec"])
-def test_a_history_in_both_modalities_is_learnt_ranked_and_saved(name, data_path, tmp_path):  # noqa: F811
+def test_model_with_history_both_learns_ranks_and_loads(name, data_path, tmp_path):  # noqa: F811
     _, model, trainer, (train, _, _) = prepare(name, data_path, **BOTH, decode="exact", fusion="lse", epochs=6, item_task_ratio=0)
     loader = trainer.training_loader(train)
     losses = [trainer.train_steps(loader) for _ in range(6)]
@@ -102,6 +102,6 @@ def test_all_modalities_share_one_memory(data_path):  # noqa: F811
     ({"network": "encoder_decoder"}, "history is both and network is encoder_decoder"),
     ({"history": "all"}, "history is 'all'"),
 ])  # fmt: skip
-def test_wrong_settings_are_one_sentence(options, message, data_path):  # noqa: F811
+def test_invalid_settings_are_user_errors(options, message, data_path):  # noqa: F811
     with pytest.raises(UserError, match=message):
         prepare("MQL4GRec", data_path, **{**BOTH, **options})

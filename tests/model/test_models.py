@@ -21,7 +21,7 @@ BASELINE = {"train_neg_sample_args": None, "load_col": {"inter": ["user_id", "it
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_learns_the_order_and_beats_chance(name, data_path):
+def test_learns_the_next_item(name, data_path):
     _, _, trainer, (train, valid, test) = prepare(name, data_path, epochs=30, eval_step=10)
     trainer.fit(train, valid)
     losses = list(trainer.train_loss_dict.values())
@@ -32,7 +32,7 @@ def test_learns_the_order_and_beats_chance(name, data_path):
 
 @pytest.mark.parametrize("decode, fusion", [("beam", "official"), ("certified", "lse")])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_batch_ranks_as_its_users_alone(name, decode, fusion, data_path):
+def test_rankings_do_not_depend_on_the_batch(name, decode, fusion, data_path):
     _, model, _, loaders = prepare(name, data_path, decode=decode, fusion=fusion)
     model.eval()
     users = batch_of(loaders[2])
@@ -45,7 +45,7 @@ def test_a_batch_ranks_as_its_users_alone(name, decode, fusion, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_loss_and_gradient_in_parts_are_those_of_single_samples(name, data_path):
+def test_loss_and_gradient_of_parts_equal_those_of_single_samples(name, data_path):
     """With alignment items held back, the loss is the plain mean over samples, however they are split."""
     _, model, _, loaders = prepare(name, data_path, dropout_prob=0.0, pass_tokens=40)
     model.train()
@@ -68,7 +68,7 @@ DECODER_ONLY = {**PER_USER, "network": "decoder_only"}
 
 @pytest.mark.parametrize("options", [DECODER_ONLY, PER_USER], ids=["decoder_only", "encoder_decoder"])
 @pytest.mark.parametrize("name", ["TIGER", "MQL4GRec"])
-def test_one_pass_per_user_gives_loss_and_gradient_of_single_targets(name, options, data_path):
+def test_per_user_loss_and_gradient_equal_those_of_single_targets(name, options, data_path):
     """Also for histories that are cut into windows."""
     _, model, trainer, loaders = prepare(name, data_path, dropout_prob=0.0, MAX_ITEM_LIST_LENGTH=4, **options)
     model.item_tasks, model.aligns_items = [], False
@@ -91,7 +91,7 @@ def test_one_pass_per_user_gives_loss_and_gradient_of_single_targets(name, optio
 
 @pytest.mark.parametrize("options", [DECODER_ONLY, PER_USER], ids=["decoder_only", "encoder_decoder"])
 @pytest.mark.parametrize("name", ["TIGER", "MACRec"])
-def test_one_pass_per_user_learns_ranks_and_resumes(name, options, data_path):
+def test_per_user_training_learns_and_resumes(name, options, data_path):
     options = {**options, "epochs": 20, "eval_step": 10, "fusion": "mean"}
     _, whole, trainer, (train, valid, test) = prepare(name, data_path, **options)
     expected = trainer.fit(train, valid)
@@ -119,13 +119,13 @@ def test_one_pass_per_user_learns_ranks_and_resumes(name, options, data_path):
             torch.testing.assert_close(scores, exact.scores, atol=1e-5, rtol=0)
 
 
-def test_a_bidirectional_encoder_is_not_trained_per_user(data_path):
+def test_per_user_training_rejects_a_bidirectional_encoder(data_path):
     with pytest.raises(UserError, match="encoder_attention"):
         prepare("TIGER", data_path, training="per_user", encoder_attention="bidirectional")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_predict_is_the_exact_score_of_the_item(name, data_path):
+def test_predict_returns_the_exact_score(name, data_path):
     _, model, _, loaders = prepare(name, data_path)
     model.eval()
     users = batch_of(loaders[2])
@@ -140,7 +140,7 @@ def test_predict_is_the_exact_score_of_the_item(name, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_exact_decoding_ranks_by_what_predict_says(name, data_path):
+def test_exact_decoding_ranks_by_the_scores_of_predict(name, data_path):
     _, model, _, loaders = prepare(name, data_path, decode="exact", fusion="mean")
     model.eval()
     users = batch_of(loaders[2])
@@ -155,7 +155,7 @@ def test_exact_decoding_ranks_by_what_predict_says(name, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bf16_computes_nearly_what_fp32_does(name, data_path):
+def test_bf16_is_close_to_fp32(name, data_path):
     """The plain formulas under autocast against the CPU layers in fp32: the same loss and nearly the same scores."""
     losses, scores = [], []
     for precision in ("fp32", "bf16"):
@@ -169,7 +169,7 @@ def test_bf16_computes_nearly_what_fp32_does(name, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_method_ranks_in_eval_precision(name, data_path):
+def test_all_ranking_methods_use_eval_precision(name, data_path):
     """Trained in bf16, then evaluated, ``full_sort_topk``, ``predict`` and ``recommend``: one precision in all of them."""
     _, model, trainer, (train, _, test) = prepare(name, data_path, precision="bf16", pass_tokens=None)
     assert (trainer.precision, model.eval_precision) == ("bf16", "fp32")
@@ -196,7 +196,7 @@ def test_every_method_ranks_in_eval_precision(name, data_path):
 
 
 @pytest.mark.parametrize("forced, expected", [("1", "bf16"), ("0", "fp32")])
-def test_auto_follows_the_environment_variable(forced, expected, data_path, monkeypatch):
+def test_precision_auto_reads_the_environment_variable(forced, expected, data_path, monkeypatch):
     monkeypatch.setenv("RECBOLE_MACREC_BF16", forced)
     _, model, trainer, _ = prepare("TIGER", data_path, modalities=["text"], precision="auto", eval_precision="auto")
     assert trainer.precision == model.eval_precision == expected
@@ -208,7 +208,7 @@ def test_auto_follows_the_environment_variable(forced, expected, data_path, monk
 @pytest.mark.parametrize("certified_rows", [1024, 4])
 @pytest.mark.parametrize("fusion", ["official", "mean", "lse"])
 @pytest.mark.parametrize("name", ["TIGER", "MACRec"])
-def test_certified_decoding_ranks_the_first_items_as_exact_decoding(name, fusion, certified_rows, data_path):
+def test_first_items_of_certified_equal_those_of_exact(name, fusion, certified_rows, data_path):
     """Of each modality and fused, so metrics by item and by ID are the same."""
     options = {"fusion": fusion, "certified_rows": certified_rows, "collision": "keep", "num_beams": 12}
     _, model, trainer, (train, _, test) = prepare(name, data_path, **options)
@@ -223,7 +223,7 @@ def test_certified_decoding_ranks_the_first_items_as_exact_decoding(name, fusion
     assert model.full_sort_predict(batch_of(test)).isfinite().all()
 
 
-def test_rescoring_orders_the_candidates_exactly(data_path):
+def test_rescore_fusion_ranks_candidates_by_exact_scores(data_path):
     _, model, _, loaders = prepare("MACRec", data_path, fusion="rescore", num_beams=10)
     model.eval()
     users = batch_of(loaders[2])
@@ -241,7 +241,7 @@ def test_rescoring_orders_the_candidates_exactly(data_path):
 
 @pytest.mark.parametrize("decode", ["beam", "exact"])
 @pytest.mark.parametrize("name", NAMES)
-def test_metrics_equal_a_hand_count(name, decode, data_path):
+def test_metrics_equal_a_simple_count(name, decode, data_path):
     config, model, trainer, (train, valid, test) = prepare(name, data_path, epochs=2, decode=decode)
     trainer.fit(train, valid)
     result = trainer.evaluate(test)
@@ -256,7 +256,7 @@ def test_metrics_equal_a_hand_count(name, decode, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_seed_same_run_and_loaded_equals_saved(name, data_path):
+def test_same_seed_gives_same_results_and_loaded_equals_saved(name, data_path):
     runs = []
     for _ in range(2):
         _, _, trainer, (train, valid, test) = prepare(name, data_path)
@@ -289,7 +289,7 @@ def ranked_items(model, test) -> dict:
 @pytest.mark.parametrize("name, options", [*((name, {}) for name in NAMES), ("MMGRec", {"encoder_input": "learnt"}),
                                            ("TIGER", {"encoders": {"text": "tfidf"}}),
                                            ("TIGER", {"modalities": ["sound"], "encoders": {"sound": "cooccurrence"}})])
-def test_rows_in_another_order_give_the_same_lists(name, options, data_path):
+def test_recommendations_do_not_depend_on_the_order_of_rows(name, options, data_path):
     for modality in options.get("encoders", {}):  # encoded from the rewritten files, too
         for file in (data_path / TINY / "features").glob(f"{modality}.*"):
             file.unlink()
@@ -309,7 +309,7 @@ def test_rows_in_another_order_give_the_same_lists(name, options, data_path):
     ({"collision": "popularity"}, "inter", "u0\ti5\t-1", "counts of training interactions"),
 ])
 @pytest.mark.parametrize("how", ["load", "resume"])
-def test_a_checkpoint_of_other_content_is_refused_before_learning(options, ending, line, reported, how, data_path):
+def test_checkpoint_of_other_data_is_rejected_before_training(options, ending, line, reported, how, data_path):
     if options.get("encoders"):
         for file in (data_path / TINY / "features").glob("text.*"):
             file.unlink()
@@ -329,7 +329,7 @@ def test_a_checkpoint_of_other_content_is_refused_before_learning(options, endin
     assert len([path for path in (data_path / TINY / "semantic_ids").iterdir() if path.is_dir()]) == 1
 
 
-def test_a_model_that_reads_users_refuses_others(data_path):
+def test_checkpoint_of_other_users_is_rejected(data_path):
     _, _, trainer, _ = prepare("MMGRec", data_path, encoder_input="learnt", representation="concatenated",
                                collision="extra_token", quantizer="rq_kmeans")
     trainer._save_checkpoint(0)
@@ -362,7 +362,7 @@ def test_resumed_equals_uninterrupted(name, data_path):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("where", [0.0, 1.5])  # at the next batch; before the first best epoch is written, and later
-def test_left_within_an_epoch_and_resumed_equals_uninterrupted(name, where, data_path):
+def test_resumed_within_an_epoch_equals_uninterrupted(name, where, data_path):
     _, whole, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32)
     expected, losses = trainer.fit(train, valid), trainer.train_loss_dict
     _, _, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32)
@@ -378,7 +378,7 @@ def test_left_within_an_epoch_and_resumed_equals_uninterrupted(name, where, data
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
 
 
-def test_the_rest_of_an_epoch_needs_the_same_batches(data_path):
+def test_resuming_within_an_epoch_needs_the_same_batches(data_path):
     _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"])
     trainer.callbacks.append(PauseAfter(0))
     with pytest.raises(Paused):
@@ -399,7 +399,7 @@ def test_rankings_of_the_modalities_and_their_fusion_are_reported(data_path):
             assert detail["id"][metric] >= value  # an ID that several items shared is hit with any of them
 
 
-def test_tiger_reads_ids_learnt_together_with_the_other_modality(data_path):
+def test_tiger_with_ids_learnt_from_two_modalities(data_path):
     _, reference, _, _ = prepare("MACRec", data_path)
     _, model, _, _ = prepare("TIGER", data_path, quantizer="cross_modal_rqvae", collision="reassign")
     assert model.modalities == ["text"] and reference.modalities == ["text", "image"]
@@ -409,7 +409,7 @@ def test_tiger_reads_ids_learnt_together_with_the_other_modality(data_path):
 
 
 @pytest.mark.parametrize("ratio, tasks", [(0, False), (0.25, True)])
-def test_item_task_ratio_leaves_the_implicit_alignment_alone(ratio, tasks, data_path):
+def test_item_task_ratio_does_not_affect_implicit_alignment(ratio, tasks, data_path):
     losses = []
     for weight in (0.0, 0.5):
         options = {"dropout_prob": 0.0, "item_task_ratio": ratio, "lambda_implicit": weight}
@@ -421,7 +421,7 @@ def test_item_task_ratio_leaves_the_implicit_alignment_alone(ratio, tasks, data_
 
 
 @pytest.mark.parametrize("training", ["per_user", "per_target"])
-def test_cross_task_ratio_of_the_users_train_the_tasks_between_modalities(training, data_path):
+def test_cross_task_ratio_is_the_share_of_users_in_cross_modal_tasks(training, data_path):
     options = {"dropout_prob": 0.0, "item_task_ratio": 0, "lambda_implicit": 0.0, "training": training}
     _, model, trainer, loaders = prepare("MACRec", data_path, cross_task_ratio=0.25, train_batch_size=40, **options)
     batch = next(iter(trainer.training_loader(loaders[0])))
@@ -463,13 +463,13 @@ def test_a_decoder_only_network_has_no_prompt_per_task(data_path):
 
 
 @pytest.mark.parametrize("option", ["explicit_alignment", "compile", "standardize", "show_progress"])
-def test_a_text_is_neither_true_nor_false(option, data_path):
+def test_flags_reject_strings(option, data_path):
     with pytest.raises(UserError, match=f"{option} .*'no'.*True or False"):
         prepare("MACRec", data_path, **{option: "no"})
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_norms_and_relative_biases_get_no_weight_decay(name, data_path):
+def test_norms_and_relative_biases_have_no_weight_decay(name, data_path):
     _, model, trainer, _ = prepare(name, data_path, weight_decay=0.5)
     decay = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
     names = {"norms": 0, "biases": 0, "others": 0}
@@ -508,7 +508,7 @@ def test_metrics_of_the_recommended_items(name, data_path):
 
 
 @pytest.mark.parametrize("name", ["TIGER", "SASRec"])
-def test_fewer_users_per_batch_if_their_scores_do_not_fit(name, data_path, monkeypatch, caplog):
+def test_eval_batch_size_is_reduced_to_fit_memory(name, data_path, monkeypatch, caplog):
     options = {"modalities": ["text"], "eval_batch_size": 16, **BASELINE}
     _, model, trainer, (_, _, test) = prepare(name, data_path, **options)
     expected = trainer.evaluate(test, load_best_model=False)
@@ -520,7 +520,7 @@ def test_fewer_users_per_batch_if_their_scores_do_not_fit(name, data_path, monke
 
 
 @pytest.mark.parametrize("name", ["TIGER", "SASRec"])
-def test_a_diverging_loss_names_the_epoch_and_the_last_good_checkpoint(name, data_path):
+def test_error_of_a_diverging_loss_names_epoch_and_checkpoint(name, data_path):
     options = {"modalities": ["text"], "clip_grad_norm": None, **BASELINE}
     _, model, trainer, (train, valid, _) = prepare(name, data_path, **options)
 
@@ -544,7 +544,7 @@ def test_nonfinite_weights_after_an_epoch_are_not_used_for_ranking(data_path):
         trainer.fit(train, valid)
 
 
-def test_switches_of_the_ablation_change_the_loss(data_path):
+def test_ablation_options_change_the_loss(data_path):
     losses = {}
     for switch, options in {
         "full": {},
@@ -568,12 +568,12 @@ def test_switches_of_the_ablation_change_the_loss(data_path):
         ("TIGER", {"semantic_ids": "published"}, "text.json"),
     ],
 )
-def test_bad_options_name_the_option(name, options, named, data_path):
+def test_invalid_options_are_user_errors(name, options, named, data_path):
     with pytest.raises(UserError, match=named):
         prepare(name, data_path, **options)
 
 
-def test_checkpoint_of_other_codes_or_sizes_is_refused(data_path):
+def test_checkpoint_of_other_codes_or_sizes_is_rejected(data_path):
     _, _, trainer, (train, valid, test) = prepare("TIGER", data_path, epochs=1)
     trainer.fit(train, valid)
     file = trainer.saved_model_file
@@ -585,7 +585,7 @@ def test_checkpoint_of_other_codes_or_sizes_is_refused(data_path):
         larger.evaluate(test, model_file=file)
 
 
-def test_truncated_or_foreign_checkpoint_is_refused(data_path, tmp_path):
+def test_truncated_or_unrelated_checkpoint_is_rejected(data_path, tmp_path):
     _, _, trainer, (train, valid, test) = prepare("TIGER", data_path, epochs=1)
     trainer.fit(train, valid)
     content = open(trainer.saved_model_file, "rb").read()
@@ -600,7 +600,7 @@ def test_truncated_or_foreign_checkpoint_is_refused(data_path, tmp_path):
         trainer.resume_checkpoint(tmp_path / "missing.pth")
 
 
-def test_checkpoints_hold_plain_values_only(data_path):
+def test_checkpoints_contain_plain_values_only(data_path):
     _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, epochs=1)
     trainer.fit(train, valid)
     for file in (trainer.saved_model_file, trainer._last_file()):
@@ -609,7 +609,7 @@ def test_checkpoints_hold_plain_values_only(data_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_number_of_cores_changes_nothing(name, precision, data_path):
+def test_results_do_not_depend_on_the_number_of_cores(name, precision, data_path):
     """Gradients with dropout, and rankings: a batch in several parts on one core and on three."""
     before, seen = torch.get_num_threads(), []
     try:

@@ -52,7 +52,7 @@ def test_recommendations_equal_full_sort_topk(name, decode, fusion, data_path):
 
 
 @pytest.mark.parametrize("decode, fusion", SEARCHES)
-def test_candidates_are_all_and_only_recommended_items(decode, fusion, data_path):
+def test_only_candidates_are_recommended(decode, fusion, data_path):
     _, model, _, (_, _, test) = prepare("MACRec", data_path, decode=decode, fusion=fusion, num_beams=2, topk=[1, 2])
     histories, _ = histories_of(model, test)
     allowed = [f"i{i}" for i in (0, 3, 8, 9, 17, 29)]
@@ -76,7 +76,7 @@ def test_exact_candidates_without_seen_items_equal_the_filtered_full_ranking(dec
 
 
 @pytest.mark.parametrize("decode, fusion", SEARCHES)
-def test_seen_items_are_excluded_and_all_others_found(decode, fusion, data_path):
+def test_exclude_seen_recommends_all_other_items(decode, fusion, data_path):
     """Even where the best beams are all seen: users get k unseen items as long as there are k."""
     _, model, _, _ = prepare("MACRec", data_path, decode=decode, fusion=fusion, num_beams=3, topk=[1])
     long = [f"i{i}" for i in range(25)]  # longer than what the model reads, each item twice
@@ -157,13 +157,13 @@ def test_a_loaded_checkpoint_recommends(data_path):
     ([["i1"]], {"candidates": "i1"}, "candidates is 'i1'"),
     ([["i1"]], {"candidates": ["i1", "nope"]}, r"candidates contains 1 item \('nope'\)"),
 ])
-def test_user_errors_are_one_line(sequences, options, message, data_path):
+def test_user_errors(sequences, options, message, data_path):
     _, model, _, _ = prepare("TIGER", data_path, modalities=["text"])
     with pytest.raises(UserError, match=message):
         model.recommend(sequences, **options)
 
 
-def test_other_models_are_refused():
+def test_models_of_recbole_are_rejected():
     with pytest.raises(UserError, match="Linear is not a model of recbole_macrec"):
         Recommender(torch.nn.Linear(1, 1))
 
@@ -175,7 +175,7 @@ def test_models_that_require_users_are_rejected(data_path):
 
 
 @pytest.mark.parametrize("name", ["TIGER", "SASRec"])
-def test_moved_dataset_is_found_or_set_by_data_path(name, tmp_path, monkeypatch):
+def test_moved_dataset_is_found_or_given_by_data_path(name, tmp_path, monkeypatch):
     (tmp_path / "before").mkdir()
     write_tiny_dataset(tmp_path / "before" / "data")
     options = {**SMALL, "modalities": ["text"], "encoders": {"text": "tfidf"}, "quantizer": "rq_kmeans"}

@@ -27,7 +27,7 @@ def lists(frame):
 
 
 @pytest.mark.parametrize("item_features", ["none", "codes"])
-def test_a_dense_model_recommends_what_full_sort_topk_ranks_first(item_features, data_path, tmp_path):  # noqa: F811
+def test_recommendations_of_a_dense_model_equal_full_sort_topk(item_features, data_path, tmp_path):  # noqa: F811
     _, model, _, (_, _, test) = prepare("SASRecPerUser", data_path, item_features=item_features)
     data, tokens = test.dataset.inter_feat, np.array(model.item_tokens)
     rows = zip(data["item_id_list"].tolist(), data["item_length"].tolist())
@@ -69,12 +69,12 @@ def test_fused_scores_are_the_weighted_log_probabilities_of_all_items(pair):
         np.testing.assert_allclose([by_name[item] for item in found["item"]], expected, atol=1e-5)
 
 
-def test_a_weight_of_0_leaves_the_list_of_the_other_model(pair):
+def test_zero_weight_gives_the_list_of_the_other_model(pair):
     assert lists(Recommender.fuse(pair, [0, 1], top=10).recommend(HISTORIES)) == lists(pair[1].recommend(HISTORIES))
     assert lists(Recommender.fuse(pair, [2, 0], top=10).recommend(HISTORIES)) == lists(pair[0].recommend(HISTORIES))
 
 
-def test_restrictions_hold_for_every_model(pair):
+def test_candidates_and_exclude_seen_apply_to_every_model(pair):
     fused = Recommender.fuse(pair, [1, 1], top=5)
     assert set(fused.recommend(HISTORIES, 4, candidates=["i3", "i8"])["item"]) == {"i3", "i8"}
     seen = lists(fused.recommend(HISTORIES, 20, exclude_seen=True))
@@ -95,6 +95,6 @@ def test_a_fusion_is_saved_as_one_folder(pair, tmp_path):
 
 
 @pytest.mark.parametrize("weights", [[1], [0, 0], [-1, 2], [float("nan"), 1]])
-def test_invalid_weights_are_one_sentence(pair, weights):
+def test_invalid_weights_are_user_errors(pair, weights):
     with pytest.raises(UserError, match="weights"):
         Recommender.fuse(pair, weights)

@@ -114,7 +114,7 @@ def log_probs_by_level(model, modality, memory, code, trained) -> list[float]:
     return steps
 
 
-def test_searches_find_the_exact_scores_of_new_items(data_path):
+def test_scores_of_new_items_in_every_search(data_path):
     """Beam search with as many beams as items all of them, certified search the first ones."""
     for fusion in ("official", "rescore", "lse"):
         _, model, _, _ = prepare("MQL4GRec", data_path, fusion=fusion)
@@ -191,7 +191,7 @@ def test_pretrained_folder_keeps_new_items_and_accepts_more(data_path, tmp_path)
     (lambda f: f["text"].update({"new-i3": np.full(12, np.nan)}), "NaN"),
     (lambda f: f["text"].update({"new-i3": "abc"}), "not a row of numbers"),
 ])
-def test_user_errors_are_one_line_and_change_nothing(change, message, data_path):
+def test_user_errors_leave_the_model_unchanged(change, message, data_path):
     _, model, _, _ = prepare("MACRec", data_path)
     recommender, features = Recommender(model), features_near(data_path, ["i3", "i4"])
     change(features)

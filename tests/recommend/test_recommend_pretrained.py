@@ -74,7 +74,7 @@ def test_loads_in_another_process_without_configuration_files(folder, tmp_path):
     assert not any((tmp_path / "empty").iterdir())
 
 
-def test_building_a_model_does_not_change_the_random_state(folder):
+def test_loading_a_model_does_not_change_the_random_state(folder):
     import torch
 
     torch.manual_seed(5)
@@ -146,7 +146,7 @@ def test_pickles_are_rejected_and_not_executed(file, sealed, folder):
     assert not os.path.exists("exploded")
 
 
-def test_the_weights_of_another_model_are_refused(folder, data_path, tmp_path):
+def test_weights_of_another_model_are_rejected(folder, data_path, tmp_path):
     _, other, _, _ = prepare("MACRec", data_path, seed=1)
     other.save_pretrained(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "model.safetensors", folder)
@@ -186,7 +186,7 @@ def test_an_invalid_manifest_is_a_user_error(changes, message, folder):
     assert "\n" not in str(error.value)
 
 
-def test_other_paths_are_refused(folder, data_path, tmp_path):
+def test_invalid_paths_are_rejected(folder, data_path, tmp_path):
     for path, message in ((tmp_path / "nowhere", "does not exist"), (data_path, "can't be read")):
         with pytest.raises(UserError, match=message):
             Recommender.from_pretrained(path)

@@ -112,7 +112,7 @@ def test_restarts_repair_a_collapsed_codebook(monkeypatch, caplog):
     ({}, "lambda_con"),
     ({"quantizer": "rqvae"}, "codebook_size"),
 ])
-def test_health_warning_names_codebook_and_the_option_to_change(changed, advice):
+def test_collapse_warning_names_codebook_and_option(changed, advice):
     settings = SMALL.replace(**changed)
     fine = {"usage": [12, 12, 9], "perplexity": [9.0, 9.0, 6.0], "collision_rate": 0.1}
     assert health_warning("text", fine, ITEMS, settings) is None
@@ -121,7 +121,7 @@ def test_health_warning_names_codebook_and_the_option_to_change(changed, advice)
     assert "Codebook 2" in health_warning("text", fine | {"perplexity": [9.0, 9.0, 1.1]}, ITEMS, settings)
 
 
-def test_bundle_is_reused_and_equal(tmp_path, monkeypatch):
+def test_bundle_is_reused(tmp_path, monkeypatch):
     built = build(tmp_path)
     monkeypatch.setattr(build_module, "represent_and_learn", None)  # learning again would fail
     again = build(tmp_path)
@@ -164,7 +164,7 @@ def test_features_too_large_for_memory_are_streamed_to_the_same_ids(quantizer, t
 
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])
-def test_no_step_reads_or_quantizes_all_items_at_once(quantizer, tmp_path, monkeypatch):
+def test_every_step_works_in_blocks_of_items(quantizer, tmp_path, monkeypatch):
     """At most as many rows as a block, a batch or the sample are in use at a time, in every step up to the finished IDs."""
     largest = 64  # rqvae_batch_size; a block and the sample have fewer rows
     monkeypatch.setattr("recbole_macrec.utils.blocks.BLOCK", 50)
@@ -194,7 +194,7 @@ def test_no_step_reads_or_quantizes_all_items_at_once(quantizer, tmp_path, monke
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="no advice about memory maps here")
-def test_memory_of_memory_maps_is_freed(tmp_path):
+def test_memory_mapped_files_do_not_stay_in_memory(tmp_path):
     """Reading a feature file from end to end leaves little of it in the memory of the process."""
     np.save(tmp_path / "large.npy", np.ones((2**16, 256), np.float32))  # 64 MiB
     mapped = np.load(tmp_path / "large.npy", mmap_mode="r")
@@ -217,7 +217,7 @@ def test_expected_training_time_is_logged(caplog):
     assert [duration(seconds) for seconds in (0.25, 59, 75)] == ["0.2 s", "59 s", "1 min 15 s"]
 
 
-def test_very_large_catalogues_use_a_sample(monkeypatch):
+def test_very_large_catalogues_train_on_a_sample(monkeypatch):
     monkeypatch.setattr(rows, "SAMPLE_SIZE", 60)
     drawn = rows.sample_rows(FEATURES["text"], seed=0)
     assert len(drawn) == 60 and len(np.unique(drawn, axis=0)) == 60
@@ -259,7 +259,7 @@ def test_codes_do_not_depend_on_the_order_of_items(tmp_path, monkeypatch, quanti
     ("features", "features of 'image'"), ("tokens", r"1 item \('new'\) new, 1 item \('i0'\) gone"), ("settings", "options"),
     (None, None),
 ])
-def test_other_ids_than_those_of_a_checkpoint_are_refused_before_learning(tmp_path, monkeypatch, change, reported):
+def test_ids_unlike_those_of_the_checkpoint_are_rejected_before_learning(tmp_path, monkeypatch, change, reported):
     settings, features, tokens = SMALL.replace(quantizer="rq_kmeans"), dict(FEATURES), list(TOKENS)
     expected = build(tmp_path, settings).bundle.name
     if change == "features":
@@ -336,7 +336,7 @@ def with_rows(modality, rows, value):
     (FEATURES, SMALL, ["i0", *TOKENS[:-1]], ["'i0' is listed twice"]),
     ({m: x[:0] for m, x in FEATURES.items()}, SMALL, [], ["no items"]),
 ])
-def test_bad_input_is_a_user_error_and_writes_nothing(tmp_path, features, settings, tokens, parts):
+def test_invalid_input_is_a_user_error_and_writes_nothing(tmp_path, features, settings, tokens, parts):
     with pytest.raises(UserError) as error:
         build(tmp_path, settings, features, tokens)
     for part in parts:
@@ -344,7 +344,7 @@ def test_bad_input_is_a_user_error_and_writes_nothing(tmp_path, features, settin
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 
-def test_constant_and_equal_features_still_end_in_unique_ids(tmp_path):
+def test_constant_and_equal_features_give_unique_ids(tmp_path):
     features = {"text": np.ones((ITEMS, 4)), "image": np.repeat(FEATURES["image"][:8], ITEMS // 8, axis=0)}
     ids = build(tmp_path, features=features)
     assert ids.statistics["text"]["collision_rate"] > 0.9
@@ -370,7 +370,7 @@ def test_features_of_any_scale_are_used_or_rejected(quantizer):
         learn_codes(large, settings.replace(standardize=False), show_progress=False)
 
 
-def test_sinkhorn_in_training_changes_codes_and_names_of_bundles_only_if_it_is_on():
+def test_option_sinkhorn_epsilon_changes_codes_and_bundle_name():
     settings = SMALL.replace(modalities=("text",), quantizer="rqvae")
     balanced = settings.replace(sinkhorn_epsilon=0.05)
     assert "sinkhorn_epsilon" not in settings.identity() and balanced.identity()["sinkhorn_epsilon"] == 0.05

@@ -26,7 +26,7 @@ def test_two_communities_get_different_first_codes():
     assert len(set(first[:10])) == len(set(first[10:])) == 1 and first[0] != first[10]
 
 
-def test_ids_are_unique_and_leaves_small():
+def test_ids_are_unique_and_clusters_have_at_most_the_leaf_size():
     paths = cluster_paths(common_users(two_communities(items=40)), clusters=3, leaf_size=6, seed=0)
     codes = rectangular_codes(paths)
     assert len(np.unique(codes, axis=0)) == 40
@@ -34,7 +34,7 @@ def test_ids_are_unique_and_leaves_small():
     assert codes.shape == (40, max(map(len, paths)))
 
 
-def test_the_same_seed_repeats():
+def test_same_seed_gives_same_ids():
     weights = common_users(two_communities(items=40))
     assert cluster_paths(weights, 3, 6, seed=5) == cluster_paths(weights, 3, 6, seed=5)
 
@@ -44,7 +44,7 @@ def test_short_ids_end_with_the_end_code():
     assert rectangular_codes([(0, 2), (1, 0)]).tolist() == [[0, 2], [1, 0]]
 
 
-def test_items_without_users_form_a_part_of_their_own():
+def test_items_without_users_have_a_cluster_of_their_own():
     interactions = np.hstack([two_communities().toarray(), np.zeros((60, 3))])
     paths = cluster_paths(common_users(csr_matrix(interactions)), clusters=2, leaf_size=10, seed=0)
     assert len({path[0] for path in paths[20:]}) == 1 and paths[20][0] not in {path[0] for path in paths[:20]}

@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_codes_and_representations(training):
     assert not np.array_equal(one.graph.items, other.graph.items)
 
 
-def test_the_quantizer_moves_the_graph_when_they_train_jointly():
+def test_joint_training_changes_the_graph_representations():
     features, interactions = shop()
     settings = SMALL.replace(graph_training="joint")
     learnt = represent_and_learn(features, interactions, settings, show_progress=False)
@@ -103,7 +103,7 @@ def bundles(folder) -> set[str]:
     return {path.name for path in folder.glob("semantic_ids-*") if path.is_dir()}
 
 
-def test_bundles_depend_on_interactions_where_ids_do(tmp_path):
+def test_bundle_name_depends_on_interactions_if_ids_do(tmp_path):
     _, interactions = shop()
     more = interactions.copy()
     more[0, 0] += 1
@@ -115,7 +115,7 @@ def test_bundles_depend_on_interactions_where_ids_do(tmp_path):
         assert len(bundles(tmp_path) - before) == kept, changed
 
 
-def test_the_order_of_users_and_items_changes_nothing(tmp_path):
+def test_codes_do_not_depend_on_the_order_of_users_and_items(tmp_path):
     features, interactions = shop()
     users, items = (np.random.default_rng(seed).permutation(n) for seed, n in ((1, USERS - 1), (2, ITEMS)))
     users = np.append(0, 1 + users)  # RecBole's padding stays first
@@ -146,7 +146,7 @@ def test_a_bundle_restores_the_graph(tmp_path):
         assert (np.diff(counts[ranked]) <= 0).all()
 
 
-def test_without_interactions_there_is_no_graph(tmp_path):
+def test_graph_without_interactions_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="training interactions"):
         build(tmp_path, None)
     with pytest.raises(UserError, match="no training interactions"):

@@ -26,21 +26,21 @@ def with_(**options):
     return SETTINGS.replace(**options)
 
 
-def test_without_both_losses_the_codes_are_those_of_rqvae():
+def test_codes_without_both_losses_equal_those_of_rqvae():
     features = items()
     ours = learn_codes(features, SETTINGS, show_progress=False).modalities["text"].codes
     plain = learn_codes({"text": features["text"]}, with_(quantizer="rqvae"), show_progress=False).modalities["text"].codes
     assert np.array_equal(ours, plain)
 
 
-def test_clusters_are_balanced_and_near():
+def test_clusters_are_balanced():
     codebook = np.concatenate([np.random.default_rng(i).normal(10 * i, 0.1, (4, 3)) for i in range(3)]).astype(np.float32)
     assigned = balanced_clusters(codebook, 3, seed=0)
     assert all(len(set(assigned[4 * i : 4 * i + 4])) == 1 for i in range(3)) and len(set(assigned)) == 3
     assert np.bincount(balanced_clusters(codebook, 5, seed=0)).max() <= 3
 
 
-def test_diversity_loss_is_the_cross_entropy_of_another_codeword_of_the_cluster():
+def test_diversity_loss_equals_the_formula():
     codebook, codes = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
     clusters = torch.tensor([0, 0, 1, 2])  # the only other codeword of 0 is 1; 2 is alone
     expected = []
@@ -52,7 +52,7 @@ def test_diversity_loss_is_the_cross_entropy_of_another_codeword_of_the_cluster(
     assert diversity_loss(codebook, codes, torch.arange(4), torch.Generator()).item() == 0
 
 
-def test_diversity_loss_moves_codebooks_alone():
+def test_diversity_loss_has_gradients_of_codebooks_only():
     training = LETTERTraining(items()[COLLABORATIVE], {"text": items()["text"]}, with_(lambda_div=1.0), "cpu")
     (tower,) = training.model.towers
     training._initialise(tower.quantizer, training._encode(tower, training.x[0]))
@@ -75,7 +75,7 @@ def test_collaborative_loss_gives_items_of_one_group_the_same_first_code():
     assert purity(10.0) > max(0.9, purity(0.0) + 0.1)
 
 
-def test_vectors_of_another_width_are_one_sentence():
+def test_collaborative_vectors_of_another_width_are_a_user_error():
     features = {**items(), COLLABORATIVE: np.zeros((120, 5), dtype=np.float32)}
     with pytest.raises(UserError, match="code_dim is 4, but the collaborative vectors have 5"):
         learn_codes(features, SETTINGS, show_progress=False)
@@ -83,7 +83,7 @@ def test_vectors_of_another_width_are_one_sentence():
 
 @pytest.mark.parametrize("quantizer", ["letter", "cid"])
 @pytest.mark.parametrize("name", ["TIGER", "MACRec"])
-def test_models_train_on_the_ids(name, quantizer, data_path):  # noqa: F811
+def test_model_trains_with_letter_ids(name, quantizer, data_path):  # noqa: F811
     options = {"quantizer": quantizer, "cf_epochs": 1, "cid_clusters": 3, "cid_leaf_size": 8, "epochs": 1, "rqvae_epochs": 2}
     if name == "TIGER":
         options |= {"modalities": ["text"]}
@@ -93,7 +93,7 @@ def test_models_train_on_the_ids(name, quantizer, data_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("quantizer", ["letter", "cid"])
-def test_held_out_interactions_change_nothing(quantizer, data_path):  # noqa: F811
+def test_ids_do_not_depend_on_held_out_interactions(quantizer, data_path):  # noqa: F811
     options = {"quantizer": quantizer, "cf_epochs": 1, "cid_clusters": 3, "cid_leaf_size": 8, "rqvae_epochs": 2, "modalities": ["text"],
                "lambda_cf": 1.0}  # fmt: skip
     _, before, _, _ = prepare("TIGER", data_path, **options)

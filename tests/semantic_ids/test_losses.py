@@ -27,7 +27,7 @@ def literal_info_nce(anchors, candidates, target, temperature, excluded):
 
 
 @pytest.mark.parametrize("excluded", [None, [0, 1, -1, 3]])
-def test_info_nce_is_the_literal_loop(excluded):
+def test_info_nce_equals_a_loop(excluded):
     anchors, candidates = torch.randn(4, 3, generator=generator()), torch.randn(6, 3, generator=generator(1))
     target = torch.tensor([1, 5, 0, 2])
     ours = info_nce(anchors, candidates, target, 0.1, None if excluded is None else torch.tensor(excluded))
@@ -78,14 +78,14 @@ def encoder_gradient(loss, model):
 
 
 @pytest.mark.parametrize("positives", ["pseudo_label", "self"])
-def test_l_con_at_layer_two_moves_the_encoder_only_with_detached_residuals(positives):
+def test_l_con_at_layer_two_has_encoder_gradients_only_with_detached_residuals(positives):
     detached, x, labels = model_and_batch(SMALL.replace(con_positives=positives))
     assert encoder_gradient(detached(x, labels).con, detached) > 1e-3
     through, x, labels = model_and_batch(SMALL.replace(con_positives=positives, residual="straight_through"))
     assert encoder_gradient(through(x, labels).con, through) < 1e-6
 
 
-def test_l_con_takes_its_positives_from_the_other_modality():
+def test_positives_of_l_con_have_equal_labels_in_the_other_modality():
     """No two items share a label in a, all share one in b: only a's residuals have positives, from the labels of b."""
     model, x, _ = model_and_batch(SMALL)
     labels = [torch.arange(32), torch.zeros(32, dtype=torch.long)]
@@ -97,7 +97,7 @@ def test_l_con_takes_its_positives_from_the_other_modality():
 
 
 @pytest.mark.parametrize("denominator", ["others", "all"])
-def test_l_con_is_the_sum_of_the_literal_terms(denominator):
+def test_l_con_is_the_sum_over_modalities_and_layers(denominator):
     model, x, labels = model_and_batch(SMALL.replace(con_layers=(1, 2), con_denominator=denominator))
     quantized = [tower(part).quantized for tower, part in zip(model.towers, x)]
     model.generator = generator(5)
@@ -138,7 +138,7 @@ def test_three_modalities_sum_over_all_ordered_pairs():
     assert all(encoder_gradient(part, model) > 0 for part in (loss.recon, loss.rq, loss.con, loss.align))
 
 
-def test_total_is_the_weighted_sum_and_weights_of_zero_switch_off():
+def test_total_loss_is_the_weighted_sum_of_its_terms():
     model, x, labels = model_and_batch(SMALL.replace(lambda_con=0.3, lambda_align=0.2))
     loss = model(x, labels)
     assert loss.total.item() == pytest.approx(

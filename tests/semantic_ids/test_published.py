@@ -19,7 +19,7 @@ def file(tmp_path):
     return write
 
 
-def test_reads_rows_in_the_given_order_and_checks_but_drops_other_items(file):
+def test_read_returns_rows_in_the_given_order_and_drops_other_items(file):
     assert read_published(file(GOOD), ["7", "B00Z"]).tolist() == [[170, 0, 3], [2, 0, 3]]
 
 
@@ -60,7 +60,7 @@ def test_errors_name_file_item_and_advice(file, content, parts):
     assert "\n" not in str(error.value)
 
 
-def test_missing_file_is_named(tmp_path):
+def test_error_names_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="nowhere.json: no such file"):
         read_published(tmp_path / "nowhere.json", ["1"])
 
@@ -71,13 +71,13 @@ def test_missing_file_is_named(tmp_path):
     (["a", "b"], np.array([[0, 1], [0, -1]])),
     (["a", "b"], np.zeros((2, 2))),
 ])
-def test_writer_refuses_what_the_reader_would(tmp_path, tokens, codes):
+def test_writer_and_reader_reject_the_same_ids(tmp_path, tokens, codes):
     with pytest.raises(UserError, match="ids.json: cannot write"):
         write_published(tmp_path / "ids.json", tokens, codes)
     assert not (tmp_path / "ids.json").exists()
 
 
-def test_published_ids_are_resolved_and_counted(file):
+def test_collisions_of_published_ids_are_resolved_and_counted(file):
     path = file(GOOD)
     resolved = {c: published_semantic_ids({"text": path}, list(GOOD), SemanticIDSettings(("text",), collision=c))
             for c in ("reassign", "extra_token", "keep")}

@@ -101,7 +101,7 @@ def test_balanced_codewords_by_hand():
     assert balanced_codewords(x, codebook, epsilon=0.05).tolist() == [0, 1, 1, 0]  # the two rows nearest to 1
 
 
-def test_balanced_codewords_have_the_least_total_distance():
+def test_balanced_codewords_minimize_the_total_distance():
     generator = torch.Generator().manual_seed(2)
     x, codebook = torch.randn(6, 3, generator=generator), torch.randn(3, 3, generator=generator)
     cost = torch.cdist(x, codebook).square()
@@ -109,7 +109,7 @@ def test_balanced_codewords_have_the_least_total_distance():
     assert balanced_codewords(x, codebook, epsilon=0.05).tolist() == list(words)
 
 
-def test_only_training_balances_and_only_the_last_level():
+def test_codes_are_balanced_only_in_training_and_at_the_last_level():
     codebooks = [[[0.0], [5.0]], [[0.0], [1.0]]]
     z = torch.tensor([[0.0], [0.3], [0.2], [0.1]])
     plain, balanced = quantizer(codebooks), quantizer(codebooks, sinkhorn_epsilon=0.05)

@@ -57,12 +57,12 @@ def test_registered_names_are_values_of_the_options(registered, tmp_path):
 
 
 @pytest.mark.parametrize("option, name, nearest", [("quantizer", "sign_bit", "sign_bits"), ("collision", "last_frist", "last_first")])
-def test_messages_name_registered_values(registered, option, name, nearest):
+def test_messages_list_registered_names(registered, option, name, nearest):
     with pytest.raises(UserError, match=f"{option} .*{name}.*'{nearest}'"):
         SemanticIDSettings.from_config(options(**{option: name}), ["text"])
 
 
 @pytest.mark.parametrize("registry", [QUANTIZERS, RESOLUTIONS], ids=["quantizers", "collision strategies"])
-def test_every_entry_describes_itself(registry):
+def test_every_entry_has_a_description(registry):
     for entry in registry.values():
         assert entry.__doc__.strip().splitlines()[0].endswith(".")

@@ -24,7 +24,7 @@ def test_reassign_one_level_by_hand():
     assert resolve("reassign", codes, (4,), geometry).codes[:, 0].tolist() == [2, 1, 0]
 
 
-def test_reassign_goes_up_a_level_when_the_last_is_full():
+def test_reassign_changes_the_level_above_if_the_last_is_full():
     codebooks = np.array([[[0.0], [10], [30]], [[0.0], [1], [2]]], dtype=np.float32)[:, :2]  # ids at 0, 1, 10, 11
     z = np.array([[0.1], [0.2], [0.3]], dtype=np.float32)
     codes = np.zeros((3, 2), dtype=np.int64)
@@ -38,12 +38,12 @@ def test_moved_items_never_get_the_id_of_an_item_without_collision():
     assert resolve("reassign", codes, (4,), geometry).codes[:, 0].tolist() == [1, 0, 2]
 
 
-def test_reassign_without_geometry_goes_by_number():
+def test_reassign_without_geometry_uses_the_lowest_free_code():
     codes = np.array([[3, 1], [3, 1], [3, 0], [3, 1]])
     assert resolve("reassign", codes, (4, 3)).codes.tolist() == [[3, 1], [3, 2], [3, 0], [0, 0]]
 
 
-def test_reassign_fills_the_whole_code_space():
+def test_reassign_can_use_every_id():
     codes = np.zeros((27, 3), dtype=np.int64)
     z = np.random.default_rng(0).normal(size=(27, 2)).astype(np.float32)
     codebooks = np.random.default_rng(1).normal(size=(3, 3, 2)).astype(np.float32)
@@ -52,7 +52,7 @@ def test_reassign_fills_the_whole_code_space():
 
 
 @pytest.mark.parametrize("sizes", [(3, 2, 4), (2, 3, 2**62)])  # the second has more IDs than 64 bits count
-def test_used_ids_against_a_plain_set(sizes):
+def test_used_ids_equal_a_python_set(sizes):
     rng = np.random.default_rng(0)
     every = [(a, b, c) for a in range(sizes[0]) for b in range(sizes[1]) for c in range(min(sizes[2], 4))]
     order = rng.permutation(len(every)).tolist()
@@ -95,13 +95,13 @@ def test_extra_token_ranks_in_item_order():
     assert out.sizes == (8, 8, 3)
 
 
-def test_keep_keeps():
+def test_keep_does_not_change_codes():
     codes = np.array([[5, 7], [5, 7]])
     out = resolve("keep", codes, (8, 8))
     assert out.codes.tolist() == codes.tolist() and out.sizes == (8, 8)
 
 
-def test_rank_in_group_by_key_then_item_order():
+def test_rank_in_group_orders_by_key_then_item():
     codes = np.array([[1], [0], [1], [1]])
     assert rank_in_group(codes, np.array([2.0, 9.0, 1.0, 1.0])).tolist() == [2, 0, 0, 1]
 
@@ -115,7 +115,7 @@ def test_popularity_ranks_by_count_then_item_order():
         resolve("popularity", codes, (8, 8))
 
 
-def test_random_last_token_depends_on_the_seed_alone():
+def test_random_last_token_depends_on_the_seed_only():
     codes = np.zeros((40, 2), dtype=np.int64)
     one, again, other = (resolve("random", codes, (2, 2), seed=seed).codes[:, 2].tolist() for seed in (1, 1, 2))
     assert one == again != other and sorted(one) == list(range(40)) != one

@@ -17,17 +17,17 @@ def read(modalities=("text", "image"), **options):
     return SemanticIDSettings.from_config(Config(options), modalities)
 
 
-def test_an_empty_configuration_gives_the_defaults():
+def test_empty_configuration_gives_the_defaults():
     assert read() == SemanticIDSettings(("text", "image"))
     assert read(["text"]).quantizer == "rqvae"
 
 
-def test_seed_is_recboles_unless_set():
+def test_default_seed_is_that_of_recbole():
     assert read(seed=7).semantic_id_seed == 7
     assert read(seed=7, semantic_id_seed=0).semantic_id_seed == 0
 
 
-def test_presets_differ_and_set_options_override_them():
+def test_presets_differ_and_options_override_them():
     released = read(rqvae_preset="released")
     assert (released.residual, released.con_layers) == ("straight_through", (0, 1, 2, 3))
     assert released.con_positives == "self"
@@ -39,7 +39,7 @@ def test_presets_differ_and_set_options_override_them():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_fill_known_options_with_source_and_reason(name):
+def test_presets_contain_known_options_with_source_and_reason(name):
     settings = read(rqvae_preset=name)
     for option, preset in PRESETS[name].items():
         expected = tuple(range(4)[preset.value]) if isinstance(preset.value, slice) else preset.value
@@ -47,13 +47,13 @@ def test_presets_fill_known_options_with_source_and_reason(name):
         assert preset.source in ("paper", "released", "ours") and preset.why
 
 
-def test_identity_changes_with_what_ids_depend_on_alone():
+def test_identity_depends_only_on_settings_that_change_ids():
     assert read().identity() == read(semantic_ids="learn", rqvae_preset="default").identity()
     for change in ({"lambda_con": 0.2}, {"collision": "keep"}, {"semantic_id_seed": 1}, {"rqvae_preset": "released"}):
         assert read().identity() != read(**change).identity()
 
 
-def test_numbers_that_yaml_reads_as_text():
+def test_numbers_that_yaml_reads_as_strings():
     assert read(rqvae_learning_rate="1e-3").rqvae_learning_rate == 1e-3
 
 
@@ -78,25 +78,25 @@ def test_numbers_that_yaml_reads_as_text():
     ("restart_dead_codes", 1, "True or False"),
     ("semantic_id_seed", -1, "from 0 to 4294967295"),
 ])
-def test_bad_values_are_named_with_what_was_expected(option, value, expected):
+def test_error_names_invalid_and_expected_values(option, value, expected):
     with pytest.raises(UserError) as error:
         read(**{option: value})
     assert option in str(error.value) and expected in str(error.value)
     assert str(value) in str(error.value)
 
 
-def test_fewer_levels_need_no_con_layers_where_there_is_no_contrast():
+def test_con_layers_are_not_checked_without_contrastive_loss():
     assert read(quantizer="rqvae", codebook_levels=2).codebook_levels == 2
 
 
 @pytest.mark.parametrize("modalities", [(), ("text", "text")])
-def test_modalities_must_be_names_each_once(modalities):
+def test_modalities_must_be_distinct_names(modalities):
     with pytest.raises(UserError, match="modalities"):
         read(modalities)
 
 
 @pytest.mark.parametrize("levels, paper, released", [(1, (0,), (0,)), (2, (0, 1), (0, 1)), (3, (1, 2), (0, 1, 2)), (4, (2, 3), (0, 1, 2, 3))])
-def test_presets_name_layers_for_any_number_of_levels(levels, paper, released):
+def test_presets_are_valid_for_any_number_of_levels(levels, paper, released):
     assert read(rqvae_preset="paper", codebook_levels=levels).con_layers == paper
     assert read(codebook_levels=levels).con_layers == (0,)
     assert read(rqvae_preset="released", codebook_levels=levels).con_layers == released

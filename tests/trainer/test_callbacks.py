@@ -65,7 +65,7 @@ def prepared(model: str, data_path, trainer_class=with_callbacks, **options):  #
 
 
 @pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
-def test_hooks_are_called_in_order_and_change_nothing(model, data_path):  # noqa: F811
+def test_hooks_are_called_in_order_and_do_not_change_training(model, data_path):  # noqa: F811
     trainer, (train, valid, test) = prepared(model, data_path)
     log = Log()
     trainer.callbacks.append(log)
@@ -88,7 +88,7 @@ def test_hooks_are_called_in_order_and_change_nothing(model, data_path):  # noqa
     assert plain.fit(train, valid) == fitted and plain.evaluate(test) == result
 
 
-def test_a_trainer_with_its_own_epoch_calls_no_batch_hook(data_path):  # noqa: F811
+def test_trainer_that_overrides_train_epoch_calls_no_batch_hook(data_path):  # noqa: F811
     """RecVAE's passes over the data several times in an epoch."""
     trainer, (train, valid, _) = prepared("RecVAE", data_path, epochs=1, latent_dimension=8, hidden_dimension=8)
     assert isinstance(trainer, RecVAETrainer) and not trainer.resumable
@@ -118,7 +118,7 @@ def routines_of(thing) -> dict:
 
 
 @pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
-def test_a_recorded_run_replaces_no_method(model, data_path, tmp_path):  # noqa: F811
+def test_recorded_run_leaves_all_methods_unchanged(model, data_path, tmp_path):  # noqa: F811
     before = [routines_of(thing) for thing in (Trainer, GenerativeTrainer, quick_start)]
     settings = settings_of(model, data_path)
     run = write_run_spec(tmp_path / "run", RunSpec(model, model, TINY, 1, settings))

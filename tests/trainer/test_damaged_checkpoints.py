@@ -19,7 +19,7 @@ def trained(data_path):  # noqa: F811
     return model, trainer, test
 
 
-def test_changed_bytes_are_found(trained, capsys):
+def test_changed_bytes_are_detected(trained, capsys):
     """One changed byte, and 40 in the same weight."""
     _, trainer, test = trained
     file = Path(trainer.saved_model_file)
@@ -39,7 +39,7 @@ def test_changed_bytes_are_found(trained, capsys):
                 read(str(file))
 
 
-def test_nan_weights_are_refused(trained, tmp_path):
+def test_nan_weights_are_rejected(trained, tmp_path):
     model, trainer, test = trained
     state = load_checkpoint(trainer.saved_model_file)
     name, weight = next(iter(state["state_dict"].items()))
@@ -63,7 +63,7 @@ def test_nan_weights_are_refused(trained, tmp_path):
     (lambda state: state["config"].update(model="TIGRE"), "Unknown model 'TIGRE'. Did you mean 'TIGER'?"),
     (lambda state: state["config"].update(d_model=10**7), "d_model is 10000000; expected a whole number from 1 to 65536"),
 ])
-def test_incomplete_checkpoints(change, expected, trained, capsys):
+def test_incomplete_checkpoints_are_rejected(change, expected, trained, capsys):
     file = trained[1].saved_model_file
     state = load_checkpoint(file)
     change(state)
@@ -76,7 +76,7 @@ def test_incomplete_checkpoints(change, expected, trained, capsys):
 
 
 @pytest.mark.parametrize("name", ["optimizer", "randomness", "epoch", "state_dict"])
-def test_resuming_from_an_incomplete_checkpoint(name, trained):
+def test_resuming_from_an_incomplete_checkpoint_is_a_user_error(name, trained):
     _, trainer, _ = trained
     state = load_checkpoint(trainer.saved_model_file)
     del state[name]
@@ -85,7 +85,7 @@ def test_resuming_from_an_incomplete_checkpoint(name, trained):
         trainer.resume_checkpoint(trainer.saved_model_file)
 
 
-def test_a_list_is_no_checkpoint(trained, capsys):
+def test_file_with_a_list_is_rejected(trained, capsys):
     _, trainer, test = trained
     torch.save([1, 2], "list.pth")
     assert recommend(["--model_file=list.pth", "--history=i1"]) == 1

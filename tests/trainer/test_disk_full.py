@@ -62,7 +62,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_one_sentence_names_what_could_not_be_written(name, tmp_path):
+def test_error_names_the_file_that_was_not_written(name, tmp_path):
     target = tmp_path / "out" / name
     target.parent.mkdir()
     with room_for(1000), pytest.raises(UserError, match=rf"{target}\S* can't be written: file too large; free some space"):
@@ -72,7 +72,7 @@ def test_one_sentence_names_what_could_not_be_written(name, tmp_path):
     assert any(path.name.startswith(name) for path in target.parent.iterdir())
 
 
-def test_the_old_file_stays(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     checkpoint(tmp_path / "model.pth")
     with room_for(1000), pytest.raises(UserError, match="can't be written"):
         save_checkpoint({"state_dict": {"weight": torch.ones(100_000)}}, tmp_path / "model.pth")
@@ -80,7 +80,7 @@ def test_the_old_file_stays(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["GRU4Rec", "TIGER"])
-def test_a_run_on_a_full_disk(model, data_path, capsys):  # noqa: F811
+def test_run_on_a_full_disk_is_a_one_line_error(model, data_path, capsys):  # noqa: F811
     with room_for(60_000):
         assert main(argv(model, data_path)) == 1
     error = capsys.readouterr().err

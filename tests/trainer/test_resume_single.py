@@ -42,7 +42,7 @@ def result() -> dict:
 
 
 @pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
-def test_the_same_command_resumes_and_ends_as_if_uninterrupted(model, data_path, monkeypatch, capsys):  # noqa: F811
+def test_same_command_resumes_and_equals_an_uninterrupted_run(model, data_path, monkeypatch, capsys):  # noqa: F811
     words = argv(model, data_path)
     assert main([*words, "--fresh"]) == 0
     whole = result()
@@ -62,7 +62,7 @@ def test_the_same_command_resumes_and_ends_as_if_uninterrupted(model, data_path,
 
 
 @pytest.mark.parametrize("change", ["settings", "data", "fresh", "features"])
-def test_other_runs_start_from_the_beginning(change, data_path, monkeypatch, capsys):  # noqa: F811
+def test_other_commands_do_not_resume(change, data_path, monkeypatch, capsys):  # noqa: F811
     model = "TIGER" if change == "features" else "GRU4Rec"
     words = argv(model, data_path)
     interrupted(monkeypatch, words)
@@ -88,7 +88,7 @@ def test_other_runs_start_from_the_beginning(change, data_path, monkeypatch, cap
         assert ("Resuming" in capsys.readouterr().out) == (change == "settings")
 
 
-def test_the_same_command_given_twice_does_two_runs(data_path, tmp_path):  # noqa: F811
+def test_simultaneous_runs_of_a_command_have_their_own_folders(data_path, tmp_path):  # noqa: F811
     config = Config("GRU4Rec", TINY, config_dict={"data_path": str(data_path), "train_neg_sample_args": None})
     (tmp_path / "newest.pth").touch()
     with pytest.raises(KeyboardInterrupt), unfinished_run(config, 1, False) as first:
@@ -103,6 +103,6 @@ def test_the_same_command_given_twice_does_two_runs(data_path, tmp_path):  # noq
         assert other.folder != first.folder
 
 
-def test_fresh_is_for_one_model(capsys):
+def test_option_fresh_needs_a_single_model(capsys):
     assert main(["--model=Pop,GRU4Rec", "--fresh"]) == 1
     assert "--fresh is for one model" in capsys.readouterr().err

@@ -80,7 +80,7 @@ def data(data_path, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
-def test_one_table_and_one_checkpoint(model, data, process_pool):
+def test_processes_write_one_table_and_one_checkpoint(model, data, process_pool):
     assert both(process_pool, words_of(model)) == [0, 0], printed()
     first, _, other, errors = printed()
     assert first.count("test results") == 1 and other == errors == ""
@@ -96,7 +96,7 @@ def fail_on_second(rank: int) -> None:
         Pop.calculate_loss = calculate_loss
 
 
-def test_a_comparison_runs_in_all_processes_until_one_fails_which_is_tried_last(data, process_pool):
+def test_comparison_repeats_a_failed_run_last(data, process_pool):
     words = [word for word in words_of("TIGER,Pop,GRU4Rec", epochs=1) if "result_file" not in word] + ["--output=out"]
     assert both(process_pool, words, change=fail_on_second) == [1, 0], printed()
     comparison = open_comparison("out")
@@ -121,7 +121,7 @@ def machines() -> tuple[Path, Path]:
     return Path("a"), Path("b")
 
 
-def test_a_machine_without_data_receives_files_and_semantic_ids(data, process_pool):
+def test_machine_without_data_receives_files_and_semantic_ids(data, process_pool):
     assert both(process_pool, words_of("TIGER")) == [0, 0], printed()
     together = result()
     shutil.rmtree("data/tiny/semantic_ids")
@@ -152,7 +152,7 @@ def change_rows(rank: int) -> None:
 
 
 @pytest.mark.parametrize("what, change", [("inter", unchanged), ("IDs", change_fingerprint), ("rows", change_rows)])
-def test_other_data_on_another_machine_are_one_sentence(what, change, data, process_pool):
+def test_different_data_on_another_machine_is_a_one_line_error(what, change, data, process_pool):
     a, b = machines()
     if what == "inter":
         (b / "data/tiny").mkdir(parents=True)
@@ -176,7 +176,7 @@ def die_in_third_epoch(rank: int) -> None:
 
 
 @pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
-def test_a_killed_process_ends_the_run_and_the_same_command_resumes_it_exactly(model, data, process_pool):
+def test_killed_process_ends_the_run_and_the_same_command_resumes_it(model, data, process_pool):
     words = words_of(model)
     assert both(process_pool, words) == [0, 0], printed()
     whole = result()
@@ -192,7 +192,7 @@ def in_a_hurry(rank: int) -> None:
     distributed.JOIN_TIMEOUT, distributed.NOTICE_SECONDS = timedelta(seconds=2), 0.3
 
 
-def test_a_process_that_does_not_come_is_named(data, process_pool):
+def test_error_names_a_process_that_does_not_join(data, process_pool):
     port = free_port()
     assert process_pool.exit_codes((process, Path().absolute(), 0, port, main, words_of("GRU4Rec"), in_a_hurry)) == [1]
     waiting, said = Path("err0").read_text().splitlines()
@@ -203,7 +203,7 @@ def test_a_process_that_does_not_come_is_named(data, process_pool):
     assert len(lines) == 2 and "process 2 of 2 could not connect to the first one" in lines[1] and "--port" in lines[1]
 
 
-def test_a_port_in_use_is_named(data, process_pool, capsys):
+def test_error_names_a_port_in_use(data, process_pool, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -214,7 +214,7 @@ def test_a_port_in_use_is_named(data, process_pool, capsys):
         assert said.splitlines()[-1].startswith(f"error: port {port} of this machine is in use") and "--port" in said
 
 
-def test_wrong_options_are_reported_once(data, process_pool):
+def test_invalid_options_are_reported_once(data, process_pool):
     assert both(process_pool, [*words_of("GRU4Rec"), "--hiden_size=3"]) == [1, 1]
     said = "".join(printed()).splitlines()
     assert len(said) == 1 and "Did you mean 'hidden_size'?" in said[0]
@@ -223,7 +223,7 @@ def test_wrong_options_are_reported_once(data, process_pool):
 @pytest.mark.parametrize("words, expected", [
     (["--nproc=2", "--world_size=2", "--group_offset=1"], "--world_size is 2 and --group_offset 1"),
 ])  # fmt: skip
-def test_options_that_do_not_fit_together(words, expected, capsys):
+def test_incompatible_options_are_errors(words, expected, capsys):
     assert main([*words_of("GRU4Rec"), *words]) == 1
     assert expected in capsys.readouterr().err
 
@@ -251,7 +251,7 @@ def learn_and_save(words: list[str]) -> int:
 
 
 @pytest.mark.parametrize("name", ["rqvae", "cross_modal"])
-def test_a_quantizer_trained_in_two_processes_equals_one(name, process_pool, tmp_path):
+def test_quantizer_trained_in_two_processes_equals_one_process(name, process_pool, tmp_path):
     assert learn_and_save([name]) == 0
     alone, history = torch.load("learnt.pth"), json.loads(Path("history.json").read_text())
     Path("learnt.pth").unlink()

@@ -42,7 +42,7 @@ def test_errors_reach_the_caller_and_threads_stay_usable(threads):
     assert list(map_in_threads(work, [0, 1], CPU)) == [0, 1]
 
 
-def test_random_draws_depend_on_the_part_and_not_on_the_thread(threads):
+def test_random_numbers_depend_on_the_part_not_on_the_thread(threads):
     def work(seed):
         with seeded_bits(seed):
             return [int(random_bits().random_raw()) for _ in range(2)]

@@ -11,7 +11,7 @@ from recbole_macrec.utils.device_budget import DeviceBudget, count_that_fits
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-def test_the_option_overrides_the_length_of_a_pass_only():
+def test_pass_tokens_overrides_only_pass_positions():
     default = DeviceBudget.of(CPU)
     assert (default.pass_positions, DeviceBudget.of(GPU).pass_positions) == (4096, 131072)
     assert DeviceBudget.of(CPU, 40) == dataclasses.replace(default, pass_positions=40)

@@ -37,7 +37,7 @@ def test_ctrl_c_during_imports_prints_one_line(words, module, tmp_path):
     (["python", "/usr/bin/run_recbole_macrec", "-m", "Pop"], True), (["python", "-m", "pytest"], False), (["python"], False),
     (["python", "-c", "from multiprocessing.spawn import spawn_main", "--multiprocessing-fork"], False), (["python", "-m"], False),
 ])
-def test_only_our_commands_end_at_once(words, command, monkeypatch):
+def test_interrupts_during_imports_are_handled_only_in_our_commands(words, command, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", words)
     before = signal.getsignal(signal.SIGINT)
     try:
