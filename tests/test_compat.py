@@ -201,3 +201,13 @@ def test_no_dropout_while_ranking(name, tiny_dataset):
     batch = () if name == "NGCF" else (torch.ones(1, 5, dtype=torch.long), torch.tensor([5]))
     first, again, training = model.eval()(*batch), model(*batch), model.train()(*batch)
     assert torch.equal(first[0], again[0]) and not torch.equal(first[0], training[0])
+
+
+@pytest.mark.parametrize("message", [
+    "A value is trying to be set on a copy of a DataFrame or Series through chained assignment using an inplace method.",  # pandas 2
+    "A value is being set on a copy of a DataFrame or Series through chained assignment using an inplace method.",  # pandas 3
+])
+def test_chained_assignments_are_silent(message):
+    with warnings.catch_warnings(record=True) as caught, _without_chain_warnings():
+        warnings.warn(message, FutureWarning, stacklevel=1)
+    assert not caught

@@ -147,7 +147,8 @@ def lab(colour):
     (lab(COLOUR), "a.tif", COLOUR, 3),
 ])
 def test_images_of_every_mode_are_read_correctly(image, name, expected, off, tmp_path):
-    image.save(tmp_path / name)
+    # Pillow 12.3 writes uncompressed YCbCr files that it cannot read
+    image.save(tmp_path / name, **({"compression": "tiff_lzw"} if image.mode == "YCbCr" else {}))
     got = np.asarray(read_rgb(RawItem("a", image=tmp_path / name))).astype(float)
     expected = np.broadcast_to(expected[..., None], got.shape) if expected.ndim == 2 else expected
     assert np.abs(got - expected).mean() <= off

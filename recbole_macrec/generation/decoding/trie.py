@@ -113,7 +113,7 @@ class Trie(nn.Module):
         """
         codes = self.code(level).long()
         if level == 0:
-            keys, query_keys = codes, code.long()
+            keys, query_keys = codes, code.long().contiguous()
         elif node is None:
             raise ValueError(f"node is None at level {level}; expected the nodes of level {level - 1}")
         else:
