@@ -1,4 +1,4 @@
-"""Kill commands at random moments and check that, when started again, they give the result of an uninterrupted run.
+"""Kill commands at random moments and check that they give the result of an uninterrupted run when they are started again.
 
     python tests/kills.py [--kills=30] [--seed=0] [--only=compare,import]
 
@@ -163,7 +163,7 @@ def members(session: int) -> list[psutil.Process]:
     return found
 
 
-def end_unharmed(command: Command, folder: Path) -> tuple[float, float]:
+def run_to_the_end(command: Command, folder: Path) -> tuple[float, float]:
     """Run to the end; return the seconds until the first new file and the total seconds."""
     before, begin = set(folder.rglob("*")) | {folder / "log.txt"}, time.monotonic()
     process, first = start(command.words(), folder), None
@@ -229,11 +229,11 @@ def check_result(command: Command, folder: Path, expected: object) -> None:
         shutil.rmtree(folder)
 
 
-def torment(name: str, command: Command, kills: int, work: Path) -> None:
+def kill_repeatedly(name: str, command: Command, kills: int, work: Path) -> None:
     whole = work / f"{name}-whole"
     whole.mkdir()
     command.prepare(whole)
-    first, seconds = end_unharmed(command, whole)
+    first, seconds = run_to_the_end(command, whole)
     expected = command.result(whole)
     print(f"{name}: uninterrupted in {seconds:.1f} s, first file after {first:.1f} s", flush=True)
     while sum(command.kills.values()) < kills:
@@ -276,7 +276,7 @@ def main() -> int:
     names = args.only.split(",") if args.only else list(commands)
     for number, name in enumerate(names):
         share = args.kills * (number + 1) // len(names) - args.kills * number // len(names)
-        torment(name, commands[name], share, work)
+        kill_repeatedly(name, commands[name], share, work)
     failed = any(command.problems for command in commands.values())
     if not failed:
         shutil.rmtree(work)

@@ -23,7 +23,7 @@ WAITS = {  # operators whose result or size depends on values, so the CPU waits 
 
 
 class OnDevice(torch.Tensor):
-    """A tensor of the device; ``held`` is the CPU tensor with its values."""
+    """A tensor of the simulated device; ``held`` is the CPU tensor with its values."""
 
     @staticmethod
     def __new__(cls, held: torch.Tensor):
@@ -42,7 +42,7 @@ class OnDevice(torch.Tensor):
 
 
 class Simulation(TorchDispatchMode):
-    """Context in which ``device=DEVICE`` creates tensors of the device.
+    """Context manager in which ``device=DEVICE`` creates tensors of the simulated device.
 
     Args:
         may_wait: names of functions that may read from the device, themselves or in functions that they call.

@@ -114,7 +114,7 @@ def test_values_that_are_not_python_literals_are_strings(text, tiny_dataset):
 
 @pytest.fixture
 def close_in_time(tmp_path):
-    """Interactions one second apart (equal as float32), stored newest first; i1 is the most frequent item."""
+    """Interactions at intervals of one second, which are equal as float32, stored newest first; i1 is the most frequent item."""
     folder = tmp_path / "data" / "close"
     folder.mkdir(parents=True)
     rows = [(user, item, 880_000_000 + 100 * user + step) for user in range(4) for step, item in enumerate([1, 2, 1, 3 + user, 8, 9])]

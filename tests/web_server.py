@@ -64,9 +64,9 @@ class Handler(BaseHTTPRequestHandler):
         if path not in server.files:
             return self._send(404, b"")
         content, status, extra = server.files[path], 200, {}
-        wanted = self.headers.get("Range")
-        if wanted and self.headers.get("If-Range") == server.etag:
-            begin = int(wanted.removeprefix("bytes=").rstrip("-"))
+        byte_range = self.headers.get("Range")
+        if byte_range and self.headers.get("If-Range") == server.etag:
+            begin = int(byte_range.removeprefix("bytes=").rstrip("-"))
             if begin >= len(content):
                 return self._send(416, b"")
             extra["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"

@@ -224,12 +224,12 @@ def test_checkpoint_of_other_data_is_rejected(change, named, planted, permuted, 
 
 
 def test_negatives_equal_those_of_recbole(planted):
-    """One item that the user did not take in training, for every interaction."""
+    """One item per interaction that the user did not interact with in training."""
     config, model, _, (train, _, _) = prepare("VBPR", planted)
     assert config["train_neg_sample_args"]["distribution"] == "uniform"
-    taken = torch.from_numpy(model.interactions.toarray())
+    interacted = torch.from_numpy(model.interactions.toarray())
     for batch in train:
-        assert not taken[batch["user_id"], batch["neg_item_id"]].any()
+        assert not interacted[batch["user_id"], batch["neg_item_id"]].any()
 
 
 @pytest.mark.parametrize("name, option, value, expected", [

@@ -10,7 +10,7 @@ NODES = 7
 
 
 def random_graph(repeated: bool):
-    """Edges in random order, and their weights and positions in a dense matrix; node 0 has no incoming edge, node 1 none at all."""
+    """Edges in random order, their weights, and a dense matrix of them. Node 0 has no incoming edge, node 1 no edge at all."""
     rng = np.random.default_rng(0)
     pairs = [(s, t) for s in range(NODES) for t in range(2, NODES) if s != 1 and rng.random() < 0.5]
     pairs = [pairs[i] for i in rng.permutation(len(pairs))] + (pairs[:3] if repeated else [])

@@ -21,7 +21,7 @@ def test_beta_by_hand(model):
 
 @pytest.mark.parametrize("n_negatives", [3, 200])
 def test_loss_by_hand(n_negatives, model):
-    """With few and with many items in a batch, which are projected one by one or all at once."""
+    """For small batches, of which each item is projected, and for large ones, for which the whole table is projected."""
     model.negatives = n_negatives
     user, item = torch.tensor([4, 9]), torch.tensor([7, 30])
     torch.manual_seed(0)

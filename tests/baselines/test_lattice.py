@@ -1,4 +1,4 @@
-"""LATTICE: its graph of items against dense matrices, and an item without interactions."""
+"""LATTICE: the graph of items against dense matrices, and an item without interactions."""
 import numpy as np
 import pytest
 import torch
@@ -33,7 +33,7 @@ def normalised_dense(graph: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("block", [1, 4 * 23, 10**6])
 def test_graph_computed_in_blocks_equals_the_dense_graph(block, monkeypatch):
-    """Also when the items are no multiple of the block, with an item of features zero and one that is unlike all others."""
+    """The number of items is no multiple of the block; one item has zero features and one is unlike all others."""
     monkeypatch.setattr(lattice, "BLOCK_SCORES", block)
     x = torch.randn(23, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).abs()
     x[0], x[5], x[7] = 0, 0, torch.tensor([-1.0, -1.0, -1.0])

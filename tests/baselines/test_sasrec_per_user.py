@@ -1,4 +1,4 @@
-"""SASRecPerUser: one pass per user gives the loss of single targets, rankings agree with predictions, and it runs like others."""
+"""SASRecPerUser: its loss equals that of single targets, rankings agree with predictions, and runs behave like those of other models."""
 import json
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def prepare(path, **options):
 
 @pytest.mark.parametrize("features", ["none", "codes"])
 def test_per_user_loss_equals_the_loss_of_single_targets(features, data_path):
-    """Also for histories that are cut into windows, and for a batch in several parts."""
+    """Also for histories cut into windows, and for a batch that is split into parts."""
     _, model, trainer, loaders = prepare(data_path, item_features=features, dropout_prob=0.0, MAX_ITEM_LIST_LENGTH=4, pass_tokens=40)
     windows = trainer.training_loader(loaders[0])
     assert max(window.first for window in windows.windows) > 1 and len(windows.windows) < len(loaders[0]._dataset) / 2
@@ -75,7 +75,7 @@ def test_full_sort_predict_equals_predict_for_every_item(features, data_path):
 
 
 def test_embeddings_of_codes_are_added_to_items(tmp_path):
-    """In input and output, in all modalities of the dataset; without them no semantic IDs are learnt."""
+    """In input and output, for all modalities of the dataset. With ``item_features: none`` no semantic IDs are learnt."""
     options = {**SMALL, "data_path": str(tmp_path), "quantizer": "rq_kmeans", "show_progress": False}
     models = {}
     for features in ("none", "codes"):
@@ -170,7 +170,7 @@ def test_checkpoint_of_another_model_is_rejected(change, named, data_path):
 
 
 def test_checkpoint_of_items_in_another_order_is_rejected(data_path):
-    """Its embeddings belong to RecBole's item numbers, which follow the rows of the files."""
+    """Embeddings are stored by RecBole's item numbers, which depend on the order of rows in the files."""
     _, _, trainer, (train, valid, _) = prepare(data_path, epochs=1, eval_step=1)
     trainer.fit(train, valid)
     file = data_path / TINY / f"{TINY}.inter"

@@ -1,4 +1,4 @@
-"""P5, VIP5 and LCRec: beams equal brute-force scoring, training repeats and resumes, and no held-out interaction is learnt."""
+"""P5, VIP5 and LCRec: beam search against brute force, reproducible and resumable training, and no use of held-out interactions."""
 import importlib.util
 import json
 from pathlib import Path
@@ -35,8 +35,8 @@ def prepare(name, path, **options):
     return prepared(name, path, **{**QUICK, **options})
 
 
-def changed_rows(path: Path, change) -> None:
-    """Rewrite the lines below the header of the interactions."""
+def rewrite_rows(path: Path, change) -> None:
+    """Apply ``change`` to the lines below the header of the .inter file."""
     file = path / TINY / f"{TINY}.inter"
     header, *lines = file.read_text().splitlines()
     file.write_text("\n".join([header, *change(lines)]) + "\n")
@@ -48,7 +48,7 @@ def weights_of(model) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def brute_force(model, users) -> torch.Tensor:
-    """Mean log-probability of the tokens of every item's ID [B, N], by transformers' own forward pass, one item of one user at a time."""
+    """Mean log-probability of the tokens of every item's ID [B, N], computed by transformers for one item of one user at a time."""
     network, reference = model.backbone.merged().eval(), TextReference(model)
     scores = torch.zeros(len(users), model.n_items)
     for row in range(len(users)):
@@ -67,7 +67,7 @@ def brute_force(model, users) -> torch.Tensor:
 
 @pytest.mark.parametrize("name, options", [("P5", {}), ("P5", {"item_index": "random_digits"}), ("P5", CID), ("VIP5", {}), ("LCRec", {})])
 def test_beams_and_scores_equal_brute_force(name, options, data_path):
-    """With as many beams as items, beam search ranks all items as their exact scores do."""
+    """With as many beams as items, beam search ranks all items by their exact scores."""
     _, model, trainer, (train, _, test) = prepare(name, data_path, **options)
     trainer.train_steps(train)
     model.eval()
@@ -107,7 +107,7 @@ def test_scores_do_not_depend_on_the_batch(name, data_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_the_next_item_and_loaded_equals_saved(name, data_path):
-    """Nearly every item is followed by the next one, so the last item of a history suffices."""
+    """Nearly every item is followed by the item with the next number, so the last item predicts the target."""
     options = {"epochs": 30, "eval_step": 15, "train_batch_size": 32, "dropout_prob": 0.0, "MAX_ITEM_LIST_LENGTH": 1}
     _, _, trainer, (train, valid, test) = prepare(name, data_path, **options)
     trainer.fit(train, valid)
@@ -157,7 +157,7 @@ def test_training_does_not_depend_on_held_out_interactions(name, options, data_p
                 return ["\t".join([*line.split("\t")[:1], f"i{(7 * i) % 29 + 1}", line.split("\t")[2]]) if i in rows else line
                         for i, line in enumerate(lines)]
 
-            changed_rows(data_path, held_out_replaced)
+            rewrite_rows(data_path, held_out_replaced)
         _, model, trainer, (train, _, _) = prepare(name, data_path, train_batch_size=32, **options)
         ids = dict(zip(model.item_tokens[1:], model.item_ids[1:]))
         trainer.train_steps(train)
@@ -178,7 +178,7 @@ def test_recommendations_do_not_depend_on_the_order_of_rows(name, data_path):
         return dict(zip(test.dataset.id2token("user_id", users).tolist(), test.dataset.id2token("item_id", top.numpy()).tolist()))
 
     expected = lists(model, test)
-    changed_rows(data_path, lambda lines: [lines[i] for i in np.random.default_rng(0).permutation(len(lines))])
+    rewrite_rows(data_path, lambda lines: [lines[i] for i in np.random.default_rng(0).permutation(len(lines))])
     _, model, _, _, _, test = load_data_and_model(trainer.saved_model_file)
     assert lists(model, test) == expected
 

@@ -52,7 +52,7 @@ def test_loss_of_a_batch_equals_that_of_full_tables(planted):
 
 
 def test_ranks_rare_items_better_than_bpr(planted):
-    """Recall of targets with at most two training interactions; the features tell their group."""
+    """Recall of targets with at most two training interactions, whose group only the features show."""
     recall = {}
     for name in ("VBPR", "BPR"):
         _, model, trainer, (train, valid, test) = prepare(name, planted, epochs=30, eval_step=5, **WHOLE_CATALOGUE)

@@ -1,4 +1,4 @@
-"""``benchmark text``: the ranking of every text-to-text model finds the lists of transformers' ``generate``. Times are not checked."""
+"""``benchmark text``: every text-to-text model ranks the same items as ``generate`` of transformers. Times are not checked."""
 import json
 
 import pytest

@@ -1,4 +1,4 @@
-"""``benchmark compare``: a matrix of runs that survives being killed, and the folder it leaves."""
+"""``benchmark compare``: resuming a matrix of runs after a kill, and the contents of its folder."""
 import json
 import signal
 import subprocess
@@ -26,7 +26,7 @@ ITEMS = 30
 
 @pytest.fixture(scope="module")
 def data_path(tmp_path_factory) -> Path:
-    """The tiny data set with features in two modalities, shared: its semantic IDs are learnt once."""
+    """The dataset ``tiny`` with features of two modalities, shared so that its semantic IDs are learnt once."""
     path = write_tiny_dataset(tmp_path_factory.mktemp("data"))
     rng = np.random.default_rng(0)
     for modality in ("text", "image"):
@@ -44,7 +44,7 @@ def arguments(data_path) -> list[str]:
 
 
 def figures(folder: Path) -> list:
-    """What the tables say but for times and memory, and each run's curve and ranks without its seconds."""
+    """The tables without times and memory, and the curve and ranks of each run without seconds."""
     comparison = open_comparison(folder)
     assert not comparison.unfinished
     (table,) = json.loads((folder / "table.json").read_text())["tables"]
@@ -63,7 +63,7 @@ MODELS = "--models=BERT4Rec,TIGER"  # RecBole's trainer, and masks by Python's r
 
 @pytest.fixture(scope="module")
 def whole(arguments, tmp_path_factory) -> Path:
-    """A comparison that nobody interrupted."""
+    """A comparison that was not interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     assert main(["compare", MODELS, "--seeds=2", f"--output={folder}", *arguments]) == 0
     return folder
@@ -93,8 +93,8 @@ def test_finished_runs_are_not_repeated(whole, arguments):
 
 
 def test_every_call_makes_progress_within_any_time_limit(whole, arguments, capsys):
-    """A call without time trains one batch of the run that is next, or evaluates it once; and two runs at once end as one after
-    the other."""
+    """With a time limit of zero, a call trains one batch of the next run or evaluates it once. Two runs at the same time give the
+    same results as one after the other."""
     argv = ["compare", MODELS, "--seeds=2", "--output=parts", *arguments]
     seen = []
     for _ in range(5):
@@ -135,16 +135,16 @@ def test_run_folder_contains_ranks_of_every_user(whole):
 
 
 def test_histories_and_counts_equal_those_of_the_atomic_file(whole, data_path):
-    """Read again from the atomic file: users in order of time, all but the last two items train."""
-    taken: dict[str, list[str]] = {}
+    """The expected values are read from the atomic file: all but the last two items of a user are for training."""
+    sequences: dict[str, list[str]] = {}
     for line in (data_path / TINY / f"{TINY}.inter").read_text().splitlines()[1:]:
         user, item, _ = line.split("\t")
-        taken.setdefault(user, []).append(item)
+        sequences.setdefault(user, []).append(item)
     for run in open_comparison(whole).runs:
         ranks = run.ranks
         for user, target, history in zip(ranks.users, ranks.targets, ranks.histories):
-            assert ranks.items[history].tolist() == taken[user][:-1] and ranks.items[target] == taken[user][-1]
-        trained = [item for items in taken.values() for item in items[:-2]]
+            assert ranks.items[history].tolist() == sequences[user][:-1] and ranks.items[target] == sequences[user][-1]
+        trained = [item for items in sequences.values() for item in items[:-2]]
         assert dict(zip(ranks.items[1:].tolist(), ranks.counts[1:].tolist())) == {f"i{i}": trained.count(f"i{i}") for i in range(ITEMS)}
 
 

@@ -1,4 +1,4 @@
-"""``benchmark fuse``: trained models of a comparison become a further row of its tables."""
+"""``benchmark fuse``: a fusion of trained models of a comparison, as a further row of its tables."""
 import json
 from pathlib import Path
 
@@ -23,7 +23,7 @@ NAME = "TIGER + SASRec + BPR"
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory) -> Path:
-    """A finished comparison of the three models, fused."""
+    """A finished comparison of three models and their fusion."""
     data_path = write_tiny_dataset(tmp_path_factory.mktemp("data"))
     features = np.random.default_rng(0).standard_normal((30, 12)).astype(np.float32)
     FeatureTable(tuple(f"i{i}" for i in range(30)), features).save(data_path / TINY, "text")
@@ -96,7 +96,7 @@ def test_repeated_comparison_keeps_the_fused_row(comparison):
 
 
 def test_scores_of_candidates_agree_with_the_rankings_of_the_runs(comparison):
-    """Candidates alone, each model ranks as in its own run, whatever order and numbers the others have."""
+    """The models may number items differently; each ranks the candidates as in its own run."""
     runs = {run.spec.label: run for run in open_comparison(comparison).runs}
     members = [Member(runs[label]) for label in MODELS]
     scored = score_candidates(members, "test", 12)

@@ -24,8 +24,8 @@ def same_second(monkeypatch):
 @pytest.mark.parametrize("create", [unique_file, unique_folder])
 def test_names_are_unique(create, tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: create(tmp_path / "in" / "a.b.log"), range(40)))
-    assert len(set(made)) == 40 and all(path.exists() for path in made) and tmp_path / "in" / "a.b.log" in made
+        created = list(pool.map(lambda _: create(tmp_path / "in" / "a.b.log"), range(40)))
+    assert len(set(created)) == 40 and all(path.exists() for path in created) and tmp_path / "in" / "a.b.log" in created
 
 
 @pytest.mark.parametrize("model", ["SASRec", "TIGER"])

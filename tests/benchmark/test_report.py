@@ -299,9 +299,9 @@ def test_pickers_show_the_selected_user(browser, page):
         assert hits == [int(rank <= 10) for rank in user["ranks"]]
     for label in range(len(LABELS)):
         choose(browser, "pick-filter", f"hit {label}")
-        wanted = [user["user"] for user in view["users"] if user["ranks"][label] <= 10]
-        assert browser.run("[...document.getElementById('pick-user').options].map((o) => o.value)") == wanted
-        assert f"{len(wanted)} of 30" in browser.run("document.getElementById('reader-count').textContent")
+        expected_users = [user["user"] for user in view["users"] if user["ranks"][label] <= 10]
+        assert browser.run("[...document.getElementById('pick-user').options].map((o) => o.value)") == expected_users
+        assert f"{len(expected_users)} of 30" in browser.run("document.getElementById('reader-count').textContent")
     choose(browser, "pick-filter", "all")
     choose(browser, "pick-text", "no such thing")
     assert "No user" in browser.run("document.getElementById('reader-user').textContent")

@@ -1,4 +1,4 @@
-"""Paired tests and tables: equal to scipy and to counting by hand, right in both directions."""
+"""Paired tests and tables against scipy and against values computed by hand."""
 import csv
 import json
 import math
@@ -24,7 +24,7 @@ from recbole_macrec.errors import UserError
 
 
 def measured(ranks: dict, *metrics: str) -> dict[str, list[Measured]]:
-    """label -> one run with one target a user, from its ranks [U]."""
+    """label -> a run with one target per user and the ranks [U]."""
     found = {}
     for label, r in ranks.items():
         values = {metric: user_values(np.asarray(r), metric) for metric in metrics or ["ndcg@10"]}
@@ -68,7 +68,7 @@ def test_better_model_is_significant_in_both_directions():
 
 
 def test_tables_contain_paired_tests_in_the_requested_direction(tmp_path):
-    """A planted better model, a worse one whose users stand in another order, and a copy, as runs of two seeds."""
+    """A better model, a worse one with its users in another order, and a copy of the better one, with two seeds each."""
     rng = np.random.default_rng(5)
     users, worse = np.array([f"u{i}" for i in range(300)]), rng.integers(1, 40, (2, 300))
     better = np.where(rng.random((2, 300)) < 0.4, np.maximum(1, worse - 12), worse)
@@ -104,7 +104,7 @@ def test_copies_of_a_model_do_not_differ():
 
 
 def test_false_positive_rate_of_equal_models_with_one_seed():
-    """Under exchange of the two models, a test at level 5 % errs in about 5 % of trials."""
+    """If two models are exchangeable, a test at level 5 % rejects in about 5 % of trials."""
     rng = np.random.default_rng(2)
     wrong = 0
     for _ in range(60):
@@ -143,8 +143,8 @@ def test_users_are_weighted_by_their_number_of_test_rows():
 
 @pytest.mark.parametrize("seeds, most", [(2, 0.08), (5, 0.08)])
 def test_false_positive_rate_of_equal_models_with_several_seeds(seeds, most):
-    """200 pairs of equal models whose Hit@10 varies by .002 between seeds, at level 5 %. Averaging each user over the seeds and
-    testing the users alone calls every fifth pair different with five seeds, as every sixth with one."""
+    """200 pairs of equal models whose Hit@10 varies by .002 between seeds, at level 5 %. A test over users of their means over
+    seeds would reject every fifth pair with five seeds, and every sixth with one."""
     rng, users, trials = np.random.default_rng(8), 20000, 200
     wrong, over_users = 0, 0
     for _ in range(trials):
@@ -158,7 +158,7 @@ def test_false_positive_rate_of_equal_models_with_several_seeds(seeds, most):
 
 
 def test_holm_by_hand():
-    """Sorted .01, .02, .03, .04 times 4, 3, 2, 1 is .04, .06, .06, .04; no corrected value is below one before it."""
+    """p = .01, .02, .03, .04 times 4, 3, 2, 1 is .04, .06, .06, .04; corrected values must not decrease."""
     assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([]) == []
 
@@ -170,7 +170,7 @@ def test_correction_is_over_all_tests_of_a_table():
 
 
 def test_users_with_several_targets_by_hand(tmp_path):
-    """u has two targets at places 1 and 3, v one at 11, w three at 2, 4 and 5; then v again with the same target."""
+    """User u has two targets at ranks 1 and 3, v one at 11, w three at 2, 4 and 5, and v a second row with the same target."""
     users, rows = np.array(list("uuvwwwv")), np.array([0, 0, 1, 2, 2, 2, 3])
     targets, ranks, items = np.array([1, 2, 1, 1, 2, 3, 1]), np.array([1, 3, 11, 2, 4, 5, 1]), np.array(["[PAD]", *"abc"])
     top, histories = np.zeros((4, 2), int), [np.array([i]) for i in range(4)]

@@ -84,8 +84,8 @@ def test_groups_by_hand():
 
 
 def test_many_beams_equal_exact_ranking(arguments, monkeypatch):
-    """The model has at most 64 IDs, so 64 beams are exhaustive. The ranking with 10 beams is that of the run. The loaded model
-    keeps its decoding."""
+    """The model has at most 64 IDs, so 64 beams find all items. The ranking with 10 beams is that of the run. The options of the
+    loaded model do not change."""
     models = []
 
     def load(file):
@@ -187,16 +187,16 @@ def test_user_errors_are_one_line(argv, expected, capsys):
 
 
 def test_the_study_of_table_2_runs_on_a_small_dataset(tmp_path):
-    """Two of its models, tuned, without published results on the dataset."""
+    """With two of its models and tuning; there are no published results on the dataset."""
     data_path = write_planted(tmp_path / "data")
     argv = ["study", "mmgrec_table2", f"--datasets={NAME}", f"--data_path={data_path}", "--models=VBPR,Pop", "--tune=2", "--epochs=2",
             "--eval_step=1", f"--output={tmp_path / 'out'}", "--embedding_size=8"]
     assert main([*argv, "--minutes=0"]) == 0
     assert not (tmp_path / "out" / "study.json").exists()
     assert main(argv) == 0
-    made = json.loads((tmp_path / "out" / "study.json").read_text())
-    assert [name for name in made["columns"] if "std" not in name] == ["", "trained", *read_study("mmgrec_table2")["metrics"]]
-    rows = {row[0]: dict(zip(made["columns"], row)) for row in made["rows"]}
+    study_result = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert [name for name in study_result["columns"] if "std" not in name] == ["", "trained", *read_study("mmgrec_table2")["metrics"]]
+    rows = {row[0]: dict(zip(study_result["columns"], row)) for row in study_result["rows"]}
     for run in open_comparison(tmp_path / "out").runs:
         assert run.result["settings"]["eval_args"]["split"] == {"RS": [0.8, 0.1, 0.1]}
         for metric, value in run.result["test_result"].items():

@@ -1,4 +1,4 @@
-"""``compare --tune``: the same tries for every model, the best by validation, and files that RecBole's options fit."""
+"""``compare --tune``: search spaces, trials, and the choice of the best trial by validation."""
 import json
 from pathlib import Path
 
@@ -28,17 +28,17 @@ def test_our_models_and_common_baselines_have_a_search_space():
 
 
 def test_trials_are_reproducible_distinct_and_keep_set_options():
-    tries = tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1)
-    assert tries == tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1) != tune.draw_tries("SASRec", {}, 6, seed=1)
-    assert tries[0] == {} and len({json.dumps(settings) for settings in tries}) == 6
-    assert all("n_layers" not in settings for settings in tries)
+    trials = tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1)
+    assert trials == tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1) != tune.draw_tries("SASRec", {}, 6, seed=1)
+    assert trials[0] == {} and len({json.dumps(settings) for settings in trials}) == 6
+    assert all("n_layers" not in settings for settings in trials)
     assert tune.draw_tries("Pop", {}, 6, seed=1) == [{}]
 
 
 def test_small_search_space_is_exhausted(monkeypatch):
     monkeypatch.setattr(tune, "read_space", lambda model: {"a": ("choice", [1, 2])})
-    tries = tune.draw_tries("SASRec", {}, 9, seed=1)
-    assert tries[0] == {} and sorted(settings["a"] for settings in tries[1:]) == [1, 2]
+    trials = tune.draw_tries("SASRec", {}, 9, seed=1)
+    assert trials[0] == {} and sorted(settings["a"] for settings in trials[1:]) == [1, 2]
 
 
 def test_search_space_lines_of_every_kind(tmp_path, monkeypatch):
@@ -56,16 +56,16 @@ def test_search_space_lines_of_every_kind(tmp_path, monkeypatch):
 
 
 def test_comparison_uses_the_best_trial_by_validation(tiny_dataset, monkeypatch):
-    """Three tries of a learning rate, of which one can't learn; the runs get the best try's settings."""
+    """One of three trials has learning rate 0. The runs use the settings of the best trial."""
     monkeypatch.setattr(tune, "read_space", lambda model: {"learning_rate": ("choice", [0.0, 0.02])})
     argv = ["compare", "--models=GRU4Rec", "--datasets=tiny", f"--data_path={tiny_dataset}", "--tune=3", "--output=out"]
     argv += ["--epochs=3", "--state=ERROR"]
     assert main(argv) == 0
     best = json.loads(Path("out/tune/tiny/GRU4Rec/best.json").read_text())
-    tries = [Run(path) for path in sorted(Path("out/tune/tiny/GRU4Rec").glob("try-*"))]
-    scores = [run.result["best_valid_score"] for run in tries]
+    trials = [Run(path) for path in sorted(Path("out/tune/tiny/GRU4Rec").glob("try-*"))]
+    scores = [run.result["best_valid_score"] for run in trials]
     assert len(set(scores)) == 3 and best["best_valid_score"] == max(scores)
-    assert [run.spec.settings.get("learning_rate") for run in tries][0] is None
+    assert [run.spec.settings.get("learning_rate") for run in trials][0] is None
     assert best["settings"] == {"learning_rate": 0.02}
     (run,) = open_comparison("out").runs
     assert run.spec.settings["learning_rate"] == 0.02 and run.result["best_valid_score"] == max(scores)

@@ -26,7 +26,7 @@ def recbole_defaults() -> dict:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_defaults_equal_those_of_the_property_files(model):
-    """In the property files None stands for a default that depends on other options."""
+    """None in a property file means a default that depends on other options."""
     files = recbole_defaults() | read_yaml(property_file("overall.yaml")) | read_yaml(property_file("model", f"{model}.yaml"))
     schema = MODELS[model]
     for name, value in files.items():

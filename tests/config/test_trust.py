@@ -1,4 +1,4 @@
-"""Files of unknown origin run no code: checkpoints, pickled datasets, and what options and config files name."""
+"""Files of unknown origin cannot run code: checkpoints, pickled datasets, and files named by options."""
 import pickle
 from pathlib import Path
 
@@ -39,14 +39,14 @@ class Foreign:
 
 @pytest.fixture
 def foreign(tmp_path) -> str:
-    """A checkpoint that runs code where it is unpickled."""
+    """A checkpoint that runs code when it is unpickled."""
     torch.save({"config": Foreign(), "state_dict": {}}, tmp_path / "foreign.pth")
     yield str(tmp_path / "foreign.pth")
     assert not RAN.exists()
 
 
-def built(model: str, data_path, **settings):
-    """Trainer and test data."""
+def trainer_and_test_data(model: str, data_path, **settings):
+    """A trainer with its model, and the test data."""
     config = Config(model, "tiny", config_dict=fast(data_path, save_dataset=False, **settings))
     train, _, test = data_preparation(config, create_dataset(config))
     return get_trainer(config["MODEL_TYPE"], model)(config, get_model(model)(config, train.dataset)), test
@@ -57,24 +57,24 @@ def test_foreign_checkpoints_are_not_unpickled(foreign, tiny_dataset, capsys):
         load_data_and_model(foreign)
     assert recommend([f"--model_file={foreign}", "--history=i1"]) == 1
     assert capsys.readouterr().err.startswith(f"error: Checkpoint {foreign} is a pickle")
-    trainer, test = built("SASRec", tiny_dataset)
+    trainer, test = trainer_and_test_data("SASRec", tiny_dataset)
     for read in (lambda: trainer.evaluate(test, model_file=foreign), lambda: trainer.resume_checkpoint(foreign)):
         with pytest.raises(UserError, match="foreign.pth is a pickle"):
             read()
     with pytest.raises(UserError, match="foreign.pth is a pickle"):
-        built("S3Rec", tiny_dataset, train_stage="finetune", pre_model_path=foreign)
+        trainer_and_test_data("S3Rec", tiny_dataset, train_stage="finetune", pre_model_path=foreign)
 
 
 def test_trusted_checkpoints_are_unpickled(tiny_dataset):
-    """As RecBole without this package writes it."""
-    trainer, test = built("SASRec", tiny_dataset)
+    """A checkpoint written by RecBole without this package."""
+    trainer, test = trainer_and_test_data("SASRec", tiny_dataset)
     torch.save({"config": trainer.config, "state_dict": trainer.model.state_dict(), "other_parameter": {}}, "theirs.pth")
     expected = trainer.evaluate(test, load_best_model=False)
     with pytest.raises(UserError, match="theirs.pth is a pickle"):
         load_data_and_model("theirs.pth")
     config, model, _, _, _, test = load_data_and_model("theirs.pth", trust_checkpoint=True)
     assert get_trainer(config["MODEL_TYPE"], "SASRec")(config, model).evaluate(test, load_best_model=False) == expected
-    trusting, test = built("SASRec", tiny_dataset, trust_checkpoint=True)
+    trusting, test = trainer_and_test_data("SASRec", tiny_dataset, trust_checkpoint=True)
     assert trusting.evaluate(test, model_file="theirs.pth") == expected
 
 
@@ -146,7 +146,7 @@ def test_unknown_settings_in_a_checkpoint_are_ignored(tiny_dataset):
 
 
 def test_checkpoints_restore_arrays_and_sparse_matrices():
-    """As RecBole's models keep them in ``other_parameter``, also backwards and read-only."""
+    """RecBole's models store such values in ``other_parameter``. Reversed and read-only arrays are restored too."""
     array = np.arange(6.0).reshape(2, 3)
     array.flags.writeable = False
     given = {"array": array[:, ::-1], "csr": sparse.csr_matrix(array), "csc": sparse.csc_matrix(array),
@@ -164,7 +164,7 @@ CODE = f"4 if __import__('pathlib').Path({str(RAN)!r}).touch() is None else 4"
 
 @pytest.fixture
 def code(tmp_path):
-    """A config file and a study that hold code where numbers belong."""
+    """A config file and a study with code instead of numbers."""
     content = {"metric_decimal_place": CODE}
     Path("code.yaml").write_text(yaml.safe_dump(content))
     Path("study.yaml").write_text(yaml.safe_dump({"kind": "variants", "models": ["Pop"], "settings": content}))
@@ -204,7 +204,7 @@ VALUES = {"metric_decimal_place": 3, "pre_model_path": "3", "topk": [1, 5], "lea
 
 
 def test_comparisons_and_runs_read_config_files_alike(tiny_dataset):
-    """Texts stay texts, also those that look like numbers."""
+    """Strings stay strings, also those that look like numbers."""
     Path("their.yaml").write_text(yaml.safe_dump(VALUES))
     request = Request("tiny", ("their.yaml",), {"data_path": str(tiny_dataset)})
     alone = config_of("SASRec", request)
@@ -223,7 +223,7 @@ def test_command_line_values_are_read_as_literals(word, value):
 
 
 def test_run_folder_of_an_older_version_is_resumed():
-    """Older folders have asked.json, with settings as text."""
+    """Older versions wrote the settings as strings to asked.json."""
     folder, settings = Path("run"), {"epochs": 3, "modalities": ["text"], "state": "ERROR"}
     write_run_spec(folder, RunSpec("TIGER", "TIGER", "tiny", 1, {"epochs": "3", "modalities": "['text']", "state": "ERROR"}))
     (folder / "run_spec.json").rename(folder / "asked.json")

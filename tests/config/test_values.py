@@ -1,4 +1,4 @@
-"""Values that RecBole would fail on later are refused while the settings are read, from Python too."""
+"""Values with which RecBole would fail later are rejected when the settings are read, also from Python."""
 import pytest
 from conftest import TINY
 from recbole.config import Config

@@ -1,4 +1,4 @@
-"""Wrong values and damaged files that a user may give: each is one sentence, before any file of the dataset is read."""
+"""Invalid values and damaged files of users: one-line errors, before any file of the dataset is read."""
 import json
 import os
 from pathlib import Path
@@ -215,8 +215,8 @@ def comparison(tmp_path) -> Run:
     run_folder.mkdir(parents=True)
     spec = {"format": 1, "labels": ["Pop"], "datasets": ["tiny"], "seeds": [1], "pairs": []}
     (tmp_path / "out" / "compare.json").write_text(json.dumps(spec))
-    asked = {"label": "Pop", "model": "Pop", "dataset": "tiny", "seed": 1, "settings": {}}
-    (run_folder / "asked.json").write_text(json.dumps(asked))
+    spec = {"label": "Pop", "model": "Pop", "dataset": "tiny", "seed": 1, "settings": {}}
+    (run_folder / "asked.json").write_text(json.dumps(spec))
     (run_folder / "result.json").write_text(json.dumps({"model": "Pop", "test_result": {"hit@10": 0.1}}))
     return Run(run_folder)
 

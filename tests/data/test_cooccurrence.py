@@ -7,9 +7,9 @@ from recbole_macrec.data.encoders.cooccurrence import Cooccurrence, interactions
 from recbole_macrec.errors import UserError
 
 
-def items_of(taken) -> list[RawItem]:
+def items_of(matrix) -> list[RawItem]:
     """Items of a matrix [users, items]."""
-    return [RawItem(f"i{i}", users=users.nonzero()[0]) for i, users in enumerate(np.asarray(taken).T)]
+    return [RawItem(f"i{i}", users=users.nonzero()[0]) for i, users in enumerate(np.asarray(matrix).T)]
 
 
 def test_mutual_information_by_hand():
@@ -24,16 +24,16 @@ def test_mutual_information_by_hand():
 
 def test_items_of_one_group_have_similar_features():
     rng = np.random.default_rng(0)
-    taken = np.zeros((120, 20))
+    matrix = np.zeros((120, 20))
     for user in range(120):  # even users take of the first ten items, odd ones of the others
-        taken[user, rng.choice(10, 4, replace=False) + 10 * (user % 2)] = 1
-    taken[:, 19] = 0
-    features = Cooccurrence(4).encode(items_of(taken))
+        matrix[user, rng.choice(10, 4, replace=False) + 10 * (user % 2)] = 1
+    matrix[:, 19] = 0
+    features = Cooccurrence(4).encode(items_of(matrix))
     assert features.shape == (20, 4) and features.dtype == np.float32 and np.allclose(features[19], 0)
     unit = features[:19] / np.linalg.norm(features[:19], axis=1, keepdims=True)
     alike = unit @ unit.T
     assert alike[:10, :10].min() > alike[:10, 10:].max()
-    assert np.array_equal(features, Cooccurrence(4).encode(items_of(taken)))
+    assert np.array_equal(features, Cooccurrence(4).encode(items_of(matrix)))
 
 
 def test_items_without_common_users_are_an_error():

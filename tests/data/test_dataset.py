@@ -63,18 +63,18 @@ def test_training_interactions_do_not_depend_on_validation_and_test_items(data_p
 
 
 def test_features_from_interactions_do_not_use_validation_and_test(data_path):
-    options = {"modalities": ["taken"], "encoders": {"taken": "cooccurrence"}}
+    options = {"modalities": ["interactions"], "encoders": {"interactions": "cooccurrence"}}
     file = data_path / TINY / f"{TINY}.inter"
     built(data_path, **options)
-    first = FeatureTable.load(data_path / TINY, "taken").matrix.copy()
+    first = FeatureTable.load(data_path / TINY, "interactions").matrix.copy()
     lines = file.read_text().splitlines()
     user = lines[-1].split("\t")[0]
     file.write_text("\n".join(lines[:-2] + [f"{user}\ti{item}\t{10**6 + item}" for item in (3, 7)]) + "\n")
     built(data_path, **options)
-    assert np.array_equal(FeatureTable.load(data_path / TINY, "taken").matrix, first)
+    assert np.array_equal(FeatureTable.load(data_path / TINY, "interactions").matrix, first)
     file.write_text("\n".join(lines[:-2]) + "\n")  # two training interactions of that user become validation and test
     built(data_path, **options)
-    assert not np.array_equal(FeatureTable.load(data_path / TINY, "taken").matrix, first)
+    assert not np.array_equal(FeatureTable.load(data_path / TINY, "interactions").matrix, first)
 
 
 def test_default_modalities_are_those_of_the_folder(data_path):

@@ -84,8 +84,8 @@ def test_the_next_mirror_is_used_when_one_fails(server, tmp_path):
 
 def test_failed_downloads_are_errors_with_the_reason(server, tmp_path):
     server.files["big.gz"] = server.files["wrong.gz"] = CONTENT
-    nobody = "http://127.0.0.1:9/a.gz"
-    cases = [(Remote((server.url("gone.gz"),)), "404"), (Remote((nobody,)), "no connection"),
+    unreachable = "http://127.0.0.1:9/a.gz"
+    cases = [(Remote((server.url("gone.gz"),)), "404"), (Remote((unreachable,)), "no connection"),
              (Remote((server.url("big.gz"),), max_bytes=1000), "300,000 bytes, more than the 1,000"),
              (Remote((server.url("wrong.gz"),), "0" * 64), "SHA-256")]
     for remote, why in cases:
@@ -102,9 +102,9 @@ def test_images_are_checked_and_failures_reported(server, tmp_path, monkeypatch)
                      "page.jpg": b"<html>not found</html>", "large.jpg": image_bytes(size=(100, 80)), "heavy.jpg": CONTENT}
     server.failures["good.jpg"] = 1
     names = ("good.jpg", "good.png", "cut.jpg", "page.jpg", "large.jpg", "heavy.jpg", "gone.jpg")
-    wanted = {tmp_path / name: [server.url(name)] for name in names}
-    wanted |= {tmp_path / "second.jpg": [server.url("gone.jpg"), server.url("good.png")], tmp_path / "none.jpg": []}
-    failed = fetch_images.fetch_images(wanted, connections=3, show_progress=False)
+    urls_of = {tmp_path / name: [server.url(name)] for name in names}
+    urls_of |= {tmp_path / "second.jpg": [server.url("gone.jpg"), server.url("good.png")], tmp_path / "none.jpg": []}
+    failed = fetch_images.fetch_images(urls_of, connections=3, show_progress=False)
     why = {path.name: failure.reason for path, failure in failed.items()}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good.jpg", "good.png", "second.jpg"]
     assert list(why) == ["cut.jpg", "page.jpg", "large.jpg", "heavy.jpg", "gone.jpg", "none.jpg"]
@@ -112,7 +112,7 @@ def test_images_are_checked_and_failures_reported(server, tmp_path, monkeypatch)
                        ("heavy.jpg", "50,000 bytes"), ("gone.jpg", "404"), ("none.jpg", "no URL")):
         assert part in why[name]
     before = len(server.requested)
-    fetch_images.fetch_images({path: urls for path, urls in wanted.items() if path not in failed}, show_progress=False)
+    fetch_images.fetch_images({path: urls for path, urls in urls_of.items() if path not in failed}, show_progress=False)
     assert len(server.requested) == before
 
 
@@ -168,8 +168,8 @@ def test_gz_files_sent_with_a_content_encoding_are_not_decompressed(server, tmp_
 def test_an_unreachable_host_is_tried_once(monkeypatch, tmp_path):
     tried = []
     monkeypatch.setattr(hosts, "_connection_failure", lambda *place: tried.append(place) or "no answer")
-    wanted = {tmp_path / f"{i}.jpg": [f"http://shop.example/{i}.jpg"] for i in range(50)}
-    failed = fetch_images.fetch_images(wanted, show_progress=False)
+    urls_of = {tmp_path / f"{i}.jpg": [f"http://shop.example/{i}.jpg"] for i in range(50)}
+    failed = fetch_images.fetch_images(urls_of, show_progress=False)
     assert len(failed) == 50 and tried == [("shop.example", 80)]
     assert all(failure.temporary and "no connection to shop.example" in failure.reason for failure in failed.values())
 
@@ -190,8 +190,8 @@ def test_image_decompression_bombs_are_refused(server, tmp_path):
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     bomb += struct.pack(">I", 10) + b"IDAT" + zlib.compress(b"")[:10].ljust(10) + b"\0\0\0\0"
     server.files |= {"bomb.png": bomb, "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"}
-    wanted = {tmp_path / name: [server.url(name)] for name in server.files}
-    failed = fetch_images.fetch_images(wanted, show_progress=False)
+    urls_of = {tmp_path / name: [server.url(name)] for name in server.files}
+    failed = fetch_images.fetch_images(urls_of, show_progress=False)
     assert "pixels" in failed[tmp_path / "bomb.png"].reason and "not one of JPEG" in failed[tmp_path / "script.jpg"].reason
     (tmp_path / "bomb.png").write_bytes(bomb)  # and where a user's own folder has it
     with pytest.raises(UserError, match="bomb.png of item 'a' is unreadable .*pixels"):
@@ -242,8 +242,8 @@ def test_a_server_that_does_not_respond_is_not_retried(server, tmp_path, monkeyp
     with pytest.raises(UserError, match="no answer within 1 seconds"):
         quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz")
     assert server.requested == [("a.gz", None)]
-    wanted = {tmp_path / f"{i}.jpg": [server.url(f"{i}.jpg")] for i in range(20)}
-    failed = fetch_images.fetch_images(wanted, connections=2, show_progress=False)
+    urls_of = {tmp_path / f"{i}.jpg": [server.url(f"{i}.jpg")] for i in range(20)}
+    failed = fetch_images.fetch_images(urls_of, connections=2, show_progress=False)
     reasons = [failure.reason for failure in failed.values()]
     assert len(server.requested) <= 1 + hosts.MAX_FAILURES + 1 and "no answer within 1 seconds" in reasons[0]
     assert reasons[-1].endswith("127.0.0.1 did not answer in time 3 times in a row")

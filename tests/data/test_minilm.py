@@ -1,4 +1,4 @@
-"""The sentence encoder of PyPI's package on real titles: one by one it gives the same, and what is alike comes out alike."""
+"""The sentence encoder of a PyPI package on real titles: batches against single texts, and neighbours of films."""
 import shutil
 from importlib.util import find_spec
 from pathlib import Path

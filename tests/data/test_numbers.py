@@ -1,4 +1,4 @@
-"""Columns of numbers: what RecBole cannot read is one sentence, and import cleans prices."""
+"""Numeric columns: one-line errors for values that RecBole cannot read, and cleaning of prices in the import."""
 from pathlib import Path
 
 import pytest

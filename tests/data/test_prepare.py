@@ -50,7 +50,7 @@ def web_shop(server, tmp_path):
 
 
 def image_urls(folder) -> dict[str, list[str]]:
-    """Return {item: addresses} of the metadata, of the first entry that has any, read without a line of the project."""
+    """Return {item: URLs} from the first metadata entry of each item that has any, read without code of the package."""
     found = {}
     for line in gzip.open(folder / FILES[1], "rt"):
         try:
@@ -226,9 +226,9 @@ def prepare_watched(deadly: int = 0) -> None:
 
 
 def moments(steps: list[str]) -> list[int]:
-    """Return numbers of steps from 1: of each kind of step the first and the one in the middle.
+    """Return the numbers, from 1, of the first and the middle step of each kind.
 
-    Of what comes after one file was put in place and before the next is, the latter alone: it has all that the former left.
+    Between two files that are put in place, only the last step is returned: it includes the effects of the earlier ones.
     """
     kinds = {}
     for number, (step, following) in enumerate(zip(steps, [*steps[1:], ""]), 1):
@@ -331,8 +331,8 @@ def test_local_sources(tmp_path, capsys):
     Path("shop.yaml").write_text("source: {path: of_2023, core: 3, require_image: False}\nmodalities: [text]\n"
                                  "missing_texts: mean\nencoders: {text: tfidf}\n")
     assert prepared() == 0
-    made = json.loads((FOLDER / "manifest.json").read_text())
-    assert made["kind"] == "amazon2023" and made["options"] == {"core": 3, "require_image": False}
+    manifest = json.loads((FOLDER / "manifest.json").read_text())
+    assert manifest["kind"] == "amazon2023" and manifest["options"] == {"core": 3, "require_image": False}
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/interactions.csv").write_text("user,item\n" + "".join(f"u{i % 9},i{i % 7}\n" for i in range(63)))
     (tmp_path / "folder/items.csv").write_text("item,title,image\n" + "".join(f"i{i},Thing {i},{i}.png\n" for i in range(6)) +

@@ -1,4 +1,4 @@
-"""Double quotes in atomic files written without quoting: no item is lost and no title changed."""
+"""Double quotes in atomic files written without quoting: items and titles are unchanged."""
 import csv
 
 import pandas as pd

@@ -250,30 +250,30 @@ def test_empty_histories_are_rejected(tmp_path):
         direct(tmp_path)
 
 
-def taken(dataset) -> set:
+def training_pairs(dataset) -> set:
     users, items = dataset.training_interactions().nonzero()
     return set(zip(dataset.id2token("user_id", users), dataset.id2token("item_id", items)))
 
 
 def test_training_interactions_equal_those_of_the_training_file(tmp_path):
-    before = taken(direct(tmp_path)[0])
+    before = training_pairs(direct(tmp_path)[0])
     # v's first item is in no training row: its two rows are validation and test
     assert before == {(user, item) for user in "uw" for item in SEQUENCES[user][:-2]}
     for part in ("valid", "test"):
         file = tmp_path / f"data/Shop/Shop.{part}.inter"
         file.write_text(file.read_text().splitlines()[0] + "\nu\tc c\td\nv\tb b\tb\n")
-    assert taken(direct(tmp_path)[0]) == before
+    assert training_pairs(direct(tmp_path)[0]) == before
 
 
 def test_features_from_interactions_use_only_the_training_file(tmp_path):
-    options = {"modalities": ["taken"], "encoders": {"taken": "cooccurrence"}}
+    options = {"modalities": ["interactions"], "encoders": {"interactions": "cooccurrence"}}
     direct(tmp_path, **options)
-    first = FeatureTable.load(tmp_path / "data/Shop", "taken").matrix.copy()
+    first = FeatureTable.load(tmp_path / "data/Shop", "interactions").matrix.copy()
     for part, same in (("test", True), ("valid", True), ("train", False)):
         file = tmp_path / f"data/Shop/Shop.{part}.inter"
         file.write_text(file.read_text().splitlines()[0] + "\nu\tc\td\n")
         direct(tmp_path, **options)
-        assert np.array_equal(FeatureTable.load(tmp_path / "data/Shop", "taken").matrix, first) == same
+        assert np.array_equal(FeatureTable.load(tmp_path / "data/Shop", "interactions").matrix, first) == same
 
 
 def test_benchmark_files_without_histories_are_rejected(tmp_path):

@@ -89,7 +89,7 @@ def test_a_killed_run_loses_at_most_one_shard(shop, bert, monkeypatch, process_p
 
 
 def launched(shop, bert, rank, port, ends):
-    """Run the command as one of the two processes that torchrun would start; the one of rank ``ends`` ends in its first batch."""
+    """Run the command as one of two processes of torchrun; the process of rank ``ends`` exits in its first batch."""
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     shards.SHARD_ITEMS = SHARD
     if rank == ends:

@@ -22,7 +22,7 @@ SAMPLED = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user",
 
 
 def compared(models: str, path: Path, seeds=(1, 2), **options) -> Comparison:
-    """A comparison whose runs are done in this process."""
+    """A comparison whose runs are executed in this process."""
     settings = {**SMALL, **QUICK, "epochs": 1, "data_path": str(path), "metrics": ["Hit", "NDCG", "Recall", "MRR"], **options}
     variants = [Variant(model, model) for model in models.split(",")]
     comparison = Matrix(variants, [TINY], seeds, settings).write("compared")
@@ -34,11 +34,11 @@ def compared(models: str, path: Path, seeds=(1, 2), **options) -> Comparison:
 
 def interactions(path: Path) -> dict[str, list[str]]:
     """User -> items in order of time, read from the atomic file."""
-    taken: dict[str, list[str]] = {}
+    history_of: dict[str, list[str]] = {}
     for line in (path / TINY / f"{TINY}.inter").read_text().splitlines()[1:]:
         user, item, _ = line.split("\t")
-        taken.setdefault(user, []).append(item)
-    return taken
+        history_of.setdefault(user, []).append(item)
+    return history_of
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_paired_differences_equal_those_of_the_table(models, split, several_rows
         assert test.difference == pytest.approx(expected, abs=2e-4)
         assert test.users == 40 and (test.rows > 40) == several_rows and test.seeds == len(seeds)
     assert (f"test rows of {table.tests[0].users} users" in markdown([table])) == several_rows
-    taken = interactions(data_path)
+    history_of = interactions(data_path)
     for run in comparison.runs:
         ranks, result = run.ranks, run.result
         assert result["test_rows"] == len(ranks.keys()) and result["test_users"] == 40
@@ -67,15 +67,15 @@ def test_paired_differences_equal_those_of_the_table(models, split, several_rows
         for user, target, history in zip(alone.users, alone.targets, alone.histories):
             items = [alone.items[i] for i in history]
             if run.spec.model in ("GRU4Rec", "FPMC"):
-                assert [*items, alone.items[target]] == taken[user][: len(items) + 1]
+                assert [*items, alone.items[target]] == history_of[user][: len(items) + 1]
             else:
-                left = iter(taken[user])
+                left = iter(history_of[user])
                 assert all(item in left for item in items)  # in their order
         trained = Counter({item: count for item, count in zip(ranks.items.tolist(), ranks.counts.tolist()) if count})
-        assert all(count <= sum(items.count(item) for items in taken.values()) for item, count in trained.items())
+        assert all(count <= sum(items.count(item) for items in history_of.values()) for item, count in trained.items())
         if split is LATEST:  # all but the first interaction are rows
-            held_out = {user: int(0.2 * (len(items) - 1)) + int(0.4 * (len(items) - 1)) for user, items in taken.items()}
-            assert trained == Counter(i for user, items in taken.items() for i in items[: len(items) - held_out[user]])
+            held_out = {user: int(0.2 * (len(items) - 1)) + int(0.4 * (len(items) - 1)) for user, items in history_of.items()}
+            assert trained == Counter(i for user, items in history_of.items() for i in items[: len(items) - held_out[user]])
     view = build_user_view(comparison, TINY, UserViewOptions(users=1000), 0)
     names = [user["user"] for user in view["users"]]
     assert len(names) == len(set(names)) == view["testUsers"] >= 40 and (len(names) > 40) == (split is RANDOM or several_rows)
@@ -83,7 +83,7 @@ def test_paired_differences_equal_those_of_the_table(models, split, several_rows
 
 
 def test_models_with_different_test_rows_share_a_table_without_tests(data_path):  # noqa: F811
-    """A sequential model tests interactions, a general one users: each has its figures, and no test pairs them."""
+    """A sequential model has a test row per interaction, a general one a row per user, so no paired test is possible."""
     (table,) = comparison_tables(compared("GRU4Rec,BPR", data_path, [1], eval_args=LATEST))
     assert all(row.cells["ndcg@10"].values for row in table.rows) and not table.tests
     assert "not tested against each other: their test rows differ" in markdown([table])
@@ -91,9 +91,9 @@ def test_models_with_different_test_rows_share_a_table_without_tests(data_path):
 
 def test_reported_histories_are_complete(data_path):  # noqa: F811
     (run,) = compared("GRU4Rec", data_path, [1], MAX_ITEM_LIST_LENGTH=1).runs
-    ranks, taken = run.ranks, interactions(data_path)
+    ranks, history_of = run.ranks, interactions(data_path)
     for user, target, history in zip(ranks.users, ranks.targets, ranks.histories):
-        assert [ranks.items[i] for i in (*history, target)] == taken[user]
-    expected = Counter(item for items in taken.values() for item in items[:-2])
+        assert [ranks.items[i] for i in (*history, target)] == history_of[user]
+    expected = Counter(item for items in history_of.values() for item in items[:-2])
     assert dict(zip(ranks.items[1:], ranks.counts[1:])) == {item: expected[item] for item in ranks.items[1:]}
     assert np.array_equal(ranks.rows, np.arange(40))

@@ -28,13 +28,13 @@ def histories():
 
 def test_regeneration_gives_the_committed_files(tmp_path):
     assert main(["toy", f"--data_path={tmp_path}"]) == 0
-    made = tmp_path / "arts-toy"
+    generated = tmp_path / "arts-toy"
     for name in ("arts-toy.inter", "arts-toy.item", "README.md", ".gitignore"):
-        assert (made / name).read_bytes() == (COMMITTED / name).read_bytes(), name
-    images = sorted(path.name for path in (made / "images").iterdir())
+        assert (generated / name).read_bytes() == (COMMITTED / name).read_bytes(), name
+    images = sorted(path.name for path in (generated / "images").iterdir())
     assert images == sorted(path.name for path in (COMMITTED / "images").iterdir()) and len(images) == 288
     for name in images:
-        assert np.array_equal(np.asarray(Image.open(made / "images" / name)), np.asarray(Image.open(COMMITTED / "images" / name)))
+        assert np.array_equal(np.asarray(Image.open(generated / "images" / name)), np.asarray(Image.open(COMMITTED / "images" / name)))
 
 
 def test_toy_is_small_and_described_as_synthetic():
@@ -57,7 +57,7 @@ def test_several_items_have_the_same_text():
 
 
 def test_last_item_predicts_better_than_popularity(histories):
-    """A first-order Markov count beats popularity on the last item by far more than the factor of 2 required of models."""
+    """Counts of item pairs predict the last item far better than popularity, by more than the factor 2 that tests require of models."""
     assert all(6 <= len(history) <= 20 and len(set(history)) == len(history) for history in histories)
     training = [history[:-2] for history in histories]
     popular = Counter(item for history in training for item in history)
@@ -85,11 +85,11 @@ def test_dataset_property_files(name):
 def test_run_outside_the_repository_generates_the_toy_with_a_warning(tmp_path, caplog):
     run = ["--model=Pop", "--show_progress=False", "--state=WARNING"]
     assert command.main(run) == 0 and f"is not at {tmp_path / 'dataset' / 'arts-toy'} and is generated there" in caplog.text
-    made = tmp_path / "dataset" / "arts-toy" / "arts-toy.inter"
-    assert made.read_bytes() == (COMMITTED / "arts-toy.inter").read_bytes()
-    written = made.stat().st_mtime_ns
+    inter_file = tmp_path / "dataset" / "arts-toy" / "arts-toy.inter"
+    assert inter_file.read_bytes() == (COMMITTED / "arts-toy.inter").read_bytes()
+    written = inter_file.stat().st_mtime_ns
     caplog.clear()
-    assert command.main(run) == 0 and "seed" not in caplog.text and made.stat().st_mtime_ns == written
+    assert command.main(run) == 0 and "seed" not in caplog.text and inter_file.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("folder, expected", [("arts-toy", "remove the folder"), ("shop", "only for arts-toy")])

@@ -18,7 +18,7 @@ NETWORKS = {"random": 1.0, "peaked": 6.0, "uniform": 0.0}  # factor of the logit
 
 
 def decoders_of(network: str, seed: int = 0):
-    """Decoders of two modalities with 60 items of which 8 share an ID with another in "a"; "b" has 49 IDs."""
+    """Decoders of two modalities with 60 items. In "a" 8 items share an ID with another item; "b" has 49 IDs."""
     vocabulary, transformer, memory, _ = world(seed=seed)
     transformer.decoder_norm.weight.data *= NETWORKS[network]
     codes = catalogue(ITEMS - 8, seed)
@@ -42,7 +42,7 @@ def first(ranking: Ranking, k: int, same: torch.Tensor | None = None) -> Ranking
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("k", [1, 5, 59, 80])
 def test_first_k_items_equal_brute_force(network, k):
-    """With all IDs equally probable the first k are in item order: equal scores are never cut off."""
+    """If all IDs have the same probability, the first k items are in item order: no item with an equal score is missing."""
     vocabulary, transformer, codes, decoders, memories = decoders_of(network)
     expected = brute_force(vocabulary, transformer, memories["a"], codes["a"])
     if network == "uniform":
@@ -93,7 +93,7 @@ def test_search_can_be_continued_and_scores_any_item(network):
 @pytest.mark.parametrize("rule", ["official", "mean", "lse"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_rankings_equal_those_of_a_full_traversal(network, rule, limit, by_id):
-    """With one and two modalities, users who need the full traversal, excluded items, and IDs counted once."""
+    """With one and two modalities, users who need a full traversal, excluded items, and one item per ID."""
     _, _, _, decoders, memories = decoders_of(network, seed=1)
     rng = np.random.default_rng(1)
     excluded = torch.from_numpy(np.stack([rng.permutation(ITEMS) + 1 for _ in range(4)]))

@@ -1,4 +1,4 @@
-"""The byte-wise dropout: its rate, its expectation and its gradient."""
+"""Dropout with random bytes: rate, expectation and gradient."""
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""Trie, beam search, exact scores, fusion and the score matrix against literal references on small catalogues."""
+"""Trie, beam search, exact scores, fusion and the score matrix against simple references on small catalogues."""
 import numpy as np
 import pytest
 import torch
@@ -23,8 +23,8 @@ def catalogue(items: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(every)[:items]
 
 
-def world(items: int = 37, seed: int = 0):
-    """A random network, four encoded histories, and a catalogue in two modalities of which "a" is searched."""
+def network_and_ids(items: int = 37, seed: int = 0):
+    """A random network, four encoded histories, and the IDs of a catalogue in the modality "a" of two."""
     torch.manual_seed(seed)
     vocabulary = Vocabulary({"a": SIZES, "b": (7, 7)}, ["sequence:a"], prompt_length=2)
     settings = TransformerSettings(d_model=16, d_ff=32, num_heads=2, d_kv=8, encoder_layers=1, decoder_layers=2)
@@ -39,7 +39,7 @@ def world(items: int = 37, seed: int = 0):
 
 
 def brute_force(vocabulary, network, memory, codes: np.ndarray) -> torch.Tensor:
-    """Score of every ID, one ID at a time, each level's softmax written out; [users, items]."""
+    """Log-probability of every ID, one ID and level at a time; [users, items]."""
     columns = []
     for row in codes.tolist():
         tokens, total = [vocabulary.start["a"]], 0
@@ -80,7 +80,7 @@ def test_trie_reaches_every_item(seed):
 @pytest.mark.parametrize("seed", [0, 1])
 @torch.no_grad()
 def test_widest_beam_equals_brute_force(seed):
-    vocabulary, network, memory, codes = world(37, seed)
+    vocabulary, network, memory, codes = network_and_ids(37, seed)
     expected = brute_force(vocabulary, network, memory, codes)
     ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, 38))), memory, beams=37)
     scores, order = expected.sort(dim=1, descending=True)
@@ -90,7 +90,7 @@ def test_widest_beam_equals_brute_force(seed):
 
 @torch.no_grad()
 def test_narrow_beam_scores_are_exact_and_in_the_catalogue():
-    vocabulary, network, memory, codes = world(37)
+    vocabulary, network, memory, codes = network_and_ids(37)
     expected = brute_force(vocabulary, network, memory, codes)
     ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, 38))), memory, beams=6)
     assert ranking.items.shape == (4, 6) and (ranking.items > 0).all()
@@ -100,7 +100,7 @@ def test_narrow_beam_scores_are_exact_and_in_the_catalogue():
 
 @torch.no_grad()
 def test_more_beams_than_items():
-    vocabulary, network, memory, codes = world(5)
+    vocabulary, network, memory, codes = network_and_ids(5)
     ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, 6))), memory, beams=20)
     found = ranking.scores.isfinite()
     assert found.sum(1).tolist() == [5] * 4
@@ -110,7 +110,7 @@ def test_more_beams_than_items():
 
 @torch.no_grad()
 def test_items_with_equal_ids_are_ranked_in_item_order():
-    vocabulary, network, memory, codes = world(10)
+    vocabulary, network, memory, codes = network_and_ids(10)
     twice = np.vstack([codes, codes[:4]])  # items 11 to 14 share the IDs of items 1 to 4
     ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(twice, np.arange(1, 15))), memory, beams=14)
     for row in ranking.items.tolist():
@@ -121,7 +121,7 @@ def test_items_with_equal_ids_are_ranked_in_item_order():
 
 @torch.no_grad()
 def test_sequence_log_probs_equal_brute_force():
-    vocabulary, network, memory, codes = world()
+    vocabulary, network, memory, codes = network_and_ids()
     every = torch.from_numpy(codes).expand(4, -1, -1)
     scores = sequence_log_probs(network, vocabulary, "a", memory, every)
     torch.testing.assert_close(scores, brute_force(vocabulary, network, memory, codes), atol=1e-5, rtol=0)
@@ -130,8 +130,8 @@ def test_sequence_log_probs_equal_brute_force():
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 7, 4096])
 def test_exact_scores_equal_brute_force(rows):
-    """However the users and prefixes are cut; items 38 to 41 share the IDs of items 1 to 4, item 42 has none."""
-    vocabulary, network, memory, codes = world(37)
+    """For any number of users and prefixes at once. Items 38 to 41 share the IDs of items 1 to 4, item 42 has no ID."""
+    vocabulary, network, memory, codes = network_and_ids(37)
     trie = Trie(np.vstack([codes, codes[:4]]), np.arange(1, 42))
     scores = exact_scores(TrieDecoder(network, vocabulary, "a", trie), memory, n_items=43, rows=rows)
     expected = brute_force(vocabulary, network, memory, codes)
@@ -142,7 +142,7 @@ def test_exact_scores_equal_brute_force(rows):
 
 @torch.no_grad()
 def test_every_prefix_is_decoded_once(monkeypatch):
-    vocabulary, network, memory, codes = world(37)
+    vocabulary, network, memory, codes = network_and_ids(37)
     decoded = []
     step = TrieDecoder.step
 
@@ -190,8 +190,8 @@ def test_sorted_score_matrix_equals_the_ranking():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_beam_search_with_excluded_items(seed):
-    """A full beam gives the exact ranking of the rest; a narrow one never contains excluded items."""
-    vocabulary, network, memory, codes = world(seed=seed)
+    """With enough beams the other items have their exact ranking; with few beams no excluded item is found."""
+    vocabulary, network, memory, codes = network_and_ids(seed=seed)
     trie, items = Trie(codes, np.arange(1, 38)), 38
     rng = np.random.default_rng(seed)
     without = torch.stack([torch.from_numpy(rng.permutation(37)[:20] + 1) for _ in range(4)])
@@ -209,7 +209,7 @@ def test_beam_search_with_excluded_items(seed):
 
 @pytest.mark.parametrize("items", [37, 120])
 def test_scores_of_candidates_equal_teacher_forcing(items):
-    vocabulary, network, memory, codes = world(items)
+    vocabulary, network, memory, codes = network_and_ids(items)
     decoder = TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, items + 1)))
     rng = np.random.default_rng(1)
     candidates = torch.from_numpy(np.stack([rng.permutation(items)[:9] + 1 for _ in range(4)]))

@@ -29,7 +29,7 @@ def scale_of(mlp, user: torch.Tensor) -> torch.Tensor:
 
 
 def one_by_one(layer: RelationAwareAttention, items: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
-    """The layer's output [S, D] for the items [S, D] of one user, pair by pair and head by head."""
+    """The layer's output [S, D] for the items [S, D] of one user, by loops over pairs of items and heads."""
     width = SETTINGS.d_kv
     a, b, c = (scale_of(mlp, user) for mlp in (layer.query_scale, layer.key_scale, layer.value_scale))
     inputs = items if layer.post_norm else [x / (x.square().mean() + 1e-6).sqrt() * layer.norm.weight for x in items]

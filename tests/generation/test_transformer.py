@@ -21,7 +21,7 @@ T5_NAMES = t5_names(SETTINGS)
 
 
 def t5_pair(seed: int) -> tuple[Transformer, T5ForConditionalGeneration]:
-    """A random T5 and ours with its weights."""
+    """A random T5 of transformers and our network with the same weights."""
     torch.manual_seed(seed)
     t5 = T5ForConditionalGeneration(t5_config(VOCABULARY, SETTINGS, decoder_start_token_id=0)).eval()
     with torch.no_grad():
@@ -34,7 +34,7 @@ def t5_pair(seed: int) -> tuple[Transformer, T5ForConditionalGeneration]:
 
 
 def source(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Three sources of up to 70 tokens, long enough for the logarithmic buckets, and how many of each count."""
+    """Tokens of three sources, up to 70, which reach the logarithmic buckets of positions; and the length of each source."""
     tokens = torch.randint(1, VOCABULARY, (3, 70), generator=torch.Generator().manual_seed(seed))
     return tokens, torch.tensor([70, 40, 3])
 

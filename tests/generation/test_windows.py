@@ -1,4 +1,4 @@
-"""One pass per user: every target once, the states of single targets, and no information from later items."""
+"""One pass per user: every target once, the same states as for single targets, and no information from later items."""
 import numpy as np
 import pytest
 import torch
@@ -39,7 +39,7 @@ def tokens_of(modality: str, *shape: int) -> torch.Tensor:
 
 
 def batch() -> tuple[Windows, torch.Tensor, list[Target]]:
-    """Windows of 3, 5 and 5 items, the last with an overlap, and their IDs in both modalities."""
+    """Windows of 3, 5 and 5 items, of which the last overlaps with an earlier one, and their IDs in both modalities."""
     torch.manual_seed(1)
     windows = Windows(torch.ones(3, 5, dtype=torch.long), torch.tensor([3, 5, 5]), torch.tensor([1, 1, 3]))
     source = tokens_of("a", 3, 5)
@@ -48,7 +48,7 @@ def batch() -> tuple[Windows, torch.Tensor, list[Target]]:
 
 @pytest.mark.parametrize("overhead", [0, 1000])
 def test_states_of_a_window_equal_those_of_single_targets(network, overhead):
-    """Also in forks: both equal teacher forcing from the history alone."""
+    """Also for targets in another modality than the history: both equal teacher forcing from the history."""
     windows, source, targets = batch()
     states = network.window_states(FRONT, source, windows, targets, overhead)
     for i, (user, place) in enumerate(zip(*windows.targets())):
@@ -127,7 +127,7 @@ def test_search_equals_scoring_every_item(network, output):
 
 
 def test_restricted_search_keeps_the_probabilities(network):
-    """The softmax runs over the children in the trained trie, whatever items are searched."""
+    """The softmax is over the children in the trie of trained items, for any subset of items that is searched."""
     codes = np.unique(np.random.default_rng(0).integers(0, [5, 6, 7], (60, 3)), axis=0)[:40]
     trained, some = Trie(codes, np.arange(1, 41)), np.arange(0, 40, 3)
     kind = CausalTrieDecoder if isinstance(network, DecoderOnly) else TrieDecoder
@@ -152,7 +152,7 @@ def test_windows_overlap_by_half_and_contain_each_target_once():
 
 
 def test_samples_of_a_user_are_merged_into_windows():
-    """RecBole's samples of two users with at most 3 items of history, and a row that does not continue the one before."""
+    """Samples of RecBole of two users with at most 3 items of history, and a row that does not continue the one before it."""
     histories = np.array([[1, 0, 0], [1, 2, 0], [1, 2, 3], [2, 3, 4], [7, 0, 0], [9, 8, 0]])
     lengths, targets, users = np.array([1, 2, 3, 3, 1, 2]), np.array([2, 3, 4, 5, 8, 5]), np.array([1, 1, 1, 1, 2, 2])
     windows = [(w.user, w.items.tolist(), w.first) for w in windows_of(users, histories, lengths, targets)]

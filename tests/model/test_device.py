@@ -1,4 +1,4 @@
-"""Training, ranking and quantizing on a simulated device: no mixed devices, no waiting, and the results of the CPU."""
+"""Training, ranking and quantizing on a simulated device: no mixed devices, no synchronization, and the same results as on the CPU."""
 import contextlib
 
 import numpy as np
@@ -17,7 +17,7 @@ READS = {  # functions that may read from the device: lengths and items of a bat
 
 @pytest.fixture(autouse=True)
 def fp32(monkeypatch):
-    """No autocast, which this device does not have."""
+    """Turn off autocast, which the simulated device does not support."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *args: False)
 

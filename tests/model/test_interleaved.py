@@ -29,7 +29,7 @@ def test_every_item_has_a_random_order_of_modalities():
 
 
 def sequence_loss(model, items: list[int], orders: list[list[int]], first: int) -> float:
-    """The loss of one window, one code at a time: every prefix of codes goes through the network by itself."""
+    """The loss of one window, with a separate forward pass for every code."""
     tokens, weighted = [model.vocabulary.start[model.modalities[0]]], 0.0
     for place, (item, order) in enumerate(zip(items, orders)):
         for block, number in enumerate(order):

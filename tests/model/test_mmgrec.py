@@ -1,4 +1,4 @@
-"""MMGRec under both protocols: its input without the target, its ablations, and its parts in other models."""
+"""MMGRec with both splits: its input does not contain the target, its ablations, and its options in other models."""
 import json
 from itertools import pairwise
 
@@ -100,11 +100,11 @@ def test_popularity_and_graph_depend_on_training_interactions_only(data_path):  
     lines = file.read_text().splitlines()
     user = lines[-1].split("\t")[0]
     file.write_text("\n".join(lines[:-2] + [f"{user}\ti{item}\t{10**6 + item}" for item in (3, 7)]) + "\n")
-    planted = codes_and_graph(data_path)  # another validation and test item
-    assert all(np.array_equal(a, b) for a, b in zip(before, planted))
+    other_targets = codes_and_graph(data_path)  # another validation and test item
+    assert all(np.array_equal(a, b) for a, b in zip(before, other_targets))
     file.write_text("\n".join(lines + [f"{user}\ti{item}\t{10**6 + item}" for item in (3, 7)]) + "\n")
-    seen = codes_and_graph(data_path)  # what was validation and test is training now
-    assert seen[3] == before[3] + 2 and not np.array_equal(before[1], seen[1])
+    more = codes_and_graph(data_path)  # the former validation and test items are training items now
+    assert more[3] == before[3] + 2 and not np.array_equal(before[1], more[1])
 
 
 # -- ranking -------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Contract tests of every registered model: it learns, repeats, resumes, saves, and ranks as documented."""
+"""Contract tests of every registered model: learning, reproducibility, resuming, saving and ranking."""
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +46,7 @@ def test_rankings_do_not_depend_on_the_batch(name, decode, fusion, data_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_and_gradient_of_parts_equal_those_of_single_samples(name, data_path):
-    """With alignment items held back, the loss is the plain mean over samples, however they are split."""
+    """Without alignment items the loss is the mean over samples, however they are split."""
     _, model, _, loaders = prepare(name, data_path, dropout_prob=0.0, pass_tokens=40)
     model.train()
     model.item_tasks, model.lambda_implicit = [], 0.0
@@ -69,7 +69,7 @@ DECODER_ONLY = {**PER_USER, "network": "decoder_only"}
 @pytest.mark.parametrize("options", [DECODER_ONLY, PER_USER], ids=["decoder_only", "encoder_decoder"])
 @pytest.mark.parametrize("name", ["TIGER", "MQL4GRec"])
 def test_per_user_loss_and_gradient_equal_those_of_single_targets(name, options, data_path):
-    """Also for histories that are cut into windows."""
+    """Also for histories cut into windows."""
     _, model, trainer, loaders = prepare(name, data_path, dropout_prob=0.0, MAX_ITEM_LIST_LENGTH=4, **options)
     model.item_tasks, model.aligns_items = [], False
     windows = trainer.training_loader(loaders[0])
@@ -156,7 +156,7 @@ def test_exact_decoding_ranks_by_the_scores_of_predict(name, data_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bf16_is_close_to_fp32(name, data_path):
-    """The plain formulas under autocast against the CPU layers in fp32: the same loss and nearly the same scores."""
+    """Loss and scores under autocast to bf16 against fp32."""
     losses, scores = [], []
     for precision in ("fp32", "bf16"):
         options = {"dropout_prob": 0.0, "precision": precision, "eval_precision": precision}
@@ -170,7 +170,7 @@ def test_bf16_is_close_to_fp32(name, data_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_ranking_methods_use_eval_precision(name, data_path):
-    """Trained in bf16, then evaluated, ``full_sort_topk``, ``predict`` and ``recommend``: one precision in all of them."""
+    """Training in bf16 has no effect on the precision of evaluation, ``full_sort_topk``, ``predict`` and ``recommend``."""
     _, model, trainer, (train, _, test) = prepare(name, data_path, precision="bf16", pass_tokens=None)
     assert (trainer.precision, model.eval_precision) == ("bf16", "fp32")
     trainer.train_steps(train)
@@ -209,7 +209,7 @@ def test_precision_auto_reads_the_environment_variable(forced, expected, data_pa
 @pytest.mark.parametrize("fusion", ["official", "mean", "lse"])
 @pytest.mark.parametrize("name", ["TIGER", "MACRec"])
 def test_first_items_of_certified_equal_those_of_exact(name, fusion, certified_rows, data_path):
-    """Of each modality and fused, so metrics by item and by ID are the same."""
+    """For each modality and their fusion, so metrics by item and by ID are the same."""
     options = {"fusion": fusion, "certified_rows": certified_rows, "collision": "keep", "num_beams": 12}
     _, model, trainer, (train, _, test) = prepare(name, data_path, **options)
     trainer.fit(train)
@@ -610,7 +610,7 @@ def test_checkpoints_contain_plain_values_only(data_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", NAMES)
 def test_results_do_not_depend_on_the_number_of_cores(name, precision, data_path):
-    """Gradients with dropout, and rankings: a batch in several parts on one core and on three."""
+    """Gradients with dropout, and rankings, of a batch in several parts on one core and on three."""
     before, seen = torch.get_num_threads(), []
     try:
         for threads in (1, 3):

@@ -1,4 +1,4 @@
-"""Recommendations of a trained model: the same ranking as RecBole's evaluation, for any history and any whitelist."""
+"""Recommendations of a trained model equal the ranking of RecBole's evaluation, for any history and any candidates."""
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def test_exact_candidates_without_seen_items_equal_the_filtered_full_ranking(dec
 
 @pytest.mark.parametrize("decode, fusion", SEARCHES)
 def test_exclude_seen_recommends_all_other_items(decode, fusion, data_path):
-    """Even where the best beams are all seen: users get k unseen items as long as there are k."""
+    """Users get k unseen items if there are k, even if all items of the best beams were seen."""
     _, model, _, _ = prepare("MACRec", data_path, decode=decode, fusion=fusion, num_beams=3, topk=[1])
     long = [f"i{i}" for i in range(25)]  # longer than what the model reads, each item twice
     histories = {"all but five": long + long, "a few": HISTORY, "everything": [f"i{i}" for i in range(ITEMS)]}

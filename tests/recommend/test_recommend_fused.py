@@ -12,7 +12,7 @@ HISTORIES = {"a": ["i4", "i5", "i6"], "b": ["i9"], "c": ["i1", "i2", "i3", "i1"]
 
 @pytest.fixture
 def pair(data_path):  # noqa: F811
-    """A generative and a dense model, trained for a moment."""
+    """A generative and a dense model after a short training."""
     pair = []
     for name, options in (("MACRec", {"decode": "certified", "fusion": "lse", "epochs": 2}), ("SASRecPerUser", {"epochs": 2})):
         _, model, trainer, (train, _, _) = prepare(name, data_path, **options)
@@ -50,7 +50,7 @@ def test_a_dense_model_cannot_read_new_items(data_path):  # noqa: F811
 
 
 def test_fused_scores_are_the_weighted_log_probabilities_of_all_items(pair):
-    """With every item a candidate, the list equals brute force over the catalogue."""
+    """If all items are candidates, the list equals brute force over the catalogue."""
     fused = Recommender.fuse(pair, [0.7, 0.3], top=ITEMS)
     frame = fused.recommend(HISTORIES, k=ITEMS)
     names = pair[0].item_tokens

@@ -1,4 +1,4 @@
-"""New items in a trained model: IDs from the frozen quantizer, ranked and read without training, and better than chance."""
+"""New items in a trained model: IDs from the frozen quantizer, their scores, and rankings that are better than chance."""
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_new_items_are_unique_reachable_and_readable(name, decode, data_path):
 
 @pytest.mark.parametrize("output", ["level", "trie"])
 def test_new_items_are_scored_like_trained_items_with_the_same_prefix(output, data_path):
-    """Against the definition, item by item: log P(longest trained prefix) - log(number of trained items below it)."""
+    """The reference is the definition: log P(longest trained prefix) - log(number of trained items below it)."""
     _, model, _, _ = prepare("TIGER", data_path, modalities=["text"], decode="exact", collision="extra_token", output=output)
     recommender = Recommender(model)
     recommender.add_items(features_near(data_path, ["i3", "i4", "i20", "i21"], shift=0.0))
@@ -97,7 +97,7 @@ def test_new_items_are_scored_like_trained_items_with_the_same_prefix(output, da
 
 
 def log_probs_by_level(model, modality, memory, code, trained) -> list[float]:
-    """log P of every code of one ID that trained items share; with ``output: trie`` among the codes that continue the prefix."""
+    """log P of every code of an ID that trained items share; with ``output: trie`` of a softmax over the codes that continue the prefix."""
     network, vocabulary = model.network, model.vocabulary
     offsets = torch.tensor(vocabulary.offsets[modality])
     start = torch.tensor([vocabulary.start[modality]])
@@ -115,7 +115,7 @@ def log_probs_by_level(model, modality, memory, code, trained) -> list[float]:
 
 
 def test_scores_of_new_items_in_every_search(data_path):
-    """Beam search with as many beams as items all of them, certified search the first ones."""
+    """Beam search with as many beams as items finds the scores of all items, certified search those of the first items."""
     for fusion in ("official", "rescore", "lse"):
         _, model, _, _ = prepare("MQL4GRec", data_path, fusion=fusion)
         recommender = Recommender(model)
@@ -152,7 +152,7 @@ def test_free_ids_by_hand():
 
 @pytest.mark.parametrize("collision", ["reassign", "extra_token", "keep"])
 def test_new_items_with_every_collision_strategy(collision, data_path):
-    """Ten equal items: all get different IDs, except if the model lets items share them."""
+    """Ten items with equal features get different IDs, unless the strategy allows equal IDs."""
     _, model, _, _ = prepare("TIGER", data_path, modalities=["text"], collision=collision)
     recommender = Recommender(model)
     row = features_near(data_path, ["i7"])["text"]["new-i7"]

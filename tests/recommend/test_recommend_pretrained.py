@@ -1,4 +1,4 @@
-"""A model as a folder: it ranks as before without its dataset, and nothing that was changed is loaded."""
+"""Models saved as folders: the same ranking without the dataset, and errors for changed files."""
 import hashlib
 import json
 import os

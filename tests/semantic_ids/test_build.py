@@ -1,4 +1,4 @@
-"""From features to IDs and the bundle on disk: learns, repeats, reuses, notices damage, refuses bad input."""
+"""From features to IDs and the bundle on disk: learning, reproducibility, reuse, damaged files and invalid input."""
 import json
 import mmap
 from dataclasses import replace
@@ -87,7 +87,7 @@ def test_codes_epoch_takes_the_epoch_with_fewest_collisions():
 
 
 def test_restarts_repair_a_collapsed_codebook(monkeypatch, caplog):
-    """All codewords but one far from every item: without restarts they get no gradient and stay dead."""
+    """All codewords but one are far from every item. Without restarts they have no gradient and stay unused."""
     def collapsed(quantizer, z, seed):
         quantizer.codebooks.data.fill_(100.0)
         quantizer.codebooks.data[:, 0] = z.mean(0)
@@ -165,7 +165,7 @@ def test_features_too_large_for_memory_are_streamed_to_the_same_ids(quantizer, t
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])
 def test_every_step_works_in_blocks_of_items(quantizer, tmp_path, monkeypatch):
-    """At most as many rows as a block, a batch or the sample are in use at a time, in every step up to the finished IDs."""
+    """No step up to the finished IDs reads or quantizes more rows at once than a block, a batch or the sample."""
     largest = 64  # rqvae_batch_size; a block and the sample have fewer rows
     monkeypatch.setattr("recbole_macrec.utils.blocks.BLOCK", 50)
     for module in (rows, statistics):
@@ -195,7 +195,7 @@ def test_every_step_works_in_blocks_of_items(quantizer, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="no advice about memory maps here")
 def test_memory_mapped_files_do_not_stay_in_memory(tmp_path):
-    """Reading a feature file from end to end leaves little of it in the memory of the process."""
+    """After a whole feature file was read, little of it is in the memory of the process."""
     np.save(tmp_path / "large.npy", np.ones((2**16, 256), np.float32))  # 64 MiB
     mapped = np.load(tmp_path / "large.npy", mmap_mode="r")
     process, grown = psutil.Process(), {}
@@ -361,7 +361,7 @@ def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer):
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])
 def test_features_of_any_scale_are_used_or_rejected(quantizer):
-    """Standardised, 1e30 times the features make nearly the same IDs; as they are, their squares are no float32 numbers."""
+    """Features times 1e30 give nearly the same IDs if they are standardised; otherwise their squares overflow float32."""
     settings = SMALL.replace(quantizer=quantizer, semantic_ids="learn")
     large = {m: FEATURES[m] * np.float32(1e30) for m in ("text", "image")}
     codes = learn_codes(large, settings, show_progress=False).modalities["text"].codes

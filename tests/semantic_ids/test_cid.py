@@ -6,7 +6,7 @@ from recbole_macrec.semantic_ids.quantizers.cid import cluster_paths, common_use
 
 
 def two_communities(users: int = 60, items: int = 20, seed: int = 0) -> csr_matrix:
-    """Users of the first half interact with items of the first half, apart from one user who knows both halves."""
+    """Users of each half interact with items of that half, except for one user of the first half who interacts with both."""
     rng, rows = np.random.default_rng(seed), np.zeros((users, items))
     for user in range(users):
         half = items // 2 * (user % 2)

@@ -22,14 +22,14 @@ def items(count: int = 120, seed: int = 0) -> dict[str, np.ndarray]:
             COLLABORATIVE: rng.standard_normal((count, 4)).astype(np.float32)}  # fmt: skip
 
 
-def with_(**options):
+def settings_with(**options):
     return SETTINGS.replace(**options)
 
 
 def test_codes_without_both_losses_equal_those_of_rqvae():
     features = items()
     ours = learn_codes(features, SETTINGS, show_progress=False).modalities["text"].codes
-    plain = learn_codes({"text": features["text"]}, with_(quantizer="rqvae"), show_progress=False).modalities["text"].codes
+    plain = learn_codes({"text": features["text"]}, settings_with(quantizer="rqvae"), show_progress=False).modalities["text"].codes
     assert np.array_equal(ours, plain)
 
 
@@ -53,7 +53,7 @@ def test_diversity_loss_equals_the_formula():
 
 
 def test_diversity_loss_has_gradients_of_codebooks_only():
-    training = LETTERTraining(items()[COLLABORATIVE], {"text": items()["text"]}, with_(lambda_div=1.0), "cpu")
+    training = LETTERTraining(items()[COLLABORATIVE], {"text": items()["text"]}, settings_with(lambda_div=1.0), "cpu")
     (tower,) = training.model.towers
     training._initialise(tower.quantizer, training._encode(tower, training.x[0]))
     training.clusters = torch.zeros_like(training.clusters)
@@ -62,13 +62,13 @@ def test_diversity_loss_has_gradients_of_codebooks_only():
 
 
 def test_collaborative_loss_gives_items_of_one_group_the_same_first_code():
-    """Two groups of items, which only one of ten features tells apart."""
+    """Two groups of items that differ in only one of ten features."""
     features, group = items(), np.arange(120) % 2
     features["text"][:, 0] = 2 * group - 1
     features[COLLABORATIVE] = np.where(group[:, None] == 0, 3.0, -3.0).astype(np.float32) * np.ones((1, 4), dtype=np.float32)
 
     def purity(weight):
-        first = learn_codes(features, with_(lambda_cf=weight, rqvae_epochs=100), show_progress=False).modalities["text"].codes[:, 0]
+        first = learn_codes(features, settings_with(lambda_cf=weight, rqvae_epochs=100), show_progress=False).modalities["text"].codes[:, 0]
         counts = np.stack([np.bincount(first[group == g], minlength=8) for g in (0, 1)])
         return counts.max(0).sum() / 120
 

@@ -1,4 +1,4 @@
-"""InfoNCE against a literal loop, sampled positives, and what L_con and L_align do to the encoders."""
+"""InfoNCE against a loop, sampled positives, and the gradients of L_con and L_align."""
 import math
 
 import pytest
@@ -16,7 +16,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def literal_info_nce(anchors, candidates, target, temperature, excluded):
+def info_nce_by_loop(anchors, candidates, target, temperature, excluded):
     total = 0.0
     for i, anchor in enumerate(anchors):
         cosine = [float(anchor @ c / (anchor.norm() * c.norm())) for c in candidates]
@@ -31,7 +31,7 @@ def test_info_nce_equals_a_loop(excluded):
     anchors, candidates = torch.randn(4, 3, generator=generator()), torch.randn(6, 3, generator=generator(1))
     target = torch.tensor([1, 5, 0, 2])
     ours = info_nce(anchors, candidates, target, 0.1, None if excluded is None else torch.tensor(excluded))
-    assert ours.item() == pytest.approx(literal_info_nce(anchors, candidates, target, 0.1, excluded), rel=1e-4)
+    assert ours.item() == pytest.approx(info_nce_by_loop(anchors, candidates, target, 0.1, excluded), rel=1e-4)
 
 
 def test_info_nce_without_anchors_is_zero():
@@ -86,7 +86,7 @@ def test_l_con_at_layer_two_has_encoder_gradients_only_with_detached_residuals(p
 
 
 def test_positives_of_l_con_have_equal_labels_in_the_other_modality():
-    """No two items share a label in a, all share one in b: only a's residuals have positives, from the labels of b."""
+    """All items have different labels in a and the same label in b, so only the residuals of a have positives."""
     model, x, _ = model_and_batch(SMALL)
     labels = [torch.arange(32), torch.zeros(32, dtype=torch.long)]
     loss = model(x, labels).con
@@ -109,7 +109,7 @@ def test_l_con_is_the_sum_over_modalities_and_layers(denominator):
         for layer in (1, 2):
             residuals = quantized[anchor].residuals[:, layer].detach()
             excluded = rows if denominator == "others" else None
-            expected += literal_info_nce(residuals[rows], residuals, positives[rows], 0.1, excluded)
+            expected += info_nce_by_loop(residuals[rows], residuals, positives[rows], 0.1, excluded)
     assert ours == pytest.approx(expected, rel=1e-4)
 
 

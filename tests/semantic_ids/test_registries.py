@@ -1,4 +1,4 @@
-"""A quantizer or a collision strategy needs one line in its registry: options, learning and bundles then know it."""
+"""A new quantizer or collision strategy needs one line in its registry, after which options, learning and bundles support it."""
 import numpy as np
 import pytest
 import torch
@@ -28,7 +28,7 @@ class SignBits(Quantizer):
 
 
 class LastFirst(Resolution):
-    """One more token: the rank among the items with the same codes, the last item first."""
+    """An additional token: the rank among the items with the same codes, the last item first."""
 
     def resolve(self, codes, sizes, context) -> Resolved:
         return with_rank(codes, sizes, -np.arange(len(codes)))

@@ -7,7 +7,7 @@ from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
 class Config(dict):
-    """Like RecBole's Config: an absent option reads as None."""
+    """Like RecBole's Config, which returns None for absent options."""
 
     def __getitem__(self, key):
         return self.get(key)

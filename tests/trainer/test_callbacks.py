@@ -19,7 +19,7 @@ from recbole_macrec.trainer.adapter import callbacks_in_runs, with_callbacks
 from recbole_macrec.trainer.callbacks import TrainingCallback
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
-OF_RECBOLE = {
+RECBOLE_SETTINGS = {
     "train_neg_sample_args": None, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "valid_metric": "NDCG@10",
     "metrics": ["Hit", "NDCG"], "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
 }  # fmt: skip
@@ -29,7 +29,7 @@ EVALUATION = ["on_evaluation_begin", "on_evaluation_batch", "on_evaluation_end"]
 
 
 class Log(TrainingCallback):
-    """The hooks in the order of their calls, with their arguments after ``trainer``."""
+    """Records the hooks in the order of their calls, with their arguments after ``trainer``."""
 
     def __init__(self):
         self.calls: list[tuple] = []
@@ -53,7 +53,7 @@ for name in HOOKS:
 def settings_of(model: str, data_path, **options) -> dict:  # noqa: F811
     common = {"data_path": str(data_path), "epochs": 2, "train_batch_size": 150, "show_progress": False, "state": "ERROR"}
     ours = {**SMALL, "modalities": ["text"], "max_modalities": 1}
-    return {**(ours if model == "TIGER" else OF_RECBOLE), **common, **options}
+    return {**(ours if model == "TIGER" else RECBOLE_SETTINGS), **common, **options}
 
 
 def prepared(model: str, data_path, trainer_class=with_callbacks, **options):  # noqa: F811
@@ -89,7 +89,7 @@ def test_hooks_are_called_in_order_and_do_not_change_training(model, data_path):
 
 
 def test_trainer_that_overrides_train_epoch_calls_no_batch_hook(data_path):  # noqa: F811
-    """RecVAE's passes over the data several times in an epoch."""
+    """RecVAE's trainer passes over the data several times per epoch."""
     trainer, (train, valid, _) = prepared("RecVAE", data_path, epochs=1, latent_dimension=8, hidden_dimension=8)
     assert isinstance(trainer, RecVAETrainer) and not trainer.resumable
     log = Log()
@@ -113,7 +113,7 @@ def test_without_checkpoints_pausing_is_ignored(data_path):  # noqa: F811
 
 
 def routines_of(thing) -> dict:
-    """The functions and methods that are attributes of an object, class or module itself."""
+    """Functions and methods in the ``__dict__`` of an object, class or module."""
     return {name: value for name, value in vars(thing).items() if inspect.isroutine(value)}
 
 

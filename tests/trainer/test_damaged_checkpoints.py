@@ -1,4 +1,4 @@
-"""A damaged checkpoint, or one with NaN, is refused wherever it is read."""
+"""Damaged checkpoints and checkpoints with NaN are rejected by every function that reads them."""
 import random
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def trained(data_path):  # noqa: F811
 
 
 def test_changed_bytes_are_detected(trained, capsys):
-    """One changed byte, and 40 in the same weight."""
+    """One changed byte, and 40 changed bytes of one weight."""
     _, trainer, test = trained
     file = Path(trainer.saved_model_file)
     whole = file.read_bytes()

@@ -1,6 +1,6 @@
-"""A full disk ends a command with one sentence that names the file, and leaves no incomplete file.
+"""On a full disk a command ends with a one-line error that names the file, and leaves no incomplete file.
 
-The system's limit of the size of a file replaces the full disk: writing fails in the same way in every library.
+The tests limit the size of files, with which writing fails in the same way in every library.
 """
 import resource
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""``run_recbole_macrec.py`` with one model: the same command resumes its own unfinished run, and no other."""
+"""``run_recbole_macrec.py`` with one model: a command resumes its unfinished run, but no run of another command."""
 import json
 from pathlib import Path
 

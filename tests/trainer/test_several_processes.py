@@ -1,6 +1,6 @@
-"""Processes of a launcher train one model together, on one machine or on several without a shared folder.
+"""Several processes train one model together, on one machine or on several without a shared folder.
 
-The processes are started with the environment variables that torchrun sets; a folder for each replaces a machine for each.
+The processes are started with the environment variables of torchrun. A folder for each process simulates a machine.
 """
 import json
 import os
@@ -41,7 +41,7 @@ def words_of(model: str, **options) -> list[str]:
 
 
 def process(folder: Path, rank: int, port: int, command, words: list[str], change) -> None:
-    """One of two processes: ``change(rank)`` is called first; what it prints goes to ``out<rank>`` and ``err<rank>``."""
+    """Run one of two processes. ``change(rank)`` is called first; output goes to the files ``out<rank>`` and ``err<rank>``."""
     os.chdir(folder)
     psutil.cpu_percent = lambda *args, **kwargs: 0.0  # RecBole measures the CPU load for a second
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
@@ -52,12 +52,12 @@ def process(folder: Path, rank: int, port: int, command, words: list[str], chang
     sys.exit(code)
 
 
-def unchanged(rank: int) -> None:
+def no_change(rank: int) -> None:
     pass
 
 
-def both(process_pool, words: list[str], folders=(Path(), Path()), command=main, change=unchanged) -> list[int | None]:
-    """The exit codes of two processes that run ``command`` together."""
+def run_both(process_pool, words: list[str], folders=(Path(), Path()), command=main, change=no_change) -> list[int | None]:
+    """Run ``command`` in two processes and return their exit codes."""
     port = free_port()
     return process_pool.exit_codes(*((process, folder.absolute(), rank, port, command, words, change) for rank, folder in enumerate(folders)))
 
@@ -81,7 +81,7 @@ def data(data_path, tmp_path):  # noqa: F811
 
 @pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
 def test_processes_write_one_table_and_one_checkpoint(model, data, process_pool):
-    assert both(process_pool, words_of(model)) == [0, 0], printed()
+    assert run_both(process_pool, words_of(model)) == [0, 0], printed()
     first, _, other, errors = printed()
     assert first.count("test results") == 1 and other == errors == ""
     assert len([path for path in Path("saved").glob("*.pth") if ".last" not in path.name]) == 1
@@ -90,7 +90,7 @@ def test_processes_write_one_table_and_one_checkpoint(model, data, process_pool)
 
 def fail_on_second(rank: int) -> None:
     def calculate_loss(*args):
-        raise UserError("this machine is no good")
+        raise UserError("simulated failure")
 
     if rank == 1:
         Pop.calculate_loss = calculate_loss
@@ -98,18 +98,18 @@ def fail_on_second(rank: int) -> None:
 
 def test_comparison_repeats_a_failed_run_last(data, process_pool):
     words = [word for word in words_of("TIGER,Pop,GRU4Rec", epochs=1) if "result_file" not in word] + ["--output=out"]
-    assert both(process_pool, words, change=fail_on_second) == [1, 0], printed()
+    assert run_both(process_pool, words, change=fail_on_second) == [1, 0], printed()
     comparison = open_comparison("out")
     assert [run.finished for run in comparison.runs] == [True, False, False]
-    assert "this machine is no good (on " in comparison.runs[1].error
+    assert "simulated failure (on " in comparison.runs[1].error
     first, _, other, errors = printed()
     assert first.count("test results") == 1 and other == ""
-    assert errors.splitlines() == ["error: Pop on tiny, seed 2020: this machine is no good"]
-    assert both(process_pool, words, change=fail_on_second) == [1, 0], printed()
+    assert errors.splitlines() == ["error: Pop on tiny, seed 2020: simulated failure"]
+    assert run_both(process_pool, words, change=fail_on_second) == [1, 0], printed()
     assert [run.finished for run in open_comparison("out").runs] == [True, False, True]
-    assert both(process_pool, words) == [0, 0], printed()
+    assert run_both(process_pool, words) == [0, 0], printed()
     assert all(run.finished for run in open_comparison("out").runs)
-    assert both(process_pool, words_of("GRU4Rec", epochs=1, learning_rate=0.01, train_batch_size=64)) == [0, 0]
+    assert run_both(process_pool, words_of("GRU4Rec", epochs=1, learning_rate=0.01, train_batch_size=64)) == [0, 0]
     assert open_comparison("out").runs[2].result["test_result"] == result()["test_result"]
 
 
@@ -122,11 +122,11 @@ def machines() -> tuple[Path, Path]:
 
 
 def test_machine_without_data_receives_files_and_semantic_ids(data, process_pool):
-    assert both(process_pool, words_of("TIGER")) == [0, 0], printed()
+    assert run_both(process_pool, words_of("TIGER")) == [0, 0], printed()
     together = result()
     shutil.rmtree("data/tiny/semantic_ids")
     a, b = machines()
-    assert both(process_pool, words_of("TIGER"), (a, b)) == [0, 0], printed(a) + printed(b)
+    assert run_both(process_pool, words_of("TIGER"), (a, b)) == [0, 0], printed(a) + printed(b)
     assert result(a) == together
     assert not (b / "data/tiny/semantic_ids").exists()
     files = [path.name for path in (b / "data/tiny").iterdir() if path.is_file()]
@@ -141,7 +141,7 @@ def change_fingerprint(rank: int) -> None:
 
 
 def change_rows(rank: int) -> None:
-    """Read the same files in another way, as another version of a library might."""
+    """Simulate a library version that reads the same files differently."""
     load = Dataset._load_inter_feat
 
     def _load_inter_feat(self, *args):
@@ -151,17 +151,17 @@ def change_rows(rank: int) -> None:
     Dataset._load_inter_feat = _load_inter_feat
 
 
-@pytest.mark.parametrize("what, change", [("inter", unchanged), ("IDs", change_fingerprint), ("rows", change_rows)])
+@pytest.mark.parametrize("what, change", [("inter", no_change), ("IDs", change_fingerprint), ("rows", change_rows)])
 def test_different_data_on_another_machine_is_a_one_line_error(what, change, data, process_pool):
     a, b = machines()
     if what == "inter":
         (b / "data/tiny").mkdir(parents=True)
         (b / "data/tiny/tiny.inter").write_text((a / "data/tiny/tiny.inter").read_text() + "u0\ti3\t999999\n")
-    assert both(process_pool, words_of("TIGER"), (a, b), change=change) == [1, 1]
-    said = [line for line in "".join(printed(a) + printed(b)).splitlines() if line.startswith("error")]
+    assert run_both(process_pool, words_of("TIGER"), (a, b), change=change) == [1, 1]
+    errors = [line for line in "".join(printed(a) + printed(b)).splitlines() if line.startswith("error")]
     expected = {"inter": "data/tiny/tiny.inter on ", "IDs": "the semantic IDs of process 2 on ",
                 "rows": "the rows to train and test on of process 2 on "}
-    assert len(said) == 1 and expected[what] in said[0]
+    assert len(errors) == 1 and expected[what] in errors[0]
 
 
 def die_in_third_epoch(rank: int) -> None:
@@ -178,46 +178,46 @@ def die_in_third_epoch(rank: int) -> None:
 @pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
 def test_killed_process_ends_the_run_and_the_same_command_resumes_it(model, data, process_pool):
     words = words_of(model)
-    assert both(process_pool, words) == [0, 0], printed()
+    assert run_both(process_pool, words) == [0, 0], printed()
     whole = result()
-    assert both(process_pool, words, change=die_in_third_epoch) == [1, -signal.SIGKILL]
-    (said,) = Path("err0").read_text().splitlines()
-    assert said.startswith("error: another process of this run ended") and "--resume=FILE" in said
-    assert both(process_pool, words) == [0, 0], printed()
+    assert run_both(process_pool, words, change=die_in_third_epoch) == [1, -signal.SIGKILL]
+    (error,) = Path("err0").read_text().splitlines()
+    assert error.startswith("error: another process of this run ended") and "--resume=FILE" in error
+    assert run_both(process_pool, words) == [0, 0], printed()
     assert "Resuming the unfinished run of this command" in Path("out0").read_text()
     assert result() == whole
 
 
-def in_a_hurry(rank: int) -> None:
+def short_timeouts(rank: int) -> None:
     distributed.JOIN_TIMEOUT, distributed.NOTICE_SECONDS = timedelta(seconds=2), 0.3
 
 
 def test_error_names_a_process_that_does_not_join(data, process_pool):
     port = free_port()
-    assert process_pool.exit_codes((process, Path().absolute(), 0, port, main, words_of("GRU4Rec"), in_a_hurry)) == [1]
-    waiting, said = Path("err0").read_text().splitlines()
+    assert process_pool.exit_codes((process, Path().absolute(), 0, port, main, words_of("GRU4Rec"), short_timeouts)) == [1]
+    waiting, error = Path("err0").read_text().splitlines()
     assert waiting == f"Waiting for all 2 processes to join at 127.0.0.1:{port}; it gives up after 2 s."
-    assert "of 2 processes, number 2 did not join" in said and "--world_size" in said
-    assert process_pool.exit_codes((process, Path().absolute(), 1, port, main, words_of("GRU4Rec"), in_a_hurry)) == [1]
+    assert "of 2 processes, number 2 did not join" in error and "--world_size" in error
+    assert process_pool.exit_codes((process, Path().absolute(), 1, port, main, words_of("GRU4Rec"), short_timeouts)) == [1]
     lines = [line for line in Path("err1").read_text().splitlines() if line.startswith(("Waiting", "error"))]
     assert len(lines) == 2 and "process 2 of 2 could not connect to the first one" in lines[1] and "--port" in lines[1]
 
 
 def test_error_names_a_port_in_use(data, process_pool, capsys):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert process_pool.exit_codes((process, Path().absolute(), 0, port, main, words_of("GRU4Rec"), unchanged)) == [1]
+    with socket.socket() as blocker:
+        blocker.bind(("127.0.0.1", 0))
+        blocker.listen()
+        port = blocker.getsockname()[1]
+        assert process_pool.exit_codes((process, Path().absolute(), 0, port, main, words_of("GRU4Rec"), no_change)) == [1]
         assert main([*words_of("GRU4Rec"), "--nproc=2", f"--port={port}"]) == 1
-    for said in Path("err0").read_text(), capsys.readouterr().err:
-        assert said.splitlines()[-1].startswith(f"error: port {port} of this machine is in use") and "--port" in said
+    for error in Path("err0").read_text(), capsys.readouterr().err:
+        assert error.splitlines()[-1].startswith(f"error: port {port} of this machine is in use") and "--port" in error
 
 
 def test_invalid_options_are_reported_once(data, process_pool):
-    assert both(process_pool, [*words_of("GRU4Rec"), "--hiden_size=3"]) == [1, 1]
-    said = "".join(printed()).splitlines()
-    assert len(said) == 1 and "Did you mean 'hidden_size'?" in said[0]
+    assert run_both(process_pool, [*words_of("GRU4Rec"), "--hiden_size=3"]) == [1, 1]
+    errors = "".join(printed()).splitlines()
+    assert len(errors) == 1 and "Did you mean 'hidden_size'?" in errors[0]
 
 
 @pytest.mark.parametrize("words, expected", [
@@ -229,7 +229,7 @@ def test_incompatible_options_are_errors(words, expected, capsys):
 
 
 def features_of(name: str) -> tuple[dict, SemanticIDSettings]:
-    """203 items; the last batch has as many of them as there are processes, or one less."""
+    """203 items, so that the last batch has as many items as there are processes, or one less."""
     rng = np.random.default_rng(1)
     features = {modality: rng.standard_normal((203, width)).astype(np.float32) for modality, width in (("text", 12), ("image", 7))}
     options = {"quantizer": "rqvae"} if name == "rqvae" else {"quantizer": "cross_modal_rqvae", "lambda_con": 0.1, "lambda_align": 0.1,
@@ -240,7 +240,7 @@ def features_of(name: str) -> tuple[dict, SemanticIDSettings]:
 
 
 def learn_and_save(words: list[str]) -> int:
-    """Learn codes in the processes of the launcher; the first one writes what it learnt."""
+    """Learn codes in all processes; the first one writes them to a file."""
     features, settings = features_of(*words)
     with distributed.group() as processes:
         learnt = learn_codes(features, settings, show_progress=False, group=processes)
@@ -255,7 +255,7 @@ def test_quantizer_trained_in_two_processes_equals_one_process(name, process_poo
     assert learn_and_save([name]) == 0
     alone, history = torch.load("learnt.pth"), json.loads(Path("history.json").read_text())
     Path("learnt.pth").unlink()
-    assert both(process_pool, [name], command=learn_and_save) == [0, 0], printed()
+    assert run_both(process_pool, [name], command=learn_and_save) == [0, 0], printed()
     together = torch.load("learnt.pth")
     for modality, weights in alone.items():
         for weight, value in weights.items():

@@ -1,4 +1,4 @@
-"""Parts of a batch in threads: in order, with the caller's gradient mode, and the same results with any number of cores."""
+"""Parts of a batch in threads: results in order, the gradient mode of the caller, and no dependence on the number of cores."""
 import threading
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Amounts of work that a device gets at once."""
+"""The amount of work that is sent to a device at once."""
 import dataclasses
 
 import torch

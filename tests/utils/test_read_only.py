@@ -1,4 +1,4 @@
-"""Read-only dataset folders: a run works if nothing is missing; otherwise the error names what is missing."""
+"""Read-only dataset folders: runs work if no file is missing; otherwise the error names the missing file."""
 import errno
 import logging
 import os
