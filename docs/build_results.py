@@ -1,7 +1,8 @@
 """Build docs/results.md and its figures from docs/results/**/*.json: ``python docs/build_results.py``.
 
-The files are written by ``python -m recbole_macrec.benchmark publish``. Those in docs/results/DATASET belong to the study `published`,
-those in docs/results/STUDY/DATASET to another one. Metrics and published figures come from properties/study/STUDY.yaml.
+The files are written by ``python -m recbole_macrec.benchmark publish``. Those in docs/results/DATASET belong to the study
+`published`, those in docs/results/STUDY/DATASET to another one. Metrics and published figures come from
+properties/study/STUDY.yaml.
 """
 import json
 import sys
@@ -16,11 +17,11 @@ FIRST_STUDY = "published"
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")  # of a study that names none
 INTRODUCTION = """# Results
 
-This page is generated from the JSON files in `docs/results` by `python docs/build_results.py`; do not edit it. A row is the mean over
-seeds. Test metrics rank the whole catalogue, with the leave-one-out split unless the heading names another. **By item**: a hit is the
-target item. **By ID**: a hit is any item with the semantic ID of the target, as papers on generative models count. CPU minutes are those
-of one run, summed over its threads, for training and evaluation. Features of datasets with "rebuilt" in their name are not the released
-ones.
+This page is generated from the JSON files in `docs/results` by `python docs/build_results.py`; do not edit it. A row is the
+mean over seeds. Test metrics rank the whole catalogue, with the leave-one-out split unless the heading names another. **By
+item**: a hit is the target item. **By ID**: a hit is any item with the semantic ID of the target, as papers on generative
+models count. CPU minutes are those of one run, summed over its threads, for training and evaluation. Features of datasets with
+"rebuilt" in their name are not the released ones.
 """
 
 
@@ -128,7 +129,18 @@ def trained(records: list[dict]) -> list[list]:
             machine = r["machine"]
             processor = f"{machine['threads']} thread(s) of {machine['processor']}"
             minutes = f"{r['seconds']['cpu'] / 60:.1f}"
-            rows.append([label, r["seed"], r["epochs"], minutes, f"{r['parameters']:,}", r["precision"]["training"], processor, r["commit"]])
+            rows.append(
+                [
+                    label,
+                    r["seed"],
+                    r["epochs"],
+                    minutes,
+                    f"{r['parameters']:,}",
+                    r["precision"]["training"],
+                    processor,
+                    r["commit"],
+                ]
+            )
     return rows
 
 

@@ -267,7 +267,8 @@ def keep_checkpoints_free_of_pickles() -> None:
         from recbole_macrec.trainer.checkpoint import as_tensors, relative_folder, save_checkpoint
 
         config, other = state["config"], state["other_parameter"] or {}
-        other = {name: value for name, value in other.items() if not isinstance(value, torch.nn.Module)}  # modules are in state_dict
+        # modules are in state_dict
+        other = {name: value for name, value in other.items() if not isinstance(value, torch.nn.Module)}
         replaced = {"config": plain_config(config), "data_folder": relative_folder(config["data_path"], file)}
         if "best_valid_score" in state:
             replaced["best_valid_score"] = plain(state["best_valid_score"])
@@ -326,14 +327,18 @@ def unpickle_datasets_on_trust() -> None:
     vectors = importlib.import_module("recbole.model.general_recommender.ldiffrec")
     _set_in(vectors, np=_ModuleWith(np, load=lambda file, **kwargs: np.load(file)))
     module = importlib.import_module("recbole.data.utils")
-    _set_in(module, os=_ModuleWith(os, path=_ModuleWith(os.path, exists=lambda file: _unpickling_allowed and os.path.exists(file))))
+    _set_in(
+        module, os=_ModuleWith(os, path=_ModuleWith(os.path, exists=lambda file: _unpickling_allowed and os.path.exists(file)))
+    )
 
     def checked(function, option):
         @functools.wraps(function)
         def wrapped(config):
             if config[option] and not config["trust_checkpoint"]:
-                raise UserError(f"{option} is {config[option]!r}, a pickle, and reading it runs any code in it; leave it out, or set "
-                                "trust_checkpoint=True if you trust its author.")
+                raise UserError(
+                    f"{option} is {config[option]!r}, a pickle, and reading it runs any code in it; leave it out, or set "
+                    "trust_checkpoint=True if you trust its author."
+                )
             return function(config)
 
         return _trusting(wrapped, lambda config: config)
@@ -392,7 +397,9 @@ def read_texts_as_literals() -> None:
     _set_in(importlib.import_module("recbole.config.configurator"), eval=literal)
     _set_in(importlib.import_module("recbole.trainer.hyper_tuning"), eval=literal)
     teachers = importlib.import_module("recbole.model.context_aware_recommender.kd_dagfm")
-    _set_in(teachers, eval=lambda name: {kind.__name__: kind for kind in vars(teachers).values() if inspect.isclass(kind)}[name])
+    _set_in(
+        teachers, eval=lambda name: {kind.__name__: kind for kind in vars(teachers).values() if inspect.isclass(kind)}[name]
+    )
 
 
 def join_launched_processes() -> None:
@@ -417,15 +424,20 @@ def join_launched_processes() -> None:
         original(self)
         if launch is None:
             named = str(self.external_config_dict.get("gpu_id", ""))
-            if named.strip() not in ("", "-1", "0") and torch.cuda.device_count() < len(config["gpu_id"].split(",")):  # 0 is the default
-                raise UserError(f"gpu_id is {config['gpu_id']!r}, but this machine does not have all of these GPUs; name others, or leave "
-                                "gpu_id out. An empty gpu_id selects the CPU.")
+            # 0 is the default
+            if named.strip() not in ("", "-1", "0") and torch.cuda.device_count() < len(config["gpu_id"].split(",")):
+                raise UserError(
+                    f"gpu_id is {config['gpu_id']!r}, but this machine does not have all of these GPUs; name others, or leave "
+                    "gpu_id out. An empty gpu_id selects the CPU."
+                )
             return
         device = config["device"]
         if device.type == "cuda":
             if torch.cuda.device_count() < launch.local_size:
-                raise UserError(f"gpu_id is {config['gpu_id']!r}, which is {torch.cuda.device_count()} GPUs for {launch.local_size} processes "
-                                "on this machine; name a GPU for each, such as --gpu_id=0,1, or start fewer processes.")
+                raise UserError(
+                    f"gpu_id is {config['gpu_id']!r}, which is {torch.cuda.device_count()} GPUs for {launch.local_size} "
+                    "processes on this machine; name a GPU for each, such as --gpu_id=0,1, or start fewer processes."
+                )
             device = torch.device("cuda", launch.local_rank)
             torch.cuda.set_device(device)
         group = distributed.join(device.type)
@@ -690,7 +702,8 @@ def stop_where_the_loss_diverges() -> None:
         written = os.path.isfile(file) and os.path.getsize(file) > 0
         raise UserError(
             f"The {name} became {loss.detach().sum().item()} in epoch {epoch} (learning_rate {self.learning_rate}); lower "
-            f"learning_rate, or set clip_grad_norm. {f'The last good checkpoint is {file}.' if written else 'No checkpoint was written.'}"
+            f"learning_rate, or set clip_grad_norm. "
+            f"{f'The last good checkpoint is {file}.' if written else 'No checkpoint was written.'}"
         )
 
     importlib.import_module("recbole.trainer.trainer").Trainer._check_nan = _check_nan

@@ -126,8 +126,10 @@ def _layer_property_files() -> None:
     def _get_final_config_dict(self):
         config, ours = final(self), is_ours(self.model_class)
         if "device" in self.external_config_dict:
-            raise UserError(f"device is {shown(self.external_config_dict['device'])}, but RecBole chooses it by gpu_id; leave device out. "
-                            "An empty gpu_id selects the CPU.")
+            raise UserError(
+                f"device is {shown(self.external_config_dict['device'])}, but RecBole chooses it by gpu_id; leave device out. "
+                "An empty gpu_id selects the CPU."
+            )
         _set_defaults(self, config)
         check_values(config, self.model_class.options if ours else AnyModelOptions)
         check_flags(config, self.internal_config_dict)
@@ -185,8 +187,8 @@ def _refuse_negatives(model: str, sampled) -> None:
     if sampled in (None, "None") or (isinstance(sampled, dict) and sampled.get("distribution") == "none"):
         return
     raise UserError(
-        f"train_neg_sample_args is {shown(sampled)}, but {model} is trained with cross-entropy, without sampled negatives; leave "
-        "it out, or set it to None (~ in YAML)."
+        f"train_neg_sample_args is {shown(sampled)}, but {model} is trained with cross-entropy, without sampled negatives; "
+        "leave it out, or set it to None (~ in YAML)."
     )
 
 
@@ -266,8 +268,8 @@ def _rank_as_many_as_fit() -> None:
         fit = max_users_in_memory(items, self.config["decode"] or "beam", device)
         if self.step > fit:
             self.logger.warning(
-                f"eval_batch_size: {fit} users are ranked at once instead of {self.step}, whose scores of {items:,} items do not fit "
-                f"into the free memory of {device}."
+                f"eval_batch_size: {fit} users are ranked at once instead of {self.step}, whose scores of {items:,} items do "
+                f"not fit into the free memory of {device}."
             )
             self.step = fit
             self.set_batch_size(fit if self.is_sequential else fit * items)

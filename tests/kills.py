@@ -2,10 +2,11 @@
 
     python tests/kills.py [--kills=30] [--seed=0] [--only=compare,import]
 
-Not part of the test suite, as it takes many minutes. Each command first runs without interruption. Then it is killed (SIGKILL) at a
-random moment between its first output and its usual end, started again, and killed again; after every second kill it runs to the
-end. Its results are compared with those of the uninterrupted run, byte by byte or number by number, and no incomplete file and no
-process may be left. The target is random as well: the process of the command, all its processes, or one of its child processes.
+Not part of the test suite, as it takes many minutes. Each command first runs without interruption. Then it is killed (SIGKILL)
+at a random moment between its first output and its usual end, started again, and killed again; after every second kill it runs
+to the end. Its results are compared with those of the uninterrupted run, byte by byte or number by number, and no incomplete
+file and no process may be left. The target is random as well: the process of the command, all its processes, or one of its
+child processes.
 """
 import argparse
 import json
@@ -79,7 +80,14 @@ def options(**more) -> list[str]:
 
 
 def single_words(*more: str) -> list[str]:
-    return [str(ROOT / "run_recbole_macrec.py"), "--model=MACRec", f"--dataset={TINY}", "--result_file=r.json", *options(), *more]
+    return [
+        str(ROOT / "run_recbole_macrec.py"),
+        "--model=MACRec",
+        f"--dataset={TINY}",
+        "--result_file=r.json",
+        *options(),
+        *more,
+    ]
 
 
 def single_result(folder: Path) -> object:
@@ -150,7 +158,9 @@ def import_words() -> list[str]:
 def start(words: list[str], folder: Path) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with open(folder / "log.txt", "a") as log:
-        return subprocess.Popen([sys.executable, *words], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, *words], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
 
 
 def members(session: int) -> list[psutil.Process]:
@@ -222,7 +232,9 @@ def check_result(command: Command, folder: Path, expected: object) -> None:
     else:
         if not equal:
             command.problems.append(f"end {command.ends} differs from the uninterrupted run, see {folder}")
-    strays = [str(path.relative_to(folder)) for path in folder.rglob(".*") if re.fullmatch(r"\..+\.(\d+|new-\w+|old)", path.name)]
+    strays = [
+        str(path.relative_to(folder)) for path in folder.rglob(".*") if re.fullmatch(r"\..+\.(\d+|new-\w+|old)", path.name)
+    ]
     if strays:
         command.problems.append(f"half-written files left: {strays[:3]}")
     if equal and not strays:

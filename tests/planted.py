@@ -1,5 +1,5 @@
-"""A dataset with a pattern that general recommenders can learn: users interact with the items of one group, and the features of an
-item show its group."""
+"""A dataset with a pattern that general recommenders can learn: users interact with the items of one group, and the features of
+an item show its group."""
 from pathlib import Path
 
 import numpy as np

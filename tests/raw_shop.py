@@ -13,8 +13,16 @@ def write_2018(folder: Path, category: str = CATEGORY, unreviewed: int = 30, ima
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(2018)
     rows = [f"{item},{user},{rating}.0,{time}" for user, item, rating, time in _reviews(rng)]
-    rows[5:5] = ["B0001,U1", "B0001,U1,five,1400000000", "B0001,U1,5.0,soon", ",U1,5.0,1400000000", "B0001,NA,5.0,1400000000", "",
-                 "B0001,U1,5.0,nan", "B\udcff1,U1,5.0,1400000000"]
+    rows[5:5] = [
+        "B0001,U1",
+        "B0001,U1,five,1400000000",
+        "B0001,U1,5.0,soon",
+        ",U1,5.0,1400000000",
+        "B0001,NA,5.0,1400000000",
+        "",
+        "B0001,U1,5.0,nan",
+        "B\udcff1,U1,5.0,1400000000",
+    ]
     (folder / f"{category}.csv").write_bytes("\n".join(rows).encode("utf-8", "surrogateescape") + b"\n")
     lines = []
     for item, text, images in _items(rng, unreviewed):
@@ -40,7 +48,9 @@ def write_2023(folder: Path, category: str = CATEGORY) -> Path:
     lines = []
     for item, text, images in _items(rng, 30):
         sizes = [{"hi_res": url if i % 2 else None, "large": url, "thumb": "t"} for i, url in enumerate(images or [])]
-        lines.append(json.dumps({"parent_asin": item, "store": "Acme & Sons", "categories": ["Music"], "images": sizes, **text}))
+        lines.append(
+            json.dumps({"parent_asin": item, "store": "Acme & Sons", "categories": ["Music"], "images": sizes, **text})
+        )
     _write_gz(folder / f"meta_{category}.jsonl.gz", lines + ['{"parent_asin": 7}'])
     return folder
 
@@ -110,7 +120,8 @@ def read_2023(folder: Path, category: str = CATEGORY):
 
 
 def _reviews(rng: random.Random):
-    """Yield (user, item, rating, time). Times are days, so there are ties; some reviews are duplicates, some users and items rare."""
+    """Yield (user, item, rating, time). Times are days, so there are ties; some reviews are duplicates, some users and items
+    rare."""
     for _ in range(900):
         user, item = int(60 * rng.random() ** 1.5), int(45 * rng.random() ** 1.5)
         time = 1_400_000_000 + 86_400 * rng.randrange(40)

@@ -1,9 +1,9 @@
-"""Simulate a device without hardware: its tensors contain real numbers on the CPU, but no operator may mix them with CPU tensors,
-and only listed functions may read them back.
+"""Simulate a device without hardware: its tensors contain real numbers on the CPU, but no operator may mix them with CPU
+tensors, and only listed functions may read them back.
 
-PyTorch's fake tensors do not support the backward pass of a CUDA device in a build without CUDA, and have no values for a search.
-Here every operator runs on the CPU, so results can be compared. The device is called ``meta``, the only one besides the CPU that
-every build has.
+PyTorch's fake tensors do not support the backward pass of a CUDA device in a build without CUDA, and have no values for a
+search. Here every operator runs on the CPU, so results can be compared. The device is called ``meta``, the only one besides the
+CPU that every build has.
 """
 import sys
 from collections.abc import Iterable, Iterator

@@ -40,7 +40,9 @@ def checkpoint(tmp_path, model: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("model", ["Pop", "SASRec", "BERT4Rec", "GRU4Rec", "LightGCN", "NGCF", "FDSA", "ItemKNN", "EASE", "DMF"])
+@pytest.mark.parametrize(
+    "model", ["Pop", "SASRec", "BERT4Rec", "GRU4Rec", "LightGCN", "NGCF", "FDSA", "ItemKNN", "EASE", "DMF"]
+)
 def test_baseline_trains_and_its_checkpoint_gives_the_same_ranking(model, tiny_dataset, tmp_path):
     result = run_recbole(model, "tiny", config_dict=fast(tiny_dataset))["test_result"]
     assert 0 < result["hit@10"] <= 1
@@ -114,10 +116,15 @@ def test_values_that_are_not_python_literals_are_strings(text, tiny_dataset):
 
 @pytest.fixture
 def close_in_time(tmp_path):
-    """Interactions at intervals of one second, which are equal as float32, stored newest first; i1 is the most frequent item."""
+    """Interactions at intervals of one second, which are equal as float32, stored newest first; i1 is the most frequent
+    item."""
     folder = tmp_path / "data" / "close"
     folder.mkdir(parents=True)
-    rows = [(user, item, 880_000_000 + 100 * user + step) for user in range(4) for step, item in enumerate([1, 2, 1, 3 + user, 8, 9])]
+    rows = [
+        (user, item, 880_000_000 + 100 * user + step)
+        for user in range(4)
+        for step, item in enumerate([1, 2, 1, 3 + user, 8, 9])
+    ]
     lines = [f"u{user}\ti{item}\t{time}\n" for user, item, time in rows[::-1]]
     (folder / "close.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "".join(lines))
     return folder.parent
@@ -125,7 +132,13 @@ def close_in_time(tmp_path):
 
 def parts(model: str, data_path, **settings) -> list:
     """The training, validation and test data of the dataset ``close``."""
-    settings = fast(data_path, **settings) | {"load_col": None, "selected_features": None, "train_neg_sample_args": None, "topk": [1], "valid_metric": "NDCG@1"}
+    settings = fast(data_path, **settings) | {
+        "load_col": None,
+        "selected_features": None,
+        "train_neg_sample_args": None,
+        "topk": [1],
+        "valid_metric": "NDCG@1",
+    }
     return create_dataset(Config(model, "close", config_dict=settings)).build()
 
 

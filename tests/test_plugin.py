@@ -86,7 +86,12 @@ def test_valid_users_are_the_same_for_all_models_and_tests_use_all_users(mode, s
     drawn = []
     for model, seed in (("TIGER", 1), ("SASRec", 2), ("BPR", 3)):
         split = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": mode}
-        options = {"valid_users": 7, "seed": seed, "eval_args": split, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+        options = {
+            "valid_users": 7,
+            "seed": seed,
+            "eval_args": split,
+            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        }
         negatives = {} if model == "BPR" else {"train_neg_sample_args": None}
         config = Config(model, "tiny", config_dict={**small, **options, **negatives})
         _, valid, test = data_preparation(config, create_dataset(config))
@@ -109,14 +114,19 @@ def test_order_of_property_files(small, tiny_dataset):
     assert Config("BPR", "arts-toy")["train_neg_sample_args"]["distribution"] == "uniform"
 
 
-@pytest.mark.parametrize("model", [*(name for name, model in registered_models().items() if model.input_type != InputType.PAIRWISE), "SASRec"])
+@pytest.mark.parametrize(
+    "model", [*(name for name, model in registered_models().items() if model.input_type != InputType.PAIRWISE), "SASRec"]
+)
 def test_cross_entropy_models_use_no_sampled_negatives(model):
     """For example with a YAML file shared with BPR: sampled negatives would be trained as positive items."""
     for sampled in ({"distribution": "uniform"}, {"distribution": "popularity", "sample_num": 2}):
         with pytest.raises(UserError, match=f"train_neg_sample_args is .*{model}.*None"):
             Config(model, "arts-toy", config_dict={"train_neg_sample_args": sampled})
     for none in (None, {"distribution": "none"}):
-        assert Config(model, "arts-toy", config_dict={"train_neg_sample_args": none})["train_neg_sample_args"]["distribution"] == "none"
+        assert (
+            Config(model, "arts-toy", config_dict={"train_neg_sample_args": none})["train_neg_sample_args"]["distribution"]
+            == "none"
+        )
 
 
 def test_config_does_not_change_recboles_lists():

@@ -10,7 +10,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_quickstart_runs(tmp_path, monkeypatch, capsys):
     """Uses two epochs instead of twelve, and a copy of the dataset."""
-    shutil.copytree(ROOT / "dataset" / "arts-toy", tmp_path / "dataset" / "arts-toy", ignore=shutil.ignore_patterns("semantic_ids", "features"))
+    shutil.copytree(
+        ROOT / "dataset" / "arts-toy",
+        tmp_path / "dataset" / "arts-toy",
+        ignore=shutil.ignore_patterns("semantic_ids", "features"),
+    )
     (tmp_path / "examples").mkdir()
     monkeypatch.chdir(tmp_path / "examples")
     plt.switch_backend("agg")

@@ -18,6 +18,6 @@ BASELINES: list[type[AbstractRecommender]] = [
 ]  # fmt: skip
 
 __all__ = [
-    "BASELINES", "GAT", "GRCN", "GraphSAGE", "InvRL", "LATTICE", "LCRec", "LightGT", "MISSRec", "MMGCN", "P5", "SASRecPerUser", "VBPR",
-    "VIP5",
+    "BASELINES", "GAT", "GRCN", "GraphSAGE", "InvRL", "LATTICE", "LCRec", "LightGT", "MISSRec", "MMGCN", "P5", "SASRecPerUser",
+    "VBPR", "VIP5",
 ]  # fmt: skip

@@ -44,7 +44,9 @@ class DenseRecommender(WindowedRecommender):
         forbidden[torch.from_numpy(allowed).to(self.device)] = False
         return forbidden
 
-    def best_items(self, interaction, k: int, restriction: torch.Tensor | None, excluded: torch.Tensor | None = None) -> Ranking:
+    def best_items(
+        self, interaction, k: int, restriction: torch.Tensor | None, excluded: torch.Tensor | None = None
+    ) -> Ranking:
         scores = self.full_sort_predict(interaction).log_softmax(1)
         if restriction is not None:
             scores.masked_fill_(restriction, -torch.inf)

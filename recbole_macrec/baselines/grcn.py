@@ -92,7 +92,9 @@ class GRCN(PairwiseRecommender):
         return weights.relu() if self.prune else weights
 
     def representations(self) -> tuple[Tensor, Tensor]:
-        content, attention = zip(*(routing(self.features[m], self.edges, self.to_users) for m, routing in self.routings.items()))
+        content, attention = zip(
+            *(routing(self.features[m], self.edges, self.to_users) for m, routing in self.routings.items())
+        )
         weights = self.edge_weights(list(attention))
         h = F.normalize(self.ids)
         first = self.edges.weighted_sum(weights, h)
@@ -101,4 +103,6 @@ class GRCN(PairwiseRecommender):
 
     def penalty(self, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         rows = self.ids[torch.cat([user, self.n_users + positive, self.n_users + negative])]
-        return rows.square().mean() + reduce(add, (routing.prototypes[user].square().mean() for routing in self.routings.values()))
+        return rows.square().mean() + reduce(
+            add, (routing.prototypes[user].square().mean() for routing in self.routings.values())
+        )

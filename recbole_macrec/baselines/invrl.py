@@ -1,7 +1,7 @@
 """InvRL: feature dimensions that predict interactions equally well in all environments are kept, others are masked.
 
-Shapes: U users, N items, F width of all features together, d embedding size, f width of projected features, B batch, J negatives
-of an interaction, E training interactions, K environments.
+Shapes: U users, N items, F width of all features together, d embedding size, f width of projected features, B batch, J
+negatives of an interaction, E training interactions, K environments.
 """
 from collections.abc import Iterable
 
@@ -57,7 +57,8 @@ class InvRL(PairwiseRecommender):
     1. A backbone is trained without mask. Its P and Q are frozen in step 2.
     2. Rounds of two parts. (a) Each interaction is assigned to one of K environments, at first at random. A projection W, b is
        trained in each environment; every interaction moves to the environment that gives it the highest score; and so on, until
-       few move. (b) The mask is trained to make the gradients G_k of the environments' losses L_k equal: with the means L and G,
+       few move. (b) The mask is trained to make the gradients G_k of the environments' losses L_k equal: with the means L and
+       G,
 
            minimise L + alpha |sum_k (G_k - G)^2 * m|^2 + lambda |mu|^2,   m = clamp(mu + 1/2, 0, 1).
 
@@ -149,7 +150,9 @@ class InvRL(PairwiseRecommender):
                              f"{mask.min():.3f} to {mask.max():.3f}")
         return mask if self.settings["mask_rounds"] else torch.ones_like(mask)
 
-    def _train(self, backbone: Backbone, weights: Iterable[nn.Parameter], user: Tensor, item: Tensor, epochs: int, mask: Tensor) -> None:
+    def _train(
+        self, backbone: Backbone, weights: Iterable[nn.Parameter], user: Tensor, item: Tensor, epochs: int, mask: Tensor
+    ) -> None:
         """Train ``weights`` of a backbone on the interactions, with all features.
 
         The penalty environment_l1 * mean |W * m| keeps an environment from reading what ``mask`` [F] keeps.

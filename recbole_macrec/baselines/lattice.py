@@ -136,8 +136,8 @@ def item_graph(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k: at most N - 1.
 
     Returns:
-        Neighbours int64 [N, k], and their similarities [N, k], at least 0. The gradient of the similarities reaches ``x``. Those of
-        the padding are 0.
+        Neighbours int64 [N, k], and their similarities [N, k], at least 0. The gradient of the similarities reaches ``x``.
+        Those of the padding are 0.
     """
     x = F.normalize(x)
     with torch.no_grad():

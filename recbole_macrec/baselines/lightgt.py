@@ -82,14 +82,15 @@ class LightGT(PairwiseRecommender):
     """Wei, Liu, Liu, Wang, Nie, Chua, "LightGT: A Light Graph Transformer for Multimedia Recommendation", SIGIR 2023, DOI
     10.1145/3539618.3591716.
 
-    LightGCN propagates ID embeddings: E_l = A E_(l-1). Users and items have the collaborative vectors o, the mean of E_0 .. E_G. In
-    each modality a transformer reads the sequence of a user and the user's items; layer l knows the tokens by a position, which is
-    computed from the mean of E_0 .. E_l without gradient. With z_um its output at the user and c_im the item's projected features,
+    LightGCN propagates ID embeddings: E_l = A E_(l-1). Users and items have the collaborative vectors o, the mean of E_0 ..
+    E_G. In each modality a transformer reads the sequence of a user and the user's items; layer l knows the tokens by a
+    position, which is computed from the mean of E_0 .. E_l without gradient. With z_um its output at the user and c_im the
+    item's projected features,
 
         s_ui = w o_u . o_i + (1 - w) sum_m z_um . c_im,   w = id_weight.
 
-    In training the sequence has random items of the user; in ranking, the latest. The item to predict is removed from the sequence
-    unless ``target_in_input`` is True, as in the released code.
+    In training the sequence has random items of the user; in ranking, the latest. The item to predict is removed from the
+    sequence unless ``target_in_input`` is True, as in the released code.
     """
 
     options = LightGTOptions
@@ -112,7 +113,8 @@ class LightGT(PairwiseRecommender):
     # -- sequences ---------------------------------------------------------------------------------------------------
 
     def training_items(self, user: Tensor, target: Tensor) -> Tensor:
-        """At most ``max_sequence_items`` random training items of users [B], without the target; int64 [B, S - 1], padded with 0."""
+        """At most ``max_sequence_items`` random training items of users [B], without the target; int64 [B, S - 1], padded with
+        0."""
         items, length = self.interacted.last(user, len(self.interacted.items))
         if not self.target_in_input:
             items, length = without_target(items, length, target)

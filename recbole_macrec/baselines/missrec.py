@@ -1,7 +1,7 @@
 """MISSRec: a user's multi-modal interests by clustering, and a transformer that reads the history beside them.
 
-Shapes: B users, T items of the longest history, N items including the padding, M modalities, F_m width of the features of modality m,
-D width, C clusters, S distinct interests of a user.
+Shapes: B users, T items of the longest history, N items including the padding, M modalities, F_m width of the features of
+modality m, D width, C clusters, S distinct interests of a user.
 """
 import hashlib
 import math
@@ -22,19 +22,21 @@ from recbole_macrec.utils.modules import ModuleDict
 
 
 class MISSRec(DenseRecommender):
-    """Wang et al., "MISSRec: Pre-training and Transferring Multi-modal Interest-aware Sequence Representation for Recommendation",
-    ACM MM 2023, arXiv 2308.11175; trained from scratch.
+    """Wang et al., "MISSRec: Pre-training and Transferring Multi-modal Interest-aware Sequence Representation for
+    Recommendation", ACM MM 2023, arXiv 2308.11175; trained from scratch.
 
-    A linear adaptor per modality gives item vectors x_m [N, D]; the vectors of all modalities are clustered before every epoch. The
-    interests of a user are the distinct clusters of the history's items. An encoder reads their centroids as a set, a decoder that is
-    not causal reads the history, and its output at the last item, with unit length, is the query q. With n_i the product of q and the
-    item's own embedding, and the products with x_m (all of unit length) fused by their softmax over modalities,
+    A linear adaptor per modality gives item vectors x_m [N, D]; the vectors of all modalities are clustered before every epoch.
+    The interests of a user are the distinct clusters of the history's items. An encoder reads their centroids as a set, a
+    decoder that is not causal reads the history, and its output at the last item, with unit length, is the query q. With n_i
+    the product of q and the item's own embedding, and the products with x_m (all of unit length) fused by their softmax over
+    modalities,
 
         f_i = sum_m softmax_m(gamma q . x_m,i) q . x_m,i,        s_i = (n_i + 2 f_i) / 3        (s_i = f_i without ``use_ids``)
 
-    and gamma a trained scalar that starts at 0. The loss is the cross-entropy of s / ``temperature`` over all items, plus ``reg_weight``
-    times the mean of |p|^2 / D, where p is the sum of the encoder's output times the share of its positions that are interests. The
-    official code sums this term over the batch, so that it grows with the batch, and has the padding as a class; both are left out here.
+    and gamma a trained scalar that starts at 0. The loss is the cross-entropy of s / ``temperature`` over all items, plus
+    ``reg_weight`` times the mean of |p|^2 / D, where p is the sum of the encoder's output times the share of its positions that
+    are interests. The official code sums this term over the batch, so that it grows with the batch, and has the padding as a
+    class; both are left out here.
     """
 
     options = MISSRecOptions
@@ -53,16 +55,20 @@ class MISSRec(DenseRecommender):
         self.norm, self.dropout = nn.LayerNorm(self.width), nn.Dropout(config["dropout_prob"])
         layer = {"d_model": self.width, "nhead": config["num_heads"], "dim_feedforward": config["d_ff"], "activation": "gelu",
                  "dropout": config["dropout_prob"], "batch_first": True}  # fmt: skip
-        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**layer), config["encoder_layers"], nn.LayerNorm(self.width),
-                                             enable_nested_tensor=False)
-        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**layer), config["decoder_layers"], nn.LayerNorm(self.width))
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(**layer), config["encoder_layers"], nn.LayerNorm(self.width), enable_nested_tensor=False
+        )
+        self.decoder = nn.TransformerDecoder(
+            nn.TransformerDecoderLayer(**layer), config["decoder_layers"], nn.LayerNorm(self.width)
+        )
         tables = [self.positions] if self.items is None else [self.items, self.positions]
         for weight in [*(table.weight for table in tables), *(adaptor.weight for adaptor in self.adaptors.values())]:
             nn.init.normal_(weight, std=0.02)
         self.gamma = nn.Parameter(torch.zeros(()))
         count = math.ceil(self.interest_ratio * len(self.modalities) * (self.n_items - 1))
         self.register_buffer("centroids", torch.zeros(count + 1, self.width))  # [C + 1, D], row 0 is no interest
-        self.register_buffer("clusters", torch.zeros(len(self.modalities), self.n_items, dtype=torch.long))  # [M, N], 0 for the padding
+        # [M, N], 0 for the padding
+        self.register_buffer("clusters", torch.zeros(len(self.modalities), self.n_items, dtype=torch.long))
 
     @classmethod
     def reads_semantic_ids(cls, config) -> bool:
@@ -83,7 +89,9 @@ class MISSRec(DenseRecommender):
     def load_other_parameter(self, para: dict | None) -> None:
         super().load_other_parameter(para)
         if (para or {}).get("features") != self.other_parameter()["features"]:
-            raise UserError("The checkpoint was trained on other item features; use the features and modalities of the training.")
+            raise UserError(
+                "The checkpoint was trained on other item features; use the features and modalities of the training."
+            )
 
     # -- interests ---------------------------------------------------------------------------------------------------
 

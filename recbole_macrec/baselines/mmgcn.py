@@ -1,7 +1,7 @@
 """MMGCN: one graph network for each modality, with an ID embedding added in each layer.
 
-Shapes: U users, N items, n = U + N nodes (users first), F_m width of the features of modality m, D_m input width of its network,
-d embedding size.
+Shapes: U users, N items, n = U + N nodes (users first), F_m width of the features of modality m, D_m input width of its
+network, d embedding size.
 """
 from functools import reduce
 from operator import add

@@ -80,8 +80,10 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
     def check_values(cls, config: dict) -> None:
         sampled = config["train_neg_sample_args"]
         if not isinstance(sampled, dict) or sampled.get("distribution") == "none":
-            raise UserError(f"train_neg_sample_args is {sampled!r}, but {cls.__name__} compares every item with a sampled one; leave it out, or "
-                            "set a distribution, such as {distribution: uniform}.")
+            raise UserError(
+                f"train_neg_sample_args is {sampled!r}, but {cls.__name__} compares every item with a sampled one; leave it "
+                "out, or set a distribution, such as {distribution: uniform}."
+            )
 
     # -- checks of a loaded checkpoint -------------------------------------------------------------------------------
 
@@ -102,8 +104,10 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
         theirs = para or {}
         for name, value in self._fingerprint.items():
             if theirs.get(name) != value:
-                raise UserError(f"The checkpoint of {type(self).__name__} was trained on other {name} than this run has; use the "
-                                "dataset files, features, eval_args and seed it was trained with.")
+                raise UserError(
+                    f"The checkpoint of {type(self).__name__} was trained on other {name} than this run has; use the "
+                    "dataset files, features, eval_args and seed it was trained with."
+                )
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -184,8 +188,10 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
     def _user_numbers(self, users: Sequence[str]) -> Tensor:
         numbers = {token: number for number, token in enumerate(self.user_tokens) if number}
         if unknown := [user for user in users if user not in numbers]:
-            raise UserError(f"{format_items(unknown, 'user')} did not occur in the training of {type(self).__name__}, which ranks only "
-                            "for its users.")
+            raise UserError(
+                f"{format_items(unknown, 'user')} did not occur in the training of {type(self).__name__}, which ranks only "
+                "for its users."
+            )
         return torch.tensor([numbers[user] for user in users], dtype=torch.long)
 
     def _best(self, users: Tensor, k: int, exclude_seen: bool) -> tuple[np.ndarray, ...]:

@@ -68,23 +68,49 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of this package (default: 3)")
     parser.add_argument("--reference_repeats", type=int, default=1, help="timed runs of the reference (default: 1)")
     parser.add_argument("--backbone", default="tiny", help="text: backbone of P5, VIP5 and LCRec (default: tiny)")
-    parser.add_argument("--training_steps", type=int, default=40, help="decode, exact, text: training steps before measuring (default: 40)")
-    parser.add_argument("--users", type=int, default=2048, help="decode, exact, text: users ranked by beam search and certified ranking (default: 2048)")
-    parser.add_argument("--reference_users", type=int, default=128, help="decode, text: users ranked by the reference (default: 128)")
-    parser.add_argument("--reference_batch", type=int, default=32, help="decode, text: users per call of generate (default: 32)")
-    parser.add_argument("--parity_steps", type=int, default=50, help="train: steps over which losses are compared (default: 50)")
-    parser.add_argument("--timed_steps", type=int, default=5, help="train, text, scale --part=graph: steps per timed run (default: 5)")
-    parser.add_argument("--exact_users", type=int, default=32, help="exact, whole: users ranked exactly, 0 for all (default: 32)")
+    parser.add_argument(
+        "--training_steps", type=int, default=40, help="decode, exact, text: training steps before measuring (default: 40)"
+    )
+    parser.add_argument(
+        "--users",
+        type=int,
+        default=2048,
+        help="decode, exact, text: users ranked by beam search and certified ranking (default: 2048)",
+    )
+    parser.add_argument(
+        "--reference_users", type=int, default=128, help="decode, text: users ranked by the reference (default: 128)"
+    )
+    parser.add_argument(
+        "--reference_batch", type=int, default=32, help="decode, text: users per call of generate (default: 32)"
+    )
+    parser.add_argument(
+        "--parity_steps", type=int, default=50, help="train: steps over which losses are compared (default: 50)"
+    )
+    parser.add_argument(
+        "--timed_steps", type=int, default=5, help="train, text, scale --part=graph: steps per timed run (default: 5)"
+    )
+    parser.add_argument(
+        "--exact_users", type=int, default=32, help="exact, whole: users ranked exactly, 0 for all (default: 32)"
+    )
     parser.add_argument("--modalities", nargs="+", help="whole, quantize --items: modalities to use")
     parser.add_argument("--epochs", type=int, default=2, help="whole: training epochs (default: 2)")
     parser.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy", help="quantize: feature files")
-    parser.add_argument("--items", type=int, nargs="+",
-                        help="quantize, scale: catalogue sizes (default of scale: 10000 100000 1000000; of --part=graph: 10000 100000 "
-                             "and TikTok)")
+    parser.add_argument(
+        "--items",
+        type=int,
+        nargs="+",
+        help="quantize, scale: catalogue sizes (default of scale: 10000 100000 1000000; of --part=graph: 10000 100000 "
+        "and TikTok)",
+    )
     parser.add_argument("--part", choices=("decoding", "graph"), default="decoding",
                         help="scale: tries and decoding, or the general recommenders on graphs (default: decoding)")
     parser.add_argument("--interactions", type=int, default=10**6, help="scale --part=graph: interactions (default: 1000000)")
-    parser.add_argument("--models", nargs="+", choices=[*MODELS, *TEXT_MODELS], help="text, scale --part=graph: models to measure (default: all)")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=[*MODELS, *TEXT_MODELS],
+        help="text, scale --part=graph: models to measure (default: all)",
+    )
     parser.add_argument("--scale_users", type=int, default=64, help="scale: users decoded at once (default: 64)")
     parser.add_argument("--plot", metavar="FILE.svg", help="scale: plot the time per user against the catalogue size")
     return parser.parse_args(argv)

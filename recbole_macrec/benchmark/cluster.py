@@ -23,8 +23,8 @@ POLL_SECONDS = 2.0  # seconds between two checks of the progress
 CONNECT_SECONDS = 20  # seconds to wait for a connection to the cluster
 ANSWER_SECONDS = 120  # seconds in which every machine has to check the folders; its first task also imports the libraries
 INSTALL_HINT = (
-    "--ray needs Ray 2.9 or later: pip install 'ray[default]>=2.9' (pip may warn that RecBole requires an older version; ignore "
-    "the warning)."
+    "--ray needs Ray 2.9 or later: pip install 'ray[default]>=2.9' (pip may warn that RecBole requires an older version; "
+    "ignore the warning)."
 )
 
 
@@ -113,14 +113,18 @@ def check_folders(cluster: Cluster, runs: Sequence[Run]) -> None:
     token.touch()
     try:
         paths = [token, *sorted(path for path in datasets if path.exists())]
-        tasks = {cluster.submit(inaccessible_paths, paths, machine=machine): name for machine, name in cluster.machines().items()}
+        tasks = {
+            cluster.submit(inaccessible_paths, paths, machine=machine): name for machine, name in cluster.machines().items()
+        }
         end = time.monotonic() + ANSWER_SECONDS
         while tasks and time.monotonic() < end:
             for task in cluster.wait(list(tasks), end - time.monotonic()):
                 _check_answer(cluster, task, tasks.pop(task))
         if tasks:
-            raise UserError(f"Machine {next(iter(tasks.values()))} of the Ray cluster has not answered within {ANSWER_SECONDS} s: check "
-                            "its Ray logs, or restart Ray there.")
+            raise UserError(
+                f"Machine {next(iter(tasks.values()))} of the Ray cluster has not answered within {ANSWER_SECONDS} s: check "
+                "its Ray logs, or restart Ray there."
+            )
     finally:
         token.unlink()
 
@@ -132,8 +136,10 @@ def _check_answer(cluster: Cluster, task, machine: str) -> None:
         raise UserError(f"Machine {machine} of the Ray cluster can't execute runs ({error}): install the same recbole_macrec "
                         "there as on this machine.") from None
     if missing:
-        raise UserError(f"Machine {machine} of the Ray cluster cannot read or write {missing[0].parent}, "
-                        "but this machine can: put --output and data_path on a file system that all machines mount at the same path.")
+        raise UserError(
+            f"Machine {machine} of the Ray cluster cannot read or write {missing[0].parent}, "
+            "but this machine can: put --output and data_path on a file system that all machines mount at the same path."
+        )
 
 
 def inaccessible_paths(paths: Sequence[Path]) -> list[Path]:
@@ -237,8 +243,10 @@ def _check_connection(address: str) -> None:
     process.kill()
     process.join()
     if reason is not None:
-        raise UserError(f"--ray={address}: there is no Ray cluster ({reason}); give the address that `ray start --head` printed, "
-                        "such as 10.0.0.1:6379, or auto on a machine of the cluster.")
+        raise UserError(
+            f"--ray={address}: there is no Ray cluster ({reason}); give the address that `ray start --head` printed, "
+            "such as 10.0.0.1:6379, or auto on a machine of the cluster."
+        )
 
 
 def _connect(address: str, sender) -> None:

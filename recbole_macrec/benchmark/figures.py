@@ -39,8 +39,8 @@ class Drawing:
     def svg(self, name: str, scale: float = 1.0) -> str:
         """Return an ``<svg>`` element for HTML, without title, font and size.
 
-        Its colours are the CSS variables ``--series-N``, ``--ink`` and ``--faint``. Its ids start with ``name``. The elements of
-        series N have the class ``series-N``.
+        Its colours are the CSS variables ``--series-N``, ``--ink`` and ``--faint``. Its ids start with ``name``. The elements
+        of series N have the class ``series-N``.
         """
         file = io.StringIO()
         with _style(name):
@@ -48,7 +48,12 @@ class Drawing:
             canvas.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         text = file.getvalue()
         text = text[text.index("<svg") :]
-        for unneeded in (r"<metadata>.*?</metadata>", "<style.*?</style>", "font-family: [^;]*; ?", "(?<=<svg)[^>]*(?= viewBox)"):
+        for unneeded in (
+            r"<metadata>.*?</metadata>",
+            "<style.*?</style>",
+            "font-family: [^;]*; ?",
+            "(?<=<svg)[^>]*(?= viewBox)",
+        ):
             text = re.sub(unneeded, "", text, flags=re.DOTALL)
         text = re.sub(r'<g id="series-(\d+)"', r'<g class="series-\1"', text)
         text = re.sub(r'<g id="[^"]*"', "<g", text)

@@ -52,8 +52,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     preparing.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
     preparing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     preparing.set_defaults(run=_prepare)
-    importing = commands.add_parser("import", allow_abbrev=False, help="import released files, raw files or a CSV file as a dataset",
-                                    formatter_class=argparse.RawDescriptionHelpFormatter, description=_IMPORT_HELP)
+    importing = commands.add_parser(
+        "import",
+        allow_abbrev=False,
+        help="import released files, raw files or a CSV file as a dataset",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_IMPORT_HELP,
+    )
     importing.add_argument("src", metavar="SRC", type=Path)
     importing.add_argument("--dataset", required=True, metavar="NAME")
     importing.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
@@ -61,8 +66,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     importing.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE.json")
     importing.add_argument("--words", type=Path, metavar="FILE.npy", help="item texts as word numbers")
     importing.add_argument("--category", metavar="NAME", help="category, if SRC has raw Amazon files of several")
-    importing.add_argument("--core", type=int, metavar="K", help="k of the k-core filtering (default: 5 for raw Amazon files, else no filtering)")
-    importing.add_argument("--require_image", choices=("True", "False"), help="keep only items with an image (default: True for raw Amazon files)")
+    importing.add_argument(
+        "--core", type=int, metavar="K", help="k of the k-core filtering (default: 5 for raw Amazon files, else no filtering)"
+    )
+    importing.add_argument(
+        "--require_image", choices=("True", "False"), help="keep only items with an image (default: True for raw Amazon files)"
+    )
     _add_format_options(importing, _TABLE_FORMAT, "of tables in SRC")
     importing.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
     importing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
@@ -108,7 +117,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         for word in argv[1:]:
             option = word.split("=")[0]
             if option.startswith("-") and option not in known:
-                raise UserError(f"unknown option '{option}'; expected one of {', '.join(sorted(known))}.{nearest(option, known)}")
+                raise UserError(
+                    f"unknown option '{option}'; expected one of {', '.join(sorted(known))}.{nearest(option, known)}"
+                )
     return parser.parse_args(argv)
 
 
@@ -156,8 +167,10 @@ def _encode(args: argparse.Namespace) -> None:
     features.check_modality(args.modality)
     folder = args.data_path / args.dataset
     if is_imported(folder, args.modality):
-        raise UserError(f"{features.feature_paths(folder, args.modality)[0]} was imported, and encoding would replace it; remove the file, or "
-                        "choose another --modality")
+        raise UserError(
+            f"{features.feature_paths(folder, args.modality)[0]} was imported, and encoding would replace it; remove the "
+            "file, or choose another --modality"
+        )
     chosen = args.encoder if simple else {"model": args.model or args.encoder, **options}
     with group() as processes:
         table = encode_missing(folder, args.dataset, args.modality, chosen, args.text_fields.split(","), args.image_field,
@@ -218,7 +231,9 @@ of any model does the same automatically.
 Other options are those of a run, --key=value: --modalities=[text] prepares no images, --model=SASRec only interactions.
 To encode on several GPUs: torchrun --nproc_per_node=4 -m recbole_macrec.data prepare NAME."""
 
-_TOY_HELP = "Write DIR/arts-toy, a synthetic dataset with generated users, items, texts and images; the bytes are always the same."
+_TOY_HELP = (
+    "Write DIR/arts-toy, a synthetic dataset with generated users, items, texts and images; the bytes are always the same."
+)
 
 _ENCODE_HELP = """\
 Encode the texts or images in DIR/NAME/NAME.item, and write DIR/NAME/features/MODALITY.npy.
@@ -233,7 +248,8 @@ Write DIR/NAME with RecBole's atomic files, features and semantic IDs, all keyed
 
 SRC is one of these files, or its folder:
   NAME.inter.json     released with MQL4GRec, MACRec, LC-Rec or LETTER; NAME.item2id, NAME.item.json, NAME.emb-llama-td.npy,
-                      NAME.emb-ViT-L-14.npy, NAME.index.json, NAME.index_lemb.json, NAME.index_vitemb.json beside it are read too
+                      NAME.emb-ViT-L-14.npy, NAME.index.json, NAME.index_lemb.json, NAME.index_vitemb.json beside it are
+                      read too
   NAME.inter          of RecBole (its separator is detected from the first line), or of MMRec with image_feat.npy and
                       text_feat.npy beside it; texts are read from NAME.item
   NAME.train.inter    with NAME.valid.inter and NAME.test.inter: RecBole's benchmark files with item_id_list

@@ -23,13 +23,13 @@ from recbole_macrec.utils.files import atomic_write
 
 HEAD = """# Options
 
-Every option is `--name=value` on the command line, `name: value` in a YAML file given by `--config_files`, and an entry of `config_dict`
-in Python. Values are checked before any file is read. [RecBole's other options](https://recbole.io/docs/user_guide/config_settings.html)
-are passed to RecBole as they are.
+Every option is `--name=value` on the command line, `name: value` in a YAML file given by `--config_files`, and an entry of
+`config_dict` in Python. Values are checked before any file is read.
+[RecBole's other options](https://recbole.io/docs/user_guide/config_settings.html) are passed to RecBole as they are.
 
-Defaults are those of the property files `properties/overall.yaml` and `properties/model/`, and of RecBole for RecBole's models; files of
-datasets and presets change some. Where models differ, the value of the others comes first. "Paper" is the value of a paper or
-its released code, if known. This page is written by `python -m recbole_macrec.config.document docs/options.md`.
+Defaults are those of the property files `properties/overall.yaml` and `properties/model/`, and of RecBole for RecBole's models;
+files of datasets and presets change some. Where models differ, the value of the others comes first. "Paper" is the value of a
+paper or its released code, if known. This page is written by `python -m recbole_macrec.config.document docs/options.md`.
 """
 GROUPS: list[tuple[str, list[type[Options]]]] = [
     ("RecBole and the protocol", [RecBoleOptions]),
@@ -66,8 +66,12 @@ def _table(title: str, names: list[str]) -> list[str]:
         if name in AnyModelOptions.model_fields and name in RecBoleOptions.model_fields:
             fields = {"RecBole's models": AnyModelOptions.model_fields[name]} | fields
         first = next(iter(fields.values()))
-        cells = [_by_model({m: expected(f) for m, f in fields.items()}), _by_model({m: _text(f) for m, f in fields.items()}),
-                 _papers({m: schema.model_fields[name] for m, schema in schemas.items() if m != "SASRecPerUser"}), first.description or ""]
+        cells = [
+            _by_model({m: expected(f) for m, f in fields.items()}),
+            _by_model({m: _text(f) for m, f in fields.items()}),
+            _papers({m: schema.model_fields[name] for m, schema in schemas.items() if m != "SASRecPerUser"}),
+            first.description or "",
+        ]
         lines.append(f"| `{name}` | " + " | ".join(_cell(cell) for cell in cells) + " |")
     return [*lines, ""]
 

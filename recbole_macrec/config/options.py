@@ -16,7 +16,8 @@ from recbole_macrec.config.schema.models import MODELS, AnyModelOptions
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.utils.requirements import recbole_folder
 
-TEXTS = ("data_path", "checkpoint_dir", "gpu_id")  # options that are texts even if they look like numbers, such as 0,1 for two GPUs
+# options that are texts even if they look like numbers, such as 0,1 for two GPUs
+TEXTS = ("data_path", "checkpoint_dir", "gpu_id")
 NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
 TRUST = "trust_checkpoint"  # the option that lets RecBole unpickle files
 NOT_FROM_CHECKPOINTS = {  # settings that a checkpoint of unknown origin must not choose

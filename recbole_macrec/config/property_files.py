@@ -33,7 +33,9 @@ def preset_files(model: str, name: str | None, dataset: str) -> list[Path]:
         return []
     known = sorted(path.stem.removeprefix(f"{model}-") for path in property_file("preset").glob(f"{model}-*.yaml"))
     if name not in known:
-        raise UserError(f"training_preset is {shown(name)}; expected {', '.join(known)} or none.{nearest(str(name)[:100], known)}")
+        raise UserError(
+            f"training_preset is {shown(name)}; expected {', '.join(known)} or none.{nearest(str(name)[:100], known)}"
+        )
     return [property_file("preset", f"{model}-{name}.yaml")]
 
 

@@ -61,7 +61,9 @@ def check_valid_metric(config) -> None:
     chosen = config["valid_metric"]
     if isinstance(chosen, str) and chosen.lower() not in [metric.lower() for metric in known]:
         listed = [metric for metric in known if "@" in metric] or known
-        raise UserError(f"valid_metric is {chosen!r}, which is not measured; expected one of {', '.join(listed)} (metrics, topk).")
+        raise UserError(
+            f"valid_metric is {chosen!r}, which is not measured; expected one of {', '.join(listed)} (metrics, topk)."
+        )
 
 
 def as_list(value) -> list:

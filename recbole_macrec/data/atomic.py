@@ -132,8 +132,10 @@ def read_items(dataset_folder: Path, name: str, form: AtomicFormat = DEFAULT_FOR
             frame[column] = frame[column].str.replace(form.seq_separator, " ", regex=False)
     frame.columns = [str(column).split(":")[0] for column in frame.columns]
     if form.item not in frame:
-        raise UserError(f"{path} has no column {form.item}:token, which ITEM_ID_FIELD names (columns: {', '.join(frame.columns)}); "
-                        "set ITEM_ID_FIELD and field_separator to match the file, or import it again")
+        raise UserError(
+            f"{path} has no column {form.item}:token, which ITEM_ID_FIELD names (columns: {', '.join(frame.columns)}); "
+            "set ITEM_ID_FIELD and field_separator to match the file, or import it again"
+        )
     if form.item != "item_id":
         frame = frame.drop(columns="item_id", errors="ignore").rename(columns={form.item: "item_id"})
     repeated = list(frame.loc[frame["item_id"].duplicated(), "item_id"].unique())

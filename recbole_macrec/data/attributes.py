@@ -62,8 +62,10 @@ def _attribute_columns(config, option: str, folder: Path, name: str, form: Atomi
     chosen = next((column for column in KNOWN if column in with_values), None)
     if option in config.external_config_dict or chosen is None:
         seen = f"has values in {', '.join(with_values) or 'no column'}" if path.is_file() else "does not exist"
-        raise UserError(f"{config['model']} reads item attributes from column {missing[0]} ({option}), but {path} {seen}; name a "
-                        f"column of categories with {option}, add one ({COLUMN}:token_seq), or choose a model without attributes")
+        raise UserError(
+            f"{config['model']} reads item attributes from column {missing[0]} ({option}), but {path} {seen}; name a "
+            f"column of categories with {option}, add one ({COLUMN}:token_seq), or choose a model without attributes"
+        )
     logger.info(f"{option} is not set; using column {chosen} of {path.name}")
     return [chosen]
 

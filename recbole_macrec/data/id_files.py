@@ -37,8 +37,10 @@ def decode_ids(path: Path, ids: Mapping[str, object]) -> dict[str, list[int]]:
             raise UserError(f"{path}: item '{item}' has levels in {_case(upper)} case, item '{first[0]}' in "
                             f"{_case(first[2])} case; use one case in the whole file.")
         if max(codes) > largest:
-            raise UserError(f"{path}: item '{item}' has the code {max(codes)}; expected at most {largest}. Number the codes of a level "
-                            "from 0.")
+            raise UserError(
+                f"{path}: item '{item}' has the code {max(codes)}; expected at most {largest}. Number the codes of a level "
+                "from 0."
+            )
         rows[item] = codes
     return rows
 

@@ -34,12 +34,16 @@ def plain_numbers(values: Sequence[str], column: str, items: Sequence[str], path
                          ("left empty", [row for row in changed if not plain[row]])):
         if rows:
             first = f"{values[rows[0]]!r}" + (f" to {plain[rows[0]]!r}" if plain[rows[0]] else "")
-            notes.append(f"{path.name}: {column} of {format_items([items[row] for row in rows], 'item')} is {change}, the first is {first}")
+            notes.append(
+                f"{path.name}: {column} of {format_items([items[row] for row in rows], 'item')} is {change}, the first is "
+                f"{first}"
+            )
     return plain
 
 
 def first_unreadable(path: Path, form: AtomicFormat, columns: Collection[str]) -> UserError | None:
-    """Return an error for the first value that RecBole cannot read in the number columns among ``columns``, None if all are fine."""
+    """Return an error for the first value that RecBole cannot read in the number columns among ``columns``, None if all are
+    fine."""
     table = read_table(path, form, skip_blank_lines=False)
     header = {name.split(":")[0]: name for name in table}
     owner, key = next(((owner, header[name]) for owner, name in (("item", form.item), ("user", form.user)) if name in header),
@@ -54,7 +58,9 @@ def first_unreadable(path: Path, form: AtomicFormat, columns: Collection[str]) -
 
 def not_a_number(path: Path, line: int, column: str, row_owner: str, value: str) -> UserError:
     """Return an error for a value that is not a number; ``row_owner`` is for example "item 'B01'"."""
-    return UserError(f"{path} line {line} has {value!r} as {column} of {row_owner}; expected a number such as 1299.00, or nothing")
+    return UserError(
+        f"{path} line {line} has {value!r} as {column} of {row_owner}; expected a number such as 1299.00, or nothing"
+    )
 
 
 def _plain(value: str) -> str | None:

@@ -36,7 +36,8 @@ def quoting(path: str | Path, separator: str, encoding: str = "utf-8") -> Quotin
 
 
 def _scan(lines, separator: str) -> tuple[bool, bool]:
-    """Return whether all lines have as many fields as the first, and whether all fields that begin with a quote are complete."""
+    """Return whether all lines have as many fields as the first, and whether all fields that begin with a quote are
+    complete."""
     n_separators, same_n_fields, complete = None, True, True
     for line in lines:
         line = line.rstrip("\r\n")

@@ -25,7 +25,9 @@ def check_split(dataset, parts: list) -> None:
     if not len(test) and has_test_data(dataset.config):
         raise UserError(_empty_part_message(dataset, parts, "test"))
     if not len(valid):
-        dataset.logger.warning(set_color("No interaction is left to validate on; the weights of the last epoch are kept.", "yellow"))
+        dataset.logger.warning(
+            set_color("No interaction is left to validate on; the weights of the last epoch are kept.", "yellow")
+        )
 
 
 def checksums(dataset, parts: list) -> dict[str, str]:
@@ -53,13 +55,17 @@ def _empty_part_message(dataset, parts: list, purpose: str) -> str:
     """Return the message for a part without interactions."""
     config = dataset.config
     if config["benchmark_filename"]:
-        return f"{config['dataset']}: the benchmark files {config['benchmark_filename']} hold no interaction to {purpose}; add some."
+        files = config["benchmark_filename"]
+        return f"{config['dataset']}: the benchmark files {files} contain no interaction to {purpose}; add some."
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     rows = Counter(user for part in parts for user in part.inter_feat[part.uid_field].tolist())
     longest = max(rows.values(), default=0) + sequential
-    needed = "three per user (input, training target, test target)" if sequential else "two per user (one to train on, one to test)"
+    needed = (
+        "three per user (input, training target, test target)" if sequential else "two per user (one to train on, one to test)"
+    )
     return (
-        f"{config['dataset']}: the split {config['eval_args']['split']} leaves no interaction to {purpose}: the {dataset.user_num - 1} "
-        f"users have at most {longest} interaction{'s' * (longest != 1)} each, and {config['model']} needs {needed}; use data with longer "
-        "histories, or another split in eval_args."
+        f"{config['dataset']}: the split {config['eval_args']['split']} leaves no interaction to {purpose}: the "
+        f"{dataset.user_num - 1} "
+        f"users have at most {longest} interaction{'s' * (longest != 1)} each, and {config['model']} needs {needed}; use data "
+        "with longer histories, or another split in eval_args."
     )

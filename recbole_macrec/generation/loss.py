@@ -26,8 +26,8 @@ def id_cross_entropy(
 
     Args:
         table: the IDs of ``modality``.
-        trie: the softmax of a level is over the codes that continue the target's prefix in this trie. None: over all codes of the
-            level.
+        trie: the softmax of a level is over the codes that continue the target's prefix in this trie. None: over all codes of
+            the level.
         hidden: states that predict the codes, [n, L, D].
         items: int64 [n].
         temperature: divides the logits (Wang et al., LETTER, CIKM 2024: below 1 it weights hard negatives more).

@@ -48,9 +48,9 @@ class GenerativeRecommender(WindowedRecommender):
     """Base class of the generative models; a subclass defines its training tasks.
 
     A model trains on ``sequence_tasks`` (history -> next item) and ``item_tasks`` (item -> the same item in another
-    modality), and ranks with every modality's own sequence task. A prompt before the encoder's input names the source of a task,
-    and the decoder's start token its target, so tasks with the same source share a forward pass. With ``prompt: task`` (the papers)
-    the prompt names source and target, and every task has its own pass.
+    modality), and ranks with every modality's own sequence task. A prompt before the encoder's input names the source of a
+    task, and the decoder's start token its target, so tasks with the same source share a forward pass. With ``prompt: task``
+    (the papers) the prompt names source and target, and every task has its own pass.
 
     The network is T5 or a decoder-only transformer; both encode a history as a memory and predict codes from it.
     """
@@ -140,7 +140,9 @@ class GenerativeRecommender(WindowedRecommender):
                 passes += [(int(part.length.max()), source, targets, part) for source, targets in self._passes(tasks)]
         parts: list[Callable[[], torch.Tensor]] = [partial(self._item_loss, items, samples)] if len(items) else []
         longest_first = sorted(passes, key=lambda entry: -entry[0])
-        return parts + [partial(self._sequence_loss, source, targets, part, samples) for _, source, targets, part in longest_first]
+        return parts + [
+            partial(self._sequence_loss, source, targets, part, samples) for _, source, targets, part in longest_first
+        ]
 
     def _interleaved_parts(self, windows: Windows, items: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
         """The loss of histories of interleaved blocks instead of the sequence tasks, and the loss of the items [N].
@@ -179,8 +181,8 @@ class GenerativeRecommender(WindowedRecommender):
         levels = {m: len(sizes) for m, sizes in self.semantic_ids.sizes.items()}
         if len(levels) < 2 or len(set(levels.values())) > 1:
             raise UserError(
-                f"history is both, which needs two or more modalities whose IDs have the same number of codes, but the modalities have "
-                f"{levels}; set history to single, or change modalities or collision."
+                f"history is both, which needs two or more modalities whose IDs have the same number of codes, but the "
+                f"modalities have {levels}; set history to single, or change modalities or collision."
             )
 
     def _split_by_tasks(self, windows: Windows) -> list[tuple[list[Task], Windows]]:

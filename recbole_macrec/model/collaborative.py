@@ -42,8 +42,10 @@ def collaborative_vectors(part, folder: Path, width: int, epochs: int, seed: int
     config = part.config
     fields = part.iid_field + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"], part.iid_field
     if fields[0] not in part.inter_feat:
-        raise UserError("quantizer is letter, whose collaborative vectors need sequences; use a split of sequences, such as {LS: "
-                        "valid_and_test}, or another quantizer.")
+        raise UserError(
+            "quantizer is letter, whose collaborative vectors need sequences; use a split of sequences, such as {LS: "
+            "valid_and_test}, or another quantizer."
+        )
     tokens = part.field2id_token[part.iid_field][1:].tolist()
     ranks = token_ranks(tokens)  # number the items by token: RecBole's numbers depend on held-out interactions
     numbers = torch.from_numpy(np.append(0, ranks + 1))
@@ -68,7 +70,11 @@ def _train(config: Config, part, samples: Interaction, width: int, epochs: int, 
     options = {"hidden_size": width, "inner_size": 4 * width, "loss_type": "CE", "train_neg_sample_args": None}
     with hidden_words():
         sasrec = Config("SASRec", config["dataset"], config_dict=options)
-    shared = {name: value for name, value in config.final_config_dict.items() if name not in sasrec.final_config_dict or "FIELD" in name}
+    shared = {
+        name: value
+        for name, value in config.final_config_dict.items()
+        if name not in sasrec.final_config_dict or "FIELD" in name
+    }
     sasrec.final_config_dict |= shared | {name: config[name] for name in ("device", "MAX_ITEM_LIST_LENGTH", "LIST_SUFFIX")}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -144,8 +144,8 @@ class SemanticIDDataset(ItemFeatures, SequentialDataset):
         return received
 
     def _feature_files(self, settings: SemanticIDSettings) -> tuple:
-        """The folder of features, and the names of the files of the modalities; the record of an encoding comes first, as features
-        without one count as imported."""
+        """The folder of features, and the names of the files of the modalities; the record of an encoding comes first, as
+        features without one count as imported."""
         kinds = ("encoded.json", "items.txt", "npy")
         return self._folder() / "features", *(f"{modality}.{kind}" for modality in settings.modalities for kind in kinds)
 
@@ -154,7 +154,9 @@ class SemanticIDDataset(ItemFeatures, SequentialDataset):
         if COLLABORATIVE not in settings.auxiliary_features:
             return {}
         if self._training_part is None:
-            raise UserError(f"quantizer is {settings.quantizer}, which needs the training part of the data; run a model with it.")
+            raise UserError(
+                f"quantizer is {settings.quantizer}, which needs the training part of the data; run a model with it."
+            )
         vectors = collaborative_vectors(
             self._training_part,
             self._folder() / FOLDER,

@@ -1,8 +1,8 @@
 """Histories in which every item is written as one block of codes per modality, in random order (``history: both``).
 
-With the modalities text and image, the history of items a, b may be: a_text, a_image, b_image, b_text. The first block of an item is
-predicted from the items before it, and each further block also from the item's earlier blocks. So every prediction reads all
-modalities of the history, and the further blocks are an alignment of the modalities with context.
+With the modalities text and image, the history of items a, b may be: a_text, a_image, b_image, b_text. The first block of an
+item is predicted from the items before it, and each further block also from the item's earlier blocks. So every prediction
+reads all modalities of the history, and the further blocks are an alignment of the modalities with context.
 
 Shapes: B users, N items, M modalities, L levels.
 """

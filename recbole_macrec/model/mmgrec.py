@@ -84,7 +84,8 @@ class MMGRec(GenerativeRecommender):
         return {"MODEL_TYPE": ModelType.GENERAL, "repeatable": False, "eval_batch_size": EVAL_BATCH_SCORES}
 
     def build_network(self, config) -> Transformer:
-        return Transformer(len(self.vocabulary), replace(self._network_settings(config), encoder_layers=0))  # ``reader`` is the encoder
+        # ``reader`` is the encoder
+        return Transformer(len(self.vocabulary), replace(self._network_settings(config), encoder_layers=0))
 
     def _network_settings(self, config) -> TransformerSettings:
         norm, positions = config["norm"] or "pre_rms", config["decoder_positions"] or "relative"  # None in old checkpoints

@@ -13,8 +13,8 @@ class MQL4GRec(GenerativeRecommender):
     item's ID in another modality, and translate the ID of a single item into another modality. The modalities' rankings are
     fused.
 
-    The released code also pre-trains on other domains and assigns codes of the last level by Sinkhorn's algorithm while it trains the
-    quantizer; docs/differences_from_the_papers.md lists all differences.
+    The released code also pre-trains on other domains and assigns codes of the last level by Sinkhorn's algorithm while it
+    trains the quantizer; docs/differences_from_the_papers.md lists all differences.
     """
 
     options = MQL4GRecOptions

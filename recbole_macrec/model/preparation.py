@@ -32,7 +32,8 @@ def reads_images(config: Config, folder: Path) -> bool:
 def prepare(config: Config) -> None:
     """Download and prepare the dataset of ``config`` if it has a ``source``. Existing files are kept.
 
-    Images are downloaded only if the model reads them or its semantic IDs need them. Of several processes the first one does the work.
+    Images are downloaded only if the model reads them or its semantic IDs need them. Of several processes the first one does
+    the work.
 
     Raises:
         UserError: a file cannot be downloaded; the message names the files to provide and their folders.

@@ -8,7 +8,8 @@ class TIGER(GenerativeRecommender):
     """TIGER (Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023, arXiv 2305.05065).
 
     One RQ-VAE over one modality, an extra token for items with the same ID, and one task: history -> next item. The
-    paper's input starts with a hashed user ID, which is left out here; docs/differences_from_the_papers.md lists all differences.
+    paper's input starts with a hashed user ID, which is left out here; docs/differences_from_the_papers.md lists all
+    differences.
     """
 
     options = TIGEROptions

@@ -27,7 +27,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m recbole_macrec.recommend", description="Recommend items to one history.")
     parser.add_argument("--model_file", required=True, help="a checkpoint, or a pretrained folder")
     parser.add_argument("--data_path", metavar="DIR", help="directory of the checkpoint's dataset folder, if not found")
-    parser.add_argument("--history", required=True, help="item tokens, oldest first, e.g. i1,i2; double-quote those with a comma")
+    parser.add_argument(
+        "--history", required=True, help="item tokens, oldest first, e.g. i1,i2; double-quote those with a comma"
+    )
     parser.add_argument("--k", type=int, default=10, help="items to recommend (default: 10)")
     parser.add_argument("--exclude_seen", action="store_true", help="do not recommend items of the history")
     parser.add_argument("--candidates", metavar="FILE", help="recommend only these items; one item token per line")

@@ -39,7 +39,9 @@ def histories(sequences: Sequences, numbers: Mapping[str, int]) -> tuple[list, l
     rows = [item_numbers(row, numbers, f"The history of user {user!r}") for user, row in pairs]
     empty = [user for user, row in zip(users, rows) if not row]
     if empty:
-        raise UserError(f"{format_items(empty, 'user')} without history; give every user at least one item, or remove the user.")
+        raise UserError(
+            f"{format_items(empty, 'user')} without history; give every user at least one item, or remove the user."
+        )
     return users, rows
 
 
@@ -54,8 +56,10 @@ def item_numbers(tokens: Iterable[str], numbers: Mapping[str, int], where: str) 
                         "atomic files.")
     unknown = [token for token in dict.fromkeys(tokens) if token not in numbers]
     if unknown:
-        raise UserError(f"{where} contains {format_items(unknown, 'item')} not in the catalogue of the model; remove them, or add "
-                        "them with add_items.")
+        raise UserError(
+            f"{where} contains {format_items(unknown, 'item')} not in the catalogue of the model; remove them, or add "
+            "them with add_items."
+        )
     return [numbers[token] for token in tokens]
 
 
@@ -72,15 +76,21 @@ def new_tokens(features: Mapping[str, Mapping[str, Any]], modalities: Sequence[s
     for m in modalities:
         different = sorted(set(tokens) ^ set(features[m]), key=str)
         if different:
-            raise UserError(f"{format_items(different, 'new item')} with features of only one of '{modalities[0]}' and '{m}'; give "
-                            "every new item a row in each modality.")
+            raise UserError(
+                f"{format_items(different, 'new item')} with features of only one of '{modalities[0]}' and '{m}'; give "
+                "every new item a row in each modality."
+            )
     bad = [token for token in tokens if not readable_token(token)]
     if bad:
-        raise UserError(f"{format_items(bad, 'new item')} with a token that an atomic file cannot store; use tokens without tabs, "
-                        "line breaks and outer spaces that are not read as a missing value.")
+        raise UserError(
+            f"{format_items(bad, 'new item')} with a token that an atomic file cannot store; use tokens without tabs, "
+            "line breaks and outer spaces that are not read as a missing value."
+        )
     known = [token for token in tokens if token in numbers]
     if known:
-        raise UserError(f"{format_items(known, 'new item')} already in the catalogue, whose semantic IDs are fixed; remove them.")
+        raise UserError(
+            f"{format_items(known, 'new item')} already in the catalogue, whose semantic IDs are fixed; remove them."
+        )
     return tokens
 
 

@@ -51,7 +51,9 @@ class Recommender(ItemRecommender):
     def __init__(self, model: WindowedRecommender, titles: Mapping[str, str] | None = None,
                  quantizer: FrozenQuantizer | None = None):
         if not isinstance(model, WindowedRecommender):
-            raise UserError(f"{type(model).__name__} is not a model of recbole_macrec that reads histories; use RecBole's full_sort_topk.")
+            raise UserError(
+                f"{type(model).__name__} is not a model of recbole_macrec that reads histories; use RecBole's full_sort_topk."
+            )
         if model.requires_users:
             raise UserError(f"{type(model).__name__} reads users besides histories and ranks only for the users of its "
                             "training; use RecBole's full_sort_topk.")
@@ -125,8 +127,10 @@ class Recommender(ItemRecommender):
     def quantizer(self) -> FrozenQuantizer:
         """The quantizer that learnt the semantic IDs; raises a UserError for published IDs."""
         if not self._has_ids:
-            raise UserError(f"{type(self.model).__name__} has an embedding of its own for every item and no semantic IDs, so it cannot "
-                            "read new items; train it again with them.")
+            raise UserError(
+                f"{type(self.model).__name__} has an embedding of its own for every item and no semantic IDs, so it cannot "
+                "read new items; train it again with them."
+            )
         if self._quantizer is None:
             ids = self.model.catalogue
             if ids.bundle is None:
@@ -157,8 +161,10 @@ class Recommender(ItemRecommender):
         """
         quantizer, ids = self.quantizer, self.model.catalogue
         if not isinstance(self.model, GenerativeRecommender):
-            raise UserError(f"{type(self.model).__name__} has an embedding of its own for every item, so it cannot read new items; train "
-                            "it again with them.")
+            raise UserError(
+                f"{type(self.model).__name__} has an embedding of its own for every item, so it cannot read new items; train "
+                "it again with them."
+            )
         tokens = new_tokens(features, ids.modalities, self._numbers)
         matrices = {m: feature_matrix(m, features[m], tokens, quantizer.width(m)) for m in ids.modalities}
         titles = self.titles | dict(titles or {})
@@ -217,10 +223,14 @@ class FusedRecommender(ItemRecommender):
 
     def __init__(self, recommenders: Sequence[Recommender], weights: Sequence[float], top: int = TOP):
         if len(recommenders) < 2 or len(recommenders) != len(weights):
-            raise UserError(f"{len(recommenders)} recommenders and {len(weights)} weights; give at least two recommenders and a weight "
-                            "for each.")
+            raise UserError(
+                f"{len(recommenders)} recommenders and {len(weights)} weights; give at least two recommenders and a weight "
+                "for each."
+            )
         if not np.isfinite(weights).all() or min(weights) < 0 or max(weights) == 0:
-            raise UserError(f"weights is {list(weights)}; expected numbers that are not negative, at least one of them above 0.")
+            raise UserError(
+                f"weights is {list(weights)}; expected numbers that are not negative, at least one of them above 0."
+            )
         first = recommenders[0]
         for other in recommenders[1:]:
             if set(other.item_tokens) != set(first.item_tokens):

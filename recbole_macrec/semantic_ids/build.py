@@ -64,7 +64,9 @@ def build_semantic_ids(features: Mapping[str, Features], item_tokens: Sequence[s
         interactions = _checked_interactions(interactions, users, order)
         users = np.argsort(users)
     features = {m: select_rows(x, order) for m, x in features.items()}
-    ids = _read_or_learn(features, sorted(item_tokens), settings, folder, device, show_progress, interactions, expected, helpers)
+    ids = _read_or_learn(
+        features, sorted(item_tokens), settings, folder, device, show_progress, interactions, expected, helpers
+    )
     return ids.reordered(token_ranks(item_tokens), users)
 
 

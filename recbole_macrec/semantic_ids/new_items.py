@@ -31,7 +31,11 @@ def with_new_items(ids: SemanticIDs, quantizer: FrozenQuantizer, item_tokens: Se
     for m in ids.modalities:
         raw, geometry = quantizer.quantize(m, features[m])
         raw_codes[m] = np.vstack([ids.raw_codes[m], raw])
-        new = raw if RESOLUTIONS[quantizer.settings.collision].keeps_collisions else free_ids(raw, ids.codes[m], ids.sizes[m], geometry)
+        new = (
+            raw
+            if RESOLUTIONS[quantizer.settings.collision].keeps_collisions
+            else free_ids(raw, ids.codes[m], ids.sizes[m], geometry)
+        )
         codes[m] = np.vstack([ids.codes[m], new])
     return replace(ids, item_tokens=(*ids.item_tokens, *item_tokens), codes=codes, raw_codes=raw_codes,
                    n_new_items=ids.n_new_items + len(item_tokens))

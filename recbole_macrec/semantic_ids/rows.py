@@ -118,8 +118,10 @@ class Scale(NamedTuple):
         if not standardize:
             largest = max(float(np.abs(block).max(initial=0)) for block in blocks(x))
             if not largest < LARGEST_FEATURE:
-                raise UserError(f"The largest feature is {largest:.3g} and standardize is False; expected absolute values below "
-                                f"{LARGEST_FEATURE:.0e}: set standardize to True, or scale the features down.")
+                raise UserError(
+                    f"The largest feature is {largest:.3g} and standardize is False; expected absolute values below "
+                    f"{LARGEST_FEATURE:.0e}: set standardize to True, or scale the features down."
+                )
             if 0 < largest < 1 / LARGEST_FEATURE:
                 raise UserError(f"The largest feature is {largest:.3g} and standardize is False; expected one of at least "
                                 f"{1 / LARGEST_FEATURE:.0e}: set standardize to True, or scale the features up.")

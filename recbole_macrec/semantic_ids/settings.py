@@ -133,8 +133,12 @@ class SemanticIDSettings(SemanticIDOptions):
             raise UserError(f"graph_dropout is {list(self.graph_dropout)}; expected a number for each of the "
                             f"{len(self.graph_sizes) - 1} layers of graph_sizes, which is {list(self.graph_sizes)}.")
         if self.uses_graph and (len(self.graph_sizes) < 2 or self.graph_sizes[0] % 2):
-            raise UserError(f"graph_sizes is {list(self.graph_sizes)}; expected an even input width and a width for each layer.")
+            raise UserError(
+                f"graph_sizes is {list(self.graph_sizes)}; expected an even input width and a width for each layer."
+            )
         if self.trains_jointly and self.quantizer != "rqvae":
-            raise UserError(f"graph_training is joint, which trains an RQ-VAE, but quantizer is {self.quantizer}; set quantizer to "
-                            "rqvae, or graph_training to staged.")
+            raise UserError(
+                f"graph_training is joint, which trains an RQ-VAE, but quantizer is {self.quantizer}; set quantizer to "
+                "rqvae, or graph_training to staged."
+            )
         return self

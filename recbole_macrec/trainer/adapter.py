@@ -46,8 +46,8 @@ class _RecBoleTrainer(CallbackTrainer):
     """Mixin before a trainer class of RecBole.
 
     Attributes:
-        has_standard_loop: whether ``_train_epoch`` is that of RecBole's ``Trainer``: one pass over the data, which shows the loss
-            of each batch to ``_check_nan``.
+        has_standard_loop: whether ``_train_epoch`` is that of RecBole's ``Trainer``: one pass over the data, which shows the
+            loss of each batch to ``_check_nan``.
     """
 
     has_standard_loop: bool

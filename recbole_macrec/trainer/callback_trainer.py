@@ -137,7 +137,8 @@ class CallbackTrainer(_RecBoleTrainer):
                 callback_fn(epoch, score)
 
         fit = super().fit
-        options = {"callback_fn": after_validation} if "callback_fn" in inspect.signature(fit).parameters else {}  # not decision trees
+        # not decision trees
+        options = {"callback_fn": after_validation} if "callback_fn" in inspect.signature(fit).parameters else {}
         return fit(train_data, valid_data, verbose, saved, show_progress, **options)
 
     def _evaluate(self, eval_data, load_best_model, model_file, show_progress):

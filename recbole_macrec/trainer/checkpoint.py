@@ -20,7 +20,8 @@ ARRAY, SPARSE = "numpy.ndarray", "scipy.sparse"
 
 def save_checkpoint(state: dict, path: str | Path) -> None:
     """Write ``state``. Readers see either the old file or the complete new one."""
-    with atomic_write(Path(path)) as fresh, fresh.open("wb") as file:  # its errors give a reason, unlike those of a file opened by torch
+    # its errors give a reason, unlike those of a file opened by torch
+    with atomic_write(Path(path)) as fresh, fresh.open("wb") as file:
         torch.save({"format": FORMAT, **state}, file)
 
 
@@ -42,8 +43,8 @@ def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu",
         trusted: also read a pickled checkpoint of RecBole, which can run any code.
 
     Raises:
-        UserError: if the file is missing, truncated, damaged, not a checkpoint, or pickled and not ``trusted``, or if a weight is
-            NaN.
+        UserError: if the file is missing, truncated, damaged, not a checkpoint, or pickled and not ``trusted``, or if a weight
+            is NaN.
     """
     if not Path(path).is_file():
         raise UserError(f"Checkpoint {path} does not exist; check the path (RecBole writes them to checkpoint_dir).")
@@ -53,12 +54,15 @@ def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu",
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
-                raise UserError(f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong; copy it again, or train "
-                                "again.")
+                raise UserError(
+                    f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong; copy it again, or train again."
+                )
         state = torch.load(path, map_location=device, weights_only=not trusted)
     except pickle.UnpicklingError:
-        raise UserError(f"Checkpoint {path} is a pickle, and reading it runs any code in it; set trust_checkpoint=True only if you "
-                        "trust its author.") from None
+        raise UserError(
+            f"Checkpoint {path} is a pickle, and reading it runs any code in it; set trust_checkpoint=True only if you "
+            "trust its author."
+        ) from None
     except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(unreadable) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -91,7 +95,9 @@ def check_complete(state, names: Sequence[str], path: str | Path) -> None:
     if missing := [name for name in names if name not in state]:
         raise UserError(f"Checkpoint {path} lacks {', '.join(missing)}; name another checkpoint, or train again.")
     if not isinstance(state.get("state_dict", {}), dict | str):  # a text: the file of a decision tree
-        raise UserError(f"Checkpoint {path} holds a {type(state['state_dict']).__name__} as state_dict; name another checkpoint.")
+        raise UserError(
+            f"Checkpoint {path} holds a {type(state['state_dict']).__name__} as state_dict; name another checkpoint."
+        )
 
 
 def check_weights(weights: dict[str, torch.Tensor], source: str) -> None:

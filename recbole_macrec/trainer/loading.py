@@ -55,8 +55,10 @@ def dataset_folder(config: Config, model_file, relative: str | None, data_path=N
     if data_path is None and config["source"]:
         return in_training  # it will be downloaded there
     searched = " or ".join(dict.fromkeys(map(str, places)))
-    raise UserError(f"Checkpoint {model_file} was trained on the dataset {name}, but there is no {name}.inter in {searched}; set "
-                    f"data_path (--data_path=DIR) to the folder that contains the folder {name}.")
+    raise UserError(
+        f"Checkpoint {model_file} was trained on the dataset {name}, but there is no {name}.inter in {searched}; set "
+        f"data_path (--data_path=DIR) to the folder that contains the folder {name}."
+    )
 
 
 def trained_on(state: dict) -> str | None:

@@ -18,8 +18,13 @@ def randomness(train_data) -> dict:
     key, position = mersenne_twister["state"]["key"], mersenne_twister["state"]["pos"]
     state = {
         "torch": torch.get_rng_state(),
-        "numpy": [mersenne_twister["bit_generator"], torch.from_numpy(key.astype(np.int64)), position, mersenne_twister["has_gauss"],
-                  mersenne_twister["gauss"]],
+        "numpy": [
+            mersenne_twister["bit_generator"],
+            torch.from_numpy(key.astype(np.int64)),
+            position,
+            mersenne_twister["has_gauss"],
+            mersenne_twister["gauss"],
+        ],
         "python": random.getstate(),
     }
     if torch.cuda.is_available():
@@ -46,8 +51,10 @@ def restore_own_randomness(states: dict | list[dict], train_data) -> None:
     """
     group, states = current_group(), [states] if isinstance(states, dict) else states
     if len(states) != group.size:
-        raise UserError(f"The checkpoint was written by {len(states)} processes, and this run has {group.size}; resume with the same number "
-                        "(--nproc, --world_size; torchrun: --nproc_per_node, --nnodes).")
+        raise UserError(
+            f"The checkpoint was written by {len(states)} processes, and this run has {group.size}; resume with the same "
+            "number (--nproc, --world_size; torchrun: --nproc_per_node, --nnodes)."
+        )
     restore_randomness(states[group.rank], train_data)
 
 

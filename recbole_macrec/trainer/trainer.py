@@ -28,7 +28,17 @@ from recbole_macrec.utils.cpu_threads import map_in_threads, seeded_bits
 from recbole_macrec.utils.distributed import average_gradients, current_group, gather_in_order
 from recbole_macrec.utils.hardware import autocast_to, keep_freed_memory, resolve_precision
 
-RESUMED = ("state_dict", "optimizer", "epoch", "cur_step", "step", "best_valid_score", "best_valid_result", "best_file", "randomness")
+RESUMED = (
+    "state_dict",
+    "optimizer",
+    "epoch",
+    "cur_step",
+    "step",
+    "best_valid_score",
+    "best_valid_result",
+    "best_file",
+    "randomness",
+)
 
 
 class GenerativeTrainer(CallbackTrainer, Trainer):
@@ -40,8 +50,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
 
     Attributes:
         precision: ``fp32`` or ``bf16`` in training; the model ranks in its ``eval_precision``.
-        test_detail: of the last evaluation, ranking name -> {"item": metrics, "id": metrics}; empty for a model that only scores
-            items.
+        test_detail: of the last evaluation, ranking name -> {"item": metrics, "id": metrics}; empty for a model that only
+            scores items.
         epoch_seconds: training time of each epoch in this process.
     """
 
@@ -260,7 +270,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
             raise UserError(
-                f"Checkpoint {resume_file} has the optimizer state of another version or model ({error}); train again without resume."
+                f"Checkpoint {resume_file} has the optimizer state of another version or model ({error}); train again without "
+                "resume."
             ) from error
         self.start_epoch = state["epoch"] + 1
         self.cur_step, self.step = state["cur_step"], state["step"]

@@ -19,20 +19,21 @@ class DeviceBudget:
         pass_positions: positions of a forward pass in training and ranking (option ``pass_tokens``). A position is a token of
             the encoder's input. On a CPU the activations of a pass should stay in the cache: one of width 1,024 has 16 MB at
             4,096 positions. A GPU needs long passes to use all its cores: 131,072 positions take about 8 GB in training.
-        pass_multiple: the number of passes of a batch is a multiple of this, if there are enough users. 2 on a CPU, where threads
-            run passes side by side. It is a constant, so that no result depends on the number of threads.
-        group_multiplications: time of one more group of users of equal length (packing.py), in multiplications of a weight by an
-            activation. On a CPU a group costs some milliseconds of Python and small products, as long as 7e7 multiplications.
-            None: use ``group_positions``.
-        group_positions: time of one more group, in positions. On a GPU launching the kernels of a group takes as long as computing
-            8,192 positions.
+        pass_multiple: the number of passes of a batch is a multiple of this, if there are enough users. 2 on a CPU, where
+            threads run passes side by side. It is a constant, so that no result depends on the number of threads.
+        group_multiplications: time of one more group of users of equal length (packing.py), in multiplications of a weight by
+            an activation. On a CPU a group costs some milliseconds of Python and small products, as long as 7e7
+            multiplications. None: use ``group_positions``.
+        group_positions: time of one more group, in positions. On a GPU launching the kernels of a group takes as long as
+            computing 8,192 positions.
         ranked_users: maximum number of users ranked together by beams. On a CPU the keys and values of 128 users and 20 beams
             stay in the cache. None: as many as fit into memory.
         certified_prefixes: maximum number of prefixes that a certified ranking keeps for the users ranked together. On a CPU
             131,072 prefixes take 1 GB for 4 layers of width 384. None: as many as fit into memory.
         traversal_rows: (user, prefix) pairs decoded at once when the whole trie is traversed. The size is chosen as for
             ``pass_positions``; a pair is one position, with attention to a whole history.
-        tabulated_prefixes: maximum number of prefixes of a level whose first-layer output is kept in a table; 64 MB at width 128.
+        tabulated_prefixes: maximum number of prefixes of a level whose first-layer output is kept in a table; 64 MB at width
+            128.
         tabulated_at_once: prefixes computed together for such a table.
         encoded_items: items that a quantizer encodes or decodes at once, without gradients; 64 MB at width 2,048.
     """

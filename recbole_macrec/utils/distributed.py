@@ -1,8 +1,8 @@
 """Processes that train one model together: joining, sharing data, and reporting failures.
 
 A launcher describes the group in environment variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT): torchrun, or
-:func:`start_processes`, which the option ``--nproc`` uses. torch.distributed does the communication. Inside :func:`group` every process
-can call the methods of :class:`Group`; all processes have to call them in the same order.
+:func:`start_processes`, which the option ``--nproc`` uses. torch.distributed does the communication. Inside :func:`group` every
+process can call the methods of :class:`Group`; all processes have to call them in the same order.
 
 Shapes: W processes, B rows of a batch, n rows of a process, N samples of the data set.
 """
@@ -36,7 +36,9 @@ REASON_SECONDS = 3  # time for the error message of another process to arrive
 REPORT_SECONDS = 3.0  # longest time that the first process waits for the others to fail as well
 DEFAULT_PORT = 5678  # of several machines, which must agree on a port
 RESUME_HINT = "Finished work is kept: give the same command again to continue, or resume from a checkpoint with --resume=FILE"
-_LOST = re.compile(r"gloo|Connection (closed|reset|refused) by|Connection reset|Broken pipe|remote process exited|NCCL.*timed? ?out")
+_LOST = re.compile(
+    r"gloo|Connection (closed|reset|refused) by|Connection reset|Broken pipe|remote process exited|NCCL.*timed? ?out"
+)
 
 
 class ProcessLost(UserError):
@@ -122,8 +124,10 @@ class Group:
         for rank, (host, checksums) in enumerate(everywhere):
             for name, checksum in everywhere[0][1].items():
                 if checksums.get(name) != checksum:
-                    raise UserError(f"{name} of process {rank + 1} on {host} differ from those of process 1 on {everywhere[0][0]}; use "
-                                    "the same data, options and library versions on both.")
+                    raise UserError(
+                        f"{name} of process {rank + 1} on {host} differ from those of process 1 on {everywhere[0][0]}; use "
+                        "the same data, options and library versions on both."
+                    )
 
 
 ALONE = Group()
@@ -193,7 +197,9 @@ def join(device_type: str = "cpu") -> Group:
         dist.destroy_process_group()
     launch = read_launch()
     if launch is None:
-        raise RuntimeError("join needs the environment variables of a launcher: RANK, WORLD_SIZE above 1, MASTER_ADDR and MASTER_PORT")
+        raise RuntimeError(
+            "join needs the environment variables of a launcher: RANK, WORLD_SIZE above 1, MASTER_ADDR and MASTER_PORT"
+        )
     _group_store = dist.PrefixStore(f"group-{_groups}", _open_store(launch))
     _groups += 1
     _meet(launch, _group_store)
@@ -291,13 +297,18 @@ def _open_store(launch: Launch):
         host = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         with _notice(launch, f"the first process at {launch.address}:{launch.port}"), _port_errors(launch.port):
             try:
-                _store = dist.TCPStore(launch.address, launch.port, is_master=host, timeout=JOIN_TIMEOUT, wait_for_workers=False)
+                _store = dist.TCPStore(
+                    launch.address, launch.port, is_master=host, timeout=JOIN_TIMEOUT, wait_for_workers=False
+                )
             except dist.DistError as error:
                 if host:
                     raise
-                raise UserError(f"process {launch.rank + 1} of {launch.size} could not connect to the first one at {launch.address}:{launch.port} "
-                                f"within {JOIN_TIMEOUT.seconds} s; start the first one as well, and check --ip and --port (torchrun: --master_addr and "
-                                "--master_port).") from error
+                raise UserError(
+                    f"process {launch.rank + 1} of {launch.size} could not connect to the first one at "
+                    f"{launch.address}:{launch.port} "
+                    f"within {JOIN_TIMEOUT.seconds} s; start the first one as well, and check --ip and --port (torchrun: "
+                    "--master_addr and --master_port)."
+                ) from error
     return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store)
 
 
@@ -310,9 +321,11 @@ def _meet(launch: Launch, store) -> None:
             store.wait(keys, JOIN_TIMEOUT)
         except dist.DistError as error:
             missing = [str(rank + 1) for rank, key in enumerate(keys) if not store.check([key])]
-            raise UserError(f"of {launch.size} processes, number {', '.join(missing)} did not join at {launch.address}:{launch.port} within "
-                            f"{JOIN_TIMEOUT.seconds} s; start the command on every machine, with the same --world_size (torchrun: "
-                            "--nnodes and --nproc_per_node).") from error
+            raise UserError(
+                f"of {launch.size} processes, number {', '.join(missing)} did not join at {launch.address}:{launch.port} "
+                f"within {JOIN_TIMEOUT.seconds} s; start the command on every machine, with the same --world_size (torchrun: "
+                "--nnodes and --nproc_per_node)."
+            ) from error
 
 
 @contextmanager
@@ -411,7 +424,9 @@ def _failure(error: Exception) -> Exception:
 def _publish_reason(error: Exception) -> None:
     with suppress(RuntimeError):
         if _group_store is not None:
-            _group_store.set("reason", f"{user_message(error) or f'{type(error).__name__}: {error}'} (on {socket.gethostname()})")
+            _group_store.set(
+                "reason", f"{user_message(error) or f'{type(error).__name__}: {error}'} (on {socket.gethostname()})"
+            )
 
 
 def _reason(seconds: float) -> str | None:

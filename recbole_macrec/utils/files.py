@@ -131,7 +131,8 @@ def restore_folder(target: Path) -> None:
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Remove temporary files of killed :func:`atomic_write` calls from ``folder``, for targets whose name starts with ``name``."""
+    """Remove temporary files of killed :func:`atomic_write` calls from ``folder``, for targets whose name starts with
+    ``name``."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name.startswith(f".{name}") and path.suffix[1:].isdecimal() and path.is_file():
             path.unlink(missing_ok=True)

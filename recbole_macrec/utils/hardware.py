@@ -50,7 +50,8 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(option: str, device: torch.device) -> str:
-    """Resolve the option ``auto`` to ``bf16`` if the hardware supports it, otherwise ``fp32``; return other values unchanged."""
+    """Resolve the option ``auto`` to ``bf16`` if the hardware supports it, otherwise ``fp32``; return other values
+    unchanged."""
     return ("bf16" if has_fast_bf16(device) else "fp32") if option == "auto" else option
 
 

@@ -28,4 +28,6 @@ def _end(number, frame) -> None:
 def _is_command(words: Sequence[str]) -> bool:
     """Whether the command line ``words`` is one of our commands, and not that of a worker process."""
     module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
-    return module.partition(".")[0] == __package__.partition(".")[0] or any(Path(word).stem == "run_recbole_macrec" for word in words[1:])
+    return module.partition(".")[0] == __package__.partition(".")[0] or any(
+        Path(word).stem == "run_recbole_macrec" for word in words[1:]
+    )

@@ -20,7 +20,11 @@ def missing_library(error: ModuleNotFoundError) -> BaseException:
 
 
 def _pip_install(module: str) -> str:
-    return "pip install 'recbole>=1.2.0,<1.3' kmeans-pytorch" if module in ("recbole", "kmeans_pytorch") else f"pip install {module}"
+    return (
+        "pip install 'recbole>=1.2.0,<1.3' kmeans-pytorch"
+        if module in ("recbole", "kmeans_pytorch")
+        else f"pip install {module}"
+    )
 
 
 def recbole_folder() -> Path:

@@ -29,8 +29,10 @@ def share_files(folder: Path, *patterns: str) -> None:
         for name, checksum in checksums.items():
             if expected.get(name) != checksum:
                 problem = "differs from that" if name in expected else "is not among those"
-                raise UserError(f"{folder / name} on {host} {problem} of the first process on {first_host}; copy the folder from there, or "
-                                f"remove the file on {host}, which then receives it.")
+                raise UserError(
+                    f"{folder / name} on {host} {problem} of the first process on {first_host}; copy the folder from there, or "
+                    f"remove the file on {host}, which then receives it."
+                )
     for name in expected:
         if any(name not in checksums for _, checksums in others):
             _send(folder / name, missing=name not in own)

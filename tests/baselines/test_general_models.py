@@ -42,7 +42,9 @@ def results(planted, permuted, tmp_path_factory):
     def recall(name: str, is_permuted: bool = False) -> float:
         if (name, is_permuted) not in known:
             folder = str(tmp_path_factory.mktemp("saved"))
-            _, _, trainer, (train, valid, test) = prepare(name, permuted if is_permuted else planted, checkpoint_dir=folder, **LEARNING)
+            _, _, trainer, (train, valid, test) = prepare(
+                name, permuted if is_permuted else planted, checkpoint_dir=folder, **LEARNING
+            )
             trainer.fit(train, valid)
             known[name, is_permuted] = trainer.evaluate(test, load_best_model=name in NAMES)["recall@10"]
         return known[name, is_permuted]

@@ -24,7 +24,9 @@ def vectors(*shape: int, seed: int) -> torch.Tensor:
 
 def dense(source, target, weight: torch.Tensor) -> torch.Tensor:
     """[targets, sources]; the weights of repeated edges add up."""
-    return torch.zeros(NODES, NODES, dtype=weight.dtype).index_put((torch.tensor(target), torch.tensor(source)), weight, accumulate=True)
+    return torch.zeros(NODES, NODES, dtype=weight.dtype).index_put(
+        (torch.tensor(target), torch.tensor(source)), weight, accumulate=True
+    )
 
 
 @pytest.mark.parametrize("repeated", [False, True])
@@ -55,7 +57,9 @@ def test_softmax_over_the_incoming_edges_of_a_node():
     source, target, logits = random_graph(False)
     edges = Edges(source, target, NODES)
     logits = (30 * logits).requires_grad_()
-    matrix = torch.full((NODES, NODES), -torch.inf, dtype=torch.float64).index_put((torch.tensor(target), torch.tensor(source)), logits)
+    matrix = torch.full((NODES, NODES), -torch.inf, dtype=torch.float64).index_put(
+        (torch.tensor(target), torch.tensor(source)), logits
+    )
     expected = matrix.softmax(1)[edges.target, edges.source]
     weights = edges.softmax(edges.sort(logits))
     torch.testing.assert_close(weights, expected)

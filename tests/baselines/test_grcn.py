@@ -19,7 +19,9 @@ def routing(prototype: list[float], contents: list[list[float]], rounds: int):
         module.prototypes.copy_(torch.tensor([prototype]))
         module.project.weight.copy_(torch.eye(2))
         edges = user_item_edges(interactions)
-        output, alpha = module(torch.tensor(contents, dtype=torch.float64), edges, user_item_edges(interactions, towards="users"))
+        output, alpha = module(
+            torch.tensor(contents, dtype=torch.float64), edges, user_item_edges(interactions, towards="users")
+        )
     return output, alpha, edges
 
 

@@ -31,10 +31,14 @@ def test_loss_by_hand(n_negatives, model):
     p, q = model.backbone.users, torch.cat([model.backbone.items, model.backbone.project(0.5 * model.x)], dim=1)
     expected = 0
     for b in range(2):
-        expected = expected + (1 + model.beta(user[b], item[b])) * F.binary_cross_entropy_with_logits(p[user[b]] @ q[item[b]], torch.tensor(1.0))
+        expected = expected + (1 + model.beta(user[b], item[b])) * F.binary_cross_entropy_with_logits(
+            p[user[b]] @ q[item[b]], torch.tensor(1.0)
+        )
         scores = q[drawn[b]] @ p[user[b]]
         weight = 1 + model.beta(user[b], drawn[b])
-        expected = expected + (weight * F.binary_cross_entropy_with_logits(scores, torch.zeros(n_negatives), reduction="none")).mean()
+        expected = (
+            expected + (weight * F.binary_cross_entropy_with_logits(scores, torch.zeros(n_negatives), reduction="none")).mean()
+        )
     torch.testing.assert_close(loss, expected)
 
 

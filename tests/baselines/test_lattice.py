@@ -74,7 +74,9 @@ def test_only_the_first_batch_of_an_epoch_trains_the_projections(planted):
         for batch in list(train)[:2]:
             model.zero_grad()
             model.calculate_loss(batch).backward()
-            trained.append([p.grad is not None and bool(p.grad.any()) for p in (*model.project.parameters(), model.modality_logits)])
+            trained.append(
+                [p.grad is not None and bool(p.grad.any()) for p in (*model.project.parameters(), model.modality_logits)]
+            )
     assert [all(part) for part in trained] == [True, False, True, False] and not any(trained[1])
 
 

@@ -57,7 +57,9 @@ def test_order_and_padding_of_the_items_have_no_effect(planted):
     expected = model.user_vectors(user, items, o, means, contents)
     for other in (torch.tensor([[2, 4, 9], [0, 1, 8]]), torch.tensor([[4, 0, 9, 2, 0], [8, 1, 0, 0, 0]])):
         torch.testing.assert_close(model.user_vectors(user, other, o, means, contents), expected)
-    assert not torch.allclose(model.user_vectors(user, torch.tensor([[4, 9, 3], [8, 2, 0]]), o, means, contents), expected, atol=1e-4)
+    assert not torch.allclose(
+        model.user_vectors(user, torch.tensor([[4, 9, 3], [8, 2, 0]]), o, means, contents), expected, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("target_in_input", [False, True])

@@ -12,7 +12,14 @@ from small_models import batch_of, data_path, prepare  # noqa: F401  data_path i
 from recbole_macrec import Recommender, UserError
 from recbole_macrec.data.features import FeatureTable
 
-SMALL = {"embedding_size": 16, "num_heads": 2, "d_ff": 32, "interest_ratio": 0.2, "train_batch_size": 64, "learning_rate": 0.005}
+SMALL = {
+    "embedding_size": 16,
+    "num_heads": 2,
+    "d_ff": 32,
+    "interest_ratio": 0.2,
+    "train_batch_size": 64,
+    "learning_rate": 0.005,
+}
 
 
 def small(data_path, **options):  # noqa: F811

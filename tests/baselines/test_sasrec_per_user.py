@@ -1,4 +1,5 @@
-"""SASRecPerUser: its loss equals that of single targets, rankings agree with predictions, and runs behave like those of other models."""
+"""SASRecPerUser: its loss equals that of single targets, rankings agree with predictions, and runs behave like those of other
+models."""
 import json
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def prepare(path, **options):
 @pytest.mark.parametrize("features", ["none", "codes"])
 def test_per_user_loss_equals_the_loss_of_single_targets(features, data_path):
     """Also for histories cut into windows, and for a batch that is split into parts."""
-    _, model, trainer, loaders = prepare(data_path, item_features=features, dropout_prob=0.0, MAX_ITEM_LIST_LENGTH=4, pass_tokens=40)
+    _, model, trainer, loaders = prepare(
+        data_path, item_features=features, dropout_prob=0.0, MAX_ITEM_LIST_LENGTH=4, pass_tokens=40
+    )
     windows = trainer.training_loader(loaders[0])
     assert max(window.first for window in windows.windows) > 1 and len(windows.windows) < len(loaders[0]._dataset) / 2
     batch = windows.collate_fn(range(len(windows.windows)))
@@ -40,7 +43,9 @@ def test_per_user_loss_equals_the_loss_of_single_targets(features, data_path):
     expected = []
     for window in windows.windows:
         for place in range(window.first, len(window.items)):
-            history = Interaction({"item_id_list": torch.from_numpy(window.items[None, :place]), "item_length": torch.tensor([place])})
+            history = Interaction(
+                {"item_id_list": torch.from_numpy(window.items[None, :place]), "item_length": torch.tensor([place])}
+            )
             scores = model.full_sort_predict(history)[:, 1:]
             expected.append(F.cross_entropy(scores, torch.tensor([window.items[place] - 1])))
     assert len(expected) == len(loaders[0]._dataset)
@@ -108,7 +113,13 @@ def test_codes_equal_those_of_macrec():
 def test_runs_without_semantic_ids_and_ranks_better_than_pop(tiny_dataset):
     results = {}
     for model, words in ((NAME, WORDS), ("Pop", [])):
-        argv = [f"--model={model}", f"--dataset={TINY}", f"--data_path={tiny_dataset}", "--show_progress=False", "--state=ERROR"]
+        argv = [
+            f"--model={model}",
+            f"--dataset={TINY}",
+            f"--data_path={tiny_dataset}",
+            "--show_progress=False",
+            "--state=ERROR",
+        ]
         assert main([*argv, *words, f"--result_file={model}.json"]) == 0
         results[model] = json.loads(Path(f"{model}.json").read_text())
     assert results[NAME]["test_result"]["ndcg@10"] > results["Pop"]["test_result"]["ndcg@10"] + 0.1

@@ -1,4 +1,5 @@
-"""P5, VIP5 and LCRec: beam search against brute force, reproducible and resumable training, and no use of held-out interactions."""
+"""P5, VIP5 and LCRec: beam search against brute force, reproducible and resumable training, and no use of held-out
+interactions."""
 import importlib.util
 import json
 from pathlib import Path
@@ -25,7 +26,14 @@ from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 NAMES = ["P5", "VIP5", "LCRec"]
 T5 = ["P5", "VIP5"]
-QUICK = {"item_index": "codes", "quantizer": "rq_kmeans", "collision": "reassign", "text_fields": ["title"], "epochs": 2, "precision": "fp32"}
+QUICK = {
+    "item_index": "codes",
+    "quantizer": "rq_kmeans",
+    "collision": "reassign",
+    "text_fields": ["title"],
+    "epochs": 2,
+    "precision": "fp32",
+}
 CID = {"item_index": "cid", "quantizer": "cid", "cid_clusters": 3, "cid_leaf_size": 6}
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed: pip install peft")
 
@@ -48,7 +56,8 @@ def weights_of(model) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def brute_force(model, users) -> torch.Tensor:
-    """Mean log-probability of the tokens of every item's ID [B, N], computed by transformers for one item of one user at a time."""
+    """Mean log-probability of the tokens of every item's ID [B, N], computed by transformers for one item of one user at a
+    time."""
     network, reference = model.backbone.merged().eval(), TextReference(model)
     scores = torch.zeros(len(users), model.n_items)
     for row in range(len(users)):
@@ -65,7 +74,9 @@ def brute_force(model, users) -> torch.Tensor:
     return scores
 
 
-@pytest.mark.parametrize("name, options", [("P5", {}), ("P5", {"item_index": "random_digits"}), ("P5", CID), ("VIP5", {}), ("LCRec", {})])
+@pytest.mark.parametrize(
+    "name, options", [("P5", {}), ("P5", {"item_index": "random_digits"}), ("P5", CID), ("VIP5", {}), ("LCRec", {})]
+)
 def test_beams_and_scores_equal_brute_force(name, options, data_path):
     """With as many beams as items, beam search ranks all items by their exact scores."""
     _, model, trainer, (train, _, test) = prepare(name, data_path, **options)
@@ -175,7 +186,9 @@ def test_recommendations_do_not_depend_on_the_order_of_rows(name, data_path):
     def lists(model, test):
         users = test._dataset.inter_feat["user_id"].numpy()
         _, top = full_sort_topk(users, model, test, k=10)
-        return dict(zip(test.dataset.id2token("user_id", users).tolist(), test.dataset.id2token("item_id", top.numpy()).tolist()))
+        return dict(
+            zip(test.dataset.id2token("user_id", users).tolist(), test.dataset.id2token("item_id", top.numpy()).tolist())
+        )
 
     expected = lists(model, test)
     rewrite_rows(data_path, lambda lines: [lines[i] for i in np.random.default_rng(0).permutation(len(lines))])
@@ -183,7 +196,9 @@ def test_recommendations_do_not_depend_on_the_order_of_rows(name, data_path):
     assert lists(model, test) == expected
 
 
-@pytest.mark.parametrize("change, named", [({"codebook_size": 4, "codebook_levels": 3}, "other IDs"), ({"text_fields": []}, "lcrec_tasks")])
+@pytest.mark.parametrize(
+    "change, named", [({"codebook_size": 4, "codebook_levels": 3}, "other IDs"), ({"text_fields": []}, "lcrec_tasks")]
+)
 def test_checkpoint_of_other_ids_and_missing_titles_are_rejected(change, named, data_path):
     _, _, trainer, _ = prepare("LCRec", data_path)
     trainer._save_checkpoint(0)
@@ -209,7 +224,10 @@ def test_cluster_tokens_contain_their_path_and_short_ids_end_with_an_end_token()
     assert names == [["<0>", "<#0>", "<end>"], ["<0>", "<#1>", "<end>"], ["<1>", "<1-0>", "<#0>"], ["<1>", "<1-0>", "<#1>"]]
     same_length = SemanticIDs(tuple("ab"), {"text": np.array([[0, 0], [1, 0]])}, {"text": (2, 1)}, {})
     index = cluster_index(same_length)
-    assert [[index.names[level][code] for level, code in enumerate(row)] for row in index.codes[1:]] == [["<0>", "<#0>"], ["<1>", "<#0>"]]
+    assert [[index.names[level][code] for level, code in enumerate(row)] for row in index.codes[1:]] == [
+        ["<0>", "<#0>"],
+        ["<1>", "<#0>"],
+    ]
 
 
 # -- P5 and VIP5 ------------------------------------------------------------------------------------------------------
@@ -270,9 +288,15 @@ def test_vip5_trains_only_adapters_norms_and_new_modules(data_path):
     trainer.train_steps(train)
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     frozen = set(before) - moved
-    assert all(part in " ".join(moved) for part in ("down", "up", "layer_norm", "visual", "category", "whole_word", "backbone.added"))
+    assert all(
+        part in " ".join(moved) for part in ("down", "up", "layer_norm", "visual", "category", "whole_word", "backbone.added")
+    )
     assert any(name.endswith("shared.weight") for name in frozen)
-    assert not [name for name in moved if name.startswith("backbone.model") and not any(p in name for p in (".down.", ".up.", "layer_norm"))]
+    assert not [
+        name
+        for name in moved
+        if name.startswith("backbone.model") and not any(p in name for p in (".down.", ".up.", "layer_norm"))
+    ]
 
 
 def test_new_adapters_do_not_change_t5(data_path):
@@ -297,7 +321,9 @@ def test_image_features_and_tasks_change_the_loss(tasks, data_path):
     for permuted in (False, True):
         if permuted:
             table = FeatureTable.load(data_path / TINY, "image")
-            FeatureTable(table.item_tokens, table.matrix[np.random.default_rng(0).permutation(ITEMS)]).save(data_path / TINY, "image")
+            FeatureTable(table.item_tokens, table.matrix[np.random.default_rng(0).permutation(ITEMS)]).save(
+                data_path / TINY, "image"
+            )
         _, model, _, loaders = prepare("VIP5", data_path, dropout_prob=0.0, vip5_tasks=tasks)
         torch.manual_seed(1)
         batch = loaders[0]._dataset[np.arange(20)]
@@ -359,7 +385,9 @@ def test_lcrec_prompts_contain_texts_and_ids(data_path):
             kinds.add("ids" if sample.response == ids else decode(sample.response).replace(" </s>", "</s>"))
     assert seen["item_to_text"] == set(texts) and seen["text_to_item"] == seen["search"] == {"ids"}
     assert seen["mixed"] == {"ids", *texts[:2]} and seen["preference"] == {"likes wool</s>"}
-    assert "a ball of wool" in {decode(model._search(user, history, item).prompt.tokens).split('"')[1].strip() for _ in range(20)}
+    assert "a ball of wool" in {
+        decode(model._search(user, history, item).prompt.tokens).split('"')[1].strip() for _ in range(20)
+    }
     assert model._search(0, history, item) is None and model._preference(0, history, item) is None
     samples = model.training_samples([user, user], [history, history], [item, item])
     assert len(samples) == 2 * 6
@@ -374,7 +402,15 @@ def saved_backbones(tmp_path_factory):
     from recbole_macrec.baselines.text_to_text.tiny import tiny_llama, tiny_t5, tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("backbones")
-    sizes = {"d_model": 16, "d_ff": 32, "num_heads": 2, "d_kv": 8, "encoder_layers": 2, "decoder_layers": 2, "dropout_prob": 0.0}
+    sizes = {
+        "d_model": 16,
+        "d_ff": 32,
+        "num_heads": 2,
+        "d_kv": 8,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "dropout_prob": 0.0,
+    }
     tokenizer = tiny_tokenizer(["user_ bought item_ ; , . : ? which item comes next yes no instruction Response the user"])
     for name, build in (("t5", tiny_t5), ("llama", tiny_llama)):
         torch.manual_seed(0)
@@ -436,8 +472,15 @@ def test_invalid_options_are_user_errors(name, option, value, expected, data_pat
 
 def test_models_share_one_table(data_path, capsys):
     words = [f"--{key}={value}" for key, value in {**QUICK, "epochs": 1, "show_progress": False, "state": "ERROR"}.items()]
-    argv = ["--model=P5,VIP5,LCRec", f"--dataset={TINY}", f"--data_path={data_path}", *words, "--codebook_size=8", "--codebook_levels=2",
-            "--modalities=[text,image]"]
+    argv = [
+        "--model=P5,VIP5,LCRec",
+        f"--dataset={TINY}",
+        f"--data_path={data_path}",
+        *words,
+        "--codebook_size=8",
+        "--codebook_levels=2",
+        "--modalities=[text,image]",
+    ]
     assert main(argv) == 0
     printed = capsys.readouterr().out
     first = [line.strip("│| ").split(" ")[0] for line in printed.splitlines()]

@@ -8,7 +8,15 @@ from small_models import ITEMS, data_path  # noqa: F401  a fixture
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.speed import text
 
-SMALL = ["--batch=64", "--repeats=1", "--training_steps=3", "--users=16", "--reference_users=8", "--reference_batch=5", "--timed_steps=1"]
+SMALL = [
+    "--batch=64",
+    "--repeats=1",
+    "--training_steps=3",
+    "--users=16",
+    "--reference_users=8",
+    "--reference_batch=5",
+    "--timed_steps=1",
+]
 
 
 def test_ranking_equals_generate_of_transformers(data_path, capsys, monkeypatch):

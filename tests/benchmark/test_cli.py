@@ -76,8 +76,8 @@ def logged_losses() -> list[str]:
 
 
 def test_torchrun_and_nproc_give_the_same_results(tiny, tmp_path):
-    """The last comparison uses untrained models, to compare only the evaluation; with batches of 3 the last batches of the processes have
-    of different sizes."""
+    """The last comparison uses untrained models, to compare only the evaluation; with batches of 3 the last batches of the
+    processes have of different sizes."""
     argv = ["--model=SASRec", *(word for word in tiny if word != "--state=ERROR"), "--learning_rate=0.0", "--eval_batch_size=3"]
     script = Path(__file__).parents[2] / "run_recbole_macrec.py"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]

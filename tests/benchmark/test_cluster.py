@@ -46,8 +46,16 @@ class ThreadCluster:
 
 
 def argv(data_path: Path, output: str, *more: str) -> list[str]:
-    return ["compare", "--models=GRU4Rec,Pop", f"--datasets={TINY}", f"--data_path={data_path}", f"--output={output}", "--epochs=4",
-            "--state=ERROR", *more]
+    return [
+        "compare",
+        "--models=GRU4Rec,Pop",
+        f"--datasets={TINY}",
+        f"--data_path={data_path}",
+        f"--output={output}",
+        "--epochs=4",
+        "--state=ERROR",
+        *more,
+    ]
 
 
 def outcome(folder: str) -> list:
@@ -83,7 +91,9 @@ def test_a_killed_run_is_restarted_once_and_does_not_affect_others(tiny_dataset,
     kills[:] = [2]
     assert main(argv(tiny_dataset, "once", "--ray=there")) == 0
     printed = capsys.readouterr()
-    assert "GRU4Rec on tiny, seed 2020: its process ended with exit code -9" in printed.out and "starting it again" in printed.out
+    assert (
+        "GRU4Rec on tiny, seed 2020: its process ended with exit code -9" in printed.out and "starting it again" in printed.out
+    )
     assert outcome("once") == outcome("whole")
     kills[:] = [2, 3]
     assert main(argv(tiny_dataset, "twice", "--ray=there")) == 1
@@ -119,7 +129,9 @@ def test_unusable_machine_is_reported_before_the_first_run(answer, expected, tin
     answers = {other_file_system: partial(other_file_system, root=tmp_path / "other"), None: lambda paths: release.wait()}
     if answer is None:
         monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(compare, "RayCluster", lambda address, threads: ThreadCluster("one", "two", two=answers.get(answer, answer)))
+    monkeypatch.setattr(
+        compare, "RayCluster", lambda address, threads: ThreadCluster("one", "two", two=answers.get(answer, answer))
+    )
     assert main(argv(tiny_dataset, "out", "--ray=there")) == 1
     release.set()
     error = capsys.readouterr().err.splitlines()[-1]

@@ -93,8 +93,8 @@ def test_finished_runs_are_not_repeated(whole, arguments):
 
 
 def test_every_call_makes_progress_within_any_time_limit(whole, arguments, capsys):
-    """With a time limit of zero, a call trains one batch of the next run or evaluates it once. Two runs at the same time give the
-    same results as one after the other."""
+    """With a time limit of zero, a call trains one batch of the next run or evaluates it once. Two runs at the same time give
+    the same results as one after the other."""
     argv = ["compare", MODELS, "--seeds=2", "--output=parts", *arguments]
     seen = []
     for _ in range(5):
@@ -145,7 +145,9 @@ def test_histories_and_counts_equal_those_of_the_atomic_file(whole, data_path):
         for user, target, history in zip(ranks.users, ranks.targets, ranks.histories):
             assert ranks.items[history].tolist() == sequences[user][:-1] and ranks.items[target] == sequences[user][-1]
         trained = [item for items in sequences.values() for item in items[:-2]]
-        assert dict(zip(ranks.items[1:].tolist(), ranks.counts[1:].tolist())) == {f"i{i}": trained.count(f"i{i}") for i in range(ITEMS)}
+        assert dict(zip(ranks.items[1:].tolist(), ranks.counts[1:].tolist())) == {
+            f"i{i}": trained.count(f"i{i}") for i in range(ITEMS)
+        }
 
 
 def test_folder_of_other_settings_is_rejected(whole, arguments, capsys):

@@ -43,7 +43,14 @@ def test_trainers_created_in_the_same_second_use_different_files(model, same_sec
 
 
 def test_runs_in_the_same_second_report_their_own_checkpoints(same_second, tiny_dataset, tmp_path):
-    argv = ["--model=GRU4Rec", "--dataset=tiny", f"--data_path={tiny_dataset}", "--epochs=1", "--show_progress=False", "--state=ERROR"]
+    argv = [
+        "--model=GRU4Rec",
+        "--dataset=tiny",
+        f"--data_path={tiny_dataset}",
+        "--epochs=1",
+        "--show_progress=False",
+        "--state=ERROR",
+    ]
     for seed in (1, 2):
         assert main([*argv, f"--seed={seed}", f"--result_file={seed}.json"]) == 0
     one, two = (json.loads(Path(f"{seed}.json").read_text()) for seed in (1, 2))
@@ -61,8 +68,9 @@ def test_logs_in_the_same_second_have_different_files(same_second, tiny_dataset,
 
 def test_pretrained_weights_of_another_run_are_kept(tiny_dataset, tmp_path):
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "categories"]}
-    argv = ["--model=S3Rec", "--dataset=tiny", f"--data_path={tiny_dataset}", "--epochs=1", "--pretrain_epochs=1", "--state=ERROR",
-            "--show_progress=False", "--item_attribute=categories", f"--load_col={columns}", "--result_file=r.json"]  # fmt: skip
+    argv = ["--model=S3Rec", "--dataset=tiny", f"--data_path={tiny_dataset}", "--epochs=1", "--pretrain_epochs=1",
+            "--state=ERROR", "--show_progress=False", "--item_attribute=categories", f"--load_col={columns}",
+            "--result_file=r.json"]  # fmt: skip
     used = []
     for seed in (1, 2):
         assert main([*argv, f"--seed={seed}"]) == 0

@@ -104,7 +104,9 @@ def test_hits_match_the_results_of_the_runs(folder):
 
 def test_users_depend_on_the_seed_only(folder):
     comparison = open_comparison(folder)
-    users = {seed: [u["user"] for u in build_user_view(comparison, TINY, UserViewOptions(10, seed), 0)["users"]] for seed in (0, 1)}
+    users = {
+        seed: [u["user"] for u in build_user_view(comparison, TINY, UserViewOptions(10, seed), 0)["users"]] for seed in (0, 1)
+    }
     assert users[0] == [u["user"] for u in build_user_view(comparison, TINY, UserViewOptions(10, 0), 0)["users"]] != users[1]
     assert build_user_view(comparison, TINY, UserViewOptions(0), 0) is None
     assert len(build_user_view(comparison, TINY, UserViewOptions(1000), 0)["users"]) == 40
@@ -139,7 +141,11 @@ def test_without_the_dataset_items_are_shown_by_token(folder, tmp_path):
 def test_titles_for_a_model_without_text_fields(data_path):
     settings = {"data_path": str(data_path / TINY), "dataset": TINY}
     assert short_titles(settings, ["i1", "i7"]) == {"i1": f"{HOSTILE} 1", "i7": f"{HOSTILE} 7"}
-    assert short_titles({**settings, "text_fields": None}, ["i1"]) == short_titles({**settings, "text_fields": ["none"]}, ["i1"]) == {}
+    assert (
+        short_titles({**settings, "text_fields": None}, ["i1"])
+        == short_titles({**settings, "text_fields": ["none"]}, ["i1"])
+        == {}
+    )
 
 
 def test_titles_are_escaped(page):
@@ -202,7 +208,8 @@ def test_error_bars_by_hand():
 
 @pytest.fixture(scope="module")
 def two_datasets(folder, tmp_path_factory) -> Path:
-    """The page of a comparison on ``tiny`` (Pop unfinished), a copy of it, and a dataset without finished runs; with study.json."""
+    """The page of a comparison on ``tiny`` (Pop unfinished), a copy of it, and a dataset without finished runs; with
+    study.json."""
     output = tmp_path_factory.mktemp("two")
     for dataset in (TINY, "copy", "nothing"):
         for run in open_comparison(folder).runs:

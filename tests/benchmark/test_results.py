@@ -39,7 +39,9 @@ def test_published_file_has_results_but_no_paths(published, tmp_path):
     for name in ("model", "dataset", "seed", "test_result", "epochs", "seconds", "commit"):
         assert content[name] == record[name]
     assert content["machine"] == record["hardware"] and content["settings"]["epochs"] == 2
-    assert content["command"].startswith(f"python run_recbole_macrec.py --model=SASRec --dataset={TINY} --data_path=data --seed=2020 ")
+    assert content["command"].startswith(
+        f"python run_recbole_macrec.py --model=SASRec --dataset={TINY} --data_path=data --seed=2020 "
+    )
     assert "--hidden_size=8" in content["command"]
     cpu = [entry["cpu_seconds"] for entry in content["curve"]]
     assert len(cpu) == 2 and min(cpu) > 0 and content["seconds"]["cpu"] >= sum(cpu)

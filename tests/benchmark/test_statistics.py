@@ -41,9 +41,9 @@ def paired_tests(ranks: dict, pairs: list, *metrics: str) -> list:
 
 def record(seed=1, parameters=10, detail=None, collisions=None, **metrics) -> dict:
     return {
-        "test_result": metrics, "seed": seed, "parameters": parameters, "epochs": 3, "seconds": {"training": 2.0}, "users_per_second": 5.0,
-        "peak_memory_mib": {"host": 100.0, "gpu": None}, "test_detail": detail, "versions": {"torch": "2"},
-        "semantic_ids": {"text": {"collision_rate": collisions}} if collisions is not None else {},
+        "test_result": metrics, "seed": seed, "parameters": parameters, "epochs": 3, "seconds": {"training": 2.0},
+        "users_per_second": 5.0, "peak_memory_mib": {"host": 100.0, "gpu": None}, "test_detail": detail,
+        "versions": {"torch": "2"}, "semantic_ids": {"text": {"collision_rate": collisions}} if collisions is not None else {},
         "hardware": {"processor": "p", "cores": 1, "memory_gib": 1, "gpus": []},
     }  # fmt: skip
 
@@ -127,7 +127,9 @@ def test_mixed_model_by_hand():
     degrees = (7 / 6) ** 2 / ((7 / 6) ** 2 / 2 + 1.5**2 + 1.5**2 / 2)
     error = (7 / 6 / 6) ** 0.5
     assert mean == pytest.approx(11 / 6) and p == pytest.approx(2 * stats.t.sf(mean / error, degrees))
-    assert (low, high) == pytest.approx((mean - error * stats.t.ppf(0.975, degrees), mean + error * stats.t.ppf(0.975, degrees)))
+    assert (low, high) == pytest.approx(
+        (mean - error * stats.t.ppf(0.975, degrees), mean + error * stats.t.ppf(0.975, degrees))
+    )
 
 
 def test_few_users_with_one_sign_get_the_p_value_of_the_sign_test():
@@ -177,7 +179,9 @@ def test_users_with_several_targets_by_hand(tmp_path):
     Ranks(users, items, targets, ranks, top, np.zeros(4, int), histories, rows=rows).save(tmp_path / "ranks.npz")
     read = Run(tmp_path).ranks
     log = np.log2
-    assert row_values(read.ranks, read.rows, "hit@2").tolist() == [1, 0, 1, 1] and row_values(read.ranks, read.rows, "recall@4").tolist() == pytest.approx([1, 0, 2 / 3, 1])
+    assert row_values(read.ranks, read.rows, "hit@2").tolist() == [1, 0, 1, 1] and row_values(
+        read.ranks, read.rows, "recall@4"
+    ).tolist() == pytest.approx([1, 0, 2 / 3, 1])
     assert row_values(read.ranks, read.rows, "mrr@10").tolist() == [1, 0, 0.5, 1]
     gains = [1.5 / (1 + 1 / log(3)), 0, (1 / log(3) + 1 / log(5)) / (1 + 1 / log(3) + 0.5), 1]
     assert row_values(read.ranks, read.rows, "ndcg@4") == pytest.approx(gains)
@@ -271,7 +275,9 @@ def test_labels_are_not_interpreted_as_markup(capsys):
     label, record = "[/nope] two :smile: a|b\\c", {"test_result": {"ndcg@10": 0.5}, "epochs": 1, "parameters": 1, "seed": 1,
                                                    "semantic_ids": {}, "seconds": {"training": 0.0}, "versions": {},
                                                    "hardware": {"processor": "p", "cores": 1, "memory_gib": 1, "gpus": []}}
-    table = build_table("[red]title", {label: [record], "[bold]": [{**record, "test_result": {"ndcg@10": 0.25}}]}, {"[bold]": "[/x]"})
+    table = build_table(
+        "[red]title", {label: [record], "[bold]": [{**record, "test_result": {"ndcg@10": 0.25}}]}, {"[bold]": "[/x]"}
+    )
     print_table(table)
     out = capsys.readouterr().out
     assert all(text in out for text in (label, "[bold]", "[red]title", "[/x]", "0.5000"))

@@ -65,7 +65,9 @@ def test_sweep_skips_impossible_values_of_a_dataset():
 
 
 def test_every_user_is_in_one_group(arguments):
-    folder, result, figures = study(arguments, kind="groups", models=["MACRec", "SASRec"], by="target_count", **{"from": [0, 3, 9]})
+    folder, result, figures = study(
+        arguments, kind="groups", models=["MACRec", "SASRec"], by="target_count", **{"from": [0, 3, 9]}
+    )
     assert figures == ["target_count-hit-10", "target_count-ndcg-10"]
     rows = [dict(zip(result["columns"], row)) for row in result["rows"]]
     for run in open_comparison(folder).runs:
@@ -84,8 +86,8 @@ def test_groups_by_hand():
 
 
 def test_many_beams_equal_exact_ranking(arguments, monkeypatch):
-    """The model has at most 64 IDs, so 64 beams find all items. The ranking with 10 beams is that of the run. The options of the
-    loaded model do not change."""
+    """The model has at most 64 IDs, so 64 beams find all items. The ranking with 10 beams is that of the run. The options of
+    the loaded model do not change."""
     models = []
 
     def load(file):
@@ -130,7 +132,9 @@ def test_variants_and_sweeps(arguments):
     without = open_comparison(folder).of(TINY, "w/o explicit")[0]
     assert without.folder.parent.name == "w-o-explicit" and without.result["settings"]["explicit_alignment"] is False
     argv = [word + "-sweeps" if word.startswith("--output") else word for word in arguments]
-    folder, result, figures = study(argv, kind="sweeps", model="MACRec", sweeps={"codebook_size": [6, 8], "first_con_layer": [0, 1, 2]})
+    folder, result, figures = study(
+        argv, kind="sweeps", model="MACRec", sweeps={"codebook_size": [6, 8], "first_con_layer": [0, 1, 2]}
+    )
     assert figures == ["codebook_size", "first_con_layer"]
     assert [row[:2] for row in result["rows"]] == [
         ["codebook_size", "6"], ["codebook_size", "8 (default)"], ["first_con_layer", "0"], ["first_con_layer", "1 (default)"],
@@ -189,13 +193,27 @@ def test_user_errors_are_one_line(argv, expected, capsys):
 def test_the_study_of_table_2_runs_on_a_small_dataset(tmp_path):
     """With two of its models and tuning; there are no published results on the dataset."""
     data_path = write_planted(tmp_path / "data")
-    argv = ["study", "mmgrec_table2", f"--datasets={NAME}", f"--data_path={data_path}", "--models=VBPR,Pop", "--tune=2", "--epochs=2",
-            "--eval_step=1", f"--output={tmp_path / 'out'}", "--embedding_size=8"]
+    argv = [
+        "study",
+        "mmgrec_table2",
+        f"--datasets={NAME}",
+        f"--data_path={data_path}",
+        "--models=VBPR,Pop",
+        "--tune=2",
+        "--epochs=2",
+        "--eval_step=1",
+        f"--output={tmp_path / 'out'}",
+        "--embedding_size=8",
+    ]
     assert main([*argv, "--minutes=0"]) == 0
     assert not (tmp_path / "out" / "study.json").exists()
     assert main(argv) == 0
     study_result = json.loads((tmp_path / "out" / "study.json").read_text())
-    assert [name for name in study_result["columns"] if "std" not in name] == ["", "trained", *read_study("mmgrec_table2")["metrics"]]
+    assert [name for name in study_result["columns"] if "std" not in name] == [
+        "",
+        "trained",
+        *read_study("mmgrec_table2")["metrics"],
+    ]
     rows = {row[0]: dict(zip(study_result["columns"], row)) for row in study_result["rows"]}
     for run in open_comparison(tmp_path / "out").runs:
         assert run.result["settings"]["eval_args"]["split"] == {"RS": [0.8, 0.1, 0.1]}

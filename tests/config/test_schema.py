@@ -36,7 +36,9 @@ def test_defaults_equal_those_of_the_property_files(model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_option_of_a_model_is_declared(model):
-    assert set(read_yaml(property_file("model", f"{model}.yaml"))) - set(MODELS[model].model_fields) <= {"train_neg_sample_args"}
+    assert set(read_yaml(property_file("model", f"{model}.yaml"))) - set(MODELS[model].model_fields) <= {
+        "train_neg_sample_args"
+    }
 
 
 def test_defaults_of_recboles_options_equal_recboles():
@@ -63,7 +65,9 @@ def test_dataset_files_contain_valid_values(path):
         schema.read(read_yaml(path))
 
 
-@pytest.mark.parametrize("path", sorted(recbole_folder().glob("properties/**/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(recbole_folder().glob("properties/**/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_files_of_recbole_contain_valid_values(path):
     AnyModelOptions.read(read_yaml(path))
 

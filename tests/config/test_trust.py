@@ -215,8 +215,21 @@ def test_comparisons_and_runs_read_config_files_alike(tiny_dataset):
     assert [alone[name] for name in ("metric_decimal_place", "pre_model_path", "wandb_project")] == [3, "3", "None"]
 
 
-@pytest.mark.parametrize("word, value", [("3", 3), ("3e-4", 3e-4), ("true", True), ("['a','b']", ["a", "b"]), ("'3'", "3"), ("ERROR", "ERROR"),
-                                         ("1/0", "1/0"), ("None", None), ("a=b", "a=b"), ("[0,inf)", "[0,inf)")])
+@pytest.mark.parametrize(
+    "word, value",
+    [
+        ("3", 3),
+        ("3e-4", 3e-4),
+        ("true", True),
+        ("['a','b']", ["a", "b"]),
+        ("'3'", "3"),
+        ("ERROR", "ERROR"),
+        ("1/0", "1/0"),
+        ("None", None),
+        ("a=b", "a=b"),
+        ("[0,inf)", "[0,inf)"),
+    ],
+)
 def test_command_line_values_are_read_as_literals(word, value):
     assert settings_of_words([f"--state={word}"], ()) == {"state": value}
     assert value_of(word_of(value)) == value

@@ -8,7 +8,11 @@ from recbole_macrec.errors import UserError
 
 
 def config(data_path, **settings):
-    return Config("Pop", TINY, config_dict={"data_path": str(data_path), "metrics": ["Hit"], "topk": 5, "valid_metric": "Hit@5", **settings})
+    return Config(
+        "Pop",
+        TINY,
+        config_dict={"data_path": str(data_path), "metrics": ["Hit"], "topk": 5, "valid_metric": "Hit@5", **settings},
+    )
 
 
 @pytest.mark.parametrize("name, value, expected", [

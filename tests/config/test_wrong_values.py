@@ -68,22 +68,30 @@ def test_invalid_values_of_options(name, value, expected):
 
 
 @pytest.mark.parametrize("model", ["SASRec", "BPR", "Pop", "SASRecPerUser"])
-@pytest.mark.parametrize("name, value", [("weight_decay", NAN), ("topk", 0), ("seed", 2**32), ("val_interval", "foo"), ("valid_users", -1)])
+@pytest.mark.parametrize(
+    "name, value", [("weight_decay", NAN), ("topk", 0), ("seed", 2**32), ("val_interval", "foo"), ("valid_users", -1)]
+)
 def test_invalid_values_for_every_model(model, name, value):
     with pytest.raises(UserError, match=f"^{name} is {value!r}; expected"):
         Config(model, "no such dataset", config_dict={name: value})
 
 
-@pytest.mark.parametrize("settings, expected", [
-    ({"device": "foo"}, "device is 'foo', but RecBole chooses it by gpu_id"),
-    ({"gpu_id": 99}, "gpu_id is '99', but this machine does not have all of these GPUs"),
-    ({"eval_args": {"order": "XX"}}, "eval_args.order is 'XX'; expected RO or TO"),
-    ({"eval_args": {"mode": "uni"}}, "eval_args.mode is 'uni'; expected full"),
-    ({"modalities": "[" * 3000}, "modalities is '[[[[.*which can't be read"),
-    ({"epochs": 10**5000}, "epochs is a number of about 5000 digits; expected a whole number >= 0, at most 2147483647"),
-    ({"network": "encoder_decoder", "training": "per_user", "encoder_attention": "bidirectional"}, "would see the items to predict"),
-    ({"metrics": ["GAUC"], "valid_metric": "GAUC"}, "needs a ranking of all items"),
-])
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"device": "foo"}, "device is 'foo', but RecBole chooses it by gpu_id"),
+        ({"gpu_id": 99}, "gpu_id is '99', but this machine does not have all of these GPUs"),
+        ({"eval_args": {"order": "XX"}}, "eval_args.order is 'XX'; expected RO or TO"),
+        ({"eval_args": {"mode": "uni"}}, "eval_args.mode is 'uni'; expected full"),
+        ({"modalities": "[" * 3000}, "modalities is '[[[[.*which can't be read"),
+        ({"epochs": 10**5000}, "epochs is a number of about 5000 digits; expected a whole number >= 0, at most 2147483647"),
+        (
+            {"network": "encoder_decoder", "training": "per_user", "encoder_attention": "bidirectional"},
+            "would see the items to predict",
+        ),
+        ({"metrics": ["GAUC"], "valid_metric": "GAUC"}, "needs a ranking of all items"),
+    ],
+)
 def test_invalid_combinations_and_abbreviated_long_values(settings, expected):
     with pytest.raises(UserError, match=expected.replace("[[[[", r"\[\[\[\[")) as error:
         Config("MACRec", "no such dataset", config_dict=settings)
@@ -99,9 +107,9 @@ def test_log_wandb_without_wandb(monkeypatch):
 @pytest.mark.parametrize("model", ["TIGER", "SASRec"])
 def test_topk_above_the_catalogue(model, tiny_dataset):
     columns = {"inter": ["user_id", "item_id", "timestamp"]}
-    settings = {"data_path": str(tiny_dataset), "topk": [31], "num_beams": 31, "quantizer": "rq_kmeans", "codebook_size": 8, "load_col": columns,
-                "modalities": ["text"], "text_fields": ["title"], "valid_metric": "NDCG@31", "show_progress": False, "state": "ERROR",
-                "train_neg_sample_args": None}  # fmt: skip
+    settings = {"data_path": str(tiny_dataset), "topk": [31], "num_beams": 31, "quantizer": "rq_kmeans", "codebook_size": 8,
+                "load_col": columns, "modalities": ["text"], "text_fields": ["title"], "valid_metric": "NDCG@31",
+                "show_progress": False, "state": "ERROR", "train_neg_sample_args": None}  # fmt: skip
     config = Config(model, "tiny", config_dict=settings)
     with pytest.raises(UserError, match=r"topk is \[31\]; expected at most 29, the number of items of tiny"):
         data_preparation(config, create_dataset(config))
@@ -171,7 +179,14 @@ def test_import_and_run_reject_the_same_id_files(ids, expected, tmp_path, capsys
         read_published(path, ["i0", "i1", "i2"])
     assert len(str(error.value)) < 500
     (tmp_path / "inter.csv").write_text(SIX_ROWS)
-    words = ["import", str(tmp_path / "inter.csv"), "--dataset=shop", f"--data_path={tmp_path / 'out'}", "--semantic_ids", f"text={path}"]
+    words = [
+        "import",
+        str(tmp_path / "inter.csv"),
+        "--dataset=shop",
+        f"--data_path={tmp_path / 'out'}",
+        "--semantic_ids",
+        f"text={path}",
+    ]
     assert data(words) == 1
     assert len(one_line(capsys)) < 500
 
@@ -223,13 +238,17 @@ def comparison(tmp_path) -> Run:
 
 def test_damaged_arrays(comparison):
     path = comparison.folder / "ranks.npz"
-    whole = {name: np.zeros(1, np.int64) for name in ("users", "items", "targets", "ranks", "top", "counts", "rows", "history", "history_ends")}
+    whole = {
+        name: np.zeros(1, np.int64)
+        for name in ("users", "items", "targets", "ranks", "top", "counts", "rows", "history", "history_ends")
+    }
     np.savez(path, **whole)
     content = path.read_bytes()
     Ranks.load(path)
     for damage in (lambda: path.write_bytes(content[: len(content) // 2]), lambda: path.write_bytes(b""),
                    lambda: np.savez(path, **whole | {"users": np.array([{}], dtype=object)}),
-                   lambda: np.savez(path, **whole | {"unknown": np.zeros(1)}), lambda: np.savez(path, users=np.zeros(1))):  # fmt: skip
+                   lambda: np.savez(path, **whole | {"unknown": np.zeros(1)}),
+                   lambda: np.savez(path, users=np.zeros(1))):  # fmt: skip
         damage()
         with pytest.raises(UserError, match="ranks.npz .*delete .* and run the comparison again"):
             Ranks.load(path)

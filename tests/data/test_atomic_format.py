@@ -63,11 +63,17 @@ def test_semantic_ids_titles_and_images_do_not_depend_on_the_format(tiny_dataset
     assert list(thumbnails(settings, ["i3", "i4"], 10**6)) == ["i3"]
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"ITEM_ID_FIELD": "product_id"}, "tiny.inter has no column product_id, which ITEM_ID_FIELD names; its first line is .user_id:token"),
-    ({"TIME_FIELD": "when"}, "tiny.inter has no column when, which TIME_FIELD names"),
-    ({"field_separator": ","}, "field_separator is ',': set ITEM_ID_FIELD and field_separator to match the file"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"ITEM_ID_FIELD": "product_id"},
+            "tiny.inter has no column product_id, which ITEM_ID_FIELD names; its first line is .user_id:token",
+        ),
+        ({"TIME_FIELD": "when"}, "tiny.inter has no column when, which TIME_FIELD names"),
+        ({"field_separator": ","}, "field_separator is ',': set ITEM_ID_FIELD and field_separator to match the file"),
+    ],
+)
 @pytest.mark.parametrize("model", ["TIGER", "Pop"])
 def test_a_format_that_does_not_match_the_file_is_a_one_line_error(tiny_dataset, model, options, message):
     order = {"eval_args": {"order": "TO", "split": {"LS": "valid_and_test"}, "group_by": "user", "mode": "full"}}
@@ -82,12 +88,19 @@ def test_error_of_a_missing_item_column_names_the_option(tiny_dataset):
         built(tiny_dataset)
 
 
-@pytest.mark.parametrize("form, words", [
-    ({"USER_ID_FIELD": "session_id", "ITEM_ID_FIELD": "product_id"}, []),
-    (SEPARATORS, []),
-    (FORMATS["all"], ["--TIME_FIELD=creation_time"]),
-    ({"USER_ID_FIELD": "who", "ITEM_ID_FIELD": "what", "field_separator": ";"}, ["--USER_ID_FIELD=who", "--ITEM_ID_FIELD=what"]),
-], ids=["names", "separators", "all", "options"])
+@pytest.mark.parametrize(
+    "form, words",
+    [
+        ({"USER_ID_FIELD": "session_id", "ITEM_ID_FIELD": "product_id"}, []),
+        (SEPARATORS, []),
+        (FORMATS["all"], ["--TIME_FIELD=creation_time"]),
+        (
+            {"USER_ID_FIELD": "who", "ITEM_ID_FIELD": "what", "field_separator": ";"},
+            ["--USER_ID_FIELD=who", "--ITEM_ID_FIELD=what"],
+        ),
+    ],
+    ids=["names", "separators", "all", "options"],
+)
 def test_import_reads_other_formats(tiny_dataset, form, words, capsys):
     assert main(["import", str(tiny_dataset / TINY), "--dataset=usual", "--data_path=out"]) == 0
     rewrite(tiny_dataset / TINY, form)

@@ -14,7 +14,12 @@ from recbole_macrec.commands.data import main
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.attributes import category_tokens
 
-MODELS = {"FDSA": "selected_features", "GRU4RecF": "selected_features", "SASRecF": "selected_features", "S3Rec": "item_attribute"}
+MODELS = {
+    "FDSA": "selected_features",
+    "GRU4RecF": "selected_features",
+    "SASRecF": "selected_features",
+    "S3Rec": "item_attribute",
+}
 
 
 @pytest.mark.parametrize("value, tokens", [
@@ -30,7 +35,9 @@ def test_categories_become_tokens(value, tokens):
 
 def released(folder: Path) -> Path:
     (folder / "Shop.inter.json").write_text(json.dumps({"u": [0, 1]}))
-    (folder / "Shop.item.json").write_text(json.dumps({"0": {"title": "a", "categories": "Wool, Red yarn"}, "1": {"title": "b"}}))
+    (folder / "Shop.item.json").write_text(
+        json.dumps({"0": {"title": "a", "categories": "Wool, Red yarn"}, "1": {"title": "b"}})
+    )
     return folder
 
 
@@ -64,9 +71,19 @@ def test_import_writes_the_categories(tmp_path, source):
 
 
 def loaded(data_path, model, **options):
-    return create_dataset(Config(model, TINY, config_dict={"data_path": str(data_path), "train_neg_sample_args": None, "state": "ERROR",
-                                                           "load_col": {"inter": ["user_id", "item_id", "timestamp"],
-                                                                        "item": ["item_id"]}, **options}))
+    return create_dataset(
+        Config(
+            model,
+            TINY,
+            config_dict={
+                "data_path": str(data_path),
+                "train_neg_sample_args": None,
+                "state": "ERROR",
+                "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
+                **options,
+            },
+        )
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -102,9 +119,19 @@ def test_models_with_attributes_fail_without_categories(tiny_dataset, model, lac
 
 def test_an_imported_dataset_trains_fdsa(tiny_dataset):
     assert main(["import", str(tiny_dataset / TINY), "--dataset=again", "--data_path=out"]) == 0
-    options = {"data_path": "out", "epochs": 1, "hidden_size": 8, "inner_size": 8, "n_heads": 1, "n_layers": 1, "state": "ERROR",
-               "train_neg_sample_args": None, "show_progress": False, "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-               "eval_args": {"order": "TO", "split": {"LS": "valid_and_test"}, "group_by": "user", "mode": "full"}}
+    options = {
+        "data_path": "out",
+        "epochs": 1,
+        "hidden_size": 8,
+        "inner_size": 8,
+        "n_heads": 1,
+        "n_layers": 1,
+        "state": "ERROR",
+        "train_neg_sample_args": None,
+        "show_progress": False,
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "eval_args": {"order": "TO", "split": {"LS": "valid_and_test"}, "group_by": "user", "mode": "full"},
+    }
     assert run_recbole("FDSA", "again", config_dict=options)["test_result"]
 
 

@@ -23,7 +23,13 @@ def data_path(tiny_dataset):
 
 
 def built(data_path, **options):
-    options = {"modalities": ["text"], "codebook_levels": 2, "codebook_size": 8, "quantizer": "rq_kmeans", "state": "ERROR"} | options
+    options = {
+        "modalities": ["text"],
+        "codebook_levels": 2,
+        "codebook_size": 8,
+        "quantizer": "rq_kmeans",
+        "state": "ERROR",
+    } | options
     dataset = create_dataset(Config("TIGER", TINY, config_dict={"data_path": str(data_path), **options}))
     logging.getLogger().setLevel(logging.ERROR)
     dataset.build()

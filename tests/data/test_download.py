@@ -222,7 +222,10 @@ def test_transfers_that_are_too_slow_are_ended(at_once, server, tmp_path, monkey
     with pytest.raises(UserError, match="too slow: 65,536 bytes did not arrive within 1 seconds"):
         quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz")
     failed = fetch_images.fetch_images({tmp_path / "a.jpg": [server.url("a.jpg")]}, show_progress=False)
-    assert "too slow: the whole file did not arrive within 1 seconds" in failed[tmp_path / "a.jpg"].reason and failed[tmp_path / "a.jpg"].temporary
+    assert (
+        "too slow: the whole file did not arrive within 1 seconds" in failed[tmp_path / "a.jpg"].reason
+        and failed[tmp_path / "a.jpg"].temporary
+    )
     assert time.monotonic() - began < 10
 
 

@@ -87,7 +87,11 @@ def test_long_texts_are_truncated(model):
 
 
 def vision(output, pooling):
-    return {"cls": output.last_hidden_state[0, 0], "mean": output.last_hidden_state[0].mean(0), "pooler": output.pooler_output[0]}[pooling]
+    return {
+        "cls": output.last_hidden_state[0, 0],
+        "mean": output.last_hidden_state[0].mean(0),
+        "pooler": output.pooler_output[0],
+    }[pooling]
 
 
 @pytest.mark.parametrize("name, cls, pooling", [
@@ -188,13 +192,17 @@ def test_a_model_of_the_hub_is_identified_by_its_commit(model, tmp_path, monkeyp
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_image_features_are_close(model, images, precision):
-    half, full = (create_encoder({"model": str(model("clip")), "precision": p}, "cpu").encode(images) for p in (precision, "fp32"))
+    half, full = (
+        create_encoder({"model": str(model("clip")), "precision": p}, "cpu").encode(images) for p in (precision, "fp32")
+    )
     assert half.dtype == np.float32 and 0 < np.abs(half - full).max() < 0.2
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_text_features_are_close(model, precision):
-    half, full = (create_encoder({"model": str(model("llama")), "precision": p}, "cpu").encode(ITEMS) for p in (precision, "fp32"))
+    half, full = (
+        create_encoder({"model": str(model("llama")), "precision": p}, "cpu").encode(ITEMS) for p in (precision, "fp32")
+    )
     assert half.dtype == np.float32 and 0 < np.abs(half - full).max() < 0.1
 
 
@@ -297,7 +305,9 @@ def test_unsafe_image_formats_are_rejected(name, tmp_path, monkeypatch):
     Image.fromarray(COLOUR).save(tmp_path / name)
     (tmp_path / name).rename(tmp_path / "a.jpg")
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript ran"))
-    with pytest.raises(UserError, match=r"a.jpg of item 'a' is unreadable \(it is not one of JPEG, PNG, WEBP, GIF, BMP, TIFF\)"):
+    with pytest.raises(
+        UserError, match=r"a.jpg of item 'a' is unreadable \(it is not one of JPEG, PNG, WEBP, GIF, BMP, TIFF\)"
+    ):
         read_rgb(RawItem("a", image=tmp_path / "a.jpg"))
 
 

@@ -135,19 +135,37 @@ BAD = {
     "empty .item": (lambda f: (f / "shop.item").write_text(""), "text", ENCODERS, ["shop.item", "not a readable"]),
     "no id column": (rewrite("item_id", "iid"), "text", ENCODERS, ["shop.item", "item_id:token"]),
     "item twice": (rewrite("i1\t", "i0\t"), "text", ENCODERS, ["shop.item", "'i0'", "more than once"]),
-    "no text column": (rewrite("title", "name"), "text", ENCODERS, ["title or description", "features/text.npy", "--feature text"]),
-    "no image column": (rewrite("image:", "photo:"), "image", ENCODERS, ["column image", "features/image.npy", "--feature image"]),
+    "no text column": (
+        rewrite("title", "name"),
+        "text",
+        ENCODERS,
+        ["title or description", "features/text.npy", "--feature text"],
+    ),
+    "no image column": (
+        rewrite("image:", "photo:"),
+        "image",
+        ENCODERS,
+        ["column image", "features/image.npy", "--feature image"],
+    ),
     "no encoder": (lambda f: None, "sound", ENCODERS, ["'sound'", "features/sound.npy", "sound.items.txt", "--feature sound"]),
     "unknown encoder": (lambda f: None, "text", {"text": "tfdif"}, ["'tfdif'", "'tfidf'"]),
     "empty text": (rewrite("blue pen", '""'), "text", ENCODERS, ["'i1'", "empty text", "text_fields"]),
     "no words": (rewrite("wool", "?!"), "text", ENCODERS, ["'i5'", "no words"]),
-    "no words at all": (lambda f: atomic.write(f / "shop.item", {"item_id:token": ["a", "b"], "title:token_seq": ["?", "!"]}), "text",
-                        ENCODERS, ["'a', 'b'", "no words"]),
+    "no words at all": (
+        lambda f: atomic.write(f / "shop.item", {"item_id:token": ["a", "b"], "title:token_seq": ["?", "!"]}),
+        "text",
+        ENCODERS,
+        ["'a', 'b'", "no words"],
+    ),
     "no image named": (rewrite("images/i2.png", '""'), "image", ENCODERS, ["'i2'", "no image"]),
     "missing image": (lambda f: (f / "images/i2.png").unlink(), "image", ENCODERS, ["'i2'", "no file", "i2.png"]),
     "not an image": (lambda f: (f / "images/i3.png").write_text("<html>"), "image", ENCODERS, ["'i3'", "i3.png", "unreadable"]),
-    "truncated image": (lambda f: (f / "images/i4.png").write_bytes((f / "images/i4.png").read_bytes()[:60]), "image", ENCODERS,
-                        ["'i4'", "i4.png", "unreadable"]),
+    "truncated image": (
+        lambda f: (f / "images/i4.png").write_bytes((f / "images/i4.png").read_bytes()[:60]),
+        "image",
+        ENCODERS,
+        ["'i4'", "i4.png", "unreadable"],
+    ),
 }
 
 

@@ -58,11 +58,20 @@ def test_values_that_recbole_reads_are_unchanged(tiny_dataset, price):
     assert load(tiny_dataset, "Pop").item_feat["price"].notna().all()
 
 
-@pytest.mark.parametrize("price, plain, said", [
-    ("$1,299.00", "1299.00", "price of 1 item ('i7') is cleaned, the first is '$1,299.00' to '1299.00'"),
-    ("1,299", "1299", "cleaned"), ("€ 5", "5", "cleaned"), ("5.50 €", "5.50", "cleaned"), ("-$3", "-3", "cleaned"),
-    ("—", "", "price of 1 item ('i7') is left empty, the first is '—'"), ("N/A", "", "left empty"), ("7.25", "7.25", ""), ("", "", ""),
-])
+@pytest.mark.parametrize(
+    "price, plain, said",
+    [
+        ("$1,299.00", "1299.00", "price of 1 item ('i7') is cleaned, the first is '$1,299.00' to '1299.00'"),
+        ("1,299", "1299", "cleaned"),
+        ("€ 5", "5", "cleaned"),
+        ("5.50 €", "5.50", "cleaned"),
+        ("-$3", "-3", "cleaned"),
+        ("—", "", "price of 1 item ('i7') is left empty, the first is '—'"),
+        ("N/A", "", "left empty"),
+        ("7.25", "7.25", ""),
+        ("", "", ""),
+    ],
+)
 def test_import_cleans_prices(tiny_dataset, price, plain, said, capsys):
     put(tiny_dataset, price)
     assert main(["import", str(tiny_dataset / TINY), "--dataset=again", "--data_path=out"]) == 0

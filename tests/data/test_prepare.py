@@ -73,8 +73,14 @@ def source(server, **more) -> dict:
 
 def write_config(server, **more) -> str:
     """Write a property file and return its name."""
-    settings = {"source": source(server), "encoders": {"text": "tfidf", "image": "pixels"}, "modalities": ["text", "image"], "missing_texts": "mean",
-                "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]}, **more}
+    settings = {
+        "source": source(server),
+        "encoders": {"text": "tfidf", "image": "pixels"},
+        "modalities": ["text", "image"],
+        "missing_texts": "mean",
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
+        **more,
+    }
     Path("shop.yaml").write_text(json.dumps(settings))  # JSON is YAML
     return "--config_files=shop.yaml"
 
@@ -280,9 +286,19 @@ def test_without_network_the_error_names_missing_files(tmp_path, monkeypatch, ca
     assert run_models(["--model=SASRec,MACRec", "--dataset=Arts", "--data_path=out"]) == 1
     error = capsys.readouterr().err
     raw = Path("out/Arts.raw")
-    for part in (f"{raw}/Arts_Crafts_and_Sewing.csv", f"{raw}/meta_Arts_Crafts_and_Sewing.json.gz", "https://", "no answer in 0.2",
-                 "out/Arts/images", "tfidf", "Arts.inter.json", "Arts.emb-llama-td.npy",
-                 "recbole_macrec.data import SRC --dataset=Arts", "--dataset=arts-toy", "--dataset=ml-100k"):
+    for part in (
+        f"{raw}/Arts_Crafts_and_Sewing.csv",
+        f"{raw}/meta_Arts_Crafts_and_Sewing.json.gz",
+        "https://",
+        "no answer in 0.2",
+        "out/Arts/images",
+        "tfidf",
+        "Arts.inter.json",
+        "Arts.emb-llama-td.npy",
+        "recbole_macrec.data import SRC --dataset=Arts",
+        "--dataset=arts-toy",
+        "--dataset=ml-100k",
+    ):
         assert part in error
     assert error.count("\n") == 1 and not Path("out/Arts").exists()
     write_2018(tmp_path / "out/Arts.raw", "Arts_Crafts_and_Sewing")  # the user adds the files
@@ -363,7 +379,10 @@ BAD_SOURCES = {
     "unknown key": ({"fles": {}}, "Did you mean 'files'?"),
     "nothing": ({"core": 5}, "neither path"),
     "text as core": ({"path": "x", "core": "five"}, "core of source is 'five'"),
-    "path out of the folder": ({"files": {"../a.csv": "http://a.example/a"}}, "'../a.csv'; expected a file name without folders"),
+    "path out of the folder": (
+        {"files": {"../a.csv": "http://a.example/a"}},
+        "'../a.csv'; expected a file name without folders",
+    ),
     "hidden file": ({"files": {".a.csv": "http://a.example/a"}}, "expected a file name without folders"),
     "local address": ({"files": {"a.csv": "file:///etc/passwd"}}, "file:///etc/passwd"),
     "ftp": ({"files": {"a.csv": ["ftp://a.example/a.csv"]}}, "expected http:// or https://"),

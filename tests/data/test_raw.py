@@ -147,9 +147,16 @@ def test_a_repeated_import_does_nothing(raw, capsys):
     assert run(raw) == 1 and "other files" in capsys.readouterr().err and contents(folder) == before
 
 
-STAGES = {"checking sources": (manifest, "_fingerprint"), "reading reviews": (amazon, "read_reviews"), "k-core": (amazon, "k_core"),
-          "keeping records": (Records, "put"), "writing interactions": (atomic, "write"), "writing items": (atomic, "write_rows"),
-          "writing the manifest": (manifest, "write"), "swapping": (os, "rename")}
+STAGES = {
+    "checking sources": (manifest, "_fingerprint"),
+    "reading reviews": (amazon, "read_reviews"),
+    "k-core": (amazon, "k_core"),
+    "keeping records": (Records, "put"),
+    "writing interactions": (atomic, "write"),
+    "writing items": (atomic, "write_rows"),
+    "writing the manifest": (manifest, "write"),
+    "swapping": (os, "rename"),
+}
 
 
 def killed(raw, stage, moment):
@@ -289,8 +296,10 @@ def shop(tmp_path) -> Path:
     for i, name in enumerate(("a.png", "b.PNG")):
         Image.new("RGB", (8, 8), (i * 200, 9, 9)).save(folder / "photos" / name)
     (folder / "interactions.csv").write_text("user,item,timestamp\nu,x/1,2\nu,x/2,1\nv,x/1,1\nv,x/1,3\nw,x/3,1\n")
-    (folder / "items.csv").write_text('id,title,image,note\nx/3,Three,https://shop.example/3.png,"a < b, said ""I"""\n'
-                                      "x/1,One &amp; <b>only</b><br>19&quot;,photos/a.png,\nx/2,Two,photos/../photos/b.PNG,\nx/4,Four,,\n")
+    (folder / "items.csv").write_text(
+        'id,title,image,note\nx/3,Three,https://shop.example/3.png,"a < b, said ""I"""\n'
+        "x/1,One &amp; <b>only</b><br>19&quot;,photos/a.png,\nx/2,Two,photos/../photos/b.PNG,\nx/4,Four,,\n"
+    )
     return folder
 
 

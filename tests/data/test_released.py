@@ -128,7 +128,9 @@ def write_benchmark(folder: Path, longest: int = 3) -> Path:
             part = {1: "test", 2: "valid"}.get(len(items) - end, "train")
             parts[part].append(f"{user}\t{' '.join(items[max(0, end - longest):end])}\t{items[end]}")
     for part, rows in parts.items():
-        (folder / f"Shop.{part}.inter").write_text("\n".join(["user_id:token\titem_id_list:token_seq\titem_id:token", *rows]) + "\n")
+        (folder / f"Shop.{part}.inter").write_text(
+            "\n".join(["user_id:token\titem_id_list:token_seq\titem_id:token", *rows]) + "\n"
+        )
     (folder / "Shop.item").write_text("item_id:token\ttitle:token_seq\tprice:float\n"
                                       + "".join(f"{item}\tThe {item}\t1.5\n" for item in "dcba"))
     return folder
@@ -138,7 +140,11 @@ def test_histories_are_reconstructed_from_benchmark_files(tmp_path):
     assert run(write_benchmark(tmp_path / "bench")) == 0
     assert histories() == SEQUENCES
     items = read_items(OUT / "Shop", "Shop")
-    assert items["item_id"].tolist() == list("dcba") and items["title"][0] == "The d" and list(items) == ["item_id", "title", "price"]
+    assert (
+        items["item_id"].tolist() == list("dcba")
+        and items["title"][0] == "The d"
+        and list(items) == ["item_id", "title", "price"]
+    )
 
 
 def test_atomic_files_of_recbole(tmp_path):
@@ -153,9 +159,18 @@ def edit(name, old, new):
 
 
 BAD = {
-    "contradicting rows": (edit("Shop.train.inter", "u\ta b\tc", "u\tb b\tc"), ["Shop.train.inter line 3", "'u'", "--benchmark_filename"]),
-    "two test rows": (edit("Shop.test.inter", "v\tc a\td\n", "v\tc a\td\nv\tc a d\tb\n"), ["Shop.test.inter", "'v' more than once"]),
-    "user without test row": (edit("Shop.test.inter", "v\tc a\td\n", ""), ["Shop.test.inter lacks", "'v'", "--benchmark_filename"]),
+    "contradicting rows": (
+        edit("Shop.train.inter", "u\ta b\tc", "u\tb b\tc"),
+        ["Shop.train.inter line 3", "'u'", "--benchmark_filename"],
+    ),
+    "two test rows": (
+        edit("Shop.test.inter", "v\tc a\td\n", "v\tc a\td\nv\tc a d\tb\n"),
+        ["Shop.test.inter", "'v' more than once"],
+    ),
+    "user without test row": (
+        edit("Shop.test.inter", "v\tc a\td\n", ""),
+        ["Shop.test.inter lacks", "'v'", "--benchmark_filename"],
+    ),
     "missing part": (lambda folder: (folder / "Shop.valid.inter").unlink(), ["Shop.valid.inter", "does not exist"]),
     "no histories": (edit("Shop.valid.inter", "item_id_list", "items"), ["Shop.valid.inter", "no column item_id_list"]),
     "short row": (edit("Shop.test.inter", "v\tc a\td", "v\tc a"), ["Shop.test.inter line 3", "2 values"]),
@@ -172,10 +187,18 @@ def test_invalid_benchmark_files(case, tmp_path, capsys):
 
 
 BAD_RELEASED = {
-    "two text features": (lambda f: [np.save(f / f"Shop.emb-llama-{m}.npy", np.eye(3)) for m in ("t", "td")],
-                          ["Shop.emb-llama-t.npy", "Shop.emb-llama-td.npy", "'text'", "--feature"]),
-    "fewer features than items": (lambda f: np.save(f / "Shop.emb-ViT-L-14.npy", np.eye(2)), ["Shop.emb-ViT-L-14.npy", "2 rows"]),
-    "no item2id and ids that are no numbers": (edit("Shop.item.json", '"1"', '"B00A"'), ["Shop.item.json", "'B00A'", ".item2id"]),
+    "two text features": (
+        lambda f: [np.save(f / f"Shop.emb-llama-{m}.npy", np.eye(3)) for m in ("t", "td")],
+        ["Shop.emb-llama-t.npy", "Shop.emb-llama-td.npy", "'text'", "--feature"],
+    ),
+    "fewer features than items": (
+        lambda f: np.save(f / "Shop.emb-ViT-L-14.npy", np.eye(2)),
+        ["Shop.emb-ViT-L-14.npy", "2 rows"],
+    ),
+    "no item2id and ids that are no numbers": (
+        edit("Shop.item.json", '"1"', '"B00A"'),
+        ["Shop.item.json", "'B00A'", ".item2id"],
+    ),
     "gap in the numbers": (edit("Shop.item.json", '"1"', '"7"'), ["Shop.item.json", "without gaps"]),
     "item of another release": (edit("Shop.inter.json", "0, 2]", "0, 9]"), ["Shop.inter.json", "'9'", "Shop.item.json lacks"]),
     "damaged metadata": (edit("Shop.item.json", "}", ""), ["Shop.item.json", "not readable JSON"]),
@@ -191,8 +214,14 @@ def test_invalid_released_folders(case, released, capsys):
 
 
 BAD_MMREC = {
-    "item beyond the features": (edit("baby.inter", "0\t2\t", "0\t8\t"), ["image_feat.npy", "3 rows", "highest item number is 8"]),
-    "features of different length": (lambda f: np.save(f / "text_feat.npy", np.eye(4)), ["image_feat.npy has 3", "text_feat.npy has 4"]),
+    "item beyond the features": (
+        edit("baby.inter", "0\t2\t", "0\t8\t"),
+        ["image_feat.npy", "3 rows", "highest item number is 8"],
+    ),
+    "features of different length": (
+        lambda f: np.save(f / "text_feat.npy", np.eye(4)),
+        ["image_feat.npy has 3", "text_feat.npy has 4"],
+    ),
     "no item column": (edit("baby.inter", "itemID", "product"), ["baby.inter", "no column 'item'"]),
 }
 
@@ -220,8 +249,18 @@ def direct(tmp_path, model="TIGER", **options):
         rng = np.random.default_rng(0)
         for modality in ("text", "image"):
             FeatureTable(tuple("dcba"), rng.standard_normal((4, 5)).astype(np.float32)).save(folder, modality)
-    settings = {"data_path": str(tmp_path / "data"), "benchmark_filename": ["train", "valid", "test"], "modalities": ["text"],
-                "quantizer": "rq_kmeans", "codebook_size": 2, "codebook_levels": 3, "topk": [1, 3], "valid_metric": "NDCG@3", "state": "ERROR", **options}
+    settings = {
+        "data_path": str(tmp_path / "data"),
+        "benchmark_filename": ["train", "valid", "test"],
+        "modalities": ["text"],
+        "quantizer": "rq_kmeans",
+        "codebook_size": 2,
+        "codebook_levels": 3,
+        "topk": [1, 3],
+        "valid_metric": "NDCG@3",
+        "state": "ERROR",
+        **options,
+    }
     config = Config(model, "Shop", config_dict=settings)
     dataset = create_dataset(config)
     return dataset, dataset.build()
@@ -231,7 +270,9 @@ def test_benchmark_files_are_read_without_import(tmp_path):
     dataset, parts = direct(tmp_path, MAX_ITEM_LIST_LENGTH=2)
     rows = [[], [], []]
     for part, found in zip(parts, rows):
-        for user, history, length, item in zip(*(part.inter_feat[f] for f in ("user_id", "item_id_list", "item_length", "item_id"))):
+        for user, history, length, item in zip(
+            *(part.inter_feat[f] for f in ("user_id", "item_id_list", "item_length", "item_id"))
+        ):
             assert history.shape == (2,) and not history[length:].any()
             past = dataset.id2token("item_id", history[:length].numpy()).tolist()
             found.append((str(dataset.id2token("user_id", int(user))), past, str(dataset.id2token("item_id", int(item)))))
@@ -289,9 +330,23 @@ def test_benchmark_files_without_histories_are_rejected(tmp_path):
 def test_benchmark_files_give_test_results(model, tmp_path, capsys):
     direct(tmp_path)
     modalities = ["text", "image"] if model == "MACRec" else ["text"]
-    small = {"modalities": modalities, "quantizer": "rq_kmeans", "codebook_size": 2, "codebook_levels": 3, "epochs": 1, "d_model": 8,
-             "d_ff": 16, "num_heads": 1, "d_kv": 8, "encoder_layers": 1, "decoder_layers": 1, "num_beams": 4, "topk": [1, 4],
-             "valid_metric": "NDCG@4", "show_progress": False}
+    small = {
+        "modalities": modalities,
+        "quantizer": "rq_kmeans",
+        "codebook_size": 2,
+        "codebook_levels": 3,
+        "epochs": 1,
+        "d_model": 8,
+        "d_ff": 16,
+        "num_heads": 1,
+        "d_kv": 8,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "num_beams": 4,
+        "topk": [1, 4],
+        "valid_metric": "NDCG@4",
+        "show_progress": False,
+    }
     words = [f"--{key}={value}" for key, value in small.items()]
     assert command([f"--model={model}", "--dataset=Shop", f"--data_path={tmp_path / 'data'}",
                     "--benchmark_filename=['train','valid','test']", "--result_file=result.json", *words]) == 0

@@ -79,7 +79,9 @@ def test_paired_differences_equal_those_of_the_table(models, split, several_rows
     view = build_user_view(comparison, TINY, UserViewOptions(users=1000), 0)
     names = [user["user"] for user in view["users"]]
     assert len(names) == len(set(names)) == view["testUsers"] >= 40 and (len(names) > 40) == (split is RANDOM or several_rows)
-    assert all(any(mean for mean in means if mean) for drawn in groups(comparison, TINY) for means, _ in drawn.drawing.series.values())
+    assert all(
+        any(mean for mean in means if mean) for drawn in groups(comparison, TINY) for means, _ in drawn.drawing.series.values()
+    )
 
 
 def test_models_with_different_test_rows_share_a_table_without_tests(data_path):  # noqa: F811

@@ -34,7 +34,9 @@ def test_regeneration_gives_the_committed_files(tmp_path):
     images = sorted(path.name for path in (generated / "images").iterdir())
     assert images == sorted(path.name for path in (COMMITTED / "images").iterdir()) and len(images) == 288
     for name in images:
-        assert np.array_equal(np.asarray(Image.open(generated / "images" / name)), np.asarray(Image.open(COMMITTED / "images" / name)))
+        assert np.array_equal(
+            np.asarray(Image.open(generated / "images" / name)), np.asarray(Image.open(COMMITTED / "images" / name))
+        )
 
 
 def test_toy_is_small_and_described_as_synthetic():
@@ -57,7 +59,8 @@ def test_several_items_have_the_same_text():
 
 
 def test_last_item_predicts_better_than_popularity(histories):
-    """Counts of item pairs predict the last item far better than popularity, by more than the factor 2 that tests require of models."""
+    """Counts of item pairs predict the last item far better than popularity, by more than the factor 2 that tests require of
+    models."""
     assert all(6 <= len(history) <= 20 and len(set(history)) == len(history) for history in histories)
     training = [history[:-2] for history in histories]
     popular = Counter(item for history in training for item in history)

@@ -21,7 +21,8 @@ def test_new_items_are_not_in_the_trie_of_trained_items():
     assert sorted(table.trie.items.tolist()) == [1, 2, 3, 4] and sorted(table.trained.items.tolist()) == [1, 2]
     assert table.nodes.tolist() == [[0, 0], [1, 1], [0, 0]]
     assert table.prior.isnan().tolist() == [[True, True]] * 3 + [[True, False], [True, True]]
-    torch.testing.assert_close(table.prior[3, 1], torch.tensor(-np.log(1.0), dtype=torch.float32))  # one trained item starts with 1
+    # one trained item starts with 1
+    torch.testing.assert_close(table.prior[3, 1], torch.tensor(-np.log(1.0), dtype=torch.float32))
 
 
 def test_a_trie_of_some_items():

@@ -23,7 +23,9 @@ def attend_one_by_one(layer, x, source, groups, bias=None, keep=None):
             a, b = x[to : to + queries], source[of : of + keys]
             heads = []
             for h in range(HEADS):
-                q, k, v = (y @ w.weight[h * E : (h + 1) * E].t() for y, w in ((a, layer.query), (b, layer.key), (b, layer.value)))
+                q, k, v = (
+                    y @ w.weight[h * E : (h + 1) * E].t() for y, w in ((a, layer.query), (b, layer.key), (b, layer.value))
+                )
                 scores = q @ k.t() + (0 if bias is None else bias[h, :queries, :keys])
                 if keep is not None:
                     scores = scores.masked_fill(~keep[of : of + keys], -torch.inf)

@@ -43,7 +43,11 @@ def batch() -> tuple[Windows, torch.Tensor, list[Target]]:
     torch.manual_seed(1)
     windows = Windows(torch.ones(3, 5, dtype=torch.long), torch.tensor([3, 5, 5]), torch.tensor([1, 1, 3]))
     source = tokens_of("a", 3, 5)
-    return windows, source, [Target(source, VOCABULARY.start["a"], True), Target(tokens_of("b", 3, 5), VOCABULARY.start["b"], False)]
+    return (
+        windows,
+        source,
+        [Target(source, VOCABULARY.start["a"], True), Target(tokens_of("b", 3, 5), VOCABULARY.start["b"], False)],
+    )
 
 
 @pytest.mark.parametrize("overhead", [0, 1000])

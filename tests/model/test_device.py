@@ -1,4 +1,5 @@
-"""Training, ranking and quantizing on a simulated device: no mixed devices, no synchronization, and the same results as on the CPU."""
+"""Training, ranking and quantizing on a simulated device: no mixed devices, no synchronization, and the same results as on the
+CPU."""
 import contextlib
 
 import numpy as np

@@ -77,7 +77,9 @@ def test_later_items_do_not_change_the_states_of_earlier_targets(data_path):  # 
 
 @pytest.mark.parametrize("name", ["MQL4GRec", "MACRec"])
 def test_model_with_history_both_learns_ranks_and_loads(name, data_path, tmp_path):  # noqa: F811
-    _, model, trainer, (train, _, _) = prepare(name, data_path, **BOTH, decode="exact", fusion="lse", epochs=6, item_task_ratio=0)
+    _, model, trainer, (train, _, _) = prepare(
+        name, data_path, **BOTH, decode="exact", fusion="lse", epochs=6, item_task_ratio=0
+    )
     loader = trainer.training_loader(train)
     losses = [trainer.train_steps(loader) for _ in range(6)]
     assert losses[-1] < 0.95 * losses[0]

@@ -181,7 +181,9 @@ def test_split_determines_whether_items_are_repeatable(data_path):  # noqa: F811
     assert Config("MMGRec", TINY, config_dict=options)["repeatable"] is True
     overall = {"repeatable": "auto"}
     assert Config("LightGCN", TINY, config_dict={**options, **overall, **RANDOM})["repeatable"] is False
-    assert Config("LightGCN", TINY, config_dict={**options, **overall, "eval_args": {"split": {"LS": "valid_and_test"}}})["repeatable"]
+    assert Config("LightGCN", TINY, config_dict={**options, **overall, "eval_args": {"split": {"LS": "valid_and_test"}}})[
+        "repeatable"
+    ]
 
 
 # -- ablations, presets, other models ------------------------------------------------------------------------------------
@@ -217,7 +219,12 @@ def test_set_options_override_the_papers_preset(data_path):  # noqa: F811
     without = {key: value for key, value in SMALL.items() if key != "learning_rate"}
     options = {**without, "data_path": str(data_path), "training_preset": "paper"}
     config = Config("MMGRec", TINY, config_dict=options)
-    assert (config["learner"], config["learning_rate"], config["momentum"], config["scheduler"]) == ("sgd", 1e-3, 0.99, "constant")
+    assert (config["learner"], config["learning_rate"], config["momentum"], config["scheduler"]) == (
+        "sgd",
+        1e-3,
+        0.99,
+        "constant",
+    )
     assert Config("MMGRec", TINY, config_dict={**options, "learning_rate": 0.1})["learning_rate"] == 0.1
     _, model, trainer, _ = prepared(data_path, training_preset="paper")
     assert model.network.decoder_bias is None and isinstance(model.network.decoder[0].feed_forward.norm, torch.nn.LayerNorm)

@@ -17,7 +17,8 @@ from recbole_macrec.model import MODELS
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 NAMES = [model.__name__ for model in MODELS]
-BASELINE = {"train_neg_sample_args": None, "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]}}  # for SASRec
+# for SASRec
+BASELINE = {"train_neg_sample_args": None, "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]}}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -186,7 +187,9 @@ def test_all_ranking_methods_use_eval_precision(name, data_path):
         assert torch.equal(topk[1], ranking.items[:, :10])
         if not model.requires_users:
             tokens = model.semantic_ids.item_tokens
-            read = [[tokens[item - 1] for item in row[:length]] for row, length in zip(users["item_id_list"], users["item_length"])]
+            read = [
+                [tokens[item - 1] for item in row[:length]] for row, length in zip(users["item_id_list"], users["item_length"])
+            ]
             found = model.recommend(read, k=10)
             assert found["item"].tolist() == [tokens[item - 1] for item in ranking.items[:, :10].flatten().tolist()]
         ranked[precision] = (ranking.scores[:, 0], predicted)
@@ -615,7 +618,9 @@ def test_results_do_not_depend_on_the_number_of_cores(name, precision, data_path
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            _, model, trainer, (train, _, test) = prepare(name, data_path, pass_tokens=40, precision=precision, eval_precision=precision)
+            _, model, trainer, (train, _, test) = prepare(
+                name, data_path, pass_tokens=40, precision=precision, eval_precision=precision
+            )
             batch = next(iter(train))
             assert len(model.loss_parts(batch)) > 3
             model.train()
@@ -634,7 +639,9 @@ def test_loss_temperature_divides_the_logits(data_path):
     """With temperature t the loss is that of a network whose logits are divided by t."""
     losses = {}
     for temperature in (1.0, 0.5):
-        _, model, _, (train, _, _) = prepare("TIGER", data_path, modalities=["text"], dropout_prob=0.0, loss_temperature=temperature)
+        _, model, _, (train, _, _) = prepare(
+            "TIGER", data_path, modalities=["text"], dropout_prob=0.0, loss_temperature=temperature
+        )
         if temperature == 1.0:
             with torch.no_grad():  # twice the logits
                 original = model.network.logits

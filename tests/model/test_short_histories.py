@@ -27,20 +27,37 @@ def shorten(path: Path, *lengths: int) -> None:
 
 def arguments(model: str, path: Path, **options) -> list[str]:
     settings = {**SMALL, "epochs": 1, "rqvae_epochs": 2, "rqvae_warmup_epochs": 1, "data_path": path, **options}
-    settings = {name: value for name, value in settings.items() if model == "TIGER" or name in ("data_path", "epochs", "eval_args", "state")}
+    settings = {
+        name: value
+        for name, value in settings.items()
+        if model == "TIGER" or name in ("data_path", "epochs", "eval_args", "state")
+    }
     if model == "TIGER":
         settings |= {"modalities": "['text']", "max_modalities": 1}
-    return [f"--model={model}", f"--dataset={TINY}", "--show_progress=False", *(f"--{k}={v}" for k, v in settings.items() if k != "show_progress")]
+    return [
+        f"--model={model}",
+        f"--dataset={TINY}",
+        "--show_progress=False",
+        *(f"--{k}={v}" for k, v in settings.items() if k != "show_progress"),
+    ]
 
 
 @pytest.mark.parametrize(
     "model, lengths, expected",
     [
-        ("TIGER", (1,), "leaves no interaction to train on: the 40 users have at most 1 interaction each, and TIGER needs three"),
+        (
+            "TIGER",
+            (1,),
+            "leaves no interaction to train on: the 40 users have at most 1 interaction each, and TIGER needs three",
+        ),
         ("SASRec", (1,), "leaves no interaction to train on"),
         ("TIGER", (2,), "leaves no interaction to test: the 40 users have at most 2 interactions each, and TIGER needs three"),
         ("GRU4Rec", (1, 2), "leaves no interaction to test"),
-        ("BPR", (1,), "leaves no interaction to test: the 40 users have at most 1 interaction each, and BPR needs two per user"),
+        (
+            "BPR",
+            (1,),
+            "leaves no interaction to test: the 40 users have at most 1 interaction each, and BPR needs two per user",
+        ),
     ],
 )
 def test_missing_data_is_a_one_line_error_before_training(model, lengths, expected, data_path, capsys):  # noqa: F811
@@ -66,8 +83,8 @@ def test_split_without_test_data_is_an_error(data_path, capsys):  # noqa: F811
     assert main(arguments("GRU4Rec", data_path, eval_args=split)) == 1
     assert "which leaves no test data for the results" in capsys.readouterr().err
     logging.getLogger().setLevel(logging.ERROR)
-    config = {"data_path": str(data_path), "eval_args": split, "epochs": 1, "show_progress": False, "train_neg_sample_args": None,
-              "load_col": COLUMNS}  # fmt: skip
+    config = {"data_path": str(data_path), "eval_args": split, "epochs": 1, "show_progress": False,
+              "train_neg_sample_args": None, "load_col": COLUMNS}  # fmt: skip
     assert run_recbole("GRU4Rec", TINY, config_dict=config)["test_result"] is None  # as in RecBole
 
 

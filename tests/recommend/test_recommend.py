@@ -196,7 +196,10 @@ def test_moved_dataset_is_found_or_given_by_data_path(name, tmp_path, monkeypatc
         assert Recommender.load(f"after/{file}").recommend([HISTORY], k=3).equals(expected)
     (tmp_path / "after" / "data").rename(tmp_path / "shelf")
     if name == "TIGER":
-        with pytest.raises(UserError, match=f"the dataset {TINY}, but there is no {TINY}.inter in after/data/{TINY} or data/{TINY}; .*--data_path=DIR"):
+        with pytest.raises(
+            UserError,
+            match=f"the dataset {TINY}, but there is no {TINY}.inter in after/data/{TINY} or data/{TINY}; .*--data_path=DIR",
+        ):
             Recommender.load(f"after/{file}")
         assert Recommender.load(f"after/{file}", "shelf").recommend([HISTORY], k=3).equals(expected)
         assert main(["--model_file", f"after/{file}", "--history", "i4", "--data_path", "shelf"]) == 0

@@ -97,7 +97,8 @@ def test_new_items_are_scored_like_trained_items_with_the_same_prefix(output, da
 
 
 def log_probs_by_level(model, modality, memory, code, trained) -> list[float]:
-    """log P of every code of an ID that trained items share; with ``output: trie`` of a softmax over the codes that continue the prefix."""
+    """log P of every code of an ID that trained items share; with ``output: trie`` of a softmax over the codes that continue
+    the prefix."""
     network, vocabulary = model.network, model.vocabulary
     offsets = torch.tensor(vocabulary.offsets[modality])
     start = torch.tensor([vocabulary.start[modality]])

@@ -62,10 +62,13 @@ def test_same_ranking_without_the_dataset(name, decode, data_path, tmp_path):
 
 
 def test_loads_in_another_process_without_configuration_files(folder, tmp_path):
-    code = ("from recbole_macrec import plugin\nfrom recbole_macrec.config import options\nfrom recbole_macrec.trainer import loading\n"
-            "for module in plugin, options, loading:\n    module.read_yaml = module.property_file = None\n"
-            "from recbole_macrec import Recommender\n"
-            f"print(Recommender.load({str(folder)!r}).recommend([['i4', 'i5']], k=3)['item'].tolist())")
+    code = (
+        "from recbole_macrec import plugin\nfrom recbole_macrec.config import options\nfrom recbole_macrec.trainer import "
+        "loading\n"
+        "for module in plugin, options, loading:\n    module.read_yaml = module.property_file = None\n"
+        "from recbole_macrec import Recommender\n"
+        f"print(Recommender.load({str(folder)!r}).recommend([['i4', 'i5']], k=3)['item'].tolist())"
+    )
     (tmp_path / "empty").mkdir()
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "empty", capture_output=True, text=True, timeout=100,
                           env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})

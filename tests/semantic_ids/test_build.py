@@ -306,7 +306,8 @@ def test_a_killed_build_leaves_no_bundle(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("recbole_macrec.semantic_ids.bundle.os.rename", killed)
-        patch.setattr("recbole_macrec.semantic_ids.bundle.shutil.rmtree", lambda *_, **__: None)  # a killed process clears nothing
+        # a killed process clears nothing
+        patch.setattr("recbole_macrec.semantic_ids.bundle.shutil.rmtree", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path, settings)
     left, = (p for p in tmp_path.iterdir() if p.is_dir())
@@ -376,6 +377,7 @@ def test_option_sinkhorn_epsilon_changes_codes_and_bundle_name():
     assert "sinkhorn_epsilon" not in settings.identity() and balanced.identity()["sinkhorn_epsilon"] == 0.05
     assert settings.trains_in_processes and not balanced.trains_in_processes
     plain, first, again = (
-        learn_codes({"text": FEATURES["text"]}, s, show_progress=False).modalities["text"].codes for s in (settings, balanced, balanced)
+        learn_codes({"text": FEATURES["text"]}, s, show_progress=False).modalities["text"].codes
+        for s in (settings, balanced, balanced)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, plain)

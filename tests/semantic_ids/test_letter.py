@@ -29,7 +29,9 @@ def settings_with(**options):
 def test_codes_without_both_losses_equal_those_of_rqvae():
     features = items()
     ours = learn_codes(features, SETTINGS, show_progress=False).modalities["text"].codes
-    plain = learn_codes({"text": features["text"]}, settings_with(quantizer="rqvae"), show_progress=False).modalities["text"].codes
+    plain = (
+        learn_codes({"text": features["text"]}, settings_with(quantizer="rqvae"), show_progress=False).modalities["text"].codes
+    )
     assert np.array_equal(ours, plain)
 
 
@@ -68,7 +70,11 @@ def test_collaborative_loss_gives_items_of_one_group_the_same_first_code():
     features[COLLABORATIVE] = np.where(group[:, None] == 0, 3.0, -3.0).astype(np.float32) * np.ones((1, 4), dtype=np.float32)
 
     def purity(weight):
-        first = learn_codes(features, settings_with(lambda_cf=weight, rqvae_epochs=100), show_progress=False).modalities["text"].codes[:, 0]
+        first = (
+            learn_codes(features, settings_with(lambda_cf=weight, rqvae_epochs=100), show_progress=False)
+            .modalities["text"]
+            .codes[:, 0]
+        )
         counts = np.stack([np.bincount(first[group == g], minlength=8) for g in (0, 1)])
         return counts.max(0).sum() / 120
 
@@ -94,8 +100,8 @@ def test_model_trains_with_letter_ids(name, quantizer, data_path):  # noqa: F811
 
 @pytest.mark.parametrize("quantizer", ["letter", "cid"])
 def test_ids_do_not_depend_on_held_out_interactions(quantizer, data_path):  # noqa: F811
-    options = {"quantizer": quantizer, "cf_epochs": 1, "cid_clusters": 3, "cid_leaf_size": 8, "rqvae_epochs": 2, "modalities": ["text"],
-               "lambda_cf": 1.0}  # fmt: skip
+    options = {"quantizer": quantizer, "cf_epochs": 1, "cid_clusters": 3, "cid_leaf_size": 8, "rqvae_epochs": 2,
+               "modalities": ["text"], "lambda_cf": 1.0}  # fmt: skip
     _, before, _, _ = prepare("TIGER", data_path, **options)
     file = data_path / "tiny" / "tiny.inter"
     header, *rows = file.read_text().splitlines()

@@ -1,4 +1,5 @@
-"""A new quantizer or collision strategy needs one line in its registry, after which options, learning and bundles support it."""
+"""A new quantizer or collision strategy needs one line in its registry, after which options, learning and bundles support
+it."""
 import numpy as np
 import pytest
 import torch
@@ -52,11 +53,15 @@ def test_registered_names_are_values_of_the_options(registered, tmp_path):
     assert np.array_equal(ids.raw_codes["text"], above_mean)
     assert len(np.unique(ids.codes["text"], axis=0)) == len(TOKENS) and ids.codes["text"].shape[1] == 4
     frozen = FrozenQuantizer.of_bundle(ids.bundle, ["text"])
-    with pytest.raises(UserError, match="sign_bits cannot compute IDs of new items.* use cross_modal_rqvae or rqvae or rq_kmeans"):
+    with pytest.raises(
+        UserError, match="sign_bits cannot compute IDs of new items.* use cross_modal_rqvae or rqvae or rq_kmeans"
+    ):
         frozen.quantize("text", torch.zeros(1, FEATURES["text"].shape[1]).numpy())
 
 
-@pytest.mark.parametrize("option, name, nearest", [("quantizer", "sign_bit", "sign_bits"), ("collision", "last_frist", "last_first")])
+@pytest.mark.parametrize(
+    "option, name, nearest", [("quantizer", "sign_bit", "sign_bits"), ("collision", "last_frist", "last_first")]
+)
 def test_messages_list_registered_names(registered, option, name, nearest):
     with pytest.raises(UserError, match=f"{option} .*{name}.*'{nearest}'"):
         SemanticIDSettings.from_config(options(**{option: name}), ["text"])

@@ -95,7 +95,9 @@ def test_modalities_must_be_distinct_names(modalities):
         read(modalities)
 
 
-@pytest.mark.parametrize("levels, paper, released", [(1, (0,), (0,)), (2, (0, 1), (0, 1)), (3, (1, 2), (0, 1, 2)), (4, (2, 3), (0, 1, 2, 3))])
+@pytest.mark.parametrize(
+    "levels, paper, released", [(1, (0,), (0,)), (2, (0, 1), (0, 1)), (3, (1, 2), (0, 1, 2)), (4, (2, 3), (0, 1, 2, 3))]
+)
 def test_presets_are_valid_for_any_number_of_levels(levels, paper, released):
     assert read(rqvae_preset="paper", codebook_levels=levels).con_layers == paper
     assert read(codebook_levels=levels).con_layers == (0,)

@@ -21,7 +21,8 @@ from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 RECBOLE_SETTINGS = {
     "train_neg_sample_args": None, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "valid_metric": "NDCG@10",
-    "metrics": ["Hit", "NDCG"], "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+    "metrics": ["Hit", "NDCG"], "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user",
+    "mode": "full"},
 }  # fmt: skip
 HOOKS = [name for name in vars(TrainingCallback) if name.startswith("on_")]
 EPOCH = ["on_epoch_begin", "on_batch_end", "on_batch_end", "on_epoch_end"]
@@ -130,7 +131,10 @@ def test_recorded_run_leaves_all_methods_unchanged(model, data_path, tmp_path): 
     record = run_model(model, Request(TINY, (), settings), recorder)
     assert [call[1] for call in log.calls if call[0] == "on_evaluation_begin"] == ["validation", "validation", "test"]
     assert record["epochs"] == 2 and record["seconds"]["data"] > 0 and record["test_users"] == 40
-    assert len(read_json(run.folder / "curve.json", list)) == 2 and json.loads((run.folder / "progress.json").read_text())["of"] == 2
+    assert (
+        len(read_json(run.folder / "curve.json", list)) == 2
+        and json.loads((run.folder / "progress.json").read_text())["of"] == 2
+    )
     assert [routines_of(thing) for thing in (Trainer, GenerativeTrainer, quick_start)] == before
 
 

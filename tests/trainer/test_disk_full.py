@@ -105,9 +105,22 @@ def test_a_run_removes_incomplete_files_of_a_killed_process(model, data_path, mo
 
 
 def test_a_comparison_removes_incomplete_files_of_killed_processes(data_path):  # noqa: F811
-    words = ["compare", "--models=GRU4Rec", f"--datasets={TINY}", f"--data_path={data_path}", "--epochs=1", "--state=ERROR", "--output=out"]
+    words = [
+        "compare",
+        "--models=GRU4Rec",
+        f"--datasets={TINY}",
+        f"--data_path={data_path}",
+        "--epochs=1",
+        "--state=ERROR",
+        "--output=out",
+    ]
     run = run_folder(Path("out"), TINY, "GRU4Rec", 2020)
-    left = [Path("out/.compare.json.4242"), run / ".run_spec.json.4242", run / ".curve.json.4242", run / "saved/.GRU4Rec.last.pth.4242"]
+    left = [
+        Path("out/.compare.json.4242"),
+        run / ".run_spec.json.4242",
+        run / ".curve.json.4242",
+        run / "saved/.GRU4Rec.last.pth.4242",
+    ]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

@@ -19,7 +19,13 @@ EPOCHS = 4
 def argv(model: str, path: Path, *more: str, **options) -> list[str]:
     settings = {**SMALL, "modalities": "['text']", "max_modalities": 1, "semantic_id_seed": 1} if model == "TIGER" else {}
     settings |= {"epochs": EPOCHS, "state": "ERROR", "show_progress": False, "data_path": path, **options}
-    return [f"--model={model}", f"--dataset={TINY}", "--result_file=r.json", *(f"--{k}={v}" for k, v in settings.items()), *more]
+    return [
+        f"--model={model}",
+        f"--dataset={TINY}",
+        "--result_file=r.json",
+        *(f"--{k}={v}" for k, v in settings.items()),
+        *more,
+    ]
 
 
 def interrupted(monkeypatch, words: list[str], epochs: int = 2) -> None:
@@ -51,7 +57,10 @@ def test_same_command_resumes_and_equals_an_uninterrupted_run(model, data_path, 
     (folder,) = Path("saved", "unfinished").iterdir()
     capsys.readouterr()
     assert main(words) == 0
-    assert "Resuming the unfinished run of this command" in (printed := capsys.readouterr().out) and "--fresh starts from the beginning" in printed
+    assert (
+        "Resuming the unfinished run of this command" in (printed := capsys.readouterr().out)
+        and "--fresh starts from the beginning" in printed
+    )
     assert f"{folder.parent.parent.name}/{model}-" in printed
     assert result() == whole and not folder.parent.exists()
     record = json.loads(Path("r.json").read_text())

@@ -59,7 +59,9 @@ def no_change(rank: int) -> None:
 def run_both(process_pool, words: list[str], folders=(Path(), Path()), command=main, change=no_change) -> list[int | None]:
     """Run ``command`` in two processes and return their exit codes."""
     port = free_port()
-    return process_pool.exit_codes(*((process, folder.absolute(), rank, port, command, words, change) for rank, folder in enumerate(folders)))
+    return process_pool.exit_codes(
+        *((process, folder.absolute(), rank, port, command, words, change) for rank, folder in enumerate(folders))
+    )
 
 
 def printed(folder: Path = Path()) -> list[str]:
@@ -231,11 +233,29 @@ def test_incompatible_options_are_errors(words, expected, capsys):
 def features_of(name: str) -> tuple[dict, SemanticIDSettings]:
     """203 items, so that the last batch has as many items as there are processes, or one less."""
     rng = np.random.default_rng(1)
-    features = {modality: rng.standard_normal((203, width)).astype(np.float32) for modality, width in (("text", 12), ("image", 7))}
-    options = {"quantizer": "rqvae"} if name == "rqvae" else {"quantizer": "cross_modal_rqvae", "lambda_con": 0.1, "lambda_align": 0.1,
-                                                               "con_layers": [0, 1], "codes_epoch": "lowest_collision"}
+    features = {
+        modality: rng.standard_normal((203, width)).astype(np.float32) for modality, width in (("text", 12), ("image", 7))
+    }
+    options = (
+        {"quantizer": "rqvae"}
+        if name == "rqvae"
+        else {
+            "quantizer": "cross_modal_rqvae",
+            "lambda_con": 0.1,
+            "lambda_align": 0.1,
+            "con_layers": [0, 1],
+            "codes_epoch": "lowest_collision",
+        }
+    )
     batch = 67 if name == "rqvae" else 101
-    sizes = {**SMALL, "codebook_size": 4, "rqvae_batch_size": batch, "rqvae_epochs": 4, "rqvae_warmup_epochs": 3, "semantic_id_seed": 3}
+    sizes = {
+        **SMALL,
+        "codebook_size": 4,
+        "rqvae_batch_size": batch,
+        "rqvae_epochs": 4,
+        "rqvae_warmup_epochs": 3,
+        "semantic_id_seed": 3,
+    }
     return features, SemanticIDSettings.from_config(defaultdict(lambda: None, {**sizes, **options}), ["text", "image"])
 
 
@@ -245,7 +265,9 @@ def learn_and_save(words: list[str]) -> int:
     with distributed.group() as processes:
         learnt = learn_codes(features, settings, show_progress=False, group=processes)
     if processes.first:
-        torch.save({m: {**part.weights, "codes": torch.from_numpy(part.codes)} for m, part in learnt.modalities.items()}, "learnt.pth")
+        torch.save(
+            {m: {**part.weights, "codes": torch.from_numpy(part.codes)} for m, part in learnt.modalities.items()}, "learnt.pth"
+        )
         Path("history.json").write_text(json.dumps(learnt.history))
     return 0
 

@@ -32,11 +32,18 @@ def test_ctrl_c_during_imports_prints_one_line(words, module, tmp_path):
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
 
 
-@pytest.mark.parametrize("words, command", [
-    (["python", "run_recbole_macrec.py"], True), (["python", "-u", "-m", "recbole_macrec.benchmark", "compare"], True),
-    (["python", "/usr/bin/run_recbole_macrec", "-m", "Pop"], True), (["python", "-m", "pytest"], False), (["python"], False),
-    (["python", "-c", "from multiprocessing.spawn import spawn_main", "--multiprocessing-fork"], False), (["python", "-m"], False),
-])
+@pytest.mark.parametrize(
+    "words, command",
+    [
+        (["python", "run_recbole_macrec.py"], True),
+        (["python", "-u", "-m", "recbole_macrec.benchmark", "compare"], True),
+        (["python", "/usr/bin/run_recbole_macrec", "-m", "Pop"], True),
+        (["python", "-m", "pytest"], False),
+        (["python"], False),
+        (["python", "-c", "from multiprocessing.spawn import spawn_main", "--multiprocessing-fork"], False),
+        (["python", "-m"], False),
+    ],
+)
 def test_interrupts_during_imports_are_handled_only_in_our_commands(words, command, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", words)
     before = signal.getsignal(signal.SIGINT)

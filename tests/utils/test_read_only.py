@@ -27,7 +27,9 @@ def _refuse(event: str, arguments: tuple) -> None:
     if event == "open" and not (arguments[2] or 0) & _WRITES:
         return
     paths = [argument for argument in arguments if isinstance(argument, str | os.PathLike)]
-    if any(Path(path).absolute().is_relative_to(folder) for path in paths) and not (event == "os.mkdir" and Path(paths[0]).exists()):
+    if any(Path(path).absolute().is_relative_to(folder) for path in paths) and not (
+        event == "os.mkdir" and Path(paths[0]).exists()
+    ):
         raise OSError(_state["error"], os.strerror(_state["error"]), str(paths[0]))
 
 

@@ -55,8 +55,8 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.T
 class Backbone(nn.Module):
     """A language model whose vocabulary is extended by ``names``, which get rows of their own beside the backbone's tables.
 
-    Token V + i is the i-th added token. A name that the tokenizer has already keeps its token. The added rows start near the mean
-    of the backbone's rows.
+    Token V + i is the i-th added token. A name that the tokenizer has already keeps its token. The added rows start near the
+    mean of the backbone's rows.
 
     Args:
         model: a model of transformers with a head.
@@ -110,7 +110,9 @@ class Backbone(nn.Module):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [..., V + A] of hidden states [..., D]."""
         hidden = hidden * self.scale
-        return torch.cat([self.head(hidden), F.linear(hidden, self.added if self.added_head is None else self.added_head)], dim=-1)
+        return torch.cat(
+            [self.head(hidden), F.linear(hidden, self.added if self.added_head is None else self.added_head)], dim=-1
+        )
 
     @torch.no_grad()
     def merged(self) -> PreTrainedModel:
@@ -154,8 +156,11 @@ class Backbone(nn.Module):
             difference = (self.head(states * scale) - expected).abs().max()
             if difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
                 return scale
-        raise UserError(f"backbone is a {self.model.config.model_type} model, which does not compute its logits as a product of hidden state "
-                        "and output table; choose another model, such as one of LLaMA, Qwen2, Mistral or GPT-2 (LCRec), or T5 (P5, VIP5).")
+        raise UserError(
+            f"backbone is a {self.model.config.model_type} model, which does not compute its logits as a product of hidden "
+            "state "
+            "and output table; choose another model, such as one of LLaMA, Qwen2, Mistral or GPT-2 (LCRec), or T5 (P5, VIP5)."
+        )
 
     def _own_logits(self, tokens: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
@@ -170,7 +175,9 @@ class EncoderDecoder(Backbone):
         return self.model.config.decoder_start_token_id
 
     def memory(self, prompts: Prompts) -> Prompts:
-        hidden = self.model.get_encoder()(inputs_embeds=prompts.embeddings, attention_mask=prompts.keep.long()).last_hidden_state
+        hidden = self.model.get_encoder()(
+            inputs_embeds=prompts.embeddings, attention_mask=prompts.keep.long()
+        ).last_hidden_state
         return Prompts(hidden, prompts.keep)
 
     def states(self, prompts: Prompts, responses: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -246,8 +253,10 @@ def load_t5(config, texts: Sequence[str], names: Sequence[str]) -> EncoderDecode
 
     source = find_model(config["backbone"], config["backbone_revision"], option="backbone")
     if source.config.model_type not in T5_TYPES:
-        raise UserError(f"backbone {config['backbone']} is a {source.config.model_type} model, but {config['model']} needs a T5; "
-                        "choose one such as t5-small.")
+        raise UserError(
+            f"backbone {config['backbone']} is a {source.config.model_type} model, but {config['model']} needs a T5; "
+            "choose one such as t5-small."
+        )
     return EncoderDecoder(*_loaded(source, AutoModelForSeq2SeqLM, dropout_rate=config["dropout_prob"]), names)
 
 
@@ -260,8 +269,10 @@ def load_causal(config, texts: Sequence[str], names: Sequence[str]) -> CausalMod
 
     source = find_model(config["backbone"], config["backbone_revision"], option="backbone")
     if source.config.is_encoder_decoder:
-        raise UserError(f"backbone {config['backbone']} is a {source.config.model_type} model, but {config['model']} needs a causal language "
-                        "model; choose one such as Qwen/Qwen2.5-0.5B.")
+        raise UserError(
+            f"backbone {config['backbone']} is a {source.config.model_type} model, but {config['model']} needs a causal "
+            "language model; choose one such as Qwen/Qwen2.5-0.5B."
+        )
     return CausalModel(*_loaded(source, AutoModelForCausalLM), names)
 
 
@@ -273,6 +284,8 @@ def _loaded(source: ModelSource, auto_class: AutoClass, **settings) -> tuple[Pre
         setattr(source.config, name, value)
     model, report = source.load(auto_class, config=source.config, output_loading_info=True)
     if missing := sorted(report["missing_keys"]):  # transformers would leave them at random values
-        raise UserError(f"backbone {source.model} lacks the weights {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}; choose a "
-                        "model that was trained with a language-model head.")
+        raise UserError(
+            f"backbone {source.model} lacks the weights {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}; choose "
+            "a model that was trained with a language-model head."
+        )
     return model.float(), tokenizer, source.identity

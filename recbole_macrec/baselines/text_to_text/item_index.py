@@ -52,8 +52,8 @@ def semantic_index(ids: SemanticIDs) -> ItemIndex:
 def cluster_index(ids: SemanticIDs) -> ItemIndex:
     """Index by the clusters of ``quantizer: cid``, as P5-CID writes them.
 
-    A cluster is a token named by its path, such as ``<3-7>``; the number of the item within its last cluster is a token that all
-    clusters share, such as ``<#12>``. Shorter IDs end with ``<end>``.
+    A cluster is a token named by its path, such as ``<3-7>``; the number of the item within its last cluster is a token that
+    all clusters share, such as ``<#12>``. Shorter IDs end with ``<end>``.
     """
     codes = ids.codes[ids.modalities[0]]
     shift = int(codes[:, 0].min() > 0)  # codes of paths of different lengths are counted from 1, and 0 closes a path
@@ -73,8 +73,9 @@ def _path_names(path: list[int], levels: int) -> list[str]:
 def digit_index(item_tokens: Sequence[str], seed: int) -> ItemIndex:
     """Index by random numbers, written in digits: P5's plain numbers.
 
-    The numbers are a permutation of the sorted item tokens, and all have the same number of digits. RecBole's item numbers follow the
-    order of the interactions, those of validation and test included, so items that follow each other would get similar numbers.
+    The numbers are a permutation of the sorted item tokens, and all have the same number of digits. RecBole's item numbers
+    follow the order of the interactions, those of validation and test included, so items that follow each other would get
+    similar numbers.
 
     Args:
         item_tokens: the N - 1 item tokens.
@@ -84,7 +85,8 @@ def digit_index(item_tokens: Sequence[str], seed: int) -> ItemIndex:
 
 
 def random_digits(tokens: Sequence[str], seed: int) -> np.ndarray:
-    """Random distinct numbers of ``tokens``, independent of their order; digits, most significant first, int64 [len(tokens), L]."""
+    """Random distinct numbers of ``tokens``, independent of their order; digits, most significant first, int64 [len(tokens),
+    L]."""
     numbers = np.empty(len(tokens), dtype=np.int64)
     numbers[token_order(tokens)] = np.random.default_rng(seed).permutation(len(tokens))
     length = len(str(max(1, len(tokens) - 1)))

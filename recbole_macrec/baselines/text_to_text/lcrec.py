@@ -32,15 +32,16 @@ class UserText(NamedTuple):
 
 
 class LCRec(TextToTextRecommender):
-    """LC-Rec (Zheng et al., "Adapting Large Language Models by Integrating Collaborative Semantics for Recommendation", ICDE 2024,
-    arXiv 2311.09049).
+    """LC-Rec (Zheng et al., "Adapting Large Language Models by Integrating Collaborative Semantics for Recommendation", ICDE
+    2024, arXiv 2311.09049).
 
-    Instruction and response are one sequence of a causal language model; the loss is the cross-entropy of the response's tokens.
-    Every training position is a sample of the task ``sequence``, history of IDs -> next ID. The other ``lcrec_tasks`` are trained on
-    a random share of each batch: their items are the batch's targets, so no task reads an item that training does not.
+    Instruction and response are one sequence of a causal language model; the loss is the cross-entropy of the response's
+    tokens. Every training position is a sample of the task ``sequence``, history of IDs -> next ID. The other ``lcrec_tasks``
+    are trained on a random share of each batch: their items are the batch's targets, so no task reads an item that training
+    does not.
 
-    With ``trained_weights: lora`` the layers' matrices get low-rank additions (peft), which are trained together with the output
-    table, unless it is tied to the input table, and the rows of the added tokens.
+    With ``trained_weights: lora`` the layers' matrices get low-rank additions (peft), which are trained together with the
+    output table, unless it is tied to the input table, and the rows of the added tokens.
     """
 
     options = LCRecOptions
@@ -86,8 +87,13 @@ class LCRec(TextToTextRecommender):
     def training_samples(self, users: Sequence[int], histories: Sequence[np.ndarray], targets: Sequence[int]) -> list[Sample]:
         rows = list(zip(users, histories, targets))
         samples = [self._sequence(*row) for row in rows]
-        for task, ratio in (("text_to_item", self.item_task_ratio), ("item_to_text", self.item_task_ratio),
-                            ("mixed", self.mixed_task_ratio), ("search", self.mixed_task_ratio), ("preference", self.mixed_task_ratio)):
+        for task, ratio in (
+            ("text_to_item", self.item_task_ratio),
+            ("item_to_text", self.item_task_ratio),
+            ("mixed", self.mixed_task_ratio),
+            ("search", self.mixed_task_ratio),
+            ("preference", self.mixed_task_ratio),
+        ):
             if task in self.tasks:
                 drawn = torch.randperm(len(rows))[: round(ratio * len(rows))].tolist()
                 written = (getattr(self, f"_{task}")(*rows[i]) for i in drawn)
@@ -189,7 +195,12 @@ def _draw(choices: Sequence):
 def _all_wordings() -> list[str]:
     """All words of the prompts, for the tokenizer of a tiny backbone."""
     groups = (wordings.TEXT_TO_ITEM, wordings.ITEM_TO_TEXT, wordings.MIXED, wordings.SEARCH)
-    return [wordings.FRAME, *wordings.SEQUENCE, *wordings.PREFERENCE, *(text for group in groups for texts in group.values() for text in texts)]
+    return [
+        wordings.FRAME,
+        *wordings.SEQUENCE,
+        *wordings.PREFERENCE,
+        *(text for group in groups for texts in group.values() for text in texts),
+    ]
 
 
 def item_texts(dataset, config, item_tokens: Sequence[str]) -> list[list[str]]:

@@ -34,11 +34,11 @@ WORDINGS = (  # the first one is that of ranking
 
 
 class P5(TextToTextRecommender):
-    """P5-CID (Hua et al., "How to Index Item IDs for Recommendation Foundation Models", SIGIR-AP 2023, arXiv 2305.06569) with the
-    model of P5 (Geng et al., RecSys 2022, arXiv 2203.13366), on the sequential task.
+    """P5-CID (Hua et al., "How to Index Item IDs for Recommendation Foundation Models", SIGIR-AP 2023, arXiv 2305.06569) with
+    the model of P5 (Geng et al., RecSys 2022, arXiv 2203.13366), on the sequential task.
 
-    To the embedding of every prompt token a whole-word embedding is added, indexed by the running number of the word, so that all
-    tokens of an item share it. The loss is the cross-entropy of ``item_``, the tokens of the target's ID and the end token.
+    To the embedding of every prompt token a whole-word embedding is added, indexed by the running number of the word, so that
+    all tokens of an item share it. The loss is the cross-entropy of ``item_``, the tokens of the target's ID and the end token.
     Every training position is a target, with a random wording of ten in each epoch.
     """
 
@@ -93,5 +93,7 @@ class P5(TextToTextRecommender):
     def load_other_parameter(self, para: dict | None) -> None:
         super().load_other_parameter(para)
         if (para or {}).get("users") != self.other_parameter()["users"]:
-            raise UserError(f"{type(self).__name__} writes users into its prompts, and the {len(self.user_tokens) - 1} users of the "
-                            "dataset are not those of the checkpoint; use the interactions it was trained on, or train again.")
+            raise UserError(
+                f"{type(self).__name__} writes users into its prompts, and the {len(self.user_tokens) - 1} users of the "
+                "dataset are not those of the checkpoint; use the interactions it was trained on, or train again."
+            )

@@ -31,13 +31,14 @@ MAX_LOGITS = 2**25  # logits of a step of the search on a CPU: 128 MiB
 class TextToTextRecommender(WindowedRecommender):
     """A language model that generates the ID of the next item from a prompt.
 
-    Training minimises the cross-entropy of the responses over the whole vocabulary. Ranking is a beam search over the trie of the
-    items' IDs; items that no beam reaches follow in item order.
+    Training minimises the cross-entropy of the responses over the whole vocabulary. Ranking is a beam search over the trie of
+    the items' IDs; items that no beam reaches follow in item order.
 
     A subclass builds the backbone, writes the prompts and chooses the trained parameters.
 
     Attributes:
-        averages_samples: True: the loss is the mean over samples of the mean over a sample's tokens; False: the mean over tokens.
+        averages_samples: True: the loss is the mean over samples of the mean over a sample's tokens; False: the mean over
+            tokens.
     """
 
     averages_samples = True
@@ -117,11 +118,15 @@ class TextToTextRecommender(WindowedRecommender):
     def load_other_parameter(self, para: dict | None) -> None:
         theirs, ours = para or {}, self.other_parameter()
         if theirs.get("items") != ours["items"]:
-            raise UserError("The checkpoint was trained on other items, or on other IDs of them; use the dataset, features, item_index and "
-                            "semantic-ID options it was trained with.")
+            raise UserError(
+                "The checkpoint was trained on other items, or on other IDs of them; use the dataset, features, item_index and "
+                "semantic-ID options it was trained with."
+            )
         if theirs.get("backbone") != ours["backbone"]:
-            raise UserError(f"The checkpoint was trained with another backbone than {self.config['backbone']}, or with one of another "
-                            "vocabulary; use the backbone and the item texts it was trained with.")
+            raise UserError(
+                f"The checkpoint was trained with another backbone than {self.config['backbone']}, or with one of another "
+                "vocabulary; use the backbone and the item texts it was trained with."
+            )
 
     def state_dict(self, *args, **kwargs):
         """The weights, without those of a pretrained backbone that are not trained: a checkpoint of LoRA is small."""
@@ -145,8 +150,8 @@ class TextToTextRecommender(WindowedRecommender):
     # -- training -----------------------------------------------------------------------------------------------------
 
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
-        """See :class:`WindowedRecommender`. On a CPU a batch is one part: dropout of the backbones draws from torch's generator,
-        whose order several threads would change."""
+        """See :class:`WindowedRecommender`. On a CPU a batch is one part: dropout of the backbones draws from torch's
+        generator, whose order several threads would change."""
         samples = self.training_samples(*self._rows(interaction), interaction[self.POS_ITEM_ID].tolist())
         counts = [len(sample.response) for sample in samples]
         weights = [1 / (len(samples) * n) for n in counts] if self.averages_samples else [1 / sum(counts)] * len(samples)
@@ -154,7 +159,10 @@ class TextToTextRecommender(WindowedRecommender):
             return [partial(self._loss, samples, weights)]
         lengths = torch.tensor([len(sample.prompt.tokens) + len(sample.response) for sample in samples])
         parts = split_batch(lengths, self.budget.pass_positions)[::-1]  # longest first
-        return [partial(self._loss, [samples[i] for i in part], [weights[i] for i in part]) for part in map(torch.Tensor.tolist, parts)]
+        return [
+            partial(self._loss, [samples[i] for i in part], [weights[i] for i in part])
+            for part in map(torch.Tensor.tolist, parts)
+        ]
 
     def _loss(self, samples: list[Sample], weights: list[float]) -> torch.Tensor:
         """Cross-entropy of the tokens of the responses, each with the weight of its sample."""
@@ -174,7 +182,9 @@ class TextToTextRecommender(WindowedRecommender):
 
     @torch.no_grad()
     @in_eval_precision
-    def rank(self, interaction, trie: Trie | None = None, beams: int | None = None, excluded: torch.Tensor | None = None) -> Ranking:
+    def rank(
+        self, interaction, trie: Trie | None = None, beams: int | None = None, excluded: torch.Tensor | None = None
+    ) -> Ranking:
         """The items that ``beams`` beams find in ``trie`` for each user, best first; scores are log P(ID | history) / L.
 
         Args:

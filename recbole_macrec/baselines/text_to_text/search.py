@@ -1,7 +1,8 @@
 """Trie search over the backbones: the beams of a user are further positions of one sequence, so they share the user's prompt.
 
 A position of a beam attends to the prompt, to the positions of its own prefix and to itself. So keys and values are neither
-copied nor reordered, whatever model they come from. ``beam_search`` and ``candidate_scores`` of generation/decoding walk the trie.
+copied nor reordered, whatever model they come from. ``beam_search`` and ``candidate_scores`` of generation/decoding walk the
+trie.
 
 Shapes: B users, S prompt positions, W prefixes (beams) of a user, P positions of earlier levels, F positions of the start of a
 response, K codes of a level, H heads, E width of a head, D model width, V tokens.
@@ -180,7 +181,9 @@ def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _attend(attention: "T5Attention", x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def _attend(
+    attention: "T5Attention", x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
     """Output [B, Q, D] of one of T5's attentions; T5 does not scale its scores."""
     query = _heads(attention.q(x), attention.n_heads)
     y = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias.to(query.dtype), scale=1.0)
@@ -226,7 +229,9 @@ class CausalSearch(TextSearch):
         position = (source.keep.sum(1, keepdim=True) + level - 1).expand(-1, x.shape[1])
         return self.backbone.model.base_model(
             inputs_embeds=x,
-            attention_mask=torch.zeros(allowed.shape, device=x.device, dtype=x.dtype).masked_fill(~allowed, torch.finfo(x.dtype).min),
+            attention_mask=torch.zeros(allowed.shape, device=x.device, dtype=x.dtype).masked_fill(
+                ~allowed, torch.finfo(x.dtype).min
+            ),
             position_ids=position,
             use_cache=True,
             **{self.cache_argument: source.cache},

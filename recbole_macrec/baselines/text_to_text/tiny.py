@@ -27,11 +27,14 @@ def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\d|[^\W\d]+|[^\w\s]"), "isolated")
     ])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>"
+    )
 
 
 def tiny_t5(config, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """T5 with the sizes ``d_model``, ``d_ff``, ``num_heads``, ``d_kv``, ``encoder_layers`` and ``decoder_layers`` of ``config``."""
+    """T5 with the sizes ``d_model``, ``d_ff``, ``num_heads``, ``d_kv``, ``encoder_layers`` and ``decoder_layers`` of
+    ``config``."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     return T5ForConditionalGeneration(T5Config(  # type: ignore[call-arg]  # the stub lacks options that all configurations have

@@ -62,7 +62,9 @@ class VisualTokens(nn.Module):
     def __init__(self, features: int, slots: int, width: int):
         super().__init__()
         self.slots = slots
-        self.layers = nn.Sequential(nn.Linear(features, slots * width // 2), nn.Tanh(), nn.Linear(slots * width // 2, slots * width))
+        self.layers = nn.Sequential(
+            nn.Linear(features, slots * width // 2), nn.Tanh(), nn.Linear(slots * width // 2, slots * width)
+        )
         self.norm = nn.Parameter(torch.ones(width))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -72,14 +74,15 @@ class VisualTokens(nn.Module):
 
 
 class VIP5(P5):
-    """VIP5 (Geng et al., "VIP5: Towards Multimodal Foundation Models for Recommendation", Findings of EMNLP 2023, arXiv 2305.14302).
+    """VIP5 (Geng et al., "VIP5: Towards Multimodal Foundation Models for Recommendation", Findings of EMNLP 2023, arXiv
+    2305.14302).
 
-    Each item in a prompt is followed by visual slots, whose embeddings are computed from the item's visual feature. Every position
-    also gets a category embedding: text or visual. The backbone is frozen; adapters after its attentions and feed-forward layers,
-    its layer norms, the rows of added tokens and the new modules are trained.
+    Each item in a prompt is followed by visual slots, whose embeddings are computed from the item's visual feature. Every
+    position also gets a category embedding: text or visual. The backbone is frozen; adapters after its attentions and
+    feed-forward layers, its layer norms, the rows of added tokens and the new modules are trained.
 
-    ``vip5_tasks`` chooses the training tasks: ``next`` item; ``yes_no``, whether a given item is the next one; and ``direct``, the
-    target among 100 listed items. Every training position is a sample of each task.
+    ``vip5_tasks`` chooses the training tasks: ``next`` item; ``yes_no``, whether a given item is the next one; and ``direct``,
+    the target among 100 listed items. Every training position is a sample of each task.
     """
 
     options = VIP5Options
@@ -114,7 +117,10 @@ class VIP5(P5):
         model = self.backbone.model
         norms = [parameter for name, parameter in model.named_parameters() if "layer_norm" in name]
         adapters = [module for module in model.modules() if isinstance(module, Adapter)]
-        return [*norms, *(weight for adapter in adapters for part in (adapter.down, adapter.up) for weight in part.parameters())]
+        return [
+            *norms,
+            *(weight for adapter in adapters for part in (adapter.down, adapter.up) for weight in part.parameters()),
+        ]
 
     def training_samples(self, users: Sequence[int], histories: Sequence[np.ndarray], targets: Sequence[int]) -> list[Sample]:
         samples = []
@@ -151,13 +157,16 @@ class VIP5(P5):
         is_visual = items > 0
         slots = self.visual(self.features[items[is_visual]])  # [visual positions, s, D]
         place = torch.arange(len(slots), device=self.device) % self.writer.slots  # the slots of an item follow each other
-        own = slots[torch.arange(len(slots), device=self.device), place] + self.whole_word(words[is_visual].clamp(max=self.whole_words - 1))
+        own = slots[torch.arange(len(slots), device=self.device), place] + self.whole_word(
+            words[is_visual].clamp(max=self.whole_words - 1)
+        )
         embeddings = embeddings.masked_scatter(is_visual.unsqueeze(-1), own.to(embeddings.dtype))
         return Prompts(embeddings + self.category(is_visual.long()), keep)
 
 
 def visual_features(dataset, modality: str, item_tokens: Sequence[str]) -> np.ndarray:
-    """Standardized features of the items, float32 [N, F]; row 0 is the padding. They do not depend on the order of the items."""
+    """Standardized features of the items, float32 [N, F]; row 0 is the padding. They do not depend on the order of the
+    items."""
     features = dataset.feature_tables([modality])[modality].select(sorted(item_tokens[1:]))
     features = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
     return np.vstack([np.zeros_like(features[:1]), features[token_ranks(item_tokens[1:])]]).astype(np.float32)

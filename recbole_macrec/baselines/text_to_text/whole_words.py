@@ -1,7 +1,8 @@
 """Prompts of P5 and VIP5: words, items and users, with the running number of the word that each token belongs to.
 
-A wording is a line of words between spaces. ``{user}`` inside a word is the user's number; the words ``{history}``, ``{candidate}``
-and ``{candidates}`` are items, with commas between them. An item is one word: ``item_`` and the tokens of its ID.
+A wording is a line of words between spaces. ``{user}`` inside a word is the user's number; the words ``{history}``,
+``{candidate}`` and ``{candidates}`` are items, with commas between them. An item is one word: ``item_`` and the tokens of its
+ID.
 """
 from collections.abc import Sequence
 from typing import NamedTuple

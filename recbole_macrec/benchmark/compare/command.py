@@ -79,12 +79,16 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (default: 1)")
     parser.add_argument("--ip", default="localhost", help="address of the first machine")
-    parser.add_argument("--port", type=int, help=f"port of the first machine (default: a free one; for several machines {DEFAULT_PORT})")
+    parser.add_argument(
+        "--port", type=int, help=f"port of the first machine (default: a free one; for several machines {DEFAULT_PORT})"
+    )
     parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines (default: nproc)")
     parser.add_argument("--group_offset", type=int, default=0, help="rank of this machine's first process")
     parser.add_argument("--output", help="folder of the comparison (default for several models: a new folder in results/)")
     parser.add_argument("--result_file", metavar="F.json", help="one model: settings, results, versions, seconds")
-    parser.add_argument("--fresh", action="store_true", help="one model: start from the beginning although this command was interrupted before")
+    parser.add_argument(
+        "--fresh", action="store_true", help="one model: start from the beginning although this command was interrupted before"
+    )
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     return read_settings(parser, argv)
 
@@ -96,12 +100,19 @@ def check(models: list[str], request: Request, args: argparse.Namespace) -> None
     if args.nproc < 1:
         raise UserError(f"--nproc is {args.nproc}; expected at least 1.")
     if 0 < args.world_size < args.group_offset + args.nproc or args.group_offset < 0:
-        raise UserError(f"--world_size is {args.world_size} and --group_offset {args.group_offset}; expected a world_size of at least "
-                        "group_offset + nproc, the number of processes on all machines.")
+        raise UserError(
+            f"--world_size is {args.world_size} and --group_offset {args.group_offset}; expected a world_size of at least "
+            "group_offset + nproc, the number of processes on all machines."
+        )
     if (launch := read_launch()) and args.nproc not in (1, launch.local_size):
-        raise UserError(f"--nproc is {args.nproc}, but a launcher has started {launch.local_size} processes on this machine; leave --nproc out.")
+        raise UserError(
+            f"--nproc is {args.nproc}, but a launcher has started {launch.local_size} processes on this machine; leave "
+            "--nproc out."
+        )
     if args.result_file and (len(models) > 1 or args.output):
-        raise UserError("--result_file is for one model without --output; leave it out and use --output=DIR, which has all results.")
+        raise UserError(
+            "--result_file is for one model without --output; leave it out and use --output=DIR, which has all results."
+        )
     if args.fresh and (len(models) > 1 or args.output):
         raise UserError("--fresh is for one model without --output; to start from the beginning, name another --output=DIR.")
     for model in models:

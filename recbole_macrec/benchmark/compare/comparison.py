@@ -63,8 +63,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = new_parser("python -m recbole_macrec.benchmark compare", __doc__)
     parser.add_argument("--models", required=True, help="such as MACRec,TIGER,SASRec")
     parser.add_argument("--datasets", default="arts-toy", help="such as Instruments,Arts (default: arts-toy)")
-    parser.add_argument("--pairs", default="", help="pairs to test, such as MACRec:TIGER,MACRec:SASRec (default: the best model "
-                                                    "against each other model)")
+    parser.add_argument(
+        "--pairs",
+        default="",
+        help="pairs to test, such as MACRec:TIGER,MACRec:SASRec (default: the best model against each other model)",
+    )
     add_matrix_options(parser)
     return read_settings(parser, argv)
 
@@ -76,7 +79,9 @@ def add_matrix_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
     parser.add_argument("--tune", type=int, metavar="N", help="choose each model's settings from N tries by validation")
     parser.add_argument("--jobs", type=int, default=1, help="number of runs at a time (default: 1)")
-    parser.add_argument("--minutes", type=float, help="stop at a checkpoint after this many minutes; give the same command again to continue")
+    parser.add_argument(
+        "--minutes", type=float, help="stop at a checkpoint after this many minutes; give the same command again to continue"
+    )
     parser.add_argument("--ray", metavar="ADDRESS", help="run on the machines of this Ray cluster, such as auto")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
 
@@ -123,8 +128,10 @@ def compare(
     if read_launch():
         with group():
             if jobs > 1 or minutes is not None or ray or tries is not None:
-                raise UserError("With a launcher, all processes do one run after the other; leave out --jobs, --minutes, --ray and --tune, or "
-                                "start the command without torchrun.")
+                raise UserError(
+                    "With a launcher, all processes do one run after the other; leave out --jobs, --minutes, --ray and "
+                    "--tune, or start the command without torchrun."
+                )
         return _compare_together(matrix, output)
     deadline = time.time() + 60 * minutes if minutes is not None else None
     matrix.check()
@@ -187,8 +194,10 @@ def fusion_remark(record: dict) -> str:
     overlap, models = fusion["overlap"], fusion["models"]
     weights = ", ".join(f"{weight:.2f} {model}" for model, weight in zip(models, fusion["weights"]))
     hits = ", ".join(f"{share:.4f} {model}" for model, share in overlap["hit"].items())
-    return (f"{record['model']}, seed {record['seed']}: weights {weights}, chosen on validation. Hit@{overlap['k']} of the models among "
-            f"the candidates: {hits}; of at least one of them: {overlap['oracle']:.4f}.")
+    return (
+        f"{record['model']}, seed {record['seed']}: weights {weights}, chosen on validation. Hit@{overlap['k']} of the models "
+        f"among the candidates: {hits}; of at least one of them: {overlap['oracle']:.4f}."
+    )
 
 
 def _notes(comparison: Comparison, dataset: str) -> dict[str, str]:
@@ -212,7 +221,9 @@ def _tests(comparison: Comparison, dataset: str, table: Table) -> tuple[list, li
     metrics = largest_k(table.metrics)
     if len(complete) < 2 or not metrics:
         return [], []
-    measured: dict[str, Sequence[Measured]] = {label: [Measured.of(run, metrics) for run in comparison.of(dataset, label)] for label in complete}
+    measured: dict[str, Sequence[Measured]] = {
+        label: [Measured.of(run, metrics) for run in comparison.of(dataset, label)] for label in complete
+    }
     pairs: Sequence = [pair for pair in comparison.pairs if set(pair) <= set(complete)]
     if not comparison.pairs:
         best = max(complete, key=lambda label: sum(run.values[metrics[-1]].mean() for run in measured[label]))

@@ -136,5 +136,7 @@ def seeds_of(text: str, first: int = FIRST_SEED) -> list[int]:
             raise UserError(f"--seeds={shown(text)}; expected seeds from 0 to {2**32 - 1}.")
         return numbers
     if not 1 <= numbers[0] <= MAX_SEEDS:
-        raise UserError(f"--seeds={shown(text)} is a number of seeds; expected 1 to {MAX_SEEDS}. For one given seed use --seed.")
+        raise UserError(
+            f"--seeds={shown(text)} is a number of seeds; expected 1 to {MAX_SEEDS}. For one given seed use --seed."
+        )
     return [first + i for i in range(numbers[0])]

@@ -15,7 +15,9 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total} runs, {elapsed}, {re
 POLL = 0.5  # seconds between two updates of the progress
 
 
-def run_all(runs: Sequence[Run], jobs: int, resources: Resources, cluster: Cluster | None = None, title: str = "Compare") -> None:
+def run_all(
+    runs: Sequence[Run], jobs: int, resources: Resources, cluster: Cluster | None = None, title: str = "Compare"
+) -> None:
     """Do the unfinished runs of ``runs``, including those that failed before.
 
     Args:
@@ -27,7 +29,9 @@ def run_all(runs: Sequence[Run], jobs: int, resources: Resources, cluster: Clust
     waiting = [run for run in runs if not run.finished]
     interval = 0.5 if sys.stderr.isatty() else 60  # seconds between two updates of the bar; few lines in a log
     done = len(runs) - len(waiting)
-    with tqdm(total=len(runs), initial=done, bar_format=BAR, desc=title, disable=not waiting, mininterval=interval, miniters=0) as bar:
+    with tqdm(
+        total=len(runs), initial=done, bar_format=BAR, desc=title, disable=not waiting, mininterval=interval, miniters=0
+    ) as bar:
         if cluster:
             run_on_cluster(cluster, waiting, resources, bar)
         else:

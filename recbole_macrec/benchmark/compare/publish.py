@@ -46,11 +46,19 @@ def published_record(run: Run) -> dict:
     """
     settings = {name: value for name, value in run.spec.settings.items() if name != "data_path"}
     if fusion := run.result.get("fusion"):
-        command = f"python -m recbole_macrec.benchmark fuse DIR --models={_quoted(','.join(fusion['models']))} --top={settings['top']}"
-        record = {"label": run.spec.label, "command": command, **{name: run.result.get(name) for name in FIELDS}, "fusion": fusion}
+        names = _quoted(",".join(fusion["models"]))
+        command = f"python -m recbole_macrec.benchmark fuse DIR --models={names} --top={settings['top']}"
+        record = {
+            "label": run.spec.label,
+            "command": command,
+            **{name: run.result.get(name) for name in FIELDS},
+            "fusion": fusion,
+        }
         return record | {"settings": settings, "machine": run.result["hardware"], "curve": []}
     spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed} | settings
-    command = " ".join(["python run_recbole_macrec.py", *(f"--{name}={_quoted(word_of(value))}" for name, value in spec.items())])
+    command = " ".join(
+        ["python run_recbole_macrec.py", *(f"--{name}={_quoted(word_of(value))}" for name, value in spec.items())]
+    )
     record = {"label": run.spec.label, "command": command, **{name: run.result.get(name) for name in FIELDS}}
     return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}
 

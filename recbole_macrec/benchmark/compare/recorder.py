@@ -31,7 +31,12 @@ class RunRecorder(TrainingCallback):
         self.run = run
         self.curve = LearningCurve(run)
         self.rankings = KeptRankings() if run.keeps_ranks else None
-        self.callbacks: list[TrainingCallback] = [self, self.curve, TimeLimit(deadline, self.curve), ProgressWriter(run, progress)]
+        self.callbacks: list[TrainingCallback] = [
+            self,
+            self.curve,
+            TimeLimit(deadline, self.curve),
+            ProgressWriter(run, progress),
+        ]
         if self.rankings:
             self.callbacks.append(self.rankings)
 

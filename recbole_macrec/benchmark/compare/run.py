@@ -105,8 +105,10 @@ def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecor
     config = config_of(model, request, settings)
     check_valid_metric(config)
     if not has_test_data(config):
-        raise UserError(f"eval_args has the split {config['eval_args']['split']}, which leaves no test data for the results; choose a split with "
-                        "test data, such as {LS: valid_and_test}.")
+        raise UserError(
+            f"eval_args has the split {config['eval_args']['split']}, which leaves no test data for the results; choose a "
+            "split with test data, such as {LS: valid_and_test}."
+        )
     began = time.perf_counter()
     with fresh_logging(), hidden_words(), observe(recorder) as observation:
         result = recbole.quick_start.run(

@@ -115,7 +115,9 @@ class Ranks:
     def single(self) -> "Ranks":
         """The same targets, each in its own row."""
         rows = self.rows.tolist()
-        return replace(self, top=self.top[self.rows], histories=[self.histories[row] for row in rows], rows=np.arange(len(rows)))
+        return replace(
+            self, top=self.top[self.rows], histories=[self.histories[row] for row in rows], rows=np.arange(len(rows))
+        )
 
     def save(self, path: Path) -> None:
         arrays = {name: getattr(self, name) for name in ("users", "items", "targets", "ranks", "top", "counts", "rows")}
@@ -136,7 +138,9 @@ class Ranks:
                 named[kind][name] = arrays.pop(key)
             return cls(histories=histories, **(named | arrays))
         except (KeyError, TypeError) as error:  # a missing or unknown array
-            raise UserError(f"{path} does not hold the ranks of a run ({error}); delete {path.parent} and run the comparison again.") from None
+            raise UserError(
+                f"{path} does not hold the ranks of a run ({error}); delete {path.parent} and run the comparison again."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,9 @@ class Run:
         try:
             return RunSpec(**read_json(path))
         except TypeError as error:  # a missing or unknown key
-            raise UserError(f"{path} is not the record of a run ({error}); delete {self.folder} and run the comparison again.") from None
+            raise UserError(
+                f"{path} is not the record of a run ({error}); delete {self.folder} and run the comparison again."
+            ) from None
 
     @property
     def finished(self) -> bool:
@@ -333,7 +339,9 @@ def write_run_spec(folder: Path, spec: RunSpec) -> Run:
     old, new = _spec_file(folder), json.loads(json.dumps(asdict(spec), default=str))
     if old.is_file():
         if differing := list(_differences(read_json(old), new)):
-            raise UserError(f"{folder} was started with other settings: {differing[0]}. Give the same settings, or another --output.")
+            raise UserError(
+                f"{folder} was started with other settings: {differing[0]}. Give the same settings, or another --output."
+            )
     write_json(new, folder / RUN_SPEC)
     return Run(folder)
 
@@ -364,7 +372,9 @@ def read_json(path: Path, kind: type = dict) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read ({error}); delete it and run the comparison again.") from None
     if not isinstance(content, kind):
-        raise UserError(f"{path} holds a {type(content).__name__}, expected a {kind.__name__}; delete it and run the comparison again.")
+        raise UserError(
+            f"{path} holds a {type(content).__name__}, expected a {kind.__name__}; delete it and run the comparison again."
+        )
     return content
 
 

@@ -128,7 +128,9 @@ def compare_pairs(
     tested, untested = [], []
     for metric in metrics:
         for first, second in pairs:
-            values = [(a.values[metric], b.in_order_of(a, metric)) for a, b in zip(measured[first], measured[second], strict=True)]
+            values = [
+                (a.values[metric], b.in_order_of(a, metric)) for a, b in zip(measured[first], measured[second], strict=True)
+            ]
             if any(other is None for _, other in values):
                 untested += [(first, second)] * ((first, second) not in untested)
                 continue

@@ -211,7 +211,8 @@ def print_table(table: Table) -> None:
     styles = {0: "", 1: "bold", 2: "underline"}
     for row, texts in zip(table.rows, plain_rows(table)):
         places = [0, *(row.cells[name].place for name in table.columns), 0]
-        shown.add_row(*(Text(text, styles[place]) for text, place in zip(texts, places)))  # Text, since labels may contain "[...]"
+        # Text, since labels may contain "[...]"
+        shown.add_row(*(Text(text, styles[place]) for text, place in zip(texts, places)))
     console = Console()
     needed = Console(width=1000).measure(shown).maximum  # not cut in a narrow terminal or a pipe
     Console(width=max(console.width, needed)).print(shown)
@@ -224,7 +225,10 @@ def markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         names = header(table)
         lines += [f"# {table.title}", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-        lines += ["| " + " | ".join(map(_cell_text, row)) + " |" for row in plain_rows(table, lambda c: marks[c.place].format(c.text()))]
+        lines += [
+            "| " + " | ".join(map(_cell_text, row)) + " |"
+            for row in plain_rows(table, lambda c: marks[c.place].format(c.text()))
+        ]
         lines += ["", *_test_lines(table), " ".join(filter(None, [table.precision, table.foot])), ""]
     return "\n".join(lines)
 
@@ -236,7 +240,8 @@ def _test_lines(table: Table) -> list[str]:
     lines = ["| first | second | metric | difference | 95 % interval | p | p, Holm | the first is |", "|" + "---|" * 8]
     for t in table.tests:
         lines.append(
-            f"| {_cell_text(t.first)} | {_cell_text(t.second)} | {t.metric} | {t.difference:+.4f} | {t.low:+.4f} to {t.high:+.4f} | {t.p:.2g} | "
+            f"| {_cell_text(t.first)} | {_cell_text(t.second)} | {t.metric} | {t.difference:+.4f} | {t.low:+.4f} to "
+            f"{t.high:+.4f} | {t.p:.2g} | "
             f"{t.p_holm:.2g} | {'no different' if t.verdict == 'no difference' else t.verdict} |"
         )
     return [*lines, "", *test_notes(table), ""]
@@ -249,7 +254,9 @@ def test_notes(table: Table) -> list[str]:
         test = table.tests[0]
         users = f"{test.users:,} test users" if test.rows == test.users else f"{test.rows:,} test rows of {test.users:,} users"
         effects = "users" if test.seeds == 1 else "seeds and users"
-        notes.append(f"Paired over {users}: two-sided test and 95 % interval by a mixed model, with random effects of {effects}.")
+        notes.append(
+            f"Paired over {users}: two-sided test and 95 % interval by a mixed model, with random effects of {effects}."
+        )
         if test.seeds == 1:
             notes.append("With one seed, a difference is one between these two runs; other seeds may give another.")
     notes += precision_differences(table)
@@ -273,7 +280,12 @@ def latex(tables: Sequence[Table]) -> str:
     lines: list[str] = []
     for table in tables:
         names = header(table)[:-1]
-        lines += ["\\begin{table}", "\\centering", f"\\caption{{{_escaped(_caption(table))}}}", f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}"]
+        lines += [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{_escaped(_caption(table))}}}",
+            f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        ]
         lines += ["\\hline", " & ".join(map(_escaped, names)) + " \\\\", "\\hline"]
         for row in plain_rows(table, lambda cell: marks[cell.place].format(cell.text("$\\pm$"))):
             lines.append(" & ".join([_escaped(row[0]), *row[1:-1]]) + " \\\\")
@@ -299,7 +311,15 @@ def comma_separated(tables: Sequence[Table]) -> str:
             for name, cell in row.cells.items():
                 if cell.values:
                     figures = [cell.mean, cell.deviation, len(cell.values)]
-                    writer.writerow([_spreadsheet_text(table.title), _spreadsheet_text(row.label), name, *figures, *(row.precision.get(s) for s in ("training", "evaluation"))])
+                    writer.writerow(
+                        [
+                            _spreadsheet_text(table.title),
+                            _spreadsheet_text(row.label),
+                            name,
+                            *figures,
+                            *(row.precision.get(s) for s in ("training", "evaluation")),
+                        ]
+                    )
     return file.getvalue()
 
 

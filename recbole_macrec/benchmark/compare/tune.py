@@ -110,7 +110,9 @@ def _folder(folder: Path, dataset: str, variant: Variant) -> Path:
     return folder / TUNE / dataset / file_name(variant.label)
 
 
-def choose(matrix: Matrix, folder: Path, runs_of: dict[tuple[str, str], list[Run]]) -> dict[tuple[str, str], dict[str, Any]] | None:
+def choose(
+    matrix: Matrix, folder: Path, runs_of: dict[tuple[str, str], list[Run]]
+) -> dict[tuple[str, str], dict[str, Any]] | None:
     """Choose the try with the best validation score for each (dataset, label), and write best.json.
 
     Args:

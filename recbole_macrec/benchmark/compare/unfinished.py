@@ -30,7 +30,8 @@ from recbole_macrec.utils.files import remove_unfinished, sha256_of
 from recbole_macrec.utils.unique_names import unique_folder
 
 UNFINISHED, POINTER, LOCK = "unfinished", "run.json", ".lock"
-WITHOUT_EFFECT = (*PLACE, "checkpoint_dir", "device", "log_wandb", "wandb_project", "local_rank")  # settings that do not change results
+# settings that do not change results
+WITHOUT_EFFECT = (*PLACE, "checkpoint_dir", "device", "log_wandb", "wandb_project", "local_rank")
 
 
 @dataclass(frozen=True)

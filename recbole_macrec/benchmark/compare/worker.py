@@ -99,7 +99,9 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
             remove_unfinished(place)
         try:
             with group():
-                record = run_model(run.spec.model, request_of(run.spec, folder, resources), RunRecorder(run, resources.deadline, progress))
+                record = run_model(
+                    run.spec.model, request_of(run.spec, folder, resources), RunRecorder(run, resources.deadline, progress)
+                )
         except Paused:
             return
         except Exception as error:

@@ -3,13 +3,14 @@
     python -m recbole_macrec.benchmark fuse DIR --models=MACRec,SASRecPerUser
 
 DIR is the --output of a comparison whose runs of these models are finished. For each data set and seed the candidates of a test
-row are the --top best items of every model. Every model scores all of them by its log-probability, and a candidate's fused score is
+row are the --top best items of every model. Every model scores all of them by its log-probability, and a candidate's fused
+score is
 
     s(item) = sum_m w_m log p_m(item | history)
 
-The weights are chosen on the validation rows by the option valid_metric, and applied once to the test rows. The fused row is named
-after its models ("MACRec + SASRecPerUser") and appears in the tables, the paired tests and the report of the comparison. Given again,
-the command does what is missing.
+The weights are chosen on the validation rows by the option valid_metric, and applied once to the test rows. The fused row is
+named after its models ("MACRec + SASRecPerUser") and appears in the tables, the paired tests and the report of the comparison.
+Given again, the command does what is missing.
 """
 import time
 from collections.abc import Sequence
@@ -152,8 +153,10 @@ def _numbers(first: Member, member: Member) -> np.ndarray:
     """Item numbers of ``first`` for each item number of ``member``; int64 [N]."""
     known = {token: number for number, token in enumerate(first.tokens)}
     if known.keys() != set(member.tokens):
-        raise UserError(f"{first.label} and {member.label} know different items, so their scores cannot be added; compare them with "
-                        "the same missing_images and missing_texts.")
+        raise UserError(
+            f"{first.label} and {member.label} know different items, so their scores cannot be added; compare them with "
+            "the same missing_images and missing_texts."
+        )
     return np.array([known[token] for token in member.tokens])
 
 
@@ -161,7 +164,9 @@ def _order(first: Member, rows: Rows, member: Member, own: Rows) -> np.ndarray:
     place = {key: row for row, key in enumerate(own.keys(member.tokens))}
     keys = rows.keys(first.tokens)
     if place.keys() != set(keys):
-        raise UserError(f"{first.label} and {member.label} were evaluated on different rows; compare them under the same eval_args.")
+        raise UserError(
+            f"{first.label} and {member.label} were evaluated on different rows; compare them under the same eval_args."
+        )
     return np.array([place[key] for key in keys])
 
 
@@ -173,8 +178,10 @@ def _fuse_runs(runs: Sequence[Run], target: Run, top: int) -> None:
     config, items = first.config, len(first.tokens)
     check_whole(max(config["topk"]), top=top)
     if missing := [need for need in _needs(first) if need not in SUPPORTED]:
-        raise UserError(f"metrics is {config['metrics']}, which need {', '.join(missing)}; a fusion ranks only its candidates. Compare "
-                        "with metrics of the first k items, such as Hit and NDCG.")
+        raise UserError(
+            f"metrics is {config['metrics']}, which need {', '.join(missing)}; a fusion ranks only its candidates. Compare "
+            "with metrics of the first k items, such as Hit and NDCG."
+        )
     valid = score_candidates(members, "valid", top)
     metric = str(config["valid_metric"]).lower()
 
@@ -189,8 +196,8 @@ def _fuse_runs(runs: Sequence[Run], target: Run, top: int) -> None:
     result = _metrics(first, ranks)
     seconds = time.perf_counter() - began
     write_json({
-        **{name: runs[0].result[name] for name in ("dataset", "seed", "versions", "commit", "hardware", "test_users", "test_rows")},
-        "model": target.spec.model,
+        **{name: runs[0].result[name] for name in ("dataset", "seed", "versions", "commit", "hardware", "test_users",
+        "test_rows")}, "model": target.spec.model,
         "test_result": result,
         "test_detail": None,
         "best_valid_score": round(score, 6),
@@ -203,8 +210,8 @@ def _fuse_runs(runs: Sequence[Run], target: Run, top: int) -> None:
             "overlap": overlap(single, test.rows.row, max(config["topk"])),
         },
         "seconds": {
-            "training": round(sum(run.result["seconds"]["training"] + run.result["seconds"].get("pretraining", 0) for run in runs), 3),
-            "fusion": round(seconds, 3),
+            "training": round(sum(run.result["seconds"]["training"] + run.result["seconds"].get("pretraining",
+            0) for run in runs), 3), "fusion": round(seconds, 3),
             "total": round(seconds + sum(run.result["seconds"]["total"] for run in runs), 3),
             "cpu": round(time.process_time() - cpu_began + sum(run.result["seconds"]["cpu"] for run in runs), 3),
         },

@@ -36,7 +36,8 @@ class Rows:
     best: np.ndarray
 
     def keys(self, tokens: np.ndarray) -> list[tuple]:
-        """What identifies each row in every model: the user, the targets' ``tokens`` [N], and the number of equal rows before."""
+        """What identifies each row in every model: the user, the targets' ``tokens`` [N], and the number of equal rows
+        before."""
         return row_keys(self.users, tokens[self.target], np.searchsorted(self.row, np.arange(len(self.users))))
 
 
@@ -63,11 +64,16 @@ class Member:
         self.loaders = {"valid": valid, "test": test}
         for split, loader in self.loaders.items():
             if not isinstance(loader, FullSortEvalDataLoader) or not len(loader):
-                raise UserError(f"{run.spec.name} does not rank all items for {split} rows; set eval_args so that both splits have "
-                                "rows and mode is full.")
+                raise UserError(
+                    f"{run.spec.name} does not rank all items for {split} rows; set eval_args so that both splits have "
+                    "rows and mode is full."
+                )
         self.model.eval()
         dataset = test._dataset
-        self.trainer.tot_item_num, self.trainer.item_tensor = dataset.item_num, dataset.get_item_feature().to(self.trainer.device)
+        self.trainer.tot_item_num, self.trainer.item_tensor = (
+            dataset.item_num,
+            dataset.get_item_feature().to(self.trainer.device),
+        )
         self.dataset = dataset
         self.tokens = np.asarray(dataset.field2id_token[dataset.iid_field], dtype=str)
         self.seconds = dict.fromkeys(self.loaders, 0.0)

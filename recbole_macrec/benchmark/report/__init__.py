@@ -41,7 +41,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--output", metavar="FILE.html", help="default: report.html in the folder")
     parser.add_argument("--users", type=int, default=200, help="number of test users shown of each dataset (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="random seed for choosing these users (default: 0)")
-    parser.add_argument("--image_megabytes", type=float, default=3, help="total size of the item images, shrunk to a few KB each (default: 3)")
+    parser.add_argument(
+        "--image_megabytes", type=float, default=3, help="total size of the item images, shrunk to a few KB each (default: 3)"
+    )
     parser.add_argument("--data_path", help="folder of the datasets, if they were moved after the runs")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     args, settings = read_settings(parser, argv)

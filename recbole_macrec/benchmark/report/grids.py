@@ -90,7 +90,9 @@ def verdict(table: Table) -> str:
     alike = [t.second for t in own if t.verdict == "no difference"]
     sentence = f"{best.label} has the highest {metric}, {best.cells[metric].text()}"
     if beaten:
-        sentence += f"; significantly better than {join_names(beaten)}" + " between these runs of one seed" * (own[0].seeds == 1)
+        sentence += f"; significantly better than {join_names(beaten)}" + " between these runs of one seed" * (
+            own[0].seeds == 1
+        )
     if alike:
         sentence += f"; no significant difference from {join_names(alike)}"
     return sentence + "."
@@ -106,7 +108,8 @@ def semantic_ids(comparison: Comparison, dataset: str) -> Grid | None:
     numeric = ("collisions", "distinct IDs", "items")
     names = ("model", "modality", *numeric, "codes in use, by layer", "perplexity, by layer")
     grid = Grid(
-        "Before collisions are resolved, mean over the seeds. Perplexity: the number of equally used codes with the same entropy",
+        "Before collisions are resolved, mean over the seeds. Perplexity: the number of equally used codes with the same "
+        "entropy",
         [(name, name in numeric) for name in names],
     )
     for label in comparison.labels:

@@ -111,7 +111,9 @@ def _section(comparison: Comparison, table: Table, dataset: str, paths: list[Pat
         runs=provenance.runs(comparison, dataset, largest_k(table.metrics)),
         own_settings=own,
         shared_settings=shared,
-        figures={kind: [_rendered(comparison, dataset, figure, paths) for figure in of_kind] for kind, of_kind in figures.items()},
+        figures={
+            kind: [_rendered(comparison, dataset, figure, paths) for figure in of_kind] for kind, of_kind in figures.items()
+        },
     )
 
 

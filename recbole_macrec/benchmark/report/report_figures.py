@@ -36,7 +36,9 @@ def intervals(table: Table) -> list[CaptionedFigure]:
     for metric in dict.fromkeys(test.metric for test in table.tests):
         rows = [(f"{t.first} − {t.second}", t.difference, t.low, t.high) for t in table.tests if t.metric == metric]
         caption = "Mean difference with its 95 % interval; right of 0 the first model is better."
-        figures.append(CaptionedFigure(f"difference-{file_name(metric)}", Intervals(f"Difference in {metric}", metric, rows), caption))
+        figures.append(
+            CaptionedFigure(f"difference-{file_name(metric)}", Intervals(f"Difference in {metric}", metric, rows), caption)
+        )
     return figures
 
 
@@ -102,14 +104,23 @@ def groups(comparison: Comparison, dataset: str) -> list[CaptionedFigure]:
         nonempty = [number for number, of_group in enumerate(inside) if of_group.any()]
         bounds = [*study["from"], None]
         ticks = [f"{range_text(bounds[i], bounds[i + 1])}\n{inside[i].sum():,}" for i in nonempty]
-        x = "training interactions of the target item" if study["by"] == "target_count" else "interactions before the target item"
+        x = (
+            "training interactions of the target item"
+            if study["by"] == "target_count"
+            else "interactions before the target item"
+        )
         for metric in metrics:
             figure = Figure(f"{metric} by {x}", f"{x}; below: number of test rows", metric, ticks)
             for label in comparison.labels:
                 of_row = row_means(rows.get(label, []), metric)
-                pairs = [mean_and_error([of_row[key] for key, member in zip(keys, inside[i]) if member and key in of_row]) for i in nonempty]
+                pairs = [
+                    mean_and_error([of_row[key] for key, member in zip(keys, inside[i]) if member and key in of_row])
+                    for i in nonempty
+                ]
                 figure.series[label] = ([mean for mean, _ in pairs], [error for _, error in pairs])
-            caption = "Mean over the test rows of a group, each averaged over the seeds, with 95 % intervals (normal approximation)."
+            caption = (
+                "Mean over the test rows of a group, each averaged over the seeds, with 95 % intervals (normal approximation)."
+            )
             figures.append(CaptionedFigure(f"{study['by']}-{file_name(metric)}", figure, caption))
     return figures
 
@@ -145,7 +156,10 @@ def code_use(comparison: Comparison, dataset: str) -> list[CaptionedFigure]:
             }
             figure = _code_use_figure(f"{modality}, layer {layer}", counts)
             if figure is not None:
-                caption = "Items per code before collisions are resolved, most used first, mean over the seeds; a flat line is even use."
+                caption = (
+                    "Items per code before collisions are resolved, most used first, mean over the seeds; "
+                    "a flat line is even use."
+                )
                 figures.append(CaptionedFigure(f"codes-{file_name(modality)}-{layer}", figure, caption, SMALL))
     return figures
 

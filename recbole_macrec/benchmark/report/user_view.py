@@ -47,7 +47,9 @@ def build_user_view(comparison: Comparison, dataset: str, options: UserViewOptio
     if not common:
         return None
     targets = Counter(user for user, *_ in common)
-    chosen = sorted(random.Random(options.seed).sample(common, min(options.users, len(common))), key=lambda key: (len(key[0]), key))
+    chosen = sorted(
+        random.Random(options.seed).sample(common, min(options.users, len(common))), key=lambda key: (len(key[0]), key)
+    )
     seen = max(_seen(run) for run in runs.values())
     users = [
         _user(_name(key, targets), {label: (ranks[label], rows[label][key]) for label in runs}, seen) for key in chosen

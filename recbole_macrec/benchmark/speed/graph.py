@@ -20,7 +20,9 @@ from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.config.options import hidden_words
 from recbole_macrec.utils.hardware import keep_freed_memory, peak_host_memory
 
-MODELS: dict[str, type[PairwiseRecommender]] = {model.__name__: model for model in BASELINES if issubclass(model, PairwiseRecommender)}
+MODELS: dict[str, type[PairwiseRecommender]] = {
+    model.__name__: model for model in BASELINES if issubclass(model, PairwiseRecommender)
+}
 FEATURES = {"visual": 128, "acoustic": 128, "textual": 128}  # as in TikTok
 USER_INTERACTIONS = 20  # mean number of a user in the synthetic catalogues
 
@@ -45,7 +47,9 @@ class SyntheticDataset:
         items = 1 + (size.items * rng.random(size.interactions) ** 2).astype(np.int64)
         self.numbers = dict(zip(fields, (size.users + 1, size.items + 1)))
         self.inter_feat = dict(zip(fields, (torch.from_numpy(users), torch.from_numpy(items))))
-        self.field2id_token = {field: np.array(["[PAD]", *map(str, range(1, number))]) for field, number in self.numbers.items()}
+        self.field2id_token = {
+            field: np.array(["[PAD]", *map(str, range(1, number))]) for field, number in self.numbers.items()
+        }
         self.item_features = {}
         for modality, width in FEATURES.items():
             matrix = rng.standard_normal((size.items + 1, width), dtype=np.float32)

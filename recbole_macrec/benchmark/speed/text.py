@@ -1,4 +1,5 @@
-"""Speed of the text-to-text models, and of their ranking beside transformers' constrained ``generate`` with the same weights."""
+"""Speed of the text-to-text models, and of their ranking beside transformers' constrained ``generate`` with the same
+weights."""
 import multiprocessing
 
 import numpy as np
@@ -31,7 +32,9 @@ def measure(name: str, args) -> dict:
     """Measure one model; a sample of training is a target with the samples of all tasks."""
     import recbole_macrec  # noqa: F401  registers the models in a new process
 
-    subject = prepare(args.dataset, args.data_path, args.modality, model=name, backbone=args.backbone, train_batch_size=args.batch)
+    subject = prepare(
+        args.dataset, args.data_path, args.modality, model=name, backbone=args.backbone, train_batch_size=args.batch
+    )
     batches = first_batches(subject, args.timed_steps)
     samples = sum(len(batch) for batch in batches)
     train_rate = samples / median_seconds(lambda: subject.trainer.train_steps(batches), args.repeats)

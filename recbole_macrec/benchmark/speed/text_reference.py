@@ -51,7 +51,10 @@ class TextReference:
         longest = max(len(prompt.tokens) for prompt in prompts)
         rows = [[0] * (longest - len(prompt.tokens)) + prompt.tokens for prompt in prompts]
         keep = [[0] * (longest - len(prompt.tokens)) + [1] * len(prompt.tokens) for prompt in prompts]
-        return {"input_ids": torch.tensor(rows, device=self.model.device), "attention_mask": torch.tensor(keep, device=self.model.device)}
+        return {
+            "input_ids": torch.tensor(rows, device=self.model.device),
+            "attention_mask": torch.tensor(keep, device=self.model.device),
+        }
 
     def _encoder_inputs(self, prompts) -> dict[str, torch.Tensor]:
         """Prompts as embeddings, as whole-word and visual embeddings are no part of the backbone."""

@@ -27,7 +27,9 @@ def rank_with(run: Run, beams: Sequence[int]) -> dict[str, dict[str, float]]:
     if not missing:
         return metrics
     if run.spec.model not in generative_names():
-        raise UserError(f"{run.spec.model} has no beam search; choose generative models with --models: {', '.join(generative_names())}.")
+        raise UserError(
+            f"{run.spec.model} has no beam search; choose generative models with --models: {', '.join(generative_names())}."
+        )
     topk = max(run.result["settings"]["topk"])
     if min(beams) < topk:
         raise UserError(f"beams has {min(beams)}, below the largest topk {topk}; remove it from the study, or lower topk.")

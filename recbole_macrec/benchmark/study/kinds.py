@@ -130,7 +130,9 @@ def collisions(comparison: Comparison, study: dict) -> Study:
             if by_seed:
                 perplexity = " ".join(f"{statistics.fmean(p):.0f}" for p in zip(*(values["perplexity"] for values in by_seed)))
                 distinct = round(statistics.fmean(values["distinct"] for values in by_seed))
-                result.rows.append([label, modality, *_collision_rates(runs, modality), by_seed[0]["items"], distinct, perplexity])
+                result.rows.append(
+                    [label, modality, *_collision_rates(runs, modality), by_seed[0]["items"], distinct, perplexity]
+                )
     series = {
         m: means_and_deviations(_collision_rates(comparison.of(dataset, label), m) for label in comparison.labels)
         for m in _modalities(comparison)
@@ -185,7 +187,9 @@ def sweeps(comparison: Comparison, study: dict) -> Study:
             points.append((str(value) + (" (default)" if missing else ""), _test_means(runs, metrics)))
         result.rows += [[option, value, *(number for pair in pairs for number in pair)] for value, pairs in points]
         series = {m: means_and_deviations(pairs[i] for _, pairs in points) for i, m in enumerate(metrics)}
-        result.figures[file_name(option)] = Figure(study["title"], option, "test", [value for value, _ in points], series, lines=True)
+        result.figures[file_name(option)] = Figure(
+            study["title"], option, "test", [value for value, _ in points], series, lines=True
+        )
     return result
 
 
@@ -234,7 +238,9 @@ def groups(comparison: Comparison, study: dict) -> Study:
                 series[metric].setdefault(label, []).append(pair)
     for metric, bars in series.items():
         plotted = {label: means_and_deviations(pairs) for label, pairs in bars.items()}
-        result.figures[f"{study['by']}-{file_name(metric)}"] = Figure(study["title"], study["by"].replace("_", " "), metric, ticks, plotted)
+        result.figures[f"{study['by']}-{file_name(metric)}"] = Figure(
+            study["title"], study["by"].replace("_", " "), metric, ticks, plotted
+        )
     return result
 
 

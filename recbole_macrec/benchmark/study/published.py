@@ -29,7 +29,9 @@ def published(comparison: Comparison, study: dict) -> Study:
         runs = [comparison.of(dataset, label) for label in comparison.labels]
         items = [over_seeds([run.result["test_result"].get(metric) for run in own]) for own in runs]
         ids = [over_seeds([id_level(run, metric) for run in own]) for own in runs]
-        paper: list[tuple[float | None, float | None]] = [(papers.get(label, {}).get(metric), None) for label in comparison.labels]
+        paper: list[tuple[float | None, float | None]] = [
+            (papers.get(label, {}).get(metric), None) for label in comparison.labels
+        ]
         plotted = {"items": items}
         _add(result, items, metric, f"{metric} std")
         if any(mean is not None for mean, _ in ids):

@@ -44,7 +44,9 @@ def main(argv: list[str]) -> int:
 def _main(argv: list[str]) -> int:
     with group() as processes:
         if processes.size > 1:
-            raise UserError("a study starts processes itself; start it without torchrun, and use --jobs or --ray for parallel runs.")
+            raise UserError(
+                "a study starts processes itself; start it without torchrun, and use --jobs or --ray for parallel runs."
+            )
     args, settings = parse(argv)
     study = read_study(args.name)
     request = Request("", tuple(args.config_files.split()), settings)
@@ -62,7 +64,8 @@ def _main(argv: list[str]) -> int:
         output = Path(args.output) if len(datasets) == 1 else Path(args.output) / dataset
         seeds = seeds_of(args.seeds, int(request.value("seed", FIRST_SEED)))
         variants = variants_of(study, models, dataset, settings)
-        pairs = [] if models else [(variants[0].label, other.label) for other in variants[1:]]  # compare the full model with each variant
+        # compare the full model with each variant
+        pairs = [] if models else [(variants[0].label, other.label) for other in variants[1:]]
         matrix = Matrix(variants, [dataset], seeds, settings, pairs)
         matrix.check(vars(args))
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
@@ -94,7 +97,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = new_parser("python -m recbole_macrec.benchmark study", __doc__)
     parser.add_argument("name", help="name of a study, or path of a YAML file")
     parser.add_argument("--models", help="models or variants to run instead of those of the study")
-    parser.add_argument("--datasets", "--dataset", default="arts-toy", help="comma-separated, such as Instruments,Arts (default: arts-toy)")
+    parser.add_argument(
+        "--datasets", "--dataset", default="arts-toy", help="comma-separated, such as Instruments,Arts (default: arts-toy)"
+    )
     add_matrix_options(parser)
     return read_settings(parser, argv)
 
@@ -129,7 +134,9 @@ def read_study(name: str) -> dict:
         "model" in variant for variant in study.get("variants", {"": {}}).values()
     )
     if not has_models:
-        raise UserError(f"{path}: expected 'models', 'model' with 'variants' or 'sweeps', or 'variants' that each have a 'model'.")
+        raise UserError(
+            f"{path}: expected 'models', 'model' with 'variants' or 'sweeps', or 'variants' that each have a 'model'."
+        )
     return {"title": path.stem} | study
 
 

@@ -81,7 +81,10 @@ def derive(
     for key in {**defaults, **paper, **types}:
         field = base.model_fields[key]
         annotation = types.get(key) or Annotated.__class_getitem__((field.annotation, *(field.metadata or [None])))  # type: ignore[attr-defined]
-        fields[key] = (annotation, option(defaults.get(key, field.default), field.description or "", paper.get(key, paper_of(field))))
+        fields[key] = (
+            annotation,
+            option(defaults.get(key, field.default), field.description or "", paper.get(key, paper_of(field))),
+        )
     return create_model(name, __base__=base, __module__=__name__, **fields)
 
 
@@ -130,7 +133,9 @@ def _number(value: Any) -> Any:
 
 
 Text = Annotated[str, Strict()]
-FilePath = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value), Strict()]
+FilePath = Annotated[
+    str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value), Strict()
+]
 Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, BeforeValidator(_plain), Strict(), Field(le=LARGEST)]
 Count = Annotated[Whole, Field(ge=0)]
@@ -250,7 +255,11 @@ def _range(metadata: Any) -> str:
     limits: dict[str, float] = {}
     for one in metadata:
         for constraint in getattr(one, "metadata", None) or [one]:  # Field(ge=0) in an annotation holds its constraints
-            limits |= {sign: getattr(constraint, sign) for sign in ("ge", "gt", "le", "lt") if getattr(constraint, sign, None) is not None}
+            limits |= {
+                sign: getattr(constraint, sign)
+                for sign in ("ge", "gt", "le", "lt")
+                if getattr(constraint, sign, None) is not None
+            }
     if limits.get("le") == LARGEST:
         del limits["le"]
     if "ge" in limits and "le" in limits:

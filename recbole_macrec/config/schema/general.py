@@ -103,7 +103,9 @@ class _InvRLOptions(PairwiseOptions, FeatureReaderOptions):
 
 class _LightGTOptions(PairwiseOptions, FeatureReaderOptions, LayerOptions):
     n_graph_layers: Layers = option(4, "Layers of LightGCN, at least n_layers", 4)
-    max_sequence_items: Positive = option(50, "Items of a user that the transformer reads: in training random ones, in ranking the latest", 50)
+    max_sequence_items: Positive = option(
+        50, "Items of a user that the transformer reads: in training random ones, in ranking the latest", 50
+    )
     target_in_input: Flag = option(False, "Leave the item to predict in the sequence", True)
     id_weight: Share = option(0.05, "Weight of the collaborative vectors in the score", 0.05)
     dropout_prob: Dropout = option(0.1, "Dropout of attention weights", 0.1)
@@ -111,8 +113,10 @@ class _LightGTOptions(PairwiseOptions, FeatureReaderOptions, LayerOptions):
     @model_validator(mode="after")
     def _check_layers(self) -> "_LightGTOptions":
         if self.n_graph_layers < self.n_layers:
-            raise UserError(f"n_graph_layers is {self.n_graph_layers}; expected at least n_layers ({self.n_layers}), as each layer reads "
-                            "the mean of one more graph layer.")
+            raise UserError(
+                f"n_graph_layers is {self.n_graph_layers}; expected at least n_layers ({self.n_layers}), as each layer reads "
+                "the mean of one more graph layer."
+            )
         return self
 
 

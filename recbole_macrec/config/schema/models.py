@@ -31,22 +31,28 @@ from recbole_macrec.errors import UserError
 
 WHOLE_ORDER = ("rec.meanrank", "rec.score")  # data needed by RecBole's metrics over the whole ranking
 
-_TRAINING = {"epochs": 200, "learner": "adamw", "weight_decay": 0.01, "clip_grad_norm": {"max_norm": 1.0}, "eval_batch_size": 1024}
+_TRAINING = {
+    "epochs": 200,
+    "learner": "adamw",
+    "weight_decay": 0.01,
+    "clip_grad_norm": {"max_norm": 1.0},
+    "eval_batch_size": 1024,
+}
 _PAPER = {"epochs": 200, "train_batch_size": 2048, "learner": "adamw", "learning_rate": 0.001, "weight_decay": 0.01,
           "MAX_ITEM_LIST_LENGTH": 20}
 
 
 def _check_beam_search(options: Any) -> None:
-    """Check the options of a beam search: it ranks only some items, so metrics over the whole ranking, such as GAUC, need another
-    ``decode``, and a list of k items needs k beams."""
+    """Check the options of a beam search: it ranks only some items, so metrics over the whole ranking, such as GAUC, need
+    another ``decode``, and a list of k items needs k beams."""
     mode = options.eval_args.mode
     modes = [mode] if isinstance(mode, str) else [mode.valid, mode.test]
     if options.decode == "beam" and "full" in modes:
         for metric in [options.metrics] if isinstance(options.metrics, str) else options.metrics:
             if not set(metric_information.get(metric.lower(), [])).isdisjoint(WHOLE_ORDER):
                 raise UserError(
-                    f"metrics contains {metric}, which needs a ranking of all items, but decode: beam ranks only the items that "
-                    "its beams find; set decode: exact, or remove the metric."
+                    f"metrics contains {metric}, which needs a ranking of all items, but decode: beam ranks only the items "
+                    "that its beams find; set decode: exact, or remove the metric."
                 )
     largest = max([options.topk] if isinstance(options.topk, int) else options.topk, default=0)
     if options.decode == "beam" and options.num_beams < largest:
@@ -70,8 +76,8 @@ class _GenerativeOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, Ne
     def _check_prompt(self) -> "_GenerativeOptions":
         if self.prompt == "task" and self.network == "decoder_only":
             raise UserError(
-                "prompt is task and network is decoder_only, which predicts all targets of a source in one pass without a prompt; "
-                "set prompt to source, or network to encoder_decoder."
+                "prompt is task and network is decoder_only, which predicts all targets of a source in one pass without a "
+                "prompt; set prompt to source, or network to encoder_decoder."
             )
         return self
 
@@ -81,13 +87,16 @@ class _GenerativeOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, Ne
         return self
 
 
-GenerativeOptions: Any = derive("GenerativeOptions", _GenerativeOptions, PROTOCOL | _TRAINING | {"rqvae_preset": "default"}, _PAPER)
+GenerativeOptions: Any = derive(
+    "GenerativeOptions", _GenerativeOptions, PROTOCOL | _TRAINING | {"rqvae_preset": "default"}, _PAPER
+)
 
 TIGEROptions: Any = derive(
     "TIGEROptions", GenerativeOptions,
     defaults={"max_modalities": 1, "quantizer": "rqvae", "collision": "extra_token", "prompt_length": 0},
     paper={"quantizer": "rqvae", "collision": "extra_token", "rqvae_preset": None, "con_layers": None, "con_positives": None,
-           "lambda_con": None, "lambda_align": None, "pseudo_labels": None, "contrast_temperature": None, "fusion": None, "prompt": None},
+           "lambda_con": None, "lambda_align": None, "pseudo_labels": None, "contrast_temperature": None, "fusion": None,
+           "prompt": None},
 )  # fmt: skip
 
 
@@ -95,7 +104,9 @@ class _MQL4GRecOptions(GenerativeOptions, ExplicitOptions):
     @model_validator(mode="after")
     def _check_history(self) -> "_MQL4GRecOptions":
         if self.history == "both" and self.network != "decoder_only":
-            raise UserError(f"history is both and network is {self.network}; set network to decoder_only, or history to single.")
+            raise UserError(
+                f"history is both and network is {self.network}; set network to decoder_only, or history to single."
+            )
         return self
 
 
@@ -106,8 +117,9 @@ class _MACRecOptions(_MQL4GRecOptions, ImplicitOptions):
 MQL4GRecOptions: Any = derive(
     "MQL4GRecOptions", _MQL4GRecOptions,
     defaults={"quantizer": "rqvae"},
-    paper={"quantizer": "rqvae", "sinkhorn_epsilon": 0.003, "learning_rate": 0.0005, "train_batch_size": 987, "rqvae_preset": None, "con_layers": None,
-           "con_positives": None, "lambda_con": None, "lambda_align": None, "pseudo_labels": None, "contrast_temperature": None},
+    paper={"quantizer": "rqvae", "sinkhorn_epsilon": 0.003, "learning_rate": 0.0005, "train_batch_size": 987,
+           "rqvae_preset": None, "con_layers": None, "con_positives": None, "lambda_con": None, "lambda_align": None,
+           "pseudo_labels": None, "contrast_temperature": None},
 )  # fmt: skip
 MACRecOptions: Any = derive("MACRecOptions", _MACRecOptions, defaults={}, paper={"train_batch_size": 987})
 
@@ -122,7 +134,10 @@ class _MMGRecOptions(GenerativeOptions):
     norm: Literal["pre_rms", "post_layer"] = option(
         "pre_rms", "RMSNorm before each layer of the network, or LayerNorm after its residual connection", "post_layer")
     decoder_positions: Literal["relative", "sinusoidal"] = option(
-        "relative", "Positions of the decoder: relative position biases, or sinusoidal encodings added to the embeddings", "sinusoidal")
+        "relative",
+        "Positions of the decoder: relative position biases, or sinusoidal encodings added to the embeddings",
+        "sinusoidal",
+    )
 
 
 _UNKNOWN = ("rqvae_preset", "rqvae_projection", "rqvae_hidden_sizes", "rqvae_epochs", "rqvae_batch_size", "rqvae_learning_rate",
@@ -133,9 +148,10 @@ MMGRecOptions: Any = derive(
     "MMGRecOptions", _MMGRecOptions,
     defaults={
         "representation": "graph", "quantizer": "rqvae", "collision": "popularity", "codebook_levels": 3, "codebook_size": 128,
-        "rqvae_projection": 0, "rqvae_hidden_sizes": (64,), "rqvae_epochs": 200, "rqvae_preset": "paper", "encoder_input": "graph",
-        "train_batch_size": 256, "encoder_attention": "bidirectional", "d_model": 64, "d_ff": 256, "num_heads": 4,
-        "d_kv": 16, "encoder_layers": 2, "decoder_layers": 2, "dropout_prob": 0.2, "prompt_length": 0, "MAX_ITEM_LIST_LENGTH": 32,
+        "rqvae_projection": 0, "rqvae_hidden_sizes": (64,), "rqvae_epochs": 200, "rqvae_preset": "paper",
+        "encoder_input": "graph", "train_batch_size": 256, "encoder_attention": "bidirectional", "d_model": 64, "d_ff": 256,
+        "num_heads": 4, "d_kv": 16, "encoder_layers": 2, "decoder_layers": 2, "dropout_prob": 0.2, "prompt_length": 0,
+        "MAX_ITEM_LIST_LENGTH": 32,
     },
     paper=dict.fromkeys(_UNKNOWN) | {
         "representation": "graph", "quantizer": "rqvae", "collision": "popularity", "codebook_levels": 3, "codebook_size": 128,
@@ -168,12 +184,15 @@ SASRecPerUserOptions: Any = derive(
     },
     paper=dict.fromkeys(_SASRecPerUserOptions.model_fields),
     types={"training": Literal["per_user"],
-           "d_kv": Annotated[Width, AfterValidator(_even), Described("an even whole number, as rotary positions rotate pairs of entries")]},
+           "d_kv": Annotated[Width, AfterValidator(_even), Described("an even whole number, as rotary positions rotate pairs "
+                                                                     "of entries")]},
 )  # fmt: skip
 
 
 class _MISSRecOptions(AnyModelOptions, TrainingOptions, PrecisionOptions):
-    embedding_size: Width = option(300, "Width D of item vectors, positions and both transformers; a multiple of num_heads", 300)
+    embedding_size: Width = option(
+        300, "Width D of item vectors, positions and both transformers; a multiple of num_heads", 300
+    )
     num_heads: Positive = option(4, "Attention heads", 4)
     d_ff: Width = option(256, "Width of the feed-forward layers", 256)
     encoder_layers: Layers = option(1, "Layers of the encoder, which reads the interests", 1)
@@ -181,10 +200,14 @@ class _MISSRecOptions(AnyModelOptions, TrainingOptions, PrecisionOptions):
     dropout_prob: Dropout = option(0.5, "Dropout probability", 0.5)
     use_ids: Flag = option(True, "Give every item an embedding of its own beside its features", True)
     temperature: Above0 = option(0.07, "Temperature of the softmax over all items", 0.07)
-    reg_weight: NotNegative = option(1e-4, "Weight of the norm of the pooled interests, a mean over the batch; the official code sums it", 1e-4)
+    reg_weight: NotNegative = option(
+        1e-4, "Weight of the norm of the pooled interests, a mean over the batch; the official code sums it", 1e-4
+    )
     interest_ratio: Annotated[Number, Field(gt=0, le=1)] = option(
         0.1, "Clusters as a share of all item vectors; many make k-means the slowest step", 0.5)
-    pass_tokens: Positive | None = option(None, "About the maximum number of items of a forward pass; None: 4,096 on CPU, 131,072 on GPU")
+    pass_tokens: Positive | None = option(
+        None, "About the maximum number of items of a forward pass; None: 4,096 on CPU, 131,072 on GPU"
+    )
 
     @model_validator(mode="after")
     def _check_heads(self) -> "_MISSRecOptions":
@@ -195,10 +218,10 @@ class _MISSRecOptions(AnyModelOptions, TrainingOptions, PrecisionOptions):
 
 MISSRecOptions: Any = derive(
     "MISSRecOptions", _MISSRecOptions,
-    defaults=PROTOCOL | _TRAINING | {"epochs": 300, "train_batch_size": 512, "learner": "adam", "weight_decay": 0.0, "scheduler": "constant",
-                                     "warmup_ratio": 0.0, "clip_grad_norm": None},
-    paper=dict.fromkeys(("training_preset", "training", "scheduler", "warmup_ratio")) | {"epochs": 300, "train_batch_size": 512, "learner": "adam", "learning_rate": 0.001, "stopping_step": 10,
-                               "MAX_ITEM_LIST_LENGTH": 20},
+    defaults=PROTOCOL | _TRAINING | {"epochs": 300, "train_batch_size": 512, "learner": "adam", "weight_decay": 0.0,
+                                     "scheduler": "constant", "warmup_ratio": 0.0, "clip_grad_norm": None},
+    paper=dict.fromkeys(("training_preset", "training", "scheduler", "warmup_ratio")) | {"epochs": 300, "train_batch_size": 512,
+                               "learner": "adam", "learning_rate": 0.001, "stopping_step": 10, "MAX_ITEM_LIST_LENGTH": 20},
     types={"training": Literal["per_target"]},
 )  # fmt: skip
 
@@ -219,18 +242,19 @@ class _LCRecOptions(_TextOptions, InstructionOptions):
 
 
 _TEXT = PROTOCOL | _TRAINING | {
-    "max_modalities": 1, "rqvae_preset": "default", "eval_batch_size": 256, "d_model": 64, "d_ff": 256, "num_heads": 4, "d_kv": 16,
-    "decoder_layers": 2,
+    "max_modalities": 1, "rqvae_preset": "default", "eval_batch_size": 256, "d_model": 64, "d_ff": 256, "num_heads": 4,
+    "d_kv": 16, "decoder_layers": 2,
 }  # fmt: skip
 _T5 = _TEXT | {"quantizer": "cid", "scheduler": "linear"}
-_NOT_OF_THE_BACKBONES = dict.fromkeys([*SemanticIDOptions.model_fields, *SizeOptions.model_fields])  # the papers' backbones have their own
+# the papers' backbones have their own
+_NOT_OF_THE_BACKBONES = dict.fromkeys([*SemanticIDOptions.model_fields, *SizeOptions.model_fields])
 P5Options: Any = derive(
     "P5Options", _TextOptions,
     defaults=_T5 | {"train_batch_size": 128, "warmup_ratio": 0.05},
     paper=_NOT_OF_THE_BACKBONES | {
-        "backbone": "t5-small", "item_index": "cid", "quantizer": "cid", "cid_clusters": 20, "cid_leaf_size": 500, "train_batch_size": 128,
-        "learner": "adamw", "learning_rate": 0.001, "weight_decay": 0.01, "scheduler": "linear", "warmup_ratio": 0.05, "dropout_prob": 0.1,
-        "MAX_ITEM_LIST_LENGTH": 20, "training_preset": None,
+        "backbone": "t5-small", "item_index": "cid", "quantizer": "cid", "cid_clusters": 20, "cid_leaf_size": 500,
+        "train_batch_size": 128, "learner": "adamw", "learning_rate": 0.001, "weight_decay": 0.01, "scheduler": "linear",
+        "warmup_ratio": 0.05, "dropout_prob": 0.1, "MAX_ITEM_LIST_LENGTH": 20, "training_preset": None,
     },
     types={"training": Literal["per_target"]},
 )  # fmt: skip
@@ -238,20 +262,22 @@ VIP5Options: Any = derive(
     "VIP5Options", _VIP5Options,
     defaults=_T5 | {"train_batch_size": 144, "warmup_ratio": 0.1, "clip_grad_norm": {"max_norm": 5.0}},
     paper=_NOT_OF_THE_BACKBONES | {
-        "backbone": "t5-small", "item_index": "random_digits", "train_batch_size": 144, "learner": "adamw", "learning_rate": 0.001,
-        "weight_decay": 0.01, "scheduler": "linear", "warmup_ratio": 0.1, "dropout_prob": 0.1, "training_preset": None,
+        "backbone": "t5-small", "item_index": "random_digits", "train_batch_size": 144, "learner": "adamw",
+        "learning_rate": 0.001, "weight_decay": 0.01, "scheduler": "linear", "warmup_ratio": 0.1, "dropout_prob": 0.1,
+        "training_preset": None,
     },
     types={"training": Literal["per_target"]},
 )  # fmt: skip
 LCRecOptions: Any = derive(
     "LCRecOptions", _LCRecOptions,
     defaults=_TEXT | {
-        "item_index": "codes", "quantizer": "rqvae", "collision": "sinkhorn", "epochs": 4, "train_batch_size": 128, "learning_rate": 0.00005,
+        "item_index": "codes", "quantizer": "rqvae", "collision": "sinkhorn", "epochs": 4, "train_batch_size": 128,
+        "learning_rate": 0.00005,
     },
     paper=_NOT_OF_THE_BACKBONES | {
-        "item_index": "codes", "quantizer": "rqvae", "collision": "sinkhorn", "codebook_levels": 4, "codebook_size": 256, "code_dim": 32,
-        "epochs": 4, "train_batch_size": 128, "learner": "adamw", "learning_rate": 0.00005, "weight_decay": 0.01, "scheduler": "cosine",
-        "warmup_ratio": 0.01, "MAX_ITEM_LIST_LENGTH": 20, "training_preset": None,
+        "item_index": "codes", "quantizer": "rqvae", "collision": "sinkhorn", "codebook_levels": 4, "codebook_size": 256,
+        "code_dim": 32, "epochs": 4, "train_batch_size": 128, "learner": "adamw", "learning_rate": 0.00005,
+        "weight_decay": 0.01, "scheduler": "cosine", "warmup_ratio": 0.01, "MAX_ITEM_LIST_LENGTH": 20, "training_preset": None,
     },
     types={"training": Literal["per_target"], "item_index": Literal["codes", "cid"]},
 )  # fmt: skip

@@ -15,19 +15,31 @@ class SizeOptions(Options):
     d_kv: Width = option(64, "Width of a head", 64)
     decoder_layers: Layers = option(4, "Layers of the decoder", 4)
     dropout_prob: Dropout = option(0.1, "Dropout probability", 0.1)
-    pass_tokens: Positive | None = option(None, "About the maximum number of tokens of a forward pass; None: 4,096 on CPU, 131,072 on GPU")
+    pass_tokens: Positive | None = option(
+        None, "About the maximum number of tokens of a forward pass; None: 4,096 on CPU, 131,072 on GPU"
+    )
 
 
 class NetworkOptions(SizeOptions):
     """The network of a generative model."""
 
-    network: NETWORKS = option("encoder_decoder", "T5's encoder-decoder, or one causal transformer over the codes", "encoder_decoder")
+    network: NETWORKS = option(
+        "encoder_decoder", "T5's encoder-decoder, or one causal transformer over the codes", "encoder_decoder"
+    )
     encoder_attention: Literal["auto", "bidirectional", "causal"] = option(
-        "auto", "Attention of the encoder: all items, or an item and earlier ones; auto: causal with training: per_user", "bidirectional")
+        "auto",
+        "Attention of the encoder: all items, or an item and earlier ones; auto: causal with training: per_user",
+        "bidirectional",
+    )
     encoder_layers: Layers = option(4, "Layers of the encoder", 4)
     output: Literal["level", "trie"] = option(
         "level", "Codes of a softmax: all codes of the level, or those that continue the prefix in the trie", "level")
-    loss_temperature: Above0 = option(1.0, "Divides the logits of the training loss; below 1, hard negatives weigh more (LETTER)", 1.0)
+    loss_temperature: Above0 = option(
+        1.0, "Divides the logits of the training loss; below 1, hard negatives weigh more (LETTER)", 1.0
+    )
     prompt: Literal["source", "task"] = option(
-        "source", "What a prompt names: the input's modality, so that tasks with the same input share a pass; or input and target", "task")
+        "source",
+        "What a prompt names: the input's modality, so that tasks with the same input share a pass; or input and target",
+        "task",
+    )
     prompt_length: Annotated[Count, Field(le=1024)] = option(4, "Learnt tokens of a task prompt before the encoder's input")

@@ -16,10 +16,16 @@ class RankingOptions(PrecisionOptions):
 
     num_beams: Positive = option(20, "Beams per modality; at least the largest topk", 20)
     decode: Literal["beam", "certified", "exact"] = option(
-        "beam", "beam: the items that the beams find; exact: all items by log-probability; certified: the first max(topk) items of exact, "
-        "from the prefixes that can lead to them", "beam")
+        "beam",
+        "beam: the items that the beams find; exact: all items by log-probability; certified: the first max(topk) items of "
+        "exact, from the prefixes that can lead to them",
+        "beam",
+    )
     certified_rows: Positive = option(
         1024, "decode: certified: maximum number of prefixes for a user and modality; users who need more are ranked by exact")
     fusion: Literal["official", "mean", "lse", "rescore"] = option(
-        "official", "Ranking over several modalities: the released rule; the mean of the log-probabilities (also named rescore); the "
-        "logarithm of the mean probability", "official")
+        "official",
+        "Ranking over several modalities: the released rule; the mean of the log-probabilities (also named rescore); the "
+        "logarithm of the mean probability",
+        "official",
+    )

@@ -20,7 +20,9 @@ from recbole_macrec.config.schema.base import (
 from recbole_macrec.errors import UserError
 
 _Lower = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
-_Mode = Annotated[Text, Field(pattern=r"^(full|labeled|(uni|pop)\d{1,9})$"), Described("full, labeled, uni100 or pop100 (or another number)")]
+_Mode = Annotated[
+    Text, Field(pattern=r"^(full|labeled|(uni|pop)\d{1,9})$"), Described("full, labeled, uni100 or pop100 (or another number)")
+]
 _GPU = r"(\d{1,9}|GPU-[\w-]+|MIG-[\w/-]+)"
 _GPUs = Annotated[
     Text,
@@ -33,7 +35,9 @@ _Separator = Annotated[Text, Field(min_length=1), Described("one or more charact
 
 
 class _Split(Group):
-    RS: Annotated[list[Annotated[Number, Field(ge=0)]] | None, Described("a list of numbers >= 0, such as [0.8, 0.1, 0.1]")] = None
+    RS: Annotated[list[Annotated[Number, Field(ge=0)]] | None, Described("a list of numbers >= 0, such as [0.8, 0.1, 0.1]")] = (
+        None
+    )
     LS: Literal["valid_and_test", "valid_only", "test_only"] | None = None
 
 
@@ -58,7 +62,9 @@ class RecBoleOptions(Options):
     use_gpu: Flag = option(True, "Not read by RecBole 1.2; use gpu_id")
     seed: Seed = option(2020, "Seed of all random numbers")
     reproducibility: Flag = option(True, "Deterministic algorithms of cuDNN")
-    state: Annotated[Literal["debug", "info", "warning", "error", "critical"], _Lower] = option("INFO", "Lowest level of log messages")
+    state: Annotated[Literal["debug", "info", "warning", "error", "critical"], _Lower] = option(
+        "INFO", "Lowest level of log messages"
+    )
     worker: Count = option(0, "Processes that load batches")
     show_progress: Flag = option(True, "Show progress bars")
     save_dataset: Flag = option(False, "Save the filtered dataset")
@@ -68,10 +74,14 @@ class RecBoleOptions(Options):
 
     epochs: Count = option(300, "Maximum number of epochs; early stopping usually ends training sooner")
     train_batch_size: Positive = option(2048, "Training samples of an optimizer step")
-    learner: Annotated[Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"], _Lower] = option("adam", "Optimizer")
+    learner: Annotated[Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"], _Lower] = option(
+        "adam", "Optimizer"
+    )
     learning_rate: NotNegative = option(0.001, "Learning rate; with a schedule its peak")
     weight_decay: NotNegative = option(0.0, "Weight decay; our models exempt norms, biases and relative position biases")
-    clip_grad_norm: dict[Text, Any] | None = option(None, "Arguments of torch.nn.utils.clip_grad_norm_, such as {max_norm: 1.0}")
+    clip_grad_norm: dict[Text, Any] | None = option(
+        None, "Arguments of torch.nn.utils.clip_grad_norm_, such as {max_norm: 1.0}"
+    )
     eval_step: Count = option(1, "Epochs from one validation to the next; 0: no validation")
     stopping_step: Count = option(10, "Validations without a better valid_metric before training stops")
     loss_decimal_place: Annotated[Count, Field(le=15)] = option(4, "Decimal places of losses in the log")
@@ -103,5 +113,7 @@ class RecBoleOptions(Options):
     @classmethod
     def _check_wandb(cls, value: bool) -> bool:
         if value and find_spec("wandb") is None:
-            raise UserError("log_wandb is True, but the package wandb is not installed; pip install wandb, or set log_wandb to False.")
+            raise UserError(
+                "log_wandb is True, but the package wandb is not installed; pip install wandb, or set log_wandb to False."
+            )
         return value

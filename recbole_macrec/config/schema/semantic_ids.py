@@ -36,20 +36,34 @@ class SemanticIDOptions(Options):
     semantic_ids: Literal["auto", "learn", "published"] = option(
         "auto", "learn; published: read semantic_ids/<modality>.json; auto: learn if there are features")
     quantizer: Annotated[Text, OneOf("quantizer")] = option(
-        "cross_modal_rqvae", "Quantizer; None: cross_modal_rqvae for several modalities with an ID each, else rqvae", "cross_modal_rqvae")
+        "cross_modal_rqvae",
+        "Quantizer; None: cross_modal_rqvae for several modalities with an ID each, else rqvae",
+        "cross_modal_rqvae",
+    )
     representation: Literal["modality", "concatenated", "graph"] = option(
-        "modality", "What is quantized: each modality, all features side by side, or representations of the interaction graph", "modality")
+        "modality",
+        "What is quantized: each modality, all features side by side, or representations of the interaction graph",
+        "modality",
+    )
     collision: Annotated[Text, OneOf("collision")] = option(
-        "reassign", "Items with the same ID: the farther one gets the nearest unused ID; one more token (item order, popularity, "
-        "random); balanced use of the last level; keep", "reassign")
+        "reassign",
+        "Items with the same ID: the farther one gets the nearest unused ID; one more token (item order, popularity, "
+        "random); balanced use of the last level; keep",
+        "reassign",
+    )
     rqvae_preset: Literal["paper", "released", "default"] | None = option(
         None, "Set of values for the cross-modal loss; options that are set win", "paper")
     codebook_levels: Levels = option(4, "Number L of codes of an ID", 4)
     codebook_size: AtLeast2 = option(256, "Number K of codes of a level; at most the number of items", 256)
     code_dim: Width = option(32, "Width D of the codewords", 32)
-    rqvae_projection: Annotated[Count, Field(le=65536)] = option(768, "Width of the linear layer before the MLP; 0: no such layer", 768)
+    rqvae_projection: Annotated[Count, Field(le=65536)] = option(
+        768, "Width of the linear layer before the MLP; 0: no such layer", 768
+    )
     rqvae_hidden_sizes: _Widths = option(
-        (2048, 1024, 512, 256, 128, 64), "Hidden widths of the encoder; the decoder mirrors them", (2048, 1024, 512, 256, 128, 64))
+        (2048, 1024, 512, 256, 128, 64),
+        "Hidden widths of the encoder; the decoder mirrors them",
+        (2048, 1024, 512, 256, 128, 64),
+    )
     rqvae_epochs: Positive = option(100, "Epochs after the warm-up", 1000)
     rqvae_batch_size: AtLeast2 = option(1024, "Items of an optimizer step", 1024)
     rqvae_learning_rate: Above0 = option(1e-3, "Learning rate of AdamW; 0.01 makes codes collapse", 1e-3)
@@ -62,11 +76,17 @@ class SemanticIDOptions(Options):
     residual: Literal["detached", "straight_through"] = option(
         "detached", "Gradient through residuals: r - sg[e], or the straight-through output of the released code", "detached")
     sinkhorn_epsilon: NotNegative = option(
-        0.0, "Regularisation of Sinkhorn's algorithm, which balances the codes of the last level over each batch in training; 0: without")
+        0.0,
+        "Regularisation of Sinkhorn's algorithm, which balances the codes of the last level over each batch in training; 0: "
+        "without",
+    )
     con_layers: Annotated[tuple[Annotated[Count, Field(le=25)], ...], Field(strict=False)] = option(
         (0,), "Layers of L_con, counted from 0", (2, 3))
     con_positives: Literal["pseudo_label", "self"] = option(
-        "pseudo_label", "Positives of L_con: items with the same pseudo-label in the other modality, or the item itself", "pseudo_label")
+        "pseudo_label",
+        "Positives of L_con: items with the same pseudo-label in the other modality, or the item itself",
+        "pseudo_label",
+    )
     con_denominator: Literal["others", "all"] = option(
         "others", "Items in the denominator of L_con: all of the batch but the anchor, or all", "all")
     lambda_con: NotNegative = option(0.03, "Weight of L_con; 0: without", 0.1)
@@ -78,7 +98,9 @@ class SemanticIDOptions(Options):
     semantic_id_seed: Seed = option(2020, "Seed of the quantizer; None: seed")
     lambda_cf: NotNegative = option(0.01, "quantizer: letter: weight of the collaborative loss")
     lambda_div: NotNegative = option(1e-4, "quantizer: letter: weight of the diversity loss")
-    cf_epochs: Positive = option(20, "quantizer: letter: epochs of the SASRec whose item embeddings are the collaborative vectors")
+    cf_epochs: Positive = option(
+        20, "quantizer: letter: epochs of the SASRec whose item embeddings are the collaborative vectors"
+    )
     cid_clusters: AtLeast2 = option(20, "quantizer: cid: parts into which a set of items is split")
     cid_leaf_size: Positive = option(500, "quantizer: cid: largest number of items that are not split")
     graph_sizes: _Widths = option(
@@ -91,7 +113,9 @@ class SemanticIDOptions(Options):
     graph_weight_decay: NotNegative = option(1e-6, "Weight decay of Adam")
     graph_negatives: Positive = option(5, "Negative items per interaction")
     graph_training: Literal["staged", "joint"] = option(
-        "staged", "staged: the graph, then the RQ-VAE; joint: an epoch of each in turn, rqvae_warmup_epochs + rqvae_epochs times")
+        "staged",
+        "staged: the graph, then the RQ-VAE; joint: an epoch of each in turn, rqvae_warmup_epochs + rqvae_epochs times",
+    )
     encoder_input: Literal["graph", "learnt"] | None = option(
         None, "MMGRec: what the encoder reads of items and users, graph representations or learnt embeddings")
 

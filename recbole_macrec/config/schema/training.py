@@ -10,10 +10,15 @@ class TrainingOptions(Options):
     """Schedule and precision of the training."""
 
     training_preset: Text | None = option(
-        None, "Set of options, properties/preset/MODEL-PRESET.yaml; none; None: the one named after the dataset, if it exists", "paper")
+        None,
+        "Set of options, properties/preset/MODEL-PRESET.yaml; none; None: the one named after the dataset, if it exists",
+        "paper",
+    )
     training: Literal["per_target", "per_user"] = option(
-        "per_target", "per_target: each target with its own history; per_user: one pass over a user's sequence trains all its targets",
-        "per_target")
+        "per_target",
+        "per_target: each target with its own history; per_user: one pass over a user's sequence trains all its targets",
+        "per_target",
+    )
     scheduler: Literal["cosine", "linear", "constant"] = option(
         "cosine", "Learning rate after the warm-up; cosine, linear: to zero in the last epoch", "cosine")
     warmup_ratio: Share = option(0.01, "Share of all planned steps in which the learning rate rises linearly", 0.01)

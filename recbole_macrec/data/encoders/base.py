@@ -14,9 +14,10 @@ Kind: TypeAlias = Literal["text", "image", "interactions"]
 NAMED = 20  # maximum number of items or reasons in a message
 REMEDIES = {
     "text": "fill the columns that text_fields names in the .item file, set missing_texts: mean, or leave the modality out of "
-            "modalities",
-    "image": "put the files there, correct the column that image_field names in the .item file, set missing_images: mean, or leave "
-             "the modality out of modalities",
+    "modalities",
+    "image": "put the files there, correct the column that image_field names in the .item file, set missing_images: mean, or "
+             "leave "
+    "the modality out of modalities",
 }
 
 
@@ -68,7 +69,9 @@ def require_usable(kind: str, unusable: Mapping[str, str]) -> None:
     by_reason: dict[str, list[str]] = {}
     for token, reason in unusable.items():
         by_reason.setdefault(reason, []).append(token)
-    named = "; ".join(f"{format_items(tokens, 'item', shown=NAMED)}: {reason}" for reason, tokens in list(by_reason.items())[:NAMED])
+    named = "; ".join(
+        f"{format_items(tokens, 'item', shown=NAMED)}: {reason}" for reason, tokens in list(by_reason.items())[:NAMED]
+    )
     others = sum(len(tokens) for tokens in list(by_reason.values())[NAMED:])
     raise UserError(f"{named}{f'; and {others} more' if others else ''}; {REMEDIES[kind]}")
 

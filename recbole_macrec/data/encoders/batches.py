@@ -27,7 +27,8 @@ class Batches:
         """Yield each batch and its output.
 
         Args:
-            inputs: sorted by length, longest first: every batch is padded to its first input, and memory runs out early or never.
+            inputs: sorted by length, longest first: every batch is padded to its first input, and memory runs out early or
+                never.
             forward: computes the output of a batch.
             length: returns the number of tokens of an input.
 
@@ -58,8 +59,10 @@ class Batches:
         else:
             option, self.tokens = "batch_tokens", size // 2 * longest
             limit = self.tokens
-        logger.warning(f"Not enough memory for a batch of {size}; continuing with {option}: {limit}. Set this option of the encoder "
-                       "to avoid the failed attempts.")
+        logger.warning(
+            f"Not enough memory for a batch of {size}; continuing with {option}: {limit}. Set this option of the encoder "
+            "to avoid the failed attempts."
+        )
 
 
 def _none_if_out_of_memory(forward: Callable[[Sequence[_T]], torch.Tensor], batch: Sequence[_T]) -> torch.Tensor | None:

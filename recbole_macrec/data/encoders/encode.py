@@ -122,7 +122,8 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
             details = dict(encoder.details)
             if len(usable) < len(items):
                 matrix, details["mean_features"] = _with_means(matrix, usable, items), len(items) - len(usable)
-            # Features with a manifest were encoded, not imported, and are complete if its content matches: write an empty one first.
+            # Features with a manifest were encoded, not imported, and are complete if its content matches: write an empty one
+            # first.
             manifest_path.write_text("{}")
             FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
             with atomic_write(manifest_path) as path:
@@ -247,5 +248,7 @@ def _how_to_get(folder: Path, name: str, modality: str, why: str) -> str:
     """Return the message that features of ``modality`` are missing; ``why`` is the reason why they cannot be encoded."""
     npy, txt = features.feature_paths(folder, modality)
     found = ", ".join(features.available_modalities(folder)) or "none"
-    return (f"modality '{modality}' of dataset {name} has no features: {npy} is missing (existing features: {found}) and {why}; "
-            f"import features ({atomic.import_command(folder, name, modality)}) or put {npy.name} and {txt.name} there")
+    return (
+        f"modality '{modality}' of dataset {name} has no features: {npy} is missing (existing features: {found}) and {why}; "
+        f"import features ({atomic.import_command(folder, name, modality)}) or put {npy.name} and {txt.name} there"
+    )

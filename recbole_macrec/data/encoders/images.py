@@ -16,7 +16,8 @@ from recbole_macrec.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # other formats of Pillow, such as EPS, run external programs
 MAX_PIXELS = 64 * 10**6  # a file of a few kilobytes can decompress to gigabytes
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)  # errors of open_image and Pillow
+# errors of open_image and Pillow
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)
 
 
 @contextmanager
@@ -40,7 +41,9 @@ def read_rgba(item: RawItem) -> Image.Image:
     try:
         return _read(item.image)
     except BROKEN as error:
-        raise UserError(f"image {item.image} of item '{item.token}' is unreadable ({_one_line(error)}); replace the file") from error
+        raise UserError(
+            f"image {item.image} of item '{item.token}' is unreadable ({_one_line(error)}); replace the file"
+        ) from error
 
 
 def unusable_images(items: Sequence[RawItem]) -> dict[str, str]:
@@ -78,7 +81,9 @@ def to_rgba(image: Image.Image, file_format: str | None) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _from_wide_grey(image, sixteen_bits=image.mode.startswith("I;16") or file_format == "PNG")
     if image.mode == "LAB":
-        to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), inMode="LAB", outMode="RGB")
+        to_rgb = ImageCms.buildTransform(
+            ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), inMode="LAB", outMode="RGB"
+        )
         image = to_rgb.apply(image)
     return image.convert("RGBA")
 

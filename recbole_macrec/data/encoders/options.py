@@ -33,8 +33,10 @@ class ModelOptions:
                                 f"{', '.join(known)}.{nearest(str(key), known)}")
         model = given.get("model")
         if not isinstance(model, str) or not model:
-            raise UserError(f"encoders has a mapping with model: {model!r}; expected a preset ({', '.join(PRESETS)}), a hub name "
-                            "such as sentence-transformers/all-MiniLM-L6-v2, or a local folder")
+            raise UserError(
+                f"encoders has a mapping with model: {model!r}; expected a preset ({', '.join(PRESETS)}), a hub name "
+                "such as sentence-transformers/all-MiniLM-L6-v2, or a local folder"
+            )
         chosen = {key: value for key, value in given.items() if value is not None}
         if model in PRESETS:
             chosen = {**preset(model), **chosen, "model": preset(model)["model"]}

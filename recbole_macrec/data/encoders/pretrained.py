@@ -82,8 +82,10 @@ class PretrainedEncoder(ABC):
         parameters = 12 * layers * width**2 if isinstance(layers, int) and isinstance(width, int) else 0
         if self.device.type != "cpu" or parameters < SLOW_ON_CPU:
             return None
-        return (f"{self.source.model} has about {parameters / 1e9:.1f} billion parameters, and encoding a catalogue with it on a "
-                f"CPU takes days; choose smaller models with --encoders, such as minilm for text and clip-vit-l-14 for images")
+        return (
+            f"{self.source.model} has about {parameters / 1e9:.1f} billion parameters, and encoding a catalogue with it on a "
+            f"CPU takes days; choose smaller models with --encoders, such as minilm for text and clip-vit-l-14 for images"
+        )
 
     def pooling_error(self) -> UserError:
         """Return the error for a model that does not support the pooling."""

@@ -44,8 +44,13 @@ class Shards:
         own = range(processes.rank, len(self._starts), processes.size)
         finished = {shard for shard in own if self._read(shard) is not None}
         title = f"{self._encoder.kind} features" + (f" (process 1 of {processes.size})" if processes.size > 1 else "")
-        with tqdm(total=sum(len(self._items_of(shard)) for shard in own), initial=sum(len(self._items_of(shard)) for shard in finished),
-                  desc=title, unit="items", disable=not (show_progress and processes.first)) as bar:
+        with tqdm(
+            total=sum(len(self._items_of(shard)) for shard in own),
+            initial=sum(len(self._items_of(shard)) for shard in finished),
+            desc=title,
+            unit="items",
+            disable=not (show_progress and processes.first),
+        ) as bar:
             for shard in own:
                 if shard not in finished:
                     self._write(shard, self._encoder.encode(self._items_of(shard), bar.update))
@@ -55,8 +60,10 @@ class Shards:
         shards = [self._read(shard) for shard in range(len(self._starts))]
         missing = [f"{shard:05d}" for shard, matrix in enumerate(shards) if matrix is None]
         if missing:
-            raise UserError(f"{self._folder} lacks {format_items(missing, 'shard')}; all processes must use the same folder: set "
-                            "the same --data_path, on a shared disk, for each")
+            raise UserError(
+                f"{self._folder} lacks {format_items(missing, 'shard')}; all processes must use the same folder: set "
+                "the same --data_path, on a shared disk, for each"
+            )
         found = [matrix for matrix in shards if matrix is not None]
         shape = (len(self._items), found[0].shape[1])
         joined = np.lib.format.open_memmap(self._folder / "joined", mode="w+", dtype=np.float32, shape=shape)
@@ -88,8 +95,10 @@ class Shards:
         bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
         if len(bad):
             tokens = [self._items_of(shard)[row].token for row in bad.tolist()]
-            raise UserError(f"{self._encoder.source.model} gives NaN or infinite features for {format_items(tokens, 'item')}; set "
-                            "precision: fp32 (or bf16 instead of fp16) for this encoder")
+            raise UserError(
+                f"{self._encoder.source.model} gives NaN or infinite features for {format_items(tokens, 'item')}; set "
+                "precision: fp32 (or bf16 instead of fp16) for this encoder"
+            )
         self._folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._path(shard)) as path, path.open("wb") as file:
             np.save(file, matrix)

@@ -58,7 +58,9 @@ def find_model(model: str, revision: str | None = None, option: str = "encoders"
     folder = Path(model).expanduser()
     if folder.is_dir():
         if revision:
-            raise UserError(f"revision {revision} is set, but {folder} is a local model folder, which has no revisions; leave it out")
+            raise UserError(
+                f"revision {revision} is set, but {folder} is a local model folder, which has no revisions; leave it out"
+            )
         with _loading(model, local=True, option=option):
             config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         return ModelSource(model, str(folder), None, {"content": content_hash(folder)}, config, option)
@@ -164,9 +166,13 @@ def _loading(model: str, local: bool, option: str) -> Iterator[None]:
             raise UserError(f"model {model} needs custom code, which is never run (trust_remote_code is off); choose a "
                             "model that transformers supports") from error
         if local:
-            raise UserError(f"model folder {model} of {option} is not readable ({reason}); it needs the files that "
-                            "save_pretrained writes: config.json, weights, and the tokenizer's or image processor's files") from error
+            raise UserError(
+                f"model folder {model} of {option} is not readable ({reason}); it needs the files that "
+                "save_pretrained writes: config.json, weights, and the tokenizer's or image processor's files"
+            ) from error
         setting = "model" if option == "encoders" else option
-        raise UserError(f"model '{model}' of {option} is not on this machine and could not be downloaded ({reason}); check name, "
-                        f"revision and network, or download it on another machine (hf download {model} --local-dir FOLDER) and set "
-                        f"{setting}: FOLDER") from error
+        raise UserError(
+            f"model '{model}' of {option} is not on this machine and could not be downloaded ({reason}); check name, "
+            f"revision and network, or download it on another machine (hf download {model} --local-dir FOLDER) and set "
+            f"{setting}: FOLDER"
+        ) from error

@@ -106,7 +106,9 @@ class TextModel(PretrainedEncoder):
         limit = min(limit, getattr(self.source.config, "max_position_embeddings", None) or limit)
         max_length = self.options.max_length or min(limit, LONGEST)
         if max_length > limit:
-            raise UserError(f"max_length is {max_length}, but {self.source.model} reads {limit} tokens at most; lower max_length")
+            raise UserError(
+                f"max_length is {max_length}, but {self.source.model} reads {limit} tokens at most; lower max_length"
+            )
         return max_length
 
     @torch.inference_mode()

@@ -135,7 +135,9 @@ def reason(error: Exception) -> str:
         return "no connection"
     if isinstance(error, requests.Timeout) and not isinstance(error, TooSlow):
         return f"no answer within {TIMEOUT[1]} seconds"
-    if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError) and not isinstance(error, Unreachable):
+    if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError) and not isinstance(
+        error, Unreachable
+    ):
         return "the transfer was interrupted"
     return " ".join(str(error).split())[:200]
 

@@ -49,8 +49,10 @@ def drop_items(folder: Path, missing: Collection[str], record: dict, form: Atomi
         filtering.keep_core(core)
     left = interactions.iloc[filtering.left.times.astype(np.int64)]
     if left.empty:
-        raise UserError(f"no interactions of {folder} are left without the {len(missing)} items whose image is unavailable; set "
-                        "missing_images: mean to keep them, or see images_failed.json for the reasons")
+        raise UserError(
+            f"no interactions of {folder} are left without the {len(missing)} items whose image is unavailable; set "
+            "missing_images: mean to keep them, or see images_failed.json for the reasons"
+        )
     items = items[items[item].isin(left[item]) if core is not None else ~items[item].isin(missing)]
     with replace_folder(folder, overwrite=True) as new:
         kept = set(items[item])

@@ -173,7 +173,9 @@ class TimeLimit:
     def __exit__(self, kind, error, traceback) -> None:
         self._ended.set()
         if not isinstance(error, Unreachable):
-            self._adapter.record(self._url, not self.passed and not isinstance(error, requests.ConnectionError | requests.Timeout))
+            self._adapter.record(
+                self._url, not self.passed and not isinstance(error, requests.ConnectionError | requests.Timeout)
+            )
         if self.passed and (error is None or isinstance(error, requests.RequestException)):
             expected = "the whole file" if self._least is None else f"{self._least:,} bytes"
             raise TooSlow(f"too slow: {expected} did not arrive within {self._seconds} seconds") from error

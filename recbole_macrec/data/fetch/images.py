@@ -35,7 +35,9 @@ class Failure(NamedTuple):
     temporary: bool  # whether a later attempt may succeed
 
 
-def fetch_images(urls_of: Mapping[Path, Sequence[str]], connections: int = 16, show_progress: bool = True) -> dict[Path, Failure]:
+def fetch_images(
+    urls_of: Mapping[Path, Sequence[str]], connections: int = 16, show_progress: bool = True
+) -> dict[Path, Failure]:
     """Download images that do not exist yet.
 
     Args:

@@ -108,8 +108,10 @@ def _write_synthetic(folder: Path) -> None:
     if _imported(folder):
         return
     if folder.name != SYNTHETIC_NAME:
-        raise UserError(f"source of dataset {folder.name} is {SYNTHETIC}, which is only for {SYNTHETIC_NAME}; expected a folder: "
-                        "{path: FOLDER}")
+        raise UserError(
+            f"source of dataset {folder.name} is {SYNTHETIC}, which is only for {SYNTHETIC_NAME}; expected a folder: "
+            "{path: FOLDER}"
+        )
     with locked(folder):
         restore_folder(folder)
         if not _imported(folder):
@@ -143,13 +145,15 @@ def _missing_files_message(folder: Path, block: SourceBlock, reasons: str) -> st
     name = folder.name
     paths = "; ".join(f"{block.path / file} (from {' or '.join(block.files[file].urls) or 'your own copy'})"
                       for file in block.missing())
-    return (f"dataset {name} is not at {folder}, and its raw files could not be downloaded "
-            f"({reasons or 'they have no URL'}). Put these files there and run again: {paths}. Its images are then downloaded "
-            f"from the URLs in these files, to {folder / IMAGES} (--modalities=[text] needs none), and the models in encoders "
-            f"from the Hugging Face hub (--encoders=\"{{text: tfidf, image: pixels}}\" needs none). Or, without network, import "
-            f"a released folder SRC with {name}.inter.json, {name}.item2id and the features "
-            f"{name}.emb-llama-td.npy and {name}.emb-ViT-L-14.npy: {atomic.import_command(folder, name, None)}; or use a "
-            "dataset that is on this machine: --dataset=arts-toy or --dataset=ml-100k.")
+    return (
+        f"dataset {name} is not at {folder}, and its raw files could not be downloaded "
+        f"({reasons or 'they have no URL'}). Put these files there and run again: {paths}. Its images are then downloaded "
+        f"from the URLs in these files, to {folder / IMAGES} (--modalities=[text] needs none), and the models in encoders "
+        f'from the Hugging Face hub (--encoders="{{text: tfidf, image: pixels}}" needs none). Or, without network, import '
+        f"a released folder SRC with {name}.inter.json, {name}.item2id and the features "
+        f"{name}.emb-llama-td.npy and {name}.emb-ViT-L-14.npy: {atomic.import_command(folder, name, None)}; or use a "
+        "dataset that is on this machine: --dataset=arts-toy or --dataset=ml-100k."
+    )
 
 
 def _images_complete(folder: Path, missing_images: str) -> bool:
@@ -173,17 +177,22 @@ def _download_images(folder: Path, block: SourceBlock, missing_images: str, show
     temporary = [item for item, failure in failed.items() if failure.temporary]
     if temporary and block.unreachable_images == "stop":
         raise UserError(
-            f"{len(temporary)} images of dataset {folder.name} could not be downloaded for now, the first of item '{temporary[0]}' "
-            f"({failed[temporary[0]].reason}); the others are in {folder / REPORT}. Run again to resume, put them at the paths in "
-            f"column image of {folder.name}.item, set unreachable_images: missing in the source to treat them as missing, or run "
-            "with --modalities=[text], which needs none")
+            f"{len(temporary)} images of dataset {folder.name} could not be downloaded for now, the first of item "
+            f"'{temporary[0]}' "
+            f"({failed[temporary[0]].reason}); the others are in {folder / REPORT}. Run again to resume, put them at the "
+            "paths in "
+            f"column image of {folder.name}.item, set unreachable_images: missing in the source to treat them as missing, or "
+            "run with --modalities=[text], which needs none"
+        )
     items = atomic.read_items(folder, folder.name, form)
     missing = [item for item, path in zip(items["item_id"], items["image"]) if not (path and (folder / path).is_file())]
     images = {"missing_images": missing_images, "there": len(items) - len(missing), "missing": len(missing)}
     if missing and missing_images == "drop":
         drop_items(folder, missing, images, form)
         counts = manifest.require(folder)["counts"]
-        logger.warning(f"Dataset {folder.name}: {len(missing)} items without an image are dropped (missing_images: drop), which "
-                       f"leaves {counts}. Do not compare results on this dataset with earlier ones.")
+        logger.warning(
+            f"Dataset {folder.name}: {len(missing)} items without an image are dropped (missing_images: drop), which "
+            f"leaves {counts}. Do not compare results on this dataset with earlier ones."
+        )
     else:
         manifest.save(folder, {**manifest.require(folder), "images": images})

@@ -23,7 +23,9 @@ class DetectedFiles:
     ids: dict[str, list[Path]] = field(default_factory=dict)
     unclear: list[Path] = field(default_factory=list)
 
-    def choose(self, option: str, found: Mapping[str, list[Path]], given: Mapping[str, Path], notes: list[str]) -> dict[str, Path]:
+    def choose(
+        self, option: str, found: Mapping[str, list[Path]], given: Mapping[str, Path], notes: list[str]
+    ) -> dict[str, Path]:
         """Return the file of each modality.
 
         Args:
@@ -40,8 +42,10 @@ class DetectedFiles:
             if modality in given:
                 continue
             if len(files) > 1:
-                raise UserError(f"{files[0].parent} holds {' and '.join(file.name for file in files)} for modality '{modality}'; "
-                                f"choose one, for example {option} {modality}={files[0]}")
+                raise UserError(
+                    f"{files[0].parent} holds {' and '.join(file.name for file in files)} for modality '{modality}'; "
+                    f"choose one, for example {option} {modality}={files[0]}"
+                )
             chosen[modality] = files[0]
             notes.append(f"{files[0].name} is used for modality '{modality}'")
         used = {Path(path).resolve() for path in given.values()}

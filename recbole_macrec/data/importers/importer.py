@@ -74,7 +74,9 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
         features.check_modality(modality)
     _check_name(name)
     if core is not None and core < 0:
-        raise UserError(f"--core={core} is negative; expected the minimum number of interactions per user and item, such as 5, or 0")
+        raise UserError(
+            f"--core={core} is negative; expected the minimum number of interactions per user and item, such as 5, or 0"
+        )
     inputs = [src, *map(Path, feature_files.values()), *map(Path, id_files.values()), *([Path(words)] if words else [])]
     raw = find_raw(src, name, category)
     imported_before = raw is not None and not overwrite and (target / manifest.FILE).is_file()
@@ -89,7 +91,9 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
         raise UserError(f"--words={words} gives texts, but SRC {src} is a raw catalogue, which has texts; leave the option out")
     amazon = raw.kind != "folder"
     if amazon and reads:
-        raise UserError(f"--{next(iter(reads))} is an option for tables, but SRC {src} holds raw Amazon files; leave the option out")
+        raise UserError(
+            f"--{next(iter(reads))} is an option for tables, but SRC {src} holds raw Amazon files; leave the option out"
+        )
     options = Options(AMAZON_CORE if amazon and core is None else core, amazon if require_image is None else require_image)
     origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files, reads))
     if imported_before:
@@ -97,7 +101,9 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
     with closing(Records(target.parent)) as records:
         catalogue = read_amazon(raw, options, records) if amazon else read_folder(raw, options, records, reads)
         catalogue.source.notes += catalogue.notes()
-        return _write(target, catalogue.source, catalogue.steps, feature_files, id_files, overwrite, writes, (catalogue, origin))
+        return _write(
+            target, catalogue.source, catalogue.steps, feature_files, id_files, overwrite, writes, (catalogue, origin)
+        )
 
 
 def _read_plain(src: Path, name: str, core: int | None, require_image: bool | None,
@@ -109,8 +115,10 @@ def _read_plain(src: Path, name: str, core: int | None, require_image: bool | No
     if core is None:
         return source, []
     if source.fixed:
-        raise UserError(f"--core={core} filters raw catalogues and CSV files, but {source.path} was filtered before its release; "
-                        "leave the option out")
+        raise UserError(
+            f"--core={core} filters raw catalogues and CSV files, but {source.path} was filtered before its release; "
+            "leave the option out"
+        )
     return source, filter_source(source, core)
 
 
@@ -126,8 +134,17 @@ def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping
     return files | {f"semantic_ids/{modality}": Path(path) for modality, path in id_files.items()}
 
 
-def _write(target: Path, source: Source, steps: list[Step], feature_files: dict[str, Path], id_files: dict[str, Path],
-           overwrite: bool, writes: AtomicFormat, raw: tuple[Catalogue, dict] | None = None, words: Path | None = None) -> Summary:
+def _write(
+    target: Path,
+    source: Source,
+    steps: list[Step],
+    feature_files: dict[str, Path],
+    id_files: dict[str, Path],
+    overwrite: bool,
+    writes: AtomicFormat,
+    raw: tuple[Catalogue, dict] | None = None,
+    words: Path | None = None,
+) -> Summary:
     """Write the dataset folder; for ``raw``, a catalogue and its origin, also its texts, images and manifest."""
     tables, ids, name = join_features(source, feature_files), join_ids(source, id_files), target.name
     shapes = {modality: table.matrix.shape for modality, table in tables.items()}
@@ -180,7 +197,9 @@ def _check_target(target: Path, name: str, inputs: list[Path], overwrite: bool) 
     inside = [path for path in inputs if path.resolve().is_relative_to(target.resolve())
               or target.resolve().is_relative_to(path.resolve())]
     if inside:
-        raise UserError(f"--overwrite would delete {inside[0]}, which is a file to import; choose another --dataset or --data_path")
+        raise UserError(
+            f"--overwrite would delete {inside[0]}, which is a file to import; choose another --dataset or --data_path"
+        )
 
 
 def _write_interactions(path: Path, source: Source, form: AtomicFormat) -> None:

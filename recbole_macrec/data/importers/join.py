@@ -30,7 +30,8 @@ def join_features(source: Source, files: dict[str, Path]) -> dict[str, FeatureTa
 
 
 def join_ids(source: Source, files: dict[str, Path]) -> dict[str, dict[str, list]]:
-    """Return the published semantic IDs of every modality by item token; UserError unless each file has exactly the catalogue's items."""
+    """Return the published semantic IDs of every modality by item token; UserError unless each file has exactly the catalogue's
+    items."""
     return {modality: _rekey(source, modality, Path(path)) for modality, path in files.items()}
 
 
@@ -50,7 +51,9 @@ def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None
     if not counts:
         return
     modality = next(iter(counts))
-    not_numbers = [token for token in source.catalogue if not (token.isascii() and token.isdigit() and str(int(token)) == token)]
+    not_numbers = [
+        token for token in source.catalogue if not (token.isascii() and token.isdigit() and str(int(token)) == token)
+    ]
     if not_numbers:
         raise UserError(f"--feature {modality}={files[modality]} has no .items.txt beside it, so row i is item i, but "
                         f"{source.path} has {format_items(not_numbers, 'item')} that are not row numbers; write "
@@ -65,10 +68,18 @@ def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None
     if count > len(source.catalogue):
         interacted = set(source.catalogue)
         added = [str(i) for i in range(count) if str(i) not in interacted]
-        padding = "" if np.any(raw[modality][0][0]) else ("; its row 0 is all zeros: if that is padding, remove the row, or every item "
-                                                          "has the features of the item before it")
-        source.notes.append(f"{Path(files[modality]).name} has {count} rows, and {len(interacted)} items have interactions: row i is "
-                            f"read as item i, so {format_items(added, 'item')} without interactions are added to the catalogue{padding}")
+        padding = (
+            ""
+            if np.any(raw[modality][0][0])
+            else (
+                "; its row 0 is all zeros: if that is padding, remove the row, or every item "
+                "has the features of the item before it"
+            )
+        )
+        source.notes.append(
+            f"{Path(files[modality]).name} has {count} rows, and {len(interacted)} items have interactions: row i is "
+            f"read as item i, so {format_items(added, 'item')} without interactions are added to the catalogue{padding}"
+        )
     source.catalogue = [str(i) for i in range(count)]
     source.numbers = {token: token for token in source.catalogue}
     source.fixed = True

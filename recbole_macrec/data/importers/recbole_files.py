@@ -30,13 +30,16 @@ def read_inter(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
     header = _names(path, separator)
     source = read_table(path, header, separator, reads)
     if "x_label" in header:
-        source.notes.append(f"the split in column x_label of {path.name} is not used, because the models here use a leave-one-out split")
+        source.notes.append(
+            f"the split in column x_label of {path.name} is not used, because the models here use a leave-one-out split"
+        )
     item = header[find_column(header, "item", path, reads)]
     return _with_items(source, path.parent, path.name.removesuffix(".inter"), item, separator, reads)
 
 
 def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
-    """Read ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter``, whose rows have a history such as ``item_id_list``.
+    """Read ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter``, whose rows have a history such as
+    ``item_id_list``.
 
     The interactions of a user are reconstructed from the rows, so that a leave-one-out split gives the same parts as the files.
 
@@ -47,15 +50,19 @@ def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source
     name, separator = train.name.removesuffix(".train.inter"), _separator(train, reads)
     user_field, item_field = reads.get("USER_ID_FIELD", "user_id"), reads.get("ITEM_ID_FIELD", "item_id")
     history_field, history_separator = f"{item_field}_list", reads.get("seq_separator", " ")
-    use_directly = f"use the files without import: --benchmark_filename=\"['train','valid','test']\" --data_path={train.parent.parent}"
+    use_directly = (
+        f"use the files without import: --benchmark_filename=\"['train','valid','test']\" --data_path={train.parent.parent}"
+    )
     histories: dict[str, list[str]] = {}
     for part in PARTS:
         path, seen = train.with_name(f"{name}.{part}.inter"), set()
         header = _names(path, separator)
         missing = [column for column in (user_field, history_field, item_field) if column not in header]
         if missing:
-            raise UserError(f"{path} has no column {missing[0]} in its first line ({', '.join(header)}); expected {user_field}:token, "
-                            f"{history_field}:token_seq and {item_field}:token, or other names in --USER_ID_FIELD and --ITEM_ID_FIELD")
+            raise UserError(
+                f"{path} has no column {missing[0]} in its first line ({', '.join(header)}); expected {user_field}:token, "
+                f"{history_field}:token_seq and {item_field}:token, or other names in --USER_ID_FIELD and --ITEM_ID_FIELD"
+            )
         user_at, history_at, item_at = (header.index(column) for column in (user_field, history_field, item_field))
         for line, row in read_rows(path, separator, header):
             user, item = row[user_at].strip(), row[item_at].strip()
@@ -124,10 +131,16 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
     if missing:
         raise UserError(f"{path} lacks {format_items(missing, 'item')} of {source.path.name}; give every item a row")
     types = dict(column.split(":") for column in header_of(path, separator) if column.count(":") == 1)
-    source.notes += [f"{path.name}: column {column} is left out, because its images are not copied; name images in an items.csv to import them"
-                     for column in types if column in IMAGE_COLUMNS]
+    source.notes += [
+        f"{path.name}: column {column} is left out, because its images are not copied; name images in an items.csv to import "
+        "them"
+        for column in types
+        if column in IMAGE_COLUMNS
+    ]
     types = {column: kind for column, kind in types.items() if column not in (item, *IMAGE_COLUMNS)}
-    seq_separator = _seq_separator(frame[[column for column, kind in types.items() if kind.endswith("_seq")]], path, reads, source.notes)
+    seq_separator = _seq_separator(
+        frame[[column for column, kind in types.items() if kind.endswith("_seq")]], path, reads, source.notes
+    )
     source.catalogue, source.fixed = catalogue, True
     for column, kind in types.items():
         values = frame[column].str.replace(seq_separator, " ", regex=False) if kind.endswith("_seq") else frame[column]

@@ -35,7 +35,10 @@ def read_released(inter: Path) -> Source:
                                      complete=catalogue_file is not None)
     unknown = [number for number in dict.fromkeys(items) if number not in numbers]
     if unknown:
-        raise UserError(f"{inter} has {format_items(unknown, 'item number')} that {(catalogue_file or inter).name} lacks; use files of one release")
+        raise UserError(
+            f"{inter} has {format_items(unknown, 'item number')} that {(catalogue_file or inter).name} lacks; use files of "
+            "one release"
+        )
     empty = sum(not history for history in histories.values())
     if empty:
         notes.append(f"{empty} users of {inter.name} have no interactions and are left out")
@@ -64,12 +67,15 @@ def _flatten(histories: dict, inter: Path) -> tuple[list[str], list[str], list[f
 
 
 def _numbers_as_tokens(numbers: Iterable[str], path: Path, complete: bool) -> dict[str, str]:
-    """Return {number: number}, sorted; UserError if one is not a number, or for gaps if ``path`` lists the complete catalogue."""
+    """Return {number: number}, sorted; UserError if one is not a number, or for gaps if ``path`` lists the complete
+    catalogue."""
     distinct = list(dict.fromkeys(numbers))
     wrong = [number for number in distinct if not (number.isascii() and number.isdigit() and str(int(number)) == number)]
     if wrong:
-        raise UserError(f"{path} has {format_items(wrong, 'item')} that are not item numbers; put the .item2id file (ASIN<tab>number) "
-                        "of the release beside it")
+        raise UserError(
+            f"{path} has {format_items(wrong, 'item')} that are not item numbers; put the .item2id file (ASIN<tab>number) "
+            "of the release beside it"
+        )
     distinct.sort(key=int)
     if complete:
         _check_gapless(list(map(int, distinct)), path)
@@ -78,7 +84,10 @@ def _numbers_as_tokens(numbers: Iterable[str], path: Path, complete: bool) -> di
 
 def _check_gapless(numbers: list[int], path: Path) -> None:
     if sorted(numbers) != list(range(len(numbers))):
-        raise UserError(f"{path} numbers {len(numbers)} items up to {max(numbers)}; expected the numbers 0 to {len(numbers) - 1} without gaps")
+        raise UserError(
+            f"{path} numbers {len(numbers)} items up to {max(numbers)}; expected the numbers 0 to {len(numbers) - 1} without "
+            "gaps"
+        )
 
 
 def _read_item2id(path: Path) -> dict[str, str]:

@@ -117,7 +117,9 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except csv.Error as error:
-        raise UserError(f"{path} is not a readable {'CSV' if delimiter == ',' else 'tab-separated'} file ({error}); check its quotes") from error
+        raise UserError(
+            f"{path} is not a readable {'CSV' if delimiter == ',' else 'tab-separated'} file ({error}); check its quotes"
+        ) from error
 
 
 def read_json_object(path: Path) -> dict:
@@ -143,8 +145,10 @@ def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, st
     """Return the position of the column set in ``reads``, else of one with an accepted name; UserError if there is none."""
     position = _position(header, name, path, reads)
     if position is None:
-        raise UserError(f"{path} has no column '{name}' in its first line ({', '.join(header)}); expected user,item[,timestamp], or "
-                        f"the name of the column in --{_OPTIONS[name]}.{missing_column(name, header)}")
+        raise UserError(
+            f"{path} has no column '{name}' in its first line ({', '.join(header)}); expected user,item[,timestamp], or "
+            f"the name of the column in --{_OPTIONS[name]}.{missing_column(name, header)}"
+        )
     return position
 
 
@@ -159,8 +163,9 @@ def _position(header: list[str], name: str, path: Path, reads: Mapping[str, str]
     for names in _COLUMNS[name]:
         positions = [i for i, column in enumerate(header) if column.lower() in names]
         if len(positions) > 1:
-            raise UserError(f"{path} has {len(positions)} columns for {name} ({', '.join(header)}); keep one, or choose one with "
-                            f"--{option}")
+            raise UserError(
+                f"{path} has {len(positions)} columns for {name} ({', '.join(header)}); keep one, or choose one with --{option}"
+            )
         if positions:
             return positions[0]
     return None

@@ -30,8 +30,10 @@ def read_words(path: Path, source: Source) -> list[str]:
         raise UserError(f"--words={path} holds {seen}; expected integers [2, n]: item numbers and word numbers")
     unknown = [str(number) for number in np.unique(words[0]).tolist() if str(number) not in source.numbers]
     if unknown:
-        raise UserError(f"--words={path} has words of {format_items(unknown, 'item number')} that {source.path} lacks; use files of "
-                        "one release")
+        raise UserError(
+            f"--words={path} has words of {format_items(unknown, 'item number')} that {source.path} lacks; use files of "
+            "one release"
+        )
     texts: dict[str, list[str]] = {token: [] for token in source.catalogue}
     for number, word in zip(*words.tolist()):
         texts[source.numbers[str(number)]].append(str(word))

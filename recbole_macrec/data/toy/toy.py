@@ -41,7 +41,8 @@ README = """# arts-toy: a synthetic craft shop
 All of this is synthetic: users, items, texts and images were made by `python -m recbole_macrec.data toy` from a fixed
 seed. No figure reached here says anything about real shops. It is for trying the commands and for tests, offline.
 
-{users} users, {items} items, {interactions} interactions. An item is a kind (a step of a craft), a brand and a colour; text tells kind
+{users} users, {items} items, {interactions} interactions. An item is a kind (a step of a craft), a brand and a colour; \
+text tells kind
 and brand, image tells kind and colour. Users follow the steps of a craft, mostly keeping brand and colour.
 """
 _T = TypeVar("_T")

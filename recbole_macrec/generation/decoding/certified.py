@@ -69,7 +69,8 @@ class CertifiedSearch:
     Args:
         memory: the encoded histories.
         excluded: int64 [B, S], items to leave out, padded with 0.
-        limit: maximum number of prefixes expanded for a user. Users who need more are in :attr:`exceeded`, without valid result.
+        limit: maximum number of prefixes expanded for a user. Users who need more are in :attr:`exceeded`, without valid
+            result.
         resumable: keep pruned prefixes, which a second call of :meth:`top` and :meth:`scores` need.
     """
 
@@ -148,7 +149,11 @@ class CertifiedSearch:
         """
         lengths = range(1, self.trie.levels)
         pending = [batch.user[true_indices(eligible(length, batch))] for length in lengths for batch in self._pending[length]]
-        counts = np.array(on_host(self._per_user(torch.cat(pending)) * self.active)) if pending else np.zeros(self.users, dtype=np.int64)
+        counts = (
+            np.array(on_host(self._per_user(torch.cat(pending)) * self.active))
+            if pending
+            else np.zeros(self.users, dtype=np.int64)
+        )
         if not np.any(counts):
             return False
         self._order = self._user_order(counts if max_count is None else np.minimum(counts, max_count))
@@ -236,7 +241,11 @@ class CertifiedSearch:
         """Cache the keys and values of expanded prefixes of ``level`` codes. Returns how many were cached before."""
         if level == self.trie.levels - 1:
             return 0
-        rows = torch.stack(earlier_rows) if earlier_rows else torch.zeros(0, self.users, dtype=torch.long, device=self.active.device)
+        rows = (
+            torch.stack(earlier_rows)
+            if earlier_rows
+            else torch.zeros(0, self.users, dtype=torch.long, device=self.active.device)
+        )
         if level == len(self._cache_rows):
             self._cache.append(present)
             self._cache_rows.append(rows)

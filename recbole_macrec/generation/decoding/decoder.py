@@ -25,7 +25,8 @@ Encoded = TypeVar("Encoded", bound=EncodedHistories, contravariant=True)
 class Decoder(Protocol[Encoded]):
     """Scores the codes that may follow prefixes of a trie.
 
-    A search only hands on what :meth:`read` and :meth:`step` return for later steps, and selects prefixes with ``past.extended``.
+    A search only hands on what :meth:`read` and :meth:`step` return for later steps, and selects prefixes with
+    ``past.extended``.
     """
 
     trie: Trie
@@ -37,5 +38,6 @@ class Decoder(Protocol[Encoded]):
         """What every step reads of the histories."""
 
     def step(self, level: int, nodes: torch.Tensor, source: Any, past: Any) -> tuple[torch.Tensor, Any]:
-        """log P(code | prefix, history), float32 [B, G, K], after prefixes, nodes [B, G] of level - 1; and what ``extended`` needs."""
+        """log P(code | prefix, history), float32 [B, G, K], after prefixes, nodes [B, G] of level - 1; and what ``extended``
+        needs."""
         ...

@@ -114,7 +114,9 @@ def exact_rankings(
     """
     scores = {m: exact_scores(decoders[m], memory, n_items, rows, users) for m, memory in memories.items()}
     if eligible.excluded is not None:
-        excluded = eligible.excluded if users is None else eligible.excluded[torch.as_tensor(users, device=eligible.excluded.device)]
+        excluded = (
+            eligible.excluded if users is None else eligible.excluded[torch.as_tensor(users, device=eligible.excluded.device)]
+        )
         scores = {m: matrix.scatter_(1, excluded, -torch.inf) for m, matrix in scores.items()}
     rankings = {m: ranking_of(matrix) for m, matrix in scores.items()}
     if rule == "official" and len(rankings) > 1:

@@ -55,8 +55,8 @@ class Ranker:
     Attributes:
         network, vocabulary: of the model.
         tables: modality -> IDs of all items.
-        softmax_tries: modality -> trie of the trained items if the softmax of a level is over the codes that continue a prefix, None
-            if it is over all codes of the level.
+        softmax_tries: modality -> trie of the trained items if the softmax of a level is over the codes that continue a prefix,
+            None if it is over all codes of the level.
         encode: histories -> modality -> the encoded histories.
         options: options of the ranking.
         budget: amounts of work that the device gets at once.
@@ -104,8 +104,8 @@ class Ranker:
             parts: rows of the users ranked together; shorter histories first.
 
         Returns:
-            modality -> Ranking, and ``fused`` -> Ranking; rows as in ``histories``. With ``decode: beam`` a ranking contains the
-            items that the beams find, with ``exact`` every item, with ``certified`` the first ``eligible.top`` items. With
+            modality -> Ranking, and ``fused`` -> Ranking; rows as in ``histories``. With ``decode: beam`` a ranking contains
+            the items that the beams find, with ``exact`` every item, with ``certified`` the first ``eligible.top`` items. With
             ``fusion: official`` and several modalities, ``fused`` combines the first ``eligible.beams`` items of each modality.
         """
         order = torch.argsort(torch.cat(list(parts))).to(histories.items.device)

@@ -1,8 +1,8 @@
 """Decoder for search: decodes one position of many prefixes of a trie at a time.
 
-It computes the same as the decoder of a Transformer, with less work. The weights of norms before a layer, and scales, are folded
-into the weights that follow them, which are stored in the layout of the products. The first layer's self-attention does not depend on the user, so it is
-computed once per prefix, not once per user and prefix.
+It computes the same as the decoder of a Transformer, with less work. The weights of norms before a layer, and scales, are
+folded into the weights that follow them, which are stored in the layout of the products. The first layer's self-attention does
+not depend on the user, so it is computed once per prefix, not once per user and prefix.
 
 Shapes: B users, n users of a group, G prefixes (beams) of a user, R rows (the prefixes of all users), T target positions,
 S source positions, H heads, E width of a head, D model width, K codes of a level.
@@ -23,7 +23,8 @@ from recbole_macrec.utils.device_budget import DeviceBudget
 
 
 class LayerWeights(NamedTuple):
-    """Weights of a layer, input by output. With ``norm: pre_rms`` the weights of the norms are folded into those that follow."""
+    """Weights of a layer, input by output. With ``norm: pre_rms`` the weights of the norms are folded into those that
+    follow."""
 
     own: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # query, key and value of self-attention [D, H*E]
     own_out: torch.Tensor  # [H*E, D]
@@ -32,13 +33,18 @@ class LayerWeights(NamedTuple):
     out: torch.Tensor  # [H, E, D]
     up: torch.Tensor  # [D, F]
     down: torch.Tensor  # [F, D]
-    norms: list[tuple[torch.Tensor, torch.Tensor]]  # after self-attention, cross-attention and feed-forward layer: weight and bias [D]
+    # after self-attention, cross-attention and feed-forward layer: weight and bias [D]
+    norms: list[tuple[torch.Tensor, torch.Tensor]]
 
     @classmethod
     def of(cls, layer: DecoderLayer, cast) -> "LayerWeights":
         own, cross, feed = layer.self_attention, layer.cross_attention, layer.feed_forward
         before = [None if part.post_norm else part.norm.weight for part in (own, cross, feed)]
-        after = [(part.norm.weight.clone(), part.norm.bias.clone()) for part in (own, cross, feed) if isinstance(part.norm, nn.LayerNorm)]
+        after = [
+            (part.norm.weight.clone(), part.norm.bias.clone())
+            for part in (own, cross, feed)
+            if isinstance(part.norm, nn.LayerNorm)
+        ]
 
         def transposed(weight: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
             return cast((weight if norm is None else weight * norm).t().contiguous())
@@ -77,7 +83,8 @@ class LogProbs:
 
     def __init__(self, trie: Trie, trained: Trie | None):
         self.trained = trained
-        self.node: list[torch.Tensor] = []  # level -> node in ``trained`` of each node of ``trie``, -1 for none; [] if they are equal
+        # level -> node in ``trained`` of each node of ``trie``, -1 for none; [] if they are equal
+        self.node: list[torch.Tensor] = []
         if trained is not None and trained is not trie:
             node: torch.Tensor | None = None
             for level in range(trie.levels - 1):
@@ -109,8 +116,8 @@ class TrieDecoder:
     Args:
         network: the network to copy.
         trie: trie of the IDs of ``modality``.
-        visits: expected number of prefixes of a level to score, None for many. For levels with fewer prefixes, the first layer's
-            self-attention of all prefixes is stored in a table.
+        visits: expected number of prefixes of a level to score, None for many. For levels with fewer prefixes, the first
+            layer's self-attention of all prefixes is stored in a table.
         trained: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a level.
     """
 
@@ -248,7 +255,8 @@ class TrieDecoder:
         scores = torch.stack([product.unflatten(1, (self.heads, -1)).sum(-1) for product in products])  # [T, R, H]
         length = len(scores)
         p = (scores + self.bias[length - 1, :length].unsqueeze(1)).softmax(dim=0).to(q.dtype).unsqueeze(-1)
-        own = ((v if r is None else v.index_select(0, r)).unflatten(1, (self.heads, -1)) for v, r in zip(values, rows))  # [R, H, E]
+        # [R, H, E]
+        own = ((v if r is None else v.index_select(0, r)).unflatten(1, (self.heads, -1)) for v, r in zip(values, rows))
         y = p[0] * next(own)
         for share, v in zip(p[1:], own):
             y.addcmul_(share, v)

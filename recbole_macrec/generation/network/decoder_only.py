@@ -152,7 +152,9 @@ class DecoderOnly(nn.Module):
 
     # -- ranking -----------------------------------------------------------------------------------------------------
 
-    def read(self, tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0, front: int = 0, levels: int = 1) -> CausalMemory:
+    def read(
+        self, tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0, front: int = 0, levels: int = 1
+    ) -> CausalMemory:
         """Keys and values of histories: tokens [B, S] of ``lengths`` [B].
 
         The last code of a history is left out. It replaces the start token: its state predicts the first code of the next item.
@@ -177,7 +179,9 @@ class DecoderOnly(nn.Module):
 
     def _heads(self, x: torch.Tensor, groups: list[tuple[int, int]]) -> list[torch.Tensor]:
         """Split rows [M, H*E] into [n, H, S, E] for each group."""
-        return [split_heads(part, n, self.settings.num_heads) for (n, _), part in zip(groups, x.split([n * s for n, s in groups]))]
+        return [
+            split_heads(part, n, self.settings.num_heads) for (n, _), part in zip(groups, x.split([n * s for n, s in groups]))
+        ]
 
     def decode(self, tokens: torch.Tensor, memory: AnyMemory) -> torch.Tensor:
         """Decode given sequences (teacher forcing).

@@ -189,7 +189,9 @@ class SelfAttention(Attention):
     ) -> torch.Tensor:
         """x [M, D], packed as ``groups`` of (users, positions each)."""
         inputs = self.input_of(x)
-        return self.output_of(x, self.attend(inputs, inputs, [(n, length, length) for n, length in groups], bias, keep, rotation))
+        return self.output_of(
+            x, self.attend(inputs, inputs, [(n, length, length) for n, length in groups], bias, keep, rotation)
+        )
 
 
 class CrossAttention(Attention):

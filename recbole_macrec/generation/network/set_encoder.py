@@ -107,8 +107,8 @@ class SetEncoder(nn.Module):
     Args:
         settings: the sizes; ``encoder_layers`` layers are built.
         width: R, width of the items' and users' vectors.
-        attention: ``relation_aware``, or self-attention with relative ``positions``, with ``sinusoidal`` encodings of the positions
-            (the variant of MMGRec's Table 5) or without positions (``none``).
+        attention: ``relation_aware``, or self-attention with relative ``positions``, with ``sinusoidal`` encodings of the
+            positions (the variant of MMGRec's Table 5) or without positions (``none``).
     """
 
     def __init__(self, settings: TransformerSettings, width: int, attention: str):

@@ -65,7 +65,8 @@ class Transformer(nn.Module):
         return dropout(self.table(tokens), self.settings.dropout, self.training)
 
     def with_positions(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Add the encodings of positions 0 .. T - 1 to the embeddings [..., T, D] of the decoder's tokens, if it has such encodings."""
+        """Add the encodings of positions 0 .. T - 1 to the embeddings [..., T, D] of the decoder's tokens, if it has such
+        encodings."""
         if self.decoder_bias is not None:
             return embeddings
         return embeddings + sinusoidal_encodings(*embeddings.shape[-2:]).to(embeddings)

@@ -34,9 +34,10 @@ class Quantizer(ABC):
     The first line of its docstring describes it in the documentation of the option ``quantizer``.
 
     Attributes:
-        joins_modalities: whether it learns the codes of two or more modalities together. Otherwise every modality is learnt alone.
-        reads_interactions: whether it reads the training interactions [U, N] instead of features; ``features`` of :meth:`learn` then
-            maps the name of every ID to them.
+        joins_modalities: whether it learns the codes of two or more modalities together. Otherwise every modality is learnt
+            alone.
+        reads_interactions: whether it reads the training interactions [U, N] instead of features; ``features`` of :meth:`learn`
+            then maps the name of every ID to them.
         auxiliary_features: names of further features that :meth:`learn` needs and that are no modalities.
         trains_in_processes: whether several processes can train it together. Otherwise the first process learns the codes.
     """
@@ -63,7 +64,9 @@ class Quantizer(ABC):
             at least ``mean`` and ``scale`` [F_m] of the features.
         """
 
-    def quantize(self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings) -> tuple[np.ndarray, Geometry]:
+    def quantize(
+        self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings
+    ) -> tuple[np.ndarray, Geometry]:
         """Compute the codes of new items. A quantizer without this method cannot add items to a trained model.
 
         Args:

@@ -24,11 +24,11 @@ DEEPEST = 8  # maximum number of splits above an item, as in the official code
 class CID(Quantizer):
     """Spectral clustering of the items by common users in the training part; reads no features (P5-CID).
 
-    Hua et al., "How to Index Item IDs for Recommendation Foundation Models", SIGIR-AP 2023, arXiv 2305.06569. The weight of an edge
-    is the number of users of both items. A set of more than ``cid_leaf_size`` items is split into ``cid_clusters`` parts, and these
-    are split in turn. The ID of an item contains the number of its part in every split, then its number within the last part. Shorter
-    IDs end with an end code, so all have L codes, and no two items share an ID. Items without a user in the training part form a part
-    of their own.
+    Hua et al., "How to Index Item IDs for Recommendation Foundation Models", SIGIR-AP 2023, arXiv 2305.06569. The weight of an
+    edge is the number of users of both items. A set of more than ``cid_leaf_size`` items is split into ``cid_clusters`` parts,
+    and these are split in turn. The ID of an item contains the number of its part in every split, then its number within the
+    last part. Shorter IDs end with an end code, so all have L codes, and no two items share an ID. Items without a user in the
+    training part form a part of their own.
     """
 
     reads_interactions = True
@@ -85,7 +85,8 @@ def _parts(weights: csr_matrix, clusters: int, seed: int) -> np.ndarray:
     count = min(clusters, int(connected.sum()) - 1)
     if count >= 2:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # "Graph is not fully connected": expected, and no problem for the parts
+            # "Graph is not fully connected": expected, and no problem for the parts
+            warnings.simplefilter("ignore", UserWarning)
             model = SpectralClustering(count, affinity="precomputed", assign_labels="cluster_qr", random_state=seed)
             parts[connected] = model.fit_predict(weights[connected][:, connected])
     elif connected.any():
@@ -94,7 +95,8 @@ def _parts(weights: csr_matrix, clusters: int, seed: int) -> np.ndarray:
 
 
 def rectangular_codes(paths: list[tuple[int, ...]]) -> np.ndarray:
-    """Pad paths of different lengths with the end code 0; codes of the path are counted from 1 unless all paths are equally long.
+    """Pad paths of different lengths with the end code 0; codes of the path are counted from 1 unless all paths are equally
+    long.
 
     Returns:
         int64 [N, L].

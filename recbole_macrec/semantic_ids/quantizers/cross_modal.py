@@ -70,8 +70,9 @@ class CrossModalRQVAE(nn.Module):
         """L_con: InfoNCE among one modality's residuals, with positives from the pseudo-labels of another modality.
 
         The positive of an item is another item of the batch with the same pseudo-label in the other modality; items without
-        one are left out. The item itself is not in the denominator, unless ``con_denominator`` is ``all``. With ``con_positives: self`` the positive is the item itself, so
-        the loss only pushes residuals apart. Summed over ``con_layers`` and ordered pairs.
+        one are left out. The item itself is not in the denominator, unless ``con_denominator`` is ``all``. With
+        ``con_positives: self`` the positive is the item itself, so the loss only pushes residuals apart. Summed over
+        ``con_layers`` and ordered pairs.
         """
         s, terms = self.settings, []
         for anchor, other in self._ordered_pairs():
@@ -81,7 +82,9 @@ class CrossModalRQVAE(nn.Module):
                 rows = target = own_rows.to(residuals.device)
                 excluded = None
             elif labels is None:
-                raise ValueError("labels is None; expected the pseudo-labels of every modality, which the positives are chosen by")
+                raise ValueError(
+                    "labels is None; expected the pseudo-labels of every modality, which the positives are chosen by"
+                )
             else:
                 positives = sample_positives(labels[other], self.generator)  # [B]
                 rows = (positives != own_rows).nonzero()[:, 0]

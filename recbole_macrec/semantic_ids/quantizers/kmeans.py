@@ -24,7 +24,8 @@ class Clusters(NamedTuple):
 
 
 def kmeans(x: Features, k: int, seed: int) -> Clusters:
-    """Cluster the rows of ``x`` [N, F] into ``k`` <= N groups; with more than SAMPLE_SIZE rows, centres are fitted to a sample."""
+    """Cluster the rows of ``x`` [N, F] into ``k`` <= N groups; with more than SAMPLE_SIZE rows, centres are fitted to a
+    sample."""
     with _one_thread():
         model = _fit(x, k, seed)
         if len(x) > MINI_BATCH_FROM:

@@ -122,16 +122,19 @@ class Training:
             self.optimizer.zero_grad()
             loss["total"].backward()
             if self.group.size > 1:
-                average_gradients([p for p in self.model.parameters() if p.grad is not None])  # codebooks have none in the warm-up
+                # codebooks have none in the warm-up
+                average_gradients([p for p in self.model.parameters() if p.grad is not None])
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
             self.optimizer.step()
             sums = {name: sums.get(name, 0) + value.detach() for name, value in loss.items()}
         means = {name: round(value / len(batches), 6) for name, value in self._mean_over_processes(sums).items()}
         self._align_weights()
         if not np.isfinite(means["total"]):
-            raise UserError(f"The loss of the quantizer is {means['total']} in epoch {len(self.history)} with "
-                            f"rqvae_learning_rate = {self.settings.rqvae_learning_rate}; nothing was written: lower it (1e-3 is "
-                            "usual), or set standardize to True.")
+            raise UserError(
+                f"The loss of the quantizer is {means['total']} in epoch {len(self.history)} with "
+                f"rqvae_learning_rate = {self.settings.rqvae_learning_rate}; nothing was written: lower it (1e-3 is "
+                "usual), or set standardize to True."
+            )
         return means
 
     def _warmup_losses(self, rows: Tensor) -> dict[str, Tensor]:
@@ -141,7 +144,10 @@ class Training:
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the losses of the items ``rows`` [B]."""
-        labels, share = [of_modality[rows] for of_modality in self.labels] if self.labels else None, Share.divide(rows, self.group)
+        labels, share = (
+            [of_modality[rows] for of_modality in self.labels] if self.labels else None,
+            Share.divide(rows, self.group),
+        )
         return self.model(self.batch(share.rows), labels, share)._asdict()
 
     def batch(self, rows: Tensor) -> list[Tensor]:
@@ -215,7 +221,9 @@ class RQVAEQuantizer(Quantizer):
         """Train every modality alone, so that its codes do not depend on other modalities. See :meth:`Quantizer.learn`."""
         return learn_alone(features, settings, execution, Training)
 
-    def quantize(self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings) -> tuple[np.ndarray, Geometry]:
+    def quantize(
+        self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings
+    ) -> tuple[np.ndarray, Geometry]:
         model = RQVAE(x.shape[1], settings, torch.Generator()).eval()
         model.load_state_dict(weights)
         z, quantizer = model.encode(x), model.quantizer
@@ -242,7 +250,9 @@ def learn_alone(
         seed = (settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000) % 2**32
         alone = settings.replace(modalities=(modality,), semantic_id_seed=seed)
         parts.append(create({modality: x}, alone, execution.device, execution.group).run(execution.show_progress))
-    return Learnt({m: learnt for part in parts for m, learnt in part.modalities.items()}, [e for part in parts for e in part.history])
+    return Learnt(
+        {m: learnt for part in parts for m, learnt in part.modalities.items()}, [e for part in parts for e in part.history]
+    )
 
 
 def duration(seconds: float) -> str:

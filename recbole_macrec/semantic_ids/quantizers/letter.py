@@ -36,9 +36,9 @@ class LETTER(RQVAEQuantizer):
 
         L = L_recon + L_rq + lambda_cf L_cf + lambda_div sum_l L_div
 
-    L_cf is the cross-entropy that finds an item's collaborative vector among those of the batch, from its quantized vector. L_div is
-    the cross-entropy that finds, from the chosen codeword, a random other codeword of the same cluster of the codebook; it moves
-    codebooks alone. The official code initialises the codebooks by balanced k-means, this class by k-means.
+    L_cf is the cross-entropy that finds an item's collaborative vector among those of the batch, from its quantized vector.
+    L_div is the cross-entropy that finds, from the chosen codeword, a random other codeword of the same cluster of the
+    codebook; it moves codebooks alone. The official code initialises the codebooks by balanced k-means, this class by k-means.
     """
 
     trains_in_processes = False
@@ -50,8 +50,10 @@ class LETTER(RQVAEQuantizer):
         """Train every modality alone; ``features`` also contains COLLABORATIVE, float32 [N, D] with D = ``code_dim``."""
         collaborative = np.asarray(features[COLLABORATIVE][:])
         if collaborative.shape[1] != settings.code_dim:
-            raise UserError(f"code_dim is {settings.code_dim}, but the collaborative vectors have {collaborative.shape[1]} numbers; both "
-                            "must be equal.")
+            raise UserError(
+                f"code_dim is {settings.code_dim}, but the collaborative vectors have {collaborative.shape[1]} numbers; both "
+                "must be equal."
+            )
         modalities = {name: x for name, x in features.items() if name != COLLABORATIVE}
         return learn_alone(modalities, settings, execution, partial(LETTERTraining, collaborative))
 
@@ -69,7 +71,9 @@ class LETTERTraining(Training):
         if losses == self.losses and self.settings.lambda_div:  # not in the warm-up, which has no codes
             codebooks = self.model.towers[0].quantizer.codebooks.detach().cpu().numpy()
             seed = self.settings.semantic_id_seed
-            self.clusters = torch.stack([torch.from_numpy(balanced_clusters(codebook, CLUSTERS, seed)) for codebook in codebooks])
+            self.clusters = torch.stack(
+                [torch.from_numpy(balanced_clusters(codebook, CLUSTERS, seed)) for codebook in codebooks]
+            )
         return super().epoch(losses)
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
@@ -92,8 +96,8 @@ class LETTERTraining(Training):
 def diversity_loss(codebook: Tensor, codes: Tensor, clusters: Tensor, generator: torch.Generator) -> Tensor:
     """L_div of a level: mean over items of -log softmax(e E^T)[target], the item's own codeword excluded.
 
-    The target is a random other codeword of the cluster of the item's codeword e. Items whose codeword is alone in its cluster are
-    left out.
+    The target is a random other codeword of the cluster of the item's codeword e. Items whose codeword is alone in its cluster
+    are left out.
 
     Args:
         codebook: E [K, D].

@@ -30,8 +30,10 @@ def represent_and_learn(features: Mapping[str, Features], interactions: csr_matr
     """
     if settings.reads_interactions:
         if interactions is None:
-            raise UserError(f"quantizer = {settings.quantizer} needs the training interactions, which are known after a run has split "
-                            "the data; run a model with it, or choose another quantizer.")
+            raise UserError(
+                f"quantizer = {settings.quantizer} needs the training interactions, which are known after a run has split "
+                "the data; run a model with it, or choose another quantizer."
+            )
         return learn_codes(dict.fromkeys(settings.ids, interactions), settings, device, show_progress, group)
     if not settings.uses_graph:
         return learn_codes(_matrices_to_quantize(features, settings, None), settings, device, show_progress, group)

@@ -35,7 +35,9 @@ class RQKMeans(Quantizer):
     ) -> Learnt:
         return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
 
-    def quantize(self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings) -> tuple[np.ndarray, Geometry]:
+    def quantize(
+        self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings
+    ) -> tuple[np.ndarray, Geometry]:
         parts = x.split(DeviceBudget.of(x.device).encoded_items)
         z = torch.cat([(part - weights["pca_mean"]) @ weights["components"].T for part in parts])
         quantizer = ResidualQuantizer(*weights["codebooks"].shape)

@@ -51,7 +51,9 @@ class Catalogue:
         """Return notes for the user about broken lines, and about items without text or image."""
         broken = [f"{tally.broken:,} broken lines of {tally.lines:,} in {name} are skipped (the first is line "
                  f"{tally.first_broken:,})" for name, tally in self.tallies.items() if tally.broken]
-        without_text = [record.item for record in self.kept() if not any(map(_WORD.search, record.texts))] if self.columns else []
+        without_text = (
+            [record.item for record in self.kept() if not any(map(_WORD.search, record.texts))] if self.columns else []
+        )
         without_image = [record.item for record in self.kept() if not record.images] if self.has_images else []
         return broken + [f"{format_items(items, 'item', shown=NAMED)} have no {missing}"
                          for items, missing in ((without_text, "word in any text"), (without_image, "image")) if items]

@@ -28,7 +28,9 @@ def as_source(path: Path, filtering: Filtering, users: Sequence[str], items: Seq
         raise UserError(f"{path} has no interactions left after filtering ({steps}); lower --core or set --require_image=False")
     left = filtering.left.take(in_time_order(filtering.left))
     tokens = [items[i] for i in left.items]
-    return Source(path, [users[i] for i in left.users], tokens, left.times.tolist(), list(dict.fromkeys(tokens)), {}, fixed=True)
+    return Source(
+        path, [users[i] for i in left.users], tokens, left.times.tolist(), list(dict.fromkeys(tokens)), {}, fixed=True
+    )
 
 
 def filter_source(source: Source, core: int | None, allowed: set[str] | None = None) -> list[Step]:

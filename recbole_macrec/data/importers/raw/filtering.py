@@ -49,7 +49,8 @@ def earliest(interactions: Interactions) -> np.ndarray:
 
 
 def k_core(interactions: Interactions, k: int) -> np.ndarray:
-    """Return the rows, ascending, of the k-core: the largest subset in which every user and item has at least ``k`` interactions.
+    """Return the rows, ascending, of the k-core: the largest subset in which every user and item has at least ``k``
+    interactions.
 
     It is unique: removing users and items with fewer than ``k`` interactions until there are none finds it in any order.
     """

@@ -72,4 +72,6 @@ def _choose(src: Path, categories: list[str], name: str, category: str | None) -
     if category is None and len(categories) == 1:
         return categories[0]
     option = "" if category is None else f"--category={category}: "
-    raise UserError(f"{option}SRC {src} holds {', '.join(categories)}; choose one with --category.{nearest(requested, categories)}")
+    raise UserError(
+        f"{option}SRC {src} holds {', '.join(categories)}; choose one with --category.{nearest(requested, categories)}"
+    )

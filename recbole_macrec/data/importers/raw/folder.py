@@ -41,12 +41,16 @@ def read_folder(files: RawFiles, options: Options, records: Records, reads: Mapp
     known = set(items)
     unknown = [item for item in source.catalogue if item not in known]
     if unknown:
-        raise UserError(f"{files.metadata} lacks {format_items(unknown, 'item')} of {files.reviews.name}; give every item a row")
+        raise UserError(
+            f"{files.metadata} lacks {format_items(unknown, 'item')} of {files.reviews.name}; give every item a row"
+        )
     if unmatched := table.unmatched_images(known):
         source.notes.append(f"{IMAGES}/ has {format_items(unmatched, 'image')} named after no item")
     if table.skipped:
-        source.notes.append(f"{IMAGES}/ has {format_items(table.skipped, 'entry', 'entries')} skipped; expected files named after an "
-                            f"item's id that end in {', '.join(SUFFIXES)}")
+        source.notes.append(
+            f"{IMAGES}/ has {format_items(table.skipped, 'entry', 'entries')} skipped; expected files named after an "
+            f"item's id that end in {', '.join(SUFFIXES)}"
+        )
     steps = filter_source(source, options.core, with_image if options.require_image else None)
     if options.core is not None:
         kept = set(source.items)
@@ -134,11 +138,14 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _checked_image(path: Path, item: str, image: str) -> str:
-    """Return ``image``, a URL or file path; UserError if ``..`` or a link leads out of the folder, or it is not an image file."""
+    """Return ``image``, a URL or file path; UserError if ``..`` or a link leads out of the folder, or it is not an image
+    file."""
     if is_url(image):
         return image
     if Path(image).suffix.lower() not in SUFFIXES or "\0" in image:
-        raise UserError(f"{path} names the image {image!r} of item '{item}'; expected a URL, or a file that ends in {', '.join(SUFFIXES)}")
+        raise UserError(
+            f"{path} names the image {image!r} of item '{item}'; expected a URL, or a file that ends in {', '.join(SUFFIXES)}"
+        )
     root, file = path.parent.resolve(), (path.parent / image).resolve()
     if not file.is_relative_to(root):
         raise UserError(f"{path} names the image {image} of item '{item}', which is outside {path.parent}; copy it into the "
@@ -153,8 +160,10 @@ def _unreadable_images(folder: Path, records: Iterable[Record]) -> list[str]:
     if not broken:
         return []
     more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-    return [f"{format_items(list(broken), 'item', shown=NAMED)} have an unreadable image, which is an error in a run unless missing_images is mean: "
-            f"{'; '.join(list(broken.values())[:NAMED])}{more}"]
+    return [
+        f"{format_items(list(broken), 'item', shown=NAMED)} have an unreadable image, which is an error in a run unless "
+        f"missing_images is mean: {'; '.join(list(broken.values())[:NAMED])}{more}"
+    ]
 
 
 def _by_stem(folder: Path, images: list[Path]) -> dict[str, str]:
@@ -185,6 +194,8 @@ def _position(header: list[str], names: tuple[str, ...], path: Path) -> int | No
 def _checked_names(names: list[str], path: Path) -> tuple[str, ...]:
     bad = [name for name in names if not name or ":" in name or name.split() != [name]] + duplicates(names)
     if bad:
-        raise UserError(f"{path} has {format_items(bad, 'column')} that RecBole cannot use as names (empty, repeated, or with spaces or ':'); "
-                        "rename them")
+        raise UserError(
+            f"{path} has {format_items(bad, 'column')} that RecBole cannot use as names (empty, repeated, or with spaces or "
+            "':'); rename them"
+        )
     return tuple(names)

@@ -15,7 +15,8 @@ from recbole_macrec.errors import UserError
 
 LONGEST = 2**24  # bytes in a line; no record of a catalogue is longer, but a file without line breaks is
 SHOWN_FROM = 2**22  # bytes of the smallest file with a progress bar
-UNPACKED, RATIO = 2**30, 100  # an archive that unpacks to more bytes and to more than RATIO times its size is a decompression bomb
+# an archive that unpacks to more bytes and to more than RATIO times its size is a decompression bomb
+UNPACKED, RATIO = 2**30, 100
 _T = TypeVar("_T")
 
 
@@ -69,7 +70,9 @@ def _lines(path: Path) -> Iterator[bytes]:
 
             def read_up_to_longest() -> bytes:
                 if file.tell() > max(UNPACKED, RATIO * raw.tell()):
-                    raise UserError(f"{path} unpacks to more than {RATIO} times its size, which no catalogue does; download it again")
+                    raise UserError(
+                        f"{path} unpacks to more than {RATIO} times its size, which no catalogue does; download it again"
+                    )
                 return file.readline(LONGEST + 1)
 
             while line := read_up_to_longest():

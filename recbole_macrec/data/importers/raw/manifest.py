@@ -13,7 +13,8 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import atomic_write, sha256_of
 
 FILE = "manifest.json"
-FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 2}  # by kind; increase when the same sources and options give other files
+# by kind; increase when the same sources and options give other files
+FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 2}
 
 
 def origin(files: RawFiles, options: Options, sources: Mapping[str, Path]) -> dict:
@@ -33,8 +34,10 @@ def unchanged(target: Path, expected: dict) -> dict | None:
         return None
     for name, written in found["files"].items():
         if not (target / name).is_file() or _fingerprint(target / name) != written:
-            raise UserError(f"{target / name} is missing or was changed since the import; add --overwrite to import the dataset "
-                            "again, or choose another --dataset")
+            raise UserError(
+                f"{target / name} is missing or was changed since the import; add --overwrite to import the dataset "
+                "again, or choose another --dataset"
+            )
     return found
 
 

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 from recbole_macrec.data.atomic import clean_text
 
 _INVISIBLE = {"script", "style"}
-_INSIDE_WORDS = {"a", "b", "em", "font", "i", "small", "span", "strong", "sub", "sup", "u"}  # other tags separate words: <br>, <li>
+# other tags separate words: <br>, <li>
+_INSIDE_WORDS = {"a", "b", "em", "font", "i", "small", "span", "strong", "sub", "sup", "u"}
 
 
 def plain_text(value: object) -> str:
