@@ -106,7 +106,8 @@ def _report_to_ray(**metrics) -> None:
 
 @contextlib.contextmanager
 def _without_chain_warnings():
-    """Silence the warnings of pandas about chained assignments: pandas 3 that they have no effect, pandas 2 that they will have none."""
+    """Silence the warnings of pandas about chained assignments: pandas 3 that they have no effect, pandas 2 that they will have
+    none."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="A value is (being|trying to be) set on a copy")
         yield

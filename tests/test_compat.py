@@ -1,6 +1,7 @@
 """RecBole's own models train, save, load and rank with the installed libraries."""
 import sys
 import types
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -217,10 +218,11 @@ def test_no_dropout_while_ranking(name, tiny_dataset):
 
 
 @pytest.mark.parametrize("message", [
-    "A value is trying to be set on a copy of a DataFrame or Series through chained assignment using an inplace method.",  # pandas 2
+    # pandas 2
+    "A value is trying to be set on a copy of a DataFrame or Series through chained assignment using an inplace method.",
     "A value is being set on a copy of a DataFrame or Series through chained assignment using an inplace method.",  # pandas 3
 ])
 def test_chained_assignments_are_silent(message):
-    with warnings.catch_warnings(record=True) as caught, _without_chain_warnings():
+    with warnings.catch_warnings(record=True) as caught, compat._without_chain_warnings():
         warnings.warn(message, FutureWarning, stacklevel=1)
     assert not caught
