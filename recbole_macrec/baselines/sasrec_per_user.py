@@ -17,11 +17,10 @@ from recbole_macrec.config.schema.models import SASRecPerUserOptions
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.decoder_only import CausalLayers, causal_mask
 from recbole_macrec.generation.network.dropout import dropout
-from recbole_macrec.generation.network.layers import RMSNorm
+from recbole_macrec.generation.network.layers import RMSNorm, TransformerSettings
 from recbole_macrec.generation.network.packing import pack, row_starts
 from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.network.windows import Windows
-from recbole_macrec.model.base import sizes
 from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.cpu_threads import map_in_threads
@@ -46,7 +45,7 @@ class SASRecPerUser(DenseRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.settings = replace(sizes(config), encoder_layers=0)
+        self.settings = replace(TransformerSettings.from_config(config), encoder_layers=0)
         self.items = nn.Embedding(self.n_items, self.settings.d_model)
         nn.init.normal_(self.items.weight, std=STD)
         self.layers = CausalLayers(self.settings)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, reduce
 from operator import add
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,18 +27,11 @@ from recbole_macrec.generation.network.memory import CausalMemory, Memory
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Histories, Target, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
-from recbole_macrec.model.interleaved import block_windows, interleaved_tokens, random_orders
+from recbole_macrec.model.interleaved import block_windows, check_levels, interleaved_tokens, random_orders
+from recbole_macrec.model.tasks import Task, shared_passes, split_by_tasks
 from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.modules import ModuleDict
-
-
-class Task(NamedTuple):
-    """Read IDs of the source modality, generate an ID of the target modality."""
-
-    source: str
-    target: str
-
 
 EXCLUDED_ITEMS_FIELD = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, padded with 0
 
@@ -69,7 +61,7 @@ class GenerativeRecommender(WindowedRecommender):
         self.aligns_items = self.reads_items(config)
         self.interleaved, self.second_block_weight = config["history"] == "both", config["second_block_weight"]
         if self.interleaved:
-            self._check_interleaved()
+            check_levels(ids.sizes)
         self.ranking = RankingSettings(
             decode=config["decode"],
             fusion=config["fusion"],
@@ -100,11 +92,11 @@ class GenerativeRecommender(WindowedRecommender):
     def build_network(self, config) -> Transformer | DecoderOnly:
         """Create the network."""
         if config["network"] == "decoder_only":
-            return DecoderOnly(len(self.vocabulary), sizes(config))
+            return DecoderOnly(len(self.vocabulary), TransformerSettings.from_config(config))
         attention = config["encoder_attention"]
         if attention == "auto":
             attention = "causal" if config["training"] == "per_user" else "bidirectional"
-        return Transformer(len(self.vocabulary), sizes(config), causal=attention == "causal")
+        return Transformer(len(self.vocabulary), TransformerSettings.from_config(config), causal=attention == "causal")
 
     # -- checks of a loaded checkpoint --------------------------------------------------------------------------------
 
@@ -133,11 +125,12 @@ class GenerativeRecommender(WindowedRecommender):
         samples, passes = len(items) * len(self.item_tasks), []
         if self.interleaved:
             return self._interleaved_parts(windows, items)
-        for tasks, subset in self._split_by_tasks(windows):
+        for tasks, subset in split_by_tasks(windows, self.sequence_tasks, self.cross_task_ratio):
             samples += subset.n_targets() * len(tasks)
             for rows in self._batch_parts(subset.length - 1):
                 part = subset.rows(rows)
-                passes += [(int(part.length.max()), source, targets, part) for source, targets in self._passes(tasks)]
+                for source, targets in shared_passes(tasks, self.prompt_per_task):
+                    passes.append((int(part.length.max()), source, targets, part))
         parts: list[Callable[[], torch.Tensor]] = [partial(self._item_loss, items, samples)] if len(items) else []
         longest_first = sorted(passes, key=lambda entry: -entry[0])
         return parts + [
@@ -176,26 +169,6 @@ class GenerativeRecommender(WindowedRecommender):
                     loss = loss + weight * self._cross_entropy(m, hidden[rows], items[rows])
         return loss / samples
 
-    def _check_interleaved(self) -> None:
-        """Raise a UserError unless every item can be written as one block of equal length per modality."""
-        levels = {m: len(sizes) for m, sizes in self.semantic_ids.sizes.items()}
-        if len(levels) < 2 or len(set(levels.values())) > 1:
-            raise UserError(
-                f"history is both, which needs two or more modalities whose IDs have the same number of codes, but the "
-                f"modalities have {levels}; set history to single, or change modalities or collision."
-            )
-
-    def _split_by_tasks(self, windows: Windows) -> list[tuple[list[Task], Windows]]:
-        """Assign sequence tasks to windows: a random share trains all tasks, the others only the tasks within a modality."""
-        within = [task for task in self.sequence_tasks if task.source == task.target]
-        users = len(windows.length)
-        count = round(self.cross_task_ratio * users) if len(within) < len(self.sequence_tasks) else users
-        if count >= users:
-            return [(self.sequence_tasks, windows)]
-        drawn = torch.randperm(users)
-        shares = [(self.sequence_tasks, drawn[:count]), (within, drawn[count:])]
-        return [(tasks, windows.rows(rows.sort().values)) for tasks, rows in shares if len(rows)]
-
     def excluded(self, interaction) -> torch.Tensor | None:
         """Items [B, S] that must not be recommended to each user, padded with 0."""
         return interaction[EXCLUDED_ITEMS_FIELD] if EXCLUDED_ITEMS_FIELD in interaction else None
@@ -214,12 +187,6 @@ class GenerativeRecommender(WindowedRecommender):
         if self.item_tasks and count < len(items):
             items = items[torch.randperm(len(items))[:count]]
         return items.to(target.device)
-
-    def _passes(self, tasks: list[Task]) -> list[tuple[str, list[str]]]:
-        """Group tasks that share a forward pass, as (source, targets)."""
-        if self.prompt_per_task:
-            return [(task.source, [task.target]) for task in tasks]
-        return [(m, [task.target for task in tasks if task.source == m]) for m in dict.fromkeys(task.source for task in tasks)]
 
     def _sequence_loss(self, source: str, targets: list[str], windows: Windows, samples: int) -> torch.Tensor:
         """Cross-entropy of the sequence tasks of one source, summed over targets and divided by ``samples``."""
@@ -241,7 +208,7 @@ class GenerativeRecommender(WindowedRecommender):
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
         """Loss of the alignment tasks on single items [N]."""
         loss = torch.zeros((), device=items.device)
-        for source, targets in self._passes(self.item_tasks):
+        for source, targets in shared_passes(self.item_tasks, self.prompt_per_task):
             states, _ = self._item_states(source, targets, items)
             loss = loss + sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
         return loss
@@ -372,16 +339,3 @@ class GenerativeRecommender(WindowedRecommender):
 def generative_names() -> list[str]:
     """Names of the registered models that generate semantic IDs."""
     return [name for name, model in models().items() if issubclass(model, GenerativeRecommender)]
-
-
-def sizes(config) -> TransformerSettings:
-    """Sizes of the network from the options in ``config``."""
-    return TransformerSettings(
-        d_model=config["d_model"],
-        d_ff=config["d_ff"],
-        num_heads=config["num_heads"],
-        d_kv=config["d_kv"],
-        encoder_layers=config["encoder_layers"],
-        decoder_layers=config["decoder_layers"],
-        dropout=config["dropout_prob"],
-    )

@@ -6,11 +6,29 @@ reads all modalities of the history, and the further blocks are an alignment of 
 
 Shapes: B users, N items, M modalities, L levels.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.windows import Windows
+
+
+def check_levels(sizes: Mapping[str, Sequence[int]]) -> None:
+    """Check that an item can be written as one block of equal length per modality.
+
+    Args:
+        sizes: modality -> codebook size of each level.
+
+    Raises:
+        UserError: there is one modality, or the IDs of the modalities have different numbers of codes.
+    """
+    levels = {m: len(levels) for m, levels in sizes.items()}
+    if len(levels) < 2 or len(set(levels.values())) > 1:
+        raise UserError(
+            "history is both, which needs two or more modalities whose IDs have the same number of codes, but the modalities "
+            f"have {levels}; set history to single, or change modalities or collision."
+        )
 
 
 def random_orders(items: torch.Tensor, modalities: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ import torch
 
 from recbole_macrec.config.schema.models import MACRecOptions
 from recbole_macrec.model.mql4grec import MQL4GRec
+from recbole_macrec.model.tasks import shared_passes
 from recbole_macrec.semantic_ids.quantizers.losses import info_nce
 
 
@@ -36,7 +37,7 @@ class MACRec(MQL4GRec):
     def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
         loss = torch.zeros((), device=items.device)
         means: dict[str, torch.Tensor] = {}
-        for source, targets in self._passes(self.item_tasks) or [(m, []) for m in self.modalities]:
+        for source, targets in shared_passes(self.item_tasks, self.prompt_per_task) or [(m, []) for m in self.modalities]:
             states, mean = self._item_states(source, targets, items)  # one pass for both alignments
             means.setdefault(source, mean)
             loss = loss + sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples

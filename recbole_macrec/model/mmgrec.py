@@ -18,7 +18,8 @@ from recbole_macrec.generation.network.packing import pack
 from recbole_macrec.generation.network.set_encoder import SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Histories, Windows
-from recbole_macrec.model.base import GenerativeRecommender, Task, sizes
+from recbole_macrec.model.base import GenerativeRecommender
+from recbole_macrec.model.tasks import Task
 from recbole_macrec.model.windowed import with_target
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 
@@ -65,7 +66,7 @@ class MMGRec(GenerativeRecommender):
             items = unit_columns(graph.items[token_order(self.semantic_ids.item_tokens)])
             self.items = frozen(np.vstack([np.zeros_like(items[:1]), items]))  # row 0 is padding
             self.users = frozen(unit_columns(graph.users[users]))
-        self.reader = SetEncoder(self._network_settings(config), width, config["attention"])
+        self.reader = SetEncoder(TransformerSettings.from_config(config), width, config["attention"])
 
     def other_parameter(self) -> dict:
         users = hashlib.sha256("\n".join(sorted(self.user_tokens)).encode()).hexdigest()[:16]
@@ -85,11 +86,8 @@ class MMGRec(GenerativeRecommender):
 
     def build_network(self, config) -> Transformer:
         # ``reader`` is the encoder
-        return Transformer(len(self.vocabulary), replace(self._network_settings(config), encoder_layers=0))
-
-    def _network_settings(self, config) -> TransformerSettings:
-        norm, positions = config["norm"] or "pre_rms", config["decoder_positions"] or "relative"  # None in old checkpoints
-        return replace(sizes(config), norm=norm, decoder_positions=positions)
+        settings = replace(TransformerSettings.from_config(config), encoder_layers=0)  # the encoder is ``reader``
+        return Transformer(len(self.vocabulary), settings)
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         if len(self.modalities) != 1:

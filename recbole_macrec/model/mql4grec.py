@@ -3,7 +3,8 @@ from itertools import permutations
 
 from recbole_macrec.config.schema.models import MQL4GRecOptions
 from recbole_macrec.errors import UserError
-from recbole_macrec.model.base import GenerativeRecommender, Task
+from recbole_macrec.model.base import GenerativeRecommender
+from recbole_macrec.model.tasks import Task
 
 
 class MQL4GRec(GenerativeRecommender):

@@ -1,7 +1,8 @@
 """TIGER: generative retrieval over the semantic IDs of one modality."""
 from recbole_macrec.config.schema.models import TIGEROptions
 from recbole_macrec.errors import UserError
-from recbole_macrec.model.base import GenerativeRecommender, Task
+from recbole_macrec.model.base import GenerativeRecommender
+from recbole_macrec.model.tasks import Task
 
 
 class TIGER(GenerativeRecommender):

@@ -7,7 +7,7 @@ from small_models import data_path, prepare  # noqa: F401  data_path is a fixtur
 
 from recbole_macrec import Recommender, UserError
 from recbole_macrec.generation.network.windows import Histories, Target, Windows
-from recbole_macrec.model.interleaved import block_windows, interleaved_tokens, random_orders
+from recbole_macrec.model.interleaved import block_windows, check_levels, interleaved_tokens, random_orders
 
 BOTH = {"history": "both", "network": "decoder_only", "training": "per_user", "output": "trie", "d_kv": 16}
 
@@ -107,3 +107,10 @@ def test_all_modalities_share_one_memory(data_path):  # noqa: F811
 def test_invalid_settings_are_user_errors(options, message, data_path):  # noqa: F811
     with pytest.raises(UserError, match=message):
         prepare("MQL4GRec", data_path, **{**BOTH, **options})
+
+
+def test_history_both_needs_modalities_with_equally_many_codes():
+    check_levels({"text": (8, 8), "image": (4, 4)})
+    for sizes in ({"text": (8, 8)}, {"text": (8, 8), "image": (8, 8, 2)}):
+        with pytest.raises(UserError, match="the same number of codes, but the modalities have"):
+            check_levels(sizes)

@@ -31,6 +31,21 @@ class TransformerSettings:
     norm: str = "pre_rms"  # see :class:`Residual`
     decoder_positions: str = "relative"  # relative (T5) or sinusoidal
 
+    @classmethod
+    def from_config(cls, config) -> "TransformerSettings":
+        """Read the options of a model. Options that it does not have, or that an old checkpoint lacks, keep their defaults."""
+        options = {"norm": config["norm"], "decoder_positions": config["decoder_positions"]}
+        return cls(
+            d_model=config["d_model"],
+            d_ff=config["d_ff"],
+            num_heads=config["num_heads"],
+            d_kv=config["d_kv"],
+            encoder_layers=config["encoder_layers"],
+            decoder_layers=config["decoder_layers"],
+            dropout=config["dropout_prob"],
+            **{name: value for name, value in options.items() if value is not None},
+        )
+
 
 class RMSNorm(nn.Module):
     """T5's layer norm, without mean and bias."""

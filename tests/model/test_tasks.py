@@ -1,0 +1,22 @@
+"""Training tasks by hand: shared passes, and the share of windows that trains tasks between modalities."""
+import torch
+
+from recbole_macrec.generation.network.windows import Windows
+from recbole_macrec.model.tasks import Task, shared_passes, split_by_tasks
+
+OWN, ACROSS = [Task("text", "text"), Task("image", "image")], [Task("text", "image"), Task("image", "text")]
+
+
+def test_tasks_of_a_source_share_a_pass_unless_each_has_a_prompt():
+    assert shared_passes(OWN + ACROSS, False) == [("text", ["text", "image"]), ("image", ["image", "text"])]
+    assert shared_passes(OWN + ACROSS[:1], True) == [("text", ["text"]), ("image", ["image"]), ("text", ["image"])]
+    assert shared_passes([], False) == []
+
+
+def test_share_of_windows_with_all_tasks():
+    windows = Windows(torch.arange(24).view(8, 3), torch.full((8,), 3), torch.full((8,), 2))
+    (every, all_tasks), (within, own_tasks) = split_by_tasks(windows, OWN + ACROSS, 0.25)
+    assert (every, within) == (OWN + ACROSS, OWN) and (len(all_tasks.length), len(own_tasks.length)) == (2, 6)
+    assert torch.cat([all_tasks.items, own_tasks.items]).sort(0).values.equal(windows.items)
+    assert [tasks for tasks, _ in split_by_tasks(windows, OWN + ACROSS, 0.0)] == [OWN]
+    assert split_by_tasks(windows, OWN, 0.0) == [(OWN, windows)]
