@@ -180,7 +180,7 @@ SASRecPerUserOptions: Any = derive(
     "SASRecPerUserOptions", _SASRecPerUserOptions,
     defaults=PROTOCOL | _TRAINING | {
         "epochs": 30, "train_batch_size": 128, "eval_step": 2, "warmup_ratio": 0.0125, "training": "per_user", "d_ff": 512,
-        "num_heads": 4, "d_kv": 32, "decoder_layers": 2, "dropout_prob": 0.4, "rqvae_preset": "default",
+        "num_heads": 4, "d_kv": 32, "decoder_layers": 2, "dropout_prob": 0.25, "rqvae_preset": "default",
     },
     paper=dict.fromkeys(_SASRecPerUserOptions.model_fields),
     types={"training": Literal["per_user"],
