@@ -336,7 +336,9 @@ def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
     if isinstance(config, dict):
         config = config_from_plain(config if trust_checkpoint else known_settings(config))
     if not isinstance(config, Config):
-        raise UserError(f"Checkpoint {model_file} holds no settings of a model; name one that RecBole or recbole_macrec wrote.")
+        raise UserError(
+            f"Checkpoint {model_file} contains no settings of a model; name one that RecBole or recbole_macrec wrote."
+        )
     check_complete(state, ["state_dict"], model_file)
     config.final_config_dict.update({TRAINED_ON: trained_on(state), TRUST: trust_checkpoint})
     config.final_config_dict["data_path"] = str(dataset_folder(config, model_file, state.get("data_folder"), data_path))

@@ -197,12 +197,12 @@ def test_pop_ranks_by_training_counts_for_every_batch_size_and_seed(batch, seed,
     assert dict(zip(dataset.field2id_token["item_id"], model.item_cnt[:, 0].tolist())) == counts
     assert model.max_cnt.item() == max(counts.values())
     del counts["[PAD]"]
-    surely = perhaps = 0
+    certain_hits = possible_hits = 0
     for *known, target in histories.values():
         others = [count for item, count in counts.items() if item not in (*known, target)]
-        perhaps += sum(count > counts[target] for count in others) < 10
-        surely += sum(count >= counts[target] for count in others) < 10
-    assert surely <= round(result["hit@10"] * len(histories)) <= perhaps
+        possible_hits += sum(count > counts[target] for count in others) < 10
+        certain_hits += sum(count >= counts[target] for count in others) < 10
+    assert certain_hits <= round(result["hit@10"] * len(histories)) <= possible_hits
 
 
 @pytest.mark.parametrize("name", ["NGCF", "GRU4RecKG"])

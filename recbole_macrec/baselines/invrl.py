@@ -40,7 +40,7 @@ class Backbone(nn.Module):
         self.project = linear(features, projected)  # W, b
 
     def item_vectors(self, item: Tensor, x: Tensor) -> Tensor:
-        """Vectors [..., d + f] of items [...] with masked features ``x`` [N, F]."""
+        """Return the vectors [..., d + f] of items [...], computed from the masked features ``x`` [N, F] of all items."""
         if item.numel() < len(x):
             content = self.project(F.embedding(item, x))
         else:

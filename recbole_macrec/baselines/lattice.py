@@ -120,7 +120,7 @@ class LATTICE(PairwiseRecommender):
         return users, items + F.normalize(h)
 
     def calculate_loss(self, interaction) -> Tensor:
-        """As in the base class; the penalty is on the representations themselves."""
+        """See the base class. The penalty is on the representations themselves."""
         self._cached = None
         users, items = self.representations()
         u, i, j = users[interaction[self.USER_ID]], items[interaction[self.ITEM_ID]], items[interaction[self.NEG_ITEM_ID]]

@@ -159,7 +159,7 @@ class LightGT(PairwiseRecommender):
         return torch.cat(users), self.item_vectors(o, contents)
 
     def calculate_loss(self, interaction) -> Tensor:
-        """As in the base class, but the representation of a user depends on the item to predict."""
+        """See the base class. The representation of a user depends on the item to predict."""
         self._cached = None
         user, positive, negative = (interaction[f] for f in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         (o, means), contents = self.collaborative(), self.contents()

@@ -52,7 +52,7 @@ class VBPR(PairwiseRecommender):
         return self.user_vectors(slice(None)), self.item_vectors(slice(None))
 
     def calculate_loss(self, interaction) -> Tensor:
-        """As in the base class, but only the features of the batch's items are projected."""
+        """See the base class. Only the features of the batch's items are projected."""
         user, positive, negative = (interaction[f] for f in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         u, i, j = self.user_vectors(user), self.item_vectors(positive), self.item_vectors(negative)
         return bpr((u * i).sum(1), (u * j).sum(1)) + self.reg_weight * self.penalty(user, positive, negative)

@@ -172,7 +172,8 @@ class RayCluster:
         self._check = ray.remote(num_cpus=0, max_retries=0)(_call)
 
     def machines(self) -> dict[str, str]:
-        """See :class:`Cluster`; a head that was started without CPUs executes no runs."""
+        """Return the machines, see :class:`Cluster`. A head node that was started without CPUs is left out, as it executes no
+        runs."""
         return {
             node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
             for node in self.ray.nodes()

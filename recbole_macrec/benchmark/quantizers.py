@@ -68,7 +68,7 @@ def compare(features: dict[str, np.ndarray], options: dict, device: str = "cpu")
 
 
 def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]:
-    """As :func:`compare` on the features of ``request.dataset``, plus RANKING_COLUMNS of ``model`` with these IDs."""
+    """Like :func:`compare` on the features of ``request.dataset``, plus RANKING_COLUMNS of ``model`` with these IDs."""
     rows = []
     modalities = config_of(model, request.dataset, [], request.settings)["modalities"]
     for name, choice in quantizer_options(len(modalities)).items():

@@ -183,7 +183,7 @@ def _encode(args: argparse.Namespace) -> None:
 
 def _images(args: argparse.Namespace) -> None:
     if args.connections < 1:
-        raise UserError(f"--connections={args.connections} is not usable; expected an integer of at least 1")
+        raise UserError(f"--connections is {args.connections}; expected a whole number >= 1")
     with locked(args.data_path / args.dataset):
         n_images, failed = fetch_catalogue_images(args.data_path / args.dataset, args.connections,
                                                   form=AtomicFormat.from_config(_format_options(args)))

@@ -100,7 +100,7 @@ def has_source(name: str) -> bool:
 
 
 def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> None:
-    """Raise a UserError unless ``data_path/name`` holds the dataset, or it has a ``source``.
+    """Raise a UserError unless ``data_path/name`` contains the dataset, or it has a ``source``.
 
     Args:
         benchmark: the dataset consists of files that are split already (``benchmark_filename``).

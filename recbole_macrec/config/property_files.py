@@ -63,7 +63,7 @@ def read_user_yaml(path: str | Path, what: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a number of thousands of digits
         raise UserError(f"{what} {path} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{what} {path} holds a {type(values).__name__}; expected lines such as 'epochs: 10'.")
+        raise UserError(f"{what} {path} contains a {type(values).__name__}; expected lines such as 'epochs: 10'.")
     for key in values:
         if not isinstance(key, str):
             raise UserError(f"{what} {path} has the key {shown(key)}; expected the name of an option, such as 'epochs: 10'.")

@@ -1,4 +1,4 @@
-"""Checks of a configuration's values by the option schema."""
+"""Check the values of a RecBole configuration against the option schema."""
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +29,7 @@ def check_sizes(settings: Mapping[str, Any], model: str) -> None:
     Options that are missing or None are not checked: they may be newer than the model.
 
     Raises:
-        UserError: a value is of the wrong type or out of range, such as a width that no memory holds.
+        UserError: a value is of the wrong type or out of range, such as a width that does not fit into memory.
     """
     schema = MODELS.get(model)
     if schema is not None:

@@ -89,7 +89,7 @@ def read_matrix(path: Path) -> np.ndarray:
                         "write it again with numpy.save") from error
     if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiu":
         kind = matrix.dtype if isinstance(matrix, np.ndarray) else "an .npz archive"
-        raise UserError(f"feature file {path} holds {kind}; save one array of numbers")
+        raise UserError(f"feature file {path} contains {kind}; save one array of numbers")
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise UserError(f"feature file {path} has shape {list(matrix.shape)}; expected [items, dimensions]")
     with np.errstate(over="ignore"):  # a value too large for float32 becomes inf, which check_finite reports
@@ -114,7 +114,7 @@ def read_tokens(path: Path) -> list[str]:
 
 
 def check_finite(matrix: np.ndarray, tokens: Sequence[str], path: Path) -> None:
-    """Raise UserError, naming the first items, if features hold NaN or inf."""
+    """Raise UserError, naming the first items, if features contain NaN or inf."""
     bad = non_finite_rows(matrix)
     if len(bad):
         raise UserError(f"feature file {path} has NaN or infinite values (as float32) for "
@@ -124,7 +124,7 @@ def check_finite(matrix: np.ndarray, tokens: Sequence[str], path: Path) -> None:
 def check_modality(modality: str) -> None:
     """Raise UserError unless the modality can be used as a file name and an option value."""
     if not _MODALITY.fullmatch(modality):
-        raise UserError(f"modality name '{modality}' is not usable; use letters, digits, '_' and '-'")
+        raise UserError(f"the name of a modality is '{modality}'; expected letters, digits, '_' and '-'")
 
 
 def duplicates(tokens: Iterable[str]) -> list[str]:

@@ -132,7 +132,7 @@ class SemanticIDDataset(ItemFeatures, SequentialDataset):
         return group
 
     def _help_to_prepare(self, group: Group) -> SemanticIDs:
-        """What all processes but the first one do: learn together with it when it calls, and receive the IDs."""
+        """Run in all processes but the first one: train the quantizer together with it on request, and receive the IDs."""
         received = group.share(doing="prepares the semantic IDs")
         if isinstance(received, SemanticIDSettings):
             share_files(*self._feature_files(received))

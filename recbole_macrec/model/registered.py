@@ -1,4 +1,4 @@
-"""What the plugin and the trainer ask of every model of this package."""
+"""The interface of every model of this package for the plugin and the trainer."""
 from typing import ClassVar
 
 from recbole_macrec.config.schema.base import Options

@@ -1,4 +1,4 @@
-"""What every recommender shares: histories of item tokens in, a table of recommendations out.
+"""Base class of the recommenders: from histories of item tokens to a table of recommendations.
 
 Shapes: B users.
 """

@@ -1,4 +1,4 @@
-"""What our trainer and RecBole's trainers have in common: they call callbacks and resume from checkpoints."""
+"""Base class of our trainer and of the adapted trainers of RecBole: calls callbacks and resumes from checkpoints."""
 import inspect
 from typing import TYPE_CHECKING
 
@@ -98,7 +98,7 @@ class CallbackTrainer(_RecBoleTrainer):
         self.pausing = True
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
-        """As in RecBole, with callbacks; resumes from the checkpoint of :meth:`make_resumable`."""
+        """Like RecBole's method, with callbacks; resumes from the checkpoint of :meth:`make_resumable`."""
         self.saves = saved
         self._stage = VALIDATION
         try:
@@ -115,7 +115,7 @@ class CallbackTrainer(_RecBoleTrainer):
         return result
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """As in RecBole, with callbacks."""
+        """Like RecBole's method, with callbacks."""
         if not eval_data:
             return None
         stage = self._stage

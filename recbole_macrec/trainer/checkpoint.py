@@ -47,7 +47,9 @@ def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu",
             is NaN.
     """
     if not Path(path).is_file():
-        raise UserError(f"Checkpoint {path} does not exist; check the path (RecBole writes them to checkpoint_dir).")
+        raise UserError(
+            f"Checkpoint {path} does not exist; check the path. RecBole writes checkpoints to the folder checkpoint_dir."
+        )
     unreadable = f"Checkpoint {path} can't be read: it is truncated or not a checkpoint; train again or name another file."
     if not zipfile.is_zipfile(path):
         raise UserError(unreadable)
@@ -91,12 +93,12 @@ def to_device(value, device: torch.device | str):
 def check_complete(state, names: Sequence[str], path: str | Path) -> None:
     """Raise a UserError unless the content ``state`` of the checkpoint ``path`` has the entries ``names``."""
     if not isinstance(state, dict):
-        raise UserError(f"Checkpoint {path} holds a {type(state).__name__}, not a model; name another file.")
+        raise UserError(f"Checkpoint {path} contains a {type(state).__name__}, not a model; name another file.")
     if missing := [name for name in names if name not in state]:
         raise UserError(f"Checkpoint {path} lacks {', '.join(missing)}; name another checkpoint, or train again.")
     if not isinstance(state.get("state_dict", {}), dict | str):  # a text: the file of a decision tree
         raise UserError(
-            f"Checkpoint {path} holds a {type(state['state_dict']).__name__} as state_dict; name another checkpoint."
+            f"Checkpoint {path} contains a {type(state['state_dict']).__name__} as state_dict; name another checkpoint."
         )
 
 

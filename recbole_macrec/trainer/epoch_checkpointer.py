@@ -48,7 +48,7 @@ class EpochPosition:
         return cls(state["batches"], state["of"], state["loss"], seconds, cpu_seconds, state["shuffle"].cpu())
 
     def state(self) -> dict:
-        """As tensors and plain values for a checkpoint."""
+        """Return tensors and plain values for a checkpoint."""
         return {"batches": self.batches, "of": self.total, "loss": self.loss, "seconds": self.seconds,
                 "cpu_seconds": self.cpu_seconds, "shuffle": self.shuffle}  # fmt: skip
 

@@ -35,7 +35,7 @@ def randomness(train_data) -> dict:
 
 
 def randomness_of_all(train_data) -> dict | list[dict]:
-    """As :func:`randomness`; with several processes a list in the order of their ranks. All processes must call it."""
+    """Like :func:`randomness`; with several processes a list in the order of their ranks. All processes must call it."""
     group = current_group()
     return randomness(train_data) if group.size == 1 else group.gather(randomness(train_data))
 

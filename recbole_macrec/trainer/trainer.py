@@ -76,7 +76,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
     # -- training ----------------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs):
-        """As in RecBole, with ``momentum`` for SGD, and without weight decay of norms, biases and relative position biases."""
+        """Like RecBole's method, with ``momentum`` for SGD, and without weight decay of norms, biases and relative position
+        biases."""
         exempt = parameters_without_decay(self.model)
         decayed = [p for p in self.model.parameters() if id(p) not in {id(q) for q in exempt}]
         kwargs.setdefault("params", [{"params": decayed}, {"params": exempt, "weight_decay": 0.0}])

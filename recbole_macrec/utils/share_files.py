@@ -14,7 +14,7 @@ BLOCK = 2**26  # bytes sent at once
 def share_files(folder: Path, *patterns: str) -> None:
     """Send the first process's files in ``folder`` that match ``patterns`` to all processes that do not have them.
 
-    With one process nothing is done.
+    With one process it does nothing.
 
     Raises:
         UserError: in every process, if one of them has a file with other content, or a file that the first process lacks.

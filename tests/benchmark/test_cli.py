@@ -130,7 +130,7 @@ def test_user_errors_are_one_line(argv, expected, capsys):
     [
         ("lamda_con: 1\n", "Unknown option 'lamda_con' in my.yaml"),
         ("a: [1\n", "my.yaml is not valid YAML"),
-        ("- 1\n", "holds a list"),
+        ("- 1\n", "contains a list"),
     ],
 )
 def test_config_files_are_checked(content, expected, tmp_path, capsys):

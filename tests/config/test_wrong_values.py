@@ -146,7 +146,7 @@ def test_values_are_checked_before_searches_and_studies_write_files(tiny_dataset
     (b"a: " + b"[" * 3000, "brackets are nested too deeply"),
     (b"epochs: " + b"1" * 5000, "is not valid YAML: Exceeds the limit"),
     (b"\x93NUMPY\x01\x00\xff\xfe", "is not valid YAML"),
-    (b"- 1\n", "holds a list; expected lines such as"),
+    (b"- 1\n", "contains a list; expected lines such as"),
 ])
 @pytest.mark.parametrize("what", ["Config file", "Study"])
 def test_damaged_yaml_files(what, content, expected, capsys):
@@ -255,7 +255,7 @@ def test_damaged_arrays(comparison):
 
 
 @pytest.mark.parametrize("name, content, expected", [
-    ("compare.json", "[1]", "compare.json holds a list, expected a dict"),
+    ("compare.json", "[1]", "compare.json contains a list; expected a dict"),
     ("compare.json", "{}", "compare.json lacks format, labels"),
     ("compare.json", "[" * 20000, "compare.json can't be read"),
     ("result.json", "", "result.json can't be read"),

@@ -120,8 +120,8 @@ def test_histories_of_any_length_in_batches_of_any_size(data_path):
         pd.testing.assert_frame_equal(recommender.recommend(histories, k=4, batch_size=batch_size), together, atol=1e-5)
     newest = recommender.recommend([row[-20:] for row in histories], k=4)
     pd.testing.assert_frame_equal(newest, together, atol=1e-5)
-    none = recommender.recommend({}, k=4)
-    assert list(none.columns) == list(together.columns) and none.empty
+    no_rows = recommender.recommend({}, k=4)
+    assert list(no_rows.columns) == list(together.columns) and no_rows.empty
 
 
 def test_more_items_than_beams(data_path):

@@ -56,10 +56,10 @@ def test_nan_weights_are_rejected(trained, tmp_path):
 
 
 @pytest.mark.parametrize("change, expected", [
-    (lambda state: state.pop("config"), "holds no settings of a model"),
+    (lambda state: state.pop("config"), "contains no settings of a model"),
     (lambda state: state["config"].pop("model"), "do not name a model and a dataset"),
     (lambda state: state.pop("state_dict"), "lacks state_dict"),
-    (lambda state: state.update(state_dict=[1]), "holds a list as state_dict"),
+    (lambda state: state.update(state_dict=[1]), "contains a list as state_dict"),
     (lambda state: state["config"].update(model="TIGRE"), "Unknown model 'TIGRE'. Did you mean 'TIGER'?"),
     (lambda state: state["config"].update(d_model=10**7), "d_model is 10000000; expected a whole number from 1 to 65536"),
 ])

@@ -116,7 +116,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> PreTrainedModel:
-        """A copy of the model whose own tables hold the added tokens."""
+        """A copy of the model whose tables include the added tokens."""
         model = copy.deepcopy(self.model)
         model.resize_token_embeddings(self.words + len(self.added), mean_resizing=False)
         input_table(model).weight[self.words :] = self.added
@@ -137,7 +137,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def memory(self, prompts: Prompts) -> Prompts:
-        """What the search reads: the prompts, or their encoded states."""
+        """Return the input of the search: the prompts, or their encoded states."""
         raise NotImplementedError
 
     def _own_states(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -241,7 +241,7 @@ def new_rows(table: torch.Tensor, count: int) -> nn.Parameter:
 
 
 def load_t5(config, texts: Sequence[str], names: Sequence[str]) -> EncoderDecoder:
-    """Load the T5 that ``backbone`` names; the tokenizer of a tiny one knows the words of ``texts``.
+    """Load the T5 that ``backbone`` names; the vocabulary of a tiny one is the words of ``texts``.
 
     Raises:
         UserError: it is unavailable, or of another architecture.

@@ -1,4 +1,4 @@
-"""How an item is written in a text: the tokens of its ID.
+"""Item IDs of the text-to-text models: the tokens that represent an item in a text.
 
 Shapes: N items including the padding, L levels.
 """

@@ -141,7 +141,7 @@ class TextToTextRecommender(WindowedRecommender):
         return super().load_state_dict({**state_dict, **frozen}, *args, **kwargs)
 
     def _frozen_weights(self) -> dict[str, torch.Tensor]:
-        """Weights that a checkpoint leaves out, because the backbone's own files hold them."""
+        """Weights that a checkpoint leaves out, because they are in the files of the backbone."""
         if self.config["backbone"] == TINY:
             return {}
         named = self.backbone.model.named_parameters(prefix="backbone.model", remove_duplicate=False)

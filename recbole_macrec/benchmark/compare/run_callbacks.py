@@ -140,7 +140,7 @@ class ProgressWriter(TrainingCallback):
         self.update(trainer, epoch + 1)
 
     def update(self, trainer, epochs: float, always: bool = False) -> None:
-        """Report ``epochs`` complete epochs, such as 2.25; ``always`` writes the file at once."""
+        """Report the number of complete epochs, such as 2.25. With ``always`` the file is written at once."""
         self.report(epochs / max(1, trainer.epochs))
         if always or time.perf_counter() - self._written > PROGRESS_SECONDS:
             self._written = time.perf_counter()

@@ -139,7 +139,7 @@ class Ranks:
             return cls(histories=histories, **(named | arrays))
         except (KeyError, TypeError) as error:  # a missing or unknown array
             raise UserError(
-                f"{path} does not hold the ranks of a run ({error}); delete {path.parent} and run the comparison again."
+                f"{path} does not contain the ranks of a run ({error}); delete {path.parent} and run the comparison again."
             ) from None
 
 
@@ -165,7 +165,7 @@ class Run:
 
     @property
     def error(self) -> str | None:
-        """Why the run failed, in one sentence; None if it did not."""
+        """The reason why the run failed, in one sentence; None if it did not fail."""
         path = self.folder / FAILURE
         return read_json(path)["error"] if path.is_file() and not self.finished else None
 
@@ -373,7 +373,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         raise UserError(f"{path} can't be read ({error}); delete it and run the comparison again.") from None
     if not isinstance(content, kind):
         raise UserError(
-            f"{path} holds a {type(content).__name__}, expected a {kind.__name__}; delete it and run the comparison again."
+            f"{path} contains a {type(content).__name__}; expected a {kind.__name__}; delete it and run the comparison again."
         )
     return content
 

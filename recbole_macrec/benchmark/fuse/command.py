@@ -59,7 +59,9 @@ def _main(argv: list[str]) -> int:
     parser.epilog = None
     parser.add_argument("folder", help="--output of compare")
     parser.add_argument("--models", required=True, help="labels of the comparison to fuse, separated by commas")
-    parser.add_argument("--top", type=int, default=TOP, help=f"candidates of each model (default: {TOP})")
+    parser.add_argument(
+        "--top", type=int, default=TOP, help=f"number of items of each model's ranking that are candidates (default: {TOP})"
+    )
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     fuse(args.folder, names_of(args.models), args.top)

@@ -36,8 +36,8 @@ class Rows:
     best: np.ndarray
 
     def keys(self, tokens: np.ndarray) -> list[tuple]:
-        """What identifies each row in every model: the user, the targets' ``tokens`` [N], and the number of equal rows
-        before."""
+        """Return the identity of each row, which is the same for all models: the user, the targets' ``tokens`` [N], and the
+        number of equal rows before."""
         return row_keys(self.users, tokens[self.target], np.searchsorted(self.row, np.arange(len(self.users))))
 
 

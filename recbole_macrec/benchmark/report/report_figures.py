@@ -31,7 +31,7 @@ class CaptionedFigure:
 
 
 def intervals(table: Table) -> list[CaptionedFigure]:
-    """Return the tested differences, one figure per metric."""
+    """Return one figure per metric: the differences of the paired tests with their confidence intervals."""
     figures = []
     for metric in dict.fromkeys(test.metric for test in table.tests):
         rows = [(f"{t.first} − {t.second}", t.difference, t.low, t.high) for t in table.tests if t.metric == metric]

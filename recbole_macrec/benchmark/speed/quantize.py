@@ -63,7 +63,7 @@ def data_loader_epoch(training: Training) -> None:
 
 
 def positives_one_by_one(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """As ``sample_positives``, with one search per row."""
+    """Like ``sample_positives``, with one search per row."""
     positives = []
     for i, label in enumerate(labels):
         others = [j for j in (labels == label).nonzero()[:, 0].tolist() if j != i]

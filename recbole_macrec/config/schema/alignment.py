@@ -3,14 +3,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recbole_macrec.config.schema.base import Flag, NotNegative, Number, Options, Share, option
+from recbole_macrec.config.schema.base import Flag, Fraction, NotNegative, Number, Options, option
 
 
 class ExplicitOptions(Options):
     """Tasks between modalities (MQL4GRec, MACRec)."""
 
     explicit_alignment: Flag = option(True, "Train tasks between modalities, on histories and on single items", True)
-    cross_task_ratio: Share = option(
+    cross_task_ratio: Fraction = option(
         1.0, "Share of a batch's users, drawn anew, whose histories also train the tasks between modalities", 1.0
     )
     history: Literal["single", "both"] = option(

@@ -148,7 +148,7 @@ Seed = Annotated[int, BeforeValidator(_plain), Strict(), Field(ge=0, le=2**32 - 
 Number = Annotated[float, BeforeValidator(_number), Field(strict=True, allow_inf_nan=False)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Above0 = Annotated[Number, Field(gt=0)]
-Share = Annotated[Number, Field(ge=0, le=1)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
 Dropout = Annotated[Number, Field(ge=0, le=0.99)]
 
 

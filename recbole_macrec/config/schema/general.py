@@ -8,11 +8,11 @@ from recbole_macrec.config.schema.base import (
     Count,
     Dropout,
     Flag,
+    Fraction,
     Layers,
     NotNegative,
     Options,
     Positive,
-    Share,
     Width,
     derive,
     option,
@@ -81,7 +81,7 @@ class _GRCNOptions(PairwiseOptions, FeatureReaderOptions):
 class _LATTICEOptions(PairwiseOptions, FeatureReaderOptions, LayerOptions):
     n_neighbours: Positive = option(10, "Similar items that an item is connected with, itself included", 10)
     n_item_layers: Layers = option(1, "Propagations on the graph of the items", 1)
-    feature_graph_weight: Share = option(0.9, "Weight of the graph of the features themselves", 0.9)
+    feature_graph_weight: Fraction = option(0.9, "Weight of the graph of the features themselves", 0.9)
     cf: Literal["lightgcn", "mf"] = option("lightgcn", "Collaborative model", "lightgcn")
     train_features: Flag = option(False, "Also train the features", True)
 
@@ -107,7 +107,7 @@ class _LightGTOptions(PairwiseOptions, FeatureReaderOptions, LayerOptions):
         50, "Items of a user that the transformer reads: in training random ones, in ranking the latest", 50
     )
     target_in_input: Flag = option(False, "Leave the item to predict in the sequence", True)
-    id_weight: Share = option(0.05, "Weight of the collaborative vectors in the score", 0.05)
+    id_weight: Fraction = option(0.05, "Weight of the collaborative vectors in the score", 0.05)
     dropout_prob: Dropout = option(0.1, "Dropout of attention weights", 0.1)
 
     @model_validator(mode="after")

@@ -10,12 +10,12 @@ from recbole_macrec.config.schema.base import (
     Described,
     Dropout,
     Flag,
+    Fraction,
     Layers,
     NotNegative,
     Number,
     Options,
     Positive,
-    Share,
     Width,
     derive,
     option,
@@ -125,7 +125,7 @@ MACRecOptions: Any = derive("MACRecOptions", _MACRecOptions, defaults={}, paper=
 
 
 class _MMGRecOptions(GenerativeOptions):
-    momentum: Share = option(0.0, "Momentum of learner: sgd", 0.99)
+    momentum: Fraction = option(0.0, "Momentum of learner: sgd", 0.99)
     attention: Literal["relation_aware", "positions", "sinusoidal", "none"] = option(
         "relation_aware",
         "Attention of the encoder: scaled by the user's representation; or plain, with relative, sinusoidal or no positions",

@@ -12,7 +12,7 @@ class PrecisionOptions(Options):
 
 
 class RankingOptions(PrecisionOptions):
-    """How a generative model ranks items."""
+    """Options of the ranking of a generative model."""
 
     num_beams: Positive = option(20, "Beams per modality; at least the largest topk", 20)
     decode: Literal["beam", "certified", "exact"] = option(

@@ -8,10 +8,10 @@ from recbole_macrec.config.schema.base import (
     Described,
     Dropout,
     FilePath,
+    Fraction,
     Layers,
     Options,
     Positive,
-    Share,
     Text,
     Width,
     option,
@@ -85,8 +85,8 @@ class InstructionOptions(Options):
         "Training tasks: history to next ID; texts to ID; ID to texts; histories and texts mixed; search by an intention; "
         "preference",
     )
-    item_task_ratio: Share = option(0.1, "Samples of text_to_item and of item_to_text per sample of sequence")
-    mixed_task_ratio: Share = option(0.2, "Samples of mixed, of search and of preference per sample of sequence")
+    item_task_ratio: Fraction = option(0.1, "Samples of text_to_item and of item_to_text per sample of sequence")
+    mixed_task_ratio: Fraction = option(0.2, "Samples of mixed, of search and of preference per sample of sequence")
     text_tokens: Positive = option(64, "Maximum number of tokens of a title, description or preference")
     preference_file: FilePath | None = option(
         None, "JSON file for search and preference: {USER: {preferences: [TEXT], intentions: {ITEM: TEXT}}}")

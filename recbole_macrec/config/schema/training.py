@@ -1,7 +1,7 @@
 """Options of our trainer, beside those of RecBole's."""
 from typing import Literal
 
-from recbole_macrec.config.schema.base import FilePath, Flag, Options, Share, Text, option
+from recbole_macrec.config.schema.base import FilePath, Flag, Fraction, Options, Text, option
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -21,7 +21,7 @@ class TrainingOptions(Options):
     )
     scheduler: Literal["cosine", "linear", "constant"] = option(
         "cosine", "Learning rate after the warm-up; cosine, linear: to zero in the last epoch", "cosine")
-    warmup_ratio: Share = option(0.01, "Share of all planned steps in which the learning rate rises linearly", 0.01)
+    warmup_ratio: Fraction = option(0.01, "Share of all planned steps in which the learning rate rises linearly", 0.01)
     precision: Precision = option("auto", "Precision of the training; auto: bf16 if the processor has it in hardware")
     compile: Flag = option(False, "torch.compile for the feed-forward layers, on GPUs")
     resume: FilePath | None = option(None, "Checkpoint to resume from; saved/<name>.last.pth is that of the newest epoch")

@@ -29,7 +29,7 @@ NETWORK = (requests.ConnectionError, requests.Timeout, requests.exceptions.Chunk
 
 
 class Failure(NamedTuple):
-    """Why an image could not be downloaded."""
+    """The reason why an image could not be downloaded."""
 
     reason: str
     temporary: bool  # whether a later attempt may succeed

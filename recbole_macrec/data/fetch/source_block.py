@@ -28,7 +28,15 @@ class SourceBlock:
 
     @classmethod
     def read(cls, given: Any, dataset_folder: Path) -> SourceBlock:
-        """Return the checked block of the dataset in ``dataset_folder``; UserError for unknown keys and invalid values."""
+        """Read and check the option ``source`` of a dataset.
+
+        Args:
+            given: value of the option.
+            dataset_folder: folder of the dataset.
+
+        Raises:
+            UserError: a key is unknown or a value invalid.
+        """
         if not isinstance(given, Mapping):
             raise UserError(f"source is {given!r}; expected keys such as path: FOLDER, or files: {{NAME: URL}}, "
                             f"or {SYNTHETIC}")

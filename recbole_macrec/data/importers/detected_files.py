@@ -43,7 +43,7 @@ class DetectedFiles:
                 continue
             if len(files) > 1:
                 raise UserError(
-                    f"{files[0].parent} holds {' and '.join(file.name for file in files)} for modality '{modality}'; "
+                    f"{files[0].parent} contains {' and '.join(file.name for file in files)} for modality '{modality}'; "
                     f"choose one, for example {option} {modality}={files[0]}"
                 )
             chosen[modality] = files[0]

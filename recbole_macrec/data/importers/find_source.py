@@ -46,7 +46,9 @@ def read_source(path: Path, name: str, reads: Mapping[str, str] = NO_OPTIONS) ->
     found[".inter"] = [file for file in found[".inter"] if file.name not in benchmark_files]
     suffix = next((suffix for suffix in FORMS if found[suffix]), None)
     if suffix is None:
-        raise UserError(f"SRC {path} holds neither NAME.inter.json, nor NAME.inter, nor a .csv file; name the folder that does")
+        raise UserError(
+            f"SRC {path} contains neither NAME.inter.json, nor NAME.inter, nor a .csv file; name the folder that does"
+        )
     preferred = "interactions.csv" if suffix == ".csv" else f"{name}{suffix}"
     return FORMS[suffix](_choose(found[suffix], path, preferred), reads)
 
@@ -56,6 +58,6 @@ def _choose(files: list[Path], folder: Path, preferred: str) -> Path:
         return files[0]
     chosen = [path for path in files if path.name == preferred]
     if not chosen:
-        raise UserError(f"SRC {folder} holds several files ({', '.join(path.name for path in files)}) and none is "
+        raise UserError(f"SRC {folder} contains several files ({', '.join(path.name for path in files)}) and none is "
                         f"{preferred}; name one file or a folder with one")
     return chosen[0]

@@ -58,7 +58,7 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
         feature_files: modality -> feature file.
         id_files: modality -> file of published semantic IDs.
         overwrite: replace an existing dataset.
-        category: the Amazon category to import, if ``src`` holds several.
+        category: the Amazon category to import, if ``src`` contains several.
         core: k of the k-core filtering; None keeps all interactions, except that raw Amazon files are filtered as published.
         require_image: keep only items with an image; None does so only for raw Amazon files.
         words: file of texts released as word numbers; see :mod:`recbole_macrec.data.importers.words`.
@@ -92,7 +92,7 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
     amazon = raw.kind != "folder"
     if amazon and reads:
         raise UserError(
-            f"--{next(iter(reads))} is an option for tables, but SRC {src} holds raw Amazon files; leave the option out"
+            f"--{next(iter(reads))} is an option for tables, but SRC {src} contains raw Amazon files; leave the option out"
         )
     options = Options(AMAZON_CORE if amazon and core is None else core, amazon if require_image is None else require_image)
     origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files, reads))
@@ -192,7 +192,7 @@ def _check_target(target: Path, name: str, inputs: list[Path], overwrite: bool) 
     if not overwrite:
         raise UserError(f"dataset {target} already exists; add --overwrite to replace it, or choose another --dataset")
     if not (target / f"{name}.inter").is_file():
-        raise UserError(f"--overwrite: {target} holds no {name}.inter, so it is not an imported dataset; remove it yourself "
+        raise UserError(f"--overwrite: {target} contains no {name}.inter, so it is not an imported dataset; remove it yourself "
                         "or choose another --dataset")
     inside = [path for path in inputs if path.resolve().is_relative_to(target.resolve())
               or target.resolve().is_relative_to(path.resolve())]

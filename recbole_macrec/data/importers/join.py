@@ -86,7 +86,7 @@ def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None
 
 
 def _join(source: Source, modality: str, path: Path, matrix: np.ndarray, tokens: list[str] | None) -> FeatureTable:
-    """Return the features in catalogue order; raise UserError unless file and catalogue hold the same items."""
+    """Return the features in catalogue order; raise UserError unless file and catalogue have the same items."""
     if tokens is None:
         if not source.numbers:
             raise UserError(f"--feature {modality}={path} has no .items.txt beside it, but the items of {source.path} have no "

@@ -51,7 +51,7 @@ def read_csv(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
 
 
 def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
-    """Read a table of interactions; without timestamps, the order of the rows is the time.
+    """Read a table of interactions. Without timestamps, the row number is the time.
 
     Args:
         path: the file.
@@ -123,7 +123,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_json_object(path: Path) -> dict:
-    """Read a JSON file that holds one object; raise UserError for repeated keys, which ``json`` ignores."""
+    """Read a JSON file with one object; raise UserError for repeated keys, which ``json`` ignores."""
     def to_dict(pairs: list[tuple]) -> dict:
         repeated = duplicates(key for key, _ in pairs)
         if repeated:
@@ -137,7 +137,7 @@ def read_json_object(path: Path) -> dict:
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON or UTF-8, or a number of thousands of digits
         raise UserError(f"{path} is not readable JSON ({error}); the file may be truncated, download it again") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}; expected a JSON object {{key: value}}")
+        raise UserError(f"{path} contains a {type(value).__name__}; expected a JSON object {{key: value}}")
     return value
 
 

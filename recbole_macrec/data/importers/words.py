@@ -27,7 +27,7 @@ def read_words(path: Path, source: Source) -> list[str]:
                         "numpy.save") from error
     if not isinstance(words, np.ndarray) or words.ndim != 2 or len(words) != 2 or words.dtype.kind not in "iu":
         seen = f"{words.dtype} {list(words.shape)}" if isinstance(words, np.ndarray) else "an .npz archive"
-        raise UserError(f"--words={path} holds {seen}; expected integers [2, n]: item numbers and word numbers")
+        raise UserError(f"--words={path} contains {seen}; expected integers [2, n]: item numbers and word numbers")
     unknown = [str(number) for number in np.unique(words[0]).tolist() if str(number) not in source.numbers]
     if unknown:
         raise UserError(

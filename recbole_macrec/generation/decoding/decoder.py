@@ -35,7 +35,7 @@ class Decoder(Protocol[Encoded]):
         """The state before the first level; its method ``extended`` is that of :class:`Past`."""
 
     def read(self, memory: Encoded) -> Any:
-        """What every step reads of the histories."""
+        """Compute the part of the histories that every step reads."""
 
     def step(self, level: int, nodes: torch.Tensor, source: Any, past: Any) -> tuple[torch.Tensor, Any]:
         """log P(code | prefix, history), float32 [B, G, K], after prefixes, nodes [B, G] of level - 1; and what ``extended``

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # settings.py reads the names of the quantizers
 
 
 class Execution(NamedTuple):
-    """How a quantizer is trained; has no effect on the codes but for rounding."""
+    """Options of the execution of a quantizer's training, which change codes only by rounding."""
 
     device: str = "cpu"
     show_progress: bool = True

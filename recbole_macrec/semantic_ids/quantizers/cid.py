@@ -56,12 +56,12 @@ def common_users(interactions: csr_matrix) -> csr_matrix:
 
 
 def cluster_paths(weights: csr_matrix, clusters: int, leaf_size: int, seed: int) -> list[tuple[int, ...]]:
-    """Path of every item in the tree of clusters, ending with its number in the leaf.
+    """Return the path of every item in the tree of clusters; its last entry is the item's number in the leaf.
 
     Args:
-        weights: common users [N, N].
-        clusters: number of parts of a split.
-        leaf_size: largest number of items that are not split.
+        weights: number of common users of each pair of items [N, N].
+        clusters: number of clusters into which a cluster is split.
+        leaf_size: maximum number of items of a cluster that is not split.
     """
     paths: list[tuple[int, ...]] = [()] * weights.shape[0]
 

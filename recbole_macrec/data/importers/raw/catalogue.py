@@ -62,7 +62,7 @@ class Catalogue:
 def write_items(folder: Path, name: str, catalogue: Catalogue, form: AtomicFormat = DEFAULT_FORMAT) -> None:
     """Write ``NAME.item``, copy local images to ``images/``, and list images to download in ``image_urls.json``.
 
-    The column ``image`` holds the path of an item's image, relative to ``folder``, even before it is downloaded.
+    The column ``image`` contains the path of an item's image, relative to ``folder``, even before it is downloaded.
     """
     header = [f"{form.item}:token", *(f"{column}:token_seq" for column in catalogue.columns)]
     rows = ([record.item, *record.texts] for record in catalogue.kept())

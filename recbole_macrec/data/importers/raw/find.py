@@ -41,26 +41,28 @@ def find_raw(src: Path, name: str, category: str | None = None) -> RawFiles | No
     if not found:
         reviews_only = sorted(path.name for path in src.glob("*.jsonl*"))
         if reviews_only:
-            raise UserError(f"SRC {src} holds {reviews_only[0]} but no metadata; put meta_{reviews_only[0]} beside it")
+            raise UserError(f"SRC {src} contains {reviews_only[0]} but no metadata; put meta_{reviews_only[0]} beside it")
         interactions, items = src / "interactions.csv", src / "items.csv"
         is_plain = interactions.is_file() and items.is_file()
         return _not_amazon(src, category, RawFiles("folder", None, interactions, items) if is_plain else None)
     chosen = _choose(src, sorted({category for category, _ in found}), name, category)
     kinds = [kind for category, kind in found if category == chosen]
     if len(kinds) > 1:
-        raise UserError(f"SRC {src} holds {chosen} of 2018 and of 2023; put each release into a separate folder")
+        raise UserError(f"SRC {src} contains {chosen} of 2018 and of 2023; put each release into a separate folder")
     plain = src / f"{chosen}{_REVIEWS[kinds[0]]}"
     archive = plain.with_name(f"{plain.name}.gz")
     if not (plain.exists() or archive.exists()):
-        raise UserError(f"SRC {src} holds {found[chosen, kinds[0]].name} but neither {plain.name} nor {archive.name}; put the "
-                        "reviews beside it")
+        raise UserError(
+            f"SRC {src} contains {found[chosen, kinds[0]].name} but neither {plain.name} nor {archive.name}; put the "
+            "reviews beside it"
+        )
     return RawFiles(kinds[0], chosen, archive if archive.exists() else plain, found[chosen, kinds[0]])
 
 
 def _not_amazon(src: Path, category: str | None, files: RawFiles | None) -> RawFiles | None:
     """Return ``files``, which are not Amazon's; UserError if a category is given."""
     if category is not None:
-        raise UserError(f"--category={category} chooses among raw Amazon files (meta_CATEGORY.json.gz), but SRC {src} holds "
+        raise UserError(f"--category={category} chooses among raw Amazon files (meta_CATEGORY.json.gz), but SRC {src} contains "
                         "none; leave the option out")
     return files
 
@@ -73,5 +75,5 @@ def _choose(src: Path, categories: list[str], name: str, category: str | None) -
         return categories[0]
     option = "" if category is None else f"--category={category}: "
     raise UserError(
-        f"{option}SRC {src} holds {', '.join(categories)}; choose one with --category.{nearest(requested, categories)}"
+        f"{option}SRC {src} contains {', '.join(categories)}; choose one with --category.{nearest(requested, categories)}"
     )
