@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
 from recbole_macrec.data.encoders.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing, is_imported
 from recbole_macrec.data.fetch.images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.fetch.prepare import locked
+from recbole_macrec.data.id_files import tokenization_name
 from recbole_macrec.data.importers.importer import Summary, import_dataset
 from recbole_macrec.data.importers.sources import header_of
 from recbole_macrec.data.toy.toy import NAME, write_toy
@@ -63,7 +65,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     importing.add_argument("--dataset", required=True, metavar="NAME")
     importing.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
     importing.add_argument("--feature", action="append", default=[], metavar="MODALITY=FILE.npy")
-    importing.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE.json")
+    importing.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE",
+                           help="published IDs, .json or .npy; several files of a modality are its tokenizations")
     importing.add_argument("--words", type=Path, metavar="FILE.npy", help="item texts as word numbers")
     importing.add_argument("--category", metavar="NAME", help="category, if SRC has raw Amazon files of several")
     importing.add_argument(
@@ -150,7 +153,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
 def _import(args: argparse.Namespace) -> None:
     summary = import_dataset(args.src, args.dataset, args.data_path, _pairs("--feature", args.feature, ".npy"),
-                             _pairs("--semantic_ids", args.semantic_ids, ".json"), args.overwrite, args.category,
+                             _id_files(args.semantic_ids), args.overwrite, args.category,
                              args.core, None if args.require_image is None else args.require_image == "True", args.words,
                              _format_options(args))
     print(_describe(summary))
@@ -211,6 +214,17 @@ def _pairs(option: str, values: list[str], suffix: str) -> dict[str, Path]:
     return pairs
 
 
+def _id_files(values: list[str]) -> dict[str, Path]:
+    """Convert ``["text=a.json", "text=b.json"]`` to the files by names of IDs: ``{"text": a.json, "text@2": b.json}``."""
+    numbers: Counter[str] = Counter()
+    named = []
+    for value in values:
+        modality, _, file = value.partition("=")
+        named.append(f"{tokenization_name(modality, numbers[modality])}={file}" if modality and file else value)
+        numbers[modality] += 1
+    return _pairs("--semantic_ids", named, ".json")
+
+
 def _describe(summary: Summary) -> str:
     shapes = [f"{modality} [{rows:,} x {width}]" for modality, (rows, width) in summary.features.items()]
     items = summary.folder / f"{summary.folder.name}.item"
@@ -263,7 +277,9 @@ item, then the 5-core. --core=K filters a CSV file in the same way; --core=0 kee
 --feature MODALITY=FILE.npy: row i belongs to the item in line i of FILE.items.txt if this file is beside FILE.npy, else to item
 number i (of NAME.item2id; the items of a CSV file must then be numbers, and every row is an item of the catalogue).
 --words FILE.npy: integers [2, n], item numbers and word numbers; the words of an item become its text in the column title.
---semantic_ids MODALITY=FILE.json: {"0": ["<a_170>", "<b_224>", ...], ...}, keyed by item number or item."""
+--semantic_ids MODALITY=FILE.json: {"0": ["<a_170>", "<b_224>", ...], ...}, keyed by item number or item; or MODALITY=FILE.npy:
+whole numbers [items, levels], row i belongs to item number i, or [K, items, levels] for K tokenizations. Given several times
+for a modality, the files are its tokenizations, in this order; a run reads as many as its option tokenizations says."""
 
 
 if __name__ == "__main__":

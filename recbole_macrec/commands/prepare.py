@@ -9,13 +9,13 @@ from recbole.config import Config
 
 from recbole_macrec.config.options import check_model, check_options, config_of, read_config_file, settings_of_words
 from recbole_macrec.data.atomic import AtomicFormat
-from recbole_macrec.data.encoders import create_encoder
+from recbole_macrec.data.encoders import encoder_of, reads_interactions
 from recbole_macrec.data.encoders.encode import item_features
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import prepare, reads_semantic_ids
-from recbole_macrec.semantic_ids.dataset_settings import mean_for, settings_of, source_of_ids
+from recbole_macrec.semantic_ids.dataset_settings import mean_for, published_and_learnt, settings_of
 from recbole_macrec.utils.distributed import Group, group, local_device
 
 OWN = ("config_files", "model", "verbose", "help")
@@ -56,11 +56,9 @@ def _encoders(config: Config) -> dict[str, dict]:
     """Return {modality: argument ``encoders`` of item_features} for the modalities that need no training interactions."""
     folder = Path(config["data_path"])
     settings = settings_of(config, folder)
-    if source_of_ids(settings, folder) == "published":
-        return {}
-    encoders = {m: config["encoders"][m] for m in settings.modalities if m in (config["encoders"] or {})}
-    return {m: {m: encoders[m]} if m in encoders else {} for m in settings.modalities
-            if m not in encoders or create_encoder(encoders[m], device="cpu").kind != "interactions"}
+    _, learnt = published_and_learnt(config, settings, folder)
+    chosen = {m: encoder_of(config["encoders"] or {}, m) for m in (learnt.modalities if learnt else ())}
+    return {m: {} if encoder is None else {m: encoder} for m, encoder in chosen.items() if not reads_interactions(encoder)}
 
 
 def _configure(args: argparse.Namespace, words: list[str]) -> Config:

@@ -1,12 +1,16 @@
-"""Published semantic IDs: JSON files of MQL4GRec, MACRec and LC-Rec, {"0": ["<a_170>", "<b_224>", ...], ...}.
+"""Published semantic IDs: JSON files of MQL4GRec, MACRec and LC-Rec, {"0": ["<a_170>", "<b_224>", ...], ...}; arrays of codes.
 
 Keys are item tokens. The letter of a code is its level, a for the first. All letters of a file have the same case (lower for
 text IDs, upper for image IDs).
+
+Shapes: K tokenizations, N items, L levels.
 """
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from string import ascii_lowercase
+
+import numpy as np
 
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.errors import UserError
@@ -14,6 +18,16 @@ from recbole_macrec.errors import UserError
 CODE = re.compile(r"<([A-Za-z])_(0|[1-9][0-9]{0,17})>")
 MAX_LEVELS = len(ascii_lowercase)
 MAX_CODES = 2**16  # codes of a level; more only where there are more items
+
+
+def tokenization_name(modality: str, number: int) -> str:
+    """Name of the IDs of a modality in the tokenization ``number``, from 0: text, text@2, text@3, ..."""
+    return modality if number == 0 else f"{modality}@{number + 1}"
+
+
+def modality_of(name: str) -> str:
+    """The modality of the IDs ``name``; the inverse of :func:`tokenization_name`. Names of modalities contain no @."""
+    return name.partition("@")[0]
 
 
 def decode_ids(path: Path, ids: Mapping[str, object]) -> dict[str, list[int]]:
@@ -64,6 +78,33 @@ def _decode(path: Path, item: str, words: object) -> tuple[list[int], bool]:
             raise UserError(f"{path}: item '{item}' has '{match[0]}' as code {level + 1}; its level is unknown here, "
                             f"expected '{letters[level]}'. Order the codes by level.")
     return [int(match[2]) for match in matches], upper
+
+
+def read_array(path: Path) -> list[np.ndarray]:
+    """The codes of each tokenization in a .npy file, [N, L] each; the file holds whole numbers [N, L] or [K, N, L].
+
+    Raises:
+        UserError: the file cannot be read, or contains other numbers.
+    """
+    try:
+        codes = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a NumPy array ({error}); download it again, or correct it.") from None
+    if codes.ndim not in (2, 3) or not codes.size or not np.issubdtype(codes.dtype, np.integer) or codes.min() < 0:
+        raise UserError(f"{path} has shape {codes.shape} and type {codes.dtype}; expected whole numbers from 0, of shape "
+                        "[items, levels] or [tokenizations, items, levels].")
+    if codes.shape[-1] > MAX_LEVELS:
+        raise UserError(f"{path} has {codes.shape[-1]} levels; expected at most {MAX_LEVELS}.")
+    return list(codes if codes.ndim == 3 else codes[None])
+
+
+def words_of(codes: np.ndarray, upper: bool = False) -> list[list[str]]:
+    """Codes [N, L] as words, with lower-case or ``upper``-case letters.
+
+    Example: [[170, 224]] becomes [["<a_170>", "<b_224>"]].
+    """
+    letters = ascii_lowercase.upper() if upper else ascii_lowercase
+    return [[f"<{letters[level]}_{code}>" for level, code in enumerate(row)] for row in codes.tolist()]
 
 
 def _case(upper: bool) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from recbole_macrec.config.registry import models
 from recbole_macrec.config.validation import as_list
+from recbole_macrec.data.id_files import modality_of, tokenization_name
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.fusion import score_matrix
@@ -28,7 +29,14 @@ from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Histories, Target, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.model.interleaved import block_windows, check_levels, interleaved_tokens, random_orders
-from recbole_macrec.model.tasks import Task, shared_passes, split_by_tasks
+from recbole_macrec.model.tasks import (
+    Task,
+    drawn_tokenizations,
+    in_tokenization,
+    shared_passes,
+    split_by_tasks,
+    split_by_tokenization,
+)
 from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.modules import ModuleDict
@@ -45,6 +53,14 @@ class GenerativeRecommender(WindowedRecommender):
     (the papers) the prompt names source and target, and every task has its own pass.
 
     The network is T5 or a decoder-only transformer; both encode a history as a memory and predict codes from it.
+
+    With several tokenizations of the items, every training window is written in one of them, drawn at random. Each has tokens
+    of its own, as code numbers of different quantizers have no common meaning. The score
+    of an item in a modality is the mean of its log-probabilities in all tokenizations.
+
+    Attributes:
+        modalities: names of the modalities.
+        tokenizations: for each tokenization, the names of its IDs in the modalities.
     """
 
     recommender_class: type  # Recommender; set by plugin.py
@@ -52,7 +68,9 @@ class GenerativeRecommender(WindowedRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.semantic_ids = ids = dataset.semantic_ids
-        self.modalities = list(ids.modalities)
+        self.modalities = list(dict.fromkeys(map(modality_of, ids.modalities)))
+        count = len(ids.modalities) // len(self.modalities)
+        self.tokenizations = [[tokenization_name(m, number) for m in self.modalities] for number in range(count)]
         self.sequence_tasks, self.item_tasks = self.tasks(config)
         self.item_task_ratio = config["item_task_ratio"]
         self.cross_task_ratio = config["cross_task_ratio"]
@@ -62,9 +80,11 @@ class GenerativeRecommender(WindowedRecommender):
         self.interleaved, self.second_block_weight = config["history"] == "both", config["second_block_weight"]
         if self.interleaved:
             check_levels(ids.sizes)
+        self._check_tokenizations()
         self.ranking = RankingSettings(
             decode=config["decode"],
-            fusion=config["fusion"],
+            fusion="mean" if count > 1 and len(self.modalities) == 1 else config["fusion"],
+            tokenizations=count,
             beams=config["num_beams"],
             top=max(as_list(config["topk"]), default=0),
             certified_rows=config["certified_rows"],
@@ -72,14 +92,14 @@ class GenerativeRecommender(WindowedRecommender):
         prompt_length = config["prompt_length"]
         kinds = ["sequence", "item"] if self.aligns_items else ["sequence"]
         self.prompt_per_task = config["prompt"] == "task"
-        targets = self.modalities if self.prompt_per_task else [""]
-        prompts = [self._prompt_name(kind, m, t) for kind in kinds for m in self.modalities for t in targets]
+        targets = ids.modalities if self.prompt_per_task else [""]
+        prompts = [self._prompt_name(kind, m, t) for kind in kinds for m in ids.modalities for t in targets]
         self.vocabulary = Vocabulary(ids.sizes, prompts if prompt_length else [], prompt_length)
         self.loss_temperature = config["loss_temperature"] or 1.0  # None in old checkpoints
         self.decoder_only, self.output = config["network"] == "decoder_only", config["output"]
         self.network = self.build_network(config)
         self.group_overhead = self.budget.group_overhead(self.network)
-        self.tables = ModuleDict({m: IDTable(ids.codes[m], ids.raw_codes[m], ids.n_new_items) for m in self.modalities})
+        self.tables = ModuleDict({m: IDTable(ids.codes[m], ids.raw_codes[m], ids.n_new_items) for m in ids.modalities})
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         """Sequence tasks and item tasks of this model."""
@@ -118,7 +138,7 @@ class GenerativeRecommender(WindowedRecommender):
         """See :class:`WindowedRecommender`. The loss is the cross-entropy averaged over levels and over samples of all tasks.
 
         Every target is a sample of each sequence task within a modality. Tasks between modalities train on a share
-        ``cross_task_ratio`` of the users.
+        ``cross_task_ratio`` of the users. Every window is written in one tokenization, and so are all items of the item tasks.
         """
         windows = self.windows(interaction)
         items = self._alignment_items(windows.target_items())
@@ -127,15 +147,23 @@ class GenerativeRecommender(WindowedRecommender):
             return self._interleaved_parts(windows, items)
         for tasks, subset in split_by_tasks(windows, self.sequence_tasks, self.cross_task_ratio):
             samples += subset.n_targets() * len(tasks)
-            for rows in self._batch_parts(subset.length - 1):
-                part = subset.rows(rows)
-                for source, targets in shared_passes(tasks, self.prompt_per_task):
-                    passes.append((int(part.length.max()), source, targets, part))
-        parts: list[Callable[[], torch.Tensor]] = [partial(self._item_loss, items, samples)] if len(items) else []
+            for number, written in split_by_tokenization(subset, len(self.tokenizations)):
+                named = in_tokenization(tasks, number)
+                for rows in self._batch_parts(written.length - 1):
+                    part = written.rows(rows)
+                    for source, targets in shared_passes(named, self.prompt_per_task):
+                        passes.append((int(part.length.max()), source, targets, part))
+        parts = self._item_parts(items, samples)
         longest_first = sorted(passes, key=lambda entry: -entry[0])
         return parts + [
             partial(self._sequence_loss, source, targets, part, samples) for _, source, targets, part in longest_first
         ]
+
+    def _item_parts(self, items: torch.Tensor, samples: float) -> list[Callable[[], torch.Tensor]]:
+        """The loss of the items [N] in a tokenization drawn at random."""
+        if not len(items):
+            return []
+        return [partial(self._item_loss, items, samples, int(drawn_tokenizations(1, len(self.tokenizations))))]
 
     def _interleaved_parts(self, windows: Windows, items: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
         """The loss of histories of interleaved blocks instead of the sequence tasks, and the loss of the items [N].
@@ -144,37 +172,46 @@ class GenerativeRecommender(WindowedRecommender):
         """
         count = len(self.modalities)
         samples = len(items) * len(self.item_tasks) + windows.n_targets() * (1 + self.second_block_weight * (count - 1))
-        order = random_orders(windows.items, count)
-        parts: list[Callable[[], torch.Tensor]] = [partial(self._item_loss, items, samples)] if len(items) else []
-        for rows in reversed(self._batch_parts(windows.length)):  # longest first
-            part = windows.rows(rows)
-            part_order = order[rows.to(order.device), : part.items.shape[1]]
-            parts.append(partial(self._interleaved_loss, part, part_order, samples))
+        parts = self._item_parts(items, samples)
+        for number, written in split_by_tokenization(windows, len(self.tokenizations)):
+            order = random_orders(written.items, count)
+            for rows in reversed(self._batch_parts(written.length)):  # longest first
+                part = written.rows(rows)
+                part_order = order[rows.to(order.device), : part.items.shape[1]]
+                parts.append(partial(self._interleaved_loss, part, part_order, samples, number))
         return parts
 
-    def _interleaved_loss(self, windows: Windows, order: torch.Tensor, samples: float) -> torch.Tensor:
+    def _interleaved_loss(self, windows: Windows, order: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:
         """Weighted cross-entropy of all blocks of the targets, divided by ``samples``; order [B, N, M]."""
-        count, device = len(self.modalities), windows.items.device
-        tokens = interleaved_tokens([self._tokens(m, windows.items) for m in self.modalities], order)
-        blocks, target = block_windows(windows, count), Target(tokens, self.vocabulary.start[self.modalities[0]], own=True)
-        front = self._leading_tokens("sequence", self.modalities[0], self.modalities[:1], device)
+        names, device = self.tokenizations[tokenization], windows.items.device
+        count = len(names)
+        tokens = interleaved_tokens([self._tokens(m, windows.items) for m in names], order)
+        blocks, target = block_windows(windows, count), Target(tokens, self.vocabulary.start[names[0]], own=True)
+        front = self._leading_tokens("sequence", names[0], names[:1], device)
         (hidden,) = self.network.window_states(front, tokens, blocks, [target], self.group_overhead)  # [n, L, D]
         user, place = (index.to(device) for index in blocks.targets())
         modality, first, items = order.flatten(1)[user, place], place % count == 0, blocks.target_items()
         loss = torch.zeros((), device=device)
-        for number, m in enumerate(self.modalities):
+        for number, m in enumerate(names):
             for chosen, weight in ((first, 1.0), (~first, self.second_block_weight)):
                 rows = (chosen & (modality == number)).nonzero()[:, 0]
                 if len(rows) and weight:
                     loss = loss + weight * self._cross_entropy(m, hidden[rows], items[rows])
         return loss / samples
 
+    def _check_tokenizations(self) -> None:
+        """Raise a UserError unless the IDs of a modality have equal length in all tokenizations."""
+        for m in self.modalities:
+            levels = {len(sizes) for name, sizes in self.semantic_ids.sizes.items() if modality_of(name) == m}
+            if len(levels) > 1:
+                raise UserError(f"The tokenizations of {m} have IDs of {sorted(levels)} codes; expected one number.")
+
     def excluded(self, interaction) -> torch.Tensor | None:
         """Items [B, S] that must not be recommended to each user, padded with 0."""
         return interaction[EXCLUDED_ITEMS_FIELD] if EXCLUDED_ITEMS_FIELD in interaction else None
 
     def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
-        levels = [len(sizes) for sizes in self.vocabulary.sizes.values()]
+        levels = [len(self.vocabulary.sizes[m]) for m in self.modalities]
         per_item = sum(levels) if self.interleaved else max(levels)
         return length * per_item + len(self._leading_tokens("sequence", self.modalities[0], self.modalities, length.device))
 
@@ -205,10 +242,10 @@ class GenerativeRecommender(WindowedRecommender):
         target_ids = [self._target(m, source, items) for m in targets]
         return self.network.item_states(front, self._tokens(source, items), target_ids)
 
-    def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
+    def _item_loss(self, items: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:
         """Loss of the alignment tasks on single items [N]."""
         loss = torch.zeros((), device=items.device)
-        for source, targets in shared_passes(self.item_tasks, self.prompt_per_task):
+        for source, targets in shared_passes(in_tokenization(self.item_tasks, tokenization), self.prompt_per_task):
             states, _ = self._item_states(source, targets, items)
             loss = loss + sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
         return loss
@@ -249,12 +286,13 @@ class GenerativeRecommender(WindowedRecommender):
         return torch.tensor(prompt, dtype=torch.long, device=device)
 
     def encode_history(self, modality: str, histories: Histories) -> Memory | CausalMemory:
-        """Encode the histories of B users in one modality; in all modalities with ``history: both``."""
+        """Encode the histories of B users in one modality; with ``history: both`` in all modalities of its tokenization."""
         items, length = histories.items, histories.length
         if self.interleaved:
-            modality, count = self.modalities[0], len(self.modalities)
+            names = next(names for names in self.tokenizations if modality in names)
+            modality, count = names[0], len(names)
             order = torch.arange(count, device=items.device).expand(*items.shape, -1)
-            tokens, length = interleaved_tokens([self._tokens(m, items) for m in self.modalities], order), length * count
+            tokens, length = interleaved_tokens([self._tokens(m, items) for m in names], order), length * count
         else:
             tokens = self._tokens(modality, items)
         front, levels = self._leading_tokens("sequence", modality, [modality], items.device), tokens.shape[2]
@@ -263,16 +301,17 @@ class GenerativeRecommender(WindowedRecommender):
 
     def encode_histories(self, histories: Histories) -> dict[str, Memory | CausalMemory]:
         """Encode the histories of B users; modality -> the memory from which its codes are predicted."""
-        if self.interleaved:  # all modalities share one memory
-            return dict.fromkeys(self.modalities, self.encode_history(self.modalities[0], histories))
-        return {m: self.encode_history(m, histories) for m in self.modalities}
+        if self.interleaved:  # all modalities of a tokenization share one memory
+            shared = {names[0]: self.encode_history(names[0], histories) for names in self.tokenizations}
+            return {m: shared[names[0]] for names in self.tokenizations for m in names}
+        return {m: self.encode_history(m, histories) for m in self.tables}
 
     # -- ranking -----------------------------------------------------------------------------------------------------
 
     @property
     def ranker(self) -> Ranker:
         """The ranker of the model with its present weights and options."""
-        tries = {m: self.softmax_trie(m) for m in self.modalities}
+        tries = {m: self.softmax_trie(m) for m in self.tables}
         tables = dict(self.tables.items())
         return Ranker(self.network, self.vocabulary, tables, tries, self.encode_histories, self.ranking, self.budget)
 
@@ -285,7 +324,7 @@ class GenerativeRecommender(WindowedRecommender):
     @torch.no_grad()
     @in_eval_precision
     def rank(self, interaction, eligible: Eligible | None = None) -> dict[str, Ranking]:
-        """Rank items by every modality's own sequence task, and by the fusion of all modalities; see :meth:`Ranker.rank`.
+        """Rank items by every modality's own sequence task in every tokenization, and by the fusion; see :meth:`Ranker.rank`.
 
         Args:
             eligible: the items to rank; None for all except those in the field ``EXCLUDED_ITEMS_FIELD``.

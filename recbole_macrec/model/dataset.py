@@ -1,5 +1,5 @@
 """RecBole dataset whose items have semantic IDs."""
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from recbole_macrec.semantic_ids import (
     published_semantic_ids,
     represent_and_learn,
 )
-from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, published_files, settings_of, source_of_ids
+from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, published_and_learnt, settings_of
 from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.utils.distributed import Group, current_group
@@ -34,7 +34,8 @@ class SemanticIDDataset(ItemFeatures, SequentialDataset):
 
     Learnt IDs are stored as bundles in ``<dataset folder>/semantic_ids/`` and reused until something they depend on
     changes; published ones are ``<dataset folder>/semantic_ids/<modality>.json``. ``semantic_ids: auto`` learns IDs if
-    every modality has features (or content to encode), and otherwise reads published IDs.
+    every modality has features (or content to encode), and otherwise reads published IDs. Features of interactions depend on
+    the split, so their IDs are learnt also beside published ones.
 
     Interactions are expanded into prefix samples, as in every SequentialDataset. If MODEL_TYPE of the configuration is
     GENERAL, they are not: split, order and evaluation are then those of RecBole's general models.
@@ -134,7 +135,7 @@ class SemanticIDDataset(ItemFeatures, SequentialDataset):
     def _help_to_prepare(self, group: Group) -> SemanticIDs:
         """Run in all processes but the first one: train the quantizer together with it on request, and receive the IDs."""
         received = group.share(doing="prepares the semantic IDs")
-        if isinstance(received, SemanticIDSettings):
+        while isinstance(received, SemanticIDSettings):  # once per tokenization
             share_files(*self._feature_files(received))
             tokens = sorted(self.field2id_token[self.iid_field][1:].tolist())
             tables = {modality: FeatureTable.load(self._folder(), modality) for modality in received.modalities}
@@ -167,34 +168,43 @@ class SemanticIDDataset(ItemFeatures, SequentialDataset):
         )
         return {COLLABORATIVE: vectors}
 
-    def _prepare_semantic_ids(self) -> SemanticIDs:
-        config, folder = self.config, self._folder()
-        settings = settings_of(config, folder)
-        tokens = self.field2id_token[self.iid_field][1:].tolist()
-        interactions = None if self._training is None else csr_matrix(self._training[:, 1:])
-        source = source_of_ids(settings, folder)
-        if source == "published":
-            ids = published_semantic_ids(published_files(settings, folder), tokens, settings, interactions)
-        else:
-            tables = self.feature_tables(settings.modalities)
-            features: dict[str, Features] = {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()}
+    def _learn(self, settings: SemanticIDSettings, tokens: list[str], interactions: csr_matrix | None) -> list[SemanticIDs]:
+        """Learn the IDs of each tokenization, or read their bundles; the tokenizations differ in ``semantic_id_seed``."""
+        config = self.config
+        tables = self.feature_tables(settings.modalities)
+        features: dict[str, Features] = {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()}
+        parts = []
+        for number in range(settings.tokenizations):
+            seeded = settings.replace(semantic_id_seed=settings.semantic_id_seed + number)
             ids = build_semantic_ids(
-                features | self._auxiliary_features(settings),
+                features | self._auxiliary_features(seeded),
                 tokens,
-                settings,
-                folder / FOLDER,
+                seeded,
+                self._folder() / FOLDER,
                 device=config["device"],
                 show_progress=bool(config["show_progress"]),
                 interactions=interactions,
                 user_tokens=self._user_tokens,
-                expected=config[TRAINED_ON],
-                helpers=partial(self._call_helpers, settings),
+                expected=config[TRAINED_ON] if number == 0 else None,
+                helpers=partial(self._call_helpers, seeded),
             )
-        ids = ids.only(ids_read(config, settings))
+            parts.append(ids.renamed(number))
+        return parts
+
+    def _prepare_semantic_ids(self) -> SemanticIDs:
+        config, folder = self.config, self._folder()
+        settings = settings_of(config, folder)
+        published, learnt = published_and_learnt(config, settings, folder)
+        tokens = self.field2id_token[self.iid_field][1:].tolist()
+        interactions = None if self._training is None else csr_matrix(self._training[:, 1:])
+        parts = [published_semantic_ids(published, tokens, settings, interactions)] if published else []
+        if learnt is not None:
+            parts += self._learn(learnt, tokens, interactions)
+        ids = reduce(SemanticIDs.joined, parts).only(ids_read(config, settings))
         for modality in ids.modalities:
             self.logger.info(
                 set_color("Semantic IDs", "pink")
-                + f" {modality}: {source}, sizes {list(ids.sizes[modality])}, "
+                + f" {modality}: {'published' if modality in published else 'learnt'}, sizes {list(ids.sizes[modality])}, "
                 + ", ".join(f"{k} {v:.4g}" for k, v in ids.statistics[modality].items() if isinstance(v, int | float))
             )
         return ids

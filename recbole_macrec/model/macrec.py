@@ -5,7 +5,7 @@ import torch
 
 from recbole_macrec.config.schema.models import MACRecOptions
 from recbole_macrec.model.mql4grec import MQL4GRec
-from recbole_macrec.model.tasks import shared_passes
+from recbole_macrec.model.tasks import in_tokenization, shared_passes
 from recbole_macrec.semantic_ids.quantizers.losses import info_nce
 
 
@@ -34,15 +34,16 @@ class MACRec(MQL4GRec):
     def reads_items(self, config) -> bool:
         return super().reads_items(config) or config["lambda_implicit"] > 0
 
-    def _item_loss(self, items: torch.Tensor, samples: int) -> torch.Tensor:
-        loss = torch.zeros((), device=items.device)
+    def _item_loss(self, items: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:
+        loss, names = torch.zeros((), device=items.device), self.tokenizations[tokenization]
         means: dict[str, torch.Tensor] = {}
-        for source, targets in shared_passes(self.item_tasks, self.prompt_per_task) or [(m, []) for m in self.modalities]:
+        tasks = in_tokenization(self.item_tasks, tokenization)
+        for source, targets in shared_passes(tasks, self.prompt_per_task) or [(m, []) for m in names]:
             states, mean = self._item_states(source, targets, items)  # one pass for both alignments
             means.setdefault(source, mean)
             loss = loss + sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
         if self.lambda_implicit:
-            for a, b in combinations(self.modalities, 2):
+            for a, b in combinations(names, 2):
                 loss = loss + self.lambda_implicit * symmetric_info_nce(means[a], means[b], self.implicit_temperature)
         return loss
 

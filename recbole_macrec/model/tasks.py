@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from recbole_macrec.data.id_files import tokenization_name
 from recbole_macrec.generation.network.windows import Windows
 
 
@@ -34,3 +35,21 @@ def split_by_tasks(windows: Windows, tasks: list[Task], cross_task_ratio: float)
     drawn = torch.randperm(users)
     shares = [(tasks, drawn[:count]), (within, drawn[count:])]
     return [(subset, windows.rows(rows.sort().values)) for subset, rows in shares if len(rows)]
+
+
+def in_tokenization(tasks: Sequence[Task], number: int) -> list[Task]:
+    """The tasks on the IDs of the tokenization ``number``."""
+    return [Task(tokenization_name(task.source, number), tokenization_name(task.target, number)) for task in tasks]
+
+
+def drawn_tokenizations(count: int, tokenizations: int) -> torch.Tensor:
+    """Numbers of ``count`` tokenizations drawn at random, int64 [count]; with one tokenization nothing is drawn."""
+    return torch.randint(tokenizations, (count,)) if tokenizations > 1 else torch.zeros(count, dtype=torch.long)
+
+
+def split_by_tokenization(windows: Windows, tokenizations: int) -> list[tuple[int, Windows]]:
+    """Draw a tokenization for every window; returns the windows of each drawn tokenization, with its number."""
+    if tokenizations == 1:
+        return [(0, windows)]
+    drawn = drawn_tokenizations(len(windows.length), tokenizations)
+    return [(number, windows.rows((drawn == number).nonzero()[:, 0])) for number in drawn.unique().tolist()]

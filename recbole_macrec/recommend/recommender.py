@@ -16,6 +16,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.quick_start import quick_start
 
+from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.ranker import max_users_in_memory
 from recbole_macrec.generation.decoding.search import Ranking
@@ -117,7 +118,8 @@ class Recommender(ItemRecommender):
 
     @property
     def _has_quantizer(self) -> bool:
-        return self._quantizer is not None or (self._has_ids and self.model.catalogue.bundle is not None)
+        ids = self.model.catalogue
+        return self._quantizer is not None or (self._has_ids and set(ids.modalities) == set(ids.bundles))
 
     @property
     def _has_ids(self) -> bool:
@@ -133,10 +135,13 @@ class Recommender(ItemRecommender):
             )
         if self._quantizer is None:
             ids = self.model.catalogue
-            if ids.bundle is None:
-                raise UserError("This model has published semantic IDs and no quantizer, which new items need; train it with "
-                                "--semantic_ids=learn to add items.")
-            self._quantizer = FrozenQuantizer.of_bundle(ids.bundle, ids.modalities)
+            if not self._has_quantizer:
+                published = ", ".join(m for m in ids.modalities if m not in ids.bundles)
+                raise UserError(
+                    f"This model has published semantic IDs ({published}) and no quantizer for them, which new items need; "
+                    "train it with --semantic_ids=learn to add items."
+                )
+            self._quantizer = FrozenQuantizer.of_ids(ids)
         return self._quantizer
 
     def semantic_id(self, item: str) -> dict[str, tuple[int, ...]]:
@@ -165,8 +170,9 @@ class Recommender(ItemRecommender):
                 f"{type(self.model).__name__} has an embedding of its own for every item, so it cannot read new items; train "
                 "it again with them."
             )
-        tokens = new_tokens(features, ids.modalities, self._numbers)
-        matrices = {m: feature_matrix(m, features[m], tokens, quantizer.width(m)) for m in ids.modalities}
+        modalities = tuple(dict.fromkeys(map(modality_of, ids.modalities)))
+        tokens = new_tokens(features, modalities, self._numbers)
+        matrices = {m: feature_matrix(m, features[m], tokens, quantizer.width(m)) for m in modalities}
         titles = self.titles | dict(titles or {})
         self.model = with_items_of(self.model, with_new_items(ids, quantizer, tokens, matrices))
         self.titles = titles

@@ -91,7 +91,8 @@ def _read_or_learn(features: Mapping[str, Features], item_tokens: Sequence[str],
         content = {m: features[m] for m in settings.modalities}
         statistics = {m: code_statistics(part.codes, sizes[m], codes[m], content, settings.semantic_id_seed,
                                          part.reconstruction_error) for m, part in learnt.modalities.items()}
-        ids = SemanticIDs(tuple(item_tokens), codes, sizes_after, raw, statistics, graph=learnt.graph, bundle=path)
+        bundles = dict.fromkeys(codes, path)
+        ids = SemanticIDs(tuple(item_tokens), codes, sizes_after, raw, statistics, graph=learnt.graph, bundles=bundles)
         write_bundle(path, ids, settings, {m: part.weights for m, part in learnt.modalities.items()}, learnt.history, inputs)
         logger.info("Semantic IDs written to %s", path)
         return ids
@@ -99,7 +100,7 @@ def _read_or_learn(features: Mapping[str, Features], item_tokens: Sequence[str],
 
 def published_semantic_ids(files: dict[str, Path], item_tokens: Sequence[str], settings: SemanticIDSettings,
                            interactions: csr_matrix | None = None) -> SemanticIDs:
-    """Read published semantic IDs, one JSON file per modality (published.py), and resolve collisions in token order.
+    """Read published semantic IDs, one JSON file per modality and tokenization, and resolve collisions in token order.
 
     The codebook size of a level is ``codebook_size``, or larger if the file contains larger codes.
 

@@ -185,7 +185,7 @@ def read_bundle(path: Path) -> SemanticIDs:
             raw_codes={m: arrays[f"raw_codes.{m}"] for m in manifest["modalities"]},
             statistics=manifest["statistics"],
             graph=GraphRepresentations(**load_file(path / GRAPH)) if GRAPH in manifest["sha256"] else None,
-            bundle=path,
+            bundles=dict.fromkeys(manifest["modalities"], path),
         )
         if ids.fingerprint() != manifest["fingerprint"]:
             raise ValueError(f"{MANIFEST} does not belong to {CODES}")

@@ -1,17 +1,16 @@
 """Containers for the semantic IDs of all items and for learnt codes."""
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from recbole_macrec.data.id_files import tokenization_name
 from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.order import token_order
-
-T = TypeVar("T")
 
 
 class GraphRepresentations(NamedTuple):
@@ -25,6 +24,9 @@ class GraphRepresentations(NamedTuple):
 class SemanticIDs:
     """Semantic IDs of N items in one or more modalities.
 
+    With several tokenizations, the IDs of a modality in each of them count as a modality of their own, named by
+    :func:`tokenization_name`.
+
     The order of the items can be changed by :meth:`reordered`; it does not affect :meth:`fingerprint`.
 
     Attributes:
@@ -35,7 +37,7 @@ class SemanticIDs:
             collide.
         statistics: modality -> plain numbers (collision_rate, usage, perplexity, ...).
         n_new_items: number of items added after training; they are the last ones.
-        bundle: folder with the quantizer that learnt the IDs; None for published IDs.
+        bundles: modality -> folder with the quantizer that learnt its IDs; published IDs have none.
         graph: representations of users and items, if the settings require them; users in the order of the given interactions.
     """
 
@@ -45,12 +47,17 @@ class SemanticIDs:
     raw_codes: dict[str, np.ndarray]
     statistics: dict[str, dict] = field(default_factory=dict)
     n_new_items: int = 0
-    bundle: Path | None = None
+    bundles: dict[str, Path] = field(default_factory=dict)
     graph: GraphRepresentations | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.codes)
+
+    @property
+    def bundle(self) -> Path | None:
+        """The first bundle; None if all IDs are published."""
+        return next(iter(self.bundles.values()), None)
 
     def fingerprint(self) -> str:
         """Hash of item tokens and codes, independent of the order of the items."""
@@ -72,12 +79,22 @@ class SemanticIDs:
 
     def only(self, modalities: Sequence[str]) -> "SemanticIDs":
         """Return the IDs of ``modalities``, in this order."""
-        return replace(self, codes=_chosen(self.codes, modalities), sizes=_chosen(self.sizes, modalities),
-                       raw_codes=_chosen(self.raw_codes, modalities), statistics=_chosen(self.statistics, modalities))
+        return self._with(lambda part: {m: part[m] for m in modalities if m in part})
 
+    def renamed(self, number: int) -> "SemanticIDs":
+        """Return the IDs as those of the tokenization ``number``."""
+        return self._with(lambda part: {tokenization_name(m, number): value for m, value in part.items()})
 
-def _chosen(values: dict[str, T], names: Sequence[str]) -> dict[str, T]:
-    return {name: values[name] for name in names if name in values}
+    def joined(self, other: "SemanticIDs") -> "SemanticIDs":
+        """Return these IDs and those of ``other``, which has the same items in the same order and other modalities."""
+        return replace(self, codes=self.codes | other.codes, sizes=self.sizes | other.sizes,
+                       raw_codes=self.raw_codes | other.raw_codes, statistics=self.statistics | other.statistics,
+                       bundles=self.bundles | other.bundles, graph=self.graph or other.graph)
+
+    def _with(self, change: Callable[[dict], dict]) -> "SemanticIDs":
+        """Change everything that is stored by modality."""
+        return replace(self, codes=change(self.codes), sizes=change(self.sizes), raw_codes=change(self.raw_codes),
+                       statistics=change(self.statistics), bundles=change(self.bundles))
 
 
 class LearntModality(NamedTuple):

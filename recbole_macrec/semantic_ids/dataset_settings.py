@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from recbole_macrec.data.atomic import AtomicFormat
-from recbole_macrec.data.encoders import create_encoder
+from recbole_macrec.data.encoders import create_encoder, encoder_of, reads_interactions
 from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encodable, is_imported
 from recbole_macrec.data.features import available_modalities
+from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
@@ -27,30 +28,50 @@ def settings_of(config, folder: Path) -> SemanticIDSettings:
 
 
 def ids_read(config, settings: SemanticIDSettings) -> list[str]:
-    """Names of the IDs that the model of ``config`` reads."""
-    return _read(config, settings.ids)
+    """Names of the IDs that the model of ``config`` reads, in all tokenizations."""
+    read = _read(config, settings.ids)
+    return [name for name in settings.id_names if modality_of(name) in read]
 
 
-def source_of_ids(settings: SemanticIDSettings, folder: Path) -> str:
-    """``learn`` or ``published``: the option ``semantic_ids``; for ``auto`` it depends on the files in ``folder``."""
-    if settings.semantic_ids != "auto":
-        return settings.semantic_ids
-    has_features = set(settings.modalities) <= set(available_modalities(folder))
-    published = not has_features and all(file.is_file() for file in published_files(settings, folder).values())
-    return "published" if published else "learn"
+def published_and_learnt(
+    config, settings: SemanticIDSettings, folder: Path
+) -> tuple[dict[str, Path], SemanticIDSettings | None]:
+    """Which IDs are read from published files, and which are learnt.
 
+    This is the option ``semantic_ids``; for ``auto`` it depends on the files in ``folder``. Modalities encoded from
+    interactions, which depend on the split, are learnt unless they have a file; a single such modality by an RQ-VAE of its own.
 
-def published_files(settings: SemanticIDSettings, folder: Path) -> dict[str, Path]:
-    """Paths of published IDs, by name."""
-    return {name: folder / FOLDER / f"{name}.json" for name in settings.ids}
+    Returns:
+        Name of the IDs -> their file; and the settings of the IDs to learn, None if there are none.
+
+    Raises:
+        UserError: ``folder`` has fewer published tokenizations of a modality than the option ``tokenizations``.
+    """
+    computed = [m for m in settings.modalities if _encoded_from_interactions(config, m, folder)]
+    published = [name for name in settings.ids if name not in computed or _published_file(name, folder).is_file()]
+    if settings.semantic_ids == "auto":
+        has_features = set(settings.modalities) - set(computed) <= set(available_modalities(folder))
+        if has_features or not all(_published_file(name, folder).is_file() for name in published):
+            published = []
+    if settings.semantic_ids == "learn" or not published:
+        return {}, settings
+    files = {name: _published_file(name, folder) for name in settings.id_names if modality_of(name) in published}
+    for name, file in files.items():
+        if name not in published and not file.is_file():
+            raise UserError(f"tokenizations is {settings.tokenizations}, but {file} does not exist; import as many published "
+                            f"tokenizations of {modality_of(name)} with --semantic_ids, lower tokenizations, or set "
+                            "semantic_ids to learn.")
+    others = tuple(name for name in settings.ids if name not in published)
+    if not others:
+        return files, None
+    alone = len(others) == 1 and settings.joins_modalities
+    return files, settings.replace(modalities=others, quantizer="rqvae" if alone else settings.quantizer)
 
 
 def wants_images(config, folder: Path) -> bool:
     """Whether the semantic IDs of ``config`` are learnt from images that have not been encoded yet."""
-    settings = settings_of(config, folder)
-    if source_of_ids(settings, folder) == "published":
-        return False
-    return encodes_images(config, settings.modalities, folder)
+    _, learnt = published_and_learnt(config, settings_of(config, folder), folder)
+    return learnt is not None and encodes_images(config, learnt.modalities, folder)
 
 
 def mean_for(config) -> list[str]:
@@ -79,14 +100,23 @@ def encodes_images(config, modalities: Iterable[str], folder: Path) -> bool:
 
 def _available_modalities(config, folder: Path) -> list[str]:
     """Modalities with features, IDs or raw content in the folder: text, image, then others by name."""
-    found = _with_features(config, folder) | {path.stem for path in (folder / FOLDER).glob("*.json")}
+    found = _with_features(config, folder) | {modality_of(path.stem) for path in (folder / FOLDER).glob("*.json")}
     return _in_order(found, folder, "neither features nor semantic IDs nor")
 
 
 def _with_features(config, folder: Path) -> set[str]:
     content = encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
                         AtomicFormat.from_config(config))
-    return {*available_modalities(folder), *content}
+    with_files = (m for m in available_modalities(folder) if not _encoded_from_interactions(config, m, folder))
+    return {*with_files, *content}
+
+
+def _published_file(name: str, folder: Path) -> Path:
+    return folder / FOLDER / f"{name}.json"
+
+
+def _encoded_from_interactions(config, modality: str, folder: Path) -> bool:
+    return reads_interactions(encoder_of(config["encoders"] or {}, modality)) and not is_imported(folder, modality)
 
 
 def _in_order(found: set[str], folder: Path, lacking: str) -> list[str]:

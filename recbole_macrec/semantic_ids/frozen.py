@@ -11,8 +11,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.bundle import read_identity, read_weights
+from recbole_macrec.semantic_ids.codes import SemanticIDs
 from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 from recbole_macrec.semantic_ids.rows import Scale, StreamedFeatures
@@ -25,7 +27,7 @@ class FrozenQuantizer:
 
     Attributes:
         settings: the options of its training.
-        weights: ``<modality>/<weight>`` -> tensor, as in a bundle.
+        weights: ``<modality>/<weight>`` -> tensor, as in a bundle; of further tokenizations ``<modality>@2/<weight>``, ...
     """
 
     settings: SemanticIDSettings
@@ -45,6 +47,20 @@ class FrozenQuantizer:
             raise UserError(f"{folder}: the quantizer there can't be read ({type(error).__name__}: {error}); learn the "
                             "semantic IDs again by running the model on its dataset.") from None
         return cls(settings, {name: w for name, w in weights.items() if name.rpartition("/")[0] in modalities})
+
+    @classmethod
+    def of_ids(cls, ids: SemanticIDs) -> "FrozenQuantizer":
+        """Load the quantizers of learnt ``ids``: a bundle per tokenization, with the same settings but the seed.
+
+        Raises:
+            UserError: a bundle is missing or damaged.
+        """
+        weights: dict[str, Tensor] = {}
+        for name in ids.modalities:
+            modality = modality_of(name)
+            own = cls.of_bundle(ids.bundles[name], [modality])
+            weights |= {name + weight.removeprefix(modality): value for weight, value in own.weights.items()}
+        return cls(own.settings, weights)
 
     def width(self, modality: str) -> int:
         """F, number of features of an item in ``modality``."""

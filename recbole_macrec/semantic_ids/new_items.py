@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import SemanticIDs
 from recbole_macrec.semantic_ids.collisions import RESOLUTIONS
@@ -29,7 +30,7 @@ def with_new_items(ids: SemanticIDs, quantizer: FrozenQuantizer, item_tokens: Se
     """
     codes, raw_codes = {}, {}
     for m in ids.modalities:
-        raw, geometry = quantizer.quantize(m, features[m])
+        raw, geometry = quantizer.quantize(m, features[modality_of(m)])
         raw_codes[m] = np.vstack([ids.raw_codes[m], raw])
         new = (
             raw

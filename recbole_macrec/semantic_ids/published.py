@@ -5,12 +5,11 @@ Shapes: N items, L levels.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from string import ascii_lowercase
 
 import numpy as np
 
 from recbole_macrec.data.features import duplicates
-from recbole_macrec.data.id_files import MAX_LEVELS, decode_ids
+from recbole_macrec.data.id_files import MAX_LEVELS, decode_ids, words_of
 from recbole_macrec.errors import UserError
 
 
@@ -48,10 +47,7 @@ def write_published(path: Path, item_tokens: Sequence[str], codes: np.ndarray, u
     if codes.shape[1] > MAX_LEVELS or not np.issubdtype(codes.dtype, np.integer) or (codes < 0).any():
         raise UserError(f"{path}: cannot write codes of shape {codes.shape} and type {codes.dtype}; expected whole "
                         f"numbers from 0, of at most {MAX_LEVELS} levels.")
-    letters = ascii_lowercase.upper() if upper else ascii_lowercase
-    ids = {token: [f"<{letters[level]}_{code}>" for level, code in enumerate(row)]
-           for token, row in zip(item_tokens, codes.tolist())}
-    Path(path).write_text(json.dumps(ids, indent=1), encoding="utf-8")
+    Path(path).write_text(json.dumps(dict(zip(item_tokens, words_of(codes, upper))), indent=1), encoding="utf-8")
 
 
 def _load(path: Path) -> dict[str, list]:

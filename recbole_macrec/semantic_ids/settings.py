@@ -7,6 +7,7 @@ from pydantic import model_validator
 
 from recbole_macrec.config.schema.base import REGISTRIES
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
+from recbole_macrec.data.id_files import tokenization_name
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.collisions import RESOLUTIONS
 from recbole_macrec.semantic_ids.presets import PRESETS
@@ -65,6 +66,11 @@ class SemanticIDSettings(SemanticIDOptions):
         return self.modalities if self.representation == "modality" else (self.representation,)
 
     @property
+    def id_names(self) -> tuple[str, ...]:
+        """:attr:`ids` in every tokenization, the tokenizations of a modality one after the other."""
+        return tuple(tokenization_name(name, number) for name in self.ids for number in range(self.tokenizations))
+
+    @property
     def uses_graph(self) -> bool:
         """Whether users and items get representations learnt on the graph of the training interactions."""
         return self.representation == "graph" or self.encoder_input == "graph"
@@ -85,10 +91,11 @@ class SemanticIDSettings(SemanticIDOptions):
                 and self.lambda_con > 0 and len(self.con_layers) > 0)
 
     def identity(self) -> dict[str, Any]:
-        """Options that determine learnt IDs, as plain JSON values: all except their source and the name of the preset."""
+        """Options that determine learnt IDs, as plain JSON values: all except their source, the name of the preset
+        and the number of tokenizations."""
         values = {"modalities": self.modalities, **dict(self)}  # in this order, which the hash of a bundle depends on
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        excluded = {"semantic_ids", "rqvae_preset", "encoder_input"}
+        excluded = {"semantic_ids", "rqvae_preset", "encoder_input", "tokenizations"}
         excluded |= set() if self.uses_graph else set(GRAPH)
         excluded |= set() if self.sinkhorn_epsilon else {"sinkhorn_epsilon"}
         excluded |= {"loss_reduction"} if self.loss_reduction == "mean" else set()

@@ -57,6 +57,23 @@ def test_released_folder(released, tmp_path, capsys):
     assert "3 users, 3 items, 6 interactions" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("files", [["a.json", "b.json"], ["both.npy"], ["one.npy", "b.json"]])
+def test_tokenizations(files, released, tmp_path):
+    """Several files of a modality, or one array [K, items, levels]."""
+    codes = np.array([[[5, 1], [6, 1], [7, 1]], [[9, 0], [8, 0], [8, 1]]], dtype=np.uint8)
+    for name, rows in zip(("a.json", "b.json"), codes):
+        (released / name).write_text(json.dumps({str(i): [f"<a_{a}>", f"<b_{b}>"] for i, (a, b) in enumerate(rows.tolist())}))
+    np.save(released / "both.npy", codes)
+    np.save(released / "one.npy", codes[0])
+    words = [f"--semantic_ids=text={released / file}" for file in files]
+    assert run(released, "--dataset=Shop", f"--data_path={tmp_path / 'out'}", *words) == 0
+    folder = tmp_path / "out" / "Shop" / "semantic_ids"
+    assert sorted(path.name for path in folder.iterdir()) == ["text.json", "text@2.json"]
+    assert json.loads((folder / "text.json").read_text())["B00A"] == ["<a_6>", "<b_1>"]
+    second = {"B00C": ["<a_9>", "<b_0>"], "B00A": ["<a_8>", "<b_0>"], "B00B": ["<a_8>", "<b_1>"]}
+    assert json.loads((folder / "text@2.json").read_text()) == second
+
+
 def test_metadata_is_imported_as_text_columns(released, tmp_path):
     metadata = {"0": {"title": "A\t\"B\"\n c", "description": ["x", "y"]}, "1": {"title": "NA"}, "2": {}}
     (released / "Shop.item.json").write_text(json.dumps(metadata))
@@ -183,6 +200,7 @@ def nothing(folder):
     pass
 
 
+NPY = "--semantic_ids=text={folder}/ids.npy"
 FEATURE, IDS = "--feature=text={folder}/text.npy", "--semantic_ids=text={folder}/ids.json"
 BAD_RELEASED = {
     "missing feature file": (removed("text.npy"), [FEATURE], ["text.npy", "does not exist"]),
@@ -222,6 +240,10 @@ BAD_RELEASED = {
     "duplicate user": (written("Shop.inter.json", '{"u": [0], "u": [1]}'), [], ["Shop.inter.json", "'u'", "more than once"]),
     "history that is no list": (written("Shop.inter.json", '{"u": 3}'), [], ["Shop.inter.json", "'u'", "list of item numbers"]),
     "no interactions": (written("Shop.inter.json", "{}"), [], ["Shop.inter.json", "no interactions"]),
+    "rows of IDs": (lambda f: np.save(f / "ids.npy", np.zeros((2, 2), int)), [NPY], ["ids.npy has 2 rows", "3 items"]),
+    "fractional IDs": (lambda f: np.save(f / "ids.npy", np.zeros((3, 2))), [NPY], ["ids.npy", "float64", "whole numbers"]),
+    "negative IDs": (lambda f: np.save(f / "ids.npy", np.full((3, 2), -1)), [NPY], ["ids.npy", "whole numbers from 0"]),
+    "truncated IDs": (written("ids.npy", "no array"), [NPY], ["ids.npy", "cannot be read as a NumPy array"]),
     "item without ID": (written("ids.json", '{"0": ["<a_1>"], "1": ["<a_2>"]}'), [IDS], ["ids.json", "lacks", "'B00B'"]),
     "ID of an unknown item": (
         written("ids.json", '{"0": ["<a_1>"], "1": ["<a_2>"], "2": ["<a_3>"], "9": ["<a_4>"]}'),

@@ -109,6 +109,15 @@ class _MQL4GRecOptions(GenerativeOptions, ExplicitOptions):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_tokenizations(self) -> "_MQL4GRecOptions":
+        if (self.tokenizations or 1) > 1 and self.fusion == "official":
+            raise UserError(
+                f"tokenizations is {self.tokenizations} and fusion is official, a rule for one ranking per modality; set "
+                "fusion to lse or mean, or tokenizations to 1."
+            )
+        return self
+
 
 class _MACRecOptions(_MQL4GRecOptions, ImplicitOptions):
     pass
@@ -161,7 +170,7 @@ MMGRecOptions: Any = derive(
         "train_batch_size": 500, "stopping_step": 20, "valid_metric": "Recall@10", "d_model": 64, "d_ff": 64, "num_heads": 4,
         "d_kv": 64, "encoder_layers": 2, "decoder_layers": 2,
     },
-    types={"network": Literal["encoder_decoder"], "training": Literal["per_target"]},
+    types={"network": Literal["encoder_decoder"], "training": Literal["per_target"], "tokenizations": Literal[1]},
 )  # fmt: skip
 
 
@@ -183,7 +192,7 @@ SASRecPerUserOptions: Any = derive(
         "num_heads": 4, "d_kv": 32, "decoder_layers": 2, "dropout_prob": 0.25, "rqvae_preset": "default",
     },
     paper=dict.fromkeys(_SASRecPerUserOptions.model_fields),
-    types={"training": Literal["per_user"],
+    types={"training": Literal["per_user"], "tokenizations": Literal[1],
            "d_kv": Annotated[Width, AfterValidator(_even), Described("an even whole number, as rotary positions rotate pairs "
                                                                      "of entries")]},
 )  # fmt: skip
@@ -256,7 +265,7 @@ P5Options: Any = derive(
         "train_batch_size": 128, "learner": "adamw", "learning_rate": 0.001, "weight_decay": 0.01, "scheduler": "linear",
         "warmup_ratio": 0.05, "dropout_prob": 0.1, "MAX_ITEM_LIST_LENGTH": 20, "training_preset": None,
     },
-    types={"training": Literal["per_target"]},
+    types={"training": Literal["per_target"], "tokenizations": Literal[1]},
 )  # fmt: skip
 VIP5Options: Any = derive(
     "VIP5Options", _VIP5Options,
@@ -266,7 +275,7 @@ VIP5Options: Any = derive(
         "learning_rate": 0.001, "weight_decay": 0.01, "scheduler": "linear", "warmup_ratio": 0.1, "dropout_prob": 0.1,
         "training_preset": None,
     },
-    types={"training": Literal["per_target"]},
+    types={"training": Literal["per_target"], "tokenizations": Literal[1]},
 )  # fmt: skip
 LCRecOptions: Any = derive(
     "LCRecOptions", _LCRecOptions,
@@ -279,7 +288,7 @@ LCRecOptions: Any = derive(
         "code_dim": 32, "epochs": 4, "train_batch_size": 128, "learner": "adamw", "learning_rate": 0.00005,
         "weight_decay": 0.01, "scheduler": "cosine", "warmup_ratio": 0.01, "MAX_ITEM_LIST_LENGTH": 20, "training_preset": None,
     },
-    types={"training": Literal["per_target"], "item_index": Literal["codes", "cid"]},
+    types={"training": Literal["per_target"], "tokenizations": Literal[1], "item_index": Literal["codes", "cid"]},
 )  # fmt: skip
 
 MODELS: dict[str, type[Options]] = {

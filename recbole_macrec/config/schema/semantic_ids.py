@@ -34,7 +34,12 @@ class SemanticIDOptions(Options):
     """
 
     semantic_ids: Literal["auto", "learn", "published"] = option(
-        "auto", "learn; published: read semantic_ids/<modality>.json; auto: learn if there are features")
+        "auto", "learn; published: read semantic_ids/<modality>.json; auto: learn if there are features. Without such a file, "
+        "modalities encoded from interactions are always learnt")
+    tokenizations: Annotated[Positive, Field(le=64)] = option(
+        1, "Number of semantic IDs of an item in each modality: published ones (semantic_ids/<modality>@2.json, ...), or "
+        "learnt with the seeds semantic_id_seed, semantic_id_seed + 1, ... Every training sequence is written in one of them, "
+        "drawn at random, and the score of an item is the mean of its log-probabilities in all", 1)
     quantizer: Annotated[Text, OneOf("quantizer")] = option(
         "cross_modal_rqvae",
         "Quantizer; None: cross_modal_rqvae for several modalities with an ID each, else rqvae",

@@ -17,6 +17,16 @@ from recbole_macrec.errors import UserError, nearest
 ENCODERS: dict[str, Callable[[], Encoder]] = {"tfidf": Tfidf, "pixels": Pixels, "cooccurrence": Cooccurrence}
 
 
+def encoder_of(encoders: Mapping[str, Any], modality: str) -> Any:
+    """The value of the option ``encoders`` for a modality, None without; the modality ``cooccurrence`` needs no entry."""
+    return encoders.get(modality, Cooccurrence.name if modality == Cooccurrence.name else None)
+
+
+def reads_interactions(chosen: Any) -> bool:
+    """Whether the encoder ``chosen``, a value of the option ``encoders``, reads the training interactions."""
+    return chosen == Cooccurrence.name
+
+
 def create_encoder(chosen: str | Mapping[str, Any], device: torch.device | str | None = None) -> Encoder:
     """Return a new encoder.
 
@@ -48,4 +58,4 @@ def create_encoder(chosen: str | Mapping[str, Any], device: torch.device | str |
     return (ImageModel if reads_images(source.config) else TextModel)(options, source, device)
 
 
-__all__ = ["ENCODERS", "PRESETS", "Encoder", "ModelOptions", "RawItem", "create_encoder"]
+__all__ = ["ENCODERS", "PRESETS", "Encoder", "ModelOptions", "RawItem", "create_encoder", "encoder_of", "reads_interactions"]

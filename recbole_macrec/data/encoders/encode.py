@@ -15,7 +15,7 @@ import torch
 
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
-from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder
+from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder, encoder_of
 from recbole_macrec.data.encoders.base import NAMED, require_usable
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.encoders.shards import Shards
@@ -67,8 +67,9 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
     tables = {}
     for modality in modalities:
         features.check_modality(modality)
-        if modality in encoders:
-            tables[modality] = encode_missing(folder, name, modality, encoders[modality], text_fields, image_field,
+        chosen = encoder_of(encoders, modality)
+        if chosen is not None:
+            tables[modality] = encode_missing(folder, name, modality, chosen, text_fields, image_field,
                                               device=device, show_progress=show_progress, users=users,
                                               mean_for=mean_for, processes=processes, form=form)
         elif modality in features.available_modalities(folder):

@@ -11,6 +11,7 @@ import numpy as np
 
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
+from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.data.importers.find_source import read_source
 from recbole_macrec.data.importers.join import join_features, join_ids
 from recbole_macrec.data.importers.raw import manifest
@@ -56,7 +57,7 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
         name: name of the dataset.
         data_path: folder of all datasets.
         feature_files: modality -> feature file.
-        id_files: modality -> file of published semantic IDs.
+        id_files: modality -> file of published semantic IDs; further tokenizations as ``text@2`` and so on.
         overwrite: replace an existing dataset.
         category: the Amazon category to import, if ``src`` contains several.
         core: k of the k-core filtering; None keeps all interactions, except that raw Amazon files are filtered as published.
@@ -70,7 +71,7 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
     """
     src, target = Path(src), Path(data_path) / name
     feature_files, id_files = feature_files or {}, id_files or {}
-    for modality in (*feature_files, *id_files):
+    for modality in (*feature_files, *map(modality_of, id_files)):
         features.check_modality(modality)
     _check_name(name)
     if core is not None and core < 0:

@@ -10,7 +10,7 @@ import numpy as np
 
 from recbole_macrec.data import features
 from recbole_macrec.data.features import FeatureTable, format_items
-from recbole_macrec.data.id_files import decode_ids
+from recbole_macrec.data.id_files import decode_ids, modality_of, read_array, tokenization_name, words_of
 from recbole_macrec.data.importers.sources import Source, read_json_object
 from recbole_macrec.errors import UserError
 
@@ -30,9 +30,34 @@ def join_features(source: Source, files: dict[str, Path]) -> dict[str, FeatureTa
 
 
 def join_ids(source: Source, files: dict[str, Path]) -> dict[str, dict[str, list]]:
-    """Return the published semantic IDs of every modality by item token; UserError unless each file has exactly the catalogue's
-    items."""
-    return {modality: _rekey(source, modality, Path(path)) for modality, path in files.items()}
+    """Return the published semantic IDs by item token, for every modality and tokenization.
+
+    Raises:
+        UserError: unless each file has exactly the catalogue's items.
+    """
+    ids: dict[str, dict[str, list]] = {}
+    for name, path in files.items():
+        path = Path(path)
+        found = _rows_by_item(source, name, path) if path.suffix == ".npy" else [_rekey(source, name, path)]
+        first = sum(modality_of(known) == modality_of(name) for known in ids)
+        ids |= {tokenization_name(modality_of(name), first + number): codes for number, codes in enumerate(found)}
+    return ids
+
+
+def _rows_by_item(source: Source, name: str, path: Path) -> list[dict[str, list]]:
+    """The published IDs in a .npy file by item token, for each of its tokenizations."""
+    option = f"--semantic_ids {modality_of(name)}={path}"
+    tokenizations, rows = read_array(path), len(source.catalogue)
+    if set(source.numbers) != {str(number) for number in range(rows)}:
+        raise UserError(f"{option}: row i belongs to item number i, but the items of {source.path} are not numbered from 0 to "
+                        f"{rows - 1}; give a JSON file keyed by item")
+    if len(tokenizations[0]) != rows:
+        raise UserError(f"{option} has {len(tokenizations[0])} rows, but {source.path} has {rows} items; give one row per item")
+    tokens = [source.numbers[str(number)] for number in range(rows)]
+    found = [dict(zip(tokens, words_of(codes))) for codes in tokenizations]
+    for ids in found:
+        decode_ids(path, ids)
+    return found
 
 
 def _read_rows(path: Path) -> tuple[np.ndarray, list[str] | None]:

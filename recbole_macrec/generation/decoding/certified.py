@@ -303,6 +303,7 @@ def certified_rankings(
     rule: str,
     limit: int,
     rows: int,
+    tokenizations: int = 1,
 ) -> dict[str, Ranking]:
     """The first ``eligible.top`` items of :func:`~recbole_macrec.generation.decoding.exact.exact_rankings`.
 
@@ -315,6 +316,7 @@ def certified_rankings(
         rule: fusion of the modalities.
         limit: maximum number of prefixes of a modality expanded for a user. For users who need more the trie is traversed.
         rows: maximum number of (user, prefix) pairs decoded at once in a full traversal.
+        tokenizations: number of tokenizations of each modality.
 
     Returns:
         modality -> Ranking, and ``fused`` -> Ranking.
@@ -327,10 +329,10 @@ def certified_rankings(
     elif rule == "official":
         rankings["fused"] = fuse_official([search.top(eligible.beams)[0] for search in searches.values()], n_items)
     else:
-        rankings["fused"] = fused_top(list(searches.values()), rule, eligible.top, eligible.same_as("fused"))
+        rankings["fused"] = fused_top(list(searches.values()), rule, eligible.top, eligible.same_as("fused"), tokenizations)
     (exceeded,) = np.nonzero(np.any([search.exceeded for search in searches.values()], axis=0))
     if len(exceeded):
-        exact = exact_rankings(decoders, memories, eligible, n_items, rule, rows, exceeded.tolist())
+        exact = exact_rankings(decoders, memories, eligible, n_items, rule, rows, exceeded.tolist(), tokenizations)
         for name, ranking in exact.items():
             if not (several and name == "fused" and rule == "official"):
                 ranking, _ = first_best(ranking, ranking.items.new_full((len(exceeded),), eligible.top), eligible.same_as(name))
@@ -338,15 +340,18 @@ def certified_rankings(
     return rankings
 
 
-def fused_top(searches: Sequence[CertifiedSearch], rule: str, k: int, same: torch.Tensor | None = None) -> Ranking:
+def fused_top(
+    searches: Sequence[CertifiedSearch], rule: str, k: int, same: torch.Tensor | None = None, tokenizations: int = 1
+) -> Ranking:
     """The best ``k`` items by :func:`~recbole_macrec.generation.decoding.fusion.fuse_scores`, by the threshold algorithm.
 
     The fusion of the lists' last scores is an upper bound for all items outside the lists. For users whose k-th item does not
     exceed it, the lists are doubled.
 
     Args:
-        searches: one resumable search per modality.
+        searches: one resumable search per modality and tokenization.
         same: as in :meth:`CertifiedSearch.top`.
+        tokenizations: number of tokenizations of each modality.
     """
     levels = [search.trie.levels for search in searches]
     n_top = torch.full_like(searches[0].active, k, dtype=torch.long)
@@ -354,10 +359,10 @@ def fused_top(searches: Sequence[CertifiedSearch], rule: str, k: int, same: torc
     while True:
         lists, last = zip(*(search.top(lengths) for search in searches))
         candidates = distinct(torch.cat([ranking.items for ranking in lists], dim=1))
-        scores = fuse_scores(rule, [search.scores(candidates) for search in searches], levels)
+        scores = fuse_scores(rule, [search.scores(candidates) for search in searches], levels, tokenizations)
         found = best_of(candidates, scores.masked_fill(candidates == 0, -torch.inf), candidates.shape[1])
         ranking, bound = first_best(found, n_top, same)
-        threshold = fuse_scores(rule, last, levels)
+        threshold = fuse_scores(rule, last, levels, tokenizations)
         complete = torch.stack(last).isneginf().any(0) | (bound > threshold + SLACK * threshold.abs())
         for search in searches:
             complete |= ~search.active

@@ -98,6 +98,7 @@ def exact_rankings(
     rule: str,
     rows: int,
     users: Sequence[int] | None = None,
+    tokenizations: int = 1,
 ) -> dict[str, Ranking]:
     """Rank all items in every modality, and fuse the rankings.
 
@@ -108,6 +109,7 @@ def exact_rankings(
         decoders, memories: by modality.
         n_items, rows, users: see :func:`exact_scores`.
         rule: fusion of the modalities.
+        tokenizations: number of tokenizations of each modality.
 
     Returns:
         modality -> Ranking, and ``fused`` -> Ranking.
@@ -123,7 +125,7 @@ def exact_rankings(
         lists = [Ranking(*(column[:, : eligible.beams] for column in ranking)) for ranking in rankings.values()]
         return rankings | {"fused": fuse_official(lists, n_items)}
     levels = [decoders[m].trie.levels for m in memories]
-    return rankings | {"fused": ranking_of(fuse_scores(rule, list(scores.values()), levels))}
+    return rankings | {"fused": ranking_of(fuse_scores(rule, list(scores.values()), levels, tokenizations))}
 
 
 def ranking_of(scores: torch.Tensor) -> Ranking:

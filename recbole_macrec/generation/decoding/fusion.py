@@ -45,17 +45,22 @@ def fuse_official(rankings: Sequence[Ranking], n_items: int) -> Ranking:
     return best_of(first.masked_fill(~is_item, 0), fused.masked_fill(~is_item, -torch.inf), items.shape[1])
 
 
-def fuse_scores(rule: str, scores: Sequence[torch.Tensor], levels: Sequence[int]) -> torch.Tensor:
-    """Fuse the exact scores of the modalities.
+def fuse_scores(rule: str, scores: Sequence[torch.Tensor], levels: Sequence[int], tokenizations: int = 1) -> torch.Tensor:
+    """Fuse the exact scores of the modalities. The score of a modality is the mean over its tokenizations.
 
     ``lse`` is the log of the mean probability over the modalities, divided by the mean of their ``levels``: an item that is
     probable in one modality scores high (OR). Every other rule is the mean of the length-normalised log-probabilities.
 
     Args:
         rule: the option ``fusion``.
-        scores: length-normalised log-probabilities of each modality, of the same shape.
+        scores: length-normalised log-probabilities of each modality, of the same shape; the tokenizations of a modality one
+            after the other.
         levels: length of each modality's IDs.
+        tokenizations: number of tokenizations of each modality.
     """
+    if tokenizations > 1:
+        scores = [torch.stack(list(scores[i : i + tokenizations])).mean(0) for i in range(0, len(scores), tokenizations)]
+        levels = levels[::tokenizations]
     if len(scores) == 1:
         return scores[0]
     if rule != "lse":
@@ -64,14 +69,16 @@ def fuse_scores(rule: str, scores: Sequence[torch.Tensor], levels: Sequence[int]
     return (total - math.log(len(scores))) * (len(levels) / sum(levels))
 
 
-def fuse_rescored(rule: str, candidates: torch.Tensor, scores: Sequence[torch.Tensor], levels: Sequence[int]) -> Ranking:
+def fuse_rescored(
+    rule: str, candidates: torch.Tensor, scores: Sequence[torch.Tensor], levels: Sequence[int], tokenizations: int = 1
+) -> Ranking:
     """Fuse by exact scores: order the candidates of all lists by :func:`fuse_scores`.
 
     Args:
         candidates: int64 [B, R], distinct items of each user, padded with 0.
         scores: their exact length-normalised log-probabilities in each modality, [B, R].
     """
-    fused = fuse_scores(rule, scores, levels).masked_fill(candidates == 0, -torch.inf)
+    fused = fuse_scores(rule, scores, levels, tokenizations).masked_fill(candidates == 0, -torch.inf)
     candidates, order = candidates.sort(dim=1, stable=True)  # equal scores in item order
     return best_of(candidates, fused.gather(1, order), candidates.shape[1])
 

@@ -36,6 +36,7 @@ class RankingSettings:
         decode: ``beam``: the items found by beam search; ``exact``: all items by their probability; ``certified``: the first
             items of ``exact``.
         fusion: rule that combines the modalities: ``official``, ``mean``, ``lse`` or ``rescore`` (fusion.py).
+        tokenizations: number of tokenizations of each modality; their scores are combined by the mean.
         beams: beams of a modality (``num_beams``), also the length of the lists that ``official`` fuses.
         top: number of items that a certified ranking must contain (the largest ``topk``).
         certified_rows: maximum number of prefixes of a modality that a certified ranking expands for a user.
@@ -43,6 +44,7 @@ class RankingSettings:
 
     decode: str = "beam"
     fusion: str = "official"
+    tokenizations: int = 1
     beams: int = 20
     top: int = 10
     certified_rows: int = 1024
@@ -129,14 +131,15 @@ class Ranker:
         """Rank the eligible items for n users whose histories are encoded; see :meth:`rank`. All arguments are by modality."""
         o, rows = self.options, self.budget.traversal_rows
         if o.decode == "exact":
-            return exact_rankings(decoders, memories, eligible, self.n_items, o.fusion, rows)
+            return exact_rankings(decoders, memories, eligible, self.n_items, o.fusion, rows, tokenizations=o.tokenizations)
         if o.decode == "certified":
-            return certified_rankings(decoders, memories, eligible, self.n_items, o.fusion, o.certified_rows, rows)
+            limit = o.certified_rows
+            return certified_rankings(decoders, memories, eligible, self.n_items, o.fusion, limit, rows, o.tokenizations)
         rankings = {m: beam_search(decoders[m], memory, eligible.beams, eligible.excluded) for m, memory in memories.items()}
         fused = fuse_official(list(rankings.values()), self.n_items)
         if o.fusion != "official":
             scores = [self.exact_scores(m, memory, fused.items) for m, memory in memories.items()]
-            fused = fuse_rescored(o.fusion, fused.items, scores, self._levels())
+            fused = fuse_rescored(o.fusion, fused.items, scores, self._levels(), o.tokenizations)
         return rankings | {"fused": fused}
 
     def decoder(self, modality: str, trie: Trie, visits: int) -> AnyTrieDecoder:
@@ -167,7 +170,7 @@ class Ranker:
             part, candidates = histories.rows(rows), items[rows.to(items.device)]
             memories = self.encode(part)
             scores = [candidate_scores(decoder, memories[m], candidates) for m, decoder in decoders.items()]
-            return fuse_scores(self.options.fusion, scores, self._levels())
+            return fuse_scores(self.options.fusion, scores, self._levels(), self.options.tokenizations)
 
         longest_first = parts[::-1]
         scores = torch.cat(list(map_in_threads(part_scores, longest_first, histories.items.device)))

@@ -1,0 +1,179 @@
+"""``tokenizations: K``: every training sequence is written in one of K tokenizations, and ranking takes the mean over all."""
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY
+from recbole.config import Config
+from recbole.quick_start import load_data_and_model
+from small_models import ITEMS, PauseAfter, batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
+
+from recbole_macrec import Recommender, UserError
+from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.generation.decoding.fusion import fuse_scores
+from recbole_macrec.generation.network.windows import Target, Windows
+from recbole_macrec.trainer.epoch_checkpointer import Paused
+
+SEVERAL = {"tokenizations": 3, "network": "decoder_only", "training": "per_user", "output": "trie", "quantizer": "rq_kmeans",
+           "train_batch_size": 8}  # fmt: skip
+TIGER = {**SEVERAL, "modalities": ["text"]}
+BOTH = {**SEVERAL, "fusion": "lse"}
+HISTORIES = {"u": ["i4", "i5", "i6"], "v": ["i9"]}
+
+
+def log_prob(model, name: str, history: list[int], item: int) -> float:
+    """Mean over the levels of log P(code | history, codes before it), one code at a time."""
+    table, sizes, offsets = model.tables[name], model.vocabulary.sizes[name], model.vocabulary.offsets[name]
+    tokens = [model.vocabulary.start[name]] + [t for i in history for t in model._tokens(name, torch.tensor(i)).tolist()]
+    codes, total = table.codes[item].tolist(), 0.0
+    for level, code in enumerate(codes):
+        memory = model.network.read(torch.tensor([tokens]), torch.tensor([len(tokens)]))
+        hidden = model.network.decode(torch.zeros(1, 1, 1, dtype=torch.long), memory)[0, 0, 0]
+        possible = sorted({row[level] for row in table.codes[1:].tolist() if row[:level] == codes[:level]})
+        log_probs = F.log_softmax(model.network.logits(hidden, offsets[level], sizes[level])[possible], -1)
+        total += float(log_probs[possible.index(code)])
+        tokens.append(offsets[level] + code)
+    return total / len(codes)
+
+
+def test_names_and_codes_of_the_tokenizations(data_path):  # noqa: F811
+    """They are those of single runs with the seeds semantic_id_seed + k."""
+    _, model, _, _ = prepare("TIGER", data_path, **TIGER, semantic_id_seed=5)
+    assert model.modalities == ["text"] and model.tokenizations == [["text"], ["text@2"], ["text@3"]]
+    for number, (name,) in enumerate(model.tokenizations):
+        _, single, _, _ = prepare("TIGER", data_path, **{**TIGER, "tokenizations": 1}, semantic_id_seed=5 + number)
+        np.testing.assert_array_equal(model.semantic_ids.codes[name], single.semantic_ids.codes["text"])
+    assert not np.array_equal(model.semantic_ids.raw_codes["text"], model.semantic_ids.raw_codes["text@2"])
+
+
+@torch.no_grad()
+def test_scores_are_the_mean_over_all_tokenizations(data_path):  # noqa: F811
+    _, model, _, _ = prepare("TIGER", data_path, **TIGER, decode="exact")
+    model.eval()
+    histories = {user: [int(item[1:]) for item in items] for user, items in HISTORIES.items()}
+    numbers = {token: number for number, token in enumerate(model.semantic_ids.item_tokens, 1)}
+    found = Recommender(model).recommend(HISTORIES, k=ITEMS).set_index(["user", "item"])["score"]
+    for user in histories:
+        history = [numbers[item] for item in HISTORIES[user]]
+        for token, number in numbers.items():
+            expected = np.mean([log_prob(model, name, history, number) for (name,) in model.tokenizations])
+            assert found[user, token] == pytest.approx(expected, abs=2e-4)
+    for decode in ("certified", "beam"):
+        other = Recommender(model.with_ranking(decode=decode, top=10, beams=ITEMS)).recommend(HISTORIES, k=10)
+        for row in other.itertuples():
+            assert row.score == pytest.approx(found[row.user, row.item], abs=1e-4)
+        assert other["item"].tolist() == found.groupby("user").head(10).index.get_level_values("item").tolist()
+
+
+def test_a_modality_has_the_mean_of_its_tokenizations_before_the_modalities_are_fused():
+    text, image = [torch.tensor([-1.0]), torch.tensor([-3.0])], [torch.tensor([-2.0]), torch.tensor([-6.0])]
+    assert fuse_scores("mean", [*text, *image], [2, 2, 4, 4], 2).tolist() == [(-2.0 - 4.0) / 2]
+    expected = np.log((np.exp(-2.0 * 2) + np.exp(-4.0 * 4)) / 2) / 3
+    assert fuse_scores("lse", [*text, *image], [2, 2, 4, 4], 2).item() == pytest.approx(expected)
+
+
+def test_the_loss_is_that_of_every_sequence_in_its_drawn_tokenization(data_path):  # noqa: F811
+    _, model, _, _ = prepare("TIGER", data_path, **TIGER, dropout_prob=0.0)
+    items, length, first = [[3, 9, 4, 0], [7, 2, 5, 1], [8, 6, 0, 0]] * 4, [3, 4, 2] * 4, [1, 2, 1] * 4
+    windows = Windows(torch.tensor(items), torch.tensor(length), torch.tensor(first))
+    model.windows = lambda interaction: windows
+
+    def loss(seed: int) -> float:
+        torch.manual_seed(seed)
+        return float(model.calculate_loss(None))
+
+    torch.manual_seed(3)
+    drawn, total = torch.randint(3, (12,)).tolist(), 0.0
+    assert set(drawn) == {0, 1, 2}
+    with torch.no_grad():
+        for row, number in enumerate(drawn):
+            (name,), one = model.tokenizations[number], windows.rows(torch.tensor([row]))
+            target = Target(model._tokens(name, one.items), model.vocabulary.start[name], own=True)
+            (states,) = model.network.window_states(torch.tensor([model.vocabulary.start[name]]), target.tokens, one, [target])
+            total += float(model._cross_entropy(name, states, one.target_items()))
+    assert loss(3) == pytest.approx(total / windows.n_targets(), rel=1e-5)
+    assert loss(3) == loss(3) and loss(3) != loss(4)
+
+
+@pytest.mark.parametrize("name, options", [
+    ("TIGER", TIGER), ("MACRec", BOTH), ("MACRec", {**BOTH, "history": "both"}),
+    ("TIGER", {**TIGER, "network": "encoder_decoder"}),
+], ids=["TIGER", "MACRec", "history", "encoder_decoder"])  # fmt: skip
+def test_training_resumes_saves_and_loads(name, options, data_path, tmp_path):  # noqa: F811
+    def run(**more):
+        _, model, trainer, loaders = prepare(name, data_path, **options, decode="certified", epochs=2, **more)
+        return model, trainer, loaders
+
+    model, trainer, (train, valid, test) = run()
+    trainer.fit(train, valid)
+    losses, result = trainer.train_loss_dict, trainer.evaluate(test)
+    assert losses[1] < losses[0]
+    _, paused, (train, valid, _) = run()
+    paused.callbacks.append(PauseAfter(0.5))
+    with pytest.raises(Paused):
+        paused.fit(train, valid)
+    _, resumed, (train, valid, test) = run(resume=paused._last_file())
+    resumed.fit(train, valid)
+    assert resumed.train_loss_dict == losses and resumed.evaluate(test) == result
+
+    _, loaded, _, _, _, test = load_data_and_model(trainer.saved_model_file)
+    best = batch_of(test)
+    trained = loaded.eval().full_sort_predict(best)
+    loaded.save_pretrained(tmp_path / "folder")
+    recommender = Recommender.from_pretrained(tmp_path / "folder", device="cpu")
+    exact = Recommender(loaded.with_ranking(decode="exact")).recommend(HISTORIES, k=10)
+    assert recommender.recommend(HISTORIES, k=10)["item"].tolist() == exact["item"].tolist()
+    assert torch.equal(recommender.model.full_sort_predict(best).argsort(1), trained.argsort(1))
+
+
+def test_new_items_get_an_id_in_every_tokenization(data_path, tmp_path):  # noqa: F811
+    _, model, _, _ = prepare("MQL4GRec", data_path, **BOTH)
+    features = {m: {"new": FeatureTable.load(data_path / TINY, m).select(["i3"])[0] + 0.01} for m in ("text", "image")}
+    model.save_pretrained(tmp_path / "folder")
+    for recommender in (Recommender(model), Recommender.from_pretrained(tmp_path / "folder", device="cpu")):
+        recommender.add_items(features)
+        assert set(recommender.semantic_id("new")) == {"text", "text@2", "text@3", "image", "image@2", "image@3"}
+        assert "new" in set(recommender.recommend(HISTORIES, k=ITEMS + 1)["item"])
+
+
+def write_published(data_path, name: str, shift: int) -> None:  # noqa: F811
+    ids = {f"i{i}": [f"<a_{(i + shift) % 8}>", f"<b_{(i + shift) // 8}>"] for i in range(ITEMS)}
+    (data_path / TINY / "semantic_ids").mkdir(exist_ok=True)
+    (data_path / TINY / "semantic_ids" / f"{name}.json").write_text(json.dumps(ids))
+
+
+def test_published_tokenizations(data_path):  # noqa: F811
+    write_published(data_path, "text", 0)
+    write_published(data_path, "text@2", 3)
+    options = {**TIGER, "semantic_ids": "published", "collision": "keep"}
+    _, model, _, _ = prepare("TIGER", data_path, **{**options, "tokenizations": 2})
+    codes = {token: (model.semantic_ids.codes["text"][row].tolist(), model.semantic_ids.codes["text@2"][row].tolist())
+             for row, token in enumerate(model.semantic_ids.item_tokens)}  # fmt: skip
+    assert codes["i9"] == ([1, 1], [4, 1])
+    _, single, _, _ = prepare("TIGER", data_path, **{**options, "tokenizations": 1})
+    assert list(single.semantic_ids.codes) == ["text"]
+    with pytest.raises(UserError, match=r"tokenizations is 3, but .*text@3.json does not exist; import as many"):
+        prepare("TIGER", data_path, **options)
+
+
+def test_tokenizations_are_no_modalities(data_path):  # noqa: F811
+    for file in (data_path / TINY / "features").iterdir():
+        file.unlink()
+    for name in ("sound", "sound@2"):
+        write_published(data_path, name, len(name))
+    _, model, _, _ = prepare("TIGER", data_path, **{**TIGER, "modalities": None, "tokenizations": 2, "text_fields": ["none"]},
+                             image_field="none")
+    assert list(model.semantic_ids.codes) == ["sound", "sound@2"]
+
+
+@pytest.mark.parametrize("name, options, message", [
+    ("MACRec", {"fusion": "official"}, "tokenizations is 3 and fusion is official, .*; set fusion to lse or mean"),
+    ("TIGER", {"tokenizations": 0}, "tokenizations is 0; expected a whole number from 1 to 64"),
+    ("MMGRec", {"network": "encoder_decoder", "training": "per_target"}, "tokenizations is 3; expected 1"),
+    ("SASRecPerUser", {}, "tokenizations is 3; expected 1"),
+])  # fmt: skip
+def test_wrong_settings_are_one_sentence_before_files_are_read(name, options, message):
+    with pytest.raises(UserError, match=message):
+        Config(name, "missing", config_dict={**BOTH, **options})
