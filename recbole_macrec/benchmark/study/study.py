@@ -4,7 +4,7 @@
 
 The name is that of a file in ``properties/study/``, or the path of your own YAML file. Accepts every option of ``compare``,
 and can be resumed in the same way. Writes study.md, study.json, figures/*.png and figures/*.pdf to the output
-folder, beside the tables. Studies: ablation, collisions, code_distribution, sensitivity, beam_vs_exact, cold_items,
+folder, beside the tables. Studies: ablation, beyond, collisions, code_distribution, sensitivity, beam_vs_exact, cold_items,
 history_length, published (needs a dataset that papers report), mmgrec_table2 and mmgrec_table2_leave_one_out.
 """
 import argparse
@@ -31,7 +31,7 @@ from recbole_macrec.utils.reporting import run_command
 
 KEYS = (
     "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "published",
-    "metrics", "fusions",
+    "metrics", "fusions", "pairs",
 )  # fmt: skip
 KINDS = FINISHED_KINDS | {published.__name__: published}
 
@@ -64,8 +64,9 @@ def _main(argv: list[str]) -> int:
         output = Path(args.output) if len(datasets) == 1 else Path(args.output) / dataset
         seeds = seeds_of(args.seeds, int(request.value("seed", FIRST_SEED)))
         variants = variants_of(study, models, dataset, settings)
-        # compare the full model with each variant
-        pairs = [] if models else [(variants[0].label, other.label) for other in variants[1:]]
+        # by default, compare the full model with each variant
+        full_with_each = [(variants[0].label, other.label) for other in variants[1:]]
+        pairs = [] if models else [(first, second) for first, second in study.get("pairs", full_with_each)]
         matrix = Matrix(variants, [dataset], seeds, settings, pairs)
         matrix.check(vars(args))
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
