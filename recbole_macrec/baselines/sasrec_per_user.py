@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from recbole_macrec.baselines.dense import DenseRecommender
 from recbole_macrec.config.schema.models import SASRecPerUserOptions
@@ -21,12 +19,10 @@ from recbole_macrec.generation.network.layers import RMSNorm, TransformerSetting
 from recbole_macrec.generation.network.packing import pack, row_starts
 from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.network.windows import Windows
+from recbole_macrec.model.item_vectors import code_embedding, item_embedding, item_vectors, limited
 from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.cpu_threads import map_in_threads
-
-MAX_SCORES = 2**26  # maximum number of scores in one forward pass: 256 MB
-STD = 0.02  # standard deviation of the initial embeddings
 
 
 class SASRecPerUser(DenseRecommender):
@@ -46,19 +42,15 @@ class SASRecPerUser(DenseRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.settings = replace(TransformerSettings.from_config(config), encoder_layers=0)
-        self.items = nn.Embedding(self.n_items, self.settings.d_model)
-        nn.init.normal_(self.items.weight, std=STD)
+        self.items = item_embedding(self.n_items, self.settings.d_model)
         self.layers = CausalLayers(self.settings)
         self.norm = RMSNorm(self.settings.d_model)
         self.group_overhead = self.budget.group_overhead(self.layers)
-        positions = min(self.budget.pass_positions, max(1, MAX_SCORES // self.n_items))
-        self.budget = replace(self.budget, pass_positions=positions)
+        self.budget = limited(self.budget, self.n_items)
         self.semantic_ids = dataset.semantic_ids if self.reads_semantic_ids(config) else None
         if self.semantic_ids is not None:
-            codes, count = numbered_codes(self.semantic_ids)
-            self._add_buffer("item_codes", codes)  # [N, C]
-            self.codes = nn.Embedding(count, self.settings.d_model)
-            nn.init.normal_(self.codes.weight, std=STD / codes.shape[1] ** 0.5)  # STD for the sum of an item's codes
+            item_codes, self.codes = code_embedding(self.semantic_ids, self.settings.d_model)
+            self._add_buffer("item_codes", item_codes)  # [N, C]
 
     @classmethod
     def reads_semantic_ids(cls, config) -> bool:
@@ -86,7 +78,7 @@ class SASRecPerUser(DenseRecommender):
         """Item vectors of input and output, [N, D]."""
         if self.semantic_ids is None:
             return self.items.weight
-        return self.items.weight + F.embedding_bag(self.item_codes, self.codes.weight, mode="sum")
+        return item_vectors(self.items.weight, self.item_codes, self.codes.weight)
 
     def states(self, items: torch.Tensor, length: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states after each item of B histories.
@@ -160,17 +152,3 @@ class SASRecPerUser(DenseRecommender):
 
         states = torch.cat(list(map_in_threads(part_states, parts, self.device)))
         return states[torch.argsort(torch.cat(parts)).to(states.device)]
-
-
-def numbered_codes(ids: SemanticIDs) -> tuple[np.ndarray, int]:
-    """Number the codes of all levels and modalities consecutively.
-
-    With two modalities of one level and 4 codes each, the codes of the second modality are numbered from 4.
-
-    Returns:
-        int64 [N, C], row 0 for the padding; and the number of codes.
-    """
-    levels = [size for modality in ids.modalities for size in ids.sizes[modality]]
-    offsets = np.cumsum([0, *levels])
-    codes = np.hstack([ids.codes[modality] for modality in ids.modalities]) + offsets[:-1]
-    return np.vstack([offsets[:-1], codes]), int(offsets[-1])

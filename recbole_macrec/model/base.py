@@ -3,7 +3,7 @@
 Shapes: B users, N items, n targets, L levels, K codes of a level, D model width, P tokens before the first item.
 """
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial, reduce
 from operator import add
@@ -17,7 +17,7 @@ from recbole_macrec.data.id_files import modality_of, tokenization_name
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.fusion import score_matrix
-from recbole_macrec.generation.decoding.ranker import Ranker, RankingSettings
+from recbole_macrec.generation.decoding.ranker import DenseScores, Ranker, RankingSettings
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.id_table import IDTable
@@ -28,7 +28,9 @@ from recbole_macrec.generation.network.memory import CausalMemory, Memory
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Histories, Target, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
+from recbole_macrec.model.dense_head import DenseHead
 from recbole_macrec.model.interleaved import block_windows, check_levels, interleaved_tokens, random_orders
+from recbole_macrec.model.item_vectors import limited
 from recbole_macrec.model.tasks import (
     Task,
     drawn_tokenizations,
@@ -52,7 +54,8 @@ class GenerativeRecommender(WindowedRecommender):
     task, and the decoder's start token its target, so tasks with the same source share a forward pass. With ``prompt: task``
     (the papers) the prompt names source and target, and every task has its own pass.
 
-    The network is T5 or a decoder-only transformer; both encode a history as a memory and predict codes from it.
+    The network is T5 or a decoder-only transformer; both encode a history as a memory and predict codes from it. With
+    ``dense_head`` the decoder-only network also scores the whole catalogue (dense_head.py).
 
     With several tokenizations of the items, every training window is written in one of them, drawn at random. Each has tokens
     of its own, as code numbers of different quantizers have no common meaning. The score
@@ -99,6 +102,10 @@ class GenerativeRecommender(WindowedRecommender):
         self.decoder_only, self.output = config["network"] == "decoder_only", config["output"]
         self.network = self.build_network(config)
         self.group_overhead = self.budget.group_overhead(self.network)
+        self.dense_head = DenseHead(ids, self.network.settings.d_model) if config["dense_head"] else None
+        self.dense_head_weight = config["dense_head_weight"]
+        if self.dense_head is not None:
+            self.budget = limited(self.budget, self.n_items, min(map(len, ids.sizes.values())))
         self.tables = ModuleDict({m: IDTable(ids.codes[m], ids.raw_codes[m], ids.n_new_items) for m in ids.modalities})
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
@@ -191,7 +198,7 @@ class GenerativeRecommender(WindowedRecommender):
         (hidden,) = self.network.window_states(front, tokens, blocks, [target], self.group_overhead)  # [n, L, D]
         user, place = (index.to(device) for index in blocks.targets())
         modality, first, items = order.flatten(1)[user, place], place % count == 0, blocks.target_items()
-        loss = torch.zeros((), device=device)
+        loss = self._dense_loss(hidden[first.nonzero()[:, 0], 0], items[first])
         for number, m in enumerate(names):
             for chosen, weight in ((first, 1.0), (~first, self.second_block_weight)):
                 rows = (chosen & (modality == number)).nonzero()[:, 0]
@@ -228,7 +235,18 @@ class GenerativeRecommender(WindowedRecommender):
     def _sequence_loss(self, source: str, targets: list[str], windows: Windows, samples: int) -> torch.Tensor:
         """Cross-entropy of the sequence tasks of one source, summed over targets and divided by ``samples``."""
         states, items = self._window_states(source, targets, windows), windows.target_items()
-        return reduce(add, (self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states))) / samples
+        parts = (self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states))
+        return reduce(add, parts, self._dense_loss(states[0][:, 0], items)) / samples
+
+    def _dense_loss(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Weighted loss of the dense head, summed over targets [n]; 0 without a head.
+
+        Args:
+            states: [n, D], states of the decoder-only network after the histories.
+        """
+        if self.dense_head is None:
+            return torch.zeros((), device=items.device)
+        return self.dense_head_weight * self.dense_head.loss(states, items)
 
     def _window_states(self, source: str, targets: list[str], windows: Windows) -> list[torch.Tensor]:
         """Hidden states [n, L, D] for each of ``targets``; see ``window_states`` of the networks."""
@@ -313,7 +331,17 @@ class GenerativeRecommender(WindowedRecommender):
         """The ranker of the model with its present weights and options."""
         tries = {m: self.softmax_trie(m) for m in self.tables}
         tables = dict(self.tables.items())
-        return Ranker(self.network, self.vocabulary, tables, tries, self.encode_histories, self.ranking, self.budget)
+        dense = None if self.dense_head is None else DenseScores(self.dense_log_probs, self.dense_head.share)
+        return Ranker(self.network, self.vocabulary, tables, tries, self.encode_histories, self.ranking, self.budget, dense)
+
+    def dense_log_probs(self, memories: Mapping[str, Memory | CausalMemory]) -> torch.Tensor:
+        """Log-probabilities [B, n_items] of all items by the dense head, from the encoded histories of B users."""
+        if self.dense_head is None:
+            raise TypeError("the model has no dense head")
+        distinct = list({id(memory): memory for memory in memories.values()}.values())  # interleaved modalities share one
+        last = torch.zeros(distinct[0].users, 1, 1, dtype=torch.long, device=distinct[0].device)  # replaced by the last code
+        states = [self.network.decode(last, memory)[:, 0, 0] for memory in distinct]
+        return self.dense_head.log_probs(torch.stack(states).mean(0))
 
     def with_ranking(self, **options) -> "GenerativeRecommender":
         """Return a model with other :class:`RankingSettings`, e.g. ``decode="exact"``. It shares the weights of this one."""

@@ -20,10 +20,10 @@ from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.ranker import max_users_in_memory
 from recbole_macrec.generation.decoding.search import Ranking
+from recbole_macrec.generation.decoding.weighted import TOP, distinct, fused_scores
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.recommend.base import ItemRecommender
-from recbole_macrec.recommend.fusion import TOP, distinct, fused_scores
 from recbole_macrec.recommend.input import feature_matrix, item_numbers, item_titles, new_tokens
 from recbole_macrec.recommend.pretrained import read_pretrained, write_pretrained
 from recbole_macrec.recommend.rebuild import with_items_of
@@ -185,7 +185,7 @@ class Recommender(ItemRecommender):
         return self.model.item_scores(self._batch(rows), items.to(self.model.device)).cpu()
 
     def _limited(self, batch_size: int) -> int:
-        whole = not isinstance(self.model, GenerativeRecommender) or self.model.ranking.decode == "exact"
+        whole = not isinstance(self.model, GenerativeRecommender) or self.model.ranking.decode in ("exact", "fused")
         return min(batch_size, max_users_in_memory(self.model.n_items, "exact", self.model.device)) if whole else batch_size
 
     @contextmanager
@@ -310,7 +310,7 @@ class FusedRecommender(ItemRecommender):
         for recommender, own, read, restricted in zip(self.recommenders, self._own, histories, restriction):
             found = recommender._rank(read, max(k, self.top), restricted, exclude_seen).items.numpy()
             lists.append(np.argsort(own)[found])  # numbers of the first model
-        items = distinct(np.concatenate(lists, axis=1))
+        items = distinct(torch.from_numpy(np.concatenate(lists, axis=1))).numpy()
         scores = torch.stack([
             recommender.scores(read, torch.from_numpy(own[items]))
             for recommender, own, read in zip(self.recommenders, self._own, histories)

@@ -1,9 +1,11 @@
 """Metrics by item and by ID of the ranking of each modality and of their fusion.
 
-Shapes: B users, R ranked items.
+Shapes: B users, R ranked items of a user, T rows with a target.
 """
+import numpy as np
 import torch
 
+from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking, first_of_each
 
 
@@ -39,6 +41,22 @@ def hits_and_ndcg(ranks: torch.Tensor, topk: list[int], decimals: int) -> dict[s
     return result
 
 
+def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
+    """A metric, such as ``hit@10`` or ``ndcg@5``, of rows with one target each, from their ranks [T] (0 if absent); [T].
+
+    With one target NDCG@k is 1 / log2(rank + 1) within the first k, else 0.
+    """
+    name, _, k = metric.partition("@")
+    found = (ranks > 0) & (ranks <= int(k))
+    if name in ("hit", "recall"):
+        return found.astype(float)
+    if name == "ndcg":
+        return np.where(found, 1 / np.log2(np.maximum(ranks, 1) + 1.0), 0.0)
+    if name == "mrr":
+        return np.where(found, 1 / np.maximum(ranks, 1), 0.0)
+    raise UserError(f"{metric} is not a metric of ranks; expected hit, recall, ndcg or mrr, such as ndcg@10.")
+
+
 class RankingDetail:
     """Collects the ranks of the targets during an evaluation."""
 
@@ -48,12 +66,12 @@ class RankingDetail:
     def update(self, model, target: torch.Tensor) -> None:
         """Add the batch that ``model`` has ranked last, with the targets ``target`` [B]."""
         for name, ranking in model.last_rankings.items():
-            raw_id = model.tables[model.modalities[0] if name == "fused" else name].raw_id
+            raw_id = model.tables[name if name in model.tables else model.modalities[0]].raw_id
             self.ranks.setdefault((name, "item"), []).append(item_rank(ranking, target))
             self.ranks.setdefault((name, "id"), []).append(id_rank(ranking, target, raw_id))
 
     def result(self, topk: list[int], decimals: int, gather=lambda ranks: ranks) -> dict[str, dict]:
-        """Ranking name -> {"item": metrics, "id": metrics}; the fused ranking is counted by the IDs of the first modality.
+        """Ranking name -> {"item": metrics, "id": metrics}; rankings of no modality are counted by the IDs of the first one.
 
         Args:
             gather: joins the ranks of all processes.

@@ -1,4 +1,5 @@
 """RecBole's Trainer with a warm-up and cosine schedule, bf16, exact resume and checkpoints that load safely."""
+
 import math
 from collections.abc import Callable
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 from time import time
 
 import torch
+import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer
@@ -15,12 +17,15 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.search import Ranking
+from recbole_macrec.generation.decoding.weighted import choose_weights, target_ranks
 from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.generation.network.layers import RelativeBias
-from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
+from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD, GenerativeRecommender
 from recbole_macrec.trainer.callback_trainer import CallbackTrainer
+from recbole_macrec.trainer.callbacks import VALIDATION
 from recbole_macrec.trainer.checkpoint import check_complete, load_checkpoint, read_together, relative_folder, save_checkpoint
-from recbole_macrec.trainer.detail import RankingDetail
+from recbole_macrec.trainer.detail import RankingDetail, user_values
 from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer, EpochPosition, remaining_batches
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
 from recbole_macrec.trainer.windows import WindowLoader
@@ -191,6 +196,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             file = model_file or self.saved_model_file
             load_weights(self.model, read_together(file, self.device, load_checkpoint), file)
             self.logger.info(f"Loading model structure and parameters from {file}")
+        if self._stage == VALIDATION and isinstance(self.model, GenerativeRecommender) and self.model.ranking.decode == "fused":
+            self._choose_dense_share(self.model, eval_data)
         self._detail = RankingDetail()
         gather = None
         if self.distributed:
@@ -200,11 +207,37 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         self.test_detail = self._detail.result(topk, decimals, *([gather] if gather else []))
         return result
 
-    def _full_sort_batch_eval(self, batched_data):
+    @torch.no_grad()
+    def _choose_dense_share(self, model: GenerativeRecommender, valid_data) -> None:
+        """Set the weight of the dense head to the best one on the validation data, by ``valid_metric``."""
+        model.eval()
+        batches: list[tuple[torch.Tensor, ...]] = []
+        for batch in valid_data:
+            rankings = model.rank(self._with_excluded(batch).to(self.device))
+            (items, generative), (_, dense) = (by_item(rankings[name]) for name in ("generative", "dense"))
+            batches.append((items.cpu(), generative.cpu(), dense.cpu(), batch[3]))
+        items, generative, dense, target = gathered_rows(batches, valid_data.sample_size)
+        found = items == target.unsqueeze(1)  # [R, C]
+        column = torch.where(found.any(1), found.int().argmax(1), -1)
+
+        def quality(fused: torch.Tensor) -> float:
+            ranks = target_ranks(fused, torch.arange(len(items)), column, model.n_items)
+            return float(user_values(ranks.numpy(), self.config["valid_metric"].lower()).mean())
+
+        weights, _ = choose_weights(torch.stack([generative, dense]), quality)
+        model.ranker.dense_scores.share.fill_(weights[1])  # the buffer of the model's head
+        self.logger.info(f"Weight of the dense head, chosen on the validation data: {weights[1]:.4f}")
+
+    def _with_excluded(self, batched_data) -> Interaction:
+        """The interaction of an evaluation batch, with the items that the evaluator masks."""
         interaction, masked, *_ = batched_data
         if masked is not None:
             rows, items = masked
             interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: padded_rows(rows, items, len(interaction))}))
+        return interaction
+
+    def _full_sort_batch_eval(self, batched_data):
+        self._with_excluded(batched_data)
         interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval(batched_data)
         if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and len(positive_u) == len(scores):  # one target per user
             self._detail.update(self.model, positive_i.to(self.device))
@@ -298,6 +331,41 @@ def padded_rows(rows: torch.Tensor, values: torch.Tensor, count: int) -> torch.T
     padded = values.new_zeros(count, max(1, int(lengths.max())))
     padded[rows, torch.arange(len(rows), device=rows.device) - first[rows]] = values
     return padded
+
+
+def by_item(ranking: Ranking) -> tuple[torch.Tensor, torch.Tensor]:
+    """Items and scores of a ranking, each [B, R], in item order."""
+    items, order = ranking.items.sort(dim=1)
+    return items, ranking.scores.gather(1, order)
+
+
+def gathered_rows(batches: list[tuple[torch.Tensor, ...]], samples: int) -> list[torch.Tensor]:
+    """Join the batches of all processes in the order of the data set.
+
+    ``DistributedSampler`` assigns samples to processes in turn, and repeats the first samples to give every process the same
+    number.
+
+    Args:
+        batches: items [B, C], padded with 0, their scores under each of several models [B, C], and targets [B]; on the CPU.
+        samples: R; repeated rows beyond it are dropped.
+
+    Returns:
+        The same columns of all R rows, C being that of the widest batch; scores of the padding are -inf.
+    """
+    processes = current_group().gather(batches)
+    width = max(items.shape[1] for own in processes for items, *_ in own)
+
+    def joined(column: int, padding: float) -> torch.Tensor:
+        parts = [torch.cat([widened(batch[column], width, padding) for batch in own]) for own in processes]
+        return torch.stack(parts, dim=1).flatten(0, 1)[:samples]
+
+    last = len(batches[0]) - 1
+    return [joined(column, 0 if column in (0, last) else -torch.inf) for column in range(last + 1)]
+
+
+def widened(rows: torch.Tensor, width: int, padding: float) -> torch.Tensor:
+    """Pad the rows of [B, C] to ``width``; [B] stays as it is."""
+    return rows if rows.ndim == 1 else F.pad(rows, (0, width - rows.shape[1]), value=padding)
 
 
 def parameters_without_decay(model: torch.nn.Module) -> list[torch.nn.Parameter]:

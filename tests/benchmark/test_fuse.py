@@ -13,9 +13,8 @@ from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.fuse.command import fuse, overlap, score_candidates
 from recbole_macrec.benchmark.fuse.members import Member
-from recbole_macrec.benchmark.fuse.weights import choose_weights, target_ranks
 from recbole_macrec.data.features import FeatureTable
-from recbole_macrec.recommend.fusion import distinct, fused_scores
+from recbole_macrec.generation.decoding.weighted import choose_weights, distinct, fused_scores, target_ranks
 
 MODELS = ("TIGER", "SASRec", "BPR")  # generative, sequential and general
 NAME = "TIGER + SASRec + BPR"
@@ -55,7 +54,7 @@ def test_three_users_by_hand():
 
 
 def test_candidates_are_the_union_of_all_lists():
-    assert distinct(np.array([[3, 1, 3, 2], [5, 0, 5, 5]])).tolist() == [[1, 2, 3], [5, 0, 0]]
+    assert distinct(torch.tensor([[3, 1, 3, 2], [5, 0, 5, 5]])).tolist() == [[1, 2, 3], [5, 0, 0]]
 
 
 def test_weights_of_a_random_model_and_of_two_complementary_models():

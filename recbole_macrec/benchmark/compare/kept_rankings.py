@@ -48,7 +48,7 @@ class KeptRankings(TrainingCallback):
         for some_rows, some_items in zip(row.split(at_once), target.split(at_once)):
             of_targets["ranks"].append(full_rank(scores[some_rows], top[some_rows], some_items))
             for name, ranking in rankings.items():
-                raw_id = model.tables[model.modalities[0] if name == "fused" else name].raw_id
+                raw_id = model.tables[name if name in model.tables else model.modalities[0]].raw_id
                 ranking = ranking._replace(items=ranking.items[some_rows], scores=ranking.scores[some_rows])
                 of_targets.setdefault(f"item_ranks.{name}", []).append(item_rank(ranking, some_items))
                 of_targets.setdefault(f"id_ranks.{name}", []).append(id_rank(ranking, some_items, raw_id))

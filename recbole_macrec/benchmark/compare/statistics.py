@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from recbole_macrec.benchmark.compare.runs import Run
-from recbole_macrec.errors import UserError
+from recbole_macrec.trainer.detail import user_values
 
 LEVEL = 0.05
 
@@ -74,22 +74,6 @@ class Measured:
         if rows.keys() != set(other.keys):
             return None
         return self.values[metric][[rows[key] for key in other.keys]]
-
-
-def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """A metric, such as ``hit@10`` or ``ndcg@5``, of rows with one target each, from their ranks [R] (0 if absent); [R].
-
-    With one target NDCG@k is 1 / log2(rank + 1) within the first k, else 0.
-    """
-    name, _, k = metric.partition("@")
-    found = (ranks > 0) & (ranks <= int(k))
-    if name in ("hit", "recall"):
-        return found.astype(float)
-    if name == "ndcg":
-        return np.where(found, 1 / np.log2(np.maximum(ranks, 1) + 1.0), 0.0)
-    if name == "mrr":
-        return np.where(found, 1 / np.maximum(ranks, 1), 0.0)
-    raise UserError(f"{metric} is not a metric of ranks; expected hit, recall, ndcg or mrr, such as ndcg@10.")
 
 
 def row_values(ranks: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:

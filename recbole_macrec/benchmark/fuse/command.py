@@ -39,11 +39,10 @@ from recbole_macrec.benchmark.compare.runs import (
 )
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.fuse.members import Member, Rows
-from recbole_macrec.benchmark.fuse.weights import choose_weights, target_ranks
 from recbole_macrec.config.plain import plain
 from recbole_macrec.config.validation import check_whole
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.recommend.fusion import TOP, distinct, fused_scores
+from recbole_macrec.generation.decoding.weighted import TOP, choose_weights, distinct, fused_scores, target_ranks
 from recbole_macrec.utils.reporting import run_command
 
 SUPPORTED = ("rec.items", "rec.topk", "data.num_items", "data.num_users", "data.count_items", "data.count_users")
@@ -140,7 +139,7 @@ def score_candidates(members: Sequence[Member], split: str, top: int) -> Scored:
     rows = [member.rows(split, top) for member in members]
     order = [_order(first, rows[0], member, own) for member, own in zip(members, rows)]  # first's row -> member's row
     lists = np.concatenate([number[own.best[place]] for number, own, place in zip(numbers, rows, order)], axis=1)
-    items = distinct(lists)
+    items = distinct(torch.from_numpy(lists)).numpy()
     scores = []
     for member, number, place in zip(members, numbers, order):
         own = np.empty_like(items)

@@ -42,20 +42,25 @@ _PAPER = {"epochs": 200, "train_batch_size": 2048, "learner": "adamw", "learning
           "MAX_ITEM_LIST_LENGTH": 20}
 
 
+RANK_METRICS = ("hit", "mrr", "ndcg", "recall")  # metrics of the target's rank, by which the weight of a dense head is chosen
+
+
 def _check_beam_search(options: Any) -> None:
     """Check the options of a beam search: it ranks only some items, so metrics over the whole ranking, such as GAUC, need
     another ``decode``, and a list of k items needs k beams."""
+    if options.decode not in ("beam", "fused"):
+        return
     mode = options.eval_args.mode
     modes = [mode] if isinstance(mode, str) else [mode.valid, mode.test]
-    if options.decode == "beam" and "full" in modes:
+    if "full" in modes:
         for metric in [options.metrics] if isinstance(options.metrics, str) else options.metrics:
             if not set(metric_information.get(metric.lower(), [])).isdisjoint(WHOLE_ORDER):
                 raise UserError(
-                    f"metrics contains {metric}, which needs a ranking of all items, but decode: beam ranks only the items "
-                    "that its beams find; set decode: exact, or remove the metric."
+                    f"metrics contains {metric}, which needs a ranking of all items, but decode: {options.decode} ranks only "
+                    "the items that its beams find; set decode: exact, or remove the metric."
                 )
     largest = max([options.topk] if isinstance(options.topk, int) else options.topk, default=0)
-    if options.decode == "beam" and options.num_beams < largest:
+    if options.num_beams < largest:
         raise UserError(
             f"num_beams is {options.num_beams}; expected at least {largest}, the largest topk, as a list of {largest} items "
             "needs as many beams. Raise num_beams or lower topk."
@@ -78,6 +83,31 @@ class _GenerativeOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, Ne
             raise UserError(
                 "prompt is task and network is decoder_only, which predicts all targets of a source in one pass without a "
                 "prompt; set prompt to source, or network to encoder_decoder."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_dense_head(self) -> "_GenerativeOptions":
+        if self.dense_head and self.network != "decoder_only":
+            raise UserError(
+                f"dense_head is True and network is {self.network}; set network to decoder_only, or dense_head to False."
+            )
+        if self.decode != "fused":
+            return self
+        if not self.dense_head:
+            raise UserError(
+                "decode is fused and dense_head is False; set dense_head to True, or decode to beam, certified or exact."
+            )
+        mode = self.eval_args.mode if isinstance(self.eval_args.mode, str) else self.eval_args.mode.valid
+        if mode != "full":
+            raise UserError(
+                f"decode is fused and the mode of eval_args is {mode} for validation, but the weight of the dense head is "
+                "chosen on a ranking of all items; set it to full."
+            )
+        if self.valid_metric.lower().partition("@")[0] not in RANK_METRICS:
+            raise UserError(
+                f"decode is fused and valid_metric is {self.valid_metric}, by which the weight of the dense head is chosen; "
+                "expected Hit@k, MRR@k, NDCG@k or Recall@k."
             )
         return self
 
@@ -170,7 +200,8 @@ MMGRecOptions: Any = derive(
         "train_batch_size": 500, "stopping_step": 20, "valid_metric": "Recall@10", "d_model": 64, "d_ff": 64, "num_heads": 4,
         "d_kv": 64, "encoder_layers": 2, "decoder_layers": 2,
     },
-    types={"network": Literal["encoder_decoder"], "training": Literal["per_target"], "tokenizations": Literal[1]},
+    types={"network": Literal["encoder_decoder"], "training": Literal["per_target"], "tokenizations": Literal[1],
+           "dense_head": Literal[False], "decode": Literal["beam", "certified", "exact"]},
 )  # fmt: skip
 
 

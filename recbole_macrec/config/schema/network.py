@@ -1,7 +1,19 @@
 """Options of the networks."""
 from typing import Literal
 
-from recbole_macrec.config.schema.base import Above0, Annotated, Count, Dropout, Field, Layers, Options, Positive, Width, option
+from recbole_macrec.config.schema.base import (
+    Above0,
+    Annotated,
+    Count,
+    Dropout,
+    Field,
+    Flag,
+    Layers,
+    Options,
+    Positive,
+    Width,
+    option,
+)
 
 NETWORKS = Literal["encoder_decoder", "decoder_only"]
 
@@ -34,6 +46,15 @@ class NetworkOptions(SizeOptions):
     encoder_layers: Layers = option(4, "Layers of the encoder", 4)
     output: Literal["level", "trie"] = option(
         "level", "Codes of a softmax: all codes of the level, or those that continue the prefix in the trie", "level")
+    dense_head: Flag = option(
+        False,
+        "network: decoder_only: the state after a history also scores all items, by an embedding of each item and those of its "
+        "codes",
+        False,
+    )
+    dense_head_weight: Above0 = option(
+        1.0, "dense_head: weight of its loss, the cross-entropy over all items, beside that of the codes"
+    )
     loss_temperature: Above0 = option(
         1.0, "Divides the logits of the training loss; below 1, hard negatives weigh more (LETTER)", 1.0
     )

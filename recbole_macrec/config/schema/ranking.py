@@ -15,10 +15,11 @@ class RankingOptions(PrecisionOptions):
     """Options of the ranking of a generative model."""
 
     num_beams: Positive = option(20, "Beams per modality; at least the largest topk", 20)
-    decode: Literal["beam", "certified", "exact"] = option(
+    decode: Literal["beam", "certified", "exact", "fused"] = option(
         "beam",
         "beam: the items that the beams find; exact: all items by log-probability; certified: the first max(topk) items of "
-        "exact, from the prefixes that can lead to them",
+        "exact, from the prefixes that can lead to them; fused: the num_beams best items of every modality and of the "
+        "dense_head, by a weighted sum of both scores whose weight is chosen on the validation data",
         "beam",
     )
     certified_rows: Positive = option(

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import torch
 
+from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder, CausalTrieDecoder
 from recbole_macrec.generation.decoding.certified import certified_rankings
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.exact import exact_rankings
 from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_rescored, fuse_scores
-from recbole_macrec.generation.decoding.search import Ranking, beam_search, sequence_log_probs
+from recbole_macrec.generation.decoding.search import Ranking, beam_search, best_of, sequence_log_probs
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.generation.decoding.weighted import distinct, fused_scores
 from recbole_macrec.generation.id_table import IDTable
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.memory import AnyMemory
@@ -25,7 +27,8 @@ from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.utils.cpu_threads import map_in_threads
 from recbole_macrec.utils.device_budget import DeviceBudget, count_that_fits
 
-NUMBERS_PER_SCORE = {"beam": 4, "certified": 4, "exact": 24}  # float32 numbers per user and item in ranking and evaluation
+# float32 numbers per user and item in ranking and evaluation
+NUMBERS_PER_SCORE = {"beam": 4, "certified": 4, "fused": 12, "exact": 24}
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,12 @@ class RankingSettings:
 
     Attributes:
         decode: ``beam``: the items found by beam search; ``exact``: all items by their probability; ``certified``: the first
-            items of ``exact``.
+            items of ``exact``; ``fused``: the best items of the beams and of the dense head, by a weighted sum of both
+            scores.
         fusion: rule that combines the modalities: ``official``, ``mean``, ``lse`` or ``rescore`` (fusion.py).
         tokenizations: number of tokenizations of each modality; their scores are combined by the mean.
-        beams: beams of a modality (``num_beams``), also the length of the lists that ``official`` fuses.
+        beams: beams of a modality (``num_beams``), also the length of the lists that ``official`` fuses, and the number of
+            candidates of the dense head.
         top: number of items that a certified ranking must contain (the largest ``topk``).
         certified_rows: maximum number of prefixes of a modality that a certified ranking expands for a user.
     """
@@ -48,6 +53,24 @@ class RankingSettings:
     beams: int = 20
     top: int = 10
     certified_rows: int = 1024
+
+
+@dataclass(frozen=True)
+class DenseScores:
+    """The other half of ``decode: fused``.
+
+    Attributes:
+        log_probs: encoded histories of n users by modality -> log-probabilities [n, n_items] of all items; -inf for the
+            padding.
+        share: weight of these scores; that of the generative ones is 1 - share.
+    """
+
+    log_probs: Callable[[Mapping[str, AnyMemory]], torch.Tensor]
+    share: torch.Tensor
+
+    def fuse(self, generative: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        """Weighted sum of both scores of candidates [n, G]."""
+        return fused_scores(torch.stack([generative, dense]), torch.stack([1 - self.share, self.share]))
 
 
 @dataclass(frozen=True)
@@ -62,6 +85,7 @@ class Ranker:
         encode: histories -> modality -> the encoded histories.
         options: options of the ranking.
         budget: amounts of work that the device gets at once.
+        dense: required by ``decode: fused``.
     """
 
     network: Transformer | DecoderOnly
@@ -71,6 +95,7 @@ class Ranker:
     encode: Callable[[Histories], Mapping[str, AnyMemory]]
     options: RankingSettings
     budget: DeviceBudget
+    dense: DenseScores | None = None
 
     @property
     def n_items(self) -> int:
@@ -97,7 +122,8 @@ class Ranker:
         s, tries = self.network.settings, [table.trie for table in self.tables.values()]
         levels, children = max(trie.levels for trie in tries), max(max(trie.widths[1:]) for trie in tries)
         numbers = 2 * s.decoder_layers * levels * s.num_heads * s.d_kv + s.d_ff + 6 * children  # per beam
-        return count_that_fits(numbers * beams, device)
+        scores = NUMBERS_PER_SCORE["fused"] * self.n_items if o.decode == "fused" else 0
+        return count_that_fits(numbers * beams + scores, device)
 
     def rank(self, histories: Histories, eligible: Eligible, parts: Sequence[torch.Tensor]) -> dict[str, Ranking]:
         """Rank the eligible items for B users.
@@ -109,6 +135,7 @@ class Ranker:
             modality -> Ranking, and ``fused`` -> Ranking; rows as in ``histories``. With ``decode: beam`` a ranking contains
             the items that the beams find, with ``exact`` every item, with ``certified`` the first ``eligible.top`` items. With
             ``fusion: official`` and several modalities, ``fused`` combines the first ``eligible.beams`` items of each modality.
+            With ``decode: fused``, the rankings ``generative``, ``dense`` and ``fused`` contain the same candidates.
         """
         order = torch.argsort(torch.cat(list(parts))).to(histories.items.device)
         visits = len(order) * (self.n_items if self.options.decode == "exact" else eligible.beams)
@@ -136,11 +163,44 @@ class Ranker:
             limit = o.certified_rows
             return certified_rankings(decoders, memories, eligible, self.n_items, o.fusion, limit, rows, o.tokenizations)
         rankings = {m: beam_search(decoders[m], memory, eligible.beams, eligible.excluded) for m, memory in memories.items()}
+        if o.decode == "fused":
+            return rankings | self._rank_candidates(rankings, decoders, memories, eligible)
         fused = fuse_official(list(rankings.values()), self.n_items)
         if o.fusion != "official":
             scores = [self.exact_scores(m, memory, fused.items) for m, memory in memories.items()]
             fused = fuse_rescored(o.fusion, fused.items, scores, self._levels(), o.tokenizations)
         return rankings | {"fused": fused}
+
+    def _rank_candidates(
+        self,
+        beams: Mapping[str, Ranking],
+        decoders: Mapping[str, AnyTrieDecoder],
+        memories: Mapping[str, AnyMemory],
+        eligible: Eligible,
+    ) -> dict[str, Ranking]:
+        """Rank the items of ``beams`` and the best ``eligible.beams`` items of the dense head by the generative, the dense and
+        the fused score."""
+        dense_of_all = self.dense_scores.log_probs(memories)  # [n, n_items]
+        allowed = torch.full_like(dense_of_all, -torch.inf)
+        items = next(iter(eligible.tries.values())).items.long()
+        allowed[:, items] = dense_of_all[:, items]
+        if eligible.excluded is not None:
+            allowed.scatter_(1, eligible.excluded, -torch.inf)
+        best = allowed.topk(min(eligible.beams, self.n_items - 1))
+        lists = [*(ranking.items for ranking in beams.values()), best.indices.masked_fill(best.values.isneginf(), 0)]
+        candidates = distinct(torch.cat(lists, dim=1))  # in item order, so that equal scores are ranked in it
+        generative = self._generative_scores(decoders, memories, candidates)
+        dense = dense_of_all.gather(1, candidates)
+        scores = {"generative": generative, "dense": dense, "fused": self.dense_scores.fuse(generative, dense)}
+        return {name: best_of(candidates, own, candidates.shape[1]) for name, own in scores.items()}
+
+    @property
+    def dense_scores(self) -> DenseScores:
+        if self.dense is None:
+            raise UserError(
+                "decode is fused, which needs a model trained with dense_head: True; train one, or choose another decode."
+            )
+        return self.dense
 
     def decoder(self, modality: str, trie: Trie, visits: int) -> AnyTrieDecoder:
         """Create the decoder of a search; ``visits`` is the expected number of prefixes of a level to score."""
@@ -159,7 +219,8 @@ class Ranker:
     def item_scores(self, histories: Histories, items: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """Exact scores of given items [B, G], fused over the modalities; see :func:`fuse_scores`.
 
-        The score of an item in a modality is its log-probability divided by the length of its ID.
+        The score of an item in a modality is its log-probability divided by the length of its ID. With ``decode: fused`` it is
+        fused with the dense score.
 
         Args:
             parts: as in :meth:`rank`.
@@ -169,12 +230,21 @@ class Ranker:
         def part_scores(rows: torch.Tensor) -> torch.Tensor:
             part, candidates = histories.rows(rows), items[rows.to(items.device)]
             memories = self.encode(part)
-            scores = [candidate_scores(decoder, memories[m], candidates) for m, decoder in decoders.items()]
-            return fuse_scores(self.options.fusion, scores, self._levels(), self.options.tokenizations)
+            generative = self._generative_scores(decoders, memories, candidates)
+            if self.options.decode != "fused":
+                return generative
+            return self.dense_scores.fuse(generative, self.dense_scores.log_probs(memories).gather(1, candidates))
 
         longest_first = parts[::-1]
         scores = torch.cat(list(map_in_threads(part_scores, longest_first, histories.items.device)))
         return scores[torch.argsort(torch.cat(list(longest_first))).to(scores.device)]
+
+    def _generative_scores(
+        self, decoders: Mapping[str, AnyTrieDecoder], memories: Mapping[str, AnyMemory], items: torch.Tensor
+    ) -> torch.Tensor:
+        """Exact scores of items [n, G], fused over the modalities."""
+        scores = [candidate_scores(decoder, memories[m], items) for m, decoder in decoders.items()]
+        return fuse_scores(self.options.fusion, scores, self._levels(), self.options.tokenizations)
 
     def _levels(self) -> list[int]:
         return [table.levels for table in self.tables.values()]

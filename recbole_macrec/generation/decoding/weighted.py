@@ -1,16 +1,43 @@
-"""The weights of a fusion, chosen on validation rows.
+"""Weighted fusion: the candidates of several models, their fused scores, and weights chosen on validation rows.
 
-Shapes: M models, R rows, C candidates of a row, T targets.
+Shapes: M models, R rows (users), C candidates of a row, W items of all lists of a row, T targets.
 """
+
 from collections.abc import Callable
 
 import torch
 
-from recbole_macrec.recommend.fusion import fused_scores
-
+TOP = 100  # candidates of each model
 MULTIPLIERS = [0.0, *(2.0 ** (step / 2) for step in range(-6, 7))]  # of the starting weights, 1/8 to 8
 FINE_MULTIPLIERS = [2.0 ** (step / 8) for step in range(-4, 5)]
 ROUNDS = 4  # maximum number of passes over the models
+
+
+def fused_scores(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted sum of the models' log-probabilities, sum_m w_m log p_m(item | history).
+
+    A weight is the inverse of the temperature of a model's softmax, so one number per model sets both.
+
+    Args:
+        scores: [M, R, C], -inf where a row has no further candidate.
+        weights: [M].
+
+    Returns:
+        [R, C].
+    """
+    absent = scores[0] == -torch.inf
+    return torch.einsum("mbc,m->bc", scores.masked_fill(absent, 0.0), weights).masked_fill(absent, -torch.inf)
+
+
+def distinct(lists: torch.Tensor) -> torch.Tensor:
+    """The distinct items of each row of ``lists`` [R, W] in ascending order, padded with 0 at the end; int64 [R, C]."""
+    ordered = lists.sort(dim=1).values
+    is_new = ordered > 0
+    is_new[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
+    none = torch.iinfo(ordered.dtype).max
+    ordered = ordered.masked_fill(~is_new, none).sort(dim=1).values
+    width = max(1, int(is_new.sum(1).max())) if len(lists) else 1
+    return ordered[:, :width].masked_fill(ordered[:, :width] == none, 0)
 
 
 def target_ranks(fused: torch.Tensor, row: torch.Tensor, column: torch.Tensor, lowest: int) -> torch.Tensor:
