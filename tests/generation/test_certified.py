@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from test_search import brute_force, catalogue, world
+from test_search import brute_force, catalogue, network_and_ids
 
 from recbole_macrec.generation.decoding.certified import CertifiedSearch, certified_rankings
 from recbole_macrec.generation.decoding.eligible import Eligible
@@ -19,7 +19,7 @@ NETWORKS = {"random": 1.0, "peaked": 6.0, "uniform": 0.0}  # factor of the logit
 
 def decoders_of(network: str, seed: int = 0):
     """Decoders of two modalities with 60 items. In "a" 8 items share an ID with another item; "b" has 49 IDs."""
-    vocabulary, transformer, memory, _ = world(seed=seed)
+    vocabulary, transformer, memory, _ = network_and_ids(seed=seed)
     transformer.decoder_norm.weight.data *= NETWORKS[network]
     codes = catalogue(ITEMS - 8, seed)
     rng = np.random.default_rng(seed)
