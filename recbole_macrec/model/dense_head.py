@@ -5,9 +5,9 @@ multiplies it with a vector of every item,
 
     p(item i | history) = softmax_i(h_m . v_i),    v_i = e_i + sum of the embeddings of all codes of item i,
 
-where the codes are those of all modalities, and e_i is an embedding of the item itself, so items with equal semantic IDs are
-told apart. All modalities share the vectors. In training every modality's state predicts the target; to rank, the states of
-the modalities are averaged. With ``history: both`` there is one state, after the last block of the history. Several
+where the codes are those of all modalities, and e_i is an embedding of the item itself, so items with equal semantic IDs have
+different vectors. All modalities share the vectors. In training every modality's state predicts the target; to rank, the
+states of the modalities are averaged. With ``history: both`` there is one state, after the last block of the history. Several
 tokenizations are treated like modalities. Items added after training have no e_i and are scored by their codes.
 
 ``decode: fused`` ranks the best items of the generative model and of this head by

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
-from recbole_macrec.generation.decoding.weighted import choose_weights, target_ranks
+from recbole_macrec.generation.decoding.weighted import choose_weights, target_columns, target_ranks
 from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.generation.network.layers import RelativeBias
 from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD, GenerativeRecommender
@@ -217,8 +217,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             (items, generative), (_, dense) = (by_item(rankings[name]) for name in ("generative", "dense"))
             batches.append((items.cpu(), generative.cpu(), dense.cpu(), batch[3]))
         items, generative, dense, target = gathered_rows(batches, valid_data.sample_size)
-        found = items == target.unsqueeze(1)  # [R, C]
-        column = torch.where(found.any(1), found.int().argmax(1), -1)
+        column = target_columns(items, target)
 
         def quality(fused: torch.Tensor) -> float:
             ranks = target_ranks(fused, torch.arange(len(items)), column, model.n_items)

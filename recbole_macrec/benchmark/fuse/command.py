@@ -42,7 +42,14 @@ from recbole_macrec.benchmark.fuse.members import Member, Rows
 from recbole_macrec.config.plain import plain
 from recbole_macrec.config.validation import check_whole
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.generation.decoding.weighted import TOP, choose_weights, distinct, fused_scores, target_ranks
+from recbole_macrec.generation.decoding.weighted import (
+    TOP,
+    choose_weights,
+    distinct,
+    fused_scores,
+    target_columns,
+    target_ranks,
+)
 from recbole_macrec.utils.reporting import run_command
 
 SUPPORTED = ("rec.items", "rec.topk", "data.num_items", "data.num_users", "data.count_items", "data.count_users")
@@ -145,8 +152,7 @@ def score_candidates(members: Sequence[Member], split: str, top: int) -> Scored:
         own = np.empty_like(items)
         own[place] = np.argsort(number)[items]  # the member's order and numbers
         scores.append(torch.from_numpy(member.scores(split, own)[place]))
-    found = items[rows[0].row] == rows[0].target[:, None]
-    column = np.where(found.any(1), found.argmax(1), -1)
+    column = target_columns(torch.from_numpy(items[rows[0].row]), torch.from_numpy(rows[0].target)).numpy()
     return Scored(rows[0], items, torch.stack(scores), column)
 
 

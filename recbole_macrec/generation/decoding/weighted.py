@@ -40,6 +40,12 @@ def distinct(lists: torch.Tensor) -> torch.Tensor:
     return ordered[:, :width].masked_fill(ordered[:, :width] == none, 0)
 
 
+def target_columns(items: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Column of each ``target`` [T] among its candidates ``items`` [T, C], -1 if it is none of them; int64 [T]."""
+    found = items == target.unsqueeze(1)
+    return torch.where(found.any(1), found.int().argmax(1), -1)
+
+
 def target_ranks(fused: torch.Tensor, row: torch.Tensor, column: torch.Tensor, lowest: int) -> torch.Tensor:
     """Rank of each target among the candidates of its row, 1 for the best; equal scores rank in candidate order; int64 [T].
 
