@@ -13,6 +13,7 @@ from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.fuse.command import fuse, overlap, score_candidates
 from recbole_macrec.benchmark.fuse.members import Member
+from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.generation.decoding.weighted import choose_weights, distinct, fused_scores, target_ranks
 
@@ -137,6 +138,42 @@ def test_weights_depend_on_validation_data_only(comparison, monkeypatch):
     (run.folder / "result.json").unlink()
     fuse(comparison, MODELS, 12)
     assert fused_run(comparison).result["test_result"] == before
+
+
+def test_later_fusions_read_rankings_and_scores_from_the_folders_of_the_runs(comparison, monkeypatch):
+    run = fused_run(comparison)
+    before = run.result
+
+    def fail(self, *args):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(Member, "_compute_best", fail)
+    monkeypatch.setattr(Member, "_compute_scores", fail)
+    (run.folder / "result.json").unlink()
+    fuse(comparison, MODELS, 12)
+    again = fused_run(comparison).result
+    assert {**again, "seconds": None} == {**before, "seconds": None}  # users_per_second among them
+
+
+def test_score_file_computes_what_is_missing(tmp_path):
+    """Rows 0 and 1 of 6 items; the score of an item is 10 * row + item."""
+    computed = []
+
+    def compute(items):
+        computed.append(items.tolist())
+        return np.where(items > 0, 10.0 * np.arange(len(items))[:, None] + items, -np.inf), 2.0
+
+    file = ScoreFile(tmp_path / "scores.npz", "digest", 6)
+    assert file.scores(np.array([[1, 3], [2, 0]]), compute).tolist() == [[1, 3], [12, -np.inf]]
+    again = ScoreFile(tmp_path / "scores.npz", "digest", 6)
+    assert again.scores(np.array([[1, 5, 3], [4, 2, 5]]), compute).tolist() == [[1, 5, 3], [14, 12, 15]]
+    assert computed == [[[1, 3], [2, 0]], [[5, 0], [4, 5]]]
+    assert again.seconds == pytest.approx(4.0)  # six pairs, computed in two calls of 2 seconds
+    assert again.best(2, lambda: (np.array([[5, 4], [1, 2]]), 1.0)).tolist() == [[5, 4], [1, 2]]
+    third = ScoreFile(tmp_path / "scores.npz", "digest", 6)
+    assert third.best(1, lambda: (np.zeros((2, 1)), 1.0)).tolist() == [[5], [1]]
+    ScoreFile(tmp_path / "scores.npz", "other checkpoint", 6).scores(np.array([[1, 3], [2, 0]]), compute)
+    assert computed[2:] == [[[1, 3], [2, 0]]]
 
 
 @pytest.mark.parametrize("words, message", [

@@ -15,6 +15,7 @@
         log.txt        everything the run printed
         saved/         checkpoints: of the best epoch, and ``.last.pth`` while the run is unfinished
         ranks.npz      the test rows, see :class:`Ranks`
+        fusion_SPLIT.npz  after ``fuse``, for the next fusion: the best items and scores of this run's model
         codes.npz      models with semantic IDs: codes.MODALITY and raw_codes.MODALITY [N, L], row i is items[i + 1]
         pretrained.json  S3Rec: the record of its pre-training
         result.json    exists if and only if the run has finished, see :attr:`Run.result`
@@ -125,11 +126,11 @@ class Ranks:
         arrays["history_ends"] = np.cumsum([len(history) for history in self.histories])
         arrays |= {f"item_ranks.{name}": ranks for name, ranks in self.item_ranks.items()}
         arrays |= {f"id_ranks.{name}": ranks for name, ranks in self.id_ranks.items()}
-        _save_arrays(path, arrays)
+        save_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Ranks":
-        arrays = _load_arrays(path)
+        arrays = load_arrays(path)
         try:
             histories = np.split(arrays.pop("history"), arrays.pop("history_ends")[:-1])
             named: dict[str, Any] = {"item_ranks": {}, "id_ranks": {}}
@@ -231,7 +232,7 @@ class Run:
         found: dict[str, dict] = {"codes": {}, "raw_codes": {}}
         path = self.folder / CODES
         if path.is_file():
-            for key, array in _load_arrays(path).items():
+            for key, array in load_arrays(path).items():
                 kind, _, modality = key.partition(".")
                 found.setdefault(kind, {})[modality] = array
         return found
@@ -385,7 +386,7 @@ def _with_keys(path: Path, keys: Sequence[str]) -> dict:
     return content
 
 
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read an .npz file without object arrays, which could run any code; a UserError if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -406,9 +407,9 @@ def write_json(content, path: str | Path) -> Path:
 def save_codes(ids, path: Path) -> None:
     """Write the ``SemanticIDs`` of a run."""
     arrays = {f"codes.{m}": codes for m, codes in ids.codes.items()}
-    _save_arrays(path, arrays | {f"raw_codes.{m}": codes for m, codes in ids.raw_codes.items()})
+    save_arrays(path, arrays | {f"raw_codes.{m}": codes for m, codes in ids.raw_codes.items()})
 
 
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with atomic_write(path) as fresh, open(fresh, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy's stub matches the arrays with allow_pickle

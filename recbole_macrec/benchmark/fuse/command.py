@@ -225,7 +225,7 @@ def _fuse_runs(runs: Sequence[Run], target: Run, top: int) -> None:
         "precision": _joined_precision(runs),
         "epochs": None,
         "parameters": sum(run.result["parameters"] for run in runs),
-        "users_per_second": round(len(test.items) / sum(member.seconds["test"] for member in members), 2),
+        "users_per_second": round(len(test.items) / sum(member.seconds("test") for member in members), 2),
         "peak_memory_mib": None,
         "checkpoint": "",
         "settings": {},

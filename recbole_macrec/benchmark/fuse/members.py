@@ -2,8 +2,8 @@
 
 Shapes: B users of a batch, R rows, C candidates of a row, T targets, N items including the padding.
 """
+import hashlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from recbole.utils import get_trainer
 
 from recbole_macrec.benchmark.compare.run import fresh_logging
 from recbole_macrec.benchmark.compare.runs import Run, row_keys
+from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.config.options import hidden_words
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.windowed import WindowedRecommender
@@ -46,7 +47,6 @@ class Member:
 
     Attributes:
         tokens: [N], the items' tokens by number.
-        seconds: seconds spent on ranking and scoring, by split.
 
     Raises:
         UserError: the run has no checkpoint, or does not rank the whole catalogue.
@@ -76,37 +76,62 @@ class Member:
         )
         self.dataset = dataset
         self.tokens = np.asarray(dataset.field2id_token[dataset.iid_field], dtype=str)
-        self.seconds = dict.fromkeys(self.loaders, 0.0)
+        self._score_files: dict[str, ScoreFile] = {}
 
     @property
     def label(self) -> str:
         return self.run.spec.label
 
-    @torch.no_grad()
     def rows(self, split: str, top: int) -> Rows:
         """The rows of ``split`` with this model's ``top`` best items."""
-        users, row, target, best, count = [], [], [], [], 0
-        for batch in self._batches(split):
-            interaction, _, positive_u, positive_i = batch
-            items = self._best(batch, min(top, len(self.tokens) - 1))
+        users, row, target, count = [], [], [], 0
+        for interaction, _, positive_u, positive_i in self.loaders[split]:
             users.append(interaction[self.dataset.uid_field].cpu())
             order = torch.argsort(positive_u * len(self.tokens) + positive_i)
             row.append(positive_u[order] + count)
             target.append(positive_i[order])
-            best.append(items.cpu())
-            count += len(items)
+            count += len(interaction)
         tokens = self.dataset.id2token(self.dataset.uid_field, torch.cat(users).numpy())
-        return Rows(np.asarray(tokens, dtype=str), torch.cat(row).numpy(), torch.cat(target).numpy(), torch.cat(best).numpy())
+        best = self._score_file(split).best(top, lambda: self._compute_best(split, top))
+        return Rows(np.asarray(tokens, dtype=str), torch.cat(row).numpy(), torch.cat(target).numpy(), best)
 
-    @torch.no_grad()
     def scores(self, split: str, items: np.ndarray) -> np.ndarray:
         """Log-probabilities of ``items`` [R, C], in this model's order of rows and numbers of items; -inf for the padding 0.
 
         The log-probability of a generative model is that of the item's semantic ID, for several modalities by its option
         ``fusion``. The one of any other model is the log-softmax of its scores over all items that may be recommended.
         """
-        parts, begin = [], 0
-        for batch in self._batches(split):
+        return self._score_file(split).scores(items, lambda missing: self._compute_scores(split, missing))
+
+    def seconds(self, split: str) -> float:
+        """Seconds that the model needed to rank the rows of ``split`` and to score the candidates, data loading included. For
+        results of an earlier fusion these are the seconds measured then."""
+        return self._score_file(split).seconds
+
+    def _score_file(self, split: str) -> ScoreFile:
+        if split not in self._score_files:
+            path = self.run.folder / f"fusion_{split}.npz"
+            self._score_files[split] = ScoreFile(path, self._digest(split), len(self.tokens))
+        return self._score_files[split]
+
+    def _digest(self, split: str) -> str:
+        """SHA-256 of everything that the results depend on: the checkpoint, the items, and the rows with their histories."""
+        digest = hashlib.sha256("\n".join([self.run.result["checkpoint"], *self.tokens]).encode())
+        for interaction, masked, *positive in self.loaders[split]:
+            for values in (*interaction.interaction.values(), *(masked or ()), *positive):
+                digest.update(values.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.no_grad()
+    def _compute_best(self, split: str, top: int) -> tuple[np.ndarray, float]:
+        began, width = time.perf_counter(), min(top, len(self.tokens) - 1)
+        best = [self._best(batch, width).cpu() for batch in self.loaders[split]]
+        return torch.cat(best).numpy(), time.perf_counter() - began
+
+    @torch.no_grad()
+    def _compute_scores(self, split: str, items: np.ndarray) -> tuple[np.ndarray, float]:
+        began, parts, begin = time.perf_counter(), [], 0
+        for batch in self.loaders[split]:
             rows = torch.from_numpy(items[begin : begin + len(batch[0])]).to(self.trainer.device)
             if isinstance(self.model, WindowedRecommender):
                 scores = self.model.item_scores(batch[0].to(self.trainer.device), rows)
@@ -114,12 +139,7 @@ class Member:
                 scores = torch.log_softmax(self._all_scores(batch), dim=1).gather(1, rows)
             parts.append(scores.float().masked_fill(rows == 0, -torch.inf).cpu())
             begin += len(rows)
-        return torch.cat(parts).numpy()
-
-    def _batches(self, split: str) -> Iterator[tuple]:
-        began = time.perf_counter()
-        yield from self.loaders[split]
-        self.seconds[split] += time.perf_counter() - began
+        return torch.cat(parts).numpy(), time.perf_counter() - began
 
     def _all_scores(self, batch: tuple) -> torch.Tensor:
         return self.trainer._full_sort_batch_eval(batch)[1].float()  # [B, N]
