@@ -14,7 +14,7 @@ from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
 from recbole_macrec.benchmark.compare.runs import Ranks, open_comparison
 from recbole_macrec.benchmark.compare.statistics import user_values
-from recbole_macrec.benchmark.study import beams
+from recbole_macrec.benchmark.study import rankings
 from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
 from recbole_macrec.benchmark.study.study import read_study, study_names, variants_of
 from recbole_macrec.data import DATA_PATH
@@ -95,7 +95,7 @@ def test_many_beams_equal_exact_ranking(arguments, monkeypatch):
         models.append(loaded[1])
         return loaded
 
-    monkeypatch.setattr(beams, "load_data_and_model", load)
+    monkeypatch.setattr(rankings, "load_data_and_model", load)
     folder, result, figures = study(arguments, kind="beams", models=["TIGER"], beams=[10, 64])
     assert figures == ["beams-hit-10", "beams-ndcg-10"]
     found = {row[1]: dict(zip(result["columns"], row)) for row in result["rows"]}
@@ -103,6 +103,30 @@ def test_many_beams_equal_exact_ranking(arguments, monkeypatch):
     (run,) = open_comparison(folder).runs
     assert found["10"]["hit@10"] == run.result["test_result"]["hit@10"]
     assert [(model.ranking.decode, model.ranking.beams) for model in models] == [("beam", 10)]
+
+
+def test_rankings_of_a_trained_model(arguments):
+    """Gained and lost hits are the difference of the hit rate. ``fusion`` changes nothing for a single modality."""
+    ways = {
+        "certified": {"decode": "certified", "fusion": "official"},
+        "few beams": {"decode": "beam", "beams": 10, "fusion": "official"},
+        "mean": {"decode": "certified", "fusion": "mean"},
+    }
+    tiger = {"model": "TIGER", "modalities": ["text"]}
+    argv = [word for word in arguments if not word.startswith("--modalities")]
+    argv = [word + "-ways" if word.startswith("--output") else word for word in argv]
+    folder, result, _ = study(argv, kind="rankings", variants={"MACRec": {"model": "MACRec"}, "TIGER": tiger}, rankings=ways)
+    rows = [dict(zip(result["columns"], row)) for row in result["rows"]]
+    assert [(row[""], row["ranking"]) for row in rows] == [
+        ("MACRec", "certified"), ("MACRec", "few beams"), ("MACRec", "mean"), ("TIGER", "certified"), ("TIGER", "few beams"),
+    ]  # fmt: skip
+    first = {row[""]: row for row in rows if row["ranking"] == "certified"}
+    for row in rows:
+        difference = row["hit@10"] - first[row[""]]["hit@10"]
+        assert row["gained"] - row["lost"] == pytest.approx(difference, abs=1e-3)
+        own = open_comparison(folder).of(TINY, row[""])[0].result["test_result"]
+        assert row["ranking"] != "few beams" or row["ndcg@10"] == pytest.approx(own["ndcg@10"], abs=1e-4)
+    assert any(row["gained"] + row["lost"] > 0 for row in rows)
 
 
 def test_collisions_and_code_distribution_need_no_training(arguments):

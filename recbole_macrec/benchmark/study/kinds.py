@@ -12,7 +12,7 @@ from recbole_macrec.benchmark.compare.runs import Comparison, Ranks, Run, file_n
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.compare.table import largest_k
 from recbole_macrec.benchmark.figures import Figure
-from recbole_macrec.benchmark.study.beams import rank_with
+from recbole_macrec.benchmark.study.rankings import rank_with
 from recbole_macrec.errors import UserError
 
 DEFAULT = "default"  # label of a sweep's runs with default settings
@@ -200,20 +200,46 @@ def _levels(comparison: Comparison, dataset: str) -> int:
 def beams(comparison: Comparison, study: dict) -> Study:
     """Return the metrics of the same trained models with each number of beams, and with exact decoding."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
-    decodings = [*map(str, study["beams"]), "exact"]
+    # exact ranking keeps the number of beams, as fusion = official combines lists of this length
+    decodings = {str(number): {"decode": "beam", "beams": number} for number in study["beams"]} | {"exact": {"decode": "exact"}}
     result = Study(["", "beams", *_with_deviations([*metrics, *(f"{m} less than exact" for m in metrics)])])
     series: dict[str, dict[str, list]] = {m: {} for m in metrics}
     for label in comparison.labels:
-        by_run = [rank_with(run, study["beams"]) for run in comparison.of(dataset, label)]
+        by_run = [rank_with(run, decodings) for run in comparison.of(dataset, label)]
         for decoding in decodings:
-            means = [over_seeds([values[decoding][m] for values in by_run]) for m in metrics]
-            gaps = [over_seeds([values["exact"][m] - values[decoding][m] for values in by_run]) for m in metrics]
+            values = [{name: ranked.metrics for name, ranked in rankings.items()} for rankings in by_run]
+            means = [over_seeds([own[decoding][m] for own in values]) for m in metrics]
+            gaps = [over_seeds([own["exact"][m] - own[decoding][m] for own in values]) for m in metrics]
             result.rows.append([label, decoding, *(number for pair in means + gaps for number in pair)])
             for metric, pair in zip(metrics, means):
                 series[metric].setdefault(label, []).append(pair)
     for metric, lines in series.items():
         plotted = {label: means_and_deviations(pairs) for label, pairs in lines.items()}
-        result.figures[f"beams-{file_name(metric)}"] = Figure(study["title"], "beams", metric, decodings, plotted, lines=True)
+        result.figures[f"beams-{file_name(metric)}"] = Figure(study["title"], "beams", metric, list(decodings), plotted, True)
+    return result
+
+
+def rankings(comparison: Comparison, study: dict) -> Study:
+    """Return the metrics of the same trained models, ranked in each way of ``study["rankings"]``.
+
+    ``gained`` and ``lost`` are the shares of test rows that have a target among the first ``max(topk)`` items with this way of
+    ranking and not with the first one, and the reverse.
+    """
+    metrics, (dataset,) = _metrics(comparison), comparison.datasets
+    columns = [*metrics, "gained", "lost"]
+    result = Study(["", "ranking", *_with_deviations(columns), "users/s"])
+    for label in comparison.labels:
+        by_run = [rank_with(run, study["rankings"]) for run in comparison.of(dataset, label)]
+        first = next(iter(by_run[0]))
+        for name in by_run[0]:
+            values = []
+            for ranked in by_run:
+                own, hits, before = ranked[name], set(ranked[name].hits), set(ranked[first].hits)
+                changed = {"gained": len(hits - before) / own.rows, "lost": len(before - hits) / own.rows}
+                values.append(own.metrics | changed)
+            pairs = [over_seeds([value[column] for value in values]) for column in columns]
+            speed = round(statistics.fmean(ranked[name].rows / ranked[name].seconds for ranked in by_run))
+            result.rows.append([label, name, *(number for pair in pairs for number in pair), speed])
     return result
 
 
@@ -268,5 +294,5 @@ def range_text(low: int, high: int | None) -> str:
 
 
 FINISHED_KINDS: dict[str, Callable[[Comparison, dict], Study]] = {
-    kind.__name__: kind for kind in (variants, collisions, code_distribution, sweeps, beams, groups)
+    kind.__name__: kind for kind in (variants, collisions, code_distribution, sweeps, beams, rankings, groups)
 }

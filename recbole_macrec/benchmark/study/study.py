@@ -30,8 +30,8 @@ from recbole_macrec.utils.files import atomic_write
 from recbole_macrec.utils.reporting import run_command
 
 KEYS = (
-    "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "published",
-    "metrics", "fusions", "pairs",
+    "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "rankings",
+    "published", "metrics", "fusions", "pairs",
 )  # fmt: skip
 KINDS = FINISHED_KINDS | {published.__name__: published}
 

@@ -1,0 +1,95 @@
+"""Rank the test users of a finished run again, in other ways: other numbers of beams, exact scores, other fusions."""
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from recbole.quick_start import load_data_and_model
+from recbole.utils import get_trainer
+
+from recbole_macrec.benchmark.compare.run import fresh_logging
+from recbole_macrec.benchmark.compare.runs import Run, read_json, write_json
+from recbole_macrec.config.plain import plain
+from recbole_macrec.errors import UserError
+from recbole_macrec.model.base import generative_names
+from recbole_macrec.trainer.callbacks import TrainingCallback
+
+RANKINGS = "rankings.json"  # in the run's folder: name -> the fields of Ranked
+
+
+class Ranked(NamedTuple):
+    """The test rows of a run, ranked in one way.
+
+    Attributes:
+        options: changed fields of :class:`~recbole_macrec.generation.decoding.ranker.RankingSettings`.
+        metrics: of the test.
+        hits: numbers of the rows with a target among the first ``max(topk)`` items.
+        rows: number of rows.
+        seconds: time of the test.
+    """
+
+    options: dict[str, Any]
+    metrics: dict[str, float]
+    hits: list[int]
+    rows: int
+    seconds: float
+
+
+class HitRows(TrainingCallback):
+    """Collects whether each test row has a target among its first ``k`` items."""
+
+    def __init__(self, k: int):
+        self.k = k
+        self.hits: list[torch.Tensor] = []
+
+    def on_evaluation_batch(self, trainer, stage, scores, interaction, rows, items):
+        found = (torch.topk(scores, self.k, dim=-1).indices[rows] == items.unsqueeze(1)).any(1)
+        hits = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+        hits[rows[found]] = True
+        self.hits.append(hits.cpu())
+
+
+def rank_with(run: Run, rankings: Mapping[str, Mapping[str, Any]]) -> dict[str, Ranked]:
+    """Rank the test rows in every way of ``rankings``, name -> changed ranking options.
+
+    What was ranked earlier is read from the folder of the run. For a model of one modality ``fusion`` has no effect; rankings
+    that differ in it alone are left out, except for the first.
+
+    Raises:
+        UserError: the model has no beam search, or a number of beams is below the largest topk.
+    """
+    if run.spec.model not in generative_names():
+        raise UserError(
+            f"{run.spec.model} has no beam search; choose generative models with --models: {', '.join(generative_names())}."
+        )
+    topk = max(run.result["settings"]["topk"])
+    several = len(run.result["test_detail"]) > 2  # the modalities and their fusion
+    requested: dict[str, dict[str, Any]] = {}
+    for name, options in rankings.items():
+        if options.get("beams", topk) < topk:
+            raise UserError(
+                f"beams has {options['beams']}, below the largest topk {topk}; remove it from the study, or lower topk."
+            )
+        own = {key: value for key, value in options.items() if key != "fusion" or several}
+        if own not in requested.values():
+            requested[name] = own
+    path = run.folder / RANKINGS
+    known = {name: Ranked(**fields) for name, fields in read_json(path).items()} if path.is_file() else {}
+    missing = [name for name, options in requested.items() if name not in known or known[name].options != options]
+    if missing:
+        with fresh_logging():
+            config, model, _, _, _, test_data = load_data_and_model(str(run.folder / run.result["checkpoint"]))
+            for name in missing:
+                known[name] = _ranked(config, model, test_data, requested[name], topk)
+                write_json({key: ranked._asdict() for key, ranked in known.items()}, path)
+    return {name: known[name] for name in requested}
+
+
+def _ranked(config, model, test_data, options: dict[str, Any], topk: int) -> Ranked:
+    trainer, hit_rows = get_trainer(config["MODEL_TYPE"], config["model"])(config, model.with_ranking(**options)), HitRows(topk)
+    trainer.callbacks.append(hit_rows)
+    began = time.perf_counter()
+    metrics = plain(trainer.evaluate(test_data, load_best_model=False))
+    hits = torch.cat(hit_rows.hits).numpy()
+    return Ranked(options, metrics, np.flatnonzero(hits).tolist(), len(hits), round(time.perf_counter() - began, 3))
