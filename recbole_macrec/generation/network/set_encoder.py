@@ -131,7 +131,7 @@ class SetEncoder(nn.Module):
             users: representations [B, R], in the order of the rows.
         """
         p = self.settings.dropout
-        x = self.project(vectors)
+        x = self.project(vectors).float()  # as embeddings are: the residual stream stays fp32 under autocast
         if self.attention == "sinusoidal":
             longest = sinusoidal_encodings(max(length for _, length in source.groups), x.shape[1]).to(x)  # [S, D]
             x = x + torch.cat([longest[:length].repeat(users_here, 1) for users_here, length in source.groups])
