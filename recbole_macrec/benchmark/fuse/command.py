@@ -202,34 +202,33 @@ def _fuse_runs(runs: Sequence[Run], target: Run, top: int) -> None:
     single = {member.label: test.ranks(scores, items) for member, scores in zip(members, test.scores)}
     result = _metrics(first, ranks)
     seconds = time.perf_counter() - began
-    write_json({
-        **{name: runs[0].result[name] for name in ("dataset", "seed", "versions", "commit", "hardware", "test_users",
-        "test_rows")}, "model": target.spec.model,
-        "test_result": result,
-        "test_detail": None,
-        "best_valid_score": round(score, 6),
-        "best_valid_result": {metric: round(score, 6)},
-        "semantic_ids": {},
-        "fusion": {
-            "models": [run.spec.label for run in runs],
-            "weights": [round(weight, 6) for weight in weights.tolist()],
-            "candidates_per_model": top,
-            "overlap": overlap(single, test.rows.row, max(config["topk"])),
+    same = ("dataset", "seed", "versions", "commit", "hardware", "test_users", "test_rows")  # in all runs
+    write_json(
+        {name: runs[0].result[name] for name in same}
+        | {
+            "model": target.spec.model,
+            "test_result": result,
+            "test_detail": None,
+            "best_valid_score": round(score, 6),
+            "best_valid_result": {metric: round(score, 6)},
+            "semantic_ids": {},
+            "fusion": {
+                "models": [run.spec.label for run in runs],
+                "weights": [round(weight, 6) for weight in weights.tolist()],
+                "candidates_per_model": top,
+                "overlap": overlap(single, test.rows.row, max(config["topk"])),
+            },
+            "seconds": _joined_seconds(runs, seconds, time.process_time() - cpu_began),
+            "precision": _joined_precision(runs),
+            "epochs": None,
+            "parameters": sum(run.result["parameters"] for run in runs),
+            "users_per_second": round(len(test.items) / sum(member.seconds("test") for member in members), 2),
+            "peak_memory_mib": None,
+            "checkpoint": "",
+            "settings": {},
         },
-        "seconds": {
-            "training": round(sum(run.result["seconds"]["training"] + run.result["seconds"].get("pretraining",
-            0) for run in runs), 3), "fusion": round(seconds, 3),
-            "total": round(seconds + sum(run.result["seconds"]["total"] for run in runs), 3),
-            "cpu": round(time.process_time() - cpu_began + sum(run.result["seconds"]["cpu"] for run in runs), 3),
-        },
-        "precision": _joined_precision(runs),
-        "epochs": None,
-        "parameters": sum(run.result["parameters"] for run in runs),
-        "users_per_second": round(len(test.items) / sum(member.seconds("test") for member in members), 2),
-        "peak_memory_mib": None,
-        "checkpoint": "",
-        "settings": {},
-    }, target.folder / RESULT)  # fmt: skip
+        target.folder / RESULT,
+    )
 
 
 def overlap(ranks: dict[str, np.ndarray], rows: np.ndarray, k: int) -> dict:
@@ -282,6 +281,18 @@ def _metrics(first: Member, ranks: Ranks) -> dict[str, float]:
     collector.data_struct.set("rec.items", torch.from_numpy(ranks.top.astype(np.int64)))
     collector.data_struct.set("rec.topk", torch.from_numpy(np.hstack([hits, counts[:, None]])))
     return plain(dict(first.trainer.evaluator.evaluate(collector.data_struct)))
+
+
+def _joined_seconds(runs: Sequence[Run], fusion: float, fusion_cpu: float) -> dict[str, float]:
+    """Seconds of the runs and of their fusion."""
+    own = [run.result["seconds"] for run in runs]
+    seconds = {
+        "training": sum(each["training"] + each.get("pretraining", 0) for each in own),
+        "fusion": fusion,
+        "total": fusion + sum(each["total"] for each in own),
+        "cpu": fusion_cpu + sum(each["cpu"] for each in own),
+    }
+    return {stage: round(value, 3) for stage, value in seconds.items()}
 
 
 def _joined_precision(runs: Sequence[Run]) -> dict[str, str]:
