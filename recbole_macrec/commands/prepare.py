@@ -57,7 +57,7 @@ def _encoders(config: Config) -> dict[str, dict]:
     folder = Path(config["data_path"])
     settings = settings_of(config, folder)
     _, learnt = published_and_learnt(config, settings, folder)
-    chosen = {m: encoder_of(config["encoders"] or {}, m) for m in (learnt.modalities if learnt else ())}
+    chosen = {m: encoder_of(config["encoders"] or {}, m) for m in (learnt.read_modalities if learnt else ())}
     return {m: {} if encoder is None else {m: encoder} for m, encoder in chosen.items() if not reads_interactions(encoder)}
 
 

@@ -30,12 +30,13 @@ from recbole_macrec.utils.share_files import share_files
 
 
 class SemanticIDDataset(ItemFeatures, SequentialDataset):
-    """A SequentialDataset with :attr:`semantic_ids`, learnt from item features or read from published files.
+    """A SequentialDataset with :attr:`semantic_ids`, learnt from item features or training interactions, or read from published
+    files.
 
     Learnt IDs are stored as bundles in ``<dataset folder>/semantic_ids/`` and reused until something they depend on
     changes; published ones are ``<dataset folder>/semantic_ids/<modality>.json``. ``semantic_ids: auto`` learns IDs if
-    every modality has features (or content to encode), and otherwise reads published IDs. Features of interactions depend on
-    the split, so their IDs are learnt also beside published ones.
+    every modality has features (or content to encode) or the quantizer reads no features, and otherwise reads published IDs.
+    Features of interactions depend on the split, so their IDs are learnt also beside published ones.
 
     Interactions are expanded into prefix samples, as in every SequentialDataset. If MODEL_TYPE of the configuration is
     GENERAL, they are not: split, order and evaluation are then those of RecBole's general models.
@@ -171,7 +172,7 @@ class SemanticIDDataset(ItemFeatures, SequentialDataset):
     def _learn(self, settings: SemanticIDSettings, tokens: list[str], interactions: csr_matrix | None) -> list[SemanticIDs]:
         """Learn the IDs of each tokenization, or read their bundles; the tokenizations differ in ``semantic_id_seed``."""
         config = self.config
-        tables = self.feature_tables(settings.modalities)
+        tables = self.feature_tables(settings.read_modalities)
         features: dict[str, Features] = {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()}
         parts = []
         for number in range(settings.tokenizations):

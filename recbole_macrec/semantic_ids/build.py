@@ -42,7 +42,7 @@ def build_semantic_ids(features: Mapping[str, Features], item_tokens: Sequence[s
 
     Args:
         features: modality -> [N, F_m], row i belongs to ``item_tokens[i]``; no padding row. Memory maps that do not fit
-            into memory are read in parts.
+            into memory are read in parts. Empty for quantizers that read no features.
         item_tokens: the N items.
         settings: options of the semantic IDs.
         folder: contains one bundle per (features, settings, seed); created if missing.
@@ -88,7 +88,7 @@ def _read_or_learn(features: Mapping[str, Features], item_tokens: Sequence[str],
         sizes = {m: quantizer.sizes(codes, settings) for m, codes in raw.items()}
         geometry = {m: part.geometry for m, part in learnt.modalities.items()}
         codes, sizes_after = _resolve_collisions(raw, sizes, geometry, settings, interactions)
-        content = {m: features[m] for m in settings.modalities}
+        content = {m: features[m] for m in settings.read_modalities}
         statistics = {m: code_statistics(part.codes, sizes[m], codes[m], content, settings.semantic_id_seed,
                                          part.reconstruction_error) for m, part in learnt.modalities.items()}
         bundles = dict.fromkeys(codes, path)
@@ -129,10 +129,10 @@ def _resolve_collisions(raw: dict[str, np.ndarray], sizes: dict[str, tuple[int, 
 
 def _checked_features(features: Mapping[str, Features], item_tokens: tuple[str, ...],
                       settings: SemanticIDSettings) -> dict[str, Features]:
-    """Features of ``settings.modalities`` as float32; raises a UserError if they are invalid."""
+    """Features that ``settings`` need as float32; raises a UserError if they are invalid."""
     _check_tokens(item_tokens)
     items = len(item_tokens)
-    missing = [m for m in settings.modalities if m not in features]
+    missing = [m for m in settings.read_modalities if m not in features]
     if missing:
         raise UserError(f"No features of modality '{missing[0]}', only of {sorted(features)}; import them, or "
                         "change modalities.")
@@ -145,7 +145,7 @@ def _checked_features(features: Mapping[str, Features], item_tokens: tuple[str, 
     if settings.uses_pseudo_labels and settings.pseudo_labels > items:
         raise UserError(f"pseudo_labels = {settings.pseudo_labels}, but there are only {items} items; lower "
                         "pseudo_labels, to about a tenth of the items.")
-    names = (*settings.modalities, *settings.auxiliary_features)
+    names = (*settings.read_modalities, *settings.auxiliary_features)
     return {name: _checked_matrix(name, features[name], item_tokens) for name in names}
 
 

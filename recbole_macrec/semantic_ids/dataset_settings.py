@@ -18,11 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 def settings_of(config, folder: Path) -> SemanticIDSettings:
-    """Settings of the semantic IDs; if ``modalities`` is not set, of all modalities of the dataset in ``folder``."""
-    modalities = config["modalities"] or _available_modalities(config, folder)
+    """Settings of the semantic IDs; if ``modalities`` is not set, of all modalities of the dataset in ``folder``.
+
+    A quantizer that reads no features needs no modality: without any, the name of the IDs is that of the quantizer.
+    """
+    quantizer = QUANTIZERS.get(config["quantizer"])  # None for an unset or unknown name
+    without_features = [config["quantizer"]] if quantizer is not None and quantizer.reads_interactions else []
+    modalities = config["modalities"] or _available_modalities(config, folder, without_features)
     if not isinstance(modalities, list | tuple):
         raise UserError(f"modalities is {modalities!r}; expected a list, e.g. ['text', 'image'].")
-    quantizer = QUANTIZERS.get(config["quantizer"])  # None for an unset or unknown name
     needs_all = (quantizer is not None and quantizer.joins_modalities) or config["representation"] in ("concatenated", "graph")
     return SemanticIDSettings.from_config(config, list(modalities) if needs_all else _read(config, modalities))
 
@@ -50,7 +54,7 @@ def published_and_learnt(
     computed = [m for m in settings.modalities if _encoded_from_interactions(config, m, folder)]
     published = [name for name in settings.ids if name not in computed or _published_file(name, folder).is_file()]
     if settings.semantic_ids == "auto":
-        has_features = set(settings.modalities) - set(computed) <= set(available_modalities(folder))
+        has_features = set(settings.read_modalities) - set(computed) <= set(available_modalities(folder))
         if has_features or not all(_published_file(name, folder).is_file() for name in published):
             published = []
     if settings.semantic_ids == "learn" or not published:
@@ -71,7 +75,7 @@ def published_and_learnt(
 def wants_images(config, folder: Path) -> bool:
     """Whether the semantic IDs of ``config`` are learnt from images that have not been encoded yet."""
     _, learnt = published_and_learnt(config, settings_of(config, folder), folder)
-    return learnt is not None and encodes_images(config, learnt.modalities, folder)
+    return learnt is not None and encodes_images(config, learnt.read_modalities, folder)
 
 
 def mean_for(config) -> list[str]:
@@ -98,10 +102,14 @@ def encodes_images(config, modalities: Iterable[str], folder: Path) -> bool:
     return any(create_encoder(encoder, device="cpu").kind == "image" for encoder in chosen if encoder is not None)
 
 
-def _available_modalities(config, folder: Path) -> list[str]:
-    """Modalities with features, IDs or raw content in the folder: text, image, then others by name."""
+def _available_modalities(config, folder: Path, default: list[str]) -> list[str]:
+    """Modalities with features, IDs or raw content in the folder: text, image, then others by name. Without any, ``default``.
+
+    Raises:
+        UserError: there are none, and ``default`` is empty.
+    """
     found = _with_features(config, folder) | {modality_of(path.stem) for path in (folder / FOLDER).glob("*.json")}
-    return _in_order(found, folder, "neither features nor semantic IDs nor")
+    return _in_order(found, folder, "neither features nor semantic IDs nor") if found or not default else default
 
 
 def _with_features(config, folder: Path) -> set[str]:

@@ -63,7 +63,12 @@ class FrozenQuantizer:
         return cls(own.settings, weights)
 
     def width(self, modality: str) -> int:
-        """F, number of features of an item in ``modality``."""
+        """F, number of features of an item in ``modality``.
+
+        Raises:
+            UserError: this kind of quantizer needs more than the features of an item.
+        """
+        self._check_new_items()
         return len(self.weights[f"{modality}/mean"])
 
     @torch.no_grad()
@@ -73,11 +78,13 @@ class FrozenQuantizer:
         Raises:
             UserError: this kind of quantizer needs more than the features of an item.
         """
-        quantizer = QUANTIZERS[self.settings.quantizer]()
-        if not quantizer.quantizes_new_items():
+        self._check_new_items()
+        weights = {n.removeprefix(f"{modality}/"): w for n, w in self.weights.items() if n.startswith(f"{modality}/")}
+        x = StreamedFeatures(features, Scale(weights.pop("mean"), weights.pop("scale")), "cpu")
+        return QUANTIZERS[self.settings.quantizer]().quantize(x, weights, self.settings)
+
+    def _check_new_items(self) -> None:
+        if not QUANTIZERS[self.settings.quantizer].quantizes_new_items():
             able = [name for name, other in QUANTIZERS.items() if other.quantizes_new_items()]
             raise UserError(f"quantizer = {self.settings.quantizer} cannot compute IDs of new items, as it needs more than "
                             f"their features; use {' or '.join(able)}.")
-        weights = {n.removeprefix(f"{modality}/"): w for n, w in self.weights.items() if n.startswith(f"{modality}/")}
-        x = StreamedFeatures(features, Scale(weights.pop("mean"), weights.pop("scale")), "cpu")
-        return quantizer.quantize(x, weights, self.settings)

@@ -81,6 +81,11 @@ class SemanticIDSettings(SemanticIDOptions):
         return QUANTIZERS[self.quantizer].reads_interactions
 
     @property
+    def read_modalities(self) -> tuple[str, ...]:
+        """Modalities whose features are read to learn the IDs; none if the quantizer reads the training interactions."""
+        return () if self.reads_interactions else self.modalities
+
+    @property
     def auxiliary_features(self) -> tuple[str, ...]:
         """Names of the features that the quantizer needs besides those of the modalities."""
         return QUANTIZERS[self.quantizer].auxiliary_features

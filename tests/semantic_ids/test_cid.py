@@ -1,8 +1,17 @@
 """``quantizer: cid``: IDs from the graph of items with common users."""
-import numpy as np
-from scipy.sparse import csr_matrix
+import json
 
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY, write_tiny_dataset
+from scipy.sparse import csr_matrix
+from small_models import SMALL, prepare_run
+
+from recbole_macrec import Recommender, UserError
 from recbole_macrec.semantic_ids.quantizers.cid import cluster_paths, common_users, rectangular_codes
+
+WITHOUT_FEATURES = {**SMALL, "modalities": None, "quantizer": "cid", "cid_clusters": 3, "cid_leaf_size": 8, "epochs": 1}
 
 
 def two_communities(users: int = 60, items: int = 20, seed: int = 0) -> csr_matrix:
@@ -48,3 +57,55 @@ def test_items_without_users_have_a_cluster_of_their_own():
     interactions = np.hstack([two_communities().toarray(), np.zeros((60, 3))])
     paths = cluster_paths(common_users(csr_matrix(interactions)), clusters=2, leaf_size=10, seed=0)
     assert len({path[0] for path in paths[20:]}) == 1 and paths[20][0] not in {path[0] for path in paths[:20]}
+
+
+@pytest.fixture
+def interactions_only(tmp_path):
+    """The dataset ``tiny`` with interactions and without item texts, features and published IDs."""
+    path = write_tiny_dataset(tmp_path / "data")
+    (path / TINY / f"{TINY}.item").unlink()
+    return path
+
+
+def test_a_dataset_without_features_is_trained_and_tested(interactions_only):
+    config, model, trainer, (train, valid, test) = prepare_run(
+        "TIGER", TINY, {**WITHOUT_FEATURES, "data_path": str(interactions_only)}
+    )
+    trainer.fit(train, valid, show_progress=False)
+    assert 0 <= trainer.evaluate(test)["hit@10"] <= 1
+    assert model.catalogue.modalities == ("cid",)
+    assert not (interactions_only / TINY / "features").exists()
+
+
+def test_a_saved_model_recommends_the_same_and_accepts_no_new_items(interactions_only, tmp_path):
+    options = {**WITHOUT_FEATURES, "data_path": str(interactions_only)}
+    _, model, _, _ = prepare_run("TIGER", TINY, options)
+    model.save_pretrained(tmp_path / "folder")
+    loaded = Recommender.from_pretrained(tmp_path / "folder", device="cpu")
+    pd.testing.assert_frame_equal(loaded.recommend([["i4", "i5"]]), model.recommend([["i4", "i5"]]), check_exact=True)
+    with pytest.raises(UserError, match="quantizer = cid cannot compute IDs of new items"):
+        loaded.add_items({"cid": {"new": np.ones(3)}})
+
+
+def test_features_are_not_read(interactions_only):
+    options = {**WITHOUT_FEATURES, "data_path": str(interactions_only), "modalities": ["text"]}
+    _, first, _, _ = prepare_run("TIGER", TINY, options)
+    (interactions_only / TINY / "features").mkdir()
+    (interactions_only / TINY / "features" / "text.npy").write_bytes(b"damaged")
+    _, second, _, _ = prepare_run("TIGER", TINY, options)
+    assert first.catalogue.bundle == second.catalogue.bundle
+
+
+def test_published_ids_are_read_on_request_only(interactions_only):
+    file = interactions_only / TINY / "semantic_ids" / "text.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({f"i{item}": ["<a_1>", f"<b_{item}>"] for item in range(30)}))
+    options = {**WITHOUT_FEATURES, "data_path": str(interactions_only)}
+    _, learnt, _, _ = prepare_run("TIGER", TINY, options)
+    _, published, _, _ = prepare_run("TIGER", TINY, {**options, "semantic_ids": "published"})
+    assert learnt.catalogue.bundle is not None and published.catalogue.bundle is None
+
+
+def test_other_quantizers_still_need_features(interactions_only):
+    with pytest.raises(UserError, match="neither features nor semantic IDs nor texts and images"):
+        prepare_run("TIGER", TINY, {**WITHOUT_FEATURES, "data_path": str(interactions_only), "quantizer": "rqvae"})
