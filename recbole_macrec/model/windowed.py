@@ -61,6 +61,10 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
 
     # -- for Recommender ----------------------------------------------------------------------------------------------
 
+    def saved_options(self) -> dict:
+        """Options, as plain values, that replace those of the training when a saved model is created without its dataset."""
+        return {}
+
     @property
     def catalogue(self) -> SemanticIDs:
         """The items, in the model's order; without modalities for a model without semantic IDs."""

@@ -45,7 +45,9 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
         problem = "already exists, and is not a model folder of recbole_macrec" if overwrite else "already exists"
         raise UserError(f"{folder} {problem}; {advice}.")
     ids, name = model.catalogue, type(model).__name__
-    state = {weight: value.detach().cpu().contiguous() for weight, value in model.state_dict().items()}
+    # safetensors stores no shared memory: tied tables are copied
+    state = {weight: value.detach().cpu().clone(memory_format=torch.contiguous_format) for weight, value in
+             model.state_dict().items()}
     options = Options(json.loads(json.dumps(options_of(model), default=str)))
     build(name, options, ids, "cpu").load_state_dict(state)  # check that the model can be rebuilt from these options
     codes = {f"codes.{m}": c for m, c in ids.codes.items()} | {f"raw_codes.{m}": c for m, c in ids.raw_codes.items()}

@@ -43,8 +43,9 @@ class Catalogue:
 
 
 def options_of(model) -> dict:
-    """Options of ``model`` as plain values."""
-    return dict(model.config) if isinstance(model.config, Options) else plain_config(model.config)
+    """Options from which ``model`` is created for ranking, as plain values."""
+    options = dict(model.config) if isinstance(model.config, Options) else plain_config(model.config)
+    return options | model.saved_options()
 
 
 def build(name: str, options: Options, ids: SemanticIDs, device: torch.device | str):

@@ -2,9 +2,11 @@
 interactions."""
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TINY
@@ -14,6 +16,7 @@ from recbole.utils import get_trainer
 from recbole.utils.case_study import full_sort_topk
 from small_models import ITEMS, PauseAfter, batch_of, data_path, prepare as prepared  # noqa: F401  data_path is a fixture
 
+from recbole_macrec import Recommender
 from recbole_macrec.baselines.text_to_text import vip5
 from recbole_macrec.baselines.text_to_text.item_index import cluster_index, digit_index, random_digits
 from recbole_macrec.benchmark.compare.command import main
@@ -433,6 +436,58 @@ def test_checkpoints_leave_out_frozen_weights_of_a_local_backbone(name, data_pat
     _, other, _, _ = prepare(name, data_path)
     with pytest.raises(UserError, match="another backbone than tiny"):
         other.load_other_parameter(model.other_parameter())
+
+
+# -- saved folders ----------------------------------------------------------------------------------------------------
+
+HISTORIES = {"ann": ["i4", "i5", "i6"], "bob": ["i9"]}
+
+
+def trained(name, path, **options) -> Recommender:
+    _, model, trainer, (train, _, _) = prepare(name, path, **options)
+    trainer.train_steps(train)
+    return Recommender(model)
+
+
+@pytest.mark.parametrize("options", [{}, CID, pytest.param({"trained_weights": "lora"}, marks=needs_peft)])
+def test_saved_folder_recommends_the_same_after_moving_it(options, data_path, tmp_path):
+    recommender = trained("LCRec", data_path, **options)
+    expected = recommender.recommend(HISTORIES, k=ITEMS, exclude_seen=True)
+    recommender.save_pretrained(tmp_path / "folder")
+    shutil.rmtree(data_path)
+    loaded = Recommender.from_pretrained((tmp_path / "folder").rename(tmp_path / "moved"), device="cpu")
+    pd.testing.assert_frame_equal(loaded.recommend(HISTORIES, k=ITEMS, exclude_seen=True), expected, check_exact=True)
+    assert loaded.titles["i3"] == "craft item 3"
+    loaded.save_pretrained(tmp_path / "again")
+    for file in (tmp_path / "again").iterdir():
+        assert file.read_bytes() == (tmp_path / "moved" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("weights", ["all", pytest.param("lora", marks=needs_peft)])
+def test_saved_folder_needs_the_same_local_backbone(weights, data_path, saved_backbones, tmp_path):
+    """Also with tied tables, which share their memory."""
+    backbone = shutil.copytree(saved_backbones / "llama", tmp_path / "llama")
+    settings = json.loads((backbone / "config.json").read_text())
+    (backbone / "config.json").write_text(json.dumps({**settings, "tie_word_embeddings": True}))
+    recommender = trained("LCRec", data_path, backbone=str(backbone), trained_weights=weights)
+    recommender.save_pretrained(tmp_path / "folder")
+    loaded = Recommender.from_pretrained(tmp_path / "folder", device="cpu")
+    pd.testing.assert_frame_equal(loaded.recommend(HISTORIES), recommender.recommend(HISTORIES), check_exact=True)
+    shutil.rmtree(backbone)
+    with pytest.raises(UserError, match=f"model folder {backbone} of backbone does not exist"):
+        Recommender.from_pretrained(tmp_path / "folder")
+    shutil.copytree(saved_backbones / "llama", backbone)
+    with pytest.raises(UserError, match="trained with another backbone than"):
+        Recommender.from_pretrained(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("name", T5)
+def test_models_that_write_users_into_prompts_are_not_saved_as_recommenders(name, data_path):
+    with pytest.raises(UserError, match=f"{name} reads users besides histories .* use RecBole's full_sort_topk"):
+        trained(name, data_path)
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backbone, option, named", [

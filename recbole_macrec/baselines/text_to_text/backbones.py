@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_macrec.baselines.text_to_text.tiny import tiny_llama, tiny_t5, tiny_tokenizer
+from recbole_macrec.baselines.text_to_text.tiny import tiny_llama, tiny_t5, tiny_tokenizer, words_of
 from recbole_macrec.data.encoders.source import AutoClass, ModelSource, find_model
 from recbole_macrec.errors import UserError
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TINY = "tiny"
+WORDS = "backbone_words"  # in the options of a saved model: the words of the tokenizer of a tiny backbone
+FINGERPRINT = "backbone_fingerprint"  # in the options of a saved model
 T5_TYPES = ("t5", "mt5")
 TOLERANCE = 1e-3  # largest difference between our logits and the backbone's, relative to the largest logit
 
@@ -69,7 +71,7 @@ class Backbone(nn.Module):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: dict, names: Sequence[str]):
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.source = model, tokenizer, source
         table, head = self.table, self.head
         vocabulary = tokenizer.get_vocab()
         added = [name for name in names if name not in vocabulary]
@@ -94,6 +96,11 @@ class Backbone(nn.Module):
     def tokens(self, names: Sequence[str]) -> list[int]:
         """Tokens of added names."""
         return [self._token[name] for name in names]
+
+    def saved_options(self) -> dict:
+        """Options from which the backbone of a saved model is created again, and checked."""
+        words = {WORDS: words_of(self.tokenizer)} if self.source == {"model": TINY} else {}
+        return {FINGERPRINT: self.fingerprint, **words}
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, without special tokens."""
@@ -241,13 +248,13 @@ def new_rows(table: torch.Tensor, count: int) -> nn.Parameter:
 
 
 def load_t5(config, texts: Sequence[str], names: Sequence[str]) -> EncoderDecoder:
-    """Load the T5 that ``backbone`` names; the vocabulary of a tiny one is the words of ``texts``.
+    """Load the T5 that ``backbone`` names; the vocabulary of a tiny one is the words of ``texts``, or of a saved model.
 
     Raises:
         UserError: it is unavailable, or of another architecture.
     """
     if config["backbone"] == TINY:
-        tokenizer = tiny_tokenizer(texts)
+        tokenizer = tiny_tokenizer(config[WORDS] or texts)
         return EncoderDecoder(tiny_t5(config, tokenizer), tokenizer, {"model": TINY}, names)
     from transformers import AutoModelForSeq2SeqLM
 
@@ -263,7 +270,7 @@ def load_t5(config, texts: Sequence[str], names: Sequence[str]) -> EncoderDecode
 def load_causal(config, texts: Sequence[str], names: Sequence[str]) -> CausalModel:
     """Load the causal language model that ``backbone`` names; see :func:`load_t5`."""
     if config["backbone"] == TINY:
-        tokenizer = tiny_tokenizer(texts)
+        tokenizer = tiny_tokenizer(config[WORDS] or texts)
         return CausalModel(tiny_llama(config, tokenizer), tokenizer, {"model": TINY}, names)
     from transformers import AutoModelForCausalLM
 

@@ -76,6 +76,10 @@ class LCRec(TextToTextRecommender):
         lora = [parameter for name, parameter in self.backbone.model.named_parameters() if "lora_" in name]
         return lora if self.backbone.tied else [*lora, *self.backbone.head.parameters()]
 
+    def saved_options(self) -> dict:
+        """Without the tasks whose texts are read for training only."""
+        return {**super().saved_options(), "lcrec_tasks": ["sequence"], "preference_file": None}
+
     def search(self, trie: Trie) -> CausalSearch:
         return CausalSearch(self.backbone, trie, self.level_tokens())
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_macrec.baselines.text_to_text.backbones import TINY, Backbone, Prompts, padded
+from recbole_macrec.baselines.text_to_text.backbones import FINGERPRINT, TINY, Backbone, Prompts, padded
 from recbole_macrec.baselines.text_to_text.item_index import ItemIndex, cluster_index, digit_index, semantic_index
 from recbole_macrec.baselines.text_to_text.search import TextSearch
 from recbole_macrec.baselines.text_to_text.whole_words import Prompt, Sample
@@ -51,6 +51,8 @@ class TextToTextRecommender(WindowedRecommender):
         self.semantic_ids = dataset.semantic_ids if self.reads_semantic_ids(config) else None
         self.index = self._item_index(config)
         self.backbone = self.build_backbone(config, dataset)
+        if config[FINGERPRINT] not in (None, self.backbone.fingerprint):
+            raise self._other_backbone()
         level_tokens = [np.array(self.backbone.tokens(names)) for names in self.index.names]
         self.item_ids = np.stack([tokens[codes] for tokens, codes in zip(level_tokens, self.index.codes.T)], axis=1).tolist()
         for level, tokens in enumerate(level_tokens):
@@ -123,10 +125,16 @@ class TextToTextRecommender(WindowedRecommender):
                 "semantic-ID options it was trained with."
             )
         if theirs.get("backbone") != ours["backbone"]:
-            raise UserError(
-                f"The checkpoint was trained with another backbone than {self.config['backbone']}, or with one of another "
-                "vocabulary; use the backbone and the item texts it was trained with."
-            )
+            raise self._other_backbone()
+
+    def _other_backbone(self) -> UserError:
+        return UserError(
+            f"The checkpoint was trained with another backbone than {self.config['backbone']}, or with one of another "
+            "vocabulary; use the backbone and the item texts it was trained with."
+        )
+
+    def saved_options(self) -> dict:
+        return self.backbone.saved_options()
 
     def state_dict(self, *args, **kwargs):
         """The weights, without those of a pretrained backbone that are not trained: a checkpoint of LoRA is small."""

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>"]
+DIGITS = "0123456789"
 MAX_WORDS = 20_000  # the most frequent words of the texts; others become <unk>
 
 
@@ -22,7 +23,7 @@ def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
         for word in re.findall(r"\d|[^\W\d]+|[^\w\s]", text):
             counts[word] = counts.get(word, 0) + 1
     words = sorted(sorted(counts), key=lambda word: -counts[word])[:MAX_WORDS]
-    names = list(dict.fromkeys([*SPECIAL, *"0123456789", *sorted(words)]))
+    names = list(dict.fromkeys([*SPECIAL, *DIGITS, *sorted(words)]))
     tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\d|[^\W\d]+|[^\w\s]"), "isolated")
@@ -30,6 +31,11 @@ def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>"
     )
+
+
+def words_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Words from which :func:`tiny_tokenizer` creates a tokenizer equal to ``tokenizer``, one of its own."""
+    return sorted(set(tokenizer.get_vocab()) - {*SPECIAL, *DIGITS})
 
 
 def tiny_t5(config, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
