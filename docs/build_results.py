@@ -2,7 +2,7 @@
 
 The files are written by ``python -m recbole_macrec.benchmark publish``. Those in docs/results/DATASET belong to the study
 `published`, those in docs/results/STUDY/DATASET to another one. Metrics and published figures come from
-properties/study/STUDY.yaml.
+properties/study/STUDY.yaml. The rows of MACRec's Table 2 are those of macrec_table2.yaml.
 """
 import json
 import sys
@@ -13,7 +13,7 @@ from recbole_macrec.benchmark.study.kinds import markdown_rows, over_seeds
 from recbole_macrec.benchmark.study.study import read_study
 
 HERE = Path(__file__).resolve().parent
-FIRST_STUDY = "published"
+FIRST_STUDY, TABLE2_STUDY = "published", "macrec_table2"
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")  # of a study that names none
 INTRODUCTION = """# Results
 
@@ -22,6 +22,26 @@ mean over seeds. Test metrics rank the whole catalogue, with the leave-one-out s
 item**: a hit is the target item. **By ID**: a hit is any item with the semantic ID of the target, as papers on generative
 models count. CPU minutes are those of one run, summed over its threads, for training and evaluation. Features of datasets with
 "rebuilt" in their name are not the released ones.
+"""
+
+TABLE2_DATASETS = ("Instruments", "Arts")
+TABLE2 = """## MACRec's Table 2
+
+Every row of the table with the published figures, as far as they are recorded in this repository, and with ours if it was
+run. Ours are counted by ID and are means over seeds; our runs are much shorter than the papers' (see
+[Studies](studies.md#published-tables)). hit is the papers' HR; P5 is the row P5-CID, and S3Rec the row S3-Rec. The last three
+rows, which are not in the paper, compare TIGER with three quantizers of the same text features.
+
+† No data can produce this figure. A user has one target, so hit@1 + 0.387 (hit@5 - hit@1) ≤ ndcg@5 ≤ hit@1 + 0.631 (hit@5 -
+hit@1) and ndcg@5 + 0.289 (hit@10 - hit@5) ≤ ndcg@10 ≤ ndcg@5 + 0.356 (hit@10 - hit@5), for every user and therefore for every
+mean. For Arts, hit@5 of MQL4GRec and of MACRec is the hit@10 that the paper prints for the model to the left (TIGER and
+MQL4GRec).
+"""
+TABLE2_COMMANDS = """### Commands of the rows not run here
+
+with the dataset imported into `data`. The costs are estimates for Instruments; Arts has 1.3 times as many interactions and 1.5
+times as many items.
+
 """
 
 
@@ -44,8 +64,8 @@ def read_records(folder: Path) -> list[dict]:
 
 
 def read_studies(records: list[dict]) -> dict[str, dict]:
-    """Return the studies of the records by name."""
-    return {name: read_study(name) for name in {record["study"] for record in records}}
+    """Return the studies of the records, and those of MACRec's Table 2, by name."""
+    return {name: read_study(name) for name in {FIRST_STUDY, TABLE2_STUDY, *(record["study"] for record in records)}}
 
 
 def tables(records: list[dict]) -> list[tuple[str, str, list[dict]]]:
@@ -60,7 +80,7 @@ def curves_file(study: str, dataset: str) -> str:
 
 def page(records: list[dict], studies: dict[str, dict]) -> str:
     """Return the text of results.md."""
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, table2(records, studies)]
     for name, dataset, some in tables(records):
         study = studies[name]
         metrics, papers = study.get("metrics", METRICS), study["published"].get(dataset, {})
@@ -77,6 +97,55 @@ def page(records: list[dict], studies: dict[str, dict]) -> str:
         commands = "\n".join(f"    {record['command']}" for record in some)
         parts.append(f"### Commands\n\nwith {dataset} imported into `data`, see the README\n\n{commands}\n")
     return "\n".join(parts)
+
+
+def table2(records: list[dict], studies: dict[str, dict]) -> str:
+    """Return the section with MACRec's Table 2: published figures, ours, and the commands of the rows that were not run."""
+    study, parts, not_run = studies[TABLE2_STUDY], [TABLE2], []
+    for dataset in TABLE2_DATASETS:
+        rows: list[list] = []
+        for label, plan in study["rows"].items():
+            published = published_figures(studies, dataset, label)
+            ours = table2_runs(records, plan["study"], dataset, label)
+            impossible = study["impossible"][dataset].get(label, ())
+            cells = [_published_cell(published.get(metric), metric in impossible) for metric in METRICS]
+            lines = [["published", *cells]] if published else []
+            lines += [[name, *counted_by_id(some, METRICS)] for name, some in ours.items()]
+            if not ours:
+                lines.append(["not run here", *[None] * len(METRICS)])
+                not_run.append([dataset, label, f"`{table2_command(plan, dataset, label)}`", plan["cost"]])
+            rows += [["" if number else label, *line] for number, line in enumerate(lines)]
+        parts.append(f"### Table 2 on {dataset}\n\n" + markdown_rows(["model", "figures", *METRICS], rows))
+    if not_run:
+        parts.append(TABLE2_COMMANDS + markdown_rows(["dataset", "model", "command", "estimated cost"], not_run))
+    return "\n".join(parts)
+
+
+def published_figures(studies: dict[str, dict], dataset: str, label: str) -> dict[str, float]:
+    """Return metric -> figure of a row of MACRec's Table 2, which two studies list together."""
+    first, second = (studies[name]["published"][dataset].get(label, {}) for name in (FIRST_STUDY, TABLE2_STUDY))
+    return first | second
+
+
+def table2_runs(records: list[dict], study: str, dataset: str, label: str) -> dict[str, list[dict]]:
+    """Return the runs of a row on the released features, and on rebuilt ones if there are any, by their name in the table."""
+    named = {"ours": dataset, "ours, rebuilt features": f"{dataset}-rebuilt"}
+    runs = {
+        name: [r for r in records if (r["study"], r["dataset"], r["label"]) == (study, own, label)]
+        for name, own in named.items()
+    }
+    return {name: some for name, some in runs.items() if some}
+
+
+def table2_command(plan: dict, dataset: str, label: str) -> str:
+    """Return the command that runs a row."""
+    models = f'"{label}"' if " " in label else label
+    options = f"--datasets={dataset} --data_path=data --models={models} {plan.get('options', '')}".strip()
+    return f"python -m recbole_macrec.benchmark study {plan['study']} {options} --output=DIR"
+
+
+def _published_cell(figure: float | None, impossible: bool) -> str | None:
+    return None if figure is None else f"{figure:.4f}" + ("†" if impossible else "")
 
 
 def by_label(records: list[dict]) -> dict[str, list[dict]]:
@@ -103,12 +172,15 @@ def by_id(records: list[dict], metrics: Sequence[str], papers: dict[str, dict]) 
     for label, some in by_label(records).items():
         if "fusion" in some[0]:  # ranked by item alone
             continue
-        if some[0]["test_detail"]:
-            ours = [_mean([r["test_detail"]["fused"]["id"].get(m) for r in some]) for m in metrics]
-        else:
-            ours = [_mean([r["test_result"].get(m) for r in some]) for m in metrics]
-        rows.append([label, *ours, *(papers.get(label, {}).get(m) for m in ("hit@10", "ndcg@10"))])
+        rows.append([label, *counted_by_id(some, metrics), *(papers.get(label, {}).get(m) for m in ("hit@10", "ndcg@10"))])
     return rows
+
+
+def counted_by_id(records: list[dict], metrics: Sequence[str]) -> list[float | None]:
+    """Return the metrics of runs of one label by semantic ID; by item if the model has no semantic IDs."""
+    if records[0]["test_detail"]:
+        return [_mean([r["test_detail"]["fused"]["id"].get(m) for r in records]) for m in metrics]
+    return [_mean([r["test_result"].get(m) for r in records]) for m in metrics]
 
 
 def by_modality(records: list[dict], metrics: Sequence[str]) -> list[list]:

@@ -1,13 +1,17 @@
 """Published results: small JSON files without paths, and the page that is generated from them."""
 import importlib.util
 import json
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import TINY, write_tiny_dataset
 
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.runs import open_comparison
+from recbole_macrec.benchmark.study.study import parse, read_study, variants_of
+from recbole_macrec.config.options import check_options
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -52,15 +56,15 @@ def test_page_shows_the_published_results(published, builder):
     folder, record = published
     records = builder.read_records(folder)
     text = builder.page(records, builder.read_studies(records))
-    row = next(line for line in text.splitlines() if line.startswith("| SASRec | "))
+    row = next(line for line in text.partition(f"## {TINY}\n")[2].splitlines() if line.startswith("| SASRec | "))
     assert f"{record['test_result']['hit@10']:.4f}" in row and f"{record['test_result']['ndcg@10']:.4f}" in row
 
 
 def test_page_shows_published_figures_beside_those_by_id(builder):
     records = builder.read_records(DOCS / "results")
-    study = builder.read_studies(records)["published"]
-    study["published"]["Instruments"]["MACRec"] = {"hit@10": 0.5, "ndcg@10": 0.25}
-    assert "| 0.5000 | 0.2500 |" in builder.page([r for r in records if r["study"] == "published"], {"published": study})
+    studies = builder.read_studies(records)
+    studies["published"]["published"]["Instruments"]["MACRec"] = {"hit@10": 0.5, "ndcg@10": 0.25}
+    assert "| 0.5000 | 0.2500 |" in builder.page([r for r in records if r["study"] == "published"], studies)
 
 
 def test_results_in_the_folder_of_another_study_have_its_metrics(published, builder):
@@ -71,6 +75,76 @@ def test_results_in_the_folder_of_another_study_have_its_metrics(published, buil
     records = builder.read_records(folder)
     text = builder.page(records, builder.read_studies(records))
     assert f"Models of MMGRec's Table 2: {TINY}\n" in text and "| model | recall@10 | ndcg@10 | recall@20 |" in text
+
+
+def table2_lines(text: str, dataset: str) -> list[list[str]]:
+    """Cells of the rows of MACRec's Table 2 on ``dataset``."""
+    table = text.partition(f"### Table 2 on {dataset}\n\n")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_table_2_shows_ours_beside_the_published_figures(published, builder):
+    """The rows have runs on the released and on rebuilt features; a model without semantic IDs counts by item."""
+    folder, record = published
+    (file,) = folder.rglob("*.json")
+    for dataset in ("Instruments", "Instruments-rebuilt"):
+        (folder / dataset).mkdir()
+        content = json.loads(file.read_text()) | {"dataset": dataset}
+        (folder / dataset / "SASRec-seed-2020.json").write_text(json.dumps(content))
+    records = builder.read_records(folder)
+    text = builder.page(records, builder.read_studies(records))
+    lines = table2_lines(text, "Instruments")
+    start = [line[0] for line in lines].index("SASRec")
+    theirs, ours, rebuilt = lines[start : start + 3]
+    assert theirs == ["SASRec", "published", "0.0318", "0.0946", "0.1233", "0.0654", "0.0746"]
+    figures = [f"{record['test_result'][metric]:.4f}" for metric in builder.METRICS]
+    assert ours == ["", "ours", *figures] and rebuilt == ["", "ours, rebuilt features", *figures]
+    assert ["", "not run here", *[""] * 5] in table2_lines(text, "Arts")
+    commands = [line for line in text.splitlines() if line.startswith(("| Instruments |", "| Arts |"))]
+    assert any("| Arts | SASRec | `python -m recbole_macrec.benchmark study published --datasets=Arts" in c for c in commands)
+    assert not any(c.startswith("| Instruments | SASRec |") for c in commands)
+
+
+def test_every_row_of_table_2_has_our_figure_or_a_command_that_runs(builder):
+    records = builder.read_records(DOCS / "results")
+    studies = builder.read_studies(records)
+    text = builder.table2(records, studies)
+    paper = ["BERT4Rec", "SASRec", "FDSA", "S3Rec", "MISSRec", "P5", "VIP5", "TIGER", "MQL4GRec", "MACRec"]
+    for dataset in builder.TABLE2_DATASETS:
+        assert [line[0] for line in table2_lines(text, dataset) if line[1] == "published"] == paper
+        for label, plan in studies["macrec_table2"]["rows"].items():
+            run = builder.table2_runs(records, plan["study"], dataset, label)
+            assert run or f"| {dataset} | {label} | `{builder.table2_command(plan, dataset, label)}` | {plan['cost']} |" in text
+    for label, plan in studies["macrec_table2"]["rows"].items():
+        args, settings = parse(shlex.split(builder.table2_command(plan, "Arts", label))[4:])
+        (variant,) = variants_of(read_study(args.name), [args.models], args.datasets, settings)
+        check_options({**settings, **variant.settings}, [variant.model], "Arts", "the command")
+
+
+def test_impossible_figures_of_table_2_are_marked(builder):
+    """With one target per user, its rank is 1, 2 to 5, or 6 to 10, which bounds NDCG by the hit rates."""
+    studies = builder.read_studies([])
+    checked = 0
+    for dataset, marks in studies["macrec_table2"]["impossible"].items():
+        for label in studies["macrec_table2"]["rows"]:
+            figures = builder.published_figures(studies, dataset, label)
+            assert set(marks.get(label, ())) <= set(figures)
+            if set(figures) < set(builder.METRICS):
+                continue
+            hit1, hit5, hit10, ndcg5, ndcg10 = (figures[metric] for metric in builder.METRICS)
+            bounds = {"ndcg@5": (hit1, hit5 - hit1, 2, 5, ndcg5), "ndcg@10": (ndcg5, hit10 - hit5, 6, 10, ndcg10)}
+            broken = [
+                metric
+                for metric, (start, more, first, last, found) in bounds.items()
+                if not start + more / np.log2(last + 1) - 1e-4 <= found <= start + more / np.log2(first + 1) + 1e-4
+            ]
+            marked = marks.get(label, [])
+            assert (marked == ["hit@5"] and broken) if "hit@5" in marked else marked == broken  # hit@5 is part of both bounds
+            checked += 1
+    assert checked == 13
+    text = builder.table2([], studies)
+    assert ["MISSRec", "published", "0.0723", "0.1089", "0.1361", "0.0797†", "0.0880"] in table2_lines(text, "Instruments")
+    assert sum(cell.endswith("†") for d in builder.TABLE2_DATASETS for line in table2_lines(text, d) for cell in line) == 11
 
 
 def test_results_page_is_up_to_date(builder):

@@ -5,7 +5,8 @@
 The name is that of a file in ``properties/study/``, or the path of your own YAML file. Accepts every option of ``compare``,
 and can be resumed in the same way. Writes study.md, study.json, figures/*.png and figures/*.pdf to the output
 folder, beside the tables. Studies: ablation, beyond, collisions, code_distribution, sensitivity, beam_vs_exact, cold_items,
-history_length, published (needs a dataset that papers report), mmgrec_table2, mmgrec_table2_leave_one_out and mmgrec_ablation.
+history_length, published and macrec_table2 (published needs a dataset that papers report), mmgrec_table2,
+mmgrec_table2_leave_one_out and mmgrec_ablation.
 """
 import argparse
 from dataclasses import asdict
@@ -31,7 +32,7 @@ from recbole_macrec.utils.reporting import run_command
 
 KEYS = (
     "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "rankings",
-    "published", "metrics", "fusions", "pairs",
+    "published", "metrics", "fusions", "pairs", "impossible", "rows",
 )  # fmt: skip
 KINDS = FINISHED_KINDS | {published.__name__: published}
 
