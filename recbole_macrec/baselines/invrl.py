@@ -127,7 +127,7 @@ class InvRL(PairwiseRecommender):
 
     # -- the mask ----------------------------------------------------------------------------------------------------
 
-    def before_epoch(self, epoch: int) -> None:
+    def before_epoch(self, epoch: int, resumed: bool = False) -> None:
         if not self.mask_is_learnt:
             self.mask.copy_(self.learn_mask())
             self.mask_is_learnt.fill_(True)

@@ -58,7 +58,7 @@ class LATTICE(PairwiseRecommender):
 
     # -- the graph of the items --------------------------------------------------------------------------------------
 
-    def before_epoch(self, epoch: int) -> None:
+    def before_epoch(self, epoch: int, resumed: bool = False) -> None:
         self.epoch, self._edges = epoch, None
 
     def modality_weights(self) -> Tensor:

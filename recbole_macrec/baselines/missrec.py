@@ -20,10 +20,12 @@ from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans
 from recbole_macrec.utils.modules import ModuleDict
 
+OF_ITEMS = ("items.weight", "centroids", "clusters")  # weights that belong to the items of a dataset
+
 
 class MISSRec(DenseRecommender):
     """Wang et al., "MISSRec: Pre-training and Transferring Multi-modal Interest-aware Sequence Representation for
-    Recommendation", ACM MM 2023, arXiv 2308.11175; trained from scratch.
+    Recommendation", ACM MM 2023, arXiv 2308.11175; trained from scratch, or from the weights of a run on another dataset.
 
     A linear adaptor per modality gives item vectors x_m [N, D]; the vectors of all modalities are clustered before every epoch.
     The interests of a user are the distinct clusters of the history's items. An encoder reads their centroids as a set, a
@@ -37,6 +39,10 @@ class MISSRec(DenseRecommender):
     ``reg_weight`` times the mean of |p|^2 / D, where p is the sum of the encoder's output times the share of its positions that
     are interests. The official code sums this term over the batch, so that it grows with the batch, and has the padding as a
     class; both are left out here.
+
+    With ``pre_model_path`` training starts from the adaptors, positions, Transformer and gamma of a run on another dataset, as
+    these do not belong to items. With ``freeze_pretrained`` positions and Transformer are not trained. The pre-training is an
+    ordinary run, usually with ``use_ids: False``; the official one has losses within the batch instead of this one.
     """
 
     options = MISSRecOptions
@@ -65,6 +71,9 @@ class MISSRec(DenseRecommender):
         for weight in [*(table.weight for table in tables), *(adaptor.weight for adaptor in self.adaptors.values())]:
             nn.init.normal_(weight, std=0.02)
         self.gamma = nn.Parameter(torch.zeros(()))
+        if config["pre_model_path"] and config["freeze_pretrained"]:
+            for module in (self.positions, self.encoder, self.decoder):
+                module.requires_grad_(False)
         count = math.ceil(self.interest_ratio * len(self.modalities) * (self.n_items - 1))
         self.register_buffer("centroids", torch.zeros(count + 1, self.width))  # [C + 1, D], row 0 is no interest
         # [M, N], 0 for the padding
@@ -93,11 +102,43 @@ class MISSRec(DenseRecommender):
                 "The checkpoint was trained on other item features; use the features and modalities of the training."
             )
 
+    # -- pre-training --------------------------------------------------------------------------------------------------
+
+    def start_from(self, state: dict, file: str) -> None:
+        """Load the weights of a checkpoint that do not belong to items.
+
+        Raises:
+            UserError: the checkpoint is of another model, of this dataset, or of other modalities or sizes.
+        """
+        settings, weights = state.get("config") or {}, state.get("state_dict") or {}
+        if settings.get("model") != type(self).__name__:
+            raise UserError(f"pre_model_path is {file}, a checkpoint of {settings.get('model')}; name one of MISSRec.")
+        items = (state.get("other_parameter") or {}).get("items")
+        if settings.get("dataset") == self.config["dataset"] or items == self.other_parameter()["items"]:
+            raise UserError(
+                f"pre_model_path is {file}, which was trained on the same items (dataset {settings.get('dataset')}); "
+                "name a checkpoint of another dataset, or continue this training with the option resume."
+            )
+        theirs = {name: weight for name, weight in weights.items() if name not in OF_ITEMS}
+        found = {name: tuple(weight.shape) for name, weight in theirs.items()}
+        needed = {name: tuple(weight.shape) for name, weight in self.state_dict().items() if name not in OF_ITEMS}
+        if found != needed:
+            name = min(name for name in {*found, *needed} if found.get(name) != needed.get(name))
+            raise UserError(
+                f"pre_model_path is {file}, which does not fit this run: the shape of {name} is {found.get(name, 'missing')} "
+                f"there and {needed.get(name, 'missing')} here; use the same modalities, encoders of features and sizes in "
+                "both runs."
+            )
+        self.load_state_dict(theirs, strict=False)
+        self.logger.info(f"Training starts from {len(theirs)} weights of {file} (dataset {settings.get('dataset')})")
+
     # -- interests ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def before_epoch(self, epoch: int) -> None:
-        """Cluster the vectors of all items in all modalities."""
+    def before_epoch(self, epoch: int, resumed: bool = False) -> None:
+        """Cluster the vectors of all items in all modalities; a checkpoint within the epoch contains the clusters."""
+        if resumed:
+            return
         was_training = self.training
         self.eval()
         points = torch.cat([x[1:] for x in self.modality_vectors()]).float().cpu().numpy()  # [M (N - 1), D]

@@ -43,5 +43,19 @@ class RegisteredModel:
             UserError: for the first invalid value.
         """
 
-    def before_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch, also when a training is resumed within it."""
+    def start_from(self, state: dict, file: str) -> None:
+        """Called by the trainer before the first epoch with the checkpoint that the option ``pre_model_path`` names.
+
+        Models without this option ignore it.
+
+        Args:
+            state: content of the checkpoint.
+            file: its path, for messages.
+        """
+
+    def before_epoch(self, epoch: int, resumed: bool = False) -> None:
+        """Called by the trainer before each epoch.
+
+        Args:
+            resumed: training resumes within the epoch, from a checkpoint that was written after this call for the same epoch.
+        """

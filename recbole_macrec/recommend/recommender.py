@@ -94,8 +94,14 @@ class Recommender(ItemRecommender):
         """Save the model, including added items, for :meth:`from_pretrained`; see pretrained.py.
 
         Raises:
-            UserError: ``folder`` exists; with ``overwrite``, only if it is not a folder of this method.
+            UserError: ``folder`` exists; with ``overwrite``, only if it is not a folder of this method. Or the model reads
+                item features.
         """
+        if self.model.reads_features(self.model.config):
+            raise UserError(
+                f"{type(self.model).__name__} reads item features, which a saved folder does not contain; use its checkpoint "
+                "and the dataset."
+            )
         quantizer = self.quantizer if self._has_quantizer else None
         write_pretrained(Path(folder), self.model, self.titles, quantizer, overwrite)
 

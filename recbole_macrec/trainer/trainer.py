@@ -51,7 +51,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
 
     The checkpoint of the best epoch is ``saved_model_file``, as in RecBole. The newest checkpoint is beside it, with ``.last``
     in its name. ``fit`` resumes from the checkpoint that the option ``resume`` names; a run resumed from the newest ends as an
-    uninterrupted one. Within long epochs a checkpoint is written every five minutes.
+    uninterrupted one. A new run starts from the weights of ``pre_model_path``, if the model has this option. Within long epochs
+    a checkpoint is written every five minutes.
 
     Attributes:
         precision: ``fp32`` or ``bf16`` in training; the model ranks in its ``eval_precision``.
@@ -110,7 +111,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         """Train one epoch; returns the sum over batches of their losses, as RecBole does, averaged over the processes."""
         began, start = time(), self.epoch_start
         self.begin_epoch(epoch_idx, train_data)
-        self.model.before_epoch(epoch_idx)
+        self.model.before_epoch(epoch_idx, start.resumed)
         self.model.train()
         if self.distributed and train_data.shuffle:
             train_data.sampler.set_epoch(epoch_idx)
@@ -256,6 +257,10 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             self.resume_checkpoint(self.config["resume"])
         state, self._restored = self._restored, None
         if state is None:
+            if file := self.config["pre_model_path"]:
+                pretrained = read_together(file, self.device, load_checkpoint)
+                check_complete(pretrained, ["config", "state_dict"], file)
+                self.model.start_from(pretrained, file)
             return False
         restore_own_randomness(state["randomness"], train_data)
         return True

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
+from conftest import TINY, write_tiny_dataset
 from recbole.quick_start import load_data_and_model
-from small_models import batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
+from small_models import SMALL as COMMON, PauseAfter, batch_of, data_path, prepare, prepare_run  # noqa: F401  a fixture
 
 from recbole_macrec import Recommender, UserError
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.trainer.checkpoint import load_checkpoint
+from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 SMALL = {
     "embedding_size": 16,
@@ -128,3 +130,113 @@ def test_changed_features_and_invalid_num_heads_are_user_errors(data_path):  # n
         other.evaluate(test, model_file=trainer.saved_model_file)
     with pytest.raises(UserError, match="num_heads is 3; expected a divisor of embedding_size"):
         small(data_path, num_heads=3)
+
+
+def test_a_model_that_reads_features_is_not_saved_without_them(model, tmp_path):
+    with pytest.raises(UserError, match="MISSRec reads item features"):
+        Recommender(model).save_pretrained(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+# -- pre-training on another dataset ----------------------------------------------------------------------------------
+
+
+def pretrain(folder, name: str = "MISSRec", width: int = 12, **options) -> str:
+    """Train one epoch on a dataset of other items with features of ``width``; returns the checkpoint."""
+    path = write_tiny_dataset(folder, name="other", n_items=20)
+    for modality in ("text", "image"):
+        matrix = np.random.default_rng(1).standard_normal((20, width)).astype(np.float32)
+        FeatureTable(tuple(f"i{i}" for i in range(20)), matrix).save(path / "other", modality)
+    settings = {**COMMON, **SMALL, "data_path": str(path), "use_ids": False, "epochs": 1, "seed": 1, **options}
+    _, _, trainer, (train, valid, _) = prepare_run(name, "other", settings)
+    trainer.fit(train, valid)
+    return trainer.saved_model_file
+
+
+FROZEN = ("positions.", "encoder.", "decoder.")
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_training_starts_from_the_weights_of_another_dataset(freeze, data_path, tmp_path):  # noqa: F811
+    file = pretrain(tmp_path / "more")
+    before = load_checkpoint(file)["state_dict"]
+    options = {"pre_model_path": file, "freeze_pretrained": freeze, "dropout_prob": 0.0}
+    _, model, trainer, (train, _, _) = small(data_path, epochs=0, **options)
+    trainer.fit(train, None, saved=False)
+    shared = [name for name, _ in model.named_parameters() if name != "items.weight"]
+    assert any(name.startswith("adaptors.") for name in shared) and len(shared) > 20
+    for name in shared:
+        assert torch.equal(model.state_dict()[name], before[name]), name
+    _, model, trainer, (train, _, _) = small(data_path, epochs=2, **options)
+    trainer.fit(train, None, saved=False)
+    moved = {name for name in shared if not torch.equal(model.state_dict()[name], before[name])}
+    assert not torch.equal(model.state_dict()["adaptors.text.weight"], before["adaptors.text.weight"])
+    assert any(name.startswith(FROZEN) for name in moved) != freeze
+
+
+def test_a_resumed_run_and_its_checkpoint_do_not_read_the_pretrained_weights_again(data_path, tmp_path):  # noqa: F811
+    options = {"pre_model_path": pretrain(tmp_path / "more"), "freeze_pretrained": False, "epochs": 3}
+    _, model, trainer, (train, valid, test) = small(data_path, **options)
+    trainer.fit(train, valid)
+    expected = {name: weight.clone() for name, weight in model.state_dict().items()}
+    _, _, left, (train, valid, _) = small(data_path, **options)
+    left.callbacks.append(PauseAfter(1.5))
+    with pytest.raises(Paused):
+        left.fit(train, valid)
+    (tmp_path / "more").rename(tmp_path / "moved")
+    _, model, resumed, (train, valid, test) = small(data_path, **options, resume=left._last_file())
+    resumed.fit(train, valid)
+    for name, weight in expected.items():
+        assert torch.equal(model.state_dict()[name], weight), name
+    result = resumed.evaluate(test)
+    loaded = load_data_and_model(resumed.saved_model_file)[1].eval()
+    assert torch.equal(loaded.full_sort_predict(batch_of(test)), resumed.model.eval().full_sort_predict(batch_of(test)))
+    assert result
+
+
+def test_held_out_interactions_do_not_change_the_training_from_pretrained_weights(data_path, tmp_path):  # noqa: F811
+    """The last two items of users 30 to 39 are replaced. All items occur before them, so RecBole's numbers stay the same."""
+    file, weights = pretrain(tmp_path / "more"), []
+    interactions = data_path / TINY / f"{TINY}.inter"
+    for replaced in (False, True):
+        if replaced:
+            header, *lines = interactions.read_text().splitlines()
+            rows = [line.split("\t") for line in lines]
+            for user in range(30, 40):
+                for row in [row for row in rows if row[0] == f"u{user}"][-2:]:
+                    row[1] = "i1"
+            interactions.write_text("\n".join([header, *("\t".join(row) for row in rows)]) + "\n")
+        _, model, trainer, (train, _, test) = small(data_path, pre_model_path=file, epochs=1)
+        trainer.fit(train, None, saved=False)
+        weights.append((model.state_dict(), batch_of(test)["item_id"]))
+    assert not torch.equal(weights[0][1], weights[1][1])
+    for name, weight in weights[0][0].items():
+        assert torch.equal(weights[1][0][name], weight), name
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"name": "SASRecPerUser"}, "a checkpoint of SASRecPerUser; name one of MISSRec"),
+        ({"width": 10}, r"the shape of adaptors.image.weight is \(16, 10\) there and \(16, 12\) here"),
+        ({"modalities": ["image"]}, "the shape of adaptors.text.bias is missing there"),
+        ({"decoder_layers": 2}, "the shape of decoder.layers.1.linear1.bias is .* there and missing here"),
+        ({"MAX_ITEM_LIST_LENGTH": 7}, r"the shape of positions.weight is \(7, 16\)"),
+    ],
+)
+def test_unsuitable_pretrained_weights_are_one_sentence(changes, message, data_path, tmp_path):  # noqa: F811
+    file = pretrain(tmp_path / "more", **changes)
+    _, _, trainer, (train, _, _) = small(data_path, pre_model_path=file, epochs=0)
+    with pytest.raises(UserError, match=message) as error:
+        trainer.fit(train, None, saved=False)
+    assert "\n" not in str(error.value) and file in str(error.value)
+
+
+def test_missing_and_own_checkpoints_are_no_pretrained_weights(data_path):  # noqa: F811
+    _, _, trainer, (train, valid, _) = small(data_path, epochs=1)
+    trainer.fit(train, valid)
+    cases = (("nowhere.pth", "Checkpoint nowhere.pth does not exist"), (trainer.saved_model_file, "trained on the same items"))
+    for file, message in cases:
+        _, _, other, (train, _, _) = small(data_path, pre_model_path=file)
+        with pytest.raises(UserError, match=message):
+            other.fit(train, None, saved=False)

@@ -9,6 +9,7 @@ from recbole_macrec.config.schema.base import (
     Above0,
     Described,
     Dropout,
+    FilePath,
     Flag,
     Fraction,
     Layers,
@@ -245,6 +246,10 @@ class _MISSRecOptions(AnyModelOptions, TrainingOptions, PrecisionOptions):
     )
     interest_ratio: Annotated[Number, Field(gt=0, le=1)] = option(
         0.1, "Clusters as a share of all item vectors; many make k-means the slowest step", 0.5)
+    pre_model_path: FilePath | None = option(
+        None, "Checkpoint of MISSRec on another dataset, with the same encoders of features: training starts from its weights, "
+        "except for those of its items")
+    freeze_pretrained: Flag = option(True, "Do not train the positions and the Transformer of pre_model_path", True)
     pass_tokens: Positive | None = option(
         None, "About the maximum number of items of a forward pass; None: 4,096 on CPU, 131,072 on GPU"
     )
