@@ -52,8 +52,9 @@ def flop_per_sample(model, train_data) -> float:
     return counter.get_total_flops() / len(batch)
 
 
-def matrix_rate(device: torch.device, size: int = 4096) -> float:
+def matrix_rate(device: torch.device) -> float:
     """Return TFLOP/s of a large matrix product in the precision of ``precision: auto``."""
+    size = 4096 if device.type == "cuda" else 2048
     dtype = torch.bfloat16 if has_fast_bf16(device) else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
 
