@@ -241,8 +241,8 @@ def test_items_without_training_interactions_are_ranked_better_than_by_chance(tm
 
     config = Config("TIGER", "arts-toy", config_dict={
         "data_path": str(known.parent), "quantizer": "rq_kmeans", "codebook_levels": 2, "standardize": False,
-        "encoder_layers": 1, "decoder_layers": 1, "prompt_length": 0, "MAX_ITEM_LIST_LENGTH": 5, "train_batch_size": 64,
-        "epochs": 4, "show_progress": False, "state": "ERROR"})
+        "training_preset": "decoder_only", "decoder_layers": 1, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 16,
+        "epochs": 2, "show_progress": False, "state": "ERROR"})
     init_seed(1, True)
     train, _, _ = data_preparation(config, create_dataset(config))
     model = get_model("TIGER")(config, train._dataset)
