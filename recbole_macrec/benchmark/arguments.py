@@ -3,6 +3,8 @@ import argparse
 from typing import Any
 
 from recbole_macrec.config.options import settings_of_words
+from recbole_macrec.config.schema.base import choices
+from recbole_macrec.config.schema.network import NetworkOptions
 from recbole_macrec.errors import UserError
 
 
@@ -20,6 +22,21 @@ def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def comparison_folder(text: str) -> str:
+    """The value of ``--output``, a folder. The models have an option of the same name, so its values are not accepted.
+
+    Raises:
+        UserError: for a value of the model option.
+    """
+    if text in choices(NetworkOptions.model_fields["output"]):
+        raise UserError(
+            f"--output is {text}, a value of the model option 'output', but on the command line --output is the folder of the "
+            f"comparison; set the option in a YAML file with the line 'output: {text}' and give --config_files=FILE.yaml (a "
+            f"folder of this name is --output=./{text})."
+        )
+    return text
 
 
 def read_settings(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:

@@ -10,8 +10,12 @@ import pytest
 import recbole
 import torch
 
+from recbole_macrec.benchmark.__main__ import main as benchmark
+from recbole_macrec.benchmark.compare import command, comparison
 from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.runs import open_comparison
+from recbole_macrec.benchmark.study import study
+from recbole_macrec.config.options import known_models, known_options
 from recbole_macrec.utils.failures import user_message
 
 QUICK = ["--epochs=1", "--show_progress=False", "--state=ERROR"]
@@ -116,6 +120,7 @@ def test_config_files_apply_in_order(tiny, tmp_path):
         (["--nproc=0"], "--nproc is 0"),
         (["--config_files=no.yaml"], "Config file no.yaml can't be read"),
         (["--model=Pop,SASRec", "--result_file=r.json"], "use --output"),
+        (["--model=TIGER", "--output=trie"], "set the option in a YAML file with the line 'output: trie'"),
         (["--dataset=arts-toi"], "Did you mean 'arts-toy'?"),
         (["--dataset=Elsewhere", "--data_path=nowhere"], "recbole_macrec.data import SRC --dataset=Elsewhere"),
         (["--model=Pop", "--metrics=['Foo']", "--valid_metric=Foo@10"], "There is no metric named 'Foo'"),
@@ -123,6 +128,21 @@ def test_config_files_apply_in_order(tiny, tmp_path):
 )
 def test_user_errors_are_one_line(argv, expected, capsys):
     assert expected in failure(capsys, *argv)
+
+
+@pytest.mark.parametrize("argv", [["compare", "--models=TIGER"], ["study", "beyond"]])
+def test_output_is_no_value_of_the_model_option(argv, capsys):
+    assert benchmark([*argv, "--output=level"]) == 1
+    assert "--output is level, a value of the model option 'output'" in capsys.readouterr().err
+    assert not Path("level").exists()
+
+
+def test_only_one_argument_has_the_name_of_an_option_with_another_meaning():
+    parsed = [command.parse([]), comparison.parse(["--models=Pop", "--output=out"]), study.parse(["beyond", "--output=out"])]
+    arguments = {name for args, _ in parsed for name in vars(args)}
+    options = known_options(tuple(known_models()), "arts-toy")
+    launch = {"nproc", "ip", "port", "world_size", "group_offset"}  # as in RecBole
+    assert arguments & options - {"model", "dataset", *launch} == {"output"}
 
 
 @pytest.mark.parametrize(

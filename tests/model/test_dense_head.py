@@ -12,6 +12,8 @@ from small_models import ITEMS, SMALL, PauseAfter, batch_of, data_path, prepare 
 
 from recbole_macrec import Recommender, UserError
 from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.compare.runs import open_comparison
+from recbole_macrec.benchmark.report.provenance import command
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.model import base
@@ -287,12 +289,15 @@ def test_rows_of_several_processes_are_joined_in_the_order_of_the_data(monkeypat
 def test_a_comparison_and_its_report(data_path, tmp_path):  # noqa: F811
     settings = {**SMALL, **FUSED, "modalities": "['text']", "epochs": 2, "topk": "[1,5,10]"}
     folder = tmp_path / "compared"
-    words = [f"--{key}={value}" for key, value in settings.items() if key != "output"]  # compare has another --output
+    (tmp_path / "own.yaml").write_text(f"output: {settings.pop('output')}\n")  # --output is the folder
+    words = [f"--config_files={tmp_path / 'own.yaml'}", *(f"--{key}={value}" for key, value in settings.items())]
     assert (
         main(["compare", "--models=TIGER,Pop", f"--datasets={TINY}", f"--data_path={data_path}", f"--output={folder}", *words])
         == 0
     )
     (result,) = (json.loads(path.read_text()) for path in folder.rglob("result.json") if "TIGER" in str(path))
+    assert result["settings"]["output"] == "trie"
+    assert command(open_comparison(folder)).startswith("echo 'output: trie' > output.yaml\npython -m ")
     assert set(result["test_detail"]) == {"text", "generative", "dense", "fused"}
     assert result["test_detail"]["fused"]["item"]["ndcg@10"] == pytest.approx(result["test_result"]["ndcg@10"], abs=1e-4)
     assert main(["report", str(folder)]) == 0

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.benchmark.arguments import new_parser, read_settings
+from recbole_macrec.benchmark.arguments import comparison_folder, new_parser, read_settings
 from recbole_macrec.benchmark.compare.comparison import compare, names_of
 from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
@@ -84,7 +84,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     )
     parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines (default: nproc)")
     parser.add_argument("--group_offset", type=int, default=0, help="rank of this machine's first process")
-    parser.add_argument("--output", help="folder of the comparison (default for several models: a new folder in results/)")
+    parser.add_argument(
+        "--output", type=comparison_folder,
+        help="folder of the comparison (default for several models: a new folder in results/); the model option of this name "
+        "is set in --config_files",
+    )  # fmt: skip
     parser.add_argument("--result_file", metavar="F.json", help="one model: settings, results, versions, seconds")
     parser.add_argument(
         "--fresh", action="store_true", help="one model: start from the beginning although this command was interrupted before"

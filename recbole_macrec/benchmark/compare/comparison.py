@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.benchmark.arguments import new_parser, read_settings
+from recbole_macrec.benchmark.arguments import comparison_folder, new_parser, read_settings
 from recbole_macrec.benchmark.cluster import RayCluster
 from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.compare.pool import run_all
@@ -74,7 +74,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
 
 def add_matrix_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that ``compare`` and ``study`` share."""
-    parser.add_argument("--output", required=True, help="folder of the comparison, new or unfinished")
+    parser.add_argument(
+        "--output", type=comparison_folder, required=True,
+        help="folder of the comparison, new or unfinished; the model option of this name is set in --config_files",
+    )  # fmt: skip
     parser.add_argument("--seeds", default="1", help="number of seeds, or the seeds, such as 1,7,42 (default: 1)")
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
     parser.add_argument("--tune", type=int, metavar="N", help="choose each model's settings from N tries by validation")

@@ -78,7 +78,10 @@ def versions(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def command(comparison: Comparison) -> str:
-    """Return the ``compare`` command that repeats the comparison; empty for variants of a study."""
+    """Return the ``compare`` command that repeats the comparison; empty for variants of a study.
+
+    A line before it writes the model option ``output``, which has no place on the command line, to a file.
+    """
     spec = [run.spec for run in comparison.runs]
     settings = {json.dumps({k: v for k, v in a.settings.items() if k not in PLACE}, sort_keys=True) for a in spec}
     if len(settings) != 1 or any(a.label != a.model for a in spec):
@@ -88,5 +91,9 @@ def command(comparison: Comparison) -> str:
     words += [f"--seeds={','.join(map(str, seeds))}"] if len(seeds) > 1 else ["--seeds=1", f"--seed={seeds[0]}"]
     if comparison.pairs:
         words.append(f"--pairs={','.join(':'.join(pair) for pair in comparison.pairs)}")
-    words += [f"--{key}={word_of(value)}" for key, value in json.loads(settings.pop()).items()]
-    return " ".join(["python -m recbole_macrec.benchmark compare", *map(shlex.quote, words), "--output=DIR"])
+    values, first_line = json.loads(settings.pop()), ""
+    if "output" in values:
+        first_line = f"echo 'output: {values.pop('output')}' > output.yaml\n"
+        words.append("--config_files=output.yaml")
+    words += [f"--{key}={word_of(value)}" for key, value in values.items()]
+    return first_line + " ".join(["python -m recbole_macrec.benchmark compare", *map(shlex.quote, words), "--output=DIR"])
