@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_macrec.config.schema.base import Options, shown
+from recbole_macrec.config.schema.base import Options, as_list, shown
 from recbole_macrec.config.schema.models import MODELS
 from recbole_macrec.config.schema.network import NetworkOptions
 from recbole_macrec.errors import UserError
@@ -64,8 +64,3 @@ def check_valid_metric(config) -> None:
         raise UserError(
             f"valid_metric is {chosen!r}, which is not measured; expected one of {', '.join(listed)} (metrics, topk)."
         )
-
-
-def as_list(value) -> list:
-    """A list or tuple as a list, None as an empty list, any other value as a list of itself."""
-    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]

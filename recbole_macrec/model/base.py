@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from recbole_macrec.config.registry import models
-from recbole_macrec.config.validation import as_list
+from recbole_macrec.config.schema.base import as_list
 from recbole_macrec.data.id_files import modality_of, tokenization_name
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.eligible import Eligible

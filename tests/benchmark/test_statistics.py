@@ -225,6 +225,12 @@ def test_tables_mark_best_and_second_best_and_contain_deviations():
     assert len({line.count("&") for line in body}) == 1 and len(body) == 4
 
 
+@pytest.mark.parametrize("metric, best", [("gauc", "high"), ("itemcoverage@10", "high"), ("giniindex@10", "low")])
+def test_the_best_value_is_the_highest_unless_recbole_says_otherwise(metric, best):
+    table = build_table("t", {"high": [record(1, **{metric: 0.9})], "low": [record(1, **{metric: 0.2})]})
+    assert [row.label for row in table.rows if row.cells[metric].place == 1] == [best]
+
+
 def test_csv_and_json_contain_every_value(tmp_path):
     table = build_table("t", GROUPS)
     lines = list(csv.DictReader(comma_separated([table]).splitlines()))

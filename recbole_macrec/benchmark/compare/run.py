@@ -10,6 +10,7 @@ from typing import Any
 
 import recbole.quick_start
 from recbole.config import Config
+from recbole.utils import EvaluatorType
 
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
 from recbole_macrec.benchmark.compare.run_record import observe
@@ -132,13 +133,23 @@ def config_of(model: str, request: Request, settings: dict[str, Any] | None = No
 
 
 def check_values(model: str, request: Request) -> None:
-    """Raise a UserError for a wrong value in the configuration of ``model``. Other errors are reported by the run."""
+    """Check the configuration of ``model`` for a comparison. Other errors are reported by the run.
+
+    Raises:
+        UserError: for a wrong value, or metrics that are not computed from rankings.
+    """
     try:
-        config_of(model, request)
+        config = config_of(model, request)
     except UserError:
         raise
     except Exception:
         logging.getLogger(__name__).debug("configuration of %s", model, exc_info=True)
+        return
+    if config["eval_type"] == EvaluatorType.VALUE:
+        raise UserError(
+            f"metrics is {config['metrics']}, computed from the labels of samples, but a comparison stores and tests the ranks "
+            "of the targets; choose metrics of rankings, such as Hit and NDCG."
+        )
 
 
 def _files(model: str, request: Request) -> list:

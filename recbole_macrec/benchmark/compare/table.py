@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recbole.evaluator import smaller_metrics
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -19,7 +20,6 @@ from recbole_macrec.utils.files import atomic_write
 
 _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
 _LATEX |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "|": "\\textbar{}"}
-LOWER_IS_BETTER = ("meanrank", "gauc", "rmse", "mae", "logloss")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def precision_differences(table: Table) -> list[str]:
 def _mark(rows: list[Row], metrics: list[str]) -> None:
     """Mark the best and second-best cells of each metric; equal means share a place."""
     for name in metrics:
-        sign = 1 if name.partition("@")[0] in LOWER_IS_BETTER else -1
+        sign = 1 if name.partition("@")[0] in smaller_metrics else -1
         means = sorted({sign * round(mean, 6) for row in rows if (mean := row.cells[name].mean) is not None})
         if len(means) < 2:
             continue

@@ -3,8 +3,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from recbole.evaluator import smaller_metrics
+
 from recbole_macrec.benchmark.compare.runs import Comparison
-from recbole_macrec.benchmark.compare.table import LOWER_IS_BETTER, Table, largest_k, test_notes
+from recbole_macrec.benchmark.compare.table import Table, largest_k, test_notes
 
 MARKS = {0: "", 1: "best", 2: "second"}
 
@@ -47,7 +49,7 @@ def results(table: Table) -> Grid:
         entries = [Cell(row.label)]
         for name in table.columns:
             cell = row.cells[name]
-            metric = "@" in name and name.partition("@")[0] not in LOWER_IS_BETTER
+            metric = "@" in name and name.partition("@")[0] not in smaller_metrics
             share = cell.mean / most[name] if metric and most[name] and cell.mean is not None else None
             number, spread, deviation = cell.text().partition(" ±")
             entries.append(Cell(number, cell.mean, MARKS[cell.place], spread + deviation, share))

@@ -185,6 +185,11 @@ def shown(value: Any) -> str:
     return short.repr(value)
 
 
+def as_list(value: Any) -> list:
+    """A list or tuple as a list, None as an empty list, any other value as a list of itself."""
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+
+
 def expected(field: FieldInfo) -> str:
     """Type and range of an option in words, such as ``a number >= 0``."""
     return _expected(field.annotation, field.metadata)

@@ -18,6 +18,8 @@ from recbole_macrec.config.schema.base import (
     Options,
     Positive,
     Width,
+    as_list,
+    choices,
     derive,
     option,
 )
@@ -30,7 +32,7 @@ from recbole_macrec.config.schema.text_to_text import InstructionOptions, TextOp
 from recbole_macrec.config.schema.training import TrainingOptions
 from recbole_macrec.errors import UserError
 
-WHOLE_ORDER = ("rec.meanrank", "rec.score")  # data needed by RecBole's metrics over the whole ranking
+WHOLE_ORDER = "rec.meanrank"  # data needed by RecBole's metrics over the whole ranking, such as GAUC
 
 _TRAINING = {
     "epochs": 200,
@@ -46,22 +48,27 @@ _PAPER = {"epochs": 200, "train_batch_size": 2048, "learner": "adamw", "learning
 RANK_METRICS = ("hit", "mrr", "ndcg", "recall")  # metrics of the target's rank, by which the weight of a dense head is chosen
 
 
-def _check_beam_search(options: Any) -> None:
-    """Check the options of a beam search: it ranks only some items, so metrics over the whole ranking, such as GAUC, need
-    another ``decode``, and a list of k items needs k beams."""
-    if options.decode not in ("beam", "fused"):
+def _check_ranked_items(options: Any) -> None:
+    """Check ``metrics`` and ``topk`` against the items that ``decode`` ranks: only ``exact`` puts all items in order, and a
+    list of k items needs k beams."""
+    ranked = {
+        "beam": "the items that its beams find", "fused": "the items that its beams find",
+        "certified": "the first max(topk) items",
+    }.get(options.decode)  # fmt: skip
+    if ranked is None:
         return
     mode = options.eval_args.mode
     modes = [mode] if isinstance(mode, str) else [mode.valid, mode.test]
     if "full" in modes:
-        for metric in [options.metrics] if isinstance(options.metrics, str) else options.metrics:
-            if not set(metric_information.get(metric.lower(), [])).isdisjoint(WHOLE_ORDER):
+        for metric in as_list(options.metrics):
+            if WHOLE_ORDER in metric_information[metric.lower()]:
+                exact = "set decode: exact, or " if "exact" in choices(type(options).model_fields["decode"]) else ""
                 raise UserError(
                     f"metrics contains {metric}, which needs a ranking of all items, but decode: {options.decode} ranks only "
-                    "the items that its beams find; set decode: exact, or remove the metric."
+                    f"{ranked}; {exact}remove the metric."
                 )
-    largest = max([options.topk] if isinstance(options.topk, int) else options.topk, default=0)
-    if options.num_beams < largest:
+    largest = max(as_list(options.topk), default=0)
+    if options.decode != "certified" and options.num_beams < largest:
         raise UserError(
             f"num_beams is {options.num_beams}; expected at least {largest}, the largest topk, as a list of {largest} items "
             "needs as many beams. Raise num_beams or lower topk."
@@ -114,7 +121,7 @@ class _GenerativeOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, Ne
 
     @model_validator(mode="after")
     def _check_ranking(self) -> "_GenerativeOptions":
-        _check_beam_search(self)
+        _check_ranked_items(self)
         return self
 
 
@@ -274,7 +281,7 @@ MISSRecOptions: Any = derive(
 class _TextOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, SizeOptions, PrecisionOptions, TextOptions):
     @model_validator(mode="after")
     def _check_ranking(self) -> "_TextOptions":
-        _check_beam_search(self)
+        _check_ranked_items(self)
         return self
 
 

@@ -2,7 +2,9 @@
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from recbole.evaluator.register import metric_types
+from recbole.utils import EvaluatorType
 
 from recbole_macrec.config.schema.base import (
     Count,
@@ -15,9 +17,10 @@ from recbole_macrec.config.schema.base import (
     Positive,
     Seed,
     Text,
+    as_list,
     option,
 )
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, nearest
 
 _Lower = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 _Mode = Annotated[
@@ -117,3 +120,36 @@ class RecBoleOptions(Options):
                 "log_wandb is True, but the package wandb is not installed; pip install wandb, or set log_wandb to False."
             )
         return value
+
+    @model_validator(mode="after")
+    def _check_metrics(self) -> "RecBoleOptions":
+        """RecBole's metrics are computed from rankings (Hit, NDCG) or from the labels of samples (AUC, LogLoss, MAE, RMSE)."""
+        known = sorted(metric_types)
+        for metric in as_list(self.metrics):
+            if metric.lower() not in known:
+                raise UserError(f"There is no metric named '{metric}'.{nearest(metric.lower(), known)}")
+        of_labels = label_metrics(self)
+        of_rankings = [metric for metric in as_list(self.metrics) if metric not in of_labels]
+        if of_labels and of_rankings:
+            raise UserError(
+                f"metrics contains {of_labels[0]}, which is computed from the labels of samples, and {of_rankings[0]}, which "
+                "is computed from rankings; RecBole computes one kind in a run. Remove one of them."
+            )
+        mode = self.eval_args.mode
+        modes = [mode] if isinstance(mode, str) else [mode.valid, mode.test]
+        if of_labels and "full" in modes:
+            raise UserError(
+                f"metrics contains {of_labels[0]}, which is computed from the labels of samples, but the mode of eval_args is "
+                "full, which ranks all items; choose metrics of rankings, such as Hit and NDCG, or set the mode to labeled."
+            )
+        if of_rankings and "labeled" in modes:
+            raise UserError(
+                f"metrics contains {of_rankings[0]}, which is computed from rankings, but the mode of eval_args is labeled, "
+                "which ranks no items; set the mode to full or uni100, or choose metrics of labels, such as AUC."
+            )
+        return self
+
+
+def label_metrics(options: Any) -> list[str]:
+    """The names in ``metrics`` that RecBole computes from the labels of samples."""
+    return [metric for metric in as_list(options.metrics) if metric_types.get(metric.lower()) == EvaluatorType.VALUE]

@@ -1,7 +1,11 @@
 """Options of our trainer, beside those of RecBole's."""
 from typing import Literal
 
+from pydantic import model_validator
+
 from recbole_macrec.config.schema.base import FilePath, Flag, Fraction, Options, Text, option
+from recbole_macrec.config.schema.recbole import label_metrics
+from recbole_macrec.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -25,3 +29,12 @@ class TrainingOptions(Options):
     precision: Precision = option("auto", "Precision of the training; auto: bf16 if the processor has it in hardware")
     compile: Flag = option(False, "torch.compile for the feed-forward layers, on GPUs")
     resume: FilePath | None = option(None, "Checkpoint to resume from; saved/<name>.last.pth is that of the newest epoch")
+
+    @model_validator(mode="after")
+    def _check_rankings(self) -> "TrainingOptions":
+        if of_labels := label_metrics(self):
+            raise UserError(
+                f"metrics contains {of_labels[0]}, which is computed from the labels of samples, but this model is evaluated "
+                "only by its rankings; choose metrics of rankings, such as Hit and NDCG."
+            )
+        return self
