@@ -18,6 +18,7 @@ from tqdm import tqdm
 from recbole_macrec.benchmark.compare.runs import FAILURE, Run, write_json
 from recbole_macrec.benchmark.compare.worker import Resources, start
 from recbole_macrec.errors import UserError
+from recbole_macrec.utils.interrupts import interrupts_ignored
 
 POLL_SECONDS = 2.0  # seconds between two checks of the progress
 CONNECT_SECONDS = 20  # seconds to wait for a connection to the cluster
@@ -235,7 +236,8 @@ def _check_connection(address: str) -> None:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_connect, args=(address, sender), daemon=True)
-    process.start()
+    with interrupts_ignored():
+        process.start()
     sender.close()
     try:
         reason = receiver.recv() if receiver.poll(CONNECT_SECONDS) else f"no connection within {CONNECT_SECONDS} s"

@@ -25,6 +25,7 @@ import torch.multiprocessing as mp
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.failures import user_message
+from recbole_macrec.utils.interrupts import interrupts_ignored
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ EXCHANGE_TIMEOUT = timedelta(minutes=30)  # timeout of an exchange in training; 
 PREPARATION_TIMEOUT = timedelta(days=1)  # timeout while the first process prepares data
 NOTICE_SECONDS = 10  # after this time, print what a process waits for
 REASON_SECONDS = 3  # time for the error message of another process to arrive
+INTERRUPT_SECONDS = 1.0  # time for the processes to end by themselves after Ctrl-C
 REPORT_SECONDS = 3.0  # longest time that the first process waits for the others to fail as well
 DEFAULT_PORT = 5678  # of several machines, which must agree on a port
 RESUME_HINT = "Finished work is kept: give the same command again to continue, or resume from a checkpoint with --resume=FILE"
@@ -243,8 +245,18 @@ def start_processes(work: Callable[..., int], arguments: tuple, processes: int, 
     environment = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": address, "MASTER_PORT": port,
                    "TORCHELASTIC_USE_AGENT_STORE": True}
     results = mp.get_context("spawn").SimpleQueue()
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    handler = signal.SIG_IGN if on_interrupt == signal.SIG_IGN else signal.default_int_handler
+    with interrupts_ignored():
+        context = mp.spawn(
+            _run_in_process, (work, arguments, environment, offset, results, handler), nprocs=processes, join=False
+        )
     try:
-        mp.spawn(_run_in_process, (work, arguments, environment, offset, results), nprocs=processes)
+        while not context.join():
+            pass
+    except KeyboardInterrupt:
+        _end_after_interrupt(context.processes)
+        raise
     except mp.ProcessExitedException as error:
         how = f"by {error.signal_name}" if error.signal_name else f"with exit code {error.exit_code}"
         raise UserError(f"process {offset + error.error_index + 1} of {size} was ended {how}, perhaps for lack of memory. "
@@ -339,8 +351,22 @@ def _port_errors(port: int) -> Iterator[None]:
                         "--master_port), the same on all machines.") from error
 
 
-def _run_in_process(index: int, work: Callable[..., int], arguments: tuple, environment: dict, offset: int, results) -> None:
-    """Entry point of a process created by :func:`start_processes`."""
+def _end_after_interrupt(processes: Iterable) -> None:
+    """End processes after Ctrl-C: one that works ends by itself, one that still starts ignores it and is terminated."""
+    ends = time.monotonic() + INTERRUPT_SECONDS
+    for process in processes:
+        process.join(max(0.0, ends - time.monotonic()))
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(REPORT_SECONDS)
+        process.kill()
+
+
+def _run_in_process(index: int, work: Callable[..., int], arguments: tuple, environment: dict, offset: int, results,
+                    on_interrupt) -> None:
+    """Entry point of a process created by :func:`start_processes`; ``on_interrupt`` handles Ctrl-C from here on."""
+    signal.signal(signal.SIGINT, on_interrupt)
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ.update(RANK=str(offset + index), LOCAL_RANK=str(index))
     limit_threads(environment["LOCAL_WORLD_SIZE"])

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,41 @@ def test_ctrl_c_during_imports_prints_one_line(words, module, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     ended = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
+
+
+PRESSED_IN_CHILD = """
+import os, signal, sys
+child = "multiprocessing" in " ".join(sys.orig_argv)
+if not child:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if child and name == "{module}" and not os.path.exists("pressed"):
+            open("pressed", "w").close()
+            os.killpg(0, signal.SIGINT)  # as a terminal does
+sys.meta_path.insert(0, Pressed())
+"""
+
+
+@pytest.mark.parametrize("command, module", [("nproc", "numpy"), ("nproc", "recbole_macrec.plugin")])
+def test_ctrl_c_while_processes_start_prints_one_line(command, module, tiny_dataset, tmp_path):
+    words = {
+        "nproc": [str(ROOT / "run_recbole_macrec.py"), "-m", "Pop", "--nproc=2"],
+        "compare": ["-m", "recbole_macrec.benchmark", "compare", "--models=Pop", "--output=out"],
+    }[command]
+    (tmp_path / "sitecustomize.py").write_text(PRESSED_IN_CHILD.format(module=module))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    words += [f"--data{'sets' if command == 'compare' else 'set'}=tiny", f"--data_path={tiny_dataset}"]
+    with open(tmp_path / "printed", "w") as printed:
+        process = subprocess.Popen([sys.executable, *words], env=environment, cwd=tmp_path, stdout=printed, stderr=printed,
+                                   start_new_session=True)  # fmt: skip
+        try:
+            assert process.wait(timeout=120) == 130 and (tmp_path / "pressed").exists()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the server of processes ends when it has imported its libraries
+    lines = (tmp_path / "printed").read_text().replace("\r", "\n").splitlines()
+    assert [line for line in lines if line and not line.startswith("Compare: ")] == ["interrupted"]
 
 
 @pytest.mark.parametrize(

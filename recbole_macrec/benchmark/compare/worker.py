@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from recbole_macrec.trainer.epoch_checkpointer import Paused
 from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.failures import user_message
 from recbole_macrec.utils.files import remove_unfinished
+from recbole_macrec.utils.interrupts import interrupts_ignored
 from recbole_macrec.utils.unique_names import remove_if_empty
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ def start(folder: Path, resources: Resources):
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "torch._dynamo"])  # imported once for all runs; optimizers need it
+        with interrupts_ignored():
+            forkserver.ensure_running()  # otherwise started below, where Ctrl-C has to end this process
     else:
         context = multiprocessing.get_context("spawn")
     share = context.Value("d", 0.0)
