@@ -45,7 +45,8 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
 
     Attributes:
         eval_precision: ``fp32`` or ``bf16``, the precision of every ranking.
-        last_rankings: name -> ranking of the last :meth:`full_sort_predict`; empty for models that only score items.
+        last_rankings: name -> ranking of the last :meth:`full_sort_predict`; empty for models that only score items, and
+            in an evaluation with sampled candidates.
     """
 
     input_type = InputType.POINTWISE

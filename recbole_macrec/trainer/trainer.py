@@ -243,6 +243,10 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             self._detail.update(self.model, positive_i.to(self.device))
         return interaction, scores, positive_u, positive_i
 
+    def _neg_sample_batch_eval(self, batched_data):
+        self.model.last_rankings = {}  # those of a full ranking before are not of this batch
+        return super()._neg_sample_batch_eval(batched_data)
+
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def _last_file(self) -> str:

@@ -86,6 +86,16 @@ def test_resumed_comparison_equals_an_uninterrupted_one(whole, arguments, tmp_pa
     assert figures(Path("killed")) == figures(whole)
 
 
+def test_a_sampled_test_keeps_no_rankings_of_the_full_validation(arguments):
+    mode = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": {"valid": "full", "test": "uni10"}}
+    words = [word for word in arguments if not word.startswith("--epochs")] + ["--epochs=1", f"--eval_args={mode}"]
+    assert main(["compare", "--models=TIGER", "--output=sampled", *words]) == 0
+    (run,) = open_comparison("sampled").runs
+    assert run.result["best_valid_result"]["hit@10"] > 0 and run.result["test_detail"] == {}
+    assert run.ranks.item_ranks == {} and run.ranks.id_ranks == {}
+    assert np.mean(run.ranks.ranks <= 10) == pytest.approx(run.result["test_result"]["hit@10"], abs=1e-4)
+
+
 def test_finished_runs_are_not_repeated(whole, arguments):
     before = {run.folder: (run.folder / "result.json").stat().st_mtime_ns for run in open_comparison(whole).runs}
     assert main(["compare", MODELS, "--seeds=2", f"--output={whole}", *arguments]) == 0
