@@ -12,7 +12,6 @@ from recbole_macrec.config.schema.models import MODELS, AnyModelOptions
 from recbole_macrec.utils.requirements import recbole_folder
 
 PRESETS = sorted(path for path in property_file("preset").glob("*.yaml"))
-NOT_THE_PAPER = {("MQL4GRec", "learning_rate")}  # see docs/differences_from_the_papers.md
 
 
 def plain(value):
@@ -55,7 +54,7 @@ def test_presets_contain_valid_values_and_those_of_the_papers(path):
     assert set(values) <= set(MODELS[model].model_fields)
     MODELS[model](**values)
     for option, value in values.items():
-        if name == "paper" and (model, option) not in NOT_THE_PAPER:
+        if name == "paper":
             assert plain(paper_of(MODELS[model].model_fields[option])) == value, option
 
 
