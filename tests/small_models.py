@@ -9,6 +9,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.generation.decoding.search import sequence_log_probs
 from recbole_macrec.trainer.callbacks import TrainingCallback
 
 ITEMS = 30
@@ -83,3 +84,9 @@ class PauseAfter(TrainingCallback):
 def batch_of(loader):
     """Return all users of an evaluation loader as one batch."""
     return loader._dataset[np.arange(len(loader._dataset))]
+
+
+def scores_one_by_one(model, modality: str, memory, items):
+    """Log-probability of items [B, G] divided by the length of their IDs, each ID by teacher forcing; [B, G]."""
+    codes = model.tables[modality].codes[items]
+    return sequence_log_probs(model.network, model.vocabulary, modality, memory, codes, trained=model.softmax_trie(modality))

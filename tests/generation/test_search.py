@@ -5,7 +5,7 @@ import torch
 
 from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
-from recbole_macrec.generation.decoding.fusion import BELOW_ALL_RANKED, fuse_official, fuse_rescored, score_matrix
+from recbole_macrec.generation.decoding.fusion import BELOW_ALL_RANKED, fuse_official, score_matrix
 from recbole_macrec.generation.decoding.search import Ranking, beam_search, sequence_log_probs
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
@@ -160,14 +160,6 @@ def test_ranking_of_a_matrix():
     ranking = ranking_of(torch.tensor([[0.0, -2.0, -1.0, -2.0, -torch.inf]]))
     assert ranking.items.tolist() == [[2, 1, 3, 0]]
     assert ranking.scores.tolist() == [[-1.0, -2.0, -2.0, -torch.inf]]
-
-
-def test_rescored_fusion_by_hand():
-    candidates = torch.tensor([[5, 2, 4, 0]])
-    first, second = torch.tensor([[-1.0, -2.0, -0.5, -0.1]]), torch.tensor([[-1.0, -0.5, -1.5, -0.1]])
-    fused = fuse_rescored("mean", candidates, [first, second], [3, 3])
-    assert fused.items.tolist() == [[4, 5, 2, 0]]  # -1.0, -1.0, -1.25: equal scores in item order
-    assert fused.scores[0, :3].tolist() == [-1.0, -1.0, -1.25] and fused.scores[0, 3].isneginf()
 
 
 def test_official_fusion_by_hand():

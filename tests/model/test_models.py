@@ -9,7 +9,15 @@ from recbole.data.interaction import Interaction
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_trainer
 from recbole.utils.case_study import full_sort_topk
-from small_models import ITEMS, SMALL, PauseAfter, batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
+from small_models import (  # noqa: F401  data_path is a fixture
+    ITEMS,
+    SMALL,
+    PauseAfter,
+    batch_of,
+    data_path,
+    prepare,
+    scores_one_by_one,
+)
 
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
@@ -116,7 +124,7 @@ def test_per_user_training_learns_and_resumes(name, options, data_path):
         assert torch.equal(rankings["certified"][m].items[:, :10], exact.items[:, :10])
         if m != "fused":
             with torch.no_grad():
-                scores = model.ranker.exact_scores(m, model.encode_history(m, model.histories(users)), exact.items)
+                scores = scores_one_by_one(model, m, model.encode_history(m, model.histories(users)), exact.items)
             torch.testing.assert_close(scores, exact.scores, atol=1e-5, rtol=0)
 
 
@@ -135,7 +143,7 @@ def test_predict_returns_the_exact_score(name, data_path):
         expected = torch.zeros(len(users))
         for m in model.modalities:
             memory = model.encode_history(m, model.histories(users))
-            scores = model.ranker.exact_scores(m, memory, torch.arange(1, ITEMS + 1).expand(len(users), -1))
+            scores = scores_one_by_one(model, m, memory, torch.arange(1, ITEMS + 1).expand(len(users), -1))
             expected += scores.gather(1, users["item_id"].unsqueeze(1) - 1)[:, 0] / len(model.modalities)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 

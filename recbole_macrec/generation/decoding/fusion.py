@@ -69,20 +69,6 @@ def fuse_scores(rule: str, scores: Sequence[torch.Tensor], levels: Sequence[int]
     return (total - math.log(len(scores))) * (len(levels) / sum(levels))
 
 
-def fuse_rescored(
-    rule: str, candidates: torch.Tensor, scores: Sequence[torch.Tensor], levels: Sequence[int], tokenizations: int = 1
-) -> Ranking:
-    """Fuse by exact scores: order the candidates of all lists by :func:`fuse_scores`.
-
-    Args:
-        candidates: int64 [B, R], distinct items of each user, padded with 0.
-        scores: their exact length-normalised log-probabilities in each modality, [B, R].
-    """
-    fused = fuse_scores(rule, scores, levels, tokenizations).masked_fill(candidates == 0, -torch.inf)
-    candidates, order = candidates.sort(dim=1, stable=True)  # equal scores in item order
-    return best_of(candidates, fused.gather(1, order), candidates.shape[1])
-
-
 def score_matrix(ranking: Ranking, n_items: int) -> torch.Tensor:
     """Scores of all items whose order is the ranking.
 

@@ -13,8 +13,8 @@ from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder, Ca
 from recbole_macrec.generation.decoding.certified import certified_rankings
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.exact import exact_rankings
-from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_rescored, fuse_scores
-from recbole_macrec.generation.decoding.search import Ranking, beam_search, best_of, sequence_log_probs
+from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_scores
+from recbole_macrec.generation.decoding.search import Ranking, beam_search, best_of
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.decoding.weighted import distinct, fused_scores
@@ -165,10 +165,13 @@ class Ranker:
         rankings = {m: beam_search(decoders[m], memory, eligible.beams, eligible.excluded) for m, memory in memories.items()}
         if o.decode == "fused":
             return rankings | self._rank_candidates(rankings, decoders, memories, eligible)
-        fused = fuse_official(list(rankings.values()), self.n_items)
-        if o.fusion != "official":
-            scores = [self.exact_scores(m, memory, fused.items) for m, memory in memories.items()]
-            fused = fuse_rescored(o.fusion, fused.items, scores, self._levels(), o.tokenizations)
+        fused = next(iter(rankings.values()))
+        if len(rankings) > 1 and o.fusion == "official":
+            fused = fuse_official(list(rankings.values()), self.n_items)
+        elif len(rankings) > 1:
+            candidates = distinct(torch.cat([ranking.items for ranking in rankings.values()], dim=1))
+            scores = self._generative_scores(decoders, memories, candidates)
+            fused = best_of(candidates, scores, candidates.shape[1])  # equal scores in item order
         return rankings | {"fused": fused}
 
     def _rank_candidates(
@@ -208,13 +211,6 @@ class Ranker:
         if isinstance(self.network, DecoderOnly):
             return CausalTrieDecoder(self.network, self.vocabulary, modality, trie, trained)
         return TrieDecoder(self.network, self.vocabulary, modality, trie, visits, trained)
-
-    def exact_scores(self, modality: str, memory: AnyMemory, items: torch.Tensor) -> torch.Tensor:
-        """Log-probability of items [n, G] divided by the length of their IDs; [n, G]."""
-        table = self.tables[modality]
-        prior = None if table.prior is None else table.prior[items]
-        trained = self.softmax_tries[modality]
-        return sequence_log_probs(self.network, self.vocabulary, modality, memory, table.codes[items], prior, trained)
 
     def item_scores(self, histories: Histories, items: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """Exact scores of given items [B, G], fused over the modalities; see :func:`fuse_scores`.
