@@ -16,7 +16,7 @@ from recbole_macrec.config.schema.models import MODELS, AnyModelOptions
 from recbole_macrec.config.schema.network import NetworkOptions, SizeOptions
 from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOptions
 from recbole_macrec.config.schema.recbole import RecBoleOptions
-from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
+from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions, TokenizationOptions
 from recbole_macrec.config.schema.text_to_text import TextOptions
 from recbole_macrec.config.schema.training import TrainingOptions
 from recbole_macrec.utils.files import atomic_write
@@ -34,7 +34,7 @@ paper or its released code, if known. This page is written by `python -m recbole
 GROUPS: list[tuple[str, list[type[Options]]]] = [
     ("RecBole and the protocol", [RecBoleOptions]),
     ("Datasets and item features", [FeatureOptions]),
-    ("Semantic IDs", [SemanticIDOptions]),
+    ("Semantic IDs", [SemanticIDOptions, TokenizationOptions]),
     ("Training", [TrainingOptions]),
     ("Network", [SizeOptions, NetworkOptions]),
     ("Ranking", [PrecisionOptions, RankingOptions]),

@@ -57,13 +57,14 @@ class GenerativeRecommender(WindowedRecommender):
     The network is T5 or a decoder-only transformer; both encode a history as a memory and predict codes from it. With
     ``dense_head`` the decoder-only network also scores the whole catalogue (dense_head.py).
 
-    With several tokenizations of the items, every training window is written in one of them, drawn at random. Each has tokens
-    of its own, as code numbers of different quantizers have no common meaning. The score
-    of an item in a modality is the mean of its log-probabilities in all tokenizations.
+    With several tokenizations of the items, every training window is written in one of them, drawn at random; in the last
+    ``tokenization_tuning`` epochs in the first one. Each has tokens of its own, as code numbers of different quantizers have no
+    common meaning. The score of an item in a modality is the mean of its log-probabilities in the ranked tokenizations.
 
     Attributes:
         modalities: names of the modalities.
         tokenizations: for each tokenization, the names of its IDs in the modalities.
+        n_trained: number of tokenizations, the first ones, from which one is drawn for each training window.
     """
 
     recommender_class: type  # Recommender; set by plugin.py
@@ -74,6 +75,7 @@ class GenerativeRecommender(WindowedRecommender):
         self.modalities = list(dict.fromkeys(map(modality_of, ids.modalities)))
         count = len(ids.modalities) // len(self.modalities)
         self.tokenizations = [[tokenization_name(m, number) for m in self.modalities] for number in range(count)]
+        self.n_trained, self.tuning_epochs = count, config["tokenization_tuning"] or 0  # None in old checkpoints
         self.sequence_tasks, self.item_tasks = self.tasks(config)
         self.item_task_ratio = config["item_task_ratio"]
         self.cross_task_ratio = config["cross_task_ratio"]
@@ -87,11 +89,16 @@ class GenerativeRecommender(WindowedRecommender):
         self.ranking = RankingSettings(
             decode=config["decode"],
             fusion="mean" if count > 1 and len(self.modalities) == 1 else config["fusion"],
-            tokenizations=count,
+            tokenizations=config["ranked_tokenizations"] or count,
             beams=config["num_beams"],
             top=max(as_list(config["topk"]), default=0),
             certified_rows=config["certified_rows"],
         )
+        if self.ranking.tokenizations > 1 and self.ranking.decode == "certified":
+            self.logger.warning(
+                f"decode is certified and {self.ranking.tokenizations} tokenizations are ranked, which is slow; set decode to "
+                "beam, or ranked_tokenizations to 1."
+            )
         prompt_length = config["prompt_length"]
         kinds = ["sequence", "item"] if self.aligns_items else ["sequence"]
         self.prompt_per_task = config["prompt"] == "task"
@@ -141,6 +148,10 @@ class GenerativeRecommender(WindowedRecommender):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
+    def before_epoch(self, epoch: int, resumed: bool = False) -> None:
+        tuning = self.tuning_epochs and epoch >= self.config["epochs"] - self.tuning_epochs
+        self.n_trained = 1 if tuning else len(self.tokenizations)
+
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
         """See :class:`WindowedRecommender`. The loss is the cross-entropy averaged over levels and over samples of all tasks.
 
@@ -154,7 +165,7 @@ class GenerativeRecommender(WindowedRecommender):
             return self._interleaved_parts(windows, items)
         for tasks, subset in split_by_tasks(windows, self.sequence_tasks, self.cross_task_ratio):
             samples += subset.n_targets() * len(tasks)
-            for number, written in split_by_tokenization(subset, len(self.tokenizations)):
+            for number, written in split_by_tokenization(subset, self.n_trained):
                 named = in_tokenization(tasks, number)
                 for rows in self._batch_parts(written.length - 1):
                     part = written.rows(rows)
@@ -170,7 +181,7 @@ class GenerativeRecommender(WindowedRecommender):
         """The loss of the items [N] in a tokenization drawn at random."""
         if not len(items):
             return []
-        return [partial(self._item_loss, items, samples, int(drawn_tokenizations(1, len(self.tokenizations))))]
+        return [partial(self._item_loss, items, samples, int(drawn_tokenizations(1, self.n_trained)))]
 
     def _interleaved_parts(self, windows: Windows, items: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
         """The loss of histories of interleaved blocks instead of the sequence tasks, and the loss of the items [N].
@@ -180,7 +191,7 @@ class GenerativeRecommender(WindowedRecommender):
         count = len(self.modalities)
         samples = len(items) * len(self.item_tasks) + windows.n_targets() * (1 + self.second_block_weight * (count - 1))
         parts = self._item_parts(items, samples)
-        for number, written in split_by_tokenization(windows, len(self.tokenizations)):
+        for number, written in split_by_tokenization(windows, self.n_trained):
             order = random_orders(written.items, count)
             for rows in reversed(self._batch_parts(written.length)):  # longest first
                 part = written.rows(rows)
@@ -318,21 +329,32 @@ class GenerativeRecommender(WindowedRecommender):
         return self.network.read(rows, len(front) + length * levels, self.group_overhead, len(front), levels)
 
     def encode_histories(self, histories: Histories) -> dict[str, Memory | CausalMemory]:
-        """Encode the histories of B users; modality -> the memory from which its codes are predicted."""
+        """Encode the histories of B users in the ranked tokenizations.
+
+        Returns:
+            modality -> the memory from which its codes are predicted; the tokenizations of a modality one after the other.
+        """
         if self.interleaved:  # all modalities of a tokenization share one memory
-            shared = {names[0]: self.encode_history(names[0], histories) for names in self.tokenizations}
-            return {m: shared[names[0]] for names in self.tokenizations for m in names}
-        return {m: self.encode_history(m, histories) for m in self.tables}
+            ranked = self.tokenizations[: self.ranking.tokenizations]
+            memories = [self.encode_history(names[0], histories) for names in ranked]
+            shared = {m: memory for names, memory in zip(ranked, memories) for m in names}
+            return {m: shared[m] for m in self._ranked_tables()}
+        return {m: self.encode_history(m, histories) for m in self._ranked_tables()}
 
     # -- ranking -----------------------------------------------------------------------------------------------------
 
     @property
     def ranker(self) -> Ranker:
         """The ranker of the model with its present weights and options."""
-        tries = {m: self.softmax_trie(m) for m in self.tables}
-        tables = dict(self.tables.items())
+        tables = self._ranked_tables()
+        tries = {m: self.softmax_trie(m) for m in tables}
         dense = None if self.dense_head is None else DenseScores(self.dense_log_probs, self.dense_head.share)
         return Ranker(self.network, self.vocabulary, tables, tries, self.encode_histories, self.ranking, self.budget, dense)
+
+    def _ranked_tables(self) -> dict[str, IDTable]:
+        """The IDs of the tokenizations that are ranked; the tokenizations of a modality one after the other."""
+        ranked = {m for names in self.tokenizations[: self.ranking.tokenizations] for m in names}
+        return {m: table for m, table in self.tables.items() if m in ranked}
 
     def dense_log_probs(self, memories: Mapping[str, Memory | CausalMemory]) -> torch.Tensor:
         """Log-probabilities [B, n_items] of all items by the dense head, from the encoded histories of B users."""

@@ -1,5 +1,6 @@
 """``tokenizations: K``: every training sequence is written in one of K tokenizations, and ranking takes the mean over all."""
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -8,12 +9,22 @@ import torch.nn.functional as F
 from conftest import TINY
 from recbole.config import Config
 from recbole.quick_start import load_data_and_model
-from small_models import ITEMS, PauseAfter, batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
+from small_models import (  # noqa: F401  data_path is a fixture
+    ITEMS,
+    PauseAfter,
+    batch_of,
+    data_path,
+    prepare,
+    scores_one_by_one,
+)
 
 from recbole_macrec import Recommender, UserError
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.generation.decoding.causal_decoder import CausalTrieDecoder
 from recbole_macrec.generation.decoding.fusion import fuse_scores
+from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.windows import Target, Windows
+from recbole_macrec.trainer.callbacks import TrainingCallback
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 SEVERAL = {"tokenizations": 3, "network": "decoder_only", "training": "per_user", "output": "trie", "quantizer": "rq_kmeans",
@@ -67,6 +78,80 @@ def test_scores_are_the_mean_over_all_tokenizations(data_path):  # noqa: F811
         assert other["item"].tolist() == found.groupby("user").head(10).index.get_level_values("item").tolist()
 
 
+def mean_scores(model, users, fusion: str = "mean"):
+    """Scores [B, ITEMS] of all items, each ID scored on its own in every ranked tokenization of every modality."""
+    items, memories = torch.arange(1, ITEMS + 1).expand(len(users), -1), model.encode_histories(model.histories(users))
+    count = model.ranking.tokenizations
+    scores = {name: scores_one_by_one(model, name, memory, items) for name, memory in memories.items()}
+    names = [names[i] for i in range(len(model.modalities)) for names in model.tokenizations[:count]]
+    return fuse_scores(fusion, [scores[name] for name in names], [model.tables[name].levels for name in names], count)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name, options", [("TIGER", TIGER), ("MACRec", BOTH)], ids=["TIGER", "MACRec"])
+def test_beam_search_ranks_what_any_tokenization_finds_by_the_scores_in_all(name, options, data_path):  # noqa: F811
+    """An item that the beams of one tokenization miss is scored in it too; items that all miss follow in item order."""
+    _, model, _, loaders = prepare(name, data_path, **options, num_beams=4, topk=[1, 4])
+    model.eval()
+    users, fusion = batch_of(loaders[2]), options.get("fusion", "mean")
+    rankings, scores, expected = model.rank(users), model.full_sort_predict(users), mean_scores(model, users, fusion)
+    assert scores.isfinite().all()
+    missed = 0
+    for user, fused in enumerate(rankings["fused"].items.tolist()):
+        lists = [set(rankings[m].items[user].tolist()) for m in model.tables]
+        found = set.union(*lists)
+        missed += sum(len(found - own) for own in lists)
+        ordered = sorted(found, key=lambda item: -float(expected[user, item - 1]))
+        assert set(fused) - {0} == found and fused[: len(found)] == ordered
+        absent = [item for item in range(1, ITEMS + 1) if item not in found]
+        assert scores[user].argsort(descending=True).tolist() == [*ordered, *absent, 0]
+        own = rankings["fused"].scores[user, : len(found)]
+        torch.testing.assert_close(own, expected[user, torch.tensor(ordered) - 1], atol=1e-5, rtol=0)
+    assert missed
+
+
+@torch.no_grad()
+def test_beam_search_decodes_every_prefix_of_the_candidates_once(data_path, monkeypatch):  # noqa: F811
+    _, model, _, loaders = prepare("TIGER", data_path, **TIGER, num_beams=4, topk=[1, 4])
+    model.eval()
+    step, decoded = CausalTrieDecoder.step, []
+
+    def counted(self, level, nodes, *rest):
+        decoded.append(nodes.numel())
+        return step(self, level, nodes, *rest)
+
+    monkeypatch.setattr(CausalTrieDecoder, "step", counted)
+    monkeypatch.setattr(DecoderOnly, "decode", None)  # which decodes ID by ID
+    user, levels = loaders[2]._dataset[np.array([5])], model.tables["text"].levels
+    candidates = model.rank(user)["fused"].items[0]
+    prefixes = sum(len(np.unique(table.codes[candidates, :level], axis=0)) for table in model.tables.values()
+                   for level in range(levels))  # fmt: skip
+    assert prefixes < sum(decoded) <= prefixes + len(model.tables) * (1 + 4 * (levels - 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("decode", ["beam", "exact", "certified"])
+def test_tokenizations_of_mixed_histories_are_averaged_before_the_modalities_are_fused(decode, data_path):  # noqa: F811
+    options = {**BOTH, "history": "both", "collision": "reassign", "decode": decode, "num_beams": ITEMS}
+    _, model, _, loaders = prepare("MACRec", data_path, **options)
+    model.eval()
+    users = batch_of(loaders[2])
+    items, scores = (column[:, :10] for column in model.rank(users)["fused"])
+    expected = mean_scores(model, users, "lse")
+    torch.testing.assert_close(scores, expected.topk(10).values, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores, expected.gather(1, items - 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("options, warnings", [
+    ({"decode": "certified"}, 1), ({"decode": "beam"}, 0), ({"decode": "certified", "ranked_tokenizations": 1}, 0),
+])  # fmt: skip
+def test_certified_ranking_of_several_tokenizations_warns(options, warnings, data_path, monkeypatch):  # noqa: F811
+    messages = []
+    monkeypatch.setattr(logging.getLogger(), "warning", lambda message, *rest: messages.append(message))
+    prepare("TIGER", data_path, **TIGER, **options)
+    assert sum("decode is certified and 3 tokenizations are ranked" in message for message in messages) == warnings
+
+
 def test_a_modality_has_the_mean_of_its_tokenizations_before_the_modalities_are_fused():
     text, image = [torch.tensor([-1.0]), torch.tensor([-3.0])], [torch.tensor([-2.0]), torch.tensor([-6.0])]
     assert fuse_scores("mean", [*text, *image], [2, 2, 4, 4], 2).tolist() == [(-2.0 - 4.0) / 2]
@@ -97,10 +182,51 @@ def test_the_loss_is_that_of_every_sequence_in_its_drawn_tokenization(data_path)
     assert loss(3) == loss(3) and loss(3) != loss(4)
 
 
+TUNED = {"tokenization_tuning": 1, "ranked_tokenizations": 1}
+
+
+class TokenizationsOfEpochs(TrainingCallback):
+    """Records the IDs that each epoch trains."""
+
+    def __init__(self, model):
+        self.trained: list[set[str]] = []
+        cross_entropy = model._cross_entropy
+        model._cross_entropy = lambda name, *rest: self.trained[-1].add(name) or cross_entropy(name, *rest)
+
+    def on_epoch_begin(self, trainer, epoch, train_data):
+        self.trained.append(set())
+
+
+@pytest.mark.parametrize("options", [{}, {"history": "both"}], ids=["single", "mixed"])
+def test_the_last_epochs_train_the_first_tokenization_only(options, data_path):  # noqa: F811
+    _, model, trainer, (train, _, _) = prepare("MACRec", data_path, **BOTH, **options, epochs=4, tokenization_tuning=2)
+    recorder = TokenizationsOfEpochs(model)
+    trainer.callbacks.append(recorder)
+    trainer.fit(train)
+    assert recorder.trained == [set(model.tables)] * 2 + [{"text", "image"}] * 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("decode", ["beam", "exact", "certified"])
+@pytest.mark.parametrize("name, options", [("TIGER", TIGER), ("MACRec", BOTH)], ids=["TIGER", "MACRec"])
+def test_only_ranked_tokenizations_are_ranked(name, options, decode, data_path):  # noqa: F811
+    options = {**options, "num_beams": ITEMS, "decode": decode}
+    _, model, _, loaders = prepare(name, data_path, **options, ranked_tokenizations=2)
+    model.eval()
+    users, expected = batch_of(loaders[2]), {}
+    for count in (1, 2, 3):
+        other = model.with_ranking(tokenizations=count)
+        rankings, expected[count] = other.rank(users), mean_scores(other, users, options.get("fusion", "mean"))
+        assert set(rankings) == {"fused", *(name for names in model.tokenizations[:count] for name in names)}
+        torch.testing.assert_close(rankings["fused"].scores[:, :10], expected[count].topk(10).values, atol=1e-5, rtol=0)
+    target = users["item_id"].unsqueeze(1) - 1
+    torch.testing.assert_close(model.predict(users), expected[2].gather(1, target)[:, 0], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name, options", [
-    ("TIGER", TIGER), ("MACRec", BOTH), ("MACRec", {**BOTH, "history": "both"}),
-    ("TIGER", {**TIGER, "network": "encoder_decoder"}),
-], ids=["TIGER", "MACRec", "history", "encoder_decoder"])  # fmt: skip
+    ("TIGER", TIGER), ("TIGER", {**TIGER, **TUNED}), ("MACRec", BOTH), ("MACRec", {**BOTH, "history": "both"}),
+    ("MACRec", {**BOTH, **TUNED, "fusion": "official"}), ("TIGER", {**TIGER, "network": "encoder_decoder"}),
+], ids=["TIGER", "TIGER tuned", "MACRec", "history", "MACRec tuned", "encoder_decoder"])  # fmt: skip
 def test_training_resumes_saves_and_loads(name, options, data_path, tmp_path):  # noqa: F811
     def run(**more):
         _, model, trainer, loaders = prepare(name, data_path, **options, decode="certified", epochs=2, **more)
@@ -111,12 +237,13 @@ def test_training_resumes_saves_and_loads(name, options, data_path, tmp_path):  
     losses, result = trainer.train_loss_dict, trainer.evaluate(test)
     assert losses[1] < losses[0]
     _, paused, (train, valid, _) = run()
-    paused.callbacks.append(PauseAfter(0.5))
+    paused.callbacks.append(PauseAfter(1.5 if "tokenization_tuning" in options else 0.5))
     with pytest.raises(Paused):
         paused.fit(train, valid)
     _, resumed, (train, valid, test) = run(resume=paused._last_file())
     resumed.fit(train, valid)
-    assert resumed.train_loss_dict == losses and resumed.evaluate(test) == result
+    trained = resumed.train_loss_dict  # of the epochs since the resumed one
+    assert trained == {epoch: losses[epoch] for epoch in trained} and 1 in trained and resumed.evaluate(test) == result
 
     _, loaded, _, _, _, test = load_data_and_model(trainer.saved_model_file)
     best = batch_of(test)
@@ -170,6 +297,9 @@ def test_tokenizations_are_no_modalities(data_path):  # noqa: F811
 
 @pytest.mark.parametrize("name, options, message", [
     ("MACRec", {"fusion": "official"}, "tokenizations is 3 and fusion is official, .*; set fusion to lse or mean"),
+    ("TIGER", {"tokenizations": 1, "tokenization_tuning": 2}, "tokenization_tuning is 2 and tokenizations is 1; set"),
+    ("TIGER", {"tokenization_tuning": 5, "epochs": 5}, "tokenization_tuning is 5 and epochs is 5, .*; expected fewer"),
+    ("TIGER", {"ranked_tokenizations": 4}, "ranked_tokenizations is 4 and tokenizations is 3; expected at most 3"),
     ("TIGER", {"tokenizations": 0}, "tokenizations is 0; expected a whole number from 1 to 64"),
     ("MMGRec", {"network": "encoder_decoder", "training": "per_target"}, "tokenizations is 3; expected 1"),
     ("SASRecPerUser", {}, "tokenizations is 3; expected 1"),

@@ -27,7 +27,7 @@ from recbole_macrec.config.schema.general import GENERAL
 from recbole_macrec.config.schema.network import NetworkOptions, SizeOptions
 from recbole_macrec.config.schema.protocol import PROTOCOL, AnyModelOptions
 from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOptions
-from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
+from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions, TokenizationOptions
 from recbole_macrec.config.schema.text_to_text import InstructionOptions, TextOptions, VisualOptions
 from recbole_macrec.config.schema.training import TrainingOptions
 from recbole_macrec.errors import UserError
@@ -75,7 +75,9 @@ def _check_ranked_items(options: Any) -> None:
         )
 
 
-class _GenerativeOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, NetworkOptions, RankingOptions):
+class _GenerativeOptions(
+    AnyModelOptions, SemanticIDOptions, TokenizationOptions, TrainingOptions, NetworkOptions, RankingOptions
+):
     @model_validator(mode="after")
     def _check_attention(self) -> "_GenerativeOptions":
         if (self.training, self.network, self.encoder_attention) == ("per_user", "encoder_decoder", "bidirectional"):
@@ -120,6 +122,26 @@ class _GenerativeOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, Ne
         return self
 
     @model_validator(mode="after")
+    def _check_tuning(self) -> "_GenerativeOptions":
+        count = self.tokenizations or 1
+        if self.tokenization_tuning and count == 1:
+            raise UserError(
+                f"tokenization_tuning is {self.tokenization_tuning} and tokenizations is 1; set tokenizations to 2 or more, or "
+                "tokenization_tuning to 0."
+            )
+        if self.tokenization_tuning and self.tokenization_tuning >= self.epochs:
+            raise UserError(
+                f"tokenization_tuning is {self.tokenization_tuning} and epochs is {self.epochs}, so no epoch trains all "
+                "tokenizations; expected fewer than epochs."
+            )
+        if (self.ranked_tokenizations or 1) > count:
+            raise UserError(
+                f"ranked_tokenizations is {self.ranked_tokenizations} and tokenizations is {count}; expected at most {count}, "
+                "or None for all."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_ranking(self) -> "_GenerativeOptions":
         _check_ranked_items(self)
         return self
@@ -149,10 +171,10 @@ class _MQL4GRecOptions(GenerativeOptions, ExplicitOptions):
 
     @model_validator(mode="after")
     def _check_tokenizations(self) -> "_MQL4GRecOptions":
-        if (self.tokenizations or 1) > 1 and self.fusion == "official":
+        if (self.ranked_tokenizations or self.tokenizations or 1) > 1 and self.fusion == "official":
             raise UserError(
                 f"tokenizations is {self.tokenizations} and fusion is official, a rule for one ranking per modality; set "
-                "fusion to lse or mean, or tokenizations to 1."
+                "fusion to lse or mean, or ranked_tokenizations to 1."
             )
         return self
 
@@ -209,6 +231,7 @@ MMGRecOptions: Any = derive(
         "d_kv": 64, "encoder_layers": 2, "decoder_layers": 2,
     },
     types={"network": Literal["encoder_decoder"], "training": Literal["per_target"], "tokenizations": Literal[1],
+           "tokenization_tuning": Literal[0], "ranked_tokenizations": Literal[None],
            "dense_head": Literal[False], "decode": Literal["beam", "certified", "exact"]},
 )  # fmt: skip
 

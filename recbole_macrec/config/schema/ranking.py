@@ -18,8 +18,9 @@ class RankingOptions(PrecisionOptions):
     decode: Literal["beam", "certified", "exact", "fused"] = option(
         "beam",
         "beam: the items that the beams find; exact: all items by log-probability; certified: the first max(topk) items of "
-        "exact, from the prefixes that can lead to them; fused: the num_beams best items of every modality and of the "
-        "dense_head, by a weighted sum of both scores whose weight is chosen on the validation data",
+        "exact, from the prefixes that can lead to them, which are many with several tokenizations; fused: the num_beams best "
+        "items of every modality and of the dense_head, by a weighted sum of both scores whose weight is chosen on the "
+        "validation data",
         "beam",
     )
     certified_rows: Positive = option(

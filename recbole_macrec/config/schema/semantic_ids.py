@@ -39,7 +39,8 @@ class SemanticIDOptions(Options):
     tokenizations: Annotated[Positive, Field(le=64)] = option(
         1, "Number of semantic IDs of an item in each modality: published ones (semantic_ids/<modality>@2.json, ...), or "
         "learnt with the seeds semantic_id_seed, semantic_id_seed + 1, ... Every training sequence is written in one of them, "
-        "drawn at random, and the score of an item is the mean of its log-probabilities in all", 1)
+        "drawn at random, and the score of an item is the mean of its log-probabilities in all; decode: beam ranks by it at an "
+        "affordable cost", 1)
     quantizer: Annotated[Text, OneOf("quantizer")] = option(
         "cross_modal_rqvae",
         "Quantizer; None: cross_modal_rqvae for several modalities with an ID each, else rqvae",
@@ -126,3 +127,12 @@ class SemanticIDOptions(Options):
 
 
 SemanticIDOptions.optional = frozenset(SemanticIDOptions.model_fields)
+
+
+class TokenizationOptions(Options):
+    """Use of several tokenizations by a generative model."""
+
+    tokenization_tuning: Count = option(
+        0, "Number of last epochs that train the first of several tokenizations only; rank by it with ranked_tokenizations: 1")
+    ranked_tokenizations: Positive | None = option(
+        None, "Tokenizations whose log-probabilities are averaged in ranking: the first ones; None: all")
