@@ -3,7 +3,8 @@
 Shapes: U users, N items, F width of all features together, d embedding size, f width of projected features, B batch, J
 negatives of an interaction, E training interactions, K environments.
 """
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class InvRL(PairwiseRecommender):
         sum over (u, i) of (1 + beta_ui) bce(s_ui, 1) + mean_j (1 + beta_uj) bce(s_uj, 0)
             + reg_weight (|P|^2 + |Q|^2) + feature_reg_weight (|W|^2 + |b|^2).
 
-    The negative that RecBole draws is not used. The learnt mask is part of a checkpoint.
+    The negative that RecBole draws is not used. The mask, learnt or unfinished, is part of a checkpoint.
     """
 
     options = InvRLOptions
@@ -87,6 +88,7 @@ class InvRL(PairwiseRecommender):
         self.backbone = self._new_backbone()
         self.register_buffer("mask", torch.ones(self.x.shape[1]))  # m
         self.register_buffer("mask_is_learnt", torch.tensor(False))
+        self.learning: MaskLearning | None = None
 
     def _new_backbone(self) -> Backbone:
         return Backbone(self.n_users, self.n_items, self.x.shape[1], self.width, self.projected)
@@ -127,63 +129,80 @@ class InvRL(PairwiseRecommender):
 
     # -- the mask ----------------------------------------------------------------------------------------------------
 
-    def before_epoch(self, epoch: int, resumed: bool = False) -> None:
-        if not self.mask_is_learnt:
-            self.mask.copy_(self.learn_mask())
-            self.mask_is_learnt.fill_(True)
-
-    def learn_mask(self) -> Tensor:
-        """Steps 1 and 2; returns m [F]."""
+    def long_preparation(self) -> Iterator[None]:
+        """Steps 1 and 2, which set the mask; training can pause after every part of them."""
+        if self.mask_is_learnt:
+            return
+        if self.learning is None:
+            self.learning = MaskLearning(self._new_backbone().to(self.x.device), torch.zeros_like(self.mask))
+        learning, rounds = self.learning, self.settings["mask_rounds"]
         ends = self.interactions.nonzero()
         user, item = (torch.from_numpy(end.astype(np.int64)).to(self.x.device) for end in ends)  # [E]
-        backbone = self._new_backbone().to(self.x.device)
-        self._train(backbone, backbone.parameters(), user, item, self.settings["pretrain_epochs"], torch.zeros_like(self.mask))
-        environment = torch.randint(self.settings["n_environments"], user.shape, device=user.device)
-        mask = torch.zeros_like(self.mask)
-        weights = {name: self.settings[name] for name in ("gradient_weight", "mask_weight")}
-        for number in range(self.settings["mask_rounds"]):
-            environment = self.environments(backbone, user, item, environment, mask)
-            mask = self.fit_mask(backbone, user, item, environment, **weights)
-            weights = {name: GROWTH * weight for name, weight in weights.items()}
-            sizes = environment.bincount(minlength=self.settings["n_environments"]).tolist()
-            self.logger.info(f"InvRL, round {number + 1} of the mask: environments of {sizes} interactions, mask from "
-                             f"{mask.min():.3f} to {mask.max():.3f}")
-        return mask if self.settings["mask_rounds"] else torch.ones_like(mask)
+        if learning.environment is None:
+            yield from self._pretrain(learning, user, item)
+            learning.environment = torch.randint(self.settings["n_environments"], user.shape, device=user.device)
+        while learning.rounds < rounds:
+            yield from self.update_environments(learning, user, item)
+            yield from self.fit_mask(learning, user, item)
+            learning.rounds, learning.updates, learning.epochs = learning.rounds + 1, 0, 0
+            sizes = learning.environment.bincount(minlength=self.settings["n_environments"]).tolist()
+            self.logger.info(f"InvRL, round {learning.rounds} of the mask: environments of {sizes} interactions, mask from "
+                             f"{learning.mask.min():.3f} to {learning.mask.max():.3f}")
+        if rounds:
+            self.mask.copy_(learning.mask)
+        self.mask_is_learnt.fill_(True)
+        self.learning = None
 
-    def _train(
-        self, backbone: Backbone, weights: Iterable[nn.Parameter], user: Tensor, item: Tensor, epochs: int, mask: Tensor
-    ) -> None:
-        """Train ``weights`` of a backbone on the interactions, with all features.
+    def preparation_state(self) -> dict:
+        return self.learning.state() if self.learning else {}
+
+    def load_preparation_state(self, state: dict) -> None:
+        backbone = self._new_backbone().to(self.x.device)
+        self.learning = MaskLearning.from_state(state, backbone, self.learning_rate) if state else None
+
+    def _pretrain(self, learning: "MaskLearning", user: Tensor, item: Tensor) -> Iterator[None]:
+        """Step 1."""
+        weights, no_mask = list(learning.backbone.parameters()), torch.zeros_like(self.mask)
+        learning.optimizer = learning.optimizer or torch.optim.Adam(weights, lr=self.learning_rate)
+        while learning.epochs < self.settings["pretrain_epochs"]:
+            self._train_epoch(learning.backbone, weights, learning.optimizer, user, item, no_mask)
+            learning.epochs += 1
+            yield
+        learning.optimizer, learning.epochs = None, 0
+
+    def _train_epoch(
+        self, backbone: Backbone, weights: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, user: Tensor, item: Tensor,
+        mask: Tensor,
+    ) -> None:  # fmt: skip
+        """Train ``weights`` of a backbone once on the interactions, with all features.
 
         The penalty environment_l1 * mean |W * m| keeps an environment from reading what ``mask`` [F] keeps.
         """
-        weights = list(weights)
-        optimizer = torch.optim.Adam(weights, lr=self.learning_rate)
-        for _ in range(epochs):
-            for rows in torch.randperm(len(user)).to(user.device).split(self.batch_size):
-                loss = self.batch_loss(backbone, self.x, user[rows], item[rows]) + self.norms(backbone)
-                loss = loss + self.settings["environment_l1"] * (backbone.project.weight * mask).abs().mean()
-                for weight, gradient in zip(weights, torch.autograd.grad(loss, weights)):
-                    weight.grad = gradient
-                optimizer.step()
+        for rows in torch.randperm(len(user)).to(user.device).split(self.batch_size):
+            loss = self.batch_loss(backbone, self.x, user[rows], item[rows]) + self.norms(backbone)
+            loss = loss + self.settings["environment_l1"] * (backbone.project.weight * mask).abs().mean()
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights)):
+                weight.grad = gradient
+            optimizer.step()
 
-    def environments(self, backbone: Backbone, user: Tensor, item: Tensor, environment: Tensor, mask: Tensor) -> Tensor:
-        """Assign each interaction to the environment whose projection gives it the highest score; int64 [E]."""
-        for _ in range(self.settings["environment_updates"]):
-            scores = []
-            for k in range(self.settings["n_environments"]):
-                rows = environment == k
-                for weight in backbone.project.parameters():
+    def update_environments(self, learning: "MaskLearning", user: Tensor, item: Tensor) -> Iterator[None]:
+        """Part (a) of a round: assign each interaction to the environment whose projection gives it the highest score."""
+        backbone, updates = learning.backbone, self.settings["environment_updates"]
+        weights = list(backbone.project.parameters())
+        while learning.updates < updates:
+            for k in range(len(learning.scores), self.settings["n_environments"]):
+                rows = learning.environment == k
+                for weight in weights:
                     nn.init.normal_(weight, std=INITIAL_STD)
-                epochs = self.settings["environment_epochs"]
-                self._train(backbone, backbone.project.parameters(), user[rows], item[rows], epochs, mask)
-                scores.append(self._scores(backbone, user, item))
-            chosen = torch.stack(scores).argmax(0)
-            moved = (chosen != environment).float().mean()
-            environment = chosen
-            if moved <= SETTLED:
-                break
-        return environment
+                optimizer = torch.optim.Adam(weights, lr=self.learning_rate)
+                for _ in range(self.settings["environment_epochs"]):
+                    self._train_epoch(backbone, weights, optimizer, user[rows], item[rows], learning.mask)
+                learning.scores.append(self._scores(backbone, user, item))
+                yield
+            chosen = torch.stack(learning.scores).argmax(0)
+            moved = (chosen != learning.environment).float().mean()
+            learning.environment, learning.scores = chosen, []
+            learning.updates = updates if moved <= SETTLED else learning.updates + 1
 
     @torch.no_grad()
     def _scores(self, backbone: Backbone, user: Tensor, item: Tensor) -> Tensor:
@@ -191,24 +210,76 @@ class InvRL(PairwiseRecommender):
         parts = zip(user.split(self.batch_size), item.split(self.batch_size))
         return torch.cat([(backbone.users[u] * items[i]).sum(1) for u, i in parts])
 
-    def fit_mask(self, backbone: Backbone, user: Tensor, item: Tensor, environment: Tensor, gradient_weight: float,
-                 mask_weight: float) -> Tensor:
-        """Part (b) of a round; returns m [F]."""
-        weight = backbone.project.weight  # W
-        nn.init.normal_(weight, std=INITIAL_STD)
-        nn.init.zeros_(backbone.project.bias)  # stays zero
-        mu = nn.Parameter(torch.zeros_like(self.mask))
-        optimizer = torch.optim.Adam([weight, mu], lr=self.learning_rate)
-        rows = [found for k in range(self.settings["n_environments"]) if len(found := (environment == k).nonzero()[:, 0])]
+    def fit_mask(self, learning: "MaskLearning", user: Tensor, item: Tensor) -> Iterator[None]:
+        """Part (b) of a round."""
+        backbone, weight = learning.backbone, learning.backbone.project.weight  # W
+        if learning.optimizer is None:
+            nn.init.normal_(weight, std=INITIAL_STD)
+            nn.init.zeros_(backbone.project.bias)  # stays zero
+            learning.mu = nn.Parameter(torch.zeros_like(self.mask))
+            learning.optimizer = torch.optim.Adam([weight, learning.mu], lr=self.learning_rate)
+        mu, growth = learning.mu, GROWTH**learning.rounds
+        gradient_weight, mask_weight = (growth * self.settings[name] for name in ("gradient_weight", "mask_weight"))
+        of_environments = [(learning.environment == k).nonzero()[:, 0] for k in range(self.settings["n_environments"])]
+        rows = [found for found in of_environments if len(found)]
         steps = -(-len(user) // (self.batch_size * len(rows)))
-        for _ in range(steps * self.settings["mask_epochs"]):
-            batches = [part[torch.randperm(len(part))[: self.batch_size].to(part.device)] for part in rows]
-            gates = (mu + 0.5 + GATE_NOISE * torch.randn_like(mu)).clamp(0, 1)
-            losses = [self.batch_loss(backbone, self.x * gates, user[batch], item[batch]) for batch in batches]
-            gradients = torch.stack([torch.autograd.grad(loss, weight, create_graph=True)[0] for loss in losses])  # [K, f, F]
-            spread = (gradients - gradients.mean(0)).square().sum(0)  # [f, F]
-            loss = torch.stack(losses).mean() + gradient_weight * (spread * (mu + 0.5)).square().sum()
-            loss = loss + mask_weight * mu.square().sum()
-            weight.grad, mu.grad = torch.autograd.grad(loss, [weight, mu])
-            optimizer.step()
-        return (mu.detach() + 0.5).clamp(0, 1)
+        while learning.epochs < self.settings["mask_epochs"]:
+            for _ in range(steps):
+                batches = [part[torch.randperm(len(part))[: self.batch_size].to(part.device)] for part in rows]
+                gates = (mu + 0.5 + GATE_NOISE * torch.randn_like(mu)).clamp(0, 1)
+                losses = [self.batch_loss(backbone, self.x * gates, user[batch], item[batch]) for batch in batches]
+                # [K, f, F]
+                gradients = torch.stack([torch.autograd.grad(loss, weight, create_graph=True)[0] for loss in losses])
+                spread = (gradients - gradients.mean(0)).square().sum(0)  # [f, F]
+                loss = torch.stack(losses).mean() + gradient_weight * (spread * (mu + 0.5)).square().sum()
+                loss = loss + mask_weight * mu.square().sum()
+                weight.grad, mu.grad = torch.autograd.grad(loss, [weight, mu])
+                learning.optimizer.step()
+            learning.epochs += 1
+            yield
+        learning.mask = (mu.detach() + 0.5).clamp(0, 1)
+        learning.optimizer = learning.mu = None
+
+
+@dataclass
+class MaskLearning:
+    """The mask of an :class:`InvRL` while it is learnt.
+
+    Attributes:
+        mask: m [F] of the last round.
+        environment: environment of each interaction, int64 [E]; None in step 1.
+        scores: of the interactions [E], in the environments trained so far in the current update.
+        mu: [F], during part (b) of a round.
+        optimizer: of step 1, or of part (b) of a round.
+        rounds, updates: rounds that are finished, and updates of the environments in the current round.
+        epochs: epochs of step 1, or of part (b) of the current round.
+    """
+
+    backbone: Backbone
+    mask: Tensor
+    environment: Tensor | None = None
+    scores: list[Tensor] = field(default_factory=list)
+    mu: nn.Parameter | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    rounds: int = 0
+    updates: int = 0
+    epochs: int = 0
+
+    def state(self) -> dict:
+        """Tensors and plain values for a checkpoint."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        state |= {"backbone": self.backbone.state_dict(), "mu": None if self.mu is None else self.mu.detach()}
+        return state | {"optimizer": self.optimizer and self.optimizer.state_dict()}
+
+    @classmethod
+    def from_state(cls, state: dict, backbone: Backbone, learning_rate: float) -> "MaskLearning":
+        """The learning at :meth:`state`; the weights of ``backbone`` are replaced."""
+        learning = cls(**{**state, "backbone": backbone, "mu": None, "optimizer": None})
+        backbone.load_state_dict(state["backbone"])
+        if state["mu"] is not None:
+            learning.mu = nn.Parameter(state["mu"])
+        if state["optimizer"]:
+            weights = [*backbone.parameters()] if learning.mu is None else [backbone.project.weight, learning.mu]
+            learning.optimizer = torch.optim.Adam(weights, lr=learning_rate)
+            learning.optimizer.load_state_dict(state["optimizer"])
+        return learning

@@ -1,4 +1,5 @@
 """The interface of every model of this package for the plugin and the trainer."""
+from collections.abc import Iterable
 from typing import ClassVar
 
 from recbole_macrec.config.schema.base import Options
@@ -59,3 +60,17 @@ class RegisteredModel:
         Args:
             resumed: training resumes within the epoch, from a checkpoint that was written after this call for the same epoch.
         """
+
+    def long_preparation(self) -> Iterable[None]:
+        """Prepare the model for training, in parts; called by the trainer after each :meth:`before_epoch`.
+
+        It yields between the parts. There training can pause, with :meth:`preparation_state` in the checkpoint.
+        """
+        return ()
+
+    def preparation_state(self) -> dict:
+        """The state of an unfinished :meth:`long_preparation`, as tensors and plain values."""
+        return {}
+
+    def load_preparation_state(self, state: dict) -> None:
+        """Restore :meth:`preparation_state`; :meth:`long_preparation` then continues there."""

@@ -41,7 +41,8 @@ class TrainingCallback:
 
         Args:
             epoch: from 0.
-            batches: number of batches trained in this epoch.
+            batches: number of batches trained in this epoch; 0 between the parts of a long preparation of the model, such as
+                InvRL's learning of its mask.
             total: number of batches of the epoch.
             loss: loss of the batch.
         """

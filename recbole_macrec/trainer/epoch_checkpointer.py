@@ -93,7 +93,7 @@ def remaining_batches(loader, start: EpochPosition) -> Iterator:
     If training resumes there, the loader shuffles as it did before the epoch and the first batches are skipped. Drawing them
     does not change the random generators, which are those of the checkpoint.
     """
-    if not start.resumed:
+    if start.batches == 0:  # a checkpoint before the first batch has the loader's generator as it is then
         return iter(loader)
     if start.batches == start.total:
         return iter(())

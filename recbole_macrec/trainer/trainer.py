@@ -112,6 +112,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         began, start = time(), self.epoch_start
         self.begin_epoch(epoch_idx, train_data)
         self.model.before_epoch(epoch_idx, start.resumed)
+        for _ in self.model.long_preparation():
+            self.end_batch(epoch_idx, 0, len(train_data), 0.0)
         self.model.train()
         if self.distributed and train_data.shuffle:
             train_data.sampler.set_epoch(epoch_idx)
@@ -290,6 +292,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             "best_file": str(self.saved_model_file),
             "state_dict": self.model.state_dict(),
             "other_parameter": self.model.other_parameter(),
+            "preparation": self.model.preparation_state(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "randomness": generators,
@@ -315,6 +318,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
                 f"Checkpoint {resume_file} has the optimizer state of another version or model ({error}); train again without "
                 "resume."
             ) from error
+        self.model.load_preparation_state(state.get("preparation") or {})
         self.start_epoch = state["epoch"] + 1
         self.cur_step, self.step = state["cur_step"], state["step"]
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"] or None

@@ -5,6 +5,10 @@ import torch
 import torch.nn.functional as F
 from planted import prepare, write_planted
 
+from recbole_macrec.baselines.invrl import MaskLearning
+from recbole_macrec.trainer.callbacks import TrainingCallback
+from recbole_macrec.trainer.epoch_checkpointer import Paused
+
 
 @pytest.fixture
 def model(tmp_path):
@@ -66,8 +70,11 @@ def test_the_mask_of_an_environment_dependent_feature_is_lower(model):
     user = torch.from_numpy(rng.integers(1, model.n_users, size=400))
     environment = torch.arange(400) % 2
     item = torch.stack([chosen[e][int(rng.integers(len(chosen[e])))] for e in environment.tolist()])
-    model.settings["mask_epochs"], model.learning_rate = 40, 0.01
-    mask = model.fit_mask(model.backbone, user, item, environment, gradient_weight=1.0, mask_weight=0.1)
+    model.settings.update(mask_epochs=40, gradient_weight=1.0, mask_weight=0.1)
+    model.learning_rate = 0.01
+    learning = MaskLearning(model.backbone, torch.zeros_like(model.mask), environment)
+    assert len(list(model.fit_mask(learning, user, item))) == 40
+    mask = learning.mask
     assert mask[1] < mask[0] - 0.1 and ((mask >= 0) & (mask <= 1)).all()
 
 
@@ -85,8 +92,9 @@ def test_environments_separate_opposite_interactions(model):
     model.settings.update(environment_updates=5, environment_epochs=5)
     model.learning_rate = 0.02
     start = torch.where(torch.rand(300) < 0.7, item % 2, 1 - item % 2)
-    found = model.environments(model.backbone, user, item, start, torch.zeros_like(model.mask))
-    assert torch.equal(found, item % 2)
+    learning = MaskLearning(model.backbone, torch.zeros_like(model.mask), start)
+    list(model.update_environments(learning, user, item))
+    assert torch.equal(learning.environment, item % 2)
 
 
 def test_the_mask_is_learnt_once_and_loaded_with_the_model(tmp_path):
@@ -96,11 +104,45 @@ def test_the_mask_is_learnt_once_and_loaded_with_the_model(tmp_path):
     trainer.fit(train, valid)
     mask = model.mask.clone()
     assert model.mask_is_learnt and not (mask == 1).all()
-    model.before_epoch(1)
-    assert torch.equal(model.mask, mask)
+    assert list(model.long_preparation()) == [] and torch.equal(model.mask, mask)
     _, other, loading, _ = prepare("InvRL", path, resume=trainer._last_file())
     loading.resume_checkpoint(trainer._last_file())
     assert torch.equal(other.mask, mask) and other.mask_is_learnt
+
+
+class PauseWithin(TrainingCallback):
+    """Pauses after ``parts`` parts of the learning of the mask."""
+
+    def __init__(self, parts: int):
+        self.parts = parts
+
+    def on_batch_end(self, trainer, epoch, batches, total, loss):
+        self.parts -= not batches
+        if self.parts == 0 and not batches:
+            trainer.pause()
+
+
+def test_learning_the_mask_resumes_and_equals_uninterrupted_training(tmp_path):
+    """The parts: 2 epochs of the backbone, then two rounds of 2 environments, at most twice, and of 2 epochs of the mask."""
+    path = write_planted(tmp_path / "data")
+    options = {"epochs": 1, "pretrain_epochs": 2, "mask_rounds": 2, "environment_updates": 2, "train_batch_size": 128}
+    _, whole, trainer, (train, valid, test) = prepare("InvRL", path, **options)
+    parts = PauseWithin(-1)
+    trainer.callbacks.append(parts)
+    expected = trainer.fit(train, valid), trainer.evaluate(test)
+    assert 2 + 2 * (2 + 2) <= -1 - parts.parts <= 2 + 2 * (2 * 2 + 2)
+    for number in range(1, -parts.parts):
+        _, _, left, (train, valid, _) = prepare("InvRL", path, **options)
+        left.callbacks.append(PauseWithin(number))
+        with pytest.raises(Paused):
+            left.fit(train, valid)
+        _, model, resumed, (train, valid, test) = prepare("InvRL", path, **options, resume=left._last_file())
+        rest = PauseWithin(-1)
+        resumed.callbacks.append(rest)
+        assert (resumed.fit(train, valid), resumed.evaluate(test)) == expected
+        assert number - 1 - rest.parts == -1 - parts.parts  # no part is repeated
+        for key, value in whole.state_dict().items():
+            assert torch.equal(model.state_dict()[key], value), key
 
 
 def test_without_mask_rounds_no_feature_is_masked(tmp_path):
