@@ -1,6 +1,9 @@
 """Runs that start in the same second use different files."""
 import gc
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,14 +69,37 @@ def test_logs_in_the_same_second_have_different_files(same_second, tiny_dataset,
     assert len(list((tmp_path / "log" / "Pop").iterdir())) == 2
 
 
-def test_pretrained_weights_of_another_run_are_kept(tiny_dataset, tmp_path):
+@pytest.fixture
+def s3rec(tiny_dataset) -> list[str]:
+    """Arguments of a quick run of S3Rec."""
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "categories"]}
-    argv = ["--model=S3Rec", "--dataset=tiny", f"--data_path={tiny_dataset}", "--epochs=1", "--pretrain_epochs=1",
-            "--state=ERROR", "--show_progress=False", "--item_attribute=categories", f"--load_col={columns}",
-            "--result_file=r.json"]  # fmt: skip
+    return ["--model=S3Rec", "--dataset=tiny", f"--data_path={tiny_dataset}", "--epochs=1", "--pretrain_epochs=1",
+            "--state=ERROR", "--show_progress=False", "--item_attribute=categories", f"--load_col={columns}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [["--result_file=r.json"], ["--output=out"], ["--result_file=r.json", "--fresh"]])
+def test_a_killed_pretraining_leaves_no_files_behind(more, s3rec, tmp_path):
+    """The process is killed before it moves the pre-trained weights; the same command then starts the pre-training again."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def killed(event, arguments):\n"
+        "    if event == 'open' and str(arguments[0]).endswith('S3Rec-tiny-1.pth'):\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "sys.addaudithook(killed)\n"
+    )
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
+    words = [sys.executable, str(root / "run_recbole_macrec.py"), *s3rec, *more]
+    subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, timeout=120)
+    assert list(tmp_path.rglob("pretraining/S3Rec-tiny-1.pth"))
+    assert main([*s3rec, *more]) == 0
+    assert not list(tmp_path.rglob("pretraining*")) and list(tmp_path.rglob("S3Rec-tiny-1.pth"))
+
+
+def test_pretrained_weights_of_another_run_are_kept(s3rec, tmp_path):
     used = []
     for seed in (1, 2):
-        assert main([*argv, f"--seed={seed}"]) == 0
+        assert main([*s3rec, "--result_file=r.json", f"--seed={seed}"]) == 0
         used.append(Path(json.loads(Path("r.json").read_text())["settings"]["pre_model_path"]).name)
     assert used == ["S3Rec-tiny-1.pth", "S3Rec-tiny-1-2.pth"]
     one, two = ((tmp_path / "saved" / name).read_bytes() for name in used)

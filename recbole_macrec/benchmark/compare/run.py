@@ -14,7 +14,7 @@ from recbole.utils import EvaluatorType
 
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
 from recbole_macrec.benchmark.compare.run_record import observe
-from recbole_macrec.benchmark.compare.runs import PRETRAINED, read_json, write_json
+from recbole_macrec.benchmark.compare.runs import PRETRAINED, PRETRAINING, read_json, write_json
 from recbole_macrec.config import options
 from recbole_macrec.config.options import hidden_words, quoted, read_config_file
 from recbole_macrec.config.plain import plain
@@ -85,20 +85,35 @@ def _pretrain(model: str, request: Request, recorder: RunRecorder | None) -> dic
     default = read_yaml(recbole_folder() / "properties" / "model" / "S3Rec.yaml")["pretrain_epochs"]
     epochs = request.value("pretrain_epochs", default)
     saved = Path(str(request.value("checkpoint_dir", "saved")))
-    # a new folder, since RecBole's file name consists of model, dataset and epoch
-    folder = group.by_first(lambda: unique_folder(saved / "pretraining"))
-    record = _run(model, request, {"train_stage": "pretrain", "save_step": epochs, "checkpoint_dir": str(folder)}, None)
+    folder = group.by_first(lambda: _pretraining_folder(saved, recorder))
+    try:
+        record = _run(model, request, {"train_stage": "pretrain", "save_step": epochs, "checkpoint_dir": str(folder)}, None)
 
-    def move() -> dict:
-        own = unique_file(saved / Path(record["checkpoint"]).name)
-        Path(record["checkpoint"]).replace(own)
-        shutil.rmtree(folder)
-        record["checkpoint"] = str(own)
-        if file:
-            write_json(record, file)
-        return record
+        def move() -> dict:
+            own = unique_file(saved / Path(record["checkpoint"]).name)
+            Path(record["checkpoint"]).replace(own)
+            record["checkpoint"] = str(own)
+            if file:
+                write_json(record, file)
+            return record
 
-    return group.by_first(move)
+        return group.by_first(move)
+    finally:
+        if group.first:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _pretraining_folder(saved: Path, recorder: RunRecorder | None) -> Path:
+    """A new folder for the pre-trained weights, since RecBole's file name consists only of model, dataset and epoch.
+
+    It is in the folder of the run, where the next call removes what a killed one has left.
+    """
+    if recorder is None:
+        return unique_folder(saved / PRETRAINING)
+    folder = recorder.run.folder / PRETRAINING
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecorder | None) -> dict:

@@ -17,6 +17,7 @@
         ranks.npz      the test rows, see :class:`Ranks`
         fusion_SPLIT.npz  after ``fuse``, for the next fusion: the best items and scores of this run's model
         codes.npz      models with semantic IDs: codes.MODALITY and raw_codes.MODALITY [N, L], row i is items[i + 1]
+        pretraining/     S3Rec: checkpoints of its pre-training, while it runs
         pretrained.json  S3Rec: the record of its pre-training
         result.json    exists if and only if the run has finished, see :attr:`Run.result`
         failure.json   {"error": one sentence} if the run failed; the next call tries again
@@ -49,6 +50,7 @@ RUN_SPEC, CURVE, PROGRESS, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED
     "run_spec.json", "curve.json", "progress.json", "log.txt", "saved", "ranks.npz", "codes.npz", "result.json", "failure.json",
     "pretrained.json",
 )  # fmt: skip
+PRETRAINING = "pretraining"
 OLD_RUN_SPEC = "asked.json"  # name of RUN_SPEC in older folders
 
 

@@ -6,7 +6,8 @@ other settings or data start a new one. The folder is removed when the run has f
 in RecBole.
 
         run.json         {"checkpoint": path of the newest checkpoint, which may not exist yet}
-        curve.json  progress.json  pretrained.json    as in a comparison, see :mod:`recbole_macrec.benchmark.compare.runs`
+        curve.json  progress.json  pretraining/  pretrained.json
+                    as in a comparison, see :mod:`recbole_macrec.benchmark.compare.runs`
         .lock            held by the process of the run, so that the same command, given twice at a time, does two runs
 """
 import hashlib
@@ -20,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from recbole.config import Config
 
-from recbole_macrec.benchmark.compare.runs import PLACE, PRETRAINED, Run, read_json, write_json
+from recbole_macrec.benchmark.compare.runs import PLACE, PRETRAINED, PRETRAINING, Run, read_json, write_json
 from recbole_macrec.config.plain import plain, plain_config
 from recbole_macrec.config.registry import model_names
 from recbole_macrec.trainer.checkpoint import load_checkpoint
@@ -95,7 +96,7 @@ def unfinished_run(config: Config, processes: int, fresh: bool) -> Iterator[Sing
     run.remove_unfinished_files()
     try:
         if fresh:
-            for file in [file for file in folder.iterdir() if file.name != LOCK]:
+            for file in [file for file in folder.iterdir() if file.name not in (LOCK, PRETRAINING)]:
                 file.unlink()
         yield run
         if config.model not in model_names() and (checkpoint := run.last_checkpoint()):
