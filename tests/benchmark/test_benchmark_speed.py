@@ -1,5 +1,6 @@
 """Every speed benchmark on small data: both implementations agree, and the results have all keys. Times are not checked."""
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from conftest import TINY
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.speed import catalogues
+from recbole_macrec.benchmark.speed import catalogues, graph
 from recbole_macrec.benchmark.speed.exact import same_top
+from recbole_macrec.benchmark.speed.measure import in_own_process
 from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
 from recbole_macrec.benchmark.speed.scale import COSTS, crossing, plot_costs
 from recbole_macrec.errors import UserError
@@ -137,8 +139,8 @@ def test_quantize_measures_the_data_loader_reference(tmp_path, capsys):
 
 
 def test_quantize_measures_catalogues_of_several_sizes(capsys, monkeypatch):
-    own_process = catalogues._in_own_process
-    monkeypatch.setattr(catalogues, "_in_own_process", lambda measure, *arguments: measure(*arguments))
+    own_process = catalogues.in_own_process
+    monkeypatch.setattr(catalogues, "in_own_process", lambda measure, *arguments: measure(*arguments))
     record = figures(capsys, "quantize", "--items", "600", "1500", "--modalities", "text")
     assert [(row["items"], row["quantizer"]) for row in record["rows"]] == [
         (600, "rq_kmeans"), (600, "rqvae"), (1500, "rq_kmeans"), (1500, "rqvae")]  # fmt: skip
@@ -164,3 +166,17 @@ def test_the_graph_part_of_scale_has_a_row_per_model_and_size(capsys):
     for row in record["rows"]:
         assert row["interactions"] == 2000 and row["users"] == 100 and 0.1 < row["peak_gib"] < 8
         assert row["epoch_s"] == pytest.approx(row["first_step_s"] + (row["steps"] - 1) * row["step_s"], rel=0.05)
+
+
+def test_failed_and_killed_measurements_are_rows_of_the_graph_part(capsys, monkeypatch):
+    """10^15 interactions fit in no memory. Every row is also on stderr."""
+    arguments = ["scale", "--part=graph", "--items", "300"]
+    rows = figures(capsys, *arguments, "--models", "VBPR", "--interactions=1000000000000000")["rows"]
+    assert len(rows) == 1 and "allocate" in rows[0]["failed"] and "peak_gib" not in rows[0]
+    monkeypatch.setattr(graph, "in_own_process", lambda *_: in_own_process(signal.raise_signal, signal.SIGKILL))
+    assert main([*arguments, "--models", "VBPR", "GAT"]) == 0
+    printed = capsys.readouterr()
+    rows = json.loads(printed.out.splitlines()[-1])["rows"]
+    assert [row["model"] for row in rows] == ["VBPR", "GAT"]
+    assert all("ended without a result" in row["failed"] for row in rows)
+    assert [json.loads(line) for line in printed.err.splitlines() if line.startswith("{")] == rows

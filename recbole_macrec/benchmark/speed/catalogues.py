@@ -2,7 +2,6 @@
 
 Shapes: N items, F feature width.
 """
-import multiprocessing
 import tempfile
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from recbole_macrec.benchmark.quantizers import OptionDict
+from recbole_macrec.benchmark.speed.measure import in_own_process
 from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build_semantic_ids
 from recbole_macrec.semantic_ids.quantizers.learn import Training
 from recbole_macrec.semantic_ids.rows import StreamedFeatures, select_rows
@@ -35,7 +35,7 @@ def measure_catalogues(args) -> dict:
         with tempfile.TemporaryDirectory(prefix=".quantize-", dir=".") as folder:
             for seed, modality in enumerate(modalities):
                 write_random(Path(folder, f"{modality}.npy"), items, seed)
-            rows += [_in_own_process(measure, folder, modalities) for measure in (measure_rq_kmeans, measure_default)]
+            rows += [in_own_process(measure, folder, modalities) for measure in (measure_rq_kmeans, measure_default)]
     peaks = {row["items"]: row["peak_memory_mib"] for row in rows if row["quantizer"] == "rq_kmeans"}
     if len(peaks) == 1:
         return {"rows": rows}
@@ -50,12 +50,6 @@ def write_random(path: Path, items: int, seed: int) -> None:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (items, WIDTH)})
         for begin in range(0, items, BLOCK):
             rng.standard_normal((min(BLOCK, items - begin), WIDTH), dtype=np.float32).tofile(file)
-
-
-def _in_own_process(measure, folder: str, modalities: list[str]) -> dict:
-    """Run ``measure`` in a new process, so that the peak memory is that of this measurement only."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (folder, modalities))
 
 
 def measure_rq_kmeans(folder: str, modalities: list[str]) -> dict:

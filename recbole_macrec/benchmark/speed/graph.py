@@ -2,10 +2,11 @@
 
 Shapes: U users, N items, E interactions, F_m width of the features of modality m.
 """
+import json
 import math
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.sparse import coo_matrix, csc_matrix
 import recbole_macrec  # noqa: F401  a new process has to register the models
 from recbole_macrec.baselines import BASELINES
 from recbole_macrec.baselines.pairwise import PairwiseRecommender
-from recbole_macrec.benchmark.speed.measure import median_seconds
+from recbole_macrec.benchmark.speed.measure import in_own_process, median_seconds
 from recbole_macrec.config.options import hidden_words
 from recbole_macrec.utils.hardware import keep_freed_memory, peak_host_memory
 
@@ -24,6 +25,7 @@ MODELS: dict[str, type[PairwiseRecommender]] = {
     model.__name__: model for model in BASELINES if issubclass(model, PairwiseRecommender)
 }
 FEATURES = {"visual": 128, "acoustic": 128, "textual": 128}  # as in TikTok
+MESSAGE = 200  # characters of an error message in a row
 USER_INTERACTIONS = 20  # mean number of a user in the synthetic catalogues
 
 
@@ -67,15 +69,26 @@ class SyntheticDataset:
 
 
 def graph_scale(args) -> dict:
-    """Return one row for each model and size. Each is measured in a process of its own, so that peaks of memory do not mix."""
+    """Return ``rows``, one for each model and size; each row is also printed to stderr as soon as it is measured.
+
+    Each is measured in a process of its own, so that peaks of memory do not mix. If a process is killed or has too little
+    memory, its row says so as ``failed``, and the other rows are measured.
+    """
     sizes = [Size(args.interactions // USER_INTERACTIONS, items, args.interactions) for items in args.items or (10**4, 10**5)]
     if not args.items:
         sizes.append(TIKTOK)
     rows = []
     for size in sizes:
         for name in args.models or MODELS:
-            with ProcessPoolExecutor(1, get_context("spawn")) as process:
-                rows.append(process.submit(measure, name, size, args.timed_steps, torch.get_num_threads()).result())
+            row = {"model": name, **size._asdict()}
+            try:
+                row |= in_own_process(measure, name, size, args.timed_steps, torch.get_num_threads())
+            except BrokenProcessPool:
+                row["failed"] = "The process ended without a result; it may have been killed because memory was insufficient."
+            except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError where memory is insufficient
+                row["failed"] = " ".join(str(error).split())[:MESSAGE]
+            print(json.dumps(row), file=sys.stderr, flush=True)
+            rows.append(row)
     return {"rows": rows}
 
 
@@ -120,8 +133,6 @@ def measure(name: str, size: Size, timed_steps: int, threads: int) -> dict:
     on_gpu = torch.cuda.is_available()
     peak = torch.cuda.max_memory_allocated() if on_gpu else peak_host_memory()
     return {
-        "model": name,
-        **size._asdict(),
         "steps": steps,
         "first_step_s": round(first, 3),
         "step_s": round(usual, 4),

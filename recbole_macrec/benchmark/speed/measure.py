@@ -1,10 +1,12 @@
-"""Timing of a function, and the model to measure."""
+"""Timing of a function, measurements in a process of their own, and the model to measure."""
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -28,6 +30,17 @@ def median_seconds(function: Callable, repeats: int, warmup: int = 1) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds)
+
+
+def in_own_process(function: Callable, *arguments) -> Any:
+    """Return ``function(*arguments)``, called in a new process, whose peak memory is that of this call only.
+
+    Raises:
+        BrokenProcessPool: if the process ends without a result, for example because the operating system killed it when
+            memory was insufficient.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
 
 
 @dataclass

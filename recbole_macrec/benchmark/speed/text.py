@@ -1,11 +1,9 @@
 """Speed of the text-to-text models, and of their ranking beside transformers' constrained ``generate`` with the same
 weights."""
-import multiprocessing
-
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.speed.measure import Subject, median_seconds, prepare, train_first
+from recbole_macrec.benchmark.speed.measure import Subject, in_own_process, median_seconds, prepare, train_first
 from recbole_macrec.benchmark.speed.text_reference import TextReference
 from recbole_macrec.benchmark.speed.train import first_batches
 from recbole_macrec.utils.hardware import peak_host_memory
@@ -20,12 +18,6 @@ def text(args) -> dict:
     Every model is measured in a process of its own, so that its peak memory is its own.
     """
     return {name: in_own_process(measure, name, args) for name in args.models or TEXT_MODELS}
-
-
-def in_own_process(function, *arguments):
-    """Return ``function(*arguments)``, called in a new process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 def measure(name: str, args) -> dict:
