@@ -1,7 +1,7 @@
 """Compare models, or measure the speed of one stage against a common implementation.
 
     python -m recbole_macrec.benchmark compare|study|fuse|report|publish --help
-    python -m recbole_macrec.benchmark decode|train|exact|text|quantize|scale|whole [--dataset=Instruments --data_path=DIR]
+    python -m recbole_macrec.benchmark decode|train|exact|text|quantize|scale|whole|peer [--dataset=Instruments --data_path=DIR]
 
 The second form checks first that both implementations compute the same, then measures the median of several runs after a
 warm-up. The last line is a JSON object with the results, the hardware and the library versions.
@@ -15,6 +15,7 @@ from recbole_macrec.benchmark import report
 from recbole_macrec.benchmark.compare import comparison as compare, publish
 from recbole_macrec.benchmark.fuse import command as fuse
 from recbole_macrec.benchmark.machine import hardware, library_versions
+from recbole_macrec.benchmark.peer import peer
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
 from recbole_macrec.benchmark.speed.graph import MODELS
@@ -30,7 +31,7 @@ from recbole_macrec.data import DATA_PATH
 from recbole_macrec.utils.reporting import run_command
 
 COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main, "publish": publish.main, "fuse": fuse.main}
-STAGES = {stage.__name__: stage for stage in (decode, train, exact, text, quantize, scale, whole)}
+STAGES = {stage.__name__: stage for stage in (decode, train, exact, text, quantize, scale, whole, peer)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -93,7 +94,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--exact_users", type=int, default=32, help="exact, whole: users ranked exactly, 0 for all (default: 32)"
     )
     parser.add_argument("--modalities", nargs="+", help="whole, quantize --items: modalities to use")
-    parser.add_argument("--epochs", type=int, default=2, help="whole: training epochs (default: 2)")
+    parser.add_argument("--epochs", type=int, default=2, help="whole, peer: training epochs (default: 2)")
+    parser.add_argument("--seeds", type=int, default=3, help="peer: runs of each model, with different seeds (default: 3)")
     parser.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy", help="quantize: feature files")
     parser.add_argument(
         "--items",
