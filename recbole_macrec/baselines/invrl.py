@@ -138,7 +138,7 @@ class InvRL(PairwiseRecommender):
         learning, rounds = self.learning, self.settings["mask_rounds"]
         ends = self.interactions.nonzero()
         user, item = (torch.from_numpy(end.astype(np.int64)).to(self.x.device) for end in ends)  # [E]
-        if learning.environment is None:
+        if not len(learning.environment):
             yield from self._pretrain(learning, user, item)
             learning.environment = torch.randint(self.settings["n_environments"], user.shape, device=user.device)
         while learning.rounds < rounds:
@@ -213,12 +213,12 @@ class InvRL(PairwiseRecommender):
     def fit_mask(self, learning: "MaskLearning", user: Tensor, item: Tensor) -> Iterator[None]:
         """Part (b) of a round."""
         backbone, weight = learning.backbone, learning.backbone.project.weight  # W
-        if learning.optimizer is None:
+        if learning.mu is None or learning.optimizer is None:
             nn.init.normal_(weight, std=INITIAL_STD)
             nn.init.zeros_(backbone.project.bias)  # stays zero
             learning.mu = nn.Parameter(torch.zeros_like(self.mask))
             learning.optimizer = torch.optim.Adam([weight, learning.mu], lr=self.learning_rate)
-        mu, growth = learning.mu, GROWTH**learning.rounds
+        mu, optimizer, growth = learning.mu, learning.optimizer, GROWTH**learning.rounds
         gradient_weight, mask_weight = (growth * self.settings[name] for name in ("gradient_weight", "mask_weight"))
         of_environments = [(learning.environment == k).nonzero()[:, 0] for k in range(self.settings["n_environments"])]
         rows = [found for found in of_environments if len(found)]
@@ -234,7 +234,7 @@ class InvRL(PairwiseRecommender):
                 loss = torch.stack(losses).mean() + gradient_weight * (spread * (mu + 0.5)).square().sum()
                 loss = loss + mask_weight * mu.square().sum()
                 weight.grad, mu.grad = torch.autograd.grad(loss, [weight, mu])
-                learning.optimizer.step()
+                optimizer.step()
             learning.epochs += 1
             yield
         learning.mask = (mu.detach() + 0.5).clamp(0, 1)
@@ -247,7 +247,7 @@ class MaskLearning:
 
     Attributes:
         mask: m [F] of the last round.
-        environment: environment of each interaction, int64 [E]; None in step 1.
+        environment: environment of each interaction, int64 [E]; empty in step 1.
         scores: of the interactions [E], in the environments trained so far in the current update.
         mu: [F], during part (b) of a round.
         optimizer: of step 1, or of part (b) of a round.
@@ -257,7 +257,7 @@ class MaskLearning:
 
     backbone: Backbone
     mask: Tensor
-    environment: Tensor | None = None
+    environment: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     scores: list[Tensor] = field(default_factory=list)
     mu: nn.Parameter | None = None
     optimizer: torch.optim.Optimizer | None = None
