@@ -80,7 +80,7 @@ def curves_file(study: str, dataset: str) -> str:
 
 def page(records: list[dict], studies: dict[str, dict]) -> str:
     """Return the text of results.md."""
-    parts = [INTRODUCTION, table2(records, studies)]
+    parts = [INTRODUCTION]
     for name, dataset, some in tables(records):
         study = studies[name]
         metrics, papers = study.get("metrics", METRICS), study["published"].get(dataset, {})
@@ -96,7 +96,7 @@ def page(records: list[dict], studies: dict[str, dict]) -> str:
             ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
         parts.append(f"### Commands\n\nwith {dataset} imported into `data`, see the README\n\n{commands}\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, table2(records, studies)])
 
 
 def table2(records: list[dict], studies: dict[str, dict]) -> str:
