@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_quickstart_runs(tmp_path, monkeypatch, capsys):
-    """Uses two epochs instead of twelve, and a copy of the dataset."""
+    """Uses one epoch instead of twelve, and a copy of the dataset."""
     shutil.copytree(
         ROOT / "dataset" / "arts-toy",
         tmp_path / "dataset" / "arts-toy",
@@ -22,7 +22,7 @@ def test_quickstart_runs(tmp_path, monkeypatch, capsys):
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert "epochs = 12" in sources[0]
     names: dict = {}
-    for source in [sources[0].replace("epochs = 12", "epochs = 2"), *sources[1:]]:
+    for source in [sources[0].replace("epochs = 12", "epochs = 1"), *sources[1:]]:
         exec(compile(source, "quickstart.ipynb", "exec"), names)
     plt.close("all")
     assert "| MQL4GRec |" in capsys.readouterr().out

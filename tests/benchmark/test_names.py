@@ -77,7 +77,7 @@ def s3rec(tiny_dataset) -> list[str]:
             "--state=ERROR", "--show_progress=False", "--item_attribute=categories", f"--load_col={columns}"]  # fmt: skip
 
 
-@pytest.mark.parametrize("more", [["--result_file=r.json"], ["--output=out"], ["--result_file=r.json", "--fresh"]])
+@pytest.mark.parametrize("more", [["--output=out"], ["--result_file=r.json", "--fresh"]])
 def test_a_killed_pretraining_leaves_no_files_behind(more, s3rec, tmp_path):
     """The process is killed before it moves the pre-trained weights; the same command then starts the pre-training again."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -11,8 +11,8 @@ from small_models import data_path, prepare  # noqa: F401 (a fixture)
 from recbole_macrec.semantic_ids.quantizers.learn import Training
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
-READS = {  # functions that may read from the device: lengths and items of a batch, and the state of a certified search
-    "histories", "_alignment_items", "on_host", "true_indices", "first_best",
+READS = {  # functions that may read from the device: lengths, items and candidates of a batch, and a certified search
+    "histories", "_alignment_items", "distinct", "distinct_of_each_row", "on_host", "true_indices", "first_best",
 }
 
 
