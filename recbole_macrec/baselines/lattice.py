@@ -140,9 +140,13 @@ def item_graph(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         Those of the padding are 0.
     """
     x = F.normalize(x)
+    rows = min(len(x), max(1, BLOCK_SCORES // len(x)))
+    neighbours = torch.empty(len(x), k, dtype=torch.long, device=x.device)
+    scores = x.new_empty(rows, len(x) - 1)  # one for all blocks: blocks of their own would leave holes in the memory
     with torch.no_grad():
-        blocks = [(part @ x[1:].T).topk(k).indices + 1 for part in x.split(max(1, BLOCK_SCORES // len(x)))]
-    neighbours = torch.cat(blocks)  # [N, k]
+        for part, found in zip(x.split(rows), neighbours.split(rows)):
+            torch.mm(part, x[1:].T, out=scores[: len(part)])
+            found.copy_(scores[: len(part)].topk(k).indices + 1)
     similarity = torch.stack([(x * F.embedding(column, x)).sum(1) for column in neighbours.T], dim=1)
     exists = torch.arange(len(x), device=x.device) > 0
     return neighbours, similarity.clamp(min=0) * exists.unsqueeze(1)
