@@ -80,7 +80,10 @@ def derive(
     fields: dict[str, Any] = {}
     for key in {**defaults, **paper, **types}:
         field = base.model_fields[key]
-        annotation = types.get(key) or Annotated.__class_getitem__((field.annotation, *(field.metadata or [None])))  # type: ignore[attr-defined]
+        annotation: Any = types.get(key)
+        if annotation is None:
+            parameters: Any = (field.annotation, *(field.metadata or [None]))
+            annotation = Annotated[parameters]
         fields[key] = (
             annotation,
             option(defaults.get(key, field.default), field.description or "", paper.get(key, paper_of(field))),
