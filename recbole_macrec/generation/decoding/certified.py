@@ -19,6 +19,7 @@ from recbole_macrec.generation.decoding.exact import exact_rankings
 from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_scores
 from recbole_macrec.generation.decoding.prior import with_prior
 from recbole_macrec.generation.decoding.search import Ranking, best_of, first_best
+from recbole_macrec.generation.decoding.weighted import distinct
 from recbole_macrec.generation.network.memory import (
     AnyMemory,
     Past,
@@ -369,13 +370,6 @@ def fused_top(
         if all(on_host(complete.all())):
             return ranking
         lengths = torch.where(complete, lengths, 2 * lengths)
-
-
-def distinct(items: torch.Tensor) -> torch.Tensor:
-    """Sort the items of each row of [B, C]; duplicates become 0."""
-    items = items.sort(dim=1).values
-    items[:, 1:] = items[:, 1:].masked_fill(items[:, 1:] == items[:, :-1], 0)
-    return items.sort(dim=1).values
 
 
 def concatenated_ranges(start: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
