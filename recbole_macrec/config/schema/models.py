@@ -27,6 +27,7 @@ from recbole_macrec.config.schema.general import GENERAL
 from recbole_macrec.config.schema.network import NetworkOptions, SizeOptions
 from recbole_macrec.config.schema.protocol import PROTOCOL, AnyModelOptions
 from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOptions
+from recbole_macrec.config.schema.recbole import evaluation_modes
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions, TokenizationOptions
 from recbole_macrec.config.schema.text_to_text import InstructionOptions, TextOptions, VisualOptions
 from recbole_macrec.config.schema.training import TrainingOptions
@@ -57,9 +58,7 @@ def _check_ranked_items(options: Any) -> None:
     }.get(options.decode)  # fmt: skip
     if ranked is None:
         return
-    mode = options.eval_args.mode
-    modes = [mode] if isinstance(mode, str) else [mode.valid, mode.test]
-    if "full" in modes:
+    if "full" in evaluation_modes(options):
         for metric in as_list(options.metrics):
             if WHOLE_ORDER in metric_information[metric.lower()]:
                 exact = "set decode: exact, or " if "exact" in choices(type(options).model_fields["decode"]) else ""

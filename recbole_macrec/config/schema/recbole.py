@@ -135,8 +135,7 @@ class RecBoleOptions(Options):
                 f"metrics contains {of_labels[0]}, which is computed from the labels of samples, and {of_rankings[0]}, which "
                 "is computed from rankings; RecBole computes one kind in a run. Remove one of them."
             )
-        mode = self.eval_args.mode
-        modes = [mode] if isinstance(mode, str) else [mode.valid, mode.test]
+        modes = evaluation_modes(self)
         if of_labels and "full" in modes:
             raise UserError(
                 f"metrics contains {of_labels[0]}, which is computed from the labels of samples, but the mode of eval_args is "
@@ -148,6 +147,12 @@ class RecBoleOptions(Options):
                 "which ranks no items; set the mode to full or uni100, or choose metrics of labels, such as AUC."
             )
         return self
+
+
+def evaluation_modes(options: Any) -> list[str]:
+    """The modes of ``eval_args``: one for validation and test, or one for each."""
+    mode = options.eval_args.mode
+    return [mode] if isinstance(mode, str) else [mode.valid, mode.test]
 
 
 def label_metrics(options: Any) -> list[str]:
