@@ -207,9 +207,10 @@ def beams(comparison: Comparison, study: dict) -> Study:
     for label in comparison.labels:
         by_run = [rank_with(run, decodings) for run in comparison.of(dataset, label)]
         for decoding in decodings:
-            values = [{name: ranked.metrics for name, ranked in rankings.items()} for rankings in by_run]
-            means = [over_seeds([own[decoding][m] for own in values]) for m in metrics]
-            gaps = [over_seeds([own["exact"][m] - own[decoding][m] for own in values]) for m in metrics]
+            means = [over_seeds([ranked[decoding].metrics[m] for ranked in by_run]) for m in metrics]
+            gaps = [
+                over_seeds([ranked["exact"].metrics[m] - ranked[decoding].metrics[m] for ranked in by_run]) for m in metrics
+            ]
             result.rows.append([label, decoding, *(number for pair in means + gaps for number in pair)])
             for metric, pair in zip(metrics, means):
                 series[metric].setdefault(label, []).append(pair)
