@@ -102,7 +102,7 @@ class SASRecPerUser(DenseRecommender):
 
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
         """See :class:`WindowedRecommender`. The loss is the cross-entropy over all items, averaged over all targets."""
-        windows = self.windows(interaction)
+        windows = self.thinned(self.windows(interaction))
         targets = windows.n_targets()
         return [partial(self._loss, windows.rows(rows), targets) for rows in reversed(self._batch_parts(windows.length - 1))]
 

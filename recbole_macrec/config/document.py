@@ -18,7 +18,7 @@ from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOption
 from recbole_macrec.config.schema.recbole import RecBoleOptions
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions, TokenizationOptions
 from recbole_macrec.config.schema.text_to_text import TextOptions
-from recbole_macrec.config.schema.training import TrainingOptions
+from recbole_macrec.config.schema.training import SequenceOptions, TrainingOptions
 from recbole_macrec.utils.files import atomic_write
 
 HEAD = """# Options
@@ -35,7 +35,7 @@ GROUPS: list[tuple[str, list[type[Options]]]] = [
     ("RecBole and the protocol", [RecBoleOptions]),
     ("Datasets and item features", [FeatureOptions]),
     ("Semantic IDs", [SemanticIDOptions, TokenizationOptions]),
-    ("Training", [TrainingOptions]),
+    ("Training", [TrainingOptions, SequenceOptions]),
     ("Network", [SizeOptions, NetworkOptions]),
     ("Ranking", [PrecisionOptions, RankingOptions]),
     ("Alignment (MQL4GRec, MACRec)", [ExplicitOptions, ImplicitOptions]),

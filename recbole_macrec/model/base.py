@@ -105,7 +105,8 @@ class GenerativeRecommender(WindowedRecommender):
         targets = ids.modalities if self.prompt_per_task else [""]
         prompts = [self._prompt_name(kind, m, t) for kind in kinds for m in ids.modalities for t in targets]
         self.vocabulary = Vocabulary(ids.sizes, prompts if prompt_length else [], prompt_length)
-        self.loss_temperature = config["loss_temperature"] or 1.0  # None in old checkpoints
+        # Both are None in old checkpoints.
+        self.loss_temperature, self.label_smoothing = config["loss_temperature"] or 1.0, config["label_smoothing"] or 0.0
         self.decoder_only, self.output = config["network"] == "decoder_only", config["output"]
         self.network = self.build_network(config)
         self.group_overhead = self.budget.group_overhead(self.network)
@@ -158,7 +159,7 @@ class GenerativeRecommender(WindowedRecommender):
         Every target is a sample of each sequence task within a modality. Tasks between modalities train on a share
         ``cross_task_ratio`` of the users. Every window is written in one tokenization, and so are all items of the item tasks.
         """
-        windows = self.windows(interaction)
+        windows = self.thinned(self.windows(interaction))
         items = self._alignment_items(windows.target_items())
         samples, passes = len(items) * len(self.item_tasks), []
         if self.interleaved:
@@ -289,7 +290,9 @@ class GenerativeRecommender(WindowedRecommender):
     def _cross_entropy(self, modality: str, hidden: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the codes of items [n], averaged over levels and summed over items; ``hidden`` [n, L, D]."""
         table, trie = self.tables[modality], self.softmax_trie(modality)
-        return id_cross_entropy(self.network, self.vocabulary, modality, table, trie, hidden, items, self.loss_temperature)
+        return id_cross_entropy(
+            self.network, self.vocabulary, modality, table, trie, hidden, items, self.loss_temperature, self.label_smoothing
+        )
 
     def softmax_trie(self, modality: str) -> Trie | None:
         """Trie of the trained items if the softmax is over the children of a prefix, None if over all codes of a level."""

@@ -17,7 +17,7 @@ from recbole_macrec.config.schema.base import Options
 from recbole_macrec.config.schema.models import GenerativeOptions
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.packing import split_batch
-from recbole_macrec.generation.network.windows import Histories, Windows
+from recbole_macrec.generation.network.windows import Histories, Windows, without_random_items
 from recbole_macrec.model.registered import RegisteredModel
 from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
 from recbole_macrec.utils.device_budget import DeviceBudget
@@ -58,6 +58,7 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
         self.config = config
         self.eval_precision = resolve_precision(config["eval_precision"] or "fp32", self.device)  # None in old checkpoints
         self.budget = DeviceBudget.of(self.device, config["pass_tokens"])
+        self.item_dropout = config["item_dropout"] or 0.0  # None in old checkpoints, and for models without it
         self.last_rankings: dict[str, Ranking] = {}
 
     # -- for Recommender ----------------------------------------------------------------------------------------------
@@ -118,6 +119,10 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
         if FIRST_TARGET in interaction:
             return Windows(items, length, interaction[FIRST_TARGET].cpu())
         return Windows(with_target(items, length, interaction[self.POS_ITEM_ID]), length + 1, length)
+
+    def thinned(self, windows: Windows) -> Windows:
+        """Leave out items of training sequences at random, with probability ``item_dropout``."""
+        return without_random_items(windows, self.item_dropout) if self.training and self.item_dropout else windows
 
     def histories(self, interaction) -> Histories:
         """Histories from which the items are ranked."""

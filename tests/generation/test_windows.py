@@ -11,7 +11,7 @@ from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.network.transformer import Transformer
-from recbole_macrec.generation.network.windows import Target, Windows, layout
+from recbole_macrec.generation.network.windows import Target, Windows, layout, without_random_items
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.trainer.windows import cuts, windows_of
 
@@ -161,3 +161,26 @@ def test_samples_of_a_user_are_merged_into_windows():
     lengths, targets, users = np.array([1, 2, 3, 3, 1, 2]), np.array([2, 3, 4, 5, 8, 5]), np.array([1, 1, 1, 1, 2, 2])
     windows = [(w.user, w.items.tolist(), w.first) for w in windows_of(users, histories, lengths, targets)]
     assert windows == [(1, [1, 2, 3, 4], 1), (1, [2, 3, 4, 5], 3), (2, [7, 8], 1), (2, [9, 8, 5], 2)]
+
+
+def test_items_left_out_at_random():
+    """Of 7 items of which the last 3 are targets, one item in three is left out; order and kind of the others stay."""
+    torch.manual_seed(0)
+    users = 2000
+    items, length = torch.arange(1, 8).repeat(users, 1), torch.full((users,), 7)
+    thinned = without_random_items(Windows(items, length, torch.full((users,), 4)), 1 / 3)
+    for row, size, first in zip(thinned.items.tolist(), thinned.length.tolist(), thinned.first.tolist()):
+        kept, padding = row[:size], row[size:]
+        assert kept == sorted(set(kept)) and kept[-1] == 7 and size >= 2 and not any(padding)
+        assert first == max(1, sum(item < 5 for item in kept))
+    assert thinned.items.shape[1] == int(thinned.length.max())
+    shares = torch.stack([(thinned.items == item).float().sum() / users for item in range(1, 7)])
+    torch.testing.assert_close(shares, torch.full((6,), 2 / 3), atol=0.05, rtol=0)
+
+
+def test_two_items_remain_whatever_the_probability():
+    windows = Windows(torch.tensor([[3, 4, 5], [6, 7, 0]]).repeat(50, 1), torch.tensor([3, 2] * 50), torch.tensor([1, 1] * 50))
+    thinned = without_random_items(windows, 0.99)
+    assert thinned.length.min() == 2 and (thinned.length == 2).sum() > 90 and (thinned.first == 1).all()
+    assert thinned.items[1::2, :2].tolist() == [[6, 7]] * 50
+    assert {tuple(row) for row in thinned.items[::2, :2].tolist()} >= {(4, 5)}

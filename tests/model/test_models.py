@@ -659,6 +659,36 @@ def test_loss_temperature_divides_the_logits(data_path):
     assert losses[1.0] == pytest.approx(losses[0.5], rel=1e-5)
 
 
+@pytest.mark.parametrize("output", ["level", "trie"])
+def test_label_smoothing(output, data_path):
+    """The loss is the cross-entropy with a target distribution that spreads the share over all codes of the softmax."""
+    options = {"modalities": ["text"], "dropout_prob": 0.0, "network": "decoder_only", "output": output}
+    _, model, _, _ = prepare("TIGER", data_path, label_smoothing=0.2, **options)
+    table, (m,) = model.tables["text"], model.modalities
+    items = torch.arange(1, 12)
+    hidden = torch.randn(len(items), table.levels, model.network.settings.d_model)
+    expected = 0.0
+    for item, states in zip(items.tolist(), hidden):
+        for level, code in enumerate(table.codes[item].tolist()):
+            logits = model.network.logits(states[level], model.vocabulary.offsets[m][level], model.vocabulary.sizes[m][level])
+            allowed = list(range(len(logits)))
+            if output == "trie":
+                prefix = table.codes[item, :level].tolist()
+                allowed = sorted({int(c[level]) for c in table.codes[1:] if c[:level].tolist() == prefix})
+            log_probs = dict(zip(allowed, logits[allowed].log_softmax(0).tolist()))
+            expected -= 0.8 * log_probs[code] + 0.2 * sum(log_probs.values()) / len(allowed)
+    assert float(model._cross_entropy(m, hidden, items).detach()) == pytest.approx(expected / table.levels, rel=1e-4)
+
+
+def test_items_are_left_out_in_training_only(data_path):
+    for name in ("TIGER", "SASRecPerUser"):
+        options = {"modalities": ["text"]} if name == "TIGER" else {}
+        _, model, _, (train, _, _) = prepare(name, data_path, training="per_user", item_dropout=0.5, **options)
+        windows = model.windows(next(iter(train)))
+        assert 0 < (model.train().thinned(windows).items > 0).sum() < (windows.items > 0).sum()
+        assert model.eval().thinned(windows) is windows
+
+
 @pytest.mark.parametrize("network", ["encoder_decoder", "decoder_only"])
 def test_checkpoints_contain_the_weights_of_the_network_only(network, data_path):
     """The names by which checkpoints and saved folders of all versions store TIGER."""

@@ -30,7 +30,7 @@ from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOption
 from recbole_macrec.config.schema.recbole import evaluation_modes
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions, TokenizationOptions
 from recbole_macrec.config.schema.text_to_text import InstructionOptions, TextOptions, VisualOptions
-from recbole_macrec.config.schema.training import TrainingOptions
+from recbole_macrec.config.schema.training import SequenceOptions, TrainingOptions
 from recbole_macrec.errors import UserError
 
 WHOLE_ORDER = "rec.meanrank"  # data needed by RecBole's metrics over the whole ranking, such as GAUC
@@ -75,7 +75,7 @@ def _check_ranked_items(options: Any) -> None:
 
 
 class _GenerativeOptions(
-    AnyModelOptions, SemanticIDOptions, TokenizationOptions, TrainingOptions, NetworkOptions, RankingOptions
+    AnyModelOptions, SemanticIDOptions, TokenizationOptions, TrainingOptions, SequenceOptions, NetworkOptions, RankingOptions
 ):
     @model_validator(mode="after")
     def _check_attention(self) -> "_GenerativeOptions":
@@ -241,7 +241,9 @@ def _even(value: int) -> int:
     return value
 
 
-class _SASRecPerUserOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, SizeOptions, PrecisionOptions):
+class _SASRecPerUserOptions(
+    AnyModelOptions, SemanticIDOptions, TrainingOptions, SequenceOptions, SizeOptions, PrecisionOptions
+):
     item_features: Literal["none", "codes"] = option(
         "none", "Vector of an item: an embedding of its own, or that plus the embeddings of its semantic codes")
 

@@ -58,6 +58,7 @@ class NetworkOptions(SizeOptions):
     loss_temperature: Above0 = option(
         1.0, "Divides the logits of the training loss; below 1, hard negatives weigh more (LETTER)", 1.0
     )
+    label_smoothing: Dropout = option(0.0, "Share of the target distribution spread evenly over all codes of the softmax", 0.0)
     prompt: Literal["source", "task"] = option(
         "source",
         "What a prompt names: the input's modality, so that tasks with the same input share a pass; or input and target",

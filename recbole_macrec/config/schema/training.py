@@ -3,11 +3,17 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from recbole_macrec.config.schema.base import FilePath, Flag, Fraction, Options, Text, option
+from recbole_macrec.config.schema.base import Dropout, FilePath, Flag, Fraction, Options, Text, option
 from recbole_macrec.config.schema.recbole import label_metrics
 from recbole_macrec.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+
+class SequenceOptions(Options):
+    """Changes of the training sequences."""
+
+    item_dropout: Dropout = option(0.0, "Probability with which an item is left out of a training sequence", 0.0)
 
 
 class TrainingOptions(Options):

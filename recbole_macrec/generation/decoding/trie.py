@@ -132,13 +132,17 @@ class Trie(nn.Module):
         Returns:
             [n]; -inf where no code continues the prefix.
         """
+        return self.child_logits(level, node, logits).logsumexp(1)
+
+    def child_logits(self, level: int, node: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor:
+        """The logits of the codes of ``level`` that continue a prefix, [n, C], padded with -inf; see :meth:`log_normaliser`."""
         if level == 0:
-            return logits.index_select(1, self.code(0).long()).logsumexp(1)
+            return logits.index_select(1, self.code(0).long())
         if node is None:
             raise ValueError(f"node is None at level {level}; expected the nodes of level {level - 1}")
         children, exists = self.children_of(level - 1, node)  # [n, C]
         codes = self.code(level)[children.clamp(max=self.size(level) - 1)].long()
-        return logits.gather(1, codes).masked_fill(~exists, -torch.inf).logsumexp(1)
+        return logits.gather(1, codes).masked_fill(~exists, -torch.inf)
 
     def size(self, level: int) -> int:
         """Number of nodes of ``level``."""

@@ -55,6 +55,21 @@ class Windows(NamedTuple):
         return self.items.flatten().index_select(0, (user * self.items.shape[1] + place).to(self.items.device))
 
 
+def without_random_items(windows: Windows, probability: float) -> Windows:
+    """Leave out each item of the windows with ``probability``, as history and as target.
+
+    The last item, which is a target, and at least one item before it are kept.
+    """
+    place, last = torch.arange(windows.items.shape[1]), windows.length.unsqueeze(1) - 1
+    kept = (torch.rand(windows.items.shape) >= probability) & (place < last)
+    kept |= (place == last) | ((place == last - 1) & ~kept.any(1, keepdim=True))
+    length = kept.sum(1)
+    first = (kept & (place < windows.first.unsqueeze(1))).sum(1).clamp(min=1)
+    order = (~kept).byte().argsort(dim=1, stable=True)[:, : int(length.max())]
+    order, padding = (x.to(windows.items.device) for x in (order, place[: order.shape[1]] >= length.unsqueeze(1)))
+    return Windows(windows.items.gather(1, order).masked_fill(padding, 0), length, first, windows.users)
+
+
 class Target(NamedTuple):
     """The IDs of the items of B windows in one modality, as tokens."""
 
