@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_macrec.benchmark.compare.publish import TRIES
 from recbole_macrec.benchmark.study.kinds import markdown_rows, over_seeds
 from recbole_macrec.benchmark.study.study import read_study
 
@@ -20,8 +21,9 @@ INTRODUCTION = """# Results
 This page is generated from the JSON files in `docs/results` by `python docs/build_results.py`; do not edit it. A row is the
 mean over seeds. Test metrics rank the whole catalogue, with the leave-one-out split unless the heading names another. **By
 item**: a hit is the target item. **By ID**: a hit is any item with the semantic ID of the target, as papers on generative
-models count. CPU minutes are those of one run, summed over its threads, for training and evaluation. Features of datasets with
-"rebuilt" in their name are not the released ones.
+models count. CPU minutes are those of one run, summed over its threads, for training and evaluation; of runs on a GPU, which
+up to 16 runs shared, they say little. "Wide" models have the width, dropout and epochs of `--training_preset=decoder_only`.
+Features of datasets with "rebuilt" in their name are not the released ones.
 """
 
 TABLE2_DATASETS = ("Instruments", "Arts")
@@ -49,7 +51,7 @@ def main(folder: Path = HERE) -> None:
     """Write results.md and its figures to ``folder``."""
     records = read_records(folder / "results")
     studies = read_studies(records)
-    (folder / "results.md").write_text(page(records, studies), encoding="utf-8")
+    (folder / "results.md").write_text(page(records, studies, read_tries(folder / "results")), encoding="utf-8")
     for study, dataset, some in tables(records):
         draw_curves(some, folder / curves_file(study, dataset))
 
@@ -58,9 +60,16 @@ def read_records(folder: Path) -> list[dict]:
     """Read all published results, and add the name of their study."""
     records = []
     for path in sorted(folder.rglob("*.json")):
+        if path.relative_to(folder).parts[0] == TRIES:
+            continue
         *study, _, _ = path.relative_to(folder).parts
         records.append(json.loads(path.read_text(encoding="utf-8")) | {"study": study[0] if study else FIRST_STUDY})
     return records
+
+
+def read_tries(folder: Path) -> list[dict]:
+    """Read the tries of all tunings."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / TRIES).rglob("*.json"))]
 
 
 def read_studies(records: list[dict]) -> dict[str, dict]:
@@ -78,7 +87,7 @@ def curves_file(study: str, dataset: str) -> str:
     return f"results/curves-{dataset}.svg" if study == FIRST_STUDY else f"results/{study}/curves-{dataset}.svg"
 
 
-def page(records: list[dict], studies: dict[str, dict]) -> str:
+def page(records: list[dict], studies: dict[str, dict], tunings: list[dict] = ()) -> str:
     """Return the text of results.md."""
     parts = [INTRODUCTION]
     for name, dataset, some in tables(records):
@@ -96,7 +105,44 @@ def page(records: list[dict], studies: dict[str, dict]) -> str:
             ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
         parts.append(f"### Commands\n\nwith {dataset} imported into `data`, see the README\n\n{commands}\n")
-    return "\n".join([*parts, table2(records, studies)])
+    return "\n".join([*parts, *map(tries_section, tunings), table2(records, studies)])
+
+
+def tries_section(tuning: dict) -> str:
+    """Return the section with the tries of a model's tuning, in descending order of their validation NDCG@10.
+
+    If tries were stopped early, all are compared after the largest number of epochs that most of them reached.
+    """
+    tries, names = tuning["tries"], list(dict.fromkeys(name for entry in tuning["tries"] for name in entry["settings"]))
+    scores = [{point["epoch"] + 1: point["valid"]["ndcg@10"] for point in entry["curve"] if point["valid"]} for entry in tries]
+    finished = [entry["best_valid_score"] is not None for entry in tries]
+    if all(finished):
+        heading, reached = "validation ndcg@10", [entry["best_valid_score"] for entry in tries]
+        text = "All tries were trained to early stopping."
+    elif any(finished):
+        heading, reached = "best validation ndcg@10", [max(own.values(), default=None) for own in scores]
+        text = f"{sum(finished)} of {len(tries)} tries were trained to early stopping; there was no time for the others."
+    else:
+        epochs = [epoch for own in scores for epoch in own]
+        after = max(set(epochs), key=lambda epoch: (epochs.count(epoch), epoch))
+        planned = tuning["settings"].get("epochs")
+        heading, reached = f"validation ndcg@10 after {after} epochs", [own.get(after) for own in scores]
+        text = (
+            f"The tries were stopped for lack of time and are compared after {after} of {planned} planned epochs; those "
+            "without a figure did not get so far."
+        )
+    rows = [
+        [number, *(str(entry["settings"].get(name, "default")) for name in names), score,
+         (entry["test_result"] or {}).get("ndcg@10"), entry["epochs"]]
+        for number, (entry, score) in enumerate(zip(tries, reached))
+    ]  # fmt: skip
+    rows.sort(key=lambda row: -(row[-3] or 0))
+    options = " ".join(f"--{name}={value}" for name, value in tuning["settings"].items())
+    return (
+        f"## Tuning of {tuning['label']} on {tuning['dataset']}\n\n"
+        f"`--tune={len(tries)}`, options of all tries: `{options}`. {text} Machine: {machine_of(tuning)}; commit "
+        f"{tuning['commit']}.\n\n" + markdown_rows(["try", *names, heading, "test ndcg@10", "epochs"], rows)
+    )
 
 
 def table2(records: list[dict], studies: dict[str, dict]) -> str:
@@ -129,10 +175,13 @@ def published_figures(studies: dict[str, dict], dataset: str, label: str) -> dic
 
 def table2_runs(records: list[dict], study: str, dataset: str, label: str) -> dict[str, list[dict]]:
     """Return the runs of a row on the released features, and on rebuilt ones if there are any, by their name in the table."""
-    named = {"ours": dataset, "ours, rebuilt features": f"{dataset}-rebuilt"}
+    named = {
+        "ours": (dataset, label),
+        "ours, wide": (dataset, f"Wide {label}"),
+        "ours, rebuilt features": (f"{dataset}-rebuilt", label),
+    }
     runs = {
-        name: [r for r in records if (r["study"], r["dataset"], r["label"]) == (study, own, label)]
-        for name, own in named.items()
+        name: [r for r in records if (r["study"], r["dataset"], r["label"]) == (study, *own)] for name, own in named.items()
     }
     return {name: some for name, some in runs.items() if some}
 
@@ -198,8 +247,6 @@ def trained(records: list[dict]) -> list[list]:
     rows = []
     for label, some in by_label(records).items():
         for r in some:
-            machine = r["machine"]
-            processor = f"{machine['threads']} thread(s) of {machine['processor']}"
             minutes = f"{r['seconds']['cpu'] / 60:.1f}"
             rows.append(
                 [
@@ -209,11 +256,17 @@ def trained(records: list[dict]) -> list[list]:
                     minutes,
                     f"{r['parameters']:,}",
                     r["precision"]["training"],
-                    processor,
+                    machine_of(r),
                     r["commit"],
                 ]
             )
     return rows
+
+
+def machine_of(record: dict) -> str:
+    """Return the processor or the GPU of a run."""
+    machine = record["machine"]
+    return ", ".join(machine["gpus"]) or f"{machine['threads']} thread(s) of {machine['processor']}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -237,7 +290,7 @@ def draw_curves(records: list[dict], path: Path) -> None:
             if entry["valid"]:
                 points.append((minutes, entry["valid"]["ndcg@10"]))
         if points:
-            axes.plot(*zip(*points), marker=".", label=label)
+            axes.plot(*zip(*points), marker=".", label=f"{label} (GPU)" if record["machine"]["gpus"] else label)
     axes.set(xlabel="CPU minutes, validation included", ylabel="validation ndcg@10 by item", xscale="log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,33 @@ def test_results_in_the_folder_of_another_study_have_its_metrics(published, buil
     assert f"Models of MMGRec's Table 2: {TINY}\n" in text and "| model | recall@10 | ndcg@10 | recall@20 |" in text
 
 
+def test_tries_of_a_tuning(published, builder, tmp_path):
+    """Finished tries have their scores, and one that was stopped has its validations so far."""
+    folder, record = published
+    run = open_comparison(tmp_path / "out").runs[0]
+    tries = tmp_path / "tuned" / "tune" / TINY / "SASRec"
+    for number, settings in enumerate([{}, {"dropout_prob": 0.3}, {"dropout_prob": 0.1}]):
+        shutil.copytree(run.folder, tries / f"try-{number:03d}")
+        spec = json.loads((run.folder / "run_spec.json").read_text())
+        spec["settings"] |= settings
+        (tries / f"try-{number:03d}" / "run_spec.json").write_text(json.dumps(spec))
+    (tries / "try-001" / "result.json").unlink()
+    (tries / "try-002" / "result.json").unlink()
+    (tries / "try-002" / "curve.json").unlink()
+    assert main(["publish", str(tmp_path / "tuned"), f"--to={folder}"]) == 0
+    (tuning,) = builder.read_tries(folder)
+    assert [entry["settings"] for entry in tuning["tries"]] == [{}, {"dropout_prob": 0.3}, {"dropout_prob": 0.1}]
+    assert str(tmp_path) not in json.dumps(tuning)
+    assert len(builder.read_records(folder)) == 1
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in builder.tries_section(tuning).splitlines()[-3:]]
+    best = f"{record['best_valid_score']:.4f}"
+    assert rows == [
+        ["0", "default", best, f"{record['test_result']['ndcg@10']:.4f}", "2"],
+        ["1", "0.3", best, "", ""],
+        ["2", "0.1", "", "", ""],
+    ]
+
+
 def table2_lines(text: str, dataset: str) -> list[list[str]]:
     """Cells of the rows of MACRec's Table 2 on ``dataset``."""
     table = text.partition(f"### Table 2 on {dataset}\n\n")[2].partition("\n\n")[0]
@@ -148,7 +176,8 @@ def test_impossible_figures_of_table_2_are_marked(builder):
 
 
 def test_results_page_is_up_to_date(builder):
-    records = builder.read_records(DOCS / "results")
-    assert (DOCS / "results.md").read_text(encoding="utf-8") == builder.page(records, builder.read_studies(records))
+    records, tunings = builder.read_records(DOCS / "results"), builder.read_tries(DOCS / "results")
+    page = builder.page(records, builder.read_studies(records), tunings)
+    assert (DOCS / "results.md").read_text(encoding="utf-8") == page
     for record in records:
         assert record["commit"] and record["machine"]["cores"] and record["seconds"]["cpu"] > 0

@@ -3,16 +3,20 @@
     python -m recbole_macrec.benchmark publish DIR --to=docs/results
 
 writes each finished run of a comparison to docs/results/DATASET/LABEL-seed-SEED.json: its command and settings, its test
-metrics by item and by ID, its learning curve, and commit, machine and seconds. Existing files are replaced.
+metrics by item and by ID, its learning curve, and commit, machine and seconds. The tries of a comparison with --tune are
+written to docs/results/tries/DATASET/LABEL.json, those that were stopped with their validations so far. Existing files are
+replaced.
 """
 import re
 from pathlib import Path
+from typing import Any
 
 from recbole_macrec.benchmark.arguments import new_parser
-from recbole_macrec.benchmark.compare.runs import Run, file_name, open_comparison, write_json
+from recbole_macrec.benchmark.compare.runs import COMPARE, TUNE, Run, file_name, open_comparison, write_json
 from recbole_macrec.config.options import word_of
 from recbole_macrec.utils.reporting import run_command
 
+TRIES = "tries"  # folder of the tries of tunings
 FIELDS = (
     "model", "dataset", "seed", "test_result", "test_detail", "best_valid_score", "best_valid_result", "epochs", "parameters",
     "precision", "seconds", "users_per_second", "peak_memory_mib", "test_users", "semantic_ids", "versions", "commit",
@@ -30,13 +34,40 @@ def _main(argv: list[str]) -> int:
     parser.add_argument("folder", nargs="+", help="--output folder of compare or study")
     parser.add_argument("--to", default="docs/results", help="folder to write to (default: docs/results)")
     args = parser.parse_args(argv)
-    for folder in args.folder:
+    for folder in map(Path, args.folder):
+        tuned = sorted(path for path in folder.glob(f"{TUNE}/*/*") if path.is_dir())
+        for path in tuned:
+            record = published_tries([Run(place) for place in sorted(path.glob("try-*"))])
+            print(write_json(record, Path(args.to) / TRIES / record["dataset"] / f"{path.name}.json"))
+        if tuned and not (folder / COMPARE).is_file():  # the tuning is not finished
+            continue
         for run in open_comparison(folder).runs:
             if run.finished:
                 spec = run.spec
                 path = Path(args.to) / spec.dataset / f"{file_name(spec.label)}-seed-{spec.seed}.json"
                 print(write_json(published_record(run), path))
     return 0
+
+
+def published_tries(runs: list[Run]) -> dict:
+    """The published record of the tries of one label on one dataset.
+
+    ``settings`` are those of all tries; the entries of ``tries`` have the settings that differ, and the validations. An
+    unfinished try has those so far.
+    """
+    spec = runs[0].spec
+    everywhere = {name: value for name, value in spec.settings.items() if name != "data_path"}  # the first try has no others
+    tries = []
+    for run in runs:
+        result: dict[str, Any] = run.result if run.finished else {}
+        tries.append({
+            "settings": {name: value for name, value in run.spec.settings.items() if name not in spec.settings},
+            **{name: result.get(name) for name in ("best_valid_score", "test_result", "epochs", "parameters", "seconds")},
+            "curve": [{"epoch": point["epoch"], "valid": point["valid"]} for point in run.curve if point["valid"]],
+        })
+    finished = next((run.result for run in runs if run.finished), {})
+    record = {"label": spec.label, "model": spec.model, "dataset": spec.dataset, "seed": spec.seed, "settings": everywhere}
+    return record | {"commit": finished.get("commit"), "machine": finished.get("hardware"), "tries": tries}
 
 
 def published_record(run: Run) -> dict:
