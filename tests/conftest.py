@@ -17,7 +17,8 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}")
 
-from process_pool import ProcessPool
+from process_pool import ProcessPool, server_context
+from torch.multiprocessing import start_processes
 from web_server import Server
 
 TINY = "tiny"
@@ -64,6 +65,19 @@ def process_pool():
     process_pool = ProcessPool()
     yield process_pool
     process_pool.close()
+
+
+@pytest.fixture(autouse=True)
+def processes_from_the_server(monkeypatch):
+    """Fork the processes of ``nproc`` and of measurements from a server; see ``process_pool.py``. Like new processes, they have
+    only the arguments that were pickled for them. Commands that a test starts itself still create new processes."""
+
+    def start(*args, **kwargs):
+        server_context()
+        return start_processes(*args, **kwargs, start_method="forkserver")
+
+    monkeypatch.setattr("torch.multiprocessing.spawn", start)
+    monkeypatch.setattr("recbole_macrec.benchmark.speed.measure.get_context", server_context)
 
 
 @pytest.fixture

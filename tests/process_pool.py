@@ -1,37 +1,44 @@
 """Start processes for tests that need several, or one to kill.
 
-Processes are forked, so that they start quickly, but not from the test process: its threads (of torch and web servers) may hold
-locks, which a fork would inherit without the threads that release them. They are forked from a process without threads.
+A new Python process imports libraries for about seven seconds. Processes are therefore forked, but not from the test process:
+its threads (of torch and web servers) may hold locks, which a fork would inherit without the threads that release them. They
+are forked from Python's forkserver, which has imported the libraries and has no threads; comparisons use it as well.
 """
-import importlib
 import multiprocessing
 import os
 import socket
 import sys
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 import pytest
 
-import recbole_macrec  # noqa: F401  repairs RecBole before the module of any work imports it
-
 PATIENCE = 300  # seconds
 NEEDED = (  # imported once; optimizers need the last one
-    "recbole_macrec.benchmark.compare.command", "recbole_macrec.commands.prepare", "sklearn.decomposition",
-    "sklearn.feature_extraction.text", "torch._dynamo",
+    "recbole_macrec.benchmark.compare.command", "recbole_macrec.benchmark.compare.worker", "recbole_macrec.commands.prepare",
+    "sklearn.decomposition", "sklearn.feature_extraction.text", "torch._dynamo",
 )  # fmt: skip
 
 
+def server_context(method: str = "forkserver"):
+    """The multiprocessing context of the server, which is started if it does not run yet. ``method`` is ignored."""
+    context = multiprocessing.get_context("forkserver")
+    with pytest.MonkeyPatch.context() as patch:
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            patch.setenv(f"{library}_NUM_THREADS", "1")
+        context.set_forkserver_preload(NEEDED)
+        forkserver.ensure_running()
+    return context
+
+
 class ProcessPool:
-    """The process that forks the others; call :meth:`close` at the end."""
+    """A process that forks the others, so that it imports each test module once; call :meth:`close` at the end."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = server_context()
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,))
-        with pytest.MonkeyPatch.context() as patch:
-            for library in ("OMP", "OPENBLAS", "MKL"):
-                patch.setenv(f"{library}_NUM_THREADS", "1")
-            self._process.start()
+        self._process.start()
         theirs.close()
 
     def exit_codes(self, *works: tuple) -> list[int | None]:
@@ -51,8 +58,6 @@ class ProcessPool:
 
 def _serve(connection: Connection) -> None:
     sys.argv = ["test"]
-    for module in NEEDED:
-        importlib.import_module(module)
     while True:
         try:
             folder, environment, works = connection.recv()

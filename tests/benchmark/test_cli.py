@@ -2,13 +2,14 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import recbole
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from recbole_macrec.benchmark.__main__ import main as benchmark
 from recbole_macrec.benchmark.compare import command, comparison
@@ -79,14 +80,21 @@ def logged_losses() -> list[str]:
     return re.findall(r"train loss: ([\d.]+)", log.read_text())
 
 
-def test_torchrun_and_nproc_give_the_same_results(tiny, tmp_path):
+def torchrun(words: list[str]) -> None:
+    """Run the command in two processes of torchrun's launcher, which forks them; output goes to the file ``out``."""
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+                          start_method="fork")  # fmt: skip
+    with open("out", "w") as out, redirect_stdout(out):
+        codes = elastic_launch(config, main)(words)
+    sys.exit(max(codes.values()))
+
+
+def test_torchrun_and_nproc_give_the_same_results(tiny, tmp_path, process_pool):
     """The last comparison uses untrained models, to compare only the evaluation; with batches of 3 the last batches of the
-    processes have of different sizes."""
+    processes have different sizes."""
     argv = ["--model=SASRec", *(word for word in tiny if word != "--state=ERROR"), "--learning_rate=0.0", "--eval_batch_size=3"]
-    script = Path(__file__).parents[2] / "run_recbole_macrec.py"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    done = subprocess.run([*torchrun, *argv, "--result_file=torchrun.json"], capture_output=True, text=True, check=True)
-    assert done.stdout.count("test results") == 1
+    assert process_pool.exit_codes((torchrun, [*argv, "--result_file=torchrun.json"])) == [0]
+    assert Path("out").read_text().count("test results") == 1
     losses = logged_losses()
     shutil.rmtree("log")
     assert main([*argv, "--nproc=2", "--result_file=two.json"]) == 0

@@ -2,9 +2,10 @@
 import gc
 import json
 import os
-import subprocess
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from recbole.trainer import trainer as recbole_trainer
 from recbole.utils import get_trainer, logger
 from torch import nn
 
+from recbole_macrec.benchmark.compare import worker
 from recbole_macrec.benchmark.compare.command import main, unique_folder
 from recbole_macrec.utils.unique_names import unique_file
 
@@ -77,20 +79,25 @@ def s3rec(tiny_dataset) -> list[str]:
             "--state=ERROR", "--show_progress=False", "--item_attribute=categories", f"--load_col={columns}"]  # fmt: skip
 
 
+def killed_after_pretraining(words: list[str]) -> None:
+    """Run a command, and kill the process that opens the moved weights of the pre-training."""
+
+    def kill(event, arguments):
+        if event == "open" and str(arguments[0]).endswith("S3Rec-tiny-1.pth"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    # The process is a fork, in which the runs of a comparison can be forks as well: they inherit the hook.
+    worker.multiprocessing.get_all_start_methods = list
+    worker.multiprocessing.get_context = lambda method: get_context("fork")
+    sys.addaudithook(kill)
+    sys.exit(main(words))
+
+
 @pytest.mark.parametrize("more", [["--output=out"], ["--result_file=r.json", "--fresh"]])
-def test_a_killed_pretraining_leaves_no_files_behind(more, s3rec, tmp_path):
+def test_a_killed_pretraining_leaves_no_files_behind(more, s3rec, tmp_path, process_pool):
     """The process is killed before it moves the pre-trained weights; the same command then starts the pre-training again."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "def killed(event, arguments):\n"
-        "    if event == 'open' and str(arguments[0]).endswith('S3Rec-tiny-1.pth'):\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "sys.addaudithook(killed)\n"
-    )
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
-    words = [sys.executable, str(root / "run_recbole_macrec.py"), *s3rec, *more]
-    subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, timeout=120)
+    (code,) = process_pool.exit_codes((killed_after_pretraining, [*s3rec, *more]))
+    assert code == (1 if "--output=out" in more else -signal.SIGKILL)
     assert list(tmp_path.rglob("pretraining/S3Rec-tiny-1.pth"))
     assert main([*s3rec, *more]) == 0
     assert not list(tmp_path.rglob("pretraining*")) and list(tmp_path.rglob("S3Rec-tiny-1.pth"))
