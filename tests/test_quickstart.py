@@ -6,10 +6,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
+NETWORK = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "num_beams": 10}
 
 
 def test_quickstart_runs(tmp_path, monkeypatch, capsys):
-    """Uses one epoch instead of twelve, and a copy of the dataset."""
+    """Uses one epoch instead of twelve, a small network, and a copy of the dataset."""
     shutil.copytree(
         ROOT / "dataset" / "arts-toy",
         tmp_path / "dataset" / "arts-toy",
@@ -21,8 +22,11 @@ def test_quickstart_runs(tmp_path, monkeypatch, capsys):
     cells = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert "epochs = 12" in sources[0]
+    assert '"epochs": epochs,' in sources[1]
+    sources[0] = sources[0].replace("epochs = 12", "epochs = 1")
+    sources[1] = sources[1].replace('"epochs": epochs,', f'"epochs": epochs, **{NETWORK},')
     names: dict = {}
-    for source in [sources[0].replace("epochs = 12", "epochs = 1"), *sources[1:]]:
+    for source in sources:
         exec(compile(source, "quickstart.ipynb", "exec"), names)
     plt.close("all")
     assert "| MQL4GRec |" in capsys.readouterr().out

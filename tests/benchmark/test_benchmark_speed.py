@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from recbole.config import Config
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.speed import catalogues, graph
+from recbole_macrec.benchmark.compare.run import Request
+from recbole_macrec.benchmark.speed import catalogues, graph, measure, whole
 from recbole_macrec.benchmark.speed.exact import same_top
 from recbole_macrec.benchmark.speed.measure import in_own_process
 from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
@@ -30,10 +32,18 @@ SMALL = [
     "--exact_users=12",
     "--scale_users=3",
 ]
+SIZES = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
 
 
 @pytest.fixture
-def data(tiny_dataset):
+def small_model(monkeypatch):
+    """Benchmarks build a small network; their arguments do not include its sizes."""
+    monkeypatch.setattr(measure, "Config", lambda *names, config_dict: Config(*names, config_dict={**SIZES, **config_dict}))
+    monkeypatch.setattr(whole, "Request", lambda dataset, settings: Request(dataset, settings={**SIZES, **settings}))
+
+
+@pytest.fixture
+def data(tiny_dataset, small_model):
     """The dataset ``tiny`` with published IDs without collisions."""
     folder = tiny_dataset / TINY / "semantic_ids"
     folder.mkdir()
@@ -130,9 +140,9 @@ def test_quantize_measures_the_data_loader_reference(tmp_path, capsys):
     rng = np.random.default_rng(0)
     files = [f"{m}={tmp_path / m}.npy" for m in ("text", "image")]
     for m in ("text", "image"):
-        np.save(tmp_path / f"{m}.npy", rng.standard_normal((600, 8)))
+        np.save(tmp_path / f"{m}.npy", rng.standard_normal((300, 8)))
     record = figures(capsys, "quantize", *SMALL, "--features", *files)
-    assert record["items"] == 600 and record["features"] == "files"
+    assert record["items"] == 300 and record["features"] == "files"
     ratio = record["reference_seconds_per_epoch"] / record["seconds_per_epoch"]
     assert record["speedup"] == pytest.approx(ratio, rel=0.05)
 
@@ -140,9 +150,9 @@ def test_quantize_measures_the_data_loader_reference(tmp_path, capsys):
 def test_quantize_measures_catalogues_of_several_sizes(capsys, monkeypatch):
     own_process = catalogues.in_own_process
     monkeypatch.setattr(catalogues, "in_own_process", lambda measure, *arguments: measure(*arguments))
-    record = figures(capsys, "quantize", "--items", "600", "1500", "--modalities", "text")
+    record = figures(capsys, "quantize", "--items", "300", "700", "--modalities", "text")
     assert [(row["items"], row["quantizer"]) for row in record["rows"]] == [
-        (600, "rq_kmeans"), (600, "rqvae"), (1500, "rq_kmeans"), (1500, "rqvae")]  # fmt: skip
+        (300, "rq_kmeans"), (300, "rqvae"), (700, "rq_kmeans"), (700, "rqvae")]  # fmt: skip
     for row in record["rows"]:
         assert row["peak_memory_mib"] > 50 and row["seconds" if row["quantizer"] == "rq_kmeans" else "seconds_per_epoch"] > 0
     assert isinstance(record["bytes_per_item"], int) and not list(Path.cwd().glob(".quantize-*"))

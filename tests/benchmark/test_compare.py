@@ -1,8 +1,8 @@
 """``benchmark compare``: resuming a matrix of runs after a kill, and the contents of its folder."""
 import json
+import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
@@ -69,15 +69,22 @@ def whole(arguments, tmp_path_factory) -> Path:
     return folder
 
 
-def test_resumed_comparison_equals_an_uninterrupted_one(whole, arguments, tmp_path):
+def killed_in_second_epoch(argv: list[str], folder: Path) -> None:
+    """Start a comparison, and kill this process when the run of ``folder`` has recorded two epochs."""
+
+    def kill():
+        while len(Run(folder).curve) < 2:
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    main(argv)
+
+
+def test_resumed_comparison_equals_an_uninterrupted_one(whole, arguments, tmp_path, process_pool):
     argv = ["compare", MODELS, "--seeds=2", "--output=killed", *arguments]
     folder = tmp_path / "killed" / "runs" / TINY / "TIGER" / "seed-2020"
-    process = subprocess.Popen([sys.executable, "-m", "recbole_macrec.benchmark", *argv])
-    while len(Run(folder).curve) < 2:
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process_pool.exit_codes((killed_in_second_epoch, argv, folder)) == [-signal.SIGKILL]
     with FileLock(folder / ".lock"):  # its own process ends with the one that started it
         assert not Run(folder).finished
         seconds = Run(folder).curve[0]["seconds"]

@@ -2,11 +2,14 @@
 import numpy as np
 import pytest
 
+from recbole_macrec.benchmark import quantizers
+from recbole_macrec.benchmark.compare.run import Request
 from recbole_macrec.benchmark.quantizers import COLUMNS, RANKING_COLUMNS, main
 from recbole_macrec.data.features import FeatureTable
 
 TINY = ["--codebook_size", "8", "--codebook_levels", "4", "--rqvae_epochs", "2", "--rqvae_warmup_epochs", "1",
         "--rqvae_projection", "0", "--rqvae_hidden_sizes", "16", "--pseudo_labels", "10", "--code_dim", "4"]
+NETWORK = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "num_beams": 10}
 NAMES = ["rq_kmeans", "rqvae", "cross_modal_rqvae, paper", "cross_modal_rqvae, released", "cross_modal_rqvae, default"]
 
 
@@ -21,7 +24,9 @@ def test_table_of_all_quantizers(tmp_path, capsys):
     assert [row.split("|")[1].strip() for row in rows[2::2]] == NAMES
 
 
-def test_ranking_with_the_ids_of_each_quantizer(tmp_path, tiny_dataset, capsys):
+def test_ranking_with_the_ids_of_each_quantizer(tmp_path, tiny_dataset, monkeypatch, capsys):
+    # a small network; the arguments of the command do not include its sizes
+    monkeypatch.setattr(quantizers, "Request", lambda name, settings: Request(name, settings={**NETWORK, **settings}))
     rng = np.random.default_rng(0)
     for modality in ("text", "image"):
         FeatureTable(tuple(f"i{i}" for i in range(30)), rng.normal(size=(30, 6)).astype(np.float32)).save(
