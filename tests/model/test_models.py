@@ -372,18 +372,21 @@ def test_resumed_equals_uninterrupted(name, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("where", [0.0, 1.5])  # at the next batch; before the first best epoch is written, and later
-def test_resumed_within_an_epoch_equals_uninterrupted(name, where, data_path):
+def test_resumed_within_an_epoch_equals_uninterrupted(name, data_path):
+    """Two pauses: at the first batch, before the first best epoch is written, and in the second epoch."""
     _, whole, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32)
     expected, losses = trainer.fit(train, valid), trainer.train_loss_dict
-    _, _, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32)
-    trainer.callbacks.append(PauseAfter(where))
-    with pytest.raises(Paused):
-        trainer.fit(train, valid)
-    file, left = trainer._last_file(), int(where)
+    file = None
+    for pause, finished in ((0.0, {}), (1.5, {0: losses[0]})):
+        _, _, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32, resume=file)
+        trainer.callbacks.append(PauseAfter(pause))
+        with pytest.raises(Paused):
+            trainer.fit(train, valid)
+        assert trainer.train_loss_dict == finished and file in (None, trainer._last_file())
+        file = trainer._last_file()
     _, model, resumed, (train, valid, _) = prepare(name, data_path, train_batch_size=32, resume=file)
     assert resumed.fit(train, valid) == expected
-    assert resumed.train_loss_dict == {epoch: loss for epoch, loss in losses.items() if epoch >= left}
+    assert resumed.train_loss_dict == {epoch: loss for epoch, loss in losses.items() if epoch >= 1}
     assert resumed._last_file() == file
     for key, value in whole.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
