@@ -140,9 +140,9 @@ def test_quantize_measures_the_data_loader_reference(tmp_path, capsys):
     rng = np.random.default_rng(0)
     files = [f"{m}={tmp_path / m}.npy" for m in ("text", "image")]
     for m in ("text", "image"):
-        np.save(tmp_path / f"{m}.npy", rng.standard_normal((300, 8)))
+        np.save(tmp_path / f"{m}.npy", rng.standard_normal((600, 8)))
     record = figures(capsys, "quantize", *SMALL, "--features", *files)
-    assert record["items"] == 300 and record["features"] == "files"
+    assert record["items"] == 600 and record["features"] == "files"
     ratio = record["reference_seconds_per_epoch"] / record["seconds_per_epoch"]
     assert record["speedup"] == pytest.approx(ratio, rel=0.05)
 
