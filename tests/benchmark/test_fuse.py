@@ -15,6 +15,7 @@ from recbole_macrec.benchmark.fuse.command import fuse, overlap, score_candidate
 from recbole_macrec.benchmark.fuse.members import Member
 from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.weighted import choose_weights, distinct, fused_scores, target_ranks
 
 MODELS = ("TIGER", "SASRec", "BPR")  # generative, sequential and general
@@ -174,6 +175,12 @@ def test_score_file_computes_what_is_missing(tmp_path):
     assert third.best(1, lambda: (np.zeros((2, 1)), 1.0)).tolist() == [[5], [1]]
     ScoreFile(tmp_path / "scores.npz", "other checkpoint", 6).scores(np.array([[1, 3], [2, 0]]), compute)
     assert computed[2:] == [[[1, 3], [2, 0]]]
+
+
+def test_damaged_score_file(tmp_path):
+    (tmp_path / "scores.npz").write_bytes(b"not a zip file")
+    with pytest.raises(UserError, match=r"scores.npz can't be read \(.*\); delete it and fuse again"):
+        ScoreFile(tmp_path / "scores.npz", "digest", 6)
 
 
 @pytest.mark.parametrize("words, message", [

@@ -388,13 +388,21 @@ def _with_keys(path: Path, keys: Sequence[str]) -> dict:
     return content
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read an .npz file without object arrays, which could run any code; a UserError if it is damaged."""
+def load_arrays(path: Path, advice: str | None = None) -> dict[str, np.ndarray]:
+    """Read an .npz file without object arrays, which could run any code.
+
+    Args:
+        advice: what to do if the file is damaged; by default, to delete its folder and run the comparison again.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} can't be read ({error}); delete {path.parent} and run the comparison again.") from None
+        advice = advice or f"delete {path.parent} and run the comparison again"
+        raise UserError(f"{path} can't be read ({error}); {advice}.") from None
 
 
 def write_json(content, path: str | Path) -> Path:

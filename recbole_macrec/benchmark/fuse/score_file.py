@@ -30,7 +30,7 @@ class ScoreFile:
         self._seconds = np.zeros(2)  # of all rankings and of all scores
         self._requested = [0.0, 0.0]
         if path.is_file():
-            arrays = load_arrays(path)
+            arrays = load_arrays(path, "delete it and fuse again")
             if str(arrays["digest"]) == digest:
                 self._best, self._top = arrays["best"].astype(np.int64), int(arrays["top"])
                 self._keys, self._scores, self._seconds = arrays["keys"], arrays["scores"], arrays["seconds"]
