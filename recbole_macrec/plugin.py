@@ -107,7 +107,8 @@ def _layer_property_files() -> None:
 
     @functools.wraps(update)
     def _update_internal_config_dict(self, file):
-        loaded = update(self, file)
+        loaded = read_yaml(Path(file))
+        self.internal_config_dict.update(loaded)
         if Path(file).name == "sample.yaml":
             paths = [property_file("dataset", f"{self.dataset}.yaml")]
             if is_ours(self.model_class):
@@ -115,7 +116,7 @@ def _layer_property_files() -> None:
                 paths += preset_files(self.model, self.external_config_dict.get("training_preset"), self.dataset)
             for path in paths:
                 if path.is_file():
-                    update(self, path)
+                    self.internal_config_dict.update(read_yaml(path))
         return loaded
 
     @functools.wraps(files)

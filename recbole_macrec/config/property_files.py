@@ -1,7 +1,9 @@
 """Finds and reads the YAML files of ``properties/``."""
+import copy
+import functools
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from recbole.config import Config
@@ -40,9 +42,17 @@ def preset_files(model: str, name: str | None, dataset: str) -> list[Path]:
 
 
 def read_yaml(path: Path) -> dict:
-    """A property file, read as RecBole reads it."""
-    with open(path, encoding="utf-8") as file:
-        return yaml.load(file, Loader=Config._build_yaml_loader(None)) or {}
+    """Read a property file as RecBole does. Every configuration reads the same files, so their contents are parsed once."""
+    return copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(content: str) -> dict:
+    return _load(content)
+
+
+def _load(content: str | TextIO) -> dict:
+    return yaml.load(content, Loader=Config._build_yaml_loader(None)) or {}
 
 
 def read_user_yaml(path: str | Path, what: str) -> dict[str, Any]:
@@ -55,7 +65,8 @@ def read_user_yaml(path: str | Path, what: str) -> dict[str, Any]:
         UserError: the file is missing, not YAML, or not a list of ``key: value``.
     """
     try:
-        values = read_yaml(Path(path))
+        with open(path, encoding="utf-8") as file:
+            values = _load(file)
     except OSError as error:
         raise UserError(f"{what} {path} can't be read ({error.strerror}); check the path.") from None
     except RecursionError:

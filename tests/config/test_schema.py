@@ -23,6 +23,16 @@ def recbole_defaults() -> dict:
     return {key: value for file in files for key, value in read_yaml(file).items()}
 
 
+def test_property_files_are_read_again_after_a_change(tmp_path):
+    """They are parsed once, but neither a changed value nor a changed file is hidden."""
+    path = tmp_path / "file.yaml"
+    path.write_text("a: [1]\n")
+    read_yaml(path)["a"].append(2)
+    assert read_yaml(path) == {"a": [1]}
+    path.write_text("a: [3]\n")
+    assert read_yaml(path) == {"a": [3]}
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_defaults_equal_those_of_the_property_files(model):
     """None in a property file means a default that depends on other options."""
