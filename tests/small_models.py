@@ -1,5 +1,7 @@
 """Small models on the dataset ``tiny``, for tests of several packages."""
+import copy
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.generation.decoding.search import sequence_log_probs
+from recbole_macrec.semantic_ids import build
+from recbole_macrec.semantic_ids.bundle import bundle_inputs, bundle_name
 from recbole_macrec.trainer.callbacks import TrainingCallback
+from recbole_macrec.utils.distributed import ALONE
 
 ITEMS = 30
 SMALL = {
@@ -40,10 +45,32 @@ SMALL = {
 QUICK = {"graph_epochs": 5, "graph_sizes": [16, 16, 8], "rqvae_epochs": 3, "rqvae_warmup_epochs": 2, "epochs": 2}
 
 
+LEARNT = {}  # name of a bundle -> what represent_and_learn returned for its inputs
+
+
 @pytest.fixture
-def data_path(tmp_path):
-    """The dataset ``tiny`` with features of two modalities, neither of which distinguishes all items."""
-    path = write_tiny_dataset(tmp_path / "data")
+def data_path(tmp_path, monkeypatch):
+    """The dataset ``tiny`` with features of two modalities, neither of which distinguishes all items.
+
+    Tests whose semantic IDs have the same inputs share what was learnt from them.
+    """
+    learn = build.represent_and_learn
+
+    def learn_once(features, interactions, settings, device="cpu", show_progress=True, group=ALONE):
+        if group is not ALONE:
+            return learn(features, interactions, settings, device, show_progress, group)
+        name = bundle_name(bundle_inputs(features, (), settings, interactions))
+        if name not in LEARNT:
+            LEARNT[name] = learn(features, interactions, settings, device, show_progress)
+        return copy.deepcopy(LEARNT[name])
+
+    monkeypatch.setattr(build, "represent_and_learn", learn_once)
+    return write_small_dataset(tmp_path / "data")
+
+
+def write_small_dataset(path: Path) -> Path:
+    """Write the dataset of the fixture ``data_path``."""
+    write_tiny_dataset(path)
     rng = np.random.default_rng(0)
     tokens = tuple(f"i{i}" for i in range(ITEMS))
     for modality, classes in (("text", np.arange(ITEMS) // 2), ("image", np.arange(ITEMS) % 15)):

@@ -1,5 +1,7 @@
 """Contract tests of every registered model: learning, reproducibility, resuming, saving and ranking."""
 from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from small_models import (  # noqa: F401  data_path is a fixture
     data_path,
     prepare,
     scores_one_by_one,
+    write_small_dataset,
 )
 
 from recbole_macrec.data.features import FeatureTable
@@ -27,6 +30,31 @@ from recbole_macrec.trainer.epoch_checkpointer import Paused
 NAMES = [model.__name__ for model in MODELS]
 # for SASRec
 BASELINE = {"train_neg_sample_args": None, "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]}}
+
+
+class Uninterrupted(NamedTuple):
+    """A training run of a model with the settings of ``SMALL``."""
+    best: tuple  # as returned by ``fit``
+    losses: dict
+    weights: dict  # after the last epoch
+    result: dict  # of the best epoch on the test data
+    file: str
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Function: name of a model -> :class:`Uninterrupted`, trained in a folder of its own and once for all tests."""
+
+    @cache
+    def train(name: str) -> Uninterrupted:
+        folder = tmp_path_factory.mktemp(name)
+        path = write_small_dataset(folder / "data")
+        _, model, trainer, (train, valid, test) = prepare(name, path, checkpoint_dir=str(folder / "saved"))
+        best = trainer.fit(train, valid)
+        weights = {key: value.clone() for key, value in model.state_dict().items()}
+        return Uninterrupted(best, trainer.train_loss_dict, weights, trainer.evaluate(test), trainer.saved_model_file)
+
+    return train
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -216,14 +244,31 @@ def test_precision_auto_reads_the_environment_variable(forced, expected, data_pa
         prepare("TIGER", data_path, modalities=["text"], precision="auto")
 
 
+KEEP = {"collision": "keep", "num_beams": 12}
+
+
+@pytest.fixture(scope="module")
+def weights_with_shared_ids(tmp_path_factory):
+    """Function: name of a model -> its weights after training with items that share IDs."""
+
+    @cache
+    def train(name: str) -> dict:
+        folder = tmp_path_factory.mktemp(name)
+        options = {**KEEP, "checkpoint_dir": str(folder / "saved")}
+        _, model, trainer, (train, _, _) = prepare(name, write_small_dataset(folder / "data"), **options)
+        trainer.fit(train)
+        return model.state_dict()
+
+    return train
+
+
 @pytest.mark.parametrize("certified_rows", [1024, 4])
 @pytest.mark.parametrize("fusion", ["official", "mean", "lse"])
 @pytest.mark.parametrize("name", ["TIGER", "MACRec"])
-def test_first_items_of_certified_equal_those_of_exact(name, fusion, certified_rows, data_path):
+def test_first_items_of_certified_equal_those_of_exact(name, fusion, certified_rows, data_path, weights_with_shared_ids):
     """For each modality and their fusion, so metrics by item and by ID are the same."""
-    options = {"fusion": fusion, "certified_rows": certified_rows, "collision": "keep", "num_beams": 12}
-    _, model, trainer, (train, _, test) = prepare(name, data_path, **options)
-    trainer.fit(train)
+    _, model, trainer, (_, _, test) = prepare(name, data_path, fusion=fusion, certified_rows=certified_rows, **KEEP)
+    model.load_state_dict(weights_with_shared_ids(name))
     results = {}
     for decode in ("certified", "exact"):
         model.ranking = replace(model.ranking, decode=decode)
@@ -267,15 +312,13 @@ def test_metrics_equal_a_simple_count(name, decode, data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_seed_gives_same_results_and_loaded_equals_saved(name, data_path):
-    runs = []
-    for _ in range(2):
-        _, _, trainer, (train, valid, test) = prepare(name, data_path)
-        trainer.fit(train, valid)
-        runs.append((trainer.train_loss_dict, trainer.evaluate(test), trainer.saved_model_file))
-    assert runs[0][:2] == runs[1][:2]
-    config, model, _, _, _, test = load_data_and_model(runs[0][2])
-    assert get_trainer(config["MODEL_TYPE"], name)(config, model).evaluate(test, load_best_model=False) == runs[0][1]
+def test_same_seed_gives_same_results_and_loaded_equals_saved(name, data_path, uninterrupted):
+    expected = uninterrupted(name)
+    _, _, trainer, (train, valid, test) = prepare(name, data_path)
+    trainer.fit(train, valid)
+    assert (trainer.train_loss_dict, trainer.evaluate(test)) == (expected.losses, expected.result)
+    config, model, _, _, _, test = load_data_and_model(expected.file)
+    assert get_trainer(config["MODEL_TYPE"], name)(config, model).evaluate(test, load_best_model=False) == expected.result
     users = test._dataset.inter_feat["user_id"][:5].numpy()
     _, top = full_sort_topk(users, model, test, k=10)
     assert torch.equal(top, model.full_sort_predict(test._dataset[np.arange(5)]).topk(10).indices)
@@ -350,9 +393,8 @@ def test_checkpoint_of_other_users_is_rejected(data_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_resumed_equals_uninterrupted(name, data_path):
-    _, whole, trainer, (train, valid, _) = prepare(name, data_path)
-    expected = trainer.fit(train, valid)
+def test_resumed_equals_uninterrupted(name, data_path, uninterrupted):
+    expected = uninterrupted(name)
 
     class Killed(Exception):
         pass
@@ -365,30 +407,29 @@ def test_resumed_equals_uninterrupted(name, data_path):
     with pytest.raises(Killed):
         trainer.fit(train, valid, callback_fn=kill)
     _, model, resumed, (train, valid, _) = prepare(name, data_path, resume=trainer._last_file())
-    assert resumed.fit(train, valid) == expected
+    assert resumed.fit(train, valid) == expected.best
     assert list(resumed.train_loss_dict) == [2, 3]
-    for key, value in whole.state_dict().items():
+    for key, value in expected.weights.items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_resumed_within_an_epoch_equals_uninterrupted(name, data_path):
+def test_resumed_within_an_epoch_equals_uninterrupted(name, data_path, uninterrupted):
     """Two pauses: at the first batch, before the first best epoch is written, and in the second epoch."""
-    _, whole, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32)
-    expected, losses = trainer.fit(train, valid), trainer.train_loss_dict
-    file = None
+    expected = uninterrupted(name)
+    losses, file = expected.losses, None
     for pause, finished in ((0.0, {}), (1.5, {0: losses[0]})):
-        _, _, trainer, (train, valid, _) = prepare(name, data_path, train_batch_size=32, resume=file)
+        _, _, trainer, (train, valid, _) = prepare(name, data_path, resume=file)
         trainer.callbacks.append(PauseAfter(pause))
         with pytest.raises(Paused):
             trainer.fit(train, valid)
         assert trainer.train_loss_dict == finished and file in (None, trainer._last_file())
         file = trainer._last_file()
-    _, model, resumed, (train, valid, _) = prepare(name, data_path, train_batch_size=32, resume=file)
-    assert resumed.fit(train, valid) == expected
+    _, model, resumed, (train, valid, _) = prepare(name, data_path, resume=file)
+    assert resumed.fit(train, valid) == expected.best
     assert resumed.train_loss_dict == {epoch: loss for epoch, loss in losses.items() if epoch >= 1}
     assert resumed._last_file() == file
-    for key, value in whole.state_dict().items():
+    for key, value in expected.weights.items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
 
 
