@@ -49,6 +49,7 @@ def apply() -> None:
     evaluate_without_dropout()
     collect_plain_values()
     stop_where_the_loss_diverges()
+    measure_the_load_without_waiting()
 
 
 def restore_numpy_names() -> None:
@@ -708,3 +709,21 @@ def stop_where_the_loss_diverges() -> None:
         )
 
     importlib.import_module("recbole.trainer.trainer").Trainer._check_nan = _check_nan
+
+
+def measure_the_load_without_waiting() -> None:
+    """At the end of every run RecBole waits for a second to measure the CPU load (utils.py:429). The load is now that since the
+    previous measurement, or since psutil was imported. Remove it when RecBole does not wait."""
+    import psutil
+
+    @contextlib.contextmanager
+    def without_waiting():
+        measure = psutil.cpu_percent
+        psutil.cpu_percent = lambda interval=None: measure()
+        try:
+            yield
+        finally:
+            psutil.cpu_percent = measure
+
+    function = importlib.import_module("recbole.utils.utils").get_environment
+    _replace_in_recbole("get_environment", _within(without_waiting, function))

@@ -44,12 +44,6 @@ def own_working_directory(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def no_waiting_for_the_load(monkeypatch):
-    """Skip RecBole's measurement of the CPU load, which takes a second at the end of every run."""
-    monkeypatch.setattr("psutil.cpu_percent", lambda *args, **kwargs: 0.0)
-
-
-@pytest.fixture(autouse=True)
 def own_logging():
     """Restore the root logger after the test: RecBole sets its level and handlers."""
     root = logging.getLogger()

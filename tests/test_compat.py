@@ -1,4 +1,5 @@
 """RecBole's own models train, save, load and rank with the installed libraries."""
+import re
 import sys
 import types
 import warnings
@@ -226,3 +227,9 @@ def test_chained_assignments_are_silent(message):
     with warnings.catch_warnings(record=True) as caught, compat._without_chain_warnings():
         warnings.warn(message, FutureWarning, stacklevel=1)
     assert not caught
+
+
+def test_the_load_is_measured_without_waiting(tiny_dataset, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waits for {seconds} seconds"))
+    table = quick_start.get_environment(Config("Pop", "tiny", config_dict=fast(tiny_dataset)))
+    assert re.search(r"CPU +\| +\d+\.\d+ %", table.draw())
