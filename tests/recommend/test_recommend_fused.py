@@ -1,25 +1,39 @@
 """Recommendations of SASRecPerUser, and of several models together."""
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from recbole.utils.case_study import full_sort_topk
-from small_models import ITEMS, data_path, prepare  # noqa: F401  data_path is a fixture
+from small_models import ITEMS, data_path, prepare, write_small_dataset  # noqa: F401  data_path is a fixture
 
 from recbole_macrec import Recommender, UserError
 
 HISTORIES = {"a": ["i4", "i5", "i6"], "b": ["i9"], "c": ["i1", "i2", "i3", "i1"]}
 
 
+@pytest.fixture(scope="module")
+def train_pair(tmp_path_factory):
+    """Function that trains the models of ``pair``, once for all tests."""
+
+    @cache
+    def train() -> list[Recommender]:
+        path, pair = write_small_dataset(tmp_path_factory.mktemp("pair") / "data"), []
+        options = {"decode": "certified", "fusion": "lse"}
+        for name, own in (("MACRec", options), ("SASRecPerUser", {})):
+            _, model, trainer, (train, _, _) = prepare(name, path, epochs=2, **own)
+            trainer.fit(train, None, saved=False)
+            model.eval()
+            pair.append(Recommender(model))
+        return pair
+
+    return train
+
+
 @pytest.fixture
-def pair(data_path):  # noqa: F811
+def pair(train_pair):
     """A generative and a dense model after a short training."""
-    pair = []
-    for name, options in (("MACRec", {"decode": "certified", "fusion": "lse", "epochs": 2}), ("SASRecPerUser", {"epochs": 2})):
-        _, model, trainer, (train, _, _) = prepare(name, data_path, **options)
-        trainer.fit(train, None, saved=False)
-        model.eval()
-        pair.append(Recommender(model))
-    return pair
+    return train_pair()
 
 
 def lists(frame):
