@@ -87,7 +87,7 @@ def curves_file(study: str, dataset: str) -> str:
     return f"results/curves-{dataset}.svg" if study == FIRST_STUDY else f"results/{study}/curves-{dataset}.svg"
 
 
-def page(records: list[dict], studies: dict[str, dict], tunings: list[dict] = ()) -> str:
+def page(records: list[dict], studies: dict[str, dict], tunings: Sequence[dict] = ()) -> str:
     """Return the text of results.md."""
     parts = [INTRODUCTION]
     for name, dataset, some in tables(records):
@@ -111,17 +111,14 @@ def page(records: list[dict], studies: dict[str, dict], tunings: list[dict] = ()
 def tries_section(tuning: dict) -> str:
     """Return the section with the tries of a model's tuning, in descending order of their validation NDCG@10.
 
-    If tries were stopped early, all are compared after the largest number of epochs that most of them reached.
+    If all were stopped early, they are compared after the number of epochs that most of them reached.
     """
     tries, names = tuning["tries"], list(dict.fromkeys(name for entry in tuning["tries"] for name in entry["settings"]))
     scores = [{point["epoch"] + 1: point["valid"]["ndcg@10"] for point in entry["curve"] if point["valid"]} for entry in tries]
     finished = [entry["best_valid_score"] is not None for entry in tries]
-    if all(finished):
-        heading, reached = "validation ndcg@10", [entry["best_valid_score"] for entry in tries]
-        text = "All tries were trained to early stopping."
-    elif any(finished):
+    if any(finished):
         heading, reached = "best validation ndcg@10", [max(own.values(), default=None) for own in scores]
-        text = f"{sum(finished)} of {len(tries)} tries were trained to early stopping; there was no time for the others."
+        text = f"{sum(finished)} of {len(tries)} tries were trained to early stopping."
     else:
         epochs = [epoch for own in scores for epoch in own]
         after = max(set(epochs), key=lambda epoch: (epochs.count(epoch), epoch))

@@ -22,6 +22,8 @@ from torch.multiprocessing import start_processes
 from web_server import Server
 
 TINY = "tiny"
+# A small network, for tests whose result does not depend on its size.
+NETWORK = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "num_beams": 10}
 CATEGORIES = ("wool", "paper", "beads")
 
 # Released catalogues are not part of the repository: set MACREC_SHARED_DATA=DIR with DIR/Arts and DIR/Instruments.

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from conftest import NETWORK
 
 ROOT = Path(__file__).resolve().parents[1]
-NETWORK = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "num_beams": 10}
 
 
 def test_quickstart_runs(tmp_path, monkeypatch, capsys):

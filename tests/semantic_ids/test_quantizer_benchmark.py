@@ -1,6 +1,7 @@
 """The table of the quantizer benchmark has a row per quantizer and modality."""
 import numpy as np
 import pytest
+from conftest import NETWORK
 
 from recbole_macrec.benchmark import quantizers
 from recbole_macrec.benchmark.compare.run import Request
@@ -9,7 +10,6 @@ from recbole_macrec.data.features import FeatureTable
 
 TINY = ["--codebook_size", "8", "--codebook_levels", "4", "--rqvae_epochs", "2", "--rqvae_warmup_epochs", "1",
         "--rqvae_projection", "0", "--rqvae_hidden_sizes", "16", "--pseudo_labels", "10", "--code_dim", "4"]
-NETWORK = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "num_beams": 10}
 NAMES = ["rq_kmeans", "rqvae", "cross_modal_rqvae, paper", "cross_modal_rqvae, released", "cross_modal_rqvae, default"]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.arguments import new_parser
-from recbole_macrec.benchmark.compare.runs import COMPARE, TUNE, Run, file_name, open_comparison, write_json
+from recbole_macrec.benchmark.compare.runs import COMPARE, TUNE, Run, RunSpec, file_name, open_comparison, write_json
 from recbole_macrec.config.options import word_of
 from recbole_macrec.utils.reporting import run_command
 
@@ -56,7 +56,6 @@ def published_tries(runs: list[Run]) -> dict:
     unfinished try has those so far.
     """
     spec = runs[0].spec
-    everywhere = {name: value for name, value in spec.settings.items() if name != "data_path"}  # the first try has no others
     tries = []
     for run in runs:
         result: dict[str, Any] = run.result if run.finished else {}
@@ -66,7 +65,8 @@ def published_tries(runs: list[Run]) -> dict:
             "curve": [{"epoch": point["epoch"], "valid": point["valid"]} for point in run.curve if point["valid"]],
         })
     finished = next((run.result for run in runs if run.finished), {})
-    record = {"label": spec.label, "model": spec.model, "dataset": spec.dataset, "seed": spec.seed, "settings": everywhere}
+    record = {"label": spec.label, "model": spec.model, "dataset": spec.dataset, "seed": spec.seed}
+    record["settings"] = _settings_without_path(spec)  # the first try has no others
     return record | {"commit": finished.get("commit"), "machine": finished.get("hardware"), "tries": tries}
 
 
@@ -75,7 +75,7 @@ def published_record(run: Run) -> dict:
 
     The record of a fusion has ``fusion``, with the weights of its models; DIR in its command is the folder of the comparison.
     """
-    settings = {name: value for name, value in run.spec.settings.items() if name != "data_path"}
+    settings = _settings_without_path(run.spec)
     if fusion := run.result.get("fusion"):
         names = _quoted(",".join(fusion["models"]))
         command = f"python -m recbole_macrec.benchmark fuse DIR --models={names} --top={settings['top']}"
@@ -92,6 +92,10 @@ def published_record(run: Run) -> dict:
     )
     record = {"label": run.spec.label, "command": command, **{name: run.result.get(name) for name in FIELDS}}
     return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}
+
+
+def _settings_without_path(spec: RunSpec) -> dict[str, Any]:
+    return {name: value for name, value in spec.settings.items() if name != "data_path"}
 
 
 def _quoted(text: str) -> str:
