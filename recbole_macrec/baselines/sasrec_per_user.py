@@ -93,9 +93,9 @@ class SASRecPerUser(DenseRecommender):
             and the items before it.
         """
         packed = pack(items, length, self.group_overhead)
-        position = torch.arange(max(rows for _, rows in packed.groups), device=items.device)
+        position = torch.arange(items.shape[1], device=items.device)
         x = dropout(F.embedding(packed.tokens, vectors), self.settings.dropout, self.training)
-        x = self.layers(x, packed.groups, causal_mask(position), Rotation.at(position, self.settings.d_kv))
+        x = self.layers(x, packed, causal_mask(position), Rotation.at(position, self.settings.d_kv))
         return self.norm(x), row_starts(packed.groups)
 
     # -- training ----------------------------------------------------------------------------------------------------

@@ -2,7 +2,15 @@
 import pytest
 import torch
 
-from recbole_macrec.generation.network.layers import CrossAttention, RMSNorm, SelfAttention, TransformerSettings
+from recbole_macrec.generation.network.layers import (
+    CrossAttention,
+    RMSNorm,
+    SelfAttention,
+    TransformerSettings,
+    aligned,
+    attention_masks,
+    own_groups,
+)
 
 HEADS, E, D = 3, 5, 24
 SIZES = TransformerSettings(d_model=D, num_heads=HEADS, d_kv=E, dropout=0.0)
@@ -50,7 +58,7 @@ def test_self_attention():
     x = torch.randn(sum(n * length for n, length in OWN), D, requires_grad=True)
     bias = torch.randn(HEADS, 300, 300, requires_grad=True)
     expected = x + attend_one_by_one(layer, layer.norm(x), layer.norm(x), [(n, length, length) for n, length in OWN], bias)
-    assert_same(layer, [x, bias], layer(x, OWN, bias), expected)
+    assert_same(layer, [x, bias], layer(x, OWN, attention_masks(own_groups(OWN), bias)), expected)
 
 
 def test_padding_is_not_attended_to():
@@ -58,14 +66,22 @@ def test_padding_is_not_attended_to():
     x = torch.randn(3 * 6, D, requires_grad=True)
     keep = torch.arange(6).repeat(3) < torch.tensor([6, 2, 4]).repeat_interleave(6)
     expected = x + attend_one_by_one(layer, layer.norm(x), layer.norm(x), [(3, 6, 6)], keep=keep)
-    assert_same(layer, [x], layer(x, [(3, 6)], None, keep), expected)
+    assert_same(layer, [x], layer(x, [(3, 6)], attention_masks([(3, 6, 6)], keep=keep)), expected)
 
 
 def test_attention_to_other_rows():
     layer = CrossAttention(SIZES)
     x = torch.randn(sum(n * queries for n, queries, _ in CROSS), D, requires_grad=True)
     source = torch.randn(sum(n * keys for n, _, keys in CROSS), D, requires_grad=True)
-    assert_same(layer, [x, source], layer.attend(x, source, CROSS), attend_one_by_one(layer, x, source, CROSS))
+    result = layer.attend(x, source, CROSS, [None] * len(CROSS))
+    assert_same(layer, [x, source], result, attend_one_by_one(layer, x, source, CROSS))
+
+
+def test_aligned_masks_are_equal_and_begin_rows_at_multiples_of_8():
+    mask = torch.randn(2, 5, 11)
+    result = aligned(mask[:, :, :9])
+    assert torch.equal(result, mask[:, :, :9])
+    assert result.stride() == (5 * 16, 16, 1)
 
 
 def test_dropout_of_attention_weights_keeps_the_expectation():
@@ -73,8 +89,8 @@ def test_dropout_of_attention_weights_keeps_the_expectation():
     layer = SelfAttention(SIZES)
     x, draws = torch.randn(8, D), 4000
     layer.dropout = 0.25
-    drawn = layer.attend(x.repeat(draws, 1), x.repeat(draws, 1), [(2 * draws, 4, 4)]).view(draws, 8, D)
-    plain = layer.eval().attend(x, x, [(2, 4, 4)])
+    drawn = layer.attend(x.repeat(draws, 1), x.repeat(draws, 1), [(2 * draws, 4, 4)], [None]).view(draws, 8, D)
+    plain = layer.eval().attend(x, x, [(2, 4, 4)], [None])
     assert not torch.allclose(drawn[0], drawn[1])
     torch.testing.assert_close(drawn.mean(0), plain, atol=0.03 * plain.abs().max().item(), rtol=0)
 

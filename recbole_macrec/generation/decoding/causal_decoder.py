@@ -115,7 +115,7 @@ class CausalTrieDecoder:
         if level:
             tokens = self.trie.code(level - 1)[flat].long() + self.offsets[level - 1]
         x, present = self.table.index_select(0, tokens), []  # [R, D]
-        rotation = Rotation.at((positions + level).unsqueeze(1), self.width)  # [R, 1, E/2], broadcast over heads
+        rotation = Rotation.at((positions + level).unsqueeze(1), self.width)  # [R, 1, E], broadcast over heads
         for i, (layer, heads) in enumerate(zip(self.layers, source)):
             x_norm = rms_norm(x).to(layer.out.dtype)
             q, k, v = ((x_norm @ weight).unflatten(1, (self.heads, -1)) for weight in layer.own)  # [R, H, E]

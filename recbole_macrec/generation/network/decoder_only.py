@@ -19,10 +19,12 @@ from recbole_macrec.generation.network.layers import (
     RMSNorm,
     SelfAttention,
     TransformerSettings,
+    attention_masks,
+    own_groups,
     split_heads,
 )
 from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Memory
-from recbole_macrec.generation.network.packing import pack, row_starts
+from recbole_macrec.generation.network.packing import Source, pack, row_starts
 from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.network.windows import (
     Target,
@@ -42,15 +44,10 @@ class CausalLayer(nn.Module):
             nn.init.normal_(linear.weight, std=0.02 / (2 * s.decoder_layers) ** 0.5)
 
     def forward(
-        self, x: torch.Tensor, groups: list[tuple[int, int]], mask: torch.Tensor, rotation: Rotation
+        self, x: torch.Tensor, groups: list[tuple[int, int]], masks: list[torch.Tensor | None], rotation: Rotation
     ) -> torch.Tensor:
-        """x [M, D] of users packed as ``groups`` (users, positions each).
-
-        Args:
-            mask: [1, S, S], -inf where a position (row) must not attend to another (column).
-            rotation: of the S positions of the longest user.
-        """
-        return self.feed_forward(self.self_attention(x, groups, mask, None, rotation))
+        """x [M, D] of users packed as ``groups`` (users, positions each), with a rotation [M, 1, E]."""
+        return self.feed_forward(self.self_attention(x, groups, masks, rotation))
 
 
 class CausalLayers(nn.ModuleList):
@@ -63,11 +60,16 @@ class CausalLayers(nn.ModuleList):
 
         def __iter__(self) -> Iterator[CausalLayer]: ...
 
-    def forward(
-        self, x: torch.Tensor, groups: list[tuple[int, int]], mask: torch.Tensor, rotation: Rotation
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, packed: Source, mask: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+        """x [M, D] of the rows of ``packed``.
+
+        Args:
+            mask: [1, S, S], -inf where a position (row) must not attend to another (column).
+            rotation: of the S positions, [S, E].
+        """
+        masks, rotation = attention_masks(own_groups(packed.groups), mask), rotation.of_rows(packed.position)
         for layer in self:
-            x = layer(x, groups, mask, rotation)
+            x = layer(x, packed.groups, masks, rotation)
         return x
 
 
@@ -105,7 +107,7 @@ class DecoderOnly(nn.Module):
         """Hidden states that predict the codes of every target of B windows, from one pass.
 
         Args:
-            front: tokens before the first item, int64 [P].
+            front: tokens before the first item, int64 [P] or [B, P].
             source: tokens of the items in the modality of the history, int64 [B, N, L].
             windows: which items are targets.
             targets: the modalities to predict.
@@ -126,6 +128,7 @@ class DecoderOnly(nn.Module):
         """Hidden states that predict the codes of B items in other modalities, and the mean state of an item's own codes.
 
         Args:
+            front: tokens before the items, int64 [P] or [B, P].
             source: tokens of the items, int64 [B, L].
             targets: the modalities to predict, tokens [B, T].
 
@@ -143,11 +146,11 @@ class DecoderOnly(nn.Module):
     def _pass(self, front, source, windows: Windows, targets: list[Target], overhead: int):
         """Compute hidden states [M, D]; also returns the first row of each user, [B] on the CPU, and the layout of the rows."""
         kinds = tuple((target.tokens.shape[2], target.own) for target in targets)
-        plan = layout(len(front), windows.items.shape[1], source.shape[2], int(windows.first.min()), kinds)
+        plan = layout(front.shape[-1], windows.items.shape[1], source.shape[2], int(windows.first.min()), kinds)
         tokens = side_by_side(front, source, targets).index_select(1, plan.column.to(source.device))
         packed = pack(tokens, plan.length[windows.length], overhead)
         rotation = Rotation.at(plan.position.to(source.device), self.settings.d_kv)
-        x = self.layers(self.embed(packed.tokens), packed.groups, plan.mask.to(source.device), rotation)
+        x = self.layers(self.embed(packed.tokens), packed, plan.mask.to(source.device), rotation)
         return self.norm(x), row_starts(packed.groups), plan
 
     # -- ranking -----------------------------------------------------------------------------------------------------
@@ -161,18 +164,17 @@ class DecoderOnly(nn.Module):
         """
         last = (lengths - 1).to(tokens.device)
         packed = pack(tokens, lengths - 1, overhead)
-        longest = max(length for _, length in packed.groups)
-        position = torch.arange(longest, device=tokens.device)
-        rotation = Rotation.at(position, self.settings.d_kv)
-        mask = causal_mask(position)
+        position = torch.arange(tokens.shape[1], device=tokens.device)
+        rotation = Rotation.at(position, self.settings.d_kv).of_rows(packed.position)
+        masks = attention_masks(own_groups(packed.groups), causal_mask(position))
         x, cache = self.embed(packed.tokens), []
         for layer in self.layers:
             attention = layer.self_attention
             x_norm = attention.norm(x)
-            keys = [rotation.rotate_keys(k) for k in self._heads(attention.key(x_norm), packed.groups)]
-            cache.append((keys, self._heads(attention.value(x_norm), packed.groups)))
+            keys = rotation.rotate_keys(attention.key(x_norm).unflatten(1, (attention.heads, -1))).flatten(1)
+            cache.append((self._heads(keys, packed.groups), self._heads(attention.value(x_norm), packed.groups)))
             if layer is not self.layers[-1]:
-                x = layer(x, packed.groups, mask, rotation)
+                x = layer(x, packed.groups, masks, rotation)
         keep = None if packed.keep is None else list(packed.keep.split([n * length for n, length in packed.groups]))
         token = tokens.gather(1, last.unsqueeze(1))[:, 0]
         return CausalMemory(cache, packed.groups, keep, token, last)
@@ -199,7 +201,7 @@ class DecoderOnly(nn.Module):
         x = self.embed(tokens)  # [B, G, T, D]
         step = torch.arange(length, device=tokens.device)
         later = torch.zeros(length, length, device=x.device).masked_fill(step > step[:, None], -torch.inf)
-        rotation = Rotation.at(memory.position.view(-1, 1, 1, 1) + step, self.settings.d_kv)  # [B, 1, 1, T, E/2]
+        rotation = Rotation.at(memory.position.view(-1, 1, 1, 1) + step, self.settings.d_kv)  # [B, 1, 1, T, E]
         for layer, (keys, values) in zip(self.layers, memory.layers):
             attention = layer.self_attention
             x_norm = attention.norm(x.flatten(0, 2))

@@ -143,8 +143,7 @@ class Attention(Residual):
         x: torch.Tensor,
         source: torch.Tensor,
         groups: list[tuple[int, int, int]],
-        bias: torch.Tensor | None = None,
-        keep: torch.Tensor | None = None,
+        masks: list[torch.Tensor | None],
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
         """Unscaled attention, as in T5; with a ``rotation``, scaled attention with rotary positions.
@@ -153,25 +152,22 @@ class Attention(Residual):
             x: [M, D], input of the queries.
             source: [M', D], input of keys and values; ``x`` itself in self-attention.
             groups: (users, queries, keys) in the order of the rows.
-            bias: added to the scores, at least [H, Q, S] (or [1, Q, S]) for the longest Q and S; -inf where masked.
-            keep: bool [M'], False at padding.
-            rotation: of the positions of the longest user.
+            masks: see :func:`attention_masks`.
+            rotation: of all rows, [M, 1, E].
 
         Returns:
             [M, D].
         """
         p = self.dropout if self.training else 0.0
         columns = [self.query(x), self.key(source), self.value(source)]
+        if rotation is not None:
+            queries_and_keys = (part.unflatten(1, (self.heads, -1)) for part in columns[:2])
+            rotated = (f(part) for f, part in zip((rotation.rotate_queries, rotation.rotate_keys), queries_and_keys))
+            columns[:2] = (part.flatten(1) for part in rotated)
         rows = [[n * queries for n, queries, _ in groups]] + 2 * [[n * keys for n, _, keys in groups]]
-        masks = [None] * len(groups) if keep is None else keep.split(rows[1])
         parts = []
-        for (n, queries, keys), mask, *heads in zip(groups, masks, *(c.split(r) for c, r in zip(columns, rows))):
+        for (n, _, _), mask, *heads in zip(groups, masks, *(c.split(r) for c, r in zip(columns, rows))):
             q, k, v = (split_heads(h, n, self.heads) for h in heads)
-            if rotation is not None:
-                q, k = rotation.rotate_queries(q), rotation.rotate_keys(k)
-            mask = None if mask is None else padding_bias(mask.view(n, keys))
-            if bias is not None:
-                mask = bias[:, :queries, :keys] + (0 if mask is None else mask)
             if x.device.type == "cpu":  # the fused CPU kernel is slow for short sequences and gives no gradient of the bias
                 scores = q @ k.transpose(-1, -2)
                 y = dropout((scores if mask is None else scores + mask).softmax(dim=-1), p, self.training) @ v
@@ -193,29 +189,64 @@ def padding_bias(keep: torch.Tensor) -> torch.Tensor:
     return torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, -torch.inf)[:, None, None, :]
 
 
+def own_groups(groups: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """The (users, queries, keys) of self-attention in groups of (users, positions each)."""
+    return [(users, length, length) for users, length in groups]
+
+
+def cross_groups(queries: list[int], memory: Memory) -> list[tuple[int, int, int]]:
+    """The (users, queries, keys) of attention to ``memory``; ``queries``: of each user, for each group."""
+    return [(users, count, length) for count, (users, length) in zip(queries, memory.groups)]
+
+
+def attention_masks(
+    groups: list[tuple[int, int, int]], bias: torch.Tensor | None = None, keep: torch.Tensor | None = None
+) -> list[torch.Tensor | None]:
+    """What attention adds to the scores of each group: -inf where a query must not attend to a key. All layers share it.
+
+    Args:
+        groups: (users, queries, keys) in the order of the rows.
+        bias: at least [H, Q, S] (or [1, Q, S]) for the longest Q and S; -inf where masked.
+        keep: bool [M], for the rows of the keys; False at padding.
+
+    Returns:
+        For each group a tensor that can be broadcast to [n, H, Q, S]; None where nothing is added.
+    """
+    paddings: list[torch.Tensor | None] = [None] * len(groups)
+    if keep is not None:
+        parts = keep.split([users * keys for users, _, keys in groups])
+        paddings = [padding_bias(part.view(users, keys)) for part, (users, _, keys) in zip(parts, groups)]
+    if bias is None:
+        return paddings
+    biases = [bias[:, :queries, :keys] for _, queries, keys in groups]
+    copy = (lambda mask: mask) if bias.device.type == "cpu" else aligned
+    return [copy(of_group if padding is None else of_group + padding) for of_group, padding in zip(biases, paddings)]
+
+
+def aligned(mask: torch.Tensor) -> torch.Tensor:
+    """Copy a mask to rows that begin at multiples of 8 numbers. Fused attention on a GPU copies other masks in every layer."""
+    return F.pad(mask, (0, -mask.shape[-1] % 8))[..., : mask.shape[-1]]
+
+
 class SelfAttention(Attention):
     def forward(
         self,
         x: torch.Tensor,
         groups: list[tuple[int, int]],
-        bias: torch.Tensor | None,
-        keep: torch.Tensor | None = None,
+        masks: list[torch.Tensor | None],
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
         """x [M, D], packed as ``groups`` of (users, positions each)."""
         inputs = self.input_of(x)
-        return self.output_of(
-            x, self.attend(inputs, inputs, [(n, length, length) for n, length in groups], bias, keep, rotation)
-        )
+        return self.output_of(x, self.attend(inputs, inputs, own_groups(groups), masks, rotation))
 
 
 class CrossAttention(Attention):
     def forward(
-        self, x: torch.Tensor, memory: Memory, queries: list[int], bias: torch.Tensor | None = None
+        self, x: torch.Tensor, memory: Memory, queries: list[int], masks: list[torch.Tensor | None]
     ) -> torch.Tensor:
         """x [M, D], packed by user; ``queries``: number of queries of each user, for each group."""
-        groups = [(n, count, length) for count, (n, length) in zip(queries, memory.groups)]
-        return self.output_of(x, self.attend(self.input_of(x), memory.hidden, groups, bias, memory.keep))
+        return self.output_of(x, self.attend(self.input_of(x), memory.hidden, cross_groups(queries, memory), masks))
 
 
 class FeedForward(Residual):

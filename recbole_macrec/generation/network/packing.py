@@ -15,6 +15,7 @@ class Source(NamedTuple):
     tokens: torch.Tensor  # int64 [M], packed by user
     groups: list[tuple[int, int]]  # (users, positions each), in the order of the rows
     keep: torch.Tensor | None  # bool [M], False at padding; None where there is none
+    position: torch.Tensor  # int64 [M], the column of each row in the padded sequences
 
 
 def pack(tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0) -> Source:
@@ -34,7 +35,8 @@ def pack(tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0) -> Sour
     keep = None
     if not torch.equal(width, lengths):
         keep = (position < lengths.unsqueeze(1)).flatten()[packed].to(tokens.device)
-    return Source(tokens.flatten().index_select(0, packed.to(tokens.device)), groups, keep)
+    packed = packed.to(tokens.device)
+    return Source(tokens.flatten().index_select(0, packed), groups, keep, packed % tokens.shape[1])
 
 
 def row_starts(groups: list[tuple[int, int]]) -> torch.Tensor:

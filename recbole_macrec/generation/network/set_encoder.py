@@ -13,7 +13,9 @@ from recbole_macrec.generation.network.layers import (
     RelativeBias,
     Residual,
     TransformerSettings,
+    attention_masks,
     final_norm,
+    own_groups,
     padding_bias,
     sinusoidal_encodings,
     split_heads,
@@ -140,10 +142,11 @@ class SetEncoder(nn.Module):
         if self.bias is not None:
             position = torch.arange(max(length for _, length in source.groups), device=x.device)
             bias = self.bias(position, position)  # [H, S, S]
+        masks = attention_masks(own_groups(source.groups), bias, source.keep)
         for layer in self.layers:
             if isinstance(layer, RelationAwareLayer):
                 x = layer.attention(x, source.groups, users, source.keep)
             else:
-                x = layer.self_attention(x, source.groups, bias, source.keep)
+                x = layer.self_attention(x, source.groups, masks)
             x = layer.feed_forward(x)
         return Memory(dropout(self.norm(x), p, self.training), source.groups, source.keep)

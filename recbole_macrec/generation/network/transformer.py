@@ -17,7 +17,10 @@ from recbole_macrec.generation.network.layers import (
     RelativeBias,
     SelfAttention,
     TransformerSettings,
+    attention_masks,
+    cross_groups,
     final_norm,
+    own_groups,
     sinusoidal_encodings,
 )
 from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Memory
@@ -90,9 +93,9 @@ class Transformer(nn.Module):
         if self.causal:
             place = (position - front).div(levels, rounding_mode="floor").clamp(min=-1)
             bias = bias.masked_fill(place > place[:, None], -torch.inf)
-        x = self.embed(source.tokens)
+        x, masks = self.embed(source.tokens), attention_masks(own_groups(source.groups), bias, source.keep)
         for layer in self.encoder:
-            x = layer.feed_forward(layer.self_attention(x, source.groups, bias, source.keep))
+            x = layer.feed_forward(layer.self_attention(x, source.groups, masks))
         hidden = dropout(self.encoder_norm(x), self.settings.dropout, self.training)
         return Memory(hidden, source.groups, source.keep)
 
@@ -128,9 +131,12 @@ class Transformer(nn.Module):
         future = position[None, :] > position[:, None]
         bias = self.position_bias(tokens.shape[1]).masked_fill(future, -torch.inf)  # [H, T, T]
         x = dropout(self.with_positions(self.table(tokens)).flatten(0, 1), self.settings.dropout, self.training)  # [R*T, D]
+        sequences = [(len(tokens), tokens.shape[1])]
+        masks = attention_masks(own_groups(sequences), bias)
+        cross_masks = attention_masks(cross_groups(queries, memory), across, memory.keep)
         for layer in self.decoder:
-            x = layer.self_attention(x, [(len(tokens), tokens.shape[1])], bias)
-            x = layer.feed_forward(layer.cross_attention(x, memory, queries, across))
+            x = layer.self_attention(x, sequences, masks)
+            x = layer.feed_forward(layer.cross_attention(x, memory, queries, cross_masks))
         x = dropout(self.decoder_norm(x), self.settings.dropout, self.training)
         return x.view(*tokens.shape, -1)
 
