@@ -32,10 +32,14 @@ from recbole_macrec.model.dense_head import DenseHead
 from recbole_macrec.model.interleaved import block_windows, check_levels, interleaved_tokens, random_orders
 from recbole_macrec.model.item_vectors import limited
 from recbole_macrec.model.tasks import (
+    Reading,
     Task,
     drawn_tokenizations,
+    equal_in_shape,
     in_tokenization,
-    shared_passes,
+    repeated,
+    shared_readings,
+    side_by_side,
     split_by_tasks,
     split_by_tokenization,
 )
@@ -167,16 +171,18 @@ class GenerativeRecommender(WindowedRecommender):
         for tasks, subset in split_by_tasks(windows, self.sequence_tasks, self.cross_task_ratio):
             samples += subset.n_targets() * len(tasks)
             for number, written in split_by_tokenization(subset, self.n_trained):
-                named = in_tokenization(tasks, number)
-                for rows in self._batch_parts(written.length - 1):
-                    part = written.rows(rows)
-                    for source, targets in shared_passes(named, self.prompt_per_task):
-                        passes.append((int(part.length.max()), source, targets, part))
-        parts = self._item_parts(items, samples)
-        longest_first = sorted(passes, key=lambda entry: -entry[0])
-        return parts + [
-            partial(self._sequence_loss, source, targets, part, samples) for _, source, targets, part in longest_first
-        ]
+                for readings in self._passes(in_tokenization(tasks, number)):
+                    parts = self._batch_parts(written.length - 1, copies=len(readings))
+                    passes += [(readings, written.rows(rows)) for rows in parts]
+        longest_first = sorted(passes, key=lambda entry: -int(entry[1].length.max()))
+        return self._item_parts(items, samples) + [partial(self._sequence_loss, *entry, samples) for entry in longest_first]
+
+    def _passes(self, tasks: list[Task]) -> list[list[Reading]]:
+        """The readings of ``tasks``, grouped by those that go through the network together."""
+        readings = shared_readings(tasks, self.prompt_per_task)
+        if not (self.decoder_only and self.budget.joins_sources):
+            return [[reading] for reading in readings]
+        return equal_in_shape(readings, {name: len(sizes) for name, sizes in self.vocabulary.sizes.items()})
 
     def _item_parts(self, items: torch.Tensor, samples: float) -> list[Callable[[], torch.Tensor]]:
         """The loss of the items [N] in a tokenization drawn at random."""
@@ -244,11 +250,23 @@ class GenerativeRecommender(WindowedRecommender):
             items = items[torch.randperm(len(items))[:count]]
         return items.to(target.device)
 
-    def _sequence_loss(self, source: str, targets: list[str], windows: Windows, samples: int) -> torch.Tensor:
-        """Cross-entropy of the sequence tasks of one source, summed over targets and divided by ``samples``."""
-        states, items = self._window_states(source, targets, windows), windows.target_items()
-        parts = (self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states))
-        return reduce(add, parts, self._dense_loss(states[0][:, 0], items)) / samples
+    def _sequence_loss(self, readings: list[Reading], windows: Windows, samples: int) -> torch.Tensor:
+        """Cross-entropy of the sequence tasks of one pass, summed over targets and divided by ``samples``."""
+        items, states = windows.target_items(), self._window_states(readings, windows)
+        dense = [self._dense_loss(of_reading[0][:, 0], items) for of_reading in states]
+        return reduce(add, dense, self._readings_loss(readings, states, items)) / samples
+
+    def _readings_loss(self, readings: list[Reading], states: list[list[torch.Tensor]], items: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the codes of items [n], summed over readings and their targets; states [n, L, D] of each target."""
+        predictions: dict[str, list[torch.Tensor]] = {}
+        for (_, targets), of_reading in zip(readings, states):
+            for m, hidden in zip(targets, of_reading):
+                predictions.setdefault(m, []).append(hidden)
+        losses = (
+            self._cross_entropy(m, torch.cat(hidden) if len(hidden) > 1 else hidden[0], items.repeat(len(hidden)))
+            for m, hidden in predictions.items()
+        )
+        return reduce(add, losses, torch.zeros((), device=items.device))
 
     def _dense_loss(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Weighted loss of the dense head, summed over targets [n]; 0 without a head.
@@ -260,28 +278,54 @@ class GenerativeRecommender(WindowedRecommender):
             return torch.zeros((), device=items.device)
         return self.dense_head_weight * self.dense_head.loss(states, items)
 
-    def _window_states(self, source: str, targets: list[str], windows: Windows) -> list[torch.Tensor]:
-        """Hidden states [n, L, D] for each of ``targets``; see ``window_states`` of the networks."""
-        front = self._leading_tokens("sequence", source, targets, windows.items.device)
-        target_ids = [self._target(m, source, windows.items) for m in targets]
-        return self.network.window_states(front, self._tokens(source, windows.items), windows, target_ids, self.group_overhead)
+    def _window_states(self, readings: list[Reading], windows: Windows) -> list[list[torch.Tensor]]:
+        """Hidden states [n, L, D] for the targets of each reading; see ``window_states`` of the networks."""
+        front, source, targets = self._inputs("sequence", readings, windows.items)
+        count = len(readings)
+        windows = repeated(windows, count)
+        states = self.network.window_states(front, source, windows, targets, self.group_overhead)
+        if count == 1:
+            return [states]
+        user, _ = windows.targets()
+        rows = ((user % count == number).nonzero()[:, 0].to(source.device) for number in range(count))
+        return [[state.index_select(0, of_reading) for state in states] for of_reading in rows]
 
-    def _item_states(self, source: str, targets: list[str], items: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Hidden states [N, L, D] of single items for each of ``targets``, and the mean state of the source's codes [N, D]."""
-        front = self._leading_tokens("item", source, targets, items.device)
-        target_ids = [self._target(m, source, items) for m in targets]
-        return self.network.item_states(front, self._tokens(source, items), target_ids)
+    def _item_states(self, readings: list[Reading], items: torch.Tensor) -> tuple[list[list[torch.Tensor]], list[torch.Tensor]]:
+        """For each reading of items [N], the hidden states [N, L, D] of its targets; and the mean state of its source's codes
+        [N, D]."""
+        front, source, targets = self._inputs("item", readings, items)
+        states, mean = self.network.item_states(front, source, targets)
+        count = len(readings)
+        numbers = range(count)
+        return [[state[number::count] for state in states] for number in numbers], [mean[number::count] for number in numbers]
+
+    def _inputs(
+        self, kind: str, readings: list[Reading], items: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, list[Target]]:
+        """Leading tokens, tokens of the source and targets of readings of ``items`` [B, ...] that share a pass.
+
+        Args:
+            kind: ``sequence`` or ``item``.
+
+        Returns:
+            For one reading [P] and [B, ...]; for several [B', P] and [B', ...] with the rows of a user next to each other.
+        """
+        fronts = [self._leading_tokens(kind, source, targets, items.device) for source, targets in readings]
+        source = side_by_side([self._tokens(source, items) for source, _ in readings])
+        own, targets = readings[0].source, []
+        for names in zip(*(reading.targets for reading in readings)):
+            tokens = side_by_side([self._tokens(m, items) for m in names])
+            targets.append(Target(tokens, self.vocabulary.start[names[0]], names[0] == own))
+        front = fronts[0] if len(readings) == 1 else side_by_side([f.expand(len(items), -1) for f in fronts])
+        return front, source, targets
 
     def _item_loss(self, items: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:
         """Loss of the alignment tasks on single items [N]."""
         loss = torch.zeros((), device=items.device)
-        for source, targets in shared_passes(in_tokenization(self.item_tasks, tokenization), self.prompt_per_task):
-            states, _ = self._item_states(source, targets, items)
-            loss = loss + sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
+        for readings in self._passes(in_tokenization(self.item_tasks, tokenization)):
+            states, _ = self._item_states(readings, items)
+            loss = loss + self._readings_loss(readings, states, items) / samples
         return loss
-
-    def _target(self, modality: str, source: str, items: torch.Tensor) -> Target:
-        return Target(self._tokens(modality, items), self.vocabulary.start[modality], modality == source)
 
     def _tokens(self, modality: str, items: torch.Tensor) -> torch.Tensor:
         """Tokens [..., L] of the codes of items [...]."""

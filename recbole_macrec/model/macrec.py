@@ -5,7 +5,7 @@ import torch
 
 from recbole_macrec.config.schema.models import MACRecOptions
 from recbole_macrec.model.mql4grec import MQL4GRec
-from recbole_macrec.model.tasks import in_tokenization, shared_passes
+from recbole_macrec.model.tasks import Reading, in_tokenization
 from recbole_macrec.semantic_ids.quantizers.losses import info_nce
 
 
@@ -38,10 +38,11 @@ class MACRec(MQL4GRec):
         loss, names = torch.zeros((), device=items.device), self.tokenizations[tokenization]
         means: dict[str, torch.Tensor] = {}
         tasks = in_tokenization(self.item_tasks, tokenization)
-        for source, targets in shared_passes(tasks, self.prompt_per_task) or [(m, []) for m in names]:
-            states, mean = self._item_states(source, targets, items)  # one pass for both alignments
-            means.setdefault(source, mean)
-            loss = loss + sum(self._cross_entropy(m, hidden, items) for m, hidden in zip(targets, states)) / samples
+        for readings in self._passes(tasks) or [[Reading(m, [])] for m in names]:
+            states, of_sources = self._item_states(readings, items)  # one pass for both alignments
+            for (source, _), mean in zip(readings, of_sources):
+                means.setdefault(source, mean)
+            loss = loss + self._readings_loss(readings, states, items) / samples
         if self.lambda_implicit:
             for a, b in combinations(names, 2):
                 loss = loss + self.lambda_implicit * symmetric_info_nce(means[a], means[b], self.implicit_temperature)

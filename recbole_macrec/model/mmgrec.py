@@ -19,7 +19,7 @@ from recbole_macrec.generation.network.set_encoder import SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.model.base import GenerativeRecommender
-from recbole_macrec.model.tasks import Task
+from recbole_macrec.model.tasks import Reading, Task
 from recbole_macrec.model.windowed import with_target
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 
@@ -125,11 +125,12 @@ class MMGRec(GenerativeRecommender):
         source = pack(histories.items, histories.length, self.group_overhead)
         return self.reader(source, self.items(self.item_row[source.tokens]), self.users(self.user_row[histories.users]))
 
-    def _window_states(self, source: str, targets: list[str], windows: Windows) -> list[torch.Tensor]:
+    def _window_states(self, readings: list[Reading], windows: Windows) -> list[list[torch.Tensor]]:
+        ((source, _),) = readings
         memory = self.encode_history(source, Histories(windows.items, windows.first, windows.users))
-        target = self._target(source, source, windows.target_items())
-        tokens = torch.cat([torch.full_like(target.tokens[:, :1], target.start), target.tokens[:, :-1]], dim=1)
-        return [self.network.decode(tokens.unsqueeze(1), memory)[:, 0]]
+        tokens = self._tokens(source, windows.target_items())
+        tokens = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.start[source]), tokens[:, :-1]], dim=1)
+        return [[self.network.decode(tokens.unsqueeze(1), memory)[:, 0]]]
 
 
 def frozen(vectors: np.ndarray) -> nn.Embedding:

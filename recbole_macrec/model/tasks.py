@@ -1,5 +1,5 @@
 """Training tasks of a generative model: which IDs are read, and which are generated."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,14 +15,44 @@ class Task(NamedTuple):
     target: str
 
 
-def shared_passes(tasks: Sequence[Task], prompt_per_task: bool) -> list[tuple[str, list[str]]]:
-    """Group tasks that share a forward pass, as (source, targets).
+class Reading(NamedTuple):
+    """IDs to read in one modality, with the modalities to generate from the same hidden states."""
 
-    Tasks of one source share a pass, unless every task has its own prompt.
-    """
+    source: str
+    targets: list[str]
+
+
+def shared_readings(tasks: Sequence[Task], prompt_per_task: bool) -> list[Reading]:
+    """Group tasks that read the same IDs: those of one source, unless every task has its own prompt."""
     if prompt_per_task:
-        return [(task.source, [task.target]) for task in tasks]
-    return [(m, [task.target for task in tasks if task.source == m]) for m in dict.fromkeys(task.source for task in tasks)]
+        return [Reading(task.source, [task.target]) for task in tasks]
+    sources = dict.fromkeys(task.source for task in tasks)
+    return [Reading(m, [task.target for task in tasks if task.source == m]) for m in sources]
+
+
+def equal_in_shape(readings: Sequence[Reading], levels: Mapping[str, int]) -> list[list[Reading]]:
+    """Group readings whose IDs have equal lengths, so that they can go through a network together.
+
+    Args:
+        levels: name -> length of the IDs.
+    """
+    groups: dict[tuple, list[Reading]] = {}
+    for reading in readings:
+        shape = (levels[reading.source], *((levels[target], target == reading.source) for target in reading.targets))
+        groups.setdefault(shape, []).append(reading)
+    return list(groups.values())
+
+
+def side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Join tensors [B, ...] of the same users to [B * len(parts), ...], the rows of a user next to each other."""
+    return torch.stack(list(parts), dim=1).flatten(0, 1)
+
+
+def repeated(windows: Windows, count: int) -> Windows:
+    """Repeat each window, in the order of :func:`side_by_side`."""
+    users = None if windows.users is None else windows.users.repeat_interleave(count, 0)
+    items, length, first = (part.repeat_interleave(count, 0) for part in windows[:3])
+    return Windows(items, length, first, users)
 
 
 def split_by_tasks(windows: Windows, tasks: list[Task], cross_task_ratio: float) -> list[tuple[list[Task], Windows]]:

@@ -128,17 +128,18 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
         """Histories from which the items are ranked."""
         return Histories(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN].cpu())
 
-    def _batch_parts(self, length: torch.Tensor, users: int | None = None) -> list[torch.Tensor]:
+    def _batch_parts(self, length: torch.Tensor, users: int | None = None, copies: int = 1) -> list[torch.Tensor]:
         """Split a batch into parts that go through the network one at a time, shorter histories first.
 
         Args:
             length: int64 [B] on the CPU, number of items in each history.
             users: maximum number of users in a part.
+            copies: number of sequences of each user that go through the network together.
 
         Returns:
             The rows of each part.
         """
-        return split_batch(self._input_lengths(length), self.budget.pass_positions, users, self.budget.pass_multiple)
+        return split_batch(self._input_lengths(length) * copies, self.budget.pass_positions, users, self.budget.pass_multiple)
 
     def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
         """Number of network positions [B] for histories of ``length`` [B] items."""

@@ -21,6 +21,8 @@ class DeviceBudget:
             4,096 positions. A GPU needs long passes to use all its cores: 131,072 positions take about 8 GB in training.
         pass_multiple: the number of passes of a batch is a multiple of this, if there are enough users. 2 on a CPU, where
             threads run passes side by side. It is a constant, so that no result depends on the number of threads.
+        joins_sources: whether the histories in different modalities go through the network together. It halves the number of
+            kernels of a GPU, which takes as long to launch one as to compute it. On a CPU shorter passes stay in the cache.
         group_multiplications: time of one more group of users of equal length (packing.py), in multiplications of a weight by
             an activation. On a CPU a group costs some milliseconds of Python and small products, as long as 7e7
             multiplications. None: use ``group_positions``.
@@ -40,6 +42,7 @@ class DeviceBudget:
 
     pass_positions: int
     pass_multiple: int
+    joins_sources: bool
     group_multiplications: float | None
     group_positions: int
     ranked_users: int | None
@@ -69,6 +72,7 @@ class DeviceBudget:
 CPU = DeviceBudget(
     pass_positions=4_096,
     pass_multiple=2,
+    joins_sources=False,
     group_multiplications=7e7,
     group_positions=0,
     ranked_users=128,
@@ -78,6 +82,7 @@ CPU = DeviceBudget(
 GPU = DeviceBudget(
     pass_positions=131_072,
     pass_multiple=1,
+    joins_sources=True,
     group_multiplications=None,
     group_positions=8_192,
     ranked_users=None,

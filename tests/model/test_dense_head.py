@@ -25,6 +25,7 @@ from recbole_macrec.benchmark.report.provenance import command
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.model import base
+from recbole_macrec.model.tasks import Reading
 from recbole_macrec.trainer import trainer as trainer_module
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
@@ -57,7 +58,7 @@ def vectors_by_hand(model) -> torch.Tensor:
 def log_probs_by_hand(model, history: list[int]) -> torch.Tensor:
     """Dense log-probabilities [N - 1], from the states of the training pass without a cache."""
     windows = Windows(torch.tensor([[*history, 1]]), torch.tensor([len(history) + 1]), torch.tensor([len(history)]))
-    states = torch.stack([model._window_states(m, [m], windows)[0][0, 0] for m in model.tables])
+    states = torch.stack([model._window_states([Reading(m, [m])], windows)[0][0][0, 0] for m in model.tables])
     return (vectors_by_hand(model)[1:] @ states.mean(0)).log_softmax(0)
 
 

@@ -25,6 +25,7 @@ from small_models import (  # noqa: F401  data_path is a fixture
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.model import MODELS
+from recbole_macrec.model.tasks import Reading
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 NAMES = [model.__name__ for model in MODELS]
@@ -487,10 +488,30 @@ def test_cross_task_ratio_is_the_share_of_users_in_cross_modal_tasks(training, d
     drawn = windows.rows(torch.randperm(len(windows.length))[: round(0.25 * len(windows.length))].sort().values)
     samples = 2 * windows.n_targets() + 2 * drawn.n_targets()
     expected = sum(
-        model._sequence_loss(a, [b], windows if a == b else drawn, samples) for a in model.modalities for b in model.modalities
+        model._sequence_loss([Reading(a, [b])], windows if a == b else drawn, samples)
+        for a in model.modalities
+        for b in model.modalities
     )
     assert 0 < drawn.n_targets() < windows.n_targets()
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"cross_task_ratio": 0.25}, {"item_task_ratio": 0}, {"explicit_alignment": False}])
+def test_modalities_read_together_give_the_loss_and_gradients_of_modalities_read_apart(options, data_path):
+    options = {"network": "decoder_only", "training": "per_user", "dropout_prob": 0.0, "item_task_ratio": 0.5} | options
+    _, model, trainer, loaders = prepare("MACRec", data_path, **options)
+    batch = next(iter(trainer.training_loader(loaders[0])))
+    results = []
+    for joins in (False, True):
+        model.budget = replace(model.budget, joins_sources=joins)
+        torch.manual_seed(3)
+        parts = model.loss_parts(batch)
+        loss = sum(part() for part in parts)
+        results.append((len(parts), [loss, *torch.autograd.grad(loss, list(model.network.parameters()))]))
+    (apart, expected), (together, values) = results
+    assert together < apart
+    for value, reference in zip(values, expected):
+        torch.testing.assert_close(value, reference, atol=1e-6, rtol=1e-4)
 
 
 def test_a_prompt_per_task_names_source_and_target(data_path):
@@ -505,7 +526,7 @@ def test_a_prompt_per_task_names_source_and_target(data_path):
 
     for source in model.modalities:
         for target in model.modalities:
-            loss = model._sequence_loss(source, [target], windows, windows.n_targets())
+            loss = model._sequence_loss([Reading(source, [target])], windows, windows.n_targets())
             assert trained_prompts(loss) == {f"sequence:{source}:{target}"}
     assert trained_prompts(model._item_loss(torch.arange(1, 9), 8)) == {"item:text:image", "item:image:text"}
     ranking_prompt = list(model.vocabulary.prompts["sequence:text:text"])

@@ -2,15 +2,15 @@
 import torch
 
 from recbole_macrec.generation.network.windows import Windows
-from recbole_macrec.model.tasks import Task, shared_passes, split_by_tasks
+from recbole_macrec.model.tasks import Task, shared_readings, split_by_tasks
 
 OWN, ACROSS = [Task("text", "text"), Task("image", "image")], [Task("text", "image"), Task("image", "text")]
 
 
 def test_tasks_of_a_source_share_a_pass_unless_each_has_a_prompt():
-    assert shared_passes(OWN + ACROSS, False) == [("text", ["text", "image"]), ("image", ["image", "text"])]
-    assert shared_passes(OWN + ACROSS[:1], True) == [("text", ["text"]), ("image", ["image"]), ("text", ["image"])]
-    assert shared_passes([], False) == []
+    assert shared_readings(OWN + ACROSS, False) == [("text", ["text", "image"]), ("image", ["image", "text"])]
+    assert shared_readings(OWN + ACROSS[:1], True) == [("text", ["text"]), ("image", ["image"]), ("text", ["image"])]
+    assert shared_readings([], False) == []
 
 
 def test_share_of_windows_with_all_tasks():
