@@ -31,7 +31,7 @@ from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_ran
 from recbole_macrec.trainer.windows import WindowLoader
 from recbole_macrec.utils.cpu_threads import map_in_threads, seeded_bits
 from recbole_macrec.utils.distributed import average_gradients, current_group, gather_in_order
-from recbole_macrec.utils.hardware import autocast_to, keep_freed_memory, resolve_precision
+from recbole_macrec.utils.hardware import autocast_to, keep_freed_memory, resolve_precision, tf32_products
 
 RESUMED = (
     "state_dict",
@@ -55,7 +55,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
     a checkpoint is written every five minutes.
 
     Attributes:
-        precision: ``fp32`` or ``bf16`` in training; the model ranks in its ``eval_precision``.
+        precision: ``fp32``, ``tf32`` or ``bf16`` in training; the model ranks in its ``eval_precision``.
         test_detail: of the last evaluation, ranking name -> {"item": metrics, "id": metrics}; empty for a model that only
             scores items.
         epoch_seconds: training time of each epoch in this process.
@@ -175,11 +175,12 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
 
         total = torch.zeros((), device=self.device)
-        for loss, part_gradients in map_in_threads(gradients, list(zip(parts, seeds)), self.device):
-            total += loss
-            for weight, gradient in zip(weights, part_gradients):
-                if gradient is not None:
-                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        with tf32_products(self.precision == "tf32"):
+            for loss, part_gradients in map_in_threads(gradients, list(zip(parts, seeds)), self.device):
+                total += loss
+                for weight, gradient in zip(weights, part_gradients):
+                    if gradient is not None:
+                        weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         return total
 
     def _set_learning_rate(self) -> None:

@@ -2,6 +2,8 @@
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
@@ -51,8 +53,25 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 def resolve_precision(option: str, device: torch.device) -> str:
     """Resolve the option ``auto`` to ``bf16`` if the hardware supports it, otherwise ``fp32``; return other values
-    unchanged."""
+    unchanged.
+
+    Raises:
+        UserError: if it is ``tf32`` and the device is no GPU.
+    """
+    if option == "tf32" and device.type != "cuda":
+        raise UserError("precision is tf32, a format of GPUs, but the model is on the CPU; set precision to fp32 or auto.")
     return ("bf16" if has_fast_bf16(device) else "fp32") if option == "auto" else option
+
+
+@contextmanager
+def tf32_products(enabled: bool) -> Iterator[None]:
+    """Compute fp32 matrix products on a GPU in TF32, whose factors have 10 bits after the binary point, if ``enabled``."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = enabled
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def autocast_to(precision: str, device: torch.device) -> torch.autocast:

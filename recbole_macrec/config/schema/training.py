@@ -32,7 +32,10 @@ class TrainingOptions(Options):
     scheduler: Literal["cosine", "linear", "constant"] = option(
         "cosine", "Learning rate after the warm-up; cosine, linear: to zero in the last epoch", "cosine")
     warmup_ratio: Fraction = option(0.01, "Share of all planned steps in which the learning rate rises linearly", 0.01)
-    precision: Precision = option("auto", "Precision of the training; auto: bf16 if the processor has it in hardware")
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = option(
+        "auto",
+        "Precision of the training; auto: bf16 if the processor has it in hardware; tf32: fp32, on a GPU with TF32 products",
+    )
     compile: Flag = option(False, "torch.compile for the feed-forward layers, on GPUs")
     resume: FilePath | None = option(None, "Checkpoint to resume from; saved/<name>.last.pth is that of the newest epoch")
 

@@ -1,0 +1,22 @@
+"""Precision of matrix products."""
+import pytest
+import torch
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.utils.hardware import resolve_precision, tf32_products
+
+
+def test_tf32_needs_a_gpu():
+    assert resolve_precision("tf32", torch.device("cuda")) == "tf32"
+    with pytest.raises(UserError, match="precision is tf32.*on the CPU; set precision to fp32"):
+        resolve_precision("tf32", torch.device("cpu"))
+
+
+def test_tf32_is_only_allowed_inside_the_context():
+    flag = torch.backends.cuda.matmul
+    with tf32_products(True):
+        assert flag.allow_tf32
+        with tf32_products(False):
+            assert not flag.allow_tf32
+        assert flag.allow_tf32
+    assert not flag.allow_tf32
