@@ -115,7 +115,8 @@ def test_rankings_of_a_trained_model(arguments):
     tiger = {"model": "TIGER", "modalities": ["text"]}
     argv = [word for word in arguments if not word.startswith("--modalities")]
     argv = [word + "-ways" if word.startswith("--output") else word for word in argv]
-    folder, result, _ = study(argv, kind="rankings", variants={"MACRec": {"model": "MACRec"}, "TIGER": tiger}, rankings=ways)
+    content = {"kind": "rankings", "variants": {"MACRec": {"model": "MACRec"}, "TIGER": tiger}, "rankings": ways}
+    folder, result, _ = study(argv, **content)
     rows = [dict(zip(result["columns"], row)) for row in result["rows"]]
     assert [(row[""], row["ranking"]) for row in rows] == [
         ("MACRec", "certified"), ("MACRec", "few beams"), ("MACRec", "mean"), ("TIGER", "certified"), ("TIGER", "few beams"),
@@ -127,6 +128,8 @@ def test_rankings_of_a_trained_model(arguments):
         own = open_comparison(folder).of(TINY, row[""])[0].result["test_result"]
         assert row["ranking"] != "few beams" or row["ndcg@10"] == pytest.approx(own["ndcg@10"], abs=1e-4)
     assert any(row["gained"] + row["lost"] > 0 for row in rows)
+    assert main(["fuse", str(folder), "--models=MACRec,TIGER"]) == 0
+    assert study(argv, **content)[1]["rows"] == result["rows"]  # a fusion has no ways of ranking
 
 
 def test_collisions_and_code_distribution_need_no_training(arguments):

@@ -259,6 +259,7 @@ class Comparison:
         labels, datasets, seeds: in the order of the tables.
         pairs: (label, label) to test against each other; if empty, the best label is tested against each other label.
         runs: all runs, ordered by dataset, label and seed.
+        fusions: those of ``labels`` that the command ``fuse`` added.
     """
 
     folder: Path
@@ -267,6 +268,12 @@ class Comparison:
     seeds: list[int]
     pairs: list[tuple[str, str]]
     runs: list[Run]
+    fusions: list[str]
+
+    @property
+    def trained_labels(self) -> list[str]:
+        """The labels without fusions."""
+        return [label for label in self.labels if label not in self.fusions]
 
     def of(self, dataset: str, label: str) -> list[Run]:
         """The finished runs of a label on a dataset, one for each seed."""
@@ -311,7 +318,7 @@ def open_comparison(folder: str | Path) -> Comparison:
     places = product(spec["datasets"], labels, spec["seeds"])
     labelled = [(label, Run(run_folder(folder, dataset, label, seed))) for dataset, label, seed in places]
     runs = [run for label, run in labelled if label in spec["labels"] or run.finished]  # the command ``fuse`` writes the others
-    return Comparison(folder, labels, spec["datasets"], spec["seeds"], pairs, runs)
+    return Comparison(folder, labels, spec["datasets"], spec["seeds"], pairs, runs, fusions)
 
 
 def add_fusion(folder: Path, name: str, models: list[str]) -> None:

@@ -204,7 +204,7 @@ def beams(comparison: Comparison, study: dict) -> Study:
     decodings = {str(number): {"decode": "beam", "beams": number} for number in study["beams"]} | {"exact": {"decode": "exact"}}
     result = Study(["", "beams", *_with_deviations([*metrics, *(f"{m} less than exact" for m in metrics)])])
     series: dict[str, dict[str, list]] = {m: {} for m in metrics}
-    for label in comparison.labels:
+    for label in comparison.trained_labels:
         by_run = [rank_with(run, decodings) for run in comparison.of(dataset, label)]
         for decoding in decodings:
             means = [over_seeds([ranked[decoding].metrics[m] for ranked in by_run]) for m in metrics]
@@ -229,7 +229,7 @@ def rankings(comparison: Comparison, study: dict) -> Study:
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     columns = [*metrics, "gained", "lost"]
     result = Study(["", "ranking", *_with_deviations(columns), "users/s"])
-    for label in comparison.labels:
+    for label in comparison.trained_labels:
         by_run = [rank_with(run, study["rankings"]) for run in comparison.of(dataset, label)]
         first = next(iter(by_run[0]))
         for name in by_run[0]:
