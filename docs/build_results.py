@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_macrec.benchmark.compare.publish import TRIES
+from recbole_macrec.benchmark.compare.publish import STUDIES, TRIES
 from recbole_macrec.benchmark.study.kinds import markdown_rows, over_seeds
 from recbole_macrec.benchmark.study.study import read_study
 
@@ -22,7 +22,8 @@ This page is generated from the JSON files in `docs/results` by `python docs/bui
 mean over seeds. Test metrics rank the whole catalogue, with the leave-one-out split unless the heading names another. **By
 item**: a hit is the target item. **By ID**: a hit is any item with the semantic ID of the target, as papers on generative
 models count. CPU minutes are those of one run, summed over its threads, for training and evaluation; of runs on a GPU, which
-up to 16 runs shared, they say little. "Wide" models have the width, dropout and epochs of `--training_preset=decoder_only`.
+up to 16 runs shared, they say little. "Wide" models have `--training_preset=decoder_only`, other generative models
+`--training_preset=narrow`, which is for a CPU, and encoder-decoders `--training_preset=per_user`.
 Features of datasets with "rebuilt" in their name are not the released ones.
 """
 
@@ -51,7 +52,8 @@ def main(folder: Path = HERE) -> None:
     """Write results.md and its figures to ``folder``."""
     records = read_records(folder / "results")
     studies = read_studies(records)
-    (folder / "results.md").write_text(page(records, studies, read_tries(folder / "results")), encoding="utf-8")
+    others = [read_all(folder / "results" / place) for place in (TRIES, STUDIES)]
+    (folder / "results.md").write_text(page(records, studies, *others), encoding="utf-8")
     for study, dataset, some in tables(records):
         draw_curves(some, folder / curves_file(study, dataset))
 
@@ -60,16 +62,16 @@ def read_records(folder: Path) -> list[dict]:
     """Read all published results, and add the name of their study."""
     records = []
     for path in sorted(folder.rglob("*.json")):
-        if path.relative_to(folder).parts[0] == TRIES:
+        if path.relative_to(folder).parts[0] in (TRIES, STUDIES):
             continue
         *study, _, _ = path.relative_to(folder).parts
         records.append(json.loads(path.read_text(encoding="utf-8")) | {"study": study[0] if study else FIRST_STUDY})
     return records
 
 
-def read_tries(folder: Path) -> list[dict]:
-    """Read the tries of all tunings."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / TRIES).rglob("*.json"))]
+def read_all(folder: Path) -> list[dict]:
+    """Read the published tries of all tunings, or the published tables of all studies."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.json"))]
 
 
 def read_studies(records: list[dict]) -> dict[str, dict]:
@@ -87,8 +89,17 @@ def curves_file(study: str, dataset: str) -> str:
     return f"results/curves-{dataset}.svg" if study == FIRST_STUDY else f"results/{study}/curves-{dataset}.svg"
 
 
-def page(records: list[dict], studies: dict[str, dict], tunings: Sequence[dict] = ()) -> str:
-    """Return the text of results.md."""
+def page(
+    records: list[dict], studies: dict[str, dict], tunings: Sequence[dict] = (), evaluations: Sequence[dict] = ()
+) -> str:
+    """Return the text of results.md.
+
+    Args:
+        records: of the runs.
+        studies: of the records, by name.
+        tunings: the tries of each tuning.
+        evaluations: the tables of studies that evaluate finished runs.
+    """
     parts = [INTRODUCTION]
     for name, dataset, some in tables(records):
         study = studies[name]
@@ -105,7 +116,16 @@ def page(records: list[dict], studies: dict[str, dict], tunings: Sequence[dict] 
             ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
         parts.append(f"### Commands\n\nwith {dataset} imported into `data`, see the README\n\n{commands}\n")
-    return "\n".join([*parts, *map(tries_section, tunings), table2(records, studies)])
+    return "\n".join([*parts, *map(study_section, evaluations), *map(tries_section, tunings), table2(records, studies)])
+
+
+def study_section(study: dict) -> str:
+    """Return the section with the table of a study, without users/s: docs/speed.md has figures of idle machines."""
+    kept = [number for number, column in enumerate(study["columns"]) if column != "users/s"]
+    rows = [[row[number] for number in kept] for row in study["rows"]]
+    columns = ["model", *(study["columns"][number] for number in kept[1:])]
+    text = f"`{study['command']}`, commit {study['commit']}; see [Studies](studies.md)."
+    return f"## {study['title']}: {study['dataset']}\n\n{text}\n\n" + markdown_rows(columns, rows)
 
 
 def tries_section(tuning: dict) -> str:

@@ -52,14 +52,10 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(option: str, device: torch.device) -> str:
-    """Resolve the option ``auto`` to ``bf16`` if the hardware supports it, otherwise ``fp32``; return other values
-    unchanged.
-
-    Raises:
-        UserError: if it is ``tf32`` and the device is no GPU.
-    """
+    """Resolve the option ``auto`` to ``bf16`` if the hardware supports it, otherwise ``fp32``, and ``tf32``, a format of GPUs,
+    to ``fp32`` on a CPU; return other values unchanged."""
     if option == "tf32" and device.type != "cuda":
-        raise UserError("precision is tf32, a format of GPUs, but the model is on the CPU; set precision to fp32 or auto.")
+        return "fp32"
     return ("bf16" if has_fast_bf16(device) else "fp32") if option == "auto" else option
 
 

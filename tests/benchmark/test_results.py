@@ -92,7 +92,7 @@ def test_tries_of_a_tuning(published, builder, tmp_path):
     (tries / "try-002" / "result.json").unlink()
     (tries / "try-002" / "curve.json").unlink()
     assert main(["publish", str(tmp_path / "tuned"), f"--to={folder}"]) == 0
-    (tuning,) = builder.read_tries(folder)
+    (tuning,) = builder.read_all(folder / "tries")
     assert [entry["settings"] for entry in tuning["tries"]] == [{}, {"dropout_prob": 0.3}, {"dropout_prob": 0.1}]
     assert str(tmp_path) not in json.dumps(tuning)
     assert len(builder.read_records(folder)) == 1
@@ -103,6 +103,14 @@ def test_tries_of_a_tuning(published, builder, tmp_path):
         ["1", "0.3", best, "", ""],
         ["2", "0.1", "", "", ""],
     ]
+
+
+def test_page_shows_the_table_of_a_study_without_speed(builder):
+    study = {"title": "Ways of ranking", "dataset": "Arts", "command": "the command", "commit": "1a2b"}
+    study |= {"columns": ["", "hit@10", "users/s"], "rows": [["TIGER", 0.125, 70]]}
+    lines = builder.page([], builder.read_studies([]), [], [study]).splitlines()
+    assert "## Ways of ranking: Arts" in lines and "`the command`, commit 1a2b; see [Studies](studies.md)." in lines
+    assert "| model | hit@10 |" in lines and "| TIGER | 0.1250 |" in lines
 
 
 def table2_lines(text: str, dataset: str) -> list[list[str]]:
@@ -176,8 +184,9 @@ def test_impossible_figures_of_table_2_are_marked(builder):
 
 
 def test_results_page_is_up_to_date(builder):
-    records, tunings = builder.read_records(DOCS / "results"), builder.read_tries(DOCS / "results")
-    page = builder.page(records, builder.read_studies(records), tunings)
+    folder = DOCS / "results"
+    records, others = builder.read_records(folder), [builder.read_all(folder / name) for name in ("tries", "studies")]
+    page = builder.page(records, builder.read_studies(records), *others)
     assert (DOCS / "results.md").read_text(encoding="utf-8") == page
     for record in records:
         assert record["commit"] and record["machine"]["cores"] and record["seconds"]["cpu"] > 0

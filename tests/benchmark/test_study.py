@@ -128,6 +128,9 @@ def test_rankings_of_a_trained_model(arguments):
         own = open_comparison(folder).of(TINY, row[""])[0].result["test_result"]
         assert row["ranking"] != "few beams" or row["ndcg@10"] == pytest.approx(own["ndcg@10"], abs=1e-4)
     assert any(row["gained"] + row["lost"] > 0 for row in rows)
+    assert main(["publish", str(folder), f"--to={folder / 'published'}"]) == 0
+    published = json.loads((folder / "published" / "studies" / f"own-{TINY}.json").read_text())
+    assert published["rows"] == result["rows"] and "figures" not in published
     assert main(["fuse", str(folder), "--models=MACRec,TIGER"]) == 0
     assert study(argv, **content)[1]["rows"] == result["rows"]  # a fusion has no ways of ranking
 

@@ -5,18 +5,30 @@
 writes each finished run of a comparison to docs/results/DATASET/LABEL-seed-SEED.json: its command and settings, its test
 metrics by item and by ID, its learning curve, and commit, machine and seconds. The tries of a comparison with --tune are
 written to docs/results/tries/DATASET/LABEL.json, those that were stopped with their validations so far. Existing files are
-replaced.
+replaced. The table of a study that evaluates finished runs in another way, such as `ranking`, is written to
+docs/results/studies/STUDY-DATASET.json.
 """
 import re
 from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.arguments import new_parser
-from recbole_macrec.benchmark.compare.runs import COMPARE, TUNE, Run, RunSpec, file_name, open_comparison, write_json
+from recbole_macrec.benchmark.compare.runs import (
+    COMPARE,
+    TUNE,
+    Run,
+    RunSpec,
+    file_name,
+    open_comparison,
+    read_json,
+    write_json,
+)
 from recbole_macrec.config.options import word_of
 from recbole_macrec.utils.reporting import run_command
 
 TRIES = "tries"  # folder of the tries of tunings
+STUDIES = "studies"  # folder of the tables of studies
+STUDY_FILE = "study.json"  # the table of a study, in its output folder
 FIELDS = (
     "model", "dataset", "seed", "test_result", "test_detail", "best_valid_score", "best_valid_result", "epochs", "parameters",
     "precision", "seconds", "users_per_second", "peak_memory_mib", "test_users", "semantic_ids", "versions", "commit",
@@ -46,7 +58,16 @@ def _main(argv: list[str]) -> int:
                 spec = run.spec
                 path = Path(args.to) / spec.dataset / f"{file_name(spec.label)}-seed-{spec.seed}.json"
                 print(write_json(published_record(run), path))
+        if (folder / STUDY_FILE).is_file() and (study := read_json(folder / STUDY_FILE)).get("kind") not in (None, "published"):
+            print(write_json(published_study(study), Path(args.to) / STUDIES / f"{study['name']}-{study['dataset']}.json"))
     return 0
+
+
+def published_study(study: dict) -> dict:
+    """The published record of the table of a study, without the data of its figures."""
+    options = f"--datasets={study['dataset']} --data_path=data --output=DIR"
+    command = f"python -m recbole_macrec.benchmark study {study['name']} {options}"
+    return {"command": command} | {name: value for name, value in study.items() if name != "figures"}
 
 
 def published_tries(runs: list[Run]) -> dict:
