@@ -27,6 +27,12 @@ up to 16 runs shared, they say little. "Wide" models have `--training_preset=dec
 Features of datasets with "rebuilt" in their name are not the released ones.
 """
 
+LEARNT_IDS = """### Semantic IDs
+
+Collisions: share of the items whose ID another item has too. Reconstruction error: mean squared error of the
+standardized features; predicting their mean gives 1.
+
+"""
 TABLE2_DATASETS = ("Instruments", "Arts")
 TABLE2 = """## MACRec's Table 2
 
@@ -112,6 +118,8 @@ def page(
                 ["model", *metrics, "published hit@10", "published ndcg@10"], rows))
         if rows := by_modality(some, metrics):
             parts.append("### Each modality, by item\n\n" + markdown_rows(["model", "ranking", *metrics], rows))
+        if rows := learnt_ids(some):
+            parts.append(LEARNT_IDS + markdown_rows(["model", "seed", "modality", "collisions", "reconstruction error"], rows))
         parts.append("### Training\n\n" + markdown_rows(
             ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
@@ -256,6 +264,19 @@ def by_modality(records: list[dict], metrics: Sequence[str]) -> list[list]:
         for name in some[0]["test_detail"] or ():
             if len(some[0]["test_detail"]) > 2:
                 rows.append([label, name, *(_mean([r["test_detail"][name]["item"].get(m) for r in some]) for m in metrics)])
+    return rows
+
+
+def learnt_ids(records: list[dict]) -> list[list]:
+    """Return the rows of the table of semantic IDs that runs have learnt."""
+    rows = []
+    for label, some in by_label(records).items():
+        for r in some:
+            learnt = {m: ids for m, ids in (r["semantic_ids"] or {}).items() if "reconstruction_error" in ids}
+            rows += [
+                [label, r["seed"], m, f"{ids['collision_rate']:.2%}", f"{ids['reconstruction_error']:.4f}"]
+                for m, ids in learnt.items()
+            ]
     return rows
 
 

@@ -5,7 +5,7 @@
 The name is that of a file in ``properties/study/``, or the path of your own YAML file. Accepts every option of ``compare``,
 and can be resumed in the same way. Writes study.md, study.json, figures/*.png and figures/*.pdf to the output
 folder, beside the tables. Studies: ablation, beyond, collisions, code_distribution, sensitivity, beam_vs_exact, ranking,
-cold_items, history_length, published and macrec_table2 (published needs a dataset that papers report), mmgrec_table2,
+cold_items, history_length, published (on datasets that papers report), macrec_table2, quantizers, mmgrec_table2,
 mmgrec_table2_leave_one_out and mmgrec_ablation.
 """
 import argparse
