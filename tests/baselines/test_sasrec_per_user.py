@@ -199,7 +199,7 @@ def test_checkpoint_of_items_in_another_order_is_rejected(data_path):
     ("d_kv", 7, "even"),
     ("training", "per_target", "per_user"),
     ("scheduler", "step", "cosine, linear or constant"),
-    ("precision", "fp8", "auto, fp32 or bf16"),
+    ("precision", "fp8", "auto, fp32, tf32 or bf16"),
 ])
 def test_invalid_options_are_user_errors(option, value, expected, tmp_path):
     with pytest.raises(UserError, match=f"^{option} is {value!r}.*{expected}"):

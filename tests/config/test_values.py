@@ -43,7 +43,7 @@ def test_invalid_values_are_rejected(name, value, expected, tiny_dataset):
     ("decode", "exakt", "Did you mean 'exact'"),
     ("decode", "certifed", "Did you mean 'certified'"),
     ("certified_rows", 0, ">= 1"),
-    ("precision", "fp8", "auto, fp32 or bf16"),
+    ("precision", "fp8", "auto, fp32, tf32 or bf16"),
     ("scheduler", "step", "cosine, linear or constant"),
     ("quantizer", "rqvea", "Did you mean 'rqvae'"),
     ("codebook_size", 0, ">= 2"),
