@@ -1,5 +1,8 @@
 """Speed of the text-to-text models, and of their ranking beside transformers' constrained ``generate`` with the same
 weights."""
+import json
+import sys
+
 import numpy as np
 import torch
 
@@ -15,9 +18,14 @@ TOP = 10
 def text(args) -> dict:
     """Return for each model training samples/s, users/s at ranking, users/s of the reference and peak memory.
 
-    Every model is measured in a process of its own, so that its peak memory is its own.
+    Every model is measured in a process of its own, so that its peak memory is its own, and printed to stderr as soon as it is
+    measured.
     """
-    return {name: in_own_process(measure, name, args) for name in args.models or TEXT_MODELS}
+    measured = {}
+    for name in args.models or TEXT_MODELS:
+        measured[name] = in_own_process(measure, name, args)
+        print(json.dumps({name: measured[name]}), file=sys.stderr, flush=True)
+    return measured
 
 
 def measure(name: str, args) -> dict:
