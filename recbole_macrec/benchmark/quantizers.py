@@ -90,9 +90,10 @@ def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]
 
 def row(name: str, modality: str, statistics: dict, seconds: float) -> dict[str, str]:
     """Format the statistics of a modality as the columns COLUMNS."""
+    error = statistics.get("reconstruction_error")
     others = [r2 for m, r2 in statistics["predictability"].items() if m != modality]
     values = (name, modality, f"{statistics['collision_rate']:.2%}", " ".join(f"{p:.0f}" for p in statistics["perplexity"]),
-              f"{statistics['reconstruction_error']:.3f}", f"{statistics['predictability'][modality]:.3f}",
+              "-" if error is None else f"{error:.3f}", f"{statistics['predictability'][modality]:.3f}",
               " ".join(f"{r2:.3f}" for r2 in others) or "-", f"{seconds:.0f}")
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -100,7 +100,7 @@ class SemanticIDs:
 class LearntModality(NamedTuple):
     codes: np.ndarray  # [N, L] int64, before collision resolution
     geometry: Geometry | None  # None if the codewords are not shared by all items
-    reconstruction_error: float  # mean squared error of the scaled features
+    reconstruction_error: float | None  # mean squared error of the scaled features; None if features are not reconstructed
     weights: dict[str, Tensor]  # weights for quantizing other items
 
 

@@ -105,6 +105,13 @@ def test_tries_of_a_tuning(published, builder, tmp_path):
     ]
 
 
+def test_page_shows_collisions_and_reconstruction_of_learnt_ids(builder):
+    (record,) = (r for r in builder.read_records(DOCS / "results") if r["label"] == "TIGER (cid)" and r["seed"] == 2020)
+    assert "| TIGER (cid) | 2020 | text | 0.00% |  |" in builder.page([record], builder.read_studies([record]))
+    record["semantic_ids"]["text"] |= {"collision_rate": 0.125, "reconstruction_error": 0.25}
+    assert "| TIGER (cid) | 2020 | text | 12.50% | 0.2500 |" in builder.page([record], builder.read_studies([record]))
+
+
 def test_page_shows_the_table_of_a_study_without_speed(builder):
     study = {"title": "Ways of ranking", "dataset": "Arts", "command": "the command", "commit": "1a2b"}
     study |= {"columns": ["", "hit@10", "users/s"], "rows": [["TIGER", 0.125, 70]]}

@@ -94,6 +94,7 @@ def test_features_are_not_read(interactions_only):
     (interactions_only / TINY / "features" / "text.npy").write_bytes(b"damaged")
     _, second, _, _ = prepare_run("TIGER", TINY, options)
     assert first.catalogue.bundle == second.catalogue.bundle
+    assert "reconstruction_error" not in first.catalogue.statistics["text"]
 
 
 def test_published_ids_are_read_on_request_only(interactions_only):

@@ -40,7 +40,7 @@ class CID(Quantizer):
         interactions = next(iter(features.values()))  # of all IDs
         weights = common_users(interactions)
         paths = cluster_paths(weights, settings.cid_clusters, settings.cid_leaf_size, settings.semantic_id_seed)
-        return Learnt(dict.fromkeys(features, LearntModality(rectangular_codes(paths), None, 0.0, {})), history=[])
+        return Learnt(dict.fromkeys(features, LearntModality(rectangular_codes(paths), None, None, {})), history=[])
 
     def sizes(self, codes: np.ndarray, settings: SemanticIDSettings) -> tuple[int, ...]:
         return tuple((codes.max(0) + 1).tolist())
