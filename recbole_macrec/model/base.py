@@ -37,9 +37,8 @@ from recbole_macrec.model.tasks import (
     drawn_tokenizations,
     equal_in_shape,
     in_tokenization,
-    repeated,
+    joined_rows,
     shared_readings,
-    side_by_side,
     split_by_tasks,
     split_by_tokenization,
 )
@@ -282,7 +281,8 @@ class GenerativeRecommender(WindowedRecommender):
         """Hidden states [n, L, D] for the targets of each reading; see ``window_states`` of the networks."""
         front, source, targets = self._inputs("sequence", readings, windows.items)
         count = len(readings)
-        windows = repeated(windows, count)
+        if count > 1:
+            windows = windows.rows(torch.arange(len(windows.length)).repeat_interleave(count))  # as joined_rows
         states = self.network.window_states(front, source, windows, targets, self.group_overhead)
         if count == 1:
             return [states]
@@ -311,12 +311,12 @@ class GenerativeRecommender(WindowedRecommender):
             For one reading [P] and [B, ...]; for several [B', P] and [B', ...] with the rows of a user next to each other.
         """
         fronts = [self._leading_tokens(kind, source, targets, items.device) for source, targets in readings]
-        source = side_by_side([self._tokens(source, items) for source, _ in readings])
+        source = joined_rows([self._tokens(source, items) for source, _ in readings])
         own, targets = readings[0].source, []
         for names in zip(*(reading.targets for reading in readings)):
-            tokens = side_by_side([self._tokens(m, items) for m in names])
+            tokens = joined_rows([self._tokens(m, items) for m in names])
             targets.append(Target(tokens, self.vocabulary.start[names[0]], names[0] == own))
-        front = fronts[0] if len(readings) == 1 else side_by_side([f.expand(len(items), -1) for f in fronts])
+        front = fronts[0] if len(readings) == 1 else joined_rows([f.expand(len(items), -1) for f in fronts])
         return front, source, targets
 
     def _item_loss(self, items: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:

@@ -43,16 +43,9 @@ def equal_in_shape(readings: Sequence[Reading], levels: Mapping[str, int]) -> li
     return list(groups.values())
 
 
-def side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def joined_rows(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Join tensors [B, ...] of the same users to [B * len(parts), ...], the rows of a user next to each other."""
-    return torch.stack(list(parts), dim=1).flatten(0, 1)
-
-
-def repeated(windows: Windows, count: int) -> Windows:
-    """Repeat each window, in the order of :func:`side_by_side`."""
-    users = None if windows.users is None else windows.users.repeat_interleave(count, 0)
-    items, length, first = (part.repeat_interleave(count, 0) for part in windows[:3])
-    return Windows(items, length, first, users)
+    return torch.stack(list(parts), dim=1).flatten(0, 1) if len(parts) > 1 else parts[0]
 
 
 def split_by_tasks(windows: Windows, tasks: list[Task], cross_task_ratio: float) -> list[tuple[list[Task], Windows]]:

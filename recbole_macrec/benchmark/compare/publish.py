@@ -15,6 +15,7 @@ from typing import Any
 from recbole_macrec.benchmark.arguments import new_parser
 from recbole_macrec.benchmark.compare.runs import (
     COMPARE,
+    STUDY,
     TUNE,
     Run,
     RunSpec,
@@ -28,7 +29,6 @@ from recbole_macrec.utils.reporting import run_command
 
 TRIES = "tries"  # folder of the tries of tunings
 STUDIES = "studies"  # folder of the tables of studies
-STUDY_FILE = "study.json"  # the table of a study, in its output folder
 FIELDS = (
     "model", "dataset", "seed", "test_result", "test_detail", "best_valid_score", "best_valid_result", "epochs", "parameters",
     "precision", "seconds", "users_per_second", "peak_memory_mib", "test_users", "semantic_ids", "versions", "commit",
@@ -58,7 +58,7 @@ def _main(argv: list[str]) -> int:
                 spec = run.spec
                 path = Path(args.to) / spec.dataset / f"{file_name(spec.label)}-seed-{spec.seed}.json"
                 print(write_json(published_record(run), path))
-        if (folder / STUDY_FILE).is_file() and (study := read_json(folder / STUDY_FILE)).get("kind") not in (None, "published"):
+        if (folder / STUDY).is_file() and (study := read_json(folder / STUDY)).get("kind") not in (None, "published"):
             print(write_json(published_study(study), Path(args.to) / STUDIES / f"{study['name']}-{study['dataset']}.json"))
     return 0
 

@@ -45,7 +45,7 @@ from recbole_macrec.utils.files import atomic_write, remove_unfinished
 
 FORMAT = 1
 PLACE = ("data_path", "gpu_id", "use_gpu", "show_progress", "state", "worker")  # settings that do not change results
-COMPARE, RUNS, TUNE, FIGURES = "compare.json", "runs", "tune", "figures"
+COMPARE, RUNS, TUNE, FIGURES, STUDY = "compare.json", "runs", "tune", "figures", "study.json"
 RUN_SPEC, CURVE, PROGRESS, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED = (
     "run_spec.json", "curve.json", "progress.json", "log.txt", "saved", "ranks.npz", "codes.npz", "result.json", "failure.json",
     "pretrained.json",

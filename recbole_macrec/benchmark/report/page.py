@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from recbole_macrec.benchmark.compare.comparison import comparison_tables
-from recbole_macrec.benchmark.compare.runs import FIGURES, Comparison, file_name, open_comparison, read_json
+from recbole_macrec.benchmark.compare.runs import FIGURES, STUDY, Comparison, file_name, open_comparison, read_json
 from recbole_macrec.benchmark.compare.table import Table, largest_k
 from recbole_macrec.benchmark.figures import COLOURS
 from recbole_macrec.benchmark.report import grids, provenance, report_figures
@@ -125,7 +125,7 @@ def _rendered(comparison: Comparison, dataset: str, figure: CaptionedFigure, pat
 
 def _study(comparison: Comparison) -> dict | None:
     """Return title, table and figures of the study of this comparison; None if it is not a study."""
-    path = comparison.folder / "study.json"
+    path = comparison.folder / STUDY
     if not path.is_file():
         return None
     study = read_json(path)

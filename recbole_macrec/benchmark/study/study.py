@@ -16,9 +16,8 @@ from typing import Any
 from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, names_of
 from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
-from recbole_macrec.benchmark.compare.publish import STUDY_FILE
 from recbole_macrec.benchmark.compare.run import Request
-from recbole_macrec.benchmark.compare.runs import COMPARE, open_comparison, write_json
+from recbole_macrec.benchmark.compare.runs import COMPARE, STUDY, open_comparison, write_json
 from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.benchmark.machine import git_commit, hardware
 from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, Study, as_markdown
@@ -91,9 +90,9 @@ def _main(argv: list[str]) -> int:
         record = {"name": Path(args.name).stem, "title": study["title"], "kind": study["kind"], "dataset": dataset}
         record |= {"columns": result.columns, "rows": result.rows, "commit": git_commit(), "machine": hardware()}
         record["figures"] = {name: asdict(figure) for name, figure in result.figures.items()}
-        write_json(record, output / STUDY_FILE)
+        write_json(record, output / STUDY)
         figures = [path for name, figure in result.figures.items() for path in figure.save(output / "figures", name)]
-        print("Study:", output / "study.md", output / STUDY_FILE, *figures)
+        print("Study:", output / "study.md", output / STUDY, *figures)
     return status
 
 

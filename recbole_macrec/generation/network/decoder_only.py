@@ -171,7 +171,7 @@ class DecoderOnly(nn.Module):
         for layer in self.layers:
             attention = layer.self_attention
             x_norm = attention.norm(x)
-            keys = rotation.rotate_keys(attention.key(x_norm).unflatten(1, (attention.heads, -1))).flatten(1)
+            keys = attention.by_head(rotation.rotate_keys, attention.key(x_norm))
             cache.append((self._heads(keys, packed.groups), self._heads(attention.value(x_norm), packed.groups)))
             if layer is not self.layers[-1]:
                 x = layer(x, packed.groups, masks, rotation)

@@ -4,6 +4,7 @@ Shapes: B users, n users of a group, G groups of queries, T target positions, S 
 of all users), H heads, E width of a head, D model width, F width of the hidden layer.
 """
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -138,6 +139,10 @@ class Attention(Residual):
         nn.init.normal_(self.value.weight, std=s.d_model**-0.5)
         nn.init.normal_(self.out.weight, std=inner**-0.5)
 
+    def by_head(self, rotate: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """Apply ``rotate`` to the heads of ``rows`` [M, H*E]."""
+        return rotate(rows.unflatten(1, (self.heads, -1))).flatten(1)
+
     def attend(
         self,
         x: torch.Tensor,
@@ -161,9 +166,8 @@ class Attention(Residual):
         p = self.dropout if self.training else 0.0
         columns = [self.query(x), self.key(source), self.value(source)]
         if rotation is not None:
-            queries_and_keys = (part.unflatten(1, (self.heads, -1)) for part in columns[:2])
-            rotated = (f(part) for f, part in zip((rotation.rotate_queries, rotation.rotate_keys), queries_and_keys))
-            columns[:2] = (part.flatten(1) for part in rotated)
+            columns[0] = self.by_head(rotation.rotate_queries, columns[0])
+            columns[1] = self.by_head(rotation.rotate_keys, columns[1])
         rows = [[n * queries for n, queries, _ in groups]] + 2 * [[n * keys for n, _, keys in groups]]
         parts = []
         for (n, _, _), mask, *heads in zip(groups, masks, *(c.split(r) for c, r in zip(columns, rows))):
@@ -219,8 +223,8 @@ def attention_masks(
     if bias is None:
         return paddings
     biases = [bias[:, :queries, :keys] for _, queries, keys in groups]
-    copy = (lambda mask: mask) if bias.device.type == "cpu" else aligned
-    return [copy(of_group if padding is None else of_group + padding) for of_group, padding in zip(biases, paddings)]
+    masks = [of_group if padding is None else of_group + padding for of_group, padding in zip(biases, paddings)]
+    return list(masks) if bias.device.type == "cpu" else [aligned(mask) for mask in masks]
 
 
 def aligned(mask: torch.Tensor) -> torch.Tensor:
