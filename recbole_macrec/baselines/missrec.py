@@ -6,7 +6,7 @@ modality m, D width, C clusters, S distinct interests of a user.
 import hashlib
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from recbole_macrec.baselines.dense import DenseRecommender
 from recbole_macrec.config.schema.models import MISSRecOptions
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.network.dropout import Dropout
 from recbole_macrec.model.item_features import SequentialFeatureDataset
 from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans
 from recbole_macrec.utils.modules import ModuleDict
 
+SCORED_USERS = 256  # users of a batch scored together; a C library keeps the memory of matrices of this size for the next one
 OF_ITEMS = ("items.weight", "centroids", "clusters")  # weights that belong to the items of a dataset
 
 
@@ -58,7 +60,7 @@ class MISSRec(DenseRecommender):
         self.adaptors = ModuleDict({m: nn.Linear(x.shape[1], self.width) for m, x in dataset.item_features.items()})
         self.items = nn.Embedding(self.n_items, self.width, padding_idx=0) if config["use_ids"] else None
         self.positions = nn.Embedding(self.max_seq_length, self.width)
-        self.norm, self.dropout = nn.LayerNorm(self.width), nn.Dropout(config["dropout_prob"])
+        self.norm, self.dropout = nn.LayerNorm(self.width), Dropout(config["dropout_prob"])
         layer = {"d_model": self.width, "nhead": config["num_heads"], "dim_feedforward": config["d_ff"], "activation": "gelu",
                  "dropout": config["dropout_prob"], "batch_first": True}  # fmt: skip
         self.encoder = nn.TransformerEncoder(
@@ -67,6 +69,10 @@ class MISSRec(DenseRecommender):
         self.decoder = nn.TransformerDecoder(
             nn.TransformerDecoderLayer(**layer), config["decoder_layers"], nn.LayerNorm(self.width)
         )
+        for part in [*self.encoder.layers, *self.decoder.layers]:
+            for name, module in part.named_children():
+                if isinstance(module, nn.Dropout):
+                    setattr(part, name, Dropout(module.p))
         tables = [self.positions] if self.items is None else [self.items, self.positions]
         for weight in [*(table.weight for table in tables), *(adaptor.weight for adaptor in self.adaptors.values())]:
             nn.init.normal_(weight, std=0.02)
@@ -169,23 +175,43 @@ class MISSRec(DenseRecommender):
     def queries(self, items: Tensor, length: Tensor, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Query of each history [B, D], of unit length, and |p|^2 / D [B].
 
+        Some histories at a time go through the network, so that it computes little padding if ``length`` is sorted.
+
         Args:
             items: int64 [B, T], padded with 0 at the end.
             length: int64 [B].
             vectors: see :meth:`modality_vectors`.
         """
         interests = self.interests(items)
-        none = interests == 0  # [B, S]
+        item_vectors = reduce(torch.add, vectors if self.items is None else [*vectors, self.items.weight])  # [N, D]
+        tokens, users = F.embedding(items, item_vectors, padding_idx=0), self.budget.padded_users or len(items)
+        outputs, sums = [], []
+        for x, own, n in zip(tokens.split(users), interests.split(users), length.split(users), strict=True):
+            widest = int((own > 0).sum(1).max())
+            output, known = self._read(x[:, : int(n.max())], n.to(x.device), own[:, own.shape[1] - widest :])
+            outputs.append(output)
+            sums.append(known)
+        share = (interests > 0).float().mean(1, keepdim=True)
+        return F.normalize(torch.cat(outputs), dim=-1), (share * torch.cat(sums)).square().sum(1) / self.width
+
+    def _read(self, tokens: Tensor, length: Tensor, interests: Tensor) -> tuple[Tensor, Tensor]:
+        """Output of the decoder at the last item [B, D], and the sum of the encoder's output at the interests [B, D].
+
+        Args:
+            tokens: vectors of the items of histories, [B, T, D].
+            length: int64 [B].
+            interests: see :meth:`interests`.
+        """
+        none, padding = interests == 0, torch.arange(tokens.shape[1], device=length.device) >= length.unsqueeze(1)
         memory = self.encoder(self.centroids[interests], src_key_padding_mask=none)  # [B, S, D]
-        tokens = sum(x[items] for x in vectors) + self.positions.weight[: items.shape[1]]
-        if self.items is not None:
-            tokens = tokens + self.items(items)
-        tokens = self.dropout(self.norm(tokens))
-        output = self.decoder(tokens, memory, tgt_key_padding_mask=items == 0, memory_key_padding_mask=none)
-        last = output[torch.arange(len(items), device=items.device), length.to(items.device) - 1]
-        known = (~none).float().mean(1, keepdim=True)
-        pooled = known * memory.masked_fill(none.unsqueeze(-1), 0).sum(1)
-        return F.normalize(last, dim=-1), pooled.square().sum(1) / self.width
+        tokens = self.dropout(self.norm(tokens + self.positions.weight[: tokens.shape[1]]))
+        (*earlier, final), norm = self.decoder.layers, self.decoder.norm
+        assert norm is not None
+        for layer in earlier:
+            tokens = layer(tokens, memory, tgt_key_padding_mask=padding, memory_key_padding_mask=none)
+        last = tokens[torch.arange(len(tokens), device=tokens.device), length - 1].unsqueeze(1)
+        output = _decoded(final, last, tokens, padding, memory, none)
+        return norm(output).squeeze(1), memory.masked_fill(none.unsqueeze(-1), 0).sum(1)
 
     def unit_vectors(self, vectors: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """The vectors [N, D] of each modality and the embeddings [N, D] with unit length; None without embeddings."""
@@ -199,8 +225,13 @@ class MISSRec(DenseRecommender):
             unit_vectors: see :meth:`unit_vectors`.
         """
         modalities, embeddings = unit_vectors
-        products = torch.stack([query @ x.T for x in modalities])  # [M, B, N]
-        fused = ((self.gamma * products).softmax(0) * products).sum(0)
+        products = [query @ x.T for x in modalities]  # M times [B, N]
+        if len(products) == 2:  # the softmax of two numbers is the logistic function of their difference, which is faster
+            first, second = products
+            fused = second + torch.sigmoid(self.gamma * (first - second)) * (first - second)
+        else:
+            stacked = torch.stack(products)
+            fused = ((self.gamma * stacked).softmax(0) * stacked).sum(0)
         return fused if embeddings is None else (query @ embeddings.T + 2 * fused) / 3
 
     # -- training ----------------------------------------------------------------------------------------------------
@@ -208,8 +239,10 @@ class MISSRec(DenseRecommender):
     def loss_parts(self, interaction) -> list[Callable[[], Tensor]]:
         histories = self.histories(interaction)
         target, samples = interaction[self.POS_ITEM_ID].to(self.device), len(histories.length)
+        # Few parts, as each computes the vectors of all items; of equal size, as oneDNN compiles a kernel for each new shape.
+        count = math.ceil(int(histories.length.sum()) / self.budget.pass_positions)
         parts: list[Callable[[], Tensor]] = []
-        for rows in reversed(self._batch_parts(histories.length)):
+        for rows in histories.length.argsort(descending=True, stable=True).chunk(count):
             part = histories.rows(rows)
             parts.append(partial(self._loss, part.items.to(self.device), part.length, target[rows.to(self.device)], samples))
         return parts
@@ -217,8 +250,13 @@ class MISSRec(DenseRecommender):
     def _loss(self, items: Tensor, length: Tensor, target: Tensor, samples: int) -> Tensor:
         vectors = self.modality_vectors()
         query, norms = self.queries(items, length, vectors)
-        logits = self.scores(query, self.unit_vectors(vectors))[:, 1:].float() / self.temperature
-        return (F.cross_entropy(logits, target - 1, reduction="sum") + self.reg_weight * norms.sum()) / samples
+        modalities, embeddings = self.unit_vectors(vectors)
+        without_padding = [x[1:] for x in modalities], None if embeddings is None else embeddings[1:]
+        loss = self.reg_weight * norms.sum()
+        for some, own in zip(query.split(SCORED_USERS), (target - 1).split(SCORED_USERS), strict=True):
+            logits = self.scores(some, without_padding).float() / self.temperature
+            loss = loss + F.cross_entropy(logits, own, reduction="sum")
+        return loss / samples
 
     # -- ranking -----------------------------------------------------------------------------------------------------
 
@@ -239,3 +277,13 @@ class MISSRec(DenseRecommender):
     def predict(self, interaction) -> Tensor:
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
 
+
+def _decoded(
+    layer: nn.TransformerDecoderLayer, positions: Tensor, tokens: Tensor, padding: Tensor, memory: Tensor, none: Tensor
+) -> Tensor:
+    """Output of ``layer`` at some ``positions`` [B, P, D] of its input ``tokens`` [B, T, D]; [B, P, D]."""
+    attended, _ = layer.self_attn(positions, tokens, tokens, key_padding_mask=padding, need_weights=False)
+    x = layer.norm1(positions + layer.dropout1(attended))
+    attended, _ = layer.multihead_attn(x, memory, memory, key_padding_mask=none, need_weights=False)
+    x = layer.norm2(x + layer.dropout2(attended))
+    return layer.norm3(x + layer.dropout3(layer.linear2(layer.dropout(layer.activation(layer.linear1(x))))))

@@ -28,6 +28,9 @@ class DeviceBudget:
             multiplications. None: use ``group_positions``.
         group_positions: time of one more group, in positions. On a GPU launching the kernels of a group takes as long as
             computing 8,192 positions.
+        padded_users: users whose padded histories go through a network together, where they are not packed. Equal groups of
+            similar length have little padding and few different shapes; oneDNN compiles a kernel for every shape of a bf16
+            product, which takes longer than the product. None: as many as there are.
         ranked_users: maximum number of users ranked together by beams. On a CPU the keys and values of 128 users and 20 beams
             stay in the cache. None: as many as fit into memory.
         certified_prefixes: maximum number of prefixes that a certified ranking keeps for the users ranked together. On a CPU
@@ -45,6 +48,7 @@ class DeviceBudget:
     joins_sources: bool
     group_multiplications: float | None
     group_positions: int
+    padded_users: int | None
     ranked_users: int | None
     certified_prefixes: int | None
     traversal_rows: int
@@ -75,6 +79,7 @@ CPU = DeviceBudget(
     joins_sources=False,
     group_multiplications=7e7,
     group_positions=0,
+    padded_users=64,
     ranked_users=128,
     certified_prefixes=131_072,
     traversal_rows=4_096,
@@ -85,6 +90,7 @@ GPU = DeviceBudget(
     joins_sources=True,
     group_multiplications=None,
     group_positions=8_192,
+    padded_users=None,
     ranked_users=None,
     certified_prefixes=None,
     traversal_rows=65_536,

@@ -84,6 +84,26 @@ def test_padding_has_no_effect(model):
     assert torch.allclose(norm[0] * share**2, norms[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("decoder_layers", [1, 2])
+def test_queries_equal_those_of_the_whole_decoder(decoder_layers, data_path):  # noqa: F811
+    """The decoder computes its last layer at the last item only, some users at a time."""
+    _, model, _, (_, _, test) = small(data_path, decoder_layers=decoder_layers)
+    model.before_epoch(0)
+    model.eval().budget = replace(model.budget, padded_users=3)
+    histories, vectors = model.histories(batch_of(test)), model.modality_vectors()
+    items, length = histories.items, histories.length
+    interests = model.interests(items)
+    memory = model.encoder(model.centroids[interests], src_key_padding_mask=interests == 0)
+    tokens = model.norm(sum(x[items] for x in vectors) + model.items(items) + model.positions.weight[: items.shape[1]])
+    output = model.decoder(tokens, memory, tgt_key_padding_mask=items == 0, memory_key_padding_mask=interests == 0)
+    expected = F.normalize(output[torch.arange(len(items)), length - 1], dim=-1)
+    queries, norms = model.queries(items, length, vectors)
+    assert len(items) > 10 and torch.allclose(queries, expected, atol=1e-5)
+    known = interests > 0
+    pooled = known.float().mean(1, keepdim=True) * (memory * known.unsqueeze(-1)).sum(1)
+    assert torch.allclose(norms, pooled.square().sum(1) / model.width, atol=1e-5)
+
+
 def test_each_modality_and_the_ids_change_the_ranking(data_path):  # noqa: F811
     _, model, _, (_, _, test) = small(data_path)
     model.before_epoch(0)

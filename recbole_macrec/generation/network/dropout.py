@@ -20,6 +20,13 @@ def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     return x * dropout_mask(x.shape, p).to(x.dtype)
 
 
+class Dropout(torch.nn.Dropout):
+    """:func:`dropout` as a module."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return dropout(x, self.p, self.training)
+
+
 def dropout_mask(shape: torch.Size, p: float) -> torch.Tensor:
     """Draw a float32 mask on the CPU: 0 with probability round(256 ``p``) / 256, else the inverse of the probability to keep.
 
