@@ -187,7 +187,7 @@ class MISSRec(DenseRecommender):
         tokens, users = F.embedding(items, item_vectors, padding_idx=0), self.budget.padded_users or len(items)
         outputs, sums = [], []
         for x, own, n in zip(tokens.split(users), interests.split(users), length.split(users), strict=True):
-            widest = int((own > 0).sum(1).max())
+            widest = max(1, int((own > 0).sum(1).max()))
             output, known = self._read(x[:, : int(n.max())], n.to(x.device), own[:, own.shape[1] - widest :])
             outputs.append(output)
             sums.append(known)

@@ -104,6 +104,12 @@ def test_queries_equal_those_of_the_whole_decoder(decoder_layers, data_path):  #
     assert torch.allclose(norms, pooled.square().sum(1) / model.width, atol=1e-5)
 
 
+def test_histories_without_interests(model):
+    """RecBole counts operations with items of number 0."""
+    queries, norms = model.queries(torch.zeros(1, 3, dtype=torch.long), torch.tensor([3]), model.modality_vectors())
+    assert queries.shape == (1, 16) and norms.tolist() == [0]
+
+
 def test_each_modality_and_the_ids_change_the_ranking(data_path):  # noqa: F811
     _, model, _, (_, _, test) = small(data_path)
     model.before_epoch(0)
