@@ -16,13 +16,14 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.decoder_only import CausalLayers, causal_mask
 from recbole_macrec.generation.network.dropout import dropout
 from recbole_macrec.generation.network.layers import RMSNorm, TransformerSettings
-from recbole_macrec.generation.network.packing import pack, row_starts
+from recbole_macrec.generation.network.packing import pack, row_starts, with_rounded_rows
 from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.network.windows import Windows
 from recbole_macrec.model.item_vectors import code_embedding, item_embedding, item_vectors, limited
 from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.cpu_threads import map_in_threads
+from recbole_macrec.utils.rows import linear
 
 
 class SASRecPerUser(DenseRecommender):
@@ -92,11 +93,11 @@ class SASRecPerUser(DenseRecommender):
             [M, D], packed by user; and int64 [B], each user's first row, on the CPU. The state at an item depends on that item
             and the items before it.
         """
-        packed = pack(items, length, self.group_overhead)
+        packed = with_rounded_rows(pack(items, length, self.group_overhead))
         position = torch.arange(items.shape[1], device=items.device)
         x = dropout(F.embedding(packed.tokens, vectors), self.settings.dropout, self.training)
         x = self.layers(x, packed, causal_mask(position), Rotation.at(position, self.settings.d_kv))
-        return self.norm(x), row_starts(packed.groups)
+        return self.norm(x), row_starts(packed.groups)[: len(items)]
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -112,7 +113,7 @@ class SASRecPerUser(DenseRecommender):
         hidden, starts = self.states(windows.items, windows.length - 1, vectors)  # nothing follows a window's last item
         user, place = windows.targets()
         previous = (starts[user] + place - 1).to(hidden.device)  # [n], the row of the item before each target
-        scores = F.linear(hidden.index_select(0, previous), vectors[1:]).float()  # [n, N - 1], without the padding
+        scores = linear(hidden.index_select(0, previous), vectors[1:]).float()  # [n, N - 1], without the padding
         return F.cross_entropy(scores, windows.target_items() - 1, reduction="sum") / targets
 
     # -- ranking -----------------------------------------------------------------------------------------------------

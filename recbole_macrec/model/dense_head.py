@@ -26,6 +26,7 @@ from torch import nn
 
 from recbole_macrec.model.item_vectors import code_embedding, item_embedding, item_vectors
 from recbole_macrec.semantic_ids import SemanticIDs
+from recbole_macrec.utils.rows import linear
 
 
 class DenseHead(nn.Module):
@@ -51,7 +52,7 @@ class DenseHead(nn.Module):
 
     def scores(self, states: torch.Tensor) -> torch.Tensor:
         """Logits [n, N - 1] of all items, without the padding, for states [n, D]."""
-        return F.linear(states, item_vectors(self.items.weight, self.item_codes, self.codes.weight)[1:]).float()
+        return linear(states, item_vectors(self.items.weight, self.item_codes, self.codes.weight)[1:]).float()
 
     def loss(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy over all items, summed over the targets.

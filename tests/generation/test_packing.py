@@ -3,8 +3,10 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from recbole_macrec.generation.network.packing import group_lengths, pack, split_batch
+from recbole_macrec.generation.network.packing import group_lengths, pack, split_batch, with_rounded_rows
+from recbole_macrec.utils.rows import linear
 
 
 def test_packed_rows_are_consecutive():
@@ -49,3 +51,30 @@ def test_split_batch_keeps_every_user_once():
     assert [p.tolist() for p in split_batch(torch.tensor([9, 2000]), budget=1000)] == [[0], [1]]
     assert split_batch(lengths[:0], budget=10) == []
     assert [len(p) for p in split_batch(torch.ones(7).long(), budget=1000, max_users=3)] == [3, 2, 2]
+
+
+def test_rows_are_rounded_in_bf16_training_on_a_cpu():
+    tokens, lengths = torch.arange(1, 13).view(3, 4), torch.tensor([2, 2, 4])
+    source = pack(tokens, lengths, overhead=5)
+    assert with_rounded_rows(source) is source
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = with_rounded_rows(source)
+        with torch.no_grad():
+            assert with_rounded_rows(source) is source
+    for name in ("tokens", "keep", "position"):
+        values, given = getattr(rounded, name), getattr(source, name)
+        assert len(values) == 64 and torch.equal(values[: len(given)], given)
+    assert rounded.groups[: len(source.groups)] == source.groups
+    assert sum(users * length for users, length in rounded.groups) == 64
+    assert max(length for _, length in rounded.groups) == 4 and int(rounded.position.max()) == 3
+
+
+def test_linear_of_rounded_rows():
+    x, weight = torch.randn(70, 8, requires_grad=True), torch.randn(5, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = linear(x, weight)
+        expected = F.linear(x, weight)
+    assert torch.equal(y, expected)
+    (found,) = torch.autograd.grad(y.float().square().sum(), x, retain_graph=True)
+    (wanted,) = torch.autograd.grad(expected.float().square().sum(), x)
+    assert torch.allclose(found, wanted, rtol=0.02, atol=0.1)

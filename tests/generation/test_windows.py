@@ -63,6 +63,22 @@ def test_states_of_a_window_equal_those_of_single_targets(network, overhead):
             torch.testing.assert_close(hidden[i], network.decode(sequence[None, None], memory)[0, 0], atol=1e-5, rtol=1e-5)
 
 
+def test_rounded_rows_do_not_change_the_states(network):
+    windows, source, targets = batch()
+    of_items = [targets[1]._replace(tokens=targets[1].tokens[:, 0])]
+
+    def states():
+        own, mean = network.item_states(FRONT, source[:, 0], of_items)
+        return [*network.window_states(FRONT, source, windows, targets), *own, mean]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = states()
+        with torch.no_grad():  # in which rows are not rounded
+            exact = states()
+    for found, expected in zip(rounded, exact, strict=True):
+        torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)
+
+
 def test_states_do_not_depend_on_later_items(network):
     windows, source, targets = batch()
     before = network.window_states(FRONT, source, windows, targets)

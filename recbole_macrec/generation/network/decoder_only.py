@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from recbole_macrec.generation.network.dropout import dropout
@@ -24,7 +23,7 @@ from recbole_macrec.generation.network.layers import (
     split_heads,
 )
 from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Memory
-from recbole_macrec.generation.network.packing import Source, pack, row_starts
+from recbole_macrec.generation.network.packing import Source, pack, row_starts, with_rounded_rows
 from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.network.windows import (
     Target,
@@ -32,16 +31,17 @@ from recbole_macrec.generation.network.windows import (
     layout,
     side_by_side,
 )
+from recbole_macrec.utils.rows import linear
 
 
 class CausalLayer(nn.Module):
     def __init__(self, s: TransformerSettings):
         super().__init__()
         self.self_attention, self.feed_forward = SelfAttention(s), FeedForward(s)
-        for linear in (self.self_attention.query, self.self_attention.key, self.self_attention.value, self.feed_forward.up):
-            nn.init.normal_(linear.weight, std=(3 * s.d_model) ** -0.5)
-        for linear in (self.self_attention.out, self.feed_forward.down):  # keeps the scale of the sum over all layers
-            nn.init.normal_(linear.weight, std=0.02 / (2 * s.decoder_layers) ** 0.5)
+        for layer in (self.self_attention.query, self.self_attention.key, self.self_attention.value, self.feed_forward.up):
+            nn.init.normal_(layer.weight, std=(3 * s.d_model) ** -0.5)
+        for layer in (self.self_attention.out, self.feed_forward.down):  # keeps the scale of the sum over all layers
+            nn.init.normal_(layer.weight, std=0.02 / (2 * s.decoder_layers) ** 0.5)
 
     def forward(
         self, x: torch.Tensor, groups: list[tuple[int, int]], masks: list[torch.Tensor | None], rotation: Rotation
@@ -148,10 +148,10 @@ class DecoderOnly(nn.Module):
         kinds = tuple((target.tokens.shape[2], target.own) for target in targets)
         plan = layout(front.shape[-1], windows.items.shape[1], source.shape[2], int(windows.first.min()), kinds)
         tokens = side_by_side(front, source, targets).index_select(1, plan.column.to(source.device))
-        packed = pack(tokens, plan.length[windows.length], overhead)
+        packed = with_rounded_rows(pack(tokens, plan.length[windows.length], overhead))
         rotation = Rotation.at(plan.position.to(source.device), self.settings.d_kv)
         x = self.layers(self.embed(packed.tokens), packed, plan.mask.to(source.device), rotation)
-        return self.norm(x), row_starts(packed.groups), plan
+        return self.norm(x), row_starts(packed.groups)[: len(tokens)], plan
 
     # -- ranking -----------------------------------------------------------------------------------------------------
 
@@ -225,4 +225,4 @@ class DecoderOnly(nn.Module):
 
     def logits(self, hidden: torch.Tensor, start: int, size: int) -> torch.Tensor:
         """Scores [..., size] of the tokens ``start .. start + size - 1``."""
-        return F.linear(hidden, self.output.weight[start : start + size])
+        return linear(hidden, self.output.weight[start : start + size])

@@ -7,6 +7,9 @@ from itertools import groupby
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+
+from recbole_macrec.utils.rows import missing_rows
 
 
 class Source(NamedTuple):
@@ -37,6 +40,21 @@ def pack(tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0) -> Sour
         keep = (position < lengths.unsqueeze(1)).flatten()[packed].to(tokens.device)
     packed = packed.to(tokens.device)
     return Source(tokens.flatten().index_select(0, packed), groups, keep, packed % tokens.shape[1])
+
+
+def with_rounded_rows(packed: Source) -> Source:
+    """Append users whom nobody reads, so that few numbers of rows occur; see :mod:`recbole_macrec.utils.rows`."""
+    missing = missing_rows(len(packed.tokens), packed.tokens.device)
+    if not missing:
+        return packed
+    longest = max(positions for _, positions in packed.groups)
+    lengths = [longest] * (missing // longest) + [missing % longest] * (missing % longest > 0)
+    return Source(
+        F.pad(packed.tokens, (0, missing)),
+        packed.groups + [(1, length) for length in lengths],
+        None if packed.keep is None else F.pad(packed.keep, (0, missing), value=True),
+        torch.cat([packed.position, *map(torch.arange, lengths)]),
+    )
 
 
 def row_starts(groups: list[tuple[int, int]]) -> torch.Tensor:
