@@ -11,6 +11,7 @@ from recbole_macrec.baselines.graph import user_item_edges
 from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, bpr, linear, xavier_table
 from recbole_macrec.config.schema.general import LightGTOptions
 from recbole_macrec.model.mmgrec import InteractedItems, without_target
+from recbole_macrec.utils.device_budget import DeviceBudget
 from recbole_macrec.utils.modules import ModuleDict, ModuleList
 
 USERS_AT_ONCE = 1024  # users whose sequences are read together for ranking
@@ -107,6 +108,7 @@ class LightGT(PairwiseRecommender):
         self.readers = ModuleDict({
             m: ModalityReader(x.shape[1], self.width, self.n_layers, config["dropout_prob"]) for m, x in self.features.items()
         })
+        self.users_at_once = DeviceBudget.of(self.device).padded_users
         users, items = (dataset.inter_feat[field].numpy() for field in (self.USER_ID, self.ITEM_ID))
         self.interacted = InteractedItems(users, items, self.n_users)
 
@@ -141,7 +143,20 @@ class LightGT(PairwiseRecommender):
         return {m: reader.project(self.features[m]) for m, reader in self.readers.items()}
 
     def user_vectors(self, user: Tensor, items: Tensor, o: Tensor, means: list[Tensor], contents: dict[str, Tensor]) -> Tensor:
-        """Representations of users [B, (1 + M) d] from the items [B, S - 1] of their sequences."""
+        """Representations of users [B, (1 + M) d] from the items [B, S - 1] of their sequences, padded with 0.
+
+        Sequences of similar length are read together, so that little padding is computed.
+        """
+        place = torch.arange(1, items.shape[1] + 1, device=items.device)
+        length = torch.where(items > 0, place, 0).amax(1)  # without the padding at the end
+        order = length.argsort()
+        groups = [(user[rows], items[rows, : int(length[rows[-1]])]) for rows in order.split(self.users_at_once or len(order))]
+        vectors = torch.cat([self._group_vectors(*group, o, means, contents) for group in groups])
+        return vectors.index_select(0, order.argsort())
+
+    def _group_vectors(
+        self, user: Tensor, items: Tensor, o: Tensor, means: list[Tensor], contents: dict[str, Tensor]
+    ) -> Tensor:
         nodes = torch.cat([user.unsqueeze(1), self.n_users + items], dim=1)  # [B, S]
         exists = F.pad(items > 0, (1, 0), value=True)
         places, own = [F.embedding(nodes, mean) for mean in means], self.users[user]
