@@ -52,11 +52,11 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(option: str, device: torch.device) -> str:
-    """Resolve the option ``auto`` to ``bf16`` if the hardware supports it, otherwise ``fp32``, and ``tf32``, a format of GPUs,
-    to ``fp32`` on a CPU; return other values unchanged."""
-    if option == "tf32" and device.type != "cuda":
-        return "fp32"
-    return ("bf16" if has_fast_bf16(device) else "fp32") if option == "auto" else option
+    """Resolve the option ``auto`` to ``bf16`` if the hardware supports it, otherwise ``fp32``; ``tf32``, a format of GPUs, is
+    ``auto`` on a CPU. Return other values unchanged."""
+    if option == "auto" or (option == "tf32" and device.type != "cuda"):
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    return option
 
 
 @contextmanager

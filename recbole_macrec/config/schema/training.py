@@ -34,7 +34,8 @@ class TrainingOptions(Options):
     warmup_ratio: Fraction = option(0.01, "Share of all planned steps in which the learning rate rises linearly", 0.01)
     precision: Literal["auto", "fp32", "tf32", "bf16"] = option(
         "auto",
-        "Precision of the training; auto: bf16 if the processor has it in hardware; tf32: fp32, on GPUs with TF32 products",
+        "Precision of the training; auto: bf16 if the processor has it in hardware; tf32: fp32 with TF32 products on a GPU, "
+        "auto on a CPU",
     )
     compile: Flag = option(False, "torch.compile for the feed-forward layers, on GPUs")
     resume: FilePath | None = option(None, "Checkpoint to resume from; saved/<name>.last.pth is that of the newest epoch")
