@@ -10,7 +10,7 @@ import pandas as pd
 from recbole_macrec.data.features import read_tokens
 from recbole_macrec.errors import UserError
 from recbole_macrec.recommend import Recommender
-from recbole_macrec.utils.reporting import run_command
+from recbole_macrec.utils.reporting import hidden_log, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,12 +44,8 @@ def table(args: argparse.Namespace) -> pd.DataFrame:
     (fields,) = csv.reader([args.history], skipinitialspace=True)
     history = [token.strip() for token in fields if token.strip()]
     candidates = read_tokens(Path(args.candidates)) if args.candidates else None
-    level = logging.root.manager.disable
-    logging.disable(level if args.verbose else logging.WARNING)
-    try:
+    with hidden_log(logging.NOTSET if args.verbose else logging.WARNING):
         recommender = Recommender.load(args.model_file, args.data_path)
-    finally:
-        logging.disable(level)
     result = recommender.recommend([history], args.k, args.exclude_seen, candidates)[["rank", "item", "score"]]
     if recommender.titles:
         result["title"] = [recommender.titles.get(item, "") for item in result["item"]]

@@ -1,7 +1,9 @@
-"""Run a command and report errors that the user can correct in one line."""
+"""Run a command and report errors that the user can correct in one line; what a command shows while it runs."""
+import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from recbole_macrec.utils.distributed import RESUME_HINT, Terminated, first_to_report
 from recbole_macrec.utils.failures import user_message
@@ -34,3 +36,19 @@ def run_command(command: Callable[[list[str]], int], argv: list[str]) -> int:
             traceback.print_exc()
         print(f"error: {message}", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def hidden_log(level: int) -> Iterator[None]:
+    """Hide log messages of ``level`` and below, such as RecBole's description of a dataset that is loaded."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, level))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def progress_interval() -> float:
+    """Seconds between two updates of a progress bar, of which a log file gets fewer than a terminal."""
+    return 0.5 if sys.stderr.isatty() else 60

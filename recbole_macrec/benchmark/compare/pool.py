@@ -1,6 +1,5 @@
 """Does many runs in parallel, on the processors and GPUs of this machine or on the machines of a Ray cluster."""
 import multiprocessing.connection
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ from tqdm import tqdm
 from recbole_macrec.benchmark.cluster import Cluster, run_on_cluster
 from recbole_macrec.benchmark.compare.runs import FAILURE, Run, write_json
 from recbole_macrec.benchmark.compare.worker import Resources, start
+from recbole_macrec.utils.reporting import progress_interval
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total} runs, {elapsed}, {remaining} left{postfix}"
 POLL = 0.5  # seconds between two updates of the progress
@@ -27,10 +27,10 @@ def run_all(
         title: of the progress bar.
     """
     waiting = [run for run in runs if not run.finished]
-    interval = 0.5 if sys.stderr.isatty() else 60  # seconds between two updates of the bar; few lines in a log
     done = len(runs) - len(waiting)
     with tqdm(
-        total=len(runs), initial=done, bar_format=BAR, desc=title, disable=not waiting, mininterval=interval, miniters=0
+        total=len(runs), initial=done, bar_format=BAR, desc=title, disable=not waiting, mininterval=progress_interval(),
+        miniters=0,
     ) as bar:
         if cluster:
             run_on_cluster(cluster, waiting, resources, bar)

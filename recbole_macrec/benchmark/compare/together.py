@@ -12,6 +12,7 @@ from recbole_macrec.benchmark.compare.runs import LOG, Run, RunSpec
 from recbole_macrec.benchmark.compare.worker import Resources, execute, request_of
 from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.failures import user_message
+from recbole_macrec.utils.reporting import progress_interval
 
 
 def run_together(runs: Sequence[Run]) -> None:
@@ -27,9 +28,8 @@ def run_together(runs: Sequence[Run]) -> None:
         unfinished = sorted((run for run in runs if not run.finished), key=lambda run: run.error is not None)
         waiting = processes.by_first(lambda: [(run, run.spec) for run in unfinished])
     done = len(runs) - len(waiting)
-    interval = 0.5 if sys.stderr.isatty() else 60  # seconds between two updates of the bar; few lines in a log
     with tqdm(total=len(runs), initial=done, bar_format=BAR, desc="Compare", disable=not (waiting and processes.first),
-              mininterval=interval, miniters=0) as bar:  # fmt: skip
+              mininterval=progress_interval(), miniters=0) as bar:  # fmt: skip
         for run, spec in waiting:
             if not processes.first:
                 if not _follow(run, spec):

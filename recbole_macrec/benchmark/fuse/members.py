@@ -3,7 +3,9 @@
 Shapes: B users of a batch, R rows, C candidates of a row, T targets, N items including the padding.
 """
 import hashlib
+import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.quick_start import quick_start
 from recbole.utils import get_trainer
+from tqdm import tqdm
 
 from recbole_macrec.benchmark.compare.run import fresh_logging
 from recbole_macrec.benchmark.compare.runs import Run, row_keys
@@ -19,6 +22,7 @@ from recbole_macrec.config.options import hidden_words
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.trainer.trainer import padded_rows
+from recbole_macrec.utils.reporting import hidden_log, progress_interval
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Member:
         if not checkpoint.is_file():
             raise UserError(f"{run.spec.name} has no checkpoint at {checkpoint}; run the comparison again to train it.")
         data_path = run.spec.settings.get("data_path")
-        with fresh_logging(), hidden_words():
+        with fresh_logging(), hidden_words(), hidden_log(logging.INFO):
             self.config, self.model, _, self.train, valid, test = quick_start.load_data_and_model(str(checkpoint), data_path)
             self.trainer = get_trainer(self.config["MODEL_TYPE"], self.config["model"])(self.config, self.model)
         self.loaders = {"valid": valid, "test": test}
@@ -125,13 +129,13 @@ class Member:
     @torch.no_grad()
     def _compute_best(self, split: str, top: int) -> tuple[np.ndarray, float]:
         began, width = time.perf_counter(), min(top, len(self.tokens) - 1)
-        best = [self._best(batch, width).cpu() for batch in self.loaders[split]]
+        best = [self._best(batch, width).cpu() for batch in self._batches(split, "best items")]
         return torch.cat(best).numpy(), time.perf_counter() - began
 
     @torch.no_grad()
     def _compute_scores(self, split: str, items: np.ndarray) -> tuple[np.ndarray, float]:
         began, parts, begin = time.perf_counter(), [], 0
-        for batch in self.loaders[split]:
+        for batch in self._batches(split, "scores of the candidates"):
             rows = torch.from_numpy(items[begin : begin + len(batch[0])]).to(self.trainer.device)
             if isinstance(self.model, WindowedRecommender):
                 scores = self.model.item_scores(batch[0].to(self.trainer.device), rows)
@@ -140,6 +144,10 @@ class Member:
             parts.append(scores.float().masked_fill(rows == 0, -torch.inf).cpu())
             begin += len(rows)
         return torch.cat(parts).numpy(), time.perf_counter() - began
+
+    def _batches(self, split: str, work: str) -> Iterable[tuple]:
+        """The batches of ``split``, with a progress bar."""
+        return tqdm(self.loaders[split], desc=f"{self.label}: {work} of the {split} users", mininterval=progress_interval())
 
     def _all_scores(self, batch: tuple) -> torch.Tensor:
         return self.trainer._full_sort_batch_eval(batch)[1].float()  # [B, N]
