@@ -17,7 +17,7 @@ from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.packing import pack
 from recbole_macrec.generation.network.set_encoder import SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
-from recbole_macrec.generation.network.windows import Histories, Windows
+from recbole_macrec.generation.network.windows import Histories, Windows, decoder_input
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.tasks import Reading, Task
 from recbole_macrec.model.windowed import with_target
@@ -128,8 +128,7 @@ class MMGRec(GenerativeRecommender):
     def _window_states(self, readings: list[Reading], windows: Windows) -> list[list[torch.Tensor]]:
         ((source, _),) = readings
         memory = self.encode_history(source, Histories(windows.items, windows.first, windows.users))
-        tokens = self._tokens(source, windows.target_items())
-        tokens = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.start[source]), tokens[:, :-1]], dim=1)
+        tokens = decoder_input(self._tokens(source, windows.target_items()), self.vocabulary.start[source])
         return [[self.network.decode(tokens.unsqueeze(1), memory)[:, 0]]]
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from recbole_macrec.baselines.text_to_text.tiny import tiny_llama, tiny_t5, tiny_tokenizer, words_of
 from recbole_macrec.data.encoders.source import AutoClass, ModelSource, find_model
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.network.windows import decoder_input
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -189,7 +190,7 @@ class EncoderDecoder(Backbone):
 
     def states(self, prompts: Prompts, responses: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
         memory = self.memory(prompts)
-        inputs = torch.cat([torch.full_like(responses[:, :1], self.start), responses[:, :-1]], dim=1)
+        inputs = decoder_input(responses, self.start)
         hidden = self.model.get_decoder()(
             inputs_embeds=self.embed(inputs),
             encoder_hidden_states=memory.embeddings,

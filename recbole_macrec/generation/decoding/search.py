@@ -15,6 +15,7 @@ from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.memory import AnyMemory
 from recbole_macrec.generation.network.transformer import Transformer
+from recbole_macrec.generation.network.windows import decoder_input
 from recbole_macrec.generation.vocabulary import Vocabulary
 
 
@@ -130,8 +131,8 @@ def sequence_log_probs(
     Returns:
         log P(ID | history) / L, float32 [B, G].
     """
-    start = torch.full_like(codes[..., :1], vocabulary.start[modality])
-    hidden = network.decode(torch.cat([start, vocabulary.tokens(modality, codes)[..., :-1]], dim=-1), memory)  # [B, G, L, D]
+    tokens = decoder_input(vocabulary.tokens(modality, codes), vocabulary.start[modality])
+    hidden = network.decode(tokens, memory)  # [B, G, L, D]
     levels = codes.shape[-1]
     score = torch.zeros(codes.shape[:2], device=codes.device)
     node = None

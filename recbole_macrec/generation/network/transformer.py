@@ -25,7 +25,7 @@ from recbole_macrec.generation.network.layers import (
 )
 from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Memory
 from recbole_macrec.generation.network.packing import Source, pack, row_starts
-from recbole_macrec.generation.network.windows import Target, Windows
+from recbole_macrec.generation.network.windows import Target, Windows, decoder_input
 from recbole_macrec.utils.modules import ModuleList
 
 
@@ -183,8 +183,7 @@ class Transformer(nn.Module):
             places, across, rows = [1] * len(memory.groups), None, None
             user, place = torch.arange(memory.users), windows.length - 1
         index = (user * target.tokens.shape[1] + place).to(memory.device)
-        tokens = target.tokens.flatten(0, 1).index_select(0, index)  # [R, T]
-        tokens = torch.cat([torch.full_like(tokens[:, :1], target.start), tokens[:, :-1]], dim=1)
+        tokens = decoder_input(target.tokens.flatten(0, 1).index_select(0, index), target.start)  # [R, T]
         hidden = self._decode(tokens, memory, [count * size for count in places], across)
         return hidden if rows is None else hidden.index_select(0, rows.to(memory.device))
 
@@ -210,10 +209,7 @@ class Transformer(nn.Module):
         items, levels = source.shape
         tokens = torch.cat([front.expand(items, -1), source], dim=1)
         memory = self.read(tokens, torch.full((items,), tokens.shape[1]), 0, len(front), levels)
-        states = []
-        for target in targets:
-            start = torch.full_like(target.tokens[:, :1], target.start)
-            states.append(self.decode(torch.cat([start, target.tokens[:, :-1]], dim=1).unsqueeze(1), memory)[:, 0])
+        states = [self.decode(decoder_input(t.tokens, t.start).unsqueeze(1), memory)[:, 0] for t in targets]
         return states, memory.hidden.view(items, tokens.shape[1], -1)[:, len(front) :].mean(1)
 
     def logits(self, hidden: torch.Tensor, start: int = 0, size: int | None = None) -> torch.Tensor:

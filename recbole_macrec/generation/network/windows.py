@@ -78,6 +78,11 @@ class Target(NamedTuple):
     own: bool  # whether it is the modality of the history
 
 
+def decoder_input(tokens: torch.Tensor, start: int) -> torch.Tensor:
+    """Input of a decoder that predicts ``tokens`` [..., T]: the start token, then all but the last one; [..., T]."""
+    return torch.cat([torch.full_like(tokens[..., :1], start), tokens[..., :-1]], dim=-1)
+
+
 class WindowLayout(NamedTuple):
     """The positions of a decoder-only pass: the items in order, with forks between them.
 
