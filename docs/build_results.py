@@ -37,11 +37,11 @@ TABLE2_DATASETS = ("Instruments", "Arts")
 TABLE2 = """## MACRec's Table 2
 
 Every row of the table with the published figures, as far as they are recorded in this repository, and with ours if it was
-run. Ours are counted by ID and are means over seeds; [Studies](studies.md#published-tables) names reasons for differences. hit is
-the papers' HR; P5 is the row P5-CID, and S3Rec the row S3-Rec. The last three rows, which are not in the paper, compare TIGER with
-three quantizers of the same rebuilt text features, by one network and training (`--training_preset=narrow`). Counted by ID, `rqvae`
-and `letter` are above `cid`. Counted by item, `cid` is above both (see the tables of further rows): its IDs are unique, while
-many items share an ID of the others.
+run. Ours are counted by ID and are means over seeds; [Studies](studies.md#published-tables) names reasons for differences.
+hit is the papers' HR; P5 is the row P5-CID, and S3Rec the row S3-Rec. The last three rows, which are not in the paper,
+compare TIGER with three quantizers of the same rebuilt text features, by one network and training
+(`--training_preset=narrow`). Counted by ID, `rqvae` and `letter` are above `cid`. Counted by item, `cid` is above both (see
+the tables of further rows): its IDs are unique, while many items share an ID of the others.
 
 † No data can produce this figure. A user has one target, so hit@1 + 0.387 (hit@5 - hit@1) ≤ ndcg@5 ≤ hit@1 + 0.631 (hit@5 -
 hit@1) and ndcg@5 + 0.289 (hit@10 - hit@5) ≤ ndcg@10 ≤ ndcg@5 + 0.356 (hit@10 - hit@5), for every user and therefore for every
