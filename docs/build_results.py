@@ -125,7 +125,8 @@ def page(
         parts.append("### Training\n\n" + markdown_rows(
             ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
-        parts.append(f"### Commands\n\nwith {dataset} imported into `data`, see the README\n\n{commands}\n")
+        imported = f"with {dataset} imported into `data`, see [Amazon](amazon.md#released-files)"
+        parts.append(f"### Commands\n\n{imported}\n\n{commands}\n")
     return "\n".join([*parts, *map(study_section, evaluations), *map(tries_section, tunings), table2(records, studies)])
 
 
