@@ -244,17 +244,19 @@ def start_processes(work: Callable[..., int], arguments: tuple, processes: int, 
         port = store.port
     environment = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": address, "MASTER_PORT": port,
                    "TORCHELASTIC_USE_AGENT_STORE": True}
-    results = mp.get_context("spawn").SimpleQueue()
+    results, interrupted = mp.get_context("spawn").SimpleQueue(), mp.get_context("spawn").Event()
     on_interrupt = signal.getsignal(signal.SIGINT)
     handler = signal.SIG_IGN if on_interrupt == signal.SIG_IGN else signal.default_int_handler
     with interrupts_ignored():
         context = mp.spawn(
-            _run_in_process, (work, arguments, environment, offset, results, handler), nprocs=processes, join=False
-        )
+            _run_in_process, (work, arguments, environment, offset, results, handler, interrupted), nprocs=processes,
+            join=False,
+        )  # fmt: skip
     try:
         while not context.join():
             pass
     except KeyboardInterrupt:
+        interrupted.set()
         _end_after_interrupt(context.processes)
         raise
     except mp.ProcessExitedException as error:
@@ -364,9 +366,12 @@ def _end_after_interrupt(processes: Iterable) -> None:
 
 
 def _run_in_process(index: int, work: Callable[..., int], arguments: tuple, environment: dict, offset: int, results,
-                    on_interrupt) -> None:
-    """Entry point of a process created by :func:`start_processes`; ``on_interrupt`` handles Ctrl-C from here on."""
+                    on_interrupt, interrupted) -> None:
+    """Entry point of a process created by :func:`start_processes`; ``on_interrupt`` handles Ctrl-C from here on, and
+    ``interrupted`` is set if Ctrl-C came before, while this process ignored it."""
     signal.signal(signal.SIGINT, on_interrupt)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ.update(RANK=str(offset + index), LOCAL_RANK=str(index))
     limit_threads(environment["LOCAL_WORLD_SIZE"])
