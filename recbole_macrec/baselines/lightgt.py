@@ -14,7 +14,7 @@ from recbole_macrec.model.mmgrec import InteractedItems, without_target
 from recbole_macrec.utils.device_budget import DeviceBudget
 from recbole_macrec.utils.modules import ModuleDict, ModuleList
 
-USERS_AT_ONCE = 1024  # users whose sequences are read together for ranking
+USERS_AT_ONCE = 1024  # users whose sequences are looked up together for ranking
 
 
 class LightLayer(nn.Module):
@@ -108,7 +108,7 @@ class LightGT(PairwiseRecommender):
         self.readers = ModuleDict({
             m: ModalityReader(x.shape[1], self.width, self.n_layers, config["dropout_prob"]) for m, x in self.features.items()
         })
-        self.users_at_once = DeviceBudget.of(self.device).padded_users
+        self.padded_users = DeviceBudget.of(self.device).padded_users
         users, items = (dataset.inter_feat[field].numpy() for field in (self.USER_ID, self.ITEM_ID))
         self.interacted = InteractedItems(users, items, self.n_users)
 
@@ -150,7 +150,7 @@ class LightGT(PairwiseRecommender):
         place = torch.arange(1, items.shape[1] + 1, device=items.device)
         length = torch.where(items > 0, place, 0).amax(1)  # without the padding at the end
         order = length.argsort()
-        groups = [(user[rows], items[rows, : int(length[rows[-1]])]) for rows in order.split(self.users_at_once or len(order))]
+        groups = [(user[rows], items[rows, : int(length[rows[-1]])]) for rows in order.split(self.padded_users or len(order))]
         vectors = torch.cat([self._group_vectors(*group, o, means, contents) for group in groups])
         return vectors.index_select(0, order.argsort())
 

@@ -15,7 +15,7 @@ def planted(tmp_path_factory):
 def test_equals_the_dense_formula(planted):
     """Users one by one, without padding."""
     _, model, _, _ = prepare("LightGT", planted, max_sequence_items=50)
-    model.double().eval().users_at_once = 7
+    model.double().eval().padded_users = 7
     for parameter in model.parameters():
         parameter.add_(0.3 * torch.randn_like(parameter))
     a = symmetric(adjacency(model))

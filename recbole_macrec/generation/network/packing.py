@@ -43,7 +43,8 @@ def pack(tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0) -> Sour
 
 
 def with_rounded_rows(packed: Source) -> Source:
-    """Append users whom nobody reads, so that few numbers of rows occur; see :mod:`recbole_macrec.utils.rows`."""
+    """Append padding rows at the end, up to a multiple of 64 rows in bf16 training on a CPU; see
+    :mod:`recbole_macrec.utils.rows`. No user attends to them."""
     missing = missing_rows(len(packed.tokens), packed.tokens.device)
     if not missing:
         return packed
