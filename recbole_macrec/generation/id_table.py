@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_macrec.generation.decoding.prior import prior_log_probs
+from recbole_macrec.generation.decoding.prior import log_shares_of_ids, prior_log_probs
 from recbole_macrec.generation.decoding.trie import Trie
 
 
@@ -20,11 +20,14 @@ class IDTable(nn.Module):
         codes: int64 [N - 1, L], IDs of items 1 .. N - 1 after collision resolution.
         raw_codes: int64 [N - 1, L_raw], their IDs before collision resolution.
         n_new_items: number of items added after training; they are the last ones.
+        counts: int64 [N - 1], number of training interactions of each item, by which items with the same ID divide its
+            probability; None if each of them has all of it.
 
     Attributes:
         codes: int64 [N, L]; row 0 is the padding.
         raw_id: int64 [N], equal for items whose raw IDs are equal; -1 for the padding.
         prior: float32 [N, L], see :func:`prior_log_probs`; None without new items.
+        log_shares: float32 [N], see :func:`log_shares_of_ids`; None if all IDs differ, or without ``counts``.
         trie: trie of all items.
         trained: trie of the trained items; the same object as ``trie`` without new items.
         nodes: int64 [N_t + 1, L], the nodes of each trained item in ``trained``; row 0 is the padding.
@@ -33,9 +36,12 @@ class IDTable(nn.Module):
     codes: torch.Tensor
     raw_id: torch.Tensor
     prior: torch.Tensor | None
+    log_shares: torch.Tensor | None
     nodes: torch.Tensor
 
-    def __init__(self, codes: np.ndarray, raw_codes: np.ndarray, n_new_items: int = 0):
+    def __init__(
+        self, codes: np.ndarray, raw_codes: np.ndarray, n_new_items: int = 0, counts: np.ndarray | None = None
+    ):
         super().__init__()
         codes = np.ascontiguousarray(codes)
         _, group = np.unique(raw_codes, axis=0, return_inverse=True)
@@ -45,6 +51,9 @@ class IDTable(nn.Module):
         if n_new_items:
             prior = prior_log_probs(codes, n_new_items)
             self._add_buffer("prior", np.vstack([prior[:1], prior]))
+        self.register_buffer("log_shares", None, persistent=False)
+        if counts is not None and (shares := log_shares_of_ids(codes, counts)).any():
+            self._add_buffer("log_shares", np.append(np.float32(0), shares))
         n_trained = len(codes) - n_new_items
         self.trie = self.trie_of(np.arange(1, len(self.codes)))
         self.trained = self.trie_of(np.arange(1, n_trained + 1)) if n_new_items else self.trie
@@ -58,8 +67,8 @@ class IDTable(nn.Module):
 
     def trie_of(self, items: np.ndarray) -> Trie:
         """Build the trie of the IDs of ``items`` (sorted item numbers) on the device of the table."""
-        prior = None if self.prior is None else self.prior.cpu().numpy()[items]
-        return Trie(self.codes.cpu().numpy()[items], items, prior).to(self.codes.device)
+        prior, shares = (None if table is None else table.cpu().numpy()[items] for table in (self.prior, self.log_shares))
+        return Trie(self.codes.cpu().numpy()[items], items, prior, shares).to(self.codes.device)
 
     def _add_buffer(self, name: str, values: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)

@@ -117,7 +117,10 @@ class GenerativeRecommender(WindowedRecommender):
         self.dense_head_weight = config["dense_head_weight"]
         if self.dense_head is not None:
             self.budget = limited(self.budget, self.n_items, min(map(len, ids.sizes.values())))
-        self.tables = ModuleDict({m: IDTable(ids.codes[m], ids.raw_codes[m], ids.n_new_items) for m in ids.modalities})
+        counts = ids.item_counts if config["item_prior"] == "popularity" else None  # item_prior is None in old checkpoints
+        self.tables = ModuleDict(
+            {m: IDTable(ids.codes[m], ids.raw_codes[m], ids.n_new_items, counts) for m in ids.modalities}
+        )
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         """Sequence tasks and item tasks of this model."""

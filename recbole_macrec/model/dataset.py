@@ -1,4 +1,5 @@
 """RecBole dataset whose items have semantic IDs."""
+from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from recbole_macrec.semantic_ids import (
     published_semantic_ids,
     represent_and_learn,
 )
+from recbole_macrec.semantic_ids.bundle import item_counts
 from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, published_and_learnt, settings_of
 from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
 from recbole_macrec.semantic_ids.rows import Features
@@ -201,7 +203,8 @@ class SemanticIDDataset(ItemFeatures, SequentialDataset):
         parts = [published_semantic_ids(published, tokens, settings, interactions)] if published else []
         if learnt is not None:
             parts += self._learn(learnt, tokens, interactions)
-        ids = reduce(SemanticIDs.joined, parts).only(ids_read(config, settings))
+        counts = None if interactions is None else item_counts(interactions)
+        ids = replace(reduce(SemanticIDs.joined, parts).only(ids_read(config, settings)), item_counts=counts)
         for modality in ids.modalities:
             self.logger.info(
                 set_color("Semantic IDs", "pink")

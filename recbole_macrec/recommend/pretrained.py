@@ -4,7 +4,7 @@
       manifest.json           format, model, options, sizes of the semantic IDs, the quantizer's settings, library
                               versions, checksums of the other files and of this one
       items.json              item tokens in the model's order, and titles
-      codes.safetensors       codes.<modality> and raw_codes.<modality>, [N, L] int64
+      codes.safetensors       codes.<modality> and raw_codes.<modality>, [N, L] int64; item_counts, [N] int64, if known
       model.safetensors       the weights
       quantizer.safetensors   <modality>/<weight>; absent with published IDs
 
@@ -33,6 +33,8 @@ MANIFEST, ITEMS, CODES, MODEL, QUANTIZER = (
     "manifest.json", "items.json", "codes.safetensors", "model.safetensors", "quantizer.safetensors",
 )  # fmt: skip
 
+COUNTS = "item_counts"  # in CODES
+
 
 def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: FrozenQuantizer | None, overwrite: bool) -> None:
     """Write ``model`` and its items.
@@ -51,6 +53,8 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
     options = Options(json.loads(json.dumps(options_of(model), default=str)))
     build(name, options, ids, "cpu").load_state_dict(state)  # check that the model can be rebuilt from these options
     codes = {f"codes.{m}": c for m, c in ids.codes.items()} | {f"raw_codes.{m}": c for m, c in ids.raw_codes.items()}
+    if ids.item_counts is not None:
+        codes[COUNTS] = ids.item_counts
     files = {
         ITEMS: _json({"tokens": ids.item_tokens, "titles": titles}),
         CODES: save({n: torch.from_numpy(np.ascontiguousarray(c, dtype=np.int64)) for n, c in codes.items()}),
@@ -141,7 +145,12 @@ def _semantic_ids(manifest: dict, tokens: tuple[str, ...], arrays: dict[str, tor
             raise ValueError(f"{CODES} has IDs of shape {codes[m].shape} for {len(tokens)} items of {len(sizes[m])} levels")
         if codes[m].dtype != np.int64 or (codes[m] < 0).any() or (codes[m] >= np.array(sizes[m])).any():
             raise ValueError(f"{CODES} has codes outside the codebooks of '{m}'")
-    return SemanticIDs(tokens, codes, sizes, raw_codes, manifest["statistics"], manifest["newcomers"])
+    counts = arrays[COUNTS].numpy() if COUNTS in arrays else None
+    if counts is not None and (counts.shape != (len(tokens),) or (counts < 0).any()):
+        raise ValueError(f"{CODES} has counts of shape {counts.shape} for {len(tokens)} items, or negative ones")
+    return SemanticIDs(
+        tokens, codes, sizes, raw_codes, manifest["statistics"], manifest["newcomers"], item_counts=counts
+    )
 
 
 def _is_ours(folder: Path) -> bool:

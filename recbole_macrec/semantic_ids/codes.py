@@ -39,6 +39,7 @@ class SemanticIDs:
         n_new_items: number of items added after training; they are the last ones.
         bundles: modality -> folder with the quantizer that learnt its IDs; published IDs have none.
         graph: representations of users and items, if the settings require them; users in the order of the given interactions.
+        item_counts: int64 [N], number of training interactions of each item; None if unknown. Not part of the fingerprint.
     """
 
     item_tokens: tuple[str, ...]
@@ -49,6 +50,7 @@ class SemanticIDs:
     n_new_items: int = 0
     bundles: dict[str, Path] = field(default_factory=dict)
     graph: GraphRepresentations | None = None
+    item_counts: np.ndarray | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -75,7 +77,8 @@ class SemanticIDs:
         if graph is not None:
             graph = GraphRepresentations(graph.users if users is None else graph.users[users], graph.items[items])
         tokens = tuple(self.item_tokens[i] for i in items)
-        return replace(self, item_tokens=tokens, codes=codes, raw_codes=raw_codes, graph=graph)
+        counts = None if self.item_counts is None else self.item_counts[items]
+        return replace(self, item_tokens=tokens, codes=codes, raw_codes=raw_codes, graph=graph, item_counts=counts)
 
     def only(self, modalities: Sequence[str]) -> "SemanticIDs":
         """Return the IDs of ``modalities``, in this order."""

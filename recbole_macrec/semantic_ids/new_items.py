@@ -38,8 +38,9 @@ def with_new_items(ids: SemanticIDs, quantizer: FrozenQuantizer, item_tokens: Se
             else free_ids(raw, ids.codes[m], ids.sizes[m], geometry)
         )
         codes[m] = np.vstack([ids.codes[m], new])
+    counts = None if ids.item_counts is None else np.append(ids.item_counts, np.zeros(len(item_tokens), dtype=np.int64))
     return replace(ids, item_tokens=(*ids.item_tokens, *item_tokens), codes=codes, raw_codes=raw_codes,
-                   n_new_items=ids.n_new_items + len(item_tokens))
+                   n_new_items=ids.n_new_items + len(item_tokens), item_counts=counts)
 
 
 def free_ids(raw: np.ndarray, used: np.ndarray, sizes: tuple[int, ...], geometry: Geometry) -> np.ndarray:

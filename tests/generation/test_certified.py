@@ -8,6 +8,7 @@ from recbole_macrec.generation.decoding.certified import CertifiedSearch, certif
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.exact import exact_rankings, exact_scores, ranking_of
 from recbole_macrec.generation.decoding.fusion import fuse_scores
+from recbole_macrec.generation.decoding.prior import log_shares_of_ids
 from recbole_macrec.generation.decoding.search import Ranking, first_best
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
@@ -18,13 +19,15 @@ NETWORKS = {"random": 1.0, "peaked": 6.0, "uniform": 0.0}  # factor of the logit
 
 
 def decoders_of(network: str, seed: int = 0):
-    """Decoders of two modalities with 60 items. In "a" 8 items share an ID with another item; "b" has 49 IDs."""
+    """Decoders of two modalities with 60 items. In "a" 8 items share an ID with another item; "b" has 49 IDs, whose items
+    divide the probability."""
     vocabulary, transformer, memory, _ = network_and_ids(seed=seed)
     transformer.decoder_norm.weight.data *= NETWORKS[network]
     codes = catalogue(ITEMS - 8, seed)
     rng = np.random.default_rng(seed)
     codes = {"a": rng.permutation(np.vstack([codes, codes[:8]])), "b": rng.integers(0, 7, (ITEMS, 2))}
-    tries = {m: Trie(c, np.arange(1, ITEMS + 1)) for m, c in codes.items()}
+    items, shares = np.arange(1, ITEMS + 1), log_shares_of_ids(codes["b"], rng.integers(0, 9, ITEMS))
+    tries = {"a": Trie(codes["a"], items), "b": Trie(codes["b"], items, log_shares=shares)}
     decoders = {m: TrieDecoder(transformer, vocabulary, m, trie) for m, trie in tries.items()}
     return vocabulary, transformer, codes, decoders, dict.fromkeys(decoders, memory)
 

@@ -30,5 +30,16 @@ def test_a_trie_of_some_items():
     assert trie.items.tolist() == [4, 1] and trie.code(0).tolist() == [0, 1]
 
 
+def test_shares_of_items_with_the_same_id():
+    """Items 2 and 4 share an ID."""
+    table = IDTable(CODES, RAW, counts=np.array([9, 4, 9, 0]))
+    expected = torch.tensor([1, 1, 5 / 6, 1, 1 / 6]).log()
+    torch.testing.assert_close(table.log_shares, expected)
+    torch.testing.assert_close(table.trie.log_shares, expected[table.trie.items.long()])
+    torch.testing.assert_close(table.trie_of(np.array([1, 4])).log_shares, expected[[4, 1]])
+    assert IDTable(CODES, RAW).log_shares is None
+    assert IDTable(CODES[:3], RAW[:3], counts=np.array([9, 4, 9])).log_shares is None  # all IDs differ
+
+
 def test_checkpoints_do_not_contain_the_table():
     assert not IDTable(CODES, RAW, n_new_items=1).state_dict()

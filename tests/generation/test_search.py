@@ -9,6 +9,7 @@ from recbole_macrec.generation.decoding.fusion import BELOW_ALL_RANKED, fuse_off
 from recbole_macrec.generation.decoding.search import Ranking, beam_search, sequence_log_probs
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
+from recbole_macrec.generation.id_table import IDTable
 from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.network.packing import pack
 from recbole_macrec.generation.network.transformer import Transformer
@@ -117,6 +118,28 @@ def test_items_with_equal_ids_are_ranked_in_item_order():
         assert sorted(row) == list(range(1, 15))
         for item in range(1, 5):
             assert row.index(item + 10) == row.index(item) + 1
+
+
+@torch.no_grad()
+def test_items_with_equal_ids_divide_its_probability():
+    """Items 11 to 14 share the IDs of items 1 to 4. Every search scores log P(ID) + log P(item | ID), over L."""
+    vocabulary, network, memory, codes = network_and_ids(10)
+    twice, counts = np.vstack([codes, codes[:4]]), np.array([3, 0, 1, 1, *[7] * 6, 1, 5, 1, 0])
+    shares = torch.ones(14)
+    shares[[0, 1, 2, 3]] = torch.tensor([4 / 6, 1 / 7, 1 / 2, 2 / 3])
+    shares[[10, 11, 12, 13]] = torch.tensor([2 / 6, 6 / 7, 1 / 2, 1 / 3])
+    expected = brute_force(vocabulary, network, memory, twice) + shares.log() / 3
+    trie = IDTable(twice, twice, counts=counts).trie
+    decoder = TrieDecoder(network, vocabulary, "a", trie)
+    scores = exact_scores(decoder, memory, n_items=15)
+    torch.testing.assert_close(scores[:, 1:], expected, atol=1e-5, rtol=0)
+    items = torch.arange(1, 15).expand(4, -1)
+    torch.testing.assert_close(candidate_scores(decoder, memory, items), expected, atol=1e-5, rtol=0)
+    ranking = beam_search(decoder, memory, beams=14)
+    assert torch.equal(ranking.items, ranking_of(scores).items)
+    torch.testing.assert_close(ranking.scores, expected.gather(1, ranking.items - 1), atol=1e-5, rtol=0)
+    of_ids = brute_force(vocabulary, network, memory, codes)
+    torch.testing.assert_close((3 * scores).exp().sum(1), (3 * of_ids).exp().sum(1), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()

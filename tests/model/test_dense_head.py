@@ -64,8 +64,8 @@ def log_probs_by_hand(model, history: list[int]) -> torch.Tensor:
 
 @pytest.fixture
 def tiger(data_path):  # noqa: F811
-    """A TIGER after one epoch, whose items share IDs."""
-    config, model, trainer, loaders = of_kind("TIGER", data_path, collision="keep")
+    """A TIGER after one epoch. Items that share an ID each have all of its probability."""
+    config, model, trainer, loaders = of_kind("TIGER", data_path, collision="keep", item_prior="none")
     trainer.train_steps(trainer.training_loader(loaders[0]))
     model.eval()
     return model, trainer, loaders

@@ -1,4 +1,5 @@
 """Contract tests of every registered model: learning, reproducibility, resuming, saving and ranking."""
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from small_models import (  # noqa: F401  data_path is a fixture
     write_small_dataset,
 )
 
+from recbole_macrec import Recommender
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.model import MODELS
@@ -278,6 +280,34 @@ def test_first_items_of_certified_equal_those_of_exact(name, fusion, certified_r
         results[decode] = result, trainer.test_detail, top.tolist()
     assert results["certified"] == results["exact"]
     assert model.full_sort_predict(batch_of(test)).isfinite().all()
+
+
+def test_items_with_the_same_id_are_ranked_by_training_interactions(data_path, tmp_path):
+    """Their probabilities have the ratio of these numbers plus one. Held-out interactions do not count."""
+    rows = [line.split("\t") for line in (data_path / TINY / f"{TINY}.inter").read_text().splitlines()[1:]]
+    by_user: dict[str, list] = {}
+    for user, item, time in rows:
+        by_user.setdefault(user, []).append((float(time), item))
+    counts = Counter(item for events in by_user.values() for _, item in sorted(events)[:-2])
+    options = {"modalities": ["text"], "decode": "exact", **KEEP}
+    _, model, _, loaders = prepare("TIGER", data_path, **options)
+    tokens = loaders[0].dataset.field2id_token["item_id"]
+    scores = model.full_sort_predict(batch_of(loaders[2]))
+    exact = model.item_scores(batch_of(loaders[2]), torch.arange(1, ITEMS).expand(len(scores), -1))
+    code = model.tables["text"].codes
+    pairs = [(i, j) for i in range(1, ITEMS) for j in range(1, i) if torch.equal(code[i], code[j])]
+    ratios = [(counts[tokens[i]] + 1) / (counts[tokens[j]] + 1) for i, j in pairs]
+    assert any(ratio > 1 for ratio in ratios) and any(ratio < 1 for ratio in ratios)
+    for (i, j), ratio in zip(pairs, ratios):
+        difference = torch.full((len(scores),), np.log(ratio) / model.tables["text"].levels)
+        torch.testing.assert_close(exact[:, i - 1] - exact[:, j - 1], difference, atol=1e-5, rtol=0, check_dtype=False)
+        assert ratio == 1 or ((scores[:, i] > scores[:, j]) == (ratio > 1)).all()
+    model.save_pretrained(tmp_path / "folder")
+    loaded = Recommender.from_pretrained(tmp_path / "folder", device="cpu").model
+    assert torch.equal(loaded.tables["text"].log_shares, model.tables["text"].log_shares)
+    _, whole, _, _ = prepare("TIGER", data_path, item_prior="none", **options)
+    exact = whole.item_scores(batch_of(loaders[2]), torch.arange(1, ITEMS).expand(len(scores), -1))
+    assert all(torch.equal(exact[:, i - 1], exact[:, j - 1]) for i, j in pairs)
 
 
 def test_rescore_fusion_ranks_candidates_by_exact_scores(data_path):

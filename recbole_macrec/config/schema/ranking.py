@@ -25,6 +25,12 @@ class RankingOptions(PrecisionOptions):
     )
     certified_rows: Positive = option(
         1024, "decode: certified: maximum number of prefixes for a user and modality; users who need more are ranked by exact")
+    item_prior: Literal["popularity", "none"] = option(
+        "popularity",
+        "Items with the same ID: popularity: they divide its probability in proportion to their numbers of training "
+        "interactions plus one; none: each has all of it, so they are ranked in item order",
+        "none",
+    )
     fusion: Literal["official", "mean", "lse", "rescore"] = option(
         "official",
         "Ranking over several modalities: the released rule; the mean of the log-probabilities (also named rescore); the "

@@ -12,7 +12,7 @@ from recbole_macrec.generation.decoding.prior import with_prior
 def candidate_scores(
     decoder: Decoder[Encoded], memory: Encoded, items: torch.Tensor
 ) -> torch.Tensor:
-    """log P(ID | history) / L of given items.
+    """Scores of given items; see :meth:`Trie.item_scores`.
 
     Every distinct prefix of a user's candidates is decoded once, so candidates that share prefixes share their cost.
 
@@ -41,7 +41,7 @@ def candidate_scores(
         parent = torch.searchsorted(prefixes, trie.parent_of(level - 1, children)) if level else torch.zeros_like(children)
         past = past.extended(present, parent, prefixes.shape[1])
         prefixes, place = children, torch.searchsorted(children, nodes)
-    return (scores / trie.levels).masked_fill(~known, -torch.inf)
+    return trie.item_scores(scores, trie.positions(items)).masked_fill(~known, -torch.inf)
 
 
 def distinct_of_each_row(nodes: torch.Tensor, size: int) -> torch.Tensor:

@@ -63,7 +63,7 @@ class UserOrder(NamedTuple):
 class CertifiedSearch:
     """Search in one modality for B users. Decoded prefixes are cached, so later calls decode only new ones.
 
-    A score is the sum of the levels' log-probabilities divided by L, added in the order of the levels as in
+    The log-probability of an ID is the sum over its levels, added in their order as in
     :func:`~recbole_macrec.generation.decoding.exact.exact_scores`. Each prefix is decoded once, so bounds and scores agree
     exactly. They equal those of a full traversal up to rounding.
 
@@ -117,7 +117,7 @@ class CertifiedSearch:
             max_count, widening = max_count * widening, widening * WIDENING
 
     def scores(self, items: torch.Tensor) -> torch.Tensor:
-        """log P(ID | history) / L of items [B, C] of the trie; -inf for the padding 0."""
+        """Scores of items [B, C] of the trie, see :meth:`Trie.item_scores`; -inf for the padding 0."""
         exists, nodes = items > 0, self.trie.nodes(items)
         selected = true_indices(exists.flatten())
         required = [self._keys(level, node).flatten()[selected].sort().values for level, node in enumerate(nodes)]
@@ -130,7 +130,8 @@ class CertifiedSearch:
         keys, order = self._keys(last, ids.node, ids.user).sort()
         found = torch.searchsorted(keys, self._keys(last, nodes[last])).clamp(max=len(keys) - 1)
         exists = exists & (keys[found] == self._keys(last, nodes[last]))  # False for users over the limit
-        return (ids.score[order[found]] / self.trie.levels).masked_fill(~exists, -torch.inf)
+        scores = self.trie.item_scores(ids.score[order[found]], self.trie.positions(items))
+        return scores.masked_fill(~exists, -torch.inf)
 
     # -- search ------------------------------------------------------------------------------------------------------
 
@@ -291,7 +292,7 @@ class CertifiedSearch:
             row, position, user = row[allowed], position[allowed], user[allowed]
         layout = self._layout(user)
         items = unpacked(layout, self.trie.items[position].long(), self.users, 0)
-        scores = unpacked(layout, ids.score[row] / last, self.users, -torch.inf)
+        scores = unpacked(layout, self.trie.item_scores(ids.score[row], position), self.users, -torch.inf)
         items, order = items.sort(dim=1)
         return best_of(items, scores.gather(1, order), items.shape[1])
 

@@ -19,7 +19,7 @@ from recbole_macrec.utils.device_budget import DeviceBudget
 def exact_scores(
     decoder: AnyTrieDecoder, memory: AnyMemory, n_items: int, rows: int | None = None, users: Sequence[int] | None = None
 ) -> torch.Tensor:
-    """log P(ID | history) / L of every item.
+    """Score of every item; see :meth:`Trie.item_scores`.
 
     Every prefix of the trie is decoded once per user, so the cost depends on the number of inner nodes of the trie, not on
     items times levels.
@@ -52,7 +52,8 @@ def exact_scores(
 
             past, root = decoder.empty_past(), range(1)
             leaves = leaf_scores(trie, step, rows // n, torch.zeros(n, 1, device=device), past, 0, root)
-            scores[begin : begin + n, trie.items.long()] = torch.cat(list(leaves), dim=1)[:, leaf] / trie.levels
+            of_items = trie.item_scores(torch.cat(list(leaves), dim=1)[:, leaf], torch.arange(len(leaf), device=device))
+            scores[begin : begin + n, trie.items.long()] = of_items
             begin += n
     return scores
 

@@ -1,4 +1,9 @@
-"""Prior probabilities of items added after training.
+"""Probabilities that do not depend on the history: of items with the same ID, and of items added after training.
+
+Items with the same ID divide its probability in proportion to their numbers n of training interactions plus one:
+
+    log P(item | history) = log P(ID | history) + log P(item | ID)
+    P(item | ID) = (n_item + 1) / sum over the items j of the ID of (n_j + 1)
 
 The network has learnt that a code which no trained item has after a prefix does not occur. So the codes in which a new item
 differs from all trained items cannot be scored by the network. The new item gets the mean probability of the trained items
@@ -12,6 +17,20 @@ Shapes: N items, L levels.
 """
 import numpy as np
 import torch
+
+
+def log_shares_of_ids(codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """log P(item | ID) of each item, float32 [N].
+
+    Example: of the IDs (0, 1), (0, 1), (2, 2) with counts 5, 1, 0, the shares are 6/8, 2/8 and 1.
+
+    Args:
+        codes: int [N, L].
+        counts: int [N], number of training interactions of each item.
+    """
+    group = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
+    weights = counts + 1.0
+    return np.log(weights / np.bincount(group, weights)[group]).astype(np.float32)
 
 
 def prior_log_probs(codes: np.ndarray, n_new: int) -> np.ndarray:

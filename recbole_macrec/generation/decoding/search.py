@@ -42,7 +42,7 @@ def beam_search(decoder: Decoder[Encoded], memory: Encoded, beams: int, excluded
     """Find the most probable IDs of the catalogue for every user by beam search.
 
     A step scores only the children of the current prefixes, so every ID found exists in the catalogue. The score of an item
-    is log P(ID | history) / L. Items that share an ID are ranked in item order.
+    is :meth:`Trie.item_scores`; equal scores are ranked in item order.
 
     Args:
         memory: the encoded histories of B users.
@@ -73,7 +73,7 @@ def beam_search(decoder: Decoder[Encoded], memory: Encoded, beams: int, excluded
     if blocked:
         exists = exists & ~is_blocked(blocked[-1], children)
     items = trie.items[children].long()  # [B, W, C], C items of one ID
-    scores = (scores.unsqueeze(-1) / trie.levels).expand_as(items).masked_fill(~exists, -torch.inf)
+    scores = trie.item_scores(scores.unsqueeze(-1), children).expand_as(items).masked_fill(~exists, -torch.inf)
     items = items.masked_fill(scores.isneginf(), 0)
     return best_of(items.flatten(1), scores.flatten(1), beams)
 

@@ -21,11 +21,15 @@ class Trie(nn.Module):
         codes: int array [N, L]; equal rows share a leaf, whose items stay in the given order.
         items: int array [N], the item number of each row.
         prior: float array [N, L] of :func:`prior_log_probs`; None if all rows are items of the training.
+        log_shares: float array [N] of :func:`log_shares_of_ids`; None if every item of an ID has its whole probability.
     """
 
     items: torch.Tensor  # int32 [N]
+    log_shares: torch.Tensor | None  # float32 [N], log P(item | ID) of ``items``
 
-    def __init__(self, codes: np.ndarray, items: np.ndarray, prior: np.ndarray | None = None):
+    def __init__(
+        self, codes: np.ndarray, items: np.ndarray, prior: np.ndarray | None = None, log_shares: np.ndarray | None = None
+    ):
         super().__init__()
         n, self.levels = codes.shape
         order = np.lexsort(codes.T[::-1])  # stable, so items of one ID stay in item order
@@ -49,6 +53,8 @@ class Trie(nn.Module):
                 self.register_buffer(f"prior_{level}", torch.from_numpy(prior[order[begin], level]), persistent=False)
         self.has_prior = prior is not None
         self._add_buffer("items", np.asarray(items)[order])
+        shares = None if log_shares is None else torch.from_numpy(log_shares[order])
+        self.register_buffer("log_shares", shares, persistent=False)
 
     def _add_buffer(self, name: str, values: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(values.astype(np.int32)), persistent=False)
@@ -82,6 +88,17 @@ class Trie(nn.Module):
         """log P(code | prefix) of the nodes of ``level`` without trained items, NaN for the others; [n_l]."""
         return getattr(self, f"prior_{level}")
 
+    def item_scores(self, log_probs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Scores of items, (log P(ID | history) + log P(item | ID)) / L.
+
+        Args:
+            log_probs: log P(ID | history) [...] of the items' IDs.
+            positions: int64 [...], the items' positions in ``items``; the shapes broadcast.
+        """
+        if self.log_shares is not None:
+            log_probs = log_probs + self.log_shares[positions]
+        return log_probs / self.levels
+
     def parent_of(self, level: int, node: torch.Tensor) -> torch.Tensor:
         """Parents in ``level`` of nodes of level + 1 (of positions in ``items`` for leaves)."""
         return torch.searchsorted(getattr(self, f"first_{level}").long(), node, right=True) - 1
@@ -94,10 +111,14 @@ class Trie(nn.Module):
             codes.insert(0, self.code(upper)[node])
         return torch.stack(codes, dim=1).long()
 
+    def positions(self, items: torch.Tensor) -> torch.Tensor:
+        """Positions of items [...] of the trie in ``items``, int64 [...]."""
+        ordered, position = self.items.long().sort()
+        return position[torch.searchsorted(ordered, items).clamp(max=len(ordered) - 1)]
+
     def nodes(self, items: torch.Tensor) -> list[torch.Tensor]:
         """Nodes on the paths to items [...] of the trie: int64 [...] for each level."""
-        ordered, position = self.items.long().sort()
-        node = position[torch.searchsorted(ordered, items).clamp(max=len(ordered) - 1)]
+        node = self.positions(items)
         nodes: list[torch.Tensor] = []
         for level in reversed(range(self.levels)):
             node = self.parent_of(level, node)
