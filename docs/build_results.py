@@ -25,6 +25,9 @@ models count. CPU minutes are those of one run, summed over its threads, for tra
 up to 16 runs shared, they say little. "Wide" models have `--training_preset=decoder_only`, other generative models
 `--training_preset=narrow`, which is for a CPU, and encoder-decoders `--training_preset=per_user`.
 Features of datasets with "rebuilt" in their name are not the released ones.
+
+‡ Items with the same semantic ID are ranked in item order (`--item_prior=none`), which lowers the metrics by item. In all other
+rows they divide its probability by their popularity.
 """
 
 LEARNT_IDS = """### Semantic IDs
@@ -233,10 +236,17 @@ def by_label(records: list[dict]) -> dict[str, list[dict]]:
     return dict(sorted(grouped.items(), key=lambda entry: -_mean([r["test_result"]["ndcg@10"] for r in entry[1]])))
 
 
+def marked(label: str, records: list[dict]) -> str:
+    """Return ``label``, with ‡ if a run of it, or of a model that it fuses, has ``item_prior: none``."""
+    fused = {name for r in records if r["label"] == label for name in r.get("fusion", {}).get("models", ())}
+    in_item_order = {r["label"] for r in records if r["settings"].get("item_prior") == "none"}
+    return f"{label} ‡" if in_item_order & {label, *fused} else label
+
+
 def by_item(records: list[dict], metrics: Sequence[str]) -> list[list]:
     """Return the rows of the table by item."""
     return [
-        [label, *(_mean([r["test_result"].get(m) for r in some]) for m in metrics), len(some)]
+        [marked(label, records), *(_mean([r["test_result"].get(m) for r in some]) for m in metrics), len(some)]
         for label, some in by_label(records).items()
     ]
 
@@ -266,7 +276,8 @@ def by_modality(records: list[dict], metrics: Sequence[str]) -> list[list]:
     for label, some in by_label(records).items():
         for name in some[0]["test_detail"] or ():
             if len(some[0]["test_detail"]) > 2:
-                rows.append([label, name, *(_mean([r["test_detail"][name]["item"].get(m) for r in some]) for m in metrics)])
+                means = (_mean([r["test_detail"][name]["item"].get(m) for r in some]) for m in metrics)
+                rows.append([marked(label, records), name, *means])
     return rows
 
 
