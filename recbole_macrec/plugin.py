@@ -156,11 +156,16 @@ def _set_defaults(self: Config, config: dict) -> None:
     if without_negatives:
         _refuse_negatives(self.model, self.external_config_dict.get("train_neg_sample_args"))
         config["train_neg_sample_args"] = None  # RecBole's own models would refuse RecBole's default
+    compared = "valid_users" in config and isinstance(config.get("eval_args"), dict)  # the former is in overall.yaml
+    if compared:
+        config["eval_args"] = _completed(config["eval_args"])
     eval_args = config.get("eval_args")
     split = (eval_args.get("split") if isinstance(eval_args, dict) else None) or {}
     if is_ours(self.model_class):
         defaults = self.model_class.settings_of_split(split)
         config.update({name: value for name, value in defaults.items() if name not in self.external_config_dict})
+    if compared and config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        config["eval_args"].setdefault("order", "TO")  # RecBole refuses its own default
     if config.get("load_col") == _default_columns(DEFAULT_FORMAT):
         config["load_col"] = _default_columns(AtomicFormat.from_config(config))
     if config.get("repeatable") == "auto":
@@ -174,6 +179,14 @@ def _set_defaults(self: Config, config: dict) -> None:
                 config[option] = yaml.safe_load(value)
             except (yaml.YAMLError, RecursionError):
                 raise UserError(f"{option} is {shown(value)}, which can't be read; check its brackets and quotes") from None
+
+
+def _completed(eval_args: dict) -> dict:
+    """A copy of ``eval_args``; with leave-one-out, the default, missing entries are those of overall.yaml."""
+    split = eval_args.get("split")
+    if split is None or (isinstance(split, dict) and "LS" in split):
+        return read_yaml(property_file("overall.yaml"))["eval_args"] | eval_args
+    return dict(eval_args)
 
 
 def _default_columns(form: AtomicFormat) -> dict:

@@ -1,0 +1,27 @@
+"""``eval_args`` given in part."""
+import pytest
+from recbole.config import Config
+
+from recbole_macrec.benchmark.compare.run import Request, config_of
+
+LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO"}
+FULL, SAMPLED = ({"valid": mode, "test": mode} for mode in ("full", "uni100"))
+RANDOM = {"RS": [0.8, 0.1, 0.1]}
+
+
+@pytest.mark.parametrize("model, given, expected", [
+    ("Pop", {"mode": "uni100"}, LEAVE_ONE_OUT | {"mode": SAMPLED}),
+    ("SASRec", {"mode": "uni100"}, LEAVE_ONE_OUT | {"mode": SAMPLED}),
+    ("TIGER", {"split": {"LS": "test_only"}}, LEAVE_ONE_OUT | {"split": {"LS": "test_only"}, "mode": FULL}),
+    ("Pop", {"split": RANDOM}, {"split": RANDOM, "group_by": "user", "order": "RO", "mode": FULL}),
+    ("MMGRec", {"split": RANDOM}, {"split": RANDOM, "group_by": "user", "order": "RO", "mode": FULL}),
+    ("SASRec", {"split": RANDOM}, {"split": RANDOM, "group_by": "user", "order": "TO", "mode": FULL}),
+    ("TIGER", {"split": RANDOM}, {"split": RANDOM, "group_by": "user", "order": "TO", "mode": FULL}),
+])  # fmt: skip
+def test_missing_entries_are_those_of_the_protocol(model, given, expected):
+    assert config_of(model, Request("arts-toy", settings={"eval_args": given}))["eval_args"] == expected
+
+
+def test_models_of_recbole_without_our_commands_keep_the_defaults_of_recbole():
+    config = Config("Pop", "arts-toy", config_dict={"eval_args": {"mode": "uni100"}})
+    assert config["eval_args"] == {"split": RANDOM, "group_by": "user", "order": "RO", "mode": SAMPLED}
