@@ -169,7 +169,7 @@ def _set_defaults(self: Config, config: dict) -> None:
     if config.get("load_col") == _default_columns(DEFAULT_FORMAT):
         config["load_col"] = _default_columns(AtomicFormat.from_config(config))
     if config.get("repeatable") == "auto":
-        config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or "LS" in split
+        config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     if sequential and config.get("benchmark_filename"):
         _read_histories(config)
     for option in NESTED_OPTIONS:

@@ -14,6 +14,7 @@ from recbole_macrec.model.mmgrec import InteractedItems, without_target
 from recbole_macrec.utils.device_budget import DeviceBudget
 from recbole_macrec.utils.modules import ModuleDict, ModuleList
 
+HISTORY_ITEMS = 2**20  # items of padded histories from which items are drawn together
 USERS_AT_ONCE = 1024  # users whose sequences are looked up together for ranking
 
 
@@ -109,14 +110,19 @@ class LightGT(PairwiseRecommender):
             m: ModalityReader(x.shape[1], self.width, self.n_layers, config["dropout_prob"]) for m, x in self.features.items()
         })
         self.padded_users = DeviceBudget.of(self.device).padded_users
-        users, items = (dataset.inter_feat[field].numpy() for field in (self.USER_ID, self.ITEM_ID))
-        self.interacted = InteractedItems(users, items, self.n_users)
+        self.interacted = InteractedItems.of(dataset)
 
     # -- sequences ---------------------------------------------------------------------------------------------------
 
     def training_items(self, user: Tensor, target: Tensor) -> Tensor:
         """At most ``max_sequence_items`` random training items of users [B], without the target; int64 [B, S - 1], padded with
         0."""
+        users = max(1, HISTORY_ITEMS // self.interacted.longest(user))  # at once, as histories are padded to the longest
+        chosen = [self._some_items(*part) for part in zip(user.split(users), target.split(users), strict=True)]
+        width = max(items.shape[1] for items in chosen)
+        return torch.cat([F.pad(items, (0, width - items.shape[1])) for items in chosen])
+
+    def _some_items(self, user: Tensor, target: Tensor) -> Tensor:
         items, length = self.interacted.last(user, len(self.interacted.items))
         if not self.target_in_input:
             items, length = without_target(items, length, target)

@@ -47,8 +47,7 @@ class MMGRec(GenerativeRecommender):
         self.max_items = config["MAX_ITEM_LIST_LENGTH"]
         self.interacted = None
         if config["MODEL_TYPE"] == ModelType.GENERAL:
-            users, items = (dataset.inter_feat[field].numpy() for field in (self.USER_ID, self.ITEM_ID))
-            self.interacted = InteractedItems(users, items, dataset.user_num)
+            self.interacted = InteractedItems.of(dataset)
         # Row of each internal number in the tables of items and users, which checkpoints store sorted by token.
         self._add_buffer("item_row", np.append(0, 1 + token_ranks(self.semantic_ids.item_tokens)))  # [n_items], row 0: padding
         self.user_tokens = dataset.field2id_token[self.USER_ID].tolist()
@@ -164,6 +163,16 @@ class InteractedItems(nn.Module):
         self.register_buffer("first", torch.from_numpy(first), persistent=False)  # [user_num + 1]
         self.register_buffer("items", torch.from_numpy(items[order]), persistent=False)
 
+    @classmethod
+    def of(cls, dataset) -> "InteractedItems":
+        """Those of a part of a dataset, in order of time if the interactions have one."""
+        rows = dataset.inter_feat.interaction
+        users, items = rows[dataset.uid_field].numpy(), rows[dataset.iid_field].numpy()
+        if dataset.time_field in rows:
+            order = np.argsort(rows[dataset.time_field].numpy(), kind="stable")
+            users, items = users[order], items[order]
+        return cls(users, items, dataset.user_num)
+
     def last(self, users: torch.Tensor, max_items: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Up to ``max_items`` items of ``users`` [B], latest first, padded with 0: int64 [B, T], and their number int64 [B]."""
         begin = self.first[users]
@@ -172,6 +181,10 @@ class InteractedItems(nn.Module):
         exists = place < length.unsqueeze(1)
         index = (begin.unsqueeze(1) + place).clamp(max=len(self.items) - 1)
         return self.items[index].masked_fill(~exists, 0), length
+
+    def longest(self, users: torch.Tensor) -> int:
+        """The largest number of items of any of ``users`` [B], at least 1."""
+        return max(1, int((self.first[users + 1] - self.first[users]).max()))
 
     def every(self, users: torch.Tensor) -> torch.Tensor:
         """All items of ``users``, int64 [B, T], padded with 0."""

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from dense_graph import adjacency, symmetric
 from planted import prepare, write_planted
 
+from recbole_macrec.baselines import lightgt
+
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
@@ -63,7 +65,9 @@ def test_order_and_padding_of_the_items_have_no_effect(planted):
 
 
 @pytest.mark.parametrize("target_in_input", [False, True])
-def test_the_target_is_in_the_sequence_only_if_requested(target_in_input, planted):
+@pytest.mark.parametrize("at_once", [1, 30, 10**6])
+def test_the_target_is_in_the_sequence_only_if_requested(at_once, target_in_input, planted, monkeypatch):
+    monkeypatch.setattr(lightgt, "HISTORY_ITEMS", at_once)
     _, model, _, (train, _, _) = prepare("LightGT", planted, target_in_input=target_in_input, max_sequence_items=50)
     for batch in train:
         items = model.training_items(batch["user_id"], batch["item_id"])

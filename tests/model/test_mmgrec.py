@@ -44,6 +44,17 @@ def test_interacted_items_are_distinct_and_latest_first():
     assert interacted.every(torch.tensor([2, 0])).tolist() == [[8, 7, 9], [0, 0, 0]]
 
 
+def test_the_latest_items_of_a_shuffled_part_are_the_newest(data_path):  # noqa: F811
+    _, model, _, (train, _, _) = prepared(data_path, **RANDOM)
+    rows = train.dataset.inter_feat
+    users, items, times = (rows[field].numpy() for field in ("user_id", "item_id", "timestamp"))
+    assert (np.diff(times[users == 1]) < 0).any()  # not in order of time
+    for user in np.unique(users):
+        newest = items[users == user][np.argsort(-times[users == user])]
+        expected = list(dict.fromkeys(newest.tolist()))[:2]
+        assert model.interacted.last(torch.tensor([user]), 2)[0][0].tolist()[: len(expected)] == expected
+
+
 def test_without_target_by_hand():
     items = torch.tensor([[4, 5, 4, 6], [3, 0, 0, 0], [1, 2, 9, 9]])
     left, length = without_target(items, torch.tensor([4, 1, 2]), torch.tensor([4, 3, 9]))
@@ -176,14 +187,14 @@ def test_loaded_equals_saved_with_a_random_split(data_path):  # noqa: F811
     assert not (top.unsqueeze(2) == interacted.unsqueeze(1)).any()
 
 
-def test_split_determines_whether_items_are_repeatable(data_path):  # noqa: F811
-    options = {**SMALL, "data_path": str(data_path)}
-    assert Config("MMGRec", TINY, config_dict=options)["repeatable"] is True
-    overall = {"repeatable": "auto"}
-    assert Config("LightGCN", TINY, config_dict={**options, **overall, **RANDOM})["repeatable"] is False
-    assert Config("LightGCN", TINY, config_dict={**options, **overall, "eval_args": {"split": {"LS": "valid_and_test"}}})[
-        "repeatable"
-    ]
+def test_items_of_the_history_are_candidates_of_sequential_models(data_path):  # noqa: F811
+    """General models are trained to score them highest. MMGRec is a general model with a random split."""
+    options = {**SMALL, "data_path": str(data_path), "repeatable": "auto"}
+    leave_one_out = {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"}}
+    for split in (leave_one_out, RANDOM):
+        sequential = split is leave_one_out
+        assert Config("MMGRec", TINY, config_dict={**options, **split})["repeatable"] is sequential
+        assert Config("LightGCN", TINY, config_dict={**options, **split})["repeatable"] is False
 
 
 # -- ablations, presets, other models ------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class RecBoleOptions(Options):
     eval_args: EvalArgs = option({"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user", "order": "RO", "mode": "full"},
                                  "Split and candidates of the evaluation")
     repeatable: Flag | Literal["auto"] = option(
-        False, "Items of the history stay candidates; auto: with leave-one-out, and in sequential models")
+        False, "Items of the history stay candidates; auto: of sequential models, not of general ones")
     metrics: Text | list[Text] = option(["Recall", "MRR", "NDCG", "Hit", "Precision"], "Metrics")
     topk: Positive | list[Positive] = option([10], "Lengths k of the ranked lists")
     valid_metric: Text = option("MRR@10", "Metric that selects the best epoch and ends training")
