@@ -28,7 +28,7 @@ def comparison(tmp_path_factory) -> Path:
     data_path = write_tiny_dataset(tmp_path_factory.mktemp("data"))
     features = np.random.default_rng(0).standard_normal((30, 12)).astype(np.float32)
     FeatureTable(tuple(f"i{i}" for i in range(30)), features).save(data_path / TINY, "text")
-    settings = {**SMALL, "modalities": "['text']", "epochs": 3, "topk": "[1,5,10]", "repeatable": True}
+    settings = {**SMALL, "modalities": "['text']", "epochs": 3, "topk": "[1,5,10]"}
     folder = tmp_path_factory.mktemp("run") / "compared"
     words = ["compare", f"--models={','.join(MODELS)}", f"--datasets={TINY}", f"--data_path={data_path}", f"--output={folder}",
              *(f"--{key}={value}" for key, value in settings.items())]  # fmt: skip
@@ -53,6 +53,23 @@ def test_three_users_by_hand():
     row, column = torch.tensor([0, 1, 2]), torch.tensor([2, 0, -1])
     assert target_ranks(fused, row, column, lowest=99).tolist() == [3, 1, 99]
     assert target_ranks(torch.zeros(1, 3), torch.tensor([0, 0]), torch.tensor([0, 2]), 99).tolist() == [1, 3]
+
+
+def test_a_candidate_that_one_model_excludes_is_excluded():
+    """As by a general model, which does not rank items of the history; for any order of the models."""
+    scores = torch.randn(2, 200, 20, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    scores[1, :, 3] = -torch.inf
+    row, excluded, other = torch.arange(200), torch.full((200,), 3), torch.full((200,), 7)
+
+    def quality(fused):
+        return float(user_values(target_ranks(fused, row, other, 99).numpy(), "ndcg@10").mean())
+
+    for ordered in (scores, scores.flip(0)):
+        weights, best = choose_weights(ordered, quality)
+        fused = fused_scores(ordered, weights)
+        assert weights.isfinite().all() and 0 < best < 0.5
+        assert fused[:, 3].isneginf().all() and fused[:, [2, 4]].isfinite().all()
+        assert (target_ranks(fused, row, excluded, 99) == 99).all()
 
 
 def test_candidates_are_the_union_of_all_lists():
@@ -172,7 +189,8 @@ def test_score_file_computes_what_is_missing(tmp_path):
     assert again.seconds == pytest.approx(4.0)  # six pairs, computed in two calls of 2 seconds
     assert again.best(2, lambda: (np.array([[5, 4], [1, 2]]), 1.0)).tolist() == [[5, 4], [1, 2]]
     third = ScoreFile(tmp_path / "scores.npz", "digest", 6)
-    assert third.best(1, lambda: (np.zeros((2, 1)), 1.0)).tolist() == [[5], [1]]
+    assert third.best(2, lambda: (np.zeros((2, 2)), 1.0)).tolist() == [[5, 4], [1, 2]]
+    assert third.best(1, lambda: (np.array([[4], [1]]), 1.0)).tolist() == [[4], [1]]  # of fewer beams
     ScoreFile(tmp_path / "scores.npz", "other checkpoint", 6).scores(np.array([[1, 3], [2, 0]]), compute)
     assert computed[2:] == [[[1, 3], [2, 0]]]
 

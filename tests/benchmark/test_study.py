@@ -186,6 +186,7 @@ def test_study_with_published_values_shows_results_and_progress(arguments):
     folder, result, _ = study(argv, **content)
     ours, theirs, fused = (dict(zip(result["columns"], row)) for row in result["rows"])
     assert fused[""] == "SASRec + TIGER" and fused["trained"] == "" and fused["hit@10"] is not None
+    assert "SASRec + TIGER" in (folder / "table.json").read_text()
     run = open_comparison(folder).of(TINY, "TIGER")[0]
     assert theirs["trained"] == "1 epochs" and theirs["published hit@10"] == 0.25 and ours["published hit@10"] is None
     assert theirs["hit@10"] == run.result["test_result"]["hit@10"] and ours["hit@10 of IDs"] is None

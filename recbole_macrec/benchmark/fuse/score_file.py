@@ -40,13 +40,16 @@ class ScoreFile:
         return sum(self._requested)
 
     def best(self, top: int, compute: Callable[[], tuple[np.ndarray, float]]) -> np.ndarray:
-        """The ``top`` best items of every row, int64 [R, top]; ``compute`` returns them and its seconds."""
-        if self._top < top:
+        """The ``top`` best items of every row, int64 [R, top]; ``compute`` returns them and its seconds.
+
+        A longer list is not cut: ``top`` is also the number of beams, and fewer beams may find other items.
+        """
+        if self._top != top:
             self._best, self._seconds[0] = compute()
             self._top = top
             self._save()
         self._requested[0] = float(self._seconds[0])
-        return self._best[:, :top].copy()
+        return self._best.copy()
 
     def scores(self, items: np.ndarray, compute: Callable[[np.ndarray], tuple[np.ndarray, float]]) -> np.ndarray:
         """The scores of ``items`` [R, C]; float32 [R, C], -inf for the padding 0.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.arguments import new_parser, read_settings
-from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, names_of
+from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, names_of, write_report
 from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.compare.run import Request
 from recbole_macrec.benchmark.compare.runs import COMPARE, STUDY, open_comparison, write_json
@@ -75,10 +75,13 @@ def _main(argv: list[str]) -> int:
         if not (output / COMPARE).is_file():  # the tuning is not finished
             continue
         comparison = open_comparison(output)
-        for fused in study.get("fusions", []):
-            if set(fused) <= {run.spec.label for run in comparison.runs if run.finished} and not comparison.unfinished:
-                fuse(output, fused)
+        finished = set() if comparison.unfinished else {run.spec.label for run in comparison.runs}
+        fusions = [labels for labels in study.get("fusions", []) if set(labels) <= finished]
+        for labels in fusions:
+            fuse(output, labels)
         comparison = open_comparison(output)
+        if fusions:
+            write_report(comparison)
         waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
         if waiting and study["kind"] in FINISHED_KINDS:
             continue

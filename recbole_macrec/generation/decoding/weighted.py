@@ -19,13 +19,14 @@ def fused_scores(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     A weight is the inverse of the temperature of a model's softmax, so one number per model sets both.
 
     Args:
-        scores: [M, R, C], -inf where a row has no further candidate.
+        scores: [M, R, C], -inf where a row has no further candidate, or where a model excludes a candidate; it is then
+            excluded from the fusion too.
         weights: [M].
 
     Returns:
         [R, C].
     """
-    absent = scores[0] == -torch.inf
+    absent = (scores == -torch.inf).any(0)
     return torch.einsum("mbc,m->bc", scores.masked_fill(absent, 0.0), weights).masked_fill(absent, -torch.inf)
 
 
@@ -52,13 +53,13 @@ def target_ranks(fused: torch.Tensor, row: torch.Tensor, column: torch.Tensor, l
     Args:
         fused: [R, C].
         row, column: int64 [T], where a target stands in ``fused``; column -1 if it is no candidate.
-        lowest: rank of targets that are no candidates.
+        lowest: rank of targets that are no candidates or are excluded.
     """
     own = fused[row, column.clamp(min=0)].unsqueeze(1)
     others = fused[row]
     place = torch.arange(fused.shape[1])
     before = (others > own) | ((others == own) & (place < column.unsqueeze(1)))
-    return torch.where(column >= 0, before.sum(1) + 1, lowest)
+    return torch.where((column >= 0) & ~own.squeeze(1).isneginf(), before.sum(1) + 1, lowest)
 
 
 def choose_weights(scores: torch.Tensor, quality: Callable[[torch.Tensor], float]) -> tuple[torch.Tensor, float]:
@@ -75,7 +76,7 @@ def choose_weights(scores: torch.Tensor, quality: Callable[[torch.Tensor], float
     Returns:
         The weights, divided by their sum, and their quality.
     """
-    present = scores[0].isfinite()
+    present = scores.isfinite().all(0)
     counts = present.sum(1).clamp(min=1)
     filled = scores.masked_fill(~present, 0.0)
     means = filled.sum(2) / counts  # [M, R]
