@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recbole_macrec.baselines.dense import DenseRecommender
 from recbole_macrec.config.schema.models import MISSRecOptions
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.network.dropout import Dropout
+from recbole_macrec.generation.network.dropout import Attention, Dropout
 from recbole_macrec.model.item_features import SequentialFeatureDataset
 from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans
@@ -38,9 +38,9 @@ class MISSRec(DenseRecommender):
         f_i = sum_m softmax_m(gamma q . x_m,i) q . x_m,i,        s_i = (n_i + 2 f_i) / 3        (s_i = f_i without ``use_ids``)
 
     and gamma a trained scalar that starts at 0. The loss is the cross-entropy of s / ``temperature`` over all items, plus
-    ``reg_weight`` times the mean of |p|^2 / D, where p is the sum of the encoder's output times the share of its positions that
-    are interests. The official code sums this term over the batch, so that it grows with the batch, and has the padding as a
-    class; both are left out here.
+    ``reg_weight`` times the mean of |p|^2 / D, where p is the sum of the encoder's output times the number of interests over
+    the largest possible one, M ``MAX_ITEM_LIST_LENGTH``. The official code divides by the largest number of the batch, sums
+    this term over the batch, so that it grows with the batch, and has the padding as a class; all three are left out here.
 
     With ``pre_model_path`` training starts from the adaptors, positions, Transformer and gamma of a run on another dataset, as
     these do not belong to items. With ``freeze_pretrained`` positions and Transformer are not trained. The pre-training is an
@@ -73,6 +73,8 @@ class MISSRec(DenseRecommender):
             for name, module in part.named_children():
                 if isinstance(module, nn.Dropout):
                     setattr(part, name, Dropout(module.p))
+                elif isinstance(module, nn.MultiheadAttention):
+                    setattr(part, name, Attention.like(module))
         tables = [self.positions] if self.items is None else [self.items, self.positions]
         for weight in [*(table.weight for table in tables), *(adaptor.weight for adaptor in self.adaptors.values())]:
             nn.init.normal_(weight, std=0.02)
@@ -191,7 +193,7 @@ class MISSRec(DenseRecommender):
             output, known = self._read(x[:, : int(n.max())], n.to(x.device), own[:, own.shape[1] - widest :])
             outputs.append(output)
             sums.append(known)
-        share = (interests > 0).float().mean(1, keepdim=True)
+        share = (interests > 0).sum(1, keepdim=True) / (len(self.modalities) * self.max_seq_length)
         return F.normalize(torch.cat(outputs), dim=-1), (share * torch.cat(sums)).square().sum(1) / self.width
 
     def _read(self, tokens: Tensor, length: Tensor, interests: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from recbole_macrec.generation.network.dropout import dropout
+from recbole_macrec.generation.network.dropout import Attention, dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
@@ -22,6 +22,22 @@ def test_gradient_is_nonzero_where_the_value_is():
     y = dropout(x, 0.25, training=True)
     y.sum().backward()
     torch.testing.assert_close(x.grad, torch.where(y != 0, 1 / 0.75, 0))
+
+
+@pytest.mark.parametrize("masked", [None, "bool", "float"])
+def test_attention_equals_that_of_torch(masked):
+    """With the same parameters, and without dropout."""
+    torch.manual_seed(0)
+    theirs = torch.nn.MultiheadAttention(12, 3, dropout=0.4, batch_first=True).eval()
+    ours = Attention.like(theirs)
+    query, key = torch.randn(2, 4, 12), torch.randn(2, 5, 12)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    mask = {None: None, "bool": padding, "float": torch.zeros(2, 5).masked_fill(padding, -torch.inf)}[masked]
+    expected, _ = theirs(query, key, key, key_padding_mask=mask, need_weights=False)
+    found, _ = ours(query, key, key, key_padding_mask=mask, need_weights=False)
+    torch.testing.assert_close(found, expected)
+    assert ours.in_proj_weight is theirs.in_proj_weight
+    assert not torch.allclose(ours.train()(query, key, key, key_padding_mask=mask, need_weights=False)[0], expected)
 
 
 def test_disabled_outside_training_and_repeatable():

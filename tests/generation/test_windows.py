@@ -51,9 +51,11 @@ def batch() -> tuple[Windows, torch.Tensor, list[Target]]:
 
 
 @pytest.mark.parametrize("overhead", [0, 1000])
-def test_states_of_a_window_equal_those_of_single_targets(network, overhead):
-    """Also for targets in another modality than the history: both equal teacher forcing from the history."""
+@pytest.mark.parametrize("predicted", ["both", "own", "other"])
+def test_states_of_a_window_equal_those_of_single_targets(network, predicted, overhead):
+    """Also for targets in another modality than the history: all equal teacher forcing from the history."""
     windows, source, targets = batch()
+    targets = {"both": targets, "own": targets[:1], "other": targets[1:]}[predicted]
     states = network.window_states(FRONT, source, windows, targets, overhead)
     for i, (user, place) in enumerate(zip(*windows.targets())):
         history = torch.cat([FRONT, source[user, :place].flatten()]).unsqueeze(0)

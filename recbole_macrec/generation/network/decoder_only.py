@@ -117,6 +117,8 @@ class DecoderOnly(nn.Module):
             For each of ``targets`` [n, T, D], in the order of :meth:`Windows.targets`; entry (i, t) depends on the history of
             target i and its codes before t.
         """
+        if not any(target.own for target in targets):
+            source = source[:, :-1]  # no history contains the last item
         hidden, starts, plan = self._pass(front, source, windows, targets, overhead)
         user, place = windows.targets()
         rows = [starts[user].unsqueeze(1) + state[place] for state in plan.states]  # [n, T]

@@ -104,7 +104,7 @@ def layout(front: int, items: int, levels: int, first: int, targets: tuple[tuple
 
     Args:
         front: P.
-        items: N.
+        items: N. The source has N items if a target is its own modality, else N - 1.
         levels: L.
         first: the smallest index of a target in any window.
         targets: (T, own) of each target modality.
