@@ -25,6 +25,7 @@ from recbole_macrec.benchmark.compare.runs import write_json
 from recbole_macrec.config.options import check_dataset, check_model, config_of
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
+from recbole_macrec.semantic_ids.dataset_settings import modalities_of
 from recbole_macrec.semantic_ids.presets import PRESETS
 from recbole_macrec.semantic_ids.quantizers import learn_codes
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -32,7 +33,6 @@ from recbole_macrec.semantic_ids.statistics import code_statistics
 from recbole_macrec.utils.reporting import run_command
 
 COLUMNS = ("quantizer", "modality", "collisions", "perplexity", "reconstruction", "own R2", "other R2", "seconds")
-RANKING_COLUMNS = ("hit@10", "fused hit@10", "fused ndcg@10")
 
 
 class OptionDict(dict):
@@ -68,9 +68,10 @@ def compare(features: dict[str, np.ndarray], options: dict, device: str = "cpu")
 
 
 def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]:
-    """Like :func:`compare` on the features of ``request.dataset``, plus RANKING_COLUMNS of ``model`` with these IDs."""
+    """Like :func:`compare` on the features of ``request.dataset``, plus the :func:`ranking` of ``model`` with these IDs."""
     rows = []
-    modalities = config_of(model, request.dataset, [], request.settings)["modalities"]
+    config = config_of(model, request.dataset, [], request.settings)
+    modalities = modalities_of(config, Path(config["data_path"]))
     for name, choice in quantizer_options(len(modalities)).items():
         settings = {**request.settings, **choice, "semantic_ids": "learn"}
         spec = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
@@ -80,12 +81,17 @@ def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]
         else:
             record = run_model(model, replace(request, settings=settings))
             write_json(record, file)
-        fused = record["test_detail"]["fused"]["item"]
         for modality, statistics in record["semantic_ids"].items():
-            ranked = (record["test_detail"][modality]["item"]["hit@10"], fused["hit@10"], fused["ndcg@10"])
-            rows.append(row(name, modality, statistics, record["seconds"]["data"])
-                        | {column: f"{value:.4f}" for column, value in zip(RANKING_COLUMNS, ranked, strict=True)})
+            measured = ranking(record["test_detail"], modality, max(config["topk"]))
+            rows.append(row(name, modality, statistics, record["seconds"]["data"]) | measured)
     return rows
+
+
+def ranking(detail: dict, modality: str, k: int) -> dict[str, str]:
+    """Format the metrics at ``k`` of a modality and of the fused ranking as columns."""
+    own, fused = detail[modality]["item"], detail["fused"]["item"]
+    values = {f"hit@{k}": own[f"hit@{k}"], **{f"fused {name}@{k}": fused[f"{name}@{k}"] for name in ("hit", "ndcg")}}
+    return {column: f"{value:.4f}" for column, value in values.items()}
 
 
 def row(name: str, modality: str, statistics: dict, seconds: float) -> dict[str, str]:

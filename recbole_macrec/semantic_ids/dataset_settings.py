@@ -10,7 +10,7 @@ from recbole_macrec.data.features import available_modalities
 from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings
-from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
+from recbole_macrec.semantic_ids.quantizers import QUANTIZERS, Quantizer
 
 FOLDER = "semantic_ids"
 
@@ -22,13 +22,19 @@ def settings_of(config, folder: Path) -> SemanticIDSettings:
 
     A quantizer that reads no features needs no modality: without any, the name of the IDs is that of the quantizer.
     """
-    quantizer = QUANTIZERS.get(config["quantizer"])  # None for an unset or unknown name
+    quantizer, modalities = _quantizer(config), modalities_of(config, folder)
+    needs_all = (quantizer is not None and quantizer.joins_modalities) or config["representation"] in ("concatenated", "graph")
+    return SemanticIDSettings.from_config(config, modalities if needs_all else _read(config, modalities))
+
+
+def modalities_of(config, folder: Path) -> list[str]:
+    """The option ``modalities``; if it is not set, all modalities of the dataset in ``folder``."""
+    quantizer = _quantizer(config)
     without_features = [config["quantizer"]] if quantizer is not None and quantizer.reads_interactions else []
     modalities = config["modalities"] or _available_modalities(config, folder, without_features)
     if not isinstance(modalities, list | tuple):
         raise UserError(f"modalities is {modalities!r}; expected a list, e.g. ['text', 'image'].")
-    needs_all = (quantizer is not None and quantizer.joins_modalities) or config["representation"] in ("concatenated", "graph")
-    return SemanticIDSettings.from_config(config, list(modalities) if needs_all else _read(config, modalities))
+    return list(modalities)
 
 
 def ids_read(config, settings: SemanticIDSettings) -> list[str]:
@@ -81,6 +87,11 @@ def wants_images(config, folder: Path) -> bool:
 def mean_for(config) -> list[str]:
     """Kinds of content for which an item without content gets the mean feature of the other items."""
     return [kind for kind, option in MISSING_OPTIONS.items() if config[option] == "mean"]
+
+
+def _quantizer(config) -> type[Quantizer] | None:
+    """The class of the option ``quantizer``; None for an unset or unknown name."""
+    return QUANTIZERS.get(config["quantizer"])
 
 
 def _read(config, names) -> list[str]:

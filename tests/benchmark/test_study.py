@@ -64,6 +64,12 @@ def test_sweep_skips_impossible_values_of_a_dataset():
     assert "first_con_layer=2" in labels and "first_con_layer=3" not in labels and "lambda_con=0.03" not in labels
 
 
+def test_sweep_on_a_dataset_whose_modalities_are_found_in_its_folder(arguments):
+    data_path = next(word for word in arguments if word.startswith("--data_path=")).removeprefix("--data_path=")
+    labels = [v.label for v in variants_of(read_study("sensitivity"), [], TINY, {"data_path": data_path})]
+    assert labels[0] == "default" and "codebook_size=64" in labels
+
+
 def test_every_user_is_in_one_group(arguments):
     folder, result, figures = study(
         arguments, kind="groups", models=["MACRec", "SASRec"], by="target_count", **{"from": [0, 3, 9]}

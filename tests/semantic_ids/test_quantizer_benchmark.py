@@ -5,7 +5,7 @@ from conftest import NETWORK
 
 from recbole_macrec.benchmark import quantizers
 from recbole_macrec.benchmark.compare.run import Request
-from recbole_macrec.benchmark.quantizers import COLUMNS, RANKING_COLUMNS, main
+from recbole_macrec.benchmark.quantizers import COLUMNS, main
 from recbole_macrec.data.features import FeatureTable
 
 TINY = ["--codebook_size", "8", "--codebook_levels", "4", "--rqvae_epochs", "2", "--rqvae_warmup_epochs", "1",
@@ -25,19 +25,20 @@ def test_table_of_all_quantizers(tmp_path, capsys):
 
 
 def test_ranking_with_the_ids_of_each_quantizer(tmp_path, tiny_dataset, monkeypatch, capsys):
-    # a small network; the arguments of the command do not include its sizes
-    monkeypatch.setattr(quantizers, "Request", lambda name, settings: Request(name, settings={**NETWORK, **settings}))
+    network = {**NETWORK, "topk": [5], "valid_metric": "NDCG@5"}  # a small network; no arguments of the command
+    monkeypatch.setattr(quantizers, "Request", lambda name, settings: Request(name, settings={**network, **settings}))
     rng = np.random.default_rng(0)
     for modality in ("text", "image"):
         FeatureTable(tuple(f"i{i}" for i in range(30)), rng.normal(size=(30, 6)).astype(np.float32)).save(
             tiny_dataset / "tiny", modality)
     arguments = ["--rank", "TIGER", "--dataset", "tiny", "--data_path", str(tiny_dataset), "--epochs", "1",
-                 "--modalities", "text", "image", "--output", str(tmp_path / "out"), *TINY]
+                 "--output", str(tmp_path / "out"), *TINY]
     main(arguments)
-    first = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    header, *_ = first = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in first[2:]] == NAMES
     assert {line.split("|")[2].strip() for line in first[2:]} == {"text"}  # TIGER uses one of the two modalities
-    assert all(line.count("|") == len(COLUMNS) + len(RANKING_COLUMNS) + 1 for line in first)
+    assert all(line.count("|") == len(COLUMNS) + 3 + 1 for line in first)
+    assert "hit@5 | fused hit@5 | fused ndcg@5" in header
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
     main(arguments)  # finished quantizers are not repeated
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == first

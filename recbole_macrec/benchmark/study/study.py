@@ -26,7 +26,8 @@ from recbole_macrec.config.options import config_of, refuse_trust
 from recbole_macrec.config.property_files import property_file, read_user_yaml
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.semantic_ids import SemanticIDSettings
+from recbole_macrec.model.preparation import reads_semantic_ids
+from recbole_macrec.semantic_ids.dataset_settings import settings_of
 from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.files import atomic_write
 from recbole_macrec.utils.reporting import run_command
@@ -191,5 +192,5 @@ def sweep_value(default: dict, option: str, value) -> tuple[str, dict | None]:
 def default_values(model: str, dataset: str, settings: dict[str, Any]) -> dict:
     """Return option -> value for a run of ``model`` on ``dataset``, with presets applied."""
     config = config_of(model, dataset, [], settings)
-    ids = SemanticIDSettings.from_config(config, config["modalities"]).identity()
+    ids = settings_of(config, Path(config["data_path"])).identity() if reads_semantic_ids(config) else {}
     return config.final_config_dict | ids
