@@ -56,7 +56,7 @@ def one_line(capsys) -> str:
     ("codebook_levels", 100, "a whole number from 1 to 26"),
     ("epochs", None, "a whole number >= 0"),
     ("encoders", "tfidf", "a dictionary such as {text: tfidf, image: pixels}, or None"),
-    ("text_fields", "title", "a list of names, such as ['text', 'image'] or None"),
+    ("text_fields", "title", "a list of columns, such as ['title', 'brand'] or None"),
     ("gpu_id", "foo", "numbers of GPUs, such as 0 or 0,1, or nothing for the CPU"),
 ])
 def test_invalid_values_of_options(name, value, expected):

@@ -3,7 +3,9 @@ from typing import Annotated, Any, Literal
 
 from recbole_macrec.config.schema.base import Described, Options, Positive, Text, option
 
-Names = Annotated[list[Text] | tuple[Text, ...], Described("a list of names, such as ['text', 'image']")]
+Names = list[Text] | tuple[Text, ...]
+Modalities = Annotated[Names, Described("a list of names, such as ['text', 'image']")]
+Columns = Annotated[Names, Described("a list of columns, such as ['title', 'brand']")]
 
 
 class FeatureOptions(Options):
@@ -12,7 +14,7 @@ class FeatureOptions(Options):
     source: Annotated[
         dict[Text, Any] | Text | None, Described("a dictionary of paths and download addresses, synthetic, or None")
     ] = option(None, "Where the dataset is downloaded from on first use; None: it is in data_path")
-    modalities: Names | None = option(None, "Item features that become semantic IDs; None: all that the dataset has")
+    modalities: Modalities | None = option(None, "Item features that become semantic IDs; None: all that the dataset has")
     max_modalities: Positive | None = option(None, "Number of `modalities`, from the first, that the model reads; None: all")
     encoders: Annotated[dict[Text, Any] | None, Described("a dictionary such as {text: tfidf, image: pixels}, or None")] = (
         option(
@@ -21,7 +23,7 @@ class FeatureOptions(Options):
             "or any model of transformers as {model: HUB_NAME_OR_FOLDER}",
         )
     )
-    text_fields: Names | None = option(["title", "description"], "Columns of the .item file that a text encoder reads")
+    text_fields: Columns | None = option(["title", "description"], "Columns of the .item file that a text encoder reads")
     image_field: Text | None = option("image", "Column of the .item file with image paths")
     missing_images: Literal["drop", "mean"] | None = option(
         None,
