@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from recbole_macrec.data.features import read_tokens
 from recbole_macrec.errors import UserError
 from recbole_macrec.recommend import Recommender
+from recbole_macrec.recommend.input import read_candidates
 from recbole_macrec.utils.reporting import hidden_log, run_command
 
 
@@ -43,7 +43,9 @@ def table(args: argparse.Namespace) -> pd.DataFrame:
         raise UserError("--history has a line break; expected item tokens on one line, separated by commas.")
     (fields,) = csv.reader([args.history], skipinitialspace=True)
     history = [token.strip() for token in fields if token.strip()]
-    candidates = read_tokens(Path(args.candidates)) if args.candidates else None
+    if not history:
+        raise UserError(f"--history={args.history} names no item; give item tokens, oldest first, such as --history=i1,i2.")
+    candidates = read_candidates(Path(args.candidates)) if args.candidates else None
     with hidden_log(logging.NOTSET if args.verbose else logging.WARNING):
         recommender = Recommender.load(args.model_file, args.data_path)
     result = recommender.recommend([history], args.k, args.exclude_seen, candidates)[["rank", "item", "score"]]

@@ -57,10 +57,26 @@ def item_numbers(tokens: Iterable[str], numbers: Mapping[str, int], where: str) 
     unknown = [token for token in dict.fromkeys(tokens) if token not in numbers]
     if unknown:
         raise UserError(
-            f"{where} contains {format_items(unknown, 'item')} not in the catalogue of the model; remove them, or add "
-            "them with add_items."
+            f"{where} contains {format_items(unknown, 'item')} not in the catalogue of the model; remove them, or in "
+            "Python add them with Recommender.add_items."
         )
     return [numbers[token] for token in tokens]
+
+
+def read_candidates(path: Path) -> list[str]:
+    """Item tokens of a text file, one per line. Outer spaces and empty lines are ignored.
+
+    Raises:
+        UserError: the file is missing or not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UserError(
+            f"Candidates file {path} can't be read ({reason}); give a UTF-8 text file with one item token per line."
+        ) from None
+    return [token for line in lines if (token := line.strip())]
 
 
 def new_tokens(features: Mapping[str, Mapping[str, Any]], modalities: Sequence[str], numbers: Mapping[str, int]) -> list[str]:

@@ -200,7 +200,7 @@ def test_invalid_paths_are_rejected(folder, data_path, tmp_path):
 
 
 def test_the_command_prints_ranks_items_scores_and_titles(folder, capsys, tmp_path):
-    (tmp_path / "shelf.txt").write_text("i1\ni20\ni4\n")
+    (tmp_path / "shelf.txt").write_text("i1 \ni20\n\ni4\ni20\n")
     arguments = [f"--model_file={folder}", "--history=i4, i5,i6"]
     assert main([*arguments, "--k=4"]) == 0
     frame = Recommender.load(folder).recommend([["i4", "i5", "i6"]], k=4)
@@ -215,9 +215,10 @@ def test_the_command_prints_ranks_items_scores_and_titles(folder, capsys, tmp_pa
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--history=i4,zzz"], "'zzz'"), (['--history=i4, "z,z"'], "'z,z'"),
-    (["--history=,"], "without history"), (["--history=i4", "--k=0"], "k is 0"),
-    (["--history=i4", "--candidates=none.txt"], "none.txt does not exist"),
+    (["--history=i4,zzz"], "'zzz'"),
+    (["--history=i4,zzz"], "in Python add them with Recommender.add_items"), (['--history=i4, "z,z"'], "'z,z'"),
+    (["--history=,"], "--history=, names no item"), (["--history=i4", "--k=0"], "k is 0"),
+    (["--history=i4", "--candidates=none.txt"], "Candidates file none.txt can't be read (No such file or directory)"),
 ])
 def test_command_errors_are_one_line(arguments, message, folder, capsys):
     assert main([f"--model_file={folder}", *arguments]) == 1
