@@ -28,6 +28,7 @@ from recbole_macrec.benchmark.study import study
 from recbole_macrec.config.options import check_dataset
 from recbole_macrec.config.validation import check_whole
 from recbole_macrec.data import DATA_PATH
+from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.utils.reporting import run_command
 
 COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main, "publish": publish.main, "fuse": fuse.main}
@@ -41,8 +42,17 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(measure, argv)
 
 
+def check_name(name: str) -> None:
+    """Raise a UserError unless ``name`` is a command, a stage or an option."""
+    known = [*COMMANDS, *STAGES]
+    if name not in known and not name.startswith("-"):
+        raise UserError(f"Unknown command '{name}'.{nearest(name, known)} Expected one of {', '.join(known)}.")
+
+
 def measure(argv: list[str]) -> int:
     """Measure one stage and print the results."""
+    if argv:
+        check_name(argv[0])
     args = parse(argv)
     counts = {name: value for name, value in vars(args).items() if isinstance(value, int) and name != "exact_users"}
     check_whole(1, **counts, **{"items": min(args.items)} if args.items else {})
@@ -61,7 +71,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m recbole_macrec.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", choices=STAGES, help="stage to measure, or one of the commands above")
     parser.add_argument("--dataset", default="arts-toy")
     parser.add_argument("--data_path", default=DATA_PATH)
     parser.add_argument("--modality", default="text", help="modality whose IDs are used (default: text)")

@@ -138,6 +138,18 @@ def test_user_errors_are_one_line(argv, expected, capsys):
     assert expected in failure(capsys, *argv)
 
 
+def test_unknown_command_of_the_benchmark(capsys):
+    assert benchmark(["compares"]) == 1
+    assert "Unknown command 'compares'. Did you mean 'compare'? Expected one of compare, study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["compare", "--models=Pop"], ["study", "beyond"]])
+def test_unknown_option_of_a_config_file(argv, capsys):
+    Path("bad.yaml").write_text("epohcs: 3\n")
+    assert benchmark([*argv, "--config_files=bad.yaml", "--output=out"]) == 1
+    assert "Unknown option 'epohcs' in bad.yaml. Did you mean 'epochs'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("argv", [["compare", "--models=TIGER"], ["study", "beyond"]])
 def test_output_is_no_value_of_the_model_option(argv, capsys):
     assert benchmark([*argv, "--output=level"]) == 1

@@ -54,7 +54,7 @@ def _main(argv: list[str]) -> int:
             matrix_settings(request, request.value("data_path") or DATA_PATH),
             pairs_of(args.pairs),
         )
-        matrix.check(vars(args))
+        matrix.check(vars(args), request.config_files)
     return compare(matrix, args.output, args.jobs, args.minutes, args.ray, tries=args.tune)
 
 

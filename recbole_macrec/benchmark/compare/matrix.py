@@ -49,11 +49,12 @@ class Matrix:
     settings: dict[str, Any]
     pairs: Sequence[tuple[str, str]] = ()
 
-    def check(self, own: Iterable[str] = ()) -> None:
+    def check(self, own: Iterable[str] = (), config_files: Iterable[str] = ()) -> None:
         """Check models, datasets and options before anything runs.
 
         Args:
             own: further options of the command, for messages with the nearest name.
+            config_files: the files with options of ``settings``, for messages that name the file.
 
         Raises:
             UserError: for an unknown, missing or repeated one.
@@ -68,6 +69,8 @@ class Matrix:
         for model in models:
             check_model(model)
         for dataset in self.datasets:
+            for path in config_files:
+                check_options(read_config_file(path), models, dataset, path)
             check_options(self.settings, models, dataset, "the command line", own)
             if not self.settings.get("source"):
                 check_dataset(dataset, self.settings["data_path"], self.settings.get("benchmark_filename") is not None)

@@ -71,7 +71,7 @@ def _main(argv: list[str]) -> int:
         full_with_each = [(variants[0].label, other.label) for other in variants[1:]]
         pairs = [] if models else [(first, second) for first, second in study.get("pairs", full_with_each)]
         matrix = Matrix(variants, [dataset], seeds, settings, pairs)
-        matrix.check(vars(args))
+        matrix.check(vars(args), request.config_files)
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
         if not (output / COMPARE).is_file():  # the tuning is not finished
             continue
