@@ -250,14 +250,15 @@ def _prepare_before_loading() -> None:
 
 
 def _check_splits() -> None:
-    """Let every dataset class, RecBole's included, check its split: there are interactions to train on and to test, as many
-    items as ``topk`` ranks, and the same data in all processes."""
+    """Let every dataset class, RecBole's included, check its split: there are interactions to train on and to test, labels
+    if the model needs them, as many items as ``topk`` ranks, and the same data in all processes."""
     build = Dataset.build
 
     @functools.wraps(build)
     def checked_build(self):
         parts = build(self)
         check_split(self, parts)
+        _check_labels(self, parts[0])
         if self.config["eval_type"] == EvaluatorType.RANKING and max(self.config["topk"], default=0) >= self.item_num:
             raise UserError(f"topk is {self.config['topk']}; expected at most {self.item_num - 1}, the number of items of "
                             f"{self.dataset_name}.")
@@ -266,6 +267,22 @@ def _check_splits() -> None:
         return parts
 
     Dataset.build = checked_build
+
+
+def _check_labels(dataset: Dataset, train: Dataset) -> None:
+    """Raise a UserError if the model is trained on labels (DeepFM, xgboost) and ``train`` has none.
+
+    RecBole adds labels to sampled negatives.
+    """
+    config, label = dataset.config, dataset.label_field
+    if config["MODEL_TYPE"] not in (ModelType.CONTEXT, ModelType.DECISIONTREE) or label in train.inter_feat:
+        return
+    if config["train_neg_sample_args"]["distribution"] == "none":
+        raise UserError(
+            f"{config['model']} is trained on labels, but {config['dataset']} has no column '{label}' (LABEL_FIELD); load one "
+            "with load_col, compute it with threshold, such as {'rating': 4}, or sample negatives with "
+            "train_neg_sample_args={'distribution': 'uniform', 'sample_num': 1}."
+        )
 
 
 # -- evaluation of large catalogues --------------------------------------------------------------------------------------

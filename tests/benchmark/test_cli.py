@@ -138,6 +138,12 @@ def test_user_errors_are_one_line(argv, expected, capsys):
     assert expected in failure(capsys, *argv)
 
 
+def test_model_that_needs_labels(tiny, capsys):
+    assert "DeepFM is trained on labels, but tiny has no column 'label'" in failure(capsys, "--model=DeepFM", *tiny)
+    sampled = "--train_neg_sample_args={'distribution': 'uniform', 'sample_num': 1}"
+    assert main(["--model=DeepFM", sampled, *tiny]) == 0
+
+
 def test_unknown_command_of_the_benchmark(capsys):
     assert benchmark(["compares"]) == 1
     assert "Unknown command 'compares'. Did you mean 'compare'? Expected one of compare, study" in capsys.readouterr().err
