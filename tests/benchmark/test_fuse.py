@@ -42,6 +42,47 @@ def fused_run(folder: Path):
     return next(run for run in open_comparison(folder).runs if run.spec.label == NAME)
 
 
+def compare_with_short_user(folder: Path, n_interactions: int) -> Path:
+    """A finished comparison of Pop and SASRec on a dataset with one user of ``n_interactions``."""
+    data_path = write_tiny_dataset(folder / "data")
+    with open(data_path / TINY / f"{TINY}.inter", "a", encoding="utf-8") as file:
+        file.writelines(f"short\ti{step + 1}\t{step}\n" for step in range(n_interactions))
+    words = [f"--datasets={TINY}", f"--data_path={data_path}", f"--output={folder / 'compared'}", "--epochs=1", "--state=ERROR"]
+    assert main(["compare", "--models=Pop,SASRec", *words]) == 0
+    return folder / "compared"
+
+
+def test_weights_are_chosen_on_the_validation_rows_of_all_models(tmp_path, capsys):
+    """RecBole gives a user with 3 interactions a validation row for general models only."""
+    folder = compare_with_short_user(tmp_path, 3)
+    capsys.readouterr()
+    assert main(["fuse", str(folder), "--models=Pop,SASRec", "--top=12"]) == 0
+    assert "chosen on 40 validation rows; 1 are left out" in capsys.readouterr().out
+    assert main(["fuse", str(folder), "--models=SASRec,Pop", "--top=12"]) == 0
+    first, second = [run.result for run in open_comparison(folder).runs if " + " in run.spec.label]
+    assert first["test_rows"] == 41 and first["test_result"] == second["test_result"]
+    assert first["best_valid_score"] == second["best_valid_score"]
+
+
+def test_different_test_rows_are_an_error_without_a_new_folder(tmp_path, capsys):
+    """RecBole gives a user with 2 interactions a test row for general models only."""
+    folder = compare_with_short_user(tmp_path, 2)
+    before = set((folder / "runs").rglob("*"))
+    assert main(["fuse", str(folder), "--models=Pop,SASRec", "--top=12"]) == 1
+    assert "Pop and SASRec have different test rows, for instance of user 'short'" in capsys.readouterr().err
+    assert {path.name for path in set((folder / "runs").rglob("*")) - before} == {"fusion_test.npz"}
+
+
+def test_another_top_replaces_the_row(comparison):
+    run = fused_run(comparison)
+    before = run.result
+    fuse(comparison, MODELS, 20)
+    assert fused_run(comparison).result["fusion"]["candidates_per_model"] == 20
+    fuse(comparison, MODELS, 12)
+    again = fused_run(comparison)
+    assert again.spec == run.spec and again.result["test_result"] == before["test_result"]
+
+
 def test_three_users_by_hand():
     absent = -torch.inf
     scores = torch.tensor([

@@ -8,13 +8,13 @@ score is
 
     s(item) = sum_m w_m log p_m(item | history)
 
-The weights are chosen on the validation rows by the option valid_metric, and applied once to the test rows. The fused row is
-named after its models ("MACRec + SASRecPerUser") and appears in the tables, the paired tests and the report of the comparison.
-Given again, the command does what is missing.
+The weights are chosen by the option valid_metric on the validation rows that all models have, and applied once to the test
+rows. The fused row is named after its models ("MACRec + SASRecPerUser") and appears in the tables, the paired tests and the
+report of the comparison. Given again, the command does what is missing; with another --top it replaces the row.
 """
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from recbole_macrec.benchmark.compare.interactions import read_history
 from recbole_macrec.benchmark.compare.runs import (
     RANKS,
     RESULT,
+    RUN_SPEC,
     Comparison,
     Ranks,
     Run,
@@ -35,7 +36,6 @@ from recbole_macrec.benchmark.compare.runs import (
     open_comparison,
     run_folder,
     write_json,
-    write_run_spec,
 )
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.fuse.members import Member, Rows
@@ -50,6 +50,7 @@ from recbole_macrec.generation.decoding.weighted import (
     target_columns,
     target_ranks,
 )
+from recbole_macrec.utils.files import remove_unfinished
 from recbole_macrec.utils.reporting import run_command
 
 SUPPORTED = ("rec.items", "rec.topk", "data.num_items", "data.num_users", "data.count_items", "data.count_users")
@@ -77,6 +78,8 @@ def _main(argv: list[str]) -> int:
 def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP) -> list[Run]:
     """Fuse the finished runs of ``labels``, on every data set and with every seed.
 
+    Finished fusions are kept if they have the same ``top``, and replaced otherwise.
+
     Args:
         folder: folder of a comparison.
         top: candidates of each model; at least the largest ``topk``.
@@ -100,10 +103,11 @@ def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP) -> list[Run]
         for seed in comparison.seeds:
             runs = [_run_of(comparison, dataset, label, seed) for label in labels]
             spec = RunSpec(name, name, dataset, seed, {"models": list(labels), "top": top})
-            run = write_run_spec(run_folder(comparison.folder, dataset, name, seed), spec)
-            if not run.finished:
-                _fuse_runs(runs, run, top)
-            fused.append(run)
+            own = run_folder(comparison.folder, dataset, name, seed)
+            earlier = Run(own)
+            if not earlier.finished or earlier.spec != spec:
+                _fuse_runs(runs, own, spec)
+            fused.append(Run(own))
     add_fusion(comparison.folder, name, list(labels))
     return fused
 
@@ -136,24 +140,25 @@ class Scored:
 
 
 def score_candidates(members: Sequence[Member], split: str, top: int) -> Scored:
-    """Collect the candidates of all members and have each score all of them.
+    """Collect the candidates of all members and have each score all of them, in the rows that all members have.
 
     Raises:
-        UserError: the members were evaluated on different rows or know different items.
+        UserError: the members know different items, have different test rows, or have no validation row in common.
     """
     first = members[0]
     numbers = [_numbers(first, member) for member in members]  # member's item number -> first's
     rows = [member.rows(split, top) for member in members]
-    order = [_order(first, rows[0], member, own) for member, own in zip(members, rows)]  # first's row -> member's row
-    lists = np.concatenate([number[own.best[place]] for number, own, place in zip(numbers, rows, order)], axis=1)
+    places = _common_rows(members, rows, split)
+    common = rows[0].select(places[0])
+    lists = np.concatenate([number[own.best[place]] for number, own, place in zip(numbers, rows, places)], axis=1)
     items = distinct(torch.from_numpy(lists)).numpy()
     scores = []
-    for member, number, place in zip(members, numbers, order):
-        own = np.empty_like(items)
-        own[place] = np.argsort(number)[items]  # the member's order and numbers
-        scores.append(torch.from_numpy(member.scores(split, own)[place]))
-    column = target_columns(torch.from_numpy(items[rows[0].row]), torch.from_numpy(rows[0].target)).numpy()
-    return Scored(rows[0], items, torch.stack(scores), column)
+    for member, number, place, own in zip(members, numbers, places, rows):
+        requested = np.zeros((len(own.users), items.shape[1]), items.dtype)  # 0 in the rows that are left out
+        requested[place] = np.argsort(number)[items]  # the member's order and numbers
+        scores.append(torch.from_numpy(member.scores(split, requested)[place]))
+    column = target_columns(torch.from_numpy(items[common.row]), torch.from_numpy(common.target)).numpy()
+    return Scored(common, items, torch.stack(scores), column)
 
 
 def _numbers(first: Member, member: Member) -> np.ndarray:
@@ -167,28 +172,43 @@ def _numbers(first: Member, member: Member) -> np.ndarray:
     return np.array([known[token] for token in member.tokens])
 
 
-def _order(first: Member, rows: Rows, member: Member, own: Rows) -> np.ndarray:
-    place = {key: row for row, key in enumerate(own.keys(member.tokens))}
-    keys = rows.keys(first.tokens)
-    if place.keys() != set(keys):
+def _common_rows(members: Sequence[Member], rows: Sequence[Rows], split: str) -> list[np.ndarray]:
+    """Row numbers of each member in the rows that all members have, in the order of the first member; int64 [M][R].
+
+    Prints how many validation rows are left out.
+    """
+    numbered = [{key: row for row, key in enumerate(own.keys(member.tokens))} for member, own in zip(members, rows)]
+    common = [key for key in numbered[0] if all(key in own for own in numbered)]
+    left_out = set().union(*numbered).difference(common)
+    if left_out and (split == "test" or not common):
+        first, user = members[0].label, min(left_out)[0]
+        other = next(member.label for member, own in zip(members, numbered) if own.keys() != numbered[0].keys())
         raise UserError(
-            f"{first.label} and {member.label} were evaluated on different rows; compare them under the same eval_args."
+            f"{first} and {other} have different {split} rows, for instance of user '{user}': a sequential model has no "
+            f"{split} row of a user with too few interactions and ranks each target in a row of its own, a general "
+            "model ranks all targets of a user in one row; fuse models of one kind, or compare with the split "
+            "{LS: valid_and_test} and user_inter_num_interval='[3,inf)'."
         )
-    return np.array([place[key] for key in keys])
+    if left_out:
+        print(
+            f"The weights are chosen on {len(common)} validation rows; {len(left_out)} are left out, which not every model has."
+        )
+    return [np.array([own[key] for key in common]) for own in numbered]
 
 
-def _fuse_runs(runs: Sequence[Run], target: Run, top: int) -> None:
-    """Fuse ``runs`` and write the fused run into the folder of ``target``."""
+def _fuse_runs(runs: Sequence[Run], folder: Path, spec: RunSpec) -> None:
+    """Fuse ``runs`` and write the fused run ``spec`` into ``folder``, where it replaces an earlier one."""
     began, cpu_began = time.perf_counter(), time.process_time()
     members = [Member(run) for run in runs]
     first = members[0]
-    config, items = first.config, len(first.tokens)
+    config, items, top = first.config, len(first.tokens), spec.settings["top"]
     check_whole(max(config["topk"]), top=top)
     if missing := [need for need in _needs(first) if need not in SUPPORTED]:
         raise UserError(
             f"metrics is {config['metrics']}, which need {', '.join(missing)}; a fusion ranks only its candidates. Compare "
             "with metrics of the first k items, such as Hit and NDCG."
         )
+    test = score_candidates(members, "test", top)
     valid = score_candidates(members, "valid", top)
     metric = str(config["valid_metric"]).lower()
 
@@ -196,17 +216,19 @@ def _fuse_runs(runs: Sequence[Run], target: Run, top: int) -> None:
         return float(row_values(valid.ranks(fused, items), valid.rows.row, metric).mean())
 
     weights, score = choose_weights(valid.scores, quality)
-    test = score_candidates(members, "test", top)
     ranks = _ranks(first, test, fused_scores(test.scores, weights), items)
-    ranks.save(target.folder / RANKS)
     single = {member.label: test.ranks(scores, items) for member, scores in zip(members, test.scores)}
     result = _metrics(first, ranks)
     seconds = time.perf_counter() - began
+    remove_unfinished(folder)
+    (folder / RESULT).unlink(missing_ok=True)
+    write_json(asdict(spec), folder / RUN_SPEC)
+    ranks.save(folder / RANKS)
     same = ("dataset", "seed", "versions", "commit", "hardware", "test_users", "test_rows")  # in all runs
     write_json(
         {name: runs[0].result[name] for name in same}
         | {
-            "model": target.spec.model,
+            "model": spec.model,
             "test_result": result,
             "test_detail": None,
             "best_valid_score": round(score, 6),
@@ -227,7 +249,7 @@ def _fuse_runs(runs: Sequence[Run], target: Run, top: int) -> None:
             "checkpoint": "",
             "settings": {},
         },
-        target.folder / RESULT,
+        folder / RESULT,
     )
 
 

@@ -45,6 +45,11 @@ class Rows:
         number of equal rows before."""
         return row_keys(self.users, tokens[self.target], np.searchsorted(self.row, np.arange(len(self.users))))
 
+    def select(self, kept: np.ndarray) -> "Rows":
+        """The rows ``kept``, int64 [R'] in rising order."""
+        inside = np.isin(self.row, kept)
+        return Rows(self.users[kept], np.searchsorted(kept, self.row[inside]), self.target[inside], self.best[kept])
+
 
 class Member:
     """A trained model of a finished run, loaded from its best checkpoint.
