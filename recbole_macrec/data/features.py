@@ -5,7 +5,7 @@ Shapes: n items in the feature file, d feature dimensions.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class FeatureTable:
         row = {token: i for i, token in enumerate(self.item_tokens)}
         missing = [token for token in tokens if token not in row]
         if missing:
-            raise UserError(f"{format_items(missing, 'item')} of the dataset have no features (the features cover "
+            raise UserError(f"{format_items(missing, 'item')} of the dataset {has(missing)} no features (the features cover "
                             f"{len(row)} items); import the dataset again with features for every item")
         return np.array([row[token] for token in tokens], dtype=np.int64)
 
@@ -141,6 +141,11 @@ def format_items(tokens: Sequence[str], noun: str, plural: str | None = None, sh
     """Return a count and the first tokens for a message: ``"7 items ('a', 'b', 'c', 'd', 'e', ...)"``."""
     names = ", ".join(repr(str(token)) for token in tokens[:shown]) + (", ..." if len(tokens) > shown else "")
     return f"{len(tokens)} {noun if len(tokens) == 1 else plural or f'{noun}s'} ({names})"
+
+
+def has(tokens: Sized) -> str:
+    """Return the verb for the subject that :func:`format_items` names: "has" for one token, else "have"."""
+    return "has" if len(tokens) == 1 else "have"
 
 
 def _one_line(error: BaseException) -> str:

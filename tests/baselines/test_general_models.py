@@ -208,7 +208,7 @@ def test_error_names_missing_features(planted, tmp_path):
     path = shutil.copytree(planted, tmp_path / "copy")
     table = FeatureTable.load(path / NAME, "text")
     FeatureTable(table.item_tokens[1:], table.matrix[1:]).save(path / NAME, "text")
-    with pytest.raises(UserError, match=r"1 item \('i0'\) of the dataset have no features"):
+    with pytest.raises(UserError, match=r"1 item \('i0'\) of the dataset has no features"):
         prepare("VBPR", path)
 
 

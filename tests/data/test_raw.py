@@ -22,6 +22,7 @@ from recbole_macrec.commands.data import main
 from recbole_macrec.data import atomic
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.encoders.encode import item_features
+from recbole_macrec.data.encoders.images import SUFFIXES
 from recbole_macrec.data.importers.find_source import read_source
 from recbole_macrec.data.importers.raw import amazon, lines, manifest
 from recbole_macrec.data.importers.raw.amazon import read_amazon
@@ -332,7 +333,7 @@ def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
     assert (Path("out/shop/images/a.jpeg")).read_bytes() == (folder / "images/a.JPEG").read_bytes()
     out = capsys.readouterr().out
     assert "features: none yet; a run encodes them from the columns of shop.item: title, image" in out
-    assert "1 item ('b') have no image" in out and "images/ has 1 image ('zebra') named after no item" in out
+    assert "1 item ('b') has no image" in out and "images/ has 1 image ('zebra') named after no item" in out
     Image.new("RGB", (8, 8)).save(folder / "images/a.png")
     assert run(folder, name="twice") == 1 and "images has 1 image ('a') with more than one suffix" in capsys.readouterr().err
 
@@ -348,8 +349,31 @@ def test_error_lists_all_unusable_images_and_texts(tmp_path, capsys):
     assert run(folder, name="shop") == 0
     out = capsys.readouterr().out
     assert "2 items ('b', 'c') have an unreadable image" in out and "missing_images is mean" in out
-    assert "images/ has 2 entries ('d', 'd.svg') skipped" in out and "1 item ('d') have no image" in out
+    assert "images/ has 2 entries ('d', 'd.svg') skipped" in out and "1 item ('d') has no image" in out
     assert "2 items ('b', 'c') have no word in any text" in out
+
+
+@pytest.mark.parametrize("column", [True, False], ids=["column", "named after items"])
+def test_images_of_all_suffixes(column, tmp_path, capsys):
+    folder = tmp_path / "shop"
+    (folder / "images").mkdir(parents=True)
+    images = [f"i{n}{suffix}" for n, suffix in enumerate(SUFFIXES)]
+    for n, image in enumerate(images):
+        Image.new("RGB", (8, 8), (30 * n, 9, 9)).save(folder / "images" / image)
+    rows = [Path(image).stem + (f",images/{image}" if column else "") for image in images]
+    (folder / "items.csv").write_text("\n".join(["item,image" if column else "item", *rows]))
+    (folder / "interactions.csv").write_text("user,item\nu,i0\nu,i1\n")
+    assert run(folder, name="shop") == 0
+    assert "note: images/" not in capsys.readouterr().out
+    assert read_items(Path("out/shop"), "shop")["image"].tolist() == [f"images/{image}" for image in images]
+    tables = item_features(Path("out/shop"), "shop", ["image"], {"image": "pixels"})
+    assert len(tables["image"].item_tokens) == len(images) and {".tif", ".tiff"} < set(SUFFIXES)
+
+
+def test_note_about_one_unreadable_image(shop, capsys):
+    (shop / "photos/a.png").write_text("no image")
+    assert run(shop, name="shop") == 0
+    assert "1 item ('x/1') has an unreadable image" in capsys.readouterr().out
 
 
 def test_plain_folder_filtered(shop):

@@ -14,7 +14,10 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from recbole_macrec.data.encoders.base import RawItem, without_image
 from recbole_macrec.errors import UserError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # other formats of Pillow, such as EPS, run external programs
+# Format of Pillow -> its file suffixes; other formats of Pillow, such as EPS, run external programs.
+FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",), "GIF": (".gif",), "BMP": (".bmp",),
+           "TIFF": (".tif", ".tiff")}  # fmt: skip
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 64 * 10**6  # a file of a few kilobytes can decompress to gigabytes
 # errors of open_image and Pillow
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)
@@ -24,7 +27,7 @@ BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageC
 def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
     """Open an image without decoding it; raise an error in BROKEN if its format is not in FORMATS or it has too many pixels."""
     try:
-        opened = Image.open(source, formats=FORMATS)
+        opened = Image.open(source, formats=tuple(FORMATS))
     except UnidentifiedImageError:
         raise UnidentifiedImageError(f"it is not one of {', '.join(FORMATS)}") from None
     with opened as image:

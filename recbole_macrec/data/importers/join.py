@@ -103,7 +103,7 @@ def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None
         )
         source.notes.append(
             f"{Path(files[modality]).name} has {count} rows, and {len(interacted)} items have interactions: row i is "
-            f"read as item i, so {format_items(added, 'item')} without interactions are added to the catalogue{padding}"
+            f"read as item i, so the catalogue includes {format_items(added, 'item')} without interactions{padding}"
         )
     source.catalogue = [str(i) for i in range(count)]
     source.numbers = {token: token for token in source.catalogue}

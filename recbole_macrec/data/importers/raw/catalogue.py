@@ -13,7 +13,7 @@ from urllib.parse import quote
 from recbole_macrec.data import atomic
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.encoders.base import NAMED
-from recbole_macrec.data.features import format_items
+from recbole_macrec.data.features import format_items, has
 from recbole_macrec.data.importers.raw.filtering import Step
 from recbole_macrec.data.importers.raw.lines import Tally
 from recbole_macrec.data.importers.raw.records import Record, Records
@@ -55,7 +55,7 @@ class Catalogue:
             [record.item for record in self.kept() if not any(map(_WORD.search, record.texts))] if self.columns else []
         )
         without_image = [record.item for record in self.kept() if not record.images] if self.has_images else []
-        return broken + [f"{format_items(items, 'item', shown=NAMED)} have no {missing}"
+        return broken + [f"{format_items(items, 'item', shown=NAMED)} {has(items)} no {missing}"
                          for items, missing in ((without_text, "word in any text"), (without_image, "image")) if items]
 
 

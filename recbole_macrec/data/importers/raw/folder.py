@@ -8,8 +8,8 @@ from pathlib import Path
 from recbole_macrec.data.atomic import check_tokens
 from recbole_macrec.data.attributes import COLUMN, KNOWN, category_tokens
 from recbole_macrec.data.encoders.base import NAMED, RawItem
-from recbole_macrec.data.encoders.images import unusable_images
-from recbole_macrec.data.features import duplicates, format_items
+from recbole_macrec.data.encoders.images import SUFFIXES, unusable_images
+from recbole_macrec.data.features import duplicates, format_items, has
 from recbole_macrec.data.importers.raw.catalogue import IMAGES, Catalogue, Options, is_url
 from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.find import RawFiles
@@ -20,7 +20,6 @@ from recbole_macrec.errors import UserError
 
 _ITEM = ("item", "item_id", "id")
 IMAGE_COLUMNS = ("image", "image_url", "image_path")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 def read_folder(files: RawFiles, options: Options, records: Records, reads: Mapping[str, str] = NO_OPTIONS) -> Catalogue:
@@ -161,8 +160,8 @@ def _unreadable_images(folder: Path, records: Iterable[Record]) -> list[str]:
         return []
     more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
     return [
-        f"{format_items(list(broken), 'item', shown=NAMED)} have an unreadable image, which is an error in a run unless "
-        f"missing_images is mean: {'; '.join(list(broken.values())[:NAMED])}{more}"
+        f"{format_items(list(broken), 'item', shown=NAMED)} {has(broken)} an unreadable image, which is an error in a run "
+        f"unless missing_images is mean: {'; '.join(list(broken.values())[:NAMED])}{more}"
     ]
 
 
