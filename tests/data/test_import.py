@@ -261,6 +261,8 @@ BAD_RELEASED = {
     "modality with a slash": (nothing, ["--feature=../text={folder}/text.npy"], ["'../text'", "letters"]),
     "mistyped option": (nothing, ["--feture=text={folder}/text.npy"], ["'--feture'", "'--feature'"]),
     "dataset name with a slash": (nothing, ["--dataset=a/b"], ["--dataset=a/b"]),
+    "dataset of RecBole": (nothing, ["--dataset=ml-100k"], ["--dataset=ml-100k", "RecBole's package", "another name"]),
+    "synthetic dataset": (nothing, ["--dataset=arts-toy"], ["--dataset=arts-toy", "synthetic", "another name"]),
     "not a CSV": (nothing, ["{folder}/ids.json"], ["unrecognized"]),
 }
 BAD_CSV = {

@@ -333,7 +333,8 @@ def test_a_dataset_imported_with_other_options_is_an_error(server, web_shop, cap
     write_config(server)
     assert prepared("--model=SASRec") == 0
     write_config(server, source=source(server, core=3))
-    assert "imported with core = 5, but its source has 3" in failure(capsys, "--model=SASRec")
+    error = failure(capsys, "--model=SASRec")
+    assert "imported with core = 5, but its source has 3: correct its source, or rename out/shop" in error
     write_config(server)
     with (RAW / FILES[0]).open("a") as file:
         file.write("B0001,U1,5.0,1400000000\n")

@@ -277,8 +277,8 @@ def test_invalid_catalogue(case, raw, capsys, monkeypatch):
     refused(raw, options, expected, capsys)
 
 
-def refused(src, options, expected, capsys):
-    assert run(src, *options) == 1
+def refused(src, options, expected, capsys, name="Instruments"):
+    assert run(src, *options, name=name) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "Traceback" not in error
     assert not [text for text in expected if text not in error], error
@@ -413,11 +413,16 @@ BAD_FOLDER = {
 }
 
 
+@pytest.mark.parametrize("name", ["Instruments", "Arts", "Games"])
+def test_own_items_cannot_be_imported_as_a_published_catalogue(name, shop, capsys):
+    refused(shop, [], [f"--dataset={name}", "another name", f"'my-{name.lower()}'"], capsys, name)
+
+
 @pytest.mark.parametrize("case", BAD_FOLDER)
 def test_invalid_plain_folder(case, shop, capsys):
     spoiled, expected = BAD_FOLDER[case]
     spoiled(shop)
-    refused(shop, [], expected, capsys)
+    refused(shop, [], expected, capsys, name="shop")
 
 
 def test_features_of_numbered_items_are_joined_by_number(tmp_path):

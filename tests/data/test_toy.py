@@ -95,7 +95,7 @@ def test_run_outside_the_repository_generates_the_toy_with_a_warning(tmp_path, c
     assert command.main(run) == 0 and "seed" not in caplog.text and inter_file.stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("folder, expected", [("arts-toy", "remove the folder"), ("shop", "only for arts-toy")])
+@pytest.mark.parametrize("folder, expected", [("arts-toy", "rename the folder"), ("shop", "only for arts-toy")])
 def test_existing_folders_and_other_names_are_not_written(folder, expected, tmp_path):
     (tmp_path / folder).mkdir()
     with pytest.raises(UserError, match=expected):

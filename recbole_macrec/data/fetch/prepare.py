@@ -92,7 +92,7 @@ def _check_origin(folder: Path, block: SourceBlock) -> None:
     origin = manifest.read(folder)
     if origin is None:  # imported from released files, or not by this program
         return
-    remedy = f"remove {folder} to import it again, or correct its source"
+    remedy = f"correct its source, or rename {folder}, and the dataset is imported from its source"
     for key, value in {"category": origin["category"], **origin["options"]}.items():
         expected = getattr(block, key)
         if expected is not None and SHORT_NAMES.get(expected, expected) != value:
@@ -123,7 +123,7 @@ def _write_synthetic(folder: Path) -> None:
 
 def _check_absent(folder: Path) -> None:
     if folder.exists():
-        raise UserError(f"{folder} exists, but has no {folder.name}.inter; remove the folder, or add the file")
+        raise UserError(f"{folder} exists, but has no {folder.name}.inter; rename the folder, or add the file")
 
 
 def _download(folder: Path, block: SourceBlock, show_progress: bool) -> None:

@@ -19,13 +19,15 @@ from recbole_macrec.data.importers.raw.amazon import read_amazon
 from recbole_macrec.data.importers.raw.catalogue import Catalogue, Options, write_items
 from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.filtering import Step
-from recbole_macrec.data.importers.raw.find import RawFiles, find_raw
+from recbole_macrec.data.importers.raw.find import SHORT_NAMES, RawFiles, find_raw
 from recbole_macrec.data.importers.raw.folder import ItemTable, read_folder
 from recbole_macrec.data.importers.raw.records import Records
 from recbole_macrec.data.importers.sources import NO_OPTIONS, Source
 from recbole_macrec.data.importers.words import COLUMN, read_words
+from recbole_macrec.data.toy.toy import NAME as SYNTHETIC
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import replace_folder
+from recbole_macrec.utils.requirements import recbole_folder
 
 AMAZON_CORE = 5  # the k of the k-core in all published catalogues of Amazon 2018
 
@@ -80,6 +82,7 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
         )
     inputs = [src, *map(Path, feature_files.values()), *map(Path, id_files.values()), *([Path(words)] if words else [])]
     raw = find_raw(src, name, category)
+    _check_catalogue(name, raw)
     imported_before = raw is not None and not overwrite and (target / manifest.FILE).is_file()
     if not imported_before:
         _check_target(target, name, inputs, overwrite)
@@ -184,7 +187,20 @@ def _earlier_summary(target: Path, found: dict | None) -> Summary:
 
 def _check_name(name: str) -> None:
     if name != Path(name).name or name in ("", ".", "..") or name.startswith("."):
-        raise UserError(f"--dataset={name} is not a valid folder name; use a name such as 'Arts'")
+        raise UserError(f"--dataset={name} is not a valid folder name; use a name such as 'my-shop'")
+    if (recbole_folder() / "dataset_example" / name).is_dir():
+        raise UserError(f"--dataset={name} is a dataset of RecBole's package, from which RecBole always reads it; use another "
+                        f"name, such as 'my-{name}'")
+    if name == SYNTHETIC:
+        raise UserError(f"--dataset={name} is the synthetic dataset of this project, with its own settings; use another name, "
+                        "such as 'my-shop'")
+
+
+def _check_catalogue(name: str, raw: RawFiles | None) -> None:
+    """Raise UserError if the user's own items and interactions are to be imported as a published catalogue."""
+    if raw is not None and raw.kind == "folder" and name in SHORT_NAMES:
+        raise UserError(f"--dataset={name} is a catalogue of Amazon, whose settings in properties/dataset/{name}.yaml do not "
+                        f"suit {raw.metadata.parent}; use another name, such as 'my-{name.lower()}'")
 
 
 def _check_target(target: Path, name: str, inputs: list[Path], overwrite: bool) -> None:
