@@ -147,6 +147,18 @@ def test_import_reads_csv_tables_with_other_columns(tmp_path, listed):
     assert not listed or read_items(Path("out/a"), "a")["title"].tolist() == ["Thing, red", "Other"]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_import_detects_the_separator_of_csv_tables(tmp_path, separator):
+    tables = {"interactions": [["user", "item"], ["a", "x"], ["a", "y"]],
+              "items": [['"item"', '"title"'], ["x", '"Thing, red; blue"'], ["y", "Other"]]}
+    (tmp_path / "shop").mkdir()
+    for name, rows in tables.items():
+        (tmp_path / f"shop/{name}.csv").write_text("".join(separator.join(row) + "\n" for row in rows))
+    assert main(["import", str(tmp_path / "shop"), "--dataset=a", "--data_path=out"]) == 0
+    assert Path("out/a/a.inter").read_text().splitlines()[1:] == ["a\tx\t0", "a\ty\t1"]
+    assert read_items(Path("out/a"), "a")["title"].tolist() == ["Thing, red; blue", "Other"]
+
+
 def test_prepare_and_drop_write_the_configured_format(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/interactions.csv").write_text("user,item\n" + "".join(f"u{i % 9},i{i % 7}\n" for i in range(63)))

@@ -5,6 +5,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +25,7 @@ _COLUMNS = {
     "timestamp": (("timestamp", "time"),),
 }
 _OPTIONS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "timestamp": "TIME_FIELD"}
+_SEPARATORS = ",;\t|"
 csv.field_size_limit(2**31 - 1)  # by default texts of more than 131,072 characters are an error
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
@@ -46,7 +48,7 @@ class Source:
 
 def read_csv(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read ``user,item[,timestamp]``; without timestamps, the order of the rows is the time."""
-    delimiter = reads.get("field_separator", ",")
+    delimiter = separator_of(path, reads)
     return read_table(path, [name.strip() for name in header_of(path, delimiter)], delimiter, reads)
 
 
@@ -85,7 +87,7 @@ def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str
 
 def read_rows(path: Path, delimiter: str, header: list[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and values of each row after the header; UserError unless a row has one value per column."""
-    rows = _rows(path, delimiter)
+    rows = rows_of(path, delimiter)
     next(rows)
     for line, row in rows:
         if len(row) != len(header):
@@ -102,24 +104,42 @@ def open_text(path: Path) -> TextIO:
 
 def header_of(path: Path, delimiter: str) -> list[str]:
     """Return the values in the first line of a table, [] if the file is empty."""
-    return next(_rows(path, delimiter), (0, []))[1]
+    return next(rows_of(path, delimiter), (0, []))[1]
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def separator_of(path: Path, reads: Mapping[str, str]) -> str:
+    """Return the separator of a CSV file: ``field_separator`` of ``reads``, else the one in the first line.
+
+    A comma has precedence: a line with commas and semicolons is separated by commas.
+    """
+    if "field_separator" in reads:
+        return reads["field_separator"]
+    with _reading(path), open_text(path) as file:
+        first = next((line for line in file if line.strip()), "")
+    return next((separator for separator in _SEPARATORS if separator in first), ",")
+
+
+def rows_of(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and values of each row that is not empty."""
+    plain = path.suffix == ".csv" or not path.is_file()
+    quotes: Quoting = csv.QUOTE_MINIMAL if plain else quoting(path, delimiter)  # quotes in atomic files may be text
+    with _reading(path), open_text(path) as file:
+        rows = csv.reader(file, strict=True, delimiter=delimiter, quoting=quotes)
+        yield from ((rows.line_num, row) for row in rows if row)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn errors in reading a table into UserErrors."""
     try:
-        plain = path.suffix == ".csv" or not path.is_file()
-        quotes: Quoting = csv.QUOTE_MINIMAL if plain else quoting(path, delimiter)  # quotes in atomic files may be text
-        with open_text(path) as file:
-            rows = csv.reader(file, strict=True, delimiter=delimiter, quoting=quotes)
-            yield from ((rows.line_num, row) for row in rows if row)
+        yield
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except csv.Error as error:
-        raise UserError(
-            f"{path} is not a readable {'CSV' if delimiter == ',' else 'tab-separated'} file ({error}); check its quotes"
-        ) from error
+        kind = "CSV" if path.suffix == ".csv" else "atomic"
+        raise UserError(f"{path} is not a readable {kind} file ({error}); check its quotes") from error
 
 
 def read_json_object(path: Path) -> dict:
@@ -175,8 +195,8 @@ def missing_column(name: str, header: list[str]) -> str:
     """Return a hint for the message that the first line of a file has no column ``name``."""
     if not header:
         return " The file is empty."
-    if len(header) == 1 and any(separator in header[0] for separator in ";\t|"):
-        return " Columns are not separated by commas; save it as comma-separated values."
+    if any(separator in column for column in header for separator in _SEPARATORS):
+        return " If columns have another separator, set it with --field_separator."
     return nearest(name, header).replace("Did you mean", "Is it")
 
 

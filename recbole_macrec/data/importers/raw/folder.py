@@ -1,7 +1,6 @@
 """Import a folder with ``interactions.csv`` and ``items.csv``, the catalogue with texts and images."""
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.find import RawFiles
 from recbole_macrec.data.importers.raw.records import Record, Records
 from recbole_macrec.data.importers.raw.text import plain_text
-from recbole_macrec.data.importers.sources import NO_OPTIONS, missing_column, open_text, read_csv
+from recbole_macrec.data.importers.sources import NO_OPTIONS, header_of, missing_column, read_csv, read_rows, separator_of
 from recbole_macrec.errors import UserError
 
 _ITEM = ("item", "item_id", "id")
@@ -76,8 +75,8 @@ class ItemTable:
     """
 
     def __init__(self, path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> None:
-        self.path, self._delimiter = path, reads.get("field_separator", ",")
-        _, self._header = next(_rows(path, self._delimiter), (0, []))
+        self.path, self._delimiter = path, separator_of(path, reads)
+        self._header = [name.strip() for name in header_of(path, self._delimiter)]
         item_names = (reads["ITEM_ID_FIELD"].lower(),) if "ITEM_ID_FIELD" in reads else _ITEM
         item, self._image = _position(self._header, item_names, path), _position(self._header, IMAGE_COLUMNS, path)
         if item is None:
@@ -95,12 +94,8 @@ class ItemTable:
         self.columns = names if self._categories is None else (*names, COLUMN)
 
     def __iter__(self) -> Iterator[Record]:
-        rows = _rows(self.path, self._delimiter)
-        next(rows)
-        for line, row in rows:
-            if len(row) != len(self._header):
-                raise UserError(f"{self.path} line {line} has {len(row)} values; expected {len(self._header)} "
-                                f"({', '.join(self._header)})")
+        for _, values in read_rows(self.path, self._delimiter, self._header):
+            row = [value.strip() for value in values]
             item = row[self._item]
             image = self._image_of.get(item, "") if self._image is None else row[self._image]
             texts = [plain_text(row[i]) for i in self._texts]
@@ -120,20 +115,6 @@ class ItemTable:
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             raise UserError(f"{self.path} names images that do not exist: {', '.join(missing[:NAMED])}{more}; check the paths")
         return [image for _, image in images]
-
-
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and stripped values of each row that is not empty."""
-    try:
-        with open_text(path) as file:
-            rows = csv.reader(file, strict=True, delimiter=delimiter)
-            for row in rows:
-                if row:
-                    yield rows.line_num, [value.strip() for value in row]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from error
-    except csv.Error as error:
-        raise UserError(f"{path} is not a readable CSV file ({error}); check its quotes") from error
 
 
 def _checked_image(path: Path, item: str, image: str) -> str:
