@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from recbole_macrec.data import DATA_PATH, features
 from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat
+from recbole_macrec.data.attributes import COLUMN as CLASS
 from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
 from recbole_macrec.data.encoders.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing, is_imported
 from recbole_macrec.data.fetch.images import REPORT, fetch_catalogue_images
@@ -176,7 +177,7 @@ def _encode(args: argparse.Namespace) -> None:
         )
     chosen = args.encoder if simple else {"model": args.model or args.encoder, **options}
     with group() as processes:
-        table = encode_missing(folder, args.dataset, args.modality, chosen, args.text_fields.split(","), args.image_field,
+        table = encode_missing(folder, args.dataset, args.modality, chosen, _names(args.text_fields), args.image_field,
                                device=local_device(), show_progress=True, processes=processes,
                                form=AtomicFormat.from_config(_format_options(args)))
     if processes.first:
@@ -199,6 +200,11 @@ def _images(args: argparse.Namespace) -> None:
 
 def _toy(args: argparse.Namespace) -> None:
     print(f"{write_toy(args.data_path, args.overwrite)}: written (synthetic)")
+
+
+def _names(text: str) -> list[str]:
+    """Return the names in ``text``: "a,b", or as in the option of a run "['a','b']"."""
+    return [name.strip(" '\"") for name in text.strip("[] ").split(",")]
 
 
 def _pairs(option: str, values: list[str], suffix: str) -> dict[str, Path]:
@@ -229,12 +235,23 @@ def _describe(summary: Summary) -> str:
     shapes = [f"{modality} [{rows:,} x {width}]" for modality, (rows, width) in summary.features.items()]
     items = summary.folder / f"{summary.folder.name}.item"
     columns = [column.split(":")[0] for column in header_of(items, "\t")[1:] if ":float" not in column]
-    none = f"none yet; a run encodes them from the columns of {items.name}: {', '.join(columns)}" if columns else "none"
+    read = [column for column in (*TEXT_FIELDS, IMAGE_FIELD) if column in columns]
+    none = f"none yet; a run encodes them from the columns of {items.name}: {', '.join(read)}" if read else "none"
     lines = [f"{summary.folder}: {summary.users:,} users, {summary.items:,} items, {summary.interactions:,} interactions",
              f"features: {', '.join(shapes) or none}", f"semantic IDs: {', '.join(summary.semantic_ids) or 'none'}"]
     lines += [f"{step.name}: {step.users:,} users, {step.items:,} items, {step.interactions:,} interactions"
               for step in summary.steps]
-    return "\n".join(lines + [f"note: {note}" for note in summary.notes])
+    notes = summary.notes + ([] if "text" in summary.features else _unread_texts(items.name, columns))
+    return "\n".join(lines + [f"note: {note}" for note in notes])
+
+
+def _unread_texts(items: str, columns: list[str]) -> list[str]:
+    """Return a note if ``columns`` has texts, but none that a run encodes by default."""
+    others = [column for column in columns if column not in (IMAGE_FIELD, CLASS)]
+    if not others or not set(TEXT_FIELDS).isdisjoint(others):
+        return []
+    return [f"{items} has no column {' or '.join(TEXT_FIELDS)}: a run encodes texts only of the columns that --text_fields "
+            f"names, such as --text_fields=\"{others}\""]
 
 
 _PREPARE_HELP = """\

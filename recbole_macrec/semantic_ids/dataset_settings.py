@@ -140,7 +140,8 @@ def _encoded_from_interactions(config, modality: str, folder: Path) -> bool:
 
 def _in_order(found: set[str], folder: Path, lacking: str) -> list[str]:
     if not found:
-        raise UserError(f"{folder} has {lacking} texts and images to encode; import some, or set modalities.")
+        raise UserError(f"{folder} has {lacking} texts and images to encode; import some, name the text "
+                        "columns with text_fields, or set modalities.")
     chosen = sorted(found, key=lambda modality: (modality != "text", modality != "image", modality))
     logger.info(f"modalities is not set; using {chosen}, found in {folder}")
     return chosen

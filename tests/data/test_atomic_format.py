@@ -147,6 +147,13 @@ def test_import_reads_csv_tables_with_other_columns(tmp_path, listed):
     assert not listed or read_items(Path("out/a"), "a")["title"].tolist() == ["Thing, red", "Other"]
 
 
+def test_import_reads_text_columns_of_item_files_in_any_case(tmp_path):
+    (tmp_path / "shop.inter").write_text("user_id:token\titem_id:token\na\tx\n")
+    (tmp_path / "shop.item").write_text("item_id:token\tTitle:token_seq\nx\tThing\n")
+    assert main(["import", str(tmp_path / "shop.inter"), "--dataset=a", "--data_path=out"]) == 0
+    assert read_items(Path("out/a"), "a")["title"].tolist() == ["Thing"]
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_import_detects_the_separator_of_csv_tables(tmp_path, separator):
     tables = {"interactions": [["user", "item"], ["a", "x"], ["a", "y"]],

@@ -88,6 +88,12 @@ def test_encoded_features_are_reused_until_the_content_changes(folder, monkeypat
     assert np.allclose(changed["image"].matrix[0], changed["image"].matrix[1], atol=1e-5)
 
 
+def test_unknown_text_columns_after_an_encoding(folder):
+    item_features(folder, "shop", ["text"], ENCODERS)
+    with pytest.raises(UserError, match=r"text.npy was encoded from other columns and shop.item has no column name to encode"):
+        item_features(folder, "shop", ["text"], ENCODERS, text_fields=["name"])
+
+
 def test_an_interrupted_encoding_is_repeated(folder, monkeypatch):
     whole = encode_missing(folder, "shop", "text", "tfidf")
     shutil.rmtree(folder / "features")

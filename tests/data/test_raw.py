@@ -376,6 +376,31 @@ def test_note_about_one_unreadable_image(shop, capsys):
     assert "1 item ('x/1') has an unreadable image" in capsys.readouterr().out
 
 
+def test_usual_column_names_are_read_in_any_case(shop, capsys):
+    (shop / "items.csv").write_text("Item,Title,DESCRIPTION,Category,Note\nx/1,One,red,A,n\nx/2,Two,blue,B,n\nx/3,Three,,A,n\n")
+    assert run(shop, name="shop") == 0
+    out, items = capsys.readouterr().out, read_items(Path("out/shop"), "shop")
+    assert items.columns.tolist() == ["item_id", "title", "description", "category", "Note", "class"]
+    assert items["class"].tolist() == ["A", "B", "A"]
+    assert "note: items.csv: column Title is imported as title" in out and "columns of shop.item: title, description\n" in out
+    assert item_features(Path("out/shop"), "shop", ["text"], {"text": "tfidf"})
+    (shop / "items.csv").write_text("item,title,Title\nx/1,One,\nx/2,Two,\nx/3,Three,\n")
+    assert run(shop, name="both") == 0
+    assert read_items(Path("out/both"), "both").columns.tolist() == ["item_id", "title", "Title"]
+
+
+def test_note_about_texts_that_a_run_does_not_read(shop, capsys):
+    (shop / "items.csv").write_text("item,name,category\nx/1,One,A\nx/2,Two,B\nx/3,Three,A\n")
+    assert run(shop, name="shop") == 0
+    out = capsys.readouterr().out
+    assert "features: none\n" in out and "no column title or description" in out
+    assert "--text_fields=\"['name', 'category']\"" in out
+    with pytest.raises(UserError, match=r"no column title or description .*--text_fields .* columns: name, category, class"):
+        item_features(Path("out/shop"), "shop", ["text"], {"text": "tfidf"})
+    encode = ["encode", "shop", "--data_path=out", "--modality=text", "--encoder=tfidf"]
+    assert main([*encode, "--text_fields=['name', 'category']"]) == 0 and main([*encode, "--text_fields=name,category"]) == 0
+
+
 def test_plain_folder_filtered(shop):
     assert run(shop, "--core=1", "--require_image=True", name="shop") == 0
     assert histories(Path("out/shop")) == {"u": ["x/2", "x/1"], "v": ["x/1"], "w": ["x/3"]}

@@ -166,7 +166,9 @@ def _raw_items(frame: pd.DataFrame, folder: Path, name: str, modality: str, enco
     if encoder.kind == "text":
         present = [field for field in text_fields if field in frame]
         if not present:
-            why = f"{name}.item has no column {' or '.join(text_fields) or '(text_fields is empty)'} to encode"
+            others = ", ".join(column for column in frame if column not in ("item_id", image_field))
+            why = (f"{name}.item has no column {' or '.join(text_fields) or '(text_fields is empty)'} to encode (--text_fields "
+                   f"chooses among its columns: {others or 'none'})")
             raise UserError(_how_to_get(folder, name, modality, why))
         return [RawItem(token, tuple(texts)) for token, *texts in zip(frame["item_id"], *(frame[field] for field in present))]
     if image_field not in frame:
@@ -249,7 +251,8 @@ def _how_to_get(folder: Path, name: str, modality: str, why: str) -> str:
     """Return the message that features of ``modality`` are missing; ``why`` is the reason why they cannot be encoded."""
     npy, txt = features.feature_paths(folder, modality)
     found = ", ".join(features.available_modalities(folder)) or "none"
+    state = "was encoded from other columns" if npy.exists() else f"is missing (existing features: {found})"
     return (
-        f"modality '{modality}' of dataset {name} has no features: {npy} is missing (existing features: {found}) and {why}; "
+        f"modality '{modality}' of dataset {name} has no features for these options: {npy} {state} and {why}; "
         f"import features ({atomic.import_command(folder, name, modality)}) or put {npy.name} and {txt.name} there"
     )

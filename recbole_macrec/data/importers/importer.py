@@ -176,8 +176,8 @@ def _write(
 def _earlier_summary(target: Path, found: dict | None) -> Summary:
     """Return the summary of an earlier import by its manifest; ``found`` is None if it had other sources or options."""
     if found is None:
-        raise UserError(f"dataset {target} already exists, imported from other files or with other options; add "
-                        "--overwrite to replace it, or choose another --dataset")
+        raise UserError(f"dataset {target} already exists, imported from other files, with other options or by an "
+                        "earlier version; add --overwrite to replace it, or choose another --dataset")
     counts = found["counts"]
     return Summary(target, counts["users"], counts["items"], counts["interactions"],
                    {modality: tuple(shape) for modality, shape in found["features"].items()}, found["semantic_ids"],

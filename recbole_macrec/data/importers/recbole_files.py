@@ -12,7 +12,15 @@ from recbole_macrec.data.atomic import AtomicFormat, check_tokens, clean_text
 from recbole_macrec.data.features import format_items
 from recbole_macrec.data.importers.detected_files import find_beside
 from recbole_macrec.data.importers.raw.folder import IMAGE_COLUMNS
-from recbole_macrec.data.importers.sources import NO_OPTIONS, Source, find_column, header_of, read_rows, read_table
+from recbole_macrec.data.importers.sources import (
+    NO_OPTIONS,
+    Source,
+    find_column,
+    header_of,
+    read_rows,
+    read_table,
+    usual_names,
+)
 from recbole_macrec.data.numbers import plain_numbers
 from recbole_macrec.errors import UserError
 
@@ -142,12 +150,12 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
         frame[[column for column, kind in types.items() if kind.endswith("_seq")]], path, reads, source.notes
     )
     source.catalogue, source.fixed = catalogue, True
-    for column, kind in types.items():
+    for (column, kind), name in zip(types.items(), usual_names(list(types), path, source.notes)):
         values = frame[column].str.replace(seq_separator, " ", regex=False) if kind.endswith("_seq") else frame[column]
         if kind.startswith("float"):
-            source.columns[f"{column}:{kind}"] = plain_numbers(values.tolist(), column, catalogue, path, source.notes)
+            source.columns[f"{name}:{kind}"] = plain_numbers(values.tolist(), column, catalogue, path, source.notes)
         else:
-            source.columns[f"{column}:{kind}"] = [clean_text(value) for value in values]
+            source.columns[f"{name}:{kind}"] = [clean_text(value) for value in values]
     numbered = sorted(catalogue, key=lambda item: (len(item), item)) == [str(i) for i in range(len(catalogue))]
     source.numbers = {item: item for item in catalogue} if numbered and catalogue == sorted(catalogue, key=int) else {}
     return source

@@ -4,7 +4,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import TextIO
 
 from recbole_macrec.data.atomic import check_tokens
+from recbole_macrec.data.attributes import KNOWN
+from recbole_macrec.data.encoders.encode import TEXT_FIELDS
 from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.importers.detected_files import DetectedFiles
 from recbole_macrec.data.quoting import Quoting, quoting
@@ -26,6 +28,7 @@ _COLUMNS = {
 }
 _OPTIONS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "timestamp": "TIME_FIELD"}
 _SEPARATORS = ",;\t|"
+_READ_BY_DEFAULT = (*TEXT_FIELDS, *KNOWN)
 csv.field_size_limit(2**31 - 1)  # by default texts of more than 131,072 characters are an error
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
@@ -189,6 +192,17 @@ def _position(header: list[str], name: str, path: Path, reads: Mapping[str, str]
         if positions:
             return positions[0]
     return None
+
+
+def usual_names(names: Sequence[str], path: Path, notes: list[str]) -> list[str]:
+    """Return ``names`` with those that runs read by default in lower case, such as ``title`` for ``Title``.
+
+    Names that differ only in case from another one are unchanged. A note about each change is appended to ``notes``.
+    """
+    lower = [name.lower() for name in names]
+    usual = [low if low in _READ_BY_DEFAULT and lower.count(low) == 1 else name for name, low in zip(names, lower)]
+    notes += [f"{path.name}: column {name} is imported as {new}" for name, new in zip(names, usual) if name != new]
+    return usual
 
 
 def missing_column(name: str, header: list[str]) -> str:

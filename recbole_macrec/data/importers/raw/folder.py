@@ -14,7 +14,15 @@ from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.find import RawFiles
 from recbole_macrec.data.importers.raw.records import Record, Records
 from recbole_macrec.data.importers.raw.text import plain_text
-from recbole_macrec.data.importers.sources import NO_OPTIONS, header_of, missing_column, read_csv, read_rows, separator_of
+from recbole_macrec.data.importers.sources import (
+    NO_OPTIONS,
+    header_of,
+    missing_column,
+    read_csv,
+    read_rows,
+    separator_of,
+    usual_names,
+)
 from recbole_macrec.errors import UserError
 
 _ITEM = ("item", "item_id", "id")
@@ -36,6 +44,7 @@ def read_folder(files: RawFiles, options: Options, records: Records, reads: Mapp
             with_image.add(record.item)
     _check_items(items, files.metadata)
     source = read_csv(files.reviews, reads)
+    source.notes += table.notes
     known = set(items)
     unknown = [item for item in source.catalogue if item not in known]
     if unknown:
@@ -89,7 +98,8 @@ class ItemTable:
         self._image_of = _by_stem(folder, images)
         self.skipped = [entry.name for entry in entries if entry not in images and not entry.name.startswith(".")]
         self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
-        names = _checked_names([self._header[i] for i in self._texts], path)
+        self.notes: list[str] = []
+        names = _checked_names(usual_names([self._header[i] for i in self._texts], path, self.notes), path)
         self._categories = None if COLUMN in names else next((names.index(name) for name in KNOWN if name in names), None)
         self.columns = names if self._categories is None else (*names, COLUMN)
 

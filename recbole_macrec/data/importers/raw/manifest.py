@@ -14,7 +14,7 @@ from recbole_macrec.utils.files import atomic_write, sha256_of
 
 FILE = "manifest.json"
 # by kind; increase when the same sources and options give other files
-FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 2}
+FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 3}
 
 
 def origin(files: RawFiles, options: Options, sources: Mapping[str, Path]) -> dict:
