@@ -153,11 +153,15 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
+    reads = _format_options(args)
     summary = import_dataset(args.src, args.dataset, args.data_path, _pairs("--feature", args.feature, ".npy"),
                              _id_files(args.semantic_ids), args.overwrite, args.category,
                              args.core, None if args.require_image is None else args.require_image == "True", args.words,
-                             _format_options(args))
+                             reads)
     print(_describe(summary))
+    if reads:
+        print(f"note: {summary.folder} has RecBole's default columns and separators, so runs need no "
+              f"{', '.join(f'--{option}' for option in reads)}")
 
 
 def _encode(args: argparse.Namespace) -> None:

@@ -112,12 +112,13 @@ def test_import_reads_other_formats(tiny_dataset, form, words, capsys):
     assert ("separated by '|'; --seq_separator" in said) == ("seq_separator" in form)
 
 
-def test_import_reads_benchmark_files_in_other_formats(tmp_path):
+def test_import_reads_benchmark_files_in_other_formats(tmp_path, capsys):
     (tmp_path / "bench").mkdir()
     for part, row in ("train", "u;a;b"), ("valid", "u;a|b;c"), ("test", "u;a|b|c;d"):
-        (tmp_path / f"bench/S.{part}.inter").write_text(f"who:token;what_list:token_seq;what:token\n{row}\n")
+        (tmp_path / f"bench/S.{part}.inter").write_text(f"who:token;what_list:token_seq;what:token;stars:float\n{row};5\n")
     words = ["--USER_ID_FIELD=who", "--ITEM_ID_FIELD=what", "--seq_separator=|"]
     assert main(["import", str(tmp_path / "bench"), "--dataset=S", "--data_path=out", *words]) == 0
+    assert "note: S.train.inter: columns that are not imported: stars\n" in capsys.readouterr().out
     assert [line.split("\t")[1] for line in Path("out/S/S.inter").read_text().splitlines()[1:]] == list("abcd")
 
 
@@ -136,13 +137,14 @@ def test_import_error_of_unknown_columns_names_the_option(tiny_dataset, capsys):
 
 
 @pytest.mark.parametrize("listed", [False, True], ids=["interactions", "folder"])
-def test_import_reads_csv_tables_with_other_columns(tmp_path, listed):
+def test_import_reads_csv_tables_with_other_columns(tmp_path, listed, capsys):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/interactions.csv").write_text("who;what;when\na;x;2\na;y;1\n")
     if listed:
         (tmp_path / "shop/items.csv").write_text("what;title\nx;Thing, red\ny;Other\n")
     words = ["--USER_ID_FIELD=who", "--ITEM_ID_FIELD=what", "--TIME_FIELD=when", "--field_separator=;"]
     assert main(["import", str(tmp_path / "shop"), "--dataset=a", "--data_path=out", *words]) == 0
+    assert "runs need no --USER_ID_FIELD, --ITEM_ID_FIELD, --TIME_FIELD, --field_separator\n" in capsys.readouterr().out
     assert Path("out/a/a.inter").read_text().splitlines()[1:] == ["a\ty\t1", "a\tx\t2"]
     assert not listed or read_items(Path("out/a"), "a")["title"].tolist() == ["Thing, red", "Other"]
 

@@ -106,6 +106,13 @@ def test_csv_without_timestamp_keeps_row_order_with_a_note(tmp_path, capsys):
     assert "order of its rows is used as time" in capsys.readouterr().out
 
 
+def test_note_about_columns_of_interactions_that_are_not_imported(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("user,item,rating,timestamp,channel\na,x,5,1,web\n")
+    assert run(tmp_path / "log.csv", "--dataset=log", f"--data_path={tmp_path}/out") == 0
+    assert lines(tmp_path / "out/log/log.inter") == ["user_id:token\titem_id:token\ttimestamp:float", "a\tx\t1"]
+    assert "note: log.csv: columns that are not imported: rating, channel\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("first, padded", [(0, True), (1, False)])
 def test_feature_rows_without_interactions_are_noted(table, capsys, first, padded):
     np.save(table / "visual.npy", np.vstack([np.full((1, 2), first), np.ones((4, 2))]))

@@ -15,6 +15,7 @@ from recbole_macrec.data.importers.raw.folder import IMAGE_COLUMNS
 from recbole_macrec.data.importers.sources import (
     NO_OPTIONS,
     Source,
+    dropped_columns,
     find_column,
     header_of,
     read_rows,
@@ -94,7 +95,9 @@ def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source
     catalogue = list(dict.fromkeys(items))
     check_tokens(list(histories), "user", train)
     check_tokens(catalogue, "item", train)
-    source = Source(train, users, items, times, catalogue, {item: item for item in catalogue}, fixed=False)
+    read = (user_field, history_field, item_field)
+    notes = dropped_columns(train, [name for name in _names(train, separator) if name not in read])
+    source = Source(train, users, items, times, catalogue, {item: item for item in catalogue}, fixed=False, notes=notes)
     return _with_items(source, train.parent, name, item_field, separator, reads)
 
 

@@ -83,6 +83,7 @@ def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str
     notes = [f"{path.name}: column {header[position]} is read as the {name}; --{_OPTIONS[name]} sets another column"
              for name, position in zip(_OPTIONS, (user_at, item_at, time_at))
              if position is not None and _OPTIONS[name] not in reads and header[position].lower() not in _COLUMNS[name][0]]
+    notes += dropped_columns(path, [name for i, name in enumerate(header) if i not in (user_at, item_at, time_at)])
     if time_at is None:
         notes.append(f"{path.name} has no timestamp column: the order of its rows is used as time; --TIME_FIELD sets a column")
     return Source(path, users, items, timestamps, catalogue, {token: token for token in catalogue}, fixed=False, notes=notes)
@@ -192,6 +193,11 @@ def _position(header: list[str], name: str, path: Path, reads: Mapping[str, str]
         if positions:
             return positions[0]
     return None
+
+
+def dropped_columns(path: Path, names: Sequence[str]) -> list[str]:
+    """Return a note that the columns ``names`` of interactions are not imported, [] without any."""
+    return [f"{path.name}: columns that are not imported: {', '.join(names)}"] if names else []
 
 
 def usual_names(names: Sequence[str], path: Path, notes: list[str]) -> list[str]:
