@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole.utils import ModelType, get_model
+
 from recbole_macrec.benchmark.compare.publish import STUDIES, TRIES
 from recbole_macrec.benchmark.study.kinds import markdown_rows, over_seeds
 from recbole_macrec.benchmark.study.study import read_study
@@ -25,6 +27,9 @@ models count. CPU minutes are those of one run, summed over its threads, for tra
 up to 16 runs shared, they say little. "Wide" models have `--training_preset=decoder_only`, other generative models
 `--training_preset=narrow`, which is for a CPU, and encoder-decoders `--training_preset=per_user`.
 Features of datasets with "rebuilt" in their name are not the released ones.
+
+§ A general model, or a fusion with one: the items of the user's history are not ranked (see
+[Candidates](comparisons.md#candidates)). No target is among them. All other rows rank them too, as the papers do.
 
 ‡ Items with the same semantic ID are ranked in item order (`--item_prior=none`), which lowers the metrics by item. In all other
 rows they divide its probability by their popularity.
@@ -237,10 +242,18 @@ def by_label(records: list[dict]) -> dict[str, list[dict]]:
 
 
 def marked(label: str, records: list[dict]) -> str:
-    """Return ``label``, with ‡ if a run of it, or of a model that it fuses, has ``item_prior: none``."""
+    """Return ``label`` with the marks of its runs and of the models that it fuses: ‡ for ``item_prior: none``, and § for a
+    general model with leave-one-out."""
     fused = {name for r in records if r["label"] == label for name in r.get("fusion", {}).get("models", ())}
-    in_item_order = {r["label"] for r in records if r["settings"].get("item_prior") == "none"}
-    return f"{label} ‡" if in_item_order & {label, *fused} else label
+    runs = [r for r in records if r["label"] in {label, *fused}]
+    in_item_order = any(r["settings"].get("item_prior") == "none" for r in runs)
+    general = any("fusion" not in r and "eval_args" not in r["settings"] and is_general(r["model"]) for r in runs)
+    return label + " ‡" * in_item_order + " §" * general
+
+
+def is_general(model: str) -> bool:
+    """Whether ``model`` is a general recommender of RecBole or of this package."""
+    return get_model(model).type != ModelType.SEQUENTIAL
 
 
 def by_item(records: list[dict], metrics: Sequence[str]) -> list[list]:

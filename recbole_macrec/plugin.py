@@ -65,6 +65,7 @@ def register() -> None:
     _check_splits()
     _rank_as_many_as_fit()
     _validate_on_some_users()
+    _exclude_seen_items()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
         vars(module).update(run_recboles=run_recboles, load_data_and_model=load_data_and_model)
 
@@ -330,6 +331,25 @@ def _limit_users(loader: type[AbstractDataLoader]) -> None:
         original(self, config, dataset, sampler, shuffle=shuffle)
 
     loader.__init__ = __init__
+
+
+def _exclude_seen_items() -> None:
+    """Let ``exclude_seen`` leave the items of the history out of full rankings of sequential models, RecBole's included.
+
+    As in RecBole's rankings of general models, the target remains also if it is in the history.
+    """
+    collate = FullSortEvalDataLoader.collate_fn
+
+    @functools.wraps(collate)
+    def collate_fn(self, index):
+        interaction, seen, rows, targets = collate(self, index)
+        if self.is_sequential and self.config["exclude_seen"]:
+            history = interaction[self.iid_field + self.config["LIST_SUFFIX"]]
+            row, place = ((history > 0) & (history != targets.unsqueeze(1))).nonzero(as_tuple=True)
+            seen = row, history[row, place]
+        return interaction, seen, rows, targets
+
+    FullSortEvalDataLoader.collate_fn = collate_fn
 
 
 # -- several processes -----------------------------------------------------------------------------------------------

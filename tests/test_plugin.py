@@ -11,7 +11,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation, dataset as datasets
 from recbole.quick_start import load_data_and_model, objective_function, run, run_recbole
 from recbole.trainer import Trainer
-from recbole.utils import InputType, dataset_arguments, get_model, get_trainer
+from recbole.utils import InputType, dataset_arguments, get_model, get_trainer, init_seed
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
 from recbole_macrec import UserError
@@ -100,6 +100,29 @@ def test_valid_users_are_the_same_for_all_models_and_tests_use_all_users(mode, s
         assert test.sample_size == 40
         drawn.append(set(users))
     assert drawn[0] == drawn[1] == drawn[2]
+
+
+@pytest.mark.parametrize("model", ["TIGER", "SASRecPerUser", "SASRec"])
+def test_seen_items_are_left_out_on_request(model, small):
+    """The scores of all other items do not change."""
+    scores = []
+    for exclude in (False, True):
+        negatives = {"train_neg_sample_args": None, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+        options = {"exclude_seen": exclude, "decode": "exact", **(negatives if model == "SASRec" else {})}
+        config = Config(model, "tiny", config_dict={**small, **options})
+        init_seed(1, True)
+        train, _, test = data_preparation(config, create_dataset(config))
+        trainer = get_trainer(config["MODEL_TYPE"], model)(config, get_model(model)(config, train.dataset).eval())
+        trainer.tot_item_num = test.dataset.item_num
+        batch = next(iter(test))
+        scores.append(trainer._full_sort_batch_eval(batch)[1])
+    history, target = batch[0]["item_id_list"], batch[0]["item_id"]
+    seen = torch.zeros_like(scores[0], dtype=torch.bool).scatter_(1, history, True)
+    seen[:, 0] = True
+    seen[torch.arange(len(seen)), target] = False
+    assert scores[1][:, 1:][seen[:, 1:]].max() < scores[1][~seen].min() and seen.sum() > 2 * len(seen)
+    others = ~seen[0]
+    assert torch.equal(scores[0][0][others].argsort(), scores[1][0][others].argsort())
 
 
 def test_order_of_property_files(small, tiny_dataset):

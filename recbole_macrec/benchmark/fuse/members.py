@@ -144,6 +144,8 @@ class Member:
             rows = torch.from_numpy(items[begin : begin + len(batch[0])]).to(self.trainer.device)
             if isinstance(self.model, WindowedRecommender):
                 scores = self.model.item_scores(batch[0].to(self.trainer.device), rows)
+                if (excluded := self._excluded(batch)) is not None:
+                    scores = scores.masked_fill((rows.unsqueeze(2) == excluded.unsqueeze(1)).any(2), -torch.inf)
             else:
                 scores = torch.log_softmax(self._all_scores(batch), dim=1).gather(1, rows)
             parts.append(scores.float().masked_fill(rows == 0, -torch.inf).cpu())
@@ -161,10 +163,11 @@ class Member:
         if not isinstance(self.model, WindowedRecommender):
             scores, items = torch.topk(self._all_scores(batch), top)
             return items.masked_fill(scores == -torch.inf, 0)
-        interaction, masked, *_ = batch
-        device, excluded = self.trainer.device, None
-        if masked is not None:
-            rows, items = masked
-            excluded = padded_rows(rows, items, len(interaction)).to(device)
-        best = self.model.best_items(interaction.to(device), top, self.model.restriction(None), excluded)
+        interaction = batch[0].to(self.trainer.device)
+        best = self.model.best_items(interaction, top, self.model.restriction(None), self._excluded(batch))
         return best.widened(top).items[:, :top]
+
+    def _excluded(self, batch: tuple) -> torch.Tensor | None:
+        """The items that the evaluator masks, int64 [B, S], padded with 0; None if there are none."""
+        interaction, masked, *_ = batch
+        return None if masked is None else padded_rows(*masked, len(interaction)).to(self.trainer.device)

@@ -93,6 +93,8 @@ class RecBoleOptions(Options):
                                  "Split and candidates of the evaluation")
     repeatable: Flag | Literal["auto"] = option(
         False, "Items of the history stay candidates; auto: of sequential models, not of general ones")
+    exclude_seen: Flag = option(
+        False, "Leave the items of the history that a sequential model reads out of its rankings, except the target")
     metrics: Text | list[Text] = option(["Recall", "MRR", "NDCG", "Hit", "Precision"], "Metrics")
     topk: Positive | list[Positive] = option([10], "Lengths k of the ranked lists")
     valid_metric: Text = option("MRR@10", "Metric that selects the best epoch and ends training")
