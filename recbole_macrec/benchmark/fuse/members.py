@@ -170,4 +170,7 @@ class Member:
     def _excluded(self, batch: tuple) -> torch.Tensor | None:
         """The items that the evaluator masks, int64 [B, S], padded with 0; None if there are none."""
         interaction, masked, *_ = batch
-        return None if masked is None else padded_rows(*masked, len(interaction)).to(self.trainer.device)
+        if masked is None:
+            return None
+        rows, items = masked
+        return padded_rows(rows, items, len(interaction)).to(self.trainer.device)
