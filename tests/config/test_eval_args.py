@@ -2,6 +2,7 @@
 import pytest
 from recbole.config import Config
 
+from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.run import Request, config_of
 
 LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO"}
@@ -25,3 +26,9 @@ def test_missing_entries_are_those_of_the_protocol(model, given, expected):
 def test_models_of_recbole_without_our_commands_keep_the_defaults_of_recbole():
     config = Config("Pop", "arts-toy", config_dict={"eval_args": {"mode": "uni100"}})
     assert config["eval_args"] == {"split": RANDOM, "group_by": "user", "order": "RO", "mode": SAMPLED}
+
+
+def test_models_of_one_epoch_are_validated_with_any_eval_step(tiny_dataset, capsys):
+    words = ["--model=Pop,EASE", "--dataset=tiny", f"--data_path={tiny_dataset}", "--eval_step=5", "--show_progress=False"]
+    assert main([*words, "--state=ERROR"]) == 0
+    assert "EASE" in capsys.readouterr().out
