@@ -28,8 +28,8 @@ up to 16 runs shared, they say little. "Wide" models have `--training_preset=dec
 `--training_preset=narrow`, which is for a CPU, and encoder-decoders `--training_preset=per_user`.
 Features of datasets with "rebuilt" in their name are not the released ones.
 
-§ A general model, or a fusion with one: the items of the user's history are not ranked (see
-[Candidates](comparisons.md#candidates)). No target is among them. All other rows rank them too, as the papers do.
+§ The items of the user's history are not ranked: by general models, with `--exclude_seen=True`, and by fusions with such a
+model (see [Candidates](comparisons.md#candidates)). No target is among them. All other rows rank them too, as the papers do.
 
 ‡ Items with the same semantic ID are ranked in item order (`--item_prior=none`), which lowers the metrics by item. In all other
 rows they divide its probability by their popularity.
@@ -242,13 +242,14 @@ def by_label(records: list[dict]) -> dict[str, list[dict]]:
 
 
 def marked(label: str, records: list[dict]) -> str:
-    """Return ``label`` with the marks of its runs and of the models that it fuses: ‡ for ``item_prior: none``, and § for a
-    general model with leave-one-out."""
+    """Return ``label`` with the marks of its runs and of the models that it fuses: ‡ for ``item_prior: none``, and § for
+    rankings without the items of the history, with leave-one-out."""
     fused = {name for r in records if r["label"] == label for name in r.get("fusion", {}).get("models", ())}
     runs = [r for r in records if r["label"] in {label, *fused}]
     in_item_order = any(r["settings"].get("item_prior") == "none" for r in runs)
-    general = any("fusion" not in r and "eval_args" not in r["settings"] and is_general(r["model"]) for r in runs)
-    return label + " ‡" * in_item_order + " §" * general
+    single = [r for r in runs if "fusion" not in r and "eval_args" not in r["settings"]]
+    unseen = any(r["settings"].get("exclude_seen") or is_general(r["model"]) for r in single)
+    return label + " ‡" * in_item_order + " §" * unseen
 
 
 def is_general(model: str) -> bool:

@@ -195,7 +195,7 @@ def fusion_remark(record: dict) -> str:
     if not (fusion := record.get("fusion")):
         return ""
     overlap, models = fusion["overlap"], fusion["models"]
-    weights = ", ".join(f"{weight:.2f} {model}" for model, weight in zip(models, fusion["weights"]))
+    weights = ", ".join(f"{weight:.3g} {model}" for model, weight in zip(models, fusion["weights"]))
     hits = ", ".join(f"{share:.4f} {model}" for model, share in overlap["hit"].items())
     return (
         f"{record['model']}, seed {record['seed']}: weights {weights}, chosen on validation. Hit@{overlap['k']} of the models "
