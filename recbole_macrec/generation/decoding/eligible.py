@@ -37,10 +37,9 @@ def blocked_nodes(trie: Trie, excluded: torch.Tensor) -> list[torch.Tensor]:
         For every level, and finally for positions in ``trie.items``: int64 [B, S], sorted, padded with the number of nodes
         (of items).
     """
-    items, position = trie.items.long().sort()
-    place = torch.searchsorted(items, excluded).clamp(max=len(items) - 1)
-    nodes = torch.where(items[place] == excluded, position[place], len(items)).sort(dim=1).values
-    blocked = [distinct_nodes(nodes, torch.ones_like(nodes, dtype=torch.bool), len(items))]
+    position, n_items = trie.positions(excluded), len(trie.items)
+    nodes = torch.where(trie.items[position] == excluded, position, n_items).sort(dim=1).values
+    blocked = [distinct_nodes(nodes, torch.ones_like(nodes, dtype=torch.bool), n_items)]
     for level in reversed(range(trie.levels)):
         size = trie.size(level)
         children = torch.cat([trie.counts(level, range(size)), torch.zeros(1, dtype=torch.long, device=nodes.device)])

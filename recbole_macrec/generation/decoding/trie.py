@@ -25,6 +25,8 @@ class Trie(nn.Module):
     """
 
     items: torch.Tensor  # int32 [N]
+    sorted_items: torch.Tensor  # int64 [N], ``items`` in rising order
+    position: torch.Tensor  # int64 [N], where each of ``sorted_items`` stands in ``items``
     log_shares: torch.Tensor | None  # float32 [N], log P(item | ID) of ``items``
 
     def __init__(
@@ -53,6 +55,9 @@ class Trie(nn.Module):
                 self.register_buffer(f"prior_{level}", torch.from_numpy(prior[order[begin], level]), persistent=False)
         self.has_prior = prior is not None
         self._add_buffer("items", np.asarray(items)[order])
+        sorted_items, position = self.items.long().sort()
+        self.register_buffer("sorted_items", sorted_items, persistent=False)
+        self.register_buffer("position", position, persistent=False)
         shares = None if log_shares is None else torch.from_numpy(log_shares[order])
         self.register_buffer("log_shares", shares, persistent=False)
 
@@ -112,9 +117,8 @@ class Trie(nn.Module):
         return torch.stack(codes, dim=1).long()
 
     def positions(self, items: torch.Tensor) -> torch.Tensor:
-        """Positions of items [...] of the trie in ``items``, int64 [...]."""
-        ordered, position = self.items.long().sort()
-        return position[torch.searchsorted(ordered, items).clamp(max=len(ordered) - 1)]
+        """Positions of items [...] of the trie in ``items``, int64 [...]; those of other items are arbitrary."""
+        return self.position[torch.searchsorted(self.sorted_items, items).clamp(max=len(self.items) - 1)]
 
     def nodes(self, items: torch.Tensor) -> list[torch.Tensor]:
         """Nodes on the paths to items [...] of the trie: int64 [...] for each level."""
