@@ -233,10 +233,9 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
 
     def _with_excluded(self, batched_data) -> Interaction:
         """The interaction of an evaluation batch, with the items that the evaluator masks."""
-        interaction, masked, *_ = batched_data
-        if masked is not None:
-            rows, items = masked
-            interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: padded_rows(rows, items, len(interaction))}))
+        interaction = batched_data[0]
+        if (excluded := excluded_items(batched_data)) is not None:
+            interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: excluded}))
         return interaction
 
     def _full_sort_batch_eval(self, batched_data):
@@ -344,6 +343,15 @@ def padded_rows(rows: torch.Tensor, values: torch.Tensor, count: int) -> torch.T
     padded = values.new_zeros(count, max(1, int(lengths.max())))
     padded[rows, torch.arange(len(rows), device=rows.device) - first[rows]] = values
     return padded
+
+
+def excluded_items(batch: tuple) -> torch.Tensor | None:
+    """The items that the evaluator masks for the B users of an evaluation batch, int64 [B, S], padded with 0; None without."""
+    interaction, masked, *_ = batch
+    if masked is None:
+        return None
+    rows, items = masked
+    return padded_rows(rows, items, len(interaction))
 
 
 def by_item(ranking: Ranking) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,7 +21,7 @@ from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.config.options import hidden_words
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.windowed import WindowedRecommender
-from recbole_macrec.trainer.trainer import padded_rows
+from recbole_macrec.trainer.trainer import excluded_items
 from recbole_macrec.utils.reporting import hidden_log, progress_interval
 
 
@@ -144,8 +144,9 @@ class Member:
             rows = torch.from_numpy(items[begin : begin + len(batch[0])]).to(self.trainer.device)
             if isinstance(self.model, WindowedRecommender):
                 scores = self.model.item_scores(batch[0].to(self.trainer.device), rows)
-                if (excluded := self._excluded(batch)) is not None:
-                    scores = scores.masked_fill((rows.unsqueeze(2) == excluded.unsqueeze(1)).any(2), -torch.inf)
+                if (excluded := excluded_items(batch)) is not None:
+                    seen = (rows.unsqueeze(2) == excluded.to(rows.device).unsqueeze(1)).any(2)
+                    scores = scores.masked_fill(seen, -torch.inf)
             else:
                 scores = torch.log_softmax(self._all_scores(batch), dim=1).gather(1, rows)
             parts.append(scores.float().masked_fill(rows == 0, -torch.inf).cpu())
@@ -163,14 +164,7 @@ class Member:
         if not isinstance(self.model, WindowedRecommender):
             scores, items = torch.topk(self._all_scores(batch), top)
             return items.masked_fill(scores == -torch.inf, 0)
-        interaction = batch[0].to(self.trainer.device)
-        best = self.model.best_items(interaction, top, self.model.restriction(None), self._excluded(batch))
+        device, excluded = self.trainer.device, excluded_items(batch)
+        excluded = None if excluded is None else excluded.to(device)
+        best = self.model.best_items(batch[0].to(device), top, self.model.restriction(None), excluded)
         return best.widened(top).items[:, :top]
-
-    def _excluded(self, batch: tuple) -> torch.Tensor | None:
-        """The items that the evaluator masks, int64 [B, S], padded with 0; None if there are none."""
-        interaction, masked, *_ = batch
-        if masked is None:
-            return None
-        rows, items = masked
-        return padded_rows(rows, items, len(interaction)).to(self.trainer.device)
