@@ -91,7 +91,7 @@ def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str
 
 def read_rows(path: Path, delimiter: str, header: list[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and values of each row after the header; UserError unless a row has one value per column."""
-    rows = rows_of(path, delimiter)
+    rows = _rows(path, delimiter)
     next(rows)
     for line, row in rows:
         if len(row) != len(header):
@@ -108,7 +108,7 @@ def open_text(path: Path) -> TextIO:
 
 def header_of(path: Path, delimiter: str) -> list[str]:
     """Return the values in the first line of a table, [] if the file is empty."""
-    return next(rows_of(path, delimiter), (0, []))[1]
+    return next(_rows(path, delimiter), (0, []))[1]
 
 
 def separator_of(path: Path, reads: Mapping[str, str]) -> str:
@@ -123,7 +123,7 @@ def separator_of(path: Path, reads: Mapping[str, str]) -> str:
     return next((separator for separator in _SEPARATORS if separator in first), ",")
 
 
-def rows_of(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and values of each row that is not empty."""
     plain = path.suffix == ".csv" or not path.is_file()
     quotes: Quoting = csv.QUOTE_MINIMAL if plain else quoting(path, delimiter)  # quotes in atomic files may be text
