@@ -46,6 +46,7 @@ def apply() -> None:
     train_without_anomaly_detection()
     order_by_exact_time()
     count_training_interactions()
+    validate_models_of_one_epoch()
     evaluate_without_dropout()
     collect_plain_values()
     stop_where_the_loss_diverges()
@@ -640,6 +641,21 @@ def count_training_interactions() -> None:
         return torch.zeros(1, device=self.device, requires_grad=True)
 
     Pop.__init__, Pop.calculate_loss = counting_init, calculate_loss
+
+
+def validate_models_of_one_epoch() -> None:
+    """``Trainer`` limits eval_step to the number of epochs (trainer.py:120), but ``TraditionalTrainer`` (Pop, EASE, ItemKNN)
+    sets that number to 1 afterwards, so with a larger eval_step no checkpoint is written. The limit is now applied to it, too.
+    Remove it when RecBole does the same."""
+    trainer = importlib.import_module("recbole.trainer.trainer").TraditionalTrainer
+    init = trainer.__init__
+
+    @functools.wraps(init)
+    def limiting_init(self, config, model):
+        init(self, config, model)
+        self.eval_step = min(self.eval_step, self.epochs)
+
+    trainer.__init__ = limiting_init
 
 
 def evaluate_without_dropout() -> None:

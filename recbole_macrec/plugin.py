@@ -173,9 +173,6 @@ def _set_defaults(self: Config, config: dict) -> None:
         config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     if sequential and config.get("benchmark_filename"):
         _read_histories(config)
-    step = config.get("eval_step")
-    if config["MODEL_TYPE"] == ModelType.TRADITIONAL and isinstance(step, int) and step > 1:
-        config["eval_step"] = 1  # they are trained in one epoch; without a validation there would be no checkpoint
     for option in NESTED_OPTIONS:
         value = config.get(option)
         if isinstance(value, str) and value.startswith(("[", "{")):  # RecBole reads ['text'] as a list, but not [text]
