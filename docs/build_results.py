@@ -11,7 +11,7 @@ from pathlib import Path
 
 from recbole.utils import ModelType, get_model
 
-from recbole_macrec.benchmark.compare.publish import STUDIES, TRIES
+from recbole_macrec.benchmark.compare.publish import STUDIES, TESTS, TRIES
 from recbole_macrec.benchmark.study.kinds import markdown_rows, over_seeds
 from recbole_macrec.benchmark.study.study import read_study
 
@@ -23,16 +23,17 @@ INTRODUCTION = """# Results
 This page is generated from the JSON files in `docs/results` by `python docs/build_results.py`; do not edit it. A row is the
 mean over seeds. Test metrics rank the whole catalogue, with the leave-one-out split unless the heading names another. **By
 item**: a hit is the target item. **By ID**: a hit is any item with the semantic ID of the target, as papers on generative
-models count. CPU minutes are those of one run, summed over its threads, for training and evaluation; of runs on a GPU, which
-up to 16 runs shared, they say little. "Wide" models have `--training_preset=decoder_only`, other generative models
-`--training_preset=narrow`, which is for a CPU, and encoder-decoders `--training_preset=per_user`.
-Features of datasets with "rebuilt" in their name are not the released ones.
+models count; an ID has the rank of its first item. CPU minutes are those of one run, summed over its threads, for training and
+evaluation; of runs on a GPU, which up to 16 runs shared, they say little. "Wide" models have
+`--training_preset=decoder_only`, other generative models `--training_preset=narrow`, which is for a CPU, and encoder-decoders
+`--training_preset=per_user`. Features of datasets with "rebuilt" in their name are not the released ones.
 
 § The items of the user's history are not ranked: by general models, with `--exclude_seen=True`, and by fusions with such a
 model (see [Candidates](comparisons.md#candidates)). No target is among them. All other rows rank them too, as the papers do.
 
-‡ Items with the same semantic ID are ranked in item order (`--item_prior=none`), which lowers the metrics by item. In all other
-rows they divide its probability by their popularity.
+‡ Items with the same semantic ID are ranked in item order (`--item_prior=none`), which lowers the metrics by item; also in the
+table "Ways of ranking". In all other rows they divide its probability by their popularity, so an ID with several items can rank
+lower than by its own probability, also in the metrics by ID.
 """
 
 LEARNT_IDS = """### Semantic IDs
@@ -68,8 +69,9 @@ def main(folder: Path = HERE) -> None:
     """Write results.md and its figures to ``folder``."""
     records = read_records(folder / "results")
     studies = read_studies(records)
-    others = [read_all(folder / "results" / place) for place in (TRIES, STUDIES)]
-    (folder / "results.md").write_text(page(records, studies, *others), encoding="utf-8")
+    others = [read_all(folder / "results" / place) for place in (TRIES, STUDIES)]  # tunings, evaluations
+    text = page(records, studies, *others, read_tests(folder / "results"))
+    (folder / "results.md").write_text(text, encoding="utf-8")
     for study, dataset, some in tables(records):
         draw_curves(some, folder / curves_file(study, dataset))
 
@@ -78,7 +80,7 @@ def read_records(folder: Path) -> list[dict]:
     """Read all published results, and add the name of their study."""
     records = []
     for path in sorted(folder.rglob("*.json")):
-        if path.relative_to(folder).parts[0] in (TRIES, STUDIES):
+        if {TRIES, STUDIES, TESTS}.intersection(path.relative_to(folder).parts):
             continue
         *study, _, _ = path.relative_to(folder).parts
         records.append(json.loads(path.read_text(encoding="utf-8")) | {"study": study[0] if study else FIRST_STUDY})
@@ -88,6 +90,15 @@ def read_records(folder: Path) -> list[dict]:
 def read_all(folder: Path) -> list[dict]:
     """Read the published tries of all tunings, or the published tables of all studies."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.json"))]
+
+
+def read_tests(folder: Path) -> dict[tuple[str, str], dict]:
+    """Read the paired tests of each study and dataset."""
+    found = {}
+    for path in sorted(folder.rglob(f"{TESTS}/*.json")):
+        study, record = path.relative_to(folder).parts[0], json.loads(path.read_text(encoding="utf-8"))
+        found[FIRST_STUDY if study == TESTS else study, record["dataset"]] = record
+    return found
 
 
 def read_studies(records: list[dict]) -> dict[str, dict]:
@@ -106,7 +117,11 @@ def curves_file(study: str, dataset: str) -> str:
 
 
 def page(
-    records: list[dict], studies: dict[str, dict], tunings: Sequence[dict] = (), evaluations: Sequence[dict] = ()
+    records: list[dict],
+    studies: dict[str, dict],
+    tunings: Sequence[dict] = (),
+    evaluations: Sequence[dict] = (),
+    tests: dict[tuple[str, str], dict] | None = None,
 ) -> str:
     """Return the text of results.md.
 
@@ -115,6 +130,7 @@ def page(
         studies: of the records, by name.
         tunings: the tries of each tuning.
         evaluations: the tables of studies that evaluate finished runs.
+        tests: the paired tests of each study and dataset.
     """
     parts = [INTRODUCTION]
     for name, dataset, some in tables(records):
@@ -126,6 +142,8 @@ def page(
         if rows := by_id(some, metrics, papers):
             parts.append("### By ID, with published results\n\n" + markdown_rows(
                 ["model", *metrics, "published hit@10", "published ndcg@10"], rows))
+        if record := (tests or {}).get((name, dataset)):
+            parts.append(tests_section(record))
         if rows := by_modality(some, metrics):
             parts.append("### Each modality, by item\n\n" + markdown_rows(["model", "ranking", *metrics], rows))
         if name != FIRST_STUDY and (rows := learnt_ids(some)):
@@ -133,9 +151,37 @@ def page(
         parts.append("### Training\n\n" + markdown_rows(
             ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
-        imported = f"with {dataset} imported into `data`, see [Amazon](amazon.md#released-files)"
-        parts.append(f"### Commands\n\n{imported}\n\n{commands}\n")
+        parts.append(f"### Commands\n\n{import_hint(dataset, [record['label'] for record in some])}\n\n{commands}\n")
     return "\n".join([*parts, *map(study_section, evaluations), *map(tries_section, tunings), table2(records, studies)])
+
+
+def tests_section(record: dict) -> str:
+    """Return the section with the paired tests of a comparison with several seeds."""
+    rows = [
+        [t["first"], t["second"], t["metric"], f"{t['difference']:+.4f}", f"{t['low']:+.4f} to {t['high']:+.4f}",
+         f"{t['p_holm']:.2g}", t["verdict"]]
+        for t in record["tests"]
+    ]  # fmt: skip
+    columns = ["first", "second", "metric", "difference", "95 % interval", "p, Holm", "verdict on the first"]
+    seeds = ", ".join(map(str, record["seeds"]))
+    return f"### Paired tests, seeds {seeds}\n\n" + markdown_rows(columns, rows) + "\n" + " ".join(record["notes"]) + "\n"
+
+
+def import_hint(dataset: str, labels: Sequence[str]) -> str:
+    """Say what the commands expect in the folder ``data``."""
+    if dataset.endswith("-rebuilt"):
+        return f"with {dataset} imported into `data`, see [Rebuilt features](amazon.md#rebuilt-features)"
+    if dataset.endswith("-sample"):
+        return f"with {dataset} imported into `data`, see [MMGRec](mmgrec.md)"
+    if dataset == "ml-100k":
+        return "(ml-100k is part of the recbole package)"
+    hint = f"with {dataset} imported into `data`, see [Released files](amazon.md#released-files)"
+    if any("rebuilt features" in label for label in labels):
+        hint += (
+            ". MISSRec reads features; for it, import the same files with [rebuilt features](amazon.md#rebuilt-features) into "
+            f"another folder, under the name {dataset}, because models with semantic IDs learn theirs if a dataset has features"
+        )
+    return hint
 
 
 def study_section(study: dict) -> str:
@@ -273,7 +319,8 @@ def by_id(records: list[dict], metrics: Sequence[str], papers: dict[str, dict]) 
     for label, some in by_label(records).items():
         if "fusion" in some[0]:  # ranked by item alone
             continue
-        rows.append([label, *counted_by_id(some, metrics), *(papers.get(label, {}).get(m) for m in ("hit@10", "ndcg@10"))])
+        published = (papers.get(label, {}).get(metric) for metric in ("hit@10", "ndcg@10"))
+        rows.append([marked(label, records), *counted_by_id(some, metrics), *published])
     return rows
 
 

@@ -105,6 +105,23 @@ def test_tries_of_a_tuning(published, builder, tmp_path):
     ]
 
 
+def test_page_shows_the_paired_tests_of_several_seeds(tmp_path, builder):
+    data_path = write_tiny_dataset(tmp_path / "data")
+    argv = ["compare", "--models=Pop,SASRec", f"--datasets={TINY}", f"--data_path={data_path}", "--epochs=1", "--hidden_size=8",
+            "--inner_size=8", "--seeds=2", f"--output={tmp_path / 'out'}"]
+    assert main(argv) == 0
+    assert main(["publish", str(tmp_path / "out"), f"--to={tmp_path / 'results'}"]) == 0
+    records, tests = builder.read_records(tmp_path / "results"), builder.read_tests(tmp_path / "results")
+    assert len(records) == 4
+    text = builder.page(records, builder.read_studies(records), tests=tests).partition("### Paired tests")[2]
+    (table,) = json.loads((tmp_path / "out" / "table.json").read_text())["tables"]
+    for test in table["tests"]:
+        start = f"| {test['first']} | {test['second']} | {test['metric']} | "
+        row = next(line for line in text.splitlines() if line.startswith(start))
+        assert f"{test['difference']:+.4f}" in row and test["verdict"] in row
+    assert len(table["tests"]) == 2 and table["test_notes"][0] in text
+
+
 def test_page_shows_collisions_and_reconstruction_of_learnt_ids(builder):
     records = builder.read_records(DOCS / "results")
     (record,) = (r for r in records if (r["dataset"], r["label"], r["seed"]) == ("Instruments-rebuilt", "TIGER (cid)", 2020))
@@ -194,7 +211,7 @@ def test_impossible_figures_of_table_2_are_marked(builder):
 def test_results_page_is_up_to_date(builder):
     folder = DOCS / "results"
     records, others = builder.read_records(folder), [builder.read_all(folder / name) for name in ("tries", "studies")]
-    page = builder.page(records, builder.read_studies(records), *others)
+    page = builder.page(records, builder.read_studies(records), *others, builder.read_tests(folder))
     assert (DOCS / "results.md").read_text(encoding="utf-8") == page
     for record in records:
         assert record["commit"] and record["machine"]["cores"] and record["seconds"]["cpu"] > 0

@@ -5,14 +5,15 @@
 writes each finished run of a comparison to docs/results/DATASET/LABEL-seed-SEED.json: its command and settings, its test
 metrics by item and by ID, its learning curve, and commit, machine and seconds. The tries of a comparison with --tune are
 written to docs/results/tries/DATASET/LABEL.json, those that were stopped with their validations so far. Existing files are
-replaced. The table of a study that evaluates finished runs in another way, such as `ranking`, is written to
-docs/results/studies/STUDY-DATASET.json.
+replaced. The paired tests of a comparison with several seeds are written to docs/results/tests/DATASET.json. The table of a
+study that evaluates finished runs in another way, such as `ranking`, is written to docs/results/studies/STUDY-DATASET.json.
 """
 import re
 from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.arguments import new_parser
+from recbole_macrec.benchmark.compare.comparison import comparison_tables
 from recbole_macrec.benchmark.compare.runs import (
     COMPARE,
     STUDY,
@@ -24,11 +25,13 @@ from recbole_macrec.benchmark.compare.runs import (
     read_json,
     write_json,
 )
+from recbole_macrec.benchmark.compare.table import Table, test_notes
 from recbole_macrec.config.options import word_of
 from recbole_macrec.utils.reporting import run_command
 
 TRIES = "tries"  # folder of the tries of tunings
 STUDIES = "studies"  # folder of the tables of studies
+TESTS = "tests"  # folder of the paired tests
 FIELDS = (
     "model", "dataset", "seed", "test_result", "test_detail", "best_valid_score", "best_valid_result", "epochs", "parameters",
     "precision", "seconds", "users_per_second", "peak_memory_mib", "test_users", "semantic_ids", "versions", "commit",
@@ -53,14 +56,24 @@ def _main(argv: list[str]) -> int:
             print(write_json(record, Path(args.to) / TRIES / record["dataset"] / f"{path.name}.json"))
         if tuned and not (folder / COMPARE).is_file():  # the tuning is not finished
             continue
-        for run in open_comparison(folder).runs:
+        comparison = open_comparison(folder)
+        for run in comparison.runs:
             if run.finished:
                 spec = run.spec
                 path = Path(args.to) / spec.dataset / f"{file_name(spec.label)}-seed-{spec.seed}.json"
                 print(write_json(published_record(run), path))
+        for dataset, table in zip(comparison.datasets, comparison_tables(comparison)):
+            if any(test.seeds > 1 for test in table.tests):
+                record = {"dataset": dataset, "seeds": comparison.seeds} | published_tests(table)
+                print(write_json(record, Path(args.to) / TESTS / f"{dataset}.json"))
         if (folder / STUDY).is_file() and (study := read_json(folder / STUDY)).get("kind") not in (None, "published"):
             print(write_json(published_study(study), Path(args.to) / STUDIES / f"{study['name']}-{study['dataset']}.json"))
     return 0
+
+
+def published_tests(table: Table) -> dict:
+    """The published record of a table's paired tests, with the sentences on their method."""
+    return {"tests": [test.as_dict() for test in table.tests], "notes": test_notes(table)}
 
 
 def published_study(study: dict) -> dict:
