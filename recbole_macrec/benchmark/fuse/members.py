@@ -107,8 +107,9 @@ class Member:
     def scores(self, split: str, items: np.ndarray) -> np.ndarray:
         """Log-probabilities of ``items`` [R, C], in this model's order of rows and numbers of items; -inf for the padding 0.
 
-        The log-probability of a generative model is that of the item's semantic ID, for several modalities by its option
-        ``fusion``. The one of any other model is the log-softmax of its scores over all items that may be recommended.
+        The log-probability of a generative model is that of the item's semantic ID and its share by ``item_prior``, for several
+        modalities by its option ``fusion``. The one of any other model is the log-softmax of its scores over all items that may
+        be recommended.
         """
         return self._score_file(split).scores(items, lambda missing: self._compute_scores(split, missing))
 
@@ -124,7 +125,7 @@ class Member:
         return self._score_files[split]
 
     def _digest(self, split: str) -> str:
-        """SHA-256 of everything that the results depend on: the checkpoint, the items, and the rows with their histories."""
+        """SHA-256 of what the results depend on: the checkpoint's name, the items, and the rows with their histories."""
         digest = hashlib.sha256("\n".join([self.run.result["checkpoint"], *self.tokens]).encode())
         for interaction, masked, *positive in self.loaders[split]:
             for values in (*interaction.interaction.values(), *(masked or ()), *positive):
