@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from small_models import SMALL
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.kept_rankings import full_rank
 from recbole_macrec.benchmark.compare.matrix import seeds_of
-from recbole_macrec.benchmark.compare.runs import Run, open_comparison
+from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
@@ -171,6 +172,27 @@ def test_folder_of_other_settings_is_rejected(whole, arguments, capsys):
     argv = [word for word in arguments if not word.startswith("--epochs")]
     assert main(["compare", MODELS, "--seeds=2", f"--output={whole}", *argv, "--epochs=9"]) == 1
     assert "epochs was 4 and is 9 now" in capsys.readouterr().err
+
+
+def test_none_differs_from_a_setting_that_is_not_set(tmp_path):
+    """None can replace a default value, so a run without the setting is another one."""
+    spec = RunSpec("SASRec", "SASRec", TINY, 1, {"epochs": 1})
+    changed = replace(spec, settings={"epochs": 1, "clip_grad_norm": None})
+    write_run_spec(tmp_path / "a", spec)
+    with pytest.raises(UserError, match="clip_grad_norm was not set and is None now"):
+        write_run_spec(tmp_path / "a", changed)
+    write_run_spec(tmp_path / "b", changed)
+    with pytest.raises(UserError, match="clip_grad_norm was None and is not set now"):
+        write_run_spec(tmp_path / "b", spec)
+
+
+def test_the_specification_of_a_finished_run_stays_as_it_is(tmp_path):
+    spec = RunSpec("SASRec", "SASRec", TINY, 1, {"data_path": "old"})
+    moved = replace(spec, settings={"data_path": "new"})
+    write_run_spec(tmp_path, spec)
+    assert write_run_spec(tmp_path, moved).spec == moved  # unfinished: it continues with the new path
+    (tmp_path / "result.json").write_text("{}")
+    assert write_run_spec(tmp_path, spec).spec == moved
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ RUN_SPEC, CURVE, PROGRESS, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED
 )  # fmt: skip
 PRETRAINING = "pretraining"
 OLD_RUN_SPEC = "asked.json"  # name of RUN_SPEC in older folders
+MISSING = object()  # a setting that is not set, which differs from None
 
 
 @dataclass(frozen=True)
@@ -340,7 +341,8 @@ def file_name(label: str) -> str:
 def write_run_spec(folder: Path, spec: RunSpec) -> Run:
     """Create the folder of a run, or check that an existing one has the same specification.
 
-    Settings in :data:`PLACE` may differ: they say where and how it runs.
+    Settings in :data:`PLACE` may differ: they say where and how it runs. The specification of a finished run stays as it is,
+    since its results belong to it.
 
     Raises:
         UserError: if another setting differs; the message names the first one.
@@ -352,8 +354,10 @@ def write_run_spec(folder: Path, spec: RunSpec) -> Run:
             raise UserError(
                 f"{folder} was started with other settings: {differing[0]}. Give the same settings, or another --output."
             )
-    write_json(new, folder / RUN_SPEC)
-    return Run(folder)
+    run = Run(folder)
+    if not (run.finished and old.is_file()):
+        write_json(new, folder / RUN_SPEC)
+    return run
 
 
 def _spec_file(folder: Path) -> Path:
@@ -364,11 +368,15 @@ def _spec_file(folder: Path) -> Path:
 
 def _differences(old: dict, new: dict) -> Iterator[str]:
     for key in dict.fromkeys([*old, *new]):
-        a, b = old.get(key), new.get(key)
+        a, b = old.get(key, MISSING), new.get(key, MISSING)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b)
         elif a != b and (value_of(a) if isinstance(a, str) else a) != b and key not in PLACE:
-            yield f"{key} was {a!r} and is {b!r} now"
+            yield f"{key} was {_described(a)} and is {_described(b)} now"
+
+
+def _described(value: Any) -> str:
+    return "not set" if value is MISSING else repr(value)
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
