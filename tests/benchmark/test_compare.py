@@ -15,9 +15,10 @@ from filelock import FileLock
 from small_models import SMALL
 
 from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.compare.comparison import write_matrix
 from recbole_macrec.benchmark.compare.kept_rankings import full_rank
-from recbole_macrec.benchmark.compare.matrix import seeds_of
-from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, seeds_of
+from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_json, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
@@ -215,6 +216,18 @@ def test_invalid_arguments_are_one_line_errors(argv, expected, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and expected in error
     assert not Path("out").exists()
+
+
+def test_results_that_the_command_does_not_name_are_reported(tmp_path, capsys):
+    both = Matrix([Variant("Pop", "Pop"), Variant("EASE", "EASE")], [TINY], [1, 2], {})
+    for run in write_matrix(both, tmp_path).runs:
+        write_json({}, run.folder / "result.json")
+    assert capsys.readouterr().out == ""
+    write_matrix(replace(both, variants=both.variants[:1], seeds=[1]), tmp_path)
+    sentence = f"{tmp_path} also has results of EASE, seed 2; they are left out of the tables, because this command does not"
+    assert capsys.readouterr().out == f"{sentence} name them.\n"
+    write_matrix(both, tmp_path)
+    assert capsys.readouterr().out == ""
 
 
 def test_error_names_a_damaged_or_missing_folder(tmp_path):

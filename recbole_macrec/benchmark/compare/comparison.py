@@ -149,7 +149,7 @@ def compare(
         if tuned is None:
             print("The tuning is not finished; give the same command again to continue.")
             return 0
-    comparison = matrix.write(output, tuned)
+    comparison = write_matrix(matrix, output, tuned)
     run_all(comparison.runs, jobs, resources, cluster)
     return write_report(comparison)
 
@@ -159,9 +159,22 @@ def _compare_together(matrix: Matrix, output: str | Path) -> int:
         if processes.first:
             matrix.check()
         matrix.prepare()
-        comparison = processes.by_first(lambda: matrix.write(output))
+        comparison = processes.by_first(lambda: write_matrix(matrix, output))
     run_together(comparison.runs)
     return write_report(comparison) if processes.first else 0
+
+
+def write_matrix(
+    matrix: Matrix, output: str | Path, tuned: dict[tuple[str, str], dict[str, Any]] | None = None
+) -> Comparison:
+    """Write the folder of the comparison, see :meth:`Matrix.write`, and print which results of the folder it leaves out."""
+    comparison = matrix.write(output, tuned)
+    if names := comparison.other_results():
+        print(
+            f"{output} also has results of {', '.join(names)}; they are left out of the tables, because this command does not "
+            "name them."
+        )
+    return comparison
 
 
 def write_report(comparison: Comparison) -> int:

@@ -284,6 +284,18 @@ class Comparison:
     def unfinished(self) -> list[Run]:
         return [run for run in self.runs if not run.finished]
 
+    def other_results(self) -> list[str]:
+        """The labels, datasets and seeds of finished runs in the folder that are not among ``runs``."""
+        folders = {run.folder for run in self.runs}
+        names = []
+        for path in sorted(self.folder.glob(f"{RUNS}/*/*/*/{RESULT}")):
+            if path.parent not in folders:
+                spec = Run(path.parent).spec
+                names += [spec.label] if spec.label not in self.labels else []
+                names += [spec.dataset] if spec.dataset not in self.datasets else []
+                names += [f"seed {spec.seed}"] if spec.seed not in self.seeds else []
+        return list(dict.fromkeys(names))
+
 
 def row_keys(users: np.ndarray, targets: np.ndarray, starts: np.ndarray) -> list[tuple]:
     """Keys of R evaluated rows, equal in every run with the same rows: user, targets, and the number of equal rows before it.
