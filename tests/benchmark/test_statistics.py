@@ -97,6 +97,17 @@ def test_tables_contain_paired_tests_in_the_requested_direction(tmp_path):
     assert "| better | worse | ndcg@10 | +" in markdown([table]) and "| no different |" in markdown([table])
 
 
+def test_a_fusion_of_fewer_seeds_has_a_note(tmp_path):
+    spec = {"format": 1, "labels": ["A", "B"], "datasets": ["d"], "seeds": [1, 2], "pairs": []}
+    write_json(spec | {"fusions": {"A + B": ["A", "B"]}}, tmp_path / "compare.json")
+    for label, seed in (("A", 1), ("A", 2), ("B", 1), ("B", 2), ("A + B", 1)):
+        folder = run_folder(tmp_path, "d", label, seed)
+        write_run_spec(folder, RunSpec(label, label, "d", seed))
+        write_json(record(seed, map=0.5), folder / "result.json")  # not tested, so the runs need no ranks
+    (table,) = comparison_tables(open_comparison(tmp_path))
+    assert [row.note for row in table.rows] == ["", "", "fused for 1 of 2 seeds; run fuse again"]
+
+
 def test_copies_of_a_model_do_not_differ():
     ranks = np.random.default_rng(1).integers(1, 30, 300)
     for test in paired_tests({"a": ranks, "b": ranks.copy()}, [("a", "b"), ("b", "a")]):

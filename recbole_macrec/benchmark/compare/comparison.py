@@ -217,7 +217,7 @@ def fusion_remark(record: dict) -> str:
 
 
 def _notes(comparison: Comparison, dataset: str) -> dict[str, str]:
-    """Label -> a note on its failed or unfinished runs."""
+    """Label -> a note on its failed, unfinished or missing runs."""
     notes = {}
     for label in comparison.labels:
         runs = [run for run in comparison.runs if (run.spec.dataset, run.spec.label) == (dataset, label)]
@@ -227,6 +227,8 @@ def _notes(comparison: Comparison, dataset: str) -> dict[str, str]:
             notes[label] = f"failed: {errors[0]}"
         elif missing:
             notes[label] = f"{len(missing)} of {len(runs)} runs unfinished ({missing[0].progress})"
+        elif label in comparison.fusions and len(runs) < len(comparison.seeds):
+            notes[label] = f"fused for {len(runs)} of {len(comparison.seeds)} seeds; run fuse again"
     return notes
 
 
