@@ -97,6 +97,13 @@ def test_tables_contain_paired_tests_in_the_requested_direction(tmp_path):
     assert "| better | worse | ndcg@10 | +" in markdown([table]) and "| no different |" in markdown([table])
 
 
+def test_foot_lists_every_machine_once():
+    one, two = record(1, ndcg=0.1), record(2, ndcg=0.2)
+    other = one | {"hardware": one["hardware"] | {"processor": "q", "gpus": ["H100"]}, "versions": {"torch": "3"}}
+    foot = build_table("t", {"A": [one, two], "B": [other]}).foot
+    assert foot == "Seeds 1, 2; p, 1 cores, 1 GiB, GPU: none; q, 1 cores, 1 GiB, GPU: H100; torch 2; torch 3"
+
+
 def test_a_fusion_of_fewer_seeds_has_a_note(tmp_path):
     spec = {"format": 1, "labels": ["A", "B"], "datasets": ["d"], "seeds": [1, 2], "pairs": []}
     write_json(spec | {"fusions": {"A + B": ["A", "B"]}}, tmp_path / "compare.json")

@@ -178,12 +178,21 @@ def _mark(rows: list[Row], metrics: list[str]) -> None:
 def _foot(records: list[dict]) -> str:
     if not records:
         return ""
-    machine, libraries = records[0]["hardware"], records[0]["versions"]
     seeds = ", ".join(dict.fromkeys(str(record["seed"]) for record in records))
+    machines = dict.fromkeys(_machine(record["hardware"]) for record in records)
+    libraries = dict.fromkeys(_libraries(record["versions"]) for record in records)
+    return "; ".join([f"Seeds {seeds}", *machines, *libraries])
+
+
+def _machine(hardware: dict) -> str:
     return (
-        f"Seeds {seeds}; {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"GPU: {', '.join(machine['gpus']) or 'none'}; " + ", ".join(f"{name} {v}" for name, v in libraries.items() if v)
+        f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, "
+        f"GPU: {', '.join(hardware['gpus']) or 'none'}"
     )
+
+
+def _libraries(versions: dict) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
 # -- as text -----------------------------------------------------------------------------------------------------------
