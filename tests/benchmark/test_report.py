@@ -16,8 +16,9 @@ from PIL import Image
 from small_models import ITEMS, SMALL
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.compare.runs import open_comparison, read_json, run_folder, write_json
+from recbole_macrec.benchmark.compare.runs import RunSpec, add_fusion, open_comparison, read_json, run_folder, write_json
 from recbole_macrec.benchmark.figures import Figure, Intervals
+from recbole_macrec.benchmark.report import provenance
 from recbole_macrec.benchmark.report.items import short_titles
 from recbole_macrec.benchmark.report.page import write_report
 from recbole_macrec.benchmark.report.report_figures import mean_and_error, sorted_counts
@@ -187,6 +188,23 @@ def test_tables_match_the_comparison(folder, page):
             figure = row["figures"][name]
             assert f">{figure['mean']:.4f}</span><small> ± {figure['std']:.4f}</small>" in text
     assert len(table["tests"]) == 2 and all(f"{test['difference']:+.4f}" in text for test in table["tests"])
+
+
+def test_a_fusion_changes_neither_the_command_nor_the_shared_settings(folder, tmp_path):
+    copy = tmp_path / "fused"
+    shutil.copytree(folder, copy)
+    before = open_comparison(copy)
+    add_fusion(copy, "both", LABELS)
+    for seed in before.seeds:  # a fused run has no settings
+        (result,) = [run.result for run in before.of(TINY, LABELS[0]) if run.spec.seed == seed]
+        fused = run_folder(copy, TINY, "both", seed)
+        write_json(asdict(RunSpec("both", "both", TINY, seed, {"models": LABELS, "top": 100})), fused / "run_spec.json")
+        write_json(result | {"settings": {}}, fused / "result.json")
+    after = open_comparison(copy)
+    assert after.labels == [*LABELS, "both"] and "benchmark compare" in provenance.command(before)
+    assert provenance.command(after) == provenance.command(before)
+    own, shared = provenance.settings(after, TINY)
+    assert shared.rows and (own, shared) == provenance.settings(before, TINY)
 
 
 def test_every_figure_is_saved_as_png_and_pdf(folder, page):

@@ -38,8 +38,8 @@ def _run_figures(run: Run, metrics: Sequence[str]) -> list[Cell]:
 
 
 def settings(comparison: Comparison, dataset: str) -> tuple[Grid, Grid]:
-    """Return the settings that differ between labels, and those that all share (of the first finished run of each label)."""
-    finished = {label: comparison.of(dataset, label) for label in comparison.labels}
+    """Return the settings that differ between trained labels, and those that all share (of the first finished run of each)."""
+    finished = {label: comparison.of(dataset, label) for label in comparison.trained_labels}
     by_label = {label: of_label[0].result["settings"] for label, of_label in finished.items() if of_label}
     shared = Grid("The same for all models", [("option", False), ("value", False)])
     own = Grid("Different between models, or read only by some", [("option", False), *((label, False) for label in by_label)])
@@ -78,16 +78,16 @@ def versions(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def command(comparison: Comparison) -> str:
-    """Return the ``compare`` command that repeats the comparison; empty for variants of a study.
+    """Return the ``compare`` command that repeats the comparison, without fusions; empty for variants of a study.
 
     A line before it writes the model option ``output``, which has no place on the command line, to a file.
     """
-    spec = [run.spec for run in comparison.runs]
+    spec = [run.spec for run in comparison.runs if run.spec.label in comparison.trained_labels]
     settings = {json.dumps({k: v for k, v in a.settings.items() if k not in PLACE}, sort_keys=True) for a in spec}
     if len(settings) != 1 or any(a.label != a.model for a in spec):
         return ""
     seeds = comparison.seeds
-    words = [f"--models={','.join(comparison.labels)}", f"--datasets={','.join(comparison.datasets)}"]
+    words = [f"--models={','.join(comparison.trained_labels)}", f"--datasets={','.join(comparison.datasets)}"]
     words += [f"--seeds={','.join(map(str, seeds))}"] if len(seeds) > 1 else ["--seeds=1", f"--seed={seeds[0]}"]
     if comparison.pairs:
         words.append(f"--pairs={','.join(':'.join(pair) for pair in comparison.pairs)}")
