@@ -12,9 +12,17 @@ from small_models import ITEMS, SMALL
 
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
-from recbole_macrec.benchmark.compare.runs import Ranks, open_comparison
+from recbole_macrec.benchmark.compare.runs import (
+    Comparison,
+    Ranks,
+    RunSpec,
+    open_comparison,
+    run_folder,
+    write_json,
+    write_run_spec,
+)
 from recbole_macrec.benchmark.compare.statistics import user_values
-from recbole_macrec.benchmark.study import rankings
+from recbole_macrec.benchmark.study import kinds, rankings
 from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
 from recbole_macrec.benchmark.study.study import read_study, study_names, variants_of
 from recbole_macrec.data import DATA_PATH
@@ -180,6 +188,34 @@ def test_variants_and_sweeps(arguments):
     assert size.result["settings"]["codebook_size"] == 6 and user_values(size.ranks.ranks, "hit@10").mean() == pytest.approx(
         result["rows"][0][2], abs=1e-4
     )
+
+
+def planted_comparison(folder: Path, labels: list[str], failed: str) -> Comparison:
+    """A comparison whose runs are finished, except for the label ``failed``."""
+    write_json({"format": 1, "labels": labels, "datasets": [TINY], "seeds": [1], "pairs": []}, folder / "compare.json")
+    for label in labels:
+        run = write_run_spec(run_folder(folder, TINY, label, 1), RunSpec(label, "MACRec", TINY, 1))
+        name = "failure.json" if label == failed else "result.json"
+        write_json({"error": "x", "test_result": {"hit@10": 0.5}, "settings": {"codebook_levels": 4}}, run.folder / name)
+    return open_comparison(folder)
+
+
+@pytest.mark.parametrize("failed, expected", [
+    ("default", [["size", "8"], ["first_con_layer", "0"]]),
+    ("size=8", [["size", "9 (default)"], ["first_con_layer", "0"], ["first_con_layer", "1 (default)"]]),
+])  # fmt: skip
+def test_a_sweep_leaves_out_values_whose_runs_failed(failed, expected, tmp_path):
+    comparison = planted_comparison(tmp_path, ["default", "size=8", "first_con_layer=0"], failed)
+    result = kinds.sweeps(comparison, {"title": "t", "sweeps": {"size": [8, 9], "first_con_layer": [0, 1, 4]}})
+    assert [row[:2] for row in result.rows] == expected
+
+
+def test_rankings_leave_out_models_whose_runs_failed(tmp_path, monkeypatch):
+    ranked = rankings.Ranked({}, {"hit@10": 0.5}, [0], 2, 1.0)
+    monkeypatch.setattr(kinds, "rank_with", lambda run, ways: dict.fromkeys(ways, ranked))
+    comparison = planted_comparison(tmp_path, ["TIGER", "MACRec"], "TIGER")
+    result = kinds.rankings(comparison, {"title": "t", "rankings": {"a": {}, "b": {}}})
+    assert [row[:2] for row in result.rows] == [["MACRec", "a"], ["MACRec", "b"]]
 
 
 def test_study_with_published_values_shows_results_and_progress(arguments):

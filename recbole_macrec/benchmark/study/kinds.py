@@ -173,7 +173,7 @@ def bucket_counts(run: Run, modality: str, layer: int, bucket: int) -> list[floa
 
 
 def sweeps(comparison: Comparison, study: dict) -> Study:
-    """Return the metrics for every value of every swept option, with one figure per option."""
+    """Return the metrics for every value of every swept option with finished runs, and one figure per option."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     result = Study(["option", "value", *_with_deviations(metrics)])
     for option, values in study["sweeps"].items():
@@ -181,10 +181,12 @@ def sweeps(comparison: Comparison, study: dict) -> Study:
         for value in values:
             label = f"{option}={value}"
             missing = label not in comparison.labels
-            if missing and option == "first_con_layer" and value >= _levels(comparison, dataset):
-                continue
             runs = comparison.of(dataset, DEFAULT if missing else label)
+            if not runs or (missing and option == "first_con_layer" and value >= _levels(runs[0])):
+                continue
             points.append((str(value) + (" (default)" if missing else ""), _test_means(runs, metrics)))
+        if not points:
+            continue
         result.rows += [[option, value, *(number for pair in pairs for number in pair)] for value, pairs in points]
         series = {m: means_and_deviations(pairs[i] for _, pairs in points) for i, m in enumerate(metrics)}
         result.figures[file_name(option)] = Figure(
@@ -193,8 +195,8 @@ def sweeps(comparison: Comparison, study: dict) -> Study:
     return result
 
 
-def _levels(comparison: Comparison, dataset: str) -> int:
-    return int(comparison.of(dataset, DEFAULT)[0].result["settings"]["codebook_levels"])
+def _levels(run: Run) -> int:
+    return int(run.result["settings"]["codebook_levels"])
 
 
 def beams(comparison: Comparison, study: dict) -> Study:
@@ -231,6 +233,8 @@ def rankings(comparison: Comparison, study: dict) -> Study:
     result = Study(["", "ranking", *_with_deviations(columns), "users/s"])
     for label in comparison.trained_labels:
         by_run = [rank_with(run, study["rankings"]) for run in comparison.of(dataset, label)]
+        if not by_run:
+            continue
         first = next(iter(by_run[0]))
         for name in by_run[0]:
             values = []
