@@ -25,6 +25,7 @@ from recbole_macrec.benchmark.compare.runs import write_json
 from recbole_macrec.config.options import check_dataset, check_model, config_of
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
+from recbole_macrec.model.preparation import reads_semantic_ids
 from recbole_macrec.semantic_ids.dataset_settings import modalities_of
 from recbole_macrec.semantic_ids.presets import PRESETS
 from recbole_macrec.semantic_ids.quantizers import learn_codes
@@ -68,9 +69,15 @@ def compare(features: dict[str, np.ndarray], options: dict, device: str = "cpu")
 
 
 def compare_by_ranking(model: str, request: Request, output: Path) -> list[dict]:
-    """Like :func:`compare` on the features of ``request.dataset``, plus the :func:`ranking` of ``model`` with these IDs."""
+    """Like :func:`compare` on the features of ``request.dataset``, plus the :func:`ranking` of ``model`` with these IDs.
+
+    Raises:
+        UserError: if ``model`` reads no semantic IDs.
+    """
     rows = []
     config = config_of(model, request.dataset, [], request.settings)
+    if not reads_semantic_ids(config):
+        raise UserError(f"--rank={model}: {model} reads no semantic IDs; choose a model that does, such as MACRec or TIGER.")
     modalities = modalities_of(config, Path(config["data_path"]))
     for name, choice in quantizer_options(len(modalities)).items():
         settings = {**request.settings, **choice, "semantic_ids": "learn"}

@@ -50,8 +50,9 @@ def test_ranking_with_the_ids_of_each_quantizer(tmp_path, tiny_dataset, monkeypa
 @pytest.mark.parametrize("arguments, part", [
     (["--features", "text=nowhere.npy"], "nowhere.npy"),
     (["--features", "nowhere.npy"], "MODALITY=FILE.npy"),
+    (["--rank", "Pop"], "Pop reads no semantic IDs"),
 ])
-def test_missing_feature_files_are_user_errors(arguments, part, capsys):
+def test_wrong_arguments_are_user_errors(arguments, part, capsys):
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and part in error
