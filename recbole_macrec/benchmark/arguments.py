@@ -39,6 +39,18 @@ def comparison_folder(text: str) -> str:
     return text
 
 
+def settings_with_output_file(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The model option ``output``, which has no place on the command line, in a YAML file.
+
+    Returns:
+        The shell command that writes the file, empty without the option; and the settings for the command line.
+    """
+    if "output" not in settings:
+        return "", settings
+    others = {name: value for name, value in settings.items() if name != "output"}
+    return f"echo 'output: {settings['output']}' > output.yaml", {"config_files": "output.yaml"} | others
+
+
 def read_settings(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Parse ``argv`` into the arguments of ``parser`` and RecBole's ``--key=value`` settings."""
     args, rest = parser.parse_known_args(argv)

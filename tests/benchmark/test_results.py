@@ -10,7 +10,9 @@ import pytest
 from conftest import TINY, write_tiny_dataset
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.compare.runs import open_comparison
+from recbole_macrec.benchmark.compare import command as command_line
+from recbole_macrec.benchmark.compare.publish import published_record
+from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, write_json, write_run_spec
 from recbole_macrec.benchmark.study.study import parse, read_study, variants_of
 from recbole_macrec.config.options import check_options
 
@@ -51,6 +53,20 @@ def test_published_file_has_results_but_no_paths(published, tmp_path):
     cpu = [entry["cpu_seconds"] for entry in content["curve"]]
     assert len(cpu) == 2 and min(cpu) > 0 and content["seconds"]["cpu"] >= sum(cpu)
     assert str(tmp_path) not in file.read_text()
+
+
+def test_published_command_runs_on_other_devices_and_with_the_model_option_output(tmp_path):
+    settings = {"data_path": str(tmp_path), "gpu_id": "0", "output": "trie", "epochs": 2}
+    run = write_run_spec(tmp_path / "run", RunSpec("TIGER", "TIGER", TINY, 1, settings))
+    write_json({"test_result": {}, "hardware": {}}, run.folder / "result.json")
+    record = published_record(run)
+    assert record["settings"] == {"output": "trie", "epochs": 2}
+    first, _, command = record["command"].partition(" && ")
+    assert first == "echo 'output: trie' > output.yaml"
+    Path("output.yaml").write_text("output: trie\n")
+    args, settings = command_line.parse(shlex.split(command)[2:])
+    assert args.model == "TIGER" and args.output is None and args.config_files == "output.yaml"
+    assert settings == {"data_path": "data", "seed": 1, "epochs": 2}
 
 
 def test_page_shows_the_published_results(published, builder):

@@ -12,10 +12,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.benchmark.arguments import new_parser
+from recbole_macrec.benchmark.arguments import new_parser, settings_with_output_file
 from recbole_macrec.benchmark.compare.comparison import comparison_tables
 from recbole_macrec.benchmark.compare.runs import (
     COMPARE,
+    PLACE,
     STUDY,
     TUNE,
     Run,
@@ -100,16 +101,16 @@ def published_tries(runs: list[Run]) -> dict:
         })
     finished = next((run.result for run in runs if run.finished), {})
     record = {"label": spec.label, "model": spec.model, "dataset": spec.dataset, "seed": spec.seed}
-    record["settings"] = _settings_without_path(spec)  # the first try has no others
+    record["settings"] = _settings_without_place(spec)  # the first try has no others
     return record | {"commit": finished.get("commit"), "machine": finished.get("hardware"), "tries": tries}
 
 
 def published_record(run: Run) -> dict:
-    """The published record of a finished run. ``settings`` are those of the command line, without paths.
+    """The published record of a finished run. ``settings`` are those of the command line, without paths and devices.
 
     The record of a fusion has ``fusion``, with the weights of its models; DIR in its command is the folder of the comparison.
     """
-    settings = _settings_without_path(run.spec)
+    settings = _settings_without_place(run.spec)
     if fusion := run.result.get("fusion"):
         names = _quoted(",".join(fusion["models"]))
         command = f"python -m recbole_macrec.benchmark fuse DIR --models={names} --top={settings['top']}"
@@ -120,16 +121,16 @@ def published_record(run: Run) -> dict:
             "fusion": fusion,
         }
         return record | {"settings": settings, "machine": run.result["hardware"], "curve": []}
-    spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed} | settings
-    command = " ".join(
-        ["python run_recbole_macrec.py", *(f"--{name}={_quoted(word_of(value))}" for name, value in spec.items())]
-    )
+    spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed}
+    write_file, options = settings_with_output_file(settings)
+    words = [f"--{name}={_quoted(word_of(value))}" for name, value in (spec | options).items()]
+    command = " ".join([*([write_file, "&&"] if write_file else []), "python run_recbole_macrec.py", *words])
     record = {"label": run.spec.label, "command": command, **{name: run.result.get(name) for name in FIELDS}}
     return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}
 
 
-def _settings_without_path(spec: RunSpec) -> dict[str, Any]:
-    return {name: value for name, value in spec.settings.items() if name != "data_path"}
+def _settings_without_place(spec: RunSpec) -> dict[str, Any]:
+    return {name: value for name, value in spec.settings.items() if name not in PLACE}
 
 
 def _quoted(text: str) -> str:

@@ -3,6 +3,7 @@ import json
 import shlex
 from collections.abc import Sequence
 
+from recbole_macrec.benchmark.arguments import settings_with_output_file
 from recbole_macrec.benchmark.compare.runs import PLACE, Comparison, Run
 from recbole_macrec.benchmark.report.grids import Cell, Grid
 from recbole_macrec.config.options import word_of
@@ -91,9 +92,7 @@ def command(comparison: Comparison) -> str:
     words += [f"--seeds={','.join(map(str, seeds))}"] if len(seeds) > 1 else ["--seeds=1", f"--seed={seeds[0]}"]
     if comparison.pairs:
         words.append(f"--pairs={','.join(':'.join(pair) for pair in comparison.pairs)}")
-    values, first_line = json.loads(settings.pop()), ""
-    if "output" in values:
-        first_line = f"echo 'output: {values.pop('output')}' > output.yaml\n"
-        words.append("--config_files=output.yaml")
+    first_line, values = settings_with_output_file(json.loads(settings.pop()))
     words += [f"--{key}={word_of(value)}" for key, value in values.items()]
-    return first_line + " ".join(["python -m recbole_macrec.benchmark compare", *map(shlex.quote, words), "--output=DIR"])
+    line = " ".join(["python -m recbole_macrec.benchmark compare", *map(shlex.quote, words), "--output=DIR"])
+    return f"{first_line}\n{line}" if first_line else line
