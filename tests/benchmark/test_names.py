@@ -14,7 +14,7 @@ from recbole.trainer import trainer as recbole_trainer
 from recbole.utils import get_trainer, logger
 from torch import nn
 
-from recbole_macrec.benchmark.compare import worker
+from recbole_macrec.benchmark.compare import run as compare_run, worker
 from recbole_macrec.benchmark.compare.command import main, unique_folder
 from recbole_macrec.utils.unique_names import unique_file
 
@@ -101,6 +101,21 @@ def test_a_killed_pretraining_leaves_no_files_behind(more, s3rec, tmp_path, proc
     assert list(tmp_path.rglob("pretraining/S3Rec-tiny-1.pth"))
     assert main([*s3rec, *more]) == 0
     assert not list(tmp_path.rglob("pretraining*")) and list(tmp_path.rglob("S3Rec-tiny-1.pth"))
+
+
+def test_seconds_of_s3rec_contain_its_pretraining(s3rec, monkeypatch):
+    records, run = [], compare_run._run
+
+    def recorded(*args):
+        records.append(run(*args))
+        return json.loads(json.dumps(records[-1]))
+
+    monkeypatch.setattr(compare_run, "_run", recorded)
+    assert main([*s3rec, "--result_file=r.json"]) == 0
+    seconds, parts = json.loads(Path("r.json").read_text())["seconds"], [record["seconds"] for record in records]
+    assert len(parts) == 2 and min(part["cpu"] for part in parts) > 0
+    for name in ("cpu", "total"):
+        assert seconds[name] == pytest.approx(sum(part[name] for part in parts), abs=2e-3)
 
 
 def test_pretrained_weights_of_another_run_are_kept(s3rec, tmp_path):

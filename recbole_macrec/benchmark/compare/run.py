@@ -73,7 +73,8 @@ def run_model(model: str, request: Request, recorder: RunRecorder | None = None)
     settings = {"train_stage": "finetune", "pre_model_path": pretrained["checkpoint"]}
     record = _run(model, request, settings, recorder)
     record["seconds"]["pretraining"] = pretrained["seconds"]["training"]
-    record["seconds"]["total"] = round(record["seconds"]["total"] + pretrained["seconds"]["total"], 3)
+    for name in ("cpu", "total"):
+        record["seconds"][name] = round(record["seconds"][name] + pretrained["seconds"].get(name, 0), 3)
     return record
 
 
