@@ -22,7 +22,7 @@ from recbole_macrec.benchmark.compare.runs import (
     write_run_spec,
 )
 from recbole_macrec.benchmark.compare.statistics import user_values
-from recbole_macrec.benchmark.study import kinds, rankings
+from recbole_macrec.benchmark.study import kinds, rankings, study as study_command
 from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
 from recbole_macrec.benchmark.study.study import read_study, study_names, variants_of
 from recbole_macrec.data import DATA_PATH
@@ -188,6 +188,18 @@ def test_variants_and_sweeps(arguments):
     assert size.result["settings"]["codebook_size"] == 6 and user_values(size.ranks.ranks, "hit@10").mean() == pytest.approx(
         result["rows"][0][2], abs=1e-4
     )
+
+
+def test_options_that_variants_set_themselves_are_named(arguments, capsys, monkeypatch):
+    monkeypatch.setattr(study_command, "compare", lambda *args: 0)  # no runs
+    content = {"a": {"epochs": 0}, "b": {"epochs": 1}, "c": {}, "d": {"epochs": 0, "num_beams": 20}}
+    Path("own.yaml").write_text(yaml.safe_dump({"kind": "variants", "model": "TIGER", "variants": content}))
+    assert main(["study", "own.yaml", *arguments, "--output=own"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if "has no effect" in line]
+    assert sorted(printed) == [
+        "epochs=1 has no effect on a, d: the study sets epochs there.",
+        "num_beams=10 has no effect on d: the study sets num_beams there.",
+    ]
 
 
 def planted_comparison(folder: Path, labels: list[str], failed: str) -> Comparison:

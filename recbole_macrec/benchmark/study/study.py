@@ -53,7 +53,8 @@ def _main(argv: list[str]) -> int:
     args, settings = parse(argv)
     study = read_study(args.name)
     request = Request("", tuple(args.config_files.split()), settings)
-    settings = study.get("settings", {}) | matrix_settings(request, request.value("data_path") or DATA_PATH)
+    given = matrix_settings(request, request.value("data_path") or DATA_PATH)
+    settings = study.get("settings", {}) | given
     models = names_of(args.models or "") or study.get("models", [])
     if args.models and study.get("model"):
         raise UserError(f"--models: the study {args.name} is about variants of {study['model']}; leave --models out.")
@@ -72,6 +73,8 @@ def _main(argv: list[str]) -> int:
         pairs = [] if models else [(first, second) for first, second in study.get("pairs", full_with_each)]
         matrix = Matrix(variants, [dataset], seeds, settings, pairs)
         matrix.check(vars(args), request.config_files)
+        for sentence in without_effect(variants, given):
+            print(sentence)
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
         if not (output / COMPARE).is_file():  # the tuning is not finished
             continue
@@ -170,6 +173,16 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
             if changes is not None:
                 swept.setdefault(label, Variant(label, model, changes))
     return list(swept.values())
+
+
+def without_effect(variants: list[Variant], given: dict[str, Any]) -> list[str]:
+    """Return a sentence for each option of the command that some variants set to another value themselves."""
+    sentences = []
+    for option, value in given.items():
+        own = [variant.label for variant in variants if variant.settings.get(option, value) != value]
+        if own:
+            sentences.append(f"{option}={value} has no effect on {', '.join(own)}: the study sets {option} there.")
+    return sentences
 
 
 def _variant(label: str, default_model: str | None, model: str | None = None, **settings) -> Variant:
