@@ -42,6 +42,19 @@ def fused_run(folder: Path):
     return next(run for run in open_comparison(folder).runs if run.spec.label == NAME)
 
 
+def test_fuses_after_the_data_were_moved(comparison, tmp_path):
+    before = fused_run(comparison).result["fusion"]["weights"]
+    data_path = Path(open_comparison(comparison).runs[0].spec.settings["data_path"])
+    moved = data_path.rename(tmp_path / "moved")
+    try:
+        fuse(comparison, MODELS, 13, str(moved))
+    finally:
+        moved.rename(data_path)
+    assert fused_run(comparison).result["fusion"]["candidates_per_model"] == 13
+    fuse(comparison, MODELS, 12)
+    assert fused_run(comparison).result["fusion"]["weights"] == before
+
+
 def compare_with_short_user(folder: Path, n_interactions: int) -> Path:
     """A finished comparison of Pop and SASRec on a dataset with one user of ``n_interactions``."""
     data_path = write_tiny_dataset(folder / "data")

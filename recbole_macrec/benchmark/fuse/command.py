@@ -69,13 +69,14 @@ def _main(argv: list[str]) -> int:
     parser.add_argument(
         "--top", type=int, default=TOP, help=f"number of items of each model's ranking that are candidates (default: {TOP})"
     )
+    parser.add_argument("--data_path", help="folder of the datasets, if they were moved after the runs")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
-    fuse(args.folder, names_of(args.models), args.top)
+    fuse(args.folder, names_of(args.models), args.top, args.data_path)
     return write_report(open_comparison(args.folder))
 
 
-def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP) -> list[Run]:
+def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP, data_path: str | None = None) -> list[Run]:
     """Fuse the finished runs of ``labels``, on every data set and with every seed.
 
     Finished fusions are kept if they have the same ``top``, and replaced otherwise.
@@ -83,6 +84,7 @@ def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP) -> list[Run]
     Args:
         folder: folder of a comparison.
         top: candidates of each model; at least the largest ``topk``.
+        data_path: folder of the datasets; None: that of the comparison.
 
     Returns:
         The fused runs.
@@ -106,7 +108,7 @@ def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP) -> list[Run]
             own = run_folder(comparison.folder, dataset, name, seed)
             earlier = Run(own)
             if not earlier.finished or earlier.spec != spec:
-                _fuse_runs(runs, own, spec)
+                _fuse_runs([Member(run, data_path) for run in runs], own, spec)
             fused.append(Run(own))
     add_fusion(comparison.folder, name, list(labels))
     return fused
@@ -196,11 +198,10 @@ def _common_rows(members: Sequence[Member], rows: Sequence[Rows], split: str) ->
     return [np.array([own[key] for key in common]) for own in numbered]
 
 
-def _fuse_runs(runs: Sequence[Run], folder: Path, spec: RunSpec) -> None:
-    """Fuse ``runs`` and write the fused run ``spec`` into ``folder``, where it replaces an earlier one."""
+def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
+    """Fuse ``members`` and write the fused run ``spec`` into ``folder``, where it replaces an earlier one."""
     began, cpu_began = time.perf_counter(), time.process_time()
-    members = [Member(run) for run in runs]
-    first = members[0]
+    first, runs = members[0], [member.run for member in members]
     config, items, top = first.config, len(first.tokens), spec.settings["top"]
     check_whole(max(config["topk"]), top=top)
     if missing := [need for need in _needs(first) if need not in SUPPORTED]:

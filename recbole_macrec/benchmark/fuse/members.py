@@ -54,6 +54,9 @@ class Rows:
 class Member:
     """A trained model of a finished run, loaded from its best checkpoint.
 
+    Args:
+        data_path: folder of the datasets; None: that of the run.
+
     Attributes:
         tokens: [N], the items' tokens by number.
 
@@ -61,12 +64,12 @@ class Member:
         UserError: the run has no checkpoint, or does not rank the whole catalogue.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, data_path: str | None = None):
         self.run = run
         checkpoint = run.folder / (run.result["checkpoint"] or "-")
         if not checkpoint.is_file():
             raise UserError(f"{run.spec.name} has no checkpoint at {checkpoint}; run the comparison again to train it.")
-        data_path = run.spec.settings.get("data_path")
+        data_path = data_path or run.spec.settings.get("data_path")
         with fresh_logging(), hidden_words(), hidden_log(logging.INFO):
             self.config, self.model, _, self.train, valid, test = quick_start.load_data_and_model(str(checkpoint), data_path)
             self.trainer = get_trainer(self.config["MODEL_TYPE"], self.config["model"])(self.config, self.model)
