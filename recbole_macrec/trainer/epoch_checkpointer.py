@@ -91,12 +91,11 @@ def remaining_batches(loader, start: EpochPosition) -> Iterator:
     """The batches of an epoch from ``start`` on.
 
     If training resumes there, the loader shuffles as it did before the epoch and the first batches are skipped. Drawing them
-    does not change the random generators, which are those of the checkpoint.
+    does not change the random generators, which are those of the checkpoint. After the last batch the iterator is returned too:
+    where that batch is full, torch shuffles once more when it is exhausted.
     """
     if start.batches == 0:  # a checkpoint before the first batch has the loader's generator as it is then
         return iter(loader)
-    if start.batches == start.total:
-        return iter(())
     current = randomness(loader)
     loader.generator.set_state(start.shuffle)
     batches = iter(loader)

@@ -28,6 +28,7 @@ from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.model import MODELS
 from recbole_macrec.model.tasks import Reading
+from recbole_macrec.trainer.callbacks import TrainingCallback
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 NAMES = [model.__name__ for model in MODELS]
@@ -461,6 +462,31 @@ def test_resumed_within_an_epoch_equals_uninterrupted(name, data_path, uninterru
     assert resumed.train_loss_dict == {epoch: loss for epoch, loss in losses.items() if epoch >= 1}
     assert resumed._last_file() == file
     for key, value in expected.weights.items():
+        torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("batch_size", [20, 15])  # the last batch of 40 windows is full, or not
+def test_resumed_after_the_last_batch_equals_uninterrupted(batch_size, data_path):
+    """torch's sampler shuffles once more after a full last batch, when the checkpoint is written already."""
+    class Killed(Exception):
+        pass
+
+    class KillInValidation(TrainingCallback):
+        def on_evaluation_begin(self, trainer, stage, data):
+            raise Killed
+
+    options = {"modalities": ["text"], "training": "per_user", "encoder_attention": "causal", "train_batch_size": batch_size}
+    _, whole, trainer, (train, valid, _) = prepare("TIGER", data_path, **options)
+    expected = trainer.fit(train, valid)
+    assert len(trainer._train_data.windows) == 40
+    _, _, killed, (train, valid, _) = prepare("TIGER", data_path, **options)
+    killed.callbacks.append(KillInValidation())
+    with pytest.raises(Killed):
+        killed.fit(train, valid)
+    _, model, resumed, (train, valid, _) = prepare("TIGER", data_path, resume=killed._last_file(), **options)
+    assert resumed.fit(train, valid) == expected
+    assert resumed.train_loss_dict == trainer.train_loss_dict
+    for key, value in whole.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
 
 
