@@ -2,8 +2,6 @@
 
 Shapes: B users, N items including the padding, C given items of a user, S excluded items of a user.
 """
-import hashlib
-
 import numpy as np
 import torch
 
@@ -11,6 +9,7 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.semantic_ids import SemanticIDs
+from recbole_macrec.semantic_ids.order import order_fingerprint
 
 
 class DenseRecommender(WindowedRecommender):
@@ -23,7 +22,7 @@ class DenseRecommender(WindowedRecommender):
     # -- checks of a loaded checkpoint ------------------------------------------------------------------------------
 
     def other_parameter(self) -> dict:
-        return {"items": hashlib.sha256("\n".join(self.item_tokens).encode()).hexdigest()[:16]}
+        return {"items": order_fingerprint(self.item_tokens)}
 
     def load_other_parameter(self, para: dict | None) -> None:
         if (para or {}).get("items") != self.other_parameter()["items"]:

@@ -44,6 +44,7 @@ from recbole_macrec.model.tasks import (
 )
 from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
+from recbole_macrec.semantic_ids.order import order_fingerprint
 from recbole_macrec.utils.modules import ModuleDict
 
 EXCLUDED_ITEMS_FIELD = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, padded with 0
@@ -143,7 +144,10 @@ class GenerativeRecommender(WindowedRecommender):
 
     def other_parameter(self) -> dict:
         bundle = self.semantic_ids.bundle
-        return {"semantic_ids": self.semantic_ids.fingerprint(), "bundle": bundle.name if bundle else None}
+        parameter = {"semantic_ids": self.semantic_ids.fingerprint(), "bundle": bundle.name if bundle else None}
+        if self.dense_head is not None:  # its rows are RecBole's item numbers, which the fingerprint ignores
+            parameter["items"] = order_fingerprint(self.semantic_ids.item_tokens)
+        return parameter
 
     def load_other_parameter(self, para: dict | None) -> None:
         theirs, ours = (para or {}).get("semantic_ids"), self.semantic_ids.fingerprint()
@@ -151,6 +155,12 @@ class GenerativeRecommender(WindowedRecommender):
             raise UserError(
                 f"The checkpoint was trained on the semantic IDs {theirs}, but this run has {ours}; use the dataset, "
                 "features and semantic-ID options it was trained with."
+            )
+        ours = self.other_parameter().get("items")
+        if ours and (para or {}).get("items", ours) != ours:  # old checkpoints have no "items"
+            raise UserError(
+                "dense_head is True and the checkpoint was trained on these items in another order; use the dataset files that "
+                "it was trained with."
             )
 
     # -- training ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 Shapes: N tokens.
 """
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,3 +27,8 @@ def token_ranks(tokens: Sequence[str]) -> np.ndarray:
 def user_order(tokens: Sequence[str]) -> np.ndarray:
     """:func:`token_order` of RecBole's users: the padding, number 0, stays first."""
     return np.concatenate([[0], 1 + token_order(tokens[1:])])
+
+
+def order_fingerprint(tokens: Sequence[str]) -> str:
+    """Hash of ``tokens`` and their order, for checkpoints with a table whose rows are in this order."""
+    return hashlib.sha256("\n".join(tokens).encode()).hexdigest()[:16]

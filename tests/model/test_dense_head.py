@@ -268,6 +268,21 @@ def test_it_learns_and_resumes_exactly(kind, data_path):  # noqa: F811
         torch.testing.assert_close(best[key], value, atol=0, rtol=0)
 
 
+def test_checkpoint_of_items_in_another_order_is_rejected(data_path):  # noqa: F811
+    """The head's table has RecBole's item numbers as rows, which depend on the order of lines in the files."""
+    _, _, trainer, _ = of_kind("TIGER", data_path)
+    trainer._save_checkpoint(0)
+    load_data_and_model(trainer.saved_model_file)
+    file = data_path / TINY / f"{TINY}.inter"
+    header, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([header, *reversed(lines)]) + "\n")
+    with pytest.raises(UserError, match="dense_head is True .* in another order"):
+        load_data_and_model(trainer.saved_model_file)
+    _, _, other, _ = of_kind("TIGER", data_path)
+    with pytest.raises(UserError, match="in another order"):
+        other.resume_checkpoint(trainer.saved_model_file)
+
+
 def load_state(file) -> dict:
     return torch.load(file, weights_only=True)["state_dict"]
 
