@@ -75,6 +75,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         self.epoch_seconds: list[float] = []
         self.test_detail: dict[str, dict] | None = None
         self._detail = RankingDetail()
+        self._valid_result: dict | None = None  # of the last validation of ``fit``
         self._restored: dict | None = None  # checkpoint whose random generators are not restored yet
         self._train_data = None
         self.checkpointer = EpochCheckpointer()
@@ -207,6 +208,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         if self.distributed:
             gather = partial(gather_in_order, samples=eval_data.sample_size)
         result = super()._evaluate(eval_data, False, None, show_progress)
+        if self._stage == VALIDATION:
+            self._valid_result = result
         topk, decimals = self.config["topk"], self.config["metric_decimal_place"]
         self.test_detail = self._detail.result(topk, decimals, *([gather] if gather else []))
         return result
@@ -280,6 +283,9 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         generators = randomness_of_all(self._train_data)
         if not current_group().first:
             return
+        best_result = self.best_valid_result
+        if "saved_model_file" not in kwargs:  # RecBole sets ``best_valid_result`` after it saves the best epoch
+            best_result = self._valid_result or best_result
         file = kwargs.pop("saved_model_file", self.saved_model_file)
         position = kwargs.pop("position", None)
         state = {
@@ -288,7 +294,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
-            "best_valid_result": dict(self.best_valid_result or {}),
+            "best_valid_result": dict(best_result or {}),
             "best_file": str(self.saved_model_file),
             "state_dict": self.model.state_dict(),
             "other_parameter": self.model.other_parameter(),

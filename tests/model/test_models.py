@@ -29,6 +29,7 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.model import MODELS
 from recbole_macrec.model.tasks import Reading
 from recbole_macrec.trainer.callbacks import TrainingCallback
+from recbole_macrec.trainer.checkpoint import load_checkpoint
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 NAMES = [model.__name__ for model in MODELS]
@@ -463,6 +464,24 @@ def test_resumed_within_an_epoch_equals_uninterrupted(name, data_path, uninterru
     assert resumed._last_file() == file
     for key, value in expected.weights.items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+
+
+def test_the_best_checkpoint_has_the_result_of_its_epoch(data_path):
+    results = []
+
+    class Results(TrainingCallback):
+        def on_evaluation_end(self, trainer, stage, result):
+            results.append(dict(result))
+
+    options = {"modalities": ["text"], "quantizer": "rq_kmeans"}
+    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, **options)
+    trainer.callbacks.append(Results())
+    expected = trainer.fit(train, valid)
+    best = load_checkpoint(trainer.saved_model_file)
+    assert best["best_valid_result"] == results[best["epoch"]] == expected[1]
+    options |= {"resume": trainer.saved_model_file, "epochs": best["epoch"] + 1}
+    _, _, resumed, (train, valid, _) = prepare("TIGER", data_path, **options)
+    assert resumed.fit(train, valid) == expected
 
 
 @pytest.mark.parametrize("batch_size", [20, 15])  # the last batch of 40 windows is full, or not
