@@ -89,6 +89,7 @@ def test_invalid_values_for_every_model(model, name, value):
             {"network": "encoder_decoder", "training": "per_user", "encoder_attention": "bidirectional"},
             "would see the items to predict",
         ),
+        ({"network": "decoder_only", "d_kv": 7}, "d_kv is 7 and network is decoder_only, .*expected an even d_kv"),
         ({"metrics": ["GAUC"], "valid_metric": "GAUC"}, "needs a ranking of all items"),
     ],
 )

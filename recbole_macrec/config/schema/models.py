@@ -87,6 +87,15 @@ class _GenerativeOptions(
         return self
 
     @model_validator(mode="after")
+    def _check_head_width(self) -> "_GenerativeOptions":
+        if self.network == "decoder_only" and self.d_kv % 2:
+            raise UserError(
+                f"d_kv is {self.d_kv} and network is decoder_only, whose rotary positions rotate pairs of entries; expected an "
+                "even d_kv."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_prompt(self) -> "_GenerativeOptions":
         if self.prompt == "task" and self.network == "decoder_only":
             raise UserError(
