@@ -11,7 +11,10 @@ class ExplicitOptions(Options):
 
     explicit_alignment: Flag = option(True, "Train tasks between modalities, on histories and on single items", True)
     cross_task_ratio: Fraction = option(
-        1.0, "Share of a batch's users, drawn anew, whose histories also train the tasks between modalities", 1.0
+        1.0,
+        "Share of a batch's users, drawn anew, whose histories also train the tasks between modalities; not used with "
+        "history: both",
+        1.0,
     )
     history: Literal["single", "both"] = option(
         "single",
