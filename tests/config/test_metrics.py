@@ -35,7 +35,17 @@ def test_metrics_of_the_whole_order_need_a_ranking_of_all_items(model, options):
         read(model, metrics=["Hit", "GAUC"], eval_args=with_mode("uni20"), **options)  # every candidate has an exact score
 
 
+@pytest.mark.parametrize("model", ["MQL4GRec", "MACRec"])
+def test_the_official_fusion_does_not_rank_all_items(model):
+    options = {"decode": "exact", "fusion": "official", "metrics": ["Hit", "GAUC"]}
+    with pytest.raises(UserError, match="^metrics contains GAUC, .* but fusion: official ranks only .*; set fusion: mean"):
+        read(model, **options)
+    read(model, **options, eval_args=with_mode("uni20"))
+    read(model, **{**options, "metrics": ["Hit"]})
+
+
 @pytest.mark.parametrize("model, options", [
+    ("MACRec", {"decode": "exact", "fusion": "mean"}), ("MQL4GRec", {"decode": "exact", "fusion": "lse"}),
     ("TIGER", {"decode": "exact"}), ("MMGRec", {"decode": "exact"}), ("SASRecPerUser", {}), ("VBPR", {}), ("BPR", {}),
     ("SASRec", {"train_neg_sample_args": None}),
 ])  # fmt: skip

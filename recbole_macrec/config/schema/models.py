@@ -49,6 +49,15 @@ _PAPER = {"epochs": 200, "train_batch_size": 2048, "learner": "adamw", "learning
 RANK_METRICS = ("hit", "mrr", "ndcg", "recall")  # metrics of the target's rank, by which the weight of a dense head is chosen
 
 
+def _refuse_whole_order(options: Any, reason: str) -> None:
+    """Refuse ``metrics`` of the whole order in a ranking of all items; ``reason`` ends the message."""
+    if "full" not in evaluation_modes(options):
+        return
+    for metric in as_list(options.metrics):
+        if WHOLE_ORDER in metric_information[metric.lower()]:
+            raise UserError(f"metrics contains {metric}, which needs a ranking of all items, but {reason}")
+
+
 def _check_ranked_items(options: Any) -> None:
     """Check ``metrics`` and ``topk`` against the items that ``decode`` ranks: only ``exact`` puts all items in order, and a
     list of k items needs k beams."""
@@ -58,14 +67,8 @@ def _check_ranked_items(options: Any) -> None:
     }.get(options.decode)  # fmt: skip
     if ranked is None:
         return
-    if "full" in evaluation_modes(options):
-        for metric in as_list(options.metrics):
-            if WHOLE_ORDER in metric_information[metric.lower()]:
-                exact = "set decode: exact, or " if "exact" in choices(type(options).model_fields["decode"]) else ""
-                raise UserError(
-                    f"metrics contains {metric}, which needs a ranking of all items, but decode: {options.decode} ranks only "
-                    f"{ranked}; {exact}remove the metric."
-                )
+    exact = "set decode: exact, or " if "exact" in choices(type(options).model_fields["decode"]) else ""
+    _refuse_whole_order(options, f"decode: {options.decode} ranks only {ranked}; {exact}remove the metric.")
     largest = max(as_list(options.topk), default=0)
     if options.decode != "certified" and options.num_beams < largest:
         raise UserError(
@@ -183,6 +186,16 @@ class _MQL4GRecOptions(GenerativeOptions, ExplicitOptions):
             raise UserError(
                 f"tokenizations is {self.tokenizations} and fusion is official, a rule for one ranking per modality; set "
                 "fusion to lse or mean, or ranked_tokenizations to 1."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_fused_items(self) -> "_MQL4GRecOptions":
+        if self.decode == "exact" and self.fusion == "official":
+            _refuse_whole_order(
+                self,
+                "fusion: official ranks only the first num_beams items of each modality; set fusion: mean or lse, or remove "
+                "the metric.",
             )
         return self
 
