@@ -321,6 +321,18 @@ def test_plain_folder(shop, capsys):
     assert run(shop, name="shop") == 1 and "other files" in capsys.readouterr().err
 
 
+def test_an_import_with_other_columns_is_not_a_repetition(tmp_path, capsys):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "interactions.csv").write_text("user,sku,ean\nu,a,1\nu,b,2\n")
+    (folder / "items.csv").write_text("sku,ean,title\na,1,One\nb,2,Two\n")
+    assert run(folder, "--ITEM_ID_FIELD=sku", name="shop") == 0
+    assert run(folder, "--ITEM_ID_FIELD=ean", name="shop") == 1 and "other options" in capsys.readouterr().err
+    assert run(folder, "--ITEM_ID_FIELD=sku", name="shop") == 0 and "nothing to do" in capsys.readouterr().out
+    assert run(folder, "--ITEM_ID_FIELD=ean", "--overwrite", name="shop") == 0
+    assert read_items(Path("out/shop"), "shop")["item_id"].tolist() == ["1", "2"]
+
+
 def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
     folder = tmp_path / "shop"
     (folder / "images").mkdir(parents=True)

@@ -99,7 +99,7 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
             f"--{next(iter(reads))} is an option for tables, but SRC {src} contains raw Amazon files; leave the option out"
         )
     options = Options(AMAZON_CORE if amazon and core is None else core, amazon if require_image is None else require_image)
-    origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files, reads))
+    origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files, reads), reads)
     if imported_before:
         return _earlier_summary(target, manifest.unchanged(target, origin))
     with closing(Records(target.parent)) as records:

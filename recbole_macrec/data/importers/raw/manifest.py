@@ -14,13 +14,19 @@ from recbole_macrec.utils.files import atomic_write, sha256_of
 
 FILE = "manifest.json"
 # by kind; increase when the same sources and options give other files
-FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 3}
+FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 4}
 
 
-def origin(files: RawFiles, options: Options, sources: Mapping[str, Path]) -> dict:
-    """Return everything that the written files depend on; ``sources`` are all files read, by their names in the manifest."""
+def origin(files: RawFiles, options: Options, sources: Mapping[str, Path], reads: Mapping[str, str]) -> dict:
+    """Return everything that the written files depend on.
+
+    Args:
+        sources: all files read, by their names in the manifest.
+        reads: options for columns and separators of the CSV files; raw Amazon files have none.
+    """
+    columns = {"reads": dict(sorted(reads.items()))} if files.kind == "folder" else {}
     return {"format": FORMATS[files.kind], "kind": files.kind, "category": files.category, "options": options._asdict(),
-            "sources": {name: _fingerprint(path) for name, path in sorted(sources.items())}}
+            **columns, "sources": {name: _fingerprint(path) for name, path in sorted(sources.items())}}
 
 
 def unchanged(target: Path, expected: dict) -> dict | None:
