@@ -5,7 +5,7 @@ from pathlib import Path
 
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encoders import create_encoder, encoder_of, reads_interactions
-from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encodable, is_imported
+from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encodable, encoded_from_interactions, is_imported
 from recbole_macrec.data.features import available_modalities
 from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
@@ -126,7 +126,8 @@ def _available_modalities(config, folder: Path, default: list[str]) -> list[str]
 def _with_features(config, folder: Path) -> set[str]:
     content = encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
                         AtomicFormat.from_config(config))
-    with_files = (m for m in available_modalities(folder) if not _encoded_from_interactions(config, m, folder))
+    with_files = (m for m in available_modalities(folder)
+                  if not (_encoded_from_interactions(config, m, folder) or encoded_from_interactions(folder, m)))
     return {*with_files, *content}
 
 

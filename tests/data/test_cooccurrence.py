@@ -88,6 +88,14 @@ def test_a_third_modality_is_trained_ranked_and_saved(name, options, data_path, 
     assert list(unset.semantic_ids.codes) == ["text", "image"]  # features of an earlier run do not become a modality
 
 
+def test_features_of_an_earlier_split_are_not_read_without_their_encoder(data_path):  # noqa: F811
+    prepare("MQL4GRec", data_path, modalities=["text", "cf"], encoders={"cf": "cooccurrence"}, quantizer="rq_kmeans")
+    model = prepare("MQL4GRec", data_path, modalities=None, quantizer="rq_kmeans")[1]
+    assert list(model.semantic_ids.codes) == ["text", "image"]
+    with pytest.raises(UserError, match="'cf' .* earlier run; set encoders to {cf: cooccurrence}"):
+        prepare("MQL4GRec", data_path, modalities=["text", "cf"], quantizer="rq_kmeans")
+
+
 @pytest.mark.parametrize("semantic_ids", ["auto", "published"])
 def test_published_ids_beside_learnt_ones_of_interactions(semantic_ids, data_path, tmp_path):  # noqa: F811
     """Also with MACRec's quantizer, which learns several modalities together."""

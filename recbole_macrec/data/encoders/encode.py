@@ -17,6 +17,7 @@ from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder, encoder_of
 from recbole_macrec.data.encoders.base import NAMED, require_usable
+from recbole_macrec.data.encoders.cooccurrence import Cooccurrence
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.encoders.shards import Shards
 from recbole_macrec.data.features import FeatureTable
@@ -72,6 +73,10 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
             tables[modality] = encode_missing(folder, name, modality, chosen, text_fields, image_field,
                                               device=device, show_progress=show_progress, users=users,
                                               mean_for=mean_for, processes=processes, form=form)
+        elif encoded_from_interactions(folder, modality):
+            raise UserError(f"features of modality '{modality}' in {folder} were encoded from the training interactions of an "
+                            f"earlier run; set encoders to {{{modality}: {Cooccurrence.name}}} to encode those of this run, or "
+                            "leave the modality out of modalities")
         elif modality in features.available_modalities(folder):
             tables[modality] = FeatureTable.load(folder, modality)
         else:
@@ -148,6 +153,12 @@ def is_imported(dataset_folder: Path, modality: str) -> bool:
     """Return whether there are features of ``modality`` that were imported, not encoded."""
     npy, _ = features.feature_paths(dataset_folder, modality)
     return npy.exists() and not manifest_file(npy).exists()
+
+
+def encoded_from_interactions(dataset_folder: Path, modality: str) -> bool:
+    """Return whether the features of ``modality`` were encoded from training interactions, which depend on the split."""
+    npy, _ = features.feature_paths(dataset_folder, modality)
+    return npy.exists() and _matches(manifest_file(npy), {"encoder": Cooccurrence.name})
 
 
 def manifest_file(npy: Path) -> Path:
