@@ -463,6 +463,12 @@ def test_invalid_plain_folder(case, shop, capsys):
     refused(shop, [], expected, capsys, name="shop")
 
 
+def test_a_second_item_column_is_refused(shop, capsys):
+    (shop / "items.csv").write_text("item_id,sku,title\n1,x/1,One\n2,x/2,Two\n3,x/3,Three\n")
+    (shop / "interactions.csv").write_text("user,sku\nu,x/1\nu,x/2\nv,x/3\n")
+    refused(shop, ["--ITEM_ID_FIELD=sku"], ["items.csv has a column item_id beside the item column sku"], capsys, name="shop")
+
+
 def test_features_of_numbered_items_are_joined_by_number(tmp_path):
     (tmp_path / "interactions.csv").write_text("user,item\na,1\na,0\n")
     (tmp_path / "items.csv").write_text("item,title\n2,c\n0,a\n1,b\n")

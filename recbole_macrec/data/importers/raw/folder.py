@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from recbole_macrec.data.atomic import check_tokens
+from recbole_macrec.data.atomic import DEFAULT_FORMAT, check_tokens
 from recbole_macrec.data.attributes import COLUMN, KNOWN, category_tokens
 from recbole_macrec.data.encoders.base import NAMED, RawItem
 from recbole_macrec.data.encoders.images import SUFFIXES, unusable_images
@@ -100,6 +100,9 @@ class ItemTable:
         self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
         self.notes: list[str] = []
         names = _checked_names(usual_names([self._header[i] for i in self._texts], path, self.notes), path)
+        if DEFAULT_FORMAT.item in names:
+            raise UserError(f"{path} has a column {DEFAULT_FORMAT.item} beside the item column {self._header[item]}, whose "
+                            f"name in the dataset is {DEFAULT_FORMAT.item}; rename or remove one")
         self._categories = None if COLUMN in names else next((names.index(name) for name in KNOWN if name in names), None)
         self.columns = names if self._categories is None else (*names, COLUMN)
 
