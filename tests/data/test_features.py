@@ -214,6 +214,8 @@ def test_unusable_items_are_listed_or_get_the_mean(folder, tmp_path, caplog, mod
     if isinstance(chosen, dict):  # a pretrained model looks at one item alone
         assert np.allclose(others, intact.select(["i0", "i2", "i3", "i4"]), atol=1e-5)
     assert "2 of 6 items get the mean" in caplog.text
+    with pytest.raises(UserError, match="'i1'"):  # also after an encoding with the mean
+        item_features(folder, "shop", [modality], {modality: chosen})
 
 
 def test_failed_refresh_keeps_the_old_features(folder):

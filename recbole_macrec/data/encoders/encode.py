@@ -106,6 +106,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     content = _cached_content_hash(items, npy.with_name(f".{modality}.seen.json"), processes.first)
     identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}
     if processes.share(npy.exists() and _matches(manifest_path, identity)):  # without lock, because the folder may be read-only
+        _check_means(manifest_path, items, encoder, mean_for, processes)
         table = FeatureTable.load(folder, modality)
         if processes.share(_matches(manifest_path, identity)):  # no other run replaced them meanwhile
             return table
@@ -114,6 +115,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
         if processes.first:
             remove_unfinished(npy.parent, f"{modality}.")
         if processes.share(npy.exists() and _matches(manifest_path, identity)):  # another run encoded them meanwhile
+            _check_means(manifest_path, items, encoder, mean_for, processes)
             return FeatureTable.load(folder, modality)
         usable = _usable(items, encoder, encoder.kind in mean_for)
         shards = None
@@ -205,6 +207,13 @@ def _usable(items: Sequence[RawItem], encoder: Encoder, allow_unusable: bool) ->
     return usable
 
 
+def _check_means(manifest: Path, items: Sequence[RawItem], encoder: Encoder, mean_for: Collection[str],
+                 processes: Group) -> None:
+    """Raise UserError naming the items with mean features in the encoded features, unless ``mean_for`` allows them."""
+    if encoder.kind not in mean_for and processes.share("mean_features" in _read_manifest(manifest)):
+        require_usable(encoder.kind, encoder.unusable(items))
+
+
 def _with_means(matrix: np.ndarray, usable: Sequence[RawItem], items: Sequence[RawItem]) -> np.ndarray:
     """Return [len(items), d]: for each item its row of ``matrix`` [len(usable), d], or the mean of all rows."""
     row = {item.token: i for i, item in enumerate(usable)}
@@ -251,11 +260,17 @@ def _content_hash(items: Sequence[RawItem]) -> str:
 
 def _matches(manifest: Path, identity: dict) -> bool:
     """Return whether the manifest has all entries of ``identity``; its other entries, such as versions, may differ."""
+    record = _read_manifest(manifest)
+    return {key: record.get(key) for key in identity} == identity
+
+
+def _read_manifest(manifest: Path) -> dict:
+    """Return the manifest, {} if it is missing or unreadable."""
     try:
         record = json.loads(manifest.read_text())
     except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and {key: record.get(key) for key in identity} == identity
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _how_to_get(folder: Path, name: str, modality: str, why: str) -> str:
