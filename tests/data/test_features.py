@@ -88,6 +88,18 @@ def test_encoded_features_are_reused_until_the_content_changes(folder, monkeypat
     assert np.allclose(changed["image"].matrix[0], changed["image"].matrix[1], atol=1e-5)
 
 
+def test_other_images_of_equal_size_and_time_are_encoded(folder):
+    """As a dataset has that was unpacked from an archive with fixed times."""
+    for n in range(len(TITLES)):
+        for name, colour in ((f"i{n}", (40 * n, 0, 0)), (f"j{n}", (0, 0, 40 * n))):
+            path = folder / f"images/{name}.png"
+            Image.new("RGB", (8, 8), colour).save(path, format="BMP")
+            os.utime(path, (1e9, 1e9))
+    first = item_features(folder, "shop", ["image"], ENCODERS)["image"].matrix
+    rewrite("images/i", "images/j")(folder)
+    assert not np.array_equal(item_features(folder, "shop", ["image"], ENCODERS)["image"].matrix, first)
+
+
 def test_unknown_text_columns_after_an_encoding(folder):
     item_features(folder, "shop", ["text"], ENCODERS)
     with pytest.raises(UserError, match=r"text.npy was encoded from other columns and shop.item has no column name to encode"):

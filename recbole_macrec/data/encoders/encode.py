@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -103,7 +104,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     encoder = create_encoder(chosen, device)
     items = _raw_items(atomic.read_items(folder, name, form), folder, name, modality, encoder, text_fields, image_field, users)
     items.sort(key=lambda item: item.token)  # features must not depend on the order of the rows
-    content = _cached_content_hash(items, npy.with_name(f".{modality}.seen.json"), processes.first)
+    content = _cached_content_hash(items, folder, npy.with_name(f".{modality}.seen.json"), processes.first)
     identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}
     if processes.share(npy.exists() and _matches(manifest_path, identity)):  # without lock, because the folder may be read-only
         _check_means(manifest_path, items, encoder, mean_for, processes)
@@ -221,18 +222,19 @@ def _with_means(matrix: np.ndarray, usable: Sequence[RawItem], items: Sequence[R
     return filled[[row.get(item.token, len(matrix)) for item in items]]
 
 
-def _cached_content_hash(items: Sequence[RawItem], cache: Path, write: bool) -> str:
-    """Return the content hash; the one in ``cache`` if sizes and modification times of the image files are unchanged.
+def _cached_content_hash(items: Sequence[RawItem], folder: Path, cache: Path, write: bool) -> str:
+    """Return the content hash; the one in ``cache`` if paths, sizes and modification times of the image files are unchanged.
 
-    Images can be gigabytes, which a run whose features exist should not read. One process may ``write`` the cache, unless the
-    folder is read-only.
+    The paths are relative to the dataset ``folder``, which can be moved. Images can be gigabytes, which a run whose features
+    exist should not read. One process may ``write`` the cache, unless the folder is read-only.
     """
     if not any(item.image for item in items):
         return _content_hash(items)
     digest = hashlib.sha256()
     for item in items:
         stat = item.image.stat() if item.image is not None and item.image.is_file() else None
-        digest.update(f"{item.token}\0{(stat.st_size, stat.st_mtime_ns) if stat else None}\0".encode())
+        seen = (os.path.relpath(item.image, folder), stat.st_size, stat.st_mtime_ns) if stat else None
+        digest.update(f"{item.token}\0{seen}\0".encode())
     file_stats = digest.hexdigest()
     if _matches(cache, {"seen": file_stats}):
         return json.loads(cache.read_text())["content_sha256"]
