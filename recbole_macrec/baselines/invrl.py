@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recbole_macrec.baselines.pairwise import PairwiseRecommender, linear, xavier_table
 from recbole_macrec.config.schema.general import InvRLOptions
+from recbole_macrec.utils.distributed import current_group
 
 GATE_NOISE = 0.01  # standard deviation of the noise on the gates of the mask
 INITIAL_STD = 0.01  # standard deviation of the initial projection of an environment
@@ -130,9 +131,19 @@ class InvRL(PairwiseRecommender):
     # -- the mask ----------------------------------------------------------------------------------------------------
 
     def long_preparation(self) -> Iterator[None]:
-        """Steps 1 and 2, which set the mask; training can pause after every part of them."""
+        """Steps 1 and 2, which set the mask; training can pause after every part of them.
+
+        Of several processes the first one learns the mask, as they draw different random numbers, and the others receive it.
+        """
         if self.mask_is_learnt:
             return
+        group = current_group()
+        if group.first:
+            yield from self._learn_mask()
+        self.mask.copy_(group.share(self.mask.cpu(), "learns the mask of the features"))
+        self.mask_is_learnt.fill_(True)
+
+    def _learn_mask(self) -> Iterator[None]:
         if self.learning is None:
             self.learning = MaskLearning(self._new_backbone().to(self.x.device), torch.zeros_like(self.mask))
         learning, rounds = self.learning, self.settings["mask_rounds"]
@@ -150,7 +161,6 @@ class InvRL(PairwiseRecommender):
                              f"{learning.mask.min():.3f} to {learning.mask.max():.3f}")
         if rounds:
             self.mask.copy_(learning.mask)
-        self.mask_is_learnt.fill_(True)
         self.learning = None
 
     def preparation_state(self) -> dict:

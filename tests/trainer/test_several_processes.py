@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from planted import NAME as PLANTED, OWN, SMALL as PLANTED_SMALL, write_planted
 from process_pool import free_port
 from recbole.data.dataset import Dataset
 from recbole.model.general_recommender import Pop
 from small_models import ITEMS, SMALL, TINY, data_path  # noqa: F401  data_path is a fixture
 
+from recbole_macrec.baselines.invrl import InvRL
 from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.run_callbacks import ProgressWriter
 from recbole_macrec.benchmark.compare.runs import open_comparison
@@ -86,6 +88,25 @@ def test_processes_write_one_table_and_one_checkpoint(model, data, process_pool)
     assert first.count("test results") == 1 and other == errors == ""
     assert len([path for path in Path("saved").glob("*.pth") if ".last" not in path.name]) == 1
     assert len(list(Path("log", model).iterdir())) == 1 and len(list(Path("log_tensorboard").iterdir())) == 1
+
+
+def write_final_mask(rank: int) -> None:
+    prepare = InvRL.long_preparation
+
+    def long_preparation(self):
+        yield from prepare(self)
+        torch.save(self.mask, f"mask{rank}.pth")
+
+    InvRL.long_preparation = long_preparation
+
+
+def test_processes_train_invrl_with_one_mask(tmp_path, process_pool):
+    write_planted(tmp_path / "data")
+    settings = {**PLANTED_SMALL, **OWN["InvRL"], "epochs": 1}
+    words = ["--model=InvRL", f"--dataset={PLANTED}", "--data_path=data", *(f"--{k}={v}" for k, v in settings.items())]
+    assert run_both(process_pool, words, change=write_final_mask) == [0, 0], printed()
+    first, second = torch.load("mask0.pth"), torch.load("mask1.pth")
+    assert torch.equal(first, second) and (first < 1).any()
 
 
 def fail_on_second(rank: int) -> None:
