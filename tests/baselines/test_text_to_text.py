@@ -233,6 +233,15 @@ def test_cluster_tokens_contain_their_path_and_short_ids_end_with_an_end_token()
     ]
 
 
+def test_cluster_index_keeps_ids_that_differ_in_a_zero_apart():
+    codes = np.array([[1, 0, 2], [1, 2, 0], [1, 2, 1]])
+    index = cluster_index(SemanticIDs(tuple("abc"), {"text": codes}, {"text": (2, 3, 3)}, {"text": codes}))
+    assert len(np.unique(index.codes[1:], axis=0)) == 3
+    shared = SemanticIDs(tuple("ab"), {"text": codes[[0, 0]]}, {"text": (2, 3, 3)}, {"text": codes[[0, 0]]})
+    with pytest.raises(UserError, match="items share a semantic ID"):
+        cluster_index(shared)
+
+
 # -- P5 and VIP5 ------------------------------------------------------------------------------------------------------
 
 
@@ -523,6 +532,11 @@ def test_backbone_of_the_wrong_architecture_is_rejected(name, folder, data_path,
 def test_invalid_options_are_user_errors(name, option, value, expected, data_path):
     with pytest.raises(UserError, match=expected):
         prepare(name, data_path, **{option: value})
+
+
+def test_cid_index_of_published_ids_is_a_user_error(data_path):
+    with pytest.raises(UserError, match="item_index is cid.* semantic_ids is published; set item_index to codes"):
+        prepare("P5", data_path, **CID, semantic_ids="published")
 
 
 def test_models_share_one_table(data_path, capsys):

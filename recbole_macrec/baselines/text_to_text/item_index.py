@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.semantic_ids.order import token_order
 
 END = "<end>"  # closes IDs that are shorter than the longest
-
 
 
 class ItemIndex(NamedTuple):
@@ -54,14 +54,25 @@ def cluster_index(ids: SemanticIDs) -> ItemIndex:
 
     A cluster is a token named by its path, such as ``<3-7>``; the number of the item within its last cluster is a token that
     all clusters share, such as ``<#12>``. Shorter IDs end with ``<end>``.
+
+    Raises:
+        UserError: if items share an ID.
     """
     codes = ids.codes[ids.modalities[0]]
     shift = int(codes[:, 0].min() > 0)  # codes of paths of different lengths are counted from 1, and 0 closes a path
-    rows = [_path_names([code - shift for code in row if code or not shift], codes.shape[1]) for row in codes.tolist()]
+    if len(np.unique(codes, axis=0)) < len(codes):
+        raise UserError("item_index is cid, but items share a semantic ID, which clusters never give; set item_index to codes.")
+    paths = [_without_end(row) if shift else row for row in codes.tolist()]
+    rows = [_path_names([code - shift for code in path], codes.shape[1]) for path in paths]
     names = [sorted(set(level)) for level in zip(*rows)]
     numbers = [{name: number for number, name in enumerate(level)} for level in names]
     numbered = np.array([[number[name] for number, name in zip(numbers, row)] for row in rows], dtype=np.int64)
     return ItemIndex(np.vstack([np.zeros_like(numbered[:1]), numbered]), names)
+
+
+def _without_end(row: list[int]) -> list[int]:
+    """The codes before the zeros that end a row."""
+    return row[: max(level for level, code in enumerate(row) if code) + 1]
 
 
 def _path_names(path: list[int], levels: int) -> list[str]:
