@@ -1,19 +1,18 @@
 """RecBole dataset whose items have semantic IDs."""
 from dataclasses import replace
 from functools import partial, reduce
-from pathlib import Path
 
 import numpy as np
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
-from recbole.utils import ModelType, set_color
+from recbole.utils import set_color
 from scipy.sparse import csc_matrix, csr_matrix
 
 from recbole_macrec.config.options import TRAINED_ON
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.collaborative import collaborative_vectors
-from recbole_macrec.model.item_features import ItemFeatures
+from recbole_macrec.model.item_features import BenchmarkHistories, ItemFeatures
 from recbole_macrec.model.preparation import reads_semantic_ids
 from recbole_macrec.semantic_ids import (
     FeatureRows,
@@ -31,7 +30,7 @@ from recbole_macrec.utils.distributed import Group, current_group
 from recbole_macrec.utils.share_files import share_files
 
 
-class SemanticIDDataset(ItemFeatures, SequentialDataset):
+class SemanticIDDataset(ItemFeatures, BenchmarkHistories, SequentialDataset):
     """A SequentialDataset with :attr:`semantic_ids`, learnt from item features or training interactions, or read from published
     files.
 
@@ -60,10 +59,6 @@ class SemanticIDDataset(ItemFeatures, SequentialDataset):
             group.check_same({"the semantic IDs": self._semantic_ids.fingerprint()})
         return self._semantic_ids
 
-    @property
-    def _sequential(self) -> bool:
-        return self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-
     def data_augmentation(self) -> None:
         if self._sequential:
             super().data_augmentation()
@@ -81,32 +76,6 @@ class SemanticIDDataset(ItemFeatures, SequentialDataset):
             part._semantic_ids, part._training = ids, self._training
         self._training_part = None
         return parts
-
-    def _load_inter_feat(self, token: str, dataset_path: str) -> None:
-        """Check that benchmark files exist and contain histories, then load as RecBole does."""
-        for part in self.benchmark_filename_list or []:
-            path, histories = Path(dataset_path) / f"{token}.{part}.inter", self.iid_field + self.config["LIST_SUFFIX"]
-            if not path.is_file():
-                raise UserError(f"{path} does not exist; add this file, or list only existing parts in benchmark_filename.")
-            with path.open(encoding=self.config["encoding"]) as file:
-                columns = file.readline().rstrip("\n").split(self.config["field_separator"])
-                if self._sequential and f"{histories}:token_seq" not in columns:
-                    raise UserError(f"{path} has no column {histories}:token_seq, the history of each row; add it, or import "
-                                    "the interactions and remove benchmark_filename.")
-        super()._load_inter_feat(token, dataset_path)
-
-    def _benchmark_presets(self) -> None:
-        """Cut the histories of benchmark files to their newest items, as RecBole does with the histories it builds."""
-        if not self._sequential:
-            return
-        histories, newest = self.iid_field + self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
-        empty = self.inter_feat[histories].map(len) == 0
-        if empty.any():
-            user = self.id2token(self.uid_field, int(self.inter_feat[self.uid_field][empty].iloc[0]))
-            raise UserError(f"{self.dataset_name}: a row of user {user} has no item in {histories}; remove such rows.")
-        self.inter_feat[histories] = [items[-newest:] for items in self.inter_feat[histories]]
-        self.field2seqlen[histories] = newest
-        super()._benchmark_presets()
 
     def _interactions(self) -> csc_matrix:
         """Number of interactions of each user and item in this part, [user_num, item_num]."""

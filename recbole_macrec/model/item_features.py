@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.utils import ModelType
 from scipy.sparse import csc_matrix
 
 from recbole_macrec.config.options import PACKAGED_DATASET
@@ -139,5 +140,39 @@ class FeatureDataset(JoinedFeatures, Dataset):
     """RecBole's dataset for general models, with item features."""
 
 
-class SequentialFeatureDataset(JoinedFeatures, SequentialDataset):
+class BenchmarkHistories(_RecBoleDataset):
+    """Mixin for RecBole's datasets for sequential models: checks and cuts the histories of benchmark files."""
+
+    @property
+    def _sequential(self) -> bool:
+        return self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+
+    def _load_inter_feat(self, token: str, dataset_path: str) -> None:
+        """Check that benchmark files exist and contain histories, then load as RecBole does."""
+        for part in self.benchmark_filename_list or []:
+            path, histories = Path(dataset_path) / f"{token}.{part}.inter", self.iid_field + self.config["LIST_SUFFIX"]
+            if not path.is_file():
+                raise UserError(f"{path} does not exist; add this file, or list only existing parts in benchmark_filename.")
+            with path.open(encoding=self.config["encoding"]) as file:
+                columns = file.readline().rstrip("\n").split(self.config["field_separator"])
+                if self._sequential and f"{histories}:token_seq" not in columns:
+                    raise UserError(f"{path} has no column {histories}:token_seq, the history of each row; add it, or import "
+                                    "the interactions and remove benchmark_filename.")
+        super()._load_inter_feat(token, dataset_path)
+
+    def _benchmark_presets(self) -> None:
+        """Cut the histories of benchmark files to their newest items, as RecBole does with the histories it builds."""
+        if not self._sequential:
+            return
+        histories, newest = self.iid_field + self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
+        empty = self.inter_feat[histories].map(len) == 0
+        if empty.any():
+            user = self.id2token(self.uid_field, int(self.inter_feat[self.uid_field][empty].iloc[0]))
+            raise UserError(f"{self.dataset_name}: a row of user {user} has no item in {histories}; remove such rows.")
+        self.inter_feat[histories] = [items[-newest:] for items in self.inter_feat[histories]]
+        self.field2seqlen[histories] = newest
+        super()._benchmark_presets()
+
+
+class SequentialFeatureDataset(JoinedFeatures, BenchmarkHistories, SequentialDataset):
     """RecBole's dataset for sequential models, with item features."""

@@ -253,9 +253,7 @@ def direct(tmp_path, model="TIGER", **options):
         "data_path": str(tmp_path / "data"),
         "benchmark_filename": ["train", "valid", "test"],
         "modalities": ["text"],
-        "quantizer": "rq_kmeans",
-        "codebook_size": 2,
-        "codebook_levels": 3,
+        **({} if model == "MISSRec" else {"quantizer": "rq_kmeans", "codebook_size": 2, "codebook_levels": 3}),
         "topk": [1, 3],
         "valid_metric": "NDCG@3",
         "state": "ERROR",
@@ -266,8 +264,9 @@ def direct(tmp_path, model="TIGER", **options):
     return dataset, dataset.build()
 
 
-def test_benchmark_files_are_read_without_import(tmp_path):
-    dataset, parts = direct(tmp_path, MAX_ITEM_LIST_LENGTH=2)
+@pytest.mark.parametrize("model", ["TIGER", "MISSRec"])
+def test_benchmark_files_are_read_without_import(model, tmp_path):
+    dataset, parts = direct(tmp_path, model, MAX_ITEM_LIST_LENGTH=2)
     rows = [[], [], []]
     for part, found in zip(parts, rows):
         for user, history, length, item in zip(
@@ -281,14 +280,15 @@ def test_benchmark_files_are_read_without_import(tmp_path):
                                      for user, items in SEQUENCES.items() for end in range(1, len(items) - 2))
 
 
-def test_empty_histories_are_rejected(tmp_path):
-    direct(tmp_path)
+@pytest.mark.parametrize("model", ["TIGER", "MISSRec"])
+def test_empty_histories_are_rejected(model, tmp_path):
+    direct(tmp_path, model)
     path = tmp_path / "data/Shop/Shop.test.inter"
     user, _, *rest = path.read_text().splitlines()[1].split("\t")
     with path.open("a") as file:
         file.write("\t".join([user, "", *rest]) + "\n")
     with pytest.raises(UserError, match=f"user {user} has no item"):
-        direct(tmp_path)
+        direct(tmp_path, model)
 
 
 def training_pairs(dataset) -> set:
