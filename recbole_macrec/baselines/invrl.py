@@ -26,7 +26,7 @@ SETTLED = 0.01  # share of interactions that may still move when the environment
 class Backbone(nn.Module):
     """UltraGCN (Mao et al., CIKM 2021, arXiv 2110.15114) with item features: user vectors p_u [d + f] and item vectors
 
-        v_i = [q_i ; W (m * x_i) + b].
+        v_i = [q_i ; W (m * x_i) + b],   where W (m * x_i) is computed as (W * m) x_i.
 
     Args:
         users, items: U, N.
@@ -41,12 +41,18 @@ class Backbone(nn.Module):
         self.items = xavier_table(items, width)  # Q
         self.project = linear(features, projected)  # W, b
 
-    def item_vectors(self, item: Tensor, x: Tensor) -> Tensor:
-        """Return the vectors [..., d + f] of items [...], computed from the masked features ``x`` [N, F] of all items."""
+    def item_vectors(self, item: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the vectors [..., d + f] of items [...].
+
+        Args:
+            x: features [N, F] of all items.
+            mask: m [F]; None keeps all features.
+        """
+        weight = self.project.weight if mask is None else self.project.weight * mask
         if item.numel() < len(x):
-            content = self.project(F.embedding(item, x))
+            content = F.linear(F.embedding(item, x), weight, self.project.bias)
         else:
-            content = F.embedding(item, self.project(x))
+            content = F.embedding(item, F.linear(x, weight, self.project.bias))
         return torch.cat([F.embedding(item, self.items), content], dim=-1)
 
 
@@ -100,16 +106,16 @@ class InvRL(PairwiseRecommender):
         """beta_ui; the shapes of ``user`` and ``item`` broadcast."""
         return self.user_beta[user] * self.item_beta[item]
 
-    def batch_loss(self, backbone: Backbone, x: Tensor, user: Tensor, item: Tensor) -> Tensor:
+    def batch_loss(self, backbone: Backbone, mask: Tensor | None, user: Tensor, item: Tensor) -> Tensor:
         """Sum of the loss over a batch of interactions, without the penalties.
 
         Args:
-            x: masked features [N, F].
+            mask: m [F]; None keeps all features.
             user, item: int64 [B].
         """
         drawn = torch.randint(1, self.n_items, (len(user), self.negatives), device=user.device)
         items = torch.cat([item.unsqueeze(1), drawn], dim=1)  # [B, 1 + J]
-        scores = (backbone.item_vectors(items, x) @ F.embedding(user, backbone.users).unsqueeze(2)).squeeze(2)
+        scores = (backbone.item_vectors(items, self.x, mask) @ F.embedding(user, backbone.users).unsqueeze(2)).squeeze(2)
         weight = 1 + self.beta(user.unsqueeze(1), items)
         positive = weight[:, 0] * F.softplus(-scores[:, 0])
         return (positive + (weight[:, 1:] * F.softplus(scores[:, 1:])).mean(1)).sum()
@@ -121,12 +127,12 @@ class InvRL(PairwiseRecommender):
 
     def calculate_loss(self, interaction) -> Tensor:
         self._cached = None
-        loss = self.batch_loss(self.backbone, self.x * self.mask, interaction[self.USER_ID], interaction[self.ITEM_ID])
+        loss = self.batch_loss(self.backbone, self.mask, interaction[self.USER_ID], interaction[self.ITEM_ID])
         return loss + self.norms(self.backbone)
 
     def representations(self) -> tuple[Tensor, Tensor]:
         items = torch.arange(self.n_items, device=self.x.device)
-        return self.backbone.users, self.backbone.item_vectors(items, self.x * self.mask)
+        return self.backbone.users, self.backbone.item_vectors(items, self.x, self.mask)
 
     # -- the mask ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +195,7 @@ class InvRL(PairwiseRecommender):
         The penalty environment_l1 * mean |W * m| keeps an environment from reading what ``mask`` [F] keeps.
         """
         for rows in torch.randperm(len(user)).to(user.device).split(self.batch_size):
-            loss = self.batch_loss(backbone, self.x, user[rows], item[rows]) + self.norms(backbone)
+            loss = self.batch_loss(backbone, None, user[rows], item[rows]) + self.norms(backbone)
             loss = loss + self.settings["environment_l1"] * (backbone.project.weight * mask).abs().mean()
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights)):
                 weight.grad = gradient
@@ -237,7 +243,7 @@ class InvRL(PairwiseRecommender):
             for _ in range(steps):
                 batches = [part[torch.randperm(len(part))[: self.batch_size].to(part.device)] for part in rows]
                 gates = (mu + 0.5 + GATE_NOISE * torch.randn_like(mu)).clamp(0, 1)
-                losses = [self.batch_loss(backbone, self.x * gates, user[batch], item[batch]) for batch in batches]
+                losses = [self.batch_loss(backbone, gates, user[batch], item[batch]) for batch in batches]
                 # [K, f, F]
                 gradients = torch.stack([torch.autograd.grad(loss, weight, create_graph=True)[0] for loss in losses])
                 spread = (gradients - gradients.mean(0)).square().sum(0)  # [f, F]
