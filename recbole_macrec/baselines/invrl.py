@@ -144,7 +144,7 @@ class InvRL(PairwiseRecommender):
         if self.mask_is_learnt:
             return
         group = current_group()
-        if group.first:
+        if group.first and self.settings["mask_rounds"]:
             yield from self._learn_mask()
         self.mask.copy_(group.share(self.mask.cpu(), "learns the mask of the features"))
         self.mask_is_learnt.fill_(True)
@@ -165,8 +165,7 @@ class InvRL(PairwiseRecommender):
             sizes = learning.environment.bincount(minlength=self.settings["n_environments"]).tolist()
             self.logger.info(f"InvRL, round {learning.rounds} of the mask: environments of {sizes} interactions, mask from "
                              f"{learning.mask.min():.3f} to {learning.mask.max():.3f}")
-        if rounds:
-            self.mask.copy_(learning.mask)
+        self.mask.copy_(learning.mask)
         self.learning = None
 
     def preparation_state(self) -> dict:

@@ -147,5 +147,8 @@ def test_learning_the_mask_resumes_and_equals_uninterrupted_training(tmp_path):
 
 def test_without_mask_rounds_no_feature_is_masked(tmp_path):
     _, model, trainer, (train, _, _) = prepare("InvRL", write_planted(tmp_path / "data"), epochs=1, mask_rounds=0)
+    parts = PauseWithin(-1)
+    trainer.callbacks.append(parts)
     trainer.fit(train)
-    assert (model.mask == 1).all()
+    assert (model.mask == 1).all() and model.mask_is_learnt
+    assert parts.parts == -1  # nothing is trained for a mask
