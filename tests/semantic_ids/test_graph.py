@@ -10,6 +10,7 @@ from recbole_macrec.semantic_ids import SemanticIDSettings, build_semantic_ids
 from recbole_macrec.semantic_ids.quantizers.graph import GraphTraining
 from recbole_macrec.semantic_ids.quantizers.graph.encoder import SLOPE, GraphEncoder
 from recbole_macrec.semantic_ids.quantizers.hierarchical_kmeans import HierarchicalKMeans
+from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
 from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn
 
 USERS, ITEMS = 30, 24
@@ -61,6 +62,13 @@ def test_training_moves_users_towards_their_items():
     scores = graph.users @ graph.items.T
     own = (np.arange(USERS)[:, None] + np.arange(ITEMS)) % 2 == 0
     assert scores[own].mean() > scores[~own].mean() + scores.std()
+
+
+def test_collaborative_vectors_are_no_features_of_the_graph():
+    features, interactions = shop()
+    vectors = {COLLABORATIVE: np.ones((ITEMS, SMALL.code_dim), dtype=np.float32)}
+    with_vectors = GraphTraining(features | vectors, interactions, SMALL.replace(quantizer="letter"), "cpu")
+    assert torch.equal(with_vectors.features, GraphTraining(features, interactions, SMALL, "cpu").features)
 
 
 def test_negatives_that_the_user_interacted_with_are_ignored():

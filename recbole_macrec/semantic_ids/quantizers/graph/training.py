@@ -26,7 +26,7 @@ class GraphTraining:
     where (u, i) is an interaction and j a random item without interaction with u.
 
     Args:
-        features: modality -> [N, F_m].
+        features: modality -> [N, F_m]; others than those of ``settings.modalities`` are not read.
         interactions: training interactions [U, N].
 
     Raises:
@@ -37,8 +37,9 @@ class GraphTraining:
         self.settings, self.device = settings, torch.device(device)
         self.epochs = 0
         self.generator = torch.Generator().manual_seed(settings.semantic_id_seed)
-        scales = {m: Scale.fit(x, settings.standardize) for m, x in features.items()}
-        self.features = torch.cat([scales[m].apply(x[:]) for m, x in features.items()], dim=1).to(device)  # [N, F]
+        of_items = [features[m] for m in settings.modalities]
+        scaled = [Scale.fit(x, settings.standardize).apply(x[:]) for x in of_items]
+        self.features = torch.cat(scaled, dim=1).to(device)  # [N, F]
         edges = interactions.tocoo()
         self.users, self.items = (torch.from_numpy(ends.astype(np.int64)) for ends in (edges.row, edges.col))  # [E]
         if not len(self.users):
