@@ -153,4 +153,7 @@ class SemanticIDSettings(SemanticIDOptions):
                 f"graph_training is joint, which trains an RQ-VAE, but quantizer is {self.quantizer}; set quantizer to "
                 "rqvae, or graph_training to staged."
             )
+        if self.reads_interactions and self.encoder_input == "graph":
+            raise UserError(f"quantizer is {self.quantizer}, which learns no graph, but encoder_input is graph; set "
+                            "encoder_input to learnt, or choose another quantizer.")
         return self

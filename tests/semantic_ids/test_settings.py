@@ -89,6 +89,12 @@ def test_con_layers_are_not_checked_without_contrastive_loss():
     assert read(quantizer="rqvae", codebook_levels=2).codebook_levels == 2
 
 
+def test_an_encoder_cannot_read_a_graph_that_the_quantizer_does_not_learn():
+    with pytest.raises(UserError, match="quantizer is cid, which learns no graph, but encoder_input is graph"):
+        read(quantizer="cid", encoder_input="graph")
+    assert read(quantizer="cid", encoder_input="learnt").quantizer == "cid"
+
+
 @pytest.mark.parametrize("modalities", [(), ("text", "text")])
 def test_modalities_must_be_distinct_names(modalities):
     with pytest.raises(UserError, match="modalities"):
