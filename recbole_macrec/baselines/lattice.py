@@ -1,7 +1,7 @@
 """LATTICE: item vectors propagated on a graph of similar items that is learnt from their features.
 
 Shapes: U users, N items (number 0 is the padding), M modalities, F_m width of the features of modality m, d embedding size, k
-neighbours of an item.
+neighbours of an item, M' learnt graphs: M, or 0 without a learnt graph.
 """
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,8 @@ class LATTICE(PairwiseRecommender):
     Item embeddings E are propagated on it, h = A^L E. A collaborative model gives user and item vectors u and i from training
     interactions; ``cf: lightgcn`` is LightGCN, ``cf: mf`` the embeddings themselves. An item's representation is i + h / |h|.
 
-    S~_m is rebuilt in the first batch of an epoch, the only one that trains the projections and w, and for ranking.
+    S~_m is rebuilt in the first batch of an epoch, the only one that trains the projections and w, and for ranking. With
+    lambda = 1 there is no S~_m, and the projections are not trained.
     """
 
     options = LATTICEOptions
@@ -50,8 +51,9 @@ class LATTICE(PairwiseRecommender):
         self.modality_logits = nn.Parameter(torch.zeros(len(self.modalities)))
         # The graph of the epoch and the epoch it was built in. They are saved, so that an epoch can be resumed.
         self.register_buffer("built_in_epoch", torch.tensor(-1))
-        self.register_buffer("learnt_neighbours", self.fixed_neighbours.clone())  # [M, N, k]
-        self.register_buffer("learnt_values", torch.zeros_like(self.fixed_values))  # [M, N, k]
+        self.learnt_graphs = len(self.modalities) if self.kept < 1 else 0  # M'
+        self.register_buffer("learnt_neighbours", self.fixed_neighbours[: self.learnt_graphs].clone())  # [M', N, k]
+        self.register_buffer("learnt_values", torch.zeros_like(self.fixed_values[: self.learnt_graphs]))  # [M', N, k]
         self.register_buffer("epoch_weights", torch.full((len(self.modalities),), 1 / len(self.modalities)))  # w [M]
         self.epoch = 0
         self._edges: Edges | None = None  # of the epoch's graph
@@ -66,7 +68,9 @@ class LATTICE(PairwiseRecommender):
         return self.modality_logits.softmax(0)
 
     def learnt_graph(self) -> tuple[Tensor, Tensor]:
-        """Neighbours int64 [M, N, k] in the projected features, and the values of norm(sum_m w_m S~_m) [M, N, k]."""
+        """Neighbours int64 [M', N, k] in the projected features, and the values of norm(sum_m w_m S~_m) [M', N, k]."""
+        if not self.learnt_graphs:
+            return self.learnt_neighbours, self.learnt_values
         tables = self.tables if self.train_features else self.features
         k = self.fixed_neighbours.shape[2]
         graphs = [item_graph(project(tables[m]), k) for m, project in self.project.items()]
@@ -76,7 +80,7 @@ class LATTICE(PairwiseRecommender):
         return neighbours, normalised_by(degree, neighbours, similarity)
 
     def item_values(self, learnt_values: Tensor, weights: Tensor) -> Tensor:
-        """Values of A in the order of :meth:`item_edges`, before sorting: [2 M N k]."""
+        """Values of A in the order of :meth:`item_edges`, before sorting: [(M + M') N k]."""
         fixed = self.kept * self.fixed_values * weights[:, None, None]
         return torch.cat([fixed, (1 - self.kept) * learnt_values]).flatten()
 

@@ -47,17 +47,17 @@ def test_graph_computed_in_blocks_equals_the_dense_graph(block, monkeypatch):
     assert scaled.isfinite().all()
 
 
-@pytest.mark.parametrize("cf", ["lightgcn", "mf"])
+@pytest.mark.parametrize("cf, kept", [("lightgcn", 0.6), ("mf", 0.6), ("mf", 1.0)])
 @torch.no_grad()
-def test_equals_the_dense_formula(cf, planted):
-    _, model, _, _ = prepare("LATTICE", planted, cf=cf, feature_graph_weight=0.6)
+def test_equals_the_dense_formula(cf, kept, planted):
+    _, model, _, _ = prepare("LATTICE", planted, cf=cf, feature_graph_weight=kept)
     model.modality_logits.copy_(torch.tensor([0.3, -0.5]))
     model.double()
     w = model.modality_logits.softmax(0)
     fixed = sum(w[m] * normalised_dense(dense_graph(x, 5)) for m, x in enumerate(model.features.values()))
     projected = [x @ layer.weight.T + layer.bias for x, layer in zip(model.features.values(), model.project.values())]
     learnt = normalised_dense(sum(w[m] * dense_graph(x, 5) for m, x in enumerate(projected)))
-    h = (0.6 * fixed + 0.4 * learnt) @ model.items
+    h = (kept * fixed + (1 - kept) * learnt) @ model.items
     a = symmetric(adjacency(model))
     x = torch.cat([model.users, model.items])
     x = (x + a @ x + a @ a @ x) / 3 if cf == "lightgcn" else x
@@ -89,6 +89,14 @@ def test_projections_have_no_effect_with_only_the_feature_graph(planted):
             parameter.normal_()
     for a, b in zip(model.final_representations(), before):
         torch.testing.assert_close(a, b)
+
+
+def test_no_graph_is_learnt_with_only_the_feature_graph(planted, monkeypatch):
+    _, model, trainer, (train, valid, _) = prepare("LATTICE", planted, feature_graph_weight=1.0, epochs=2)
+    monkeypatch.setattr(lattice, "item_graph", None)
+    before = model.modality_logits.detach().clone()
+    trainer.fit(train, valid)
+    assert not torch.equal(model.modality_logits, before)
 
 
 def test_features_are_trained_with_train_features(planted):
