@@ -63,6 +63,35 @@ def test_diversity_loss_has_gradients_of_codebooks_only():
     assert tower.quantizer.codebooks.grad.abs().sum() > 0 and all(p.grad is None for p in tower.encoder.parameters())
 
 
+@pytest.mark.parametrize("codebook_size", [2, 8])
+def test_diversity_loss_has_an_effect_on_small_codebooks(codebook_size):
+    training = LETTERTraining(
+        items()[COLLABORATIVE], {"text": items()["text"]}, settings_with(lambda_div=1.0, codebook_size=codebook_size), "cpu"
+    )
+    training.run(show_progress=False)
+    assert all(np.bincount(level).max() == 2 for level in training.clusters.numpy())
+
+
+def skewed_items() -> dict[str, np.ndarray]:
+    """600 items in 8 groups; the largest has half of them."""
+    rng = np.random.default_rng(0)
+    group = rng.choice(8, 600, p=[0.5, 0.2, 0.1, 0.05, 0.05, 0.05, 0.03, 0.02])
+    x = 3 * rng.standard_normal((8, 10))[group] + 0.3 * rng.standard_normal((600, 10))
+    return {"text": x.astype(np.float32), COLLABORATIVE: rng.standard_normal((600, 4)).astype(np.float32)}
+
+
+def test_diversity_loss_raises_the_usage_entropy_on_skewed_data():
+    settings = settings_with(codebook_size=32, rqvae_epochs=30, rqvae_batch_size=128, restart_dead_codes=False)
+
+    def entropy(weight: float) -> float:
+        learnt = learn_codes(skewed_items(), settings.replace(lambda_div=weight), show_progress=False)
+        counts = np.bincount(learnt.modalities["text"].codes[:, 0])
+        share = counts[counts > 0] / 600
+        return -(share * np.log(share)).sum()
+
+    assert entropy(1.0) > entropy(0.0) + 0.1
+
+
 def test_collaborative_loss_gives_items_of_one_group_the_same_first_code():
     """Two groups of items that differ in only one of ten features."""
     features, group = items(), np.arange(120) % 2

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 COLLABORATIVE = "collaborative vectors"  # name of the vectors among the features
-CLUSTERS = 10  # of the codewords of a level
+CLUSTERS = 10  # of the codewords of a level; fewer if these would have less than two codewords
 
 
 class LETTER(RQVAEQuantizer):
@@ -70,10 +70,8 @@ class LETTERTraining(Training):
     def epoch(self, losses) -> dict[str, float]:
         if losses == self.losses and self.settings.lambda_div:  # not in the warm-up, which has no codes
             codebooks = self.model.towers[0].quantizer.codebooks.detach().cpu().numpy()
-            seed = self.settings.semantic_id_seed
-            self.clusters = torch.stack(
-                [torch.from_numpy(balanced_clusters(codebook, CLUSTERS, seed)) for codebook in codebooks]
-            )
+            seed, count = self.settings.semantic_id_seed, min(CLUSTERS, self.settings.codebook_size // 2)
+            self.clusters = torch.stack([torch.from_numpy(balanced_clusters(codebook, count, seed)) for codebook in codebooks])
         return super().epoch(losses)
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
