@@ -138,6 +138,22 @@ def test_each_modality_and_the_ids_change_the_ranking(data_path):  # noqa: F811
         assert all(not torch.allclose(scores[-1], earlier) for earlier in scores[:-1])
 
 
+def test_learns_more_than_popularity(data_path):  # noqa: F811
+    metrics = {}
+    for name, options in (("MISSRec", SMALL | {"epochs": 20, "eval_step": 20, "dropout_prob": 0.1}), ("Pop", {})):
+        _, _, trainer, (train, valid, test) = prepare(name, data_path, **options)
+        trainer.fit(train, valid)
+        metrics[name] = trainer.evaluate(test, load_best_model=name != "Pop")["ndcg@10"]
+    assert metrics["MISSRec"] > metrics["Pop"] + 0.1
+
+
+def test_scores_do_not_depend_on_the_batch(model, data_path):  # noqa: F811
+    batch = batch_of(small(data_path)[3][2])
+    together = model.full_sort_predict(batch)
+    for row in range(0, len(batch), 7):
+        torch.testing.assert_close(model.full_sort_predict(batch[[row]])[0], together[row], atol=1e-5, rtol=1e-5)
+
+
 def test_recommendations_after_training_equal_the_ranking(data_path):  # noqa: F811
     _, model, trainer, (train, _, test) = small(data_path, epochs=8, dropout_prob=0.1)
     trainer.fit(train, None, saved=False)

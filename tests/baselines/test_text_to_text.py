@@ -19,16 +19,19 @@ from small_models import ITEMS, PauseAfter, batch_of, data_path, prepare as prep
 from recbole_macrec import Recommender
 from recbole_macrec.baselines.text_to_text import vip5
 from recbole_macrec.baselines.text_to_text.item_index import cluster_index, digit_index, random_digits
+from recbole_macrec.baselines.text_to_text.p5 import P5
+from recbole_macrec.baselines.text_to_text.recommender import TextToTextRecommender
 from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.speed.text_reference import TextReference
+from recbole_macrec.config.registry import models
 from recbole_macrec.config.schema.text_to_text import LCREC_TASKS
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
-NAMES = ["P5", "VIP5", "LCRec"]
-T5 = ["P5", "VIP5"]
+NAMES = [name for name, model in models().items() if issubclass(model, TextToTextRecommender)]
+T5 = [name for name in NAMES if issubclass(models()[name], P5)]
 QUICK = {
     "item_index": "codes",
     "quantizer": "rq_kmeans",
@@ -39,6 +42,10 @@ QUICK = {
 }
 CID = {"item_index": "cid", "quantizer": "cid", "cid_clusters": 3, "cid_leaf_size": 6}
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed: pip install peft")
+
+
+def test_text_to_text_models_are_registered():
+    assert set(NAMES) >= {"P5", "VIP5", "LCRec"} and set(T5) >= {"P5", "VIP5"}
 
 
 def prepare(name, path, **options):
