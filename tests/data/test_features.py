@@ -11,6 +11,7 @@ from tiny_models import make
 from recbole_macrec.data import atomic
 from recbole_macrec.data.encoders import RawItem, create_encoder, encode
 from recbole_macrec.data.encoders.encode import encode_missing, item_features
+from recbole_macrec.data.encoders.tfidf import Tfidf
 from recbole_macrec.data.features import FeatureTable, available_modalities
 from recbole_macrec.errors import UserError
 
@@ -129,6 +130,12 @@ def test_encoders_are_deterministic_and_distinguish_items(folder, name):
     first, second = create_encoder(name).encode(items), create_encoder(name).encode(items)
     assert first.dtype == np.float32 and first.shape[0] == 6 and np.array_equal(first, second)
     assert len(np.unique(first.round(4), axis=0)) == 6
+
+
+def test_the_reason_of_an_item_with_rare_words_only():
+    items = [*(RawItem(f"i{n}", ("red pen",)) for n in range(4)), RawItem("rare", ("zyxnorb",)), RawItem("none", ("?!",))]
+    assert Tfidf(max_terms=3).unusable(items) == {
+        "rare": "no word among the 3 most frequent words and word pairs of all texts", "none": "no words in the text"}
 
 
 def test_encoders_accept_a_single_item(folder):

@@ -4,6 +4,7 @@ Shapes: n items, d feature dimensions.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -12,6 +13,8 @@ from scipy.sparse import csr_matrix
 
 from recbole_macrec.data.encoders.base import Kind, RawItem, require_usable, without_text
 from recbole_macrec.errors import UserError
+
+_WORD = r"(?u)\w+"
 
 
 class Tfidf:
@@ -26,9 +29,15 @@ class Tfidf:
 
     def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
         weights = self._weights(items)
-        without_words = {item.token: "no words in the text" for i, item in enumerate(items)
+        without_terms = {item.token: self._reason(item) for i, item in enumerate(items)
                          if weights is None or weights[i].nnz == 0}
-        return without_words | without_text(items)
+        return without_terms | without_text(items)
+
+    def _reason(self, item: RawItem) -> str:
+        """Return why ``item`` has no weights."""
+        if re.search(_WORD, item.text):
+            return f"no word among the {self.settings['max_terms']:,} most frequent words and word pairs of all texts"
+        return "no words in the text"
 
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [n, d] for the texts of ``items``; raise UserError for items without words."""
@@ -49,7 +58,7 @@ class Tfidf:
         """Return the TF-IDF weights [n, terms], or None if no item has words."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+",
+        vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=_WORD,
                                      max_features=self.settings["max_terms"], dtype=np.float64)
         try:
             return vectorizer.fit_transform([item.text for item in items])
