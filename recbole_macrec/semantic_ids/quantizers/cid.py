@@ -27,8 +27,8 @@ class CID(Quantizer):
     Hua et al., "How to Index Item IDs for Recommendation Foundation Models", SIGIR-AP 2023, arXiv 2305.06569. The weight of an
     edge is the number of users of both items. A set of more than ``cid_leaf_size`` items is split into ``cid_clusters`` parts,
     and these are split in turn. The ID of an item contains the number of its part in every split, then its number within the
-    last part. Shorter IDs end with an end code, so all have L codes, and no two items share an ID. Items without a user in the
-    training part form a part of their own.
+    last part. Shorter IDs end with an end code, so all have L codes, and no two items share an ID. Items of a set that have no
+    user in common with another of its items form a part of their own.
     """
 
     reads_interactions = True

@@ -24,7 +24,7 @@ class HierarchicalKMeans(Quantizer):
     """k-means of the features, then of each cluster: the baseline of MMGRec's Table 4 (Tay et al., NeurIPS 2022).
 
     A code has a meaning only after its prefix, so there are no codebooks that all items share, and new items cannot be
-    quantized. The items of a cluster with at most K items get different codes.
+    quantized. The items of a cluster with at most K items get different codes, except that equal rows share one.
     """
 
     def learn(
