@@ -232,8 +232,10 @@ def _cached_content_hash(items: Sequence[RawItem], folder: Path, cache: Path, wr
         return _content_hash(items)
     digest = hashlib.sha256()
     for item in items:
-        stat = item.image.stat() if item.image is not None and item.image.is_file() else None
-        seen = (os.path.relpath(item.image, folder), stat.st_size, stat.st_mtime_ns) if stat else None
+        seen = None
+        if item.image is not None and item.image.is_file():
+            stat = item.image.stat()
+            seen = (os.path.relpath(item.image, folder), stat.st_size, stat.st_mtime_ns)
         digest.update(f"{item.token}\0{seen}\0".encode())
     file_stats = digest.hexdigest()
     if _matches(cache, {"seen": file_stats}):
