@@ -134,10 +134,13 @@ def test_ids_do_not_depend_on_held_out_interactions(quantizer, data_path):  # no
     _, before, _, _ = prepare("TIGER", data_path, **options)
     file = data_path / "tiny" / "tiny.inter"
     header, *rows = file.read_text().splitlines()
-    last = {row.split("\t")[0]: i for i, row in enumerate(rows)}
-    for user, i in last.items():  # the test interaction of each user
-        _, item, *rest = rows[i].split("\t")
-        rows[i] = "\t".join([user, f"i{(int(item[1:]) + 7) % 30}", *rest])
+    of_user: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        of_user.setdefault(row.split("\t")[0], []).append(i)
+    for user, own in of_user.items():
+        for i in own[-2:]:  # the validation and the test interaction
+            _, item, *rest = rows[i].split("\t")
+            rows[i] = "\t".join([user, f"i{(int(item[1:]) + 7) % 30}", *rest])
     file.write_text("\n".join([header, *rows]) + "\n")
     _, after, _, _ = prepare("TIGER", data_path, **options)
     assert before.semantic_ids.fingerprint() == after.semantic_ids.fingerprint()
