@@ -164,7 +164,7 @@ def tests_section(record: dict) -> str:
     ]  # fmt: skip
     columns = ["first", "second", "metric", "difference", "95 % interval", "p, Holm", "verdict on the first"]
     seeds = ", ".join(map(str, record["seeds"]))
-    return f"### Paired tests, seeds {seeds}\n\n" + markdown_rows(columns, rows) + "\n" + " ".join(record["notes"]) + "\n"
+    return f"### Paired tests, seeds {seeds}\n\n" + markdown_rows(columns, rows) + f"\n{record['notes'][0]}\n"
 
 
 def import_hint(dataset: str, labels: Sequence[str]) -> str:
