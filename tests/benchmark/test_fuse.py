@@ -179,6 +179,18 @@ def test_scores_of_candidates_agree_with_the_rankings_of_the_runs(comparison):
             assert found == rank[key] or min(found, rank[key]) > 10
 
 
+def test_a_weight_of_zero_is_tried_again():
+    """The first model only harms until the second one has a large weight."""
+    scores = torch.eye(2).unsqueeze(1)  # the fused scores are the weights
+
+    def quality(fused: torch.Tensor) -> float:
+        first, second = fused[0].tolist()
+        return 1 + min(first, 1) if second > 3 else -first
+
+    weights, best = choose_weights(scores, quality)
+    assert best == 2 and weights[0] > 0
+
+
 def test_published_fusion_contains_weights_and_command(comparison, tmp_path):
     assert main(["publish", str(comparison), f"--to={tmp_path / 'results'}"]) == 0
     (file,) = (tmp_path / "results").rglob("*TIGER-+-SASRec-+-BPR*.json")

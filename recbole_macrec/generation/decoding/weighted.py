@@ -66,8 +66,9 @@ def choose_weights(scores: torch.Tensor, quality: Callable[[torch.Tensor], float
     """Search the weights [M] whose fused scores have the highest ``quality``.
 
     Coordinate search: it starts with weights that give the scores of every model the same standard deviation within a row, and
-    then changes one weight at a time, first in steps of sqrt(2) and with 0 among the values, then in steps of 2^(1/8). The
-    result depends on nothing but the arguments.
+    then changes one weight at a time, first in steps of sqrt(2) and with 0 among the values, then in steps of 2^(1/8). A weight
+    of 0 is tried again from its first value, as it may help once the others have changed. The result depends on nothing but
+    the arguments.
 
     Args:
         scores: [M, R, C], as in :func:`fused_scores`.
@@ -81,14 +82,15 @@ def choose_weights(scores: torch.Tensor, quality: Callable[[torch.Tensor], float
     filled = scores.masked_fill(~present, 0.0)
     means = filled.sum(2) / counts  # [M, R]
     variance = ((filled - means.unsqueeze(2)).square() * present).sum(2) / counts
-    weights = 1 / variance.sqrt().mean(1).clamp(min=1e-6)
+    first = 1 / variance.sqrt().mean(1).clamp(min=1e-6)
+    weights = first.clone()
     best = quality(fused_scores(scores, weights))
     for multipliers in (MULTIPLIERS, FINE_MULTIPLIERS):
         for _ in range(ROUNDS):
             start = best
             for model in range(len(weights)):
                 tries = weights.repeat(len(multipliers), 1)
-                tries[:, model] *= torch.tensor(multipliers)
+                tries[:, model] = (weights[model] or first[model]) * torch.tensor(multipliers)
                 values = [quality(fused_scores(scores, tried)) if tried.any() else best for tried in tries]
                 if max(values) > best:
                     best = max(values)
