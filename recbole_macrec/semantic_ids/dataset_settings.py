@@ -57,7 +57,7 @@ def published_and_learnt(
     Raises:
         UserError: ``folder`` has fewer published tokenizations of a modality than the option ``tokenizations``.
     """
-    computed = [m for m in settings.modalities if _encoded_from_interactions(config, m, folder)]
+    computed = [m for m in settings.modalities if _will_read_interactions(config, m, folder)]
     published = [name for name in settings.ids if name not in computed or _published_file(name, folder).is_file()]
     if settings.semantic_ids == "auto":
         has_features = set(settings.read_modalities) - set(computed) <= set(available_modalities(folder))
@@ -127,7 +127,7 @@ def _with_features(config, folder: Path) -> set[str]:
     content = encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
                         AtomicFormat.from_config(config))
     with_files = (m for m in available_modalities(folder)
-                  if not (_encoded_from_interactions(config, m, folder) or encoded_from_interactions(folder, m)))
+                  if not (_will_read_interactions(config, m, folder) or encoded_from_interactions(folder, m)))
     return {*with_files, *content}
 
 
@@ -135,7 +135,8 @@ def _published_file(name: str, folder: Path) -> Path:
     return folder / FOLDER / f"{name}.json"
 
 
-def _encoded_from_interactions(config, modality: str, folder: Path) -> bool:
+def _will_read_interactions(config, modality: str, folder: Path) -> bool:
+    """Whether this run encodes ``modality`` from the training interactions."""
     return reads_interactions(encoder_of(config["encoders"] or {}, modality)) and not is_imported(folder, modality)
 
 

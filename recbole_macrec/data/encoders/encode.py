@@ -16,7 +16,7 @@ import torch
 
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
-from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder, encoder_of
+from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder, encoder_of, reads_interactions
 from recbole_macrec.data.encoders.base import NAMED, require_usable
 from recbole_macrec.data.encoders.cooccurrence import Cooccurrence
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
@@ -161,7 +161,7 @@ def is_imported(dataset_folder: Path, modality: str) -> bool:
 def encoded_from_interactions(dataset_folder: Path, modality: str) -> bool:
     """Return whether the features of ``modality`` were encoded from training interactions, which depend on the split."""
     npy, _ = features.feature_paths(dataset_folder, modality)
-    return npy.exists() and _matches(manifest_file(npy), {"encoder": Cooccurrence.name})
+    return npy.exists() and reads_interactions(_read_manifest(manifest_file(npy)).get("encoder"))
 
 
 def manifest_file(npy: Path) -> Path:
