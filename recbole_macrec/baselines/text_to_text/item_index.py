@@ -62,17 +62,12 @@ def cluster_index(ids: SemanticIDs) -> ItemIndex:
     shift = int(codes[:, 0].min() > 0)  # codes of paths of different lengths are counted from 1, and 0 closes a path
     if len(np.unique(codes, axis=0)) < len(codes):
         raise UserError("item_index is cid, but items share a semantic ID, which clusters never give; set item_index to codes.")
-    paths = [_without_end(row) if shift else row for row in codes.tolist()]
+    paths = [np.trim_zeros(row, "b") if shift else row for row in codes.tolist()]
     rows = [_path_names([code - shift for code in path], codes.shape[1]) for path in paths]
     names = [sorted(set(level)) for level in zip(*rows)]
     numbers = [{name: number for number, name in enumerate(level)} for level in names]
     numbered = np.array([[number[name] for number, name in zip(numbers, row)] for row in rows], dtype=np.int64)
     return ItemIndex(np.vstack([np.zeros_like(numbered[:1]), numbered]), names)
-
-
-def _without_end(row: list[int]) -> list[int]:
-    """The codes before the zeros that end a row."""
-    return row[: max(level for level, code in enumerate(row) if code) + 1]
 
 
 def _path_names(path: list[int], levels: int) -> list[str]:
