@@ -56,10 +56,10 @@ def test_search_space_lines_of_every_kind(tmp_path, monkeypatch):
 
 
 def test_comparison_uses_the_best_trial_by_validation(tiny_dataset, monkeypatch):
-    """One of three trials has learning rate 0. The runs use the settings of the best trial."""
+    """One of three trials has learning rate 0. The best trial is the run of the first seed; other seeds use its settings."""
     monkeypatch.setattr(tune, "read_space", lambda model: {"learning_rate": ("choice", [0.0, 0.02])})
     argv = ["compare", "--models=GRU4Rec", "--datasets=tiny", f"--data_path={tiny_dataset}", "--tune=3", "--output=out"]
-    argv += ["--epochs=3", "--state=ERROR"]
+    argv += ["--epochs=3", "--state=ERROR", "--seeds=2"]
     assert main(argv) == 0
     best = json.loads(Path("out/tune/tiny/GRU4Rec/best.json").read_text())
     trials = [Run(path) for path in sorted(Path("out/tune/tiny/GRU4Rec").glob("try-*"))]
@@ -67,5 +67,7 @@ def test_comparison_uses_the_best_trial_by_validation(tiny_dataset, monkeypatch)
     assert len(set(scores)) == 3 and best["best_valid_score"] == max(scores)
     assert [run.spec.settings.get("learning_rate") for run in trials][0] is None
     assert best["settings"] == {"learning_rate": 0.02}
-    (run,) = open_comparison("out").runs
-    assert run.spec.settings["learning_rate"] == 0.02 and run.result["best_valid_score"] == max(scores)
+    first, second = open_comparison("out").runs
+    assert first.result == trials[scores.index(max(scores))].result and (first.folder / first.result["checkpoint"]).is_file()
+    assert first.spec.settings["learning_rate"] == second.spec.settings["learning_rate"] == 0.02
+    assert (first.spec.seed, second.spec.seed) == (2020, 2021) and second.result["best_valid_score"] != max(scores)

@@ -14,6 +14,7 @@ The seed of the semantic IDs is the run's seed, so the deviation over seeds incl
 --semantic_id_seed=2020 gives all runs the same IDs. IDs of the same features, settings and seed are learnt once and shared.
 
 --tune=N gives every model N tries with the options of properties/hyper/MODEL.hyper, on the first seed, before the comparison.
+The best try by validation is the run of the first seed.
 """
 import argparse
 import time
@@ -30,7 +31,7 @@ from recbole_macrec.benchmark.compare.runs import Comparison
 from recbole_macrec.benchmark.compare.statistics import Measured, compare_pairs
 from recbole_macrec.benchmark.compare.table import Table, build_table, largest_k, print_table, write_tables
 from recbole_macrec.benchmark.compare.together import run_together
-from recbole_macrec.benchmark.compare.tune import choose, write_tries
+from recbole_macrec.benchmark.compare.tune import choose, copy_chosen_tries, write_tries
 from recbole_macrec.benchmark.compare.worker import Resources
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
@@ -150,6 +151,8 @@ def compare(
             print("The tuning is not finished; give the same command again to continue.")
             return 0
     comparison = write_matrix(matrix, output, tuned)
+    if tries is not None:
+        copy_chosen_tries(comparison, runs_of)
     run_all(comparison.runs, jobs, resources, cluster)
     return write_report(comparison)
 

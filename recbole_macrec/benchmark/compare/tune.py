@@ -8,10 +8,11 @@
 
 The first try keeps the default settings, so the tuned validation score is never lower than the default one. An option that the
 command line sets is not tuned. Tries depend only on the model's name and the seed, so an interrupted tuning continues with the
-same tries.
+same tries. The chosen try is the run of the first seed: it has the same settings and seed, and is not repeated.
 """
 import ast
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import numpy as np
 
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
 from recbole_macrec.benchmark.compare.run import Request, check_values
-from recbole_macrec.benchmark.compare.runs import TUNE, Run, RunSpec, file_name, write_json, write_run_spec
+from recbole_macrec.benchmark.compare.runs import TUNE, Comparison, Run, RunSpec, file_name, write_json, write_run_spec
 from recbole_macrec.config.property_files import property_file
 from recbole_macrec.errors import UserError
+from recbole_macrec.utils.files import replace_folder
 
 DRAWS = 1000  # maximum number of draws in search of new settings
 
@@ -143,3 +145,16 @@ def choose(
         content = {"settings": chosen[dataset, label], "best_valid_score": best.result["best_valid_score"], "scores": scores}
         write_json(content, _folder(folder, dataset, variant) / "best.json")
     return chosen
+
+
+def copy_chosen_tries(comparison: Comparison, runs_of: dict[tuple[str, str], list[Run]]) -> None:
+    """Copy finished tries to the unfinished runs of ``comparison`` that have the same settings and seed.
+
+    Args:
+        runs_of: see :func:`write_tries`.
+    """
+    for run in comparison.unfinished:
+        same = [a_try for a_try in runs_of.get((run.spec.dataset, run.spec.label), []) if a_try.spec == run.spec]
+        if same and same[0].finished:
+            with replace_folder(run.folder, overwrite=True) as folder:
+                shutil.copytree(same[0].folder, folder, dirs_exist_ok=True)
