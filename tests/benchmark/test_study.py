@@ -259,6 +259,21 @@ def test_selected_variants_of_several_models(tmp_path):
         read_study(str(tmp_path / "own.yaml"))
 
 
+@pytest.mark.parametrize(("lines", "message"), [
+    ("kind: variants\nmodels: Pop", "models is 'Pop'; expected a list"),
+    ("kind: variants\nvariants: {Pop: 3}", "variants: Pop is 3; expected a mapping"),
+    ("kind: variants\nmodels: [Pop]\nsettings:", "settings is None; expected a mapping"),
+    ("kind: sweeps\nmodel: Pop\nsweeps: {topk: 5}", "sweeps: topk is 5; expected a list"),
+    ("kind: beams\nmodels: [TIGER]", "no 'beams', which a study of kind beams needs"),
+    ("kind: variants\nmodels: [Pop, BPR]\npairs: [Pop, BPR]", "pairs has 'Pop'; expected lists of two rows"),
+    ("kind: variants\nmodells: [Pop]", "'modells', which is no key of a study. Did you mean 'models'"),
+])  # fmt: skip
+def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
+    (tmp_path / "own.yaml").write_text(lines)
+    with pytest.raises(UserError, match=message):
+        read_study(str(tmp_path / "own.yaml"))
+
+
 @pytest.mark.parametrize(
     "argv, expected",
     [

@@ -10,9 +10,10 @@ from recbole_macrec.errors import UserError
 def check_published(study: dict, dataset: str) -> None:
     """Raise a UserError if the study has neither published results on ``dataset`` nor metrics of its own."""
     if dataset not in study["published"] and not study.get("metrics"):
+        known = f"; it has on {', '.join(study['published'])}" if study["published"] else ""
         raise UserError(
-            f"The study has no published results on {dataset}, but on {', '.join(study['published'])}; name one of these with "
-            "--datasets, or add the dataset to a copy of its YAML file."
+            f"The study has no published results on {dataset}{known}. Name such a dataset, or add 'metrics' or the "
+            "dataset's results to a copy of its YAML file."
         )
 
 

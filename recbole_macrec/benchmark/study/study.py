@@ -32,10 +32,16 @@ from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.files import atomic_write
 from recbole_macrec.utils.reporting import run_command
 
-KEYS = (
-    "title", "kind", "model", "models", "variants", "sweeps", "settings", "by", "from", "layer", "bucket", "beams", "rankings",
-    "published", "metrics", "fusions", "pairs", "impossible", "rows",
-)  # fmt: skip
+KEYS: dict[str, type] = {  # key of a study -> the kind of its value
+    "title": str, "kind": str, "model": str, "models": list, "variants": dict, "sweeps": dict, "settings": dict, "by": str,
+    "from": list, "layer": int, "bucket": int, "beams": list, "rankings": dict, "published": dict, "metrics": list,
+    "fusions": list, "pairs": list, "impossible": dict, "rows": dict,
+}  # fmt: skip
+REQUIRED = {  # kind -> keys that a study of this kind needs
+    "code_distribution": ("layer", "bucket"), "sweeps": ("sweeps",), "beams": ("beams",), "rankings": ("rankings",),
+    "groups": ("by", "from"),
+}  # fmt: skip
+WORDS = {str: "a text", int: "an integer", list: "a list", dict: "a mapping"}
 KINDS = FINISHED_KINDS | {published.__name__: published}
 
 
@@ -127,7 +133,7 @@ def read_study(name: str) -> dict:
         name: of a study in ``properties/study/``, or the path of a YAML file.
 
     Raises:
-        UserError: when there is no such file, or it has an unknown key.
+        UserError: when there is no such file, or it has an unknown, missing or wrong key.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else property_file("study", f"{name}.yaml")
     if not path.is_file():
@@ -139,7 +145,18 @@ def read_study(name: str) -> dict:
     for key in study:
         if key not in KEYS:
             raise UserError(f"{path} has '{key}', which is no key of a study.{nearest(key, KEYS)}")
-    for settings in [study.get("settings") or {}, study.get("sweeps") or {}, *(study.get("variants") or {}).values()]:
+        _check_value(path, key, study[key], KEYS[key])
+    for key in REQUIRED.get(kind, ()):
+        if key not in study:
+            raise UserError(f"{path} has no '{key}', which a study of kind {kind} needs.")
+    for label, variant in study.get("variants", {}).items():
+        _check_value(path, f"variants: {label}", variant, dict)
+    for option, values in study.get("sweeps", {}).items():
+        _check_value(path, f"sweeps: {option}", values, list)
+    for pair in study.get("pairs", []):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise UserError(f"{path}: pairs has {pair!r}; expected lists of two rows.")
+    for settings in [study.get("settings", {}), study.get("sweeps", {}), *study.get("variants", {}).values()]:
         refuse_trust(settings, path)
     has_models = study.get("models") or study.get("model") or all(
         "model" in variant for variant in study.get("variants", {"": {}}).values()
@@ -148,7 +165,12 @@ def read_study(name: str) -> dict:
         raise UserError(
             f"{path}: expected 'models', 'model' with 'variants' or 'sweeps', or 'variants' that each have a 'model'."
         )
-    return {"title": path.stem} | study
+    return {"title": path.stem, "published": {}} | study
+
+
+def _check_value(path: Path, key: str, value: Any, expected: type) -> None:
+    if not isinstance(value, expected):
+        raise UserError(f"{path}: {key} is {value!r}; expected {WORDS[expected]}.")
 
 
 def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str, Any]) -> list[Variant]:
