@@ -12,6 +12,7 @@ from pathlib import Path
 from recbole.utils import ModelType, get_model
 
 from recbole_macrec.benchmark.compare.publish import STUDIES, TESTS, TRIES
+from recbole_macrec.benchmark.compare.statistics import TEST_COLUMNS, PairedTest
 from recbole_macrec.benchmark.study.kinds import markdown_rows, over_seeds
 from recbole_macrec.benchmark.study.study import read_study
 
@@ -157,14 +158,10 @@ def page(
 
 def tests_section(record: dict) -> str:
     """Return the section with the paired tests of a comparison with several seeds."""
-    rows = [
-        [t["first"], t["second"], t["metric"], f"{t['difference']:+.4f}", f"{t['low']:+.4f} to {t['high']:+.4f}",
-         f"{t['p_holm']:.2g}", t["verdict"]]
-        for t in record["tests"]
-    ]  # fmt: skip
-    columns = ["first", "second", "metric", "difference", "95 % interval", "p, Holm", "verdict on the first"]
+    tests = [{name: value for name, value in test.items() if name != "verdict"} for test in record["tests"]]
+    rows = [PairedTest(**test).texts() for test in tests]
     seeds = ", ".join(map(str, record["seeds"]))
-    return f"### Paired tests, seeds {seeds}\n\n" + markdown_rows(columns, rows) + f"\n{record['notes'][0]}\n"
+    return f"### Paired tests, seeds {seeds}\n\n" + markdown_rows(TEST_COLUMNS, rows) + f"\n{record['notes'][0]}\n"
 
 
 def import_hint(dataset: str, labels: Sequence[str]) -> str:

@@ -241,6 +241,7 @@ def test_tables_mark_best_and_second_best_and_contain_deviations():
     assert "A\\_1 & \\textbf{0.3000 $\\pm$ 0.1414} & \\underline{0.2000 $\\pm$ 0.1414}" in tex
     body = [line for line in tex.splitlines() if line.endswith("\\\\")]
     assert len({line.count("&") for line in body}) == 1 and len(body) == 4
+    assert "C: 1 of 2 runs unfinished." in tex
 
 
 @pytest.mark.parametrize("metric, best", [("gauc", "high"), ("itemcoverage@10", "high"), ("giniindex@10", "low")])
@@ -272,7 +273,9 @@ def test_table_names_the_precision_of_training_and_evaluation(tmp_path):
     write_tables([table], tmp_path)
     text = (tmp_path / "table.md").read_text()
     assert table.precision in text and different in text and "A and C differ" not in text
-    assert table.precision in (tmp_path / "table.tex").read_text()
+    tex = (tmp_path / "table.tex").read_text()
+    assert table.precision in tex and different in tex and "Paired over 19 test users" in tex
+    assert f"B & A & hit@10 & {table.tests[0].difference:+.4f} & " in tex and "95 \\% interval" in tex
     (written,) = json.loads((tmp_path / "table.json").read_text())["tables"]
     assert [row["precision"] for row in written["rows"]] == [fp32, bf16, fp32]
     assert different in written["test_notes"] and different in grids.tests(table).caption

@@ -12,6 +12,7 @@ from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.trainer.detail import user_values
 
 LEVEL = 0.05
+TEST_COLUMNS = ("first", "second", "metric", "difference", "95 % interval", "p", "p, Holm", "the first is")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class PairedTest:
 
     def as_dict(self) -> dict:
         return {**asdict(self), "verdict": self.verdict}
+
+    def texts(self) -> list[str]:
+        """Return the cells of the test in a table with the columns :data:`TEST_COLUMNS`."""
+        verdict = "no different" if self.verdict == "no difference" else self.verdict
+        numbers = [f"{self.difference:+.4f}", f"{self.low:+.4f} to {self.high:+.4f}", f"{self.p:.2g}", f"{self.p_holm:.2g}"]
+        return [self.first, self.second, self.metric, *numbers, verdict]
 
 
 @dataclass(frozen=True)

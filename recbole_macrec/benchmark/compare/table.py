@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from recbole_macrec.benchmark.compare.runs import write_json
+from recbole_macrec.benchmark.compare.statistics import TEST_COLUMNS
 from recbole_macrec.utils.files import atomic_write
 
 _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
@@ -246,13 +247,8 @@ def _test_lines(table: Table) -> list[str]:
     if not table.tests:
         notes = test_notes(table)
         return [*notes, ""] if notes else []
-    lines = ["| first | second | metric | difference | 95 % interval | p | p, Holm | the first is |", "|" + "---|" * 8]
-    for t in table.tests:
-        lines.append(
-            f"| {_cell_text(t.first)} | {_cell_text(t.second)} | {t.metric} | {t.difference:+.4f} | {t.low:+.4f} to "
-            f"{t.high:+.4f} | {t.p:.2g} | "
-            f"{t.p_holm:.2g} | {'no different' if t.verdict == 'no difference' else t.verdict} |"
-        )
+    lines = ["| " + " | ".join(TEST_COLUMNS) + " |", "|" + "---|" * len(TEST_COLUMNS)]
+    lines += ["| " + " | ".join(map(_cell_text, test.texts())) + " |" for test in table.tests]
     return [*lines, "", *test_notes(table), ""]
 
 
@@ -284,22 +280,28 @@ def _spreadsheet_text(text: str) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """The tables in LaTeX."""
+    """The tables in LaTeX, with their tests and notes."""
     marks = {0: "{}", 1: "\\textbf{{{}}}", 2: "\\underline{{{}}}"}
     lines: list[str] = []
     for table in tables:
-        names = header(table)[:-1]
-        lines += [
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{_escaped(_caption(table))}}}",
-            f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-        ]
-        lines += ["\\hline", " & ".join(map(_escaped, names)) + " \\\\", "\\hline"]
-        for row in plain_rows(table, lambda cell: marks[cell.place].format(cell.text("$\\pm$"))):
-            lines.append(" & ".join([_escaped(row[0]), *row[1:-1]]) + " \\\\")
-        lines += ["\\hline", "\\end{tabular}", "\\end{table}", ""]
+        texts = plain_rows(table, lambda cell: marks[cell.place].format(cell.text("$\\pm$")))
+        rows = [[_escaped(row[0]), *row[1:-1]] for row in texts]
+        notes = [f"{row.label}: {row.note}." for row in table.rows if row.note] + test_notes(table)
+        lines += ["\\begin{table}", "\\centering", f"\\caption{{{_escaped(_caption(table))}}}"]
+        lines += _tabular("l" + "r" * len(table.columns), header(table)[:-1], rows)
+        if table.tests:
+            lines += ["\\par\\medskip"]
+            lines += _tabular("lllrrrrl", TEST_COLUMNS, [list(map(_escaped, test.texts())) for test in table.tests])
+        if notes:
+            lines += ["\\par\\medskip", f"{{\\footnotesize {_escaped(' '.join(notes))}\\par}}"]
+        lines += ["\\end{table}", ""]
     return "\n".join(lines)
+
+
+def _tabular(alignment: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    body = [" & ".join(row) + " \\\\" for row in rows]
+    head = " & ".join(map(_escaped, names)) + " \\\\"
+    return [f"\\begin{{tabular}}{{{alignment}}}", "\\hline", head, "\\hline", *body, "\\hline", "\\end{tabular}"]
 
 
 def _caption(table: Table) -> str:

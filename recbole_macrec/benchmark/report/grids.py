@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from recbole.evaluator import smaller_metrics
 
 from recbole_macrec.benchmark.compare.runs import Comparison
+from recbole_macrec.benchmark.compare.statistics import TEST_COLUMNS
 from recbole_macrec.benchmark.compare.table import Table, largest_k, test_notes
 
 MARKS = {0: "", 1: "best", 2: "second"}
@@ -63,17 +64,15 @@ def tests(table: Table) -> Grid | None:
     if not table.tests:
         return None
     numeric = ("difference", "95 % interval", "p", "p, Holm")
-    names = ("first", "second", "metric", *numeric, "the first is")
     grid = Grid(
         " ".join([*test_notes(table), "p values are corrected by Holm's method for all tests of the table"]),
-        [(name, name in numeric) for name in names],
+        [(name, name in numeric) for name in TEST_COLUMNS],
     )
-    for t in table.tests:
-        grid.rows.append([
-            Cell(t.first), Cell(t.second), Cell(t.metric), Cell(f"{t.difference:+.4f}", t.difference),
-            Cell(f"{t.low:+.4f} to {t.high:+.4f}", t.low), Cell(f"{t.p:.2g}", t.p), Cell(f"{t.p_holm:.2g}", t.p_holm),
-            Cell("no different" if t.verdict == "no difference" else t.verdict, mark=t.verdict.replace(" ", "-")),
-        ])  # fmt: skip
+    for test in table.tests:
+        values = {"difference": test.difference, "95 % interval": test.low, "p": test.p, "p, Holm": test.p_holm}
+        cells = [Cell(text, values.get(name)) for name, text in zip(TEST_COLUMNS, test.texts())]
+        cells[-1] = Cell(cells[-1].text, mark=test.verdict.replace(" ", "-"))
+        grid.rows.append(cells)
     return grid
 
 
