@@ -16,7 +16,7 @@ from recbole.quick_start import quick_start
 from recbole.utils import EvaluatorType, InputType, ModelType, dataset_arguments, general_arguments
 
 from recbole_macrec import compat
-from recbole_macrec.baselines import BASELINES
+from recbole_macrec.baselines import BASELINES, SequentialEASE
 from recbole_macrec.config.options import NESTED_OPTIONS, TRAINED_ON, TRUST, read_config_file
 from recbole_macrec.config.plain import config_from_plain
 from recbole_macrec.config.property_files import preset_files, property_file, read_yaml
@@ -41,6 +41,7 @@ from recbole_macrec.model.registered import RegisteredModel
 from recbole_macrec.recommend import Recommender
 from recbole_macrec.trainer import GenerativeTrainer
 from recbole_macrec.trainer.checkpoint import check_complete, from_tensors, load_checkpoint, read_checkpoint, read_together
+from recbole_macrec.trainer.closed_form import ClosedFormTrainer
 from recbole_macrec.trainer.loading import dataset_folder, known_settings, trained_on
 from recbole_macrec.utils.distributed import current_group, group, limit_threads
 from recbole_macrec.utils.share_files import share_files
@@ -54,6 +55,7 @@ def register() -> None:
     if model_names():
         return
     RegisteredModel.trainer_class, RegisteredModel.dataset_class = GenerativeTrainer, SemanticIDDataset
+    SequentialEASE.trainer_class = ClosedFormTrainer
     for model in [*MODELS, *BASELINES]:
         register_model(model)
     names = [*SemanticIDOptions.model_fields, *FeatureOptions.model_fields, "MODEL_TYPE"]

@@ -10,7 +10,7 @@ class RegisteredModel:
 
     Attributes:
         options: the schema of the model's options.
-        trainer_class: the class of its trainer; GenerativeTrainer, set by plugin.py.
+        trainer_class: the class of its trainer, set by plugin.py; GenerativeTrainer by default.
         dataset_class: the class of its dataset; SemanticIDDataset, set by plugin.py.
     """
 

@@ -283,6 +283,17 @@ SASRecPerUserOptions: Any = derive(
 )  # fmt: skip
 
 
+class _SequentialEASEOptions(AnyModelOptions):
+    reg_weight: Above0 = option(100.0, "Weight of the squared weights")
+    decay: Annotated[Number, Field(gt=0, le=1)] = option(
+        0.8, "Factor by which an item of the history counts less than the next one; 1: all count alike, as in EASE", 1.0)
+
+
+SequentialEASEOptions: Any = derive(
+    "SequentialEASEOptions", _SequentialEASEOptions, defaults=PROTOCOL | {"eval_batch_size": 1024}, paper={"decay": 1.0},
+)  # fmt: skip
+
+
 class _MISSRecOptions(AnyModelOptions, TrainingOptions, PrecisionOptions):
     embedding_size: Width = option(
         300, "Width D of item vectors, positions and both transformers; a multiple of num_heads", 300
@@ -386,6 +397,7 @@ MODELS: dict[str, type[Options]] = {
     "MACRec": MACRecOptions,
     "MMGRec": MMGRecOptions,
     "SASRecPerUser": SASRecPerUserOptions,
+    "SequentialEASE": SequentialEASEOptions,
     "MISSRec": MISSRecOptions,
     "P5": P5Options,
     "VIP5": VIP5Options,
