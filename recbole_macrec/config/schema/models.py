@@ -30,7 +30,7 @@ from recbole_macrec.config.schema.ranking import PrecisionOptions, RankingOption
 from recbole_macrec.config.schema.recbole import evaluation_modes
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions, TokenizationOptions
 from recbole_macrec.config.schema.text_to_text import InstructionOptions, TextOptions, VisualOptions
-from recbole_macrec.config.schema.training import SequenceOptions, TrainingOptions
+from recbole_macrec.config.schema.training import RankedOptions, SequenceOptions, TrainingOptions
 from recbole_macrec.errors import UserError
 
 WHOLE_ORDER = "rec.meanrank"  # data needed by RecBole's metrics over the whole ranking, such as GAUC
@@ -283,7 +283,7 @@ SASRecPerUserOptions: Any = derive(
 )  # fmt: skip
 
 
-class _SequentialEASEOptions(AnyModelOptions):
+class _SequentialEASEOptions(AnyModelOptions, RankedOptions):
     reg_weight: Above0 = option(100.0, "Weight of the squared weights")
     decay: Annotated[Number, Field(gt=0, le=1)] = option(
         0.8, "Factor by which an item of the history counts less than the next one; 1: all count alike, as in EASE", 1.0)

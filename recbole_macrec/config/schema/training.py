@@ -16,7 +16,20 @@ class SequenceOptions(Options):
     item_dropout: Dropout = option(0.0, "Probability with which an item is left out of a training sequence", 0.0)
 
 
-class TrainingOptions(Options):
+class RankedOptions(Options):
+    """Checks of the options of models that are evaluated only by their rankings."""
+
+    @model_validator(mode="after")
+    def _check_rankings(self) -> "RankedOptions":
+        if of_labels := label_metrics(self):
+            raise UserError(
+                f"metrics contains {of_labels[0]}, which is computed from the labels of samples, but this model is evaluated "
+                "only by its rankings; choose metrics of rankings, such as Hit and NDCG."
+            )
+        return self
+
+
+class TrainingOptions(RankedOptions):
     """Schedule and precision of the training."""
 
     training_preset: Text | None = option(
@@ -39,12 +52,3 @@ class TrainingOptions(Options):
     )
     compile: Flag = option(False, "torch.compile for the feed-forward layers, on GPUs")
     resume: FilePath | None = option(None, "Checkpoint to resume from; saved/<name>.last.pth is that of the newest epoch")
-
-    @model_validator(mode="after")
-    def _check_rankings(self) -> "TrainingOptions":
-        if of_labels := label_metrics(self):
-            raise UserError(
-                f"metrics contains {of_labels[0]}, which is computed from the labels of samples, but this model is evaluated "
-                "only by its rankings; choose metrics of rankings, such as Hit and NDCG."
-            )
-        return self
