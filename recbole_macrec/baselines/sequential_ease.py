@@ -52,7 +52,9 @@ class SequentialEASE(DenseRecommender):
         seen.data[:] = 1
         gram = torch.from_numpy((seen.T @ seen).toarray()).to(self.device)
         gram.diagonal().add_(self.reg_weight)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+        factor = torch.linalg.cholesky(gram)
+        del gram  # not three matrices of this size at once
+        inverse = torch.cholesky_inverse(factor)
         self.weights.copy_(inverse.div_(-inverse.diagonal().clone()).fill_diagonal_(0))
 
     @torch.no_grad()
