@@ -71,7 +71,7 @@ def main(folder: Path = HERE) -> None:
     records = read_records(folder / "results")
     studies = read_studies(records)
     others = [read_all(folder / "results" / place) for place in (TRIES, STUDIES)]  # tunings, evaluations
-    text = page(records, studies, *others, read_tests(folder / "results"))
+    text = page(records, studies, *others, read_tests(folder / "results"), read_choices(folder / "results"))
     (folder / "results.md").write_text(text, encoding="utf-8")
     for study, dataset, some in tables(records):
         draw_curves(some, folder / curves_file(study, dataset))
@@ -102,6 +102,14 @@ def read_tests(folder: Path) -> dict[tuple[str, str], dict]:
     return found
 
 
+def read_choices(folder: Path) -> dict[tuple[str, str], list[dict]]:
+    """Read the published tries of the studies that tune each row, by study and dataset."""
+    found: dict[tuple[str, str], list[dict]] = {}
+    for path in sorted(folder.glob(f"*/{TRIES}/*/*.json")):
+        found.setdefault((path.relative_to(folder).parts[0], path.parent.name), []).append(json.loads(path.read_text("utf-8")))
+    return found
+
+
 def read_studies(records: list[dict]) -> dict[str, dict]:
     """Return the studies of the records, and those of MACRec's Table 2, by name."""
     return {name: read_study(name) for name in {FIRST_STUDY, TABLE2_STUDY, *(record["study"] for record in records)}}
@@ -123,6 +131,7 @@ def page(
     tunings: Sequence[dict] = (),
     evaluations: Sequence[dict] = (),
     tests: dict[tuple[str, str], dict] | None = None,
+    choices: dict[tuple[str, str], list[dict]] | None = None,
 ) -> str:
     """Return the text of results.md.
 
@@ -132,6 +141,7 @@ def page(
         tunings: the tries of each tuning.
         evaluations: the tables of studies that evaluate finished runs.
         tests: the paired tests of each study and dataset.
+        choices: the tries of the studies that tune each row, by study and dataset.
     """
     parts = [INTRODUCTION]
     for name, dataset, some in tables(records):
@@ -149,6 +159,8 @@ def page(
             parts.append("### Each modality, by item\n\n" + markdown_rows(["model", "ranking", *metrics], rows))
         if name != FIRST_STUDY and (rows := learnt_ids(some)):
             parts.append(LEARNT_IDS + markdown_rows(["model", "seed", "modality", "collisions", "reconstruction error"], rows))
+        if tried := (choices or {}).get((name, dataset)):
+            parts.append(choices_section(tried, studies[name]["settings"]["valid_metric"]))
         parts.append("### Training\n\n" + markdown_rows(
             ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
@@ -179,6 +191,19 @@ def import_hint(dataset: str, labels: Sequence[str]) -> str:
             f"another folder, under the name {dataset}, because models with semantic IDs learn theirs if a dataset has features"
         )
     return hint
+
+
+def choices_section(tunings: list[dict], metric: str) -> str:
+    """Return the section with the validation scores of the tries of each row, and the settings of the best try."""
+    rows = []
+    for tuning in tunings:
+        tries = [entry for entry in tuning["tries"] if entry["best_valid_score"] is not None]
+        best = max(tries, key=lambda entry: entry["best_valid_score"])
+        chosen = ", ".join(f"{name}={value}" for name, value in best["settings"].items())
+        scores = ", ".join(f"{entry['best_valid_score']:.4f}" for entry in tries)
+        rows.append([tuning["label"], scores, chosen or "default values"])
+    text = f"A row has the settings of its try with the highest {metric} on validation. The first try has the default values."
+    return f"### Tries\n\n{text}\n\n" + markdown_rows(["model", f"validation {metric} of the tries", "chosen"], rows)
 
 
 def study_section(study: dict) -> str:

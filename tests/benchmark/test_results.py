@@ -121,6 +121,14 @@ def test_tries_of_a_tuning(published, builder, tmp_path):
     ]
 
 
+def test_page_names_the_tries_and_the_chosen_settings_of_a_tuned_study(builder):
+    tries = [{"settings": {}, "best_valid_score": 0.1}, {"settings": {"n_layers": 2}, "best_valid_score": 0.3},
+             {"settings": {"n_layers": 3}, "best_valid_score": None}]  # fmt: skip
+    text = builder.choices_section([{"label": "A", "tries": tries}, {"label": "B", "tries": tries[:1]}], "Recall@10")
+    assert text.splitlines()[-2:] == ["| A | 0.1000, 0.3000 | n_layers=2 |", "| B | 0.1000 | default values |"]
+    assert "highest Recall@10 on validation" in text
+
+
 def test_page_shows_the_paired_tests_of_several_seeds(tmp_path, builder):
     data_path = write_tiny_dataset(tmp_path / "data")
     argv = ["compare", "--models=Pop,SASRec", f"--datasets={TINY}", f"--data_path={data_path}", "--epochs=1", "--hidden_size=8",
@@ -228,7 +236,8 @@ def test_impossible_figures_of_table_2_are_marked(builder):
 def test_results_page_is_up_to_date(builder):
     folder = DOCS / "results"
     records, others = builder.read_records(folder), [builder.read_all(folder / name) for name in ("tries", "studies")]
-    page = builder.page(records, builder.read_studies(records), *others, builder.read_tests(folder))
+    others += [builder.read_tests(folder), builder.read_choices(folder)]
+    page = builder.page(records, builder.read_studies(records), *others)
     assert (DOCS / "results.md").read_text(encoding="utf-8") == page
     for record in records:
         assert record["commit"] and record["machine"]["cores"] and record["seconds"]["cpu"] > 0
