@@ -225,7 +225,7 @@ def tries_section(tuning: dict) -> str:
     finished = [entry["best_valid_score"] is not None for entry in tries]
     if any(finished):
         heading, reached = "best validation ndcg@10", [max(own.values(), default=None) for own in scores]
-        text = f"{sum(finished)} of {len(tries)} tries were trained to early stopping."
+        text = f"{sum(finished)} of {len(tries)} tries were trained to the end."
     else:
         epochs = [epoch for own in scores for epoch in own]
         after = max(set(epochs), key=lambda epoch: (epochs.count(epoch), epoch))
