@@ -23,7 +23,7 @@ from recbole_macrec.semantic_ids import (
     represent_and_learn,
 )
 from recbole_macrec.semantic_ids.bundle import item_counts
-from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, published_and_learnt, settings_of
+from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, published_and_learnt, settings_of, unread_published
 from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.utils.distributed import Group, current_group
@@ -167,6 +167,11 @@ class SemanticIDDataset(ItemFeatures, BenchmarkHistories, SequentialDataset):
         config, folder = self.config, self._folder()
         settings = settings_of(config, folder)
         published, learnt = published_and_learnt(config, settings, folder)
+        if unread := unread_published(settings, folder, published):
+            self.logger.warning(
+                f"The semantic IDs {', '.join(unread)} are learnt, although {folder / FOLDER} has published ones: semantic_ids "
+                "is auto, and the dataset has what they are learnt from. Set semantic_ids to published or learn."
+            )
         tokens = self.field2id_token[self.iid_field][1:].tolist()
         interactions = None if self._training is None else csr_matrix(self._training[:, 1:])
         parts = [published_semantic_ids(published, tokens, settings, interactions)] if published else []

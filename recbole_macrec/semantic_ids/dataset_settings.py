@@ -78,6 +78,13 @@ def published_and_learnt(
     return files, settings.replace(modalities=others, quantizer="rqvae" if alone else settings.quantizer)
 
 
+def unread_published(settings: SemanticIDSettings, folder: Path, published: Iterable[str]) -> list[str]:
+    """Names of the IDs that ``semantic_ids: auto`` learns although they also have a published file; those of ``published`` are
+    read."""
+    names = settings.id_names if settings.semantic_ids == "auto" else ()
+    return [name for name in names if name not in published and _published_file(name, folder).is_file()]
+
+
 def wants_images(config, folder: Path) -> bool:
     """Whether the semantic IDs of ``config`` are learnt from images that have not been encoded yet."""
     _, learnt = published_and_learnt(config, settings_of(config, folder), folder)

@@ -1,5 +1,6 @@
 """``quantizer: cid``: IDs from the graph of items with common users."""
 import json
+import logging
 
 import numpy as np
 import pandas as pd
@@ -97,14 +98,19 @@ def test_features_are_not_read(interactions_only):
     assert "reconstruction_error" not in first.catalogue.statistics["text"]
 
 
-def test_published_ids_are_read_on_request_only(interactions_only):
+def test_published_ids_are_read_on_request_only(interactions_only, monkeypatch):
+    """The default, auto, says so."""
     file = interactions_only / TINY / "semantic_ids" / "text.json"
     file.parent.mkdir()
     file.write_text(json.dumps({f"i{item}": ["<a_1>", f"<b_{item}>"] for item in range(30)}))
     options = {**WITHOUT_FEATURES, "data_path": str(interactions_only)}
+    warnings: list[str] = []
+    monkeypatch.setattr(logging.getLogger(), "warning", warnings.append)
     _, learnt, _, _ = prepare_run("TIGER", TINY, options)
+    assert len(warnings) == 1 and "The semantic IDs text are learnt, although" in warnings.pop()
     _, published, _, _ = prepare_run("TIGER", TINY, {**options, "semantic_ids": "published"})
-    assert learnt.catalogue.bundle is not None and published.catalogue.bundle is None
+    prepare_run("TIGER", TINY, {**options, "semantic_ids": "learn"})
+    assert learnt.catalogue.bundle is not None and published.catalogue.bundle is None and not warnings
 
 
 def test_other_quantizers_still_need_features(interactions_only):
