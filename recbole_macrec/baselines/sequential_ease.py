@@ -9,6 +9,8 @@ from scipy.sparse import csr_matrix
 
 from recbole_macrec.baselines.dense import DenseRecommender
 from recbole_macrec.config.schema.models import SequentialEASEOptions
+from recbole_macrec.errors import UserError
+from recbole_macrec.utils.hardware import free_memory
 
 
 class SequentialEASE(DenseRecommender):
@@ -27,7 +29,10 @@ class SequentialEASE(DenseRecommender):
     read the validation item, which sequential models read. With ``decay: 1`` this is the only difference in the scores, for
     histories up to ``MAX_ITEM_LIST_LENGTH``.
 
-    The weights take 4 N^2 bytes, and computing them 16 N^2 bytes: 1.8 and 7 GB for 21,000 items.
+    The weights take 4 N^2 bytes, and computing them 16 N^2 bytes more: 1.8 and 7 GB for 21,000 items.
+
+    Raises:
+        UserError: if there is not enough memory for them.
     """
 
     options = SequentialEASEOptions
@@ -35,6 +40,7 @@ class SequentialEASE(DenseRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.reg_weight, self.decay = config["reg_weight"], config["decay"]
+        _check_memory("The weights", 4 * self.n_items**2, torch.device("cpu"), self.n_items)
         self.register_buffer("weights", torch.zeros(self.n_items, self.n_items))
         self.unused = torch.nn.Parameter(torch.zeros(1))  # RecBole's trainer creates an optimizer
 
@@ -47,7 +53,11 @@ class SequentialEASE(DenseRecommender):
 
         Args:
             interactions: [U, N]; every value that is not 0 counts as one interaction.
+
+        Raises:
+            UserError: if there is not enough memory.
         """
+        _check_memory("The computations", 16 * self.n_items**2, self.device, self.n_items)
         seen = csr_matrix(interactions, dtype=np.float64, copy=True)
         seen.data[:] = 1
         gram = torch.from_numpy((seen.T @ seen).toarray()).to(self.device)
@@ -70,3 +80,11 @@ class SequentialEASE(DenseRecommender):
     def predict(self, interaction) -> torch.Tensor:
         """Scores of given items [B]."""
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+
+
+def _check_memory(purpose: str, needed: int, device: torch.device, n_items: int) -> None:
+    if needed > (free := free_memory(device)):
+        raise UserError(
+            f"{purpose} of SequentialEASE for {n_items - 1:,} items need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are "
+            "free; leave the model out, or use a machine with more memory."
+        )

@@ -8,6 +8,7 @@ from recbole.quick_start import load_data_and_model
 from small_models import ITEMS, batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
 
 from recbole_macrec import Recommender, UserError
+from recbole_macrec.baselines import sequential_ease
 from recbole_macrec.config.schema.protocol import PROTOCOL
 
 NAME = "SequentialEASE"
@@ -117,3 +118,12 @@ def test_saved_model_recommends_as_before(data_path, tmp_path):  # noqa: F811
 def test_invalid_options_are_refused(option, value, data_path):  # noqa: F811
     with pytest.raises(UserError, match=f"{option} is {value}"):
         prepare(NAME, data_path, **{option: value})
+
+
+def test_too_little_memory_is_a_user_error(data_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(sequential_ease, "free_memory", lambda device: 10 * (ITEMS + 1) ** 2)
+    with pytest.raises(UserError, match="The computations of SequentialEASE for 30 items need 0.0 GB"):
+        trained(data_path)
+    monkeypatch.setattr(sequential_ease, "free_memory", lambda device: 0)
+    with pytest.raises(UserError, match="The weights of SequentialEASE for 30 items"):
+        prepare(NAME, data_path)
