@@ -155,6 +155,7 @@ def test_tables_have_a_row_for_the_fused_run(comparison):
         assert run.result["test_result"][metric] == pytest.approx(own, abs=1e-4)
     found = run.result["fusion"]["overlap"]
     assert found["oracle"] >= max(found["hit"].values()) > 0
+    assert "BPR cannot read the validation items of the test users" in table["test_notes"][-1]
     assert "weights" in table["test_notes"][-1] and "chosen on validation" in (comparison / "table.md").read_text()
     assert main(["report", str(comparison)]) == 0
 

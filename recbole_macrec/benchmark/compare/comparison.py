@@ -213,9 +213,15 @@ def fusion_remark(record: dict) -> str:
     overlap, models = fusion["overlap"], fusion["models"]
     weights = ", ".join(f"{weight:.3g} {model}" for model, weight in zip(models, fusion["weights"]))
     hits = ", ".join(f"{share:.4f} {model}" for model, share in overlap["hit"].items())
+    general, sentence = fusion.get("general", []), ""  # results of older versions do not say
+    if 0 < len(general) < len(models):
+        sentence = (
+            f" {' and '.join(general)} cannot read the validation items of the test users, as the others do, so the weight "
+            "chosen on validation may be too high."
+        )
     return (
         f"{record['model']}, seed {record['seed']}: weights {weights}, chosen on validation. Hit@{overlap['k']} of the models "
-        f"among the candidates: {hits}; of at least one of them: {overlap['oracle']:.4f}."
+        f"among the candidates: {hits}; of at least one of them: {overlap['oracle']:.4f}.{sentence}"
     )
 
 

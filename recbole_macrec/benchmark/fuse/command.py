@@ -239,6 +239,7 @@ def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
                 "models": [run.spec.label for run in runs],
                 "weights": [round(weight, 6) for weight in weights.tolist()],
                 "candidates_per_model": top,
+                "general": [member.label for member in members if not member.sequential],
                 "overlap": overlap(single, test.rows.row, max(config["topk"])),
             },
             "seconds": _joined_seconds(runs, seconds, time.process_time() - cpu_began),

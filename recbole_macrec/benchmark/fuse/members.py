@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.quick_start import quick_start
-from recbole.utils import get_trainer
+from recbole.utils import ModelType, get_trainer
 from tqdm import tqdm
 
 from recbole_macrec.benchmark.compare.run import fresh_logging
@@ -59,6 +59,7 @@ class Member:
 
     Attributes:
         tokens: [N], the items' tokens by number.
+        sequential: whether the model ranks by the user's history, and not by the training interactions.
 
     Raises:
         UserError: the run has no checkpoint, or does not rank the whole catalogue.
@@ -87,6 +88,7 @@ class Member:
             dataset.get_item_feature().to(self.trainer.device),
         )
         self.dataset = dataset
+        self.sequential = self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         self.tokens = np.asarray(dataset.field2id_token[dataset.iid_field], dtype=str)
         self._score_files: dict[str, ScoreFile] = {}
 
