@@ -19,6 +19,14 @@ class DenseRecommender(WindowedRecommender):
         super().__init__(config, dataset)
         self.item_tokens = dataset.field2id_token[self.ITEM_ID].tolist()
 
+    @classmethod
+    def reads_semantic_ids(cls, config) -> bool:
+        return False
+
+    def predict(self, interaction) -> torch.Tensor:
+        """Score of one item per sample, as in :meth:`full_sort_predict`; [B]."""
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
+
     # -- checks of a loaded checkpoint ------------------------------------------------------------------------------
 
     def other_parameter(self) -> dict:

@@ -88,10 +88,6 @@ class MISSRec(DenseRecommender):
         self.register_buffer("clusters", torch.zeros(len(self.modalities), self.n_items, dtype=torch.long))
 
     @classmethod
-    def reads_semantic_ids(cls, config) -> bool:
-        return False
-
-    @classmethod
     def reads_features(cls, config) -> bool:
         return True
 
@@ -275,9 +271,6 @@ class MISSRec(DenseRecommender):
             scores[rows.to(self.device)] = self.scores(query, unit_vectors).float() / self.temperature
         scores[:, 0] = -torch.inf
         return scores
-
-    def predict(self, interaction) -> Tensor:
-        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
 
 
 def _decoded(

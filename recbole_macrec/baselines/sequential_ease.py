@@ -44,10 +44,6 @@ class SequentialEASE(DenseRecommender):
         self.register_buffer("weights", torch.zeros(self.n_items, self.n_items))
         self.unused = torch.nn.Parameter(torch.zeros(1))  # RecBole's trainer creates an optimizer
 
-    @classmethod
-    def reads_semantic_ids(cls, config) -> bool:
-        return False
-
     def solve(self, interactions: csr_matrix) -> None:
         """Compute the weights.
 
@@ -76,10 +72,6 @@ class SequentialEASE(DenseRecommender):
         scores = F.embedding_bag(items, self.weights, mode="sum", per_sample_weights=decay)
         scores[:, 0] = -torch.inf
         return scores
-
-    def predict(self, interaction) -> torch.Tensor:
-        """Scores of given items [B]."""
-        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
 
 
 def _check_memory(purpose: str, needed: int, device: torch.device, n_items: int) -> None:

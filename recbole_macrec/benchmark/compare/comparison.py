@@ -142,7 +142,7 @@ def compare(
     resources = Resources(deadline=deadline)
     cluster = RayCluster(ray, resources.threads) if ray else None  # fails before anything is downloaded
     matrix.prepare()
-    tuned = None
+    tuned, runs_of = None, {}
     if tries is not None:
         runs_of = write_tries(matrix, Path(output), tries)
         run_all([run for runs in runs_of.values() for run in runs], jobs, resources, cluster, "Tune")
@@ -151,8 +151,7 @@ def compare(
             print("The tuning is not finished; give the same command again to continue.")
             return 0
     comparison = write_matrix(matrix, output, tuned)
-    if tries is not None:
-        copy_chosen_tries(comparison, runs_of)
+    copy_chosen_tries(comparison, runs_of)
     run_all(comparison.runs, jobs, resources, cluster)
     return write_report(comparison)
 
