@@ -24,6 +24,7 @@ from recbole_macrec.config.registry import add_model, is_ours, model_names
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.config.schema.features import FeatureOptions
 from recbole_macrec.config.schema.models import AnyModelOptions
+from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
 from recbole_macrec.config.validation import check_flags, check_values
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
@@ -47,6 +48,7 @@ from recbole_macrec.utils.distributed import current_group, group, limit_threads
 from recbole_macrec.utils.share_files import share_files
 
 _recbole_run_recboles = quick_start.run_recboles
+_NO_FULL_RANKING = AbstractRecommender.full_sort_predict
 _recbole_load_data_and_model = quick_start.load_data_and_model
 
 
@@ -167,6 +169,11 @@ def _set_defaults(self: Config, config: dict) -> None:
     if is_ours(self.model_class):
         defaults = self.model_class.settings_of_split(split)
         config.update({name: value for name, value in defaults.items() if name not in self.external_config_dict})
+    elif compared and not sequential and "eval_batch_size" not in self.external_config_dict:
+        mode = config["eval_args"].get("mode", "full")
+        modes = mode.values() if isinstance(mode, dict) else [mode]
+        if set(modes) == {"full"} and self.model_class.full_sort_predict is not _NO_FULL_RANKING:
+            config["eval_batch_size"] = EVAL_BATCH_SCORES
     if compared and config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
         config["eval_args"].setdefault("order", "TO")  # RecBole refuses its own default
     if config.get("load_col") == _default_columns(DEFAULT_FORMAT):

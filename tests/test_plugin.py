@@ -18,6 +18,7 @@ from recbole_macrec import UserError
 from recbole_macrec.config.plain import config_from_plain, plain_config
 from recbole_macrec.config.property_files import property_file, read_yaml
 from recbole_macrec.config.registry import model_names, models as registered_models
+from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES
 from recbole_macrec.model import MODELS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -100,6 +101,23 @@ def test_valid_users_are_the_same_for_all_models_and_tests_use_all_users(mode, s
         assert test.sample_size == 40
         drawn.append(set(users))
     assert drawn[0] == drawn[1] == drawn[2]
+
+
+@pytest.mark.parametrize("model,mode,given,expected", [
+    ("BPR", "full", None, EVAL_BATCH_SCORES),
+    ("BPR", "full", 1000, 1000),
+    ("BPR", "uni10", None, 4096),
+    ("NeuMF", "full", None, 4096),  # it has no full_sort_predict
+    ("SASRec", "full", None, 4096),  # users, in sequential models
+])
+def test_recboles_general_models_rank_many_users_at_once(model, mode, given, expected, small):
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    options = {**small, "valid_users": None, "eval_args": {"mode": mode}, "load_col": columns}
+    if model == "SASRec":
+        options["train_neg_sample_args"] = None
+    if given:
+        options["eval_batch_size"] = given
+    assert Config(model, "tiny", config_dict=options)["eval_batch_size"] == expected
 
 
 @pytest.mark.parametrize("model", ["TIGER", "SASRecPerUser", "SASRec"])

@@ -11,6 +11,7 @@ from recbole.utils import ModelType
 from torch import nn
 
 from recbole_macrec.config.schema.models import MMGRecOptions
+from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.network.memory import Memory
@@ -22,8 +23,6 @@ from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.tasks import Reading, Task
 from recbole_macrec.model.windowed import with_target
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
-
-EVAL_BATCH_SCORES = 2**22  # eval_batch_size of general models, where RecBole counts scores instead of users
 
 
 class MMGRec(GenerativeRecommender):

@@ -17,7 +17,7 @@ from recbole_macrec.config.schema.base import (
     derive,
     option,
 )
-from recbole_macrec.config.schema.protocol import PROTOCOL, AnyModelOptions
+from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES, PROTOCOL, AnyModelOptions
 from recbole_macrec.config.schema.training import TrainingOptions
 from recbole_macrec.errors import UserError
 
@@ -121,7 +121,7 @@ class _LightGTOptions(PairwiseOptions, FeatureReaderOptions, LayerOptions):
 
 
 _DEFAULTS = PROTOCOL | {"epochs": 1000, "scheduler": "constant", "warmup_ratio": 0.0, "precision": "fp32", "stopping_step": 20,
-                        "eval_batch_size": 4194304}
+                        "eval_batch_size": EVAL_BATCH_SCORES}
 _UNKNOWN = dict.fromkeys(("training_preset", "training", "scheduler", "warmup_ratio"))
 
 

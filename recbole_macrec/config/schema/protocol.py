@@ -12,6 +12,10 @@ PROTOCOL = {
     "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
 }
 
+# eval_batch_size of general models, where RecBole counts scores instead of users: its own default, 4,096, ranks one user at a
+# time if there are more than 2,048 items.
+EVAL_BATCH_SCORES = 2**22
+
 
 class AnyModelOptions(RecBoleOptions, FeatureOptions):
     """Options of every model, RecBole's included."""

@@ -100,7 +100,9 @@ class RecBoleOptions(Options):
     valid_metric: Text = option("MRR@10", "Metric that selects the best epoch and ends training")
     valid_users: Positive | None = option(
         None, "Number of users for validation, the same ones for every model and seed; None: all. Testing is on all users")
-    eval_batch_size: Positive = option(4096, "Users ranked at once; fewer if their scores do not fit into memory")
+    eval_batch_size: Positive = option(
+        4096, "Users ranked at once, or for general models scores computed at once; fewer if they do not fit into memory"
+    )
     metric_decimal_place: Annotated[Count, Field(le=15)] = option(4, "Decimal places of metrics")
 
     field_separator: _Separator = option("\t", "Separator of columns in atomic files")
