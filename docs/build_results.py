@@ -302,11 +302,12 @@ def _published_cell(figure: float | None, impossible: bool) -> str | None:
 
 
 def by_label(records: list[dict]) -> dict[str, list[dict]]:
-    """Group records by label, in descending order of NDCG@10 by item."""
+    """Group records by label, in descending order of their ``valid_metric`` by item, by default NDCG@10."""
     grouped: dict[str, list[dict]] = {}
     for record in records:
         grouped.setdefault(record["label"], []).append(record)
-    return dict(sorted(grouped.items(), key=lambda entry: -_mean([r["test_result"]["ndcg@10"] for r in entry[1]])))
+    metric = records[0]["settings"].get("valid_metric", "NDCG@10").lower()
+    return dict(sorted(grouped.items(), key=lambda entry: -_mean([r["test_result"][metric] for r in entry[1]])))
 
 
 def marked(label: str, records: list[dict]) -> str:
