@@ -9,6 +9,7 @@ from conftest import TINY, write_tiny_dataset
 from small_models import SMALL
 
 from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.compare.comparison import candidates_remark
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.fuse.command import fuse, overlap, score_candidates
@@ -158,6 +159,15 @@ def test_tables_have_a_row_for_the_fused_run(comparison):
     assert "BPR cannot read the validation items of the test users" in table["test_notes"][-1]
     assert "weights" in table["test_notes"][-1] and "chosen on validation" in (comparison / "table.md").read_text()
     assert main(["report", str(comparison)]) == 0
+
+
+def test_tables_name_the_rows_with_other_candidates(comparison):
+    """RecBole's general models do not rank the history, and a fusion with one does not either."""
+    (table,) = json.loads((comparison / "table.json").read_text())["tables"]
+    sentence = f"Ranked without the items of the user's history: BPR, {NAME}."
+    assert any(note.startswith(sentence) for note in table["test_notes"])
+    same = {label: [run.result] for run in open_comparison(comparison).runs if (label := run.spec.label) in ("TIGER", "SASRec")}
+    assert candidates_remark(same) == ""
 
 
 def test_repeated_comparison_keeps_the_fused_row(comparison):

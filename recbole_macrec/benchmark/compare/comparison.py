@@ -200,9 +200,22 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         groups = {label: [run.result for run in comparison.of(dataset, label)] for label in comparison.labels}
         table = build_table(f"{dataset}: test results", groups, _notes(comparison, dataset))
         table.tests, table.untested = _tests(comparison, dataset, table)
-        table.remarks = [sentence for records in groups.values() for record in records if (sentence := fusion_remark(record))]
+        records = [record for some in groups.values() for record in some]
+        table.remarks = list(filter(None, [candidates_remark(groups), *map(fusion_remark, records)]))
         tables.append(table)
     return tables
+
+
+def candidates_remark(groups: dict[str, list[dict]]) -> str:
+    """Which rows do not rank the items of the history, if others do; empty if all rows have the same candidates."""
+    finished = {label: records for label, records in groups.items() if records}
+    without = [label for label, records in finished.items() if not records[0].get("history_ranked", True)]
+    if len(without) in (0, len(finished)):
+        return ""
+    return (
+        f"Ranked without the items of the user's history: {', '.join(without)}. The other models rank these items, too; "
+        "--exclude_seen=True leaves them out of the rankings of all models."
+    )
 
 
 def fusion_remark(record: dict) -> str:

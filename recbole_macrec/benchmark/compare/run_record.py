@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from recbole.config import Config
+from recbole.utils import ModelType
 
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
 from recbole_macrec.benchmark.compare.run_callbacks import StageTimer
@@ -41,6 +43,7 @@ class Observation:
             "semantic_ids": plain(dict(ids.statistics)) if ids is not None else {},
             "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
             "precision": precision_of(trainer),
+            "history_ranked": history_ranked(config),
             "epochs": len(getattr(trainer, "train_loss_dict", {})),
             "epoch_seconds": plain(getattr(trainer, "epoch_seconds", None)),
             "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
@@ -66,6 +69,11 @@ def precision_of(trainer) -> dict[str, str]:
         return {"training": trainer.precision, "evaluation": evaluation}
     mixed = {torch.bfloat16: "bf16", torch.float16: "fp16"}[torch.get_autocast_dtype(trainer.device.type)]
     return {"training": mixed if getattr(trainer, "enable_amp", False) else "fp32", "evaluation": "fp32"}
+
+
+def history_ranked(config: Config) -> bool:
+    """Whether the items of a user's history are candidates of the ranking."""
+    return not config["exclude_seen"] if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else bool(config["repeatable"])
 
 
 @contextmanager

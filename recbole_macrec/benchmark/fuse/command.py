@@ -24,6 +24,7 @@ import torch
 from recbole_macrec.benchmark.arguments import new_parser
 from recbole_macrec.benchmark.compare.comparison import names_of, write_report
 from recbole_macrec.benchmark.compare.interactions import read_history
+from recbole_macrec.benchmark.compare.run_record import history_ranked
 from recbole_macrec.benchmark.compare.runs import (
     RANKS,
     RESULT,
@@ -244,6 +245,7 @@ def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
             },
             "seconds": _joined_seconds(runs, seconds, time.process_time() - cpu_began),
             "precision": _joined_precision(runs),
+            "history_ranked": all(history_ranked(member.config) for member in members),
             "epochs": None,
             "parameters": sum(run.result["parameters"] for run in runs),
             "users_per_second": round(len(test.items) / sum(member.seconds("test") for member in members), 2),
