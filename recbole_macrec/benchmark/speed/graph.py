@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from recbole.config import Config
+from recbole.data.interaction import Interaction
 from scipy.sparse import coo_matrix, csc_matrix
 
 import recbole_macrec  # noqa: F401  a new process has to register the models
@@ -43,12 +44,15 @@ TIKTOK = Size(36_656, 76_085, 726_065)  # of MMGRec's paper
 class SyntheticDataset:
     """The part of a dataset that a model reads; interactions and features are random, popular items have small numbers."""
 
-    def __init__(self, size: Size, fields: tuple[str, str]):
+    def __init__(self, size: Size, config: Config):
+        self.uid_field, self.iid_field, self.time_field = (config[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME"))
+        fields = self.uid_field, self.iid_field
+        self.user_num, self.item_num = size.users + 1, size.items + 1
         rng = np.random.default_rng(0)
         users = 1 + rng.integers(size.users, size=size.interactions)
         items = 1 + (size.items * rng.random(size.interactions) ** 2).astype(np.int64)
-        self.numbers = dict(zip(fields, (size.users + 1, size.items + 1)))
-        self.inter_feat = dict(zip(fields, (torch.from_numpy(users), torch.from_numpy(items))))
+        self.numbers = dict(zip(fields, (self.user_num, self.item_num)))
+        self.inter_feat = Interaction(dict(zip(fields, (torch.from_numpy(users), torch.from_numpy(items)))))
         self.field2id_token = {
             field: np.array(["[PAD]", *map(str, range(1, number))]) for field, number in self.numbers.items()
         }
@@ -64,7 +68,7 @@ class SyntheticDataset:
 
     def training_interactions(self) -> csc_matrix:
         """Number of interactions of each user and item."""
-        ends = [values.numpy() for values in self.inter_feat.values()]
+        ends = [values.numpy() for values in self.inter_feat.interaction.values()]
         return csc_matrix(coo_matrix((np.ones(len(ends[0])), ends), shape=tuple(self.numbers.values())))
 
 
@@ -103,13 +107,13 @@ def measure(name: str, size: Size, timed_steps: int, threads: int) -> dict:
     with hidden_words():
         config = Config(name, "synthetic", config_dict={"state": "ERROR", "seed": 1})
     torch.manual_seed(1)
-    dataset = SyntheticDataset(size, (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]))
+    dataset = SyntheticDataset(size, config)
     model = MODELS[name](config, dataset).to(config["device"])
     if name == "InvRL":
         model.mask_is_learnt.fill_(True)
     optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
-    batch = {field: values[: config["train_batch_size"]].to(model.device) for field, values in dataset.inter_feat.items()}
-    batch[model.NEG_ITEM_ID] = torch.randint(1, model.n_items, (len(batch[model.ITEM_ID]),), device=model.device)
+    batch = dataset.inter_feat[: config["train_batch_size"]].to(model.device)
+    batch.update(Interaction({model.NEG_ITEM_ID: torch.randint(1, model.n_items, (len(batch),), device=model.device)}))
 
     def step():
         optimizer.zero_grad()
