@@ -48,6 +48,7 @@ from recbole_macrec.utils.distributed import current_group, group, limit_threads
 from recbole_macrec.utils.share_files import share_files
 
 _recbole_run_recboles = quick_start.run_recboles
+_GENERAL = (ModelType.GENERAL, ModelType.TRADITIONAL)
 _NO_FULL_RANKING = AbstractRecommender.full_sort_predict
 _recbole_load_data_and_model = quick_start.load_data_and_model
 
@@ -169,7 +170,7 @@ def _set_defaults(self: Config, config: dict) -> None:
     if is_ours(self.model_class):
         defaults = self.model_class.settings_of_split(split)
         config.update({name: value for name, value in defaults.items() if name not in self.external_config_dict})
-    elif compared and not sequential and "eval_batch_size" not in self.external_config_dict:
+    elif compared and self.model_class.type in _GENERAL and "eval_batch_size" not in self.external_config_dict:
         mode = config["eval_args"].get("mode", "full")
         modes = mode.values() if isinstance(mode, dict) else [mode]
         if set(modes) == {"full"} and self.model_class.full_sort_predict is not _NO_FULL_RANKING:

@@ -14,7 +14,7 @@ PROTOCOL = {
 
 # eval_batch_size of general models, where RecBole counts scores instead of users: its own default, 4,096, ranks one user at a
 # time if there are more than 2,048 items.
-EVAL_BATCH_SCORES = 2**22
+EVAL_BATCH_SCORES = 2**20
 
 
 class AnyModelOptions(RecBoleOptions, FeatureOptions):
