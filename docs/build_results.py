@@ -25,9 +25,10 @@ This page is generated from the JSON files in `docs/results` by `python docs/bui
 mean over seeds. Test metrics rank the whole catalogue, with the leave-one-out split unless the heading names another. **By
 item**: a hit is the target item. **By ID**: a hit is any item with the semantic ID of the target, as papers on generative
 models count; an ID has the rank of its first item. CPU minutes are those of one run, summed over its threads, for training and
-evaluation; of runs on a GPU, which up to 16 runs shared, they say little. "Wide" models have
-`--training_preset=decoder_only`, other generative models `--training_preset=narrow`, which is for a CPU, and encoder-decoders
-`--training_preset=per_user`. Features of datasets with "rebuilt" in their name are not the released ones.
+evaluation; of runs on a GPU, which up to 16 runs shared, they say little. users/s is the speed of the test ranking; other runs
+shared the machine, so compare it only roughly ([Speed](speed.md)). "Wide" models have `--training_preset=decoder_only`, other
+generative models `--training_preset=narrow`, which is for a CPU, and encoder-decoders `--training_preset=per_user`. Features of
+datasets with "rebuilt" in their name are not the released ones.
 
 § The items of the user's history are not ranked: by general models, with `--exclude_seen=True`, and by fusions with such a
 model (see [Candidates](comparisons.md#candidates)). No target is among them. All other rows rank them too, as the papers do.
@@ -161,8 +162,8 @@ def page(
             parts.append(LEARNT_IDS + markdown_rows(["model", "seed", "modality", "collisions", "reconstruction error"], rows))
         if tried := (choices or {}).get((name, dataset)):
             parts.append(choices_section(tried, studies[name]["settings"]["valid_metric"]))
-        parts.append("### Training\n\n" + markdown_rows(
-            ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "machine", "commit"], trained(some)))
+        columns = ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "users/s", "machine", "commit"]
+        parts.append("### Training\n\n" + markdown_rows(columns, trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
         parts.append(f"### Commands\n\n{import_hint(dataset, [record['label'] for record in some])}\n\n{commands}\n")
     return "\n".join([*parts, *map(study_section, evaluations), *map(tries_section, tunings), table2(records, studies)])
@@ -391,6 +392,7 @@ def trained(records: list[dict]) -> list[list]:
                     minutes,
                     f"{r['parameters']:,}",
                     r["precision"]["training"],
+                    f"{r['users_per_second']:,.0f}" if r.get("users_per_second") else None,
                     machine_of(r),
                     r["commit"],
                 ]
