@@ -170,10 +170,8 @@ def _set_defaults(self: Config, config: dict) -> None:
     if is_ours(self.model_class):
         defaults = self.model_class.settings_of_split(split)
         config.update({name: value for name, value in defaults.items() if name not in self.external_config_dict})
-    elif compared and self.model_class.type in _GENERAL and "eval_batch_size" not in self.external_config_dict:
-        mode = config["eval_args"].get("mode", "full")
-        modes = mode.values() if isinstance(mode, dict) else [mode]
-        if set(modes) == {"full"} and self.model_class.full_sort_predict is not _NO_FULL_RANKING:
+    elif compared and _ranks_all_items(self.model_class, config["eval_args"]):
+        if "eval_batch_size" not in self.external_config_dict:
             config["eval_batch_size"] = EVAL_BATCH_SCORES
     if compared and config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
         config["eval_args"].setdefault("order", "TO")  # RecBole refuses its own default
@@ -190,6 +188,13 @@ def _set_defaults(self: Config, config: dict) -> None:
                 config[option] = yaml.safe_load(value)
             except (yaml.YAMLError, RecursionError):
                 raise UserError(f"{option} is {shown(value)}, which can't be read; check its brackets and quotes") from None
+
+
+def _ranks_all_items(model: type[AbstractRecommender], eval_args: dict) -> bool:
+    """Whether ``model`` is a general model that scores all items of a user at once, and every evaluation needs them."""
+    mode = eval_args.get("mode", "full")
+    modes = mode.values() if isinstance(mode, dict) else [mode]
+    return model.type in _GENERAL and model.full_sort_predict is not _NO_FULL_RANKING and set(modes) == {"full"}
 
 
 def _completed(eval_args: dict) -> dict:

@@ -102,8 +102,8 @@ class RecBoleOptions(Options):
         None, "Number of users for validation, the same ones for every model and seed; None: all. Testing is on all users")
     eval_batch_size: Positive = option(
         4096,
-        "Users ranked at once, or for general models scores computed at once (also for RecBole's 1048576 if they rank all "
-        "items); fewer if they do not fit into memory",
+        "Users ranked at once; for general models scores computed at once, 1048576 also for RecBole's if they rank all items; "
+        "fewer if they do not fit into memory",
     )
     metric_decimal_place: Annotated[Count, Field(le=15)] = option(4, "Decimal places of metrics")
 
