@@ -29,6 +29,7 @@ SMALL = {
     "rqvae_warmup_epochs": 5,
     "con_layers": [1],
     "pseudo_labels": 4,
+    "eval_step": 1,
     "d_model": 32,
     "d_ff": 64,
     "num_heads": 2,
@@ -42,6 +43,9 @@ SMALL = {
     "show_progress": False,
     "state": "ERROR",
 }
+T5 = {"network": "encoder_decoder", "training": "per_target", "output": "level", "decode": "beam"}
+ALIGNED = {"fusion": "official", "cross_task_ratio": 1.0, "item_task_ratio": 0.25}
+PAPERS = {"TIGER": T5, "MQL4GRec": T5 | ALIGNED, "MACRec": T5 | ALIGNED}  # the papers' network, trained once per target
 QUICK = {"graph_epochs": 5, "graph_sizes": [16, 16, 8], "rqvae_epochs": 3, "rqvae_warmup_epochs": 2, "epochs": 2}
 
 
@@ -81,8 +85,11 @@ def write_small_dataset(path: Path) -> Path:
 
 
 def prepare(name: str, data_path, **options):
-    """Create config, model, trainer and data loaders of a small model on the dataset ``tiny``."""
-    return prepare_run(name, TINY, {**SMALL, "data_path": str(data_path), **options})
+    """Create config, model, trainer and data loaders of a small model on the dataset ``tiny``.
+
+    Generative models have the papers' network and training; the command line has the defaults.
+    """
+    return prepare_run(name, TINY, {**SMALL, **PAPERS.get(name, {}), "data_path": str(data_path), **options})
 
 
 def prepare_run(name: str, dataset: str, options: dict):

@@ -75,7 +75,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", default="arts-toy")
     parser.add_argument("--data_path", default=DATA_PATH)
     parser.add_argument("--modality", default="text", help="modality whose IDs are used (default: text)")
-    parser.add_argument("--batch", type=int, default=256, help="training batch size (default: 256)")
+    parser.add_argument("--batch", type=int, default=256, help="decode, train, exact: training batch size of T5 (default: 256)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of this package (default: 3)")
     parser.add_argument("--reference_repeats", type=int, default=1, help="timed runs of the reference (default: 1)")
     parser.add_argument("--backbone", default="tiny", help="text: backbone of P5, VIP5 and LCRec (default: tiny)")

@@ -110,7 +110,7 @@ def test_many_beams_equal_exact_ranking(arguments, monkeypatch):
         return loaded
 
     monkeypatch.setattr(rankings, "load_data_and_model", load)
-    folder, result, figures = study(arguments, kind="beams", models=["TIGER"], beams=[10, 64])
+    folder, result, figures = study(arguments, kind="beams", models=["TIGER"], beams=[10, 64], settings={"decode": "beam"})
     assert figures == ["beams-hit-10", "beams-ndcg-10"]
     found = {row[1]: dict(zip(result["columns"], row)) for row in result["rows"]}
     assert found["64"]["ndcg@10"] == found["exact"]["ndcg@10"] and found["64"]["ndcg@10 less than exact"] == 0
@@ -129,7 +129,8 @@ def test_rankings_of_a_trained_model(arguments):
     tiger = {"model": "TIGER", "modalities": ["text"]}
     argv = [word for word in arguments if not word.startswith("--modalities")]
     argv = [word + "-ways" if word.startswith("--output") else word for word in argv]
-    content = {"kind": "rankings", "variants": {"MACRec": {"model": "MACRec"}, "TIGER": tiger}, "rankings": ways}
+    content = {"kind": "rankings", "variants": {"MACRec": {"model": "MACRec"}, "TIGER": tiger}, "rankings": ways,
+               "settings": {"decode": "beam", "fusion": "official"}}
     folder, result, _ = study(argv, **content)
     rows = [dict(zip(result["columns"], row)) for row in result["rows"]]
     assert [(row[""], row["ranking"]) for row in rows] == [

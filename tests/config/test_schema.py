@@ -68,6 +68,12 @@ def test_presets_contain_valid_values_and_those_of_the_papers(path):
             assert plain(paper_of(MODELS[model].model_fields[option])) == value, option
 
 
+@pytest.mark.parametrize("model", ["TIGER", "MQL4GRec", "MACRec"])
+def test_the_preset_narrow_is_the_default(model):
+    for option, value in read_yaml(property_file("preset", f"{model}-narrow.yaml")).items():
+        assert plain(MODELS[model].model_fields[option].default) == value, option
+
+
 @pytest.mark.parametrize("path", sorted(property_file("dataset").glob("*.yaml")), ids=lambda path: path.stem)
 def test_dataset_files_contain_valid_values(path):
     for schema in MODELS.values():

@@ -50,7 +50,7 @@ def test_invalid_values_are_rejected(name, value, expected, tiny_dataset):
     ("semantic_ids", "guess", "learn"),
 ])
 def test_invalid_options_of_our_models_are_rejected_before_data_is_read(name, value, expected, tmp_path):
-    settings = {"data_path": str(tmp_path), "topk": [10], "valid_metric": "Hit@10", name: value}
+    settings = {"data_path": str(tmp_path), "topk": [10], "valid_metric": "Hit@10", "decode": "beam", name: value}
     with pytest.raises(UserError, match=f"^{name} is {value!r}.*{expected}"):
         Config("TIGER", "no such dataset", config_dict=settings)
 

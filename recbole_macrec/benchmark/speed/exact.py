@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.speed.measure import Subject, median_seconds, prepare, train_first
+from recbole_macrec.benchmark.speed.measure import T5, Subject, median_seconds, prepare, train_first
 from recbole_macrec.generation.decoding.certified import CertifiedSearch
 from recbole_macrec.generation.decoding.search import Ranking, sequence_log_probs
 
@@ -11,8 +11,8 @@ TOP = 10
 
 def exact(args) -> dict:
     """Measure both networks; the results of ``decoder_only`` are nested in those of the encoder-decoder."""
-    result = measure_network(prepare(args.dataset, args.data_path, args.modality, train_batch_size=args.batch), args)
-    other = prepare(args.dataset, args.data_path, args.modality, training_preset="decoder_only")
+    result = measure_network(prepare(args.dataset, args.data_path, args.modality, train_batch_size=args.batch, **T5), args)
+    other = prepare(args.dataset, args.data_path, args.modality)
     return result | {"decoder_only": measure_network(other, args)}
 
 

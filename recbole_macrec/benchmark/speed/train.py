@@ -5,19 +5,19 @@ from typing import Any
 
 import torch
 
-from recbole_macrec.benchmark.speed.measure import median_seconds, prepare
+from recbole_macrec.benchmark.speed.measure import T5, median_seconds, prepare
 from recbole_macrec.benchmark.speed.reference import WORDS, Reference
 
 PER_USER = {
-    "per_user": {"training": "per_user"},
-    "decoder_only": {"training_preset": "decoder_only"},
+    "per_user": {**T5, "training": "per_user"},
+    "decoder_only": {},
 }
 USERS = 128  # batch size of per-user training
 
 
 def train(args) -> dict:
     """Return training samples (targets) per second, after comparing the losses of both on the same batches without dropout."""
-    options = {"train_batch_size": args.batch}
+    options = {**T5, "train_batch_size": args.batch}
     result: dict[str, Any] = {"loss_difference": loss_difference(args, options)}
     subject = prepare(args.dataset, args.data_path, args.modality, **options)
     model, trainer = subject.model, subject.trainer

@@ -2,27 +2,27 @@
 
 import torch
 from recbole.quick_start import load_data_and_model
+from recbole.utils import get_trainer
 from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_macrec.benchmark.compare.run import Request, run_model
 from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.utils.hardware import has_fast_bf16
 
-COUNTED = 64  # samples for counting floating-point operations
-
 
 def whole(args) -> dict:
-    """Return seconds of each stage, and samples/s and TFLOP/s of training beside the rate of matrix products."""
-    settings = {"data_path": args.data_path, "epochs": args.epochs, "train_batch_size": args.batch}
+    """Return seconds of each stage, and targets/s and TFLOP/s of training beside the rate of matrix products."""
+    settings = {"data_path": args.data_path, "epochs": args.epochs}
     settings |= {"eval_step": args.epochs, "show_progress": False, "state": "WARNING"}
     if args.modalities:
         settings["modalities"] = args.modalities
     record = run_model("MACRec", Request(args.dataset, settings=settings))
-    _, model, _, train_data, _, test_data = load_data_and_model(record["checkpoint"])
+    config, model, _, train_data, _, test_data = load_data_and_model(record["checkpoint"])
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     epoch = record["epoch_seconds"][-1]  # the first epoch includes warm-up
-    samples = len(train_data._dataset)
+    targets = len(train_data._dataset)
     users = test_data._dataset
-    achieved = samples / epoch * flop_per_sample(model, train_data) / 1e12
+    achieved = targets / epoch * flop_per_target(model, trainer.training_loader(train_data)) / 1e12
     rate = matrix_rate(model.device)
     model.eval()
     ranks_exactly = model.with_ranking(decode="exact")
@@ -31,7 +31,7 @@ def whole(args) -> dict:
     return {
         "seconds": record["seconds"],
         "seconds_per_epoch": round(epoch, 2),
-        "samples_per_s": round(samples / epoch, 1),
+        "targets_per_s": round(targets / epoch, 1),
         "tflop_per_s": round(achieved, 4),
         "matrix_tflop_per_s": round(rate, 4),
         "share_of_matrix_rate": round(achieved / rate, 4),
@@ -42,14 +42,14 @@ def whole(args) -> dict:
     }
 
 
-def flop_per_sample(model, train_data) -> float:
-    """Return the floating-point operations per training sample, including all tasks and the backward pass."""
-    batch = train_data._dataset[torch.randperm(len(train_data._dataset))[:COUNTED].numpy()].to(model.device)
+def flop_per_target(model, loader) -> float:
+    """Return the floating-point operations per target of the first batch of users, with all tasks and the backward pass."""
+    batch = next(iter(loader)).to(model.device)
     model.train()
     with FlopCounterMode(display=False) as counter:
         model.calculate_loss(batch).backward()
     model.zero_grad()
-    return counter.get_total_flops() / len(batch)
+    return counter.get_total_flops() / len(model.windows(batch).target_items())
 
 
 def matrix_rate(device: torch.device) -> float:

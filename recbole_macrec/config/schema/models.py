@@ -43,7 +43,7 @@ _TRAINING = {
     "eval_batch_size": 1024,
 }
 _PAPER = {"epochs": 200, "train_batch_size": 2048, "learner": "adamw", "learning_rate": 0.001, "weight_decay": 0.01,
-          "MAX_ITEM_LIST_LENGTH": 20}
+          "eval_step": 1, "MAX_ITEM_LIST_LENGTH": 20}
 
 
 RANK_METRICS = ("hit", "mrr", "ndcg", "recall")  # metrics of the target's rank, by which the weight of a dense head is chosen
@@ -162,9 +162,17 @@ GenerativeOptions: Any = derive(
     "GenerativeOptions", _GenerativeOptions, PROTOCOL | _TRAINING | {"rqvae_preset": "default"}, _PAPER
 )
 
+# what learns most in an hour of a CPU (docs/results.md, tried settings)
+_RECIPE = {
+    "network": "decoder_only", "training": "per_user", "output": "trie", "decode": "certified", "d_ff": 512, "num_heads": 4,
+    "d_kv": 32, "dropout_prob": 0.15, "epochs": 12, "eval_step": 4, "train_batch_size": 64, "learning_rate": 0.002,
+    "weight_decay": 0.05, "warmup_ratio": 0.02,
+}  # fmt: skip
+_ALIGNED_RECIPE = _RECIPE | {"fusion": "lse", "cross_task_ratio": 0.25, "item_task_ratio": 0.075}
+
 TIGEROptions: Any = derive(
     "TIGEROptions", GenerativeOptions,
-    defaults={"max_modalities": 1, "quantizer": "rqvae", "collision": "extra_token", "prompt_length": 0},
+    defaults=_RECIPE | {"max_modalities": 1, "quantizer": "rqvae", "collision": "extra_token", "prompt_length": 0},
     paper={"quantizer": "rqvae", "collision": "extra_token", "rqvae_preset": None, "con_layers": None, "con_positives": None,
            "lambda_con": None, "lambda_align": None, "pseudo_labels": None, "contrast_temperature": None, "fusion": None,
            "prompt": None},
@@ -206,12 +214,12 @@ class _MACRecOptions(_MQL4GRecOptions, ImplicitOptions):
 
 MQL4GRecOptions: Any = derive(
     "MQL4GRecOptions", _MQL4GRecOptions,
-    defaults={"quantizer": "rqvae"},
+    defaults=_ALIGNED_RECIPE | {"quantizer": "rqvae"},
     paper={"quantizer": "rqvae", "sinkhorn_epsilon": 0.003, "learning_rate": 0.0005, "train_batch_size": 987,
            "rqvae_preset": None, "con_layers": None, "con_positives": None, "lambda_con": None, "lambda_align": None,
            "pseudo_labels": None, "contrast_temperature": None},
 )  # fmt: skip
-MACRecOptions: Any = derive("MACRecOptions", _MACRecOptions, defaults={}, paper={"train_batch_size": 987})
+MACRecOptions: Any = derive("MACRecOptions", _MACRecOptions, _ALIGNED_RECIPE, paper={"train_batch_size": 987})
 
 
 class _MMGRecOptions(GenerativeOptions):
@@ -233,7 +241,8 @@ class _MMGRecOptions(GenerativeOptions):
 _UNKNOWN = ("rqvae_preset", "rqvae_projection", "rqvae_hidden_sizes", "rqvae_epochs", "rqvae_batch_size", "rqvae_learning_rate",
             "rqvae_weight_decay", "rqvae_warmup_epochs", "restart_dead_codes", "commitment_weight", "residual", "con_layers",
             "con_positives", "lambda_con", "lambda_align", "pseudo_labels", "contrast_temperature", "code_dim", "epochs",
-            "dropout_prob", "fusion", "decode", "num_beams", "output", "encoder_attention", "prompt", "MAX_ITEM_LIST_LENGTH")
+            "dropout_prob", "fusion", "decode", "num_beams", "output", "encoder_attention", "prompt", "eval_step",
+            "MAX_ITEM_LIST_LENGTH")
 MMGRecOptions: Any = derive(
     "MMGRecOptions", _MMGRecOptions,
     defaults={
