@@ -56,7 +56,7 @@ def prefixes_per_user(model, users) -> float:
     decoder = model.ranker.decoder(modality, model.tables[modality].trie, len(users) * TOP)
     search = CertifiedSearch(decoder, memory, None, model.ranking.certified_rows)
     search.top(TOP)
-    return search.expanded.mean()
+    return float(search.expanded.mean())
 
 
 @torch.no_grad()
