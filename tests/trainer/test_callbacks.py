@@ -53,7 +53,7 @@ for name in HOOKS:
 
 def settings_of(model: str, data_path, **options) -> dict:  # noqa: F811
     common = {"data_path": str(data_path), "epochs": 2, "train_batch_size": 150, "show_progress": False, "state": "ERROR"}
-    ours = {**SMALL, "modalities": ["text"], "max_modalities": 1}
+    ours = {**SMALL, "modalities": ["text"], "max_modalities": 1, "training": "per_target"}  # two batches, as RECBOLE_SETTINGS
     return {**(ours if model == "TIGER" else RECBOLE_SETTINGS), **common, **options}
 
 
