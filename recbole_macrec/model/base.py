@@ -453,8 +453,28 @@ class GenerativeRecommender(WindowedRecommender):
         return score_matrix(self.last_rankings["fused"], self.n_items)
 
     def predict(self, interaction) -> torch.Tensor:
-        """Exact score of one item per sample [B]; see :meth:`item_scores`."""
-        return self.item_scores(interaction, interaction[self.ITEM_ID].unsqueeze(1))[:, 0]
+        """Exact score of one item per sample [B]; see :meth:`item_scores`.
+
+        Consecutive samples of a user, as in an evaluation with sampled candidates, are scored together.
+        """
+        first, row, column = self._consecutive_samples(interaction)
+        items = torch.zeros(len(first), int(column.max()) + 1, dtype=torch.long, device=row.device)
+        items[row, column] = interaction[self.ITEM_ID]
+        return self.item_scores(interaction[first], items)[row, column]
+
+    def _consecutive_samples(self, interaction) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Runs of samples with the same user and history.
+
+        Returns:
+            The first sample of each run [R]; the run of each sample and its place in it, [B] each.
+        """
+        device = interaction[self.ITEM_ID].device
+        fields = [name for name in (self.USER_ID, self.ITEM_SEQ, self.ITEM_SEQ_LEN) if name in interaction]
+        own = torch.cat([interaction[name].to(device).view(len(interaction), -1) for name in fields], dim=1)
+        begins = torch.ones(len(own), dtype=torch.bool, device=device)
+        begins[1:] = (own[1:] != own[:-1]).any(1)
+        first, row = begins.nonzero()[:, 0], begins.cumsum(0) - 1
+        return first, row, torch.arange(len(own), device=device) - first[row]
 
     @torch.no_grad()
     @in_eval_precision

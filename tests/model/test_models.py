@@ -181,6 +181,20 @@ def test_predict_returns_the_exact_score(name, data_path):
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
+def test_predict_encodes_a_history_once_for_all_its_candidates(data_path, monkeypatch):
+    """Sampled candidates of a user follow each other; users have different numbers of them."""
+    _, model, _, loaders = prepare("MACRec", data_path)
+    model.eval()
+    users, encoded = batch_of(loaders[2])[np.array([0, 0, 0, 1, 2, 2, 0])], []
+    users.update(Interaction({"item_id": torch.tensor([3, 9, 3, 9, 1, 30, 5])}))
+    with torch.no_grad():
+        expected = torch.cat([model.predict(users[np.array([i])]) for i in range(7)])
+        encode = model.encode_histories
+        monkeypatch.setattr(model, "encode_histories", lambda part: encoded.append(len(part.length)) or encode(part))
+        torch.testing.assert_close(model.predict(users), expected, atol=1e-5, rtol=0)
+    assert sum(encoded) == 4
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_decoding_ranks_by_the_scores_of_predict(name, data_path):
     _, model, _, loaders = prepare(name, data_path, decode="exact", fusion="mean")
