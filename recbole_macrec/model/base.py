@@ -471,9 +471,8 @@ class GenerativeRecommender(WindowedRecommender):
         device = interaction[self.ITEM_ID].device
         fields = [name for name in (self.USER_ID, self.ITEM_SEQ, self.ITEM_SEQ_LEN) if name in interaction]
         own = torch.cat([interaction[name].to(device).view(len(interaction), -1) for name in fields], dim=1)
-        begins = torch.ones(len(own), dtype=torch.bool, device=device)
-        begins[1:] = (own[1:] != own[:-1]).any(1)
-        first, row = begins.nonzero()[:, 0], begins.cumsum(0) - 1
+        _, row, count = own.unique_consecutive(return_inverse=True, return_counts=True, dim=0)
+        first = count.cumsum(0) - count
         return first, row, torch.arange(len(own), device=device) - first[row]
 
     @torch.no_grad()

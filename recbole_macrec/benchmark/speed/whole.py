@@ -2,11 +2,11 @@
 
 import torch
 from recbole.quick_start import load_data_and_model
-from recbole.utils import get_trainer
 from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_macrec.benchmark.compare.run import Request, run_model
-from recbole_macrec.benchmark.speed.measure import median_seconds
+from recbole_macrec.benchmark.speed.measure import Subject, median_seconds
+from recbole_macrec.benchmark.speed.train import first_batches
 from recbole_macrec.utils.hardware import has_fast_bf16
 
 
@@ -18,11 +18,11 @@ def whole(args) -> dict:
         settings["modalities"] = args.modalities
     record = run_model("MACRec", Request(args.dataset, settings=settings))
     config, model, _, train_data, _, test_data = load_data_and_model(record["checkpoint"])
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    (batch,) = first_batches(Subject(config, model, train_data, test_data), 1)
     epoch = record["epoch_seconds"][-1]  # the first epoch includes warm-up
     targets = len(train_data._dataset)
     users = test_data._dataset
-    achieved = targets / epoch * flop_per_target(model, trainer.training_loader(train_data)) / 1e12
+    achieved = targets / epoch * flop_per_target(model, batch) / 1e12
     rate = matrix_rate(model.device)
     model.eval()
     ranks_exactly = model.with_ranking(decode="exact")
@@ -42,9 +42,8 @@ def whole(args) -> dict:
     }
 
 
-def flop_per_target(model, loader) -> float:
-    """Return the floating-point operations per target of the first batch of users, with all tasks and the backward pass."""
-    batch = next(iter(loader)).to(model.device)
+def flop_per_target(model, batch) -> float:
+    """Return the floating-point operations per target of a batch of users, with all tasks and the backward pass."""
     model.train()
     with FlopCounterMode(display=False) as counter:
         model.calculate_loss(batch).backward()
