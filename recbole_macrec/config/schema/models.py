@@ -162,7 +162,7 @@ GenerativeOptions: Any = derive(
     "GenerativeOptions", _GenerativeOptions, PROTOCOL | _TRAINING | {"rqvae_preset": "default"}, _PAPER
 )
 
-# what learns most in an hour of a CPU (docs/results.md, tried settings)
+# a narrow network that learns most in an hour of a CPU; the presets of the models have other values
 _RECIPE = {
     "network": "decoder_only", "training": "per_user", "output": "trie", "decode": "certified", "d_ff": 512, "num_heads": 4,
     "d_kv": 32, "dropout_prob": 0.15, "epochs": 12, "eval_step": 4, "train_batch_size": 64, "learning_rate": 0.002,
