@@ -328,7 +328,7 @@ def _validate_on_some_users() -> None:
     """Let ``valid_users`` limit validation, of RecBole's models too, to that many users.
 
     The users are drawn from those with validation data, the same ones for every model, seed and epoch. Testing is always on
-    all users.
+    all users. ``whole_dataset`` of a loader also has the other users' rows.
     """
     for loader in (FullSortEvalDataLoader, NegSampleEvalDataLoader):
         _limit_users(loader)
@@ -339,6 +339,7 @@ def _limit_users(loader: type[AbstractDataLoader]) -> None:
 
     @functools.wraps(original)
     def __init__(self, config, dataset, sampler, shuffle=False):
+        self.whole_dataset = dataset
         if config["valid_users"] and sampler is not None and sampler.phase == "valid":
             users = dataset.inter_feat[dataset.uid_field].numpy()
             drawn = np.random.default_rng(0).permutation(np.unique(users))[: config["valid_users"]]

@@ -20,6 +20,7 @@ from recbole_macrec.benchmark.compare.kept_rankings import full_rank
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, seeds_of
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_json, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
+from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 
@@ -154,19 +155,33 @@ def test_run_folder_contains_ranks_of_every_user(whole):
 
 
 def test_histories_and_counts_equal_those_of_the_atomic_file(whole, data_path):
+    for run in open_comparison(whole).runs:
+        assert_histories_of_the_atomic_file(run, data_path)
+
+
+def test_histories_contain_validation_items_that_are_not_evaluated(data_path):
+    words = [f"--datasets={TINY}", f"--data_path={data_path}", "--valid_users=7", "--epochs=1", "--state=ERROR"]
+    assert main(["compare", "--models=Pop,SequentialEASE", "--output=limited", *words]) == 0
+    fuse("limited", ["SequentialEASE", "Pop"], 10)
+    runs = open_comparison("limited").runs
+    assert len(runs) == 3
+    for run in runs:
+        assert_histories_of_the_atomic_file(run, data_path)
+
+
+def assert_histories_of_the_atomic_file(run: Run, data_path: Path) -> None:
     """The expected values are read from the atomic file: all but the last two items of a user are for training."""
     sequences: dict[str, list[str]] = {}
     for line in (data_path / TINY / f"{TINY}.inter").read_text().splitlines()[1:]:
         user, item, _ = line.split("\t")
         sequences.setdefault(user, []).append(item)
-    for run in open_comparison(whole).runs:
-        ranks = run.ranks
-        for user, target, history in zip(ranks.users, ranks.targets, ranks.histories):
-            assert ranks.items[history].tolist() == sequences[user][:-1] and ranks.items[target] == sequences[user][-1]
-        trained = [item for items in sequences.values() for item in items[:-2]]
-        assert dict(zip(ranks.items[1:].tolist(), ranks.counts[1:].tolist())) == {
-            f"i{i}": trained.count(f"i{i}") for i in range(ITEMS)
-        }
+    ranks = run.ranks
+    for user, target, history in zip(ranks.users, ranks.targets, ranks.histories):
+        assert ranks.items[history].tolist() == sequences[user][:-1] and ranks.items[target] == sequences[user][-1]
+    trained = [item for items in sequences.values() for item in items[:-2]]
+    assert dict(zip(ranks.items[1:].tolist(), ranks.counts[1:].tolist())) == {
+        f"i{i}": trained.count(f"i{i}") for i in range(len(ranks.items) - 1)
+    }
 
 
 def test_folder_of_other_settings_is_rejected(whole, arguments, capsys):

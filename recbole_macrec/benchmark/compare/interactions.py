@@ -29,7 +29,8 @@ def read_history(train, valid, test, users: np.ndarray) -> History:
     histories, cut to the length in the file and the history length of the model; each pair of user and item counts once.
 
     Args:
-        train, valid, test: ``_dataset`` of the data loaders; ``test`` in the order of the evaluation.
+        train, valid, test: datasets of the data loaders; ``valid`` as :func:`all_rows` returns it, ``test`` in the order of the
+            evaluation.
         users: [R], the user of each evaluated row.
     """
     config = train.config
@@ -42,6 +43,11 @@ def read_history(train, valid, test, users: np.ndarray) -> History:
         first = dict(zip(rows[2]["users"][::-1].tolist(), histories[::-1]))
         histories = [first[user] for user in users.tolist()]
     return History(histories, counts)
+
+
+def all_rows(loader):
+    """The dataset of an evaluation loader, also with the rows that the option ``valid_users`` leaves out of the evaluation."""
+    return getattr(loader, "whole_dataset", loader._dataset)  # loaders saved by older versions have none
 
 
 def _columns(part) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from recbole_macrec.benchmark.compare.interactions import read_history
+from recbole_macrec.benchmark.compare.interactions import all_rows, read_history
 from recbole_macrec.benchmark.compare.runs import CODES, RANKS, Ranks, save_codes
 from recbole_macrec.trainer.callbacks import TEST, TrainingCallback
 from recbole_macrec.trainer.detail import id_rank, item_rank
@@ -26,7 +26,7 @@ class KeptRankings(TrainingCallback):
         self._rows: dict[str, np.ndarray] = {}
 
     def on_train_begin(self, trainer, train_data, valid_data):
-        self._train, self._valid = train_data._dataset, valid_data._dataset
+        self._train, self._valid = train_data._dataset, all_rows(valid_data)
 
     def on_evaluation_begin(self, trainer, stage, eval_data):
         if stage == TEST:

@@ -23,7 +23,7 @@ import torch
 
 from recbole_macrec.benchmark.arguments import new_parser
 from recbole_macrec.benchmark.compare.comparison import names_of, write_report
-from recbole_macrec.benchmark.compare.interactions import read_history
+from recbole_macrec.benchmark.compare.interactions import all_rows, read_history
 from recbole_macrec.benchmark.compare.run_record import history_ranked
 from recbole_macrec.benchmark.compare.runs import (
     RANKS,
@@ -284,7 +284,7 @@ def _ranks(first: Member, scored: Scored, fused: torch.Tensor, lowest: int) -> R
     top = np.take_along_axis(scored.items, places.numpy(), axis=1)
     top = np.pad(np.where(values.numpy() == -np.inf, 0, top), ((0, 0), (0, k - top.shape[1])))
     rows, users = scored.rows, first.dataset.token2id(first.dataset.uid_field, scored.rows.users)
-    valid, test = (loader._dataset for loader in first.loaders.values())
+    valid, test = all_rows(first.loaders["valid"]), first.loaders["test"]._dataset
     history = read_history(first.train._dataset, valid, test, np.asarray(users))
     return Ranks(rows.users[rows.row], first.tokens, rows.target, scored.ranks(fused, lowest), top.astype(np.int32),
                  history.counts, history.histories, rows=rows.row)
