@@ -3,7 +3,6 @@ from dataclasses import replace
 from functools import partial, reduce
 
 import numpy as np
-import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import set_color
 from scipy.sparse import csc_matrix, csr_matrix
@@ -12,7 +11,7 @@ from recbole_macrec.config.options import TRAINED_ON
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.collaborative import collaborative_vectors
-from recbole_macrec.model.item_features import BenchmarkHistories, ItemFeatures
+from recbole_macrec.model.item_features import BenchmarkHistories, ItemFeatures, sequence_interactions
 from recbole_macrec.model.preparation import reads_semantic_ids
 from recbole_macrec.semantic_ids import (
     FeatureRows,
@@ -79,19 +78,7 @@ class SemanticIDDataset(ItemFeatures, BenchmarkHistories, SequentialDataset):
 
     def _interactions(self) -> csc_matrix:
         """Number of interactions of each user and item in this part, [user_num, item_num]."""
-        if not self._sequential:
-            return csc_matrix(self.inter_matrix())
-        rows, histories = self.inter_feat, self.iid_field + self.config["LIST_SUFFIX"]
-        if self.config["benchmark_filename"] is None:
-            users, items, history = (rows[field].numpy() for field in (self.uid_field, self.iid_field, histories))
-            _, first = np.unique(users, return_index=True)  # each user's earliest sample: its history is the first interaction
-            first = first[rows[self.item_list_length_field].numpy()[first] == 1]
-            pairs = np.append(users, users[first]), np.append(items, history[first, 0])
-            return csc_matrix((np.ones(len(pairs[0])), pairs), shape=(self.user_num, self.item_num))
-        items = torch.cat([rows[self.iid_field][:, None], rows[histories]], dim=1)
-        users = rows[self.uid_field][:, None].expand_as(items)
-        pairs = torch.stack([users[items > 0], items[items > 0]]).unique(dim=1).numpy()
-        return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.user_num, self.item_num))
+        return sequence_interactions(self) if self._sequential else csc_matrix(self.inter_matrix())
 
     def __getstate__(self) -> dict:
         """Save the dataset without its IDs: they are looked up again, so a stale copy is never loaded."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import ModelType
 from scipy.sparse import csc_matrix
@@ -176,3 +177,22 @@ class BenchmarkHistories(_RecBoleDataset):
 
 class SequentialFeatureDataset(JoinedFeatures, BenchmarkHistories, SequentialDataset):
     """RecBole's dataset for sequential models, with item features."""
+
+    @staticmethod
+    def _interactions(part) -> csc_matrix:
+        return sequence_interactions(part)
+
+
+def sequence_interactions(part) -> csc_matrix:
+    """Number of interactions of each user and item in a part of a sequential dataset, [U, N], histories included."""
+    rows, histories = part.inter_feat, part.iid_field + part.config["LIST_SUFFIX"]
+    if part.config["benchmark_filename"] is None:
+        users, items, history = (rows[field].numpy() for field in (part.uid_field, part.iid_field, histories))
+        _, first = np.unique(users, return_index=True)  # each user's earliest sample: its history is the first interaction
+        first = first[rows[part.item_list_length_field].numpy()[first] == 1]
+        pairs = np.append(users, users[first]), np.append(items, history[first, 0])
+        return csc_matrix((np.ones(len(pairs[0])), pairs), shape=(part.user_num, part.item_num))
+    items = torch.cat([rows[part.iid_field][:, None], rows[histories]], dim=1)
+    users = rows[part.uid_field][:, None].expand_as(items)
+    pairs = torch.stack([users[items > 0], items[items > 0]]).unique(dim=1).numpy()
+    return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(part.user_num, part.item_num))

@@ -306,6 +306,16 @@ def test_training_interactions_equal_those_of_the_training_file(tmp_path):
     assert training_pairs(direct(tmp_path)[0]) == before
 
 
+@pytest.mark.parametrize("model", ["TIGER", "MISSRec"])
+def test_training_interactions_contain_histories_whose_prefixes_have_no_row(model, tmp_path):
+    direct(tmp_path)
+    file = tmp_path / "data/Shop/Shop.train.inter"
+    header, *rows = file.read_text().splitlines()
+    longest = {row.split("\t")[0]: row for row in sorted(rows, key=lambda row: len(row.split("\t")[1]))}  # one row per user
+    file.write_text("\n".join([header, *longest.values()]) + "\n")
+    assert training_pairs(direct(tmp_path, model)[0]) == {(user, item) for user in "uw" for item in SEQUENCES[user][:-2]}
+
+
 def test_features_from_interactions_use_only_the_training_file(tmp_path):
     options = {"modalities": ["interactions"], "encoders": {"interactions": "cooccurrence"}}
     direct(tmp_path, **options)
