@@ -327,8 +327,8 @@ def _rank_as_many_as_fit() -> None:
 def _validate_on_some_users() -> None:
     """Let ``valid_users`` limit validation, of RecBole's models too, to that many users.
 
-    The users are drawn from those with validation data, the same ones for every model, seed and epoch. Testing is always on
-    all users. ``whole_dataset`` of a loader also has the other users' rows.
+    The users are the first with validation data in a random order of all users, the same order for every model, seed and epoch.
+    Testing is always on all users. ``whole_dataset`` of a loader also has the other users' rows.
     """
     for loader in (FullSortEvalDataLoader, NegSampleEvalDataLoader):
         _limit_users(loader)
@@ -342,7 +342,8 @@ def _limit_users(loader: type[AbstractDataLoader]) -> None:
         self.whole_dataset = dataset
         if config["valid_users"] and sampler is not None and sampler.phase == "valid":
             users = dataset.inter_feat[dataset.uid_field].numpy()
-            drawn = np.random.default_rng(0).permutation(np.unique(users))[: config["valid_users"]]
+            everyone = np.random.default_rng(0).permutation(np.arange(1, dataset.user_num))
+            drawn = everyone[np.isin(everyone, users)][: config["valid_users"]]
             dataset = dataset.copy(dataset.inter_feat[np.isin(users, drawn)])
         original(self, config, dataset, sampler, shuffle=shuffle)
 

@@ -103,6 +103,21 @@ def test_valid_users_are_the_same_for_all_models_and_tests_use_all_users(mode, s
     assert drawn[0] == drawn[1] == drawn[2]
 
 
+def test_valid_users_are_the_same_where_a_sequential_model_has_no_row_of_some_users(small):
+    """RecBole gives a user with 3 interactions a validation row for general models only."""
+    with open(Path(small["data_path"]) / "tiny/tiny.inter", "a", encoding="utf-8") as file:
+        file.writelines(f"short\ti{step + 1}\t{step}\n" for step in range(3))
+    drawn = {}
+    for model in ("SequentialEASE", "Pop"):
+        own = {"data_path": small["data_path"], "valid_users": 7, "state": "ERROR"}
+        config = Config(model, "tiny", config_dict=own)
+        _, valid, _ = data_preparation(config, create_dataset(config))
+        users = valid.dataset.inter_feat["user_id"]
+        drawn[model] = set(valid.dataset.id2token("user_id", users.numpy()).tolist())
+        assert len(drawn[model]) == 7
+    assert drawn["Pop"] - {"short"} <= drawn["SequentialEASE"]
+
+
 @pytest.mark.parametrize("model,mode,given,expected", [
     ("BPR", "full", None, EVAL_BATCH_SCORES),
     ("BPR", "full", 1000, 1000),
