@@ -109,8 +109,10 @@ class Edges(nn.Module):
         return _product(self.first_turned, self.target_turned, weight[self.turned], x)
 
     def _dot(self, of_target: Tensor, of_source: Tensor) -> Tensor:
+        if not 0 < len(self) <= self.nodes**2:  # sampled_addmm refuses more edges than pairs of nodes
+            return (of_target[self.target] * of_source[self.source]).sum(1)
         pattern = _sparse(self.first, self.source, of_target.new_zeros(len(self)), self.nodes)
-        return torch.sparse.sampled_addmm(pattern, of_target, of_source.T).values() if len(self) else pattern.values()
+        return torch.sparse.sampled_addmm(pattern, of_target, of_source.T).values()
 
 
 class _WeightedSum(torch.autograd.Function):

@@ -53,6 +53,17 @@ def test_dot_and_gradients_equal_a_matrix_product(repeated):
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
+def test_more_edges_than_pairs_of_nodes():
+    """As in LATTICE, where an edge of several graphs occurs several times, with few items."""
+    source, target, weight = (np.tile(values, 5) for values in random_graph(False))
+    edges, x, weight = Edges(source, target, NODES), vectors(NODES, 3, seed=1), torch.from_numpy(weight).requires_grad_()
+    assert len(edges) > NODES**2
+    results = [dense(source, target, weight) @ x, edges.weighted_sum(edges.sort(weight), x)]
+    gradients = [torch.autograd.grad(result.square().sum(), [weight, x]) for result in results]
+    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 def test_softmax_over_the_incoming_edges_of_a_node():
     source, target, logits = random_graph(False)
     edges = Edges(source, target, NODES)
