@@ -426,9 +426,20 @@ class GenerativeRecommender(WindowedRecommender):
         return self.dense_head.log_probs(torch.stack(states).mean(0))
 
     def with_ranking(self, **options) -> "GenerativeRecommender":
-        """Return a model with other :class:`RankingSettings`, e.g. ``decode="exact"``. It shares the weights of this one."""
+        """Return a model with other :class:`RankingSettings`, e.g. ``decode="exact"``. It shares the weights of this one.
+
+        Raises:
+            UserError: ``fusion`` is ``official``, and several tokenizations of several modalities are ranked.
+        """
         other = copy.copy(self)
         other.ranking = replace(self.ranking, **options)
+        if other.ranking.tokenizations > 1 and other.ranking.fusion == "official":
+            if len(self.modalities) > 1:
+                raise UserError(
+                    f"{other.ranking.tokenizations} tokenizations are ranked and fusion is official, a rule for one ranking "
+                    "per modality; set fusion to lse or mean."
+                )
+            other.ranking = replace(other.ranking, fusion="mean")
         return other
 
     @torch.no_grad()

@@ -87,6 +87,19 @@ def mean_scores(model, users, fusion: str = "mean"):
     return fuse_scores(fusion, [scores[name] for name in names], [model.tables[name].levels for name in names], count)
 
 
+def test_the_official_fusion_is_for_modalities_and_not_for_tokenizations(data_path):  # noqa: F811
+    """The study ``ranking`` ranks trained models by several rules."""
+    _, model, _, loaders = prepare("TIGER", data_path, **TIGER)
+    model.eval()
+    users = batch_of(loaders[2])
+    expected = model.with_ranking(decode="exact").rank(users)["fused"]
+    assert torch.equal(model.with_ranking(decode="exact", fusion="official").rank(users)["fused"].items, expected.items)
+    _, model, _, _ = prepare("MACRec", data_path, **BOTH)
+    with pytest.raises(UserError, match="fusion is official"):
+        model.with_ranking(fusion="official")
+    assert model.with_ranking(fusion="official", tokenizations=1).ranking.fusion == "official"
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name, options", [("TIGER", TIGER), ("MACRec", BOTH)], ids=["TIGER", "MACRec"])
 def test_beam_search_ranks_what_any_tokenization_finds_by_the_scores_in_all(name, options, data_path):  # noqa: F811
