@@ -15,6 +15,7 @@ from recbole.quick_start import load_data_and_model, objective_function, quick_s
 from recbole.utils import get_model, get_trainer
 
 from recbole_macrec import compat
+from recbole_macrec.compat.libraries import without_chain_warnings
 
 FAST = {
     "epochs": 1,
@@ -224,7 +225,7 @@ def test_no_dropout_while_ranking(name, tiny_dataset):
     "A value is being set on a copy of a DataFrame or Series through chained assignment using an inplace method.",  # pandas 3
 ])
 def test_chained_assignments_are_silent(message):
-    with warnings.catch_warnings(record=True) as caught, compat._without_chain_warnings():
+    with warnings.catch_warnings(record=True) as caught, without_chain_warnings():
         warnings.warn(message, FutureWarning, stacklevel=1)
     assert not caught
 

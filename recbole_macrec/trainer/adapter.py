@@ -1,7 +1,7 @@
 """Callbacks and exact resume for RecBole's own trainers, whose training loop has no hooks.
 
-Only this module and compat.py wrap methods of RecBole's trainers. :func:`with_callbacks` derives a subclass, so RecBole's
-classes and objects stay unchanged.
+Only this module and the package compat wrap methods of RecBole's trainers. :func:`with_callbacks` derives a subclass, so
+RecBole's classes and objects stay unchanged.
 """
 import time
 from collections.abc import Iterator, Sequence
