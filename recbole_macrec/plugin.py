@@ -44,7 +44,8 @@ from recbole_macrec.trainer import GenerativeTrainer
 from recbole_macrec.trainer.checkpoint import check_complete, from_tensors, load_checkpoint, read_checkpoint, read_together
 from recbole_macrec.trainer.closed_form import ClosedFormTrainer
 from recbole_macrec.trainer.loading import dataset_folder, known_settings, trained_on
-from recbole_macrec.utils.distributed import current_group, group, limit_threads
+from recbole_macrec.utils.distributed import current_group, group
+from recbole_macrec.utils.launcher import limit_threads
 from recbole_macrec.utils.share_files import share_files
 
 _recbole_run_recboles = quick_start.run_recboles

@@ -21,7 +21,8 @@ from recbole_macrec.data.importers.importer import Summary, import_dataset
 from recbole_macrec.data.importers.sources import header_of
 from recbole_macrec.data.toy.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.utils.distributed import group, local_device
+from recbole_macrec.utils.distributed import group
+from recbole_macrec.utils.launcher import local_device
 from recbole_macrec.utils.reporting import run_command
 
 _TABLE_FORMAT = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "field_separator", "seq_separator")

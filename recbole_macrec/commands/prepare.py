@@ -16,7 +16,8 @@ from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import prepare, reads_semantic_ids
 from recbole_macrec.semantic_ids.dataset_settings import mean_for, published_and_learnt, settings_of
-from recbole_macrec.utils.distributed import Group, group, local_device
+from recbole_macrec.utils.distributed import Group, group
+from recbole_macrec.utils.launcher import local_device
 
 OWN = ("config_files", "model", "verbose", "help")
 

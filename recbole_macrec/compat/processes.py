@@ -172,7 +172,7 @@ def evaluate_each_user_once() -> None:
     from recbole.evaluator import Collector
     from recbole.utils import EvaluatorType
 
-    from recbole_macrec.utils.distributed import gather_in_order
+    from recbole_macrec.utils.distributed_tensors import gather_in_order
 
     trainer = importlib.import_module("recbole.trainer.trainer").Trainer
     evaluate, get_data_struct = trainer.evaluate, Collector.get_data_struct

@@ -30,7 +30,8 @@ from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer, EpochPo
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
 from recbole_macrec.trainer.windows import WindowLoader
 from recbole_macrec.utils.cpu_threads import map_in_threads, seeded_bits
-from recbole_macrec.utils.distributed import average_gradients, current_group, gather_in_order
+from recbole_macrec.utils.distributed import current_group
+from recbole_macrec.utils.distributed_tensors import average_gradients, gather_in_order
 from recbole_macrec.utils.hardware import autocast_to, keep_freed_memory, resolve_precision, tf32_products
 
 RESUMED = (

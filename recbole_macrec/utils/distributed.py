@@ -1,10 +1,8 @@
 """Processes that train one model together: joining, sharing data, and reporting failures.
 
 A launcher describes the group in environment variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT): torchrun, or
-:func:`start_processes`, which the option ``--nproc`` uses. torch.distributed does the communication. Inside :func:`group` every
-process can call the methods of :class:`Group`; all processes have to call them in the same order.
-
-Shapes: W processes, B rows of a batch, n rows of a process, N samples of the data set.
+launcher.py, which the option ``--nproc`` uses. torch.distributed does the communication. Inside :func:`group` every process can
+call the methods of :class:`Group`; all processes have to call them in the same order.
 """
 import os
 import re
@@ -13,19 +11,16 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar, overload
 
-import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.failures import user_message
-from recbole_macrec.utils.interrupts import interrupts_ignored
 
 T = TypeVar("T")
 
@@ -34,9 +29,7 @@ EXCHANGE_TIMEOUT = timedelta(minutes=30)  # timeout of an exchange in training; 
 PREPARATION_TIMEOUT = timedelta(days=1)  # timeout while the first process prepares data
 NOTICE_SECONDS = 10  # after this time, print what a process waits for
 REASON_SECONDS = 3  # time for the error message of another process to arrive
-INTERRUPT_SECONDS = 1.0  # time for the processes to end by themselves after Ctrl-C
 REPORT_SECONDS = 3.0  # longest time that the first process waits for the others to fail as well
-DEFAULT_PORT = 5678  # of several machines, which must agree on a port
 RESUME_HINT = "Finished work is kept: give the same command again to continue, or resume from a checkpoint with --resume=FILE"
 _LOST = re.compile(
     r"gloo|Connection (closed|reset|refused) by|Connection reset|Broken pipe|remote process exited|NCCL.*timed? ?out"
@@ -218,68 +211,6 @@ def leave() -> None:
         _control = None
 
 
-def start_processes(work: Callable[..., int], arguments: tuple, processes: int, size: int, address: str, port: int | None,
-          offset: int) -> int:
-    """Start processes on this machine that form a group, or part of one, and call ``work(*arguments)`` in each.
-
-    Args:
-        processes: number of processes on this machine.
-        size: number of processes on all machines.
-        address, port: of the machine with ``offset`` 0. Without a port, a free one is used on a single machine, and
-            ``DEFAULT_PORT`` on several.
-        offset: rank of the first process on this machine.
-
-    Returns:
-        The largest value that ``work`` returned.
-
-    Raises:
-        UserError: if the port is in use.
-    """
-    store = None
-    if port is None:
-        port = DEFAULT_PORT if size > processes else 0
-    if offset == 0:
-        with _port_errors(port):
-            store = dist.TCPStore(address, port, is_master=True, wait_for_workers=False)
-        port = store.port
-    environment = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": address, "MASTER_PORT": port,
-                   "TORCHELASTIC_USE_AGENT_STORE": True}
-    results, interrupted = mp.get_context("spawn").SimpleQueue(), mp.get_context("spawn").Event()
-    on_interrupt = signal.getsignal(signal.SIGINT)
-    handler = signal.SIG_IGN if on_interrupt == signal.SIG_IGN else signal.default_int_handler
-    with interrupts_ignored():
-        context = mp.spawn(
-            _run_in_process, (work, arguments, environment, offset, results, handler, interrupted), nprocs=processes,
-            join=False,
-        )  # fmt: skip
-    try:
-        while not context.join():
-            pass
-    except KeyboardInterrupt:
-        interrupted.set()
-        _end_after_interrupt(context.processes)
-        raise
-    except mp.ProcessExitedException as error:
-        how = f"by {error.signal_name}" if error.signal_name else f"with exit code {error.exit_code}"
-        raise UserError(f"process {offset + error.error_index + 1} of {size} was ended {how}, perhaps for lack of memory. "
-                        f"{RESUME_HINT}.") from None
-    del store
-    return max(results.get() for _ in range(processes))
-
-
-def limit_threads(processes: int) -> None:
-    """Divide the CPU threads among the ``processes`` of this machine, unless OMP_NUM_THREADS is set."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
-
-
-def local_device() -> torch.device:
-    """Return the GPU with the number LOCAL_RANK (0 without a launcher), or the CPU if there is no GPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-
-
 def first_to_report() -> bool:
     """Whether this process is the first of its group to report a failure; True if that is unknown."""
     with suppress(RuntimeError):  # the process that serves the store has ended
@@ -309,7 +240,7 @@ def _open_store(launch: Launch):
     global _store
     if _store is None:
         host = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        with _notice(launch, f"the first process at {launch.address}:{launch.port}"), _port_errors(launch.port):
+        with _notice(launch, f"the first process at {launch.address}:{launch.port}"), port_errors(launch.port):
             try:
                 _store = dist.TCPStore(
                     launch.address, launch.port, is_master=host, timeout=JOIN_TIMEOUT, wait_for_workers=False
@@ -343,7 +274,8 @@ def _meet(launch: Launch, store) -> None:
 
 
 @contextmanager
-def _port_errors(port: int) -> Iterator[None]:
+def port_errors(port: int) -> Iterator[None]:
+    """Raise a UserError if the block fails because ``port`` is in use."""
     try:
         yield
     except dist.DistNetworkError as error:
@@ -351,35 +283,6 @@ def _port_errors(port: int) -> Iterator[None]:
             raise
         raise UserError(f"port {port} of this machine is in use by another program; name a free one with --port (torchrun: "
                         "--master_port), the same on all machines.") from error
-
-
-def _end_after_interrupt(processes: Iterable) -> None:
-    """End processes after Ctrl-C: one that works ends by itself, one that still starts ignores it and is terminated."""
-    ends = time.monotonic() + INTERRUPT_SECONDS
-    for process in processes:
-        process.join(max(0.0, ends - time.monotonic()))
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(REPORT_SECONDS)
-        process.kill()
-
-
-def _run_in_process(index: int, work: Callable[..., int], arguments: tuple, environment: dict, offset: int, results,
-                    on_interrupt, interrupted) -> None:
-    """Entry point of a process created by :func:`start_processes`; ``on_interrupt`` handles Ctrl-C from here on, and
-    ``interrupted`` is set if Ctrl-C came before, while this process ignored it."""
-    signal.signal(signal.SIGINT, on_interrupt)
-    if interrupted.is_set():
-        raise KeyboardInterrupt
-    os.environ.update({name: str(value) for name, value in environment.items()})
-    os.environ.update(RANK=str(offset + index), LOCAL_RANK=str(index))
-    limit_threads(environment["LOCAL_WORLD_SIZE"])
-    try:
-        results.put(work(*arguments))
-    except ProcessLost:
-        time.sleep(REASON_SECONDS)  # so that the other process ends first: the parent reports the first one
-        raise
 
 
 # -- waiting and failing ---------------------------------------------------------------------------------------------------
@@ -471,86 +374,3 @@ def _reason(seconds: float) -> str | None:
                 break
             time.sleep(0.05)
     return None
-
-
-# -- tensors ---------------------------------------------------------------------------------------------------------------
-
-
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace every gradient by its mean over the processes, in one exchange."""
-    gradients = []
-    for p in parameters:
-        if p.requires_grad:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-            gradients.append(p.grad)
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
-        gradient.copy_(part.view_as(gradient))
-
-
-class Share(NamedTuple):
-    """The rows of a batch (or of all items) that this process computes."""
-
-    rows: torch.Tensor
-    sizes: list[int]  # number of rows of each process
-
-    @classmethod
-    def divide(cls, rows: torch.Tensor, group: Group) -> "Share":
-        """Divide ``rows`` [B] into parts of nearly equal size. With fewer rows than processes, every process gets all rows."""
-        if group.size == 1 or len(rows) < group.size:
-            return cls(rows, [len(rows)])
-        parts = rows.tensor_split(group.size)
-        return cls(parts[group.rank], [len(part) for part in parts])
-
-    @property
-    def weight(self) -> float:
-        """Weight of the mean over ``rows``, such that the mean over the processes equals the mean over all rows."""
-        return len(self.rows) * len(self.sizes) / sum(self.sizes)
-
-    def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the values [B, ...] of all rows in every process.
-
-        The backward pass multiplies the gradient of a process's own rows by W. Averaged over the processes, which all compute
-        the same loss from all rows, the gradient is exact.
-
-        Args:
-            values: [n, ...], the values of ``rows``.
-        """
-        return values if len(self.sizes) == 1 else _GatherRows.apply(values, self.sizes)
-
-
-class _GatherRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-        begin = sum(sizes[: dist.get_rank()])
-        ctx.own, ctx.processes = slice(begin, begin + len(values)), len(sizes)
-        padded = values.new_zeros(max(sizes), *values.shape[1:])
-        padded[: len(values)] = values
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes)])
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor):
-        return gradient[ctx.own] * ctx.processes, None
-
-
-def gather_in_order(rows: torch.Tensor, samples: int) -> torch.Tensor:
-    """Gather the rows of all processes in the order of the data set.
-
-    ``DistributedSampler`` assigns samples to processes in turn, and repeats the first samples to give every process the same
-    number.
-
-    Args:
-        rows: [n, ...], rows of this process.
-        samples: N; repeated rows beyond it are dropped.
-
-    Returns:
-        [N, ...], the same in every process.
-    """
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.stack(parts, dim=1).flatten(0, 1)[:samples]

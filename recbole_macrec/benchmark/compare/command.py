@@ -16,8 +16,9 @@ from recbole_macrec.benchmark.compare.unfinished import unfinished_run
 from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.distributed import DEFAULT_PORT, Group, group, read_launch, start_processes
+from recbole_macrec.utils.distributed import Group, group, read_launch
 from recbole_macrec.utils.files import remove_unfinished
+from recbole_macrec.utils.launcher import DEFAULT_PORT, start_processes
 from recbole_macrec.utils.reporting import run_command
 from recbole_macrec.utils.unique_names import unique_folder
 

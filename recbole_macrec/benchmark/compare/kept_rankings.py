@@ -13,7 +13,7 @@ from recbole_macrec.benchmark.compare.runs import CODES, RANKS, Ranks, save_code
 from recbole_macrec.trainer.callbacks import TEST, TrainingCallback
 from recbole_macrec.trainer.detail import id_rank, item_rank
 from recbole_macrec.trainer.trainer import padded_rows
-from recbole_macrec.utils.distributed import gather_in_order
+from recbole_macrec.utils.distributed_tensors import gather_in_order
 
 SCORES_AT_ONCE = 2**22  # maximum number of scores that are compared with those of the targets at once
 

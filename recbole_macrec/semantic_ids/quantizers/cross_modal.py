@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recbole_macrec.semantic_ids.quantizers.losses import info_nce, sample_positives
 from recbole_macrec.semantic_ids.quantizers.quantizer import Quantized
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
-from recbole_macrec.utils.distributed import Share
+from recbole_macrec.utils.distributed_tensors import Share
 from recbole_macrec.utils.modules import ModuleList
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
 from recbole_macrec.semantic_ids.rows import Features, Scale, StreamedFeatures, scale_features
 from recbole_macrec.utils.device_budget import DeviceBudget
-from recbole_macrec.utils.distributed import ALONE, Group, Share, average_gradients
+from recbole_macrec.utils.distributed import ALONE, Group
+from recbole_macrec.utils.distributed_tensors import Share, average_gradients
 
 if TYPE_CHECKING:
     from recbole_macrec.semantic_ids.settings import SemanticIDSettings

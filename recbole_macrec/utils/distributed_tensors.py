@@ -1,0 +1,91 @@
+"""Tensors of several processes that train one model: averaged gradients, divided batches, gathered rows.
+
+Shapes: W processes, B rows of a batch, n rows of a process, N samples of the data set.
+"""
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from recbole_macrec.utils.distributed import Group
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes, in one exchange."""
+    gradients = []
+    for p in parameters:
+        if p.requires_grad:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            gradients.append(p.grad)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+        gradient.copy_(part.view_as(gradient))
+
+
+class Share(NamedTuple):
+    """The rows of a batch (or of all items) that this process computes."""
+
+    rows: torch.Tensor
+    sizes: list[int]  # number of rows of each process
+
+    @classmethod
+    def divide(cls, rows: torch.Tensor, group: Group) -> "Share":
+        """Divide ``rows`` [B] into parts of nearly equal size. With fewer rows than processes, every process gets all rows."""
+        if group.size == 1 or len(rows) < group.size:
+            return cls(rows, [len(rows)])
+        parts = rows.tensor_split(group.size)
+        return cls(parts[group.rank], [len(part) for part in parts])
+
+    @property
+    def weight(self) -> float:
+        """Weight of the mean over ``rows``, such that the mean over the processes equals the mean over all rows."""
+        return len(self.rows) * len(self.sizes) / sum(self.sizes)
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the values [B, ...] of all rows in every process.
+
+        The backward pass multiplies the gradient of a process's own rows by W. Averaged over the processes, which all compute
+        the same loss from all rows, the gradient is exact.
+
+        Args:
+            values: [n, ...], the values of ``rows``.
+        """
+        return values if len(self.sizes) == 1 else _GatherRows.apply(values, self.sizes)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+        begin = sum(sizes[: dist.get_rank()])
+        ctx.own, ctx.processes = slice(begin, begin + len(values)), len(sizes)
+        padded = values.new_zeros(max(sizes), *values.shape[1:])
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes)])
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        return gradient[ctx.own] * ctx.processes, None
+
+
+def gather_in_order(rows: torch.Tensor, samples: int) -> torch.Tensor:
+    """Gather the rows of all processes in the order of the data set.
+
+    ``DistributedSampler`` assigns samples to processes in turn, and repeats the first samples to give every process the same
+    number.
+
+    Args:
+        rows: [n, ...], rows of this process.
+        samples: N; repeated rows beyond it are dropped.
+
+    Returns:
+        [N, ...], the same in every process.
+    """
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.stack(parts, dim=1).flatten(0, 1)[:samples]
