@@ -23,7 +23,7 @@ from recbole_macrec.model.item_vectors import code_embedding, item_embedding, it
 from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.cpu_threads import map_in_threads
-from recbole_macrec.utils.rows import linear
+from recbole_macrec.utils.rounded_rows import linear
 
 
 class SASRecPerUser(DenseRecommender):

@@ -26,7 +26,7 @@ from torch import nn
 
 from recbole_macrec.model.item_vectors import code_embedding, item_embedding, item_vectors
 from recbole_macrec.semantic_ids import SemanticIDs
-from recbole_macrec.utils.rows import linear
+from recbole_macrec.utils.rounded_rows import linear
 
 
 class DenseHead(nn.Module):

@@ -101,13 +101,17 @@ class SemanticIDs:
 
 
 class LearntModality(NamedTuple):
+    """Codes of N items in one modality, and the quantizer that learnt them."""
+
     codes: np.ndarray  # [N, L] int64, before collision resolution
     geometry: Geometry | None  # None if the codewords are not shared by all items
     reconstruction_error: float | None  # mean squared error of the scaled features; None if features are not reconstructed
     weights: dict[str, Tensor]  # weights for quantizing other items
 
 
-class Learnt(NamedTuple):
-    modalities: dict[str, LearntModality]
+class LearntCodes(NamedTuple):
+    """Result of :meth:`Quantizer.learn`."""
+
+    modalities: dict[str, LearntModality]  # by the name of the ID, usually a modality
     history: list[dict]  # one entry per epoch: losses, and health per modality
     graph: GraphRepresentations | None = None

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 
 class PresetValue(NamedTuple):
+    """Value of an option in a preset, where it comes from, and why it was chosen."""
+
     value: Any  # con_layers: a slice of the layers 0 .. L-1
     source: str  # "paper": Zhang et al., arXiv 2511.15122; "released": its published code; "ours": this project
     why: str

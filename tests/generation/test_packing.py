@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from recbole_macrec.generation.network.packing import group_lengths, pack, split_batch, with_rounded_rows
-from recbole_macrec.utils.rows import linear
+from recbole_macrec.utils.rounded_rows import linear
 
 
 def test_packed_rows_are_consecutive():

@@ -8,7 +8,7 @@ import torch
 from simulated_device import DEVICE, OnDevice, held, simulated
 from small_models import data_path, prepare  # noqa: F401 (a fixture)
 
-from recbole_macrec.semantic_ids.quantizers.learn import Training
+from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 READS = {  # functions that may read from the device: lengths, items and candidates of a batch, and a certified search
@@ -81,7 +81,7 @@ def test_quantizing_stays_on_the_device():
     features = {name: rng.standard_normal((40, 12)).astype(np.float32) for name in ("text", "image")}
     settings = SemanticIDSettings(modalities=("text", "image"), codebook_levels=2, codebook_size=8, code_dim=4,
                                   rqvae_projection=0, rqvae_hidden_sizes=(16,), con_layers=(0, 1), pseudo_labels=4)
-    training = Training(features, settings, "cpu")
+    training = RQVAETraining(features, settings, "cpu")
     rows = torch.arange(32)
 
     def gradients(rows):

@@ -19,8 +19,8 @@ from recbole_macrec.semantic_ids import (
 from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_inputs, bundle_name, read_weights
 from recbole_macrec.semantic_ids.quantizers import kmeans, learn_codes
 from recbole_macrec.semantic_ids.quantizers.health import health_warning
-from recbole_macrec.semantic_ids.quantizers.learn import Training, duration
-from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
+from recbole_macrec.semantic_ids.quantizers.residual_quantizer import ResidualQuantizer
+from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining, duration
 from recbole_macrec.utils import device_budget
 
 
@@ -212,7 +212,8 @@ def test_expected_training_time_is_logged(caplog):
     messages = [record.getMessage() for record in caplog.records if "3 + 6 epochs over 160 items" in record.getMessage()]
     assert len(messages) == 2 and all(message.startswith("Semantic IDs (text, image): about ") for message in messages)
     caplog.clear()
-    Training({"text": FEATURES["text"]}, SMALL.replace(modalities=("text",), quantizer="rqvae"), "cpu")._log_expected_time(8000)
+    settings = SMALL.replace(modalities=("text",), quantizer="rqvae")
+    RQVAETraining({"text": FEATURES["text"]}, settings, "cpu")._log_expected_time(8000)
     assert "about 2 h 13 min" in caplog.text and "rq_kmeans or a GPU" in caplog.text
     assert [duration(seconds) for seconds in (0.25, 59, 75)] == ["0.2 s", "59 s", "1 min 15 s"]
 

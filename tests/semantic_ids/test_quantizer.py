@@ -4,7 +4,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer, balanced_codewords, nearest_codeword
+from recbole_macrec.semantic_ids.quantizers.residual_quantizer import ResidualQuantizer, balanced_codewords, nearest_codeword
 
 
 def quantizer(codebooks, **options):

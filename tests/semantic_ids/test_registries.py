@@ -7,7 +7,7 @@ from small_ids import FEATURES, TOKENS
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings, build_semantic_ids
-from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
+from recbole_macrec.semantic_ids.codes import LearntCodes, LearntModality
 from recbole_macrec.semantic_ids.collisions import RESOLUTIONS
 from recbole_macrec.semantic_ids.collisions.base import Resolution, Resolved, with_rank
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
@@ -25,7 +25,7 @@ class SignBits(Quantizer):
             scale = Scale.fit(x, standardize=True)
             codes = (scale.apply(x[:])[:, : settings.codebook_levels] > 0).long().numpy()
             modalities[modality] = LearntModality(codes, None, 1.0, {"mean": scale.mean, "scale": scale.scale})
-        return Learnt(modalities, history=[])
+        return LearntCodes(modalities, history=[])
 
 
 class LastFirst(Resolution):

@@ -12,7 +12,7 @@ import torch
 from recbole_macrec.benchmark.quantizers import OptionDict
 from recbole_macrec.benchmark.speed.measure import in_own_process
 from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build_semantic_ids
-from recbole_macrec.semantic_ids.quantizers.learn import Training
+from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining
 from recbole_macrec.semantic_ids.rows import StreamedFeatures, select_rows
 from recbole_macrec.utils.blocks import BLOCK
 from recbole_macrec.utils.hardware import peak_host_memory
@@ -77,7 +77,7 @@ def measure_default(folder: str, modalities: list[str]) -> dict:
     settings = SemanticIDSettings.from_config(OptionDict(), modalities)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     subset = np.arange(min(items, TIMED))
-    training = Training({m: select_rows(x, subset) for m, x in features.items()}, settings, device)
+    training = RQVAETraining({m: select_rows(x, subset) for m, x in features.items()}, settings, device)
     for tower, x in zip(training.model.towers, training.x):
         tower.quantizer.initialise(tower.encode(x), seed=0)
     training.epoch(training.losses)  # warm-up
@@ -85,7 +85,7 @@ def measure_default(folder: str, modalities: list[str]) -> dict:
     training.epoch(training.losses)
     seconds, cpu_seconds = (_clocks() - begin) * items / len(subset)
     del training
-    training = Training(features, settings, device)
+    training = RQVAETraining(features, settings, device)
     begin = _clocks()
     for tower, x in zip(training.model.towers, training.x):
         tower.quantizer.codes(tower.encode(x))

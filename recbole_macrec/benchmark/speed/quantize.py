@@ -9,7 +9,7 @@ from recbole_macrec.benchmark.quantizers import OptionDict, read_features
 from recbole_macrec.benchmark.speed.catalogues import measure_catalogues
 from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.semantic_ids.quantizers import cross_modal
-from recbole_macrec.semantic_ids.quantizers.learn import GRADIENT_CLIP, Training
+from recbole_macrec.semantic_ids.quantizers.rqvae_training import GRADIENT_CLIP, RQVAETraining
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.hardware import keep_freed_memory
 
@@ -26,7 +26,7 @@ def quantize(args) -> dict:
     # the default settings are those of the paper
     settings = SemanticIDSettings.from_config(OptionDict(quantizer="cross_modal_rqvae"), list(features))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ours = Training(features, settings, device)
+    ours = RQVAETraining(features, settings, device)
     for tower, x in zip(ours.model.towers, ours.x):
         tower.quantizer.initialise(tower.encode(x), seed=0)
     seconds = median_seconds(lambda: ours.epoch(ours.losses), args.repeats)
@@ -47,7 +47,7 @@ def random_features() -> dict[str, np.ndarray]:
     return {modality: rng.standard_normal((6250, 768), dtype=np.float32) for modality in ("text", "image")}
 
 
-def data_loader_epoch(training: Training) -> None:
+def data_loader_epoch(training: RQVAETraining) -> None:
     """Train one epoch as it is commonly written, with a DataLoader that collates item by item."""
     inputs = [x for x in training.x if isinstance(x, torch.Tensor)]  # features that are not streamed
     columns = [x.cpu() for x in inputs] + (training.labels or [])

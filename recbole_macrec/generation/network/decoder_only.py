@@ -31,7 +31,7 @@ from recbole_macrec.generation.network.windows import (
     layout,
     side_by_side,
 )
-from recbole_macrec.utils.rows import linear
+from recbole_macrec.utils.rounded_rows import linear
 
 
 class CausalLayer(nn.Module):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from recbole_macrec.utils.rows import missing_rows
+from recbole_macrec.utils.rounded_rows import missing_rows
 
 
 class Source(NamedTuple):
@@ -44,7 +44,7 @@ def pack(tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0) -> Sour
 
 def with_rounded_rows(packed: Source) -> Source:
     """Append padding rows at the end, up to a multiple of 64 rows in bf16 training on a CPU; see
-    :mod:`recbole_macrec.utils.rows`. No user attends to them."""
+    :mod:`recbole_macrec.utils.rounded_rows`. No user attends to them."""
     missing = missing_rows(len(packed.tokens), packed.tokens.device)
     if not missing:
         return packed

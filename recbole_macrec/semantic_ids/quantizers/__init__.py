@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from recbole_macrec.semantic_ids.codes import Learnt
+from recbole_macrec.semantic_ids.codes import LearntCodes
 from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 from recbole_macrec.semantic_ids.quantizers.cid import CID
 from recbole_macrec.semantic_ids.quantizers.hierarchical_kmeans import HierarchicalKMeans
-from recbole_macrec.semantic_ids.quantizers.learn import CrossModalRQVAEQuantizer, RQVAEQuantizer
 from recbole_macrec.semantic_ids.quantizers.letter import LETTER
 from recbole_macrec.semantic_ids.quantizers.rq_kmeans import RQKMeans
+from recbole_macrec.semantic_ids.quantizers.rqvae_training import CrossModalRQVAEQuantizer, RQVAEQuantizer
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.utils.distributed import ALONE, Group
 
@@ -38,6 +38,6 @@ def learn_codes(
     device: str = "cpu",
     show_progress: bool = True,
     group: Group = ALONE,
-) -> Learnt:
+) -> LearntCodes:
     """Learn codes of all items from features [N, F_m] float32 with ``settings.quantizer``; see :meth:`Quantizer.learn`."""
     return QUANTIZERS[settings.quantizer]().learn(features, settings, Execution(device, show_progress, group))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from recbole_macrec.semantic_ids.codes import Learnt
+from recbole_macrec.semantic_ids.codes import LearntCodes
 from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.rows import Features, StreamedFeatures
 from recbole_macrec.utils.distributed import ALONE, Group
@@ -50,7 +50,7 @@ class Quantizer(ABC):
     @abstractmethod
     def learn(
         self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
-    ) -> Learnt:
+    ) -> LearntCodes:
         """Learn codes of all items.
 
         Args:

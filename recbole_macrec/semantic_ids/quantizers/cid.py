@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.cluster import SpectralClustering
 
-from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
+from recbole_macrec.semantic_ids.codes import LearntCodes, LearntModality
 from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ class CID(Quantizer):
 
     def learn(
         self, features: Mapping[str, csr_matrix], settings: SemanticIDSettings, execution: Execution = Execution()
-    ) -> Learnt:
+    ) -> LearntCodes:
         """Cluster the items; ``features`` maps the name of each ID to the same training interactions [U, N]."""
         interactions = next(iter(features.values()))  # of all IDs
         weights = common_users(interactions)
         paths = cluster_paths(weights, settings.cid_clusters, settings.cid_leaf_size, settings.semantic_id_seed)
-        return Learnt(dict.fromkeys(features, LearntModality(rectangular_codes(paths), None, None, {})), history=[])
+        return LearntCodes(dict.fromkeys(features, LearntModality(rectangular_codes(paths), None, None, {})), history=[])
 
     def sizes(self, codes: np.ndarray, settings: SemanticIDSettings) -> tuple[int, ...]:
         return tuple((codes.max(0) + 1).tolist())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_macrec.semantic_ids.quantizers.losses import info_nce, sample_positives
-from recbole_macrec.semantic_ids.quantizers.quantizer import Quantized
+from recbole_macrec.semantic_ids.quantizers.residual_quantizer import Quantized
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
 from recbole_macrec.utils.distributed_tensors import Share
 from recbole_macrec.utils.modules import ModuleList
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class CrossModalLoss(NamedTuple):
+    """The loss of a batch and its terms, scalars; see :class:`CrossModalRQVAE`."""
+
     total: Tensor  # recon + rq + lambda_con * con + lambda_align * align
     recon: Tensor
     rq: Tensor

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
+from recbole_macrec.semantic_ids.codes import LearntCodes, LearntModality
 from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 from recbole_macrec.semantic_ids.quantizers.kmeans import Clusters, kmeans
 from recbole_macrec.semantic_ids.rows import ComputedRows, Features, Scale, select_rows
@@ -29,8 +29,8 @@ class HierarchicalKMeans(Quantizer):
 
     def learn(
         self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
-    ) -> Learnt:
-        return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
+    ) -> LearntCodes:
+        return LearntCodes({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
 
 
 def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:

@@ -15,10 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.codes import Learnt
+from recbole_macrec.semantic_ids.codes import LearntCodes
 from recbole_macrec.semantic_ids.quantizers.base import Execution
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans_centres
-from recbole_macrec.semantic_ids.quantizers.learn import RQVAEQuantizer, Training, learn_alone
+from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAEQuantizer, RQVAETraining, learn_alone
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.utils.distributed import ALONE, Group
 
@@ -46,7 +46,7 @@ class LETTER(RQVAEQuantizer):
 
     def learn(
         self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
-    ) -> Learnt:
+    ) -> LearntCodes:
         """Train every modality alone; ``features`` also contains COLLABORATIVE, float32 [N, D] with D = ``code_dim``."""
         collaborative = np.asarray(features[COLLABORATIVE][:])
         if collaborative.shape[1] != settings.code_dim:
@@ -58,7 +58,7 @@ class LETTER(RQVAEQuantizer):
         return learn_alone(modalities, settings, execution, partial(LETTERTraining, collaborative))
 
 
-class LETTERTraining(Training):
+class LETTERTraining(RQVAETraining):
     """Training of one modality with the losses of LETTER."""
 
     def __init__(self, collaborative: np.ndarray, features: Mapping[str, Features], settings: SemanticIDSettings, device: str,
@@ -67,12 +67,13 @@ class LETTERTraining(Training):
         self.collaborative = torch.from_numpy(np.ascontiguousarray(collaborative, dtype=np.float32)).to(device)  # [N, D]
         self.clusters = torch.zeros(settings.codebook_levels, settings.codebook_size, dtype=torch.long)  # [L, K]
 
-    def epoch(self, losses) -> dict[str, float]:
-        if losses == self.losses and self.settings.lambda_div:  # not in the warm-up, which has no codes
-            codebooks = self.model.towers[0].quantizer.codebooks.detach().cpu().numpy()
-            seed, count = self.settings.semantic_id_seed, min(CLUSTERS, self.settings.codebook_size // 2)
-            self.clusters = torch.stack([torch.from_numpy(balanced_clusters(codebook, count, seed)) for codebook in codebooks])
-        return super().epoch(losses)
+    def before_epoch(self) -> None:
+        """Cluster the codewords of each level, for the diversity loss."""
+        if not self.settings.lambda_div:
+            return
+        codebooks = self.model.towers[0].quantizer.codebooks.detach().cpu().numpy()
+        seed, count = self.settings.semantic_id_seed, min(CLUSTERS, self.settings.codebook_size // 2)
+        self.clusters = torch.stack([torch.from_numpy(balanced_clusters(codebook, count, seed)) for codebook in codebooks])
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
         s, (tower,), (x,) = self.settings, self.model.towers, self.batch(rows)

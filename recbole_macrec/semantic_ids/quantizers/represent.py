@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.codes import Learnt
+from recbole_macrec.semantic_ids.codes import LearntCodes
 from recbole_macrec.semantic_ids.quantizers import learn_codes
 from recbole_macrec.semantic_ids.quantizers.graph import GraphTraining, JointTraining
 from recbole_macrec.semantic_ids.rows import ComputedRows, Features
@@ -17,7 +17,7 @@ from recbole_macrec.utils.distributed import ALONE, Group
 
 
 def represent_and_learn(features: Mapping[str, Features], interactions: csr_matrix | None, settings: SemanticIDSettings,
-                        device: str = "cpu", show_progress: bool = True, group: Group = ALONE) -> Learnt:
+                        device: str = "cpu", show_progress: bool = True, group: Group = ALONE) -> LearntCodes:
     """Learn codes of the representation given by ``settings``, and the graph if it is needed.
 
     Args:

@@ -12,10 +12,10 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
+from recbole_macrec.semantic_ids.codes import LearntCodes, LearntModality
 from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
-from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
+from recbole_macrec.semantic_ids.quantizers.residual_quantizer import ResidualQuantizer
 from recbole_macrec.semantic_ids.rows import Features, Scale, StreamedFeatures, sample_rows
 from recbole_macrec.utils.blocks import blocks
 from recbole_macrec.utils.device_budget import DeviceBudget
@@ -32,8 +32,8 @@ class RQKMeans(Quantizer):
 
     def learn(
         self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
-    ) -> Learnt:
-        return Learnt({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
+    ) -> LearntCodes:
+        return LearntCodes({m: _one_modality(x, settings) for m, x in features.items()}, history=[])
 
     def quantize(
         self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings

@@ -10,14 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_macrec.semantic_ids.quantizers.quantizer import Quantized, ResidualQuantizer
+from recbole_macrec.semantic_ids.quantizers.residual_quantizer import Quantized, ResidualQuantizer
 from recbole_macrec.semantic_ids.rows import StreamedFeatures
 from recbole_macrec.utils.device_budget import DeviceBudget
 
 if TYPE_CHECKING:
     from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
+
 class RQVAEOutput(NamedTuple):
+    """Output of :class:`RQVAE` for a batch."""
+
     quantized: Quantized
     x_hat: Tensor  # [B, F]
     recon: Tensor  # scalar, L_recon

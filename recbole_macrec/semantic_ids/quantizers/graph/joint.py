@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from recbole_macrec.semantic_ids.codes import Learnt
+from recbole_macrec.semantic_ids.codes import LearntCodes
 from recbole_macrec.semantic_ids.quantizers.graph.training import GraphTraining
-from recbole_macrec.semantic_ids.quantizers.learn import Training
+from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining
 from recbole_macrec.semantic_ids.rows import Features, Scale, scale_features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 ID = "graph"
 
 
-class JointTraining(Training):
+class JointTraining(RQVAETraining):
     """Alternates epochs of L_BPR over the interactions and of the RQ-VAE's loss over the items, as in the paper of MMGRec.
 
     The loss of the RQ-VAE trains the graph network through the item representations. These are standardised by their mean and
@@ -31,7 +31,7 @@ class JointTraining(Training):
         self.optimizer.add_param_group({"params": list(self.graph.model.parameters()), "lr": settings.graph_learning_rate,
                                         "weight_decay": settings.graph_weight_decay})
 
-    def run(self, show_progress: bool) -> Learnt:
+    def run(self, show_progress: bool) -> LearntCodes:
         learnt = super().run(show_progress)
         return learnt._replace(graph=self.graph.representations())
 

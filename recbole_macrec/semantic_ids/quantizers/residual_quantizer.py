@@ -16,6 +16,8 @@ SINKHORN_ITERATIONS = 50
 
 
 class Quantized(NamedTuple):
+    """Output of :class:`ResidualQuantizer` for a batch."""
+
     codes: Tensor  # [B, L] int64
     z_hat: Tensor  # [B, D] sum of the codewords; its gradient is passed to z (straight-through)
     residuals: Tensor  # [B, L, D] input of each level: residuals[:, 0] is z

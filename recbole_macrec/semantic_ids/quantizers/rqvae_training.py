@@ -17,13 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.codes import Learnt, LearntModality
+from recbole_macrec.semantic_ids.codes import LearntCodes, LearntModality
 from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 from recbole_macrec.semantic_ids.quantizers.cross_modal import CrossModalRQVAE
 from recbole_macrec.semantic_ids.quantizers.health import code_health, warn_once
 from recbole_macrec.semantic_ids.quantizers.kmeans import pseudo_labels
-from recbole_macrec.semantic_ids.quantizers.quantizer import ResidualQuantizer
+from recbole_macrec.semantic_ids.quantizers.residual_quantizer import ResidualQuantizer
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
 from recbole_macrec.semantic_ids.rows import Features, Scale, StreamedFeatures, scale_features
 from recbole_macrec.utils.device_budget import DeviceBudget
@@ -41,7 +41,7 @@ LONG_TRAINING_SECONDS = 1800  # seconds; for longer training a log message sugge
 SETTLING_EPOCHS = 20  # no warnings about poor codebooks before this epoch, except in the last one
 
 
-class Training:
+class RQVAETraining:
     """Warm-up as a plain auto-encoder, k-means initialisation on all items, then epochs with restarts of dead codes.
 
     All features stay on the device if they fit (rows.py). Every epoch shuffles the items. After an epoch all items are encoded,
@@ -70,7 +70,7 @@ class Training:
         self.best: dict[str, LearntModality] = {}
         self.warned: set[str] = set()
 
-    def run(self, show_progress: bool) -> Learnt:
+    def run(self, show_progress: bool) -> LearntCodes:
         """Train and return the codes."""
         s, begin = self.settings, time.perf_counter()
         with tqdm(total=s.rqvae_warmup_epochs + s.rqvae_epochs, disable=not show_progress, unit="epoch",
@@ -86,6 +86,7 @@ class Training:
                 self._initialise(tower.quantizer, self._encode(tower, x))
             for epoch in range(s.rqvae_epochs):
                 epoch_begin = time.perf_counter()
+                self.before_epoch()
                 loss = self.epoch(self.losses)
                 health = self._end_epoch(last=epoch + 1 == s.rqvae_epochs)
                 if epoch == 0:  # training epochs take longer than warm-up epochs
@@ -94,7 +95,7 @@ class Training:
                 bar.set_postfix(loss=f"{loss['total']:.3f}",
                                 collisions="/".join(f"{h['collision_rate']:.1%}" for h in health.values()))
                 bar.update()
-        return Learnt(self.best, [{"epoch": i, "modalities": list(self.modalities), **entry}
+        return LearntCodes(self.best, [{"epoch": i, "modalities": list(self.modalities), **entry}
                                   for i, entry in enumerate(self.history)])
 
     def _log_expected_time(self, seconds: float) -> None:
@@ -104,6 +105,9 @@ class Training:
         faster = f"; quantizer = rq_kmeans{gpu} is much faster, see docs/speed.md" if seconds > LONG_TRAINING_SECONDS else ""
         logger.info("Semantic IDs (%s): about %s for %d + %d epochs over %d items%s", ", ".join(self.modalities),
                     duration(seconds), s.rqvae_warmup_epochs, s.rqvae_epochs, len(self.x[0]), faster)
+
+    def before_epoch(self) -> None:
+        """Called before each epoch after the warm-up."""
 
     def epoch(self, losses) -> dict[str, float]:
         """Train one epoch and return the mean losses.
@@ -145,10 +149,8 @@ class Training:
 
     def losses(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the losses of the items ``rows`` [B]."""
-        labels, share = (
-            [of_modality[rows] for of_modality in self.labels] if self.labels else None,
-            Share.divide(rows, self.group),
-        )
+        labels = [of_modality[rows] for of_modality in self.labels] if self.labels else None
+        share = Share.divide(rows, self.group)
         return self.model(self.batch(share.rows), labels, share)._asdict()
 
     def batch(self, rows: Tensor) -> list[Tensor]:
@@ -218,9 +220,9 @@ class RQVAEQuantizer(Quantizer):
 
     def learn(
         self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
-    ) -> Learnt:
+    ) -> LearntCodes:
         """Train every modality alone, so that its codes do not depend on other modalities. See :meth:`Quantizer.learn`."""
-        return learn_alone(features, settings, execution, Training)
+        return learn_alone(features, settings, execution, RQVAETraining)
 
     def quantize(
         self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings
@@ -238,20 +240,20 @@ class CrossModalRQVAEQuantizer(RQVAEQuantizer):
 
     def learn(
         self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
-    ) -> Learnt:
-        return Training(features, settings, execution.device, execution.group).run(execution.show_progress)
+    ) -> LearntCodes:
+        return RQVAETraining(features, settings, execution.device, execution.group).run(execution.show_progress)
 
 
 def learn_alone(
-    features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution, create: Callable[..., Training]
-) -> Learnt:
-    """Train every modality alone; ``create`` takes the arguments of :class:`Training`."""
+    features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution, create: Callable[..., RQVAETraining]
+) -> LearntCodes:
+    """Train every modality alone; ``create`` takes the arguments of :class:`RQVAETraining`."""
     parts = []
     for modality, x in features.items():
         seed = (settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000) % 2**32
         alone = settings.replace(modalities=(modality,), semantic_id_seed=seed)
         parts.append(create({modality: x}, alone, execution.device, execution.group).run(execution.show_progress))
-    return Learnt(
+    return LearntCodes(
         {m: learnt for part in parts for m, learnt in part.modalities.items()}, [e for part in parts for e in part.history]
     )
 
