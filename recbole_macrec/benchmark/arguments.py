@@ -2,7 +2,7 @@
 import argparse
 from typing import Any
 
-from recbole_macrec.config.options import settings_of_words
+from recbole_macrec.config.options import parse_settings
 from recbole_macrec.config.schema.base import choices
 from recbole_macrec.config.schema.network import NetworkOptions
 from recbole_macrec.errors import UserError
@@ -54,4 +54,4 @@ def settings_with_output_file(settings: dict[str, Any]) -> tuple[str, dict[str, 
 def read_settings(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Parse ``argv`` into the arguments of ``parser`` and RecBole's ``--key=value`` settings."""
     args, rest = parser.parse_known_args(argv)
-    return args, settings_of_words(rest, vars(args))
+    return args, parse_settings(rest, vars(args))

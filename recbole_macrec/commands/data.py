@@ -119,8 +119,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         return args
     if chosen is not None:
         known = _options(chosen)
-        for word in argv[1:]:
-            option = word.split("=")[0]
+        for argument in argv[1:]:
+            option = argument.split("=")[0]
             if option.startswith("-") and option not in known:
                 raise UserError(
                     f"unknown option '{option}'; expected one of {', '.join(sorted(known))}.{nearest(option, known)}"

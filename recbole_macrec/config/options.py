@@ -46,33 +46,40 @@ def check_model(name: str) -> None:
         raise UserError(f"Unknown model '{name}'.{hint} Known models: {', '.join(known)}.")
 
 
-def value_of(text: str) -> Any:
-    """A word of the command line as RecBole reads it: a Python literal, true or false, or else the text itself."""
+def parse_value(text: str) -> Any:
+    """The value of an option on the command line, read as RecBole does: a Python literal, true or false, else the text."""
     return Config._convert_config_dict(None, {"": text})[""]
 
 
-def word_of(value: Any) -> str:
-    """The word of a command line that :func:`value_of` reads as ``value``."""
-    return value if isinstance(value, str) and value_of(value) == value else repr(value)
+def format_value(value: Any) -> str:
+    """The text that :func:`parse_value` reads as ``value``."""
+    return value if isinstance(value, str) and parse_value(value) == value else repr(value)
 
 
-def settings_of_words(words: Iterable[str], own: Iterable[str]) -> dict[str, Any]:
-    """RecBole's ``--key=value`` settings; ``own`` are the command's own options, for the hint at the nearest name."""
+def parse_settings(arguments: Iterable[str], own: Iterable[str]) -> dict[str, Any]:
+    """Read RecBole's settings from command-line arguments ``--key=value``.
+
+    Args:
+        own: names of the command's own options, for the hint at the nearest name.
+
+    Raises:
+        UserError: an argument has another form, or a key has two values.
+    """
     settings: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not equals:
-            hint = nearest(word.removeprefix("--"), own) if word.startswith("--") else ""
-            raise UserError(f"Can't read '{word}'; options are written --key=value.{hint}")
+    for argument in arguments:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not equals:
+            hint = nearest(argument.removeprefix("--"), own) if argument.startswith("--") else ""
+            raise UserError(f"Can't read '{argument}'; options are written --key=value.{hint}")
         if settings.get(key, value) != value:
             raise UserError(f"--{key} is given twice, as '{settings[key]}' and '{value}'; give it once.")
         settings[key] = value
-    return {key: text if key in TEXTS else value_of(text) for key, text in settings.items()}
+    return {key: text if key in TEXTS else parse_value(text) for key, text in settings.items()}
 
 
 def config_of(model: str | type, dataset: str, config_files: Iterable[str | Path], settings: dict[str, Any]) -> Config:
     """The configuration of ``model``; ``settings`` win over the config files."""
-    with hidden_words():
+    with hidden_argv():
         files = [str(path) for path in config_files]
         return Config(model, dataset, config_file_list=files, config_dict=quoted(settings))
 
@@ -83,14 +90,14 @@ def quoted(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def hidden_words() -> Iterator[None]:
-    """Hide the command line from RecBole, which would let its words win over all other settings."""
-    words = sys.argv
-    sys.argv = words[:1]
+def hidden_argv() -> Iterator[None]:
+    """Hide the command-line arguments from RecBole, which would let them win over all other settings."""
+    argv = sys.argv
+    sys.argv = argv[:1]
     try:
         yield
     finally:
-        sys.argv = words
+        sys.argv = argv
 
 
 def has_source(name: str) -> bool:
@@ -135,7 +142,7 @@ def refuse_trust(names: Iterable[str], path: str | Path) -> None:
         raise UserError(f"{path} sets {TRUST}, which no file can; give --{TRUST}=True on the command line, or in config_dict.")
 
 
-@cache  # it reads all property files, and a command calls it for its words and for each config file
+@cache  # it reads all property files, and a command calls it for its arguments and for each config file
 def known_options(models: tuple[str, ...], dataset: str) -> frozenset[str]:
     """Every option that one of ``models`` on ``dataset`` can have."""
     known = {"model", "dataset", *general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments}

@@ -13,7 +13,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import SASRec
 from tqdm import tqdm
 
-from recbole_macrec.config.options import hidden_words
+from recbole_macrec.config.options import hidden_argv
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.order import token_ranks
 from recbole_macrec.utils.files import atomic_write, lock_folder
@@ -68,7 +68,7 @@ def collaborative_vectors(part, folder: Path, width: int, epochs: int, seed: int
 def _train(config: Config, part, samples: Interaction, width: int, epochs: int, seed: int, show_progress: bool) -> np.ndarray:
     """Train SASRec on ``samples``; returns the item embeddings [N, D], in the order of the items' numbers."""
     options = {"hidden_size": width, "inner_size": 4 * width, "loss_type": "CE", "train_neg_sample_args": None}
-    with hidden_words():
+    with hidden_argv():
         sasrec = Config("SASRec", config["dataset"], config_dict=options)
     shared = {
         name: value

@@ -41,9 +41,9 @@ def _end(number, frame) -> None:
     os._exit(EXIT_CODE)  # a library could catch an exception, or print a traceback
 
 
-def _is_command(words: Sequence[str]) -> bool:
-    """Whether the command line ``words`` is one of our commands, and not that of a worker process."""
-    module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
+def _is_command(argv: Sequence[str]) -> bool:
+    """Whether the command line ``argv`` is one of our commands, and not that of a worker process."""
+    module = argv[argv.index("-m") + 1] if "-m" in argv[:-1] else ""
     return module.partition(".")[0] == __package__.partition(".")[0] or any(
-        Path(word).stem == "run_recbole_macrec" for word in words[1:]
+        Path(argument).stem == "run_recbole_macrec" for argument in argv[1:]
     )

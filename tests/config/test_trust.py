@@ -21,7 +21,7 @@ from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings
 from recbole_macrec.benchmark.compare.run import Request, config_of
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
-from recbole_macrec.config.options import NOT_FROM_CHECKPOINTS, settings_of_words, value_of, word_of
+from recbole_macrec.config.options import NOT_FROM_CHECKPOINTS, format_value, parse_settings, parse_value
 from recbole_macrec.config.plain import plain_config
 from recbole_macrec.recommend.__main__ import main as recommend
 from recbole_macrec.trainer.checkpoint import as_tensors, from_tensors, load_checkpoint, save_checkpoint
@@ -231,8 +231,8 @@ def test_comparisons_and_runs_read_config_files_alike(tiny_dataset):
     ],
 )
 def test_command_line_values_are_read_as_literals(word, value):
-    assert settings_of_words([f"--state={word}"], ()) == {"state": value}
-    assert value_of(word_of(value)) == value
+    assert parse_settings([f"--state={word}"], ()) == {"state": value}
+    assert parse_value(format_value(value)) == value
 
 
 def test_run_folder_of_an_older_version_is_resumed():

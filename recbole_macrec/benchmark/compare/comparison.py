@@ -102,10 +102,10 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
         UserError: for anything but pairs of labels.
     """
     pairs = []
-    for word in names_of(text):
-        if word.count(":") != 1:
-            raise UserError(f"--pairs has '{word}'; expected two labels, such as MACRec:TIGER.")
-        first, second = word.split(":")
+    for pair in names_of(text):
+        if pair.count(":") != 1:
+            raise UserError(f"--pairs has '{pair}'; expected two labels, such as MACRec:TIGER.")
+        first, second = pair.split(":")
         pairs.append((first, second))
     return pairs
 

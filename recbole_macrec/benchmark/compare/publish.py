@@ -27,7 +27,7 @@ from recbole_macrec.benchmark.compare.runs import (
     write_json,
 )
 from recbole_macrec.benchmark.compare.table import Table, test_notes
-from recbole_macrec.config.options import word_of
+from recbole_macrec.config.options import format_value
 from recbole_macrec.utils.reporting import run_command
 
 TRIES = "tries"  # folder of the tries of tunings
@@ -123,8 +123,8 @@ def published_record(run: Run) -> dict:
         return record | {"settings": settings, "machine": run.result["hardware"], "curve": []}
     spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed}
     write_file, options = settings_with_output_file(settings)
-    words = [f"--{name}={_quoted(word_of(value))}" for name, value in (spec | options).items()]
-    command = " ".join([*([write_file, "&&"] if write_file else []), "python run_recbole_macrec.py", *words])
+    arguments = [f"--{name}={_quoted(format_value(value))}" for name, value in (spec | options).items()]
+    command = " ".join([*([write_file, "&&"] if write_file else []), "python run_recbole_macrec.py", *arguments])
     record = {"label": run.spec.label, "command": command, **{name: run.result.get(name) for name in FIELDS}}
     return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}
 
@@ -134,5 +134,5 @@ def _settings_without_place(spec: RunSpec) -> dict[str, Any]:
 
 
 def _quoted(text: str) -> str:
-    """``text`` as a word of a shell command; in double quotes, which are readable around Python lists."""
+    """``text`` as an argument of a shell command; in double quotes, which are readable around Python lists."""
     return text if re.fullmatch(r"[\w./,:=+@-]+", text) else '"' + re.sub(r'(["$`\\])', r"\\\1", text) + '"'

@@ -16,7 +16,7 @@ from recbole_macrec.benchmark.compare.recorder import RunRecorder
 from recbole_macrec.benchmark.compare.run_record import observe
 from recbole_macrec.benchmark.compare.runs import PRETRAINED, PRETRAINING, read_json, write_json
 from recbole_macrec.config import options
-from recbole_macrec.config.options import hidden_words, quoted, read_config_file
+from recbole_macrec.config.options import hidden_argv, quoted, read_config_file
 from recbole_macrec.config.plain import plain
 from recbole_macrec.config.property_files import property_file, read_yaml
 from recbole_macrec.config.registry import model_names
@@ -127,7 +127,7 @@ def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecor
             "split with test data, such as {LS: valid_and_test}."
         )
     began = time.perf_counter()
-    with fresh_logging(), hidden_words(), observe(recorder) as observation:
+    with fresh_logging(), hidden_argv(), observe(recorder) as observation:
         result = recbole.quick_start.run(
             model,
             request.dataset,

@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_macrec.config.options import value_of
+from recbole_macrec.config.options import parse_value
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import atomic_write, remove_unfinished
 
@@ -383,7 +383,7 @@ def _differences(old: dict, new: dict) -> Iterator[str]:
         a, b = old.get(key, MISSING), new.get(key, MISSING)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b)
-        elif a != b and (value_of(a) if isinstance(a, str) else a) != b and key not in PLACE:
+        elif a != b and (parse_value(a) if isinstance(a, str) else a) != b and key not in PLACE:
             yield f"{key} was {_described(a)} and is {_described(b)} now"
 
 

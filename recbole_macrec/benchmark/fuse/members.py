@@ -18,7 +18,7 @@ from tqdm import tqdm
 from recbole_macrec.benchmark.compare.run import fresh_logging
 from recbole_macrec.benchmark.compare.runs import Run, row_keys
 from recbole_macrec.benchmark.fuse.score_file import ScoreFile
-from recbole_macrec.config.options import hidden_words
+from recbole_macrec.config.options import hidden_argv
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.trainer.trainer import excluded_items
@@ -71,7 +71,7 @@ class Member:
         if not checkpoint.is_file():
             raise UserError(f"{run.spec.name} has no checkpoint at {checkpoint}; run the comparison again to train it.")
         data_path = data_path or run.spec.settings.get("data_path")
-        with fresh_logging(), hidden_words(), hidden_log(logging.INFO):
+        with fresh_logging(), hidden_argv(), hidden_log(logging.INFO):
             self.config, self.model, _, self.train, valid, test = quick_start.load_data_and_model(str(checkpoint), data_path)
             self.trainer = get_trainer(self.config["MODEL_TYPE"], self.config["model"])(self.config, self.model)
         self.loaders = {"valid": valid, "test": test}

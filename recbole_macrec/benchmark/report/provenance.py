@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from recbole_macrec.benchmark.arguments import settings_with_output_file
 from recbole_macrec.benchmark.compare.runs import PLACE, Comparison, Run
 from recbole_macrec.benchmark.report.grids import Cell, Grid
-from recbole_macrec.config.options import word_of
+from recbole_macrec.config.options import format_value
 
 HIDDEN = (*PLACE, "seed", "model", "dataset", "device", "checkpoint_dir", "config_files", "local_rank", "offset", "ip", "port")
 
@@ -88,11 +88,11 @@ def command(comparison: Comparison) -> str:
     if len(settings) != 1 or any(a.label != a.model for a in spec):
         return ""
     seeds = comparison.seeds
-    words = [f"--models={','.join(comparison.trained_labels)}", f"--datasets={','.join(comparison.datasets)}"]
-    words += [f"--seeds={','.join(map(str, seeds))}"] if len(seeds) > 1 else ["--seeds=1", f"--seed={seeds[0]}"]
+    arguments = [f"--models={','.join(comparison.trained_labels)}", f"--datasets={','.join(comparison.datasets)}"]
+    arguments += [f"--seeds={','.join(map(str, seeds))}"] if len(seeds) > 1 else ["--seeds=1", f"--seed={seeds[0]}"]
     if comparison.pairs:
-        words.append(f"--pairs={','.join(':'.join(pair) for pair in comparison.pairs)}")
+        arguments.append(f"--pairs={','.join(':'.join(pair) for pair in comparison.pairs)}")
     first_line, values = settings_with_output_file(json.loads(settings.pop()))
-    words += [f"--{key}={word_of(value)}" for key, value in values.items()]
-    line = " ".join(["python -m recbole_macrec.benchmark compare", *map(shlex.quote, words), "--output=DIR"])
+    arguments += [f"--{key}={format_value(value)}" for key, value in values.items()]
+    line = " ".join(["python -m recbole_macrec.benchmark compare", *map(shlex.quote, arguments), "--output=DIR"])
     return f"{first_line}\n{line}" if first_line else line
