@@ -154,15 +154,15 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    reads = _format_options(args)
+    table_options = _format_options(args)
     summary = import_dataset(args.src, args.dataset, args.data_path, _pairs("--feature", args.feature, ".npy"),
                              _id_files(args.semantic_ids), args.overwrite, args.category,
                              args.core, None if args.require_image is None else args.require_image == "True", args.words,
-                             reads)
+                             table_options)
     print(_describe(summary))
-    if reads:
+    if table_options:
         print(f"note: {summary.folder} has RecBole's default columns and separators, so runs need no "
-              f"{', '.join(f'--{option}' for option in reads)}")
+              f"{', '.join(f'--{option}' for option in table_options)}")
 
 
 def _encode(args: argparse.Namespace) -> None:

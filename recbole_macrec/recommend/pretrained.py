@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.recommend.rebuild import Options, build, options_of
+from recbole_macrec.recommend.rebuild import SavedOptions, build, options_of
 from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
 from recbole_macrec.semantic_ids.bundle import library_versions
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
@@ -50,7 +50,7 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
     # safetensors stores no shared memory: tied tables are copied
     state = {weight: value.detach().cpu().clone(memory_format=torch.contiguous_format) for weight, value in
              model.state_dict().items()}
-    options = Options(json.loads(json.dumps(options_of(model), default=str)))
+    options = SavedOptions(json.loads(json.dumps(options_of(model), default=str)))
     build(name, options, ids, "cpu").load_state_dict(state)  # check that the model can be rebuilt from these options
     codes = {f"codes.{m}": c for m, c in ids.codes.items()} | {f"raw_codes.{m}": c for m, c in ids.raw_codes.items()}
     if ids.item_counts is not None:
@@ -100,7 +100,7 @@ def read_pretrained(folder: Path, device: torch.device | str):
             raise ValueError(f"{', '.join(changed)} changed since it was written")
         items = json.loads(content[ITEMS])
         ids = _semantic_ids(manifest, tuple(items["tokens"]), load(content[CODES]))
-        model = build(manifest["model"], Options(manifest["options"]), ids, device)
+        model = build(manifest["model"], SavedOptions(manifest["options"]), ids, device)
         weights = load(content[MODEL])
         check_weights(weights, MODEL)
         model.load_state_dict(weights)

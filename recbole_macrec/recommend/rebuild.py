@@ -14,7 +14,7 @@ from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.semantic_ids import SemanticIDs
 
 
-class Options(dict):
+class SavedOptions(dict):
     """Options by name; missing ones are None, as in RecBole's Config. ``read`` contains the names that were read."""
 
     def __init__(self, values: Mapping):
@@ -27,7 +27,7 @@ class Options(dict):
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class CatalogueDataset:
     """The part of a dataset that a model needs: items and, unless it has none, their semantic IDs."""
 
     semantic_ids: SemanticIDs
@@ -44,11 +44,11 @@ class Catalogue:
 
 def options_of(model) -> dict:
     """Options from which ``model`` is created for ranking, as plain values."""
-    options = dict(model.config) if isinstance(model.config, Options) else plain_config(model.config)
+    options = dict(model.config) if isinstance(model.config, SavedOptions) else plain_config(model.config)
     return options | model.saved_options()
 
 
-def build(name: str, options: Options, ids: SemanticIDs, device: torch.device | str):
+def build(name: str, options: SavedOptions, ids: SemanticIDs, device: torch.device | str):
     """Create a model for ranking, with untrained weights.
 
     Raises:
@@ -59,11 +59,11 @@ def build(name: str, options: Options, ids: SemanticIDs, device: torch.device | 
     check_sizes(options, name)
     options["device"] = torch.device(device)
     with torch.random.fork_rng(devices=[]):  # the weights are replaced later; keep the caller's random state
-        return get_model(name)(options, Catalogue(ids)).to(device).eval()
+        return get_model(name)(options, CatalogueDataset(ids)).to(device).eval()
 
 
 def with_items_of(model, ids: SemanticIDs):
     """Extend ``model`` to the items of ``ids``, which start with those of the model; the weights are shared, not copied."""
-    extended = build(type(model).__name__, Options(options_of(model)), ids, model.device)
+    extended = build(type(model).__name__, SavedOptions(options_of(model)), ids, model.device)
     extended.load_state_dict(model.state_dict(), assign=True)
     return extended

@@ -26,7 +26,7 @@ from recbole_macrec.data.encoders.images import SUFFIXES
 from recbole_macrec.data.importers.find_source import read_source
 from recbole_macrec.data.importers.raw import amazon, lines, manifest
 from recbole_macrec.data.importers.raw.amazon import read_amazon
-from recbole_macrec.data.importers.raw.catalogue import Options
+from recbole_macrec.data.importers.raw.catalogue import FilterOptions
 from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.filtering import Interactions, earliest, in_time_order, k_core
 from recbole_macrec.data.importers.raw.find import find_raw
@@ -194,7 +194,7 @@ def test_memory_does_not_grow_with_the_metadata(tmp_path):
         gc.collect()
         tracemalloc.start()
         with closing(Records(tmp_path)) as records:
-            read_amazon(files, Options(5, True), records)
+            read_amazon(files, FilterOptions(5, True), records)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found

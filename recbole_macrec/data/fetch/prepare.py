@@ -62,7 +62,7 @@ def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing
             _download(folder, block, show_progress)
             logger.info("Importing %s from %s", folder.name, block.path)
             import_dataset(block.path, folder.name, folder.parent, category=block.category, core=block.core,
-                           require_image=block.require_image, writes=form)
+                           require_image=block.require_image, form=form)
         if not _images_complete(folder, missing_images) and wants_images():
             _download_images(folder, block, missing_images, show_progress, form)
 

@@ -10,9 +10,10 @@ from recbole_macrec.data.importers.sources import NO_OPTIONS, Source, read_csv
 from recbole_macrec.errors import UserError
 
 
-def _read_released(path: Path, reads: Mapping[str, str]) -> Source:
-    if reads:
-        raise UserError(f"--{next(iter(reads))} is an option for tables, but SRC {path} is not a table; leave the option out")
+def _read_released(path: Path, table_options: Mapping[str, str]) -> Source:
+    if table_options:
+        option = next(iter(table_options))
+        raise UserError(f"--{option} is an option for tables, but SRC {path} is not a table; leave the option out")
     return read_released(path)
 
 
@@ -22,13 +23,13 @@ FORMS: dict[str, Callable[[Path, Mapping[str, str]], Source]] = {
 }  # fmt: skip
 
 
-def read_source(path: Path, name: str, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
+def read_source(path: Path, name: str, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read the file ``path``, or the file of a known format in the folder ``path``.
 
     Args:
         path: a file or folder in one of FORMS.
         name: of several files in a folder, the one with this dataset name is read.
-        reads: RecBole's options for columns and separators; without them, usual names and separators are recognised.
+        table_options: RecBole's options for columns and separators; without them, usual names and separators are recognised.
 
     Raises:
         UserError: if there is no such file, several candidates, or the file is unusable.
@@ -39,7 +40,7 @@ def read_source(path: Path, name: str, reads: Mapping[str, str] = NO_OPTIONS) ->
         suffix = max((suffix for suffix in FORMS if path.name.endswith(suffix)), key=len, default=None)
         if suffix is None:
             raise UserError(f"SRC {path} is neither a .csv nor an .inter file; name one, or a folder")
-        return FORMS[suffix](path, reads)
+        return FORMS[suffix](path, table_options)
     found = {suffix: sorted(path.glob(f"*{suffix}")) for suffix in FORMS}
     benchmark_files = {file.name.removesuffix(f"{PARTS[0]}.inter") + f"{part}.inter"
                        for file in found[f".{PARTS[0]}.inter"] for part in PARTS}
@@ -50,7 +51,7 @@ def read_source(path: Path, name: str, reads: Mapping[str, str] = NO_OPTIONS) ->
             f"SRC {path} contains neither NAME.inter.json, nor NAME.inter, nor a .csv file; name the folder that does"
         )
     preferred = "interactions.csv" if suffix == ".csv" else f"{name}{suffix}"
-    return FORMS[suffix](_choose(found[suffix], path, preferred), reads)
+    return FORMS[suffix](_choose(found[suffix], path, preferred), table_options)
 
 
 def _choose(files: list[Path], folder: Path, preferred: str) -> Path:

@@ -16,7 +16,7 @@ from recbole_macrec.data.importers.find_source import read_source
 from recbole_macrec.data.importers.join import join_features, join_ids
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.data.importers.raw.amazon import read_amazon
-from recbole_macrec.data.importers.raw.catalogue import Catalogue, Options, write_items
+from recbole_macrec.data.importers.raw.catalogue import Catalogue, FilterOptions, write_items
 from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.filtering import Step
 from recbole_macrec.data.importers.raw.find import SHORT_NAMES, RawFiles, find_raw
@@ -49,7 +49,7 @@ class Summary:
 def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[str, Path] | None = None,
                    id_files: dict[str, Path] | None = None, overwrite: bool = False, category: str | None = None,
                    core: int | None = None, require_image: bool | None = None, words: Path | None = None,
-                   reads: Mapping[str, str] = NO_OPTIONS, writes: AtomicFormat = DEFAULT_FORMAT) -> Summary:
+                   table_options: Mapping[str, str] = NO_OPTIONS, form: AtomicFormat = DEFAULT_FORMAT) -> Summary:
     """Import ``src`` into ``data_path/name``.
 
     A raw catalogue that was imported there before, from the same files with the same options, is not imported again.
@@ -65,8 +65,9 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
         core: k of the k-core filtering; None keeps all interactions, except that raw Amazon files are filtered as published.
         require_image: keep only items with an image; None does so only for raw Amazon files.
         words: file of texts released as word numbers; see :mod:`recbole_macrec.data.importers.words`.
-        reads: RecBole's options for columns and separators of tables in ``src``, such as ``{"ITEM_ID_FIELD": "product_id"}``.
-        writes: format of the dataset.
+        table_options: RecBole's options for columns and separators of tables in ``src``, such as
+            ``{"ITEM_ID_FIELD": "product_id"}``.
+        form: format of the dataset.
 
     Raises:
         UserError: if anything is wrong; then nothing on disk has changed.
@@ -87,35 +88,36 @@ def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[st
     if not imported_before:
         _check_target(target, name, inputs, overwrite)
     if raw is None:
-        source, steps = _read_plain(src, name, core, require_image, reads)
+        source, steps = _read_plain(src, name, core, require_image, table_options)
         feature_files = source.detected_files.choose("--feature", source.detected_files.features, feature_files, source.notes)
         id_files = source.detected_files.choose("--semantic_ids", source.detected_files.ids, id_files, source.notes)
-        return _write(target, source, steps, feature_files, id_files, overwrite, writes, words=words)
+        return _write(target, source, steps, feature_files, id_files, overwrite, form, words=words)
     if words:
         raise UserError(f"--words={words} gives texts, but SRC {src} is a raw catalogue, which has texts; leave the option out")
     amazon = raw.kind != "folder"
-    if amazon and reads:
-        raise UserError(
-            f"--{next(iter(reads))} is an option for tables, but SRC {src} contains raw Amazon files; leave the option out"
-        )
-    options = Options(AMAZON_CORE if amazon and core is None else core, amazon if require_image is None else require_image)
-    origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files, reads), reads)
+    if amazon and table_options:
+        option = next(iter(table_options))
+        raise UserError(f"--{option} is an option for tables, but SRC {src} contains raw Amazon files; leave the option out")
+    options = FilterOptions(
+        core=AMAZON_CORE if amazon and core is None else core, require_image=amazon if require_image is None else require_image
+    )
+    origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files, table_options), table_options)
     if imported_before:
         return _earlier_summary(target, manifest.unchanged(target, origin))
     with closing(Records(target.parent)) as records:
-        catalogue = read_amazon(raw, options, records) if amazon else read_folder(raw, options, records, reads)
+        catalogue = read_amazon(raw, options, records) if amazon else read_folder(raw, options, records, table_options)
         catalogue.source.notes += catalogue.notes()
         return _write(
-            target, catalogue.source, catalogue.steps, feature_files, id_files, overwrite, writes, (catalogue, origin)
+            target, catalogue.source, catalogue.steps, feature_files, id_files, overwrite, form, (catalogue, origin)
         )
 
 
 def _read_plain(src: Path, name: str, core: int | None, require_image: bool | None,
-                reads: Mapping[str, str]) -> tuple[Source, list[Step]]:
+                table_options: Mapping[str, str]) -> tuple[Source, list[Step]]:
     """Read a source that is not a raw catalogue; filter it if ``core`` is given."""
     if require_image is not None:
         raise UserError(f"--require_image filters items by their images, but SRC {src} names no images; leave the option out")
-    source = read_source(src, name, reads)
+    source = read_source(src, name, table_options)
     if core is None:
         return source, []
     if source.fixed:
@@ -127,10 +129,10 @@ def _read_plain(src: Path, name: str, core: int | None, require_image: bool | No
 
 
 def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping[str, Path],
-             reads: Mapping[str, str]) -> dict[str, Path]:
+             table_options: Mapping[str, str]) -> dict[str, Path]:
     """Return all files to read, by their names in the manifest."""
     folder = raw.metadata.parent
-    images = ItemTable(raw.metadata, reads).local_images() if raw.kind == "folder" else []
+    images = ItemTable(raw.metadata, table_options).local_images() if raw.kind == "folder" else []
     files = {image: folder / image for image in images} | {path.name: path for path in (raw.reviews, raw.metadata)}
     for modality, path in feature_files.items():
         tokens = Path(path).with_suffix(".items.txt")
@@ -145,7 +147,7 @@ def _write(
     feature_files: dict[str, Path],
     id_files: dict[str, Path],
     overwrite: bool,
-    writes: AtomicFormat,
+    form: AtomicFormat,
     raw: tuple[Catalogue, dict] | None = None,
     words: Path | None = None,
 ) -> Summary:
@@ -155,12 +157,12 @@ def _write(
     if words:
         source.columns[f"{COLUMN}:token_seq"] = read_words(Path(words), source)
     with replace_folder(target, overwrite) as folder:
-        _write_interactions(folder / f"{name}.inter", source, writes)
+        _write_interactions(folder / f"{name}.inter", source, form)
         if raw is None:
-            atomic.write(folder / f"{name}.item", {f"{writes.item}:token": source.catalogue, **source.columns}, writes)
+            atomic.write(folder / f"{name}.item", {f"{form.item}:token": source.catalogue, **source.columns}, form)
         else:
             catalogue, origin = raw
-            write_items(folder, name, catalogue, writes)
+            write_items(folder, name, catalogue, form)
             added = {"features": shapes, "semantic_ids": list(ids), "notes": source.notes}
             manifest.write(folder, origin, catalogue, (f"{name}.inter", f"{name}.item"), added)
         for modality, table in tables.items():

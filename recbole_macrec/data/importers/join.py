@@ -93,14 +93,10 @@ def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None
     if count > len(source.catalogue):
         interacted = set(source.catalogue)
         added = [str(i) for i in range(count) if str(i) not in interacted]
-        padding = (
-            ""
-            if np.any(raw[modality][0][0])
-            else (
-                "; its row 0 is all zeros: if that is padding, remove the row, or every item "
-                "has the features of the item before it"
-            )
-        )
+        padding = ""
+        if not np.any(raw[modality][0][0]):
+            padding = ("; its row 0 is all zeros: if that is padding, remove the row, or every item has the features of the "
+                       "item before it")
         source.notes.append(
             f"{Path(files[modality]).name} has {count} rows, and {len(interacted)} items have interactions: row i is "
             f"read as item i, so the catalogue includes {format_items(added, 'item')} without interactions{padding}"

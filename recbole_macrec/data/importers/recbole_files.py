@@ -29,24 +29,26 @@ _FIRST_COLUMN = re.compile(r"[^:]+:(?:token|float)(?:_seq)?(?P<separator>[^\w:]+
 PARTS = ("train", "valid", "test")
 
 
-def read_inter(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
+def read_inter(path: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read ``NAME.inter`` of RecBole (``user_id:token ...``) or MMRec (``userID itemID rating timestamp x_label``).
 
-    If there is a ``NAME.item`` beside it, its items are the catalogue and its columns are kept, except image columns. ``reads``
-    are RecBole's options for columns and separators; by default the separator is detected from the first line.
+    If there is a ``NAME.item`` beside it, its items are the catalogue and its columns are kept, except image columns.
+
+    Args:
+        table_options: RecBole's options for columns and separators; by default the separator is detected from the first line.
     """
-    separator = _separator(path, reads)
+    separator = _separator(path, table_options)
     header = _names(path, separator)
-    source = read_table(path, header, separator, reads)
+    source = read_table(path, header, separator, table_options)
     if "x_label" in header:
         source.notes.append(
             f"the split in column x_label of {path.name} is not used, because the models here use a leave-one-out split"
         )
-    item = header[find_column(header, "item", path, reads)]
-    return _with_items(source, path.parent, path.name.removesuffix(".inter"), item, separator, reads)
+    item = header[find_column(header, "item", path, table_options)]
+    return _with_items(source, path.parent, path.name.removesuffix(".inter"), item, separator, table_options)
 
 
-def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
+def read_benchmark(train: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter``, whose rows have a history such as
     ``item_id_list``.
 
@@ -56,9 +58,9 @@ def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source
         UserError: if that is impossible: the rows of a user contradict each other, a user has several rows for validation or
             test, or is missing from one of the files.
     """
-    name, separator = train.name.removesuffix(".train.inter"), _separator(train, reads)
-    user_field, item_field = reads.get("USER_ID_FIELD", "user_id"), reads.get("ITEM_ID_FIELD", "item_id")
-    history_field, history_separator = f"{item_field}_list", reads.get("seq_separator", " ")
+    name, separator = train.name.removesuffix(".train.inter"), _separator(train, table_options)
+    user_field, item_field = table_options.get("USER_ID_FIELD", "user_id"), table_options.get("ITEM_ID_FIELD", "item_id")
+    history_field, history_separator = f"{item_field}_list", table_options.get("seq_separator", " ")
     use_directly = (
         f"use the files without import: --benchmark_filename=\"['train','valid','test']\" --data_path={train.parent.parent}"
     )
@@ -98,13 +100,13 @@ def read_benchmark(train: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source
     read = (user_field, history_field, item_field)
     notes = dropped_columns(train, [name for name in _names(train, separator) if name not in read])
     source = Source(train, users, items, times, catalogue, {item: item for item in catalogue}, fixed=False, notes=notes)
-    return _with_items(source, train.parent, name, item_field, separator, reads)
+    return _with_items(source, train.parent, name, item_field, separator, table_options)
 
 
-def _separator(path: Path, reads: Mapping[str, str]) -> str:
-    """Return ``field_separator`` of ``reads``, else the text after the type of the first column, else a tab."""
-    if "field_separator" in reads:
-        return reads["field_separator"]
+def _separator(path: Path, table_options: Mapping[str, str]) -> str:
+    """Return ``field_separator`` of ``table_options``, else the text after the type of the first column, else a tab."""
+    if "field_separator" in table_options:
+        return table_options["field_separator"]
     match = _FIRST_COLUMN.match("".join(header_of(path, "\x1f")))
     return match["separator"] if match else "\t"
 
@@ -113,10 +115,10 @@ def _names(path: Path, separator: str) -> list[str]:
     return [column.split(":")[0].strip() for column in header_of(path, separator)]
 
 
-def _seq_separator(sequences: pd.DataFrame, path: Path, reads: Mapping[str, str], notes: list[str]) -> str:
-    """Return ``seq_separator`` of ``reads``, else a space, or the separator found in sequences that have no space."""
-    if "seq_separator" in reads:
-        return reads["seq_separator"]
+def _seq_separator(sequences: pd.DataFrame, path: Path, table_options: Mapping[str, str], notes: list[str]) -> str:
+    """Return ``seq_separator`` of ``table_options``, else a space, or the separator found in sequences that have no space."""
+    if "seq_separator" in table_options:
+        return table_options["seq_separator"]
     text = "".join("".join(sequences[column]) for column in sequences)
     separator = next((character for character in "|;," if character in text), None)
     if separator is None or " " in text:
@@ -125,7 +127,7 @@ def _seq_separator(sequences: pd.DataFrame, path: Path, reads: Mapping[str, str]
     return separator
 
 
-def _with_items(source: Source, folder: Path, name: str, item: str, separator: str, reads: Mapping[str, str]) -> Source:
+def _with_items(source: Source, folder: Path, name: str, item: str, separator: str, table_options: Mapping[str, str]) -> Source:
     """Add detected feature and ID files, and the catalogue and columns of ``NAME.item`` if it exists, to ``source``.
 
     Raises:
@@ -150,7 +152,7 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
     ]
     types = {column: kind for column, kind in types.items() if column not in (item, *IMAGE_COLUMNS)}
     seq_separator = _seq_separator(
-        frame[[column for column, kind in types.items() if kind.endswith("_seq")]], path, reads, source.notes
+        frame[[column for column, kind in types.items() if kind.endswith("_seq")]], path, table_options, source.notes
     )
     source.catalogue, source.fixed = catalogue, True
     for (column, kind), name in zip(types.items(), usual_names(list(types), path, source.notes)):

@@ -49,23 +49,23 @@ class Source:
     detected_files: DetectedFiles = field(default_factory=DetectedFiles)  # feature and ID files in the source's folder
 
 
-def read_csv(path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
+def read_csv(path: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read ``user,item[,timestamp]``; without timestamps, the order of the rows is the time."""
-    delimiter = separator_of(path, reads)
-    return read_table(path, [name.strip() for name in header_of(path, delimiter)], delimiter, reads)
+    delimiter = separator_of(path, table_options)
+    return read_table(path, [name.strip() for name in header_of(path, delimiter)], delimiter, table_options)
 
 
-def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str, str] = NO_OPTIONS) -> Source:
+def read_table(path: Path, header: list[str], delimiter: str, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read a table of interactions. Without timestamps, the row number is the time.
 
     Args:
         path: the file.
         header: the column names in its first line.
         delimiter: the separator of its columns.
-        reads: RecBole's options for columns, such as ``{"ITEM_ID_FIELD": "product_id"}``.
+        table_options: RecBole's options for columns, such as ``{"ITEM_ID_FIELD": "product_id"}``.
     """
-    user_at, item_at = (find_column(header, name, path, reads) for name in ("user", "item"))
-    time_at = _position(header, "timestamp", path, reads)
+    user_at, item_at = (find_column(header, name, path, table_options) for name in ("user", "item"))
+    time_at = _position(header, "timestamp", path, table_options)
     users: list[str] = []
     items: list[str] = []
     timestamps: list[float] = []
@@ -82,7 +82,8 @@ def read_table(path: Path, header: list[str], delimiter: str, reads: Mapping[str
     check_tokens(catalogue, "item", path)
     notes = [f"{path.name}: column {header[position]} is read as the {name}; --{_OPTIONS[name]} sets another column"
              for name, position in zip(_OPTIONS, (user_at, item_at, time_at))
-             if position is not None and _OPTIONS[name] not in reads and header[position].lower() not in _COLUMNS[name][0]]
+             if position is not None and _OPTIONS[name] not in table_options
+             and header[position].lower() not in _COLUMNS[name][0]]
     notes += dropped_columns(path, [name for i, name in enumerate(header) if i not in (user_at, item_at, time_at)])
     if time_at is None:
         notes.append(f"{path.name} has no timestamp column: the order of its rows is used as time; --TIME_FIELD sets a column")
@@ -111,13 +112,13 @@ def header_of(path: Path, delimiter: str) -> list[str]:
     return next(_rows(path, delimiter), (0, []))[1]
 
 
-def separator_of(path: Path, reads: Mapping[str, str]) -> str:
-    """Return the separator of a CSV file: ``field_separator`` of ``reads``, else the one in the first line.
+def separator_of(path: Path, table_options: Mapping[str, str]) -> str:
+    """Return the separator of a CSV file: ``field_separator`` of ``table_options``, else the one in the first line.
 
     A comma has precedence: a line with commas and semicolons is separated by commas.
     """
-    if "field_separator" in reads:
-        return reads["field_separator"]
+    if "field_separator" in table_options:
+        return table_options["field_separator"]
     with _reading(path), open_text(path) as file:
         first = next((line for line in file if line.strip()), "")
     return next((separator for separator in _SEPARATORS if separator in first), ",")
@@ -165,9 +166,13 @@ def read_json_object(path: Path) -> dict:
     return value
 
 
-def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, str]) -> int:
-    """Return the position of the column set in ``reads``, else of one with an accepted name; UserError if there is none."""
-    position = _position(header, name, path, reads)
+def find_column(header: list[str], name: str, path: Path, table_options: Mapping[str, str]) -> int:
+    """Return the position of the column set in ``table_options``, else of one with an accepted name.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    position = _position(header, name, path, table_options)
     if position is None:
         raise UserError(
             f"{path} has no column '{name}' in its first line ({', '.join(header)}); expected user,item[,timestamp], or "
@@ -176,14 +181,14 @@ def find_column(header: list[str], name: str, path: Path, reads: Mapping[str, st
     return position
 
 
-def _position(header: list[str], name: str, path: Path, reads: Mapping[str, str]) -> int | None:
-    """Return the position of the column set in ``reads``, else of one with an accepted name, else None."""
+def _position(header: list[str], name: str, path: Path, table_options: Mapping[str, str]) -> int | None:
+    """Return the position of the column set in ``table_options``, else of one with an accepted name, else None."""
     option = _OPTIONS[name]
-    if option in reads:
-        if reads[option] not in header:
-            raise UserError(f"{path} has no column '{reads[option]}', which --{option} names, in its first line "
-                            f"({', '.join(header)}).{missing_column(reads[option], header)}")
-        return header.index(reads[option])
+    if option in table_options:
+        if table_options[option] not in header:
+            raise UserError(f"{path} has no column '{table_options[option]}', which --{option} names, in its first line "
+                            f"({', '.join(header)}).{missing_column(table_options[option], header)}")
+        return header.index(table_options[option])
     for names in _COLUMNS[name]:
         positions = [i for i, column in enumerate(header) if column.lower() in names]
         if len(positions) > 1:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recbole_macrec.data.importers.raw.catalogue import Catalogue, Options
+from recbole_macrec.data.importers.raw.catalogue import Catalogue, FilterOptions
 from recbole_macrec.data.importers.raw.filter_source import as_source
 from recbole_macrec.data.importers.raw.filtering import Filtering, k_core
 from recbole_macrec.data.importers.raw.find import RawFiles
@@ -14,7 +14,7 @@ from recbole_macrec.data.importers.raw.reviews import read_reviews
 from recbole_macrec.errors import UserError
 
 
-def read_amazon(files: RawFiles, options: Options, records: Records) -> Catalogue:
+def read_amazon(files: RawFiles, options: FilterOptions, records: Records) -> Catalogue:
     """Keep the earliest interaction of each user and item, items with metadata (and an image), and the k-core of the rest.
 
     The metadata are read once. Memory holds two flags for every item with reviews. Texts are written to ``records``, but only

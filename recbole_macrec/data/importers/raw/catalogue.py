@@ -24,7 +24,7 @@ _WORD = re.compile(r"\w")
 URLS = "image_urls.json"
 
 
-class Options(NamedTuple):
+class FilterOptions(NamedTuple):
     """Filtering options; ``core`` None keeps repeated interactions and users and items with few interactions."""
 
     core: int | None

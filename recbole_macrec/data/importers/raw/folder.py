@@ -9,7 +9,7 @@ from recbole_macrec.data.attributes import COLUMN, KNOWN, category_tokens
 from recbole_macrec.data.encoders.base import NAMED, RawItem
 from recbole_macrec.data.encoders.images import SUFFIXES, unusable_images
 from recbole_macrec.data.features import duplicates, format_items, has
-from recbole_macrec.data.importers.raw.catalogue import IMAGES, Catalogue, Options, is_url
+from recbole_macrec.data.importers.raw.catalogue import IMAGES, Catalogue, FilterOptions, is_url
 from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.find import RawFiles
 from recbole_macrec.data.importers.raw.records import Record, Records
@@ -29,21 +29,23 @@ _ITEM = ("item", "item_id", "id")
 IMAGE_COLUMNS = ("image", "image_url", "image_path")
 
 
-def read_folder(files: RawFiles, options: Options, records: Records, reads: Mapping[str, str] = NO_OPTIONS) -> Catalogue:
+def read_folder(
+    files: RawFiles, options: FilterOptions, records: Records, table_options: Mapping[str, str] = NO_OPTIONS
+) -> Catalogue:
     """Read the folder; without filtering ``options``, the catalogue is all rows of ``items.csv``.
 
     Raises:
         UserError: if a file is unusable, or ``items.csv`` lacks an item of the interactions.
     """
     items, with_image = [], set()
-    table = ItemTable(files.metadata, reads)
+    table = ItemTable(files.metadata, table_options)
     for record in table:
         items.append(record.item)
         records.put(record)
         if record.images:
             with_image.add(record.item)
     _check_items(items, files.metadata)
-    source = read_csv(files.reviews, reads)
+    source = read_csv(files.reviews, table_options)
     source.notes += table.notes
     known = set(items)
     unknown = [item for item in source.catalogue if item not in known]
@@ -83,10 +85,10 @@ class ItemTable:
     an item's id, such as ``images/B0042.jpg``.
     """
 
-    def __init__(self, path: Path, reads: Mapping[str, str] = NO_OPTIONS) -> None:
-        self.path, self._delimiter = path, separator_of(path, reads)
+    def __init__(self, path: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> None:
+        self.path, self._delimiter = path, separator_of(path, table_options)
         self._header = [name.strip() for name in header_of(path, self._delimiter)]
-        item_names = (reads["ITEM_ID_FIELD"].lower(),) if "ITEM_ID_FIELD" in reads else _ITEM
+        item_names = (table_options["ITEM_ID_FIELD"].lower(),) if "ITEM_ID_FIELD" in table_options else _ITEM
         item, self._image = _position(self._header, item_names, path), _position(self._header, IMAGE_COLUMNS, path)
         if item is None:
             raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "

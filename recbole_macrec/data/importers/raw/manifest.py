@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from recbole_macrec.data.importers.raw.catalogue import URLS, Catalogue, Options
+from recbole_macrec.data.importers.raw.catalogue import URLS, Catalogue, FilterOptions
 from recbole_macrec.data.importers.raw.find import RawFiles
 from recbole_macrec.data.importers.raw.lines import progress
 from recbole_macrec.errors import UserError
@@ -17,14 +17,14 @@ FILE = "manifest.json"
 FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 4}
 
 
-def origin(files: RawFiles, options: Options, sources: Mapping[str, Path], reads: Mapping[str, str]) -> dict:
+def origin(files: RawFiles, options: FilterOptions, sources: Mapping[str, Path], table_options: Mapping[str, str]) -> dict:
     """Return everything that the written files depend on.
 
     Args:
         sources: all files read, by their names in the manifest.
-        reads: options for columns and separators of the CSV files; raw Amazon files have none.
+        table_options: options for columns and separators of the CSV files; raw Amazon files have none.
     """
-    columns = {"reads": dict(sorted(reads.items()))} if files.kind == "folder" else {}
+    columns = {"reads": dict(sorted(table_options.items()))} if files.kind == "folder" else {}
     return {"format": FORMATS[files.kind], "kind": files.kind, "category": files.category, "options": options._asdict(),
             **columns, "sources": {name: _fingerprint(path) for name, path in sorted(sources.items())}}
 
