@@ -155,36 +155,51 @@ def _layer_property_files() -> None:
 
 def _set_defaults(self: Config, config: dict) -> None:
     """Set the options of ``config`` whose default depends on the model, the split or the files."""
-    sequential = self.model_class.type == ModelType.SEQUENTIAL
+    _set_negatives(self, config)
+    _set_evaluation(self, config)
+    if config.get("load_col") == _default_columns(DEFAULT_FORMAT):
+        config["load_col"] = _default_columns(AtomicFormat.from_config(config))
+    if config.get("repeatable") == "auto":
+        config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    if self.model_class.type == ModelType.SEQUENTIAL and config.get("benchmark_filename"):
+        _read_histories(config)
+    _parse_nested_options(config)
+
+
+def _set_negatives(self: Config, config: dict) -> None:
+    """Turn off RecBole's default of sampled negatives for models that are trained with cross-entropy."""
     if is_ours(self.model_class):
         without_negatives = self.model_class.input_type != InputType.PAIRWISE
     else:
-        without_negatives = sequential and config.get("loss_type") == "CE"
+        without_negatives = self.model_class.type == ModelType.SEQUENTIAL and config.get("loss_type") == "CE"
     if without_negatives:
         _refuse_negatives(self.model, self.external_config_dict.get("train_neg_sample_args"))
         config["train_neg_sample_args"] = None  # RecBole's own models would refuse RecBole's default
-    compared = "valid_users" in config and isinstance(config.get("eval_args"), dict)  # the former is in overall.yaml
-    if compared:
+
+
+def _set_evaluation(self: Config, config: dict) -> None:
+    """Set the options of the evaluation that depend on the model and the split."""
+    # valid_users is an option of overall.yaml, which is read for our models and for all models of a comparison
+    has_protocol = "valid_users" in config and isinstance(config.get("eval_args"), dict)
+    if has_protocol:
         config["eval_args"] = _completed(config["eval_args"])
     eval_args = config.get("eval_args")
     split = (eval_args.get("split") if isinstance(eval_args, dict) else None) or {}
     if is_ours(self.model_class):
         defaults = self.model_class.settings_of_split(split)
         config.update({name: value for name, value in defaults.items() if name not in self.external_config_dict})
-    elif compared and _ranks_all_items(self.model_class, config["eval_args"]):
+    elif has_protocol and _ranks_all_items(self.model_class, config["eval_args"]):
         if "eval_batch_size" not in self.external_config_dict:
             config["eval_batch_size"] = EVAL_BATCH_SCORES
-    if compared and config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+    if has_protocol and config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
         config["eval_args"].setdefault("order", "TO")  # RecBole refuses its own default
-    if config.get("load_col") == _default_columns(DEFAULT_FORMAT):
-        config["load_col"] = _default_columns(AtomicFormat.from_config(config))
-    if config.get("repeatable") == "auto":
-        config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    if sequential and config.get("benchmark_filename"):
-        _read_histories(config)
+
+
+def _parse_nested_options(config: dict) -> None:
+    """Read lists and dictionaries given as text in YAML: RecBole reads ['text'] as a list, but not [text]."""
     for option in NESTED_OPTIONS:
         value = config.get(option)
-        if isinstance(value, str) and value.startswith(("[", "{")):  # RecBole reads ['text'] as a list, but not [text]
+        if isinstance(value, str) and value.startswith(("[", "{")):
             try:
                 config[option] = yaml.safe_load(value)
             except (yaml.YAMLError, RecursionError):

@@ -177,9 +177,9 @@ class GenerativeRecommender(WindowedRecommender):
         """
         windows = self.thinned(self.windows(interaction))
         items = self._alignment_items(windows.target_items())
-        samples, passes = len(items) * len(self.item_tasks), []
         if self.interleaved:
             return self._interleaved_parts(windows, items)
+        samples, passes = len(items) * len(self.item_tasks), []
         for tasks, subset in split_by_tasks(windows, self.sequence_tasks, self.cross_task_ratio):
             samples += subset.n_targets() * len(tasks)
             for number, written in split_by_tokenization(subset, self.n_trained):

@@ -83,7 +83,6 @@ class MMGRec(GenerativeRecommender):
         return {"MODEL_TYPE": ModelType.GENERAL, "repeatable": False, "eval_batch_size": EVAL_BATCH_SCORES}
 
     def build_network(self, config) -> Transformer:
-        # ``reader`` is the encoder
         settings = replace(TransformerSettings.from_config(config), encoder_layers=0)  # the encoder is ``reader``
         return Transformer(len(self.vocabulary), settings)
 

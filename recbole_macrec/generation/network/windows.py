@@ -109,40 +109,43 @@ def layout(front: int, items: int, levels: int, first: int, targets: tuple[tuple
         first: the smallest index of a target in any window.
         targets: (T, own) of each target modality.
     """
-    column, position, place_of, fork_of = list(range(front)), list(range(front)), [-1] * front, [-1] * front
-    main = torch.zeros(items, levels, dtype=torch.long)
+    column, position = list(range(front)), list(range(front))
+    item_of, fork_of = [-1] * front, [-1] * front  # item and number of the fork (-1: none) of each position
+    main = torch.zeros(items, levels, dtype=torch.long)  # positions of the codes outside forks
     states = [torch.zeros(items, size, dtype=torch.long) for size, _ in targets]
     length, fork = [0, front], 0
     own = any(same for _, same in targets)
+
+    def add(from_column: int, at: int, item: int, in_fork: int = -1) -> int:
+        """Append a position that reads the column ``from_column``; returns its number."""
+        column.append(from_column)
+        position.append(at)
+        item_of.append(item)
+        fork_of.append(in_fork)
+        return len(column) - 1
+
     for place in range(items):
+        begin = front + place * levels  # column and rotary position of the item's first code
         if place >= first:  # the forks that predict this item
-            base = front + levels * (items if own else items - 1)
+            base = front + levels * (items if own else items - 1)  # first column of the other modalities
             for (size, same), state in zip(targets, states):
                 state[place, 0] = main[place - 1, -1]
                 if same:
                     continue
                 for level in range(size - 1):
-                    state[place, level + 1] = len(column)
-                    column.append(base + place * size + level)
-                    position.append(front + place * levels + level)
-                    place_of.append(place - 1)
-                    fork_of.append(fork)
+                    state[place, level + 1] = add(base + place * size + level, begin + level, place - 1, fork)
                 base, fork = base + items * size, fork + 1
         for level in range(levels if place < items - 1 else levels - 1 if own else 0):
-            main[place, level] = len(column)
-            column.append(front + place * levels + level)
-            position.append(front + place * levels + level)
-            place_of.append(place)
-            fork_of.append(-1)
+            main[place, level] = add(begin + level, begin + level, place)
         for (_, same), state in zip(targets, states):
             if same and place >= first:
                 state[place, 1:] = main[place, :-1]
         if place:
             length.append(len(column) - (own and place < items - 1))  # nothing follows a window's last code
-    order, at, branch = torch.arange(len(column)), torch.tensor(place_of), torch.tensor(fork_of)
+    order, item, branch = torch.arange(len(column)), torch.tensor(item_of), torch.tensor(fork_of)
     earlier = order.unsqueeze(1) >= order
     same_fork = (branch >= 0).unsqueeze(1) & (branch.unsqueeze(1) == branch)
-    history = (branch < 0) & (at <= at.unsqueeze(1))
+    history = (branch < 0) & (item <= item.unsqueeze(1))
     visible = earlier & (same_fork | history)
     mask = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf).unsqueeze(0)
     return WindowLayout(torch.tensor(column), torch.tensor(position), mask, torch.tensor(length), states, main[0])
