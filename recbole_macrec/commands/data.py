@@ -48,65 +48,11 @@ def _run(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m recbole_macrec.data", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="prepare|import|images|encode|toy", parser_class=_Parser)
-    preparing = commands.add_parser("prepare", allow_abbrev=False, help="download, import and encode a dataset with a source",
-                                    formatter_class=argparse.RawDescriptionHelpFormatter, description=_PREPARE_HELP)
-    preparing.add_argument("dataset", metavar="NAME")
-    preparing.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
-    preparing.add_argument("--model", default="MACRec", help="prepare the dataset for this model (default: MACRec)")
-    preparing.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
-    preparing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
-    preparing.set_defaults(run=_prepare)
-    importing = commands.add_parser(
-        "import",
-        allow_abbrev=False,
-        help="import released files, raw files or a CSV file as a dataset",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=_IMPORT_HELP,
-    )
-    importing.add_argument("src", metavar="SRC", type=Path)
-    importing.add_argument("--dataset", required=True, metavar="NAME")
-    importing.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
-    importing.add_argument("--feature", action="append", default=[], metavar="MODALITY=FILE.npy")
-    importing.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE",
-                           help="published IDs, .json or .npy; several files of a modality are its tokenizations")
-    importing.add_argument("--words", type=Path, metavar="FILE.npy", help="item texts as word numbers")
-    importing.add_argument("--category", metavar="NAME", help="category, if SRC has raw Amazon files of several")
-    importing.add_argument(
-        "--core", type=int, metavar="K", help="k of the k-core filtering (default: 5 for raw Amazon files, else no filtering)"
-    )
-    importing.add_argument(
-        "--require_image", choices=("True", "False"), help="keep only items with an image (default: True for raw Amazon files)"
-    )
-    _add_format_options(importing, _TABLE_FORMAT, "of tables in SRC")
-    importing.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
-    importing.add_argument("--verbose", action="store_true", help="show the traceback of an error")
-    importing.set_defaults(run=_import)
-    encoding = commands.add_parser("encode", allow_abbrev=False, help="encode the features of one modality",
-                                   formatter_class=argparse.RawDescriptionHelpFormatter, description=_ENCODE_HELP)
-    encoding.add_argument("dataset", metavar="NAME")
-    encoding.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
-    encoding.add_argument("--modality", required=True, help="name of the features, such as text or image")
-    encoding.add_argument("--encoder", metavar="NAME", help=f"one of {', '.join([*ENCODERS, *PRESETS])}")
-    encoding.add_argument("--model", metavar="HUB_NAME_OR_FOLDER", help="any other model of Hugging Face transformers")
-    for field in fields(ModelOptions)[1:]:
-        encoding.add_argument(f"--{field.name}", type=int if "int" in str(field.type) else str)
-    encoding.add_argument("--text_fields", default=",".join(TEXT_FIELDS), metavar="A,B", help="default: %(default)s")
-    encoding.add_argument("--image_field", default=IMAGE_FIELD, metavar="A", help="default: %(default)s")
-    _add_format_options(encoding, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
-    encoding.add_argument("--verbose", action="store_true", help="show the traceback of an error")
-    encoding.set_defaults(run=_encode)
-    images = commands.add_parser("images", allow_abbrev=False, help="download the images of an imported catalogue")
-    images.add_argument("dataset", metavar="NAME")
-    images.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
-    images.add_argument("--connections", type=int, default=16, help="number of parallel transfers (default: 16)")
-    _add_format_options(images, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
-    images.add_argument("--verbose", action="store_true", help="show the traceback of an error")
-    images.set_defaults(run=_images)
-    toy = commands.add_parser("toy", allow_abbrev=False, help=f"write the synthetic dataset {NAME}", description=_TOY_HELP)
-    toy.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
-    toy.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
-    toy.add_argument("--verbose", action="store_true", help="show the traceback of an error")
-    toy.set_defaults(run=_toy)
+    preparing = _add_prepare(commands)
+    _add_import(commands)
+    _add_encode(commands)
+    _add_images(commands)
+    _add_toy(commands)
     if not argv:
         raise UserError(f"no command; use one of: {', '.join(commands.choices)}")
     if argv[0] not in ("-h", "--help", *commands.choices):
@@ -126,6 +72,93 @@ def _parse(argv: list[str]) -> argparse.Namespace:
                     f"unknown option '{option}'; expected one of {', '.join(sorted(known))}.{nearest(option, known)}"
                 )
     return parser.parse_args(argv)
+
+
+def _add_prepare(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("prepare", allow_abbrev=False, help="download, import and encode a dataset with a source",
+                                 formatter_class=argparse.RawDescriptionHelpFormatter, description=_PREPARE_HELP)
+    parser.add_argument("dataset", metavar="NAME")
+    _add_data_path(parser)
+    parser.add_argument("--model", default="MACRec", help="prepare the dataset for this model (default: MACRec)")
+    parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
+    _add_verbose(parser)
+    parser.set_defaults(run=_prepare)
+    return parser
+
+
+def _add_import(commands) -> None:
+    parser = commands.add_parser(
+        "import",
+        allow_abbrev=False,
+        help="import released files, raw files or a CSV file as a dataset",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_IMPORT_HELP,
+    )
+    parser.add_argument("src", metavar="SRC", type=Path)
+    parser.add_argument("--dataset", required=True, metavar="NAME")
+    _add_data_path(parser)
+    parser.add_argument("--feature", action="append", default=[], metavar="MODALITY=FILE.npy")
+    parser.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE",
+                        help="published IDs, .json or .npy; several files of a modality are its tokenizations")
+    parser.add_argument("--words", type=Path, metavar="FILE.npy", help="item texts as word numbers")
+    parser.add_argument("--category", metavar="NAME", help="category, if SRC has raw Amazon files of several")
+    parser.add_argument(
+        "--core", type=int, metavar="K", help="k of the k-core filtering (default: 5 for raw Amazon files, else no filtering)"
+    )
+    parser.add_argument(
+        "--require_image", choices=("True", "False"), help="keep only items with an image (default: True for raw Amazon files)"
+    )
+    _add_format_options(parser, _TABLE_FORMAT, "of tables in SRC")
+    _add_overwrite(parser)
+    _add_verbose(parser)
+    parser.set_defaults(run=_import)
+
+
+def _add_encode(commands) -> None:
+    parser = commands.add_parser("encode", allow_abbrev=False, help="encode the features of one modality",
+                                 formatter_class=argparse.RawDescriptionHelpFormatter, description=_ENCODE_HELP)
+    parser.add_argument("dataset", metavar="NAME")
+    _add_data_path(parser)
+    parser.add_argument("--modality", required=True, help="name of the features, such as text or image")
+    parser.add_argument("--encoder", metavar="NAME", help=f"one of {', '.join([*ENCODERS, *PRESETS])}")
+    parser.add_argument("--model", metavar="HUB_NAME_OR_FOLDER", help="any other model of Hugging Face transformers")
+    for field in fields(ModelOptions)[1:]:
+        parser.add_argument(f"--{field.name}", type=int if "int" in str(field.type) else str)
+    parser.add_argument("--text_fields", default=",".join(TEXT_FIELDS), metavar="A,B", help="default: %(default)s")
+    parser.add_argument("--image_field", default=IMAGE_FIELD, metavar="A", help="default: %(default)s")
+    _add_format_options(parser, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
+    _add_verbose(parser)
+    parser.set_defaults(run=_encode)
+
+
+def _add_images(commands) -> None:
+    parser = commands.add_parser("images", allow_abbrev=False, help="download the images of an imported catalogue")
+    parser.add_argument("dataset", metavar="NAME")
+    _add_data_path(parser)
+    parser.add_argument("--connections", type=int, default=16, help="number of parallel transfers (default: 16)")
+    _add_format_options(parser, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
+    _add_verbose(parser)
+    parser.set_defaults(run=_images)
+
+
+def _add_toy(commands) -> None:
+    parser = commands.add_parser("toy", allow_abbrev=False, help=f"write the synthetic dataset {NAME}", description=_TOY_HELP)
+    _add_data_path(parser)
+    _add_overwrite(parser)
+    _add_verbose(parser)
+    parser.set_defaults(run=_toy)
+
+
+def _add_data_path(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data_path", type=Path, default=Path(DATA_PATH), metavar="DIR", help="default: %(default)s")
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
 
 
 def _add_format_options(parser: argparse.ArgumentParser, options: Iterable[str], files: str) -> None:
