@@ -29,7 +29,7 @@ from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
 from recbole_macrec.config.validation import check_flags, check_values
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.attributes import choose_attributes
-from recbole_macrec.data.loading import check_columns
+from recbole_macrec.data.columns import check_columns
 from recbole_macrec.data.numbers import first_unreadable
 from recbole_macrec.data.splits import check_split, checksums
 from recbole_macrec.errors import UserError
@@ -42,8 +42,8 @@ from recbole_macrec.model.registered import RegisteredModel
 from recbole_macrec.recommend import Recommender
 from recbole_macrec.trainer import GenerativeTrainer
 from recbole_macrec.trainer.checkpoint import check_complete, from_tensors, load_checkpoint, read_checkpoint, read_together
+from recbole_macrec.trainer.checkpoint_settings import dataset_folder, known_settings, trained_on
 from recbole_macrec.trainer.closed_form import ClosedFormTrainer
-from recbole_macrec.trainer.loading import dataset_folder, known_settings, trained_on
 from recbole_macrec.utils.distributed import current_group, group
 from recbole_macrec.utils.launcher import limit_threads
 from recbole_macrec.utils.share_files import share_files

@@ -15,7 +15,7 @@ from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import prepare, reads_semantic_ids
-from recbole_macrec.semantic_ids.dataset_settings import mean_for, published_and_learnt, settings_of
+from recbole_macrec.semantic_ids.dataset_settings import filled_with_mean, published_and_learnt, settings_of
 from recbole_macrec.utils.distributed import Group, group
 from recbole_macrec.utils.launcher import local_device
 
@@ -45,7 +45,7 @@ def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None
     for modality, encoder in (_encoders(config) if reads_semantic_ids(config) else {}).items():
         tables |= item_features(folder, args.dataset, [modality], encoder, config["text_fields"] or [],
                                 config["image_field"] or "image", device=local_device(), show_progress=True,
-                                mean_for=mean_for(config), processes=processes, form=AtomicFormat.from_config(config))
+                                mean_for=filled_with_mean(config), processes=processes, form=AtomicFormat.from_config(config))
     if processes.first:
         counts = (manifest.read(folder) or {}).get("counts", {})
         print(f"{folder}: " + (", ".join(f"{count:,} {name}" for name, count in counts.items()) or "imported"))

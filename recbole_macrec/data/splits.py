@@ -65,7 +65,6 @@ def _empty_part_message(dataset, parts: list, purpose: str) -> str:
     )
     return (
         f"{config['dataset']}: the split {config['eval_args']['split']} leaves no interaction to {purpose}: the "
-        f"{dataset.user_num - 1} "
-        f"users have at most {longest} interaction{'s' * (longest != 1)} each, and {config['model']} needs {needed}; use data "
-        "with longer histories, or another split in eval_args."
+        f"{dataset.user_num - 1} users have at most {longest} interaction{'s' * (longest != 1)} each, and {config['model']} "
+        f"needs {needed}; use data with longer histories, or another split in eval_args."
     )

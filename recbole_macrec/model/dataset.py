@@ -22,7 +22,13 @@ from recbole_macrec.semantic_ids import (
     represent_and_learn,
 )
 from recbole_macrec.semantic_ids.bundle import item_counts
-from recbole_macrec.semantic_ids.dataset_settings import FOLDER, ids_read, published_and_learnt, settings_of, unread_published
+from recbole_macrec.semantic_ids.dataset_settings import (
+    FOLDER,
+    published_and_learnt,
+    read_id_names,
+    settings_of,
+    unread_published,
+)
 from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.utils.distributed import Group, current_group
@@ -165,7 +171,7 @@ class SemanticIDDataset(ItemFeatures, BenchmarkHistories, SequentialDataset):
         if learnt is not None:
             parts += self._learn(learnt, tokens, interactions)
         counts = None if interactions is None else item_counts(interactions)
-        ids = replace(reduce(SemanticIDs.joined, parts).only(ids_read(config, settings)), item_counts=counts)
+        ids = replace(reduce(SemanticIDs.joined, parts).only(read_id_names(config, settings)), item_counts=counts)
         for modality in ids.modalities:
             self.logger.info(
                 set_color("Semantic IDs", "pink")

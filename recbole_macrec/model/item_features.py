@@ -20,7 +20,7 @@ from recbole_macrec.data.encoders.encode import item_features
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import reads_features
-from recbole_macrec.semantic_ids.dataset_settings import mean_for, modalities_with_features
+from recbole_macrec.semantic_ids.dataset_settings import filled_with_mean, modalities_with_features
 from recbole_macrec.semantic_ids.order import user_order
 from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.files import atomic_write
@@ -86,7 +86,7 @@ class ItemFeatures(_RecBoleDataset):
             device=config["device"],
             show_progress=bool(config["show_progress"]),
             users=self.training_users if self._training is not None else None,
-            mean_for=mean_for(config),
+            mean_for=filled_with_mean(config),
             form=AtomicFormat.from_config(config),
         )
 

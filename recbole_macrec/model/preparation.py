@@ -6,9 +6,9 @@ from recbole.config import Config
 
 from recbole_macrec.config.registry import is_ours
 from recbole_macrec.data.atomic import AtomicFormat
+from recbole_macrec.data.columns import check_columns
 from recbole_macrec.data.fetch.prepare import prepare as prepare_dataset
-from recbole_macrec.data.loading import check_columns
-from recbole_macrec.semantic_ids.dataset_settings import encodes_images, modalities_with_features, wants_images
+from recbole_macrec.semantic_ids.dataset_settings import encodes_images, learns_from_images, modalities_with_features
 from recbole_macrec.utils.distributed import current_group
 
 
@@ -26,7 +26,7 @@ def reads_images(config: Config, folder: Path) -> bool:
     """Whether the model of ``config`` needs the images of the dataset in ``folder``, which have not been encoded yet."""
     if reads_features(config):
         return encodes_images(config, config["modalities"] or modalities_with_features(config, folder), folder)
-    return reads_semantic_ids(config) and wants_images(config, folder)
+    return reads_semantic_ids(config) and learns_from_images(config, folder)
 
 
 def prepare(config: Config) -> None:

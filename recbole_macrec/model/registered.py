@@ -6,7 +6,7 @@ from recbole_macrec.config.schema.base import Options
 
 
 class RegisteredModel:
-    """Mixin before a RecBole model class, with the answers of a model that needs nothing special.
+    """Mixin before a RecBole model class. Its methods are the defaults of a model that needs nothing special.
 
     Attributes:
         options: the schema of the model's options.

@@ -24,7 +24,7 @@ def settings_of(config, folder: Path) -> SemanticIDSettings:
     """
     quantizer, modalities = _quantizer(config), modalities_of(config, folder)
     needs_all = (quantizer is not None and quantizer.joins_modalities) or config["representation"] in ("concatenated", "graph")
-    return SemanticIDSettings.from_config(config, modalities if needs_all else _read(config, modalities))
+    return SemanticIDSettings.from_config(config, modalities if needs_all else _first_modalities(config, modalities))
 
 
 def modalities_of(config, folder: Path) -> list[str]:
@@ -37,9 +37,9 @@ def modalities_of(config, folder: Path) -> list[str]:
     return list(modalities)
 
 
-def ids_read(config, settings: SemanticIDSettings) -> list[str]:
+def read_id_names(config, settings: SemanticIDSettings) -> list[str]:
     """Names of the IDs that the model of ``config`` reads, in all tokenizations."""
-    read = _read(config, settings.ids)
+    read = _first_modalities(config, settings.ids)
     return [name for name in settings.id_names if modality_of(name) in read]
 
 
@@ -85,13 +85,13 @@ def unread_published(settings: SemanticIDSettings, folder: Path, published: Iter
     return [name for name in names if name not in published and _published_file(name, folder).is_file()]
 
 
-def wants_images(config, folder: Path) -> bool:
+def learns_from_images(config, folder: Path) -> bool:
     """Whether the semantic IDs of ``config`` are learnt from images that have not been encoded yet."""
     _, learnt = published_and_learnt(config, settings_of(config, folder), folder)
     return learnt is not None and encodes_images(config, learnt.read_modalities, folder)
 
 
-def mean_for(config) -> list[str]:
+def filled_with_mean(config) -> list[str]:
     """Kinds of content for which an item without content gets the mean feature of the other items."""
     return [kind for kind, option in MISSING_OPTIONS.items() if config[option] == "mean"]
 
@@ -101,7 +101,8 @@ def _quantizer(config) -> type[Quantizer] | None:
     return QUANTIZERS.get(config["quantizer"])
 
 
-def _read(config, names) -> list[str]:
+def _first_modalities(config, names) -> list[str]:
+    """The first ``max_modalities`` of ``names``, which the model reads."""
     return list(names)[: config["max_modalities"]]
 
 

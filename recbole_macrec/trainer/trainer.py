@@ -25,9 +25,9 @@ from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD, GenerativeRecommende
 from recbole_macrec.trainer.callback_trainer import CallbackTrainer
 from recbole_macrec.trainer.callbacks import VALIDATION
 from recbole_macrec.trainer.checkpoint import check_complete, load_checkpoint, read_together, relative_folder, save_checkpoint
-from recbole_macrec.trainer.detail import RankingDetail, user_values
 from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer, EpochPosition, remaining_batches
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
+from recbole_macrec.trainer.ranking_metrics import RankingMetrics, user_values
 from recbole_macrec.trainer.windows import WindowLoader
 from recbole_macrec.utils.cpu_threads import map_in_threads, seeded_bits
 from recbole_macrec.utils.distributed import current_group
@@ -57,8 +57,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
 
     Attributes:
         precision: ``fp32``, ``tf32`` or ``bf16`` in training; the model ranks in its ``eval_precision``.
-        test_detail: of the last evaluation, ranking name -> {"item": metrics, "id": metrics}; empty for a model that only
-            scores items.
+        test_detail: metrics of the last evaluation, ranking name -> {"item": metrics, "id": metrics}; empty for a model that
+            only scores items.
         epoch_seconds: training time of each epoch in this process.
     """
 
@@ -75,7 +75,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         self.step, self.steps = 0, 0  # optimizer steps done and planned
         self.epoch_seconds: list[float] = []
         self.test_detail: dict[str, dict] | None = None
-        self._detail = RankingDetail()
+        self._ranking_metrics = RankingMetrics()
         self._valid_result: dict | None = None  # of the last validation of ``fit``
         self._restored: dict | None = None  # checkpoint whose random generators are not restored yet
         self._train_data = None
@@ -204,7 +204,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             self.logger.info(f"Loading model structure and parameters from {file}")
         if self._stage == VALIDATION and isinstance(self.model, GenerativeRecommender) and self.model.ranking.decode == "fused":
             self._choose_dense_share(self.model, eval_data)
-        self._detail = RankingDetail()
+        self._ranking_metrics = RankingMetrics()
         gather = None
         if self.distributed:
             gather = partial(gather_in_order, samples=eval_data.sample_size)
@@ -212,7 +212,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         if self._stage == VALIDATION:
             self._valid_result = result
         topk, decimals = self.config["topk"], self.config["metric_decimal_place"]
-        self.test_detail = self._detail.result(topk, decimals, *([gather] if gather else []))
+        self.test_detail = self._ranking_metrics.result(topk, decimals, *([gather] if gather else []))
         return result
 
     @torch.no_grad()
@@ -246,7 +246,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         self._with_excluded(batched_data)
         interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval(batched_data)
         if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and len(positive_u) == len(scores):  # one target per user
-            self._detail.update(self.model, positive_i.to(self.device))
+            self._ranking_metrics.update(self.model, positive_i.to(self.device))
         return interaction, scores, positive_u, positive_i
 
     def _neg_sample_batch_eval(self, batched_data):
@@ -339,7 +339,7 @@ def padded_rows(rows: torch.Tensor, values: torch.Tensor, count: int) -> torch.T
     """Arrange ``values`` [E] by row, padded with 0 on the right.
 
     Args:
-        rows: [E], the row of each value, in rising order.
+        rows: [E], the row of each value, ascending.
         count: number of rows.
 
     Returns:

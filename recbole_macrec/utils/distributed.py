@@ -250,9 +250,8 @@ def _open_store(launch: Launch):
                     raise
                 raise UserError(
                     f"process {launch.rank + 1} of {launch.size} could not connect to the first one at "
-                    f"{launch.address}:{launch.port} "
-                    f"within {JOIN_TIMEOUT.seconds} s; start the first one as well, and check --ip and --port (torchrun: "
-                    "--master_addr and --master_port)."
+                    f"{launch.address}:{launch.port} within {JOIN_TIMEOUT.seconds} s; start the first one as well, and check "
+                    "--ip and --port (torchrun: --master_addr and --master_port)."
                 ) from error
     return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store)
 

@@ -25,7 +25,7 @@ from recbole_macrec.config.options import NOT_FROM_CHECKPOINTS, format_value, pa
 from recbole_macrec.config.plain import plain_config
 from recbole_macrec.recommend.__main__ import main as recommend
 from recbole_macrec.trainer.checkpoint import as_tensors, from_tensors, load_checkpoint, save_checkpoint
-from recbole_macrec.trainer.loading import known_settings
+from recbole_macrec.trainer.checkpoint_settings import known_settings
 
 RAN = Path("foreign code ran")  # in the folder of the test
 

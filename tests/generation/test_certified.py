@@ -37,8 +37,8 @@ def assert_same(found: Ranking, expected: Ranking) -> None:
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
 
 
-def first(ranking: Ranking, k: int, same: torch.Tensor | None = None) -> Ranking:
-    return first_best(ranking, torch.full((len(ranking.items),), k), same)[0]
+def first(ranking: Ranking, k: int, raw_ids: torch.Tensor | None = None) -> Ranking:
+    return first_best(ranking, torch.full((len(ranking.items),), k), raw_ids)[0]
 
 
 @torch.no_grad()
@@ -102,18 +102,18 @@ def test_rankings_equal_those_of_a_full_traversal(network, rule, limit, by_id):
     excluded = torch.from_numpy(np.stack([rng.permutation(ITEMS) + 1 for _ in range(4)]))
     for user, n in enumerate((0, 20, 55, 60)):
         excluded[user, n:] = 0
-    same = {m: torch.from_numpy(np.append(-1, rng.integers(0, 30, ITEMS))) for m in decoders} if by_id else None
+    raw_ids = {m: torch.from_numpy(np.append(-1, rng.integers(0, 30, ITEMS))) for m in decoders} if by_id else None
     tries = {m: decoder.trie for m, decoder in decoders.items()}
     for names in (["a"], ["a", "b"]):
         parts = [{m: x[m] for m in names} for x in (decoders, memories)]
         for without in (None, excluded):
-            eligible = Eligible(tries, beams=12, excluded=without, top=7, same=same)
+            eligible = Eligible(tries, beams=12, excluded=without, top=7, raw_ids=raw_ids)
             expected = exact_rankings(*parts, eligible, ITEMS + 1, rule, rows=64)
             found = certified_rankings(*parts, eligible, ITEMS + 1, rule, limit, rows=64)
             assert set(found) == {*names, "fused"}
             for name, ranking in found.items():
                 if not (name == "fused" and rule == "official" and len(names) > 1):
-                    expected[name] = first(expected[name], 7, eligible.same_as(name))
+                    expected[name] = first(expected[name], 7, eligible.raw_ids_of(name))
                 width = max(x.items.shape[1] for x in (ranking, expected[name]))
                 assert_same(ranking.widened(width), expected[name].widened(width))
 
@@ -140,8 +140,8 @@ def test_first_best_by_hand():
                       torch.tensor([[-1.0, -2.0, -3.0, -4.0, -5.0], [-1.0, -2.0, -torch.inf, -torch.inf, -torch.inf]]))
     cut, last = first_best(ranking, torch.tensor([2, 3]))
     assert cut.items.tolist() == [[4, 2], [1, 2]] and last.tolist() == [-2.0, -torch.inf]
-    same = torch.tensor([-1, 8, 7, 9, 7, 7])  # items 4, 2 and 5 count once
-    cut, last = first_best(ranking, torch.tensor([2, 1]), same)
+    raw_ids = torch.tensor([-1, 8, 7, 9, 7, 7])  # items 4, 2 and 5 count once
+    cut, last = first_best(ranking, torch.tensor([2, 1]), raw_ids)
     assert cut.items.tolist() == [[4, 2, 5, 1], [1, 0, 0, 0]] and last.tolist() == [-4.0, -1.0]
 
 

@@ -166,8 +166,8 @@ class Backbone(nn.Module):
                 return scale
         raise UserError(
             f"backbone is a {self.model.config.model_type} model, which does not compute its logits as a product of hidden "
-            "state "
-            "and output table; choose another model, such as one of LLaMA, Qwen2, Mistral or GPT-2 (LCRec), or T5 (P5, VIP5)."
+            "state and output table; choose another model, such as one of LLaMA, Qwen2, Mistral or GPT-2 (LCRec), or T5 (P5, "
+            "VIP5)."
         )
 
     def _own_logits(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from recbole_macrec.benchmark.compare.interactions import all_rows, read_history
 from recbole_macrec.benchmark.compare.runs import CODES, RANKS, Ranks, save_codes
 from recbole_macrec.trainer.callbacks import TEST, TrainingCallback
-from recbole_macrec.trainer.detail import id_rank, item_rank
+from recbole_macrec.trainer.ranking_metrics import id_rank, item_rank
 from recbole_macrec.trainer.trainer import padded_rows
 from recbole_macrec.utils.distributed_tensors import gather_in_order
 

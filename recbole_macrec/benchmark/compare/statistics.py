@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from recbole_macrec.benchmark.compare.runs import Run
-from recbole_macrec.trainer.detail import user_values
+from recbole_macrec.trainer.ranking_metrics import user_values
 
 LEVEL = 0.05
 TEST_COLUMNS = ("first", "second", "metric", "difference", "95 % interval", "p", "p, Holm", "the first is")

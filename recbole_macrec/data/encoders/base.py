@@ -16,8 +16,7 @@ REMEDIES = {
     "text": "fill the columns that text_fields names in the .item file, set missing_texts: mean, or leave the modality out of "
     "modalities",
     "image": "put the files there, correct the column that image_field names in the .item file, set missing_images: mean, or "
-             "leave "
-    "the modality out of modalities",
+    "leave the modality out of modalities",
 }
 
 

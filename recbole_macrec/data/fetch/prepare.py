@@ -31,14 +31,14 @@ from recbole_macrec.utils.files import needs_restore, remove_unfinished, restore
 logger = logging.getLogger(__name__)
 
 
-def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing_images: str = "drop",
+def prepare(folder: Path, source: Any, needs_images: Callable[[], bool], missing_images: str = "drop",
             show_progress: bool = True, form: AtomicFormat = DEFAULT_FORMAT) -> None:
     """Prepare the dataset in ``folder`` unless it exists; one of several processes does, and the others wait.
 
     Args:
         folder: the dataset folder.
         source: the ``source:`` block, see :class:`SourceBlock`, or ``synthetic`` for arts-toy.
-        wants_images: returns whether images are needed; called after the import, if images are not complete.
+        needs_images: returns whether images are needed; called after the import, if images are not complete.
         missing_images: treatment of items whose image is unavailable: ``drop`` removes them from the dataset, ``mean`` keeps
             them, and they get the mean feature when images are encoded.
         show_progress: whether to show progress bars.
@@ -54,7 +54,7 @@ def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing
     block = SourceBlock.read(source, folder)
     if _imported(folder) and not needs_restore(folder):
         _check_origin(folder, block)
-        if _images_complete(folder, missing_images) or not wants_images():
+        if _images_complete(folder, missing_images) or not needs_images():
             return
     with locked(folder):
         restore_folder(folder)
@@ -63,7 +63,7 @@ def prepare(folder: Path, source: Any, wants_images: Callable[[], bool], missing
             logger.info("Importing %s from %s", folder.name, block.path)
             import_dataset(block.path, folder.name, folder.parent, category=block.category, core=block.core,
                            require_image=block.require_image, form=form)
-        if not _images_complete(folder, missing_images) and wants_images():
+        if not _images_complete(folder, missing_images) and needs_images():
             _download_images(folder, block, missing_images, show_progress, form)
 
 
@@ -178,11 +178,9 @@ def _download_images(folder: Path, block: SourceBlock, missing_images: str, show
     if temporary and block.unreachable_images == "stop":
         raise UserError(
             f"{len(temporary)} images of dataset {folder.name} could not be downloaded for now, the first of item "
-            f"'{temporary[0]}' "
-            f"({failed[temporary[0]].reason}); the others are in {folder / REPORT}. Run again to resume, put them at the "
-            "paths in "
-            f"column image of {folder.name}.item, set unreachable_images: missing in the source to treat them as missing, or "
-            "run with --modalities=[text], which needs none"
+            f"'{temporary[0]}' ({failed[temporary[0]].reason}); the others are in {folder / REPORT}. Run again to resume, put "
+            f"them at the paths in column image of {folder.name}.item, set unreachable_images: missing in the source to treat "
+            "them as missing, or run with --modalities=[text], which needs none"
         )
     items = atomic.read_items(folder, folder.name, form)
     missing = [item for item, path in zip(items["item_id"], items["image"]) if not (path and (folder / path).is_file())]

@@ -98,12 +98,12 @@ class CertifiedSearch:
 
     # -- results -----------------------------------------------------------------------------------------------------
 
-    def top(self, k: int | torch.Tensor, same: torch.Tensor | None = None) -> tuple[Ranking, torch.Tensor]:
+    def top(self, k: int | torch.Tensor, raw_ids: torch.Tensor | None = None) -> tuple[Ranking, torch.Tensor]:
         """Find the exact best ``k`` items of every user, and the score of the last one.
 
         Args:
             k: one number for all users, or int64 [B].
-            same: int64 [n_items]; items with equal entries count once, so a list may be longer than k.
+            raw_ids: int64 [n_items], equal for items of one raw ID, which count once; a list may then be longer than k.
 
         Returns:
             The ranking; and float32 [B], an upper bound for the scores of all other items, -inf for users with fewer items.
@@ -111,7 +111,7 @@ class CertifiedSearch:
         k = torch.as_tensor(k, device=self.active.device).expand(self.users)
         (max_count,), widening = on_host(k.max()), WIDENING
         while True:
-            ranking, last = first_best(self._found(), k, same)
+            ranking, last = first_best(self._found(), k, raw_ids)
             if not self._expand_eligible(lambda _, batch: batch.score / self.trie.levels >= last[batch.user], max_count):
                 return ranking, last
             max_count, widening = max_count * widening, widening * WIDENING
@@ -325,25 +325,26 @@ def certified_rankings(
     """
     several = len(memories) > 1
     searches = {m: CertifiedSearch(decoders[m], memory, eligible.excluded, limit, several) for m, memory in memories.items()}
-    rankings = {m: search.top(eligible.top, eligible.same_as(m))[0] for m, search in searches.items()}
+    rankings = {m: search.top(eligible.top, eligible.raw_ids_of(m))[0] for m, search in searches.items()}
     if not several:
         (rankings["fused"],) = rankings.values()
     elif rule == "official":
         rankings["fused"] = fuse_official([search.top(eligible.beams)[0] for search in searches.values()], n_items)
     else:
-        rankings["fused"] = fused_top(list(searches.values()), rule, eligible.top, eligible.same_as("fused"), tokenizations)
+        rankings["fused"] = fused_top(list(searches.values()), rule, eligible.top, eligible.raw_ids_of("fused"), tokenizations)
     (exceeded,) = np.nonzero(np.any([search.exceeded for search in searches.values()], axis=0))
     if len(exceeded):
         exact = exact_rankings(decoders, memories, eligible, n_items, rule, rows, exceeded.tolist(), tokenizations)
         for name, ranking in exact.items():
             if not (several and name == "fused" and rule == "official"):
-                ranking, _ = first_best(ranking, ranking.items.new_full((len(exceeded),), eligible.top), eligible.same_as(name))
+                n_top = ranking.items.new_full((len(exceeded),), eligible.top)
+                ranking, _ = first_best(ranking, n_top, eligible.raw_ids_of(name))
             rankings[name] = rankings[name].replaced(exceeded.tolist(), ranking)
     return rankings
 
 
 def fused_top(
-    searches: Sequence[CertifiedSearch], rule: str, k: int, same: torch.Tensor | None = None, tokenizations: int = 1
+    searches: Sequence[CertifiedSearch], rule: str, k: int, raw_ids: torch.Tensor | None = None, tokenizations: int = 1
 ) -> Ranking:
     """The best ``k`` items by :func:`~recbole_macrec.generation.decoding.fusion.fuse_scores`, by the threshold algorithm.
 
@@ -352,7 +353,7 @@ def fused_top(
 
     Args:
         searches: one resumable search per modality and tokenization.
-        same: as in :meth:`CertifiedSearch.top`.
+        raw_ids: as in :meth:`CertifiedSearch.top`.
         tokenizations: number of tokenizations of each modality.
     """
     levels = [search.trie.levels for search in searches]
@@ -363,7 +364,7 @@ def fused_top(
         candidates = distinct(torch.cat([ranking.items for ranking in lists], dim=1))
         scores = fuse_scores(rule, [search.scores(candidates) for search in searches], levels, tokenizations)
         found = best_of(candidates, scores.masked_fill(candidates == 0, -torch.inf), candidates.shape[1])
-        ranking, bound = first_best(found, n_top, same)
+        ranking, bound = first_best(found, n_top, raw_ids)
         threshold = fuse_scores(rule, last, levels, tokenizations)
         complete = torch.stack(last).isneginf().any(0) | (bound > threshold + SLACK * threshold.abs())
         for search in searches:

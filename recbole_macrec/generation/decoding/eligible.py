@@ -16,15 +16,16 @@ class Eligible(NamedTuple):
     beams: int  # beams of a beam search in each modality
     excluded: torch.Tensor | None = None  # int64 [B, S], items to leave out, padded with 0
     top: int = 10  # number of items in a certified ranking
-    same: dict[str, torch.Tensor] | None = None  # modality -> int64 [n_items]; ``top`` counts items with equal entries once
+    # modality -> int64 [n_items], equal for items of one raw ID: ``top`` then counts these IDs, not items
+    raw_ids: dict[str, torch.Tensor] | None = None
 
     def rows(self, rows: torch.Tensor) -> "Eligible":
         """Select users."""
         return self if self.excluded is None else self._replace(excluded=self.excluded[rows.to(self.excluded.device)])
 
-    def same_as(self, name: str) -> torch.Tensor | None:
-        """``same`` of a modality; for the fused ranking that of the first modality."""
-        return None if self.same is None else self.same.get(name, next(iter(self.same.values())))
+    def raw_ids_of(self, name: str) -> torch.Tensor | None:
+        """``raw_ids`` of a modality; for the fused ranking that of the first modality."""
+        return None if self.raw_ids is None else self.raw_ids.get(name, next(iter(self.raw_ids.values())))
 
 
 def blocked_nodes(trie: Trie, excluded: torch.Tensor) -> list[torch.Tensor]:

@@ -57,7 +57,7 @@ class RankingSettings:
 
 @dataclass(frozen=True)
 class DenseScores:
-    """The other half of ``decode: fused``.
+    """Scores of the dense head, for ``decode: fused``.
 
     Attributes:
         log_probs: encoded histories of n users by modality -> log-probabilities [n, n_items] of all items; -inf for the
@@ -105,8 +105,8 @@ class Ranker:
     def all_items(self, excluded: torch.Tensor | None = None) -> Eligible:
         """All items except the ``excluded`` ones, int64 [B, S], padded with 0. Metrics by ID need ``top`` distinct IDs."""
         o = self.options
-        tries, same = ({m: getattr(table, name) for m, table in self.tables.items()} for name in ("trie", "raw_id"))
-        return Eligible(tries, max(o.beams, o.top), excluded, o.top, same)
+        tries, raw_ids = ({m: getattr(table, name) for m, table in self.tables.items()} for name in ("trie", "raw_id"))
+        return Eligible(tries, max(o.beams, o.top), excluded, o.top, raw_ids)
 
     def users_per_part(self, beams: int, device: torch.device) -> int:
         """Number of users ranked together with ``beams`` beams."""

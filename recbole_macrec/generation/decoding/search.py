@@ -84,18 +84,18 @@ def best_of(items: torch.Tensor, scores: torch.Tensor, count: int) -> Ranking:
     return Ranking(items.gather(1, order)[:, :count].contiguous(), scores[:, :count].contiguous())
 
 
-def first_best(ranking: Ranking, k: torch.Tensor, same: torch.Tensor | None = None) -> tuple[Ranking, torch.Tensor]:
+def first_best(ranking: Ranking, k: torch.Tensor, raw_ids: torch.Tensor | None = None) -> tuple[Ranking, torch.Tensor]:
     """Cut a ranking after its k-th item; also returns the score of that item.
 
     Args:
         k: int64 [B].
-        same: int64 [n_items]; items with equal entries count once, at the first one.
+        raw_ids: int64 [n_items], equal for items of one raw ID, which count once, at the first of them.
 
     Returns:
         The ranking, as wide as the longest list; and float32 [B], -inf for users with fewer than k items.
     """
     exists = ranking.scores.isfinite()
-    counted = exists if same is None else exists & first_of_each(same[ranking.items].masked_fill(~exists, -2))
+    counted = exists if raw_ids is None else exists & first_of_each(raw_ids[ranking.items].masked_fill(~exists, -2))
     place, k = counted.cumsum(1), k.unsqueeze(1)
     kth = ranking.scores.masked_fill(place < k, -torch.inf).amax(1)
     keep = exists & ((place < k) | (counted & (place == k)))

@@ -25,8 +25,8 @@ class Trie(nn.Module):
     """
 
     items: torch.Tensor  # int32 [N]
-    sorted_items: torch.Tensor  # int64 [N], ``items`` in rising order
-    position: torch.Tensor  # int64 [N], where each of ``sorted_items`` stands in ``items``
+    sorted_items: torch.Tensor  # int64 [N], ``items`` in ascending order
+    position: torch.Tensor  # int64 [N], the place of each of ``sorted_items`` in ``items``
     log_shares: torch.Tensor | None  # float32 [N], log P(item | ID) of ``items``
 
     def __init__(

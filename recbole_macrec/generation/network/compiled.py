@@ -31,6 +31,7 @@ def compile_layers(network: nn.Module, precision: torch.dtype | None = None) -> 
         for layer in layers:
             layer._compiled_call_impl = None
         reason = " ".join(str(error).split())[:200]
-        logger.warning("compile is True, but torch.compile failed (%s: %s); going on without it.", type(error).__name__, reason)
+        kind = type(error).__name__
+        logger.warning("compile is True, but torch.compile failed (%s: %s); continuing without it.", kind, reason)
         return False
     return True

@@ -57,7 +57,7 @@ def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
     raise UserError(f"{metric} is not a metric of ranks; expected hit, recall, ndcg or mrr, such as ndcg@10.")
 
 
-class RankingDetail:
+class RankingMetrics:
     """Collects the ranks of the targets during an evaluation."""
 
     def __init__(self):
