@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.compare.run import Request, run_model
+from recbole_macrec.benchmark.compare.run_model import Request, run_model
 from recbole_macrec.benchmark.compare.runs import write_json
 from recbole_macrec.config.options import check_dataset, check_model, config_of
 from recbole_macrec.data import DATA_PATH
@@ -36,13 +36,6 @@ from recbole_macrec.utils.reporting import run_command
 COLUMNS = ("quantizer", "modality", "collisions", "perplexity", "reconstruction", "own R2", "other R2", "seconds")
 
 
-class OptionDict(dict):
-    """Options that behave like RecBole's Config: a missing option is None."""
-
-    def __getitem__(self, name):
-        return self.get(name)
-
-
 def quantizer_options(modalities: int) -> dict[str, dict[str, str]]:
     """Return name -> options of every quantizer; cross-modal ones need at least two modalities."""
     choices = {name: {"quantizer": name} for name in ("rq_kmeans", "rqvae")}
@@ -56,7 +49,7 @@ def compare(features: dict[str, np.ndarray], options: dict, device: str = "cpu")
     """Return one row per quantizer and modality, with the columns COLUMNS. ``seconds`` covers all modalities."""
     rows = []
     for name, choice in quantizer_options(len(features)).items():
-        settings = SemanticIDSettings.from_config(OptionDict(options | choice), list(features))
+        settings = SemanticIDSettings.from_options(options | choice, list(features))
         start = time.perf_counter()
         learnt = learn_codes(features, settings, device)
         seconds = time.perf_counter() - start

@@ -1,6 +1,6 @@
 """Settings of the semantic IDs, read from a RecBole configuration."""
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import model_validator
@@ -55,6 +55,11 @@ class SemanticIDSettings(SemanticIDOptions):
             levels = checked.codebook_levels if values["quantizer"] == "cross_modal_rqvae" else DEFAULT_LEVELS
             values["con_layers"] = tuple(range(levels)[layers])
         return cls(modalities, **values)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], modalities: Sequence[str]) -> "SemanticIDSettings":
+        """Like :meth:`from_config`, from a dictionary of the options that are set."""
+        return cls.from_config(defaultdict(lambda: None, options), modalities)
 
     def replace(self, **changes: Any) -> "SemanticIDSettings":
         """Return settings with ``changes``, which are checked."""
@@ -127,7 +132,7 @@ class SemanticIDSettings(SemanticIDOptions):
     @classmethod
     def from_identity(cls, identity: dict[str, Any]) -> "SemanticIDSettings":
         """Create and check the settings from an :meth:`identity`."""
-        return cls.from_config(defaultdict(lambda: None, identity), identity["modalities"])
+        return cls.from_options(identity, identity["modalities"])
 
     @model_validator(mode="after")
     def _check_together(self) -> "SemanticIDSettings":

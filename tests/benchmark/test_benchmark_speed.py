@@ -10,7 +10,7 @@ from conftest import TINY
 from recbole.config import Config
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.compare.run import Request
+from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.speed import catalogues, graph, measure, whole
 from recbole_macrec.benchmark.speed.exact import same_top
 from recbole_macrec.benchmark.speed.measure import in_own_process

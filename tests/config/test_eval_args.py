@@ -3,7 +3,7 @@ import pytest
 from recbole.config import Config
 
 from recbole_macrec.benchmark.compare.command import main
-from recbole_macrec.benchmark.compare.run import Request, config_of
+from recbole_macrec.benchmark.compare.run_model import Request, config_of
 
 LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO"}
 FULL, SAMPLED = ({"valid": mode, "test": mode} for mode in ("full", "uni100"))

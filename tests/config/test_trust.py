@@ -19,7 +19,7 @@ from recbole_macrec import UserError
 from recbole_macrec.benchmark.__main__ import main as benchmark
 from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings
-from recbole_macrec.benchmark.compare.run import Request, config_of
+from recbole_macrec.benchmark.compare.run_model import Request, config_of
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
 from recbole_macrec.config.options import NOT_FROM_CHECKPOINTS, format_value, parse_settings, parse_value
 from recbole_macrec.config.plain import plain_config

@@ -4,7 +4,7 @@ import pytest
 from conftest import NETWORK
 
 from recbole_macrec.benchmark import quantizers
-from recbole_macrec.benchmark.compare.run import Request
+from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.quantizers import COLUMNS, main
 from recbole_macrec.data.features import FeatureTable
 

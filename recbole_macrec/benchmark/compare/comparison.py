@@ -26,7 +26,7 @@ from recbole_macrec.benchmark.arguments import comparison_folder, new_parser, re
 from recbole_macrec.benchmark.cluster import RayCluster
 from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.compare.pool import run_all
-from recbole_macrec.benchmark.compare.run import Request
+from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Comparison
 from recbole_macrec.benchmark.compare.statistics import Measured, compare_pairs
 from recbole_macrec.benchmark.compare.table import Table, build_table, largest_k, print_table, write_tables

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.benchmark.compare.run import Request, check_values, prepare
+from recbole_macrec.benchmark.compare.run_model import Request, check_values, prepare
 from recbole_macrec.benchmark.compare.runs import (
     COMPARE,
     FORMAT,

@@ -16,7 +16,7 @@ from recbole_macrec.benchmark.arguments import new_parser, settings_with_output_
 from recbole_macrec.benchmark.compare.comparison import comparison_tables
 from recbole_macrec.benchmark.compare.runs import (
     COMPARE,
-    PLACE,
+    EXECUTION_SETTINGS,
     STUDY,
     TUNE,
     Run,
@@ -101,7 +101,7 @@ def published_tries(runs: list[Run]) -> dict:
         })
     finished = next((run.result for run in runs if run.finished), {})
     record = {"label": spec.label, "model": spec.model, "dataset": spec.dataset, "seed": spec.seed}
-    record["settings"] = _settings_without_place(spec)  # the first try has no others
+    record["settings"] = _settings_with_effect(spec)  # the first try has no others
     return record | {"commit": finished.get("commit"), "machine": finished.get("hardware"), "tries": tries}
 
 
@@ -110,7 +110,7 @@ def published_record(run: Run) -> dict:
 
     The record of a fusion has ``fusion``, with the weights of its models; DIR in its command is the folder of the comparison.
     """
-    settings = _settings_without_place(run.spec)
+    settings = _settings_with_effect(run.spec)
     if fusion := run.result.get("fusion"):
         names = _quoted(",".join(fusion["models"]))
         command = f"python -m recbole_macrec.benchmark fuse DIR --models={names} --top={settings['top']}"
@@ -129,8 +129,8 @@ def published_record(run: Run) -> dict:
     return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}
 
 
-def _settings_without_place(spec: RunSpec) -> dict[str, Any]:
-    return {name: value for name, value in spec.settings.items() if name not in PLACE}
+def _settings_with_effect(spec: RunSpec) -> dict[str, Any]:
+    return {name: value for name, value in spec.settings.items() if name not in EXECUTION_SETTINGS}
 
 
 def _quoted(text: str) -> str:

@@ -44,7 +44,8 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import atomic_write, remove_unfinished
 
 FORMAT = 1
-PLACE = ("data_path", "gpu_id", "use_gpu", "show_progress", "state", "worker")  # settings that do not change results
+# settings of where and how a run is executed, which do not change its results
+EXECUTION_SETTINGS = ("data_path", "gpu_id", "use_gpu", "show_progress", "state", "worker")
 COMPARE, RUNS, TUNE, FIGURES, STUDY = "compare.json", "runs", "tune", "figures", "study.json"
 RUN_SPEC, CURVE, PROGRESS, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED = (
     "run_spec.json", "curve.json", "progress.json", "log.txt", "saved", "ranks.npz", "codes.npz", "result.json", "failure.json",
@@ -92,7 +93,7 @@ class Ranks:
         item_ranks, id_ranks: of generative models, ranking name ("fused" and each modality) -> [T], the place of the
             target among the items that the beams found (every item with ``decode: exact``), and of its ID among the distinct
             IDs; 0 if absent.
-        rows: [T] the row of each target, from 0, in rising order; by default every row has one target.
+        rows: [T] the row of each target, from 0, ascending; by default every row has one target.
     """
 
     users: np.ndarray
@@ -353,7 +354,7 @@ def file_name(label: str) -> str:
 def write_run_spec(folder: Path, spec: RunSpec) -> Run:
     """Create the folder of a run, or check that an existing one has the same specification.
 
-    Settings in :data:`PLACE` may differ: they say where and how it runs. The specification of a finished run stays as it is,
+    Settings in :data:`EXECUTION_SETTINGS` may differ. The specification of a finished run stays as it is,
     since its results belong to it.
 
     Raises:
@@ -383,7 +384,7 @@ def _differences(old: dict, new: dict) -> Iterator[str]:
         a, b = old.get(key, MISSING), new.get(key, MISSING)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b)
-        elif a != b and (parse_value(a) if isinstance(a, str) else a) != b and key not in PLACE:
+        elif a != b and (parse_value(a) if isinstance(a, str) else a) != b and key not in EXECUTION_SETTINGS:
             yield f"{key} was {_described(a)} and is {_described(b)} now"
 
 

@@ -91,7 +91,7 @@ def row_values(ranks: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
 
     Args:
         ranks: [T], 0 for an absent target.
-        rows: [T], the row of each target, from 0, in rising order.
+        rows: [T], the row of each target, from 0, ascending.
     """
     single = user_values(ranks, metric)  # [T]
     name, _, k = metric.partition("@")

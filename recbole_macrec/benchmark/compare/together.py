@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from recbole_macrec.benchmark.compare.pool import BAR
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
-from recbole_macrec.benchmark.compare.run import run_model
+from recbole_macrec.benchmark.compare.run_model import run_model
 from recbole_macrec.benchmark.compare.runs import LOG, Run, RunSpec
 from recbole_macrec.benchmark.compare.worker import Resources, execute, request_of
 from recbole_macrec.utils.distributed import group

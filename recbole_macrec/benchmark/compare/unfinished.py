@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from recbole.config import Config
 
-from recbole_macrec.benchmark.compare.runs import PLACE, PRETRAINED, PRETRAINING, Run, read_json, write_json
+from recbole_macrec.benchmark.compare.runs import EXECUTION_SETTINGS, PRETRAINED, PRETRAINING, Run, read_json, write_json
 from recbole_macrec.config.plain import plain, plain_config
 from recbole_macrec.config.registry import model_names
 from recbole_macrec.trainer.checkpoint import load_checkpoint
@@ -32,7 +32,7 @@ from recbole_macrec.utils.unique_names import unique_folder
 
 UNFINISHED, POINTER, LOCK = "unfinished", "run.json", ".lock"
 # settings that do not change results
-WITHOUT_EFFECT = (*PLACE, "checkpoint_dir", "device", "log_wandb", "wandb_project", "local_rank")
+WITHOUT_EFFECT = (*EXECUTION_SETTINGS, "checkpoint_dir", "device", "log_wandb", "wandb_project", "local_rank")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from recbole.quick_start import quick_start
 from recbole.utils import ModelType, get_trainer
 from tqdm import tqdm
 
-from recbole_macrec.benchmark.compare.run import fresh_logging
+from recbole_macrec.benchmark.compare.run_model import fresh_logging
 from recbole_macrec.benchmark.compare.runs import Run, row_keys
 from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.config.options import hidden_argv
@@ -46,7 +46,7 @@ class Rows:
         return row_keys(self.users, tokens[self.target], np.searchsorted(self.row, np.arange(len(self.users))))
 
     def select(self, kept: np.ndarray) -> "Rows":
-        """The rows ``kept``, int64 [R'] in rising order."""
+        """The rows ``kept``, int64 [R'], ascending."""
         inside = np.isin(self.row, kept)
         return Rows(self.users[kept], np.searchsorted(kept, self.row[inside]), self.target[inside], self.best[kept])
 

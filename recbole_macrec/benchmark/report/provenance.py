@@ -4,11 +4,14 @@ import shlex
 from collections.abc import Sequence
 
 from recbole_macrec.benchmark.arguments import settings_with_output_file
-from recbole_macrec.benchmark.compare.runs import PLACE, Comparison, Run
+from recbole_macrec.benchmark.compare.runs import EXECUTION_SETTINGS, Comparison, Run
 from recbole_macrec.benchmark.report.grids import Cell, Grid
 from recbole_macrec.config.options import format_value
 
-HIDDEN = (*PLACE, "seed", "model", "dataset", "device", "checkpoint_dir", "config_files", "local_rank", "offset", "ip", "port")
+HIDDEN = (
+    *EXECUTION_SETTINGS, "seed", "model", "dataset", "device", "checkpoint_dir", "config_files", "local_rank", "offset", "ip",
+    "port",
+)  # fmt: skip
 
 
 def runs(comparison: Comparison, dataset: str, metrics: Sequence[str]) -> Grid:
@@ -84,7 +87,7 @@ def command(comparison: Comparison) -> str:
     A line before it writes the model option ``output``, which has no place on the command line, to a file.
     """
     spec = [run.spec for run in comparison.runs if run.spec.label in comparison.trained_labels]
-    settings = {json.dumps({k: v for k, v in a.settings.items() if k not in PLACE}, sort_keys=True) for a in spec}
+    settings = {json.dumps({k: v for k, v in a.settings.items() if k not in EXECUTION_SETTINGS}, sort_keys=True) for a in spec}
     if len(settings) != 1 or any(a.label != a.model for a in spec):
         return ""
     seeds = comparison.seeds

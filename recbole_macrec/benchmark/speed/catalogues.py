@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.quantizers import OptionDict
 from recbole_macrec.benchmark.speed.measure import in_own_process
 from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build_semantic_ids
 from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining
@@ -56,7 +55,7 @@ def measure_rq_kmeans(folder: str, modalities: list[str]) -> dict:
     """Measure the whole path from feature files to semantic IDs: quantization, collisions, statistics and files."""
     features = _mapped(folder, modalities)
     items = len(features[modalities[0]])
-    settings = SemanticIDSettings.from_config(OptionDict(quantizer="rq_kmeans"), modalities)
+    settings = SemanticIDSettings.from_options({"quantizer": "rq_kmeans"}, modalities)
     begin = _clocks()
     ids = build_semantic_ids(features, [f"i{i:09d}" for i in range(items)], settings, Path(folder, "ids"), show_progress=False)
     seconds, cpu_seconds = (_clocks() - begin).tolist()
@@ -74,7 +73,7 @@ def measure_default(folder: str, modalities: list[str]) -> dict:
     """Measure one epoch of the default quantizer, including the codes of all items after it, and extrapolate to all epochs."""
     features = _mapped(folder, modalities)
     items = len(features[modalities[0]])
-    settings = SemanticIDSettings.from_config(OptionDict(), modalities)
+    settings = SemanticIDSettings.from_options({}, modalities)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     subset = np.arange(min(items, TIMED))
     training = RQVAETraining({m: select_rows(x, subset) for m, x in features.items()}, settings, device)

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from recbole_macrec.benchmark.quantizers import OptionDict, read_features
+from recbole_macrec.benchmark.quantizers import read_features
 from recbole_macrec.benchmark.speed.catalogues import measure_catalogues
 from recbole_macrec.benchmark.speed.measure import median_seconds
 from recbole_macrec.semantic_ids.quantizers import cross_modal
@@ -24,7 +24,7 @@ def quantize(args) -> dict:
     keep_freed_memory()  # for both implementations
     features = read_features(args.features) if args.features else random_features()
     # the default settings are those of the paper
-    settings = SemanticIDSettings.from_config(OptionDict(quantizer="cross_modal_rqvae"), list(features))
+    settings = SemanticIDSettings.from_options({"quantizer": "cross_modal_rqvae"}, list(features))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ours = RQVAETraining(features, settings, device)
     for tower, x in zip(ours.model.towers, ours.x):

@@ -4,7 +4,7 @@ import torch
 from recbole.quick_start import load_data_and_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from recbole_macrec.benchmark.compare.run import Request, run_model
+from recbole_macrec.benchmark.compare.run_model import Request, run_model
 from recbole_macrec.benchmark.speed.measure import Subject, median_seconds
 from recbole_macrec.benchmark.speed.train import first_batches
 from recbole_macrec.utils.hardware import has_fast_bf16
