@@ -26,18 +26,18 @@ class Edges(nn.Module):
         source, target: int64 [E].
         first: int64 [n + 1]; the edges to node t are those from ``first[t]`` to ``first[t + 1]``.
         order: int64 [E], the position of each edge in the arguments.
-        turned: int64 [E], the edges sorted by source, then by target.
-        first_turned: int64 [n + 1]; like ``first``, for the edges from each node.
-        target_turned: int64 [E], the targets of the edges in the order of ``turned``.
+        by_source: int64 [E], the edges sorted by source, then by target.
+        first_by_source: int64 [n + 1]; like ``first``, for the edges from each node.
+        target_by_source: int64 [E], the targets of the edges in the order of ``by_source``.
     """
 
     source: Tensor
     target: Tensor
     first: Tensor
     order: Tensor
-    turned: Tensor
-    first_turned: Tensor
-    target_turned: Tensor
+    by_source: Tensor
+    first_by_source: Tensor
+    target_by_source: Tensor
 
     def __init__(self, source: np.ndarray, target: np.ndarray, nodes: int):
         super().__init__()
@@ -45,13 +45,13 @@ class Edges(nn.Module):
         order = np.lexsort((source, target))
         self._add("order", order)
         source, target = source[order].astype(np.int64), target[order].astype(np.int64)
-        turned = np.lexsort((target, source))
+        by_source = np.lexsort((target, source))
         self._add("source", source)
         self._add("target", target)
         self._add("first", first_edges(target, nodes))
-        self._add("turned", turned)
-        self._add("first_turned", first_edges(source, nodes))
-        self._add("target_turned", target[turned])
+        self._add("by_source", by_source)
+        self._add("first_by_source", first_edges(source, nodes))
+        self._add("target_by_source", target[by_source])
 
     def _add(self, name: str, values: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
@@ -106,7 +106,7 @@ class Edges(nn.Module):
         return _product(self.first, self.source, weight, x)
 
     def _sum_at_sources(self, weight: Tensor, x: Tensor) -> Tensor:
-        return _product(self.first_turned, self.target_turned, weight[self.turned], x)
+        return _product(self.first_by_source, self.target_by_source, weight[self.by_source], x)
 
     def _dot(self, of_target: Tensor, of_source: Tensor) -> Tensor:
         if not 0 < len(self) <= self.nodes**2:  # sampled_addmm refuses more edges than pairs of nodes

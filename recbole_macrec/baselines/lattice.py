@@ -34,7 +34,7 @@ class LATTICE(PairwiseRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.neighbours, self.kept = config["n_neighbours"], config["feature_graph_weight"]
+        self.neighbours, self.feature_graph_weight = config["n_neighbours"], config["feature_graph_weight"]
         self.item_layers, self.cf_layers = config["n_item_layers"], config["n_layers"] if config["cf"] == "lightgcn" else 0
         self.users, self.items = xavier_table(self.n_users, self.width), xavier_table(self.n_items, self.width)
         self.edges = user_item_edges(self.interactions)
@@ -51,7 +51,7 @@ class LATTICE(PairwiseRecommender):
         self.modality_logits = nn.Parameter(torch.zeros(len(self.modalities)))
         # The graph of the epoch and the epoch it was built in. They are saved, so that an epoch can be resumed.
         self.register_buffer("built_in_epoch", torch.tensor(-1))
-        self.learnt_graphs = len(self.modalities) if self.kept < 1 else 0  # M'
+        self.learnt_graphs = len(self.modalities) if self.feature_graph_weight < 1 else 0  # M'
         self.register_buffer("learnt_neighbours", self.fixed_neighbours[: self.learnt_graphs].clone())  # [M', N, k]
         self.register_buffer("learnt_values", torch.zeros_like(self.fixed_values[: self.learnt_graphs]))  # [M', N, k]
         self.register_buffer("epoch_weights", torch.full((len(self.modalities),), 1 / len(self.modalities)))  # w [M]
@@ -81,8 +81,8 @@ class LATTICE(PairwiseRecommender):
 
     def item_values(self, learnt_values: Tensor, weights: Tensor) -> Tensor:
         """Values of A in the order of :meth:`item_edges`, before sorting: [(M + M') N k]."""
-        fixed = self.kept * self.fixed_values * weights[:, None, None]
-        return torch.cat([fixed, (1 - self.kept) * learnt_values]).flatten()
+        fixed = self.feature_graph_weight * self.fixed_values * weights[:, None, None]
+        return torch.cat([fixed, (1 - self.feature_graph_weight) * learnt_values]).flatten()
 
     def item_edges(self, learnt_neighbours: Tensor) -> Edges:
         """Edges of A from each neighbour to its item; an edge of several graphs occurs several times."""

@@ -36,6 +36,7 @@ STAGES = {stage.__name__: stage for stage in (decode, train, exact, text, quanti
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command or measure the stage that the first argument names; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return COMMANDS[argv[0]](argv[1:])
@@ -68,6 +69,7 @@ def measure(argv: list[str]) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line of a stage."""
     parser = argparse.ArgumentParser(
         prog="python -m recbole_macrec.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -24,6 +24,7 @@ def _run(argv: list[str]) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m recbole_macrec.recommend", description="Recommend items to one history.")
     parser.add_argument("--model_file", required=True, help="a checkpoint, or a pretrained folder")
     parser.add_argument("--data_path", metavar="DIR", help="directory of the checkpoint's dataset folder, if not found")

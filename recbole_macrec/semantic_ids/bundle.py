@@ -206,5 +206,6 @@ def read_identity(path: Path) -> dict:
 
 
 def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that compute and store semantic IDs and models."""
     return {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__,
             "scikit-learn": sklearn.__version__, "safetensors": safetensors.__version__}

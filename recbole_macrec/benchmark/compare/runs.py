@@ -354,8 +354,8 @@ def file_name(label: str) -> str:
 def write_run_spec(folder: Path, spec: RunSpec) -> Run:
     """Create the folder of a run, or check that an existing one has the same specification.
 
-    Settings in :data:`EXECUTION_SETTINGS` may differ. The specification of a finished run stays as it is,
-    since its results belong to it.
+    Settings in :data:`EXECUTION_SETTINGS` may differ. The specification of a finished run stays as it is, since its results
+    belong to it.
 
     Raises:
         UserError: if another setting differs; the message names the first one.
@@ -449,5 +449,6 @@ def save_codes(ids, path: Path) -> None:
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write ``arrays`` as a compressed ``.npz`` file, whole or not at all."""
     with atomic_write(path) as fresh, open(fresh, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy's stub matches the arrays with allow_pickle

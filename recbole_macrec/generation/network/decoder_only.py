@@ -35,6 +35,11 @@ from recbole_macrec.utils.rounded_rows import linear
 
 
 class CausalLayer(nn.Module):
+    """Causal self-attention and a feed-forward layer.
+
+    As in GPT-2 (Radford et al., 2019), the initial weights of the output matrices shrink with the number of layers.
+    """
+
     def __init__(self, s: TransformerSettings):
         super().__init__()
         self.self_attention, self.feed_forward = SelfAttention(s), FeedForward(s)

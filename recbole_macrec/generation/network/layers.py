@@ -233,6 +233,8 @@ def aligned(mask: torch.Tensor) -> torch.Tensor:
 
 
 class SelfAttention(Attention):
+    """Attention of the positions of each user to each other."""
+
     def forward(
         self,
         x: torch.Tensor,
@@ -246,6 +248,8 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
+    """Attention of the queries of each user to the user's memory."""
+
     def forward(
         self, x: torch.Tensor, memory: Memory, queries: list[int], masks: list[torch.Tensor | None]
     ) -> torch.Tensor:
@@ -254,6 +258,8 @@ class CrossAttention(Attention):
 
 
 class FeedForward(Residual):
+    """f(x) = max(0, x W_up) W_down, T5's layer with its initial weights."""
+
     def __init__(self, s: TransformerSettings):
         super().__init__(s)
         self.up = nn.Linear(s.d_model, s.d_ff, bias=False)

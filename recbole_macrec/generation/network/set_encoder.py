@@ -98,6 +98,8 @@ class RelationAwareAttention(Residual):
 
 
 class RelationAwareLayer(nn.Module):
+    """Relation-aware self-attention and a feed-forward layer."""
+
     def __init__(self, s: TransformerSettings, user_width: int):
         super().__init__()
         self.attention, self.feed_forward = RelationAwareAttention(s, user_width), FeedForward(s)

@@ -30,12 +30,16 @@ from recbole_macrec.utils.modules import ModuleList
 
 
 class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention to the memory, and a feed-forward layer."""
+
     def __init__(self, s: TransformerSettings):
         super().__init__()
         self.self_attention, self.cross_attention, self.feed_forward = SelfAttention(s), CrossAttention(s), FeedForward(s)
 
 
 class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward layer."""
+
     def __init__(self, s: TransformerSettings):
         super().__init__()
         self.self_attention, self.feed_forward = SelfAttention(s), FeedForward(s)

@@ -23,6 +23,8 @@ class Geometry(NamedTuple):
 
 
 class Resolved(NamedTuple):
+    """The IDs of all items after the resolution of collisions."""
+
     codes: np.ndarray  # [N, L'] int64
     sizes: tuple[int, ...]  # L' codebook sizes
 
