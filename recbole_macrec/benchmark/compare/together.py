@@ -41,7 +41,7 @@ def run_together(runs: Sequence[Run]) -> None:
             done += 1
             bar.update(done - bar.n)
             if run.error:
-                bar.write(f"error: {spec.label} on {spec.dataset}, seed {spec.seed}: {run.error}", file=sys.stderr)
+                bar.write(f"error: {spec.name}: {run.error}", file=sys.stderr)
                 return
 
 
@@ -54,5 +54,5 @@ def _follow(run: Run, spec: RunSpec) -> bool:
     except Exception as error:
         if not getattr(error, "reported", False):
             message = user_message(error) or f"{type(error).__name__}: {error}"
-            print(f"error: {spec.label} on {spec.dataset}, seed {spec.seed}: {message}", file=sys.stderr)
+            print(f"error: {spec.name}: {message}", file=sys.stderr)
         return False

@@ -17,7 +17,7 @@ from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, names_of, write_report
 from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.compare.run_model import Request
-from recbole_macrec.benchmark.compare.runs import COMPARE, STUDY, open_comparison, write_json
+from recbole_macrec.benchmark.compare.runs import COMPARE, STUDY, Comparison, open_comparison, write_json
 from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.benchmark.machine import git_commit, hardware
 from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, Study, as_markdown
@@ -84,29 +84,38 @@ def _main(argv: list[str]) -> int:
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
         if not (output / COMPARE).is_file():  # the tuning is not finished
             continue
-        comparison = open_comparison(output)
-        finished = set() if comparison.unfinished else {run.spec.label for run in comparison.runs}
-        fusions = [labels for labels in study.get("fusions", []) if set(labels) <= finished]
-        for labels in fusions:
-            fuse(output, labels)
-        comparison = open_comparison(output)
-        if fusions:
-            write_report(comparison)
+        comparison = _fuse_finished(open_comparison(output), study.get("fusions", []))
         waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
         if waiting and study["kind"] in FINISHED_KINDS:
             continue
-        result: Study = evaluate(comparison, study)
-        text = as_markdown(result, f"{study['title']}: {dataset}")
-        print(text)
-        with atomic_write(output / "study.md") as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        record = {"name": Path(args.name).stem, "title": study["title"], "kind": study["kind"], "dataset": dataset}
-        record |= {"columns": result.columns, "rows": result.rows, "commit": git_commit(), "machine": hardware()}
-        record["figures"] = {name: asdict(figure) for name, figure in result.figures.items()}
-        write_json(record, output / STUDY)
-        figures = [path for name, figure in result.figures.items() for path in figure.save(output / "figures", name)]
-        print("Study:", output / "study.md", output / STUDY, *figures)
+        _write_study(evaluate(comparison, study), study, Path(args.name).stem, dataset, output)
     return status
+
+
+def _fuse_finished(comparison: Comparison, fusions: list[list[str]]) -> Comparison:
+    """Fuse the models of ``fusions`` once all runs are finished, and return the comparison with the fused runs."""
+    finished = set() if comparison.unfinished else {run.spec.label for run in comparison.runs}
+    possible = [labels for labels in fusions if set(labels) <= finished]
+    for labels in possible:
+        fuse(comparison.folder, labels)
+    comparison = open_comparison(comparison.folder)
+    if possible:
+        write_report(comparison)
+    return comparison
+
+
+def _write_study(result: Study, study: dict, name: str, dataset: str, output: Path) -> None:
+    """Print the table, and write it with its figures as study.md, study.json and files in ``figures/``."""
+    text = as_markdown(result, f"{study['title']}: {dataset}")
+    print(text)
+    with atomic_write(output / "study.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    record = {"name": name, "title": study["title"], "kind": study["kind"], "dataset": dataset}
+    record |= {"columns": result.columns, "rows": result.rows, "commit": git_commit(), "machine": hardware()}
+    record["figures"] = {label: asdict(figure) for label, figure in result.figures.items()}
+    write_json(record, output / STUDY)
+    figures = [path for label, figure in result.figures.items() for path in figure.save(output / "figures", label)]
+    print("Study:", output / "study.md", output / STUDY, *figures)
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:

@@ -118,27 +118,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
         if processes.share(npy.exists() and _matches(manifest_path, identity)):  # another run encoded them meanwhile
             _check_means(manifest_path, items, encoder, mean_for, processes)
             return FeatureTable.load(folder, modality)
-        usable = _usable(items, encoder, encoder.kind in mean_for)
-        shards = None
-        if isinstance(encoder, PretrainedEncoder):
-            if processes.first and encoder.slow_warning:
-                logger.warning(encoder.slow_warning)
-            shards = Shards(npy.with_name(f".{modality}.shards"), identity, encoder, usable)
-            shards.encode(processes, show_progress)
-            processes.wait()
-        if processes.first:
-            matrix = shards.join() if shards else encoder.encode(usable)
-            details = dict(encoder.details)
-            if len(usable) < len(items):
-                matrix, details["mean_features"] = _with_means(matrix, usable, items), len(items) - len(usable)
-            # Features with a manifest were encoded, not imported, and are complete if its content matches: write an empty one
-            # first.
-            manifest_path.write_text("{}")
-            FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
-            with atomic_write(manifest_path) as path:
-                path.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **details}, indent=1))
-            if shards:
-                shards.remove()
+        _encode(items, encoder, encoder.kind in mean_for, folder, modality, identity, processes, show_progress)
     processes.wait()
     return FeatureTable.load(folder, modality)
 
@@ -189,6 +169,34 @@ def _raw_items(frame: pd.DataFrame, folder: Path, name: str, modality: str, enco
         raise UserError(_how_to_get(folder, name, modality, f"{name}.item has no column {image_field} to encode"))
     return [RawItem(token, image=folder / path if path else None)
             for token, path in zip(frame["item_id"], frame[image_field])]
+
+
+def _encode(items: Sequence[RawItem], encoder: Encoder, allow_unusable: bool, folder: Path, modality: str,
+            identity: dict[str, Any], processes: Group, show_progress: bool) -> None:
+    """Encode ``items`` with all ``processes``; the first one writes the features and their manifest."""
+    npy, _ = features.feature_paths(folder, modality)
+    usable = _usable(items, encoder, allow_unusable)
+    shards = None
+    if isinstance(encoder, PretrainedEncoder):
+        if processes.first and encoder.slow_warning:
+            logger.warning(encoder.slow_warning)
+        shards = Shards(npy.with_name(f".{modality}.shards"), identity, encoder, usable)
+        shards.encode(processes, show_progress)
+        processes.wait()
+    if not processes.first:
+        return
+    matrix = shards.join() if shards else encoder.encode(usable)
+    details = dict(encoder.details)
+    if len(usable) < len(items):
+        matrix, details["mean_features"] = _with_means(matrix, usable, items), len(items) - len(usable)
+    # Features with a manifest were encoded, not imported, and are complete if its content matches: write an empty one first.
+    manifest_path = manifest_file(npy)
+    manifest_path.write_text("{}")
+    FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
+    with atomic_write(manifest_path) as path:
+        path.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **details}, indent=1))
+    if shards:
+        shards.remove()
 
 
 def _usable(items: Sequence[RawItem], encoder: Encoder, allow_unusable: bool) -> Sequence[RawItem]:
