@@ -140,7 +140,7 @@ class SemanticIDDataset(ItemFeatures, BenchmarkHistories, SequentialDataset):
         features: dict[str, Features] = {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()}
         parts = []
         for number in range(settings.tokenizations):
-            seeded = settings.replace(semantic_id_seed=settings.semantic_id_seed + number)
+            seeded = settings.replace(semantic_id_seed=(settings.semantic_id_seed + number) % 2**32)
             ids = build_semantic_ids(
                 features | self._auxiliary_features(seeded),
                 tokens,

@@ -49,12 +49,13 @@ def log_prob(model, name: str, history: list[int], item: int) -> float:
     return total / len(codes)
 
 
-def test_names_and_codes_of_the_tokenizations(data_path):  # noqa: F811
-    """They are those of single runs with the seeds semantic_id_seed + k."""
-    _, model, _, _ = prepare("TIGER", data_path, **TIGER, semantic_id_seed=5)
+@pytest.mark.parametrize("seed", [5, 2**32 - 2])
+def test_names_and_codes_of_the_tokenizations(seed, data_path):  # noqa: F811
+    """They are those of single runs with the seeds semantic_id_seed + k; 0 follows the largest seed."""
+    _, model, _, _ = prepare("TIGER", data_path, **TIGER, semantic_id_seed=seed)
     assert model.modalities == ["text"] and model.tokenizations == [["text"], ["text@2"], ["text@3"]]
     for number, (name,) in enumerate(model.tokenizations):
-        _, single, _, _ = prepare("TIGER", data_path, **{**TIGER, "tokenizations": 1}, semantic_id_seed=5 + number)
+        _, single, _, _ = prepare("TIGER", data_path, **{**TIGER, "tokenizations": 1}, semantic_id_seed=(seed + number) % 2**32)
         np.testing.assert_array_equal(model.semantic_ids.codes[name], single.semantic_ids.codes["text"])
     assert not np.array_equal(model.semantic_ids.raw_codes["text"], model.semantic_ids.raw_codes["text@2"])
 

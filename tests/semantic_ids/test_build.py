@@ -60,6 +60,12 @@ def test_codes_are_reproducible_and_depend_on_the_seed(tmp_path, quantizer):
     assert first.fingerprint() == second.fingerprint() != other.fingerprint()
 
 
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rq_kmeans", "hierarchical_kmeans"])
+def test_the_largest_seed_is_valid_although_levels_add_to_it(tmp_path, quantizer):
+    ids = build(tmp_path, SMALL.replace(quantizer=quantizer, semantic_id_seed=2**32 - 1))
+    assert all(len(np.unique(codes, axis=0)) == ITEMS for codes in ids.codes.values())
+
+
 def test_rqvae_of_one_modality_does_not_depend_on_the_others():
     settings = SMALL.replace(quantizer="rqvae")
     alone = learn_codes({"text": FEATURES["text"]}, settings.replace(modalities=("text",)), show_progress=False)

@@ -50,6 +50,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _fit(x: Features, k: int, seed: int) -> KMeans | MiniBatchKMeans:
+    seed %= 2**32  # callers add levels and epochs to a seed, which may be the largest that scikit-learn accepts
     if len(x) > MINI_BATCH_FROM:
         return MiniBatchKMeans(k, n_init=1, batch_size=MINI_BATCH, random_state=seed).fit(sample_rows(x, seed))
     return KMeans(k, n_init=1, max_iter=50, random_state=seed).fit(x[:])
