@@ -13,7 +13,7 @@ from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader, 
 from recbole.data.dataset import Dataset
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.quick_start import quick_start
-from recbole.utils import EvaluatorType, InputType, ModelType, dataset_arguments, general_arguments
+from recbole.utils import EvaluatorType, FeatureType, InputType, ModelType, dataset_arguments, general_arguments
 
 from recbole_macrec import compat
 from recbole_macrec.baselines import BASELINES, SequentialEASE
@@ -254,7 +254,7 @@ def _prepare_before_loading() -> None:
     """Let every dataset class, RecBole's included, prepare its files before it reads them.
 
     A dataset with a ``source`` is downloaded, all processes get the same files, the columns are checked, and item attributes
-    are chosen. A number that RecBole cannot read becomes a UserError.
+    are chosen. A number that RecBole cannot read becomes a UserError, and so does a filter of the wrong kind.
     """
     load = Dataset._load_data
 
@@ -278,7 +278,28 @@ def _prepare_before_loading() -> None:
                 raise
             raise error from None
 
-    Dataset._load_data, Dataset._load_feat = _load_data, _load_feat
+    filter_values = Dataset._filter_by_field_value
+
+    @functools.wraps(filter_values)
+    def _filter_by_field_value(self):
+        _check_value_filter(self)
+        filter_values(self)
+
+    Dataset._load_data, Dataset._load_feat, Dataset._filter_by_field_value = _load_data, _load_feat, _filter_by_field_value
+
+
+def _check_value_filter(dataset: Dataset) -> None:
+    """Raise a UserError if ``val_interval`` has a list for a column of numbers, or intervals for another column."""
+    for column, kept in (dataset.config["val_interval"] or {}).items():
+        if column not in dataset.field2type:
+            continue  # RecBole reports it
+        numbers = dataset.field2type[column] in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
+        if numbers != isinstance(kept, str):
+            expected = "intervals such as '[3,inf)'" if numbers else "a list of the tokens to keep, such as ['a', 'b']"
+            raise UserError(
+                f"val_interval is {shown(kept)} for the column {column}, which has {'numbers' if numbers else 'tokens'}; "
+                f"expected {expected}."
+            )
 
 
 def _check_splits() -> None:

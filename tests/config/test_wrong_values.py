@@ -51,7 +51,13 @@ def one_line(capsys) -> str:
     ("load_col", 2, "a dictionary such as {inter: [user_id, item_id]}, or None"),
     ("load_col", {"inter": 2}, "a dictionary such as {inter: [user_id, item_id]}, or None"),
     ("loss_decimal_place", -1, "a whole number from 0 to 15"),
-    ("val_interval", "foo", "a dictionary such as {rating: '[3,inf)'}, or None"),
+    ("val_interval", "foo", "a dictionary such as {rating: '[3,inf)', user_id: [u1, u2]}, or None"),
+    ("val_interval", {"rating": "3,inf"}, "a dictionary such as"),
+    ("val_interval", {"rating": "[a,inf)"}, "a dictionary such as"),
+    ("user_inter_num_interval", 5, "intervals such as '[3,inf)' or '[1,2];[4,5]' or None"),
+    ("item_inter_num_interval", "[5;9]", "intervals such as '[3,inf)' or '[1,2];[4,5]' or None"),
+    ("rm_dup_inter", "frst", "first, last or None"),
+    ("benchmark_filename", "[train,valid,test]", "a list such as ['train', 'valid', 'test'], or None"),
     ("learner", "foo", "adam, adamw, sgd, adagrad, rmsprop or sparse_adam"),
     ("codebook_levels", 100, "a whole number from 1 to 26"),
     ("epochs", None, "a whole number >= 0"),
@@ -60,11 +66,10 @@ def one_line(capsys) -> str:
     ("gpu_id", "foo", "numbers of GPUs, such as 0 or 0,1, or nothing for the CPU"),
 ])
 def test_invalid_values_of_options(name, value, expected):
-    shown = name if not isinstance(value, dict) else "load_col"
     with pytest.raises(UserError) as error:
         Config("MACRec", "no such dataset", config_dict={name: value})
     message = str(error.value)
-    assert message.startswith(f"{shown} is {value!r}; expected ") and expected in message and "\n" not in message
+    assert message.startswith(f"{name} is {value!r}; expected ") and expected in message and "\n" not in message
 
 
 @pytest.mark.parametrize("model", ["SASRec", "BPR", "Pop", "SASRecPerUser"])
@@ -114,6 +119,28 @@ def test_topk_above_the_catalogue(model, tiny_dataset):
     config = Config(model, "tiny", config_dict=settings)
     with pytest.raises(UserError, match=r"topk is \[31\]; expected at most 29, the number of items of tiny"):
         data_preparation(config, create_dataset(config))
+
+
+@pytest.mark.parametrize("kept, n_users, n_interactions", [
+    ({"timestamp": "[100,200);[300,inf)"}, 38, 286),
+    ({"user_id": ["u1", "u3"]}, 2, 7 + 9),
+])
+def test_interactions_are_filtered_by_value(kept, n_users, n_interactions, tiny_dataset):
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    dataset = create_dataset(Config("Pop", "tiny", config_dict={"data_path": str(tiny_dataset), "load_col": columns,
+                                                               "val_interval": kept}))
+    assert (dataset.user_num - 1, dataset.inter_num) == (n_users, n_interactions)
+
+
+@pytest.mark.parametrize("kept, expected", [
+    ({"user_id": "[3,inf)"}, "for the column user_id, which has tokens; expected a list of the tokens to keep"),
+    ({"timestamp": ["100"]}, "for the column timestamp, which has numbers; expected intervals such as"),
+])
+def test_filters_of_the_wrong_kind(kept, expected, tiny_dataset):
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    config = Config("Pop", "tiny", config_dict={"data_path": str(tiny_dataset), "load_col": columns, "val_interval": kept})
+    with pytest.raises(UserError, match=expected):
+        create_dataset(config)
 
 
 def test_separator_missing_in_the_file(tiny_dataset, capsys):

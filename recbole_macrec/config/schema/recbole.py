@@ -34,6 +34,11 @@ _GPUs = Annotated[
     Described("numbers of GPUs, such as 0 or 0,1, or nothing for the CPU"),
 ]
 _Columns = dict[Text, list[Text] | Literal["*"]] | None
+_BOUND = r" *[+-]?(\d+\.?\d*([eE][+-]?\d+)?|inf) *"
+_INTERVAL = rf" *[\[(]{_BOUND},{_BOUND}[\])] *"
+_Intervals = Annotated[
+    Text, Field(pattern=rf"^{_INTERVAL}(;{_INTERVAL})*$"), Described("intervals such as '[3,inf)' or '[1,2];[4,5]'")
+]
 _Separator = Annotated[Text, Field(min_length=1), Described("one or more characters")]
 
 
@@ -113,8 +118,16 @@ class RecBoleOptions(Options):
         {"inter": ["user_id", "item_id"]}, "Columns to load, by suffix of the file")
     unload_col: Annotated[_Columns, Described("a dictionary such as {inter: [rating]}, or None")] = option(
         None, "Columns not to load, by suffix of the file")
-    val_interval: Annotated[dict[Text, Text] | None, Described("a dictionary such as {rating: '[3,inf)'}, or None")] = option(
-        None, "Intervals of values of interactions to keep, by column")
+    val_interval: Annotated[
+        dict[Text, _Intervals | list[Text]] | None,
+        Described("a dictionary such as {rating: '[3,inf)', user_id: [u1, u2]}, or None"),
+    ] = option(None, "Values to keep, by column: intervals of numbers, or a list of tokens")
+    user_inter_num_interval: _Intervals | None = option("[0,inf)", "Numbers of interactions of the users to keep")
+    item_inter_num_interval: _Intervals | None = option("[0,inf)", "Numbers of interactions of the items to keep")
+    rm_dup_inter: Literal["first", "last"] | None = option(
+        None, "Interaction to keep of several of a user with the same item; None: all")
+    benchmark_filename: Annotated[list[Text] | None, Described("a list such as ['train', 'valid', 'test'], or None")] = option(
+        None, "Parts of a dataset that is split already, NAME.train.inter and so on; None: split NAME.inter by eval_args")
     MAX_ITEM_LIST_LENGTH: Positive = option(50, "Number of newest items of a history that a model reads")
     trust_checkpoint: Flag = option(False, "Unpickle checkpoints and datasets, which can run any code; never set by a file")
 
