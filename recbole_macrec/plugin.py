@@ -214,9 +214,9 @@ def _ranks_all_items(model: type[AbstractRecommender], eval_args: dict) -> bool:
 
 
 def _completed(eval_args: dict) -> dict:
-    """A copy of ``eval_args``; with leave-one-out, the default, missing entries are those of overall.yaml."""
+    """A copy of ``eval_args``; unless the split is random, missing entries are those of overall.yaml."""
     split = eval_args.get("split")
-    if split is None or (isinstance(split, dict) and "LS" in split):
+    if split is None or (isinstance(split, dict) and "RS" not in split):
         return read_yaml(property_file("overall.yaml"))["eval_args"] | eval_args
     return dict(eval_args)
 

@@ -7,12 +7,12 @@ from recbole.evaluator.register import metric_types
 from recbole.utils import EvaluatorType
 
 from recbole_macrec.config.schema.base import (
+    Above0,
     Count,
     Described,
     Flag,
     Group,
     NotNegative,
-    Number,
     Options,
     Positive,
     Seed,
@@ -42,11 +42,25 @@ _Intervals = Annotated[
 _Separator = Annotated[Text, Field(min_length=1), Described("one or more characters")]
 
 
+_Shares = Annotated[
+    tuple[Above0, NotNegative, NotNegative] | None,
+    Described("three numbers >= 0, the first above 0, such as [0.8, 0.1, 0.1]"),
+]
+
+
 class _Split(Group):
-    RS: Annotated[list[Annotated[Number, Field(ge=0)]] | None, Described("a list of numbers >= 0, such as [0.8, 0.1, 0.1]")] = (
-        None
-    )
+    RS: _Shares = None
     LS: Literal["valid_and_test", "valid_only", "test_only"] | None = None
+    TS: _Shares = None
+
+    @model_validator(mode="after")
+    def _check_number(self) -> "_Split":
+        if len(self.model_fields_set) != 1 or self.RS == self.LS == self.TS:
+            raise UserError(
+                f"eval_args.split has {' and '.join(sorted(self.model_fields_set)) or 'no split'}; expected one of "
+                "RS: [0.8, 0.1, 0.1], LS: valid_and_test, and TS: [0.8, 0.1, 0.1]."
+            )
+        return self
 
 
 class _Modes(Group):
@@ -57,10 +71,17 @@ class _Modes(Group):
 class EvalArgs(Group):
     """``eval_args``."""
 
-    split: _Split | None = option(None, "RS: shares of a random split; LS: leave-one-out")
+    split: _Split | None = option(None, "RS: shares of a random split; LS: leave-one-out; TS: shares of a split at a time")
     group_by: Literal["user", "none"] | None = option("user", "Split each user's interactions, or all together")
     order: Literal["RO", "TO"] = option("RO", "Random or temporal order")
     mode: _Mode | _Modes = option("full", "Candidates that are ranked")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "EvalArgs":
+        """RecBole takes the rows of a user for sorted when it compares them with the time of the split."""
+        if self.split and self.split.TS and self.order != "TO":
+            raise UserError(f"eval_args has the split TS and the order {self.order}; set order to TO.")
+        return self
 
 
 class RecBoleOptions(Options):
