@@ -26,7 +26,7 @@ from recbole_macrec.config.schema.features import FeatureOptions
 from recbole_macrec.config.schema.models import AnyModelOptions
 from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
-from recbole_macrec.config.validation import check_flags, check_values
+from recbole_macrec.config.validation import check_texts, check_values
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.attributes import choose_attributes
 from recbole_macrec.data.columns import check_columns
@@ -140,7 +140,7 @@ def _layer_property_files() -> None:
             )
         _set_defaults(self, config)
         check_values(config, self.model_class.options if ours else AnyModelOptions)
-        check_flags(config, self.internal_config_dict)
+        check_texts(config, self.internal_config_dict)
         if ours:
             self.model_class.check_values(defaultdict(lambda: None, config))
             if config.get("resume"):

@@ -37,11 +37,22 @@ def check_sizes(settings: Mapping[str, Any], model: str) -> None:
         schema.read({name: settings[name] for name in names if settings.get(name) is not None})
 
 
-def check_flags(config: dict, defaults: dict) -> None:
-    """Raise a UserError for a text where ``defaults`` has True or False; any text, even "no", would count as True."""
+def check_texts(config: dict, defaults: dict) -> None:
+    """Raise a UserError for a text where ``defaults`` has True, False or a number.
+
+    Any text, even "no", would count as True. A text such as "1e-3", which YAML does not read as a number, becomes one.
+    """
     for name, default in defaults.items():
-        if isinstance(default, bool) and isinstance(config.get(name), str):
-            raise UserError(f"{name} is {shown(config[name])}; expected True or False.")
+        value = config.get(name)
+        if not isinstance(value, str):
+            continue
+        if isinstance(default, bool):
+            raise UserError(f"{name} is {shown(value)}; expected True or False.")
+        if isinstance(default, int | float):
+            try:
+                config[name] = float(value)
+            except ValueError:
+                raise UserError(f"{name} is {shown(value)}; expected a number, such as {default}.") from None
 
 
 def check_whole(least: int, **values: Any) -> None:

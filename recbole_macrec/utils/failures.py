@@ -34,6 +34,8 @@ def _message(error: BaseException) -> str | None:
         if match := _CHILD_USER_ERROR.search(text.rstrip()):
             return match[1]
         return OUT_OF_MEMORY_MESSAGE if _OUT_OF_MEMORY.search(text) else None
+    if isinstance(error, ModuleNotFoundError) and error.name and _loads_a_model(error):
+        return f"{error.name} is not installed; the model needs it: pip install {error.name.partition('.')[0]}"
     refused_by_recbole = isinstance(error, ValueError | NotImplementedError | TypeError | RuntimeError)
     if refused_by_recbole and text and _raised_in_setup(error):
         return f"RecBole: {text}"
@@ -41,10 +43,20 @@ def _message(error: BaseException) -> str | None:
 
 
 def _raised_in_setup(error: BaseException) -> bool:
-    """Whether ``error`` was raised by a ``raise`` statement of RecBole's code that reads settings or atomic files."""
+    """Whether ``error`` was raised by a ``raise`` statement of RecBole's code that reads settings or atomic files, or while
+    RecBole created a model or its layers from settings."""
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
+    if not frames or not (frames[-1].line or "").startswith("raise "):
         return False
     folders = [recbole_folder() / "config", recbole_folder() / "data" / "dataset"]
-    raised = (frames[-1].line or "").startswith("raise ")
-    return raised and any(folder in Path(frames[-1].filename).parents for folder in folders)
+    reads = any(folder in Path(frames[-1].filename).parents for folder in folders)
+    return reads or any(_in_models(frame) and frame.name == "__init__" for frame in frames)
+
+
+def _loads_a_model(error: BaseException) -> bool:
+    """Whether ``error`` was raised by an import of one of RecBole's models, such as XGBoost."""
+    return any(_in_models(frame) and frame.name == "<module>" for frame in traceback.extract_tb(error.__traceback__))
+
+
+def _in_models(frame: traceback.FrameSummary) -> bool:
+    return recbole_folder() / "model" in Path(frame.filename).parents

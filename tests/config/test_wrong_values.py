@@ -1,6 +1,7 @@
 """Invalid values and damaged files of users: one-line errors, before any file of the dataset is read."""
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,26 @@ def test_filters_of_the_wrong_kind(kept, expected, tiny_dataset):
 def test_separator_missing_in_the_file(tiny_dataset, capsys):
     assert run(["--model=Pop", "--dataset=tiny", f"--data_path={tiny_dataset}", "--field_separator=,"]) == 1
     assert "field_separator" in one_line(capsys)
+
+
+@pytest.mark.parametrize("word, expected", [
+    ("--hidden_size=63", "RecBole: The hidden size (63) is not a multiple of the number of attention heads (2)"),
+    ("--hidden_dropout_prob=2", "RecBole: dropout probability has to be between 0 and 1, but got 2"),
+    ("--n_heads=two", "n_heads is 'two'; expected a number, such as 2."),
+    ("--layer_norm_eps=small", "layer_norm_eps is 'small'; expected a number, such as 1e-12."),
+])
+def test_options_of_recboles_models(word, expected, tiny_dataset, capsys):
+    assert run(["--model=SASRec", "--dataset=tiny", f"--data_path={tiny_dataset}", "--state=ERROR", word]) == 1
+    assert one_line(capsys).strip() == expected
+
+
+def test_a_model_of_recbole_whose_library_is_missing(tiny_dataset, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    for name in [name for name in sys.modules if name.startswith("recbole.model.exlib_recommender")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert run(["--model=XGBoost", "--dataset=tiny", f"--data_path={tiny_dataset}", "--state=ERROR"]) == 1
+    assert "is not installed; the model needs it: pip install " in one_line(capsys)
 
 
 def test_values_are_checked_before_the_command_writes_files(tiny_dataset, capsys):
