@@ -20,12 +20,22 @@ class MQL4GRec(GenerativeRecommender):
 
     options = MQL4GRecOptions
 
-    def tasks(self, config) -> tuple[list[Task], list[Task]]:
-        if len(self.modalities) < 2:
+    @classmethod
+    def check_values(cls, config: dict) -> None:
+        super().check_values(config)
+        if config["modalities"] is not None:
+            cls._check_number(config["modalities"][: config["max_modalities"]])
+
+    @classmethod
+    def _check_number(cls, modalities: list[str]) -> None:
+        if len(modalities) < 2:
             raise UserError(
-                f"{type(self).__name__} fuses two or more modalities, but modalities is {self.modalities}; add "
-                "another one, or use --model=TIGER."
+                f"{cls.__name__} fuses two or more modalities, but modalities is {modalities}; add another one, or use "
+                "--model=TIGER."
             )
+
+    def tasks(self, config) -> tuple[list[Task], list[Task]]:
+        self._check_number(self.modalities)
         own = [Task(m, m) for m in self.modalities]
         across = [Task(a, b) for a, b in permutations(self.modalities, 2)] if config["explicit_alignment"] else []
         return own + across, across

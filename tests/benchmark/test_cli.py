@@ -195,10 +195,10 @@ def test_verbose_shows_the_traceback(capsys):
 
 
 def test_a_failed_model_does_not_stop_the_others(tiny, capsys):
-    assert main(["--model=Pop,MACRec", *tiny, "--modalities=['text']", "--output=out"]) == 1
+    assert main(["--model=Pop,MACRec", *tiny, "--modalities=['text','smell']", "--output=out"]) == 1
     pop, macrec = open_comparison("out").runs
     assert pop.result["test_result"]["hit@10"] > 0 and not macrec.finished
-    assert "modalities" in macrec.error and macrec.error in capsys.readouterr().out
+    assert "smell" in macrec.error and macrec.error in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
