@@ -27,7 +27,8 @@ class FeatureOptions(Options):
     image_field: Text | None = option("image", "Column of the .item file with image paths")
     missing_images: Literal["drop", "mean"] | None = option(
         None,
-        "Items without an image: drop removes them, mean gives them the mean feature; None: drop in downloads, else an error",
+        "Items without an image: mean gives them the mean feature; drop removes them from a dataset with a source, when it is "
+        "downloaded; None: drop in downloads, else an error",
     )
     missing_texts: Literal["mean"] | None = option(
         None, "Items without a text: mean gives them the mean feature; None: an error"
