@@ -9,6 +9,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from recbole_macrec.config.options import TRAINED_ON
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.collaborative import collaborative_vectors
 from recbole_macrec.model.item_features import BenchmarkHistories, ItemFeatures, sequence_interactions
@@ -159,6 +160,9 @@ class SemanticIDDataset(ItemFeatures, BenchmarkHistories, SequentialDataset):
     def _prepare_semantic_ids(self) -> SemanticIDs:
         config, folder = self.config, self._folder()
         settings = settings_of(config, folder)
+        names = read_id_names(config, settings)
+        if reads_semantic_ids(config):
+            config.model_class.check_modalities(list(dict.fromkeys(map(modality_of, names))))
         published, learnt = published_and_learnt(config, settings, folder)
         if unread := unread_published(settings, folder, published):
             self.logger.warning(
@@ -171,7 +175,7 @@ class SemanticIDDataset(ItemFeatures, BenchmarkHistories, SequentialDataset):
         if learnt is not None:
             parts += self._learn(learnt, tokens, interactions)
         counts = None if interactions is None else item_counts(interactions)
-        ids = replace(reduce(SemanticIDs.joined, parts).only(read_id_names(config, settings)), item_counts=counts)
+        ids = replace(reduce(SemanticIDs.joined, parts).only(names), item_counts=counts)
         for modality in ids.modalities:
             self.logger.info(
                 set_color("Semantic IDs", "pink")

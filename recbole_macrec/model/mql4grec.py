@@ -24,10 +24,10 @@ class MQL4GRec(GenerativeRecommender):
     def check_values(cls, config: dict) -> None:
         super().check_values(config)
         if config["modalities"] is not None:
-            cls._check_number(config["modalities"][: config["max_modalities"]])
+            cls.check_modalities(config["modalities"][: config["max_modalities"]])
 
     @classmethod
-    def _check_number(cls, modalities: list[str]) -> None:
+    def check_modalities(cls, modalities: list[str]) -> None:
         if len(modalities) < 2:
             raise UserError(
                 f"{cls.__name__} fuses two or more modalities, but modalities is {modalities}; add another one, or use "
@@ -35,7 +35,6 @@ class MQL4GRec(GenerativeRecommender):
             )
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
-        self._check_number(self.modalities)
         own = [Task(m, m) for m in self.modalities]
         across = [Task(a, b) for a, b in permutations(self.modalities, 2)] if config["explicit_alignment"] else []
         return own + across, across

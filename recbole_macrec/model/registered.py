@@ -44,6 +44,14 @@ class RegisteredModel:
             UserError: for the first invalid value.
         """
 
+    @classmethod
+    def check_modalities(cls, modalities: list[str]) -> None:
+        """Check the modalities whose semantic IDs the model reads, before the IDs are learnt.
+
+        Raises:
+            UserError: the model needs others.
+        """
+
     def start_from(self, state: dict, file: str) -> None:
         """Called by the trainer before the first epoch with the checkpoint that the option ``pre_model_path`` names.
 

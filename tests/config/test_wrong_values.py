@@ -123,6 +123,15 @@ def test_topk_above_the_catalogue(model, tiny_dataset):
         data_preparation(config, create_dataset(config))
 
 
+def test_a_dataset_with_one_modality_is_refused_before_its_ids_are_learnt(tiny_dataset):
+    settings = {"data_path": str(tiny_dataset), "text_fields": ["title"], "image_field": None, "show_progress": False,
+                "state": "ERROR"}  # fmt: skip
+    config = Config("MACRec", "tiny", config_dict=settings)
+    with pytest.raises(UserError, match=r"MACRec fuses two or more modalities, but modalities is \['text'\]"):
+        data_preparation(config, create_dataset(config))
+    assert not list((tiny_dataset / "tiny").glob("**/*.npy"))
+
+
 @pytest.mark.parametrize("kept, n_users, n_interactions", [
     ({"timestamp": "[100,200);[300,inf)"}, 38, 286),
     ({"user_id": ["u1", "u3"]}, 2, 7 + 9),
