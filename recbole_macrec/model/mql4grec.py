@@ -21,12 +21,6 @@ class MQL4GRec(GenerativeRecommender):
     options = MQL4GRecOptions
 
     @classmethod
-    def check_values(cls, config: dict) -> None:
-        super().check_values(config)
-        if config["modalities"] is not None:
-            cls.check_modalities(config["modalities"][: config["max_modalities"]])
-
-    @classmethod
     def check_modalities(cls, modalities: list[str]) -> None:
         if len(modalities) < 2:
             raise UserError(

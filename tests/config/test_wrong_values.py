@@ -97,7 +97,6 @@ def test_invalid_values_for_every_model(model, name, value):
         ),
         ({"network": "decoder_only", "d_kv": 7}, "d_kv is 7 and network is decoder_only, .*expected an even d_kv"),
         ({"metrics": ["GAUC"], "valid_metric": "GAUC"}, "needs a ranking of all items"),
-        ({"modalities": ["text"]}, "MACRec fuses two or more modalities, but modalities is .'text'.; add another one"),
     ],
 )
 def test_invalid_combinations_and_abbreviated_long_values(settings, expected):

@@ -45,8 +45,9 @@ def read_only():
 
 def semantic_ids(data_path, **options):
     settings = {"modalities": ["text", "image"], "text_fields": ["title"], "image_field": "picture", "quantizer": "rq_kmeans",
-                "encoders": {"text": "tfidf", "image": "pixels"}, "codebook_levels": 2, "codebook_size": 8, "state": "ERROR"}
-    config = Config("MACRec", TINY, config_dict={"data_path": str(data_path), **settings, **options})
+                "encoders": {"text": "tfidf", "image": "pixels"}, "codebook_levels": 2, "codebook_size": 8,
+                "max_modalities": 2, "state": "ERROR"}  # fmt: skip
+    config = Config("TIGER", TINY, config_dict={"data_path": str(data_path), **settings, **options})
     dataset = create_dataset(config)
     logging.getLogger().setLevel(logging.ERROR)
     dataset.build()
