@@ -5,14 +5,14 @@ from functools import partial, reduce
 import numpy as np
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import set_color
-from scipy.sparse import csc_matrix, csr_matrix
+from scipy.sparse import csr_matrix
 
 from recbole_macrec.config.options import TRAINED_ON
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.collaborative import collaborative_vectors
-from recbole_macrec.model.item_features import BenchmarkHistories, ItemFeatures, sequence_interactions
+from recbole_macrec.model.item_features import SequentialItemFeatures
 from recbole_macrec.model.preparation import reads_semantic_ids
 from recbole_macrec.semantic_ids import (
     FeatureRows,
@@ -36,7 +36,7 @@ from recbole_macrec.utils.distributed import Group, current_group
 from recbole_macrec.utils.share_files import share_files
 
 
-class SemanticIDDataset(ItemFeatures, BenchmarkHistories, SequentialDataset):
+class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
     """A SequentialDataset with :attr:`semantic_ids`, learnt from item features or training interactions, or read from published
     files.
 
@@ -82,10 +82,6 @@ class SemanticIDDataset(ItemFeatures, BenchmarkHistories, SequentialDataset):
             part._semantic_ids, part._training = ids, self._training
         self._training_part = None
         return parts
-
-    def _interactions(self) -> csc_matrix:
-        """Number of interactions of each user and item in this part, [user_num, item_num]."""
-        return sequence_interactions(self) if self._sequential else csc_matrix(self.inter_matrix())
 
     def __getstate__(self) -> dict:
         """Save the dataset without its IDs: they are looked up again, so a stale copy is never loaded."""

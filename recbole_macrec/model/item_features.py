@@ -46,6 +46,10 @@ class ItemFeatures(_RecBoleDataset):
         """
         return self._training
 
+    def _interactions(self) -> csc_matrix:
+        """Number of interactions of each user and item in this part, [U, N]."""
+        return csc_matrix(self.inter_matrix())
+
     def training_users(self) -> dict[str, np.ndarray]:
         """Item token -> users of the item in the training part: ascending numbers of users sorted by token."""
         matrix = self.training_interactions()[user_order(self._user_tokens)]
@@ -104,17 +108,12 @@ class JoinedFeatures(ItemFeatures):
     def build(self) -> list:
         """Split the dataset. All parts share the item features and the interactions of the training part."""
         parts = super().build()
-        self._training = self._interactions(parts[0])
+        self._training = parts[0]._interactions()
         if reads_features(self.config):
             self.item_features = current_group().by_first(self._joined_features, "prepares the item features")
         for part in parts:
             part._training, part.item_features = self._training, self.item_features
         return parts
-
-    @staticmethod
-    def _interactions(part) -> csc_matrix:
-        """Number of interactions of each user and item in a part, [U, N]."""
-        return csc_matrix(part.inter_matrix())
 
     def __getstate__(self) -> dict:
         """Save the dataset without its features, so that a stale copy is never loaded."""
@@ -141,8 +140,8 @@ class FeatureDataset(JoinedFeatures, Dataset):
     """RecBole's dataset for general models, with item features."""
 
 
-class BenchmarkHistories(_RecBoleDataset):
-    """Mixin for RecBole's datasets for sequential models: checks and cuts the histories of benchmark files."""
+class SequentialItemFeatures(ItemFeatures):
+    """Mixin for RecBole's datasets for sequential models: checks, cuts and counts the histories of benchmark files, too."""
 
     @property
     def _sequential(self) -> bool:
@@ -174,25 +173,21 @@ class BenchmarkHistories(_RecBoleDataset):
         self.field2seqlen[histories] = newest
         super()._benchmark_presets()
 
+    def _interactions(self) -> csc_matrix:
+        if not self._sequential:
+            return super()._interactions()
+        rows, histories = self.inter_feat, self.iid_field + self.config["LIST_SUFFIX"]
+        if self.config["benchmark_filename"] is None:
+            users, items, history = (rows[field].numpy() for field in (self.uid_field, self.iid_field, histories))
+            _, first = np.unique(users, return_index=True)  # each user's earliest sample: its history is the first interaction
+            first = first[rows[self.item_list_length_field].numpy()[first] == 1]
+            pairs = np.append(users, users[first]), np.append(items, history[first, 0])
+            return csc_matrix((np.ones(len(pairs[0])), pairs), shape=(self.user_num, self.item_num))
+        items = torch.cat([rows[self.iid_field][:, None], rows[histories]], dim=1)
+        users = rows[self.uid_field][:, None].expand_as(items)
+        pairs = torch.stack([users[items > 0], items[items > 0]]).unique(dim=1).numpy()
+        return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.user_num, self.item_num))
 
-class SequentialFeatureDataset(JoinedFeatures, BenchmarkHistories, SequentialDataset):
+
+class SequentialFeatureDataset(SequentialItemFeatures, JoinedFeatures, SequentialDataset):
     """RecBole's dataset for sequential models, with item features."""
-
-    @staticmethod
-    def _interactions(part) -> csc_matrix:
-        return sequence_interactions(part)
-
-
-def sequence_interactions(part) -> csc_matrix:
-    """Number of interactions of each user and item in a part of a sequential dataset, [U, N], histories included."""
-    rows, histories = part.inter_feat, part.iid_field + part.config["LIST_SUFFIX"]
-    if part.config["benchmark_filename"] is None:
-        users, items, history = (rows[field].numpy() for field in (part.uid_field, part.iid_field, histories))
-        _, first = np.unique(users, return_index=True)  # each user's earliest sample: its history is the first interaction
-        first = first[rows[part.item_list_length_field].numpy()[first] == 1]
-        pairs = np.append(users, users[first]), np.append(items, history[first, 0])
-        return csc_matrix((np.ones(len(pairs[0])), pairs), shape=(part.user_num, part.item_num))
-    items = torch.cat([rows[part.iid_field][:, None], rows[histories]], dim=1)
-    users = rows[part.uid_field][:, None].expand_as(items)
-    pairs = torch.stack([users[items > 0], items[items > 0]]).unique(dim=1).numpy()
-    return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(part.user_num, part.item_num))
