@@ -90,14 +90,15 @@ class GenerativeRecommender(WindowedRecommender):
         if self.interleaved:
             check_levels(ids.sizes)
         self._check_tokenizations()
-        self.ranking = RankingSettings(
+        ranking = RankingSettings(
             decode=config["decode"],
-            fusion="mean" if count > 1 and len(self.modalities) == 1 else config["fusion"],
+            fusion=config["fusion"],
             tokenizations=config["ranked_tokenizations"] or count,
             beams=config["num_beams"],
             top=max(as_list(config["topk"]), default=0),
             certified_rows=config["certified_rows"],
         )
+        self.ranking = self._with_fusion_of_tokenizations(ranking)
         if self.ranking.tokenizations > 1 and self.ranking.decode == "certified":
             self.logger.warning(
                 f"decode is certified and {self.ranking.tokenizations} tokenizations are ranked, which is slow; set decode to "
@@ -432,15 +433,25 @@ class GenerativeRecommender(WindowedRecommender):
             UserError: ``fusion`` is ``official``, and several tokenizations of several modalities are ranked.
         """
         other = copy.copy(self)
-        other.ranking = replace(self.ranking, **options)
-        if other.ranking.tokenizations > 1 and other.ranking.fusion == "official":
-            if len(self.modalities) > 1:
-                raise UserError(
-                    f"{other.ranking.tokenizations} tokenizations are ranked and fusion is official, a rule for one ranking "
-                    "per modality; set fusion to lse or mean."
-                )
-            other.ranking = replace(other.ranking, fusion="mean")
+        other.ranking = self._with_fusion_of_tokenizations(replace(self.ranking, **options))
         return other
+
+    def _with_fusion_of_tokenizations(self, ranking: RankingSettings) -> RankingSettings:
+        """``ranking``; its fusion is the mean where several tokenizations of one modality are ranked.
+
+        Raises:
+            UserError: ``fusion`` is ``official``, and several tokenizations of several modalities are ranked.
+        """
+        if ranking.tokenizations == 1:
+            return ranking
+        if len(self.modalities) == 1:
+            return replace(ranking, fusion="mean")
+        if ranking.fusion == "official":
+            raise UserError(
+                f"{ranking.tokenizations} tokenizations are ranked and fusion is official, a rule for one ranking per "
+                "modality; set fusion to lse or mean."
+            )
+        return ranking
 
     @torch.no_grad()
     @in_eval_precision
