@@ -95,8 +95,8 @@ class RQVAETraining:
                 bar.set_postfix(loss=f"{loss['total']:.3f}",
                                 collisions="/".join(f"{h['collision_rate']:.1%}" for h in health.values()))
                 bar.update()
-        return LearntCodes(self.best, [{"epoch": i, "modalities": list(self.modalities), **entry}
-                                  for i, entry in enumerate(self.history)])
+        history = [{"epoch": i, "modalities": list(self.modalities), **entry} for i, entry in enumerate(self.history)]
+        return LearntCodes(self.best, history)
 
     def _log_expected_time(self, seconds: float) -> None:
         """Log the expected duration in ``seconds``; for long training, suggest faster options."""
