@@ -54,8 +54,9 @@ def start_processes(work: Callable[..., int], arguments: tuple, processes: int, 
         while not context.join():
             pass
     except KeyboardInterrupt:
-        interrupted.set()
-        _end_after_interrupt(context.processes)
+        with interrupts_ignored():  # a second Ctrl-C would leave the processes to themselves
+            interrupted.set()
+            _end_after_interrupt(context.processes)
         raise
     except mp.ProcessExitedException as error:
         how = f"by {error.signal_name}" if error.signal_name else f"with exit code {error.exit_code}"

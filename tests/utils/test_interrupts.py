@@ -34,29 +34,31 @@ def test_ctrl_c_during_imports_prints_one_line(words, module, tmp_path):
 
 
 PRESSED_IN_CHILD = """
-import os, signal, sys
+import os, signal, sys, time
 child = "multiprocessing" in " ".join(sys.orig_argv)
 if not child:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 class Pressed:
     def find_spec(self, name, path=None, target=None):
-        if child and name == "{module}" and not os.path.exists("pressed"):
-            open("pressed", "w").close()
-            os.killpg(0, signal.SIGINT)  # as a terminal does
+        if child and name == "{module}":
+            for press in range({presses}):
+                open(f"pressed-{{os.getpid()}}-{{press}}", "w").close()
+                os.killpg(0, signal.SIGINT)  # as a terminal does
+                time.sleep(0.2)
 sys.meta_path.insert(0, Pressed())
 """
 
 
-@pytest.mark.parametrize("module", ["numpy", "recbole_macrec.plugin"])
-def test_ctrl_c_while_processes_start_prints_one_line(module, tiny_dataset, tmp_path):
+@pytest.mark.parametrize("module, presses", [("numpy", 1), ("numpy", 2), ("recbole_macrec.plugin", 1)])
+def test_ctrl_c_while_processes_start_prints_one_line(module, presses, tiny_dataset, tmp_path):
     words = [str(ROOT / "run_recbole_macrec.py"), "-m", "Pop", "--nproc=2", "--dataset=tiny", f"--data_path={tiny_dataset}"]
-    (tmp_path / "sitecustomize.py").write_text(PRESSED_IN_CHILD.format(module=module))
+    (tmp_path / "sitecustomize.py").write_text(PRESSED_IN_CHILD.format(module=module, presses=presses))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     with open(tmp_path / "printed", "w") as printed:
         process = subprocess.Popen([sys.executable, *words], env=environment, cwd=tmp_path, stdout=printed, stderr=printed,
                                    start_new_session=True)  # fmt: skip
         try:
-            assert process.wait(timeout=120) == 130 and (tmp_path / "pressed").exists()
+            assert process.wait(timeout=120) == 130 and list(tmp_path.glob("pressed-*"))
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the server of processes ends when it has imported its libraries
