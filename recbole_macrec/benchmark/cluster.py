@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from recbole_macrec.benchmark.compare.runs import FAILURE, Run, write_json
+from recbole_macrec.benchmark.compare.run_files import write_json
+from recbole_macrec.benchmark.compare.runs import FAILURE, Run
 from recbole_macrec.benchmark.compare.worker import Resources, start
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.interrupts import interrupts_ignored

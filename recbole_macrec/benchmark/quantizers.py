@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request, run_model
-from recbole_macrec.benchmark.compare.runs import write_json
 from recbole_macrec.config.options import check_dataset, check_model, config_of
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError

@@ -15,7 +15,8 @@ from conftest import TINY
 from recbole_macrec.benchmark import cluster
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare import comparison as compare, worker
-from recbole_macrec.benchmark.compare.runs import Run, write_json
+from recbole_macrec.benchmark.compare.run_files import write_json
+from recbole_macrec.benchmark.compare.runs import Run
 
 RUN = Path("runs", TINY, "GRU4Rec", "seed-2020")
 

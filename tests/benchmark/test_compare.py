@@ -18,7 +18,8 @@ from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.comparison import write_matrix
 from recbole_macrec.benchmark.compare.kept_rankings import full_rank
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, seeds_of
-from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_json, write_run_spec
+from recbole_macrec.benchmark.compare.run_files import write_json
+from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.data.features import FeatureTable

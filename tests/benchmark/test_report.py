@@ -16,7 +16,8 @@ from PIL import Image
 from small_models import ITEMS, SMALL
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.compare.runs import RunSpec, add_fusion, open_comparison, read_json, run_folder, write_json
+from recbole_macrec.benchmark.compare.run_files import read_json, write_json
+from recbole_macrec.benchmark.compare.runs import RunSpec, add_fusion, open_comparison, run_folder
 from recbole_macrec.benchmark.figures import Figure, Intervals
 from recbole_macrec.benchmark.report import provenance
 from recbole_macrec.benchmark.report.items import short_titles

@@ -12,7 +12,8 @@ from conftest import TINY, write_tiny_dataset
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare import command as command_line
 from recbole_macrec.benchmark.compare.publish import published_record
-from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, write_json, write_run_spec
+from recbole_macrec.benchmark.compare.run_files import write_json
+from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, write_run_spec
 from recbole_macrec.benchmark.study.study import parse, read_study, variants_of
 from recbole_macrec.config.options import check_options
 

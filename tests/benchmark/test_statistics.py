@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 
 from recbole_macrec.benchmark.compare.comparison import comparison_tables
-from recbole_macrec.benchmark.compare.runs import Ranks, Run, RunSpec, open_comparison, run_folder, write_json, write_run_spec
+from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.run_files import write_json
+from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, run_folder, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import (
     Measured,
     by_user,

@@ -12,15 +12,9 @@ from small_models import ITEMS, SMALL
 
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
-from recbole_macrec.benchmark.compare.runs import (
-    Comparison,
-    Ranks,
-    RunSpec,
-    open_comparison,
-    run_folder,
-    write_json,
-    write_run_spec,
-)
+from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.run_files import write_json
+from recbole_macrec.benchmark.compare.runs import Comparison, RunSpec, open_comparison, run_folder, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.study import kinds, rankings, study as study_command
 from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of

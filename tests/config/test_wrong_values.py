@@ -13,7 +13,8 @@ from recbole_macrec import UserError
 from recbole_macrec.benchmark.__main__ import main as benchmark
 from recbole_macrec.benchmark.compare.command import main as run
 from recbole_macrec.benchmark.compare.matrix import seeds_of
-from recbole_macrec.benchmark.compare.runs import Ranks, Run
+from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.benchmark.compare.table import Cell, Row, Table, comma_separated, latex, markdown
 from recbole_macrec.commands.data import main as data
 from recbole_macrec.config.options import read_config_file

@@ -12,8 +12,9 @@ from recbole.utils import get_model, get_trainer, init_seed
 from small_models import SMALL, TINY, PauseAfter, data_path  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
+from recbole_macrec.benchmark.compare.run_files import read_json
 from recbole_macrec.benchmark.compare.run_model import Request, run_model
-from recbole_macrec.benchmark.compare.runs import RunSpec, read_json, write_run_spec
+from recbole_macrec.benchmark.compare.runs import RunSpec, write_run_spec
 from recbole_macrec.trainer import GenerativeTrainer
 from recbole_macrec.trainer.adapter import callbacks_in_runs, with_callbacks
 from recbole_macrec.trainer.callbacks import TrainingCallback

@@ -15,7 +15,9 @@ from test_resume_single import argv, data_path, interrupted  # noqa: F401  data_
 
 from recbole_macrec.benchmark.__main__ import main as benchmark
 from recbole_macrec.benchmark.compare.command import main
-from recbole_macrec.benchmark.compare.runs import Ranks, run_folder, write_json
+from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.run_files import write_json
+from recbole_macrec.benchmark.compare.runs import run_folder
 from recbole_macrec.benchmark.figures import Figure
 from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint

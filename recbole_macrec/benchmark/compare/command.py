@@ -9,8 +9,8 @@ from recbole_macrec.benchmark.arguments import comparison_folder, new_parser, re
 from recbole_macrec.benchmark.compare.comparison import compare, names_of
 from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
+from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request, config_of, prepare, run_model
-from recbole_macrec.benchmark.compare.runs import write_json
 from recbole_macrec.benchmark.compare.table import build_table, print_table
 from recbole_macrec.benchmark.compare.unfinished import unfinished_run
 from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file

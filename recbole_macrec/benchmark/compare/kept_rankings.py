@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from recbole_macrec.benchmark.compare.interactions import all_rows, read_history
-from recbole_macrec.benchmark.compare.runs import CODES, RANKS, Ranks, save_codes
+from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.runs import CODES, RANKS, save_codes
 from recbole_macrec.trainer.callbacks import TEST, TrainingCallback
 from recbole_macrec.trainer.ranking_metrics import id_rank, item_rank
 from recbole_macrec.trainer.trainer import padded_rows

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_macrec.benchmark.compare.run_files import read_json, write_json
 from recbole_macrec.benchmark.compare.run_model import Request, check_values, prepare
 from recbole_macrec.benchmark.compare.runs import (
     COMPARE,
@@ -11,11 +12,9 @@ from recbole_macrec.benchmark.compare.runs import (
     Comparison,
     RunSpec,
     open_comparison,
-    read_json,
     run_folder,
-    write_json,
     write_run_spec,
-)
+)  # fmt: skip
 from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.errors import UserError, nearest

@@ -7,7 +7,8 @@ import torch
 from tqdm import tqdm
 
 from recbole_macrec.benchmark.cluster import Cluster, run_on_cluster
-from recbole_macrec.benchmark.compare.runs import FAILURE, Run, write_json
+from recbole_macrec.benchmark.compare.run_files import write_json
+from recbole_macrec.benchmark.compare.runs import FAILURE, Run
 from recbole_macrec.benchmark.compare.worker import Resources, start
 from recbole_macrec.utils.reporting import progress_interval
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from recbole_macrec.benchmark.arguments import new_parser, settings_with_output_file
 from recbole_macrec.benchmark.compare.comparison import comparison_tables
+from recbole_macrec.benchmark.compare.run_files import read_json, write_json
 from recbole_macrec.benchmark.compare.runs import (
     COMPARE,
     EXECUTION_SETTINGS,
@@ -23,9 +24,7 @@ from recbole_macrec.benchmark.compare.runs import (
     RunSpec,
     file_name,
     open_comparison,
-    read_json,
-    write_json,
-)
+)  # fmt: skip
 from recbole_macrec.benchmark.compare.table import Table, test_notes
 from recbole_macrec.config.options import format_value
 from recbole_macrec.utils.reporting import run_command

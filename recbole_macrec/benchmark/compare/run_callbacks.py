@@ -3,7 +3,8 @@ import math
 import time
 from collections.abc import Callable
 
-from recbole_macrec.benchmark.compare.runs import CURVE, PROGRESS, Run, write_json
+from recbole_macrec.benchmark.compare.run_files import write_json
+from recbole_macrec.benchmark.compare.runs import CURVE, PROGRESS, Run
 from recbole_macrec.config.plain import plain
 from recbole_macrec.trainer.callbacks import VALIDATION, TrainingCallback
 from recbole_macrec.trainer.epoch_checkpointer import Paused

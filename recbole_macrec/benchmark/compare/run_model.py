@@ -13,8 +13,9 @@ from recbole.config import Config
 from recbole.utils import EvaluatorType
 
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
+from recbole_macrec.benchmark.compare.run_files import read_json, write_json
 from recbole_macrec.benchmark.compare.run_record import observe
-from recbole_macrec.benchmark.compare.runs import PRETRAINED, PRETRAINING, read_json, write_json
+from recbole_macrec.benchmark.compare.runs import PRETRAINED, PRETRAINING
 from recbole_macrec.config import options
 from recbole_macrec.config.options import hidden_argv, quoted, read_config_file
 from recbole_macrec.config.plain import plain

@@ -14,7 +14,7 @@
         progress.json  while the run is unfinished: {"epochs": 2.25, "of": 20}
         log.txt        everything the run printed
         saved/         checkpoints: of the best epoch, and ``.last.pth`` while the run is unfinished
-        ranks.npz      the test rows, see :class:`Ranks`
+        ranks.npz      the test rows, see :class:`~recbole_macrec.benchmark.compare.ranks.Ranks`
         fusion_SPLIT.npz  after ``fuse``, for the next fusion: the best items and scores of this run's model
         codes.npz      models with semantic IDs: codes.MODALITY and raw_codes.MODALITY [N, L], row i is items[i + 1]
         pretraining/     S3Rec: checkpoints of its pre-training, while it runs
@@ -28,10 +28,8 @@ Characters of a label that do not belong in a file name become ``-``; run_spec.j
 """
 import json
 import re
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -39,9 +37,11 @@ from typing import Any
 
 import numpy as np
 
+from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.run_files import load_arrays, read_json, read_record, save_arrays, write_json
 from recbole_macrec.config.options import parse_value
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import atomic_write, remove_unfinished
+from recbole_macrec.utils.files import remove_unfinished
 
 FORMAT = 1
 # settings of where and how a run is executed, which do not change its results
@@ -70,82 +70,6 @@ class RunSpec:
     def name(self) -> str:
         """Name of the run in messages."""
         return f"{self.label} on {self.dataset}, seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """The test rows of a run.
-
-    RecBole's metrics average over rows: a row is one test interaction for a sequential model, and one user with all test items
-    for any other model. So a user may have several rows, and a row several targets.
-
-    Shapes: R rows, T targets, K the largest topk, N items with padding (item 0).
-
-    Attributes:
-        users: [T] tokens.
-        items: [N] tokens; other fields refer to items by their index in it.
-        targets: [T] the test items, row by row, in item order within a row.
-        ranks: [T] their places in the full ranking, 1 is best. Ties are broken as RecBole's top-k breaks them, and below
-            the top K by item number.
-        top: [R, K] the K best items, best first.
-        counts: [N] number of training interactions of each item.
-        histories: R arrays, the items before the targets, oldest first, not cut to the history length of the model.
-        item_ranks, id_ranks: of generative models, ranking name ("fused" and each modality) -> [T], the place of the
-            target among the items that the beams found (every item with ``decode: exact``), and of its ID among the distinct
-            IDs; 0 if absent.
-        rows: [T] the row of each target, from 0, ascending; by default every row has one target.
-    """
-
-    users: np.ndarray
-    items: np.ndarray
-    targets: np.ndarray
-    ranks: np.ndarray
-    top: np.ndarray
-    counts: np.ndarray
-    histories: list[np.ndarray]
-    item_ranks: dict[str, np.ndarray] = field(default_factory=dict)
-    id_ranks: dict[str, np.ndarray] = field(default_factory=dict)
-    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def __post_init__(self):
-        if not len(self.rows):
-            object.__setattr__(self, "rows", np.arange(len(self.users)))
-
-    def keys(self) -> list[tuple]:
-        """Keys of the rows, equal in every run with the same test rows: user, targets as tokens, and the number of equal rows
-        before it; [R]."""
-        starts = np.unique(self.rows, return_index=True)[1]
-        return row_keys(self.users[starts], self.items[self.targets], starts)
-
-    def single(self) -> "Ranks":
-        """The same targets, each in its own row."""
-        rows = self.rows.tolist()
-        return replace(
-            self, top=self.top[self.rows], histories=[self.histories[row] for row in rows], rows=np.arange(len(rows))
-        )
-
-    def save(self, path: Path) -> None:
-        arrays = {name: getattr(self, name) for name in ("users", "items", "targets", "ranks", "top", "counts", "rows")}
-        arrays["history"] = np.concatenate([*self.histories, np.zeros(0, np.int64)]).astype(np.int32)
-        arrays["history_ends"] = np.cumsum([len(history) for history in self.histories])
-        arrays |= {f"item_ranks.{name}": ranks for name, ranks in self.item_ranks.items()}
-        arrays |= {f"id_ranks.{name}": ranks for name, ranks in self.id_ranks.items()}
-        save_arrays(path, arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> "Ranks":
-        arrays = load_arrays(path)
-        try:
-            histories = np.split(arrays.pop("history"), arrays.pop("history_ends")[:-1])
-            named: dict[str, Any] = {"item_ranks": {}, "id_ranks": {}}
-            for key in [key for key in arrays if "." in key]:
-                kind, name = key.split(".", 1)
-                named[kind][name] = arrays.pop(key)
-            return cls(histories=histories, **(named | arrays))
-        except (KeyError, TypeError) as error:  # a missing or unknown array
-            raise UserError(
-                f"{path} does not contain the ranks of a run ({error}); delete {path.parent} and run the comparison again."
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -192,7 +116,7 @@ class Run:
         """
         if not self.finished:
             raise UserError(f"Run {self.folder} is not finished; give the same command again to finish it.")
-        return _with_keys(self.folder / RESULT, ("test_result",))
+        return read_record(self.folder / RESULT, ("test_result",))
 
     @property
     def curve(self) -> list[dict]:
@@ -298,23 +222,6 @@ class Comparison:
         return list(dict.fromkeys(names))
 
 
-def row_keys(users: np.ndarray, targets: np.ndarray, starts: np.ndarray) -> list[tuple]:
-    """Keys of R evaluated rows, equal in every run with the same rows: user, targets, and the number of equal rows before it.
-
-    Args:
-        users: [R] tokens.
-        targets: [T] tokens, row by row.
-        starts: int64 [R], the first target of each row.
-    """
-    repeated: dict[tuple, int] = {}
-    keys = []
-    for user, of_row in zip(users.tolist(), np.split(targets, starts[1:])):
-        row = (str(user), tuple(sorted(of_row.tolist())))
-        repeated[row] = repeated.get(row, -1) + 1
-        keys.append((*row, repeated[row]))
-    return keys
-
-
 def open_comparison(folder: str | Path) -> Comparison:
     """Read the folder of a comparison.
 
@@ -324,7 +231,7 @@ def open_comparison(folder: str | Path) -> Comparison:
     folder = Path(folder)
     if not (folder / COMPARE).is_file():
         raise UserError(f"{folder} has no {COMPARE}; expected the --output folder of a comparison.")
-    spec = _with_keys(folder / COMPARE, ("format", "labels", "datasets", "seeds", "pairs"))
+    spec = read_record(folder / COMPARE, ("format", "labels", "datasets", "seeds", "pairs"))
     if spec["format"] != FORMAT:
         raise UserError(f"{folder / COMPARE} has format {spec['format']}, expected {FORMAT}; run the comparison again.")
     fusions = [name for name, models in spec.get("fusions", {}).items() if set(models) <= set(spec["labels"])]
@@ -392,63 +299,7 @@ def _described(value: Any) -> str:
     return "not set" if value is MISSING else repr(value)
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
-    """Read a JSON file of a comparison.
-
-    Raises:
-        UserError: it is damaged or missing, or does not contain a ``kind``.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} can't be read ({error}); delete it and run the comparison again.") from None
-    if not isinstance(content, kind):
-        raise UserError(
-            f"{path} contains a {type(content).__name__}; expected a {kind.__name__}; delete it and run the comparison again."
-        )
-    return content
-
-
-def _with_keys(path: Path, keys: Sequence[str]) -> dict:
-    content = read_json(path)
-    if missing := [key for key in keys if key not in content]:
-        raise UserError(f"{path} lacks {', '.join(missing)}; delete it and run the comparison again.")
-    return content
-
-
-def load_arrays(path: Path, advice: str | None = None) -> dict[str, np.ndarray]:
-    """Read an .npz file without object arrays, which could run any code.
-
-    Args:
-        advice: what to do if the file is damaged; by default, to delete its folder and run the comparison again.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        advice = advice or f"delete {path.parent} and run the comparison again"
-        raise UserError(f"{path} can't be read ({error}); {advice}.") from None
-
-
-def write_json(content, path: str | Path) -> Path:
-    """Write ``content`` to ``path`` as a whole or not at all; creates its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as fresh:
-        fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return path
-
-
 def save_codes(ids, path: Path) -> None:
     """Write the ``SemanticIDs`` of a run."""
     arrays = {f"codes.{m}": codes for m, codes in ids.codes.items()}
     save_arrays(path, arrays | {f"raw_codes.{m}": codes for m, codes in ids.raw_codes.items()})
-
-
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write ``arrays`` as a compressed ``.npz`` file, whole or not at all."""
-    with atomic_write(path) as fresh, open(fresh, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy's stub matches the arrays with allow_pickle

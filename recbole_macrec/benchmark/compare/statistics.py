@@ -1,6 +1,6 @@
 """Paired tests over seeds and test users of whether one model is better than another.
 
-Shapes: S seeds, U users, R test rows of a seed, T targets (see :class:`~recbole_macrec.benchmark.compare.runs.Ranks`).
+Shapes: S seeds, U users, R test rows of a seed, T targets (see :class:`~recbole_macrec.benchmark.compare.ranks.Ranks`).
 """
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from recbole_macrec.benchmark.compare.runs import write_json
+from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.statistics import TEST_COLUMNS
 from recbole_macrec.utils.files import atomic_write
 

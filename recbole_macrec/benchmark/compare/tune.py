@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
+from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request, check_values
-from recbole_macrec.benchmark.compare.runs import TUNE, Comparison, Run, RunSpec, file_name, write_json, write_run_spec
+from recbole_macrec.benchmark.compare.runs import TUNE, Comparison, Run, RunSpec, file_name, write_run_spec
 from recbole_macrec.config.property_files import property_file
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import replace_folder

@@ -21,7 +21,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from recbole.config import Config
 
-from recbole_macrec.benchmark.compare.runs import EXECUTION_SETTINGS, PRETRAINED, PRETRAINING, Run, read_json, write_json
+from recbole_macrec.benchmark.compare.run_files import read_json, write_json
+from recbole_macrec.benchmark.compare.runs import EXECUTION_SETTINGS, PRETRAINED, PRETRAINING, Run
 from recbole_macrec.config.plain import plain, plain_config
 from recbole_macrec.config.registry import model_names
 from recbole_macrec.trainer.checkpoint import load_checkpoint

@@ -18,8 +18,9 @@ from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
+from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request, run_model
-from recbole_macrec.benchmark.compare.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Run, RunSpec, write_json
+from recbole_macrec.benchmark.compare.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Run, RunSpec
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.failures import user_message

@@ -24,20 +24,20 @@ import torch
 from recbole_macrec.benchmark.arguments import new_parser
 from recbole_macrec.benchmark.compare.comparison import names_of, write_report
 from recbole_macrec.benchmark.compare.interactions import all_rows, read_history
+from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_record import history_ranked
 from recbole_macrec.benchmark.compare.runs import (
     RANKS,
     RESULT,
     RUN_SPEC,
     Comparison,
-    Ranks,
     Run,
     RunSpec,
     add_fusion,
     open_comparison,
     run_folder,
-    write_json,
-)
+)  # fmt: skip
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.fuse.members import Member, Rows
 from recbole_macrec.config.plain import plain

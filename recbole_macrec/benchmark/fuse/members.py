@@ -15,8 +15,9 @@ from recbole.quick_start import quick_start
 from recbole.utils import ModelType, get_trainer
 from tqdm import tqdm
 
+from recbole_macrec.benchmark.compare.ranks import row_keys
 from recbole_macrec.benchmark.compare.run_model import fresh_logging
-from recbole_macrec.benchmark.compare.runs import Run, row_keys
+from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.config.options import hidden_argv
 from recbole_macrec.errors import UserError

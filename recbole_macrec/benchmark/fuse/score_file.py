@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_macrec.benchmark.compare.runs import load_arrays, save_arrays
+from recbole_macrec.benchmark.compare.run_files import load_arrays, save_arrays
 
 
 class ScoreFile:

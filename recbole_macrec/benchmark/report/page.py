@@ -8,7 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from recbole_macrec.benchmark.compare.comparison import comparison_tables
-from recbole_macrec.benchmark.compare.runs import FIGURES, STUDY, Comparison, file_name, open_comparison, read_json
+from recbole_macrec.benchmark.compare.run_files import read_json
+from recbole_macrec.benchmark.compare.runs import FIGURES, STUDY, Comparison, file_name, open_comparison
 from recbole_macrec.benchmark.compare.table import Table, largest_k
 from recbole_macrec.benchmark.figures import COLOURS
 from recbole_macrec.benchmark.report import grids, provenance, report_figures

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_macrec.benchmark.compare.runs import Comparison, Ranks, Run, file_name
+from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.compare.table import Table, largest_k
 from recbole_macrec.benchmark.figures import Drawing, Figure, Intervals

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_macrec.benchmark.compare.runs import Comparison, Ranks, Run
+from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.runs import Comparison, Run
 from recbole_macrec.benchmark.report.items import short_titles, thumbnails
 
 SHOWN = 10  # recommendations per model

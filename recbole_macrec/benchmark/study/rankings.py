@@ -8,8 +8,9 @@ import torch
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_trainer
 
+from recbole_macrec.benchmark.compare.run_files import read_json, write_json
 from recbole_macrec.benchmark.compare.run_model import fresh_logging
-from recbole_macrec.benchmark.compare.runs import Run, read_json, write_json
+from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.config.plain import plain
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.base import generative_names
