@@ -426,6 +426,14 @@ class GenerativeRecommender(WindowedRecommender):
         states = [self.network.decode(last, memory)[:, 0, 0] for memory in distinct]
         return self.dense_head.log_probs(torch.stack(states).mean(0))
 
+    def saved_options(self) -> dict:
+        """Options of the present ranking, which :meth:`with_ranking` may have changed since the training."""
+        ranking = self.ranking
+        return {
+            **super().saved_options(), "decode": ranking.decode, "fusion": ranking.fusion, "num_beams": ranking.beams,
+            "ranked_tokenizations": ranking.tokenizations, "topk": [ranking.top], "certified_rows": ranking.certified_rows,
+        }  # fmt: skip
+
     def with_ranking(self, **options) -> "GenerativeRecommender":
         """Return a model with other :class:`RankingSettings`, e.g. ``decode="exact"``. It shares the weights of this one.
 

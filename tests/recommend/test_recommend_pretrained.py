@@ -61,6 +61,15 @@ def test_same_ranking_without_the_dataset(name, decode, data_path, tmp_path):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "deep" / "folder" / file).read_bytes()
 
 
+def test_a_changed_ranking_is_saved(data_path, tmp_path):
+    _, model, _, _ = prepare("MACRec", data_path)
+    changed = model.with_ranking(decode="exact", fusion="rescore", beams=7, top=3, certified_rows=50)
+    changed.save_pretrained(tmp_path / "folder")
+    loaded = Recommender.from_pretrained(tmp_path / "folder", device="cpu")
+    assert loaded.model.ranking == changed.ranking != model.ranking
+    pd.testing.assert_frame_equal(loaded.recommend(HISTORIES, k=5), changed.recommend(HISTORIES, k=5), check_exact=True)
+
+
 def test_loads_in_another_process_without_configuration_files(folder, tmp_path):
     code = (
         "from recbole_macrec import plugin\nfrom recbole_macrec.config import options\nfrom recbole_macrec.trainer import "
