@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -85,13 +86,15 @@ class Edges(nn.Module):
 
     def softmax(self, logits: Tensor) -> Tensor:
         """Softmax over the edges to each node; [E] from [E]."""
-        most = logits.new_full((self.nodes,), -torch.inf).scatter_reduce(0, self.target, logits.detach(), "amax")
-        powers = (logits - most[self.target]).exp()
-        return powers / self.sum(powers)[self.target]
+        return _EdgeSoftmax.apply(logits, self)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of the values of the edges to each node; [n] from [E]."""
-        return values.new_zeros(self.nodes).index_add(0, self.target, values)
+        return torch.segment_reduce(values, "sum", offsets=self.first)
+
+    def _at_targets(self, values: Tensor) -> Tensor:
+        """Value of the target of each edge; [E] from [n]."""
+        return values.index_select(0, self.target)
 
     def mean_weights(self) -> Tensor:
         """Weights [E] with which :meth:`weighted_sum` is the mean over the neighbours."""
@@ -106,7 +109,7 @@ class Edges(nn.Module):
         return _product(self.first, self.source, weight, x)
 
     def _sum_at_sources(self, weight: Tensor, x: Tensor) -> Tensor:
-        return _product(self.first_by_source, self.target_by_source, weight[self.by_source], x)
+        return _product(self.first_by_source, self.target_by_source, weight.index_select(0, self.by_source), x)
 
     def _dot(self, of_target: Tensor, of_source: Tensor) -> Tensor:
         if not 0 < len(self) <= self.nodes**2:  # sampled_addmm refuses more edges than pairs of nodes
@@ -149,9 +152,33 @@ class _EdgeDot(torch.autograd.Function):
         return by_target, by_source, None
 
 
+class _EdgeSoftmax(torch.autograd.Function):
+    """With alpha the softmax and g its gradient, the gradient of the logits is alpha (g - sum over the edges of alpha g)."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, edges: Edges) -> Tensor:
+        largest = torch.segment_reduce(logits, "max", offsets=edges.first)
+        powers = (logits - edges._at_targets(largest)).exp_()
+        alpha = powers.div_(edges._at_targets(edges.sum(powers)))
+        ctx.save_for_backward(alpha)
+        ctx.edges = edges
+        return alpha
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        (alpha,) = ctx.saved_tensors
+        product = alpha * gradient
+        return product.sub_(alpha * ctx.edges._at_targets(ctx.edges.sum(product))), None
+
+
 def _product(first: Tensor, columns: Tensor, values: Tensor, x: Tensor) -> Tensor:
     """Product of a sparse matrix in CSR form with ``x`` [n, d]."""
-    return _sparse(first, columns, values, len(x)) @ x if len(columns) else torch.zeros_like(x)
+    if not len(columns):
+        return torch.zeros_like(x)
+    if x.is_cpu:  # 2.5 times as fast as the sparse product, with the same result
+        return F.embedding_bag(columns, x.detach(), first, mode="sum", per_sample_weights=values, include_last_offset=True)
+    return _sparse(first, columns, values, len(x)) @ x
 
 
 def _sparse(first: Tensor, columns: Tensor, values: Tensor, nodes: int) -> Tensor:
