@@ -411,8 +411,8 @@ def newest_beside(best_file: str | Path) -> Path:
 def best_beside(best_file: str, resume_file: str | Path, evaluated) -> str:
     """The checkpoint of the best epoch of a resumed run.
 
-    It is ``best_file``, or a file of that name beside ``resume_file`` if the folder was moved. If there is neither, it is
-    ``resume_file`` after a validation, and a file still to be written without one.
+    It is the file beside ``resume_file`` with the name of ``best_file``, also if the folder was moved or copied, otherwise
+    ``best_file``. If there is neither, it is ``resume_file`` after a validation, and a file still to be written without one.
 
     Args:
         best_file: path in the checkpoint.
@@ -420,7 +420,7 @@ def best_beside(best_file: str, resume_file: str | Path, evaluated) -> str:
     """
     resume_file = Path(resume_file)
     beside = resume_file.with_name(Path(best_file).name)
-    return str(next((path for path in (Path(best_file), beside) if path.is_file()), resume_file if evaluated else beside))
+    return str(next((path for path in (beside, Path(best_file)) if path.is_file()), resume_file if evaluated else beside))
 
 
 def load_weights(model: AbstractRecommender, state: dict, file: str | Path) -> None:

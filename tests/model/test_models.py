@@ -1,7 +1,9 @@
 """Contract tests of every registered model: learning, reproducibility, resuming, saving and ranking."""
+import shutil
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -458,6 +460,19 @@ def test_resumed_equals_uninterrupted(name, data_path, uninterrupted):
     assert list(resumed.train_loss_dict) == [2, 3]
     for key, value in expected.weights.items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+
+
+def test_a_copied_folder_is_resumed_without_writing_to_the_original(data_path, tmp_path):
+    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, epochs=1)
+    trainer.fit(train, valid)
+    original = Path(trainer.saved_model_file).parent
+    copied, before = shutil.copytree(original, tmp_path / "copied"), {path: path.read_bytes() for path in original.iterdir()}
+    newest = copied / Path(trainer._last_file()).name
+    _, _, resumed, (train, valid, _) = prepare("TIGER", data_path, resume=str(newest), epochs=2)
+    left = newest.read_bytes()
+    resumed.fit(train, valid)
+    assert Path(resumed.saved_model_file).parent == copied and newest.read_bytes() != left
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("name", NAMES)
