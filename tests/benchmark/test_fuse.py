@@ -170,6 +170,11 @@ def test_tables_name_the_rows_with_other_candidates(comparison):
     assert candidates_remark(same) == ""
 
 
+def test_candidates_of_older_results_are_unknown():
+    assert candidates_remark({"BPR": [{"history_ranked": False}], "SASRec": [{"history_ranked": True}]})
+    assert candidates_remark({"BPR": [{"history_ranked": False}], "LightGCN": [{}]}) == ""
+
+
 def test_repeated_comparison_keeps_the_fused_row(comparison):
     spec = json.loads((comparison / "compare.json").read_text())
     assert spec["fusions"] == {NAME: list(MODELS)}

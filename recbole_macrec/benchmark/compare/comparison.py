@@ -207,11 +207,12 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def candidates_remark(groups: dict[str, list[dict]]) -> str:
-    """Which rows do not rank the items of the history, if others do; empty if all rows have the same candidates."""
-    finished = {label: records for label, records in groups.items() if records}
-    without = [label for label, records in finished.items() if not records[0].get("history_ranked", True)]
-    if len(without) in (0, len(finished)):
+    """Which rows do not rank the items of the history, if others do; empty if all rows have the same candidates, or if that is
+    unknown, as in results of older versions."""
+    ranked = {label: records[0].get("history_ranked") for label, records in groups.items() if records}
+    if None in ranked.values() or len(set(ranked.values())) < 2:
         return ""
+    without = [label for label, history in ranked.items() if not history]
     return (
         f"Ranked without the items of the user's history: {', '.join(without)}. The other models rank these items, too; "
         "--exclude_seen=True leaves them out of the rankings of all models."
