@@ -122,6 +122,22 @@ def test_tries_of_a_tuning(published, builder, tmp_path):
     ]
 
 
+def test_only_tries_that_a_row_was_chosen_from_are_published(published, builder, tmp_path):
+    """Neither a later try nor an unfinished tuning of a model that is not in the comparison."""
+    folder, _ = published
+    run = open_comparison(tmp_path / "out").runs[0]
+    own = run.spec.label
+    for label, number in ((own, 0), (own, 1), ("other", 0)):
+        place = tmp_path / "out" / "tune" / TINY / label / f"try-{number:03d}"
+        shutil.copytree(run.folder, place)
+        (place / "run_spec.json").write_text(json.dumps(json.loads((place / "run_spec.json").read_text()) | {"label": label}))
+    chosen = {"settings": {}, "best_valid_score": 0.1, "scores": {"try-000": 0.1}}
+    (tmp_path / "out" / "tune" / TINY / own / "best.json").write_text(json.dumps(chosen))
+    assert main(["publish", str(tmp_path / "out"), f"--to={folder}"]) == 0
+    (tuning,) = builder.read_all(folder / "tries")
+    assert tuning["label"] == own and len(tuning["tries"]) == 1
+
+
 def test_page_names_the_tries_and_the_chosen_settings_of_a_tuned_study(builder):
     tries = [{"settings": {}, "best_valid_score": 0.1}, {"settings": {"n_layers": 2}, "best_valid_score": 0.3},
              {"settings": {"n_layers": 3}, "best_valid_score": None}]  # fmt: skip

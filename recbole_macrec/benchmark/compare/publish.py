@@ -3,10 +3,11 @@
     python -m recbole_macrec.benchmark publish DIR --to=docs/results
 
 writes each finished run of a comparison to docs/results/DATASET/LABEL-seed-SEED.json: its command and settings, its test
-metrics by item and by ID, its learning curve, and commit, machine and seconds. The tries of a comparison with --tune are
-written to docs/results/tries/DATASET/LABEL.json, those that were stopped with their validations so far. Existing files are
-replaced. The paired tests of a comparison with several seeds are written to docs/results/tests/DATASET.json. The table of a
-study that evaluates finished runs in another way, such as `ranking`, is written to docs/results/studies/STUDY-DATASET.json.
+metrics by item and by ID, its learning curve, and commit, machine and seconds. The tries that --tune chose from for a row of
+the comparison are written to docs/results/tries/DATASET/LABEL.json, and all tries of a tuning that is not finished, with their
+validations so far. Existing files are replaced. The paired tests of a comparison with several seeds are written to
+docs/results/tests/DATASET.json. The table of a study that evaluates finished runs in another way, such as `ranking`, is
+written to docs/results/studies/STUDY-DATASET.json.
 """
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from recbole_macrec.benchmark.arguments import new_parser, settings_with_output_
 from recbole_macrec.benchmark.compare.comparison import comparison_tables
 from recbole_macrec.benchmark.compare.run_files import read_json, write_json
 from recbole_macrec.benchmark.compare.runs import (
+    BEST,
     COMPARE,
     EXECUTION_SETTINGS,
     STUDY,
@@ -50,13 +52,15 @@ def _main(argv: list[str]) -> int:
     parser.add_argument("--to", default="docs/results", help="folder to write to (default: docs/results)")
     args = parser.parse_args(argv)
     for folder in map(Path, args.folder):
-        tuned = sorted(path for path in folder.glob(f"{TUNE}/*/*") if path.is_dir())
-        for path in tuned:
-            record = published_tries([Run(place) for place in sorted(path.glob("try-*"))])
-            print(write_json(record, Path(args.to) / TRIES / record["dataset"] / f"{path.name}.json"))
-        if tuned and not (folder / COMPARE).is_file():  # the tuning is not finished
+        unfinished = (folder / TUNE).is_dir() and not (folder / COMPARE).is_file()  # --tune has not chosen yet
+        comparison = None if unfinished else open_comparison(folder)
+        for path in sorted(path for path in folder.glob(f"{TUNE}/*/*") if path.is_dir()):
+            tries = tries_chosen_from(path)
+            spec = tries[0].spec
+            if comparison is None or (spec.dataset in comparison.datasets and spec.label in comparison.labels):
+                print(write_json(published_tries(tries), Path(args.to) / TRIES / spec.dataset / f"{path.name}.json"))
+        if comparison is None:
             continue
-        comparison = open_comparison(folder)
         for run in comparison.runs:
             if run.finished:
                 spec = run.spec
@@ -69,6 +73,12 @@ def _main(argv: list[str]) -> int:
         if (folder / STUDY).is_file() and (study := read_json(folder / STUDY)).get("kind") not in (None, "published"):
             print(write_json(published_study(study), Path(args.to) / STUDIES / f"{study['name']}-{study['dataset']}.json"))
     return 0
+
+
+def tries_chosen_from(folder: Path) -> list[Run]:
+    """The tries that the best one was chosen from; all of them if it is not chosen yet."""
+    scores = read_json(folder / BEST)["scores"] if (folder / BEST).is_file() else None
+    return [Run(place) for place in sorted(folder.glob("try-*")) if scores is None or place.name in scores]
 
 
 def published_tests(table: Table) -> dict:

@@ -21,7 +21,7 @@ import numpy as np
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request, check_values
-from recbole_macrec.benchmark.compare.runs import TUNE, Comparison, Run, RunSpec, file_name, write_run_spec
+from recbole_macrec.benchmark.compare.runs import BEST, TUNE, Comparison, Run, RunSpec, file_name, write_run_spec
 from recbole_macrec.config.property_files import property_file
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import replace_folder
@@ -144,7 +144,7 @@ def choose(
         chosen[dataset, label] = {k: v for k, v in best.spec.settings.items() if k not in fixed}
         scores = {run.folder.name: run.result["best_valid_score"] for run in done}
         content = {"settings": chosen[dataset, label], "best_valid_score": best.result["best_valid_score"], "scores": scores}
-        write_json(content, _folder(folder, dataset, variant) / "best.json")
+        write_json(content, _folder(folder, dataset, variant) / BEST)
     return chosen
 
 
