@@ -98,12 +98,12 @@ class Edges(nn.Module):
 
     def mean_weights(self) -> Tensor:
         """Weights [E] with which :meth:`weighted_sum` is the mean over the neighbours."""
-        return 1 / self.in_degree()[self.target]
+        return 1 / self._at_targets(self.in_degree())
 
     def symmetric_weights(self) -> Tensor:
         """Weights [E] of D^-1/2 A D^-1/2; edges must exist in both directions."""
         scale = self.in_degree().clamp(min=1).rsqrt()
-        return scale[self.target] * scale[self.source]
+        return self._at_targets(scale) * scale[self.source]
 
     def _sum_at_targets(self, weight: Tensor, x: Tensor) -> Tensor:
         return _product(self.first, self.source, weight, x)

@@ -14,7 +14,7 @@ from recbole_macrec.benchmark.compare.runs import (
     open_comparison,
     run_folder,
     write_run_spec,
-)  # fmt: skip
+)
 from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.errors import UserError, nearest

@@ -26,7 +26,7 @@ from recbole_macrec.benchmark.compare.runs import (
     RunSpec,
     file_name,
     open_comparison,
-)  # fmt: skip
+)
 from recbole_macrec.benchmark.compare.table import Table, test_notes
 from recbole_macrec.config.options import format_value
 from recbole_macrec.utils.reporting import run_command

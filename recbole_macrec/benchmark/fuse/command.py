@@ -37,7 +37,7 @@ from recbole_macrec.benchmark.compare.runs import (
     add_fusion,
     open_comparison,
     run_folder,
-)  # fmt: skip
+)
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.fuse.members import Member, Rows
 from recbole_macrec.config.plain import plain
