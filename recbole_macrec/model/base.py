@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from recbole_macrec.config.registry import models
-from recbole_macrec.config.schema.base import as_list
 from recbole_macrec.data.id_files import modality_of, tokenization_name
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.eligible import Eligible
@@ -90,15 +89,7 @@ class GenerativeRecommender(WindowedRecommender):
         if self.interleaved:
             check_levels(ids.sizes)
         self._check_tokenizations()
-        ranking = RankingSettings(
-            decode=config["decode"],
-            fusion=config["fusion"],
-            tokenizations=config["ranked_tokenizations"] or count,
-            beams=config["num_beams"],
-            top=max(as_list(config["topk"]), default=0),
-            certified_rows=config["certified_rows"],
-        )
-        self.ranking = self._with_fusion_of_tokenizations(ranking)
+        self.ranking = self._with_fusion_of_tokenizations(RankingSettings.from_config(config, count))
         if self.ranking.tokenizations > 1 and self.ranking.decode == "certified":
             self.logger.warning(
                 f"decode is certified and {self.ranking.tokenizations} tokenizations are ranked, which is slow; set decode to "
@@ -428,11 +419,7 @@ class GenerativeRecommender(WindowedRecommender):
 
     def saved_options(self) -> dict:
         """Options of the present ranking, which :meth:`with_ranking` may have changed since the training."""
-        ranking = self.ranking
-        return {
-            **super().saved_options(), "decode": ranking.decode, "fusion": ranking.fusion, "num_beams": ranking.beams,
-            "ranked_tokenizations": ranking.tokenizations, "topk": [ranking.top], "certified_rows": ranking.certified_rows,
-        }  # fmt: skip
+        return super().saved_options() | self.ranking.options()
 
     def with_ranking(self, **options) -> "GenerativeRecommender":
         """Return a model with other :class:`RankingSettings`, e.g. ``decode="exact"``. It shares the weights of this one.

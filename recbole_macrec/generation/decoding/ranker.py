@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from recbole_macrec.config.schema.base import as_list
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder, CausalTrieDecoder
@@ -53,6 +54,23 @@ class RankingSettings:
     beams: int = 20
     top: int = 10
     certified_rows: int = 1024
+
+    @classmethod
+    def from_config(cls, config: Mapping, tokenizations: int) -> "RankingSettings":
+        """Read the options of a model; ``ranked_tokenizations: None`` is ``tokenizations``, the number that it has."""
+        return cls(
+            decode=config["decode"],
+            fusion=config["fusion"],
+            tokenizations=config["ranked_tokenizations"] or tokenizations,
+            beams=config["num_beams"],
+            top=max(as_list(config["topk"]), default=0),
+            certified_rows=config["certified_rows"],
+        )
+
+    def options(self) -> dict:
+        """The options from which :meth:`from_config` reads these settings."""
+        return {"decode": self.decode, "fusion": self.fusion, "ranked_tokenizations": self.tokenizations,
+                "num_beams": self.beams, "topk": [self.top], "certified_rows": self.certified_rows}
 
 
 @dataclass(frozen=True)
