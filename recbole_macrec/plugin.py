@@ -95,10 +95,10 @@ def register_model(model: type[AbstractRecommender]) -> None:
 def _layer_property_files() -> None:
     """Read our property files between RecBole's.
 
-    The order is: RecBole's overall.yaml, its file of the model, sample.yaml; for our models, our overall.yaml and file of the
-    model; our file of the dataset (for every model, as it names the fields); the model's ``training_preset``, by default the
-    one for the dataset; RecBole's file of the dataset and its sequential settings. Our files are read after sample.yaml
-    because that file sets every dataset option, the history length included.
+    The order is: RecBole's overall.yaml, its file of the model, sample.yaml and file of the dataset, if it has one; for our
+    models, our overall.yaml and file of the model; our file of the dataset (for every model, as it names the fields); the
+    model's ``training_preset``, by default the one for the dataset; RecBole's sequential settings. Our files are read after
+    RecBole's files of datasets because these set every dataset option, the history length included.
     """
     init_parameters, files, update, final = (
         Config._init_parameters_category,
@@ -116,7 +116,7 @@ def _layer_property_files() -> None:
     def _update_internal_config_dict(self, file):
         loaded = read_yaml(Path(file))
         self.internal_config_dict.update(loaded)
-        if Path(file).name == "sample.yaml":
+        if _is_last_of_dataset(Path(file), self.dataset):
             paths = [property_file("dataset", f"{self.dataset}.yaml")]
             if is_ours(self.model_class):
                 paths = [property_file("overall.yaml"), property_file("model", f"{self.model}.yaml"), *paths]
@@ -151,6 +151,13 @@ def _layer_property_files() -> None:
     Config._load_config_files = _load_config_files
     Config._update_internal_config_dict = _update_internal_config_dict
     Config._get_final_config_dict = _get_final_config_dict
+
+
+def _is_last_of_dataset(file: Path, dataset: str) -> bool:
+    """Whether ``file`` is the last of RecBole's files that set the options of ``dataset``: the one named after it, or else
+    sample.yaml."""
+    own = file.with_name(f"{dataset}.yaml")
+    return file.parent.name == "dataset" and file.name == (own.name if own.is_file() else "sample.yaml")
 
 
 def _set_defaults(self: Config, config: dict) -> None:

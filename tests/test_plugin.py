@@ -135,6 +135,19 @@ def test_recboles_general_models_rank_many_users_at_once(model, mode, given, exp
     assert Config(model, "tiny", config_dict=options)["eval_batch_size"] == expected
 
 
+@pytest.mark.parametrize("path", sorted(property_file("dataset").glob("*.yaml")), ids=lambda path: path.stem)
+def test_our_dataset_files_replace_those_of_recbole(path):
+    """RecBole has a file for ml-100k, too."""
+    config = Config("SASRec", path.stem)
+    assert {name: config[name] for name in read_yaml(path)} == read_yaml(path)
+
+
+def test_presets_of_a_dataset_replace_the_file_of_the_dataset():
+    preset = read_yaml(property_file("preset", "MMGRec-ml-100k.yaml"))
+    config = Config("MMGRec", "ml-100k")
+    assert {name: config[name] for name in preset} == preset
+
+
 @pytest.mark.parametrize("model", ["TIGER", "SASRecPerUser", "SASRec"])
 def test_seen_items_are_left_out_on_request(model, small):
     """The scores of all other items do not change."""
