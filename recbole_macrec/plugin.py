@@ -156,8 +156,8 @@ def _layer_property_files() -> None:
 def _is_last_of_dataset(file: Path, dataset: str) -> bool:
     """Whether ``file`` is the last of RecBole's files that set the options of ``dataset``: the one named after it, or else
     sample.yaml."""
-    own = file.with_name(f"{dataset}.yaml")
-    return file.parent.name == "dataset" and file.name == (own.name if own.is_file() else "sample.yaml")
+    own = file.parent / f"{dataset}.yaml"
+    return file.parent.name == "dataset" and file == (own if own.is_file() else file.parent / "sample.yaml")
 
 
 def _set_defaults(self: Config, config: dict) -> None:
