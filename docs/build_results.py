@@ -38,6 +38,15 @@ table "Ways of ranking". In all other rows they divide its probability by their 
 lower than by its own probability, also in the metrics by ID.
 """
 
+BESIDE = {  # study and dataset -> a dataset of the study `published`, and the rows of it that the table by item shows as well
+    ("mmgrec_table2_leave_one_out", "Instruments-rebuilt"): (
+        "Instruments",
+        (
+            "SASRec", "SASRecPerUser", "SASRecPerUser (without seen items)", "SequentialEASE",
+            "SequentialEASE (without seen items)", "TIGER", "MACRec",
+        ),
+    ),
+}  # fmt: skip
 LEARNT_IDS = """### Semantic IDs
 
 Collisions: share of the items whose ID another item has too. Reconstruction error: mean squared error of the
@@ -150,7 +159,8 @@ def page(
         metrics, papers = study.get("metrics", METRICS), study["published"].get(dataset, {})
         heading = dataset if name == FIRST_STUDY else f"{study['title']}: {dataset}"
         parts.append(f"## {heading}\n\n![Validation NDCG@10 against CPU minutes]({curves_file(name, dataset)})\n")
-        parts.append("### By item\n\n" + markdown_rows(["model", *metrics, "seeds"], by_item(some, metrics)))
+        added, sentence = beside(records, name, dataset)
+        parts.append("### By item\n\n" + sentence + markdown_rows(["model", *metrics, "seeds"], by_item(some + added, metrics)))
         if rows := by_id(some, metrics, papers):
             parts.append("### By ID, with published results\n\n" + markdown_rows(
                 ["model", *metrics, "published hit@10", "published ndcg@10"], rows))
@@ -167,6 +177,18 @@ def page(
         commands = "\n".join(f"    {record['command']}" for record in some)
         parts.append(f"### Commands\n\n{import_hint(dataset, [record['label'] for record in some])}\n\n{commands}\n")
     return "\n".join([*parts, *map(study_section, evaluations), *map(tries_section, tunings), table2(records, studies)])
+
+
+def beside(records: list[dict], study: str, dataset: str) -> tuple[list[dict], str]:
+    """Return the records of another dataset that belong into the table of this one, and the sentence that says so."""
+    if (study, dataset) not in BESIDE:
+        return [], ""
+    source, labels = BESIDE[study, dataset]
+    found = [r for r in records if (r["study"], r["dataset"]) == (FIRST_STUDY, source) and r["label"] in labels]
+    sentence = (
+        f"{', '.join(labels)}: the runs of [{source}](#{source.lower()}), which has the same interactions and semantic IDs.\n\n"
+    )
+    return found, sentence
 
 
 def tests_section(record: dict) -> str:

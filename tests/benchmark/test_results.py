@@ -95,6 +95,22 @@ def test_results_in_the_folder_of_another_study_have_its_metrics(published, buil
     assert f"Models of MMGRec's Table 2: {TINY}\n" in text and "| model | recall@10 | ndcg@10 | recall@20 |" in text
 
 
+def test_the_table_of_a_study_shows_rows_of_another_dataset(published, builder, monkeypatch):
+    folder, record = published
+    (folder / "mmgrec_table2_leave_one_out").mkdir()
+    shutil.copytree(folder / TINY, folder / "mmgrec_table2_leave_one_out" / f"{TINY}-rebuilt")
+    (file,) = (folder / "mmgrec_table2_leave_one_out").rglob("*.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"label": "General", "dataset": f"{TINY}-rebuilt"}))
+    monkeypatch.setitem(builder.BESIDE, ("mmgrec_table2_leave_one_out", f"{TINY}-rebuilt"), (TINY, ("SASRec", "not run")))
+    records = builder.read_records(folder)
+    text = builder.page(records, builder.read_studies(records))
+    _, _, section = text.partition(f"with leave-one-out: {TINY}-rebuilt\n")
+    table = section.partition("### By item")[2].partition("###")[0]
+    assert f"the runs of [{TINY}](#{TINY.lower()})" in table and "| General | " in table and "| SASRec | " in table
+    training = section.partition("### Training")[2].partition("###")[0]
+    assert "| General | " in training and "| SASRec | " not in training
+
+
 def test_tries_of_a_tuning(published, builder, tmp_path):
     """Finished tries have their scores, and one that was stopped has its validations so far."""
     folder, record = published
