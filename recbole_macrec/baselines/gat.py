@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import Edges, user_item_edges
-from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, xavier_table
+from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, rows_of, xavier_table
 from recbole_macrec.config.schema.general import GATOptions
 
 ATTENTION_SLOPE = 0.2  # negative slope of LeakyReLU on attention logits
@@ -38,7 +38,7 @@ class AttentionLayer(nn.Module):
     def attention(self, head: int, z: Tensor, edges: Edges) -> Tensor:
         """Attention weights alpha [E] of a head."""
         at_target, at_source = z @ self.of_target[head], z @ self.of_source[head]  # [n]
-        return edges.softmax(F.leaky_relu(at_target[edges.target] + at_source[edges.source], ATTENTION_SLOPE))
+        return edges.softmax(F.leaky_relu(rows_of(at_target, edges.target) + rows_of(at_source, edges.source), ATTENTION_SLOPE))
 
     def forward(self, h: Tensor, edges: Edges) -> Tensor:
         h = F.dropout(h, self.dropout, self.training)
@@ -78,4 +78,4 @@ class GAT(PairwiseRecommender):
         return h[: self.n_users], h[self.n_users :]
 
     def penalty(self, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        return half_squared_norm(self.users[user], self.items[positive], self.items[negative])
+        return half_squared_norm(rows_of(self.users, user), rows_of(self.items, positive), rows_of(self.items, negative))

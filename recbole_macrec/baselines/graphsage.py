@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import user_item_edges
-from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, xavier_table
+from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, rows_of, xavier_table
 from recbole_macrec.config.schema.general import GraphSAGEOptions
 
 
@@ -60,4 +60,4 @@ class GraphSAGE(PairwiseRecommender):
         return h[: self.n_users], h[self.n_users :]
 
     def penalty(self, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        return half_squared_norm(self.users[user], self.items[positive], self.items[negative])
+        return half_squared_norm(rows_of(self.users, user), rows_of(self.items, positive), rows_of(self.items, negative))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import Edges, user_item_edges
-from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, xavier_table
+from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, rows_of, xavier_table
 from recbole_macrec.config.schema.general import GRCNOptions
 from recbole_macrec.utils.modules import ModuleDict
 
@@ -88,7 +88,7 @@ class GRCN(PairwiseRecommender):
     def edge_weights(self, attention: list[Tensor]) -> Tensor:
         """w [E] from the attention alpha [E] of each modality."""
         source = self.edges.source
-        weights = torch.stack([alpha * self.confidence[:, m][source] for m, alpha in enumerate(attention)]).amax(0)
+        weights = torch.stack([alpha * rows_of(self.confidence[:, m], source) for m, alpha in enumerate(attention)]).amax(0)
         return weights.relu() if self.prune else weights
 
     def representations(self) -> tuple[Tensor, Tensor]:
@@ -102,7 +102,7 @@ class GRCN(PairwiseRecommender):
         return torch.cat([h + first + second, *content], dim=1).split([self.n_users, self.n_items])
 
     def penalty(self, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        rows = self.ids[torch.cat([user, self.n_users + positive, self.n_users + negative])]
-        return rows.square().mean() + reduce(
-            add, (routing.prototypes[user].square().mean() for routing in self.routings.values())
+        ids = rows_of(self.ids, torch.cat([user, self.n_users + positive, self.n_users + negative]))
+        return ids.square().mean() + reduce(
+            add, (rows_of(routing.prototypes, user).square().mean() for routing in self.routings.values())
         )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import Edges, user_item_edges
-from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, xavier_table
+from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, rows_of, xavier_table
 from recbole_macrec.config.schema.general import LATTICEOptions
 
 BLOCK_SCORES = 2**24  # similarities computed at once: 64 MB
@@ -127,7 +127,8 @@ class LATTICE(PairwiseRecommender):
         """See the base class. The penalty is on the representations themselves."""
         self._cached = None
         users, items = self.representations()
-        u, i, j = users[interaction[self.USER_ID]], items[interaction[self.ITEM_ID]], items[interaction[self.NEG_ITEM_ID]]
+        user, positive, negative = (interaction[f] for f in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
+        u, i, j = rows_of(users, user), rows_of(items, positive), rows_of(items, negative)
         loss = F.softplus(((u * j) - (u * i)).sum(1)).mean()
         return loss + self.reg_weight * half_squared_norm(u, i, j)
 
@@ -164,4 +165,4 @@ def normalised(neighbours: Tensor, values: Tensor) -> Tensor:
 def normalised_by(degree: Tensor, neighbours: Tensor, values: Tensor) -> Tensor:
     """Divide values [..., N, k] by the roots of the degrees [N] of the item and of its neighbour; 0 where a degree is 0."""
     scale = torch.where(degree > 0, degree, 1).rsqrt() * (degree > 0)
-    return values * scale.unsqueeze(1) * scale[neighbours]
+    return values * scale.unsqueeze(1) * rows_of(scale, neighbours.flatten()).view_as(neighbours)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import user_item_edges
-from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, bpr, linear, xavier_table
+from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, bpr, linear, rows_of, xavier_table
 from recbole_macrec.config.schema.general import LightGTOptions
 from recbole_macrec.model.mmgrec import InteractedItems, without_target
 from recbole_macrec.utils.device_budget import DeviceBudget
@@ -156,7 +156,7 @@ class LightGT(PairwiseRecommender):
         place = torch.arange(1, items.shape[1] + 1, device=items.device)
         length = torch.where(items > 0, place, 0).amax(1)  # without the padding at the end
         order = length.argsort()
-        groups = [(user[rows], items[rows, : int(length[rows[-1]])]) for rows in order.split(self.padded_users or len(order))]
+        groups = [(user[some], items[some, : int(length[some[-1]])]) for some in order.split(self.padded_users or len(order))]
         vectors = torch.cat([self._group_vectors(*group, o, means, contents) for group in groups])
         return vectors.index_select(0, order.argsort())
 
@@ -165,9 +165,9 @@ class LightGT(PairwiseRecommender):
     ) -> Tensor:
         nodes = torch.cat([user.unsqueeze(1), self.n_users + items], dim=1)  # [B, S]
         exists = F.pad(items > 0, (1, 0), value=True)
-        places, own = [F.embedding(nodes, mean) for mean in means], self.users[user]
+        places, own = [F.embedding(nodes, mean) for mean in means], rows_of(self.users, user)
         read = [reader(own, F.embedding(items, contents[m]), places, exists) for m, reader in self.readers.items()]
-        return torch.cat([self.id_weight * o[user], *((1 - self.id_weight) * z for z in read)], dim=1)
+        return torch.cat([self.id_weight * rows_of(o, user), *((1 - self.id_weight) * z for z in read)], dim=1)
 
     def item_vectors(self, o: Tensor, contents: dict[str, Tensor]) -> Tensor:
         """Representations of all items, [N, (1 + M) d]."""
@@ -186,6 +186,6 @@ class LightGT(PairwiseRecommender):
         (o, means), contents = self.collaborative(), self.contents()
         u = self.user_vectors(user, self.training_items(user, positive), o, means, contents)
         items = self.item_vectors(o, contents)
-        loss = bpr((u * F.embedding(positive, items)).sum(1), (u * F.embedding(negative, items)).sum(1))
+        loss = bpr((u * rows_of(items, positive)).sum(1), (u * rows_of(items, negative)).sum(1))
         users, items = o.split([self.n_users, self.n_items])
         return loss + self.reg_weight * (users.square().mean() + items.square().mean())

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import Edges, user_item_edges
-from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, xavier_table
+from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, rows_of, xavier_table
 from recbole_macrec.config.schema.general import MMGCNOptions
 from recbole_macrec.utils.modules import ModuleDict
 
@@ -85,5 +85,5 @@ class MMGCN(PairwiseRecommender):
         return (x / len(self.networks)).split([self.n_users, self.n_items])
 
     def penalty(self, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        rows = self.ids[torch.cat([user, self.n_users + positive, self.n_users + negative])]
-        return rows.square().mean() + reduce(add, (network.preferences.square().mean() for network in self.networks.values()))
+        ids = rows_of(self.ids, torch.cat([user, self.n_users + positive, self.n_users + negative]))
+        return ids.square().mean() + reduce(add, (network.preferences.square().mean() for network in self.networks.values()))

@@ -123,7 +123,7 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
         self._cached = None
         user, positive, negative = (interaction[f] for f in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         users, items = self.representations()
-        u, i, j = F.embedding(user, users), F.embedding(positive, items), F.embedding(negative, items)
+        u, i, j = rows_of(users, user), rows_of(items, positive), rows_of(items, negative)
         return bpr((u * i).sum(1), (u * j).sum(1)) + self.reg_weight * self.penalty(user, positive, negative)
 
     def loss_parts(self, interaction) -> list[Callable[[], Tensor]]:
@@ -209,6 +209,17 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     """BPR loss of scores [B] each (Rendle et al., UAI 2009, arXiv 1205.2618)."""
     return F.softplus(negative - positive).mean()
+
+
+def rows_of(table: Tensor, index: Tensor) -> Tensor:
+    """Rows ``index`` [B] of ``table`` [n] or [n, D].
+
+    On a CPU the gradient of ``table[index]`` adds those of equal rows in the order in which threads reach them. The gradient of
+    this function has the same bits each time, with any number of threads.
+    """
+    if table.ndim == 2:
+        return F.embedding(index, table)
+    return table.index_select(0, index) if table.is_cpu else table[index]
 
 
 def half_squared_norm(*rows: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Shapes: U users, N items, F width of all features together, d embedding size, B 
 import torch
 from torch import Tensor, nn
 
-from recbole_macrec.baselines.pairwise import PairwiseRecommender, bpr, half_squared_norm, xavier_table
+from recbole_macrec.baselines.pairwise import PairwiseRecommender, bpr, half_squared_norm, rows_of, xavier_table
 from recbole_macrec.config.schema.general import VBPROptions
 
 
@@ -33,23 +33,24 @@ class VBPR(PairwiseRecommender):
             self.item_bias = nn.Parameter(torch.zeros(self.n_items))
             self.feature_bias = nn.Parameter(torch.zeros(self.x.shape[1]))  # c
 
-    def user_vectors(self, user: Tensor | slice) -> Tensor:
+    def user_vectors(self, user: Tensor) -> Tensor:
         """Vectors of users whose inner product with :meth:`item_vectors` is the score; [B, 2d], or [B, 2d + 1] with biases."""
-        parts = [self.users[user], self.tastes[user]]
+        parts = [rows_of(self.users, user), rows_of(self.tastes, user)]
         if self.item_bias is not None:
             parts.append(torch.ones_like(parts[0][:, :1]))
         return torch.cat(parts, dim=1)
 
-    def item_vectors(self, item: Tensor | slice) -> Tensor:
+    def item_vectors(self, item: Tensor) -> Tensor:
         """See :meth:`user_vectors`."""
         x = self.x[item]
-        parts = [self.items[item], x @ self.project]
+        parts = [rows_of(self.items, item), x @ self.project]
         if self.item_bias is not None:
-            parts.append((self.item_bias[item] + x @ self.feature_bias).unsqueeze(1))
+            parts.append((rows_of(self.item_bias, item) + x @ self.feature_bias).unsqueeze(1))
         return torch.cat(parts, dim=1)
 
     def representations(self) -> tuple[Tensor, Tensor]:
-        return self.user_vectors(slice(None)), self.item_vectors(slice(None))
+        users, items = (torch.arange(count, device=self.x.device) for count in (self.n_users, self.n_items))
+        return self.user_vectors(users), self.item_vectors(items)
 
     def calculate_loss(self, interaction) -> Tensor:
         """See the base class. Only the features of the batch's items are projected."""
@@ -58,9 +59,10 @@ class VBPR(PairwiseRecommender):
         return bpr((u * i).sum(1), (u * j).sum(1)) + self.reg_weight * self.penalty(user, positive, negative)
 
     def penalty(self, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        rows = [self.users[user], self.tastes[user], self.items[positive], self.items[negative]]
+        own = [rows_of(table, user) for table in (self.users, self.tastes)]
+        own += [rows_of(self.items, item) for item in (positive, negative)]
         shared = self.project.square().sum() / 2
         if self.item_bias is not None and self.feature_bias is not None:
-            rows += [self.item_bias[positive], self.item_bias[negative]]
+            own += [rows_of(self.item_bias, positive), rows_of(self.item_bias, negative)]
             shared = shared + self.feature_bias.square().sum() / 2
-        return half_squared_norm(*rows) + shared
+        return half_squared_norm(*own) + shared

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
+from threadpoolctl import threadpool_limits
 
 from recbole_macrec.data.encoders.base import Kind, RawItem
 from recbole_macrec.errors import UserError
@@ -44,7 +45,8 @@ class Cooccurrence:
                             "encoder, or leave the modality out of modalities")
         dimensions = min(self.settings["dimensions"], information.shape[0] - 1)
         svd = TruncatedSVD(dimensions, algorithm="arpack", random_state=0)
-        factors = svd.fit_transform(information)  # [N, d], scaled by the singular values
+        with threadpool_limits(1):  # the last bits of the factors depend on the number of threads
+            factors = svd.fit_transform(information)  # [N, d], scaled by the singular values
         factors /= np.sqrt(np.maximum(svd.singular_values_, 1e-12))
         return factors.astype(np.float32)
 

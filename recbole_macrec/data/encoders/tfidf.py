@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
 
 from recbole_macrec.data.encoders.base import Kind, RawItem, require_usable, without_text
 from recbole_macrec.errors import UserError
@@ -51,7 +52,8 @@ class Tfidf:
         dimensions = min(self.settings["dimensions"], min(weights.shape) - 1)
         if dimensions < 1:
             return weights.toarray().astype(np.float32)
-        reduced = TruncatedSVD(dimensions, n_iter=7, random_state=0).fit_transform(weights)  # [n, d]
+        with threadpool_limits(1):  # the last bits of the factors depend on the number of threads
+            reduced = TruncatedSVD(dimensions, n_iter=7, random_state=0).fit_transform(weights)  # [n, d]
         return reduced.astype(np.float32)
 
     def _weights(self, items: Sequence[RawItem]) -> csr_matrix | None:

@@ -122,7 +122,7 @@ class RelativeBias(nn.Module):
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Bias [H, len(queries), len(keys)] for the given positions."""
-        return self.weight[self.bucket(keys[None, :] - queries[:, None])].permute(2, 0, 1)
+        return F.embedding(self.bucket(keys[None, :] - queries[:, None]), self.weight).permute(2, 0, 1)
 
 
 class Attention(Residual):

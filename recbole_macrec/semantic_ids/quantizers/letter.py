@@ -111,7 +111,7 @@ def diversity_loss(codebook: Tensor, codes: Tensor, clusters: Tensor, generator:
         return codebook.new_zeros(())
     target = torch.multinomial(same[chosen].float(), 1, generator=generator)[:, 0].to(codebook.device)
     chosen = chosen.to(codebook.device)
-    logits = codebook[codes[chosen]] @ codebook.T  # [b, K]
+    logits = F.embedding(codes[chosen], codebook) @ codebook.T  # [b, K]; its gradient does not depend on the number of threads
     logits = logits.scatter(1, codes[chosen].unsqueeze(1), -torch.inf)
     return F.cross_entropy(logits, target)
 

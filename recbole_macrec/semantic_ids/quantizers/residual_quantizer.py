@@ -66,7 +66,7 @@ class ResidualQuantizer(nn.Module):
                 code = balanced_codewords(rest, codebook, self.sinkhorn_epsilon)  # [B]
             else:
                 code = nearest_codeword(rest, codebook)  # [B]
-            word = codebook[code]  # [B, D]
+            word = F.embedding(code, codebook)  # [B, D]; the gradient does not depend on the number of threads
             loss = loss + F.mse_loss(word, rest.detach())
             loss = loss + self.commitment_weight * F.mse_loss(rest, word.detach())
             codes.append(code)

@@ -87,9 +87,10 @@ class GraphTraining:
         place = torch.searchsorted(self.positive_pairs, pairs).clamp(max=len(self.positive_pairs) - 1)
         valid = (self.positive_pairs[place] != pairs).float().to(self.device)  # [B, negatives]
         user_vectors, item_vectors = self.model(self.features)
-        u = user_vectors[users.to(self.device)]
-        margin = (u * item_vectors[items.to(self.device)]).sum(1, keepdim=True)
-        margin = margin - (u.unsqueeze(1) * item_vectors[negatives.to(self.device)]).sum(2)  # [B, negatives]
+        # the gradient of F.embedding, unlike that of an index, does not depend on the number of threads
+        u = F.embedding(users.to(self.device), user_vectors)
+        margin = (u * F.embedding(items.to(self.device), item_vectors)).sum(1, keepdim=True)
+        margin = margin - (u.unsqueeze(1) * F.embedding(negatives.to(self.device), item_vectors)).sum(2)  # [B, negatives]
         return (F.softplus(-margin) * valid).sum() / valid.sum().clamp(min=1)
 
     @torch.no_grad()
