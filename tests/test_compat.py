@@ -12,7 +12,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.quick_start import load_data_and_model, objective_function, quick_start, run_recbole
-from recbole.utils import get_model, get_trainer
+from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_macrec import compat
 from recbole_macrec.compat.libraries import without_chain_warnings
@@ -217,6 +217,25 @@ def test_no_dropout_while_ranking(name, tiny_dataset):
     batch = () if name == "NGCF" else (torch.ones(1, 5, dtype=torch.long), torch.tensor([5]))
     first, again, training = model.eval()(*batch), model(*batch), model.train()(*batch)
     assert torch.equal(first[0], again[0]) and not torch.equal(first[0], training[0])
+
+
+def test_training_does_not_depend_on_the_number_of_threads(tiny_dataset):
+    """Wide embeddings make the gradients of NGCF large enough for several threads."""
+    before, losses = torch.get_num_threads(), []
+    settings = fast(tiny_dataset, epochs=3, train_batch_size=2048, embedding_size=512, hidden_size_list=[512])
+    try:
+        for threads in (1, 2, 2):
+            torch.set_num_threads(threads)
+            config = Config("NGCF", "tiny", config_dict=settings)
+            init_seed(config["seed"], config["reproducibility"])
+            train, _, _ = data_preparation(config, create_dataset(config))
+            trainer = get_trainer(config["MODEL_TYPE"], "NGCF")(config, get_model("NGCF")(config, train.dataset))
+            trainer.fit(train)
+            losses.append(trainer.train_loss_dict)
+    finally:
+        torch.set_num_threads(before)
+    assert losses[0] == losses[1] == losses[2]
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize("message", [

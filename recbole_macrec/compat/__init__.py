@@ -31,6 +31,7 @@ from recbole_macrec.compat.processes import (
     wrap_on_own_device,
 )
 from recbole_macrec.compat.results import (
+    add_gradients_in_one_order,
     collect_plain_values,
     count_training_interactions,
     evaluate_without_dropout,
@@ -69,6 +70,7 @@ REPAIRS = (  # in the order of application: some wrap a method that an earlier o
     share_checkpoint_of_first_process,
     evaluate_each_user_once,
     train_without_anomaly_detection,
+    add_gradients_in_one_order,
     order_by_exact_time,
     count_training_interactions,
     validate_models_of_one_epoch,

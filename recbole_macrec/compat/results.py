@@ -3,6 +3,7 @@ import contextlib
 import functools
 import importlib
 import os
+from typing import Any
 
 from recbole_macrec.compat.patching import replace_in_recbole, within
 
@@ -14,6 +15,43 @@ def train_without_anomaly_detection() -> None:
 
     importlib.import_module("recbole.model.sequential_recommender.sine")  # a second import does nothing
     torch.autograd.set_detect_anomaly(False)
+
+
+def add_gradients_in_one_order() -> None:
+    """The gradient of ``table[index]``, as in LightGCN and NGCF (lightgcn.py:195, ngcf.py:184), adds those of equal rows in the
+    order in which CPU threads reach them. With several threads every training with the same seed therefore ends differently.
+    With ``reproducibility: True`` an epoch on a CPU now runs with torch's deterministic algorithms, which fix the order. Remove
+    it when RecBole uses them."""
+    import torch
+
+    trainer = importlib.import_module("recbole.trainer.trainer").Trainer
+    original = trainer._train_epoch
+
+    @functools.wraps(original)
+    def _train_epoch(self, *args, **kwargs):
+        if not self.config["reproducibility"] or torch.device(self.device).type != "cpu":
+            return original(self, *args, **kwargs)
+        with _deterministic_algorithms():
+            return original(self, *args, **kwargs)
+
+    trainer._train_epoch = _train_epoch
+
+
+@contextlib.contextmanager
+def _deterministic_algorithms():
+    """Run torch's deterministic algorithms, and warn of an operation that has none. New tensors are not filled with NaN."""
+    import torch
+
+    new_tensors: Any = importlib.import_module("torch.utils.deterministic")
+    fill = new_tensors.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    new_tensors.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        new_tensors.fill_uninitialized_memory = fill
 
 
 def order_by_exact_time() -> None:
