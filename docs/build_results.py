@@ -19,6 +19,7 @@ from recbole_macrec.benchmark.study.study import read_study
 HERE = Path(__file__).resolve().parent
 FIRST_STUDY, TABLE2_STUDY = "published", "macrec_table2"
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")  # of a study that names none
+VALID_METRIC = "NDCG@10"  # likewise
 INTRODUCTION = """# Results
 
 This page is generated from the JSON files in `docs/results` by `python docs/build_results.py`; do not edit it. A row is the
@@ -171,7 +172,7 @@ def page(
         if name != FIRST_STUDY and (rows := learnt_ids(some)):
             parts.append(LEARNT_IDS + markdown_rows(["model", "seed", "modality", "collisions", "reconstruction error"], rows))
         if tried := (choices or {}).get((name, dataset)):
-            parts.append(choices_section(tried, studies[name]["settings"]["valid_metric"]))
+            parts.append(choices_section(tried, study["settings"].get("valid_metric", VALID_METRIC)))
         columns = ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "users/s", "machine", "commit"]
         parts.append("### Training\n\n" + markdown_rows(columns, trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
@@ -329,7 +330,7 @@ def by_label(records: list[dict]) -> dict[str, list[dict]]:
     grouped: dict[str, list[dict]] = {}
     for record in records:
         grouped.setdefault(record["label"], []).append(record)
-    metric = records[0]["settings"].get("valid_metric", "NDCG@10").lower()
+    metric = records[0]["settings"].get("valid_metric", VALID_METRIC).lower()
     return dict(sorted(grouped.items(), key=lambda entry: -_mean([r["test_result"][metric] for r in entry[1]])))
 
 
