@@ -10,7 +10,7 @@ from small_models import PAPERS, QUICK, data_path  # noqa: F401  data_path is a 
 from thread_order import NoSumsInThreadOrder
 from threadpoolctl import threadpool_limits
 
-from recbole_macrec.baselines.pairwise import PairwiseRecommender, rows_of
+from recbole_macrec.baselines.pairwise import PairwiseRecommender
 from recbole_macrec.baselines.text_to_text.recommender import TextToTextRecommender
 from recbole_macrec.config.registry import models
 from recbole_macrec.data.encoders import RawItem, create_encoder
@@ -19,6 +19,7 @@ from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
 from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.utils.lookup import rows_of
 
 IDS = SemanticIDSettings(
     ("text", "image"),

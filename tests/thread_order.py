@@ -1,5 +1,6 @@
 """Finds gradients that depend on the order in which threads reach them."""
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,21 +18,14 @@ class NoSumsInThreadOrder(TorchDispatchMode):
             accumulate = args[3] if len(args) > 3 else kwargs.get("accumulate", False)
             if accumulate:
                 places = places_of(args[0].shape, args[1])
-                assert len(places.unique()) == places.numel(), f"{function} adds to the same place of {tuple(args[0].shape)}"
+                assert len(np.unique(places)) == places.size, f"{function} adds to the same place of {tuple(args[0].shape)}"
         return function(*args, **kwargs)
 
 
-def places_of(shape: torch.Size, indices: list[torch.Tensor | None]) -> torch.Tensor:
+def places_of(shape: torch.Size, indices: list[torch.Tensor | None]) -> np.ndarray:
     """The number of the place in the indexed dimensions that each index names."""
-    columns = []
-    for size, index in zip(shape, indices):
-        if index is None:
-            continue
-        if index.dtype == torch.bool:
-            return torch.zeros(0)  # each place of a mask occurs once
-        columns.append((index % size, size))
-    columns = list(zip(torch.broadcast_tensors(*[index for index, _ in columns]), [size for _, size in columns]))
-    place = torch.zeros_like(columns[0][0])
-    for index, size in columns:
-        place = place * size + index
-    return place
+    named = [(index.numpy(), size) for size, index in zip(shape, indices) if index is not None]
+    if any(index.dtype == bool for index, _ in named):
+        return np.zeros(0)  # each place of a mask occurs once
+    columns, sizes = zip(*named)
+    return np.ravel_multi_index(np.broadcast_arrays(*columns), sizes, mode="wrap")

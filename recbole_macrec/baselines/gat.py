@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import Edges, user_item_edges
-from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, rows_of, xavier_table
+from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, xavier_table
 from recbole_macrec.config.schema.general import GATOptions
+from recbole_macrec.utils.lookup import rows_of
 
 ATTENTION_SLOPE = 0.2  # negative slope of LeakyReLU on attention logits
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import user_item_edges
-from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, rows_of, xavier_table
+from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, xavier_table
 from recbole_macrec.config.schema.general import GraphSAGEOptions
+from recbole_macrec.utils.lookup import rows_of
 
 
 class GraphSAGE(PairwiseRecommender):

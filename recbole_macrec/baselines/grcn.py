@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import Edges, user_item_edges
-from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, rows_of, xavier_table
+from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, xavier_table
 from recbole_macrec.config.schema.general import GRCNOptions
+from recbole_macrec.utils.lookup import rows_of
 from recbole_macrec.utils.modules import ModuleDict
 
 

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import Edges, user_item_edges
-from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, rows_of, xavier_table
+from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, xavier_table
 from recbole_macrec.config.schema.general import LATTICEOptions
+from recbole_macrec.utils.lookup import rows_of
 
 BLOCK_SCORES = 2**24  # similarities computed at once: 64 MB
 
@@ -165,4 +166,4 @@ def normalised(neighbours: Tensor, values: Tensor) -> Tensor:
 def normalised_by(degree: Tensor, neighbours: Tensor, values: Tensor) -> Tensor:
     """Divide values [..., N, k] by the roots of the degrees [N] of the item and of its neighbour; 0 where a degree is 0."""
     scale = torch.where(degree > 0, degree, 1).rsqrt() * (degree > 0)
-    return values * scale.unsqueeze(1) * rows_of(scale, neighbours.flatten()).view_as(neighbours)
+    return values * scale.unsqueeze(1) * rows_of(scale, neighbours)

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import user_item_edges
-from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, bpr, linear, rows_of, xavier_table
+from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, bpr, linear, xavier_table
 from recbole_macrec.config.schema.general import LightGTOptions
 from recbole_macrec.model.mmgrec import InteractedItems, without_target
 from recbole_macrec.utils.device_budget import DeviceBudget
+from recbole_macrec.utils.lookup import rows_of
 from recbole_macrec.utils.modules import ModuleDict, ModuleList
 
 HISTORY_ITEMS = 2**20  # items of padded histories from which items are drawn together
@@ -156,7 +157,7 @@ class LightGT(PairwiseRecommender):
         place = torch.arange(1, items.shape[1] + 1, device=items.device)
         length = torch.where(items > 0, place, 0).amax(1)  # without the padding at the end
         order = length.argsort()
-        groups = [(user[some], items[some, : int(length[some[-1]])]) for some in order.split(self.padded_users or len(order))]
+        groups = [(user[rows], items[rows, : int(length[rows[-1]])]) for rows in order.split(self.padded_users or len(order))]
         vectors = torch.cat([self._group_vectors(*group, o, means, contents) for group in groups])
         return vectors.index_select(0, order.argsort())
 

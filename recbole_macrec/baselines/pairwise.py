@@ -23,6 +23,7 @@ from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.item_features import FeatureDataset
 from recbole_macrec.model.registered import RegisteredModel
+from recbole_macrec.utils.lookup import rows_of
 
 SLOPE = 0.01  # negative slope of LeakyReLU
 
@@ -209,17 +210,6 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     """BPR loss of scores [B] each (Rendle et al., UAI 2009, arXiv 1205.2618)."""
     return F.softplus(negative - positive).mean()
-
-
-def rows_of(table: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index`` [B] of ``table`` [n] or [n, D].
-
-    On a CPU the gradient of ``table[index]`` adds those of equal rows in the order in which threads reach them. The gradient of
-    this function has the same bits each time, with any number of threads.
-    """
-    if table.ndim == 2:
-        return F.embedding(index, table)
-    return table.index_select(0, index) if table.is_cpu else table[index]
 
 
 def half_squared_norm(*rows: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ Shapes: U users, N items, F width of all features together, d embedding size, B 
 import torch
 from torch import Tensor, nn
 
-from recbole_macrec.baselines.pairwise import PairwiseRecommender, bpr, half_squared_norm, rows_of, xavier_table
+from recbole_macrec.baselines.pairwise import PairwiseRecommender, bpr, half_squared_norm, xavier_table
 from recbole_macrec.config.schema.general import VBPROptions
+from recbole_macrec.utils.lookup import rows_of
 
 
 class VBPR(PairwiseRecommender):

@@ -22,14 +22,12 @@ def add_gradients_in_one_order() -> None:
     order in which CPU threads reach them. With several threads every training with the same seed therefore ends differently.
     With ``reproducibility: True`` an epoch on a CPU now runs with torch's deterministic algorithms, which fix the order. Remove
     it when RecBole uses them."""
-    import torch
-
     trainer = importlib.import_module("recbole.trainer.trainer").Trainer
     original = trainer._train_epoch
 
     @functools.wraps(original)
     def _train_epoch(self, *args, **kwargs):
-        if not self.config["reproducibility"] or torch.device(self.device).type != "cpu":
+        if not self.config["reproducibility"] or self.device.type != "cpu":
             return original(self, *args, **kwargs)
         with _deterministic_algorithms():
             return original(self, *args, **kwargs)

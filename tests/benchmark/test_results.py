@@ -96,7 +96,7 @@ def test_results_in_the_folder_of_another_study_have_its_metrics(published, buil
 
 
 def test_the_table_of_a_study_shows_rows_of_another_dataset(published, builder, monkeypatch):
-    folder, record = published
+    folder, _ = published
     (folder / "mmgrec_table2_leave_one_out").mkdir()
     shutil.copytree(folder / TINY, folder / "mmgrec_table2_leave_one_out" / f"{TINY}-rebuilt")
     (file,) = (folder / "mmgrec_table2_leave_one_out").rglob("*.json")

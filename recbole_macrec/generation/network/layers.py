@@ -14,6 +14,7 @@ from torch import nn
 from recbole_macrec.generation.network.dropout import dropout
 from recbole_macrec.generation.network.memory import Memory
 from recbole_macrec.generation.network.rotary import Rotation
+from recbole_macrec.utils.lookup import rows_of
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class RelativeBias(nn.Module):
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Bias [H, len(queries), len(keys)] for the given positions."""
-        return F.embedding(self.bucket(keys[None, :] - queries[:, None]), self.weight).permute(2, 0, 1)
+        return rows_of(self.weight, self.bucket(keys[None, :] - queries[:, None])).permute(2, 0, 1)
 
 
 class Attention(Residual):

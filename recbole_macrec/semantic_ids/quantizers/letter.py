@@ -21,6 +21,7 @@ from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans_centres
 from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAEQuantizer, RQVAETraining, learn_alone
 from recbole_macrec.semantic_ids.rows import Features
 from recbole_macrec.utils.distributed import ALONE, Group
+from recbole_macrec.utils.lookup import rows_of
 
 if TYPE_CHECKING:
     from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -111,7 +112,7 @@ def diversity_loss(codebook: Tensor, codes: Tensor, clusters: Tensor, generator:
         return codebook.new_zeros(())
     target = torch.multinomial(same[chosen].float(), 1, generator=generator)[:, 0].to(codebook.device)
     chosen = chosen.to(codebook.device)
-    logits = F.embedding(codes[chosen], codebook) @ codebook.T  # [b, K]; its gradient does not depend on the number of threads
+    logits = rows_of(codebook, codes[chosen]) @ codebook.T  # [b, K]
     logits = logits.scatter(1, codes[chosen].unsqueeze(1), -torch.inf)
     return F.cross_entropy(logits, target)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans_centres
 from recbole_macrec.utils.blocks import blocks
+from recbole_macrec.utils.lookup import rows_of
 
 SINKHORN_ITERATIONS = 50
 
@@ -66,7 +67,7 @@ class ResidualQuantizer(nn.Module):
                 code = balanced_codewords(rest, codebook, self.sinkhorn_epsilon)  # [B]
             else:
                 code = nearest_codeword(rest, codebook)  # [B]
-            word = F.embedding(code, codebook)  # [B, D]; the gradient does not depend on the number of threads
+            word = rows_of(codebook, code)  # [B, D]
             loss = loss + F.mse_loss(word, rest.detach())
             loss = loss + self.commitment_weight * F.mse_loss(rest, word.detach())
             codes.append(code)

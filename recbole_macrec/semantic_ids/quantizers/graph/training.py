@@ -16,6 +16,7 @@ from recbole_macrec.semantic_ids.codes import GraphRepresentations
 from recbole_macrec.semantic_ids.quantizers.graph.encoder import GraphEncoder
 from recbole_macrec.semantic_ids.rows import Features, Scale
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.utils.lookup import rows_of
 
 
 class GraphTraining:
@@ -87,10 +88,9 @@ class GraphTraining:
         place = torch.searchsorted(self.positive_pairs, pairs).clamp(max=len(self.positive_pairs) - 1)
         valid = (self.positive_pairs[place] != pairs).float().to(self.device)  # [B, negatives]
         user_vectors, item_vectors = self.model(self.features)
-        # the gradient of F.embedding, unlike that of an index, does not depend on the number of threads
-        u = F.embedding(users.to(self.device), user_vectors)
-        margin = (u * F.embedding(items.to(self.device), item_vectors)).sum(1, keepdim=True)
-        margin = margin - (u.unsqueeze(1) * F.embedding(negatives.to(self.device), item_vectors)).sum(2)  # [B, negatives]
+        u = rows_of(user_vectors, users.to(self.device))
+        margin = (u * rows_of(item_vectors, items.to(self.device))).sum(1, keepdim=True)
+        margin = margin - (u.unsqueeze(1) * rows_of(item_vectors, negatives.to(self.device))).sum(2)  # [B, negatives]
         return (F.softplus(-margin) * valid).sum() / valid.sum().clamp(min=1)
 
     @torch.no_grad()
