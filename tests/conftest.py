@@ -17,6 +17,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}")
 
+import torch
 from process_pool import ProcessPool, server_context
 from torch.multiprocessing import start_processes
 from web_server import Server
@@ -53,6 +54,14 @@ def own_logging():
     yield
     root.setLevel(level)
     root.handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True)
+def own_number_of_threads():
+    """Restore the number of CPU threads after the test."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -44,10 +44,7 @@ QUICK_TEXT = {"item_index": "codes", "quantizer": "rq_kmeans", "collision": "rea
 @pytest.fixture(autouse=True)
 def one_thread():
     """Other threads compute parts of a batch, and the check only sees its own."""
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("shape", [(50,), (50, 3)], ids=["vector", "matrix"])

@@ -105,18 +105,15 @@ def test_queries_equal_those_of_the_whole_decoder(decoder_layers, data_path):  #
 
 def test_results_do_not_depend_on_the_number_of_threads(data_path):  # noqa: F811
     """Nor on the number of parts of a batch, without dropout."""
-    before, seen = torch.get_num_threads(), []
-    try:
-        for threads, positions, dropout in ((1, 20, 0.5), (3, 20, 0.5), (1, 20, 0.0), (1, 10**6, 0.0)):
-            torch.set_num_threads(threads)
-            _, model, trainer, loaders = small(data_path, dropout_prob=dropout, precision="fp32")
-            model.before_epoch(0)
-            model.train().budget = replace(model.budget, pass_positions=positions)
-            torch.manual_seed(1)
-            loss = trainer._backward(next(iter(loaders[0])))
-            seen.append(torch.cat([torch.as_tensor(loss).flatten(), *(p.grad.flatten() for p in model.parameters())]))
-    finally:
-        torch.set_num_threads(before)
+    seen = []
+    for threads, positions, dropout in ((1, 20, 0.5), (3, 20, 0.5), (1, 20, 0.0), (1, 10**6, 0.0)):
+        torch.set_num_threads(threads)
+        _, model, trainer, loaders = small(data_path, dropout_prob=dropout, precision="fp32")
+        model.before_epoch(0)
+        model.train().budget = replace(model.budget, pass_positions=positions)
+        torch.manual_seed(1)
+        loss = trainer._backward(next(iter(loaders[0])))
+        seen.append(torch.cat([torch.as_tensor(loss).flatten(), *(p.grad.flatten() for p in model.parameters())]))
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
     torch.testing.assert_close(seen[2], seen[3], rtol=1e-4, atol=1e-6)
 

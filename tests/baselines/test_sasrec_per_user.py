@@ -152,19 +152,16 @@ def test_norms_have_no_weight_decay(data_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_results_do_not_depend_on_the_number_of_cores(precision, data_path):
-    before, seen = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            _, model, trainer, loaders = prepare(data_path, pass_tokens=10, precision=precision, eval_precision=precision)
-            windows = trainer.training_loader(loaders[0])
-            model.train()
-            torch.manual_seed(1)
-            loss = trainer._backward(windows.collate_fn(range(8)))
-            gradients = [p.grad for p in model.parameters()]
-            seen.append([loss, *gradients, model.eval().full_sort_predict(batch_of(loaders[2]))])
-    finally:
-        torch.set_num_threads(before)
+    seen = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        _, model, trainer, loaders = prepare(data_path, pass_tokens=10, precision=precision, eval_precision=precision)
+        windows = trainer.training_loader(loaders[0])
+        model.train()
+        torch.manual_seed(1)
+        loss = trainer._backward(windows.collate_fn(range(8)))
+        gradients = [p.grad for p in model.parameters()]
+        seen.append([loss, *gradients, model.eval().full_sort_predict(batch_of(loaders[2]))])
     assert all(torch.equal(a, b) for a, b in zip(*seen))
 
 
