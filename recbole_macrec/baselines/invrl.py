@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recbole_macrec.baselines.pairwise import PairwiseRecommender, linear, xavier_table
 from recbole_macrec.config.schema.general import InvRLOptions
 from recbole_macrec.utils.distributed import current_group
+from recbole_macrec.utils.lookup import rows_of
 
 GATE_NOISE = 0.01  # standard deviation of the noise on the gates of the mask
 INITIAL_STD = 0.01  # standard deviation of the initial projection of an environment
@@ -50,10 +51,10 @@ class Backbone(nn.Module):
         """
         weight = self.project.weight if mask is None else self.project.weight * mask
         if item.numel() < len(x):
-            content = F.linear(F.embedding(item, x), weight, self.project.bias)
+            content = F.linear(rows_of(x, item), weight, self.project.bias)
         else:
-            content = F.embedding(item, F.linear(x, weight, self.project.bias))
-        return torch.cat([F.embedding(item, self.items), content], dim=-1)
+            content = rows_of(F.linear(x, weight, self.project.bias), item)
+        return torch.cat([rows_of(self.items, item), content], dim=-1)
 
 
 class InvRL(PairwiseRecommender):
@@ -115,7 +116,7 @@ class InvRL(PairwiseRecommender):
         """
         drawn = torch.randint(1, self.n_items, (len(user), self.negatives), device=user.device)
         items = torch.cat([item.unsqueeze(1), drawn], dim=1)  # [B, 1 + J]
-        scores = (backbone.item_vectors(items, self.x, mask) @ F.embedding(user, backbone.users).unsqueeze(2)).squeeze(2)
+        scores = (backbone.item_vectors(items, self.x, mask) @ rows_of(backbone.users, user).unsqueeze(2)).squeeze(2)
         weight = 1 + self.beta(user.unsqueeze(1), items)
         positive = weight[:, 0] * F.softplus(-scores[:, 0])
         return (positive + (weight[:, 1:] * F.softplus(scores[:, 1:])).mean(1)).sum()

@@ -153,7 +153,7 @@ def item_graph(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         for part, found in zip(x.split(rows), neighbours.split(rows)):
             torch.mm(part, x[1:].T, out=scores[: len(part)])
             found.copy_(scores[: len(part)].topk(k).indices + 1)
-    similarity = torch.stack([(x * F.embedding(column, x)).sum(1) for column in neighbours.T], dim=1)
+    similarity = torch.stack([(x * rows_of(x, column)).sum(1) for column in neighbours.T], dim=1)
     exists = torch.arange(len(x), device=x.device) > 0
     return neighbours, similarity.clamp(min=0) * exists.unsqueeze(1)
 

@@ -166,8 +166,8 @@ class LightGT(PairwiseRecommender):
     ) -> Tensor:
         nodes = torch.cat([user.unsqueeze(1), self.n_users + items], dim=1)  # [B, S]
         exists = F.pad(items > 0, (1, 0), value=True)
-        places, own = [F.embedding(nodes, mean) for mean in means], rows_of(self.users, user)
-        read = [reader(own, F.embedding(items, contents[m]), places, exists) for m, reader in self.readers.items()]
+        places, own = [rows_of(mean, nodes) for mean in means], rows_of(self.users, user)
+        read = [reader(own, rows_of(contents[m], items), places, exists) for m, reader in self.readers.items()]
         return torch.cat([self.id_weight * rows_of(o, user), *((1 - self.id_weight) * z for z in read)], dim=1)
 
     def item_vectors(self, o: Tensor, contents: dict[str, Tensor]) -> Tensor:
