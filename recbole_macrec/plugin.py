@@ -7,13 +7,16 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from recbole.config import Config
 from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader, NegSampleEvalDataLoader
 from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.quick_start import quick_start
 from recbole.utils import EvaluatorType, FeatureType, InputType, ModelType, dataset_arguments, general_arguments
+from torch.nn.utils.rnn import pad_sequence
 
 from recbole_macrec import compat
 from recbole_macrec.baselines import BASELINES, SequentialEASE
@@ -35,7 +38,7 @@ from recbole_macrec.data.splits import check_split, checksums
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.ranker import max_users_in_memory
 from recbole_macrec.model import MODELS
-from recbole_macrec.model.base import GenerativeRecommender
+from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD, GenerativeRecommender
 from recbole_macrec.model.dataset import SemanticIDDataset
 from recbole_macrec.model.preparation import prepare
 from recbole_macrec.model.registered import RegisteredModel
@@ -72,6 +75,7 @@ def register() -> None:
     _rank_as_many_as_fit()
     _validate_on_some_users()
     _exclude_seen_items()
+    _search_without_masked_items()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
         vars(module).update(run_recboles=run_recboles, load_data_and_model=load_data_and_model)
 
@@ -411,6 +415,38 @@ def _exclude_seen_items() -> None:
         return interaction, seen, rows, targets
 
     FullSortEvalDataLoader.collate_fn = collate_fn
+
+
+def _search_without_masked_items() -> None:
+    """Let ``full_sort_scores`` tell our general models which items it masks, as our trainer does in evaluation.
+
+    A search that finds some of the items would otherwise find masked ones and too few others.
+    """
+    case_study = importlib.import_module("recbole.utils.case_study")
+    original = case_study.full_sort_scores
+
+    @functools.wraps(original)
+    def full_sort_scores(uid_series, model, test_data, device=None):
+        if isinstance(model, GenerativeRecommender) and not test_data.is_sequential:
+            masked = pad_sequence(list(test_data.uid2history_item[list(uid_series)]), batch_first=True)
+            model = _ModelWithMaskedItems(model, masked)
+        return original(uid_series, model, test_data, device)
+
+    case_study.full_sort_scores = full_sort_scores
+
+
+class _ModelWithMaskedItems:
+    """A model whose ``full_sort_predict`` is called with the items [B, S] that the caller masks, padded with 0."""
+
+    def __init__(self, model: GenerativeRecommender, masked: torch.Tensor):
+        self.model, self.masked = model, masked
+
+    def __getattr__(self, name: str):
+        return getattr(self.model, name)
+
+    def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
+        interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: self.masked.to(self.model.device)}))
+        return self.model.full_sort_predict(interaction)
 
 
 # -- several processes -----------------------------------------------------------------------------------------------

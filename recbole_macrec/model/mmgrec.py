@@ -111,10 +111,6 @@ class MMGRec(GenerativeRecommender):
             return interaction[self.ITEM_SEQ].to(self.device), interaction[self.ITEM_SEQ_LEN].to(self.device)
         return self.interacted.last(interaction[self.USER_ID].to(self.device), max_items)
 
-    def excluded(self, interaction) -> torch.Tensor | None:
-        masked = super().excluded(interaction)
-        return self.interacted.every(interaction[self.USER_ID]) if masked is None and self.interacted else masked
-
     def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
         return length  # one position per item, not per code
 
@@ -183,10 +179,6 @@ class InteractedItems(nn.Module):
     def longest(self, users: torch.Tensor) -> int:
         """The largest number of items of any of ``users`` [B], at least 1."""
         return max(1, int((self.first[users + 1] - self.first[users]).max()))
-
-    def every(self, users: torch.Tensor) -> torch.Tensor:
-        """All items of ``users``, int64 [B, T], padded with 0."""
-        return self.last(users, len(self.items))[0]
 
 
 def without_target(items: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ from recbole_macrec.generation.decoding.search import sequence_log_probs
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.model.mmgrec import InteractedItems, without_target
+from recbole_macrec.trainer.callbacks import TrainingCallback
 
 RANDOM = {"eval_args": {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "RO", "group_by": "user", "mode": "full"}}
 PAPERS_LAYERS = {"norm": "post_layer", "decoder_positions": "sinusoidal"}
@@ -41,7 +42,7 @@ def test_interacted_items_are_distinct_and_latest_first():
     interacted = InteractedItems(np.array([2, 1, 2, 2, 1, 2]), np.array([7, 4, 9, 7, 5, 8]), 4)
     items, length = interacted.last(torch.tensor([1, 2, 3]), 2)
     assert items.tolist() == [[5, 4], [8, 7], [0, 0]] and length.tolist() == [2, 2, 0]
-    assert interacted.every(torch.tensor([2, 0])).tolist() == [[8, 7, 9], [0, 0, 0]]
+    assert interacted.last(torch.tensor([2, 0]), 9)[0].tolist() == [[8, 7, 9], [0, 0, 0]]
 
 
 def test_the_latest_items_of_a_shuffled_part_are_the_newest(data_path):  # noqa: F811
@@ -181,10 +182,30 @@ def test_loaded_equals_saved_with_a_random_split(data_path):  # noqa: F811
     expected = trainer.evaluate(test)
     config, model, _, _, _, test = load_data_and_model(trainer.saved_model_file)
     assert get_trainer(config["MODEL_TYPE"], "MMGRec")(config, model).evaluate(test, load_best_model=False) == expected
-    users = test.uid_list[:4]
-    _, top = full_sort_topk(users.numpy(), model, test, k=5)
-    interacted = model.interacted.every(users)
-    assert not (top.unsqueeze(2) == interacted.unsqueeze(1)).any()
+
+
+class ScoresOfTest(TrainingCallback):
+    """Keeps the scores of all test users, with those of masked items at -inf."""
+
+    def __init__(self):
+        self.scores = []
+
+    def on_evaluation_batch(self, trainer, stage, scores, interaction, rows, items):
+        self.scores.append(scores.clone())
+
+
+@pytest.mark.parametrize("decode", ["beam", "certified", "exact"])
+def test_full_sort_topk_ranks_as_the_evaluation_of_a_random_split(decode, data_path):  # noqa: F811
+    options = {**RANDOM, "num_beams": 10, "topk": [5]}
+    config, model, trainer, (train, _, test) = prepared(data_path, decode=decode, **options)
+    trainer.train_steps(train)
+    kept = ScoresOfTest()
+    trainer.callbacks.append(kept)
+    trainer.evaluate(test, load_best_model=False)
+    best, items = torch.cat(kept.scores).topk(5)
+    scores, top = full_sort_topk(test.uid_list.numpy(), model, test, k=5)
+    assert torch.equal(top, items)
+    torch.testing.assert_close(scores, best)
 
 
 def test_items_of_the_history_are_candidates_of_sequential_models(data_path):  # noqa: F811
