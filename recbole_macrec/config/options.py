@@ -21,7 +21,7 @@ TEXTS = ("data_path", "checkpoint_dir", "gpu_id")
 NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
 TRUST = "trust_checkpoint"  # the option that lets RecBole unpickle files
 NOT_FROM_CHECKPOINTS = {  # settings that a checkpoint of unknown origin must not choose
-    "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "log_wandb", "source", TRUST,
+    "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "log_wandb", "source", "resume", TRUST,
 }  # fmt: skip
 TRAINED_ON = "trained_on"  # in a config: the bundle of semantic IDs of the training, if a checkpoint is loaded
 PACKAGED_DATASET = "ml-100k"  # ships inside RecBole, which always reads it from there

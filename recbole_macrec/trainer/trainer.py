@@ -16,6 +16,7 @@ from recbole.utils import ModelType, get_gpu_usage, set_color
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from recbole_macrec.config.options import TRAINED_ON
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.weighted import choose_weights, target_columns, target_ranks
@@ -102,6 +103,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
 
     def training_data(self, train_data):
         self._train_data = self.training_loader(train_data)
+        self.step = 0
         self.steps = self.epochs * len(self._train_data)
         return self._train_data
 
@@ -267,7 +269,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             self.resume_checkpoint(self.config["resume"])
         state, self._restored = self._restored, None
         if state is None:
-            if file := self.config["pre_model_path"]:
+            if (file := self.config["pre_model_path"]) and TRAINED_ON not in self.config:  # not a model already trained
                 pretrained = read_together(file, self.device, load_checkpoint)
                 check_complete(pretrained, ["config", "state_dict"], file)
                 self.model.start_from(pretrained, file)

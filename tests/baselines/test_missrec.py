@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, write_tiny_dataset
 from recbole.quick_start import load_data_and_model
+from recbole.utils import get_trainer
 from small_models import SMALL as COMMON, PauseAfter, batch_of, data_path, prepare, prepare_run  # noqa: F401  a fixture
 
 from recbole_macrec import Recommender, UserError
@@ -245,9 +246,15 @@ def test_a_resumed_run_and_its_checkpoint_do_not_read_the_pretrained_weights_aga
     for name, weight in expected.items():
         assert torch.equal(model.state_dict()[name], weight), name
     result = resumed.evaluate(test)
-    loaded = load_data_and_model(resumed.saved_model_file)[1].eval()
+    config, loaded, _, train, valid, _ = load_data_and_model(resumed.saved_model_file)
+    loaded.eval()
     assert torch.equal(loaded.full_sort_predict(batch_of(test)), resumed.model.eval().full_sort_predict(batch_of(test)))
     assert result
+    before = {name: weight.clone() for name, weight in loaded.state_dict().items()}
+    config["learning_rate"] = 1e-12
+    get_trainer(config["MODEL_TYPE"], "MISSRec")(config, loaded).fit(train, valid, saved=False)
+    for name, weight in loaded.named_parameters():
+        torch.testing.assert_close(weight.detach(), before[name], atol=1e-6, rtol=0)
 
 
 def test_held_out_interactions_do_not_change_the_training_from_pretrained_weights(data_path, tmp_path):  # noqa: F811

@@ -462,6 +462,34 @@ def test_resumed_equals_uninterrupted(name, data_path, uninterrupted):
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
 
 
+def test_a_second_fit_trains_again(data_path):
+    _, model, trainer, (train, valid, _) = prepare("TIGER", data_path, epochs=2)
+    trainer.fit(train, valid)
+    before, rates = [weight.detach().clone() for weight in model.parameters()], []
+    trainer.fit(train, valid, callback_fn=lambda epoch, score: rates.append(trainer.optimizer.param_groups[0]["lr"]))
+    assert len(rates) == 2 and rates[0] > rates[1] > 0
+    assert not any(torch.equal(weight, old) for weight, old in zip(model.parameters(), before))
+
+
+def test_training_of_a_loaded_model_starts_at_its_weights(data_path, tmp_path):
+    """Also if the checkpoint is of a resumed run, whose file of the interruption is newer or was deleted since."""
+    _, _, killed, (train, valid, _) = prepare("TIGER", data_path, checkpoint_dir=str(tmp_path))
+    killed.callbacks.append(PauseAfter(1.5))
+    with pytest.raises(Paused):
+        killed.fit(train, valid)
+    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, checkpoint_dir=str(tmp_path), resume=killed._last_file())
+    trainer.fit(train, valid)
+    Path(killed._last_file()).unlink()
+    config, model, _, train, valid, _ = load_data_and_model(trainer.saved_model_file)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    config["learning_rate"] = 1e-12
+    again = get_trainer(config["MODEL_TYPE"], "TIGER")(config, model)
+    again.fit(train, valid, saved=False)
+    assert list(again.train_loss_dict) == list(range(config["epochs"]))
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, before[name], atol=1e-6, rtol=0)
+
+
 def test_a_copied_folder_is_resumed_without_writing_to_the_original(data_path, tmp_path):
     _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, epochs=1)
     trainer.fit(train, valid)
