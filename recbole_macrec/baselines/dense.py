@@ -54,13 +54,15 @@ class DenseRecommender(WindowedRecommender):
     def best_items(
         self, interaction, k: int, restriction: torch.Tensor | None, excluded: torch.Tensor | None = None
     ) -> Ranking:
-        scores = self.full_sort_predict(interaction).log_softmax(1)
+        logits = self.full_sort_predict(interaction)
+        log_probabilities = logits.log_softmax(1)  # rounded: logits that differ may become equal
         if restriction is not None:
-            scores.masked_fill_(restriction, -torch.inf)
+            logits = logits.masked_fill(restriction, -torch.inf)
         if excluded is not None:
-            scores.scatter_(1, excluded, -torch.inf)
-        scores, items = scores.topk(min(k, self.n_items - 1))
-        return Ranking(items.masked_fill(scores.isneginf(), 0), scores)
+            logits = logits.scatter(1, excluded, -torch.inf)
+        best, items = logits.topk(min(k, self.n_items - 1))
+        masked = best.isneginf()
+        return Ranking(items.masked_fill(masked, 0), log_probabilities.gather(1, items).masked_fill(masked, -torch.inf))
 
     @torch.no_grad()
     def item_scores(self, interaction, items: torch.Tensor) -> torch.Tensor:

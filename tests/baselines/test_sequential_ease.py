@@ -114,6 +114,18 @@ def test_saved_model_recommends_as_before(data_path, tmp_path):  # noqa: F811
     assert not {"i3", "i9"} & set(frame["item"][:5])
 
 
+def test_recommendations_are_in_the_order_of_the_scores(data_path, monkeypatch):  # noqa: F811
+    """Small scores differ by less than their log-probabilities can show."""
+    model, _, (_, _, test) = trained(data_path)
+    scores = 1e-9 * torch.randperm(ITEMS + 1, generator=torch.Generator().manual_seed(0)).repeat(3, 1)
+    scores[:, 0] = -torch.inf
+    monkeypatch.setattr(model, "full_sort_predict", lambda interaction: scores)
+    ranking = model.best_items(batch_of(test), ITEMS, None, torch.tensor([[4, 0], [5, 6], [0, 0]]))
+    for row, excluded in zip(ranking.items.tolist(), ({4}, {5, 6}, set())):
+        order = [item for item in scores[0].argsort(descending=True).tolist() if item and item not in excluded]
+        assert row == order + [0] * len(excluded)
+
+
 @pytest.mark.parametrize(("option", "value"), [("reg_weight", 0), ("decay", 0), ("decay", 1.5)])
 def test_invalid_options_are_refused(option, value, data_path):  # noqa: F811
     with pytest.raises(UserError, match=f"{option} is {value}"):
