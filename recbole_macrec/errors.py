@@ -7,7 +7,7 @@ class UserError(Exception):
     """An error that the user can correct. The message names the file or option, the value seen, and the correction."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` with the known name nearest to ``name``; an empty string if none is near."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
+    """Return ``" Did you mean 'x'?"`` with the known name nearest to ``name``; an empty string if none has the similarity."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=similarity)
     return f" Did you mean '{match[0]}'?" if match else ""

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from recbole_macrec import compat
 from recbole_macrec.baselines import BASELINES, SequentialEASE
-from recbole_macrec.config.options import NESTED_OPTIONS, TRAINED_ON, TRUST, read_config_file
+from recbole_macrec.config.options import NESTED_OPTIONS, TRAINED_ON, TRUST, read_config_file, warn_of_misspelt_options
 from recbole_macrec.config.plain import config_from_plain
 from recbole_macrec.config.property_files import preset_files, property_file, read_yaml
 from recbole_macrec.config.registry import add_model, is_ours, model_names
@@ -146,6 +146,8 @@ def _layer_property_files() -> None:
         check_values(config, self.model_class.options if ours else AnyModelOptions)
         check_texts(config, self.internal_config_dict)
         if ours:
+            if self.model_class in [*MODELS, *BASELINES]:  # not a user's own model
+                warn_of_misspelt_options(self.external_config_dict, self.model, self.dataset)
             self.model_class.check_values(defaultdict(lambda: None, config))
             if config.get("resume"):
                 config[TRAINED_ON] = trained_on(read_together(config["resume"], read=load_checkpoint))
@@ -432,7 +434,7 @@ def _search_without_masked_items() -> None:
             model = _ModelWithMaskedItems(model, masked)
         return original(uid_series, model, test_data, device)
 
-    case_study.full_sort_scores = full_sort_scores
+    vars(case_study).update(full_sort_scores=full_sort_scores)
 
 
 class _ModelWithMaskedItems:

@@ -1,4 +1,5 @@
 """Names of models, datasets and options: unknown names are an error before anything runs."""
+import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,8 @@ NOT_FROM_CHECKPOINTS = {  # settings that a checkpoint of unknown origin must no
 }  # fmt: skip
 TRAINED_ON = "trained_on"  # in a config: the bundle of semantic IDs of the training, if a checkpoint is loaded
 PACKAGED_DATASET = "ml-100k"  # ships inside RecBole, which always reads it from there
+logger = logging.getLogger(__name__)
+
 _READ_FROM_CONFIG = re.compile(r"config(?:\[|\.get\()\s*[\"'](\w+)[\"']")
 
 
@@ -176,3 +179,14 @@ def check_options(
                 f"Unknown option '{name}' in {where}.{nearest(name, known)} It is not an option of RecBole, of "
                 f"{', '.join(models)} or of the dataset {dataset}."
             )
+
+
+def warn_of_misspelt_options(names: Iterable[str], model: str, dataset: str) -> None:
+    """Log a warning for each of ``names`` that differs from an option of ``model`` on ``dataset`` by a few letters.
+
+    Unlike :func:`check_options` it accepts all other names, as RecBole does in Python: a user's own code may read them.
+    """
+    known = known_options((model,), dataset)
+    for name in sorted(set(names) - known):
+        if hint := nearest(name, known, similarity=0.85):
+            logger.warning(f"{model} has no option '{name}', and ignores it.{hint}")

@@ -112,6 +112,13 @@ def test_error_of_an_unknown_option_suggests_the_nearest():
         MODELS["MACRec"](eval_args={"ordr": "TO"})
 
 
+def test_misspelt_options_in_python_are_reported(tiny_dataset, caplog):
+    options = {"data_path": str(tiny_dataset.parent), "num_beam": 3, "my_own_setting": 1}
+    assert Config("MACRec", tiny_dataset.name, config_dict=options)["my_own_setting"] == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "MACRec has no option 'num_beam', and ignores it. Did you mean 'num_beams'?"]
+
+
 def test_numbers_given_as_strings_are_converted(tiny_dataset):
     Path("my.yaml").write_text("learning_rate: '1e-3'\nlambda_con: '0.5'\n")
     config = Config("MACRec", "tiny", config_file_list=["my.yaml"], config_dict={"data_path": str(tiny_dataset)})
