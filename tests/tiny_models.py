@@ -14,6 +14,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
     SiglipConfig,
     SiglipModel,
     T5Config,
@@ -33,6 +35,11 @@ def _bert(folder: Path) -> None:
     BertModel(BertConfig(**TEXT)).save_pretrained(folder)
     _tokenizer("[CLS] $A [SEP]", ["[CLS]", "[SEP]"], pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
                model_max_length=64).save_pretrained(folder)
+
+
+def _roberta(folder: Path) -> None:
+    RobertaModel(RobertaConfig(**TEXT, pad_token_id=0)).save_pretrained(folder)
+    _tokenizer("<s> $A </s>", ["<s>", "</s>"], pad_token="[PAD]", cls_token="<s>", sep_token="</s>").save_pretrained(folder)
 
 
 def _llama(folder: Path) -> None:
@@ -81,7 +88,8 @@ def _processor(folder: Path) -> None:
     CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
 
 
-MAKERS = {"bert": _bert, "llama": _llama, "t5": _t5, "clip": _clip, "siglip": _siglip, "vit": _vit, "dino": _dino}
+MAKERS = {"bert": _bert, "roberta": _roberta, "llama": _llama, "t5": _t5, "clip": _clip, "siglip": _siglip,
+          "vit": _vit, "dino": _dino}
 
 
 def make(name: str, folder: Path) -> Path:

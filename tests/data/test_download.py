@@ -34,6 +34,14 @@ def test_a_file_is_fetched_once(server, tmp_path):
     assert len(server.requested) == 1
 
 
+def test_an_existing_file_with_another_checksum_is_refused_and_kept(server, tmp_path):
+    target = tmp_path / "a.gz"
+    target.write_bytes(CONTENT[:1000])
+    with pytest.raises(UserError, match="the SHA-256 of .*a.gz is .*; copy the whole file"):
+        quiet(Remote((server.url("a.gz"),), SHA256), target)
+    assert target.read_bytes() == CONTENT[:1000] and not server.requested
+
+
 def test_busy_servers_are_retried_and_interrupted_transfers_resumed(server, tmp_path):
     server.files["a.gz"], server.failures["a.gz"], server.breaks["a.gz"] = CONTENT, 1, 2
     assert quiet(Remote((server.url("a.gz"),), SHA256), tmp_path / "a.gz").read_bytes() == CONTENT

@@ -86,6 +86,16 @@ def test_long_texts_are_truncated(model):
         create_encoder({**chosen, "max_length": 65}, "cpu").encode([short])
 
 
+def test_positions_of_roberta_begin_after_the_padding(model):
+    """Also if its tokenizer sets no limit."""
+    chosen = {"model": str(model("roberta"))}
+    long, longer = (RawItem(name, ("red " * count,)) for name, count in (("a", 62), ("b", 500)))
+    features = create_encoder(chosen, "cpu").encode([long, longer])
+    assert np.array_equal(features[0], features[1]) and np.isfinite(features).all()
+    with pytest.raises(UserError, match="max_length is 64, .* 63 tokens"):
+        create_encoder({**chosen, "max_length": 64}, "cpu").encode([long])
+
+
 def vision(output, pooling):
     return {
         "cls": output.last_hidden_state[0, 0],

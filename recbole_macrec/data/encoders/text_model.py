@@ -4,6 +4,7 @@ Shapes: N items, B fields in a batch, T tokens, D width.
 """
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,8 +19,12 @@ from recbole_macrec.data.encoders.source import ModelSource, load_model
 from recbole_macrec.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+POSITIONS_AFTER_PADDING = {  # types of models whose first position has the number pad_token_id + 1
+    "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
+    "xlm-roberta-xl", "xmod",
+}  # fmt: skip
 LONGEST = 2048  # maximum tokens of a field if neither options nor model set a lower limit
 
 
@@ -102,8 +107,7 @@ class TextModel(PretrainedEncoder):
         return [Field(row, list(tokens)) for row, tokens in zip(rows, ids) if len(tokens)]
 
     def _max_length(self) -> int:
-        limit = self._tokenizer.model_max_length  # 1e30 if not set
-        limit = min(limit, getattr(self.source.config, "max_position_embeddings", None) or limit)
+        limit = min(self._tokenizer.model_max_length, positions(self.source.config))  # the former is 1e30 if not set
         max_length = self.options.max_length or min(limit, LONGEST)
         if max_length > limit:
             raise UserError(
@@ -129,3 +133,9 @@ class TextModel(PretrainedEncoder):
         if self.pooling == "cls":
             return hidden[:, 0]
         return hidden.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
+
+
+def positions(config: PretrainedConfig) -> int:
+    """Number of tokens for which a model has positions; the largest int64 if its configuration sets no limit."""
+    limit = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    return limit - config.pad_token_id - 1 if config.model_type in POSITIONS_AFTER_PADDING else limit

@@ -86,8 +86,12 @@ def fetch(remote: Remote, target: Path, session: requests.Session | None = None,
 
     Raises:
         DownloadError: if the file could not be downloaded from any mirror.
+        UserError: if an existing file has another checksum.
     """
     if target.exists():
+        if remote.sha256 and (found := sha256_of(target)) != remote.sha256:
+            raise UserError(f"the SHA-256 of {target} is {found[:12]}..., but its source expects {remote.sha256[:12]}...; copy "
+                            "the whole file, delete it to download it again, or correct sha256 in the source")
         _remove_part(target)  # left if a run was killed right after renaming the part
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,13 @@ class _Text(HTMLParser):
         if not self._n_invisible:
             self.parts.append(data)
 
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """Find the end of ``<![...]>``; -1 for a text that only begins like one."""
+        try:
+            return super().parse_marked_section(i, report)
+        except AssertionError:  # for all names that are not of SGML
+            return -1
+
     def _separate_words(self, tag: str) -> None:
         if tag not in _INSIDE_WORDS:
             self.parts.append(" ")
