@@ -48,7 +48,8 @@ def published_and_learnt(
 ) -> tuple[dict[str, Path], SemanticIDSettings | None]:
     """Which IDs are read from published files, and which are learnt.
 
-    This is the option ``semantic_ids``; for ``auto`` it depends on the files in ``folder``. Modalities encoded from
+    This is the option ``semantic_ids``; for ``auto`` it depends on the imported files in ``folder``, but not on features that
+    a run has encoded. Modalities encoded from
     interactions, which depend on the split, are learnt unless they have a file; a single such modality by an RQ-VAE of its own.
 
     Returns:
@@ -60,7 +61,7 @@ def published_and_learnt(
     computed = [m for m in settings.modalities if _will_read_interactions(config, m, folder)]
     published = [name for name in settings.ids if name not in computed or _published_file(name, folder).is_file()]
     if settings.semantic_ids == "auto":
-        has_features = set(settings.read_modalities) - set(computed) <= set(available_modalities(folder))
+        has_features = all(is_imported(folder, m) for m in set(settings.read_modalities) - set(computed))
         if has_features or not all(_published_file(name, folder).is_file() for name in published):
             published = []
     if settings.semantic_ids == "learn" or not published:

@@ -245,3 +245,14 @@ def test_failed_refresh_keeps_the_old_features(folder):
         item_features(folder, "shop", ["image"], ENCODERS)
     assert (folder / "features/image.npy").read_bytes() == before
     assert json.loads((folder / "features/image.encoded.json").read_text())["encoder"] == "pixels"
+
+
+@pytest.mark.parametrize("encoders", [{}, {"txt": "minilm"}])
+def test_features_of_other_texts_are_not_read_without_their_encoder(encoders, folder):
+    first = item_features(folder, "shop", ["text"], ENCODERS)["text"]
+    assert np.array_equal(item_features(folder, "shop", ["text"], encoders)["text"].matrix, first.matrix)
+    file = folder / "shop.item"
+    file.write_text(file.read_text().replace("pen", "paper"))
+    with pytest.raises(UserError, match="encoded by tfidf from other texts .*; name an encoder of 'text' in encoders"):
+        item_features(folder, "shop", ["text"], encoders)
+    assert not np.array_equal(item_features(folder, "shop", ["text"], ENCODERS)["text"].matrix, first.matrix)

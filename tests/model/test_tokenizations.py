@@ -299,6 +299,20 @@ def test_published_tokenizations(data_path):  # noqa: F811
         prepare("TIGER", data_path, **options)
 
 
+def test_published_ids_are_read_also_after_a_run_has_encoded_features(data_path):  # noqa: F811
+    """Only imported features let ``semantic_ids: auto`` learn IDs."""
+    for file in (data_path / TINY / "features").iterdir():
+        file.unlink()
+    write_published(data_path, "text", 0)
+    options = {**TIGER, "modalities": ["text"], "tokenizations": 1, "collision": "keep", "encoders": {"text": "tfidf"}}
+    before = prepare("TIGER", data_path, **options)[1]
+    prepare("VBPR", data_path, modalities=["text"], encoders={"text": "tfidf"})
+    assert (data_path / TINY / "features" / "text.npy").is_file()
+    after = prepare("TIGER", data_path, **options)[1]
+    assert before.semantic_ids.bundles == after.semantic_ids.bundles == {}
+    assert np.array_equal(before.semantic_ids.codes["text"], after.semantic_ids.codes["text"])
+
+
 def test_tokenizations_are_no_modalities(data_path):  # noqa: F811
     for file in (data_path / TINY / "features").iterdir():
         file.unlink()

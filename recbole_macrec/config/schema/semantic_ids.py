@@ -34,8 +34,8 @@ class SemanticIDOptions(Options):
     """
 
     semantic_ids: Literal["auto", "learn", "published"] = option(
-        "auto", "learn; published: read semantic_ids/<modality>.json; auto: learn if there are features, or if the quantizer "
-        "needs none. Without such a file, modalities encoded from interactions are always learnt")
+        "auto", "learn; published: read semantic_ids/<modality>.json; auto: learn if features were imported, or if the "
+        "quantizer needs none. Without such a file, modalities encoded from interactions are always learnt")
     tokenizations: Annotated[Positive, Field(le=64)] = option(
         1, "Number of semantic IDs of an item in each modality: published ones (semantic_ids/<modality>@2.json, ...), or "
         "learnt with the seeds semantic_id_seed, semantic_id_seed + 1, ... Every training sequence is written in one of them, "

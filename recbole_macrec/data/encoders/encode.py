@@ -17,7 +17,7 @@ import torch
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder, encoder_of, reads_interactions
-from recbole_macrec.data.encoders.base import NAMED, require_usable
+from recbole_macrec.data.encoders.base import NAMED, Kind, require_usable
 from recbole_macrec.data.encoders.cooccurrence import Cooccurrence
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.encoders.shards import Shards
@@ -79,6 +79,7 @@ def item_features(dataset_folder: Path | str, name: str, modalities: Sequence[st
                             f"earlier run; set encoders to {{{modality}: {Cooccurrence.name}}} to encode those of this run, or "
                             "leave the modality out of modalities")
         elif modality in features.available_modalities(folder):
+            _check_content(folder, name, modality, form, processes)
             tables[modality] = FeatureTable.load(folder, modality)
         else:
             raise UserError(_how_to_get(folder, name, modality, f"encoders names no encoder for '{modality}'"))
@@ -102,9 +103,14 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     if is_imported(folder, modality):
         return FeatureTable.load(folder, modality)
     encoder = create_encoder(chosen, device)
-    items = _raw_items(atomic.read_items(folder, name, form), folder, name, modality, encoder, text_fields, image_field, users)
-    items.sort(key=lambda item: item.token)  # features must not depend on the order of the rows
-    content = _cached_content_hash(items, folder, npy.with_name(f".{modality}.seen.json"), processes.first)
+    frame = atomic.read_items(folder, name, form)
+    columns: dict[Kind, list[str]] = {}
+    if encoder.kind == "interactions":
+        items = _items_with_users(frame, encoder, users)
+    else:
+        columns[encoder.kind] = _columns(frame, folder, name, modality, encoder.kind, text_fields, image_field)
+        items = _items_with_content(frame, folder, columns)
+    content = _cached_content_hash(items, folder, modality, processes.first)
     identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}
     if processes.share(npy.exists() and _matches(manifest_path, identity)):  # without lock, because the folder may be read-only
         _check_means(manifest_path, items, encoder, mean_for, processes)
@@ -118,7 +124,7 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
         if processes.share(npy.exists() and _matches(manifest_path, identity)):  # another run encoded them meanwhile
             _check_means(manifest_path, items, encoder, mean_for, processes)
             return FeatureTable.load(folder, modality)
-        _encode(items, encoder, encoder.kind in mean_for, folder, modality, identity, processes, show_progress)
+        _encode(items, encoder, encoder.kind in mean_for, folder, modality, identity, columns, processes, show_progress)
     processes.wait()
     return FeatureTable.load(folder, modality)
 
@@ -149,31 +155,70 @@ def manifest_file(npy: Path) -> Path:
     return npy.with_suffix(".encoded.json")
 
 
-def _raw_items(frame: pd.DataFrame, folder: Path, name: str, modality: str, encoder: Encoder, text_fields: Sequence[str],
-               image_field: str, users: Callable[[], Users] | None) -> list[RawItem]:
-    if encoder.kind == "interactions":
-        if users is None:
-            raise UserError(f"encoder {encoder.name} reads the training interactions, which exist only in a run; choose "
-                            "another encoder here, or set this one in the option encoders of a run")
-        users_of, no_user = users(), np.empty(0, dtype=np.int64)
-        return [RawItem(token, users=users_of.get(token, no_user)) for token in frame["item_id"]]
-    if encoder.kind == "text":
+def _check_content(folder: Path, name: str, modality: str, form: AtomicFormat, processes: Group) -> None:
+    """Raise UserError if features were encoded from other texts or images than the dataset has now."""
+    manifest = manifest_file(features.feature_paths(folder, modality)[0])
+    record = _read_manifest(manifest)
+    columns = record.get("columns")
+    if not columns:  # imported, or encoded by an earlier version
+        return
+    ((kind, names),) = columns.items()
+    frame = atomic.read_items(folder, name, form)
+    same = set(names) <= set(frame) and record["content_sha256"] == _cached_content_hash(
+        _items_with_content(frame, folder, columns), folder, modality, processes.first)
+    if not processes.share(same):
+        raise UserError(f"features of modality '{modality}' were encoded by {record['encoder']} from other {kind}s than those "
+                        f"of {folder / name}.item; name an encoder of '{modality}' in encoders to encode these")
+
+
+def _items_with_users(frame: pd.DataFrame, encoder: Encoder, users: Callable[[], Users] | None) -> list[RawItem]:
+    if users is None:
+        raise UserError(f"encoder {encoder.name} reads the training interactions, which exist only in a run; choose "
+                        "another encoder here, or set this one in the option encoders of a run")
+    users_of, no_user = users(), np.empty(0, dtype=np.int64)
+    return [RawItem(token, users=users_of.get(token, no_user)) for token in sorted(frame["item_id"])]
+
+
+def _columns(frame: pd.DataFrame, folder: Path, name: str, modality: str, kind: Kind, text_fields: Sequence[str],
+             image_field: str) -> list[str]:
+    """Return the columns to encode; raise UserError if there are none."""
+    if kind == "text":
         present = [field for field in text_fields if field in frame]
         if not present:
             others = ", ".join(column for column in frame if column not in ("item_id", image_field))
             why = (f"{name}.item has no column {' or '.join(text_fields) or '(text_fields is empty)'} to encode (--text_fields "
                    f"chooses among its columns: {others or 'none'})")
             raise UserError(_how_to_get(folder, name, modality, why))
-        return [RawItem(token, tuple(texts)) for token, *texts in zip(frame["item_id"], *(frame[field] for field in present))]
+        return present
     if image_field not in frame:
         raise UserError(_how_to_get(folder, name, modality, f"{name}.item has no column {image_field} to encode"))
-    return [RawItem(token, image=folder / path if path else None)
-            for token, path in zip(frame["item_id"], frame[image_field])]
+    return [image_field]
+
+
+def _items_with_content(frame: pd.DataFrame, folder: Path, columns: Mapping[Kind, Sequence[str]]) -> list[RawItem]:
+    """Return the items with their texts or images, sorted, as features must not depend on the order of the rows.
+
+    Args:
+        columns: kind of content -> its columns, of one kind.
+    """
+    ((kind, names),) = columns.items()
+    rows = zip(frame["item_id"], *(frame[column] for column in names))
+    if kind == "text":
+        items = [RawItem(token, tuple(texts)) for token, *texts in rows]
+    else:
+        items = [RawItem(token, image=folder / path if path else None) for token, path in rows]
+    return sorted(items, key=lambda item: item.token)
 
 
 def _encode(items: Sequence[RawItem], encoder: Encoder, allow_unusable: bool, folder: Path, modality: str,
-            identity: dict[str, Any], processes: Group, show_progress: bool) -> None:
-    """Encode ``items`` with all ``processes``; the first one writes the features and their manifest."""
+            identity: dict[str, Any], columns: Mapping[Kind, Sequence[str]], processes: Group,
+            show_progress: bool) -> None:
+    """Encode ``items`` with all ``processes``; the first one writes the features and their manifest.
+
+    Args:
+        identity: entries of the manifest by which later runs recognise the features.
+        columns: kind of the encoded content -> its columns in the ``.item`` file, for the manifest.
+    """
     npy, _ = features.feature_paths(folder, modality)
     usable = _usable(items, encoder, allow_unusable)
     shards = None
@@ -194,7 +239,7 @@ def _encode(items: Sequence[RawItem], encoder: Encoder, allow_unusable: bool, fo
     manifest_path.write_text("{}")
     FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
     with atomic_write(manifest_path) as path:
-        path.write_text(json.dumps({**identity, "dimensions": matrix.shape[1], **details}, indent=1))
+        path.write_text(json.dumps({**identity, "columns": columns, "dimensions": matrix.shape[1], **details}, indent=1))
     if shards:
         shards.remove()
 
@@ -230,14 +275,15 @@ def _with_means(matrix: np.ndarray, usable: Sequence[RawItem], items: Sequence[R
     return filled[[row.get(item.token, len(matrix)) for item in items]]
 
 
-def _cached_content_hash(items: Sequence[RawItem], folder: Path, cache: Path, write: bool) -> str:
-    """Return the content hash; the one in ``cache`` if paths, sizes and modification times of the image files are unchanged.
+def _cached_content_hash(items: Sequence[RawItem], folder: Path, modality: str, write: bool) -> str:
+    """Return the content hash; a cached one if paths, sizes and modification times of the image files are unchanged.
 
     The paths are relative to the dataset ``folder``, which can be moved. Images can be gigabytes, which a run whose features
     exist should not read. One process may ``write`` the cache, unless the folder is read-only.
     """
     if not any(item.image for item in items):
         return _content_hash(items)
+    cache = features.feature_paths(folder, modality)[0].with_name(f".{modality}.seen.json")
     digest = hashlib.sha256()
     for item in items:
         seen = None
