@@ -12,6 +12,8 @@ from recbole_macrec.semantic_ids.quantizers.graph.encoder import SLOPE, GraphEnc
 from recbole_macrec.semantic_ids.quantizers.hierarchical_kmeans import HierarchicalKMeans
 from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
 from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn
+from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
+from recbole_macrec.semantic_ids.rows import Scale
 
 USERS, ITEMS = 30, 24
 SMALL = SemanticIDSettings(
@@ -99,6 +101,21 @@ def test_joint_training_changes_the_graph_representations():
     assert len(learnt.history) == epochs and all(entry["bpr"] > 0 for entry in learnt.history)
     alone, _ = GraphTraining(features, interactions, settings.replace(graph_epochs=epochs), "cpu").run(show_progress=False)
     assert not np.allclose(learnt.graph.items, alone.items)
+
+
+@pytest.mark.parametrize("epoch", ["last", "lowest_collision"])
+def test_codes_of_joint_training_are_those_of_the_returned_representations(epoch):
+    settings = SMALL.replace(graph_training="joint", codes_epoch=epoch, rqvae_epochs=12)
+    learnt = represent_and_learn(*shop(), settings, show_progress=False)
+    weights = dict(learnt.modalities["graph"].weights)
+    scale = Scale(weights.pop("mean"), weights.pop("scale"))
+    collisions = [entry["health"]["graph"]["collision_rate"] for entry in learnt.history if "health" in entry]
+    assert np.argmin(collisions) < len(collisions) - 1  # the two options differ
+    model = RQVAE(learnt.graph.items.shape[1], settings, torch.Generator()).eval()
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        codes = model.quantizer.codes(model.encode(scale.apply(learnt.graph.items)))
+    assert np.array_equal(codes.numpy(), learnt.modalities["graph"].codes)
 
 
 def build(folder, interactions, **changed):

@@ -21,7 +21,7 @@ class JointTraining(RQVAETraining):
 
     The loss of the RQ-VAE trains the graph network through the item representations. These are standardised by their mean and
     deviation at the start of the epoch, so that the loss cannot be reduced by shrinking them. The returned representations are
-    those of the final codes.
+    those of the epoch whose codes are returned.
     """
 
     def __init__(self, features: Mapping[str, Features], interactions: csr_matrix, settings: SemanticIDSettings, device: str):
@@ -32,8 +32,7 @@ class JointTraining(RQVAETraining):
                                         "weight_decay": settings.graph_weight_decay})
 
     def run(self, show_progress: bool) -> LearntCodes:
-        learnt = super().run(show_progress)
-        return learnt._replace(graph=self.graph.representations())
+        return super().run(show_progress)._replace(graph=self.best_graph)
 
     def epoch(self, losses) -> dict[str, float]:
         bpr = self.graph.epoch()
@@ -46,6 +45,13 @@ class JointTraining(RQVAETraining):
         items = self.graph.representations().items
         self.scales = [Scale.fit(items, self.settings.standardize)]
         self.x = [scale_features(items, self.scales[0], self.device)]
+
+    def _end_epoch(self, last: bool) -> dict[str, dict]:
+        kept = self.best.get(ID)
+        health = super()._end_epoch(last)
+        if self.best.get(ID) is not kept:
+            self.best_graph = self.graph.representations()
+        return health
 
     def batch(self, rows: Tensor) -> list[Tensor]:
         """Representations [B, D] of items, with gradients to the graph network."""
