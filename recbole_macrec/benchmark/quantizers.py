@@ -97,11 +97,16 @@ def ranking(detail: dict, modality: str, k: int) -> dict[str, str]:
 def row(name: str, modality: str, statistics: dict, seconds: float) -> dict[str, str]:
     """Format the statistics of a modality as the columns COLUMNS."""
     error = statistics.get("reconstruction_error")
-    others = [r2 for m, r2 in statistics["predictability"].items() if m != modality]
+    predictability = {m: number(r2) for m, r2 in statistics["predictability"].items()}
+    own = predictability.pop(modality)
     values = (name, modality, f"{statistics['collision_rate']:.2%}", " ".join(f"{p:.0f}" for p in statistics["perplexity"]),
-              "-" if error is None else f"{error:.3f}", f"{statistics['predictability'][modality]:.3f}",
-              " ".join(f"{r2:.3f}" for r2 in others) or "-", f"{seconds:.0f}")
+              number(error), own, " ".join(predictability.values()) or "-", f"{seconds:.0f}")
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def number(value: float | None) -> str:
+    """Format a number that may be missing."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def table(rows: list[dict]) -> str:

@@ -12,6 +12,7 @@ from recbole_macrec.utils.blocks import blocks
 
 HELD_OUT = 0.2  # share of test items of the ridge regression
 RIDGE = 1.0
+MOST_CODES = 4096  # of all levels, for the ridge regression: its time grows with their third power
 
 
 def collision_rate(codes: np.ndarray) -> float:
@@ -33,10 +34,11 @@ def usage_and_perplexity(codes: np.ndarray, sizes: tuple[int, ...]) -> tuple[lis
     return usage, perplexity
 
 
-def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: Features, seed: int) -> float:
+def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: Features, seed: int) -> float | None:
     """R^2 of predicting the features of held-out items by ridge regression on their one-hot codes.
 
-    At most ``SAMPLE_SIZE`` items are used. 0 is the prediction by the mean, 1 is perfect; random codes are at or below 0.
+    At most ``SAMPLE_SIZE`` items are used. 0 is the prediction by the mean, 1 is perfect; random codes are at or below 0. None
+    if the items have more than ``MOST_CODES`` different codes.
 
     Args:
         codes: [N, L].
@@ -49,18 +51,21 @@ def predictability(codes: np.ndarray, sizes: tuple[int, ...], features: Features
     if len(train) == 0:
         return 0.0
     train_features = select_rows(features, train)
+    used = np.flatnonzero(one_hot(codes[train], sizes).sum(0))  # the weight of another code is 0
+    if len(used) > MOST_CODES:
+        return None
     mean = sum(block.sum(0, dtype=np.float64) for block in blocks(train_features)) / len(train)  # [F]
-    gram, product = RIDGE * np.eye(sum(sizes)), 0.0
+    gram, product = RIDGE * np.eye(len(used)), 0.0
     for block, block_codes in zip(blocks(train_features), blocks(codes[train])):
-        x = one_hot(block_codes, sizes)  # [n, sum K]
+        x = one_hot(block_codes, sizes)[:, used]  # [n, codes]
         gram += x.T @ x
         product += x.T @ (block - mean)
-    weights = np.linalg.solve(gram, product)  # [sum K, F]
+    weights = np.linalg.solve(gram, product)  # [codes, F]
     total = unexplained = 0.0
     for block, block_codes in zip(blocks(select_rows(features, test)), blocks(codes[test])):
         rest = block - mean  # [n, F]
         total += float(np.square(rest).sum())
-        unexplained += float(np.square(rest - one_hot(block_codes, sizes) @ weights).sum())
+        unexplained += float(np.square(rest - one_hot(block_codes, sizes)[:, used] @ weights).sum())
     return round(1 - unexplained / total, 4) if total > 0 else 0.0
 
 

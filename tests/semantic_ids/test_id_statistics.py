@@ -38,6 +38,15 @@ def test_predictability_is_high_for_functions_of_the_codes_and_zero_for_noise():
     assert predictability(codes, (5, 5), np.ones((600, 3)), seed=0) == 0.0
 
 
+def test_unused_codes_do_not_change_predictability_and_many_codes_have_none(monkeypatch):
+    rng = np.random.default_rng(0)
+    codes, features = rng.integers(0, 5, (600, 2)), rng.normal(size=(600, 7))
+    expected = predictability(codes, (5, 5), features, seed=0)
+    assert predictability(codes * 3, (40, 40), features, seed=0) == pytest.approx(expected, abs=1e-4)
+    monkeypatch.setattr("recbole_macrec.semantic_ids.statistics.MOST_CODES", 9)
+    assert predictability(codes, (5, 5), features, seed=0) is None
+
+
 def test_statistics_are_plain_json_and_complete():
     raw, resolved = np.array([[0, 1], [0, 1], [2, 3]]), np.array([[0, 1], [0, 2], [2, 3]])
     features = {"text": np.eye(3, dtype=np.float32), "image": np.ones((3, 2), dtype=np.float32)}
