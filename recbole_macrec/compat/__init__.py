@@ -38,6 +38,7 @@ from recbole_macrec.compat.results import (
     measure_the_load_without_waiting,
     order_by_exact_time,
     stop_where_the_loss_diverges,
+    train_with_saved_dataloaders,
     train_without_anomaly_detection,
     validate_models_of_one_epoch,
 )
@@ -69,6 +70,7 @@ REPAIRS = (  # in the order of application: some wrap a method that an earlier o
     name_files_of_each_run,
     share_checkpoint_of_first_process,
     evaluate_each_user_once,
+    train_with_saved_dataloaders,
     train_without_anomaly_detection,
     add_gradients_in_one_order,
     order_by_exact_time,

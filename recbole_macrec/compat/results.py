@@ -95,6 +95,25 @@ def count_training_interactions() -> None:
     Pop.__init__, Pop.calculate_loss = counting_init, calculate_loss
 
 
+def train_with_saved_dataloaders() -> None:
+    """``save_split_dataloaders`` (data/utils.py:93) sets the random generators of the data loaders to None to pickle them. The
+    run then continues without generators: it shuffles whatever the seed is, and fails where it stores their states. They are
+    now put back. Remove it when RecBole does the same."""
+    function = importlib.import_module("recbole.data.utils").save_split_dataloaders
+
+    @functools.wraps(function)
+    def save_split_dataloaders(config, dataloaders):
+        parts = [part for loader in dataloaders for part in (loader, loader.sampler)]
+        generators = [vars(part).get("generator") for part in parts]
+        try:
+            function(config, dataloaders)
+        finally:
+            for part, generator in zip(parts, generators):
+                part.generator = generator
+
+    replace_in_recbole("save_split_dataloaders", save_split_dataloaders)
+
+
 def validate_models_of_one_epoch() -> None:
     """``Trainer`` limits eval_step to the number of epochs (trainer.py:120), but ``TraditionalTrainer`` (Pop, EASE, ItemKNN)
     sets that number to 1 afterwards, so with a larger eval_step no checkpoint is written. The limit is now applied to it, too.

@@ -42,7 +42,7 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
 
     Learnt IDs are stored as bundles in ``<dataset folder>/semantic_ids/`` and reused until something they depend on
     changes; published ones are ``<dataset folder>/semantic_ids/<modality>.json``. ``semantic_ids: auto`` learns IDs if
-    every modality has features (or content to encode) or the quantizer reads no features, and otherwise reads published IDs.
+    every modality has imported features, if the quantizer reads no features, or if there are no published IDs.
     Features of interactions depend on the split, so their IDs are learnt also beside published ones.
 
     Interactions are expanded into prefix samples, as in every SequentialDataset. If MODEL_TYPE of the configuration is
@@ -112,16 +112,21 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
         kinds = ("encoded.json", "items.txt", "npy")
         return self._folder() / "features", *(f"{modality}.{kind}" for modality in settings.modalities for kind in kinds)
 
+    def _is_training_part(self) -> bool:
+        """Also true for the dataset of a data loader that was read from a file, which has no :attr:`_training_part`."""
+        return self._training is not None and not (self._interactions() != self._training).nnz
+
     def _auxiliary_features(self, settings: SemanticIDSettings) -> dict[str, np.ndarray]:
         """Features [N, D] that the quantizer needs besides those of the modalities, in the order of the items."""
         if COLLABORATIVE not in settings.auxiliary_features:
             return {}
-        if self._training_part is None:
+        part = self if self._is_training_part() else self._training_part
+        if part is None:
             raise UserError(
                 f"quantizer is {settings.quantizer}, which needs the training part of the data; run a model with it."
             )
         vectors = collaborative_vectors(
-            self._training_part,
+            part,
             self._folder() / FOLDER,
             width=settings.code_dim,
             epochs=settings.cf_epochs,

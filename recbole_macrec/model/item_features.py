@@ -100,24 +100,29 @@ class JoinedFeatures(ItemFeatures):
 
     Attributes:
         item_features: modality -> float32 [N, F_m]; row i belongs to the internal item i, row 0 (padding) is zero. Empty for
-            models that do not read features. Set by :meth:`build`.
+            models that do not read features.
     """
 
-    item_features: dict[str, np.ndarray] = {}
+    _item_features: dict[str, np.ndarray] | None = None
+
+    @property
+    def item_features(self) -> dict[str, np.ndarray]:
+        if self._item_features is None:
+            reads = reads_features(self.config)
+            self._item_features = current_group().by_first(self._joined_features, "prepares the item features") if reads else {}
+        return self._item_features
 
     def build(self) -> list:
         """Split the dataset. All parts share the item features and the interactions of the training part."""
         parts = super().build()
         self._training = parts[0]._interactions()
-        if reads_features(self.config):
-            self.item_features = current_group().by_first(self._joined_features, "prepares the item features")
         for part in parts:
-            part._training, part.item_features = self._training, self.item_features
+            part._training, part._item_features = self._training, self.item_features
         return parts
 
     def __getstate__(self) -> dict:
         """Save the dataset without its features, so that a stale copy is never loaded."""
-        return {key: value for key, value in self.__dict__.items() if key != "item_features"}
+        return {**self.__dict__, "_item_features": None}
 
     def _joined_features(self) -> dict[str, np.ndarray]:
         """Features joined by item token.

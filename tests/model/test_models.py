@@ -16,6 +16,7 @@ from recbole.utils import get_trainer
 from recbole.utils.case_study import full_sort_topk
 from small_models import (  # noqa: F401  data_path is a fixture
     ITEMS,
+    QUICK,
     SMALL,
     PauseAfter,
     batch_of,
@@ -460,6 +461,21 @@ def test_resumed_equals_uninterrupted(name, data_path, uninterrupted):
     assert list(resumed.train_loss_dict) == [2, 3]
     for key, value in expected.weights.items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+
+
+LETTER = {"modalities": ["text"], "quantizer": "letter", "cf_epochs": 1}
+
+
+@pytest.mark.parametrize("name, options", [("VBPR", {}), ("MMGRec", QUICK), ("TIGER", LETTER)])
+def test_saved_data_loaders_give_the_same_results(name, options, data_path, tmp_path):
+    """In the run that saves them, and in a run that reads them."""
+    results = []
+    for saving in ({}, {"save_dataloaders": True}, {"save_dataloaders": True, "trust_checkpoint": True}):
+        settings = {**options, "epochs": 2, "checkpoint_dir": str(tmp_path / "saved"), **saving}
+        _, _, trainer, (train, valid, test) = prepare(name, data_path, **settings)
+        trainer.fit(train, valid, saved=False)
+        results.append((trainer.train_loss_dict, trainer.evaluate(test, load_best_model=False)))
+    assert results[0] == results[1] == results[2]
 
 
 def test_a_second_fit_trains_again(data_path):
