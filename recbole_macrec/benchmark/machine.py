@@ -2,6 +2,7 @@
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,8 +25,12 @@ def library_versions() -> dict[str, str | None]:
     return result
 
 
+@cache
 def git_commit() -> str | None:
-    """Return the Git commit of the package, followed by ``-dirty`` if files were changed; None outside a repository."""
+    """Return the Git commit of the package, followed by ``-dirty`` if files were changed; None outside a repository.
+
+    It is read once per process. Call it when a command begins, as files may change while it runs.
+    """
     package = Path(recbole_macrec.__file__).parent
     if not (package.parent / ".git").exists():
         return None

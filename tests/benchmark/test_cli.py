@@ -113,6 +113,16 @@ def test_config_files_apply_in_order(tiny, tmp_path):
     assert record["seed"] == 2 and set(record["test_result"]) == {"hit@2", "ndcg@2"}
 
 
+def test_config_files_name_model_and_dataset(tiny, tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("model: Pop\ndataset: tiny\n")
+    words = [word for word in tiny if not word.startswith("--dataset")]
+    assert main([*words, "--config_files=a.yaml", "--result_file=r.json"]) == 0
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert (record["model"], record["dataset"]) == ("Pop", "tiny")
+    assert main([*words, "--config_files=a.yaml", "--dataset=elsewhere"]) == 1
+    assert "elsewhere does not exist" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "argv, expected",
     [

@@ -19,6 +19,7 @@ from recbole_macrec.benchmark.compare.comparison import write_matrix
 from recbole_macrec.benchmark.compare.kept_rankings import full_rank
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, seeds_of
 from recbole_macrec.benchmark.compare.run_files import write_json
+from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.fuse.command import fuse
@@ -221,6 +222,11 @@ def test_the_specification_of_a_finished_run_stays_as_it_is(tmp_path):
         (["--models=Pop", "--jops=3"], "Did you mean 'jobs'?"),
         (["--models=Pop", "--jobs=0"], "--jobs is 0"),
         (["--models=Pop", "--seeds=x"], "--seeds=x"),
+        (["--models=Pop", "--seed=x"], "seed is 'x'; expected a whole number"),
+        (["--models=Pop", "--seed=[1,2]"], "seed is [1, 2]"),
+        (["--models=Pop", "--seed=3.7"], "seed is 3.7"),
+        (["--models=Pop", "--seeds=1,7", "--seed=5"], "--seeds=1,7 names the seeds, and --seed=5 one more"),
+        (["--model=Pop", "--dataset=arts-toi"], "Did you mean 'arts-toy'?"),
         (["--models=Pop,SASRec", "--pairs=Pop:SASRek"], "Did you mean 'SASRec'?"),
         (["--models=Pop,SASRec", "--pairs=Pop"], "expected two labels"),
         (["--models=Pop", "--datasets=arts-toi"], "Did you mean 'arts-toy'?"),
@@ -255,7 +261,36 @@ def test_error_names_a_damaged_or_missing_folder(tmp_path):
 
 
 def test_seeds_as_a_number_or_a_list():
-    assert seeds_of("3") == [2020, 2021, 2022] and seeds_of("2", first=7) == [7, 8] and seeds_of("1,7") == [1, 7]
+    assert seeds_of("3") == [2020, 2021, 2022] and seeds_of("1,7") == [1, 7]
+    assert seeds_of("2", Request("", settings={"seed": 7})) == [7, 8]
+
+
+def test_config_files_of_a_comparison_name_no_model_or_dataset(tiny_dataset, capsys):
+    Path("their.yaml").write_text("dataset: other\n")
+    words = ["--models=Pop", f"--datasets={TINY}", f"--data_path={tiny_dataset}", "--output=out", "--config_files=their.yaml"]
+    assert main(["compare", *words]) == 1
+    assert "their.yaml sets dataset, which --datasets names here" in capsys.readouterr().err
+
+
+def test_results_on_other_data_are_not_continued(tiny_dataset):
+    """Neither finished nor unfinished ones; folders of earlier versions do not say on which data they are."""
+    def matrix(models):
+        return Matrix([Variant(m, m) for m in models], [TINY], [1], {"data_path": str(tiny_dataset)})
+
+    (run,) = write_matrix(matrix(["Pop"]), "out").runs
+    write_matrix(matrix(["Pop", "EASE"]), "out")
+    file = tiny_dataset / TINY / f"{TINY}.inter"
+    file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
+    for finished in (False, True):
+        if finished:
+            write_json({}, run.folder / "result.json")
+        with pytest.raises(UserError, match=f"Pop on {TINY}, seed 1 was started with other data: {TINY}.inter has changed"):
+            write_matrix(matrix(["Pop", "BPR"]), "out")
+    for spec in Path("out").glob("runs/*/*/*/run_spec.json"):
+        content = json.loads(spec.read_text())
+        del content["data"]
+        write_json(content, spec)
+    write_matrix(matrix(["Pop", "BPR"]), "out")
 
 
 def test_full_rank_extends_topk_and_breaks_ties_by_item():

@@ -1,5 +1,6 @@
 """``benchmark fuse``: a fusion of trained models of a comparison, as a further row of its tables."""
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from conftest import TINY, write_tiny_dataset
 from small_models import SMALL
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.compare.comparison import candidates_remark
+from recbole_macrec.benchmark.compare.comparison import candidates_remark, write_report
+from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.fuse.command import fuse, overlap, score_candidates
@@ -181,6 +183,29 @@ def test_repeated_comparison_keeps_the_fused_row(comparison):
     before = fused_run(comparison).result
     assert main(["fuse", str(comparison), f"--models={','.join(MODELS)}", "--top=12"]) == 0
     assert fused_run(comparison).result == before
+
+
+def test_a_fusion_of_runs_that_were_trained_again_is_left_out_and_replaced(comparison, tmp_path):
+    folder = shutil.copytree(comparison, tmp_path / "copied")
+    run = next(run for run in open_comparison(folder).runs if run.spec.label == MODELS[0])
+    (run.folder / run.result["checkpoint"]).rename(run.folder / "again.pth")
+    write_json({**run.result, "checkpoint": "again.pth"}, run.folder / "result.json")
+    assert NAME not in {run.spec.label for run in open_comparison(folder).runs}
+    write_report(open_comparison(folder))
+    assert "fused for 0 of 1 seeds; run fuse again" in (folder / "table.md").read_text()
+    assert main(["fuse", str(folder), f"--models={','.join(MODELS)}", "--top=12"]) == 0
+    assert fused_run(folder).result["fusion"]["checkpoints"][0] == "again.pth"
+
+
+def test_a_model_is_not_fused_on_other_data(comparison, tmp_path):
+    run = open_comparison(comparison).runs[0]
+    source = Path(run.spec.settings["data_path"]) / TINY
+    folder = shutil.copytree(source, tmp_path / "data" / TINY)
+    assert Member(run, str(tmp_path / "data")).label == run.spec.label
+    file = folder / f"{TINY}.inter"
+    file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(UserError, match=f"other data: {TINY}.inter has changed"):
+        Member(run, str(tmp_path / "data"))
 
 
 def test_scores_of_candidates_agree_with_the_rankings_of_the_runs(comparison):

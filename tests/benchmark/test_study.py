@@ -139,7 +139,10 @@ def test_rankings_of_a_trained_model(arguments):
     assert any(row["gained"] + row["lost"] > 0 for row in rows)
     assert main(["publish", str(folder), f"--to={folder / 'published'}"]) == 0
     published = json.loads((folder / "published" / "studies" / f"own-{TINY}.json").read_text())
-    assert published["rows"] == result["rows"] and "figures" not in published
+    assert published["rows"] == result["rows"] and "figures" not in published and "options" not in published
+    command = published["command"].split()
+    assert command[:5] == ["python", "-m", "recbole_macrec.benchmark", "study", "own.yaml"]
+    assert {f"--datasets={TINY}", "--data_path=data", f"--d_model={SMALL['d_model']}"} <= set(command)
     assert main(["fuse", str(folder), "--models=MACRec,TIGER"]) == 0
     assert study(argv, **content)[1]["rows"] == result["rows"]  # a fusion has no ways of ranking
 

@@ -2,12 +2,13 @@
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.arguments import comparison_folder, new_parser, read_settings
 from recbole_macrec.benchmark.compare.comparison import compare, names_of
-from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, seed_of
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request, config_of, prepare, run_model
@@ -22,6 +23,8 @@ from recbole_macrec.utils.launcher import DEFAULT_PORT, start_processes
 from recbole_macrec.utils.reporting import run_command
 from recbole_macrec.utils.unique_names import unique_folder
 
+DEFAULT_MODELS, DEFAULT_DATASET = "MACRec,SASRec,Pop", "arts-toy"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
@@ -31,8 +34,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     with group() as processes:
         args, settings = parse(argv)
-        models = names_of(args.model)
-        request = Request(args.dataset, tuple(args.config_files.split()), settings)
+        named = Request("", tuple(args.config_files.split()), settings)
+        models = names_of(args.model or str(named.value("model", DEFAULT_MODELS)))
+        request = replace(named, dataset=args.dataset or str(named.value("dataset", DEFAULT_DATASET)))
         check(models, request, args)
         data_path = request.value("data_path") or DATA_PATH
         starts = read_launch() is None and (args.nproc > 1 or args.world_size > 0)
@@ -66,17 +70,16 @@ def _run_one(model: str, request: Request, args: argparse.Namespace, processes: 
 
 def _compare(models: list[str], request: Request, data_path: str, output: str | Path) -> int:
     """Run a comparison with one seed."""
-    seed = int(request.value("seed", FIRST_SEED))
     settings = matrix_settings(request, data_path)
-    matrix = Matrix([Variant(model, model) for model in models], [request.dataset], [seed], settings)
+    matrix = Matrix([Variant(model, model) for model in models], [request.dataset], [seed_of(request)], settings)
     return compare(matrix, output)
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Parse our own arguments, and RecBole's ``--key=value`` settings."""
     parser = new_parser("run_recbole_macrec.py", "Train and test one or more models on a dataset with RecBole.")
-    parser.add_argument("--model", "-m", default="MACRec,SASRec,Pop", help="one or more (default: MACRec,SASRec,Pop)")
-    parser.add_argument("--dataset", "-d", default="arts-toy", help="folder below data_path (default: arts-toy)")
+    parser.add_argument("--model", "-m", help=f"one or more (default: {DEFAULT_MODELS})")
+    parser.add_argument("--dataset", "-d", help=f"folder below data_path (default: {DEFAULT_DATASET})")
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (default: 1)")
     parser.add_argument("--ip", default="localhost", help="address of the first machine")

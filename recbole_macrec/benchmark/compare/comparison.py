@@ -24,7 +24,7 @@ from typing import Any
 
 from recbole_macrec.benchmark.arguments import comparison_folder, new_parser, read_settings
 from recbole_macrec.benchmark.cluster import RayCluster
-from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.compare.pool import run_all
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Comparison
@@ -51,7 +51,7 @@ def _main(argv: list[str]) -> int:
         matrix = Matrix(
             [Variant(name, name) for name in names_of(args.models)],
             names_of(args.datasets),
-            seeds_of(args.seeds, int(request.value("seed", FIRST_SEED))),
+            seeds_of(args.seeds, request),
             matrix_settings(request, request.value("data_path") or DATA_PATH),
             pairs_of(args.pairs),
         )
@@ -62,8 +62,8 @@ def _main(argv: list[str]) -> int:
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Parse our own arguments, and RecBole's ``--key=value`` settings."""
     parser = new_parser("python -m recbole_macrec.benchmark compare", __doc__)
-    parser.add_argument("--models", required=True, help="such as MACRec,TIGER,SASRec")
-    parser.add_argument("--datasets", default="arts-toy", help="such as Instruments,Arts (default: arts-toy)")
+    parser.add_argument("--models", "--model", required=True, help="such as MACRec,TIGER,SASRec")
+    parser.add_argument("--datasets", "--dataset", default="arts-toy", help="such as Instruments,Arts (default: arts-toy)")
     parser.add_argument(
         "--pairs",
         default="",

@@ -70,6 +70,9 @@ class Matrix:
         for dataset in self.datasets:
             for path in config_files:
                 check_options(read_config_file(path), models, dataset, path)
+                if named := {"model", "dataset"} & set(read_config_file(path)):
+                    option = f"--{min(named)}s"
+                    raise UserError(f"{path} sets {min(named)}, which {option} names here; leave it out of the file.")
             check_options(self.settings, models, dataset, "the command line", own)
             if not self.settings.get("source"):
                 check_dataset(dataset, self.settings["data_path"], self.settings.get("benchmark_filename") is not None)
@@ -123,12 +126,26 @@ def matrix_settings(request: Request, data_path: str) -> dict[str, Any]:
     for path in request.config_files:
         settings |= read_config_file(path)
     settings |= request.settings
-    settings.pop("seed", None)
+    for name in ("seed", "model", "dataset"):  # they are not settings of all runs
+        settings.pop(name, None)
     return settings | {"data_path": str(Path(data_path).absolute())}
 
 
-def seeds_of(text: str, first: int = FIRST_SEED) -> list[int]:
-    """Parse ``--seeds``: ``5`` means five seeds starting with ``first``, ``1,7`` these two seeds."""
+def seed_of(request: Request) -> int:
+    """The option ``seed``.
+
+    Raises:
+        UserError: if it is no seed.
+    """
+    seed = request.value("seed", FIRST_SEED)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"seed is {shown(seed)}; expected a whole number from 0 to {2**32 - 1}.")
+    return seed
+
+
+def seeds_of(text: str, request: Request = Request("")) -> list[int]:
+    """Parse ``--seeds``: ``5`` means five seeds starting with the option ``seed`` of ``request``, ``1,7`` these two seeds."""
+    first = seed_of(request)
     try:
         numbers = [int(word) for word in text.split(",")]
     except ValueError:
@@ -136,6 +153,8 @@ def seeds_of(text: str, first: int = FIRST_SEED) -> list[int]:
     if len(numbers) > 1:
         if not all(0 <= number < 2**32 for number in numbers):
             raise UserError(f"--seeds={shown(text)}; expected seeds from 0 to {2**32 - 1}.")
+        if "seed" in request.settings:
+            raise UserError(f"--seeds={text} names the seeds, and --seed={first} one more; leave one of the options out.")
         return numbers
     if not 1 <= numbers[0] <= MAX_SEEDS:
         raise UserError(

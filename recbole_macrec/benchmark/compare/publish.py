@@ -88,9 +88,13 @@ def published_tests(table: Table) -> dict:
 
 def published_study(study: dict) -> dict:
     """The published record of the table of a study, without the data of its figures."""
-    options = f"--datasets={study['dataset']} --data_path=data --output=DIR"
-    command = f"python -m recbole_macrec.benchmark study {study['name']} {options}"
-    return {"command": command} | {name: value for name, value in study.items() if name != "figures"}
+    given = {name: value for name, value in study.get("options", {}).items() if name not in EXECUTION_SETTINGS}
+    write_file, options = settings_with_output_file(given)
+    paths = {"datasets": study["dataset"], "data_path": "data", "output": "DIR"}
+    arguments = [f"--{name}={_quoted(format_value(value))}" for name, value in (paths | options).items()]
+    command = " ".join([*([write_file, "&&"] if write_file else []), "python -m recbole_macrec.benchmark study",
+                        study.get("file") or study["name"], *arguments])
+    return {"command": command} | {name: value for name, value in study.items() if name not in ("figures", "options", "file")}
 
 
 def published_tries(runs: list[Run]) -> dict:
@@ -127,7 +131,7 @@ def published_record(run: Run) -> dict:
             "label": run.spec.label,
             "command": command,
             **{name: run.result.get(name) for name in FIELDS},
-            "fusion": fusion,
+            "fusion": {name: value for name, value in fusion.items() if name != "checkpoints"},
         }
         return record | {"settings": settings, "machine": run.result["hardware"], "curve": []}
     spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed}

@@ -25,7 +25,7 @@ class Observation:
 
     def __init__(self, run: RecBoleRun, timer: StageTimer, recorder: RunRecorder | None):
         self.run, self.timer, self.recorder = run, timer, recorder
-        self._cpu_began = time.process_time()
+        self._cpu_began, self._commit = time.process_time(), git_commit()
 
     def record(self) -> dict:
         """The record of the finished run, as plain values; writes its ranks and codes if the recorder keeps them."""
@@ -50,7 +50,7 @@ class Observation:
             "checkpoint": str(getattr(trainer, "saved_model_file", "")),
             "settings": plain_config(config),
             "versions": library_versions(),
-            "commit": git_commit(),
+            "commit": self._commit,
             "hardware": hardware(),
         }
         if self.recorder:

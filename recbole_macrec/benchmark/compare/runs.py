@@ -7,7 +7,8 @@
       report.html                     the page that the command ``report`` writes
       figures/                        PNG and PDF of studies and reports
       runs/DATASET/LABEL/seed-SEED/   one run (a label is a model's name, or a variant's such as "w/o L_con")
-        run_spec.json  label, dataset, model, seed and settings of this run (asked.json in older folders)
+        run_spec.json  label, dataset, model, seed and settings of this run, and checksums of its atomic files (asked.json in
+                       older folders)
         curve.json     one entry per epoch trained so far: {"epoch": 0, "loss": mean over batches, "seconds": of training,
                        "valid": {"ndcg@10": ...} or null, "valid_seconds": ... or null, "cpu_seconds": of both, all
                        threads}; written during the run
@@ -28,8 +29,8 @@ Characters of a label that do not belong in a file name become ``-``; run_spec.j
 """
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -39,7 +40,8 @@ import numpy as np
 
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.run_files import load_arrays, read_json, read_record, save_arrays, write_json
-from recbole_macrec.config.options import parse_value
+from recbole_macrec.config.options import PACKAGED_DATASET, parse_value
+from recbole_macrec.data.atomic import checksums_of_dataset
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import remove_unfinished
 
@@ -59,13 +61,18 @@ MISSING = object()  # a setting that is not set, which differs from None
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: its label in the tables, and the model, dataset, seed and settings that RecBole runs."""
+    """One run: its label in the tables, and the model, dataset, seed and settings that RecBole runs.
+
+    Attributes:
+        data: name -> SHA-256 of the dataset's atomic files when the run was created; None in older folders.
+    """
 
     label: str
     model: str
     dataset: str
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -166,6 +173,11 @@ class Run:
                 found.setdefault(kind, {})[modality] = array
         return found
 
+    def fuses(self, runs: Sequence["Run"]) -> bool:
+        """Whether this finished fusion is of ``runs``, and of the checkpoints that they have now; true if it does not say."""
+        checkpoints = self.result["fusion"].get("checkpoints")
+        return all(run.finished for run in runs) and checkpoints in (None, [run.result["checkpoint"] for run in runs])
+
     keeps_ranks = True  # whether ranks.npz and codes.npz are written
 
     def checkpoint_of(self, trainer) -> Path | None:
@@ -237,9 +249,14 @@ def open_comparison(folder: str | Path) -> Comparison:
         raise UserError(f"{folder / COMPARE} has format {spec['format']}, expected {FORMAT}; run the comparison again.")
     fusions = [name for name, models in spec.get("fusions", {}).items() if set(models) <= set(spec["labels"])]
     labels, pairs = [*spec["labels"], *fusions], [tuple(pair) for pair in spec["pairs"]]
-    places = product(spec["datasets"], labels, spec["seeds"])
-    labelled = [(label, Run(run_folder(folder, dataset, label, seed))) for dataset, label, seed in places]
-    runs = [run for label, run in labelled if label in spec["labels"] or run.finished]  # the command ``fuse`` writes the others
+    runs = []
+    for dataset, label, seed in product(spec["datasets"], labels, spec["seeds"]):
+        run = Run(run_folder(folder, dataset, label, seed))
+        if label in fusions:
+            fused = [Run(run_folder(folder, dataset, model, seed)) for model in spec["fusions"][label]]
+            if not (run.finished and run.fuses(fused)):  # the command ``fuse`` writes it
+                continue
+        runs.append(run)
     return Comparison(folder, labels, spec["datasets"], spec["seeds"], pairs, runs, fusions)
 
 
@@ -260,18 +277,21 @@ def file_name(label: str) -> str:
 
 
 def write_run_spec(folder: Path, spec: RunSpec) -> Run:
-    """Create the folder of a run, or check that an existing one has the same specification.
+    """Create the folder of a run, or check that an existing one has the same specification and data.
 
     Settings in :data:`EXECUTION_SETTINGS` may differ. The specification of a finished run stays as it is, since its results
     belong to it.
 
     Raises:
-        UserError: if another setting differs; the message names the first one.
+        UserError: if another setting or a file of the dataset differs; the message names the first one.
     """
     remove_unfinished(folder, RUN_SPEC)
+    spec = replace(spec, data=current_data(spec))
     old, new = _spec_file(folder), json.loads(json.dumps(asdict(spec), default=str))
     if old.is_file():
-        if differing := list(_differences(read_json(old), new)):
+        earlier = read_json(old)
+        check_data(Run(folder).spec, spec)
+        if differing := list(_differences({**earlier, "data": new["data"]}, new)):
             raise UserError(
                 f"{folder} was started with other settings: {differing[0]}. Give the same settings, or another --output."
             )
@@ -279,6 +299,27 @@ def write_run_spec(folder: Path, spec: RunSpec) -> Run:
     if not (run.finished and old.is_file()):
         write_json(new, folder / RUN_SPEC)
     return run
+
+
+def current_data(spec: RunSpec, data_path: str | None = None) -> dict[str, str] | None:
+    """Name -> SHA-256 of the atomic files of the dataset of ``spec``; None without such files, as for data sets in RecBole.
+
+    Args:
+        data_path: the folder with the dataset's folder; None: that of the settings.
+    """
+    path = data_path or spec.settings.get("data_path")
+    if path is None or spec.dataset == PACKAGED_DATASET:
+        return None
+    return checksums_of_dataset(Path(path) / spec.dataset, spec.dataset) or None
+
+
+def check_data(old: RunSpec, new: RunSpec) -> None:
+    """Raise a UserError if the atomic files of a run have changed since it was created."""
+    if old.data and new.data and (changed := [name for name in new.data if old.data.get(name) != new.data[name]]):
+        raise UserError(
+            f"{old.name} was started with other data: {changed[0]} has changed since. Results on different data can't be "
+            "compared; restore the file, or give another --output."
+        )
 
 
 def _spec_file(folder: Path) -> Path:

@@ -25,10 +25,11 @@ from recbole_macrec.benchmark.compare.run_files import read_json, write_json
 from recbole_macrec.benchmark.compare.runs import EXECUTION_SETTINGS, PRETRAINED, PRETRAINING, Run
 from recbole_macrec.config.plain import plain, plain_config
 from recbole_macrec.config.registry import model_names
+from recbole_macrec.data.atomic import checksums_of_dataset
 from recbole_macrec.trainer.checkpoint import load_checkpoint
 from recbole_macrec.trainer.trainer import GenerativeTrainer, newest_beside
 from recbole_macrec.utils.distributed import current_group
-from recbole_macrec.utils.files import remove_unfinished, sha256_of
+from recbole_macrec.utils.files import remove_unfinished
 from recbole_macrec.utils.unique_names import unique_folder
 
 UNFINISHED, POINTER, LOCK = "unfinished", "run.json", ".lock"
@@ -115,8 +116,7 @@ def unfinished_run(config: Config, processes: int, fresh: bool) -> Iterator[Sing
 def key_of(config: Config, processes: int) -> str:
     """Hash of the settings and atomic files, equal for runs with equal results."""
     settings = {name: value for name, value in plain_config(config).items() if name not in WITHOUT_EFFECT}
-    folder = Path(config["data_path"])
-    files = {file.name: sha256_of(file) for file in sorted(folder.glob(f"{config['dataset']}.*")) if file.is_file()}
+    files = checksums_of_dataset(Path(config["data_path"]), config["dataset"])
     content = json.dumps([settings, files, processes], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 

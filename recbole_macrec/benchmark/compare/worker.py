@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from recbole_macrec.benchmark.compare.recorder import RunRecorder
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request, run_model
 from recbole_macrec.benchmark.compare.runs import FAILURE, LOG, PROGRESS, RESULT, SAVED, Run, RunSpec
+from recbole_macrec.benchmark.machine import git_commit
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.failures import user_message
@@ -40,11 +41,13 @@ class Resources:
         threads: number of CPU threads.
         gpu: number of the GPU; None for that of the settings.
         deadline: ``time.time()`` at which the run should pause at a checkpoint; None for never.
+        commit: the Git commit of the code, which the process of the run imports when the command begins.
     """
 
     threads: int = 1
     gpu: int | None = None
     deadline: float | None = None
+    commit: str | None = field(default_factory=git_commit)
 
     @property
     def late(self) -> bool:
@@ -117,7 +120,7 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
         finally:
             for file in (folder / SAVED).glob("*.pth"):  # no best epoch was saved
                 remove_if_empty(file)
-        write_json(record, folder / RESULT)
+        write_json(record | {"commit": resources.commit}, folder / RESULT)
         for file in (folder / SAVED).glob("*.last.pth"):
             file.unlink()
         (folder / PROGRESS).unlink(missing_ok=True)

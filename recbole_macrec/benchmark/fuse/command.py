@@ -80,7 +80,7 @@ def _main(argv: list[str]) -> int:
 def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP, data_path: str | None = None) -> list[Run]:
     """Fuse the finished runs of ``labels``, on every data set and with every seed.
 
-    Finished fusions are kept if they have the same ``top``, and replaced otherwise.
+    Finished fusions of the same runs are kept if they have the same ``top``. Others are replaced.
 
     Args:
         folder: folder of a comparison.
@@ -108,7 +108,7 @@ def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP, data_path: s
             spec = RunSpec(name, name, dataset, seed, {"models": list(labels), "top": top})
             own = run_folder(comparison.folder, dataset, name, seed)
             earlier = Run(own)
-            if not earlier.finished or earlier.spec != spec:
+            if not (earlier.finished and earlier.spec == spec and earlier.fuses(runs)):
                 _fuse_runs([Member(run, data_path) for run in runs], own, spec)
             fused.append(Run(own))
     add_fusion(comparison.folder, name, list(labels))
@@ -238,6 +238,7 @@ def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
             "semantic_ids": {},
             "fusion": {
                 "models": [run.spec.label for run in runs],
+                "checkpoints": [run.result["checkpoint"] for run in runs],
                 "weights": [round(weight, 6) for weight in weights.tolist()],
                 "candidates_per_model": top,
                 "general": [member.label for member in members if not member.sequential],

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from recbole_macrec.benchmark.compare.ranks import row_keys
 from recbole_macrec.benchmark.compare.run_model import fresh_logging
-from recbole_macrec.benchmark.compare.runs import Run
+from recbole_macrec.benchmark.compare.runs import Run, check_data, current_data
 from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.config.options import hidden_argv
 from recbole_macrec.errors import UserError
@@ -63,7 +63,7 @@ class Member:
         sequential: whether the model ranks by the user's history, and not by the training interactions.
 
     Raises:
-        UserError: the run has no checkpoint, or does not rank the whole catalogue.
+        UserError: the run has no checkpoint, does not rank the whole catalogue, or its data have changed.
     """
 
     def __init__(self, run: Run, data_path: str | None = None):
@@ -91,6 +91,9 @@ class Member:
         self.dataset = dataset
         self.sequential = self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         self.tokens = np.asarray(dataset.field2id_token[dataset.iid_field], dtype=str)
+        check_data(run.spec, replace(run.spec, data=current_data(run.spec, data_path)))
+        if not np.array_equal(self.tokens, run.ranks.items):
+            raise UserError(f"{run.spec.name} has other items than its dataset now; restore the data, or run it again.")
         self._score_files: dict[str, ScoreFile] = {}
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 
 from recbole_macrec.benchmark.arguments import new_parser, read_settings
 from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, names_of, write_report
-from recbole_macrec.benchmark.compare.matrix import FIRST_SEED, Matrix, Variant, matrix_settings, seeds_of
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, seeds_of
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import COMPARE, STUDY, Comparison, open_comparison
@@ -73,7 +73,7 @@ def _main(argv: list[str]) -> int:
             check_published(study, dataset)
     for dataset in datasets:  # variants depend on the dataset: default values differ between datasets
         output = Path(args.output) if len(datasets) == 1 else Path(args.output) / dataset
-        seeds = seeds_of(args.seeds, int(request.value("seed", FIRST_SEED)))
+        seeds = seeds_of(args.seeds, request)
         variants = variants_of(study, models, dataset, settings)
         # by default, compare the full model with each variant
         full_with_each = [(variants[0].label, other.label) for other in variants[1:]]
@@ -89,7 +89,10 @@ def _main(argv: list[str]) -> int:
         waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
         if waiting and study["kind"] in FINISHED_KINDS:
             continue
-        _write_study(evaluate(comparison, study), study, Path(args.name).stem, dataset, output)
+        options = {name: value for name in ("models", "seeds", "tune") if (value := getattr(args, name)) not in (None, "1")}
+        seed = {} if (value := request.value("seed")) is None else {"seed": value}
+        command = {"name": Path(args.name).stem, "file": args.name, "options": options | given | seed}
+        _write_study(evaluate(comparison, study), study, command, dataset, output)
     return status
 
 
@@ -105,13 +108,17 @@ def _fuse_finished(comparison: Comparison, fusions: list[list[str]]) -> Comparis
     return comparison
 
 
-def _write_study(result: Study, study: dict, name: str, dataset: str, output: Path) -> None:
-    """Print the table, and write it with its figures as study.md, study.json and files in ``figures/``."""
+def _write_study(result: Study, study: dict, command: dict[str, Any], dataset: str, output: Path) -> None:
+    """Print the table, and write it with its figures as study.md, study.json and files in ``figures/``.
+
+    Args:
+        command: the name of the study, as it was given, and the options of the command.
+    """
     text = as_markdown(result, f"{study['title']}: {dataset}")
     print(text)
     with atomic_write(output / "study.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
-    record = {"name": name, "title": study["title"], "kind": study["kind"], "dataset": dataset}
+    record = {**command, "title": study["title"], "kind": study["kind"], "dataset": dataset}
     record |= {"columns": result.columns, "rows": result.rows, "commit": git_commit(), "machine": hardware()}
     record["figures"] = {label: asdict(figure) for label, figure in result.figures.items()}
     write_json(record, output / STUDY)
@@ -123,7 +130,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Parse the command line into the arguments of ``study`` and RecBole's settings."""
     parser = new_parser("python -m recbole_macrec.benchmark study", __doc__)
     parser.add_argument("name", help="name of a study, or path of a YAML file")
-    parser.add_argument("--models", help="models or variants to run instead of those of the study")
+    parser.add_argument("--models", "--model", help="models or variants to run instead of those of the study")
     parser.add_argument(
         "--datasets", "--dataset", default="arts-toy", help="comma-separated, such as Instruments,Arts (default: arts-toy)"
     )
