@@ -75,7 +75,7 @@ def register() -> None:
     _rank_as_many_as_fit()
     _validate_on_some_users()
     _exclude_seen_items()
-    _search_without_masked_items()
+    _rank_as_in_evaluation()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
         vars(module).update(run_recboles=run_recboles, load_data_and_model=load_data_and_model)
 
@@ -174,6 +174,8 @@ def _set_defaults(self: Config, config: dict) -> None:
         config["load_col"] = _default_columns(AtomicFormat.from_config(config))
     if config.get("repeatable") == "auto":
         config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        _check_candidates(self, config)
     if self.model_class.type == ModelType.SEQUENTIAL and config.get("benchmark_filename"):
         _read_histories(config)
     _parse_nested_options(config)
@@ -208,6 +210,26 @@ def _set_evaluation(self: Config, config: dict) -> None:
         config["eval_args"].setdefault("order", "TO")  # RecBole refuses its own default
 
 
+def _check_candidates(self: Config, config: dict) -> None:
+    """Raise a UserError for options of the candidates that sequential models do not have."""
+    if config.get("repeatable") is False and "repeatable" in self.external_config_dict:
+        raise UserError(
+            f"repeatable is False, which is for general models, and {self.model} is sequential; set repeatable to auto, and "
+            "exclude_seen to True to leave the items of the history out of its ranking."
+        )
+    if config.get("exclude_seen") and (sampled := _modes(config.get("eval_args") or {}) - {"full"}):
+        raise UserError(
+            f"exclude_seen is True, which is for full rankings, and eval_args has the mode {min(map(str, sampled))}; leave out "
+            "one of them."
+        )
+
+
+def _modes(eval_args: dict) -> set:
+    """The modes of all evaluations."""
+    mode = eval_args.get("mode") or "full"
+    return set(mode.values() if isinstance(mode, dict) else [mode])
+
+
 def _parse_nested_options(config: dict) -> None:
     """Read lists and dictionaries given as text in YAML: RecBole reads ['text'] as a list, but not [text]."""
     for option in NESTED_OPTIONS:
@@ -221,9 +243,7 @@ def _parse_nested_options(config: dict) -> None:
 
 def _ranks_all_items(model: type[AbstractRecommender], eval_args: dict) -> bool:
     """Whether ``model`` is a general model that scores all items of a user at once, and every evaluation needs them."""
-    mode = eval_args.get("mode", "full")
-    modes = mode.values() if isinstance(mode, dict) else [mode]
-    return model.type in _GENERAL and model.full_sort_predict is not _NO_FULL_RANKING and set(modes) == {"full"}
+    return model.type in _GENERAL and model.full_sort_predict is not _NO_FULL_RANKING and _modes(eval_args) == {"full"}
 
 
 def _completed(eval_args: dict) -> dict:
@@ -411,36 +431,56 @@ def _exclude_seen_items() -> None:
     def collate_fn(self, index):
         interaction, seen, rows, targets = collate(self, index)
         if self.is_sequential and self.config["exclude_seen"]:
-            history = interaction[self.iid_field + self.config["LIST_SUFFIX"]]
-            row, place = ((history > 0) & (history != targets.unsqueeze(1))).nonzero(as_tuple=True)
-            seen = row, history[row, place]
+            history, exists = _seen_items(interaction, self._dataset)
+            seen = exists.nonzero()[:, 0], history[exists]
         return interaction, seen, rows, targets
 
     FullSortEvalDataLoader.collate_fn = collate_fn
 
 
-def _search_without_masked_items() -> None:
-    """Let ``full_sort_scores`` tell our general models which items it masks, as our trainer does in evaluation.
+def _rank_as_in_evaluation() -> None:
+    """Let ``full_sort_scores`` mask the same items as the evaluation: with ``exclude_seen`` also those of sequential models.
 
-    A search that finds some of the items would otherwise find masked ones and too few others.
+    Our models are told which items are masked, as our trainer does. A search that finds some of the items would otherwise find
+    masked ones and too few others.
     """
     case_study = importlib.import_module("recbole.utils.case_study")
     original = case_study.full_sort_scores
 
     @functools.wraps(original)
     def full_sort_scores(uid_series, model, test_data, device=None):
-        if isinstance(model, GenerativeRecommender) and not test_data.is_sequential:
-            masked = pad_sequence(list(test_data.uid2history_item[list(uid_series)]), batch_first=True)
-            model = _ModelWithMaskedItems(model, masked)
-        return original(uid_series, model, test_data, device)
+        masked = _masked_items(test_data, uid_series)
+        if masked is None:
+            return original(uid_series, model, test_data, device)
+        ours = isinstance(model, RegisteredModel)
+        scores = original(uid_series, _ModelWithMaskedItems(model, masked) if ours else model, test_data, device)
+        return scores.scatter(1, masked.to(scores.device), -torch.inf)
 
     vars(case_study).update(full_sort_scores=full_sort_scores)
+
+
+def _masked_items(test_data: FullSortEvalDataLoader, users) -> torch.Tensor | None:
+    """The items that the evaluation masks for ``users``, int64 [B, S], padded with 0; None if it masks none."""
+    if not test_data.is_sequential:
+        return pad_sequence(list(test_data.uid2history_item[list(users)]), batch_first=True)
+    if not test_data.config["exclude_seen"]:
+        return None
+    dataset = test_data.dataset
+    rows = (dataset.inter_feat[dataset.uid_field] == torch.as_tensor(users)[:, None]).nonzero()[:, 1]
+    return _seen_items(dataset.inter_feat[rows], dataset)[0]
+
+
+def _seen_items(interaction: Interaction, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """The items of the histories [B, S] of an interaction, 0 in place of the target; and where they are, bool [B, S]."""
+    history = interaction[dataset.iid_field + dataset.config["LIST_SUFFIX"]]
+    seen = (history > 0) & (history != interaction[dataset.iid_field].unsqueeze(1))
+    return history.masked_fill(~seen, 0), seen
 
 
 class _ModelWithMaskedItems:
     """A model whose ``full_sort_predict`` is called with the items [B, S] that the caller masks, padded with 0."""
 
-    def __init__(self, model: GenerativeRecommender, masked: torch.Tensor):
+    def __init__(self, model: AbstractRecommender, masked: torch.Tensor):
         self.model, self.masked = model, masked
 
     def __getattr__(self, name: str):

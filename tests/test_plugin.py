@@ -169,6 +169,22 @@ def test_seen_items_are_left_out_on_request(model, small):
     assert scores[1][:, 1:][seen[:, 1:]].max() < scores[1][~seen].min() and seen.sum() > 2 * len(seen)
     others = ~seen[0]
     assert torch.equal(scores[0][0][others].argsort(), scores[1][0][others].argsort())
+    users = batch[0]["user_id"].numpy()
+    torch.testing.assert_close(full_sort_scores(users, trainer.model, test), scores[1])
+    assert torch.equal(full_sort_topk(users, trainer.model, test, 5)[1], scores[1].topk(5).indices)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"exclude_seen": True, "eval_args": {"mode": "uni20"}}, "exclude_seen is True, .*mode uni20"),
+    ({"exclude_seen": True, "eval_args": {"mode": {"valid": "uni5", "test": "full"}}}, "exclude_seen is True, .*mode uni5"),
+    ({"repeatable": False}, "repeatable is False, .*SASRec is sequential; .*exclude_seen to True"),
+    ({"load_col": {"inter": ["user_id", "item_id"]}}, "load_col loads .*; set load_col to .*'timestamp'"),
+])  # fmt: skip
+def test_options_of_sequential_models_that_have_no_effect_or_fail_later(options, message, tiny_dataset):
+    settings = {"data_path": str(tiny_dataset), "train_neg_sample_args": None, "state": "ERROR", **options}
+    with pytest.raises(UserError, match=message):
+        config = Config("SASRec", "tiny", config_dict={"eval_args": {"order": "TO"}, **settings})
+        create_dataset(config)
 
 
 def test_order_of_property_files(small, tiny_dataset):

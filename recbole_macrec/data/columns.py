@@ -3,29 +3,52 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from recbole.utils import ModelType
+
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.errors import UserError
 
 
 def check_columns(config, folder: Path, name: str) -> None:
-    """Raise UserError unless every ``.inter`` file of the dataset has the columns named in ``config``.
+    """Raise UserError unless every ``.inter`` file of the dataset has the columns that a run with ``config`` needs, and
+    ``load_col`` loads them.
 
     RecBole reports missing files itself.
     """
     form = AtomicFormat.from_config(config)
-    parts = config["benchmark_filename"]
-    in_time_order = not parts and (config["eval_args"] or {}).get("order") == "TO"
+    parts, sequential = config["benchmark_filename"], config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    needed = {"USER_ID_FIELD": form.user, "ITEM_ID_FIELD": form.item}
+    if not parts and (config["eval_args"] or {}).get("order") == "TO":
+        needed["TIME_FIELD"] = form.time
+        _check_loaded(config, form.time)
     for path in [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]:
         if path.is_file():
-            _check_header(path, form, in_time_order)
+            _check_header(path, form, needed, form.item + config["LIST_SUFFIX"] if parts and sequential else None)
 
 
-def _check_header(path: Path, form: AtomicFormat, in_time_order: bool) -> None:
+def _check_loaded(config, time: str) -> None:
+    loaded = (config["load_col"] or {}).get("inter", "*")
+    if loaded != "*" and time not in loaded:
+        columns = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], time]
+        raise UserError(f"load_col loads the columns {loaded} of interactions, but eval_args orders them by {time}; set "
+                        f"load_col to {{'inter': {columns}}}")
+
+
+def _check_header(path: Path, form: AtomicFormat, needed: dict[str, str], histories: str | None) -> None:
+    """Check the first line of a file.
+
+    Args:
+        needed: option -> column that it names.
+        histories: column of sequences of items; None if the run reads none.
+    """
     with path.open(encoding=form.encoding) as file:
         header = file.readline().rstrip("\n")
-    columns = [column.split(":")[0] for column in header.split(form.field_separator)]
-    needed = {"USER_ID_FIELD": form.user, "ITEM_ID_FIELD": form.item} | ({"TIME_FIELD": form.time} if in_time_order else {})
+    fields = header.split(form.field_separator)
+    columns = [column.split(":")[0] for column in fields]
     for option, column in needed.items():
         if column not in columns:
             raise UserError(f"{path} has no column {column}, which {option} names; its first line is {header[:200]!r}, and "
                             f"field_separator is {form.field_separator!r}: set {option} and field_separator to match the file")
+    if histories and f"{histories}:token_seq" not in fields:
+        raise UserError(f"{path} has no column {histories}:token_seq, the history of each row; add it, or import the "
+                        "interactions and remove benchmark_filename.")

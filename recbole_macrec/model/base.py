@@ -512,7 +512,7 @@ class GenerativeRecommender(WindowedRecommender):
 
     # -- after training ----------------------------------------------------------------------------------------------
 
-    def recommend(self, sequences, k: int = 10, exclude_seen: bool = False, candidates=None):
+    def recommend(self, sequences, k: int = 10, exclude_seen: bool | None = None, candidates=None):
         """Recommend ``k`` items for histories of item tokens; see :meth:`recbole_macrec.Recommender.recommend`."""
         return self.recommender_class(self).recommend(sequences, k, exclude_seen, candidates)
 

@@ -153,16 +153,11 @@ class SequentialItemFeatures(ItemFeatures):
         return self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
-        """Check that benchmark files exist and contain histories, then load as RecBole does."""
+        """Check that benchmark files exist, then load as RecBole does."""
         for part in self.benchmark_filename_list or []:
-            path, histories = Path(dataset_path) / f"{token}.{part}.inter", self.iid_field + self.config["LIST_SUFFIX"]
+            path = Path(dataset_path) / f"{token}.{part}.inter"
             if not path.is_file():
                 raise UserError(f"{path} does not exist; add this file, or list only existing parts in benchmark_filename.")
-            with path.open(encoding=self.config["encoding"]) as file:
-                columns = file.readline().rstrip("\n").split(self.config["field_separator"])
-                if self._sequential and f"{histories}:token_seq" not in columns:
-                    raise UserError(f"{path} has no column {histories}:token_seq, the history of each row; add it, or import "
-                                    "the interactions and remove benchmark_filename.")
         super()._load_inter_feat(token, dataset_path)
 
     def _benchmark_presets(self) -> None:

@@ -32,7 +32,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--history", required=True, help="item tokens, oldest first, e.g. i1,i2; double-quote those with a comma"
     )
     parser.add_argument("--k", type=int, default=10, help="items to recommend (default: 10)")
-    parser.add_argument("--exclude_seen", action="store_true", help="do not recommend items of the history")
+    parser.add_argument("--exclude_seen", action="store_true", default=None,
+                        help="do not recommend items of the history (default: the option of the training)")
     parser.add_argument("--candidates", metavar="FILE", help="recommend only these items; one item token per line")
     parser.add_argument("--verbose", action="store_true", help="show RecBole's log, and the traceback of an error")
     return parser.parse_args(argv)

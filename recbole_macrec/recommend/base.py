@@ -30,7 +30,12 @@ class ItemRecommender(ABC):
     def titles(self) -> dict[str, str]:
         """Item token -> title, of the items that have one."""
 
-    def recommend(self, sequences: Sequences, k: int = 10, exclude_seen: bool = False,
+    @property
+    @abstractmethod
+    def excludes_seen(self) -> bool:
+        """Whether the option ``exclude_seen`` of the training left the items of the history out of rankings."""
+
+    def recommend(self, sequences: Sequences, k: int = 10, exclude_seen: bool | None = None,
                   candidates: Iterable[str] | None = None, batch_size: int = 1024,
                   show_progress: bool = False) -> pd.DataFrame:
         """Recommend ``k`` items for every history.
@@ -41,7 +46,8 @@ class ItemRecommender(ABC):
         Args:
             sequences: histories of item tokens, oldest first, or user -> history. A model reads the newest
                 ``MAX_ITEM_LIST_LENGTH`` items of each.
-            exclude_seen: do not recommend items of the user's history, even beyond ``MAX_ITEM_LIST_LENGTH``.
+            exclude_seen: do not recommend items of the user's history, even beyond ``MAX_ITEM_LIST_LENGTH``. By default the
+                option of the same name of the training, which is False unless it was set.
             candidates: recommend only these items; a generative model searches the trie of their IDs.
             batch_size: users ranked together, fewer if memory is short. Does not change the result.
 
@@ -55,7 +61,7 @@ class ItemRecommender(ABC):
         check_whole(1, k=k, batch_size=batch_size)
         users, rows = histories(sequences, self._numbers)
         allowed = None if candidates is None else self._candidate_numbers(candidates)
-        batch_size = self._limited(batch_size)
+        batch_size, exclude_seen = self._limited(batch_size), self.excludes_seen if exclude_seen is None else exclude_seen
         with self._evaluating():
             restriction = self._restriction(allowed)
             ranked = [

@@ -123,6 +123,10 @@ class Recommender(ItemRecommender):
         return item_titles(self.model.config, self.item_tokens)
 
     @property
+    def excludes_seen(self) -> bool:
+        return bool(self.model.config["exclude_seen"])
+
+    @property
     def _has_quantizer(self) -> bool:
         ids = self.model.catalogue
         return self._quantizer is not None or (self._has_ids and set(ids.modalities) == set(ids.bundles))
@@ -260,6 +264,10 @@ class FusedRecommender(ItemRecommender):
     @property
     def titles(self) -> dict[str, str]:
         return self.recommenders[0].titles
+
+    @property
+    def excludes_seen(self) -> bool:
+        return any(recommender.excludes_seen for recommender in self.recommenders)
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
         """Save the models and their weights in one folder, which :meth:`Recommender.load` reads.

@@ -87,6 +87,14 @@ def test_exclude_seen_recommends_all_other_items(decode, fusion, data_path):
     assert "everything" not in found
 
 
+def test_the_default_of_exclude_seen_is_the_option_of_the_training(data_path):
+    seen = set(HISTORY)
+    for option in (False, True):
+        _, model, _, _ = prepare("TIGER", data_path, exclude_seen=option)
+        found = {way: set(model.recommend([HISTORY], k=ITEMS, exclude_seen=way)["item"]) for way in (None, False, True)}
+        assert found[None] == found[option] and found[False] >= seen and not found[True] & seen
+
+
 def test_trie_nodes_without_eligible_items_are_blocked():
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 3, (40, 3))  # 27 IDs: some shared

@@ -118,9 +118,11 @@ class RecBoleOptions(Options):
     eval_args: EvalArgs = option({"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user", "order": "RO", "mode": "full"},
                                  "Split and candidates of the evaluation")
     repeatable: Flag | Literal["auto"] = option(
-        False, "Items of the history stay candidates; auto: of sequential models, not of general ones")
+        False, "Items of the history stay candidates; auto: of sequential models, not of general ones. Sequential models "
+        "always need True or auto")
     exclude_seen: Flag = option(
-        False, "Leave the items of the history that a sequential model reads out of its rankings, except the target")
+        False, "Leave the items of the history that a sequential model reads out of its full rankings, except the target; also "
+        "in full_sort_topk, and the default of Recommender.recommend")
     metrics: Text | list[Text] = option(["Recall", "MRR", "NDCG", "Hit", "Precision"], "Metrics")
     topk: Positive | list[Positive] = option([10], "Lengths k of the ranked lists")
     valid_metric: Text = option("MRR@10", "Metric that selects the best epoch and ends training")
