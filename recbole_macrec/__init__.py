@@ -17,6 +17,7 @@ try:
     from recbole_macrec.baselines import SASRecPerUser
     from recbole_macrec.errors import UserError
     from recbole_macrec.model import TIGER, MACRec, MMGRec, MQL4GRec
+    from recbole_macrec.plugin import register_model
     from recbole_macrec.recommend import Recommender
 except ModuleNotFoundError as error:
     from recbole_macrec.utils.requirements import missing_library
@@ -24,4 +25,4 @@ except ModuleNotFoundError as error:
     raise missing_library(error) from None
 
 __version__ = "0.1.0"
-__all__ = ["MACRec", "MMGRec", "MQL4GRec", "Recommender", "SASRecPerUser", "TIGER", "UserError"]
+__all__ = ["MACRec", "MMGRec", "MQL4GRec", "Recommender", "SASRecPerUser", "TIGER", "UserError", "register_model"]

@@ -4,7 +4,9 @@ import importlib
 import os
 import sys
 from collections import defaultdict
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -20,10 +22,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from recbole_macrec import compat
 from recbole_macrec.baselines import BASELINES, SequentialEASE
-from recbole_macrec.config.options import NESTED_OPTIONS, TRAINED_ON, TRUST, read_config_file, warn_of_misspelt_options
+from recbole_macrec.config.options import (
+    NESTED_OPTIONS,
+    TRAINED_ON,
+    TRUST,
+    known_models,
+    read_config_file,
+    warn_of_misspelt_options,
+)
 from recbole_macrec.config.plain import config_from_plain
 from recbole_macrec.config.property_files import preset_files, property_file, read_yaml
-from recbole_macrec.config.registry import add_model, is_ours, model_names
+from recbole_macrec.config.registry import add_model, is_ours, model_names, models
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.config.schema.features import FeatureOptions
 from recbole_macrec.config.schema.models import AnyModelOptions
@@ -83,11 +92,23 @@ def register() -> None:
 def register_model(model: type[AbstractRecommender]) -> None:
     """Let RecBole find ``model``, its ``trainer_class`` and its ``dataset_class`` by the name of the model.
 
+    ``Config(model=MyModel)`` and ``run_recbole(model=MyModel)`` do so by themselves. A model derived from one of this package
+    has the default values of that model, unless ``properties/model/NAME.yaml`` exists.
+
     ``get_model`` looks for a module such as ``recbole.model.sequential_recommender.<name>``, ``get_trainer`` and
     ``create_dataset`` for ``<Name>Trainer`` and ``<Name>Dataset``.
+
+    Raises:
+        UserError: RecBole or this package has another model of this name.
     """
-    name = model.__name__
-    sys.modules[f"recbole.model.{model.type.name.lower()}_recommender.{name.lower()}"] = sys.modules[model.__module__]
+    name, own = model.__name__, models().get(model.__name__)
+    if name in known_models() and (own is None or own.__module__.startswith(f"{__package__}.")):
+        raise UserError(f"There is a model {name} already; rename the class {model.__module__}.{name}.")
+    path = f"recbole.model.{model.type.name.lower()}_recommender.{name.lower()}"
+    module = ModuleType(path)
+    module.__spec__ = ModuleSpec(path, None)
+    setattr(module, name, model)
+    sys.modules[path] = module
     setattr(importlib.import_module("recbole.trainer"), f"{name}Trainer", model.trainer_class)
     setattr(importlib.import_module("recbole.data.dataset"), f"{name}Dataset", model.dataset_class)
     add_model(model)
@@ -104,12 +125,20 @@ def _layer_property_files() -> None:
     model's ``training_preset``, by default the one for the dataset; RecBole's sequential settings. Our files are read after
     RecBole's files of datasets because these set every dataset option, the history length included.
     """
-    init_parameters, files, update, final = (
+    named, init_parameters, files, update, final = (
+        Config._get_model_and_dataset,
         Config._init_parameters_category,
         Config._load_config_files,
         Config._update_internal_config_dict,
         Config._get_final_config_dict,
     )
+
+    @functools.wraps(named)
+    def _get_model_and_dataset(self, model, dataset):
+        name, model_class, dataset = named(self, model, dataset)
+        if issubclass(model_class, RegisteredModel) and model_class is not models().get(name):
+            register_model(model_class)
+        return name, model_class, dataset
 
     @functools.wraps(init_parameters)
     def _init_parameters_category(self):
@@ -123,8 +152,9 @@ def _layer_property_files() -> None:
         if _is_last_of_dataset(Path(file), self.dataset):
             paths = [property_file("dataset", f"{self.dataset}.yaml")]
             if is_ours(self.model_class):
-                paths = [property_file("overall.yaml"), property_file("model", f"{self.model}.yaml"), *paths]
-                paths += preset_files(self.model, self.external_config_dict.get("training_preset"), self.dataset)
+                name = _name_of_properties(self.model_class)
+                paths = [property_file("overall.yaml"), property_file("model", f"{name}.yaml"), *paths]
+                paths += preset_files(name, self.external_config_dict.get("training_preset"), self.dataset)
             for path in paths:
                 if path.is_file():
                     self.internal_config_dict.update(read_yaml(path))
@@ -146,17 +176,24 @@ def _layer_property_files() -> None:
         check_values(config, self.model_class.options if ours else AnyModelOptions)
         check_texts(config, self.internal_config_dict)
         if ours:
-            if self.model_class in [*MODELS, *BASELINES]:  # not a user's own model
+            if self.model_class in [*MODELS, *BASELINES]:  # other models may have options of their own
                 warn_of_misspelt_options(self.external_config_dict, self.model, self.dataset)
             self.model_class.check_values(defaultdict(lambda: None, config))
             if config.get("resume"):
                 config[TRAINED_ON] = trained_on(read_together(config["resume"], read=load_checkpoint))
         return config
 
+    Config._get_model_and_dataset = _get_model_and_dataset
     Config._init_parameters_category = _init_parameters_category
     Config._load_config_files = _load_config_files
     Config._update_internal_config_dict = _update_internal_config_dict
     Config._get_final_config_dict = _get_final_config_dict
+
+
+def _name_of_properties(model: type[AbstractRecommender]) -> str:
+    """The name of the first class among ``model`` and its bases that has a file in ``properties/model/``."""
+    names = [base.__name__ for base in model.__mro__]
+    return next((name for name in names if property_file("model", f"{name}.yaml").is_file()), model.__name__)
 
 
 def _is_last_of_dataset(file: Path, dataset: str) -> bool:

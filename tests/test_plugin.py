@@ -14,7 +14,8 @@ from recbole.trainer import Trainer
 from recbole.utils import InputType, dataset_arguments, get_model, get_trainer, init_seed
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
-from recbole_macrec import UserError
+from recbole_macrec import TIGER, UserError, register_model
+from recbole_macrec.config import registry
 from recbole_macrec.config.plain import config_from_plain, plain_config
 from recbole_macrec.config.property_files import property_file, read_yaml
 from recbole_macrec.config.registry import model_names, models as registered_models
@@ -146,6 +147,37 @@ def test_presets_of_a_dataset_replace_the_file_of_the_dataset():
     preset = read_yaml(property_file("preset", "MMGRec-ml-100k.yaml"))
     config = Config("MMGRec", "ml-100k")
     assert {name: config[name] for name in preset} == preset
+
+
+class Halved(TIGER):
+    """TIGER with another loss and an option of its own."""
+
+    class options(TIGER.options):
+        loss_weight: float = 0.5
+
+    def calculate_loss(self, interaction):
+        return self.config["loss_weight"] * super().calculate_loss(interaction)
+
+
+def test_a_derived_model_needs_no_files(small, tmp_path, monkeypatch):
+    """Its class is enough, also for checkpoints."""
+    monkeypatch.setattr(registry, "_models", registered_models())
+    settings = {**small, "checkpoint_dir": str(tmp_path), "loss_weight": 0.25}
+    result = run_recbole(Halved, "tiny", config_dict=settings)
+    assert get_model("Halved") is Halved and get_trainer(Halved.type, "Halved") is Halved.trainer_class
+    config, model, _, _, _, test = load_data_and_model(next(tmp_path.glob("Halved*.pth")))
+    assert type(model) is Halved and config["loss_weight"] == 0.25 and config["max_modalities"] == 1
+    trainer = get_trainer(config["MODEL_TYPE"], "Halved")(config, model)
+    assert trainer.evaluate(test, load_best_model=False) == result["test_result"]
+    again = type("Halved", (TIGER,), {"__module__": "__main__"})  # as in a notebook
+    register_model(again)
+    assert get_model("Halved") is again
+
+
+@pytest.mark.parametrize("name", ["SASRec", "TIGER"])
+def test_names_of_other_models_are_refused(name):
+    with pytest.raises(UserError, match=f"There is a model {name} already; rename"):
+        register_model(type(name, (TIGER,), {}))
 
 
 @pytest.mark.parametrize("model", ["TIGER", "SASRecPerUser", "SASRec"])

@@ -12,8 +12,8 @@ from recbole.config import Config
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
 from recbole_macrec.config.property_files import property_file, read_user_yaml, read_yaml
-from recbole_macrec.config.registry import model_names
-from recbole_macrec.config.schema.models import MODELS, AnyModelOptions
+from recbole_macrec.config.registry import model_names, options_of
+from recbole_macrec.config.schema.models import AnyModelOptions
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.utils.requirements import recbole_folder
 
@@ -150,7 +150,7 @@ def known_options(models: tuple[str, ...], dataset: str) -> frozenset[str]:
     """Every option that one of ``models`` on ``dataset`` can have."""
     known = {"model", "dataset", *general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments}
     for model in models:
-        known |= set(MODELS.get(model, AnyModelOptions).model_fields)
+        known |= set((options_of(model) or AnyModelOptions).model_fields)
     recbole = recbole_folder()
     names = {"overall", "sample", dataset, *models}
     for path in [*recbole.glob("properties/**/*.yaml"), *property_file().glob("**/*.yaml")]:

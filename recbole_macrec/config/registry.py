@@ -1,4 +1,5 @@
-"""The models of this package, by name."""
+"""The models of this package, and those derived from them, by name."""
+from recbole_macrec.config.schema.base import Options
 
 _models: dict[str, type] = {}
 
@@ -16,6 +17,11 @@ def models() -> dict[str, type]:
 def model_names() -> list[str]:
     """Names of the models of this package."""
     return list(_models)
+
+
+def options_of(name: str) -> type[Options] | None:
+    """The schema of the options of the model ``name``; None if it is not registered."""
+    return getattr(_models.get(name), "options", None)
 
 
 def is_ours(model_class: type) -> bool:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from recbole_macrec.config.registry import options_of
 from recbole_macrec.config.schema.base import Options, as_list, shown
-from recbole_macrec.config.schema.models import MODELS
 from recbole_macrec.config.schema.network import NetworkOptions
 from recbole_macrec.errors import UserError
 
@@ -31,7 +31,7 @@ def check_sizes(settings: Mapping[str, Any], model: str) -> None:
     Raises:
         UserError: a value is of the wrong type or out of range, such as a width that does not fit into memory.
     """
-    schema = MODELS.get(model)
+    schema = options_of(model)
     if schema is not None:
         names = [name for name in NetworkOptions.model_fields if name in schema.model_fields]
         schema.read({name: settings[name] for name in names if settings.get(name) is not None})
