@@ -88,8 +88,10 @@ def read_array(path: Path) -> list[np.ndarray]:
     """
     try:
         codes = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as a NumPy array ({error}); download it again, or correct it.") from None
+    if not isinstance(codes, np.ndarray):
+        raise UserError(f"{path} contains an .npz archive; save one array of whole numbers.")
     if codes.ndim not in (2, 3) or not codes.size or not np.issubdtype(codes.dtype, np.integer) or codes.min() < 0:
         raise UserError(f"{path} has shape {codes.shape} and type {codes.dtype}; expected whole numbers from 0, of shape "
                         "[items, levels] or [tokenizations, items, levels].")

@@ -74,6 +74,18 @@ def test_tokenizations(files, released, tmp_path):
     assert json.loads((folder / "text@2.json").read_text()) == second
 
 
+@pytest.mark.parametrize("write, message", [
+    (lambda path: path.write_bytes(b""), "cannot be read as a NumPy array"),
+    (lambda path: np.savez(path.open("wb"), np.ones((3, 2), int)), "contains an .npz archive"),
+    (lambda path: np.save(path, np.ones((3, 2))), "expected whole numbers from 0"),
+])  # fmt: skip
+def test_unsuitable_arrays_of_codes(write, message, released, tmp_path, capsys):
+    write(released / "codes.npy")
+    words = [f"--semantic_ids=text={released / 'codes.npy'}", f"--data_path={tmp_path / 'out'}"]
+    assert run(released, "--dataset=Shop", *words) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_metadata_is_imported_as_text_columns(released, tmp_path):
     metadata = {"0": {"title": "A\t\"B\"\n c", "description": ["x", "y"]}, "1": {"title": "NA"}, "2": {}}
     (released / "Shop.item.json").write_text(json.dumps(metadata))

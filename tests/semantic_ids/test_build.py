@@ -361,9 +361,11 @@ def test_constant_and_equal_features_give_unique_ids(tmp_path):
 
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae"])
-def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer):
-    settings = SMALL.replace(quantizer=quantizer, rqvae_learning_rate=1e30)
-    with pytest.raises(UserError, match="is (inf|nan) in epoch .* rqvae_learning_rate = 1e"):
+@pytest.mark.parametrize("warmup, message", [(5, "is (inf|nan) in epoch .*"), (1, "has infinite outputs in epoch 1 .*")])
+def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer, warmup, message):
+    """The loss of the first step is finite, so a warm-up of one batch ends without an infinite loss."""
+    settings = SMALL.replace(quantizer=quantizer, rqvae_learning_rate=1e30, rqvae_warmup_epochs=warmup, rqvae_batch_size=ITEMS)
+    with pytest.raises(UserError, match=f"{message}rqvae_learning_rate = 1e"):
         learn_codes({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
 
 

@@ -135,12 +135,14 @@ class RQVAETraining:
         means = {name: round(value / len(batches), 6) for name, value in self._mean_over_processes(sums).items()}
         self._align_weights()
         if not np.isfinite(means["total"]):
-            raise UserError(
-                f"The loss of the quantizer is {means['total']} in epoch {len(self.history)} with "
-                f"rqvae_learning_rate = {self.settings.rqvae_learning_rate}; nothing was written: lower it (1e-3 is "
-                "usual), or set standardize to True."
-            )
+            raise self._divergence(f"The loss of the quantizer is {means['total']}")
         return means
+
+    def _divergence(self, what: str) -> UserError:
+        return UserError(
+            f"{what} in epoch {len(self.history)} with rqvae_learning_rate = {self.settings.rqvae_learning_rate}; nothing was "
+            "written: lower it (1e-3 is usual), or set standardize to True."
+        )
 
     def _warmup_losses(self, rows: Tensor) -> dict[str, Tensor]:
         share = Share.divide(rows, self.group)
@@ -172,6 +174,9 @@ class RQVAETraining:
 
     @torch.no_grad()
     def _initialise(self, quantizer: ResidualQuantizer, z: Tensor) -> None:
+        if not torch.isfinite(z).all():  # weights of the last step of the warm-up, whose loss was still finite
+            raise self._divergence("The encoder of the quantizer has infinite outputs")
+
         def codebooks() -> Tensor:
             quantizer.initialise(z, self.settings.semantic_id_seed)
             return quantizer.codebooks.detach().cpu()
