@@ -70,7 +70,7 @@ class GenerativeRecommender(WindowedRecommender):
         n_trained: number of tokenizations, the first ones, from which one is drawn for each training window.
     """
 
-    recommender_class: type  # Recommender; set by plugin.py
+    recommender_class: type  # Recommender; set by the plugin
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)

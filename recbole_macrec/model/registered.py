@@ -10,8 +10,8 @@ class RegisteredModel:
 
     Attributes:
         options: the schema of the model's options.
-        trainer_class: the class of its trainer, set by plugin.py; GenerativeTrainer by default.
-        dataset_class: the class of its dataset; SemanticIDDataset, set by plugin.py.
+        trainer_class: the class of its trainer, set by the plugin; GenerativeTrainer by default.
+        dataset_class: the class of its dataset; SemanticIDDataset, set by the plugin.
     """
 
     options: ClassVar[type[Options]]

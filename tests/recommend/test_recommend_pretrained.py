@@ -72,9 +72,9 @@ def test_a_changed_ranking_is_saved(data_path, tmp_path):
 
 def test_loads_in_another_process_without_configuration_files(folder, tmp_path):
     code = (
-        "from recbole_macrec import plugin\nfrom recbole_macrec.config import options\nfrom recbole_macrec.trainer import "
-        "checkpoint_settings\n"
-        "for module in plugin, options, checkpoint_settings:\n    module.read_yaml = module.property_file = None\n"
+        "from recbole_macrec.plugin import configuration\nfrom recbole_macrec.config import options\n"
+        "from recbole_macrec.trainer import checkpoint_settings\n"
+        "for module in configuration, options, checkpoint_settings:\n    module.read_yaml = module.property_file = None\n"
         "from recbole_macrec import Recommender\n"
         f"print(Recommender.load({str(folder)!r}).recommend([['i4', 'i5']], k=3)['item'].tolist())"
     )

@@ -1,0 +1,133 @@
+"""Evaluation: users that fit into memory, users of a validation, and items that are not ranked."""
+import functools
+import importlib
+
+import numpy as np
+import torch
+from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader, NegSampleEvalDataLoader
+from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import AbstractRecommender
+from torch.nn.utils.rnn import pad_sequence
+
+from recbole_macrec.generation.decoding.ranker import max_users_in_memory
+from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
+from recbole_macrec.model.registered import RegisteredModel
+
+
+def rank_as_many_as_fit() -> None:
+    """Let full ranking, of RecBole's models too, rank fewer users at once than ``eval_batch_size`` if the matrix of their
+    scores would not fit into the free memory, and log it."""
+    original = FullSortEvalDataLoader._init_batch_size_and_step
+
+    @functools.wraps(original)
+    def _init_batch_size_and_step(self):
+        original(self)
+        items, device = self._dataset.item_num, self.config["device"]
+        fit = max_users_in_memory(items, self.config["decode"] or "beam", device)
+        if self.step > fit:
+            self.logger.warning(
+                f"eval_batch_size: {fit} users are ranked at once instead of {self.step}, whose scores of {items:,} items do "
+                f"not fit into the free memory of {device}."
+            )
+            self.step = fit
+            self.set_batch_size(fit if self.is_sequential else fit * items)
+
+    FullSortEvalDataLoader._init_batch_size_and_step = _init_batch_size_and_step
+
+
+def validate_on_some_users() -> None:
+    """Let ``valid_users`` limit validation, of RecBole's models too, to that many users.
+
+    The users are the first with validation data in a random order of all users, the same order for every model, seed and epoch.
+    Testing is always on all users. ``whole_dataset`` of a loader also has the other users' rows.
+    """
+    for loader in (FullSortEvalDataLoader, NegSampleEvalDataLoader):
+        _limit_users(loader)
+
+
+def _limit_users(loader: type[AbstractDataLoader]) -> None:
+    original = loader.__init__
+
+    @functools.wraps(original)
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        self.whole_dataset = dataset
+        if config["valid_users"] and sampler is not None and sampler.phase == "valid":
+            users = dataset.inter_feat[dataset.uid_field].numpy()
+            everyone = np.random.default_rng(0).permutation(np.arange(1, dataset.user_num))
+            drawn = everyone[np.isin(everyone, users)][: config["valid_users"]]
+            dataset = dataset.copy(dataset.inter_feat[np.isin(users, drawn)])
+        original(self, config, dataset, sampler, shuffle=shuffle)
+
+    loader.__init__ = __init__
+
+
+def exclude_seen_items() -> None:
+    """Let ``exclude_seen`` leave the items of the history out of full rankings of sequential models, RecBole's included.
+
+    As in RecBole's rankings of general models, the target remains also if it is in the history.
+    """
+    collate = FullSortEvalDataLoader.collate_fn
+
+    @functools.wraps(collate)
+    def collate_fn(self, index):
+        interaction, seen, rows, targets = collate(self, index)
+        if self.is_sequential and self.config["exclude_seen"]:
+            history, exists = _seen_items(interaction, self._dataset)
+            seen = exists.nonzero()[:, 0], history[exists]
+        return interaction, seen, rows, targets
+
+    FullSortEvalDataLoader.collate_fn = collate_fn
+
+
+def rank_as_in_evaluation() -> None:
+    """Let ``full_sort_scores`` mask the same items as the evaluation: with ``exclude_seen`` also those of sequential models.
+
+    Our models are told which items are masked, as our trainer does. A search that finds some of the items would otherwise find
+    masked ones and too few others.
+    """
+    case_study = importlib.import_module("recbole.utils.case_study")
+    original = case_study.full_sort_scores
+
+    @functools.wraps(original)
+    def full_sort_scores(uid_series, model, test_data, device=None):
+        masked = _masked_items(test_data, uid_series)
+        if masked is None:
+            return original(uid_series, model, test_data, device)
+        ours = isinstance(model, RegisteredModel)
+        scores = original(uid_series, _ModelWithMaskedItems(model, masked) if ours else model, test_data, device)
+        return scores.scatter(1, masked.to(scores.device), -torch.inf)
+
+    vars(case_study).update(full_sort_scores=full_sort_scores)
+
+
+def _masked_items(test_data: FullSortEvalDataLoader, users) -> torch.Tensor | None:
+    """The items that the evaluation masks for ``users``, int64 [B, S], padded with 0; None if it masks none."""
+    if not test_data.is_sequential:
+        return pad_sequence(list(test_data.uid2history_item[list(users)]), batch_first=True)
+    if not test_data.config["exclude_seen"]:
+        return None
+    dataset = test_data.dataset
+    rows = (dataset.inter_feat[dataset.uid_field] == torch.as_tensor(users)[:, None]).nonzero()[:, 1]
+    return _seen_items(dataset.inter_feat[rows], dataset)[0]
+
+
+def _seen_items(interaction: Interaction, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """The items of the histories [B, S] of an interaction, 0 in place of the target; and where they are, bool [B, S]."""
+    history = interaction[dataset.iid_field + dataset.config["LIST_SUFFIX"]]
+    seen = (history > 0) & (history != interaction[dataset.iid_field].unsqueeze(1))
+    return history.masked_fill(~seen, 0), seen
+
+
+class _ModelWithMaskedItems:
+    """A model whose ``full_sort_predict`` is called with the items [B, S] that the caller masks, padded with 0."""
+
+    def __init__(self, model: AbstractRecommender, masked: torch.Tensor):
+        self.model, self.masked = model, masked
+
+    def __getattr__(self, name: str):
+        return getattr(self.model, name)
+
+    def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
+        interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: self.masked.to(self.model.device)}))
+        return self.model.full_sort_predict(interaction)
