@@ -17,6 +17,7 @@ The seed of the semantic IDs is the run's seed, so the deviation over seeds incl
 The best try by validation is the run of the first seed.
 """
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,11 +102,13 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
     Raises:
         UserError: for anything but pairs of labels.
     """
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for pair in names_of(text):
         if pair.count(":") != 1:
             raise UserError(f"--pairs has '{pair}'; expected two labels, such as MACRec:TIGER.")
         first, second = pair.split(":")
+        if first == second or {first, second} in map(set, pairs):
+            raise UserError(f"--pairs has '{pair}'; expected each pair of different labels once.")
         pairs.append((first, second))
     return pairs
 
@@ -129,6 +132,8 @@ def compare(
     """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; expected at least 1.")
+    if minutes is not None and not 0 <= minutes < math.inf:
+        raise UserError(f"--minutes is {minutes}; expected a number of minutes.")
     if read_launch():
         with group():
             if jobs > 1 or minutes is not None or ray or tries is not None:

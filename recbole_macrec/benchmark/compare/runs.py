@@ -158,6 +158,11 @@ class Run:
         metric = list(validations[0])[-1]
         return f"{text}, best validation {metric} {max(valid[metric] for valid in validations):.4f}"
 
+    def fuses(self, runs: Sequence["Run"]) -> bool:
+        """Whether this finished fusion is of ``runs``, and of the checkpoints that they have now; true if it does not say."""
+        checkpoints = self.result["fusion"].get("checkpoints")
+        return all(run.finished for run in runs) and checkpoints in (None, [run.result["checkpoint"] for run in runs])
+
     @property
     def ranks(self) -> Ranks:
         return Ranks.load(self.folder / RANKS)
@@ -172,11 +177,6 @@ class Run:
                 kind, _, modality = key.partition(".")
                 found.setdefault(kind, {})[modality] = array
         return found
-
-    def fuses(self, runs: Sequence["Run"]) -> bool:
-        """Whether this finished fusion is of ``runs``, and of the checkpoints that they have now; true if it does not say."""
-        checkpoints = self.result["fusion"].get("checkpoints")
-        return all(run.finished for run in runs) and checkpoints in (None, [run.result["checkpoint"] for run in runs])
 
     keeps_ranks = True  # whether ranks.npz and codes.npz are written
 
@@ -315,7 +315,9 @@ def current_data(spec: RunSpec, data_path: str | None = None) -> dict[str, str] 
 
 def check_data(old: RunSpec, new: RunSpec) -> None:
     """Raise a UserError if the atomic files of a run have changed since it was created."""
-    if old.data and new.data and (changed := [name for name in new.data if old.data.get(name) != new.data[name]]):
+    if not old.data or not new.data:
+        return
+    if changed := [name for name in old.data | new.data if old.data.get(name) != new.data.get(name)]:
         raise UserError(
             f"{old.name} was started with other data: {changed[0]} has changed since. Results on different data can't be "
             "compared; restore the file, or give another --output."
