@@ -18,20 +18,21 @@ def check_columns(config, folder: Path, name: str) -> None:
     form = AtomicFormat.from_config(config)
     parts, sequential = config["benchmark_filename"], config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     needed = {"USER_ID_FIELD": form.user, "ITEM_ID_FIELD": form.item}
-    if not parts and (config["eval_args"] or {}).get("order") == "TO":
+    in_time_order = not parts and (config["eval_args"] or {}).get("order") == "TO"
+    if in_time_order:
         needed["TIME_FIELD"] = form.time
-        _check_loaded(config, form.time)
     for path in [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]:
         if path.is_file():
             _check_header(path, form, needed, form.item + config["LIST_SUFFIX"] if parts and sequential else None)
+    if in_time_order:
+        _check_loaded(config, form)
 
 
-def _check_loaded(config, time: str) -> None:
+def _check_loaded(config, form: AtomicFormat) -> None:
     loaded = (config["load_col"] or {}).get("inter", "*")
-    if loaded != "*" and time not in loaded:
-        columns = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], time]
-        raise UserError(f"load_col loads the columns {loaded} of interactions, but eval_args orders them by {time}; set "
-                        f"load_col to {{'inter': {columns}}}")
+    if loaded != "*" and form.time not in loaded:
+        raise UserError(f"load_col loads the columns {loaded} of interactions, but eval_args orders them by {form.time}; set "
+                        f"load_col to {{'inter': {[form.user, form.item, form.time]}}}")
 
 
 def _check_header(path: Path, form: AtomicFormat, needed: dict[str, str], histories: str | None) -> None:

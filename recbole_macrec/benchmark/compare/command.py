@@ -35,8 +35,9 @@ def _run(argv: list[str]) -> int:
     with group() as processes:
         args, settings = parse(argv)
         named = Request("", tuple(args.config_files.split()), settings)
-        models = names_of(args.model or str(named.value("model", DEFAULT_MODELS)))
-        request = replace(named, dataset=args.dataset or str(named.value("dataset", DEFAULT_DATASET)))
+        models = names_of(str(named.value("model", DEFAULT_MODELS)) if args.model is None else args.model)
+        dataset = str(named.value("dataset", DEFAULT_DATASET)) if args.dataset is None else args.dataset
+        request = replace(named, dataset=dataset)
         check(models, request, args)
         data_path = request.value("data_path") or DATA_PATH
         starts = read_launch() is None and (args.nproc > 1 or args.world_size > 0)

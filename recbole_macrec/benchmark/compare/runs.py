@@ -160,8 +160,10 @@ class Run:
 
     def fuses(self, runs: Sequence["Run"]) -> bool:
         """Whether this finished fusion is of ``runs``, and of the checkpoints that they have now; true if it does not say."""
-        checkpoints = self.result["fusion"].get("checkpoints")
-        return all(run.finished for run in runs) and checkpoints in (None, [run.result["checkpoint"] for run in runs])
+        checkpoints = self.result.get("fusion", {}).get("checkpoints")
+        if not all(run.finished for run in runs):
+            return False
+        return checkpoints is None or checkpoints == [run.result["checkpoint"] for run in runs]
 
     @property
     def ranks(self) -> Ranks:
