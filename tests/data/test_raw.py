@@ -500,7 +500,8 @@ def test_write_rows_equals_write(tmp_path):
     ("<p>a<br>b</p>  c", "a b c"), ("&lt;b&gt;x&lt;/b&gt; &amp;amp; y", "x & y"), ("2 < 3 & 4", "2 < 3 & 4"),
     (["a", None, "b\n"], "a b"),
     ("a<script>var x = '<p>';</script>b<style>p {}</style>", "a b"), ("half \ud83d", "half ?"), ("nul\0bell\a", "nul bell"),
-    ("Sale <![ 50% off", "Sale <![ 50% off"), ("a <![CDATA[b]]>c", "a c"), ("<![if IE]>a<![endif]>", "a"),
+    ("Sale <![ 50% off", "Sale <![ 50% off"), ("wow <!b> <![if-x]>", "wow <!b> <![if-x]>"),
+    ("a <![CDATA[b]]>c", "a c"), ("<![if IE]>a<![endif]>", "a"),
     (None, ""), (float("nan"), ""), ({}, ""), ("w<b>or</b>d", "word")])
 def test_plain_text(value, expected):
     assert plain_text(value) == expected

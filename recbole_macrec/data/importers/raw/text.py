@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import html
+import re
 from html.parser import HTMLParser
 
 from recbole_macrec.data.atomic import clean_text
 
 _INVISIBLE = {"script", "style"}
+# "<!" that begins neither a comment, nor a declaration, nor a section
+_NO_DECLARATION = re.compile(r"<!(?!--|doctype\b|\[(?:cdata|if|else|endif)\b)", re.IGNORECASE)
 # other tags separate words: <br>, <li>
 _INSIDE_WORDS = {"a", "b", "em", "font", "i", "small", "span", "strong", "sub", "sup", "u"}
 
@@ -27,7 +30,7 @@ def plain_text(value: object) -> str:
 
 def _strip(value: str) -> str:
     parser = _Text()
-    parser.feed(value)
+    parser.feed(_NO_DECLARATION.sub("&lt;!", value))  # versions of Python differ in what they leave out here
     parser.close()
     return "".join(parser.parts)
 
