@@ -24,6 +24,11 @@ def options_of(name: str) -> type[Options] | None:
     return getattr(_models.get(name), "options", None)
 
 
+def is_built_in(model_class: type) -> bool:
+    """Whether ``model_class`` is defined in this package, not in a user's own file."""
+    return model_class.__module__.startswith("recbole_macrec.")
+
+
 def is_ours(model_class: type) -> bool:
     """Whether ``model_class`` is one of the models of this package or derived from one."""
     return issubclass(model_class, tuple(_models.values()))

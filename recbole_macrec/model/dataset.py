@@ -120,7 +120,9 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
         """Features [N, D] that the quantizer needs besides those of the modalities, in the order of the items."""
         if COLLABORATIVE not in settings.auxiliary_features:
             return {}
-        part = self if self._is_training_part() else self._training_part
+        part = self._training_part
+        if part is None and self._is_training_part():
+            part = self
         if part is None:
             raise UserError(
                 f"quantizer is {settings.quantizer}, which needs the training part of the data; run a model with it."

@@ -8,17 +8,15 @@ from recbole.config import Config
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import InputType, ModelType
 
-from recbole_macrec.baselines import BASELINES
 from recbole_macrec.config.options import NESTED_OPTIONS, TRAINED_ON, read_config_file, warn_of_misspelt_options
 from recbole_macrec.config.property_files import preset_files, property_file, read_yaml
-from recbole_macrec.config.registry import is_ours, models
+from recbole_macrec.config.registry import is_built_in, is_ours, models
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.config.schema.models import AnyModelOptions
 from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES
 from recbole_macrec.config.validation import check_texts, check_values
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.errors import UserError
-from recbole_macrec.model import MODELS
 from recbole_macrec.model.registered import RegisteredModel
 from recbole_macrec.plugin.models import register_model
 from recbole_macrec.trainer.checkpoint import load_checkpoint, read_together
@@ -87,7 +85,7 @@ def layer_property_files() -> None:
         check_values(config, self.model_class.options if ours else AnyModelOptions)
         check_texts(config, self.internal_config_dict)
         if ours:
-            if self.model_class in [*MODELS, *BASELINES]:  # other models may have options of their own
+            if is_built_in(self.model_class):  # other models may read options that they do not declare
                 warn_of_misspelt_options(self.external_config_dict, self.model, self.dataset)
             self.model_class.check_values(defaultdict(lambda: None, config))
             if config.get("resume"):

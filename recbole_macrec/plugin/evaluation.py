@@ -73,8 +73,8 @@ def exclude_seen_items() -> None:
     def collate_fn(self, index):
         interaction, seen, rows, targets = collate(self, index)
         if self.is_sequential and self.config["exclude_seen"]:
-            history, exists = _seen_items(interaction, self._dataset)
-            seen = exists.nonzero()[:, 0], history[exists]
+            history = _seen_items(interaction, self._dataset)
+            seen = history.nonzero()[:, 0], history[history > 0]
         return interaction, seen, rows, targets
 
     FullSortEvalDataLoader.collate_fn = collate_fn
@@ -83,8 +83,8 @@ def exclude_seen_items() -> None:
 def rank_as_in_evaluation() -> None:
     """Let ``full_sort_scores`` mask the same items as the evaluation: with ``exclude_seen`` also those of sequential models.
 
-    Our models are told which items are masked, as our trainer does. A search that finds some of the items would otherwise find
-    masked ones and too few others.
+    Our models get the masked items with the histories, as they do from our trainer. A beam search finds only some items, and
+    with masked ones among them its list would be too short.
     """
     case_study = importlib.import_module("recbole.utils.case_study")
     original = case_study.full_sort_scores
@@ -92,11 +92,12 @@ def rank_as_in_evaluation() -> None:
     @functools.wraps(original)
     def full_sort_scores(uid_series, model, test_data, device=None):
         masked = _masked_items(test_data, uid_series)
-        if masked is None:
-            return original(uid_series, model, test_data, device)
-        ours = isinstance(model, RegisteredModel)
-        scores = original(uid_series, _ModelWithMaskedItems(model, masked) if ours else model, test_data, device)
-        return scores.scatter(1, masked.to(scores.device), -torch.inf)
+        if masked is not None and isinstance(model, RegisteredModel):
+            model = _ModelWithMaskedItems(model, masked)
+        scores = original(uid_series, model, test_data, device)
+        if masked is not None and test_data.is_sequential:  # RecBole masks the items of general models only
+            scores = scores.scatter(1, masked.to(scores.device), -torch.inf)
+        return scores
 
     vars(case_study).update(full_sort_scores=full_sort_scores)
 
@@ -109,14 +110,13 @@ def _masked_items(test_data: FullSortEvalDataLoader, users) -> torch.Tensor | No
         return None
     dataset = test_data.dataset
     rows = (dataset.inter_feat[dataset.uid_field] == torch.as_tensor(users)[:, None]).nonzero()[:, 1]
-    return _seen_items(dataset.inter_feat[rows], dataset)[0]
+    return _seen_items(dataset.inter_feat[rows], dataset)
 
 
-def _seen_items(interaction: Interaction, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """The items of the histories [B, S] of an interaction, 0 in place of the target; and where they are, bool [B, S]."""
+def _seen_items(interaction: Interaction, dataset: Dataset) -> torch.Tensor:
+    """The items of the histories of an interaction, int64 [B, S]; 0 for padding and in place of the target."""
     history = interaction[dataset.iid_field + dataset.config["LIST_SUFFIX"]]
-    seen = (history > 0) & (history != interaction[dataset.iid_field].unsqueeze(1))
-    return history.masked_fill(~seen, 0), seen
+    return history.masked_fill(history == interaction[dataset.iid_field].unsqueeze(1), 0)
 
 
 class _ModelWithMaskedItems:

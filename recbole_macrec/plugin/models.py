@@ -7,7 +7,7 @@ from types import ModuleType
 from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_macrec.config.options import known_models
-from recbole_macrec.config.registry import add_model, models
+from recbole_macrec.config.registry import add_model, is_built_in, models
 from recbole_macrec.errors import UserError
 
 
@@ -24,7 +24,7 @@ def register_model(model: type[AbstractRecommender]) -> None:
         UserError: RecBole or this package has another model of this name.
     """
     name, own = model.__name__, models().get(model.__name__)
-    if name in known_models() and (own is None or own.__module__.startswith("recbole_macrec.")):
+    if not is_built_in(model) and name in known_models() and (own is None or is_built_in(own)):
         raise UserError(f"There is a model {name} already; rename the class {model.__module__}.{name}.")
     path = f"recbole.model.{model.type.name.lower()}_recommender.{name.lower()}"
     module = ModuleType(path)

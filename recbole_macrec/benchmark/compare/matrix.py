@@ -69,10 +69,11 @@ class Matrix:
             check_model(model)
         for dataset in self.datasets:
             for path in config_files:
-                check_options(read_config_file(path), models, dataset, path)
-                if named := {"model", "dataset"} & set(read_config_file(path)):
-                    option = f"--{min(named)}s"
-                    raise UserError(f"{path} sets {min(named)}, which {option} names here; leave it out of the file.")
+                given = read_config_file(path)
+                check_options(given, models, dataset, path)
+                for option in ("dataset", "model"):
+                    if option in given:
+                        raise UserError(f"{path} sets {option}, which --{option}s names here; leave it out of the file.")
             check_options(self.settings, models, dataset, "the command line", own)
             if not self.settings.get("source"):
                 check_dataset(dataset, self.settings["data_path"], self.settings.get("benchmark_filename") is not None)

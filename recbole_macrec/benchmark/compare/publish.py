@@ -89,11 +89,8 @@ def published_tests(table: Table) -> dict:
 def published_study(study: dict) -> dict:
     """The published record of the table of a study, without the data of its figures."""
     given = {name: value for name, value in study.get("options", {}).items() if name not in EXECUTION_SETTINGS}
-    write_file, options = settings_with_output_file(given)
-    paths = {"datasets": study["dataset"], "data_path": "data", "output": "DIR"}
-    arguments = [f"--{name}={_quoted(format_value(value))}" for name, value in (paths | options).items()]
-    command = " ".join([*([write_file, "&&"] if write_file else []), "python -m recbole_macrec.benchmark study",
-                        study.get("file") or study["name"], *arguments])
+    program = f"python -m recbole_macrec.benchmark study {study.get('file') or study['name']}"
+    command = _command(program, {"datasets": study["dataset"], "data_path": "data", "output": "DIR"}, given)
     return {"command": command} | {name: value for name, value in study.items() if name not in ("figures", "options", "file")}
 
 
@@ -135,11 +132,16 @@ def published_record(run: Run) -> dict:
         }
         return record | {"settings": settings, "machine": run.result["hardware"], "curve": []}
     spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed}
-    write_file, options = settings_with_output_file(settings)
-    arguments = [f"--{name}={_quoted(format_value(value))}" for name, value in (spec | options).items()]
-    command = " ".join([*([write_file, "&&"] if write_file else []), "python run_recbole_macrec.py", *arguments])
+    command = _command("python run_recbole_macrec.py", spec, settings)
     record = {"label": run.spec.label, "command": command, **{name: run.result.get(name) for name in FIELDS}}
     return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}
+
+
+def _command(program: str, options: dict[str, Any], settings: dict[str, Any]) -> str:
+    """The shell command that runs ``program`` with its ``options`` and the ``settings`` of RecBole and the model."""
+    write_file, settings = settings_with_output_file(settings)
+    arguments = [f"--{name}={_quoted(format_value(value))}" for name, value in (options | settings).items()]
+    return " ".join([*([write_file, "&&"] if write_file else []), program, *arguments])
 
 
 def _settings_with_effect(spec: RunSpec) -> dict[str, Any]:

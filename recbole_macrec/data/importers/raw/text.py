@@ -9,7 +9,7 @@ from recbole_macrec.data.atomic import clean_text
 
 _INVISIBLE = {"script", "style"}
 # "<!" that begins neither a comment, nor a declaration, nor a section
-_NO_DECLARATION = re.compile(r"<!(?!--|doctype\b|\[(?:cdata|if|else|endif)\b)", re.IGNORECASE)
+_NO_DECLARATION = re.compile(r"<!(?!--|doctype\b|\[(?:cdata|if|else|endif)(?![-.\w]))", re.IGNORECASE)
 # other tags separate words: <br>, <li>
 _INSIDE_WORDS = {"a", "b", "em", "font", "i", "small", "span", "strong", "sub", "sup", "u"}
 
@@ -30,7 +30,7 @@ def plain_text(value: object) -> str:
 
 def _strip(value: str) -> str:
     parser = _Text()
-    parser.feed(_NO_DECLARATION.sub("&lt;!", value))  # versions of Python differ in what they leave out here
+    parser.feed(_NO_DECLARATION.sub("&lt;!", value))  # an error in some versions of Python
     parser.close()
     return "".join(parser.parts)
 
@@ -52,13 +52,6 @@ class _Text(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._n_invisible:
             self.parts.append(data)
-
-    def parse_marked_section(self, i: int, report: bool = True) -> int:
-        """Find the end of ``<![...]>``; -1 for a text that only begins like one."""
-        try:
-            return super().parse_marked_section(i, report)
-        except AssertionError:  # for all names that are not of SGML
-            return -1
 
     def _separate_words(self, tag: str) -> None:
         if tag not in _INSIDE_WORDS:
