@@ -1,11 +1,12 @@
 """``compare --tune``: search spaces, trials, and the choice of the best trial by validation."""
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.compare import tune
+from recbole_macrec.benchmark.compare import comparison, tune
 from recbole_macrec.benchmark.compare.runs import Run, open_comparison
 from recbole_macrec.config.options import check_options, known_models
 from recbole_macrec.config.property_files import property_file
@@ -71,3 +72,10 @@ def test_comparison_uses_the_best_trial_by_validation(tiny_dataset, monkeypatch)
     assert first.result == trials[scores.index(max(scores))].result and (first.folder / first.result["checkpoint"]).is_file()
     assert first.spec.settings["learning_rate"] == second.spec.settings["learning_rate"] == 0.02
     assert (first.spec.seed, second.spec.seed) == (2020, 2021) and second.result["best_valid_score"] != max(scores)
+
+    chosen = trials[scores.index(max(scores))].folder / "run_spec.json"
+    chosen.write_text(json.dumps({k: v for k, v in json.loads(chosen.read_text()).items() if k != "data"}))
+    shutil.rmtree(first.folder)
+    monkeypatch.setattr(comparison, "run_all", lambda *args: None)
+    main(argv)
+    assert Run(first.folder).result == first.result  # also if the try is older than checksums of the data

@@ -64,7 +64,8 @@ class RunSpec:
     """One run: its label in the tables, and the model, dataset, seed and settings that RecBole runs.
 
     Attributes:
-        data: name -> SHA-256 of the dataset's atomic files when the run was created; None in older folders.
+        data: name -> SHA-256 of the dataset's atomic files when the run was created; None in older folders. Specifications that
+            differ in it alone are equal; :func:`check_data` refuses changed files.
     """
 
     label: str
@@ -72,7 +73,7 @@ class RunSpec:
     dataset: str
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, str] | None = None
+    data: dict[str, str] | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
