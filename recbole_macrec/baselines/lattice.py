@@ -63,6 +63,8 @@ class LATTICE(PairwiseRecommender):
 
     def before_epoch(self, epoch: int, resumed: bool = False) -> None:
         self.epoch, self._edges = epoch, None
+        if not resumed:  # a graph from an earlier training may be of an epoch with the same number
+            self.built_in_epoch.fill_(-1)
 
     def modality_weights(self) -> Tensor:
         """w [M]."""

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from dense_graph import adjacency, assert_represents, symmetric
 from planted import ITEMS, NAME, interactions, prepare, write_interactions, write_planted
+from recbole.utils import get_trainer
 
 from recbole_macrec.baselines import lattice
 from recbole_macrec.baselines.lattice import item_graph, normalised
@@ -78,6 +79,14 @@ def test_only_the_first_batch_of_an_epoch_trains_the_projections(planted):
                 [p.grad is not None and bool(p.grad.any()) for p in (*model.project.parameters(), model.modality_logits)]
             )
     assert [all(part) for part in trained] == [True, False, True, False] and not any(trained[1])
+
+
+def test_a_trained_model_builds_a_new_graph_when_it_is_trained_again(planted):
+    _, model, trainer, (train, _, _) = prepare("LATTICE", planted, epochs=1)
+    trainer.fit(train)
+    before = [weight.detach().clone() for weight in model.project.parameters()]
+    get_trainer(trainer.config["MODEL_TYPE"], "LATTICE")(trainer.config, model).fit(train)
+    assert not any(torch.equal(old, new) for old, new in zip(before, model.project.parameters()))
 
 
 def test_projections_have_no_effect_with_only_the_feature_graph(planted):
