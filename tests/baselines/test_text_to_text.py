@@ -216,6 +216,20 @@ def test_checkpoint_of_other_ids_and_missing_titles_are_rejected(change, named, 
         prepare("LCRec", data_path, **change)[2].resume_checkpoint(trainer.saved_model_file)
 
 
+@pytest.mark.parametrize("name, options, named", [
+    *((name, {}, "random numbers of users .* another seed than 7; use the seed") for name in T5),
+    ("P5", {"item_index": "random_digits"}, "other IDs of them; use the dataset, .* seed"),
+])
+def test_checkpoint_of_another_seed_is_rejected(name, options, named, data_path):
+    """The seed draws the numbers of users and of items, which the prompts contain."""
+    options = {"semantic_id_seed": 1, **options}
+    _, model, _, _ = prepare(name, data_path, **options)
+    _, other, _, _ = prepare(name, data_path, **options, seed=7)
+    with pytest.raises(UserError, match=named):
+        other.load_other_parameter(model.other_parameter())
+    model.load_other_parameter({key: value for key, value in model.other_parameter().items() if key != "user_numbers"})
+
+
 def test_random_ids_do_not_depend_on_the_order_of_items():
     tokens = [f"i{i}" for i in range(120)]
     digits = random_digits(tokens, 3)

@@ -17,6 +17,7 @@ from recbole_macrec.baselines.text_to_text.whole_words import ITEM, Prompt, Prom
 from recbole_macrec.config.schema.models import P5Options
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.semantic_ids.order import token_order
 
 STD = 1.0  # standard deviation of the initial whole-word embeddings, that of T5's own table
 WORDINGS = (  # the first one is that of ranking
@@ -58,8 +59,10 @@ class P5(TextToTextRecommender):
 
     def build_extras(self, config, dataset) -> None:
         digits = np.array(self.backbone.tokens("0123456789"))
-        numbers = digits[random_digits(self.user_tokens[1:], config["seed"])].tolist()
-        self.writer = PromptWriter(self.backbone, self.item_ids, [[], *numbers], self.visual_slots(config))
+        self.user_numbers = random_digits(self.user_tokens[1:], config["seed"])
+        self.writer = PromptWriter(
+            self.backbone, self.item_ids, [[], *digits[self.user_numbers].tolist()], self.visual_slots(config)
+        )
         self.whole_word = nn.Embedding(self.whole_words, self.backbone.table.embedding_dim)
         nn.init.normal_(self.whole_word.weight, std=STD)
 
@@ -87,13 +90,21 @@ class P5(TextToTextRecommender):
         return EncoderDecoderSearch(self.backbone, trie, self.level_tokens(), self.writer.item_start)
 
     def other_parameter(self) -> dict:
-        users = hashlib.sha256("\n".join(sorted(self.user_tokens[1:])).encode()).hexdigest()[:16]
-        return {**super().other_parameter(), "users": users}
+        tokens = self.user_tokens[1:]
+        users = hashlib.sha256("\n".join(sorted(tokens)).encode()).hexdigest()[:16]
+        numbers = hashlib.sha256(self.user_numbers[token_order(tokens)].tobytes()).hexdigest()[:16]
+        return {**super().other_parameter(), "users": users, "user_numbers": numbers}
 
     def load_other_parameter(self, para: dict | None) -> None:
         super().load_other_parameter(para)
-        if (para or {}).get("users") != self.other_parameter()["users"]:
+        theirs, ours = para or {}, self.other_parameter()
+        if theirs.get("users") != ours["users"]:
             raise UserError(
                 f"{type(self).__name__} writes users into its prompts, and the {len(self.user_tokens) - 1} users of the "
                 "dataset are not those of the checkpoint; use the interactions it was trained on, or train again."
+            )
+        if theirs.get("user_numbers", ours["user_numbers"]) != ours["user_numbers"]:  # missing in old checkpoints
+            raise UserError(
+                f"{type(self).__name__} writes random numbers of users into its prompts, and those of the checkpoint are of "
+                f"another seed than {self.config['seed']}; use the seed it was trained with."
             )

@@ -121,8 +121,8 @@ class TextToTextRecommender(WindowedRecommender):
         theirs, ours = para or {}, self.other_parameter()
         if theirs.get("items") != ours["items"]:
             raise UserError(
-                "The checkpoint was trained on other items, or on other IDs of them; use the dataset, features, item_index and "
-                "semantic-ID options it was trained with."
+                "The checkpoint was trained on other items, or on other IDs of them; use the dataset, features, item_index, "
+                "seed and semantic-ID options it was trained with."
             )
         if theirs.get("backbone") != ours["backbone"]:
             raise self._other_backbone()
