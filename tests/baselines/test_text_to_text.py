@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from conftest import TINY
 from recbole.data.interaction import Interaction
 from recbole.quick_start import load_data_and_model
@@ -466,6 +467,31 @@ def test_checkpoints_leave_out_frozen_weights_of_a_local_backbone(name, data_pat
     _, other, _, _ = prepare(name, data_path)
     with pytest.raises(UserError, match="another backbone than tiny"):
         other.load_other_parameter(model.other_parameter())
+
+
+def saved_causal_model(kind: str, folder: Path, **settings) -> str:
+    """Save a causal model of the class ``kind`` of transformers with random weights; return its folder."""
+    from recbole_macrec.baselines.text_to_text.tiny import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer(["the user bought item , . : ?"])
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": len(tokenizer),
+             "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
+             "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**{**sizes, **settings})
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_embeddings_of_added_tokens_have_the_scale_of_the_table(data_path, tmp_path):
+    """Gemma multiplies the rows of its table by the square root of its width."""
+    folder = saved_causal_model("Gemma", tmp_path / "gemma", intermediate_size=32, num_key_value_heads=1, head_dim=8)
+    _, model, _, (_, _, test) = prepare("LCRec", data_path, backbone=folder)
+    model.eval()
+    users = batch_of(test)[np.array([0, 5])]
+    items = torch.arange(1, ITEMS + 1).expand(2, -1)
+    torch.testing.assert_close(model.item_scores(users, items), brute_force(model, users)[:, 1:], atol=1e-5, rtol=0)
 
 
 # -- saved folders ----------------------------------------------------------------------------------------------------

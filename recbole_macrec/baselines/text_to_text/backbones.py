@@ -81,6 +81,7 @@ class Backbone(nn.Module):
                        **{name: self.words + i for i, name in enumerate(added)}}
         self.tied = head.weight is table.weight
         self.scale = self._scale_of_logits()
+        self.embedding_scale = self._scale_of_embeddings()
         self.added = new_rows(table.weight, len(added))  # [A, D]
         self.added_head = None if self.tied else new_rows(head.weight, len(added))
         digest = hashlib.sha256(json.dumps([source, sorted(vocabulary.items()), added]).encode())
@@ -112,7 +113,7 @@ class Backbone(nn.Module):
         if not len(self.added):
             return self.table(tokens)
         known = tokens < self.words
-        added = F.embedding((tokens - self.words).clamp(min=0), self.added)
+        added = F.embedding((tokens - self.words).clamp(min=0), self.added) * self.embedding_scale
         return torch.where(known.unsqueeze(-1), self.table(tokens.clamp(max=self.words - 1)), added)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -172,6 +173,13 @@ class Backbone(nn.Module):
 
     def _own_logits(self, tokens: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
+
+    @torch.no_grad()
+    def _scale_of_embeddings(self) -> float:
+        """Factor by which the table multiplies its rows; that of Gemma multiplies by the square root of its width."""
+        token = self.table.weight.square().sum(1).argmax()
+        row = self.table.weight[token]
+        return float((self.table(token) @ row) / (row @ row))
 
 
 class EncoderDecoder(Backbone):
