@@ -563,6 +563,13 @@ def test_backbone_of_the_wrong_architecture_is_rejected(name, folder, data_path,
         prepare(name, data_path, backbone=str(saved_backbones / folder))
 
 
+@pytest.mark.parametrize("kind, settings", [("Bloom", {}), ("Mamba", {"state_size": 4})])
+def test_backbone_that_does_not_follow_masks_and_positions_is_rejected(kind, settings, data_path, tmp_path):
+    folder = saved_causal_model(kind, tmp_path / "backbone", **settings)
+    with pytest.raises(UserError, match=f"is a {kind.lower()} model, which cannot score several items .* choose another"):
+        prepare("LCRec", data_path, backbone=folder)
+
+
 @pytest.mark.parametrize("name, option, value, expected", [
     ("P5", "item_index", "cid", "quantizer is rq_kmeans; set quantizer to cid"),
     ("P5", "item_index", "numbers", "random_digits"),

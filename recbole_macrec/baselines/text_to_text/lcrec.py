@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from recbole_macrec.baselines.text_to_text import lcrec_wordings as wordings
-from recbole_macrec.baselines.text_to_text.backbones import CausalModel, load_causal
+from recbole_macrec.baselines.text_to_text.backbones import TOLERANCE, CausalModel, Prompts, load_causal, padded
 from recbole_macrec.baselines.text_to_text.recommender import TextToTextRecommender
 from recbole_macrec.baselines.text_to_text.search import CausalSearch
 from recbole_macrec.baselines.text_to_text.whole_words import Prompt, Sample
@@ -18,6 +18,7 @@ from recbole_macrec.config.schema.models import LCRecOptions
 from recbole_macrec.config.schema.text_to_text import FILE_TASKS
 from recbole_macrec.data.atomic import AtomicFormat, read_items
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.trie import Trie
 
 TEXT_TASKS = ("text_to_item", "item_to_text", "mixed")  # they read titles and descriptions
@@ -69,6 +70,41 @@ class LCRec(TextToTextRecommender):
     def build_extras(self, config, dataset) -> None:
         self.item_task_ratio, self.mixed_task_ratio = config["item_task_ratio"], config["mixed_task_ratio"]
         self.comma = self.backbone.encode(", ")
+        self._check_ranking()
+
+    @torch.no_grad()
+    def _check_ranking(self) -> None:
+        """Check for a short prompt that the search, where items share the prompt, gives the scores of the training.
+
+        Raises:
+            UserError: the backbone does not follow masks and positions, as recurrent models and BLOOM.
+        """
+        backbone, device = self.backbone, self.backbone.table.weight.device
+        items = [1, self.n_items - 1]
+        prompt = self.ranking_prompt(0, np.array([1])).tokens
+        responses, keep = padded([self.item_ids[item] for item in items], device)
+        training = backbone.model.training
+        backbone.model.eval()
+        problem = ""
+        try:
+            alone, together = (
+                Prompts(backbone.embed(tokens), exists)
+                for tokens, exists in (padded([prompt] * count, device) for count in (len(items), 1))
+            )
+            logits = backbone.logits(backbone.states(alone, responses, keep)).view(*responses.shape, -1)
+            expected = logits.log_softmax(-1).gather(2, responses.unsqueeze(2)).mean((1, 2))
+            scores = candidate_scores(self.search(self.trie), together, torch.tensor([items], device=device))[0]
+            if not torch.allclose(scores, expected, rtol=TOLERANCE, atol=TOLERANCE):
+                problem = f"the scores of two items are {scores.tolist()} instead of {expected.tolist()}"
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            problem = " ".join(str(error).split())[:150]
+        backbone.model.train(training)
+        if problem:
+            raise UserError(
+                f"backbone {self.config['backbone']} is a {backbone.model.config.model_type} model, which cannot score "
+                f"several items after one prompt ({problem}); choose another model, such as one of LLaMA, Qwen2, Mistral or "
+                "GPT-2."
+            )
 
     def trained_parameters(self, config) -> list[nn.Parameter]:
         if config["trained_weights"] == "all":
