@@ -479,7 +479,7 @@ def saved_causal_model(kind: str, folder: Path, **settings) -> str:
              "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**{**sizes, **settings})
-    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
@@ -568,6 +568,26 @@ def test_backbone_that_does_not_follow_masks_and_positions_is_rejected(kind, set
     folder = saved_causal_model(kind, tmp_path / "backbone", **settings)
     with pytest.raises(UserError, match=f"is a {kind.lower()} model, which cannot score several items .* choose another"):
         prepare("LCRec", data_path, backbone=folder)
+
+
+@pytest.mark.parametrize("kind, settings", [
+    ("GPT2", {"n_positions": 60}), ("Mistral", {"intermediate_size": 32, "num_key_value_heads": 1, "sliding_window": 60}),
+])
+def test_prompts_longer_than_the_backbone_reads_are_user_errors(kind, settings, data_path, tmp_path):
+    folder = saved_causal_model(kind, tmp_path / "backbone", **settings)
+    _, model, trainer, (train, _, test) = prepare("LCRec", data_path, backbone=folder, text_tokens=3)
+    message = "reads at most 60 tokens in all its layers; lower text_tokens or MAX_ITEM_LIST_LENGTH"
+    with pytest.raises(UserError, match=message):
+        trainer.train_steps(train)
+    with pytest.raises(UserError, match=message):
+        model.eval().full_sort_predict(batch_of(test))
+    _, model, trainer, (train, _, test) = prepare("LCRec", data_path, backbone=folder, MAX_ITEM_LIST_LENGTH=2)
+    trainer.train_steps(train)
+    users = batch_of(test)[np.array([0, 5])]
+    items = torch.arange(1, ITEMS + 1).expand(2, -1)
+    torch.testing.assert_close(
+        model.eval().item_scores(users, items), brute_force(model, users)[:, 1:], atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name, option, value, expected", [

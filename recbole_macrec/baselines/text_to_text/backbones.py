@@ -222,8 +222,24 @@ class CausalModel(Backbone):
     def memory(self, prompts: Prompts) -> Prompts:
         return prompts
 
+    def check_length(self, tokens: int) -> None:
+        """Check that the model has positions for ``tokens`` tokens, and attends to all of them.
+
+        Raises:
+            UserError: it has not, or attends to the last ones only (a sliding window), which the search does not imitate.
+        """
+        config = self.model.config
+        limits = [getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window")]
+        limit = min((limit for limit in limits if limit), default=tokens)
+        if tokens > limit:
+            raise UserError(
+                f"A prompt and its response have {tokens} tokens, but backbone reads at most {limit} tokens in all its layers; "
+                "lower text_tokens or MAX_ITEM_LIST_LENGTH, or choose another model."
+            )
+
     def states(self, prompts: Prompts, responses: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
         length, count = prompts.keep.sum(1, keepdim=True), keep.sum(1, keepdim=True)
+        self.check_length(int((length + count).max()))
         position = torch.arange(int((length + count).max()), device=prompts.device).expand(len(keep), -1)
         in_prompt, exists = position < length, position < length + count
         place = (position - length).clamp(0, responses.shape[1] - 1)  # in the response

@@ -205,11 +205,13 @@ class CausalSearch(TextSearch):
     def __init__(self, backbone: CausalModel, trie: Trie, tokens: Sequence[torch.Tensor]):
         super().__init__(backbone, trie, tokens)
         arguments = inspect.signature(backbone.model.base_model.forward).parameters
+        self.check_length = backbone.check_length
         self.cache_argument = "cache" if "cache" in arguments else "past_key_values"  # renamed in transformers 5
 
     def read(self, memory: Prompts) -> CausalSource:
         from transformers import DynamicCache
 
+        self.check_length(memory.keep.shape[1] + self.trie.levels)
         cache = DynamicCache()
         position = torch.arange(memory.keep.shape[1], device=memory.device).expand(memory.users, -1)
         hidden = self.backbone.model.base_model(
