@@ -84,8 +84,9 @@ class MISSRec(DenseRecommender):
                 module.requires_grad_(False)
         count = math.ceil(self.interest_ratio * len(self.modalities) * (self.n_items - 1))
         self.register_buffer("centroids", torch.zeros(count + 1, self.width))  # [C + 1, D], row 0 is no interest
-        # [M, N], 0 for the padding
-        self.register_buffer("clusters", torch.zeros(len(self.modalities), self.n_items, dtype=torch.long))
+        clusters = torch.ones(len(self.modalities), self.n_items, dtype=torch.long)  # one cluster until the first epoch
+        clusters[:, 0] = 0
+        self.register_buffer("clusters", clusters)  # [M, N], 0 for the padding
 
     @classmethod
     def reads_features(cls, config) -> bool:

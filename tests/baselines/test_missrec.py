@@ -51,6 +51,12 @@ def test_clusters_cover_all_items_and_change_with_the_vectors(model):
         assert (nearest == model.clusters[number, 1:]).float().mean() > 0.9
 
 
+def test_a_model_that_is_not_trained_has_finite_scores(data_path):  # noqa: F811
+    _, model, trainer, (_, _, test) = small(data_path)
+    assert model.eval().full_sort_predict(batch_of(test))[:, 1:].isfinite().all()
+    assert 0 <= trainer.evaluate(test, load_best_model=False)["hit@10"] <= 1
+
+
 def test_scores_by_hand(model):
     """gamma = 0 gives the mean of the modalities; otherwise their softmax weights them."""
     query, vectors = F.normalize(torch.randn(3, 16), dim=-1), model.modality_vectors()
