@@ -20,6 +20,7 @@ from small_models import ITEMS, PauseAfter, batch_of, data_path, prepare as prep
 from recbole_macrec import Recommender
 from recbole_macrec.baselines.text_to_text import vip5
 from recbole_macrec.baselines.text_to_text.item_index import cluster_index, digit_index, random_digits
+from recbole_macrec.baselines.text_to_text.lcrec import user_texts
 from recbole_macrec.baselines.text_to_text.p5 import P5
 from recbole_macrec.baselines.text_to_text.recommender import TextToTextRecommender
 from recbole_macrec.benchmark.compare.command import main
@@ -425,6 +426,17 @@ def test_lcrec_prompts_contain_texts_and_ids(data_path):
     assert model._search(0, history, item) is None and model._preference(0, history, item) is None
     samples = model.training_samples([user, user], [history, history], [item, item])
     assert len(samples) == 2 * 6
+
+
+@pytest.mark.parametrize("entry", [
+    {"preferences": "likes wool"}, {"preference": ["likes wool"]}, {"preferences": [1]}, {"intentions": {"i4": ["wool"]}},
+    "wool",
+])
+def test_preference_files_of_another_form_are_user_errors(entry, tmp_path):
+    file = tmp_path / "preferences.json"
+    file.write_text(json.dumps({"u1": entry}))
+    with pytest.raises(UserError, match='preferences.json can\'t be read .*; expected JSON such as {"u1"'):
+        user_texts(str(file))
 
 
 # -- backbones --------------------------------------------------------------------------------------------------------

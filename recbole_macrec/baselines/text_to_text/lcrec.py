@@ -268,16 +268,20 @@ def user_texts(path: str) -> dict[str, dict]:
     """
     try:
         users = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {
-            str(user): {
-                "preferences": [str(text) for text in texts.get("preferences", [])],
-                "intentions": {str(item): str(text) for item, text in texts.get("intentions", {}).items()},
-            }
-            for user, texts in users.items()
-        }
+        return {user: _checked_texts(user, texts) for user, texts in users.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"preference_file {path} can't be read ({' '.join(str(error).split())[:150]}); expected JSON such as "
                         '{"u1": {"preferences": ["likes watercolour"], "intentions": {"i5": "a round brush"}}}.') from None
+
+
+def _checked_texts(user: str, texts: dict) -> dict:
+    """The entry of a user in a ``preference_file``, complete; raise a ValueError if it has another form."""
+    entry = {"preferences": [], "intentions": {}, **texts}
+    preferences, intentions = entry["preferences"], entry["intentions"]
+    fits = len(entry) == 2 and isinstance(preferences, list) and isinstance(intentions, dict)
+    if not fits or not all(isinstance(text, str) for text in [*preferences, *intentions.values()]):
+        raise ValueError(f"the entry of {user} is {texts}")
+    return entry
 
 
 def _texts_of(users: dict[str, dict]) -> list[str]:
