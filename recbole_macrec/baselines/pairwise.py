@@ -169,10 +169,17 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
             One row per recommendation: ``user``, ``item`` (tokens), ``rank`` from 1, ``score``; users in the given order.
 
         Raises:
-            UserError: for unknown users, and a ``k`` below 1.
+            UserError: for unknown users, users that are no list of str, and a ``k`` below 1.
         """
         check_whole(1, k=k, batch_size=batch_size)
+        if isinstance(users, str) or not isinstance(users, Iterable):
+            raise UserError(f"users is {users!r}; give a list of user tokens.")
         users = list(users)
+        if wrong := [user for user in users if not isinstance(user, str)]:
+            raise UserError(
+                f"users contains {wrong[0]!r} of type {type(wrong[0]).__name__}; give user tokens as str, as in the atomic "
+                "files."
+            )
         numbers = self._user_numbers(users)
         was_training = self.training
         self.eval()

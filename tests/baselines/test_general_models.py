@@ -257,3 +257,15 @@ def test_recommend_rejects_unknown_users(planted):
     with pytest.raises(UserError, match=r"1 user \('x'\)"):
         model.recommend(["u1", "x"])
     assert model.recommend([]).empty
+
+
+@pytest.mark.parametrize("users, expected", [
+    ("u1", "users is 'u1'; give a list"),
+    (1, "users is 1; give a list"),
+    (["u1", 1], "users contains 1 of type int; .* as str"),
+    ([None], "users contains None of type NoneType"),
+])
+def test_recommend_rejects_users_that_are_no_list_of_tokens(users, expected, planted):
+    _, model, _, _ = prepare("VBPR", planted)
+    with pytest.raises(UserError, match=expected):
+        model.recommend(users)
