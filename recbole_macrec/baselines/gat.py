@@ -56,6 +56,8 @@ class GAT(PairwiseRecommender):
 
     The nodes are users and items with trained input vectors, the edges training interactions and self-loops. Hidden layers
     concatenate their heads, the last layer averages heads of the full width; between layers is an ELU.
+
+    The penalty is half the squared norm of the input vectors of a batch's users and items, divided by the batch size.
     """
 
     options = GATOptions

@@ -22,6 +22,8 @@ class GraphSAGE(PairwiseRecommender):
     without ReLU in the last layer. This is the mean aggregator of the paper over all neighbours; the paper samples them.
 
     With ``node_features: both`` the first half of an item's input is trained and the second half are its projected features.
+
+    The penalty is half the squared norm of the trained input vectors of a batch's users and items, divided by the batch size.
     """
 
     options = GraphSAGEOptions

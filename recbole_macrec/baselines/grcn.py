@@ -69,6 +69,9 @@ class GRCN(PairwiseRecommender):
 
     With ``prune: True`` negative weights become 0. ID embeddings of norm 1 are propagated twice with these weights and summed
     over the layers. A node's representation is this sum beside the content representations of all modalities.
+
+    The penalty is the mean square of the ID embeddings of a batch's users and items, plus that of the users' trained prototypes
+    in each modality.
     """
 
     options = GRCNOptions

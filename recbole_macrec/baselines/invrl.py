@@ -69,7 +69,9 @@ class InvRL(PairwiseRecommender):
        few move. (b) The mask is trained to make the gradients G_k of the environments' losses L_k equal: with the means L and
        G,
 
-           minimise L + alpha |sum_k (G_k - G)^2 * m|^2 + lambda |mu|^2,   m = clamp(mu + 1/2, 0, 1).
+           minimise L + alpha |sum_k (G_k - G)^2 * (mu + 1/2)|^2 + lambda |mu|^2,   m = clamp(mu + 1/2, 0, 1);
+
+       L and G are computed with m = clamp(mu + 1/2 + noise, 0, 1).
 
     Then a new backbone is trained with the masked features, and ranks. With J random negatives of an interaction and
     beta_ui = sqrt(D_u + 1) / D_u / sqrt(D_i + 1), where D are training degrees, the loss of a backbone is

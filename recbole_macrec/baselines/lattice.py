@@ -29,6 +29,8 @@ class LATTICE(PairwiseRecommender):
 
     S~_m is rebuilt in the first batch of an epoch, the only one that trains the projections and w, and for ranking. With
     lambda = 1 there is no S~_m, and the projections are not trained.
+
+    The penalty is half the squared norm of the representations of a batch's users and items, divided by the batch size.
     """
 
     options = LATTICEOptions

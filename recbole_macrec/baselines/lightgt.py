@@ -94,6 +94,8 @@ class LightGT(PairwiseRecommender):
 
     In training the sequence has random items of the user; in ranking, the latest. The item to predict is removed from the
     sequence unless ``target_in_input`` is True, as in the released code.
+
+    The penalty is the mean square of o over all users, plus that over all items.
     """
 
     options = LightGTOptions

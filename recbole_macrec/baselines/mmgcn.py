@@ -66,6 +66,9 @@ class MMGCN(PairwiseRecommender):
 
     A node's representation is the mean over the modalities of the vectors that their networks compute. The networks share the
     graph of the training interactions and the ID embeddings.
+
+    The penalty is the mean square of the ID embeddings of a batch's users and items, plus that of all preferences in each
+    modality.
     """
 
     options = MMGCNOptions

@@ -27,7 +27,7 @@ class SequentialEASE(DenseRecommender):
 
     RecBole's EASE is a general model: it ranks by the training interactions of the user, so in a leave-one-out test it does not
     read the validation item, which sequential models read. With ``decay: 1`` this is the only difference in the scores, for
-    histories up to ``MAX_ITEM_LIST_LENGTH``.
+    histories up to ``MAX_ITEM_LIST_LENGTH`` without repeated items, which count as often as they occur here and once there.
 
     The weights take 4 N^2 bytes, and computing them 16 N^2 bytes more: 1.8 and 7 GB for 21,000 items.
 

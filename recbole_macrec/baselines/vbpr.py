@@ -19,6 +19,8 @@ class VBPR(PairwiseRecommender):
 
     where g are factors of users and items, t the users' factors of the projected features, b_i an item's bias and c the bias of
     the features. The offsets of the paper that do not depend on the item cancel in BPR. ``biases: False`` leaves out b and c.
+
+    The penalty is half the squared norm of g, t and b of a batch's users and items, divided by B, plus half that of W and c.
     """
 
     options = VBPROptions
