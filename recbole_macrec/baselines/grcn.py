@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import Edges, user_item_edges
-from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, xavier_table
+from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, unit_rows, xavier_table
 from recbole_macrec.config.schema.general import GRCNOptions
 from recbole_macrec.utils.lookup import rows_of
 from recbole_macrec.utils.modules import ModuleDict
@@ -49,7 +49,7 @@ class Routing(nn.Module):
         Returns:
             Content representations x_t + sum_s alpha_(s -> t) x_s, [n, d]; and alpha [E].
         """
-        content = F.normalize(F.leaky_relu(self.project(features), SLOPE))  # [N, d]
+        content = unit_rows(F.leaky_relu(self.project(features), SLOPE))  # [N, d]
         x = torch.cat([F.normalize(self.prototypes), content])  # [n, d]
         for _ in range(self.rounds):
             messages = to_users.weighted_sum(to_users.softmax(to_users.dot(x, x)), x)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import Edges, user_item_edges
-from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, xavier_table
+from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, unit_rows, xavier_table
 from recbole_macrec.config.schema.general import LATTICEOptions
 from recbole_macrec.utils.lookup import rows_of
 
@@ -149,7 +149,7 @@ def item_graph(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         Neighbours int64 [N, k], and their similarities [N, k], at least 0. The gradient of the similarities reaches ``x``.
         Those of the padding are 0.
     """
-    x = F.normalize(x)
+    x = unit_rows(x)
     rows = min(len(x), max(1, BLOCK_SCORES // len(x)))
     neighbours = torch.empty(len(x), k, dtype=torch.long, device=x.device)
     scores = x.new_empty(rows, len(x) - 1)  # one for all blocks: blocks of their own would leave holes in the memory

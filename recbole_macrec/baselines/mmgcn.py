@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import Edges, user_item_edges
-from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, xavier_table
+from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, linear, unit_rows, xavier_table
 from recbole_macrec.config.schema.general import MMGCNOptions
 from recbole_macrec.utils.lookup import rows_of
 from recbole_macrec.utils.modules import ModuleDict
@@ -52,7 +52,7 @@ class ModalityNetwork(nn.Module):
             ids: [n, d].
             mean: weights of the edges with which the weighted sum is the mean over the neighbours, [E].
         """
-        x = F.normalize(torch.cat([self.preferences, self.project(features)]))  # [n, D_m]
+        x = unit_rows(torch.cat([self.preferences, self.project(features)]))  # [n, D_m]
         for propagate, own, combine in zip(self.propagate, self.own, self.combine):
             h = F.leaky_relu(edges.weighted_sum(mean, propagate(x)), SLOPE)
             own_x = F.leaky_relu(own(x), SLOPE) + ids

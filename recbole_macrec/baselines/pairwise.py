@@ -238,6 +238,11 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     return layer
 
 
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows [..., D] divided by their norms. Rows of zeros stay zero and have the gradient 0; that of ``F.normalize`` is 1e12."""
+    return torch.where(x.any(-1, keepdim=True), F.normalize(x, dim=-1), 0)
+
+
 def scaled(features: np.ndarray, scaling: str) -> np.ndarray:
     """Features [N, F] with rows of norm 1 (``rows``) or columns of mean 0 and deviation 1 (``columns``); row 0 stays zero."""
     features = features.astype(np.float32, copy=True)

@@ -79,6 +79,21 @@ def test_permuted_features_lower_the_recall(name, results):
         assert results(name, is_permuted=True) == results(name)
 
 
+@pytest.mark.parametrize("name", WITH_FEATURES)
+def test_items_with_features_of_zero_have_finite_scores_and_small_gradients(name, tmp_path):
+    write_planted(tmp_path)
+    for modality in ("text", "image"):
+        table = FeatureTable.load(tmp_path / NAME, modality)
+        is_other = (np.arange(ITEMS) > (8 if modality == "text" else 4))[:, None]
+        FeatureTable(table.item_tokens, table.matrix * is_other).save(tmp_path / NAME, modality)
+    options = {"max_feature_width": 6} if name == "MMGCN" else {}
+    _, model, trainer, (train, _, test) = prepare(name, tmp_path, epochs=1, feature_scaling="rows", **options)
+    model.calculate_loss(next(iter(train))).backward()
+    assert max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None) < 10
+    trainer.fit(train)
+    assert model.eval().full_sort_predict(users_of(test))[:, 1:].isfinite().all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_do_not_depend_on_the_batch(name, planted):
     _, model, trainer, (train, _, test) = prepare(name, planted)
