@@ -7,6 +7,7 @@ import torch
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking, first_of_each
+from recbole_macrec.utils.distributed_tensors import gather_in_order
 
 
 def item_rank(ranking: Ranking, target: torch.Tensor) -> torch.Tensor:
@@ -32,13 +33,8 @@ def id_rank(ranking: Ranking, target: torch.Tensor, raw_id: torch.Tensor) -> tor
 
 def hits_and_ndcg(ranks: torch.Tensor, topk: list[int], decimals: int) -> dict[str, float]:
     """Hit@k and NDCG@k with one target per user, from its ranks [B] (0 if absent)."""
-    result = {}
-    for k in topk:
-        hit = (ranks > 0) & (ranks <= k)
-        gain = torch.where(hit, 1 / torch.log2(ranks.clamp(min=1).double() + 1), 0)
-        result[f"hit@{k}"] = round(hit.double().mean().item(), decimals)
-        result[f"ndcg@{k}"] = round(gain.mean().item(), decimals)
-    return result
+    names = [f"{metric}@{k}" for k in topk for metric in ("hit", "ndcg")]
+    return {name: round(float(user_values(ranks.cpu().numpy(), name).mean()), decimals) for name in names}
 
 
 def user_values(ranks: np.ndarray, metric: str) -> np.ndarray:
@@ -70,13 +66,13 @@ class RankingMetrics:
             self.ranks.setdefault((name, "item"), []).append(item_rank(ranking, target))
             self.ranks.setdefault((name, "id"), []).append(id_rank(ranking, target, raw_id))
 
-    def result(self, topk: list[int], decimals: int, gather=lambda ranks: ranks) -> dict[str, dict]:
+    def result(self, topk: list[int], decimals: int, samples: int) -> dict[str, dict]:
         """Ranking name -> {"item": metrics, "id": metrics}; rankings of no modality are counted by the IDs of the first one.
 
         Args:
-            gather: joins the ranks of all processes.
+            samples: number of users of the data set, whose ranks are joined from all processes.
         """
         result: dict[str, dict] = {}
         for (name, level), batches in self.ranks.items():
-            result.setdefault(name, {})[level] = hits_and_ndcg(gather(torch.cat(batches)), topk, decimals)
+            result.setdefault(name, {})[level] = hits_and_ndcg(gather_in_order(torch.cat(batches), samples), topk, decimals)
         return result

@@ -32,7 +32,7 @@ from recbole_macrec.trainer.ranking_metrics import RankingMetrics, user_values
 from recbole_macrec.trainer.windows import WindowLoader
 from recbole_macrec.utils.cpu_threads import map_in_threads, seeded_bits
 from recbole_macrec.utils.distributed import current_group
-from recbole_macrec.utils.distributed_tensors import average_gradients, gather_in_order
+from recbole_macrec.utils.distributed_tensors import average_gradients
 from recbole_macrec.utils.hardware import autocast_to, keep_freed_memory, resolve_precision, tf32_products
 
 RESUMED = (
@@ -207,14 +207,11 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         if self._stage == VALIDATION and isinstance(self.model, GenerativeRecommender) and self.model.ranking.decode == "fused":
             self._choose_dense_share(self.model, eval_data)
         self._ranking_metrics = RankingMetrics()
-        gather = None
-        if self.distributed:
-            gather = partial(gather_in_order, samples=eval_data.sample_size)
         result = super()._evaluate(eval_data, False, None, show_progress)
         if self._stage == VALIDATION:
             self._valid_result = result
         topk, decimals = self.config["topk"], self.config["metric_decimal_place"]
-        self.test_detail = self._ranking_metrics.result(topk, decimals, *([gather] if gather else []))
+        self.test_detail = self._ranking_metrics.result(topk, decimals, eval_data.sample_size)
         return result
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from recbole_macrec.utils.distributed import Group
+from recbole_macrec.utils.distributed import Group, current_group
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -86,6 +86,9 @@ def gather_in_order(rows: torch.Tensor, samples: int) -> torch.Tensor:
     Returns:
         [N, ...], the same in every process.
     """
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    group = current_group()
+    if group.size == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(group.size)]
     dist.all_gather(parts, rows.contiguous())
     return torch.stack(parts, dim=1).flatten(0, 1)[:samples]
