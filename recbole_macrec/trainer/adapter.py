@@ -16,10 +16,9 @@ from recbole.trainer import S3RecTrainer, Trainer
 
 from recbole_macrec.trainer.callback_trainer import CallbackTrainer
 from recbole_macrec.trainer.callbacks import TrainingCallback
-from recbole_macrec.trainer.checkpoint import load_checkpoint, read_together, save_checkpoint
+from recbole_macrec.trainer.checkpoint import best_beside, load_checkpoint, read_together, save_checkpoint
 from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer, EpochPosition, remaining_batches
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
-from recbole_macrec.trainer.trainer import best_beside, newest_beside
 from recbole_macrec.utils.distributed import current_group
 
 PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")  # attributes that a checkpoint contains
@@ -88,7 +87,7 @@ class _RecBoleTrainer(CallbackTrainer):
             "part": position and position.state(),
         }
         if current_group().first:
-            save_checkpoint(state, newest_beside(self.saved_model_file))
+            save_checkpoint(state, self.newest_model_file)
 
     def _train_epoch(self, train_data, epoch_idx, *args, **kwargs):
         self._train_data, start = train_data, self.epoch_start

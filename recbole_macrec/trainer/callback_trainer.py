@@ -1,5 +1,6 @@
 """Base class of our trainer and of the adapted trainers of RecBole: calls callbacks and resumes from checkpoints."""
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_macrec.errors import UserError
@@ -37,6 +38,12 @@ class CallbackTrainer(_RecBoleTrainer):
         self.epoch_start = EpochPosition()
         self.pausing = False
         self._stage = TEST
+
+    @property
+    def newest_model_file(self) -> str:
+        """Path of the newest checkpoint, beside that of the best epoch."""
+        best = Path(self.saved_model_file)
+        return str(best.with_name(f"{best.stem}.last{best.suffix}"))
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from recbole.model.abstract_recommender import AbstractRecommender
 from scipy import sparse
 
 from recbole_macrec.errors import UserError
@@ -126,6 +127,41 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"Checkpoint {path} was not written by recbole_macrec; name one of its checkpoints.")
     return state
+
+
+def load_weights(model: AbstractRecommender, state: dict, file: str | Path) -> None:
+    """Load the weights of a checkpoint into ``model``.
+
+    Args:
+        file: path of the checkpoint, for messages.
+
+    Raises:
+        UserError: if it was trained on other semantic IDs or with other sizes.
+    """
+    check_complete(state, ["state_dict"], file)
+    model.load_other_parameter(state.get("other_parameter"))
+    try:
+        model.load_state_dict(state["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            f"Checkpoint {file} does not fit this model ({' '.join(str(error).split())[:200]}); "
+            "use the model and options it was trained with."
+        ) from error
+
+
+def best_beside(best_file: str, resume_file: str | Path, evaluated) -> str:
+    """The checkpoint of the best epoch of a resumed run.
+
+    It is the file beside ``resume_file`` with the name of ``best_file``, also if the folder was moved or copied, otherwise
+    ``best_file``. If there is neither, it is ``resume_file`` after a validation, and a file still to be written without one.
+
+    Args:
+        best_file: path in the checkpoint.
+        evaluated: true if a validation preceded the checkpoint.
+    """
+    resume_file = Path(resume_file)
+    beside = resume_file.with_name(Path(best_file).name)
+    return str(next((path for path in (beside, Path(best_file)) if path.is_file()), resume_file if evaluated else beside))
 
 
 def as_tensors(value):

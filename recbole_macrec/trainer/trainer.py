@@ -4,31 +4,36 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from time import time
 
 import torch
-import torch.nn.functional as F
-from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_gpu_usage, set_color
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_macrec.config.options import TRAINED_ON
+from recbole_macrec.config.plain import plain_config
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.decoding.search import Ranking
-from recbole_macrec.generation.decoding.weighted import choose_weights, target_columns, target_ranks
 from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.generation.network.layers import RelativeBias
-from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD, GenerativeRecommender
+from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.trainer.callback_trainer import CallbackTrainer
 from recbole_macrec.trainer.callbacks import VALIDATION
-from recbole_macrec.trainer.checkpoint import check_complete, load_checkpoint, read_together, relative_folder, save_checkpoint
+from recbole_macrec.trainer.checkpoint import (
+    best_beside,
+    check_complete,
+    load_checkpoint,
+    load_weights,
+    read_together,
+    relative_folder,
+    save_checkpoint,
+)
+from recbole_macrec.trainer.dense_share import choose_dense_share
 from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer, EpochPosition, remaining_batches
+from recbole_macrec.trainer.evaluation_batches import add_excluded_items
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
-from recbole_macrec.trainer.ranking_metrics import RankingMetrics, user_values
+from recbole_macrec.trainer.ranking_metrics import RankingMetrics
 from recbole_macrec.trainer.windows import WindowLoader
 from recbole_macrec.utils.cpu_threads import map_in_threads, seeded_bits
 from recbole_macrec.utils.distributed import current_group
@@ -205,7 +210,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             load_weights(self.model, read_together(file, self.device, load_checkpoint), file)
             self.logger.info(f"Loading model structure and parameters from {file}")
         if self._stage == VALIDATION and isinstance(self.model, GenerativeRecommender) and self.model.ranking.decode == "fused":
-            self._choose_dense_share(self.model, eval_data)
+            choose_dense_share(self.model, eval_data, self.config["valid_metric"])
         self._ranking_metrics = RankingMetrics()
         result = super()._evaluate(eval_data, False, None, show_progress)
         if self._stage == VALIDATION:
@@ -214,35 +219,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         self.test_detail = self._ranking_metrics.result(topk, decimals, eval_data.sample_size)
         return result
 
-    @torch.no_grad()
-    def _choose_dense_share(self, model: GenerativeRecommender, valid_data) -> None:
-        """Set the weight of the dense head to the best one on the validation data, by ``valid_metric``."""
-        model.eval()
-        batches: list[tuple[torch.Tensor, ...]] = []
-        for batch in valid_data:
-            rankings = model.rank(self._with_excluded(batch).to(self.device))
-            (items, generative), (_, dense) = (by_item(rankings[name]) for name in ("generative", "dense"))
-            batches.append((items.cpu(), generative.cpu(), dense.cpu(), batch[3]))
-        items, generative, dense, target = gathered_rows(batches, valid_data.sample_size)
-        column = target_columns(items, target)
-
-        def quality(fused: torch.Tensor) -> float:
-            ranks = target_ranks(fused, torch.arange(len(items)), column, model.n_items)
-            return float(user_values(ranks.numpy(), self.config["valid_metric"].lower()).mean())
-
-        weights, _ = choose_weights(torch.stack([generative, dense]), quality)
-        model.ranker.dense_scores.share.fill_(weights[1])  # the buffer of the model's head
-        self.logger.info(f"Weight of the dense head, chosen on the validation data: {weights[1]:.4f}")
-
-    def _with_excluded(self, batched_data) -> Interaction:
-        """The interaction of an evaluation batch, with the items that the evaluator masks."""
-        interaction = batched_data[0]
-        if (excluded := excluded_items(batched_data)) is not None:
-            interaction.update(Interaction({EXCLUDED_ITEMS_FIELD: excluded}))
-        return interaction
-
     def _full_sort_batch_eval(self, batched_data):
-        self._with_excluded(batched_data)
+        add_excluded_items(batched_data)
         interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval(batched_data)
         if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and len(positive_u) == len(scores):  # one target per user
             self._ranking_metrics.update(self.model, positive_i.to(self.device))
@@ -253,9 +231,6 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         return super()._neg_sample_batch_eval(batched_data)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
-
-    def _last_file(self) -> str:
-        return str(newest_beside(self.saved_model_file))
 
     def make_resumable(self, file=None):
         if file is not None:
@@ -275,11 +250,9 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         return True
 
     def save_newest(self, epoch, position=None):
-        self._save_checkpoint(epoch, verbose=False, saved_model_file=self._last_file(), position=position)
+        self._save_checkpoint(epoch, verbose=False, saved_model_file=self.newest_model_file, position=position)
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        from recbole_macrec.config.plain import plain_config
-
         generators = randomness_of_all(self._train_data)
         if not current_group().first:
             return
@@ -334,109 +307,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
 
-def padded_rows(rows: torch.Tensor, values: torch.Tensor, count: int) -> torch.Tensor:
-    """Arrange ``values`` [E] by row, padded with 0 on the right.
-
-    Args:
-        rows: [E], the row of each value, ascending.
-        count: number of rows.
-
-    Returns:
-        [count, W], W the number of values of the longest row, at least 1.
-    """
-    lengths = torch.bincount(rows, minlength=count)
-    first = lengths.cumsum(0) - lengths
-    padded = values.new_zeros(count, max(1, int(lengths.max())))
-    padded[rows, torch.arange(len(rows), device=rows.device) - first[rows]] = values
-    return padded
-
-
-def excluded_items(batch: tuple) -> torch.Tensor | None:
-    """The items that the evaluator masks for the B users of an evaluation batch, int64 [B, S], padded with 0; None without."""
-    interaction, masked, *_ = batch
-    if masked is None:
-        return None
-    rows, items = masked
-    return padded_rows(rows, items, len(interaction))
-
-
-def by_item(ranking: Ranking) -> tuple[torch.Tensor, torch.Tensor]:
-    """Items and scores of a ranking, each [B, R], in item order."""
-    items, order = ranking.items.sort(dim=1)
-    return items, ranking.scores.gather(1, order)
-
-
-def gathered_rows(batches: list[tuple[torch.Tensor, ...]], samples: int) -> list[torch.Tensor]:
-    """Join the batches of all processes in the order of the data set.
-
-    ``DistributedSampler`` assigns samples to processes in turn, and repeats the first samples to give every process the same
-    number.
-
-    Args:
-        batches: items [B, C], padded with 0, their scores under each of several models [B, C], and targets [B]; on the CPU.
-        samples: R; repeated rows beyond it are dropped.
-
-    Returns:
-        The same columns of all R rows, C being that of the widest batch; scores of the padding are -inf.
-    """
-    processes = current_group().gather(batches)
-    width = max(items.shape[1] for own in processes for items, *_ in own)
-
-    def joined(column: int, padding: float) -> torch.Tensor:
-        parts = [torch.cat([widened(batch[column], width, padding) for batch in own]) for own in processes]
-        return torch.stack(parts, dim=1).flatten(0, 1)[:samples]
-
-    last = len(batches[0]) - 1
-    return [joined(column, 0 if column in (0, last) else -torch.inf) for column in range(last + 1)]
-
-
-def widened(rows: torch.Tensor, width: int, padding: float) -> torch.Tensor:
-    """Pad the rows of [B, C] to ``width``; [B] stays as it is."""
-    return rows if rows.ndim == 1 else F.pad(rows, (0, width - rows.shape[1]), value=padding)
-
-
 def parameters_without_decay(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     """Vectors (weights of norms, biases of layers) and tables of relative position biases, each once."""
     tables = [module.weight for module in model.modules() if isinstance(module, RelativeBias)]
     return list({id(p): p for p in [*tables, *(p for p in model.parameters() if p.ndim < 2)]}.values())
-
-
-def newest_beside(best_file: str | Path) -> Path:
-    """The newest checkpoint of the run whose best checkpoint is ``best_file``."""
-    path = Path(best_file)
-    return path.with_name(f"{path.stem}.last{path.suffix}")
-
-
-def best_beside(best_file: str, resume_file: str | Path, evaluated) -> str:
-    """The checkpoint of the best epoch of a resumed run.
-
-    It is the file beside ``resume_file`` with the name of ``best_file``, also if the folder was moved or copied, otherwise
-    ``best_file``. If there is neither, it is ``resume_file`` after a validation, and a file still to be written without one.
-
-    Args:
-        best_file: path in the checkpoint.
-        evaluated: true if a validation preceded the checkpoint.
-    """
-    resume_file = Path(resume_file)
-    beside = resume_file.with_name(Path(best_file).name)
-    return str(next((path for path in (beside, Path(best_file)) if path.is_file()), resume_file if evaluated else beside))
-
-
-def load_weights(model: AbstractRecommender, state: dict, file: str | Path) -> None:
-    """Load the weights of a checkpoint into ``model``.
-
-    Args:
-        file: path of the checkpoint, for messages.
-
-    Raises:
-        UserError: if it was trained on other semantic IDs or with other sizes.
-    """
-    check_complete(state, ["state_dict"], file)
-    model.load_other_parameter(state.get("other_parameter"))
-    try:
-        model.load_state_dict(state["state_dict"])
-    except RuntimeError as error:
-        raise UserError(
-            f"Checkpoint {file} does not fit this model ({' '.join(str(error).split())[:200]}); "
-            "use the model and options it was trained with."
-        ) from error

@@ -143,7 +143,7 @@ def test_resumed_training_equals_uninterrupted_training(name, planted):
         left.callbacks.append(PauseAfter(epochs))
         with pytest.raises(Paused):
             left.fit(train, valid)
-        _, model, resumed, (train, valid, test) = prepare(name, planted, resume=left._last_file())
+        _, model, resumed, (train, valid, test) = prepare(name, planted, resume=left.newest_model_file)
         assert resumed.fit(train, valid) == expected
         for key, value in final.items():
             torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)

@@ -105,8 +105,8 @@ def test_the_mask_is_learnt_once_and_loaded_with_the_model(tmp_path):
     mask = model.mask.clone()
     assert model.mask_is_learnt and not (mask == 1).all()
     assert list(model.long_preparation()) == [] and torch.equal(model.mask, mask)
-    _, other, loading, _ = prepare("InvRL", path, resume=trainer._last_file())
-    loading.resume_checkpoint(trainer._last_file())
+    _, other, loading, _ = prepare("InvRL", path, resume=trainer.newest_model_file)
+    loading.resume_checkpoint(trainer.newest_model_file)
     assert torch.equal(other.mask, mask) and other.mask_is_learnt
 
 
@@ -136,7 +136,7 @@ def test_learning_the_mask_resumes_and_equals_uninterrupted_training(tmp_path):
         left.callbacks.append(PauseWithin(number))
         with pytest.raises(Paused):
             left.fit(train, valid)
-        _, model, resumed, (train, valid, test) = prepare("InvRL", path, **options, resume=left._last_file())
+        _, model, resumed, (train, valid, test) = prepare("InvRL", path, **options, resume=left.newest_model_file)
         rest = PauseWithin(-1)
         resumed.callbacks.append(rest)
         assert (resumed.fit(train, valid), resumed.evaluate(test)) == expected

@@ -247,7 +247,7 @@ def test_a_resumed_run_and_its_checkpoint_do_not_read_the_pretrained_weights_aga
     with pytest.raises(Paused):
         left.fit(train, valid)
     (tmp_path / "more").rename(tmp_path / "moved")
-    _, model, resumed, (train, valid, test) = small(data_path, **options, resume=left._last_file())
+    _, model, resumed, (train, valid, test) = small(data_path, **options, resume=left.newest_model_file)
     resumed.fit(train, valid)
     for name, weight in expected.items():
         assert torch.equal(model.state_dict()[name], weight), name

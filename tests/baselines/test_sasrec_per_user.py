@@ -137,7 +137,7 @@ def test_resumed_training_equals_uninterrupted_training(data_path):
     left.callbacks.append(PauseAfter(11.5))
     with pytest.raises(Paused):
         left.fit(train, valid)
-    _, model, resumed, (train, valid, _) = prepare(data_path, resume=left._last_file())
+    _, model, resumed, (train, valid, _) = prepare(data_path, resume=left.newest_model_file)
     assert resumed.fit(train, valid) == expected
     for key, value in final.items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)

@@ -160,7 +160,7 @@ def test_resumed_equals_uninterrupted(name, data_path):
     left.callbacks.append(PauseAfter(1.5))
     with pytest.raises(Paused):
         left.fit(train, valid)
-    _, model, resumed, (train, valid, _) = prepare(name, data_path, **options, resume=left._last_file())
+    _, model, resumed, (train, valid, _) = prepare(name, data_path, **options, resume=left.newest_model_file)
     assert resumed.fit(train, valid) == expected
     for key, value in final.items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)

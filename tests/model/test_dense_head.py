@@ -26,7 +26,7 @@ from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.model import base
 from recbole_macrec.model.tasks import Reading
-from recbole_macrec.trainer import trainer as trainer_module
+from recbole_macrec.trainer import dense_share
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 HEAD = {"network": "decoder_only", "training": "per_user", "output": "trie", "quantizer": "rq_kmeans", "dense_head": True,
@@ -227,12 +227,14 @@ def test_the_weight_comes_from_validation_and_is_kept(data_path, tmp_path):  # n
     trainer_again.evaluate(test)
     assert float(again.dense_head.share) == share
 
-    assert trainer._choose_dense_share(model, valid) is None and float(model.dense_head.share) == share  # as in the best epoch
+    metric = trainer.config["valid_metric"]
+    dense_share.choose_dense_share(model, valid, metric)
+    assert float(model.dense_head.share) == share  # as in the best epoch
     found = {}
     for name in ("generative", "dense"):  # targets that only one of both ranks first
         model.dense_head.share.fill_(0.5)
         with_targets(valid, model.rank(batch_of(valid))[name].items[:, 0])
-        trainer._choose_dense_share(model, valid)
+        dense_share.choose_dense_share(model, valid, metric)
         found[name] = float(model.dense_head.share)
     assert found["generative"] < found["dense"] and 0 <= found["generative"] and found["dense"] <= 1
 
@@ -256,14 +258,14 @@ def test_it_learns_and_resumes_exactly(kind, data_path):  # noqa: F811
     left.callbacks.append(PauseAfter(5.5))
     with pytest.raises(Paused):
         left.fit(train, valid)
-    _, model, resumed, (train, valid, _) = of_kind(kind, data_path, **options, resume=left._last_file())
+    _, model, resumed, (train, valid, _) = of_kind(kind, data_path, **options, resume=left.newest_model_file)
     assert resumed.fit(train, valid) == expected
     for key, value in model.state_dict().items():
         if key != "dense_head.share":  # evaluating loaded the best epoch
-            torch.testing.assert_close(value, load_state(resumed._last_file())[key], atol=0, rtol=0)
+            torch.testing.assert_close(value, load_state(resumed.newest_model_file)[key], atol=0, rtol=0)
     best = load_state(resumed.saved_model_file)
     for key, value in final.items():
-        torch.testing.assert_close(load_state(trainer._last_file())[key], value, atol=0, rtol=0)
+        torch.testing.assert_close(load_state(trainer.newest_model_file)[key], value, atol=0, rtol=0)
     for key, value in load_state(trainer.saved_model_file).items():
         torch.testing.assert_close(best[key], value, atol=0, rtol=0)
 
@@ -304,8 +306,8 @@ def test_rows_of_several_processes_are_joined_in_the_order_of_the_data(monkeypat
         def gather(self, value):
             return [value, theirs]
 
-    monkeypatch.setattr(trainer_module, "current_group", TwoProcesses)
-    items, scores, target = trainer_module.gathered_rows(ours, samples=5)
+    monkeypatch.setattr(dense_share, "current_group", TwoProcesses)
+    items, scores, target = dense_share.gathered_rows(ours, samples=5)
     assert items.tolist() == [[1, 2], [2, 4], [3, 0], [4, 6], [5, 0]] and target.tolist() == [1, 4, 9, 6, 5]
     assert scores.tolist() == [[-1, -2], [-2, -4], [-3, absent], [-4, -6], [-5, absent]]
 

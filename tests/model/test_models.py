@@ -147,7 +147,7 @@ def test_per_user_training_learns_and_resumes(name, options, data_path):
     left.callbacks.append(PauseAfter(7.5))
     with pytest.raises(Paused):
         left.fit(train, valid)
-    _, model, resumed, (train, valid, _) = prepare(name, data_path, **options, resume=left._last_file())
+    _, model, resumed, (train, valid, _) = prepare(name, data_path, **options, resume=left.newest_model_file)
     assert resumed.fit(train, valid) == expected
     for key, value in final.items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
@@ -456,7 +456,7 @@ def test_resumed_equals_uninterrupted(name, data_path, uninterrupted):
     _, _, trainer, (train, valid, _) = prepare(name, data_path)
     with pytest.raises(Killed):
         trainer.fit(train, valid, callback_fn=kill)
-    _, model, resumed, (train, valid, _) = prepare(name, data_path, resume=trainer._last_file())
+    _, model, resumed, (train, valid, _) = prepare(name, data_path, resume=trainer.newest_model_file)
     assert resumed.fit(train, valid) == expected.best
     assert list(resumed.train_loss_dict) == [2, 3]
     for key, value in expected.weights.items():
@@ -493,9 +493,10 @@ def test_training_of_a_loaded_model_starts_at_its_weights(data_path, tmp_path):
     killed.callbacks.append(PauseAfter(1.5))
     with pytest.raises(Paused):
         killed.fit(train, valid)
-    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, checkpoint_dir=str(tmp_path), resume=killed._last_file())
+    options = {"checkpoint_dir": str(tmp_path), "resume": killed.newest_model_file}
+    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, **options)
     trainer.fit(train, valid)
-    Path(killed._last_file()).unlink()
+    Path(killed.newest_model_file).unlink()
     config, model, _, train, valid, _ = load_data_and_model(trainer.saved_model_file)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     config["learning_rate"] = 1e-12
@@ -511,7 +512,7 @@ def test_a_copied_folder_is_resumed_without_writing_to_the_original(data_path, t
     trainer.fit(train, valid)
     original = Path(trainer.saved_model_file).parent
     copied, before = shutil.copytree(original, tmp_path / "copied"), {path: path.read_bytes() for path in original.iterdir()}
-    newest = copied / Path(trainer._last_file()).name
+    newest = copied / Path(trainer.newest_model_file).name
     _, _, resumed, (train, valid, _) = prepare("TIGER", data_path, resume=str(newest), epochs=2)
     left = newest.read_bytes()
     resumed.fit(train, valid)
@@ -529,12 +530,12 @@ def test_resumed_within_an_epoch_equals_uninterrupted(name, data_path, uninterru
         trainer.callbacks.append(PauseAfter(pause))
         with pytest.raises(Paused):
             trainer.fit(train, valid)
-        assert trainer.train_loss_dict == finished and file in (None, trainer._last_file())
-        file = trainer._last_file()
+        assert trainer.train_loss_dict == finished and file in (None, trainer.newest_model_file)
+        file = trainer.newest_model_file
     _, model, resumed, (train, valid, _) = prepare(name, data_path, resume=file)
     assert resumed.fit(train, valid) == expected.best
     assert resumed.train_loss_dict == {epoch: loss for epoch, loss in losses.items() if epoch >= 1}
-    assert resumed._last_file() == file
+    assert resumed.newest_model_file == file
     for key, value in expected.weights.items():
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
 
@@ -575,7 +576,7 @@ def test_resumed_after_the_last_batch_equals_uninterrupted(batch_size, data_path
     killed.callbacks.append(KillInValidation())
     with pytest.raises(Killed):
         killed.fit(train, valid)
-    _, model, resumed, (train, valid, _) = prepare("TIGER", data_path, resume=killed._last_file(), **options)
+    _, model, resumed, (train, valid, _) = prepare("TIGER", data_path, resume=killed.newest_model_file, **options)
     assert resumed.fit(train, valid) == expected
     assert resumed.train_loss_dict == trainer.train_loss_dict
     for key, value in whole.state_dict().items():
@@ -587,7 +588,7 @@ def test_resuming_within_an_epoch_needs_the_same_batches(data_path):
     trainer.callbacks.append(PauseAfter(0))
     with pytest.raises(Paused):
         trainer.fit(train)
-    options = {"train_batch_size": 7, "resume": trainer._last_file()}
+    options = {"train_batch_size": 7, "resume": trainer.newest_model_file}
     _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"], **options)
     with pytest.raises(UserError, match="train_batch_size"):
         trainer.fit(train)
@@ -827,7 +828,7 @@ def test_truncated_or_unrelated_checkpoint_is_rejected(data_path, tmp_path):
 def test_checkpoints_contain_plain_values_only(data_path):
     _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, epochs=1)
     trainer.fit(train, valid)
-    for file in (trainer.saved_model_file, trainer._last_file()):
+    for file in (trainer.saved_model_file, trainer.newest_model_file):
         assert torch.load(file, weights_only=True)["config"]["model"] == "TIGER"
 
 

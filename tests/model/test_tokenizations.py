@@ -254,7 +254,7 @@ def test_training_resumes_saves_and_loads(name, options, data_path, tmp_path):  
     paused.callbacks.append(PauseAfter(1.5 if "tokenization_tuning" in options else 0.5))
     with pytest.raises(Paused):
         paused.fit(train, valid)
-    _, resumed, (train, valid, test) = run(resume=paused._last_file())
+    _, resumed, (train, valid, test) = run(resume=paused.newest_model_file)
     resumed.fit(train, valid)
     trained = resumed.train_loss_dict  # of the epochs since the resumed one
     assert trained == {epoch: losses[epoch] for epoch in trained} and 1 in trained and resumed.evaluate(test) == result

@@ -12,8 +12,8 @@ from recbole_macrec.benchmark.compare.interactions import all_rows, read_history
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.runs import CODES, RANKS, save_codes
 from recbole_macrec.trainer.callbacks import TEST, TrainingCallback
+from recbole_macrec.trainer.evaluation_batches import padded_rows
 from recbole_macrec.trainer.ranking_metrics import id_rank, item_rank
-from recbole_macrec.trainer.trainer import padded_rows
 from recbole_macrec.utils.distributed_tensors import gather_in_order
 
 SCORES_AT_ONCE = 2**22  # maximum number of scores that are compared with those of the targets at once

@@ -27,7 +27,7 @@ from recbole_macrec.config.plain import plain, plain_config
 from recbole_macrec.config.registry import model_names
 from recbole_macrec.data.atomic import checksums_of_dataset
 from recbole_macrec.trainer.checkpoint import load_checkpoint
-from recbole_macrec.trainer.trainer import GenerativeTrainer, newest_beside
+from recbole_macrec.trainer.trainer import GenerativeTrainer
 from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.files import remove_unfinished
 from recbole_macrec.utils.unique_names import unique_folder
@@ -58,7 +58,7 @@ class SingleRun(Run):
             print(f"Resuming the unfinished run of this command from {checkpoint} (epochs completed: {len(self.curve)}); "
                   "--fresh starts from the beginning.")
         else:
-            write_json({"checkpoint": str(newest_beside(trainer.saved_model_file).absolute())}, self.folder / POINTER)
+            write_json({"checkpoint": str(Path(trainer.newest_model_file).absolute())}, self.folder / POINTER)
         return checkpoint
 
     def last_checkpoint(self) -> Path | None:

@@ -22,7 +22,7 @@ from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.config.options import hidden_argv
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.windowed import WindowedRecommender
-from recbole_macrec.trainer.trainer import excluded_items
+from recbole_macrec.trainer.evaluation_batches import excluded_items
 from recbole_macrec.utils.reporting import hidden_log, progress_interval
 
 
