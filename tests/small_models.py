@@ -11,7 +11,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_macrec.data.features import FeatureTable
-from recbole_macrec.generation.decoding.search import sequence_log_probs
+from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_probs
 from recbole_macrec.semantic_ids import build
 from recbole_macrec.semantic_ids.bundle import bundle_inputs, bundle_name
 from recbole_macrec.trainer.callbacks import TrainingCallback

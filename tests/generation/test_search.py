@@ -6,7 +6,8 @@ import torch
 from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
 from recbole_macrec.generation.decoding.fusion import BELOW_ALL_RANKED, fuse_official, score_matrix
-from recbole_macrec.generation.decoding.search import Ranking, beam_search, sequence_log_probs
+from recbole_macrec.generation.decoding.search import Ranking, beam_search
+from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_probs
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.id_table import IDTable

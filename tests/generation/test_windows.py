@@ -5,7 +5,8 @@ import torch
 
 from recbole_macrec.generation.decoding.causal_decoder import CausalTrieDecoder
 from recbole_macrec.generation.decoding.exact import exact_scores
-from recbole_macrec.generation.decoding.search import beam_search, sequence_log_probs
+from recbole_macrec.generation.decoding.search import beam_search
+from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_probs
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.decoder_only import DecoderOnly

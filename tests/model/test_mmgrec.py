@@ -15,7 +15,7 @@ from small_models import ITEMS, QUICK, SMALL, batch_of, data_path, prepare  # no
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
-from recbole_macrec.generation.decoding.search import sequence_log_probs
+from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_probs
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.model.mmgrec import InteractedItems, without_target

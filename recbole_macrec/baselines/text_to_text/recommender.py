@@ -208,8 +208,7 @@ class TextToTextRecommender(WindowedRecommender):
             return beam_search(search, self.backbone.memory(prompts), beams, left_out)
 
         ranked, order = self._in_parts(interaction, rank_part, beams)
-        width = max(part.items.shape[1] for part in ranked)
-        return Ranking(*(torch.cat(column)[order] for column in zip(*(part.widened(width) for part in ranked))))
+        return Ranking.joined(ranked, order)
 
     def full_sort_predict(self, interaction) -> torch.Tensor:
         """Scores of all items [B, N]; see :func:`score_matrix`."""

@@ -164,11 +164,7 @@ class Ranker:
             return self.rank_memories(decoders, self.encode(part), eligible.rows(rows))
 
         ranked = list(map_in_threads(rank_part, parts[::-1], histories.items.device))[::-1]  # longest first
-        widths = {name: max(part[name].items.shape[1] for part in ranked) for name in ranked[0]}
-        return {
-            name: Ranking(*(torch.cat(column)[order] for column in zip(*(part[name].widened(width) for part in ranked))))
-            for name, width in widths.items()
-        }
+        return {name: Ranking.joined([part[name] for part in ranked], order) for name in ranked[0]}
 
     def rank_memories(
         self, decoders: Mapping[str, AnyTrieDecoder], memories: Mapping[str, AnyMemory], eligible: Eligible
@@ -258,10 +254,8 @@ class Ranker:
     ) -> torch.Tensor:
         """Exact scores of items [n, G], fused over the modalities."""
         scores = [candidate_scores(decoder, memories[m], items) for m, decoder in decoders.items()]
-        return fuse_scores(self.options.fusion, scores, self._levels(), self.options.tokenizations)
-
-    def _levels(self) -> list[int]:
-        return [table.levels for table in self.tables.values()]
+        levels = [table.levels for table in self.tables.values()]
+        return fuse_scores(self.options.fusion, scores, levels, self.options.tokenizations)
 
 
 def max_users_in_memory(n_items: int, decode: str, device: torch.device) -> int:

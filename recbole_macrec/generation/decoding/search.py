@@ -1,6 +1,6 @@
-"""Beam search over a trie of semantic IDs, and exact scores of given IDs.
+"""Rankings, and beam search over a trie of semantic IDs.
 
-Shapes: B users, W beams, L levels, K codes of a level, C children of a node, D model width.
+Shapes: B users, R ranked items, W beams, L levels, K codes of a level, C children of a node.
 """
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,12 +11,6 @@ import torch.nn.functional as F
 from recbole_macrec.generation.decoding.decoder import Decoder, Encoded
 from recbole_macrec.generation.decoding.eligible import blocked_nodes, is_blocked
 from recbole_macrec.generation.decoding.prior import with_prior
-from recbole_macrec.generation.decoding.trie import Trie
-from recbole_macrec.generation.network.decoder_only import DecoderOnly
-from recbole_macrec.generation.network.memory import AnyMemory
-from recbole_macrec.generation.network.transformer import Transformer
-from recbole_macrec.generation.network.windows import decoder_input
-from recbole_macrec.generation.vocabulary import Vocabulary
 
 
 class Ranking(NamedTuple):
@@ -29,6 +23,12 @@ class Ranking(NamedTuple):
         """Pad to at least ``width`` columns."""
         missing = (0, max(0, width - self.items.shape[1]))
         return Ranking(F.pad(self.items, missing), F.pad(self.scores, missing, value=-torch.inf))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Ranking"], order: torch.Tensor) -> "Ranking":
+        """Join the rows of ``parts``, then select the rows ``order``; int64 [B]."""
+        width = max(part.items.shape[1] for part in parts)
+        return cls(*(torch.cat(column)[order] for column in zip(*(part.widened(width) for part in parts))))
 
     def replaced(self, users: Sequence[int], other: "Ranking") -> "Ranking":
         """Replace the rows of ``users`` by those of ``other``."""
@@ -110,39 +110,3 @@ def first_of_each(ids: torch.Tensor) -> torch.Tensor:
     first = torch.ones_like(ids, dtype=torch.bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     return torch.zeros_like(first).scatter_(1, order, first)
-
-
-def sequence_log_probs(
-    network: Transformer | DecoderOnly,
-    vocabulary: Vocabulary,
-    modality: str,
-    memory: AnyMemory,
-    codes: torch.Tensor,
-    prior: torch.Tensor | None = None,
-    trained: Trie | None = None,
-) -> torch.Tensor:
-    """Exact scores of given IDs, by teacher forcing.
-
-    Args:
-        codes: int64 [B, G, L], G IDs of each user.
-        prior: their :func:`prior_log_probs`, float32 [B, G, L].
-        trained: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a level.
-
-    Returns:
-        log P(ID | history) / L, float32 [B, G].
-    """
-    tokens = decoder_input(vocabulary.tokens(modality, codes), vocabulary.start[modality])
-    hidden = network.decode(tokens, memory)  # [B, G, L, D]
-    levels = codes.shape[-1]
-    score = torch.zeros(codes.shape[:2], device=codes.device)
-    node = None
-    for level, (offset, size) in enumerate(zip(vocabulary.offsets[modality], vocabulary.sizes[modality])):
-        logits, code = network.logits(hidden[:, :, level], offset, size).float().flatten(0, 1), codes[..., level].flatten()
-        if trained is None:
-            normaliser = logits.logsumexp(-1)
-        else:
-            normaliser = trained.log_normaliser(level, node if node is None else node.clamp(min=0), logits)
-            node = trained.child(level, node, code)
-        log_probs = (logits.gather(1, code.unsqueeze(1))[:, 0] - normaliser).view(score.shape)
-        score += log_probs if prior is None else with_prior(log_probs, prior[..., level])
-    return score / levels
