@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-PAD = 0
-
 
 class Vocabulary:
     """Token numbers in this order: padding, a start token per modality, prompts, codes by modality and level.

@@ -23,7 +23,7 @@ from recbole_macrec.generation.id_table import IDTable
 from recbole_macrec.generation.loss import id_cross_entropy
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.layers import TransformerSettings
-from recbole_macrec.generation.network.memory import CausalMemory, Memory
+from recbole_macrec.generation.network.memory import AnyMemory
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Histories, Target, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
@@ -366,7 +366,7 @@ class GenerativeRecommender(WindowedRecommender):
             prompt = [*(prompt if kind == "item" else []), self.vocabulary.start[source]]
         return torch.tensor(prompt, dtype=torch.long, device=device)
 
-    def encode_history(self, modality: str, histories: Histories) -> Memory | CausalMemory:
+    def encode_history(self, modality: str, histories: Histories) -> AnyMemory:
         """Encode the histories of B users in one modality; with ``history: both`` in all modalities of its tokenization."""
         items, length = histories.items, histories.length
         if self.interleaved:
@@ -380,7 +380,7 @@ class GenerativeRecommender(WindowedRecommender):
         rows = torch.cat([front.expand(len(tokens), -1), tokens.flatten(1)], dim=1)  # [B, P + T*L]
         return self.network.read(rows, len(front) + length * levels, self.group_overhead, len(front), levels)
 
-    def encode_histories(self, histories: Histories) -> dict[str, Memory | CausalMemory]:
+    def encode_histories(self, histories: Histories) -> dict[str, AnyMemory]:
         """Encode the histories of B users in the ranked tokenizations.
 
         Returns:
@@ -408,7 +408,7 @@ class GenerativeRecommender(WindowedRecommender):
         ranked = {m for names in self.tokenizations[: self.ranking.tokenizations] for m in names}
         return {m: table for m, table in self.tables.items() if m in ranked}
 
-    def dense_log_probs(self, memories: Mapping[str, Memory | CausalMemory]) -> torch.Tensor:
+    def dense_log_probs(self, memories: Mapping[str, AnyMemory]) -> torch.Tensor:
         """Log-probabilities [B, n_items] of all items by the dense head, from the encoded histories of B users."""
         if self.dense_head is None:
             raise TypeError("the model has no dense head")

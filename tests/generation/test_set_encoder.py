@@ -1,17 +1,20 @@
 """The set encoder: relation-aware attention against a loop over heads and pairs, and independence of the order."""
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from recbole_macrec.config.schema.models import MMGRecOptions
 from recbole_macrec.generation.network.layers import TransformerSettings, sinusoidal_encodings
 from recbole_macrec.generation.network.packing import pack
-from recbole_macrec.generation.network.set_encoder import ATTENTIONS, RelationAwareAttention, SetEncoder
+from recbole_macrec.generation.network.set_encoder import RelationAwareAttention, SetEncoder
 
 SETTINGS = TransformerSettings(d_model=12, d_ff=16, num_heads=3, d_kv=5, encoder_layers=2, decoder_layers=1, dropout=0.0)
 WIDTH = 6  # of a representation
+ATTENTIONS = get_args(MMGRecOptions.model_fields["attention"].annotation)
 LENGTHS = torch.tensor([4, 1, 3])
 
 

@@ -9,9 +9,7 @@ from recbole_macrec.generation.decoding.eligible import distinct_nodes
 from recbole_macrec.generation.decoding.prior import with_prior
 
 
-def candidate_scores(
-    decoder: Decoder[Encoded], memory: Encoded, items: torch.Tensor
-) -> torch.Tensor:
+def candidate_scores(decoder: Decoder[Encoded], memory: Encoded, items: torch.Tensor) -> torch.Tensor:
     """Scores of given items; see :meth:`Trie.item_scores`.
 
     Every distinct prefix of a user's candidates is decoded once, so candidates that share prefixes share their cost.
@@ -51,7 +49,7 @@ def distinct_of_each_row(nodes: torch.Tensor, size: int) -> torch.Tensor:
         size: number of nodes of the level.
     """
     ordered = nodes.sort(dim=1).values
-    distinct = distinct_nodes(ordered, torch.ones_like(ordered, dtype=torch.bool), size)  # padded with ``size``
+    distinct = distinct_nodes(ordered, size)  # padded with ``size``
     count = (distinct < size).sum(1, keepdim=True)
     distinct = distinct[:, : int(count.max())]
     return torch.where(distinct < size, distinct, distinct.gather(1, count - 1)).contiguous()

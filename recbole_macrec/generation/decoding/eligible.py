@@ -40,21 +40,21 @@ def blocked_nodes(trie: Trie, excluded: torch.Tensor) -> list[torch.Tensor]:
     """
     position, n_items = trie.positions(excluded), len(trie.items)
     nodes = torch.where(trie.items[position] == excluded, position, n_items).sort(dim=1).values
-    blocked = [distinct_nodes(nodes, torch.ones_like(nodes, dtype=torch.bool), n_items)]
+    blocked = [distinct_nodes(nodes, n_items)]
     for level in reversed(range(trie.levels)):
         size = trie.size(level)
-        children = torch.cat([trie.counts(level, range(size)), torch.zeros(1, dtype=torch.long, device=nodes.device)])
+        children = torch.cat([trie.counts(level), torch.zeros(1, dtype=torch.long, device=nodes.device)])
         parents = trie.parent_of(level, blocked[0])  # sorted, as the children are
         n_blocked = torch.searchsorted(parents, parents, right=True) - torch.searchsorted(parents, parents)
-        blocked.insert(0, distinct_nodes(parents, n_blocked == children[parents], size))
+        blocked.insert(0, distinct_nodes(parents.masked_fill(n_blocked < children[parents], size), size))
     return blocked
 
 
-def distinct_nodes(nodes: torch.Tensor, keep: torch.Tensor, none: int) -> torch.Tensor:
-    """Distinct values of sorted nodes [B, S] where ``keep`` is true, sorted and padded with ``none``."""
-    is_new = torch.ones_like(keep)
-    is_new[:, 1:] = nodes[:, 1:] != nodes[:, :-1]
-    return nodes.masked_fill(~(keep & is_new), none).sort(dim=1).values
+def distinct_nodes(nodes: torch.Tensor, none: int) -> torch.Tensor:
+    """Distinct values of each row of nodes [B, S], whose equal values are adjacent; sorted and padded with ``none``."""
+    repeated = torch.zeros_like(nodes, dtype=torch.bool)
+    repeated[:, 1:] = nodes[:, 1:] == nodes[:, :-1]
+    return nodes.masked_fill(repeated, none).sort(dim=1).values
 
 
 def is_blocked(blocked: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:

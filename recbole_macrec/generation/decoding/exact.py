@@ -38,7 +38,7 @@ def exact_scores(
     users = range(memory.users) if users is None else users
     scores = torch.full((len(users), n_items), -torch.inf, device=device)
     last = trie.levels - 1
-    leaf = torch.repeat_interleave(trie.counts(last, range(trie.size(last))), output_size=len(trie.items))  # of each item
+    leaf = torch.repeat_interleave(trie.counts(last), output_size=len(trie.items))  # of each item
     n_users = max(1, rows // trie.size(last))
     source, first_user, begin = decoder.read(memory), 0, 0
     for group, (size, _) in enumerate(memory.groups):
@@ -117,9 +117,7 @@ def exact_rankings(
     """
     scores = {m: exact_scores(decoders[m], memory, n_items, rows, users) for m, memory in memories.items()}
     if eligible.excluded is not None:
-        excluded = (
-            eligible.excluded if users is None else eligible.excluded[torch.as_tensor(users, device=eligible.excluded.device)]
-        )
+        excluded = eligible.excluded if users is None else eligible.excluded[list(users)]
         scores = {m: matrix.scatter_(1, excluded, -torch.inf) for m, matrix in scores.items()}
     rankings = {m: ranking_of(matrix) for m, matrix in scores.items()}
     if rule == "official" and len(rankings) > 1:

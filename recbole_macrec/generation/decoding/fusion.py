@@ -20,14 +20,12 @@ def fuse_official(rankings: Sequence[Ranking], n_items: int) -> Ranking:
     the lists it is the mean over these lists without the bonus. So items that all modalities agree on come first.
 
     Args:
-        rankings: one ranking per modality, of the same B users.
+        rankings: of two or more modalities, of the same B users.
         n_items: number of items, including the padding.
 
     Returns:
         All items of the lists, best first; equal scores in item order.
     """
-    if len(rankings) == 1:
-        return rankings[0]
     items = torch.cat([r.items for r in rankings], dim=1)  # [B, sum of R]
     found = torch.cat([r.scores for r in rankings], dim=1).isfinite()
     scores = torch.cat([r.scores for r in rankings], dim=1).masked_fill(~found, 0)

@@ -142,7 +142,7 @@ class Trie(nn.Module):
         elif node is None:
             raise ValueError(f"node is None at level {level}; expected the nodes of level {level - 1}")
         else:
-            parent = torch.repeat_interleave(self.counts(level - 1, range(self.size(level - 1))), output_size=len(codes))
+            parent = torch.repeat_interleave(self.counts(level - 1), output_size=len(codes))
             keys, query_keys = parent * KEY_BASE + codes, torch.where(node < 0, -1, node * KEY_BASE + code)
         place = torch.searchsorted(keys, query_keys).clamp(max=len(keys) - 1)
         return torch.where(keys[place] == query_keys, place, -1)
@@ -173,9 +173,9 @@ class Trie(nn.Module):
         """Number of nodes of ``level``."""
         return len(self.code(level))
 
-    def counts(self, level: int, nodes: range) -> torch.Tensor:
-        """Number of children of consecutive nodes of ``level``, int64 [nodes]; for leaves the number of items."""
-        return getattr(self, f"first_{level}")[nodes.start : nodes.stop + 1].long().diff()
+    def counts(self, level: int) -> torch.Tensor:
+        """Number of children of every node of ``level``, int64 [n_l]; for leaves the number of items."""
+        return getattr(self, f"first_{level}").long().diff()
 
     def child_range(self, level: int, nodes: range) -> range:
         """Children of consecutive nodes of ``level``, which are consecutive as well."""

@@ -168,6 +168,7 @@ class DecoderOnly(nn.Module):
         """Keys and values of histories: tokens [B, S] of ``lengths`` [B].
 
         The last code of a history is left out. It replaces the start token: its state predicts the first code of the next item.
+        ``front`` and ``levels`` have an effect in :class:`Transformer` only.
         """
         last = (lengths - 1).to(tokens.device)
         packed = pack(tokens, lengths - 1, overhead)
@@ -207,7 +208,7 @@ class DecoderOnly(nn.Module):
         tokens = torch.cat([memory.token.view(-1, 1, 1).expand(-1, groups, -1), tokens[..., 1:]], dim=2)
         x = self.embed(tokens)  # [B, G, T, D]
         step = torch.arange(length, device=tokens.device)
-        later = torch.zeros(length, length, device=x.device).masked_fill(step > step[:, None], -torch.inf)
+        later = causal_mask(step)  # [1, T, T]
         rotation = Rotation.at(memory.position.view(-1, 1, 1, 1) + step, self.settings.d_kv)  # [B, 1, 1, T, E]
         for layer, (keys, values) in zip(self.layers, memory.layers):
             attention = layer.self_attention

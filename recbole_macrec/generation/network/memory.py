@@ -136,9 +136,6 @@ class Past(NamedTuple):
             parent: int64 [B, G'], which of a user's ``groups`` prefixes each new prefix continues.
         """
         user = torch.arange(len(parent), device=parent.device).unsqueeze(1)
-        return self.extended_by_rows(present, (user * groups + parent).flatten())
-
-    def extended_by_rows(self, present: list[tuple[torch.Tensor, torch.Tensor]], chosen: torch.Tensor) -> "Past":
-        """Add a position; ``chosen`` int64 [R'] are its rows that are continued."""
+        chosen = (user * groups + parent).flatten()  # rows of the position
         layers = [[*old, new] for old, new in zip(self.layers, present)]
         return Past(layers, [*(rows.index_select(0, chosen) for rows in self.rows), chosen])

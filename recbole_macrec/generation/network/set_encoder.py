@@ -25,8 +25,6 @@ from recbole_macrec.generation.network.packing import Source
 from recbole_macrec.generation.network.transformer import EncoderLayer
 from recbole_macrec.utils.modules import ModuleList
 
-ATTENTIONS = ("relation_aware", "positions", "sinusoidal", "none")
-
 
 class UserScale(nn.Module):
     """A scalar for each user, computed from the user's representation by an MLP R -> R/2 -> 1."""
