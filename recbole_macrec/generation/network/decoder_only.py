@@ -23,7 +23,7 @@ from recbole_macrec.generation.network.layers import (
     split_heads,
 )
 from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Memory
-from recbole_macrec.generation.network.packing import Source, pack, row_starts, with_rounded_rows
+from recbole_macrec.generation.network.packing import PackedSequences, pack, row_starts, with_rounded_rows
 from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.network.windows import (
     Target,
@@ -65,7 +65,7 @@ class CausalLayers(nn.ModuleList):
 
         def __iter__(self) -> Iterator[CausalLayer]: ...
 
-    def forward(self, x: torch.Tensor, packed: Source, mask: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, packed: PackedSequences, mask: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """x [M, D] of the rows of ``packed``.
 
         Args:

@@ -14,7 +14,7 @@ class Memory(NamedTuple):
     """Output of the encoder."""
 
     hidden: torch.Tensor  # [M, D]
-    groups: list[tuple[int, int]]  # (users, positions each), as in Source
+    groups: list[tuple[int, int]]  # (users, positions each), as in PackedSequences
     keep: torch.Tensor | None  # bool [M], False at padding; None where there is none
 
     @property

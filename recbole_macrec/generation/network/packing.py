@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from recbole_macrec.utils.rounded_rows import missing_rows
 
 
-class Source(NamedTuple):
-    """Input of the encoder."""
+class PackedSequences(NamedTuple):
+    """Token sequences of several users, one after the other."""
 
     tokens: torch.Tensor  # int64 [M], packed by user
     groups: list[tuple[int, int]]  # (users, positions each), in the order of the rows
@@ -21,7 +21,7 @@ class Source(NamedTuple):
     position: torch.Tensor  # int64 [M], the column of each row in the padded sequences
 
 
-def pack(tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0) -> Source:
+def pack(tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0) -> PackedSequences:
     """Pack padded sequences.
 
     Args:
@@ -39,10 +39,10 @@ def pack(tokens: torch.Tensor, lengths: torch.Tensor, overhead: int = 0) -> Sour
     if not torch.equal(width, lengths):
         keep = (position < lengths.unsqueeze(1)).flatten()[packed].to(tokens.device)
     packed = packed.to(tokens.device)
-    return Source(tokens.flatten().index_select(0, packed), groups, keep, packed % tokens.shape[1])
+    return PackedSequences(tokens.flatten().index_select(0, packed), groups, keep, packed % tokens.shape[1])
 
 
-def with_rounded_rows(packed: Source) -> Source:
+def with_rounded_rows(packed: PackedSequences) -> PackedSequences:
     """Append padding rows at the end, up to a multiple of 64 rows in bf16 training on a CPU; see
     :mod:`recbole_macrec.utils.rounded_rows`. No user attends to them."""
     missing = missing_rows(len(packed.tokens), packed.tokens.device)
@@ -50,7 +50,7 @@ def with_rounded_rows(packed: Source) -> Source:
         return packed
     longest = max(positions for _, positions in packed.groups)
     lengths = [longest] * (missing // longest) + [missing % longest] * (missing % longest > 0)
-    return Source(
+    return PackedSequences(
         F.pad(packed.tokens, (0, missing)),
         packed.groups + [(1, length) for length in lengths],
         None if packed.keep is None else F.pad(packed.keep, (0, missing), value=True),

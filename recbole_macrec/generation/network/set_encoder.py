@@ -21,7 +21,7 @@ from recbole_macrec.generation.network.layers import (
     split_heads,
 )
 from recbole_macrec.generation.network.memory import Memory
-from recbole_macrec.generation.network.packing import Source
+from recbole_macrec.generation.network.packing import PackedSequences
 from recbole_macrec.generation.network.transformer import EncoderLayer
 from recbole_macrec.utils.modules import ModuleList
 
@@ -124,7 +124,7 @@ class SetEncoder(nn.Module):
         )
         self.norm = final_norm(settings)
 
-    def forward(self, source: Source, vectors: torch.Tensor, users: torch.Tensor) -> Memory:
+    def forward(self, source: PackedSequences, vectors: torch.Tensor, users: torch.Tensor) -> Memory:
         """Encode the users' items.
 
         Args:

@@ -24,7 +24,7 @@ from recbole_macrec.generation.network.layers import (
     sinusoidal_encodings,
 )
 from recbole_macrec.generation.network.memory import AnyMemory, CausalMemory, Memory
-from recbole_macrec.generation.network.packing import Source, pack, row_starts
+from recbole_macrec.generation.network.packing import PackedSequences, pack, row_starts
 from recbole_macrec.generation.network.windows import Target, Windows, decoder_input
 from recbole_macrec.utils.modules import ModuleList
 
@@ -85,7 +85,7 @@ class Transformer(nn.Module):
         position = torch.arange(length, device=self.table.weight.device)
         return self.decoder_bias(position, position)
 
-    def encode(self, source: Source, front: int = 0, levels: int = 1) -> Memory:
+    def encode(self, source: PackedSequences, front: int = 0, levels: int = 1) -> Memory:
         """Encode the source. Every user needs at least one position.
 
         Args:
