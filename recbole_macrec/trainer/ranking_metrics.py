@@ -31,6 +31,16 @@ def id_rank(ranking: Ranking, target: torch.Tensor, raw_id: torch.Tensor) -> tor
     return torch.where(found.any(1), place.gather(1, first).squeeze(1), 0)
 
 
+def item_and_id_ranks(model, name: str, ranking: Ranking, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """``item`` -> :func:`item_rank`, and ``id`` -> :func:`id_rank`.
+
+    Args:
+        name: of the ranking. If it is no modality, the IDs are those of the first modality.
+    """
+    raw_id = model.tables[name if name in model.tables else model.modalities[0]].raw_id
+    return {"item": item_rank(ranking, target), "id": id_rank(ranking, target, raw_id)}
+
+
 def hits_and_ndcg(ranks: torch.Tensor, topk: list[int], decimals: int) -> dict[str, float]:
     """Hit@k and NDCG@k with one target per user, from its ranks [B] (0 if absent)."""
     names = [f"{metric}@{k}" for k in topk for metric in ("hit", "ndcg")]
@@ -62,12 +72,11 @@ class RankingMetrics:
     def update(self, model, target: torch.Tensor) -> None:
         """Add the batch that ``model`` has ranked last, with the targets ``target`` [B]."""
         for name, ranking in model.last_rankings.items():
-            raw_id = model.tables[name if name in model.tables else model.modalities[0]].raw_id
-            self.ranks.setdefault((name, "item"), []).append(item_rank(ranking, target))
-            self.ranks.setdefault((name, "id"), []).append(id_rank(ranking, target, raw_id))
+            for level, ranks in item_and_id_ranks(model, name, ranking, target).items():
+                self.ranks.setdefault((name, level), []).append(ranks)
 
     def result(self, topk: list[int], decimals: int, samples: int) -> dict[str, dict]:
-        """Ranking name -> {"item": metrics, "id": metrics}; rankings of no modality are counted by the IDs of the first one.
+        """Ranking name -> {"item": metrics, "id": metrics}.
 
         Args:
             samples: number of users of the data set, whose ranks are joined from all processes.

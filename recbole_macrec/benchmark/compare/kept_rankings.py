@@ -13,7 +13,7 @@ from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.runs import CODES, RANKS, save_codes
 from recbole_macrec.trainer.callbacks import TEST, TrainingCallback
 from recbole_macrec.trainer.evaluation_batches import padded_rows
-from recbole_macrec.trainer.ranking_metrics import id_rank, item_rank
+from recbole_macrec.trainer.ranking_metrics import item_and_id_ranks
 from recbole_macrec.utils.distributed_tensors import gather_in_order
 
 SCORES_AT_ONCE = 2**22  # maximum number of scores that are compared with those of the targets at once
@@ -49,10 +49,9 @@ class KeptRankings(TrainingCallback):
         for some_rows, some_items in zip(row.split(at_once), target.split(at_once)):
             of_targets["ranks"].append(full_rank(scores[some_rows], top[some_rows], some_items))
             for name, ranking in rankings.items():
-                raw_id = model.tables[name if name in model.tables else model.modalities[0]].raw_id
                 ranking = ranking._replace(items=ranking.items[some_rows], scores=ranking.scores[some_rows])
-                of_targets.setdefault(f"item_ranks.{name}", []).append(item_rank(ranking, some_items))
-                of_targets.setdefault(f"id_ranks.{name}", []).append(id_rank(ranking, some_items, raw_id))
+                for level, ranks in item_and_id_ranks(model, name, ranking, some_items).items():
+                    of_targets.setdefault(f"{level}_ranks.{name}", []).append(ranks)
         self._batches.setdefault("users", []).append(users.cpu())
         self._batches.setdefault("top", []).append(top.cpu())
         for name, values in of_targets.items():
