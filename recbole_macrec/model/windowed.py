@@ -101,6 +101,8 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
             named = isinstance(config["modalities"], list | tuple) and config["modalities"]
             SemanticIDSettings.from_config(config, named or ["text"])
 
+    # -- training -----------------------------------------------------------------------------------------------------
+
     def calculate_loss(self, interaction) -> torch.Tensor:
         """The loss of a batch. To save memory, call :meth:`loss_parts` and run the backward pass part by part."""
         return reduce(add, (part() for part in self.loss_parts(interaction)))

@@ -49,8 +49,8 @@ def published_and_learnt(
     """Which IDs are read from published files, and which are learnt.
 
     This is the option ``semantic_ids``; for ``auto`` it depends on the imported files in ``folder``, but not on features that
-    a run has encoded. Modalities encoded from
-    interactions, which depend on the split, are learnt unless they have a file; a single such modality by an RQ-VAE of its own.
+    a run has encoded. Modalities encoded from interactions, which depend on the split, are learnt unless they have a file; a
+    single such modality by an RQ-VAE of its own.
 
     Returns:
         Name of the IDs -> their file; and the settings of the IDs to learn, None if there are none.

@@ -111,7 +111,8 @@ class CallbackTrainer(_RecBoleTrainer):
         try:
             self._notify("on_train_begin", train_data, valid_data)
             train_data = self.training_data(train_data)
-            if self.restore(train_data) and training_complete(self):
+            ended = self.restore(train_data) and (self.start_epoch >= self.epochs or self.cur_step > self.stopping_step)
+            if ended:  # before the checkpoint was written, by the number of epochs or by early stopping
                 self.eval_collector.data_collect(train_data)
                 result = self.best_valid_score, self.best_valid_result
             else:
@@ -161,8 +162,3 @@ class CallbackTrainer(_RecBoleTrainer):
         interaction, scores, rows, items = batch
         self._notify("on_evaluation_batch", self._stage, scores, interaction, rows, items)
         return batch
-
-
-def training_complete(trainer) -> bool:
-    """Whether a resumed training had ended before, by its number of epochs or by early stopping."""
-    return trainer.start_epoch >= trainer.epochs or trainer.cur_step > trainer.stopping_step
