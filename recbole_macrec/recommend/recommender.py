@@ -128,23 +128,20 @@ class Recommender(ItemRecommender):
 
     @property
     def _has_quantizer(self) -> bool:
+        """Whether :attr:`quantizer` exists: the model has semantic IDs, and none of them are published."""
         ids = self.model.catalogue
-        return self._quantizer is not None or (self._has_ids and set(ids.modalities) == set(ids.bundles))
-
-    @property
-    def _has_ids(self) -> bool:
-        return bool(self.model.catalogue.modalities)
+        return self._quantizer is not None or 0 < len(ids.modalities) == len(ids.bundles)
 
     @property
     def quantizer(self) -> FrozenQuantizer:
-        """The quantizer that learnt the semantic IDs; raises a UserError for published IDs."""
-        if not self._has_ids:
+        """The quantizer that learnt the semantic IDs; raises a UserError for published IDs, and without IDs."""
+        ids = self.model.catalogue
+        if not ids.modalities:
             raise UserError(
                 f"{type(self.model).__name__} has an embedding of its own for every item and no semantic IDs, so it cannot "
                 "read new items; train it again with them."
             )
         if self._quantizer is None:
-            ids = self.model.catalogue
             if not self._has_quantizer:
                 published = ", ".join(m for m in ids.modalities if m not in ids.bundles)
                 raise UserError(
