@@ -239,7 +239,7 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """Rows [..., D] divided by their norms. Rows of zeros stay zero and have the gradient 0; that of ``F.normalize`` is 1e12."""
+    """Rows [..., D] divided by their norms. Rows of zeros stay zero, with gradient 0; that of ``F.normalize`` is 1e12."""
     return torch.where(x.any(-1, keepdim=True), F.normalize(x, dim=-1), 0)
 
 
