@@ -122,6 +122,16 @@ def test_items_with_equal_ids_are_ranked_in_item_order():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("beams", [37, 50])
+def test_items_with_equally_probable_ids_are_ranked_in_item_order(beams):
+    vocabulary, network, memory, codes = network_and_ids()
+    network.decoder_norm.weight.zero_()  # all IDs have the same probability
+    ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, 38))), memory, beams)
+    assert ranking.items[:, :37].tolist() == [list(range(1, 38))] * 4
+    assert not ranking.items[:, 37:].any()
+
+
+@torch.no_grad()
 def test_items_with_equal_ids_divide_its_probability():
     """Items 11 to 14 share the IDs of items 1 to 4. Every search scores log P(ID) + log P(item | ID), over L."""
     vocabulary, network, memory, codes = network_and_ids(10)

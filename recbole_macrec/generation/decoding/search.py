@@ -74,8 +74,8 @@ def beam_search(decoder: Decoder[Encoded], memory: Encoded, beams: int, excluded
         exists = exists & ~is_blocked(blocked[-1], children)
     items = trie.items[children].long()  # [B, W, C], C items of one ID
     scores = trie.item_scores(scores.unsqueeze(-1), children).expand_as(items).masked_fill(~exists, -torch.inf)
-    items = items.masked_fill(scores.isneginf(), 0)
-    return best_of(items.flatten(1), scores.flatten(1), beams)
+    items, order = items.masked_fill(scores.isneginf(), 0).flatten(1).sort(dim=1)
+    return best_of(items, scores.flatten(1).gather(1, order), beams)
 
 
 def best_of(items: torch.Tensor, scores: torch.Tensor, count: int) -> Ranking:
