@@ -19,6 +19,7 @@ from recbole_macrec.semantic_ids import (
 from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_inputs, bundle_name, read_weights
 from recbole_macrec.semantic_ids.quantizers import kmeans, learn_codes
 from recbole_macrec.semantic_ids.quantizers.health import health_warning
+from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
 from recbole_macrec.semantic_ids.quantizers.residual_quantizer import ResidualQuantizer
 from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining, duration
 from recbole_macrec.utils import device_budget
@@ -360,13 +361,24 @@ def test_constant_and_equal_features_give_unique_ids(tmp_path):
         assert len(np.unique(ids.codes[modality], axis=0)) == ITEMS
 
 
-@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae"])
-@pytest.mark.parametrize("warmup, message", [(5, "is (inf|nan) in epoch .*"), (1, "has infinite outputs in epoch 1 .*")])
-def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer, warmup, message):
-    """The loss of the first step is finite, so a warm-up of one batch ends without an infinite loss."""
-    settings = SMALL.replace(quantizer=quantizer, rqvae_learning_rate=1e30, rqvae_warmup_epochs=warmup, rqvae_batch_size=ITEMS)
-    with pytest.raises(UserError, match=f"{message}rqvae_learning_rate = 1e"):
-        learn_codes({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
+@pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "letter"])
+@pytest.mark.parametrize("rate, warmup, epochs, message", [
+    (1e30, 5, 6, "is (inf|nan) in epoch .*"),
+    (1e30, 1, 6, "became infinite in epoch 1 .*"),
+    (1e30, 0, 1, "became infinite in epoch 0 .*"),
+    (1e9, 0, 2, "(became infinite|is (inf|nan)) in epoch .*"),
+    (1e7, 0, 1, "error of the quantizer is (inf|nan) in epoch 0 .*"),
+])  # fmt: skip
+def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer, rate, warmup, epochs, message):
+    """The loss of the first step is finite, so a phase of one batch ends without an infinite loss."""
+    settings = SMALL.replace(
+        quantizer=quantizer, rqvae_learning_rate=rate, rqvae_warmup_epochs=warmup, rqvae_epochs=epochs, rqvae_batch_size=ITEMS
+    )
+    features = {m: FEATURES[m] for m in ("text", "image")}
+    if quantizer == "letter":
+        features[COLLABORATIVE] = FEATURES["sound"]
+    with pytest.raises(UserError, match=f"{message}rqvae_learning_rate = 1"):
+        learn_codes(features, settings, show_progress=False)
 
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])

@@ -178,6 +178,18 @@ def test_graph_without_interactions_is_a_user_error(tmp_path):
         build(tmp_path, csr_matrix((USERS, ITEMS), dtype=int))
 
 
+@pytest.mark.parametrize("training", ["staged", "joint"])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_diverging_graph_names_its_learning_rate(training, epochs):
+    """The loss of the only step of an epoch is finite."""
+    features, interactions = shop()
+    settings = SMALL.replace(
+        graph_training=training, graph_learning_rate=1e30, graph_epochs=epochs, graph_batch_size=interactions.nnz
+    )
+    with pytest.raises(UserError, match="became (infinite|nan|inf) in epoch 1 with graph_learning_rate = 1e"):
+        represent_and_learn(features, interactions, settings, show_progress=False)
+
+
 def test_hierarchical_kmeans_clusters_within_clusters():
     centres = np.array([[0, 0], [0, 6], [50, 0], [50, 6]], dtype=np.float32)
     x = np.repeat(centres, 5, axis=0) + 0.1 * np.random.default_rng(0).standard_normal((20, 2)).astype(np.float32)

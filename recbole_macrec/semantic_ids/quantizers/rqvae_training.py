@@ -161,11 +161,20 @@ class RQVAETraining:
 
     @torch.no_grad()
     def _encode(self, tower: RQVAE, x: Tensor | StreamedFeatures) -> Tensor:
-        """Return the latent vectors z [N, D] of all items."""
+        """Return the latent vectors z [N, D] of all items.
+
+        Raises:
+            UserError: the loss of the last batch was still finite, but its step made the weights too large.
+        """
         if self.group.size == 1:
-            return tower.encode(x)
-        share, at_once = Share.divide(torch.arange(len(x)), self.group), DeviceBudget.of(x.device).encoded_items
-        return share.gather(torch.cat([tower.encoder(x[rows.to(x.device)]) for rows in share.rows.split(at_once)]))
+            z = tower.encode(x)
+        else:
+            share, at_once = Share.divide(torch.arange(len(x)), self.group), DeviceBudget.of(x.device).encoded_items
+            z = share.gather(torch.cat([tower.encoder(x[rows.to(x.device)]) for rows in share.rows.split(at_once)]))
+        for name, vectors in {"encoder outputs": z, "codewords": tower.quantizer.codebooks}.items():
+            if not torch.isfinite(vectors.square().sum()):  # distances would be infinite
+                raise self._divergence(f"The {name} of the quantizer became infinite")
+        return z
 
     def _codes(self, quantizer: ResidualQuantizer, z: Tensor) -> Tensor:
         """Return the codes [N, L] of all items, given ``z`` [N, D]."""
@@ -174,9 +183,6 @@ class RQVAETraining:
 
     @torch.no_grad()
     def _initialise(self, quantizer: ResidualQuantizer, z: Tensor) -> None:
-        if not torch.isfinite(z).all():  # weights of the last step of the warm-up, whose loss was still finite
-            raise self._divergence("The encoder of the quantizer has infinite outputs")
-
         def codebooks() -> Tensor:
             quantizer.initialise(z, self.settings.semantic_id_seed)
             return quantizer.codebooks.detach().cpu()
@@ -207,6 +213,8 @@ class RQVAETraining:
             lowest = s.codes_epoch == "lowest_collision" and health["collision_rate"] < min(earlier, default=2.0)
             if self.group.first and (lowest or (last and s.codes_epoch == "last")):
                 error = tower.reconstruction_error(self.x[i], z)
+                if not np.isfinite(error):
+                    raise self._divergence(f"The reconstruction error of the quantizer is {error}")
                 weights = {"mean": self.scales[i].mean, "scale": self.scales[i].scale}
                 weights |= {n: copy.deepcopy(w.cpu()) for n, w in tower.state_dict().items()}
                 geometry = Geometry(z.cpu().numpy(), weights["quantizer.codebooks"].numpy())

@@ -74,11 +74,15 @@ class GraphTraining:
             self.optimizer.step()
             losses.append(loss.item())
         if not np.isfinite(losses[-1]):
-            raise UserError(f"The loss of the graph became {losses[-1]} in epoch {self.epochs} with graph_learning_rate = "
-                            f"{self.settings.graph_learning_rate}; nothing was written. Lower it (1e-3 is usual), or set "
-                            "standardize to True.")
+            raise self._divergence(f"The loss of the graph became {losses[-1]}")
         self.epochs += 1
         return sum(losses) / len(losses)
+
+    def _divergence(self, what: str) -> UserError:
+        return UserError(
+            f"{what} in epoch {self.epochs} with graph_learning_rate = {self.settings.graph_learning_rate}; nothing was "
+            "written. Lower it (1e-3 is usual), or set standardize to True."
+        )
 
     def loss(self, rows: Tensor) -> Tensor:
         """L_BPR of the interactions ``rows`` [B]. Sampled items that the user interacted with are ignored."""
@@ -97,4 +101,6 @@ class GraphTraining:
     def representations(self) -> GraphRepresentations:
         self.model.eval()
         users, items = self.model(self.features)
+        if not (torch.isfinite(users).all() and torch.isfinite(items).all()):  # the step after a finite loss
+            raise self._divergence("The representations of the graph became infinite")
         return GraphRepresentations(users.cpu().numpy(), items.cpu().numpy())
