@@ -110,23 +110,27 @@ def new_tokens(features: Mapping[str, Mapping[str, Any]], modalities: Sequence[s
     return tokens
 
 
-def feature_matrix(modality: str, rows: Mapping[str, Any], tokens: Sequence[str], width: int) -> np.ndarray:
-    """Features of ``tokens``, float32 [n, F].
+def feature_matrix(features: Mapping[str, Mapping[str, Any]], tokens: Sequence[str], width: int) -> np.ndarray:
+    """Features of ``tokens``, those of several modalities side by side; float32 [n, F].
+
+    Args:
+        features: modality -> item token -> row.
 
     Raises:
-        UserError: unless every row has ``width`` = F finite numbers.
+        UserError: unless every item has ``width`` = F finite numbers.
     """
-    matrix = np.zeros((len(tokens), width), dtype=np.float32)
+    matrix, names = np.zeros((len(tokens), width), dtype=np.float32), " and ".join(f"'{m}'" for m in features)
     for i, token in enumerate(tokens):
         try:
             with np.errstate(over="ignore"):  # overflow of float32 is reported below
-                row = np.asarray(rows[token], dtype=np.float32)
+                rows = [np.asarray(of_modality[token], dtype=np.float32) for of_modality in features.values()]
+                row = np.concatenate(rows) if len(rows) > 1 else rows[0]
         except (TypeError, ValueError):
-            raise UserError(f"The '{modality}' features of new item '{token}' are not a row of numbers; give {width} "
+            raise UserError(f"The {names} features of new item '{token}' are not a row of numbers; give {width} "
                             "numbers.") from None
         if row.shape != (width,) or not np.isfinite(row).all():
             problem = f"have shape {row.shape}" if row.shape != (width,) else "contain NaN or infinite values"
-            raise UserError(f"The '{modality}' features of new item '{token}' {problem}; give {width} finite numbers, computed "
+            raise UserError(f"The {names} features of new item '{token}' {problem}; give {width} finite numbers, computed "
                             "like the features that the semantic IDs were learnt from.")
         matrix[i] = row
     return matrix

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +178,12 @@ class Recommender(ItemRecommender):
                 f"{type(self.model).__name__} has an embedding of its own for every item, so it cannot read new items; train "
                 "it again with them."
             )
-        modalities = tuple(dict.fromkeys(map(modality_of, ids.modalities)))
-        tokens = new_tokens(features, modalities, self._numbers)
-        matrices = {m: feature_matrix(m, features[m], tokens, quantizer.width(m)) for m in modalities}
+        sources = {m: quantizer.sources(m) for m in map(modality_of, ids.modalities)}
+        tokens = new_tokens(features, list(dict.fromkeys(chain(*sources.values()))), self._numbers)
+        matrices = {
+            m: feature_matrix({source: features[source] for source in read}, tokens, quantizer.width(m))
+            for m, read in sources.items()
+        }
         titles = self.titles | dict(titles or {})
         self.model = with_items_of(self.model, with_new_items(ids, quantizer, tokens, matrices))
         self.titles = titles

@@ -62,8 +62,17 @@ class FrozenQuantizer:
             weights |= {name + weight.removeprefix(modality): value for weight, value in own.weights.items()}
         return cls(own.settings, weights)
 
+    def sources(self, modality: str) -> tuple[str, ...]:
+        """The modalities whose features, side by side, :meth:`quantize` reads for the ID ``modality``.
+
+        Raises:
+            UserError: this kind of quantizer needs more than the features of an item.
+        """
+        self._check_new_items()
+        return self.settings.modalities if self.settings.representation == "concatenated" else (modality,)
+
     def width(self, modality: str) -> int:
-        """F, number of features of an item in ``modality``.
+        """F, number of features of an item for the ID ``modality``.
 
         Raises:
             UserError: this kind of quantizer needs more than the features of an item.
@@ -84,6 +93,9 @@ class FrozenQuantizer:
         return QUANTIZERS[self.settings.quantizer]().quantize(x, weights, self.settings)
 
     def _check_new_items(self) -> None:
+        if self.settings.representation == "graph":
+            raise UserError("representation = graph cannot give IDs to new items, as the graph has no interactions with them; "
+                            "use concatenated or modality.")
         if not QUANTIZERS[self.settings.quantizer].quantizes_new_items():
             able = [name for name, other in QUANTIZERS.items() if other.quantizes_new_items()]
             raise UserError(f"quantizer = {self.settings.quantizer} cannot compute IDs of new items, as it needs more than "

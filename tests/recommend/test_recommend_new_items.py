@@ -130,6 +130,23 @@ def test_scores_of_new_items_in_every_search(data_path):
         pd.testing.assert_frame_equal(recommender.recommend([HISTORY, HISTORY[:1]], k=9), few, atol=1e-5)
 
 
+def test_new_items_of_concatenated_features(data_path):
+    """They are given by modality, and get the code of all features side by side."""
+    _, model, _, _ = prepare("TIGER", data_path, representation="concatenated", collision="keep")
+    recommender, features = Recommender(model), features_near(data_path, ["i3", "i20"], shift=0.0)
+    recommender.add_items(features)
+    for item in ("i3", "i20"):
+        assert recommender.semantic_id(f"new-{item}") == recommender.semantic_id(item)
+    with pytest.raises(UserError, match=r"The 'text' and 'image' features of new item 'x' have shape \(23,\); give 24 finite"):
+        recommender.add_items({"text": {"x": np.zeros(12)}, "image": {"x": np.zeros(11)}})
+
+
+def test_no_new_items_for_ids_of_graph_representations(data_path):
+    _, model, _, _ = prepare("TIGER", data_path, representation="graph", graph_sizes=[16, 16, 8], graph_epochs=2)
+    with pytest.raises(UserError, match="representation = graph cannot give IDs to new items"):
+        Recommender(model).add_items(features_near(data_path, ["i3"]))
+
+
 def test_prior_by_hand():
     codes = np.array([[0, 1], [0, 2], [0, 3], [4, 4], [0, 1]])
     nan = np.nan
