@@ -112,7 +112,8 @@ class Scale(NamedTuple):
         """Return mean and standard deviation per column, or 0 and 1 if ``standardize`` is false.
 
         Raises:
-            UserError: if ``standardize`` is false and features are too large to be squared in float32.
+            UserError: if ``standardize`` is false and features are too large to be squared in float32, or if it is true and
+                their differences are too large for float32.
         """
         width = x.shape[1]
         if not standardize:
@@ -127,7 +128,15 @@ class Scale(NamedTuple):
                                 f"{1 / LARGEST_FEATURE:.0e}: set standardize to True, or scale the features up.")
             return cls(torch.zeros(width), torch.ones(width))
         mean = sum(block.sum(0, dtype=np.float64) for block in blocks(x)) / len(x)
-        deviation = np.sqrt(sum(np.square(block - mean).sum(0) for block in blocks(x)) / len(x))
+        squares, farthest = np.zeros(width), 0.0
+        for block in blocks(x):
+            centred = block - mean
+            farthest = max(farthest, float(np.abs(centred).max(initial=0)))
+            squares += np.square(centred).sum(0)
+        if farthest > np.finfo(np.float32).max:
+            raise UserError(f"A feature differs by {farthest:.3g} from the mean of its column; expected at most 3e+38: scale "
+                            "the features down, or correct values that stand for missing ones.")
+        deviation = np.sqrt(squares / len(x))
         constant = deviation <= min(1e-8, 1e-4 * deviation.max(initial=0))  # the second: features as small as 1e-30
         deviation[constant] = 1.0  # a constant column stays constant
         return cls(torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())

@@ -390,6 +390,9 @@ def test_features_of_any_scale_are_used_or_rejected(quantizer):
     assert len(np.unique(codes, axis=0)) > ITEMS / 4
     with pytest.raises(UserError, match="standardize is False"):
         learn_codes(large, settings.replace(standardize=False), show_progress=False)
+    opposite = {m: np.sign(FEATURES[m]) * np.finfo(np.float32).max for m in large}
+    with pytest.raises(UserError, match="differs by .* from the mean of its column"):
+        learn_codes(opposite, settings, show_progress=False)
 
 
 def test_option_sinkhorn_epsilon_changes_codes_and_bundle_name():
