@@ -248,19 +248,25 @@ class FusedRecommender(ItemRecommender):
             raise UserError(
                 f"weights is {list(weights)}; expected numbers that are not negative, at least one of them above 0."
             )
-        first = recommenders[0]
-        for other in recommenders[1:]:
-            if set(other.item_tokens) != set(first.item_tokens):
-                raise UserError("The recommenders know different items; train them on the same data set.")
         self.recommenders, self.weights, self.top = list(recommenders), [float(weight) for weight in weights], top
-        self._own = []  # for each model: its item number of each number of the first model
-        for recommender in recommenders:
-            numbers = {token: number for number, token in enumerate(recommender.item_tokens, 1)}
-            self._own.append(np.array([0, *(numbers[token] for token in first.item_tokens)]))
+        self._own = self._own_numbers()  # for each model: its item number of each number of the first model
+
+    def _own_numbers(self) -> list[np.ndarray]:
+        tokens = self.item_tokens
+        if any(set(other.item_tokens) != set(tokens) for other in self.recommenders[1:]):
+            raise UserError(
+                "The recommenders know different items; train them on the same data set, and add new items to all of them."
+            )
+        tables = [recommender._numbers for recommender in self.recommenders]
+        return [np.array([0, *(numbers[token] for token in tokens)]) for numbers in tables]
 
     @property
     def item_tokens(self) -> tuple[str, ...]:
         return self.recommenders[0].item_tokens
+
+    @property
+    def _numbers(self) -> dict[str, int]:
+        return self.recommenders[0]._numbers  # up to date also after add_items
 
     @property
     def titles(self) -> dict[str, str]:
@@ -315,6 +321,8 @@ class FusedRecommender(ItemRecommender):
         return min(recommender._limited(batch_size) for recommender in self.recommenders)
 
     def _restriction(self, allowed: np.ndarray | None) -> list[Any]:
+        if any(len(own) != 1 + len(other.item_tokens) for own, other in zip(self._own, self.recommenders)):  # items were added
+            self._own = self._own_numbers()
         return [
             recommender._restriction(None if allowed is None else np.sort(own[allowed]))
             for recommender, own in zip(self.recommenders, self._own)

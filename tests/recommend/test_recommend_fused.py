@@ -108,6 +108,20 @@ def test_a_fusion_is_saved_as_one_folder(pair, tmp_path):
         Recommender.load(tmp_path / "fused")
 
 
+def test_items_added_to_the_models_of_a_fusion(data_path):  # noqa: F811
+    models = [Recommender(prepare(name, data_path)[1]) for name in ("MACRec", "MQL4GRec")]
+    fused = Recommender.fuse(models, [0.5, 0.5], top=2 * ITEMS)
+    fused.recommend(HISTORIES)
+    x, y = {"x": np.zeros(12)}, {"y": np.ones(12)}
+    models[0].add_items({"text": x | y, "image": x | y})
+    with pytest.raises(UserError, match="know different items"):
+        fused.recommend(HISTORIES)
+    models[1].add_items({"text": y | x, "image": y | x})  # numbered in another order
+    frame = fused.recommend([["i4", "y"]], k=2 * ITEMS)
+    assert set(frame["item"]) == set(fused.item_tokens) == set(models[0].item_tokens) and len(frame) == ITEMS + 2
+    assert frame.equals(Recommender.fuse(models, [0.5, 0.5], top=2 * ITEMS).recommend([["i4", "y"]], k=2 * ITEMS))
+
+
 @pytest.mark.parametrize("weights", [[1], [0, 0], [-1, 2], [float("nan"), 1]])
 def test_invalid_weights_are_user_errors(pair, weights):
     with pytest.raises(UserError, match="weights"):
