@@ -2,6 +2,7 @@
 
     python -m recbole_macrec.config.document docs/options.md
 """
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ from recbole_macrec.utils.files import atomic_write
 HEAD = """# Options
 
 Every option is `--name=value` on the command line, `name: value` in a YAML file given by `--config_files`, and an entry of
-`config_dict` in Python. Values are checked before any file is read.
+`config_dict` in Python. Only `output` cannot be set on the command line, where `--output` is the folder of results. Values are
+checked before any file is read.
 [RecBole's other options](https://recbole.io/docs/user_guide/config_settings.html) are passed to RecBole as they are.
 
 Defaults are those of the property files `properties/overall.yaml` and `properties/model/`, and of RecBole for RecBole's models;
-files of datasets and presets change some. Where models differ, the value of the others comes first. "Paper" is the value of a
-paper or its released code, if known. This page is written by `python -m recbole_macrec.config.document docs/options.md`.
+files of datasets and presets change some. `run_recbole_macrec.py`, `compare` and `study` apply `properties/overall.yaml` to
+RecBole's models as well; for these, a default that differs from that file holds only in Python. Where models differ, the value
+of the others comes first. "Paper" is the value of a paper or its released code, if known. This page is written by
+`python -m recbole_macrec.config.document docs/options.md`.
 """
 GROUPS: list[tuple[str, list[type[Options]]]] = [
     ("RecBole and the protocol", [RecBoleOptions]),
@@ -65,18 +69,17 @@ def _table(title: str, names: list[str]) -> list[str]:
         fields = {model: schema.model_fields[name] for model, schema in schemas.items()}
         if name in AnyModelOptions.model_fields and name in RecBoleOptions.model_fields:
             fields = {"RecBole's models": AnyModelOptions.model_fields[name]} | fields
-        first = next(iter(fields.values()))
         cells = [
             _by_model({m: expected(f) for m, f in fields.items()}),
             _by_model({m: _text(f) for m, f in fields.items()}),
             _papers({m: schema.model_fields[name] for m, schema in schemas.items() if m != "SASRecPerUser"}),
-            first.description or "",
+            _by_model({m: f.description or "" for m, f in fields.items()}, separator=". "),
         ]
         lines.append(f"| `{name}` | " + " | ".join(_cell(cell) for cell in cells) + " |")
     return [*lines, ""]
 
 
-def _by_model(values: dict[str, str]) -> str:
+def _by_model(values: dict[str, str], separator: str = "; ") -> str:
     """The most frequent value, then those of models with another one."""
     if not values:
         return ""
@@ -86,7 +89,7 @@ def _by_model(values: dict[str, str]) -> str:
     for model, value in values.items():
         if value != usual:
             others.setdefault(value, []).append(model)
-    return "; ".join([usual, *(f"{', '.join(models)}: {value}" for value, models in others.items())])
+    return separator.join([usual, *(f"{', '.join(models)}: {value}" for value, models in others.items())])
 
 
 def _papers(fields: dict[str, FieldInfo]) -> str:
@@ -118,8 +121,11 @@ def _cell(text: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Write the page into the file ``argv[0]``."""
-    with atomic_write(Path(argv[0])) as fresh:
+    """Write the page into the file that ``argv`` names."""
+    parser = argparse.ArgumentParser(prog="python -m recbole_macrec.config.document",
+                                     description="Write the table of all options as a Markdown page.")
+    parser.add_argument("file", type=Path, metavar="FILE.md", help="the page of the repository is docs/options.md")
+    with atomic_write(parser.parse_args(argv).file) as fresh:
         fresh.write_text(document(), encoding="utf-8")
     return 0
 

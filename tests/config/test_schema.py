@@ -5,7 +5,7 @@ import pytest
 from recbole.config import Config
 
 from recbole_macrec import UserError
-from recbole_macrec.config.document import document
+from recbole_macrec.config.document import document, main
 from recbole_macrec.config.property_files import property_file, read_yaml
 from recbole_macrec.config.schema.base import Options, paper_of
 from recbole_macrec.config.schema.models import MODELS, AnyModelOptions
@@ -103,6 +103,26 @@ def test_every_option_is_described(schema: type[Options]):
 def test_docs_are_current():
     """Otherwise run ``python -m recbole_macrec.config.document docs/options.md``."""
     assert (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8") == document()
+
+
+def test_docs_give_the_description_of_every_model():
+    """A description is that of one model only if it names the model."""
+    lines = {line.split("`")[1]: line for line in document().splitlines() if line.startswith("| `")}
+    for model, schema in MODELS.items():
+        for name, field in schema.model_fields.items():
+            assert field.description.replace("|", "\\|") in lines[name], (model, name)
+
+
+def test_command_for_the_docs_writes_only_the_file_that_it_is_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "FILE.md" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert list(tmp_path.iterdir()) == []
+    assert main(["page.md"]) == 0
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == document()
 
 
 def test_error_of_an_unknown_option_suggests_the_nearest():
