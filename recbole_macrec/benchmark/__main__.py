@@ -74,8 +74,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m recbole_macrec.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=STAGES, help="stage to measure, or one of the commands above")
-    parser.add_argument("--dataset", default="arts-toy")
-    parser.add_argument("--data_path", default=DATA_PATH)
+    parser.add_argument("--dataset", default="arts-toy", help="name of a dataset (default: arts-toy)")
+    parser.add_argument("--data_path", default=DATA_PATH, help=f"folder of the datasets (default: {DATA_PATH})")
     parser.add_argument("--modality", default="text", help="modality whose IDs are used (default: text)")
     parser.add_argument("--batch", type=int, default=256, help="decode, train, exact: training batch size of T5 (default: 256)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of this package (default: 3)")

@@ -17,7 +17,7 @@ def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
     """Return a parser that raises a UserError for wrong arguments."""
     return _Parser(
         prog=prog,
-        description=description,
+        description=description.replace("``", ""),
         epilog="Every other --key=value is an option of RecBole, the model or the dataset, such as --epochs=10.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

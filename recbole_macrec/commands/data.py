@@ -1,4 +1,4 @@
-"""``python -m recbole_macrec.data prepare ...``, ``... import ...``, ``... images ...``, ``... encode ...`` and ``... toy``."""
+"""Prepare, import, encode or write a dataset; python -m recbole_macrec.data COMMAND --help describes each command."""
 from __future__ import annotations
 
 import argparse
@@ -77,7 +77,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _add_prepare(commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("prepare", allow_abbrev=False, help="download, import and encode a dataset with a source",
                                  formatter_class=argparse.RawDescriptionHelpFormatter, description=_PREPARE_HELP)
-    parser.add_argument("dataset", metavar="NAME")
+    parser.add_argument("dataset", metavar="NAME", help="name of the dataset")
     _add_data_path(parser)
     parser.add_argument("--model", default="MACRec", help="prepare the dataset for this model (default: MACRec)")
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
@@ -94,10 +94,11 @@ def _add_import(commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=_IMPORT_HELP,
     )
-    parser.add_argument("src", metavar="SRC", type=Path)
-    parser.add_argument("--dataset", required=True, metavar="NAME")
+    parser.add_argument("src", metavar="SRC", type=Path, help="a file or folder, see above")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="name of the new dataset")
     _add_data_path(parser)
-    parser.add_argument("--feature", action="append", default=[], metavar="MODALITY=FILE.npy")
+    parser.add_argument("--feature", action="append", default=[], metavar="MODALITY=FILE.npy",
+                        help="features of a modality; once for each modality")
     parser.add_argument("--semantic_ids", action="append", default=[], metavar="MODALITY=FILE",
                         help="published IDs, .json or .npy; several files of a modality are its tokenizations")
     parser.add_argument("--words", type=Path, metavar="FILE.npy", help="item texts as word numbers")
@@ -117,13 +118,13 @@ def _add_import(commands) -> None:
 def _add_encode(commands) -> None:
     parser = commands.add_parser("encode", allow_abbrev=False, help="encode the features of one modality",
                                  formatter_class=argparse.RawDescriptionHelpFormatter, description=_ENCODE_HELP)
-    parser.add_argument("dataset", metavar="NAME")
+    parser.add_argument("dataset", metavar="NAME", help="name of the dataset")
     _add_data_path(parser)
     parser.add_argument("--modality", required=True, help="name of the features, such as text or image")
     parser.add_argument("--encoder", metavar="NAME", help=f"one of {', '.join([*ENCODERS, *PRESETS])}")
     parser.add_argument("--model", metavar="HUB_NAME_OR_FOLDER", help="any other model of Hugging Face transformers")
     for field in fields(ModelOptions)[1:]:
-        parser.add_argument(f"--{field.name}", type=int if "int" in str(field.type) else str)
+        parser.add_argument(f"--{field.name}", type=int if "int" in str(field.type) else str, help=field.metadata["help"])
     parser.add_argument("--text_fields", default=",".join(TEXT_FIELDS), metavar="A,B", help="default: %(default)s")
     parser.add_argument("--image_field", default=IMAGE_FIELD, metavar="A", help="default: %(default)s")
     _add_format_options(parser, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
@@ -132,8 +133,9 @@ def _add_encode(commands) -> None:
 
 
 def _add_images(commands) -> None:
-    parser = commands.add_parser("images", allow_abbrev=False, help="download the images of an imported catalogue")
-    parser.add_argument("dataset", metavar="NAME")
+    parser = commands.add_parser("images", allow_abbrev=False, help="download the images of an imported catalogue",
+                                 description=_IMAGES_HELP)
+    parser.add_argument("dataset", metavar="NAME", help="name of the dataset")
     _add_data_path(parser)
     parser.add_argument("--connections", type=int, default=16, help="number of parallel transfers (default: 16)")
     _add_format_options(parser, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
@@ -311,6 +313,11 @@ The model's configuration decides whether it encodes texts or images. Text featu
 then over the fields. A killed command can be resumed. On several GPUs, or machines with a shared disk:
 
     torchrun --nproc_per_node=4 -m recbole_macrec.data encode NAME --data_path=DIR --modality=text --encoder=llama-7b"""
+
+_IMAGES_HELP = (
+    "Download the images of DIR/NAME, a catalogue imported with the URLs of its images, to the paths in DIR/NAME/NAME.item. "
+    f"Existing images are kept. DIR/NAME/{REPORT} lists those that could not be downloaded; the next call tries them again."
+)
 
 _IMPORT_HELP = """\
 Write DIR/NAME with RecBole's atomic files, features and semantic IDs, all keyed by item.

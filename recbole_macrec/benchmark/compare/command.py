@@ -79,7 +79,7 @@ def _compare(models: list[str], request: Request, data_path: str, output: str | 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Parse our own arguments, and RecBole's ``--key=value`` settings."""
     parser = new_parser("run_recbole_macrec.py", "Train and test one or more models on a dataset with RecBole.")
-    parser.add_argument("--model", "-m", help=f"one or more (default: {DEFAULT_MODELS})")
+    parser.add_argument("--model", "-m", help=f"one or more models, separated by commas (default: {DEFAULT_MODELS})")
     parser.add_argument("--dataset", "-d", help=f"folder below data_path (default: {DEFAULT_DATASET})")
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (default: 1)")

@@ -6,7 +6,7 @@ writes each finished run of a comparison to docs/results/DATASET/LABEL-seed-SEED
 metrics by item and by ID, its learning curve, and commit, machine and seconds. The tries that --tune chose from for a row of
 the comparison are written to docs/results/tries/DATASET/LABEL.json, and all tries of a tuning that is not finished, with their
 validations so far. Existing files are replaced. The paired tests of a comparison with several seeds are written to
-docs/results/tests/DATASET.json. The table of a study that evaluates finished runs in another way, such as `ranking`, is
+docs/results/tests/DATASET.json. The table of a study that evaluates finished runs in another way, such as ranking, is
 written to docs/results/studies/STUDY-DATASET.json.
 """
 import re

@@ -1,4 +1,4 @@
-"""The command ``report``: an HTML page with tables, significance tests, figures and recommendations of a comparison.
+"""Write an HTML page with tables, significance tests, figures and recommendations of a comparison.
 
     python -m recbole_macrec.benchmark report DIR
 

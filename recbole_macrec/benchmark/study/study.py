@@ -1,4 +1,4 @@
-"""The command ``study``: a comparison, its tables and figures, as a YAML file describes them.
+"""Run a study: a comparison, its tables and figures, as a YAML file describes them.
 
     python -m recbole_macrec.benchmark study ablation --datasets=arts-toy --seeds=3 --output=DIR
 

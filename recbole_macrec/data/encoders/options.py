@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from recbole_macrec.data.encoders.presets import PRESETS, preset
@@ -11,17 +11,23 @@ from recbole_macrec.errors import UserError, nearest
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
+def described(default: Any, text: str) -> Any:
+    """A field whose metadata has the help of its option."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """Options in ``encoders: {text: {model: ..., ...}}``; the default None depends on the model and the device."""
 
     model: str  # a preset, a hub name or a local folder
-    revision: str | None = None  # branch, tag or commit on the hub
-    pooling: str | None = None  # text: mean, cls, pooler; image: projected, pooler, cls, mean
-    max_length: int | None = None  # maximum tokens of a text field; the rest is cut off
-    batch_size: int | None = None  # maximum texts or images in a batch
-    batch_tokens: int | None = None  # maximum tokens in a batch, including padding
-    precision: str = "auto"  # auto: fp32 on CPU; on GPU bf16, or fp16 without hardware support for bf16
+    revision: str | None = described(None, "branch, tag or commit on the hub (default: main)")
+    pooling: str | None = described(None, "texts: mean, cls or pooler; images: projected, pooler, cls or mean")
+    max_length: int | None = described(None, "maximum number of tokens of a text field; the rest is cut off")
+    batch_size: int | None = described(None, "maximum number of texts or images in a batch")
+    batch_tokens: int | None = described(None, "maximum number of tokens in a batch, including padding")
+    precision: str = described("auto", "fp32, bf16, fp16 or auto (default): fp32 on a CPU; on a GPU bf16, or fp16 if it has no "
+                                       "hardware support for bf16")
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> ModelOptions:
