@@ -95,7 +95,7 @@ def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str]
         cells["training s"] = _cell([r["seconds"]["training"] + r["seconds"].get("pretraining", 0) for r in records], 1)
         cells["users/s"] = _cell([r.get("users_per_second") for r in records], 1)
         cells["peak MiB"] = _cell([_peak(r) for r in records], 0)
-        rows.append(Row(label, cells, _collisions(records), notes.get(label, ""), _precision(records)))
+        rows.append(Row(label, cells, _collisions(records), notes.get(label, ""), precisions(records)))
     hidden = {f"{name} of IDs" for name in ids if name not in largest_k(ids)}  # to limit the width
     names = rows[0].cells if rows else {}
     columns = [name for name in names if name not in hidden and any(row.cells[name].values for row in rows)]
@@ -133,7 +133,7 @@ def _collisions(records: list[dict]) -> str:
     return ", ".join(f"{modality} {statistics.fmean(rates):.2f}%" for modality, rates in found.items())
 
 
-def _precision(records: list[dict]) -> dict[str, str]:
+def precisions(records: Sequence[dict]) -> dict[str, str]:
     """"training" and "evaluation" -> the precisions of the records, such as "bf16" or "bf16, fp32"."""
     found = [record["precision"] for record in records if "precision" in record]  # older records have none
     return {stage: ", ".join(sorted({each[stage] for each in found})) for stage in (found[0] if found else ())}

@@ -39,6 +39,7 @@ from recbole_macrec.benchmark.compare.runs import (
     run_folder,
 )
 from recbole_macrec.benchmark.compare.statistics import row_values
+from recbole_macrec.benchmark.compare.table import precisions
 from recbole_macrec.benchmark.fuse.members import Member, Rows
 from recbole_macrec.config.plain import plain
 from recbole_macrec.config.validation import check_whole
@@ -245,7 +246,7 @@ def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
                 "overlap": overlap(single, test.rows.row, max(config["topk"])),
             },
             "seconds": _joined_seconds(runs, seconds, time.process_time() - cpu_began),
-            "precision": _joined_precision(runs),
+            "precision": precisions([run.result for run in runs]),
             "history_ranked": all(history_ranked(member.config) for member in members),
             "epochs": None,
             "parameters": sum(run.result["parameters"] for run in runs),
@@ -320,8 +321,3 @@ def _joined_seconds(runs: Sequence[Run], fusion: float, fusion_cpu: float) -> di
         "cpu": fusion_cpu + sum(each["cpu"] for each in own),
     }
     return {stage: round(value, 3) for stage, value in seconds.items()}
-
-
-def _joined_precision(runs: Sequence[Run]) -> dict[str, str]:
-    precisions = [run.result["precision"] for run in runs]
-    return {stage: ", ".join(sorted({each[stage] for each in precisions})) for stage in ("training", "evaluation")}
