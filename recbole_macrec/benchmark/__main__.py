@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command or measure the stage that the first argument names; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
-        return COMMANDS[argv[0]](argv[1:])
+        return run_command(COMMANDS[argv[0]], argv[1:])
     return run_command(measure, argv)
 
 

@@ -13,15 +13,22 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help.")
 
 
-def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """Return a parser that raises a UserError for wrong arguments."""
-    return _Parser(
+def new_parser(prog: str, description: str, reads_settings: bool = True) -> argparse.ArgumentParser:
+    """Return a parser that raises a UserError for wrong arguments, with the option ``--verbose``.
+
+    Args:
+        reads_settings: whether the command also accepts settings, see :func:`read_settings`; ``--help`` then says so.
+    """
+    settings = "Every other --key=value is an option of RecBole, the model or the dataset, such as --epochs=10."
+    parser = _Parser(
         prog=prog,
         description=description.replace("``", ""),
-        epilog="Every other --key=value is an option of RecBole, the model or the dataset, such as --epochs=10.",
+        epilog=settings if reads_settings else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    return parser
 
 
 def comparison_folder(text: str) -> str:

@@ -98,7 +98,6 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument(
         "--fresh", action="store_true", help="one model: start from the beginning although this command was interrupted before"
     )
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     return read_settings(parser, argv)
 
 

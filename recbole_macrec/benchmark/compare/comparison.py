@@ -37,15 +37,10 @@ from recbole_macrec.benchmark.compare.worker import Resources
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.distributed import group, read_launch
-from recbole_macrec.utils.reporting import run_command
 
 
 def main(argv: list[str]) -> int:
-    """The command ``compare``."""
-    return run_command(_main, argv)
-
-
-def _main(argv: list[str]) -> int:
+    """The command ``compare``; returns the exit code."""
     with group():  # one process reports errors
         args, settings = parse(argv)
         request = Request("", tuple(args.config_files.split()), settings)
@@ -88,7 +83,6 @@ def add_matrix_options(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=float, help="stop at a checkpoint after this many minutes; give the same command again to continue"
     )
     parser.add_argument("--ray", metavar="ADDRESS", help="run on the machines of this Ray cluster, such as auto")
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
 
 
 def names_of(text: str) -> list[str]:

@@ -29,7 +29,6 @@ from recbole_macrec.benchmark.compare.runs import (
 )
 from recbole_macrec.benchmark.compare.table import Table, test_notes
 from recbole_macrec.config.options import format_value
-from recbole_macrec.utils.reporting import run_command
 
 TRIES = "tries"  # folder of the tries of tunings
 STUDIES = "studies"  # folder of the tables of studies
@@ -41,13 +40,8 @@ FIELDS = (
 
 
 def main(argv: list[str]) -> int:
-    """The command ``publish``."""
-    return run_command(_main, argv)
-
-
-def _main(argv: list[str]) -> int:
-    parser = new_parser("python -m recbole_macrec.benchmark publish", __doc__)
-    parser.epilog = None
+    """The command ``publish``; returns the exit code."""
+    parser = new_parser("python -m recbole_macrec.benchmark publish", __doc__, reads_settings=False)
     parser.add_argument("folder", nargs="+", help="--output folder of compare or study")
     parser.add_argument("--to", default="docs/results", help="folder to write to (default: docs/results)")
     args = parser.parse_args(argv)

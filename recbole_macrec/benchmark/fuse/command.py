@@ -53,26 +53,19 @@ from recbole_macrec.generation.decoding.weighted import (
     target_ranks,
 )
 from recbole_macrec.utils.files import remove_unfinished
-from recbole_macrec.utils.reporting import run_command
 
 SUPPORTED = ("rec.items", "rec.topk", "data.num_items", "data.num_users", "data.count_items", "data.count_users")
 
 
 def main(argv: list[str]) -> int:
-    """The command ``fuse``."""
-    return run_command(_main, argv)
-
-
-def _main(argv: list[str]) -> int:
-    parser = new_parser("python -m recbole_macrec.benchmark fuse", __doc__)
-    parser.epilog = None
+    """The command ``fuse``; returns the exit code."""
+    parser = new_parser("python -m recbole_macrec.benchmark fuse", __doc__, reads_settings=False)
     parser.add_argument("folder", help="--output of compare")
     parser.add_argument("--models", required=True, help="labels of the comparison to fuse, separated by commas")
     parser.add_argument(
         "--top", type=int, default=TOP, help=f"number of items of each model's ranking that are candidates (default: {TOP})"
     )
     parser.add_argument("--data_path", help="folder of the datasets, if they were moved after the runs")
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     fuse(args.folder, names_of(args.models), args.top, args.data_path)
     return write_report(open_comparison(args.folder))

@@ -31,7 +31,6 @@ from recbole_macrec.model.preparation import reads_semantic_ids
 from recbole_macrec.semantic_ids.dataset_settings import settings_of
 from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.files import atomic_write
-from recbole_macrec.utils.reporting import run_command
 
 KEYS: dict[str, type] = {  # key of a study -> the kind of its value
     "title": str, "kind": str, "model": str, "models": list, "variants": dict, "sweeps": dict, "settings": dict, "by": str,
@@ -47,11 +46,7 @@ KINDS = FINISHED_KINDS | {published.__name__: published}
 
 
 def main(argv: list[str]) -> int:
-    """The command ``study``."""
-    return run_command(_main, argv)
-
-
-def _main(argv: list[str]) -> int:
+    """The command ``study``; returns the exit code."""
     with group() as processes:
         if processes.size > 1:
             raise UserError(
