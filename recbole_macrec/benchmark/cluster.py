@@ -15,8 +15,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from recbole_macrec.benchmark.compare.run_files import write_json
-from recbole_macrec.benchmark.compare.runs import FAILURE, Run
+from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.benchmark.compare.worker import Resources, start
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.interrupts import interrupts_ignored
@@ -65,8 +64,7 @@ def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resource
     share_before = {run.folder: run.share for run in waiting}
     tasks = {cluster.submit(execute_run, run, resources): run for run in waiting}
     retried: set[Path] = set()
-    done_before = bar.n
-    ended = bar.n
+    ended = bar.n  # runs that have ended, a paused one as the share of it that is complete
     while tasks:
         for task in cluster.wait(list(tasks), POLL_SECONDS):
             run = tasks.pop(task)
@@ -79,16 +77,14 @@ def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resource
                     tasks[cluster.submit(execute_run, run, resources)] = run
                     continue
                 if not run.finished and not run.error:
-                    write_json({"error": f"The run ended unexpectedly: {error}; see {run.folder}."}, run.folder / FAILURE)
+                    run.fail(f"The run ended unexpectedly: {error}; see {run.folder}.")
             if run.error:
                 bar.write(f"error: {run.spec.name}: {run.error}")
-            ended += 1 if run.finished or run.error else run.share  # a paused run keeps its share
+            ended += 1 if run.finished or run.error else run.share
         shares = {run.folder: run.share for run in tasks.values()}
         active = [run.spec.name for run in tasks.values() if shares[run.folder] != share_before[run.folder]]
         bar.set_postfix_str(", ".join(active), refresh=False)
-        done = ended + sum(shares.values())
-        bar.update(done - done_before)
-        done_before = done
+        bar.update(ended + sum(shares.values()) - bar.n)
 
 
 def execute_run(run: Run, resources: Resources) -> None:

@@ -7,8 +7,7 @@ import torch
 from tqdm import tqdm
 
 from recbole_macrec.benchmark.cluster import Cluster, run_on_cluster
-from recbole_macrec.benchmark.compare.run_files import write_json
-from recbole_macrec.benchmark.compare.runs import FAILURE, Run
+from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.benchmark.compare.worker import Resources, start
 from recbole_macrec.utils.reporting import progress_interval
 
@@ -44,7 +43,7 @@ def _run_locally(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm)
     gpus = torch.cuda.device_count()
     free = list(range(jobs))
     active: dict[int, tuple] = {}  # slot -> run, process, share of its epochs that are complete
-    ended, before, started = bar.n, bar.n, False
+    ended, started = bar.n, False  # runs that have ended, a paused one as the share of it that is complete
     try:
         while waiting or active:
             while waiting and free and not (started and resources.late):  # each call starts at least one
@@ -60,11 +59,9 @@ def _run_locally(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm)
                     _report_end(run, process, bar.write)
                     del active[slot]
                     free.append(slot)
-                    ended += 1 if run.finished or run.error else share.value  # a paused run is at its share
-            done = ended + sum(share.value for *_, share in active.values())
+                    ended += 1 if run.finished or run.error else share.value
             bar.set_postfix_str(", ".join(run.spec.name for run, *_ in active.values()), refresh=False)
-            bar.update(done - before)
-            before = done
+            bar.update(ended + sum(share.value for *_, share in active.values()) - bar.n)
     finally:
         for _, process, _ in active.values():
             process.terminate()
@@ -73,9 +70,6 @@ def _run_locally(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm)
 def _report_end(run: Run, process, write: Callable[[str], None]) -> None:
     """Write failure.json if the process ended without a result, and print the error of a failed run."""
     if process.exitcode and not run.finished and not run.error:
-        write_json(
-            {"error": f"The process ended with exit code {process.exitcode}, possibly for lack of memory; see {run.folder}."},
-            run.folder / FAILURE,
-        )
+        run.fail(f"The process ended with exit code {process.exitcode}, possibly for lack of memory; see {run.folder}.")
     if run.error:
         write(f"error: {run.spec.name}: {run.error}")

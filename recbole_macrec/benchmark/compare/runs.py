@@ -107,6 +107,10 @@ class Run:
         path = self.folder / FAILURE
         return read_json(path)["error"] if path.is_file() and not self.finished else None
 
+    def fail(self, reason: str) -> None:
+        """Write failure.json."""
+        write_json({"error": reason}, self.folder / FAILURE)
+
     @cached_property
     def result(self) -> dict:
         """The record of a finished run: model, dataset, seed, settings, versions, commit, hardware, parameters, epochs, and

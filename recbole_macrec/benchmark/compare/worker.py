@@ -114,8 +114,7 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
             return
         except Exception as error:
             traceback.print_exc()
-            message = user_message(error) or f"{type(error).__name__}: {error} (see {folder / LOG})"
-            write_json({"error": message}, folder / FAILURE)
+            run.fail(user_message(error) or f"{type(error).__name__}: {error} (see {folder / LOG})")
             return
         finally:
             for file in (folder / SAVED).glob("*.pth"):  # no best epoch was saved
