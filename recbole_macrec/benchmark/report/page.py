@@ -11,7 +11,7 @@ from recbole_macrec.benchmark.compare.comparison import comparison_tables
 from recbole_macrec.benchmark.compare.run_files import read_json
 from recbole_macrec.benchmark.compare.runs import FIGURES, STUDY, Comparison, file_name, open_comparison
 from recbole_macrec.benchmark.compare.table import Table, largest_k
-from recbole_macrec.benchmark.figures import COLOURS
+from recbole_macrec.benchmark.figures import COLOURS, Figure
 from recbole_macrec.benchmark.report import grids, provenance, report_figures
 from recbole_macrec.benchmark.report.grids import Grid
 from recbole_macrec.benchmark.report.report_figures import CaptionedFigure
@@ -131,9 +131,9 @@ def _study(comparison: Comparison) -> dict | None:
         return None
     study = read_json(path)
     figures = [
-        RenderedFigure(figure.drawing.title, "", figure.name, Markup(figure.drawing.svg(f"study-{figure.name}")))
-        for figure in report_figures.study_figures(study)
-    ]  # fmt: skip
+        RenderedFigure(figure["title"], "", name, Markup(Figure(**figure).svg(f"study-{name}")))
+        for name, figure in study.get("figures", {}).items()
+    ]
     return {"title": study["title"], "grid": grids.study(study), "figures": figures}
 
 

@@ -13,7 +13,7 @@ from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.compare.table import Table, largest_k
 from recbole_macrec.benchmark.figures import Drawing, Figure, Intervals
-from recbole_macrec.benchmark.study.kinds import group_of, grouped_rows, over_seeds, range_text
+from recbole_macrec.benchmark.study.kinds import group_of, grouped_rows, means_and_deviations, over_seeds, range_text
 from recbole_macrec.benchmark.study.study import read_study
 
 GROUPS = ("cold_items", "history_length")  # studies whose groups every report shows
@@ -68,8 +68,7 @@ def _curve(title: str, y: str, runs: dict[str, list[Run]], read: Callable[[list[
         return None
     figure = Figure(title, "epoch", y, [], at=[epoch + 1 for epoch in epochs])
     for label, of_label in points.items():
-        pairs = [over_seeds([seed.get(epoch) for seed in of_label]) for epoch in epochs]
-        figure.series[label] = ([mean for mean, _ in pairs], [deviation for _, deviation in pairs])
+        figure.series[label] = means_and_deviations(over_seeds([seed.get(epoch) for seed in of_label]) for epoch in epochs)
     return figure
 
 
@@ -114,11 +113,10 @@ def groups(comparison: Comparison, dataset: str) -> list[CaptionedFigure]:
             figure = Figure(f"{metric} by {x}", f"{x}; below: number of test rows", metric, ticks)
             for label in comparison.labels:
                 of_row = row_means(rows.get(label, []), metric)
-                pairs = [
+                figure.series[label] = means_and_deviations(
                     mean_and_error([of_row[key] for key, member in zip(keys, inside[i]) if member and key in of_row])
                     for i in nonempty
-                ]
-                figure.series[label] = ([mean for mean, _ in pairs], [error for _, error in pairs])
+                )
             caption = (
                 "Mean over the test rows of a group, each averaged over the seeds, with 95 % intervals (normal approximation)."
             )
@@ -188,8 +186,3 @@ def _code_use_figure(title: str, counts: dict[str, list[np.ndarray]]) -> Figure 
 def sorted_counts(codes: np.ndarray) -> np.ndarray:
     """Return the number of items of each used code, in descending order."""
     return np.sort(np.unique(codes, return_counts=True)[1])[::-1]
-
-
-def study_figures(study: dict) -> list[CaptionedFigure]:
-    """Return the figures stored in study.json."""
-    return [CaptionedFigure(name, Figure(**figure), "") for name, figure in study.get("figures", {}).items()]
