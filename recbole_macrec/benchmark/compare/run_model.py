@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,8 @@ def _pretraining_folder(saved: Path, recorder: RunRecorder | None) -> Path:
 
 
 def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecorder | None) -> dict:
-    settings = {**request.settings, **stage}
-    config = config_of(model, request, settings)
+    request = replace(request, settings={**request.settings, **stage})
+    config = config_of(model, request)
     check_valid_metric(config)
     if not has_test_data(config):
         raise UserError(
@@ -133,7 +133,7 @@ def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecor
             model,
             request.dataset,
             config_file_list=[str(path) for path in _files(model, request)],
-            config_dict=quoted(settings),
+            config_dict=quoted(request.settings),
         )
     record = current_group().by_first(observation.record)
     earlier = recorder.curve.earlier["training"] + recorder.curve.earlier["validation"] if recorder else 0.0
@@ -143,10 +143,9 @@ def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecor
     return {**record, **{key: plain(value) for key, value in result.items()}}
 
 
-def config_of(model: str, request: Request, settings: dict[str, Any] | None = None) -> Config:
-    """The configuration of a run of ``model``; ``settings`` replace those of the request."""
-    settings = request.settings if settings is None else settings
-    return options.config_of(model, request.dataset, _files(model, request), settings)
+def config_of(model: str, request: Request) -> Config:
+    """The configuration of a run of ``model``."""
+    return options.config_of(model, request.dataset, _files(model, request), request.settings)
 
 
 def check_values(model: str, request: Request) -> None:
