@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
+from sklearn.decomposition import TruncatedSVD
 from threadpoolctl import threadpool_limits
 
 from recbole_macrec.data.encoders.base import Kind, RawItem
@@ -36,9 +37,6 @@ class Cooccurrence:
         Raises:
             UserError: if no two items have a common user.
         """
-        # Imported here, because importing scikit-learn takes a second.
-        from sklearn.decomposition import TruncatedSVD
-
         information = positive_information(interactions(items))
         if information.nnz == 0:
             raise UserError("encoder cooccurrence finds no user with two items in the training interactions; choose another "

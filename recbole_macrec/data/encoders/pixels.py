@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import numpy as np
 from PIL import Image
+from sklearn.decomposition import PCA
 
 from recbole_macrec.data.encoders.base import Kind, RawItem, require_usable, without_image
 from recbole_macrec.data.encoders.images import read_rgba, unusable_images
@@ -33,8 +34,6 @@ class Pixels:
 
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [n, d] for the images of ``items``; raise UserError for a missing or unreadable image."""
-        from sklearn.decomposition import PCA
-
         require_usable(self.kind, without_image(items))
         images = [read_small(item) for item in items]
         blocks = [np.stack([describe(image) for image in images])

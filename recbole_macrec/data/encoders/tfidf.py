@@ -10,6 +10,8 @@ from importlib.metadata import version
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
 from recbole_macrec.data.encoders.base import Kind, RawItem, require_usable, without_text
@@ -42,9 +44,6 @@ class Tfidf:
 
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [n, d] for the texts of ``items``; raise UserError for items without words."""
-        # Imported here, because importing scikit-learn takes a second.
-        from sklearn.decomposition import TruncatedSVD
-
         require_usable(self.kind, self.unusable(items))
         weights = self._weights(items)
         if weights is None:
@@ -58,8 +57,6 @@ class Tfidf:
 
     def _weights(self, items: Sequence[RawItem]) -> csr_matrix | None:
         """Return the TF-IDF weights [n, terms], or None if no item has words."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
         vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=_WORD,
                                      max_features=self.settings["max_terms"], dtype=np.float64)
         try:
