@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
+from recbole_macrec.commands.prepare import prepare_command
 from recbole_macrec.data import DATA_PATH, features
 from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat
 from recbole_macrec.data.attributes import COLUMN as CLASS
@@ -82,7 +83,7 @@ def _add_prepare(commands) -> argparse.ArgumentParser:
     parser.add_argument("--model", default="MACRec", help="prepare the dataset for this model (default: MACRec)")
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
     _add_verbose(parser)
-    parser.set_defaults(run=_prepare)
+    parser.set_defaults(run=prepare_command)
     return parser
 
 
@@ -180,12 +181,6 @@ def _format_options(args: argparse.Namespace) -> dict[str, str]:
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
     return [option for action in parser._actions for option in action.option_strings]
-
-
-def _prepare(args: argparse.Namespace) -> None:
-    from recbole_macrec.commands.prepare import prepare_command  # imports RecBole, which the other commands do not need
-
-    prepare_command(args, args.settings)
 
 
 def _import(args: argparse.Namespace) -> None:

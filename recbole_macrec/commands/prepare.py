@@ -22,14 +22,14 @@ from recbole_macrec.utils.launcher import local_device
 OWN = ("config_files", "model", "verbose", "help")
 
 
-def prepare_command(args: argparse.Namespace, arguments: list[str]) -> None:
-    """Prepare ``args.dataset`` for ``args.model``; ``arguments`` are the options of a run, ``--key=value``.
+def prepare_command(args: argparse.Namespace) -> None:
+    """Prepare ``args.dataset`` for ``args.model``; ``args.settings`` are the options of a run, ``--key=value``.
 
     Raises:
         UserError: for unknown options, a dataset without a ``source``, and errors of the preparation.
     """
     with group() as processes:
-        _prepare(args, _configure(args, arguments), processes)
+        _prepare(args, _configure(args), processes)
 
 
 def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None:
@@ -62,8 +62,8 @@ def _encoders(config: Config) -> dict[str, dict]:
     return {m: {} if encoder is None else {m: encoder} for m, encoder in chosen.items() if not reads_interactions(encoder)}
 
 
-def _configure(args: argparse.Namespace, arguments: list[str]) -> Config:
-    settings = {"data_path": str(args.data_path), **parse_settings(arguments, OWN)}
+def _configure(args: argparse.Namespace) -> Config:
+    settings = {"data_path": str(args.data_path), **parse_settings(args.settings, OWN)}
     check_model(args.model)
     check_options(settings, [args.model], args.dataset, "the command line", OWN)
     files = args.config_files.split()
