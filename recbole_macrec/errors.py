@@ -7,6 +7,11 @@ class UserError(Exception):
     """An error that the user can correct. The message names the file or option, the value seen, and the correction."""
 
 
+def one_line(error: BaseException) -> str:
+    """Return the message of ``error`` in one line; the name of its class if it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
     """Return ``" Did you mean 'x'?"`` with the known name nearest to ``name``; an empty string if none has the similarity."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=similarity)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, one_line
 from recbole_macrec.utils.blocks import non_finite_rows
 from recbole_macrec.utils.files import atomic_write
 
@@ -85,7 +85,7 @@ def read_matrix(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"feature file {path} does not exist; check the path") from None
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"feature file {path} is not a readable .npy file ({_one_line(error)}); "
+        raise UserError(f"feature file {path} is not a readable .npy file ({one_line(error)}); "
                         "write it again with numpy.save") from error
     if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiu":
         kind = matrix.dtype if isinstance(matrix, np.ndarray) else "an .npz archive"
@@ -146,7 +146,3 @@ def format_items(tokens: Sequence[str], noun: str, plural: str | None = None, sh
 def has(tokens: Sized) -> str:
     """Return the verb for the subject that :func:`format_items` names: "has" for one token, else "have"."""
     return "has" if len(tokens) == 1 else "have"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

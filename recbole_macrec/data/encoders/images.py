@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from recbole_macrec.data.encoders.base import RawItem, without_image
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, one_line
 
 # Format of Pillow -> its file suffixes; other formats of Pillow, such as EPS, run external programs.
 FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",), "GIF": (".gif",), "BMP": (".bmp",),
@@ -45,7 +45,7 @@ def read_rgba(item: RawItem) -> Image.Image:
         return _read(item.image)
     except BROKEN as error:
         raise UserError(
-            f"image {item.image} of item '{item.token}' is unreadable ({_one_line(error)}); replace the file"
+            f"image {item.image} of item '{item.token}' is unreadable ({one_line(error)}); replace the file"
         ) from error
 
 
@@ -63,17 +63,13 @@ def why_unreadable(image: Path) -> str | None:
     try:
         _read(image)
     except BROKEN as error:
-        return _one_line(error)
+        return one_line(error)
     return None
 
 
 def _read(image: Path) -> Image.Image:
     with open_image(image) as file:
         return to_rgba(ImageOps.exif_transpose(file), file.format)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def to_rgba(image: Image.Image, file_format: str | None) -> Image.Image:
