@@ -63,11 +63,7 @@ def find_beside(source: Path, stem: str) -> DetectedFiles:
         if path.name.endswith(_MMREC):
             found.features.setdefault(path.name.removesuffix(_MMREC), []).append(path)
         elif suffix != path.name and _FEATURE_OR_IDS.fullmatch(suffix):
-            for patterns, files in ((FEATURES, found.features), (IDS, found.ids)):
-                modality = next((m for pattern, m in patterns.items() if re.fullmatch(pattern, suffix, re.IGNORECASE)), None)
-                if modality is not None:
-                    files.setdefault(modality, []).append(path)
-                    break
-            else:
-                found.unclear.append(path)
+            files, known = (found.features, FEATURES) if path.suffix.lower() == ".npy" else (found.ids, IDS)
+            modality = next((m for pattern, m in known.items() if re.fullmatch(pattern, suffix, re.IGNORECASE)), None)
+            (found.unclear if modality is None else files.setdefault(modality, [])).append(path)
     return found

@@ -161,6 +161,6 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
             source.columns[f"{name}:{kind}"] = plain_numbers(values.tolist(), column, catalogue, path, source.notes)
         else:
             source.columns[f"{name}:{kind}"] = [clean_text(value) for value in values]
-    numbered = sorted(catalogue, key=lambda item: (len(item), item)) == [str(i) for i in range(len(catalogue))]
-    source.numbers = {item: item for item in catalogue} if numbered and catalogue == sorted(catalogue, key=int) else {}
+    numbered = catalogue == [str(i) for i in range(len(catalogue))]
+    source.numbers = {item: item for item in catalogue} if numbered else {}
     return source

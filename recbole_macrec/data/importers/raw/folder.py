@@ -70,9 +70,9 @@ def read_folder(
     source.catalogue = [item for item in items if item in kept]
     source.fixed = True
     source.notes += _unreadable_images(files.metadata.parent, records.read(source.catalogue))
-    numbered = sorted(source.catalogue, key=lambda item: (len(item), item))
-    if numbered == [str(i) for i in range(len(numbered))]:  # ids that are row numbers, as in a CSV without items.csv
-        source.catalogue, source.numbers = numbered, {item: item for item in numbered}
+    numbers = [str(i) for i in range(len(source.catalogue))]
+    if set(source.catalogue) == set(numbers):  # ids that are row numbers, as in a CSV without items.csv
+        source.catalogue, source.numbers = numbers, {item: item for item in numbers}
     else:
         source.numbers = {}
     return Catalogue(source, table.columns, records, not with_image.isdisjoint(kept), steps, root=files.metadata.parent)
