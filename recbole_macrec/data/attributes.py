@@ -6,11 +6,10 @@ import re
 from functools import cache
 from pathlib import Path
 
-import recbole
-import yaml
-
+from recbole_macrec.config.property_files import read_yaml
 from recbole_macrec.data.atomic import AtomicFormat, clean_text, read_items
 from recbole_macrec.errors import UserError
+from recbole_macrec.utils.requirements import recbole_folder
 
 COLUMN = "class"  # what RecBole's models read by default
 KNOWN = (COLUMN, "category", "categories", "genre", "genres")  # usual columns of categories; the first with values is read
@@ -73,5 +72,5 @@ def _attribute_columns(config, option: str, folder: Path, name: str, form: Atomi
 @cache
 def _options_of(model: str) -> frozenset[str]:
     """Return the option names in the property file of RecBole's model ``model``."""
-    path = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
-    return frozenset(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else frozenset()
+    path = recbole_folder() / "properties" / "model" / f"{model}.yaml"
+    return frozenset(read_yaml(path)) if path.is_file() else frozenset()
