@@ -49,7 +49,7 @@ def arguments(data_path) -> list[str]:
 
 
 def figures(folder: Path) -> list:
-    """The tables without times and memory, and the curve and ranks of each run without seconds."""
+    """The tables without times and memory, and the figures of each run."""
     comparison = open_comparison(folder)
     assert not comparison.unfinished
     (table,) = json.loads((folder / "table.json").read_text())["tables"]
@@ -57,10 +57,13 @@ def figures(folder: Path) -> list:
         {name: row["figures"][name] for name in [*table["metrics"], "parameters"]} | {"collisions": row["collisions"]}
         for row in table["rows"]
     ]
-    curves = [[{k: v for k, v in e.items() if "seconds" not in k} for e in run.curve] for run in comparison.runs]
-    ranks = [run.ranks.ranks.tolist() for run in comparison.runs]
-    detail = [run.result["test_detail"] for run in comparison.runs]
-    return [rows, table["tests"], curves, ranks, detail]
+    return [rows, table["tests"], *map(run_figures, comparison.runs)]
+
+
+def run_figures(run: Run) -> list:
+    """The curve of a run without seconds, its ranks, and its metrics."""
+    curve = [{name: value for name, value in entry.items() if "seconds" not in name} for entry in run.curve]
+    return [curve, run.ranks.ranks.tolist(), run.result["test_result"], run.result["test_detail"]]
 
 
 MODELS = "--models=BERT4Rec,TIGER"  # RecBole's trainer, and masks by Python's random numbers; ours
@@ -87,15 +90,17 @@ def killed_in_second_epoch(argv: list[str], folder: Path) -> None:
 
 
 def test_resumed_comparison_equals_an_uninterrupted_one(whole, arguments, tmp_path, process_pool):
-    argv = ["compare", MODELS, "--seeds=2", "--output=killed", *arguments]
-    folder = tmp_path / "killed" / "runs" / TINY / "TIGER" / "seed-2020"
+    """The second run is killed; the first one has finished."""
+    argv = ["compare", "--models=TIGER", "--seeds=2", "--output=killed", *arguments]
+    folder = tmp_path / "killed" / "runs" / TINY / "TIGER" / "seed-2021"
     assert process_pool.exit_codes((killed_in_second_epoch, argv, folder)) == [-signal.SIGKILL]
     with FileLock(folder / ".lock"):  # its own process ends with the one that started it
         assert not Run(folder).finished
         seconds = Run(folder).curve[0]["seconds"]
     assert main(argv) == 0
     assert Run(folder).curve[0]["seconds"] == seconds  # the epoch trained before the kill, not a second one
-    assert figures(Path("killed")) == figures(whole)
+    expected = open_comparison(whole).of(TINY, "TIGER")
+    assert [run_figures(run) for run in open_comparison("killed").runs] == [run_figures(run) for run in expected]
 
 
 def test_a_sampled_test_keeps_no_rankings_of_the_full_validation(arguments):
