@@ -30,13 +30,13 @@ from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.model.dense_head import DenseHead
 from recbole_macrec.model.interleaved import block_windows, check_levels, interleaved_tokens, random_orders
 from recbole_macrec.model.item_vectors import limited
+from recbole_macrec.model.network_inputs import NetworkInputs, prompt_name
 from recbole_macrec.model.tasks import (
     Reading,
     Task,
     drawn_tokenizations,
     equal_in_shape,
     in_tokenization,
-    joined_rows,
     shared_readings,
     split_by_tasks,
     split_by_tokenization,
@@ -99,7 +99,7 @@ class GenerativeRecommender(WindowedRecommender):
         kinds = ["sequence", "item"] if self.aligns_items else ["sequence"]
         self.prompt_per_task = config["prompt"] == "task"
         targets = ids.modalities if self.prompt_per_task else [""]
-        prompts = [self._prompt_name(kind, m, t) for kind in kinds for m in ids.modalities for t in targets]
+        prompts = [prompt_name(kind, m, t) for kind in kinds for m in ids.modalities for t in targets]
         self.vocabulary = Vocabulary(ids.sizes, prompts if prompt_length else [], prompt_length)
         # Both are None in old checkpoints.
         self.loss_temperature, self.label_smoothing = config["loss_temperature"] or 1.0, config["label_smoothing"] or 0.0
@@ -114,6 +114,7 @@ class GenerativeRecommender(WindowedRecommender):
         self.tables = ModuleDict(
             {m: IDTable(ids.codes[m], ids.raw_codes[m], ids.n_new_items, counts) for m in ids.modalities}
         )
+        self.inputs = NetworkInputs(self.vocabulary, self.tables, self.decoder_only, self.prompt_per_task)
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         """Sequence tasks and item tasks of this model."""
@@ -214,9 +215,9 @@ class GenerativeRecommender(WindowedRecommender):
         """Weighted cross-entropy of all blocks of the targets, divided by ``samples``; order [B, N, M]."""
         names, device = self.tokenizations[tokenization], windows.items.device
         count = len(names)
-        tokens = interleaved_tokens([self._tokens(m, windows.items) for m in names], order)
+        tokens = interleaved_tokens([self.inputs.tokens(m, windows.items) for m in names], order)
         blocks, target = block_windows(windows, count), Target(tokens, self.vocabulary.start[names[0]], own=True)
-        front = self._leading_tokens("sequence", names[0], names[:1], device)
+        front = self.inputs.leading_tokens("sequence", names[0], names[:1], device)
         (hidden,) = self.network.window_states(front, tokens, blocks, [target], self.group_overhead)  # [n, L, D]
         user, place = (index.to(device) for index in blocks.targets())
         modality, first, items = order.flatten(1)[user, place], place % count == 0, blocks.target_items()
@@ -242,7 +243,8 @@ class GenerativeRecommender(WindowedRecommender):
     def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
         levels = [len(self.vocabulary.sizes[m]) for m in self.modalities]
         per_item = sum(levels) if self.interleaved else max(levels)
-        return length * per_item + len(self._leading_tokens("sequence", self.modalities[0], self.modalities, length.device))
+        front = self.inputs.leading_tokens("sequence", self.modalities[0], self.modalities, length.device)
+        return length * per_item + len(front)
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
         """Distinct target items of the batch [N]. Item tasks get at most ``item_task_ratio`` items per target, at random."""
@@ -284,7 +286,7 @@ class GenerativeRecommender(WindowedRecommender):
 
     def _window_states(self, readings: list[Reading], windows: Windows) -> list[list[torch.Tensor]]:
         """Hidden states [n, L, D] for the targets of each reading; see ``window_states`` of the networks."""
-        front, source, targets = self._inputs("sequence", readings, windows.items)
+        front, source, targets = self.inputs.of_pass("sequence", readings, windows.items)
         count = len(readings)
         if count > 1:
             windows = windows.rows(torch.arange(len(windows.length)).repeat_interleave(count))  # as joined_rows
@@ -298,31 +300,11 @@ class GenerativeRecommender(WindowedRecommender):
     def _item_states(self, readings: list[Reading], items: torch.Tensor) -> tuple[list[list[torch.Tensor]], list[torch.Tensor]]:
         """For each reading of items [N], the hidden states [N, L, D] of its targets; and the mean state of its source's codes
         [N, D]."""
-        front, source, targets = self._inputs("item", readings, items)
+        front, source, targets = self.inputs.of_pass("item", readings, items)
         states, mean = self.network.item_states(front, source, targets)
         count = len(readings)
         numbers = range(count)
         return [[state[number::count] for state in states] for number in numbers], [mean[number::count] for number in numbers]
-
-    def _inputs(
-        self, kind: str, readings: list[Reading], items: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, list[Target]]:
-        """Leading tokens, tokens of the source and targets of readings of ``items`` [B, ...] that share a pass.
-
-        Args:
-            kind: ``sequence`` or ``item``.
-
-        Returns:
-            For one reading [P] and [B, ...]; for several [B', P] and [B', ...] with the rows of a user next to each other.
-        """
-        fronts = [self._leading_tokens(kind, source, targets, items.device) for source, targets in readings]
-        source = joined_rows([self._tokens(source, items) for source, _ in readings])
-        own, targets = readings[0].source, []
-        for names in zip(*(reading.targets for reading in readings)):
-            tokens = joined_rows([self._tokens(m, items) for m in names])
-            targets.append(Target(tokens, self.vocabulary.start[names[0]], names[0] == own))
-        front = fronts[0] if len(readings) == 1 else joined_rows([f.expand(len(items), -1) for f in fronts])
-        return front, source, targets
 
     def _item_loss(self, items: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:
         """Loss of the alignment tasks on single items [N]."""
@@ -331,10 +313,6 @@ class GenerativeRecommender(WindowedRecommender):
             states, _ = self._item_states(readings, items)
             loss = loss + self._readings_loss(readings, states, items) / samples
         return loss
-
-    def _tokens(self, modality: str, items: torch.Tensor) -> torch.Tensor:
-        """Tokens [..., L] of the codes of items [...]."""
-        return self.vocabulary.tokens(modality, self.tables[modality].codes[items])
 
     def _cross_entropy(self, modality: str, hidden: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the codes of items [n], averaged over levels and summed over items; ``hidden`` [n, L, D]."""
@@ -349,23 +327,6 @@ class GenerativeRecommender(WindowedRecommender):
 
     # -- encoding ----------------------------------------------------------------------------------------------------
 
-    def _prompt_name(self, kind: str, source: str, target: str) -> str:
-        """Name of the prompt of a ``sequence`` or ``item`` task."""
-        return f"{kind}:{source}:{target}" if self.prompt_per_task else f"{kind}:{source}"
-
-    def _leading_tokens(self, kind: str, source: str, targets: list[str], device: torch.device) -> torch.Tensor:
-        """Tokens before the first item: the prompt, and for a decoder-only network the start token; int64 [P].
-
-        A decoder-only network needs no prompt in sequence tasks, as the start token names the modality.
-
-        Args:
-            targets: of the pass; empty where an item is only encoded.
-        """
-        prompt = list(self.vocabulary.prompts.get(self._prompt_name(kind, source, targets[0] if targets else source), ()))
-        if self.decoder_only:
-            prompt = [*(prompt if kind == "item" else []), self.vocabulary.start[source]]
-        return torch.tensor(prompt, dtype=torch.long, device=device)
-
     def encode_history(self, modality: str, histories: Histories) -> AnyMemory:
         """Encode the histories of B users in one modality; with ``history: both`` in all modalities of its tokenization."""
         items, length = histories.items, histories.length
@@ -373,10 +334,10 @@ class GenerativeRecommender(WindowedRecommender):
             names = next(names for names in self.tokenizations if modality in names)
             modality, count = names[0], len(names)
             order = torch.arange(count, device=items.device).expand(*items.shape, -1)
-            tokens, length = interleaved_tokens([self._tokens(m, items) for m in names], order), length * count
+            tokens, length = interleaved_tokens([self.inputs.tokens(m, items) for m in names], order), length * count
         else:
-            tokens = self._tokens(modality, items)
-        front, levels = self._leading_tokens("sequence", modality, [modality], items.device), tokens.shape[2]
+            tokens = self.inputs.tokens(modality, items)
+        front, levels = self.inputs.leading_tokens("sequence", modality, [modality], items.device), tokens.shape[2]
         rows = torch.cat([front.expand(len(tokens), -1), tokens.flatten(1)], dim=1)  # [B, P + T*L]
         return self.network.read(rows, len(front) + length * levels, self.group_overhead, len(front), levels)
 

@@ -121,7 +121,7 @@ class MMGRec(GenerativeRecommender):
     def _window_states(self, readings: list[Reading], windows: Windows) -> list[list[torch.Tensor]]:
         ((source, _),) = readings
         memory = self.encode_history(source, Histories(windows.items, windows.first, windows.users))
-        tokens = decoder_input(self._tokens(source, windows.target_items()), self.vocabulary.start[source])
+        tokens = decoder_input(self.inputs.tokens(source, windows.target_items()), self.vocabulary.start[source])
         return [[self.network.decode(tokens.unsqueeze(1), memory)[:, 0]]]
 
 

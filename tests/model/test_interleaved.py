@@ -67,8 +67,8 @@ def test_later_items_do_not_change_the_states_of_earlier_targets(data_path):  # 
 
     def states(last):
         windows = Windows(torch.tensor([[3, 9, 4, last]]), torch.tensor([4]), torch.tensor([1]))
-        tokens = interleaved_tokens([model._tokens(m, windows.items) for m in model.modalities], order)
-        front = model._leading_tokens("sequence", model.modalities[0], model.modalities[:1], torch.device("cpu"))
+        tokens = interleaved_tokens([model.inputs.tokens(m, windows.items) for m in model.modalities], order)
+        front = model.inputs.leading_tokens("sequence", model.modalities[0], model.modalities[:1], torch.device("cpu"))
         return model.network.window_states(front, tokens, block_windows(windows, 2), [Target(tokens, 0, own=True)])[0][:4]
 
     with torch.no_grad():

@@ -679,7 +679,7 @@ def test_a_prompt_per_task_names_source_and_target(data_path):
             assert trained_prompts(loss) == {f"sequence:{source}:{target}"}
     assert trained_prompts(model._item_loss(torch.arange(1, 9), 8)) == {"item:text:image", "item:image:text"}
     ranking_prompt = list(model.vocabulary.prompts["sequence:text:text"])
-    assert model._leading_tokens("sequence", "text", ["text"], model.device).tolist() == ranking_prompt
+    assert model.inputs.leading_tokens("sequence", "text", ["text"], model.device).tolist() == ranking_prompt
 
 
 def test_a_decoder_only_network_has_no_prompt_per_task(data_path):

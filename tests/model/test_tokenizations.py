@@ -37,7 +37,7 @@ HISTORIES = {"u": ["i4", "i5", "i6"], "v": ["i9"]}
 def log_prob(model, name: str, history: list[int], item: int) -> float:
     """Mean over the levels of log P(code | history, codes before it), one code at a time."""
     table, sizes, offsets = model.tables[name], model.vocabulary.sizes[name], model.vocabulary.offsets[name]
-    tokens = [model.vocabulary.start[name]] + [t for i in history for t in model._tokens(name, torch.tensor(i)).tolist()]
+    tokens = [model.vocabulary.start[name]] + [t for i in history for t in model.inputs.tokens(name, torch.tensor(i)).tolist()]
     codes, total = table.codes[item].tolist(), 0.0
     for level, code in enumerate(codes):
         memory = model.network.read(torch.tensor([tokens]), torch.tensor([len(tokens)]))
@@ -189,7 +189,7 @@ def test_the_loss_is_that_of_every_sequence_in_its_drawn_tokenization(data_path)
     with torch.no_grad():
         for row, number in enumerate(drawn):
             (name,), one = model.tokenizations[number], windows.rows(torch.tensor([row]))
-            target = Target(model._tokens(name, one.items), model.vocabulary.start[name], own=True)
+            target = Target(model.inputs.tokens(name, one.items), model.vocabulary.start[name], own=True)
             (states,) = model.network.window_states(torch.tensor([model.vocabulary.start[name]]), target.tokens, one, [target])
             total += float(model._cross_entropy(name, states, one.target_items()))
     assert loss(3) == pytest.approx(total / windows.n_targets(), rel=1e-5)
