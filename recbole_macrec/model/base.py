@@ -20,17 +20,17 @@ from recbole_macrec.generation.decoding.ranker import DenseScores, Ranker, Ranki
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.id_table import IDTable
-from recbole_macrec.generation.loss import id_cross_entropy
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.network.memory import AnyMemory
 from recbole_macrec.generation.network.transformer import Transformer
-from recbole_macrec.generation.network.windows import Histories, Target, Windows
+from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.model.dense_head import DenseHead
-from recbole_macrec.model.interleaved import block_windows, check_levels, interleaved_tokens, random_orders
+from recbole_macrec.model.interleaved import check_levels, interleaved_tokens, random_orders
 from recbole_macrec.model.item_vectors import limited
 from recbole_macrec.model.network_inputs import NetworkInputs, prompt_name
+from recbole_macrec.model.passes import TrainingPasses
 from recbole_macrec.model.tasks import (
     Reading,
     Task,
@@ -65,6 +65,8 @@ class GenerativeRecommender(WindowedRecommender):
     common meaning. The score of an item in a modality is the mean of its log-probabilities in the ranked tokenizations.
 
     Attributes:
+        inputs: writes items as input of the network.
+        passes: losses of single passes through the network.
         modalities: names of the modalities.
         tokenizations: for each tokenization, the names of its IDs in the modalities.
         n_trained: number of tokenizations, the first ones, from which one is drawn for each training window.
@@ -85,7 +87,7 @@ class GenerativeRecommender(WindowedRecommender):
         if self.item_task_ratio == 0:
             self.item_tasks = []
         self.aligns_items = self.reads_items(config)
-        self.interleaved, self.second_block_weight = config["history"] == "both", config["second_block_weight"]
+        self.interleaved = config["history"] == "both"
         if self.interleaved:
             check_levels(ids.sizes)
         self._check_tokenizations()
@@ -101,13 +103,10 @@ class GenerativeRecommender(WindowedRecommender):
         targets = ids.modalities if self.prompt_per_task else [""]
         prompts = [prompt_name(kind, m, t) for kind in kinds for m in ids.modalities for t in targets]
         self.vocabulary = Vocabulary(ids.sizes, prompts if prompt_length else [], prompt_length)
-        # Both are None in old checkpoints.
-        self.loss_temperature, self.label_smoothing = config["loss_temperature"] or 1.0, config["label_smoothing"] or 0.0
         self.decoder_only, self.output = config["network"] == "decoder_only", config["output"]
         self.network = self.build_network(config)
         self.group_overhead = self.budget.group_overhead(self.network)
         self.dense_head = DenseHead(ids, self.network.settings.d_model) if config["dense_head"] else None
-        self.dense_head_weight = config["dense_head_weight"]
         if self.dense_head is not None:
             self.budget = limited(self.budget, self.n_items, min(map(len, ids.sizes.values())))
         counts = ids.item_counts if config["item_prior"] == "popularity" else None  # item_prior is None in old checkpoints
@@ -115,6 +114,10 @@ class GenerativeRecommender(WindowedRecommender):
             {m: IDTable(ids.codes[m], ids.raw_codes[m], ids.n_new_items, counts) for m in ids.modalities}
         )
         self.inputs = NetworkInputs(self.vocabulary, self.tables, self.decoder_only, self.prompt_per_task)
+        softmax_tries = {m: self.softmax_trie(m) for m in self.tables}
+        self.passes = TrainingPasses(
+            config, self.network, self.inputs, softmax_tries, self.dense_head, self.group_overhead
+        )
 
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
         """Sequence tasks and item tasks of this model."""
@@ -132,6 +135,13 @@ class GenerativeRecommender(WindowedRecommender):
         if attention == "auto":
             attention = "causal" if config["training"] == "per_user" else "bidirectional"
         return Transformer(len(self.vocabulary), TransformerSettings.from_config(config), causal=attention == "causal")
+
+    def _check_tokenizations(self) -> None:
+        """Raise a UserError unless the IDs of a modality have equal length in all tokenizations."""
+        for m in self.modalities:
+            levels = {len(sizes) for name, sizes in self.semantic_ids.sizes.items() if modality_of(name) == m}
+            if len(levels) > 1:
+                raise UserError(f"The tokenizations of {m} have IDs of {sorted(levels)} codes; expected one number.")
 
     # -- checks of a loaded checkpoint --------------------------------------------------------------------------------
 
@@ -176,24 +186,11 @@ class GenerativeRecommender(WindowedRecommender):
         for tasks, subset in split_by_tasks(windows, self.sequence_tasks, self.cross_task_ratio):
             samples += subset.n_targets() * len(tasks)
             for number, written in split_by_tokenization(subset, self.n_trained):
-                for readings in self._passes(in_tokenization(tasks, number)):
+                for readings in self.readings_of_passes(in_tokenization(tasks, number)):
                     parts = self._batch_parts(written.length - 1, copies=len(readings))
                     passes += [(readings, written.rows(rows)) for rows in parts]
         longest_first = sorted(passes, key=lambda entry: -int(entry[1].length.max()))
-        return self._item_parts(items, samples) + [partial(self._sequence_loss, *entry, samples) for entry in longest_first]
-
-    def _passes(self, tasks: list[Task]) -> list[list[Reading]]:
-        """The readings of ``tasks``, grouped by those that go through the network together."""
-        readings = shared_readings(tasks, self.prompt_per_task)
-        if not (self.decoder_only and self.budget.joins_sources):
-            return [[reading] for reading in readings]
-        return equal_in_shape(readings, {name: len(sizes) for name, sizes in self.vocabulary.sizes.items()})
-
-    def _item_parts(self, items: torch.Tensor, samples: float) -> list[Callable[[], torch.Tensor]]:
-        """The loss of the items [N] in a tokenization drawn at random."""
-        if not len(items):
-            return []
-        return [partial(self._item_loss, items, samples, int(drawn_tokenizations(1, self.n_trained)))]
+        return self._item_parts(items, samples) + [partial(self.sequence_loss, *entry, samples) for entry in longest_first]
 
     def _interleaved_parts(self, windows: Windows, items: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
         """The loss of histories of interleaved blocks instead of the sequence tasks, and the loss of the items [N].
@@ -201,50 +198,26 @@ class GenerativeRecommender(WindowedRecommender):
         A target's first block counts as a sample, each further block as ``second_block_weight`` samples.
         """
         count = len(self.modalities)
-        samples = len(items) * len(self.item_tasks) + windows.n_targets() * (1 + self.second_block_weight * (count - 1))
+        blocks = 1 + self.passes.second_block_weight * (count - 1)
+        samples = len(items) * len(self.item_tasks) + windows.n_targets() * blocks
+
+        def loss(part: Windows, order: torch.Tensor, number: int) -> torch.Tensor:
+            return self.passes.interleaved_loss(part, order, self.tokenizations[number]) / samples
+
         parts = self._item_parts(items, samples)
         for number, written in split_by_tokenization(windows, self.n_trained):
             order = random_orders(written.items, count)
             for rows in reversed(self._batch_parts(written.length)):  # longest first
                 part = written.rows(rows)
                 part_order = order[rows.to(order.device), : part.items.shape[1]]
-                parts.append(partial(self._interleaved_loss, part, part_order, samples, number))
+                parts.append(partial(loss, part, part_order, number))
         return parts
 
-    def _interleaved_loss(self, windows: Windows, order: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:
-        """Weighted cross-entropy of all blocks of the targets, divided by ``samples``; order [B, N, M]."""
-        names, device = self.tokenizations[tokenization], windows.items.device
-        count = len(names)
-        tokens = interleaved_tokens([self.inputs.tokens(m, windows.items) for m in names], order)
-        blocks, target = block_windows(windows, count), Target(tokens, self.vocabulary.start[names[0]], own=True)
-        front = self.inputs.leading_tokens("sequence", names[0], names[:1], device)
-        (hidden,) = self.network.window_states(front, tokens, blocks, [target], self.group_overhead)  # [n, L, D]
-        user, place = (index.to(device) for index in blocks.targets())
-        modality, first, items = order.flatten(1)[user, place], place % count == 0, blocks.target_items()
-        loss = self._dense_loss(hidden[first.nonzero()[:, 0], 0], items[first])
-        for number, m in enumerate(names):
-            for chosen, weight in ((first, 1.0), (~first, self.second_block_weight)):
-                rows = (chosen & (modality == number)).nonzero()[:, 0]
-                if len(rows) and weight:
-                    loss = loss + weight * self._cross_entropy(m, hidden[rows], items[rows])
-        return loss / samples
-
-    def _check_tokenizations(self) -> None:
-        """Raise a UserError unless the IDs of a modality have equal length in all tokenizations."""
-        for m in self.modalities:
-            levels = {len(sizes) for name, sizes in self.semantic_ids.sizes.items() if modality_of(name) == m}
-            if len(levels) > 1:
-                raise UserError(f"The tokenizations of {m} have IDs of {sorted(levels)} codes; expected one number.")
-
-    def excluded(self, interaction) -> torch.Tensor | None:
-        """Items [B, S] that must not be recommended to each user, padded with 0."""
-        return interaction[EXCLUDED_ITEMS_FIELD] if EXCLUDED_ITEMS_FIELD in interaction else None
-
-    def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
-        levels = [len(self.vocabulary.sizes[m]) for m in self.modalities]
-        per_item = sum(levels) if self.interleaved else max(levels)
-        front = self.inputs.leading_tokens("sequence", self.modalities[0], self.modalities, length.device)
-        return length * per_item + len(front)
+    def _item_parts(self, items: torch.Tensor, samples: float) -> list[Callable[[], torch.Tensor]]:
+        """The loss of the items [N] in a tokenization drawn at random."""
+        if not len(items):
+            return []
+        return [partial(self.item_loss, items, samples, int(drawn_tokenizations(1, self.n_trained)))]
 
     def _alignment_items(self, target: torch.Tensor) -> torch.Tensor:
         """Distinct target items of the batch [N]. Item tasks get at most ``item_task_ratio`` items per target, at random."""
@@ -256,76 +229,34 @@ class GenerativeRecommender(WindowedRecommender):
             items = items[torch.randperm(len(items))[:count]]
         return items.to(target.device)
 
-    def _sequence_loss(self, readings: list[Reading], windows: Windows, samples: int) -> torch.Tensor:
-        """Cross-entropy of the sequence tasks of one pass, summed over targets and divided by ``samples``."""
-        items, states = windows.target_items(), self._window_states(readings, windows)
-        dense = [self._dense_loss(of_reading[0][:, 0], items) for of_reading in states]
-        return reduce(add, dense, self._readings_loss(readings, states, items)) / samples
+    def readings_of_passes(self, tasks: list[Task]) -> list[list[Reading]]:
+        """The readings of ``tasks``, grouped by those that go through the network together."""
+        readings = shared_readings(tasks, self.prompt_per_task)
+        if not (self.decoder_only and self.budget.joins_sources):
+            return [[reading] for reading in readings]
+        return equal_in_shape(readings, {name: len(sizes) for name, sizes in self.vocabulary.sizes.items()})
 
-    def _readings_loss(self, readings: list[Reading], states: list[list[torch.Tensor]], items: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the codes of items [n], summed over readings and their targets; states [n, L, D] of each target."""
-        predictions: dict[str, list[torch.Tensor]] = {}
-        for (_, targets), of_reading in zip(readings, states):
-            for m, hidden in zip(targets, of_reading):
-                predictions.setdefault(m, []).append(hidden)
-        losses = (
-            self._cross_entropy(m, torch.cat(hidden) if len(hidden) > 1 else hidden[0], items.repeat(len(hidden)))
-            for m, hidden in predictions.items()
-        )
+    def sequence_loss(self, readings: list[Reading], windows: Windows, samples: int) -> torch.Tensor:
+        """Loss of the sequence tasks of one pass, divided by ``samples``. A model with an encoder of its own overrides it."""
+        return self.passes.sequence_loss(readings, windows) / samples
+
+    def item_loss(self, items: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:
+        """Loss of the item tasks on single items [N], divided by ``samples``."""
+        tasks = in_tokenization(self.item_tasks, tokenization)
+        losses = (self.passes.item_loss(readings, items)[0] / samples for readings in self.readings_of_passes(tasks))
         return reduce(add, losses, torch.zeros((), device=items.device))
-
-    def _dense_loss(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Weighted loss of the dense head, summed over targets [n]; 0 without a head.
-
-        Args:
-            states: [n, D], states of the decoder-only network after the histories.
-        """
-        if self.dense_head is None:
-            return torch.zeros((), device=items.device)
-        return self.dense_head_weight * self.dense_head.loss(states, items)
-
-    def _window_states(self, readings: list[Reading], windows: Windows) -> list[list[torch.Tensor]]:
-        """Hidden states [n, L, D] for the targets of each reading; see ``window_states`` of the networks."""
-        front, source, targets = self.inputs.of_pass("sequence", readings, windows.items)
-        count = len(readings)
-        if count > 1:
-            windows = windows.rows(torch.arange(len(windows.length)).repeat_interleave(count))  # as joined_rows
-        states = self.network.window_states(front, source, windows, targets, self.group_overhead)
-        if count == 1:
-            return [states]
-        user, _ = windows.targets()
-        rows = ((user % count == number).nonzero()[:, 0].to(source.device) for number in range(count))
-        return [[state.index_select(0, of_reading) for state in states] for of_reading in rows]
-
-    def _item_states(self, readings: list[Reading], items: torch.Tensor) -> tuple[list[list[torch.Tensor]], list[torch.Tensor]]:
-        """For each reading of items [N], the hidden states [N, L, D] of its targets; and the mean state of its source's codes
-        [N, D]."""
-        front, source, targets = self.inputs.of_pass("item", readings, items)
-        states, mean = self.network.item_states(front, source, targets)
-        count = len(readings)
-        numbers = range(count)
-        return [[state[number::count] for state in states] for number in numbers], [mean[number::count] for number in numbers]
-
-    def _item_loss(self, items: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:
-        """Loss of the alignment tasks on single items [N]."""
-        loss = torch.zeros((), device=items.device)
-        for readings in self._passes(in_tokenization(self.item_tasks, tokenization)):
-            states, _ = self._item_states(readings, items)
-            loss = loss + self._readings_loss(readings, states, items) / samples
-        return loss
-
-    def _cross_entropy(self, modality: str, hidden: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the codes of items [n], averaged over levels and summed over items; ``hidden`` [n, L, D]."""
-        table, trie = self.tables[modality], self.softmax_trie(modality)
-        return id_cross_entropy(
-            self.network, self.vocabulary, modality, table, trie, hidden, items, self.loss_temperature, self.label_smoothing
-        )
 
     def softmax_trie(self, modality: str) -> Trie | None:
         """Trie of the trained items if the softmax is over the children of a prefix, None if over all codes of a level."""
         return self.tables[modality].trained if self.output == "trie" else None
 
     # -- encoding ----------------------------------------------------------------------------------------------------
+
+    def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
+        levels = [len(self.vocabulary.sizes[m]) for m in self.modalities]
+        per_item = sum(levels) if self.interleaved else max(levels)
+        front = self.inputs.leading_tokens("sequence", self.modalities[0], self.modalities, length.device)
+        return length * per_item + len(front)
 
     def encode_history(self, modality: str, histories: Histories) -> AnyMemory:
         """Encode the histories of B users in one modality; with ``history: both`` in all modalities of its tokenization."""
@@ -368,6 +299,10 @@ class GenerativeRecommender(WindowedRecommender):
         """The IDs of the tokenizations that are ranked; the tokenizations of a modality one after the other."""
         ranked = {m for names in self.tokenizations[: self.ranking.tokenizations] for m in names}
         return {m: table for m, table in self.tables.items() if m in ranked}
+
+    def excluded(self, interaction) -> torch.Tensor | None:
+        """Items [B, S] that must not be recommended to each user, padded with 0."""
+        return interaction[EXCLUDED_ITEMS_FIELD] if EXCLUDED_ITEMS_FIELD in interaction else None
 
     def dense_log_probs(self, memories: Mapping[str, AnyMemory]) -> torch.Tensor:
         """Log-probabilities [B, n_items] of all items by the dense head, from the encoded histories of B users."""

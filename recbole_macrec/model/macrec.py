@@ -34,15 +34,15 @@ class MACRec(MQL4GRec):
     def reads_items(self, config) -> bool:
         return super().reads_items(config) or config["lambda_implicit"] > 0
 
-    def _item_loss(self, items: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:
+    def item_loss(self, items: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:
         loss, names = torch.zeros((), device=items.device), self.tokenizations[tokenization]
         means: dict[str, torch.Tensor] = {}
         tasks = in_tokenization(self.item_tasks, tokenization)
-        for readings in self._passes(tasks) or [[Reading(m, [])] for m in names]:
-            states, of_sources = self._item_states(readings, items)  # one pass for both alignments
+        for readings in self.readings_of_passes(tasks) or [[Reading(m, [])] for m in names]:
+            of_tasks, of_sources = self.passes.item_loss(readings, items)  # one pass for both alignments
             for (source, _), mean in zip(readings, of_sources):
                 means.setdefault(source, mean)
-            loss = loss + self._readings_loss(readings, states, items) / samples
+            loss = loss + of_tasks / samples
         if self.lambda_implicit:
             for a, b in combinations(names, 2):
                 loss = loss + self.lambda_implicit * symmetric_info_nce(means[a], means[b], self.implicit_temperature)

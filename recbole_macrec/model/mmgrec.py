@@ -118,11 +118,12 @@ class MMGRec(GenerativeRecommender):
         source = pack(histories.items, histories.length, self.group_overhead)
         return self.reader(source, self.items(self.item_row[source.tokens]), self.users(self.user_row[histories.users]))
 
-    def _window_states(self, readings: list[Reading], windows: Windows) -> list[list[torch.Tensor]]:
-        ((source, _),) = readings
+    def sequence_loss(self, readings: list[Reading], windows: Windows, samples: int) -> torch.Tensor:
+        ((source, _),), items = readings, windows.target_items()
         memory = self.encode_history(source, Histories(windows.items, windows.first, windows.users))
-        tokens = decoder_input(self.inputs.tokens(source, windows.target_items()), self.vocabulary.start[source])
-        return [[self.network.decode(tokens.unsqueeze(1), memory)[:, 0]]]
+        tokens = decoder_input(self.inputs.tokens(source, items), self.vocabulary.start[source])
+        hidden = self.network.decode(tokens.unsqueeze(1), memory)[:, 0]  # [B, L, D]
+        return self.passes.cross_entropy(source, hidden, items) / samples
 
 
 def frozen(vectors: np.ndarray) -> nn.Embedding:

@@ -58,7 +58,7 @@ def vectors_by_hand(model) -> torch.Tensor:
 def log_probs_by_hand(model, history: list[int]) -> torch.Tensor:
     """Dense log-probabilities [N - 1], from the states of the training pass without a cache."""
     windows = Windows(torch.tensor([[*history, 1]]), torch.tensor([len(history) + 1]), torch.tensor([len(history)]))
-    states = torch.stack([model._window_states([Reading(m, [m])], windows)[0][0][0, 0] for m in model.tables])
+    states = torch.stack([model.passes.window_states([Reading(m, [m])], windows)[0][0][0, 0] for m in model.tables])
     return (vectors_by_hand(model)[1:] @ states.mean(0)).log_softmax(0)
 
 
@@ -95,9 +95,8 @@ def test_loss_is_the_cross_entropy_of_every_target_over_all_items(kind, data_pat
     monkeypatch.setattr(base, "random_orders", lambda items, count: in_order.expand(*items.shape, -1))
     batch = next(iter(trainer.training_loader(loaders[0])))
     both = model.calculate_loss(batch)
-    head, model.dense_head = model.dense_head, None
+    model.passes.dense_head = None
     codes_only = model.calculate_loss(batch)
-    model.dense_head = head
     windows, expected = model.windows(batch), []
     for items, length, first in zip(windows.items, windows.length.tolist(), windows.first.tolist()):
         for place in range(first, length):
@@ -105,7 +104,7 @@ def test_loss_is_the_cross_entropy_of_every_target_over_all_items(kind, data_pat
             shared = dict(list(memories.items())[:1]) if kind == "both" else memories
             for m, memory in shared.items():  # every modality's own state predicts the target
                 expected.append(-model.dense_log_probs({m: memory})[0, items[place]])
-    samples = windows.n_targets() * (1 + model.second_block_weight if kind == "both" else len(model.modalities))
+    samples = windows.n_targets() * (1 + model.passes.second_block_weight if kind == "both" else len(model.modalities))
     assert float(both - codes_only) == pytest.approx(0.7 * float(torch.stack(expected).sum()) / samples, rel=1e-3)
 
 

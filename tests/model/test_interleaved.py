@@ -44,7 +44,7 @@ def sequence_loss(model, items: list[int], orders: list[list[int]], first: int) 
                     possible = {row[level] for row in table.codes[1:].tolist() if row[:level] == codes[:level]}
                     keep = torch.tensor(sorted(possible))
                     log_prob = F.log_softmax(logits[0, keep], -1)[keep.tolist().index(code)]
-                    weighted -= (1.0 if block == 0 else model.second_block_weight) * float(log_prob) / len(codes)
+                    weighted -= (1.0 if block == 0 else model.passes.second_block_weight) * float(log_prob) / len(codes)
                 tokens.append(offsets[level] + code)
     return weighted
 
@@ -55,9 +55,9 @@ def test_loss_equals_prediction_code_by_code(data_path):  # noqa: F811
     items, orders = [[3, 9, 4, 0], [7, 2, 5, 1]], [[[0, 1], [1, 0], [1, 0], [0, 1]], [[1, 0], [0, 1], [1, 0], [0, 1]]]
     windows = Windows(torch.tensor(items), torch.tensor([3, 4]), torch.tensor([1, 2]))
     with torch.no_grad():
-        loss = float(model._interleaved_loss(windows, torch.tensor(orders), 10.0))
+        loss = float(model.passes.interleaved_loss(windows, torch.tensor(orders), model.modalities))
         expected = sequence_loss(model, items[0][:3], orders[0], 1) + sequence_loss(model, items[1], orders[1], 2)
-    assert loss == pytest.approx(expected / 10, rel=1e-4)
+    assert loss == pytest.approx(expected, rel=1e-4)
 
 
 def test_later_items_do_not_change_the_states_of_earlier_targets(data_path):  # noqa: F811

@@ -637,7 +637,7 @@ def test_cross_task_ratio_is_the_share_of_users_in_cross_modal_tasks(training, d
     drawn = windows.rows(torch.randperm(len(windows.length))[: round(0.25 * len(windows.length))].sort().values)
     samples = 2 * windows.n_targets() + 2 * drawn.n_targets()
     expected = sum(
-        model._sequence_loss([Reading(a, [b])], windows if a == b else drawn, samples)
+        model.passes.sequence_loss([Reading(a, [b])], windows if a == b else drawn) / samples
         for a in model.modalities
         for b in model.modalities
     )
@@ -675,9 +675,9 @@ def test_a_prompt_per_task_names_source_and_target(data_path):
 
     for source in model.modalities:
         for target in model.modalities:
-            loss = model._sequence_loss([Reading(source, [target])], windows, windows.n_targets())
+            loss = model.passes.sequence_loss([Reading(source, [target])], windows)
             assert trained_prompts(loss) == {f"sequence:{source}:{target}"}
-    assert trained_prompts(model._item_loss(torch.arange(1, 9), 8)) == {"item:text:image", "item:image:text"}
+    assert trained_prompts(model.item_loss(torch.arange(1, 9), 8)) == {"item:text:image", "item:image:text"}
     ranking_prompt = list(model.vocabulary.prompts["sequence:text:text"])
     assert model.inputs.leading_tokens("sequence", "text", ["text"], model.device).tolist() == ranking_prompt
 
@@ -888,7 +888,7 @@ def test_label_smoothing(output, data_path):
                 allowed = sorted({int(c[level]) for c in table.codes[1:] if c[:level].tolist() == prefix})
             log_probs = dict(zip(allowed, logits[allowed].log_softmax(0).tolist()))
             expected -= 0.8 * log_probs[code] + 0.2 * sum(log_probs.values()) / len(allowed)
-    assert float(model._cross_entropy(m, hidden, items).detach()) == pytest.approx(expected / table.levels, rel=1e-4)
+    assert float(model.passes.cross_entropy(m, hidden, items).detach()) == pytest.approx(expected / table.levels, rel=1e-4)
 
 
 def test_items_are_left_out_in_training_only(data_path):

@@ -191,7 +191,7 @@ def test_the_loss_is_that_of_every_sequence_in_its_drawn_tokenization(data_path)
             (name,), one = model.tokenizations[number], windows.rows(torch.tensor([row]))
             target = Target(model.inputs.tokens(name, one.items), model.vocabulary.start[name], own=True)
             (states,) = model.network.window_states(torch.tensor([model.vocabulary.start[name]]), target.tokens, one, [target])
-            total += float(model._cross_entropy(name, states, one.target_items()))
+            total += float(model.passes.cross_entropy(name, states, one.target_items()))
     assert loss(3) == pytest.approx(total / windows.n_targets(), rel=1e-5)
     assert loss(3) == loss(3) and loss(3) != loss(4)
 
@@ -204,8 +204,8 @@ class TokenizationsOfEpochs(TrainingCallback):
 
     def __init__(self, model):
         self.trained: list[set[str]] = []
-        cross_entropy = model._cross_entropy
-        model._cross_entropy = lambda name, *rest: self.trained[-1].add(name) or cross_entropy(name, *rest)
+        cross_entropy = model.passes.cross_entropy
+        model.passes.cross_entropy = lambda name, *rest: self.trained[-1].add(name) or cross_entropy(name, *rest)
 
     def on_epoch_begin(self, trainer, epoch, train_data):
         self.trained.append(set())
