@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from recbole_macrec.baselines.graph import user_item_edges
 from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, bpr, linear, xavier_table
 from recbole_macrec.config.schema.general import LightGTOptions
-from recbole_macrec.model.mmgrec import InteractedItems, without_target
+from recbole_macrec.model.interacted_items import InteractedItems, without_target
 from recbole_macrec.utils.device_budget import DeviceBudget
 from recbole_macrec.utils.lookup import rows_of
 from recbole_macrec.utils.modules import ModuleDict, ModuleList

@@ -20,6 +20,7 @@ from recbole_macrec.generation.network.set_encoder import SetEncoder
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Histories, Windows, decoder_input
 from recbole_macrec.model.base import GenerativeRecommender
+from recbole_macrec.model.interacted_items import InteractedItems, without_target
 from recbole_macrec.model.tasks import Reading, Task
 from recbole_macrec.model.windowed import with_target
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
@@ -135,56 +136,3 @@ def unit_columns(x: np.ndarray) -> np.ndarray:
     """Standardize the columns of ``x`` [N, R] to mean 0 and deviation 1, constant columns to 0."""
     deviation = x.std(0)
     return (x - x.mean(0)) / np.where(deviation > 1e-8, deviation, 1)
-
-
-class InteractedItems(nn.Module):
-    """The distinct items of every user, latest first.
-
-    Args:
-        users, items: int arrays [E], the interactions from oldest to newest.
-        user_num: number of users, including the padding.
-    """
-
-    first: torch.Tensor
-    items: torch.Tensor
-
-    def __init__(self, users: np.ndarray, items: np.ndarray, user_num: int):
-        super().__init__()
-        users, items = users[::-1].astype(np.int64), items[::-1].astype(np.int64)
-        _, latest = np.unique(np.stack([users, items]), axis=1, return_index=True)
-        kept = np.sort(latest)
-        order = kept[np.argsort(users[kept], kind="stable")]
-        first = np.append(0, np.cumsum(np.bincount(users[order], minlength=user_num)))
-        self.register_buffer("first", torch.from_numpy(first), persistent=False)  # [user_num + 1]
-        self.register_buffer("items", torch.from_numpy(items[order]), persistent=False)
-
-    @classmethod
-    def of(cls, dataset) -> "InteractedItems":
-        """Those of a part of a dataset, in order of time if the interactions have one."""
-        rows = dataset.inter_feat.interaction
-        users, items = rows[dataset.uid_field].numpy(), rows[dataset.iid_field].numpy()
-        if dataset.time_field in rows:
-            order = np.argsort(rows[dataset.time_field].numpy(), kind="stable")
-            users, items = users[order], items[order]
-        return cls(users, items, dataset.user_num)
-
-    def last(self, users: torch.Tensor, max_items: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Up to ``max_items`` items of ``users`` [B], latest first, padded with 0: int64 [B, T], and their number int64 [B]."""
-        begin = self.first[users]
-        length = (self.first[users + 1] - begin).clamp(max=max_items)
-        place = torch.arange(max(1, int(length.max())), device=users.device)
-        exists = place < length.unsqueeze(1)
-        index = (begin.unsqueeze(1) + place).clamp(max=len(self.items) - 1)
-        return self.items[index].masked_fill(~exists, 0), length
-
-    def longest(self, users: torch.Tensor) -> int:
-        """The largest number of items of any of ``users`` [B], at least 1."""
-        return max(1, int((self.first[users + 1] - self.first[users]).max()))
-
-
-def without_target(items: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Remove ``target`` [B] from histories [B, T] of ``length`` [B] items; returns the histories and their new lengths."""
-    position = torch.arange(items.shape[1], device=items.device)
-    keep = (items != target.unsqueeze(1)) & (position < length.unsqueeze(1))
-    order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)
-    return items.masked_fill(~keep, 0).gather(1, order), keep.sum(1)

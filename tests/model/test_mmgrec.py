@@ -18,7 +18,7 @@ from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
 from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_probs
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
-from recbole_macrec.model.mmgrec import InteractedItems, without_target
+from recbole_macrec.model.interacted_items import InteractedItems, without_target
 from recbole_macrec.trainer.callbacks import TrainingCallback
 
 RANDOM = {"eval_args": {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "RO", "group_by": "user", "mode": "full"}}
