@@ -4,7 +4,8 @@ import pytest
 import torch
 from test_search import brute_force, catalogue, network_and_ids
 
-from recbole_macrec.generation.decoding.certified import CertifiedSearch, certified_rankings
+from recbole_macrec.generation.decoding.certified import certified_rankings
+from recbole_macrec.generation.decoding.certified_search import CertifiedSearch
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.exact import exact_rankings, exact_scores, ranking_of
 from recbole_macrec.generation.decoding.fusion import fuse_scores

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 
 from recbole_macrec.benchmark.speed.measure import T5, Subject, median_seconds, prepare, train_first
-from recbole_macrec.generation.decoding.certified import CertifiedSearch
+from recbole_macrec.generation.decoding.certified_search import CertifiedSearch
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_probs
 
