@@ -91,7 +91,7 @@ class GenerativeRecommender(WindowedRecommender):
         if self.interleaved:
             check_levels(ids.sizes)
         self._check_tokenizations()
-        self.ranking = self._with_fusion_of_tokenizations(RankingSettings.from_config(config, count))
+        self.ranking = RankingSettings.from_config(config, count).for_modalities(len(self.modalities))
         if self.ranking.tokenizations > 1 and self.ranking.decode == "certified":
             self.logger.warning(
                 f"decode is certified and {self.ranking.tokenizations} tokenizations are ranked, which is slow; set decode to "
@@ -321,28 +321,11 @@ class GenerativeRecommender(WindowedRecommender):
         """Return a model with other :class:`RankingSettings`, e.g. ``decode="exact"``. It shares the weights of this one.
 
         Raises:
-            UserError: ``fusion`` is ``official``, and several tokenizations of several modalities are ranked.
+            UserError: see :meth:`RankingSettings.for_modalities`.
         """
         other = copy.copy(self)
-        other.ranking = self._with_fusion_of_tokenizations(replace(self.ranking, **options))
+        other.ranking = replace(self.ranking, **options).for_modalities(len(self.modalities))
         return other
-
-    def _with_fusion_of_tokenizations(self, ranking: RankingSettings) -> RankingSettings:
-        """``ranking``; its fusion is the mean where several tokenizations of one modality are ranked.
-
-        Raises:
-            UserError: ``fusion`` is ``official``, and several tokenizations of several modalities are ranked.
-        """
-        if ranking.tokenizations == 1:
-            return ranking
-        if len(self.modalities) == 1:
-            return replace(ranking, fusion="mean")
-        if ranking.fusion == "official":
-            raise UserError(
-                f"{ranking.tokenizations} tokenizations are ranked and fusion is official, a rule for one ranking per "
-                "modality; set fusion to lse or mean."
-            )
-        return ranking
 
     @torch.no_grad()
     @in_eval_precision

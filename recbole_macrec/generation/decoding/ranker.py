@@ -3,7 +3,7 @@
 Shapes: B users, n users ranked together, G items of a user, S excluded items of a user, R ranked items.
 """
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -66,6 +66,23 @@ class RankingSettings:
             top=max(as_list(config["topk"]), default=0),
             certified_rows=config["certified_rows"],
         )
+
+    def for_modalities(self, count: int) -> "RankingSettings":
+        """The settings for a model of ``count`` modalities: the mean fuses several tokenizations of a single one.
+
+        Raises:
+            UserError: ``fusion`` is ``official``, and several tokenizations of several modalities are ranked.
+        """
+        if self.tokenizations == 1:
+            return self
+        if count == 1:
+            return replace(self, fusion="mean")
+        if self.fusion == "official":
+            raise UserError(
+                f"{self.tokenizations} tokenizations are ranked and fusion is official, a rule for one ranking per modality; "
+                "set fusion to lse or mean."
+            )
+        return self
 
     def options(self) -> dict:
         """The options from which :meth:`from_config` reads these settings."""
