@@ -3,9 +3,9 @@
 Shapes: B users.
 """
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ from recbole_macrec.config.validation import check_whole
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.recommend.input import Sequences, histories, item_numbers
+
+Rank = Callable[[list[list[int]]], Ranking]  # ranks a batch of histories of item numbers [B]; the result is on the CPU
 
 
 class ItemRecommender(ABC):
@@ -61,14 +63,24 @@ class ItemRecommender(ABC):
         check_whole(1, k=k, batch_size=batch_size)
         users, rows = histories(sequences, self._numbers)
         allowed = None if candidates is None else self._candidate_numbers(candidates)
-        batch_size, exclude_seen = self._limited(batch_size), self.excludes_seen if exclude_seen is None else exclude_seen
-        with self._evaluating():
-            restriction = self._restriction(allowed)
+        batch_size, exclude_seen = self.users_at_once(batch_size), self.excludes_seen if exclude_seen is None else exclude_seen
+        with self.ranking(k, allowed, exclude_seen) as rank:
             ranked = [
-                self._rank(rows[begin : begin + batch_size], k, restriction, exclude_seen)
+                rank(rows[begin : begin + batch_size])
                 for begin in tqdm(range(0, len(rows), batch_size), disable=not show_progress, desc="Recommend", unit="batch")
             ]
         return self._table(users, ranked)
+
+    @abstractmethod
+    def users_at_once(self, batch_size: int) -> int:
+        """The number of users that fit into memory, at most ``batch_size``."""
+
+    @abstractmethod
+    def ranking(self, k: int, allowed: np.ndarray | None, exclude_seen: bool) -> AbstractContextManager[Rank]:
+        """Context in which the models are in evaluation mode.
+
+        Its value ranks at most ``k`` of the items ``allowed`` (numbers, sorted), of all items for None.
+        """
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -79,22 +91,6 @@ class ItemRecommender(ABC):
         if not len(numbers):
             raise UserError("candidates is empty; give at least one item, or None to recommend from all items.")
         return numbers
-
-    def _limited(self, batch_size: int) -> int:
-        """The number of users that fit into memory, at most ``batch_size``."""
-        return batch_size
-
-    @abstractmethod
-    def _evaluating(self):
-        """Context in which the models are in evaluation mode."""
-
-    @abstractmethod
-    def _restriction(self, allowed: np.ndarray | None) -> Any:
-        """Prepare a ranking of the items ``allowed`` (numbers, sorted), of all items for None; see :meth:`_rank`."""
-
-    @abstractmethod
-    def _rank(self, rows: list[list[int]], k: int, restriction: Any, exclude_seen: bool) -> Ranking:
-        """Rank at most ``k`` items for a batch of histories of item numbers; returned on the CPU."""
 
     def _table(self, users: list, ranked: list[Ranking]) -> pd.DataFrame:
         tokens = np.array(["", *self.item_tokens], dtype=object)  # by number

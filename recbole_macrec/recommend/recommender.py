@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.weighted import TOP, distinct, fused_scores
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.windowed import WindowedRecommender
-from recbole_macrec.recommend.base import ItemRecommender
+from recbole_macrec.recommend.base import ItemRecommender, Rank
 from recbole_macrec.recommend.input import feature_matrix, item_numbers, item_titles, new_tokens
 from recbole_macrec.recommend.pretrained import read_pretrained, write_pretrained
 from recbole_macrec.recommend.rebuild import with_items_of
@@ -195,23 +195,20 @@ class Recommender(ItemRecommender):
         """Log-probabilities of items [B, C] (numbers, 0 for none) after histories of item numbers; -inf for none."""
         return self.model.item_scores(self._batch(rows), items.to(self.model.device)).cpu()
 
-    def _limited(self, batch_size: int) -> int:
+    def users_at_once(self, batch_size: int) -> int:
         whole = not isinstance(self.model, GenerativeRecommender) or self.model.ranking.decode in ("exact", "fused")
         return min(batch_size, max_users_in_memory(self.model.n_items, "exact", self.model.device)) if whole else batch_size
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        was_training = self.model.training
-        self.model.eval()
+    def ranking(self, k: int, allowed: np.ndarray | None, exclude_seen: bool) -> Iterator[Rank]:
+        model, was_training = self.model, self.model.training
+        model.eval()
         try:
-            yield
+            yield partial(self._rank, k, model.restriction(allowed), exclude_seen)
         finally:
-            self.model.train(was_training)
+            model.train(was_training)
 
-    def _restriction(self, allowed: np.ndarray | None) -> Any:
-        return self.model.restriction(allowed)
-
-    def _rank(self, rows: list[list[int]], k: int, restriction: Any, exclude_seen: bool) -> Ranking:
+    def _rank(self, k: int, restriction: Any, exclude_seen: bool, rows: list[list[int]]) -> Ranking:
         excluded = padded([sorted(set(row)) for row in rows]).to(self.model.device) if exclude_seen else None
         ranking = self.model.best_items(self._batch(rows), k, restriction, excluded)
         return Ranking(ranking.items[:, :k].cpu(), ranking.scores[:, :k].cpu())
@@ -310,29 +307,26 @@ class FusedRecommender(ItemRecommender):
         folders = [Path(folder) / str(number) for number in range(len(weights))]
         return cls([Recommender.from_pretrained(own, device) for own in folders], weights, top)
 
+    def users_at_once(self, batch_size: int) -> int:
+        return min(recommender.users_at_once(batch_size) for recommender in self.recommenders)
+
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for recommender in self.recommenders:
-                stack.enter_context(recommender._evaluating())
-            yield
-
-    def _limited(self, batch_size: int) -> int:
-        return min(recommender._limited(batch_size) for recommender in self.recommenders)
-
-    def _restriction(self, allowed: np.ndarray | None) -> list[Any]:
+    def ranking(self, k: int, allowed: np.ndarray | None, exclude_seen: bool) -> Iterator[Rank]:
         if any(len(own) != 1 + len(other.item_tokens) for own, other in zip(self._own, self.recommenders)):  # items were added
             self._own = self._own_numbers()
-        return [
-            recommender._restriction(None if allowed is None else np.sort(own[allowed]))
-            for recommender, own in zip(self.recommenders, self._own)
-        ]
+        with ExitStack() as stack:
+            ranks = [
+                stack.enter_context(
+                    recommender.ranking(max(k, self.top), None if allowed is None else np.sort(own[allowed]), exclude_seen)
+                )
+                for recommender, own in zip(self.recommenders, self._own)
+            ]
+            yield partial(self._rank, ranks, k)
 
-    def _rank(self, rows: list[list[int]], k: int, restriction: list[Any], exclude_seen: bool) -> Ranking:
+    def _rank(self, ranks: list[Rank], k: int, rows: list[list[int]]) -> Ranking:
         lists, histories = [], [[own[row].tolist() for row in rows] for own in self._own]
-        for recommender, own, read, restricted in zip(self.recommenders, self._own, histories, restriction):
-            found = recommender._rank(read, max(k, self.top), restricted, exclude_seen).items.numpy()
-            lists.append(np.argsort(own)[found])  # numbers of the first model
+        for rank, own, read in zip(ranks, self._own, histories):
+            lists.append(np.argsort(own)[rank(read).items.numpy()])  # numbers of the first model
         items = distinct(torch.from_numpy(np.concatenate(lists, axis=1))).numpy()
         scores = torch.stack([
             recommender.scores(read, torch.from_numpy(own[items]))
