@@ -14,6 +14,7 @@ from recbole_macrec.benchmark.compare.runs import CODES, RANKS, save_codes
 from recbole_macrec.trainer.callbacks import TEST, TrainingCallback
 from recbole_macrec.trainer.evaluation_batches import padded_rows
 from recbole_macrec.trainer.ranking_metrics import item_and_id_ranks
+from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.distributed_tensors import gather_in_order
 
 SCORES_AT_ONCE = 2**22  # maximum number of scores that are compared with those of the targets at once
@@ -62,16 +63,13 @@ class KeptRankings(TrainingCallback):
         """Join the batches, of several processes too."""
         if stage != TEST:
             return
-        device, several = trainer.config["device"], not trainer.config["single_spec"]
-        width = torch.tensor(max(batch.shape[1] for batch in self._batches["targets"]), device=device)
-        if several:
-            torch.distributed.all_reduce(width, torch.distributed.ReduceOp.MAX)
+        device, samples = trainer.config["device"], self._test_data.sample_size
+        width = max(current_group().gather(max(batch.shape[1] for batch in self._batches["targets"])))
         rows = {}
         for name, batches in self._batches.items():
             if name not in ("users", "top"):
-                batches = [F.pad(batch, (0, int(width) - batch.shape[1])) for batch in batches]
-            values = torch.cat(batches)
-            rows[name] = gather_in_order(values.to(device), self._test_data.sample_size).cpu() if several else values
+                batches = [F.pad(batch, (0, width - batch.shape[1])) for batch in batches]
+            rows[name] = gather_in_order(torch.cat(batches).to(device), samples).cpu()
         self._rows = {name: values.numpy() for name, values in rows.items()}
 
     def write(self, trainer, folder: Path) -> dict:
