@@ -20,7 +20,7 @@ from recbole_macrec.data.encoders.encode import item_features
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import reads_features
-from recbole_macrec.semantic_ids.dataset_settings import filled_with_mean, modalities_with_features
+from recbole_macrec.semantic_ids.dataset_settings import filled_with_mean, modalities_of
 from recbole_macrec.semantic_ids.order import user_order
 from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.files import atomic_write
@@ -130,9 +130,7 @@ class JoinedFeatures(ItemFeatures):
         Raises:
             UserError: if an item has no features.
         """
-        modalities = self.config["modalities"] or modalities_with_features(self.config, self._folder())
-        if not isinstance(modalities, list | tuple):
-            raise UserError(f"modalities is {modalities!r}; expected a list, e.g. ['text', 'image'].")
+        modalities = modalities_of(self.config, self._folder(), with_ids=False)
         tokens = self.field2id_token[self.iid_field][1:].tolist()
         joined = {}
         for modality, table in self.feature_tables(modalities).items():

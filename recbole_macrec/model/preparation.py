@@ -8,7 +8,7 @@ from recbole_macrec.config.registry import is_ours
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.columns import check_columns
 from recbole_macrec.data.fetch.prepare import prepare as prepare_dataset
-from recbole_macrec.semantic_ids.dataset_settings import encodes_images, learns_from_images, modalities_with_features
+from recbole_macrec.semantic_ids.dataset_settings import encodes_images, learns_from_images, modalities_of
 from recbole_macrec.utils.distributed import current_group
 
 
@@ -25,7 +25,7 @@ def reads_features(config: Config) -> bool:
 def reads_images(config: Config, folder: Path) -> bool:
     """Whether the model of ``config`` needs the images of the dataset in ``folder``, which have not been encoded yet."""
     if reads_features(config):
-        return encodes_images(config, config["modalities"] or modalities_with_features(config, folder), folder)
+        return encodes_images(config, modalities_of(config, folder, with_ids=False), folder)
     return reads_semantic_ids(config) and learns_from_images(config, folder)
 
 

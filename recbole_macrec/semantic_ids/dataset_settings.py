@@ -27,11 +27,16 @@ def settings_of(config, folder: Path) -> SemanticIDSettings:
     return SemanticIDSettings.from_config(config, modalities if needs_all else _first_modalities(config, modalities))
 
 
-def modalities_of(config, folder: Path) -> list[str]:
-    """The option ``modalities``; if it is not set, all modalities of the dataset in ``folder``."""
-    quantizer = _quantizer(config)
-    without_features = [config["quantizer"]] if quantizer is not None and quantizer.reads_interactions else []
-    modalities = config["modalities"] or _available_modalities(config, folder, without_features)
+def modalities_of(config, folder: Path, with_ids: bool = True) -> list[str]:
+    """The option ``modalities``; if it is not set, all modalities of the dataset in ``folder``.
+
+    These have features, raw content or, unless ``with_ids`` is False, published IDs. Text comes first, then image, then others
+    by name.
+
+    Raises:
+        UserError: there are none, or the option is not a list.
+    """
+    modalities = config["modalities"] or _found_modalities(config, folder, with_ids)
     if not isinstance(modalities, list | tuple):
         raise UserError(f"modalities is {modalities!r}; expected a list, e.g. ['text', 'image'].")
     return list(modalities)
@@ -107,37 +112,30 @@ def _first_modalities(config, names) -> list[str]:
     return list(names)[: config["max_modalities"]]
 
 
-def modalities_with_features(config, folder: Path) -> list[str]:
-    """Modalities with features or raw content in ``folder``: text, image, then others by name.
-
-    Raises:
-        UserError: if there are none.
-    """
-    return _in_order(_with_features(config, folder), folder, "neither features nor")
-
-
 def encodes_images(config, modalities: Iterable[str], folder: Path) -> bool:
     """Whether one of ``modalities`` is encoded from images."""
     chosen = [(config["encoders"] or {}).get(m) for m in modalities if not is_imported(folder, m)]
     return any(create_encoder(encoder, device="cpu").kind == "image" for encoder in chosen if encoder is not None)
 
 
-def _available_modalities(config, folder: Path, default: list[str]) -> list[str]:
-    """Modalities with features, IDs or raw content in the folder: text, image, then others by name. Without any, ``default``.
-
-    Raises:
-        UserError: there are none, and ``default`` is empty.
-    """
-    found = _with_features(config, folder) | {modality_of(path.stem) for path in (folder / FOLDER).glob("*.json")}
-    return _in_order(found, folder, "neither features nor semantic IDs nor") if found or not default else default
-
-
-def _with_features(config, folder: Path) -> set[str]:
-    content = encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
-                        AtomicFormat.from_config(config))
-    with_files = (m for m in available_modalities(folder)
-                  if not (_will_read_interactions(config, m, folder) or encoded_from_interactions(folder, m)))
-    return {*with_files, *content}
+def _found_modalities(config, folder: Path, with_ids: bool) -> list[str]:
+    """Modalities of the dataset in ``folder``, see :func:`modalities_of`."""
+    found = encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
+                      AtomicFormat.from_config(config))
+    found |= {m for m in available_modalities(folder)
+              if not (_will_read_interactions(config, m, folder) or encoded_from_interactions(folder, m))}
+    if with_ids:
+        found |= {modality_of(path.stem) for path in (folder / FOLDER).glob("*.json")}
+        quantizer = _quantizer(config)
+        if not found and quantizer is not None and quantizer.reads_interactions:
+            return [config["quantizer"]]
+    if not found:
+        ids = "nor semantic IDs " if with_ids else ""
+        raise UserError(f"{folder} has neither features {ids}nor texts and images to encode; import some, name the text "
+                        "columns with text_fields, or set modalities.")
+    chosen = sorted(found, key=lambda modality: (modality != "text", modality != "image", modality))
+    logger.info(f"modalities is not set; using {chosen}, found in {folder}")
+    return chosen
 
 
 def _published_file(name: str, folder: Path) -> Path:
@@ -147,12 +145,3 @@ def _published_file(name: str, folder: Path) -> Path:
 def _will_read_interactions(config, modality: str, folder: Path) -> bool:
     """Whether this run encodes ``modality`` from the training interactions."""
     return reads_interactions(encoder_of(config["encoders"] or {}, modality)) and not is_imported(folder, modality)
-
-
-def _in_order(found: set[str], folder: Path, lacking: str) -> list[str]:
-    if not found:
-        raise UserError(f"{folder} has {lacking} texts and images to encode; import some, name the text "
-                        "columns with text_fields, or set modalities.")
-    chosen = sorted(found, key=lambda modality: (modality != "text", modality != "image", modality))
-    logger.info(f"modalities is not set; using {chosen}, found in {folder}")
-    return chosen
