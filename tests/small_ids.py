@@ -1,8 +1,9 @@
 """Semantic IDs of 160 items with clustered features."""
 import numpy as np
 
-from recbole_macrec.semantic_ids import SemanticIDSettings, build_semantic_ids
+from recbole_macrec.semantic_ids import Execution, SemanticIDSettings, build_semantic_ids, represent_and_learn
 
+QUIET = Execution(show_progress=False)
 ITEMS = 160
 TOKENS = [f"i{n}" for n in range(ITEMS)]
 SMALL = SemanticIDSettings(
@@ -23,4 +24,8 @@ FEATURES = {"text": clustered(1), "image": clustered(2, 8), "sound": clustered(3
 
 
 def build(folder, settings=SMALL, features=FEATURES, tokens=TOKENS):
-    return build_semantic_ids(features, tokens, settings, folder, show_progress=False)
+    return build_semantic_ids(features, tokens, settings, folder, QUIET)
+
+
+def learn(features, settings):
+    return represent_and_learn(features, None, settings, QUIET)

@@ -60,12 +60,12 @@ def data_path(tmp_path, monkeypatch):
     """
     learn = build.represent_and_learn
 
-    def learn_once(features, interactions, settings, device="cpu", show_progress=True, group=ALONE):
-        if group is not ALONE:
-            return learn(features, interactions, settings, device, show_progress, group)
+    def learn_once(features, interactions, settings, execution):
+        if execution.group is not ALONE:
+            return learn(features, interactions, settings, execution)
         name = bundle_name(bundle_inputs(features, (), settings, interactions))
         if name not in LEARNT:
-            LEARNT[name] = learn(features, interactions, settings, device, show_progress)
+            LEARNT[name] = learn(features, interactions, settings, execution)
         return copy.deepcopy(LEARNT[name])
 
     monkeypatch.setattr(build, "represent_and_learn", learn_once)

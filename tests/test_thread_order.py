@@ -6,6 +6,7 @@ import pytest
 import small_models
 import torch
 from scipy.sparse import csr_matrix
+from small_ids import QUIET
 from small_models import PAPERS, QUICK, data_path  # noqa: F401  data_path is a fixture
 from thread_order import NoSumsInThreadOrder
 from threadpoolctl import threadpool_limits
@@ -107,14 +108,14 @@ def shop() -> tuple[dict[str, np.ndarray], csr_matrix]:
 def test_quantizers(quantizer):
     features, interactions = shop()
     with NoSumsInThreadOrder():
-        represent_and_learn(features, interactions, IDS.replace(quantizer=quantizer), show_progress=False)
+        represent_and_learn(features, interactions, IDS.replace(quantizer=quantizer), QUIET)
 
 
 @pytest.mark.parametrize("training", ["staged", "joint"])
 def test_graph_representations(training):
     settings = IDS.replace(representation="graph", quantizer="rqvae", collision="popularity", graph_training=training)
     with NoSumsInThreadOrder():
-        represent_and_learn(*shop(), settings, show_progress=False)
+        represent_and_learn(*shop(), settings, QUIET)
 
 
 @pytest.mark.parametrize("encoder", ["tfidf", "cooccurrence"])

@@ -26,10 +26,9 @@ from recbole_macrec.config.options import check_dataset, check_model, config_of
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import reads_semantic_ids
+from recbole_macrec.semantic_ids import Execution, SemanticIDSettings, represent_and_learn
 from recbole_macrec.semantic_ids.dataset_settings import modalities_of
 from recbole_macrec.semantic_ids.presets import PRESETS
-from recbole_macrec.semantic_ids.quantizers import learn_codes
-from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.semantic_ids.statistics import code_statistics
 from recbole_macrec.utils.reporting import run_command
 
@@ -51,7 +50,7 @@ def compare(features: dict[str, np.ndarray], options: dict, device: str = "cpu")
     for name, choice in quantizer_options(len(features)).items():
         settings = SemanticIDSettings.from_options(options | choice, list(features))
         start = time.perf_counter()
-        learnt = learn_codes(features, settings, device)
+        learnt = represent_and_learn(features, None, settings, Execution(device))
         seconds = time.perf_counter() - start
         sizes = (settings.codebook_size,) * settings.codebook_levels
         for modality, part in learnt.modalities.items():

@@ -15,6 +15,7 @@ from recbole_macrec.model.collaborative import collaborative_vectors
 from recbole_macrec.model.item_features import SequentialItemFeatures
 from recbole_macrec.model.preparation import reads_semantic_ids
 from recbole_macrec.semantic_ids import (
+    Execution,
     FeatureRows,
     SemanticIDs,
     SemanticIDSettings,
@@ -102,7 +103,7 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
             tokens = sorted(self.field2id_token[self.iid_field][1:].tolist())
             tables = {modality: FeatureTable.load(self._folder(), modality) for modality in received.modalities}
             features = {modality: FeatureRows(table.matrix, table.rows(tokens)) for modality, table in tables.items()}
-            represent_and_learn(features, None, received, self.config["device"], show_progress=False, group=group)
+            represent_and_learn(features, None, received, Execution(self.config["device"], show_progress=False, group=group))
             received = group.share(doing="prepares the semantic IDs")
         return received
 
@@ -150,8 +151,7 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
                 tokens,
                 seeded,
                 self._folder() / FOLDER,
-                device=config["device"],
-                show_progress=bool(config["show_progress"]),
+                Execution(config["device"], bool(config["show_progress"])),
                 interactions=interactions,
                 user_tokens=self._user_tokens,
                 expected=config[TRAINED_ON] if number == 0 else None,

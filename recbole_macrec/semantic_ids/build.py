@@ -1,6 +1,7 @@
 """Build semantic IDs from item features or from published files."""
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from recbole_macrec.semantic_ids.bundle import (
     read_bundle,
     write_bundle,
 )
-from recbole_macrec.semantic_ids.codes import SemanticIDs
+from recbole_macrec.semantic_ids.codes import LearntCodes, SemanticIDs
 from recbole_macrec.semantic_ids.collisions import Geometry, resolve
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 from recbole_macrec.semantic_ids.published import read_published
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
+from recbole_macrec.semantic_ids.quantizers.base import Execution
 from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn
 from recbole_macrec.semantic_ids.rows import FeatureRows, Features, select_rows
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
@@ -33,9 +35,9 @@ logger = logging.getLogger(__name__)
 
 
 def build_semantic_ids(features: Mapping[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
-                       folder: Path, device: str = "cpu", show_progress: bool = True,
-                       interactions: csr_matrix | None = None, user_tokens: Sequence[str] | None = None,
-                       expected: str | None = None, helpers: Callable[[], Group] = lambda: ALONE) -> SemanticIDs:
+                       folder: Path, execution: Execution = Execution(), interactions: csr_matrix | None = None,
+                       user_tokens: Sequence[str] | None = None, expected: str | None = None,
+                       helpers: Callable[[], Group] = lambda: ALONE) -> SemanticIDs:
     """Read the semantic IDs of all items from their bundle in ``folder``, or learn and write them.
 
     They are learnt in the order of the tokens, so the order of ``item_tokens`` and of the users has no effect.
@@ -46,6 +48,7 @@ def build_semantic_ids(features: Mapping[str, Features], item_tokens: Sequence[s
         item_tokens: the N items.
         settings: options of the semantic IDs.
         folder: contains one bundle per (features, settings, seed); created if missing.
+        execution: how the IDs are learnt; its group comes from ``helpers``.
         interactions: number of interactions of user u with item i in the training part, [U, N]; for graphs and popularity.
         user_tokens: tokens of the U users, padding first; None if the order of the rows of ``interactions`` is fixed.
         expected: name of the bundle that a checkpoint was trained on.
@@ -64,38 +67,38 @@ def build_semantic_ids(features: Mapping[str, Features], item_tokens: Sequence[s
         interactions = _checked_interactions(interactions, users, order)
         users = np.argsort(users)
     features = {m: select_rows(x, order) for m, x in features.items()}
-    ids = _read_or_learn(
-        features, sorted(item_tokens), settings, folder, device, show_progress, interactions, expected, helpers
-    )
-    return ids.reordered(token_ranks(item_tokens), users)
-
-
-def _read_or_learn(features: Mapping[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings, folder: Path,
-                   device: str, show_progress: bool, interactions: csr_matrix | None, expected: str | None,
-                   helpers: Callable[[], Group]) -> SemanticIDs:
-    """IDs of items and users sorted by token; see :func:`build_semantic_ids`."""
-    inputs = bundle_inputs(features, item_tokens, settings, interactions)
+    sorted_tokens = sorted(item_tokens)
+    inputs = bundle_inputs(features, sorted_tokens, settings, interactions)
     if expected is not None:
-        check_expected(folder, inputs, item_tokens, expected)
+        check_expected(folder, inputs, sorted_tokens, expected)
     with locked(folder, bundle_name(inputs)) as path:
         if path.exists():
             logger.info("Semantic IDs: %s", path)
-            return read_bundle(path)
-        group = helpers() if settings.trains_in_processes else ALONE
-        learnt = represent_and_learn(features, interactions, settings, device, show_progress, group)
-        raw = {m: part.codes for m, part in learnt.modalities.items()}
-        quantizer = QUANTIZERS[settings.quantizer]()
-        sizes = {m: quantizer.sizes(codes, settings) for m, codes in raw.items()}
-        geometry = {m: part.geometry for m, part in learnt.modalities.items()}
-        codes, sizes_after = _resolve_collisions(raw, sizes, geometry, settings, interactions)
-        content = {m: features[m] for m in settings.read_modalities}
-        statistics = {m: code_statistics(part.codes, sizes[m], codes[m], content, settings.semantic_id_seed,
-                                         part.reconstruction_error) for m, part in learnt.modalities.items()}
-        bundles = dict.fromkeys(codes, path)
-        ids = SemanticIDs(tuple(item_tokens), codes, sizes_after, raw, statistics, graph=learnt.graph, bundles=bundles)
-        write_bundle(path, ids, settings, {m: part.weights for m, part in learnt.modalities.items()}, learnt.history, inputs)
-        logger.info("Semantic IDs written to %s", path)
-        return ids
+            ids = read_bundle(path)
+        else:
+            if settings.trains_in_processes:
+                execution = execution._replace(group=helpers())
+            learnt = represent_and_learn(features, interactions, settings, execution)
+            ids = _learnt_ids(learnt, features, sorted_tokens, settings, interactions)
+            ids = replace(ids, bundles=dict.fromkeys(ids.modalities, path))
+            weights = {m: part.weights for m, part in learnt.modalities.items()}
+            write_bundle(path, ids, settings, weights, learnt.history, inputs)
+            logger.info("Semantic IDs written to %s", path)
+    return ids.reordered(token_ranks(item_tokens), users)
+
+
+def _learnt_ids(learnt: LearntCodes, features: Mapping[str, Features], item_tokens: Sequence[str], settings: SemanticIDSettings,
+                interactions: csr_matrix | None) -> SemanticIDs:
+    """Resolve the collisions of learnt codes, and compute their statistics."""
+    raw = {m: part.codes for m, part in learnt.modalities.items()}
+    quantizer = QUANTIZERS[settings.quantizer]()
+    raw_sizes = {m: quantizer.sizes(codes, settings) for m, codes in raw.items()}
+    geometry = {m: part.geometry for m, part in learnt.modalities.items()}
+    codes, sizes = _resolve_collisions(raw, raw_sizes, geometry, settings, interactions)
+    content = {m: features[m] for m in settings.read_modalities}
+    statistics = {m: code_statistics(part.codes, raw_sizes[m], codes[m], content, settings.semantic_id_seed,
+                                     part.reconstruction_error) for m, part in learnt.modalities.items()}
+    return SemanticIDs(tuple(item_tokens), codes, sizes, raw, statistics, graph=learnt.graph)
 
 
 def published_semantic_ids(files: dict[str, Path], item_tokens: Sequence[str], settings: SemanticIDSettings,

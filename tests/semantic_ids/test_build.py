@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import psutil
 import pytest
-from small_ids import FEATURES, ITEMS, SMALL, TOKENS, build
+from small_ids import FEATURES, ITEMS, QUIET, SMALL, TOKENS, build, learn
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import (
@@ -17,7 +17,7 @@ from recbole_macrec.semantic_ids import (
     statistics,
 )
 from recbole_macrec.semantic_ids.bundle import MANIFEST, bundle_inputs, bundle_name, read_weights
-from recbole_macrec.semantic_ids.quantizers import kmeans, learn_codes
+from recbole_macrec.semantic_ids.quantizers import kmeans
 from recbole_macrec.semantic_ids.quantizers.health import health_warning
 from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE
 from recbole_macrec.semantic_ids.quantizers.residual_quantizer import ResidualQuantizer
@@ -69,13 +69,13 @@ def test_the_largest_seed_is_valid_although_levels_add_to_it(tmp_path, quantizer
 
 def test_rqvae_of_one_modality_does_not_depend_on_the_others():
     settings = SMALL.replace(quantizer="rqvae")
-    alone = learn_codes({"text": FEATURES["text"]}, settings.replace(modalities=("text",)), show_progress=False)
-    beside = learn_codes({m: FEATURES[m] for m in ("image", "text")}, settings, show_progress=False)
+    alone = learn({"text": FEATURES["text"]}, settings.replace(modalities=("text",)))
+    beside = learn({m: FEATURES[m] for m in ("image", "text")}, settings)
     assert np.array_equal(alone.modalities["text"].codes, beside.modalities["text"].codes)
 
 
 def test_training_lowers_the_loss_and_records_codebook_statistics():
-    learnt = learn_codes({m: FEATURES[m] for m in ("text", "image")}, SMALL.replace(rqvae_epochs=20), show_progress=False)
+    learnt = learn({m: FEATURES[m] for m in ("text", "image")}, SMALL.replace(rqvae_epochs=20))
     warmup = [e for e in learnt.history if e["phase"] == "warmup"]
     train = [e for e in learnt.history if e["phase"] == "train"]
     assert len(warmup) == 3 and len(train) == 20
@@ -87,7 +87,7 @@ def test_training_lowers_the_loss_and_records_codebook_statistics():
 
 def test_codes_epoch_takes_the_epoch_with_fewest_collisions():
     settings = SMALL.replace(codes_epoch="lowest_collision", rqvae_epochs=8)
-    learnt = learn_codes({m: FEATURES[m] for m in ("text", "image")}, settings, show_progress=False)
+    learnt = learn({m: FEATURES[m] for m in ("text", "image")}, settings)
     for modality, part in learnt.modalities.items():
         rates = [e["health"][modality]["collision_rate"] for e in learnt.history if "health" in e]
         assert len(np.unique(part.codes, axis=0)) == round(ITEMS * (1 - min(rates)))
@@ -105,7 +105,7 @@ def test_restarts_repair_a_collapsed_codebook(monkeypatch, caplog):
     for restart in (False, True):
         caplog.clear()
         settings = SMALL.replace(modalities=("text",), quantizer="rqvae", restart_dead_codes=restart)
-        learnt = learn_codes({"text": FEATURES["text"]}, settings, show_progress=False)
+        learnt = learn({"text": FEATURES["text"]}, settings)
         usage[restart] = learnt.history[-1]["health"]["text"]["usage"]
         assert restart or ("Set restart_dead_codes to True" in caplog.text and "'text'" in caplog.text)
     assert usage[False] == [1, 1, 1]
@@ -215,7 +215,7 @@ def test_memory_mapped_files_do_not_stay_in_memory(tmp_path):
 
 def test_expected_training_time_is_logged(caplog):
     caplog.set_level("INFO")
-    learn_codes({m: FEATURES[m] for m in ("text", "image")}, SMALL, show_progress=False)
+    learn({m: FEATURES[m] for m in ("text", "image")}, SMALL)
     messages = [record.getMessage() for record in caplog.records if "3 + 6 epochs over 160 items" in record.getMessage()]
     assert len(messages) == 2 and all(message.startswith("Semantic IDs (text, image): about ") for message in messages)
     caplog.clear()
@@ -279,7 +279,7 @@ def test_ids_unlike_those_of_the_checkpoint_are_rejected_before_learning(tmp_pat
     monkeypatch.setattr(build_module, "represent_and_learn", None)
 
     def again():
-        return build_semantic_ids(features, tokens, settings, tmp_path, show_progress=False, expected=expected)
+        return build_semantic_ids(features, tokens, settings, tmp_path, QUIET, expected=expected)
 
     if change is None:
         assert again().bundle.name == expected
@@ -378,7 +378,7 @@ def test_a_diverging_quantizer_names_the_epoch_and_the_option(quantizer, rate, w
     if quantizer == "letter":
         features[COLLABORATIVE] = FEATURES["sound"]
     with pytest.raises(UserError, match=f"{message}rqvae_learning_rate = 1"):
-        learn_codes(features, settings, show_progress=False)
+        learn(features, settings)
 
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans", "hierarchical_kmeans"])
@@ -386,13 +386,13 @@ def test_features_of_any_scale_are_used_or_rejected(quantizer):
     """Features times 1e30 give nearly the same IDs if they are standardised; otherwise their squares overflow float32."""
     settings = SMALL.replace(quantizer=quantizer, semantic_ids="learn")
     large = {m: FEATURES[m] * np.float32(1e30) for m in ("text", "image")}
-    codes = learn_codes(large, settings, show_progress=False).modalities["text"].codes
+    codes = learn(large, settings).modalities["text"].codes
     assert len(np.unique(codes, axis=0)) > ITEMS / 4
     with pytest.raises(UserError, match="standardize is False"):
-        learn_codes(large, settings.replace(standardize=False), show_progress=False)
+        learn(large, settings.replace(standardize=False))
     opposite = {m: np.sign(FEATURES[m]) * np.finfo(np.float32).max for m in large}
     with pytest.raises(UserError, match="differs by .* from the mean of its column"):
-        learn_codes(opposite, settings, show_progress=False)
+        learn(opposite, settings)
 
 
 def test_option_sinkhorn_epsilon_changes_codes_and_bundle_name():
@@ -400,8 +400,6 @@ def test_option_sinkhorn_epsilon_changes_codes_and_bundle_name():
     balanced = settings.replace(sinkhorn_epsilon=0.05)
     assert "sinkhorn_epsilon" not in settings.identity() and balanced.identity()["sinkhorn_epsilon"] == 0.05
     assert settings.trains_in_processes and not balanced.trains_in_processes
-    plain, first, again = (
-        learn_codes({"text": FEATURES["text"]}, s, show_progress=False).modalities["text"].codes
-        for s in (settings, balanced, balanced)
-    )
+    features = {"text": FEATURES["text"]}
+    plain, first, again = (learn(features, s).modalities["text"].codes for s in (settings, balanced, balanced))
     assert np.array_equal(first, again) and not np.array_equal(first, plain)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
+from small_ids import QUIET
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings, build_semantic_ids
@@ -85,18 +86,18 @@ def test_the_same_seed_gives_the_same_codes_and_representations(training):
     features, interactions = shop()
     settings = SMALL.replace(graph_training=training)
     state = torch.get_rng_state()
-    one, two = (represent_and_learn(features, interactions, settings, show_progress=False) for _ in range(2))
+    one, two = (represent_and_learn(features, interactions, settings, QUIET) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn from the global generator
     assert np.array_equal(one.modalities["graph"].codes, two.modalities["graph"].codes)
     assert all(np.array_equal(a, b) for a, b in zip(one.graph, two.graph))
-    other = represent_and_learn(features, interactions, settings.replace(semantic_id_seed=1), show_progress=False)
+    other = represent_and_learn(features, interactions, settings.replace(semantic_id_seed=1), QUIET)
     assert not np.array_equal(one.graph.items, other.graph.items)
 
 
 def test_joint_training_changes_the_graph_representations():
     features, interactions = shop()
     settings = SMALL.replace(graph_training="joint")
-    learnt = represent_and_learn(features, interactions, settings, show_progress=False)
+    learnt = represent_and_learn(features, interactions, settings, QUIET)
     epochs = settings.rqvae_warmup_epochs + settings.rqvae_epochs
     assert len(learnt.history) == epochs and all(entry["bpr"] > 0 for entry in learnt.history)
     alone, _ = GraphTraining(features, interactions, settings.replace(graph_epochs=epochs), "cpu").run(show_progress=False)
@@ -106,7 +107,7 @@ def test_joint_training_changes_the_graph_representations():
 @pytest.mark.parametrize("epoch", ["last", "lowest_collision"])
 def test_codes_of_joint_training_are_those_of_the_returned_representations(epoch):
     settings = SMALL.replace(graph_training="joint", codes_epoch=epoch, rqvae_epochs=12)
-    learnt = represent_and_learn(*shop(), settings, show_progress=False)
+    learnt = represent_and_learn(*shop(), settings, QUIET)
     weights = dict(learnt.modalities["graph"].weights)
     scale = Scale(weights.pop("mean"), weights.pop("scale"))
     collisions = [entry["health"]["graph"]["collision_rate"] for entry in learnt.history if "health" in entry]
@@ -120,8 +121,7 @@ def test_codes_of_joint_training_are_those_of_the_returned_representations(epoch
 
 def build(folder, interactions, **changed):
     features, _ = shop()
-    return build_semantic_ids(features, TOKENS, SMALL.replace(**changed), folder, show_progress=False,
-                              interactions=interactions)
+    return build_semantic_ids(features, TOKENS, SMALL.replace(**changed), folder, QUIET, interactions)
 
 
 def bundles(folder) -> set[str]:
@@ -147,8 +147,7 @@ def test_codes_do_not_depend_on_the_order_of_users_and_items(tmp_path):
     names = [f"u{i}" for i in range(USERS)]
 
     def learnt(folder, features, interactions, item_tokens, user_tokens):
-        return build_semantic_ids(features, item_tokens, SMALL, folder, show_progress=False, interactions=interactions,
-                                  user_tokens=user_tokens)
+        return build_semantic_ids(features, item_tokens, SMALL, folder, QUIET, interactions, user_tokens)
 
     built = learnt(tmp_path / "one", features, interactions, TOKENS, names)
     other = learnt(tmp_path / "two", {m: x[items] for m, x in features.items()}, interactions[users][:, items],
@@ -187,7 +186,7 @@ def test_a_diverging_graph_names_its_learning_rate(training, epochs):
         graph_training=training, graph_learning_rate=1e30, graph_epochs=epochs, graph_batch_size=interactions.nnz
     )
     with pytest.raises(UserError, match="became (infinite|nan|inf) in epoch 1 with graph_learning_rate = 1e"):
-        represent_and_learn(features, interactions, settings, show_progress=False)
+        represent_and_learn(features, interactions, settings, QUIET)
 
 
 def test_hierarchical_kmeans_clusters_within_clusters():

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_ids import learn
 from small_models import data_path, prepare  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.quantizers import learn_codes
 from recbole_macrec.semantic_ids.quantizers.letter import COLLABORATIVE, LETTERTraining, balanced_clusters, diversity_loss
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
@@ -28,9 +28,9 @@ def settings_with(**options):
 
 def test_codes_without_both_losses_equal_those_of_rqvae():
     features = items()
-    ours = learn_codes(features, SETTINGS, show_progress=False).modalities["text"].codes
+    ours = learn(features, SETTINGS).modalities["text"].codes
     plain = (
-        learn_codes({"text": features["text"]}, settings_with(quantizer="rqvae"), show_progress=False).modalities["text"].codes
+        learn({"text": features["text"]}, settings_with(quantizer="rqvae")).modalities["text"].codes
     )
     assert np.array_equal(ours, plain)
 
@@ -84,7 +84,7 @@ def test_diversity_loss_raises_the_usage_entropy_on_skewed_data():
     settings = settings_with(codebook_size=32, rqvae_epochs=30, rqvae_batch_size=128, restart_dead_codes=False)
 
     def entropy(weight: float) -> float:
-        learnt = learn_codes(skewed_items(), settings.replace(lambda_div=weight), show_progress=False)
+        learnt = learn(skewed_items(), settings.replace(lambda_div=weight))
         counts = np.bincount(learnt.modalities["text"].codes[:, 0])
         share = counts[counts > 0] / 600
         return -(share * np.log(share)).sum()
@@ -100,7 +100,7 @@ def test_collaborative_loss_gives_items_of_one_group_the_same_first_code():
 
     def purity(weight):
         first = (
-            learn_codes(features, settings_with(lambda_cf=weight, rqvae_epochs=100), show_progress=False)
+            learn(features, settings_with(lambda_cf=weight, rqvae_epochs=100))
             .modalities["text"]
             .codes[:, 0]
         )
@@ -113,7 +113,7 @@ def test_collaborative_loss_gives_items_of_one_group_the_same_first_code():
 def test_collaborative_vectors_of_another_width_are_a_user_error():
     features = {**items(), COLLABORATIVE: np.zeros((120, 5), dtype=np.float32)}
     with pytest.raises(UserError, match="code_dim is 4, but the collaborative vectors have 5"):
-        learn_codes(features, SETTINGS, show_progress=False)
+        learn(features, SETTINGS)
 
 
 @pytest.mark.parametrize("quantizer", ["letter", "cid"])

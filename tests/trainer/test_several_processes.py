@@ -27,8 +27,7 @@ from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.run_callbacks import ProgressWriter
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
-from recbole_macrec.semantic_ids.quantizers import learn_codes
+from recbole_macrec.semantic_ids import Execution, SemanticIDs, SemanticIDSettings, represent_and_learn
 from recbole_macrec.utils import distributed
 
 EPOCHS = 3
@@ -282,7 +281,7 @@ def learn_and_save(words: list[str]) -> int:
     """Learn codes in all processes; the first one writes them to a file."""
     features, settings = features_of(*words)
     with distributed.group() as processes:
-        learnt = learn_codes(features, settings, show_progress=False, group=processes)
+        learnt = represent_and_learn(features, None, settings, Execution(show_progress=False, group=processes))
     if processes.first:
         torch.save(
             {m: {**part.weights, "codes": torch.from_numpy(part.codes)} for m, part in learnt.modalities.items()}, "learnt.pth"

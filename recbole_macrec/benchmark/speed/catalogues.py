@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from recbole_macrec.benchmark.speed.measure import in_own_process
-from recbole_macrec.semantic_ids import FeatureRows, SemanticIDSettings, build_semantic_ids
+from recbole_macrec.semantic_ids import Execution, FeatureRows, SemanticIDSettings, build_semantic_ids
 from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining
 from recbole_macrec.semantic_ids.rows import StreamedFeatures, select_rows
 from recbole_macrec.utils.blocks import BLOCK
@@ -57,7 +57,8 @@ def measure_rq_kmeans(folder: str, modalities: list[str]) -> dict:
     items = len(features[modalities[0]])
     settings = SemanticIDSettings.from_options({"quantizer": "rq_kmeans"}, modalities)
     begin = _clocks()
-    ids = build_semantic_ids(features, [f"i{i:09d}" for i in range(items)], settings, Path(folder, "ids"), show_progress=False)
+    tokens = [f"i{i:09d}" for i in range(items)]
+    ids = build_semantic_ids(features, tokens, settings, Path(folder, "ids"), Execution(show_progress=False))
     seconds, cpu_seconds = (_clocks() - begin).tolist()
     return {
         "items": items,

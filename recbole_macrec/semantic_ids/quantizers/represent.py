@@ -9,41 +9,42 @@ from scipy.sparse import csr_matrix
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import LearntCodes
-from recbole_macrec.semantic_ids.quantizers import learn_codes
+from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
+from recbole_macrec.semantic_ids.quantizers.base import Execution
 from recbole_macrec.semantic_ids.quantizers.graph import GraphTraining, JointTraining
 from recbole_macrec.semantic_ids.rows import ComputedRows, Features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
-from recbole_macrec.utils.distributed import ALONE, Group
 
 
 def represent_and_learn(features: Mapping[str, Features], interactions: csr_matrix | None, settings: SemanticIDSettings,
-                        device: str = "cpu", show_progress: bool = True, group: Group = ALONE) -> LearntCodes:
+                        execution: Execution = Execution()) -> LearntCodes:
     """Learn codes of the representation given by ``settings``, and the graph if it is needed.
 
     Args:
         features: modality -> [N, F_m].
         interactions: training interactions [U, N], for the graph.
-        group: the processes that train together, see :attr:`SemanticIDSettings.trains_in_processes`.
+        execution: several processes, only for :attr:`SemanticIDSettings.trains_in_processes`.
 
     Raises:
         UserError: a graph is required, but there are no interactions.
     """
+    quantizer = QUANTIZERS[settings.quantizer]()
     if settings.reads_interactions:
         if interactions is None:
             raise UserError(
                 f"quantizer = {settings.quantizer} needs the training interactions, which are known after a run has split "
                 "the data; run a model with it, or choose another quantizer."
             )
-        return learn_codes(dict.fromkeys(settings.ids, interactions), settings, device, show_progress, group)
+        return quantizer.learn(dict.fromkeys(settings.ids, interactions), settings, execution)
     if not settings.uses_graph:
-        return learn_codes(_matrices_to_quantize(features, settings, None), settings, device, show_progress, group)
+        return quantizer.learn(_matrices_to_quantize(features, settings, None), settings, execution)
     if interactions is None:
         raise UserError("representation = graph and encoder_input = graph need the training interactions, which are known "
                         "after a run has split the data; run a model with them, or choose another representation.")
     if settings.trains_jointly:
-        return JointTraining(features, interactions, settings, device).run(show_progress)
-    graph, history = GraphTraining(features, interactions, settings, device).run(show_progress)
-    learnt = learn_codes(_matrices_to_quantize(features, settings, graph.items), settings, device, show_progress)
+        return JointTraining(features, interactions, settings, execution.device).run(execution.show_progress)
+    graph, history = GraphTraining(features, interactions, settings, execution.device).run(execution.show_progress)
+    learnt = quantizer.learn(_matrices_to_quantize(features, settings, graph.items), settings, execution)
     return learnt._replace(history=[*history, *learnt.history], graph=graph)
 
 
