@@ -1,7 +1,7 @@
 """Settings of the semantic IDs, read from a RecBole configuration."""
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
@@ -9,11 +9,10 @@ from recbole_macrec.config.schema.base import REGISTRIES
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
 from recbole_macrec.data.id_files import tokenization_name
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids.collisions import RESOLUTIONS
 from recbole_macrec.semantic_ids.presets import PRESETS
-from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 
-REGISTRIES.update(quantizer=QUANTIZERS, collision=RESOLUTIONS)
+if TYPE_CHECKING:  # the quantizers import the settings
+    from recbole_macrec.semantic_ids.quantizers.base import Quantizer
 
 DEFAULT_LEVELS = SemanticIDOptions.model_fields["codebook_levels"].default
 GRAPH = ("graph_sizes", "graph_dropout", "graph_epochs", "graph_batch_size", "graph_learning_rate", "graph_weight_decay",
@@ -81,9 +80,13 @@ class SemanticIDSettings(SemanticIDOptions):
         return self.representation == "graph" or self.encoder_input == "graph"
 
     @property
+    def _quantizer_class(self) -> "type[Quantizer]":
+        return REGISTRIES["quantizer"][self.quantizer]
+
+    @property
     def reads_interactions(self) -> bool:
         """Whether the quantizer reads the training interactions and no features."""
-        return QUANTIZERS[self.quantizer].reads_interactions
+        return self._quantizer_class.reads_interactions
 
     @property
     def read_modalities(self) -> tuple[str, ...]:
@@ -93,7 +96,7 @@ class SemanticIDSettings(SemanticIDOptions):
     @property
     def auxiliary_features(self) -> tuple[str, ...]:
         """Names of the features that the quantizer needs besides those of the modalities."""
-        return QUANTIZERS[self.quantizer].auxiliary_features
+        return self._quantizer_class.auxiliary_features
 
     @property
     def uses_pseudo_labels(self) -> bool:
@@ -118,12 +121,12 @@ class SemanticIDSettings(SemanticIDOptions):
     @property
     def trains_in_processes(self) -> bool:
         """Whether several processes can learn the IDs together; otherwise the first one learns them."""
-        return QUANTIZERS[self.quantizer].trains_in_processes and not self.uses_graph and not self.sinkhorn_epsilon
+        return self._quantizer_class.trains_in_processes and not self.uses_graph and not self.sinkhorn_epsilon
 
     @property
     def joins_modalities(self) -> bool:
         """Whether the IDs of two or more modalities are learnt together."""
-        return QUANTIZERS[self.quantizer].joins_modalities
+        return self._quantizer_class.joins_modalities
 
     @property
     def trains_jointly(self) -> bool:
@@ -143,7 +146,7 @@ class SemanticIDSettings(SemanticIDOptions):
             raise UserError(f"con_layers is {list(self.con_layers)}; expected layers from 0 to {self.codebook_levels - 1}, as "
                             f"codebook_levels is {self.codebook_levels}.")
         if self.joins_modalities and self.representation != "modality":
-            others = [name for name, quantizer in QUANTIZERS.items() if not quantizer.joins_modalities]
+            others = [name for name, quantizer in REGISTRIES["quantizer"].items() if not quantizer.joins_modalities]
             raise UserError(f"quantizer is {self.quantizer}, which learns an ID for each modality, but representation is "
                             f"{self.representation}, which gives one ID; set quantizer to {' or '.join(others)}.")
         if self.uses_graph and len(self.graph_dropout) != len(self.graph_sizes) - 1:

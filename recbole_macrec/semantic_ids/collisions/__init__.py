@@ -6,6 +6,7 @@ Shapes: N items, L levels.
 """
 import numpy as np
 
+from recbole_macrec.config.schema.base import REGISTRIES
 from recbole_macrec.semantic_ids.collisions.base import (
     ExtraToken,
     Geometry,
@@ -27,6 +28,7 @@ RESOLUTIONS: dict[str, type[Resolution]] = {  # by value of the option ``collisi
     "sinkhorn": Sinkhorn,
     "keep": Keep,
 }
+REGISTRIES["collision"] = RESOLUTIONS
 
 
 def resolve(strategy: str, codes: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None = None,

@@ -2,6 +2,7 @@
 
 To add one, write a module with a subclass of :class:`Quantizer` and add it to QUANTIZERS.
 """
+from recbole_macrec.config.schema.base import REGISTRIES
 from recbole_macrec.semantic_ids.quantizers.base import Quantizer
 from recbole_macrec.semantic_ids.quantizers.cid import CID
 from recbole_macrec.semantic_ids.quantizers.hierarchical_kmeans import HierarchicalKMeans
@@ -17,3 +18,4 @@ QUANTIZERS: dict[str, type[Quantizer]] = {  # by value of the option ``quantizer
     "letter": LETTER,
     "cid": CID,
 }
+REGISTRIES["quantizer"] = QUANTIZERS  # also for settings.py, which the quantizers import

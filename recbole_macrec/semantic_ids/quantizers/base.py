@@ -2,11 +2,9 @@
 
 Shapes: N items, n new items, F_m feature width of modality m, L levels, D code width.
 """
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -14,10 +12,8 @@ from torch import Tensor
 from recbole_macrec.semantic_ids.codes import LearntCodes
 from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.rows import Features, StreamedFeatures
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.distributed import ALONE, Group
-
-if TYPE_CHECKING:  # settings.py reads the names of the quantizers
-    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
 class Execution(NamedTuple):

@@ -2,11 +2,8 @@
 
 Shapes: U users, N items, L levels.
 """
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -14,9 +11,7 @@ from sklearn.cluster import SpectralClustering
 
 from recbole_macrec.semantic_ids.codes import LearntCodes, LearntModality
 from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
-
-if TYPE_CHECKING:
-    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 DEEPEST = 8  # maximum number of splits above an item, as in the official code
 

@@ -2,9 +2,7 @@
 
 Shapes: B batch, F_m feature width of modality m, L levels, D code width.
 """
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +10,9 @@ from torch import Tensor, nn
 from recbole_macrec.semantic_ids.quantizers.losses import info_nce, sample_positives
 from recbole_macrec.semantic_ids.quantizers.residual_quantizer import Quantized
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.distributed_tensors import Share
 from recbole_macrec.utils.modules import ModuleList
-
-if TYPE_CHECKING:
-    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
 class CrossModalLoss(NamedTuple):

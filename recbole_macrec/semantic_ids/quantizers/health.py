@@ -1,15 +1,10 @@
 """Health of codebooks during training: records per epoch, and warnings."""
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.semantic_ids.statistics import collision_rate, usage_and_perplexity
-
-if TYPE_CHECKING:
-    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 logger = logging.getLogger(__name__)
 

@@ -2,10 +2,7 @@
 
 Shapes: N items, F feature width, L levels, K codes of a level.
 """
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,10 +11,8 @@ from recbole_macrec.semantic_ids.codes import LearntCodes, LearntModality
 from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 from recbole_macrec.semantic_ids.quantizers.kmeans import Clusters, kmeans
 from recbole_macrec.semantic_ids.rows import ComputedRows, Features, Scale, select_rows
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.blocks import blocks
-
-if TYPE_CHECKING:
-    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
 class HierarchicalKMeans(Quantizer):

@@ -2,11 +2,8 @@
 
 Shapes: B batch, N items, F feature width, L levels, K codes of a level, D code width, G clusters of a codebook.
 """
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,11 +17,9 @@ from recbole_macrec.semantic_ids.quantizers.base import Execution
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans_centres
 from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAEQuantizer, RQVAETraining, learn_alone
 from recbole_macrec.semantic_ids.rows import Features
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.distributed import ALONE, Group
 from recbole_macrec.utils.lookup import rows_of
-
-if TYPE_CHECKING:
-    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 COLLABORATIVE = "collaborative vectors"  # name of the vectors among the features
 CLUSTERS = 10  # of the codewords of a level; fewer if these would have less than two codewords

@@ -2,10 +2,7 @@
 
 Shapes: N items, F feature width, L levels, K codes, D code width.
 """
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,11 +14,9 @@ from recbole_macrec.semantic_ids.collisions.base import Geometry
 from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 from recbole_macrec.semantic_ids.quantizers.residual_quantizer import ResidualQuantizer
 from recbole_macrec.semantic_ids.rows import Features, Scale, StreamedFeatures, sample_rows
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.blocks import blocks
 from recbole_macrec.utils.device_budget import DeviceBudget
-
-if TYPE_CHECKING:
-    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
 class RQKMeans(Quantizer):

@@ -2,9 +2,7 @@
 
 Shapes: B batch, F feature width, L levels, D code width.
 """
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +10,8 @@ from torch import Tensor, nn
 
 from recbole_macrec.semantic_ids.quantizers.residual_quantizer import Quantized, ResidualQuantizer
 from recbole_macrec.semantic_ids.rows import StreamedFeatures
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.device_budget import DeviceBudget
-
-if TYPE_CHECKING:
-    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 
 class RQVAEOutput(NamedTuple):

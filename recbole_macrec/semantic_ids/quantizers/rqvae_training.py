@@ -2,14 +2,11 @@
 
 Shapes: N items, F_m feature width of modality m.
 """
-from __future__ import annotations
-
 import copy
 import logging
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,12 +23,10 @@ from recbole_macrec.semantic_ids.quantizers.kmeans import pseudo_labels
 from recbole_macrec.semantic_ids.quantizers.residual_quantizer import ResidualQuantizer
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
 from recbole_macrec.semantic_ids.rows import Features, Scale, StreamedFeatures, scale_features
+from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.device_budget import DeviceBudget
 from recbole_macrec.utils.distributed import ALONE, Group
 from recbole_macrec.utils.distributed_tensors import Share, average_gradients
-
-if TYPE_CHECKING:
-    from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 logger = logging.getLogger(__name__)
 
