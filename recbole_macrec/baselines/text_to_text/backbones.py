@@ -239,8 +239,9 @@ class CausalModel(Backbone):
 
     def states(self, prompts: Prompts, responses: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
         length, count = prompts.keep.sum(1, keepdim=True), keep.sum(1, keepdim=True)
-        self.check_length(int((length + count).max()))
-        position = torch.arange(int((length + count).max()), device=prompts.device).expand(len(keep), -1)
+        longest = int((length + count).max())
+        self.check_length(longest)
+        position = torch.arange(longest, device=prompts.device).expand(len(keep), -1)
         in_prompt, exists = position < length, position < length + count
         place = (position - length).clamp(0, responses.shape[1] - 1)  # in the response
         embeddings = torch.where(

@@ -17,7 +17,7 @@ from recbole_macrec.baselines.text_to_text.whole_words import Prompt, Sample
 from recbole_macrec.config.schema.models import LCRecOptions
 from recbole_macrec.config.schema.text_to_text import FILE_TASKS
 from recbole_macrec.data.atomic import AtomicFormat, read_items
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, one_line
 from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.trie import Trie
 
@@ -97,7 +97,7 @@ class LCRec(TextToTextRecommender):
             if not torch.allclose(scores, expected, rtol=TOLERANCE, atol=TOLERANCE):
                 problem = f"the scores of two items are {scores.tolist()} instead of {expected.tolist()}"
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            problem = " ".join(str(error).split())[:150]
+            problem = one_line(error)[:150]
         backbone.model.train(training)
         if problem:
             raise UserError(
@@ -270,7 +270,7 @@ def user_texts(path: str) -> dict[str, dict]:
         users = json.loads(Path(path).read_text(encoding="utf-8"))
         return {user: _checked_texts(user, texts) for user, texts in users.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"preference_file {path} can't be read ({' '.join(str(error).split())[:150]}); expected JSON such as "
+        raise UserError(f"preference_file {path} can't be read ({one_line(error)[:150]}); expected JSON such as "
                         '{"u1": {"preferences": ["likes watercolour"], "intentions": {"i5": "a round brush"}}}.') from None
 
 
