@@ -246,16 +246,18 @@ class FusedRecommender(ItemRecommender):
                 f"weights is {list(weights)}; expected numbers that are not negative, at least one of them above 0."
             )
         self.recommenders, self.weights, self.top = list(recommenders), [float(weight) for weight in weights], top
-        self._own = self._own_numbers()  # for each model: its item number of each number of the first model
+        self._number_items()
 
-    def _own_numbers(self) -> list[np.ndarray]:
+    def _number_items(self) -> None:
+        """Map item numbers of the first model to those of each model, and back."""
         tokens = self.item_tokens
         if any(set(other.item_tokens) != set(tokens) for other in self.recommenders[1:]):
             raise UserError(
-                "The recommenders know different items; train them on the same data set, and add new items to all of them."
+                "The recommenders know different items; train them on the same dataset, and add new items to all of them."
             )
         tables = [recommender._numbers for recommender in self.recommenders]
-        return [np.array([0, *(numbers[token] for token in tokens)]) for numbers in tables]
+        self._own = [np.array([0, *(numbers[token] for token in tokens)]) for numbers in tables]
+        self._first = [np.argsort(own) for own in self._own]
 
     @property
     def item_tokens(self) -> tuple[str, ...]:
@@ -313,7 +315,7 @@ class FusedRecommender(ItemRecommender):
     @contextmanager
     def ranking(self, k: int, allowed: np.ndarray | None, exclude_seen: bool) -> Iterator[Rank]:
         if any(len(own) != 1 + len(other.item_tokens) for own, other in zip(self._own, self.recommenders)):  # items were added
-            self._own = self._own_numbers()
+            self._number_items()
         with ExitStack() as stack:
             ranks = [
                 stack.enter_context(
@@ -325,8 +327,8 @@ class FusedRecommender(ItemRecommender):
 
     def _rank(self, ranks: list[Rank], k: int, rows: list[list[int]]) -> Ranking:
         lists, histories = [], [[own[row].tolist() for row in rows] for own in self._own]
-        for rank, own, read in zip(ranks, self._own, histories):
-            lists.append(np.argsort(own)[rank(read).items.numpy()])  # numbers of the first model
+        for rank, first, read in zip(ranks, self._first, histories):
+            lists.append(first[rank(read).items.numpy()])
         items = distinct(torch.from_numpy(np.concatenate(lists, axis=1))).numpy()
         scores = torch.stack([
             recommender.scores(read, torch.from_numpy(own[items]))
