@@ -7,9 +7,9 @@ class UserError(Exception):
     """An error that the user can correct. The message names the file or option, the value seen, and the correction."""
 
 
-def one_line(error: BaseException) -> str:
-    """Return the message of ``error`` in one line; the name of its class if it has no message."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException, length: int | None = None) -> str:
+    """Return the message of ``error`` in one line, cut after ``length`` characters; the name of its class if it has none."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:length]
 
 
 def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str:

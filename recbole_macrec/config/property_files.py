@@ -9,7 +9,7 @@ import yaml
 from recbole.config import Config
 
 from recbole_macrec.config.schema.base import shown
-from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.errors import UserError, nearest, one_line
 
 
 def property_file(*parts: str) -> Path:
@@ -72,7 +72,7 @@ def read_user_yaml(path: str | Path, what: str) -> dict[str, Any]:
     except RecursionError:
         raise UserError(f"{what} {path} can't be read: its brackets are nested too deeply.") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a number of thousands of digits
-        raise UserError(f"{what} {path} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{what} {path} is not valid YAML: {one_line(error, 300)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{what} {path} contains a {type(values).__name__}; expected lines such as 'epochs: 10'.")
     for key in values:

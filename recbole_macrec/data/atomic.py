@@ -11,7 +11,7 @@ import pandas as pd
 
 from recbole_macrec.data.features import format_items
 from recbole_macrec.data.quoting import quoting
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, one_line
 from recbole_macrec.utils.files import sha256_of
 
 # pandas, and therefore RecBole, reads these as missing values. RecBole pads with [PAD].
@@ -127,8 +127,7 @@ def read_items(dataset_folder: Path, name: str, form: AtomicFormat = DEFAULT_FOR
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; import the dataset first: {import_command(dataset_folder, name)}") from None
     except (ValueError, UnicodeDecodeError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a readable atomic file ({reason}); import the dataset again") from error
+        raise UserError(f"{path} is not a readable atomic file ({one_line(error)}); import the dataset again") from error
     if form.seq_separator != " ":
         for column in frame.columns[frame.columns.str.endswith("_seq")]:
             frame[column] = frame[column].str.replace(form.seq_separator, " ", regex=False)

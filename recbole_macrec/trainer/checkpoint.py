@@ -11,7 +11,7 @@ import torch
 from recbole.model.abstract_recommender import AbstractRecommender
 from scipy import sparse
 
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, one_line
 from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.files import atomic_write
 
@@ -144,7 +144,7 @@ def load_weights(model: AbstractRecommender, state: dict, file: str | Path) -> N
         model.load_state_dict(state["state_dict"])
     except RuntimeError as error:
         raise UserError(
-            f"Checkpoint {file} does not fit this model ({' '.join(str(error).split())[:200]}); "
+            f"Checkpoint {file} does not fit this model ({one_line(error, 200)}); "
             "use the model and options it was trained with."
         ) from error
 

@@ -97,7 +97,7 @@ class LCRec(TextToTextRecommender):
             if not torch.allclose(scores, expected, rtol=TOLERANCE, atol=TOLERANCE):
                 problem = f"the scores of two items are {scores.tolist()} instead of {expected.tolist()}"
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            problem = one_line(error)[:150]
+            problem = one_line(error, 150)
         backbone.model.train(training)
         if problem:
             raise UserError(
@@ -270,7 +270,7 @@ def user_texts(path: str) -> dict[str, dict]:
         users = json.loads(Path(path).read_text(encoding="utf-8"))
         return {user: _checked_texts(user, texts) for user, texts in users.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"preference_file {path} can't be read ({one_line(error)[:150]}); expected JSON such as "
+        raise UserError(f"preference_file {path} can't be read ({one_line(error, 150)}); expected JSON such as "
                         '{"u1": {"preferences": ["likes watercolour"], "intentions": {"i5": "a round brush"}}}.') from None
 
 
@@ -302,4 +302,4 @@ def add_lora(model, config) -> None:
         inject_adapter_in_model(settings, model)
     except ValueError as error:
         raise UserError(f"lora_targets is {config['lora_targets']}, which does not fit the backbone {config['backbone']} "
-                        f"({' '.join(str(error).split())[:150]}); name its linear layers.") from None
+                        f"({one_line(error, 150)}); name its linear layers.") from None

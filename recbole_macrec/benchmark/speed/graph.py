@@ -20,6 +20,7 @@ from recbole_macrec.baselines import BASELINES
 from recbole_macrec.baselines.pairwise import PairwiseRecommender
 from recbole_macrec.benchmark.speed.measure import in_own_process, median_seconds
 from recbole_macrec.config.options import hidden_argv
+from recbole_macrec.errors import one_line
 from recbole_macrec.utils.hardware import keep_freed_memory, peak_host_memory
 
 MODELS: dict[str, type[PairwiseRecommender]] = {
@@ -90,7 +91,7 @@ def graph_scale(args) -> dict:
             except BrokenProcessPool:
                 row["failed"] = "The process ended without a result; it may have been killed because memory was insufficient."
             except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError where memory is insufficient
-                row["failed"] = " ".join(str(error).split())[:MESSAGE]
+                row["failed"] = one_line(error, MESSAGE)
             print(json.dumps(row), file=sys.stderr, flush=True)
             rows.append(row)
     return {"rows": rows}

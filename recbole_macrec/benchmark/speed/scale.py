@@ -9,7 +9,7 @@ import torch
 
 from recbole_macrec.benchmark.speed.graph import graph_scale
 from recbole_macrec.benchmark.speed.measure import median_seconds
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, one_line
 from recbole_macrec.generation.decoding.search import beam_search
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
@@ -162,5 +162,5 @@ def plot_costs(rows: list[dict], costs: dict[str, str], path: str) -> None:
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"--plot={path} can't be written ({' '.join(str(error).split())[:150]}); name a file such as costs.svg "
+        raise UserError(f"--plot={path} can't be written ({one_line(error, 150)}); name a file such as costs.svg "
                         "in a folder that exists.") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from recbole_macrec.data.fetch.hosts import Hosts, Unreachable
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -160,7 +160,7 @@ def _loading(model: str, local: bool, option: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         reason = reason if len(reason) < 200 else f"{reason[:200]} ..."
         if "trust_remote_code" in str(error):
             raise UserError(f"model {model} needs custom code, which is never run (trust_remote_code is off); choose a "

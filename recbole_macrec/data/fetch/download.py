@@ -13,7 +13,7 @@ from urllib3.exceptions import NewConnectionError, ProtocolError, ReadTimeoutErr
 from urllib3.util import Retry
 
 from recbole_macrec.data.fetch.hosts import CheckedAdapter, Hosts, TimeLimit, TooSlow, Unreachable
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, one_line
 from recbole_macrec.utils.files import report_full_disk, sha256_of
 
 CHUNK = 2**16  # bytes per read; an interrupted transfer loses at most one chunk
@@ -143,7 +143,7 @@ def reason(error: Exception) -> str:
         error, Unreachable
     ):
         return "the transfer was interrupted"
-    return " ".join(str(error).split())[:200]
+    return one_line(error, 200)
 
 
 def _not_connected(error: Exception) -> bool:

@@ -19,7 +19,7 @@ from recbole_macrec.data.fetch.download import ATTEMPTS, TIMEOUT, Busy, Refused,
 from recbole_macrec.data.fetch.hosts import Hosts, TimeLimit
 from recbole_macrec.data.importers.raw.catalogue import URLS
 from recbole_macrec.data.importers.sources import read_json_object
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, one_line
 from recbole_macrec.utils.files import atomic_write
 
 REPORT = "images_failed.json"
@@ -111,7 +111,7 @@ def check_image(content: bytes) -> None:
         with open_image(io.BytesIO(content)) as image:
             image.load()  # verify() does not notice a truncated JPEG
     except BROKEN as error:
-        raise Refused(f"it is not a usable image ({' '.join(str(error).split())[:100]})") from None
+        raise Refused(f"it is not a usable image ({one_line(error, 100)})") from None
 
 
 def _fetch(path: Path, urls: Sequence[str], session: requests.Session) -> Failure | None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from recbole_macrec.data.features import format_items
 from recbole_macrec.data.importers.sources import Source
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, one_line
 
 COLUMN = "title"
 
@@ -23,7 +23,7 @@ def read_words(path: Path, source: Source) -> list[str]:
     except FileNotFoundError:
         raise UserError(f"--words={path} does not exist; check the path") from None
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"--words={path} is not a readable .npy file ({' '.join(str(error).split())}); write it again with "
+        raise UserError(f"--words={path} is not a readable .npy file ({one_line(error)}); write it again with "
                         "numpy.save") from error
     if not isinstance(words, np.ndarray) or words.ndim != 2 or len(words) != 2 or words.dtype.kind not in "iu":
         seen = f"{words.dtype} {list(words.shape)}" if isinstance(words, np.ndarray) else "an .npz archive"

@@ -4,6 +4,7 @@ import logging
 import torch
 from torch import nn
 
+from recbole_macrec.errors import one_line
 from recbole_macrec.generation.network.layers import FeedForward
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def compile_layers(network: nn.Module, precision: torch.dtype | None = None) -> 
     except Exception as error:  # any error of a missing compiler, driver or platform feature
         for layer in layers:
             layer._compiled_call_impl = None
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         kind = type(error).__name__
         logger.warning("compile is True, but torch.compile failed (%s: %s); continuing without it.", kind, reason)
         return False
