@@ -1,6 +1,6 @@
 """Choice of the weight of the dense head for ``decode: fused``.
 
-Shapes: B rows of a batch, R rows of the data set, C candidates of a row.
+Shapes: B rows of a batch, R rows of the dataset, C candidates of a row.
 """
 import logging
 
@@ -50,7 +50,7 @@ def by_item(ranking: Ranking) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def gathered_rows(batches: list[tuple[torch.Tensor, ...]], samples: int) -> list[torch.Tensor]:
-    """Join the batches of all processes in the order of the data set.
+    """Join the batches of all processes in the order of the dataset.
 
     ``DistributedSampler`` assigns samples to processes in turn, and repeats the first samples to give every process the same
     number.

@@ -79,7 +79,7 @@ class RankingMetrics:
         """Ranking name -> {"item": metrics, "id": metrics}.
 
         Args:
-            samples: number of users of the data set, whose ranks are joined from all processes.
+            samples: number of users of the dataset, whose ranks are joined from all processes.
         """
         result: dict[str, dict] = {}
         for (name, level), batches in self.ranks.items():

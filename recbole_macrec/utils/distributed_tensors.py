@@ -1,6 +1,6 @@
 """Tensors of several processes that train one model: averaged gradients, divided batches, gathered rows.
 
-Shapes: W processes, B rows of a batch, n rows of a process, N samples of the data set.
+Shapes: W processes, B rows of a batch, n rows of a process, N samples of the dataset.
 """
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -74,7 +74,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_in_order(rows: torch.Tensor, samples: int) -> torch.Tensor:
-    """Gather the rows of all processes in the order of the data set.
+    """Gather the rows of all processes in the order of the dataset.
 
     ``DistributedSampler`` assigns samples to processes in turn, and repeats the first samples to give every process the same
     number.

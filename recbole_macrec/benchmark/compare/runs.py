@@ -309,7 +309,7 @@ def write_run_spec(folder: Path, spec: RunSpec) -> Run:
 
 
 def current_data(spec: RunSpec, data_path: str | None = None) -> dict[str, str] | None:
-    """Name -> SHA-256 of the atomic files of the dataset of ``spec``; None without such files, as for data sets in RecBole.
+    """Name -> SHA-256 of the atomic files of the dataset of ``spec``; None without such files, as for datasets in RecBole.
 
     Args:
         data_path: the folder with the dataset's folder; None: that of the settings.

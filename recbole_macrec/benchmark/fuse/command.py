@@ -2,7 +2,7 @@
 
     python -m recbole_macrec.benchmark fuse DIR --models=MACRec,SASRecPerUser
 
-DIR is the --output of a comparison whose runs of these models are finished. For each data set and seed the candidates of a test
+DIR is the --output of a comparison whose runs of these models are finished. For each dataset and seed the candidates of a test
 row are the --top best items of every model. Every model scores all of them by its log-probability, and a candidate's fused
 score is
 
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
 
 
 def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP, data_path: str | None = None) -> list[Run]:
-    """Fuse the finished runs of ``labels``, on every data set and with every seed.
+    """Fuse the finished runs of ``labels``, on every dataset and with every seed.
 
     Finished fusions of the same runs are kept if they have the same ``top``. Others are replaced.
 
