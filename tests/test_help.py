@@ -12,7 +12,7 @@ COMMANDS = {
     "run_recbole_macrec.py": (run.main, []),
     "recommend": (recommend.main, []),
     "benchmark": (benchmark.main, []),
-    **{f"benchmark {name}": (benchmark.main, [name]) for name in ("compare", "study", "fuse", "report", "publish")},
+    **{f"benchmark {name}": (benchmark.main, [name]) for name in benchmark.COMMANDS},
     "data": (data.main, []),
     **{f"data {name}": (data.main, [name]) for name in ("prepare", "import", "encode", "images", "toy")},
 }

@@ -1,6 +1,6 @@
 """Compare models, or measure the speed of one stage against a common implementation.
 
-    python -m recbole_macrec.benchmark compare|study|fuse|report|publish --help
+    python -m recbole_macrec.benchmark compare|study|fuse|report|publish|quantizers --help
     python -m recbole_macrec.benchmark decode|train|exact|text|quantize|scale|whole|peer [--dataset=Instruments --data_path=DIR]
 
 The second form checks first that both implementations compute the same, then measures the median of several runs after a
@@ -11,7 +11,7 @@ import json
 import sys
 
 import recbole_macrec  # noqa: F401  registers the models
-from recbole_macrec.benchmark import report
+from recbole_macrec.benchmark import quantizers, report
 from recbole_macrec.benchmark.compare import comparison as compare, publish
 from recbole_macrec.benchmark.fuse import command as fuse
 from recbole_macrec.benchmark.machine import hardware, library_versions
@@ -31,7 +31,14 @@ from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.utils.reporting import run_command
 
-COMMANDS = {"compare": compare.main, "study": study.main, "report": report.main, "publish": publish.main, "fuse": fuse.main}
+COMMANDS = {
+    "compare": compare.main,
+    "study": study.main,
+    "report": report.main,
+    "publish": publish.main,
+    "fuse": fuse.main,
+    "quantizers": quantizers.main,
+}
 STAGES = {stage.__name__: stage for stage in (decode, train, exact, text, quantize, scale, whole, peer)}
 
 
