@@ -19,7 +19,7 @@ from recbole_macrec.utils.requirements import recbole_folder
 
 # options that are texts even if they look like numbers, such as 0,1 for two GPUs
 TEXTS = ("data_path", "checkpoint_dir", "gpu_id")
-NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities")  # lists and dictionaries
+NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities", "metrics")  # lists and dictionaries
 TRUST = "trust_checkpoint"  # the option that lets RecBole unpickle files
 NOT_FROM_CHECKPOINTS = {  # settings that a checkpoint of unknown origin must not choose
     "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "log_wandb", "source", "resume", TRUST,

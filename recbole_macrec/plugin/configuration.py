@@ -177,7 +177,7 @@ def _modes(eval_args: dict) -> set:
 
 
 def _parse_nested_options(config: dict) -> None:
-    """Read lists and dictionaries given as text in YAML: RecBole reads ['text'] as a list, but not [text]."""
+    """Read lists and dictionaries given as text on the command line: RecBole reads ['text'] as a list, but not [text]."""
     for option in NESTED_OPTIONS:
         value = config.get(option)
         if isinstance(value, str) and value.startswith(("[", "{")):

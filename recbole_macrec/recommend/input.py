@@ -50,9 +50,8 @@ def item_numbers(tokens: Iterable[str], numbers: Mapping[str, int], where: str) 
     if isinstance(tokens, str) or not isinstance(tokens, Iterable):
         raise UserError(f"{where} is {tokens!r}; give a list of item tokens.")
     tokens = list(tokens)
-    wrong = next((token for token in tokens if not isinstance(token, str)), None)
-    if wrong is not None:
-        raise UserError(f"{where} contains {wrong!r} of type {type(wrong).__name__}; give item tokens as str, as in the "
+    if wrong := [token for token in tokens if not isinstance(token, str)]:
+        raise UserError(f"{where} contains {wrong[0]!r} of type {type(wrong[0]).__name__}; give item tokens as str, as in the "
                         "atomic files.")
     unknown = [token for token in dict.fromkeys(tokens) if token not in numbers]
     if unknown:

@@ -91,3 +91,7 @@ def test_comparisons_refuse_them_before_they_write_files(words, expected, tiny_d
     assert benchmark(["compare", "--datasets=tiny", f"--data_path={tiny_dataset}", "--output=out", *words]) == 1
     error = capsys.readouterr().err
     assert error.startswith(expected) and error.count("\n") == 1 and not Path("out").exists()
+
+
+def test_names_in_a_list_need_no_quotes():
+    assert read("SASRec", metrics="[Recall,NDCG]", valid_metric="NDCG@10")["metrics"] == ["Recall", "NDCG"]

@@ -160,6 +160,7 @@ def test_a_loaded_checkpoint_recommends(data_path):
     (["i1", "i2"], {}, "user 0 is 'i1'"),
     ("i1", {}, "sequences is 'i1'"),
     ([[3]], {}, "3 of type int"),
+    ([["i1", None]], {}, "None of type NoneType"),
     ([["i1"]], {"k": 0}, "k is 0"),
     ([["i1"]], {"candidates": []}, "candidates is empty"),
     ([["i1"]], {"candidates": "i1"}, "candidates is 'i1'"),
