@@ -16,23 +16,14 @@ from recbole_macrec.benchmark.speed.exact import same_top
 from recbole_macrec.benchmark.speed.measure import in_own_process
 from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
 from recbole_macrec.benchmark.speed.scale import COSTS, crossing, plot_costs
+from recbole_macrec.benchmark.speed.stages import STAGES
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.utils.hardware import has_fast_bf16
 
-SMALL = [
-    "--batch=64",
-    "--repeats=1",
-    "--training_steps=5",
-    "--users=24",
-    "--reference_users=12",
-    "--reference_batch=5",
-    "--parity_steps=4",
-    "--timed_steps=1",
-    "--exact_users=12",
-    "--scale_users=3",
-]
+SMALL = {"batch": 64, "repeats": 1, "training_steps": 5, "users": 24, "reference_users": 12, "reference_batch": 5,
+         "parity_steps": 4, "timed_steps": 1, "exact_users": 12, "scale_users": 3}
 SIZES = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
 
 
@@ -54,6 +45,11 @@ def data(tiny_dataset, small_model):
     return [f"--dataset={TINY}", f"--data_path={tiny_dataset}"]
 
 
+def small(stage: str) -> list[str]:
+    """Arguments for a short run of a stage."""
+    return [f"--{option}={SMALL[option]}" for option in STAGES[stage].options if option in SMALL]
+
+
 def figures(capsys, *arguments) -> dict:
     """Run a benchmark and return the JSON object of its last line."""
     assert main(list(arguments)) == 0
@@ -63,7 +59,7 @@ def figures(capsys, *arguments) -> dict:
 
 
 def test_decode_ranks_the_same_items_as_generate(data, capsys):
-    record = figures(capsys, "decode", *data, *SMALL)
+    record = figures(capsys, "decode", *data, *small("decode"))
     fp32 = record["fp32"]
     assert fp32["top10_agreement"] >= 0.99
     for measured in (fp32, fp32["default_allocator"]):
@@ -75,7 +71,7 @@ def test_decode_ranks_the_same_items_as_generate(data, capsys):
 
 
 def test_training_losses_equal_those_of_t5(data, capsys):
-    record = figures(capsys, "train", *data, *SMALL)
+    record = figures(capsys, "train", *data, *small("train"))
     curve = record["loss_difference"]
     assert curve["steps"] >= 3 and curve["last_loss"] < curve["first_loss"]
     assert curve["largest"] < 1e-3
@@ -85,7 +81,7 @@ def test_training_losses_equal_those_of_t5(data, capsys):
 
 
 def test_exact_equals_brute_force(data, capsys):
-    record = figures(capsys, "exact", *data, *SMALL)
+    record = figures(capsys, "exact", *data, *small("exact"))
     assert record["brute_force_difference"] < 1e-4
     assert 0 <= record["beam_top10_exact_share"] <= 1 and record["users_per_s"] > 0 and record["beam_users_per_s"] > 0
     certified = record["certified"]
@@ -101,14 +97,14 @@ def test_same_top_compares_items_in_order():
 
 
 def test_whole_run_reports_floating_point_operations(data, capsys):
-    record = figures(capsys, "whole", *data, *SMALL, "--epochs=1", "--modalities", "text", "image")
+    record = figures(capsys, "whole", *data, *small("whole"), "--epochs=1", "--modalities", "text", "image")
     assert min(record[name] for name in ("tflop_per_s", "matrix_tflop_per_s", "share_of_matrix_rate")) > 0
     assert record["test_result"]["hit@10"] > 0
     assert record["seconds"]["total"] >= record["seconds_per_epoch"]
 
 
 def test_scale_has_a_row_per_catalogue_size(capsys):
-    record = figures(capsys, "scale", *SMALL, "--items", "500", "2000")
+    record = figures(capsys, "scale", *small("scale"), "--items", "500", "2000")
     rows = record["rows"]
     assert set(record["cheaper_from_items"]) == {"decode_ms_per_user", "mmgrec_ms_per_user"}
     assert [row["items"] for row in rows] == [500, 2000]
@@ -146,7 +142,7 @@ def test_quantize_measures_the_data_loader_reference(tmp_path, capsys, monkeypat
     files = [f"{m}={tmp_path / m}.npy" for m in ("text", "image")]
     for m in ("text", "image"):
         np.save(tmp_path / f"{m}.npy", rng.standard_normal((600, 8)))
-    record = figures(capsys, "quantize", *SMALL, "--features", *files)
+    record = figures(capsys, "quantize", *small("quantize"), "--features", *files)
     assert record["items"] == 600 and record["features"] == "files"
     ratio = record["reference_seconds_per_epoch"] / record["seconds_per_epoch"]
     assert record["speedup"] == pytest.approx(ratio, rel=0.05)

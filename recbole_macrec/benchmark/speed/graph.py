@@ -84,7 +84,7 @@ def graph_scale(args) -> dict:
         sizes.append(TIKTOK)
     rows = []
     for size in sizes:
-        for name in args.models or MODELS:
+        for name in args.models:
             row = {"model": name, **size._asdict()}
             try:
                 row |= in_own_process(measure, name, size, args.timed_steps, torch.get_num_threads())

@@ -22,7 +22,7 @@ def text(args) -> dict:
     measured.
     """
     measured = {}
-    for name in args.models or TEXT_MODELS:
+    for name in args.models:
         measured[name] = in_own_process(measure, name, args)
         print(json.dumps({name: measured[name]}), file=sys.stderr, flush=True)
     return measured
