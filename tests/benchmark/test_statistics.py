@@ -20,7 +20,8 @@ from recbole_macrec.benchmark.compare.statistics import (
     row_values,
     user_values,
 )
-from recbole_macrec.benchmark.compare.table import build_table, comma_separated, latex, markdown, print_table, write_tables
+from recbole_macrec.benchmark.compare.table import build_table
+from recbole_macrec.benchmark.compare.table_formats import comma_separated, latex, markdown, print_table, write_tables
 from recbole_macrec.benchmark.report import grids
 from recbole_macrec.errors import UserError
 

@@ -15,7 +15,8 @@ from recbole_macrec.benchmark.compare.command import main as run
 from recbole_macrec.benchmark.compare.matrix import seeds_of
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.runs import Run
-from recbole_macrec.benchmark.compare.table import Cell, Row, Table, comma_separated, latex, markdown
+from recbole_macrec.benchmark.compare.table import Cell, Row, Table
+from recbole_macrec.benchmark.compare.table_formats import comma_separated, latex, markdown
 from recbole_macrec.commands.data import main as data
 from recbole_macrec.config.options import read_config_file
 from recbole_macrec.recommend.__main__ import main as recommend

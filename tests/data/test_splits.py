@@ -11,7 +11,7 @@ from recbole_macrec.benchmark.compare.comparison import comparison_tables
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
 from recbole_macrec.benchmark.compare.runs import Comparison
 from recbole_macrec.benchmark.compare.statistics import row_values
-from recbole_macrec.benchmark.compare.table import markdown
+from recbole_macrec.benchmark.compare.table_formats import markdown
 from recbole_macrec.benchmark.compare.worker import Resources, execute
 from recbole_macrec.benchmark.report.report_figures import groups
 from recbole_macrec.benchmark.report.user_view import UserViewOptions, build_user_view

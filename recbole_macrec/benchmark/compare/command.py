@@ -12,7 +12,8 @@ from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_sett
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request, config_of, prepare, run_model
-from recbole_macrec.benchmark.compare.table import build_table, print_table
+from recbole_macrec.benchmark.compare.table import build_table
+from recbole_macrec.benchmark.compare.table_formats import print_table
 from recbole_macrec.benchmark.compare.unfinished import unfinished_run
 from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file
 from recbole_macrec.data import DATA_PATH

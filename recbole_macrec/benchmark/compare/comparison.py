@@ -30,7 +30,8 @@ from recbole_macrec.benchmark.compare.pool import run_all
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Comparison
 from recbole_macrec.benchmark.compare.statistics import Measured, compare_pairs
-from recbole_macrec.benchmark.compare.table import Table, build_table, largest_k, print_table, write_tables
+from recbole_macrec.benchmark.compare.table import Table, build_table, largest_k
+from recbole_macrec.benchmark.compare.table_formats import print_table, write_tables
 from recbole_macrec.benchmark.compare.together import run_together
 from recbole_macrec.benchmark.compare.tune import choose, copy_chosen_tries, write_tries
 from recbole_macrec.benchmark.compare.worker import Resources

@@ -1,26 +1,9 @@
-"""Tables of several models: mean and standard deviation over the seeds, with the best and second-best value marked.
-
-They are written as Markdown, LaTeX, CSV and JSON.
-"""
-import csv
-import io
-import re
+"""Tables of several models: mean and standard deviation over the seeds, with the best and second-best value marked."""
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from recbole.evaluator import smaller_metrics
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
-
-from recbole_macrec.benchmark.compare.run_files import write_json
-from recbole_macrec.benchmark.compare.statistics import TEST_COLUMNS
-from recbole_macrec.utils.files import atomic_write
-
-_LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
-_LATEX |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "|": "\\textbar{}"}
 
 
 @dataclass(frozen=True)
@@ -165,6 +148,23 @@ def precision_differences(table: Table) -> list[str]:
     return sentences
 
 
+def test_notes(table: Table) -> list[str]:
+    """Sentences on the method of a table's tests and on their scope, and the remarks on its rows."""
+    notes = []
+    if table.tests:
+        test = table.tests[0]
+        users = f"{test.users:,} test users" if test.rows == test.users else f"{test.rows:,} test rows of {test.users:,} users"
+        effects = "users" if test.seeds == 1 else "seeds and users"
+        notes.append(
+            f"Paired over {users}: two-sided test and 95 % interval by a mixed model, with random effects of {effects}."
+        )
+        if test.seeds == 1:
+            notes.append("With one seed, a difference is one between these two runs; other seeds may give another.")
+    notes += precision_differences(table)
+    notes += [f"{a} and {b} are not tested against each other: their test rows differ." for a, b in table.untested]
+    return notes + table.remarks
+
+
 def _mark(rows: list[Row], metrics: list[str]) -> None:
     """Mark the best and second-best cells of each metric; equal means share a place."""
     for name in metrics:
@@ -196,171 +196,3 @@ def _machine(hardware: dict) -> str:
 
 def _libraries(versions: dict) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-
-
-# -- as text -----------------------------------------------------------------------------------------------------------
-
-
-def header(table: Table) -> list[str]:
-    """Names of all columns."""
-    return ["model", *table.columns, "collisions"]
-
-
-def plain_rows(table: Table, text=lambda cell: cell.text()) -> list[list[str]]:
-    """The texts of each row; notes are in the last column."""
-    return [
-        [row.label, *(text(row.cells[name]) for name in table.columns), "; ".join(filter(None, [row.collisions, row.note]))]
-        for row in table.rows
-    ]
-
-
-def print_table(table: Table) -> None:
-    """Print the table to the terminal."""
-    shown = RichTable(title=Text(table.title), caption=Text(table.precision))
-    names = header(table)
-    for i, name in enumerate(names):
-        shown.add_column(Text(name), justify="left" if i in (0, len(names) - 1) else "right", no_wrap=True)
-    styles = {0: "", 1: "bold", 2: "underline"}
-    for row, texts in zip(table.rows, plain_rows(table)):
-        places = [0, *(row.cells[name].place for name in table.columns), 0]
-        # Text, since labels may contain "[...]"
-        shown.add_row(*(Text(text, styles[place]) for text, place in zip(texts, places)))
-    console = Console()
-    needed = Console(width=1000).measure(shown).maximum  # not cut in a narrow terminal or a pipe
-    Console(width=max(console.width, needed)).print(shown)
-
-
-def markdown(tables: Sequence[Table]) -> str:
-    """The tables in Markdown, with their tests."""
-    marks = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
-    lines: list[str] = []
-    for table in tables:
-        names = header(table)
-        lines += [f"# {table.title}", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-        lines += [
-            "| " + " | ".join(map(_cell_text, row)) + " |"
-            for row in plain_rows(table, lambda c: marks[c.place].format(c.text()))
-        ]
-        lines += ["", *_test_lines(table), " ".join(filter(None, [table.precision, table.foot])), ""]
-    return "\n".join(lines)
-
-
-def _test_lines(table: Table) -> list[str]:
-    if not table.tests:
-        notes = test_notes(table)
-        return [*notes, ""] if notes else []
-    lines = ["| " + " | ".join(TEST_COLUMNS) + " |", "|" + "---|" * len(TEST_COLUMNS)]
-    lines += ["| " + " | ".join(map(_cell_text, test.texts())) + " |" for test in table.tests]
-    return [*lines, "", *test_notes(table), ""]
-
-
-def test_notes(table: Table) -> list[str]:
-    """Sentences on the method of a table's tests and on their scope, and the remarks on its rows."""
-    notes = []
-    if table.tests:
-        test = table.tests[0]
-        users = f"{test.users:,} test users" if test.rows == test.users else f"{test.rows:,} test rows of {test.users:,} users"
-        effects = "users" if test.seeds == 1 else "seeds and users"
-        notes.append(
-            f"Paired over {users}: two-sided test and 95 % interval by a mixed model, with random effects of {effects}."
-        )
-        if test.seeds == 1:
-            notes.append("With one seed, a difference is one between these two runs; other seeds may give another.")
-    notes += precision_differences(table)
-    notes += [f"{a} and {b} are not tested against each other: their test rows differ." for a, b in table.untested]
-    return notes + table.remarks
-
-
-def _cell_text(text: str) -> str:
-    """``text`` in a cell of a markdown table. Signs of markdown in labels are escaped."""
-    return re.sub(r"([\\|~^`])", r"\\\1", " ".join(text.split()))
-
-
-def _spreadsheet_text(text: str) -> str:
-    """``text`` in CSV. A spreadsheet would evaluate a leading = + - @ as a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def latex(tables: Sequence[Table]) -> str:
-    """The tables in LaTeX, with their tests and notes."""
-    marks = {0: "{}", 1: "\\textbf{{{}}}", 2: "\\underline{{{}}}"}
-    lines: list[str] = []
-    for table in tables:
-        texts = plain_rows(table, lambda cell: marks[cell.place].format(cell.text("$\\pm$")))
-        rows = [[_escaped(row[0]), *row[1:-1]] for row in texts]
-        notes = [f"{row.label}: {row.note}." for row in table.rows if row.note] + test_notes(table)
-        lines += ["\\begin{table}", "\\centering", f"\\caption{{{_escaped(_caption(table))}}}"]
-        lines += _tabular("l" + "r" * len(table.columns), header(table)[:-1], rows)
-        if table.tests:
-            lines += ["\\par\\medskip"]
-            lines += _tabular("lllrrrrl", TEST_COLUMNS, [list(map(_escaped, test.texts())) for test in table.tests])
-        if notes:
-            lines += ["\\par\\medskip", f"{{\\footnotesize {_escaped(' '.join(notes))}\\par}}"]
-        lines += ["\\end{table}", ""]
-    return "\n".join(lines)
-
-
-def _tabular(alignment: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    body = [" & ".join(row) + " \\\\" for row in rows]
-    head = " & ".join(map(_escaped, names)) + " \\\\"
-    return [f"\\begin{{tabular}}{{{alignment}}}", "\\hline", head, "\\hline", *body, "\\hline", "\\end{tabular}"]
-
-
-def _caption(table: Table) -> str:
-    return f"{table.title}. {table.precision}" if table.precision else table.title
-
-
-def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
-
-
-def comma_separated(tables: Sequence[Table]) -> str:
-    """The tables in CSV, with a line per dataset, label and figure: mean, standard deviation, number of seeds."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["table", "label", "figure", "mean", "std", "seeds", "training", "evaluation"])
-    for table in tables:
-        for row in table.rows:
-            for name, cell in row.cells.items():
-                if cell.values:
-                    figures = [cell.mean, cell.deviation, len(cell.values)]
-                    writer.writerow(
-                        [
-                            _spreadsheet_text(table.title),
-                            _spreadsheet_text(row.label),
-                            name,
-                            *figures,
-                            *(row.precision.get(s) for s in ("training", "evaluation")),
-                        ]
-                    )
-    return file.getvalue()
-
-
-def as_dict(table: Table) -> dict:
-    """The table as plain values."""
-    rows = [
-        {
-            "label": row.label,
-            "figures": {
-                name: {"mean": cell.mean, "std": cell.deviation, "values": list(cell.values), "place": cell.place}
-                for name, cell in row.cells.items() if cell.values
-            },
-            "collisions": row.collisions,
-            "note": row.note,
-            "precision": row.precision,
-        }
-        for row in table.rows
-    ]  # fmt: skip
-    tests = [test.as_dict() for test in table.tests]
-    return {"title": table.title, "columns": table.columns, "metrics": table.metrics, "rows": rows, "tests": tests,
-            "test_notes": test_notes(table), "foot": table.foot, "precision": table.precision}
-
-
-def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """Write ``table.md``, ``.tex``, ``.csv`` and ``.json`` into ``folder`` and return their paths."""
-    paths = []
-    for suffix, text in (("md", markdown(tables)), ("tex", latex(tables)), ("csv", comma_separated(tables))):
-        paths.append(folder / f"table.{suffix}")
-        with atomic_write(paths[-1]) as fresh:
-            fresh.write_text(text, encoding="utf-8")
-    return [*paths, write_json({"tables": [as_dict(table) for table in tables]}, folder / "table.json")]
