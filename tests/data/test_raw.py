@@ -8,7 +8,7 @@ import shutil
 import signal
 import tracemalloc
 from contextlib import closing
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ from recbole_macrec.data.importers.raw.catalogue import FilterOptions
 from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.filtering import Interactions, earliest, in_time_order, k_core
 from recbole_macrec.data.importers.raw.find import find_raw
+from recbole_macrec.data.importers.raw.folder import ItemTable
 from recbole_macrec.data.importers.raw.lines import LONGEST, Tally, parse_lines
 from recbole_macrec.data.importers.raw.records import Records
 from recbole_macrec.data.importers.raw.text import plain_text
@@ -363,6 +364,19 @@ def test_error_lists_all_unusable_images_and_texts(tmp_path, capsys):
     assert "2 items ('b', 'c') have an unreadable image" in out and "missing_images is mean" in out
     assert "images/ has 2 entries ('d', 'd.svg') skipped" in out and "1 item ('d') has no image" in out
     assert "2 items ('b', 'c') have no word in any text" in out
+
+
+def test_images_are_not_compared_with_each_other(shop, monkeypatch):
+    (shop / "images").mkdir()
+    for n in range(40):
+        (shop / f"images/x{n}.png").touch()
+    (shop / "images/notes.txt").touch()
+    (shop / "items.csv").write_text("item,title\nx/1,One\n")
+    compared, equal = [], PurePath.__eq__
+    monkeypatch.setattr(PurePath, "__eq__", lambda path, other: compared.append(path) or equal(path, other))
+    table = ItemTable(shop / "items.csv")
+    assert table.skipped == ["notes.txt"] and len(table.unmatched_images(set())) == 40
+    assert len(compared) < 40
 
 
 @pytest.mark.parametrize("column", [True, False], ids=["column", "named after items"])

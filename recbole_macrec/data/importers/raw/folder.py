@@ -98,7 +98,8 @@ class ItemTable:
         entries = sorted(folder.iterdir()) if self._image is None and folder.is_dir() else []
         images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
         self._image_of = _by_stem(folder, images)
-        self.skipped = [entry.name for entry in entries if entry not in images and not entry.name.startswith(".")]
+        others = set(entries).difference(images)
+        self.skipped = [entry.name for entry in entries if entry in others and not entry.name.startswith(".")]
         self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
         self.notes: list[str] = []
         names = _checked_names(usual_names([self._header[i] for i in self._texts], path, self.notes), path)
