@@ -437,6 +437,12 @@ def test_plain_folder_filtered(shop):
     assert histories(Path("out/bare"))["v"] == ["x/1"]
 
 
+def test_a_csv_file_beside_an_items_csv(shop, capsys):
+    assert run(shop / "interactions.csv", name="bare") == 0
+    out = capsys.readouterr().out
+    assert "items.csv beside it is not read, because SRC is a file" in out and f"give the folder {shop}" in out
+
+
 def link_out(folder):
     (folder.parent / "secret.png").write_bytes(b"secret")
     (folder / "photos/link.png").symlink_to("../../secret.png")

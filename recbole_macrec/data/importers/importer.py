@@ -118,6 +118,10 @@ def _read_plain(src: Path, name: str, core: int | None, require_image: bool | No
     if require_image is not None:
         raise UserError(f"--require_image filters items by their images, but SRC {src} names no images; leave the option out")
     source = read_source(src, name, table_options)
+    items = src.with_name("items.csv")
+    if src.suffix == ".csv" and items.is_file():
+        source.notes.append(f"{items.name} beside it is not read, because SRC is a file; to import its texts and images, too, "
+                            f"give the folder {src.parent} with interactions.csv and items.csv")
     if core is None:
         return source, []
     if source.fixed:
