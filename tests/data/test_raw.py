@@ -471,6 +471,15 @@ BAD_FOLDER = {
 }
 
 
+def test_images_of_items_with_long_ids(shop):
+    local, remote = "\u706f" * 40, "https://shop.example/" + "lamp" * 50
+    (shop / "interactions.csv").write_text(f"user,item\nu,{local}\nu,{remote}\n")
+    (shop / "items.csv").write_text(f"item,image\n{local},photos/a.png\n{remote},https://shop.example/3.png\n")
+    assert run(shop, name="shop") == 0
+    images = read_items(Path("out/shop"), "shop")["image"].tolist()
+    assert Path("out/shop", images[0]).is_file() and not Path("out/shop", images[1]).exists() and images[1].endswith(".jpg")
+
+
 @pytest.mark.parametrize("name", ["Instruments", "Arts", "Games"])
 def test_own_items_cannot_be_imported_as_a_published_catalogue(name, shop, capsys):
     refused(shop, [], [f"--dataset={name}", "another name", f"'my-{name.lower()}'"], capsys, name)

@@ -1,6 +1,7 @@
 """A filtered raw catalogue, and functions that write its items."""
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -22,6 +23,7 @@ from recbole_macrec.data.importers.sources import Source
 IMAGES = "images"
 _WORD = re.compile(r"\w")
 URLS = "image_urls.json"
+LONGEST_STEM = 200  # characters; file systems allow 255 bytes for a name, with suffixes, also of temporary files
 
 
 class FilterOptions(NamedTuple):
@@ -92,10 +94,15 @@ def is_url(image: str) -> bool:
 
 
 def _image_path(folder: Path, record: Record, root: Path | None) -> str:
-    """Return the image path of an item, its id quoted for a safe file name, and copy the image there if it is a local file."""
+    """Return the image path of an item, and copy the image there if it is a local file.
+
+    The file name is the item's id, quoted, or its hash if that is too long.
+    """
     if not record.images:
         return ""
     image, stem = record.images[0], quote(record.item, safe="")
+    if len(stem) > LONGEST_STEM:
+        stem = hashlib.sha256(record.item.encode()).hexdigest()
     if root is None or is_url(image):
         return f"{IMAGES}/{stem}.jpg"
     path = f"{IMAGES}/{stem}{Path(image).suffix.lower()}"
