@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from tiny_models import make
 
 from recbole_macrec.data import atomic
-from recbole_macrec.data.encoders import RawItem, create_encoder, encode
+from recbole_macrec.data.encoders import RawItem, create_encoder, encode, pixels
 from recbole_macrec.data.encoders.encode import encode_missing, item_features
 from recbole_macrec.data.encoders.tfidf import Tfidf
 from recbole_macrec.data.features import FeatureTable, available_modalities
@@ -136,6 +137,20 @@ def test_the_reason_of_an_item_with_rare_words_only():
     items = [*(RawItem(f"i{n}", ("red pen",)) for n in range(4)), RawItem("rare", ("zyxnorb",)), RawItem("none", ("?!",))]
     assert Tfidf(max_terms=3).unusable(items) == {
         "rare": "no word among the 3 most frequent words and word pairs of all texts", "none": "no words in the text"}
+
+
+def test_pixels_keeps_few_images_in_memory(folder, monkeypatch):
+    references, alive, read = [], [], pixels.read_small
+
+    def watched(item):
+        image = read(item)
+        references.append(weakref.ref(image))
+        alive.append(sum(reference() is not None for reference in references))
+        return image
+
+    monkeypatch.setattr(pixels, "read_small", watched)
+    pixels.Pixels().encode([RawItem(f"i{n}", image=folder / f"images/i{n}.png") for n in range(6)])
+    assert len(alive) == 6 and max(alive) <= 2
 
 
 def test_encoders_accept_a_single_item(folder):

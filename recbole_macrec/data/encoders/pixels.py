@@ -35,9 +35,9 @@ class Pixels:
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [n, d] for the images of ``items``; raise UserError for a missing or unreadable image."""
         require_usable(self.kind, without_image(items))
-        images = [read_small(item) for item in items]
-        blocks = [np.stack([describe(image) for image in images])
-                  for describe in (color_histogram, cell_colors, gradient_orientations, silhouette)]
+        # One image in memory at a time: its statistics take a sixteenth of its memory.
+        statistics = [tuple(describe(image) for describe in STATISTICS) for image in map(read_small, items)]
+        blocks = [np.stack(rows) for rows in zip(*statistics)]
         # Scale each block to the same total variance, so that no block dominates.
         scaled = [centred / max(np.sqrt(centred.var(axis=0).sum()), 1e-12)
                   for centred in (block - block.mean(axis=0) for block in blocks)]
@@ -84,6 +84,9 @@ def silhouette(image: np.ndarray) -> np.ndarray:
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     distance = np.linalg.norm(image - np.median(border, axis=0), axis=2)
     return distance.reshape(12, SIDE // 12, 12, SIDE // 12).mean(axis=(1, 3)).ravel()
+
+
+STATISTICS = (color_histogram, cell_colors, gradient_orientations, silhouette)
 
 
 def _cells(image: np.ndarray) -> np.ndarray:
