@@ -133,6 +133,13 @@ def test_encoders_are_deterministic_and_distinguish_items(folder, name):
     assert len(np.unique(first.round(4), axis=0)) == 6
 
 
+def test_tfidf_weights_are_computed_once(monkeypatch):
+    computed, weights = [], Tfidf._weights
+    monkeypatch.setattr(Tfidf, "_weights", lambda encoder, items: computed.append(items) or weights(encoder, items))
+    Tfidf().encode([RawItem(f"i{n}", (text,)) for n, text in enumerate(TITLES)])
+    assert len(computed) == 1
+
+
 def test_the_reason_of_an_item_with_rare_words_only():
     items = [*(RawItem(f"i{n}", ("red pen",)) for n in range(4)), RawItem("rare", ("zyxnorb",)), RawItem("none", ("?!",))]
     assert Tfidf(max_terms=3).unusable(items) == {

@@ -31,10 +31,12 @@ class Tfidf:
         self.details = {"versions": {"scikit-learn": version("scikit-learn")}}
 
     def unusable(self, items: Sequence[RawItem]) -> dict[str, str]:
-        weights = self._weights(items)
-        without_terms = {item.token: self._reason(item) for i, item in enumerate(items)
-                         if weights is None or weights[i].nnz == 0}
-        return without_terms | without_text(items)
+        return self._without_terms(items, self._weights(items)) | without_text(items)
+
+    def _without_terms(self, items: Sequence[RawItem], weights: csr_matrix | None) -> dict[str, str]:
+        """Return item token -> reason for the items without ``weights`` [n, terms]."""
+        n_terms = np.zeros(len(items)) if weights is None else np.diff(weights.indptr)  # [n]
+        return {item.token: self._reason(item) for item, count in zip(items, n_terms) if not count}
 
     def _reason(self, item: RawItem) -> str:
         """Return why ``item`` has no weights."""
@@ -44,8 +46,8 @@ class Tfidf:
 
     def encode(self, items: Sequence[RawItem]) -> np.ndarray:
         """Return float32 [n, d] for the texts of ``items``; raise UserError for items without words."""
-        require_usable(self.kind, self.unusable(items))
         weights = self._weights(items)
+        require_usable(self.kind, self._without_terms(items, weights) | without_text(items))
         if weights is None:
             raise UserError("there are no texts with words to encode")
         dimensions = min(self.settings["dimensions"], min(weights.shape) - 1)
