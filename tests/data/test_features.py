@@ -108,6 +108,14 @@ def test_unknown_text_columns_after_an_encoding(folder):
         item_features(folder, "shop", ["text"], ENCODERS, text_fields=["name"])
 
 
+def test_a_warning_names_a_missing_text_column(folder, caplog):
+    item_features(folder, "shop", ["text"], ENCODERS)
+    assert not caplog.messages  # there is no column description, which is read by default if it exists
+    item_features(folder, "shop", ["text"], ENCODERS, text_fields=["title", "heading"])
+    assert caplog.messages == ["shop.item has no column heading, which text_fields names: texts are read only from title "
+                               "(other columns: none)"]
+
+
 def test_an_interrupted_encoding_is_repeated(folder, monkeypatch):
     whole = encode_missing(folder, "shop", "text", "tfidf")
     shutil.rmtree(folder / "features")

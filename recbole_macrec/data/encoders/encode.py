@@ -184,11 +184,15 @@ def _columns(frame: pd.DataFrame, folder: Path, name: str, modality: str, kind: 
     """Return the columns to encode; raise UserError if there are none."""
     if kind == "text":
         present = [field for field in text_fields if field in frame]
+        others = ", ".join(column for column in frame if column not in ("item_id", image_field, *present)) or "none"
         if not present:
-            others = ", ".join(column for column in frame if column not in ("item_id", image_field))
             why = (f"{name}.item has no column {' or '.join(text_fields) or '(text_fields is empty)'} to encode (--text_fields "
-                   f"chooses among its columns: {others or 'none'})")
+                   f"chooses among its columns: {others})")
             raise UserError(_how_to_get(folder, name, modality, why))
+        absent = [field for field in text_fields if field not in frame]
+        if absent and tuple(text_fields) != TEXT_FIELDS:  # of the default columns, a dataset may lack one
+            logger.warning(f"{name}.item has no column {' or '.join(absent)}, which text_fields names: texts are read only "
+                           f"from {', '.join(present)} (other columns: {others})")
         return present
     if image_field not in frame:
         raise UserError(_how_to_get(folder, name, modality, f"{name}.item has no column {image_field} to encode"))
