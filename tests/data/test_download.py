@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -121,6 +122,21 @@ def test_images_are_checked_and_failures_reported(server, tmp_path, monkeypatch)
     before = len(server.requested)
     fetch_images.fetch_images({path: urls for path, urls in urls_of.items() if path not in failed}, show_progress=False)
     assert len(server.requested) == before
+
+
+def test_an_interrupt_starts_no_further_transfers(tmp_path, monkeypatch):
+    started = []
+
+    def interrupted_first(path, urls, session):
+        started.append(path)
+        if len(started) == 1:
+            raise KeyboardInterrupt
+        threading.Event().wait(0.05)  # lets the main thread notice the interrupt
+
+    monkeypatch.setattr(fetch_images, "_fetch", interrupted_first)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_images.fetch_images({tmp_path / f"{n}.jpg": [] for n in range(200)}, connections=1, show_progress=False)
+    assert len(started) < 200
 
 
 def test_images_of_a_catalogue(server, tmp_path, capsys):

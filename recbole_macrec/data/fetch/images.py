@@ -62,11 +62,14 @@ def fetch_images(
         total=len(missing), unit="image", desc="Images", disable=not show_progress
     ) as bar:
         tasks = {pool.submit(fetch, path, urls): path for path, urls in missing.items()}
-        for task in as_completed(tasks):
-            if failure := task.result():
-                failed[tasks[task]] = failure
-                bar.set_postfix(failed=len(failed))
-            bar.update()
+        try:
+            for task in as_completed(tasks):
+                if failure := task.result():
+                    failed[tasks[task]] = failure
+                    bar.set_postfix(failed=len(failed))
+                bar.update()
+        finally:  # after Ctrl-C or an error, the pool waits only for the transfers that run
+            pool.shutdown(wait=False, cancel_futures=True)
     return {path: failed[path] for path in missing if path in failed}
 
 
