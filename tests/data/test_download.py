@@ -103,6 +103,16 @@ def test_failed_downloads_are_errors_with_the_reason(server, tmp_path):
     assert not (tmp_path / "a.gz").exists()
 
 
+def test_an_invalid_url_of_an_image_is_one_failure(server, tmp_path):
+    server.files["good.jpg"] = image_bytes()
+    first, second = tmp_path / "first.jpg", tmp_path / "second.jpg"
+    failed = fetch_images.fetch_images(
+        {first: ["http://[cdn/first.jpg"], second: ["http://[cdn/second.jpg", server.url("good.jpg")]}, show_progress=False
+    )
+    assert second.is_file() and list(failed) == [first] and not failed[first].temporary
+    assert "http://[cdn/first.jpg has no valid host or port" in failed[first].reason
+
+
 def test_images_are_checked_and_failures_reported(server, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 5000)
     monkeypatch.setattr(fetch_images, "MAX_BYTES", 50_000)

@@ -183,12 +183,12 @@ class TimeLimit:
 
 def _address(url: str) -> tuple[str, int]:
     """Return the host and port that a request for ``url`` connects to, those of a proxy if there is one."""
-    proxy = select_proxy(url, get_environ_proxies(url))
-    parts = urlsplit(url if not proxy else proxy if "://" in proxy else f"http://{proxy}")
     try:
+        proxy = select_proxy(url, get_environ_proxies(url))
+        parts = urlsplit(url if not proxy else proxy if "://" in proxy else f"http://{proxy}")
         port = parts.port or (80 if parts.scheme == "http" else 443)
     except ValueError:
-        raise requests.exceptions.InvalidURL(f"{url} has no valid port") from None
+        raise requests.exceptions.InvalidURL(f"{url} has no valid host or port") from None
     if not parts.hostname:
         raise requests.exceptions.InvalidURL(f"{url} has no host")
     return parts.hostname, port
