@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from recbole_macrec.commands.prepare import prepare_command
 from recbole_macrec.data import DATA_PATH, features
-from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat
+from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat, import_command
 from recbole_macrec.data.attributes import COLUMN as CLASS
 from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
 from recbole_macrec.data.encoders.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing, is_imported
@@ -223,14 +223,17 @@ def _encode(args: argparse.Namespace) -> None:
 def _images(args: argparse.Namespace) -> None:
     if args.connections < 1:
         raise UserError(f"--connections is {args.connections}; expected a whole number >= 1")
-    with locked(args.data_path / args.dataset):
-        n_images, failed = fetch_catalogue_images(args.data_path / args.dataset, args.connections,
+    folder = args.data_path / args.dataset
+    if not folder.is_dir():  # the lock would create the folder above it
+        raise UserError(f"dataset folder {folder} does not exist; import it: {import_command(folder, args.dataset, None)}")
+    with locked(folder):
+        n_images, failed = fetch_catalogue_images(folder, args.connections,
                                                   form=AtomicFormat.from_config(_format_options(args)))
-    print(f"{args.data_path / args.dataset}: {n_images:,} images exist, {len(failed):,} could not be downloaded")
+    print(f"{folder}: {n_images:,} images exist, {len(failed):,} could not be downloaded")
     for item, failure in list(failed.items())[:5]:
         print(f"  {item}: {failure.reason}")
     if failed:
-        print(f"all failures: {args.data_path / args.dataset / REPORT}")
+        print(f"all failures: {folder / REPORT}")
 
 
 def _toy(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import json
 import struct
 import threading
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +167,11 @@ def test_images_of_a_catalogue(server, tmp_path, capsys):
     assert sorted(path for path, _ in server.requested) == ["a.jpg", "b.jpg", "b.jpg"]
     (shop / "image_urls.json").unlink()
     assert main(command) == 1 and "image_urls.json does not exist" in capsys.readouterr().err
+
+
+def test_images_of_a_missing_dataset(capsys):
+    assert main(["images", "shop", "--data_path=typo"]) == 1 and "typo/shop does not exist" in capsys.readouterr().err
+    assert not Path("typo").exists()
 
 
 @pytest.mark.parametrize("leads_to", ["file:///etc/passwd", "ftp://127.0.0.1/a.gz"])
