@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 from tiny_models import make
 from transformers import (
     AutoTokenizer,
@@ -132,6 +132,28 @@ def test_images_are_read_with_exif_orientation_on_white(tmp_path):
     exif[0x0112] = 6
     lying.save(tmp_path / "lying.png", exif=exif)
     assert read_rgb(RawItem("a", image=tmp_path / "lying.png")).size == (4, 8)
+
+
+@pytest.mark.parametrize("name", ["turned.png", "turned.tiff"])
+def test_images_are_turned_as_pillow_does(name, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 8, 3), dtype=np.uint8)
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(tmp_path / name, exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(tmp_path / name))
+        assert np.array_equal(read_rgb(RawItem("a", image=tmp_path / name)), expected)
+
+
+def test_an_invalid_exif_tag_is_ignored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    Image.new("RGB", (8, 4)).save(tmp_path / "tag.jpg", exif=exif)
+    content = (tmp_path / "tag.jpg").read_bytes()
+    resolution, model = b"\x01\x1a\x00\x05", b"\x01\x10\x00\x05"  # tag and type: the name of the camera is now a fraction
+    assert content.count(resolution) == 1
+    (tmp_path / "tag.jpg").write_bytes(content.replace(resolution, model))
+    assert read_rgb(RawItem("a", image=tmp_path / "tag.jpg")).size == (4, 8)
 
 
 GREY = (np.add.outer(np.arange(12), np.arange(16)) * 9).astype(np.uint8)  # [12, 16], 0 to 234

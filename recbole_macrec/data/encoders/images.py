@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from recbole_macrec.data.encoders.base import RawItem, without_image
 from recbole_macrec.errors import UserError, one_line
@@ -19,6 +19,11 @@ FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",), "GIF
            "TIFF": (".tif", ".tiff")}  # fmt: skip
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 64 * 10**6  # a file of a few kilobytes can decompress to gigabytes
+ORIENTATION = 0x0112  # EXIF tag
+# Value of the tag -> transposition. ImageOps.exif_transpose also writes the other tags, and fails if one of them is invalid.
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}  # fmt: skip
 # errors of open_image and Pillow
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)
 
@@ -69,7 +74,9 @@ def why_unreadable(image: Path) -> str | None:
 
 def _read(image: Path) -> Image.Image:
     with open_image(image) as file:
-        return to_rgba(ImageOps.exif_transpose(file), file.format)
+        file.load()  # turns a TIFF, and reads the EXIF data of a PNG, which may follow its pixels
+        turn = TURNS.get(file.getexif().get(ORIENTATION))
+        return to_rgba(file if turn is None else file.transpose(turn), file.format)
 
 
 def to_rgba(image: Image.Image, file_format: str | None) -> Image.Image:
