@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeGuard
 
 import pandas as pd
 
-from recbole_macrec.data.features import format_items
+from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.quoting import quoting
 from recbole_macrec.errors import UserError, one_line
 from recbole_macrec.utils.files import sha256_of
@@ -88,11 +88,28 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]],
 
 
 def read_table(path: Path, form: AtomicFormat = DEFAULT_FORMAT, skip_blank_lines: bool = True) -> pd.DataFrame:
-    """Read an atomic file as text, without NaN; columns are ``name:type``. Errors of pandas are passed on."""
-    return pd.read_csv(path, sep=form.field_separator, dtype=str, keep_default_na=False, na_filter=False,
-                       encoding=form.encoding, skip_blank_lines=skip_blank_lines,
-                       engine="c" if len(form.field_separator) == 1 else "python",
-                       quoting=quoting(path, form.field_separator, form.encoding))
+    """Read an atomic file as text, without NaN; columns are ``name:type``.
+
+    Raises:
+        ValueError: of pandas, or if the first row has more values than there are columns, which pandas would shift.
+    """
+    table = pd.read_csv(path, sep=form.field_separator, dtype=str, keep_default_na=False, na_filter=False,
+                        encoding=form.encoding, skip_blank_lines=skip_blank_lines,
+                        engine="c" if len(form.field_separator) == 1 else "python",
+                        quoting=quoting(path, form.field_separator, form.encoding))
+    if len(table) and not isinstance(table.index, pd.RangeIndex):
+        raise ValueError("its rows have more values than its first line has columns")
+    return table
+
+
+# Errors of reading an atomic file: those of pandas are ValueErrors, as is a wrong encoding; an unknown one is a LookupError.
+UNREADABLE = (ValueError, LookupError)
+
+
+def not_readable(path: Path, error: Exception) -> UserError:
+    """Return the error for a file whose reading ended with ``error``, one of UNREADABLE."""
+    return UserError(f"{path} is not a readable atomic file ({one_line(error)}); correct it, or set encoding and "
+                     "field_separator to match it")
 
 
 def write_table(path: Path, table: pd.DataFrame, form: AtomicFormat = DEFAULT_FORMAT) -> None:
@@ -119,19 +136,22 @@ def read_items(dataset_folder: Path, name: str, form: AtomicFormat = DEFAULT_FOR
     sequences are separated by spaces.
 
     Raises:
-        UserError: if the file is missing or unreadable, has no item column, or lists an item twice.
+        UserError: if the file is missing or unreadable, has no item column, or lists a column or an item twice.
     """
     path = Path(dataset_folder) / f"{name}.item"
     try:
         frame = read_table(path, form)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; import the dataset first: {import_command(dataset_folder, name)}") from None
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
-        raise UserError(f"{path} is not a readable atomic file ({one_line(error)}); import the dataset again") from error
+    except UNREADABLE as error:
+        raise not_readable(path, error) from error
+    names = [str(column).split(":")[0] for column in frame.columns]
+    if twice := duplicates(names):
+        raise UserError(f"{path} has {format_items(twice, 'column')} more than once; rename or remove one")
     if form.seq_separator != " ":
         for column in frame.columns[frame.columns.str.endswith("_seq")]:
             frame[column] = frame[column].str.replace(form.seq_separator, " ", regex=False)
-    frame.columns = [str(column).split(":")[0] for column in frame.columns]
+    frame.columns = names
     if form.item not in frame:
         raise UserError(
             f"{path} has no column {form.item}:token, which ITEM_ID_FIELD names (columns: {', '.join(frame.columns)}); "

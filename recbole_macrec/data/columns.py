@@ -1,11 +1,13 @@
 """Checks of a dataset's atomic files before RecBole reads them."""
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 from recbole.utils import ModelType
 
-from recbole_macrec.data.atomic import AtomicFormat
+from recbole_macrec.data.atomic import UNREADABLE, AtomicFormat, not_readable
+from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.errors import UserError
 
 
@@ -36,20 +38,35 @@ def _check_loaded(config, form: AtomicFormat) -> None:
 
 
 def _check_header(path: Path, form: AtomicFormat, needed: dict[str, str], histories: str | None) -> None:
-    """Check the first line of a file.
+    """Check the first two lines of a file.
 
     Args:
         needed: option -> column that it names.
         histories: column of sequences of items; None if the run reads none.
     """
-    with path.open(encoding=form.encoding) as file:
-        header = file.readline().rstrip("\n")
+    try:
+        with path.open(encoding=form.encoding) as file:
+            header, first_row = (file.readline().rstrip("\n") for _ in range(2))
+    except UNREADABLE as error:
+        raise not_readable(path, error) from error
     fields = header.split(form.field_separator)
     columns = [column.split(":")[0] for column in fields]
     for option, column in needed.items():
         if column not in columns:
             raise UserError(f"{path} has no column {column}, which {option} names; its first line is {header[:200]!r}, and "
                             f"field_separator is {form.field_separator!r}: set {option} and field_separator to match the file")
+    untyped = [field for field in fields if field.count(":") != 1]
+    if untyped:
+        raise UserError(f"{path} has the column {untyped[0]!r} in its first line; expected a name and a type, such as "
+                        f"{form.user}:token")
+    if twice := duplicates(columns):
+        raise UserError(f"{path} has {format_items(twice, 'column')} more than once; rename or remove one")
+    one_character = len(form.field_separator) == 1
+    values = (next(csv.reader([first_row], delimiter=form.field_separator)) if one_character else
+              first_row.split(form.field_separator))
+    if len(values) > len(fields):  # pandas would read the values of each column from the next one
+        raise UserError(f"{path} has {len(values)} values in line 2, but {len(fields)} columns in its first line; name every "
+                        "column, and remove separators at the end of lines")
     if histories and f"{histories}:token_seq" not in fields:
         raise UserError(f"{path} has no column {histories}:token_seq, the history of each row; add it, or import the "
                         "interactions and remove benchmark_filename.")

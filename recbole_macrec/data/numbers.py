@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from recbole_macrec.data.atomic import RESERVED, AtomicFormat, read_table
+from recbole_macrec.data.atomic import RESERVED, UNREADABLE, AtomicFormat, not_readable, read_table
 from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 
@@ -42,9 +42,12 @@ def plain_numbers(values: Sequence[str], column: str, items: Sequence[str], path
 
 
 def first_unreadable(path: Path, form: AtomicFormat, columns: Collection[str]) -> UserError | None:
-    """Return an error for the first value that RecBole cannot read in the number columns among ``columns``, None if all are
-    fine."""
-    table = read_table(path, form, skip_blank_lines=False)
+    """Return an error for the first value that RecBole cannot read in the number columns among ``columns``, or for a file that
+    is unreadable as a whole; None if all are fine."""
+    try:
+        table = read_table(path, form, skip_blank_lines=False)
+    except UNREADABLE as error:
+        return not_readable(path, error)
     header = {name.split(":")[0]: name for name in table}
     owner, key = next(((owner, header[name]) for owner, name in (("item", form.item), ("user", form.user)) if name in header),
                       ("row", table.columns[0]))

@@ -38,6 +38,39 @@ def test_error_names_a_price_that_recbole_cannot_read(tiny_dataset, model, price
     assert f"tiny.item line 9 has '{price}' as price of item 'i7'" in seen and "expected a number" in seen
 
 
+def in_every_line(end: bytes):
+    return lambda content: content.replace(b"\n", end + b"\n")
+
+
+def in_the_first_line(old: bytes, new: bytes):
+    return lambda content: content.replace(old, new, 1)
+
+
+UNREADABLE = {
+    "bytes of latin-1 at the start": (in_the_first_line(b"\n", b"\n\xfc\ti1\t1\n"),
+                                      "not a readable atomic file .*utf-8.*set encoding"),
+    "bytes of latin-1 at the end": (lambda content: content + 900 * b"u1\ti1\t9999999999\n" + b"\xfc\ti1\t1\n",
+                                    "not a readable atomic file .*utf-8.*set encoding"),
+    "a separator at the end of lines": (lambda content: in_every_line(b"\t")(content).replace(b"\t\n", b"\n", 1),
+                                        "4 values in line 2, but 3 columns"),
+    "a column without a type": (in_the_first_line(b"user_id:token", b"user_id"), "column 'user_id' .*user_id:token"),
+    "a repeated column": (in_every_line(b"\ttimestamp:float"), r"1 column \('timestamp'\) more than once"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_errors_of_unreadable_interactions_are_one_sentence(tiny_dataset, case):
+    path, (spoil, expected) = tiny_dataset / TINY / f"{TINY}.inter", UNREADABLE[case]
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(UserError, match=f"tiny.inter .*{expected}"):
+        load(tiny_dataset, "Pop")
+
+
+def test_an_unknown_encoding_is_named(tiny_dataset):
+    with pytest.raises(UserError, match="tiny.inter is not a readable atomic file .*unknown encoding: utf9.*set encoding"):
+        load(tiny_dataset, "Pop", encoding="utf9")
+
+
 def test_line_numbers_of_errors_count_blank_lines(tiny_dataset):
     path = put(tiny_dataset, "—")
     path.write_text(path.read_text().replace("\n", "\n\n", 1))
