@@ -156,6 +156,24 @@ def test_import_reads_text_columns_of_item_files_in_any_case(tmp_path):
     assert read_items(Path("out/a"), "a")["title"].tolist() == ["Thing"]
 
 
+def test_import_refuses_separators_of_several_characters(tmp_path, capsys):
+    (tmp_path / "shop.inter").write_text("user_id:token, item_id:token\na, x\n")
+    assert main(["import", str(tmp_path / "shop.inter"), "--dataset=a", "--data_path=out"]) == 1
+    assert "shop.inter has ', ' between the columns of its first line" in capsys.readouterr().err
+
+
+def test_import_names_columns_of_item_files_that_it_leaves_out(tmp_path, capsys):
+    (tmp_path / "shop.inter").write_text("user_id:token\titem_id:token\na\tx\n")
+    (tmp_path / "shop.item").write_text("item_id\ttitle\tnote:token_seq\nx\tThing\tOld\n")
+    words = ["import", str(tmp_path / "shop.inter"), "--dataset=a", "--data_path=out"]
+    assert main(words) == 0
+    assert "shop.item: columns without a type are not imported: title; write title:token_seq" in capsys.readouterr().out
+    assert read_items(Path("out/a"), "a").columns.tolist() == ["item_id", "note"]
+    (tmp_path / "shop.item").write_text("item_id:token\ttitle:token_seq\ttitle:token_seq\nx\tThing\tOld\n")
+    assert main([*words, "--overwrite"]) == 1
+    assert "shop.item has 1 column ('title') more than once" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_import_detects_the_separator_of_csv_tables(tmp_path, separator):
     tables = {"interactions": [["user", "item"], ["a", "x"], ["a", "y"]],

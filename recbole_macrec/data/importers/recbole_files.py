@@ -108,7 +108,12 @@ def _separator(path: Path, table_options: Mapping[str, str]) -> str:
     if "field_separator" in table_options:
         return table_options["field_separator"]
     match = _FIRST_COLUMN.match("".join(header_of(path, "\x1f")))
-    return match["separator"] if match else "\t"
+    separator = match["separator"] if match else "\t"
+    if len(separator) > 1:
+        raise UserError(
+            f"{path} has {separator!r} between the columns of its first line; expected one character, such as a tab"
+        )
+    return separator
 
 
 def _names(path: Path, separator: str) -> list[str]:
@@ -143,7 +148,12 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
     missing = [item for item in source.catalogue if item not in known]
     if missing:
         raise UserError(f"{path} lacks {format_items(missing, 'item')} of {source.path.name}; give every item a row")
-    types = dict(column.split(":") for column in header_of(path, separator) if column.count(":") == 1)
+    header = header_of(path, separator)
+    types = dict(column.split(":") for column in header if column.count(":") == 1)
+    untyped = [column for column in header if column.count(":") != 1 and column != item]
+    if untyped:
+        source.notes.append(f"{path.name}: columns without a type are not imported: {', '.join(untyped)}; write "
+                            f"{untyped[0]}:token_seq in its first line to import texts")
     source.notes += [
         f"{path.name}: column {column} is left out, because its images are not copied; name images in an items.csv to import "
         "them"
