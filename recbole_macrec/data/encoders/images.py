@@ -75,7 +75,7 @@ def why_unreadable(image: Path) -> str | None:
 def _read(image: Path) -> Image.Image:
     with open_image(image) as file:
         file.load()  # turns a TIFF, and reads the EXIF data of a PNG, which may follow its pixels
-        turn = TURNS.get(file.getexif().get(ORIENTATION))
+        turn = TURNS.get(file.getexif().get(ORIENTATION, 1))
         return to_rgba(file if turn is None else file.transpose(turn), file.format)
 
 
