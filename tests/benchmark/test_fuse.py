@@ -12,7 +12,7 @@ from small_models import SMALL
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.comparison import candidates_remark, write_report
 from recbole_macrec.benchmark.compare.run_files import write_json
-from recbole_macrec.benchmark.compare.runs import open_comparison
+from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, run_folder, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.fuse.command import fuse, overlap, score_candidates
 from recbole_macrec.benchmark.fuse.members import Member
@@ -316,6 +316,21 @@ def test_damaged_score_file(tmp_path):
 def test_invalid_arguments_are_one_line_errors(comparison, words, message, capsys):
     assert main(["fuse", str(comparison), *words]) != 0
     assert message in capsys.readouterr().err
+
+
+def test_a_fusion_is_not_fused_again(tmp_path, capsys):
+    """Neither a current one nor one that is left out of the tables, because its models were trained again."""
+    spec = {"format": 1, "labels": ["A", "B", "C"], "datasets": [TINY], "seeds": [1], "pairs": []}
+    write_json(spec | {"fusions": {"A + B": ["A", "B"]}}, tmp_path / "compare.json")
+    for label in ("A", "B", "C", "A + B"):
+        run = write_run_spec(run_folder(tmp_path, TINY, label, 1), RunSpec(label, label, TINY, 1))
+        record = {"test_result": {}, "checkpoint": f"{label}.pth", "fusion": {"checkpoints": ["A.pth", "B.pth"]}}
+        write_json(record, run.folder / "result.json")
+    for checkpoint in ("A.pth", "again.pth"):
+        write_json({"test_result": {}, "checkpoint": checkpoint}, run_folder(tmp_path, TINY, "A", 1) / "result.json")
+        assert main(["fuse", str(tmp_path), "--models=A + B,C"]) == 1
+        expected = "error: --models names A + B, which is a fusion itself; name the models that it fuses.\n"
+        assert capsys.readouterr().err == expected
 
 
 def test_overlap_of_hits():

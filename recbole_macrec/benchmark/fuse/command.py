@@ -90,6 +90,8 @@ def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP, data_path: s
     check_whole(1, top=top)
     comparison = open_comparison(folder)
     for label in labels:
+        if label in comparison.fusions:
+            raise UserError(f"--models names {label}, which is a fusion itself; name the models that it fuses.")
         if label not in comparison.labels:
             raise UserError(f"--models names {label}, which is no label of {folder}.{nearest(label, comparison.labels)}")
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
