@@ -67,6 +67,7 @@ def test_features_of_a_dataset_are_joined_by_item(files, tmp_path, capsys):
     (["--features", "nowhere.npy"], "MODALITY=FILE.npy"),
     (["--dataset=nowhere"], "has no features"),
     (["--dataset=nowhere", "--code_dims=8"], "--code_dims is not an option of the semantic IDs. Did you mean 'code_dim'?"),
+    (["--dataset=nowhere", "--quantizer=rqvae"], "--quantizer=rqvae: the table has rows of every quantizer"),
     ([], "--features --dataset"),
 ])
 def test_wrong_arguments_are_user_errors(arguments, part, capsys):
