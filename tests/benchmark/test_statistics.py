@@ -215,7 +215,10 @@ def test_runs_with_different_test_rows_are_reported_and_not_tested():
     assert compare_pairs({"a": [a], "b": [b], "c": [a]}, ["hit@10"], [("a", "b")]) == ([], [("a", "b")])
     table = build_table("t", GROUPS)
     table.untested = [("a", "b")]
-    assert "a and b are not tested against each other: their test rows differ." in markdown([table])
+    table.remarks = ["Ranked without the items of the user's history: b."]
+    expected = ["a and b are not tested against each other: their test rows differ.", *table.remarks]
+    assert all(sentence in markdown([table]) for sentence in expected)
+    assert grids.tests(table) is None and grids.notes(table) == expected
 
 
 def test_caption_with_one_seed_says_that_two_runs_are_compared():

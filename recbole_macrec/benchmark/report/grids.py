@@ -59,6 +59,11 @@ def results(table: Table) -> Grid:
     return grid
 
 
+def notes(table: Table) -> list[str]:
+    """Return the notes on unfinished or failed runs, and those of the caption of :func:`tests` if there are no tests."""
+    return [f"{row.label}: {row.note}" for row in table.rows if row.note] + ([] if table.tests else test_notes(table))
+
+
 def tests(table: Table) -> Grid | None:
     """Return the paired tests; None if there are none."""
     if not table.tests:

@@ -36,7 +36,7 @@ class Section:
 
     dataset: str
     verdict: str
-    notes: list[str]  # about unfinished or failed runs
+    notes: list[str]
     results: Grid
     tests: Grid | None
     codes: Grid | None
@@ -105,7 +105,7 @@ def _section(comparison: Comparison, table: Table, dataset: str, paths: list[Pat
     return Section(
         dataset=dataset,
         verdict=grids.verdict(table),
-        notes=[f"{row.label}: {row.note}" for row in table.rows if row.note],
+        notes=grids.notes(table),
         results=grids.results(table),
         tests=grids.tests(table),
         codes=grids.semantic_ids(comparison, dataset),
