@@ -2,6 +2,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -219,6 +220,13 @@ def test_runs_with_different_test_rows_are_reported_and_not_tested():
     expected = ["a and b are not tested against each other: their test rows differ.", *table.remarks]
     assert all(sentence in markdown([table]) for sentence in expected)
     assert grids.tests(table) is None and grids.notes(table) == expected
+
+
+def test_the_note_names_the_test_users_of_each_pair():
+    sequential, general = (paired_tests({"A": range(1, n), "B": [2] * (n - 1)}, [("A", "B")], "hit@1") for n in (4, 6))
+    table = build_table("t", GROUPS)
+    table.tests = [*sequential, replace(general[0], first="C", second="D")]
+    assert "Paired over 3 test users (A and B) and 5 test users (C and D): two-sided test" in markdown([table])
 
 
 def test_caption_with_one_seed_says_that_two_runs_are_compared():

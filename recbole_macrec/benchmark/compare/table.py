@@ -152,17 +152,28 @@ def test_notes(table: Table) -> list[str]:
     """Sentences on the method of a table's tests and on their scope, and the remarks on its rows."""
     notes = []
     if table.tests:
-        test = table.tests[0]
-        users = f"{test.users:,} test users" if test.rows == test.users else f"{test.rows:,} test rows of {test.users:,} users"
-        effects = "users" if test.seeds == 1 else "seeds and users"
+        seeds = table.tests[0].seeds
+        effects = "users" if seeds == 1 else "seeds and users"
         notes.append(
-            f"Paired over {users}: two-sided test and 95 % interval by a mixed model, with random effects of {effects}."
+            f"Paired over {_test_rows(table)}: two-sided test and 95 % interval by a mixed model, with random effects of "
+            f"{effects}."
         )
-        if test.seeds == 1:
+        if seeds == 1:
             notes.append("With one seed, a difference is one between these two runs; other seeds may give another.")
     notes += precision_differences(table)
     notes += [f"{a} and {b} are not tested against each other: their test rows differ." for a, b in table.untested]
     return notes + table.remarks
+
+
+def _test_rows(table: Table) -> str:
+    """The numbers of test users and rows, with the pairs that have them if pairs differ, such as "30 test users"."""
+    pairs_of: dict[str, list[str]] = {}
+    for test in table.tests:
+        users = f"{test.users:,} test users" if test.rows == test.users else f"{test.rows:,} test rows of {test.users:,} users"
+        pairs_of.setdefault(users, []).append(f"{test.first} and {test.second}")
+    if len(pairs_of) == 1:
+        return next(iter(pairs_of))
+    return " and ".join(f"{users} ({'; '.join(dict.fromkeys(pairs))})" for users, pairs in pairs_of.items())
 
 
 def _mark(rows: list[Row], metrics: list[str]) -> None:
