@@ -7,6 +7,8 @@ import pytest
 
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare import comparison, tune
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
+from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import Run, open_comparison
 from recbole_macrec.config.options import check_options, known_models
 from recbole_macrec.config.property_files import property_file
@@ -54,6 +56,23 @@ def test_search_space_lines_of_every_kind(tmp_path, monkeypatch):
             tune.read_space("M")
     with pytest.raises(UserError, match="no hyper-parameter file"):
         tune.read_space("N")
+
+
+def test_the_chosen_trial_is_not_repeated_on_another_gpu_or_with_moved_data(tmp_path, monkeypatch):
+    """Its settings are those with an effect on the results; where it was executed is none of them."""
+    monkeypatch.setattr(tune, "read_space", lambda model: {"n_layers": ("choice", [1, 3])})
+    monkeypatch.setattr(tune, "check_values", lambda model, request: None)
+    for execution in ({"data_path": "old", "gpu_id": "0"}, {"data_path": "moved"}):
+        matrix = Matrix([Variant("SASRec", "SASRec")], ["tiny"], [1], execution)
+        tries = tune.write_tries(matrix, tmp_path, 2)
+        for number, a_try in enumerate(tries["tiny", "SASRec"]):
+            record = {"test_result": {}, "best_valid_score": number, "valid_score_bigger": True}
+            write_json(record, a_try.folder / "result.json")
+        chosen = tune.choose(matrix, tmp_path, tries)
+        assert list(chosen["tiny", "SASRec"]) == ["n_layers"]
+    comparison = matrix.write(tmp_path, chosen)
+    tune.copy_chosen_tries(comparison, tries)
+    assert [run.result["best_valid_score"] for run in comparison.runs] == [1]
 
 
 def test_comparison_uses_the_best_trial_by_validation(tiny_dataset, monkeypatch):

@@ -23,7 +23,6 @@ from recbole_macrec.benchmark.compare.runs import (
     STUDY,
     TUNE,
     Run,
-    RunSpec,
     file_name,
     open_comparison,
 )
@@ -105,7 +104,7 @@ def published_tries(runs: list[Run]) -> dict:
         })
     finished = next((run.result for run in runs if run.finished), {})
     record = {"label": spec.label, "model": spec.model, "dataset": spec.dataset, "seed": spec.seed}
-    record["settings"] = _settings_with_effect(spec)  # the first try has no others
+    record["settings"] = spec.settings_with_effect
     return record | {"commit": finished.get("commit"), "machine": finished.get("hardware"), "tries": tries}
 
 
@@ -114,7 +113,7 @@ def published_record(run: Run) -> dict:
 
     The record of a fusion has ``fusion``, with the weights of its models; DIR in its command is the folder of the comparison.
     """
-    settings = _settings_with_effect(run.spec)
+    settings = run.spec.settings_with_effect
     if fusion := run.result.get("fusion"):
         names = _quoted(",".join(fusion["models"]))
         command = f"python -m recbole_macrec.benchmark fuse DIR --models={names} --top={settings['top']}"
@@ -136,10 +135,6 @@ def _command(program: str, options: dict[str, Any], settings: dict[str, Any]) ->
     write_file, settings = settings_with_output_file(settings)
     arguments = [f"--{name}={_quoted(format_value(value))}" for name, value in (options | settings).items()]
     return " ".join([*([write_file, "&&"] if write_file else []), program, *arguments])
-
-
-def _settings_with_effect(spec: RunSpec) -> dict[str, Any]:
-    return {name: value for name, value in spec.settings.items() if name not in EXECUTION_SETTINGS}
 
 
 def _quoted(text: str) -> str:

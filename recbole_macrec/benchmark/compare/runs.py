@@ -80,6 +80,11 @@ class RunSpec:
         """Name of the run in messages."""
         return f"{self.label} on {self.dataset}, seed {self.seed}"
 
+    @property
+    def settings_with_effect(self) -> dict[str, Any]:
+        """The settings without :data:`EXECUTION_SETTINGS`."""
+        return {name: value for name, value in self.settings.items() if name not in EXECUTION_SETTINGS}
+
 
 @dataclass(frozen=True)
 class Run:

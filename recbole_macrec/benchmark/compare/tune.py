@@ -141,7 +141,7 @@ def choose(
         sign = 1 if done[0].result["valid_score_bigger"] else -1
         best = max(done, key=lambda run: sign * run.result["best_valid_score"])
         fixed = {**matrix.settings, **variant.settings}
-        chosen[dataset, label] = {k: v for k, v in best.spec.settings.items() if k not in fixed}
+        chosen[dataset, label] = {k: v for k, v in best.spec.settings_with_effect.items() if k not in fixed}
         scores = {run.folder.name: run.result["best_valid_score"] for run in done}
         content = {"settings": chosen[dataset, label], "best_valid_score": best.result["best_valid_score"], "scores": scores}
         write_json(content, _folder(folder, dataset, variant) / BEST)
@@ -151,11 +151,15 @@ def choose(
 def copy_chosen_tries(comparison: Comparison, runs_of: dict[tuple[str, str], list[Run]]) -> None:
     """Copy finished tries to the unfinished runs of ``comparison`` that have the same settings and seed.
 
+    Settings of where and how a run is executed may differ.
+
     Args:
         runs_of: see :func:`write_tries`.
     """
     for run in comparison.unfinished:
-        same = [a_try for a_try in runs_of.get((run.spec.dataset, run.spec.label), []) if a_try.spec == run.spec]
-        if same and same[0].finished:
+        requested = run.spec.seed, run.spec.settings_with_effect
+        finished = [a_try for a_try in runs_of.get((run.spec.dataset, run.spec.label), []) if a_try.finished]
+        same = [a_try for a_try in finished if (a_try.spec.seed, a_try.spec.settings_with_effect) == requested]
+        if same:
             with replace_folder(run.folder, overwrite=True) as folder:
                 shutil.copytree(same[0].folder, folder, dirs_exist_ok=True)
