@@ -11,7 +11,7 @@ from conftest import TINY, write_tiny_dataset
 
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare import command as command_line
-from recbole_macrec.benchmark.compare.publish import published_record
+from recbole_macrec.benchmark.compare.publish import published_record, published_tries, tries_chosen_from
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, write_run_spec
 from recbole_macrec.benchmark.study.study import parse, read_study, variants_of
@@ -152,6 +152,17 @@ def test_only_tries_that_a_row_was_chosen_from_are_published(published, builder,
     assert main(["publish", str(tmp_path / "out"), f"--to={folder}"]) == 0
     (tuning,) = builder.read_all(folder / "tries")
     assert tuning["label"] == own and len(tuning["tries"]) == 1
+
+
+def test_the_settings_of_all_tries_are_those_of_the_first_one_although_it_failed(tmp_path):
+    for number, drawn in enumerate([{}, {"n_layers": 1}, {"n_layers": 3}]):
+        spec = RunSpec("SASRec", "SASRec", TINY, 1, {"epochs": 2, "data_path": str(tmp_path), **drawn})
+        run = write_run_spec(tmp_path / f"try-{number:03d}", spec)
+        write_json({"error": "x", "test_result": {}}, run.folder / ("result.json" if number else "failure.json"))
+    write_json({"scores": {"try-001": 0.1, "try-002": 0.2}}, tmp_path / "best.json")
+    record = published_tries(tries_chosen_from(tmp_path))
+    assert record["settings"] == {"epochs": 2}
+    assert [entry["settings"] for entry in record["tries"]] == [{"n_layers": 1}, {"n_layers": 3}]
 
 
 def test_page_names_the_tries_and_the_chosen_settings_of_a_tuned_study(builder):

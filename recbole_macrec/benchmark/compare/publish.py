@@ -20,6 +20,7 @@ from recbole_macrec.benchmark.compare.runs import (
     BEST,
     COMPARE,
     EXECUTION_SETTINGS,
+    FIRST_TRY,
     STUDY,
     TUNE,
     Run,
@@ -90,15 +91,15 @@ def published_study(study: dict) -> dict:
 def published_tries(runs: list[Run]) -> dict:
     """The published record of the tries of one label on one dataset.
 
-    ``settings`` are those of all tries; the entries of ``tries`` have the settings that differ, and the validations. An
-    unfinished try has those so far.
+    ``settings`` are those of all tries, which try-000 has alone, also if it failed and is not among ``runs``. The entries of
+    ``tries`` have their further settings, and the validations. An unfinished try has those so far.
     """
-    spec = runs[0].spec
+    spec = Run(runs[0].folder.with_name(FIRST_TRY)).spec
     tries = []
     for run in runs:
         result: dict[str, Any] = run.result if run.finished else {}
         tries.append({
-            "settings": {name: value for name, value in run.spec.settings.items() if name not in spec.settings},
+            "settings": {name: value for name, value in run.spec.settings_with_effect.items() if name not in spec.settings},
             **{name: result.get(name) for name in ("best_valid_score", "test_result", "epochs", "parameters", "seconds")},
             "curve": [{"epoch": point["epoch"], "valid": point["valid"]} for point in run.curve if point["valid"]],
         })

@@ -54,7 +54,7 @@ RUN_SPEC, CURVE, PROGRESS, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED
     "pretrained.json",
 )  # fmt: skip
 PRETRAINING = "pretraining"
-BEST = "best.json"  # of a tuning
+BEST, FIRST_TRY = "best.json", "try-000"  # of a tuning
 OLD_RUN_SPEC = "asked.json"  # name of RUN_SPEC in older folders
 MISSING = object()  # a setting that is not set, which differs from None
 
