@@ -200,6 +200,17 @@ def test_options_that_variants_set_themselves_are_named(arguments, capsys, monke
     ]
 
 
+@pytest.mark.parametrize("words, pairs", [([], [("BPR", "EASE")]), (["--models=Pop,BPR"], [])])
+def test_the_pairs_of_a_study_of_models(words, pairs, monkeypatch):
+    compared = []
+    monkeypatch.setattr(study_command, "compare", lambda matrix, *args: compared.append(matrix) or 0)
+    models = ["Pop", "BPR", "EASE"]
+    content = {"kind": "groups", "by": "target_count", "from": [0], "models": models, "pairs": [models[1:]]}
+    Path("own.yaml").write_text(yaml.safe_dump(content))
+    assert main(["study", "own.yaml", "--output=own", *words]) == 0
+    assert compared[0].pairs == pairs
+
+
 def planted_comparison(folder: Path, labels: list[str], failed: str) -> Comparison:
     """A comparison whose runs are finished, except for the label ``failed``."""
     write_json({"format": 1, "labels": labels, "datasets": [TINY], "seeds": [1], "pairs": []}, folder / "compare.json")

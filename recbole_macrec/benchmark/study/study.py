@@ -71,8 +71,8 @@ def main(argv: list[str]) -> int:
         seeds = seeds_of(args.seeds, request)
         variants = variants_of(study, models, dataset, settings)
         # by default, compare the full model with each variant
-        full_with_each = [(variants[0].label, other.label) for other in variants[1:]]
-        pairs = [] if models else [(first, second) for first, second in study.get("pairs", full_with_each)]
+        full_with_each = [] if models else [(variants[0].label, other.label) for other in variants[1:]]
+        pairs = [] if args.models else [(first, second) for first, second in study.get("pairs", full_with_each)]
         matrix = Matrix(variants, [dataset], seeds, settings, pairs)
         matrix.check(vars(args), request.config_files)
         for sentence in without_effect(variants, given):
