@@ -275,6 +275,10 @@ def test_selected_variants_of_several_models(tmp_path):
     ("kind: sweeps\nmodel: Pop\nsweeps: {topk: 5}", "sweeps: topk is 5; expected a list"),
     ("kind: beams\nmodels: [TIGER]", "no 'beams', which a study of kind beams needs"),
     ("kind: variants\nmodels: [Pop, BPR]\npairs: [Pop, BPR]", "pairs has 'Pop'; expected lists of two rows"),
+    ("kind: variants\nmodel: TIGER", "expected 'models', 'model' with 'variants' or 'sweeps'"),
+    ("kind: variants\nvariants: {}", "expected 'models', 'model' with 'variants' or 'sweeps'"),
+    ("kind: groups\nmodels: [Pop]\nby: count\nfrom: [0]", "by is 'count'; expected one of target_count, history_length"),
+    ("kind: sweeps\nmodel: BPR\nsweeps: {seed: [1, 2]}", "own.yaml sets seed, which --seeds names here"),
     ("kind: variants\nmodells: [Pop]", "'modells', which is no key of a study. Did you mean 'models'"),
 ])  # fmt: skip
 def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
@@ -290,10 +294,14 @@ def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
         (["ablatoin"], "Did you mean 'ablation'?"),
         (["ablation", "--models=SASRec"], "leave --models out"),
         (["own.yaml"], "kind is 'guess'; expected one of"),
+        (["sweep.yaml"], "Unknown option 'd_modle' in the sweeps of the study sweep. Did you mean 'd_model'?"),
+        (["ranking", "--models=SASRec"], "SASRec has no beam search; choose generative models"),
+        (["beam_vs_exact", "--topk=[20]"], "beams has 10, below the largest topk 20"),
     ],
 )
 def test_user_errors_are_one_line(argv, expected, capsys):
     Path("own.yaml").write_text("kind: guess\n")
+    Path("sweep.yaml").write_text("kind: sweeps\nmodel: TIGER\nsweeps: {d_modle: [8]}\n")
     assert main(["study", *argv, "--output=out"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and expected in error

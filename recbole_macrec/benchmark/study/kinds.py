@@ -17,6 +17,7 @@ from recbole_macrec.benchmark.study.rankings import rank_with
 from recbole_macrec.errors import UserError
 
 DEFAULT = "default"  # label of a sweep's runs with default settings
+GROUPINGS = ("target_count", "history_length")  # of the test rows
 
 
 @dataclass
@@ -282,13 +283,15 @@ def grouped_rows(run: Run, by: str) -> Ranks:
 
 
 def group_of(ranks: Ranks, by: str, bounds: Sequence[int]) -> np.ndarray:
-    """Return the group number of each row of :func:`grouped_rows`, -1 below the first bound; [R]."""
+    """Return the group number of each row of :func:`grouped_rows`, -1 below the first bound; [R].
+
+    Args:
+        by: one of :data:`GROUPINGS`.
+    """
     if by == "target_count":
         values = ranks.counts[ranks.targets]
-    elif by == "history_length":
-        values = np.array([len(history) for history in ranks.histories])
     else:
-        raise UserError(f"The study has by = '{by}'; expected target_count or history_length.")
+        values = np.array([len(history) for history in ranks.histories])
     return np.searchsorted(bounds, values, side="right") - 1
 
 

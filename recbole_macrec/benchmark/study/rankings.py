@@ -1,6 +1,6 @@
 """Rank the test users of a finished run again, in other ways: other numbers of beams, exact scores, other fusions."""
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,27 +51,24 @@ class HitRows(TrainingCallback):
         self.hits.append(hits.cpu())
 
 
+def check_beams(model: str, topk: int, beams: Iterable[int]) -> None:
+    """Raise a UserError if ``model`` has no beam search, or one of the numbers ``beams`` is below the largest ``topk``."""
+    if model not in generative_names():
+        raise UserError(f"{model} has no beam search; choose generative models with --models: {', '.join(generative_names())}.")
+    if too_few := [number for number in beams if number < topk]:
+        raise UserError(f"beams has {too_few[0]}, below the largest topk {topk}; remove it from the study, or lower topk.")
+
+
 def rank_with(run: Run, rankings: Mapping[str, Mapping[str, Any]]) -> dict[str, Ranked]:
     """Rank the test rows in every way of ``rankings``, name -> changed ranking options.
 
     What was ranked earlier is read from the folder of the run. For a model of one modality ``fusion`` has no effect; rankings
-    that differ in it alone are left out, except for the first.
-
-    Raises:
-        UserError: the model has no beam search, or a number of beams is below the largest topk.
+    that differ in it alone are left out, except for the first. The caller calls :func:`check_beams` before the run.
     """
-    if run.spec.model not in generative_names():
-        raise UserError(
-            f"{run.spec.model} has no beam search; choose generative models with --models: {', '.join(generative_names())}."
-        )
     topk = max(run.result["settings"]["topk"])
     several = len(run.result["test_detail"]) > 2  # the modalities and their fusion
     requested: dict[str, dict[str, Any]] = {}
     for name, options in rankings.items():
-        if options.get("beams", topk) < topk:
-            raise UserError(
-                f"beams has {options['beams']}, below the largest topk {topk}; remove it from the study, or lower topk."
-            )
         own = {key: value for key, value in options.items() if key != "fusion" or several}
         if own not in requested.values():
             requested[name] = own

@@ -21,9 +21,10 @@ from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import COMPARE, STUDY, Comparison, open_comparison
 from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.benchmark.machine import git_commit, hardware
-from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, Study, as_markdown
+from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, GROUPINGS, Study, as_markdown
 from recbole_macrec.benchmark.study.published import check_published, published
-from recbole_macrec.config.options import config_of, refuse_trust
+from recbole_macrec.benchmark.study.rankings import check_beams
+from recbole_macrec.config.options import check_options, config_of, refuse_trust
 from recbole_macrec.config.property_files import property_file, read_user_yaml
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
@@ -75,6 +76,7 @@ def main(argv: list[str]) -> int:
         pairs = [] if args.models else [(first, second) for first, second in study.get("pairs", full_with_each)]
         matrix = Matrix(variants, [dataset], seeds, settings, pairs)
         matrix.check(vars(args), request.config_files)
+        check_rankings(study, variants, dataset, settings)
         for sentence in without_effect(variants, given):
             print(sentence)
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
@@ -161,6 +163,8 @@ def read_study(name: str) -> dict:
     for key in REQUIRED.get(kind, ()):
         if key not in study:
             raise UserError(f"{path} has no '{key}', which a study of kind {kind} needs.")
+    if kind == "groups" and study["by"] not in GROUPINGS:
+        raise UserError(f"{path}: by is {study['by']!r}; expected one of {', '.join(GROUPINGS)}.")
     for label, variant in study.get("variants", {}).items():
         _check_value(path, f"variants: {label}", variant, dict)
     for option, values in study.get("sweeps", {}).items():
@@ -170,10 +174,12 @@ def read_study(name: str) -> dict:
             raise UserError(f"{path}: pairs has {pair!r}; expected lists of two rows.")
     for settings in [study.get("settings", {}), study.get("sweeps", {}), *study.get("variants", {}).values()]:
         refuse_trust(settings, path)
-    has_models = study.get("models") or study.get("model") or all(
-        "model" in variant for variant in study.get("variants", {"": {}}).values()
-    )
-    if not has_models:
+        for option in ("seed", "dataset"):
+            if option in settings:
+                raise UserError(f"{path} sets {option}, which --{option}s names here; leave it out of the file.")
+    variants = study.get("variants", {})
+    own_models = variants and all("model" in variant for variant in variants.values())
+    if not (study.get("models") or own_models or (study.get("model") and (variants or study.get("sweeps")))):
         raise UserError(
             f"{path}: expected 'models', 'model' with 'variants' or 'sweeps', or 'variants' that each have a 'model'."
         )
@@ -199,6 +205,8 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
         return list(variants.values())
     if model is None:
         raise UserError(f"The study {study['title']} has 'sweeps' without 'model'; add the model to sweep.")
+    options = ["con_layers" if option == "first_con_layer" else option for option in study["sweeps"]]
+    check_options(options, [model], dataset, f"the sweeps of the study {study['title']}")
     default = default_values(model, dataset, settings)
     swept = {DEFAULT: Variant(DEFAULT, model)}
     for option, values in study["sweeps"].items():
@@ -207,6 +215,15 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
             if changes is not None:
                 swept.setdefault(label, Variant(label, model, changes))
     return list(swept.values())
+
+
+def check_rankings(study: dict, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
+    """Raise a UserError if a study ranks trained models in a way that is impossible, before they are trained."""
+    if study["kind"] in ("beams", "rankings"):
+        numbers = study.get("beams", [way["beams"] for way in study.get("rankings", {}).values() if "beams" in way])
+        for variant in variants:
+            config = config_of(variant.model, dataset, [], settings | variant.settings)
+            check_beams(variant.model, max(config["topk"]), numbers)
 
 
 def without_effect(variants: list[Variant], given: dict[str, Any]) -> list[str]:
