@@ -13,6 +13,7 @@ from recbole.quick_start import load_data_and_model, objective_function, run, ru
 from recbole.trainer import Trainer
 from recbole.utils import InputType, dataset_arguments, get_model, get_trainer, init_seed
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
+from small_models import prepare_run
 
 from recbole_macrec import TIGER, UserError, register_model
 from recbole_macrec.config import registry
@@ -172,6 +173,16 @@ def test_a_derived_model_needs_no_files(small, tmp_path, monkeypatch):
     again = type("Halved", (TIGER,), {"__module__": "__main__"})  # as in a notebook
     register_model(again)
     assert get_model("Halved") is again
+
+
+def test_a_derived_model_is_trained_on_its_own_loss(small, monkeypatch):
+    monkeypatch.setattr(registry, "_models", registered_models())
+    register_model(Halved)
+    losses = []
+    for weight in (1.0, 0.25):
+        _, _, trainer, (train, *_) = prepare_run("Halved", "tiny", {**small, "loss_weight": weight})
+        losses.append(trainer.train_steps(train, 1))
+    assert losses[1] == pytest.approx(losses[0] / 4)
 
 
 @pytest.mark.parametrize("name", ["SASRec", "TIGER"])

@@ -4,8 +4,8 @@ Shapes: U users, N items (both including the padding, number 0), F_m width of th
 representation, B batch.
 """
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial, reduce
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from itertools import chain
 from operator import add
 
@@ -126,10 +126,6 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
         users, items = self.representations()
         u, i, j = rows_of(users, user), rows_of(items, positive), rows_of(items, negative)
         return bpr((u * i).sum(1), (u * j).sum(1)) + self.reg_weight * self.penalty(user, positive, negative)
-
-    def loss_parts(self, interaction) -> list[Callable[[], Tensor]]:
-        """The loss of a batch as a list of one function, for the trainer."""
-        return [partial(self.calculate_loss, interaction.to(self.device))]
 
     # -- ranking -----------------------------------------------------------------------------------------------------
 

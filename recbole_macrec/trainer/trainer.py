@@ -18,6 +18,7 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.generation.network.layers import RelativeBias
 from recbole_macrec.model.base import GenerativeRecommender
+from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.trainer.callback_trainer import CallbackTrainer
 from recbole_macrec.trainer.callbacks import VALIDATION
 from recbole_macrec.trainer.checkpoint import (
@@ -173,7 +174,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         Each part has its own random generator, and the gradients are added in the order of the parts, so the result does not
         depend on the number of threads.
         """
-        parts = [partial(loss_func, interaction.to(self.device))] if loss_func else self.model.loss_parts(interaction)
+        parts = self._loss_parts(interaction, loss_func)
         seeds = torch.randint(2**62, (len(parts),)).tolist()
         weights = [p for p in self.model.parameters() if p.requires_grad]
 
@@ -191,6 +192,13 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
                     if gradient is not None:
                         weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         return total
+
+    def _loss_parts(self, interaction, loss_func=None) -> list[Callable[[], torch.Tensor]]:
+        """Functions whose results add up to the loss of a batch: a single one unless ``calculate_loss`` of the model, which a
+        derived class may override, is the sum of its ``loss_parts``."""
+        if loss_func is None and type(self.model).calculate_loss is WindowedRecommender.calculate_loss:
+            return self.model.loss_parts(interaction)
+        return [partial(loss_func or self.model.calculate_loss, interaction.to(self.device))]
 
     def _set_learning_rate(self) -> None:
         """Linear warm-up over the first ``warmup_ratio`` of all steps, then a cosine or a line to zero (or constant)."""
