@@ -54,10 +54,11 @@ class WindowLoader(TrainDataLoader):
 
 
 def windows_of(users: np.ndarray, histories: np.ndarray, lengths: np.ndarray, targets: np.ndarray) -> list[Window]:
-    """Join consecutive samples of a user into sequences, and cut them into windows.
+    """Join the samples of a user into sequences, and cut them into windows.
 
-    A sample continues a sequence if its history is that of the previous sample followed by its target. A window has at most
-    H + 1 items. The windows of a longer sequence overlap by about half of that; each target is in exactly one of them.
+    A sample continues a sequence if its history is that of the user's previous sample followed by its target. Samples of other
+    users may lie between them, as with ``group_by: none``. A window has at most H + 1 items. The windows of a longer sequence
+    overlap by about half of that; each target is in exactly one of them.
 
     Args:
         users: int [n].
@@ -65,6 +66,9 @@ def windows_of(users: np.ndarray, histories: np.ndarray, lengths: np.ndarray, ta
         lengths: int [n].
         targets: int [n].
     """
+    _, first_row, user = np.unique(users, return_index=True, return_inverse=True)
+    order = first_row[user].argsort(kind="stable")  # users in the order of their first samples
+    users, histories, lengths, targets = users[order], histories[order], lengths[order], targets[order]
     longest = histories.shape[1]
     extended = np.pad(histories, ((0, 0), (0, 1)))  # the histories with their targets
     extended[np.arange(len(extended)), lengths] = targets

@@ -174,11 +174,13 @@ def test_windows_overlap_by_half_and_contain_each_target_once():
             assert all(stop - start <= 7 for start, stop, _ in cuts(items, known, 6))
 
 
-def test_samples_of_a_user_are_merged_into_windows():
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [0, 4, 1, 2, 5, 3]], ids=["by user", "by time"])
+def test_samples_of_a_user_are_merged_into_windows(order):
     """Samples of RecBole of two users with at most 3 items of history, and a row that does not continue the one before it."""
     histories = np.array([[1, 0, 0], [1, 2, 0], [1, 2, 3], [2, 3, 4], [7, 0, 0], [9, 8, 0]])
     lengths, targets, users = np.array([1, 2, 3, 3, 1, 2]), np.array([2, 3, 4, 5, 8, 5]), np.array([1, 1, 1, 1, 2, 2])
-    windows = [(w.user, w.items.tolist(), w.first) for w in windows_of(users, histories, lengths, targets)]
+    samples = (column[order] for column in (users, histories, lengths, targets))
+    windows = [(w.user, w.items.tolist(), w.first) for w in windows_of(*samples)]
     assert windows == [(1, [1, 2, 3, 4], 1), (1, [2, 3, 4, 5], 3), (2, [7, 8], 1), (2, [9, 8, 5], 2)]
 
 
