@@ -14,7 +14,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.quick_start import load_data_and_model, objective_function, quick_start, run_recbole
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_macrec import compat
+from recbole_macrec import UserError, compat
 from recbole_macrec.compat.libraries import without_chain_warnings
 
 FAST = {
@@ -60,6 +60,14 @@ def test_s3rec_pretrains_then_finetunes(tiny_dataset):
     run_recbole("S3Rec", "tiny", config_dict={**settings, "train_stage": "pretrain"})
     finetune = {**settings, "train_stage": "finetune", "pre_model_path": "./saved/S3Rec-tiny-1.pth"}
     assert run_recbole("S3Rec", "tiny", config_dict=finetune)["test_result"]["hit@10"] > 0
+
+
+@pytest.mark.parametrize("model", ["BPR", "SASRecPerUser"])
+def test_valid_metric_that_is_not_measured_is_an_error_before_training(model, tiny_dataset, tmp_path):
+    settings = fast(tiny_dataset, topk=[1, 5], load_col={"inter": ["user_id", "item_id", "timestamp"]})
+    with pytest.raises(UserError, match="valid_metric is 'NDCG@10', which is not measured; .* NDCG@5"):
+        run_recbole(model, "tiny", config_dict=settings)
+    assert not [path for path in (tmp_path / "saved").glob("*.pth") if path.stat().st_size and "tiny" not in path.name]
 
 
 def test_objective_function_without_ray(tiny_dataset):

@@ -32,6 +32,7 @@ from recbole_macrec.compat.processes import (
 )
 from recbole_macrec.compat.results import (
     add_gradients_in_one_order,
+    check_the_valid_metric_before_training,
     collect_plain_values,
     count_training_interactions,
     evaluate_without_dropout,
@@ -78,6 +79,7 @@ REPAIRS = (  # in the order of application: some wrap a method that an earlier o
     validate_models_of_one_epoch,
     evaluate_without_dropout,
     collect_plain_values,
+    check_the_valid_metric_before_training,
     stop_where_the_loss_diverges,
     measure_the_load_without_waiting,
 )

@@ -176,6 +176,24 @@ def collect_plain_values() -> None:
     Collector.get_data_struct = get_data_struct
 
 
+def check_the_valid_metric_before_training() -> None:
+    """With a ``valid_metric`` that ``metrics`` and ``topk`` do not measure, such as the default MRR@10 and ``topk: 5``, a run
+    ends after its first epoch with KeyError: 'mrr@10' (utils.py:168). It now ends before the training with a UserError. Remove
+    it when RecBole checks the option."""
+    trainer = importlib.import_module("recbole.trainer.trainer").Trainer
+    fit = trainer.fit
+
+    @functools.wraps(fit)
+    def checked_fit(self, train_data, valid_data=None, *args, **kwargs):
+        from recbole_macrec.config.validation import check_valid_metric
+
+        if valid_data:
+            check_valid_metric(self.config)
+        return fit(self, train_data, valid_data, *args, **kwargs)
+
+    trainer.fit = checked_fit
+
+
 def stop_where_the_loss_diverges() -> None:
     """``Trainer._check_nan`` (trainer.py:344) accepts an infinite loss, and its error for NaN names neither the epoch nor the
     last checkpoint. It now raises a UserError that does. Remove it when RecBole does the same."""
