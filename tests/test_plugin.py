@@ -217,6 +217,20 @@ def test_seen_items_are_left_out_on_request(model, small):
     assert torch.equal(full_sort_topk(users, trainer.model, test, 5)[1], scores[1].topk(5).indices)
 
 
+@pytest.mark.parametrize("model", ["SASRecPerUser", "BPR"])
+def test_users_without_test_data_have_no_scores(model, small):
+    """RecBole returns fewer rows of scores than users, or fails."""
+    with open(Path(small["data_path"]) / "tiny/tiny.inter", "a", encoding="utf-8") as file:
+        file.write("short\ti1\t1\n")
+    options = {"data_path": small["data_path"], "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+    eval_args = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+    _, network, _, (_, _, test) = prepare_run(model, "tiny", {**options, "eval_args": eval_args})
+    users = test.dataset.token2id("user_id", ["short", "u1"])
+    with pytest.raises(UserError, match="The user short has no row"):
+        full_sort_topk(users, network, test, k=5)
+    assert len(full_sort_topk(users[1:], network, test, k=5)[1]) == 1
+
+
 @pytest.mark.parametrize("options, message", [
     ({"exclude_seen": True, "eval_args": {"mode": "uni20"}}, "exclude_seen is True, .*mode uni20"),
     ({"exclude_seen": True, "eval_args": {"mode": {"valid": "uni5", "test": "full"}}}, "exclude_seen is True, .*mode uni5"),

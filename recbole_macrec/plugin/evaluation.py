@@ -10,6 +10,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from torch.nn.utils.rnn import pad_sequence
 
+from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.ranker import max_users_in_memory
 from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.model.registered import RegisteredModel
@@ -85,12 +86,16 @@ def rank_as_in_evaluation() -> None:
 
     Our models get the masked items with the histories, as they do from our trainer. A beam search finds only some items, and
     with masked ones among them its list would be too short.
+
+    A user without a row in the data is a UserError. For a sequential model RecBole leaves out the scores of the user, so that
+    those of all later users are in the wrong rows.
     """
     case_study = importlib.import_module("recbole.utils.case_study")
     original = case_study.full_sort_scores
 
     @functools.wraps(original)
     def full_sort_scores(uid_series, model, test_data, device=None):
+        _check_users(test_data.dataset, uid_series)
         masked = _masked_items(test_data, uid_series)
         if masked is not None and isinstance(model, RegisteredModel):
             model = _ModelWithMaskedItems(model, masked)
@@ -100,6 +105,17 @@ def rank_as_in_evaluation() -> None:
         return scores
 
     vars(case_study).update(full_sort_scores=full_sort_scores)
+
+
+def _check_users(dataset: Dataset, users) -> None:
+    """Raise a UserError unless every user has a row in this part of the data."""
+    missing = np.setdiff1d(users, dataset.inter_feat[dataset.uid_field].numpy())
+    if len(missing):
+        user = dataset.id2token(dataset.uid_field, int(missing[0]))
+        raise UserError(
+            f"The user {user} has no row in this part of the data; leave the user out, or rank by a history with "
+            "Recommender.recommend."
+        )
 
 
 def _masked_items(test_data: FullSortEvalDataLoader, users) -> torch.Tensor | None:
