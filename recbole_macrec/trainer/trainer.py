@@ -102,8 +102,13 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
                 group["momentum"] = self.config["momentum"]
         return optimizer
 
-    def _fit(self, *arguments):
-        result = super()._fit(*arguments)
+    def _fit(self, train_data, valid_data, *arguments):
+        if valid_data and self.eval_step > 0 and (rest := self.epochs % self.eval_step):
+            self.logger.warning(
+                f"epochs is {self.epochs} and eval_step is {self.eval_step}: the last validation comes after "
+                f"{self.epochs - rest} epochs, and later weights are not kept; set eval_step to a divisor of epochs."
+            )
+        result = super()._fit(train_data, valid_data, *arguments)
         self.tensorboard.flush()
         return result
 

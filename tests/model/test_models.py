@@ -478,6 +478,14 @@ def test_saved_data_loaders_give_the_same_results(name, options, data_path, tmp_
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.parametrize("epochs, reported", [(3, True), (2, False)])
+def test_epochs_after_the_last_validation_are_reported(epochs, reported, data_path, caplog):
+    _, _, trainer, (train, valid, _) = prepare("SASRecPerUser", data_path, epochs=epochs, eval_step=2)
+    with caplog.at_level("WARNING"):
+        trainer.fit(train, valid, saved=False)
+    assert ("epochs is 3 and eval_step is 2: the last validation comes after 2 epochs" in caplog.text) == reported
+
+
 def test_a_second_fit_trains_again(data_path):
     _, model, trainer, (train, valid, _) = prepare("TIGER", data_path, epochs=2)
     trainer.fit(train, valid)
