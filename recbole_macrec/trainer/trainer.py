@@ -78,6 +78,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             self.logger.warning("compile is True, which is for GPUs; training on the CPU does not compile.")
         elif config["compile"]:
             compile_layers(model, torch.bfloat16 if self.precision == "bf16" else None)
+        if config["enable_amp"]:
+            self.logger.warning("enable_amp is True, which only RecBole's own models read; precision=bf16 is the option here.")
         self.distributed = not config["single_spec"]
         self.step, self.steps = 0, 0  # optimizer steps done and planned
         self.epoch_seconds: list[float] = []

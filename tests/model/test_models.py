@@ -486,6 +486,13 @@ def test_epochs_after_the_last_validation_are_reported(epochs, reported, data_pa
     assert ("epochs is 3 and eval_step is 2: the last validation comes after 2 epochs" in caplog.text) == reported
 
 
+def test_mixed_precision_of_recbole_is_reported(data_path, caplog):
+    config, model, _, _ = prepare("SASRecPerUser", data_path, enable_amp=True)
+    with caplog.at_level("WARNING"):
+        get_trainer(config["MODEL_TYPE"], "SASRecPerUser")(config, model)
+    assert "enable_amp is True" in caplog.text
+
+
 def test_a_second_fit_trains_again(data_path):
     _, model, trainer, (train, valid, _) = prepare("TIGER", data_path, epochs=2)
     trainer.fit(train, valid)
