@@ -116,7 +116,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
 
     def training_data(self, train_data):
         self._train_data = self.training_loader(train_data)
-        self.step = 0
+        if self._restored is None:  # not after ``resume_checkpoint``
+            self.step = 0
         self.steps = self.epochs * len(self._train_data)
         return self._train_data
 

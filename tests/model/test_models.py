@@ -598,6 +598,22 @@ def test_resumed_after_the_last_batch_equals_uninterrupted(batch_size, data_path
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
 
 
+def test_resume_checkpoint_before_fit_resumes_like_the_option(data_path):
+    """RecBole's method. The learning rate schedule continues, too."""
+    options = {"modalities": ["text"], "quantizer": "rq_kmeans"}
+    _, whole, trainer, (train, valid, _) = prepare("TIGER", data_path, **options)
+    expected = trainer.fit(train, valid)
+    _, _, paused, (train, valid, _) = prepare("TIGER", data_path, **options)
+    paused.callbacks.append(PauseAfter(1.5))
+    with pytest.raises(Paused):
+        paused.fit(train, valid)
+    _, model, resumed, (train, valid, _) = prepare("TIGER", data_path, **options)
+    resumed.resume_checkpoint(paused.newest_model_file)
+    assert resumed.fit(train, valid) == expected and resumed.step == trainer.step
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
+
+
 def test_resuming_within_an_epoch_needs_the_same_batches(data_path):
     _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"])
     trainer.callbacks.append(PauseAfter(0))
