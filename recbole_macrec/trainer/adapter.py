@@ -21,6 +21,8 @@ from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer, EpochPo
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
 from recbole_macrec.utils.distributed import current_group
 
+# RecBole's models with a state of the training beside their weights: a number of updates, a random graph, an order of users.
+STATEFUL = ("LINE", "MacridVAE", "MultiVAE", "SGL")
 PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")  # attributes that a checkpoint contains
 
 
@@ -29,7 +31,8 @@ def with_callbacks(trainer_class: type) -> type:
     """The subclass of a trainer class that calls callbacks; the class itself if it calls them already.
 
     ``on_batch_end`` is called if the class has the training loop of RecBole's ``Trainer``. Exact resume is limited to
-    ``Trainer`` and ``S3RecTrainer``, since other trainers may keep state that no checkpoint of RecBole contains.
+    ``Trainer`` and ``S3RecTrainer``, since other trainers may keep state that no checkpoint of RecBole contains, and to models
+    that keep none.
     """
     if issubclass(trainer_class, CallbackTrainer):
         return trainer_class
@@ -54,6 +57,7 @@ class _RecBoleTrainer(CallbackTrainer):
 
     def __init__(self, config, model):
         super().__init__(config, model)
+        self.resumable = self.resumable and config["model"] not in STATEFUL
         self._resume_file: Path | None = None
         self._train_data = None
 

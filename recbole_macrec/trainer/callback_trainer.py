@@ -22,7 +22,7 @@ class CallbackTrainer(_RecBoleTrainer):
     Attributes:
         callbacks: called in this order.
         checkpointer: called after the callbacks; None if no checkpoints to resume from are written.
-        resumable: whether the class can write checkpoints from which training resumes exactly.
+        resumable: whether the trainer can write checkpoints from which training resumes exactly.
         saves: whether ``fit`` saves checkpoints (its argument ``saved``).
         epoch_start: where the current epoch starts in this process: after some of its batches if training was resumed there.
         pausing: whether :meth:`pause` was called after the current batch.
@@ -50,7 +50,7 @@ class CallbackTrainer(_RecBoleTrainer):
     def make_resumable(self, file=None) -> None:
         """Write checkpoints to resume from during ``fit``, and let it resume from the checkpoint ``file`` if given.
 
-        Does nothing if the class is not ``resumable``.
+        Does nothing if the trainer is not ``resumable``.
         """
         raise NotImplementedError
 

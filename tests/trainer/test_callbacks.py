@@ -16,7 +16,7 @@ from recbole_macrec.benchmark.compare.run_files import read_json
 from recbole_macrec.benchmark.compare.run_model import Request, run_model
 from recbole_macrec.benchmark.compare.runs import RunSpec, write_run_spec
 from recbole_macrec.trainer import GenerativeTrainer
-from recbole_macrec.trainer.adapter import callbacks_in_runs, with_callbacks
+from recbole_macrec.trainer.adapter import STATEFUL, callbacks_in_runs, with_callbacks
 from recbole_macrec.trainer.callbacks import TrainingCallback
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
@@ -112,6 +112,16 @@ def test_without_checkpoints_pausing_is_ignored(data_path):  # noqa: F811
     with pytest.raises(Paused):
         trainer.fit(train, valid)
     assert len(list(Path("saved").glob("*.last.pth"))) == 1
+
+
+@pytest.mark.parametrize("model", STATEFUL)
+def test_models_with_more_state_than_their_weights_are_not_resumed(model, data_path):  # noqa: F811
+    """Resumed, MultiVAE would begin the annealing of its loss again, and SGL train on another random graph."""
+    trainer, (train, valid, _) = prepared(model, data_path, epochs=1, train_neg_sample_args={"distribution": "uniform"})
+    trainer.make_resumable()
+    trainer.callbacks.append(PauseAfter(0))
+    trainer.fit(train, valid)
+    assert not list(Path("saved").glob("*.last.pth"))
 
 
 def routines_of(thing) -> dict:
