@@ -185,6 +185,14 @@ def test_a_derived_model_is_trained_on_its_own_loss(small, monkeypatch):
     assert losses[1] == pytest.approx(losses[0] / 4)
 
 
+@pytest.mark.parametrize("name, hint", [("SASREC", "Did you mean 'SASRec'"), ("CL4SRec", "Known models: ")])
+def test_unknown_models_are_one_sentence(name, hint):
+    """RecBole ends with an AttributeError, or misses lightgbm, which other models need."""
+    for named in ({"model": name}, {"config_dict": {"model": name}}):
+        with pytest.raises(UserError, match=f"Unknown model '{name}'.*{hint}"):
+            Config(dataset="tiny", **named)
+
+
 @pytest.mark.parametrize("name", ["SASRec", "TIGER"])
 def test_names_of_other_models_are_refused(name):
     with pytest.raises(UserError, match=f"There is a model {name} already; rename"):

@@ -8,7 +8,13 @@ from recbole.config import Config
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import InputType, ModelType
 
-from recbole_macrec.config.options import NESTED_OPTIONS, TRAINED_ON, read_config_file, warn_of_misspelt_options
+from recbole_macrec.config.options import (
+    NESTED_OPTIONS,
+    TRAINED_ON,
+    check_model,
+    read_config_file,
+    warn_of_misspelt_options,
+)
 from recbole_macrec.config.property_files import preset_files, property_file, read_yaml
 from recbole_macrec.config.registry import is_built_in, is_ours, models
 from recbole_macrec.config.schema.base import shown
@@ -44,7 +50,11 @@ def layer_property_files() -> None:
 
     @functools.wraps(named)
     def _get_model_and_dataset(self, model, dataset):
-        name, model_class, dataset = named(self, model, dataset)
+        try:
+            name, model_class, dataset = named(self, model, dataset)
+        except (AttributeError, ImportError, ValueError):  # also of a library that RecBole imports in its search
+            _check_name(model or self.external_config_dict["model"])
+            raise
         if issubclass(model_class, RegisteredModel) and model_class is not models().get(name):
             register_model(model_class)
         return name, model_class, dataset
@@ -97,6 +107,14 @@ def layer_property_files() -> None:
     Config._load_config_files = _load_config_files
     Config._update_internal_config_dict = _update_internal_config_dict
     Config._get_final_config_dict = _get_final_config_dict
+
+
+def _check_name(model: str) -> None:
+    """Raise a UserError, without the exception that is handled now, unless ``model`` is the name of a model."""
+    try:
+        check_model(model)
+    except UserError as error:
+        raise error from None
 
 
 def _name_of_properties(model: type[AbstractRecommender]) -> str:
