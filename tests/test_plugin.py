@@ -1,6 +1,7 @@
 """RecBole finds our models, property files and checkpoints."""
 import configparser
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,16 @@ def test_users_without_test_data_have_no_scores(model, small):
     with pytest.raises(UserError, match="The user short has no row"):
         full_sort_topk(users, network, test, k=5)
     assert len(full_sort_topk(users[1:], network, test, k=5)[1]) == 1
+
+
+def test_two_benchmark_files_are_refused(tiny_dataset):
+    folder = tiny_dataset / "tiny"
+    for part in ("train", "test"):
+        shutil.copy(folder / "tiny.inter", folder / f"tiny.{part}.inter")
+    options = {"data_path": str(tiny_dataset), "benchmark_filename": ["train", "test"], "state": "ERROR"}
+    config = Config("BPR", "tiny", config_dict=options)
+    with pytest.raises(UserError, match=r"benchmark_filename is \['train', 'test'\]; expected three files"):
+        data_preparation(config, create_dataset(config))
 
 
 @pytest.mark.parametrize("options, message", [

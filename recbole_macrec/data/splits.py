@@ -15,10 +15,14 @@ def check_split(dataset, parts: list) -> None:
     out histories that are too short for a split: a user with two interactions has no test interaction.
 
     Raises:
-        UserError: if the training part is empty, or the test part is empty although ``eval_args`` defines one.
+        UserError: if ``benchmark_filename`` does not list three files, if the training part is empty, or the test part is empty
+            although ``eval_args`` defines one.
     """
-    if len(parts) != 3:  # benchmark_filename may name fewer files
-        return
+    if len(parts) != 3:
+        raise UserError(
+            f"benchmark_filename is {dataset.config['benchmark_filename']}; expected three files, to train, validate and test "
+            "on, such as ['train', 'valid', 'test']."
+        )
     train, valid, test = parts
     if not len(train):
         raise UserError(_empty_part_message(dataset, parts, "train on"))

@@ -155,7 +155,7 @@ class SequentialItemFeatures(ItemFeatures):
         for part in self.benchmark_filename_list or []:
             path = Path(dataset_path) / f"{token}.{part}.inter"
             if not path.is_file():
-                raise UserError(f"{path} does not exist; add this file, or list only existing parts in benchmark_filename.")
+                raise UserError(f"{path} does not exist; add this file, or correct benchmark_filename.")
         super()._load_inter_feat(token, dataset_path)
 
     def _benchmark_presets(self) -> None:
