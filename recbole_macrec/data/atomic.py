@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
@@ -12,7 +11,6 @@ import pandas as pd
 from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.quoting import quoting
 from recbole_macrec.errors import UserError, one_line
-from recbole_macrec.utils.files import sha256_of
 
 # pandas, and therefore RecBole, reads these as missing values. RecBole pads with [PAD].
 RESERVED = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
@@ -169,15 +167,3 @@ def import_command(dataset_folder: Path, name: str, modality: str | None = "MODA
     """Return the command line that imports the dataset; ``modality`` None if its feature files are stored beside SRC."""
     feature = "" if modality is None else f" --feature {modality}=FILE.npy"
     return f"python -m recbole_macrec.data import SRC --dataset={name} --data_path={Path(dataset_folder).parent}{feature}"
-
-
-def checksums_of_dataset(dataset_folder: Path, name: str) -> dict[str, str]:
-    """Return name -> SHA-256 of the atomic files of the dataset ``name``, ``NAME.inter`` and others."""
-    files = [(file, file.stat()) for file in sorted(dataset_folder.glob(f"{name}.*")) if file.is_file()]
-    return {file.name: _checksum(file, stat.st_size, stat.st_mtime_ns) for file, stat in files}
-
-
-@cache
-def _checksum(file: Path, size: int, changed: int) -> str:
-    """Return the SHA-256 of a file; ``size`` and time of the last change tell whether an earlier result is that of the file."""
-    return sha256_of(file)

@@ -15,6 +15,7 @@ import numpy as np
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.errors import UserError
 
+FOLDER = "semantic_ids"  # of a dataset's folder
 CODE = re.compile(r"<([A-Za-z])_(0|[1-9][0-9]{0,17})>")
 MAX_LEVELS = len(ascii_lowercase)
 MAX_CODES = 2**16  # codes of a level; more only where there are more items

@@ -7,12 +7,10 @@ from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encoders import create_encoder, encoder_of, reads_interactions
 from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encodable, encoded_from_interactions, is_imported
 from recbole_macrec.data.features import available_modalities
-from recbole_macrec.data.id_files import modality_of
+from recbole_macrec.data.id_files import FOLDER, modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS, Quantizer
-
-FOLDER = "semantic_ids"
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.fuse.command import fuse
-from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.data.encoders.encode import manifest_file
+from recbole_macrec.data.features import FeatureTable, feature_paths
 from recbole_macrec.errors import UserError
 
 ITEMS = 30
@@ -299,6 +300,34 @@ def test_results_on_other_data_are_not_continued(tiny_dataset):
         del content["data"]
         write_json(content, spec)
     write_matrix(matrix(["Pop", "BPR"]), "out")
+
+
+def test_results_with_other_features_or_published_ids_are_not_continued(tiny_dataset):
+    """Features that a run computes, and those that are imported later, are no change."""
+    def write():
+        return write_matrix(Matrix([Variant("Pop", "Pop")], [TINY], [1], {"data_path": str(tiny_dataset)}), "out")
+
+    folder = tiny_dataset / TINY
+    (folder / "semantic_ids").mkdir()
+    ids = folder / "semantic_ids" / "text.json"
+    ids.write_text("{}")
+    table = FeatureTable(("i0", "i1"), np.eye(2, dtype=np.float32))
+    table.save(folder, "text")
+    write()
+    computed, _ = feature_paths(folder, "image")
+    table.save(folder, "image")
+    manifest_file(computed).write_text("{}")
+    table.save(folder, "audio")
+    write()
+    table.save(folder, "text")  # the same content
+    write()
+    ids.write_text("{ }")
+    with pytest.raises(UserError, match="other data: semantic_ids/text.json has changed"):
+        write()
+    ids.write_text("{}")
+    FeatureTable(table.item_tokens, 2 * table.matrix).save(folder, "text")
+    with pytest.raises(UserError, match="other data: features/text.npy has changed"):
+        write()
 
 
 def test_full_rank_extends_topk_and_breaks_ties_by_item():

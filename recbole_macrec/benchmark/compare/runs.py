@@ -7,7 +7,7 @@
       report.html                     the page that the command ``report`` writes
       figures/                        PNG and PDF of studies and reports
       runs/DATASET/LABEL/seed-SEED/   one run (a label is a model's name, or a variant's such as "w/o L_con")
-        run_spec.json  label, dataset, model, seed and settings of this run, and checksums of its atomic files (asked.json in
+        run_spec.json  label, dataset, model, seed and settings of this run, and checksums of its data (asked.json in
                        older folders)
         curve.json     one entry per epoch trained so far: {"epoch": 0, "loss": mean over batches, "seconds": of training,
                        "valid": {"ndcg@10": ...} or null, "valid_seconds": ... or null, "cpu_seconds": of both, all
@@ -41,7 +41,7 @@ import numpy as np
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.run_files import load_arrays, read_json, read_record, save_arrays, write_json
 from recbole_macrec.config.options import PACKAGED_DATASET, parse_value
-from recbole_macrec.data.atomic import checksums_of_dataset
+from recbole_macrec.data.checksums import checksums_of_dataset
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import remove_unfinished
 
@@ -64,7 +64,7 @@ class RunSpec:
     """One run: its label in the tables, and the model, dataset, seed and settings that RecBole runs.
 
     Attributes:
-        data: name -> SHA-256 of the dataset's atomic files when the run was created; None in older folders. Specifications that
+        data: file -> SHA-256 of the dataset's files when the run was created; None in older folders. Specifications that
             differ in it alone are equal; :func:`check_data` refuses changed files.
     """
 
@@ -314,7 +314,7 @@ def write_run_spec(folder: Path, spec: RunSpec) -> Run:
 
 
 def current_data(spec: RunSpec, data_path: str | None = None) -> dict[str, str] | None:
-    """Name -> SHA-256 of the atomic files of the dataset of ``spec``; None without such files, as for datasets in RecBole.
+    """File -> SHA-256 of the files of the dataset of ``spec``; None without such files, as for datasets in RecBole.
 
     Args:
         data_path: the folder with the dataset's folder; None: that of the settings.
@@ -326,10 +326,14 @@ def current_data(spec: RunSpec, data_path: str | None = None) -> dict[str, str] 
 
 
 def check_data(old: RunSpec, new: RunSpec) -> None:
-    """Raise a UserError if the atomic files of a run have changed since it was created."""
+    """Raise a UserError if files of the dataset of a run have changed since it was created.
+
+    New features and semantic IDs are no change; in older folders their checksums are missing.
+    """
     if not old.data or not new.data:
         return
-    if changed := [name for name in old.data | new.data if old.data.get(name) != new.data.get(name)]:
+    known = old.data | {name: checksum for name, checksum in new.data.items() if "/" not in name}
+    if changed := [name for name in known if old.data.get(name) != new.data.get(name)]:
         raise UserError(
             f"{old.name} was started with other data: {changed[0]} has changed since. Results on different data can't be "
             "compared; restore the file, or give another --output."

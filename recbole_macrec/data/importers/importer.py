@@ -11,7 +11,7 @@ import numpy as np
 
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
-from recbole_macrec.data.id_files import modality_of
+from recbole_macrec.data.id_files import FOLDER as IDS, modality_of
 from recbole_macrec.data.importers.find_source import read_source
 from recbole_macrec.data.importers.join import join_features, join_ids
 from recbole_macrec.data.importers.raw import manifest
@@ -172,7 +172,7 @@ def _write(
         for modality, table in tables.items():
             table.save(folder, modality)
         for modality, codes in ids.items():
-            path = folder / "semantic_ids" / f"{modality}.json"
+            path = folder / IDS / f"{modality}.json"
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(codes, indent=0, ensure_ascii=False), encoding="utf-8")
     return Summary(target, len(set(source.users)), len(source.catalogue), len(source.items), shapes, list(ids), source.notes,

@@ -1,0 +1,28 @@
+"""Checksums of the files of a dataset, by which a comparison notices that its data have changed."""
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+from recbole_macrec.data.encoders.encode import is_imported
+from recbole_macrec.data.features import available_modalities, feature_paths
+from recbole_macrec.data.id_files import FOLDER as IDS
+from recbole_macrec.utils.files import sha256_of
+
+
+def checksums_of_dataset(folder: Path, name: str) -> dict[str, str]:
+    """Return path in ``folder`` -> SHA-256 of the files that the user gave to the dataset ``name``.
+
+    These are the atomic files, ``NAME.inter`` and others, imported features and published semantic IDs; not features that a run
+    has computed from them.
+    """
+    imported = [modality for modality in available_modalities(folder) if is_imported(folder, modality)]
+    features = chain.from_iterable(feature_paths(folder, modality) for modality in imported)
+    files = [*sorted(folder.glob(f"{name}.*")), *features, *sorted((folder / IDS).glob("*.json"))]
+    stats = [(file, file.stat()) for file in files if file.is_file()]
+    return {file.relative_to(folder).as_posix(): _checksum(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats}
+
+
+@cache
+def _checksum(file: Path, size: int, changed: int) -> str:
+    """Return the SHA-256 of a file; ``size`` and time of the last change tell whether an earlier result is that of the file."""
+    return sha256_of(file)
