@@ -263,6 +263,8 @@ def test_selected_variants_of_several_models(tmp_path):
     image = Variant("TIGER (image)", "TIGER", {"d_model": 8})
     assert variants_of(read, [], TINY, {}) == [Variant("Pop", "Pop"), image]
     assert variants_of(read, ["TIGER (image)", "SASRec"], TINY, {}) == [image, Variant("SASRec", "SASRec")]
+    with pytest.raises(UserError, match="'TIGER .imgae.', which is no row of the study. Did you mean 'TIGER .image.'"):
+        variants_of(read, ["TIGER (imgae)"], TINY, {})
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"kind": "published", "variants": {"Pop": {}}}))
     with pytest.raises(UserError, match="that each have a 'model'"):
         read_study(str(tmp_path / "own.yaml"))
@@ -275,6 +277,7 @@ def test_selected_variants_of_several_models(tmp_path):
     ("kind: sweeps\nmodel: Pop\nsweeps: {topk: 5}", "sweeps: topk is 5; expected a list"),
     ("kind: beams\nmodels: [TIGER]", "no 'beams', which a study of kind beams needs"),
     ("kind: variants\nmodels: [Pop, BPR]\npairs: [Pop, BPR]", "pairs has 'Pop'; expected lists of two rows"),
+    ("kind: variants\nmodels: [Pop, BPR]\nfusions: [[Pop, BPRR]]", "fusions names 'BPRR', which is no row .* 'BPR'"),
     ("kind: variants\nmodel: TIGER", "expected 'models', 'model' with 'variants' or 'sweeps'"),
     ("kind: variants\nvariants: {}", "expected 'models', 'model' with 'variants' or 'sweeps'"),
     ("kind: groups\nmodels: [Pop]\nby: count\nfrom: [0]", "by is 'count'; expected one of target_count, history_length"),

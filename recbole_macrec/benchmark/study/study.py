@@ -24,7 +24,7 @@ from recbole_macrec.benchmark.machine import git_commit, hardware
 from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, GROUPINGS, Study, as_markdown
 from recbole_macrec.benchmark.study.published import check_published, published
 from recbole_macrec.benchmark.study.rankings import check_beams
-from recbole_macrec.config.options import check_options, config_of, refuse_trust
+from recbole_macrec.config.options import check_options, config_of, known_models, refuse_trust
 from recbole_macrec.config.property_files import property_file, read_user_yaml
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
@@ -172,6 +172,11 @@ def read_study(name: str) -> dict:
     for pair in study.get("pairs", []):
         if not isinstance(pair, list) or len(pair) != 2:
             raise UserError(f"{path}: pairs has {pair!r}; expected lists of two rows.")
+    rows = [*study.get("variants", {}), *study.get("models", [])]
+    for labels in study.get("fusions", []):
+        _check_value(path, "fusions", labels, list)
+        if unknown := [label for label in labels if label not in rows]:
+            raise UserError(f"{path}: fusions names {unknown[0]!r}, which is no row of the study.{nearest(unknown[0], rows)}")
     for settings in [study.get("settings", {}), study.get("sweeps", {}), *study.get("variants", {}).values()]:
         refuse_trust(settings, path)
         for option in ("seed", "dataset"):
@@ -199,6 +204,9 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
     """
     model = study.get("model")
     variants = {label: _variant(label, model, **changes) for label, changes in study.get("variants", {}).items()}
+    for name in models:
+        if name not in variants and name not in known_models() and (hint := nearest(name, variants)):
+            raise UserError(f"--models names {name!r}, which is no row of the study.{hint}")
     if models:
         return [variants.get(name) or Variant(name, name) for name in models]
     if variants:
