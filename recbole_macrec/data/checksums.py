@@ -1,4 +1,5 @@
 """Checksums of the files of a dataset, by which a comparison notices that its data have changed."""
+from collections.abc import Iterable
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -9,16 +10,23 @@ from recbole_macrec.data.id_files import FOLDER as IDS
 from recbole_macrec.utils.files import sha256_of
 
 
+def checksums_of_atomic_files(folder: Path, name: str) -> dict[str, str]:
+    """Return file name -> SHA-256 of the atomic files of the dataset ``name`` in ``folder``, ``NAME.inter`` and others."""
+    return _checksums(folder, folder.glob(f"{name}.*"))
+
+
 def checksums_of_dataset(folder: Path, name: str) -> dict[str, str]:
     """Return path in ``folder`` -> SHA-256 of the files that the user gave to the dataset ``name``.
 
-    These are the atomic files, ``NAME.inter`` and others, imported features and published semantic IDs; not features that a run
-    has computed from them.
+    These are the atomic files, imported features and published semantic IDs; not features that a run has computed.
     """
     imported = [modality for modality in available_modalities(folder) if is_imported(folder, modality)]
     features = chain.from_iterable(feature_paths(folder, modality) for modality in imported)
-    files = [*sorted(folder.glob(f"{name}.*")), *features, *sorted((folder / IDS).glob("*.json"))]
-    stats = [(file, file.stat()) for file in files if file.is_file()]
+    return checksums_of_atomic_files(folder, name) | _checksums(folder, chain(features, (folder / IDS).glob("*.json")))
+
+
+def _checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    stats = [(file, file.stat()) for file in sorted(files) if file.is_file()]
     return {file.relative_to(folder).as_posix(): _checksum(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats}
 
 

@@ -277,7 +277,7 @@ def test_selected_variants_of_several_models(tmp_path):
     ("kind: sweeps\nmodel: Pop\nsweeps: {topk: 5}", "sweeps: topk is 5; expected a list"),
     ("kind: beams\nmodels: [TIGER]", "no 'beams', which a study of kind beams needs"),
     ("kind: variants\nmodels: [Pop, BPR]\npairs: [Pop, BPR]", "pairs has 'Pop'; expected lists of two rows"),
-    ("kind: variants\nmodels: [Pop, BPR]\nfusions: [[Pop, BPRR]]", "fusions names 'BPRR', which is no row .* 'BPR'"),
+    ("kind: variants\nmodels: [Pop, BPR]\nfusions: [[Pop, BPRR]]", "fusions names 'BPRR', which is neither a row .* 'BPR'"),
     ("kind: variants\nmodel: TIGER", "expected 'models', 'model' with 'variants' or 'sweeps'"),
     ("kind: variants\nvariants: {}", "expected 'models', 'model' with 'variants' or 'sweeps'"),
     ("kind: groups\nmodels: [Pop]\nby: count\nfrom: [0]", "by is 'count'; expected one of target_count, history_length"),

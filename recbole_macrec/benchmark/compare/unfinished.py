@@ -25,7 +25,7 @@ from recbole_macrec.benchmark.compare.run_files import read_json, write_json
 from recbole_macrec.benchmark.compare.runs import EXECUTION_SETTINGS, PRETRAINED, PRETRAINING, Run
 from recbole_macrec.config.plain import plain, plain_config
 from recbole_macrec.config.registry import model_names
-from recbole_macrec.data.checksums import checksums_of_dataset
+from recbole_macrec.data.checksums import checksums_of_atomic_files
 from recbole_macrec.trainer.checkpoint import load_checkpoint
 from recbole_macrec.trainer.trainer import GenerativeTrainer
 from recbole_macrec.utils.distributed import current_group
@@ -114,9 +114,9 @@ def unfinished_run(config: Config, processes: int, fresh: bool) -> Iterator[Sing
 
 
 def key_of(config: Config, processes: int) -> str:
-    """Hash of the settings and the files of the dataset, equal for runs with equal results."""
+    """Hash of the settings and atomic files, equal for runs with equal results."""
     settings = {name: value for name, value in plain_config(config).items() if name not in WITHOUT_EFFECT}
-    files = checksums_of_dataset(Path(config["data_path"]), config["dataset"])
+    files = checksums_of_atomic_files(Path(config["data_path"]), config["dataset"])
     content = json.dumps([settings, files, processes], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 

@@ -172,11 +172,12 @@ def read_study(name: str) -> dict:
     for pair in study.get("pairs", []):
         if not isinstance(pair, list) or len(pair) != 2:
             raise UserError(f"{path}: pairs has {pair!r}; expected lists of two rows.")
-    rows = [*study.get("variants", {}), *study.get("models", [])]
+    rows = [*study.get("variants", {}), *study.get("models", []), *known_models()]  # --models can add rows of models
     for labels in study.get("fusions", []):
         _check_value(path, "fusions", labels, list)
         if unknown := [label for label in labels if label not in rows]:
-            raise UserError(f"{path}: fusions names {unknown[0]!r}, which is no row of the study.{nearest(unknown[0], rows)}")
+            raise UserError(f"{path}: fusions names {unknown[0]!r}, which is neither a row of the study nor a model."
+                            f"{nearest(unknown[0], rows)}")
     for settings in [study.get("settings", {}), study.get("sweeps", {}), *study.get("variants", {}).values()]:
         refuse_trust(settings, path)
         for option in ("seed", "dataset"):
