@@ -34,8 +34,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the first argument names; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    command = COMMANDS.get(argv[0], _explain) if argv else _explain
-    return run_command(command, argv if command is _explain else argv[1:])
+    if argv and argv[0] in COMMANDS:
+        return run_command(COMMANDS[argv[0]], argv[1:])
+    return run_command(_explain, argv)
 
 
 def _explain(argv: list[str]) -> int:

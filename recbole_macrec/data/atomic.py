@@ -110,6 +110,12 @@ def not_readable(path: Path, error: Exception) -> UserError:
                      "field_separator to match it")
 
 
+def check_distinct_columns(names: Sequence[str], path: Path) -> None:
+    """Raise a UserError if two columns of an atomic file have the same name."""
+    if twice := duplicates(names):
+        raise UserError(f"{path} has {format_items(twice, 'column')} more than once; rename or remove one")
+
+
 def write_table(path: Path, table: pd.DataFrame, form: AtomicFormat = DEFAULT_FORMAT) -> None:
     """Write ``table`` so that :func:`read_table` reads it back."""
     table.to_csv(path, **_dialect(form))
@@ -144,8 +150,7 @@ def read_items(dataset_folder: Path, name: str, form: AtomicFormat = DEFAULT_FOR
     except UNREADABLE as error:
         raise not_readable(path, error) from error
     names = [str(column).split(":")[0] for column in frame.columns]
-    if twice := duplicates(names):
-        raise UserError(f"{path} has {format_items(twice, 'column')} more than once; rename or remove one")
+    check_distinct_columns(names, path)
     if form.seq_separator != " ":
         for column in frame.columns[frame.columns.str.endswith("_seq")]:
             frame[column] = frame[column].str.replace(form.seq_separator, " ", regex=False)

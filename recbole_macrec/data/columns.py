@@ -6,8 +6,7 @@ from pathlib import Path
 
 from recbole.utils import ModelType
 
-from recbole_macrec.data.atomic import UNREADABLE, AtomicFormat, not_readable
-from recbole_macrec.data.features import duplicates, format_items
+from recbole_macrec.data.atomic import UNREADABLE, AtomicFormat, check_distinct_columns, not_readable
 from recbole_macrec.errors import UserError
 
 
@@ -59,8 +58,7 @@ def _check_header(path: Path, form: AtomicFormat, needed: dict[str, str], histor
     if untyped:
         raise UserError(f"{path} has the column {untyped[0]!r} in its first line; expected a name and a type, such as "
                         f"{form.user}:token")
-    if twice := duplicates(columns):
-        raise UserError(f"{path} has {format_items(twice, 'column')} more than once; rename or remove one")
+    check_distinct_columns(columns, path)
     one_character = len(form.field_separator) == 1
     values = (next(csv.reader([first_row], delimiter=form.field_separator)) if one_character else
               first_row.split(form.field_separator))

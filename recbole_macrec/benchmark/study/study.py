@@ -9,6 +9,7 @@ cold_items, history_length, published (on datasets that papers report), macrec_t
 mmgrec_table2_leave_one_out and mmgrec_ablation.
 """
 import argparse
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -172,12 +173,12 @@ def read_study(name: str) -> dict:
     for pair in study.get("pairs", []):
         if not isinstance(pair, list) or len(pair) != 2:
             raise UserError(f"{path}: pairs has {pair!r}; expected lists of two rows.")
-    rows = [*study.get("variants", {}), *study.get("models", []), *known_models()]  # --models can add rows of models
+    rows = [*study.get("variants", {}), *study.get("models", [])]
     for labels in study.get("fusions", []):
         _check_value(path, "fusions", labels, list)
-        if unknown := [label for label in labels if label not in rows]:
-            raise UserError(f"{path}: fusions names {unknown[0]!r}, which is neither a row of the study nor a model."
-                            f"{nearest(unknown[0], rows)}")
+        if unknown := _neither_row_nor_model(labels, rows):  # --models can add rows of models
+            raise UserError(f"{path}: fusions names {unknown!r}, which is neither a row of the study nor a model."
+                            f"{nearest(unknown, [*rows, *known_models()])}")
     for settings in [study.get("settings", {}), study.get("sweeps", {}), *study.get("variants", {}).values()]:
         refuse_trust(settings, path)
         for option in ("seed", "dataset"):
@@ -197,6 +198,13 @@ def _check_value(path: Path, key: str, value: Any, expected: type) -> None:
         raise UserError(f"{path}: {key} is {value!r}; expected {WORDS[expected]}.")
 
 
+def _neither_row_nor_model(names: Iterable[str], rows: Collection[str]) -> str | None:
+    """The first of ``names`` that is neither one of ``rows`` nor a model; None if there is none."""
+    others = [name for name in names if name not in rows]
+    models = known_models() if others else []  # it reads RecBole's source files
+    return next((name for name in others if name not in models), None)
+
+
 def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str, Any]) -> list[Variant]:
     """Return the rows of the table: models, variants, or one row for every value of every swept option.
 
@@ -205,9 +213,8 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
     """
     model = study.get("model")
     variants = {label: _variant(label, model, **changes) for label, changes in study.get("variants", {}).items()}
-    for name in models:
-        if name not in variants and name not in known_models() and (hint := nearest(name, variants)):
-            raise UserError(f"--models names {name!r}, which is no row of the study.{hint}")
+    if (unknown := _neither_row_nor_model(models, variants)) and (hint := nearest(unknown, variants)):
+        raise UserError(f"--models names {unknown!r}, which is no row of the study.{hint}")
     if models:
         return [variants.get(name) or Variant(name, name) for name in models]
     if variants:
