@@ -1,5 +1,6 @@
 """Build semantic IDs from item features or from published files."""
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,8 @@ def build_semantic_ids(features: Mapping[str, Features], item_tokens: Sequence[s
             logger.info("Semantic IDs: %s", path)
             ids = read_bundle(path)
         else:
+            unfinished = folder / f".unfinished-{path.name}"
+            execution = execution._replace(unfinished=unfinished)
             if settings.trains_in_processes:
                 execution = execution._replace(group=helpers())
             learnt = represent_and_learn(features, interactions, settings, execution)
@@ -83,6 +86,7 @@ def build_semantic_ids(features: Mapping[str, Features], item_tokens: Sequence[s
             ids = replace(ids, bundles=dict.fromkeys(ids.modalities, path))
             weights = {m: part.weights for m, part in learnt.modalities.items()}
             write_bundle(path, ids, settings, weights, learnt.history, inputs)
+            shutil.rmtree(unfinished, ignore_errors=True)
             logger.info("Semantic IDs written to %s", path)
     return ids.reordered(token_ranks(item_tokens), users)
 

@@ -42,7 +42,8 @@ def represent_and_learn(features: Mapping[str, Features], interactions: csr_matr
         raise UserError("representation = graph and encoder_input = graph need the training interactions, which are known "
                         "after a run has split the data; run a model with them, or choose another representation.")
     if settings.trains_jointly:
-        return JointTraining(features, interactions, settings, execution.device).run(execution.show_progress)
+        training = JointTraining(features, interactions, settings, execution.device)
+        return training.run(execution.show_progress, execution.state_file("joint"))
     graph, history = GraphTraining(features, interactions, settings, execution.device).run(execution.show_progress)
     learnt = quantizer.learn(_matrices_to_quantize(features, settings, graph.items), settings, execution)
     return learnt._replace(history=[*history, *learnt.history], graph=graph)

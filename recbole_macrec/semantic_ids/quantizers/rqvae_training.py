@@ -7,6 +7,7 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from recbole_macrec.semantic_ids.quantizers.health import code_health, warn_once
 from recbole_macrec.semantic_ids.quantizers.kmeans import pseudo_labels
 from recbole_macrec.semantic_ids.quantizers.residual_quantizer import ResidualQuantizer
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
+from recbole_macrec.semantic_ids.quantizers.state_file import StateFile
 from recbole_macrec.semantic_ids.rows import Features, Scale, StreamedFeatures, scale_features
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.device_budget import DeviceBudget
@@ -65,33 +67,68 @@ class RQVAETraining:
         self.best: dict[str, LearntModality] = {}
         self.warned: set[str] = set()
 
-    def run(self, show_progress: bool) -> LearntCodes:
-        """Train and return the codes."""
+    def run(self, show_progress: bool, state_file: Path | None = None) -> LearntCodes:
+        """Train and return the codes.
+
+        Args:
+            state_file: where the first process keeps the state of the training. If the file exists, the training resumes from
+                it and gives the same codes as an uninterrupted training.
+        """
         s, begin = self.settings, time.perf_counter()
-        with tqdm(total=s.rqvae_warmup_epochs + s.rqvae_epochs, disable=not show_progress, unit="epoch",
+        epochs = s.rqvae_warmup_epochs + s.rqvae_epochs
+        kept = StateFile(state_file)
+        state = self.group.by_first(kept.read, LEARNS)
+        if state is not None:
+            self.load_state(state)
+            logger.info("Semantic IDs: training resumes after %d of %d epochs from %s", len(self.history), epochs, state_file)
+        with tqdm(total=epochs, initial=len(self.history), disable=not show_progress, unit="epoch",
                   desc=f"Semantic IDs ({', '.join(self.modalities)})") as bar:
-            for epoch in range(s.rqvae_warmup_epochs):
-                loss = self.epoch(self._warmup_losses)
-                if epoch == 0:
-                    self._log_expected_time((time.perf_counter() - begin) * (s.rqvae_warmup_epochs + s.rqvae_epochs))
-                self.history.append({"phase": "warmup", **loss})
-                bar.set_postfix(recon=f"{loss['recon']:.3f}")
-                bar.update()
-            for tower, x in zip(self.model.towers, self.x):
-                self._initialise(tower.quantizer, self._encode(tower, x))
-            for epoch in range(s.rqvae_epochs):
+            for epoch in range(len(self.history), epochs):
+                warmup = epoch < s.rqvae_warmup_epochs
+                if epoch == s.rqvae_warmup_epochs:
+                    for tower, x in zip(self.model.towers, self.x):
+                        self._initialise(tower.quantizer, self._encode(tower, x))
                 epoch_begin = time.perf_counter()
-                self.before_epoch()
-                loss = self.epoch(self.losses)
-                health = self._end_epoch(last=epoch + 1 == s.rqvae_epochs)
-                if epoch == 0:  # training epochs take longer than warm-up epochs
-                    self._log_expected_time(epoch_begin - begin + (time.perf_counter() - epoch_begin) * s.rqvae_epochs)
-                self.history.append({"phase": "train", **loss, "health": health})
-                bar.set_postfix(loss=f"{loss['total']:.3f}",
-                                collisions="/".join(f"{h['collision_rate']:.1%}" for h in health.values()))
+                record = self._warmup_epoch() if warmup else self._training_epoch(last=epoch + 1 == epochs)
+                seconds = time.perf_counter() - epoch_begin
+                if epoch == 0 or epoch == s.rqvae_warmup_epochs:  # training epochs take longer than warm-up epochs
+                    self._log_expected_time(epoch_begin - begin + seconds * (epochs - epoch))
+                self.history.append(record)
+                shown = {"recon": record["recon"]} if warmup else {"loss": record["total"], "collisions": "/".join(
+                    f"{health['collision_rate']:.1%}" for health in record["health"].values())}
+                bar.set_postfix(shown)
                 bar.update()
+                if self.group.first:
+                    kept.keep(self.state)
         history = [{"epoch": i, "modalities": list(self.modalities), **entry} for i, entry in enumerate(self.history)]
         return LearntCodes(self.best, history)
+
+    def _warmup_epoch(self) -> dict:
+        """Train one epoch as a plain auto-encoder; returns its record in the history."""
+        return {"phase": "warmup", **self.epoch(self._warmup_losses)}
+
+    def _training_epoch(self, last: bool) -> dict:
+        """Train one epoch with all losses; returns its record in the history."""
+        self.before_epoch()
+        loss = self.epoch(self.losses)
+        return {"phase": "train", **loss, "health": self._end_epoch(last)}
+
+    def state(self) -> dict:
+        """Return everything that the epochs after this one depend on."""
+        best = {m: {"codes": torch.from_numpy(part.codes), "z": torch.from_numpy(part.geometry.z), "weights": part.weights,
+                    "error": part.reconstruction_error} for m, part in self.best.items() if part.geometry is not None}
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history,
+                "generator": self.generator.get_state(), "best": best, "warned": sorted(self.warned)}
+
+    def load_state(self, state: dict) -> None:
+        """Load a ``state`` returned by :meth:`state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.history, self.warned = state["history"], set(state["warned"])
+        for m, part in state["best"].items():
+            geometry = Geometry(part["z"].numpy(), part["weights"]["quantizer.codebooks"].numpy())
+            self.best[m] = LearntModality(part["codes"].numpy(), geometry, part["error"], part["weights"])
 
     def _log_expected_time(self, seconds: float) -> None:
         """Log the expected duration in ``seconds``; for long training, suggest faster options."""
@@ -249,7 +286,8 @@ class CrossModalRQVAEQuantizer(RQVAEQuantizer):
     def learn(
         self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
     ) -> LearntCodes:
-        return RQVAETraining(features, settings, execution.device, execution.group).run(execution.show_progress)
+        training = RQVAETraining(features, settings, execution.device, execution.group)
+        return training.run(execution.show_progress, execution.state_file("joint"))
 
 
 def learn_alone(
@@ -260,7 +298,8 @@ def learn_alone(
     for modality, x in features.items():
         seed = (settings.semantic_id_seed + zlib.crc32(modality.encode()) % 10_000) % 2**32
         alone = settings.replace(modalities=(modality,), semantic_id_seed=seed)
-        parts.append(create({modality: x}, alone, execution.device, execution.group).run(execution.show_progress))
+        training = create({modality: x}, alone, execution.device, execution.group)
+        parts.append(training.run(execution.show_progress, execution.state_file(modality)))
     return LearntCodes(
         {m: learnt for part in parts for m, learnt in part.modalities.items()}, [e for part in parts for e in part.history]
     )

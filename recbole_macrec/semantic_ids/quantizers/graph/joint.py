@@ -3,11 +3,13 @@
 Shapes: N items, B batch, D width of a representation.
 """
 from collections.abc import Mapping
+from pathlib import Path
 
+import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from recbole_macrec.semantic_ids.codes import LearntCodes
+from recbole_macrec.semantic_ids.codes import GraphRepresentations, LearntCodes
 from recbole_macrec.semantic_ids.quantizers.graph.training import GraphTraining
 from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining
 from recbole_macrec.semantic_ids.rows import Features, Scale, scale_features
@@ -27,12 +29,13 @@ class JointTraining(RQVAETraining):
     def __init__(self, features: Mapping[str, Features], interactions: csr_matrix, settings: SemanticIDSettings, device: str):
         self.graph = GraphTraining(features, interactions, settings, device)
         self.device = device
+        self.best_graph: GraphRepresentations | None = None
         super().__init__({ID: self.graph.representations().items}, settings, device)
         self.optimizer.add_param_group({"params": list(self.graph.model.parameters()), "lr": settings.graph_learning_rate,
                                         "weight_decay": settings.graph_weight_decay})
 
-    def run(self, show_progress: bool) -> LearntCodes:
-        return super().run(show_progress)._replace(graph=self.best_graph)
+    def run(self, show_progress: bool, state_file: Path | None = None) -> LearntCodes:
+        return super().run(show_progress, state_file)._replace(graph=self.best_graph)
 
     def epoch(self, losses) -> dict[str, float]:
         bpr = self.graph.epoch()
@@ -45,6 +48,17 @@ class JointTraining(RQVAETraining):
         items = self.graph.representations().items
         self.scales = [Scale.fit(items, self.settings.standardize)]
         self.x = [scale_features(items, self.scales[0], self.device)]
+
+    def state(self) -> dict:
+        best = None if self.best_graph is None else [torch.from_numpy(part) for part in self.best_graph]
+        return {**super().state(), "graph": self.graph.state(), "best_graph": best}
+
+    def load_state(self, state: dict) -> None:
+        super().load_state(state)
+        self.graph.load_state(state["graph"])
+        if state["best_graph"] is not None:
+            self.best_graph = GraphRepresentations(*(part.numpy() for part in state["best_graph"]))
+        self._update_representations()
 
     def _end_epoch(self, last: bool) -> dict[str, dict]:
         kept = self.best.get(ID)

@@ -63,6 +63,19 @@ class GraphTraining:
                 bar.update()
         return self.representations(), history
 
+    def state(self) -> dict:
+        """Return everything that the epochs after this one depend on."""
+        weights = {name: weight.detach() for name, weight in self.model.named_parameters()}
+        return {"weights": weights, "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(),
+                "epochs": self.epochs}
+
+    def load_state(self, state: dict) -> None:
+        """Load a ``state`` returned by :meth:`state`."""
+        self.model.load_state_dict(state["weights"], strict=False)  # the means over neighbours come from the interactions
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.epochs = state["epochs"]
+
     def epoch(self) -> float:
         """Train on all interactions once; returns the mean loss."""
         self.model.train()

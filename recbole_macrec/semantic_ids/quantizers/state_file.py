@@ -1,0 +1,48 @@
+"""State of a quantizer's training on disk, from which the same training resumes."""
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from recbole_macrec.errors import UserError
+from recbole_macrec.utils.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+KEEP_SECONDS = 300  # seconds between two states; a shorter training keeps none
+
+
+class StateFile:
+    """A file with the newest state of a training.
+
+    Args:
+        path: the file; None if no state is kept.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path, self.kept = path, time.perf_counter()
+
+    def read(self) -> dict | None:
+        """Return the state, a dictionary of tensors and plain values; None if there is none.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many types
+            raise UserError(f"{self.path}, the state of an unfinished training, is damaged ({type(error).__name__}); delete it "
+                            "to train from the beginning.") from error
+
+    def keep(self, state: Callable[[], dict]) -> None:
+        """Write ``state()`` if the last state is older than ``KEEP_SECONDS``."""
+        if self.path is None or time.perf_counter() - self.kept < KEEP_SECONDS:
+            return
+        self.path.parent.mkdir(exist_ok=True)
+        with atomic_write(self.path) as fresh:
+            torch.save(state(), fresh)
+        self.kept = time.perf_counter()
