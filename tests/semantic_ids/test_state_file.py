@@ -10,10 +10,10 @@ from small_ids import FEATURES, ITEMS, QUIET, SMALL, TOKENS
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import build_semantic_ids
 from recbole_macrec.semantic_ids.quantizers import state_file
+from recbole_macrec.semantic_ids.quantizers.graph import GraphTraining
 from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining
 
-JOINT = {"representation": "graph", "graph_training": "joint", "graph_sizes": (8, 8, 6), "graph_epochs": 1, "code_dim": 4,
-         "quantizer": "rqvae"}
+GRAPH = {"representation": "graph", "graph_sizes": (8, 8, 6), "graph_epochs": 3, "code_dim": 4, "quantizer": "rqvae"}
 INTERACTIONS = csr_matrix((np.random.default_rng(0).random((30, ITEMS)) < 0.1).astype(int))
 
 
@@ -21,21 +21,26 @@ INTERACTIONS = csr_matrix((np.random.default_rng(0).random((30, ITEMS)) < 0.1).a
 def epochs(monkeypatch):
     """Function: stop the training before an epoch; returns the list of the epochs that are computed, which grows."""
     computed: list[int] = []
-    epoch = RQVAETraining.epoch
     limit = {"epochs": 10**6}
 
-    def counted(self, losses):
-        if len(computed) >= limit["epochs"]:
-            raise KeyboardInterrupt
-        computed.append(len(computed))
-        return epoch(self, losses)
+    def count(training) -> None:
+        epoch = training.epoch
+
+        def counted(self, *losses):
+            if len(computed) >= limit["epochs"]:
+                raise KeyboardInterrupt
+            computed.append(len(computed))
+            return epoch(self, *losses)
+
+        monkeypatch.setattr(training, "epoch", counted)
 
     def stop_before(number: int) -> list[int]:
         computed.clear()
         limit["epochs"] = number
         return computed
 
-    monkeypatch.setattr(RQVAETraining, "epoch", counted)
+    count(RQVAETraining)
+    count(GraphTraining)
     monkeypatch.setattr(state_file, "KEEP_SECONDS", 0)
     return stop_before
 
@@ -55,8 +60,9 @@ def contents(folder) -> dict:
 @pytest.mark.parametrize("options, stops", [
     ({"quantizer": "cross_modal_rqvae"}, [3, 8]),
     ({"quantizer": "rqvae", "codes_epoch": "last"}, [2, 13]),  # the second modality begins after 9
-    (JOINT, [4]),
-], ids=["joint modalities", "each modality", "joint graph"])  # fmt: skip
+    (GRAPH, [2, 9]),  # the quantizer begins after 3
+    ({**GRAPH, "graph_training": "joint"}, [8, 12]),  # an epoch of each, in turn
+], ids=["joint modalities", "each modality", "graph", "joint graph"])  # fmt: skip
 def test_interrupted_training_gives_the_same_ids(options, stops, epochs, tmp_path):
     settings = SMALL.replace(**options)
     total = epochs(10**6)

@@ -44,7 +44,8 @@ def represent_and_learn(features: Mapping[str, Features], interactions: csr_matr
     if settings.trains_jointly:
         training = JointTraining(features, interactions, settings, execution.device)
         return training.run(execution.show_progress, execution.state_file("joint"))
-    graph, history = GraphTraining(features, interactions, settings, execution.device).run(execution.show_progress)
+    graph_training = GraphTraining(features, interactions, settings, execution.device)
+    graph, history = graph_training.run(execution.show_progress, execution.state_file("graph-network"))
     learnt = quantizer.learn(_matrices_to_quantize(features, settings, graph.items), settings, execution)
     return learnt._replace(history=[*history, *learnt.history], graph=graph)
 

@@ -2,7 +2,9 @@
 
 Shapes: U users, N items, F width of all features together, D width of a representation, E interactions, B batch.
 """
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,9 +16,12 @@ from tqdm import tqdm
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.codes import GraphRepresentations
 from recbole_macrec.semantic_ids.quantizers.graph.encoder import GraphEncoder
+from recbole_macrec.semantic_ids.quantizers.state_file import StateFile
 from recbole_macrec.semantic_ids.rows import Features, Scale
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.lookup import rows_of
+
+logger = logging.getLogger(__name__)
 
 
 class GraphTraining:
@@ -53,14 +58,23 @@ class GraphTraining:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.graph_learning_rate,
                                           weight_decay=settings.graph_weight_decay)
 
-    def run(self, show_progress: bool) -> tuple[GraphRepresentations, list[dict]]:
-        """Train for ``graph_epochs``; returns the representations and a record of each epoch."""
+    def run(self, show_progress: bool, state_file: Path | None = None) -> tuple[GraphRepresentations, list[dict]]:
+        """Train for ``graph_epochs``; returns the representations and a record of each epoch.
+
+        The state of the training is kept in ``state_file``. If the file exists, the training resumes from it.
+        """
         history: list[dict] = []
-        with tqdm(total=self.settings.graph_epochs, disable=not show_progress, unit="epoch", desc="Graph") as bar:
-            for _ in range(self.settings.graph_epochs):
-                history.append({"phase": "graph", "epoch": len(history), "bpr": round(self.epoch(), 6)})
+        kept, epochs = StateFile(state_file), self.settings.graph_epochs
+        if (state := kept.read()) is not None:
+            self.load_state(state)
+            history = state["history"]
+            logger.info("Graph: training resumes after %d of %d epochs from %s", len(history), epochs, state_file)
+        with tqdm(total=epochs, initial=len(history), disable=not show_progress, unit="epoch", desc="Graph") as bar:
+            for epoch in range(len(history), epochs):
+                history.append({"phase": "graph", "epoch": epoch, "bpr": round(self.epoch(), 6)})
                 bar.set_postfix(bpr=f"{history[-1]['bpr']:.3f}")
                 bar.update()
+                kept.keep(lambda: {**self.state(), "history": history})
         return self.representations(), history
 
     def state(self) -> dict:
