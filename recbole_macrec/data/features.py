@@ -78,18 +78,33 @@ def feature_paths(dataset_folder: Path | str, modality: str) -> tuple[Path, Path
     return folder / f"{modality}.npy", folder / f"{modality}.items.txt"
 
 
+def read_npy(path: Path, name: str, memory_map: bool = False) -> np.ndarray:
+    """Read the array in a .npy file.
+
+    Args:
+        path: the file.
+        name: name of the file in messages, such as "feature file FILE.npy".
+        memory_map: map the file into memory, read-only, instead of reading it.
+
+    Raises:
+        UserError: if the file is missing, truncated, an .npz archive or an array of objects.
+    """
+    try:
+        array = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{name} does not exist; check the path") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{name} is not a readable .npy file ({one_line(error)}); write it again with numpy.save") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{name} contains an .npz archive; save one array with numpy.save")
+    return array
+
+
 def read_matrix(path: Path) -> np.ndarray:
     """Read a feature file as float32 [n, d]; raise UserError if it is missing, truncated, not numeric, not 2-D or empty."""
-    try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"feature file {path} does not exist; check the path") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"feature file {path} is not a readable .npy file ({one_line(error)}); "
-                        "write it again with numpy.save") from error
-    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiu":
-        kind = matrix.dtype if isinstance(matrix, np.ndarray) else "an .npz archive"
-        raise UserError(f"feature file {path} contains {kind}; save one array of numbers")
+    matrix = read_npy(path, f"feature file {path}", memory_map=True)
+    if matrix.dtype.kind not in "fiu":
+        raise UserError(f"feature file {path} contains {matrix.dtype}; save one array of numbers")
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise UserError(f"feature file {path} has shape {list(matrix.shape)}; expected [items, dimensions]")
     with np.errstate(over="ignore"):  # a value too large for float32 becomes inf, which check_finite reports
@@ -128,7 +143,7 @@ def check_modality(modality: str) -> None:
 
 
 def duplicates(tokens: Iterable[str]) -> list[str]:
-    """Return the tokens that occur more than once, each one time, in the order in which they are first repeated."""
+    """Return the distinct tokens that occur more than once, in the order in which they are first repeated."""
     seen: set[str] = set()
     repeated: dict[str, None] = {}
     for token in tokens:

@@ -13,6 +13,7 @@ from string import ascii_lowercase
 import numpy as np
 
 from recbole_macrec.config.schema.base import shown
+from recbole_macrec.data.features import read_npy
 from recbole_macrec.errors import UserError
 
 FOLDER = "semantic_ids"  # of a dataset's folder
@@ -87,12 +88,7 @@ def read_array(path: Path) -> list[np.ndarray]:
     Raises:
         UserError: the file cannot be read, or contains other numbers.
     """
-    try:
-        codes = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as a NumPy array ({error}); download it again, or correct it.") from None
-    if not isinstance(codes, np.ndarray):
-        raise UserError(f"{path} contains an .npz archive; save one array of whole numbers.")
+    codes = read_npy(path, str(path))
     if codes.ndim not in (2, 3) or not codes.size or not np.issubdtype(codes.dtype, np.integer) or codes.min() < 0:
         raise UserError(f"{path} has shape {codes.shape} and type {codes.dtype}; expected whole numbers from 0, of shape "
                         "[items, levels] or [tokenizations, items, levels].")
@@ -101,13 +97,12 @@ def read_array(path: Path) -> list[np.ndarray]:
     return list(codes if codes.ndim == 3 else codes[None])
 
 
-def words_of(codes: np.ndarray, upper: bool = False) -> list[list[str]]:
-    """Codes [N, L] as words, with lower-case or ``upper``-case letters.
+def encode_ids(codes: np.ndarray) -> list[list[str]]:
+    """Codes [N, L] as in the JSON files, with lower-case letters.
 
     Example: [[170, 224]] becomes [["<a_170>", "<b_224>"]].
     """
-    letters = ascii_lowercase.upper() if upper else ascii_lowercase
-    return [[f"<{letters[level]}_{code}>" for level, code in enumerate(row)] for row in codes.tolist()]
+    return [[f"<{ascii_lowercase[level]}_{code}>" for level, code in enumerate(row)] for row in codes.tolist()]
 
 
 def _case(upper: bool) -> str:

@@ -1,4 +1,4 @@
-"""Read and write published semantic IDs (data/id_files.py).
+"""Read published semantic IDs (data/id_files.py).
 
 Shapes: N items, L levels.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_macrec.data.features import duplicates
-from recbole_macrec.data.id_files import MAX_LEVELS, decode_ids, words_of
+from recbole_macrec.data.id_files import decode_ids
 from recbole_macrec.errors import UserError
 
 
@@ -30,24 +30,6 @@ def read_published(path: Path, item_tokens: Sequence[str]) -> np.ndarray:
                         f"{missing[:5]}; add them to the file, or remove these items from the dataset.")
     rows = decode_ids(path, ids)
     return np.array([rows[token] for token in item_tokens], dtype=np.int64).reshape(len(item_tokens), -1)
-
-
-def write_published(path: Path, item_tokens: Sequence[str], codes: np.ndarray, upper: bool = False) -> None:
-    """Write codes [N, L] in this format.
-
-    Args:
-        upper: write levels as upper-case letters.
-
-    Raises:
-        UserError: tokens are not unique, the numbers of rows and tokens differ, or a code is negative.
-    """
-    if codes.ndim != 2 or len(codes) != len(item_tokens) or len(set(item_tokens)) != len(item_tokens):
-        raise UserError(f"{path}: cannot write codes of shape {codes.shape} for {len(item_tokens)} items "
-                        f"({len(set(item_tokens))} distinct); expected one row per item and unique items.")
-    if codes.shape[1] > MAX_LEVELS or not np.issubdtype(codes.dtype, np.integer) or (codes < 0).any():
-        raise UserError(f"{path}: cannot write codes of shape {codes.shape} and type {codes.dtype}; expected whole "
-                        f"numbers from 0, of at most {MAX_LEVELS} levels.")
-    Path(path).write_text(json.dumps(dict(zip(item_tokens, words_of(codes, upper))), indent=1), encoding="utf-8")
 
 
 def _load(path: Path) -> dict[str, list]:

@@ -75,7 +75,7 @@ def test_tokenizations(files, released, tmp_path):
 
 
 @pytest.mark.parametrize("write, message", [
-    (lambda path: path.write_bytes(b""), "cannot be read as a NumPy array"),
+    (lambda path: path.write_bytes(b""), "not a readable .npy file"),
     (lambda path: np.savez(path.open("wb"), np.ones((3, 2), int)), "contains an .npz archive"),
     (lambda path: np.save(path, np.ones((3, 2))), "expected whole numbers from 0"),
 ])  # fmt: skip
@@ -262,7 +262,7 @@ BAD_RELEASED = {
     "rows of IDs": (lambda f: np.save(f / "ids.npy", np.zeros((2, 2), int)), [NPY], ["ids.npy has 2 rows", "3 items"]),
     "fractional IDs": (lambda f: np.save(f / "ids.npy", np.zeros((3, 2))), [NPY], ["ids.npy", "float64", "whole numbers"]),
     "negative IDs": (lambda f: np.save(f / "ids.npy", np.full((3, 2), -1)), [NPY], ["ids.npy", "whole numbers from 0"]),
-    "truncated IDs": (written("ids.npy", "no array"), [NPY], ["ids.npy", "cannot be read as a NumPy array"]),
+    "truncated IDs": (written("ids.npy", "no array"), [NPY], ["ids.npy", "not a readable .npy file"]),
     "item without ID": (written("ids.json", '{"0": ["<a_1>"], "1": ["<a_2>"]}'), [IDS], ["ids.json", "lacks", "'B00B'"]),
     "ID of an unknown item": (
         written("ids.json", '{"0": ["<a_1>"], "1": ["<a_2>"], "2": ["<a_3>"], "9": ["<a_4>"]}'),

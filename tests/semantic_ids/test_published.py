@@ -1,11 +1,12 @@
-"""JSON files of published IDs: round trip, and an error message for every invalid file."""
+"""JSON files of published IDs: their codes, and an error message for every invalid file."""
 import json
 
 import numpy as np
 import pytest
 
+from recbole_macrec.data.id_files import encode_ids
 from recbole_macrec.errors import UserError
-from recbole_macrec.semantic_ids import SemanticIDSettings, published_semantic_ids, read_published, write_published
+from recbole_macrec.semantic_ids import SemanticIDSettings, published_semantic_ids, read_published
 
 GOOD = {"x9": ["<a_170>", "<b_0>", "<c_3>"], "B00Z": ["<a_2>", "<b_0>", "<c_3>"], "7": ["<a_170>", "<b_0>", "<c_3>"]}
 
@@ -23,14 +24,12 @@ def test_read_returns_rows_in_the_given_order_and_drops_other_items(file):
     assert read_published(file(GOOD), ["7", "B00Z"]).tolist() == [[170, 0, 3], [2, 0, 3]]
 
 
-@pytest.mark.parametrize("upper", [False, True])
-def test_round_trip(tmp_path, upper):
+@pytest.mark.parametrize("case", [str.lower, str.upper])
+def test_reading_inverts_encode_ids_in_lower_and_upper_case(file, case):
     codes = np.random.default_rng(0).integers(0, 300, (20, 5))
-    tokens = [f"item-{i}" for i in range(20)]
-    path = tmp_path / "ids.json"
-    write_published(path, tokens, codes, upper)
-    assert f"<{'E' if upper else 'e'}_" in path.read_text()
-    assert np.array_equal(read_published(path, tokens), codes)
+    ids = {f"item-{i}": [case(code) for code in row] for i, row in enumerate(encode_ids(codes))}
+    assert ids["item-0"][4].startswith(case("<e_"))
+    assert np.array_equal(read_published(file(ids), list(ids)), codes)
 
 
 @pytest.mark.parametrize("content, parts", [
@@ -63,18 +62,6 @@ def test_errors_name_file_item_and_advice(file, content, parts):
 def test_error_names_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="nowhere.json: no such file"):
         read_published(tmp_path / "nowhere.json", ["1"])
-
-
-@pytest.mark.parametrize("tokens, codes", [
-    (["a", "a"], np.zeros((2, 2), dtype=int)),
-    (["a"], np.zeros((2, 2), dtype=int)),
-    (["a", "b"], np.array([[0, 1], [0, -1]])),
-    (["a", "b"], np.zeros((2, 2))),
-])
-def test_writer_and_reader_reject_the_same_ids(tmp_path, tokens, codes):
-    with pytest.raises(UserError, match="ids.json: cannot write"):
-        write_published(tmp_path / "ids.json", tokens, codes)
-    assert not (tmp_path / "ids.json").exists()
 
 
 def test_collisions_of_published_ids_are_resolved_and_counted(file):

@@ -10,8 +10,8 @@ import numpy as np
 
 from recbole_macrec.data import features
 from recbole_macrec.data.features import FeatureTable, format_items
-from recbole_macrec.data.id_files import decode_ids, modality_of, read_array, tokenization_name, words_of
-from recbole_macrec.data.importers.sources import Source, read_json_object
+from recbole_macrec.data.id_files import decode_ids, encode_ids, modality_of, read_array, tokenization_name
+from recbole_macrec.data.importers.sources import Source, is_item_number, read_json_object
 from recbole_macrec.errors import UserError
 
 
@@ -54,7 +54,7 @@ def _rows_by_item(source: Source, name: str, path: Path) -> list[dict[str, list]
     if len(tokenizations[0]) != rows:
         raise UserError(f"{option} has {len(tokenizations[0])} rows, but {source.path} has {rows} items; give one row per item")
     tokens = [source.numbers[str(number)] for number in range(rows)]
-    found = [dict(zip(tokens, words_of(codes))) for codes in tokenizations]
+    found = [dict(zip(tokens, encode_ids(codes))) for codes in tokenizations]
     for ids in found:
         decode_ids(path, ids)
     return found
@@ -76,9 +76,7 @@ def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None
     if not counts:
         return
     modality = next(iter(counts))
-    not_numbers = [
-        token for token in source.catalogue if not (token.isascii() and token.isdigit() and str(int(token)) == token)
-    ]
+    not_numbers = [token for token in source.catalogue if not is_item_number(token)]
     if not_numbers:
         raise UserError(f"--feature {modality}={files[modality]} has no .items.txt beside it, so row i is item i, but "
                         f"{source.path} has {format_items(not_numbers, 'item')} that are not row numbers; write "

@@ -8,7 +8,7 @@ from recbole_macrec.data.atomic import check_tokens, clean_text
 from recbole_macrec.data.attributes import COLUMN as CLASS, category_tokens
 from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.importers.detected_files import find_beside
-from recbole_macrec.data.importers.sources import Source, read_json_object
+from recbole_macrec.data.importers.sources import Source, is_item_number, read_json_object
 from recbole_macrec.errors import UserError
 
 TEXT_FIELDS = ("title", "description", "brand", "categories")  # keys of the released metadata files
@@ -70,7 +70,7 @@ def _numbers_as_tokens(numbers: Iterable[str], path: Path, complete: bool) -> di
     """Return {number: number}, sorted; UserError if one is not a number, or for gaps if ``path`` lists the complete
     catalogue."""
     distinct = list(dict.fromkeys(numbers))
-    wrong = [number for number in distinct if not (number.isascii() and number.isdigit() and str(int(number)) == number)]
+    wrong = [number for number in distinct if not is_item_number(number)]
     if wrong:
         raise UserError(
             f"{path} has {format_items(wrong, 'item')} that are not item numbers; put the .item2id file (ASIN<tab>number) "

@@ -42,7 +42,7 @@ class Source:
     items: list[str]
     timestamps: list[float]
     catalogue: list[str]
-    numbers: dict[str, str]  # item number in the source's files, as text -> item token
+    numbers: dict[str, str]  # item number in the source's files, as a string -> item token
     fixed: bool  # whether the source lists its catalogue; otherwise it is the items of the interactions
     columns: dict[str, list[str]] = field(default_factory=dict)  # name:type -> values in catalogue order
     notes: list[str] = field(default_factory=list)
@@ -214,6 +214,11 @@ def usual_names(names: Sequence[str], path: Path, notes: list[str]) -> list[str]
     usual = [low if low in _READ_BY_DEFAULT and lower.count(low) == 1 else name for name, low in zip(names, lower)]
     notes += [f"{path.name}: column {name} is imported as {new}" for name, new in zip(names, usual) if name != new]
     return usual
+
+
+def is_item_number(token: str) -> bool:
+    """Return whether ``token`` is a number from 0 as Python writes it, without leading zeros."""
+    return token.isascii() and token.isdigit() and str(int(token)) == token
 
 
 def missing_column(name: str, header: list[str]) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_macrec.data.features import format_items
+from recbole_macrec.data.features import format_items, read_npy
 from recbole_macrec.data.importers.sources import Source
-from recbole_macrec.errors import UserError, one_line
+from recbole_macrec.errors import UserError
 
 COLUMN = "title"
 
@@ -18,16 +18,10 @@ def read_words(path: Path, source: Source) -> list[str]:
     Raises:
         UserError: unless the file is an array [2, n] of integers whose items are all in ``source``.
     """
-    try:
-        words = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"--words={path} does not exist; check the path") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"--words={path} is not a readable .npy file ({one_line(error)}); write it again with "
-                        "numpy.save") from error
-    if not isinstance(words, np.ndarray) or words.ndim != 2 or len(words) != 2 or words.dtype.kind not in "iu":
-        seen = f"{words.dtype} {list(words.shape)}" if isinstance(words, np.ndarray) else "an .npz archive"
-        raise UserError(f"--words={path} contains {seen}; expected integers [2, n]: item numbers and word numbers")
+    words = read_npy(path, f"--words={path}")
+    if words.ndim != 2 or len(words) != 2 or words.dtype.kind not in "iu":
+        raise UserError(f"--words={path} contains {words.dtype} {list(words.shape)}; expected integers [2, n]: item numbers "
+                        "and word numbers")
     unknown = [str(number) for number in np.unique(words[0]).tolist() if str(number) not in source.numbers]
     if unknown:
         raise UserError(
