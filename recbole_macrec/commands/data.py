@@ -14,7 +14,8 @@ from recbole_macrec.data import DATA_PATH, features
 from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat, import_command
 from recbole_macrec.data.attributes import COLUMN as CLASS
 from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
-from recbole_macrec.data.encoders.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing, is_imported
+from recbole_macrec.data.encoders.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing
+from recbole_macrec.data.encoders.encoded_manifest import is_imported
 from recbole_macrec.data.fetch.images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.fetch.prepare import locked
 from recbole_macrec.data.id_files import tokenization_name
@@ -175,7 +176,8 @@ def _format_options(args: argparse.Namespace) -> dict[str, str]:
     given = {option: value.replace("\\t", "\t") for option, value in values.items() if value is not None}
     for option, value in given.items():
         if not value or option == "field_separator" and len(value) > 1:
-            raise UserError(f"--{option} is '{value}'; expected {'one character' if option == 'field_separator' else 'a text'}")
+            expected = "one character" if option == "field_separator" else "a string"
+            raise UserError(f"--{option} is '{value}'; expected {expected}")
     return given
 
 

@@ -1,10 +1,10 @@
-"""Checksums of the files of a dataset, by which a comparison notices that its data have changed."""
+"""Checksums of the files of a dataset, with which a comparison detects changed data."""
 from collections.abc import Iterable
 from functools import cache
 from itertools import chain
 from pathlib import Path
 
-from recbole_macrec.data.encoders.encode import is_imported
+from recbole_macrec.data.encoders.encoded_manifest import is_imported
 from recbole_macrec.data.features import available_modalities, feature_paths
 from recbole_macrec.data.id_files import FOLDER as IDS
 from recbole_macrec.utils.files import sha256_of
@@ -18,7 +18,7 @@ def checksums_of_atomic_files(folder: Path, name: str) -> dict[str, str]:
 def checksums_of_dataset(folder: Path, name: str) -> dict[str, str]:
     """Return path in ``folder`` -> SHA-256 of the files that the user gave to the dataset ``name``.
 
-    These are the atomic files, imported features and published semantic IDs; not features that a run has computed.
+    These are the atomic files, imported features and published semantic IDs; features computed by a run are left out.
     """
     imported = [modality for modality in available_modalities(folder) if is_imported(folder, modality)]
     features = chain.from_iterable(feature_paths(folder, modality) for modality in imported)
@@ -32,5 +32,5 @@ def _checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
 
 @cache
 def _checksum(file: Path, size: int, changed: int) -> str:
-    """Return the SHA-256 of a file; ``size`` and time of the last change tell whether an earlier result is that of the file."""
+    """Return the SHA-256 of a file; a cached result is used if size and modification time are unchanged."""
     return sha256_of(file)

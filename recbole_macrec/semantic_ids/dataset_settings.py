@@ -5,7 +5,8 @@ from pathlib import Path
 
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encoders import create_encoder, encoder_of, reads_interactions
-from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encodable, encoded_from_interactions, is_imported
+from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encodable
+from recbole_macrec.data.encoders.encoded_manifest import encoded_from_interactions, is_imported
 from recbole_macrec.data.features import available_modalities
 from recbole_macrec.data.id_files import FOLDER, modality_of
 from recbole_macrec.errors import UserError

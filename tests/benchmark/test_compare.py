@@ -23,7 +23,7 @@ from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.fuse.command import fuse
-from recbole_macrec.data.encoders.encode import manifest_file
+from recbole_macrec.data.encoders.encoded_manifest import manifest_file
 from recbole_macrec.data.features import FeatureTable, feature_paths
 from recbole_macrec.errors import UserError
 

@@ -1,10 +1,8 @@
 """Load the features of a dataset's modalities, and encode missing ones from its texts, images or interactions."""
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,15 +14,23 @@ import torch
 
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
-from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder, encoder_of, reads_interactions
+from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder, encoder_of
 from recbole_macrec.data.encoders.base import NAMED, Kind, require_usable
 from recbole_macrec.data.encoders.cooccurrence import Cooccurrence
+from recbole_macrec.data.encoders.encoded_manifest import (
+    cached_content_hash,
+    encoded_from_interactions,
+    is_imported,
+    manifest_file,
+    matches,
+    read_manifest,
+)
 from recbole_macrec.data.encoders.pretrained import PretrainedEncoder
 from recbole_macrec.data.encoders.shards import Shards
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.distributed import ALONE, Group
-from recbole_macrec.utils.files import atomic_write, is_read_only, lock_folder, remove_unfinished
+from recbole_macrec.utils.files import atomic_write, lock_folder, remove_unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -110,18 +116,18 @@ def encode_missing(dataset_folder: Path | str, name: str, modality: str, chosen:
     else:
         columns[encoder.kind] = _columns(frame, folder, name, modality, encoder.kind, text_fields, image_field)
         items = _items_with_content(frame, folder, columns)
-    content = _cached_content_hash(items, folder, modality, processes.first)
+    content = cached_content_hash(items, folder, modality, processes.first)
     identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content}
-    if processes.share(npy.exists() and _matches(manifest_path, identity)):  # without lock, because the folder may be read-only
+    if processes.share(npy.exists() and matches(manifest_path, identity)):  # without lock, because the folder may be read-only
         _check_means(manifest_path, items, encoder, mean_for, processes)
         table = FeatureTable.load(folder, modality)
-        if processes.share(_matches(manifest_path, identity)):  # no other run replaced them meanwhile
+        if processes.share(matches(manifest_path, identity)):  # no other run replaced them meanwhile
             return table
     needed = f"features {npy.name} of its texts or images by this encoder"
     with lock_folder(npy.parent, f".{modality}.lock", needed) if processes.first else nullcontext():
         if processes.first:
             remove_unfinished(npy.parent, f"{modality}.")
-        if processes.share(npy.exists() and _matches(manifest_path, identity)):  # another run encoded them meanwhile
+        if processes.share(npy.exists() and matches(manifest_path, identity)):  # another run encoded them meanwhile
             _check_means(manifest_path, items, encoder, mean_for, processes)
             return FeatureTable.load(folder, modality)
         _encode(items, encoder, encoder.kind in mean_for, folder, modality, identity, columns, processes, show_progress)
@@ -138,33 +144,16 @@ def encodable(dataset_folder: Path, name: str, text_fields: Sequence[str], image
     return {modality for modality, fields in (("text", text_fields), ("image", [image_field])) if columns & set(fields)}
 
 
-def is_imported(dataset_folder: Path, modality: str) -> bool:
-    """Return whether there are features of ``modality`` that were imported, not encoded."""
-    npy, _ = features.feature_paths(dataset_folder, modality)
-    return npy.exists() and not manifest_file(npy).exists()
-
-
-def encoded_from_interactions(dataset_folder: Path, modality: str) -> bool:
-    """Return whether the features of ``modality`` were encoded from training interactions, which depend on the split."""
-    npy, _ = features.feature_paths(dataset_folder, modality)
-    return npy.exists() and reads_interactions(_read_manifest(manifest_file(npy)).get("encoder"))
-
-
-def manifest_file(npy: Path) -> Path:
-    """Return the path of the manifest of encoded features: encoder, settings, content hash, model, versions."""
-    return npy.with_suffix(".encoded.json")
-
-
 def _check_content(folder: Path, name: str, modality: str, form: AtomicFormat, processes: Group) -> None:
     """Raise UserError if features were encoded from other texts or images than the dataset has now."""
     manifest = manifest_file(features.feature_paths(folder, modality)[0])
-    record = _read_manifest(manifest)
+    record = read_manifest(manifest)
     columns = record.get("columns")
     if not columns:  # imported, or encoded by an earlier version
         return
     ((kind, names),) = columns.items()
     frame = atomic.read_items(folder, name, form)
-    same = set(names) <= set(frame) and record["content_sha256"] == _cached_content_hash(
+    same = set(names) <= set(frame) and record["content_sha256"] == cached_content_hash(
         _items_with_content(frame, folder, columns), folder, modality, processes.first)
     if not processes.share(same):
         raise UserError(f"features of modality '{modality}' were encoded by {record['encoder']} from other {kind}s than those "
@@ -268,7 +257,7 @@ def _usable(items: Sequence[RawItem], encoder: Encoder, allow_unusable: bool) ->
 def _check_means(manifest: Path, items: Sequence[RawItem], encoder: Encoder, mean_for: Collection[str],
                  processes: Group) -> None:
     """Raise UserError naming the items with mean features in the encoded features, unless ``mean_for`` allows them."""
-    if encoder.kind not in mean_for and processes.share("mean_features" in _read_manifest(manifest)):
+    if encoder.kind not in mean_for and processes.share("mean_features" in read_manifest(manifest)):
         require_usable(encoder.kind, encoder.unusable(items))
 
 
@@ -277,62 +266,6 @@ def _with_means(matrix: np.ndarray, usable: Sequence[RawItem], items: Sequence[R
     row = {item.token: i for i, item in enumerate(usable)}
     filled = np.vstack([matrix, matrix.mean(axis=0, dtype=np.float64).astype(np.float32)])
     return filled[[row.get(item.token, len(matrix)) for item in items]]
-
-
-def _cached_content_hash(items: Sequence[RawItem], folder: Path, modality: str, write: bool) -> str:
-    """Return the content hash; a cached one if paths, sizes and modification times of the image files are unchanged.
-
-    The paths are relative to the dataset ``folder``, which can be moved. Images can be gigabytes, which a run whose features
-    exist should not read. One process may ``write`` the cache, unless the folder is read-only.
-    """
-    if not any(item.image for item in items):
-        return _content_hash(items)
-    cache = features.feature_paths(folder, modality)[0].with_name(f".{modality}.seen.json")
-    digest = hashlib.sha256()
-    for item in items:
-        seen = None
-        if item.image is not None and item.image.is_file():
-            stat = item.image.stat()
-            seen = (os.path.relpath(item.image, folder), stat.st_size, stat.st_mtime_ns)
-        digest.update(f"{item.token}\0{seen}\0".encode())
-    file_stats = digest.hexdigest()
-    if _matches(cache, {"seen": file_stats}):
-        return json.loads(cache.read_text())["content_sha256"]
-    content = _content_hash(items)
-    if write:
-        try:
-            cache.parent.mkdir(exist_ok=True)
-            with atomic_write(cache) as path:
-                path.write_text(json.dumps({"seen": file_stats, "content_sha256": content}))
-        except OSError as error:
-            if not is_read_only(error):
-                raise
-    return content
-
-
-def _content_hash(items: Sequence[RawItem]) -> str:
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update("\0".join((item.token, *item.texts, "")).encode())
-        digest.update(item.users.astype(np.int64).data)
-        if item.image is not None and item.image.is_file():
-            digest.update(hashlib.sha256(item.image.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _matches(manifest: Path, identity: dict) -> bool:
-    """Return whether the manifest has all entries of ``identity``; its other entries, such as versions, may differ."""
-    record = _read_manifest(manifest)
-    return {key: record.get(key) for key in identity} == identity
-
-
-def _read_manifest(manifest: Path) -> dict:
-    """Return the manifest, {} if it is missing or unreadable."""
-    try:
-        record = json.loads(manifest.read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _how_to_get(folder: Path, name: str, modality: str, why: str) -> str:

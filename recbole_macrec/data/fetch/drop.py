@@ -11,7 +11,7 @@ import pandas as pd
 
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
-from recbole_macrec.data.encoders.encode import manifest_file
+from recbole_macrec.data.encoders.encoded_manifest import manifest_file
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.data.importers.raw.catalogue import IMAGES, URLS, write_urls
 from recbole_macrec.data.importers.raw.filtering import Filtering, Interactions
