@@ -47,7 +47,7 @@ def test_trainers_created_in_the_same_second_use_different_files(model, same_sec
     assert files[0].read_bytes() == b"weights" and not files[1].exists()
 
 
-def test_runs_in_the_same_second_report_their_own_checkpoints(same_second, tiny_dataset, tmp_path):
+def test_runs_in_the_same_second_have_their_own_checkpoints_and_logs(same_second, tiny_dataset, tmp_path):
     argv = [
         "--model=GRU4Rec",
         "--dataset=tiny",
@@ -61,14 +61,6 @@ def test_runs_in_the_same_second_report_their_own_checkpoints(same_second, tiny_
     one, two = (json.loads(Path(f"{seed}.json").read_text()) for seed in (1, 2))
     assert one["checkpoint"] != two["checkpoint"] and all(Path(run["checkpoint"]).stat().st_size for run in (one, two))
     assert len(list((tmp_path / "log" / "GRU4Rec").iterdir())) == 2
-
-
-def test_logs_in_the_same_second_have_different_files(same_second, tiny_dataset, tmp_path):
-    config = Config("Pop", "tiny", config_dict={"data_path": str(tiny_dataset)})
-    for _ in range(2):
-        logger.logging.getLogger().handlers.clear()
-        logger.init_logger(config)
-    assert len(list((tmp_path / "log" / "Pop").iterdir())) == 2
 
 
 @pytest.fixture

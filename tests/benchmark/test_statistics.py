@@ -21,7 +21,7 @@ from recbole_macrec.benchmark.compare.statistics import (
     row_values,
     user_values,
 )
-from recbole_macrec.benchmark.compare.table import build_table
+from recbole_macrec.benchmark.compare.table import Cell, Row, Table, build_table
 from recbole_macrec.benchmark.compare.table_formats import comma_separated, latex, markdown, print_table, write_tables
 from recbole_macrec.benchmark.report import grids
 from recbole_macrec.errors import UserError
@@ -322,5 +322,12 @@ def test_labels_are_not_interpreted_as_markup(capsys):
     print_table(table)
     out = capsys.readouterr().out
     assert all(text in out for text in (label, "[bold]", "[red]title", "[/x]", "0.5000"))
-    assert "| [/nope] two :smile: a\\|b\\\\c |" in markdown([table])
-    assert "a\\textbar{}b\\textbackslash{}c" in latex([table])
+
+
+def test_labels_of_tables_are_escaped():
+    label = r"=a\b~c^d|e"
+    table = Table("=title", ["hit@10"], ["hit@10"], [Row(label, {"hit@10": Cell((0.5, 0.25))})])
+    assert r"| =a\\b\~c\^d\|e |" in markdown([table])
+    assert r"=a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d\textbar{}e &" in latex([table])
+    lines = comma_separated([table]).splitlines()
+    assert lines[1].startswith("'=title,'" + label)

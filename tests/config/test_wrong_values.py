@@ -15,8 +15,6 @@ from recbole_macrec.benchmark.compare.command import main as run
 from recbole_macrec.benchmark.compare.matrix import seeds_of
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.runs import Run
-from recbole_macrec.benchmark.compare.table import Cell, Row, Table
-from recbole_macrec.benchmark.compare.table_formats import comma_separated, latex, markdown
 from recbole_macrec.commands.data import main as data
 from recbole_macrec.config.options import read_config_file
 from recbole_macrec.recommend.__main__ import main as recommend
@@ -344,12 +342,3 @@ def test_invalid_sizes_of_a_benchmark(argv, capsys):
 def test_line_break_in_a_history(capsys):
     assert recommend(["--model_file=x.pth", "--history=i1\ni2"]) == 1
     assert "--history has a line break" in one_line(capsys)
-
-
-def test_labels_of_tables_are_escaped():
-    label = r"=a\b~c^d|e"
-    table = Table("=title", ["hit@10"], ["hit@10"], [Row(label, {"hit@10": Cell((0.5, 0.25))})])
-    assert r"| =a\\b\~c\^d\|e |" in markdown([table])
-    assert r"=a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d\textbar{}e &" in latex([table])
-    lines = comma_separated([table]).splitlines()
-    assert lines[1].startswith("'=title,'" + label)
