@@ -1,4 +1,4 @@
-"""Command-line parsing that all commands share: ``--key=value`` settings."""
+"""Command-line parsing for all commands: their own arguments, and ``--key=value`` settings."""
 import argparse
 from typing import Any
 
@@ -47,7 +47,7 @@ def comparison_folder(text: str) -> str:
 
 
 def settings_with_output_file(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The model option ``output``, which has no place on the command line, in a YAML file.
+    """Move the model option ``output``, which cannot be set on the command line, to a YAML file.
 
     Returns:
         The shell command that writes the file, empty without the option; and the settings for the command line.

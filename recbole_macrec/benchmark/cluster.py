@@ -61,17 +61,17 @@ def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resource
     """
     waiting = [Run(run.folder.absolute()) for run in waiting]
     check_folders(cluster, waiting)
-    share_before = {run.folder: run.share for run in waiting}
+    share_before = {run.folder: run.fraction_complete for run in waiting}
     tasks = {cluster.submit(execute_run, run, resources): run for run in waiting}
     retried: set[Path] = set()
-    ended = bar.n  # runs that have ended, a paused one as the share of it that is complete
+    ended = bar.n  # number of ended runs; a paused run counts as the fraction of it that is complete
     while tasks:
         for task in cluster.wait(list(tasks), POLL_SECONDS):
             run = tasks.pop(task)
             try:
                 cluster.result(task)
             except TaskFailed as error:
-                if run.folder not in retried and not resources.late:
+                if run.folder not in retried and not resources.deadline_passed:
                     retried.add(run.folder)
                     bar.write(f"{run.spec.name}: {error}; starting it again")
                     tasks[cluster.submit(execute_run, run, resources)] = run
@@ -80,8 +80,8 @@ def run_on_cluster(cluster: Cluster, waiting: Sequence[Run], resources: Resource
                     run.fail(f"The run ended unexpectedly: {error}; see {run.folder}.")
             if run.error:
                 bar.write(f"error: {run.spec.name}: {run.error}")
-            ended += 1 if run.finished or run.error else run.share
-        shares = {run.folder: run.share for run in tasks.values()}
+            ended += 1 if run.finished or run.error else run.fraction_complete
+        shares = {run.folder: run.fraction_complete for run in tasks.values()}
         active = [run.spec.name for run in tasks.values() if shares[run.folder] != share_before[run.folder]]
         bar.set_postfix_str(", ".join(active), refresh=False)
         bar.update(ended + sum(shares.values()) - bar.n)
@@ -93,7 +93,7 @@ def execute_run(run: Run, resources: Resources) -> None:
     Raises:
         RuntimeError: if that process ends without a result and without a message.
     """
-    if resources.late or run.finished:
+    if resources.deadline_passed or run.finished:
         return
     process, _ = start(run.folder, resources)
     process.join()

@@ -20,7 +20,7 @@ LEGEND_LETTERS = 62  # characters in one line of a legend
 
 @dataclass
 class Drawing:
-    """Base class of figures. ``title`` is part of the PNG and PDF files; a page shows it beside the SVG."""
+    """Base class of figures. ``title`` is part of the PNG and PDF files; a page shows it next to the SVG."""
 
     title: str
 

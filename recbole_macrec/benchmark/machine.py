@@ -1,4 +1,4 @@
-"""Library versions, commit and hardware, recorded beside every measurement."""
+"""Library versions, commit and hardware, recorded with every measurement."""
 import os
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""VBPR against the VBPR of the package cornac, with the same data, features, settings and evaluation.
+"""VBPR compared with the VBPR of the package cornac, with the same data, features, settings and evaluation.
 
 Shapes: U users, N items, both including the padding (number 0), which cornac does not have; F width of all features together, d
 factors, B batch.
@@ -34,8 +34,8 @@ SETTINGS = {
 def peer(args) -> dict:
     """Train both on one random split of 80/10/10 with ``args.seeds`` seeds, for ``args.epochs`` epochs without early stopping.
 
-    Our model with cornac's parameters ranks for both, after a check that it gives cornac's scores, so that one evaluator
-    computes all metrics. The metrics of each seed are also printed to stderr as soon as they are known.
+    cornac's parameters are copied into our model, which then ranks for cornac, so that one evaluator computes all metrics. The
+    metrics of each seed are also printed to stderr as soon as they are known.
 
     Returns:
         ``ours``, ``cornac``: metric on the test data -> [mean, standard deviation over the seeds]; ``score_difference``: the
@@ -63,7 +63,7 @@ def peer(args) -> dict:
         differences.append(score_difference(theirs, model))
         results["cornac"].append(dict(trainer.evaluate(test, load_best_model=False)))
         print(json.dumps({"seed": seed, **{name: runs[-1] for name, runs in results.items()}}), file=sys.stderr, flush=True)
-    return {**{name: over_seeds(runs) for name, runs in results.items()}, "score_difference": max(differences)}
+    return {**{name: mean_and_deviation(runs) for name, runs in results.items()}, "score_difference": max(differences)}
 
 
 def train_cornac(model: VBPR, config, seed: int):
@@ -129,7 +129,7 @@ def score_difference(theirs, model: VBPR) -> float:
     return float(np.abs(own.cpu().numpy() - scores).max())
 
 
-def over_seeds(runs: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Mean and standard deviation of each metric."""
+def mean_and_deviation(runs: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Mean and standard deviation of each metric over the runs."""
     values = {metric: [run[metric] for run in runs] for metric in runs[0]}
     return {m: [round(statistics.mean(v), 4), round(statistics.stdev(v), 4) if len(v) > 1 else 0.0] for m, v in values.items()}

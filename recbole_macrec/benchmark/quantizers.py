@@ -4,8 +4,8 @@
     python -m recbole_macrec.benchmark quantizers --dataset=shop [--data_path=data] [--rqvae_epochs=30 ...]
 
 A feature file has the shape [N, F_m]; row i is item i. With --dataset the features in its folder are used, imported or computed
-by an earlier run. Prints a Markdown table of all quantizers that read only these features. The collision rate is that before
-resolution. ``benchmark study quantizers`` compares the ranking of models with the IDs.
+by an earlier run. Prints a Markdown table of all quantizers that read only these features. Collisions are counted before they
+are resolved. ``benchmark study quantizers`` compares the ranking of models with the IDs.
 """
 import platform
 import time
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         tokens, features = features_of(Path(args.data_path) / args.dataset)
     rows = compare(features, tokens, options, args.device)
     threads = torch.get_num_threads()
-    print(f"{len(tokens)} items; {platform.machine()}, {threads} threads, torch {torch.__version__}\n\n{table(rows)}")
+    print(f"{len(tokens)} items; {platform.machine()}, {threads} threads, torch {torch.__version__}\n\n{markdown_table(rows)}")
     return 0
 
 
@@ -114,25 +114,25 @@ def compare(features: Mapping[str, np.ndarray], tokens: Sequence[str], options: 
         with TemporaryDirectory() as folder:
             ids = build_semantic_ids(features, tokens, settings, Path(folder), Execution(device))
         seconds = time.perf_counter() - start
-        rows += [row(name, modality, statistics, seconds) for modality, statistics in ids.statistics.items()]
+        rows += [format_row(name, modality, statistics, seconds) for modality, statistics in ids.statistics.items()]
     return rows
 
 
-def row(name: str, modality: str, statistics: dict, seconds: float) -> dict[str, str]:
+def format_row(name: str, modality: str, statistics: dict, seconds: float) -> dict[str, str]:
     """Format the statistics of a modality as the columns COLUMNS."""
-    r2 = {m: number(value) for m, value in statistics["predictability"].items()}
+    r2 = {m: format_number(value) for m, value in statistics["predictability"].items()}
     own = r2.pop(modality)
     values = (name, modality, f"{statistics['collision_rate']:.2%}", " ".join(f"{p:.0f}" for p in statistics["perplexity"]),
-              number(statistics.get("reconstruction_error")), own, " ".join(r2.values()) or "-", f"{seconds:.0f}")
+              format_number(statistics.get("reconstruction_error")), own, " ".join(r2.values()) or "-", f"{seconds:.0f}")
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Format a number that may be missing."""
     return "-" if value is None else f"{value:.3f}"
 
 
-def table(rows: list[dict[str, str]]) -> str:
+def markdown_table(rows: list[dict[str, str]]) -> str:
     """Format rows as a Markdown table."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

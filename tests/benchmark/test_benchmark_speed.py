@@ -12,7 +12,7 @@ from recbole.config import Config
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.speed import catalogues, graph, measure, whole
-from recbole_macrec.benchmark.speed.exact import same_top
+from recbole_macrec.benchmark.speed.exact import TOP, same_top
 from recbole_macrec.benchmark.speed.measure import in_own_process
 from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
 from recbole_macrec.benchmark.speed.scale import COSTS, crossing, plot_costs
@@ -90,10 +90,13 @@ def test_exact_equals_brute_force(data, capsys):
 
 
 def test_same_top_compares_items_in_order():
-    scores = torch.tensor([[-1.0, -2.0, -3.0]]).expand(3, -1)
-    expected = Ranking(torch.tensor([[1, 2, 3], [1, 2, 3], [1, 2, 3]]), scores)
-    found = Ranking(torch.tensor([[1, 2, 9], [2, 1, 3], [1, 9, 3]]), scores)
-    assert same_top(found, expected, k=2) == pytest.approx(1 / 3)
+    expected = torch.arange(1, TOP + 2).repeat(3, 1)
+    found = expected.clone()
+    found[0, TOP] = 99  # below the top
+    found[1, :2] = torch.tensor([2, 1])
+    found[2, TOP - 1] = 99
+    scores = -expected.float()
+    assert same_top(Ranking(found, scores), Ranking(expected, scores)) == pytest.approx(1 / 3)
 
 
 def test_whole_run_reports_floating_point_operations(data, capsys):

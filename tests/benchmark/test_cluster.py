@@ -141,12 +141,12 @@ def test_unusable_machine_is_reported_before_the_first_run(answer, expected, tin
 
 def test_progress_within_a_run(tmp_path):
     run = Run(tmp_path)
-    assert run.share == 0
+    assert run.fraction_complete == 0
     write_json({"epochs": 2.5, "of": 10}, tmp_path / "progress.json")
-    assert run.share == 0.25 and run.progress == "2.5 of 10 epochs"
+    assert run.fraction_complete == 0.25 and run.progress == "2.5 of 10 epochs"
     (tmp_path / "progress.json").unlink()
     write_json({}, tmp_path / "result.json")
-    assert run.share == 1
+    assert run.fraction_complete == 1
 
 
 def test_address_without_server_is_a_one_line_error(tiny_dataset, capsys):

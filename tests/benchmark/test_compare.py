@@ -16,8 +16,8 @@ from small_models import SMALL
 
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.comparison import write_matrix
-from recbole_macrec.benchmark.compare.kept_rankings import full_rank
-from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, seeds_of
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, parse_seeds
+from recbole_macrec.benchmark.compare.ranking_collector import full_rank
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
@@ -270,8 +270,8 @@ def test_error_names_a_damaged_or_missing_folder(tmp_path):
 
 
 def test_seeds_as_a_number_or_a_list():
-    assert seeds_of("3") == [2020, 2021, 2022] and seeds_of("1,7") == [1, 7]
-    assert seeds_of("2", Request("", settings={"seed": 7})) == [7, 8]
+    assert parse_seeds("3") == [2020, 2021, 2022] and parse_seeds("1,7") == [1, 7]
+    assert parse_seeds("2", Request("", settings={"seed": 7})) == [7, 8]
 
 
 def test_config_files_of_a_comparison_name_no_model_or_dataset(tiny_dataset, capsys):

@@ -1,4 +1,4 @@
-"""VBPR beside cornac's: copied parameters, and the message without cornac. With cornac installed, also training."""
+"""VBPR compared with cornac's: copied parameters, and the message without cornac. With cornac installed, also training."""
 import json
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ def test_scores_with_copied_parameters_follow_the_formula(tmp_path):
 
 
 def test_metrics_of_seeds_by_hand():
-    assert peer.over_seeds([{"recall@10": 0.1}, {"recall@10": 0.3}]) == {"recall@10": [0.2, 0.1414]}
+    assert peer.mean_and_deviation([{"recall@10": 0.1}, {"recall@10": 0.3}]) == {"recall@10": [0.2, 0.1414]}
 
 
 def test_without_cornac_a_sentence_says_what_to_install(monkeypatch, capsys):

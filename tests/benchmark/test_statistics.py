@@ -13,7 +13,7 @@ from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, run_folder, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import (
-    Measured,
+    RowMetrics,
     by_user,
     compare_pairs,
     holm,
@@ -27,12 +27,12 @@ from recbole_macrec.benchmark.report import grids
 from recbole_macrec.errors import UserError
 
 
-def measured(ranks: dict, *metrics: str) -> dict[str, list[Measured]]:
+def measured(ranks: dict, *metrics: str) -> dict[str, list[RowMetrics]]:
     """label -> a run with one target per user and the ranks [U]."""
     found = {}
     for label, r in ranks.items():
         values = {metric: user_values(np.asarray(r), metric) for metric in metrics or ["ndcg@10"]}
-        found[label] = [Measured([(str(user), ("i",), 0) for user in range(len(r))], values)]
+        found[label] = [RowMetrics([(str(user), ("i",), 0) for user in range(len(r))], values)]
     return found
 
 
@@ -212,7 +212,7 @@ def test_users_with_several_targets_by_hand(tmp_path):
 
 
 def test_runs_with_different_test_rows_are_reported_and_not_tested():
-    a, b = (Measured([(user, ("i",), 0)], {"hit@10": np.ones(1)}) for user in "uv")
+    a, b = (RowMetrics([(user, ("i",), 0)], {"hit@10": np.ones(1)}) for user in "uv")
     assert compare_pairs({"a": [a], "b": [b], "c": [a]}, ["hit@10"], [("a", "b")]) == ([], [("a", "b")])
     table = build_table("t", GROUPS)
     table.untested = [("a", "b")]

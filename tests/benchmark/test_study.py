@@ -232,7 +232,7 @@ def test_a_sweep_leaves_out_values_whose_runs_failed(failed, expected, tmp_path)
 
 
 def test_rankings_leave_out_models_whose_runs_failed(tmp_path, monkeypatch):
-    ranked = rankings.Ranked({}, {"hit@10": 0.5}, [0], 2, 1.0)
+    ranked = rankings.RankingResult({}, {"hit@10": 0.5}, [0], 2, 1.0)
     monkeypatch.setattr(kinds, "rank_with", lambda run, ways: dict.fromkeys(ways, ranked))
     comparison = planted_comparison(tmp_path, ["TIGER", "MACRec"], "TIGER")
     result = kinds.rankings(comparison, {"title": "t", "rankings": {"a": {}, "b": {}}})

@@ -7,7 +7,7 @@ from recbole.data import create_dataset
 from recbole.data.dataset import Dataset
 
 from recbole_macrec.benchmark.compare.command import main
-from recbole_macrec.benchmark.compare.run_model import Request, config_of
+from recbole_macrec.benchmark.compare.run_model import Request, run_config
 from recbole_macrec.errors import UserError
 
 LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO"}
@@ -26,7 +26,7 @@ RANDOM, BY_TIME = {"RS": [0.8, 0.1, 0.1]}, {"TS": [0.8, 0.1, 0.1]}
     ("TIGER", {"split": RANDOM}, {"split": RANDOM, "group_by": "user", "order": "TO", "mode": FULL}),
 ])  # fmt: skip
 def test_missing_entries_are_those_of_the_protocol(model, given, expected):
-    assert config_of(model, Request("arts-toy", settings={"eval_args": given}))["eval_args"] == expected
+    assert run_config(model, Request("arts-toy", settings={"eval_args": given}))["eval_args"] == expected
 
 
 def test_models_of_recbole_without_our_commands_keep_the_defaults_of_recbole():
@@ -44,7 +44,7 @@ def test_models_of_recbole_without_our_commands_keep_the_defaults_of_recbole():
 ])  # fmt: skip
 def test_invalid_splits(given, expected):
     with pytest.raises(UserError, match=re.escape(expected)):
-        config_of("Pop", Request("arts-toy", settings={"eval_args": given}))
+        run_config("Pop", Request("arts-toy", settings={"eval_args": given}))
 
 
 @pytest.mark.skipif(not hasattr(Dataset, "time_based_split"), reason="RecBole 1.2.0 has no split by time")
@@ -52,7 +52,7 @@ def test_invalid_splits(given, expected):
 def test_a_split_by_time(model, tiny_dataset):
     """Users of ``tiny`` are active one after the other, so all tests are of the last ones."""
     eval_args = {"split": BY_TIME}
-    config = config_of(model, Request("tiny", settings={"data_path": str(tiny_dataset), "eval_args": eval_args}))
+    config = run_config(model, Request("tiny", settings={"data_path": str(tiny_dataset), "eval_args": eval_args}))
     train, valid, test = create_dataset(config).build()
     latest = max(part.inter_feat["timestamp"].max() for part in (train, valid))
     assert len(test) and test.inter_feat["timestamp"].min() > latest

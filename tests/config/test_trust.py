@@ -19,7 +19,7 @@ from recbole_macrec import UserError
 from recbole_macrec.benchmark.__main__ import main as benchmark
 from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings
-from recbole_macrec.benchmark.compare.run_model import Request, config_of
+from recbole_macrec.benchmark.compare.run_model import Request, run_config
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
 from recbole_macrec.config.options import NOT_FROM_CHECKPOINTS, format_value, parse_settings, parse_value
 from recbole_macrec.config.plain import plain_config
@@ -207,10 +207,10 @@ def test_comparisons_and_runs_read_config_files_alike(tiny_dataset):
     """Strings stay strings, also those that look like numbers."""
     Path("their.yaml").write_text(yaml.safe_dump(VALUES))
     request = Request("tiny", ("their.yaml",), {"data_path": str(tiny_dataset)})
-    alone = config_of("SASRec", request)
+    alone = run_config("SASRec", request)
     variant = Variant("SASRec", "SASRec")
     Matrix([variant], ["tiny"], [1], matrix_settings(request, tiny_dataset)).write("out")
-    compared = config_of("SASRec", Request("tiny", (), open_comparison("out").runs[0].spec.settings))
+    compared = run_config("SASRec", Request("tiny", (), open_comparison("out").runs[0].spec.settings))
     assert {name: alone[name] for name in VALUES} == {name: compared[name] for name in VALUES}
     assert [alone[name] for name in ("metric_decimal_place", "pre_model_path", "wandb_project")] == [3, "3", "None"]
 

@@ -12,7 +12,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole_macrec import UserError
 from recbole_macrec.benchmark.__main__ import main as benchmark
 from recbole_macrec.benchmark.compare.command import main as run
-from recbole_macrec.benchmark.compare.matrix import seeds_of
+from recbole_macrec.benchmark.compare.matrix import parse_seeds
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.commands.data import main as data
@@ -330,7 +330,7 @@ def test_damaged_records(name, content, expected, comparison, tmp_path, capsys):
 def test_too_many_seeds_are_rejected():
     for text in ("99999999", "0", "1,-2", "1,4294967296"):
         with pytest.raises(UserError, match=f"--seeds='{text}'"):
-            seeds_of(text)
+            parse_seeds(text)
 
 
 @pytest.mark.parametrize("argv", [["scale", "--items", "0"], ["scale", "--repeats=0"]])

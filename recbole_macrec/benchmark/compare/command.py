@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.arguments import comparison_folder, new_parser, read_settings
-from recbole_macrec.benchmark.compare.comparison import compare, names_of
-from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, seed_of
+from recbole_macrec.benchmark.compare.comparison import compare, split_names
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, first_seed, matrix_settings
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
 from recbole_macrec.benchmark.compare.run_files import write_json
-from recbole_macrec.benchmark.compare.run_model import Request, config_of, prepare, run_model
+from recbole_macrec.benchmark.compare.run_model import Request, prepare, run_config, run_model
 from recbole_macrec.benchmark.compare.table import build_table
 from recbole_macrec.benchmark.compare.table_formats import print_table
 from recbole_macrec.benchmark.compare.unfinished import unfinished_run
@@ -36,7 +36,7 @@ def _run(argv: list[str]) -> int:
     with group() as processes:
         args, settings = parse(argv)
         named = Request("", tuple(args.config_files.split()), settings)
-        models = names_of(str(named.value("model", DEFAULT_MODELS)) if args.model is None else args.model)
+        models = split_names(str(named.value("model", DEFAULT_MODELS)) if args.model is None else args.model)
         dataset = str(named.value("dataset", DEFAULT_DATASET)) if args.dataset is None else args.dataset
         request = replace(named, dataset=dataset)
         check(models, request, args)
@@ -61,7 +61,7 @@ def _run_one(model: str, request: Request, args: argparse.Namespace, processes: 
         prepare(model, request)
     if processes.first and args.result_file:
         remove_unfinished(Path(args.result_file).parent, f"{Path(args.result_file).name}.")
-    with unfinished_run(config_of(model, request), processes.size, args.fresh) as run:
+    with unfinished_run(run_config(model, request), processes.size, args.fresh) as run:
         record = run_model(model, request, RunRecorder(run))
     if processes.first:
         print_table(build_table(f"{request.dataset}: test results", {model: [record]}))
@@ -73,7 +73,7 @@ def _run_one(model: str, request: Request, args: argparse.Namespace, processes: 
 def _compare(models: list[str], request: Request, data_path: str, output: str | Path) -> int:
     """Run a comparison with one seed."""
     settings = matrix_settings(request, data_path)
-    matrix = Matrix([Variant(model, model) for model in models], [request.dataset], [seed_of(request)], settings)
+    matrix = Matrix([Variant(model, model) for model in models], [request.dataset], [first_seed(request)], settings)
     return compare(matrix, output)
 
 

@@ -25,11 +25,11 @@ from typing import Any
 
 from recbole_macrec.benchmark.arguments import comparison_folder, new_parser, read_settings
 from recbole_macrec.benchmark.cluster import RayCluster
-from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, seeds_of
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, parse_seeds
 from recbole_macrec.benchmark.compare.pool import run_all
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Comparison
-from recbole_macrec.benchmark.compare.statistics import Measured, compare_pairs
+from recbole_macrec.benchmark.compare.statistics import RowMetrics, compare_pairs
 from recbole_macrec.benchmark.compare.table import Table, build_table, largest_k
 from recbole_macrec.benchmark.compare.table_formats import print_table, write_tables
 from recbole_macrec.benchmark.compare.together import run_together
@@ -46,11 +46,11 @@ def main(argv: list[str]) -> int:
         args, settings = parse(argv)
         request = Request("", tuple(args.config_files.split()), settings)
         matrix = Matrix(
-            [Variant(name, name) for name in names_of(args.models)],
-            names_of(args.datasets),
-            seeds_of(args.seeds, request),
+            [Variant(name, name) for name in split_names(args.models)],
+            split_names(args.datasets),
+            parse_seeds(args.seeds, request),
             matrix_settings(request, request.value("data_path") or DATA_PATH),
-            pairs_of(args.pairs),
+            parse_pairs(args.pairs),
         )
         matrix.check(vars(args), request.config_files)
     return compare(matrix, args.output, args.jobs, args.minutes, args.ray, tries=args.tune)
@@ -86,19 +86,19 @@ def add_matrix_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ray", metavar="ADDRESS", help="run on the machines of this Ray cluster, such as auto")
 
 
-def names_of(text: str) -> list[str]:
-    """Split names that are separated by commas."""
+def split_names(text: str) -> list[str]:
+    """Split ``text`` at commas; empty names are dropped."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def pairs_of(text: str) -> list[tuple[str, str]]:
+def parse_pairs(text: str) -> list[tuple[str, str]]:
     """Parse ``--pairs``.
 
     Raises:
         UserError: for anything but pairs of labels.
     """
     pairs: list[tuple[str, str]] = []
-    for pair in names_of(text):
+    for pair in split_names(text):
         if pair.count(":") != 1:
             raise UserError(f"--pairs has '{pair}'; expected two labels, such as MACRec:TIGER.")
         first, second = pair.split(":")
@@ -112,14 +112,14 @@ def compare(
     matrix: Matrix, output: str | Path, jobs: int = 1, minutes: float | None = None, ray: str | None = None,
     tries: int | None = None,
 ) -> int:  # fmt: skip
-    """Do the unfinished runs of ``matrix`` in the folder ``output`` and write the tables.
+    """Execute the unfinished runs of ``matrix`` in the folder ``output`` and write the tables.
 
-    Several processes of a launcher do each run together, and the first one writes.
+    The processes of a launcher execute each run together, and the first one writes.
 
     Args:
         jobs: number of runs at a time.
         minutes: stop at a checkpoint before this time is over; None for no limit.
-        ray: address of a Ray cluster whose machines do the runs; None for this machine.
+        ray: address of a Ray cluster whose machines execute the runs; None for this machine.
         tries: number of tries when tuning each model; None for no tuning.
 
     Returns:
@@ -133,7 +133,7 @@ def compare(
         with group():
             if jobs > 1 or minutes is not None or ray or tries is not None:
                 raise UserError(
-                    "With a launcher, all processes do one run after the other; leave out --jobs, --minutes, --ray and "
+                    "With a launcher, all processes execute one run after the other; leave out --jobs, --minutes, --ray and "
                     "--tune, or start the command without torchrun."
                 )
         return _compare_together(matrix, output)
@@ -207,8 +207,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def candidates_remark(groups: dict[str, list[dict]]) -> str:
-    """Which rows do not rank the items of the history, if others do; empty if all rows have the same candidates, or if that is
-    unknown, as in results of older versions."""
+    """A sentence that names the rows that do not rank the items of the history, if others do; empty if all rows have the same
+    candidates, or if that is unknown, as in results of older versions."""
     ranked = {label: records[0].get("history_ranked") for label, records in groups.items() if records}
     if None in ranked.values() or len(set(ranked.values())) < 2:
         return ""
@@ -220,17 +220,17 @@ def candidates_remark(groups: dict[str, list[dict]]) -> str:
 
 
 def fusion_remark(record: dict) -> str:
-    """The weights of a fused run and the overlap of its models' hits, in one sentence; empty for any other run."""
+    """Sentences with the weights of a fused run and the overlap of its models' hits; empty for any other run."""
     if not (fusion := record.get("fusion")):
         return ""
     overlap, models = fusion["overlap"], fusion["models"]
     weights = ", ".join(f"{weight:.3g} {model}" for model, weight in zip(models, fusion["weights"]))
     hits = ", ".join(f"{share:.4f} {model}" for model, share in overlap["hit"].items())
-    general, sentence = fusion.get("general", []), ""  # results of older versions do not say
+    general, sentence = fusion.get("general", []), ""  # missing in results of older versions
     if 0 < len(general) < len(models):
         sentence = (
-            f" {' and '.join(general)} cannot read the validation items of the test users, as the others do, so the weight "
-            "chosen on validation may be too high."
+            f" Unlike the other models, {' and '.join(general)} cannot read the validation items of the test users, so the "
+            "weight chosen on validation may be too high."
         )
     return (
         f"{record['model']}, seed {record['seed']}: weights {weights}, chosen on validation. Hit@{overlap['k']} of the models "
@@ -261,11 +261,11 @@ def _tests(comparison: Comparison, dataset: str, table: Table) -> tuple[list, li
     metrics = largest_k(table.metrics)
     if len(complete) < 2 or not metrics:
         return [], []
-    measured: dict[str, Sequence[Measured]] = {
-        label: [Measured.of(run, metrics) for run in comparison.of(dataset, label)] for label in complete
+    row_metrics: dict[str, Sequence[RowMetrics]] = {
+        label: [RowMetrics.of(run, metrics) for run in comparison.of(dataset, label)] for label in complete
     }
     pairs: Sequence = [pair for pair in comparison.pairs if set(pair) <= set(complete)]
     if not comparison.pairs:
-        best = max(complete, key=lambda label: sum(run.values[metrics[-1]].mean() for run in measured[label]))
+        best = max(complete, key=lambda label: sum(run.values[metrics[-1]].mean() for run in row_metrics[label]))
         pairs = [(best, other) for other in complete if other != best]
-    return compare_pairs(measured, metrics, pairs)
+    return compare_pairs(row_metrics, metrics, pairs)

@@ -46,7 +46,7 @@ def read_history(train, valid, test, users: np.ndarray) -> History:
 
 
 def all_rows(loader):
-    """The dataset of an evaluation loader, also with the rows that the option ``valid_users`` leaves out of the evaluation."""
+    """The dataset of an evaluation loader, including the rows that the option ``valid_users`` excludes from the evaluation."""
     return getattr(loader, "whole_dataset", loader._dataset)  # loaders saved by older versions have none
 
 

@@ -86,7 +86,7 @@ class Matrix:
                     raise UserError(f"--pairs names {label}, which is not compared.{nearest(label, labels)}")
 
     def prepare(self) -> None:
-        """Download datasets with a ``source``, with all that any variant needs."""
+        """Download datasets with a ``source``, with the files that any variant needs."""
         for dataset in self.datasets:
             if has_source(dataset) or self.settings.get("source"):
                 for variant in self.variants:
@@ -132,11 +132,11 @@ def matrix_settings(request: Request, data_path: str) -> dict[str, Any]:
     return settings | {"data_path": str(Path(data_path).absolute())}
 
 
-def seed_of(request: Request) -> int:
-    """The option ``seed``.
+def first_seed(request: Request) -> int:
+    """The option ``seed`` of ``request``, the seed of the first run.
 
     Raises:
-        UserError: if it is no seed.
+        UserError: if it is not a valid seed.
     """
     seed = request.value("seed", FIRST_SEED)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
@@ -144,9 +144,9 @@ def seed_of(request: Request) -> int:
     return seed
 
 
-def seeds_of(text: str, request: Request = Request("")) -> list[int]:
+def parse_seeds(text: str, request: Request = Request("")) -> list[int]:
     """Parse ``--seeds``: ``5`` means five seeds starting with the option ``seed`` of ``request``, ``1,7`` these two seeds."""
-    first = seed_of(request)
+    first = first_seed(request)
     try:
         numbers = [int(word) for word in text.split(",")]
     except ValueError:

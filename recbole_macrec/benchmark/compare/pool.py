@@ -1,4 +1,4 @@
-"""Does many runs in parallel, on the processors and GPUs of this machine or on the machines of a Ray cluster."""
+"""Executes many runs in parallel, on the processors and GPUs of this machine or on the machines of a Ray cluster."""
 import multiprocessing.connection
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,12 +18,12 @@ POLL = 0.5  # seconds between two updates of the progress
 def run_all(
     runs: Sequence[Run], jobs: int, resources: Resources, cluster: Cluster | None = None, title: str = "Compare"
 ) -> None:
-    """Do the unfinished runs of ``runs``, including those that failed before.
+    """Execute the unfinished runs of ``runs``, including those that failed before.
 
     Args:
         jobs: number of runs at a time. The threads, and the GPUs if there are several, are shared among them.
         resources: of one run; ``threads`` and ``gpu`` are set here. After ``deadline`` no further run is started.
-        cluster: machines that do the runs and share their folders; None for this machine.
+        cluster: machines that execute the runs and share their folders; None for this machine.
         title: of the progress bar.
     """
     waiting = [run for run in runs if not run.finished]
@@ -42,11 +42,11 @@ def _run_locally(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm)
     threads = max(1, torch.get_num_threads() // jobs)
     gpus = torch.cuda.device_count()
     free = list(range(jobs))
-    active: dict[int, tuple] = {}  # slot -> run, process, share of its epochs that are complete
-    ended, started = bar.n, False  # runs that have ended, a paused one as the share of it that is complete
+    active: dict[int, tuple] = {}  # slot -> run, process, fraction of its epochs that is complete
+    ended, started = bar.n, False  # number of ended runs; a paused run counts as the fraction of it that is complete
     try:
         while waiting or active:
-            while waiting and free and not (started and resources.late):  # each call starts at least one
+            while waiting and free and not (started and resources.deadline_passed):  # each call starts at least one
                 started = True
                 slot = free.pop(0)
                 gpu = slot % gpus if gpus > 1 and "gpu_id" not in waiting[0].spec.settings else None

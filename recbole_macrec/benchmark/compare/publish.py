@@ -3,11 +3,11 @@
     python -m recbole_macrec.benchmark publish DIR --to=docs/results
 
 writes each finished run of a comparison to docs/results/DATASET/LABEL-seed-SEED.json: its command and settings, its test
-metrics by item and by ID, its learning curve, and commit, machine and seconds. The tries that --tune chose from for a row of
-the comparison are written to docs/results/tries/DATASET/LABEL.json, and all tries of a tuning that is not finished, with their
-validations so far. Existing files are replaced. The paired tests of a comparison with several seeds are written to
-docs/results/tests/DATASET.json. The table of a study that evaluates finished runs in another way, such as ranking, is
-written to docs/results/studies/STUDY-DATASET.json.
+metrics by item and by ID, its learning curve, and commit, machine and seconds. The tries of --tune are written to
+docs/results/tries/DATASET/LABEL.json: for a row of the comparison those that the best one was chosen from, for an unfinished
+tuning all tries, with their validations so far. Existing files are replaced. The paired tests of a comparison with several
+seeds are written to docs/results/tests/DATASET.json. The table of a study that evaluates finished runs again, such as ranking,
+is written to docs/results/studies/STUDY-DATASET.json.
 """
 import re
 from pathlib import Path
@@ -91,8 +91,8 @@ def published_study(study: dict) -> dict:
 def published_tries(runs: list[Run]) -> dict:
     """The published record of the tries of one label on one dataset.
 
-    ``settings`` are those of all tries, which try-000 has alone, also if it failed and is not among ``runs``. The entries of
-    ``tries`` have their further settings, and the validations. An unfinished try has those so far.
+    ``settings`` are those that all tries have in common. They are the settings of try-000, even if that failed and is not among
+    ``runs``. Each entry of ``tries`` has the settings that it adds, and its validations; an unfinished try has those so far.
     """
     spec = Run(runs[0].folder.with_name(FIRST_TRY)).spec
     tries = []

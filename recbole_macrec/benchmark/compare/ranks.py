@@ -22,8 +22,8 @@ class Ranks:
         users: [T] tokens.
         items: [N] tokens; other fields refer to items by their index in it.
         targets: [T] the test items, row by row, in item order within a row.
-        ranks: [T] their places in the full ranking, 1 is best. Ties are broken as RecBole's top-k breaks them, and below
-            the top K by item number.
+        ranks: [T] their ranks among all items, 1 is best. Ties are broken as in RecBole's top-k, and below the top K by item
+            number.
         top: [R, K] the K best items, best first.
         counts: [N] number of training interactions of each item.
         histories: R arrays, the items before the targets, oldest first, not cut to the history length of the model.

@@ -1,10 +1,10 @@
-"""Records a run in its folder: the curve and progress while it trains, ranks and codes at its end."""
+"""Records a run in its folder: learning curve and progress during training, ranks and codes at the end."""
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from recbole_macrec.benchmark.compare.kept_rankings import KeptRankings
+from recbole_macrec.benchmark.compare.ranking_collector import RankingCollector
 from recbole_macrec.benchmark.compare.run_callbacks import LearningCurve, ProgressWriter, TimeLimit
 from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.trainer.callbacks import TrainingCallback
@@ -30,7 +30,7 @@ class RunRecorder(TrainingCallback):
     def __init__(self, run: Run, deadline: float | None = None, progress: Callable[[float], None] = lambda share: None):
         self.run = run
         self.curve = LearningCurve(run)
-        self.rankings = KeptRankings() if run.keeps_ranks else None
+        self.rankings = RankingCollector() if run.keeps_ranks else None
         self.callbacks: list[TrainingCallback] = [
             self,
             self.curve,

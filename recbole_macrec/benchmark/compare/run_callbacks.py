@@ -87,9 +87,9 @@ class LearningCurve(TrainingCallback):
 
 
 class TimeLimit(TrainingCallback):
-    """Pauses a run before its deadline: after a batch if the next one would end too late, and before an evaluation that would.
+    """Pauses a run before its deadline: after a batch, or before an evaluation, if the next step would end after the deadline.
 
-    A process always does something first: a batch, or an evaluation. Trainers that cannot resume are not paused.
+    Every process completes at least one batch or evaluation. Trainers that cannot resume are not paused.
 
     Args:
         deadline: in seconds as of ``time.time()``; None for no limit.
@@ -111,8 +111,11 @@ class TimeLimit(TrainingCallback):
         self._last = now
 
     def on_evaluation_begin(self, trainer, stage, eval_data):
-        """Pause if there is no time for the evaluation: for the longest one so far, or, before the first, for as long as this
-        process runs. The next process then begins with it and so measures it."""
+        """Pause if the evaluation would end after the deadline.
+
+        It is expected to take as long as the longest validation so far, or, before the first, as long as this process has run.
+        The next process then starts with it and so measures it.
+        """
         if self.deadline is None or not trainer.resumable or not self._active:
             return
         known = [entry["valid_seconds"] for entry in self.curve.epochs if entry["valid_seconds"]]
@@ -124,10 +127,10 @@ class TimeLimit(TrainingCallback):
 
 
 class ProgressWriter(TrainingCallback):
-    """Reports how many epochs are complete: in progress.json at most every :data:`PROGRESS_SECONDS`, and to a function.
+    """Reports how many epochs are complete: in progress.json, at most every :data:`PROGRESS_SECONDS`, and to a function.
 
     Args:
-        report: called with the share of the epochs, from 0 to 1.
+        report: called with the fraction of complete epochs, from 0 to 1.
     """
 
     def __init__(self, run: Run, report: Callable[[float], None]):

@@ -49,15 +49,15 @@ class Request:
 
 
 def prepare(model: str, request: Request) -> None:
-    """Download a dataset with a ``source``, with all that ``model`` needs.
+    """Download a dataset with a ``source``, with all files that ``model`` needs.
 
-    Call it for all models before the first one runs, so that all have the same items: for some, items without an image are
-    dropped.
+    Call it for all models before the first one runs, so that all have the same items: some models need images, and items
+    without an image are then dropped.
 
     Raises:
-        UserError: if that is not possible.
+        UserError: if the dataset cannot be downloaded.
     """
-    prepare_dataset(config_of(model, request))
+    prepare_dataset(run_config(model, request))
 
 
 def run_model(model: str, request: Request, recorder: RunRecorder | None = None) -> dict:
@@ -120,7 +120,7 @@ def _pretraining_folder(saved: Path, recorder: RunRecorder | None) -> Path:
 
 def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecorder | None) -> dict:
     request = replace(request, settings={**request.settings, **stage})
-    config = config_of(model, request)
+    config = run_config(model, request)
     check_valid_metric(config)
     if not has_test_data(config):
         raise UserError(
@@ -132,7 +132,7 @@ def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecor
         result = recbole.quick_start.run(
             model,
             request.dataset,
-            config_file_list=[str(path) for path in _files(model, request)],
+            config_file_list=[str(path) for path in _config_files(model, request)],
             config_dict=quoted(request.settings),
         )
     record = current_group().by_first(observation.record)
@@ -143,9 +143,9 @@ def _run(model: str, request: Request, stage: dict[str, Any], recorder: RunRecor
     return {**record, **{key: plain(value) for key, value in result.items()}}
 
 
-def config_of(model: str, request: Request) -> Config:
-    """The configuration of a run of ``model``."""
-    return options.config_of(model, request.dataset, _files(model, request), request.settings)
+def run_config(model: str, request: Request) -> Config:
+    """The configuration of a run of ``model`` in a comparison, with our evaluation protocol."""
+    return options.config_of(model, request.dataset, _config_files(model, request), request.settings)
 
 
 def check_values(model: str, request: Request) -> None:
@@ -155,7 +155,7 @@ def check_values(model: str, request: Request) -> None:
         UserError: for a wrong value, or metrics that are not computed from rankings.
     """
     try:
-        config = config_of(model, request)
+        config = run_config(model, request)
     except UserError:
         raise
     except Exception:
@@ -168,11 +168,11 @@ def check_values(model: str, request: Request) -> None:
         )
 
 
-def _files(model: str, request: Request) -> list:
-    return [*_protocol(model, request.dataset), *request.config_files]
+def _config_files(model: str, request: Request) -> list:
+    return [*_protocol_files(model, request.dataset), *request.config_files]
 
 
-def _protocol(model: str, dataset: str) -> list:
+def _protocol_files(model: str, dataset: str) -> list:
     """The config files that give a model of RecBole our evaluation protocol; our models read them by themselves."""
     if model in model_names():
         return []

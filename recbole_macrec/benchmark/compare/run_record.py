@@ -1,4 +1,4 @@
-"""The record of a RecBole run: what it ran, on which machine, how long its stages took, and what it left."""
+"""The record of a RecBole run: settings, results, seconds of its stages, library versions and machine."""
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from recbole_macrec.trainer.adapter import RecBoleRun, callbacks_in_runs
 
 
 class Observation:
-    """A RecBole run in this process.
+    """A RecBole run in this process, from which :meth:`record` builds the record.
 
     Args:
-        run: with the run's trainer.
-        timer: one of the callbacks of the run.
+        run: holds the trainer of the run.
+        timer: a callback of the run that measures its stages.
         recorder: also records the run in its folder.
     """
 

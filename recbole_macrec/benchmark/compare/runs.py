@@ -150,8 +150,8 @@ class Run:
             return None
 
     @property
-    def share(self) -> float:
-        """The share of the epochs that are complete, according to progress.json."""
+    def fraction_complete(self) -> float:
+        """The fraction of the epochs that are complete, according to progress.json."""
         progress = self._epochs
         return progress["epochs"] / max(1, progress["of"]) if progress else float(self.finished)
 
@@ -169,7 +169,7 @@ class Run:
         return f"{text}, best validation {metric} {max(valid[metric] for valid in validations):.4f}"
 
     def fuses(self, runs: Sequence["Run"]) -> bool:
-        """Whether this finished fusion is of ``runs``, and of the checkpoints that they have now; true if it does not say."""
+        """Whether this finished fusion used the current checkpoints of ``runs``; true if its record names no checkpoints."""
         checkpoints = self.result.get("fusion", {}).get("checkpoints")
         if not all(run.finished for run in runs):
             return False

@@ -23,7 +23,7 @@ class PairedTest:
         users, rows: number of test users, and of test rows that the metric averages over, per seed; equal with one target per
             user.
         seeds: number of runs of each label. With one seed the result is about these two runs; other seeds may give another.
-        difference: mean of first - second over seeds and rows, the difference of the figures in the table.
+        difference: mean of first - second over seeds and rows, the difference of the values in the table.
         low, high: its 95 % confidence interval, see :func:`mixed_model`.
         p, p_holm: p-value of the two-sided test, without and with correction for all tests of the comparison.
         verdict: "better" or "worse" if both the corrected test and the interval show a difference, otherwise "no difference".
@@ -58,8 +58,8 @@ class PairedTest:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Metrics of the test rows of one run.
+class RowMetrics:
+    """Metrics of each test row of one run.
 
     Attributes:
         keys: [R], see :meth:`Ranks.keys`.
@@ -70,12 +70,12 @@ class Measured:
     values: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, run: Run, metrics: Sequence[str]) -> "Measured":
+    def of(cls, run: Run, metrics: Sequence[str]) -> "RowMetrics":
         """Compute the metrics of a run from its ranks."""
         ranks = run.ranks
         return cls(ranks.keys(), {metric: row_values(ranks.ranks, ranks.rows, metric) for metric in metrics})
 
-    def in_order_of(self, other: "Measured", metric: str) -> np.ndarray | None:
+    def in_order_of(self, other: "RowMetrics", metric: str) -> np.ndarray | None:
         """The values in the order of the rows of ``other``; None if the two runs have different rows."""
         rows = {key: row for row, key in enumerate(self.keys)}
         if rows.keys() != set(other.keys):
@@ -106,12 +106,12 @@ def row_values(ranks: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
 
 
 def compare_pairs(
-    measured: dict[str, Sequence[Measured]], metrics: Sequence[str], pairs: Sequence[tuple[str, str]]
+    row_metrics: dict[str, Sequence[RowMetrics]], metrics: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> tuple[list[PairedTest], list[tuple[str, str]]]:
     """Test each pair under each metric, with Holm's correction for all tests.
 
     Args:
-        measured: label -> the metrics of its runs, in the order of the seeds.
+        row_metrics: label -> the metrics of its runs, in the order of the seeds.
 
     Returns:
         The tests, and the pairs that cannot be tested, since their runs of a seed have different test rows.
@@ -120,13 +120,14 @@ def compare_pairs(
     for metric in metrics:
         for first, second in pairs:
             values = [
-                (a.values[metric], b.in_order_of(a, metric)) for a, b in zip(measured[first], measured[second], strict=True)
+                (a.values[metric], b.in_order_of(a, metric))
+                for a, b in zip(row_metrics[first], row_metrics[second], strict=True)
             ]
             if any(other is None for _, other in values):
                 untested += [(first, second)] * ((first, second) not in untested)
                 continue
             differences = [(own - other).round(12) for own, other in values]  # without rounding errors
-            owners = [[user for user, *_ in run.keys] for run in measured[first]]
+            owners = [[user for user, *_ in run.keys] for run in row_metrics[first]]
             estimate = mixed_model(by_user(differences, owners))
             tested.append(PairedTest(first, second, metric, len(set(owners[0])), len(owners[0]), len(values), *estimate))
     corrected = holm([test.p for test in tested])

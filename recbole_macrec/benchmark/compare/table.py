@@ -8,7 +8,7 @@ from recbole.evaluator import smaller_metrics
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of one label over its seeds; without values if the label does not have this figure."""
+    """The values of one column for one label, one per seed; empty if the label has no value in this column."""
 
     values: tuple[float, ...] = ()
     decimals: int = 4
@@ -20,7 +20,7 @@ class Cell:
 
     @property
     def deviation(self) -> float | None:
-        """Sample standard deviation; None for less than two seeds."""
+        """Sample standard deviation; None for fewer than two seeds."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def text(self, plus_minus: str = "±") -> str:
@@ -35,7 +35,7 @@ class Row:
     """The row of a label: means over its runs."""
 
     label: str
-    cells: dict[str, Cell]  # column -> figure
+    cells: dict[str, Cell]  # column -> values
     collisions: str = ""  # mean collision rate of each modality's IDs, such as "text 0.52%, image 1.10%"
     note: str = ""  # unfinished or failed runs
     precision: dict[str, str] = field(default_factory=dict)  # "training" and "evaluation" -> precision, such as fp32
@@ -43,8 +43,7 @@ class Row:
 
 @dataclass
 class Table:
-    """The table of one dataset. CSV and JSON contain all figures, other formats those of ``columns``; ``metrics`` are by
-    item."""
+    """The table of one dataset. CSV and JSON contain all cells, other formats only ``columns``; ``metrics`` are by item."""
 
     title: str
     columns: list[str]
@@ -177,7 +176,7 @@ def _test_rows(table: Table) -> str:
 
 
 def _mark(rows: list[Row], metrics: list[str]) -> None:
-    """Mark the best and second-best cells of each metric; equal means share a place."""
+    """Mark the best and second-best cells of each metric; rows with equal means have the same place."""
     for name in metrics:
         sign = 1 if name.partition("@")[0] in smaller_metrics else -1
         means = sorted({sign * round(mean, 6) for row in rows if (mean := row.cells[name].mean) is not None})

@@ -1,4 +1,4 @@
-"""Does the runs of a comparison one after the other, each in all processes that a launcher started."""
+"""Executes the runs of a comparison one after the other, each in all processes that a launcher started."""
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -16,10 +16,10 @@ from recbole_macrec.utils.reporting import progress_interval
 
 
 def run_together(runs: Sequence[Run]) -> None:
-    """Do the unfinished runs of ``runs`` until one fails; those that failed before are tried last.
+    """Execute the unfinished runs of ``runs`` until one fails; those that failed before come last.
 
-    After a failure all processes end, since they may no longer be in step. Only the first process reads and writes the folders
-    of the runs.
+    After a failure all processes end, since they may no longer be synchronised. Only the first process reads and writes the
+    folders of the runs.
 
     Args:
         runs: in the first process; the others receive its list.

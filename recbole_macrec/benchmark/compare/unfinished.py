@@ -8,7 +8,7 @@ in RecBole.
         run.json         {"checkpoint": path of the newest checkpoint, which may not exist yet}
         curve.json  progress.json  pretraining/  pretrained.json
                     as in a comparison, see :mod:`recbole_macrec.benchmark.compare.runs`
-        .lock            held by the process of the run, so that the same command, given twice at a time, does two runs
+        .lock            held by the process of the run, so that the same command, given twice at a time, executes two runs
 """
 import hashlib
 import json

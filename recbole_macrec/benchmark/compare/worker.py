@@ -50,13 +50,13 @@ class Resources:
     commit: str | None = field(default_factory=git_commit)
 
     @property
-    def late(self) -> bool:
+    def deadline_passed(self) -> bool:
         """Whether the deadline has passed."""
         return self.deadline is not None and time.time() > self.deadline
 
 
 def start(folder: Path, resources: Resources):
-    """Start the run of ``folder``; returns the process and a shared number, the share of its epochs that are complete."""
+    """Start the run of ``folder``; returns the process and a shared number, the fraction of its epochs that is complete."""
     context: ForkServerContext | SpawnContext
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
@@ -94,7 +94,7 @@ def _end_with(sentinel) -> None:
 
 
 def execute(folder: Path, resources: Resources, progress: Callable[[float], None] = lambda share: None) -> None:
-    """Do the run of ``folder`` in this process, resuming from its newest checkpoint; with a launcher, in all its processes.
+    """Execute the run of ``folder`` in this process, or in all processes of a launcher, resuming from its newest checkpoint.
 
     Writes result.json, or failure.json, or, if the deadline comes first, a checkpoint.
     """

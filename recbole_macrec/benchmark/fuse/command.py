@@ -10,7 +10,7 @@ score is
 
 The weights are chosen by the option valid_metric on the validation rows that all models have, and applied once to the test
 rows. The fused row is named after its models ("MACRec + SASRecPerUser") and appears in the tables, the paired tests and the
-report of the comparison. Given again, the command does what is missing; with another --top it replaces the row.
+report of the comparison. A repeated command fuses only what is missing; with another --top it replaces the row.
 """
 import time
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from recbole_macrec.benchmark.arguments import new_parser
-from recbole_macrec.benchmark.compare.comparison import names_of, write_report
+from recbole_macrec.benchmark.compare.comparison import split_names, write_report
 from recbole_macrec.benchmark.compare.interactions import all_rows, read_history
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.run_files import write_json
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--data_path", help="folder of the datasets, if they were moved after the runs")
     args = parser.parse_args(argv)
-    fuse(args.folder, names_of(args.models), args.top, args.data_path)
+    fuse(args.folder, split_names(args.models), args.top, args.data_path)
     return write_report(open_comparison(args.folder))
 
 
@@ -119,13 +119,13 @@ def _run_of(comparison: Comparison, dataset: str, label: str, seed: int) -> Run:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Candidates of the rows of a split and their scores, in order and numbers of the first model.
+class ScoredCandidates:
+    """Candidates of the rows of a split and their scores, with the row order and the item numbers of the first model.
 
     Attributes:
         items: int64 [R, C], padded with 0.
         scores: float32 [M, R, C].
-        column: int64 [T], where each target stands among the candidates of its row, -1 if it is none of them.
+        column: int64 [T], position of each target among the candidates of its row, -1 if it is not among them.
     """
 
     rows: Rows
@@ -138,8 +138,8 @@ class Scored:
         return target_ranks(fused, torch.from_numpy(self.rows.row), torch.from_numpy(self.column), lowest).numpy()
 
 
-def score_candidates(members: Sequence[Member], split: str, top: int) -> Scored:
-    """Collect the candidates of all members and have each score all of them, in the rows that all members have.
+def score_candidates(members: Sequence[Member], split: str, top: int) -> ScoredCandidates:
+    """Collect the candidates of all members, and let every member score all of them, in the rows that all members have.
 
     Raises:
         UserError: the members know different items, have different test rows, or have no validation row in common.
@@ -157,7 +157,7 @@ def score_candidates(members: Sequence[Member], split: str, top: int) -> Scored:
         requested[place] = np.argsort(number)[items]  # the member's order and numbers
         scores.append(torch.from_numpy(member.scores(split, requested)[place]))
     column = target_columns(torch.from_numpy(items[common.row]), torch.from_numpy(common.target)).numpy()
-    return Scored(common, items, torch.stack(scores), column)
+    return ScoredCandidates(common, items, torch.stack(scores), column)
 
 
 def _numbers(first: Member, member: Member) -> np.ndarray:
@@ -274,7 +274,7 @@ def overlap(ranks: dict[str, np.ndarray], rows: np.ndarray, k: int) -> dict:
     }
 
 
-def _ranks(first: Member, scored: Scored, fused: torch.Tensor, lowest: int) -> Ranks:
+def _ranks(first: Member, scored: ScoredCandidates, fused: torch.Tensor, lowest: int) -> Ranks:
     """The test rows of the fused ranking."""
     k = max(first.config["topk"])
     values, places = torch.topk(fused, min(k, fused.shape[1]))

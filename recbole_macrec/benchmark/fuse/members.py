@@ -123,8 +123,8 @@ class Member:
         return self._score_file(split).scores(items, lambda missing: self._compute_scores(split, missing))
 
     def seconds(self, split: str) -> float:
-        """Seconds that the model needed to rank the rows of ``split`` and to score the candidates, data loading included. For
-        results of an earlier fusion these are the seconds measured then."""
+        """Seconds that the model needed to rank the rows of ``split`` and to score the candidates, including data loading. For
+        results of an earlier fusion they are the seconds measured at that time."""
         return self._score_file(split).seconds
 
     def _score_file(self, split: str) -> ScoreFile:

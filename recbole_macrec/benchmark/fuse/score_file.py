@@ -1,4 +1,4 @@
-"""What a model has ranked and scored for the rows of a split, kept for later fusions in the folder of its run.
+"""Rankings and scores of a model for the rows of a split, stored in the folder of its run for later fusions.
 
 Shapes: R rows, C candidates of a row, P scored pairs of a row and an item, N items including the padding.
 """

@@ -1,4 +1,4 @@
-"""The origin of the results: runs, settings, machines, library versions, and the command that repeats them."""
+"""The origin of the results: runs, settings, machines, library versions, and the command to repeat them."""
 import json
 import shlex
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def runs(comparison: Comparison, dataset: str, metrics: Sequence[str]) -> Grid:
             continue
         row = [Cell(run.spec.label), Cell(str(run.spec.seed), run.spec.seed)]
         if run.finished:
-            row += [*_run_figures(run, metrics), Cell("finished")]
+            row += [*_run_cells(run, metrics), Cell("finished")]
         else:
             epochs = len(run.curve)
             state = Cell(f"failed: {run.error}", mark="note") if run.error else Cell("unfinished", mark="note")
@@ -32,7 +32,7 @@ def runs(comparison: Comparison, dataset: str, metrics: Sequence[str]) -> Grid:
     return grid
 
 
-def _run_figures(run: Run, metrics: Sequence[str]) -> list[Cell]:
+def _run_cells(run: Run, metrics: Sequence[str]) -> list[Cell]:
     result = run.result
     best = (result["best_valid_result"] or {}).get(str(result["settings"].get("valid_metric")).lower())
     seconds = result["seconds"]["training"]
@@ -84,11 +84,11 @@ def versions(comparison: Comparison) -> list[dict[str, str]]:
 def command(comparison: Comparison) -> str:
     """Return the ``compare`` command that repeats the comparison, without fusions; empty for variants of a study.
 
-    A line before it writes the model option ``output``, which has no place on the command line, to a file.
+    A line before it writes the model option ``output``, which cannot be set on the command line, to a file.
     """
-    spec = [run.spec for run in comparison.runs if run.spec.label in comparison.trained_labels]
-    settings = {json.dumps({k: v for k, v in a.settings.items() if k not in EXECUTION_SETTINGS}, sort_keys=True) for a in spec}
-    if len(settings) != 1 or any(a.label != a.model for a in spec):
+    specs = [run.spec for run in comparison.runs if run.spec.label in comparison.trained_labels]
+    settings = {json.dumps(spec.settings_with_effect, sort_keys=True) for spec in specs}
+    if len(settings) != 1 or any(spec.label != spec.model for spec in specs):
         return ""
     seeds = comparison.seeds
     arguments = [f"--models={','.join(comparison.trained_labels)}", f"--datasets={','.join(comparison.datasets)}"]

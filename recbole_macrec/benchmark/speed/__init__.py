@@ -1,1 +1,1 @@
-"""Speed of each stage beside a common implementation, after checking that both compute the same."""
+"""Speed of each stage compared with a common implementation, after a check that both give the same results."""

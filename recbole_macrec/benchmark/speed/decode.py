@@ -1,4 +1,4 @@
-"""Speed of beam search beside ``generate`` of transformers, with the same weights and users."""
+"""Speed of beam search compared with ``generate`` of transformers, with the same weights and users."""
 from collections.abc import Iterator
 
 import numpy as np

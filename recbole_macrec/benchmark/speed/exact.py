@@ -8,6 +8,7 @@ from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_probs
 
 TOP = 10
+ITEMS_AT_ONCE = 512  # items scored together by brute force
 
 
 def exact(args) -> dict:
@@ -44,9 +45,9 @@ def measure_network(subject: Subject, args) -> dict:
     }
 
 
-def same_top(ranking: Ranking, expected: Ranking, k: int = TOP) -> float:
-    """Return the share of users whose first ``k`` items are the same, in the same order."""
-    return (ranking.items[:, :k] == expected.items[:, :k]).all(1).float().mean().item()
+def same_top(ranking: Ranking, expected: Ranking) -> float:
+    """Return the share of users whose first :data:`TOP` items are the same, in the same order."""
+    return (ranking.items[:, :TOP] == expected.items[:, :TOP]).all(1).float().mean().item()
 
 
 @torch.no_grad()
@@ -61,14 +62,14 @@ def prefixes_per_user(model, users) -> float:
 
 
 @torch.no_grad()
-def brute_force_difference(model, users, ranking, at_once: int = 512) -> float:
+def brute_force_difference(model, users, ranking) -> float:
     """Return the largest difference between scores of ``ranking`` and the log-probabilities of IDs scored one by one."""
     modality = model.modalities[0]
     codes = model.tables[modality].codes
     memory = model.encode_history(modality, model.histories(users))
     worst = 0.0
-    for begin in range(1, model.n_items, at_once):
-        part = torch.arange(begin, min(begin + at_once, model.n_items), device=codes.device)
+    for begin in range(1, model.n_items, ITEMS_AT_ONCE):
+        part = torch.arange(begin, min(begin + ITEMS_AT_ONCE, model.n_items), device=codes.device)
         scores = sequence_log_probs(
             model.network, model.vocabulary, modality, memory, codes[part].expand(len(users), -1, -1), None,
             model.softmax_trie(modality),

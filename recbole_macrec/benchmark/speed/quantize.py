@@ -1,4 +1,4 @@
-"""Speed of an epoch of the cross-modal RQ-VAE beside a loop over a DataLoader that searches positives one by one."""
+"""Speed of an epoch of the cross-modal RQ-VAE compared with a loop over a DataLoader that searches positives one by one."""
 from unittest.mock import patch
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Cost of trie, decoding and collision resolution on synthetic catalogues of growing size, beside scoring every item."""
+"""Cost of trie, decoding and collision resolution on synthetic catalogues of growing size, compared with scoring every item."""
 import math
 import time
 from dataclasses import replace

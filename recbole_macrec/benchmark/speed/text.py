@@ -1,4 +1,4 @@
-"""Speed of the text-to-text models, and of their ranking beside transformers' constrained ``generate`` with the same
+"""Speed of the text-to-text models, and of their ranking compared with transformers' constrained ``generate`` with the same
 weights."""
 import json
 import sys
@@ -50,7 +50,7 @@ def measure(name: str, args) -> dict:
 
 
 def ranking(subject: Subject, args) -> dict:
-    """Measure the ranking of both; ``same_lists`` is the share of users with the same first items in the same order."""
+    """Measure the ranking of model and reference; ``same_lists`` is the share of users with the same first items, in order."""
     model = subject.model.eval()
     rows = np.random.default_rng(0).permutation(len(subject.test_data._dataset))
     users = subject.test_data._dataset[rows[: args.users]].to(model.device)

@@ -1,4 +1,4 @@
-"""Speed of training, with one pass per target and one per user, beside padded T5 with the released vocabulary and ours."""
+"""Speed of training with one pass per target and per user, compared with padded T5 with the released vocabulary and ours."""
 import copy
 from itertools import islice
 from typing import Any
@@ -16,7 +16,7 @@ USERS = 128  # batch size of per-user training
 
 
 def train(args) -> dict:
-    """Return training samples (targets) per second, after comparing the losses of both on the same batches without dropout."""
+    """Return training samples (targets) per second, after comparing both losses on the same batches without dropout."""
     options = {**T5, "train_batch_size": args.batch}
     result: dict[str, Any] = {"loss_difference": loss_difference(args, options)}
     subject = prepare(args.dataset, args.data_path, args.modality, **options)

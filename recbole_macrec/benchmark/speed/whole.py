@@ -11,7 +11,7 @@ from recbole_macrec.utils.hardware import has_fast_bf16
 
 
 def whole(args) -> dict:
-    """Return seconds of each stage, and targets/s and TFLOP/s of training beside the rate of matrix products."""
+    """Return seconds of each stage, and targets/s and TFLOP/s of training and of large matrix products."""
     settings = {"data_path": args.data_path, "epochs": args.epochs}
     settings |= {"eval_step": args.epochs, "show_progress": False, "state": "WARNING"}
     if args.modalities:

@@ -225,10 +225,10 @@ def beams(comparison: Comparison, study: dict) -> Study:
 
 
 def rankings(comparison: Comparison, study: dict) -> Study:
-    """Return the metrics of the same trained models, ranked in each way of ``study["rankings"]``.
+    """Return the metrics of the same trained models with each set of ranking options in ``study["rankings"]``.
 
-    ``gained`` and ``lost`` are the shares of test rows that have a target among the first ``max(topk)`` items with this way of
-    ranking and not with the first one, and the reverse.
+    ``gained`` and ``lost`` are the shares of test rows that have a target among the first ``max(topk)`` items with these
+    options and not with the first ones, and the reverse.
     """
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     columns = [*metrics, "gained", "lost"]

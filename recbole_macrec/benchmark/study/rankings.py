@@ -1,4 +1,4 @@
-"""Rank the test users of a finished run again, in other ways: other numbers of beams, exact scores, other fusions."""
+"""Rank the test users of a finished run again, with other numbers of beams, exact scores, or other fusions."""
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -16,11 +16,11 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.model.base import generative_names
 from recbole_macrec.trainer.callbacks import TrainingCallback
 
-RANKINGS = "rankings.json"  # in the run's folder: name -> the fields of Ranked
+RANKINGS = "rankings.json"  # in the run's folder: name -> the fields of RankingResult
 
 
-class Ranked(NamedTuple):
-    """The test rows of a run, ranked in one way.
+class RankingResult(NamedTuple):
+    """Result of ranking the test rows of a run with one set of ranking options.
 
     Attributes:
         options: changed fields of :class:`~recbole_macrec.generation.decoding.ranker.RankingSettings`.
@@ -37,7 +37,7 @@ class Ranked(NamedTuple):
     seconds: float
 
 
-class HitRows(TrainingCallback):
+class HitCollector(TrainingCallback):
     """Collects whether each test row has a target among its first ``k`` items."""
 
     def __init__(self, k: int):
@@ -59,11 +59,11 @@ def check_beams(model: str, topk: int, beams: Iterable[int]) -> None:
         raise UserError(f"beams has {too_few[0]}, below the largest topk {topk}; remove it from the study, or lower topk.")
 
 
-def rank_with(run: Run, rankings: Mapping[str, Mapping[str, Any]]) -> dict[str, Ranked]:
-    """Rank the test rows in every way of ``rankings``, name -> changed ranking options.
+def rank_with(run: Run, rankings: Mapping[str, Mapping[str, Any]]) -> dict[str, RankingResult]:
+    """Rank the test rows with each set of options in ``rankings``, name -> changed ranking options.
 
-    What was ranked earlier is read from the folder of the run. For a model of one modality ``fusion`` has no effect; rankings
-    that differ in it alone are left out, except for the first. The caller calls :func:`check_beams` before the run.
+    Results of an earlier call are read from the folder of the run. For a model of one modality ``fusion`` has no effect;
+    rankings that differ in it alone are left out, except for the first. The caller calls :func:`check_beams` before the run.
     """
     topk = max(run.result["settings"]["topk"])
     several = len(run.result["test_detail"]) > 2  # the modalities and their fusion
@@ -73,7 +73,7 @@ def rank_with(run: Run, rankings: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         if own not in requested.values():
             requested[name] = own
     path = run.folder / RANKINGS
-    known = {name: Ranked(**fields) for name, fields in read_json(path).items()} if path.is_file() else {}
+    known = {name: RankingResult(**fields) for name, fields in read_json(path).items()} if path.is_file() else {}
     missing = [name for name, options in requested.items() if name not in known or known[name].options != options]
     if missing:
         with fresh_logging():
@@ -84,10 +84,12 @@ def rank_with(run: Run, rankings: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     return {name: known[name] for name in requested}
 
 
-def _ranked(config, model, test_data, options: dict[str, Any], topk: int) -> Ranked:
-    trainer, hit_rows = get_trainer(config["MODEL_TYPE"], config["model"])(config, model.with_ranking(**options)), HitRows(topk)
-    trainer.callbacks.append(hit_rows)
+def _ranked(config, model, test_data, options: dict[str, Any], topk: int) -> RankingResult:
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model.with_ranking(**options))
+    collector = HitCollector(topk)
+    trainer.callbacks.append(collector)
     began = time.perf_counter()
     metrics = plain(trainer.evaluate(test_data, load_best_model=False))
-    hits = torch.cat(hit_rows.hits).numpy()
-    return Ranked(options, metrics, np.flatnonzero(hits).tolist(), len(hits), round(time.perf_counter() - began, 3))
+    hits = torch.cat(collector.hits).numpy()
+    seconds = round(time.perf_counter() - began, 3)
+    return RankingResult(options, metrics, np.flatnonzero(hits).tolist(), len(hits), seconds)

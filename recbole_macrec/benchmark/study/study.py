@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.arguments import new_parser, read_settings
-from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, names_of, write_report
-from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, seeds_of
+from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, split_names, write_report
+from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, parse_seeds
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import COMPARE, STUDY, Comparison, open_comparison
@@ -43,7 +43,7 @@ REQUIRED = {  # kind -> keys that a study of this kind needs
     "code_distribution": ("layer", "bucket"), "sweeps": ("sweeps",), "beams": ("beams",), "rankings": ("rankings",),
     "groups": ("by", "from"),
 }  # fmt: skip
-WORDS = {str: "a text", int: "an integer", list: "a list", dict: "a mapping"}
+TYPE_NAMES = {str: "a string", int: "an integer", list: "a list", dict: "a mapping"}
 KINDS = FINISHED_KINDS | {published.__name__: published}
 
 
@@ -59,10 +59,10 @@ def main(argv: list[str]) -> int:
     request = Request("", tuple(args.config_files.split()), settings)
     given = matrix_settings(request, request.value("data_path") or DATA_PATH)
     settings = study.get("settings", {}) | given
-    models = names_of(args.models or "") or study.get("models", [])
+    models = split_names(args.models or "") or study.get("models", [])
     if args.models and study.get("model"):
         raise UserError(f"--models: the study {args.name} is about variants of {study['model']}; leave --models out.")
-    datasets = names_of(args.datasets)
+    datasets = split_names(args.datasets)
     evaluate = KINDS[study["kind"]]
     status = 0
     if evaluate is published:
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
             check_published(study, dataset)
     for dataset in datasets:  # variants depend on the dataset: default values differ between datasets
         output = Path(args.output) if len(datasets) == 1 else Path(args.output) / dataset
-        seeds = seeds_of(args.seeds, request)
+        seeds = parse_seeds(args.seeds, request)
         variants = variants_of(study, models, dataset, settings)
         # by default, compare the full model with each variant
         full_with_each = [] if models else [(variants[0].label, other.label) for other in variants[1:]]
@@ -195,7 +195,7 @@ def read_study(name: str) -> dict:
 
 def _check_value(path: Path, key: str, value: Any, expected: type) -> None:
     if not isinstance(value, expected):
-        raise UserError(f"{path}: {key} is {value!r}; expected {WORDS[expected]}.")
+        raise UserError(f"{path}: {key} is {value!r}; expected {TYPE_NAMES[expected]}.")
 
 
 def _neither_row_nor_model(names: Iterable[str], rows: Collection[str]) -> str | None:
@@ -234,9 +234,9 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
 
 
 def check_rankings(study: dict, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
-    """Raise a UserError if a study ranks trained models in a way that is impossible, before they are trained."""
+    """Raise a UserError, before the models are trained, if the study cannot rank them with its options."""
     if study["kind"] in ("beams", "rankings"):
-        numbers = study.get("beams", [way["beams"] for way in study.get("rankings", {}).values() if "beams" in way])
+        numbers = study.get("beams", [options["beams"] for options in study.get("rankings", {}).values() if "beams" in options])
         for variant in variants:
             config = config_of(variant.model, dataset, [], settings | variant.settings)
             check_beams(variant.model, max(config["topk"]), numbers)

@@ -1,6 +1,7 @@
-"""Callback that keeps the ranking of a run's test: the rank of each target, and the best items of each row.
+"""Callback that collects the test ranking of a run: the rank of each target, and the best items of each row.
 
-Shapes: B rows of a batch, W targets of the row with most, T targets, K the largest topk, N items with padding, R test rows.
+Shapes: B rows of a batch, W largest number of targets of a row, T targets, K the largest topk, N items with padding, R test
+rows.
 """
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from recbole_macrec.utils.distributed_tensors import gather_in_order
 SCORES_AT_ONCE = 2**22  # maximum number of scores that are compared with those of the targets at once
 
 
-class KeptRankings(TrainingCallback):
-    """Collects the ranking of the test, and writes it with :meth:`write`."""
+class RankingCollector(TrainingCallback):
+    """Collects the test ranking, which :meth:`write` writes."""
 
     def __init__(self):
         self._batches: dict[str, list[torch.Tensor]] = {}
@@ -60,7 +61,7 @@ class KeptRankings(TrainingCallback):
             self._batches.setdefault(name, []).append(padded_rows(row, values, len(scores)).cpu())
 
     def on_evaluation_end(self, trainer, stage, result):
-        """Join the batches, of several processes too."""
+        """Concatenate the batches of all processes."""
         if stage != TEST:
             return
         device, samples = trainer.config["device"], self._test_data.sample_size
@@ -100,10 +101,10 @@ class KeptRankings(TrainingCallback):
 
 
 def full_rank(scores: torch.Tensor, top: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The place of each target [B] in the ranking by ``scores`` [B, N], 1 is best; int64 [B].
+    """The rank of each target [B] by ``scores`` [B, N], 1 is best; int64 [B].
 
-    Within the top K it is the place in ``top`` [B, K], in which ties may be broken in any way. Below, items of equal score are
-    in item order, and none of them is above place K + 1.
+    Within the top K it is the position in ``top`` [B, K], in which ties may be broken in any order. Below, items with equal
+    scores are in item order, and the rank is at least K + 1.
     """
     found = top == target.unsqueeze(1)
     own = scores.gather(1, target.unsqueeze(1))
