@@ -47,7 +47,7 @@ def readable_token(token: object) -> TypeGuard[str]:
 
 
 def check_tokens(tokens: list[str], noun: str, path: Path) -> None:
-    """Raise UserError for ids that RecBole would misread; see :func:`readable_token`."""
+    """Raise UserError for ids that RecBole would read incorrectly; see :func:`readable_token`."""
     bad = [token for token in tokens if not readable_token(token)]
     if bad:
         raise UserError(f"{path} has {format_items(bad, noun + ' id')} that RecBole cannot read (empty, a word for a missing "

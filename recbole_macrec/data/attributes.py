@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def category_tokens(value: object) -> str:
     """Return the categories in ``value`` as tokens separated by spaces.
 
-    ``value`` is a list, or a text separated by ``, ; | >``: "Arts & Crafts, Wool" becomes "Arts_&_Crafts Wool".
+    ``value`` is a list, or a string separated by ``, ; | >``: "Arts & Crafts, Wool" becomes "Arts_&_Crafts Wool".
     """
     text = ",".join(map(clean_text, value)) if isinstance(value, list) else clean_text(value)
     names = (name.split() for name in _SEPARATORS.split(text))

@@ -31,7 +31,7 @@ from recbole_macrec.data.importers.raw.filter_source import filter_source
 from recbole_macrec.data.importers.raw.filtering import Interactions, earliest, in_time_order, k_core
 from recbole_macrec.data.importers.raw.find import find_raw
 from recbole_macrec.data.importers.raw.folder import ItemTable
-from recbole_macrec.data.importers.raw.lines import LONGEST, Tally, parse_lines
+from recbole_macrec.data.importers.raw.lines import LONGEST, LineCounts, parse_lines
 from recbole_macrec.data.importers.raw.records import Records
 from recbole_macrec.data.importers.raw.text import plain_text
 from recbole_macrec.errors import UserError
@@ -209,8 +209,8 @@ def test_lines_that_are_too_long_are_skipped(tmp_path):
     path = tmp_path / "x.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.writelines([b"first\n", b"x" * (2 * LONGEST + 5), b"\n", b"last\n"])
-    tally = Tally()
-    assert list(parse_lines(path, bytes.strip, tally)) == [b"first", b"last"] and tally == Tally(3, 1, 2)
+    counts = LineCounts()
+    assert list(parse_lines(path, bytes.strip, counts)) == [b"first", b"last"] and counts == LineCounts(3, 1, 2)
 
 
 def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
@@ -220,7 +220,7 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
         with gzip.open(tmp_path / name, "wb") as file:
             file.write(line * (2**24 // len(line)))
         with pytest.raises(UserError, match=f"{name} unpacks to more than 100 times its size"):
-            list(parse_lines(tmp_path / name, bytes.strip, Tally()))
+            list(parse_lines(tmp_path / name, bytes.strip, LineCounts()))
 
 
 def test_uncompressed_files_and_headers_are_read(raw, tmp_path):
@@ -495,7 +495,8 @@ def test_invalid_plain_folder(case, shop, capsys):
 def test_a_second_item_column_is_refused(shop, capsys):
     (shop / "items.csv").write_text("item_id,sku,title\n1,x/1,One\n2,x/2,Two\n3,x/3,Three\n")
     (shop / "interactions.csv").write_text("user,sku\nu,x/1\nu,x/2\nv,x/3\n")
-    refused(shop, ["--ITEM_ID_FIELD=sku"], ["items.csv has a column item_id beside the item column sku"], capsys, name="shop")
+    message = "items.csv has a column item_id in addition to the item column sku"
+    refused(shop, ["--ITEM_ID_FIELD=sku"], [message], capsys, name="shop")
 
 
 def test_features_of_numbered_items_are_joined_by_number(tmp_path):

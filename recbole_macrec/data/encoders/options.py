@@ -35,7 +35,7 @@ class ModelOptions:
         known = [field.name for field in fields(cls)]
         for key in given:
             if key not in known:
-                raise UserError(f"encoders has the key '{key}' beside the model, which is unknown; expected "
+                raise UserError(f"encoders has the unknown key '{key}' for this model; expected "
                                 f"{', '.join(known)}.{nearest(str(key), known)}")
         model = given.get("model")
         if not isinstance(model, str) or not model:

@@ -53,7 +53,7 @@ class PretrainedEncoder(ABC):
 
     @property
     def run(self) -> Mapping[str, Any]:
-        """Further properties that all shards of a feature file must share, beside ``settings``."""
+        """Further properties, in addition to ``settings``, that must be equal in all shards of a feature file."""
         return {"revision": self.source.revision, "precision": self.details["precision"]}
 
     @staticmethod

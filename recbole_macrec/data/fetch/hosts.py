@@ -55,8 +55,8 @@ class Hosts:
         if host.unreachable:
             raise Unreachable(host.unreachable)
 
-    def try_all(self, urls: Iterable[str]) -> None:
-        """Check the hosts of ``urls`` in parallel."""
+    def check_all(self, urls: Iterable[str]) -> None:
+        """Check the hosts of ``urls`` in parallel; unreachable ones raise no error here, but in the transfer."""
         threads = [Thread(target=self._try, args=(url,)) for url in urls]
         for thread in threads:
             thread.start()
@@ -84,7 +84,7 @@ class Hosts:
 
 
 class CheckedAdapter(HTTPAdapter):
-    """Send requests only to reachable hosts, also after redirections; open transfers can be ended from another thread."""
+    """Send requests and redirected requests only to reachable hosts; another thread can end open transfers."""
 
     def __init__(self, hosts: Hosts, **arguments) -> None:
         self._hosts = hosts

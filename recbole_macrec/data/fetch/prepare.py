@@ -130,7 +130,7 @@ def _download(folder: Path, block: SourceBlock, show_progress: bool) -> None:
     _check_absent(folder)
     missing = block.missing()
     hosts = Hosts()
-    hosts.try_all(url for name in missing for url in block.files[name].urls)
+    hosts.check_all(url for name in missing for url in block.files[name].urls)
     try:
         for name in (name for name in block.files if name in missing or (block.path / name).exists()):
             fetch(block.files[name], block.path / name, new_session(hosts), show_progress)
@@ -157,7 +157,7 @@ def _missing_files_message(folder: Path, block: SourceBlock, reasons: str) -> st
 
 
 def _images_complete(folder: Path, missing_images: str) -> bool:
-    """Return whether no images are left to download, and missing ones were treated as ``missing_images`` says."""
+    """Return whether no images are left to download, and items without an image were treated as set by ``missing_images``."""
     content = manifest.read(folder)
     if content is None or not (folder / URLS).is_file():
         return True

@@ -55,7 +55,7 @@ class SourceBlock:
         path, files = values.pop("path", None), values.pop("files", {})
         if path is None and not files:
             raise UserError("source has neither path (a folder or CSV file) nor files (to download); add one")
-        folders = [*os.environ.get(MIRRORS, "").split(), *_texts(values.pop("mirrors", []), "mirrors")]
+        folders = [*os.environ.get(MIRRORS, "").split(), *_strings(values.pop("mirrors", []), "mirrors")]
         path = Path(path).expanduser() if path else default_path(dataset_folder)
         return cls(path, {name: _remote(name, entry, folders) for name, entry in files.items()}, **values)
 
@@ -79,7 +79,8 @@ def _remote(name: Any, entry: Any, folders: list[str]) -> Remote:
         if key not in FILE_KEYS:
             raise UserError(f"{name} in files of source has the key '{key}', which is unknown; expected {', '.join(FILE_KEYS)}."
                             f"{nearest(str(key), FILE_KEYS)}")
-    urls = tuple(f"{folder.rstrip('/')}/{name}" for folder in folders) + tuple(_texts(entry.get("urls", []), f"urls of {name}"))
+    mirrors = [f"{folder.rstrip('/')}/{name}" for folder in folders]
+    urls = (*mirrors, *_strings(entry.get("urls", []), f"urls of {name}"))
     wrong = [url for url in urls if not url.lower().startswith(("http://", "https://"))]
     if wrong:
         raise UserError(f"source has the URL {wrong[0]} for {name}; expected http:// or https://; set path: FOLDER for "
@@ -92,7 +93,7 @@ def _remote(name: Any, entry: Any, folders: list[str]) -> Remote:
     return Remote(urls, sha256.lower() if sha256 else None, int(limit))
 
 
-def _texts(value: Any, key: str) -> list[str]:
+def _strings(value: Any, key: str) -> list[str]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(isinstance(text, str) for text in values):
         raise UserError(f"{key} in source is {value!r}; expected a URL or a list of URLs")

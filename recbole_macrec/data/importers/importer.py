@@ -235,5 +235,5 @@ def _write_interactions(path: Path, source: Source, form: AtomicFormat) -> None:
 
 
 def _number(value: float) -> str:
-    """Return ``value`` as text, without a decimal point if it is an integer."""
+    """Return ``value`` as a string, without a decimal point if it is an integer."""
     return str(int(value)) if float(value).is_integer() else repr(float(value))

@@ -104,7 +104,7 @@ def read_benchmark(train: Path, table_options: Mapping[str, str] = NO_OPTIONS) -
 
 
 def _separator(path: Path, table_options: Mapping[str, str]) -> str:
-    """Return ``field_separator`` of ``table_options``, else the text after the type of the first column, else a tab."""
+    """Return ``field_separator`` of ``table_options``, else the characters after the type of the first column, else a tab."""
     if "field_separator" in table_options:
         return table_options["field_separator"]
     match = _FIRST_COLUMN.match("".join(header_of(path, "\x1f")))

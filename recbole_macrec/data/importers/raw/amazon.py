@@ -7,7 +7,7 @@ from recbole_macrec.data.importers.raw.catalogue import Catalogue, FilterOptions
 from recbole_macrec.data.importers.raw.filter_source import as_source
 from recbole_macrec.data.importers.raw.filtering import Filtering, k_core
 from recbole_macrec.data.importers.raw.find import RawFiles
-from recbole_macrec.data.importers.raw.lines import Tally
+from recbole_macrec.data.importers.raw.lines import LineCounts
 from recbole_macrec.data.importers.raw.metadata import COLUMNS, read_listings, texts
 from recbole_macrec.data.importers.raw.records import Record, Records
 from recbole_macrec.data.importers.raw.reviews import read_reviews
@@ -30,8 +30,8 @@ def read_amazon(files: RawFiles, options: FilterOptions, records: Records) -> Ca
 
     has_metadata, has_image = (np.zeros(len(reviews.items), dtype=bool) for _ in range(2))
     number = {item: i for i, item in enumerate(reviews.items)}
-    tally = Tally()
-    for listing in read_listings(files.metadata, files.kind, tally):
+    metadata_counts = LineCounts()
+    for listing in read_listings(files.metadata, files.kind, metadata_counts):
         i = number.get(listing.item)
         # The first entry of an item is used, unless only a later one has images.
         if i is None or has_metadata[i] and (has_image[i] or not listing.images):
@@ -48,4 +48,4 @@ def read_amazon(files: RawFiles, options: FilterOptions, records: Records) -> Ca
     filtering.keep_core(options.core)
     return Catalogue(as_source(files.reviews, filtering, reviews.users, reviews.items), COLUMNS, records,
                      bool(has_image[filtering.left.items].any()), filtering.steps,
-                     {files.reviews.name: reviews.tally, files.metadata.name: tally})
+                     {files.reviews.name: reviews.line_counts, files.metadata.name: metadata_counts})

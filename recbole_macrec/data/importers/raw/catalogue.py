@@ -16,7 +16,7 @@ from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.encoders.base import NAMED
 from recbole_macrec.data.features import format_items, has
 from recbole_macrec.data.importers.raw.filtering import Step
-from recbole_macrec.data.importers.raw.lines import Tally
+from recbole_macrec.data.importers.raw.lines import LineCounts
 from recbole_macrec.data.importers.raw.records import Record, Records
 from recbole_macrec.data.importers.sources import Source
 
@@ -42,7 +42,7 @@ class Catalogue:
     records: Records
     has_images: bool
     steps: list[Step]
-    tallies: dict[str, Tally] = field(default_factory=dict)  # file name -> counts of its lines
+    line_counts: dict[str, LineCounts] = field(default_factory=dict)  # file name -> counts of its lines
     root: Path | None = None  # folder of the images that are local files
 
     def kept(self) -> Iterator[Record]:
@@ -51,8 +51,8 @@ class Catalogue:
 
     def notes(self) -> list[str]:
         """Return notes for the user about broken lines, and about items without text or image."""
-        broken = [f"{tally.broken:,} broken lines of {tally.lines:,} in {name} are skipped (the first is line "
-                 f"{tally.first_broken:,})" for name, tally in self.tallies.items() if tally.broken]
+        broken = [f"{counts.broken:,} broken lines of {counts.lines:,} in {name} are skipped (the first is line "
+                 f"{counts.first_broken:,})" for name, counts in self.line_counts.items() if counts.broken]
         without_text = (
             [record.item for record in self.kept() if not any(map(_WORD.search, record.texts))] if self.columns else []
         )

@@ -104,8 +104,8 @@ class ItemTable:
         self.notes: list[str] = []
         names = _checked_names(usual_names([self._header[i] for i in self._texts], path, self.notes), path)
         if DEFAULT_FORMAT.item in names:
-            raise UserError(f"{path} has a column {DEFAULT_FORMAT.item} beside the item column {self._header[item]}, whose "
-                            f"name in the dataset is {DEFAULT_FORMAT.item}; rename or remove one")
+            raise UserError(f"{path} has a column {DEFAULT_FORMAT.item} in addition to the item column "
+                            f"{self._header[item]}, whose name in the dataset is {DEFAULT_FORMAT.item}; rename or remove one")
         self._categories = None if COLUMN in names else next((names.index(name) for name in KNOWN if name in names), None)
         self.columns = names if self._categories is None else (*names, COLUMN)
 

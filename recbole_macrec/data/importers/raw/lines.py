@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 @dataclass
-class Tally:
+class LineCounts:
     """Counts of the lines of a file: all that are not blank, and those that could not be parsed."""
 
     lines: int = 0
@@ -29,8 +29,8 @@ class Tally:
     first_broken: int = 0  # line number, from 1; 0 if none is broken
 
 
-def parse_lines(path: Path, parse: Callable[[bytes], _T], tally: Tally) -> Iterator[_T]:
-    """Yield ``parse(line)`` for every line that is not blank; count lines, and those that ``parse`` rejects, in ``tally``.
+def parse_lines(path: Path, parse: Callable[[bytes], _T], counts: LineCounts) -> Iterator[_T]:
+    """Yield ``parse(line)`` for every line that is not blank; count lines, and those that ``parse`` rejects, in ``counts``.
 
     Raises:
         UserError: if the file is missing, truncated or empty, or if more than half of its lines are broken.
@@ -38,20 +38,20 @@ def parse_lines(path: Path, parse: Callable[[bytes], _T], tally: Tally) -> Itera
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
-        tally.lines += 1
+        counts.lines += 1
         try:
             if len(line) > LONGEST:
                 raise ValueError("too long")
             parsed = parse(line)
         except (ValueError, TypeError, OverflowError, RecursionError):
-            tally.broken += 1
-            tally.first_broken = tally.first_broken or number
+            counts.broken += 1
+            counts.first_broken = counts.first_broken or number
             continue
         yield parsed
-    if not tally.lines:
+    if not counts.lines:
         raise UserError(f"{path} is empty; download it again")
-    if tally.broken * 2 > tally.lines:
-        raise UserError(f"{path} has {tally.broken} broken lines of {tally.lines} (the first is line {tally.first_broken}); "
+    if counts.broken * 2 > counts.lines:
+        raise UserError(f"{path} has {counts.broken} broken lines of {counts.lines} (the first is line {counts.first_broken}); "
                         "it is damaged or of another format; download it again")
 
 

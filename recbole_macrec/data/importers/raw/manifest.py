@@ -51,7 +51,7 @@ def write(folder: Path, origin: dict, catalogue: Catalogue, names: Iterable[str]
     """Write the manifest of the files ``names`` in ``folder``; ``added`` are further entries."""
     source = catalogue.source
     counts = {"users": len(set(source.users)), "items": len(source.catalogue), "interactions": len(source.items)}
-    manifest = {**origin, "lines": {name: asdict(tally) for name, tally in catalogue.tallies.items()},
+    manifest = {**origin, "lines": {name: asdict(lines) for name, lines in catalogue.line_counts.items()},
                 "steps": [step._asdict() for step in catalogue.steps], "counts": counts, **added,
                 "files": fingerprints(folder, (*names, URLS))}
     save(folder, manifest)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from recbole_macrec.data.atomic import readable_token
 from recbole_macrec.data.attributes import COLUMN as CLASS, category_tokens
-from recbole_macrec.data.importers.raw.lines import Tally, parse_lines
+from recbole_macrec.data.importers.raw.lines import LineCounts, parse_lines
 from recbole_macrec.data.importers.raw.text import plain_text
 
 COLUMNS = ("title", "description", "brand", "categories", CLASS)
@@ -27,9 +27,9 @@ class Listing(NamedTuple):
     fields: dict
 
 
-def read_listings(path: Path, kind: str, tally: Tally) -> Iterator[Listing]:
+def read_listings(path: Path, kind: str, counts: LineCounts) -> Iterator[Listing]:
     """Yield the items of a metadata file of ``kind``, a key of PARSERS, one in memory at a time."""
-    return parse_lines(path, PARSERS[kind], tally)
+    return parse_lines(path, PARSERS[kind], counts)
 
 
 def texts(listing: Listing, kind: str) -> list[str]:
@@ -88,7 +88,7 @@ def _urls(value: object) -> list[str]:
 
 
 def _categories(value: object) -> tuple[str, str]:
-    """Return the categories as a text and as tokens.
+    """Return the categories as one string, and as tokens.
 
     Categories from the first with HTML on are left out, as in the released preprocessing.
     """

@@ -13,7 +13,7 @@ import numpy as np
 
 from recbole_macrec.data.atomic import readable_token
 from recbole_macrec.data.importers.raw.filtering import Interactions
-from recbole_macrec.data.importers.raw.lines import Tally, parse_lines
+from recbole_macrec.data.importers.raw.lines import LineCounts, parse_lines
 
 _HEADER = (b"item", b"user", b"rating", b"timestamp")
 
@@ -34,7 +34,7 @@ class Reviews:
     users: list[str]
     items: list[str]
     interactions: Interactions
-    tally: Tally
+    line_counts: LineCounts
 
 
 def read_reviews(path: Path, kind: str) -> Reviews:
@@ -42,14 +42,14 @@ def read_reviews(path: Path, kind: str) -> Reviews:
     users: dict[str, int] = {}
     items: dict[str, int] = {}
     user_column, item_column, times = array("i"), array("i"), array("d")
-    tally = Tally()
-    for review in parse_lines(path, PARSERS[kind], tally):
+    counts = LineCounts()
+    for review in parse_lines(path, PARSERS[kind], counts):
         if review is not None:
             user_column.append(users.setdefault(review.user, len(users)))
             item_column.append(items.setdefault(review.item, len(items)))
             times.append(review.time)
     interactions = Interactions(np.array(user_column, np.int32), np.array(item_column, np.int32), np.array(times, np.float64))
-    return Reviews(list(users), list(items), interactions, tally)
+    return Reviews(list(users), list(items), interactions, counts)
 
 
 def parse_2018(line: bytes) -> Review | None:
