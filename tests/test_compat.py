@@ -65,7 +65,7 @@ def test_s3rec_pretrains_then_finetunes(tiny_dataset):
 @pytest.mark.parametrize("model", ["BPR", "SASRecPerUser"])
 def test_valid_metric_that_is_not_measured_is_an_error_before_training(model, tiny_dataset, tmp_path):
     settings = fast(tiny_dataset, topk=[1, 5], load_col={"inter": ["user_id", "item_id", "timestamp"]})
-    with pytest.raises(UserError, match="valid_metric is 'NDCG@10', which is not measured; .* NDCG@5"):
+    with pytest.raises(UserError, match="valid_metric is 'NDCG@10', which is not computed; .* NDCG@5"):
         run_recbole(model, "tiny", config_dict=settings)
     assert not [path for path in (tmp_path / "saved").glob("*.pth") if path.stat().st_size and "tiny" not in path.name]
 

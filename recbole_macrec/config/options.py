@@ -17,14 +17,14 @@ from recbole_macrec.config.schema.models import AnyModelOptions
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.utils.requirements import recbole_folder
 
-# options that are texts even if they look like numbers, such as 0,1 for two GPUs
-TEXTS = ("data_path", "checkpoint_dir", "gpu_id")
+# options that are strings even if they look like numbers, such as 0,1 for two GPUs
+STRING_OPTIONS = ("data_path", "checkpoint_dir", "gpu_id")
 NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities", "metrics")  # lists and dictionaries
 TRUST = "trust_checkpoint"  # the option that lets RecBole unpickle files
 NOT_FROM_CHECKPOINTS = {  # settings that a checkpoint of unknown origin must not choose
     "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "log_wandb", "source", "resume", TRUST,
 }  # fmt: skip
-TRAINED_ON = "trained_on"  # in a config: the bundle of semantic IDs of the training, if a checkpoint is loaded
+TRAINED_ON = "trained_on"  # in the config of a loaded checkpoint: the bundle of semantic IDs of its training
 PACKAGED_DATASET = "ml-100k"  # ships inside RecBole, which always reads it from there
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def check_model(name: str) -> None:
 
 
 def parse_value(text: str) -> Any:
-    """The value of an option on the command line, read as RecBole does: a Python literal, true or false, else the text."""
+    """The value of an option on the command line, read as RecBole does: a Python literal, true or false, else a string."""
     return Config._convert_config_dict(None, {"": text})[""]
 
 
@@ -77,24 +77,24 @@ def parse_settings(arguments: Iterable[str], own: Iterable[str]) -> dict[str, An
         if settings.get(key, value) != value:
             raise UserError(f"--{key} is given twice, as '{settings[key]}' and '{value}'; give it once.")
         settings[key] = value
-    return {key: text if key in TEXTS else parse_value(text) for key, text in settings.items()}
+    return {key: text if key in STRING_OPTIONS else parse_value(text) for key, text in settings.items()}
 
 
 def config_of(model: str | type, dataset: str, config_files: Iterable[str | Path], settings: dict[str, Any]) -> Config:
-    """The configuration of ``model``; ``settings`` win over the config files."""
+    """The configuration of ``model``; ``settings`` take precedence over the config files."""
     with hidden_argv():
         files = [str(path) for path in config_files]
         return Config(model, dataset, config_file_list=files, config_dict=quoted(settings))
 
 
 def quoted(settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` as a ``config_dict`` of RecBole, which evaluates texts as literals: texts are put in quotes."""
+    """``settings`` as a ``config_dict`` of RecBole, with quoted strings, as RecBole evaluates strings as literals."""
     return {key: repr(value) if isinstance(value, str) else value for key, value in settings.items()}
 
 
 @contextmanager
 def hidden_argv() -> Iterator[None]:
-    """Hide the command-line arguments from RecBole, which would let them win over all other settings."""
+    """Hide the command-line arguments from RecBole, in which they take precedence over all other settings."""
     argv = sys.argv
     sys.argv = argv[:1]
     try:

@@ -8,7 +8,7 @@ from recbole.utils import enum_type, get_model
 
 
 def plain_config(config: Config) -> dict:
-    """The settings of ``config`` as plain values; :func:`config_from_plain` is the way back."""
+    """The settings of ``config`` as plain values; :func:`config_from_plain` is the inverse."""
     return {key: plain(value) for key, value in config.final_config_dict.items()}
 
 
@@ -34,7 +34,7 @@ _ENUM, _DEVICE = "recbole.utils.enum_type:", "torch.device:"
 
 
 def plain(value):
-    """``value`` as plain values: enumerations and devices as marked texts, numpy's as Python's, the rest as text."""
+    """``value`` as plain values: enumerations and devices as prefixed strings, NumPy values as Python's, others as strings."""
     if isinstance(value, enum.Enum):
         return f"{_ENUM}{type(value).__name__}.{value.name}"
     if isinstance(value, torch.device):

@@ -1,4 +1,4 @@
-"""Finds and reads the YAML files of ``properties/``."""
+"""Find and read the YAML files of ``properties/``."""
 import copy
 import functools
 from importlib.resources import files
@@ -56,7 +56,7 @@ def _load(content: str | TextIO) -> dict:
 
 
 def read_user_yaml(path: str | Path, what: str) -> dict[str, Any]:
-    """Read a YAML file of the user, with texts as keys.
+    """Read a YAML file of the user, whose keys must be strings.
 
     Args:
         what: the kind of file, for messages, such as "Config file".

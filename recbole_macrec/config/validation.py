@@ -11,7 +11,7 @@ from recbole_macrec.errors import UserError
 
 
 def check_values(config: dict, schema: type[Options]) -> None:
-    """Check the options of ``config`` that ``schema`` declares. Numbers given as texts, such as "1e-3", become numbers.
+    """Check the options of ``config`` that ``schema`` declares. Numbers given as strings, such as "1e-3", become numbers.
 
     Raises:
         UserError: a value is of the wrong type or out of range.
@@ -37,10 +37,10 @@ def check_sizes(settings: Mapping[str, Any], model: str) -> None:
         schema.read({name: settings[name] for name in names if settings.get(name) is not None})
 
 
-def check_texts(config: dict, defaults: dict) -> None:
-    """Raise a UserError for a text where ``defaults`` has True, False or a number.
+def check_strings(config: dict, defaults: dict) -> None:
+    """Raise a UserError for a string where ``defaults`` has True, False or a number.
 
-    Any text, even "no", would count as True. A text such as "1e-3", which YAML does not read as a number, becomes one.
+    Any string, even "no", would count as True. A string such as "1e-3", which YAML does not read as a number, becomes a number.
     """
     for name, default in defaults.items():
         value = config.get(name)
@@ -63,7 +63,7 @@ def check_whole(least: int, **values: Any) -> None:
 
 
 def check_valid_metric(config) -> None:
-    """Raise a UserError if the best epoch would be selected by a metric that is not computed."""
+    """Raise a UserError if ``valid_metric``, which selects the best epoch, is not computed."""
     if not config["epochs"] or not config["eval_step"]:
         return
     metrics, topk = (as_list(config[name]) for name in ("metrics", "topk"))
@@ -73,5 +73,5 @@ def check_valid_metric(config) -> None:
     if isinstance(chosen, str) and chosen.lower() not in [metric.lower() for metric in known]:
         listed = [metric for metric in known if "@" in metric] or known
         raise UserError(
-            f"valid_metric is {chosen!r}, which is not measured; expected one of {', '.join(listed)} (metrics, topk)."
+            f"valid_metric is {chosen!r}, which is not computed; expected one of {', '.join(listed)} (metrics, topk)."
         )

@@ -13,13 +13,13 @@ from recbole_macrec.model import MODELS
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.dataset import SemanticIDDataset
 from recbole_macrec.model.registered import RegisteredModel
-from recbole_macrec.plugin.configuration import layer_property_files
+from recbole_macrec.plugin.configuration import insert_property_files
 from recbole_macrec.plugin.datasets import check_splits, prepare_before_loading
 from recbole_macrec.plugin.evaluation import (
     exclude_seen_items,
-    rank_as_in_evaluation,
-    rank_as_many_as_fit,
-    validate_on_some_users,
+    limit_ranked_users_to_memory,
+    limit_validation_users,
+    mask_items_in_full_sort_scores,
 )
 from recbole_macrec.plugin.models import register_model
 from recbole_macrec.plugin.runs import load_data_and_model, run_recboles
@@ -31,7 +31,7 @@ __all__ = ["register", "register_model"]
 
 
 def register() -> None:
-    """Let RecBole find our models, property files and checkpoints. Repeated calls do nothing."""
+    """Register our models, property files, datasets, evaluation and checkpoints with RecBole. Repeated calls do nothing."""
     if model_names():
         return
     RegisteredModel.trainer_class, RegisteredModel.dataset_class = GenerativeTrainer, SemanticIDDataset
@@ -42,12 +42,12 @@ def register() -> None:
     dataset_arguments.extend(name for name in names if name not in dataset_arguments)
     general_arguments.append(TRUST)
     GenerativeRecommender.recommender_class = Recommender
-    layer_property_files()
+    insert_property_files()
     prepare_before_loading()
     check_splits()
-    rank_as_many_as_fit()
-    validate_on_some_users()
+    limit_ranked_users_to_memory()
+    limit_validation_users()
     exclude_seen_items()
-    rank_as_in_evaluation()
+    mask_items_in_full_sort_scores()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
         vars(module).update(run_recboles=run_recboles, load_data_and_model=load_data_and_model)

@@ -20,7 +20,7 @@ from recbole_macrec.config.registry import is_built_in, is_ours, models
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.config.schema.models import AnyModelOptions
 from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES
-from recbole_macrec.config.validation import check_texts, check_values
+from recbole_macrec.config.validation import check_strings, check_values
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.registered import RegisteredModel
@@ -32,8 +32,8 @@ _GENERAL = (ModelType.GENERAL, ModelType.TRADITIONAL)
 _NO_FULL_RANKING = AbstractRecommender.full_sort_predict
 
 
-def layer_property_files() -> None:
-    """Read our property files between RecBole's.
+def insert_property_files() -> None:
+    """Let RecBole's ``Config`` read our property files between its own.
 
     The order is: RecBole's overall.yaml, its file of the model, sample.yaml and file of the dataset, if it has one; for our
     models, our overall.yaml and file of the model; our file of the dataset (for every model, as it names the fields); the
@@ -52,7 +52,7 @@ def layer_property_files() -> None:
     def _get_model_and_dataset(self, model, dataset):
         try:
             name, model_class, dataset = named(self, model, dataset)
-        except (AttributeError, ImportError, ValueError):  # also of a library that RecBole imports in its search
+        except (AttributeError, ImportError, ValueError):  # may come from a library that RecBole imports in its search
             _check_name(model or self.external_config_dict["model"])
             raise
         if issubclass(model_class, RegisteredModel) and model_class is not models().get(name):
@@ -93,7 +93,7 @@ def layer_property_files() -> None:
             )
         _set_defaults(self, config)
         check_values(config, self.model_class.options if ours else AnyModelOptions)
-        check_texts(config, self.internal_config_dict)
+        check_strings(config, self.internal_config_dict)
         if ours:
             if is_built_in(self.model_class):  # other models may read options that they do not declare
                 warn_of_misspelt_options(self.external_config_dict, self.model, self.dataset)
@@ -110,7 +110,7 @@ def layer_property_files() -> None:
 
 
 def _check_name(model: str) -> None:
-    """Raise a UserError, without the exception that is handled now, unless ``model`` is the name of a model."""
+    """Raise a UserError, without the exception that is being handled as its cause, unless ``model`` is the name of a model."""
     try:
         check_model(model)
     except UserError as error:
@@ -175,7 +175,7 @@ def _set_evaluation(self: Config, config: dict) -> None:
 
 
 def _check_candidates(self: Config, config: dict) -> None:
-    """Raise a UserError for options of the candidates that sequential models do not have."""
+    """Raise a UserError for ``repeatable`` and ``exclude_seen`` where they have no meaning for a sequential model."""
     if config.get("repeatable") is False and "repeatable" in self.external_config_dict:
         raise UserError(
             f"repeatable is False, which is for general models, and {self.model} is sequential; set repeatable to auto, and "
@@ -195,7 +195,7 @@ def _modes(eval_args: dict) -> set:
 
 
 def _parse_nested_options(config: dict) -> None:
-    """Read lists and dictionaries given as text on the command line: RecBole reads ['text'] as a list, but not [text]."""
+    """Parse lists and dictionaries given as strings on the command line: RecBole reads ['text'] as a list, but not [text]."""
     for option in NESTED_OPTIONS:
         value = config.get(option)
         if isinstance(value, str) and value.startswith(("[", "{")):

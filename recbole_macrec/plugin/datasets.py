@@ -21,7 +21,7 @@ def prepare_before_loading() -> None:
     """Let every dataset class, RecBole's included, prepare its files before it reads them.
 
     A dataset with a ``source`` is downloaded, all processes get the same files, the columns are checked, and item attributes
-    are chosen. A number that RecBole cannot read becomes a UserError, and so does a filter of the wrong kind.
+    are chosen. A number that RecBole cannot read raises a UserError, and so does an unsuitable ``val_interval``.
     """
     load = Dataset._load_data
 
@@ -70,8 +70,11 @@ def _check_value_filter(dataset: Dataset) -> None:
 
 
 def check_splits() -> None:
-    """Let every dataset class, RecBole's included, check its split: there are interactions to train on and to test, labels
-    if the model needs them, as many items as ``topk`` ranks, and the same data in all processes."""
+    """Let every dataset class, RecBole's included, check its split.
+
+    There must be interactions to train on and to test, labels if the model needs them, as many items as ``topk`` ranks, and the
+    same data in all processes.
+    """
     build = Dataset.build
 
     @functools.wraps(build)

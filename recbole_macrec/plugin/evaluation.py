@@ -1,4 +1,4 @@
-"""Evaluation: users that fit into memory, users of a validation, and items that are not ranked."""
+"""Evaluation: the number of users ranked at once, the users of a validation, and items that are not ranked."""
 import functools
 import importlib
 
@@ -16,9 +16,11 @@ from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.model.registered import RegisteredModel
 
 
-def rank_as_many_as_fit() -> None:
-    """Let full ranking, of RecBole's models too, rank fewer users at once than ``eval_batch_size`` if the matrix of their
-    scores would not fit into the free memory, and log it."""
+def limit_ranked_users_to_memory() -> None:
+    """Rank fewer users at once than ``eval_batch_size`` if the matrix of their scores would not fit into the free memory.
+
+    This applies to the full rankings of all models, including RecBole's, and is logged.
+    """
     original = FullSortEvalDataLoader._init_batch_size_and_step
 
     @functools.wraps(original)
@@ -37,11 +39,11 @@ def rank_as_many_as_fit() -> None:
     FullSortEvalDataLoader._init_batch_size_and_step = _init_batch_size_and_step
 
 
-def validate_on_some_users() -> None:
-    """Let ``valid_users`` limit validation, of RecBole's models too, to that many users.
+def limit_validation_users() -> None:
+    """Limit the validation of all models, including RecBole's, to ``valid_users`` users.
 
     The users are the first with validation data in a random order of all users, the same order for every model, seed and epoch.
-    Testing is always on all users. ``whole_dataset`` of a loader also has the other users' rows.
+    Testing is always on all users. The attribute ``whole_dataset`` of a loader has the rows of all users.
     """
     for loader in (FullSortEvalDataLoader, NegSampleEvalDataLoader):
         _limit_users(loader)
@@ -55,9 +57,9 @@ def _limit_users(loader: type[AbstractDataLoader]) -> None:
         self.whole_dataset = dataset
         if config["valid_users"] and sampler is not None and sampler.phase == "valid":
             users = dataset.inter_feat[dataset.uid_field].numpy()
-            everyone = np.random.default_rng(0).permutation(np.arange(1, dataset.user_num))
-            drawn = everyone[np.isin(everyone, users)][: config["valid_users"]]
-            dataset = dataset.copy(dataset.inter_feat[np.isin(users, drawn)])
+            random_order = np.random.default_rng(0).permutation(np.arange(1, dataset.user_num))
+            chosen = random_order[np.isin(random_order, users)][: config["valid_users"]]
+            dataset = dataset.copy(dataset.inter_feat[np.isin(users, chosen)])
         original(self, config, dataset, sampler, shuffle=shuffle)
 
     loader.__init__ = __init__
@@ -66,7 +68,7 @@ def _limit_users(loader: type[AbstractDataLoader]) -> None:
 def exclude_seen_items() -> None:
     """Let ``exclude_seen`` leave the items of the history out of full rankings of sequential models, RecBole's included.
 
-    As in RecBole's rankings of general models, the target remains also if it is in the history.
+    As in RecBole's rankings of general models, the target is ranked even if it is in the history.
     """
     collate = FullSortEvalDataLoader.collate_fn
 
@@ -81,11 +83,11 @@ def exclude_seen_items() -> None:
     FullSortEvalDataLoader.collate_fn = collate_fn
 
 
-def rank_as_in_evaluation() -> None:
-    """Let ``full_sort_scores`` mask the same items as the evaluation: with ``exclude_seen`` also those of sequential models.
+def mask_items_in_full_sort_scores() -> None:
+    """Let ``full_sort_scores`` mask the same items as the evaluation, for sequential models those of ``exclude_seen``.
 
-    Our models get the masked items with the histories, as they do from our trainer. A beam search finds only some items, and
-    with masked ones among them its list would be too short.
+    Our models receive the masked items together with the histories, as they do from our trainer. A beam search finds only some
+    items, and if some of them were masked afterwards, its list would be too short.
 
     A user without a row in the data is a UserError. For a sequential model RecBole leaves out the scores of the user, so that
     those of all later users are in the wrong rows.

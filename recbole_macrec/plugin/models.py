@@ -14,8 +14,8 @@ from recbole_macrec.errors import UserError
 def register_model(model: type[AbstractRecommender]) -> None:
     """Let RecBole find ``model``, its ``trainer_class`` and its ``dataset_class`` by the name of the model.
 
-    ``Config(model=MyModel)`` and ``run_recbole(model=MyModel)`` do so by themselves. A model derived from one of this package
-    has the default values of that model, unless ``properties/model/NAME.yaml`` exists.
+    ``Config(model=MyModel)`` and ``run_recbole(model=MyModel)`` call this function themselves. A model derived from one of this
+    package has the default values of that model, unless ``properties/model/NAME.yaml`` exists.
 
     ``get_model`` looks for a module such as ``recbole.model.sequential_recommender.<name>``, ``get_trainer`` and
     ``create_dataset`` for ``<Name>Trainer`` and ``<Name>Dataset``.

@@ -1,4 +1,4 @@
-"""RecBole's entry points: processes of a run, and trained models."""
+"""RecBole's entry points for spawned processes and for loading trained models."""
 import os
 
 from recbole.config import Config
@@ -29,8 +29,9 @@ def run_recboles(rank, *args):
 
 
 def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
-    """RecBole's ``load_data_and_model``, for checkpoints of tensors and plain values, as this package and, with it, RecBole's
-    trainers write them.
+    """RecBole's ``load_data_and_model`` for checkpoints of tensors and plain values.
+
+    This package writes such checkpoints, and RecBole's trainers do so if this package is imported.
 
     Args:
         data_path: folder with the dataset's folder; by default at the same place relative to the checkpoint as in training,
@@ -60,6 +61,6 @@ def load_data_and_model(model_file, data_path=None, trust_checkpoint=False):
         if "loading state_dict" not in str(error):
             raise
         raise UserError(
-            f"Checkpoint {model_file} does not fit the model that its configuration builds on today's data "
+            f"Checkpoint {model_file} does not fit the model that its settings create for the current dataset "
             f"({str(error).splitlines()[-1].strip()}): use the dataset, features and codes it was trained with."
         ) from error

@@ -1,4 +1,4 @@
-"""Amounts of work that a device gets at once."""
+"""Amounts of work that a device processes at once."""
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ FLOAT_BYTES = 4  # float32
 
 @dataclass(frozen=True)
 class DeviceBudget:
-    """Amounts of work that a device gets at once.
+    """Amounts of work that a device processes at once.
 
     They determine speed and memory. Results depend on them only by rounding. :meth:`of` chooses them for a device.
 

@@ -49,7 +49,7 @@ class Terminated(SystemExit):
 
 
 class Launch(NamedTuple):
-    """Description of this process's place in the launcher's group."""
+    """The launcher's description of its group and of this process in it."""
 
     rank: int
     size: int

@@ -43,8 +43,11 @@ def _message(error: BaseException) -> str | None:
 
 
 def _raised_in_setup(error: BaseException) -> bool:
-    """Whether ``error`` was raised by a ``raise`` statement of RecBole's code that reads settings or atomic files, or while
-    RecBole created a model or its layers from settings."""
+    """Whether RecBole raised ``error`` because of wrong settings or files.
+
+    It did if the error comes from a ``raise`` statement in its code that reads settings or atomic files, or that creates a
+    model or its layers.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or not (frames[-1].line or "").startswith("raise "):
         return False

@@ -12,12 +12,13 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.utils.distributed import REASON_SECONDS, REPORT_SECONDS, RESUME_HINT, ProcessLost, port_errors
 from recbole_macrec.utils.interrupts import interrupts_ignored
 
-DEFAULT_PORT = 5678  # of several machines, which must agree on a port
+DEFAULT_PORT = 5678  # for several machines, which must use the same port
 INTERRUPT_SECONDS = 1.0  # time for the processes to end by themselves after Ctrl-C
 
 
-def start_processes(work: Callable[..., int], arguments: tuple, processes: int, size: int, address: str, port: int | None,
-          offset: int) -> int:
+def start_processes(
+    work: Callable[..., int], arguments: tuple, processes: int, size: int, address: str, port: int | None, offset: int
+) -> int:
     """Start processes on this machine that form a group, or part of one, and call ``work(*arguments)`` in each.
 
     Args:
@@ -80,7 +81,7 @@ def local_device() -> torch.device:
 
 
 def _end_after_interrupt(processes: Iterable) -> None:
-    """End processes after Ctrl-C: one that works ends by itself, one that still starts ignores it and is terminated."""
+    """End processes after Ctrl-C: those that have started end by themselves, others ignore Ctrl-C and are terminated."""
     ends = time.monotonic() + INTERRUPT_SECONDS
     for process in processes:
         process.join(max(0.0, ends - time.monotonic()))
@@ -93,8 +94,12 @@ def _end_after_interrupt(processes: Iterable) -> None:
 
 def _run_in_process(index: int, work: Callable[..., int], arguments: tuple, environment: dict, offset: int, results,
                     on_interrupt, interrupted) -> None:
-    """Entry point of a process created by :func:`start_processes`; ``on_interrupt`` handles Ctrl-C from here on, and
-    ``interrupted`` is set if Ctrl-C came before, while this process ignored it."""
+    """Entry point of a process created by :func:`start_processes`.
+
+    Args:
+        on_interrupt: handles Ctrl-C from here on.
+        interrupted: set if Ctrl-C was pressed before, while this process ignored it.
+    """
     signal.signal(signal.SIGINT, on_interrupt)
     if interrupted.is_set():
         raise KeyboardInterrupt

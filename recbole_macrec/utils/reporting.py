@@ -1,4 +1,4 @@
-"""Run a command and report errors that the user can correct in one line; what a command shows while it runs."""
+"""Run a command and report errors that the user can correct in one line; log messages and progress bars of a command."""
 import logging
 import sys
 import traceback
@@ -50,5 +50,5 @@ def hidden_log(level: int) -> Iterator[None]:
 
 
 def progress_interval() -> float:
-    """Seconds between two updates of a progress bar, of which a log file gets fewer than a terminal."""
+    """Seconds between two updates of a progress bar; longer in a log file than on a terminal."""
     return 0.5 if sys.stderr.isatty() else 60

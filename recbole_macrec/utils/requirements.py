@@ -1,4 +1,4 @@
-"""Say in one line how to install a missing library. This module imports no library itself."""
+"""Report in one line how to install a missing library. This module imports no library itself."""
 import sys
 from importlib.util import find_spec
 from pathlib import Path

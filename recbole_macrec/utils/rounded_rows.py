@@ -1,8 +1,7 @@
-"""Numbers of rows for which oneDNN has compiled its kernels.
+"""Round up the number of rows of matrix products, so that oneDNN compiles few kernels.
 
 In bf16 on a CPU, oneDNN compiles a kernel for every new shape of a matrix product. That takes 1 to 20 ms, longer than most of
-the products. The number of targets and of packed positions is another in every batch, so it is rounded up, which leaves few
-shapes.
+the products. The number of targets and of packed positions differs in every batch; rounded up, it has few values.
 """
 import torch
 import torch.nn.functional as F

@@ -126,7 +126,7 @@ def test_config_files_name_model_and_dataset(tiny, tmp_path, capsys):
 @pytest.mark.parametrize(
     "argv, expected",
     [
-        (["--model=MACRec", "--valid_metric=foo"], "valid_metric is 'foo', which is not measured"),
+        (["--model=MACRec", "--valid_metric=foo"], "valid_metric is 'foo', which is not computed"),
         (["--lamda_con=0.1"], "Unknown option 'lamda_con' in the command line. Did you mean 'lambda_con'?"),
         (["--model=SASRec", "--hiden_size=3"], "Did you mean 'hidden_size'?"),
         (["--model=macrec"], "Unknown model 'macrec'. Did you mean 'MACRec'?"),

@@ -98,7 +98,7 @@ REGISTRIES: dict[str, Mapping[str, Any]] = {}  # option -> what its values name;
 
 
 class OneOf:
-    """Annotation of a text: a key of ``REGISTRIES[option]``."""
+    """Annotation of a string: a key of ``REGISTRIES[option]``."""
 
     def __init__(self, option: str):
         self.option = option
