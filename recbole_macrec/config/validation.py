@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from recbole.evaluator.register import metric_information
 
 from recbole_macrec.config.registry import options_of
 from recbole_macrec.config.schema.base import Options, as_list, shown
@@ -67,11 +68,12 @@ def check_valid_metric(config) -> None:
     if not config["epochs"] or not config["eval_step"]:
         return
     metrics, topk = (as_list(config[name]) for name in ("metrics", "topk"))
-    known = [metric for metric in metrics if isinstance(metric, str)]
-    known += [f"{metric}@{k}" for metric in known for k in topk]
+    computed: list[str] = []
+    for metric in (metric for metric in metrics if isinstance(metric, str)):
+        reads_first_k = not {"rec.items", "rec.topk"}.isdisjoint(metric_information.get(metric.lower(), ()))
+        computed += [f"{metric}@{k}" for k in topk] if reads_first_k else [metric]
     chosen = config["valid_metric"]
-    if isinstance(chosen, str) and chosen.lower() not in [metric.lower() for metric in known]:
-        listed = [metric for metric in known if "@" in metric] or known
+    if isinstance(chosen, str) and chosen.lower() not in [metric.lower() for metric in computed]:
         raise UserError(
-            f"valid_metric is {chosen!r}, which is not computed; expected one of {', '.join(listed)} (metrics, topk)."
+            f"valid_metric is {chosen!r}, which is not computed; expected one of {', '.join(computed)} (metrics, topk)."
         )

@@ -26,6 +26,7 @@ def config(data_path, **settings):
     ("learning_rate", -1, "a number"),
     ("valid_metric", "Hit@10", "Hit@5"),
     ("valid_metric", "NDCG@5", "Hit@5"),
+    ("valid_metric", "Hit", "Hit@5"),
 ])
 def test_invalid_values_are_rejected(name, value, expected, tiny_dataset):
     with pytest.raises(UserError, match=f"^{name} is {value!r}.*{expected}"):
@@ -60,6 +61,7 @@ def test_invalid_options_of_our_models_are_rejected_before_data_is_read(name, va
     {"valid_metric": "hit@5", "learning_rate": 0, "seed": 0},
     {"valid_metric": "MRR@10", "eval_step": 0},
     {"metrics": ["AUC"], "valid_metric": "AUC", "eval_args": {"mode": "labeled"}},
+    {"metrics": ["Hit", "GAUC"], "valid_metric": "GAUC"},
     {"metrics": "Recall", "topk": [10, 20], "valid_metric": "Recall@20"},
 ])
 def test_valid_values_are_accepted(settings, tiny_dataset):
