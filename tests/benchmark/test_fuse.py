@@ -14,7 +14,7 @@ from recbole_macrec.benchmark.compare.comparison import candidates_remark, write
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, run_folder, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
-from recbole_macrec.benchmark.fuse.command import fuse, overlap, score_candidates
+from recbole_macrec.benchmark.fuse.command import best_candidates, fuse, overlap, score_candidates
 from recbole_macrec.benchmark.fuse.members import Member
 from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.data.features import FeatureTable
@@ -110,6 +110,14 @@ def test_three_users_by_hand():
     row, column = torch.tensor([0, 1, 2]), torch.tensor([2, 0, -1])
     assert target_ranks(fused, row, column, lowest=99).tolist() == [3, 1, 99]
     assert target_ranks(torch.zeros(1, 3), torch.tensor([0, 0]), torch.tensor([0, 2]), 99).tolist() == [1, 3]
+
+
+def test_the_best_candidates_are_in_the_order_of_the_ranks():
+    """Also candidates of equal scores, such as items that were never interacted with."""
+    items, fused = np.arange(1, 41)[None], torch.zeros(1, 40)
+    fused[0, 20], fused[0, :15] = 1.0, -torch.inf
+    assert best_candidates(items, fused, 5).tolist() == [[21, 16, 17, 18, 19]]
+    assert best_candidates(items, fused, 50).tolist() == [[21, *range(16, 21), *range(22, 41), *[0] * 25]]
 
 
 def test_a_candidate_that_one_model_excludes_is_excluded():
@@ -316,6 +324,19 @@ def test_damaged_score_file(tmp_path):
 def test_invalid_arguments_are_one_line_errors(comparison, words, message, capsys):
     assert main(["fuse", str(comparison), *words]) != 0
     assert message in capsys.readouterr().err
+
+
+def test_weights_are_chosen_by_metrics_of_ranks_only(comparison, monkeypatch):
+    read = Member.__init__
+
+    def changed(self, *args):
+        read(self, *args)
+        self.config["valid_metric"] = "ItemCoverage@10"
+
+    monkeypatch.setattr(Member, "__init__", changed)
+    monkeypatch.setattr(Member, "rows", lambda *args: pytest.fail("scored before the check"))
+    with pytest.raises(UserError, match="^valid_metric is ItemCoverage@10, by which the weights are chosen; expected Hit@k"):
+        fuse(comparison, MODELS, 13)
 
 
 def test_a_fusion_is_not_fused_again(tmp_path, capsys):

@@ -42,8 +42,10 @@ from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.compare.table import precisions
 from recbole_macrec.benchmark.fuse.members import Member, Rows
 from recbole_macrec.config.plain import plain
+from recbole_macrec.config.schema.models import RANK_METRICS
 from recbole_macrec.config.validation import check_whole
 from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.generation.decoding.search import best_of
 from recbole_macrec.generation.decoding.weighted import (
     TOP,
     choose_weights,
@@ -206,9 +208,14 @@ def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
             f"metrics is {config['metrics']}, which need {', '.join(missing)}; a fusion ranks only its candidates. Compare "
             "with metrics of the first k items, such as Hit and NDCG."
         )
+    metric = str(config["valid_metric"]).lower()
+    if metric.partition("@")[0] not in RANK_METRICS:
+        raise UserError(
+            f"valid_metric is {config['valid_metric']}, by which the weights are chosen; expected Hit@k, MRR@k, NDCG@k or "
+            "Recall@k. Compare with such a valid_metric, then fuse."
+        )
     test = score_candidates(members, "test", top)
     valid = score_candidates(members, "valid", top)
-    metric = str(config["valid_metric"]).lower()
 
     def quality(fused: torch.Tensor) -> float:
         return float(row_values(valid.ranks(fused, items), valid.rows.row, metric).mean())
@@ -276,15 +283,19 @@ def overlap(ranks: dict[str, np.ndarray], rows: np.ndarray, k: int) -> dict:
 
 def _ranks(first: Member, scored: ScoredCandidates, fused: torch.Tensor, lowest: int) -> Ranks:
     """The test rows of the fused ranking."""
-    k = max(first.config["topk"])
-    values, places = torch.topk(fused, min(k, fused.shape[1]))
-    top = np.take_along_axis(scored.items, places.numpy(), axis=1)
-    top = np.pad(np.where(values.numpy() == -np.inf, 0, top), ((0, 0), (0, k - top.shape[1])))
     rows, users = scored.rows, first.dataset.token2id(first.dataset.uid_field, scored.rows.users)
     valid, test = all_rows(first.loaders["valid"]), first.loaders["test"]._dataset
     history = read_history(first.train._dataset, valid, test, np.asarray(users))
-    return Ranks(rows.users[rows.row], first.tokens, rows.target, scored.ranks(fused, lowest), top.astype(np.int32),
-                 history.counts, history.histories, rows=rows.row)
+    top = best_candidates(scored.items, fused, max(first.config["topk"]))
+    return Ranks(rows.users[rows.row], first.tokens, rows.target, scored.ranks(fused, lowest), top, history.counts,
+                 history.histories, rows=rows.row)
+
+
+def best_candidates(items: np.ndarray, fused: torch.Tensor, k: int) -> np.ndarray:
+    """The ``k`` best of the candidates ``items`` [R, C], padded with 0; equal scores in candidate order, as in
+    :func:`target_ranks`; int32 [R, k]."""
+    best = best_of(torch.from_numpy(items), fused, k).widened(k)
+    return best.items.masked_fill(best.scores.isneginf(), 0).numpy().astype(np.int32)
 
 
 def _needs(member: Member) -> list[str]:
