@@ -11,7 +11,7 @@ from conftest import TINY, write_tiny_dataset
 
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare import command as command_line
-from recbole_macrec.benchmark.compare.publish import published_record, published_tries, tries_chosen_from
+from recbole_macrec.benchmark.compare.publish import published_record, published_study, published_tries, tries_chosen_from
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, write_run_spec
 from recbole_macrec.benchmark.study.study import parse, read_study, variants_of
@@ -68,6 +68,14 @@ def test_published_command_runs_on_other_devices_and_with_the_model_option_outpu
     args, settings = command_line.parse(shlex.split(command)[2:])
     assert args.model == "TIGER" and args.output is None and args.config_files == "output.yaml"
     assert settings == {"data_path": "data", "seed": 1, "epochs": 2}
+
+
+def test_the_published_command_of_a_study_runs():
+    options = {"models": "TIGER,TIGER (image)", "seeds": "2", "tune": 3, "topk": [5, 10], "encoders": "1"}
+    record = published_study({"name": "own", "file": "my studies/own.yaml", "dataset": TINY, "options": options})
+    args, settings = parse(shlex.split(record["command"])[4:])
+    assert (args.name, args.models, args.seeds, args.tune) == ("my studies/own.yaml", "TIGER,TIGER (image)", "2", 3)
+    assert settings == {"data_path": "data", "topk": [5, 10], "encoders": "1"}
 
 
 def test_page_shows_the_published_results(published, builder):

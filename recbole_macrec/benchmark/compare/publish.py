@@ -83,8 +83,9 @@ def published_tests(table: Table) -> dict:
 def published_study(study: dict) -> dict:
     """The published record of the table of a study, without the data of its figures."""
     given = {name: value for name, value in study.get("options", {}).items() if name not in EXECUTION_SETTINGS}
-    program = f"python -m recbole_macrec.benchmark study {study.get('file') or study['name']}"
-    command = _command(program, {"datasets": study["dataset"], "data_path": "data", "output": "DIR"}, given)
+    program = f"python -m recbole_macrec.benchmark study {_quoted(study.get('file') or study['name'])}"
+    own = {name: given.pop(name) for name in ("models", "seeds", "tune") if name in given}
+    command = _command(program, {"datasets": study["dataset"], "data_path": "data", "output": "DIR"} | own, given)
     return {"command": command} | {name: value for name, value in study.items() if name not in ("figures", "options", "file")}
 
 
@@ -132,9 +133,11 @@ def published_record(run: Run) -> dict:
 
 
 def _command(program: str, options: dict[str, Any], settings: dict[str, Any]) -> str:
-    """The shell command that runs ``program`` with its ``options`` and the ``settings`` of RecBole and the model."""
+    """The shell command that runs ``program`` with its own ``options``, whose values are read as texts, and the ``settings`` of
+    RecBole and the model."""
     write_file, settings = settings_with_output_file(settings)
-    arguments = [f"--{name}={_quoted(format_value(value))}" for name, value in (options | settings).items()]
+    texts = {name: str(value) for name, value in options.items()} | {n: format_value(v) for n, v in settings.items()}
+    arguments = [f"--{name}={_quoted(text)}" for name, text in texts.items()]
     return " ".join([*([write_file, "&&"] if write_file else []), program, *arguments])
 
 
