@@ -96,11 +96,12 @@ def test_groups_by_hand():
 def test_many_beams_equal_exact_ranking(arguments, monkeypatch):
     """The model has at most 64 IDs, so 64 beams find all items. The ranking with 10 beams is that of the run. The options of
     the loaded model do not change."""
-    models = []
+    models, data_paths = [], []
 
-    def load(file):
-        loaded = load_data_and_model(file)
+    def load(file, data_path):
+        loaded = load_data_and_model(file, data_path)
         models.append(loaded[1])
+        data_paths.append(data_path)
         return loaded
 
     monkeypatch.setattr(rankings, "load_data_and_model", load)
@@ -109,6 +110,7 @@ def test_many_beams_equal_exact_ranking(arguments, monkeypatch):
     found = {row[1]: dict(zip(result["columns"], row)) for row in result["rows"]}
     assert found["64"]["ndcg@10"] == found["exact"]["ndcg@10"] and found["64"]["ndcg@10 less than exact"] == 0
     (run,) = open_comparison(folder).runs
+    assert data_paths == [run.spec.settings["data_path"]]  # that of the command: the data may have been moved after the run
     assert found["10"]["hit@10"] == run.result["test_result"]["hit@10"]
     assert [(model.ranking.decode, model.ranking.beams) for model in models] == [("beam", 10)]
 
@@ -233,7 +235,7 @@ def test_a_sweep_leaves_out_values_whose_runs_failed(failed, expected, tmp_path)
 
 def test_rankings_leave_out_models_whose_runs_failed(tmp_path, monkeypatch):
     ranked = rankings.RankingResult({}, {"hit@10": 0.5}, [0], 2, 1.0)
-    monkeypatch.setattr(kinds, "rank_with", lambda run, ways: dict.fromkeys(ways, ranked))
+    monkeypatch.setattr(kinds, "rank_with", lambda run, ways, data_path: dict.fromkeys(ways, ranked))
     comparison = planted_comparison(tmp_path, ["TIGER", "MACRec"], "TIGER")
     result = kinds.rankings(comparison, {"title": "t", "rankings": {"a": {}, "b": {}}})
     assert [row[:2] for row in result.rows] == [["MACRec", "a"], ["MACRec", "b"]]

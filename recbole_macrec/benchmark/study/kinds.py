@@ -209,7 +209,7 @@ def beams(comparison: Comparison, study: dict) -> Study:
     result = Study(["", "beams", *_with_deviations([*metrics, *(f"{m} less than exact" for m in metrics)])])
     series: dict[str, dict[str, list]] = {m: {} for m in metrics}
     for label in comparison.trained_labels:
-        by_run = [rank_with(run, decodings) for run in comparison.of(dataset, label)]
+        by_run = [rank_with(run, decodings, study.get("data_path")) for run in comparison.of(dataset, label)]
         for decoding in decodings:
             means = [over_seeds([ranked[decoding].metrics[m] for ranked in by_run]) for m in metrics]
             gaps = [
@@ -234,7 +234,7 @@ def rankings(comparison: Comparison, study: dict) -> Study:
     columns = [*metrics, "gained", "lost"]
     result = Study(["", "ranking", *_with_deviations(columns), "users/s"])
     for label in comparison.trained_labels:
-        by_run = [rank_with(run, study["rankings"]) for run in comparison.of(dataset, label)]
+        by_run = [rank_with(run, study["rankings"], study.get("data_path")) for run in comparison.of(dataset, label)]
         if not by_run:
             continue
         first = next(iter(by_run[0]))

@@ -59,11 +59,16 @@ def check_beams(model: str, topk: int, beams: Iterable[int]) -> None:
         raise UserError(f"beams has {too_few[0]}, below the largest topk {topk}; remove it from the study, or lower topk.")
 
 
-def rank_with(run: Run, rankings: Mapping[str, Mapping[str, Any]]) -> dict[str, RankingResult]:
+def rank_with(
+    run: Run, rankings: Mapping[str, Mapping[str, Any]], data_path: str | None = None
+) -> dict[str, RankingResult]:
     """Rank the test rows with each set of options in ``rankings``, name -> changed ranking options.
 
     Results of an earlier call are read from the folder of the run. For a model of one modality ``fusion`` has no effect;
     rankings that differ in it alone are left out, except for the first. The caller calls :func:`check_beams` before the run.
+
+    Args:
+        data_path: folder of the datasets; None: that of the run.
     """
     topk = max(run.result["settings"]["topk"])
     several = len(run.result["test_detail"]) > 2  # the modalities and their fusion
@@ -77,7 +82,7 @@ def rank_with(run: Run, rankings: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     missing = [name for name, options in requested.items() if name not in known or known[name].options != options]
     if missing:
         with fresh_logging():
-            config, model, _, _, _, test_data = load_data_and_model(str(run.folder / run.result["checkpoint"]))
+            config, model, _, _, _, test_data = load_data_and_model(str(run.folder / run.result["checkpoint"]), data_path)
             for name in missing:
                 known[name] = _ranked(config, model, test_data, requested[name], topk)
                 write_json({key: ranked._asdict() for key, ranked in known.items()}, path)

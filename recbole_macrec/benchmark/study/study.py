@@ -59,6 +59,7 @@ def main(argv: list[str]) -> int:
     request = Request("", tuple(args.config_files.split()), settings)
     given = matrix_settings(request, request.value("data_path") or DATA_PATH)
     settings = study.get("settings", {}) | given
+    study["data_path"] = given["data_path"]  # the data may have been moved since the runs
     models = split_names(args.models or "") or study.get("models", [])
     if args.models and study.get("model"):
         raise UserError(f"--models: the study {args.name} is about variants of {study['model']}; leave --models out.")
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> int:
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
         if not (output / COMPARE).is_file():  # the tuning is not finished
             continue
-        comparison = _fuse_finished(open_comparison(output), study.get("fusions", []))
+        comparison = _fuse_finished(open_comparison(output), study)
         waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
         if waiting and study["kind"] in FINISHED_KINDS:
             continue
@@ -94,12 +95,12 @@ def main(argv: list[str]) -> int:
     return status
 
 
-def _fuse_finished(comparison: Comparison, fusions: list[list[str]]) -> Comparison:
-    """Fuse the models of ``fusions`` once all runs are finished, and return the comparison with the fused runs."""
+def _fuse_finished(comparison: Comparison, study: dict) -> Comparison:
+    """Fuse the models of the study's ``fusions`` once all runs are finished, and return the comparison with the fused runs."""
     finished = set() if comparison.unfinished else {run.spec.label for run in comparison.runs}
-    possible = [labels for labels in fusions if set(labels) <= finished]
+    possible = [labels for labels in study.get("fusions", []) if set(labels) <= finished]
     for labels in possible:
-        fuse(comparison.folder, labels)
+        fuse(comparison.folder, labels, data_path=study["data_path"])
     comparison = open_comparison(comparison.folder)
     if possible:
         write_report(comparison)
