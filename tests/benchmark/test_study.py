@@ -299,6 +299,7 @@ def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
         (["ablatoin"], "Did you mean 'ablation'?"),
         (["ablation", "--models=SASRec"], "leave --models out"),
         (["own.yaml"], "kind is 'guess'; expected one of"),
+        (["rows.yaml"], "The rows 'Pop: a' and 'Pop/ a' have the same folder Pop-a; rename one."),
         (["sweep.yaml"], "Unknown option 'd_modle' in the sweeps of the study sweep. Did you mean 'd_model'?"),
         (["ranking", "--models=SASRec"], "SASRec has no beam search; choose generative models"),
         (["beam_vs_exact", "--topk=[20]"], "beams has 10, below the largest topk 20"),
@@ -306,6 +307,7 @@ def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
 )
 def test_user_errors_are_one_line(argv, expected, capsys):
     Path("own.yaml").write_text("kind: guess\n")
+    Path("rows.yaml").write_text("kind: variants\nmodel: Pop\nvariants: {'Pop: a': {}, 'Pop/ a': {}}\n")
     Path("sweep.yaml").write_text("kind: sweeps\nmodel: TIGER\nsweeps: {d_modle: [8]}\n")
     assert main(["study", *argv, "--output=out"]) == 1
     error = capsys.readouterr().err

@@ -11,6 +11,7 @@ from recbole_macrec.benchmark.compare.runs import (
     FORMAT,
     Comparison,
     RunSpec,
+    file_name,
     open_comparison,
     run_folder,
     write_run_spec,
@@ -64,6 +65,10 @@ class Matrix:
                 raise UserError(f"There is no {kind} to compare; name at least one.")
             if repeated := [name for name in names if list(names).count(name) > 1]:
                 raise UserError(f"The {kind} {repeated[0]} is named twice; name it once.")
+        folders: dict[str, str] = {}
+        for label in labels:
+            if (other := folders.setdefault(file_name(label), label)) != label:
+                raise UserError(f"The rows '{other}' and '{label}' have the same folder {file_name(label)}; rename one.")
         models = list(dict.fromkeys(variant.model for variant in self.variants))
         for model in models:
             check_model(model)
