@@ -35,8 +35,10 @@ def comparison_folder(text: str) -> str:
     """The value of ``--output``, a folder. The models have an option of the same name, so its values are not accepted.
 
     Raises:
-        UserError: for a value of the model option.
+        UserError: for a value of the model option, and without a name.
     """
+    if not text:
+        raise UserError("--output is empty; expected the folder of the comparison, such as --output=run.")
     if text in choices(NetworkOptions.model_fields["output"]):
         raise UserError(
             f"--output is {text}, a value of the model option 'output', but on the command line --output is the folder of the "

@@ -240,6 +240,8 @@ def test_the_specification_of_a_finished_run_stays_as_it_is(tmp_path):
         (["--models=Pop", "--minutes=nan"], "--minutes is nan"),
         (["--models=Pop", "--datasets=arts-toi"], "Did you mean 'arts-toy'?"),
         (["--models=Pop", "--datasets="], "no dataset"),
+        (["--models=Pop", "--output="], "--output is empty"),
+        (["--models=Pop", "--valid_metric=NDCG@7"], "valid_metric is 'NDCG@7', which is not measured"),
     ],
 )
 def test_invalid_arguments_are_one_line_errors(argv, expected, capsys):

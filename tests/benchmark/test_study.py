@@ -302,7 +302,7 @@ def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
         (["rows.yaml"], "The rows 'Pop: a' and 'Pop/ a' have the same folder Pop-a; rename one."),
         (["sweep.yaml"], "Unknown option 'd_modle' in the sweeps of the study sweep. Did you mean 'd_model'?"),
         (["ranking", "--models=SASRec"], "SASRec has no beam search; choose generative models"),
-        (["beam_vs_exact", "--topk=[20]"], "beams has 10, below the largest topk 20"),
+        (["beam_vs_exact", "--topk=[20]", "--valid_metric=NDCG@20"], "beams has 10, below the largest topk 20"),
     ],
 )
 def test_user_errors_are_one_line(argv, expected, capsys):

@@ -161,6 +161,7 @@ def check_values(model: str, request: Request) -> None:
     except Exception:
         logging.getLogger(__name__).debug("configuration of %s", model, exc_info=True)
         return
+    check_valid_metric(config)
     if config["eval_type"] == EvaluatorType.VALUE:
         raise UserError(
             f"metrics is {config['metrics']}, computed from the labels of samples, but a comparison stores and tests the ranks "
