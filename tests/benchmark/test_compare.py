@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from small_models import SMALL
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.comparison import write_matrix
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, parse_seeds
-from recbole_macrec.benchmark.compare.ranking_collector import full_rank
+from recbole_macrec.benchmark.compare.ranking_collector import RankingCollector, full_rank
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
@@ -26,6 +27,7 @@ from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.data.encoders.encoded_manifest import manifest_file
 from recbole_macrec.data.features import FeatureTable, feature_paths
 from recbole_macrec.errors import UserError
+from recbole_macrec.trainer.callbacks import TEST
 
 ITEMS = 30
 
@@ -339,3 +341,12 @@ def test_full_rank_extends_topk_and_breaks_ties_by_item():
     tied = torch.tensor([[-torch.inf, 1.0, 1.0, 1.0, 1.0]] * 4)
     top = torch.tensor([[3, 1]] * 4)  # whichever two the top-k took of the four
     assert full_rank(tied, top, torch.tensor([1, 2, 3, 4])).tolist() == [2, 3, 1, 4]
+
+
+def test_items_that_a_model_leaves_out_are_none_of_its_best():
+    """On a small catalogue a general model has fewer than k items outside the history."""
+    kept, trainer = RankingCollector(), SimpleNamespace(config={"topk": [2, 3]}, model=None)
+    kept._train = SimpleNamespace(uid_field="user")
+    scores = torch.tensor([[-torch.inf, 1.0, -torch.inf, 2.0]])
+    kept.on_evaluation_batch(trainer, TEST, scores, {"user": torch.tensor([7])}, torch.tensor([0]), torch.tensor([1]))
+    assert kept._batches["top"][0].tolist() == [[3, 1, 0]] and kept._batches["ranks"][0].tolist() == [[2]]

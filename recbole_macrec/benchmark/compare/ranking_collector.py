@@ -39,7 +39,7 @@ class RankingCollector(TrainingCallback):
         """Collect users, targets, ranks and best items of a batch."""
         if stage != TEST:
             return
-        top = torch.topk(scores, max(trainer.config["topk"]), dim=-1).indices  # as in RecBole's collector
+        best, top = torch.topk(scores, max(trainer.config["topk"]), dim=-1)  # as in RecBole's collector
         users = interaction[self._train.uid_field]
         if len(users) != len(scores):  # with sampled negatives the batch has a row per candidate
             users = users.unique_consecutive()
@@ -55,7 +55,7 @@ class RankingCollector(TrainingCallback):
                 for level, ranks in item_and_id_ranks(model, name, ranking, some_items).items():
                     of_targets.setdefault(f"{level}_ranks.{name}", []).append(ranks)
         self._batches.setdefault("users", []).append(users.cpu())
-        self._batches.setdefault("top", []).append(top.cpu())
+        self._batches.setdefault("top", []).append(top.masked_fill(best.isneginf(), 0).cpu())
         for name, values in of_targets.items():
             values = values if name == "targets" else torch.cat(values)
             self._batches.setdefault(name, []).append(padded_rows(row, values, len(scores)).cpu())

@@ -24,7 +24,7 @@ class Ranks:
         targets: [T] the test items, row by row, in item order within a row.
         ranks: [T] their ranks among all items, 1 is best. Ties are broken as in RecBole's top-k, and below the top K by item
             number.
-        top: [R, K] the K best items, best first.
+        top: [R, K] the K best items, best first, padded with 0 if the model ranks fewer.
         counts: [N] number of training interactions of each item.
         histories: R arrays, the items before the targets, oldest first, not cut to the history length of the model.
         item_ranks, id_ranks: of generative models, ranking name ("fused" and each modality) -> [T], the place of the
