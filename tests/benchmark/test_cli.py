@@ -187,6 +187,7 @@ def test_only_one_argument_has_the_name_of_an_option_with_another_meaning():
         ("lamda_con: 1\n", "Unknown option 'lamda_con' in my.yaml"),
         ("a: [1\n", "my.yaml is not valid YAML"),
         ("- 1\n", "contains a list"),
+        ("model: [Pop, SASRek]\n", "Unknown model 'SASRek'"),
     ],
 )
 def test_config_files_are_checked(content, expected, tmp_path, capsys):

@@ -16,6 +16,7 @@ from recbole_macrec.benchmark.compare.table import build_table
 from recbole_macrec.benchmark.compare.table_formats import print_table
 from recbole_macrec.benchmark.compare.unfinished import unfinished_run
 from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file
+from recbole_macrec.config.schema.base import as_list
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.distributed import Group, group, read_launch
@@ -36,7 +37,8 @@ def _run(argv: list[str]) -> int:
     with group() as processes:
         args, settings = parse(argv)
         named = Request("", tuple(args.config_files.split()), settings)
-        models = split_names(str(named.value("model", DEFAULT_MODELS)) if args.model is None else args.model)
+        given = as_list(named.value("model", DEFAULT_MODELS)) if args.model is None else [args.model]
+        models = split_names(",".join(map(str, given)))
         dataset = str(named.value("dataset", DEFAULT_DATASET)) if args.dataset is None else args.dataset
         request = replace(named, dataset=dataset)
         check(models, request, args)
