@@ -1,5 +1,6 @@
 """Command-line parsing for all commands: their own arguments, and ``--key=value`` settings."""
 import argparse
+from pathlib import Path
 from typing import Any
 
 from recbole_macrec.config.options import parse_settings
@@ -8,7 +9,22 @@ from recbole_macrec.config.schema.network import NetworkOptions
 from recbole_macrec.errors import UserError
 
 
+class _StoreOnce(argparse.Action):
+    """Stores a value, as by default; a second, different one is an error instead of replacing the first."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if self.dest in parser.given and parser.given[self.dest] != values:
+            raise UserError(f"{option_string} is given twice, as {parser.given[self.dest]!r} and {values!r}; give it once.")
+        parser.given[self.dest] = values
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.register("action", None, _StoreOnce)
+        self.given: dict[str, Any] = {}  # destination -> value
+
     def error(self, message):
         raise UserError(f"{message}; see --help.")
 
@@ -35,8 +51,9 @@ def comparison_folder(text: str) -> str:
     """The value of ``--output``, a folder. The models have an option of the same name, so its values are not accepted.
 
     Raises:
-        UserError: for a value of the model option, and without a name.
+        UserError: for a value of the model option, without a name, and for a file.
     """
+    path = Path(text)
     if not text:
         raise UserError("--output is empty; expected the folder of the comparison, such as --output=run.")
     if text in choices(NetworkOptions.model_fields["output"]):
@@ -45,6 +62,8 @@ def comparison_folder(text: str) -> str:
             f"comparison; set the option in a YAML file with the line 'output: {text}' and give --config_files=FILE.yaml (a "
             f"folder of this name is --output=./{text})."
         )
+    if file := next((part for part in (path, *path.parents) if part.is_file()), None):
+        raise UserError(f"--output is {text}, but {file} is a file; give the name of a folder.")
     return text
 
 

@@ -72,6 +72,8 @@ def check_valid_metric(config) -> None:
     for metric in (metric for metric in metrics if isinstance(metric, str)):
         reads_first_k = not {"rec.items", "rec.topk"}.isdisjoint(metric_information.get(metric.lower(), ()))
         computed += [f"{metric}@{k}" for k in topk] if reads_first_k else [metric]
+    if not computed:
+        raise UserError(f"metrics is {metrics} and topk {topk}; name a metric, and a k for metrics of the first k.")
     chosen = config["valid_metric"]
     if isinstance(chosen, str) and chosen.lower() not in [metric.lower() for metric in computed]:
         raise UserError(

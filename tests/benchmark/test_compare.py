@@ -243,7 +243,10 @@ def test_the_specification_of_a_finished_run_stays_as_it_is(tmp_path):
         (["--models=Pop", "--datasets=arts-toi"], "Did you mean 'arts-toy'?"),
         (["--models=Pop", "--datasets="], "no dataset"),
         (["--models=Pop", "--output="], "--output is empty"),
-        (["--models=Pop", "--valid_metric=NDCG@7"], "valid_metric is 'NDCG@7', which is not measured"),
+        (["--models=Pop", f"--output={__file__}/run"], f"{__file__} is a file; give the name of a folder"),
+        (["--models=Pop", "--models=SASRec"], "--models is given twice, as 'Pop' and 'SASRec'; give it once."),
+        (["--models=Pop", "--topk=[]"], "topk []; name a metric, and a k"),
+        (["--models=Pop", "--valid_metric=NDCG@7"], "valid_metric is 'NDCG@7', which is not computed"),
     ],
 )
 def test_invalid_arguments_are_one_line_errors(argv, expected, capsys):
