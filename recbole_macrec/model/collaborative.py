@@ -68,6 +68,7 @@ def collaborative_vectors(part, folder: Path, width: int, epochs: int, seed: int
 def _train(config: Config, part, samples: Interaction, width: int, epochs: int, seed: int, show_progress: bool) -> np.ndarray:
     """Train SASRec on ``samples``; returns the item embeddings [N, D], in the order of the items' numbers."""
     options = {"hidden_size": width, "inner_size": 4 * width, "loss_type": "CE", "train_neg_sample_args": None}
+    options["n_heads"] = 2 - width % 2  # RecBole's default, if it divides the width
     with hidden_argv():
         sasrec = Config("SASRec", config["dataset"], config_dict=options)
     shared = {

@@ -121,7 +121,7 @@ def test_collaborative_vectors_of_another_width_are_a_user_error():
 def test_model_trains_with_letter_ids(name, quantizer, data_path):  # noqa: F811
     options = {"quantizer": quantizer, "cf_epochs": 1, "cid_clusters": 3, "cid_leaf_size": 8, "epochs": 1, "rqvae_epochs": 2}
     if name == "TIGER":
-        options |= {"modalities": ["text"]}
+        options |= {"modalities": ["text"], "code_dim": 5}  # RecBole's SASRec has two heads by default
     _, model, trainer, (train, valid, _) = prepare(name, data_path, **options)
     score, _ = trainer.fit(train, valid, saved=False)
     assert 0 <= score <= 1 and model.semantic_ids.bundle.is_dir()
