@@ -95,6 +95,12 @@ def test_extra_token_ranks_in_item_order():
     assert out.sizes == (8, 8, 3)
 
 
+@pytest.mark.parametrize("codes", [[[0, 2]], [[-1, 0]], [[0]]])
+def test_codes_beyond_the_sizes_are_rejected(codes):
+    with pytest.raises(AssertionError, match=r"below the sizes \[2, 2\]"):
+        resolve("keep", np.array(codes), (2, 2))
+
+
 def test_keep_does_not_change_codes():
     codes = np.array([[5, 7], [5, 7]])
     out = resolve("keep", codes, (8, 8))

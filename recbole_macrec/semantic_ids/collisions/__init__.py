@@ -40,7 +40,16 @@ def resolve(strategy: str, codes: np.ndarray, sizes: tuple[int, ...], geometry: 
         seed: seed of ``random``.
     """
     resolution = RESOLUTIONS[strategy]()
+    _check_range("the quantizer", codes, sizes)
     resolved = resolution.resolve(codes, sizes, ResolutionContext(geometry, counts, seed))
+    _check_range(f"collision strategy {strategy}", *resolved)
     if not resolution.keeps_collisions and collision_rate(resolved.codes) > 0:
         raise AssertionError(f"collision strategy {strategy} left items with equal IDs")
     return resolved
+
+
+def _check_range(source: str, codes: np.ndarray, sizes: tuple[int, ...]) -> None:
+    """Raise an AssertionError unless every code is below the size of its level: others would be codes of the next level."""
+    if codes.shape[1] != len(sizes) or (codes < 0).any() or (codes >= sizes).any():
+        raise AssertionError(f"{source} returned {codes.shape[1]} levels with codes from {codes.min(0)} to {codes.max(0)}; "
+                             f"expected codes from 0 below the sizes {list(sizes)}")
