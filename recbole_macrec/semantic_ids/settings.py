@@ -51,7 +51,8 @@ class SemanticIDSettings(SemanticIDOptions):
             values |= {option: preset.value for option, preset in PRESETS[checked.rqvae_preset].items()}
         values |= own
         if isinstance(layers := values.get("con_layers"), slice):
-            levels = checked.codebook_levels if values["quantizer"] == "cross_modal_rqvae" else DEFAULT_LEVELS
+            joins = REGISTRIES["quantizer"][values["quantizer"]].joins_modalities
+            levels = checked.codebook_levels if joins else DEFAULT_LEVELS
             values["con_layers"] = tuple(range(levels)[layers])
         return cls(modalities, **values)
 

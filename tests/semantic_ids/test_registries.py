@@ -13,6 +13,7 @@ from recbole_macrec.semantic_ids.collisions.base import Resolution, Resolved, wi
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
+from recbole_macrec.semantic_ids.quantizers.rqvae_training import CrossModalRQVAEQuantizer
 from recbole_macrec.semantic_ids.rows import Scale
 
 
@@ -65,6 +66,12 @@ def test_registered_names_are_values_of_the_options(registered, tmp_path):
 def test_messages_list_registered_names(registered, option, name, nearest):
     with pytest.raises(UserError, match=f"{option} .*{name}.*'{nearest}'"):
         SemanticIDSettings.from_config(options(**{option: name}), ["text"])
+
+
+def test_presets_fit_the_levels_of_a_registered_joint_quantizer(monkeypatch):
+    monkeypatch.setitem(QUANTIZERS, "own", type("Own", (CrossModalRQVAEQuantizer,), {}))
+    chosen = options(quantizer="own", rqvae_preset="paper", codebook_levels=3)
+    assert SemanticIDSettings.from_config(chosen, ["text", "image"]).con_layers == (1, 2)
 
 
 @pytest.mark.parametrize("registry", [QUANTIZERS, RESOLUTIONS], ids=["quantizers", "collision strategies"])
