@@ -81,7 +81,7 @@ class FrozenQuantizer:
         return len(self.weights[f"{modality}/mean"])
 
     @torch.no_grad()
-    def quantize(self, modality: str, features: np.ndarray) -> tuple[np.ndarray, Geometry]:
+    def quantize(self, modality: str, features: np.ndarray) -> tuple[np.ndarray, Geometry | None]:
         """Compute the codes [n, L] of features [n, F] float32, before collision resolution, and their geometry.
 
         Raises:

@@ -43,12 +43,12 @@ def with_new_items(ids: SemanticIDs, quantizer: FrozenQuantizer, item_tokens: Se
                    n_new_items=ids.n_new_items + len(item_tokens), item_counts=counts)
 
 
-def free_ids(raw: np.ndarray, used: np.ndarray, sizes: tuple[int, ...], geometry: Geometry) -> np.ndarray:
+def free_ids(raw: np.ndarray, used: np.ndarray, sizes: tuple[int, ...], geometry: Geometry | None) -> np.ndarray:
     """Assign unused IDs [n, L'] to new items with the codes ``raw`` [n, L].
 
     An item keeps its own codes if they are unused, and otherwise gets the nearest unused ID as with ``collision: reassign``,
-    items near their codewords first. A level after those of the quantizer (an extra token) gets its lowest unused code. If
-    all IDs below a prefix are used, the search continues one level up.
+    items near their codewords first; without geometry, codes are tried by number. A level after those of the quantizer (an
+    extra token) gets its lowest unused code. If all IDs below a prefix are used, the search continues one level up.
 
     Args:
         used: IDs [N, L'] of the catalogue.
@@ -57,9 +57,12 @@ def free_ids(raw: np.ndarray, used: np.ndarray, sizes: tuple[int, ...], geometry
     if len(raw) + len(used) > count_ids(sizes):
         raise UserError(f"{len(raw)} new items and {len(used)} old ones cannot have different IDs of sizes {list(sizes)}; "
                         "add fewer items, or learn new IDs with a larger codebook_size or codebook_levels.")
-    used_ids, squares = UsedIDs(sizes, used), geometry.squares()
+    used_ids, squares = UsedIDs(sizes, used), None if geometry is None else geometry.squares()
     codes = np.pad(raw, ((0, 0), (0, len(sizes) - raw.shape[1])))
     for item in np.argsort(quantization_error(raw, geometry), kind="stable"):
-        codes[item] = Reassign.nearest_free(codes[item].tolist(), used_ids, geometry, squares, item)
-        used_ids.add(codes[item].tolist())
+        code = codes[item].tolist()
+        if code[-1] in used_ids.full_codes(code[:-1]):
+            code = Reassign.nearest_free(code, used_ids, geometry, squares, item)
+        used_ids.add(code)
+        codes[item] = code
     return codes

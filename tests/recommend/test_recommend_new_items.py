@@ -164,6 +164,8 @@ def test_free_ids_by_hand():
     np.testing.assert_array_equal(free_ids(raw[2:], used, (2, 2), Geometry(z[2:], codebooks)), [[1, 0]])
     with_token = free_ids(raw, np.array([[0, 0, 0], [0, 0, 2]]), (2, 2, 3), Geometry(z, codebooks))
     np.testing.assert_array_equal(with_token, [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    own = np.array([[1, 1], [0, 0], [1, 1]])  # without geometry: the last item gets the lowest unused code after 1
+    np.testing.assert_array_equal(free_ids(own, used, (2, 2), None), [[1, 1], [0, 1], [1, 0]])
     with pytest.raises(UserError, match="3 new items and 2 old ones"):
         free_ids(raw, np.array([[0, 0], [0, 1]]), (2, 2), Geometry(z, codebooks))
 

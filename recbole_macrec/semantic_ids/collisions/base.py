@@ -78,8 +78,10 @@ def rank_in_group(codes: np.ndarray, key: np.ndarray) -> np.ndarray:
     return rank
 
 
-def quantization_error(codes: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Squared distance [N] of every item to the sum of its codewords."""
+def quantization_error(codes: np.ndarray, geometry: Geometry | None) -> np.ndarray:
+    """Squared distance [N] of every item to the sum of its codewords; 0 without geometry."""
+    if geometry is None:
+        return np.zeros(len(codes))
     error = np.empty(len(codes), geometry.z.dtype)
     for part, z, code in zip(blocks(error), blocks(geometry.z), blocks(codes)):
         part[:] = np.square(residual(code, z, geometry.codebooks)).sum(1)

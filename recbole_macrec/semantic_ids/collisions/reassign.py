@@ -43,7 +43,7 @@ class Reassign(Resolution):
             raise UserError(f"{len(codes)} items cannot have different IDs of sizes {list(sizes)}; raise "
                             "codebook_size or codebook_levels, or set collision to extra_token.")
         codes = codes.copy()
-        distance = np.zeros(len(codes)) if geometry is None else quantization_error(codes, geometry)
+        distance = quantization_error(codes, geometry)
         is_moved = rank_in_group(codes, distance) > 0  # [N]
         used = UsedIDs(sizes, codes[~is_moved])
         squares = None if geometry is None else geometry.squares()  # [L, K]

@@ -68,7 +68,7 @@ class Quantizer(ABC):
 
     def quantize(
         self, x: StreamedFeatures, weights: dict[str, Tensor], settings: SemanticIDSettings
-    ) -> tuple[np.ndarray, Geometry]:
+    ) -> tuple[np.ndarray, Geometry | None]:
         """Compute the codes of new items. A quantizer without this method cannot add items to a trained model.
 
         Args:
@@ -76,7 +76,7 @@ class Quantizer(ABC):
             weights: the weights of the learnt modality, without ``mean`` and ``scale``.
 
         Returns:
-            Codes int64 [n, L] and their geometry.
+            Codes int64 [n, L] and their geometry, None if there is none.
         """
         raise NotImplementedError
 
