@@ -255,6 +255,7 @@ def test_two_benchmark_files_are_refused(tiny_dataset):
     ({"exclude_seen": True, "eval_args": {"mode": {"valid": "uni5", "test": "full"}}}, "exclude_seen is True, .*mode uni5"),
     ({"repeatable": False}, "repeatable is False, .*SASRec is sequential; .*exclude_seen to True"),
     ({"load_col": {"inter": ["user_id", "item_id"]}}, "load_col loads .*; set load_col to .*'timestamp'"),
+    ({"eval_args": {"split": {"RS": [8, 1, 1]}, "order": "RO"}}, "order of eval_args is RO, but SASRec is sequential; .* TO"),
 ])  # fmt: skip
 def test_options_of_sequential_models_that_have_no_effect_or_fail_later(options, message, tiny_dataset):
     settings = {"data_path": str(tiny_dataset), "train_neg_sample_args": None, "state": "ERROR", **options}

@@ -139,7 +139,7 @@ def _set_defaults(self: Config, config: dict) -> None:
     if config.get("repeatable") == "auto":
         config["repeatable"] = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        _check_candidates(self, config)
+        _check_sequential(self, config)
     if self.model_class.type == ModelType.SEQUENTIAL and config.get("benchmark_filename"):
         _read_histories(config)
     _parse_nested_options(config)
@@ -174,14 +174,17 @@ def _set_evaluation(self: Config, config: dict) -> None:
         config["eval_args"].setdefault("order", "TO")  # RecBole refuses its own default
 
 
-def _check_candidates(self: Config, config: dict) -> None:
-    """Raise a UserError for ``repeatable`` and ``exclude_seen`` where they have no meaning for a sequential model."""
+def _check_sequential(self: Config, config: dict) -> None:
+    """Raise a UserError for options of the evaluation that sequential models do not have."""
     if config.get("repeatable") is False and "repeatable" in self.external_config_dict:
         raise UserError(
             f"repeatable is False, which is for general models, and {self.model} is sequential; set repeatable to auto, and "
             "exclude_seen to True to leave the items of the history out of its ranking."
         )
-    if config.get("exclude_seen") and (sampled := _modes(config.get("eval_args") or {}) - {"full"}):
+    eval_args = config.get("eval_args") or {}
+    if isinstance(eval_args, dict) and (order := eval_args.get("order", "TO")) != "TO":
+        raise UserError(f"The order of eval_args is {order}, but {self.model} is sequential; set order to TO.")
+    if config.get("exclude_seen") and (sampled := _modes(eval_args) - {"full"}):
         raise UserError(
             f"exclude_seen is True, which is for full rankings, and eval_args has the mode {min(map(str, sampled))}; leave out "
             "one of them."
