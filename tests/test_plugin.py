@@ -264,6 +264,15 @@ def test_options_of_sequential_models_that_have_no_effect_or_fail_later(options,
         create_dataset(config)
 
 
+def test_a_user_of_all_items_is_a_user_error(tiny_dataset):
+    rows = "".join(f"u{user}\ti{item}\t{item}\n" for user in range(2) for item in range(4 - user))
+    (tiny_dataset / "tiny" / "tiny.inter").write_text(f"user_id:token\titem_id:token\ttimestamp:float\n{rows}")
+    options = {"data_path": str(tiny_dataset), "topk": [2], "valid_metric": "MRR@2", "state": "ERROR"}
+    config = Config("BPR", "tiny", config_dict=options)
+    with pytest.raises(UserError, match="A user of tiny interacted with all 4 items.*user_inter_num_interval"):
+        data_preparation(config, create_dataset(config))
+
+
 def test_order_of_property_files(small, tiny_dataset):
     ours = Config("TIGER", "tiny", config_dict={"data_path": str(tiny_dataset)})
     assert ours["topk"] == [1, 5, 10]

@@ -14,7 +14,7 @@ from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.dataset import SemanticIDDataset
 from recbole_macrec.model.registered import RegisteredModel
 from recbole_macrec.plugin.configuration import insert_property_files
-from recbole_macrec.plugin.datasets import check_splits, prepare_before_loading
+from recbole_macrec.plugin.datasets import check_splits, prepare_before_loading, report_users_without_negatives
 from recbole_macrec.plugin.evaluation import (
     exclude_seen_items,
     limit_ranked_users_to_memory,
@@ -45,6 +45,7 @@ def register() -> None:
     insert_property_files()
     prepare_before_loading()
     check_splits()
+    report_users_without_negatives()
     limit_ranked_users_to_memory()
     limit_validation_users()
     exclude_seen_items()

@@ -3,6 +3,7 @@ import functools
 from pathlib import Path
 
 from recbole.data.dataset import Dataset
+from recbole.sampler import Sampler
 from recbole.utils import EvaluatorType, FeatureType, ModelType
 
 from recbole_macrec.config.schema.base import shown
@@ -67,6 +68,23 @@ def _check_value_filter(dataset: Dataset) -> None:
                 f"val_interval is {shown(kept)} for the column {column}, which has {'numbers' if numbers else 'tokens'}; "
                 f"expected {expected}."
             )
+
+
+def report_users_without_negatives() -> None:
+    """Let RecBole raise a UserError, not a ValueError, if a user interacted with all items, so that none can be sampled."""
+    find_used = Sampler.get_used_ids
+
+    @functools.wraps(find_used)
+    def get_used_ids(self):
+        try:
+            return find_used(self)
+        except ValueError:
+            raise UserError(
+                f"A user of {self.datasets[0].dataset_name} interacted with all {self.item_num - 1} items, so no negative item "
+                "can be sampled for this user; leave the user out with val_interval or user_inter_num_interval."
+            ) from None
+
+    Sampler.get_used_ids = get_used_ids
 
 
 def check_splits() -> None:
