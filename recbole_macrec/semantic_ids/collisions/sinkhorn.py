@@ -38,13 +38,13 @@ class Sinkhorn(Resolution):
     plan.
 
     Raises:
-        UserError: the codewords are not known (published IDs), or there are more items than IDs.
+        UserError: there are no codewords, or there are more items than IDs.
     """
 
     def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
         geometry = context.geometry
         if geometry is None:
-            raise UserError("collision = sinkhorn needs the codewords, which published IDs and hierarchical k-means do not "
+            raise UserError("collision = sinkhorn needs codewords, which published IDs, hierarchical_kmeans and cid do not "
                             "have; set collision to reassign, extra_token or popularity.")
         codes, last = codes.copy(), len(sizes) - 1
         _, id_of_item, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
