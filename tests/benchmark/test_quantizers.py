@@ -68,6 +68,7 @@ def test_features_of_a_dataset_are_joined_by_item(files, tmp_path, capsys):
     (["--dataset=nowhere"], "has no features"),
     (["--dataset=nowhere", "--code_dims=8"], "--code_dims is not an option of the semantic IDs. Did you mean 'code_dim'?"),
     (["--dataset=nowhere", "--quantizer=rqvae"], "--quantizer=rqvae: the table has rows of every quantizer"),
+    (["--dataset=nowhere", "--representation=concatenated"], "--representation=concatenated: the table has rows of every"),
     ([], "--features --dataset"),
 ])
 def test_wrong_arguments_are_user_errors(arguments, part, capsys):
