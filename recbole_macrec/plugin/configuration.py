@@ -182,8 +182,8 @@ def _check_sequential(self: Config, config: dict) -> None:
             "exclude_seen to True to leave the items of the history out of its ranking."
         )
     eval_args = config.get("eval_args") or {}
-    if isinstance(eval_args, dict) and (order := eval_args.get("order", "TO")) != "TO":
-        raise UserError(f"The order of eval_args is {order}, but {self.model} is sequential; set order to TO.")
+    if isinstance(eval_args, dict) and eval_args.get("order") == "RO":
+        raise UserError(f"The order of eval_args is RO, but {self.model} is sequential; set order to TO.")
     if config.get("exclude_seen") and (sampled := _modes(eval_args) - {"full"}):
         raise UserError(
             f"exclude_seen is True, which is for full rankings, and eval_args has the mode {min(map(str, sampled))}; leave out "

@@ -84,7 +84,8 @@ def test_recbole_computes_metrics_of_labels_of_its_own_models(tiny_dataset, caps
 @pytest.mark.parametrize("words, expected", [
     (["--models=Pop,BPR", "--metrics=['AUC']", "--valid_metric=AUC", f"--eval_args={with_mode('uni20')}"],
      "error: metrics is ['AUC'], computed from the labels of samples, but a comparison "),
-    (["--models=Pop,TIGER", "--metrics=['Hit','GAUC']", "--decode=certified"], "error: metrics contains GAUC"),
+    (["--models=Pop,TIGER", "--metrics=['Hit','GAUC']", "--valid_metric=Hit@5", "--decode=certified"],
+     "error: metrics contains GAUC"),
     (["--models=Pop", "--metrics=['NDGC']"], "error: There is no metric named 'NDGC'"),
 ])  # fmt: skip
 def test_comparisons_refuse_them_before_they_write_files(words, expected, tiny_dataset, capsys):
