@@ -50,7 +50,7 @@ BESIDE = {  # study and dataset -> a dataset of the study `published`, and the r
 }  # fmt: skip
 LEARNT_IDS = """### Semantic IDs
 
-Collisions: share of the items whose ID another item has too. Reconstruction error: mean squared error of the
+Collisions: 1 - distinct IDs / items, before they are resolved. Reconstruction error: mean squared error of the
 standardized features; predicting their mean gives 1. `cid` reads no features.
 
 """

@@ -122,7 +122,7 @@ def _series(result: Study, column: str, labels: Sequence[str]) -> tuple[list, li
 
 
 def collisions(comparison: Comparison, study: dict) -> Study:
-    """Return the collision rate (share of items without a unique ID, before resolution) per modality."""
+    """Return the collision rate (1 - distinct IDs / items, before resolution) per modality."""
     (dataset,) = comparison.datasets
     result = Study(["", "modality", *_with_deviations(["collision rate"]), "items", "distinct IDs", "perplexity by layer"])
     for label in comparison.labels:
