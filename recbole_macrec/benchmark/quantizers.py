@@ -41,8 +41,9 @@ def main(argv: list[str]) -> int:
     known = SemanticIDOptions.model_fields
     if unknown := [name for name in options if name not in known]:
         raise UserError(f"--{unknown[0]} is not an option of the semantic IDs.{nearest(unknown[0], known)}")
-    for name in {"quantizer", "representation"} & set(options):
-        raise UserError(f"--{name}={options[name]}: the table has rows of every quantizer and modality; leave the option out.")
+    if varied := [name for name in ("quantizer", "representation") if name in options]:
+        given = f"--{varied[0]}={options[varied[0]]}"
+        raise UserError(f"{given}: the table has rows of every quantizer and modality; leave the option out.")
     if args.features:
         features = read_features(args.features)
         tokens: Sequence[str] = [str(i) for i in range(len(next(iter(features.values()))))]

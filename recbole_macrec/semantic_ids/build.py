@@ -78,9 +78,8 @@ def build_semantic_ids(features: Mapping[str, Features], item_tokens: Sequence[s
             ids = read_bundle(path)
         else:
             unfinished = folder / f".unfinished-{path.name}"
-            execution = execution._replace(unfinished=unfinished)
-            if settings.trains_in_processes:
-                execution = execution._replace(group=helpers())
+            group = helpers() if settings.trains_in_processes else execution.group
+            execution = execution._replace(group=group, unfinished=unfinished)
             learnt = represent_and_learn(features, interactions, settings, execution)
             ids = _learnt_ids(learnt, features, sorted_tokens, settings, interactions)
             ids = replace(ids, bundles=dict.fromkeys(ids.modalities, path))

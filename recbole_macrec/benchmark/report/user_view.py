@@ -105,7 +105,7 @@ def _user(user: str, rows: dict[str, tuple[Ranks, int]], seen: int) -> dict:
         "earlier": max(0, len(history) - seen),
         "target": str(ranks.items[ranks.targets[row]]),
         "ranks": [int(r.ranks[i]) for r, i in rows.values()],
-        "top": [r.items[top[top > 0]].tolist() for r, i in rows.values() for top in (r.top[i][:SHOWN],)],
+        "top": [[str(r.items[item]) for item in r.top[i][:SHOWN] if item] for r, i in rows.values()],
     }
 
 

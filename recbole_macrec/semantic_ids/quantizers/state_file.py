@@ -43,6 +43,7 @@ class StateFile:
         if self.path is None or time.perf_counter() - self.kept < KEEP_SECONDS:
             return
         self.path.parent.mkdir(exist_ok=True)
-        with atomic_write(self.path) as fresh:
-            torch.save(state(), fresh)
+        # the errors of this file give a reason, such as a full disk, unlike those of a file opened by torch
+        with atomic_write(self.path) as fresh, fresh.open("wb") as file:
+            torch.save(state(), file)
         self.kept = time.perf_counter()
