@@ -1,7 +1,7 @@
 """LightGT: a transformer without residuals that reads a user's items, with positions from LightGCN.
 
 Shapes: U users, N items, n = U + N nodes (users first), F_m width of the features of modality m, d embedding size, B batch, S
-tokens of a sequence (the user and the user's items).
+tokens of a sequence (the user and the user's items), M rows of packed sequences (all their tokens).
 """
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from recbole_macrec.baselines.graph import user_item_edges
 from recbole_macrec.baselines.pairwise import SLOPE, PairwiseRecommender, bpr, linear, xavier_table
 from recbole_macrec.config.schema.general import LightGTOptions
-from recbole_macrec.model.interacted_items import InteractedItems, without_target
-from recbole_macrec.utils.device_budget import DeviceBudget
+from recbole_macrec.generation.network.packing import pack, row_starts
+from recbole_macrec.model.interacted_items import InteractedItems
 from recbole_macrec.utils.lookup import rows_of
 from recbole_macrec.utils.modules import ModuleDict, ModuleList
 
@@ -22,31 +22,42 @@ USERS_AT_ONCE = 1024  # users whose sequences are looked up together for ranking
 class LightLayer(nn.Module):
     """One layer: x <- LayerNorm(softmax(Q K^T / (100 sqrt(d))) V W_o + b), with Q and K from x + positions and V from x.
 
-    There is one head, no residual connection and no feed-forward layer.
+    There is one head, no residual connection and no feed-forward layer. The products W_q W_k^T and W_v W_o are computed first,
+    so that a token is multiplied by two matrices instead of four. K has no bias: it would not change the softmax.
     """
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
-        self.query, self.key, self.value, self.output = (linear(width, width) for _ in range(4))
+        self.query, self.value, self.output = (linear(width, width) for _ in range(3))
+        self.key = linear(width, width, bias=False)
         self.norm = nn.LayerNorm(width)
         self.dropout, self.scale = dropout, 1 / (100 * width**0.5)
 
-    def forward(self, x: Tensor, positions: Tensor, exists: Tensor, first_only: bool = False) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, groups: list[tuple[int, int]], first: Tensor | None = None) -> Tensor:
         """Compute the layer.
 
         Args:
-            x, positions: [B, S, d].
-            exists: bool [B, S], False for padding.
-            first_only: compute only the output of the first token.
+            x, positions: packed sequences [M, d].
+            groups: (sequences, tokens of each), in the order of the rows.
+            first: int64 [B]; compute only the output of these rows, the first of each sequence.
 
         Returns:
-            [B, S, d], or [B, 1, d].
+            [M, d], or [B, d].
         """
         read = x + positions
-        logits = self.query(read[:, :1] if first_only else read) @ self.key(read).transpose(1, 2) * self.scale
-        attention = logits.masked_fill(~exists.unsqueeze(1), -torch.inf).softmax(-1)  # [B, S, S]
-        attention = F.dropout(attention, self.dropout, self.training)
-        return self.norm(self.output(attention @ self.value(x)))
+        query = F.linear(read if first is None else rows_of(read, first),
+                         self.key.weight.T @ self.query.weight, self.query.bias @ self.key.weight)
+        value = F.linear(x, self.output.weight @ self.value.weight, self.output.weight @ self.value.bias)
+        size = [sequences * tokens for sequences, tokens in groups]
+        queries = query.split(size if first is None else [sequences for sequences, _ in groups])
+        read_by_group = zip(queries, read.split(size), value.split(size), groups, strict=True)
+        return self.norm(torch.cat([self._attend(*group) for group in read_by_group]) + self.output.bias)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Attention within sequences of equal length. The arguments are packed, ``shape`` is their number and length."""
+        query, key, value = (x.view(shape[0], -1, x.shape[1]) for x in (query, key, value))
+        attention = (query @ key.transpose(1, 2) * self.scale).softmax(-1)  # [sequences, 1 or tokens, tokens]
+        return (F.dropout(attention, self.dropout, self.training) @ value).flatten(0, 1)
 
 
 class ModalityReader(nn.Module):
@@ -66,19 +77,20 @@ class ModalityReader(nn.Module):
         self.layers = ModuleList(LightLayer(width, dropout) for _ in range(layers))
         self.output = linear(width, width)
 
-    def forward(self, user: Tensor, items: Tensor, places: list[Tensor], exists: Tensor) -> Tensor:
+    def forward(self, x: Tensor, means: list[Tensor], token: Tensor, groups: list[tuple[int, int]], first: Tensor) -> Tensor:
         """Interest of the users in this modality, [B, d].
 
         Args:
-            user: [B, d].
-            items: projected features of the items, [B, S - 1, d].
-            places: for each layer, collaborative vectors of the tokens [B, S, d].
-            exists: bool [B, S].
+            x: input vectors of the packed tokens, [M, d].
+            means: for each layer, collaborative vectors of the distinct tokens [.., d].
+            token: int64 [M], the row of each token in ``means``.
+            groups: (sequences, tokens of each), in the order of the rows.
+            first: int64 [B], first row of each sequence.
         """
-        x = torch.cat([user.unsqueeze(1), items], dim=1)
-        for number, (layer, place) in enumerate(zip(self.layers, places), 1):
-            x = layer(x, self.position(place).sigmoid(), exists, first_only=number == len(self.layers))
-        return F.leaky_relu(self.output(x[:, 0]), SLOPE)
+        for number, (layer, mean) in enumerate(zip(self.layers, means, strict=True), 1):
+            positions = rows_of(self.position(mean).sigmoid(), token)
+            x = layer(x, positions, groups, first if number == len(self.layers) else None)
+        return F.leaky_relu(self.output(x), SLOPE)
 
 
 class LightGT(PairwiseRecommender):
@@ -112,27 +124,39 @@ class LightGT(PairwiseRecommender):
         self.readers = ModuleDict({
             m: ModalityReader(x.shape[1], self.width, self.n_layers, config["dropout_prob"]) for m, x in self.features.items()
         })
-        self.padded_users = DeviceBudget.of(self.device).padded_users
         self.interacted = InteractedItems.of(dataset)
 
     # -- sequences ---------------------------------------------------------------------------------------------------
 
-    def training_items(self, user: Tensor, target: Tensor) -> Tensor:
-        """At most ``max_sequence_items`` random training items of users [B], without the target; int64 [B, S - 1], padded with
-        0."""
-        users = max(1, HISTORY_ITEMS // self.interacted.longest(user))  # at once, as histories are padded to the longest
-        chosen = [self._some_items(*part) for part in zip(user.split(users), target.split(users), strict=True)]
-        width = max(items.shape[1] for items in chosen)
-        return torch.cat([F.pad(items, (0, width - items.shape[1])) for items in chosen])
+    def training_sequences(self, user: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw the sequences for a batch of users and items to predict, int64 [B] each.
 
-    def _some_items(self, user: Tensor, target: Tensor) -> Tensor:
-        items, length = self.interacted.last(user, len(self.interacted.items))
+        A sequence has at most ``max_sequence_items`` random training items of its user, and not the item to predict. Samples
+        of a user share one sequence if the user has enough items without those that they predict. The sequence of each sample
+        is then still a uniform draw of the user's other items, because the samples of a batch are random.
+
+        Returns:
+            users int64 [R] and items int64 [R, S - 1], padded with 0, of the sequences; the sequence of each sample, int64 [B].
+        """
+        distinct, number, samples = user.unique(return_inverse=True, return_counts=True)
+        shared = self.interacted.count(distinct) - samples >= self.max_items
+        own = torch.zeros_like(target) if self.target_in_input else target.masked_fill(shared[number], 0)
+        pairs, sequence = (user * self.n_items + own).unique(return_inverse=True)
+        users = pairs // self.n_items
+        hidden = sequence * self.n_items + target
+        at_once = max(1, HISTORY_ITEMS // self.interacted.longest(users))  # as histories are padded to the longest
+        parts = torch.arange(len(users), device=user.device).split(at_once)
+        chosen = [self._some_items(users[rows], rows, hidden) for rows in parts]
+        width = max(items.shape[1] for items in chosen)
+        return users, torch.cat([F.pad(items, (0, width - items.shape[1])) for items in chosen]), sequence
+
+    def _some_items(self, users: Tensor, rows: Tensor, hidden: Tensor) -> Tensor:
+        """Random items of users for the sequences ``rows``, without the items ``hidden`` (sequence * N + item)."""
+        items, _ = self.interacted.last(users, len(self.interacted.items))
         if not self.target_in_input:
-            items, length = without_target(items, length, target)
-        if items.shape[1] > self.max_items:
-            keys = torch.rand(items.shape, device=items.device).masked_fill(items == 0, 2)  # padding comes last
-            items = items.gather(1, keys.topk(self.max_items, largest=False).indices)
-        return items
+            items = items.masked_fill(torch.isin(rows.unsqueeze(1) * self.n_items + items, hidden), 0)
+        keys = torch.rand(items.shape, device=items.device).masked_fill(items == 0, 2)  # padding comes last
+        return items.gather(1, keys.topk(min(self.max_items, items.shape[1]), largest=False).indices)
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
@@ -152,25 +176,18 @@ class LightGT(PairwiseRecommender):
         return {m: reader.project(self.features[m]) for m, reader in self.readers.items()}
 
     def user_vectors(self, user: Tensor, items: Tensor, o: Tensor, means: list[Tensor], contents: dict[str, Tensor]) -> Tensor:
-        """Representations of users [B, (1 + M) d] from the items [B, S - 1] of their sequences, padded with 0.
-
-        Sequences of similar length are read together, so that little padding is computed.
-        """
-        place = torch.arange(1, items.shape[1] + 1, device=items.device)
-        length = torch.where(items > 0, place, 0).amax(1)  # without the padding at the end
-        order = length.argsort()
-        groups = [(user[rows], items[rows, : int(length[rows[-1]])]) for rows in order.split(self.padded_users or len(order))]
-        vectors = torch.cat([self._group_vectors(*group, o, means, contents) for group in groups])
-        return vectors.index_select(0, order.argsort())
-
-    def _group_vectors(
-        self, user: Tensor, items: Tensor, o: Tensor, means: list[Tensor], contents: dict[str, Tensor]
-    ) -> Tensor:
-        nodes = torch.cat([user.unsqueeze(1), self.n_users + items], dim=1)  # [B, S]
-        exists = F.pad(items > 0, (1, 0), value=True)
-        places, own = [rows_of(mean, nodes) for mean in means], rows_of(self.users, user)
-        read = [reader(own, rows_of(contents[m], items), places, exists) for m, reader in self.readers.items()]
-        return torch.cat([self.id_weight * rows_of(o, user), *((1 - self.id_weight) * z for z in read)], dim=1)
+        """Representations of users [B, (1 + M) d] from the items [B, S - 1] of their sequences, padded with 0 at the end."""
+        length, order = (1 + (items > 0).sum(1)).sort(stable=True)
+        packed = pack(torch.cat([user.unsqueeze(1), self.n_users + items], dim=1)[order], length)
+        first = row_starts(packed.groups).to(items.device)
+        distinct, token = packed.tokens.unique(return_inverse=True)
+        means = [rows_of(mean, distinct) for mean in means]
+        interests = [
+            reader(rows_of(torch.cat([self.users, contents[m]]), packed.tokens), means, token, packed.groups, first)
+            for m, reader in self.readers.items()
+        ]
+        own = self.id_weight * rows_of(o, user)
+        return torch.cat([own, *((1 - self.id_weight) * z.index_select(0, order.argsort()) for z in interests)], dim=1)
 
     def item_vectors(self, o: Tensor, contents: dict[str, Tensor]) -> Tensor:
         """Representations of all items, [N, (1 + M) d]."""
@@ -187,7 +204,8 @@ class LightGT(PairwiseRecommender):
         self._cached = None
         user, positive, negative = (interaction[f] for f in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         (o, means), contents = self.collaborative(), self.contents()
-        u = self.user_vectors(user, self.training_items(user, positive), o, means, contents)
+        owners, sequences, sequence = self.training_sequences(user, positive)
+        u = rows_of(self.user_vectors(owners, sequences, o, means, contents), sequence)
         items = self.item_vectors(o, contents)
         loss = bpr((u * rows_of(items, positive)).sum(1), (u * rows_of(items, negative)).sum(1))
         users, items = o.split([self.n_users, self.n_items])

@@ -40,16 +40,19 @@ class InteractedItems(nn.Module):
 
     def last(self, users: torch.Tensor, max_items: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Up to ``max_items`` items of ``users`` [B], latest first, padded with 0: int64 [B, T], and their number int64 [B]."""
-        begin = self.first[users]
-        length = (self.first[users + 1] - begin).clamp(max=max_items)
+        begin, length = self.first[users], self.count(users).clamp(max=max_items)
         place = torch.arange(max(1, int(length.max())), device=users.device)
         exists = place < length.unsqueeze(1)
         index = (begin.unsqueeze(1) + place).clamp(max=len(self.items) - 1)
         return self.items[index].masked_fill(~exists, 0), length
 
+    def count(self, users: torch.Tensor) -> torch.Tensor:
+        """Number of items of ``users`` [B], int64 [B]."""
+        return self.first[users + 1] - self.first[users]
+
     def longest(self, users: torch.Tensor) -> int:
         """The largest number of items of any of ``users`` [B], at least 1."""
-        return max(1, int((self.first[users + 1] - self.first[users]).max()))
+        return max(1, int(self.count(users).max()))
 
 
 def without_target(items: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,9 +15,9 @@ def planted(tmp_path_factory):
 
 @torch.no_grad()
 def test_equals_the_dense_formula(planted):
-    """Users one by one, without padding."""
+    """The reference reads users one by one, and multiplies by each matrix of a layer."""
     _, model, _, _ = prepare("LightGT", planted, max_sequence_items=50)
-    model.double().eval().padded_users = 7
+    model.double().eval()
     for parameter in model.parameters():
         parameter.add_(0.3 * torch.randn_like(parameter))
     a = symmetric(adjacency(model))
@@ -57,11 +57,17 @@ def test_order_and_padding_of_the_items_have_no_effect(planted):
     (o, means), contents = model.collaborative(), model.contents()
     user, items = torch.tensor([3, 5]), torch.tensor([[4, 9, 2], [8, 1, 0]])
     expected = model.user_vectors(user, items, o, means, contents)
-    for other in (torch.tensor([[2, 4, 9], [0, 1, 8]]), torch.tensor([[4, 0, 9, 2, 0], [8, 1, 0, 0, 0]])):
+    for other in (torch.tensor([[2, 4, 9], [1, 8, 0]]), torch.tensor([[4, 9, 2, 0, 0], [8, 1, 0, 0, 0]])):
         torch.testing.assert_close(model.user_vectors(user, other, o, means, contents), expected)
     assert not torch.allclose(
         model.user_vectors(user, torch.tensor([[4, 9, 3], [8, 2, 0]]), o, means, contents), expected, atol=1e-4
     )
+
+
+def draw(model, user, target):
+    """Users and items of the sequences, and the sequence of each sample, as lists."""
+    users, items, sequence = model.training_sequences(user, target)
+    return users.tolist(), [[item for item in row if item] for row in items.tolist()], sequence.tolist()
 
 
 @pytest.mark.parametrize("target_in_input", [False, True])
@@ -70,19 +76,33 @@ def test_the_target_is_in_the_sequence_only_if_requested(at_once, target_in_inpu
     monkeypatch.setattr(lightgt, "HISTORY_ITEMS", at_once)
     _, model, _, (train, _, _) = prepare("LightGT", planted, target_in_input=target_in_input, max_sequence_items=50)
     for batch in train:
-        items = model.training_items(batch["user_id"], batch["item_id"])
-        for user, target, row in zip(batch["user_id"].tolist(), batch["item_id"].tolist(), items.tolist()):
+        users, items, sequence = draw(model, batch["user_id"], batch["item_id"])
+        for user, target, number in zip(batch["user_id"].tolist(), batch["item_id"].tolist(), sequence):
             own = set(model.interactions[user].indices.tolist())
-            assert set(row) - {0} == (own if target_in_input else own - {target})
+            assert users[number] == user and len(set(items[number])) == len(items[number])
+            assert set(items[number]) == (own if target_in_input else own - {target})
+
+
+def test_samples_of_a_user_share_a_sequence_that_has_none_of_their_targets(planted):
+    """Each user has four items. Two are left of user 1, enough for the sequence, and one of user 2."""
+    _, model, _, _ = prepare("LightGT", planted, max_sequence_items=2)
+    own = [model.interactions[user].indices.tolist() for user in (1, 2)]
+    assert list(map(len, own)) == [4, 4]
+    user, target = torch.tensor([1, 2, 2, 2, 1]), torch.tensor([own[0][0], *own[1][:3], own[0][1]])
+    users, items, sequence = draw(model, user, target)
+    assert sequence[0] == sequence[4] and len(set(sequence)) == 4
+    for number, sample_user, sample_target in zip(sequence, user.tolist(), target.tolist()):
+        assert len(items[number]) == 2 and sample_target not in items[number]
+        assert set(items[number]) <= set(own[sample_user - 1]) and users[number] == sample_user
 
 
 def test_sequences_are_random_in_training_and_the_latest_in_ranking(planted):
     _, model, _, _ = prepare("LightGT", planted, max_sequence_items=2)
     user, none = torch.arange(1, model.n_users), torch.zeros(model.n_users - 1, dtype=torch.long)
-    drawn = [model.training_items(user, none) for _ in range(2)]
-    assert not torch.equal(*drawn)
-    for row, number in zip(drawn[0].tolist(), user.tolist()):
-        assert len(set(row) - {0}) == 2 and set(row) <= set(model.interactions[number].indices.tolist())
+    drawn = [draw(model, user, none)[1] for _ in range(2)]
+    assert drawn[0] != drawn[1]
+    for row, number in zip(drawn[0], user.tolist()):
+        assert len(set(row)) == 2 and set(row) <= set(model.interactions[number].indices.tolist())
     model.eval()
     first = [x.clone() for x in model.final_representations()]
     model._cached = None
