@@ -12,12 +12,12 @@ from functools import partial
 
 import recbole_macrec  # noqa: F401  registers the models
 from recbole_macrec.benchmark import quantizers, report
-from recbole_macrec.benchmark.arguments import new_parser
 from recbole_macrec.benchmark.compare import comparison as compare, publish
 from recbole_macrec.benchmark.fuse import command as fuse
 from recbole_macrec.benchmark.speed.stages import STAGES, measure
 from recbole_macrec.benchmark.study import study
 from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.utils.arguments import CommandParser
 from recbole_macrec.utils.reporting import run_command
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -41,9 +41,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _explain(argv: list[str]) -> int:
     """Print the help, or raise a UserError for an unknown command."""
-    parser = new_parser("python -m recbole_macrec.benchmark", __doc__, reads_settings=False)
+    parser = CommandParser("python -m recbole_macrec.benchmark", __doc__)
     parser.add_argument("command", help=", ".join(COMMANDS))
-    command = parser.parse_args(argv).command
+    command = parser.parse_known_args(argv)[0].command
     raise UserError(f"Unknown command '{command}'.{nearest(command, COMMANDS)} Expected one of {', '.join(COMMANDS)}.")
 
 

@@ -1,4 +1,4 @@
-"""Command-line parsing for all commands: their own arguments, and ``--key=value`` settings."""
+"""Command lines of the benchmarks and of runs: their own arguments, and ``--key=value`` settings of RecBole."""
 import argparse
 from pathlib import Path
 from typing import Any
@@ -7,44 +7,9 @@ from recbole_macrec.config.options import parse_settings
 from recbole_macrec.config.schema.base import choices
 from recbole_macrec.config.schema.network import NetworkOptions
 from recbole_macrec.errors import UserError
+from recbole_macrec.utils.arguments import CommandParser
 
-
-class _StoreOnce(argparse.Action):
-    """Stores a value, as by default; a second, different one is an error instead of replacing the first."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if self.dest in parser.given and parser.given[self.dest] != values:
-            raise UserError(f"{option_string} is given twice, as {parser.given[self.dest]!r} and {values!r}; give it once.")
-        parser.given[self.dest] = values
-        setattr(namespace, self.dest, values)
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.register("action", None, _StoreOnce)
-        self.given: dict[str, Any] = {}  # destination -> value
-
-    def error(self, message):
-        raise UserError(f"{message}; see --help.")
-
-
-def new_parser(prog: str, description: str, reads_settings: bool = True) -> argparse.ArgumentParser:
-    """Return a parser that raises a UserError for wrong arguments, with the option ``--verbose``.
-
-    Args:
-        reads_settings: whether the command also accepts settings, see :func:`read_settings`; ``--help`` then says so.
-    """
-    settings = "Every other --key=value is an option of RecBole, the model or the dataset, such as --epochs=10."
-    parser = _Parser(
-        prog=prog,
-        description=description.replace("``", ""),
-        epilog=settings if reads_settings else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
-    return parser
+SETTINGS = "Every other --key=value is an option of RecBole, the model or the dataset, such as --epochs=10."  # in --help
 
 
 def comparison_folder(text: str) -> str:
@@ -79,7 +44,7 @@ def settings_with_output_file(settings: dict[str, Any]) -> tuple[str, dict[str, 
     return f"echo 'output: {settings['output']}' > output.yaml", {"config_files": "output.yaml"} | others
 
 
-def read_settings(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+def read_settings(parser: CommandParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Parse ``argv`` into the arguments of ``parser`` and RecBole's ``--key=value`` settings."""
     args, rest = parser.parse_known_args(argv)
     return args, parse_settings(rest, vars(args))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.arguments import new_parser, read_settings
+from recbole_macrec.benchmark.arguments import SETTINGS, read_settings
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable, available_modalities, check_modality, read_matrix
@@ -25,13 +25,14 @@ from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.semantic_ids import Execution, SemanticIDSettings, build_semantic_ids
 from recbole_macrec.semantic_ids.presets import PRESETS
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
+from recbole_macrec.utils.arguments import CommandParser, modality_files
 
 COLUMNS = ("quantizer", "modality", "collisions", "perplexity", "reconstruction", "own R2", "other R2", "seconds")
 
 
 def main(argv: list[str]) -> int:
     """The command ``quantizers``; returns the exit code."""
-    parser = new_parser("python -m recbole_macrec.benchmark quantizers", __doc__)
+    parser = CommandParser("python -m recbole_macrec.benchmark quantizers", __doc__, epilog=SETTINGS)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy", help="feature files of the same items")
     source.add_argument("--dataset", help="a dataset with features")
@@ -62,12 +63,9 @@ def read_features(pairs: Sequence[str]) -> dict[str, np.ndarray]:
         UserError: a pair has another form, or a file is unusable.
     """
     features = {}
-    for pair in pairs:
-        modality, _, file = pair.partition("=")
-        if not file:
-            raise UserError(f"--features {pair}: expected MODALITY=FILE.npy.")
+    for modality, file in modality_files("--features", pairs, ".npy").items():
         check_modality(modality)
-        features[modality] = read_matrix(Path(file))
+        features[modality] = read_matrix(file)
     return features
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
 
 from recbole_macrec.commands.prepare import prepare_command
 from recbole_macrec.data import DATA_PATH, features
@@ -23,17 +22,13 @@ from recbole_macrec.data.importers.importer import Summary, import_dataset
 from recbole_macrec.data.importers.sources import header_of
 from recbole_macrec.data.toy.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.utils.arguments import CommandParser, modality_files
 from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.launcher import local_device
 from recbole_macrec.utils.reporting import run_command
 
 _TABLE_FORMAT = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "field_separator", "seq_separator")
 _ITEM_FORMAT = ("ITEM_ID_FIELD", "field_separator", "seq_separator", "encoding")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python -m recbole_macrec.data {self.prog.split()[-1]} --help")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,54 +43,38 @@ def _run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m recbole_macrec.data", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(title="commands", metavar="prepare|import|images|encode|toy", parser_class=_Parser)
-    preparing = _add_prepare(commands)
-    _add_import(commands)
-    _add_encode(commands)
-    _add_images(commands)
-    _add_toy(commands)
+    parser = CommandParser("python -m recbole_macrec.data", __doc__)
+    commands = parser.add_subparsers(title="commands", metavar="prepare|import|images|encode|toy")
+    for add in (_add_prepare, _add_import, _add_encode, _add_images, _add_toy):
+        add(commands)
     if not argv:
         raise UserError(f"no command; use one of: {', '.join(commands.choices)}")
-    if argv[0] not in ("-h", "--help", *commands.choices):
-        raise UserError(f"unknown command '{argv[0]}'; use one of: {', '.join(commands.choices)}."
-                        f"{nearest(argv[0], commands.choices)}")
-    chosen = commands.choices.get(argv[0])
-    if chosen is preparing:
-        args, settings = parser.parse_known_args(argv)
-        args.settings = settings
-        return args
-    if chosen is not None:
-        known = _options(chosen)
-        for argument in argv[1:]:
-            option = argument.split("=")[0]
-            if option.startswith("-") and option not in known:
-                raise UserError(
-                    f"unknown option '{option}'; expected one of {', '.join(sorted(known))}.{nearest(option, known)}"
-                )
-    return parser.parse_args(argv)
+    command, *arguments = argv
+    if command in ("-h", "--help"):
+        parser.parse(argv)
+    if command not in commands.choices:
+        raise UserError(f"unknown command '{command}'; use one of: {', '.join(commands.choices)}."
+                        f"{nearest(command, commands.choices)}")
+    if command != "prepare":
+        return commands.choices[command].parse(arguments)
+    args, settings = commands.choices[command].parse_known_args(arguments)
+    args.settings = settings
+    return args
 
 
-def _add_prepare(commands) -> argparse.ArgumentParser:
-    parser = commands.add_parser("prepare", allow_abbrev=False, help="download, import and encode a dataset with a source",
-                                 formatter_class=argparse.RawDescriptionHelpFormatter, description=_PREPARE_HELP)
+def _add_prepare(commands) -> None:
+    parser = commands.add_parser("prepare", help="download, import and encode a dataset with a source",
+                                 description=_PREPARE_HELP)
     parser.add_argument("dataset", metavar="NAME", help="name of the dataset")
     _add_data_path(parser)
     parser.add_argument("--model", default="MACRec", help="prepare the dataset for this model (default: MACRec)")
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")
-    _add_verbose(parser)
     parser.set_defaults(run=prepare_command)
-    return parser
 
 
 def _add_import(commands) -> None:
-    parser = commands.add_parser(
-        "import",
-        allow_abbrev=False,
-        help="import released files, raw files or a CSV file as a dataset",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=_IMPORT_HELP,
-    )
+    parser = commands.add_parser("import", help="import released files, raw files or a CSV file as a dataset",
+                                 description=_IMPORT_HELP)
     parser.add_argument("src", metavar="SRC", type=Path, help="a file or folder, see above")
     parser.add_argument("--dataset", required=True, metavar="NAME", help="name of the new dataset")
     _add_data_path(parser)
@@ -113,13 +92,11 @@ def _add_import(commands) -> None:
     )
     _add_format_options(parser, _TABLE_FORMAT, "of tables in SRC")
     _add_overwrite(parser)
-    _add_verbose(parser)
     parser.set_defaults(run=_import)
 
 
 def _add_encode(commands) -> None:
-    parser = commands.add_parser("encode", allow_abbrev=False, help="encode the features of one modality",
-                                 formatter_class=argparse.RawDescriptionHelpFormatter, description=_ENCODE_HELP)
+    parser = commands.add_parser("encode", help="encode the features of one modality", description=_ENCODE_HELP)
     parser.add_argument("dataset", metavar="NAME", help="name of the dataset")
     _add_data_path(parser)
     parser.add_argument("--modality", required=True, help="name of the features, such as text or image")
@@ -130,26 +107,22 @@ def _add_encode(commands) -> None:
     parser.add_argument("--text_fields", default=",".join(TEXT_FIELDS), metavar="A,B", help="default: %(default)s")
     parser.add_argument("--image_field", default=IMAGE_FIELD, metavar="A", help="default: %(default)s")
     _add_format_options(parser, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
-    _add_verbose(parser)
     parser.set_defaults(run=_encode)
 
 
 def _add_images(commands) -> None:
-    parser = commands.add_parser("images", allow_abbrev=False, help="download the images of an imported catalogue",
-                                 description=_IMAGES_HELP)
+    parser = commands.add_parser("images", help="download the images of an imported catalogue", description=_IMAGES_HELP)
     parser.add_argument("dataset", metavar="NAME", help="name of the dataset")
     _add_data_path(parser)
     parser.add_argument("--connections", type=int, default=16, help="number of parallel transfers (default: 16)")
     _add_format_options(parser, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
-    _add_verbose(parser)
     parser.set_defaults(run=_images)
 
 
 def _add_toy(commands) -> None:
-    parser = commands.add_parser("toy", allow_abbrev=False, help=f"write the synthetic dataset {NAME}", description=_TOY_HELP)
+    parser = commands.add_parser("toy", help=f"write the synthetic dataset {NAME}", description=_TOY_HELP)
     _add_data_path(parser)
     _add_overwrite(parser)
-    _add_verbose(parser)
     parser.set_defaults(run=_toy)
 
 
@@ -159,10 +132,6 @@ def _add_data_path(parser: argparse.ArgumentParser) -> None:
 
 def _add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the whole existing dataset folder")
-
-
-def _add_verbose(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
 
 
 def _add_format_options(parser: argparse.ArgumentParser, options: Iterable[str], files: str) -> None:
@@ -181,13 +150,9 @@ def _format_options(args: argparse.Namespace) -> dict[str, str]:
     return given
 
 
-def _options(parser: argparse.ArgumentParser) -> list[str]:
-    return [option for action in parser._actions for option in action.option_strings]
-
-
 def _import(args: argparse.Namespace) -> None:
     table_options = _format_options(args)
-    summary = import_dataset(args.src, args.dataset, args.data_path, _pairs("--feature", args.feature, ".npy"),
+    summary = import_dataset(args.src, args.dataset, args.data_path, modality_files("--feature", args.feature, ".npy"),
                              _id_files(args.semantic_ids), args.overwrite, args.category,
                              args.core, None if args.require_image is None else args.require_image == "True", args.words,
                              table_options)
@@ -247,19 +212,6 @@ def _names(text: str) -> list[str]:
     return [name.strip(" '\"") for name in text.strip("[] ").split(",")]
 
 
-def _pairs(option: str, values: list[str], suffix: str) -> dict[str, Path]:
-    """Convert ``["text=a.npy"]`` to ``{"text": Path("a.npy")}``; UserError for other forms and repeated modalities."""
-    pairs: dict[str, Path] = {}
-    for value in values:
-        modality, equals, file = value.partition("=")
-        if not (modality and equals and file):
-            raise UserError(f"{option} {value} is not valid; expected {option} MODALITY=FILE{suffix}")
-        if modality in pairs:
-            raise UserError(f"{option} names modality '{modality}' twice ({pairs[modality]} and {file}); keep one")
-        pairs[modality] = Path(file)
-    return pairs
-
-
 def _id_files(values: list[str]) -> dict[str, Path]:
     """Convert ``["text=a.json", "text=b.json"]`` to the files by names of IDs: ``{"text": a.json, "text@2": b.json}``."""
     numbers: Counter[str] = Counter()
@@ -268,7 +220,7 @@ def _id_files(values: list[str]) -> dict[str, Path]:
         modality, _, file = value.partition("=")
         named.append(f"{tokenization_name(modality, numbers[modality])}={file}" if modality and file else value)
         numbers[modality] += 1
-    return _pairs("--semantic_ids", named, ".json")
+    return modality_files("--semantic_ids", named, ".json")
 
 
 def _describe(summary: Summary) -> str:
@@ -302,9 +254,8 @@ of any model does the same automatically.
 Other options are those of a run, --key=value: --modalities=[text] prepares no images, --model=SASRec only interactions.
 To encode on several GPUs: torchrun --nproc_per_node=4 -m recbole_macrec.data prepare NAME."""
 
-_TOY_HELP = (
-    "Write DIR/arts-toy, a synthetic dataset with generated users, items, texts and images; the bytes are always the same."
-)
+_TOY_HELP = f"""\
+Write DIR/{NAME}, a synthetic dataset with generated users, items, texts and images; the bytes are always the same."""
 
 _ENCODE_HELP = """\
 Encode the texts or images in DIR/NAME/NAME.item, and write DIR/NAME/features/MODALITY.npy.
@@ -314,10 +265,10 @@ then over the fields. A killed command can be resumed. On several GPUs, or machi
 
     torchrun --nproc_per_node=4 -m recbole_macrec.data encode NAME --data_path=DIR --modality=text --encoder=llama-7b"""
 
-_IMAGES_HELP = (
-    "Download the images of DIR/NAME, a catalogue imported with the URLs of its images, to the paths in DIR/NAME/NAME.item. "
-    f"Existing images are kept. DIR/NAME/{REPORT} lists those that could not be downloaded; the next call tries them again."
-)
+_IMAGES_HELP = f"""\
+Download the images of DIR/NAME, a catalogue imported with the URLs of its images, to the paths in DIR/NAME/NAME.item.
+
+Existing images are kept. DIR/NAME/{REPORT} lists those that could not be downloaded; the next call tries them again."""
 
 _IMPORT_HELP = """\
 Write DIR/NAME with RecBole's atomic files, features and semantic IDs, all keyed by item.

@@ -2,7 +2,6 @@
 
     python -m recbole_macrec.config.document docs/options.md
 """
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from recbole_macrec.config.schema.recbole import RecBoleOptions
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions, TokenizationOptions
 from recbole_macrec.config.schema.text_to_text import TextOptions
 from recbole_macrec.config.schema.training import SequenceOptions, TrainingOptions
+from recbole_macrec.utils.arguments import CommandParser
 from recbole_macrec.utils.files import atomic_write
+from recbole_macrec.utils.reporting import run_command
 
 HEAD = """# Options
 
@@ -120,15 +121,18 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def main(argv: list[str]) -> int:
-    """Write the page into the file that ``argv`` names."""
-    parser = argparse.ArgumentParser(prog="python -m recbole_macrec.config.document",
-                                     description="Write the table of all options as a Markdown page.")
+def main(argv: list[str] | None = None) -> int:
+    """Write the page into the file that ``argv`` names; a UserError becomes one line on stderr and exit code 1."""
+    return run_command(_run, sys.argv[1:] if argv is None else argv)
+
+
+def _run(argv: list[str]) -> int:
+    parser = CommandParser("python -m recbole_macrec.config.document", "Write the table of all options as a Markdown page.")
     parser.add_argument("file", type=Path, metavar="FILE.md", help="the page of the repository is docs/options.md")
-    with atomic_write(parser.parse_args(argv).file) as fresh:
+    with atomic_write(parser.parse(argv).file) as fresh:
         fresh.write_text(document(), encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

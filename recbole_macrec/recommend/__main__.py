@@ -10,6 +10,7 @@ import pandas as pd
 from recbole_macrec.errors import UserError
 from recbole_macrec.recommend import Recommender
 from recbole_macrec.recommend.input import read_candidates
+from recbole_macrec.utils.arguments import CommandParser
 from recbole_macrec.utils.reporting import hidden_log, run_command
 
 
@@ -23,9 +24,10 @@ def _run(argv: list[str]) -> int:
     return 0
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m recbole_macrec.recommend", description="Recommend items to one history.")
+    parser = CommandParser("python -m recbole_macrec.recommend", "Recommend items to one history.",
+                           verbose="show RecBole's log, and the traceback of an error")
     parser.add_argument("--model_file", required=True, help="a checkpoint, or a pretrained folder")
     parser.add_argument("--data_path", metavar="DIR", help="directory of the checkpoint's dataset folder, if not found")
     parser.add_argument(
@@ -35,8 +37,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--exclude_seen", action="store_true", default=None,
                         help="do not recommend items of the history (default: the option of the training)")
     parser.add_argument("--candidates", metavar="FILE", help="recommend only these items; one item token per line")
-    parser.add_argument("--verbose", action="store_true", help="show RecBole's log, and the traceback of an error")
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 def table(args: argparse.Namespace) -> pd.DataFrame:

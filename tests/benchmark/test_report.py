@@ -265,7 +265,7 @@ def test_study_is_the_first_section(two_datasets):
     [
         (["nowhere"], "has no compare.json"),
         ([], "required"),
-        (["x", "--usrs=3"], "unrecognized arguments: --usrs=3"),
+        (["x", "--usrs=3"], "unknown option '--usrs'"),
         (["x", "--users=-1"], "expected values of at least 0"),
     ],
 )

@@ -279,6 +279,7 @@ BAD_RELEASED = {
     "no modality": (nothing, ["--feature={folder}/text.npy"], ["--feature", "MODALITY=FILE.npy"]),
     "modality with a slash": (nothing, ["--feature=../text={folder}/text.npy"], ["'../text'", "letters"]),
     "mistyped option": (nothing, ["--feture=text={folder}/text.npy"], ["'--feture'", "'--feature'"]),
+    "option twice": (nothing, ["--core=3", "--core=4"], ["--core is given twice, as 3 and 4; give it once."]),
     "dataset name with a slash": (nothing, ["--dataset=a/b"], ["--dataset=a/b"]),
     "dataset of RecBole": (nothing, ["--dataset=ml-100k"], ["--dataset=ml-100k", "RecBole's package", "another name"]),
     "synthetic dataset": (nothing, ["--dataset=arts-toy"], ["--dataset=arts-toy", "synthetic", "another name"]),
@@ -320,7 +321,10 @@ def check_refused(words, expected, tmp_path, capsys):
 def test_invalid_released_folder(case, released, tmp_path, capsys):
     spoil, options, expected = BAD_RELEASED[case]
     spoil(released)
-    words = [released, "--dataset=Shop", f"--data_path={tmp_path}/out", *(option.format(folder=released) for option in options)]
+    own = [option.format(folder=released) for option in options]
+    words = [released, f"--data_path={tmp_path}/out", *own]
+    if not any(option.startswith("--dataset=") for option in own):
+        words.append("--dataset=Shop")
     check_refused(words, expected, tmp_path, capsys)
 
 

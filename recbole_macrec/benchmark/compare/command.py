@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.benchmark.arguments import comparison_folder, new_parser, read_settings
+from recbole_macrec.benchmark.arguments import SETTINGS, comparison_folder, read_settings
 from recbole_macrec.benchmark.compare.comparison import compare, split_names
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, first_seed, matrix_settings
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
@@ -19,6 +19,7 @@ from recbole_macrec.config.options import check_dataset, check_model, check_opti
 from recbole_macrec.config.schema.base import as_list
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
+from recbole_macrec.utils.arguments import CommandParser
 from recbole_macrec.utils.distributed import Group, group, read_launch
 from recbole_macrec.utils.files import remove_unfinished
 from recbole_macrec.utils.launcher import DEFAULT_PORT, start_processes
@@ -81,7 +82,8 @@ def _compare(models: list[str], request: Request, data_path: str, output: str | 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Parse our own arguments, and RecBole's ``--key=value`` settings."""
-    parser = new_parser("run_recbole_macrec.py", "Train and test one or more models on a dataset with RecBole.")
+    parser = CommandParser("run_recbole_macrec.py", "Train and test one or more models on a dataset with RecBole.",
+                           epilog=SETTINGS)
     parser.add_argument("--model", "-m", help=f"one or more models, separated by commas (default: {DEFAULT_MODELS})")
     parser.add_argument("--dataset", "-d", help=f"folder below data_path (default: {DEFAULT_DATASET})")
     parser.add_argument("--config_files", default="", help="YAML files, separated by spaces; later ones take precedence")

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.benchmark.arguments import comparison_folder, new_parser, read_settings
+from recbole_macrec.benchmark.arguments import SETTINGS, comparison_folder, read_settings
 from recbole_macrec.benchmark.cluster import RayCluster
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, parse_seeds
 from recbole_macrec.benchmark.compare.pool import run_all
@@ -37,6 +37,7 @@ from recbole_macrec.benchmark.compare.tune import choose, copy_chosen_tries, wri
 from recbole_macrec.benchmark.compare.worker import Resources
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
+from recbole_macrec.utils.arguments import CommandParser
 from recbole_macrec.utils.distributed import group, read_launch
 
 
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Parse our own arguments, and RecBole's ``--key=value`` settings."""
-    parser = new_parser("python -m recbole_macrec.benchmark compare", __doc__)
+    parser = CommandParser("python -m recbole_macrec.benchmark compare", __doc__, epilog=SETTINGS)
     parser.add_argument("--models", "--model", required=True, help="such as MACRec,TIGER,SASRec")
     parser.add_argument("--datasets", "--dataset", default="arts-toy", help="such as Instruments,Arts (default: arts-toy)")
     parser.add_argument(

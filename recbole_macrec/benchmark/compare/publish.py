@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.benchmark.arguments import new_parser, settings_with_output_file
+from recbole_macrec.benchmark.arguments import settings_with_output_file
 from recbole_macrec.benchmark.compare.comparison import comparison_tables
 from recbole_macrec.benchmark.compare.run_files import read_json, write_json
 from recbole_macrec.benchmark.compare.runs import (
@@ -29,6 +29,7 @@ from recbole_macrec.benchmark.compare.runs import (
 )
 from recbole_macrec.benchmark.compare.table import Table, test_notes
 from recbole_macrec.config.options import format_value
+from recbole_macrec.utils.arguments import CommandParser
 
 TRIES = "tries"  # folder of the tries of tunings
 STUDIES = "studies"  # folder of the tables of studies
@@ -41,10 +42,10 @@ FIELDS = (
 
 def main(argv: list[str]) -> int:
     """The command ``publish``; returns the exit code."""
-    parser = new_parser("python -m recbole_macrec.benchmark publish", __doc__, reads_settings=False)
+    parser = CommandParser("python -m recbole_macrec.benchmark publish", __doc__)
     parser.add_argument("folder", nargs="+", help="--output folder of compare or study")
     parser.add_argument("--to", default="docs/results", help="folder to write to (default: docs/results)")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     for folder in map(Path, args.folder):
         unfinished = (folder / TUNE).is_dir() and not (folder / COMPARE).is_file()  # --tune has not chosen yet
         comparison = None if unfinished else open_comparison(folder)

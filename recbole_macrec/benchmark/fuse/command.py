@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.arguments import new_parser
 from recbole_macrec.benchmark.compare.comparison import split_names, write_report
 from recbole_macrec.benchmark.compare.interactions import all_rows, read_history
 from recbole_macrec.benchmark.compare.ranks import Ranks
@@ -54,6 +53,7 @@ from recbole_macrec.generation.decoding.weighted import (
     target_columns,
     target_ranks,
 )
+from recbole_macrec.utils.arguments import CommandParser
 from recbole_macrec.utils.files import remove_unfinished
 
 SUPPORTED = ("rec.items", "rec.topk", "data.num_items", "data.num_users", "data.count_items", "data.count_users")
@@ -61,14 +61,14 @@ SUPPORTED = ("rec.items", "rec.topk", "data.num_items", "data.num_users", "data.
 
 def main(argv: list[str]) -> int:
     """The command ``fuse``; returns the exit code."""
-    parser = new_parser("python -m recbole_macrec.benchmark fuse", __doc__, reads_settings=False)
+    parser = CommandParser("python -m recbole_macrec.benchmark fuse", __doc__)
     parser.add_argument("folder", help="--output of compare")
     parser.add_argument("--models", required=True, help="labels of the comparison to fuse, separated by commas")
     parser.add_argument(
         "--top", type=int, default=TOP, help=f"number of items of each model's ranking that are candidates (default: {TOP})"
     )
     parser.add_argument("--data_path", help="folder of the datasets, if they were moved after the runs")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     fuse(args.folder, split_names(args.models), args.top, args.data_path)
     return write_report(open_comparison(args.folder))
 

@@ -11,10 +11,10 @@ seed), with titles and images if the dataset has them.
 import argparse
 from pathlib import Path
 
-from recbole_macrec.benchmark.arguments import new_parser
 from recbole_macrec.benchmark.report.page import write_report
 from recbole_macrec.benchmark.report.user_view import UserViewOptions
 from recbole_macrec.errors import UserError
+from recbole_macrec.utils.arguments import CommandParser
 
 
 def main(argv: list[str]) -> int:
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse and check the command line."""
-    parser = new_parser("python -m recbole_macrec.benchmark report", __doc__, reads_settings=False)
+    parser = CommandParser("python -m recbole_macrec.benchmark report", __doc__)
     parser.add_argument("folder", help="output folder of a comparison or study")
     parser.add_argument("--output", metavar="FILE.html", help="default: report.html in the folder")
     parser.add_argument("--users", type=int, default=200, help="number of test users shown of each dataset (default: 200)")
@@ -39,7 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--image_megabytes", type=float, default=3, help="total size of the item images, shrunk to a few KB each (default: 3)"
     )
     parser.add_argument("--data_path", help="folder of the datasets, if they were moved after the runs")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     if args.users < 0 or args.image_megabytes < 0:
         raise UserError(f"--users={args.users} --image_megabytes={args.image_megabytes}: expected values of at least 0.")
     return args

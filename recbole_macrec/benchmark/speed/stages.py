@@ -5,7 +5,6 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from recbole_macrec.benchmark.arguments import new_parser
 from recbole_macrec.benchmark.machine import hardware, library_versions
 from recbole_macrec.benchmark.peer import peer
 from recbole_macrec.benchmark.speed.decode import decode
@@ -19,6 +18,7 @@ from recbole_macrec.benchmark.speed.whole import whole
 from recbole_macrec.config.options import check_dataset
 from recbole_macrec.config.validation import check_whole
 from recbole_macrec.data import DATA_PATH
+from recbole_macrec.utils.arguments import CommandParser
 
 Options = dict[str, dict[str, Any]]  # name -> arguments of add_argument; the help is completed by the default
 
@@ -131,10 +131,10 @@ def parse(name: str, argv: list[str]) -> Namespace:
     """Parse the command line of a stage."""
     stage = STAGES[name]
     description = sys.modules[stage.measure.__module__].__doc__ or ""
-    parser = new_parser(f"python -m recbole_macrec.benchmark {name}", description.partition("\n\n")[0], reads_settings=False)
+    parser = CommandParser(f"python -m recbole_macrec.benchmark {name}", description.partition("\n\n")[0])
     for option, arguments in stage.options.items():
         default = arguments.get("default")
         shown = " ".join(default) if isinstance(default, list) else default
         text = arguments["help"] if default is None else f"{arguments['help']} (default: {shown})"
         parser.add_argument(f"--{option}", **{**arguments, "help": text})
-    return parser.parse_args(argv)
+    return parser.parse(argv)

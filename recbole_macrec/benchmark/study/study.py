@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.benchmark.arguments import new_parser, read_settings
+from recbole_macrec.benchmark.arguments import SETTINGS, read_settings
 from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, split_names, write_report
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, parse_seeds
 from recbole_macrec.benchmark.compare.run_files import write_json
@@ -31,6 +31,7 @@ from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.model.preparation import reads_semantic_ids
 from recbole_macrec.semantic_ids.dataset_settings import settings_of
+from recbole_macrec.utils.arguments import CommandParser
 from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.files import atomic_write
 
@@ -127,7 +128,7 @@ def _write_study(result: Study, study: dict, command: dict[str, Any], dataset: s
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Parse the command line into the arguments of ``study`` and RecBole's settings."""
-    parser = new_parser("python -m recbole_macrec.benchmark study", __doc__)
+    parser = CommandParser("python -m recbole_macrec.benchmark study", __doc__, epilog=SETTINGS)
     parser.add_argument("name", help="name of a study, or path of a YAML file")
     parser.add_argument("--models", "--model", help="models or variants to run instead of those of the study")
     parser.add_argument(
