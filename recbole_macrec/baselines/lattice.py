@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_macrec.baselines.graph import Edges, user_item_edges
-from recbole_macrec.baselines.pairwise import PairwiseRecommender, half_squared_norm, linear, unit_rows, xavier_table
+from recbole_macrec.baselines.pairwise import PairwiseRecommender, bpr, half_squared_norm, linear, unit_rows, xavier_table
 from recbole_macrec.config.schema.general import LATTICEOptions
 from recbole_macrec.utils.lookup import rows_of
 
@@ -134,8 +134,7 @@ class LATTICE(PairwiseRecommender):
         users, items = self.representations()
         user, positive, negative = (interaction[f] for f in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         u, i, j = rows_of(users, user), rows_of(items, positive), rows_of(items, negative)
-        loss = F.softplus(((u * j) - (u * i)).sum(1)).mean()
-        return loss + self.reg_weight * half_squared_norm(u, i, j)
+        return bpr((u * i).sum(1), (u * j).sum(1)) + self.reg_weight * half_squared_norm(u, i, j)
 
 
 def item_graph(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
