@@ -13,6 +13,7 @@ from recbole.utils import ModelType, get_model
 
 from recbole_macrec.benchmark.compare.publish import STUDIES, TESTS, TRIES
 from recbole_macrec.benchmark.compare.statistics import TEST_COLUMNS, PairedTest
+from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.kinds import markdown_rows, over_seeds
 from recbole_macrec.benchmark.study.study import read_study
 
@@ -121,7 +122,7 @@ def read_choices(folder: Path) -> dict[tuple[str, str], list[dict]]:
     return found
 
 
-def read_studies(records: list[dict]) -> dict[str, dict]:
+def read_studies(records: list[dict]) -> dict[str, StudyDefinition]:
     """Return the studies of the records, and those of MACRec's Table 2, by name."""
     return {name: read_study(name) for name in {FIRST_STUDY, TABLE2_STUDY, *(record["study"] for record in records)}}
 
@@ -138,7 +139,7 @@ def curves_file(study: str, dataset: str) -> str:
 
 def page(
     records: list[dict],
-    studies: dict[str, dict],
+    studies: dict[str, StudyDefinition],
     tunings: Sequence[dict] = (),
     evaluations: Sequence[dict] = (),
     tests: dict[tuple[str, str], dict] | None = None,
@@ -157,8 +158,8 @@ def page(
     parts = [INTRODUCTION]
     for name, dataset, some in tables(records):
         study = studies[name]
-        metrics, papers = study.get("metrics", METRICS), study["published"].get(dataset, {})
-        heading = dataset if name == FIRST_STUDY else f"{study['title']}: {dataset}"
+        metrics, papers = study.metrics or METRICS, study.published.get(dataset, {})
+        heading = dataset if name == FIRST_STUDY else f"{study.title}: {dataset}"
         parts.append(f"## {heading}\n\n![Validation NDCG@10 against CPU minutes]({curves_file(name, dataset)})\n")
         added, sentence = beside(records, name, dataset)
         parts.append("### By item\n\n" + sentence + markdown_rows(["model", *metrics, "seeds"], by_item(some + added, metrics)))
@@ -172,7 +173,7 @@ def page(
         if name != FIRST_STUDY and (rows := learnt_ids(some)):
             parts.append(LEARNT_IDS + markdown_rows(["model", "seed", "modality", "collisions", "reconstruction error"], rows))
         if tried := (choices or {}).get((name, dataset)):
-            parts.append(choices_section(tried, study["settings"].get("valid_metric", VALID_METRIC)))
+            parts.append(choices_section(tried, study.settings.get("valid_metric", VALID_METRIC)))
         columns = ["model", "seed", "epochs", "CPU minutes", "parameters", "precision", "users/s", "machine", "commit"]
         parts.append("### Training\n\n" + markdown_rows(columns, trained(some)))
         commands = "\n".join(f"    {record['command']}" for record in some)
@@ -273,15 +274,15 @@ def tries_section(tuning: dict) -> str:
     )
 
 
-def table2(records: list[dict], studies: dict[str, dict]) -> str:
+def table2(records: list[dict], studies: dict[str, StudyDefinition]) -> str:
     """Return the section with MACRec's Table 2: published figures, ours, and the commands of the rows that were not run."""
     study, parts, not_run = studies[TABLE2_STUDY], [TABLE2], []
     for dataset in TABLE2_DATASETS:
         rows: list[list] = []
-        for label, plan in study["rows"].items():
+        for label, plan in study.rows.items():
             published = published_figures(studies, dataset, label)
             ours = table2_runs(records, plan["study"], dataset, label)
-            impossible = study["impossible"][dataset].get(label, ())
+            impossible = study.impossible[dataset].get(label, ())
             cells = [_published_cell(published.get(metric), metric in impossible) for metric in METRICS]
             lines = [["published", *cells]] if published else []
             lines += [[name, *counted_by_id(some, METRICS)] for name, some in ours.items()]
@@ -295,9 +296,9 @@ def table2(records: list[dict], studies: dict[str, dict]) -> str:
     return "\n".join(parts)
 
 
-def published_figures(studies: dict[str, dict], dataset: str, label: str) -> dict[str, float]:
+def published_figures(studies: dict[str, StudyDefinition], dataset: str, label: str) -> dict[str, float]:
     """Return metric -> figure of a row of MACRec's Table 2, which two studies list together."""
-    first, second = (studies[name]["published"][dataset].get(label, {}) for name in (FIRST_STUDY, TABLE2_STUDY))
+    first, second = (studies[name].published[dataset].get(label, {}) for name in (FIRST_STUDY, TABLE2_STUDY))
     return first | second
 
 

@@ -89,7 +89,7 @@ def test_page_shows_the_published_results(published, builder):
 def test_page_shows_published_figures_beside_those_by_id(builder):
     records = builder.read_records(DOCS / "results")
     studies = builder.read_studies(records)
-    studies["published"]["published"]["Instruments"]["MACRec"] = {"hit@10": 0.5, "ndcg@10": 0.25}
+    studies["published"].published["Instruments"]["MACRec"] = {"hit@10": 0.5, "ndcg@10": 0.25}
     assert "| 0.5000 | 0.2500 |" in builder.page([r for r in records if r["study"] == "published"], studies)
 
 
@@ -250,10 +250,10 @@ def test_every_row_of_table_2_has_our_figure_or_a_command_that_runs(builder):
     paper = ["BERT4Rec", "SASRec", "FDSA", "S3Rec", "MISSRec", "P5", "VIP5", "TIGER", "MQL4GRec", "MACRec"]
     for dataset in builder.TABLE2_DATASETS:
         assert [line[0] for line in table2_lines(text, dataset) if line[1] == "published"] == paper
-        for label, plan in studies["macrec_table2"]["rows"].items():
+        for label, plan in studies["macrec_table2"].rows.items():
             run = builder.table2_runs(records, plan["study"], dataset, label)
             assert run or f"| {dataset} | {label} | `{builder.table2_command(plan, dataset, label)}` | {plan['cost']} |" in text
-    for label, plan in studies["macrec_table2"]["rows"].items():
+    for label, plan in studies["macrec_table2"].rows.items():
         args, settings = parse(shlex.split(builder.table2_command(plan, "Arts", label))[4:])
         (variant,) = variants_of(read_study(args.name), [args.models], args.datasets, settings)
         check_options({**settings, **variant.settings}, [variant.model], "Arts", "the command")
@@ -263,8 +263,8 @@ def test_impossible_figures_of_table_2_are_marked(builder):
     """With one target per user, its rank is 1, 2 to 5, or 6 to 10, which bounds NDCG by the hit rates."""
     studies = builder.read_studies([])
     checked = 0
-    for dataset, marks in studies["macrec_table2"]["impossible"].items():
-        for label in studies["macrec_table2"]["rows"]:
+    for dataset, marks in studies["macrec_table2"].impossible.items():
+        for label in studies["macrec_table2"].rows:
             figures = builder.published_figures(studies, dataset, label)
             assert set(marks.get(label, ())) <= set(figures)
             if set(figures) < set(builder.METRICS):

@@ -17,6 +17,7 @@ from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import Comparison, RunSpec, open_comparison, run_folder, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.study import kinds, rankings, study as study_command
+from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
 from recbole_macrec.benchmark.study.study import read_study, study_names, variants_of
 from recbole_macrec.data import DATA_PATH
@@ -50,13 +51,17 @@ def study(arguments: list[str], **content) -> tuple[Path, dict, list[str]]:
     return folder, json.loads((folder / "study.json").read_text()), sorted({path.stem for path in saved})
 
 
+def definition(kind: str, **content) -> StudyDefinition:
+    return StudyDefinition(title="t", kind=kind, **content)
+
+
 @pytest.mark.parametrize("name", study_names())
 def test_every_shipped_study_is_valid(name):
     content = read_study(name)
-    settings = {"data_path": DATA_PATH} | content.get("settings", {})
-    variants = variants_of(content, content.get("models", []), "arts-toy", settings)
+    settings = {"data_path": DATA_PATH} | content.settings
+    variants = variants_of(content, content.models, "arts-toy", settings)
     Matrix(variants, ["arts-toy"], [1], settings).check()
-    assert len(variants) > 1 and content["title"] != name
+    assert len(variants) > 1 and content.title != name
 
 
 def test_sweep_skips_impossible_values_of_a_dataset():
@@ -74,7 +79,7 @@ def test_sweep_on_a_dataset_whose_modalities_are_found_in_its_folder(arguments):
 
 def test_every_user_is_in_one_group(arguments):
     folder, result, figures = study(
-        arguments, kind="groups", models=["MACRec", "SASRec"], by="target_count", **{"from": [0, 3, 9]}
+        arguments, kind="groups", models=["MACRec", "SASRec"], by="target_count", bounds=[0, 3, 9]
     )
     assert figures == ["target_count-hit-10", "target_count-ndcg-10"]
     rows = [dict(zip(result["columns"], row)) for row in result["rows"]]
@@ -208,7 +213,7 @@ def test_the_pairs_of_a_study_of_models(words, pairs, monkeypatch):
     compared = []
     monkeypatch.setattr(study_command, "compare", lambda matrix, *args: compared.append(matrix) or 0)
     models = ["Pop", "BPR", "EASE"]
-    content = {"kind": "groups", "by": "target_count", "from": [0], "models": models, "pairs": [models[1:]]}
+    content = {"kind": "groups", "by": "target_count", "bounds": [0], "models": models, "pairs": [models[1:]]}
     Path("own.yaml").write_text(yaml.safe_dump(content))
     assert main(["study", "own.yaml", "--output=own", *words]) == 0
     assert compared[0].pairs == pairs
@@ -230,7 +235,8 @@ def planted_comparison(folder: Path, labels: list[str], failed: str) -> Comparis
 ])  # fmt: skip
 def test_a_sweep_leaves_out_values_whose_runs_failed(failed, expected, tmp_path):
     comparison = planted_comparison(tmp_path, ["default", "size=8", "first_con_layer=0"], failed)
-    result = kinds.sweeps(comparison, {"title": "t", "sweeps": {"size": [8, 9], "first_con_layer": [0, 1, 4]}})
+    swept = {"size": [8, 9], "first_con_layer": [0, 1, 4]}
+    result = kinds.sweeps(comparison, definition("sweeps", model="TIGER", sweeps=swept))
     assert [row[:2] for row in result.rows] == expected
 
 
@@ -238,7 +244,7 @@ def test_rankings_leave_out_models_whose_runs_failed(tmp_path, monkeypatch):
     ranked = rankings.RankingResult({}, {"hit@10": 0.5}, [0], 2, 1.0)
     monkeypatch.setattr(kinds, "rank_with", lambda run, ways, data_path: dict.fromkeys(ways, ranked))
     comparison = planted_comparison(tmp_path, ["TIGER", "MACRec"], "TIGER")
-    result = kinds.rankings(comparison, {"title": "t", "rankings": {"a": {}, "b": {}}})
+    result = kinds.rankings(comparison, definition("rankings", models=["TIGER"], rankings={"a": {}, "b": {}}))
     assert [row[:2] for row in result.rows] == [["MACRec", "a"], ["MACRec", "b"]]
 
 
@@ -274,18 +280,19 @@ def test_selected_variants_of_several_models(tmp_path):
 
 
 @pytest.mark.parametrize(("lines", "message"), [
-    ("kind: variants\nmodels: Pop", "models is 'Pop'; expected a list"),
-    ("kind: variants\nvariants: {Pop: 3}", "variants: Pop is 3; expected a mapping"),
-    ("kind: variants\nmodels: [Pop]\nsettings:", "settings is None; expected a mapping"),
-    ("kind: sweeps\nmodel: Pop\nsweeps: {topk: 5}", "sweeps: topk is 5; expected a list"),
-    ("kind: beams\nmodels: [TIGER]", "no 'beams', which a study of kind beams needs"),
-    ("kind: variants\nmodels: [Pop, BPR]\npairs: [Pop, BPR]", "pairs has 'Pop'; expected lists of two rows"),
+    ("kind: variants\nmodels: Pop", "models is 'Pop'; expected a list of names"),
+    ("kind: variants\nvariants: {Pop: 3}", "variants is .'Pop': 3.; expected a dictionary of dictionaries"),
+    ("kind: variants\nmodels: [Pop]\nsettings:", "settings is None; expected a dictionary"),
+    ("kind: sweeps\nmodel: Pop\nsweeps: {topk: 5}", "sweeps is .'topk': 5.; expected a dictionary of lists"),
+    ("kind: beams\nmodels: [TIGER]", "'beams' is missing, which a study of kind beams needs"),
+    ("kind: variants\nmodels: [Pop, BPR]\npairs: [Pop, BPR]", "pairs is .'Pop', 'BPR'.; expected a list of lists of two rows"),
     ("kind: variants\nmodels: [Pop, BPR]\nfusions: [[Pop, BPRR]]", "fusions names 'BPRR', which is neither a row .* 'BPR'"),
     ("kind: variants\nmodel: TIGER", "expected 'models', 'model' with 'variants' or 'sweeps'"),
     ("kind: variants\nvariants: {}", "expected 'models', 'model' with 'variants' or 'sweeps'"),
-    ("kind: groups\nmodels: [Pop]\nby: count\nfrom: [0]", "by is 'count'; expected one of target_count, history_length"),
-    ("kind: sweeps\nmodel: BPR\nsweeps: {seed: [1, 2]}", "own.yaml sets seed, which --seeds names here"),
-    ("kind: variants\nmodells: [Pop]", "'modells', which is no key of a study. Did you mean 'models'"),
+    ("kind: groups\nmodels: [Pop]\nby: count\nbounds: [0]", "by is 'count'; expected target_count or history_length"),
+    ("kind: sweeps\nmodel: BPR\nsweeps: {seed: [1, 2]}", "own.yaml: the file sets seed, which --seeds names here"),
+    ("kind: variants\nmodells: [Pop]", "Unknown option 'modells'. Did you mean 'models'"),
+    ("kind: published\nmodels: [Pop]\npublished: {a: {Pop: {hit@10: x}}}", "expected figures by dataset, row and metric"),
 ])  # fmt: skip
 def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
     (tmp_path / "own.yaml").write_text(lines)
@@ -299,7 +306,7 @@ def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
         (["published"], "no published results on arts-toy"),
         (["ablatoin"], "Did you mean 'ablation'?"),
         (["ablation", "--models=SASRec"], "leave --models out"),
-        (["own.yaml"], "kind is 'guess'; expected one of"),
+        (["own.yaml"], "kind is 'guess'; expected variants, collisions"),
         (["rows.yaml"], "The rows 'Pop: a' and 'Pop/ a' have the same folder Pop-a; rename one."),
         (["sweep.yaml"], "Unknown option 'd_modle' in the sweeps of the study sweep. Did you mean 'd_model'?"),
         (["ranking", "--models=SASRec"], "SASRec has no beam search; choose generative models"),
@@ -337,7 +344,7 @@ def test_the_study_of_table_2_runs_on_a_small_dataset(tmp_path):
     assert [name for name in study_result["columns"] if "std" not in name] == [
         "",
         "trained",
-        *read_study("mmgrec_table2")["metrics"],
+        *read_study("mmgrec_table2").metrics,
     ]
     rows = {row[0]: dict(zip(study_result["columns"], row)) for row in study_result["rows"]}
     for run in open_comparison(tmp_path / "out").runs:
@@ -350,6 +357,6 @@ def test_the_study_of_table_2_runs_on_a_small_dataset(tmp_path):
 
 def test_published_values_of_table_2_are_complete():
     content = read_study("mmgrec_table2")
-    compared = set(content["variants"]) - {"Pop", "BPR"}
-    for figures in content["published"].values():
+    compared = set(content.variants) - {"Pop", "BPR"}
+    for figures in content.published.values():
         assert set(figures) == compared and all(set(row) == {"recall@10", "ndcg@10"} for row in figures.values())

@@ -211,6 +211,7 @@ class Comparison:
         pairs: (label, label) to test against each other; if empty, the best label is tested against each other label.
         runs: all runs, ordered by dataset, label and seed.
         fusions: those of ``labels`` that the command ``fuse`` added.
+        data_path: folder of the datasets, which may have been moved since the runs; None: that of each run.
     """
 
     folder: Path
@@ -220,6 +221,7 @@ class Comparison:
     pairs: list[tuple[str, str]]
     runs: list[Run]
     fusions: list[str]
+    data_path: str | None = None
 
     @property
     def trained_labels(self) -> list[str]:
@@ -247,7 +249,7 @@ class Comparison:
         return list(dict.fromkeys(names))
 
 
-def open_comparison(folder: str | Path) -> Comparison:
+def open_comparison(folder: str | Path, data_path: str | None = None) -> Comparison:
     """Read the folder of a comparison.
 
     Raises:
@@ -269,7 +271,7 @@ def open_comparison(folder: str | Path) -> Comparison:
             if not (run.finished and run.fuses(fused)):  # the command ``fuse`` writes it
                 continue
         runs.append(run)
-    return Comparison(folder, labels, spec["datasets"], spec["seeds"], pairs, runs, fusions)
+    return Comparison(folder, labels, spec["datasets"], spec["seeds"], pairs, runs, fusions, data_path)
 
 
 def add_fusion(folder: Path, name: str, models: list[str]) -> None:

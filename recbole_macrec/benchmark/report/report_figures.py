@@ -97,16 +97,16 @@ def groups(comparison: Comparison, dataset: str) -> list[CaptionedFigure]:
     metrics = largest_k(list(runs[labels[0]][0].result["test_result"]))
     figures = []
     for study in map(read_study, GROUPS):
-        rows = {label: [grouped_rows(run, study["by"]) for run in of_label] for label, of_label in runs.items()}
+        rows = {label: [grouped_rows(run, study.by) for run in of_label] for label, of_label in runs.items()}
         first = rows[labels[0]][0]
-        keys, numbers = first.keys(), group_of(first, study["by"], study["from"])  # [R]
-        inside = [numbers == number for number in range(len(study["from"]))]
+        keys, numbers = first.keys(), group_of(first, study.by, study.bounds)  # [R]
+        inside = [numbers == number for number in range(len(study.bounds))]
         nonempty = [number for number, of_group in enumerate(inside) if of_group.any()]
-        bounds = [*study["from"], None]
-        ticks = [f"{range_text(bounds[i], bounds[i + 1])}\n{inside[i].sum():,}" for i in nonempty]
+        ends = [*study.bounds[1:], None]
+        ticks = [f"{range_text(study.bounds[i], ends[i])}\n{inside[i].sum():,}" for i in nonempty]
         x = (
             "training interactions of the target item"
-            if study["by"] == "target_count"
+            if study.by == "target_count"
             else "interactions before the target item"
         )
         for metric in metrics:
@@ -120,7 +120,7 @@ def groups(comparison: Comparison, dataset: str) -> list[CaptionedFigure]:
             caption = (
                 "Mean over the test rows of a group, each averaged over the seeds, with 95 % intervals (normal approximation)."
             )
-            figures.append(CaptionedFigure(f"{study['by']}-{file_name(metric)}", figure, caption))
+            figures.append(CaptionedFigure(f"{study.by}-{file_name(metric)}", figure, caption))
     return figures
 
 

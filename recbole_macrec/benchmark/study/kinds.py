@@ -13,11 +13,11 @@ from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.compare.table import largest_k
 from recbole_macrec.benchmark.figures import Figure
+from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.rankings import rank_with
 from recbole_macrec.errors import UserError
 
 DEFAULT = "default"  # label of a sweep's runs with default settings
-GROUPINGS = ("target_count", "history_length")  # of the test rows
 
 
 @dataclass
@@ -97,7 +97,7 @@ def _collision_rates(runs: Sequence[Run], modality: str) -> tuple[float | None, 
     return over_seeds([run.result["semantic_ids"].get(modality, {}).get("collision_rate") for run in runs])
 
 
-def variants(comparison: Comparison, study: dict) -> Study:
+def variants(comparison: Comparison, study: StudyDefinition) -> Study:
     """Return metrics and collision rates of each variant; the first row is the full model."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     collisions = [f"collisions, {m}" for m in _modalities(comparison)]
@@ -107,10 +107,10 @@ def variants(comparison: Comparison, study: dict) -> Study:
         figures = _test_means(runs, metrics) + [_collision_rates(runs, m) for m in _modalities(comparison)]
         result.rows.append([label, *(number for pair in figures for number in pair)])
     series = {m: _series(result, m, comparison.labels) for m in metrics}
-    result.figures["metrics"] = Figure(study["title"], "", "test", comparison.labels, series)
+    result.figures["metrics"] = Figure(study.title, "", "test", comparison.labels, series)
     if collisions:
         series = {m: _series(result, f"collisions, {m}", comparison.labels) for m in _modalities(comparison)}
-        result.figures["collisions"] = Figure(study["title"], "", "collision rate", comparison.labels, series)
+        result.figures["collisions"] = Figure(study.title, "", "collision rate", comparison.labels, series)
     return result
 
 
@@ -121,7 +121,7 @@ def _series(result: Study, column: str, labels: Sequence[str]) -> tuple[list, li
     return [rows[label][i] for label in labels], [rows[label][i + 1] for label in labels]
 
 
-def collisions(comparison: Comparison, study: dict) -> Study:
+def collisions(comparison: Comparison, study: StudyDefinition) -> Study:
     """Return the collision rate (1 - distinct IDs / items, before resolution) per modality."""
     (dataset,) = comparison.datasets
     result = Study(["", "modality", *_with_deviations(["collision rate"]), "items", "distinct IDs", "perplexity by layer"])
@@ -139,26 +139,26 @@ def collisions(comparison: Comparison, study: dict) -> Study:
         m: means_and_deviations(_collision_rates(comparison.of(dataset, label), m) for label in comparison.labels)
         for m in _modalities(comparison)
     }
-    result.figures["collisions"] = Figure(study["title"], "", "collision rate", comparison.labels, series)
+    result.figures["collisions"] = Figure(study.title, "", "collision rate", comparison.labels, series)
     return result
 
 
-def code_distribution(comparison: Comparison, study: dict) -> Study:
+def code_distribution(comparison: Comparison, study: StudyDefinition) -> Study:
     """Return the number of items per bucket of ``bucket`` neighbouring codes of layer ``layer``, mean over the seeds."""
     (dataset,) = comparison.datasets
     result = Study(["", "modality", "codes", *_with_deviations(["items"])])
     for modality in _modalities(comparison):
         series, ticks = {}, []
         for label in comparison.labels:
-            by_run = [bucket_counts(run, modality, study["layer"], study["bucket"]) for run in comparison.of(dataset, label)]
+            by_run = [bucket_counts(run, modality, study.layer, study.bucket) for run in comparison.of(dataset, label)]
             counts = [c for c in by_run if c is not None]
             if not counts:
                 continue
-            ticks = [f"{i * study['bucket']}-{(i + 1) * study['bucket'] - 1}" for i in range(len(counts[0]))]
+            ticks = [f"{i * study.bucket}-{(i + 1) * study.bucket - 1}" for i in range(len(counts[0]))]
             pairs = [over_seeds(column) for column in zip(*counts)]
             series[label] = means_and_deviations(pairs)
             result.rows += [[label, modality, tick, *pair] for tick, pair in zip(ticks, pairs)]
-        title = f"{study['title']}: {modality}, layer {study['layer']}"
+        title = f"{study.title}: {modality}, layer {study.layer}"
         result.figures[f"codes-{file_name(modality)}"] = Figure(title, "codes", "items", ticks, series)
     return result
 
@@ -174,11 +174,11 @@ def bucket_counts(run: Run, modality: str, layer: int, bucket: int) -> list[floa
     return np.bincount(codes[:, layer] // bucket, minlength=-(-size // bucket)).astype(float).tolist()
 
 
-def sweeps(comparison: Comparison, study: dict) -> Study:
+def sweeps(comparison: Comparison, study: StudyDefinition) -> Study:
     """Return the metrics for every value of every swept option with finished runs, and one figure per option."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     result = Study(["option", "value", *_with_deviations(metrics)])
-    for option, values in study["sweeps"].items():
+    for option, values in study.sweeps.items():
         points = []
         for value in values:
             label = f"{option}={value}"
@@ -192,7 +192,7 @@ def sweeps(comparison: Comparison, study: dict) -> Study:
         result.rows += [[option, value, *(number for pair in pairs for number in pair)] for value, pairs in points]
         series = {m: means_and_deviations(pairs[i] for _, pairs in points) for i, m in enumerate(metrics)}
         result.figures[file_name(option)] = Figure(
-            study["title"], option, "test", [value for value, _ in points], series, lines=True
+            study.title, option, "test", [value for value, _ in points], series, lines=True
         )
     return result
 
@@ -201,15 +201,15 @@ def _levels(run: Run) -> int:
     return int(run.result["settings"]["codebook_levels"])
 
 
-def beams(comparison: Comparison, study: dict) -> Study:
+def beams(comparison: Comparison, study: StudyDefinition) -> Study:
     """Return the metrics of the same trained models with each number of beams, and with exact decoding."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     # exact ranking keeps the number of beams, as fusion = official combines lists of this length
-    decodings = {str(number): {"decode": "beam", "beams": number} for number in study["beams"]} | {"exact": {"decode": "exact"}}
+    decodings = {str(number): {"decode": "beam", "beams": number} for number in study.beams} | {"exact": {"decode": "exact"}}
     result = Study(["", "beams", *_with_deviations([*metrics, *(f"{m} less than exact" for m in metrics)])])
     series: dict[str, dict[str, list]] = {m: {} for m in metrics}
     for label in comparison.trained_labels:
-        by_run = [rank_with(run, decodings, study.get("data_path")) for run in comparison.of(dataset, label)]
+        by_run = [rank_with(run, decodings, comparison.data_path) for run in comparison.of(dataset, label)]
         for decoding in decodings:
             means = [over_seeds([ranked[decoding].metrics[m] for ranked in by_run]) for m in metrics]
             gaps = [
@@ -220,12 +220,12 @@ def beams(comparison: Comparison, study: dict) -> Study:
                 series[metric].setdefault(label, []).append(pair)
     for metric, lines in series.items():
         plotted = {label: means_and_deviations(pairs) for label, pairs in lines.items()}
-        result.figures[f"beams-{file_name(metric)}"] = Figure(study["title"], "beams", metric, list(decodings), plotted, True)
+        result.figures[f"beams-{file_name(metric)}"] = Figure(study.title, "beams", metric, list(decodings), plotted, True)
     return result
 
 
-def rankings(comparison: Comparison, study: dict) -> Study:
-    """Return the metrics of the same trained models with each set of ranking options in ``study["rankings"]``.
+def rankings(comparison: Comparison, study: StudyDefinition) -> Study:
+    """Return the metrics of the same trained models with each set of ranking options in ``study.rankings``.
 
     ``gained`` and ``lost`` are the shares of test rows that have a target among the first ``max(topk)`` items with these
     options and not with the first ones, and the reverse.
@@ -234,7 +234,7 @@ def rankings(comparison: Comparison, study: dict) -> Study:
     columns = [*metrics, "gained", "lost"]
     result = Study(["", "ranking", *_with_deviations(columns), "users/s"])
     for label in comparison.trained_labels:
-        by_run = [rank_with(run, study["rankings"], study.get("data_path")) for run in comparison.of(dataset, label)]
+        by_run = [rank_with(run, study.rankings, comparison.data_path) for run in comparison.of(dataset, label)]
         if not by_run:
             continue
         first = next(iter(by_run[0]))
@@ -250,17 +250,17 @@ def rankings(comparison: Comparison, study: dict) -> Study:
     return result
 
 
-def groups(comparison: Comparison, study: dict) -> Study:
+def groups(comparison: Comparison, study: StudyDefinition) -> Study:
     """Return the metrics of each group of test rows, by training count of the target or length of the history."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
-    bounds = study["from"]
+    bounds = study.bounds
     ticks = [range_text(low, high) for low, high in zip(bounds, [*bounds[1:], None])]
-    result = Study(["", study["by"], "users", *_with_deviations(metrics)])
+    result = Study(["", study.by, "users", *_with_deviations(metrics)])
     series: dict[str, dict[str, list]] = {metric: {} for metric in metrics}
     for label in comparison.labels:
-        runs = [grouped_rows(run, study["by"]) for run in comparison.of(dataset, label)]
+        runs = [grouped_rows(run, study.by) for run in comparison.of(dataset, label)]
         for number, tick in enumerate(ticks):
-            inside = [group_of(ranks, study["by"], bounds) == number for ranks in runs]
+            inside = [group_of(ranks, study.by, bounds) == number for ranks in runs]
             users = len(np.unique(runs[0].users[inside[0][runs[0].rows]])) if inside else 0
             pairs = [
                 over_seeds([float(row_values(r.ranks, r.rows, metric)[i].mean()) for r, i in zip(runs, inside) if i.any()])
@@ -271,8 +271,8 @@ def groups(comparison: Comparison, study: dict) -> Study:
                 series[metric].setdefault(label, []).append(pair)
     for metric, bars in series.items():
         plotted = {label: means_and_deviations(pairs) for label, pairs in bars.items()}
-        result.figures[f"{study['by']}-{file_name(metric)}"] = Figure(
-            study["title"], study["by"].replace("_", " "), metric, ticks, plotted
+        result.figures[f"{study.by}-{file_name(metric)}"] = Figure(
+            study.title, study.by.replace("_", " "), metric, ticks, plotted
         )
     return result
 
@@ -286,7 +286,7 @@ def group_of(ranks: Ranks, by: str, bounds: Sequence[int]) -> np.ndarray:
     """Return the group number of each row of :func:`grouped_rows`, -1 below the first bound; [R].
 
     Args:
-        by: one of :data:`GROUPINGS`.
+        by: ``target_count`` or ``history_length``.
     """
     if by == "target_count":
         values = ranks.counts[ranks.targets]
@@ -302,6 +302,6 @@ def range_text(low: int, high: int | None) -> str:
     return str(low) if high == low + 1 else f"{low}-{high - 1}"
 
 
-FINISHED_KINDS: dict[str, Callable[[Comparison, dict], Study]] = {
+FINISHED_KINDS: dict[str, Callable[[Comparison, StudyDefinition], Study]] = {
     kind.__name__: kind for kind in (variants, collisions, code_distribution, sweeps, beams, rankings, groups)
 }

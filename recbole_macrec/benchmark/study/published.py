@@ -3,28 +3,29 @@ import statistics
 
 from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.figures import Figure
+from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.kinds import Study, means_and_deviations, over_seeds
 from recbole_macrec.errors import UserError
 
 
-def check_published(study: dict, dataset: str) -> None:
+def check_published(study: StudyDefinition, dataset: str) -> None:
     """Raise a UserError if the study has neither published results on ``dataset`` nor metrics of its own."""
-    if dataset not in study["published"] and not study.get("metrics"):
-        known = f"; it has on {', '.join(study['published'])}" if study["published"] else ""
+    if dataset not in study.published and not study.metrics:
+        known = f"; it has on {', '.join(study.published)}" if study.published else ""
         raise UserError(
             f"The study has no published results on {dataset}{known}. Name such a dataset, or add 'metrics' or the "
             "dataset's results to a copy of its YAML file."
         )
 
 
-def published(comparison: Comparison, study: dict) -> Study:
+def published(comparison: Comparison, study: StudyDefinition) -> Study:
     """Return test metrics by item, by semantic ID (as papers on generative models count hits), and as published.
 
     The metrics are those of the key ``metrics``, by default the published ones. Unfinished runs are listed too.
     """
     (dataset,) = comparison.datasets
-    papers = study["published"].get(dataset) or {}
-    metrics = study.get("metrics") or list(dict.fromkeys(metric for figures in papers.values() for metric in figures))
+    papers = study.published.get(dataset, {})
+    metrics = study.metrics or list(dict.fromkeys(metric for figures in papers.values() for metric in figures))
     result = Study(["", "trained"], [[label, trained(comparison, label)] for label in comparison.labels])
     for metric in metrics:
         runs = [comparison.of(dataset, label) for label in comparison.labels]
@@ -42,7 +43,7 @@ def published(comparison: Comparison, study: dict) -> Study:
             plotted["published"] = paper
             _add(result, [(value,) for value, _ in paper], f"published {metric}")
         bars = {name: means_and_deviations(pairs) for name, pairs in plotted.items()}
-        title = f"{study['title']}: {dataset}"
+        title = f"{study.title}: {dataset}"
         result.figures[f"published-{file_name(metric)}"] = Figure(title, "", metric, comparison.labels, bars)
     return result
 

@@ -22,11 +22,13 @@ from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import COMPARE, STUDY, Comparison, open_comparison
 from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.benchmark.machine import git_commit, hardware
-from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, GROUPINGS, Study, as_markdown
+from recbole_macrec.benchmark.study.definition import StudyDefinition
+from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, Study, as_markdown
 from recbole_macrec.benchmark.study.published import check_published, published
 from recbole_macrec.benchmark.study.rankings import check_beams
 from recbole_macrec.config.options import check_options, config_of, known_models, refuse_trust
 from recbole_macrec.config.property_files import property_file, read_user_yaml
+from recbole_macrec.config.schema.base import REGISTRIES
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.model.preparation import reads_semantic_ids
@@ -35,17 +37,8 @@ from recbole_macrec.utils.arguments import CommandParser
 from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.files import atomic_write
 
-KEYS: dict[str, type] = {  # key of a study -> the kind of its value
-    "title": str, "kind": str, "model": str, "models": list, "variants": dict, "sweeps": dict, "settings": dict, "by": str,
-    "from": list, "layer": int, "bucket": int, "beams": list, "rankings": dict, "published": dict, "metrics": list,
-    "fusions": list, "pairs": list, "impossible": dict, "rows": dict,
-}  # fmt: skip
-REQUIRED = {  # kind -> keys that a study of this kind needs
-    "code_distribution": ("layer", "bucket"), "sweeps": ("sweeps",), "beams": ("beams",), "rankings": ("rankings",),
-    "groups": ("by", "from"),
-}  # fmt: skip
-TYPE_NAMES = {str: "a string", int: "an integer", list: "a list", dict: "a mapping"}
 KINDS = FINISHED_KINDS | {published.__name__: published}
+REGISTRIES["study_kind"] = KINDS
 
 
 def main(argv: list[str]) -> int:
@@ -59,13 +52,12 @@ def main(argv: list[str]) -> int:
     study = read_study(args.name)
     request = Request("", tuple(args.config_files.split()), settings)
     given = matrix_settings(request, request.value("data_path") or DATA_PATH)
-    settings = study.get("settings", {}) | given
-    study["data_path"] = given["data_path"]  # the data may have been moved since the runs
-    models = split_names(args.models or "") or study.get("models", [])
-    if args.models and study.get("model"):
-        raise UserError(f"--models: the study {args.name} is about variants of {study['model']}; leave --models out.")
+    settings = study.settings | given
+    models = split_names(args.models or "") or study.models
+    if args.models and study.model:
+        raise UserError(f"--models: the study {args.name} is about variants of {study.model}; leave --models out.")
     datasets = split_names(args.datasets)
-    evaluate = KINDS[study["kind"]]
+    evaluate = KINDS[study.kind]
     status = 0
     if evaluate is published:
         for dataset in datasets:
@@ -76,7 +68,7 @@ def main(argv: list[str]) -> int:
         variants = variants_of(study, models, dataset, settings)
         # by default, compare the full model with each variant
         full_with_each = [] if models else [(variants[0].label, other.label) for other in variants[1:]]
-        pairs = [] if args.models else [(first, second) for first, second in study.get("pairs", full_with_each)]
+        pairs = [] if args.models else full_with_each if study.pairs is None else study.pairs
         matrix = Matrix(variants, [dataset], seeds, settings, pairs)
         matrix.check(vars(args), request.config_files)
         check_rankings(study, variants, dataset, settings)
@@ -85,9 +77,9 @@ def main(argv: list[str]) -> int:
         status |= compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
         if not (output / COMPARE).is_file():  # the tuning is not finished
             continue
-        comparison = _fuse_finished(open_comparison(output), study)
+        comparison = _fuse_finished(open_comparison(output, given["data_path"]), study)
         waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
-        if waiting and study["kind"] in FINISHED_KINDS:
+        if waiting and study.kind in FINISHED_KINDS:
             continue
         options = {name: value for name in ("models", "seeds", "tune") if (value := getattr(args, name)) not in (None, "1")}
         seed = {} if (value := request.value("seed")) is None else {"seed": value}
@@ -96,29 +88,29 @@ def main(argv: list[str]) -> int:
     return status
 
 
-def _fuse_finished(comparison: Comparison, study: dict) -> Comparison:
+def _fuse_finished(comparison: Comparison, study: StudyDefinition) -> Comparison:
     """Fuse the models of the study's ``fusions`` once all runs are finished, and return the comparison with the fused runs."""
     finished = set() if comparison.unfinished else {run.spec.label for run in comparison.runs}
-    possible = [labels for labels in study.get("fusions", []) if set(labels) <= finished]
+    possible = [labels for labels in study.fusions if set(labels) <= finished]
     for labels in possible:
-        fuse(comparison.folder, labels, data_path=study["data_path"])
-    comparison = open_comparison(comparison.folder)
+        fuse(comparison.folder, labels, data_path=comparison.data_path)
+    comparison = open_comparison(comparison.folder, comparison.data_path)
     if possible:
         write_report(comparison)
     return comparison
 
 
-def _write_study(result: Study, study: dict, command: dict[str, Any], dataset: str, output: Path) -> None:
+def _write_study(result: Study, study: StudyDefinition, command: dict[str, Any], dataset: str, output: Path) -> None:
     """Print the table, and write it with its figures as study.md, study.json and files in ``figures/``.
 
     Args:
         command: the name of the study, as it was given, and the options of the command.
     """
-    text = as_markdown(result, f"{study['title']}: {dataset}")
+    text = as_markdown(result, f"{study.title}: {dataset}")
     print(text)
     with atomic_write(output / "study.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
-    record = {**command, "title": study["title"], "kind": study["kind"], "dataset": dataset}
+    record = {**command, "title": study.title, "kind": study.kind, "dataset": dataset}
     record |= {"columns": result.columns, "rows": result.rows, "commit": git_commit(), "machine": hardware()}
     record["figures"] = {label: asdict(figure) for label, figure in result.figures.items()}
     write_json(record, output / STUDY)
@@ -143,7 +135,7 @@ def study_names() -> list[str]:
     return sorted(path.stem for path in property_file("study").glob("*.yaml"))
 
 
-def read_study(name: str) -> dict:
+def read_study(name: str) -> StudyDefinition:
     """Read and check the YAML file of a study.
 
     Args:
@@ -155,49 +147,27 @@ def read_study(name: str) -> dict:
     path = Path(name) if name.endswith((".yaml", ".yml")) else property_file("study", f"{name}.yaml")
     if not path.is_file():
         raise UserError(f"Unknown study '{name}'.{nearest(name, study_names())} Available studies: {', '.join(study_names())}.")
-    study = read_user_yaml(path, "Study")
-    kind = study.get("kind")
-    if kind not in KINDS:
-        raise UserError(f"{path}: kind is {kind!r}; expected one of {', '.join(KINDS)}.")
-    for key in study:
-        if key not in KEYS:
-            raise UserError(f"{path} has '{key}', which is no key of a study.{nearest(key, KEYS)}")
-        _check_value(path, key, study[key], KEYS[key])
-    for key in REQUIRED.get(kind, ()):
-        if key not in study:
-            raise UserError(f"{path} has no '{key}', which a study of kind {kind} needs.")
-    if kind == "groups" and study["by"] not in GROUPINGS:
-        raise UserError(f"{path}: by is {study['by']!r}; expected one of {', '.join(GROUPINGS)}.")
-    for label, variant in study.get("variants", {}).items():
-        _check_value(path, f"variants: {label}", variant, dict)
-    for option, values in study.get("sweeps", {}).items():
-        _check_value(path, f"sweeps: {option}", values, list)
-    for pair in study.get("pairs", []):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise UserError(f"{path}: pairs has {pair!r}; expected lists of two rows.")
-    rows = [*study.get("variants", {}), *study.get("models", [])]
-    for labels in study.get("fusions", []):
-        _check_value(path, "fusions", labels, list)
-        if unknown := _neither_row_nor_model(labels, rows):  # --models can add rows of models
-            raise UserError(f"{path}: fusions names {unknown!r}, which is neither a row of the study nor a model."
-                            f"{nearest(unknown, [*rows, *known_models()])}")
-    for settings in [study.get("settings", {}), study.get("sweeps", {}), *study.get("variants", {}).values()]:
+    try:
+        study = StudyDefinition(**{"title": path.stem} | read_user_yaml(path, "Study"))
+        _check_names(study)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    for settings in (study.settings, study.sweeps, *study.variants.values()):
         refuse_trust(settings, path)
+    return study
+
+
+def _check_names(study: StudyDefinition) -> None:
+    """Raise a UserError for an unknown row of a fusion, and for options that the command sets."""
+    rows = [*study.variants, *study.models]
+    for labels in study.fusions:
+        if unknown := _neither_row_nor_model(labels, rows):  # --models can add rows of models
+            raise UserError(f"fusions names {unknown!r}, which is neither a row of the study nor a model."
+                            f"{nearest(unknown, [*rows, *known_models()])}")
+    for settings in (study.settings, study.sweeps, *study.variants.values()):
         for option in ("seed", "dataset"):
             if option in settings:
-                raise UserError(f"{path} sets {option}, which --{option}s names here; leave it out of the file.")
-    variants = study.get("variants", {})
-    own_models = variants and all("model" in variant for variant in variants.values())
-    if not (study.get("models") or own_models or (study.get("model") and (variants or study.get("sweeps")))):
-        raise UserError(
-            f"{path}: expected 'models', 'model' with 'variants' or 'sweeps', or 'variants' that each have a 'model'."
-        )
-    return {"title": path.stem, "published": {}} | study
-
-
-def _check_value(path: Path, key: str, value: Any, expected: type) -> None:
-    if not isinstance(value, expected):
-        raise UserError(f"{path}: {key} is {value!r}; expected {TYPE_NAMES[expected]}.")
+                raise UserError(f"the file sets {option}, which --{option}s names here; leave it out of the file.")
 
 
 def _neither_row_nor_model(names: Iterable[str], rows: Collection[str]) -> str | None:
@@ -207,27 +177,27 @@ def _neither_row_nor_model(names: Iterable[str], rows: Collection[str]) -> str |
     return next((name for name in others if name not in models), None)
 
 
-def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str, Any]) -> list[Variant]:
+def variants_of(study: StudyDefinition, models: list[str], dataset: str, settings: dict[str, Any]) -> list[Variant]:
     """Return the rows of the table: models, variants, or one row for every value of every swept option.
 
     Args:
         models: restricts the rows to these. A name is the label of a variant, or else a model with its default settings.
     """
-    model = study.get("model")
-    variants = {label: _variant(label, model, **changes) for label, changes in study.get("variants", {}).items()}
+    variants = {label: _variant(label, study.model, **changes) for label, changes in study.variants.items()}
     if (unknown := _neither_row_nor_model(models, variants)) and (hint := nearest(unknown, variants)):
         raise UserError(f"--models names {unknown!r}, which is no row of the study.{hint}")
     if models:
         return [variants.get(name) or Variant(name, name) for name in models]
     if variants:
         return list(variants.values())
+    model = study.model
     if model is None:
-        raise UserError(f"The study {study['title']} has 'sweeps' without 'model'; add the model to sweep.")
-    options = ["con_layers" if option == "first_con_layer" else option for option in study["sweeps"]]
-    check_options(options, [model], dataset, f"the sweeps of the study {study['title']}")
+        raise UserError(f"The study {study.title} has 'sweeps' without 'model'; add the model to sweep.")
+    options = ["con_layers" if option == "first_con_layer" else option for option in study.sweeps]
+    check_options(options, [model], dataset, f"the sweeps of the study {study.title}")
     default = default_values(model, dataset, settings)
     swept = {DEFAULT: Variant(DEFAULT, model)}
-    for option, values in study["sweeps"].items():
+    for option, values in study.sweeps.items():
         for value in values:
             label, changes = sweep_value(default, option, value)
             if changes is not None:
@@ -235,10 +205,10 @@ def variants_of(study: dict, models: list[str], dataset: str, settings: dict[str
     return list(swept.values())
 
 
-def check_rankings(study: dict, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
+def check_rankings(study: StudyDefinition, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
     """Raise a UserError, before the models are trained, if the study cannot rank them with its options."""
-    if study["kind"] in ("beams", "rankings"):
-        numbers = study.get("beams", [options["beams"] for options in study.get("rankings", {}).values() if "beams" in options])
+    if study.kind in ("beams", "rankings"):
+        numbers = study.beams or [options["beams"] for options in study.rankings.values() if "beams" in options]
         for variant in variants:
             config = config_of(variant.model, dataset, [], settings | variant.settings)
             check_beams(variant.model, max(config["topk"]), numbers)
