@@ -42,6 +42,7 @@ def test_small_search_space_is_exhausted(monkeypatch):
     monkeypatch.setattr(tune, "read_space", lambda model: {"a": ("choice", [1, 2])})
     trials = tune.draw_tries("SASRec", {}, 9, seed=1)
     assert trials[0] == {} and sorted(settings["a"] for settings in trials[1:]) == [1, 2]
+    assert tune.draw_tries("SASRec", {}, 9, 1, default={"a": 2}) == [{}, {"a": 1}]
 
 
 def test_search_space_lines_of_every_kind(tmp_path, monkeypatch):
@@ -61,7 +62,7 @@ def test_search_space_lines_of_every_kind(tmp_path, monkeypatch):
 def test_the_chosen_trial_is_not_repeated_on_another_gpu_or_with_moved_data(tmp_path, monkeypatch):
     """Its settings are those with an effect on the results; where it was executed is none of them."""
     monkeypatch.setattr(tune, "read_space", lambda model: {"n_layers": ("choice", [1, 3])})
-    monkeypatch.setattr(tune, "check_values", lambda model, request: None)
+    monkeypatch.setattr(tune, "check_values", lambda model, request: {})
     for execution in ({"data_path": "old", "gpu_id": "0"}, {"data_path": "moved"}):
         matrix = Matrix([Variant("SASRec", "SASRec")], ["tiny"], [1], execution)
         tries = tune.write_tries(matrix, tmp_path, 2)

@@ -148,8 +148,11 @@ def run_config(model: str, request: Request) -> Config:
     return options.config_of(model, request.dataset, _config_files(model, request), request.settings)
 
 
-def check_values(model: str, request: Request) -> None:
-    """Check the configuration of ``model`` for a comparison. Other errors are reported by the run.
+def check_values(model: str, request: Request) -> dict[str, Any]:
+    """Check the configuration of ``model`` for a comparison.
+
+    Returns:
+        The values of all options; nothing after errors other than those below, which the run reports.
 
     Raises:
         UserError: for a wrong value, or metrics that are not computed from rankings.
@@ -160,13 +163,14 @@ def check_values(model: str, request: Request) -> None:
         raise
     except Exception:
         logging.getLogger(__name__).debug("configuration of %s", model, exc_info=True)
-        return
+        return {}
     check_valid_metric(config)
     if config["eval_type"] == EvaluatorType.VALUE:
         raise UserError(
             f"metrics is {config['metrics']}, computed from the labels of samples, but a comparison stores and tests the ranks "
             "of the targets; choose metrics of rankings, such as Hit and NDCG."
         )
+    return config.final_config_dict
 
 
 def _config_files(model: str, request: Request) -> list:

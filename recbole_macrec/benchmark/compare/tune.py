@@ -13,6 +13,7 @@ same tries. The chosen try is the run of the first seed: it has the same setting
 import ast
 import random
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +62,22 @@ def _parsed(line: str, path: Path) -> dict[str, tuple[str, list]]:
     return {name: (kind, arguments)}
 
 
-def draw_tries(model: str, fixed: dict[str, Any], tries: int, seed: int) -> list[dict[str, Any]]:
+def draw_tries(model: str, fixed: dict[str, Any], tries: int, seed: int, default: Mapping[str, Any] = {}) -> list[dict]:
     """Draw up to ``tries`` different settings, the first one empty; fewer if the space has fewer.
 
     Args:
         fixed: options that are not tuned.
+        default: values of the options in the first try, which are not drawn again.
     """
     space = {name: entry for name, entry in read_space(model).items() if name not in fixed}
     rng = random.Random(f"{model} {seed}")
     drawn: list[dict[str, Any]] = [{}]
+    of_first_try = {name: default.get(name) for name in space}
     for _ in range(DRAWS):
         if len(drawn) >= tries or not space:
             break
         settings = {name: _draw(rng, *entry) for name, entry in space.items()}
-        if settings not in drawn:
+        if settings not in (of_first_try, *drawn):
             drawn.append(settings)
     return drawn
 
@@ -96,7 +99,9 @@ def write_tries(matrix: Matrix, folder: Path, tries: int) -> dict[tuple[str, str
     for dataset in matrix.datasets:
         for variant in matrix.variants:
             fixed = {**matrix.settings, **variant.settings}
-            drawn_settings = [{**fixed, **drawn} for drawn in draw_tries(variant.model, fixed, tries, matrix.seeds[0])]
+            default = check_values(variant.model, Request(dataset, (), fixed))
+            drawn_tries = draw_tries(variant.model, fixed, tries, matrix.seeds[0], default)
+            drawn_settings = [{**fixed, **drawn} for drawn in drawn_tries]
             for settings in drawn_settings:
                 check_values(variant.model, Request(dataset, (), settings))
             runs_of[dataset, variant.label] = [
