@@ -18,7 +18,7 @@ from recbole_macrec.data.encoders.encoded_manifest import is_imported
 from recbole_macrec.data.fetch.images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.fetch.prepare import locked
 from recbole_macrec.data.id_files import tokenization_name
-from recbole_macrec.data.importers.importer import Summary, import_dataset
+from recbole_macrec.data.importers.importer import ImportRequest, Summary, import_dataset
 from recbole_macrec.data.importers.sources import header_of
 from recbole_macrec.data.toy.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
@@ -152,10 +152,17 @@ def _format_options(args: argparse.Namespace) -> dict[str, str]:
 
 def _import(args: argparse.Namespace) -> None:
     table_options = _format_options(args)
-    summary = import_dataset(args.src, args.dataset, args.data_path, modality_files("--feature", args.feature, ".npy"),
-                             _id_files(args.semantic_ids), args.overwrite, args.category,
-                             args.core, None if args.require_image is None else args.require_image == "True", args.words,
-                             table_options)
+    request = ImportRequest(
+        args.src,
+        feature_files=modality_files("--feature", args.feature, ".npy"),
+        id_files=_id_files(args.semantic_ids),
+        category=args.category,
+        core=args.core,
+        require_image=None if args.require_image is None else args.require_image == "True",
+        words=args.words,
+        table_options=table_options,
+    )
+    summary = import_dataset(request, args.dataset, args.data_path, args.overwrite)
     print(_describe(summary))
     if table_options:
         print(f"note: {summary.folder} has RecBole's default columns and separators, so runs need no "

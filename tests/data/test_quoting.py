@@ -8,7 +8,7 @@ from recbole.config import Config
 from recbole.data import create_dataset
 
 from recbole_macrec.data.atomic import read_items
-from recbole_macrec.data.importers.importer import import_dataset
+from recbole_macrec.data.importers.importer import ImportRequest, import_dataset
 from recbole_macrec.data.quoting import quoting
 
 TITLES = {  # title of i3, and of i9 where both matter
@@ -28,7 +28,7 @@ def test_import_and_run_keep_items_and_titles_with_quotes(titles, tmp_path):
     for item, title in zip((3, 9), titles):
         text = text.replace(f"\tcraft item {item}\t", f"\t{title}\t")
     file.write_text(text)
-    import_dataset(data_path / TINY, TINY, tmp_path / "data")
+    import_dataset(ImportRequest(data_path / TINY), TINY, tmp_path / "data")
     for folder in (tmp_path / "src", tmp_path / "data"):
         items = read_items(folder / TINY, TINY).set_index("item_id")["title"]
         assert len(items) == 30 and [items["i3"], items["i9"]][: len(titles)] == titles

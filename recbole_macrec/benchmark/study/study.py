@@ -9,7 +9,7 @@ cold_items, history_length, published (on datasets that papers report), macrec_t
 mmgrec_table2_leave_one_out and mmgrec_ablation.
 """
 import argparse
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,42 +50,59 @@ def main(argv: list[str]) -> int:
             )
     args, settings = parse(argv)
     study = read_study(args.name)
-    request = Request("", tuple(args.config_files.split()), settings)
-    given = matrix_settings(request, request.value("data_path") or DATA_PATH)
-    settings = study.settings | given
-    models = split_names(args.models or "") or study.models
     if args.models and study.model:
         raise UserError(f"--models: the study {args.name} is about variants of {study.model}; leave --models out.")
+    request = Request("", tuple(args.config_files.split()), settings)
     datasets = split_names(args.datasets)
-    evaluate = KINDS[study.kind]
-    status = 0
-    if evaluate is published:
+    if study.kind == published.__name__:
         for dataset in datasets:
             check_published(study, dataset)
-    for dataset in datasets:  # variants depend on the dataset: default values differ between datasets
-        output = Path(args.output) if len(datasets) == 1 else Path(args.output) / dataset
-        seeds = parse_seeds(args.seeds, request)
-        variants = variants_of(study, models, dataset, settings)
-        # by default, compare the full model with each variant
-        full_with_each = [] if models else [(variants[0].label, other.label) for other in variants[1:]]
-        pairs = [] if args.models else full_with_each if study.pairs is None else study.pairs
-        matrix = Matrix(variants, [dataset], seeds, settings, pairs)
-        matrix.check(vars(args), request.config_files)
-        check_rankings(study, variants, dataset, settings)
-        for sentence in without_effect(variants, given):
-            print(sentence)
-        status |= compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
-        if not (output / COMPARE).is_file():  # the tuning is not finished
-            continue
-        comparison = _fuse_finished(open_comparison(output, given["data_path"]), study)
-        waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
-        if waiting and study.kind in FINISHED_KINDS:
-            continue
-        options = {name: value for name in ("models", "seeds", "tune") if (value := getattr(args, name)) not in (None, "1")}
-        seed = {} if (value := request.value("seed")) is None else {"seed": value}
-        command = {"name": Path(args.name).stem, "file": args.name, "options": options | given | seed}
-        _write_study(evaluate(comparison, study), study, command, dataset, output)
+    folders = {dataset: Path(args.output) / (dataset if len(datasets) > 1 else "") for dataset in datasets}
+    statuses = [_run(study, dataset, request, args, output) for dataset, output in folders.items()]
+    return max(statuses, default=0)
+
+
+def _run(study: StudyDefinition, dataset: str, request: Request, args: argparse.Namespace, output: Path) -> int:
+    """Run the study on a dataset until ``--minutes`` have passed, and write its table; returns the exit code.
+
+    Args:
+        request: config files and settings of the command.
+    """
+    given = matrix_settings(request, request.value("data_path") or DATA_PATH)
+    matrix = _matrix(study, dataset, study.settings | given, request, args)
+    for sentence in without_effect(matrix.variants, given):
+        print(sentence)
+    status = compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
+    if not (output / COMPARE).is_file():  # the tuning is not finished
+        return status
+    comparison = _fuse_finished(open_comparison(output, given["data_path"]), study)
+    waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
+    if waiting and study.kind in FINISHED_KINDS:
+        return status
+    options = {name: value for name in ("models", "seeds", "tune") if (value := getattr(args, name)) not in (None, "1")}
+    seed = {} if (value := request.value("seed")) is None else {"seed": value}
+    command = {"name": Path(args.name).stem, "file": args.name, "options": options | given | seed}
+    _write_study(KINDS[study.kind](comparison, study), study, command, dataset, output)
     return status
+
+
+def _matrix(
+    study: StudyDefinition, dataset: str, settings: dict[str, Any], request: Request, args: argparse.Namespace
+) -> Matrix:
+    """The runs of the study on a dataset; they depend on it, as default values differ between datasets.
+
+    Raises:
+        UserError: for settings that a run or the study does not accept.
+    """
+    models = split_names(args.models or "") or study.models
+    variants = variants_of(study, models, dataset, settings)
+    # by default, compare the full model with each variant
+    full_with_each = [] if models else [(variants[0].label, other.label) for other in variants[1:]]
+    pairs = [] if args.models else full_with_each if study.pairs is None else study.pairs
+    matrix = Matrix(variants, [dataset], parse_seeds(args.seeds, request), settings, pairs)
+    matrix.check(vars(args), request.config_files)
+    check_rankings(study, variants, dataset, settings)
+    return matrix
 
 
 def _fuse_finished(comparison: Comparison, study: StudyDefinition) -> Comparison:
@@ -214,7 +231,7 @@ def check_rankings(study: StudyDefinition, variants: list[Variant], dataset: str
             check_beams(variant.model, max(config["topk"]), numbers)
 
 
-def without_effect(variants: list[Variant], given: dict[str, Any]) -> list[str]:
+def without_effect(variants: Sequence[Variant], given: dict[str, Any]) -> list[str]:
     """Return a sentence for each option of the command that some variants set to another value themselves."""
     sentences = []
     for option, value in given.items():

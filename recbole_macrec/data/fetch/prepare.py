@@ -20,7 +20,7 @@ from recbole_macrec.data.fetch.drop import drop_items
 from recbole_macrec.data.fetch.hosts import Hosts
 from recbole_macrec.data.fetch.images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.fetch.source_block import SYNTHETIC, SourceBlock
-from recbole_macrec.data.importers.importer import import_dataset
+from recbole_macrec.data.importers.importer import ImportRequest, import_dataset
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.data.importers.raw.catalogue import IMAGES, URLS
 from recbole_macrec.data.importers.raw.find import SHORT_NAMES
@@ -61,8 +61,8 @@ def prepare(folder: Path, source: Any, needs_images: Callable[[], bool], missing
         if not _imported(folder):
             _download(folder, block, show_progress)
             logger.info("Importing %s from %s", folder.name, block.path)
-            import_dataset(block.path, folder.name, folder.parent, category=block.category, core=block.core,
-                           require_image=block.require_image, form=form)
+            request = ImportRequest(block.path, category=block.category, core=block.core, require_image=block.require_image)
+            import_dataset(request, folder.name, folder.parent, form=form)
         if not _images_complete(folder, missing_images) and needs_images():
             _download_images(folder, block, missing_images, show_progress, form)
 

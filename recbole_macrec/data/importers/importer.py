@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from recbole_macrec.data.importers.raw.filtering import Step
 from recbole_macrec.data.importers.raw.find import SHORT_NAMES, RawFiles, find_raw
 from recbole_macrec.data.importers.raw.folder import ItemTable, read_folder
 from recbole_macrec.data.importers.raw.records import Records
-from recbole_macrec.data.importers.sources import NO_OPTIONS, Source
+from recbole_macrec.data.importers.sources import Source
 from recbole_macrec.data.importers.words import COLUMN, read_words
 from recbole_macrec.data.toy.toy import NAME as SYNTHETIC
 from recbole_macrec.errors import UserError
@@ -46,78 +46,96 @@ class Summary:
     steps: list[Step] = field(default_factory=list)  # counts after each filtering step; empty without filtering
 
 
-def import_dataset(src: Path, name: str, data_path: Path, feature_files: dict[str, Path] | None = None,
-                   id_files: dict[str, Path] | None = None, overwrite: bool = False, category: str | None = None,
-                   core: int | None = None, require_image: bool | None = None, words: Path | None = None,
-                   table_options: Mapping[str, str] = NO_OPTIONS, form: AtomicFormat = DEFAULT_FORMAT) -> Summary:
-    """Import ``src`` into ``data_path/name``.
+@dataclass(frozen=True)
+class ImportRequest:
+    """Files to import, and how to read and filter them.
 
-    A raw catalogue that was imported there before, from the same files with the same options, is not imported again.
-
-    Args:
+    Attributes:
         src: file or folder to import; see :func:`find_raw` and :func:`read_source` for the formats.
-        name: name of the dataset.
-        data_path: folder of all datasets.
         feature_files: modality -> feature file.
         id_files: modality -> file of published semantic IDs; further tokenizations as ``text@2`` and so on.
-        overwrite: replace an existing dataset.
         category: the Amazon category to import, if ``src`` contains several.
         core: k of the k-core filtering; None keeps all interactions, except that raw Amazon files are filtered as published.
         require_image: keep only items with an image; None does so only for raw Amazon files.
         words: file of texts released as word numbers; see :mod:`recbole_macrec.data.importers.words`.
         table_options: RecBole's options for columns and separators of tables in ``src``, such as
             ``{"ITEM_ID_FIELD": "product_id"}``.
+    """
+
+    src: Path
+    feature_files: Mapping[str, Path] = field(default_factory=dict)
+    id_files: Mapping[str, Path] = field(default_factory=dict)
+    category: str | None = None
+    core: int | None = None
+    require_image: bool | None = None
+    words: Path | None = None
+    table_options: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise a UserError for a wrong modality or core."""
+        for modality in (*self.feature_files, *map(modality_of, self.id_files)):
+            features.check_modality(modality)
+        if self.core is not None and self.core < 0:
+            raise UserError(f"--core={self.core} is negative; expected the minimum number of interactions per user and item, "
+                            "such as 5, or 0")
+
+    @property
+    def files(self) -> list[Path]:
+        """All files and folders to read."""
+        return [self.src, *self.feature_files.values(), *self.id_files.values(), *([self.words] if self.words else [])]
+
+
+def import_dataset(
+    request: ImportRequest, name: str, data_path: Path, overwrite: bool = False, form: AtomicFormat = DEFAULT_FORMAT
+) -> Summary:
+    """Import files into ``data_path/name``.
+
+    A raw catalogue that was imported there before, from the same files with the same options, is not imported again.
+
+    Args:
+        name: name of the dataset.
+        data_path: folder of all datasets.
+        overwrite: replace an existing dataset.
         form: format of the dataset.
 
     Raises:
         UserError: if anything is wrong; then nothing on disk has changed.
     """
-    src, target = Path(src), Path(data_path) / name
-    feature_files, id_files = feature_files or {}, id_files or {}
-    for modality in (*feature_files, *map(modality_of, id_files)):
-        features.check_modality(modality)
+    target = Path(data_path) / name
+    request.check()
     _check_name(name)
-    if core is not None and core < 0:
-        raise UserError(
-            f"--core={core} is negative; expected the minimum number of interactions per user and item, such as 5, or 0"
-        )
-    inputs = [src, *map(Path, feature_files.values()), *map(Path, id_files.values()), *([Path(words)] if words else [])]
-    raw = find_raw(src, name, category)
+    raw = find_raw(request.src, name, request.category)
     _check_catalogue(name, raw)
     imported_before = raw is not None and not overwrite and (target / manifest.FILE).is_file()
     if not imported_before:
-        _check_target(target, name, inputs, overwrite)
+        _check_target(target, name, request.files, overwrite)
     if raw is None:
-        source, steps = _read_plain(src, name, core, require_image, table_options)
-        feature_files = source.detected_files.choose("--feature", source.detected_files.features, feature_files, source.notes)
-        id_files = source.detected_files.choose("--semantic_ids", source.detected_files.ids, id_files, source.notes)
-        return _write(target, source, steps, feature_files, id_files, overwrite, form, words=words)
-    if words:
-        raise UserError(f"--words={words} gives texts, but SRC {src} is a raw catalogue, which has texts; leave the option out")
-    amazon = raw.kind != "folder"
-    if amazon and table_options:
-        option = next(iter(table_options))
-        raise UserError(f"--{option} is an option for tables, but SRC {src} contains raw Amazon files; leave the option out")
-    options = FilterOptions(
-        core=AMAZON_CORE if amazon and core is None else core, require_image=amazon if require_image is None else require_image
-    )
-    origin = manifest.origin(raw, options, _sources(raw, feature_files, id_files, table_options), table_options)
+        source, steps = _read_plain(name, request)
+        detected, notes = source.detected_files, source.notes
+        chosen = replace(
+            request,
+            feature_files=detected.choose("--feature", detected.features, request.feature_files, notes),
+            id_files=detected.choose("--semantic_ids", detected.ids, request.id_files, notes),
+        )
+        return _write(target, source, steps, chosen, overwrite, form)
+    options, origin = _origin(raw, request)
     if imported_before:
         return _earlier_summary(target, manifest.unchanged(target, origin))
     with closing(Records(target.parent)) as records:
-        catalogue = read_amazon(raw, options, records) if amazon else read_folder(raw, options, records, table_options)
+        if raw.kind == "folder":
+            catalogue = read_folder(raw, options, records, request.table_options)
+        else:
+            catalogue = read_amazon(raw, options, records)
         catalogue.source.notes += catalogue.notes()
-        return _write(
-            target, catalogue.source, catalogue.steps, feature_files, id_files, overwrite, form, (catalogue, origin)
-        )
+        return _write(target, catalogue.source, catalogue.steps, request, overwrite, form, (catalogue, origin))
 
 
-def _read_plain(src: Path, name: str, core: int | None, require_image: bool | None,
-                table_options: Mapping[str, str]) -> tuple[Source, list[Step]]:
+def _read_plain(name: str, request: ImportRequest) -> tuple[Source, list[Step]]:
     """Read a source that is not a raw catalogue; filter it if ``core`` is given."""
-    if require_image is not None:
+    src, core = request.src, request.core
+    if request.require_image is not None:
         raise UserError(f"--require_image filters items by their images, but SRC {src} names no images; leave the option out")
-    source = read_source(src, name, table_options)
+    source = read_source(src, name, request.table_options)
     items = src.with_name("items.csv")
     if src.suffix == ".csv" and items.is_file():
         source.notes.append(f"{items.name} beside it is not read, because SRC is a file; to import its texts and images, too, "
@@ -132,34 +150,46 @@ def _read_plain(src: Path, name: str, core: int | None, require_image: bool | No
     return source, filter_source(source, core)
 
 
-def _sources(raw: RawFiles, feature_files: Mapping[str, Path], id_files: Mapping[str, Path],
-             table_options: Mapping[str, str]) -> dict[str, Path]:
+def _origin(raw: RawFiles, request: ImportRequest) -> tuple[FilterOptions, dict]:
+    """The options with which a raw catalogue is filtered, and its origin for the manifest."""
+    if request.words:
+        raise UserError(f"--words={request.words} gives texts, but SRC {request.src} is a raw catalogue, which has texts; "
+                        "leave the option out")
+    amazon = raw.kind != "folder"
+    if amazon and request.table_options:
+        option = next(iter(request.table_options))
+        raise UserError(f"--{option} is an option for tables, but SRC {request.src} contains raw Amazon files; leave the "
+                        "option out")
+    core = AMAZON_CORE if amazon and request.core is None else request.core
+    options = FilterOptions(core=core, require_image=amazon if request.require_image is None else request.require_image)
+    return options, manifest.origin(raw, options, _sources(raw, request), request.table_options)
+
+
+def _sources(raw: RawFiles, request: ImportRequest) -> dict[str, Path]:
     """Return all files to read, by their names in the manifest."""
     folder = raw.metadata.parent
-    images = ItemTable(raw.metadata, table_options).local_images() if raw.kind == "folder" else []
+    images = ItemTable(raw.metadata, request.table_options).local_images() if raw.kind == "folder" else []
     files = {image: folder / image for image in images} | {path.name: path for path in (raw.reviews, raw.metadata)}
-    for modality, path in feature_files.items():
-        tokens = Path(path).with_suffix(".items.txt")
-        files |= {f"features/{modality}": Path(path)} | ({f"features/{modality} items": tokens} if tokens.exists() else {})
-    return files | {f"semantic_ids/{modality}": Path(path) for modality, path in id_files.items()}
+    for modality, path in request.feature_files.items():
+        tokens = path.with_suffix(".items.txt")
+        files |= {f"features/{modality}": path} | ({f"features/{modality} items": tokens} if tokens.exists() else {})
+    return files | {f"semantic_ids/{modality}": path for modality, path in request.id_files.items()}
 
 
 def _write(
     target: Path,
     source: Source,
     steps: list[Step],
-    feature_files: dict[str, Path],
-    id_files: dict[str, Path],
+    request: ImportRequest,
     overwrite: bool,
     form: AtomicFormat,
     raw: tuple[Catalogue, dict] | None = None,
-    words: Path | None = None,
 ) -> Summary:
     """Write the dataset folder; for ``raw``, a catalogue and its origin, also its texts, images and manifest."""
-    tables, ids, name = join_features(source, feature_files), join_ids(source, id_files), target.name
+    tables, ids, name = join_features(source, request.feature_files), join_ids(source, request.id_files), target.name
     shapes = {modality: table.matrix.shape for modality, table in tables.items()}
-    if words:
-        source.columns[f"{COLUMN}:token_seq"] = read_words(Path(words), source)
+    if request.words:
+        source.columns[f"{COLUMN}:token_seq"] = read_words(request.words, source)
     with replace_folder(target, overwrite) as folder:
         _write_interactions(folder / f"{name}.inter", source, form)
         if raw is None:

@@ -4,6 +4,7 @@ Shapes: n items in the feature file, d feature dimensions.
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from recbole_macrec.data.importers.sources import Source, is_item_number, read_j
 from recbole_macrec.errors import UserError
 
 
-def join_features(source: Source, files: dict[str, Path]) -> dict[str, FeatureTable]:
+def join_features(source: Source, files: Mapping[str, Path]) -> dict[str, FeatureTable]:
     """Return the features of every modality in catalogue order.
 
     If the catalogue of ``source`` is not fixed, features without item tokens extend it: row i belongs to item i.
@@ -29,7 +30,7 @@ def join_features(source: Source, files: dict[str, Path]) -> dict[str, FeatureTa
     return {modality: _join(source, modality, Path(files[modality]), *raw[modality]) for modality in raw}
 
 
-def join_ids(source: Source, files: dict[str, Path]) -> dict[str, dict[str, list]]:
+def join_ids(source: Source, files: Mapping[str, Path]) -> dict[str, dict[str, list]]:
     """Return the published semantic IDs by item token, for every modality and tokenization.
 
     Raises:
@@ -70,7 +71,7 @@ def _read_rows(path: Path) -> tuple[np.ndarray, list[str] | None]:
     return matrix, tokens
 
 
-def _extend_catalogue(source: Source, files: dict[str, Path], raw: dict) -> None:
+def _extend_catalogue(source: Source, files: Mapping[str, Path], raw: dict) -> None:
     """Extend the catalogue to all rows of features without item tokens: row i is item i, even without interactions."""
     counts = {modality: len(matrix) for modality, (matrix, tokens) in raw.items() if tokens is None}
     if not counts:
