@@ -13,7 +13,8 @@ from recbole_macrec.data import DATA_PATH, features
 from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat, import_command
 from recbole_macrec.data.attributes import COLUMN as CLASS
 from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
-from recbole_macrec.data.encoders.encode import IMAGE_FIELD, TEXT_FIELDS, encode_missing
+from recbole_macrec.data.encoders.content import IMAGE_FIELD, TEXT_FIELDS, ItemContent
+from recbole_macrec.data.encoders.encode import encode_missing
 from recbole_macrec.data.encoders.encoded_manifest import is_imported
 from recbole_macrec.data.fetch.images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.fetch.prepare import locked
@@ -185,10 +186,10 @@ def _encode(args: argparse.Namespace) -> None:
             "file, or choose another --modality"
         )
     chosen = args.encoder if simple else {"model": args.model or args.encoder, **options}
+    form = AtomicFormat.from_config(_format_options(args))
+    content = ItemContent(folder, args.dataset, _names(args.text_fields), args.image_field, form)
     with group() as processes:
-        table = encode_missing(folder, args.dataset, args.modality, chosen, _names(args.text_fields), args.image_field,
-                               device=local_device(), show_progress=True, processes=processes,
-                               form=AtomicFormat.from_config(_format_options(args)))
+        table = encode_missing(content, args.modality, chosen, device=local_device(), show_progress=True, processes=processes)
     if processes.first:
         rows, width = table.matrix.shape
         print(f"{features.feature_paths(folder, args.modality)[0]}: {rows:,} items x {width:,} dimensions")

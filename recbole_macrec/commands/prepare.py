@@ -8,8 +8,8 @@ from pathlib import Path
 from recbole.config import Config
 
 from recbole_macrec.config.options import check_model, check_options, config_of, parse_settings, read_config_file
-from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encoders import encoder_of, reads_interactions
+from recbole_macrec.data.encoders.content import ItemContent
 from recbole_macrec.data.encoders.encode import item_features
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.importers.raw import manifest
@@ -41,11 +41,10 @@ def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None
     logging.getLogger("recbole_macrec").setLevel(logging.INFO)
     folder = Path(config["data_path"])
     prepare(config)
+    content = ItemContent.from_config(config, folder, args.dataset)
     tables: dict[str, FeatureTable] = {}
     for modality, encoder in (_encoders(config) if reads_semantic_ids(config) else {}).items():
-        tables |= item_features(folder, args.dataset, [modality], encoder, config["text_fields"] or [],
-                                config["image_field"] or "image", device=local_device(), show_progress=True,
-                                mean_for=filled_with_mean(config), processes=processes, form=AtomicFormat.from_config(config))
+        tables |= item_features(content, [modality], encoder, filled_with_mean(config), local_device(), True, processes)
     if processes.first:
         counts = (manifest.read(folder) or {}).get("counts", {})
         print(f"{folder}: " + (", ".join(f"{count:,} {name}" for name, count in counts.items()) or "imported"))

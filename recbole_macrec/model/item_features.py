@@ -15,7 +15,7 @@ from scipy.sparse import csc_matrix
 
 from recbole_macrec.config.options import PACKAGED_DATASET
 from recbole_macrec.data import DATA_PATH
-from recbole_macrec.data.atomic import AtomicFormat
+from recbole_macrec.data.encoders.content import ItemContent
 from recbole_macrec.data.encoders.encode import item_features
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
@@ -80,19 +80,10 @@ class ItemFeatures(_RecBoleDataset):
             UserError: if features are missing and cannot be encoded.
         """
         config = self.config
-        return item_features(
-            self._folder(),
-            self.dataset_name,
-            modalities,
-            config["encoders"] or {},
-            config["text_fields"] or [],
-            config["image_field"] or "image",
-            device=config["device"],
-            show_progress=bool(config["show_progress"]),
-            users=self.training_users if self._training is not None else None,
-            mean_for=filled_with_mean(config),
-            form=AtomicFormat.from_config(config),
-        )
+        users = self.training_users if self._training is not None else None
+        content = ItemContent.from_config(config, self._folder(), self.dataset_name, users)
+        return item_features(content, modalities, config["encoders"] or {}, filled_with_mean(config), config["device"],
+                             bool(config["show_progress"]))
 
 
 class JoinedFeatures(ItemFeatures):

@@ -3,9 +3,9 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encoders import create_encoder, encoder_of, reads_interactions
-from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encodable
+from recbole_macrec.data.encoders.content import ItemContent
+from recbole_macrec.data.encoders.encode import MISSING_OPTIONS
 from recbole_macrec.data.encoders.encoded_manifest import encoded_from_interactions, is_imported
 from recbole_macrec.data.features import available_modalities
 from recbole_macrec.data.id_files import FOLDER, modality_of
@@ -119,8 +119,7 @@ def encodes_images(config, modalities: Iterable[str], folder: Path) -> bool:
 
 def _found_modalities(config, folder: Path, with_ids: bool) -> list[str]:
     """Modalities of the dataset in ``folder``, see :func:`modalities_of`."""
-    found = encodable(folder, folder.name, config["text_fields"] or [], config["image_field"] or "image",
-                      AtomicFormat.from_config(config))
+    found = ItemContent.from_config(config, folder, folder.name).encodable()
     found |= {m for m in available_modalities(folder)
               if not (_will_read_interactions(config, m, folder) or encoded_from_interactions(folder, m))}
     if with_ids:

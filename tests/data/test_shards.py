@@ -16,6 +16,7 @@ from tiny_models import WORDS, make
 from recbole_macrec.commands.data import main
 from recbole_macrec.data import atomic
 from recbole_macrec.data.encoders import batches, pretrained, shards
+from recbole_macrec.data.encoders.content import ItemContent
 from recbole_macrec.data.encoders.encode import encode_missing, item_features
 from recbole_macrec.data.encoders.text_model import TextModel
 from recbole_macrec.data.features import FeatureTable
@@ -42,7 +43,8 @@ def shop(tmp_path, monkeypatch):
 
 
 def encode(shop, bert, **options):
-    return encode_missing(shop, "shop", "text", {"model": str(bert), "batch_size": 3, **options}, device="cpu").matrix
+    chosen = {"model": str(bert), "batch_size": 3, **options}
+    return encode_missing(ItemContent(shop, "shop"), "text", chosen, device="cpu").matrix
 
 
 def encoded_batches(monkeypatch):
@@ -193,7 +195,7 @@ def test_items_with_features_too_large_for_float16_are_named(shop, bert, monkeyp
 
 
 def test_a_modality_may_have_any_name(shop, bert):
-    tables = item_features(shop, "shop", ["words"], {"words": {"model": str(bert)}}, ["title"])
+    tables = item_features(ItemContent(shop, "shop", ["title"]), ["words"], {"words": {"model": str(bert)}})
     assert tables["words"].matrix.shape == (COUNT, 16)
 
 

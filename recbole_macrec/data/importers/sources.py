@@ -13,7 +13,7 @@ from typing import TextIO
 
 from recbole_macrec.data.atomic import check_tokens
 from recbole_macrec.data.attributes import KNOWN
-from recbole_macrec.data.encoders.encode import TEXT_FIELDS
+from recbole_macrec.data.encoders.content import TEXT_FIELDS
 from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.importers.detected_files import DetectedFiles
 from recbole_macrec.data.quoting import Quoting, quoting
