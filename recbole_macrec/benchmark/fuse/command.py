@@ -200,8 +200,46 @@ def _common_rows(members: Sequence[Member], rows: Sequence[Rows], split: str) ->
 def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
     """Fuse ``members`` and write the fused run ``spec`` into ``folder``, where it replaces an earlier one."""
     began, cpu_began = time.perf_counter(), time.process_time()
-    first, runs = members[0], [member.run for member in members]
-    config, items, top = first.config, len(first.tokens), spec.settings["top"]
+    first, top = members[0], spec.settings["top"]
+    metric = _metric_of_weights(first, top)
+    test, valid = (score_candidates(members, split, top) for split in ("test", "valid"))
+    lowest = len(first.tokens)
+
+    def quality(fused: torch.Tensor) -> float:
+        return float(row_values(valid.ranks(fused, lowest), valid.rows.row, metric).mean())
+
+    weights, score = choose_weights(valid.scores, quality)
+    ranks = _ranks(first, test, fused_scores(test.scores, weights), lowest)
+    single = {member.label: test.ranks(scores, lowest) for member, scores in zip(members, test.scores)}
+    fusion = {
+        "models": [member.label for member in members],
+        "checkpoints": [member.run.result["checkpoint"] for member in members],
+        "weights": [round(weight, 6) for weight in weights.tolist()],
+        "candidates_per_model": top,
+        "general": [member.label for member in members if not member.sequential],
+        "overlap": overlap(single, test.rows.row, max(first.config["topk"])),
+    }
+    record = _record(members, spec, len(test.items), fusion) | {
+        "test_result": _metrics(first, ranks),
+        "best_valid_score": round(score, 6),
+        "best_valid_result": {metric: round(score, 6)},
+    }
+    seconds = time.perf_counter() - began
+    remove_unfinished(folder)
+    (folder / RESULT).unlink(missing_ok=True)
+    write_json(asdict(spec), folder / RUN_SPEC)
+    ranks.save(folder / RANKS)
+    joined = _joined_seconds([member.run for member in members], seconds, time.process_time() - cpu_began)
+    write_json(record | {"seconds": joined}, folder / RESULT)
+
+
+def _metric_of_weights(first: Member, top: int) -> str:
+    """The validation metric by which the weights are chosen.
+
+    Raises:
+        UserError: metrics that a fusion of ``top`` candidates of each model does not have.
+    """
+    config = first.config
     check_whole(max(config["topk"]), top=top)
     if missing := [need for need in _needs(first) if need not in SUPPORTED]:
         raise UserError(
@@ -214,51 +252,32 @@ def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
             f"valid_metric is {config['valid_metric']}, by which the weights are chosen; expected Hit@k, MRR@k, NDCG@k or "
             "Recall@k. Compare with such a valid_metric, then fuse."
         )
-    test = score_candidates(members, "test", top)
-    valid = score_candidates(members, "valid", top)
+    return metric
 
-    def quality(fused: torch.Tensor) -> float:
-        return float(row_values(valid.ranks(fused, items), valid.rows.row, metric).mean())
 
-    weights, score = choose_weights(valid.scores, quality)
-    ranks = _ranks(first, test, fused_scores(test.scores, weights), items)
-    single = {member.label: test.ranks(scores, items) for member, scores in zip(members, test.scores)}
-    result = _metrics(first, ranks)
-    seconds = time.perf_counter() - began
-    remove_unfinished(folder)
-    (folder / RESULT).unlink(missing_ok=True)
-    write_json(asdict(spec), folder / RUN_SPEC)
-    ranks.save(folder / RANKS)
+def _record(members: Sequence[Member], spec: RunSpec, rows: int, fusion: dict) -> dict:
+    """The entries of the result of a fused run that do not depend on its ranking.
+
+    Args:
+        rows: number of test rows.
+        fusion: the entry ``fusion``.
+    """
+    runs = [member.run for member in members]
     same = ("dataset", "seed", "versions", "commit", "hardware", "test_users", "test_rows")  # in all runs
-    write_json(
-        {name: runs[0].result[name] for name in same}
-        | {
-            "model": spec.model,
-            "test_result": result,
-            "test_detail": None,
-            "best_valid_score": round(score, 6),
-            "best_valid_result": {metric: round(score, 6)},
-            "semantic_ids": {},
-            "fusion": {
-                "models": [run.spec.label for run in runs],
-                "checkpoints": [run.result["checkpoint"] for run in runs],
-                "weights": [round(weight, 6) for weight in weights.tolist()],
-                "candidates_per_model": top,
-                "general": [member.label for member in members if not member.sequential],
-                "overlap": overlap(single, test.rows.row, max(config["topk"])),
-            },
-            "seconds": _joined_seconds(runs, seconds, time.process_time() - cpu_began),
-            "precision": precisions([run.result for run in runs]),
-            "history_ranked": all(history_ranked(member.config) for member in members),
-            "epochs": None,
-            "parameters": sum(run.result["parameters"] for run in runs),
-            "users_per_second": round(len(test.items) / sum(member.seconds("test") for member in members), 2),
-            "peak_memory_mib": None,
-            "checkpoint": "",
-            "settings": {},
-        },
-        folder / RESULT,
-    )
+    return {name: runs[0].result[name] for name in same} | {
+        "model": spec.model,
+        "test_detail": None,
+        "semantic_ids": {},
+        "fusion": fusion,
+        "precision": precisions([run.result for run in runs]),
+        "history_ranked": all(history_ranked(member.config) for member in members),
+        "epochs": None,
+        "parameters": sum(run.result["parameters"] for run in runs),
+        "users_per_second": round(rows / sum(member.seconds("test") for member in members), 2),
+        "peak_memory_mib": None,
+        "checkpoint": "",
+        "settings": {},
+    }
 
 
 def overlap(ranks: dict[str, np.ndarray], rows: np.ndarray, k: int) -> dict:
