@@ -129,9 +129,10 @@ class InvRL(PairwiseRecommender):
         return self.reg_weight * ids + self.feature_reg * sum(p.square().sum() for p in backbone.project.parameters())
 
     def calculate_loss(self, interaction) -> Tensor:
+        """See the base class. The mean over several processes, each with a part of the batch, is the loss of the batch."""
         self._cached = None
         loss = self.batch_loss(self.backbone, self.mask, interaction[self.USER_ID], interaction[self.ITEM_ID])
-        return loss + self.norms(self.backbone)
+        return current_group().size * loss + self.norms(self.backbone)
 
     def representations(self) -> tuple[Tensor, Tensor]:
         items = torch.arange(self.n_items, device=self.x.device)

@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 from planted import prepare, write_planted
 
+from recbole_macrec.baselines import invrl
 from recbole_macrec.baselines.invrl import MaskLearning
 from recbole_macrec.trainer.callbacks import TrainingCallback
 from recbole_macrec.trainer.epoch_checkpointer import Paused
+from recbole_macrec.utils.distributed import Group
 
 
 @pytest.fixture
@@ -44,6 +46,19 @@ def test_loss_by_hand(n_negatives, model):
             expected + (weight * F.binary_cross_entropy_with_logits(scores, torch.zeros(n_negatives), reduction="none")).mean()
         )
     torch.testing.assert_close(loss, expected)
+
+
+def test_losses_of_two_processes_average_to_that_of_the_whole_batch(model, monkeypatch):
+    """The loss is a sum over the batch, of which each process has a part, and the penalties are those of one step."""
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, device: torch.full(size, 5))
+    user, item = torch.tensor([4, 9, 12, 30]), torch.tensor([7, 30, 2, 19])
+
+    def loss(rows, processes: int) -> torch.Tensor:
+        monkeypatch.setattr(invrl, "current_group", lambda: Group(size=processes))
+        return model.calculate_loss({model.USER_ID: user[rows], model.ITEM_ID: item[rows]})
+
+    parts = loss(slice(None, None, 2), 2), loss(slice(1, None, 2), 2)
+    torch.testing.assert_close(sum(parts) / 2, loss(slice(None), 1))
 
 
 def test_the_loss_has_second_derivatives(model):
