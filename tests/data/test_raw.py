@@ -336,6 +336,12 @@ def test_an_import_with_other_columns_is_not_a_repetition(tmp_path, capsys):
     assert read_items(Path("out/shop"), "shop")["item_id"].tolist() == ["1", "2"]
 
 
+def test_item_table_without_the_column_of_the_option(shop, capsys):
+    (shop / "interactions.csv").write_text("user,sku\nu,x/1\n")
+    message = "items.csv has no column 'sku', which --ITEM_ID_FIELD names, in its first line (id, title, image, note)"
+    refused(shop, ["--ITEM_ID_FIELD=sku"], [message], capsys, name="shop")
+
+
 def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
     folder = tmp_path / "shop"
     (folder / "images").mkdir(parents=True)

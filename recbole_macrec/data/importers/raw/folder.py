@@ -88,11 +88,7 @@ class ItemTable:
     def __init__(self, path: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> None:
         self.path, self._delimiter = path, separator_of(path, table_options)
         self._header = [name.strip() for name in header_of(path, self._delimiter)]
-        item_names = (table_options["ITEM_ID_FIELD"].lower(),) if "ITEM_ID_FIELD" in table_options else _ITEM
-        item, self._image = _position(self._header, item_names, path), _position(self._header, IMAGE_COLUMNS, path)
-        if item is None:
-            raise UserError(f"{path} has no column 'item' in its first line ({', '.join(self._header)}); expected item, any "
-                            f"text columns, and image for a path or URL.{missing_column('item', self._header)}")
+        item, self._image = _item_position(self._header, path, table_options), _position(self._header, IMAGE_COLUMNS, path)
         self._item = item
         folder = path.parent / IMAGES
         entries = sorted(folder.iterdir()) if self._image is None and folder.is_dir() else []
@@ -177,6 +173,24 @@ def _check_items(items: list[str], path: Path) -> None:
     repeated = duplicates(items)
     if repeated:
         raise UserError(f"{path} has {format_items(repeated, 'item')} more than once; keep one row per item")
+
+
+def _item_position(header: list[str], path: Path, table_options: Mapping[str, str]) -> int:
+    """Return the position of the item column: the one that ``ITEM_ID_FIELD`` names, else one with a name in ``_ITEM``.
+
+    Raises:
+        UserError: if there is no such column.
+    """
+    named = table_options.get("ITEM_ID_FIELD")
+    position = _position(header, _ITEM if named is None else (named.lower(),), path)
+    if position is not None:
+        return position
+    first_line = f"in its first line ({', '.join(header)})"
+    if named is not None:
+        raise UserError(f"{path} has no column '{named}', which --ITEM_ID_FIELD names, {first_line}; give the item column the "
+                        f"same name as in the interactions.{missing_column(named, header)}")
+    raise UserError(f"{path} has no column 'item' {first_line}; expected item, any text columns, and image for a path or URL, "
+                    f"or the name of the item column in --ITEM_ID_FIELD.{missing_column('item', header)}")
 
 
 def _position(header: list[str], names: tuple[str, ...], path: Path) -> int | None:
