@@ -324,6 +324,17 @@ def test_plain_folder(shop, capsys):
     assert run(shop, name="shop") == 1 and "other files" in capsys.readouterr().err
 
 
+def test_other_files_beside_a_plain_folder_are_ignored(shop):
+    (shop / "export.jsonl").write_text("{}\n")
+    assert run(shop, name="shop") == 0
+
+
+def test_json_lines_that_are_not_of_amazon(tmp_path, capsys):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/interactions.jsonl").write_text('{"user": "u", "item": "a"}\n')
+    refused(tmp_path / "shop", [], ["read as Amazon Reviews; write other data as interactions.csv and items.csv"], capsys)
+
+
 def test_an_import_with_other_columns_is_not_a_repetition(tmp_path, capsys):
     folder = tmp_path / "shop"
     folder.mkdir()

@@ -39,11 +39,14 @@ def find_raw(src: Path, name: str, category: str | None = None) -> RawFiles | No
         if match:
             found[match["category"], _KINDS[match["form"]]] = path
     if not found:
-        reviews_only = sorted(path.name for path in src.glob("*.jsonl*"))
-        if reviews_only:
-            raise UserError(f"SRC {src} contains {reviews_only[0]} but no metadata; put meta_{reviews_only[0]} beside it")
         interactions, items = src / "interactions.csv", src / "items.csv"
         is_plain = interactions.is_file() and items.is_file()
+        reviews_only = sorted(path.name for path in src.glob("*.jsonl*"))
+        if reviews_only and not is_plain:
+            raise UserError(
+                f"SRC {src} contains {reviews_only[0]} but no metadata; put meta_{reviews_only[0]} beside it. Files .jsonl are "
+                "read as Amazon Reviews; write other data as interactions.csv and items.csv"
+            )
         return _not_amazon(src, category, RawFiles("folder", None, interactions, items) if is_plain else None)
     chosen = _choose(src, sorted({category for category, _ in found}), name, category)
     kinds = [kind for category, kind in found if category == chosen]
