@@ -353,6 +353,16 @@ def test_item_table_without_the_column_of_the_option(shop, capsys):
     refused(shop, ["--ITEM_ID_FIELD=sku"], [message], capsys, name="shop")
 
 
+def test_item_table_with_the_item_column_of_published_files(tmp_path, capsys):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "interactions.csv").write_text("user,product_id\nu,a\nu,b\n")
+    (folder / "items.csv").write_text("product_id,title\na,One\nb,Two\n")
+    assert run(folder, name="shop") == 0
+    assert "items.csv: column product_id is read as the item; --ITEM_ID_FIELD sets another column" in capsys.readouterr().out
+    assert read_items(Path("out/shop"), "shop").columns.tolist() == ["item_id", "title"]
+
+
 def test_images_are_found_by_the_names_of_items(tmp_path, capsys):
     folder = tmp_path / "shop"
     (folder / "images").mkdir(parents=True)

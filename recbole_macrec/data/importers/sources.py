@@ -26,6 +26,7 @@ _COLUMNS = {
                                              "business_id", "book_id", "article_id", "news_id", "video_id", "track_id")),
     "timestamp": (("timestamp", "time"),),
 }
+USUAL_ITEM_NAMES, PUBLISHED_ITEM_NAMES = _COLUMNS["item"]
 _OPTIONS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "timestamp": "TIME_FIELD"}
 _SEPARATORS = ",;\t|"
 _READ_BY_DEFAULT = (*TEXT_FIELDS, *KNOWN)

@@ -16,6 +16,8 @@ from recbole_macrec.data.importers.raw.records import Record, Records
 from recbole_macrec.data.importers.raw.text import plain_text
 from recbole_macrec.data.importers.sources import (
     NO_OPTIONS,
+    PUBLISHED_ITEM_NAMES,
+    USUAL_ITEM_NAMES,
     header_of,
     missing_column,
     read_csv,
@@ -25,7 +27,7 @@ from recbole_macrec.data.importers.sources import (
 )
 from recbole_macrec.errors import UserError
 
-_ITEM = ("item", "item_id", "id")
+_ITEM = (*USUAL_ITEM_NAMES, "id")
 IMAGE_COLUMNS = ("image", "image_url", "image_path")
 
 
@@ -90,6 +92,11 @@ class ItemTable:
         self._header = [name.strip() for name in header_of(path, self._delimiter)]
         item, self._image = _item_position(self._header, path, table_options), _position(self._header, IMAGE_COLUMNS, path)
         self._item = item
+        self.notes: list[str] = []
+        if "ITEM_ID_FIELD" not in table_options and self._header[item].lower() in PUBLISHED_ITEM_NAMES:
+            self.notes.append(
+                f"{path.name}: column {self._header[item]} is read as the item; --ITEM_ID_FIELD sets another column"
+            )
         folder = path.parent / IMAGES
         entries = sorted(folder.iterdir()) if self._image is None and folder.is_dir() else []
         images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
@@ -97,7 +104,6 @@ class ItemTable:
         others = set(entries).difference(images)
         self.skipped = [entry.name for entry in entries if entry in others and not entry.name.startswith(".")]
         self._texts = [i for i in range(len(self._header)) if i not in (self._item, self._image)]
-        self.notes: list[str] = []
         names = _checked_names(usual_names([self._header[i] for i in self._texts], path, self.notes), path)
         if DEFAULT_FORMAT.item in names:
             raise UserError(f"{path} has a column {DEFAULT_FORMAT.item} in addition to the item column "
@@ -176,15 +182,18 @@ def _check_items(items: list[str], path: Path) -> None:
 
 
 def _item_position(header: list[str], path: Path, table_options: Mapping[str, str]) -> int:
-    """Return the position of the item column: the one that ``ITEM_ID_FIELD`` names, else one with a name in ``_ITEM``.
+    """Return the position of the item column: the one that ``ITEM_ID_FIELD`` names, else one with an accepted name.
+
+    The usual names have precedence over those of published files, as in tables of interactions.
 
     Raises:
         UserError: if there is no such column.
     """
     named = table_options.get("ITEM_ID_FIELD")
-    position = _position(header, _ITEM if named is None else (named.lower(),), path)
-    if position is not None:
-        return position
+    for names in (_ITEM, PUBLISHED_ITEM_NAMES) if named is None else ((named.lower(),),):
+        position = _position(header, names, path)
+        if position is not None:
+            return position
     first_line = f"in its first line ({', '.join(header)})"
     if named is not None:
         raise UserError(f"{path} has no column '{named}', which --ITEM_ID_FIELD names, {first_line}; give the item column the "
