@@ -20,6 +20,7 @@ from recbole_macrec.data.fetch.images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.fetch.prepare import locked
 from recbole_macrec.data.id_files import tokenization_name
 from recbole_macrec.data.importers.importer import ImportRequest, Summary, import_dataset
+from recbole_macrec.data.importers.raw.catalogue import count_urls
 from recbole_macrec.data.importers.sources import header_of
 from recbole_macrec.data.toy.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
@@ -242,6 +243,9 @@ def _describe(summary: Summary) -> str:
     lines += [f"{step.name}: {step.users:,} users, {step.items:,} items, {step.interactions:,} interactions"
               for step in summary.steps]
     notes = summary.notes + ([] if "text" in summary.features else _unread_texts(items.name, columns))
+    if "image" not in summary.features and (count := count_urls(summary.folder)):
+        command = f"python -m recbole_macrec.data images {summary.folder.name} --data_path={summary.folder.parent}"
+        notes.append(f"images named by a URL: {count:,}; download them with: {command}")
     return "\n".join(lines + [f"note: {note}" for note in notes])
 
 

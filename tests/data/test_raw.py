@@ -456,6 +456,14 @@ def test_note_about_texts_that_a_run_does_not_read(shop, capsys):
     assert main([*encode, "--text_fields=['name', 'category']"]) == 0 and main([*encode, "--text_fields=name,category"]) == 0
 
 
+def test_note_about_images_to_download(shop, capsys):
+    assert run(shop, name="shop") == 0
+    command = "python -m recbole_macrec.data images shop --data_path=out"
+    assert f"note: images named by a URL: 1; download them with: {command}\n" in capsys.readouterr().out
+    (shop / "items.csv").write_text("item,title,image\nx/1,One,photos/a.png\nx/2,Two,\nx/3,Three,\n")
+    assert run(shop, name="local") == 0 and "download" not in capsys.readouterr().out
+
+
 def test_plain_folder_filtered(shop):
     assert run(shop, "--core=1", "--require_image=True", name="shop") == 0
     assert histories(Path("out/shop")) == {"u": ["x/2", "x/1"], "v": ["x/1"], "w": ["x/3"]}

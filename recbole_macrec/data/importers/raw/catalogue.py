@@ -88,6 +88,15 @@ def write_urls(path: Path, urls_of: Iterable[tuple[str, list[str]]]) -> None:
         file.write("{}\n" if start == "{\n" else "\n}\n")
 
 
+def count_urls(folder: Path) -> int:
+    """Return the number of items of the dataset ``folder`` whose image has to be downloaded, see :func:`write_urls`."""
+    path = folder / URLS
+    if not path.is_file():
+        return 0
+    with path.open(encoding="utf-8") as file:
+        return sum(line.startswith('"') for line in file)  # line by line, as the file can be large
+
+
 def is_url(image: str) -> bool:
     """Return whether an image has to be downloaded."""
     return image.lower().startswith(("http://", "https://"))
