@@ -150,7 +150,7 @@ def known_options(models: tuple[str, ...], dataset: str) -> frozenset[str]:
     """Every option that one of ``models`` on ``dataset`` can have."""
     known = {"model", "dataset", *general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments}
     for model in models:
-        known |= set((options_of(model) or AnyModelOptions).model_fields)
+        known |= model_options(model)
     recbole = recbole_folder()
     names = {"overall", "sample", dataset, *models}
     for path in [*recbole.glob("properties/**/*.yaml"), *property_file().glob("**/*.yaml")]:
@@ -161,6 +161,11 @@ def known_options(models: tuple[str, ...], dataset: str) -> frozenset[str]:
         if "recommender" not in path.parent.name or path.name in files:
             known |= set(_READ_FROM_CONFIG.findall(path.read_text(encoding="utf-8")))
     return frozenset(known)
+
+
+def model_options(model: str) -> set[str]:
+    """The options that the schema of ``model`` declares."""
+    return set((options_of(model) or AnyModelOptions).model_fields)
 
 
 def check_options(
@@ -175,9 +180,12 @@ def check_options(
     known = known_options(models, dataset).union(own)
     for name in names:
         if name not in known:
+            having = [model for model in model_names() if name in model_options(model)]
+            hint = f"{nearest(name, known)} It is not an option"
+            if having:
+                hint = f" It is an option of {', '.join(having)}, but not"
             raise UserError(
-                f"Unknown option '{name}' in {where}.{nearest(name, known)} It is not an option of RecBole, of "
-                f"{', '.join(models)} or of the dataset {dataset}."
+                f"Unknown option '{name}' in {where}.{hint} of RecBole, of {', '.join(models)} or of the dataset {dataset}."
             )
 
 

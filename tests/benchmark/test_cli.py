@@ -129,6 +129,7 @@ def test_config_files_name_model_and_dataset(tiny, tmp_path, capsys):
         (["--model=MACRec", "--valid_metric=foo"], "valid_metric is 'foo', which is not computed"),
         (["--lamda_con=0.1"], "Unknown option 'lamda_con' in the command line. Did you mean 'lambda_con'?"),
         (["--model=SASRec", "--hiden_size=3"], "Did you mean 'hidden_size'?"),
+        (["--model=VBPR", "--use_ids=False"], "It is an option of MISSRec, but not of RecBole, of VBPR or of the dataset"),
         (["--model=macrec"], "Unknown model 'macrec'. Did you mean 'MACRec'?"),
         (["--model=MACRec,SASRek"], "Unknown model 'SASRek'. Did you mean 'SASRec'?"),
         (["--model="], "names no model"),
