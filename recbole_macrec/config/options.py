@@ -192,9 +192,10 @@ def check_options(
 def warn_of_misspelt_options(names: Iterable[str], model: str, dataset: str) -> None:
     """Log a warning for each of ``names`` that differs from an option of ``model`` on ``dataset`` by a few letters.
 
-    Unlike :func:`check_options` it accepts all other names, as RecBole does in Python: a user's own code may read them.
+    Unlike :func:`check_options` it accepts all other names, as RecBole does in Python: a user's own code may read them. Options
+    of other models are accepted as well, as the settings of a comparison are for all its models.
     """
     known = known_options((model,), dataset)
-    for name in sorted(set(names) - known):
+    for name in sorted(set(names).difference(known, *map(model_options, model_names()))):
         if hint := nearest(name, known, similarity=0.85):
             logger.warning(f"{model} has no option '{name}', and ignores it.{hint}")

@@ -138,6 +138,12 @@ def test_misspelt_options_in_python_are_reported(tiny_dataset, caplog):
         "MACRec has no option 'num_beam', and ignores it. Did you mean 'num_beams'?"]
 
 
+def test_options_of_other_models_are_not_reported_as_misspelt(tiny_dataset, caplog):
+    options = {"data_path": str(tiny_dataset.parent), "encoder_layers": 2}  # SASRecPerUser has decoder_layers
+    Config("SASRecPerUser", tiny_dataset.name, config_dict=options)
+    assert caplog.records == []
+
+
 def test_numbers_given_as_strings_are_converted(tiny_dataset):
     Path("my.yaml").write_text("learning_rate: '1e-3'\nlambda_con: '0.5'\n")
     config = Config("MACRec", "tiny", config_file_list=["my.yaml"], config_dict={"data_path": str(tiny_dataset)})
