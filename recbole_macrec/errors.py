@@ -13,6 +13,11 @@ def one_line(error: BaseException, length: int | None = None) -> str:
 
 
 def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
-    """Return ``" Did you mean 'x'?"`` with the known name nearest to ``name``; an empty string if none has the similarity."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=similarity)
+    """Return ``" Did you mean 'x'?"`` with the known name nearest to ``name``; an empty string if none has the similarity.
+
+    A name that differs only in case is the nearest; for ``difflib`` it differs as much as one with other letters.
+    """
+    known = list(known)
+    same = [other for other in known if other.lower() == name.lower()]
+    match = same or difflib.get_close_matches(name, known, n=1, cutoff=similarity)
     return f" Did you mean '{match[0]}'?" if match else ""

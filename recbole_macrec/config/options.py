@@ -44,9 +44,7 @@ def check_model(name: str) -> None:
     """Raise a UserError unless ``name`` is a model."""
     known = known_models()
     if name not in known:
-        same = [model for model in known if model.lower() == name.lower()]
-        hint = f" Did you mean '{same[0]}'?" if same else nearest(name, known)
-        raise UserError(f"Unknown model '{name}'.{hint} Known models: {', '.join(known)}.")
+        raise UserError(f"Unknown model '{name}'.{nearest(name, known)} Known models: {', '.join(known)}.")
 
 
 def parse_value(text: str) -> Any:

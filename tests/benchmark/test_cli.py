@@ -141,6 +141,7 @@ def test_config_files_name_model_and_dataset(tiny, tmp_path, capsys):
         (["--model=Pop,SASRec", "--result_file=r.json"], "use --output"),
         (["--model=TIGER", "--output=trie"], "set the option in a YAML file with the line 'output: trie'"),
         (["--dataset=arts-toi"], "Did you mean 'arts-toy'?"),
+        (["--dataset=ARTS-TOY"], "Did you mean 'arts-toy'?"),
         (["--dataset=Elsewhere", "--data_path=nowhere"], "recbole_macrec.data import SRC --dataset=Elsewhere"),
         (["--model=Pop", "--metrics=['Foo']", "--valid_metric=Foo@10"], "There is no metric named 'Foo'"),
     ],
