@@ -17,6 +17,7 @@ from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.fuse.command import best_candidates, fuse, overlap, score_candidates
 from recbole_macrec.benchmark.fuse.members import Member
 from recbole_macrec.benchmark.fuse.score_file import ScoreFile
+from recbole_macrec.benchmark.report.provenance import command
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.weighted import choose_weights, distinct, fused_scores, target_ranks
@@ -191,6 +192,18 @@ def test_repeated_comparison_keeps_the_fused_row(comparison):
     before = fused_run(comparison).result
     assert main(["fuse", str(comparison), f"--models={','.join(MODELS)}", "--top=12"]) == 0
     assert fused_run(comparison).result == before
+
+
+def test_pairs_with_the_fused_row(comparison, tmp_path, capsys):
+    folder = Path(shutil.copytree(comparison, tmp_path / "compared"))
+    spec = open_comparison(folder).runs[0].spec
+    words = [f"--datasets={TINY}", f"--output={folder}", *(f"--{name}={value}" for name, value in spec.settings.items())]
+    assert main(["compare", f"--models={','.join(MODELS)}", f"--pairs={NAME}:TIGER", *words]) == 0
+    table = json.loads((folder / "table.json").read_text())["tables"][0]
+    assert {(test["first"], test["second"]) for test in table["tests"]} == {(NAME, "TIGER")}
+    assert "--pairs" not in command(open_comparison(folder))
+    assert main(["compare", "--models=TIGER,SASRec", f"--pairs={NAME}:TIGER", *words]) == 1
+    assert f"--pairs names {NAME}, which is not compared" in capsys.readouterr().err
 
 
 def test_a_fusion_of_runs_that_were_trained_again_is_left_out_and_replaced(comparison, tmp_path):

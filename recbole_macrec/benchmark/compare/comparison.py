@@ -28,7 +28,7 @@ from recbole_macrec.benchmark.cluster import RayCluster
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, parse_seeds
 from recbole_macrec.benchmark.compare.pool import run_all
 from recbole_macrec.benchmark.compare.run_model import Request
-from recbole_macrec.benchmark.compare.runs import Comparison
+from recbole_macrec.benchmark.compare.runs import Comparison, fusions_in
 from recbole_macrec.benchmark.compare.statistics import RowMetrics, compare_pairs
 from recbole_macrec.benchmark.compare.table import Table, build_table, largest_k
 from recbole_macrec.benchmark.compare.table_formats import print_table, write_tables
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
             parse_seeds(args.seeds, request),
             matrix_settings(request, request.value("data_path") or DATA_PATH),
             parse_pairs(args.pairs),
+            fusions_in(args.output),
         )
         matrix.check(vars(args), request.config_files)
     return compare(matrix, args.output, args.jobs, args.minutes, args.ray, tries=args.tune)

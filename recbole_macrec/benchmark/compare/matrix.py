@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.benchmark.compare.run_files import read_json, write_json
+from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request, check_values, prepare
 from recbole_macrec.benchmark.compare.runs import (
     COMPARE,
@@ -12,6 +12,8 @@ from recbole_macrec.benchmark.compare.runs import (
     Comparison,
     RunSpec,
     file_name,
+    fusions_in,
+    fusions_of,
     open_comparison,
     run_folder,
     write_run_spec,
@@ -41,6 +43,7 @@ class Matrix:
     Attributes:
         settings: of all runs; those of a variant take precedence.
         pairs: (label, label) to test; if empty, the best label is tested against each other label.
+        fusions: name -> labels of the fusions that ``pairs`` may name.
     """
 
     variants: Sequence[Variant]
@@ -48,6 +51,7 @@ class Matrix:
     seeds: Sequence[int]
     settings: dict[str, Any]
     pairs: Sequence[tuple[str, str]] = ()
+    fusions: dict[str, list[str]] = field(default_factory=dict)
 
     def check(self, own: Iterable[str] = (), config_files: Iterable[str] = ()) -> None:
         """Check models, datasets and options before anything runs.
@@ -85,10 +89,11 @@ class Matrix:
             for variant in self.variants:
                 check_options(variant.settings, [variant.model], dataset, f"the variant {variant.label}")
                 check_values(variant.model, Request(dataset, (), {**self.settings, **variant.settings}))
+        rows = [*labels, *fusions_of(self.fusions, labels)]
         for pair in self.pairs:
             for label in pair:
-                if label not in labels:
-                    raise UserError(f"--pairs names {label}, which is not compared.{nearest(label, labels)}")
+                if label not in rows:
+                    raise UserError(f"--pairs names {label}, which is not compared.{nearest(label, rows)}")
 
     def prepare(self) -> None:
         """Download datasets with a ``source``, with the files that any variant needs."""
@@ -120,7 +125,7 @@ class Matrix:
             "datasets": list(self.datasets),
             "seeds": list(self.seeds),
             "pairs": [list(pair) for pair in self.pairs],
-            "fusions": read_json(folder / COMPARE).get("fusions", {}) if (folder / COMPARE).is_file() else {},
+            "fusions": fusions_in(folder),
         }
         write_json(content, folder / COMPARE)
         return open_comparison(folder)

@@ -29,7 +29,7 @@ Characters of a label that do not belong in a file name become ``-``; run_spec.j
 """
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -261,7 +261,7 @@ def open_comparison(folder: str | Path, data_path: str | None = None) -> Compari
     spec = read_record(folder / COMPARE, ("format", "labels", "datasets", "seeds", "pairs"))
     if spec["format"] != FORMAT:
         raise UserError(f"{folder / COMPARE} has format {spec['format']}, expected {FORMAT}; run the comparison again.")
-    fusions = [name for name, models in spec.get("fusions", {}).items() if set(models) <= set(spec["labels"])]
+    fusions = fusions_of(spec.get("fusions", {}), spec["labels"])
     labels, pairs = [*spec["labels"], *fusions], [tuple(pair) for pair in spec["pairs"]]
     runs = []
     for dataset, label, seed in product(spec["datasets"], labels, spec["seeds"]):
@@ -272,6 +272,22 @@ def open_comparison(folder: str | Path, data_path: str | None = None) -> Compari
                 continue
         runs.append(run)
     return Comparison(folder, labels, spec["datasets"], spec["seeds"], pairs, runs, fusions, data_path)
+
+
+def fusions_in(folder: str | Path) -> dict[str, list[str]]:
+    """The fusions that the command ``fuse`` added to the comparison in ``folder``, name -> models; empty without one."""
+    path = Path(folder) / COMPARE
+    return read_json(path).get("fusions", {}) if path.is_file() else {}
+
+
+def fusion_name(labels: Iterable[str]) -> str:
+    """The label of the fusion of ``labels``."""
+    return " + ".join(labels)
+
+
+def fusions_of(fusions: dict[str, list[str]], labels: Iterable[str]) -> list[str]:
+    """The names of those ``fusions`` whose models are all among ``labels``."""
+    return [name for name, models in fusions.items() if set(models) <= set(labels)]
 
 
 def add_fusion(folder: Path, name: str, models: list[str]) -> None:

@@ -34,6 +34,7 @@ from recbole_macrec.benchmark.compare.runs import (
     Run,
     RunSpec,
     add_fusion,
+    fusion_name,
     open_comparison,
     run_folder,
 )
@@ -98,7 +99,7 @@ def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP, data_path: s
             raise UserError(f"--models names {label}, which is no label of {folder}.{nearest(label, comparison.labels)}")
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
         raise UserError(f"--models is {','.join(labels)}; expected at least two different labels.")
-    name = " + ".join(labels)
+    name = fusion_name(labels)
     fused = []
     for dataset in comparison.datasets:
         for seed in comparison.seeds:

@@ -93,8 +93,8 @@ def command(comparison: Comparison) -> str:
     seeds = comparison.seeds
     arguments = [f"--models={','.join(comparison.trained_labels)}", f"--datasets={','.join(comparison.datasets)}"]
     arguments += [f"--seeds={','.join(map(str, seeds))}"] if len(seeds) > 1 else ["--seeds=1", f"--seed={seeds[0]}"]
-    if comparison.pairs:
-        arguments.append(f"--pairs={','.join(':'.join(pair) for pair in comparison.pairs)}")
+    if pairs := [pair for pair in comparison.pairs if set(pair) <= set(comparison.trained_labels)]:
+        arguments.append(f"--pairs={','.join(':'.join(pair) for pair in pairs)}")
     first_line, values = settings_with_output_file(json.loads(settings.pop()))
     arguments += [f"--{key}={format_value(value)}" for key, value in values.items()]
     line = " ".join(["python -m recbole_macrec.benchmark compare", *map(shlex.quote, arguments), "--output=DIR"])

@@ -19,7 +19,7 @@ from recbole_macrec.benchmark.compare.comparison import add_matrix_options, comp
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, parse_seeds
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request
-from recbole_macrec.benchmark.compare.runs import COMPARE, STUDY, Comparison, open_comparison
+from recbole_macrec.benchmark.compare.runs import COMPARE, STUDY, Comparison, fusion_name, fusions_in, open_comparison
 from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.benchmark.machine import git_commit, hardware
 from recbole_macrec.benchmark.study.definition import StudyDefinition
@@ -69,7 +69,7 @@ def _run(study: StudyDefinition, dataset: str, request: Request, args: argparse.
         request: config files and settings of the command.
     """
     given = matrix_settings(request, request.value("data_path") or DATA_PATH)
-    matrix = _matrix(study, dataset, study.settings | given, request, args)
+    matrix = _matrix(study, dataset, study.settings | given, request, args, output)
     for sentence in without_effect(matrix.variants, given):
         print(sentence)
     status = compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
@@ -87,7 +87,12 @@ def _run(study: StudyDefinition, dataset: str, request: Request, args: argparse.
 
 
 def _matrix(
-    study: StudyDefinition, dataset: str, settings: dict[str, Any], request: Request, args: argparse.Namespace
+    study: StudyDefinition,
+    dataset: str,
+    settings: dict[str, Any],
+    request: Request,
+    args: argparse.Namespace,
+    output: Path,
 ) -> Matrix:
     """The runs of the study on a dataset; they depend on it, as default values differ between datasets.
 
@@ -99,7 +104,8 @@ def _matrix(
     # by default, compare the full model with each variant
     full_with_each = [] if models else [(variants[0].label, other.label) for other in variants[1:]]
     pairs = [] if args.models else full_with_each if study.pairs is None else study.pairs
-    matrix = Matrix(variants, [dataset], parse_seeds(args.seeds, request), settings, pairs)
+    fusions = fusions_in(output) | {fusion_name(labels): labels for labels in study.fusions}
+    matrix = Matrix(variants, [dataset], parse_seeds(args.seeds, request), settings, pairs, fusions)
     matrix.check(vars(args), request.config_files)
     check_rankings(study, variants, dataset, settings)
     return matrix
