@@ -70,9 +70,11 @@ def test_same_command_resumes_and_equals_an_uninterrupted_run(model, data_path, 
     assert "Resuming" not in capsys.readouterr().out and result() == whole
 
 
-@pytest.mark.parametrize("change", ["settings", "data", "fresh", "features"])
-def test_other_commands_do_not_resume(change, data_path, monkeypatch, capsys):  # noqa: F811
-    model = "TIGER" if change == "features" else "GRU4Rec"
+@pytest.mark.parametrize(
+    "model, change",
+    [*(("GRU4Rec", change) for change in ("settings", "data", "fresh")), ("TIGER", "features"), ("VBPR", "features")],
+)
+def test_other_commands_do_not_resume(model, change, data_path, monkeypatch, capsys):  # noqa: F811
     words = argv(model, data_path)
     interrupted(monkeypatch, words)
     capsys.readouterr()
@@ -89,7 +91,8 @@ def test_other_commands_do_not_resume(change, data_path, monkeypatch, capsys):  
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "Resuming" not in printed and result()["epochs"] == EPOCHS
-    assert ("semantic IDs have changed" in printed) == (change == "features")
+    changed = "semantic IDs" if model == "TIGER" else "item features"
+    assert (f"The {changed} have changed" in printed) == (change == "features")
     left = list(Path("saved", "unfinished").glob("*"))
     assert len(left) == (change in ("settings", "data"))
     if left:  # the first one is still there

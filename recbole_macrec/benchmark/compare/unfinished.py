@@ -46,14 +46,15 @@ class SingleRun(Run):
     def checkpoint_of(self, trainer) -> Path | None:
         """The checkpoint to resume from, which is printed; None if the run starts from the beginning.
 
-        A model whose semantic IDs have changed, because its features have, starts from the beginning.
+        A model whose semantic IDs or item features have changed starts from the beginning.
         """
         checkpoint = self.last_checkpoint()
         if checkpoint and isinstance(trainer, GenerativeTrainer):
             saved = load_checkpoint(checkpoint)["other_parameter"]
             if saved != plain(trainer.model.other_parameter()):
                 checkpoint = None
-                print("The semantic IDs have changed since this command was interrupted: it starts from the beginning.")
+                changed = "semantic IDs" if "semantic_ids" in saved else "item features"
+                print(f"The {changed} have changed since this command was interrupted: it starts from the beginning.")
         if checkpoint:
             print(f"Resuming the unfinished run of this command from {checkpoint} (epochs completed: {len(self.curve)}); "
                   "--fresh starts from the beginning.")
