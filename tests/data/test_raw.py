@@ -456,6 +456,12 @@ def test_note_about_texts_that_a_run_does_not_read(shop, capsys):
     assert main([*encode, "--text_fields=['name', 'category']"]) == 0 and main([*encode, "--text_fields=name,category"]) == 0
 
 
+def test_note_about_a_column_without_a_name(shop, capsys):
+    (shop / "interactions.csv").write_text(",user,item,rating\n0,u,x/1,5\n1,u,x/2,4\n")
+    assert run(shop, name="shop") == 0
+    assert "interactions.csv: columns that are not imported: one without a name, rating\n" in capsys.readouterr().out
+
+
 def test_note_about_images_to_download(shop, capsys):
     assert run(shop, name="shop") == 0
     command = "python -m recbole_macrec.data images shop --data_path=out"

@@ -203,7 +203,8 @@ def _position(header: list[str], name: str, path: Path, table_options: Mapping[s
 
 def dropped_columns(path: Path, names: Sequence[str]) -> list[str]:
     """Return a note that the columns ``names`` of interactions are not imported, [] without any."""
-    return [f"{path.name}: columns that are not imported: {', '.join(names)}"] if names else []
+    shown = ", ".join(name or "one without a name" for name in names)  # pandas writes its index as such a column
+    return [f"{path.name}: columns that are not imported: {shown}"] if names else []
 
 
 def usual_names(names: Sequence[str], path: Path, notes: list[str]) -> list[str]:
