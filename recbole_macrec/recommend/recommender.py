@@ -232,7 +232,7 @@ class FusedRecommender(ItemRecommender):
         top: candidates of each model.
 
     Raises:
-        UserError: fewer than two recommenders, other items, or invalid weights.
+        UserError: fewer than two recommenders, one that is no single model, other items, or invalid weights.
     """
 
     def __init__(self, recommenders: Sequence[Recommender], weights: Sequence[float], top: int = TOP):
@@ -241,7 +241,16 @@ class FusedRecommender(ItemRecommender):
                 f"{len(recommenders)} recommenders and {len(weights)} weights; give at least two recommenders and a weight "
                 "for each."
             )
-        if not np.isfinite(weights).all() or min(weights) < 0 or max(weights) == 0:
+        if others := [each for each in recommenders if not isinstance(each, Recommender)]:
+            raise UserError(
+                f"recommenders contains a {type(others[0]).__name__}; give a Recommender for each model, such as "
+                "Recommender.load(FILE), and for a fusion those of its models."
+            )
+        try:
+            values = np.asarray(weights, dtype=np.float64)
+        except (TypeError, ValueError):
+            values = np.array([np.nan])
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() == 0:
             raise UserError(
                 f"weights is {list(weights)}; expected numbers that are not negative, at least one of them above 0."
             )

@@ -122,7 +122,12 @@ def test_items_added_to_the_models_of_a_fusion(data_path):  # noqa: F811
     assert frame.equals(Recommender.fuse(models, [0.5, 0.5], top=2 * ITEMS).recommend([["i4", "y"]], k=2 * ITEMS))
 
 
-@pytest.mark.parametrize("weights", [[1], [0, 0], [-1, 2], [float("nan"), 1]])
+@pytest.mark.parametrize("weights", [[1], [0, 0], [-1, 2], [float("nan"), 1], ["a", "b"]])
 def test_invalid_weights_are_user_errors(pair, weights):
     with pytest.raises(UserError, match="weights"):
         Recommender.fuse(pair, weights)
+
+
+def test_only_single_models_are_fused(pair):
+    with pytest.raises(UserError, match="recommenders contains a FusedRecommender; .* those of its models"):
+        Recommender.fuse([pair[0], Recommender.fuse(pair, [1, 1])], [1, 1])
