@@ -70,6 +70,13 @@ def test_published_command_runs_on_other_devices_and_with_the_model_option_outpu
     assert settings == {"data_path": "data", "seed": 1, "epochs": 2}
 
 
+def test_published_command_has_no_options_of_other_models(tmp_path):
+    run = write_run_spec(tmp_path / "run", RunSpec("VBPR", "VBPR", TINY, 1, {"d_model": 8, "embedding_size": 4, "epochs": 2}))
+    write_json({"test_result": {}, "hardware": {}}, run.folder / "result.json")
+    record = published_record(run)
+    assert record["settings"] == {"embedding_size": 4, "epochs": 2} and "d_model" not in record["command"]
+
+
 def test_the_published_command_of_a_study_runs():
     options = {"models": "TIGER,TIGER (image)", "seeds": "2", "tune": 3, "topk": [5, 10], "encoders": "1"}
     record = published_study({"name": "own", "file": "my studies/own.yaml", "dataset": TINY, "options": options})

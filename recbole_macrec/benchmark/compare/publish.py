@@ -28,7 +28,7 @@ from recbole_macrec.benchmark.compare.runs import (
     open_comparison,
 )
 from recbole_macrec.benchmark.compare.table import Table, test_notes
-from recbole_macrec.config.options import format_value
+from recbole_macrec.config.options import format_value, known_options
 from recbole_macrec.utils.arguments import CommandParser
 
 TRIES = "tries"  # folder of the tries of tunings
@@ -112,7 +112,8 @@ def published_tries(runs: list[Run]) -> dict:
 
 
 def published_record(run: Run) -> dict:
-    """The published record of a finished run. ``settings`` are those of the command line, without paths and devices.
+    """The published record of a finished run. ``settings`` are those of the command line that the model has, without paths and
+    devices: a comparison gives all models the options of each, and the command of one model refuses the others.
 
     The record of a fusion has ``fusion``, with the weights of its models; DIR in its command is the folder of the comparison.
     """
@@ -127,6 +128,8 @@ def published_record(run: Run) -> dict:
             "fusion": {name: value for name, value in fusion.items() if name != "checkpoints"},
         }
         return record | {"settings": settings, "machine": run.result["hardware"], "curve": []}
+    known = known_options((run.spec.model,), run.spec.dataset)
+    settings = {name: value for name, value in settings.items() if name in known}
     spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed}
     command = _command("python run_recbole_macrec.py", spec, settings)
     record = {"label": run.spec.label, "command": command, **{name: run.result.get(name) for name in FIELDS}}
