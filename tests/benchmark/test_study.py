@@ -290,7 +290,7 @@ def test_selected_variants_of_several_models(tmp_path):
     ("kind: variants\nmodel: TIGER", "expected 'models', 'model' with 'variants' or 'sweeps'"),
     ("kind: variants\nvariants: {}", "expected 'models', 'model' with 'variants' or 'sweeps'"),
     ("kind: groups\nmodels: [Pop]\nby: count\nbounds: [0]", "by is 'count'; expected target_count or history_length"),
-    ("kind: sweeps\nmodel: BPR\nsweeps: {seed: [1, 2]}", "own.yaml: the file sets seed, which --seeds names here"),
+    ("kind: sweeps\nmodel: BPR\nsweeps: {seed: [1, 2]}", "own.yaml sets seed, which --seeds names here"),
     ("kind: variants\nmodells: [Pop]", "Unknown option 'modells'. Did you mean 'models'"),
     ("kind: published\nmodels: [Pop]\npublished: {a: {Pop: {hit@10: x}}}", "expected figures by dataset, row and metric"),
 ])  # fmt: skip

@@ -62,11 +62,8 @@ class StudyDefinition(Options):
     rows: dict[Text, dict[Text, Text]] = {}
 
     @model_validator(mode="after")
-    def _check_together(self) -> "StudyDefinition":
+    def _check_required(self) -> "StudyDefinition":
         for key in REQUIRED.get(self.kind, ()):
             if key not in self.model_fields_set or getattr(self, key) in ([], {}):
                 raise UserError(f"'{key}' is missing, which a study of kind {self.kind} needs.")
-        own_models = self.variants and all("model" in variant for variant in self.variants.values())
-        if not (self.models or own_models or (self.model and (self.variants or self.sweeps))):
-            raise UserError("expected 'models', 'model' with 'variants' or 'sweeps', or 'variants' that each have a 'model'.")
         return self

@@ -170,27 +170,36 @@ def read_study(name: str) -> StudyDefinition:
     path = Path(name) if name.endswith((".yaml", ".yml")) else property_file("study", f"{name}.yaml")
     if not path.is_file():
         raise UserError(f"Unknown study '{name}'.{nearest(name, study_names())} Available studies: {', '.join(study_names())}.")
+    content = read_user_yaml(path, "Study")
     try:
-        study = StudyDefinition(**{"title": path.stem} | read_user_yaml(path, "Study"))
-        _check_names(study)
+        study = StudyDefinition(**{"title": path.stem} | content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    for settings in (study.settings, study.sweeps, *study.variants.values()):
-        refuse_trust(settings, path)
+    _check_settings(study, path)
+    _check_rows(study, path)
     return study
 
 
-def _check_names(study: StudyDefinition) -> None:
-    """Raise a UserError for an unknown row of a fusion, and for options that the command sets."""
+def _check_settings(study: StudyDefinition, path: Path) -> None:
+    """Raise a UserError if the file sets an option that it must not set."""
+    for settings in (study.settings, study.sweeps, *study.variants.values()):
+        refuse_trust(settings, path)
+        for option in ("seed", "dataset"):
+            if option in settings:
+                raise UserError(f"{path} sets {option}, which --{option}s names here; leave it out of the file.")
+
+
+def _check_rows(study: StudyDefinition, path: Path) -> None:
+    """Raise a UserError for a study without rows, and for an unknown row of a fusion."""
+    own_models = study.variants and all("model" in variant for variant in study.variants.values())
+    if not (study.models or own_models or (study.model and (study.variants or study.sweeps))):
+        raise UserError(f"{path}: expected 'models', 'model' with 'variants' or 'sweeps', or 'variants' that each have a "
+                        "'model'.")
     rows = [*study.variants, *study.models]
     for labels in study.fusions:
         if unknown := _neither_row_nor_model(labels, rows):  # --models can add rows of models
-            raise UserError(f"fusions names {unknown!r}, which is neither a row of the study nor a model."
+            raise UserError(f"{path}: fusions names {unknown!r}, which is neither a row of the study nor a model."
                             f"{nearest(unknown, [*rows, *known_models()])}")
-    for settings in (study.settings, study.sweeps, *study.variants.values()):
-        for option in ("seed", "dataset"):
-            if option in settings:
-                raise UserError(f"the file sets {option}, which --{option}s names here; leave it out of the file.")
 
 
 def _neither_row_nor_model(names: Iterable[str], rows: Collection[str]) -> str | None:
