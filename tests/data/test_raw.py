@@ -138,7 +138,7 @@ def test_a_repeated_import_does_nothing(raw, capsys):
     assert run(raw) == 0
     again = capsys.readouterr().out
     assert contents(folder) == before and {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
-    assert again.startswith(first) and "nothing to do" in again
+    assert set(first.splitlines()) < set(again.splitlines()) and "nothing to do" in again
     for words in (["--core=4"], ["--require_image=False"]):
         assert run(raw, *words) == 1 and "other options" in capsys.readouterr().err
     assert run(raw, "--overwrite") == 0 and contents(folder) == before
