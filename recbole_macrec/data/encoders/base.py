@@ -15,8 +15,8 @@ NAMED = 20  # maximum number of items or reasons in a message
 REMEDIES = {
     "text": "fill the columns that text_fields names in the .item file, set missing_texts: mean, or leave the modality out of "
     "modalities",
-    "image": "put the files there, correct the column that image_field names in the .item file, set missing_images: mean, or "
-    "leave the modality out of modalities",
+    "image": "put the files there (python -m recbole_macrec.data images downloads those imported with URLs), correct the "
+    "column that image_field names in the .item file, set missing_images: mean, or leave the modality out of modalities",
 }
 
 
