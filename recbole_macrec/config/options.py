@@ -179,12 +179,10 @@ def check_options(
     for name in names:
         if name not in known:
             having = [model for model in model_names() if name in model_options(model)]
-            hint = f"{nearest(name, known)} It is not an option"
-            if having:
-                hint = f" It is an option of {', '.join(having)}, but not"
-            raise UserError(
-                f"Unknown option '{name}' in {where}.{hint} of RecBole, of {', '.join(models)} or of the dataset {dataset}."
-            )
+            hint = "" if having else nearest(name, known)
+            start = f"It is an option of {', '.join(having)}, but not" if having else "It is not an option"
+            raise UserError(f"Unknown option '{name}' in {where}.{hint} {start} of RecBole, of {', '.join(models)} or of the "
+                            f"dataset {dataset}.")
 
 
 def warn_of_misspelt_options(names: Iterable[str], model: str, dataset: str) -> None:

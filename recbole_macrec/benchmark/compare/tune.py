@@ -102,7 +102,7 @@ def write_tries(matrix: Matrix, folder: Path, tries: int) -> dict[tuple[str, str
             default = check_values(variant.model, Request(dataset, (), fixed))
             drawn_tries = draw_tries(variant.model, fixed, tries, matrix.seeds[0], default)
             drawn_settings = [{**fixed, **drawn} for drawn in drawn_tries]
-            for settings in drawn_settings:
+            for settings in drawn_settings[1:]:
                 check_values(variant.model, Request(dataset, (), settings))
             runs_of[dataset, variant.label] = [
                 write_run_spec(

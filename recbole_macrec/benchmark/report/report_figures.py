@@ -13,7 +13,7 @@ from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.compare.table import Table, largest_k
 from recbole_macrec.benchmark.figures import Drawing, Figure, Intervals
-from recbole_macrec.benchmark.study.kinds import group_of, grouped_rows, means_and_deviations, over_seeds, range_text
+from recbole_macrec.benchmark.study.kinds import group_of, grouped_rows, means_and_deviations, over_seeds, range_texts
 from recbole_macrec.benchmark.study.study import read_study
 
 GROUPS = ("cold_items", "history_length")  # studies whose groups every report shows
@@ -102,8 +102,8 @@ def groups(comparison: Comparison, dataset: str) -> list[CaptionedFigure]:
         keys, numbers = first.keys(), group_of(first, study.by, study.bounds)  # [R]
         inside = [numbers == number for number in range(len(study.bounds))]
         nonempty = [number for number, of_group in enumerate(inside) if of_group.any()]
-        ends = [*study.bounds[1:], None]
-        ticks = [f"{range_text(study.bounds[i], ends[i])}\n{inside[i].sum():,}" for i in nonempty]
+        ranges = range_texts(study.bounds)
+        ticks = [f"{ranges[i]}\n{inside[i].sum():,}" for i in nonempty]
         x = (
             "training interactions of the target item"
             if study.by == "target_count"

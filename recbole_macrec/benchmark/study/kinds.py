@@ -5,6 +5,7 @@ Shapes: R test rows.
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -253,14 +254,13 @@ def rankings(comparison: Comparison, study: StudyDefinition) -> Study:
 def groups(comparison: Comparison, study: StudyDefinition) -> Study:
     """Return the metrics of each group of test rows, by training count of the target or length of the history."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
-    bounds = study.bounds
-    ticks = [range_text(low, high) for low, high in zip(bounds, [*bounds[1:], None])]
+    ticks = range_texts(study.bounds)
     result = Study(["", study.by, "users", *_with_deviations(metrics)])
     series: dict[str, dict[str, list]] = {metric: {} for metric in metrics}
     for label in comparison.labels:
         runs = [grouped_rows(run, study.by) for run in comparison.of(dataset, label)]
         for number, tick in enumerate(ticks):
-            inside = [group_of(ranks, study.by, bounds) == number for ranks in runs]
+            inside = [group_of(ranks, study.by, study.bounds) == number for ranks in runs]
             users = len(np.unique(runs[0].users[inside[0][runs[0].rows]])) if inside else 0
             pairs = [
                 over_seeds([float(row_values(r.ranks, r.rows, metric)[i].mean()) for r, i in zip(runs, inside) if i.any()])
@@ -295,11 +295,10 @@ def group_of(ranks: Ranks, by: str, bounds: Sequence[int]) -> np.ndarray:
     return np.searchsorted(bounds, values, side="right") - 1
 
 
-def range_text(low: int, high: int | None) -> str:
-    """Return the range from ``low`` up to, but not including, ``high``, as text."""
-    if high is None:
-        return f"{low}+"
-    return str(low) if high == low + 1 else f"{low}-{high - 1}"
+def range_texts(bounds: Sequence[int]) -> list[str]:
+    """Return the range of each group as text, from its lower bound up to, but not including, that of the next."""
+    ranges = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(bounds)]
+    return [*ranges, f"{bounds[-1]}+"]
 
 
 FINISHED_KINDS: dict[str, Callable[[Comparison, StudyDefinition], Study]] = {

@@ -90,13 +90,12 @@ class ItemTable:
     def __init__(self, path: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> None:
         self.path, self._delimiter = path, separator_of(path, table_options)
         self._header = [name.strip() for name in header_of(path, self._delimiter)]
-        item, self._image = _item_position(self._header, path, table_options), _position(self._header, IMAGE_COLUMNS, path)
-        self._item = item
+        self._item = _item_position(self._header, path, table_options)
+        self._image = _position(self._header, IMAGE_COLUMNS, path)
         self.notes: list[str] = []
-        if "ITEM_ID_FIELD" not in table_options and self._header[item].lower() in PUBLISHED_ITEM_NAMES:
-            self.notes.append(
-                f"{path.name}: column {self._header[item]} is read as the item; --ITEM_ID_FIELD sets another column"
-            )
+        name = self._header[self._item]
+        if "ITEM_ID_FIELD" not in table_options and name.lower() in PUBLISHED_ITEM_NAMES:
+            self.notes.append(f"{path.name}: column {name} is read as the item; --ITEM_ID_FIELD sets another column")
         folder = path.parent / IMAGES
         entries = sorted(folder.iterdir()) if self._image is None and folder.is_dir() else []
         images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
@@ -107,7 +106,7 @@ class ItemTable:
         names = _checked_names(usual_names([self._header[i] for i in self._texts], path, self.notes), path)
         if DEFAULT_FORMAT.item in names:
             raise UserError(f"{path} has a column {DEFAULT_FORMAT.item} in addition to the item column "
-                            f"{self._header[item]}, whose name in the dataset is {DEFAULT_FORMAT.item}; rename or remove one")
+                            f"{name}, whose name in the dataset is {DEFAULT_FORMAT.item}; rename or remove one")
         self._categories = None if COLUMN in names else next((names.index(name) for name in KNOWN if name in names), None)
         self.columns = names if self._categories is None else (*names, COLUMN)
 
