@@ -12,8 +12,10 @@ from conftest import TINY, write_tiny_dataset
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare import command as command_line
 from recbole_macrec.benchmark.compare.publish import published_record, published_study, published_tries, tries_chosen_from
+from recbole_macrec.benchmark.compare.ranks import TargetRanks
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, write_run_spec
+from recbole_macrec.benchmark.compare.statistics import RowMetrics
 from recbole_macrec.benchmark.study.study import parse, read_study, variants_of
 from recbole_macrec.config.options import check_options
 
@@ -204,6 +206,45 @@ def test_page_shows_the_paired_tests_of_several_seeds(tmp_path, builder):
         verdict = test["verdict"].replace("no difference", "no different")
         assert f"{test['difference']:+.4f}" in row and row.endswith(f"| {verdict} |")
     assert len(table["tests"]) == 2 and table["test_notes"][0] in text
+
+
+def compare_and_publish(models: str, seeds: str, folder: Path, to: Path, data_path: str) -> None:
+    argv = ["compare", f"--models={models}", f"--datasets={TINY}", f"--data_path={data_path}", "--epochs=1", seeds]
+    assert main([*argv, f"--output={folder}"]) == 0
+    assert main(["publish", str(folder), f"--to={to}"]) == 0
+
+
+def test_paired_tests_of_rows_that_were_published_one_after_the_other(tmp_path, capsys):
+    """Their tests equal those of one comparison of all rows, except for rows that were published without ranks."""
+    data_path = write_tiny_dataset(tmp_path / "data")
+    compare_and_publish("Pop,SASRec,GRU4Rec", "--seeds=2", tmp_path / "all", tmp_path / "together", data_path)
+    compare_and_publish("Pop", "--seed=2020", tmp_path / "pop", tmp_path / "apart", data_path)
+    compare_and_publish("Pop", "--seed=2021", tmp_path / "pop2", tmp_path / "apart", data_path)
+    compare_and_publish("SASRec", "--seeds=2", tmp_path / "sasrec", tmp_path / "apart", data_path)
+    apart, together = (tmp_path / folder / "tests" / f"{TINY}.json" for folder in ("apart", "together"))
+    assert len(json.loads(apart.read_text())["tests"]) == 2
+    (tmp_path / "apart" / TINY / "SASRec-seed-2021.npz").rename(tmp_path / "kept.npz")
+    capsys.readouterr()
+    compare_and_publish("GRU4Rec", "--seeds=2", tmp_path / "gru", tmp_path / "apart", data_path)
+    assert "Not tested, because they were published without ranks: SASRec\n" in capsys.readouterr().out
+    assert {test["first"] for test in json.loads(apart.read_text())["tests"]} <= {"Pop", "GRU4Rec"}
+    (tmp_path / "kept.npz").rename(tmp_path / "apart" / TINY / "SASRec-seed-2021.npz")
+    assert main(["publish", str(tmp_path / "gru"), f"--to={tmp_path / 'apart'}"]) == 0
+    assert json.loads(apart.read_text()) == json.loads(together.read_text())
+    (table,) = json.loads((tmp_path / "all" / "table.json").read_text())["tables"]
+    own = {(t["first"], t["second"], t["metric"]): t for t in table["tests"]}
+    published = {(t["first"], t["second"], t["metric"]): t for t in json.loads(apart.read_text())["tests"]}
+    assert own == published and len(own) == 4
+
+
+def test_published_ranks_give_the_published_metrics(published):
+    folder, record = published
+    (file,) = folder.rglob("*.npz")
+    ranks = TargetRanks.load(file)
+    assert ranks.ranks.max() <= 10
+    metrics = {name: value for name, value in record["test_result"].items() if name.partition("@")[0] in ("hit", "ndcg")}
+    values = RowMetrics.of(ranks, list(metrics)).values
+    assert {name: values[name].mean() for name in metrics} == pytest.approx(metrics, abs=5e-5) and metrics
 
 
 def test_page_shows_collisions_and_reconstruction_of_learnt_ids(builder):

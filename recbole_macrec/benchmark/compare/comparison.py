@@ -19,7 +19,6 @@ The best try by validation is the run of the first seed.
 import argparse
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_sett
 from recbole_macrec.benchmark.compare.pool import run_all
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Comparison, fusions_in
-from recbole_macrec.benchmark.compare.statistics import RowMetrics, compare_pairs
+from recbole_macrec.benchmark.compare.statistics import compare_labels
 from recbole_macrec.benchmark.compare.table import Table, build_table, largest_k
 from recbole_macrec.benchmark.compare.table_formats import print_table, write_tables
 from recbole_macrec.benchmark.compare.together import run_together
@@ -263,11 +262,5 @@ def _tests(comparison: Comparison, dataset: str, table: Table) -> tuple[list, li
     metrics = largest_k(table.metrics)
     if len(complete) < 2 or not metrics:
         return [], []
-    row_metrics: dict[str, Sequence[RowMetrics]] = {
-        label: [RowMetrics.of(run, metrics) for run in comparison.of(dataset, label)] for label in complete
-    }
-    pairs: Sequence = [pair for pair in comparison.pairs if set(pair) <= set(complete)]
-    if not comparison.pairs:
-        best = max(complete, key=lambda label: sum(run.values[metrics[-1]].mean() for run in row_metrics[label]))
-        pairs = [(best, other) for other in complete if other != best]
-    return compare_pairs(row_metrics, metrics, pairs)
+    ranks = {label: [run.ranks.of_targets() for run in comparison.of(dataset, label)] for label in complete}
+    return compare_labels(ranks, metrics, comparison.pairs)

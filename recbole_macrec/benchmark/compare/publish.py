@@ -3,18 +3,22 @@
     python -m recbole_macrec.benchmark publish DIR --to=docs/results
 
 writes each finished run of a comparison to docs/results/DATASET/LABEL-seed-SEED.json: its command and settings, its test
-metrics by item and by ID, its learning curve, and commit, machine and seconds. The tries of --tune are written to
-docs/results/tries/DATASET/LABEL.json: for a row of the comparison those that the best one was chosen from, for an unfinished
-tuning all tries, with their validations so far. Existing files are replaced. The paired tests of a comparison with several
-seeds are written to docs/results/tests/DATASET.json. The table of a study that evaluates finished runs again, such as ranking,
-is written to docs/results/studies/STUDY-DATASET.json.
+metrics by item and by ID, its learning curve, and commit, machine and seconds. The .npz file beside it has the ranks of the
+test targets, 0 if greater than the largest topk. The tries of --tune are written to docs/results/tries/DATASET/LABEL.json: for
+a row of the comparison those that the best one was chosen from, for an unfinished tuning all tries, with their validations so
+far. Existing files are replaced. The table of a study that evaluates finished runs again, such as ranking, is written to
+docs/results/studies/STUDY-DATASET.json.
+
+The paired tests of a comparison with several seeds are written to docs/results/tests/DATASET.json. They include all published
+rows with ranks of these seeds, also those of other comparisons.
 """
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.arguments import settings_with_output_file
-from recbole_macrec.benchmark.compare.comparison import comparison_tables
+from recbole_macrec.benchmark.compare.ranks import TargetRanks
 from recbole_macrec.benchmark.compare.run_files import read_json, write_json
 from recbole_macrec.benchmark.compare.runs import (
     BEST,
@@ -27,13 +31,15 @@ from recbole_macrec.benchmark.compare.runs import (
     file_name,
     open_comparison,
 )
-from recbole_macrec.benchmark.compare.table import Table, test_notes
+from recbole_macrec.benchmark.compare.statistics import compare_labels
+from recbole_macrec.benchmark.compare.table import Row, Table, largest_k, metrics_of, precisions, test_notes
 from recbole_macrec.config.options import format_value, known_options
 from recbole_macrec.utils.arguments import CommandParser
 
 TRIES = "tries"  # folder of the tries of tunings
 STUDIES = "studies"  # folder of the tables of studies
 TESTS = "tests"  # folder of the paired tests
+RANKS = ".npz"  # suffix of the file with a run's ranks
 FIELDS = (
     "model", "dataset", "seed", "test_result", "test_detail", "best_valid_score", "best_valid_result", "epochs", "parameters",
     "precision", "seconds", "users_per_second", "peak_memory_mib", "test_users", "semantic_ids", "versions", "commit",
@@ -61,9 +67,9 @@ def main(argv: list[str]) -> int:
                 spec = run.spec
                 path = Path(args.to) / spec.dataset / f"{file_name(spec.label)}-seed-{spec.seed}.json"
                 print(write_json(published_record(run), path))
-        for dataset, table in zip(comparison.datasets, comparison_tables(comparison)):
-            if any(test.seeds > 1 for test in table.tests):
-                record = {"dataset": dataset, "seeds": comparison.seeds} | published_tests(table)
+                run.ranks.of_targets().first(_largest_topk(run.result)).save(path.with_suffix(RANKS))
+        for dataset in comparison.datasets:
+            if record := published_tests(Path(args.to) / dataset, comparison.seeds, comparison.pairs):
                 print(write_json(record, Path(args.to) / TESTS / f"{dataset}.json"))
         if (folder / STUDY).is_file() and (study := read_json(folder / STUDY)).get("kind") not in (None, "published"):
             print(write_json(published_study(study), Path(args.to) / STUDIES / f"{study['name']}-{study['dataset']}.json"))
@@ -76,9 +82,38 @@ def tries_chosen_from(folder: Path) -> list[Run]:
     return [Run(place) for place in sorted(folder.glob("try-*")) if scores is None or place.name in scores]
 
 
-def published_tests(table: Table) -> dict:
-    """The published record of a table's paired tests, with the sentences on their method."""
-    return {"tests": [test.as_dict() for test in table.tests], "notes": test_notes(table)}
+def published_tests(folder: Path, seeds: Sequence[int], pairs: Sequence[tuple[str, str]] = ()) -> dict:
+    """The published record of paired tests, with the sentences on their method; empty with one seed or fewer than two rows.
+
+    Args:
+        folder: the published runs of a dataset. All rows are tested that have runs with these ``seeds``.
+        pairs: of labels; by default the best row is tested against each other.
+    """
+    if len(seeds) < 2:
+        return {}
+    paths: dict[str, dict[int, Path]] = {}
+    records: dict[str, dict] = {}
+    for path in sorted(folder.glob("*.json")):
+        record = read_json(path)
+        paths.setdefault(record["label"], {})[record["seed"]] = path.with_suffix(RANKS)
+        records[record["label"]] = record
+    complete = [label for label, own in paths.items() if own.keys() >= set(seeds)]
+    tested = [label for label in complete if all(paths[label][seed].is_file() for seed in seeds)]
+    if left_out := [label for label in complete if label not in tested]:
+        print(f"Not tested, because they were published without ranks: {', '.join(left_out)}")
+    metrics = largest_k(metrics_of([records[label] for label in tested]))
+    if len(tested) < 2 or not metrics:
+        return {}
+    ranks = {label: [TargetRanks.load(paths[label][seed]) for seed in seeds] for label in tested}
+    rows = [Row(label, {}, precision=precisions([records[label]])) for label in tested]
+    table = Table(folder.name, [], metrics, rows, *compare_labels(ranks, metrics, pairs))
+    tests = [test.as_dict() for test in table.tests]
+    return {"dataset": folder.name, "seeds": list(seeds), "tests": tests, "notes": test_notes(table)}
+
+
+def _largest_topk(result: dict) -> int:
+    """The largest k of a run's metrics; 0 if none has a k."""
+    return max((int(k) for _, _, k in (name.partition("@") for name in result["test_result"]) if k), default=0)
 
 
 def published_study(study: dict) -> dict:

@@ -1,4 +1,4 @@
-"""The ranks of a run's test targets, and their file."""
+"""The ranks of a run's test targets, and their files."""
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,45 @@ import numpy as np
 
 from recbole_macrec.benchmark.compare.run_files import load_arrays, save_arrays
 from recbole_macrec.errors import UserError
+
+
+@dataclass(frozen=True)
+class TargetRanks:
+    """The ranks of the targets of a run's test rows, from which its metrics and paired tests are computed.
+
+    Shapes: T targets, R rows; see :class:`Ranks`.
+
+    Attributes:
+        users: [T] tokens.
+        targets: [T] tokens, row by row.
+        ranks: int [T]; 0 for a target that is not ranked.
+        rows: int [T], the row of each target, from 0, ascending.
+    """
+
+    users: np.ndarray
+    targets: np.ndarray
+    ranks: np.ndarray
+    rows: np.ndarray
+
+    def keys(self) -> list[tuple]:
+        """Keys of the rows, equal in every run with the same test rows: user, targets, and the number of equal rows before it;
+        [R]."""
+        starts = np.unique(self.rows, return_index=True)[1]
+        return row_keys(self.users[starts], self.targets, starts)
+
+    def first(self, k: int) -> "TargetRanks":
+        """The same targets, with ranks of at most ``k``; greater ones become 0."""
+        return replace(self, ranks=np.where(self.ranks <= k, self.ranks, 0))
+
+    def save(self, path: Path) -> None:
+        save_arrays(path, {name: getattr(self, name) for name in ("users", "targets", "ranks", "rows")})
+
+    @classmethod
+    def load(cls, path: Path) -> "TargetRanks":
+        try:
+            return cls(**load_arrays(path, "publish its run again"))
+        except TypeError as error:  # a missing or unknown array
+            raise UserError(f"{path} does not contain the ranks of a run ({error}); publish its run again.") from None
 
 
 @dataclass(frozen=True)
@@ -48,11 +87,13 @@ class Ranks:
         if not len(self.rows):
             object.__setattr__(self, "rows", np.arange(len(self.users)))
 
+    def of_targets(self) -> TargetRanks:
+        """Users, targets as tokens, ranks and rows."""
+        return TargetRanks(self.users, self.items[self.targets], self.ranks, self.rows)
+
     def keys(self) -> list[tuple]:
-        """Keys of the rows, equal in every run with the same test rows: user, targets as tokens, and the number of equal rows
-        before it; [R]."""
-        starts = np.unique(self.rows, return_index=True)[1]
-        return row_keys(self.users[starts], self.items[self.targets], starts)
+        """Keys of the rows, see :meth:`TargetRanks.keys`."""
+        return self.of_targets().keys()
 
     def single(self) -> "Ranks":
         """The same targets, each in its own row."""

@@ -2,13 +2,13 @@
 
 Shapes: S seeds, U users, R test rows of a seed, T targets (see :class:`~recbole_macrec.benchmark.compare.ranks.Ranks`).
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy.stats import t as student
 
-from recbole_macrec.benchmark.compare.runs import Run
+from recbole_macrec.benchmark.compare.ranks import TargetRanks
 from recbole_macrec.trainer.ranking_metrics import user_values
 
 LEVEL = 0.05
@@ -62,7 +62,7 @@ class RowMetrics:
     """Metrics of each test row of one run.
 
     Attributes:
-        keys: [R], see :meth:`Ranks.keys`.
+        keys: [R], see :meth:`TargetRanks.keys`.
         values: metric -> [R].
     """
 
@@ -70,9 +70,8 @@ class RowMetrics:
     values: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, run: Run, metrics: Sequence[str]) -> "RowMetrics":
+    def of(cls, ranks: TargetRanks, metrics: Sequence[str]) -> "RowMetrics":
         """Compute the metrics of a run from its ranks."""
-        ranks = run.ranks
         return cls(ranks.keys(), {metric: row_values(ranks.ranks, ranks.rows, metric) for metric in metrics})
 
     def in_order_of(self, other: "RowMetrics", metric: str) -> np.ndarray | None:
@@ -105,8 +104,27 @@ def row_values(ranks: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
     return np.bincount(rows, weights=single, minlength=len(starts)) / ideal
 
 
+def compare_labels(
+    ranks: Mapping[str, Sequence[TargetRanks]], metrics: Sequence[str], pairs: Sequence[tuple[str, str]] = ()
+) -> tuple[list[PairedTest], list[tuple[str, str]]]:
+    """Test pairs of labels, see :func:`compare_pairs`.
+
+    Args:
+        ranks: label -> the ranks of its runs, in the order of the seeds.
+        metrics: the tested metrics.
+        pairs: those to test, apart from pairs with a label without runs; by default the label with the best value of the last
+            metric against each other.
+    """
+    row_metrics = {label: [RowMetrics.of(run, metrics) for run in runs] for label, runs in ranks.items()}
+    tested = [pair for pair in pairs if set(pair) <= set(row_metrics)]
+    if not pairs and row_metrics:
+        best = max(row_metrics, key=lambda label: sum(run.values[metrics[-1]].mean() for run in row_metrics[label]))
+        tested = [(best, other) for other in row_metrics if other != best]
+    return compare_pairs(row_metrics, metrics, tested)
+
+
 def compare_pairs(
-    row_metrics: dict[str, Sequence[RowMetrics]], metrics: Sequence[str], pairs: Sequence[tuple[str, str]]
+    row_metrics: Mapping[str, Sequence[RowMetrics]], metrics: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> tuple[list[PairedTest], list[tuple[str, str]]]:
     """Test each pair under each metric, with Holm's correction for all tests.
 

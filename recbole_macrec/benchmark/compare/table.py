@@ -65,8 +65,7 @@ def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str]
     """
     notes = notes or {}
     done = [record for records in groups.values() for record in records]
-    metrics = list(dict.fromkeys(name for record in done for name in record["test_result"]))
-    metrics = [name for name in metrics if name != "ndcg@1" or "hit@1" not in metrics]  # equal with one target
+    metrics = metrics_of(done)
     ids = [name for name in metrics if any(name in _id_level(record) for record in done)]
     rows = []
     for label, records in groups.items():
@@ -83,6 +82,12 @@ def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str]
     columns = [name for name in names if name not in hidden and any(row.cells[name].values for row in rows)]
     _mark(rows, [*metrics, *(f"{name} of IDs" for name in ids)])
     return Table(title, columns, metrics, rows, foot=_foot(done), precision=_precision_sentence(rows))
+
+
+def metrics_of(records: Sequence[dict]) -> list[str]:
+    """The metrics by item of runs, without ndcg@1 beside hit@1, which it equals with one target."""
+    metrics = list(dict.fromkeys(name for record in records for name in record["test_result"]))
+    return [name for name in metrics if name != "ndcg@1" or "hit@1" not in metrics]
 
 
 def largest_k(metrics: Sequence[str]) -> list[str]:
