@@ -162,6 +162,9 @@ class SemanticIDSettings(SemanticIDOptions):
                 f"graph_training is joint, which trains an RQ-VAE, but quantizer is {self.quantizer}; set quantizer to "
                 "rqvae, or graph_training to staged."
             )
+        if REGISTRIES["collision"][self.collision].needs_codewords and not self._quantizer_class.shares_codewords:
+            raise UserError(f"collision is {self.collision}, which needs codewords, but quantizer is {self.quantizer}, "
+                            "which has none; set collision to reassign, extra_token or popularity, or change quantizer.")
         if self.reads_interactions and self.encoder_input == "graph":
             raise UserError(f"quantizer is {self.quantizer}, which learns no graph, but encoder_input is graph; set "
                             "encoder_input to learnt, or choose another quantizer.")

@@ -89,6 +89,13 @@ def test_con_layers_are_not_checked_without_contrastive_loss():
     assert read(quantizer="rqvae", codebook_levels=2).codebook_levels == 2
 
 
+@pytest.mark.parametrize("quantizer", ["cid", "hierarchical_kmeans"])
+def test_sinkhorn_without_codewords_is_refused_before_any_training(quantizer):
+    with pytest.raises(UserError, match=f"needs codewords, but quantizer is {quantizer}, which has none; set collision to"):
+        read(quantizer=quantizer, collision="sinkhorn")
+    assert read(quantizer="rq_kmeans", collision="sinkhorn").collision == "sinkhorn"
+
+
 def test_an_encoder_cannot_read_a_graph_that_the_quantizer_does_not_learn():
     with pytest.raises(UserError, match="quantizer is cid, which learns no graph, but encoder_input is graph"):
         read(quantizer="cid", encoder_input="graph")

@@ -44,10 +44,12 @@ class Resolution(ABC):
 
     Attributes:
         keeps_collisions: whether items may still have equal IDs.
+        needs_codewords: whether it reads :attr:`ResolutionContext.geometry`, which it then needs.
         reads_counts: whether it reads :attr:`ResolutionContext.counts`, so that the IDs depend on the training interactions.
     """
 
     keeps_collisions: ClassVar[bool] = False
+    needs_codewords: ClassVar[bool] = False
     reads_counts: ClassVar[bool] = False
 
     @abstractmethod

@@ -41,11 +41,13 @@ class Sinkhorn(Resolution):
         UserError: there are no codewords, or there are more items than IDs.
     """
 
+    needs_codewords = True
+
     def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
         geometry = context.geometry
         if geometry is None:
-            raise UserError("collision = sinkhorn needs codewords, which published IDs, hierarchical_kmeans and cid do not "
-                            "have; set collision to reassign, extra_token or popularity.")
+            raise UserError("collision is sinkhorn, which needs codewords, but published IDs have none; "
+                            "set collision to reassign, extra_token or popularity.")
         codes, last = codes.copy(), len(sizes) - 1
         _, id_of_item, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
         collides = counts[id_of_item.reshape(-1)] > 1  # [N]

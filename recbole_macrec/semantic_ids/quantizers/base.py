@@ -41,10 +41,12 @@ class Quantizer(ABC):
         reads_interactions: whether it reads the training interactions [U, N] instead of features; ``features`` of :meth:`learn`
             then maps the name of every ID to them.
         auxiliary_features: names of further features that :meth:`learn` needs and that are no modalities.
+        shares_codewords: whether all items share the codewords of a level, which are the geometry of the codes.
         trains_in_processes: whether several processes can train it together. Otherwise the first process learns the codes.
     """
 
     joins_modalities: ClassVar[bool] = False
+    shares_codewords: ClassVar[bool] = False
     trains_in_processes: ClassVar[bool] = False
     reads_interactions: ClassVar[bool] = False
     auxiliary_features: ClassVar[tuple[str, ...]] = ()
@@ -61,9 +63,9 @@ class Quantizer(ABC):
             settings: ``codebook_levels``, ``codebook_size``, ``semantic_id_seed`` and the quantizer's own options.
 
         Returns:
-            For each ID a ``LearntModality``: codes int64 [N, L] below ``codebook_size``, the geometry if all items share the
-            codewords of a level, the reconstruction error, and weights as float32 tensors, which are saved. The weights contain
-            at least ``mean`` and ``scale`` [F_m] of the features.
+            For each ID a ``LearntModality``: codes int64 [N, L] below ``codebook_size``, the geometry if
+            :attr:`shares_codewords`, the reconstruction error, and weights as float32 tensors, which are saved. The weights
+            contain at least ``mean`` and ``scale`` [F_m] of the features.
         """
 
     def quantize(

@@ -25,6 +25,8 @@ class RQKMeans(Quantizer):
     D is ``code_dim``, or less where N or F_m is.
     """
 
+    shares_codewords = True
+
     def learn(
         self, features: Mapping[str, Features], settings: SemanticIDSettings, execution: Execution = Execution()
     ) -> LearntCodes:

@@ -261,6 +261,7 @@ class RQVAETraining:
 class RQVAEQuantizer(Quantizer):
     """An RQ-VAE for each modality (TIGER, MQL4GRec, MMGRec)."""
 
+    shares_codewords = True
     trains_in_processes = True
 
     def learn(
