@@ -17,7 +17,7 @@ from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.fuse.command import best_candidates, fuse, overlap, score_candidates
 from recbole_macrec.benchmark.fuse.members import Member
 from recbole_macrec.benchmark.fuse.score_file import ScoreFile
-from recbole_macrec.benchmark.report.provenance import command
+from recbole_macrec.benchmark.report import provenance
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.weighted import choose_weights, distinct, fused_scores, target_ranks
@@ -170,6 +170,9 @@ def test_tables_have_a_row_for_the_fused_run(comparison):
     assert "BPR cannot read the validation items of the test users" in table["test_notes"][-1]
     assert "weights" in table["test_notes"][-1] and "chosen on validation" in (comparison / "table.md").read_text()
     assert main(["report", str(comparison)]) == 0
+    grid = provenance.runs(open_comparison(comparison), TINY, ["ndcg@10"])
+    (cells,) = (row for row in grid.rows if row[0].text == NAME)
+    assert cells[3].text == f"{run.result['best_valid_score']:.4f}"
 
 
 def test_tables_name_the_rows_with_other_candidates(comparison):
@@ -201,7 +204,7 @@ def test_pairs_with_the_fused_row(comparison, tmp_path, capsys):
     assert main(["compare", f"--models={','.join(MODELS)}", f"--pairs={NAME}:TIGER", *words]) == 0
     table = json.loads((folder / "table.json").read_text())["tables"][0]
     assert {(test["first"], test["second"]) for test in table["tests"]} == {(NAME, "TIGER")}
-    assert "--pairs" not in command(open_comparison(folder))
+    assert "--pairs" not in provenance.command(open_comparison(folder))
     assert main(["compare", "--models=TIGER,SASRec", f"--pairs={NAME}:TIGER", *words]) == 1
     assert f"--pairs names {NAME}, which is not compared" in capsys.readouterr().err
 

@@ -224,6 +224,7 @@ def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
         "test_result": _metrics(first, ranks),
         "best_valid_score": round(score, 6),
         "best_valid_result": {metric: round(score, 6)},
+        "settings": {"valid_metric": metric},
     }
     seconds = time.perf_counter() - began
     remove_unfinished(folder)
@@ -277,7 +278,6 @@ def _record(members: Sequence[Member], spec: RunSpec, rows: int, fusion: dict) -
         "users_per_second": round(rows / sum(member.seconds("test") for member in members), 2),
         "peak_memory_mib": None,
         "checkpoint": "",
-        "settings": {},
     }
 
 
