@@ -18,8 +18,7 @@ from recbole_macrec.config.options import (
 from recbole_macrec.config.property_files import preset_files, property_file, read_yaml
 from recbole_macrec.config.registry import is_built_in, is_ours, models
 from recbole_macrec.config.schema.base import shown
-from recbole_macrec.config.schema.models import AnyModelOptions
-from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES
+from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES, OwnRecBoleOptions
 from recbole_macrec.config.validation import check_strings, check_values
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.errors import UserError
@@ -92,7 +91,7 @@ def insert_property_files() -> None:
                 "An empty gpu_id selects the CPU."
             )
         _set_defaults(self, config)
-        check_values(config, self.model_class.options if ours else AnyModelOptions)
+        check_values(config, self.model_class.options if ours else OwnRecBoleOptions)
         check_strings(config, self.internal_config_dict)
         if ours:
             if is_built_in(self.model_class):  # other models may read options that they do not declare

@@ -161,6 +161,8 @@ def test_separator_missing_in_the_file(tiny_dataset, capsys):
 @pytest.mark.parametrize("word, expected", [
     ("--hidden_size=63", "RecBole: The hidden size (63) is not a multiple of the number of attention heads (2)"),
     ("--hidden_dropout_prob=2", "RecBole: dropout probability has to be between 0 and 1, but got 2"),
+    ("--loss_type=BRP", "loss_type is 'BRP'; expected CE, BPR, BCE, MSE, NLL or None. Did you mean 'BPR'?"),
+    ("--hidden_act=gule", "hidden_act is 'gule'; expected gelu, relu, swish, tanh, sigmoid or None."),
     ("--n_heads=two", "n_heads is 'two'; expected a number, such as 2."),
     ("--layer_norm_eps=small", "layer_norm_eps is 'small'; expected a number, such as 1e-12."),
 ])

@@ -1,4 +1,7 @@
 """Options of every model, RecBole's included, and the protocol of ``properties/overall.yaml``."""
+from typing import Literal
+
+from recbole_macrec.config.schema.base import option
 from recbole_macrec.config.schema.features import FeatureOptions
 from recbole_macrec.config.schema.recbole import RecBoleOptions
 
@@ -19,3 +22,10 @@ EVAL_BATCH_SCORES = 2**20
 
 class AnyModelOptions(RecBoleOptions, FeatureOptions):
     """Options of every model, RecBole's included."""
+
+
+class OwnRecBoleOptions(AnyModelOptions):
+    """Options of RecBole's models, with those of which a wrong value would fail late, without naming the option."""
+
+    loss_type: Literal["CE", "BPR", "BCE", "MSE", "NLL"] | None = option(None, "Loss of the model")
+    hidden_act: Literal["gelu", "relu", "swish", "tanh", "sigmoid"] | None = option(None, "Activation of a transformer")
