@@ -11,10 +11,16 @@ from conftest import TINY, write_tiny_dataset
 
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare import command as command_line
-from recbole_macrec.benchmark.compare.publish import published_record, published_study, published_tries, tries_chosen_from
+from recbole_macrec.benchmark.compare.publish import (
+    published_record,
+    published_study,
+    published_tests,
+    published_tries,
+    tries_chosen_from,
+)
 from recbole_macrec.benchmark.compare.ranks import TargetRanks
 from recbole_macrec.benchmark.compare.run_files import write_json
-from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, write_run_spec
+from recbole_macrec.benchmark.compare.runs import RunSpec, file_name, open_comparison, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import RowMetrics
 from recbole_macrec.benchmark.study.study import parse, read_study, variants_of
 from recbole_macrec.config.options import check_options
@@ -331,6 +337,22 @@ def test_impossible_figures_of_table_2_are_marked(builder):
     text = builder.table2([], studies)
     assert ["MISSRec", "published", "0.0723", "0.1089", "0.1361", "0.0797†", "0.0880"] in table2_lines(text, "Instruments")
     assert sum(cell.endswith("†") for d in builder.TABLE2_DATASETS for line in table2_lines(text, d) for cell in line) == 11
+
+
+def test_published_ranks_give_the_published_tests():
+    """Of all files with tests whose rows were published with ranks."""
+    checked = 0
+    for file in DOCS.glob("results/**/tests/*.json"):
+        record, folder = json.loads(file.read_text()), file.parents[1] / file.stem
+        pairs = list(dict.fromkeys((test["first"], test["second"]) for test in record["tests"]))
+        names = {file_name(label) for pair in pairs for label in pair}
+        if all((folder / f"{name}-seed-{seed}.npz").is_file() for name in names for seed in record["seeds"]):
+            again = published_tests(folder, record["seeds"], pairs)["tests"]
+            assert len(again) == len(record["tests"])
+            for own, published in zip(again, record["tests"]):
+                assert own == pytest.approx(published)
+            checked += 1
+    assert checked
 
 
 def test_results_page_is_up_to_date(builder):
