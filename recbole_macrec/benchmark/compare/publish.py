@@ -32,7 +32,7 @@ from recbole_macrec.benchmark.compare.runs import (
     open_comparison,
 )
 from recbole_macrec.benchmark.compare.statistics import compare_labels
-from recbole_macrec.benchmark.compare.table import Row, Table, largest_k, metrics_of, precisions, test_notes
+from recbole_macrec.benchmark.compare.table import Row, Table, greatest_k, largest_k, metrics_of, precisions, test_notes
 from recbole_macrec.config.options import format_value, known_options
 from recbole_macrec.utils.arguments import CommandParser
 
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
                 spec = run.spec
                 path = Path(args.to) / spec.dataset / f"{file_name(spec.label)}-seed-{spec.seed}.json"
                 print(write_json(published_record(run), path))
-                run.ranks.of_targets().first(_largest_topk(run.result)).save(path.with_suffix(RANKS))
+                run.ranks.of_targets().first(greatest_k(run.result["test_result"])).save(path.with_suffix(RANKS))
         for dataset in comparison.datasets:
             if record := published_tests(Path(args.to) / dataset, comparison.seeds, comparison.pairs):
                 print(write_json(record, Path(args.to) / TESTS / f"{dataset}.json"))
@@ -109,11 +109,6 @@ def published_tests(folder: Path, seeds: Sequence[int], pairs: Sequence[tuple[st
     table = Table(folder.name, [], metrics, rows, *compare_labels(ranks, metrics, pairs))
     tests = [test.as_dict() for test in table.tests]
     return {"dataset": folder.name, "seeds": list(seeds), "tests": tests, "notes": test_notes(table)}
-
-
-def _largest_topk(result: dict) -> int:
-    """The largest k of a run's metrics; 0 if none has a k."""
-    return max((int(k) for _, _, k in (name.partition("@") for name in result["test_result"]) if k), default=0)
 
 
 def published_study(study: dict) -> dict:

@@ -92,9 +92,14 @@ def metrics_of(records: Sequence[dict]) -> list[str]:
 
 def largest_k(metrics: Sequence[str]) -> list[str]:
     """The metrics hit, recall, ndcg and mrr with the largest k, such as hit@10 and ndcg@10."""
-    testable = [name.partition("@") for name in metrics if name.partition("@")[0] in ("hit", "recall", "ndcg", "mrr")]
-    most = max((int(k) for _, _, k in testable), default=0)
-    return [f"{name}@{k}" for name, _, k in testable if int(k) == most]
+    testable = [name for name in metrics if name.partition("@")[0] in ("hit", "recall", "ndcg", "mrr")]
+    most = greatest_k(testable)
+    return [name for name in testable if int(name.partition("@")[2]) == most]
+
+
+def greatest_k(metrics: Sequence[str]) -> int:
+    """The largest k of metrics such as hit@10; 0 if none has a k."""
+    return max((int(k) for _, _, k in (name.partition("@") for name in metrics) if k), default=0)
 
 
 def _cell(values: Sequence[float | None], decimals: int = 4) -> Cell:
