@@ -223,6 +223,8 @@ def choices_section(tunings: list[dict], metric: str) -> str:
     rows = []
     for tuning in tunings:
         tries = [entry for entry in tuning["tries"] if entry["best_valid_score"] is not None]
+        if not tries:
+            continue
         best = max(tries, key=lambda entry: entry["best_valid_score"])
         chosen = ", ".join(f"{name}={value}" for name, value in best["settings"].items())
         scores = ", ".join(f"{entry['best_valid_score']:.4f}" for entry in tries)

@@ -27,9 +27,27 @@ def comparison_folder(text: str) -> str:
             f"comparison; set the option in a YAML file with the line 'output: {text}' and give --config_files=FILE.yaml (a "
             f"folder of this name is --output=./{text})."
         )
-    if file := next((part for part in (path, *path.parents) if part.is_file()), None):
+    if file := _file_in(path):
         raise UserError(f"--output is {text}, but {file} is a file; give the name of a folder.")
     return text
+
+
+def result_file(text: str) -> str:
+    """The value of ``--result_file``.
+
+    Raises:
+        UserError: if no file of this name can be written.
+    """
+    if not text or Path(text).is_dir():
+        raise UserError(f"--result_file is {text!r}; expected the name of a file, and no folder.")
+    if file := _file_in(Path(text).parent):
+        raise UserError(f"--result_file is {text}, but {file} is a file and no folder.")
+    return text
+
+
+def _file_in(path: Path) -> Path | None:
+    """The part of ``path`` that is a file; None if there is none."""
+    return next((part for part in (path, *path.parents) if part.is_file()), None)
 
 
 def settings_with_output_file(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:

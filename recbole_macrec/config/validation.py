@@ -63,16 +63,22 @@ def check_whole(least: int, **values: Any) -> None:
             raise UserError(f"{name} is {shown(value)}; expected a whole number >= {least}.")
 
 
+def computed_metrics(config) -> list[str]:
+    """Return the names of the metrics that ``metrics`` and ``topk`` request, such as NDCG@10."""
+    computed: list[str] = []
+    for metric in (metric for metric in as_list(config["metrics"]) if isinstance(metric, str)):
+        reads_first_k = not {"rec.items", "rec.topk"}.isdisjoint(metric_information.get(metric.lower(), ()))
+        computed += [f"{metric}@{k}" for k in as_list(config["topk"])] if reads_first_k else [metric]
+    return computed
+
+
 def check_valid_metric(config) -> None:
     """Raise a UserError if ``valid_metric``, which selects the best epoch, is not computed."""
     if not config["epochs"] or not config["eval_step"]:
         return
-    metrics, topk = (as_list(config[name]) for name in ("metrics", "topk"))
-    computed: list[str] = []
-    for metric in (metric for metric in metrics if isinstance(metric, str)):
-        reads_first_k = not {"rec.items", "rec.topk"}.isdisjoint(metric_information.get(metric.lower(), ()))
-        computed += [f"{metric}@{k}" for k in topk] if reads_first_k else [metric]
+    computed = computed_metrics(config)
     if not computed:
+        metrics, topk = (as_list(config[name]) for name in ("metrics", "topk"))
         raise UserError(f"metrics is {metrics} and topk {topk}; name a metric, and a k for metrics of the first k.")
     chosen = config["valid_metric"]
     if isinstance(chosen, str) and chosen.lower() not in [metric.lower() for metric in computed]:

@@ -16,9 +16,11 @@ from filelock import FileLock
 from small_models import SMALL
 
 from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.compare import run_callbacks
 from recbole_macrec.benchmark.compare.comparison import write_matrix
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, parse_seeds
 from recbole_macrec.benchmark.compare.ranking_collector import RankingCollector, full_rank
+from recbole_macrec.benchmark.compare.run_callbacks import TimeLimit
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
@@ -28,6 +30,7 @@ from recbole_macrec.data.encoders.encoded_manifest import manifest_file
 from recbole_macrec.data.features import FeatureTable, feature_paths
 from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.callbacks import TEST
+from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 ITEMS = 30
 
@@ -254,6 +257,23 @@ def test_invalid_arguments_are_one_line_errors(argv, expected, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and expected in error
     assert not Path("out").exists()
+
+
+def test_the_test_is_expected_to_take_as_long_per_row_as_the_validation(monkeypatch):
+    monkeypatch.setattr(run_callbacks.time, "time", lambda: 100.0)
+    curve = SimpleNamespace(epochs=[{"valid_seconds": 3.0}, {"valid_seconds": 2.0}, {"valid_seconds": None}])
+    trainer = SimpleNamespace(resumable=True)
+    valid, test = SimpleNamespace(sample_size=10), SimpleNamespace(sample_size=40)
+    for deadline, pauses in ((111.9, True), (112.1, False)):
+        limit = TimeLimit(deadline, curve)
+        limit.on_train_begin(trainer, None, valid)
+        limit.on_evaluation_end(trainer, "valid", {})
+        limit.on_evaluation_begin(trainer, "valid", valid)
+        if pauses:
+            with pytest.raises(Paused):
+                limit.on_evaluation_begin(trainer, "test", test)
+        else:
+            limit.on_evaluation_begin(trainer, "test", test)
 
 
 def test_results_that_the_command_does_not_name_are_reported(tmp_path, capsys):

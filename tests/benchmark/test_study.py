@@ -19,7 +19,7 @@ from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.study import kinds, rankings, study as study_command
 from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
-from recbole_macrec.benchmark.study.study import read_study, study_names, variants_of
+from recbole_macrec.benchmark.study.study import read_study, study_folder, study_names, variants_of
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
@@ -219,6 +219,68 @@ def test_the_pairs_of_a_study_of_models(words, pairs, monkeypatch):
     assert compared[0].pairs == pairs
 
 
+def test_the_time_limit_is_for_all_datasets(monkeypatch):
+    now, limits = [0.0], []
+
+    def compare(matrix, output, jobs, minutes, *others):
+        limits.append(minutes)
+        now[0] += 240
+        return 0
+
+    monkeypatch.setattr(study_command, "compare", compare)
+    monkeypatch.setattr(study_command.time, "monotonic", lambda: now[0])
+    Path("own.yaml").write_text(yaml.safe_dump({"kind": "variants", "models": ["Pop", "BPR"]}))
+    for minutes in (7, 3):
+        assert main(["study", "own.yaml", "--datasets=arts-toy,ml-100k", "--output=out", f"--minutes={minutes}"]) == 0
+    assert limits == [7, 3, 3, 0]
+
+
+def test_a_dataset_keeps_its_folder_when_others_are_added(tmp_path):
+    assert study_folder(tmp_path, "a", alone=True) == tmp_path
+    assert study_folder(tmp_path, "a", alone=False) == tmp_path / "a"
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "b" / "tune" / "b").mkdir(parents=True)
+    (tmp_path / "b" / "compare.json").touch()
+    for alone in (True, False):
+        assert study_folder(tmp_path, "a", alone) == tmp_path and study_folder(tmp_path, "b", alone) == tmp_path / "b"
+    with pytest.raises(UserError, match=f"expected one of the comparisons in it: {tmp_path / 'b'}"):
+        open_comparison(tmp_path)
+
+
+def test_a_failed_model_prevents_only_its_own_fusions(tmp_path, monkeypatch):
+    comparison = planted_comparison(tmp_path, ["Pop", "BPR", "EASE"], failed="EASE")
+    content = definition("variants", models=["Pop", "BPR", "EASE"], fusions=[["Pop", "BPR"], ["Pop", "EASE"]])
+    fused = []
+    monkeypatch.setattr(study_command, "fuse", lambda folder, labels, data_path: fused.append(labels))
+    monkeypatch.setattr(study_command, "write_report", lambda comparison: 0)
+    (tmp_path / "runs" / TINY / "BPR" / "seed-1" / "result.json").rename(tmp_path / "result.json")
+    study_command._fuse_finished(open_comparison(tmp_path), content)
+    assert fused == []
+    (tmp_path / "result.json").rename(tmp_path / "runs" / TINY / "BPR" / "seed-1" / "result.json")
+    study_command._fuse_finished(comparison, content)
+    assert fused == [["Pop", "BPR"]]
+
+
+def test_the_default_of_a_sweep_that_the_configuration_does_not_set():
+    own = definition("sweeps", model="SASRec", sweeps={"exclude_seen": [False, True]})
+    labels = [variant.label for variant in variants_of(own, [], "arts-toy", {"data_path": DATA_PATH})]
+    assert labels == ["default", "exclude_seen=False", "exclude_seen=True"]
+
+
+def test_code_distribution_of_codebooks_of_different_sizes(tmp_path, monkeypatch):
+    comparison = planted_comparison(tmp_path, ["large", "small"], failed="")
+    for run in comparison.runs:
+        write_json({"semantic_ids": {"text": {}}, "test_result": {}}, run.folder / "result.json")
+    counts = {"large": [3.0, 0.0, 1.0, 2.0], "small": [5.0, 1.0]}
+    monkeypatch.setattr(kinds, "bucket_counts", lambda run, *arguments: counts[run.spec.label])
+    result = kinds.code_distribution(comparison, definition("code_distribution", models=["TIGER"], layer=0, bucket=2))
+    assert [row[:4] for row in result.rows] == [
+        ["large", "text", "0-1", 3.0], ["large", "text", "2-3", 0.0], ["large", "text", "4-5", 1.0],
+        ["large", "text", "6-7", 2.0], ["small", "text", "0-1", 5.0], ["small", "text", "2-3", 1.0],
+    ]  # fmt: skip
+    assert result.figures["codes-text"].ticks == ["0-1", "2-3", "4-5", "6-7"]
+
+
 def planted_comparison(folder: Path, labels: list[str], failed: str) -> Comparison:
     """A comparison whose runs are finished, except for the label ``failed``."""
     write_json({"format": 1, "labels": labels, "datasets": [TINY], "seeds": [1], "pairs": []}, folder / "compare.json")
@@ -290,6 +352,7 @@ def test_selected_variants_of_several_models(tmp_path):
     ("kind: variants\nmodel: TIGER", "expected 'models', 'model' with 'variants' or 'sweeps'"),
     ("kind: variants\nvariants: {}", "expected 'models', 'model' with 'variants' or 'sweeps'"),
     ("kind: groups\nmodels: [Pop]\nby: count\nbounds: [0]", "by is 'count'; expected target_count or history_length"),
+    ("kind: groups\nmodels: [Pop]\nby: target_count\nbounds: [20, 5, 0]", "bounds is .20, 5, 0.; expected ascending numbers"),
     ("kind: sweeps\nmodel: BPR\nsweeps: {seed: [1, 2]}", "own.yaml sets seed, which --seeds names here"),
     ("kind: variants\nmodells: [Pop]", "Unknown option 'modells'. Did you mean 'models'"),
     ("kind: published\nmodels: [Pop]\npublished: {a: {Pop: {hit@10: x}}}", "expected figures by dataset, row and metric"),
@@ -311,12 +374,17 @@ def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
         (["sweep.yaml"], "Unknown option 'd_modle' in the sweeps of the study sweep. Did you mean 'd_model'?"),
         (["ranking", "--models=SASRec"], "SASRec has no beam search; choose generative models"),
         (["beam_vs_exact", "--topk=[20]", "--valid_metric=NDCG@20"], "beams has 10, below the largest topk 20"),
+        (["metrics.yaml"], "table has Hit@10, hit@3, which is not computed for Pop (it has recall@10, mrr@10, ndcg@10, "),
+        (["quantizers", "--topk=[10,20]"], "table has hit@1, hit@5, ndcg@5, which is not computed for TIGER (rqvae)"),
+        (["pairs.yaml"], "pairs names EASE, which is not compared"),
     ],
 )
 def test_user_errors_are_one_line(argv, expected, capsys):
     Path("own.yaml").write_text("kind: guess\n")
     Path("rows.yaml").write_text("kind: variants\nmodel: Pop\nvariants: {'Pop: a': {}, 'Pop/ a': {}}\n")
     Path("sweep.yaml").write_text("kind: sweeps\nmodel: TIGER\nsweeps: {d_modle: [8]}\n")
+    Path("metrics.yaml").write_text("kind: published\nmodels: [Pop]\nmetrics: [Hit@10, hit@3, ndcg@10]\n")
+    Path("pairs.yaml").write_text("kind: variants\nmodels: [Pop, BPR]\npairs: [[Pop, EASE]]\n")
     assert main(["study", *argv, "--output=out"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and expected in error

@@ -76,6 +76,19 @@ def test_the_chosen_trial_is_not_repeated_on_another_gpu_or_with_moved_data(tmp_
     assert [run.result["best_valid_score"] for run in comparison.runs] == [1]
 
 
+def test_failed_trials_are_repeated_only_before_the_choice(tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "read_space", lambda model: {"n_layers": ("choice", [1, 3])})
+    monkeypatch.setattr(tune, "check_values", lambda model, request: {})
+    matrix = Matrix([Variant("SASRec", "SASRec")], ["tiny"], [1], {})
+    tries = tune.write_tries(matrix, tmp_path, 2)
+    first, second = tries["tiny", "SASRec"]
+    write_json({"test_result": {}, "best_valid_score": 0.5, "valid_score_bigger": True}, first.folder / "result.json")
+    second.fail("no memory")
+    assert tune.tries_to_run(tries) == [first, second]
+    tune.choose(matrix, tmp_path, tries)
+    assert tune.tries_to_run(tries) == [first]
+
+
 def test_comparison_uses_the_best_trial_by_validation(tiny_dataset, monkeypatch):
     """One of three trials has learning rate 0. The best trial is the run of the first seed; other seeds use its settings."""
     monkeypatch.setattr(tune, "read_space", lambda model: {"learning_rate": ("choice", [0.0, 0.02])})

@@ -32,7 +32,7 @@ from recbole_macrec.benchmark.compare.statistics import compare_labels
 from recbole_macrec.benchmark.compare.table import Table, build_table, largest_k
 from recbole_macrec.benchmark.compare.table_formats import print_table, write_tables
 from recbole_macrec.benchmark.compare.together import run_together
-from recbole_macrec.benchmark.compare.tune import choose, copy_chosen_tries, write_tries
+from recbole_macrec.benchmark.compare.tune import choose, copy_chosen_tries, tries_to_run, write_tries
 from recbole_macrec.benchmark.compare.worker import Resources
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
@@ -146,7 +146,7 @@ def compare(
     tuned, runs_of = None, {}
     if tries is not None:
         runs_of = write_tries(matrix, Path(output), tries)
-        run_all([run for runs in runs_of.values() for run in runs], jobs, resources, cluster, "Tune")
+        run_all(tries_to_run(runs_of), jobs, resources, cluster, "Tune")
         tuned = choose(matrix, Path(output), runs_of)
         if tuned is None:
             print("The tuning is not finished; give the same command again to continue.")

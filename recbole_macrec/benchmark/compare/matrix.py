@@ -93,7 +93,7 @@ class Matrix:
         for pair in self.pairs:
             for label in pair:
                 if label not in rows:
-                    raise UserError(f"--pairs names {label}, which is not compared.{nearest(label, rows)}")
+                    raise UserError(f"pairs names {label}, which is not compared.{nearest(label, rows)}")
 
     def prepare(self) -> None:
         """Download datasets with a ``source``, with the files that any variant needs."""

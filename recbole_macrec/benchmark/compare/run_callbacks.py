@@ -100,6 +100,10 @@ class TimeLimit(TrainingCallback):
         self.deadline, self.curve = deadline, curve
         self._began = self._last = time.time()
         self._active = False  # whether this process has trained a batch or validated
+        self._validated_rows: int | None = None  # rows of a validation; None without one
+
+    def on_train_begin(self, trainer, train_data, valid_data):
+        self._validated_rows = valid_data.sample_size if valid_data is not None else None
 
     def on_epoch_begin(self, trainer, epoch, train_data):
         self._last = time.time()
@@ -113,13 +117,17 @@ class TimeLimit(TrainingCallback):
     def on_evaluation_begin(self, trainer, stage, eval_data):
         """Pause if the evaluation would end after the deadline.
 
-        It is expected to take as long as the longest validation so far, or, before the first, as long as this process has run.
-        The next process then starts with it and so measures it.
+        It is expected to take as long per row as the longest validation so far, or, before the first, as long as this process
+        has run. The next process then starts with it and so measures it.
         """
         if self.deadline is None or not trainer.resumable or not self._active:
             return
         known = [entry["valid_seconds"] for entry in self.curve.epochs if entry["valid_seconds"]]
-        if time.time() + (max(known) if known else time.time() - self._began) > self.deadline:
+        if known and self._validated_rows:
+            expected = max(known) * eval_data.sample_size / self._validated_rows
+        else:
+            expected = time.time() - self._began
+        if time.time() + expected > self.deadline:
             raise Paused
 
     def on_evaluation_end(self, trainer, stage, result):

@@ -257,7 +257,9 @@ def open_comparison(folder: str | Path, data_path: str | None = None) -> Compari
     """
     folder = Path(folder)
     if not (folder / COMPARE).is_file():
-        raise UserError(f"{folder} has no {COMPARE}; expected the --output folder of a comparison.")
+        inner = ", ".join(str(path.parent) for path in sorted(folder.glob(f"*/{COMPARE}")))
+        expected = f"one of the comparisons in it: {inner}" if inner else "the --output folder of a comparison"
+        raise UserError(f"{folder} has no {COMPARE}; expected {expected}.")
     spec = read_record(folder / COMPARE, ("format", "labels", "datasets", "seeds", "pairs"))
     if spec["format"] != FORMAT:
         raise UserError(f"{folder / COMPARE} has format {spec['format']}, expected {FORMAT}; run the comparison again.")

@@ -118,6 +118,15 @@ def _folder(folder: Path, dataset: str, variant: Variant) -> Path:
     return folder / TUNE / dataset / file_name(variant.label)
 
 
+def tries_to_run(runs_of: dict[tuple[str, str], list[Run]]) -> list[Run]:
+    """Return the tries, without those that failed before the best one was chosen: a choice that runs depend on must not change.
+
+    Args:
+        runs_of: see :func:`write_tries`.
+    """
+    return [run for runs in runs_of.values() for run in runs if not (run.error and (run.folder.parent / BEST).is_file())]
+
+
 def choose(
     matrix: Matrix, folder: Path, runs_of: dict[tuple[str, str], list[Run]]
 ) -> dict[tuple[str, str], dict[str, Any]] | None:

@@ -38,12 +38,12 @@ function sortBy(header) {
 }
 for (const header of document.querySelectorAll("thead th")) header.querySelector("button").addEventListener("click", () => sortBy(header));
 
-// -- figures: a pressed chip dims the other series in all figures
+// -- figures: a pressed chip dims the other models in all figures; series of the study's figures are not models
 for (const chip of document.querySelectorAll(".chips button")) {
   chip.addEventListener("click", () => {
     const number = chip.getAttribute("aria-pressed") === "true" ? null : chip.dataset.series;
     for (const other of document.querySelectorAll(".chips button")) other.setAttribute("aria-pressed", String(other.dataset.series === number));
-    for (const svg of document.querySelectorAll("figure svg")) {
+    for (const svg of document.querySelectorAll("section:not(#study) figure svg")) {
       const hasSeries = number !== null && svg.querySelector(`.series-${number}`) !== null;
       for (const part of svg.querySelectorAll("[class^=series-]")) part.classList.toggle("dim", hasSeries && !part.classList.contains(`series-${number}`));
     }

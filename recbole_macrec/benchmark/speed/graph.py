@@ -5,7 +5,6 @@ Shapes: U users, N items, E interactions, F_m width of the features of modality 
 import json
 import math
 import sys
-import time
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from scipy.sparse import coo_matrix, csc_matrix
 import recbole_macrec  # noqa: F401  a new process has to register the models
 from recbole_macrec.baselines import BASELINES
 from recbole_macrec.baselines.pairwise import PairwiseRecommender
-from recbole_macrec.benchmark.speed.measure import in_own_process, median_seconds
+from recbole_macrec.benchmark.speed.measure import in_own_process, median_seconds, seconds_of
 from recbole_macrec.config.options import hidden_argv
 from recbole_macrec.errors import one_line
 from recbole_macrec.utils.hardware import keep_freed_memory, peak_host_memory
@@ -126,15 +125,14 @@ def measure(name: str, size: Size, timed_steps: int, threads: int) -> dict:
         model.before_epoch(0)
         step()
 
-    begin = time.perf_counter()
-    first_step()
-    first = time.perf_counter() - begin
+    def represent():
+        model.eval()
+        model.final_representations()
+
+    first = seconds_of(first_step)
     usual = median_seconds(step, timed_steps, warmup=0)
     steps = math.ceil(size.interactions / config["train_batch_size"])
-    begin = time.perf_counter()
-    model.eval()
-    model.final_representations()
-    ranking = time.perf_counter() - begin
+    ranking = seconds_of(represent)
     on_gpu = torch.cuda.is_available()
     peak = torch.cuda.max_memory_allocated() if on_gpu else peak_host_memory()
     return {

@@ -22,14 +22,21 @@ def median_seconds(function: Callable, repeats: int, warmup: int = 1) -> float:
     """Return the median wall-clock seconds of ``repeats`` calls, after ``warmup`` calls that are not timed."""
     for _ in range(warmup):
         function()
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        function()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds)
+    return statistics.median(seconds_of(function) for _ in range(repeats))
+
+
+def seconds_of(function: Callable) -> float:
+    """Return the wall-clock seconds of one call, with the computations on the GPU that it starts and without earlier ones."""
+    _wait_for_gpu()
+    begin = time.perf_counter()
+    function()
+    _wait_for_gpu()
+    return time.perf_counter() - begin
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def in_own_process(function: Callable, *arguments) -> Any:

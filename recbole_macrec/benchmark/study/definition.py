@@ -1,4 +1,5 @@
 """Schema of the YAML files of studies."""
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
@@ -34,9 +35,10 @@ class StudyDefinition(Options):
         beams: of kind ``beams``: numbers of beams.
         rankings: of kind ``rankings``: name -> options of the ranking.
         published: dataset -> row -> metric -> published figure.
-        metrics: of kind ``published``: metrics of the table; None: those with published figures.
-        fusions: rows to fuse when all rows are finished.
-        pairs: rows to test against each other; None: the first row against each other one.
+        metrics: of kind ``published``: metrics of the table, in lower case; None: those with published figures.
+        fusions: rows to fuse when all rows are finished or have failed.
+        pairs: rows to test against each other; None: the first row against each other one, or with ``models`` the best row
+            against each other one.
         impossible: dataset -> row -> metrics whose published figures no data can produce.
         rows: row of a published table -> ``study`` that runs it, ``options`` of the command, and its ``cost``.
     """
@@ -66,4 +68,6 @@ class StudyDefinition(Options):
         for key in REQUIRED.get(self.kind, ()):
             if key not in self.model_fields_set or getattr(self, key) in ([], {}):
                 raise UserError(f"'{key}' is missing, which a study of kind {self.kind} needs.")
+        if any(low >= high for low, high in pairwise(self.bounds)):
+            raise UserError(f"bounds is {self.bounds}; expected ascending numbers.")
         return self

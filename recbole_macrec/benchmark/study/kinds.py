@@ -155,10 +155,11 @@ def code_distribution(comparison: Comparison, study: StudyDefinition) -> Study:
             counts = [c for c in by_run if c is not None]
             if not counts:
                 continue
-            ticks = [f"{i * study.bucket}-{(i + 1) * study.bucket - 1}" for i in range(len(counts[0]))]
+            own = [f"{i * study.bucket}-{(i + 1) * study.bucket - 1}" for i in range(len(counts[0]))]
+            ticks = max(ticks, own, key=len)
             pairs = [over_seeds(column) for column in zip(*counts)]
             series[label] = means_and_deviations(pairs)
-            result.rows += [[label, modality, tick, *pair] for tick, pair in zip(ticks, pairs)]
+            result.rows += [[label, modality, tick, *pair] for tick, pair in zip(own, pairs)]
         title = f"{study.title}: {modality}, layer {study.layer}"
         result.figures[f"codes-{file_name(modality)}"] = Figure(title, "codes", "items", ticks, series)
     return result

@@ -2,13 +2,14 @@
 
     python -m recbole_macrec.benchmark study ablation --datasets=arts-toy --seeds=3 --output=DIR
 
-The name is that of a file in ``properties/study/``, or the path of your own YAML file. Accepts every option of ``compare``,
-and can be resumed in the same way. Writes study.md, study.json, figures/*.png and figures/*.pdf to the output
-folder, beside the tables. Studies: ablation, beyond, collisions, code_distribution, sensitivity, beam_vs_exact, ranking,
-cold_items, history_length, published (on datasets that papers report), macrec_table2, quantizers, mmgrec_table2,
-mmgrec_table2_leave_one_out and mmgrec_ablation.
+The name is that of a file in ``properties/study/``, or the path of your own YAML file. Accepts every option of ``compare``
+but --pairs, which the file sets, and can be resumed in the same way. Writes study.md, study.json, figures/*.png and
+figures/*.pdf to the output folder, beside the tables; with several datasets, to a folder of each dataset in it. Studies:
+ablation, beyond, collisions, code_distribution, sensitivity, beam_vs_exact, ranking, cold_items, history_length, published
+(on datasets that papers report), macrec_table2, quantizers, mmgrec_table2, mmgrec_table2_leave_one_out and mmgrec_ablation.
 """
 import argparse
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,16 @@ from recbole_macrec.benchmark.compare.comparison import add_matrix_options, comp
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, parse_seeds
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request
-from recbole_macrec.benchmark.compare.runs import COMPARE, STUDY, Comparison, fusion_name, fusions_in, open_comparison
+from recbole_macrec.benchmark.compare.runs import (
+    COMPARE,
+    RUNS,
+    STUDY,
+    TUNE,
+    Comparison,
+    fusion_name,
+    fusions_in,
+    open_comparison,
+)
 from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.benchmark.machine import git_commit, hardware
 from recbole_macrec.benchmark.study.definition import StudyDefinition
@@ -29,6 +39,7 @@ from recbole_macrec.benchmark.study.rankings import check_beams
 from recbole_macrec.config.options import check_options, config_of, known_models, refuse_trust
 from recbole_macrec.config.property_files import property_file, read_user_yaml
 from recbole_macrec.config.schema.base import REGISTRIES
+from recbole_macrec.config.validation import computed_metrics
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.model.preparation import reads_semantic_ids
@@ -57,9 +68,29 @@ def main(argv: list[str]) -> int:
     if study.kind == published.__name__:
         for dataset in datasets:
             check_published(study, dataset)
-    folders = {dataset: Path(args.output) / (dataset if len(datasets) > 1 else "") for dataset in datasets}
-    statuses = [_run(study, dataset, request, args, output) for dataset, output in folders.items()]
-    return max(statuses, default=0)
+    status, start = 0, time.monotonic()
+    for dataset in datasets:
+        output = study_folder(Path(args.output), dataset, alone=len(datasets) == 1)
+        status = max(status, _run(study, dataset, request, args, output))
+        if args.minutes is not None:  # the time left for the other datasets
+            now = time.monotonic()
+            start, args.minutes = now, max(0.0, args.minutes - (now - start) / 60)
+    return status
+
+
+def study_folder(output: Path, dataset: str, alone: bool) -> Path:
+    """Return the folder of a dataset of a study: ``output``, or one in it if the study has several datasets.
+
+    Runs of the dataset that are in one of the two decide, so that a command can add datasets to those of an earlier one.
+
+    Args:
+        alone: whether the command names no other dataset.
+    """
+    own = output / dataset
+    for folder in (own, output):
+        if any((folder / part / dataset).is_dir() for part in (RUNS, TUNE)):
+            return folder
+    return output if alone else own
 
 
 def _run(study: StudyDefinition, dataset: str, request: Request, args: argparse.Namespace, output: Path) -> int:
@@ -108,12 +139,18 @@ def _matrix(
     matrix = Matrix(variants, [dataset], parse_seeds(args.seeds, request), settings, pairs, fusions)
     matrix.check(vars(args), request.config_files)
     check_rankings(study, variants, dataset, settings)
+    check_metrics(study, variants, dataset, settings)
     return matrix
 
 
 def _fuse_finished(comparison: Comparison, study: StudyDefinition) -> Comparison:
-    """Fuse the models of the study's ``fusions`` once all runs are finished, and return the comparison with the fused runs."""
-    finished = set() if comparison.unfinished else {run.spec.label for run in comparison.runs}
+    """Fuse the models of the study's ``fusions`` once no run is waiting, and return the comparison with the fused runs.
+
+    A fusion with a model that failed is left out.
+    """
+    if any(not run.error for run in comparison.unfinished):
+        return comparison
+    finished = set(comparison.labels) - {run.spec.label for run in comparison.unfinished}
     possible = [labels for labels in study.fusions if set(labels) <= finished]
     for labels in possible:
         fuse(comparison.folder, labels, data_path=comparison.data_path)
@@ -246,6 +283,18 @@ def check_rankings(study: StudyDefinition, variants: list[Variant], dataset: str
             check_beams(variant.model, max(config["topk"]), numbers)
 
 
+def check_metrics(study: StudyDefinition, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
+    """Raise a UserError, before the models are trained, if the study's ``metrics`` are not computed."""
+    for variant in variants if study.metrics else []:
+        config = config_of(variant.model, dataset, [], settings | variant.settings)
+        computed = [name.lower() for name in computed_metrics(config)]
+        if missing := [metric for metric in study.metrics or [] if metric not in computed]:
+            raise UserError(
+                f"The study's table has {', '.join(missing)}, which is not computed for {variant.label} (it has "
+                f"{', '.join(computed)}); change metrics and topk, or 'metrics' of the study.{nearest(missing[0], computed)}"
+            )
+
+
 def without_effect(variants: Sequence[Variant], given: dict[str, Any]) -> list[str]:
     """Return a sentence for each option of the command that some variants set to another value themselves."""
     sentences = []
@@ -270,7 +319,8 @@ def sweep_value(default: dict, option: str, value) -> tuple[str, dict | None]:
         changes = {"con_layers": list(range(value, default["codebook_levels"]))}
         if not changes["con_layers"]:
             return label, None
-    return (DEFAULT, {}) if all(default[name] == chosen for name, chosen in changes.items()) else (label, changes)
+    is_default = all(name in default and default[name] == chosen for name, chosen in changes.items())
+    return (DEFAULT, {}) if is_default else (label, changes)
 
 
 def default_values(model: str, dataset: str, settings: dict[str, Any]) -> dict:
