@@ -18,7 +18,7 @@ SMALL = {
 }
 OWN = {  # options of single models
     "InvRL": {"n_negatives": 10, "feature_embedding_size": 16, "pretrain_epochs": 3, "mask_rounds": 1, "n_environments": 2,
-              "environment_updates": 1, "environment_epochs": 1, "mask_epochs": 2},
+              "environment_updates": 1, "environment_steps": 2, "mask_steps": 4},
     "LightGT": {"n_layers": 2, "n_graph_layers": 2, "max_sequence_items": 3},
     "LATTICE": {"n_neighbours": 5},
 }

@@ -37,7 +37,7 @@ class GraphSAGE(PairwiseRecommender):
         free = self.width // 2 if self.modalities else self.width
         self.users, self.items = xavier_table(self.n_users, self.width), xavier_table(self.n_items, free)
         if self.modalities:
-            self.project = linear(sum(x.shape[1] for x in self.features.values()), self.width - free, bias=False)
+            self.project = linear(self.x.shape[1], self.width - free, bias=False)
         layers = range(config["n_layers"])
         self.own = nn.ModuleList(linear(self.width, self.width) for _ in layers)
         self.neighbour = nn.ModuleList(linear(self.width, self.width, bias=False) for _ in layers)
@@ -50,7 +50,7 @@ class GraphSAGE(PairwiseRecommender):
         """Input vectors of the items [N, d]."""
         if not self.modalities:
             return self.items
-        return torch.cat([self.items, self.project(torch.cat(list(self.features.values()), dim=1))], dim=1)
+        return torch.cat([self.items, self.project(self.x)], dim=1)
 
     def representations(self) -> tuple[Tensor, Tensor]:
         h = torch.cat([self.users, self.item_inputs()])  # [n, d]

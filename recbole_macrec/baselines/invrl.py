@@ -5,6 +5,7 @@ negatives of an interaction, E training interactions, K environments.
 """
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import islice
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from recbole_macrec.utils.lookup import rows_of
 GATE_NOISE = 0.01  # standard deviation of the noise on the gates of the mask
 INITIAL_STD = 0.01  # standard deviation of the initial projection of an environment
 GROWTH = 1.05  # of the weights of both penalties of the mask, after each round
-COUNTS = ("pretrain_epochs", "mask_rounds", "n_environments", "environment_updates", "environment_epochs", "mask_epochs")
+COUNTS = ("pretrain_epochs", "mask_rounds", "n_environments", "environment_updates", "environment_steps", "mask_steps",
+          "mask_batch_size")
 WEIGHTS = ("gradient_weight", "mask_weight", "environment_l1")  # alpha and lambda of the mask; of |W * m| in an environment
 SETTLED = 0.01  # share of interactions that may still move when the environments are final
+PART_STEPS = 10  # steps of the mask, after which training can pause
 
 
 class Backbone(nn.Module):
@@ -51,10 +54,8 @@ class Backbone(nn.Module):
         """
         weight = self.project.weight if mask is None else self.project.weight * mask
         if item.numel() < len(x):
-            content = F.linear(rows_of(x, item), weight, self.project.bias)
-        else:
-            content = rows_of(F.linear(x, weight, self.project.bias), item)
-        return torch.cat([rows_of(self.items, item), content], dim=-1)
+            return torch.cat([rows_of(self.items, item), F.linear(rows_of(x, item), weight, self.project.bias)], dim=-1)
+        return rows_of(torch.cat([self.items, F.linear(x, weight, self.project.bias)], dim=-1), item)
 
 
 class InvRL(PairwiseRecommender):
@@ -71,7 +72,8 @@ class InvRL(PairwiseRecommender):
 
            minimise L + alpha |sum_k (G_k - G)^2 * (mu + 1/2)|^2 + lambda |mu|^2,   m = clamp(mu + 1/2, 0, 1);
 
-       L and G are computed with m = clamp(mu + 1/2 + noise, 0, 1).
+       L and G are computed with m = clamp(mu + 1/2 + noise, 0, 1). An environment with fewer interactions than a batch counts
+       as much as the others.
 
     Then a new backbone is trained with the masked features, and ranks. With J random negatives of an interaction and
     beta_ui = sqrt(D_u + 1) / D_u / sqrt(D_i + 1), where D are training degrees, the loss of a backbone is
@@ -88,8 +90,8 @@ class InvRL(PairwiseRecommender):
         super().__init__(config, dataset)
         self.settings = {name: config[name] for name in (*COUNTS, *WEIGHTS)}
         self.batch_size, self.learning_rate = config["train_batch_size"], config["learning_rate"]
+        self.mask_learning_rate = config["mask_learning_rate"]
         self.negatives, self.feature_reg = config["n_negatives"], config["feature_reg_weight"]
-        self.register_buffer("x", torch.cat(list(self.features.values()), dim=1), persistent=False)  # [N, F]
         degrees = [np.asarray(self.interactions.sum(axis)).ravel() for axis in (1, 0)]
         of_user, of_item = (torch.from_numpy(degree.astype(np.float32)) for degree in degrees)
         self.register_buffer("user_beta", (of_user + 1).sqrt() / of_user.clamp(min=1), persistent=False)  # [U]
@@ -165,7 +167,7 @@ class InvRL(PairwiseRecommender):
         while learning.rounds < rounds:
             yield from self.update_environments(learning, user, item)
             yield from self.fit_mask(learning, user, item)
-            learning.rounds, learning.updates, learning.epochs = learning.rounds + 1, 0, 0
+            learning.rounds, learning.updates, learning.done = learning.rounds + 1, 0, 0
             sizes = learning.environment.bincount(minlength=self.settings["n_environments"]).tolist()
             self.logger.info(f"InvRL, round {learning.rounds} of the mask: environments of {sizes} interactions, mask from "
                              f"{learning.mask.min():.3f} to {learning.mask.max():.3f}")
@@ -177,45 +179,45 @@ class InvRL(PairwiseRecommender):
 
     def load_preparation_state(self, state: dict) -> None:
         backbone = self._new_backbone().to(self.x.device)
-        self.learning = MaskLearning.from_state(state, backbone, self.learning_rate) if state else None
+        rates = self.learning_rate, self.mask_learning_rate
+        self.learning = MaskLearning.from_state(state, backbone, *rates) if state else None
 
     def _pretrain(self, learning: "MaskLearning", user: Tensor, item: Tensor) -> Iterator[None]:
         """Step 1."""
-        weights, no_mask = list(learning.backbone.parameters()), torch.zeros_like(self.mask)
+        backbone, weights = learning.backbone, list(learning.backbone.parameters())
         learning.optimizer = learning.optimizer or torch.optim.Adam(weights, lr=self.learning_rate)
-        while learning.epochs < self.settings["pretrain_epochs"]:
-            self._train_epoch(learning.backbone, weights, learning.optimizer, user, item, no_mask)
-            learning.epochs += 1
+        while learning.done < self.settings["pretrain_epochs"]:
+            for rows in shuffled_batches(len(user), self.batch_size, user.device):
+                loss = self.batch_loss(backbone, None, user[rows], item[rows]) + self.norms(backbone)
+                _step(learning.optimizer, weights, loss)
+            learning.done += 1
             yield
-        learning.optimizer, learning.epochs = None, 0
+        learning.optimizer, learning.done = None, 0
 
-    def _train_epoch(
-        self, backbone: Backbone, weights: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, user: Tensor, item: Tensor,
-        mask: Tensor,
-    ) -> None:  # fmt: skip
-        """Train ``weights`` of a backbone once on the interactions, with all features.
+    def _train_environment(self, backbone: Backbone, user: Tensor, item: Tensor, mask: Tensor) -> None:
+        """Train a new projection W, b on the interactions of an environment, with all features.
 
         The penalty environment_l1 * mean |W * m| keeps an environment from reading what ``mask`` [F] keeps.
         """
-        for rows in torch.randperm(len(user)).to(user.device).split(self.batch_size):
-            loss = self.batch_loss(backbone, None, user[rows], item[rows]) + self.norms(backbone)
-            loss = loss + self.settings["environment_l1"] * (backbone.project.weight * mask).abs().mean()
-            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights)):
-                weight.grad = gradient
-            optimizer.step()
+        weights, steps = list(backbone.project.parameters()), self.settings["environment_steps"]
+        for weight in weights:
+            nn.init.normal_(weight, std=INITIAL_STD)
+        optimizer = torch.optim.Adam(weights, lr=self.mask_learning_rate)
+        while steps and len(user):
+            for rows in islice(shuffled_batches(len(user), self.settings["mask_batch_size"], user.device), steps):
+                loss = self.batch_loss(backbone, None, user[rows], item[rows])
+                loss = loss + self.feature_reg * sum(weight.square().sum() for weight in weights)
+                loss = loss + self.settings["environment_l1"] * (backbone.project.weight * mask).abs().mean()
+                _step(optimizer, weights, loss)
+                steps -= 1
 
     def update_environments(self, learning: "MaskLearning", user: Tensor, item: Tensor) -> Iterator[None]:
         """Part (a) of a round: assign each interaction to the environment whose projection gives it the highest score."""
         backbone, updates = learning.backbone, self.settings["environment_updates"]
-        weights = list(backbone.project.parameters())
         while learning.updates < updates:
             for k in range(len(learning.scores), self.settings["n_environments"]):
                 rows = learning.environment == k
-                for weight in weights:
-                    nn.init.normal_(weight, std=INITIAL_STD)
-                optimizer = torch.optim.Adam(weights, lr=self.learning_rate)
-                for _ in range(self.settings["environment_epochs"]):
-                    self._train_epoch(backbone, weights, optimizer, user[rows], item[rows], learning.mask)
+                self._train_environment(backbone, user[rows], item[rows], learning.mask)
                 learning.scores.append(self._scores(backbone, user, item))
                 yield
             chosen = torch.stack(learning.scores).argmax(0)
@@ -236,28 +238,39 @@ class InvRL(PairwiseRecommender):
             nn.init.normal_(weight, std=INITIAL_STD)
             nn.init.zeros_(backbone.project.bias)  # stays zero
             learning.mu = nn.Parameter(torch.zeros_like(self.mask))
-            learning.optimizer = torch.optim.Adam([weight, learning.mu], lr=self.learning_rate)
+            learning.optimizer = torch.optim.Adam([weight, learning.mu], lr=self.mask_learning_rate)
         mu, optimizer, growth = learning.mu, learning.optimizer, GROWTH**learning.rounds
         gradient_weight, mask_weight = (growth * self.settings[name] for name in ("gradient_weight", "mask_weight"))
         of_environments = [(learning.environment == k).nonzero()[:, 0] for k in range(self.settings["n_environments"])]
         rows = [found for found in of_environments if len(found)]
-        steps = -(-len(user) // (self.batch_size * len(rows)))
-        while learning.epochs < self.settings["mask_epochs"]:
-            for _ in range(steps):
-                batches = [part[torch.randperm(len(part))[: self.batch_size].to(part.device)] for part in rows]
+        size, steps = self.settings["mask_batch_size"], self.settings["mask_steps"]
+        while learning.done < steps:
+            for _ in range(min(PART_STEPS, steps - learning.done)):
+                batches = [part[next(shuffled_batches(len(part), size, part.device))] for part in rows]
                 gates = (mu + 0.5 + GATE_NOISE * torch.randn_like(mu)).clamp(0, 1)
-                losses = [self.batch_loss(backbone, gates, user[batch], item[batch]) for batch in batches]
+                losses = [size / len(batch) * self.batch_loss(backbone, gates, user[batch], item[batch]) for batch in batches]
                 # [K, f, F]
                 gradients = torch.stack([torch.autograd.grad(loss, weight, create_graph=True)[0] for loss in losses])
                 spread = (gradients - gradients.mean(0)).square().sum(0)  # [f, F]
-                loss = torch.stack(losses).mean() + gradient_weight * (spread * (mu + 0.5)).square().sum()
-                loss = loss + mask_weight * mu.square().sum()
-                weight.grad, mu.grad = torch.autograd.grad(loss, [weight, mu])
-                optimizer.step()
-            learning.epochs += 1
+                loss = torch.stack(losses).mean() + self.feature_reg * weight.square().sum()
+                loss = loss + gradient_weight * (spread * (mu + 0.5)).square().sum() + mask_weight * mu.square().sum()
+                _step(optimizer, [weight, mu], loss)
+                learning.done += 1
             yield
         learning.mask = (mu.detach() + 0.5).clamp(0, 1)
         learning.optimizer = learning.mu = None
+
+
+def shuffled_batches(rows: int, size: int, device: torch.device) -> Iterator[Tensor]:
+    """Batches of the row numbers 0, ..., rows - 1 in random order: int64 [size], the last one may be smaller."""
+    return iter(torch.randperm(rows).to(device).split(size))
+
+
+def _step(optimizer: torch.optim.Optimizer, weights: Sequence[Tensor], loss: Tensor) -> None:
+    """A step of ``weights`` alone; other weights that the loss depends on are frozen."""
+    for weight, gradient in zip(weights, torch.autograd.grad(loss, weights)):
+        weight.grad = gradient
+    optimizer.step()
 
 
 @dataclass
@@ -271,7 +284,7 @@ class MaskLearning:
         mu: [F], during part (b) of a round.
         optimizer: of step 1, or of part (b) of a round.
         rounds, updates: rounds that are finished, and updates of the environments in the current round.
-        epochs: epochs of step 1, or of part (b) of the current round.
+        done: epochs of step 1, or optimizer steps of part (b) of the current round.
     """
 
     backbone: Backbone
@@ -282,7 +295,7 @@ class MaskLearning:
     optimizer: torch.optim.Optimizer | None = None
     rounds: int = 0
     updates: int = 0
-    epochs: int = 0
+    done: int = 0
 
     def state(self) -> dict:
         """Tensors and plain values for a checkpoint."""
@@ -291,14 +304,16 @@ class MaskLearning:
         return state | {"optimizer": self.optimizer and self.optimizer.state_dict()}
 
     @classmethod
-    def from_state(cls, state: dict, backbone: Backbone, learning_rate: float) -> "MaskLearning":
+    def from_state(cls, state: dict, backbone: Backbone, learning_rate: float, mask_learning_rate: float) -> "MaskLearning":
         """The learning at :meth:`state`; the weights of ``backbone`` are replaced."""
         learning = cls(**{**state, "backbone": backbone, "mu": None, "optimizer": None})
         backbone.load_state_dict(state["backbone"])
         if state["mu"] is not None:
             learning.mu = nn.Parameter(state["mu"])
         if state["optimizer"]:
-            weights = [*backbone.parameters()] if learning.mu is None else [backbone.project.weight, learning.mu]
-            learning.optimizer = torch.optim.Adam(weights, lr=learning_rate)
+            if learning.mu is None:
+                learning.optimizer = torch.optim.Adam(backbone.parameters(), lr=learning_rate)
+            else:
+                learning.optimizer = torch.optim.Adam([backbone.project.weight, learning.mu], lr=mask_learning_rate)
             learning.optimizer.load_state_dict(state["optimizer"])
         return learning

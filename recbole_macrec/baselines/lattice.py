@@ -11,6 +11,7 @@ from recbole_macrec.baselines.graph import Edges, user_item_edges
 from recbole_macrec.baselines.pairwise import PairwiseRecommender, bpr, half_squared_norm, linear, unit_rows, xavier_table
 from recbole_macrec.config.schema.general import LATTICEOptions
 from recbole_macrec.utils.lookup import rows_of
+from recbole_macrec.utils.modules import ModuleDict
 
 BLOCK_SCORES = 2**24  # similarities computed at once: 64 MB
 
@@ -50,7 +51,7 @@ class LATTICE(PairwiseRecommender):
         self.register_buffer("fixed_values", torch.stack(values), persistent=False)  # [M, N, k], norm(S_m)
         if self.train_features:
             self.tables = nn.ParameterDict({m: nn.Parameter(x.clone()) for m, x in inputs.items()})
-        self.project = nn.ModuleDict({m: linear(x.shape[1], self.width) for m, x in inputs.items()})
+        self.project = ModuleDict({m: linear(x.shape[1], self.width) for m, x in inputs.items()})
         self.modality_logits = nn.Parameter(torch.zeros(len(self.modalities)))
         # The graph of the epoch and the epoch it was built in. They are saved, so that an epoch can be resumed.
         self.register_buffer("built_in_epoch", torch.tensor(-1))

@@ -42,8 +42,8 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
 
     Attributes:
         interactions: float32 [U, N] in CSR form, 1 where a user has a training interaction with an item.
-        features: modality -> float32 [N, F_m], scaled as the option ``feature_scaling`` says, row 0 zero; empty if
-            ``uses_features`` is False.
+        x: float32 [N, F], the features of all modalities side by side, scaled as the option ``feature_scaling`` says, row 0
+            zero; F = 0 if ``uses_features`` is False.
     """
 
     input_type = InputType.PAIRWISE
@@ -61,15 +61,17 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
         self.interactions.data[:] = 1
         self.user_tokens, self.item_tokens = (dataset.field2id_token[field].tolist() for field in (self.USER_ID, self.ITEM_ID))
         self.modalities = list(dataset.item_features) if self.reads_features(config) else []
-        for modality in self.modalities:
-            features = scaled(dataset.item_features[modality], config["feature_scaling"])
-            self.register_buffer(f"features_{modality}", torch.from_numpy(features), persistent=False)
+        matrices = [scaled(dataset.item_features[modality], config["feature_scaling"]) for modality in self.modalities]
+        self._widths = [matrix.shape[1] for matrix in matrices]
+        x = np.concatenate([np.zeros((self.n_items, 0), np.float32), *matrices], axis=1)
+        self.register_buffer("x", torch.from_numpy(x), persistent=False)
         self._fingerprint = self._fingerprint_of_data()
         self._cached: tuple[list, tuple[Tensor, Tensor]] | None = None
 
     @property
     def features(self) -> dict[str, Tensor]:
-        return {modality: getattr(self, f"features_{modality}") for modality in self.modalities}
+        """Modality -> its columns of :attr:`x`, [N, F_m]."""
+        return dict(zip(self.modalities, self.x.split(self._widths, dim=1)))
 
     # -- options -----------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,6 @@ class VBPR(PairwiseRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.register_buffer("x", torch.cat(list(self.features.values()), dim=1), persistent=False)  # [N, F]
         self.users, self.items = xavier_table(self.n_users, self.width), xavier_table(self.n_items, self.width)
         self.tastes = xavier_table(self.n_users, self.width)  # t
         self.project = xavier_table(self.x.shape[1], self.width)  # W^T
@@ -57,6 +56,7 @@ class VBPR(PairwiseRecommender):
 
     def calculate_loss(self, interaction) -> Tensor:
         """See the base class. Only the features of the batch's items are projected."""
+        self._cached = None
         user, positive, negative = (interaction[f] for f in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         u, i, j = self.user_vectors(user), self.item_vectors(positive), self.item_vectors(negative)
         return bpr((u * i).sum(1), (u * j).sum(1)) + self.reg_weight * self.penalty(user, positive, negative)

@@ -16,7 +16,7 @@ from recbole_macrec.data.id_files import modality_of, tokenization_name
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.fusion import score_matrix
-from recbole_macrec.generation.decoding.ranker import DenseScores, Ranker, RankingSettings
+from recbole_macrec.generation.decoding.ranker import DenseScores, Ranker, RankingSettings, check_ranking
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.id_table import IDTable
@@ -321,8 +321,9 @@ class GenerativeRecommender(WindowedRecommender):
         """Return a model with other :class:`RankingSettings`, e.g. ``decode="exact"``. It shares the weights of this one.
 
         Raises:
-            UserError: see :meth:`RankingSettings.for_modalities`.
+            UserError: for an unknown option or a wrong value, and see :meth:`RankingSettings.for_modalities`.
         """
+        check_ranking(options, len(self.tokenizations))
         other = copy.copy(self)
         other.ranking = replace(self.ranking, **options).for_modalities(len(self.modalities))
         return other

@@ -59,6 +59,7 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
         self.eval_precision = resolve_precision(config["eval_precision"] or "fp32", self.device)  # None in old checkpoints
         self.budget = DeviceBudget.of(self.device, config["pass_tokens"])
         self.item_dropout = config["item_dropout"] or 0.0  # None in old checkpoints, and for models without it
+        self.exclude_seen = bool(config["exclude_seen"])  # read here, so that save_pretrained stores it
         self.last_rankings: dict[str, Ranking] = {}
 
     # -- for Recommender ----------------------------------------------------------------------------------------------

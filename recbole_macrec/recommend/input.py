@@ -84,6 +84,11 @@ def new_tokens(features: Mapping[str, Mapping[str, Any]], modalities: Sequence[s
     Raises:
         UserError: unless all modalities have the same items, and every token is new and readable by RecBole.
     """
+    given = features.values() if isinstance(features, Mapping) else [features]
+    if wrong := [value for value in given if not isinstance(value, Mapping)]:
+        raise UserError(
+            f"The features of the new items contain a {type(wrong[0]).__name__}; give modality -> item token -> row of numbers."
+        )
     missing = [m for m in modalities if m not in features]
     if missing:
         raise UserError(f"The new items have no features of modality '{missing[0]}'; the model needs {list(modalities)}.")

@@ -42,7 +42,7 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
     Raises:
         UserError: ``folder`` exists; with ``overwrite``, only if it is not a folder of this format.
     """
-    if folder.exists() and not (overwrite and _is_ours(folder)):
+    if folder.exists() and not (overwrite and is_pretrained(folder)):
         advice = "choose another one" if overwrite else "choose another one, or replace it with overwrite=True"
         problem = "already exists, and is not a model folder of recbole_macrec" if overwrite else "already exists"
         raise UserError(f"{folder} {problem}; {advice}.")
@@ -108,6 +108,8 @@ def read_pretrained(folder: Path, device: torch.device | str):
         if QUANTIZER in content:
             quantizer = FrozenQuantizer(SemanticIDSettings.from_identity(manifest["quantizer"]), load(content[QUANTIZER]))
         return model, dict(items["titles"]), quantizer
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError) as error:
         reason = " ".join((str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").split())
         raise UserError(f"{folder} can't be read as a model of recbole_macrec ({reason[:300]}); save it again with "
@@ -153,7 +155,7 @@ def _semantic_ids(manifest: dict, tokens: tuple[str, ...], arrays: dict[str, tor
     )
 
 
-def _is_ours(folder: Path) -> bool:
+def is_pretrained(folder: Path) -> bool:
     """Whether ``folder`` contains only files of :func:`write_pretrained`."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return MANIFEST in names and names <= {MANIFEST, ITEMS, CODES, MODEL, QUANTIZER}

@@ -17,6 +17,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.quick_start import quick_start
 
+from recbole_macrec.config.validation import check_whole
 from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.ranker import max_users_in_memory
@@ -26,11 +27,12 @@ from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.recommend.base import ItemRecommender, Rank
 from recbole_macrec.recommend.input import feature_matrix, item_numbers, item_titles, new_tokens
-from recbole_macrec.recommend.pretrained import read_pretrained, write_pretrained
+from recbole_macrec.recommend.pretrained import is_pretrained, read_pretrained, write_pretrained
 from recbole_macrec.recommend.rebuild import with_items_of
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 from recbole_macrec.semantic_ids.new_items import with_new_items
 from recbole_macrec.utils.files import replace_folder
+from recbole_macrec.utils.hardware import available_device
 
 FUSION, FUSION_FORMAT = "fusion.json", "recbole_macrec fusion, version 1"
 
@@ -87,9 +89,9 @@ class Recommender(ItemRecommender):
         """Load a folder of :meth:`save_pretrained` on ``device`` (by default a GPU, if available).
 
         Raises:
-            UserError: the folder is missing, damaged or changed.
+            UserError: the folder is missing, damaged or changed, or the device is unavailable.
         """
-        return cls(*read_pretrained(Path(folder), device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        return cls(*read_pretrained(Path(folder), available_device(device)))
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
         """Save the model, including added items, for :meth:`from_pretrained`; see pretrained.py.
@@ -125,7 +127,7 @@ class Recommender(ItemRecommender):
 
     @property
     def excludes_seen(self) -> bool:
-        return bool(self.model.config["exclude_seen"])
+        return self.model.exclude_seen
 
     @property
     def _has_quantizer(self) -> bool:
@@ -254,6 +256,7 @@ class FusedRecommender(ItemRecommender):
             raise UserError(
                 f"weights is {list(weights)}; expected numbers that are not negative, at least one of them above 0."
             )
+        check_whole(1, top=top)
         self.recommenders, self.weights, self.top = list(recommenders), [float(weight) for weight in weights], top
         self._number_items()
 
@@ -291,8 +294,9 @@ class FusedRecommender(ItemRecommender):
             UserError: ``folder`` exists; with ``overwrite``, only if it is not a folder of this method.
         """
         folder = Path(folder)
-        if folder.exists() and not (overwrite and (folder / FUSION).is_file()):
-            raise UserError(f"{folder} already exists; choose another folder, or replace a saved fusion with overwrite=True.")
+        if folder.exists() and not (overwrite and _is_fusion(folder)):
+            raise UserError(f"{folder} already exists; choose another folder, or replace a saved fusion, without other files, "
+                            "with overwrite=True.")
         with replace_folder(folder, overwrite) as fresh:
             for number, recommender in enumerate(self.recommenders):
                 recommender.save_pretrained(fresh / str(number))
@@ -345,6 +349,13 @@ class FusedRecommender(ItemRecommender):
         ])  # fmt: skip
         fused, place = fused_scores(scores, torch.tensor(self.weights)).sort(dim=1, descending=True, stable=True)
         return Ranking(torch.from_numpy(items).gather(1, place)[:, :k], fused[:, :k])
+
+
+def _is_fusion(folder: Path) -> bool:
+    """Whether ``folder`` contains only files of :meth:`FusedRecommender.save_pretrained`."""
+    if not (folder / FUSION).is_file():
+        return False
+    return all(path.name == FUSION or path.name.isdecimal() and is_pretrained(path) for path in folder.iterdir())
 
 
 def padded(rows: list[list[int]]) -> torch.Tensor:

@@ -66,7 +66,9 @@ def bundle_inputs(features: Mapping[str, Features], item_tokens: Sequence[str], 
         inputs["training interactions"] = _sha256(f"{interactions.shape}\n".encode(), *parts)
     elif interactions is not None and RESOLUTIONS[settings.collision].reads_counts:
         inputs["counts of training interactions"] = _sha256(item_counts(interactions).tobytes())
-    return inputs | {"options": _sha256(json.dumps([FORMAT, settings.identity()]).encode())}
+    version = RESOLUTIONS[settings.collision].version
+    versions = [FORMAT, version] if version > 1 else [FORMAT]
+    return inputs | {"options": _sha256(json.dumps([*versions, settings.identity()]).encode())}
 
 
 def bundle_name(inputs: dict[str, str]) -> str:

@@ -21,8 +21,9 @@ from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer, EpochPo
 from recbole_macrec.trainer.randomness import randomness_of_all, restore_own_randomness
 from recbole_macrec.utils.distributed import current_group
 
-# RecBole's models with a state of the training beside their weights: a number of updates, a random graph, an order of users.
-STATEFUL = ("LINE", "MacridVAE", "MultiVAE", "SGL")
+# RecBole's models with a state of the training beside their weights: a number of updates, a random graph, an order of users,
+# past losses.
+STATEFUL = ("DiffRec", "LDiffRec", "LINE", "MacridVAE", "MultiVAE", "SGL")
 PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")  # attributes that a checkpoint contains
 
 

@@ -51,6 +51,11 @@ def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu",
         raise UserError(
             f"Checkpoint {path} does not exist; check the path. RecBole writes checkpoints to the folder checkpoint_dir."
         )
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise UserError(f"Checkpoint {path} can't be read: {error.strerror}; check its permissions.") from error
     unreadable = f"Checkpoint {path} can't be read: it is truncated or not a checkpoint; train again or name another file."
     if not zipfile.is_zipfile(path):
         raise UserError(unreadable)

@@ -149,7 +149,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             if self.gpu_available and show_progress:
                 bar.set_postfix_str(set_color("GPU RAM: " + get_gpu_usage(self.device), "yellow"))
             self.end_batch(epoch_idx, batches, len(train_data), loss)
-        largest = torch.stack([p.detach().abs().max() for p in self.model.parameters()]).max()
+        largest = torch.stack([p.detach().abs().max() for p in self.model.parameters() if p.numel()]).max()
         self._check_nan(largest, "largest weight")  # no loss follows the last step of the epoch
         self.epoch_seconds.append(time() - began)
         losses = current_group().gather(total)
@@ -263,6 +263,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
                 self.model.start_from(pretrained, file)
             return False
         restore_own_randomness(state["randomness"], train_data)
+        # the step of the checkpoint, or with another train_batch_size the same place of the schedule
+        self.step = self.start_epoch * len(train_data) + self.epoch_start.batches
         return True
 
     def save_newest(self, epoch, position=None):
@@ -300,12 +302,21 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
     def resume_checkpoint(self, resume_file):
         """Load ``resume_file``, so that ``fit`` resumes after the epoch, or the batch, after which it was written.
 
+        The optimizer has its options of this run, such as ``weight_decay``, and its state of the checkpoint.
+
         Raises:
             UserError: if the checkpoint does not fit the model or its optimizer.
         """
         state = read_together(resume_file, self.device, load_checkpoint)
         check_complete(state, RESUMED, resume_file)
+        learner = (state["config"] if isinstance(state.get("config"), dict) else {}).get("learner", self.learner)
+        if learner != self.learner:
+            raise UserError(
+                f"learner is {self.learner}, but checkpoint {resume_file} was written with {learner}; set learner to "
+                f"{learner}, or train again without resume."
+            )
         load_weights(self.model, state, resume_file)
+        options = [{name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
@@ -313,6 +324,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
                 f"Checkpoint {resume_file} has the optimizer state of another version or model ({error}); train again without "
                 "resume."
             ) from error
+        for group, of_run in zip(self.optimizer.param_groups, options):
+            group.update(of_run)
         self.model.load_preparation_state(state.get("preparation") or {})
         self.start_epoch = state["epoch"] + 1
         self.cur_step, self.step = state["cur_step"], state["step"]

@@ -12,10 +12,13 @@ from recbole_macrec.utils.distributed import Group, current_group
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace every gradient by its mean over the processes, in one exchange."""
+    """Replace every gradient by its mean over the processes. A parameter without a gradient in any process keeps none."""
+    trained = [p for p in parameters if p.requires_grad]
+    known = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
+    dist.all_reduce(known)
     gradients = []
-    for p in parameters:
-        if p.requires_grad:
+    for p, count in zip(trained, known.tolist()):
+        if count:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
             gradients.append(p.grad)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psutil
 import torch
 
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, one_line
 
 FORCED_BF16 = "RECBOLE_MACREC_BF16"  # environment variable that overrides has_fast_bf16: 1 or 0
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
@@ -20,6 +20,19 @@ def free_memory(device: torch.device) -> int:
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
     return psutil.virtual_memory().available
+
+
+def available_device(device: torch.device | str | None = None) -> torch.device:
+    """Return ``device``, or by default a GPU if there is one.
+
+    Raises:
+        UserError: the device is unknown or unavailable.
+    """
+    try:
+        return torch.empty(0, device=device or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = one_line(error, 100)
+        raise UserError(f"device is {str(device)!r}, which is unavailable ({reason}); expected cpu, cuda or cuda:0.") from None
 
 
 def peak_host_memory() -> int:

@@ -1,4 +1,4 @@
-"""torch's ModuleList and ModuleDict with the class of their modules, for type checkers; when the program runs, torch's own."""
+"""torch's ModuleList and ModuleDict with the class of their modules, for type checkers."""
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -25,4 +25,10 @@ if TYPE_CHECKING:
         def items(self) -> ItemsView[str, M]: ...
 
 else:
-    ModuleList, ModuleDict = nn.ModuleList, nn.ModuleDict
+    ModuleList = nn.ModuleList
+
+    class ModuleDict(nn.ModuleDict):
+        """Also accepts the names of its own methods, such as ``items``, since a modality may have any name."""
+
+        def add_module(self, name: str, module: nn.Module) -> None:
+            self._modules[name] = module

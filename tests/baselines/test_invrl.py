@@ -85,10 +85,9 @@ def test_the_mask_of_an_environment_dependent_feature_is_lower(model):
     user = torch.from_numpy(rng.integers(1, model.n_users, size=400))
     environment = torch.arange(400) % 2
     item = torch.stack([chosen[e][int(rng.integers(len(chosen[e])))] for e in environment.tolist()])
-    model.settings.update(mask_epochs=40, gradient_weight=1.0, mask_weight=0.1)
-    model.learning_rate = 0.01
+    model.settings.update(mask_steps=45, mask_batch_size=100, gradient_weight=1.0, mask_weight=0.1)
     learning = MaskLearning(model.backbone, torch.zeros_like(model.mask), environment)
-    assert len(list(model.fit_mask(learning, user, item))) == 40
+    assert len(list(model.fit_mask(learning, user, item))) == 5  # a part has ten steps
     mask = learning.mask
     assert mask[1] < mask[0] - 0.1 and ((mask >= 0) & (mask <= 1)).all()
 
@@ -104,12 +103,29 @@ def test_environments_separate_opposite_interactions(model):
         model.backbone.items.zero_()
     user = torch.randint(1, model.n_users, (300,))
     item = torch.randint(1, model.n_items, (300,))
-    model.settings.update(environment_updates=5, environment_epochs=5)
-    model.learning_rate = 0.02
+    model.settings.update(environment_updates=5, environment_steps=20)
+    model.mask_learning_rate = 0.02
     start = torch.where(torch.rand(300) < 0.7, item % 2, 1 - item % 2)
     learning = MaskLearning(model.backbone, torch.zeros_like(model.mask), start)
     list(model.update_environments(learning, user, item))
     assert torch.equal(learning.environment, item % 2)
+
+
+def test_environments_of_different_sizes_weigh_the_same(model, monkeypatch):
+    """Two environments with the same interactions, repeated in one, have the same gradients: no feature is penalised."""
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, device: torch.full(size, 5))
+    monkeypatch.setattr(invrl, "GATE_NOISE", 0)
+    spreads = []
+    monkeypatch.setattr(invrl, "_step", lambda optimizer, weights, loss: spreads.append(loss))
+    user, item = torch.tensor([4, 9, 4, 9, 4, 9]), torch.tensor([7, 30, 7, 30, 7, 30])
+    model.settings.update(mask_steps=1, mask_batch_size=100, gradient_weight=0.0, mask_weight=0.0)
+    torch.manual_seed(0)
+    for weight in (0.0, 1e6):
+        model.settings["gradient_weight"] = weight
+        learning = MaskLearning(model.backbone, torch.zeros_like(model.mask), torch.tensor([0, 0, 1, 1, 1, 1]))
+        torch.manual_seed(0)
+        list(model.fit_mask(learning, user, item))
+    torch.testing.assert_close(spreads[1], spreads[0], rtol=1e-4, atol=0)
 
 
 def test_the_mask_is_learnt_once_and_loaded_with_the_model(tmp_path):
@@ -138,9 +154,10 @@ class PauseWithin(TrainingCallback):
 
 
 def test_learning_the_mask_resumes_and_equals_uninterrupted_training(tmp_path):
-    """The parts: 2 epochs of the backbone, then two rounds of 2 environments, at most twice, and of 2 epochs of the mask."""
+    """The parts: 2 epochs of the backbone, then two rounds of 2 environments, at most twice, and of 15 steps of the mask."""
     path = write_planted(tmp_path / "data")
-    options = {"epochs": 1, "pretrain_epochs": 2, "mask_rounds": 2, "environment_updates": 2, "train_batch_size": 128}
+    options = {"epochs": 1, "pretrain_epochs": 2, "mask_rounds": 2, "environment_updates": 2, "mask_steps": 15,
+               "train_batch_size": 128}
     _, whole, trainer, (train, valid, test) = prepare("InvRL", path, **options)
     parts = PauseWithin(-1)
     trainer.callbacks.append(parts)

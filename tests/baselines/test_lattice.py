@@ -112,7 +112,7 @@ def test_features_are_trained_with_train_features(planted):
     _, model, trainer, (train, _, _) = prepare("LATTICE", planted, train_features=True)
     model.before_epoch(0)
     trainer.train_steps(train, 1)
-    assert not torch.equal(model.tables["text"], model.features_text)
+    assert not torch.equal(model.tables["text"], model.features["text"])
 
 
 def test_a_new_item_ranks_near_an_item_with_the_same_features(tmp_path):

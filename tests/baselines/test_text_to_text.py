@@ -166,6 +166,14 @@ def test_resumed_equals_uninterrupted(name, data_path):
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
 
 
+def test_an_epoch_of_a_backbone_that_knows_all_words_of_the_ids(data_path):
+    """The tokenizer has the ten digits, so that no rows are added to the tables."""
+    _, model, trainer, (train, valid, _) = prepare("P5", data_path, epochs=1, item_index="random_digits")
+    assert not all(parameter.numel() for parameter in model.parameters())
+    trainer.fit(train, valid)
+    assert len(trainer.train_loss_dict) == 1
+
+
 @pytest.mark.parametrize("name, options", [("P5", {"item_index": "random_digits"}), ("P5", CID), ("LCRec", {}),
                                            ("VIP5", {"vip5_tasks": ["next", "yes_no", "direct"]})])
 def test_training_does_not_depend_on_held_out_interactions(name, options, data_path):

@@ -155,6 +155,11 @@ def test_compiled_layers_give_the_same_gradients():
     assert list(ours.state_dict()) == names
 
 
+def test_a_network_without_layers_to_compile_is_a_warning(caplog):
+    assert not compile_layers(torch.nn.Linear(2, 2))
+    assert "no layers that are compiled" in caplog.text
+
+
 def test_failed_compilation_is_a_warning(monkeypatch, caplog):
     def fails(self, **kwargs):
         raise RuntimeError("no compiler found")

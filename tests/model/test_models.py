@@ -463,6 +463,38 @@ def test_resumed_equals_uninterrupted(name, data_path, uninterrupted):
         torch.testing.assert_close(model.state_dict()[key], value, atol=0, rtol=0)
 
 
+def test_a_run_resumed_with_other_batches_is_at_the_same_place_of_the_schedule(data_path):
+    options = {"scheduler": "linear", "warmup_ratio": 0.0, "epochs": 4}
+    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, **options)
+    trainer.epochs = 2
+    trainer.fit(train, valid)
+    _, _, resumed, (train, _, _) = prepare("TIGER", data_path, train_batch_size=8, resume=trainer.newest_model_file, **options)
+    assert len(resumed.training_data(train)) != trainer.steps / 2
+    resumed.restore(train)
+    assert resumed.step / resumed.steps == 0.5
+
+
+def test_a_resumed_run_has_its_own_options_of_the_optimizer(data_path):
+    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, epochs=1)
+    trainer.fit(train, valid)
+    file = trainer.newest_model_file
+    _, _, resumed, _ = prepare("TIGER", data_path, weight_decay=0.3, resume=file)
+    resumed.resume_checkpoint(file)
+    assert [group["weight_decay"] for group in resumed.optimizer.param_groups] == [0.3, 0.0]
+    assert resumed.optimizer.state
+    with pytest.raises(UserError, match="learner is sgd, but checkpoint .* was written with adamw; set learner to adamw"):
+        prepare("TIGER", data_path, learner="sgd", resume=file)[2].resume_checkpoint(file)
+
+
+@pytest.mark.parametrize("name", ["TIGER", "MMGCN"])
+def test_a_modality_may_have_the_name_of_a_method(name, data_path):
+    for path in (data_path / TINY / "features").glob("text.*"):
+        path.rename(path.with_name(path.name.replace("text", "items", 1)))
+    _, model, trainer, (train, _, _) = prepare(name, data_path, modalities=["items"])
+    trainer.train_steps(train, 1)
+    assert any(".items." in key or ".items" in key for key in [*model.state_dict(), *dict(model.named_modules())])
+
+
 LETTER = {"modalities": ["text"], "quantizer": "letter", "cf_epochs": 1}
 
 

@@ -103,6 +103,11 @@ def test_a_fusion_is_saved_as_one_folder(pair, tmp_path):
     with pytest.raises(UserError, match="already exists"):
         fused.save_pretrained(tmp_path / "fused")
     fused.save_pretrained(tmp_path / "fused", overwrite=True)
+    for foreign in ("notes.txt", "0/notes.txt"):
+        (tmp_path / "fused" / foreign).write_text("mine")
+        with pytest.raises(UserError, match="already exists"):
+            fused.save_pretrained(tmp_path / "fused", overwrite=True)
+        (tmp_path / "fused" / foreign).unlink()
     (tmp_path / "fused" / "fusion.json").write_text("{}")
     with pytest.raises(UserError, match="can't be read as a fusion"):
         Recommender.load(tmp_path / "fused")
@@ -126,6 +131,12 @@ def test_items_added_to_the_models_of_a_fusion(data_path):  # noqa: F811
 def test_invalid_weights_are_user_errors(pair, weights):
     with pytest.raises(UserError, match="weights"):
         Recommender.fuse(pair, weights)
+
+
+@pytest.mark.parametrize("top", [0, 2.5, "10"])
+def test_an_invalid_number_of_candidates_is_a_user_error(pair, top):
+    with pytest.raises(UserError, match="top is .*; expected a whole number >= 1"):
+        Recommender.fuse(pair, [1, 1], top=top)
 
 
 def test_only_single_models_are_fused(pair):

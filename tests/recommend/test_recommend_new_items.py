@@ -211,6 +211,7 @@ def test_pretrained_folder_keeps_new_items_and_accepts_more(data_path, tmp_path)
     (lambda f: f["text"].update({"new-i3": np.ones(5)}), r"'new-i3' have shape \(5,\); give 12"),
     (lambda f: f["text"].update({"new-i3": np.full(12, np.nan)}), "NaN"),
     (lambda f: f["text"].update({"new-i3": "abc"}), "not a row of numbers"),
+    (lambda f: f.update(text=np.zeros((2, 12))), "contain a ndarray; give modality -> item token -> row"),
 ])
 def test_user_errors_leave_the_model_unchanged(change, message, data_path):
     _, model, _, _ = prepare("MACRec", data_path)

@@ -70,6 +70,34 @@ def test_a_changed_ranking_is_saved(data_path, tmp_path):
     pd.testing.assert_frame_equal(loaded.recommend(HISTORIES, k=5), changed.recommend(HISTORIES, k=5), check_exact=True)
 
 
+def test_the_default_of_exclude_seen_is_saved(data_path, tmp_path):
+    _, model, _, _ = prepare("TIGER", data_path, exclude_seen=True)
+    model.save_pretrained(tmp_path / "folder")
+    loaded = Recommender.from_pretrained(tmp_path / "folder", device="cpu")
+    own = loaded.recommend(HISTORIES, k=ITEMS)
+    assert loaded.excludes_seen and not set(own[own["user"] == "ann"]["item"]) & set(HISTORIES["ann"])
+    pd.testing.assert_frame_equal(own, model.recommend(HISTORIES, k=ITEMS), check_exact=True)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"decod": "beam"}, "Unknown option 'decod' of a ranking. Did you mean 'decode'"),
+    ({"decode": "Exact"}, "decode is 'Exact'; expected beam or certified or exact or fused"),
+    ({"fusion": "offical"}, "fusion is 'offical'; expected official or"),
+    ({"beams": 0}, "beams is 0; expected a whole number >= 1"),
+    ({"tokenizations": 3}, "tokenizations is 3; expected 1 to 1, those of the model"),
+])
+def test_wrong_options_of_a_ranking_are_user_errors(options, message, data_path):
+    _, model, _, _ = prepare("TIGER", data_path)
+    with pytest.raises(UserError, match=message):
+        model.with_ranking(**options)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:7"])
+def test_an_unavailable_device_is_named(device, folder):
+    with pytest.raises(UserError, match=f"device is '{device}'.*expected cpu"):
+        Recommender.from_pretrained(folder, device=device)
+
+
 def test_loads_in_another_process_without_configuration_files(folder, tmp_path):
     code = (
         "from recbole_macrec.plugin import configuration\nfrom recbole_macrec.config import options\n"

@@ -149,7 +149,8 @@ def code_distribution(comparison: Comparison, study: StudyDefinition) -> Study:
     (dataset,) = comparison.datasets
     result = Study(["", "modality", "codes", *_with_deviations(["items"])])
     for modality in _modalities(comparison):
-        series, ticks = {}, []
+        ticks: list[str] = []
+        series = {}
         for label in comparison.labels:
             by_run = [bucket_counts(run, modality, study.layer, study.bucket) for run in comparison.of(dataset, label)]
             counts = [c for c in by_run if c is not None]

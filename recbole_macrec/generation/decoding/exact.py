@@ -120,7 +120,9 @@ def exact_rankings(
         excluded = eligible.excluded if users is None else eligible.excluded[list(users)]
         scores = {m: matrix.scatter_(1, excluded, -torch.inf) for m, matrix in scores.items()}
     rankings = {m: ranking_of(matrix) for m, matrix in scores.items()}
-    if rule == "official" and len(rankings) > 1:
+    if len(rankings) == 1:
+        return rankings | {"fused": next(iter(rankings.values()))}
+    if rule == "official":
         lists = [Ranking(*(column[:, : eligible.beams] for column in ranking)) for ranking in rankings.values()]
         return rankings | {"fused": fuse_official(lists, n_items)}
     levels = [decoders[m].trie.levels for m in memories]

@@ -3,12 +3,14 @@
 Shapes: B users, n users ranked together, G items of a user, S excluded items of a user, R ranked items.
 """
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
-from recbole_macrec.config.schema.base import as_list
-from recbole_macrec.errors import UserError
+from recbole_macrec.config.schema.base import as_list, choices
+from recbole_macrec.config.schema.ranking import RankingOptions
+from recbole_macrec.config.validation import check_whole
+from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder, CausalTrieDecoder
 from recbole_macrec.generation.decoding.certified import certified_rankings
@@ -88,6 +90,24 @@ class RankingSettings:
         """The options from which :meth:`from_config` reads these settings."""
         return {"decode": self.decode, "fusion": self.fusion, "ranked_tokenizations": self.tokenizations,
                 "num_beams": self.beams, "topk": [self.top], "certified_rows": self.certified_rows}
+
+
+def check_ranking(options: Mapping, tokenizations: int) -> None:
+    """Check ``options``, fields of :class:`RankingSettings`, for a model with this number of tokenizations.
+
+    Raises:
+        UserError: for an unknown name or a wrong value.
+    """
+    names = [field.name for field in fields(RankingSettings)]
+    if unknown := [name for name in options if name not in names]:
+        raise UserError(f"Unknown option {unknown[0]!r} of a ranking.{nearest(unknown[0], names)} Options: {', '.join(names)}.")
+    for name in ("decode", "fusion"):
+        allowed = choices(RankingOptions.model_fields[name])
+        if options.get(name, allowed[0]) not in allowed:
+            raise UserError(f"{name} is {options[name]!r}; expected {' or '.join(allowed)}.")
+    check_whole(1, **{name: options[name] for name in ("tokenizations", "beams", "certified_rows") if name in options})
+    if options.get("tokenizations", 1) > tokenizations:
+        raise UserError(f"tokenizations is {options['tokenizations']}; expected 1 to {tokenizations}, those of the model.")
 
 
 @dataclass(frozen=True)

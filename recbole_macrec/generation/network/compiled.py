@@ -14,12 +14,16 @@ def compile_layers(network: nn.Module, precision: torch.dtype | None = None) -> 
     """Compile the feed-forward layers, half of the network's arithmetic. For GPUs.
 
     The compiled layers are run once, forward and backward, under autocast to ``precision`` if it is given. If
-    torch.compile fails, a warning gives the reason and the layers stay uncompiled.
+    torch.compile fails, a warning gives the reason and the layers stay uncompiled. A warning also says that a network has no
+    such layers.
 
     Returns:
         Whether the layers are compiled.
     """
     layers = [module for module in network.modules() if isinstance(module, FeedForward)]
+    if not layers:
+        logger.warning("compile is True, but the model has no layers that are compiled; training without it.")
+        return False
     weight = layers[0].up.weight
     rows = torch.zeros(2, weight.shape[1], device=weight.device, requires_grad=True)
     try:

@@ -46,11 +46,13 @@ class Resolution(ABC):
         keeps_collisions: whether items may still have equal IDs.
         needs_codewords: whether it reads :attr:`ResolutionContext.geometry`, which it then needs.
         reads_counts: whether it reads :attr:`ResolutionContext.counts`, so that the IDs depend on the training interactions.
+        version: increase it when the same codes get other IDs, so that stored IDs are not used any more.
     """
 
     keeps_collisions: ClassVar[bool] = False
     needs_codewords: ClassVar[bool] = False
     reads_counts: ClassVar[bool] = False
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:

@@ -1,47 +1,28 @@
-"""Uniform assignment by entropic optimal transport (Cuturi, NeurIPS 2013).
+"""Different codewords for colliding items, as near as possible.
 
 Shapes: N items, n items of a group, L levels, K codewords, D code width.
 """
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.special import logsumexp
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.collisions.base import Resolution, ResolutionContext, Resolved, quantization_error, residual
 from recbole_macrec.semantic_ids.collisions.reassign import Reassign
 
-REGULARISATION = 0.05  # relative to the mean cost
-ITERATIONS = 100
-
-
-def transport_plan(cost: np.ndarray) -> np.ndarray:
-    """Entropic transport plan [n, K] for ``cost`` [n, K], with marginals 1 / n of items and 1 / K of codewords."""
-    items, words = cost.shape
-    mean = cost.mean()
-    kernel = -cost / (REGULARISATION * mean) if mean > 0 else np.zeros_like(cost)
-    item_scale, word_scale = np.zeros((items, 1)), np.zeros((1, words))
-    for _ in range(ITERATIONS):
-        word_scale = -np.log(words) - logsumexp(kernel + item_scale, axis=0, keepdims=True)
-        item_scale = -np.log(items) - logsumexp(kernel + word_scale, axis=1, keepdims=True)
-    return np.exp(kernel + item_scale + word_scale)
-
-
-def uniform_assignment(cost: np.ndarray) -> np.ndarray:
-    """Assign a different codeword to every item, [n], n <= K, with the largest total mass of the transport plan."""
-    return linear_sum_assignment(-transport_plan(cost.astype(np.float64)))[1]
-
 
 class Sinkhorn(Resolution):
-    """Uniform assignment at the last level, then :class:`Reassign` for items without an unused code.
+    """Uniform assignment at the last level (LC-Rec, ICDE 2024), then :class:`Reassign` for items without an unused code.
 
-    The colliding items of each prefix of L-1 codes are distributed over its unused codewords by an entropic optimal transport
-    plan.
+    The colliding items of each prefix of L-1 codes are assigned to different unused codewords, with the least total squared
+    distance. The official code chooses by a plan of Sinkhorn's algorithm that has equal sums for all codewords; if there are
+    many more codewords than items, as is usual, its choice is as far from the items as a random one.
 
     Raises:
         UserError: there are no codewords, or there are more items than IDs.
     """
 
     needs_codewords = True
+    version = 2
 
     def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
         geometry = context.geometry
@@ -62,5 +43,5 @@ class Sinkhorn(Resolution):
             items = items[np.argsort(error[items], kind="stable")][: len(free)]
             rest = residual(codes[items, :last], geometry.z[items], geometry.codebooks)  # [n, D]
             cost = np.square(rest[:, None] - geometry.codebooks[last][free]).sum(2)
-            codes[items, last] = free[uniform_assignment(cost)]
+            codes[items, last] = free[linear_sum_assignment(cost)[1]]
         return Reassign().resolve(codes, sizes, context)

@@ -9,11 +9,12 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.cluster import SpectralClustering
 
+from recbole_macrec.data.id_files import MAX_LEVELS
 from recbole_macrec.semantic_ids.codes import LearntCodes, LearntModality
 from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
-DEEPEST = 8  # maximum number of splits above an item, as in the official code
+DEEPEST = MAX_LEVELS - 1  # maximum number of splits above an item; the last level is the number of the item
 
 
 class CID(Quantizer):
@@ -21,9 +22,10 @@ class CID(Quantizer):
 
     Hua et al., "How to Index Item IDs for Recommendation Foundation Models", SIGIR-AP 2023, arXiv 2305.06569. The weight of an
     edge is the number of users of both items. A set of more than ``cid_leaf_size`` items is split into ``cid_clusters`` parts,
-    and these are split in turn. The ID of an item contains the number of its part in every split, then its number within the
-    last part. Shorter IDs end with an end code, so all have L codes, and no two items share an ID. Items of a set that have no
-    user in common with another of its items form a part of their own.
+    and these are split in turn, until a split changes nothing (the official code stops after 8 levels). The ID of an item
+    contains the number of its part in every split, then its number within the last part. Shorter IDs end with an end code, so
+    all have L codes, and no two items share an ID. Items of a set that have no user in common with another of its items form a
+    part of their own.
     """
 
     reads_interactions = True

@@ -5,7 +5,6 @@ Shapes: N items, F feature width, L levels, K codes of a level.
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 
 from recbole_macrec.semantic_ids.codes import LearntCodes, LearntModality
 from recbole_macrec.semantic_ids.quantizers.base import Execution, Quantizer
@@ -32,27 +31,23 @@ def _one_modality(x: Features, settings: SemanticIDSettings) -> LearntModality:
     scale = Scale.fit(x, settings.standardize)
     rows = ComputedRows((x,), lambda block: scale.apply(block).numpy(), x.shape[1])  # [N, F]
     codes = np.zeros((len(x), settings.codebook_levels), dtype=np.int64)
-    weights = {"mean": scale.mean, "scale": scale.scale}
     clusters = [np.arange(len(x))]
     for level in range(settings.codebook_levels):
-        paths, centres, below = [], [], []
+        centres, below = [], []
         for members in clusters:
             clustered = _clustered(select_rows(rows, members), settings.codebook_size, settings.semantic_id_seed + level)
             codes[members, level] = clustered.labels
             for code in np.unique(clustered.labels):
                 inside = members[clustered.labels == code]
                 below.append(inside)
-                paths.append(codes[inside[0], : level + 1])
                 centres.append(clustered.centres[code])
         clusters = below
-        weights[f"paths_{level}"] = torch.from_numpy(np.stack(paths))  # [nodes, level + 1]
-        weights[f"centres_{level}"] = torch.from_numpy(np.stack(centres))  # [nodes, F]
     error = sum(
         float(np.square(block - centre).sum())
         for members, centre in zip(clusters, centres)
         for block in blocks(select_rows(rows, members))
     )
-    return LearntModality(codes, None, error / (x.shape[0] * x.shape[1]), weights)
+    return LearntModality(codes, None, error / (x.shape[0] * x.shape[1]), {"mean": scale.mean, "scale": scale.scale})
 
 
 def _clustered(rows: Features, size: int, seed: int) -> Clusters:
