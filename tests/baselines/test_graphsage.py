@@ -30,7 +30,7 @@ def test_equals_the_dense_formula(node_features, normalize, planted):
 def test_node_features_both_adds_projected_features(planted):
     _, model, _, _ = prepare("GraphSAGE", planted, node_features="both")
     assert model.items.shape[1] == 8 and model.item_inputs().shape[1] == 16
-    features = torch.cat([model.features_text, model.features_image], dim=1)
+    features = model.x
     torch.testing.assert_close(model.item_inputs()[:, 8:], features @ model.project.weight.T)
 
 

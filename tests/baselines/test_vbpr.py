@@ -18,7 +18,7 @@ def test_score_equals_the_formula(biases, planted):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
-        x = torch.cat([model.features_text, model.features_image], dim=1)
+        x = model.x
         user, item = 7, 20
         expected = model.users[user] @ model.items[item] + model.tastes[user] @ (x[item] @ model.project)
         if biases:
