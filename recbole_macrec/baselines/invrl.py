@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recbole_macrec.baselines.pairwise import PairwiseRecommender, linear, xavier_table
 from recbole_macrec.config.schema.general import InvRLOptions
 from recbole_macrec.utils.distributed import current_group
-from recbole_macrec.utils.lookup import rows_of
+from recbole_macrec.utils.lookup import pair_scores, rows_of
 
 GATE_NOISE = 0.01  # standard deviation of the noise on the gates of the mask
 INITIAL_STD = 0.01  # standard deviation of the initial projection of an environment
@@ -45,17 +45,23 @@ class Backbone(nn.Module):
         self.items = xavier_table(items, width)  # Q
         self.project = linear(features, projected)  # W, b
 
-    def item_vectors(self, item: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the vectors [..., d + f] of items [...].
+    def item_vectors(self, item: Tensor | None, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the vectors [..., d + f] of items [...], for None of all items.
 
         Args:
             x: features [N, F] of all items.
             mask: m [F]; None keeps all features.
         """
         weight = self.project.weight if mask is None else self.project.weight * mask
-        if item.numel() < len(x):
-            return torch.cat([rows_of(self.items, item), F.linear(rows_of(x, item), weight, self.project.bias)], dim=-1)
-        return rows_of(torch.cat([self.items, F.linear(x, weight, self.project.bias)], dim=-1), item)
+        free, own = (self.items, x) if item is None else (rows_of(self.items, item), rows_of(x, item))
+        return torch.cat([free, F.linear(own, weight, self.project.bias)], dim=-1)
+
+    def scores(self, user: Tensor, items: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Scores [B, C] of ``items`` [B, C] for each of the users [B]."""
+        users = rows_of(self.users, user)
+        if items.numel() < len(x):  # only these items are projected
+            return (self.item_vectors(items, x, mask) @ users.unsqueeze(2)).squeeze(2)
+        return pair_scores(users, self.item_vectors(None, x, mask), items)
 
 
 class InvRL(PairwiseRecommender):
@@ -120,7 +126,7 @@ class InvRL(PairwiseRecommender):
         """
         drawn = torch.randint(1, self.n_items, (len(user), self.negatives), device=user.device)
         items = torch.cat([item.unsqueeze(1), drawn], dim=1)  # [B, 1 + J]
-        scores = (backbone.item_vectors(items, self.x, mask) @ rows_of(backbone.users, user).unsqueeze(2)).squeeze(2)
+        scores = backbone.scores(user, items, self.x, mask)
         weight = 1 + self.beta(user.unsqueeze(1), items)
         positive = weight[:, 0] * F.softplus(-scores[:, 0])
         return (positive + (weight[:, 1:] * F.softplus(scores[:, 1:])).mean(1)).sum()
@@ -137,8 +143,7 @@ class InvRL(PairwiseRecommender):
         return current_group().size * loss + self.norms(self.backbone)
 
     def representations(self) -> tuple[Tensor, Tensor]:
-        items = torch.arange(self.n_items, device=self.x.device)
-        return self.backbone.users, self.backbone.item_vectors(items, self.x, self.mask)
+        return self.backbone.users, self.backbone.item_vectors(None, self.x, self.mask)
 
     # -- the mask ----------------------------------------------------------------------------------------------------
 
@@ -227,7 +232,7 @@ class InvRL(PairwiseRecommender):
 
     @torch.no_grad()
     def _scores(self, backbone: Backbone, user: Tensor, item: Tensor) -> Tensor:
-        items = backbone.item_vectors(torch.arange(self.n_items, device=item.device), self.x)
+        items = backbone.item_vectors(None, self.x)
         parts = zip(user.split(self.batch_size), item.split(self.batch_size))
         return torch.cat([(backbone.users[u] * items[i]).sum(1) for u, i in parts])
 
