@@ -12,9 +12,9 @@ from recbole_macrec.commands.prepare import prepare_command
 from recbole_macrec.data import DATA_PATH, features
 from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat, import_command
 from recbole_macrec.data.attributes import COLUMN as CLASS
-from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions
+from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions, reads_interactions
 from recbole_macrec.data.encoders.content import IMAGE_FIELD, TEXT_FIELDS, ItemContent
-from recbole_macrec.data.encoders.encode import encode_missing
+from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encode_missing
 from recbole_macrec.data.encoders.encoded_manifest import is_imported
 from recbole_macrec.data.fetch.images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.fetch.prepare import locked
@@ -22,6 +22,7 @@ from recbole_macrec.data.id_files import tokenization_name
 from recbole_macrec.data.importers.importer import ImportRequest, Summary, import_dataset
 from recbole_macrec.data.importers.raw.catalogue import count_urls
 from recbole_macrec.data.importers.sources import header_of
+from recbole_macrec.data.packaged import item_folder
 from recbole_macrec.data.toy.toy import NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.utils.arguments import CommandParser, modality_files
@@ -30,6 +31,7 @@ from recbole_macrec.utils.launcher import local_device
 from recbole_macrec.utils.reporting import run_command
 
 _TABLE_FORMAT = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "field_separator", "seq_separator")
+_CONTENT_ENCODERS = [name for name in (*ENCODERS, *PRESETS) if not reads_interactions(name)]
 _ITEM_FORMAT = ("ITEM_ID_FIELD", "field_separator", "seq_separator", "encoding")
 
 
@@ -102,12 +104,14 @@ def _add_encode(commands) -> None:
     parser.add_argument("dataset", metavar="NAME", help="name of the dataset")
     _add_data_path(parser)
     parser.add_argument("--modality", required=True, help="name of the features, such as text or image")
-    parser.add_argument("--encoder", metavar="NAME", help=f"one of {', '.join([*ENCODERS, *PRESETS])}")
+    parser.add_argument("--encoder", metavar="NAME", help=f"one of {', '.join(_CONTENT_ENCODERS)}")
     parser.add_argument("--model", metavar="HUB_NAME_OR_FOLDER", help="any other model of Hugging Face transformers")
     for field in fields(ModelOptions)[1:]:
         parser.add_argument(f"--{field.name}", type=int if "int" in str(field.type) else str, help=field.metadata["help"])
     parser.add_argument("--text_fields", default=",".join(TEXT_FIELDS), metavar="A,B", help="default: %(default)s")
     parser.add_argument("--image_field", default=IMAGE_FIELD, metavar="A", help="default: %(default)s")
+    for kind, option in MISSING_OPTIONS.items():
+        parser.add_argument(f"--{option}", choices=("mean",), help=f"items without {kind} get the mean feature of the others")
     _add_format_options(parser, _ITEM_FORMAT, "of DIR/NAME/NAME.item")
     parser.set_defaults(run=_encode)
 
@@ -173,14 +177,14 @@ def _import(args: argparse.Namespace) -> None:
 
 def _encode(args: argparse.Namespace) -> None:
     if (args.encoder is None) == (args.model is None):
-        raise UserError(f"encode needs either --encoder ({', '.join([*ENCODERS, *PRESETS])}) or --model HUB_NAME_OR_FOLDER")
+        raise UserError(f"encode needs either --encoder ({', '.join(_CONTENT_ENCODERS)}) or --model HUB_NAME_OR_FOLDER")
     options = {field.name: getattr(args, field.name) for field in fields(ModelOptions)[1:]}
     options = {key: value for key, value in options.items() if value is not None}
     simple = args.encoder is not None and args.encoder not in PRESETS
     if simple and options:
         raise UserError(f"--{next(iter(options))} is not an option of the encoder {args.encoder}; leave it out")
     features.check_modality(args.modality)
-    folder = args.data_path / args.dataset
+    folder = item_folder(args.data_path / args.dataset, args.dataset)
     if is_imported(folder, args.modality):
         raise UserError(
             f"{features.feature_paths(folder, args.modality)[0]} was imported, and encoding would replace it; remove the "
@@ -190,7 +194,8 @@ def _encode(args: argparse.Namespace) -> None:
     form = AtomicFormat.from_config(_format_options(args))
     content = ItemContent(folder, args.dataset, _names(args.text_fields), args.image_field, form)
     with group() as processes:
-        table = encode_missing(content, args.modality, chosen, device=local_device(), show_progress=True, processes=processes)
+        mean_for = [kind for kind, option in MISSING_OPTIONS.items() if getattr(args, option)]
+        table = encode_missing(content, args.modality, chosen, mean_for, local_device(), True, processes)
     if processes.first:
         rows, width = table.matrix.shape
         print(f"{features.feature_paths(folder, args.modality)[0]}: {rows:,} items x {width:,} dimensions")

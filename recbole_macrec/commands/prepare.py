@@ -7,15 +7,22 @@ from pathlib import Path
 
 from recbole.config import Config
 
-from recbole_macrec.config.options import check_model, check_options, config_of, parse_settings, read_config_file
+from recbole_macrec.config.options import (
+    PACKAGED_DATASET,
+    check_model,
+    check_options,
+    config_of,
+    parse_settings,
+    read_config_file,
+)
 from recbole_macrec.data.encoders import encoder_of, reads_interactions
 from recbole_macrec.data.encoders.content import ItemContent
 from recbole_macrec.data.encoders.encode import item_features
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.errors import UserError
-from recbole_macrec.model.preparation import prepare, reads_semantic_ids
-from recbole_macrec.semantic_ids.dataset_settings import filled_with_mean, published_and_learnt, settings_of
+from recbole_macrec.model.preparation import prepare, reads_features, reads_semantic_ids
+from recbole_macrec.semantic_ids.dataset_settings import filled_with_mean, modalities_of, published_and_learnt, settings_of
 from recbole_macrec.utils.distributed import Group, group
 from recbole_macrec.utils.launcher import local_device
 
@@ -33,6 +40,8 @@ def prepare_command(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None:
+    if args.dataset == PACKAGED_DATASET:
+        raise UserError(f"dataset {args.dataset} is part of RecBole's package and needs no preparation; start a run")
     if not config["source"]:
         raise UserError(f"dataset {args.dataset} has no source, neither in properties/dataset/{args.dataset}.yaml nor in "
                         f"--config_files; write one, or import it: python -m recbole_macrec.data import SRC "
@@ -43,7 +52,7 @@ def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None
     prepare(config)
     content = ItemContent.from_config(config, folder, args.dataset)
     tables: dict[str, FeatureTable] = {}
-    for modality, encoder in (_encoders(config) if reads_semantic_ids(config) else {}).items():
+    for modality, encoder in _encoders(config).items():
         tables |= item_features(content, [modality], encoder, filled_with_mean(config), local_device(), True, processes)
     if processes.first:
         counts = (manifest.read(folder) or {}).get("counts", {})
@@ -55,9 +64,13 @@ def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None
 def _encoders(config: Config) -> dict[str, dict]:
     """Return {modality: argument ``encoders`` of item_features} for the modalities that need no training interactions."""
     folder = Path(config["data_path"])
-    settings = settings_of(config, folder)
-    _, learnt = published_and_learnt(config, settings, folder)
-    chosen = {m: encoder_of(config["encoders"] or {}, m) for m in (learnt.read_modalities if learnt else ())}
+    read: list[str] = []
+    if reads_semantic_ids(config):
+        _, learnt = published_and_learnt(config, settings_of(config, folder), folder)
+        read += learnt.read_modalities if learnt else ()
+    if reads_features(config):
+        read += modalities_of(config, folder, with_ids=False)
+    chosen = {m: encoder_of(config["encoders"] or {}, m) for m in read}
     return {m: {} if encoder is None else {m: encoder} for m, encoder in chosen.items() if not reads_interactions(encoder)}
 
 

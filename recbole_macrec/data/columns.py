@@ -25,15 +25,15 @@ def check_columns(config, folder: Path, name: str) -> None:
     for path in [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]:
         if path.is_file():
             _check_header(path, form, needed, form.item + config["LIST_SUFFIX"] if parts and sequential else None)
-    if in_time_order:
-        _check_loaded(config, form)
+    _check_loaded(config, list(needed.values()))
 
 
-def _check_loaded(config, form: AtomicFormat) -> None:
-    loaded = (config["load_col"] or {}).get("inter", "*")
-    if loaded != "*" and form.time not in loaded:
-        raise UserError(f"load_col loads the columns {loaded} of interactions, but eval_args orders them by {form.time}; set "
-                        f"load_col to {{'inter': {[form.user, form.item, form.time]}}}")
+def _check_loaded(config, needed: list[str]) -> None:
+    """Raise UserError unless ``load_col`` loads the columns ``needed`` of the interactions."""
+    loaded = (config["load_col"] or {"inter": "*"}).get("inter") or []
+    if loaded != "*" and (missing := [column for column in needed if column not in loaded]):
+        raise UserError(f"load_col loads the columns {loaded} of interactions, but this run also needs {', '.join(missing)}; "
+                        f"set load_col to {{'inter': {needed}}}")
 
 
 def _check_header(path: Path, form: AtomicFormat, needed: dict[str, str], histories: str | None) -> None:

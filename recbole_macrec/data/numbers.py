@@ -14,17 +14,22 @@ _MISSING = {*RESERVED, "-", "‐", "‑", "‒", "–", "—", "−", "?"}  # hy
 _PRICE = re.compile(r"(-?)\s*[$€£¥₹]?\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)\s*[$€£¥₹]?")
 
 
-def plain_numbers(values: Sequence[str], column: str, items: Sequence[str], path: Path, notes: list[str]) -> list[str]:
+def plain_numbers(
+    values: Sequence[str], column: str, items: Sequence[str], path: Path, notes: list[str], sequence: bool = False
+) -> list[str]:
     """Return ``values``, one per item, in the form that RecBole reads: "$1,299.00" becomes "1299.00", a dash "".
 
-    A value may be several numbers separated by spaces. A note about each kind of change is appended to ``notes``.
+    A note about each kind of change is appended to ``notes``.
+
+    Args:
+        sequence: whether a value may be several numbers separated by spaces.
 
     Raises:
         UserError: naming file, line, item and value, if a value is not a number.
     """
     plain = []
     for row, value in enumerate(values):
-        parts = [value] if _plain(value) is not None else value.split()
+        parts = value.split() if sequence and _plain(value) is None else [value]
         numbers = [_plain(part) for part in parts]
         if None in numbers:
             raise not_a_number(path, row + 2, column, f"item '{items[row]}'", value)

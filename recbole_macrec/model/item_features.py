@@ -2,7 +2,6 @@
 
 Shapes: U users, N items including the padding, F_m width of the features of modality m.
 """
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,17 +12,15 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import ModelType
 from scipy.sparse import csc_matrix
 
-from recbole_macrec.config.options import PACKAGED_DATASET
-from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.encoders.content import ItemContent
 from recbole_macrec.data.encoders.encode import item_features
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.data.packaged import item_folder
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import reads_features
 from recbole_macrec.semantic_ids.dataset_settings import filled_with_mean, modalities_of
 from recbole_macrec.semantic_ids.order import user_order
 from recbole_macrec.utils.distributed import current_group
-from recbole_macrec.utils.files import atomic_write
 
 if TYPE_CHECKING:  # the class after it in the method resolution order
     from recbole.data.dataset import Dataset as _RecBoleDataset
@@ -62,16 +59,8 @@ class ItemFeatures(_RecBoleDataset):
         return self.field2id_token[self.uid_field].tolist()
 
     def _folder(self) -> Path:
-        """Folder of features and IDs: the dataset's own, or ``dataset/NAME`` for the dataset in RecBole's package."""
-        folder = Path(self.dataset_path)
-        if self.dataset_name != PACKAGED_DATASET:
-            return folder
-        own, items = Path(DATA_PATH) / self.dataset_name, f"{self.dataset_name}.item"
-        if not (own / items).exists():
-            own.mkdir(parents=True, exist_ok=True)
-            with atomic_write(own / items) as fresh:
-                shutil.copyfile(folder / items, fresh)
-        return own
+        """Folder of features and IDs, see :func:`item_folder`."""
+        return item_folder(Path(self.dataset_path), self.dataset_name)
 
     def feature_tables(self, modalities: Sequence[str]) -> dict[str, FeatureTable]:
         """Modality -> features; those that are missing are encoded, as the option ``encoders`` says.

@@ -122,6 +122,18 @@ def test_topk_above_the_catalogue(model, tiny_dataset):
         data_preparation(config, create_dataset(config))
 
 
+@pytest.mark.parametrize("columns, missing", [
+    ({"item": ["item_id"]}, "user_id, item_id, timestamp"),
+    ({"inter": ["item_id", "timestamp"]}, "user_id"),
+    ({"inter": ["user_id", "item_id"]}, "timestamp"),
+])
+def test_load_col_without_needed_columns(columns, missing, tiny_dataset):
+    settings = {"data_path": str(tiny_dataset), "load_col": columns, "state": "ERROR", "train_neg_sample_args": None}
+    config = Config("GRU4Rec", "tiny", config_dict=settings)
+    with pytest.raises(UserError, match=f"but this run also needs {missing}; set load_col to"):
+        create_dataset(config)
+
+
 def test_a_dataset_with_one_modality_is_refused_before_its_ids_are_learnt(tiny_dataset):
     settings = {"data_path": str(tiny_dataset), "text_fields": ["title"], "image_field": None, "show_progress": False,
                 "state": "ERROR"}  # fmt: skip

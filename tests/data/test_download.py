@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
+import urllib3
 from PIL import Image
 from web_server import image_bytes
 
@@ -287,3 +289,26 @@ def test_a_server_that_does_not_respond_is_not_retried(server, tmp_path, monkeyp
     reasons = [failure.reason for failure in failed.values()]
     assert len(server.requested) <= 1 + hosts.MAX_FAILURES + 1 and "no answer within 1 seconds" in reasons[0]
     assert reasons[-1].endswith("127.0.0.1 did not answer in time 3 times in a row")
+
+
+def test_a_broken_tls_record_is_an_interrupted_transfer():
+    class Raw:
+        def stream(self, *arguments, **options):
+            yield b"abc"
+            raise urllib3.exceptions.SSLError("DECRYPTION_FAILED_OR_BAD_RECORD_MAC")
+
+    response = requests.Response()
+    response.raw = Raw()
+    with pytest.raises(requests.RequestException) as error:
+        list(download.pieces(response))
+    assert download.reason(error.value) == "the transfer was interrupted"
+
+
+def test_a_redirection_in_another_encoding_is_a_failed_image(server, tmp_path):
+    def redirect(*arguments, **options):
+        raise UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "unexpected end of data")
+
+    session = requests.Session()
+    session.get = redirect
+    failure = fetch_images._fetch(tmp_path / "a.jpg", ["http://host/a.jpg"], session)
+    assert failure is not None and "unexpected end of data" in failure.reason and not failure.temporary

@@ -308,6 +308,23 @@ BAD_CSV = {
 }
 
 
+def test_numbered_items_in_any_order(tmp_path):
+    """Row i of a file without item names belongs to item i."""
+    (tmp_path / "s.inter").write_text("user_id:token\titem_id:token\nu\t2\nu\t0\nv\t1\n")
+    (tmp_path / "s.item").write_text("item_id:token\ttitle:token_seq\n1\tb\n0\ta\n2\tc\n")
+    np.save(tmp_path / "text.npy", np.arange(3.0)[:, None])
+    assert run(tmp_path, "--dataset=s", f"--data_path={tmp_path / 'out'}", f"--feature=text={tmp_path}/text.npy") == 0
+    assert lines(tmp_path / "out/s/s.item") == ["item_id:token\ttitle:token_seq", "0\ta", "1\tb", "2\tc"]
+    assert FeatureTable.load(tmp_path / "out" / "s", "text").select(["2", "0"]).tolist() == [[2], [0]]
+
+
+def test_the_reason_why_core_cannot_filter(tmp_path, capsys):
+    (tmp_path / "s.inter").write_text("user_id:token\titem_id:token\nu\t2\n")
+    (tmp_path / "s.item").write_text("item_id:token\n2\n")
+    assert run(tmp_path, "--dataset=s", f"--data_path={tmp_path / 'out'}", "--core=2") == 1
+    assert "s.inter has a catalogue of its own beside it; leave the option out" in capsys.readouterr().err
+
+
 def check_refused(words, expected, tmp_path, capsys):
     assert run(*words) == 1
     error = capsys.readouterr().err

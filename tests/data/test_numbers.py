@@ -114,7 +114,7 @@ def test_import_cleans_prices(tiny_dataset, price, plain, said, capsys):
     assert "price:float" in Path("out/again/again.item").read_text().splitlines()[0]
 
 
-@pytest.mark.parametrize("price", ["1.299,00", "12,34", "$5 to $9", "inf", "cheap", "1_000"])
+@pytest.mark.parametrize("price", ["1.299,00", "12,34", "$5 to $9", "$9.99 - $19.99", "1 299", "inf", "cheap", "1_000"])
 def test_import_rejects_prices_that_it_cannot_clean(tiny_dataset, price, capsys):
     put(tiny_dataset, price)
     assert main(["import", str(tiny_dataset / TINY), "--dataset=again", "--data_path=out"]) == 1

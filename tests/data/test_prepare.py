@@ -274,6 +274,13 @@ def failure(capsys, *words) -> str:
     return lines[0]
 
 
+def test_the_dataset_in_the_package_needs_no_preparation(capsys):
+    assert main(["prepare", "ml-100k"]) == 1
+    assert "is part of RecBole's package and needs no preparation" in capsys.readouterr().err
+    assert main(["encode", "ml-100k", "--modality=text", "--encoder=tfidf", "--text_fields=movie_title"]) == 0
+    assert "dataset/ml-100k/features/text.npy: 1,682 items" in capsys.readouterr().out
+
+
 def test_without_network_the_error_names_missing_files(tmp_path, monkeypatch, capsys):
     ended = threading.Event()
 
@@ -361,6 +368,9 @@ def test_local_sources(tmp_path, capsys):
     assert prepared() == 0
     assert read_items(FOLDER, NAME)["item_id"].tolist() == [f"i{i}" for i in range(6)]  # i6 has no image
     assert FeatureTable.load(FOLDER, "image").item_tokens == tuple(f"i{i}" for i in range(6))
+    os.rename("out", "of_ids")
+    assert prepared("--model=VBPR") == 0  # a model that reads features without semantic IDs
+    assert all(len(FeatureTable.load(FOLDER, modality).matrix) == 6 for modality in ("text", "image"))
     Path("shop.yaml").write_text("source: {path: elsewhere}\n")
     os.rename("out", "second")
     assert "elsewhere, which does not exist" in failure(capsys)

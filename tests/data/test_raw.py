@@ -245,6 +245,10 @@ def test_category_by_name_or_option(raw, capsys):
         assert json.loads(Path(f"out/{name}/manifest.json").read_text())["category"] == expected
     assert run(raw, name="shop") == 1 and "choose one with --category" in capsys.readouterr().err
     assert run(raw, "--category=Video_Gmes", name="shop") == 1 and "Did you mean 'Video_Games'" in capsys.readouterr().err
+    for path in raw.glob("*Video_Games*"):
+        path.unlink()
+    assert run(raw, name="Arts") == 1 and "choose one with --category" in capsys.readouterr().err  # not under another name
+    assert run(raw, name="one") == 0
 
 
 def cut_archive(folder):

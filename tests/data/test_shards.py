@@ -202,6 +202,7 @@ def test_a_modality_may_have_any_name(shop, bert):
 COMMANDS = {
     "no encoder": ([], ["--encoder", "--model"]),
     "two encoders": (["--encoder=tfidf", "--model=x/y"], ["either --encoder"]),
+    "encoder of interactions": (["--encoder=cooccurrence"], ["cooccurrence reads the training interactions"]),
     "unknown encoder": (["--encoder=tfidff"], ["'tfidff'", "Did you mean 'tfidf'?"]),
     "option of a simple encoder": (["--encoder=tfidf", "--max_length=3"], ["--max_length", "tfidf"]),
     "mistyped option": (["--encoder=tfidf", "--max_lenght=3"], ["'--max_lenght'", "'--max_length'"]),
@@ -215,6 +216,19 @@ def test_invalid_commands(case, shop, capsys):
     assert main(["encode", "shop", f"--data_path={shop.parent}", "--modality=text", *words]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and not [text for text in expected if text not in error], error
+
+
+def test_items_without_text_get_the_mean_on_request(shop, capsys):
+    path = shop / "shop.item"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1].split("\t")[0] + "\t" * lines[0].count("\t"), *lines[2:]]) + "\n")
+    words = ["encode", "shop", f"--data_path={shop.parent}", "--modality=text", "--encoder=tfidf"]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert "empty text" in error and "missing_texts" in error
+    assert main([*words, "--missing_texts=mean"]) == 0
+    matrix = FeatureTable.load(shop, "text").matrix
+    np.testing.assert_allclose(matrix[0], matrix[1:].mean(0), atol=1e-5)
 
 
 def test_imported_features_are_not_replaced(shop, capsys):

@@ -25,7 +25,7 @@ TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}  # fmt: skip
 # errors of open_image and Pillow
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)
+BROKEN = (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError)
 
 
 @contextmanager

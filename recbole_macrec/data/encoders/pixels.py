@@ -10,6 +10,7 @@ from importlib.metadata import version
 import numpy as np
 from PIL import Image
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 
 from recbole_macrec.data.encoders.base import Kind, RawItem, require_usable, without_image
 from recbole_macrec.data.encoders.images import read_rgba, unusable_images
@@ -45,7 +46,8 @@ class Pixels:
         dimensions = min(self.settings["dimensions"], len(items) - 1, features.shape[1])
         if dimensions < 1:
             return features.astype(np.float32)
-        return PCA(dimensions, svd_solver="full").fit_transform(features).astype(np.float32)
+        with threadpool_limits(1):  # the last bits depend on the number of threads
+            return PCA(dimensions, svd_solver="full").fit_transform(features).astype(np.float32)
 
 
 def read_small(item: RawItem) -> np.ndarray:

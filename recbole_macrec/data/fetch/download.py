@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import requests
 from tqdm import tqdm
-from urllib3.exceptions import NewConnectionError, ProtocolError, ReadTimeoutError
+from urllib3.exceptions import NewConnectionError, ProtocolError, ReadTimeoutError, SSLError
 from urllib3.util import Retry
 
 from recbole_macrec.data.fetch.hosts import CheckedAdapter, Hosts, TimeLimit, TooSlow, Unreachable
@@ -110,7 +110,7 @@ def _fetch(remote: Remote, target: Path, session: requests.Session, show_progres
             os.replace(part, target)
             _remove_part(target)
             return target
-        except (requests.RequestException, Refused) as error:
+        except (requests.RequestException, Refused, UnicodeError) as error:  # a redirection to a URL in another encoding
             reasons[url] = reason(error)
     why = "; ".join(f"{url}: {text}" for url, text in reasons.items()) or "it has no URL"
     raise DownloadError(f"could not download {target.name} ({why}); put the file at {target}, or add a mirror that "
@@ -121,7 +121,7 @@ def pieces(response: requests.Response) -> Iterator[bytes]:
     """Yield the content in chunks, without decompression: some servers send .gz files with a Content-Encoding."""
     try:
         yield from response.raw.stream(CHUNK, decode_content=False)
-    except ProtocolError as error:
+    except (ProtocolError, SSLError) as error:
         raise requests.exceptions.ChunkedEncodingError(error) from error
     except ReadTimeoutError as error:
         raise requests.Timeout(error) from error

@@ -123,7 +123,7 @@ def _fetch(path: Path, urls: Sequence[str], session: requests.Session) -> Failur
         try:
             content = _download_with_retries(url, session)
             check_image(content)
-        except (requests.RequestException, Refused) as error:
+        except (requests.RequestException, Refused, UnicodeError) as error:  # a redirection to a URL in another encoding
             reasons.append(f"{url}: {reason(error)}")
             temporary |= isinstance(error, NETWORK)
             continue

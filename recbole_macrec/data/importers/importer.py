@@ -143,10 +143,9 @@ def _read_plain(name: str, request: ImportRequest) -> tuple[Source, list[Step]]:
     if core is None:
         return source, []
     if source.fixed:
-        raise UserError(
-            f"--core={core} filters raw catalogues and CSV files, but {source.path} was filtered before its release; "
-            "leave the option out"
-        )
+        why = "was filtered before its release" if source.path.suffix == ".json" else "has a catalogue of its own beside it"
+        raise UserError(f"--core={core} filters interactions without a given catalogue, but {source.path} {why}; leave the "
+                        "option out")
     return source, filter_source(source, core)
 
 

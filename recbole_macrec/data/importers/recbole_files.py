@@ -144,6 +144,10 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
     frame = atomic.read_items(folder, name, AtomicFormat(item=item, field_separator=separator))
     catalogue = frame["item_id"].tolist()
     check_tokens(catalogue, "item", path)
+    numbered = set(catalogue) == {str(i) for i in range(len(catalogue))}
+    if numbered:  # files by row number have the rows in this order
+        frame = frame.sort_values("item_id", key=lambda tokens: tokens.astype(int), ignore_index=True)
+        catalogue = frame["item_id"].tolist()
     known = set(catalogue)
     missing = [item for item in source.catalogue if item not in known]
     if missing:
@@ -168,9 +172,10 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
     for (column, kind), name in zip(types.items(), usual_names(list(types), path, source.notes)):
         values = frame[column].str.replace(seq_separator, " ", regex=False) if kind.endswith("_seq") else frame[column]
         if kind.startswith("float"):
-            source.columns[f"{name}:{kind}"] = plain_numbers(values.tolist(), column, catalogue, path, source.notes)
+            source.columns[f"{name}:{kind}"] = plain_numbers(
+                values.tolist(), column, catalogue, path, source.notes, sequence=kind.endswith("_seq")
+            )
         else:
             source.columns[f"{name}:{kind}"] = [clean_text(value) for value in values]
-    numbered = catalogue == [str(i) for i in range(len(catalogue))]
     source.numbers = {item: item for item in catalogue} if numbered else {}
     return source

@@ -74,7 +74,7 @@ def _choose(src: Path, categories: list[str], name: str, category: str | None) -
     requested = SHORT_NAMES.get(category or name, category or name)
     if requested in categories:
         return requested
-    if category is None and len(categories) == 1:
+    if category is None and len(categories) == 1 and name not in SHORT_NAMES:
         return categories[0]
     option = "" if category is None else f"--category={category}: "
     raise UserError(
