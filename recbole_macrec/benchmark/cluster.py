@@ -208,7 +208,7 @@ def _on_own_gpu(function, run: Run, resources: Resources):
 
     gpus = ray.get_gpu_ids()
     if gpus and "gpu_id" not in run.spec.settings:
-        resources = replace(resources, gpu=int(gpus[0]))
+        resources = replace(resources, gpu=str(gpus[0]))
     return function(run, resources)
 
 

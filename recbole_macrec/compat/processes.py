@@ -13,7 +13,9 @@ def join_launched_processes() -> None:
     """``Config._init_device`` (configurator.py:496-515) supports several processes only with NCCL and CUDA, and only those that
     RecBole spawns; its assertion has no message if ``gpu_id`` lists too few GPUs. A process now joins the group of its
     launcher, torchrun included, and uses gloo without a GPU. ``local_rank`` becomes the rank over all machines, since RecBole
-    prints, seeds and writes by it. Remove it when RecBole chooses the backend by device and reads the environment."""
+    prints, seeds and writes by it. RecBole also sets CUDA_VISIBLE_DEVICES to ``gpu_id``, by default to 0, which overrides the
+    choice of the user and hides the other GPUs from runs that are started later; it is now only set for a ``gpu_id`` that is
+    given. Remove it when RecBole chooses the backend by device and reads the environment."""
     import torch
     from recbole.config import Config
 
@@ -26,17 +28,24 @@ def join_launched_processes() -> None:
     def _init_device(self):
         config, launch = self.final_config_dict, distributed.read_launch()
         config.pop("local_rank", None)
-        if launch and "gpu_id" not in self.external_config_dict:
-            config["gpu_id"] = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(launch.local_size))))
+        given, visible = "gpu_id" in self.external_config_dict, os.environ.get("CUDA_VISIBLE_DEVICES")
+        if isinstance(config["gpu_id"], list | tuple):
+            config["gpu_id"] = ",".join(map(str, config["gpu_id"]))
+        if not given and visible is not None:
+            config["gpu_id"] = visible
+        elif not given and launch:
+            config["gpu_id"] = ",".join(map(str, range(launch.local_size)))
         original(self)
+        named = str(config["gpu_id"]).strip()
+        # 0 is the default
+        if given and named not in ("", "-1", "0") and torch.cuda.device_count() < len(named.split(",")):
+            raise UserError(
+                f"gpu_id is {config['gpu_id']!r}, but this machine does not have all of these GPUs; name others, or leave "
+                "gpu_id out. An empty gpu_id selects the CPU."
+            )
+        if not given and visible is None:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         if launch is None:
-            named = str(self.external_config_dict.get("gpu_id", ""))
-            # 0 is the default
-            if named.strip() not in ("", "-1", "0") and torch.cuda.device_count() < len(config["gpu_id"].split(",")):
-                raise UserError(
-                    f"gpu_id is {config['gpu_id']!r}, but this machine does not have all of these GPUs; name others, or leave "
-                    "gpu_id out. An empty gpu_id selects the CPU."
-                )
             return
         device = config["device"]
         if device.type == "cuda":

@@ -19,7 +19,10 @@ from recbole_macrec.utils.requirements import recbole_folder
 
 # options that are strings even if they look like numbers, such as 0,1 for two GPUs
 STRING_OPTIONS = ("data_path", "checkpoint_dir", "gpu_id")
-NESTED_OPTIONS = ("source", "encoders", "text_fields", "modalities", "metrics")  # lists and dictionaries
+NESTED_OPTIONS = (  # lists and dictionaries
+    "source", "encoders", "text_fields", "modalities", "metrics", "clip_grad_norm", "eval_args", "load_col", "unload_col",
+    "val_interval", "benchmark_filename", "selected_features", "vip5_tasks", "lcrec_tasks", "lora_targets",
+)  # fmt: skip
 TRUST = "trust_checkpoint"  # the option that lets RecBole unpickle files
 NOT_FROM_CHECKPOINTS = {  # settings that a checkpoint of unknown origin must not choose
     "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "log_wandb", "source", "resume", TRUST,

@@ -131,6 +131,7 @@ def _is_last_of_dataset(file: Path, dataset: str) -> bool:
 
 def _set_defaults(self: Config, config: dict) -> None:
     """Set the options of ``config`` whose default depends on the model, the split or the files."""
+    _parse_nested_options(config)
     _set_negatives(self, config)
     _set_evaluation(self, config)
     if config.get("load_col") == _default_columns(DEFAULT_FORMAT):
@@ -141,7 +142,6 @@ def _set_defaults(self: Config, config: dict) -> None:
         _check_sequential(self, config)
     if self.model_class.type == ModelType.SEQUENTIAL and config.get("benchmark_filename"):
         _read_histories(config)
-    _parse_nested_options(config)
 
 
 def _set_negatives(self: Config, config: dict) -> None:

@@ -57,8 +57,8 @@ def _raised_in_setup(error: BaseException) -> bool:
 
 
 def _loads_a_model(error: BaseException) -> bool:
-    """Whether ``error`` was raised by an import of one of RecBole's models, such as XGBoost."""
-    return any(_in_models(frame) and frame.name == "<module>" for frame in traceback.extract_tb(error.__traceback__))
+    """Whether ``error`` was raised by an import in RecBole, such as that of a model or its dataset."""
+    return any(recbole_folder() in Path(frame.filename).parents for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _in_models(frame: traceback.FrameSummary) -> bool:

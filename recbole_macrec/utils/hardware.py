@@ -1,9 +1,11 @@
 """Properties of the machine: free memory, bf16 arithmetic, and reuse of freed memory by the C library."""
 import ctypes
+import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import torch
@@ -11,6 +13,12 @@ import torch
 from recbole_macrec.errors import UserError, one_line
 
 FORCED_BF16 = "RECBOLE_MACREC_BF16"  # environment variable that overrides has_fast_bf16: 1 or 0
+# Control groups of versions 2 and 1: folder, files with limit and usage, and entry of memory.stat with the cache of files that
+# can be freed.
+CGROUPS = [
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
 
 
@@ -19,7 +27,18 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
-    return psutil.virtual_memory().available
+    return min(psutil.virtual_memory().available, _free_in_group())
+
+
+def _free_in_group() -> float:
+    """Bytes left below the memory limit of the container or job, on Linux; infinity without a limit."""
+    free = math.inf
+    for folder, limit, usage, cache in CGROUPS:
+        with suppress(OSError, ValueError, LookupError):  # no such file, or the limit "max"
+            statistics = dict(line.split() for line in (Path(folder) / "memory.stat").read_text().splitlines())
+            allowed, used = (int((Path(folder) / name).read_text()) for name in (limit, usage))
+            free = min(free, allowed - used + int(statistics[cache]))
+    return max(0, free)
 
 
 def available_device(device: torch.device | str | None = None) -> torch.device:

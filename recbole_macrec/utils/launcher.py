@@ -70,7 +70,7 @@ def start_processes(
 def limit_threads(processes: int) -> None:
     """Divide the CPU threads among the ``processes`` of this machine, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 
 def local_device() -> torch.device:

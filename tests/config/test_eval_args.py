@@ -1,5 +1,6 @@
 """``eval_args`` given in part."""
 import re
+from types import SimpleNamespace
 
 import pytest
 from recbole.config import Config
@@ -8,6 +9,7 @@ from recbole.data.dataset import Dataset
 
 from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.run_model import Request, run_config
+from recbole_macrec.config.schema.recbole import EvalArgs, evaluation_modes
 from recbole_macrec.errors import UserError
 
 LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO"}
@@ -62,3 +64,11 @@ def test_models_of_one_epoch_are_validated_with_any_eval_step(tiny_dataset, caps
     words = ["--model=Pop,EASE", "--dataset=tiny", f"--data_path={tiny_dataset}", "--eval_step=5", "--show_progress=False"]
     assert main([*words, "--state=ERROR"]) == 0
     assert "EASE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode, expected", [("labeled", {"labeled"}), ({"valid": "labeled"}, {"labeled"}), ({}, {"full"}),
+                                            ({"valid": "full", "test": "uni100"}, {"full", "uni100"})])
+def test_a_mode_of_one_evaluation_is_that_of_both(mode, expected):
+    """As in RecBole."""
+    options = SimpleNamespace(eval_args=EvalArgs(mode=mode))
+    assert set(evaluation_modes(options)) == expected

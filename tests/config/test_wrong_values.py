@@ -14,6 +14,7 @@ from recbole_macrec.benchmark.__main__ import main as benchmark
 from recbole_macrec.benchmark.compare.command import main as run
 from recbole_macrec.benchmark.compare.matrix import parse_seeds
 from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.run_model import Request, run_config
 from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.commands.data import main as data
 from recbole_macrec.config.options import read_config_file
@@ -58,7 +59,7 @@ def one_line(capsys) -> str:
     ("user_inter_num_interval", 5, "intervals such as '[3,inf)' or '[1,2];[4,5]' or None"),
     ("item_inter_num_interval", "[5;9]", "intervals such as '[3,inf)' or '[1,2];[4,5]' or None"),
     ("rm_dup_inter", "frst", "first, last or None"),
-    ("benchmark_filename", "[train,valid,test]", "a list such as ['train', 'valid', 'test'], or None"),
+    ("benchmark_filename", "train,valid,test", "a list such as ['train', 'valid', 'test'], or None"),
     ("learner", "foo", "adam, adamw, sgd, adagrad, rmsprop or sparse_adam"),
     ("codebook_levels", 100, "a whole number from 1 to 26"),
     ("epochs", None, "a whole number >= 0"),
@@ -87,6 +88,7 @@ def test_invalid_values_for_every_model(model, name, value):
     [
         ({"device": "foo"}, "device is 'foo', but RecBole chooses it by gpu_id"),
         ({"gpu_id": 99}, "gpu_id is '99', but this machine does not have all of these GPUs"),
+        ({"gpu_id": [98, 99]}, "gpu_id is '98,99', but this machine does not have all of these GPUs"),
         ({"eval_args": {"order": "XX"}}, "eval_args.order is 'XX'; expected RO or TO"),
         ({"eval_args": {"mode": "uni"}}, "eval_args.mode is 'uni'; expected full"),
         ({"modalities": "[" * 600}, "modalities is '[[[[.*which can't be read"),
@@ -190,6 +192,44 @@ def test_a_model_of_recbole_whose_library_is_missing(tiny_dataset, monkeypatch, 
         monkeypatch.delitem(sys.modules, name)
     assert run(["--model=XGBoost", "--dataset=tiny", f"--data_path={tiny_dataset}", "--state=ERROR"]) == 1
     assert "is not installed; the model needs it: pip install " in one_line(capsys)
+
+
+def test_a_library_that_a_model_of_recbole_imports_late(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "dgl", None)
+    assert run(["--model=KGAT", "--dataset=ml-100k", "--state=ERROR"]) == 1
+    assert one_line(capsys) == "dgl is not installed; the model needs it: pip install dgl\n"
+
+
+@pytest.mark.parametrize("model, source, columns", [
+    ("CKE", "kg", ["head_id", "relation_id", "tail_id"]), ("DeepFM", "user", ["user_id", "age", "gender", "occupation"]),
+    ("DIN", "item", ["item_id", "release_year"]), ("FDSA", "item", ["item_id", "class"]),
+])
+def test_models_of_recbole_read_the_columns_they_need(model, source, columns):
+    config = run_config(model, Request("ml-100k"))
+    assert config["load_col"][source] == columns and config["topk"] == [1, 5, 10]
+
+
+def test_lists_and_dictionaries_in_the_form_of_yaml(tiny_dataset):
+    """As the documentation and the messages write them."""
+    given = {"modalities": "[text]", "clip_grad_norm": "{max_norm: 1.0}", "load_col": "{inter: [user_id, item_id, timestamp]}",
+             "eval_args": "{split: {RS: [0.8, 0.1, 0.1]}, order: TO, group_by: user, mode: full}"}
+    config = run_config("TIGER", Request("tiny", settings={"data_path": str(tiny_dataset), **given}))
+    assert config["modalities"] == ["text"] and config["clip_grad_norm"] == {"max_norm": 1.0}
+    assert config["load_col"] == {"inter": ["user_id", "item_id", "timestamp"]}
+    assert config["eval_args"]["split"] == {"RS": [0.8, 0.1, 0.1]}
+
+
+@pytest.mark.parametrize("visible", [None, "3", ""])
+def test_the_choice_of_visible_gpus_is_kept(visible, monkeypatch):
+    """RecBole's Config would set the variable to 0."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    config = Config("Pop", "arts-toy", config_dict={})
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+    assert config["gpu_id"] == ("0" if visible is None else visible)
+    Config("Pop", "arts-toy", config_dict={"gpu_id": ""})
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_values_are_checked_before_the_command_writes_files(tiny_dataset, capsys):

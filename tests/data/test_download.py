@@ -304,11 +304,11 @@ def test_a_broken_tls_record_is_an_interrupted_transfer():
     assert download.reason(error.value) == "the transfer was interrupted"
 
 
-def test_a_redirection_in_another_encoding_is_a_failed_image(server, tmp_path):
+def test_a_redirection_in_another_encoding_is_a_failed_image(tmp_path, monkeypatch):
     def redirect(*arguments, **options):
-        raise UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "unexpected end of data")
+        raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "unexpected end of data")
 
-    session = requests.Session()
-    session.get = redirect
+    session = download.new_session()
+    monkeypatch.setattr(session, "get", redirect)
     failure = fetch_images._fetch(tmp_path / "a.jpg", ["http://host/a.jpg"], session)
     assert failure is not None and "unexpected end of data" in failure.reason and not failure.temporary

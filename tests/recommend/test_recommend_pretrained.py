@@ -82,7 +82,7 @@ def test_the_default_of_exclude_seen_is_saved(data_path, tmp_path):
 @pytest.mark.parametrize("options, message", [
     ({"decod": "beam"}, "Unknown option 'decod' of a ranking. Did you mean 'decode'"),
     ({"decode": "Exact"}, "decode is 'Exact'; expected beam or certified or exact or fused"),
-    ({"fusion": "offical"}, "fusion is 'offical'; expected official or"),
+    ({"fusion": "Official"}, "fusion is 'Official'; expected official or"),
     ({"beams": 0}, "beams is 0; expected a whole number >= 1"),
     ({"tokenizations": 3}, "tokenizations is 3; expected 1 to 1, those of the model"),
 ])

@@ -1,5 +1,6 @@
 """Executes many runs in parallel, on the processors and GPUs of this machine or on the machines of a Ray cluster."""
 import multiprocessing.connection
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -40,7 +41,7 @@ def run_all(
 
 def _run_locally(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm) -> None:
     threads = max(1, torch.get_num_threads() // jobs)
-    gpus = torch.cuda.device_count()
+    gpus = visible_gpus()
     free = list(range(jobs))
     active: dict[int, tuple] = {}  # slot -> run, process, fraction of its epochs that is complete
     ended, started = bar.n, False  # number of ended runs; a paused run counts as the fraction of it that is complete
@@ -49,7 +50,7 @@ def _run_locally(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm)
             while waiting and free and not (started and resources.deadline_passed):  # each call starts at least one
                 started = True
                 slot = free.pop(0)
-                gpu = slot % gpus if gpus > 1 and "gpu_id" not in waiting[0].spec.settings else None
+                gpu = gpus[slot % len(gpus)] if len(gpus) > 1 and "gpu_id" not in waiting[0].spec.settings else None
                 active[slot] = (waiting[0], *start(waiting.pop(0).folder, replace(resources, threads=threads, gpu=gpu)))
             if not active:
                 return
@@ -65,6 +66,12 @@ def _run_locally(waiting: list[Run], jobs: int, resources: Resources, bar: tqdm)
     finally:
         for _, process, _ in active.values():
             process.terminate()
+
+
+def visible_gpus() -> list[str]:
+    """The names of this machine's GPUs, such as "0", or those in the environment variable CUDA_VISIBLE_DEVICES."""
+    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (list(map(str, range(count))) if visible is None else visible.split(","))[:count]
 
 
 def _report_end(run: Run, process, write: Callable[[str], None]) -> None:

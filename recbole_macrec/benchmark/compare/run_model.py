@@ -10,14 +10,14 @@ from typing import Any
 
 import recbole.quick_start
 from recbole.config import Config
-from recbole.utils import EvaluatorType
+from recbole.utils import EvaluatorType, ModelType, get_model
 
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
 from recbole_macrec.benchmark.compare.run_files import read_json, write_json
 from recbole_macrec.benchmark.compare.run_record import observe
 from recbole_macrec.benchmark.compare.runs import PRETRAINED, PRETRAINING
 from recbole_macrec.config import options
-from recbole_macrec.config.options import hidden_argv, quoted, read_config_file
+from recbole_macrec.config.options import PACKAGED_DATASET, hidden_argv, quoted, read_config_file
 from recbole_macrec.config.plain import plain
 from recbole_macrec.config.property_files import property_file, read_yaml
 from recbole_macrec.config.registry import model_names
@@ -181,9 +181,25 @@ def _protocol_files(model: str, dataset: str) -> list:
     """The config files that give a model of RecBole our evaluation protocol; our models read them by themselves."""
     if model in model_names():
         return []
-    folders = [property_file("dataset"), recbole_folder() / "properties" / "dataset"]
+    folders = [recbole_folder() / "properties" / "dataset", property_file("dataset")]
     files = [property_file("overall.yaml"), *(folder / f"{dataset}.yaml" for folder in folders)]
+    quick_start = recbole_folder() / "properties" / "quick_start_config"
+    files += [quick_start / f"{name}.yaml" for name in _files_of_columns(model, dataset)]
     return [path for path in files if path.is_file()]
+
+
+def _files_of_columns(model: str, dataset: str) -> list[str]:
+    """RecBole's files with the columns that a kind of model reads beside the interactions; they have no evaluation options."""
+    kind = get_model(model).type
+    if kind == ModelType.KNOWLEDGE:
+        return ["knowledge_base"]
+    if model in ("GRU4RecKG", "KSR"):
+        return ["sequential_embedding_model"]
+    if dataset != PACKAGED_DATASET:
+        return []
+    if kind in (ModelType.CONTEXT, ModelType.DECISIONTREE):
+        return ["context-aware_ml-100k"]
+    return ["sequential_DIN_on_ml-100k"] if model in ("DIN", "DIEN") else []
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class Resources:
     """
 
     threads: int = 1
-    gpu: int | None = None
+    gpu: str | None = None
     deadline: float | None = None
     commit: str | None = field(default_factory=git_commit)
 
@@ -130,5 +130,5 @@ def request_of(spec: RunSpec, folder: Path, resources: Resources) -> Request:
     settings = {"show_progress": False, **spec.settings, "seed": spec.seed}
     settings["checkpoint_dir"] = str((folder / SAVED).absolute())
     if resources.gpu is not None:
-        settings["gpu_id"] = str(resources.gpu)
+        settings["gpu_id"] = resources.gpu
     return Request(spec.dataset, settings=settings)

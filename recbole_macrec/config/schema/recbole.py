@@ -194,7 +194,10 @@ class RecBoleOptions(Options):
 def evaluation_modes(options: Any) -> list[str]:
     """The modes of ``eval_args``: one for validation and test, or one for each."""
     mode = options.eval_args.mode
-    return [mode] if isinstance(mode, str) else [mode.valid, mode.test]
+    if isinstance(mode, str):
+        return [mode]
+    given = [getattr(mode, name) for name in sorted(mode.model_fields_set)]  # RecBole gives the other one the same mode
+    return given or ["full"]
 
 
 def label_metrics(options: Any) -> list[str]:
