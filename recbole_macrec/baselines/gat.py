@@ -61,7 +61,10 @@ class GAT(PairwiseRecommender):
     """
 
     options = GATOptions
-    uses_features = False
+
+    @classmethod
+    def reads_features(cls, config) -> bool:
+        return False
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)

@@ -27,8 +27,6 @@ class GraphSAGE(PairwiseRecommender):
     """
 
     options = GraphSAGEOptions
-    uses_features = False
-
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.normalize = config["normalize"]

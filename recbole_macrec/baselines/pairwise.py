@@ -43,12 +43,11 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
     Attributes:
         interactions: float32 [U, N] in CSR form, 1 where a user has a training interaction with an item.
         x: float32 [N, F], the features of all modalities side by side, scaled as the option ``feature_scaling`` says, row 0
-            zero; F = 0 if ``uses_features`` is False.
+            zero; F = 0 if the model reads none.
     """
 
     input_type = InputType.PAIRWISE
     dataset_class = FeatureDataset
-    uses_features = True
     eval_precision = "fp32"
 
     def __init__(self, config, dataset):
@@ -77,7 +76,7 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
 
     @classmethod
     def reads_features(cls, config) -> bool:
-        return cls.uses_features
+        return True
 
     @classmethod
     def check_values(cls, config: dict) -> None:

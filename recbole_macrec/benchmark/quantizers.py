@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from recbole_macrec.benchmark.arguments import SETTINGS, read_settings
+from recbole_macrec.benchmark.compare.table_formats import markdown_lines
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable, available_modalities, check_modality, read_matrix
@@ -133,5 +134,4 @@ def format_number(value: float | None) -> str:
 
 def markdown_table(rows: list[dict[str, str]]) -> str:
     """Format rows as a Markdown table."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(markdown_lines(list(rows[0]), [list(row.values()) for row in rows]))

@@ -92,10 +92,10 @@ class GenerativeRecommender(WindowedRecommender):
             check_levels(ids.sizes)
         self._check_tokenizations()
         self.ranking = RankingSettings.from_config(config, count).for_modalities(len(self.modalities))
-        if self.ranking.tokenizations > 1 and self.ranking.decode == "certified":
+        if self.ranking.ranked_tokenizations > 1 and self.ranking.decode == "certified":
             self.logger.warning(
-                f"decode is certified and {self.ranking.tokenizations} tokenizations are ranked, which is slow; set decode to "
-                "beam, or ranked_tokenizations to 1."
+                f"decode is certified and {self.ranking.ranked_tokenizations} tokenizations are ranked, which is slow; set "
+                "decode to beam, or ranked_tokenizations to 1."
             )
         prompt_length = config["prompt_length"]
         kinds = ["sequence", "item"] if self.aligns_items else ["sequence"]
@@ -279,7 +279,7 @@ class GenerativeRecommender(WindowedRecommender):
             modality -> the memory from which its codes are predicted; the tokenizations of a modality one after the other.
         """
         if self.interleaved:  # all modalities of a tokenization share one memory
-            ranked = self.tokenizations[: self.ranking.tokenizations]
+            ranked = self.tokenizations[: self.ranking.ranked_tokenizations]
             memories = [self.encode_history(names[0], histories) for names in ranked]
             shared = {m: memory for names, memory in zip(ranked, memories) for m in names}
             return {m: shared[m] for m in self._ranked_tables()}
@@ -297,7 +297,7 @@ class GenerativeRecommender(WindowedRecommender):
 
     def _ranked_tables(self) -> dict[str, IDTable]:
         """The IDs of the tokenizations that are ranked; the tokenizations of a modality one after the other."""
-        ranked = {m for names in self.tokenizations[: self.ranking.tokenizations] for m in names}
+        ranked = {m for names in self.tokenizations[: self.ranking.ranked_tokenizations] for m in names}
         return {m: table for m, table in self.tables.items() if m in ranked}
 
     def excluded(self, interaction) -> torch.Tensor | None:
@@ -388,7 +388,7 @@ class GenerativeRecommender(WindowedRecommender):
         return {m: table.trie if allowed is None else table.trie_of(allowed) for m, table in self.tables.items()}
 
     def best_items(self, interaction, k: int, restriction: dict[str, Trie], excluded: torch.Tensor | None = None) -> Ranking:
-        return self.rank(interaction, Eligible(restriction, max(self.ranking.beams, k), excluded, k))["fused"]
+        return self.rank(interaction, Eligible(restriction, max(self.ranking.num_beams, k), excluded, k))["fused"]
 
     # -- after training ----------------------------------------------------------------------------------------------
 

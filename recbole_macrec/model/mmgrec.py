@@ -2,7 +2,6 @@
 
 Shapes: B users, T items of the longest history, R width of a representation.
 """
-import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +22,7 @@ from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.interacted_items import InteractedItems, without_target
 from recbole_macrec.model.tasks import Reading, Task
 from recbole_macrec.model.windowed import with_target
-from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
+from recbole_macrec.semantic_ids.order import order_fingerprint, token_order, token_ranks, user_order
 
 
 class MMGRec(GenerativeRecommender):
@@ -68,8 +67,7 @@ class MMGRec(GenerativeRecommender):
         self.reader = SetEncoder(TransformerSettings.from_config(config), width, config["attention"])
 
     def other_parameter(self) -> dict:
-        users = hashlib.sha256("\n".join(sorted(self.user_tokens)).encode()).hexdigest()[:16]
-        return {**super().other_parameter(), "users": users}
+        return {**super().other_parameter(), "users": order_fingerprint(sorted(self.user_tokens))}
 
     def load_other_parameter(self, para: dict | None) -> None:
         super().load_other_parameter(para)

@@ -13,6 +13,7 @@ from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.trainer.evaluation_batches import add_excluded_items
 from recbole_macrec.trainer.ranking_metrics import user_values
 from recbole_macrec.utils.distributed import current_group
+from recbole_macrec.utils.distributed_tensors import in_sample_order
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +53,6 @@ def by_item(ranking: Ranking) -> tuple[torch.Tensor, torch.Tensor]:
 def gathered_rows(batches: list[tuple[torch.Tensor, ...]], samples: int) -> list[torch.Tensor]:
     """Join the batches of all processes in the order of the dataset.
 
-    ``DistributedSampler`` assigns samples to processes in turn, and repeats the first samples to give every process the same
-    number.
-
     Args:
         batches: items [B, C], padded with 0, their scores under each of several models [B, C], and targets [B]; on the CPU.
         samples: R; repeated rows beyond it are dropped.
@@ -67,7 +65,7 @@ def gathered_rows(batches: list[tuple[torch.Tensor, ...]], samples: int) -> list
 
     def joined(column: int, padding: float) -> torch.Tensor:
         parts = [torch.cat([widened(batch[column], width, padding) for batch in own]) for own in processes]
-        return torch.stack(parts, dim=1).flatten(0, 1)[:samples]
+        return in_sample_order(parts, samples)
 
     last = len(batches[0]) - 1
     return [joined(column, 0 if column in (0, last) else -torch.inf) for column in range(last + 1)]

@@ -77,21 +77,19 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_in_order(rows: torch.Tensor, samples: int) -> torch.Tensor:
-    """Gather the rows of all processes in the order of the dataset.
-
-    ``DistributedSampler`` assigns samples to processes in turn, and repeats the first samples to give every process the same
-    number.
-
-    Args:
-        rows: [n, ...], rows of this process.
-        samples: N; repeated rows beyond it are dropped.
-
-    Returns:
-        [N, ...], the same in every process.
-    """
+    """Gather the rows [n, ...] of all processes; see :func:`in_sample_order`. The result is the same in every process."""
     group = current_group()
     if group.size == 1:
         return rows
     parts = [torch.empty_like(rows) for _ in range(group.size)]
     dist.all_gather(parts, rows.contiguous())
+    return in_sample_order(parts, samples)
+
+
+def in_sample_order(parts: list[torch.Tensor], samples: int) -> torch.Tensor:
+    """Join the rows [n, ...] of each process in the order of the dataset, [N, ...].
+
+    ``DistributedSampler`` assigns samples to processes in turn, and repeats the first samples to give every process the same
+    number; repeated rows beyond N = ``samples`` are dropped.
+    """
     return torch.stack(parts, dim=1).flatten(0, 1)[:samples]

@@ -19,7 +19,7 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 NAMES = [name for name, model in models().items() if issubclass(model, PairwiseRecommender)]
-WITH_FEATURES = [name for name in NAMES if models()[name].uses_features]
+WITH_FEATURES = [name for name in NAMES if models()[name].reads_features({"node_features": None})]
 LEARNING = {"epochs": 15, "eval_step": 5}
 LEAVE_ONE_OUT = {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}}
 

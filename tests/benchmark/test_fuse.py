@@ -206,7 +206,7 @@ def test_pairs_with_the_fused_row(comparison, tmp_path, capsys):
     assert {(test["first"], test["second"]) for test in table["tests"]} == {(NAME, "TIGER")}
     assert "--pairs" not in provenance.command(open_comparison(folder))
     assert main(["compare", "--models=TIGER,SASRec", f"--pairs={NAME}:TIGER", *words]) == 1
-    assert f"--pairs names {NAME}, which is not compared" in capsys.readouterr().err
+    assert f"pairs names {NAME}, which is not compared" in capsys.readouterr().err
 
 
 def test_a_fusion_of_runs_that_were_trained_again_is_left_out_and_replaced(comparison, tmp_path):

@@ -117,14 +117,14 @@ def test_many_beams_equal_exact_ranking(arguments, monkeypatch):
     (run,) = open_comparison(folder).runs
     assert data_paths == [run.spec.settings["data_path"]]  # that of the command: the data may have been moved after the run
     assert found["10"]["hit@10"] == run.result["test_result"]["hit@10"]
-    assert [(model.ranking.decode, model.ranking.beams) for model in models] == [("beam", 10)]
+    assert [(model.ranking.decode, model.ranking.num_beams) for model in models] == [("beam", 10)]
 
 
 def test_rankings_of_a_trained_model(arguments):
     """Gained and lost hits are the difference of the hit rate. ``fusion`` changes nothing for a single modality."""
     ways = {
         "certified": {"decode": "certified", "fusion": "official"},
-        "few beams": {"decode": "beam", "beams": 10, "fusion": "official"},
+        "few beams": {"decode": "beam", "num_beams": 10, "fusion": "official"},
         "mean": {"decode": "certified", "fusion": "mean"},
     }
     tiger = {"model": "TIGER", "modalities": ["text"]}

@@ -109,8 +109,8 @@ def test_rankings_equal_those_of_a_full_traversal(network, rule, limit, by_id):
         parts = [{m: x[m] for m in names} for x in (decoders, memories)]
         for without in (None, excluded):
             eligible = Eligible(tries, beams=12, excluded=without, top=7, raw_ids=raw_ids)
-            expected = exact_rankings(*parts, eligible, ITEMS + 1, rule, rows=64)
-            found = certified_rankings(*parts, eligible, ITEMS + 1, rule, limit, rows=64)
+            expected = exact_rankings(*parts, eligible, ITEMS + 1, rule, traversal_rows=64)
+            found = certified_rankings(*parts, eligible, ITEMS + 1, rule, limit, traversal_rows=64)
             assert set(found) == {*names, "fused"}
             for name, ranking in found.items():
                 if not (name == "fused" and rule == "official" and len(names) > 1):
@@ -132,7 +132,7 @@ def test_only_users_over_the_limit_get_a_full_traversal(monkeypatch):
     traversed = []
     monkeypatch.setattr("recbole_macrec.generation.decoding.exact.exact_scores",
                         lambda *args: traversed.append(args[-1]) or exact_scores(*args))
-    certified_rankings(*one, eligible, ITEMS + 1, "mean", limit=3, rows=64)
+    certified_rankings(*one, eligible, ITEMS + 1, "mean", max_prefixes=3, traversal_rows=64)
     assert traversed == [[0, 2, 3]]
 
 

@@ -157,7 +157,7 @@ def test_fused_ranking_is_that_of_all_items_scored_one_by_one(kind, data_path): 
 def test_candidates_are_the_best_items_of_both_and_all_others_rank_below(tiger):
     model, _, loaders = tiger
     users = batch_of(loaders[2])
-    few = model.with_ranking(beams=4, top=3)
+    few = model.with_ranking(num_beams=4, top=3)
     ranking, beams = few.rank(users), few.with_ranking(decode="beam").rank(users)["fused"]
     whole = model.rank(users)["dense"]
     scores = few.full_sort_predict(users)

@@ -91,7 +91,7 @@ def test_ranking_does_not_depend_on_the_order_of_the_history(attention, protocol
     permuted = histories._replace(items=histories.items.gather(1, order))
     assert not torch.equal(permuted.items, histories.items)
     trie = model.tables.graph.trie
-    eligible = Eligible({"graph": trie}, model.ranking.beams, model.excluded(users))
+    eligible = Eligible({"graph": trie}, model.ranking.num_beams, model.excluded(users))
     with torch.no_grad():
         decoders = {"graph": TrieDecoder(model.network, model.vocabulary, "graph", trie)}
         one, other = (model.ranker.rank_memories(decoders, {"graph": model.encode_history("graph", h)}, eligible)["fused"]

@@ -73,7 +73,7 @@ def test_scores_are_the_mean_over_all_tokenizations(data_path):  # noqa: F811
             expected = np.mean([log_prob(model, name, history, number) for (name,) in model.tokenizations])
             assert found[user, token] == pytest.approx(expected, abs=2e-4)
     for decode in ("certified", "beam"):
-        other = Recommender(model.with_ranking(decode=decode, top=10, beams=ITEMS)).recommend(HISTORIES, k=10)
+        other = Recommender(model.with_ranking(decode=decode, top=10, num_beams=ITEMS)).recommend(HISTORIES, k=10)
         for row in other.itertuples():
             assert row.score == pytest.approx(found[row.user, row.item], abs=1e-4)
         assert other["item"].tolist() == found.groupby("user").head(10).index.get_level_values("item").tolist()
@@ -82,7 +82,7 @@ def test_scores_are_the_mean_over_all_tokenizations(data_path):  # noqa: F811
 def mean_scores(model, users, fusion: str = "mean"):
     """Scores [B, ITEMS] of all items, each ID scored on its own in every ranked tokenization of every modality."""
     items, memories = torch.arange(1, ITEMS + 1).expand(len(users), -1), model.encode_histories(model.histories(users))
-    count = model.ranking.tokenizations
+    count = model.ranking.ranked_tokenizations
     scores = {name: scores_one_by_one(model, name, memory, items) for name, memory in memories.items()}
     names = [names[i] for i in range(len(model.modalities)) for names in model.tokenizations[:count]]
     return fuse_scores(fusion, [scores[name] for name in names], [model.tables[name].levels for name in names], count)
@@ -98,7 +98,7 @@ def test_the_official_fusion_is_for_modalities_and_not_for_tokenizations(data_pa
     _, model, _, _ = prepare("MACRec", data_path, **BOTH)
     with pytest.raises(UserError, match="fusion is official"):
         model.with_ranking(fusion="official")
-    assert model.with_ranking(fusion="official", tokenizations=1).ranking.fusion == "official"
+    assert model.with_ranking(fusion="official", ranked_tokenizations=1).ranking.fusion == "official"
 
 
 @torch.no_grad()
@@ -229,7 +229,7 @@ def test_only_ranked_tokenizations_are_ranked(name, options, decode, data_path):
     model.eval()
     users, expected = batch_of(loaders[2]), {}
     for count in (1, 2, 3):
-        other = model.with_ranking(tokenizations=count)
+        other = model.with_ranking(ranked_tokenizations=count)
         rankings, expected[count] = other.rank(users), mean_scores(other, users, options.get("fusion", "mean"))
         assert set(rankings) == {"fused", *(name for names in model.tokenizations[:count] for name in names)}
         torch.testing.assert_close(rankings["fused"].scores[:, :10], expected[count].topk(10).values, atol=1e-5, rtol=0)

@@ -63,7 +63,7 @@ def test_same_ranking_without_the_dataset(name, decode, data_path, tmp_path):
 
 def test_a_changed_ranking_is_saved(data_path, tmp_path):
     _, model, _, _ = prepare("MACRec", data_path)
-    changed = model.with_ranking(decode="exact", fusion="rescore", beams=7, top=3, certified_rows=50)
+    changed = model.with_ranking(decode="exact", fusion="rescore", num_beams=7, top=3, certified_rows=50)
     changed.save_pretrained(tmp_path / "folder")
     loaded = Recommender.from_pretrained(tmp_path / "folder", device="cpu")
     assert loaded.model.ranking == changed.ranking != model.ranking
@@ -83,8 +83,8 @@ def test_the_default_of_exclude_seen_is_saved(data_path, tmp_path):
     ({"decod": "beam"}, "Unknown option 'decod' of a ranking. Did you mean 'decode'"),
     ({"decode": "Exact"}, "decode is 'Exact'; expected beam or certified or exact or fused"),
     ({"fusion": "Official"}, "fusion is 'Official'; expected official or"),
-    ({"beams": 0}, "beams is 0; expected a whole number >= 1"),
-    ({"tokenizations": 3}, "tokenizations is 3; expected 1 to 1, those of the model"),
+    ({"num_beams": 0}, "num_beams is 0; expected a whole number >= 1"),
+    ({"ranked_tokenizations": 3}, "ranked_tokenizations is 3; expected 1 to 1, the number that the model has"),
 ])
 def test_wrong_options_of_a_ranking_are_user_errors(options, message, data_path):
     _, model, _, _ = prepare("TIGER", data_path)

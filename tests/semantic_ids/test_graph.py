@@ -197,9 +197,9 @@ def test_hierarchical_kmeans_clusters_within_clusters():
     groups = [len({tuple(row[:level]) for row in part.codes.tolist()}) for level in (1, 2)]
     assert groups == [2, 4] and len({tuple(row[:2]) for row in part.codes[:5].tolist()}) == 1
     assert part.geometry is None and part.codes.max() == 1
-    for level in range(4):  # each node's centre is the mean of its items
-        for path, centre in zip(part.weights[f"paths_{level}"].numpy(), part.weights[f"centres_{level}"].numpy()):
-            inside = (part.codes[:, : level + 1] == path).all(1)
-            assert np.allclose(x[inside].mean(0), centre, atol=1e-4)
+    cluster = np.unique(part.codes, axis=0, return_inverse=True)[1].reshape(-1)
+    means = np.stack([x[cluster == number].mean(0) for number in range(cluster.max() + 1)])
+    assert part.reconstruction_error == pytest.approx(np.square(x - means[cluster]).mean(), rel=1e-3)
+    assert set(part.weights) == {"mean", "scale"}
     wide = HierarchicalKMeans().learn({"graph": x}, settings.replace(codebook_size=20, codebook_levels=2)).modalities["graph"]
     assert len(np.unique(wide.codes, axis=0)) == 20  # no more items than codes: each has one of its own

@@ -33,7 +33,7 @@ def test_reading_inverts_encode_ids_in_lower_and_upper_case(file, case):
 
 
 @pytest.mark.parametrize("content, parts", [
-    ("{", ["cannot be read as JSON"]),
+    ("{", ["is not readable JSON"]),
     ("[1, 2]", ["expected"]),
     ("{}", ["expected"]),
     ({"x9": GOOD["x9"]}, ["2 of 3 items", "B00Z"]),
@@ -48,7 +48,7 @@ def test_reading_inverts_encode_ids_in_lower_and_upper_case(file, case):
     ({**GOOD, "7": ["<a_1.5>", "<b_1>", "<c_1>"]}, ["item '7'", "<a_1.5>"]),
     ({**GOOD, "7": ["<a_01>", "<b_1>", "<c_1>"]}, ["item '7'", "<a_01>"]),
     ({**GOOD, "7": [1, 2, 3]}, ["item '7'", "1"]),
-    (json.dumps(GOOD)[:-1] + ', "7": ["<a_1>", "<b_1>", "<c_1>"]}', ["item '7' is listed twice"]),
+    (json.dumps(GOOD)[:-1] + ', "7": ["<a_1>", "<b_1>", "<c_1>"]}', ["1 key ('7') more than once"]),
 ])
 def test_errors_name_file_item_and_advice(file, content, parts):
     path = file(content)
@@ -60,7 +60,7 @@ def test_errors_name_file_item_and_advice(file, content, parts):
 
 
 def test_error_names_a_missing_file(tmp_path):
-    with pytest.raises(UserError, match="nowhere.json: no such file"):
+    with pytest.raises(UserError, match="nowhere.json does not exist"):
         read_published(tmp_path / "nowhere.json", ["1"])
 
 
@@ -82,3 +82,10 @@ def test_collisions_of_published_ids_are_resolved_and_counted(file):
 def test_codes_beyond_codebook_size_enlarge_their_level(file):
     ids = published_semantic_ids({"text": file(GOOD)}, list(GOOD), SemanticIDSettings(("text",), codebook_size=16))
     assert ids.sizes["text"] == (171, 16, 16)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    """As the importer reads it."""
+    path = tmp_path / "ids.json"
+    path.write_text(json.dumps(GOOD), encoding="utf-8-sig")
+    assert len(read_published(path, list(GOOD))) == len(GOOD)

@@ -17,7 +17,7 @@ from recbole_macrec.baselines.text_to_text.whole_words import ITEM, Prompt, Prom
 from recbole_macrec.config.schema.models import P5Options
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.trie import Trie
-from recbole_macrec.semantic_ids.order import token_order
+from recbole_macrec.semantic_ids.order import order_fingerprint, token_order
 
 STD = 1.0  # standard deviation of the initial whole-word embeddings, that of T5's own table
 WORDINGS = (  # the first one is that of ranking
@@ -91,9 +91,8 @@ class P5(TextToTextRecommender):
 
     def other_parameter(self) -> dict:
         tokens = self.user_tokens[1:]
-        users = hashlib.sha256("\n".join(sorted(tokens)).encode()).hexdigest()[:16]
         numbers = hashlib.sha256(self.user_numbers[token_order(tokens)].tobytes()).hexdigest()[:16]
-        return {**super().other_parameter(), "users": users, "user_numbers": numbers}
+        return {**super().other_parameter(), "users": order_fingerprint(sorted(tokens)), "user_numbers": numbers}
 
     def load_other_parameter(self, para: dict | None) -> None:
         super().load_other_parameter(para)

@@ -26,7 +26,7 @@ def decode(args) -> dict:
 
     def reference_rankings(reference):
         batches = zip(history.split(args.reference_batch), length.split(args.reference_batch))
-        return [row for batch in batches for row in reference.rank(*batch, model.ranking.beams)]
+        return [row for batch in batches for row in reference.rank(*batch, model.ranking.num_beams)]
 
     def reference_rate():
         reference = Reference(model, words=WORDS).eval()

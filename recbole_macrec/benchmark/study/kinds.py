@@ -13,6 +13,7 @@ from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.compare.table import largest_k
+from recbole_macrec.benchmark.compare.table_formats import cell_texts, markdown_lines
 from recbole_macrec.benchmark.figures import Figure
 from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.rankings import rank_with
@@ -22,7 +23,7 @@ DEFAULT = "default"  # label of a sweep's runs with default settings
 
 
 @dataclass
-class Study:
+class StudyResult:
     """Result of a study.
 
     Attributes:
@@ -51,19 +52,18 @@ def means_and_deviations(pairs: Iterable[tuple[float | None, float | None]]) -> 
     return means, deviations
 
 
-def as_markdown(study: Study, title: str) -> str:
+def as_markdown(result: StudyResult, title: str) -> str:
     """Return title and table of a study as Markdown."""
-    return f"# {title}\n\n" + markdown_rows(study.columns, study.rows)
+    rows = [[cell_texts([value])[0] if isinstance(value, str) else value for value in row] for row in result.rows]
+    return f"# {title}\n\n" + markdown_rows(result.columns, rows)
 
 
 def markdown_rows(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """A Markdown table of rows as in :class:`Study`; a number and its deviation share a cell."""
+    """A Markdown table of rows as in :class:`StudyResult`; a number and its deviation share a cell."""
     names = [name for name in columns if not name.endswith(" std")]
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for row in rows:
-        cells = dict(zip(columns, row, strict=True))
-        lines.append("| " + " | ".join(_text(cells[name], cells.get(f"{name} std")) for name in names) + " |")
-    return "\n".join(lines) + "\n"
+    cells = [dict(zip(columns, row, strict=True)) for row in rows]
+    texts = [[_text(row[name], row.get(f"{name} std")) for name in names] for row in cells]
+    return "\n".join(markdown_lines(names, texts)) + "\n"
 
 
 def _text(value, deviation) -> str:
@@ -98,11 +98,11 @@ def _collision_rates(runs: Sequence[Run], modality: str) -> tuple[float | None, 
     return over_seeds([run.result["semantic_ids"].get(modality, {}).get("collision_rate") for run in runs])
 
 
-def variants(comparison: Comparison, study: StudyDefinition) -> Study:
+def variants(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return metrics and collision rates of each variant; the first row is the full model."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     collisions = [f"collisions, {m}" for m in _modalities(comparison)]
-    result = Study(["", *_with_deviations([*metrics, *collisions])])
+    result = StudyResult(["", *_with_deviations([*metrics, *collisions])])
     for label in comparison.labels:
         runs = comparison.of(dataset, label)
         figures = _test_means(runs, metrics) + [_collision_rates(runs, m) for m in _modalities(comparison)]
@@ -115,17 +115,18 @@ def variants(comparison: Comparison, study: StudyDefinition) -> Study:
     return result
 
 
-def _series(result: Study, column: str, labels: Sequence[str]) -> tuple[list, list]:
+def _series(result: StudyResult, column: str, labels: Sequence[str]) -> tuple[list, list]:
     """Return means and deviations of a column for the rows named ``labels``, in that order."""
     i = result.columns.index(column)
     rows = {row[0]: row for row in result.rows}
     return [rows[label][i] for label in labels], [rows[label][i + 1] for label in labels]
 
 
-def collisions(comparison: Comparison, study: StudyDefinition) -> Study:
+def collisions(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return the collision rate (1 - distinct IDs / items, before resolution) per modality."""
     (dataset,) = comparison.datasets
-    result = Study(["", "modality", *_with_deviations(["collision rate"]), "items", "distinct IDs", "perplexity by layer"])
+    columns = ["", "modality", *_with_deviations(["collision rate"]), "items", "distinct IDs", "perplexity by layer"]
+    result = StudyResult(columns)
     for label in comparison.labels:
         runs = comparison.of(dataset, label)
         for modality in _modalities(comparison):
@@ -144,10 +145,10 @@ def collisions(comparison: Comparison, study: StudyDefinition) -> Study:
     return result
 
 
-def code_distribution(comparison: Comparison, study: StudyDefinition) -> Study:
+def code_distribution(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return the number of items per bucket of ``bucket`` neighbouring codes of layer ``layer``, mean over the seeds."""
     (dataset,) = comparison.datasets
-    result = Study(["", "modality", "codes", *_with_deviations(["items"])])
+    result = StudyResult(["", "modality", "codes", *_with_deviations(["items"])])
     for modality in _modalities(comparison):
         ticks: list[str] = []
         series = {}
@@ -177,10 +178,10 @@ def bucket_counts(run: Run, modality: str, layer: int, bucket: int) -> list[floa
     return np.bincount(codes[:, layer] // bucket, minlength=-(-size // bucket)).astype(float).tolist()
 
 
-def sweeps(comparison: Comparison, study: StudyDefinition) -> Study:
+def sweeps(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return the metrics for every value of every swept option with finished runs, and one figure per option."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
-    result = Study(["option", "value", *_with_deviations(metrics)])
+    result = StudyResult(["option", "value", *_with_deviations(metrics)])
     for option, values in study.sweeps.items():
         points = []
         for value in values:
@@ -204,12 +205,13 @@ def _levels(run: Run) -> int:
     return int(run.result["settings"]["codebook_levels"])
 
 
-def beams(comparison: Comparison, study: StudyDefinition) -> Study:
+def beams(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return the metrics of the same trained models with each number of beams, and with exact decoding."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     # exact ranking keeps the number of beams, as fusion = official combines lists of this length
-    decodings = {str(number): {"decode": "beam", "beams": number} for number in study.beams} | {"exact": {"decode": "exact"}}
-    result = Study(["", "beams", *_with_deviations([*metrics, *(f"{m} less than exact" for m in metrics)])])
+    decodings = {str(number): {"decode": "beam", "num_beams": number} for number in study.beams}
+    decodings["exact"] = {"decode": "exact"}
+    result = StudyResult(["", "beams", *_with_deviations([*metrics, *(f"{m} less than exact" for m in metrics)])])
     series: dict[str, dict[str, list]] = {m: {} for m in metrics}
     for label in comparison.trained_labels:
         by_run = [rank_with(run, decodings, comparison.data_path) for run in comparison.of(dataset, label)]
@@ -227,7 +229,7 @@ def beams(comparison: Comparison, study: StudyDefinition) -> Study:
     return result
 
 
-def rankings(comparison: Comparison, study: StudyDefinition) -> Study:
+def rankings(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return the metrics of the same trained models with each set of ranking options in ``study.rankings``.
 
     ``gained`` and ``lost`` are the shares of test rows that have a target among the first ``max(topk)`` items with these
@@ -235,7 +237,7 @@ def rankings(comparison: Comparison, study: StudyDefinition) -> Study:
     """
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     columns = [*metrics, "gained", "lost"]
-    result = Study(["", "ranking", *_with_deviations(columns), "users/s"])
+    result = StudyResult(["", "ranking", *_with_deviations(columns), "users/s"])
     for label in comparison.trained_labels:
         by_run = [rank_with(run, study.rankings, comparison.data_path) for run in comparison.of(dataset, label)]
         if not by_run:
@@ -253,11 +255,11 @@ def rankings(comparison: Comparison, study: StudyDefinition) -> Study:
     return result
 
 
-def groups(comparison: Comparison, study: StudyDefinition) -> Study:
+def groups(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return the metrics of each group of test rows, by training count of the target or length of the history."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     ticks = range_texts(study.bounds)
-    result = Study(["", study.by, "users", *_with_deviations(metrics)])
+    result = StudyResult(["", study.by, "users", *_with_deviations(metrics)])
     series: dict[str, dict[str, list]] = {metric: {} for metric in metrics}
     for label in comparison.labels:
         runs = [grouped_rows(run, study.by) for run in comparison.of(dataset, label)]
@@ -303,6 +305,6 @@ def range_texts(bounds: Sequence[int]) -> list[str]:
     return [*ranges, f"{bounds[-1]}+"]
 
 
-FINISHED_KINDS: dict[str, Callable[[Comparison, StudyDefinition], Study]] = {
+FINISHED_KINDS: dict[str, Callable[[Comparison, StudyDefinition], StudyResult]] = {
     kind.__name__: kind for kind in (variants, collisions, code_distribution, sweeps, beams, rankings, groups)
 }

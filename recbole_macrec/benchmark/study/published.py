@@ -4,7 +4,7 @@ import statistics
 from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.figures import Figure
 from recbole_macrec.benchmark.study.definition import StudyDefinition
-from recbole_macrec.benchmark.study.kinds import Study, means_and_deviations, over_seeds
+from recbole_macrec.benchmark.study.kinds import StudyResult, means_and_deviations, over_seeds
 from recbole_macrec.errors import UserError
 
 
@@ -18,7 +18,7 @@ def check_published(study: StudyDefinition, dataset: str) -> None:
         )
 
 
-def published(comparison: Comparison, study: StudyDefinition) -> Study:
+def published(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return test metrics by item, by semantic ID (as papers on generative models count hits), and as published.
 
     The metrics are those of the key ``metrics``, by default the published ones. Unfinished runs are listed too.
@@ -26,7 +26,7 @@ def published(comparison: Comparison, study: StudyDefinition) -> Study:
     (dataset,) = comparison.datasets
     papers = study.published.get(dataset, {})
     metrics = study.metrics or list(dict.fromkeys(metric for figures in papers.values() for metric in figures))
-    result = Study(["", "trained"], [[label, trained(comparison, label)] for label in comparison.labels])
+    result = StudyResult(["", "trained"], [[label, trained(comparison, label)] for label in comparison.labels])
     for metric in metrics:
         runs = [comparison.of(dataset, label) for label in comparison.labels]
         items = [over_seeds([run.result["test_result"].get(metric) for run in own]) for own in runs]
@@ -48,7 +48,7 @@ def published(comparison: Comparison, study: StudyDefinition) -> Study:
     return result
 
 
-def _add(result: Study, values: list[tuple], *columns: str) -> None:
+def _add(result: StudyResult, values: list[tuple], *columns: str) -> None:
     """Add columns to a study, with the values of each row."""
     result.columns += columns
     for row, own in zip(result.rows, values):

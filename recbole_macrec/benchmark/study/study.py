@@ -33,7 +33,7 @@ from recbole_macrec.benchmark.compare.runs import (
 from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.benchmark.machine import git_commit, hardware
 from recbole_macrec.benchmark.study.definition import StudyDefinition
-from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, Study, as_markdown
+from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, StudyResult, as_markdown
 from recbole_macrec.benchmark.study.published import check_published, published
 from recbole_macrec.benchmark.study.rankings import check_beams
 from recbole_macrec.config.options import check_options, config_of, known_models, refuse_trust
@@ -160,7 +160,7 @@ def _fuse_finished(comparison: Comparison, study: StudyDefinition) -> Comparison
     return comparison
 
 
-def _write_study(result: Study, study: StudyDefinition, command: dict[str, Any], dataset: str, output: Path) -> None:
+def _write_study(result: StudyResult, study: StudyDefinition, command: dict[str, Any], dataset: str, output: Path) -> None:
     """Print the table, and write it with its figures as study.md, study.json and files in ``figures/``.
 
     Args:
@@ -277,7 +277,7 @@ def variants_of(study: StudyDefinition, models: list[str], dataset: str, setting
 def check_rankings(study: StudyDefinition, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
     """Raise a UserError, before the models are trained, if the study cannot rank them with its options."""
     if study.kind in ("beams", "rankings"):
-        numbers = study.beams or [options["beams"] for options in study.rankings.values() if "beams" in options]
+        numbers = study.beams or [options["num_beams"] for options in study.rankings.values() if "num_beams" in options]
         for variant in variants:
             config = config_of(variant.model, dataset, [], settings | variant.settings)
             check_beams(variant.model, max(config["topk"]), numbers)

@@ -15,7 +15,7 @@ from recbole_macrec.data.encoders.encoded_manifest import manifest_file
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.data.importers.raw.catalogue import IMAGES, URLS, write_urls
 from recbole_macrec.data.importers.raw.filtering import Filtering, Interactions
-from recbole_macrec.data.importers.sources import read_json_object
+from recbole_macrec.data.json_files import read_json_object
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import replace_folder
 

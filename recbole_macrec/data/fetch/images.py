@@ -18,7 +18,7 @@ from recbole_macrec.data.features import format_items
 from recbole_macrec.data.fetch.download import ATTEMPTS, TIMEOUT, Busy, Refused, check_status, new_session, pieces, reason
 from recbole_macrec.data.fetch.hosts import Hosts, TimeLimit
 from recbole_macrec.data.importers.raw.catalogue import URLS
-from recbole_macrec.data.importers.sources import read_json_object
+from recbole_macrec.data.json_files import read_json_object
 from recbole_macrec.errors import UserError, one_line
 from recbole_macrec.utils.files import atomic_write
 

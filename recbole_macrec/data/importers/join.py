@@ -12,7 +12,8 @@ import numpy as np
 from recbole_macrec.data import features
 from recbole_macrec.data.features import FeatureTable, format_items
 from recbole_macrec.data.id_files import decode_ids, encode_ids, modality_of, read_array, tokenization_name
-from recbole_macrec.data.importers.sources import Source, is_item_number, read_json_object
+from recbole_macrec.data.importers.sources import Source, is_item_number
+from recbole_macrec.data.json_files import read_json_object
 from recbole_macrec.errors import UserError
 
 

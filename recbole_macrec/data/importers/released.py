@@ -8,7 +8,8 @@ from recbole_macrec.data.atomic import check_tokens, clean_text
 from recbole_macrec.data.attributes import COLUMN as CLASS, category_tokens
 from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.importers.detected_files import find_beside
-from recbole_macrec.data.importers.sources import Source, is_item_number, read_json_object
+from recbole_macrec.data.importers.sources import Source, is_item_number
+from recbole_macrec.data.json_files import read_json_object
 from recbole_macrec.errors import UserError
 
 TEXT_FIELDS = ("title", "description", "brand", "categories")  # keys of the released metadata files

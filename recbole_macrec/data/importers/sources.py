@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import TextIO
 from recbole_macrec.data.atomic import check_tokens
 from recbole_macrec.data.attributes import KNOWN
 from recbole_macrec.data.encoders.content import TEXT_FIELDS
-from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.importers.detected_files import DetectedFiles
 from recbole_macrec.data.quoting import Quoting, quoting
 from recbole_macrec.errors import UserError, nearest
@@ -146,25 +144,6 @@ def _reading(path: Path) -> Iterator[None]:
     except csv.Error as error:
         kind = "CSV" if path.suffix == ".csv" else "atomic"
         raise UserError(f"{path} is not a readable {kind} file ({error}); check its quotes") from error
-
-
-def read_json_object(path: Path) -> dict:
-    """Read a JSON file with one object; raise UserError for repeated keys, which ``json`` ignores."""
-    def to_dict(pairs: list[tuple]) -> dict:
-        repeated = duplicates(key for key, _ in pairs)
-        if repeated:
-            raise UserError(f"{path} has {format_items(repeated, 'key')} more than once; keep one entry each")
-        return dict(pairs)
-
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=to_dict)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; check the path") from None
-    except (ValueError, RecursionError) as error:  # ValueError: bad JSON or UTF-8, or a number of thousands of digits
-        raise UserError(f"{path} is not readable JSON ({error}); the file may be truncated, download it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} contains a {type(value).__name__}; expected a JSON object {{key: value}}")
-    return value
 
 
 def find_column(header: list[str], name: str, path: Path, table_options: Mapping[str, str]) -> int:

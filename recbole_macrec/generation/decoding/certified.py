@@ -28,8 +28,8 @@ def certified_rankings(
     eligible: Eligible,
     n_items: int,
     rule: str,
-    limit: int,
-    rows: int,
+    max_prefixes: int,
+    traversal_rows: int,
     tokenizations: int = 1,
 ) -> dict[str, Ranking]:
     """The first ``eligible.top`` items of :func:`~recbole_macrec.generation.decoding.exact.exact_rankings`.
@@ -41,15 +41,18 @@ def certified_rankings(
         decoders, memories: by modality.
         n_items: number of items, including the padding.
         rule: fusion of the modalities.
-        limit: maximum number of prefixes of a modality expanded for a user. For users who need more the trie is traversed.
-        rows: maximum number of (user, prefix) pairs decoded at once in a full traversal.
+        max_prefixes: maximum number of prefixes of a modality expanded for a user. For users who need more the trie is
+            traversed.
+        traversal_rows: maximum number of (user, prefix) pairs decoded at once in a full traversal.
         tokenizations: number of tokenizations of each modality.
 
     Returns:
         modality -> Ranking, and ``fused`` -> Ranking.
     """
     several = len(memories) > 1
-    searches = {m: CertifiedSearch(decoders[m], memory, eligible.excluded, limit, several) for m, memory in memories.items()}
+    searches = {
+        m: CertifiedSearch(decoders[m], memory, eligible.excluded, max_prefixes, several) for m, memory in memories.items()
+    }
     rankings = {m: search.top(eligible.top, eligible.raw_ids_of(m))[0] for m, search in searches.items()}
     if not several:
         (rankings["fused"],) = rankings.values()
@@ -59,12 +62,13 @@ def certified_rankings(
         rankings["fused"] = fused_top(list(searches.values()), rule, eligible.top, eligible.raw_ids_of("fused"), tokenizations)
     (exceeded,) = np.nonzero(np.any([search.exceeded for search in searches.values()], axis=0))
     if len(exceeded):
-        exact = exact_rankings(decoders, memories, eligible, n_items, rule, rows, exceeded.tolist(), tokenizations)
+        users = exceeded.tolist()
+        exact = exact_rankings(decoders, memories, eligible, n_items, rule, traversal_rows, users, tokenizations)
         for name, ranking in exact.items():
             if not (several and name == "fused" and rule == "official"):
                 n_top = ranking.items.new_full((len(exceeded),), eligible.top)
                 ranking, _ = first_best(ranking, n_top, eligible.raw_ids_of(name))
-            rankings[name] = rankings[name].replaced(exceeded.tolist(), ranking)
+            rankings[name] = rankings[name].replaced(users, ranking)
     return rankings
 
 

@@ -97,7 +97,7 @@ def exact_rankings(
     eligible: Eligible,
     n_items: int,
     rule: str,
-    rows: int,
+    traversal_rows: int,
     users: Sequence[int] | None = None,
     tokenizations: int = 1,
 ) -> dict[str, Ranking]:
@@ -108,14 +108,15 @@ def exact_rankings(
 
     Args:
         decoders, memories: by modality.
-        n_items, rows, users: see :func:`exact_scores`.
+        n_items, users: see :func:`exact_scores`.
+        traversal_rows: ``rows`` of :func:`exact_scores`.
         rule: fusion of the modalities.
         tokenizations: number of tokenizations of each modality.
 
     Returns:
         modality -> Ranking, and ``fused`` -> Ranking.
     """
-    scores = {m: exact_scores(decoders[m], memory, n_items, rows, users) for m, memory in memories.items()}
+    scores = {m: exact_scores(decoders[m], memory, n_items, traversal_rows, users) for m, memory in memories.items()}
     if eligible.excluded is not None:
         excluded = eligible.excluded if users is None else eligible.excluded[list(users)]
         scores = {m: matrix.scatter_(1, excluded, -torch.inf) for m, matrix in scores.items()}

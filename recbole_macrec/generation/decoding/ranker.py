@@ -4,6 +4,7 @@ Shapes: B users, n users ranked together, G items of a user, S excluded items of
 """
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 
@@ -34,6 +35,9 @@ from recbole_macrec.utils.device_budget import DeviceBudget, count_that_fits
 NUMBERS_PER_SCORE = {"beam": 4, "certified": 4, "fused": 12, "exact": 24}
 
 
+SAME_NAMES = ("decode", "fusion", "num_beams", "certified_rows")  # fields that are options of a model
+
+
 @dataclass(frozen=True)
 class RankingSettings:
     """Options of a ranking.
@@ -43,17 +47,17 @@ class RankingSettings:
             items of ``exact``; ``fused``: the best items of the beams and of the dense head, by a weighted sum of both
             scores.
         fusion: rule that combines the modalities: ``official``, ``mean``, ``lse`` or ``rescore`` (fusion.py).
-        tokenizations: number of tokenizations of each modality; their scores are combined by the mean.
-        beams: beams of a modality (``num_beams``), also the length of the lists that ``official`` fuses, and the number of
-            candidates of the dense head.
+        ranked_tokenizations: number of tokenizations of each modality; their scores are combined by the mean.
+        num_beams: beams of a modality, also the length of the lists that ``official`` fuses, and the number of candidates of
+            the dense head.
         top: number of items that a certified ranking must contain (the largest ``topk``).
         certified_rows: maximum number of prefixes of a modality that a certified ranking expands for a user.
     """
 
     decode: str = "beam"
     fusion: str = "official"
-    tokenizations: int = 1
-    beams: int = 20
+    ranked_tokenizations: int = 1
+    num_beams: int = 20
     top: int = 10
     certified_rows: int = 1024
 
@@ -61,12 +65,9 @@ class RankingSettings:
     def from_config(cls, config: Mapping, tokenizations: int) -> "RankingSettings":
         """Read the options of a model; ``ranked_tokenizations: None`` is ``tokenizations``, the number that it has."""
         return cls(
-            decode=config["decode"],
-            fusion=config["fusion"],
-            tokenizations=config["ranked_tokenizations"] or tokenizations,
-            beams=config["num_beams"],
+            **{name: config[name] for name in SAME_NAMES},
+            ranked_tokenizations=config["ranked_tokenizations"] or tokenizations,
             top=max(as_list(config["topk"]), default=0),
-            certified_rows=config["certified_rows"],
         )
 
     def for_modalities(self, count: int) -> "RankingSettings":
@@ -75,21 +76,20 @@ class RankingSettings:
         Raises:
             UserError: ``fusion`` is ``official``, and several tokenizations of several modalities are ranked.
         """
-        if self.tokenizations == 1:
+        if self.ranked_tokenizations == 1:
             return self
         if count == 1:
             return replace(self, fusion="mean")
         if self.fusion == "official":
             raise UserError(
-                f"{self.tokenizations} tokenizations are ranked and fusion is official, a rule for one ranking per modality; "
-                "set fusion to lse or mean."
+                f"{self.ranked_tokenizations} tokenizations are ranked and fusion is official, a rule for one ranking per "
+                "modality; set fusion to lse or mean."
             )
         return self
 
     def options(self) -> dict:
         """The options from which :meth:`from_config` reads these settings."""
-        return {"decode": self.decode, "fusion": self.fusion, "ranked_tokenizations": self.tokenizations,
-                "num_beams": self.beams, "topk": [self.top], "certified_rows": self.certified_rows}
+        return {name: getattr(self, name) for name in (*SAME_NAMES, "ranked_tokenizations")} | {"topk": [self.top]}
 
 
 def check_ranking(options: Mapping, tokenizations: int) -> None:
@@ -105,9 +105,10 @@ def check_ranking(options: Mapping, tokenizations: int) -> None:
         allowed = choices(RankingOptions.model_fields[name])
         if options.get(name, allowed[0]) not in allowed:
             raise UserError(f"{name} is {options[name]!r}; expected {' or '.join(allowed)}.")
-    check_whole(1, **{name: options[name] for name in ("tokenizations", "beams", "certified_rows") if name in options})
-    if options.get("tokenizations", 1) > tokenizations:
-        raise UserError(f"tokenizations is {options['tokenizations']}; expected 1 to {tokenizations}, those of the model.")
+    numbers = ("ranked_tokenizations", "num_beams", "top", "certified_rows")
+    check_whole(1, **{name: options[name] for name in numbers if name in options})
+    if (ranked := options.get("ranked_tokenizations", 1)) > tokenizations:
+        raise UserError(f"ranked_tokenizations is {ranked}; expected 1 to {tokenizations}, the number that the model has.")
 
 
 @dataclass(frozen=True)
@@ -161,14 +162,14 @@ class Ranker:
         """All items except the ``excluded`` ones, int64 [B, S], padded with 0. Metrics by ID need ``top`` distinct IDs."""
         o = self.options
         tries, raw_ids = ({m: getattr(table, name) for m, table in self.tables.items()} for name in ("trie", "raw_id"))
-        return Eligible(tries, max(o.beams, o.top), excluded, o.top, raw_ids)
+        return Eligible(tries, max(o.num_beams, o.top), excluded, o.top, raw_ids)
 
     def users_per_part(self, beams: int, device: torch.device) -> int:
         """Number of users ranked together with ``beams`` beams."""
         o = self.options
         certified = o.decode == "certified"
         if (users := self.budget.ranked_users) is not None:
-            fit = users * o.beams // max(o.beams, beams)
+            fit = users * o.num_beams // max(o.num_beams, beams)
             if certified and self.budget.certified_prefixes is not None:
                 fit = self.budget.certified_prefixes // o.certified_rows
             return max(1, min(users, fit))
@@ -207,12 +208,13 @@ class Ranker:
         self, decoders: Mapping[str, AnyTrieDecoder], memories: Mapping[str, AnyMemory], eligible: Eligible
     ) -> dict[str, Ranking]:
         """Rank the eligible items for n users whose histories are encoded; see :meth:`rank`. All arguments are by modality."""
-        o, rows = self.options, self.budget.traversal_rows
-        if o.decode == "exact":
-            return exact_rankings(decoders, memories, eligible, self.n_items, o.fusion, rows, tokenizations=o.tokenizations)
-        if o.decode == "certified":
-            limit = o.certified_rows
-            return certified_rankings(decoders, memories, eligible, self.n_items, o.fusion, limit, rows, o.tokenizations)
+        o = self.options
+        if o.decode in ("exact", "certified"):
+            rank = exact_rankings if o.decode == "exact" else partial(certified_rankings, max_prefixes=o.certified_rows)
+            return rank(
+                decoders, memories, eligible, self.n_items, o.fusion, traversal_rows=self.budget.traversal_rows,
+                tokenizations=o.ranked_tokenizations,
+            )  # fmt: skip
         rankings = {m: beam_search(decoders[m], memory, eligible.beams, eligible.excluded) for m, memory in memories.items()}
         if o.decode == "fused":
             return rankings | self._rank_candidates(rankings, decoders, memories, eligible)
@@ -292,7 +294,7 @@ class Ranker:
         """Exact scores of items [n, G], fused over the modalities."""
         scores = [candidate_scores(decoder, memories[m], items) for m, decoder in decoders.items()]
         levels = [table.levels for table in self.tables.values()]
-        return fuse_scores(self.options.fusion, scores, levels, self.options.tokenizations)
+        return fuse_scores(self.options.fusion, scores, levels, self.options.ranked_tokenizations)
 
 
 def max_users_in_memory(n_items: int, decode: str, device: torch.device) -> int:
