@@ -209,7 +209,7 @@ def import_hint(dataset: str, labels: Sequence[str]) -> str:
         return f"with {dataset} imported into `data`, see [MMGRec](mmgrec.md)"
     if dataset == "ml-100k":
         return "(ml-100k is part of the recbole package)"
-    hint = f"with {dataset} imported into `data`, see [Released files](amazon.md#released-files)"
+    hint = f"with {dataset} imported into `data`, see [Amazon](amazon.md#the-dataset-instruments-of-our-results)"
     if any("rebuilt features" in label for label in labels):
         hint += (
             ". MISSRec reads features; for it, import the same files with [rebuilt features](amazon.md#rebuilt-features) into "

@@ -1,4 +1,4 @@
-"""Rebuild item features from several published tokenizations of the real features, which cannot be had.
+"""Rebuild item features from several published tokenizations of the real features.
 
     python examples/rebuild_features.py tokenizations_text.npy text.npy
 

@@ -3,8 +3,13 @@
     python -m recbole_macrec.benchmark compare|study|fuse|report|publish|quantizers --help
     python -m recbole_macrec.benchmark decode|train|exact|text|quantize|scale|whole|peer --help
 
-The second form checks first that both implementations compute the same, then measures the median of several runs after a
-warm-up. The last line is a JSON object with the results, the hardware and the library versions.
+compare trains and compares models; study runs a prepared comparison; fuse combines trained models; report writes an HTML page;
+publish copies results into docs/results; quantizers compares quantizers.
+
+The second form measures speed: decode (beam search), train, exact (exact rankings), text (P5, VIP5, LC-Rec), quantize, scale
+(sizes of catalogues), whole (a whole run) and peer (VBPR of cornac). decode, train, exact and text first check that both
+implementations compute the same. Figures are medians of several runs after a warm-up. The last line is a JSON object with the
+results, the hardware and the library versions.
 """
 import sys
 from collections.abc import Callable

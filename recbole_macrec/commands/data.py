@@ -268,7 +268,7 @@ Prepare DIR/NAME from the source in its property file (properties/dataset/NAME.y
 import and filter them, download images, encode features. A killed command can be resumed, and existing files are kept. A run
 of any model does the same automatically.
 
-Other options are those of a run, --key=value: --modalities=[text] prepares no images, --model=SASRec only interactions.
+Other options are those of a run, --key=value: --modalities="[text]" prepares no images, --model=SASRec only interactions.
 To encode on several GPUs: torchrun --nproc_per_node=4 -m recbole_macrec.data prepare NAME."""
 
 _TOY_HELP = f"""\

@@ -107,7 +107,7 @@ class InstructionOptions(Options):
             )
         if self.trained_weights == "lora" and find_spec("peft") is None:
             raise UserError(
-                "trained_weights is lora, which needs the package peft: pip install 'recbole_macrec[llm]' (or pip install "
+                "trained_weights is lora, which needs the package peft: pip install -e '.[llm]' (or pip install "
                 "peft), or set trained_weights to all."
             )
         return self

@@ -148,7 +148,7 @@ def _missing_files_message(folder: Path, block: SourceBlock, reasons: str) -> st
     return (
         f"dataset {name} is not at {folder}, and its raw files could not be downloaded "
         f"({reasons or 'they have no URL'}). Put these files there and run again: {paths}. Its images are then downloaded "
-        f"from the URLs in these files, to {folder / IMAGES} (--modalities=[text] needs none), and the models in encoders "
+        f"from the URLs in these files, to {folder / IMAGES} (--modalities=\"[text]\" needs none), and the models in encoders "
         f'from the Hugging Face hub (--encoders="{{text: tfidf, image: pixels}}" needs none). Or, without network, import '
         f"a released folder SRC with {name}.inter.json, {name}.item2id and the features "
         f"{name}.emb-llama-td.npy and {name}.emb-ViT-L-14.npy: {atomic.import_command(folder, name, None)}; or use a "
@@ -180,7 +180,7 @@ def _download_images(folder: Path, block: SourceBlock, missing_images: str, show
             f"{len(temporary)} images of dataset {folder.name} could not be downloaded for now, the first of item "
             f"'{temporary[0]}' ({failed[temporary[0]].reason}); the others are in {folder / REPORT}. Run again to resume, put "
             f"them at the paths in column image of {folder.name}.item, set unreachable_images: missing in the source to treat "
-            "them as missing, or run with --modalities=[text], which needs none"
+            "them as missing, or run with --modalities=\"[text]\", which needs none"
         )
     items = atomic.read_items(folder, folder.name, form)
     missing = [item for item, path in zip(items["item_id"], items["image"]) if not (path and (folder / path).is_file())]
