@@ -20,6 +20,7 @@ from recbole_macrec.model.item_features import SequentialFeatureDataset
 from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans
 from recbole_macrec.utils.modules import ModuleDict
+from recbole_macrec.utils.sorted_rows import starts_run
 
 SCORED_USERS = 256  # users of a batch scored together; a C library keeps the memory of matrices of this size for the next one
 OF_ITEMS = ("items.weight", "centroids", "clusters")  # weights that belong to the items of a dataset
@@ -160,9 +161,7 @@ class MISSRec(DenseRecommender):
             items: int64 [B, T], padded with 0.
         """
         found = self.clusters[:, items].transpose(0, 1).flatten(1).sort(dim=1).values  # [B, M T]
-        repeated = torch.zeros_like(found, dtype=torch.bool)
-        repeated[:, 1:] = found[:, 1:] == found[:, :-1]
-        found = found.masked_fill(repeated, 0).sort(dim=1, descending=True).values
+        found = found.masked_fill(~starts_run(found), 0).sort(dim=1, descending=True).values
         return found[:, : max(1, int((found > 0).sum(1).max()))].flip(1)
 
     # -- the network -------------------------------------------------------------------------------------------------

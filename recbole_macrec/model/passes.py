@@ -1,15 +1,15 @@
 """Training passes of a generative model: items go through the network, and the states that predict codes give the loss.
 
-Shapes: B users, N items, M modalities, n targets, L levels, D model width.
+Shapes: B users, N items, M modalities, n targets, L levels, K codes of a level, C children of a prefix, D model width.
 """
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
 
 import torch
+import torch.nn.functional as F
 
 from recbole_macrec.generation.decoding.trie import Trie
-from recbole_macrec.generation.loss import id_cross_entropy
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Target, Windows
@@ -92,11 +92,30 @@ class TrainingPasses:
         return loss
 
     def cross_entropy(self, modality: str, hidden: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the codes of items [n], averaged over levels and summed over items; ``hidden`` [n, L, D]."""
+        """Cross-entropy of the codes of items [n], averaged over levels and summed over items.
+
+        The logits are divided by ``loss_temperature`` (Wang et al., LETTER, CIKM 2024: below 1 it weights hard negatives more).
+        The target distribution is 1 - s for the item's code plus s spread evenly over all codes of the softmax, s being
+        ``label_smoothing``.
+
+        Args:
+            hidden: states that predict the codes, [n, L, D].
+        """
         vocabulary, table, trie = self.inputs.vocabulary, self.inputs.tables[modality], self.softmax_tries[modality]
-        return id_cross_entropy(
-            self.network, vocabulary, modality, table, trie, hidden, items, self.temperature, self.smoothing
-        )
+        codes, nodes, smoothing = table.codes[items], table.nodes[items], self.smoothing  # [n, L]
+        total = torch.zeros((), device=hidden.device)
+        for level, (offset, size) in enumerate(zip(vocabulary.offsets[modality], vocabulary.sizes[modality])):
+            logits = self.network.logits(hidden[:, level], offset, size).float() / self.temperature  # [n, K]
+            if trie is None:
+                total = total + F.cross_entropy(logits, codes[:, level], reduction="sum", label_smoothing=smoothing)
+                continue
+            expected = logits.gather(1, codes[:, level : level + 1])[:, 0]
+            children = trie.child_logits(level, nodes[:, level - 1] if level else None, logits)  # [n, C]
+            if smoothing:
+                exists = children > -torch.inf
+                expected = (1 - smoothing) * expected + smoothing * children.where(exists, 0).sum(1) / exists.sum(1)
+            total = total + (children.logsumexp(1) - expected).sum()
+        return total / table.levels
 
     def _codes_loss(
         self, readings: Sequence[Reading], states: Sequence[Sequence[torch.Tensor]], items: torch.Tensor

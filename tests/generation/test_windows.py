@@ -135,13 +135,13 @@ def test_search_equals_scoring_every_item(network, output):
     trie = Trie(codes, np.arange(1, len(codes) + 1))
     trained = trie if output == "trie" else None
     causal = isinstance(network, DecoderOnly)
-    decoder = (CausalTrieDecoder if causal else TrieDecoder)(network, VOCABULARY, "a", trie, trained=trained)
+    decoder = (CausalTrieDecoder if causal else TrieDecoder)(network, VOCABULARY, "a", trie, softmax_trie=trained)
     torch.manual_seed(2)
     history = torch.cat([FRONT.expand(4, -1), tokens_of("a", 4, 5).flatten(1)], dim=1)
     with torch.no_grad():
         memory = network.read(history, torch.tensor([16, 13, 10, 4]), 1000, 1, 3)
         every = torch.from_numpy(codes).expand(4, -1, -1)
-        expected = sequence_log_probs(network, VOCABULARY, "a", memory, every, trained=trained)
+        expected = sequence_log_probs(network, VOCABULARY, "a", memory, every, softmax_trie=trained)
         torch.testing.assert_close(exact_scores(decoder, memory, len(codes) + 1, rows=7)[:, 1:], expected, atol=1e-5, rtol=1e-5)
         ranking = beam_search(decoder, memory, beams=len(codes))
     torch.testing.assert_close(ranking.scores, expected.sort(1, descending=True).values, atol=1e-5, rtol=1e-5)
@@ -157,8 +157,8 @@ def test_restricted_search_keeps_the_probabilities(network):
     history = torch.cat([FRONT.expand(2, -1), tokens_of("a", 2, 3).flatten(1)], dim=1)
     with torch.no_grad():
         memory = network.read(history, torch.tensor([10, 10]), 0, 1, 3)
-        of_all = exact_scores(kind(network, VOCABULARY, "a", trained, trained=trained), memory, 41)
-        of_some = exact_scores(kind(network, VOCABULARY, "a", Trie(codes[some], some + 1), trained=trained), memory, 41)
+        of_all = exact_scores(kind(network, VOCABULARY, "a", trained, softmax_trie=trained), memory, 41)
+        of_some = exact_scores(kind(network, VOCABULARY, "a", Trie(codes[some], some + 1), softmax_trie=trained), memory, 41)
     torch.testing.assert_close(of_some[:, some + 1], of_all[:, some + 1], atol=1e-5, rtol=1e-5)
 
 

@@ -62,12 +62,13 @@ class CausalTrieDecoder:
     Args:
         network: the network to copy.
         trie: trie of the IDs of ``modality``.
-        trained: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a level.
+        softmax_trie: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a
+            level.
     """
 
     @torch.no_grad()
-    def __init__(self, network: DecoderOnly, vocabulary: Vocabulary, modality: str, trie: Trie, trained: Trie | None):
-        self.trie, self.log_probs = trie, LogProbs(trie, trained)
+    def __init__(self, network: DecoderOnly, vocabulary: Vocabulary, modality: str, trie: Trie, softmax_trie: Trie | None):
+        self.trie, self.log_probs = trie, LogProbs(trie, softmax_trie)
         self.heads, self.width = network.settings.num_heads, network.settings.d_kv
         cast = autocast_to(network.table.weight.device)
         self.layers = [LayerWeights.of(layer, cast) for layer in network.layers]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.utils.sorted_rows import starts_run
 
 
 class Eligible(NamedTuple):
@@ -52,9 +53,7 @@ def blocked_nodes(trie: Trie, excluded: torch.Tensor) -> list[torch.Tensor]:
 
 def distinct_nodes(nodes: torch.Tensor, none: int) -> torch.Tensor:
     """Distinct values of each row of nodes [B, S], whose equal values are adjacent; sorted and padded with ``none``."""
-    repeated = torch.zeros_like(nodes, dtype=torch.bool)
-    repeated[:, 1:] = nodes[:, 1:] == nodes[:, :-1]
-    return nodes.masked_fill(repeated, none).sort(dim=1).values
+    return nodes.masked_fill(~starts_run(nodes), none).sort(dim=1).values
 
 
 def is_blocked(blocked: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:

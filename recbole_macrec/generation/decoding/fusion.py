@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from recbole_macrec.generation.decoding.search import Ranking, best_of
+from recbole_macrec.utils.sorted_rows import starts_run
 
 BELOW_ALL_RANKED = -1e6  # score of items that are not ranked
 STEP = 2e-6  # difference between neighbours of a ranking that float32 can represent at scores above -16
@@ -32,9 +33,7 @@ def fuse_official(rankings: Sequence[Ranking], n_items: int) -> Ranking:
     items = torch.where(found, items, n_items)  # sorts after every item
     items, order = items.sort(dim=1, stable=True)
     scores, found = scores.gather(1, order), found.gather(1, order)
-    is_new = torch.ones_like(found)
-    is_new[:, 1:] = items[:, 1:] != items[:, :-1]
-    group = is_new.cumsum(1) - 1  # index of the distinct item
+    group = starts_run(items).cumsum(1) - 1  # index of the distinct item
     total = torch.zeros_like(scores).scatter_add_(1, group, scores)
     lists = torch.zeros_like(scores).scatter_add_(1, group, found.float())
     first = torch.zeros_like(items).scatter_(1, group, items)

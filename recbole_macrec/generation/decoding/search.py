@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from recbole_macrec.generation.decoding.decoder import Decoder, Encoded
 from recbole_macrec.generation.decoding.eligible import blocked_nodes, is_blocked
 from recbole_macrec.generation.decoding.prior import with_prior
+from recbole_macrec.utils.sorted_rows import starts_run
 
 
 class Ranking(NamedTuple):
@@ -107,6 +108,5 @@ def first_best(ranking: Ranking, k: torch.Tensor, raw_ids: torch.Tensor | None =
 def first_of_each(ids: torch.Tensor) -> torch.Tensor:
     """Whether each entry of [B, R] is the first with its value in its row; bool [B, R]."""
     ordered, order = ids.sort(dim=1, stable=True)
-    first = torch.ones_like(ids, dtype=torch.bool)
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = starts_run(ordered)
     return torch.zeros_like(first).scatter_(1, order, first)

@@ -20,14 +20,15 @@ def sequence_log_probs(
     memory: AnyMemory,
     codes: torch.Tensor,
     prior: torch.Tensor | None = None,
-    trained: Trie | None = None,
+    softmax_trie: Trie | None = None,
 ) -> torch.Tensor:
     """Exact scores of given IDs, by teacher forcing.
 
     Args:
         codes: int64 [B, G, L], G IDs of each user.
         prior: their :func:`prior_log_probs`, float32 [B, G, L].
-        trained: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a level.
+        softmax_trie: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a
+            level.
 
     Returns:
         log P(ID | history) / L, float32 [B, G].
@@ -39,11 +40,11 @@ def sequence_log_probs(
     node = None
     for level, (offset, size) in enumerate(zip(vocabulary.offsets[modality], vocabulary.sizes[modality])):
         logits, code = network.logits(hidden[:, :, level], offset, size).float().flatten(0, 1), codes[..., level].flatten()
-        if trained is None:
+        if softmax_trie is None:
             normaliser = logits.logsumexp(-1)
         else:
-            normaliser = trained.log_normaliser(level, node if node is None else node.clamp(min=0), logits)
-            node = trained.child(level, node, code)
+            normaliser = softmax_trie.log_normaliser(level, node if node is None else node.clamp(min=0), logits)
+            node = softmax_trie.child(level, node, code)
         log_probs = (logits.gather(1, code.unsqueeze(1))[:, 0] - normaliser).view(score.shape)
         score += log_probs if prior is None else with_prior(log_probs, prior[..., level])
     return score / levels

@@ -78,28 +78,29 @@ class LogProbs:
 
     Args:
         trie: trie that contains the prefixes.
-        trained: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a level.
+        softmax_trie: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a
+            level.
     """
 
-    def __init__(self, trie: Trie, trained: Trie | None):
-        self.trained = trained
-        # level -> node in ``trained`` of each node of ``trie``, -1 for none; [] if they are equal
+    def __init__(self, trie: Trie, softmax_trie: Trie | None):
+        self.softmax_trie = softmax_trie
+        # level -> node in ``softmax_trie`` of each node of ``trie``, -1 for none; [] if they are equal
         self.node: list[torch.Tensor] = []
-        if trained is not None and trained is not trie:
+        if softmax_trie is not None and softmax_trie is not trie:
             node: torch.Tensor | None = None
             for level in range(trie.levels - 1):
                 if node is not None:
                     node = node[trie.parent_of(level - 1, torch.arange(trie.size(level), device=node.device))]
-                node = trained.child(level, node, trie.code(level).long())
+                node = softmax_trie.child(level, node, trie.code(level).long())
                 self.node.append(node)
 
     def __call__(self, level: int, nodes: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Log-probabilities [R, K] after prefixes, nodes [R] of level - 1 (ignored at level 0)."""
-        if self.trained is None:
+        if self.softmax_trie is None:
             return logits.log_softmax(dim=-1)
         if level and self.node:
             nodes = self.node[level - 1][nodes].clamp(min=0)  # the codes after unknown prefixes are scored by their prior
-        return logits - self.trained.log_normaliser(level, nodes, logits).unsqueeze(-1)
+        return logits - self.softmax_trie.log_normaliser(level, nodes, logits).unsqueeze(-1)
 
 
 def autocast_to(device: torch.device):
@@ -118,7 +119,8 @@ class TrieDecoder:
         trie: trie of the IDs of ``modality``.
         visits: expected number of prefixes of a level to score, None for many. For levels with fewer prefixes, the first
             layer's self-attention of all prefixes is stored in a table.
-        trained: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a level.
+        softmax_trie: trie of the trained items: the softmax is over the children of a prefix in it. None: over all codes of a
+            level.
     """
 
     @torch.no_grad()
@@ -129,11 +131,11 @@ class TrieDecoder:
         modality: str,
         trie: Trie,
         visits: int | None = None,
-        trained: Trie | None = None,
+        softmax_trie: Trie | None = None,
     ):
         device = network.table.weight.device
         budget = DeviceBudget.of(device)
-        self.trie, self.log_probs, self.heads = trie, LogProbs(trie, trained), network.settings.num_heads
+        self.trie, self.log_probs, self.heads = trie, LogProbs(trie, softmax_trie), network.settings.num_heads
         self.tabulated = budget.tabulated_prefixes if visits is None else min(visits, budget.tabulated_prefixes)
         self.at_once = budget.tabulated_at_once
         cast = autocast_to(device)

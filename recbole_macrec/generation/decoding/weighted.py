@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from recbole_macrec.utils.sorted_rows import starts_run
+
 TOP = 100  # candidates of each model
 MULTIPLIERS = [0.0, *(2.0 ** (step / 2) for step in range(-6, 7))]  # of the starting weights, 1/8 to 8
 FINE_MULTIPLIERS = [2.0 ** (step / 8) for step in range(-4, 5)]
@@ -33,8 +35,7 @@ def fused_scores(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 def distinct(lists: torch.Tensor) -> torch.Tensor:
     """The distinct items of each row of ``lists`` [R, W] in ascending order, padded with 0 at the end; int64 [R, C]."""
     ordered = lists.sort(dim=1).values
-    is_new = ordered > 0
-    is_new[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
+    is_new = (ordered > 0) & starts_run(ordered)
     none = torch.iinfo(ordered.dtype).max
     ordered = ordered.masked_fill(~is_new, none).sort(dim=1).values
     width = max(1, int(is_new.sum(1).max())) if len(lists) else 1
