@@ -11,7 +11,7 @@ from pathlib import Path
 from recbole_macrec.commands.prepare import prepare_command
 from recbole_macrec.data import DATA_PATH, features
 from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat, import_command
-from recbole_macrec.data.attributes import COLUMN as CLASS
+from recbole_macrec.data.attributes import CATEGORY_COLUMN
 from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions, reads_interactions
 from recbole_macrec.data.encoders.content import IMAGE_FIELD, TEXT_FIELDS, ItemContent
 from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encode_missing
@@ -23,7 +23,7 @@ from recbole_macrec.data.importers.importer import ImportRequest, Summary, impor
 from recbole_macrec.data.importers.raw.catalogue import count_urls
 from recbole_macrec.data.importers.sources import header_of
 from recbole_macrec.data.packaged import item_folder
-from recbole_macrec.data.toy.toy import NAME, write_toy
+from recbole_macrec.data.toy.toy import TOY_NAME, write_toy
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.utils.arguments import CommandParser, modality_files
 from recbole_macrec.utils.distributed import group
@@ -126,7 +126,7 @@ def _add_images(commands) -> None:
 
 
 def _add_toy(commands) -> None:
-    parser = commands.add_parser("toy", help=f"write the synthetic dataset {NAME}", description=_TOY_HELP)
+    parser = commands.add_parser("toy", help=f"write the synthetic dataset {TOY_NAME}", description=_TOY_HELP)
     _add_data_path(parser)
     _add_overwrite(parser)
     parser.set_defaults(run=_toy)
@@ -256,7 +256,7 @@ def _describe(summary: Summary) -> str:
 
 def _unread_texts(items: str, columns: list[str]) -> list[str]:
     """Return a note if ``columns`` has texts, but none that a run encodes by default."""
-    others = [column for column in columns if column not in (IMAGE_FIELD, CLASS)]
+    others = [column for column in columns if column not in (IMAGE_FIELD, CATEGORY_COLUMN)]
     if not others or not set(TEXT_FIELDS).isdisjoint(others):
         return []
     return [f"{items} has no column {' or '.join(TEXT_FIELDS)}: a run encodes texts only of the columns that --text_fields "
@@ -272,7 +272,7 @@ Other options are those of a run, --key=value: --modalities="[text]" prepares no
 To encode on several GPUs: torchrun --nproc_per_node=4 -m recbole_macrec.data prepare NAME."""
 
 _TOY_HELP = f"""\
-Write DIR/{NAME}, a synthetic dataset with generated users, items, texts and images; the bytes are always the same."""
+Write DIR/{TOY_NAME}, a synthetic dataset with generated users, items, texts and images; the bytes are always the same."""
 
 _ENCODE_HELP = """\
 Encode the texts or images in DIR/NAME/NAME.item, and write DIR/NAME/features/MODALITY.npy.

@@ -11,8 +11,9 @@ from recbole_macrec.data.atomic import AtomicFormat, clean_text, read_items
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.requirements import recbole_folder
 
-COLUMN = "class"  # what RecBole's models read by default
-KNOWN = (COLUMN, "category", "categories", "genre", "genres")  # usual columns of categories; the first with values is read
+CATEGORY_COLUMN = "class"  # what RecBole's models read by default
+# usual columns of categories; the first with values is read
+KNOWN = (CATEGORY_COLUMN, "category", "categories", "genre", "genres")
 OPTIONS = ("selected_features", "item_attribute")  # of FDSA, GRU4RecF and SASRecF; of S3Rec
 _SEPARATORS = re.compile(r"[,;|>]")
 
@@ -63,7 +64,7 @@ def _attribute_columns(config, option: str, folder: Path, name: str, form: Atomi
         seen = f"has values in {', '.join(with_values) or 'no column'}" if path.is_file() else "does not exist"
         raise UserError(
             f"{config['model']} reads item attributes from column {missing[0]} ({option}), but {path} {seen}; name a "
-            f"column of categories with {option}, add one ({COLUMN}:token_seq), or choose a model without attributes"
+            f"column of categories with {option}, add one ({CATEGORY_COLUMN}:token_seq), or choose a model without attributes"
         )
     logger.info(f"{option} is not set; using column {chosen} of {path.name}")
     return [chosen]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recbole_macrec.data.encoders.encoded_manifest import is_imported
 from recbole_macrec.data.features import available_modalities, feature_paths
-from recbole_macrec.data.id_files import FOLDER as IDS
+from recbole_macrec.data.id_files import IDS_FOLDER
 from recbole_macrec.utils.files import sha256_of
 
 
@@ -22,7 +22,7 @@ def checksums_of_dataset(folder: Path, name: str) -> dict[str, str]:
     """
     imported = [modality for modality in available_modalities(folder) if is_imported(folder, modality)]
     features = chain.from_iterable(feature_paths(folder, modality) for modality in imported)
-    return checksums_of_atomic_files(folder, name) | _checksums(folder, chain(features, (folder / IDS).glob("*.json")))
+    return checksums_of_atomic_files(folder, name) | _checksums(folder, chain(features, (folder / IDS_FOLDER).glob("*.json")))
 
 
 def _checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:

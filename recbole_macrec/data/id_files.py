@@ -16,7 +16,7 @@ from recbole_macrec.config.schema.base import shown
 from recbole_macrec.data.features import read_npy
 from recbole_macrec.errors import UserError
 
-FOLDER = "semantic_ids"  # of a dataset's folder
+IDS_FOLDER = "semantic_ids"  # of a dataset's folder
 CODE = re.compile(r"<([A-Za-z])_(0|[1-9][0-9]{0,17})>")
 MAX_LEVELS = len(ascii_lowercase)
 MAX_CODES = 2**16  # codes of a level; more only where there are more items

@@ -25,7 +25,7 @@ from recbole_macrec.semantic_ids import (
 )
 from recbole_macrec.semantic_ids.bundle import item_counts
 from recbole_macrec.semantic_ids.dataset_settings import (
-    FOLDER,
+    IDS_FOLDER,
     published_and_learnt,
     read_id_names,
     settings_of,
@@ -130,7 +130,7 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
             )
         vectors = collaborative_vectors(
             part,
-            self._folder() / FOLDER,
+            self._folder() / IDS_FOLDER,
             width=settings.code_dim,
             epochs=settings.cf_epochs,
             seed=settings.semantic_id_seed,
@@ -150,7 +150,7 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
                 features | self._auxiliary_features(seeded),
                 tokens,
                 seeded,
-                self._folder() / FOLDER,
+                self._folder() / IDS_FOLDER,
                 Execution(config["device"], bool(config["show_progress"])),
                 interactions=interactions,
                 user_tokens=self._user_tokens,
@@ -169,8 +169,8 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
         published, learnt = published_and_learnt(config, settings, folder)
         if unread := unread_published(settings, folder, published):
             self.logger.warning(
-                f"The semantic IDs {', '.join(unread)} are learnt, although {folder / FOLDER} has published ones: semantic_ids "
-                "is auto, and the dataset has what they are learnt from. Set semantic_ids to published or learn."
+                f"The semantic IDs {', '.join(unread)} are learnt, although {folder / IDS_FOLDER} has published ones: "
+                "semantic_ids is auto, and the dataset has what they are learnt from. Set semantic_ids to published or learn."
             )
         tokens = self.field2id_token[self.iid_field][1:].tolist()
         interactions = None if self._training is None else csr_matrix(self._training[:, 1:])

@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 from recbole_macrec.errors import UserError
 from recbole_macrec.recommend.rebuild import SavedOptions, build, options_of
 from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
-from recbole_macrec.semantic_ids.bundle import library_versions
+from recbole_macrec.semantic_ids.bundle import quantizer_versions
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 from recbole_macrec.trainer.checkpoint import check_weights
 from recbole_macrec.utils.files import replace_folder
@@ -71,7 +71,7 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
         "sizes": {m: list(sizes) for m, sizes in ids.sizes.items()},
         "statistics": ids.statistics,
         "quantizer": quantizer.settings.identity() if quantizer else None,
-        "versions": library_versions(),
+        "versions": quantizer_versions(),
         "sha256": {file: _sha256(content) for file, content in files.items()},
     }
     files[MANIFEST] = _json({**manifest, "sha256_of_the_rest": _sha256(_json(manifest))})

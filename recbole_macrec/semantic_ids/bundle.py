@@ -160,7 +160,7 @@ def _write_files(temporary: Path, ids: SemanticIDs, settings: SemanticIDSettings
         "sizes": {m: list(sizes) for m, sizes in ids.sizes.items()},
         "settings": settings.identity(),
         "inputs": inputs,
-        "versions": library_versions(),
+        "versions": quantizer_versions(),
         "sha256": {name: sha256_of(temporary / name) for name in files},
         "statistics": ids.statistics,
         "history": history,
@@ -207,7 +207,7 @@ def read_identity(path: Path) -> dict:
     return json.loads((path / MANIFEST).read_text(encoding="utf-8"))["settings"]
 
 
-def library_versions() -> dict[str, str]:
+def quantizer_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that compute and store semantic IDs and models."""
     return {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__,
             "scikit-learn": sklearn.__version__, "safetensors": safetensors.__version__}

@@ -8,7 +8,7 @@ from recbole_macrec.data.encoders.content import ItemContent
 from recbole_macrec.data.encoders.encode import MISSING_OPTIONS
 from recbole_macrec.data.encoders.encoded_manifest import encoded_from_interactions, is_imported
 from recbole_macrec.data.features import available_modalities
-from recbole_macrec.data.id_files import FOLDER, modality_of
+from recbole_macrec.data.id_files import IDS_FOLDER, modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS, Quantizer
@@ -123,7 +123,7 @@ def _found_modalities(config, folder: Path, with_ids: bool) -> list[str]:
     found |= {m for m in available_modalities(folder)
               if not (_will_read_interactions(config, m, folder) or encoded_from_interactions(folder, m))}
     if with_ids:
-        found |= {modality_of(path.stem) for path in (folder / FOLDER).glob("*.json")}
+        found |= {modality_of(path.stem) for path in (folder / IDS_FOLDER).glob("*.json")}
         quantizer = _quantizer(config)
         if not found and quantizer is not None and quantizer.reads_interactions:
             return [config["quantizer"]]
@@ -137,7 +137,7 @@ def _found_modalities(config, folder: Path, with_ids: bool) -> list[str]:
 
 
 def _published_file(name: str, folder: Path) -> Path:
-    return folder / FOLDER / f"{name}.json"
+    return folder / IDS_FOLDER / f"{name}.json"
 
 
 def _will_read_interactions(config, modality: str, folder: Path) -> bool:

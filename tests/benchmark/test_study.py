@@ -252,7 +252,7 @@ def test_a_failed_model_prevents_only_its_own_fusions(tmp_path, monkeypatch):
     content = definition("variants", models=["Pop", "BPR", "EASE"], fusions=[["Pop", "BPR"], ["Pop", "EASE"]])
     fused = []
     monkeypatch.setattr(study_command, "fuse", lambda folder, labels, data_path: fused.append(labels))
-    monkeypatch.setattr(study_command, "write_report", lambda comparison: 0)
+    monkeypatch.setattr(study_command, "write_and_print_tables", lambda comparison: 0)
     (tmp_path / "runs" / TINY / "BPR" / "seed-1" / "result.json").rename(tmp_path / "result.json")
     study_command._fuse_finished(open_comparison(tmp_path), content)
     assert fused == []

@@ -154,7 +154,7 @@ def compare(
     comparison = write_matrix(matrix, output, tuned)
     copy_chosen_tries(comparison, runs_of)
     run_all(comparison.runs, jobs, resources, cluster)
-    return write_report(comparison)
+    return write_and_print_tables(comparison)
 
 
 def _compare_together(matrix: Matrix, output: str | Path) -> int:
@@ -164,7 +164,7 @@ def _compare_together(matrix: Matrix, output: str | Path) -> int:
         matrix.prepare()
         comparison = processes.by_first(lambda: write_matrix(matrix, output))
     run_together(comparison.runs)
-    return write_report(comparison) if processes.first else 0
+    return write_and_print_tables(comparison) if processes.first else 0
 
 
 def write_matrix(
@@ -180,7 +180,7 @@ def write_matrix(
     return comparison
 
 
-def write_report(comparison: Comparison) -> int:
+def write_and_print_tables(comparison: Comparison) -> int:
     """Write and print the tables of a comparison; returns 1 if a run has failed, otherwise 0."""
     tables = comparison_tables(comparison)
     for table in tables:

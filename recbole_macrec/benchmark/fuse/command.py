@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.compare.comparison import split_names, write_report
+from recbole_macrec.benchmark.compare.comparison import split_names, write_and_print_tables
 from recbole_macrec.benchmark.compare.interactions import all_rows, read_history
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.run_files import write_json
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--data_path", help="folder of the datasets, if they were moved after the runs")
     args = parser.parse(argv)
     fuse(args.folder, split_names(args.models), args.top, args.data_path)
-    return write_report(open_comparison(args.folder))
+    return write_and_print_tables(open_comparison(args.folder))
 
 
 def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP, data_path: str | None = None) -> list[Run]:

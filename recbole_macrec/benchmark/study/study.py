@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.arguments import SETTINGS, read_settings
-from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, split_names, write_report
+from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, split_names, write_and_print_tables
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, parse_seeds
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request
@@ -156,7 +156,7 @@ def _fuse_finished(comparison: Comparison, study: StudyDefinition) -> Comparison
         fuse(comparison.folder, labels, data_path=comparison.data_path)
     comparison = open_comparison(comparison.folder, comparison.data_path)
     if possible:
-        write_report(comparison)
+        write_and_print_tables(comparison)
     return comparison
 
 

@@ -19,13 +19,13 @@ LARGEST = 2**31 - 1  # of whole numbers without a limit of their own
 _SHOWN = 120  # characters of a value in a message
 
 
-class Group(BaseModel):
+class OptionGroup(BaseModel):
     """Options that are entries of one option, such as ``eval_args``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, defer_build=True)
 
 
-class Options(Group):
+class Options(OptionGroup):
     """A group of options, or all options of a model.
 
     Raises:
@@ -158,7 +158,7 @@ Dropout = Annotated[Number, Field(ge=0, le=0.99)]
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-def _message(schema: type[Group], values: Mapping[str, Any], error: ValidationError) -> str:
+def _message(schema: type[OptionGroup], values: Mapping[str, Any], error: ValidationError) -> str:
     """One sentence for the first error: the option, its value, and what is expected."""
     place = [str(part) for part in error.errors(include_url=False, include_context=False)[0]["loc"]]
     fields, path, value = schema.model_fields, place[0], values.get(place[0])
@@ -218,11 +218,11 @@ def choices(field: FieldInfo) -> list[str]:
     return found
 
 
-def _nested(field: FieldInfo | None) -> type[Group] | None:
+def _nested(field: FieldInfo | None) -> type[OptionGroup] | None:
     """The group of which an option is a dictionary; None for other options."""
     annotation = field.annotation if field else None
     for one in get_args(annotation) or [annotation]:
-        if isinstance(one, type) and issubclass(one, Group):
+        if isinstance(one, type) and issubclass(one, OptionGroup):
             return one
     return None
 
@@ -245,7 +245,7 @@ def _expected(annotation: Any, metadata: Any = ()) -> str:
         return "a list of " + _expected(get_args(annotation)[0]).removeprefix("a ").replace("number", "numbers", 1)
     if annotation is dict or origin is dict:
         return "a dictionary"
-    if isinstance(annotation, type) and issubclass(annotation, Group):
+    if isinstance(annotation, type) and issubclass(annotation, OptionGroup):
         return f"a dictionary with keys among {', '.join(annotation.model_fields)}"
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
     return words.get(annotation, "another value") + _range(metadata)

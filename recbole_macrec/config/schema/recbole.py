@@ -11,8 +11,8 @@ from recbole_macrec.config.schema.base import (
     Count,
     Described,
     Flag,
-    Group,
     NotNegative,
+    OptionGroup,
     Options,
     Positive,
     Seed,
@@ -48,7 +48,7 @@ _Shares = Annotated[
 ]
 
 
-class _Split(Group):
+class _Split(OptionGroup):
     RS: _Shares = None
     LS: Literal["valid_and_test", "valid_only", "test_only"] | None = None
     TS: _Shares = None
@@ -63,12 +63,12 @@ class _Split(Group):
         return self
 
 
-class _Modes(Group):
+class _Modes(OptionGroup):
     valid: _Mode = "full"
     test: _Mode = "full"
 
 
-class EvalArgs(Group):
+class EvalArgs(OptionGroup):
     """``eval_args``."""
 
     split: _Split | None = option(None, "RS: shares of a random split; LS: leave-one-out; TS: shares of a split at a time")

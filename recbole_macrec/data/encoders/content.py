@@ -83,13 +83,12 @@ class ItemContent:
                            f"only from {', '.join(present)} (other columns: {others})")
         return present
 
-    def items(self, frame: pd.DataFrame, columns: Mapping[Kind, Sequence[str]]) -> list[RawItem]:
+    def items(self, frame: pd.DataFrame, kind: Kind, names: Sequence[str]) -> list[RawItem]:
         """The items with their texts or images, sorted, as features must not depend on the order of the rows.
 
         Args:
-            columns: kind of content -> its columns, of one kind.
+            names: the columns with content of this ``kind``.
         """
-        ((kind, names),) = columns.items()
         rows = zip(frame["item_id"], *(frame[column] for column in names))
         if kind == "text":
             items = [RawItem(token, tuple(texts)) for token, *texts in rows]

@@ -111,7 +111,7 @@ def encode_missing(
         items = content.items_with_users(frame, encoder)
     else:
         columns[encoder.kind] = content.columns(frame, encoder.kind, modality)
-        items = content.items(frame, columns)
+        items = content.items(frame, encoder.kind, columns[encoder.kind])
     content_hash = cached_content_hash(items, folder, modality, processes.first)
     identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content_hash}
     if processes.share(npy.exists() and matches(manifest_path, identity)):  # without lock, because the folder may be read-only
@@ -141,7 +141,7 @@ def _check_content(content: ItemContent, modality: str, processes: Group) -> Non
     ((kind, names),) = columns.items()
     frame = content.read()
     same = set(names) <= set(frame) and record["content_sha256"] == cached_content_hash(
-        content.items(frame, columns), folder, modality, processes.first)
+        content.items(frame, kind, names), folder, modality, processes.first)
     if not processes.share(same):
         raise UserError(f"features of modality '{modality}' were encoded by {record['encoder']} from other {kind}s than those "
                         f"of {folder / content.name}.item; name an encoder of '{modality}' in encoders to encode these")

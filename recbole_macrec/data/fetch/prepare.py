@@ -24,7 +24,7 @@ from recbole_macrec.data.importers.importer import ImportRequest, import_dataset
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.data.importers.raw.catalogue import IMAGES, URLS
 from recbole_macrec.data.importers.raw.find import SHORT_NAMES
-from recbole_macrec.data.toy.toy import NAME as SYNTHETIC_NAME, write_toy
+from recbole_macrec.data.toy.toy import TOY_NAME, write_toy
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import needs_restore, remove_unfinished, restore_folder
 
@@ -107,9 +107,9 @@ def _check_origin(folder: Path, block: SourceBlock) -> None:
 def _write_synthetic(folder: Path) -> None:
     if _imported(folder):
         return
-    if folder.name != SYNTHETIC_NAME:
+    if folder.name != TOY_NAME:
         raise UserError(
-            f"source of dataset {folder.name} is {SYNTHETIC}, which is only for {SYNTHETIC_NAME}; expected a folder: "
+            f"source of dataset {folder.name} is {SYNTHETIC}, which is only for {TOY_NAME}; expected a folder: "
             "{path: FOLDER}"
         )
     with locked(folder):

@@ -11,7 +11,7 @@ import numpy as np
 
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
-from recbole_macrec.data.id_files import FOLDER as IDS, modality_of
+from recbole_macrec.data.id_files import IDS_FOLDER, modality_of
 from recbole_macrec.data.importers.find_source import read_source
 from recbole_macrec.data.importers.join import join_features, join_ids
 from recbole_macrec.data.importers.raw import manifest
@@ -23,8 +23,8 @@ from recbole_macrec.data.importers.raw.find import SHORT_NAMES, RawFiles, find_r
 from recbole_macrec.data.importers.raw.folder import ItemTable, read_folder
 from recbole_macrec.data.importers.raw.records import Records
 from recbole_macrec.data.importers.sources import Source
-from recbole_macrec.data.importers.words import COLUMN, read_words
-from recbole_macrec.data.toy.toy import NAME as SYNTHETIC
+from recbole_macrec.data.importers.words import WORDS_COLUMN, read_words
+from recbole_macrec.data.toy.toy import TOY_NAME
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import replace_folder
 from recbole_macrec.utils.requirements import recbole_folder
@@ -188,7 +188,7 @@ def _write(
     tables, ids, name = join_features(source, request.feature_files), join_ids(source, request.id_files), target.name
     shapes = {modality: table.matrix.shape for modality, table in tables.items()}
     if request.words:
-        source.columns[f"{COLUMN}:token_seq"] = read_words(request.words, source)
+        source.columns[f"{WORDS_COLUMN}:token_seq"] = read_words(request.words, source)
     with replace_folder(target, overwrite) as folder:
         _write_interactions(folder / f"{name}.inter", source, form)
         if raw is None:
@@ -201,7 +201,7 @@ def _write(
         for modality, table in tables.items():
             table.save(folder, modality)
         for modality, codes in ids.items():
-            path = folder / IDS / f"{modality}.json"
+            path = folder / IDS_FOLDER / f"{modality}.json"
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(codes, indent=0, ensure_ascii=False), encoding="utf-8")
     return Summary(target, len(set(source.users)), len(source.catalogue), len(source.items), shapes, list(ids), source.notes,
@@ -226,7 +226,7 @@ def _check_name(name: str) -> None:
     if (recbole_folder() / "dataset_example" / name).is_dir():
         raise UserError(f"--dataset={name} is a dataset of RecBole's package, from which RecBole always reads it; use another "
                         f"name, such as 'my-{name}'")
-    if name == SYNTHETIC:
+    if name == TOY_NAME:
         raise UserError(f"--dataset={name} is the synthetic dataset of this project, with its own settings; use another name, "
                         "such as 'my-shop'")
 

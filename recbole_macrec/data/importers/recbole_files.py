@@ -18,8 +18,8 @@ from recbole_macrec.data.importers.sources import (
     dropped_columns,
     find_column,
     header_of,
+    read_interactions,
     read_rows,
-    read_table,
     usual_names,
 )
 from recbole_macrec.data.numbers import plain_numbers
@@ -39,7 +39,7 @@ def read_inter(path: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> Sou
     """
     separator = _separator(path, table_options)
     header = _names(path, separator)
-    source = read_table(path, header, separator, table_options)
+    source = read_interactions(path, header, separator, table_options)
     if "x_label" in header:
         source.notes.append(
             f"the split in column x_label of {path.name} is not used, because the models here use a leave-one-out split"

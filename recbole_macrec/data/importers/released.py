@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from recbole_macrec.data.atomic import check_tokens, clean_text
-from recbole_macrec.data.attributes import COLUMN as CLASS, category_tokens
+from recbole_macrec.data.attributes import CATEGORY_COLUMN, category_tokens
 from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.importers.detected_files import find_beside
 from recbole_macrec.data.importers.sources import Source, is_item_number
@@ -117,5 +117,5 @@ def _text_columns(texts: dict, numbers: dict[str, str], path: Path) -> dict[str,
     if unusable:
         raise UserError(f"{path} has no metadata object for {format_items(unusable, 'item number')}; use files of one release")
     columns = {name: [clean_text(texts[number].get(name)) for number in numbers] for name in TEXT_FIELDS}
-    columns[CLASS] = [category_tokens(texts[number].get("categories")) for number in numbers]
+    columns[CATEGORY_COLUMN] = [category_tokens(texts[number].get("categories")) for number in numbers]
     return {f"{name}:token_seq": values for name, values in columns.items() if any(values)}

@@ -51,10 +51,10 @@ class Source:
 def read_csv(path: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read ``user,item[,timestamp]``; without timestamps, the order of the rows is the time."""
     delimiter = separator_of(path, table_options)
-    return read_table(path, [name.strip() for name in header_of(path, delimiter)], delimiter, table_options)
+    return read_interactions(path, [name.strip() for name in header_of(path, delimiter)], delimiter, table_options)
 
 
-def read_table(path: Path, header: list[str], delimiter: str, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
+def read_interactions(path: Path, header: list[str], delimiter: str, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read a table of interactions. Without timestamps, the row number is the time.
 
     Args:

@@ -9,7 +9,7 @@ from recbole_macrec.data.features import format_items, read_npy
 from recbole_macrec.data.importers.sources import Source
 from recbole_macrec.errors import UserError
 
-COLUMN = "title"
+WORDS_COLUMN = "title"
 
 
 def read_words(path: Path, source: Source) -> list[str]:

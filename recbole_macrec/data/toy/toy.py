@@ -17,7 +17,7 @@ import numpy as np
 from recbole_macrec.data import atomic
 from recbole_macrec.utils.files import replace_folder
 
-NAME = "arts-toy"
+TOY_NAME = "arts-toy"
 USERS = 500
 SHORTEST, LONGEST = 6, 20
 NEXT_STEP, SAME_BRAND, SAME_COLOR = 0.8, 0.85, 0.8
@@ -66,13 +66,14 @@ def write_toy(data_path: Path, overwrite: bool = False) -> Path:
     related = {craft: [(craft + 1) % len(CRAFTS), (craft + 2) % len(CRAFTS)] for craft in range(len(CRAFTS))}
     histories = [_history(rng, popularity, related) for _ in range(USERS)]
     texts = {item: _texts(item, rng) for item in items}
-    target = Path(data_path) / NAME
+    target = Path(data_path) / TOY_NAME
     with replace_folder(target, overwrite) as folder:
         rows = [(f"u{user:03d}", tokens[item], time) for user, history in enumerate(histories)
                 for time, item in enumerate(history)]
         users, item_ids, times = (list(column) for column in zip(*rows))
-        atomic.write(folder / f"{NAME}.inter", {"user_id:token": users, "item_id:token": item_ids, "timestamp:float": times})
-        atomic.write(folder / f"{NAME}.item", {
+        interactions = {"user_id:token": users, "item_id:token": item_ids, "timestamp:float": times}
+        atomic.write(folder / f"{TOY_NAME}.inter", interactions)
+        atomic.write(folder / f"{TOY_NAME}.item", {
             "item_id:token": [tokens[item] for item in items],
             "title:token_seq": [texts[item][0] for item in items],
             "description:token_seq": [texts[item][1] for item in items],

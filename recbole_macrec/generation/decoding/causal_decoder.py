@@ -16,8 +16,8 @@ from recbole_macrec.generation.decoding.trie_decoder import (
     LogProbs,
     TrieDecoder,
     add_product_,
-    autocast_to,
     rms_norm,
+    weight_cast,
 )
 from recbole_macrec.generation.network.decoder_only import CausalLayer, DecoderOnly
 from recbole_macrec.generation.network.layers import padding_bias
@@ -70,7 +70,7 @@ class CausalTrieDecoder:
     def __init__(self, network: DecoderOnly, vocabulary: Vocabulary, modality: str, trie: Trie, softmax_trie: Trie | None):
         self.trie, self.log_probs = trie, LogProbs(trie, softmax_trie)
         self.heads, self.width = network.settings.num_heads, network.settings.d_kv
-        cast = autocast_to(network.table.weight.device)
+        cast = weight_cast(network.table.weight.device)
         self.layers = [LayerWeights.of(layer, cast) for layer in network.layers]
         self.offsets, self.table = vocabulary.offsets[modality], network.table.weight
         rows = [network.output.weight[o : o + k] for o, k in zip(self.offsets, vocabulary.sizes[modality])]

@@ -103,7 +103,7 @@ class LogProbs:
         return logits - self.softmax_trie.log_normaliser(level, nodes, logits).unsqueeze(-1)
 
 
-def autocast_to(device: torch.device):
+def weight_cast(device: torch.device):
     """Return a function that casts weights to the precision of autocast, if it is enabled."""
     precision = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
     return lambda weight: weight if precision is None else weight.to(precision)
@@ -138,7 +138,7 @@ class TrieDecoder:
         self.trie, self.log_probs, self.heads = trie, LogProbs(trie, softmax_trie), network.settings.num_heads
         self.tabulated = budget.tabulated_prefixes if visits is None else min(visits, budget.tabulated_prefixes)
         self.at_once = budget.tabulated_at_once
-        cast = autocast_to(device)
+        cast = weight_cast(device)
         self.layers = [LayerWeights.of(layer, cast) for layer in network.decoder]
         offsets, start = vocabulary.offsets[modality], vocabulary.start[modality]
         table, scale = network.table.weight, network.settings.d_model**-0.5

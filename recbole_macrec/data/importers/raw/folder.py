@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, check_tokens
-from recbole_macrec.data.attributes import COLUMN, KNOWN, category_tokens
+from recbole_macrec.data.attributes import CATEGORY_COLUMN, KNOWN, category_tokens
 from recbole_macrec.data.encoders.base import NAMED, RawItem
 from recbole_macrec.data.encoders.images import SUFFIXES, unusable_images
 from recbole_macrec.data.features import duplicates, format_items, has
@@ -107,8 +107,9 @@ class ItemTable:
         if DEFAULT_FORMAT.item in names:
             raise UserError(f"{path} has a column {DEFAULT_FORMAT.item} in addition to the item column "
                             f"{name}, whose name in the dataset is {DEFAULT_FORMAT.item}; rename or remove one")
-        self._categories = None if COLUMN in names else next((names.index(name) for name in KNOWN if name in names), None)
-        self.columns = names if self._categories is None else (*names, COLUMN)
+        known = next((names.index(name) for name in KNOWN if name in names), None)
+        self._categories = None if CATEGORY_COLUMN in names else known
+        self.columns = names if self._categories is None else (*names, CATEGORY_COLUMN)
 
     def __iter__(self) -> Iterator[Record]:
         for _, values in read_rows(self.path, self._delimiter, self._header):

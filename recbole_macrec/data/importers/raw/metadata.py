@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recbole_macrec.data.atomic import readable_token
-from recbole_macrec.data.attributes import COLUMN as CLASS, category_tokens
+from recbole_macrec.data.attributes import CATEGORY_COLUMN, category_tokens
 from recbole_macrec.data.importers.raw.lines import LineCounts, parse_lines
 from recbole_macrec.data.importers.raw.text import plain_text
 
-COLUMNS = ("title", "description", "brand", "categories", CLASS)
+COLUMNS = ("title", "description", "brand", "categories", CATEGORY_COLUMN)
 _SCRIPT_IN_TITLE = "getTime"  # some titles of the 2018 crawl are a script instead of the title
 LITERAL = 2**20  # bytes of the longest Python literal to parse; parsing takes a hundred times its memory
 _BY = re.compile(r"^\s*by\s*\n")
