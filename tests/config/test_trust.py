@@ -179,24 +179,26 @@ def code(tmp_path):
     ["run", "--model=Pop", "--config_files=code.yaml"],
     ["run", "--model=Pop", f"--metric_decimal_place={CODE}"],
 ], ids=lambda argv: " ".join(argv)[:25])
-def test_values_are_not_evaluated_as_code(argv, code, tiny_dataset):
+def test_values_are_not_evaluated_as_code(argv, code, tiny_dataset, capsys):
     command = (lambda words: main(words[1:])) if argv[0] == "run" else benchmark
-    try:
-        command([*argv, "--dataset=tiny" if argv[0] != "compare" else "--datasets=tiny", f"--data_path={tiny_dataset}"])
-    except TypeError:
-        pass  # a text is no number of places
+    words = [*argv, "--dataset=tiny" if argv[0] != "compare" else "--datasets=tiny", f"--data_path={tiny_dataset}"]
+    assert command(words) == 1
+    assert "metric_decimal_place is " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("evaluate", [
-    lambda: Config("Pop", "tiny", config_dict={"metric_decimal_place": CODE}),
-    lambda: kd_dagfm.eval(CODE),
-    lambda: hyper_tuning.eval(f"[{CODE}]"),
+def test_the_code_creates_a_file_if_it_is_evaluated():
+    assert eval(CODE) == 4 and RAN.exists()
+    RAN.unlink()
+
+
+@pytest.mark.parametrize("evaluate, error", [
+    (lambda: Config("Pop", "tiny", config_dict={"metric_decimal_place": CODE}), UserError),
+    (lambda: kd_dagfm.eval(CODE), KeyError),
+    (lambda: hyper_tuning.eval(f"[{CODE}]"), SyntaxError),
 ])
-def test_recbole_does_not_evaluate_strings(evaluate, code):
-    try:
+def test_recbole_does_not_evaluate_strings(evaluate, error, code):
+    with pytest.raises(error):
         evaluate()
-    except (KeyError, SyntaxError, UserError):
-        pass
 
 
 VALUES = {"metric_decimal_place": 3, "pre_model_path": "3", "topk": [1, 5], "learning_rate": 3e-4, "wandb_project": "None",
