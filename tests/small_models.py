@@ -123,4 +123,5 @@ def batch_of(loader):
 def scores_one_by_one(model, modality: str, memory, items):
     """Log-probability of items [B, G] divided by the length of their IDs, each ID by teacher forcing; [B, G]."""
     codes = model.tables[modality].codes[items]
-    return sequence_log_probs(model.network, model.vocabulary, modality, memory, codes, trained=model.softmax_trie(modality))
+    softmax_trie = model.softmax_trie(modality)
+    return sequence_log_probs(model.network, model.vocabulary, modality, memory, codes, softmax_trie=softmax_trie)

@@ -406,7 +406,7 @@ def test_lora_trains_only_its_matrices_the_head_and_added_rows(data_path):
 
 def test_lora_without_peft_is_a_user_error(data_path, monkeypatch):
     monkeypatch.setattr("recbole_macrec.config.schema.text_to_text.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install 'recbole_macrec\\[llm\\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[llm\]'"):
         prepare("LCRec", data_path, trained_weights="lora")
 
 

@@ -10,7 +10,7 @@ from conftest import TINY, write_tiny_dataset
 from small_models import SMALL
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.compare.comparison import candidates_remark, write_report
+from recbole_macrec.benchmark.compare.comparison import candidates_remark, write_and_print_tables
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, run_folder, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
@@ -215,7 +215,7 @@ def test_a_fusion_of_runs_that_were_trained_again_is_left_out_and_replaced(compa
     (run.folder / run.result["checkpoint"]).rename(run.folder / "again.pth")
     write_json({**run.result, "checkpoint": "again.pth"}, run.folder / "result.json")
     assert NAME not in {run.spec.label for run in open_comparison(folder).runs}
-    write_report(open_comparison(folder))
+    write_and_print_tables(open_comparison(folder))
     assert "fused for 0 of 1 seeds; run fuse again" in (folder / "table.md").read_text()
     assert main(["fuse", str(folder), f"--models={','.join(MODELS)}", "--top=12"]) == 0
     assert fused_run(folder).result["fusion"]["checkpoints"][0] == "again.pth"
