@@ -27,6 +27,7 @@ class GraphSAGE(PairwiseRecommender):
     """
 
     options = GraphSAGEOptions
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.normalize = config["normalize"]

@@ -46,7 +46,6 @@ RESUMED = (
     "optimizer",
     "epoch",
     "cur_step",
-    "step",
     "best_valid_score",
     "best_valid_result",
     "best_file",
@@ -116,8 +115,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
 
     def training_data(self, train_data):
         self._train_data = self.training_loader(train_data)
-        if self._restored is None:  # not after ``resume_checkpoint``
-            self.step = 0
+        self.step = 0  # ``restore`` sets that of a resumed run
         self.steps = self.epochs * len(self._train_data)
         return self._train_data
 
@@ -263,7 +261,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
                 self.model.start_from(pretrained, file)
             return False
         restore_own_randomness(state["randomness"], train_data)
-        # the step of the checkpoint, or with another train_batch_size the same place of the schedule
+        # derived, so that a run with another train_batch_size is at the same place of the schedule
         self.step = self.start_epoch * len(train_data) + self.epoch_start.batches
         return True
 
@@ -291,7 +289,6 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             "other_parameter": self.model.other_parameter(),
             "preparation": self.model.preparation_state(),
             "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
             "randomness": generators,
             "part": position and position.state(),
         }
@@ -328,7 +325,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             group.update(of_run)
         self.model.load_preparation_state(state.get("preparation") or {})
         self.start_epoch = state["epoch"] + 1
-        self.cur_step, self.step = state["cur_step"], state["step"]
+        self.cur_step = state["cur_step"]
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"] or None
         self.saved_model_file = best_beside(state["best_file"], resume_file, self.best_valid_result)
         self.epoch_start = EpochPosition.from_state(state.get("part"))

@@ -12,21 +12,17 @@ from recbole_macrec.utils.distributed import Group, current_group
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace every gradient by its mean over the processes. A parameter without a gradient in any process keeps none."""
+    """Replace every gradient by its mean over the processes, in one exchange. A parameter without a gradient in any process
+    keeps none."""
     trained = [p for p in parameters if p.requires_grad]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
     known = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
-    dist.all_reduce(known)
-    gradients = []
-    for p, count in zip(trained, known.tolist()):
-        if count:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-            gradients.append(p.grad)
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), known])
     dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
-        gradient.copy_(part.view_as(gradient))
+    *sums, counts = flat.split([*(gradient.numel() for gradient in gradients), len(trained)])
+    for p, gradient, total, count in zip(trained, gradients, sums, counts.tolist()):
+        if count:
+            p.grad = gradient.copy_(total.view_as(gradient) / dist.get_world_size())
 
 
 class Share(NamedTuple):

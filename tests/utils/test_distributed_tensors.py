@@ -13,7 +13,7 @@ def test_a_parameter_has_a_gradient_if_it_has_one_in_any_process(other, expected
     first, second, frozen = (torch.nn.Parameter(torch.zeros(n)) for n in (1, 2, 3))
     frozen.requires_grad_(False)
     first.grad = torch.tensor([1.0])
-    theirs = [torch.tensor([1.0, float(other is not None)]), torch.tensor([3.0, *(other or [])])]
+    theirs = [torch.tensor([3.0, *(other or [0.0, 0.0]), 1.0, float(other is not None)])]  # gradients, and which exist
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.add_(theirs.pop(0)))
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     average_gradients([first, second, frozen])

@@ -54,7 +54,7 @@ def markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         names = header(table)
         rows = plain_rows(table, lambda c: marks[c.place].format(c.text()))
-        lines += [f"# {table.title}", "", *markdown_lines(names, map(cell_texts, rows))]
+        lines += [f"# {table.title}", "", *markdown_lines(names, [list(map(cell_text, row)) for row in rows])]
         lines += ["", *_test_lines(table), " ".join(filter(None, [table.precision, table.foot])), ""]
     return "\n".join(lines)
 
@@ -63,18 +63,18 @@ def _test_lines(table: Table) -> list[str]:
     if not table.tests:
         notes = test_notes(table)
         return [*notes, ""] if notes else []
-    lines = markdown_lines(TEST_COLUMNS, [cell_texts(test.texts()) for test in table.tests])
+    lines = markdown_lines(TEST_COLUMNS, [list(map(cell_text, test.texts())) for test in table.tests])
     return [*lines, "", *test_notes(table), ""]
 
 
 def markdown_lines(names: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table with the columns ``names``; texts of users need :func:`cell_texts`."""
+    """The lines of a Markdown table with the columns ``names``; texts of users need :func:`cell_text`."""
     return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(row) + " |" for row in rows)]
 
 
-def cell_texts(row: Sequence[str]) -> list[str]:
-    """The texts of a row as cells of a Markdown table. Signs of Markdown in labels are escaped."""
-    return [re.sub(r"([\\|~^`])", r"\\\1", " ".join(text.split())) for text in row]
+def cell_text(text: str) -> str:
+    """``text`` in a cell of a Markdown table. Signs of Markdown in labels are escaped."""
+    return re.sub(r"([\\|~^`])", r"\\\1", " ".join(text.split()))
 
 
 def _spreadsheet_text(text: str) -> str:

@@ -13,7 +13,7 @@ from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.compare.statistics import row_values
 from recbole_macrec.benchmark.compare.table import largest_k
-from recbole_macrec.benchmark.compare.table_formats import cell_texts, markdown_lines
+from recbole_macrec.benchmark.compare.table_formats import cell_text, markdown_lines
 from recbole_macrec.benchmark.figures import Figure
 from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.rankings import rank_with
@@ -54,7 +54,7 @@ def means_and_deviations(pairs: Iterable[tuple[float | None, float | None]]) -> 
 
 def as_markdown(result: StudyResult, title: str) -> str:
     """Return title and table of a study as Markdown."""
-    rows = [[cell_texts([value])[0] if isinstance(value, str) else value for value in row] for row in result.rows]
+    rows = [[cell_text(value) if isinstance(value, str) else value for value in row] for row in result.rows]
     return f"# {title}\n\n" + markdown_rows(result.columns, rows)
 
 
