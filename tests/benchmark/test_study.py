@@ -19,7 +19,14 @@ from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.study import kinds, rankings, study as study_command
 from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
-from recbole_macrec.benchmark.study.study import read_study, study_folder, study_names, variants_of
+from recbole_macrec.benchmark.study.study import (
+    check_metrics,
+    check_rankings,
+    read_study,
+    study_folder,
+    study_names,
+    variants_of,
+)
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
@@ -61,6 +68,8 @@ def test_every_shipped_study_is_valid(name):
     settings = {"data_path": DATA_PATH} | content.settings
     variants = variants_of(content, content.models, "arts-toy", settings)
     Matrix(variants, ["arts-toy"], [1], settings).check()
+    check_rankings(content, variants, "arts-toy", settings)
+    check_metrics(content, variants, "arts-toy", settings)
     assert len(variants) > 1 and content.title != name
 
 
@@ -374,7 +383,7 @@ def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
         (["sweep.yaml"], "Unknown option 'd_modle' in the sweeps of the study sweep. Did you mean 'd_model'?"),
         (["ranking", "--models=SASRec"], "SASRec has no beam search; choose generative models"),
         (["beam_vs_exact", "--topk=[20]", "--valid_metric=NDCG@20"], "beams has 10, below the largest topk 20"),
-        (["metrics.yaml"], "table has Hit@10, hit@3, which is not computed for Pop (it has recall@10, mrr@10, ndcg@10, "),
+        (["metrics.yaml"], "table has Hit@10, hit@3, which is not computed for Pop (it has hit@1, hit@5, hit@10, ndcg@1, "),
         (["quantizers", "--topk=[10,20]"], "table has hit@1, hit@5, ndcg@5, which is not computed for TIGER (rqvae)"),
         (["pairs.yaml"], "pairs names EASE, which is not compared"),
     ],

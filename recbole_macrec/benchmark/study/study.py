@@ -19,7 +19,7 @@ from recbole_macrec.benchmark.arguments import SETTINGS, read_settings
 from recbole_macrec.benchmark.compare.comparison import add_matrix_options, compare, split_names, write_and_print_tables
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, parse_seeds
 from recbole_macrec.benchmark.compare.run_files import write_json
-from recbole_macrec.benchmark.compare.run_model import Request
+from recbole_macrec.benchmark.compare.run_model import Request, run_config
 from recbole_macrec.benchmark.compare.runs import (
     COMPARE,
     RUNS,
@@ -36,7 +36,7 @@ from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, StudyResult, as_markdown
 from recbole_macrec.benchmark.study.published import check_published, published
 from recbole_macrec.benchmark.study.rankings import check_beams
-from recbole_macrec.config.options import check_options, config_of, known_models, refuse_trust
+from recbole_macrec.config.options import check_options, known_models, refuse_trust
 from recbole_macrec.config.property_files import property_file, read_user_yaml
 from recbole_macrec.config.schema.base import REGISTRIES
 from recbole_macrec.config.validation import computed_metrics
@@ -279,14 +279,14 @@ def check_rankings(study: StudyDefinition, variants: list[Variant], dataset: str
     if study.kind in ("beams", "rankings"):
         numbers = study.beams or [options["num_beams"] for options in study.rankings.values() if "num_beams" in options]
         for variant in variants:
-            config = config_of(variant.model, dataset, [], settings | variant.settings)
+            config = run_config(variant.model, Request(dataset, settings=settings | variant.settings))
             check_beams(variant.model, max(config["topk"]), numbers)
 
 
 def check_metrics(study: StudyDefinition, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
     """Raise a UserError, before the models are trained, if the study's ``metrics`` are not computed."""
     for variant in variants if study.metrics else []:
-        config = config_of(variant.model, dataset, [], settings | variant.settings)
+        config = run_config(variant.model, Request(dataset, settings=settings | variant.settings))
         computed = [name.lower() for name in computed_metrics(config)]
         if missing := [metric for metric in study.metrics or [] if metric not in computed]:
             raise UserError(
@@ -325,6 +325,6 @@ def sweep_value(default: dict, option: str, value) -> tuple[str, dict | None]:
 
 def default_values(model: str, dataset: str, settings: dict[str, Any]) -> dict:
     """Return option -> value for a run of ``model`` on ``dataset``, with presets applied."""
-    config = config_of(model, dataset, [], settings)
+    config = run_config(model, Request(dataset, settings=settings))
     ids = settings_of(config, Path(config["data_path"])).identity() if reads_semantic_ids(config) else {}
     return config.final_config_dict | ids
