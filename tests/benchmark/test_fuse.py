@@ -244,6 +244,24 @@ def test_scores_of_candidates_agree_with_the_rankings_of_the_runs(comparison):
             assert found == rank[key] or min(found, rank[key]) > 10
 
 
+def test_hits_of_the_models_are_counted_among_the_items_of_the_fusion(comparison):
+    """BPR excludes the items of the history, so TIGER and SASRec are ranked without them, too."""
+    runs = {run.spec.label: run for run in open_comparison(comparison).runs}
+    scored = score_candidates([Member(runs[label]) for label in MODELS], "test", 12)
+    hits = dict.fromkeys(MODELS, 0)
+    differs = False
+    for row, scores in enumerate(scored.scores.transpose(0, 1)):
+        items = [column for column in range(scores.shape[1]) if scores[:, column].isfinite().all()]
+        target = scored.column[scored.rows.row == row].item()
+        for label, own in zip(MODELS, scores):
+            hit = target in sorted(items, key=lambda column: -own[column])[:10]
+            hits[label] += hit
+            differs |= hit != (target in (-own).argsort(stable=True)[:10])
+    overlaps = fused_run(comparison).result["fusion"]["overlap"]
+    assert overlaps["hit"] == {label: pytest.approx(count / len(scored.items), abs=1e-6) for label, count in hits.items()}
+    assert differs
+
+
 def test_a_weight_of_zero_is_tried_again():
     """The first model only harms until the second one has a large weight."""
     scores = torch.eye(2).unsqueeze(1)  # the fused scores are the weights

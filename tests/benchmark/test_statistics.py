@@ -250,7 +250,9 @@ def test_tables_mark_best_and_second_best_and_contain_deviations():
     assert "| A_1 | **0.3000 ± 0.1414** | <u>0.2000 ± 0.1414</u> |" in text
     assert "| B | <u>0.2500</u> | **0.4000** | 0.5000 |" in text and "text 25.00%" in text
     assert "| C | 0.1000 | 0.0500 |" in text and "1 of 2 runs unfinished" in text
-    assert "hit@10 of IDs" in text
+    assert "hit@10 of IDs" in text and "| collisions | note |" in text
+    assert "collisions" in markdown([build_table("t", GROUPS)]) and "note" not in markdown([build_table("t", GROUPS)])
+    assert "collisions" not in markdown([build_table("t", {"C": GROUPS["C"]})])
     tex = latex([table])
     assert "A\\_1 & \\textbf{0.3000 $\\pm$ 0.1414} & \\underline{0.2000 $\\pm$ 0.1414}" in tex
     body = [line for line in tex.splitlines() if line.endswith("\\\\")]

@@ -19,14 +19,7 @@ from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.study import kinds, rankings, study as study_command
 from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
-from recbole_macrec.benchmark.study.study import (
-    check_metrics,
-    check_rankings,
-    read_study,
-    study_folder,
-    study_names,
-    variants_of,
-)
+from recbole_macrec.benchmark.study.study import check_rows, read_study, study_folder, study_names, variants_of
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
@@ -68,8 +61,7 @@ def test_every_shipped_study_is_valid(name):
     settings = {"data_path": DATA_PATH} | content.settings
     variants = variants_of(content, content.models, "arts-toy", settings)
     Matrix(variants, ["arts-toy"], [1], settings).check()
-    check_rankings(content, variants, "arts-toy", settings)
-    check_metrics(content, variants, "arts-toy", settings)
+    check_rows(content, variants, "arts-toy", settings)
     assert len(variants) > 1 and content.title != name
 
 
@@ -257,7 +249,7 @@ def test_a_dataset_keeps_its_folder_when_others_are_added(tmp_path):
 
 
 def test_a_failed_model_prevents_only_its_own_fusions(tmp_path, monkeypatch):
-    comparison = planted_comparison(tmp_path, ["Pop", "BPR", "EASE"], failed="EASE")
+    comparison = planted_comparison(tmp_path, ["Pop", "BPR", "EASE"], failed=["EASE"])
     content = definition("variants", models=["Pop", "BPR", "EASE"], fusions=[["Pop", "BPR"], ["Pop", "EASE"]])
     fused = []
     monkeypatch.setattr(study_command, "fuse", lambda folder, labels, data_path: fused.append(labels))
@@ -270,14 +262,51 @@ def test_a_failed_model_prevents_only_its_own_fusions(tmp_path, monkeypatch):
     assert fused == [["Pop", "BPR"]]
 
 
-def test_the_default_of_a_sweep_that_the_configuration_does_not_set():
-    own = definition("sweeps", model="SASRec", sweeps={"exclude_seen": [False, True]})
-    labels = [variant.label for variant in variants_of(own, [], "arts-toy", {"data_path": DATA_PATH})]
-    assert labels == ["default", "exclude_seen=False", "exclude_seen=True"]
+@pytest.mark.parametrize("waiting, failed, written", [
+    ([], [], True), (["BPR"], [], False), ([], ["EASE"], True), (["BPR"], ["EASE"], False), ([], ["Pop", "BPR", "EASE"], False),
+])  # fmt: skip
+def test_a_study_has_no_table_while_a_run_is_waiting_or_if_all_failed(waiting, failed, written, tmp_path, monkeypatch):
+    """It then continues with its next dataset."""
+    labels, run = ["Pop", "BPR", "EASE"], []
+
+    def compare(matrix, output, *others):
+        run.extend(matrix.datasets)
+        planted_comparison(output, labels, failed)
+        for label in waiting:
+            (run_folder(output, TINY, label, 1) / "result.json").unlink()
+        return 0
+
+    monkeypatch.setattr(study_command, "compare", compare)
+    Path("own.yaml").write_text(yaml.safe_dump({"kind": "variants", "models": labels}))
+    assert main(["study", "own.yaml", "--datasets=arts-toy,ml-100k", f"--output={tmp_path}"]) == 0
+    assert run == ["arts-toy", "ml-100k"]
+    assert {(tmp_path / dataset / "study.json").is_file() for dataset in run} == {written}
+
+
+def test_nothing_runs_if_one_of_the_datasets_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study_command, "compare", None)
+    assert main(["study", "collisions", "--datasets=arts-toy,nosuch", f"--output={tmp_path}"]) == 1
+    assert "nosuch does not exist" in capsys.readouterr().err
+
+
+def test_the_command_names_settings_of_the_study_that_it_replaces(monkeypatch, capsys):
+    monkeypatch.setattr(study_command, "_run", lambda *arguments: 0)
+    assert main(["study", "collisions", "--epochs=3", "--output=out"]) == 0
+    assert capsys.readouterr().out == "epochs=3 replaces epochs=0 of the study.\n"
+
+
+def test_the_default_of_a_sweep_can_be_set_by_the_protocol_or_not_at_all(monkeypatch):
+    def labels() -> list[str]:
+        own = definition("sweeps", model="SASRec", sweeps={"exclude_seen": [False, True]})
+        return [variant.label for variant in variants_of(own, [], "arts-toy", {"data_path": DATA_PATH})]
+
+    assert labels() == ["default", "exclude_seen=True"]
+    monkeypatch.setattr(study_command, "default_values", lambda *arguments: {})
+    assert labels() == ["default", "exclude_seen=False", "exclude_seen=True"]
 
 
 def test_code_distribution_of_codebooks_of_different_sizes(tmp_path, monkeypatch):
-    comparison = planted_comparison(tmp_path, ["large", "small"], failed="")
+    comparison = planted_comparison(tmp_path, ["large", "small"], failed=[])
     for run in comparison.runs:
         write_json({"semantic_ids": {"text": {}}, "test_result": {}}, run.folder / "result.json")
     counts = {"large": [3.0, 0.0, 1.0, 2.0], "small": [5.0, 1.0]}
@@ -290,13 +319,14 @@ def test_code_distribution_of_codebooks_of_different_sizes(tmp_path, monkeypatch
     assert result.figures["codes-text"].ticks == ["0-1", "2-3", "4-5", "6-7"]
 
 
-def planted_comparison(folder: Path, labels: list[str], failed: str) -> Comparison:
-    """A comparison whose runs are finished, except for the label ``failed``."""
+def planted_comparison(folder: Path, labels: list[str], failed: list[str]) -> Comparison:
+    """A comparison whose runs are finished, except for the labels ``failed``."""
     write_json({"format": 1, "labels": labels, "datasets": [TINY], "seeds": [1], "pairs": []}, folder / "compare.json")
     for label in labels:
         run = write_run_spec(run_folder(folder, TINY, label, 1), RunSpec(label, "MACRec", TINY, 1))
-        name = "failure.json" if label == failed else "result.json"
-        write_json({"error": "x", "test_result": {"hit@10": 0.5}, "settings": {"codebook_levels": 4}}, run.folder / name)
+        name = "failure.json" if label in failed else "result.json"
+        settings = {"codebook_levels": 4}
+        write_json({"error": "x", "test_result": {"hit@10": 0.5}, "settings": settings, "semantic_ids": {}}, run.folder / name)
     return open_comparison(folder)
 
 
@@ -305,7 +335,7 @@ def planted_comparison(folder: Path, labels: list[str], failed: str) -> Comparis
     ("size=8", [["size", "9 (default)"], ["first_con_layer", "0"], ["first_con_layer", "1 (default)"]]),
 ])  # fmt: skip
 def test_a_sweep_leaves_out_values_whose_runs_failed(failed, expected, tmp_path):
-    comparison = planted_comparison(tmp_path, ["default", "size=8", "first_con_layer=0"], failed)
+    comparison = planted_comparison(tmp_path, ["default", "size=8", "first_con_layer=0"], [failed])
     swept = {"size": [8, 9], "first_con_layer": [0, 1, 4]}
     result = kinds.sweeps(comparison, definition("sweeps", model="TIGER", sweeps=swept))
     assert [row[:2] for row in result.rows] == expected
@@ -314,7 +344,7 @@ def test_a_sweep_leaves_out_values_whose_runs_failed(failed, expected, tmp_path)
 def test_rankings_leave_out_models_whose_runs_failed(tmp_path, monkeypatch):
     ranked = rankings.RankingResult({}, {"hit@10": 0.5}, [0], 2, 1.0)
     monkeypatch.setattr(kinds, "rank_with", lambda run, ways, data_path: dict.fromkeys(ways, ranked))
-    comparison = planted_comparison(tmp_path, ["TIGER", "MACRec"], "TIGER")
+    comparison = planted_comparison(tmp_path, ["TIGER", "MACRec"], ["TIGER"])
     result = kinds.rankings(comparison, definition("rankings", models=["TIGER"], rankings={"a": {}, "b": {}}))
     assert [row[:2] for row in result.rows] == [["MACRec", "a"], ["MACRec", "b"]]
 
@@ -386,6 +416,7 @@ def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
         (["metrics.yaml"], "table has Hit@10, hit@3, which is not computed for Pop (it has hit@1, hit@5, hit@10, ndcg@1, "),
         (["quantizers", "--topk=[10,20]"], "table has hit@1, hit@5, ndcg@5, which is not computed for TIGER (rqvae)"),
         (["pairs.yaml"], "pairs names EASE, which is not compared"),
+        (["collisions", "--models=SASRec,Pop"], "about semantic IDs, which SASRec and Pop do not have; name other --models."),
     ],
 )
 def test_user_errors_are_one_line(argv, expected, capsys):

@@ -3,6 +3,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from rich.console import Console
@@ -20,13 +21,19 @@ _LATEX |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasc
 
 def header(table: Table) -> list[str]:
     """Names of all columns."""
-    return ["model", *table.columns, "collisions"]
+    return ["model", *table.columns, *_text_columns(table)]
+
+
+def _text_columns(table: Table) -> list[str]:
+    """The columns after the figures: collisions of semantic IDs, and notes on unfinished or failed runs, if a row has any."""
+    return [name for name in ("collisions", "note") if any(getattr(row, name) for row in table.rows)]
 
 
 def plain_rows(table: Table, text=lambda cell: cell.text()) -> list[list[str]]:
-    """The texts of each row; notes are in the last column."""
+    """The texts of each row."""
+    texts = _text_columns(table)
     return [
-        [row.label, *(text(row.cells[name]) for name in table.columns), "; ".join(filter(None, [row.collisions, row.note]))]
+        [row.label, *(text(row.cells[name]) for name in table.columns), *(getattr(row, name) for name in texts)]
         for row in table.rows
     ]
 
@@ -36,12 +43,12 @@ def print_table(table: Table) -> None:
     shown = RichTable(title=Text(table.title), caption=Text(table.precision))
     names = header(table)
     for i, name in enumerate(names):
-        shown.add_column(Text(name), justify="left" if i in (0, len(names) - 1) else "right", no_wrap=True)
+        shown.add_column(Text(name), justify="right" if 0 < i <= len(table.columns) else "left", no_wrap=True)
     styles = {0: "", 1: "bold", 2: "underline"}
     for row, texts in zip(table.rows, plain_rows(table)):
-        places = [0, *(row.cells[name].place for name in table.columns), 0]
+        styles_of_row = ["", *(styles[row.cells[name].place] for name in table.columns)]
         # Text, since labels may contain "[...]"
-        shown.add_row(*(Text(text, styles[place]) for text, place in zip(texts, places)))
+        shown.add_row(*(Text(text, style) for text, style in zip_longest(texts, styles_of_row, fillvalue="")))
     console = Console()
     needed = Console(width=1000).measure(shown).maximum  # not cut in a narrow terminal or a pipe
     Console(width=max(console.width, needed)).print(shown)
@@ -87,11 +94,12 @@ def latex(tables: Sequence[Table]) -> str:
     marks = {0: "{}", 1: "\\textbf{{{}}}", 2: "\\underline{{{}}}"}
     lines: list[str] = []
     for table in tables:
+        width = 1 + len(table.columns)
         texts = plain_rows(table, lambda cell: marks[cell.place].format(cell.text("$\\pm$")))
-        rows = [[_escaped(row[0]), *row[1:-1]] for row in texts]
+        rows = [[_escaped(row[0]), *row[1:width]] for row in texts]
         notes = [f"{row.label}: {row.note}." for row in table.rows if row.note] + test_notes(table)
         lines += ["\\begin{table}", "\\centering", f"\\caption{{{_escaped(_caption(table))}}}"]
-        lines += _tabular("l" + "r" * len(table.columns), header(table)[:-1], rows)
+        lines += _tabular("l" + "r" * len(table.columns), header(table)[:width], rows)
         if table.tests:
             lines += ["\\par\\medskip"]
             lines += _tabular("lllrrrrl", TEST_COLUMNS, [list(map(_escaped, test.texts())) for test in table.tests])

@@ -50,6 +50,7 @@ from recbole_macrec.generation.decoding.weighted import (
     TOP,
     choose_weights,
     distinct,
+    excluded,
     fused_scores,
     target_columns,
     target_ranks,
@@ -211,7 +212,8 @@ def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
 
     weights, score = choose_weights(valid.scores, quality)
     ranks = _ranks(first, test, fused_scores(test.scores, weights), lowest)
-    single = {member.label: test.ranks(scores, lowest) for member, scores in zip(members, test.scores)}
+    alone = test.scores.masked_fill(excluded(test.scores), -torch.inf)  # each model with the candidates of the fusion
+    single = {member.label: test.ranks(scores, lowest) for member, scores in zip(members, alone)}
     fusion = {
         "models": [member.label for member in members],
         "checkpoints": [member.run.result["checkpoint"] for member in members],

@@ -80,10 +80,8 @@ def _with_deviations(names: Sequence[str]) -> list[str]:
 
 def _metrics(comparison: Comparison) -> list[str]:
     """Return the metrics with the largest k, usually hit@10 and ndcg@10."""
-    done = [run for run in comparison.runs if run.finished]
-    if not done:
-        raise UserError(f"No run of {comparison.folder} is finished; the tables say why.")
-    return largest_k(list(done[0].result["test_result"]))
+    done = next(run for run in comparison.runs if run.finished)
+    return largest_k(list(done.result["test_result"]))
 
 
 def _test_means(runs: Sequence[Run], metrics: Sequence[str]) -> list[tuple[float | None, float | None]]:

@@ -1,4 +1,5 @@
 """Rank the test users of a finished run again, with other numbers of beams, exact scores, or other fusions."""
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from recbole_macrec.config.plain import plain
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.base import generative_names
 from recbole_macrec.trainer.callbacks import TrainingCallback
+from recbole_macrec.utils.reporting import hidden_log
 
 RANKINGS = "rankings.json"  # in the run's folder: name -> the fields of RankingResult
 
@@ -81,7 +83,7 @@ def rank_with(
     known = {name: RankingResult(**fields) for name, fields in read_json(path).items()} if path.is_file() else {}
     missing = [name for name, options in requested.items() if name not in known or known[name].options != options]
     if missing:
-        with fresh_logging():
+        with fresh_logging(), hidden_log(logging.INFO):
             config, model, _, _, _, test_data = load_data_and_model(str(run.folder / run.result["checkpoint"]), data_path)
             for name in missing:
                 known[name] = _ranked(config, model, test_data, requested[name], topk)

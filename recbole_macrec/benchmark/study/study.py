@@ -68,10 +68,17 @@ def main(argv: list[str]) -> int:
     if study.kind == published.__name__:
         for dataset in datasets:
             check_published(study, dataset)
+    given = matrix_settings(request, request.value("data_path") or DATA_PATH)
+    folders = {dataset: study_folder(Path(args.output), dataset, alone=len(datasets) == 1) for dataset in datasets}
+    matrices = {dataset: _matrix(study, dataset, given, request, args, folder) for dataset, folder in folders.items()}
+    options = {name: value for name in ("models", "seeds", "tune") if (value := getattr(args, name)) not in (None, "1")}
+    seed = {} if (value := request.value("seed")) is None else {"seed": value}
+    command = {"name": Path(args.name).stem, "file": args.name, "options": options | given | seed}
     status, start = 0, time.monotonic()
-    for dataset in datasets:
-        output = study_folder(Path(args.output), dataset, alone=len(datasets) == 1)
-        status = max(status, _run(study, dataset, request, args, output))
+    for dataset, matrix in matrices.items():
+        for sentence in (*replaced(study, given), *without_effect(matrix.variants, given)):
+            print(sentence)
+        status = max(status, _run(study, matrix, command, args, folders[dataset]))
         if args.minutes is not None:  # the time left for the other datasets
             now = time.monotonic()
             start, args.minutes = now, max(0.0, args.minutes - (now - start) / 60)
@@ -93,34 +100,28 @@ def study_folder(output: Path, dataset: str, alone: bool) -> Path:
     return output if alone else own
 
 
-def _run(study: StudyDefinition, dataset: str, request: Request, args: argparse.Namespace, output: Path) -> int:
+def _run(study: StudyDefinition, matrix: Matrix, command: dict[str, Any], args: argparse.Namespace, output: Path) -> int:
     """Run the study on a dataset until ``--minutes`` have passed, and write its table; returns the exit code.
 
     Args:
-        request: config files and settings of the command.
+        matrix: the runs of the study on the dataset.
+        command: the name of the study and the options of the command, for its record.
     """
-    given = matrix_settings(request, request.value("data_path") or DATA_PATH)
-    matrix = _matrix(study, dataset, study.settings | given, request, args, output)
-    for sentence in without_effect(matrix.variants, given):
-        print(sentence)
     status = compare(matrix, output, args.jobs, args.minutes, args.ray, args.tune)
     if not (output / COMPARE).is_file():  # the tuning is not finished
         return status
-    comparison = _fuse_finished(open_comparison(output, given["data_path"]), study)
-    waiting = comparison.unfinished and not any(run.error for run in comparison.unfinished)
-    if waiting and study.kind in FINISHED_KINDS:
+    comparison = _fuse_finished(open_comparison(output, matrix.settings["data_path"]), study)
+    waiting = any(not run.error for run in comparison.unfinished)
+    if (waiting or not any(run.finished for run in comparison.runs)) and study.kind in FINISHED_KINDS:
         return status
-    options = {name: value for name in ("models", "seeds", "tune") if (value := getattr(args, name)) not in (None, "1")}
-    seed = {} if (value := request.value("seed")) is None else {"seed": value}
-    command = {"name": Path(args.name).stem, "file": args.name, "options": options | given | seed}
-    _write_study(KINDS[study.kind](comparison, study), study, command, dataset, output)
+    _write_study(KINDS[study.kind](comparison, study), study, command, matrix.datasets[0], output)
     return status
 
 
 def _matrix(
     study: StudyDefinition,
     dataset: str,
-    settings: dict[str, Any],
+    given: dict[str, Any],
     request: Request,
     args: argparse.Namespace,
     output: Path,
@@ -130,6 +131,7 @@ def _matrix(
     Raises:
         UserError: for settings that a run or the study does not accept.
     """
+    settings = study.settings | given
     models = split_names(args.models or "") or study.models
     variants = variants_of(study, models, dataset, settings)
     # by default, compare the full model with each variant
@@ -138,8 +140,7 @@ def _matrix(
     fusions = fusions_in(output) | {fusion_name(labels): labels for labels in study.fusions}
     matrix = Matrix(variants, [dataset], parse_seeds(args.seeds, request), settings, pairs, fusions)
     matrix.check(vars(args), request.config_files)
-    check_rankings(study, variants, dataset, settings)
-    check_metrics(study, variants, dataset, settings)
+    check_rows(study, variants, dataset, settings)
     return matrix
 
 
@@ -148,7 +149,7 @@ def _fuse_finished(comparison: Comparison, study: StudyDefinition) -> Comparison
 
     A fusion with a model that failed is left out.
     """
-    if any(not run.error for run in comparison.unfinished):
+    if any(not run.error for run in comparison.unfinished):  # waiting
         return comparison
     finished = set(comparison.labels) - {run.spec.label for run in comparison.unfinished}
     possible = [labels for labels in study.fusions if set(labels) <= finished]
@@ -274,25 +275,29 @@ def variants_of(study: StudyDefinition, models: list[str], dataset: str, setting
     return list(swept.values())
 
 
-def check_rankings(study: StudyDefinition, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
-    """Raise a UserError, before the models are trained, if the study cannot rank them with its options."""
+def check_rows(study: StudyDefinition, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
+    """Raise a UserError, before the models are trained, if the study cannot make its table of these rows."""
+    configs = {variant.label: run_config(variant.model, Request(dataset, settings=settings | variant.settings))
+               for variant in variants}
     if study.kind in ("beams", "rankings"):
         numbers = study.beams or [options["num_beams"] for options in study.rankings.values() if "num_beams" in options]
         for variant in variants:
-            config = run_config(variant.model, Request(dataset, settings=settings | variant.settings))
-            check_beams(variant.model, max(config["topk"]), numbers)
-
-
-def check_metrics(study: StudyDefinition, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
-    """Raise a UserError, before the models are trained, if the study's ``metrics`` are not computed."""
-    for variant in variants if study.metrics else []:
-        config = run_config(variant.model, Request(dataset, settings=settings | variant.settings))
+            check_beams(variant.model, max(configs[variant.label]["topk"]), numbers)
+    if study.kind in ("collisions", "code_distribution") and not any(map(reads_semantic_ids, configs.values())):
+        raise UserError(f"The study is about semantic IDs, which {' and '.join(configs)} do not have; name other --models.")
+    for label, config in configs.items() if study.metrics else ():
         computed = [name.lower() for name in computed_metrics(config)]
         if missing := [metric for metric in study.metrics or [] if metric not in computed]:
             raise UserError(
-                f"The study's table has {', '.join(missing)}, which is not computed for {variant.label} (it has "
+                f"The study's table has {', '.join(missing)}, which is not computed for {label} (it has "
                 f"{', '.join(computed)}); change metrics and topk, or 'metrics' of the study.{nearest(missing[0], computed)}"
             )
+
+
+def replaced(study: StudyDefinition, given: dict[str, Any]) -> list[str]:
+    """Return a sentence for each setting of the study that the command or its config files replace."""
+    return [f"{option}={value} replaces {option}={study.settings[option]} of the study." for option, value in given.items()
+            if option in study.settings and study.settings[option] != value]
 
 
 def without_effect(variants: Sequence[Variant], given: dict[str, Any]) -> list[str]:
