@@ -187,11 +187,9 @@ def write_and_print_tables(comparison: Comparison) -> int:
         print_table(table)
         print(*table.remarks, sep="\n", end="\n" if table.remarks else "")
     print("Tables:", *write_tables(tables, comparison.folder))
-    failed = [run for run in comparison.runs if run.error]
-    waiting = len(comparison.unfinished) - len(failed)
-    if waiting:
+    if waiting := len(comparison.waiting):
         print(f"{waiting} of {len(comparison.runs)} runs are not finished; give the same command again to continue.")
-    return 1 if failed else 0
+    return 1 if any(run.error for run in comparison.runs) else 0
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:

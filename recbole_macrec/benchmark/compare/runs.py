@@ -236,6 +236,11 @@ class Comparison:
     def unfinished(self) -> list[Run]:
         return [run for run in self.runs if not run.finished]
 
+    @property
+    def waiting(self) -> list[Run]:
+        """The unfinished runs that have not failed."""
+        return [run for run in self.unfinished if not run.error]
+
     def other_results(self) -> list[str]:
         """The labels, datasets and seeds of finished runs in the folder that are not among ``runs``."""
         folders = {run.folder for run in self.runs}

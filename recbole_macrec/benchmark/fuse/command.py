@@ -50,7 +50,6 @@ from recbole_macrec.generation.decoding.weighted import (
     TOP,
     choose_weights,
     distinct,
-    excluded,
     fused_scores,
     target_columns,
     target_ranks,
@@ -212,8 +211,8 @@ def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
 
     weights, score = choose_weights(valid.scores, quality)
     ranks = _ranks(first, test, fused_scores(test.scores, weights), lowest)
-    alone = test.scores.masked_fill(excluded(test.scores), -torch.inf)  # each model with the candidates of the fusion
-    single = {member.label: test.ranks(scores, lowest) for member, scores in zip(members, alone)}
+    alone = torch.eye(len(members))  # weights with which a model ranks the candidates of the fusion by its own scores
+    single = {member.label: test.ranks(fused_scores(test.scores, own), lowest) for member, own in zip(members, alone)}
     fusion = {
         "models": [member.label for member in members],
         "checkpoints": [member.run.result["checkpoint"] for member in members],

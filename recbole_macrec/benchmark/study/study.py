@@ -74,9 +74,11 @@ def main(argv: list[str]) -> int:
     options = {name: value for name in ("models", "seeds", "tune") if (value := getattr(args, name)) not in (None, "1")}
     seed = {} if (value := request.value("seed")) is None else {"seed": value}
     command = {"name": Path(args.name).stem, "file": args.name, "options": options | given | seed}
+    for sentence in replaced(study, given):
+        print(sentence)
     status, start = 0, time.monotonic()
     for dataset, matrix in matrices.items():
-        for sentence in (*replaced(study, given), *without_effect(matrix.variants, given)):
+        for sentence in without_effect(matrix.variants, given):
             print(sentence)
         status = max(status, _run(study, matrix, command, args, folders[dataset]))
         if args.minutes is not None:  # the time left for the other datasets
@@ -111,8 +113,7 @@ def _run(study: StudyDefinition, matrix: Matrix, command: dict[str, Any], args: 
     if not (output / COMPARE).is_file():  # the tuning is not finished
         return status
     comparison = _fuse_finished(open_comparison(output, matrix.settings["data_path"]), study)
-    waiting = any(not run.error for run in comparison.unfinished)
-    if (waiting or not any(run.finished for run in comparison.runs)) and study.kind in FINISHED_KINDS:
+    if study.kind in FINISHED_KINDS and (comparison.waiting or not any(run.finished for run in comparison.runs)):
         return status
     _write_study(KINDS[study.kind](comparison, study), study, command, matrix.datasets[0], output)
     return status
@@ -149,7 +150,7 @@ def _fuse_finished(comparison: Comparison, study: StudyDefinition) -> Comparison
 
     A fusion with a model that failed is left out.
     """
-    if any(not run.error for run in comparison.unfinished):  # waiting
+    if comparison.waiting:
         return comparison
     finished = set(comparison.labels) - {run.spec.label for run in comparison.unfinished}
     possible = [labels for labels in study.fusions if set(labels) <= finished]
@@ -277,13 +278,16 @@ def variants_of(study: StudyDefinition, models: list[str], dataset: str, setting
 
 def check_rows(study: StudyDefinition, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
     """Raise a UserError, before the models are trained, if the study cannot make its table of these rows."""
+    ranks_with_beams, shows_ids = study.kind in ("beams", "rankings"), study.kind in ("collisions", "code_distribution")
+    if not (ranks_with_beams or shows_ids or study.metrics):  # a configuration takes time, and may be wrong for a run only
+        return
     configs = {variant.label: run_config(variant.model, Request(dataset, settings=settings | variant.settings))
                for variant in variants}
-    if study.kind in ("beams", "rankings"):
+    if ranks_with_beams:
         numbers = study.beams or [options["num_beams"] for options in study.rankings.values() if "num_beams" in options]
         for variant in variants:
             check_beams(variant.model, max(configs[variant.label]["topk"]), numbers)
-    if study.kind in ("collisions", "code_distribution") and not any(map(reads_semantic_ids, configs.values())):
+    if shows_ids and not any(map(reads_semantic_ids, configs.values())):
         raise UserError(f"The study is about semantic IDs, which {' and '.join(configs)} do not have; name other --models.")
     for label, config in configs.items() if study.metrics else ():
         computed = [name.lower() for name in computed_metrics(config)]

@@ -15,11 +15,6 @@ FINE_MULTIPLIERS = [2.0 ** (step / 8) for step in range(-4, 5)]
 ROUNDS = 4  # maximum number of passes over the models
 
 
-def excluded(scores: torch.Tensor) -> torch.Tensor:
-    """The candidates that some model excludes, of ``scores`` as in :func:`fused_scores`; bool [R, C]."""
-    return (scores == -torch.inf).any(0)
-
-
 def fused_scores(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted sum of the models' log-probabilities, sum_m w_m log p_m(item | history).
 
@@ -33,7 +28,7 @@ def fused_scores(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     Returns:
         [R, C].
     """
-    absent = excluded(scores)
+    absent = (scores == -torch.inf).any(0)
     return torch.einsum("mbc,m->bc", scores.masked_fill(absent, 0.0), weights).masked_fill(absent, -torch.inf)
 
 
