@@ -113,6 +113,7 @@ class SemanticIDSettings(SemanticIDOptions):
         excluded |= set() if self.uses_graph else set(GRAPH)
         excluded |= set() if self.sinkhorn_epsilon else {"sinkhorn_epsilon"}
         excluded |= {"loss_reduction"} if self.loss_reduction == "mean" else set()
+        excluded |= {"rqvae_precision"} if self.rqvae_precision == "auto" else set()
         excluded |= {"con_denominator"} if self.con_denominator == "others" else set()
         excluded |= set() if self.quantizer == "letter" else {"lambda_cf", "lambda_div", "cf_epochs"}
         excluded |= set() if self.quantizer == "cid" else {"cid_clusters", "cid_leaf_size"}

@@ -9,7 +9,7 @@ from recbole_macrec.semantic_ids.quantizers.losses import info_nce, sample_posit
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 SMALL = SemanticIDSettings(("a", "b"), codebook_levels=3, codebook_size=4, code_dim=6, rqvae_projection=0,
-                           rqvae_hidden_sizes=(12,), con_layers=(2,))
+                           rqvae_hidden_sizes=(12,), rqvae_precision="fp32", con_layers=(2,))
 
 
 def generator(seed=0):

@@ -74,6 +74,9 @@ class SemanticIDOptions(Options):
     rqvae_batch_size: AtLeast2 = option(1024, "Items of an optimizer step", 1024)
     rqvae_learning_rate: Above0 = option(1e-3, "Learning rate of AdamW; 0.01 makes codes collapse", 1e-3)
     rqvae_weight_decay: NotNegative = option(1e-4, "Weight decay of AdamW", 1e-4)
+    rqvae_precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "Precision of the encoder and decoder in training; auto: bf16 if the processor has it in hardware. Codewords "
+        "and codes are computed in fp32")
     rqvae_warmup_epochs: Count = option(10, "Epochs of plain auto-encoding before the codebooks are initialised by k-means", 0)
     restart_dead_codes: Flag = option(True, "Move codes that no item used in an epoch to residuals of random items", False)
     commitment_weight: NotNegative = option(0.25, "Weight alpha of the commitment term of L_rq", 0.25)

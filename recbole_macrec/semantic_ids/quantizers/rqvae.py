@@ -12,6 +12,7 @@ from recbole_macrec.semantic_ids.quantizers.residual_quantizer import Quantized,
 from recbole_macrec.semantic_ids.rows import StreamedFeatures
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 from recbole_macrec.utils.device_budget import DeviceBudget
+from recbole_macrec.utils.hardware import autocast_to, resolve_precision
 
 
 class RQVAEOutput(NamedTuple):
@@ -28,7 +29,8 @@ class RQVAE(nn.Module):
     With ``loss_reduction: sum`` both losses are squared norms, as printed in the papers, otherwise means over the width.
 
     The encoder is a linear layer to ``rqvae_projection``, then an MLP over ``rqvae_hidden_sizes`` to ``code_dim``;
-    the decoder mirrors it.
+    the decoder mirrors it. In training, their products are in ``rqvae_precision``. The quantizer, and everything outside
+    training, computes in fp32.
     """
 
     def __init__(self, width: int, settings: SemanticIDSettings, generator: torch.Generator):
@@ -38,14 +40,15 @@ class RQVAE(nn.Module):
         linear_first = len(projection)  # the projection has no activation
         self.encoder = _mlp(widths, linear_first, 0, generator)
         self.decoder = _mlp(widths[::-1], 0, linear_first, generator)
+        self.precision = settings.rqvae_precision
         self.sums_widths = settings.loss_reduction == "sum"
         self.quantizer = ResidualQuantizer(settings.codebook_levels, settings.codebook_size, settings.code_dim,
                                            settings.commitment_weight, settings.residual, settings.sinkhorn_epsilon)
 
     def forward(self, x: Tensor) -> RQVAEOutput:
         """Quantize and reconstruct standardised features ``x`` [B, F]."""
-        quantized = self.quantizer(self.encoder(x))
-        x_hat = self.decoder(quantized.z_hat)
+        quantized = self.quantizer(self._run(self.encoder, x))
+        x_hat = self._run(self.decoder, quantized.z_hat)
         recon = F.mse_loss(x_hat, x)
         if self.sums_widths:
             recon, quantized = recon * x.shape[1], quantized._replace(loss=quantized.loss * quantized.z_hat.shape[1])
@@ -53,7 +56,12 @@ class RQVAE(nn.Module):
 
     def autoencode(self, x: Tensor) -> Tensor:
         """L_recon without quantization, for the warm-up."""
-        return F.mse_loss(self.decoder(self.encoder(x)), x)
+        return F.mse_loss(self._run(self.decoder, self._run(self.encoder, x)), x)
+
+    def _run(self, network: nn.Sequential, x: Tensor) -> Tensor:
+        """``network(x)`` in fp32, computed in ``rqvae_precision`` in training."""
+        with autocast_to(resolve_precision(self.precision, x.device) if self.training else "fp32", x.device):
+            return network(x).float()
 
     @torch.no_grad()
     def encode(self, x: Tensor | StreamedFeatures) -> Tensor:

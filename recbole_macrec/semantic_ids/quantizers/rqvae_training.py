@@ -62,7 +62,7 @@ class RQVAETraining:
         widths = {m: x.shape[1] for m, x in features.items()}
         self.model = CrossModalRQVAE(widths, settings, self.generator).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.rqvae_learning_rate,
-                                           weight_decay=settings.rqvae_weight_decay)
+                                           weight_decay=settings.rqvae_weight_decay, fused=True)
         self.history: list[dict] = []
         self.best: dict[str, LearntModality] = {}
         self.warned: set[str] = set()
