@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_trainer, init_seed
 from torch import Tensor
 
 from recbole_macrec.baselines.vbpr import VBPR
+from recbole_macrec.config.options import config_of
 from recbole_macrec.errors import UserError
 
 SETTINGS = {
@@ -47,7 +47,7 @@ def peer(args) -> dict:
     if find_spec("cornac") is None:
         raise UserError("This benchmark compares with the package cornac, which is not installed: pip install cornac")
     settings = {"data_path": args.data_path, "epochs": args.epochs, "train_batch_size": args.batch, **SETTINGS}
-    config = Config("VBPR", args.dataset, config_dict=settings)
+    config = config_of(VBPR, args.dataset, [], settings)
     init_seed(config["seed"], True)
     train, _, test = data_preparation(config, create_dataset(config))
     results: dict[str, list[dict[str, float]]] = {"ours": [], "cornac": []}

@@ -27,7 +27,7 @@ HEAD = """# Options
 
 Every option is `--name=value` on the command line, `name: value` in a YAML file given by `--config_files`, and an entry of
 `config_dict` in Python. Only `output` cannot be set on the command line, where `--output` is the folder of results. Values are
-checked before any file is read.
+checked before any file is read; whether they fit the dataset is checked when it is read.
 [RecBole's other options](https://recbole.io/docs/user_guide/config_settings.html) are passed to RecBole as they are.
 
 Defaults are those of the property files `properties/overall.yaml` and `properties/model/`, and of RecBole for RecBole's models;

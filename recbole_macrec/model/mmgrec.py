@@ -85,10 +85,13 @@ class MMGRec(GenerativeRecommender):
         settings = replace(TransformerSettings.from_config(config), encoder_layers=0)  # the encoder is ``reader``
         return Transformer(len(self.vocabulary), settings)
 
+    @classmethod
+    def check_modalities(cls, modalities: list[str]) -> None:
+        if len(modalities) != 1:
+            raise UserError(f"{cls.__name__} reads one semantic ID per item, not one of each modality {modalities}; set "
+                            "representation to graph or concatenated.")
+
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
-        if len(self.modalities) != 1:
-            raise UserError(f"MMGRec needs one semantic ID per item, found those of {self.modalities}; set representation to "
-                            "graph or concatenated.")
         return [Task(self.modalities[0], self.modalities[0])], []
 
     def histories(self, interaction) -> Histories:

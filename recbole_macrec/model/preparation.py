@@ -7,6 +7,7 @@ from recbole.config import Config
 from recbole_macrec.config.registry import is_ours
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.columns import check_columns
+from recbole_macrec.data.encoders import model_options
 from recbole_macrec.data.fetch.prepare import prepare as prepare_dataset
 from recbole_macrec.semantic_ids.dataset_settings import encodes_images, learns_from_images, modalities_of
 from recbole_macrec.utils.distributed import current_group
@@ -42,6 +43,8 @@ def prepare(config: Config) -> None:
         return
     folder = Path(config["data_path"])
     check_columns(config, folder, folder.name)
+    for chosen in (config["encoders"] or {}).values():
+        model_options(chosen)  # before hours of downloads
     work = partial(
         prepare_dataset,
         folder,

@@ -145,14 +145,19 @@ def _checked_features(features: Mapping[str, Features], item_tokens: tuple[str, 
     if settings.joins_modalities and len(settings.modalities) < 2:
         raise UserError(f"quantizer = {settings.quantizer} needs at least two modalities, but modalities = "
                         f"{list(settings.modalities)}; add one, or set quantizer to rqvae or rq_kmeans.")
+    check_sizes(settings, items)
+    names = (*settings.read_modalities, *settings.auxiliary_features)
+    return {name: _checked_matrix(name, features[name], item_tokens) for name in names}
+
+
+def check_sizes(settings: SemanticIDSettings, items: int) -> None:
+    """Raise a UserError if there are fewer ``items`` than codewords or pseudo-labels."""
     if settings.codebook_size > items and not settings.reads_interactions:
         raise UserError(f"codebook_size = {settings.codebook_size}, but there are only {items} items; lower "
                         "codebook_size.")
     if settings.uses_pseudo_labels and settings.pseudo_labels > items:
         raise UserError(f"pseudo_labels = {settings.pseudo_labels}, but there are only {items} items; lower "
                         "pseudo_labels, to about a tenth of the items.")
-    names = (*settings.read_modalities, *settings.auxiliary_features)
-    return {name: _checked_matrix(name, features[name], item_tokens) for name in names}
 
 
 def _checked_matrix(modality: str, x: Features, item_tokens: tuple[str, ...]) -> Features:

@@ -1,13 +1,13 @@
 """Every speed benchmark on small data: both implementations agree, and the results have all keys. Times are not checked."""
 import json
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from recbole.config import Config
 
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.run_model import Request
@@ -17,6 +17,7 @@ from recbole_macrec.benchmark.speed.measure import in_own_process
 from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
 from recbole_macrec.benchmark.speed.scale import COSTS, crossing, plot_costs
 from recbole_macrec.benchmark.speed.stages import STAGES
+from recbole_macrec.config.options import config_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.semantic_ids import SemanticIDSettings
@@ -30,7 +31,9 @@ SIZES = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "encoder_layers"
 @pytest.fixture
 def small_model(monkeypatch):
     """Benchmarks build a small network; their arguments do not include its sizes."""
-    monkeypatch.setattr(measure, "Config", lambda *names, config_dict: Config(*names, config_dict={**SIZES, **config_dict}))
+    monkeypatch.setattr(
+        measure, "config_of", lambda model, dataset, files, options: config_of(model, dataset, files, {**SIZES, **options})
+    )
     monkeypatch.setattr(whole, "Request", lambda dataset, settings: Request(dataset, settings={**SIZES, **settings}))
 
 
@@ -131,6 +134,11 @@ def test_plot_has_a_line_per_cost(tmp_path):
         plot_costs(rows, COSTS, str(tmp_path / "costs.nothing"))
 
 
+def test_arguments_of_the_command_are_no_options_of_the_model(data, tiny_dataset, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark", "decode", "--seed=7"])
+    assert measure.prepare(TINY, str(tiny_dataset), "text").config["seed"] == 2020
+
+
 def test_unknown_dataset_is_a_one_line_error(capsys):
     assert main(["decode", "--dataset=nowhere", "--data_path=."]) == 1
     assert "nowhere" in capsys.readouterr().err
@@ -162,6 +170,12 @@ def test_quantize_measures_catalogues_of_several_sizes(capsys, monkeypatch):
     assert isinstance(record["bytes_per_item"], int) and not list(Path.cwd().glob(".quantize-*"))
     catalogues.write_random(Path("text.npy"), 300, seed=0)
     assert own_process(catalogues.measure_rq_kmeans, ".", ["text"])["collision_rate"] < 1
+
+
+def test_catalogues_smaller_than_the_codebooks_are_refused(capsys):
+    for items, named in (("100", "codebook_size = 256"), ("300", "pseudo_labels = 512")):
+        assert main(["quantize", "--items", items]) == 1
+        assert named in capsys.readouterr().err
 
 
 def test_positives_of_the_reference_share_the_label():

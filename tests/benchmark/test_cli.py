@@ -133,6 +133,7 @@ def test_config_files_name_model_and_dataset(tiny, tmp_path, capsys):
         (["--model=macrec"], "Unknown model 'macrec'. Did you mean 'MACRec'?"),
         (["--model=MACRec,SASRek"], "Unknown model 'SASRek'. Did you mean 'SASRec'?"),
         (["--model="], "names no model"),
+        (["--model=Pop", "--dataset="], "names no dataset"),
         (["--result_file=."], "--result_file is '.'; expected the name of a file"),
         ([f"--result_file={__file__}/r.json"], "is a file and no folder"),
         (["--seed", "3"], "options are written --key=value"),

@@ -148,6 +148,12 @@ def test_text_only_downloads_no_images(server, web_shop):
     assert prepared() == 0 and contents() == found
 
 
+def test_an_unknown_encoder_is_refused_before_the_download(server, web_shop, capsys):
+    write_config(server, encoders={"text": "tfidf", "image": "pixel"})
+    assert prepared() == 1
+    assert "Did you mean 'pixels'" in capsys.readouterr().err and not RAW.exists()
+
+
 def test_models_of_recbole_need_only_interactions(server, web_shop):
     write_config(server)
     config = {"data_path": "out", "epochs": 1, "show_progress": False, "state": "ERROR"}

@@ -280,6 +280,7 @@ def test_set_options_override_the_papers_preset(data_path):  # noqa: F811
 def test_invalid_options_are_user_errors(name, options, named, data_path):  # noqa: F811
     with pytest.raises(UserError, match=named):
         prepare(name, data_path, **{**QUICK, **options})
+    assert not list((data_path / TINY).glob("semantic_ids*"))  # no IDs were learnt before
 
 
 def test_published_ids_need_a_learnt_input(data_path):  # noqa: F811

@@ -242,6 +242,9 @@ def test_invalid_options_are_reported_once(data, process_pool):
 
 @pytest.mark.parametrize("words, expected", [
     (["--nproc=2", "--world_size=2", "--group_offset=1"], "--world_size is 2 and --group_offset 1"),
+    (["--nproc=2", "--group_offset=5"], "--world_size is 2 and --group_offset 5"),
+    (["--nproc=2", "--port=99999"], "--port is 99999; expected a port from 1 to 65535"),
+    (["--nproc=2", "--port=-1"], "--port is -1"),
 ])  # fmt: skip
 def test_incompatible_options_are_errors(words, expected, capsys):
     assert main([*words_of("GRU4Rec"), *words]) == 1

@@ -51,8 +51,7 @@ def _run(argv: list[str]) -> int:
         name = Path("results") / f"{request.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
         output = None if starts else processes.by_first(lambda: args.output or unique_folder(name))
     if output is None:
-        size = args.world_size if args.world_size > 0 else args.nproc
-        return start_processes(_run, (argv,), args.nproc, size, args.ip, args.port, args.group_offset)
+        return start_processes(_run, (argv,), args.nproc, _group_size(args), args.ip, args.port, args.group_offset)
     return _compare(models, request, data_path, output)
 
 
@@ -108,17 +107,26 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     return read_settings(parser, argv)
 
 
+def _group_size(args: argparse.Namespace) -> int:
+    """Number of processes on all machines."""
+    return args.world_size if args.world_size > 0 else args.nproc
+
+
 def check(models: list[str], request: Request, args: argparse.Namespace) -> None:
     """Raise a UserError for unknown models and options, and for arguments that exclude each other."""
     if not models:
         raise UserError("--model names no model; give one or more, as --model=MACRec,SASRec.")
+    if not request.dataset:
+        raise UserError("--dataset names no dataset; give the name of a folder below data_path, as --dataset=arts-toy.")
     if args.nproc < 1:
         raise UserError(f"--nproc is {args.nproc}; expected at least 1.")
-    if 0 < args.world_size < args.group_offset + args.nproc or args.group_offset < 0:
+    if _group_size(args) < args.group_offset + args.nproc or args.group_offset < 0:
         raise UserError(
-            f"--world_size is {args.world_size} and --group_offset {args.group_offset}; expected a world_size of at least "
+            f"--world_size is {_group_size(args)} and --group_offset {args.group_offset}; expected a world_size of at least "
             "group_offset + nproc, the number of processes on all machines."
         )
+    if args.port is not None and not 0 < args.port < 65536:
+        raise UserError(f"--port is {args.port}; expected a port from 1 to 65535.")
     if (launch := read_launch()) and args.nproc not in (1, launch.local_size):
         raise UserError(
             f"--nproc is {args.nproc}, but a launcher has started {launch.local_size} processes on this machine; leave "

@@ -11,6 +11,7 @@ import torch
 
 from recbole_macrec.benchmark.speed.measure import in_own_process
 from recbole_macrec.semantic_ids import Execution, FeatureRows, SemanticIDSettings, build_semantic_ids
+from recbole_macrec.semantic_ids.build import check_sizes
 from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining
 from recbole_macrec.semantic_ids.rows import StreamedFeatures, select_rows
 from recbole_macrec.utils.blocks import BLOCK
@@ -29,6 +30,7 @@ def measure_catalogues(args) -> dict:
         rq_kmeans per item, between the smallest and the largest size.
     """
     modalities = args.modalities or MODALITIES
+    check_sizes(SemanticIDSettings.from_options({}, modalities), min(args.items))
     rows = []
     for items in args.items:
         with tempfile.TemporaryDirectory(prefix=".quantize-", dir=".") as folder:

@@ -18,7 +18,7 @@ import recbole_macrec  # noqa: F401  a new process has to register the models
 from recbole_macrec.baselines import BASELINES
 from recbole_macrec.baselines.pairwise import PairwiseRecommender
 from recbole_macrec.benchmark.speed.measure import in_own_process, median_seconds, seconds_of
-from recbole_macrec.config.options import hidden_argv
+from recbole_macrec.config.options import config_of
 from recbole_macrec.errors import one_line
 from recbole_macrec.utils.hardware import keep_freed_memory, peak_host_memory
 
@@ -104,8 +104,7 @@ def measure(name: str, size: Size, timed_steps: int, threads: int) -> dict:
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
-    with hidden_argv():
-        config = Config(name, "synthetic", config_dict={"state": "ERROR", "seed": 1})
+    config = config_of(name, "synthetic", [], {"state": "ERROR", "seed": 1})
     torch.manual_seed(1)
     dataset = SyntheticDataset(size, config)
     model = MODELS[name](config, dataset).to(config["device"])

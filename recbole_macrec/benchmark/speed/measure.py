@@ -15,6 +15,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.data.dataloader import AbstractDataLoader
 from recbole.utils import get_model, get_trainer, init_seed
 
+from recbole_macrec.config.options import config_of
 from recbole_macrec.model.tiger import TIGER
 
 
@@ -73,7 +74,7 @@ def prepare(dataset: str, data_path: str, modality: str, model: str = "TIGER", *
     settings: dict[str, Any] = {"data_path": data_path, "modalities": [modality], "collision": "reassign", "precision": "fp32"}
     settings |= {"scheduler": "constant", "warmup_ratio": 0.0}
     settings |= {"show_progress": False, "state": "WARNING", **options}
-    config = Config(get_model(model), dataset, config_dict=settings)
+    config = config_of(get_model(model), dataset, [], settings)
     init_seed(config["seed"], config["reproducibility"])
     train, _, test = data_preparation(config, create_dataset(config))
     init_seed(config["seed"], config["reproducibility"])

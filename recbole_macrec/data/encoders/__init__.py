@@ -39,15 +39,9 @@ def create_encoder(chosen: str | Mapping[str, Any], device: torch.device | str |
     Raises:
         UserError: for unknown names or keys, with the nearest known one, and for unavailable models.
     """
-    if isinstance(chosen, str) and chosen in ENCODERS:
-        return ENCODERS[chosen]()
-    if isinstance(chosen, str) and chosen not in PRESETS:
-        known = [*ENCODERS, *PRESETS]
-        raise UserError(f"encoders names '{chosen}', which is unknown; expected {', '.join(sorted(known))}, or any model as "
-                        f"{{model: HUB_NAME_OR_FOLDER}}.{nearest(chosen, known)}")
-    if not isinstance(chosen, str | Mapping):
-        raise UserError(f"encoders has the value {chosen!r}; expected a name such as tfidf, or {{model: HUB_NAME_OR_FOLDER}}")
-    options = ModelOptions.read({"model": chosen} if isinstance(chosen, str) else chosen)
+    options = model_options(chosen)
+    if options is None:
+        return ENCODERS[str(chosen)]()
     # Imported here, because importing transformers takes seconds and other encoders do not need it.
     from recbole_macrec.data.encoders.image_model import ImageModel, reads_images
     from recbole_macrec.data.encoders.source import find_model
@@ -58,4 +52,22 @@ def create_encoder(chosen: str | Mapping[str, Any], device: torch.device | str |
     return (ImageModel if reads_images(source.config) else TextModel)(options, source, device)
 
 
-__all__ = ["ENCODERS", "PRESETS", "Encoder", "ModelOptions", "RawItem", "create_encoder", "encoder_of", "reads_interactions"]
+def model_options(chosen: str | Mapping[str, Any]) -> ModelOptions | None:
+    """The options of the pretrained model that ``chosen`` names, see :func:`create_encoder`; None if it names none.
+
+    Raises:
+        UserError: for unknown names or keys, with the nearest known one.
+    """
+    if isinstance(chosen, str) and chosen in ENCODERS:
+        return None
+    if isinstance(chosen, str) and chosen not in PRESETS:
+        known = [*ENCODERS, *PRESETS]
+        raise UserError(f"encoders names '{chosen}', which is unknown; expected {', '.join(sorted(known))}, or any model as "
+                        f"{{model: HUB_NAME_OR_FOLDER}}.{nearest(chosen, known)}")
+    if not isinstance(chosen, str | Mapping):
+        raise UserError(f"encoders has the value {chosen!r}; expected a name such as tfidf, or {{model: HUB_NAME_OR_FOLDER}}")
+    return ModelOptions.read({"model": chosen} if isinstance(chosen, str) else chosen)
+
+
+__all__ = ["ENCODERS", "PRESETS", "Encoder", "ModelOptions", "RawItem", "create_encoder", "encoder_of", "model_options",
+           "reads_interactions"]

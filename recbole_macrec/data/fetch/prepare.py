@@ -179,8 +179,8 @@ def _download_images(folder: Path, block: SourceBlock, missing_images: str, show
         raise UserError(
             f"{len(temporary)} images of dataset {folder.name} could not be downloaded for now, the first of item "
             f"'{temporary[0]}' ({failed[temporary[0]].reason}); the others are in {folder / REPORT}. Run again to resume, put "
-            f"them at the paths in column image of {folder.name}.item, set unreachable_images: missing in the source to treat "
-            "them as missing, or run with --modalities=\"[text]\", which needs none"
+            f"them at the paths in column image of {folder.name}.item, add unreachable_images: missing to the source in the "
+            "YAML file of the dataset to treat them as missing, or run with --modalities=\"[text]\", which needs none"
         )
     items = atomic.read_items(folder, folder.name, form)
     missing = [item for item, path in zip(items["item_id"], items["image"]) if not (path and (folder / path).is_file())]
