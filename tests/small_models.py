@@ -27,6 +27,7 @@ SMALL = {
     "rqvae_hidden_sizes": [16],
     "rqvae_epochs": 10,
     "rqvae_warmup_epochs": 5,
+    "rqvae_precision": "fp32",
     "con_layers": [1],
     "pseudo_labels": 4,
     "eval_step": 1,

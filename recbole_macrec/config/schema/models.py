@@ -250,7 +250,7 @@ MMGRecOptions: Any = derive(
         "rqvae_projection": 0, "rqvae_hidden_sizes": (64,), "rqvae_epochs": 200, "rqvae_preset": "paper",
         "encoder_input": "graph", "train_batch_size": 256, "encoder_attention": "bidirectional", "d_model": 64, "d_ff": 256,
         "num_heads": 4, "d_kv": 16, "encoder_layers": 2, "decoder_layers": 2, "dropout_prob": 0.2, "prompt_length": 0,
-        "MAX_ITEM_LIST_LENGTH": 32, "precision": "fp32", "rqvae_precision": "fp32",
+        "MAX_ITEM_LIST_LENGTH": 32, "precision": "fp32",
     },
     paper=dict.fromkeys(_UNKNOWN) | {
         "representation": "graph", "quantizer": "rqvae", "collision": "popularity", "codebook_levels": 3, "codebook_size": 128,
