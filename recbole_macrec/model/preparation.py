@@ -44,7 +44,8 @@ def prepare(config: Config) -> None:
     folder = Path(config["data_path"])
     check_columns(config, folder, folder.name)
     for chosen in (config["encoders"] or {}).values():
-        model_options(chosen)  # before hours of downloads
+        if chosen is not None:
+            model_options(chosen)  # a wrong name is an error before the download
     work = partial(
         prepare_dataset,
         folder,

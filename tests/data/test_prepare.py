@@ -154,6 +154,12 @@ def test_an_unknown_encoder_is_refused_before_the_download(server, web_shop, cap
     assert "Did you mean 'pixels'" in capsys.readouterr().err and not RAW.exists()
 
 
+def test_a_modality_may_have_no_encoder(server, web_shop):
+    write_config(server, encoders={"text": "tfidf", "image": None})
+    assert prepared("--modalities=[text]") == 0
+    assert [path.name for path in (FOLDER / "features").glob("*.npy")] == ["text.npy"]
+
+
 def test_models_of_recbole_need_only_interactions(server, web_shop):
     write_config(server)
     config = {"data_path": "out", "epochs": 1, "show_progress": False, "state": "ERROR"}

@@ -29,8 +29,8 @@ class RQVAE(nn.Module):
     With ``loss_reduction: sum`` both losses are squared norms, as printed in the papers, otherwise means over the width.
 
     The encoder is a linear layer to ``rqvae_projection``, then an MLP over ``rqvae_hidden_sizes`` to ``code_dim``;
-    the decoder mirrors it. In training, their products are in ``rqvae_precision``. The quantizer, and everything outside
-    training, computes in fp32.
+    the decoder mirrors it. Their matrix products are in ``rqvae_precision`` in training and in fp32 otherwise; the quantizer
+    always computes in fp32.
     """
 
     def __init__(self, width: int, settings: SemanticIDSettings, generator: torch.Generator):
