@@ -15,11 +15,13 @@ class TIGER(GenerativeRecommender):
 
     options = TIGEROptions
 
-    def tasks(self, config) -> tuple[list[Task], list[Task]]:
-        if len(self.modalities) != 1:
+    @classmethod
+    def check_modalities(cls, modalities: list[str]) -> None:
+        if len(modalities) != 1:
             raise UserError(
-                f"TIGER reads one modality, but modalities is {self.modalities}; set one, e.g. "
-                f"--modalities=\"['{self.modalities[0]}']\"."
+                f"TIGER reads one modality, but modalities is {modalities}; set one, e.g. --modalities=\"['{modalities[0]}']\"."
             )
+
+    def tasks(self, config) -> tuple[list[Task], list[Task]]:
         modality = self.modalities[0]
         return [Task(modality, modality)], []

@@ -10,24 +10,23 @@ SMALL = SemanticIDSettings(("text",), quantizer="rqvae", codebook_levels=3, code
                            rqvae_learning_rate=0.01)
 
 
-def features(items=256):
-    """Features of 64 groups of similar items."""
+def features():
+    """Features [256, 24] of 64 groups of similar items."""
     generator = torch.Generator().manual_seed(0)
     groups = torch.randn(64, 24, generator=generator)
-    return groups.repeat(items // 64, 1) + 0.1 * torch.randn(items, 24, generator=generator)
+    return groups.repeat(4, 1) + 0.1 * torch.randn(256, 24, generator=generator)
 
 
-def towers(**precisions):
+def towers(*precisions):
     """Equal towers in different ``rqvae_precision``, in training mode."""
-    made = {name: RQVAE(24, SMALL.replace(rqvae_precision=precision), torch.Generator().manual_seed(0))
-            for name, precision in precisions.items()}
-    for tower in made.values():
+    made = [RQVAE(24, SMALL.replace(rqvae_precision=precision), torch.Generator().manual_seed(0)) for precision in precisions]
+    for tower in made:
         tower.quantizer.initialise(tower.encode(features()), seed=0)
-    return made.values()
+    return made
 
 
 def test_bf16_is_used_in_training_only():
-    fp32, bf16 = towers(first="fp32", second="bf16")
+    fp32, bf16 = towers("fp32", "bf16")
     x = features()
     expected, close = fp32(x), bf16(x)
     assert close.x_hat.dtype == close.quantized.z_hat.dtype == torch.float32
@@ -39,7 +38,7 @@ def test_bf16_is_used_in_training_only():
 
 
 def test_gradients_in_bf16_are_close_to_those_in_fp32():
-    fp32, bf16 = towers(first="fp32", second="bf16")
+    fp32, bf16 = towers("fp32", "bf16")
     for tower in (fp32, bf16):
         tower.autoencode(features()).backward()
     for expected, close in zip(fp32.parameters(), bf16.parameters()):
@@ -49,7 +48,7 @@ def test_gradients_in_bf16_are_close_to_those_in_fp32():
 
 
 def test_auto_is_bf16_on_processors_that_have_it(monkeypatch):
-    fp32, bf16, auto = towers(first="fp32", second="bf16", third="auto")
+    fp32, bf16, auto = towers("fp32", "bf16", "auto")
     for forced, expected in (("1", bf16), ("0", fp32)):
         monkeypatch.setenv("RECBOLE_MACREC_BF16", forced)
         assert torch.equal(auto(features()).x_hat, expected(features()).x_hat)

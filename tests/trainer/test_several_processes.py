@@ -272,7 +272,6 @@ def features_of(name: str) -> tuple[dict, SemanticIDSettings]:
     sizes = {
         **SMALL,
         "codebook_size": 4,
-        "rqvae_precision": "fp32",
         "rqvae_batch_size": batch,
         "rqvae_epochs": 4,
         "rqvae_warmup_epochs": 3,
