@@ -15,13 +15,11 @@ class TIGER(GenerativeRecommender):
 
     options = TIGEROptions
 
-    @classmethod
-    def check_modalities(cls, modalities: list[str]) -> None:
-        if len(modalities) != 1:
-            raise UserError(
-                f"TIGER reads one modality, but modalities is {modalities}; set one, e.g. --modalities=\"['{modalities[0]}']\"."
-            )
-
     def tasks(self, config) -> tuple[list[Task], list[Task]]:
+        if len(self.modalities) != 1:
+            raise UserError(
+                f"TIGER reads one modality, but modalities is {self.modalities}; set one, e.g. "
+                f"--modalities=\"['{self.modalities[0]}']\"."
+            )
         modality = self.modalities[0]
         return [Task(modality, modality)], []

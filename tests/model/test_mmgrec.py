@@ -275,7 +275,6 @@ def test_set_options_override_the_papers_preset(data_path):  # noqa: F811
     ("MMGRec", {"graph_training": "joint", "quantizer": "rq_kmeans"}, "graph_training"),
     ("MMGRec", {"quantizer": "cross_modal_rqvae"}, "quantizer"),
     ("MACRec", {"representation": "graph", "quantizer": "rqvae"}, "TIGER"),
-    ("TIGER", {"max_modalities": 2}, "TIGER reads one modality"),
     ("TIGER", {"training_preset": "papers"}, "Did you mean 'paper'"),
 ])
 def test_invalid_options_are_user_errors(name, options, named, data_path):  # noqa: F811
