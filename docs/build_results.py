@@ -28,9 +28,9 @@ mean over seeds. Test metrics rank the whole catalogue, with the leave-one-out s
 item**: a hit is the target item. **By ID**: a hit is any item with the semantic ID of the target, as papers on generative
 models count; an ID has the rank of its first item. CPU minutes are those of one run, summed over its threads, for training and
 evaluation; of runs on a GPU, which up to 16 runs shared, they say little. users/s is the speed of the test ranking; other runs
-shared the machine, so compare it only roughly ([Speed](speed.md)). "Wide" models have `--training_preset=decoder_only`, other
-generative models `--training_preset=narrow`, which is the default, and encoder-decoders `--training_preset=per_user`. Features
-of datasets with "rebuilt" in their name are not the released ones.
+shared the machine, so compare it only roughly ([Speed](speed.md)). "Wide" models have `--training_preset=decoder_only`, or
+`--training_preset=per_user` if they are encoder-decoders. Other generative models have `--training_preset=narrow`, which is the
+default. Features of datasets with "rebuilt" in their name are not the released ones.
 
 § The items of the user's history are not ranked: by general models, with `--exclude_seen=True`, and by fusions with such a
 model (see [Candidates](comparisons.md#candidates)). No target is among them. All other rows rank them too, as the papers do.
