@@ -209,15 +209,16 @@ def test_options_that_variants_set_themselves_are_named(arguments, capsys, monke
     ]
 
 
-@pytest.mark.parametrize("words, pairs", [([], [("BPR", "EASE")]), (["--models=Pop,BPR"], [])])
-def test_the_pairs_of_a_study_of_models(words, pairs, monkeypatch):
+@pytest.mark.parametrize("words", [[], ["--models=BPR,EASE"], ["--models=BPR"]])
+def test_the_pairs_of_a_study_stay_with_fewer_rows(words, monkeypatch):
+    """``publish`` tests them with the other published rows."""
     compared = []
     monkeypatch.setattr(study_command, "compare", lambda matrix, *args: compared.append(matrix) or 0)
     models = ["Pop", "BPR", "EASE"]
     content = {"kind": "groups", "by": "target_count", "bounds": [0], "models": models, "pairs": [models[1:]]}
     Path("own.yaml").write_text(yaml.safe_dump(content))
     assert main(["study", "own.yaml", "--output=own", *words]) == 0
-    assert compared[0].pairs == pairs
+    assert compared[0].pairs == [("BPR", "EASE")]
 
 
 def test_the_time_limit_is_for_all_datasets(monkeypatch):
@@ -415,7 +416,7 @@ def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
         (["beam_vs_exact", "--topk=[20]", "--valid_metric=NDCG@20"], "beams has 10, below the largest topk 20"),
         (["metrics.yaml"], "table has Hit@10, hit@3, which is not computed for Pop (it has hit@1, hit@5, hit@10, ndcg@1, "),
         (["quantizers", "--topk=[10,20]"], "table has hit@1, hit@5, ndcg@5, which is not computed for TIGER (rqvae)"),
-        (["pairs.yaml"], "pairs names EASE, which is not compared"),
+        (["pairs.yaml"], "pairs names 'EASI', which is neither a row of the study nor a model. Did you mean 'EASE'?"),
         (["collisions", "--models=SASRec,Pop"], "about semantic IDs, which SASRec and Pop do not have; name other --models."),
     ],
 )
@@ -424,7 +425,7 @@ def test_user_errors_are_one_line(argv, expected, capsys):
     Path("rows.yaml").write_text("kind: variants\nmodel: Pop\nvariants: {'Pop: a': {}, 'Pop/ a': {}}\n")
     Path("sweep.yaml").write_text("kind: sweeps\nmodel: TIGER\nsweeps: {d_modle: [8]}\n")
     Path("metrics.yaml").write_text("kind: published\nmodels: [Pop]\nmetrics: [Hit@10, hit@3, ndcg@10]\n")
-    Path("pairs.yaml").write_text("kind: variants\nmodels: [Pop, BPR]\npairs: [[Pop, EASE]]\n")
+    Path("pairs.yaml").write_text("kind: variants\nmodels: [Pop, BPR]\npairs: [[Pop, EASI]]\n")
     assert main(["study", *argv, "--output=out"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and expected in error

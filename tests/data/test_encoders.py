@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
-from tiny_models import make
+from pretrained_models import make
 from transformers import (
     AutoTokenizer,
     BertModel,

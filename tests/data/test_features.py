@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import make
+from pretrained_models import make
 
 from recbole_macrec.data import atomic
 from recbole_macrec.data.encoders import RawItem, create_encoder, encode, pixels

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pretrained_models import make
 from process_pool import free_port
 from raw_shop import CATEGORY, brute_force, read_2018, write_2018, write_2023
 from recbole.config import Config
 from recbole.quick_start import run, run_recbole
-from tiny_models import make
 from web_server import image_bytes
 
 from recbole_macrec import UserError

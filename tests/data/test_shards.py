@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import WORDS, make
+from pretrained_models import WORDS, make
 
 from recbole_macrec.commands.data import main
 from recbole_macrec.data import atomic

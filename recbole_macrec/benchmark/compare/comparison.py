@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
             fusions_in(args.output),
         )
         matrix.check(vars(args), request.config_files)
+        matrix.check_pairs()
     return compare(matrix, args.output, args.jobs, args.minutes, args.ray, tries=args.tune)
 
 

@@ -42,7 +42,8 @@ class Matrix:
 
     Attributes:
         settings: of all runs; those of a variant take precedence.
-        pairs: (label, label) to test; if empty, the best label is tested against each other label.
+        pairs: (label, label) to test, apart from those with a label that is not compared; if none is left, the best label is
+            tested against each other label.
         fusions: name -> labels of the fusions that ``pairs`` may name.
     """
 
@@ -89,6 +90,10 @@ class Matrix:
             for variant in self.variants:
                 check_options(variant.settings, [variant.model], dataset, f"the variant {variant.label}")
                 check_values(variant.model, Request(dataset, (), {**self.settings, **variant.settings}))
+
+    def check_pairs(self) -> None:
+        """Raise a UserError if ``pairs`` names a label that is not compared."""
+        labels = [variant.label for variant in self.variants]
         rows = [*labels, *fusions_of(self.fusions, labels)]
         for pair in self.pairs:
             for label in pair:

@@ -87,7 +87,7 @@ def published_tests(folder: Path, seeds: Sequence[int], pairs: Sequence[tuple[st
 
     Args:
         folder: the published runs of a dataset. All rows are tested that have runs with these ``seeds``.
-        pairs: of labels; by default the best row is tested against each other.
+        pairs: of labels, see :func:`compare_labels`.
     """
     if len(seeds) < 2:
         return {}

@@ -208,7 +208,7 @@ class Comparison:
 
     Attributes:
         labels, datasets, seeds: in the order of the tables.
-        pairs: (label, label) to test against each other; if empty, the best label is tested against each other label.
+        pairs: (label, label) to test against each other, see :class:`Matrix`.
         runs: all runs, ordered by dataset, label and seed.
         fusions: those of ``labels`` that the command ``fuse`` added.
         data_path: folder of the datasets, which may have been moved since the runs; None: that of each run.

@@ -112,12 +112,12 @@ def compare_labels(
     Args:
         ranks: label -> the ranks of its runs, in the order of the seeds.
         metrics: the tested metrics.
-        pairs: those to test, apart from pairs with a label without runs; by default the label with the best value of the last
-            metric against each other.
+        pairs: those to test, apart from pairs with a label without runs; if none is left, the label with the best value of the
+            last metric is tested against each other.
     """
     row_metrics = {label: [RowMetrics.of(run, metrics) for run in runs] for label, runs in ranks.items()}
     tested = [pair for pair in pairs if set(pair) <= set(row_metrics)]
-    if not pairs and row_metrics:
+    if not tested and row_metrics:
         best = max(row_metrics, key=lambda label: sum(run.values[metrics[-1]].mean() for run in row_metrics[label]))
         tested = [(best, other) for other in row_metrics if other != best]
     return compare_pairs(row_metrics, metrics, tested)

@@ -37,8 +37,8 @@ class StudyDefinition(Options):
         published: dataset -> row -> metric -> published figure.
         metrics: of kind ``published``: metrics of the table, in lower case; None: those with published figures.
         fusions: rows to fuse when all rows are finished or have failed.
-        pairs: rows to test against each other; None: the first row against each other one, or with ``models`` the best row
-            against each other one.
+        pairs: rows to test against each other, apart from pairs with a row that is not run; None: the first row against each
+            other one, or with ``models`` the best row against each other one.
         impossible: dataset -> row -> metrics whose published figures no data can produce.
         rows: row of a published table -> ``study`` that runs it, ``options`` of the command, and its ``cost``.
     """

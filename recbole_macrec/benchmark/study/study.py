@@ -137,7 +137,7 @@ def _matrix(
     variants = variants_of(study, models, dataset, settings)
     # by default, compare the full model with each variant
     full_with_each = [] if models else [(variants[0].label, other.label) for other in variants[1:]]
-    pairs = [] if args.models else full_with_each if study.pairs is None else study.pairs
+    pairs = full_with_each if study.pairs is None else study.pairs
     fusions = fusions_in(output) | {fusion_name(labels): labels for labels in study.fusions}
     matrix = Matrix(variants, [dataset], parse_seeds(args.seeds, request), settings, pairs, fusions)
     matrix.check(vars(args), request.config_files)
@@ -234,11 +234,14 @@ def _check_rows(study: StudyDefinition, path: Path) -> None:
     if not (study.models or own_models or (study.model and (study.variants or study.sweeps))):
         raise UserError(f"{path}: expected 'models', 'model' with 'variants' or 'sweeps', or 'variants' that each have a "
                         "'model'.")
-    rows = [*study.variants, *study.models]
-    for labels in study.fusions:
-        if unknown := _neither_row_nor_model(labels, rows):  # --models can add rows of models
-            raise UserError(f"{path}: fusions names {unknown!r}, which is neither a row of the study nor a model."
-                            f"{nearest(unknown, [*rows, *known_models()])}")
+    swept = [f"{option}={value}" for option, values in study.sweeps.items() for value in values]
+    rows = [*study.variants, *study.models, *([DEFAULT, *swept] if swept else [])]
+    fused = [fusion_name(labels) for labels in study.fusions]
+    for key, lists, names in (("fusions", study.fusions, rows), ("pairs", study.pairs or [], [*rows, *fused])):
+        for labels in lists:
+            if unknown := _neither_row_nor_model(labels, names):  # --models can add rows of models
+                raise UserError(f"{path}: {key} names {unknown!r}, which is neither a row of the study nor a model."
+                                f"{nearest(unknown, [*names, *known_models()])}")
 
 
 def _neither_row_nor_model(names: Iterable[str], rows: Collection[str]) -> str | None:
