@@ -45,6 +45,21 @@ def result_file(text: str) -> str:
     return text
 
 
+def figure_file(text: str) -> str:
+    """The value of ``--plot``.
+
+    Raises:
+        UserError: if there is no folder for the file, or matplotlib does not write files with its suffix.
+    """
+    from matplotlib.figure import Figure  # imported late: it takes a second, and most commands draw nothing
+
+    path, known = Path(text), Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:] not in known or path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"--plot is {text!r}; expected a file such as costs.svg in a folder that exists, with one of the "
+                        f"suffixes {', '.join(known)}.")
+    return text
+
+
 def _file_in(path: Path) -> Path | None:
     """The part of ``path`` that is a file; None if there is none."""
     return next((part for part in (path, *path.parents) if part.is_file()), None)

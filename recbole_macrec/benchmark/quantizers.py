@@ -27,6 +27,7 @@ from recbole_macrec.semantic_ids import Execution, SemanticIDSettings, build_sem
 from recbole_macrec.semantic_ids.presets import PRESETS
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 from recbole_macrec.utils.arguments import CommandParser, modality_files
+from recbole_macrec.utils.hardware import available_device
 
 COLUMNS = ("quantizer", "modality", "collisions", "perplexity", "reconstruction", "own R2", "other R2", "seconds")
 
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--data_path", default=DATA_PATH, help=f"folder of the datasets (default: {DATA_PATH})")
     parser.add_argument("--device", default="cpu", help="device of the quantizers (default: cpu)")
     args, options = read_settings(parser, argv)
+    device = str(available_device(args.device))
     known = SemanticIDOptions.model_fields
     if unknown := [name for name in options if name not in known]:
         raise UserError(f"--{unknown[0]} is not an option of the semantic IDs.{nearest(unknown[0], known)}")
@@ -51,7 +53,7 @@ def main(argv: list[str]) -> int:
         tokens: Sequence[str] = [str(i) for i in range(len(next(iter(features.values()))))]
     else:
         tokens, features = features_of(Path(args.data_path) / args.dataset)
-    rows = compare(features, tokens, options, args.device)
+    rows = compare(features, tokens, options, device)
     threads = torch.get_num_threads()
     print(f"{len(tokens)} items; {platform.machine()}, {threads} threads, torch {torch.__version__}\n\n{markdown_table(rows)}")
     return 0

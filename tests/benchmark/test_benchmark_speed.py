@@ -18,7 +18,6 @@ from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
 from recbole_macrec.benchmark.speed.scale import COSTS, crossing, plot_costs
 from recbole_macrec.benchmark.speed.stages import STAGES
 from recbole_macrec.config.options import config_of
-from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.utils.hardware import has_fast_bf16
@@ -130,8 +129,13 @@ def test_plot_has_a_line_per_cost(tmp_path):
     path = tmp_path / "costs.svg"
     plot_costs(rows, COSTS, str(path))
     assert all(f"id=\"line2d_{i}\"" in path.read_text() for i in range(1, len(COSTS) + 1))
-    with pytest.raises(UserError, match="--plot"):
-        plot_costs(rows, COSTS, str(tmp_path / "costs.nothing"))
+
+
+@pytest.mark.parametrize("words", [["--plot=a.nothing"], ["--plot=missing/a.svg"], ["--part=graph", "--plot=a.svg"]])
+def test_plots_that_cannot_be_written_are_errors_before_the_measurement(words, capsys):
+    assert main(["scale", *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: --plot is ") and error.count("\n") == 1
 
 
 def test_arguments_of_the_command_are_no_options_of_the_model(data, tiny_dataset, monkeypatch):

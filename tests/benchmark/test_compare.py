@@ -215,6 +215,14 @@ def test_none_differs_from_a_setting_that_is_not_set(tmp_path):
         write_run_spec(tmp_path / "b", spec)
 
 
+def test_another_number_of_loader_processes_is_another_run(tmp_path):
+    """RecBole draws negative items in the processes of the loader."""
+    spec = RunSpec("BPR", "BPR", TINY, 1, {"worker": 0})
+    write_run_spec(tmp_path, spec)
+    with pytest.raises(UserError, match="worker was 0 and is 1 now"):
+        write_run_spec(tmp_path, replace(spec, settings={"worker": 1}))
+
+
 def test_the_specification_of_a_finished_run_stays_as_it_is(tmp_path):
     spec = RunSpec("SASRec", "SASRec", TINY, 1, {"data_path": "old"})
     moved = replace(spec, settings={"data_path": "new"})

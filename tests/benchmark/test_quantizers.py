@@ -41,6 +41,11 @@ def test_table_of_all_quantizers(files, capsys):
     assert [row[:2] for row in table_of(capsys)] == [[name, "text"] for name in ALONE]
 
 
+def test_unavailable_devices_are_errors(files, capsys):
+    assert main(["quantizers", "--features", *files, "--device=gpu", *TINY]) == 1
+    assert "error: device is 'gpu', which is unavailable" in capsys.readouterr().err
+
+
 def test_the_collision_rate_is_that_of_the_learnt_codes(files, capsys):
     main(["quantizers", "--features", files[0], *TINY])
     rate = next(row[2] for row in table_of(capsys) if row[0] == "rq_kmeans")

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from recbole_macrec.benchmark.compare.comparison import comparison_tables
-from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.publish import published_tests
+from recbole_macrec.benchmark.compare.ranks import Ranks, TargetRanks
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, run_folder, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import (
@@ -21,7 +22,7 @@ from recbole_macrec.benchmark.compare.statistics import (
     row_values,
     user_values,
 )
-from recbole_macrec.benchmark.compare.table import Cell, Row, Table, build_table
+from recbole_macrec.benchmark.compare.table import Cell, Row, Table, build_table, greatest_k
 from recbole_macrec.benchmark.compare.table_formats import comma_separated, latex, markdown, print_table, write_tables
 from recbole_macrec.benchmark.report import grids
 from recbole_macrec.errors import UserError
@@ -99,6 +100,21 @@ def test_tables_contain_paired_tests_in_the_requested_direction(tmp_path):
         assert [test.verdict for test in (forth, back, same, again)] == ["better", "worse", "no difference", "no difference"]
     assert "mixed model, with random effects of seeds and users" in markdown([table]) and "two runs" not in markdown([table])
     assert "| better | worse | ndcg@10 | +" in markdown([table]) and "| no different |" in markdown([table])
+
+
+def test_only_metrics_that_all_rows_have_are_tested(tmp_path):
+    """The published ranks of a row end at its own largest k, so a larger k would count its targets below as missed."""
+    metrics = {"first": ["hit@10", "ndcg@10", "hit@20"], "second": ["hit@10", "ndcg@10"], "third": ["hit@5"]}
+    rng, users, nothing = np.random.default_rng(0), np.arange(50).astype(str), np.zeros(50, int)
+    for label, own in metrics.items():
+        for seed in (0, 1):
+            entries = {"label": label, "seed": seed, "test_result": dict.fromkeys(own, 0.1)}
+            write_json(entries, tmp_path / f"{label}-seed-{seed}.json")
+            ranks = TargetRanks(users, nothing.astype(str), rng.integers(0, 30, 50), np.arange(50))
+            ranks.first(greatest_k(own)).save(tmp_path / f"{label}-seed-{seed}.npz")
+    assert published_tests(tmp_path, [0, 1]) == {}  # no metric in common
+    (tmp_path / "third-seed-1.json").unlink()
+    assert {test["metric"] for test in published_tests(tmp_path, [0, 1])["tests"]} == {"hit@10", "ndcg@10"}
 
 
 def test_foot_lists_every_machine_once():

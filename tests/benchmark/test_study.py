@@ -155,6 +155,14 @@ def test_rankings_of_a_trained_model(arguments):
     assert study(argv, **content)[1]["rows"] == result["rows"]  # a fusion has no ways of ranking
 
 
+def test_rows_with_other_topk_are_compared_in_their_common_metrics(arguments):
+    argv = [*arguments[:2], f"{arguments[2]}-topk", "--valid_metric=NDCG@5", "--show_progress=False"]
+    rows = {"Pop": {"model": "Pop", "topk": [5, 10]}, "EASE": {"model": "EASE", "topk": [5]}}
+    _, result, _ = study(argv, kind="variants", variants=rows)
+    assert result["columns"] == ["", "hit@5", "hit@5 std", "ndcg@5", "ndcg@5 std"]
+    assert {row[0] for row in result["rows"]} == {"Pop", "EASE"}
+
+
 def test_collisions_and_code_distribution_need_no_training(arguments):
     argv = [word for word in arguments if not word.startswith("--epochs")] + ["--epochs=0"]
     argv = [word + "-ids" if word.startswith("--output") else word for word in argv]
@@ -416,6 +424,7 @@ def test_a_study_file_with_wrong_values_is_refused(tmp_path, lines, message):
         (["beam_vs_exact", "--topk=[20]", "--valid_metric=NDCG@20"], "beams has 10, below the largest topk 20"),
         (["metrics.yaml"], "table has Hit@10, hit@3, which is not computed for Pop (it has hit@1, hit@5, hit@10, ndcg@1, "),
         (["quantizers", "--topk=[10,20]"], "table has hit@1, hit@5, ndcg@5, which is not computed for TIGER (rqvae)"),
+        (["ablation", "--datasets=,"], "--datasets names no dataset"),
         (["pairs.yaml"], "pairs names 'EASI', which is neither a row of the study nor a model. Did you mean 'EASE'?"),
         (["collisions", "--models=SASRec,Pop"], "about semantic IDs, which SASRec and Pop do not have; name other --models."),
     ],

@@ -70,6 +70,14 @@ def test_same_command_resumes_and_equals_an_uninterrupted_run(model, data_path, 
     assert "Resuming" not in capsys.readouterr().out and result() == whole
 
 
+def test_resuming_from_a_checkpoint_file_reports_all_epochs(data_path, capsys):  # noqa: F811
+    assert main(argv("TIGER", data_path)) == 0
+    (checkpoint,), whole = Path("saved").glob("*.last.pth"), result()
+    for epochs in (EPOCHS, EPOCHS + 2):
+        assert main(argv("TIGER", data_path, resume=checkpoint, epochs=epochs)) == 0
+        assert result()["epochs"] == epochs and (epochs > EPOCHS or result() == whole)
+
+
 @pytest.mark.parametrize(
     "model, change",
     [*(("GRU4Rec", change) for change in ("settings", "data", "fresh")), ("TIGER", "features"), ("VBPR", "features")],

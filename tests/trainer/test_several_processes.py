@@ -23,6 +23,7 @@ from recbole.model.general_recommender import Pop
 from small_models import ITEMS, SMALL, TINY, data_path  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.baselines.invrl import InvRL
+from recbole_macrec.benchmark.compare import command
 from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.run_callbacks import ProgressWriter
 from recbole_macrec.benchmark.compare.runs import open_comparison
@@ -238,6 +239,12 @@ def test_invalid_options_are_reported_once(data, process_pool):
     assert run_both(process_pool, [*words_of("GRU4Rec"), "--hiden_size=3"]) == [1, 1]
     errors = "".join(printed()).splitlines()
     assert len(errors) == 1 and "Did you mean 'hidden_size'?" in errors[0]
+
+
+def test_a_world_of_one_process_starts_no_others(data, monkeypatch, capsys):
+    monkeypatch.setattr(command, "start_processes", lambda *args: pytest.fail("starts processes"))
+    assert main([*words_of("Pop"), "--world_size=1"]) == 0
+    assert "Pop" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words, expected", [

@@ -44,7 +44,7 @@ def _run(argv: list[str]) -> int:
         request = replace(named, dataset=dataset)
         check(models, request, args)
         data_path = request.value("data_path") or DATA_PATH
-        starts = read_launch() is None and (args.nproc > 1 or args.world_size > 0)
+        starts = read_launch() is None and _group_size(args) > 1
         if not starts and len(models) == 1 and not args.output:
             settings.setdefault("data_path", data_path)
             return _run_one(models[0], request, args, processes)

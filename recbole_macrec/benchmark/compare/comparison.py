@@ -29,7 +29,7 @@ from recbole_macrec.benchmark.compare.pool import run_all
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Comparison, fusions_in
 from recbole_macrec.benchmark.compare.statistics import compare_labels
-from recbole_macrec.benchmark.compare.table import Table, build_table, largest_k
+from recbole_macrec.benchmark.compare.table import Table, build_table, tested_metrics
 from recbole_macrec.benchmark.compare.table_formats import print_table, write_tables
 from recbole_macrec.benchmark.compare.together import run_together
 from recbole_macrec.benchmark.compare.tune import choose, copy_chosen_tries, tries_to_run, write_tries
@@ -255,10 +255,10 @@ def _notes(comparison: Comparison, dataset: str) -> dict[str, str]:
 
 
 def _tests(comparison: Comparison, dataset: str, table: Table) -> tuple[list, list]:
-    """Paired tests of the metrics with the largest k, between labels whose runs are all finished; and the pairs that cannot be
-    tested."""
+    """Paired tests of the metrics with the largest k that all runs have, between labels whose runs are all finished; and the
+    pairs that cannot be tested."""
     complete = [label for label in comparison.labels if len(comparison.of(dataset, label)) == len(comparison.seeds)]
-    metrics = largest_k(table.metrics)
+    metrics = tested_metrics([run.result for label in complete for run in comparison.of(dataset, label)])
     if len(complete) < 2 or not metrics:
         return [], []
     ranks = {label: [run.ranks.of_targets() for run in comparison.of(dataset, label)] for label in complete}

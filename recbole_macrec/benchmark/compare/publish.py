@@ -32,7 +32,7 @@ from recbole_macrec.benchmark.compare.runs import (
     open_comparison,
 )
 from recbole_macrec.benchmark.compare.statistics import compare_labels
-from recbole_macrec.benchmark.compare.table import Row, Table, greatest_k, largest_k, metrics_of, precisions, test_notes
+from recbole_macrec.benchmark.compare.table import Row, Table, greatest_k, precisions, test_notes, tested_metrics
 from recbole_macrec.config.options import format_value, known_options
 from recbole_macrec.utils.arguments import CommandParser
 
@@ -92,20 +92,21 @@ def published_tests(folder: Path, seeds: Sequence[int], pairs: Sequence[tuple[st
     if len(seeds) < 2:
         return {}
     paths: dict[str, dict[int, Path]] = {}
-    records: dict[str, dict] = {}
+    records: dict[str, dict[int, dict]] = {}
     for path in sorted(folder.glob("*.json")):
         record = read_json(path)
         paths.setdefault(record["label"], {})[record["seed"]] = path.with_suffix(RANKS)
-        records[record["label"]] = record
+        records.setdefault(record["label"], {})[record["seed"]] = record
     complete = [label for label, own in paths.items() if own.keys() >= set(seeds)]
     tested = [label for label in complete if all(paths[label][seed].is_file() for seed in seeds)]
     if left_out := [label for label in complete if label not in tested]:
         print(f"Not tested, because they were published without ranks: {', '.join(left_out)}")
-    metrics = largest_k(metrics_of([records[label] for label in tested]))
+    of_label = {label: [records[label][seed] for seed in seeds] for label in tested}
+    metrics = tested_metrics([record for own in of_label.values() for record in own])
     if len(tested) < 2 or not metrics:
         return {}
     ranks = {label: [TargetRanks.load(paths[label][seed]) for seed in seeds] for label in tested}
-    rows = [Row(label, {}, precision=precisions([records[label]])) for label in tested]
+    rows = [Row(label, {}, precision=precisions(own)) for label, own in of_label.items()]
     table = Table(folder.name, [], metrics, rows, *compare_labels(ranks, metrics, pairs))
     tests = [test.as_dict() for test in table.tests]
     return {"dataset": folder.name, "seeds": list(seeds), "tests": tests, "notes": test_notes(table)}

@@ -48,11 +48,9 @@ class RunRecorder(TrainingCallback):
     def finish(self, trainer) -> dict:
         """Write ranks and codes if the run keeps them; returns entries for the run's record."""
         entries: dict = {"peak_memory_mib": peak_memory()}
-        if self.curve.epochs:
-            entries["epochs"] = len(self.curve.epochs)
         if self.rankings:
             file = Path(getattr(trainer, "saved_model_file", ""))
-            entries |= {"checkpoint": f"saved/{file.name}" if file.name else "", "epochs": len(self.curve.epochs)}
+            entries["checkpoint"] = f"saved/{file.name}" if file.name else ""
             entries |= self.rankings.write(trainer, self.run.folder)
         return entries
 

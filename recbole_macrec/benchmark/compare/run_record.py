@@ -44,7 +44,7 @@ class Observation:
             "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
             "precision": precision_of(trainer),
             "history_ranked": history_ranked(config),
-            "epochs": len(getattr(trainer, "train_loss_dict", {})),
+            "epochs": epochs_of(trainer),
             "epoch_seconds": plain(getattr(trainer, "epoch_seconds", None)),
             "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             "checkpoint": str(getattr(trainer, "saved_model_file", "")),
@@ -60,6 +60,11 @@ class Observation:
             if "test_rows" in record:
                 record["users_per_second"] = round(record["test_rows"] / self.timer.seconds["test"], 2)
         return record
+
+
+def epochs_of(trainer) -> int:
+    """Number of epochs of the trained model, with those before the checkpoint that the training resumed from."""
+    return max(getattr(trainer, "train_loss_dict", {}), default=getattr(trainer, "start_epoch", 0) - 1) + 1
 
 
 def precision_of(trainer) -> dict[str, str]:

@@ -47,7 +47,7 @@ from recbole_macrec.utils.files import remove_unfinished
 
 FORMAT = 1
 # settings of where and how a run is executed, which do not change its results
-EXECUTION_SETTINGS = ("data_path", "gpu_id", "use_gpu", "show_progress", "state", "worker")
+EXECUTION_SETTINGS = ("data_path", "gpu_id", "use_gpu", "show_progress", "state")
 COMPARE, RUNS, TUNE, FIGURES, STUDY = "compare.json", "runs", "tune", "figures", "study.json"
 RUN_SPEC, CURVE, PROGRESS, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED = (
     "run_spec.json", "curve.json", "progress.json", "log.txt", "saved", "ranks.npz", "codes.npz", "result.json", "failure.json",

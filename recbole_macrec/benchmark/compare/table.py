@@ -90,6 +90,11 @@ def metrics_of(records: Sequence[dict]) -> list[str]:
     return [name for name in metrics if name != "ndcg@1" or "hit@1" not in metrics]
 
 
+def tested_metrics(records: Sequence[dict]) -> list[str]:
+    """The metrics with the largest k, see :func:`largest_k`, among those that all runs have computed."""
+    return largest_k([name for name in metrics_of(records) if all(name in record["test_result"] for record in records)])
+
+
 def largest_k(metrics: Sequence[str]) -> list[str]:
     """The metrics hit, recall, ndcg and mrr with the largest k, such as hit@10 and ndcg@10."""
     testable = [name for name in metrics if name.partition("@")[0] in ("hit", "recall", "ndcg", "mrr")]

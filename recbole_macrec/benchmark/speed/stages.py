@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from recbole_macrec.benchmark.arguments import figure_file
 from recbole_macrec.benchmark.machine import hardware, library_versions
 from recbole_macrec.benchmark.peer import peer
 from recbole_macrec.benchmark.speed.decode import decode
@@ -86,7 +87,8 @@ STAGES = {
             "items": {"nargs": "+", "type": int, "help": "catalogue sizes (default: 10000 100000 1000000; of the part graph "
                                                          "10000 100000 and TikTok)"},
             "scale_users": whole_number(64, "users decoded at once"),
-            "plot": {"metavar": "FILE.svg", "help": "plot the time per user against the catalogue size"},
+            "plot": {"metavar": "FILE.svg", "type": figure_file,
+                     "help": "plot the time per user of the part decoding against the catalogue size"},
             "interactions": whole_number(10**6, "interactions of the part graph"),
             "models": {"nargs": "+", "choices": MODELS, "default": list(MODELS), "help": "models of the part graph"},
         },

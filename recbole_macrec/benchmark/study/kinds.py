@@ -12,7 +12,7 @@ import numpy as np
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.compare.statistics import row_values
-from recbole_macrec.benchmark.compare.table import largest_k
+from recbole_macrec.benchmark.compare.table import tested_metrics
 from recbole_macrec.benchmark.compare.table_formats import cell_text, markdown_lines
 from recbole_macrec.benchmark.figures import Figure
 from recbole_macrec.benchmark.study.definition import StudyDefinition
@@ -79,9 +79,8 @@ def _with_deviations(names: Sequence[str]) -> list[str]:
 
 
 def _metrics(comparison: Comparison) -> list[str]:
-    """Return the metrics with the largest k, usually hit@10 and ndcg@10."""
-    done = next(run for run in comparison.runs if run.finished)
-    return largest_k(list(done.result["test_result"]))
+    """Return the metrics with the largest k that all runs have, usually hit@10 and ndcg@10."""
+    return tested_metrics([run.result for run in comparison.runs if run.finished])
 
 
 def _test_means(runs: Sequence[Run], metrics: Sequence[str]) -> list[tuple[float | None, float | None]]:

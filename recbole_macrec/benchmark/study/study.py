@@ -65,6 +65,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--models: the study {args.name} is about variants of {study.model}; leave --models out.")
     request = Request("", tuple(args.config_files.split()), settings)
     datasets = split_names(args.datasets)
+    if not datasets:
+        raise UserError("--datasets names no dataset; give one or more, such as --datasets=Instruments,Arts.")
     if study.kind == published.__name__:
         for dataset in datasets:
             check_published(study, dataset)
