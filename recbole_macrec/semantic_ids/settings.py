@@ -163,6 +163,14 @@ class SemanticIDSettings(SemanticIDOptions):
                 f"graph_training is joint, which trains an RQ-VAE, but quantizer is {self.quantizer}; set quantizer to "
                 "rqvae, or graph_training to staged."
             )
+        if self.graph_training == "joint" and self.encoder_input == "graph" and self.representation != "graph":
+            raise UserError(
+                "graph_training is joint, which trains the graph with the quantizer of its representations, but "
+                f"representation is {self.representation}; set representation to graph, or graph_training to staged."
+            )
+        if self.reads_interactions and self.tokenizations > 1 and self.semantic_ids != "published":
+            raise UserError(f"tokenizations is {self.tokenizations}, but IDs of quantizer {self.quantizer} do not depend on "
+                            "the seed, so they would all be equal; set tokenizations to 1, or choose another quantizer.")
         if REGISTRIES["collision"][self.collision].needs_codewords and not self._quantizer_class.shares_codewords:
             raise UserError(f"collision is {self.collision}, which needs codewords, but quantizer is {self.quantizer}, "
                             "which has none; set collision to reassign, extra_token or popularity, or change quantizer.")

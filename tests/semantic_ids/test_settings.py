@@ -102,6 +102,20 @@ def test_an_encoder_cannot_read_a_graph_that_the_quantizer_does_not_learn():
     assert read(quantizer="cid", encoder_input="learnt").quantizer == "cid"
 
 
+def test_a_graph_for_the_encoder_alone_is_not_trained_jointly():
+    options = {"quantizer": "rqvae", "representation": "concatenated", "encoder_input": "graph"}
+    with pytest.raises(UserError, match="graph_training is joint, .* but representation is concatenated; set"):
+        read(**options, graph_training="joint")
+    assert read(**options, graph_training="staged").uses_graph
+    assert not read(**{**options, "encoder_input": "learnt"}, graph_training="joint").uses_graph
+
+
+def test_tokenizations_that_would_be_equal_are_refused():
+    with pytest.raises(UserError, match="tokenizations is 5, but IDs of quantizer cid do not depend on the seed"):
+        read(quantizer="cid", tokenizations=5)
+    assert read(quantizer="cid", tokenizations=5, semantic_ids="published").tokenizations == 5
+
+
 @pytest.mark.parametrize("modalities", [(), ("text", "text")])
 def test_modalities_must_be_distinct_names(modalities):
     with pytest.raises(UserError, match="modalities"):
