@@ -50,7 +50,8 @@ class LATTICE(PairwiseRecommender):
         values = [normalised(*graph) for graph in fixed]
         self.register_buffer("fixed_values", torch.stack(values), persistent=False)  # [M, N, k], norm(S_m)
         if self.train_features:
-            self.tables = nn.ParameterDict({m: nn.Parameter(x.clone()) for m, x in inputs.items()})
+            # a ParameterDict has attributes of its own, so a modality named items needs another key
+            self.tables = nn.ParameterDict({f"features_{m}": nn.Parameter(x.clone()) for m, x in inputs.items()})
         self.project = ModuleDict({m: linear(x.shape[1], self.width) for m, x in inputs.items()})
         self.modality_logits = nn.Parameter(torch.zeros(len(self.modalities)))
         # The graph of the epoch and the epoch it was built in. They are saved, so that an epoch can be resumed.
@@ -77,7 +78,7 @@ class LATTICE(PairwiseRecommender):
         """Neighbours int64 [M', N, k] in the projected features, and the values of norm(sum_m w_m S~_m) [M', N, k]."""
         if not self.learnt_graphs:
             return self.learnt_neighbours, self.learnt_values
-        tables = self.tables if self.train_features else self.features
+        tables = {m: self.tables[f"features_{m}"] for m in self.project} if self.train_features else self.features
         k = self.fixed_neighbours.shape[2]
         graphs = [item_graph(project(tables[m]), k) for m, project in self.project.items()]
         neighbours = torch.stack([graph[0] for graph in graphs])

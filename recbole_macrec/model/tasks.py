@@ -6,6 +6,7 @@ import torch
 
 from recbole_macrec.data.id_files import tokenization_name
 from recbole_macrec.generation.network.windows import Windows
+from recbole_macrec.utils.sampling import random_count
 
 
 class Task(NamedTuple):
@@ -52,7 +53,7 @@ def split_by_tasks(windows: Windows, tasks: list[Task], cross_task_ratio: float)
     """Assign sequence tasks to windows: a random share trains all tasks, the others only the tasks within a modality."""
     within = [task for task in tasks if task.source == task.target]
     users = len(windows.length)
-    count = round(cross_task_ratio * users) if len(within) < len(tasks) else users
+    count = random_count(cross_task_ratio, users) if len(within) < len(tasks) else users
     if count >= users:
         return [(tasks, windows)]
     drawn = torch.randperm(users)

@@ -108,11 +108,15 @@ def test_no_graph_is_learnt_with_only_the_feature_graph(planted, monkeypatch):
     assert not torch.equal(model.modality_logits, before)
 
 
-def test_features_are_trained_with_train_features(planted):
-    _, model, trainer, (train, _, _) = prepare("LATTICE", planted, train_features=True)
+@pytest.mark.parametrize("modality", ["text", "items"])  # items is also the name of a method of torch's ParameterDict
+def test_features_are_trained_with_train_features(modality, tmp_path):
+    path = write_planted(tmp_path / "data")
+    FeatureTable.load(path / NAME, "text").save(path / NAME, modality)
+    _, model, trainer, (train, _, _) = prepare("LATTICE", path, train_features=True, modalities=[modality])
     model.before_epoch(0)
     trainer.train_steps(train, 1)
-    assert not torch.equal(model.tables["text"], model.features["text"])
+    (trained,) = model.tables.values()
+    assert not torch.equal(trained, model.features[modality])
 
 
 def test_a_new_item_ranks_near_an_item_with_the_same_features(tmp_path):

@@ -622,6 +622,7 @@ def test_prompts_longer_than_the_backbone_reads_are_user_errors(kind, settings, 
     ("LCRec", "lcrec_tasks", ["mixed"], "sequence among them"),
     ("LCRec", "lcrec_tasks", ["sequence", "search"], "preference_file"),
     ("LCRec", "trained_weights", "some", "all or lora"),
+    ("LCRec", "num_heads", 3, "num_heads is 3; expected half of d_model"),
 ])
 def test_invalid_options_are_user_errors(name, option, value, expected, data_path):
     with pytest.raises(UserError, match=expected):

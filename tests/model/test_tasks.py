@@ -1,8 +1,10 @@
 """Training tasks by hand: shared passes, and the share of windows that trains tasks between modalities."""
+import pytest
 import torch
 
 from recbole_macrec.generation.network.windows import Windows
 from recbole_macrec.model.tasks import Task, shared_readings, split_by_tasks
+from recbole_macrec.utils.sampling import random_count
 
 OWN, ACROSS = [Task("text", "text"), Task("image", "image")], [Task("text", "image"), Task("image", "text")]
 
@@ -11,6 +13,19 @@ def test_tasks_of_a_source_share_a_pass_unless_each_has_a_prompt():
     assert shared_readings(OWN + ACROSS, False) == [("text", ["text", "image"]), ("image", ["image", "text"])]
     assert shared_readings(OWN + ACROSS[:1], True) == [("text", ["text"]), ("image", ["image"]), ("text", ["image"])]
     assert shared_readings([], False) == []
+
+
+@pytest.mark.parametrize("share, total, least, most", [(0.25, 2, 0, 1), (0.1, 4, 0, 1), (0.3, 5, 1, 2)])
+def test_a_share_of_a_small_batch_is_right_on_average(share, total, least, most):
+    torch.manual_seed(0)
+    counts = [random_count(share, total) for _ in range(4000)]
+    assert set(counts) == {least, most} and sum(counts) / 4000 == pytest.approx(share * total, abs=0.04)
+
+
+def test_a_whole_share_draws_nothing():
+    before = torch.get_rng_state()
+    assert [random_count(share, total) for share, total in ((0.25, 64), (1.0, 7), (0.0, 7), (0.1, 30))] == [16, 7, 0, 3]
+    assert torch.get_rng_state().equal(before)
 
 
 def test_share_of_windows_with_all_tasks():

@@ -20,6 +20,7 @@ from recbole_macrec.data.atomic import AtomicFormat, read_items
 from recbole_macrec.errors import UserError, one_line
 from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.utils.sampling import random_count
 
 TEXT_TASKS = ("text_to_item", "item_to_text", "mixed")  # they read titles and descriptions
 KINDS = ("title", "description", "both")
@@ -135,7 +136,7 @@ class LCRec(TextToTextRecommender):
             ("preference", self.mixed_task_ratio),
         ):
             if task in self.tasks:
-                drawn = torch.randperm(len(rows))[: round(ratio * len(rows))].tolist()
+                drawn = torch.randperm(len(rows))[: random_count(ratio, len(rows))].tolist()
                 written = (getattr(self, f"_{task}")(*rows[i]) for i in drawn)
                 samples += [sample for sample in written if sample is not None]
         return samples

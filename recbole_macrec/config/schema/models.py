@@ -181,6 +181,17 @@ TIGEROptions: Any = derive(
 
 class _MQL4GRecOptions(GenerativeOptions, ExplicitOptions):
     @model_validator(mode="after")
+    def _check_ids(self) -> "_MQL4GRecOptions":
+        given = (("representation", self.representation, "modality"), ("max_modalities", self.max_modalities, "2 or more"))
+        for name, value, expected in given:
+            if value in ("concatenated", "graph", 1):
+                raise UserError(
+                    f"{name} is {value}, so an item has one ID, but the model fuses rankings of two or more modalities; set "
+                    f"{name} to {expected}, or use --model=TIGER or MMGRec."
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_history(self) -> "_MQL4GRecOptions":
         if self.history == "both" and self.network != "decoder_only":
             raise UserError(
@@ -260,9 +271,10 @@ MMGRecOptions: Any = derive(
         "train_batch_size": 500, "stopping_step": 20, "valid_metric": "Recall@10", "d_model": 64, "d_ff": 64, "num_heads": 4,
         "d_kv": 64, "encoder_layers": 2, "decoder_layers": 2,
     },
-    types={"network": Literal["encoder_decoder"], "training": Literal["per_target"], "tokenizations": Literal[1],
-           "tokenization_tuning": Literal[0], "ranked_tokenizations": Literal[None],
-           "dense_head": Literal[False], "decode": Literal["beam", "certified", "exact"]},
+    types={"network": Literal["encoder_decoder"], "encoder_attention": Literal["bidirectional"],
+           "training": Literal["per_target"], "tokenizations": Literal[1], "tokenization_tuning": Literal[0],
+           "ranked_tokenizations": Literal[None], "dense_head": Literal[False],
+           "decode": Literal["beam", "certified", "exact"]},
 )  # fmt: skip
 
 
@@ -356,7 +368,11 @@ class _VIP5Options(_TextOptions, VisualOptions):
 
 
 class _LCRecOptions(_TextOptions, InstructionOptions):
-    pass
+    @model_validator(mode="after")
+    def _check_heads(self) -> "_LCRecOptions":
+        if self.backbone == "tiny" and self.d_model % (2 * self.num_heads):  # rotary positions rotate pairs
+            raise UserError(f"num_heads is {self.num_heads}; expected half of d_model ({self.d_model}) to be a multiple of it.")
+        return self
 
 
 _TEXT = PROTOCOL | _TRAINING | {
