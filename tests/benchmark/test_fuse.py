@@ -392,3 +392,15 @@ def test_overlap_of_hits():
     ranks = {"a": np.array([1, 9, 0, 3]), "b": np.array([2, 20, 5, 30])}
     found = overlap(ranks, np.arange(4), 10)
     assert found == {"k": 10, "hit": {"a": 0.75, "b": 0.5}, "oracle": 1.0, "both": {"a, b": 0.25}}
+
+
+@pytest.mark.parametrize("label", ["SASRec", "BPR"])
+def test_scores_of_recboles_models_are_log_probabilities(label, comparison):
+    """Of a softmax over all items."""
+    (run,) = [run for run in open_comparison(comparison).runs if run.spec.label == label]
+    member = Member(run)
+    items = torch.from_numpy(member.rows("test", 12).best).long()
+    found = torch.from_numpy(member.scores("test", items.numpy())).double()
+    scores = torch.cat([member.trainer._full_sort_batch_eval(batch)[1] for batch in member.loaders["test"]]).double()
+    expected = (scores - scores.exp().sum(1, keepdim=True).log()).gather(1, items).masked_fill(items == 0, -torch.inf)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

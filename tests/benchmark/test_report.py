@@ -22,8 +22,9 @@ from recbole_macrec.benchmark.figures import Figure, Intervals
 from recbole_macrec.benchmark.report import provenance
 from recbole_macrec.benchmark.report.items import short_titles
 from recbole_macrec.benchmark.report.page import write_report
-from recbole_macrec.benchmark.report.report_figures import mean_and_error, sorted_counts
+from recbole_macrec.benchmark.report.report_figures import GROUPS, groups, mean_and_error, sorted_counts
 from recbole_macrec.benchmark.report.user_view import UserViewOptions, build_user_view
+from recbole_macrec.benchmark.study.study import read_study
 from recbole_macrec.data.features import FeatureTable
 
 HOSTILE = "</script><b>wool</b><script>document.title='taken'</script>"
@@ -215,6 +216,18 @@ def test_every_figure_is_saved_as_png_and_pdf(folder, page):
     for name in names:
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_figures_by_training_count_show_the_means_of_each_group(folder):
+    comparison = open_comparison(folder)
+    (drawn,) = [figure.drawing for figure in groups(comparison, TINY) if figure.name == "target_count-hit-10"]
+    bounds = next(study.bounds for study in map(read_study, GROUPS) if study.by == "target_count")
+    for label in LABELS:
+        ranks = [run.ranks for run in comparison.of(TINY, label)]
+        hit = {key: np.mean([dict(zip(r.keys(), r.ranks))[key] <= 10 for r in ranks]) for key in ranks[0].keys()}
+        count = dict(zip(ranks[0].keys(), ranks[0].counts[ranks[0].targets]))
+        parts = [[hit[key] for key in hit if low <= count[key] < high] for low, high in zip(bounds, [*bounds[1:], np.inf])]
+        assert drawn.series[label][0] == pytest.approx([np.mean(part) for part in parts if part])
 
 
 def test_error_bars_by_hand():

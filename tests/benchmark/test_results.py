@@ -363,3 +363,33 @@ def test_results_page_is_up_to_date(builder):
     assert (DOCS / "results.md").read_text(encoding="utf-8") == page
     for record in records:
         assert record["commit"] and record["machine"]["cores"] and record["seconds"]["cpu"] > 0
+
+
+README_ROWS = {
+    "Pop §": "Pop", "BERT4Rec (RecBole's defaults)": "BERT4Rec", "GRU4Rec (RecBole's defaults)": "GRU4Rec",
+    "SASRec (RecBole's defaults)": "SASRec", "SASRec, best of 9 settings": "SASRec (tuned)",
+    "SASRecPerUser, 3 seeds": "SASRecPerUser", "MISSRec, on rebuilt item features": "MISSRec (rebuilt features)",
+    "TIGER on text, 3 seeds": "TIGER", "MACRec, 3 seeds": "MACRec", "MQL4GRec, wide ‡": "Wide MQL4GRec",
+    "MACRec, wide ‡": "Wide MACRec", "SequentialEASE": "SequentialEASE",
+    "MACRec + TIGER on text + on images + SASRecPerUser, wide ‡":
+        "Wide MACRec + Wide TIGER + Wide TIGER (image) + SASRecPerUser",
+    "SASRecPerUser + SequentialEASE, 3 seeds": "SASRecPerUser + SequentialEASE",
+}  # fmt: skip
+
+
+def test_the_table_of_the_readme_has_the_published_figures():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("published, by ID |\n")[2].partition("\n\n")[0]
+    lines = [[cell.strip().strip("*") for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
+    assert {line[0] for line in lines} == set(README_ROWS)
+    records = [json.loads(file.read_text()) for file in (DOCS / "results" / "Instruments").glob("*.json")]
+    for name, _, by_item, by_id, _ in lines:
+        own = [record for record in records if record["label"] == README_ROWS[name]]
+        assert len(own) == 3 or "3 seeds" not in name
+        for shown, results in (
+            (by_item, [record["test_result"] for record in own]),
+            (by_id, [record["test_detail"]["fused"]["id"] for record in own] if by_id else []),
+        ):
+            if shown:
+                means = [np.mean([result[metric] for result in results]) for metric in ("hit@10", "ndcg@10")]
+                assert shown == " / ".join(f"{mean:.4f}" for mean in means), name

@@ -205,3 +205,24 @@ def test_two_items_remain_whatever_the_probability():
     assert thinned.length.min() == 2 and (thinned.length == 2).sum() > 90 and (thinned.first == 1).all()
     assert thinned.items[1::2, :2].tolist() == [[6, 7]] * 50
     assert {tuple(row) for row in thinned.items[::2, :2].tolist()} >= {(4, 5)}
+
+
+@torch.no_grad()
+def test_mean_state_of_an_item(network):
+    """The mean of the encoder's states of its codes; of a decoder-only network, of the states after each code."""
+    _, source, targets = batch()
+    items, rows = source[:, 0], []
+    _, mean = network.item_states(FRONT, items, [targets[1]._replace(tokens=targets[1].tokens[:, 0])])
+
+    def read(item):
+        tokens = torch.cat([FRONT, item]).unsqueeze(0)
+        return network.read(tokens, torch.tensor([tokens.shape[1]]), 0, 1, 3)
+
+    for item in items:
+        if isinstance(network, DecoderOnly):
+            ends = [read(item[:n]) for n in range(1, len(item) + 1)]
+            states = torch.stack([network.decode(torch.zeros(1, 1, 1, dtype=torch.long), end)[0, 0, 0] for end in ends])
+        else:
+            states = read(item).hidden[1:]
+        rows.append(states.mean(0))
+    torch.testing.assert_close(mean, torch.stack(rows), atol=1e-5, rtol=1e-5)

@@ -20,7 +20,8 @@ from planted import NAME as PLANTED, OWN, SMALL as PLANTED_SMALL, write_planted
 from process_pool import free_port
 from recbole.data.dataset import Dataset
 from recbole.model.general_recommender import Pop
-from small_models import ITEMS, SMALL, TINY, data_path  # noqa: F401  data_path is a fixture
+from recbole.quick_start import run
+from small_models import ITEMS, SMALL, T5, TINY, data_path  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.baselines.invrl import InvRL
 from recbole_macrec.benchmark.compare import command
@@ -29,6 +30,7 @@ from recbole_macrec.benchmark.compare.run_callbacks import ProgressWriter
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import Execution, SemanticIDs, SemanticIDSettings, represent_and_learn
+from recbole_macrec.trainer.checkpoint import load_checkpoint
 from recbole_macrec.utils import distributed
 
 EPOCHS = 3
@@ -239,6 +241,20 @@ def test_invalid_options_are_reported_once(data, process_pool):
     assert run_both(process_pool, [*words_of("GRU4Rec"), "--hiden_size=3"]) == [1, 1]
     errors = "".join(printed()).splitlines()
     assert len(errors) == 1 and "Did you mean 'hidden_size'?" in errors[0]
+
+
+def test_one_step_of_two_processes_is_that_of_one(data_path):  # noqa: F811
+    options = {**SMALL, **T5, "modalities": ["text"], "quantizer": "rq_kmeans", "dropout_prob": 0.0, "precision": "fp32",
+               "learner": "sgd", "learning_rate": 1.0, "scheduler": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0,
+               "clip_grad_norm": None, "shuffle": False, "train_batch_size": 60, "epochs": 1, "data_path": str(data_path)}
+    weights = []
+    for name, processes in (("one", {}), ("two", {"nproc": 2, "port": str(free_port())})):
+        run("TIGER", TINY, config_dict={**options, "checkpoint_dir": name}, **processes)
+        (file,) = [path for path in Path(name).glob("TIGER-*.pth") if ".last" not in path.name]
+        weights.append(load_checkpoint(file)["state_dict"])
+    one, two = weights
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-4, rtol=1e-3)
 
 
 def test_a_world_of_one_process_starts_no_others(data, monkeypatch, capsys):

@@ -1,0 +1,34 @@
+"""The learning rate schedule, gradient clipping and early stopping of our trainer."""
+import numpy as np
+import pytest
+import torch
+from small_models import data_path, prepare  # noqa: F401  data_path is a fixture
+
+
+def test_the_cosine_schedule_ends_at_zero_after_the_last_step(data_path):  # noqa: F811
+    _, _, trainer, _ = prepare("SASRecPerUser", data_path, warmup_ratio=0.2, learning_rate=1.0, scheduler="cosine")
+    trainer.steps, rates = 10, []
+    for trainer.step in range(10):
+        trainer._set_learning_rate()
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(rates, [0.5, 1.0, *(0.5 * (1 + np.cos(np.pi * np.arange(8) / 8)))])
+
+
+def test_gradients_are_clipped(data_path):  # noqa: F811
+    """A step of plain SGD moves the weights by the clipped gradient."""
+    options = {"learner": "sgd", "learning_rate": 1.0, "scheduler": "constant", "weight_decay": 0.0, "warmup_ratio": 0.0}
+    options |= {"modalities": ["text"], "clip_grad_norm": {"max_norm": 0.01}}
+    _, model, trainer, (train, _, _) = prepare("TIGER", data_path, **options)
+    before = torch.cat([parameter.detach().flatten().clone() for parameter in model.parameters()])
+    trainer.train_steps(train, 1)
+    moved = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]) - before
+    assert moved.double().norm().item() == pytest.approx(0.01, rel=1e-2)
+
+
+def test_a_run_that_stopped_early_is_not_trained_further_when_resumed(data_path):  # noqa: F811
+    options = {"modalities": ["text"], "quantizer": "rq_kmeans", "epochs": 30, "stopping_step": 0}
+    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, **options)
+    expected = trainer.fit(train, valid)
+    assert 1 < len(trainer.train_loss_dict) < 30
+    _, _, resumed, (train, valid, _) = prepare("TIGER", data_path, **options, resume=trainer.newest_model_file)
+    assert resumed.fit(train, valid) == expected and not resumed.train_loss_dict
