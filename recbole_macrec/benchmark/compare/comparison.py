@@ -199,7 +199,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     for dataset in comparison.datasets:
         groups = {label: [run.result for run in comparison.of(dataset, label)] for label in comparison.labels}
         table = build_table(f"{dataset}: test results", groups, _notes(comparison, dataset))
-        table.tests, table.untested = _tests(comparison, dataset, table)
+        table.tests, table.untested = _tests(comparison, dataset)
         records = [record for some in groups.values() for record in some]
         table.remarks = list(filter(None, [candidates_remark(groups), *map(fusion_remark, records)]))
         tables.append(table)
@@ -254,7 +254,7 @@ def _notes(comparison: Comparison, dataset: str) -> dict[str, str]:
     return notes
 
 
-def _tests(comparison: Comparison, dataset: str, table: Table) -> tuple[list, list]:
+def _tests(comparison: Comparison, dataset: str) -> tuple[list, list]:
     """Paired tests of the metrics with the largest k that all runs have, between labels whose runs are all finished; and the
     pairs that cannot be tested."""
     complete = [label for label in comparison.labels if len(comparison.of(dataset, label)) == len(comparison.seeds)]
