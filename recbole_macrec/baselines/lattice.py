@@ -50,8 +50,7 @@ class LATTICE(PairwiseRecommender):
         values = [normalised(*graph) for graph in fixed]
         self.register_buffer("fixed_values", torch.stack(values), persistent=False)  # [M, N, k], norm(S_m)
         if self.train_features:
-            # a ParameterDict has attributes of its own, so a modality named items needs another key
-            self.tables = nn.ParameterDict({f"features_{m}": nn.Parameter(x.clone()) for m, x in inputs.items()})
+            self.tables = nn.ParameterList(nn.Parameter(x.clone()) for x in inputs.values())
         self.project = ModuleDict({m: linear(x.shape[1], self.width) for m, x in inputs.items()})
         self.modality_logits = nn.Parameter(torch.zeros(len(self.modalities)))
         # The graph of the epoch and the epoch it was built in. They are saved, so that an epoch can be resumed.
@@ -78,9 +77,9 @@ class LATTICE(PairwiseRecommender):
         """Neighbours int64 [M', N, k] in the projected features, and the values of norm(sum_m w_m S~_m) [M', N, k]."""
         if not self.learnt_graphs:
             return self.learnt_neighbours, self.learnt_values
-        tables = {m: self.tables[f"features_{m}"] for m in self.project} if self.train_features else self.features
+        tables = self.tables if self.train_features else self.features.values()
         k = self.fixed_neighbours.shape[2]
-        graphs = [item_graph(project(tables[m]), k) for m, project in self.project.items()]
+        graphs = [item_graph(project(table), k) for project, table in zip(self.project.values(), tables, strict=True)]
         neighbours = torch.stack([graph[0] for graph in graphs])
         similarity = torch.stack([graph[1] for graph in graphs]) * self.modality_weights()[:, None, None]
         degree = similarity.sum((0, 2))  # [N]

@@ -108,14 +108,14 @@ def test_no_graph_is_learnt_with_only_the_feature_graph(planted, monkeypatch):
     assert not torch.equal(model.modality_logits, before)
 
 
-@pytest.mark.parametrize("modality", ["text", "items"])  # items is also the name of a method of torch's ParameterDict
+@pytest.mark.parametrize("modality", ["text", "items"])  # items is also the name of a method of dictionaries
 def test_features_are_trained_with_train_features(modality, tmp_path):
     path = write_planted(tmp_path / "data")
     FeatureTable.load(path / NAME, "text").save(path / NAME, modality)
     _, model, trainer, (train, _, _) = prepare("LATTICE", path, train_features=True, modalities=[modality])
     model.before_epoch(0)
     trainer.train_steps(train, 1)
-    (trained,) = model.tables.values()
+    (trained,) = model.tables
     assert not torch.equal(trained, model.features[modality])
 
 

@@ -91,22 +91,19 @@ def published_tests(folder: Path, seeds: Sequence[int], pairs: Sequence[tuple[st
     """
     if len(seeds) < 2:
         return {}
-    paths: dict[str, dict[int, Path]] = {}
-    records: dict[str, dict[int, dict]] = {}
+    runs: dict[str, dict[int, tuple[dict, Path]]] = {}  # label -> seed -> record, and file of the ranks
     for path in sorted(folder.glob("*.json")):
         record = read_json(path)
-        paths.setdefault(record["label"], {})[record["seed"]] = path.with_suffix(RANKS)
-        records.setdefault(record["label"], {})[record["seed"]] = record
-    complete = [label for label, own in paths.items() if own.keys() >= set(seeds)]
-    tested = [label for label in complete if all(paths[label][seed].is_file() for seed in seeds)]
+        runs.setdefault(record["label"], {})[record["seed"]] = record, path.with_suffix(RANKS)
+    complete = {label: [own[seed] for seed in seeds] for label, own in runs.items() if own.keys() >= set(seeds)}
+    tested = {label: own for label, own in complete.items() if all(file.is_file() for _, file in own)}
     if left_out := [label for label in complete if label not in tested]:
         print(f"Not tested, because they were published without ranks: {', '.join(left_out)}")
-    of_label = {label: [records[label][seed] for seed in seeds] for label in tested}
-    metrics = tested_metrics([record for own in of_label.values() for record in own])
+    metrics = tested_metrics([record for own in tested.values() for record, _ in own])
     if len(tested) < 2 or not metrics:
         return {}
-    ranks = {label: [TargetRanks.load(paths[label][seed]) for seed in seeds] for label in tested}
-    rows = [Row(label, {}, precision=precisions(own)) for label, own in of_label.items()]
+    ranks = {label: [TargetRanks.load(file) for _, file in own] for label, own in tested.items()}
+    rows = [Row(label, {}, precision=precisions([record for record, _ in own])) for label, own in tested.items()]
     table = Table(folder.name, [], metrics, rows, *compare_labels(ranks, metrics, pairs))
     tests = [test.as_dict() for test in table.tests]
     return {"dataset": folder.name, "seeds": list(seeds), "tests": tests, "notes": test_notes(table)}

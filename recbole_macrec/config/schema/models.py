@@ -182,14 +182,16 @@ TIGEROptions: Any = derive(
 class _MQL4GRecOptions(GenerativeOptions, ExplicitOptions):
     @model_validator(mode="after")
     def _check_ids(self) -> "_MQL4GRecOptions":
-        given = (("representation", self.representation, "modality"), ("max_modalities", self.max_modalities, "2 or more"))
-        for name, value, expected in given:
-            if value in ("concatenated", "graph", 1):
-                raise UserError(
-                    f"{name} is {value}, so an item has one ID, but the model fuses rankings of two or more modalities; set "
-                    f"{name} to {expected}, or use --model=TIGER or MMGRec."
-                )
-        return self
+        if self.representation != "modality":
+            name, expected = "representation", "modality"
+        elif self.max_modalities == 1:
+            name, expected = "max_modalities", "2 or more"
+        else:
+            return self
+        raise UserError(
+            f"{name} is {getattr(self, name)}, so an item has one ID, but the model fuses rankings of two or more modalities; "
+            f"set {name} to {expected}, or use --model=TIGER or MMGRec."
+        )
 
     @model_validator(mode="after")
     def _check_history(self) -> "_MQL4GRecOptions":
