@@ -23,6 +23,7 @@ from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.item_features import FeatureDataset
 from recbole_macrec.model.registered import RegisteredModel
+from recbole_macrec.semantic_ids.rows import standardized
 from recbole_macrec.utils.lookup import rows_of
 
 SLOPE = 0.01  # negative slope of LeakyReLU
@@ -245,7 +246,5 @@ def scaled(features: np.ndarray, scaling: str) -> np.ndarray:
     features = features.astype(np.float32, copy=True)
     if scaling == "rows":
         return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    items = features[1:].astype(np.float64)
-    deviation = items.std(axis=0)
-    features[1:] = (items - items.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    features[1:] = standardized(features[1:])
     return features

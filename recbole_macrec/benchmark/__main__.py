@@ -1,4 +1,4 @@
-"""Compare models, or measure the speed of one stage against a common implementation.
+"""Compare models, or measure the speed of one stage.
 
     python -m recbole_macrec.benchmark compare|study|fuse|report|publish|quantizers --help
     python -m recbole_macrec.benchmark decode|train|exact|text|quantize|scale|whole|peer --help
@@ -6,10 +6,11 @@
 compare trains and compares models; study runs a prepared comparison; fuse combines trained models; report writes an HTML page;
 publish copies results into docs/results; quantizers compares quantizers.
 
-The second form measures speed: decode (beam search), train, exact (exact rankings), text (P5, VIP5, LC-Rec), quantize, scale
-(sizes of catalogues), whole (a whole run) and peer (VBPR of cornac). decode, train, exact and text first check that both
-implementations compute the same. Figures are medians of several runs after a warm-up. The last line is a JSON object with the
-results, the hardware and the library versions.
+The second form measures. decode (beam search), train, exact (exact rankings) and text (P5, VIP5, LC-Rec) measure the speed of a
+stage and of a reference, and how far their results agree. quantize and scale (catalogues of several sizes) and whole (a whole
+run) measure time and memory. peer compares the metrics of VBPR with those of cornac. --repeats and --reference_repeats set the
+number of timed runs, of which the median is printed. The last line is a JSON object with the results, the hardware and the
+library versions.
 """
 import sys
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """Command lines of the benchmarks and of runs: their own arguments, and ``--key=value`` settings of RecBole."""
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,17 @@ def comparison_folder(text: str) -> str:
     return text
 
 
-def result_file(text: str) -> str:
-    """The value of ``--result_file``.
+def output_file(option: str) -> Callable[[str], str]:
+    """Return the type of ``option``, whose value is the name of a file to write. It raises UserError if that is impossible."""
 
-    Raises:
-        UserError: if no file of this name can be written.
-    """
-    if not text or Path(text).is_dir():
-        raise UserError(f"--result_file is {text!r}; expected the name of a file, and no folder.")
-    if file := _file_in(Path(text).parent):
-        raise UserError(f"--result_file is {text}, but {file} is a file and no folder.")
-    return text
+    def read(text: str) -> str:
+        if not text or Path(text).is_dir():
+            raise UserError(f"{option} is {text!r}; expected the name of a file, and no folder.")
+        if file := _file_in(Path(text).parent):
+            raise UserError(f"{option} is {text}, but {file} is a file and no folder.")
+        return text
+
+    return read
 
 
 def figure_file(text: str) -> str:

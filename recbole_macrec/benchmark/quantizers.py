@@ -4,8 +4,17 @@
     python -m recbole_macrec.benchmark quantizers --dataset=shop [--data_path=data] [--rqvae_epochs=30 ...]
 
 A feature file has the shape [N, F_m]; row i is item i. With --dataset the features in its folder are used, imported or computed
-by an earlier run. Prints a Markdown table of all quantizers that read only these features. Collisions are counted before they
-are resolved. ``benchmark study quantizers`` compares the ranking of models with the IDs.
+by an earlier run. Prints a Markdown table of all quantizers that read only these features, with the columns
+
+collisions       1 - distinct IDs / items, before collisions are resolved
+perplexity       per level, the number of equally frequent codes that would have the same entropy
+reconstruction   mean squared error of the standardized features
+own R2           share of the variance of the features that the codes predict, on items that were held out: 1 is perfect, 0 is
+                 the prediction of the mean, below 0 is worse
+other R2         the same for the features of the other modalities
+seconds          of all modalities together
+
+``benchmark study quantizers`` compares the ranking of models with the IDs.
 """
 import platform
 import time
@@ -17,8 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.arguments import SETTINGS, read_settings
+from recbole_macrec.benchmark.arguments import read_settings
 from recbole_macrec.benchmark.compare.table_formats import markdown_lines
+from recbole_macrec.config.options import check_dataset
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable, available_modalities, check_modality, read_matrix
@@ -29,12 +39,14 @@ from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 from recbole_macrec.utils.arguments import CommandParser, modality_files
 from recbole_macrec.utils.hardware import available_device
 
+NOT_OPTIONS = ("quantizer", "representation", "rqvae_preset", "tokenizations", "semantic_ids")
 COLUMNS = ("quantizer", "modality", "collisions", "perplexity", "reconstruction", "own R2", "other R2", "seconds")
 
 
 def main(argv: list[str]) -> int:
     """The command ``quantizers``; returns the exit code."""
-    parser = CommandParser("python -m recbole_macrec.benchmark quantizers", __doc__, epilog=SETTINGS)
+    epilog = "Every other --key=value is an option of the semantic IDs, such as --rqvae_epochs=30."
+    parser = CommandParser("python -m recbole_macrec.benchmark quantizers", __doc__, epilog=epilog)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--features", nargs="+", metavar="MODALITY=FILE.npy", help="feature files of the same items")
     source.add_argument("--dataset", help="a dataset with features")
@@ -45,13 +57,14 @@ def main(argv: list[str]) -> int:
     known = SemanticIDOptions.model_fields
     if unknown := [name for name in options if name not in known]:
         raise UserError(f"--{unknown[0]} is not an option of the semantic IDs.{nearest(unknown[0], known)}")
-    if varied := [name for name in ("quantizer", "representation") if name in options]:
+    if varied := [name for name in NOT_OPTIONS if name in options]:
         given = f"--{varied[0]}={options[varied[0]]}"
-        raise UserError(f"{given}: the table has rows of every quantizer and modality; leave the option out.")
+        raise UserError(f"{given}: the table does not use this option, or has rows of all its values; leave it out.")
     if args.features:
         features = read_features(args.features)
         tokens: Sequence[str] = [str(i) for i in range(len(next(iter(features.values()))))]
     else:
+        check_dataset(args.dataset, args.data_path, benchmark=True)  # its interactions are not needed
         tokens, features = features_of(Path(args.data_path) / args.dataset)
     rows = compare(features, tokens, options, device)
     threads = torch.get_num_threads()

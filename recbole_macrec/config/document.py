@@ -26,15 +26,16 @@ from recbole_macrec.utils.reporting import run_command
 HEAD = """# Options
 
 Every option is `--name=value` on the command line, `name: value` in a YAML file given by `--config_files`, and an entry of
-`config_dict` in Python. Only `output` cannot be set on the command line, where `--output` is the folder of results. Values are
-checked before any file is read; whether they fit the dataset is checked when it is read.
+`config_dict` in Python. There are two exceptions: `output` cannot be set on the command line, where `--output` is the folder of
+results, and `trust_checkpoint` cannot be set in a file. Values are checked before any file is read; whether they fit the
+dataset is checked when it is read.
 [RecBole's other options](https://recbole.io/docs/user_guide/config_settings.html) are passed to RecBole as they are.
 
-Defaults are those of the property files `properties/overall.yaml` and `properties/model/`, and of RecBole for RecBole's models;
-files of datasets and presets change some. `run_recbole_macrec.py`, `compare` and `study` apply `properties/overall.yaml` to
-RecBole's models as well; for these, a default that differs from that file holds only in Python. Where models differ, the value
-of the others comes first. "Paper" is the value of a paper or its released code, if known. This page is written by
-`python -m recbole_macrec.config.document docs/options.md`.
+Defaults are those of `properties/overall.yaml` and `properties/model/`, and for RecBole's models those of RecBole. Files of
+datasets and presets change some. `run_recbole_macrec.py`, `compare` and `study` apply `properties/overall.yaml` to RecBole's
+models too; where it differs from the defaults below, these hold only in Python. If a cell has several values, the first one is
+that of all models that the cell does not name. "Paper" is the value of a paper or its released code, if known; for TIGER it is
+that of MQL4GRec's authors. This page is written by `python -m recbole_macrec.config.document docs/options.md`.
 """
 GROUPS: list[tuple[str, list[type[Options]]]] = [
     ("RecBole and the protocol", [RecBoleOptions]),

@@ -15,7 +15,7 @@ CATEGORY_COLUMN = "class"  # what RecBole's models read by default
 # usual columns of categories; the first with values is read
 KNOWN = (CATEGORY_COLUMN, "category", "categories", "genre", "genres")
 OPTIONS = ("selected_features", "item_attribute")  # of FDSA, GRU4RecF and SASRecF; of S3Rec
-_SEPARATORS = re.compile(r"[,;|>]")
+SEPARATORS = re.compile(r"[,;|>]")
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def category_tokens(value: object) -> str:
     ``value`` is a list, or a string separated by ``, ; | >``: "Arts & Crafts, Wool" becomes "Arts_&_Crafts Wool".
     """
     text = ",".join(map(clean_text, value)) if isinstance(value, list) else clean_text(value)
-    names = (name.split() for name in _SEPARATORS.split(text))
+    names = (name.split() for name in SEPARATORS.split(text))
     return " ".join(dict.fromkeys("_".join(words) for words in names if words))
 
 

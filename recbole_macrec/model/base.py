@@ -328,6 +328,9 @@ class GenerativeRecommender(WindowedRecommender):
         other.ranking = replace(self.ranking, **options).for_modalities(len(self.modalities))
         return other
 
+    def with_top(self, k: int) -> "GenerativeRecommender":
+        return self.with_ranking(top=max(k, self.ranking.top), num_beams=max(k, self.ranking.num_beams))
+
     @torch.no_grad()
     @in_eval_precision
     def rank(self, interaction, eligible: Eligible | None = None) -> dict[str, Ranking]:

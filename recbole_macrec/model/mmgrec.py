@@ -23,6 +23,7 @@ from recbole_macrec.model.interacted_items import InteractedItems, without_targe
 from recbole_macrec.model.tasks import Reading, Task
 from recbole_macrec.model.windowed import with_target
 from recbole_macrec.semantic_ids.order import order_fingerprint, token_order, token_ranks, user_order
+from recbole_macrec.semantic_ids.rows import standardized
 
 
 class MMGRec(GenerativeRecommender):
@@ -61,9 +62,9 @@ class MMGRec(GenerativeRecommender):
                 raise UserError("encoder_input is graph, but published semantic IDs have no graph; set encoder_input to "
                                 "learnt, or semantic_ids to learn.")
             width = graph.items.shape[1]
-            items = unit_columns(graph.items[token_order(self.semantic_ids.item_tokens)])
+            items = standardized(graph.items[token_order(self.semantic_ids.item_tokens)])
             self.items = frozen(np.vstack([np.zeros_like(items[:1]), items]))  # row 0 is padding
-            self.users = frozen(unit_columns(graph.users[users]))
+            self.users = frozen(standardized(graph.users[users]))
         self.reader = SetEncoder(TransformerSettings.from_config(config), width, config["attention"])
 
     def other_parameter(self) -> dict:
@@ -131,9 +132,3 @@ class MMGRec(GenerativeRecommender):
 def frozen(vectors: np.ndarray) -> nn.Embedding:
     """An embedding table that is not trained."""
     return nn.Embedding.from_pretrained(torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)), freeze=True)
-
-
-def unit_columns(x: np.ndarray) -> np.ndarray:
-    """Standardize the columns of ``x`` [N, R] to mean 0 and deviation 1, constant columns to 0."""
-    deviation = x.std(0)
-    return (x - x.mean(0)) / np.where(deviation > 1e-8, deviation, 1)

@@ -1,5 +1,6 @@
 """The interface of every model of this package for the plugin and the trainer."""
 from collections.abc import Iterable
+from logging import getLogger
 from typing import ClassVar
 
 from recbole_macrec.config.schema.base import Options
@@ -55,12 +56,17 @@ class RegisteredModel:
     def start_from(self, state: dict, file: str) -> None:
         """Called by the trainer before the first epoch with the checkpoint that the option ``pre_model_path`` names.
 
-        Models without this option ignore it.
+        A model without this option warns and ignores it: the models of a comparison have the same settings.
 
         Args:
             state: content of the checkpoint.
             file: its path, for messages.
         """
+        getLogger().warning(f"{type(self).__name__} has no option pre_model_path and ignores {file}.")
+
+    def with_top(self, k: int) -> "RegisteredModel":
+        """Return a model with the same weights that ranks at least ``k`` items for each user."""
+        return self
 
     def before_epoch(self, epoch: int, resumed: bool = False) -> None:
         """Called by the trainer before each epoch.

@@ -1,4 +1,4 @@
-"""Base class of all our models: training on windows of items in parts of a batch, and ranking in ``eval_precision``.
+"""Base class of our sequential models: training on windows of items in parts of a batch, and ranking in ``eval_precision``.
 
 Shapes: B users, T items of the longest history.
 """
@@ -38,7 +38,7 @@ def in_eval_precision(method: Callable) -> Callable:
 
 
 class WindowedRecommender(RegisteredModel, SequentialRecommender):
-    """Base class of the models that our trainer trains.
+    """Base class of the generative, dense and text-to-text models. General models derive from ``PairwiseRecommender``.
 
     Training reads windows of items, some of which are targets: a RecBole sample (a history and one target), or with
     ``training: per_user`` a user's sequence with all its targets.

@@ -19,7 +19,7 @@ from recbole_macrec.plugin.evaluation import (
     exclude_seen_items,
     limit_ranked_users_to_memory,
     limit_validation_users,
-    mask_items_in_full_sort_scores,
+    rank_as_the_evaluation_in_case_studies,
 )
 from recbole_macrec.plugin.models import register_model
 from recbole_macrec.plugin.runs import load_data_and_model, run_recboles
@@ -49,6 +49,6 @@ def register() -> None:
     limit_ranked_users_to_memory()
     limit_validation_users()
     exclude_seen_items()
-    mask_items_in_full_sort_scores()
+    rank_as_the_evaluation_in_case_studies()
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
         vars(module).update(run_recboles=run_recboles, load_data_and_model=load_data_and_model)

@@ -83,11 +83,12 @@ def exclude_seen_items() -> None:
     FullSortEvalDataLoader.collate_fn = collate_fn
 
 
-def mask_items_in_full_sort_scores() -> None:
+def rank_as_the_evaluation_in_case_studies() -> None:
     """Let ``full_sort_scores`` mask the same items as the evaluation, for sequential models those of ``exclude_seen``.
 
     Our models receive the masked items together with the histories, as they do from our trainer. A beam search finds only some
-    items, and if some of them were masked afterwards, its list would be too short.
+    items, and if some of them were masked afterwards, its list would be too short. For the same reason they rank at least the
+    ``k`` items of ``full_sort_topk``.
 
     A user without a row in the data is a UserError. For a sequential model RecBole leaves out the scores of the user, so that
     those of all later users are in the wrong rows.
@@ -106,7 +107,13 @@ def mask_items_in_full_sort_scores() -> None:
             scores = scores.scatter(1, masked.to(scores.device), -torch.inf)
         return scores
 
-    vars(case_study).update(full_sort_scores=full_sort_scores)
+    topk = case_study.full_sort_topk
+
+    @functools.wraps(topk)
+    def full_sort_topk(uid_series, model, test_data, k, device=None):
+        return topk(uid_series, model.with_top(k) if isinstance(model, RegisteredModel) else model, test_data, k, device)
+
+    vars(case_study).update(full_sort_scores=full_sort_scores, full_sort_topk=full_sort_topk)
 
 
 def _check_users(dataset: Dataset, users) -> None:

@@ -55,7 +55,9 @@ class ItemRecommender(ABC):
 
         Returns:
             One row per recommendation: ``user`` (the key, or the position in the list from 0), ``item`` (token), ``rank``
-            from 1, ``score`` (see the options ``decode`` and ``fusion``); users in the given order.
+            from 1, ``score``; users in the given order. The score of a generative model is described at the options
+            ``decode`` and ``fusion``, that of another model is the log-probability among all items, and that of a fusion the
+            weighted sum of these.
 
         Raises:
             UserError: for items that are not in the catalogue, an empty history, and a ``k`` below 1.

@@ -50,9 +50,7 @@ def item_numbers(tokens: Iterable[str], numbers: Mapping[str, int], where: str) 
     if isinstance(tokens, str) or not isinstance(tokens, Iterable):
         raise UserError(f"{where} is {tokens!r}; give a list of item tokens.")
     tokens = list(tokens)
-    if wrong := [token for token in tokens if not isinstance(token, str)]:
-        raise UserError(f"{where} contains {wrong[0]!r} of type {type(wrong[0]).__name__}; give item tokens as str, as in the "
-                        "atomic files.")
+    check_texts(tokens, f"{where} contains")
     unknown = [token for token in dict.fromkeys(tokens) if token not in numbers]
     if unknown:
         raise UserError(
@@ -60,6 +58,12 @@ def item_numbers(tokens: Iterable[str], numbers: Mapping[str, int], where: str) 
             "Python add them with Recommender.add_items."
         )
     return [numbers[token] for token in tokens]
+
+
+def check_texts(tokens: Iterable[Any], start: str) -> None:
+    """Raise a UserError, whose message begins with ``start``, for the first token that is no str."""
+    if wrong := [token for token in tokens if not isinstance(token, str)]:
+        raise UserError(f"{start} {wrong[0]!r} of type {type(wrong[0]).__name__}; give tokens as str, as in the atomic files.")
 
 
 def read_candidates(path: Path) -> list[str]:
@@ -100,6 +104,7 @@ def new_tokens(features: Mapping[str, Mapping[str, Any]], modalities: Sequence[s
                 f"{format_items(different, 'new item')} with features of only one of '{modalities[0]}' and '{m}'; give "
                 "every new item a row in each modality."
             )
+    check_texts(tokens, "The new items contain")
     bad = [token for token in tokens if not readable_token(token)]
     if bad:
         raise UserError(

@@ -26,7 +26,7 @@ from recbole_macrec.generation.decoding.weighted import TOP, distinct, fused_sco
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.recommend.base import ItemRecommender, Rank
-from recbole_macrec.recommend.input import feature_matrix, item_numbers, item_titles, new_tokens
+from recbole_macrec.recommend.input import feature_matrix, item_titles, new_tokens
 from recbole_macrec.recommend.pretrained import is_pretrained, read_pretrained, write_pretrained
 from recbole_macrec.recommend.rebuild import with_items_of
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
@@ -55,9 +55,8 @@ class Recommender(ItemRecommender):
     def __init__(self, model: WindowedRecommender, titles: Mapping[str, str] | None = None,
                  quantizer: FrozenQuantizer | None = None):
         if not isinstance(model, WindowedRecommender):
-            raise UserError(
-                f"{type(model).__name__} is not a model of recbole_macrec that reads histories; use RecBole's full_sort_topk."
-            )
+            other = "its method recommend" if hasattr(model, "recommend") else "RecBole's full_sort_topk"
+            raise UserError(f"{type(model).__name__} can't rank for any history, which Recommender needs; use {other}.")
         if model.requires_users:
             raise UserError(f"{type(model).__name__} reads users besides histories and ranks only for the users of its "
                             "training; use RecBole's full_sort_topk.")
@@ -156,7 +155,9 @@ class Recommender(ItemRecommender):
 
     def semantic_id(self, item: str) -> dict[str, tuple[int, ...]]:
         """Modality -> the semantic ID of an item."""
-        number, ids = item_numbers([item], self._numbers, "semantic_id")[0], self.model.catalogue
+        if item not in self._numbers:
+            raise UserError(f"item is {item!r}, which is not in the catalogue of the model; item_tokens has all items.")
+        number, ids = self._numbers[item], self.model.catalogue
         return {m: tuple(ids.codes[m][number - 1].tolist()) for m in ids.modalities}
 
     def add_items(self, features: Mapping[str, Mapping[str, np.ndarray]], titles: Mapping[str, str] | None = None) -> None:
@@ -213,7 +214,7 @@ class Recommender(ItemRecommender):
     def _rank(self, k: int, restriction: Any, exclude_seen: bool, rows: list[list[int]]) -> Ranking:
         excluded = padded([sorted(set(row)) for row in rows]).to(self.model.device) if exclude_seen else None
         ranking = self.model.best_items(self._batch(rows), k, restriction, excluded)
-        return Ranking(ranking.items[:, :k].cpu(), ranking.scores[:, :k].cpu())
+        return Ranking(*(column.cpu() for column in ranking.first(k)))
 
     def _batch(self, rows: list[list[int]]) -> Interaction:
         model = self.model

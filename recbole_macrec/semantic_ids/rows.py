@@ -146,6 +146,11 @@ class Scale(NamedTuple):
         return torch.from_numpy(features).sub(self.mean).div_(self.scale)  # divides in place: a block is large
 
 
+def standardized(x: np.ndarray) -> np.ndarray:
+    """Columns of ``x`` [N, F] with mean 0 and standard deviation 1, constant columns 0; float32."""
+    return Scale.fit(x, standardize=True).apply(x.astype(np.float32)).numpy()
+
+
 class StreamedFeatures:
     """Features that are read, scaled and moved to the device when indexed.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
-from recbole_macrec.config.schema.base import REGISTRIES
+from recbole_macrec.config.schema.base import REGISTRIES, Seed
 from recbole_macrec.config.schema.semantic_ids import SemanticIDOptions
 from recbole_macrec.data.id_files import tokenization_name
 from recbole_macrec.errors import UserError
@@ -27,6 +27,7 @@ class SemanticIDSettings(SemanticIDOptions):
     """
 
     modalities: tuple[str, ...]
+    semantic_id_seed: Seed = 2020
 
     def __init__(self, modalities: Sequence[str], **options: Any) -> None:
         super().__init__(**{"modalities": tuple(modalities), **options})

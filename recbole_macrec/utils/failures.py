@@ -9,8 +9,8 @@ from recbole_macrec.errors import UserError
 from recbole_macrec.utils.requirements import recbole_folder
 
 OUT_OF_MEMORY_MESSAGE = (
-    "Not enough memory: lower train_batch_size (while training), eval_batch_size or num_beams (while ranking), for "
-    "example --train_batch_size=256 --eval_batch_size=64."
+    "Not enough memory: lower train_batch_size or, for the models of this package, pass_tokens (while training), "
+    "eval_batch_size or num_beams (while ranking)."
 )
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|MemoryError", re.IGNORECASE)
 _CHILD_USER_ERROR = re.compile(r"^recbole_macrec\.[\w.]+\.(?:UserError|ProcessLost): (.*)\Z", re.MULTILINE | re.DOTALL)

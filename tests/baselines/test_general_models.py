@@ -16,6 +16,7 @@ from recbole_macrec.config.property_files import property_file
 from recbole_macrec.config.registry import models
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
+from recbole_macrec.recommend import Recommender
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 NAMES = [name for name, model in models().items() if issubclass(model, PairwiseRecommender)]
@@ -123,6 +124,8 @@ def test_same_seed_gives_same_results_and_loaded_equals_saved(name, planted):
     numbers = users_of(test)["user_id"][:7]
     _, top = full_sort_topk(numbers.numpy(), loaded, test, k=10)
     users = test.dataset.id2token("user_id", numbers.numpy()).tolist()
+    with pytest.raises(UserError, match=f"{name} can't rank for any history.* use its method recommend"):
+        Recommender(loaded)
     found = loaded.recommend(users, k=12)  # the evaluator also masks the validation items
     assert found["user"].tolist() == [user for user in users for _ in range(12)]
     assert found["rank"].tolist() == [*range(1, 13)] * 7 and (found["score"].groupby(found["user"]).diff().fillna(0) <= 0).all()

@@ -4,7 +4,6 @@ import signal
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import TINY
@@ -14,12 +13,10 @@ from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.speed import catalogues, graph, measure, whole
 from recbole_macrec.benchmark.speed.exact import TOP, same_top
 from recbole_macrec.benchmark.speed.measure import in_own_process
-from recbole_macrec.benchmark.speed.quantize import positives_one_by_one
 from recbole_macrec.benchmark.speed.scale import COSTS, crossing, plot_costs
 from recbole_macrec.benchmark.speed.stages import STAGES
 from recbole_macrec.config.options import config_of
 from recbole_macrec.generation.decoding.search import Ranking
-from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.utils.hardware import has_fast_bf16
 
 SMALL = {"batch": 64, "repeats": 1, "training_steps": 5, "users": 24, "reference_users": 12, "reference_batch": 5,
@@ -148,21 +145,6 @@ def test_unknown_dataset_is_a_one_line_error(capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_quantize_measures_the_data_loader_reference(tmp_path, capsys, monkeypatch):
-    """The network is smaller than the paper's; an epoch still takes long enough for a ratio of rounded seconds."""
-    read = SemanticIDSettings.from_options
-    sizes = {"rqvae_hidden_sizes": [1024], "codebook_size": 16}
-    monkeypatch.setattr(SemanticIDSettings, "from_options", lambda options, names: read({**sizes, **options}, names))
-    rng = np.random.default_rng(0)
-    files = [f"{m}={tmp_path / m}.npy" for m in ("text", "image")]
-    for m in ("text", "image"):
-        np.save(tmp_path / f"{m}.npy", rng.standard_normal((600, 8)))
-    record = figures(capsys, "quantize", *small("quantize"), "--features", *files)
-    assert record["items"] == 600 and record["features"] == "files"
-    ratio = record["reference_seconds_per_epoch"] / record["seconds_per_epoch"]
-    assert record["speedup"] == pytest.approx(ratio, rel=0.05)
-
-
 def test_quantize_measures_catalogues_of_several_sizes(capsys, monkeypatch):
     own_process = catalogues.in_own_process
     monkeypatch.setattr(catalogues, "in_own_process", lambda measure, *arguments: measure(*arguments))
@@ -176,18 +158,17 @@ def test_quantize_measures_catalogues_of_several_sizes(capsys, monkeypatch):
     assert own_process(catalogues.measure_rq_kmeans, ".", ["text"])["collision_rate"] < 1
 
 
-def test_catalogues_smaller_than_the_codebooks_are_refused(capsys):
-    for items, named in (("100", "codebook_size = 256"), ("300", "pseudo_labels = 512")):
-        assert main(["quantize", "--items", items]) == 1
-        assert named in capsys.readouterr().err
-
-
-def test_positives_of_the_reference_share_the_label():
-    labels = torch.tensor([3, 1, 3, 2, 3])
-    for seed in range(20):
-        positives = positives_one_by_one(labels, torch.Generator().manual_seed(seed))
-        assert torch.equal(labels[positives], labels)
-        assert [p == i for i, p in enumerate(positives.tolist())] == [False, True, False, True, False]
+@pytest.mark.parametrize("argv, expected", [
+    (["quantize", "--items", "100"], "codebook_size = 256"),
+    (["quantize", "--items", "300"], "pseudo_labels = 512"),
+    (["quantize", "--modalities", "a/b"], "the name of a modality is 'a/b'"),
+    (["scale", "--items", "10"], "items is 10; expected a whole number >= 20"),
+    (["scale", "--part=graph", "--interactions=10"], "interactions is 10; expected a whole number >= 20"),
+    (["exact", "--exact_users=-5"], "exact_users is -5; expected a whole number >= 0"),
+])
+def test_sizes_that_cannot_be_measured_are_refused(argv, expected, capsys):
+    assert main(argv) == 1
+    assert expected in capsys.readouterr().err
 
 
 def test_the_graph_part_of_scale_has_a_row_per_model_and_size(capsys, monkeypatch):

@@ -240,6 +240,7 @@ def test_the_specification_of_a_finished_run_stays_as_it_is(tmp_path):
         (["--models=Pop", "--hiden_size=3"], "Unknown option 'hiden_size'"),
         (["--models=Pop", "--jops=3"], "Did you mean 'jobs'?"),
         (["--models=Pop", "--jobs=0"], "--jobs is 0"),
+        (["--models=Pop", "--jobs=2", "--ray=auto"], "--jobs is 2, with --ray; leave it out"),
         (["--models=Pop", "--seeds=x"], "--seeds=x"),
         (["--models=Pop", "--seed=x"], "seed is 'x'; expected a whole number"),
         (["--models=Pop", "--seed=[1,2]"], "seed is [1, 2]"),
@@ -257,6 +258,7 @@ def test_the_specification_of_a_finished_run_stays_as_it_is(tmp_path):
         (["--models=Pop", f"--output={__file__}/run"], f"{__file__} is a file; give the name of a folder"),
         (["--models=Pop", "--models=SASRec"], "--models is given twice, as 'Pop' and 'SASRec'; give it once."),
         (["--models=Pop", "--topk=[]"], "topk []; name a metric, and a k"),
+        (["--models=TIGER", "--datasets=arts-toy", "--metrics=[]"], "metrics is []; expected"),
         (["--models=Pop", "--valid_metric=NDCG@7"], "valid_metric is 'NDCG@7', which is not computed"),
     ],
 )

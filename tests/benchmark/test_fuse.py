@@ -391,7 +391,7 @@ def test_a_fusion_is_not_fused_again(tmp_path, capsys):
 def test_overlap_of_hits():
     ranks = {"a": np.array([1, 9, 0, 3]), "b": np.array([2, 20, 5, 30])}
     found = overlap(ranks, np.arange(4), 10)
-    assert found == {"k": 10, "hit": {"a": 0.75, "b": 0.5}, "oracle": 1.0, "both": {"a, b": 0.25}}
+    assert found == {"k": 10, "hit": {"a": 0.75, "b": 0.5}, "oracle": 1.0}
 
 
 @pytest.mark.parametrize("label", ["SASRec", "BPR"])

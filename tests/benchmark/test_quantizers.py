@@ -70,10 +70,11 @@ def test_features_of_a_dataset_are_joined_by_item(files, tmp_path, capsys):
 @pytest.mark.parametrize("arguments, part", [
     (["--features", "text=nowhere.npy"], "nowhere.npy does not exist"),
     (["--features", "nowhere.npy"], "MODALITY=FILE.npy"),
-    (["--dataset=nowhere"], "has no features"),
+    (["--dataset=nowhere"], "dataset/nowhere does not exist"),
+    (["--dataset=nowhere", "--rqvae_preset=paper"], "--rqvae_preset=paper: the table does not use this option"),
     (["--dataset=nowhere", "--code_dims=8"], "--code_dims is not an option of the semantic IDs. Did you mean 'code_dim'?"),
-    (["--dataset=nowhere", "--quantizer=rqvae"], "--quantizer=rqvae: the table has rows of every quantizer"),
-    (["--dataset=nowhere", "--representation=concatenated"], "--representation=concatenated: the table has rows of every"),
+    (["--dataset=nowhere", "--quantizer=rqvae"], "--quantizer=rqvae: the table does not use this option"),
+    (["--dataset=nowhere", "--representation=concatenated"], "--representation=concatenated: the table does not use"),
     ([], "--features --dataset"),
 ])
 def test_wrong_arguments_are_user_errors(arguments, part, capsys):

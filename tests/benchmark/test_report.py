@@ -205,6 +205,8 @@ def test_a_fusion_changes_neither_the_command_nor_the_shared_settings(folder, tm
     after = open_comparison(copy)
     assert after.labels == [*LABELS, "both"] and "benchmark compare" in provenance.command(before)
     assert provenance.command(after) == provenance.command(before)
+    data_path = Path(before.runs[0].spec.settings["data_path"])
+    assert f" --data_path={data_path.name} " in provenance.command(before)
     own, shared = provenance.settings(after, TINY)
     assert shared.rows and (own, shared) == provenance.settings(before, TINY)
 
@@ -279,7 +281,9 @@ def test_study_is_the_first_section(two_datasets):
         (["nowhere"], "has no compare.json"),
         ([], "required"),
         (["x", "--usrs=3"], "unknown option '--usrs'"),
-        (["x", "--users=-1"], "expected values of at least 0"),
+        (["x", "--users=-1"], "expected numbers of at least 0"),
+        (["x", "--image_megabytes=nan"], "expected numbers of at least 0"),
+        (["x", "--output=."], "--output is '.'; expected the name of a file"),
     ],
 )
 def test_user_errors_are_one_line(argv, expected, capsys):

@@ -20,7 +20,7 @@ from recbole_macrec.benchmark.__main__ import main as benchmark
 from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings
 from recbole_macrec.benchmark.compare.run_model import Request, run_config
-from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
+from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.config.options import NOT_FROM_CHECKPOINTS, format_value, parse_settings, parse_value
 from recbole_macrec.config.plain import plain_config
 from recbole_macrec.recommend.__main__ import main as recommend
@@ -235,14 +235,3 @@ def test_comparisons_and_runs_read_config_files_alike(tiny_dataset):
 def test_command_line_values_are_read_as_literals(word, value):
     assert parse_settings([f"--state={word}"], ()) == {"state": value}
     assert parse_value(format_value(value)) == value
-
-
-def test_run_folder_of_an_older_version_is_resumed():
-    """Older versions wrote the settings as strings to asked.json."""
-    folder, settings = Path("run"), {"epochs": 3, "modalities": ["text"], "state": "ERROR"}
-    write_run_spec(folder, RunSpec("TIGER", "TIGER", "tiny", 1, {"epochs": "3", "modalities": "['text']", "state": "ERROR"}))
-    (folder / "run_spec.json").rename(folder / "asked.json")
-    assert Run(folder).spec.settings["epochs"] == "3"
-    assert write_run_spec(folder, RunSpec("TIGER", "TIGER", "tiny", 1, settings)).spec.settings == settings
-    with pytest.raises(UserError, match="epochs was 3 and is 4 now"):
-        write_run_spec(folder, RunSpec("TIGER", "TIGER", "tiny", 1, settings | {"epochs": 4}))

@@ -20,7 +20,7 @@ from recbole_macrec.commands.data import main as data
 from recbole_macrec.config.options import read_config_file
 from recbole_macrec.recommend.__main__ import main as recommend
 from recbole_macrec.semantic_ids import read_published
-from recbole_macrec.semantic_ids.rows import Scale
+from recbole_macrec.semantic_ids.rows import Scale, standardized
 
 NAN = float("nan")
 
@@ -330,6 +330,8 @@ def test_standardized_features_do_not_depend_on_their_scale():
         assert Scale.fit(scaled, True).apply(scaled)[:, :3].allclose(expected[:, :3], atol=1e-4)
     with pytest.raises(UserError, match="largest feature is .*standardize is False"):
         Scale.fit(x * np.float32(1e-30), False)
+    constant = np.full((7000, 2), 0.1, np.float32)  # its mean in float32 is not 0.1
+    assert not standardized(constant).any()
 
 
 # -- comparisons and reports ------------------------------------------------------------------------------------------
@@ -343,7 +345,7 @@ def comparison(tmp_path) -> Run:
     spec = {"format": 1, "labels": ["Pop"], "datasets": ["tiny"], "seeds": [1], "pairs": []}
     (tmp_path / "out" / "compare.json").write_text(json.dumps(spec))
     spec = {"label": "Pop", "model": "Pop", "dataset": "tiny", "seed": 1, "settings": {}}
-    (run_folder / "asked.json").write_text(json.dumps(spec))
+    (run_folder / "run_spec.json").write_text(json.dumps(spec))
     (run_folder / "result.json").write_text(json.dumps({"model": "Pop", "test_result": {"hit@10": 0.1}}))
     return Run(run_folder)
 
@@ -372,7 +374,7 @@ def test_damaged_arrays(comparison):
     ("compare.json", "[" * 20000, "compare.json can't be read"),
     ("result.json", "", "result.json can't be read"),
     ("result.json", "{}", "result.json lacks test_result"),
-    ("asked.json", '{"unknown": 1}', "asked.json is not the record of a run"),
+    ("run_spec.json", '{"unknown": 1}', "run_spec.json is not the record of a run"),
 ])
 def test_damaged_records(name, content, expected, comparison, tmp_path, capsys):
     folder = tmp_path / "out" if name == "compare.json" else comparison.folder

@@ -293,7 +293,7 @@ BAD_CSV = {
     "empty id": ("user,item\na,\n", [], ["log.csv", "item id", "''"]),
     "empty file": ("", [], ["log.csv", "'user'"]),
     "no rows": ("user,item\n", [], ["log.csv", "no interactions"]),
-    "broken quotes": ('user,item\n"a,1\n', [], ["log.csv", "quotes"]),
+    "broken quotes": ('user,item\nb,2\n"a,1\n', [], ["log.csv", "line 3", "quotes"]),
     "items that are no row numbers": (
         "user,item\na,x\n",
         ["--feature=v={folder}/five.npy"],
@@ -316,6 +316,31 @@ def test_numbered_items_in_any_order(tmp_path):
     assert run(tmp_path, "--dataset=s", f"--data_path={tmp_path / 'out'}", f"--feature=text={tmp_path}/text.npy") == 0
     assert lines(tmp_path / "out/s/s.item") == ["item_id:token\ttitle:token_seq", "0\ta", "1\tb", "2\tc"]
     assert FeatureTable.load(tmp_path / "out" / "s", "text").select(["2", "0"]).tolist() == [[2], [0]]
+
+
+@pytest.mark.parametrize("with_names", [False, True])
+def test_features_of_items_that_core_removes_are_left_out(with_names, tmp_path):
+    """Items 0 and 2 are in the 2-core, item 1 is not, and item 3 has no interactions."""
+    (tmp_path / "log.csv").write_text("user,item\nu,0\nu,2\nv,2\nv,0\nw,1\n")
+    np.save(tmp_path / "text.npy", np.arange(4.0)[:, None])
+    (tmp_path / "ids.json").write_text(json.dumps({str(i): [f"<a_{i}>"] for i in range(4)}))
+    if with_names:
+        (tmp_path / "text.items.txt").write_text("0\n1\n2\n3\n")
+    command = [tmp_path / "log.csv", "--dataset=s", f"--data_path={tmp_path}/out", f"--feature=text={tmp_path}/text.npy",
+               f"--semantic_ids=text={tmp_path}/ids.json"]  # fmt: skip
+    assert run(*command, "--core=2") == 0
+    folder = tmp_path / "out" / "s"
+    assert lines(folder / "s.item")[1:] == ["0", "2"]
+    assert list(json.loads((folder / "semantic_ids/text.json").read_text())) == ["0", "2"]
+    assert FeatureTable.load(folder, "text").select(["2", "0"]).tolist() == [[2], [0]]
+    assert FeatureTable.load(folder, "text").item_tokens == ("0", "2")
+
+
+def test_note_about_tables_that_are_not_read(table, tmp_path, capsys):
+    (table / "products.csv").write_text("item,title\n3,Lamp\n")
+    assert run(table, "--dataset=tiny", f"--data_path={tmp_path}/out") == 0
+    note = "note: not read: products.csv; texts and images are read from a file with the name items.csv"
+    assert note in capsys.readouterr().out
 
 
 def test_the_reason_why_core_cannot_filter(tmp_path, capsys):

@@ -396,7 +396,7 @@ def test_error_lists_all_unusable_images_and_texts(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "2 items ('b', 'c') have an unreadable image" in out and "missing_images is mean" in out
     assert "images/ has 2 entries ('d', 'd.svg') skipped" in out and "1 item ('d') has no image" in out
-    assert "2 items ('b', 'c') have no word in any text" in out
+    assert "2 items ('b', 'c') have no word in title" in out
 
 
 def test_images_are_not_compared_with_each_other(shop, monkeypatch):
@@ -446,6 +446,12 @@ def test_usual_column_names_are_read_in_any_case(shop, capsys):
     (shop / "items.csv").write_text("item,title,Title\nx/1,One,\nx/2,Two,\nx/3,Three,\n")
     assert run(shop, name="both") == 0
     assert read_items(Path("out/both"), "both").columns.tolist() == ["item_id", "title", "Title"]
+
+
+def test_categories_of_the_column_class_are_separated(shop):
+    (shop / "items.csv").write_text('item,title,class\nx/1,One,"Lamps, Table lamps"\nx/2,Two,Wool Red_yarn\nx/3,Three,\n')
+    assert run(shop, name="shop") == 0
+    assert read_items(Path("out/shop"), "shop")["class"].tolist() == ["Lamps Table_lamps", "Wool Red_yarn", ""]
 
 
 def test_note_about_texts_that_a_run_does_not_read(shop, capsys):

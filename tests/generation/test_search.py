@@ -122,6 +122,17 @@ def test_items_with_equal_ids_are_ranked_in_item_order():
 
 
 @torch.no_grad()
+def test_all_items_of_the_ids_found_are_ranked():
+    """So that metrics by ID count ``beams`` IDs, even if items share them."""
+    vocabulary, network, memory, codes = network_and_ids(10)
+    three_of_each = np.vstack([codes, codes, codes])  # items 1, 11 and 21 share an ID
+    ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(three_of_each, np.arange(1, 31))), memory, beams=4)
+    assert ranking.items.shape == (4, 12) and (ranking.items > 0).all()
+    distinct = beam_search(TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, 11))), memory, beams=4)
+    assert torch.equal((ranking.items[:, ::3] - 1) % 10 + 1, distinct.items)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("beams", [37, 50])
 def test_items_with_equally_probable_ids_are_ranked_in_item_order(beams):
     vocabulary, network, memory, codes = network_and_ids()
@@ -227,6 +238,7 @@ def test_beam_search_with_excluded_items(seed):
         narrow = beam_search(TrieDecoder(network, vocabulary, "a", trie), memory, 10, without)
         scores = exact_scores(TrieDecoder(network, vocabulary, "a", trie), memory, items).scatter(1, without, -torch.inf)
     exact = ranking_of(scores)
+    wide = wide.widened(37)
     assert torch.equal(wide.items, exact.items)
     torch.testing.assert_close(wide.scores, exact.scores, atol=1e-5, rtol=0)
     assert (narrow.items > 0).all()

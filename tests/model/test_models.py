@@ -361,6 +361,15 @@ def test_metrics_equal_a_simple_count(name, decode, data_path):
     assert trainer.test_detail["fused"]["item"] == {key: pytest.approx(value, abs=1e-4) for key, value in result.items()}
 
 
+def test_pre_model_path_of_a_model_without_pre_training_is_ignored_with_a_warning(data_path, uninterrupted, caplog):
+    expected = uninterrupted("TIGER")
+    _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, pre_model_path=str(expected.file))
+    with caplog.at_level("WARNING"):
+        trainer.fit(train, valid)
+    assert trainer.train_loss_dict == expected.losses
+    assert f"TIGER has no option pre_model_path and ignores {expected.file}." in caplog.text
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_same_seed_gives_same_results_and_loaded_equals_saved(name, data_path, uninterrupted):
     expected = uninterrupted(name)

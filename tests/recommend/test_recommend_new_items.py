@@ -140,6 +140,10 @@ def test_new_items_of_concatenated_features(data_path):
         assert recommender.semantic_id(f"new-{item}") == recommender.semantic_id(item)
     with pytest.raises(UserError, match=r"The 'text' and 'image' features of new item 'x' have shape \(23,\); give 24 finite"):
         recommender.add_items({"text": {"x": np.zeros(12)}, "image": {"x": np.zeros(11)}})
+    with pytest.raises(UserError, match="The new items contain 5 of type int; give tokens as str"):
+        recommender.add_items({"text": {5: np.zeros(12)}, "image": {5: np.zeros(12)}})
+    with pytest.raises(UserError, match="item is 'nope', which is not in the catalogue"):
+        recommender.semantic_id("nope")
 
 
 def test_no_new_items_for_ids_of_graph_representations(data_path):

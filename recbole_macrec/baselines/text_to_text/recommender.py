@@ -2,6 +2,7 @@
 
 Shapes: B users, C items of a user, W beams, N items including the padding, n positions of all responses, D model width.
 """
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -261,6 +262,11 @@ class TextToTextRecommender(WindowedRecommender):
 
     def restriction(self, allowed: np.ndarray | None) -> Trie:
         return self.trie if allowed is None else Trie(self.index.codes[allowed], allowed).to(self.device)
+
+    def with_top(self, k: int) -> "TextToTextRecommender":
+        other = copy.copy(self)
+        other.beams = max(k, self.beams)
+        return other
 
     def best_items(self, interaction, k: int, restriction: Trie, excluded: torch.Tensor | None = None) -> Ranking:
         return self.rank(interaction, restriction, max(self.beams, k), excluded)

@@ -15,6 +15,7 @@ from recbole_macrec.baselines.text_to_text.whole_words import Prompt, Sample
 from recbole_macrec.config.schema.models import VIP5Options
 from recbole_macrec.config.schema.text_to_text import VIP5_TASKS
 from recbole_macrec.semantic_ids.order import token_order, token_ranks
+from recbole_macrec.semantic_ids.rows import standardized
 
 CANDIDATES = 100  # items listed in a direct prompt, the target among them
 CATEGORIES = 16  # rows of the category embedding; 0 is text, 1 visual
@@ -168,8 +169,8 @@ def visual_features(dataset, modality: str, item_tokens: Sequence[str]) -> np.nd
     """Standardized features of the items, float32 [N, F]; row 0 is the padding. They do not depend on the order of the
     items."""
     features = dataset.feature_tables([modality])[modality].select(sorted(item_tokens[1:]))
-    features = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
-    return np.vstack([np.zeros_like(features[:1]), features[token_ranks(item_tokens[1:])]]).astype(np.float32)
+    features = standardized(features)
+    return np.vstack([np.zeros_like(features[:1]), features[token_ranks(item_tokens[1:])]])
 
 
 def add_adapters(model, width: int, bottleneck: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.benchmark.arguments import SETTINGS, comparison_folder, read_settings, result_file
+from recbole_macrec.benchmark.arguments import SETTINGS, comparison_folder, output_file, read_settings
 from recbole_macrec.benchmark.compare.comparison import compare, split_names
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, first_seed, matrix_settings
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
@@ -98,9 +98,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         help="folder of the comparison (default for several models: a new folder in results/); the model option of this name "
         "is set in --config_files",
     )  # fmt: skip
-    parser.add_argument(
-        "--result_file", metavar="F.json", type=result_file, help="one model: settings, results, versions, seconds"
-    )
+    parser.add_argument("--result_file", metavar="F.json", type=output_file("--result_file"),
+                        help="one model: settings, results, versions, seconds")
     parser.add_argument(
         "--fresh", action="store_true", help="one model: start from the beginning although this command was interrupted before"
     )

@@ -131,6 +131,8 @@ def compare(
         raise UserError(f"--jobs is {jobs}; expected at least 1.")
     if minutes is not None and not 0 <= minutes < math.inf:
         raise UserError(f"--minutes is {minutes}; expected a number of minutes.")
+    if ray and jobs > 1:
+        raise UserError(f"--jobs is {jobs}, with --ray; leave it out: every free CPU of the cluster executes a run.")
     if read_launch():
         with group():
             if jobs > 1 or minutes is not None or ray or tries is not None:

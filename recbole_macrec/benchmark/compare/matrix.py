@@ -138,12 +138,8 @@ class Matrix:
 
 def matrix_settings(request: Request, data_path: str) -> dict[str, Any]:
     """The settings of config files and command line, with an absolute data path, since runs may start in another folder."""
-    settings: dict[str, Any] = {}
-    for path in request.config_files:
-        settings |= read_config_file(path)
-    settings |= request.settings
-    for name in ("seed", "model", "dataset"):  # they are not settings of all runs
-        settings.pop(name, None)
+    not_of_all_runs = ("seed", "model", "dataset")
+    settings = {name: value for name, value in request.all_settings.items() if name not in not_of_all_runs}
     return settings | {"data_path": str(Path(data_path).absolute())}
 
 

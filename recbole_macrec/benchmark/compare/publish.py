@@ -145,22 +145,18 @@ def published_record(run: Run) -> dict:
 
     The record of a fusion has ``fusion``, with the weights of its models; DIR in its command is the folder of the comparison.
     """
-    settings = run.spec.settings_with_effect
-    if fusion := run.result.get("fusion"):
-        names = _quoted(",".join(fusion["models"]))
-        command = f"python -m recbole_macrec.benchmark fuse DIR --models={names} --top={settings['top']}"
-        record = {
-            "label": run.spec.label,
-            "command": command,
-            **{name: run.result.get(name) for name in FIELDS},
-            "fusion": {name: value for name, value in fusion.items() if name != "checkpoints"},
-        }
-        return record | {"settings": settings, "machine": run.result["hardware"], "curve": []}
-    known = known_options((run.spec.model,), run.spec.dataset)
-    settings = {name: value for name, value in settings.items() if name in known}
-    spec = {"model": run.spec.model, "dataset": run.spec.dataset, "data_path": "data", "seed": run.spec.seed}
-    command = _command("python run_recbole_macrec.py", spec, settings)
-    record = {"label": run.spec.label, "command": command, **{name: run.result.get(name) for name in FIELDS}}
+    spec, settings, fusion = run.spec, run.spec.settings_with_effect, run.result.get("fusion")
+    if fusion:
+        options = {"models": ",".join(fusion["models"]), "top": settings["top"]}
+        command = _command("python -m recbole_macrec.benchmark fuse DIR", options, {})
+    else:
+        known = known_options((spec.model,), spec.dataset)
+        settings = {name: value for name, value in settings.items() if name in known}
+        options = {"model": spec.model, "dataset": spec.dataset, "data_path": "data", "seed": spec.seed}
+        command = _command("python run_recbole_macrec.py", options, settings)
+    record = {"label": spec.label, "command": command, **{name: run.result.get(name) for name in FIELDS}}
+    if fusion:
+        record["fusion"] = {name: value for name, value in fusion.items() if name != "checkpoints"}
     return record | {"settings": settings, "machine": run.result["hardware"], "curve": run.curve}
 
 

@@ -38,14 +38,14 @@ class Request:
     config_files: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def all_settings(self) -> dict[str, Any]:
+        """``settings`` and those of the config files, of which later files take precedence over earlier ones."""
+        return {key: value for path in self.config_files for key, value in read_config_file(path).items()} | self.settings
+
     def value(self, key: str, default=None):
         """The setting ``key`` of the command line or of the config files."""
-        if key in self.settings:
-            return self.settings[key]
-        for path in reversed(self.config_files):
-            if key in (values := read_config_file(path)):
-                return values[key]
-        return default
+        return self.all_settings.get(key, default)
 
 
 def prepare(model: str, request: Request) -> None:

@@ -7,8 +7,7 @@
       report.html                     the page that the command ``report`` writes
       figures/                        PNG and PDF of studies and reports
       runs/DATASET/LABEL/seed-SEED/   one run (a label is a model's name, or a variant's such as "w/o L_con")
-        run_spec.json  label, dataset, model, seed and settings of this run, and checksums of its data (asked.json in
-                       older folders)
+        run_spec.json  label, dataset, model, seed and settings of this run, and checksums of its data
         curve.json     one entry per epoch trained so far: {"epoch": 0, "loss": mean over batches, "seconds": of training,
                        "valid": {"ndcg@10": ...} or null, "valid_seconds": ... or null, "cpu_seconds": of both, all
                        threads}; written during the run
@@ -40,7 +39,7 @@ import numpy as np
 
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.run_files import load_arrays, read_json, read_record, save_arrays, write_json
-from recbole_macrec.config.options import PACKAGED_DATASET, parse_value
+from recbole_macrec.config.options import PACKAGED_DATASET
 from recbole_macrec.data.checksums import checksums_of_dataset
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.files import remove_unfinished
@@ -55,7 +54,6 @@ RUN_SPEC, CURVE, PROGRESS, LOG, SAVED, RANKS, CODES, RESULT, FAILURE, PRETRAINED
 )  # fmt: skip
 PRETRAINING = "pretraining"
 BEST, FIRST_TRY = "best.json", "try-000"  # of a tuning
-OLD_RUN_SPEC = "asked.json"  # name of RUN_SPEC in older folders
 MISSING = object()  # a setting that is not set, which differs from None
 
 
@@ -94,7 +92,7 @@ class Run:
 
     @cached_property
     def spec(self) -> RunSpec:
-        path = _spec_file(self.folder)
+        path = self.folder / RUN_SPEC
         try:
             return RunSpec(**read_json(path))
         except TypeError as error:  # a missing or unknown key
@@ -324,7 +322,7 @@ def write_run_spec(folder: Path, spec: RunSpec) -> Run:
     """
     remove_unfinished(folder, RUN_SPEC)
     spec = replace(spec, data=current_data(spec))
-    old, new = _spec_file(folder), json.loads(json.dumps(asdict(spec), default=str))
+    old, new = folder / RUN_SPEC, json.loads(json.dumps(asdict(spec), default=str))
     if old.is_file():
         earlier = read_json(old)
         check_data(Run(folder).spec, spec)
@@ -365,18 +363,12 @@ def check_data(old: RunSpec, new: RunSpec) -> None:
         )
 
 
-def _spec_file(folder: Path) -> Path:
-    """The specification of a run; under its old name if there is no file with the new name."""
-    new, old = folder / RUN_SPEC, folder / OLD_RUN_SPEC
-    return old if old.is_file() and not new.is_file() else new
-
-
 def _differences(old: dict, new: dict) -> Iterator[str]:
     for key in dict.fromkeys([*old, *new]):
         a, b = old.get(key, MISSING), new.get(key, MISSING)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b)
-        elif a != b and (parse_value(a) if isinstance(a, str) else a) != b and key not in EXECUTION_SETTINGS:
+        elif a != b and key not in EXECUTION_SETTINGS:
             yield f"{key} was {_described(a)} and is {_described(b)} now"
 
 

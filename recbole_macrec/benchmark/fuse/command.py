@@ -15,7 +15,6 @@ report of the comparison. A repeated command fuses only what is missing; with an
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -290,15 +289,13 @@ def overlap(ranks: dict[str, np.ndarray], rows: np.ndarray, k: int) -> dict:
         rows: int64 [T], the row of each target.
 
     Returns:
-        ``k``; ``hit``: label -> share; ``oracle``: share in which at least one model hits; and ``both``: for every two models
-        the share in which both hit.
+        ``k``; ``hit``: label -> share; and ``oracle``: share in which at least one model hits.
     """
     hits = {label: row_values(own, rows, f"hit@{k}") > 0 for label, own in ranks.items()}
     return {
         "k": k,
         "hit": {label: round(float(hit.mean()), 6) for label, hit in hits.items()},
         "oracle": round(float(np.logical_or.reduce(list(hits.values())).mean()), 6),
-        "both": {f"{a}, {b}": round(float((hits[a] & hits[b]).mean()), 6) for a, b in combinations(hits, 2)},
     }
 
 

@@ -9,8 +9,10 @@ The page shows --users random test users with their histories and the recommenda
 seed), with titles and images if the dataset has them.
 """
 import argparse
+import math
 from pathlib import Path
 
+from recbole_macrec.benchmark.arguments import output_file
 from recbole_macrec.benchmark.report.page import write_report
 from recbole_macrec.benchmark.report.user_view import UserViewOptions
 from recbole_macrec.errors import UserError
@@ -32,7 +34,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Parse and check the command line."""
     parser = CommandParser("python -m recbole_macrec.benchmark report", __doc__)
     parser.add_argument("folder", help="output folder of a comparison or study")
-    parser.add_argument("--output", metavar="FILE.html", help="default: report.html in the folder")
+    parser.add_argument("--output", metavar="FILE.html", type=output_file("--output"),
+                        help="default: report.html in the folder")
     parser.add_argument("--users", type=int, default=200, help="number of test users shown of each dataset (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="random seed for choosing these users (default: 0)")
     parser.add_argument(
@@ -40,6 +43,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--data_path", help="folder of the datasets, if they were moved after the runs")
     args = parser.parse(argv)
-    if args.users < 0 or args.image_megabytes < 0:
-        raise UserError(f"--users={args.users} --image_megabytes={args.image_megabytes}: expected values of at least 0.")
+    if args.users < 0 or not 0 <= args.image_megabytes < math.inf:
+        raise UserError(f"--users={args.users} --image_megabytes={args.image_megabytes}: expected numbers of at least 0.")
     return args

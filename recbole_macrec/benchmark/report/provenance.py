@@ -2,11 +2,13 @@
 import json
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from recbole_macrec.benchmark.arguments import settings_with_output_file
 from recbole_macrec.benchmark.compare.runs import EXECUTION_SETTINGS, Comparison, Run
 from recbole_macrec.benchmark.report.grids import Cell, Grid
 from recbole_macrec.config.options import format_value
+from recbole_macrec.data import DATA_PATH
 
 HIDDEN = (
     *EXECUTION_SETTINGS, "seed", "model", "dataset", "device", "checkpoint_dir", "config_files", "local_rank", "offset", "ip",
@@ -84,6 +86,8 @@ def versions(comparison: Comparison) -> list[dict[str, str]]:
 def command(comparison: Comparison) -> str:
     """Return the ``compare`` command that repeats the comparison, without fusions; empty for variants of a study.
 
+    Of the path of the datasets it has only the last folder.
+
     A line before it writes the model option ``output``, which cannot be set on the command line, to a file.
     """
     specs = [run.spec for run in comparison.runs if run.spec.label in comparison.trained_labels]
@@ -95,6 +99,8 @@ def command(comparison: Comparison) -> str:
     arguments += [f"--seeds={','.join(map(str, seeds))}"] if len(seeds) > 1 else ["--seeds=1", f"--seed={seeds[0]}"]
     if pairs := [pair for pair in comparison.pairs if set(pair) <= set(comparison.trained_labels)]:
         arguments.append(f"--pairs={','.join(':'.join(pair) for pair in pairs)}")
+    if (folder := Path(specs[0].settings.get("data_path") or DATA_PATH).name) != DATA_PATH:
+        arguments.append(f"--data_path={folder}")
     first_line, values = settings_with_output_file(json.loads(settings.pop()))
     arguments += [f"--{key}={format_value(value)}" for key, value in values.items()]
     line = " ".join(["python -m recbole_macrec.benchmark compare", *map(shlex.quote, arguments), "--output=DIR"])

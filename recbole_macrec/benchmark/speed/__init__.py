@@ -1,1 +1,1 @@
-"""Speed of each stage compared with a common implementation, after a check that both give the same results."""
+"""Speed and memory of each stage, several of them beside a common implementation."""

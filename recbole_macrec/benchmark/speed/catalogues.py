@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from recbole_macrec.benchmark.speed.measure import in_own_process
+from recbole_macrec.data.features import check_modality
 from recbole_macrec.semantic_ids import Execution, FeatureRows, SemanticIDSettings, build_semantic_ids
 from recbole_macrec.semantic_ids.build import check_sizes
 from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining
@@ -18,7 +19,6 @@ from recbole_macrec.utils.blocks import BLOCK
 from recbole_macrec.utils.hardware import peak_host_memory
 
 WIDTH = 768
-MODALITIES = ["text", "image"]
 TIMED = 2**14  # items of the timed epoch; times of larger catalogues are extrapolated in proportion
 
 
@@ -29,14 +29,15 @@ def measure_catalogues(args) -> dict:
         ``rows``, one per size and quantizer; with several sizes also ``bytes_per_item``, the growth of the peak memory of
         rq_kmeans per item, between the smallest and the largest size.
     """
-    modalities = args.modalities or MODALITIES
-    check_sizes(SemanticIDSettings.from_options({}, modalities), min(args.items))
+    for modality in args.modalities:
+        check_modality(modality)
+    check_sizes(SemanticIDSettings.from_options({}, args.modalities), min(args.items))
     rows = []
     for items in args.items:
         with tempfile.TemporaryDirectory(prefix=".quantize-", dir=".") as folder:
-            for seed, modality in enumerate(modalities):
+            for seed, modality in enumerate(args.modalities):
                 write_random(Path(folder, f"{modality}.npy"), items, seed)
-            rows += [in_own_process(measure, folder, modalities) for measure in (measure_rq_kmeans, measure_default)]
+            rows += [in_own_process(measure, folder, args.modalities) for measure in (measure_rq_kmeans, measure_default)]
     peaks = {row["items"]: row["peak_memory_mib"] for row in rows if row["quantizer"] == "rq_kmeans"}
     if len(peaks) == 1:
         return {"rows": rows}

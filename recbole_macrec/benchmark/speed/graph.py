@@ -19,6 +19,7 @@ from recbole_macrec.baselines import BASELINES
 from recbole_macrec.baselines.pairwise import PairwiseRecommender
 from recbole_macrec.benchmark.speed.measure import in_own_process, median_seconds, seconds_of
 from recbole_macrec.config.options import config_of
+from recbole_macrec.config.validation import check_whole
 from recbole_macrec.errors import one_line
 from recbole_macrec.utils.hardware import keep_freed_memory, peak_host_memory
 
@@ -78,6 +79,7 @@ def graph_scale(args) -> dict:
     Each is measured in a process of its own, so that peaks of memory do not mix. If a process is killed or has too little
     memory, its row says so as ``failed``, and the other rows are measured.
     """
+    check_whole(USER_INTERACTIONS, interactions=args.interactions)
     sizes = [Size(args.interactions // USER_INTERACTIONS, items, args.interactions) for items in args.items or (10**4, 10**5)]
     if not args.items:
         sizes.append(TIKTOK)

@@ -9,6 +9,7 @@ import torch
 
 from recbole_macrec.benchmark.speed.graph import graph_scale
 from recbole_macrec.benchmark.speed.measure import median_seconds
+from recbole_macrec.config.validation import check_whole
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import beam_search
 from recbole_macrec.generation.decoding.trie import Trie
@@ -44,6 +45,7 @@ def scale(args) -> dict:
         if args.plot:
             raise UserError("--plot is for the part decoding; leave it out with --part=graph.")
         return graph_scale(args)
+    check_whole(BEAMS, items=min(args.items or ITEMS))
     keep_freed_memory()
     rows = [measure(items, args) for items in args.items or ITEMS]
     if args.plot:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from recbole_macrec.benchmark.arguments import figure_file
 from recbole_macrec.benchmark.machine import hardware, library_versions
 from recbole_macrec.benchmark.peer import peer
+from recbole_macrec.benchmark.speed.catalogues import measure_catalogues
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
 from recbole_macrec.benchmark.speed.graph import MODELS
-from recbole_macrec.benchmark.speed.quantize import quantize
 from recbole_macrec.benchmark.speed.scale import scale
 from recbole_macrec.benchmark.speed.text import TEXT_MODELS, text
 from recbole_macrec.benchmark.speed.train import train
@@ -66,17 +66,19 @@ STAGES = {
     ),
     "text": Stage(
         text,
-        PUBLISHED | T5 | TRAINED | TIMED | RANKED | REFERENCE | {
+        DATASET | TIMED | RANKED | REFERENCE | {
+            "modality": {"default": "text", "help": "modality of the IDs of LCRec"},
+            "batch": whole_number(256, "training batch size"),
+            "training_steps": whole_number(40, "training steps before ranking"),
             "backbone": {"default": "tiny", "help": "backbone of P5, VIP5 and LCRec"},
             "models": {"nargs": "+", "choices": TEXT_MODELS, "default": list(TEXT_MODELS), "help": "models to measure"},
         },
     ),
     "quantize": Stage(
-        quantize,
-        REFERENCE | {
-            "features": {"nargs": "+", "metavar": "MODALITY=FILE.npy", "help": "feature files; random features if not set"},
-            "items": {"nargs": "+", "type": int, "help": "measure catalogues of these sizes instead"},
-            "modalities": {"nargs": "+", "help": "modalities of these catalogues"},
+        measure_catalogues,
+        {
+            "items": {"nargs": "+", "type": int, "default": [10**5, 10**6], "help": "catalogue sizes"},
+            "modalities": {"nargs": "+", "default": ["text", "image"], "help": "names of the modalities"},
         },
     ),
     "scale": Stage(
@@ -118,6 +120,7 @@ def measure(name: str, argv: list[str]) -> int:
     values = vars(args)
     counts = {option: value for option, value in values.items() if type(value) is int and option != "exact_users"}
     check_whole(1, **counts, items=min(values.get("items") or [1]))
+    check_whole(0, exact_users=values.get("exact_users", 0))
     if "dataset" in args:
         check_dataset(args.dataset, args.data_path, False)
     results = stage.measure(args)
@@ -136,7 +139,7 @@ def parse(name: str, argv: list[str]) -> Namespace:
     parser = CommandParser(f"python -m recbole_macrec.benchmark {name}", description.partition("\n\n")[0])
     for option, arguments in stage.options.items():
         default = arguments.get("default")
-        shown = " ".join(default) if isinstance(default, list) else default
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
         text = arguments["help"] if default is None else f"{arguments['help']} (default: {shown})"
         parser.add_argument(f"--{option}", **{**arguments, "help": text})
     return parser.parse(argv)

@@ -5,7 +5,7 @@ Shapes: R test rows.
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -103,7 +103,7 @@ def variants(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     for label in comparison.labels:
         runs = comparison.of(dataset, label)
         figures = _test_means(runs, metrics) + [_collision_rates(runs, m) for m in _modalities(comparison)]
-        result.rows.append([label, *(number for pair in figures for number in pair)])
+        result.rows.append([label, *chain(*figures)])
     series = {m: _series(result, m, comparison.labels) for m in metrics}
     result.figures["metrics"] = Figure(study.title, "", "test", comparison.labels, series)
     if collisions:
@@ -190,7 +190,7 @@ def sweeps(comparison: Comparison, study: StudyDefinition) -> StudyResult:
             points.append((str(value) + (" (default)" if missing else ""), _test_means(runs, metrics)))
         if not points:
             continue
-        result.rows += [[option, value, *(number for pair in pairs for number in pair)] for value, pairs in points]
+        result.rows += [[option, value, *chain(*pairs)] for value, pairs in points]
         series = {m: means_and_deviations(pairs[i] for _, pairs in points) for i, m in enumerate(metrics)}
         result.figures[file_name(option)] = Figure(
             study.title, option, "test", [value for value, _ in points], series, lines=True
@@ -217,7 +217,7 @@ def beams(comparison: Comparison, study: StudyDefinition) -> StudyResult:
             gaps = [
                 over_seeds([ranked["exact"].metrics[m] - ranked[decoding].metrics[m] for ranked in by_run]) for m in metrics
             ]
-            result.rows.append([label, decoding, *(number for pair in means + gaps for number in pair)])
+            result.rows.append([label, decoding, *chain(*(means + gaps))])
             for metric, pair in zip(metrics, means):
                 series[metric].setdefault(label, []).append(pair)
     for metric, lines in series.items():
@@ -248,7 +248,7 @@ def rankings(comparison: Comparison, study: StudyDefinition) -> StudyResult:
                 values.append(own.metrics | changed)
             pairs = [over_seeds([value[column] for value in values]) for column in columns]
             speed = round(statistics.fmean(ranked[name].rows / ranked[name].seconds for ranked in by_run))
-            result.rows.append([label, name, *(number for pair in pairs for number in pair), speed])
+            result.rows.append([label, name, *chain(*pairs), speed])
     return result
 
 
@@ -267,7 +267,7 @@ def groups(comparison: Comparison, study: StudyDefinition) -> StudyResult:
                 over_seeds([float(row_values(r.ranks, r.rows, metric)[i].mean()) for r, i in zip(runs, inside) if i.any()])
                 for metric in metrics
             ]
-            result.rows.append([label, tick, users, *(number for pair in pairs for number in pair)])
+            result.rows.append([label, tick, users, *chain(*pairs)])
             for metric, pair in zip(metrics, pairs):
                 series[metric].setdefault(label, []).append(pair)
     for metric, bars in series.items():

@@ -174,8 +174,8 @@ TIGEROptions: Any = derive(
     "TIGEROptions", GenerativeOptions,
     defaults=_RECIPE | {"max_modalities": 1, "quantizer": "rqvae", "collision": "extra_token", "prompt_length": 0},
     paper={"quantizer": "rqvae", "collision": "extra_token", "rqvae_preset": None, "con_layers": None, "con_positives": None,
-           "lambda_con": None, "lambda_align": None, "pseudo_labels": None, "contrast_temperature": None, "fusion": None,
-           "prompt": None},
+           "lambda_con": None, "lambda_align": None, "pseudo_labels": None, "contrast_temperature": None,
+           "con_denominator": None, "fusion": None, "prompt": None},
 )  # fmt: skip
 
 
@@ -230,7 +230,7 @@ MQL4GRecOptions: Any = derive(
     defaults=_ALIGNED_RECIPE | {"quantizer": "rqvae"},
     paper={"quantizer": "rqvae", "sinkhorn_epsilon": 0.003, "learning_rate": 0.0005, "train_batch_size": 987,
            "rqvae_preset": None, "con_layers": None, "con_positives": None, "lambda_con": None, "lambda_align": None,
-           "pseudo_labels": None, "contrast_temperature": None},
+           "pseudo_labels": None, "contrast_temperature": None, "con_denominator": None},
 )  # fmt: skip
 MACRecOptions: Any = derive("MACRecOptions", _MACRecOptions, _ALIGNED_RECIPE, paper={"train_batch_size": 987})
 
@@ -253,9 +253,9 @@ class _MMGRecOptions(GenerativeOptions):
 
 _UNKNOWN = ("rqvae_preset", "rqvae_projection", "rqvae_hidden_sizes", "rqvae_epochs", "rqvae_batch_size", "rqvae_learning_rate",
             "rqvae_weight_decay", "rqvae_warmup_epochs", "restart_dead_codes", "commitment_weight", "residual", "con_layers",
-            "con_positives", "lambda_con", "lambda_align", "pseudo_labels", "contrast_temperature", "code_dim", "epochs",
-            "dropout_prob", "fusion", "decode", "num_beams", "output", "encoder_attention", "prompt", "eval_step",
-            "MAX_ITEM_LIST_LENGTH")
+            "con_positives", "lambda_con", "lambda_align", "pseudo_labels", "contrast_temperature", "con_denominator",
+            "code_dim", "epochs", "dropout_prob", "fusion", "decode", "num_beams", "output", "encoder_attention", "prompt",
+            "eval_step", "MAX_ITEM_LIST_LENGTH")
 MMGRecOptions: Any = derive(
     "MMGRecOptions", _MMGRecOptions,
     defaults={

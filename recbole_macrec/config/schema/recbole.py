@@ -88,7 +88,7 @@ class RecBoleOptions(Options):
     """Options of RecBole. Options that are not listed here are passed to RecBole as they are."""
 
     gpu_id: _GPUs = option("0", "GPUs to use; nothing: the CPU")
-    use_gpu: Flag = option(True, "Not read by RecBole 1.2; use gpu_id")
+    use_gpu: Flag = option(True, "Show the memory of the GPU. It does not select the device: an empty gpu_id selects the CPU")
     seed: Seed = option(2020, "Seed of all random numbers")
     reproducibility: Flag = option(True, "Deterministic algorithms of cuDNN")
     state: Annotated[Literal["debug", "info", "warning", "error", "critical"], _Lower] = option(
@@ -101,8 +101,11 @@ class RecBoleOptions(Options):
     log_wandb: Flag = option(False, "Log to Weights & Biases, with the package wandb")
     shuffle: Flag = option(True, "Shuffle the training data before each epoch")
 
-    epochs: Count = option(300, "Maximum number of epochs; early stopping usually ends training sooner")
-    train_batch_size: Positive = option(2048, "Training samples of an optimizer step")
+    epochs: Count = option(
+        300, "Number of epochs. With scheduler: cosine or linear, the learning rate is zero after the last one. Early stopping "
+        "(stopping_step) can end training sooner")
+    train_batch_size: Positive = option(
+        2048, "Training samples of an optimizer step; with training: per_user users, or windows of long histories")
     learner: Annotated[Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"], _Lower] = option(
         "adam", "Optimizer"
     )
@@ -112,7 +115,8 @@ class RecBoleOptions(Options):
         None, "Arguments of torch.nn.utils.clip_grad_norm_, such as {max_norm: 1.0}"
     )
     eval_step: Count = option(1, "Epochs from one validation to the next; 0: no validation")
-    stopping_step: Count = option(10, "Validations without a better valid_metric before training stops")
+    stopping_step: Count = option(
+        10, "Training stops when more validations than this in a row have a lower valid_metric than the best one")
     loss_decimal_place: Annotated[Count, Field(le=15)] = option(4, "Decimal places of losses in the log")
 
     eval_args: EvalArgs = option({"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user", "order": "RO", "mode": "full"},
@@ -123,7 +127,8 @@ class RecBoleOptions(Options):
     exclude_seen: Flag = option(
         False, "Leave the items of the history that a sequential model reads out of its full rankings, except the target; also "
         "in full_sort_topk, and the default of Recommender.recommend")
-    metrics: Text | list[Text] = option(["Recall", "MRR", "NDCG", "Hit", "Precision"], "Metrics")
+    metrics: Text | Annotated[list[Text], Field(min_length=1)] = option(
+        ["Recall", "MRR", "NDCG", "Hit", "Precision"], "Metrics")
     topk: Positive | list[Positive] = option([10], "Lengths k of the ranked lists")
     valid_metric: Text = option("MRR@10", "Metric that selects the best epoch and ends training")
     valid_users: Positive | None = option(

@@ -28,14 +28,15 @@ class SemanticIDOptions(Options):
 
     In a configuration None means: not set. The value is then that of ``rqvae_preset``, if the preset has one, or the default.
 
-    The defaults are the paper's (presets.py), except for con_layers and lambda_con, the training length, the warm-up and the
-    restarts of unused codes. With 10 epochs of plain auto-encoding before the k-means initialisation and with restarts, tens
-    of epochs are enough instead of hundreds.
+    The defaults are the paper's (presets.py), except for con_layers, lambda_con, loss_reduction and con_denominator, the
+    training length, the warm-up and the restarts of unused codes. With 10 epochs of plain auto-encoding before the k-means
+    initialisation and with restarts, tens of epochs are enough instead of hundreds.
     """
 
     semantic_ids: Literal["auto", "learn", "published"] = option(
-        "auto", "learn; published: read semantic_ids/<modality>.json; auto: learn if features were imported, or if the "
-        "quantizer needs none. Without such a file, modalities encoded from interactions are always learnt")
+        "auto", "learn; published: read semantic_ids/<modality>.json; auto: learn if all modalities have imported "
+        "features, if one has no such file, or if the quantizer reads no features. Without such a file, modalities encoded "
+        "from interactions are always learnt")
     tokenizations: Annotated[Positive, Field(le=64)] = option(
         1, "Number of semantic IDs of an item in each modality: published ones (semantic_ids/<modality>@2.json, ...), or "
         "learnt with the seeds semantic_id_seed, semantic_id_seed + 1, ... Every training sequence is written in one of them, "
@@ -54,7 +55,7 @@ class SemanticIDOptions(Options):
     collision: Annotated[Text, OneOf("collision")] = option(
         "reassign",
         "Items with the same ID: the farther one gets the nearest unused ID; one more token (item order, popularity, "
-        "random); balanced use of the last level; keep",
+        "random); sinkhorn: all of them get near unused codes of the last level; keep: nothing changes",
         "reassign",
     )
     rqvae_preset: Literal["paper", "released", "default"] | None = option(
@@ -104,7 +105,7 @@ class SemanticIDOptions(Options):
     contrast_temperature: Above0 = option(0.1, "Temperature of L_con and L_align", 0.1)
     codes_epoch: Literal["last", "lowest_collision"] = option("last", "Epoch whose codes are the IDs")
     standardize: Flag = option(True, "Standardise the columns of the features")
-    semantic_id_seed: Seed = option(2020, "Seed of the quantizer; None: seed")
+    semantic_id_seed: Seed | None = option(None, "Seed of the quantizer; None: the option seed")
     lambda_cf: NotNegative = option(0.01, "quantizer: letter: weight of the collaborative loss")
     lambda_div: NotNegative = option(1e-4, "quantizer: letter: weight of the diversity loss")
     cf_epochs: Positive = option(

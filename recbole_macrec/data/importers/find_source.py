@@ -22,6 +22,8 @@ FORMS: dict[str, Callable[[Path, Mapping[str, str]], Source]] = {
     ".inter.json": _read_released, ".inter": read_inter, f".{PARTS[0]}.inter": read_benchmark, ".csv": read_csv,
 }  # fmt: skip
 
+TABLES = (".csv", ".tsv", ".xlsx", ".parquet")  # files that a user may mean as items.csv
+
 
 def read_source(path: Path, name: str, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
     """Read the file ``path``, or the file of a known format in the folder ``path``.
@@ -51,7 +53,12 @@ def read_source(path: Path, name: str, table_options: Mapping[str, str] = NO_OPT
             f"SRC {path} contains neither NAME.inter.json, nor NAME.inter, nor a .csv file; name the folder that does"
         )
     preferred = "interactions.csv" if suffix == ".csv" else f"{name}{suffix}"
-    return FORMS[suffix](_choose(found[suffix], path, preferred), table_options)
+    chosen = _choose(found[suffix], path, preferred)
+    source = FORMS[suffix](chosen, table_options)
+    others = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in TABLES and file != chosen]
+    if suffix == ".csv" and others:
+        source.notes.append(f"not read: {', '.join(others)}; texts and images are read from a file with the name items.csv")
+    return source
 
 
 def _choose(files: list[Path], folder: Path, preferred: str) -> Path:

@@ -23,7 +23,7 @@ def join_features(source: Source, files: Mapping[str, Path]) -> dict[str, Featur
     If the catalogue of ``source`` is not fixed, features without item tokens extend it: row i belongs to item i.
 
     Raises:
-        UserError: unless every file has exactly the items of the catalogue.
+        UserError: unless every file has exactly the items of the catalogue, or all of them and others if it was filtered.
     """
     raw = {modality: _read_rows(Path(path)) for modality, path in files.items()}
     if not source.fixed:
@@ -35,7 +35,7 @@ def join_ids(source: Source, files: Mapping[str, Path]) -> dict[str, dict[str, l
     """Return the published semantic IDs by item token, for every modality and tokenization.
 
     Raises:
-        UserError: unless each file has exactly the catalogue's items.
+        UserError: unless each file has exactly the catalogue's items, or all of them and others if it was filtered.
     """
     ids: dict[str, dict[str, list]] = {}
     for name, path in files.items():
@@ -73,7 +73,10 @@ def _read_rows(path: Path) -> tuple[np.ndarray, list[str] | None]:
 
 
 def _extend_catalogue(source: Source, files: Mapping[str, Path], raw: dict) -> None:
-    """Extend the catalogue to all rows of features without item tokens: row i is item i, even without interactions."""
+    """Extend the catalogue to all rows of features without item tokens: row i is item i, even without interactions.
+
+    A filtered catalogue keeps its items.
+    """
     counts = {modality: len(matrix) for modality, (matrix, tokens) in raw.items() if tokens is None}
     if not counts:
         return
@@ -90,7 +93,7 @@ def _extend_catalogue(source: Source, files: Mapping[str, Path], raw: dict) -> N
     if highest >= count:
         raise UserError(f"feature file {files[modality]} has {count} rows, fewer than {source.path} needs: its highest item "
                         f"number is {highest}; give one row per item, from 0 to {highest}")
-    if count > len(source.catalogue):
+    if count > len(source.catalogue) and not source.filtered:
         interacted = set(source.catalogue)
         added = [str(i) for i in range(count) if str(i) not in interacted]
         padding = ""
@@ -101,8 +104,9 @@ def _extend_catalogue(source: Source, files: Mapping[str, Path], raw: dict) -> N
             f"{Path(files[modality]).name} has {count} rows, and {len(interacted)} items have interactions: row i is "
             f"read as item i, so the catalogue includes {format_items(added, 'item')} without interactions{padding}"
         )
-    source.catalogue = [str(i) for i in range(count)]
-    source.numbers = {token: token for token in source.catalogue}
+    numbers, kept = [str(i) for i in range(count)], set(source.catalogue)
+    source.catalogue = [number for number in numbers if number in kept] if source.filtered else numbers
+    source.numbers = dict(zip(numbers, numbers))
     source.fixed = True
 
 
@@ -112,11 +116,11 @@ def _join(source: Source, modality: str, path: Path, matrix: np.ndarray, tokens:
         if not source.numbers:
             raise UserError(f"--feature {modality}={path} has no .items.txt beside it, but the items of {source.path} have no "
                             f"row numbers; write {path.with_suffix('.items.txt')}, one item per line in row order")
-        if len(matrix) != len(source.catalogue):
-            fewer = "fewer" if len(matrix) < len(source.catalogue) else "more"
+        tokens = list(source.numbers.values())
+        if len(matrix) != len(tokens):
+            fewer = "fewer" if len(matrix) < len(tokens) else "more"
             raise UserError(f"feature file {path} ({modality}) has {len(matrix)} rows, {fewer} than the "
-                            f"{len(source.catalogue)} items of {source.path}; give one row per item, in item number order")
-        tokens = source.catalogue
+                            f"{len(tokens)} items of {source.path}; give one row per item, in item number order")
     _check_same_items(tokens, source, f"feature file {path} ({path.with_suffix('.items.txt').name})")
     features.check_finite(matrix, tokens, path)
     return FeatureTable(tuple(source.catalogue), FeatureTable(tuple(tokens), matrix).select(source.catalogue))
@@ -131,14 +135,14 @@ def _rekey(source: Source, modality: str, path: Path) -> dict[str, list]:
         tokens = source.numbers
     _check_same_items([tokens.get(key, key) for key in codes], source, f"--semantic_ids {modality}={path}")
     decode_ids(path, codes)
-    by_token = {tokens[key]: code for key, code in codes.items()}
+    by_token = {tokens.get(key, key): code for key, code in codes.items()}
     return {token: by_token[token] for token in source.catalogue}
 
 
 def _check_same_items(tokens: list[str], source: Source, file: str) -> None:
     known, given = set(source.catalogue), set(tokens)
     missing = [token for token in source.catalogue if token not in given]
-    unknown = [token for token in tokens if token not in known]
+    unknown = [] if source.filtered else [token for token in tokens if token not in known]
     if missing:
         raise UserError(f"{file} lacks {format_items(missing, 'item')} of {source.path}; give every item an entry")
     if unknown:

@@ -43,6 +43,7 @@ class Source:
     catalogue: list[str]
     numbers: dict[str, str]  # item number in the source's files, as a string -> item token
     fixed: bool  # whether the source lists its catalogue; otherwise it is the items of the interactions
+    filtered: bool = False  # whether items were removed; feature and ID files may contain these
     columns: dict[str, list[str]] = field(default_factory=dict)  # name:type -> values in catalogue order
     notes: list[str] = field(default_factory=list)
     detected_files: DetectedFiles = field(default_factory=DetectedFiles)  # feature and ID files in the source's folder
@@ -129,7 +130,14 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     quotes: Quoting = csv.QUOTE_MINIMAL if plain else quoting(path, delimiter)  # quotes in atomic files may be text
     with _reading(path), open_text(path) as file:
         rows = csv.reader(file, strict=True, delimiter=delimiter, quoting=quotes)
-        yield from ((rows.line_num, row) for row in rows if row)
+        start = 1  # line of the start of the row
+        try:
+            for row in rows:
+                if row:
+                    yield rows.line_num, row
+                start = rows.line_num + 1
+        except csv.Error as error:
+            raise csv.Error(f"line {start}: {error}") from None
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def exact_rankings(
     if len(rankings) == 1:
         return rankings | {"fused": next(iter(rankings.values()))}
     if rule == "official":
-        lists = [Ranking(*(column[:, : eligible.beams] for column in ranking)) for ranking in rankings.values()]
+        lists = [ranking.first(eligible.beams) for ranking in rankings.values()]
         return rankings | {"fused": fuse_official(lists, n_items)}
     levels = [decoders[m].trie.levels for m in memories]
     return rankings | {"fused": ranking_of(fuse_scores(rule, list(scores.values()), levels, tokenizations))}

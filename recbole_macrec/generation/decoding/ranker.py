@@ -188,10 +188,10 @@ class Ranker:
             parts: rows of the users ranked together; shorter histories first.
 
         Returns:
-            modality -> Ranking, and ``fused`` -> Ranking; rows as in ``histories``. With ``decode: beam`` a ranking contains
-            the items that the beams find, with ``exact`` every item, with ``certified`` the first ``eligible.top`` items. With
-            ``fusion: official`` and several modalities, ``fused`` combines the first ``eligible.beams`` items of each modality.
-            With ``decode: fused``, the rankings ``generative``, ``dense`` and ``fused`` contain the same candidates.
+            modality -> Ranking, and ``fused`` -> Ranking; rows as in ``histories``. With ``decode: exact`` a ranking contains
+            every item, with ``beam`` all items of the IDs that are found, with ``certified`` the first ``eligible.top`` items.
+            With ``fusion: official`` and several modalities, ``fused`` combines the first ``eligible.beams`` items of each
+            modality. With ``decode: fused``, the rankings ``generative``, ``dense`` and ``fused`` contain the same candidates.
         """
         order = torch.argsort(torch.cat(list(parts))).to(histories.items.device)
         visits = len(order) * (self.n_items if self.options.decode == "exact" else eligible.beams)
@@ -220,7 +220,8 @@ class Ranker:
             return rankings | self._rank_candidates(rankings, decoders, memories, eligible)
         fused = next(iter(rankings.values()))
         if len(rankings) > 1 and o.fusion == "official":
-            fused = fuse_official(list(rankings.values()), self.n_items)
+            lists = [ranking.first(eligible.beams) for ranking in rankings.values()]
+            fused = fuse_official(lists, self.n_items)
         elif len(rankings) > 1:
             candidates = distinct(torch.cat([ranking.items for ranking in rankings.values()], dim=1))
             scores = self._generative_scores(decoders, memories, candidates)

@@ -25,6 +25,10 @@ class Ranking(NamedTuple):
         missing = (0, max(0, width - self.items.shape[1]))
         return Ranking(F.pad(self.items, missing), F.pad(self.scores, missing, value=-torch.inf))
 
+    def first(self, count: int) -> "Ranking":
+        """The first ``count`` columns."""
+        return Ranking(self.items[:, :count].contiguous(), self.scores[:, :count].contiguous())
+
     @classmethod
     def joined(cls, parts: Sequence["Ranking"], order: torch.Tensor) -> "Ranking":
         """Join the rows of ``parts``, then select the rows ``order``; int64 [B]."""
@@ -47,8 +51,11 @@ def beam_search(decoder: Decoder[Encoded], memory: Encoded, beams: int, excluded
 
     Args:
         memory: the encoded histories of B users.
-        beams: W, also the number of items returned if there are as many.
+        beams: W, the number of IDs that are found if there are as many.
         excluded: int64 [B, S], items to leave out, padded with 0.
+
+    Returns:
+        All items of these IDs.
     """
     trie, users, device = decoder.trie, memory.users, memory.device
     node = torch.zeros(users, 1, dtype=torch.long, device=device)  # [B, W]
@@ -76,13 +83,13 @@ def beam_search(decoder: Decoder[Encoded], memory: Encoded, beams: int, excluded
     items = trie.items[children].long()  # [B, W, C], C items of one ID
     scores = trie.item_scores(scores.unsqueeze(-1), children).expand_as(items).masked_fill(~exists, -torch.inf)
     items, order = items.masked_fill(scores.isneginf(), 0).flatten(1).sort(dim=1)
-    return best_of(items, scores.flatten(1).gather(1, order), beams)
+    return best_of(items, scores.flatten(1).gather(1, order), max(1, int((items > 0).sum(1).max())))
 
 
 def best_of(items: torch.Tensor, scores: torch.Tensor, count: int) -> Ranking:
     """Rank the ``count`` best of [B, R] scored items; equal scores keep their order."""
     scores, order = scores.sort(dim=-1, descending=True, stable=True)
-    return Ranking(items.gather(1, order)[:, :count].contiguous(), scores[:, :count].contiguous())
+    return Ranking(items.gather(1, order), scores).first(count)
 
 
 def first_best(ranking: Ranking, k: torch.Tensor, raw_ids: torch.Tensor | None = None) -> tuple[Ranking, torch.Tensor]:
@@ -102,7 +109,7 @@ def first_best(ranking: Ranking, k: torch.Tensor, raw_ids: torch.Tensor | None =
     keep = exists & ((place < k) | (counted & (place == k)))
     width = max(1, int(keep.sum(1).max()))
     items, scores = ranking.items.masked_fill(~keep, 0), ranking.scores.masked_fill(~keep, -torch.inf)
-    return Ranking(items[:, :width].contiguous(), scores[:, :width].contiguous()), kth
+    return Ranking(items, scores).first(width), kth
 
 
 def first_of_each(ids: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,12 @@ from recbole_macrec.semantic_ids.collisions.reassign import Reassign
 
 
 class Sinkhorn(Resolution):
-    """Uniform assignment at the last level (LC-Rec, ICDE 2024), then :class:`Reassign` for items without an unused code.
+    """Different codewords of the last level for colliding items, in place of the Sinkhorn plan of LC-Rec (ICDE 2024).
 
     The colliding items of each prefix of L-1 codes are assigned to different unused codewords, with the least total squared
-    distance. The official code chooses by a plan of Sinkhorn's algorithm that has equal sums for all codewords; if there are
-    many more codewords than items, as is usual, its choice is as far from the items as a random one.
+    distance. :class:`Reassign` follows for items without an unused codeword. The official code chooses by a plan of Sinkhorn's
+    algorithm that has equal sums for all codewords; if there are many more codewords than items, as is usual, its choice is as
+    far from the items as a random one.
 
     Raises:
         UserError: there are no codewords, or there are more items than IDs.

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from recbole_macrec.data import atomic
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.encoders.base import NAMED
+from recbole_macrec.data.encoders.content import TEXT_FIELDS
 from recbole_macrec.data.features import format_items, has
 from recbole_macrec.data.importers.raw.filtering import Step
 from recbole_macrec.data.importers.raw.lines import LineCounts
@@ -53,12 +54,14 @@ class Catalogue:
         """Return notes for the user about broken lines, and about items without text or image."""
         broken = [f"{counts.broken:,} broken lines of {counts.lines:,} in {name} are skipped (the first is line "
                  f"{counts.first_broken:,})" for name, counts in self.line_counts.items() if counts.broken]
+        read = [i for i, name in enumerate(self.columns) if name in TEXT_FIELDS] or range(len(self.columns))
         without_text = (
-            [record.item for record in self.kept() if not any(map(_WORD.search, record.texts))] if self.columns else []
+            [record.item for record in self.kept() if not any(_WORD.search(record.texts[i]) for i in read)] if read else []
         )
+        no_word = f"word in {' or '.join(self.columns[i] for i in read)}"
         without_image = [record.item for record in self.kept() if not record.images] if self.has_images else []
         return broken + [f"{format_items(items, 'item', shown=NAMED)} {has(items)} no {missing}"
-                         for items, missing in ((without_text, "word in any text"), (without_image, "image")) if items]
+                         for items, missing in ((without_text, no_word), (without_image, "image")) if items]
 
 
 def write_items(folder: Path, name: str, catalogue: Catalogue, form: AtomicFormat = DEFAULT_FORMAT) -> None:

@@ -28,13 +28,12 @@ def as_source(path: Path, filtering: Filtering, users: Sequence[str], items: Seq
         raise UserError(f"{path} has no interactions left after filtering ({steps}); lower --core or set --require_image=False")
     left = filtering.left.take(in_time_order(filtering.left))
     tokens = [items[i] for i in left.items]
-    return Source(
-        path, [users[i] for i in left.users], tokens, left.times.tolist(), list(dict.fromkeys(tokens)), {}, fixed=True
-    )
+    return Source(path, [users[i] for i in left.users], tokens, left.times.tolist(), list(dict.fromkeys(tokens)), {},
+                  fixed=True, filtered=True)
 
 
 def filter_source(source: Source, core: int | None, allowed: set[str] | None = None) -> list[Step]:
-    """Filter ``source`` in place and return the counts after each step.
+    """Filter ``source`` in place and return the counts after each step; none without a filter.
 
     Args:
         source: the source.
@@ -45,6 +44,8 @@ def filter_source(source: Source, core: int | None, allowed: set[str] | None = N
     Raises:
         UserError: if no interactions are left.
     """
+    if core is None and allowed is None:
+        return []
     users, items = ({token: i for i, token in enumerate(dict.fromkeys(column))} for column in (source.users, source.items))
     filtering = Filtering(Interactions(np.array([users[user] for user in source.users], np.int32),
                                        np.array([items[item] for item in source.items], np.int32),
@@ -56,7 +57,7 @@ def filter_source(source: Source, core: int | None, allowed: set[str] | None = N
     if core is not None:
         filtering.keep_core(core)
     left = as_source(source.path, filtering, list(users), list(items))
-    source.users, source.items, source.timestamps = left.users, left.items, left.timestamps
+    source.users, source.items, source.timestamps, source.filtered = left.users, left.items, left.timestamps, True
     if core is not None:
         kept = set(left.items)
         source.catalogue = [item for item in source.catalogue if item in kept]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, check_tokens
-from recbole_macrec.data.attributes import CATEGORY_COLUMN, KNOWN, category_tokens
+from recbole_macrec.data.attributes import CATEGORY_COLUMN, KNOWN, SEPARATORS, category_tokens
 from recbole_macrec.data.encoders.base import NAMED, RawItem
 from recbole_macrec.data.encoders.images import SUFFIXES, unusable_images
 from recbole_macrec.data.features import duplicates, format_items, has
@@ -107,8 +107,9 @@ class ItemTable:
         if DEFAULT_FORMAT.item in names:
             raise UserError(f"{path} has a column {DEFAULT_FORMAT.item} in addition to the item column "
                             f"{name}, whose name in the dataset is {DEFAULT_FORMAT.item}; rename or remove one")
+        self._class = names.index(CATEGORY_COLUMN) if CATEGORY_COLUMN in names else None
         known = next((names.index(name) for name in KNOWN if name in names), None)
-        self._categories = None if CATEGORY_COLUMN in names else known
+        self._categories = known if self._class is None else None
         self.columns = names if self._categories is None else (*names, CATEGORY_COLUMN)
 
     def __iter__(self) -> Iterator[Record]:
@@ -117,6 +118,8 @@ class ItemTable:
             item = row[self._item]
             image = self._image_of.get(item, "") if self._image is None else row[self._image]
             texts = [plain_text(row[i]) for i in self._texts]
+            if self._class is not None and SEPARATORS.search(texts[self._class]):
+                texts[self._class] = category_tokens(texts[self._class])
             if self._categories is not None:
                 texts.append(category_tokens(texts[self._categories]))
             yield Record(item, texts, [_checked_image(self.path, item, image)] if image else [])

@@ -14,7 +14,7 @@ from recbole_macrec.utils.files import atomic_write, sha256_of
 
 FILE = "manifest.json"
 # by kind; increase when the same sources and options give other files
-FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 4}
+FORMATS = {"amazon2018": 1, "amazon2023": 1, "folder": 5}
 
 
 def origin(files: RawFiles, options: FilterOptions, sources: Mapping[str, Path], table_options: Mapping[str, str]) -> dict:
