@@ -7,10 +7,10 @@ compare trains and compares models; study runs a prepared comparison; fuse combi
 publish copies results into docs/results; quantizers compares quantizers.
 
 The second form measures one stage. decode (beam search), train, exact (exact rankings) and text (P5, VIP5, LC-Rec) measure the
-speed of our code and of a reference, and how far their results agree. quantize and scale (catalogues of several sizes) and whole
-(a whole run) measure time and memory. peer compares the metrics of VBPR with those of cornac. --repeats and --reference_repeats
-set the number of timed runs, of which the median is printed. The last line is a JSON object with the results, the hardware and
-the library versions.
+speed of our code and of a reference, and how far their results agree. quantize and scale (catalogues of several sizes) and
+whole (a whole run) measure time and memory. peer compares the metrics of VBPR with those of cornac. Speeds are medians of
+several runs, except where a run takes minutes. The last line is a JSON object with the results, the hardware and the library
+versions.
 """
 import sys
 from collections.abc import Callable

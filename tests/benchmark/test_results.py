@@ -366,14 +366,13 @@ def test_results_page_is_up_to_date(builder):
 
 
 README_ROWS = {
-    "Pop §": "Pop", "BERT4Rec (RecBole's defaults)": "BERT4Rec", "GRU4Rec (RecBole's defaults)": "GRU4Rec",
+    "BERT4Rec (RecBole's defaults)": "BERT4Rec", "GRU4Rec (RecBole's defaults)": "GRU4Rec",
     "SASRec (RecBole's defaults)": "SASRec", "SASRec, best of 9 settings": "SASRec (tuned)",
-    "SASRecPerUser, 3 seeds": "SASRecPerUser", "MISSRec, on rebuilt item features": "MISSRec (rebuilt features)",
-    "TIGER on text, 3 seeds": "TIGER", "MACRec, 3 seeds": "MACRec", "MQL4GRec, wide ‡": "Wide MQL4GRec",
-    "MACRec, wide ‡": "Wide MACRec", "SequentialEASE": "SequentialEASE",
-    "MACRec + TIGER on text + on images + SASRecPerUser, wide ‡":
-        "Wide MACRec + Wide TIGER + Wide TIGER (image) + SASRecPerUser",
-    "SASRecPerUser + SequentialEASE, 3 seeds": "SASRecPerUser + SequentialEASE",
+    "SASRecPerUser (wider, one pass per user), 3 seeds": "SASRecPerUser",
+    "MISSRec (reads item features, here rebuilt ones)": "MISSRec (rebuilt features)", "TIGER on text, 3 seeds": "TIGER",
+    "MACRec, 3 seeds": "MACRec", "MQL4GRec, wide network ‡": "Wide MQL4GRec", "MACRec, wide network ‡": "Wide MACRec",
+    "SequentialEASE (a linear model)": "SequentialEASE",
+    "SASRecPerUser + SequentialEASE (fusion), 3 seeds": "SASRecPerUser + SequentialEASE",
 }  # fmt: skip
 
 
