@@ -2,6 +2,6 @@
 import sys
 
 if __name__ == "__main__":
-    from recbole_macrec.benchmark.compare.command import main
+    from recbole_macrec.benchmark.compare.run_command import main
 
     sys.exit(main())

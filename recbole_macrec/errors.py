@@ -1,5 +1,6 @@
 """The exception that commands report as one line instead of a traceback."""
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -10,6 +11,14 @@ class UserError(Exception):
 def one_line(error: BaseException, length: int | None = None) -> str:
     """Return the message of ``error`` in one line, cut after ``length`` characters; the name of its class if it has none."""
     return (" ".join(str(error).split()) or type(error).__name__)[:length]
+
+
+OUT_OF_MEMORY = re.compile(r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|MemoryError", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was insufficient. For some of these errors torch raises a RuntimeError like any other."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error))))
 
 
 def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str:

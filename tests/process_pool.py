@@ -15,7 +15,8 @@ import pytest
 
 PATIENCE = 300  # seconds
 NEEDED = (  # imported once; optimizers need the last one
-    "recbole_macrec.benchmark.compare.command", "recbole_macrec.benchmark.compare.worker", "recbole_macrec.commands.prepare",
+    "recbole_macrec.benchmark.compare.run_command", "recbole_macrec.benchmark.compare.worker",
+    "recbole_macrec.commands.prepare",
     "sklearn.decomposition", "sklearn.feature_extraction.text", "torch._dynamo",
 )  # fmt: skip
 

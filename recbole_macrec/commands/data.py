@@ -5,7 +5,6 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 
 from recbole_macrec.commands.prepare import prepare_command
@@ -31,6 +30,7 @@ from recbole_macrec.utils.launcher import local_device
 from recbole_macrec.utils.reporting import run_command
 
 _TABLE_FORMAT = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "field_separator", "seq_separator")
+_MODEL_OPTIONS = {name: field for name, field in ModelOptions.model_fields.items() if name != "model"}
 _CONTENT_ENCODERS = [name for name in (*ENCODERS, *PRESETS) if not reads_interactions(name)]
 _ITEM_FORMAT = ("ITEM_ID_FIELD", "field_separator", "seq_separator", "encoding")
 
@@ -106,8 +106,8 @@ def _add_encode(commands) -> None:
     parser.add_argument("--modality", required=True, help="name of the features, such as text or image")
     parser.add_argument("--encoder", metavar="NAME", help=f"one of {', '.join(_CONTENT_ENCODERS)}")
     parser.add_argument("--model", metavar="HUB_NAME_OR_FOLDER", help="any other model of Hugging Face transformers")
-    for field in fields(ModelOptions)[1:]:
-        parser.add_argument(f"--{field.name}", type=int if "int" in str(field.type) else str, help=field.metadata["help"])
+    for name, field in _MODEL_OPTIONS.items():
+        parser.add_argument(f"--{name}", type=int if "int" in str(field.annotation) else str, help=field.description)
     parser.add_argument("--text_fields", default=",".join(TEXT_FIELDS), metavar="A,B", help="default: %(default)s")
     parser.add_argument("--image_field", default=IMAGE_FIELD, metavar="A", help="default: %(default)s")
     for kind, option in MISSING_OPTIONS.items():
@@ -178,7 +178,7 @@ def _import(args: argparse.Namespace) -> None:
 def _encode(args: argparse.Namespace) -> None:
     if (args.encoder is None) == (args.model is None):
         raise UserError(f"encode needs either --encoder ({', '.join(_CONTENT_ENCODERS)}) or --model HUB_NAME_OR_FOLDER")
-    options = {field.name: getattr(args, field.name) for field in fields(ModelOptions)[1:]}
+    options = {name: getattr(args, name) for name in _MODEL_OPTIONS}
     options = {key: value for key, value in options.items() if value is not None}
     simple = args.encoder is not None and args.encoder not in PRESETS
     if simple and options:

@@ -1,4 +1,5 @@
 """Training tasks of a generative model: which IDs are read, and which are generated."""
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -6,7 +7,6 @@ import torch
 
 from recbole_macrec.data.id_files import tokenization_name
 from recbole_macrec.generation.network.windows import Windows
-from recbole_macrec.utils.sampling import random_count
 
 
 class Task(NamedTuple):
@@ -77,3 +77,13 @@ def split_by_tokenization(windows: Windows, tokenizations: int) -> list[tuple[in
         return [(0, windows)]
     drawn = drawn_tokenizations(len(windows.length), tokenizations)
     return [(number, windows.rows((drawn == number).nonzero()[:, 0])) for number in drawn.unique().tolist()]
+
+
+def random_count(share: float, total: int) -> int:
+    """A whole number with mean ``share * total``: the product, rounded up or down at random.
+
+    Rounding to the nearest number would leave out a small share of a small batch in every batch.
+    """
+    expected = round(share * total, 9)  # without rounding errors, so that a whole number draws nothing
+    lower = math.floor(expected)
+    return lower if expected == lower else lower + (torch.rand(()).item() < expected - lower)

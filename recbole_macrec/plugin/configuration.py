@@ -1,6 +1,7 @@
 """Configurations: our property files between RecBole's, defaults that depend on model and split, and checks."""
 import functools
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -39,73 +40,71 @@ def insert_property_files() -> None:
     model's ``training_preset``, by default the one for the dataset; RecBole's sequential settings. Our files are read after
     RecBole's files of datasets because these set every dataset option, the history length included.
     """
-    named, init_parameters, files, update, final = (
-        Config._get_model_and_dataset,
-        Config._init_parameters_category,
-        Config._load_config_files,
-        Config._update_internal_config_dict,
-        Config._get_final_config_dict,
-    )
+    for name, method in {
+        "_get_model_and_dataset": _get_model_and_dataset,
+        "_init_parameters_category": _init_parameters_category,
+        "_update_internal_config_dict": _update_internal_config_dict,
+        "_load_config_files": _load_config_files,
+        "_get_final_config_dict": _get_final_config_dict,
+    }.items():
+        setattr(Config, name, functools.partialmethod(method, getattr(Config, name)))
 
-    @functools.wraps(named)
-    def _get_model_and_dataset(self, model, dataset):
-        try:
-            name, model_class, dataset = named(self, model, dataset)
-        except (AttributeError, ImportError, ValueError):  # may come from a library that RecBole imports in its search
-            _check_name(model or self.external_config_dict["model"])
-            raise
-        if issubclass(model_class, RegisteredModel) and model_class is not models().get(name):
-            register_model(model_class)
-        return name, model_class, dataset
 
-    @functools.wraps(init_parameters)
-    def _init_parameters_category(self):
-        init_parameters(self)
-        self.parameters = {kind: list(names) for kind, names in self.parameters.items()}  # copies, as RecBole extends them
+# Methods of RecBole's Config; ``original`` is the method that each of them replaces.
 
-    @functools.wraps(update)
-    def _update_internal_config_dict(self, file):
-        loaded = read_yaml(Path(file))
-        self.internal_config_dict.update(loaded)
-        if _is_last_of_dataset(Path(file), self.dataset):
-            paths = [property_file("dataset", f"{self.dataset}.yaml")]
-            if is_ours(self.model_class):
-                name = _name_of_properties(self.model_class)
-                paths = [property_file("overall.yaml"), property_file("model", f"{name}.yaml"), *paths]
-                paths += preset_files(name, self.external_config_dict.get("training_preset"), self.dataset)
-            for path in paths:
-                if path.is_file():
-                    self.internal_config_dict.update(read_yaml(path))
-        return loaded
 
-    @functools.wraps(files)
-    def _load_config_files(self, paths):
-        return {name: value for path in paths or [] for name, value in read_config_file(path).items()}
+def _get_model_and_dataset(self: Config, original: Callable, model, dataset):
+    try:
+        name, model_class, dataset = original(self, model, dataset)
+    except (AttributeError, ImportError, ValueError):  # may come from a library that RecBole imports in its search
+        _check_name(model or self.external_config_dict["model"])
+        raise
+    if issubclass(model_class, RegisteredModel) and model_class is not models().get(name):
+        register_model(model_class)
+    return name, model_class, dataset
 
-    @functools.wraps(final)
-    def _get_final_config_dict(self):
-        config, ours = final(self), is_ours(self.model_class)
-        if "device" in self.external_config_dict:
-            raise UserError(
-                f"device is {shown(self.external_config_dict['device'])}, but RecBole chooses it by gpu_id; leave device out. "
-                "An empty gpu_id selects the CPU."
-            )
-        _set_defaults(self, config)
-        check_values(config, self.model_class.options if ours else OwnRecBoleOptions)
-        check_strings(config, self.internal_config_dict)
-        if ours:
-            if is_built_in(self.model_class):  # other models may read options that they do not declare
-                warn_of_misspelt_options(self.external_config_dict, self.model, self.dataset)
-            self.model_class.check_values(defaultdict(lambda: None, config))
-            if config.get("resume"):
-                config[TRAINED_ON] = trained_on(read_together(config["resume"], read=load_checkpoint))
-        return config
 
-    Config._get_model_and_dataset = _get_model_and_dataset
-    Config._init_parameters_category = _init_parameters_category
-    Config._load_config_files = _load_config_files
-    Config._update_internal_config_dict = _update_internal_config_dict
-    Config._get_final_config_dict = _get_final_config_dict
+def _init_parameters_category(self: Config, original: Callable) -> None:
+    original(self)
+    self.parameters = {kind: list(names) for kind, names in self.parameters.items()}  # copies, as RecBole extends them
+
+
+def _update_internal_config_dict(self: Config, original: Callable, file):
+    loaded = read_yaml(Path(file))
+    self.internal_config_dict.update(loaded)
+    if _is_last_of_dataset(Path(file), self.dataset):
+        paths = [property_file("dataset", f"{self.dataset}.yaml")]
+        if is_ours(self.model_class):
+            name = _name_of_properties(self.model_class)
+            paths = [property_file("overall.yaml"), property_file("model", f"{name}.yaml"), *paths]
+            paths += preset_files(name, self.external_config_dict.get("training_preset"), self.dataset)
+        for path in paths:
+            if path.is_file():
+                self.internal_config_dict.update(read_yaml(path))
+    return loaded
+
+
+def _load_config_files(self: Config, original: Callable, paths) -> dict:
+    return {name: value for path in paths or [] for name, value in read_config_file(path).items()}
+
+
+def _get_final_config_dict(self: Config, original: Callable) -> dict:
+    config, ours = original(self), is_ours(self.model_class)
+    if "device" in self.external_config_dict:
+        raise UserError(
+            f"device is {shown(self.external_config_dict['device'])}, but RecBole chooses it by gpu_id; leave device out. "
+            "An empty gpu_id selects the CPU."
+        )
+    _set_defaults(self, config)
+    check_values(config, self.model_class.options if ours else OwnRecBoleOptions)
+    check_strings(config, self.internal_config_dict)
+    if ours:
+        if is_built_in(self.model_class):  # other models may read options that they do not declare
+            warn_of_misspelt_options(self.external_config_dict, self.model, self.dataset)
+        self.model_class.check_values(defaultdict(lambda: None, config))
+        if config.get("resume"):
+            config[TRAINED_ON] = trained_on(read_together(config["resume"], read=load_checkpoint))
+    return config
 
 
 def _check_name(model: str) -> None:

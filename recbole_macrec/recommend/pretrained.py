@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, is_out_of_memory
 from recbole_macrec.recommend.rebuild import SavedOptions, build, options_of
 from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
 from recbole_macrec.semantic_ids.bundle import quantizer_versions
@@ -108,9 +108,9 @@ def read_pretrained(folder: Path, device: torch.device | str):
         if QUANTIZER in content:
             quantizer = FrozenQuantizer(SemanticIDSettings.from_identity(manifest["quantizer"]), load(content[QUANTIZER]))
         return model, dict(items["titles"]), quantizer
-    except torch.OutOfMemoryError:
-        raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join((str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").split())
         raise UserError(f"{folder} can't be read as a model of recbole_macrec ({reason[:300]}); save it again with "
                         "save_pretrained, or copy it again.") from None

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from recbole_macrec.data.features import duplicates
+from recbole_macrec.data.id_files import read_published
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.bundle import (
     bundle_inputs,
@@ -22,7 +23,6 @@ from recbole_macrec.semantic_ids.bundle import (
 from recbole_macrec.semantic_ids.codes import LearntCodes, SemanticIDs
 from recbole_macrec.semantic_ids.collisions import Geometry, resolve
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
-from recbole_macrec.semantic_ids.published import read_published
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 from recbole_macrec.semantic_ids.quantizers.base import Execution
 from recbole_macrec.semantic_ids.quantizers.represent import represent_and_learn

@@ -11,7 +11,7 @@ import torch
 from recbole.model.abstract_recommender import AbstractRecommender
 from scipy import sparse
 
-from recbole_macrec.errors import UserError, one_line
+from recbole_macrec.errors import UserError, is_out_of_memory, one_line
 from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.files import atomic_write
 
@@ -72,6 +72,8 @@ def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu",
             "trust its author."
         ) from None
     except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(unreadable) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         check_weights(state["state_dict"], f"Checkpoint {path}")

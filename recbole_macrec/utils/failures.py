@@ -5,14 +5,13 @@ from pathlib import Path
 
 import torch
 
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
 from recbole_macrec.utils.requirements import recbole_folder
 
 OUT_OF_MEMORY_MESSAGE = (
     "Not enough memory: lower train_batch_size or, for the models of this package, pass_tokens (while training), "
     "eval_batch_size or num_beams (while ranking)."
 )
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|MemoryError", re.IGNORECASE)
 _CHILD_USER_ERROR = re.compile(r"^recbole_macrec\.[\w.]+\.(?:UserError|ProcessLost): (.*)\Z", re.MULTILINE | re.DOTALL)
 
 
@@ -25,15 +24,13 @@ def user_message(error: BaseException) -> str | None:
 def _message(error: BaseException) -> str | None:
     if isinstance(error, UserError | OSError):  # OSError: a full disk, an unreadable file
         return str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return OUT_OF_MEMORY_MESSAGE
     text = str(error)
-    if isinstance(error, RuntimeError) and "can't allocate memory" in text:
-        return OUT_OF_MEMORY_MESSAGE
     if isinstance(error, torch.multiprocessing.ProcessRaisedException):  # holds the traceback of a spawned process
         if match := _CHILD_USER_ERROR.search(text.rstrip()):
             return match[1]
-        return OUT_OF_MEMORY_MESSAGE if _OUT_OF_MEMORY.search(text) else None
+        return OUT_OF_MEMORY_MESSAGE if OUT_OF_MEMORY.search(text) else None
     if isinstance(error, ModuleNotFoundError) and error.name and _loads_a_model(error):
         return f"{error.name} is not installed; the model needs it: pip install {error.name.partition('.')[0]}"
     refused_by_recbole = isinstance(error, ValueError | NotImplementedError | TypeError | RuntimeError)

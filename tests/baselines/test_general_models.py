@@ -61,6 +61,43 @@ def state_of(model) -> dict:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
+def half(*rows):
+    """Half the squared norms of the vectors of a batch, per sample."""
+    return sum(x.square().sum() for x in rows) / (2 * len(rows[0]))
+
+
+def mean(*xs):
+    """Sum of the mean squares."""
+    return sum(x.square().mean() for x in xs)
+
+
+def ids(model, user, positive, negative):
+    """Trained vectors of the users and items of a batch."""
+    return torch.cat([model.ids[user], model.ids[model.n_users + positive], model.ids[model.n_users + negative]])
+
+
+PENALTIES = {
+    "GAT": lambda m, u, i, j: half(m.users[u], m.items[i], m.items[j]),
+    "GraphSAGE": lambda m, u, i, j: half(m.users[u], m.items[i], m.items[j]),
+    "MMGCN": lambda m, u, i, j: mean(ids(m, u, i, j), *(network.preferences for network in m.networks.values())),
+    "GRCN": lambda m, u, i, j: mean(ids(m, u, i, j), *(routing.prototypes[u] for routing in m.routings.values())),
+    "LATTICE": lambda m, u, i, j: half(m.representations()[0][u], m.representations()[1][i], m.representations()[1][j]),
+    "LightGT": lambda m, *_: mean(*m.collaborative()[0].split([m.n_users, m.n_items])),
+}
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_the_penalty_is_that_of_the_docstring(name, planted):
+    _, model, _, (train, _, _) = prepare(name, planted)
+    batch, losses = next(iter(train)), []
+    model.eval()
+    for model.reg_weight in (0.0, 100.0):
+        torch.manual_seed(0)
+        losses.append(model.calculate_loss(batch))
+    expected = 100 * PENALTIES[name](model, *(batch[field] for field in ("user_id", "item_id", "neg_item_id")))
+    torch.testing.assert_close(losses[1] - losses[0], expected, atol=1e-4, rtol=1e-3)
+
+
 def test_general_models_are_registered():
     assert set(NAMES) >= {"GraphSAGE", "GAT", "VBPR", "MMGCN", "GRCN", "LATTICE", "InvRL", "LightGT"}
     for name in NAMES:

@@ -51,14 +51,15 @@ def test_graph_computed_in_blocks_equals_the_dense_graph(block, monkeypatch):
 @pytest.mark.parametrize("cf, kept", [("lightgcn", 0.6), ("mf", 0.6), ("mf", 1.0)])
 @torch.no_grad()
 def test_equals_the_dense_formula(cf, kept, planted):
-    _, model, _, _ = prepare("LATTICE", planted, cf=cf, feature_graph_weight=kept)
+    _, model, _, _ = prepare("LATTICE", planted, cf=cf, feature_graph_weight=kept, n_item_layers=2)
     model.modality_logits.copy_(torch.tensor([0.3, -0.5]))
     model.double()
     w = model.modality_logits.softmax(0)
     fixed = sum(w[m] * normalised_dense(dense_graph(x, 5)) for m, x in enumerate(model.features.values()))
     projected = [x @ layer.weight.T + layer.bias for x, layer in zip(model.features.values(), model.project.values())]
     learnt = normalised_dense(sum(w[m] * dense_graph(x, 5) for m, x in enumerate(projected)))
-    h = (kept * fixed + (1 - kept) * learnt) @ model.items
+    item_graph = kept * fixed + (1 - kept) * learnt
+    h = item_graph @ item_graph @ model.items
     a = symmetric(adjacency(model))
     x = torch.cat([model.users, model.items])
     x = (x + a @ x + a @ a @ x) / 3 if cf == "lightgcn" else x

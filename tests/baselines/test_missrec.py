@@ -57,6 +57,18 @@ def test_a_model_that_is_not_trained_has_finite_scores(data_path):  # noqa: F811
     assert 0 <= trainer.evaluate(test, load_best_model=False)["hit@10"] <= 1
 
 
+def test_loss_and_scores_equal_the_docstring(data_path):  # noqa: F811
+    _, model, _, (train, _, _) = small(data_path, temperature=0.5, reg_weight=3.0)
+    model.before_epoch(0)
+    batch, vectors = next(iter(train)), model.eval().modality_vectors()
+    histories = model.histories(batch)
+    query, norms = model.queries(histories.items, histories.length, vectors)
+    scores = model.scores(query, model.unit_vectors(vectors)) / 0.5
+    expected = F.cross_entropy(scores[:, 1:], batch[model.POS_ITEM_ID] - 1) + 3 * norms.mean()
+    torch.testing.assert_close(model.calculate_loss(batch), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.full_sort_predict(batch)[:, 1:], scores[:, 1:], atol=1e-5, rtol=1e-4)
+
+
 def test_scores_by_hand(model):
     """gamma = 0 gives the mean of the modalities; otherwise their softmax weights them."""
     query, vectors = F.normalize(torch.randn(3, 16), dim=-1), model.modality_vectors()

@@ -14,7 +14,7 @@ from recbole.data.interaction import Interaction
 from small_models import PauseAfter, batch_of, data_path, prepare as prepared  # noqa: F401  data_path is a fixture
 
 from recbole_macrec import SASRecPerUser
-from recbole_macrec.benchmark.compare.command import main
+from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings
 from recbole_macrec.trainer.epoch_checkpointer import Paused

@@ -23,7 +23,7 @@ from recbole_macrec.baselines.text_to_text.item_index import cluster_index, digi
 from recbole_macrec.baselines.text_to_text.lcrec import user_texts
 from recbole_macrec.baselines.text_to_text.p5 import P5
 from recbole_macrec.baselines.text_to_text.recommender import TextToTextRecommender
-from recbole_macrec.benchmark.compare.command import main
+from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.benchmark.speed.text_reference import TextReference
 from recbole_macrec.config.registry import models
 from recbole_macrec.config.schema.text_to_text import LCREC_TASKS
@@ -343,12 +343,13 @@ def test_vip5_trains_only_adapters_norms_and_new_modules(data_path):
 
 
 def test_new_adapters_do_not_change_t5(data_path):
-    _, model, _, (_, _, test) = prepare("VIP5", data_path)
+    _, model, _, (_, _, test) = prepare("VIP5", data_path, adapter_width=3)
     model.eval()
     users = batch_of(test)[np.arange(4)]
     with_adapters = model.rank(users, beams=ITEMS)
     adapters = [module for module in model.modules() if isinstance(module, vip5.Adapter)]
     assert len(adapters) == 2 + 3  # an encoder layer and a decoder layer
+    assert all(len(adapter.down.weight) == 3 for adapter in adapters)
     for adapter in adapters:
         adapter.forward = adapter.module.forward
     torch.testing.assert_close(model.rank(users, beams=ITEMS), with_adapters, atol=1e-6, rtol=0)
@@ -392,7 +393,10 @@ def test_sampled_items_are_distinct_and_exclude_the_target(data_path):
 
 @needs_peft
 def test_lora_trains_only_its_matrices_the_head_and_added_rows(data_path):
-    _, model, trainer, (train, _, test) = prepare("LCRec", data_path, trained_weights="lora")
+    options = {"trained_weights": "lora", "lora_rank": 3, "lora_targets": ["q_proj"]}
+    _, model, trainer, (train, _, test) = prepare("LCRec", data_path, **options)
+    matrices = {name: len(p) for name, p in model.named_parameters() if "lora_A" in name}
+    assert set(matrices.values()) == {3} and all("q_proj" in name for name in matrices)
     before = weights_of(model)
     trainer.train_steps(train)
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
@@ -566,12 +570,12 @@ def test_models_that_write_users_into_prompts_are_not_saved_as_recommenders(name
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backbone, option, named", [
-    ("no/such-model", "backbone", "hf download no/such-model --local-dir FOLDER.*set backbone: FOLDER"),
-    ("./nowhere", "backbone", "model folder nowhere of backbone does not exist"),
+@pytest.mark.parametrize("backbone, named", [
+    ("no/such-model", "hf download no/such-model --local-dir FOLDER.*set backbone: FOLDER"),
+    ("./nowhere", "model folder nowhere of backbone does not exist"),
 ])
 @pytest.mark.parametrize("name", ["P5", "LCRec"])
-def test_error_of_a_missing_backbone_names_the_files_needed(name, backbone, option, named, data_path, monkeypatch):
+def test_error_of_a_missing_backbone_names_the_files_needed(name, backbone, named, data_path, monkeypatch):
     monkeypatch.setattr("recbole_macrec.data.encoders.source.hub_answers", lambda: False)
     with pytest.raises(UserError, match=named):
         prepare(name, data_path, backbone=backbone)

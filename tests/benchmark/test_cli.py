@@ -12,8 +12,8 @@ import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from recbole_macrec.benchmark.__main__ import main as benchmark
-from recbole_macrec.benchmark.compare import command, comparison
-from recbole_macrec.benchmark.compare.command import main
+from recbole_macrec.benchmark.compare import comparison, run_command
+from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.benchmark.study import study
 from recbole_macrec.config.options import known_models, known_options
@@ -179,7 +179,8 @@ def test_output_is_no_value_of_the_model_option(argv, capsys):
 
 
 def test_only_one_argument_has_the_name_of_an_option_with_another_meaning():
-    parsed = [command.parse([]), comparison.parse(["--models=Pop", "--output=out"]), study.parse(["beyond", "--output=out"])]
+    output = "--output=out"
+    parsed = [run_command.parse([]), comparison.parse(["--models=Pop", output]), study.parse(["beyond", output])]
     arguments = {name for args, _ in parsed for name in vars(args)}
     options = known_options(tuple(known_models()), "arts-toy")
     launch = {"nproc", "ip", "port", "world_size", "group_offset"}  # as in RecBole
@@ -223,6 +224,8 @@ def test_a_failed_model_does_not_stop_the_others(tiny, capsys):
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory"),
+        RuntimeError("CUDA error: out of memory"),
     ],
 )
 def test_out_of_memory_names_the_options(error):

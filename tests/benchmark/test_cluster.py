@@ -163,7 +163,7 @@ def test_address_without_server_is_a_one_line_error(tiny_dataset, capsys):
 
 @pytest.fixture
 def ray():
-    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    ray = pytest.importorskip("ray", reason="Ray can't be imported; install it with: pip install -e '.[ray,test]'")
     yield ray
     ray.shutdown()
 

@@ -16,7 +16,7 @@ from filelock import FileLock
 from small_models import SMALL
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.compare import run_callbacks
+from recbole_macrec.benchmark.compare import pool, run_callbacks
 from recbole_macrec.benchmark.compare.comparison import write_matrix
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, parse_seeds
 from recbole_macrec.benchmark.compare.ranking_collector import RankingCollector, full_rank
@@ -25,6 +25,7 @@ from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
+from recbole_macrec.benchmark.compare.worker import Resources
 from recbole_macrec.benchmark.fuse.command import fuse
 from recbole_macrec.data.encoders.encoded_manifest import manifest_file
 from recbole_macrec.data.features import FeatureTable, feature_paths
@@ -383,3 +384,24 @@ def test_items_that_a_model_leaves_out_are_none_of_its_best():
     scores = torch.tensor([[-torch.inf, 1.0, -torch.inf, 2.0]])
     kept.on_evaluation_batch(trainer, TEST, scores, {"user": torch.tensor([7])}, torch.tensor([0]), torch.tensor([1]))
     assert kept._batches["top"][0].tolist() == [[3, 1, 0]] and kept._batches["ranks"][0].tolist() == [[2]]
+
+
+@pytest.mark.parametrize("devices, settings, expected", [
+    (["0", "1"], {}, ["0", "1", "0", "1"]), (["0", "1"], {"gpu_id": "1"}, [None] * 4), (["0"], {}, [None] * 4),
+])
+def test_runs_at_a_time_share_threads_and_gpus(devices, settings, expected, monkeypatch):
+    given = []
+
+    def start(folder, resources):
+        given.append((resources.threads, resources.gpu))
+        reader, writer = os.pipe()
+        os.close(writer)  # the process has ended
+        return SimpleNamespace(sentinel=reader, is_alive=lambda: False, terminate=lambda: None), SimpleNamespace(value=0.0)
+
+    for name, value in {"start": start, "visible_gpus": lambda: devices, "_report_end": lambda *arguments: None,
+                        "torch": SimpleNamespace(get_num_threads=lambda: 8)}.items():
+        monkeypatch.setattr(pool, name, value)
+    runs = [SimpleNamespace(folder=None, spec=SimpleNamespace(name="r", settings=settings), finished=False, error=None)
+            for _ in range(4)]
+    pool.run_all(runs, 2, Resources())
+    assert given == [(4, gpu) for gpu in expected]

@@ -46,6 +46,26 @@ def fused_run(folder: Path):
     return next(run for run in open_comparison(folder).runs if run.spec.label == NAME)
 
 
+def test_seen_items_are_not_candidates_with_exclude_seen(tmp_path):
+    data_path = write_tiny_dataset(tmp_path / "data")
+    features = np.random.default_rng(0).standard_normal((30, 12)).astype(np.float32)
+    FeatureTable(tuple(f"i{i}" for i in range(30)), features).save(data_path / TINY, "text")
+    settings = {**SMALL, "modalities": "['text']", "epochs": 2, "topk": "[1,5,10]", "exclude_seen": True}
+    folder = tmp_path / "compared"
+    assert main(["compare", "--models=TIGER,SASRecPerUser", f"--datasets={TINY}", f"--data_path={data_path}", "--state=ERROR",
+                 f"--output={folder}", *(f"--{key}={value}" for key, value in settings.items())]) == 0  # fmt: skip
+    fuse(folder, ("TIGER", "SASRecPerUser"), 30)
+    runs = open_comparison(folder).runs
+    assert len(runs) == 3 and not any(run.result["history_ranked"] for run in runs)
+    for run in runs:
+        for row, history in enumerate(run.ranks.histories):
+            assert not set(run.ranks.top[row]) & (set(history) - {0, run.ranks.targets[row]}), run.spec.label
+    for run in runs[:2]:
+        member = Member(run)
+        everything = np.tile(np.arange(1, 31), (len(member.rows("test", 30).best), 1))
+        assert (member.scores("test", everything) == -np.inf).any(1).all()
+
+
 def test_fuses_after_the_data_were_moved(comparison, tmp_path):
     before = fused_run(comparison).result["fusion"]["weights"]
     data_path = Path(open_comparison(comparison).runs[0].spec.settings["data_path"])

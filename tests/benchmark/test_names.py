@@ -15,7 +15,7 @@ from recbole.utils import get_trainer, logger
 from torch import nn
 
 from recbole_macrec.benchmark.compare import run_model as compare_run, worker
-from recbole_macrec.benchmark.compare.command import main, unique_folder
+from recbole_macrec.benchmark.compare.run_command import main, unique_folder
 from recbole_macrec.utils.unique_names import unique_file
 
 

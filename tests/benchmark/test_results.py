@@ -10,7 +10,7 @@ import pytest
 from conftest import TINY, write_tiny_dataset
 
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.compare import command as command_line
+from recbole_macrec.benchmark.compare import run_command as command_line
 from recbole_macrec.benchmark.compare.publish import (
     published_record,
     published_study,

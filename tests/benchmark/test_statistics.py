@@ -100,6 +100,9 @@ def test_tables_contain_paired_tests_in_the_requested_direction(tmp_path):
         assert [test.verdict for test in (forth, back, same, again)] == ["better", "worse", "no difference", "no difference"]
     assert "mixed model, with random effects of seeds and users" in markdown([table]) and "two runs" not in markdown([table])
     assert "| better | worse | ndcg@10 | +" in markdown([table]) and "| no different |" in markdown([table])
+    write_json(spec | {"pairs": []}, tmp_path / "compare.json")
+    (table,) = comparison_tables(open_comparison(tmp_path))
+    assert len(table.tests) == 4 and "worse" not in {test.first for test in table.tests}  # the best against each other one
 
 
 def test_only_metrics_that_all_rows_have_are_tested(tmp_path):

@@ -7,7 +7,7 @@ from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.dataset import Dataset
 
-from recbole_macrec.benchmark.compare.command import main
+from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.benchmark.compare.run_model import Request, run_config
 from recbole_macrec.config.schema.recbole import EvalArgs, evaluation_modes
 from recbole_macrec.errors import UserError

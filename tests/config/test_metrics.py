@@ -6,7 +6,7 @@ from recbole.config import Config
 
 from recbole_macrec import UserError
 from recbole_macrec.benchmark.__main__ import main as benchmark
-from recbole_macrec.benchmark.compare.command import main
+from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.config.registry import model_names
 
 FUSED = {"decode": "fused", "network": "decoder_only", "dense_head": True}

@@ -17,8 +17,8 @@ from test_compat import checkpoint, fast
 
 from recbole_macrec import UserError
 from recbole_macrec.benchmark.__main__ import main as benchmark
-from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings
+from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.benchmark.compare.run_model import Request, run_config
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.config.options import NOT_FROM_CHECKPOINTS, format_value, parse_settings, parse_value

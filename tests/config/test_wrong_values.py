@@ -11,9 +11,9 @@ from recbole.data import create_dataset, data_preparation
 
 from recbole_macrec import UserError
 from recbole_macrec.benchmark.__main__ import main as benchmark
-from recbole_macrec.benchmark.compare.command import main as run
 from recbole_macrec.benchmark.compare.matrix import parse_seeds
 from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.run_command import main as run
 from recbole_macrec.benchmark.compare.run_model import Request, run_config
 from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.commands.data import main as data

@@ -58,16 +58,6 @@ def test_training_interactions_do_not_depend_on_history_length(newest, data_path
     assert counted.sum() == expected.sum() and (counted != expected).nnz == 0
 
 
-def test_training_interactions_do_not_depend_on_validation_and_test_items(data_path):
-    before = pairs(built(data_path))
-    file = data_path / TINY / f"{TINY}.inter"
-    lines = file.read_text().splitlines()
-    user = lines[-1].split("\t")[0]
-    lines[-2:] = [f"{user}\ti{item}\t{10**6 + item}" for item in (3, 7)]
-    file.write_text("\n".join(lines) + "\n")
-    assert pairs(built(data_path)) == before
-
-
 def test_features_from_interactions_do_not_use_validation_and_test(data_path):
     options = {"modalities": ["interactions"], "encoders": {"interactions": "cooccurrence"}}
     file = data_path / TINY / f"{TINY}.inter"

@@ -250,6 +250,7 @@ BAD = {
     "no model": ({"pooling": "mean"}, ["model: None", "minilm"]),
     "no mapping": (7, ["7", "tfidf"]),
     "batch of zero": ({"model": "x/y", "batch_size": 0}, ["batch_size", "0"]),
+    "number as revision": ({"model": "x/y", "revision": 1234567}, ["revision is 1234567; expected text or None"]),
     "length as text": ({"model": "x/y", "max_length": "long"}, ["max_length", "'long'"]),
     "unknown precision": ({"model": "x/y", "precision": "fp8"}, ["'fp8'", "bf16"]),
     "no such folder": ({"model": "/no/such/folder"}, ["/no/such/folder", "does not exist"]),

@@ -17,7 +17,7 @@ from recbole.quick_start import run, run_recbole
 from web_server import image_bytes
 
 from recbole_macrec import UserError
-from recbole_macrec.benchmark.compare.command import main as run_models
+from recbole_macrec.benchmark.compare.run_command import main as run_models
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.commands.data import main
 from recbole_macrec.data.atomic import read_items

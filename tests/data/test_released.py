@@ -7,7 +7,7 @@ import pytest
 from recbole.config import Config
 from recbole.data import create_dataset
 
-from recbole_macrec.benchmark.compare.command import main as command
+from recbole_macrec.benchmark.compare.run_command import main as command
 from recbole_macrec.commands.data import main
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.features import FeatureTable, available_modalities

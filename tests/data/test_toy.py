@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from recbole_macrec.benchmark.compare import command
+from recbole_macrec.benchmark.compare import run_command
 from recbole_macrec.commands.data import main
 from recbole_macrec.data import atomic
 from recbole_macrec.data.fetch.prepare import prepare
@@ -87,12 +87,12 @@ def test_dataset_property_files(name):
 
 def test_run_outside_the_repository_generates_the_toy_with_a_warning(tmp_path, caplog):
     run = ["--model=Pop", "--show_progress=False", "--state=WARNING"]
-    assert command.main(run) == 0 and f"is not at {tmp_path / 'dataset' / 'arts-toy'} and is generated there" in caplog.text
+    assert run_command.main(run) == 0 and f"is not at {tmp_path / 'dataset' / 'arts-toy'} and is generated there" in caplog.text
     inter_file = tmp_path / "dataset" / "arts-toy" / "arts-toy.inter"
     assert inter_file.read_bytes() == (COMMITTED / "arts-toy.inter").read_bytes()
     written = inter_file.stat().st_mtime_ns
     caplog.clear()
-    assert command.main(run) == 0 and "seed" not in caplog.text and inter_file.stat().st_mtime_ns == written
+    assert run_command.main(run) == 0 and "seed" not in caplog.text and inter_file.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("folder, expected", [("arts-toy", "rename the folder"), ("shop", "only for arts-toy")])
@@ -109,7 +109,7 @@ def test_import_and_run_use_the_same_dataset_folder(tmp_path, capsys):
     (tmp_path / "shop" / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]))
     assert main(["import", "shop", "--dataset=lamps"]) == 0
     assert (tmp_path / "dataset" / "lamps" / "lamps.inter").is_file()
-    assert command.main(["--model=Pop", "--dataset=lamps", "--show_progress=False", "--state=ERROR"]) == 0
+    assert run_command.main(["--model=Pop", "--dataset=lamps", "--show_progress=False", "--state=ERROR"]) == 0
     assert "lamps: test results" in capsys.readouterr().out
-    assert command.main(["--model=Pop", "--dataset=nowhere"]) == 1
+    assert run_command.main(["--model=Pop", "--dataset=nowhere"]) == 1
     assert f"Dataset folder {tmp_path / 'dataset' / 'nowhere'} does not exist" in capsys.readouterr().err

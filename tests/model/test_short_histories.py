@@ -7,7 +7,7 @@ import pytest
 from recbole.quick_start import run_recbole
 from small_models import SMALL, TINY, data_path  # noqa: F401  data_path is a fixture
 
-from recbole_macrec.benchmark.compare.command import main
+from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.errors import UserError
 
 COLUMNS = {"inter": ["user_id", "item_id", "timestamp"]}

@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from recbole_macrec.generation.network.windows import Windows
-from recbole_macrec.model.tasks import Task, shared_readings, split_by_tasks
-from recbole_macrec.utils.sampling import random_count
+from recbole_macrec.model.tasks import Task, random_count, shared_readings, split_by_tasks
 
 OWN, ACROSS = [Task("text", "text"), Task("image", "image")], [Task("text", "image"), Task("image", "text")]
 

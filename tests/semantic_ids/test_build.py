@@ -11,6 +11,7 @@ from small_ids import FEATURES, ITEMS, QUIET, SMALL, TOKENS, build, learn
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import (
     FeatureRows,
+    SemanticIDSettings,
     build as build_module,
     build_semantic_ids,
     rows,
@@ -28,6 +29,13 @@ from recbole_macrec.utils import device_budget
 def bundle_of(folder):
     path, = (p for p in folder.iterdir() if p.is_dir())
     return path
+
+
+def test_the_name_of_a_bundle_has_not_changed():
+    """Existing bundles and checkpoints are found by it."""
+    x = np.arange(12, dtype=np.float32).reshape(6, 2)
+    settings = SemanticIDSettings(("text",), quantizer="rqvae", codebook_size=4)
+    assert bundle_name(bundle_inputs({"text": x}, list("abcdef"), settings)) == "semantic_ids-e778ed89cfc61dd8"
 
 
 @pytest.mark.parametrize("quantizer", ["cross_modal_rqvae", "rqvae", "rq_kmeans"])

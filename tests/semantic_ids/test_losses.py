@@ -9,7 +9,8 @@ from recbole_macrec.semantic_ids.quantizers.losses import info_nce, sample_posit
 from recbole_macrec.semantic_ids.settings import SemanticIDSettings
 
 SMALL = SemanticIDSettings(("a", "b"), codebook_levels=3, codebook_size=4, code_dim=6, rqvae_projection=0,
-                           rqvae_hidden_sizes=(12,), rqvae_precision="fp32", con_layers=(2,))
+                           rqvae_hidden_sizes=(12,), rqvae_precision="fp32", con_layers=(2,),
+                           commitment_weight=0.5, contrast_temperature=0.2)
 
 
 def generator(seed=0):
@@ -109,7 +110,7 @@ def test_l_con_is_the_sum_over_modalities_and_layers(denominator):
         for layer in (1, 2):
             residuals = quantized[anchor].residuals[:, layer].detach()
             excluded = rows if denominator == "others" else None
-            expected += info_nce_by_loop(residuals[rows], residuals, positives[rows], 0.1, excluded)
+            expected += info_nce_by_loop(residuals[rows], residuals, positives[rows], 0.2, excluded)
     assert ours == pytest.approx(expected, rel=1e-4)
 
 
@@ -122,7 +123,7 @@ def test_loss_reduction_sum_gives_squared_norms():
         rest = z
         for codebook in tower.quantizer.codebooks:
             word = codebook[torch.cdist(rest, codebook).argmin(1)]
-            rq += (1 + tower.quantizer.commitment_weight) * (rest - word).square().sum(1).mean().item()
+            rq += (1 + 0.5) * (rest - word).square().sum(1).mean().item()
             rest = rest - word
     assert loss.recon.item() == pytest.approx(recon, rel=1e-4) and loss.rq.item() == pytest.approx(rq, rel=1e-4)
 
@@ -131,7 +132,7 @@ def test_three_modalities_sum_over_all_ordered_pairs():
     model, x, labels = model_and_batch(SMALL, count=3)
     quantized = [tower(part).quantized for tower, part in zip(model.towers, x)]
     rows = torch.arange(32)
-    expected = sum(info_nce(quantized[a].z_hat, quantized[b].z_hat, rows, 0.1).item()
+    expected = sum(info_nce(quantized[a].z_hat, quantized[b].z_hat, rows, 0.2).item()
                    for a in range(3) for b in range(3) if a != b)
     loss = model(x, labels)
     assert loss.align.item() == pytest.approx(expected, rel=1e-5)

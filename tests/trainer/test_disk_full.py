@@ -14,8 +14,8 @@ from small_ids import SMALL, build
 from test_resume_single import argv, data_path, interrupted  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.benchmark.__main__ import main as benchmark
-from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.ranks import Ranks
+from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import run_folder
 from recbole_macrec.benchmark.figures import Figure

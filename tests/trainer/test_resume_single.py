@@ -7,8 +7,8 @@ import pytest
 from recbole.config import Config
 from small_models import ITEMS, SMALL, TINY, data_path  # noqa: F401  data_path is a fixture
 
-from recbole_macrec.benchmark.compare.command import main
 from recbole_macrec.benchmark.compare.run_callbacks import ProgressWriter
+from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.unfinished import unfinished_run
 from recbole_macrec.data.features import FeatureTable

@@ -24,9 +24,9 @@ from recbole.quick_start import run
 from small_models import ITEMS, SMALL, T5, TINY, data_path  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.baselines.invrl import InvRL
-from recbole_macrec.benchmark.compare import command
-from recbole_macrec.benchmark.compare.command import main
+from recbole_macrec.benchmark.compare import run_command
 from recbole_macrec.benchmark.compare.run_callbacks import ProgressWriter
+from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import Execution, SemanticIDs, SemanticIDSettings, represent_and_learn
@@ -258,7 +258,7 @@ def test_one_step_of_two_processes_is_that_of_one(data_path):  # noqa: F811
 
 
 def test_a_world_of_one_process_starts_no_others(data, monkeypatch, capsys):
-    monkeypatch.setattr(command, "start_processes", lambda *args: pytest.fail("starts processes"))
+    monkeypatch.setattr(run_command, "start_processes", lambda *args: pytest.fail("starts processes"))
     assert main([*words_of("Pop"), "--world_size=1"]) == 0
     assert "Pop" in capsys.readouterr().out
 

@@ -17,10 +17,10 @@ from recbole_macrec.baselines.text_to_text.whole_words import Prompt, Sample
 from recbole_macrec.config.schema.models import LCRecOptions
 from recbole_macrec.config.schema.text_to_text import FILE_TASKS
 from recbole_macrec.data.atomic import AtomicFormat, read_items
-from recbole_macrec.errors import UserError, one_line
+from recbole_macrec.errors import UserError, is_out_of_memory, one_line
 from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.trie import Trie
-from recbole_macrec.utils.sampling import random_count
+from recbole_macrec.model.tasks import random_count
 
 TEXT_TASKS = ("text_to_item", "item_to_text", "mixed")  # they read titles and descriptions
 KINDS = ("title", "description", "both")
@@ -98,6 +98,8 @@ class LCRec(TextToTextRecommender):
             if not torch.allclose(scores, expected, rtol=TOLERANCE, atol=TOLERANCE):
                 problem = f"the scores of two items are {scores.tolist()} instead of {expected.tolist()}"
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             problem = one_line(error, 150)
         backbone.model.train(training)
         if problem:

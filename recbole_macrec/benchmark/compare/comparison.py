@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.arguments import SETTINGS, comparison_folder, read_settings
-from recbole_macrec.benchmark.cluster import RayCluster
+from recbole_macrec.benchmark.compare.cluster import RayCluster
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, matrix_settings, parse_seeds
 from recbole_macrec.benchmark.compare.pool import run_all
 from recbole_macrec.benchmark.compare.run_model import Request

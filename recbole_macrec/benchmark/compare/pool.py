@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from tqdm import tqdm
 
-from recbole_macrec.benchmark.cluster import Cluster, run_on_cluster
+from recbole_macrec.benchmark.compare.cluster import Cluster, run_on_cluster
 from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.benchmark.compare.worker import Resources, start
 from recbole_macrec.utils.reporting import progress_interval

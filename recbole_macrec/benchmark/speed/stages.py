@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from recbole_macrec.benchmark.arguments import figure_file
 from recbole_macrec.benchmark.machine import hardware, library_versions
-from recbole_macrec.benchmark.peer import peer
 from recbole_macrec.benchmark.speed.catalogues import measure_catalogues
 from recbole_macrec.benchmark.speed.decode import decode
 from recbole_macrec.benchmark.speed.exact import exact
 from recbole_macrec.benchmark.speed.graph import MODELS
+from recbole_macrec.benchmark.speed.peer import peer
 from recbole_macrec.benchmark.speed.scale import scale
 from recbole_macrec.benchmark.speed.text import TEXT_MODELS, text
 from recbole_macrec.benchmark.speed.train import train

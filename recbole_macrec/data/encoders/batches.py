@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from recbole_macrec.errors import UserError
+from recbole_macrec.errors import UserError, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -70,8 +70,6 @@ def _none_if_out_of_memory(forward: Callable[[Sequence[_T]], torch.Tensor], batc
     try:
         return forward(batch)
     except (RuntimeError, MemoryError) as error:
-        message = str(error).lower()
-        phrases = ("out of memory", "allocate memory", "enough memory")
-        if isinstance(error, MemoryError) or any(phrase in message for phrase in phrases):
+        if is_out_of_memory(error):
             return None
         raise

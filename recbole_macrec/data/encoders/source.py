@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from recbole_macrec.data.fetch.hosts import Hosts, Unreachable
-from recbole_macrec.errors import UserError, one_line
+from recbole_macrec.errors import UserError, is_out_of_memory, one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -115,7 +115,9 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device, un
     model = model.get_encoder() if encoder_only else model
     try:
         return model.eval().to(device)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise UserError(f"model {source.model} does not fit into the memory of {device}; set precision: bf16 (or fp16), or "
                         "choose a smaller model") from None
 
@@ -160,6 +162,8 @@ def _loading(model: str, local: bool, option: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = one_line(error)
         reason = reason if len(reason) < 200 else f"{reason[:200]} ..."
         if "trust_remote_code" in str(error):
