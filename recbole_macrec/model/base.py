@@ -4,7 +4,6 @@ Shapes: B users, N items, n targets, L levels, K codes of a level, D model width
 """
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial, reduce
 from operator import add
 
@@ -16,7 +15,7 @@ from recbole_macrec.data.id_files import modality_of, tokenization_name
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.fusion import score_matrix
-from recbole_macrec.generation.decoding.ranker import DenseScores, Ranker, RankingSettings, check_ranking
+from recbole_macrec.generation.decoding.ranker import DenseScores, Ranker, RankingSettings
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.id_table import IDTable
@@ -323,9 +322,8 @@ class GenerativeRecommender(WindowedRecommender):
         Raises:
             UserError: for an unknown option or a wrong value, and see :meth:`RankingSettings.for_modalities`.
         """
-        check_ranking(options, len(self.tokenizations))
         other = copy.copy(self)
-        other.ranking = replace(self.ranking, **options).for_modalities(len(self.modalities))
+        other.ranking = self.ranking.changed(options, len(self.tokenizations)).for_modalities(len(self.modalities))
         return other
 
     def with_top(self, k: int) -> "GenerativeRecommender":

@@ -293,7 +293,7 @@ def test_first_items_of_certified_equal_those_of_exact(name, fusion, certified_r
     model.load_state_dict(weights_with_shared_ids(name))
     results = {}
     for decode in ("certified", "exact"):
-        model.ranking = replace(model.ranking, decode=decode)
+        model.ranking = model.with_ranking(decode=decode).ranking
         result = trainer.evaluate(test, load_best_model=False)
         top = model.full_sort_predict(batch_of(test)).topk(10).indices
         results[decode] = result, trainer.test_detail, top.tolist()

@@ -1,6 +1,5 @@
 """New items in a trained model: IDs from the frozen quantizer, their scores, and rankings that are better than chance."""
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,11 +122,11 @@ def test_scores_of_new_items_in_every_search(data_path):
         recommender = Recommender(model)
         recommender.add_items(features_near(data_path, ["i3", "i4", "i20", "i21"]))
         beams = recommender.recommend([HISTORY], k=ITEMS + 4)
-        recommender.model.ranking = replace(recommender.model.ranking, decode="exact")
+        recommender.model = recommender.model.with_ranking(decode="exact")
         exact = recommender.recommend([HISTORY], k=ITEMS + 4)
         pd.testing.assert_frame_equal(beams, exact, atol=1e-5)
         few = recommender.recommend([HISTORY, HISTORY[:1]], k=9)
-        recommender.model.ranking = replace(recommender.model.ranking, decode="certified")
+        recommender.model = recommender.model.with_ranking(decode="certified")
         pd.testing.assert_frame_equal(recommender.recommend([HISTORY, HISTORY[:1]], k=9), few, atol=1e-5)
 
 

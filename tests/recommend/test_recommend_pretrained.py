@@ -80,9 +80,9 @@ def test_the_default_of_exclude_seen_is_saved(data_path, tmp_path):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"decod": "beam"}, "Unknown option 'decod' of a ranking. Did you mean 'decode'"),
-    ({"decode": "Exact"}, "decode is 'Exact'; expected beam or certified or exact or fused"),
-    ({"fusion": "Official"}, "fusion is 'Official'; expected official or"),
+    ({"decod": "beam"}, "Unknown option 'decod'. Did you mean 'decode'"),
+    ({"decode": "Exact"}, "decode is 'Exact'; expected beam, certified, exact or fused"),
+    ({"fusion": "Official"}, "fusion is 'Official'; expected official, mean"),
     ({"num_beams": 0}, "num_beams is 0; expected a whole number >= 1"),
     ({"ranked_tokenizations": 3}, "ranked_tokenizations is 3; expected 1 to 1, the number that the model has"),
 ])

@@ -11,8 +11,8 @@ class PrecisionOptions(Options):
     eval_precision: Precision = option("fp32", "Precision of every ranking")
 
 
-class RankingOptions(PrecisionOptions):
-    """Options of the ranking of a generative model."""
+class SearchOptions(Options):
+    """Options of a ranking that can be changed after the training."""
 
     num_beams: Positive = option(20, "Beams per modality; at least the largest topk", 20)
     decode: Literal["beam", "certified", "exact", "fused"] = option(
@@ -25,15 +25,20 @@ class RankingOptions(PrecisionOptions):
     )
     certified_rows: Positive = option(
         1024, "decode: certified: maximum number of prefixes for a user and modality; users who need more are ranked by exact")
-    item_prior: Literal["popularity", "none"] = option(
-        "popularity",
-        "Items with the same ID: popularity: they divide its probability in proportion to their numbers of training "
-        "interactions plus one; none: each has all of it, so they are ranked in item order",
-        "none",
-    )
     fusion: Literal["official", "mean", "lse", "rescore"] = option(
         "official",
         "Ranking over several modalities: the released rule; the mean of the log-probabilities (also named rescore); the "
         "logarithm of the mean probability",
         "official",
+    )
+
+
+class RankingOptions(PrecisionOptions, SearchOptions):
+    """Options of the ranking of a generative model."""
+
+    item_prior: Literal["popularity", "none"] = option(
+        "popularity",
+        "Items with the same ID: popularity: they divide its probability in proportion to their numbers of training "
+        "interactions plus one; none: each has all of it, so they are ranked in item order",
+        "none",
     )

@@ -3,15 +3,14 @@
 Shapes: B users, n users ranked together, G items of a user, S excluded items of a user, R ranked items.
 """
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from recbole_macrec.config.schema.base import as_list, choices
-from recbole_macrec.config.schema.ranking import RankingOptions
-from recbole_macrec.config.validation import check_whole
-from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.config.schema.base import Count, Positive, as_list, option
+from recbole_macrec.config.schema.ranking import SearchOptions
+from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.candidates import candidate_scores
 from recbole_macrec.generation.decoding.causal_decoder import AnyTrieDecoder, CausalTrieDecoder
 from recbole_macrec.generation.decoding.certified import certified_rankings
@@ -35,40 +34,37 @@ from recbole_macrec.utils.device_budget import DeviceBudget, count_that_fits
 NUMBERS_PER_SCORE = {"beam": 4, "certified": 4, "fused": 12, "exact": 24}
 
 
-SAME_NAMES = ("decode", "fusion", "num_beams", "certified_rows")  # fields that are options of a model
-
-
-@dataclass(frozen=True)
-class RankingSettings:
+class RankingSettings(SearchOptions):
     """Options of a ranking.
 
-    Attributes:
-        decode: ``beam``: the items found by beam search; ``exact``: all items by their probability; ``certified``: the first
-            items of ``exact``; ``fused``: the best items of the beams and of the dense head, by a weighted sum of both
-            scores.
-        fusion: rule that combines the modalities: ``official``, ``mean``, ``lse`` or ``rescore`` (fusion.py).
-        ranked_tokenizations: number of tokenizations of each modality; their scores are combined by the mean.
-        num_beams: beams of a modality, also the length of the lists that ``official`` fuses, and the number of candidates of
-            the dense head.
-        top: number of items that a certified ranking must contain (the largest ``topk``).
-        certified_rows: maximum number of prefixes of a modality that a certified ranking expands for a user.
+    ``num_beams`` is also the length of the lists that ``fusion: official`` fuses, and the number of candidates of the dense
+    head.
     """
 
-    decode: str = "beam"
-    fusion: str = "official"
-    ranked_tokenizations: int = 1
-    num_beams: int = 20
-    top: int = 10
-    certified_rows: int = 1024
+    ranked_tokenizations: Positive = option(1, "Tokenizations of each modality; their scores are combined by the mean")
+    top: Count = option(10, "Number of items that a certified ranking must contain, the largest topk")
 
     @classmethod
     def from_config(cls, config: Mapping, tokenizations: int) -> "RankingSettings":
         """Read the options of a model; ``ranked_tokenizations: None`` is ``tokenizations``, the number that it has."""
         return cls(
-            **{name: config[name] for name in SAME_NAMES},
+            **{name: config[name] for name in SearchOptions.model_fields},
             ranked_tokenizations=config["ranked_tokenizations"] or tokenizations,
             top=max(as_list(config["topk"]), default=0),
         )
+
+    def changed(self, options: Mapping, tokenizations: int) -> "RankingSettings":
+        """These settings with other values, for a model with this number of tokenizations.
+
+        Raises:
+            UserError: for an unknown name or a wrong value.
+        """
+        settings = RankingSettings(**{**dict(self), **options})
+        if (ranked := settings.ranked_tokenizations) > tokenizations:
+            raise UserError(
+                f"ranked_tokenizations is {ranked}; expected 1 to {tokenizations}, the number that the model has."
+            )
+        return settings
 
     def for_modalities(self, count: int) -> "RankingSettings":
         """The settings for a model of ``count`` modalities: the mean fuses several tokenizations of a single one.
@@ -79,7 +75,7 @@ class RankingSettings:
         if self.ranked_tokenizations == 1:
             return self
         if count == 1:
-            return replace(self, fusion="mean")
+            return RankingSettings(**{**dict(self), "fusion": "mean"})
         if self.fusion == "official":
             raise UserError(
                 f"{self.ranked_tokenizations} tokenizations are ranked and fusion is official, a rule for one ranking per "
@@ -89,26 +85,9 @@ class RankingSettings:
 
     def options(self) -> dict:
         """The options from which :meth:`from_config` reads these settings."""
-        return {name: getattr(self, name) for name in (*SAME_NAMES, "ranked_tokenizations")} | {"topk": [self.top]}
-
-
-def check_ranking(options: Mapping, tokenizations: int) -> None:
-    """Check ``options``, fields of :class:`RankingSettings`, for a model with this number of tokenizations.
-
-    Raises:
-        UserError: for an unknown name or a wrong value.
-    """
-    names = [field.name for field in fields(RankingSettings)]
-    if unknown := [name for name in options if name not in names]:
-        raise UserError(f"Unknown option {unknown[0]!r} of a ranking.{nearest(unknown[0], names)} Options: {', '.join(names)}.")
-    for name in ("decode", "fusion"):
-        allowed = choices(RankingOptions.model_fields[name])
-        if options.get(name, allowed[0]) not in allowed:
-            raise UserError(f"{name} is {options[name]!r}; expected {' or '.join(allowed)}.")
-    numbers = ("ranked_tokenizations", "num_beams", "top", "certified_rows")
-    check_whole(1, **{name: options[name] for name in numbers if name in options})
-    if (ranked := options.get("ranked_tokenizations", 1)) > tokenizations:
-        raise UserError(f"ranked_tokenizations is {ranked}; expected 1 to {tokenizations}, the number that the model has.")
+        options = dict(self)
+        top = options.pop("top")
+        return options | {"topk": [top]}
 
 
 @dataclass(frozen=True)
