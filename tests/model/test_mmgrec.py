@@ -276,6 +276,7 @@ def test_set_options_override_the_papers_preset(data_path):  # noqa: F811
     ("MMGRec", {"encoder_attention": "causal"}, "encoder_attention is 'causal'; expected bidirectional"),
     ("MQL4GRec", {"representation": "concatenated"}, "representation is concatenated, so an item has one ID"),
     ("MACRec", {"max_modalities": 1}, "max_modalities is 1, so an item has one ID"),
+    ("MACRec", {"quantizer": "cid"}, "quantizer is cid, so an item has one ID.* set quantizer to one that reads features"),
     ("MMGRec", {"quantizer": "cross_modal_rqvae"}, "quantizer"),
     ("MACRec", {"representation": "graph", "quantizer": "rqvae"}, "TIGER"),
     ("TIGER", {"training_preset": "papers"}, "Did you mean 'paper'"),

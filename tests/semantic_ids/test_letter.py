@@ -116,8 +116,7 @@ def test_collaborative_vectors_of_another_width_are_a_user_error():
         learn(features, SETTINGS)
 
 
-@pytest.mark.parametrize("quantizer", ["letter", "cid"])
-@pytest.mark.parametrize("name", ["TIGER", "MACRec"])
+@pytest.mark.parametrize("name, quantizer", [("TIGER", "letter"), ("TIGER", "cid"), ("MACRec", "letter")])
 def test_model_trains_with_letter_ids(name, quantizer, data_path):  # noqa: F811
     options = {"quantizer": quantizer, "cf_epochs": 1, "cid_clusters": 3, "cid_leaf_size": 8, "epochs": 1, "rqvae_epochs": 2}
     if name == "TIGER":

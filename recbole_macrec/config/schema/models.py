@@ -186,6 +186,8 @@ class _MQL4GRecOptions(GenerativeOptions, ExplicitOptions):
             name, expected = "representation", "modality"
         elif self.max_modalities == 1:
             name, expected = "max_modalities", "2 or more"
+        elif self.quantizer == "cid" and self.semantic_ids != "published":
+            name, expected = "quantizer", "one that reads features"
         else:
             return self
         raise UserError(
