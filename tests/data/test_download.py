@@ -269,11 +269,11 @@ def test_transfers_that_are_too_slow_are_ended(at_once, server, tmp_path, monkey
 
 
 def test_a_slow_server_that_sends_enough_is_not_ended(server, tmp_path, monkeypatch):
-    """The limit is per chunk: 2 s in total, but less than 1 s per chunk."""
-    monkeypatch.setattr(download, "SECONDS", 1)
+    """The limit is per chunk: 4 s in total, but less than 3 s per chunk."""
+    monkeypatch.setattr(download, "SECONDS", 3)
     monkeypatch.setattr(download, "CHUNK", 4)
-    server.files["a.gz"], server.drips["a.gz"] = CONTENT[:80], 100
-    assert quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz").read_bytes() == CONTENT[:80]
+    server.files["a.gz"], server.drips["a.gz"] = CONTENT[:100], 100
+    assert quiet(Remote((server.url("a.gz"),)), tmp_path / "a.gz").read_bytes() == CONTENT[:100]
 
 
 def test_a_server_that_does_not_respond_is_not_retried(server, tmp_path, monkeypatch):

@@ -115,7 +115,7 @@ def test_items_with_equal_ids_are_ranked_in_item_order():
     vocabulary, network, memory, codes = network_and_ids(10)
     twice = np.vstack([codes, codes[:4]])  # items 11 to 14 share the IDs of items 1 to 4
     ranking = beam_search(TrieDecoder(network, vocabulary, "a", Trie(twice, np.arange(1, 15))), memory, beams=14)
-    for row in ranking.items.tolist():
+    for row in ranking.first(14).items.tolist():
         assert sorted(row) == list(range(1, 15))
         for item in range(1, 5):
             assert row.index(item + 10) == row.index(item) + 1
@@ -157,7 +157,7 @@ def test_items_with_equal_ids_divide_its_probability():
     torch.testing.assert_close(scores[:, 1:], expected, atol=1e-5, rtol=0)
     items = torch.arange(1, 15).expand(4, -1)
     torch.testing.assert_close(candidate_scores(decoder, memory, items), expected, atol=1e-5, rtol=0)
-    ranking = beam_search(decoder, memory, beams=14)
+    ranking = beam_search(decoder, memory, beams=14).first(14)
     assert torch.equal(ranking.items, ranking_of(scores).items)
     torch.testing.assert_close(ranking.scores, expected.gather(1, ranking.items - 1), atol=1e-5, rtol=0)
     of_ids = brute_force(vocabulary, network, memory, codes)
@@ -238,7 +238,6 @@ def test_beam_search_with_excluded_items(seed):
         narrow = beam_search(TrieDecoder(network, vocabulary, "a", trie), memory, 10, without)
         scores = exact_scores(TrieDecoder(network, vocabulary, "a", trie), memory, items).scatter(1, without, -torch.inf)
     exact = ranking_of(scores)
-    wide = wide.widened(37)
     assert torch.equal(wide.items, exact.items)
     torch.testing.assert_close(wide.scores, exact.scores, atol=1e-5, rtol=0)
     assert (narrow.items > 0).all()

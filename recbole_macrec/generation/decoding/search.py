@@ -83,7 +83,7 @@ def beam_search(decoder: Decoder[Encoded], memory: Encoded, beams: int, excluded
     items = trie.items[children].long()  # [B, W, C], C items of one ID
     scores = trie.item_scores(scores.unsqueeze(-1), children).expand_as(items).masked_fill(~exists, -torch.inf)
     items, order = items.masked_fill(scores.isneginf(), 0).flatten(1).sort(dim=1)
-    return best_of(items, scores.flatten(1).gather(1, order), max(1, int((items > 0).sum(1).max())))
+    return best_of(items, scores.flatten(1).gather(1, order), items.shape[1])
 
 
 def best_of(items: torch.Tensor, scores: torch.Tensor, count: int) -> Ranking:
