@@ -15,6 +15,7 @@ from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_prob
 from recbole_macrec.semantic_ids import build
 from recbole_macrec.semantic_ids.bundle import bundle_inputs, bundle_name
 from recbole_macrec.trainer.callbacks import TrainingCallback
+from recbole_macrec.trainer.epoch_checkpointer import Paused
 from recbole_macrec.utils.distributed import ALONE
 
 ITEMS = 30
@@ -114,6 +115,13 @@ class PauseAfter(TrainingCallback):
     def on_batch_end(self, trainer, epoch, batches, total, loss):
         if epoch + batches / total > self.epochs:
             trainer.pause()
+
+
+def train_until(trainer, epochs: float, *data) -> None:
+    """Train, and pause once more than ``epochs`` epochs are complete, as at a deadline."""
+    trainer.callbacks.append(PauseAfter(epochs))
+    with pytest.raises(Paused):
+        trainer.fit(*data)
 
 
 def batch_of(loader):

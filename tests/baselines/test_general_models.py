@@ -9,7 +9,7 @@ from recbole.data.interaction import Interaction
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_trainer
 from recbole.utils.case_study import full_sort_topk
-from small_models import PauseAfter
+from small_models import train_until
 
 from recbole_macrec.baselines.pairwise import PairwiseRecommender
 from recbole_macrec.config.property_files import property_file
@@ -17,7 +17,6 @@ from recbole_macrec.config.registry import models
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.recommend import Recommender
-from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 NAMES = [name for name, model in models().items() if issubclass(model, PairwiseRecommender)]
 WITH_FEATURES = [name for name in NAMES if models()[name].reads_features({"node_features": None})]
@@ -180,9 +179,7 @@ def test_resumed_training_equals_uninterrupted_training(name, planted):
     final, result = state_of(whole), trainer.evaluate(test)
     for epochs in (0.3, 1.4):
         _, _, left, (train, valid, _) = prepare(name, planted)
-        left.callbacks.append(PauseAfter(epochs))
-        with pytest.raises(Paused):
-            left.fit(train, valid)
+        train_until(left, epochs, train, valid)
         _, model, resumed, (train, valid, test) = prepare(name, planted, resume=left.newest_model_file)
         assert resumed.fit(train, valid) == expected
         for key, value in final.items():

@@ -8,12 +8,11 @@ import torch.nn.functional as F
 from conftest import TINY, write_tiny_dataset
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_trainer
-from small_models import SMALL as COMMON, PauseAfter, batch_of, data_path, prepare, prepare_run  # noqa: F401  a fixture
+from small_models import SMALL as COMMON, batch_of, data_path, prepare, prepare_run, train_until  # noqa: F401  a fixture
 
 from recbole_macrec import Recommender, UserError
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.trainer.checkpoint import load_checkpoint
-from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 SMALL = {
     "embedding_size": 16,
@@ -255,9 +254,7 @@ def test_a_resumed_run_and_its_checkpoint_do_not_read_the_pretrained_weights_aga
     trainer.fit(train, valid)
     expected = {name: weight.clone() for name, weight in model.state_dict().items()}
     _, _, left, (train, valid, _) = small(data_path, **options)
-    left.callbacks.append(PauseAfter(1.5))
-    with pytest.raises(Paused):
-        left.fit(train, valid)
+    train_until(left, 1.5, train, valid)
     (tmp_path / "more").rename(tmp_path / "moved")
     _, model, resumed, (train, valid, test) = small(data_path, **options, resume=left.newest_model_file)
     resumed.fit(train, valid)

@@ -11,13 +11,12 @@ from conftest import TINY
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
-from small_models import PauseAfter, batch_of, data_path, prepare as prepared  # noqa: F401  data_path is a fixture
+from small_models import batch_of, data_path, prepare as prepared, train_until  # noqa: F401  data_path is a fixture
 
 from recbole_macrec import SASRecPerUser
 from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDSettings
-from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 NAME = "SASRecPerUser"
 SMALL = {"d_model": 32, "d_ff": 64, "num_heads": 2, "d_kv": 16, "decoder_layers": 2, "train_batch_size": 8, "epochs": 20,
@@ -134,9 +133,7 @@ def test_resumed_training_equals_uninterrupted_training(data_path):
     losses = list(trainer.train_loss_dict.values())
     assert losses[-1] < 0.85 * losses[0]
     _, _, left, (train, valid, _) = prepare(data_path)
-    left.callbacks.append(PauseAfter(11.5))
-    with pytest.raises(Paused):
-        left.fit(train, valid)
+    train_until(left, 11.5, train, valid)
     _, model, resumed, (train, valid, _) = prepare(data_path, resume=left.newest_model_file)
     assert resumed.fit(train, valid) == expected
     for key, value in final.items():

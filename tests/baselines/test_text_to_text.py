@@ -15,7 +15,7 @@ from recbole.data.interaction import Interaction
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_trainer
 from recbole.utils.case_study import full_sort_topk
-from small_models import ITEMS, PauseAfter, batch_of, data_path, prepare as prepared  # noqa: F401  data_path is a fixture
+from small_models import ITEMS, batch_of, data_path, prepare as prepared, train_until  # noqa: F401  data_path is a fixture
 
 from recbole_macrec import Recommender
 from recbole_macrec.baselines.text_to_text import vip5
@@ -30,7 +30,6 @@ from recbole_macrec.config.schema.text_to_text import LCREC_TASKS
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids import SemanticIDs
-from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 NAMES = [name for name, model in models().items() if issubclass(model, TextToTextRecommender)]
 T5 = [name for name in NAMES if issubclass(models()[name], P5)]
@@ -157,9 +156,7 @@ def test_resumed_equals_uninterrupted(name, data_path):
     expected = trainer.fit(train, valid)
     final = weights_of(whole)
     _, _, left, (train, valid, _) = prepare(name, data_path, **options)
-    left.callbacks.append(PauseAfter(1.5))
-    with pytest.raises(Paused):
-        left.fit(train, valid)
+    train_until(left, 1.5, train, valid)
     _, model, resumed, (train, valid, _) = prepare(name, data_path, **options, resume=left.newest_model_file)
     assert resumed.fit(train, valid) == expected
     for key, value in final.items():

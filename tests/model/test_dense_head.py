@@ -11,11 +11,11 @@ from recbole.quick_start import load_data_and_model
 from small_models import (  # noqa: F401  data_path is a fixture
     ITEMS,
     SMALL,
-    PauseAfter,
     batch_of,
     data_path,
     prepare,
     scores_one_by_one,
+    train_until,
 )
 
 from recbole_macrec import Recommender, UserError
@@ -27,7 +27,6 @@ from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.model import base
 from recbole_macrec.model.tasks import Reading
 from recbole_macrec.trainer import dense_share
-from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 HEAD = {"network": "decoder_only", "training": "per_user", "output": "trie", "quantizer": "rq_kmeans", "dense_head": True,
         "train_batch_size": 8, "dropout_prob": 0.0, "precision": "fp32"}  # fmt: skip
@@ -254,9 +253,7 @@ def test_it_learns_and_resumes_exactly(kind, data_path):  # noqa: F811
     assert trainer.evaluate(test)["hit@5"] > 2 * 5 / ITEMS
     assert {*whole.modalities, "generative", "dense", "fused"} == set(trainer.test_detail)
     _, _, left, (train, valid, _) = of_kind(kind, data_path, **options)
-    left.callbacks.append(PauseAfter(5.5))
-    with pytest.raises(Paused):
-        left.fit(train, valid)
+    train_until(left, 5.5, train, valid)
     _, model, resumed, (train, valid, _) = of_kind(kind, data_path, **options, resume=left.newest_model_file)
     assert resumed.fit(train, valid) == expected
     for key, value in model.state_dict().items():

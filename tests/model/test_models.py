@@ -18,11 +18,11 @@ from small_models import (  # noqa: F401  data_path is a fixture
     ITEMS,
     QUICK,
     SMALL,
-    PauseAfter,
     batch_of,
     data_path,
     prepare,
     scores_one_by_one,
+    train_until,
     write_small_dataset,
 )
 
@@ -33,7 +33,6 @@ from recbole_macrec.model import MODELS
 from recbole_macrec.model.tasks import Reading
 from recbole_macrec.trainer.callbacks import TrainingCallback
 from recbole_macrec.trainer.checkpoint import load_checkpoint
-from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 NAMES = [model.__name__ for model in MODELS]
 # for SASRec
@@ -144,9 +143,7 @@ def test_per_user_training_learns_and_resumes(name, options, data_path):
     losses = list(trainer.train_loss_dict.values())
     assert losses[-1] < 0.85 * losses[0] and trainer.evaluate(test)["hit@5"] > 2 * 5 / ITEMS
     _, _, left, (train, valid, _) = prepare(name, data_path, **options)
-    left.callbacks.append(PauseAfter(7.5))
-    with pytest.raises(Paused):
-        left.fit(train, valid)
+    train_until(left, 7.5, train, valid)
     _, model, resumed, (train, valid, _) = prepare(name, data_path, **options, resume=left.newest_model_file)
     assert resumed.fit(train, valid) == expected
     for key, value in final.items():
@@ -546,9 +543,7 @@ def test_a_second_fit_trains_again(data_path):
 def test_training_of_a_loaded_model_starts_at_its_weights(data_path, tmp_path):
     """Also if the checkpoint is of a resumed run, whose file of the interruption is newer or was deleted since."""
     _, _, killed, (train, valid, _) = prepare("TIGER", data_path, checkpoint_dir=str(tmp_path))
-    killed.callbacks.append(PauseAfter(1.5))
-    with pytest.raises(Paused):
-        killed.fit(train, valid)
+    train_until(killed, 1.5, train, valid)
     options = {"checkpoint_dir": str(tmp_path), "resume": killed.newest_model_file}
     _, _, trainer, (train, valid, _) = prepare("TIGER", data_path, **options)
     trainer.fit(train, valid)
@@ -583,9 +578,7 @@ def test_resumed_within_an_epoch_equals_uninterrupted(name, data_path, uninterru
     losses, file = expected.losses, None
     for pause, finished in ((0.0, {}), (1.5, {0: losses[0]})):
         _, _, trainer, (train, valid, _) = prepare(name, data_path, resume=file)
-        trainer.callbacks.append(PauseAfter(pause))
-        with pytest.raises(Paused):
-            trainer.fit(train, valid)
+        train_until(trainer, pause, train, valid)
         assert trainer.train_loss_dict == finished and file in (None, trainer.newest_model_file)
         file = trainer.newest_model_file
     _, model, resumed, (train, valid, _) = prepare(name, data_path, resume=file)
@@ -645,9 +638,7 @@ def test_resume_checkpoint_before_fit_resumes_like_the_option(data_path):
     _, whole, trainer, (train, valid, _) = prepare("TIGER", data_path, **options)
     expected = trainer.fit(train, valid)
     _, _, paused, (train, valid, _) = prepare("TIGER", data_path, **options)
-    paused.callbacks.append(PauseAfter(1.5))
-    with pytest.raises(Paused):
-        paused.fit(train, valid)
+    train_until(paused, 1.5, train, valid)
     _, model, resumed, (train, valid, _) = prepare("TIGER", data_path, **options)
     resumed.resume_checkpoint(paused.newest_model_file)
     assert resumed.fit(train, valid) == expected and resumed.step == trainer.step
@@ -657,9 +648,7 @@ def test_resume_checkpoint_before_fit_resumes_like_the_option(data_path):
 
 def test_resuming_within_an_epoch_needs_the_same_batches(data_path):
     _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"])
-    trainer.callbacks.append(PauseAfter(0))
-    with pytest.raises(Paused):
-        trainer.fit(train)
+    train_until(trainer, 0, train)
     options = {"train_batch_size": 7, "resume": trainer.newest_model_file}
     _, _, trainer, (train, _, _) = prepare("TIGER", data_path, modalities=["text"], **options)
     with pytest.raises(UserError, match="train_batch_size"):

@@ -11,11 +11,11 @@ from recbole.config import Config
 from recbole.quick_start import load_data_and_model
 from small_models import (  # noqa: F401  data_path is a fixture
     ITEMS,
-    PauseAfter,
     batch_of,
     data_path,
     prepare,
     scores_one_by_one,
+    train_until,
 )
 
 from recbole_macrec import Recommender, UserError
@@ -25,7 +25,6 @@ from recbole_macrec.generation.decoding.fusion import fuse_scores
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.windows import Target, Windows
 from recbole_macrec.trainer.callbacks import TrainingCallback
-from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 SEVERAL = {"tokenizations": 3, "network": "decoder_only", "training": "per_user", "output": "trie", "quantizer": "rq_kmeans",
            "train_batch_size": 8}  # fmt: skip
@@ -251,9 +250,7 @@ def test_training_resumes_saves_and_loads(name, options, data_path, tmp_path):  
     losses, result = trainer.train_loss_dict, trainer.evaluate(test)
     assert losses[1] < losses[0]
     _, paused, (train, valid, _) = run()
-    paused.callbacks.append(PauseAfter(1.5 if "tokenization_tuning" in options else 0.5))
-    with pytest.raises(Paused):
-        paused.fit(train, valid)
+    train_until(paused, 1.5 if "tokenization_tuning" in options else 0.5, train, valid)
     _, resumed, (train, valid, test) = run(resume=paused.newest_model_file)
     resumed.fit(train, valid)
     trained = resumed.train_loss_dict  # of the epochs since the resumed one

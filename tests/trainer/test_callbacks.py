@@ -9,7 +9,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import quick_start
 from recbole.trainer import RecVAETrainer, Trainer
 from recbole.utils import get_model, get_trainer, init_seed
-from small_models import SMALL, TINY, PauseAfter, data_path  # noqa: F401  data_path is a fixture
+from small_models import SMALL, TINY, PauseAfter, data_path, train_until  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
 from recbole_macrec.benchmark.compare.run_files import read_json
@@ -18,7 +18,6 @@ from recbole_macrec.benchmark.compare.runs import RunSpec, write_run_spec
 from recbole_macrec.trainer import GenerativeTrainer
 from recbole_macrec.trainer.adapter import STATEFUL, callbacks_in_runs, with_callbacks
 from recbole_macrec.trainer.callbacks import TrainingCallback
-from recbole_macrec.trainer.epoch_checkpointer import Paused
 
 RECBOLE_SETTINGS = {
     "train_neg_sample_args": None, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "valid_metric": "NDCG@10",
@@ -108,9 +107,7 @@ def test_without_checkpoints_pausing_is_ignored(data_path):  # noqa: F811
     assert list(trainer.train_loss_dict) == [0, 1] and not list(Path("saved").glob("*.last.pth"))
     trainer, (train, valid, _) = prepared("GRU4Rec", data_path)
     trainer.make_resumable()
-    trainer.callbacks.append(PauseAfter(0))
-    with pytest.raises(Paused):
-        trainer.fit(train, valid)
+    train_until(trainer, 0, train, valid)
     assert len(list(Path("saved").glob("*.last.pth"))) == 1
 
 
