@@ -367,7 +367,7 @@ def test_results_page_is_up_to_date(builder):
 
 README_ROWS = {
     "BERT4Rec (RecBole's defaults)": "BERT4Rec", "GRU4Rec (RecBole's defaults)": "GRU4Rec",
-    "SASRec (RecBole's defaults)": "SASRec", "SASRec, best of 9 settings": "SASRec (tuned)",
+    "SASRec (RecBole's defaults), 3 seeds": "SASRec", "SASRec, best of 9 settings": "SASRec (tuned)",
     "SASRecPerUser (our SASRec, one pass per user), 3 seeds": "SASRecPerUser",
     "MISSRec (reads item features, here rebuilt ones)": "MISSRec (rebuilt features)", "TIGER on text, 3 seeds": "TIGER",
     "MACRec, 3 seeds": "MACRec", "MQL4GRec, wide network ‡": "Wide MQL4GRec", "MACRec, wide network ‡": "Wide MACRec",
