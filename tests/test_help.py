@@ -4,7 +4,7 @@ import argparse
 import pytest
 
 from recbole_macrec.benchmark import __main__ as benchmark
-from recbole_macrec.benchmark.compare import command as run
+from recbole_macrec.benchmark.compare import run_command as run
 from recbole_macrec.commands import data
 from recbole_macrec.recommend import __main__ as recommend
 

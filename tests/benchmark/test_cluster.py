@@ -12,9 +12,8 @@ import psutil
 import pytest
 from conftest import TINY
 
-from recbole_macrec.benchmark import cluster
 from recbole_macrec.benchmark.__main__ import main
-from recbole_macrec.benchmark.compare import comparison as compare, worker
+from recbole_macrec.benchmark.compare import cluster, comparison as compare, worker
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.runs import Run
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from planted import ITEMS, NAME, prepare, write_planted
 
-from recbole_macrec.benchmark import peer
 from recbole_macrec.benchmark.__main__ import main
+from recbole_macrec.benchmark.speed import peer
 
 
 def test_scores_with_copied_parameters_follow_the_formula(tmp_path):
