@@ -40,17 +40,13 @@ def insert_property_files() -> None:
     model's ``training_preset``, by default the one for the dataset; RecBole's sequential settings. Our files are read after
     RecBole's files of datasets because these set every dataset option, the history length included.
     """
-    for name, method in {
-        "_get_model_and_dataset": _get_model_and_dataset,
-        "_init_parameters_category": _init_parameters_category,
-        "_update_internal_config_dict": _update_internal_config_dict,
-        "_load_config_files": _load_config_files,
-        "_get_final_config_dict": _get_final_config_dict,
-    }.items():
+    for method in (_get_model_and_dataset, _init_parameters_category, _update_internal_config_dict, _load_config_files,
+                   _get_final_config_dict):
+        name = method.__name__
         setattr(Config, name, functools.partialmethod(method, getattr(Config, name)))
 
 
-# Methods of RecBole's Config; ``original`` is the method that each of them replaces.
+# Methods of RecBole's Config with these names; ``original`` is the method that each of them replaces.
 
 
 def _get_model_and_dataset(self: Config, original: Callable, model, dataset):

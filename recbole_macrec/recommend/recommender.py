@@ -349,7 +349,7 @@ class FusedRecommender(ItemRecommender):
             for recommender, own, read in zip(self.recommenders, self._own, histories)
         ])  # fmt: skip
         fused, place = fused_scores(scores, torch.tensor(self.weights)).sort(dim=1, descending=True, stable=True)
-        return Ranking(torch.from_numpy(items).gather(1, place)[:, :k], fused[:, :k])
+        return Ranking(torch.from_numpy(items).gather(1, place), fused).first(k)
 
 
 def _is_fusion(folder: Path) -> bool:
