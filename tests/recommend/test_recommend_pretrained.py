@@ -84,6 +84,7 @@ def test_the_default_of_exclude_seen_is_saved(data_path, tmp_path):
     ({"decode": "Exact"}, "decode is 'Exact'; expected beam, certified, exact or fused"),
     ({"fusion": "Official"}, "fusion is 'Official'; expected official, mean"),
     ({"num_beams": 0}, "num_beams is 0; expected a whole number >= 1"),
+    ({"top": 0}, "top is 0; expected a whole number >= 1"),
     ({"ranked_tokenizations": 3}, "ranked_tokenizations is 3; expected 1 to 1, the number that the model has"),
 ])
 def test_wrong_options_of_a_ranking_are_user_errors(options, message, data_path):

@@ -55,9 +55,12 @@ def read_source(path: Path, name: str, table_options: Mapping[str, str] = NO_OPT
     preferred = "interactions.csv" if suffix == ".csv" else f"{name}{suffix}"
     chosen = _choose(found[suffix], path, preferred)
     source = FORMS[suffix](chosen, table_options)
-    others = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in TABLES and file != chosen]
-    if suffix == ".csv" and others:
-        source.notes.append(f"not read: {', '.join(others)}; texts and images are read from a file with the name items.csv")
+    if suffix == ".csv":
+        others = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in TABLES and file != chosen]
+        if others:
+            source.notes.append(
+                f"not read: {', '.join(others)}; texts and images are read from a file with the name items.csv"
+            )
     return source
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from recbole_macrec.config.schema.base import Count, Positive, as_list, option
+from recbole_macrec.config.schema.base import Positive, as_list, option
 from recbole_macrec.config.schema.ranking import SearchOptions
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.candidates import candidate_scores
@@ -42,7 +42,7 @@ class RankingSettings(SearchOptions):
     """
 
     ranked_tokenizations: Positive = option(1, "Tokenizations of each modality; their scores are combined by the mean")
-    top: Count = option(10, "Number of items that a certified ranking must contain, the largest topk")
+    top: Positive = option(10, "Number of items that a certified ranking must contain, the largest topk")
 
     @classmethod
     def from_config(cls, config: Mapping, tokenizations: int) -> "RankingSettings":
@@ -50,7 +50,7 @@ class RankingSettings(SearchOptions):
         return cls(
             **{name: config[name] for name in SearchOptions.model_fields},
             ranked_tokenizations=config["ranked_tokenizations"] or tokenizations,
-            top=max(as_list(config["topk"]), default=0),
+            top=max(as_list(config["topk"]), default=1),
         )
 
     def changed(self, options: Mapping, tokenizations: int) -> "RankingSettings":
