@@ -164,6 +164,20 @@ def test_interactions_are_sorted_by_exact_timestamps(model, close_in_time):
             assert test.id2token("item_id", history).tolist() == ["i1", "i2", "i1", f"i{3 + number}", "i8"]
 
 
+@pytest.mark.parametrize("keep", ["first", "last"])
+def test_duplicates_are_removed_in_the_order_of_the_file(keep, tmp_path):
+    """Items bought on the same day keep the order of the file, with and without duplicates."""
+    (tmp_path / "data/close").mkdir(parents=True)
+    items = {user: [f"i{(7 * user + 3 * step) % 50}" for step in range(40)] for user in range(20)}
+    lines = [f"u{user}\t{item}\t880000000\n" for user in items for item in [*items[user], items[user][0]]]
+    (tmp_path / "data/close/close.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "".join(lines))
+    _, _, test = parts("SASRec", tmp_path / "data", rm_dup_inter=keep, MAX_ITEM_LIST_LENGTH=40)
+    for user, history, item in zip(*(test.inter_feat[name] for name in ("user_id", "item_id_list", "item_id"))):
+        found = [*test.id2token("item_id", history[history > 0]), str(test.id2token("item_id", int(item)))]
+        expected = items[int(test.id2token("user_id", int(user))[1:])]
+        assert found == (expected if keep == "first" else [*expected[1:], expected[0]])
+
+
 class Unaugmented(SequentialDataset):
     """A sequential dataset without data augmentation, as for general models."""
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -249,7 +250,8 @@ def _describe(summary: Summary) -> str:
               for step in summary.steps]
     notes = summary.notes + ([] if "text" in summary.features else _unread_texts(items.name, columns))
     if "image" not in summary.features and (count := count_urls(summary.folder)):
-        command = f"python -m recbole_macrec.data images {summary.folder.name} --data_path={summary.folder.parent}"
+        options = shlex.join([summary.folder.name, f"--data_path={summary.folder.parent}"])
+        command = f"python -m recbole_macrec.data images {options}"
         notes.append(f"images named by a URL: {count:,}; download them with: {command}")
     return "\n".join(lines + [f"note: {note}" for note in notes])
 

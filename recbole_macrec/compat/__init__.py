@@ -39,6 +39,8 @@ REPAIRS = (  # in the order of application: some wrap a method that an earlier o
     results.train_without_anomaly_detection,
     results.add_gradients_in_one_order,
     results.order_by_exact_time,
+    results.cut_histories_of_benchmark_files,
+    results.remove_duplicates_in_file_order,
     results.count_training_interactions,
     results.validate_models_of_one_epoch,
     results.evaluate_without_dropout,

@@ -73,6 +73,51 @@ def order_by_exact_time() -> None:
     Dataset._change_feat_format = _change_feat_format
 
 
+def cut_histories_of_benchmark_files() -> None:
+    """``SequentialDataset._benchmark_presets`` (sequential_dataset.py:164) keeps histories of benchmark files that are longer
+    than MAX_ITEM_LIST_LENGTH: SASRec and BERT4Rec then fail with IndexError, and GRU4Rec reads more items than other models. It
+    also fails with AttributeError unless the item column is called item_id, and models fail with empty histories. Histories now
+    keep their newest items, whatever ITEM_ID_FIELD is, and an empty one is a UserError. Remove it when RecBole does so."""
+    from recbole.data.dataset import SequentialDataset
+
+    from recbole_macrec.errors import UserError
+
+    original = SequentialDataset._benchmark_presets
+
+    @functools.wraps(original)
+    def _benchmark_presets(self):
+        histories, newest = self.iid_field + self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
+        empty = self.inter_feat[histories].map(len) == 0
+        if empty.any():
+            user = self.id2token(self.uid_field, int(self.inter_feat[self.uid_field][empty].iloc[0]))
+            raise UserError(f"{self.dataset_name}: a row of user {user} has no item in {histories}; remove such rows.")
+        self.item_id_list_field = histories
+        self.inter_feat[histories] = [items[-newest:] for items in self.inter_feat[histories]]
+        self.field2seqlen[histories] = newest
+        original(self)
+
+    SequentialDataset._benchmark_presets = _benchmark_presets
+
+
+def remove_duplicates_in_file_order() -> None:
+    """``Dataset._remove_duplication`` (dataset.py:838) sorts by time with an unstable sort, so that with ``rm_dup_inter``
+    interactions with equal times, which are common if times are dates, are shuffled. They now keep the order of the file.
+    Remove it when RecBole's sort is stable."""
+    from recbole.data.dataset import Dataset
+
+    original = Dataset._remove_duplication
+
+    @functools.wraps(original)
+    def _remove_duplication(self):
+        keep = self.config["rm_dup_inter"]
+        if keep is None or self.time_field not in self.inter_feat:
+            return original(self)
+        in_order = self.inter_feat.sort_values(self.time_field, kind="stable", ignore_index=True)
+        self.inter_feat = in_order.drop_duplicates([self.uid_field, self.iid_field], keep=keep)
+
+    Dataset._remove_duplication = _remove_duplication
+
+
 def count_training_interactions() -> None:
     """``Pop.calculate_loss`` (pop.py:46) counts an item at most once per batch, and counts sampled negatives, so that Pop
     depends on batch size and seed. The counts are now those of the training interactions. Remove it when RecBole does the

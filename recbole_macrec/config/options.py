@@ -1,6 +1,7 @@
 """Names of models, datasets and options: unknown names are an error before anything runs."""
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -119,7 +120,8 @@ def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> 
     if name == PACKAGED_DATASET or has_source(name):
         return
     folder = Path(data_path) / name
-    remedy = f"Import it with: python -m recbole_macrec.data import SRC --dataset={name} --data_path={data_path}"
+    options = shlex.join([f"--dataset={name}", f"--data_path={data_path}"])
+    remedy = f"Import it with: python -m recbole_macrec.data import SRC {options}"
     if not folder.is_dir():
         with_source = {path.stem for path in property_file("dataset").glob("*.yaml") if has_source(path.stem)}
         others = sorted({path.parent.name for path in Path(data_path).glob("*/*.inter")} | with_source)

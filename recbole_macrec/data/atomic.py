@@ -1,6 +1,7 @@
 """Read and write RecBole's atomic files."""
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -171,4 +172,5 @@ def read_items(dataset_folder: Path, name: str, form: AtomicFormat = DEFAULT_FOR
 def import_command(dataset_folder: Path, name: str, modality: str | None = "MODALITY") -> str:
     """Return the command line that imports the dataset; ``modality`` None if its feature files are stored beside SRC."""
     feature = "" if modality is None else f" --feature {modality}=FILE.npy"
-    return f"python -m recbole_macrec.data import SRC --dataset={name} --data_path={Path(dataset_folder).parent}{feature}"
+    options = shlex.join([f"--dataset={name}", f"--data_path={Path(dataset_folder).parent}"])
+    return f"python -m recbole_macrec.data import SRC {options}{feature}"

@@ -11,8 +11,8 @@ from recbole_macrec.errors import UserError
 
 
 def check_columns(config, folder: Path, name: str) -> None:
-    """Raise UserError unless every ``.inter`` file of the dataset has the columns that a run with ``config`` needs, and
-    ``load_col`` loads them.
+    """Raise UserError unless the ``.inter`` and ``.item`` files of the dataset have the columns that a run with ``config``
+    needs, and they are loaded.
 
     RecBole reports missing files itself.
     """
@@ -25,11 +25,17 @@ def check_columns(config, folder: Path, name: str) -> None:
     for path in [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]:
         if path.is_file():
             _check_header(path, form, needed, form.item + config["LIST_SUFFIX"] if parts and sequential else None)
+    items, loaded = folder / f"{name}.item", config["load_col"]
+    if items.is_file() and (loaded is None or "item" in loaded):
+        _check_header(items, form, {"ITEM_ID_FIELD": form.item}, None)
     _check_loaded(config, list(needed.values()))
 
 
 def _check_loaded(config, needed: list[str]) -> None:
-    """Raise UserError unless ``load_col`` loads the columns ``needed`` of the interactions."""
+    """Raise UserError unless ``load_col`` and ``unload_col`` load the columns ``needed`` of the interactions."""
+    if unloaded := set(needed) & set((config["unload_col"] or {}).get("inter") or []):
+        raise UserError(f"unload_col leaves out the columns {sorted(unloaded)} of interactions, but this run needs them; "
+                        "remove them from unload_col")
     loaded = (config["load_col"] or {"inter": "*"}).get("inter") or []
     if loaded != "*" and (missing := [column for column in needed if column not in loaded]):
         raise UserError(f"load_col loads the columns {loaded} of interactions, but this run also needs {', '.join(missing)}; "
@@ -48,6 +54,8 @@ def _check_header(path: Path, form: AtomicFormat, needed: dict[str, str], histor
             header, first_row = (file.readline().rstrip("\n") for _ in range(2))
     except UNREADABLE as error:
         raise not_readable(path, error) from error
+    if header.startswith("\ufeff"):
+        raise UserError(f"{path} begins with a byte order mark; save it as UTF-8 without one, or set encoding to utf-8-sig")
     fields = header.split(form.field_separator)
     columns = [column.split(":")[0] for column in fields]
     for option, column in needed.items():
@@ -59,6 +67,9 @@ def _check_header(path: Path, form: AtomicFormat, needed: dict[str, str], histor
         raise UserError(f"{path} has the column {untyped[0]!r} in its first line; expected a name and a type, such as "
                         f"{form.user}:token")
     check_distinct_columns(columns, path)
+    if "TIME_FIELD" in needed and f"{needed['TIME_FIELD']}:float" not in fields:
+        raise UserError(f"{path} has no column {needed['TIME_FIELD']}:float in its first line ({', '.join(fields)}); write "
+                        "times as numbers, since RecBole puts tokens in the order of their first rows")
     one_character = len(form.field_separator) == 1
     values = (next(csv.reader([first_row], delimiter=form.field_separator)) if one_character else
               first_row.split(form.field_separator))

@@ -124,7 +124,8 @@ class FeatureDataset(JoinedFeatures, Dataset):
 
 
 class SequentialItemFeatures(ItemFeatures):
-    """Mixin for RecBole's datasets for sequential models: checks, cuts and counts the histories of benchmark files, too."""
+    """Mixin for RecBole's datasets for sequential models: checks that benchmark files exist, and counts the items of
+    their histories, too."""
 
     @property
     def _sequential(self) -> bool:
@@ -139,17 +140,8 @@ class SequentialItemFeatures(ItemFeatures):
         super()._load_inter_feat(token, dataset_path)
 
     def _benchmark_presets(self) -> None:
-        """Cut the histories of benchmark files to their newest items, as RecBole does with the histories it builds."""
-        if not self._sequential:
-            return
-        histories, newest = self.iid_field + self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
-        empty = self.inter_feat[histories].map(len) == 0
-        if empty.any():
-            user = self.id2token(self.uid_field, int(self.inter_feat[self.uid_field][empty].iloc[0]))
-            raise UserError(f"{self.dataset_name}: a row of user {user} has no item in {histories}; remove such rows.")
-        self.inter_feat[histories] = [items[-newest:] for items in self.inter_feat[histories]]
-        self.field2seqlen[histories] = newest
-        super()._benchmark_presets()
+        if self._sequential:  # other models read no histories
+            super()._benchmark_presets()
 
     def _interactions(self) -> csc_matrix:
         if not self._sequential:

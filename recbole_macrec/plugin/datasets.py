@@ -2,9 +2,10 @@
 import functools
 from pathlib import Path
 
+import pandas as pd
 from recbole.data.dataset import Dataset
 from recbole.sampler import Sampler
-from recbole.utils import EvaluatorType, FeatureType, ModelType
+from recbole.utils import EvaluatorType, FeatureSource, FeatureType, ModelType
 
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.data.atomic import AtomicFormat
@@ -22,7 +23,8 @@ def prepare_before_loading() -> None:
     """Let every dataset class, RecBole's included, prepare its files before it reads them.
 
     A dataset with a ``source`` is downloaded, all processes get the same files, the columns are checked, and item attributes
-    are chosen. A number that RecBole cannot read raises a UserError, and so does an unsuitable ``val_interval``.
+    are chosen. A number that RecBole cannot read, a missing time and an unsuitable ``val_interval`` raise a UserError. A
+    warning counts the interactions whose item or user has no row in its file.
     """
     load = Dataset._load_data
 
@@ -39,12 +41,15 @@ def prepare_before_loading() -> None:
     @functools.wraps(load_file)
     def _load_feat(self, filepath, source):
         try:
-            return load_file(self, filepath, source)
+            frame = load_file(self, filepath, source)
         except ValueError:
             error = first_unreadable(Path(filepath), AtomicFormat.from_config(self.config), self.field2type)
             if error is None:
                 raise
             raise error from None
+        if source == FeatureSource.INTERACTION and not self.benchmark_filename_list:
+            _check_times(self, frame, filepath)
+        return frame
 
     filter_values = Dataset._filter_by_field_value
 
@@ -53,15 +58,48 @@ def prepare_before_loading() -> None:
         _check_value_filter(self)
         filter_values(self)
 
+    filter_unknown = Dataset._filter_inter_by_user_or_item
+
+    @functools.wraps(filter_unknown)
+    def _filter_inter_by_user_or_item(self):
+        before = len(self.inter_feat)
+        filter_unknown(self)
+        if dropped := before - len(self.inter_feat):
+            self.logger.warning(
+                f"{dropped:,} of {before:,} interactions are left out, because {self.dataset_name}.item or "
+                f"{self.dataset_name}.user has no row of their item or user."
+            )
+
     Dataset._load_data, Dataset._load_feat, Dataset._filter_by_field_value = _load_data, _load_feat, _filter_by_field_value
+    Dataset._filter_inter_by_user_or_item = _filter_inter_by_user_or_item
+
+
+def _check_times(dataset: Dataset, interactions: pd.DataFrame, path: str) -> None:
+    """Raise a UserError if interactions are ordered by time and one has none, to which RecBole would give the mean time."""
+    time = dataset.time_field
+    if dataset.config["eval_args"]["order"] != "TO" or time not in interactions:
+        return
+    missing = interactions[time].isna().to_numpy()
+    if missing.any():
+        row = int(missing.argmax())
+        raise UserError(
+            f"{path} has no {time} in row {row + 1} below its first line, for user '{interactions[dataset.uid_field][row]}' "
+            f"and item '{interactions[dataset.iid_field][row]}'; add a number, or remove the row."
+        )
 
 
 def _check_value_filter(dataset: Dataset) -> None:
-    """Raise a UserError if ``val_interval`` has a list for a column of numbers, or intervals for another column."""
+    """Raise a UserError if ``val_interval`` names a column of sequences, or has a list for a column of numbers, or intervals
+    for a column of tokens."""
     for column, kept in (dataset.config["val_interval"] or {}).items():
         if column not in dataset.field2type:
             continue  # RecBole reports it
-        numbers = dataset.field2type[column] in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
+        if dataset.field2type[column].value.endswith("_seq"):
+            raise UserError(
+                f"val_interval names the column {column}, which has sequences; RecBole filters only by columns with one value "
+                "per row."
+            )
+        numbers = dataset.field2type[column] == FeatureType.FLOAT
         if numbers != isinstance(kept, str):
             expected = "intervals such as '[3,inf)'" if numbers else "a list of the tokens to keep, such as ['a', 'b']"
             raise UserError(

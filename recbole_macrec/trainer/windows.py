@@ -31,7 +31,8 @@ class WindowLoader(TrainDataLoader):
 
     def __init__(self, samples: TrainDataLoader):
         dataset = samples.dataset
-        self.histories, self.lengths = dataset.item_id_list_field, dataset.item_list_length_field
+        self.histories = dataset.iid_field + samples.config["LIST_SUFFIX"]
+        self.lengths = dataset.item_list_length_field
         columns = (dataset.uid_field, self.histories, self.lengths, dataset.iid_field)
         self.windows = windows_of(*(dataset.inter_feat[column].numpy() for column in columns))
         super().__init__(samples.config, dataset, samples._sampler, shuffle=samples.config["shuffle"])

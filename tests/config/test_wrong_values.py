@@ -159,11 +159,19 @@ def test_interactions_are_filtered_by_value(kept, n_users, n_interactions, tiny_
 @pytest.mark.parametrize("kept, expected", [
     ({"user_id": "[3,inf)"}, "for the column user_id, which has tokens; expected a list of the tokens to keep"),
     ({"timestamp": ["100"]}, "for the column timestamp, which has numbers; expected intervals such as"),
+    ({"title": ["craft"]}, "names the column title, which has sequences; RecBole filters only by columns with one value"),
 ])
 def test_filters_of_the_wrong_kind(kept, expected, tiny_dataset):
-    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]}
     config = Config("Pop", "tiny", config_dict={"data_path": str(tiny_dataset), "load_col": columns, "val_interval": kept})
     with pytest.raises(UserError, match=expected):
+        create_dataset(config)
+
+
+def test_a_column_that_is_needed_but_not_loaded(tiny_dataset):
+    config = Config("SASRec", "tiny", config_dict={"data_path": str(tiny_dataset), "unload_col": {"inter": ["timestamp"]},
+                                                   "load_col": None})
+    with pytest.raises(UserError, match=r"unload_col leaves out the columns \['timestamp'\] of interactions"):
         create_dataset(config)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import TINY
 from recbole.config import Config
-from recbole.data import create_dataset
+from recbole.data import create_dataset, data_preparation
 from web_server import image_bytes
 
 from recbole_macrec import UserError
@@ -15,6 +15,7 @@ from recbole_macrec.benchmark.report.items import thumbnails
 from recbole_macrec.commands.data import main
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.recommend.input import item_titles
+from recbole_macrec.trainer.windows import WindowLoader
 
 NAMES = {"user_id": "session_id", "item_id": "product_id", "timestamp": "creation_time"}
 FIELDS = {"USER_ID_FIELD": "session_id", "ITEM_ID_FIELD": "product_id", "TIME_FIELD": "creation_time"}
@@ -38,8 +39,12 @@ def rewrite(folder: Path, form: dict) -> None:
         path.write_text("".join(form.get("field_separator", "\t").join(row) + "\n" for row in rows))
 
 
+def config_of(data_path: Path, model: str = "TIGER", **options) -> Config:
+    return Config(model, TINY, config_dict={"data_path": str(data_path), **IDS, **options})
+
+
 def built(data_path: Path, model: str = "TIGER", **options):
-    dataset = create_dataset(Config(model, TINY, config_dict={"data_path": str(data_path), **IDS, **options}))
+    dataset = create_dataset(config_of(data_path, model, **options))
     logging.getLogger().setLevel(logging.ERROR)
     dataset.build()
     return dataset
@@ -81,11 +86,73 @@ def test_a_format_that_does_not_match_the_file_is_a_one_line_error(tiny_dataset,
         built(tiny_dataset, model, **order, **options)
 
 
-def test_error_of_a_missing_item_column_names_the_option(tiny_dataset):
+@pytest.mark.parametrize("model", ["TIGER", "SASRec"])
+def test_error_of_a_missing_item_column_names_the_option(tiny_dataset, model):
     path = tiny_dataset / TINY / f"{TINY}.item"
     path.write_text(path.read_text().replace("item_id:token", "product_id:token", 1))
-    with pytest.raises(UserError, match="tiny.item has no column item_id:token, which ITEM_ID_FIELD names"):
-        built(tiny_dataset)
+    with pytest.raises(UserError, match="tiny.item has no column item_id, which ITEM_ID_FIELD names"):
+        built(tiny_dataset, model, load_col=None)
+
+
+def test_training_windows_do_not_depend_on_the_format(tiny_dataset):
+    def loader(**options):
+        config = config_of(tiny_dataset, **options)
+        return WindowLoader(data_preparation(config, create_dataset(config))[0])
+
+    usual = loader()
+    rewrite(tiny_dataset / TINY, FORMATS["all"])
+    renamed = loader(**FORMATS["all"])
+    assert [window.items.tolist() for window in renamed.windows] == [window.items.tolist() for window in usual.windows]
+    assert renamed.collate_fn([0, 1])["product_id_list"].tolist() == usual.collate_fn([0, 1])["item_id_list"].tolist()
+
+
+@pytest.mark.parametrize("kind", ["inter", "item"])
+@pytest.mark.parametrize("model", ["TIGER", "SASRec"])
+def test_a_byte_order_mark_is_a_one_line_error(tiny_dataset, model, kind):
+    path = tiny_dataset / TINY / f"{TINY}.{kind}"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with pytest.raises(UserError, match=f"tiny.{kind} begins with a byte order mark; save it as UTF-8 without one"):
+        built(tiny_dataset, model, load_col=None)
+    assert built(tiny_dataset, model, load_col=None, encoding="utf-8-sig").item_num == 31
+
+
+def change_time(path: Path, change) -> None:
+    """Apply ``change`` to the rows of an ``.inter`` file, each a list of values."""
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    change(rows)
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("model", ["TIGER", "SASRec", "Pop"])
+def test_a_missing_time_is_a_one_line_error(tiny_dataset, model):
+    """RecBole fills in the mean time, which would change the order of the user's items."""
+    path = tiny_dataset / TINY / f"{TINY}.inter"
+    change_time(path, lambda rows: rows[3].__setitem__(rows[0].index("timestamp:float"), ""))
+    user, item = path.read_text().splitlines()[3].split("\t")[:2]
+    message = f"tiny.inter has no timestamp in row 3 below its first line, for user '{user}' and item '{item}'"
+    by_time = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+    with pytest.raises(UserError, match=message):
+        built(tiny_dataset, model, load_col=None, eval_args=by_time)
+
+
+def test_times_that_are_tokens_are_a_one_line_error(tiny_dataset):
+    path = tiny_dataset / TINY / f"{TINY}.inter"
+    change_time(path, lambda rows: rows[0].__setitem__(rows[0].index("timestamp:float"), "timestamp:token"))
+    with pytest.raises(UserError, match="has no column timestamp:float in its first line .*; write times as numbers"):
+        built(tiny_dataset, "SASRec")
+
+
+def test_interactions_with_unknown_items_are_counted(tiny_dataset, caplog):
+    path = tiny_dataset / TINY / f"{TINY}.item"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join(row for row in rows if not row.startswith("i7\t")) + "\n")
+    inter = (tiny_dataset / TINY / f"{TINY}.inter").read_text().splitlines()[1:]
+    lost = sum(row.split("\t")[1] == "i7" for row in inter)
+    assert lost > 0
+    with caplog.at_level(logging.WARNING):
+        built(tiny_dataset, "SASRec", load_col=None, state="WARNING")
+    message = f"{lost} of {len(inter)} interactions are left out, because tiny.item or tiny.user has no row of their item"
+    assert message in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -110,6 +177,19 @@ def test_import_reads_other_formats(tiny_dataset, form, words, capsys):
         assert Path(f"out/again/again.{kind}").read_text() == Path(f"out/usual/usual.{kind}").read_text()
     assert ("product_id is read as the item; --ITEM_ID_FIELD sets another column" in said) == ("product_id" in form.values())
     assert ("separated by '|'; --seq_separator" in said) == ("seq_separator" in form)
+
+
+def test_spaces_within_categories_are_kept(tiny_dataset):
+    """With a separator of its own, a token of a sequence can contain spaces."""
+    path = tiny_dataset / TINY / f"{TINY}.item"
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    rows[0].append("genres:token_seq")
+    for row in rows[1:]:
+        row.append("Science Fiction|Drama" if row[0] == "i3" else "Drama")
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    assert main(["import", str(path.parent), "--dataset=a", "--data_path=out", "--seq_separator=|"]) == 0
+    frame = read_items(Path("out/a"), "a").set_index("item_id")
+    assert frame["genres:token_seq" if "genres:token_seq" in frame else "genres"]["i3"] == "Science_Fiction Drama"
 
 
 def test_import_reads_benchmark_files_in_other_formats(tmp_path, capsys):

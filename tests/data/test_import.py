@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from conftest import PUBLISHED, SHARED_DATA, needs_shared_data
 
+from recbole_macrec import UserError
 from recbole_macrec.commands.data import main
+from recbole_macrec.config.options import check_dataset
 from recbole_macrec.data.features import FeatureTable
 
 ITEMS = ["B00C", "B00A", "B00B"]  # item numbers 0, 1, 2
@@ -166,7 +168,9 @@ def test_killed_import_keeps_the_old_data(released, table, tmp_path, moment):
             "swapping": "import os as m; name = 'rename'; calls = 1"}[moment]
     script = f"""
 import os, signal, sys
+from recbole_macrec import UserError
 from recbole_macrec.commands.data import main
+from recbole_macrec.config.options import check_dataset
 calls = 0
 {hook}
 real = getattr(m, name)
@@ -336,11 +340,45 @@ def test_features_of_items_that_core_removes_are_left_out(with_names, tmp_path):
     assert FeatureTable.load(folder, "text").item_tokens == ("0", "2")
 
 
-def test_note_about_tables_that_are_not_read(table, tmp_path, capsys):
-    (table / "products.csv").write_text("item,title\n3,Lamp\n")
+def test_row_numbers_of_a_filtered_folder_are_those_before_the_filter(tmp_path):
+    """Row i of an array belongs to item i of items.csv, also if the filter removes items."""
+    (tmp_path / "interactions.csv").write_text("user,item,timestamp\nu,0,1\nu,2,2\nv,2,1\nv,0,2\nw,1,1\n")
+    (tmp_path / "items.csv").write_text("item,title\n0,Lamp\n1,Bulb\n2,Shade\n")
+    np.save(tmp_path / "text.npy", np.arange(3.0)[:, None])
+    np.save(tmp_path / "ids.npy", np.arange(3)[:, None])
+    files = [f"--feature=text={tmp_path}/text.npy", f"--semantic_ids=text={tmp_path}/ids.npy"]
+    assert run(tmp_path, "--dataset=my lamps", f"--data_path={tmp_path}/out", "--core=2", *files) == 0
+    folder = tmp_path / "out" / "my lamps"
+    assert lines(folder / "my lamps.item")[1:] == ["0\tLamp", "2\tShade"]
+    assert FeatureTable.load(folder, "text").select(["2", "0"]).tolist() == [[2], [0]]
+    assert json.loads((folder / "semantic_ids/text.json").read_text()) == {"0": ["<a_0>"], "2": ["<a_2>"]}
+
+
+def test_printed_commands_are_quoted(tmp_path):
+    with pytest.raises(UserError, match="import SRC '--dataset=my lamps' '--data_path=.*/da ta'$"):
+        check_dataset("my lamps", tmp_path / "da ta")
+
+
+@pytest.mark.parametrize("name", ["products.csv", "items.csv.gz", "items.json", "Products.XLSX"])
+def test_note_about_tables_that_are_not_read(table, tmp_path, capsys, name):
+    (table / name).write_text("item,title\n3,Lamp\n")
     assert run(table, "--dataset=tiny", f"--data_path={tmp_path}/out") == 0
-    note = "note: not read: products.csv; texts and images are read from a file with the name items.csv"
+    note = f"note: not read: {name}; texts and images are read from items.csv beside interactions.csv"
     assert note in capsys.readouterr().out
+
+
+def test_note_about_texts_beside_an_inter_file(tmp_path, capsys):
+    (tmp_path / "s.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "u\t1\t1\nu\t2\t2\n")
+    (tmp_path / "items.csv").write_text("item,title\n1,Lamp\n")
+    assert run(tmp_path, "--dataset=s", f"--data_path={tmp_path}/out") == 0
+    assert "note: not read: items.csv;" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["interactions.csv.gz", "interactions.tsv"])
+def test_tables_with_other_names_are_a_one_line_error(tmp_path, capsys, name):
+    (tmp_path / name).write_text("user,item,time\n")
+    assert run(tmp_path, "--dataset=s", f"--data_path={tmp_path}/out") == 1
+    assert "or unpack and rename tables to .csv" in capsys.readouterr().err
 
 
 def test_the_reason_why_core_cannot_filter(tmp_path, capsys):

@@ -264,6 +264,16 @@ def direct(tmp_path, model="TIGER", **options):
     return dataset, dataset.build()
 
 
+@pytest.mark.parametrize("model", ["TIGER", "SASRec", "GRU4Rec"])
+def test_benchmark_files_with_other_column_names(model, tmp_path):
+    """Every model reads the newest items of a history, whatever the columns are called."""
+    direct(tmp_path)
+    for path in (tmp_path / "data/Shop").glob("Shop.*"):
+        path.write_text(path.read_text().replace("item_id", "pid"))
+    _, (_, _, test) = direct(tmp_path, model, ITEM_ID_FIELD="pid", MAX_ITEM_LIST_LENGTH=2, load_col=None)
+    assert test.inter_feat["pid_list"].shape[1] == 2 and test.inter_feat["item_length"].max() == 2
+
+
 @pytest.mark.parametrize("model", ["TIGER", "MISSRec"])
 def test_benchmark_files_are_read_without_import(model, tmp_path):
     dataset, parts = direct(tmp_path, model, MAX_ITEM_LIST_LENGTH=2)
@@ -280,7 +290,7 @@ def test_benchmark_files_are_read_without_import(model, tmp_path):
                                      for user, items in SEQUENCES.items() for end in range(1, len(items) - 2))
 
 
-@pytest.mark.parametrize("model", ["TIGER", "MISSRec"])
+@pytest.mark.parametrize("model", ["TIGER", "MISSRec", "GRU4Rec"])
 def test_empty_histories_are_rejected(model, tmp_path):
     direct(tmp_path, model)
     path = tmp_path / "data/Shop/Shop.test.inter"

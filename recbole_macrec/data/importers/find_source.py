@@ -22,7 +22,7 @@ FORMS: dict[str, Callable[[Path, Mapping[str, str]], Source]] = {
     ".inter.json": _read_released, ".inter": read_inter, f".{PARTS[0]}.inter": read_benchmark, ".csv": read_csv,
 }  # fmt: skip
 
-TABLES = (".csv", ".tsv", ".xlsx", ".parquet")  # files that a user may mean as items.csv
+TABLES = {".csv", ".tsv", ".xlsx", ".parquet"}  # suffixes of files that a user may mean as items.csv, also before .gz
 
 
 def read_source(path: Path, name: str, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
@@ -50,18 +50,22 @@ def read_source(path: Path, name: str, table_options: Mapping[str, str] = NO_OPT
     suffix = next((suffix for suffix in FORMS if found[suffix]), None)
     if suffix is None:
         raise UserError(
-            f"SRC {path} contains neither NAME.inter.json, nor NAME.inter, nor a .csv file; name the folder that does"
+            f"SRC {path} contains neither NAME.inter.json, nor NAME.inter, nor a .csv file; name the folder that does, or "
+            "unpack and rename tables to .csv (their columns may be separated by commas, semicolons, tabs or |)"
         )
     preferred = "interactions.csv" if suffix == ".csv" else f"{name}{suffix}"
     chosen = _choose(found[suffix], path, preferred)
     source = FORMS[suffix](chosen, table_options)
-    if suffix == ".csv":
-        others = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in TABLES and file != chosen]
-        if others:
-            source.notes.append(
-                f"not read: {', '.join(others)}; texts and images are read from a file with the name items.csv"
-            )
+    if suffix != ".inter.json" and (others := [file.name for file in sorted(path.iterdir()) if _may_be_read(file, chosen)]):
+        source.notes.append(
+            f"not read: {', '.join(others)}; texts and images are read from items.csv beside interactions.csv"
+        )
     return source
+
+
+def _may_be_read(file: Path, chosen: Path) -> bool:
+    """Whether a user may expect ``file`` to be read beside ``chosen``: a table, or a file with the name ``items``."""
+    return file != chosen and (file.name.lower().startswith("items.") or not TABLES.isdisjoint(map(str.lower, file.suffixes)))
 
 
 def _choose(files: list[Path], folder: Path, preferred: str) -> Path:

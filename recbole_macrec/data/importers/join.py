@@ -49,7 +49,7 @@ def join_ids(source: Source, files: Mapping[str, Path]) -> dict[str, dict[str, l
 def _rows_by_item(source: Source, name: str, path: Path) -> list[dict[str, list]]:
     """The published IDs in a .npy file by item token, for each of its tokenizations."""
     option = f"--semantic_ids {modality_of(name)}={path}"
-    tokenizations, rows = read_array(path), len(source.catalogue)
+    tokenizations, rows = read_array(path), len(source.numbers) or len(source.catalogue)
     if set(source.numbers) != {str(number) for number in range(rows)}:
         raise UserError(f"{option}: row i belongs to item number i, but the items of {source.path} are not numbered from 0 to "
                         f"{rows - 1}; give a JSON file keyed by item")
@@ -59,7 +59,7 @@ def _rows_by_item(source: Source, name: str, path: Path) -> list[dict[str, list]
     found = [dict(zip(tokens, encode_ids(codes))) for codes in tokenizations]
     for ids in found:
         decode_ids(path, ids)
-    return found
+    return [{token: ids[token] for token in source.catalogue} for ids in found]
 
 
 def _read_rows(path: Path) -> tuple[np.ndarray, list[str] | None]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from recbole_macrec.data import atomic
 from recbole_macrec.data.atomic import AtomicFormat, check_tokens, clean_text
+from recbole_macrec.data.encoders.content import TEXT_FIELDS
 from recbole_macrec.data.features import format_items
 from recbole_macrec.data.importers.detected_files import find_beside
 from recbole_macrec.data.importers.raw.folder import IMAGE_COLUMNS
@@ -170,7 +171,11 @@ def _with_items(source: Source, folder: Path, name: str, item: str, separator: s
     )
     source.catalogue, source.fixed = catalogue, True
     for (column, kind), name in zip(types.items(), usual_names(list(types), path, source.notes)):
-        values = frame[column].str.replace(seq_separator, " ", regex=False) if kind.endswith("_seq") else frame[column]
+        values = frame[column]
+        if kind == "token_seq" and name not in TEXT_FIELDS and seq_separator != " ":
+            values = values.map(lambda tokens: " ".join("_".join(token.split()) for token in tokens.split(seq_separator)))
+        elif kind.endswith("_seq"):
+            values = values.str.replace(seq_separator, " ", regex=False)
         if kind.startswith("float"):
             source.columns[f"{name}:{kind}"] = plain_numbers(
                 values.tolist(), column, catalogue, path, source.notes, sequence=kind.endswith("_seq")

@@ -69,14 +69,14 @@ def read_folder(
         kept = with_image
     else:
         kept = known
+    numbers = [str(i) for i in range(len(items))]
+    if known == set(numbers):  # ids that are row numbers, as in a CSV without items.csv
+        items, source.numbers = numbers, dict(zip(numbers, numbers))
+    else:
+        source.numbers = {}
     source.catalogue = [item for item in items if item in kept]
     source.fixed = True
     source.notes += _unreadable_images(files.metadata.parent, records.read(source.catalogue))
-    numbers = [str(i) for i in range(len(source.catalogue))]
-    if set(source.catalogue) == set(numbers):  # ids that are row numbers, as in a CSV without items.csv
-        source.catalogue, source.numbers = numbers, {item: item for item in numbers}
-    else:
-        source.numbers = {}
     return Catalogue(source, table.columns, records, not with_image.isdisjoint(kept), steps, root=files.metadata.parent)
 
 

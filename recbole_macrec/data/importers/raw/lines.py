@@ -36,6 +36,7 @@ def parse_lines(path: Path, parse: Callable[[bytes], _T], counts: LineCounts) ->
         UserError: if the file is missing, truncated or empty, or if more than half of its lines are broken.
     """
     for number, line in enumerate(_lines(path), 1):
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if not line.strip():
             continue
         counts.lines += 1
