@@ -164,6 +164,7 @@ class Halved(TIGER):
 def test_a_derived_model_needs_no_files(small, tmp_path, monkeypatch):
     """Its class is enough, also for checkpoints."""
     monkeypatch.setattr(registry, "_models", registered_models())
+    assert Config(Halved, "tiny", config_dict=small)["loss_weight"] == 0.5
     settings = {**small, "checkpoint_dir": str(tmp_path), "loss_weight": 0.25}
     result = run_recbole(Halved, "tiny", config_dict=settings)
     assert get_model("Halved") is Halved and get_trainer(Halved.type, "Halved") is Halved.trainer_class

@@ -8,6 +8,8 @@ import weakref
 
 from recbole_macrec.compat.patching import ModuleWith, replace_in_recbole, set_in
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
 
 def join_launched_processes() -> None:
     """``Config._init_device`` (configurator.py:496-515) supports several processes only with NCCL and CUDA, and only those that
@@ -15,7 +17,7 @@ def join_launched_processes() -> None:
     launcher, torchrun included, and uses gloo without a GPU. ``local_rank`` becomes the rank over all machines, since RecBole
     prints, seeds and writes by it. RecBole also sets CUDA_VISIBLE_DEVICES to ``gpu_id``, by default to 0, which overrides the
     choice of the user and hides the other GPUs from runs that are started later; it is now only set for a ``gpu_id`` that is
-    given. Remove it when RecBole chooses the backend by device and reads the environment."""
+    given, until the next Config. Remove it when RecBole chooses the backend by device and reads the environment."""
     import torch
     from recbole.config import Config
 
@@ -23,12 +25,15 @@ def join_launched_processes() -> None:
     from recbole_macrec.utils import distributed
 
     original = Config._init_device
+    chosen: list[tuple[str, str | None]] = []  # what the last Config with a gpu_id set, and the value before
 
     @functools.wraps(original)
     def _init_device(self):
         config, launch = self.final_config_dict, distributed.read_launch()
         config.pop("local_rank", None)
-        given, visible = "gpu_id" in self.external_config_dict, os.environ.get("CUDA_VISIBLE_DEVICES")
+        if chosen and os.environ.get(VISIBLE) == chosen[-1][0]:
+            _set_variable(VISIBLE, chosen.pop()[1])
+        given, visible = "gpu_id" in self.external_config_dict, os.environ.get(VISIBLE)
         if isinstance(config["gpu_id"], list | tuple):
             config["gpu_id"] = ",".join(map(str, config["gpu_id"]))
         if not given and visible is not None:
@@ -43,8 +48,10 @@ def join_launched_processes() -> None:
                 f"gpu_id is {config['gpu_id']!r}, but this machine does not have all of these GPUs; name others, or leave "
                 "gpu_id out. An empty gpu_id selects the CPU."
             )
-        if not given and visible is None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if given:
+            chosen[:] = [(os.environ[VISIBLE], visible)]
+        else:
+            _set_variable(VISIBLE, visible)
         if launch is None:
             return
         device = config["device"]
@@ -62,6 +69,14 @@ def join_launched_processes() -> None:
             config.update(state="error", show_progress=False, verbose=False, log_wandb=False)
 
     Config._init_device = _init_device
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    """Set the environment variable ``name``, or remove it if ``value`` is None."""
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
 
 
 def wrap_on_own_device() -> None:

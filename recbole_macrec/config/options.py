@@ -23,6 +23,8 @@ STRING_OPTIONS = ("data_path", "checkpoint_dir", "gpu_id")
 NESTED_OPTIONS = (  # lists and dictionaries
     "source", "encoders", "text_fields", "modalities", "metrics", "clip_grad_norm", "eval_args", "load_col", "unload_col",
     "val_interval", "benchmark_filename", "selected_features", "vip5_tasks", "lcrec_tasks", "lora_targets",
+    "train_neg_sample_args", "threshold", "unused_col", "seq_len", "normalize_field", "numerical_features", "alias_of_user_id",
+    "alias_of_item_id", "additional_feat_suffix", "preload_weight", "discretization",
 )  # fmt: skip
 TRUST = "trust_checkpoint"  # the option that lets RecBole unpickle files
 NOT_FROM_CHECKPOINTS = {  # settings that a checkpoint of unknown origin must not choose
@@ -107,15 +109,21 @@ def hidden_argv() -> Iterator[None]:
 
 def has_source(name: str) -> bool:
     """Whether the property file of the dataset ``name`` has a ``source``, from which the dataset is built."""
+    return bool(_of_dataset(name).get("source"))
+
+
+def _of_dataset(name: str) -> dict:
+    """The settings in the property file of the dataset ``name``."""
     path = property_file("dataset", f"{name}.yaml")
-    return path.is_file() and bool(read_yaml(path).get("source"))
+    return read_yaml(path) if path.is_file() else {}
 
 
 def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> None:
     """Raise a UserError unless ``data_path/name`` contains the dataset, or it has a ``source``.
 
     Args:
-        benchmark: the dataset consists of files that are split already (``benchmark_filename``).
+        benchmark: the dataset consists of files that are split already (``benchmark_filename``); its property file can say
+            so, too.
     """
     if name == PACKAGED_DATASET or has_source(name):
         return
@@ -127,7 +135,8 @@ def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> 
         others = sorted({path.parent.name for path in Path(data_path).glob("*/*.inter")} | with_source)
         available = f" Available: {', '.join(others)}." if others else ""
         raise UserError(f"Dataset folder {folder.absolute()} does not exist.{nearest(name, others)}{available} {remedy}")
-    if not benchmark and not (folder / f"{name}.inter").is_file():
+    split = benchmark or _of_dataset(name).get("benchmark_filename")
+    if not split and not (folder / f"{name}.inter").is_file():
         raise UserError(f"Dataset file {folder / f'{name}.inter'} does not exist. {remedy}")
 
 

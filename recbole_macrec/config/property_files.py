@@ -1,6 +1,7 @@
 """Find and read the YAML files of ``properties/``."""
 import copy
 import functools
+import logging
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
@@ -11,6 +12,9 @@ from recbole.config import Config
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.errors import UserError, nearest, one_line
 
+PRESETS = ("decoder_only", "narrow", "paper", "per_user")  # names of presets that belong to no dataset
+logger = logging.getLogger(__name__)
+
 
 def property_file(*parts: str) -> Path:
     """Path of a file in ``properties/``, which is beside the package in a checkout and inside an installed package."""
@@ -20,20 +24,23 @@ def property_file(*parts: str) -> Path:
 
 
 def preset_files(model: str, name: str | None, dataset: str) -> list[Path]:
-    """The file of the preset ``name`` of ``model``, as a list.
+    """The file of the preset ``name`` of ``model``, as a list; none, with a warning, if the model has no presets.
 
     Args:
         name: None for the preset named after ``dataset``, if it exists; ``none`` for no preset.
 
     Raises:
-        UserError: the model has no such preset.
+        UserError: the model has other presets.
     """
     if name is None:
         path = property_file("preset", f"{model}-{dataset}.yaml")
-        return [path] if path.is_file() else []
+        return [path] if path.is_file() and dataset not in PRESETS else []
     if name == "none":
         return []
     known = sorted(path.stem.removeprefix(f"{model}-") for path in property_file("preset").glob(f"{model}-*.yaml"))
+    if not known:
+        logger.warning(f"{model} has no presets, so it ignores training_preset: {shown(name)}.")
+        return []
     if name not in known:
         raise UserError(
             f"training_preset is {shown(name)}; expected {', '.join(known)} or none.{nearest(str(name)[:100], known)}"

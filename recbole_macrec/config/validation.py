@@ -12,15 +12,16 @@ from recbole_macrec.errors import UserError
 
 
 def check_values(config: dict, schema: type[Options]) -> None:
-    """Check the options of ``config`` that ``schema`` declares. Numbers given as strings, such as "1e-3", become numbers.
+    """Check the options of ``config`` that ``schema`` declares. Numbers given as strings, such as "1e-3", become numbers, and
+    tuples, as RecBole reads ``--topk=1,5,10``, become lists.
 
     Raises:
         UserError: a value is of the wrong type or out of range.
     """
     options = schema.read(config)
     for name in schema.model_fields:
-        value = getattr(options, name)
-        if isinstance(config.get(name), str) and isinstance(value, float):
+        value, given = getattr(options, name), config.get(name)
+        if (isinstance(given, str) and isinstance(value, float)) or (isinstance(given, tuple) and isinstance(value, list)):
             config[name] = value
 
 
@@ -51,7 +52,8 @@ def check_strings(config: dict, defaults: dict) -> None:
             raise UserError(f"{name} is {shown(value)}; expected True or False.")
         if isinstance(default, int | float):
             try:
-                config[name] = float(value)
+                number = float(value)
+                config[name] = int(number) if isinstance(default, int) and number.is_integer() else number
             except ValueError:
                 raise UserError(f"{name} is {shown(value)}; expected a number, such as {default}.") from None
 

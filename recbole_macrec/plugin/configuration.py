@@ -36,9 +36,10 @@ def insert_property_files() -> None:
     """Let RecBole's ``Config`` read our property files between its own.
 
     The order is: RecBole's overall.yaml, its file of the model, sample.yaml and file of the dataset, if it has one; for our
-    models, our overall.yaml and file of the model; our file of the dataset (for every model, as it names the fields); the
-    model's ``training_preset``, by default the one for the dataset; RecBole's sequential settings. Our files are read after
-    RecBole's files of datasets because these set every dataset option, the history length included.
+    models, our overall.yaml and file of the model; our file of the dataset (for every model, as it names the fields); for our
+    models, the ``training_preset``, by default the one for the dataset. Our files are read after RecBole's files of datasets
+    because these set every dataset option, the history length included. RecBole reads its settings of the evaluation of a type
+    of models last; for our models they are in our overall.yaml, so that files of datasets can change them.
     """
     for method in (_get_model_and_dataset, _init_parameters_category, _update_internal_config_dict, _load_config_files,
                    _get_final_config_dict):
@@ -66,17 +67,19 @@ def _init_parameters_category(self: Config, original: Callable) -> None:
 
 
 def _update_internal_config_dict(self: Config, original: Callable, file):
-    loaded = read_yaml(Path(file))
-    self.internal_config_dict.update(loaded)
+    loaded, settings, ours = read_yaml(Path(file)), self.internal_config_dict, is_ours(self.model_class)
+    if not ours or Path(file).parent.name != "quick_start_config":
+        settings.update(loaded)
     if _is_last_of_dataset(Path(file), self.dataset):
-        paths = [property_file("dataset", f"{self.dataset}.yaml")]
-        if is_ours(self.model_class):
-            name = _name_of_properties(self.model_class)
-            paths = [property_file("overall.yaml"), property_file("model", f"{name}.yaml"), *paths]
-            paths += preset_files(name, self.external_config_dict.get("training_preset"), self.dataset)
-        for path in paths:
+        name, of_dataset = _name_of_properties(self.model_class), property_file("dataset", f"{self.dataset}.yaml")
+        of_model = [property_file("overall.yaml"), property_file("model", f"{name}.yaml")] if ours else []
+        for path in [*of_model, of_dataset]:
             if path.is_file():
-                self.internal_config_dict.update(read_yaml(path))
+                settings.update(read_yaml(path))
+        if ours:
+            preset = (settings | self.external_config_dict).get("training_preset")
+            for path in preset_files(name, preset, self.dataset):
+                settings.update(read_yaml(path))
     return loaded
 
 
@@ -91,6 +94,10 @@ def _get_final_config_dict(self: Config, original: Callable) -> dict:
             f"device is {shown(self.external_config_dict['device'])}, but RecBole chooses it by gpu_id; leave device out. "
             "An empty gpu_id selects the CPU."
         )
+    if ours and not is_built_in(self.model_class):  # options that a derived model declares, which no property file has
+        schema = self.model_class.options
+        missing = schema.model_fields.keys() - config.keys() - schema.optional
+        config |= {name: schema.model_fields[name].default for name in missing}
     _set_defaults(self, config)
     check_values(config, self.model_class.options if ours else OwnRecBoleOptions)
     check_strings(config, self.internal_config_dict)

@@ -635,6 +635,12 @@ def test_cid_index_of_published_ids_is_a_user_error(data_path):
         prepare("P5", data_path, **CID, semantic_ids="published")
 
 
+def test_cid_index_of_other_ids_is_a_user_error(data_path):
+    """quantizer: None is that of the modalities, rqvae for one."""
+    with pytest.raises(UserError, match="item_index is cid.* quantizer is None; set quantizer to cid"):
+        prepare("P5", data_path, **{**CID, "quantizer": None})
+
+
 def test_models_share_one_table(data_path, capsys):
     words = [f"--{key}={value}" for key, value in {**QUICK, "epochs": 1, "show_progress": False, "state": "ERROR"}.items()]
     argv = [

@@ -220,11 +220,21 @@ def test_models_of_recbole_read_the_columns_they_need(model, source, columns):
 def test_lists_and_dictionaries_in_the_form_of_yaml(tiny_dataset):
     """As the documentation and the messages write them."""
     given = {"modalities": "[text]", "clip_grad_norm": "{max_norm: 1.0}", "load_col": "{inter: [user_id, item_id, timestamp]}",
-             "eval_args": "{split: {RS: [0.8, 0.1, 0.1]}, order: TO, group_by: user, mode: full}"}
+             "eval_args": "{split: {RS: [0.8, 0.1, 0.1]}, order: TO, group_by: user, mode: full}", "topk": (1, 5, 10)}
     config = run_config("TIGER", Request("tiny", settings={"data_path": str(tiny_dataset), **given}))
     assert config["modalities"] == ["text"] and config["clip_grad_norm"] == {"max_norm": 1.0}
     assert config["load_col"] == {"inter": ["user_id", "item_id", "timestamp"]}
-    assert config["eval_args"]["split"] == {"RS": [0.8, 0.1, 0.1]}
+    assert config["eval_args"]["split"] == {"RS": [0.8, 0.1, 0.1]} and config["topk"] == [1, 5, 10]
+    sampled = {"data_path": str(tiny_dataset), "train_neg_sample_args": "{distribution: popularity}"}
+    for model in "BPR", "VBPR":
+        assert run_config(model, Request("tiny", settings=sampled))["train_neg_sample_args"]["distribution"] == "popularity"
+
+
+def test_quoted_numbers_of_recbole_models(tiny_dataset, tmp_path):
+    (tmp_path / "quoted.yaml").write_text("num_layers: '2'\nlearning_rate: '1e-3'\n")
+    config = Config("GRU4Rec", "tiny", [str(tmp_path / "quoted.yaml")], {"data_path": str(tiny_dataset)})
+    assert config["learning_rate"] == 0.001
+    assert config["num_layers"] == 2 and type(config["num_layers"]) is int
 
 
 @pytest.mark.parametrize("visible", [None, "3", ""])
@@ -238,6 +248,8 @@ def test_the_choice_of_visible_gpus_is_kept(visible, monkeypatch):
     assert config["gpu_id"] == ("0" if visible is None else visible)
     Config("Pop", "arts-toy", config_dict={"gpu_id": ""})
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert Config("Pop", "arts-toy", config_dict={})["gpu_id"] == config["gpu_id"]  # not that of the Config before
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
 
 
 def test_values_are_checked_before_the_command_writes_files(tiny_dataset, capsys):

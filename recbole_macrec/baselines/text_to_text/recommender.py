@@ -25,6 +25,7 @@ from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.device_budget import count_that_fits
+from recbole_macrec.utils.distributed_tensors import mean_over_processes
 
 MAX_LOGITS = 2**25  # logits of a step of the search on a CPU: 128 MiB
 
@@ -105,6 +106,13 @@ class TextToTextRecommender(WindowedRecommender):
     # -- settings -----------------------------------------------------------------------------------------------------
 
     @classmethod
+    def check_values(cls, config: dict) -> None:
+        super().check_values(config)
+        if config["item_index"] == "cid" and config["quantizer"] != "cid":  # None is not the default of P5 and VIP5, but rqvae
+            raise UserError(f"item_index is cid, which reads the semantic IDs of quantizer: cid, but quantizer is "
+                            f"{config['quantizer']}; set quantizer to cid, or item_index to codes.")
+
+    @classmethod
     def reads_semantic_ids(cls, config) -> bool:
         return config["item_index"] != "random_digits"
 
@@ -163,7 +171,10 @@ class TextToTextRecommender(WindowedRecommender):
         generator, whose order several threads would change."""
         samples = self.training_samples(*self._rows(interaction), interaction[self.POS_ITEM_ID].tolist())
         counts = [len(sample.response) for sample in samples]
-        weights = [1 / (len(samples) * n) for n in counts] if self.averages_samples else [1 / sum(counts)] * len(samples)
+        if self.averages_samples:
+            weights = [1 / (len(samples) * n) for n in counts]
+        else:
+            weights = [1 / mean_over_processes(sum(counts))] * len(samples)
         if self.device.type == "cpu":
             return [partial(self._loss, samples, weights)]
         lengths = torch.tensor([len(sample.prompt.tokens) + len(sample.response) for sample in samples])

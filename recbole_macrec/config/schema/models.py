@@ -361,6 +361,10 @@ MISSRecOptions: Any = derive(
 
 
 class _TextOptions(AnyModelOptions, SemanticIDOptions, TrainingOptions, SizeOptions, PrecisionOptions, TextOptions):
+    pass_tokens: Positive | None = option(
+        None, "On a GPU: about the maximum number of tokens of a part of a batch; None: 131,072. Not used on a CPU"
+    )
+
     @model_validator(mode="after")
     def _check_ranking(self) -> "_TextOptions":
         _check_ranked_items(self)
@@ -372,6 +376,10 @@ class _VIP5Options(_TextOptions, VisualOptions):
 
 
 class _LCRecOptions(_TextOptions, InstructionOptions):
+    encoder_layers: Layers = option(2, "Not used, as the backbone has no encoder")
+    d_kv: Width = option(64, "Not used: the width of a head is d_model / num_heads")
+    dropout_prob: Dropout = option(0.1, "Dropout of the attention of backbone: tiny; a pretrained backbone has its own", 0.1)
+
     @model_validator(mode="after")
     def _check_heads(self) -> "_LCRecOptions":
         if self.backbone == "tiny" and self.d_model % (2 * self.num_heads):  # rotary positions rotate pairs

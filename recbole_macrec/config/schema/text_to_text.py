@@ -44,9 +44,6 @@ class TextOptions(Options):
 
     @model_validator(mode="after")
     def _check_index(self) -> "TextOptions":
-        if self.item_index == "cid" and self.quantizer != "cid":  # type: ignore[attr-defined]
-            raise UserError(f"item_index is cid, which reads the semantic IDs of quantizer: cid, but quantizer is "
-                            f"{self.quantizer}; set quantizer to cid, or item_index to codes.")  # type: ignore[attr-defined]
         if self.item_index == "cid" and self.semantic_ids == "published":  # type: ignore[attr-defined]
             raise UserError("item_index is cid, which reads learnt clusters, but semantic_ids is published; set item_index to "
                             "codes.")
