@@ -23,6 +23,7 @@ from recbole_macrec.model.item_vectors import code_embedding, item_embedding, it
 from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.cpu_threads import map_in_threads
+from recbole_macrec.utils.distributed_tensors import mean_over_processes
 from recbole_macrec.utils.rounded_rows import linear
 
 
@@ -104,10 +105,10 @@ class SASRecPerUser(DenseRecommender):
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
         """See :class:`WindowedRecommender`. The loss is the cross-entropy over all items, averaged over all targets."""
         windows = self.thinned(self.windows(interaction))
-        targets = windows.n_targets()
+        targets = mean_over_processes(windows.n_targets())
         return [partial(self._loss, windows.rows(rows), targets) for rows in reversed(self._batch_parts(windows.length - 1))]
 
-    def _loss(self, windows: Windows, targets: int) -> torch.Tensor:
+    def _loss(self, windows: Windows, targets: float) -> torch.Tensor:
         """Cross-entropy of the targets of B windows, summed and divided by ``targets``."""
         vectors = self.item_vectors()
         hidden, starts = self.states(windows.items, windows.length - 1, vectors)  # nothing follows a window's last item

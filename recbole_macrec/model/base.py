@@ -43,6 +43,7 @@ from recbole_macrec.model.tasks import (
 from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
 from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.semantic_ids.order import order_fingerprint
+from recbole_macrec.utils.distributed_tensors import mean_over_processes
 from recbole_macrec.utils.modules import ModuleDict
 
 EXCLUDED_ITEMS_FIELD = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, padded with 0
@@ -188,6 +189,7 @@ class GenerativeRecommender(WindowedRecommender):
                 for readings in self.readings_of_passes(in_tokenization(tasks, number)):
                     parts = self._batch_parts(written.length - 1, copies=len(readings))
                     passes += [(readings, written.rows(rows)) for rows in parts]
+        samples = mean_over_processes(samples)
         longest_first = sorted(passes, key=lambda entry: -int(entry[1].length.max()))
         return self._item_parts(items, samples) + [partial(self.sequence_loss, *entry, samples) for entry in longest_first]
 
@@ -198,7 +200,7 @@ class GenerativeRecommender(WindowedRecommender):
         """
         count = len(self.modalities)
         blocks = 1 + self.passes.second_block_weight * (count - 1)
-        samples = len(items) * len(self.item_tasks) + windows.n_targets() * blocks
+        samples = mean_over_processes(len(items) * len(self.item_tasks) + windows.n_targets() * blocks)
 
         def loss(part: Windows, order: torch.Tensor, number: int) -> torch.Tensor:
             return self.passes.interleaved_loss(part, order, self.tokenizations[number]) / samples
@@ -235,7 +237,7 @@ class GenerativeRecommender(WindowedRecommender):
             return [[reading] for reading in readings]
         return equal_in_shape(readings, {name: len(sizes) for name, sizes in self.vocabulary.sizes.items()})
 
-    def sequence_loss(self, readings: list[Reading], windows: Windows, samples: int) -> torch.Tensor:
+    def sequence_loss(self, readings: list[Reading], windows: Windows, samples: float) -> torch.Tensor:
         """Loss of the sequence tasks of one pass, divided by ``samples``. A model with an encoder of its own overrides it."""
         return self.passes.sequence_loss(readings, windows) / samples
 

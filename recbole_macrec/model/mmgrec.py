@@ -121,7 +121,7 @@ class MMGRec(GenerativeRecommender):
         source = pack(histories.items, histories.length, self.group_overhead)
         return self.reader(source, self.items(self.item_row[source.tokens]), self.users(self.user_row[histories.users]))
 
-    def sequence_loss(self, readings: list[Reading], windows: Windows, samples: int) -> torch.Tensor:
+    def sequence_loss(self, readings: list[Reading], windows: Windows, samples: float) -> torch.Tensor:
         ((source, _),), items = readings, windows.target_items()
         memory = self.encode_history(source, Histories(windows.items, windows.first, windows.users))
         tokens = decoder_input(self.inputs.tokens(source, items), self.vocabulary.start[source])

@@ -16,7 +16,6 @@ from recbole_macrec.config.options import TRAINED_ON
 from recbole_macrec.config.plain import plain_config
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.network.compiled import compile_layers
-from recbole_macrec.generation.network.layers import RelativeBias
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.trainer.callback_trainer import CallbackTrainer
@@ -156,7 +155,10 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         return mean
 
     def train_steps(self, train_data, count: int | None = None) -> float:
-        """Train on the first ``count`` batches of ``train_data``, by default all, without callbacks; returns the mean loss."""
+        """Train on the first ``count`` batches of ``train_data``, by default all; return the mean loss.
+
+        Outside of :meth:`fit` the learning rate is constant, and there are no callbacks.
+        """
         self.model.train()
         losses = [self._step(interaction) for interaction in islice(train_data, count)]
         return sum(losses) / len(losses)
@@ -210,7 +212,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         """Linear warm-up over the first ``warmup_ratio`` of all steps, then a cosine or a line to zero (or constant)."""
         warmup = max(1, round(self.config["warmup_ratio"] * self.steps))
         factor = min(1.0, (self.step + 1) / warmup)
-        if self.config["scheduler"] != "constant" and self.step >= warmup:
+        if self.config["scheduler"] != "constant" and self.steps and self.step >= warmup:
             progress = min(1.0, (self.step - warmup) / max(1, self.steps - warmup))
             factor = 0.5 * (1 + math.cos(math.pi * progress)) if self.config["scheduler"] == "cosine" else 1 - progress
         for group in self.optimizer.param_groups:
@@ -335,5 +337,4 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
 
 def parameters_without_decay(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     """Vectors (weights of norms, biases of layers) and tables of relative position biases, each once."""
-    tables = [module.weight for module in model.modules() if isinstance(module, RelativeBias)]
-    return list({id(p): p for p in [*tables, *(p for p in model.parameters() if p.ndim < 2)]}.values())
+    return [p for name, p in model.named_parameters() if p.ndim < 2 or "bias" in name]

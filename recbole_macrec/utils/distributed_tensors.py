@@ -25,6 +25,13 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
             p.grad = gradient.copy_(total.view_as(gradient) / dist.get_world_size())
 
 
+def mean_over_processes(number: float) -> float:
+    """The mean of ``number`` over the processes. If each process divides its loss by the mean of their numbers of samples, the
+    mean gradient equals that of one process with all samples."""
+    numbers = current_group().gather(number)
+    return sum(numbers) / len(numbers)
+
+
 class Share(NamedTuple):
     """The rows of a batch (or of all items) that this process computes."""
 

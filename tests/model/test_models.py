@@ -754,7 +754,7 @@ def test_flags_reject_strings(option, data_path):
         prepare("MACRec", data_path, **{option: "no"})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "P5"])
 def test_norms_and_relative_biases_have_no_weight_decay(name, data_path):
     _, model, trainer, _ = prepare(name, data_path, weight_decay=0.5)
     decay = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}

@@ -14,6 +14,13 @@ def test_the_cosine_schedule_ends_at_zero_after_the_last_step(data_path):  # noq
     np.testing.assert_allclose(rates, [0.5, 1.0, *(0.5 * (1 + np.cos(np.pi * np.arange(8) / 8)))])
 
 
+def test_single_steps_have_a_constant_learning_rate(data_path):  # noqa: F811
+    _, _, trainer, (train, _, _) = prepare("SASRecPerUser", data_path, learning_rate=0.01, scheduler="cosine")
+    for _ in range(4):
+        trainer.train_steps(train, 1)
+        assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.01}
+
+
 def test_gradients_are_clipped(data_path):  # noqa: F811
     """A step of plain SGD moves the weights by the clipped gradient."""
     options = {"learner": "sgd", "learning_rate": 1.0, "scheduler": "constant", "weight_decay": 0.0, "warmup_ratio": 0.0}

@@ -243,14 +243,21 @@ def test_invalid_options_are_reported_once(data, process_pool):
     assert len(errors) == 1 and "Did you mean 'hidden_size'?" in errors[0]
 
 
-def test_one_step_of_two_processes_is_that_of_one(data_path):  # noqa: F811
-    options = {**SMALL, **T5, "modalities": ["text"], "quantizer": "rq_kmeans", "dropout_prob": 0.0, "precision": "fp32",
+@pytest.mark.parametrize("model, own", [
+    ("TIGER", {**SMALL, **T5, "modalities": ["text"], "quantizer": "rq_kmeans"}),
+    ("TIGER", {**SMALL, "training": "per_user", "modalities": ["text"], "quantizer": "rq_kmeans"}),
+    ("SASRecPerUser", {"topk": [5], "valid_metric": "NDCG@5"}),
+], ids=["per_target", "per_user", "SASRecPerUser"])
+def test_one_step_of_two_processes_is_that_of_one(model, own, data_path):
+    """Also where the two halves of the batch have different numbers of targets."""
+    options = {**own, "dropout_prob": 0.0, "precision": "fp32",
                "learner": "sgd", "learning_rate": 1.0, "scheduler": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0,
-               "clip_grad_norm": None, "shuffle": False, "train_batch_size": 60, "epochs": 1, "data_path": str(data_path)}
+               "clip_grad_norm": None, "shuffle": False, "train_batch_size": 60, "epochs": 1, "data_path": str(data_path),
+               "state": "ERROR", "show_progress": False}
     weights = []
     for name, processes in (("one", {}), ("two", {"nproc": 2, "port": str(free_port())})):
-        run("TIGER", TINY, config_dict={**options, "checkpoint_dir": name}, **processes)
-        (file,) = [path for path in Path(name).glob("TIGER-*.pth") if ".last" not in path.name]
+        run(model, TINY, config_dict={**options, "checkpoint_dir": name}, **processes)
+        (file,) = [path for path in Path(name).glob(f"{model}-*.pth") if ".last" not in path.name]
         weights.append(load_checkpoint(file)["state_dict"])
     one, two = weights
     for name, value in one.items():
