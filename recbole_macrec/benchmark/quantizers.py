@@ -34,6 +34,8 @@ from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable, available_modalities, check_modality, read_matrix
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.semantic_ids import Execution, SemanticIDSettings, build_semantic_ids
+from recbole_macrec.semantic_ids.build import check_sizes
+from recbole_macrec.semantic_ids.collisions import RESOLUTIONS
 from recbole_macrec.semantic_ids.presets import PRESETS
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 from recbole_macrec.utils.arguments import CommandParser, modality_files
@@ -122,12 +124,18 @@ def compare(features: Mapping[str, np.ndarray], tokens: Sequence[str], options: 
     Raises:
         UserError: for invalid features, and options that do not fit them.
     """
+    settings = {name: SemanticIDSettings.from_options({**options, **choice}, list(features))
+                for name, choice in quantizer_options(len(features)).items()}
+    for of_quantizer in settings.values():  # all before the first is trained
+        check_sizes(of_quantizer, len(tokens))
+        if RESOLUTIONS[of_quantizer.collision].reads_counts:
+            raise UserError(f"collision is {of_quantizer.collision}, which reads training interactions, but this command reads "
+                            "features only; set another one.")
     rows = []
-    for name, choice in quantizer_options(len(features)).items():
-        settings = SemanticIDSettings.from_options({**options, **choice}, list(features))
+    for name, of_quantizer in settings.items():
         start = time.perf_counter()
         with TemporaryDirectory() as folder:
-            ids = build_semantic_ids(features, tokens, settings, Path(folder), Execution(device))
+            ids = build_semantic_ids(features, tokens, of_quantizer, Path(folder), Execution(device))
         seconds = time.perf_counter() - start
         rows += [format_row(name, modality, statistics, seconds) for modality, statistics in ids.statistics.items()]
     return rows

@@ -182,7 +182,7 @@ class GenerativeRecommender(WindowedRecommender):
         items = self._alignment_items(windows.target_items())
         if self.interleaved:
             return self._interleaved_parts(windows, items)
-        samples, passes = len(items) * len(self.item_tasks), []
+        samples, passes = float(len(items) * len(self.item_tasks)), []
         for tasks, subset in split_by_tasks(windows, self.sequence_tasks, self.cross_task_ratio):
             samples += subset.n_targets() * len(tasks)
             for number, written in split_by_tokenization(subset, self.n_trained):

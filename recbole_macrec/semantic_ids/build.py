@@ -21,7 +21,8 @@ from recbole_macrec.semantic_ids.bundle import (
     write_bundle,
 )
 from recbole_macrec.semantic_ids.codes import LearntCodes, SemanticIDs
-from recbole_macrec.semantic_ids.collisions import Geometry, resolve
+from recbole_macrec.semantic_ids.collisions import RESOLUTIONS, Geometry, resolve
+from recbole_macrec.semantic_ids.collisions.reassign import check_free_ids
 from recbole_macrec.semantic_ids.order import token_order, token_ranks, user_order
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
 from recbole_macrec.semantic_ids.quantizers.base import Execution
@@ -151,10 +152,13 @@ def _checked_features(features: Mapping[str, Features], item_tokens: tuple[str, 
 
 
 def check_sizes(settings: SemanticIDSettings, items: int) -> None:
-    """Raise a UserError if there are fewer ``items`` than codewords or pseudo-labels."""
-    if settings.codebook_size > items and not settings.reads_interactions:
-        raise UserError(f"codebook_size = {settings.codebook_size}, but there are only {items} items; lower "
-                        "codebook_size.")
+    """Raise a UserError if there are fewer ``items`` than codewords or pseudo-labels, or more than different IDs."""
+    if not settings.reads_interactions:  # otherwise the sizes depend on the interactions
+        if settings.codebook_size > items:
+            raise UserError(f"codebook_size = {settings.codebook_size}, but there are only {items} items; lower "
+                            "codebook_size.")
+        if RESOLUTIONS[settings.collision].needs_free_ids:
+            check_free_ids(items, (settings.codebook_size,) * settings.codebook_levels)
     if settings.uses_pseudo_labels and settings.pseudo_labels > items:
         raise UserError(f"pseudo_labels = {settings.pseudo_labels}, but there are only {items} items; lower "
                         "pseudo_labels, to about a tenth of the items.")

@@ -170,8 +170,8 @@ class SemanticIDSettings(SemanticIDOptions):
                 f"representation is {self.representation}; set representation to graph, or graph_training to staged."
             )
         if self.reads_interactions and self.tokenizations > 1 and self.semantic_ids != "published":
-            raise UserError(f"tokenizations is {self.tokenizations}, but IDs of quantizer {self.quantizer} do not depend on "
-                            "the seed, so they would all be equal; set tokenizations to 1, or choose another quantizer.")
+            raise UserError(f"tokenizations is {self.tokenizations}, but IDs of quantizer {self.quantizer} can have another "
+                            "length with each seed; set tokenizations to 1, or choose another quantizer.")
         if REGISTRIES["collision"][self.collision].needs_codewords and not self._quantizer_class.shares_codewords:
             raise UserError(f"collision is {self.collision}, which needs codewords, but quantizer is {self.quantizer}, "
                             "which has none; set collision to reassign, extra_token or popularity, or change quantizer.")

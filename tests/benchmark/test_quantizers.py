@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from recbole_macrec.benchmark import quantizers
 from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.quantizers import COLUMNS
 from recbole_macrec.data.features import FeatureTable
@@ -81,6 +82,19 @@ def test_wrong_arguments_are_user_errors(arguments, part, capsys):
     assert main(["quantizers", *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and part in error
+
+
+@pytest.mark.parametrize("option, part", [
+    ("--pseudo_labels=512", "pseudo_labels = 512, but there are only 60 items"),
+    ("--codebook_size=4 --codebook_levels=2", "60 items cannot have different IDs of sizes [4, 4]"),
+    ("--collision=popularity", "collision is popularity, which reads training interactions, but this command reads"),
+    ("--collision=sinkhorn", "collision is sinkhorn, which needs codewords, but quantizer is"),
+])
+def test_options_of_all_quantizers_are_checked_before_the_first_is_trained(files, option, part, monkeypatch, capsys):
+    monkeypatch.setattr(quantizers, "build_semantic_ids", lambda *args: pytest.fail("learns codes"))
+    others = [word for word in TINY if word.split("=")[0] not in option]
+    assert main(["quantizers", "--features", *files, *others, *option.split()]) == 1
+    assert part in capsys.readouterr().err
 
 
 def test_features_of_different_items_are_a_user_error(files, tmp_path, capsys):

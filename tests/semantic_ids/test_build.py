@@ -353,7 +353,8 @@ def with_rows(modality, rows, value):
     (FEATURES, SMALL, ["i0", *TOKENS[:-1]], ["'i0' is listed twice"]),
     ({m: x[:0] for m, x in FEATURES.items()}, SMALL, [], ["no items"]),
 ])
-def test_invalid_input_is_a_user_error_and_writes_nothing(tmp_path, features, settings, tokens, parts):
+def test_invalid_input_is_a_user_error_before_learning(tmp_path, monkeypatch, features, settings, tokens, parts):
+    monkeypatch.setattr(build_module, "represent_and_learn", lambda *args: pytest.fail("learns codes"))
     with pytest.raises(UserError) as error:
         build(tmp_path, settings, features, tokens)
     for part in parts:

@@ -44,12 +44,14 @@ class Resolution(ABC):
 
     Attributes:
         keeps_collisions: whether items may still have equal IDs.
+        needs_free_ids: whether there must be at least as many IDs, of the given codebook sizes, as items.
         needs_codewords: whether it reads :attr:`ResolutionContext.geometry`, which it then needs.
         reads_counts: whether it reads :attr:`ResolutionContext.counts`, so that the IDs depend on the training interactions.
         version: increase it when the same codes get other IDs, so that stored IDs are not used any more.
     """
 
     keeps_collisions: ClassVar[bool] = False
+    needs_free_ids: ClassVar[bool] = False
     needs_codewords: ClassVar[bool] = False
     reads_counts: ClassVar[bool] = False
     version: ClassVar[int] = 1

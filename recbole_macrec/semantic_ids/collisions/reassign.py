@@ -17,6 +17,13 @@ from recbole_macrec.semantic_ids.collisions.base import (
 )
 
 
+def check_free_ids(items: int, sizes: tuple[int, ...]) -> None:
+    """Raise a UserError if there are fewer IDs with codebooks of ``sizes`` than ``items``."""
+    if count_ids(sizes) < items:
+        raise UserError(f"{items} items cannot have different IDs of sizes {list(sizes)}; raise codebook_size or "
+                        "codebook_levels, or set collision to extra_token.")
+
+
 class Keep(Resolution):
     """Keep collisions."""
 
@@ -37,12 +44,11 @@ class Reassign(Resolution):
         UserError: there are more items than IDs.
     """
 
+    needs_free_ids = True
+
     def resolve(self, codes: np.ndarray, sizes: tuple[int, ...], context: ResolutionContext) -> Resolved:
-        geometry = context.geometry
-        if count_ids(sizes) < len(codes):
-            raise UserError(f"{len(codes)} items cannot have different IDs of sizes {list(sizes)}; raise "
-                            "codebook_size or codebook_levels, or set collision to extra_token.")
-        codes = codes.copy()
+        check_free_ids(len(codes), sizes)
+        geometry, codes = context.geometry, codes.copy()
         distance = quantization_error(codes, geometry)
         is_moved = rank_in_group(codes, distance) > 0  # [N]
         used = UsedIDs(sizes, codes[~is_moved])

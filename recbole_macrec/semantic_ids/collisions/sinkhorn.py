@@ -22,6 +22,7 @@ class Sinkhorn(Resolution):
         UserError: there are no codewords, or there are more items than IDs.
     """
 
+    needs_free_ids = True
     needs_codewords = True
     version = 2
 
