@@ -391,7 +391,8 @@ class GenerativeRecommender(WindowedRecommender):
         return {m: table.trie if allowed is None else table.trie_of(allowed) for m, table in self.tables.items()}
 
     def best_items(self, interaction, k: int, restriction: dict[str, Trie], excluded: torch.Tensor | None = None) -> Ranking:
-        return self.rank(interaction, Eligible(restriction, max(self.ranking.num_beams, k), excluded, k))["fused"]
+        beams = max(self.ranking.num_beams, self.ranking.top, k)  # as in the evaluation, whose lists fusion: official fuses
+        return self.rank(interaction, Eligible(restriction, beams, excluded, k))["fused"]
 
     # -- after training ----------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import importlib
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader, NegSampleEvalDataLoader
 from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
@@ -130,7 +131,8 @@ def _check_users(dataset: Dataset, users) -> None:
 def _masked_items(test_data: FullSortEvalDataLoader, users) -> torch.Tensor | None:
     """The items that the evaluation masks for ``users``, int64 [B, S], padded with 0; None if it masks none."""
     if not test_data.is_sequential:
-        return pad_sequence(list(test_data.uid2history_item[list(users)]), batch_first=True)
+        masked = pad_sequence(list(test_data.uid2history_item[list(users)]), batch_first=True)
+        return F.pad(masked, (0, 1))  # a column of padding: with repeatable: True no user has masked items
     if not test_data.config["exclude_seen"]:
         return None
     dataset = test_data.dataset

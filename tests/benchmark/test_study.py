@@ -8,6 +8,7 @@ import yaml
 from conftest import TINY, write_tiny_dataset
 from planted import NAME, write_planted
 from recbole.quick_start import load_data_and_model
+from recbole.utils import get_trainer
 from small_models import ITEMS, SMALL
 
 from recbole_macrec.benchmark.__main__ import main
@@ -23,6 +24,7 @@ from recbole_macrec.benchmark.study.study import check_rows, read_study, study_f
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
+from recbole_macrec.trainer.dense_share import choose_dense_share
 
 SETTINGS = {**SMALL, "modalities": "['text','image']", "epochs": 1, "rqvae_epochs": 3, "num_beams": 10}
 
@@ -348,6 +350,40 @@ def test_a_sweep_leaves_out_values_whose_runs_failed(failed, expected, tmp_path)
     swept = {"size": [8, 9], "first_con_layer": [0, 1, 4]}
     result = kinds.sweeps(comparison, definition("sweeps", model="TIGER", sweeps=swept))
     assert [row[:2] for row in result.rows] == expected
+
+
+@pytest.mark.parametrize("settings, way, message", [
+    ({}, {"decod": "beam"}, "'decod'"),
+    ({}, {"decode": "Exact"}, "decode is 'Exact'; expected"),
+    ({}, {"num_beams": "many"}, "num_beams is 'many'; expected"),
+    ({}, {"decode": "fused"}, "decode is fused, which needs dense_head: True"),
+    ({"tokenizations": 2}, {"fusion": "official"}, "2 tokenizations are ranked and fusion is official"),
+])
+def test_ways_of_ranking_are_checked_before_the_models_are_trained(settings, way, message):
+    content = definition("rankings", models=["MACRec"], rankings={"first": {}, "a": way}, settings=settings)
+    variants = variants_of(content, content.models, "arts-toy", {"data_path": DATA_PATH, **settings})
+    with pytest.raises(UserError, match=f"The ranking a of the study: .*{message}"):
+        check_rows(content, variants, "arts-toy", {"data_path": DATA_PATH, **settings})
+
+
+def test_a_study_chooses_the_weight_of_the_dense_head(arguments):
+    """A training with another decode chooses none. Several tokenizations are not several modalities."""
+    argv = [word for word in arguments if not word.startswith("--modalities")]
+    argv = [word + "-dense" if word.startswith("--output") else word for word in argv]
+    ways = {"certified": {}, "fused": {"decode": "fused"}, "mean": {"fusion": "mean"}}
+    settings = {"dense_head": True, "network": "decoder_only", "training": "per_user", "decode": "certified",
+                "modalities": ["text"], "tokenizations": 2}
+    folder, result, _ = study(argv, kind="rankings", variants={"TIGER": {"model": "TIGER"}}, rankings=ways, settings=settings)
+    assert [row[1] for row in result["rows"]] == ["certified", "fused"]
+    (run,) = open_comparison(folder).runs
+    _, model, _, _, valid, test = load_data_and_model(str(run.folder / run.result["checkpoint"]))
+    fused = model.with_ranking(decode="fused")
+    assert fused.dense_head.share == 0.5
+    choose_dense_share(fused, valid, "NDCG@10")
+    assert fused.dense_head.share != 0.5
+    config = fused.config
+    expected = get_trainer(config["MODEL_TYPE"], config["model"])(config, fused).evaluate(test, load_best_model=False)
+    assert result["rows"][1][2] == pytest.approx(expected["hit@10"])
 
 
 def test_rankings_leave_out_models_whose_runs_failed(tmp_path, monkeypatch):

@@ -194,9 +194,11 @@ class ScoresOfTest(TrainingCallback):
         self.scores.append(scores.clone())
 
 
+@pytest.mark.parametrize("repeatable", ["auto", True])
 @pytest.mark.parametrize("decode", ["beam", "certified", "exact"])
-def test_full_sort_topk_ranks_as_the_evaluation_of_a_random_split(decode, data_path):  # noqa: F811
-    options = {**RANDOM, "num_beams": 10, "topk": [5]}
+def test_full_sort_topk_ranks_as_the_evaluation_of_a_random_split(decode, repeatable, data_path):  # noqa: F811
+    """With ``repeatable: True`` no item of a user is masked."""
+    options = {**RANDOM, "num_beams": 10, "topk": [5], "repeatable": repeatable}
     config, model, trainer, (train, _, test) = prepared(data_path, decode=decode, **options)
     trainer.train_steps(train)
     kept = ScoresOfTest()

@@ -52,6 +52,16 @@ def test_recommendations_equal_full_sort_topk(name, decode, fusion, data_path):
     np.testing.assert_allclose(frame["score"], scores.flatten(), atol=1e-4)
 
 
+@pytest.mark.parametrize("decode", ["exact", "certified"])
+def test_few_recommendations_are_the_first_of_the_evaluation(decode, data_path):
+    """fusion: official depends on the length of the fused lists, which is that of the evaluation, not k."""
+    options = {"decode": decode, "fusion": "official", "num_beams": 3, "topk": [1, 10]}
+    _, model, _, (_, _, test) = prepare("MQL4GRec", data_path, **options)
+    histories, users = histories_of(model, test)
+    _, items = full_sort_topk(users.numpy(), model, test, k=3)
+    assert model.recommend(histories, k=3)["item"].tolist() == test.dataset.id2token("item_id", items.flatten()).tolist()
+
+
 @pytest.mark.parametrize("decode, fusion", SEARCHES)
 def test_only_candidates_are_recommended(decode, fusion, data_path):
     _, model, _, (_, _, test) = prepare("MACRec", data_path, decode=decode, fusion=fusion, num_beams=2, topk=[1, 2])

@@ -35,13 +35,14 @@ from recbole_macrec.benchmark.machine import git_commit, hardware
 from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.kinds import DEFAULT, FINISHED_KINDS, StudyResult, as_markdown
 from recbole_macrec.benchmark.study.published import check_published, published
-from recbole_macrec.benchmark.study.rankings import check_beams
+from recbole_macrec.benchmark.study.rankings import check_beams, check_rankings
 from recbole_macrec.config.options import check_options, known_models, refuse_trust
 from recbole_macrec.config.property_files import property_file, read_user_yaml
 from recbole_macrec.config.schema.base import REGISTRIES
 from recbole_macrec.config.validation import computed_metrics
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
+from recbole_macrec.model.base import generative_names
 from recbole_macrec.model.preparation import reads_semantic_ids
 from recbole_macrec.semantic_ids.dataset_settings import settings_of
 from recbole_macrec.utils.arguments import CommandParser
@@ -288,6 +289,9 @@ def check_rows(study: StudyDefinition, variants: list[Variant], dataset: str, se
         return
     configs = {variant.label: run_config(variant.model, Request(dataset, settings=settings | variant.settings))
                for variant in variants}
+    for variant in variants if study.rankings else ():
+        if variant.model in generative_names():  # check_beams refuses others
+            check_rankings(configs[variant.label], study.rankings)
     if ranks_with_beams:
         numbers = study.beams or [options["num_beams"] for options in study.rankings.values() if "num_beams" in options]
         for variant in variants:
