@@ -331,8 +331,10 @@ def test_results_on_other_data_are_not_continued(tiny_dataset):
     for finished in (False, True):
         if finished:
             write_json({}, run.folder / "result.json")
-        with pytest.raises(UserError, match=f"Pop on {TINY}, seed 1 was started with other data: {TINY}.inter has changed"):
+        with pytest.raises(UserError, match=f"on {TINY}, seed 1 was started with other data: {TINY}.inter has changed"):
             write_matrix(matrix(["Pop", "BPR"]), "out")
+        with pytest.raises(UserError, match="was started with other data"):
+            write_matrix(matrix(["BPR"]), "out")  # the runs of a folder are on the same data, named or not
     for spec in Path("out").glob("runs/*/*/*/run_spec.json"):
         content = json.loads(spec.read_text())
         del content["data"]

@@ -175,6 +175,10 @@ def test_only_tries_that_a_row_was_chosen_from_are_published(published, builder,
     assert main(["publish", str(tmp_path / "out"), f"--to={folder}"]) == 0
     (tuning,) = builder.read_all(folder / "tries")
     assert tuning["label"] == own and len(tuning["tries"]) == 1
+    for place in (tmp_path / "out" / "tune" / TINY / own).glob("try-*"):  # to save the space of their checkpoints
+        shutil.rmtree(place)
+    assert main(["publish", str(tmp_path / "out"), f"--to={folder}"]) == 0
+    assert builder.read_all(folder / "tries") == [tuning]
 
 
 def test_the_settings_of_all_tries_are_those_of_the_first_one_although_it_failed(tmp_path):
@@ -214,8 +218,8 @@ def test_page_shows_the_paired_tests_of_several_seeds(tmp_path, builder):
     assert len(table["tests"]) == 2 and table["test_notes"][0] in text
 
 
-def compare_and_publish(models: str, seeds: str, folder: Path, to: Path, data_path: str) -> None:
-    argv = ["compare", f"--models={models}", f"--datasets={TINY}", f"--data_path={data_path}", "--epochs=1", seeds]
+def compare_and_publish(models: str, seeds: str, folder: Path, to: Path, data_path: str, *words: str) -> None:
+    argv = ["compare", f"--models={models}", f"--datasets={TINY}", f"--data_path={data_path}", "--epochs=1", seeds, *words]
     assert main([*argv, f"--output={folder}"]) == 0
     assert main(["publish", str(folder), f"--to={to}"]) == 0
 
@@ -241,6 +245,23 @@ def test_paired_tests_of_rows_that_were_published_one_after_the_other(tmp_path, 
     own = {(t["first"], t["second"], t["metric"]): t for t in table["tests"]}
     published = {(t["first"], t["second"], t["metric"]): t for t in json.loads(apart.read_text())["tests"]}
     assert own == published and len(own) == 4
+
+
+def test_paired_tests_follow_a_run_that_is_replaced(tmp_path):
+    """They are computed again, or removed if the new run has no ranks."""
+    data_path, to = write_tiny_dataset(tmp_path / "data"), tmp_path / "to"
+    compare_and_publish("Pop,SASRec", "--seeds=2", tmp_path / "both", to, data_path)
+    file = to / "tests" / f"{TINY}.json"
+    before = file.read_text()
+    compare_and_publish("GRU4Rec", "--seed=2021", tmp_path / "other", to, data_path)
+    assert file.read_text() == before
+    compare_and_publish("SASRec", "--seed=2021", tmp_path / "again", to, data_path, "--learning_rate=0.1")
+    after = json.loads(file.read_text())
+    assert {(test["first"], test["second"]) for test in json.loads(before)["tests"]} == {("Pop", "SASRec")}
+    assert after == published_tests(to / TINY, [2020, 2021], [("Pop", "SASRec")]) != json.loads(before)
+    (to / TINY / "SASRec-seed-2020.npz").unlink()
+    assert main(["publish", str(tmp_path / "again"), f"--to={to}"]) == 0
+    assert not file.exists()
 
 
 def test_published_ranks_give_the_published_metrics(published):

@@ -23,7 +23,14 @@ from recbole_macrec.benchmark.compare.statistics import (
     user_values,
 )
 from recbole_macrec.benchmark.compare.table import Cell, Row, Table, build_table, greatest_k
-from recbole_macrec.benchmark.compare.table_formats import comma_separated, latex, markdown, print_table, write_tables
+from recbole_macrec.benchmark.compare.table_formats import (
+    cell_text,
+    comma_separated,
+    latex,
+    markdown,
+    print_table,
+    write_tables,
+)
 from recbole_macrec.benchmark.report import grids
 from recbole_macrec.errors import UserError
 
@@ -347,8 +354,12 @@ def test_labels_are_not_interpreted_as_markup(capsys):
 
 def test_labels_of_tables_are_escaped():
     label = r"=a\b~c^d|e"
+    marked = r"*a* [b](c) <i> p < 1 _d_ e_f --g"
     table = Table("=title", ["hit@10"], ["hit@10"], [Row(label, {"hit@10": Cell((0.5, 0.25))})])
     assert r"| =a\\b\~c\^d\|e |" in markdown([table])
     assert r"=a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d\textbar{}e &" in latex([table])
     lines = comma_separated([table]).splitlines()
     assert lines[1].startswith("'=title,'" + label)
+    assert cell_text(marked) == r"\*a\* \[b](c) \<i> p < 1 \_d\_ e_f --g"
+    table = Table(marked, ["hit@10"], ["hit@10"], [Row(marked, {"hit@10": Cell((0.5, 0.25))})])
+    assert r"{*}a{*} {[}b](c) \textless{}i\textgreater{} p \textless{} 1 \_d\_ e\_f -{}-g &" in latex([table])

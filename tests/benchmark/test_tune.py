@@ -76,6 +76,30 @@ def test_the_chosen_trial_is_not_repeated_on_another_gpu_or_with_moved_data(tmp_
     assert [run.result["best_valid_score"] for run in comparison.runs] == [1]
 
 
+def test_another_number_of_trials_is_refused_after_the_choice(tmp_path, monkeypatch):
+    """Another choice would be made from other trials than the run has."""
+    monkeypatch.setattr(tune, "read_space", lambda model: {"n_layers": ("choice", [1, 2, 3])})
+    monkeypatch.setattr(tune, "check_values", lambda model, request: {})
+    matrix = Matrix([Variant("SASRec", "SASRec")], ["tiny"], [1], {})
+    for number in 2, 3:  # not yet chosen
+        tries = tune.write_tries(matrix, tmp_path, number)
+    for a_try in tries["tiny", "SASRec"]:
+        record = {"test_result": {}, "best_valid_score": 0.5, "valid_score_bigger": True}
+        write_json(record, a_try.folder / "result.json")
+    tune.choose(matrix, tmp_path, tries)
+    tune.write_tries(matrix, tmp_path, 3)
+    for number in 2, 4:
+        with pytest.raises(UserError, match="SASRec on tiny were chosen from 3 tries; give --tune=3, or another --output"):
+            tune.write_tries(matrix, tmp_path, number)
+
+
+def test_tuning_without_validation_is_refused(tiny_dataset, tmp_path):
+    matrix = Matrix([Variant("GRU4Rec", "GRU4Rec")], ["tiny"], [1], {"data_path": str(tiny_dataset), "eval_step": 0})
+    with pytest.raises(UserError, match=r"eval_step is 0 \(no validation\); set it to at least 1"):
+        tune.write_tries(matrix, tmp_path, 2)
+    assert not list(tmp_path.rglob("try-*"))
+
+
 def test_failed_trials_are_repeated_only_before_the_choice(tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "read_space", lambda model: {"n_layers": ("choice", [1, 3])})
     monkeypatch.setattr(tune, "check_values", lambda model, request: {})

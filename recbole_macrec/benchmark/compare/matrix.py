@@ -11,6 +11,7 @@ from recbole_macrec.benchmark.compare.runs import (
     FORMAT,
     Comparison,
     RunSpec,
+    check_data_of_runs,
     file_name,
     fusions_in,
     fusions_of,
@@ -114,11 +115,12 @@ class Matrix:
             tuned: (dataset, label) -> settings chosen by tuning.
 
         Raises:
-            UserError: if an existing run has other settings.
+            UserError: if an existing run has other settings, or the data have changed since any run.
         """
         folder = Path(folder)
         remove_unfinished(folder)
         for dataset in self.datasets:
+            check_data_of_runs(folder, dataset, self.settings.get("data_path"))
             for variant in self.variants:
                 for seed in self.seeds:
                     settings = {**self.settings, **variant.settings, **(tuned or {}).get((dataset, variant.label), {})}

@@ -27,6 +27,7 @@ from recbole_macrec.benchmark.compare.runs import (
     FIRST_TRY,
     STUDY,
     TUNE,
+    Comparison,
     Run,
     file_name,
     open_comparison,
@@ -57,6 +58,8 @@ def main(argv: list[str]) -> int:
         comparison = None if unfinished else open_comparison(folder)
         for path in sorted(path for path in folder.glob(f"{TUNE}/*/*") if path.is_dir()):
             tries = tries_chosen_from(path)
+            if not tries:  # their folders were deleted to save space
+                continue
             spec = tries[0].spec
             if comparison is None or (spec.dataset in comparison.datasets and spec.label in comparison.labels):
                 print(write_json(published_tries(tries), Path(args.to) / TRIES / spec.dataset / f"{path.name}.json"))
@@ -69,8 +72,7 @@ def main(argv: list[str]) -> int:
                 print(write_json(published_record(run), path))
                 run.ranks.of_targets().first(greatest_k(run.result["test_result"])).save(path.with_suffix(RANKS))
         for dataset in comparison.datasets:
-            if record := published_tests(Path(args.to) / dataset, comparison.seeds, comparison.pairs):
-                print(write_json(record, Path(args.to) / TESTS / f"{dataset}.json"))
+            publish_tests(comparison, dataset, Path(args.to))
         if (folder / STUDY).is_file() and (study := read_json(folder / STUDY)).get("kind") not in (None, "published"):
             print(write_json(published_study(study), Path(args.to) / STUDIES / f"{study['name']}-{study['dataset']}.json"))
     return 0
@@ -80,6 +82,24 @@ def tries_chosen_from(folder: Path) -> list[Run]:
     """The tries that the best one was chosen from; all of them if it is not chosen yet."""
     scores = read_json(folder / BEST)["scores"] if (folder / BEST).is_file() else None
     return [Run(place) for place in sorted(folder.glob("try-*")) if scores is None or place.name in scores]
+
+
+def publish_tests(comparison: Comparison, dataset: str, folder: Path) -> None:
+    """Write the paired tests of the runs on ``dataset`` in ``folder``, after those of ``comparison`` were published there.
+
+    After a comparison with one seed, earlier tests are computed again if they are about runs that it has replaced, and removed
+    if that is not possible.
+    """
+    file, seeds, pairs = folder / TESTS / f"{dataset}.json", comparison.seeds, comparison.pairs
+    earlier = read_json(file) if file.is_file() else {"tests": []}
+    replaced = {run.spec.label for run in comparison.runs if run.finished and run.spec.dataset == dataset}
+    outdated = not replaced.isdisjoint(test[side] for test in earlier["tests"] for side in ("first", "second"))
+    if len(seeds) < 2 and outdated:
+        seeds, pairs = earlier["seeds"], list(dict.fromkeys((test["first"], test["second"]) for test in earlier["tests"]))
+    if record := published_tests(folder / dataset, seeds, pairs):
+        print(write_json(record, file))
+    elif outdated:
+        file.unlink()
 
 
 def published_tests(folder: Path, seeds: Sequence[int], pairs: Sequence[tuple[str, str]] = ()) -> dict:

@@ -348,6 +348,13 @@ def current_data(spec: RunSpec, data_path: str | None = None) -> dict[str, str] 
     return checksums_of_dataset(Path(path) / spec.dataset, spec.dataset) or None
 
 
+def check_data_of_runs(folder: Path, dataset: str, data_path: str | None) -> None:
+    """Raise a UserError if files of ``dataset`` have changed since a run on it in the comparison ``folder`` was created."""
+    for file in sorted((folder / RUNS / dataset).glob(f"*/*/{RUN_SPEC}")):
+        spec = Run(file.parent).spec
+        check_data(spec, replace(spec, data=current_data(spec, data_path)))
+
+
 def check_data(old: RunSpec, new: RunSpec) -> None:
     """Raise a UserError if files of the dataset of a run have changed since it was created.
 

@@ -177,7 +177,7 @@ def mixed_model(x: np.ndarray) -> tuple[float, float, float, float]:
 
     x_su = m + a_s + b_u + e_su with independent random effects of seeds and users, and residuals e. The variance of the mean is
     (MS_seed + MS_user - MS_residual) / (S U), at least MS_user / (S U), with Satterthwaite's degrees of freedom. They are too
-    many if few seeds differ much: at level 5 % the test then rejects up to 11 % of true hypotheses with two seeds, and 7 % with
+    many if few seeds differ much: at level 5 % the test then rejects up to 13 % of true hypotheses with two seeds, and 8 % with
     three. With one seed it is the t-test over users, which says nothing about other seeds. p is at least 2 / 2^U, that of the
     sign test with U equal signs.
     """

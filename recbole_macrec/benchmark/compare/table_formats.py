@@ -17,6 +17,8 @@ from recbole_macrec.utils.files import atomic_write
 
 _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
 _LATEX |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "|": "\\textbar{}"}
+_LATEX |= {"<": "\\textless{}", ">": "\\textgreater{}"}
+_LATEX |= {"[": "{[}", "*": "{*}"}  # at the start of a row they would be arguments of the line break before it
 
 
 def header(table: Table) -> list[str]:
@@ -59,9 +61,10 @@ def markdown(tables: Sequence[Table]) -> str:
     marks = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
     lines: list[str] = []
     for table in tables:
-        names = header(table)
-        rows = plain_rows(table, lambda c: marks[c.place].format(c.text()))
-        lines += [f"# {table.title}", "", *markdown_lines(names, [list(map(cell_text, row)) for row in rows])]
+        width = 1 + len(table.columns)
+        texts = plain_rows(table, lambda c: marks[c.place].format(c.text()))
+        rows = [[cell_text(row[0]), *row[1:width], *map(cell_text, row[width:])] for row in texts]
+        lines += [f"# {table.title}", "", *markdown_lines(header(table), rows)]
         lines += ["", *_test_lines(table), " ".join(filter(None, [table.precision, table.foot])), ""]
     return "\n".join(lines)
 
@@ -81,7 +84,7 @@ def markdown_lines(names: Sequence[str], rows: Iterable[Sequence[str]]) -> list[
 
 def cell_text(text: str) -> str:
     """``text`` in a cell of a Markdown table. Signs of Markdown in labels are escaped."""
-    return re.sub(r"([\\|~^`])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\|~^`*\[]|<(?=[A-Za-z/!?])|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
 
 
 def _spreadsheet_text(text: str) -> str:
@@ -120,7 +123,7 @@ def _caption(table: Table) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    return re.sub("-(?=-)", "-{}", "".join(_LATEX.get(sign, sign) for sign in text))  # -- would be a dash
 
 
 def comma_separated(tables: Sequence[Table]) -> str:

@@ -92,7 +92,11 @@ def _draw(rng: random.Random, kind: str, arguments: list):
 
 
 def write_tries(matrix: Matrix, folder: Path, tries: int) -> dict[tuple[str, str], list[Run]]:
-    """Create a run folder for each try, with the first of the seeds; returns (dataset, label) -> its tries."""
+    """Create a run folder for each try, with the first of the seeds; returns (dataset, label) -> its tries.
+
+    Raises:
+        UserError: for wrong settings, and another number of tries than the one that earlier settings were chosen from.
+    """
     if tries < 1:
         raise UserError(f"--tune is {tries}; expected at least 1.")
     runs_of = {}
@@ -100,13 +104,20 @@ def write_tries(matrix: Matrix, folder: Path, tries: int) -> dict[tuple[str, str
         for variant in matrix.variants:
             fixed = {**matrix.settings, **variant.settings}
             default = check_values(variant.model, Request(dataset, (), fixed))
+            if default.get("eval_step") == 0:
+                raise UserError("--tune chooses by the validation score, but eval_step is 0 (no validation); set it to at "
+                                "least 1.")
             drawn_tries = draw_tries(variant.model, fixed, tries, matrix.seeds[0], default)
+            place = _folder(folder, dataset, variant)
+            if (place / BEST).is_file() and (earlier := len(list(place.glob("try-*")))) not in (0, len(drawn_tries)):
+                raise UserError(f"The settings of {variant.label} on {dataset} were chosen from {earlier} tries; give "
+                                f"--tune={earlier}, or another --output.")
             drawn_settings = [{**fixed, **drawn} for drawn in drawn_tries]
             for settings in drawn_settings[1:]:
                 check_values(variant.model, Request(dataset, (), settings))
             runs_of[dataset, variant.label] = [
                 write_run_spec(
-                    _folder(folder, dataset, variant) / f"try-{number:03d}",
+                    place / f"try-{number:03d}",
                     RunSpec(variant.label, variant.model, dataset, matrix.seeds[0], settings),
                 )
                 for number, settings in enumerate(drawn_settings)
