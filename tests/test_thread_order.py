@@ -67,7 +67,7 @@ def test_general_models(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", WINDOWED)
-def test_models_of_sequences(name, data_path):  # noqa: F811
+def test_models_of_sequences(name, data_path):
     _, _, trainer, (train, _, _) = small_models.prepare(name, data_path, **QUICK)
     with NoSumsInThreadOrder():
         trainer.fit(train)
@@ -82,7 +82,7 @@ def test_models_of_sequences(name, data_path):  # noqa: F811
         ("MQL4GRec", {"dense_head": True, "decode": "fused"}),
     ],
 )
-def test_decoder_only_networks(name, options, data_path):  # noqa: F811
+def test_decoder_only_networks(name, options, data_path):
     options = {"network": "decoder_only", "training": "per_user", "output": "trie", **options}
     _, _, trainer, (train, _, _) = small_models.prepare(name, data_path, **{**QUICK, **options})
     with NoSumsInThreadOrder():
@@ -90,7 +90,7 @@ def test_decoder_only_networks(name, options, data_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", TEXT_TO_TEXT)
-def test_text_to_text_models(name, data_path):  # noqa: F811
+def test_text_to_text_models(name, data_path):
     _, _, trainer, (train, _, _) = small_models.prepare(name, data_path, **QUICK_TEXT, epochs=1)
     with NoSumsInThreadOrder():
         trainer.fit(train)

@@ -8,7 +8,6 @@ import torch
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.model.windowed import WindowedRecommender
-from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.semantic_ids.order import order_fingerprint
 
 
@@ -39,17 +38,13 @@ class DenseRecommender(WindowedRecommender):
 
     # -- for Recommender ----------------------------------------------------------------------------------------------
 
-    @property
-    def catalogue(self) -> SemanticIDs:
-        return SemanticIDs(tuple(self.item_tokens[1:]), {}, {}, {})
-
     def restriction(self, allowed: np.ndarray | None) -> torch.Tensor | None:
-        """Items that must not be recommended; bool [N]."""
+        """Whether each item may be recommended; bool [N]."""
         if allowed is None:
             return None
-        forbidden = torch.ones(self.n_items, dtype=torch.bool, device=self.device)
-        forbidden[torch.from_numpy(allowed).to(self.device)] = False
-        return forbidden
+        mask = torch.zeros(self.n_items, dtype=torch.bool, device=self.device)
+        mask[torch.from_numpy(allowed).to(self.device)] = True
+        return mask
 
     def best_items(
         self, interaction, k: int, restriction: torch.Tensor | None, excluded: torch.Tensor | None = None
@@ -57,7 +52,7 @@ class DenseRecommender(WindowedRecommender):
         logits = self.full_sort_predict(interaction)
         log_probabilities = logits.log_softmax(1)  # rounded: logits that differ may become equal
         if restriction is not None:
-            logits = logits.masked_fill(restriction, -torch.inf)
+            logits = logits.masked_fill(~restriction, -torch.inf)
         if excluded is not None:
             logits = logits.scatter(1, excluded, -torch.inf)
         best, items = logits.topk(min(k, self.n_items - 1))

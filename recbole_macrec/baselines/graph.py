@@ -11,6 +11,8 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recbole_macrec.utils.modules import add_derived_buffer
+
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
@@ -44,18 +46,15 @@ class Edges(nn.Module):
         super().__init__()
         self.nodes = nodes
         order = np.lexsort((source, target))
-        self._add("order", order)
+        add_derived_buffer(self, "order", order)
         source, target = source[order].astype(np.int64), target[order].astype(np.int64)
         by_source = np.lexsort((target, source))
-        self._add("source", source)
-        self._add("target", target)
-        self._add("first", first_edges(target, nodes))
-        self._add("by_source", by_source)
-        self._add("first_by_source", first_edges(source, nodes))
-        self._add("target_by_source", target[by_source])
-
-    def _add(self, name: str, values: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
+        add_derived_buffer(self, "source", source)
+        add_derived_buffer(self, "target", target)
+        add_derived_buffer(self, "first", first_edges(target, nodes))
+        add_derived_buffer(self, "by_source", by_source)
+        add_derived_buffer(self, "first_by_source", first_edges(source, nodes))
+        add_derived_buffer(self, "target_by_source", target[by_source])
 
     def __len__(self) -> int:
         return len(self.source)

@@ -131,9 +131,9 @@ class LightGT(PairwiseRecommender):
     def training_sequences(self, user: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the sequences for a batch of users and items to predict, int64 [B] each.
 
-        A sequence has at most ``max_sequence_items`` random training items of its user, and not the item to predict. Samples
-        of a user share one sequence if the user has enough items without those that they predict. The sequence of each sample
-        is then still a uniform draw of the user's other items, because the samples of a batch are random.
+        A sequence has at most ``max_sequence_items`` random training items of its user, and not the item to predict. The
+        samples of a user share one sequence, without all their targets, if at least ``max_sequence_items`` other items of the
+        user remain. Since batches are random, it is still a uniform draw of the items other than a sample's own target.
 
         Returns:
             users int64 [R] and items int64 [R, S - 1], padded with 0, of the sequences; the sequence of each sample, int64 [B].

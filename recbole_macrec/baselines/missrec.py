@@ -19,7 +19,7 @@ from recbole_macrec.generation.network.dropout import Attention, Dropout
 from recbole_macrec.model.item_features import SequentialFeatureDataset
 from recbole_macrec.model.windowed import in_eval_precision
 from recbole_macrec.semantic_ids.quantizers.kmeans import kmeans
-from recbole_macrec.utils.modules import ModuleDict
+from recbole_macrec.utils.modules import ModuleDict, add_derived_buffer
 from recbole_macrec.utils.sorted_rows import starts_run
 
 SCORED_USERS = 256  # users of a batch scored together; a C library keeps the memory of matrices of this size for the next one
@@ -57,7 +57,7 @@ class MISSRec(DenseRecommender):
         self.interest_ratio, self.seed = config["interest_ratio"], config["seed"]
         self.modalities = list(dataset.item_features)
         for modality, matrix in dataset.item_features.items():
-            self._add_buffer(f"features_{modality}", matrix)  # [N, F_m]
+            add_derived_buffer(self, f"features_{modality}", matrix)  # [N, F_m]
         self.adaptors = ModuleDict({m: nn.Linear(x.shape[1], self.width) for m, x in dataset.item_features.items()})
         self.items = nn.Embedding(self.n_items, self.width, padding_idx=0) if config["use_ids"] else None
         self.positions = nn.Embedding(self.max_seq_length, self.width)
@@ -241,7 +241,7 @@ class MISSRec(DenseRecommender):
         count = math.ceil(int(histories.length.sum()) / self.budget.pass_positions)
         parts: list[Callable[[], Tensor]] = []
         for rows in histories.length.argsort(descending=True, stable=True).chunk(count):
-            part = histories.rows(rows)
+            part = histories.select(rows)
             parts.append(partial(self._loss, part.items.to(self.device), part.length, target[rows.to(self.device)], samples))
         return parts
 
@@ -266,7 +266,7 @@ class MISSRec(DenseRecommender):
         unit_vectors = self.unit_vectors(vectors)
         scores = torch.empty(len(histories.length), self.n_items, device=self.device)
         for rows in self._batch_parts(histories.length):
-            part = histories.rows(rows)
+            part = histories.select(rows)
             query, _ = self.queries(part.items.to(self.device), part.length, vectors)
             scores[rows.to(self.device)] = self.scores(query, unit_vectors).float() / self.temperature
         scores[:, 0] = -torch.inf

@@ -25,6 +25,7 @@ from recbole_macrec.model.item_features import FeatureDataset
 from recbole_macrec.model.registered import RegisteredModel
 from recbole_macrec.semantic_ids.rows import standardized
 from recbole_macrec.utils.lookup import rows_of
+from recbole_macrec.utils.modules import add_derived_buffer
 
 SLOPE = 0.01  # negative slope of LeakyReLU
 
@@ -64,7 +65,7 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
         matrices = [scaled(dataset.item_features[modality], config["feature_scaling"]) for modality in self.modalities]
         self._widths = [matrix.shape[1] for matrix in matrices]
         x = np.concatenate([np.zeros((self.n_items, 0), np.float32), *matrices], axis=1)
-        self.register_buffer("x", torch.from_numpy(x), persistent=False)
+        add_derived_buffer(self, "x", x)
         self._fingerprint = self._fingerprint_of_data()
         self._cached: tuple[list, tuple[Tensor, Tensor]] | None = None
 

@@ -19,11 +19,11 @@ from recbole_macrec.generation.network.layers import RMSNorm, TransformerSetting
 from recbole_macrec.generation.network.packing import pack, row_starts, with_rounded_rows
 from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.network.windows import Windows
-from recbole_macrec.model.item_vectors import code_embedding, item_embedding, item_vectors, limited
+from recbole_macrec.model.item_vectors import budget_for_softmax, code_embedding, item_embedding, item_vectors
 from recbole_macrec.model.windowed import in_eval_precision
-from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.cpu_threads import map_in_threads
 from recbole_macrec.utils.distributed_tensors import mean_over_processes
+from recbole_macrec.utils.modules import add_derived_buffer
 from recbole_macrec.utils.rounded_rows import linear
 
 
@@ -48,11 +48,11 @@ class SASRecPerUser(DenseRecommender):
         self.layers = CausalLayers(self.settings)
         self.norm = RMSNorm(self.settings.d_model)
         self.group_overhead = self.budget.group_overhead(self.layers)
-        self.budget = limited(self.budget, self.n_items)
+        self.budget = budget_for_softmax(self.budget, self.n_items)
         self.semantic_ids = dataset.semantic_ids if self.reads_semantic_ids(config) else None
         if self.semantic_ids is not None:
             item_codes, self.codes = code_embedding(self.semantic_ids, self.settings.d_model)
-            self._add_buffer("item_codes", item_codes)  # [N, C]
+            add_derived_buffer(self, "item_codes", item_codes)  # [N, C]
 
     @classmethod
     def reads_semantic_ids(cls, config) -> bool:
@@ -104,9 +104,9 @@ class SASRecPerUser(DenseRecommender):
 
     def loss_parts(self, interaction) -> list[Callable[[], torch.Tensor]]:
         """See :class:`WindowedRecommender`. The loss is the cross-entropy over all items, averaged over all targets."""
-        windows = self.thinned(self.windows(interaction))
+        windows = self.with_item_dropout(self.windows(interaction))
         targets = mean_over_processes(windows.n_targets())
-        return [partial(self._loss, windows.rows(rows), targets) for rows in reversed(self._batch_parts(windows.length - 1))]
+        return [partial(self._loss, windows.select(rows), targets) for rows in reversed(self._batch_parts(windows.length - 1))]
 
     def _loss(self, windows: Windows, targets: float) -> torch.Tensor:
         """Cross-entropy of the targets of B windows, summed and divided by ``targets``."""
@@ -136,10 +136,6 @@ class SASRecPerUser(DenseRecommender):
         scores = (self._last_states(interaction, vectors) * vectors[item]).sum(-1).float()
         return scores.masked_fill(item == 0, -torch.inf)
 
-    @property
-    def catalogue(self) -> SemanticIDs:
-        return self.semantic_ids or super().catalogue
-
     # -- hidden states ------------------------------------------------------------------------------------------------
 
     def _last_states(self, interaction, vectors: torch.Tensor) -> torch.Tensor:
@@ -148,7 +144,7 @@ class SASRecPerUser(DenseRecommender):
         parts = self._batch_parts(histories.length)[::-1]  # longest first
 
         def part_states(rows: torch.Tensor) -> torch.Tensor:
-            items, length, _ = histories.rows(rows)
+            items, length, _ = histories.select(rows)
             hidden, starts = self.states(items, length, vectors)
             return hidden.index_select(0, (starts + length - 1).to(hidden.device))
 

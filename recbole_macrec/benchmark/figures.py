@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_macrec.utils.files import atomic_write, remove_unfinished
+from recbole_macrec.utils.files import atomic_write, remove_temporary_files
 
 WIDTH, HEIGHT, DPI = 6.4, 4.0, 160
 PAGE_WIDTH, PAGE_HEIGHT = 5.0, 3.2  # smaller, so that text stays readable on a phone
@@ -27,7 +27,7 @@ class Drawing:
     def save(self, folder: Path, name: str) -> list[Path]:
         """Write ``name.png`` and ``name.pdf`` to ``folder`` and return their paths."""
         folder.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(folder, f"{name}.")
+        remove_temporary_files(folder, f"{name}.")
         paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
         with _style():
             canvas = self._canvas(WIDTH, HEIGHT, self.title)

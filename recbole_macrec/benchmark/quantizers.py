@@ -34,7 +34,7 @@ from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable, available_modalities, check_modality, read_matrix
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.semantic_ids import Execution, SemanticIDSettings, build_semantic_ids
-from recbole_macrec.semantic_ids.build import check_sizes
+from recbole_macrec.semantic_ids.build import check_enough_items
 from recbole_macrec.semantic_ids.collisions import RESOLUTIONS
 from recbole_macrec.semantic_ids.presets import PRESETS
 from recbole_macrec.semantic_ids.quantizers import QUANTIZERS
@@ -127,7 +127,7 @@ def compare(features: Mapping[str, np.ndarray], tokens: Sequence[str], options: 
     settings = {name: SemanticIDSettings.from_options({**options, **choice}, list(features))
                 for name, choice in quantizer_options(len(features)).items()}
     for of_quantizer in settings.values():  # all before the first is trained
-        check_sizes(of_quantizer, len(tokens))
+        check_enough_items(of_quantizer, len(tokens))
         if RESOLUTIONS[of_quantizer.collision].reads_counts:
             raise UserError(f"collision is {of_quantizer.collision}, which reads training interactions, but this command reads "
                             "features only; set another one.")

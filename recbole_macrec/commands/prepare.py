@@ -17,11 +17,11 @@ from recbole_macrec.config.options import (
 )
 from recbole_macrec.data.encoders import encoder_of, reads_interactions
 from recbole_macrec.data.encoders.content import ItemContent
-from recbole_macrec.data.encoders.encode import item_features
+from recbole_macrec.data.encoders.encode import load_or_encode
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.errors import UserError
-from recbole_macrec.model.preparation import prepare, reads_features, reads_semantic_ids
+from recbole_macrec.model.preparation import prepare_dataset, reads_features, reads_semantic_ids
 from recbole_macrec.semantic_ids.dataset_settings import filled_with_mean, modalities_of, published_and_learnt, settings_of
 from recbole_macrec.utils.distributed import Group, group
 from recbole_macrec.utils.launcher import local_device
@@ -49,11 +49,11 @@ def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None
     logging.basicConfig(format="%(message)s")
     logging.getLogger("recbole_macrec").setLevel(logging.INFO)
     folder = Path(config["data_path"])
-    prepare(config)
+    prepare_dataset(config)
     content = ItemContent.from_config(config, folder, args.dataset)
     tables: dict[str, FeatureTable] = {}
     for modality, encoder in _encoders(config).items():
-        tables |= item_features(content, [modality], encoder, filled_with_mean(config), local_device(), True, processes)
+        tables |= load_or_encode(content, [modality], encoder, filled_with_mean(config), local_device(), True, processes)
     if processes.first:
         counts = (manifest.read(folder) or {}).get("counts", {})
         print(f"{folder}: " + (", ".join(f"{count:,} {name}" for name, count in counts.items()) or "imported"))

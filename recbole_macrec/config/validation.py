@@ -25,7 +25,7 @@ def check_values(config: dict, schema: type[Options]) -> None:
             config[name] = value
 
 
-def check_sizes(settings: Mapping[str, Any], model: str) -> None:
+def check_network_options(settings: Mapping[str, Any], model: str) -> None:
     """Check the options of ``settings``, those of a trained model, that determine its network.
 
     Options that are missing or None are not checked: they may be newer than the model.

@@ -47,7 +47,7 @@ class FeatureTable:
                 np.save(file, np.ascontiguousarray(self.matrix, dtype=np.float32))
             new_txt.write_text("".join(f"{token}\n" for token in self.item_tokens), encoding="utf-8")
 
-    def rows(self, tokens: Sequence[str]) -> np.ndarray:
+    def row_numbers(self, tokens: Sequence[str]) -> np.ndarray:
         """Return the row numbers of ``tokens`` in ``matrix``, int64 [len(tokens)].
 
         The table may have further items, because RecBole may filter items.
@@ -63,8 +63,8 @@ class FeatureTable:
         return np.array([row[token] for token in tokens], dtype=np.int64)
 
     def select(self, tokens: Sequence[str]) -> np.ndarray:
-        """Return the features [len(tokens), d] of ``tokens``; see :meth:`rows`."""
-        return self.matrix[self.rows(tokens)]
+        """Return the features [len(tokens), d] of ``tokens``; see :meth:`row_numbers`."""
+        return self.matrix[self.row_numbers(tokens)]
 
 
 def available_modalities(dataset_folder: Path | str) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from recbole_macrec.generation.decoding.prior import log_shares_of_ids, prior_log_probs
 from recbole_macrec.generation.decoding.trie import Trie
+from recbole_macrec.utils.modules import add_derived_buffer
 
 
 class IDTable(nn.Module):
@@ -45,20 +46,20 @@ class IDTable(nn.Module):
         super().__init__()
         codes = np.ascontiguousarray(codes)
         _, group = np.unique(raw_codes, axis=0, return_inverse=True)
-        self._add_buffer("codes", np.vstack([np.zeros_like(codes[:1]), codes]))
-        self._add_buffer("raw_id", np.append(-1, group.reshape(-1)))
+        add_derived_buffer(self, "codes", np.vstack([np.zeros_like(codes[:1]), codes]))
+        add_derived_buffer(self, "raw_id", np.append(-1, group.reshape(-1)))
         self.register_buffer("prior", None, persistent=False)
         if n_new_items:
             prior = prior_log_probs(codes, n_new_items)
-            self._add_buffer("prior", np.vstack([prior[:1], prior]))
+            add_derived_buffer(self, "prior", np.vstack([prior[:1], prior]))
         self.register_buffer("log_shares", None, persistent=False)
         if counts is not None and (shares := log_shares_of_ids(codes, counts)).any():
-            self._add_buffer("log_shares", np.append(np.float32(0), shares))
+            add_derived_buffer(self, "log_shares", np.append(np.float32(0), shares))
         n_trained = len(codes) - n_new_items
         self.trie = self.trie_of(np.arange(1, len(self.codes)))
         self.trained = self.trie_of(np.arange(1, n_trained + 1)) if n_new_items else self.trie
         nodes = torch.stack(self.trained.nodes(torch.arange(1, n_trained + 1)), dim=1)
-        self._add_buffer("nodes", F.pad(nodes, (0, 0, 1, 0)).numpy())
+        add_derived_buffer(self, "nodes", F.pad(nodes, (0, 0, 1, 0)).numpy())
 
     @property
     def levels(self) -> int:
@@ -69,6 +70,3 @@ class IDTable(nn.Module):
         """Build the trie of the IDs of ``items`` (sorted item numbers) on the device of the table."""
         prior, shares = (None if table is None else table.cpu().numpy()[items] for table in (self.prior, self.log_shares))
         return Trie(self.codes.cpu().numpy()[items], items, prior, shares).to(self.codes.device)
-
-    def _add_buffer(self, name: str, values: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)

@@ -4,8 +4,7 @@ Shapes: B users, N items, n targets, L levels, K codes of a level, D model width
 """
 import copy
 from collections.abc import Callable, Mapping
-from functools import partial, reduce
-from operator import add
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,16 +26,16 @@ from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.model.dense_head import DenseHead
 from recbole_macrec.model.interleaved import check_levels, interleaved_tokens, random_orders
-from recbole_macrec.model.item_vectors import limited
+from recbole_macrec.model.item_vectors import budget_for_softmax
 from recbole_macrec.model.network_inputs import NetworkInputs, prompt_name
 from recbole_macrec.model.passes import TrainingPasses
 from recbole_macrec.model.tasks import (
-    Reading,
+    SourceTasks,
     Task,
     drawn_tokenizations,
-    equal_in_shape,
+    group_by_shape,
+    group_by_source,
     in_tokenization,
-    shared_readings,
     split_by_tasks,
     split_by_tokenization,
 )
@@ -45,8 +44,6 @@ from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.semantic_ids.order import order_fingerprint
 from recbole_macrec.utils.distributed_tensors import mean_over_processes
 from recbole_macrec.utils.modules import ModuleDict
-
-EXCLUDED_ITEMS_FIELD = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, padded with 0
 
 
 class GenerativeRecommender(WindowedRecommender):
@@ -73,6 +70,7 @@ class GenerativeRecommender(WindowedRecommender):
     """
 
     recommender_class: type  # Recommender; set by the plugin
+    semantic_ids: SemanticIDs
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -108,7 +106,7 @@ class GenerativeRecommender(WindowedRecommender):
         self.group_overhead = self.budget.group_overhead(self.network)
         self.dense_head = DenseHead(ids, self.network.settings.d_model) if config["dense_head"] else None
         if self.dense_head is not None:
-            self.budget = limited(self.budget, self.n_items, min(map(len, ids.sizes.values())))
+            self.budget = budget_for_softmax(self.budget, self.n_items, min(map(len, ids.sizes.values())))
         counts = ids.item_counts if config["item_prior"] == "popularity" else None  # item_prior is None in old checkpoints
         self.tables = ModuleDict(
             {m: IDTable(ids.codes[m], ids.raw_codes[m], ids.n_new_items, counts) for m in ids.modalities}
@@ -153,14 +151,13 @@ class GenerativeRecommender(WindowedRecommender):
         return parameter
 
     def load_other_parameter(self, para: dict | None) -> None:
-        theirs, ours = (para or {}).get("semantic_ids"), self.semantic_ids.fingerprint()
-        if theirs != ours:
+        theirs, ours = para or {}, self.other_parameter()
+        if theirs.get("semantic_ids") != ours["semantic_ids"]:
             raise UserError(
-                f"The checkpoint was trained on the semantic IDs {theirs}, but this run has {ours}; use the dataset, "
-                "features and semantic-ID options it was trained with."
+                f"The checkpoint was trained on the semantic IDs {theirs.get('semantic_ids')}, but this run has "
+                f"{ours['semantic_ids']}; use the dataset, features and semantic-ID options it was trained with."
             )
-        ours = self.other_parameter().get("items")
-        if ours and (para or {}).get("items", ours) != ours:  # old checkpoints have no "items"
+        if "items" in ours and theirs.get("items", ours["items"]) != ours["items"]:  # old checkpoints have no "items"
             raise UserError(
                 "dense_head is True and the checkpoint was trained on these items in another order; use the dataset files that "
                 "it was trained with."
@@ -178,7 +175,7 @@ class GenerativeRecommender(WindowedRecommender):
         Every target is a sample of each sequence task within a modality. Tasks between modalities train on a share
         ``cross_task_ratio`` of the users. Every window is written in one tokenization, and so are all items of the item tasks.
         """
-        windows = self.thinned(self.windows(interaction))
+        windows = self.with_item_dropout(self.windows(interaction))
         items = self._alignment_items(windows.target_items())
         if self.interleaved:
             return self._interleaved_parts(windows, items)
@@ -186,9 +183,9 @@ class GenerativeRecommender(WindowedRecommender):
         for tasks, subset in split_by_tasks(windows, self.sequence_tasks, self.cross_task_ratio):
             samples += subset.n_targets() * len(tasks)
             for number, written in split_by_tokenization(subset, self.n_trained):
-                for readings in self.readings_of_passes(in_tokenization(tasks, number)):
-                    parts = self._batch_parts(written.length - 1, copies=len(readings))
-                    passes += [(readings, written.rows(rows)) for rows in parts]
+                for group in self.split_into_passes(in_tokenization(tasks, number)):
+                    parts = self._batch_parts(written.length - 1, copies=len(group))
+                    passes += [(group, written.select(rows)) for rows in parts]
         samples = mean_over_processes(samples)
         longest_first = sorted(passes, key=lambda entry: -int(entry[1].length.max()))
         return self._item_parts(items, samples) + [partial(self.sequence_loss, *entry, samples) for entry in longest_first]
@@ -209,7 +206,7 @@ class GenerativeRecommender(WindowedRecommender):
         for number, written in split_by_tokenization(windows, self.n_trained):
             order = random_orders(written.items, count)
             for rows in reversed(self._batch_parts(written.length)):  # longest first
-                part = written.rows(rows)
+                part = written.select(rows)
                 part_order = order[rows.to(order.device), : part.items.shape[1]]
                 parts.append(partial(loss, part, part_order, number))
         return parts
@@ -230,22 +227,22 @@ class GenerativeRecommender(WindowedRecommender):
             items = items[torch.randperm(len(items))[:count]]
         return items.to(target.device)
 
-    def readings_of_passes(self, tasks: list[Task]) -> list[list[Reading]]:
-        """The readings of ``tasks``, grouped by those that go through the network together."""
-        readings = shared_readings(tasks, self.prompt_per_task)
+    def split_into_passes(self, tasks: list[Task]) -> list[list[SourceTasks]]:
+        """The tasks of each pass through the network, grouped by source."""
+        sources = group_by_source(tasks, self.prompt_per_task)
         if not (self.decoder_only and self.budget.joins_sources):
-            return [[reading] for reading in readings]
-        return equal_in_shape(readings, {name: len(sizes) for name, sizes in self.vocabulary.sizes.items()})
+            return [[source] for source in sources]
+        return group_by_shape(sources, {name: len(sizes) for name, sizes in self.vocabulary.sizes.items()})
 
-    def sequence_loss(self, readings: list[Reading], windows: Windows, samples: float) -> torch.Tensor:
+    def sequence_loss(self, group: list[SourceTasks], windows: Windows, samples: float) -> torch.Tensor:
         """Loss of the sequence tasks of one pass, divided by ``samples``. A model with an encoder of its own overrides it."""
-        return self.passes.sequence_loss(readings, windows) / samples
+        return self.passes.sequence_loss(group, windows) / samples
 
     def item_loss(self, items: torch.Tensor, samples: float, tokenization: int = 0) -> torch.Tensor:
         """Loss of the item tasks on single items [N], divided by ``samples``."""
         tasks = in_tokenization(self.item_tasks, tokenization)
-        losses = (self.passes.item_loss(readings, items)[0] / samples for readings in self.readings_of_passes(tasks))
-        return reduce(add, losses, torch.zeros((), device=items.device))
+        losses = (self.passes.item_loss(group, items)[0] / samples for group in self.split_into_passes(tasks))
+        return sum(losses, torch.zeros((), device=items.device))
 
     def softmax_trie(self, modality: str) -> Trie | None:
         """Trie of the trained items if the softmax is over the children of a prefix, None if over all codes of a level."""
@@ -300,10 +297,6 @@ class GenerativeRecommender(WindowedRecommender):
         """The IDs of the tokenizations that are ranked; the tokenizations of a modality one after the other."""
         ranked = {m for names in self.tokenizations[: self.ranking.ranked_tokenizations] for m in names}
         return {m: table for m, table in self.tables.items() if m in ranked}
-
-    def excluded(self, interaction) -> torch.Tensor | None:
-        """Items [B, S] that must not be recommended to each user, padded with 0."""
-        return interaction[EXCLUDED_ITEMS_FIELD] if EXCLUDED_ITEMS_FIELD in interaction else None
 
     def dense_log_probs(self, memories: Mapping[str, AnyMemory]) -> torch.Tensor:
         """Log-probabilities [B, n_items] of all items by the dense head, from the encoded histories of B users."""
@@ -382,10 +375,6 @@ class GenerativeRecommender(WindowedRecommender):
         histories, ranker = self.histories(interaction), self.ranker
         parts = self._batch_parts(histories.length, ranker.users_per_part(items.shape[1], self.device))
         return ranker.item_scores(histories, items, parts)
-
-    @property
-    def catalogue(self) -> SemanticIDs:
-        return self.semantic_ids
 
     def restriction(self, allowed: np.ndarray | None) -> dict[str, Trie]:
         return {m: table.trie if allowed is None else table.trie_of(allowed) for m, table in self.tables.items()}

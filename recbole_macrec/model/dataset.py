@@ -12,7 +12,7 @@ from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.collaborative import collaborative_vectors
-from recbole_macrec.model.item_features import SequentialItemFeatures
+from recbole_macrec.model.item_features import SequentialInteractions
 from recbole_macrec.model.preparation import reads_semantic_ids
 from recbole_macrec.semantic_ids import (
     Execution,
@@ -37,7 +37,7 @@ from recbole_macrec.utils.distributed import Group, current_group
 from recbole_macrec.utils.share_files import share_files
 
 
-class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
+class SemanticIDDataset(SequentialInteractions, SequentialDataset):
     """A SequentialDataset with :attr:`semantic_ids`, learnt from item features or training interactions, or read from published
     files.
 
@@ -77,10 +77,10 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
     def build(self) -> list:
         """Split the dataset. All parts share the semantic IDs, if the model needs them."""
         parts = super().build() if self._sequential else Dataset.build(self)
-        self._training, self._training_part = parts[0]._interactions(), parts[0]
+        self._training_matrix, self._training_part = parts[0]._interaction_matrix(), parts[0]
         ids = self.semantic_ids if reads_semantic_ids(self.config) else None
         for part in parts:
-            part._semantic_ids, part._training = ids, self._training
+            part._semantic_ids, part._training_matrix = ids, self._training_matrix
         self._training_part = None
         return parts
 
@@ -102,7 +102,7 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
             share_files(*self._feature_files(received))
             tokens = sorted(self.field2id_token[self.iid_field][1:].tolist())
             tables = {modality: FeatureTable.load(self._folder(), modality) for modality in received.modalities}
-            features = {modality: FeatureRows(table.matrix, table.rows(tokens)) for modality, table in tables.items()}
+            features = {modality: FeatureRows(table.matrix, table.row_numbers(tokens)) for modality, table in tables.items()}
             represent_and_learn(features, None, received, Execution(self.config["device"], show_progress=False, group=group))
             received = group.share(doing="prepares the semantic IDs")
         return received
@@ -115,7 +115,7 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
 
     def _is_training_part(self) -> bool:
         """Also true for the dataset of a data loader that was read from a file, which has no :attr:`_training_part`."""
-        return self._training is not None and not (self._interactions() != self._training).nnz
+        return self._training_matrix is not None and not (self._interaction_matrix() != self._training_matrix).nnz
 
     def _auxiliary_features(self, settings: SemanticIDSettings) -> dict[str, np.ndarray]:
         """Features [N, D] that the quantizer needs besides those of the modalities, in the order of the items."""
@@ -142,7 +142,7 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
         """Learn the IDs of each tokenization, or read their bundles; the tokenizations differ in ``semantic_id_seed``."""
         config = self.config
         tables = self.feature_tables(settings.read_modalities)
-        features: dict[str, Features] = {m: FeatureRows(table.matrix, table.rows(tokens)) for m, table in tables.items()}
+        features: dict[str, Features] = {m: FeatureRows(table.matrix, table.row_numbers(tokens)) for m, table in tables.items()}
         parts = []
         for number in range(settings.tokenizations):
             seeded = settings.replace(semantic_id_seed=(settings.semantic_id_seed + number) % 2**32)
@@ -173,7 +173,7 @@ class SemanticIDDataset(SequentialItemFeatures, SequentialDataset):
                 "semantic_ids is auto, and the dataset has what they are learnt from. Set semantic_ids to published or learn."
             )
         tokens = self.field2id_token[self.iid_field][1:].tolist()
-        interactions = None if self._training is None else csr_matrix(self._training[:, 1:])
+        interactions = None if self._training_matrix is None else csr_matrix(self._training_matrix[:, 1:])
         parts = [published_semantic_ids(published, tokens, settings, interactions)] if published else []
         if learnt is not None:
             parts += self._learn(learnt, tokens, interactions)

@@ -26,6 +26,7 @@ from torch import nn
 
 from recbole_macrec.model.item_vectors import code_embedding, item_embedding, item_vectors
 from recbole_macrec.semantic_ids import SemanticIDs
+from recbole_macrec.utils.modules import add_derived_buffer
 from recbole_macrec.utils.rounded_rows import linear
 
 
@@ -47,7 +48,7 @@ class DenseHead(nn.Module):
         super().__init__()
         self.items = item_embedding(1 + len(ids.item_tokens) - ids.n_new_items, width)
         item_codes, self.codes = code_embedding(ids, width)
-        self.register_buffer("item_codes", torch.from_numpy(item_codes), persistent=False)
+        add_derived_buffer(self, "item_codes", item_codes)
         self.register_buffer("share", torch.tensor(0.5))
 
     def scores(self, states: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from recbole_macrec.utils.modules import add_derived_buffer
+
 
 class InteractedItems(nn.Module):
     """The distinct items of every user, latest first.
@@ -25,12 +27,12 @@ class InteractedItems(nn.Module):
         kept = np.sort(latest)
         order = kept[np.argsort(users[kept], kind="stable")]
         first = np.append(0, np.cumsum(np.bincount(users[order], minlength=user_num)))
-        self.register_buffer("first", torch.from_numpy(first), persistent=False)  # [user_num + 1]
-        self.register_buffer("items", torch.from_numpy(items[order]), persistent=False)
+        add_derived_buffer(self, "first", first)  # [user_num + 1]
+        add_derived_buffer(self, "items", items[order])
 
     @classmethod
     def of(cls, dataset) -> "InteractedItems":
-        """Those of a part of a dataset, in order of time if the interactions have one."""
+        """The items of a part of a dataset, in order of time if the interactions have times."""
         rows = dataset.inter_feat.interaction
         users, items = rows[dataset.uid_field].numpy(), rows[dataset.iid_field].numpy()
         if dataset.time_field in rows:

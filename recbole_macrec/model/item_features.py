@@ -13,7 +13,7 @@ from recbole.utils import ModelType
 from scipy.sparse import csc_matrix
 
 from recbole_macrec.data.encoders.content import ItemContent
-from recbole_macrec.data.encoders.encode import item_features
+from recbole_macrec.data.encoders.encode import load_or_encode
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.packaged import item_folder
 from recbole_macrec.errors import UserError
@@ -31,19 +31,20 @@ else:
 class ItemFeatures(_RecBoleDataset):
     """Mixin for RecBole datasets: the features of the items, and the interactions of the training part.
 
-    ``build`` of the dataset sets ``_training``.
+    ``build`` of the dataset sets ``_training_matrix``.
     """
 
-    _training: csc_matrix | None = None
+    _training_matrix: csc_matrix | None = None
 
     def training_interactions(self) -> csc_matrix:
         """Number of interactions of each user and item in the training part, [U, N]; call :meth:`build` first.
 
-        In benchmark files every user and item counts once, in rows or histories, as not every prefix needs a row.
+        With benchmark files every pair of user and item counts once, wherever it occurs: these files need no row for every
+        prefix of a history.
         """
-        return self._training
+        return self._training_matrix
 
-    def _interactions(self) -> csc_matrix:
+    def _interaction_matrix(self) -> csc_matrix:
         """Number of interactions of each user and item in this part, [U, N]."""
         return csc_matrix(self.inter_matrix())
 
@@ -69,13 +70,13 @@ class ItemFeatures(_RecBoleDataset):
             UserError: if features are missing and cannot be encoded.
         """
         config = self.config
-        users = self.training_users if self._training is not None else None
+        users = self.training_users if self._training_matrix is not None else None
         content = ItemContent.from_config(config, self._folder(), self.dataset_name, users)
-        return item_features(content, modalities, config["encoders"] or {}, filled_with_mean(config), config["device"],
+        return load_or_encode(content, modalities, config["encoders"] or {}, filled_with_mean(config), config["device"],
                              bool(config["show_progress"]))
 
 
-class JoinedFeatures(ItemFeatures):
+class ServesFeatures(ItemFeatures):
     """Mixin for datasets whose models read the item features themselves.
 
     Attributes:
@@ -95,9 +96,9 @@ class JoinedFeatures(ItemFeatures):
     def build(self) -> list:
         """Split the dataset. All parts share the item features and the interactions of the training part."""
         parts = super().build()
-        self._training = parts[0]._interactions()
+        self._training_matrix = parts[0]._interaction_matrix()
         for part in parts:
-            part._training, part._item_features = self._training, self.item_features
+            part._training_matrix, part._item_features = self._training_matrix, self.item_features
         return parts
 
     def __getstate__(self) -> dict:
@@ -119,11 +120,11 @@ class JoinedFeatures(ItemFeatures):
         return joined
 
 
-class FeatureDataset(JoinedFeatures, Dataset):
+class FeatureDataset(ServesFeatures, Dataset):
     """RecBole's dataset for general models, with item features."""
 
 
-class SequentialItemFeatures(ItemFeatures):
+class SequentialInteractions(ItemFeatures):
     """Mixin for RecBole's datasets for sequential models: checks that benchmark files exist, and counts the items of
     their histories, too."""
 
@@ -143,9 +144,9 @@ class SequentialItemFeatures(ItemFeatures):
         if self._sequential:  # other models read no histories
             super()._benchmark_presets()
 
-    def _interactions(self) -> csc_matrix:
+    def _interaction_matrix(self) -> csc_matrix:
         if not self._sequential:
-            return super()._interactions()
+            return super()._interaction_matrix()
         rows, histories = self.inter_feat, self.iid_field + self.config["LIST_SUFFIX"]
         if self.config["benchmark_filename"] is None:
             users, items, history = (rows[field].numpy() for field in (self.uid_field, self.iid_field, histories))
@@ -159,5 +160,5 @@ class SequentialItemFeatures(ItemFeatures):
         return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.user_num, self.item_num))
 
 
-class SequentialFeatureDataset(SequentialItemFeatures, JoinedFeatures, SequentialDataset):
+class SequentialFeatureDataset(SequentialInteractions, ServesFeatures, SequentialDataset):
     """RecBole's dataset for sequential models, with item features."""

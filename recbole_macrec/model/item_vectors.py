@@ -57,7 +57,7 @@ def item_vectors(items: torch.Tensor, item_codes: torch.Tensor, codes: torch.Ten
     return F.pad(items, (0, 0, 0, len(item_codes) - len(items))) + F.embedding_bag(item_codes, codes, mode="sum")
 
 
-def limited(budget: DeviceBudget, n_items: int, positions: int = 1) -> DeviceBudget:
+def budget_for_softmax(budget: DeviceBudget, n_items: int, positions: int = 1) -> DeviceBudget:
     """``budget`` with forward passes short enough for a softmax over ``n_items`` items.
 
     Args:

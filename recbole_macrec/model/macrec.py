@@ -5,7 +5,7 @@ import torch
 
 from recbole_macrec.config.schema.models import MACRecOptions
 from recbole_macrec.model.mql4grec import MQL4GRec
-from recbole_macrec.model.tasks import Reading, in_tokenization
+from recbole_macrec.model.tasks import SourceTasks, in_tokenization
 from recbole_macrec.semantic_ids.quantizers.losses import info_nce
 
 
@@ -38,9 +38,9 @@ class MACRec(MQL4GRec):
         loss, names = torch.zeros((), device=items.device), self.tokenizations[tokenization]
         means: dict[str, torch.Tensor] = {}
         tasks = in_tokenization(self.item_tasks, tokenization)
-        for readings in self.readings_of_passes(tasks) or [[Reading(m, [])] for m in names]:
-            of_tasks, of_sources = self.passes.item_loss(readings, items)  # one pass for both alignments
-            for (source, _), mean in zip(readings, of_sources):
+        for group in self.split_into_passes(tasks) or [[SourceTasks(m, [])] for m in names]:
+            of_tasks, of_sources = self.passes.item_loss(group, items)  # one pass for both alignments
+            for (source, _), mean in zip(group, of_sources):
                 means.setdefault(source, mean)
             loss = loss + of_tasks / samples
         if self.lambda_implicit:

@@ -20,10 +20,11 @@ from recbole_macrec.generation.network.transformer import Transformer
 from recbole_macrec.generation.network.windows import Histories, Windows, decoder_input
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.interacted_items import InteractedItems, without_target
-from recbole_macrec.model.tasks import Reading, Task
+from recbole_macrec.model.tasks import SourceTasks, Task
 from recbole_macrec.model.windowed import with_target
 from recbole_macrec.semantic_ids.order import order_fingerprint, token_order, token_ranks, user_order
 from recbole_macrec.semantic_ids.rows import standardized
+from recbole_macrec.utils.modules import add_derived_buffer
 
 
 class MMGRec(GenerativeRecommender):
@@ -48,11 +49,12 @@ class MMGRec(GenerativeRecommender):
         self.interacted = None
         if config["MODEL_TYPE"] == ModelType.GENERAL:
             self.interacted = InteractedItems.of(dataset)
-        # Row of each internal number in the tables of items and users, which checkpoints store sorted by token.
-        self._add_buffer("item_row", np.append(0, 1 + token_ranks(self.semantic_ids.item_tokens)))  # [n_items], row 0: padding
+        # Row of each internal number in the tables of items and users, which checkpoints store sorted by token. Row 0 of the
+        # items is the padding.
+        add_derived_buffer(self, "item_row", np.append(0, 1 + token_ranks(self.semantic_ids.item_tokens)))  # [n_items]
         self.user_tokens = dataset.field2id_token[self.USER_ID].tolist()
         users = user_order(self.user_tokens)
-        self._add_buffer("user_row", np.argsort(users))  # [user_num]
+        add_derived_buffer(self, "user_row", np.argsort(users))  # [user_num]
         if config["encoder_input"] == "learnt":
             width = config["d_model"]
             self.items, self.users = nn.Embedding(self.n_items, width), nn.Embedding(dataset.user_num, width)
@@ -121,8 +123,8 @@ class MMGRec(GenerativeRecommender):
         source = pack(histories.items, histories.length, self.group_overhead)
         return self.reader(source, self.items(self.item_row[source.tokens]), self.users(self.user_row[histories.users]))
 
-    def sequence_loss(self, readings: list[Reading], windows: Windows, samples: float) -> torch.Tensor:
-        ((source, _),), items = readings, windows.target_items()
+    def sequence_loss(self, group: list[SourceTasks], windows: Windows, samples: float) -> torch.Tensor:
+        ((source, _),), items = group, windows.target_items()
         memory = self.encode_history(source, Histories(windows.items, windows.first, windows.users))
         tokens = decoder_input(self.inputs.tokens(source, items), self.vocabulary.start[source])
         hidden = self.network.decode(tokens.unsqueeze(1), memory)[:, 0]  # [B, L, D]

@@ -10,14 +10,14 @@ import torch
 from recbole_macrec.generation.id_table import IDTable
 from recbole_macrec.generation.network.windows import Target
 from recbole_macrec.generation.vocabulary import Vocabulary
-from recbole_macrec.model.tasks import Reading, joined_rows
+from recbole_macrec.model.tasks import SourceTasks, joined_rows
 from recbole_macrec.utils.modules import ModuleDict
 
 
 class PassInputs(NamedTuple):
-    """Input of one pass. Several readings have B' = B * readings rows, those of a user next to each other."""
+    """Input of one pass. For several sources there are B' = B * sources rows, those of a user next to each other."""
 
-    front: torch.Tensor  # int64 [P], of several readings [B', P], tokens before the first item
+    front: torch.Tensor  # int64 [P], of several sources [B', P], tokens before the first item
     source: torch.Tensor  # int64 [B', ...], tokens of the source
     targets: list[Target]
 
@@ -60,13 +60,13 @@ class NetworkInputs:
             prompt = [*(prompt if kind == "item" else []), self.vocabulary.start[source]]
         return torch.tensor(prompt, dtype=torch.long, device=device)
 
-    def of_pass(self, kind: str, readings: Sequence[Reading], items: torch.Tensor) -> PassInputs:
-        """Input of a pass that the ``sequence`` or ``item`` tasks ``readings`` of ``items`` [B, ...] share."""
-        fronts = [self.leading_tokens(kind, source, targets, items.device) for source, targets in readings]
-        source = joined_rows([self.tokens(source, items) for source, _ in readings])
-        own, targets = readings[0].source, []
-        for names in zip(*(reading.targets for reading in readings)):
+    def pass_inputs(self, kind: str, sources: Sequence[SourceTasks], items: torch.Tensor) -> PassInputs:
+        """Input of the pass for the ``sequence`` or ``item`` tasks of ``sources`` on ``items`` [B, ...]."""
+        fronts = [self.leading_tokens(kind, source, targets, items.device) for source, targets in sources]
+        source = joined_rows([self.tokens(source, items) for source, _ in sources])
+        own, targets = sources[0].source, []
+        for names in zip(*(of_source for _, of_source in sources)):
             tokens = joined_rows([self.tokens(m, items) for m in names])
             targets.append(Target(tokens, self.vocabulary.start[names[0]], names[0] == own))
-        front = fronts[0] if len(readings) == 1 else joined_rows([f.expand(len(items), -1) for f in fronts])
+        front = fronts[0] if len(sources) == 1 else joined_rows([f.expand(len(items), -1) for f in fronts])
         return PassInputs(front, source, targets)

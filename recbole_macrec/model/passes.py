@@ -3,8 +3,6 @@
 Shapes: B users, N items, M modalities, n targets, L levels, K codes of a level, C children of a prefix, D model width.
 """
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,7 @@ from recbole_macrec.generation.network.windows import Target, Windows
 from recbole_macrec.model.dense_head import DenseHead
 from recbole_macrec.model.interleaved import block_windows, interleaved_tokens
 from recbole_macrec.model.network_inputs import NetworkInputs
-from recbole_macrec.model.tasks import Reading
+from recbole_macrec.model.tasks import SourceTasks
 
 
 class TrainingPasses:
@@ -48,23 +46,23 @@ class TrainingPasses:
 
     # -- losses ------------------------------------------------------------------------------------------------------
 
-    def sequence_loss(self, readings: Sequence[Reading], windows: Windows) -> torch.Tensor:
+    def sequence_loss(self, sources: Sequence[SourceTasks], windows: Windows) -> torch.Tensor:
         """Loss of sequence tasks: the targets of ``windows`` are predicted from the items before them."""
-        items, states = windows.target_items(), self.window_states(readings, windows)
-        dense = [self._dense_loss(of_reading[0][:, 0], items) for of_reading in states]
-        return reduce(add, dense, self._codes_loss(readings, states, items))
+        items, states = windows.target_items(), self.window_states(sources, windows)
+        dense = [self._dense_loss(of_source[0][:, 0], items) for of_source in states]
+        return sum(dense, self._codes_loss(sources, states, items))
 
-    def item_loss(self, readings: Sequence[Reading], items: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def item_loss(self, sources: Sequence[SourceTasks], items: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Loss of item tasks on single items [N].
 
         Returns:
-            The loss; and for each reading the network's mean state of the source's codes [N, D].
+            The loss; and for each source the network's mean state of its codes [N, D].
         """
-        front, source, targets = self.inputs.of_pass("item", readings, items)
+        front, source, targets = self.inputs.pass_inputs("item", sources, items)
         states, mean = self.network.item_states(front, source, targets)
-        count = len(readings)
-        of_readings = [[state[number::count] for state in states] for number in range(count)]
-        return self._codes_loss(readings, of_readings, items), [mean[number::count] for number in range(count)]
+        count = len(sources)
+        of_sources = [[state[number::count] for state in states] for number in range(count)]
+        return self._codes_loss(sources, of_sources, items), [mean[number::count] for number in range(count)]
 
     def interleaved_loss(self, windows: Windows, order: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
         """Loss of histories in which every item is written as one block per modality (interleaved.py).
@@ -118,18 +116,18 @@ class TrainingPasses:
         return total / table.levels
 
     def _codes_loss(
-        self, readings: Sequence[Reading], states: Sequence[Sequence[torch.Tensor]], items: torch.Tensor
+        self, sources: Sequence[SourceTasks], states: Sequence[Sequence[torch.Tensor]], items: torch.Tensor
     ) -> torch.Tensor:
-        """Cross-entropy of the codes of items [n], summed over readings and their targets; states [n, L, D] of each target."""
+        """Cross-entropy of the codes of items [n], summed over sources and their targets; states [n, L, D] of each target."""
         predictions: dict[str, list[torch.Tensor]] = {}
-        for (_, targets), of_reading in zip(readings, states):
-            for m, hidden in zip(targets, of_reading):
+        for (_, targets), of_source in zip(sources, states):
+            for m, hidden in zip(targets, of_source):
                 predictions.setdefault(m, []).append(hidden)
         losses = (
             self.cross_entropy(m, torch.cat(hidden) if len(hidden) > 1 else hidden[0], items.repeat(len(hidden)))
             for m, hidden in predictions.items()
         )
-        return reduce(add, losses, torch.zeros((), device=items.device))
+        return sum(losses, torch.zeros((), device=items.device))
 
     def _dense_loss(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Weighted loss of the dense head, summed over targets [n]; 0 without a head.
@@ -143,15 +141,15 @@ class TrainingPasses:
 
     # -- states ------------------------------------------------------------------------------------------------------
 
-    def window_states(self, readings: Sequence[Reading], windows: Windows) -> list[list[torch.Tensor]]:
-        """Hidden states [n, L, D] for the targets of each reading; see ``window_states`` of the networks."""
-        front, source, targets = self.inputs.of_pass("sequence", readings, windows.items)
-        count = len(readings)
+    def window_states(self, sources: Sequence[SourceTasks], windows: Windows) -> list[list[torch.Tensor]]:
+        """Hidden states [n, L, D] for the targets of each source; see ``window_states`` of the networks."""
+        front, source, targets = self.inputs.pass_inputs("sequence", sources, windows.items)
+        count = len(sources)
         if count > 1:
-            windows = windows.rows(torch.arange(len(windows.length)).repeat_interleave(count))  # as joined_rows
+            windows = windows.select(torch.arange(len(windows.length)).repeat_interleave(count))  # as joined_rows
         states = self.network.window_states(front, source, windows, targets, self.group_overhead)
         if count == 1:
             return [states]
         user, _ = windows.targets()
         rows = ((user % count == number).nonzero()[:, 0].to(source.device) for number in range(count))
-        return [[state.index_select(0, of_reading) for state in states] for of_reading in rows]
+        return [[state.index_select(0, of_source) for state in states] for of_source in rows]

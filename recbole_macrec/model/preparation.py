@@ -7,8 +7,8 @@ from recbole.config import Config
 from recbole_macrec.config.registry import is_ours
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.columns import check_columns
-from recbole_macrec.data.encoders import model_options
-from recbole_macrec.data.fetch.prepare import prepare as prepare_dataset
+from recbole_macrec.data.encoders import pretrained_options
+from recbole_macrec.data.fetch.prepare import fetch_dataset
 from recbole_macrec.semantic_ids.dataset_settings import encodes_images, learns_from_images, modalities_of
 from recbole_macrec.utils.distributed import current_group
 
@@ -30,7 +30,7 @@ def reads_images(config: Config, folder: Path) -> bool:
     return reads_semantic_ids(config) and learns_from_images(config, folder)
 
 
-def prepare(config: Config) -> None:
+def prepare_dataset(config: Config) -> None:
     """Download and prepare the dataset of ``config`` if it has a ``source``. Existing files are kept.
 
     Images are downloaded only if the model reads them or its semantic IDs need them. Of several processes the first one does
@@ -45,9 +45,9 @@ def prepare(config: Config) -> None:
     check_columns(config, folder, folder.name)
     for chosen in (config["encoders"] or {}).values():
         if chosen is not None:
-            model_options(chosen)  # a wrong name is an error before the download
+            pretrained_options(chosen)  # a wrong name is an error before the download
     work = partial(
-        prepare_dataset,
+        fetch_dataset,
         folder,
         config["source"],
         partial(reads_images, config, folder),

@@ -16,31 +16,31 @@ class Task(NamedTuple):
     target: str
 
 
-class Reading(NamedTuple):
-    """IDs to read in one modality, with the modalities to generate from the same hidden states."""
+class SourceTasks(NamedTuple):
+    """Tasks that read the same IDs: the source modality, and the modalities to generate from its hidden states."""
 
     source: str
     targets: list[str]
 
 
-def shared_readings(tasks: Sequence[Task], prompt_per_task: bool) -> list[Reading]:
-    """Group tasks that read the same IDs: those of one source, unless every task has its own prompt."""
+def group_by_source(tasks: Sequence[Task], prompt_per_task: bool) -> list[SourceTasks]:
+    """The tasks of each source; every task alone if every task has its own prompt."""
     if prompt_per_task:
-        return [Reading(task.source, [task.target]) for task in tasks]
+        return [SourceTasks(task.source, [task.target]) for task in tasks]
     sources = dict.fromkeys(task.source for task in tasks)
-    return [Reading(m, [task.target for task in tasks if task.source == m]) for m in sources]
+    return [SourceTasks(m, [task.target for task in tasks if task.source == m]) for m in sources]
 
 
-def equal_in_shape(readings: Sequence[Reading], levels: Mapping[str, int]) -> list[list[Reading]]:
-    """Group readings whose IDs have equal lengths, so that they can go through a network together.
+def group_by_shape(sources: Sequence[SourceTasks], levels: Mapping[str, int]) -> list[list[SourceTasks]]:
+    """Group the tasks of several sources by the lengths of their IDs; a group can go through a network together.
 
     Args:
         levels: name -> length of the IDs.
     """
-    groups: dict[tuple, list[Reading]] = {}
-    for reading in readings:
-        shape = (levels[reading.source], *((levels[target], target == reading.source) for target in reading.targets))
-        groups.setdefault(shape, []).append(reading)
+    groups: dict[tuple, list[SourceTasks]] = {}
+    for source, targets in sources:
+        shape = (levels[source], *((levels[target], target == source) for target in targets))
+        groups.setdefault(shape, []).append(SourceTasks(source, targets))
     return list(groups.values())
 
 
@@ -58,7 +58,7 @@ def split_by_tasks(windows: Windows, tasks: list[Task], cross_task_ratio: float)
         return [(tasks, windows)]
     drawn = torch.randperm(users)
     shares = [(tasks, drawn[:count]), (within, drawn[count:])]
-    return [(subset, windows.rows(rows.sort().values)) for subset, rows in shares if len(rows)]
+    return [(subset, windows.select(rows.sort().values)) for subset, rows in shares if len(rows)]
 
 
 def in_tokenization(tasks: Sequence[Task], number: int) -> list[Task]:
@@ -76,7 +76,7 @@ def split_by_tokenization(windows: Windows, tokenizations: int) -> list[tuple[in
     if tokenizations == 1:
         return [(0, windows)]
     drawn = drawn_tokenizations(len(windows.length), tokenizations)
-    return [(number, windows.rows((drawn == number).nonzero()[:, 0])) for number in drawn.unique().tolist()]
+    return [(number, windows.select((drawn == number).nonzero()[:, 0])) for number in drawn.unique().tolist()]
 
 
 def random_count(share: float, total: int) -> int:

@@ -24,6 +24,7 @@ from recbole_macrec.utils.device_budget import DeviceBudget
 from recbole_macrec.utils.hardware import autocast_to, resolve_precision
 
 FIRST_TARGET = "first_target"  # field of windows: int64 [B], the index of the first item that is a target
+EXCLUDED_ITEMS_FIELD = "excluded_items"  # field of an interaction: int64 [B, S], items that the evaluator masks, padded with 0
 
 
 def in_eval_precision(method: Callable) -> Callable:
@@ -51,6 +52,8 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
 
     input_type = InputType.POINTWISE
     requires_users = False  # True if it ranks only for the users of the training data
+    semantic_ids: SemanticIDs | None = None  # of the items, for a model that reads them
+    item_tokens: list[str]  # by item number, the first is the padding; for a model without semantic IDs
     options: ClassVar[type[Options]] = GenerativeOptions
 
     def __init__(self, config, dataset):
@@ -69,9 +72,9 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
         return {}
 
     @property
-    def catalogue(self) -> SemanticIDs:
-        """The items, in the model's order; without modalities for a model without semantic IDs."""
-        raise NotImplementedError
+    def ids_of_items(self) -> SemanticIDs:
+        """The items, in the model's order, with their semantic IDs; without modalities for a model without semantic IDs."""
+        return self.semantic_ids or SemanticIDs(tuple(self.item_tokens[1:]), {}, {}, {})
 
     def restriction(self, allowed: np.ndarray | None) -> Any:
         """Prepare :meth:`best_items` for the items ``allowed`` (int64, sorted), for all items with None."""
@@ -85,6 +88,10 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
             excluded: int64 [B, S], items to leave out, padded with 0.
         """
         raise NotImplementedError
+
+    def excluded(self, interaction) -> torch.Tensor | None:
+        """Items [B, S] that must not be recommended to each user, padded with 0."""
+        return interaction[EXCLUDED_ITEMS_FIELD] if EXCLUDED_ITEMS_FIELD in interaction else None
 
     def item_scores(self, interaction, items: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of given items [B, C] of each user, up to a constant factor; -inf for the padding 0."""
@@ -123,7 +130,7 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
             return Windows(items, length, interaction[FIRST_TARGET].cpu())
         return Windows(with_target(items, length, interaction[self.POS_ITEM_ID]), length + 1, length)
 
-    def thinned(self, windows: Windows) -> Windows:
+    def with_item_dropout(self, windows: Windows) -> Windows:
         """Leave out items of training sequences at random, with probability ``item_dropout``."""
         return without_random_items(windows, self.item_dropout) if self.training and self.item_dropout else windows
 
@@ -147,9 +154,6 @@ class WindowedRecommender(RegisteredModel, SequentialRecommender):
     def _input_lengths(self, length: torch.Tensor) -> torch.Tensor:
         """Number of network positions [B] for histories of ``length`` [B] items."""
         return length
-
-    def _add_buffer(self, name: str, values: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
 
 
 def with_target(items: torch.Tensor, length: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

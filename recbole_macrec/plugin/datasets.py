@@ -14,7 +14,7 @@ from recbole_macrec.data.columns import check_columns
 from recbole_macrec.data.numbers import first_unreadable
 from recbole_macrec.data.splits import check_split, checksums
 from recbole_macrec.errors import UserError
-from recbole_macrec.model.preparation import prepare
+from recbole_macrec.model.preparation import prepare_dataset
 from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.share_files import share_files
 
@@ -30,7 +30,7 @@ def prepare_before_loading() -> None:
 
     @functools.wraps(load)
     def _load_data(self, token, dataset_path):
-        prepare(self.config)
+        prepare_dataset(self.config)
         share_files(Path(dataset_path), f"{token}.*")
         check_columns(self.config, Path(dataset_path), token)
         choose_attributes(self.config, Path(dataset_path), token)

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.ranker import max_users_in_memory
-from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.model.registered import RegisteredModel
+from recbole_macrec.model.windowed import EXCLUDED_ITEMS_FIELD
 
 
 def limit_ranked_users_to_memory() -> None:

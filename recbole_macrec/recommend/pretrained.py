@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from recbole_macrec.errors import UserError, is_out_of_memory
-from recbole_macrec.recommend.rebuild import SavedOptions, build, options_of
+from recbole_macrec.recommend.rebuild import SavedOptions, build, ranking_options
 from recbole_macrec.semantic_ids import SemanticIDs, SemanticIDSettings
 from recbole_macrec.semantic_ids.bundle import quantizer_versions
 from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
@@ -46,11 +46,11 @@ def write_pretrained(folder: Path, model, titles: dict[str, str], quantizer: Fro
         advice = "choose another one" if overwrite else "choose another one, or replace it with overwrite=True"
         problem = "already exists, and is not a model folder of recbole_macrec" if overwrite else "already exists"
         raise UserError(f"{folder} {problem}; {advice}.")
-    ids, name = model.catalogue, type(model).__name__
+    ids, name = model.ids_of_items, type(model).__name__
     # safetensors stores no shared memory: tied tables are copied
     state = {weight: value.detach().cpu().clone(memory_format=torch.contiguous_format) for weight, value in
              model.state_dict().items()}
-    options = SavedOptions(json.loads(json.dumps(options_of(model), default=str)))
+    options = SavedOptions(json.loads(json.dumps(ranking_options(model), default=str)))
     build(name, options, ids, "cpu").load_state_dict(state)  # check that the model can be rebuilt from these options
     codes = {f"codes.{m}": c for m, c in ids.codes.items()} | {f"raw_codes.{m}": c for m, c in ids.raw_codes.items()}
     if ids.item_counts is not None:

@@ -9,7 +9,7 @@ from recbole.utils import get_model
 
 from recbole_macrec.config.plain import plain_config
 from recbole_macrec.config.registry import model_names
-from recbole_macrec.config.validation import check_sizes
+from recbole_macrec.config.validation import check_network_options
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.semantic_ids import SemanticIDs
 
@@ -42,7 +42,7 @@ class CatalogueDataset:
         return defaultdict(lambda: np.array(["[PAD]", *self.semantic_ids.item_tokens], dtype=object))
 
 
-def options_of(model) -> dict:
+def ranking_options(model) -> dict:
     """Options from which ``model`` is created for ranking, as plain values."""
     options = dict(model.config) if isinstance(model.config, SavedOptions) else plain_config(model.config)
     return options | model.saved_options()
@@ -56,7 +56,7 @@ def build(name: str, options: SavedOptions, ids: SemanticIDs, device: torch.devi
     """
     if name not in model_names():
         raise UserError(f"Unknown model '{name}'.{nearest(name, model_names())} Known models: {', '.join(model_names())}.")
-    check_sizes(options, name)
+    check_network_options(options, name)
     options["device"] = torch.device(device)
     with torch.random.fork_rng(devices=[]):  # the weights are replaced later; keep the caller's random state
         return get_model(name)(options, CatalogueDataset(ids)).to(device).eval()
@@ -64,6 +64,6 @@ def build(name: str, options: SavedOptions, ids: SemanticIDs, device: torch.devi
 
 def with_items_of(model, ids: SemanticIDs):
     """Extend ``model`` to the items of ``ids``, which start with those of the model; the weights are shared, not copied."""
-    extended = build(type(model).__name__, SavedOptions(options_of(model)), ids, model.device)
+    extended = build(type(model).__name__, SavedOptions(ranking_options(model)), ids, model.device)
     extended.load_state_dict(model.state_dict(), assign=True)
     return extended

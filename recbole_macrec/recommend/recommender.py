@@ -22,7 +22,7 @@ from recbole_macrec.data.id_files import modality_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.ranker import max_users_in_memory
 from recbole_macrec.generation.decoding.search import Ranking
-from recbole_macrec.generation.decoding.weighted import TOP, distinct, fused_scores
+from recbole_macrec.generation.decoding.weighted import TOP, fused_scores
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.windowed import WindowedRecommender
 from recbole_macrec.recommend.base import ItemRecommender, Rank
@@ -33,6 +33,7 @@ from recbole_macrec.semantic_ids.frozen import FrozenQuantizer
 from recbole_macrec.semantic_ids.new_items import with_new_items
 from recbole_macrec.utils.files import replace_folder
 from recbole_macrec.utils.hardware import available_device
+from recbole_macrec.utils.sorted_rows import distinct
 
 FUSION, FUSION_FORMAT = "fusion.json", "recbole_macrec fusion, version 1"
 
@@ -117,7 +118,7 @@ class Recommender(ItemRecommender):
     @property
     def item_tokens(self) -> tuple[str, ...]:
         """All items, added ones last."""
-        return self.model.catalogue.item_tokens
+        return self.model.ids_of_items.item_tokens
 
     @cached_property
     def titles(self) -> dict[str, str]:
@@ -131,13 +132,13 @@ class Recommender(ItemRecommender):
     @property
     def _has_quantizer(self) -> bool:
         """Whether :attr:`quantizer` exists: the model has semantic IDs, and none of them are published."""
-        ids = self.model.catalogue
+        ids = self.model.ids_of_items
         return self._quantizer is not None or 0 < len(ids.modalities) == len(ids.bundles)
 
     @property
     def quantizer(self) -> FrozenQuantizer:
         """The quantizer that learnt the semantic IDs; raises a UserError for published IDs, and without IDs."""
-        ids = self.model.catalogue
+        ids = self.model.ids_of_items
         if not ids.modalities:
             raise UserError(
                 f"{type(self.model).__name__} has an embedding of its own for every item and no semantic IDs, so it cannot "
@@ -157,7 +158,7 @@ class Recommender(ItemRecommender):
         """Modality -> the semantic ID of an item."""
         if item not in self._numbers:
             raise UserError(f"item is {item!r}, which is not in the catalogue of the model; item_tokens has all items.")
-        number, ids = self._numbers[item], self.model.catalogue
+        number, ids = self._numbers[item], self.model.ids_of_items
         return {m: tuple(ids.codes[m][number - 1].tolist()) for m in ids.modalities}
 
     def add_items(self, features: Mapping[str, Mapping[str, np.ndarray]], titles: Mapping[str, str] | None = None) -> None:
@@ -175,7 +176,7 @@ class Recommender(ItemRecommender):
         Raises:
             UserError: for invalid features, items already in the catalogue, and models with published IDs.
         """
-        quantizer, ids = self.quantizer, self.model.catalogue
+        quantizer, ids = self.quantizer, self.model.ids_of_items
         if not isinstance(self.model, GenerativeRecommender):
             raise UserError(
                 f"{type(self.model).__name__} has an embedding of its own for every item, so it cannot read new items; train "

@@ -78,15 +78,15 @@ def build_semantic_ids(features: Mapping[str, Features], item_tokens: Sequence[s
             logger.info("Semantic IDs: %s", path)
             ids = read_bundle(path)
         else:
-            unfinished = folder / f".unfinished-{path.name}"
+            state_folder = folder / f".unfinished-{path.name}"
             group = helpers() if settings.trains_in_processes else execution.group
-            execution = execution._replace(group=group, unfinished=unfinished)
+            execution = execution._replace(group=group, state_folder=state_folder)
             learnt = represent_and_learn(features, interactions, settings, execution)
             ids = _learnt_ids(learnt, features, sorted_tokens, settings, interactions)
             ids = replace(ids, bundles=dict.fromkeys(ids.modalities, path))
             weights = {m: part.weights for m, part in learnt.modalities.items()}
             write_bundle(path, ids, settings, weights, learnt.history, inputs)
-            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.rmtree(state_folder, ignore_errors=True)
             logger.info("Semantic IDs written to %s", path)
     return ids.reordered(token_ranks(item_tokens), users)
 
@@ -146,12 +146,12 @@ def _checked_features(features: Mapping[str, Features], item_tokens: tuple[str, 
     if settings.joins_modalities and len(settings.modalities) < 2:
         raise UserError(f"quantizer = {settings.quantizer} needs at least two modalities, but modalities = "
                         f"{list(settings.modalities)}; add one, or set quantizer to rqvae or rq_kmeans.")
-    check_sizes(settings, items)
+    check_enough_items(settings, items)
     names = (*settings.read_modalities, *settings.auxiliary_features)
     return {name: _checked_matrix(name, features[name], item_tokens) for name in names}
 
 
-def check_sizes(settings: SemanticIDSettings, items: int) -> None:
+def check_enough_items(settings: SemanticIDSettings, items: int) -> None:
     """Raise a UserError if there are fewer ``items`` than codewords or pseudo-labels, or more than different IDs."""
     if not settings.reads_interactions:  # otherwise the sizes depend on the interactions
         if settings.codebook_size > items:

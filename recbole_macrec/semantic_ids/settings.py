@@ -110,16 +110,17 @@ class SemanticIDSettings(SemanticIDOptions):
         and the number of tokenizations."""
         values = {"modalities": self.modalities, **dict(self)}  # in this order, which the hash of a bundle depends on
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        excluded = {"semantic_ids", "rqvae_preset", "encoder_input", "tokenizations"}
-        excluded |= set() if self.uses_graph else set(GRAPH)
-        excluded |= set() if self.sinkhorn_epsilon else {"sinkhorn_epsilon"}
-        excluded |= {"loss_reduction"} if self.loss_reduction == "mean" else set()
-        excluded |= {"rqvae_precision"} if self.rqvae_precision == "auto" else set()
-        excluded |= {"con_denominator"} if self.con_denominator == "others" else set()
-        excluded |= set() if self.quantizer == "letter" else {"lambda_cf", "lambda_div", "cf_epochs"}
-        excluded |= set() if self.quantizer == "cid" else {"cid_clusters", "cid_leaf_size"}
-        excluded |= {"representation"} if self.representation == "modality" else set()
-        return {name: value for name, value in values.items() if name not in excluded}
+        left_out = {"semantic_ids", "rqvae_preset", "encoder_input", "tokenizations"}
+        if not self.uses_graph:  # options without effect
+            left_out |= set(GRAPH)
+        if self.quantizer != "letter":
+            left_out |= {"lambda_cf", "lambda_div", "cf_epochs"}
+        if self.quantizer != "cid":
+            left_out |= {"cid_clusters", "cid_leaf_size"}
+        newer = {"sinkhorn_epsilon": 0, "loss_reduction": "mean", "rqvae_precision": "auto", "con_denominator": "others",
+                 "representation": "modality"}  # with these values the IDs are those of versions without the option
+        left_out |= {name for name, value in newer.items() if getattr(self, name) == value}
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @property
     def trains_in_processes(self) -> bool:

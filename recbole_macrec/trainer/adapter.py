@@ -24,7 +24,7 @@ from recbole_macrec.utils.distributed import current_group
 # RecBole's models with a state of the training beside their weights: a number of updates, a random graph, an order of users,
 # past losses.
 STATEFUL = ("DiffRec", "LDiffRec", "LINE", "MacridVAE", "MultiVAE", "SGL")
-PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")  # attributes that a checkpoint contains
+PROGRESS_ATTRIBUTES = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")  # in checkpoints
 
 
 @cache
@@ -84,7 +84,7 @@ class _RecBoleTrainer(CallbackTrainer):
     def save_newest(self, epoch, position=None):
         state = {
             "epoch": epoch,
-            "progress": {name: _plain(getattr(self, name)) for name in PROGRESS},
+            "progress": {name: _plain(getattr(self, name)) for name in PROGRESS_ATTRIBUTES},
             "best_file": str(self.saved_model_file),
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -160,7 +160,8 @@ def best_beside(best_file: str, resume_file: str | Path, evaluated) -> str:
     """The checkpoint of the best epoch of a resumed run.
 
     It is the file beside ``resume_file`` with the name of ``best_file``, also if the folder was moved or copied, otherwise
-    ``best_file``. If there is neither, it is ``resume_file`` after a validation, and a file still to be written without one.
+    ``best_file``. If neither exists, it is ``resume_file`` if there was a validation before it, else the path beside it, which
+    the first validation writes.
 
     Args:
         best_file: path in the checkpoint.

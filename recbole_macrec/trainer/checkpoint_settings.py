@@ -6,7 +6,7 @@ from recbole.config import Config
 
 from recbole_macrec.config.options import NOT_FROM_CHECKPOINTS, PACKAGED_DATASET, check_model, known_options
 from recbole_macrec.config.property_files import property_file, read_yaml
-from recbole_macrec.config.validation import check_sizes
+from recbole_macrec.config.validation import check_network_options
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.requirements import recbole_folder
 
@@ -24,7 +24,7 @@ def known_settings(settings: dict) -> dict:
     if not isinstance(model, str) or not isinstance(dataset, str):
         raise UserError("The settings of the checkpoint do not name a model and a dataset; use another checkpoint.")
     check_model(model)
-    check_sizes(settings, model)
+    check_network_options(settings, model)
     known = known_options((model,), dataset) - NOT_FROM_CHECKPOINTS
     path = property_file("dataset", f"{dataset}.yaml")
     source = read_yaml(path).get("source") if path.is_file() else None

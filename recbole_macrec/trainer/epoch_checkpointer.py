@@ -91,8 +91,8 @@ def remaining_batches(loader, start: EpochPosition) -> Iterator:
     """The batches of an epoch from ``start`` on.
 
     If training resumes there, the loader shuffles as it did before the epoch and the first batches are skipped. Drawing them
-    does not change the random generators, which are those of the checkpoint. After the last batch the iterator is returned too:
-    where that batch is full, torch shuffles once more when it is exhausted.
+    does not change the random generators, which are those of the checkpoint. An iterator without further batches
+    is returned too and must be exhausted: torch draws another shuffle at its end if the last batch was full.
     """
     if start.batches == 0:  # a checkpoint before the first batch has the loader's generator as it is then
         return iter(loader)

@@ -5,7 +5,7 @@ Shapes: B users of a batch, S masked items of a user.
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
+from recbole_macrec.model.windowed import EXCLUDED_ITEMS_FIELD
 
 
 def excluded_items(batch: tuple) -> torch.Tensor | None:

@@ -270,15 +270,13 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
     def save_newest(self, epoch, position=None):
         self._save_checkpoint(epoch, verbose=False, saved_model_file=self.newest_model_file, position=position)
 
-    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+    def _save_checkpoint(self, epoch, verbose=True, saved_model_file=None, position=None):
         generators = randomness_of_all(self._train_data)
         if not current_group().first:
             return
-        best_result = self.best_valid_result
-        if "saved_model_file" not in kwargs:  # RecBole sets ``best_valid_result`` after it saves the best epoch
-            best_result = self._valid_result or best_result
-        file = kwargs.pop("saved_model_file", self.saved_model_file)
-        position = kwargs.pop("position", None)
+        file, best_result = saved_model_file, self.best_valid_result
+        if file is None:  # the best epoch: RecBole sets ``best_valid_result`` after it is saved
+            file, best_result = self.saved_model_file, self._valid_result or best_result
         state = {
             "config": plain_config(self.config),
             "data_folder": relative_folder(self.config["data_path"], file),

@@ -130,7 +130,7 @@ def restore_folder(target: Path) -> None:
         _restore(target, target.with_name(f".{target.name}.old"))
 
 
-def remove_unfinished(folder: Path, name: str = "") -> None:
+def remove_temporary_files(folder: Path, name: str = "") -> None:
     """Remove temporary files of killed :func:`atomic_write` calls from ``folder``, for targets whose name starts with
     ``name``."""
     for path in folder.iterdir() if folder.is_dir() else ():

@@ -1,7 +1,9 @@
-"""torch's ModuleList and ModuleDict with the class of their modules, for type checkers."""
+"""torch's ModuleList and ModuleDict with the class of their modules, for type checkers, and buffers that are not stored."""
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import numpy as np
+import torch
 from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
@@ -32,3 +34,8 @@ else:
 
         def add_module(self, name: str, module: nn.Module) -> None:
             self._modules[name] = module
+
+
+def add_derived_buffer(module: nn.Module, name: str, values: np.ndarray) -> None:
+    """Register ``values`` as a buffer that is computed from the dataset, so checkpoints do not contain it."""
+    module.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)

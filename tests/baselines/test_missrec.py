@@ -24,12 +24,12 @@ SMALL = {
 }
 
 
-def small(data_path, **options):  # noqa: F811
+def small(data_path, **options):
     return prepare("MISSRec", data_path, **{**SMALL, **options})
 
 
 @pytest.fixture
-def model(data_path):  # noqa: F811
+def model(data_path):
     _, model, _, _ = small(data_path)
     model.before_epoch(0)
     return model.eval()
@@ -50,13 +50,13 @@ def test_clusters_cover_all_items_and_change_with_the_vectors(model):
         assert (nearest == model.clusters[number, 1:]).float().mean() > 0.9
 
 
-def test_a_model_that_is_not_trained_has_finite_scores(data_path):  # noqa: F811
+def test_a_model_that_is_not_trained_has_finite_scores(data_path):
     _, model, trainer, (_, _, test) = small(data_path)
     assert model.eval().full_sort_predict(batch_of(test))[:, 1:].isfinite().all()
     assert 0 <= trainer.evaluate(test, load_best_model=False)["hit@10"] <= 1
 
 
-def test_loss_and_scores_equal_the_docstring(data_path):  # noqa: F811
+def test_loss_and_scores_equal_the_docstring(data_path):
     _, model, _, (train, _, _) = small(data_path, temperature=0.5, reg_weight=3.0)
     model.before_epoch(0)
     batch, vectors = next(iter(train)), model.eval().modality_vectors()
@@ -79,7 +79,7 @@ def test_scores_by_hand(model):
     assert torch.allclose(model.scores(query, unit_vectors), (own + 2 * (a * text + (1 - a) * image)) / 3, atol=1e-6)
 
 
-def test_item_vectors_are_normalized_once_per_batch(data_path, monkeypatch):  # noqa: F811
+def test_item_vectors_are_normalized_once_per_batch(data_path, monkeypatch):
     _, model, _, (_, _, test) = small(data_path, pass_tokens=20)
     model.before_epoch(0)
     batch = batch_of(test)
@@ -102,7 +102,7 @@ def test_padding_has_no_effect(model):
 
 
 @pytest.mark.parametrize("decoder_layers", [1, 2])
-def test_queries_equal_those_of_the_whole_decoder(decoder_layers, data_path):  # noqa: F811
+def test_queries_equal_those_of_the_whole_decoder(decoder_layers, data_path):
     """The decoder computes its last layer at the last item only, some users at a time."""
     _, model, _, (_, _, test) = small(data_path, decoder_layers=decoder_layers)
     model.before_epoch(0)
@@ -121,7 +121,7 @@ def test_queries_equal_those_of_the_whole_decoder(decoder_layers, data_path):  #
     assert torch.allclose(norms, pooled.square().sum(1) / model.width, atol=1e-5)
 
 
-def test_results_do_not_depend_on_the_number_of_threads(data_path):  # noqa: F811
+def test_results_do_not_depend_on_the_number_of_threads(data_path):
     """Nor on the number of parts of a batch, without dropout."""
     seen = []
     for threads, positions, dropout in ((1, 20, 0.5), (3, 20, 0.5), (1, 20, 0.0), (1, 10**6, 0.0)):
@@ -142,7 +142,7 @@ def test_histories_without_interests(model):
     assert queries.shape == (1, 16) and norms.tolist() == [0]
 
 
-def test_each_modality_and_the_ids_change_the_ranking(data_path):  # noqa: F811
+def test_each_modality_and_the_ids_change_the_ranking(data_path):
     _, model, _, (_, _, test) = small(data_path)
     model.before_epoch(0)
     scores = [model.eval().full_sort_predict(batch_of(test))]
@@ -153,7 +153,7 @@ def test_each_modality_and_the_ids_change_the_ranking(data_path):  # noqa: F811
         assert all(not torch.allclose(scores[-1], earlier) for earlier in scores[:-1])
 
 
-def test_learns_more_than_popularity(data_path):  # noqa: F811
+def test_learns_more_than_popularity(data_path):
     metrics = {}
     for name, options in (("MISSRec", SMALL | {"epochs": 20, "eval_step": 20, "dropout_prob": 0.1}), ("Pop", {})):
         _, _, trainer, (train, valid, test) = prepare(name, data_path, **options)
@@ -162,14 +162,14 @@ def test_learns_more_than_popularity(data_path):  # noqa: F811
     assert metrics["MISSRec"] > metrics["Pop"] + 0.1
 
 
-def test_scores_do_not_depend_on_the_batch(model, data_path):  # noqa: F811
+def test_scores_do_not_depend_on_the_batch(model, data_path):
     batch = batch_of(small(data_path)[3][2])
     together = model.full_sort_predict(batch)
     for row in range(0, len(batch), 7):
         torch.testing.assert_close(model.full_sort_predict(batch[[row]])[0], together[row], atol=1e-5, rtol=1e-5)
 
 
-def test_recommendations_after_training_equal_the_ranking(data_path):  # noqa: F811
+def test_recommendations_after_training_equal_the_ranking(data_path):
     _, model, trainer, (train, _, test) = small(data_path, epochs=8, dropout_prob=0.1)
     trainer.fit(train, None, saved=False)
     losses = list(trainer.train_loss_dict.values())
@@ -182,7 +182,7 @@ def test_recommendations_after_training_equal_the_ranking(data_path):  # noqa: F
     assert Recommender(model).recommend(rows, k=5)["item"].tolist() == tokens[best.flatten()].tolist()
 
 
-def test_same_seed_gives_the_same_result_and_a_checkpoint_the_same_scores(data_path):  # noqa: F811
+def test_same_seed_gives_the_same_result_and_a_checkpoint_the_same_scores(data_path):
     results = []
     for _ in range(2):
         _, model, trainer, (train, valid, test) = small(data_path, epochs=2)
@@ -194,7 +194,7 @@ def test_same_seed_gives_the_same_result_and_a_checkpoint_the_same_scores(data_p
     assert torch.equal(loaded.full_sort_predict(batch), trainer.model.eval().full_sort_predict(batch))
 
 
-def test_changed_features_and_invalid_num_heads_are_user_errors(data_path):  # noqa: F811
+def test_changed_features_and_invalid_num_heads_are_user_errors(data_path):
     _, _, trainer, (train, valid, _) = small(data_path, epochs=1)
     trainer.fit(train, valid)
     table = FeatureTable.load(data_path / TINY, "text")
@@ -231,7 +231,7 @@ FROZEN = ("positions.", "encoder.", "decoder.")
 
 
 @pytest.mark.parametrize("freeze", [True, False])
-def test_training_starts_from_the_weights_of_another_dataset(freeze, data_path, tmp_path):  # noqa: F811
+def test_training_starts_from_the_weights_of_another_dataset(freeze, data_path, tmp_path):
     file = pretrain(tmp_path / "more")
     before = load_checkpoint(file)["state_dict"]
     options = {"pre_model_path": file, "freeze_pretrained": freeze, "dropout_prob": 0.0}
@@ -248,7 +248,7 @@ def test_training_starts_from_the_weights_of_another_dataset(freeze, data_path, 
     assert any(name.startswith(FROZEN) for name in moved) != freeze
 
 
-def test_a_resumed_run_and_its_checkpoint_do_not_read_the_pretrained_weights_again(data_path, tmp_path):  # noqa: F811
+def test_a_resumed_run_and_its_checkpoint_do_not_read_the_pretrained_weights_again(data_path, tmp_path):
     options = {"pre_model_path": pretrain(tmp_path / "more"), "freeze_pretrained": False, "epochs": 3}
     _, model, trainer, (train, valid, test) = small(data_path, **options)
     trainer.fit(train, valid)
@@ -272,7 +272,7 @@ def test_a_resumed_run_and_its_checkpoint_do_not_read_the_pretrained_weights_aga
         torch.testing.assert_close(weight.detach(), before[name], atol=1e-6, rtol=0)
 
 
-def test_held_out_interactions_do_not_change_the_training_from_pretrained_weights(data_path, tmp_path):  # noqa: F811
+def test_held_out_interactions_do_not_change_the_training_from_pretrained_weights(data_path, tmp_path):
     """The last two items of users 30 to 39 are replaced. All items occur before them, so RecBole's numbers stay the same."""
     file, weights = pretrain(tmp_path / "more"), []
     interactions = data_path / TINY / f"{TINY}.inter"
@@ -302,7 +302,7 @@ def test_held_out_interactions_do_not_change_the_training_from_pretrained_weight
         ({"MAX_ITEM_LIST_LENGTH": 7}, r"the shape of positions.weight is \(7, 16\)"),
     ],
 )
-def test_unsuitable_pretrained_weights_are_one_sentence(changes, message, data_path, tmp_path):  # noqa: F811
+def test_unsuitable_pretrained_weights_are_one_sentence(changes, message, data_path, tmp_path):
     file = pretrain(tmp_path / "more", **changes)
     _, _, trainer, (train, _, _) = small(data_path, pre_model_path=file, epochs=0)
     with pytest.raises(UserError, match=message) as error:
@@ -310,7 +310,7 @@ def test_unsuitable_pretrained_weights_are_one_sentence(changes, message, data_p
     assert "\n" not in str(error.value) and file in str(error.value)
 
 
-def test_missing_and_own_checkpoints_are_no_pretrained_weights(data_path):  # noqa: F811
+def test_missing_and_own_checkpoints_are_no_pretrained_weights(data_path):
     _, _, trainer, (train, valid, _) = small(data_path, epochs=1)
     trainer.fit(train, valid)
     cases = (("nowhere.pth", "Checkpoint nowhere.pth does not exist"), (trainer.saved_model_file, "trained on the same items"))

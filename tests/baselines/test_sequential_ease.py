@@ -35,7 +35,7 @@ def training_matrix(loaders) -> np.ndarray:
     return (loaders[0].dataset.training_interactions().toarray() > 0).astype(float)
 
 
-def test_each_column_of_the_weights_is_a_ridge_regression_without_the_item_itself(data_path):  # noqa: F811
+def test_each_column_of_the_weights_is_a_ridge_regression_without_the_item_itself(data_path):
     model, _, loaders = trained(data_path, reg_weight=3.0)
     seen = training_matrix(loaders)
     assert seen.shape[1] == ITEMS + 1
@@ -47,7 +47,7 @@ def test_each_column_of_the_weights_is_a_ridge_regression_without_the_item_itsel
         assert model.weights[item, item] == 0
 
 
-def test_score_is_the_sum_of_the_decayed_weights_of_the_history(data_path):  # noqa: F811
+def test_score_is_the_sum_of_the_decayed_weights_of_the_history(data_path):
     model, _, (_, _, test) = trained(data_path, decay=0.5)
     batch = batch_of(test)
     scores = model.full_sort_predict(batch)
@@ -60,7 +60,7 @@ def test_score_is_the_sum_of_the_decayed_weights_of_the_history(data_path):  # n
     assert torch.equal(model.predict(batch), scores[torch.arange(len(batch)), batch["item_id"]])
 
 
-def test_without_decay_the_scores_on_validation_histories_are_those_of_ease(data_path):  # noqa: F811
+def test_without_decay_the_scores_on_validation_histories_are_those_of_ease(data_path):
     """On the test histories they differ, since RecBole's EASE does not read the validation item."""
     rows = read_interactions(data_path)
     write_interactions(rows.drop_duplicates(rows.columns[:2]), data_path)
@@ -78,7 +78,7 @@ def test_without_decay_the_scores_on_validation_histories_are_those_of_ease(data
     assert equal == [True, False]
 
 
-def test_held_out_interactions_do_not_change_the_weights(data_path):  # noqa: F811
+def test_held_out_interactions_do_not_change_the_weights(data_path):
     def by_token(model):
         return pd.DataFrame(model.weights.numpy(), model.item_tokens, model.item_tokens).sort_index().sort_index(axis=1)
 
@@ -92,7 +92,7 @@ def test_held_out_interactions_do_not_change_the_weights(data_path):  # noqa: F8
     pd.testing.assert_frame_equal(by_token(trained(data_path)[0]), before)
 
 
-def test_better_than_popularity_in_one_epoch_whatever_epochs_says(data_path):  # noqa: F811
+def test_better_than_popularity_in_one_epoch_whatever_epochs_says(data_path):
     metrics = {}
     for name, options in ((NAME, {"epochs": 7, "eval_step": 5, "reg_weight": 1.0}), ("Pop", {})):
         _, trainer, (_, _, test) = trained(data_path, name, **options)
@@ -101,7 +101,7 @@ def test_better_than_popularity_in_one_epoch_whatever_epochs_says(data_path):  #
     assert metrics[NAME] > metrics["Pop"] + 0.1
 
 
-def test_saved_model_recommends_as_before(data_path, tmp_path):  # noqa: F811
+def test_saved_model_recommends_as_before(data_path, tmp_path):
     model, trainer, (_, _, test) = trained(data_path)
     batch = batch_of(test)
     loaded = load_data_and_model(trainer.saved_model_file)[1].eval()
@@ -114,7 +114,7 @@ def test_saved_model_recommends_as_before(data_path, tmp_path):  # noqa: F811
     assert not {"i3", "i9"} & set(frame["item"][:5])
 
 
-def test_recommendations_are_in_the_order_of_the_scores(data_path, monkeypatch):  # noqa: F811
+def test_recommendations_are_in_the_order_of_the_scores(data_path, monkeypatch):
     """Small scores differ by less than their log-probabilities can show."""
     model, _, (_, _, test) = trained(data_path)
     scores = 1e-9 * torch.randperm(ITEMS + 1, generator=torch.Generator().manual_seed(0)).repeat(3, 1)
@@ -127,12 +127,12 @@ def test_recommendations_are_in_the_order_of_the_scores(data_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("option", "value"), [("reg_weight", 0), ("decay", 0), ("decay", 1.5)])
-def test_invalid_options_are_refused(option, value, data_path):  # noqa: F811
+def test_invalid_options_are_refused(option, value, data_path):
     with pytest.raises(UserError, match=f"{option} is {value}"):
         prepare(NAME, data_path, **{option: value})
 
 
-def test_too_little_memory_is_a_user_error(data_path, monkeypatch):  # noqa: F811
+def test_too_little_memory_is_a_user_error(data_path, monkeypatch):
     monkeypatch.setattr(sequential_ease, "free_memory", lambda device: 10 * (ITEMS + 1) ** 2)
     with pytest.raises(UserError, match="The computations of SequentialEASE for 30 items need 0.0 GB"):
         trained(data_path)

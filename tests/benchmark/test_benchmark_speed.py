@@ -137,7 +137,7 @@ def test_plots_that_cannot_be_written_are_errors_before_the_measurement(words, c
 
 def test_arguments_of_the_command_are_no_options_of_the_model(data, tiny_dataset, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark", "decode", "--seed=7"])
-    assert measure.prepare(TINY, str(tiny_dataset), "text").config["seed"] == 2020
+    assert measure.build_subject(TINY, str(tiny_dataset), "text").config["seed"] == 2020
 
 
 def test_unknown_dataset_is_a_one_line_error(capsys):

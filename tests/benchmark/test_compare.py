@@ -20,7 +20,7 @@ from recbole_macrec.benchmark.compare import pool, run_callbacks
 from recbole_macrec.benchmark.compare.comparison import write_matrix
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, parse_seeds
 from recbole_macrec.benchmark.compare.ranking_collector import RankingCollector, full_rank
-from recbole_macrec.benchmark.compare.run_callbacks import TimeLimit
+from recbole_macrec.benchmark.compare.run_callbacks import PauseAtDeadline
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request
 from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
@@ -276,7 +276,7 @@ def test_the_test_is_expected_to_take_as_long_per_row_as_the_validation(monkeypa
     trainer = SimpleNamespace(resumable=True)
     valid, test = SimpleNamespace(sample_size=10), SimpleNamespace(sample_size=40)
     for deadline, pauses in ((111.9, True), (112.1, False)):
-        limit = TimeLimit(deadline, curve)
+        limit = PauseAtDeadline(deadline, curve)
         limit.on_train_begin(trainer, None, valid)
         limit.on_evaluation_end(trainer, "valid", {})
         limit.on_evaluation_begin(trainer, "valid", valid)

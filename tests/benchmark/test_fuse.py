@@ -20,7 +20,8 @@ from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.benchmark.report import provenance
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
-from recbole_macrec.generation.decoding.weighted import choose_weights, distinct, fused_scores, target_ranks
+from recbole_macrec.generation.decoding.weighted import choose_weights, fused_scores, target_ranks
+from recbole_macrec.utils.sorted_rows import distinct
 
 MODELS = ("TIGER", "SASRec", "BPR")  # generative, sequential and general
 NAME = "TIGER + SASRec + BPR"

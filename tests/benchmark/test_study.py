@@ -20,7 +20,7 @@ from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.study import kinds, rankings, study as study_command
 from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
-from recbole_macrec.benchmark.study.study import check_rows, read_study, study_folder, study_names, variants_of
+from recbole_macrec.benchmark.study.study import check_table, read_study, study_folder, study_names, variants_of
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
@@ -63,7 +63,7 @@ def test_every_shipped_study_is_valid(name):
     settings = {"data_path": DATA_PATH} | content.settings
     variants = variants_of(content, content.models, "arts-toy", settings)
     Matrix(variants, ["arts-toy"], [1], settings).check()
-    check_rows(content, variants, "arts-toy", settings)
+    check_table(content, variants, "arts-toy", settings)
     assert len(variants) > 1 and content.title != name
 
 
@@ -363,7 +363,7 @@ def test_ways_of_ranking_are_checked_before_the_models_are_trained(settings, way
     content = definition("rankings", models=["MACRec"], rankings={"first": {}, "a": way}, settings=settings)
     variants = variants_of(content, content.models, "arts-toy", {"data_path": DATA_PATH, **settings})
     with pytest.raises(UserError, match=f"The ranking a of the study: .*{message}"):
-        check_rows(content, variants, "arts-toy", {"data_path": DATA_PATH, **settings})
+        check_table(content, variants, "arts-toy", {"data_path": DATA_PATH, **settings})
 
 
 def test_a_study_chooses_the_weight_of_the_dense_head(arguments):

@@ -62,7 +62,7 @@ def test_search_space_lines_of_every_kind(tmp_path, monkeypatch):
 def test_the_chosen_trial_is_not_repeated_on_another_gpu_or_with_moved_data(tmp_path, monkeypatch):
     """Its settings are those with an effect on the results; where it was executed is none of them."""
     monkeypatch.setattr(tune, "read_space", lambda model: {"n_layers": ("choice", [1, 3])})
-    monkeypatch.setattr(tune, "check_values", lambda model, request: {})
+    monkeypatch.setattr(tune, "checked_options", lambda model, request: {})
     for execution in ({"data_path": "old", "gpu_id": "0"}, {"data_path": "moved"}):
         matrix = Matrix([Variant("SASRec", "SASRec")], ["tiny"], [1], execution)
         tries = tune.write_tries(matrix, tmp_path, 2)
@@ -79,7 +79,7 @@ def test_the_chosen_trial_is_not_repeated_on_another_gpu_or_with_moved_data(tmp_
 def test_another_number_of_trials_is_refused_after_the_choice(tmp_path, monkeypatch):
     """Another choice would be made from other trials than the run has."""
     monkeypatch.setattr(tune, "read_space", lambda model: {"n_layers": ("choice", [1, 2, 3])})
-    monkeypatch.setattr(tune, "check_values", lambda model, request: {})
+    monkeypatch.setattr(tune, "checked_options", lambda model, request: {})
     matrix = Matrix([Variant("SASRec", "SASRec")], ["tiny"], [1], {})
     for number in 2, 3:  # not yet chosen
         tries = tune.write_tries(matrix, tmp_path, number)
@@ -102,7 +102,7 @@ def test_tuning_without_validation_is_refused(tiny_dataset, tmp_path):
 
 def test_failed_trials_are_repeated_only_before_the_choice(tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "read_space", lambda model: {"n_layers": ("choice", [1, 3])})
-    monkeypatch.setattr(tune, "check_values", lambda model, request: {})
+    monkeypatch.setattr(tune, "checked_options", lambda model, request: {})
     matrix = Matrix([Variant("SASRec", "SASRec")], ["tiny"], [1], {})
     tries = tune.write_tries(matrix, tmp_path, 2)
     first, second = tries["tiny", "SASRec"]

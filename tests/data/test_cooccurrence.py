@@ -54,7 +54,7 @@ THREE = {"modalities": ["text", "image", "cooccurrence"], "network": "decoder_on
          "decode": "certified"}  # fmt: skip
 
 
-def changed_held_out_items(data_path) -> None:  # noqa: F811
+def changed_held_out_items(data_path) -> None:
     """Replace the last two items of every user."""
     file = data_path / TINY / f"{TINY}.inter"
     header, *lines = file.read_text().splitlines()
@@ -74,7 +74,7 @@ def codes_by_token(model) -> dict:
 
 
 @pytest.mark.parametrize("name, options", [("MACRec", {}), ("MQL4GRec", {"history": "both"})])
-def test_a_third_modality_is_trained_ranked_and_saved(name, options, data_path, tmp_path):  # noqa: F811
+def test_a_third_modality_is_trained_ranked_and_saved(name, options, data_path, tmp_path):
     """The modality needs no entry in the option encoders."""
     _, model, trainer, (train, valid, test) = prepare(name, data_path, **THREE, **options, epochs=2)
     trainer.fit(train, valid)
@@ -88,7 +88,7 @@ def test_a_third_modality_is_trained_ranked_and_saved(name, options, data_path, 
     assert list(unset.semantic_ids.codes) == ["text", "image"]  # features of an earlier run do not become a modality
 
 
-def test_features_of_an_earlier_split_are_not_read_without_their_encoder(data_path):  # noqa: F811
+def test_features_of_an_earlier_split_are_not_read_without_their_encoder(data_path):
     prepare("MQL4GRec", data_path, modalities=["text", "cf"], encoders={"cf": "cooccurrence"}, quantizer="rq_kmeans")
     model = prepare("MQL4GRec", data_path, modalities=None, quantizer="rq_kmeans")[1]
     assert list(model.semantic_ids.codes) == ["text", "image"]
@@ -97,7 +97,7 @@ def test_features_of_an_earlier_split_are_not_read_without_their_encoder(data_pa
 
 
 @pytest.mark.parametrize("semantic_ids", ["auto", "published"])
-def test_published_ids_beside_learnt_ones_of_interactions(semantic_ids, data_path, tmp_path):  # noqa: F811
+def test_published_ids_beside_learnt_ones_of_interactions(semantic_ids, data_path, tmp_path):
     """Also with MACRec's quantizer, which learns several modalities together."""
     if semantic_ids == "auto":
         for file in (data_path / TINY / "features").iterdir():
@@ -120,7 +120,7 @@ def test_published_ids_beside_learnt_ones_of_interactions(semantic_ids, data_pat
     assert loaded.semantic_id("i9") == {m: tuple(row) for m, row in codes["i9"].items()}
 
 
-def test_held_out_interactions_change_no_feature_and_no_id(data_path):  # noqa: F811
+def test_held_out_interactions_change_no_feature_and_no_id(data_path):
     options = {**THREE, "quantizer": "rq_kmeans"}
     before = codes_by_token(prepare("MQL4GRec", data_path, **options)[1])
     features = FeatureTable.load(data_path / TINY, "cooccurrence").select(TOKENS)

@@ -12,7 +12,7 @@ from pretrained_models import make
 from recbole_macrec.data import atomic
 from recbole_macrec.data.encoders import RawItem, create_encoder, encode, pixels
 from recbole_macrec.data.encoders.content import ItemContent
-from recbole_macrec.data.encoders.encode import encode_missing, item_features
+from recbole_macrec.data.encoders.encode import encode_missing, load_or_encode
 from recbole_macrec.data.encoders.tfidf import Tfidf
 from recbole_macrec.data.features import FeatureTable, available_modalities
 from recbole_macrec.errors import UserError
@@ -76,16 +76,16 @@ def test_damaged_features_are_rejected(tmp_path, spoil, expected):
 
 
 def test_encoded_features_are_reused_until_the_content_changes(folder, monkeypatch):
-    first = item_features(ItemContent(folder, "shop"), ["image", "text"], ENCODERS)
+    first = load_or_encode(ItemContent(folder, "shop"), ["image", "text"], ENCODERS)
     assert list(first) == ["image", "text"]
     encoded = []
     monkeypatch.setattr(encode, "create_encoder", lambda *chosen: encoded.append(chosen) or create_encoder(*chosen))
     stamps = {path: path.stat().st_mtime_ns for path in (folder / "features").glob("*.npy")}
-    again = item_features(ItemContent(folder, "shop"), ["text", "image"], ENCODERS)
+    again = load_or_encode(ItemContent(folder, "shop"), ["text", "image"], ENCODERS)
     assert all(np.array_equal(first[m].matrix, again[m].matrix) for m in first)
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     shutil.copy(folder / "images/i0.png", folder / "images/i1.png")
-    changed = item_features(ItemContent(folder, "shop"), ["text", "image"], ENCODERS)
+    changed = load_or_encode(ItemContent(folder, "shop"), ["text", "image"], ENCODERS)
     assert np.array_equal(first["text"].matrix, changed["text"].matrix)
     assert not np.array_equal(first["image"].matrix, changed["image"].matrix)
     assert np.allclose(changed["image"].matrix[0], changed["image"].matrix[1], atol=1e-5)
@@ -98,21 +98,21 @@ def test_other_images_of_equal_size_and_time_are_encoded(folder):
             path = folder / f"images/{name}.png"
             Image.new("RGB", (8, 8), colour).save(path, format="BMP")
             os.utime(path, (1e9, 1e9))
-    first = item_features(ItemContent(folder, "shop"), ["image"], ENCODERS)["image"].matrix
+    first = load_or_encode(ItemContent(folder, "shop"), ["image"], ENCODERS)["image"].matrix
     rewrite("images/i", "images/j")(folder)
-    assert not np.array_equal(item_features(ItemContent(folder, "shop"), ["image"], ENCODERS)["image"].matrix, first)
+    assert not np.array_equal(load_or_encode(ItemContent(folder, "shop"), ["image"], ENCODERS)["image"].matrix, first)
 
 
 def test_unknown_text_columns_after_an_encoding(folder):
-    item_features(ItemContent(folder, "shop"), ["text"], ENCODERS)
+    load_or_encode(ItemContent(folder, "shop"), ["text"], ENCODERS)
     with pytest.raises(UserError, match=r"text.npy was encoded from other columns and shop.item has no column name to encode"):
-        item_features(ItemContent(folder, "shop", ["name"]), ["text"], ENCODERS)
+        load_or_encode(ItemContent(folder, "shop", ["name"]), ["text"], ENCODERS)
 
 
 def test_a_warning_names_a_missing_text_column(folder, caplog):
-    item_features(ItemContent(folder, "shop"), ["text"], ENCODERS)
+    load_or_encode(ItemContent(folder, "shop"), ["text"], ENCODERS)
     assert not caplog.messages  # there is no column description, which is read by default if it exists
-    item_features(ItemContent(folder, "shop", ["title", "heading"]), ["text"], ENCODERS)
+    load_or_encode(ItemContent(folder, "shop", ["title", "heading"]), ["text"], ENCODERS)
     assert caplog.messages == ["shop.item has no column heading, which text_fields names: texts are read only from title "
                                "(other columns: none)"]
 
@@ -131,7 +131,7 @@ def test_an_interrupted_encoding_is_repeated(folder, monkeypatch):
 def test_imported_features_are_never_replaced(folder):
     tokens = tuple(f"i{n}" for n in range(6))
     FeatureTable(tokens, np.ones((6, 3), dtype=np.float32)).save(folder, "text")
-    assert item_features(ItemContent(folder, "shop"), ["text"], ENCODERS)["text"].matrix.shape == (6, 3)
+    assert load_or_encode(ItemContent(folder, "shop"), ["text"], ENCODERS)["text"].matrix.shape == (6, 3)
 
 
 @pytest.mark.parametrize("name", ["tfidf", "pixels"])
@@ -178,7 +178,7 @@ def test_encoders_accept_a_single_item(folder):
 def test_texts_such_as_nan_are_not_missing_values(folder):
     items = folder / "shop.item"
     items.write_text(items.read_text().replace("wool", "NA"))
-    assert len(item_features(ItemContent(folder, "shop"), ["text"], ENCODERS)["text"].matrix) == 6
+    assert len(load_or_encode(ItemContent(folder, "shop"), ["text"], ENCODERS)["text"].matrix) == 6
 
 
 def rewrite(old, new):
@@ -230,7 +230,7 @@ def test_invalid_item_files(case, folder):
     spoil, modality, encoders, expected = BAD[case]
     spoil(folder)
     with pytest.raises(UserError) as caught:
-        item_features(ItemContent(folder, "shop"), [modality], encoders)
+        load_or_encode(ItemContent(folder, "shop"), [modality], encoders)
     assert not [text for text in expected if text not in str(caught.value)], str(caught.value)
     assert available_modalities(folder) == {}
 
@@ -249,41 +249,41 @@ def without_pixels(folder):
                                                      ("image", "pixels", without_pixels), ("image", "vit", without_pixels)])
 def test_unusable_items_are_listed_or_get_the_mean(folder, tmp_path, caplog, modality, chosen, spoil):
     chosen = {"model": str(make(chosen, tmp_path))} if chosen in ("bert", "vit") else chosen
-    intact = item_features(ItemContent(folder, "shop"), [modality], {modality: chosen})[modality]
+    intact = load_or_encode(ItemContent(folder, "shop"), [modality], {modality: chosen})[modality]
     shutil.rmtree(folder / "features")
     spoil(folder)
     if isinstance(chosen, dict) and modality == "text":  # a word that the tokenizer does not know is a token
         (folder / "shop.item").write_text((folder / "shop.item").read_text().replace("\U0001f680", '""'))
     with pytest.raises(UserError) as caught:
-        item_features(ItemContent(folder, "shop"), [modality], {modality: chosen})
+        load_or_encode(ItemContent(folder, "shop"), [modality], {modality: chosen})
     assert all(f"'{token}'" in str(caught.value) for token in ("i1", "i5"))
     assert f"missing_{modality}s: mean" in str(caught.value)
-    found = item_features(ItemContent(folder, "shop"), [modality], {modality: chosen}, mean_for=[modality])[modality]
+    found = load_or_encode(ItemContent(folder, "shop"), [modality], {modality: chosen}, mean_for=[modality])[modality]
     others = found.select(["i0", "i2", "i3", "i4"])
     assert np.allclose(found.select(["i1", "i5"]), others.mean(axis=0), atol=1e-6)
     if isinstance(chosen, dict):  # a pretrained model looks at one item alone
         assert np.allclose(others, intact.select(["i0", "i2", "i3", "i4"]), atol=1e-5)
     assert "2 of 6 items get the mean" in caplog.text
     with pytest.raises(UserError, match="'i1'"):  # also after an encoding with the mean
-        item_features(ItemContent(folder, "shop"), [modality], {modality: chosen})
+        load_or_encode(ItemContent(folder, "shop"), [modality], {modality: chosen})
 
 
 def test_failed_refresh_keeps_the_old_features(folder):
-    item_features(ItemContent(folder, "shop"), ["image"], ENCODERS)
+    load_or_encode(ItemContent(folder, "shop"), ["image"], ENCODERS)
     before = (folder / "features/image.npy").read_bytes()
     (folder / "images/i3.png").write_text("broken")
     with pytest.raises(UserError):
-        item_features(ItemContent(folder, "shop"), ["image"], ENCODERS)
+        load_or_encode(ItemContent(folder, "shop"), ["image"], ENCODERS)
     assert (folder / "features/image.npy").read_bytes() == before
     assert json.loads((folder / "features/image.encoded.json").read_text())["encoder"] == "pixels"
 
 
 @pytest.mark.parametrize("encoders", [{}, {"txt": "minilm"}])
 def test_features_of_other_texts_are_not_read_without_their_encoder(encoders, folder):
-    first = item_features(ItemContent(folder, "shop"), ["text"], ENCODERS)["text"]
-    assert np.array_equal(item_features(ItemContent(folder, "shop"), ["text"], encoders)["text"].matrix, first.matrix)
+    first = load_or_encode(ItemContent(folder, "shop"), ["text"], ENCODERS)["text"]
+    assert np.array_equal(load_or_encode(ItemContent(folder, "shop"), ["text"], encoders)["text"].matrix, first.matrix)
     file = folder / "shop.item"
     file.write_text(file.read_text().replace("pen", "paper"))
     with pytest.raises(UserError, match="encoded by tfidf from other texts .*; name an encoder of 'text' in encoders"):
-        item_features(ItemContent(folder, "shop"), ["text"], encoders)
-    assert not np.array_equal(item_features(ItemContent(folder, "shop"), ["text"], ENCODERS)["text"].matrix, first.matrix)
+        load_or_encode(ItemContent(folder, "shop"), ["text"], encoders)
+    assert not np.array_equal(load_or_encode(ItemContent(folder, "shop"), ["text"], ENCODERS)["text"].matrix, first.matrix)

@@ -23,7 +23,7 @@ from recbole_macrec.commands.data import main
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.fetch import download, hosts, images as fetch_images
-from recbole_macrec.data.fetch.prepare import prepare
+from recbole_macrec.data.fetch.prepare import fetch_dataset
 from recbole_macrec.data.fetch.source_block import MIRRORS, SourceBlock
 
 NAME, FOLDER, RAW = "shop", Path("out/shop"), Path("out/shop.raw")
@@ -56,7 +56,7 @@ def image_urls(folder) -> dict[str, list[str]]:
         try:
             fields = eval(line, {"__builtins__": {}}, {"null": None})  # the test's own file
             found[fields["asin"]] = found.get(fields["asin"]) or [url for url in fields.get("imageURLHighRes") or [] if url]
-        except Exception:  # noqa: BLE001  whatever is wrong with a line
+        except Exception:  # whatever is wrong with a line
             pass
     return found
 
@@ -421,7 +421,7 @@ BAD_SOURCES = {
 def test_invalid_sources(case, tmp_path):
     block, expected = BAD_SOURCES[case]
     with pytest.raises(UserError) as error:
-        prepare(tmp_path / "shop", block, lambda: True)
+        fetch_dataset(tmp_path / "shop", block, lambda: True)
     assert expected in str(error.value) and not list(tmp_path.iterdir())
 
 

@@ -22,7 +22,7 @@ from recbole_macrec.commands.data import main
 from recbole_macrec.data import atomic
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.encoders.content import ItemContent
-from recbole_macrec.data.encoders.encode import item_features
+from recbole_macrec.data.encoders.encode import load_or_encode
 from recbole_macrec.data.encoders.images import SUFFIXES
 from recbole_macrec.data.importers.find_source import read_source
 from recbole_macrec.data.importers.raw import amazon, lines, manifest
@@ -321,7 +321,7 @@ def test_plain_folder(shop, capsys):
     assert items["image"].tolist() == ["images/x%2F3.jpg", "images/x%2F1.png", "images/x%2F2.png", ""]
     assert (folder / "images/x%2F1.png").read_bytes() == (shop / "photos/a.png").read_bytes()
     assert json.loads((folder / "image_urls.json").read_text()) == {"x/3": ["https://shop.example/3.png"]}
-    text = item_features(ItemContent(folder, "shop"), ["text"], {"text": "tfidf"})["text"]
+    text = load_or_encode(ItemContent(folder, "shop"), ["text"], {"text": "tfidf"})["text"]
     assert text.item_tokens == ("x/1", "x/2", "x/3", "x/4")
     assert run(shop, name="shop") == 0 and "nothing to do" in capsys.readouterr().out
     Image.new("RGB", (8, 8)).save(shop / "photos/a.png")
@@ -425,7 +425,7 @@ def test_images_of_all_suffixes(column, tmp_path, capsys):
     assert run(folder, name="shop") == 0
     assert "note: images/" not in capsys.readouterr().out
     assert read_items(Path("out/shop"), "shop")["image"].tolist() == [f"images/{image}" for image in images]
-    tables = item_features(ItemContent(Path("out/shop"), "shop"), ["image"], {"image": "pixels"})
+    tables = load_or_encode(ItemContent(Path("out/shop"), "shop"), ["image"], {"image": "pixels"})
     assert len(tables["image"].item_tokens) == len(images) and {".tif", ".tiff"} < set(SUFFIXES)
 
 
@@ -442,7 +442,7 @@ def test_usual_column_names_are_read_in_any_case(shop, capsys):
     assert items.columns.tolist() == ["item_id", "title", "description", "category", "Note", "class"]
     assert items["class"].tolist() == ["A", "B", "A"]
     assert "note: items.csv: column Title is imported as title" in out and "columns of shop.item: title, description\n" in out
-    assert item_features(ItemContent(Path("out/shop"), "shop"), ["text"], {"text": "tfidf"})
+    assert load_or_encode(ItemContent(Path("out/shop"), "shop"), ["text"], {"text": "tfidf"})
     (shop / "items.csv").write_text("item,title,Title\nx/1,One,\nx/2,Two,\nx/3,Three,\n")
     assert run(shop, name="both") == 0
     assert read_items(Path("out/both"), "both").columns.tolist() == ["item_id", "title", "Title"]
@@ -461,7 +461,7 @@ def test_note_about_texts_that_a_run_does_not_read(shop, capsys):
     assert "features: none\n" in out and "no column title or description" in out
     assert "--text_fields=\"['name', 'category']\"" in out
     with pytest.raises(UserError, match=r"no column title or description .*--text_fields .* columns: name, category, class"):
-        item_features(ItemContent(Path("out/shop"), "shop"), ["text"], {"text": "tfidf"})
+        load_or_encode(ItemContent(Path("out/shop"), "shop"), ["text"], {"text": "tfidf"})
     encode = ["encode", "shop", "--data_path=out", "--modality=text", "--encoder=tfidf"]
     assert main([*encode, "--text_fields=['name', 'category']"]) == 0 and main([*encode, "--text_fields=name,category"]) == 0
 

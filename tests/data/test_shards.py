@@ -17,7 +17,7 @@ from recbole_macrec.commands.data import main
 from recbole_macrec.data import atomic
 from recbole_macrec.data.encoders import batches, pretrained, shards
 from recbole_macrec.data.encoders.content import ItemContent
-from recbole_macrec.data.encoders.encode import encode_missing, item_features
+from recbole_macrec.data.encoders.encode import encode_missing, load_or_encode
 from recbole_macrec.data.encoders.text_model import TextModel
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
@@ -195,7 +195,7 @@ def test_items_with_features_too_large_for_float16_are_named(shop, bert, monkeyp
 
 
 def test_a_modality_may_have_any_name(shop, bert):
-    tables = item_features(ItemContent(shop, "shop", ["title"]), ["words"], {"words": {"model": str(bert)}})
+    tables = load_or_encode(ItemContent(shop, "shop", ["title"]), ["words"], {"words": {"model": str(bert)}})
     assert tables["words"].matrix.shape == (COUNT, 16)
 
 

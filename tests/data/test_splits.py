@@ -46,7 +46,7 @@ def interactions(path: Path) -> dict[str, list[str]]:
     [("MMGRec,BPR", RANDOM, False), ("GRU4Rec,FPMC", LATEST, True), ("GRU4Rec,FPMC", SAMPLED, False)],
     ids=["targets", "rows", "sampled negatives"],
 )
-def test_paired_differences_equal_those_of_the_table(models, split, several_rows, data_path):  # noqa: F811
+def test_paired_differences_equal_those_of_the_table(models, split, several_rows, data_path):
     seeds = (1,) if split is SAMPLED else (1, 2)  # of a random split each seed has its own
     comparison = compared(models, data_path, seeds, eval_args=split)
     (table,) = comparison_tables(comparison)
@@ -84,14 +84,14 @@ def test_paired_differences_equal_those_of_the_table(models, split, several_rows
     )
 
 
-def test_models_with_different_test_rows_share_a_table_without_tests(data_path):  # noqa: F811
+def test_models_with_different_test_rows_share_a_table_without_tests(data_path):
     """A sequential model has a test row per interaction, a general one a row per user, so no paired test is possible."""
     (table,) = comparison_tables(compared("GRU4Rec,BPR", data_path, [1], eval_args=LATEST))
     assert all(row.cells["ndcg@10"].values for row in table.rows) and not table.tests
     assert "not tested against each other: their test rows differ" in markdown([table])
 
 
-def test_reported_histories_are_complete(data_path):  # noqa: F811
+def test_reported_histories_are_complete(data_path):
     (run,) = compared("GRU4Rec", data_path, [1], MAX_ITEM_LIST_LENGTH=1).runs
     ranks, history_of = run.ranks, interactions(data_path)
     for user, target, history in zip(ranks.users, ranks.targets, ranks.histories):

@@ -10,7 +10,7 @@ from PIL import Image
 from recbole_macrec.benchmark.compare import run_command
 from recbole_macrec.commands.data import main
 from recbole_macrec.data import atomic
-from recbole_macrec.data.fetch.prepare import prepare
+from recbole_macrec.data.fetch.prepare import fetch_dataset
 from recbole_macrec.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +99,7 @@ def test_run_outside_the_repository_generates_the_toy_with_a_warning(tmp_path, c
 def test_existing_folders_and_other_names_are_not_written(folder, expected, tmp_path):
     (tmp_path / folder).mkdir()
     with pytest.raises(UserError, match=expected):
-        prepare(tmp_path / folder, "synthetic", lambda: True)
+        fetch_dataset(tmp_path / folder, "synthetic", lambda: True)
     assert not list((tmp_path / folder).iterdir())
 
 

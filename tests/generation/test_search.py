@@ -178,7 +178,7 @@ def test_exact_scores_equal_brute_force(rows):
     """For any number of users and prefixes at once. Items 38 to 41 share the IDs of items 1 to 4, item 42 has no ID."""
     vocabulary, network, memory, codes = network_and_ids(37)
     trie = Trie(np.vstack([codes, codes[:4]]), np.arange(1, 42))
-    scores = exact_scores(TrieDecoder(network, vocabulary, "a", trie), memory, n_items=43, rows=rows)
+    scores = exact_scores(TrieDecoder(network, vocabulary, "a", trie), memory, n_items=43, traversal_rows=rows)
     expected = brute_force(vocabulary, network, memory, codes)
     torch.testing.assert_close(scores[:, 1:38], expected, atol=1e-5, rtol=0)
     assert torch.equal(scores[:, 38:42], scores[:, 1:5])
@@ -196,7 +196,7 @@ def test_every_prefix_is_decoded_once(monkeypatch):
         return step(self, level, nodes, *rest)
 
     monkeypatch.setattr(TrieDecoder, "step", counted)
-    exact_scores(TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, 38))), memory, n_items=38, rows=10)
+    exact_scores(TrieDecoder(network, vocabulary, "a", Trie(codes, np.arange(1, 38))), memory, n_items=38, traversal_rows=10)
     inner = 1 + sum(len(np.unique(codes[:, :length], axis=0)) for length in (1, 2))
     assert sum(decoded) == memory.users * inner
 

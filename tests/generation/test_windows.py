@@ -12,7 +12,7 @@ from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.layers import TransformerSettings
 from recbole_macrec.generation.network.transformer import Transformer
-from recbole_macrec.generation.network.windows import Target, Windows, layout, without_random_items
+from recbole_macrec.generation.network.windows import Target, Windows, window_layout, without_random_items
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.trainer.windows import cuts, windows_of
 
@@ -114,7 +114,7 @@ def test_a_bidirectional_encoder_allows_one_target_per_window():
 
 
 def test_layout_of_the_example():
-    plan = layout(1, 3, 2, 1, ((2, True), (2, False)))
+    plan = window_layout(1, 3, 2, 1, ((2, True), (2, False)))
     # front, source (3 x 2), other modality (3 x 2): start, a1 a2, fork(b1), b1 b2, fork(c1), c1
     assert plan.column.tolist() == [0, 1, 2, 9, 3, 4, 11, 5]
     assert plan.position.tolist() == [0, 1, 2, 3, 3, 4, 5, 5]
@@ -142,7 +142,8 @@ def test_search_equals_scoring_every_item(network, output):
         memory = network.read(history, torch.tensor([16, 13, 10, 4]), 1000, 1, 3)
         every = torch.from_numpy(codes).expand(4, -1, -1)
         expected = sequence_log_probs(network, VOCABULARY, "a", memory, every, softmax_trie=trained)
-        torch.testing.assert_close(exact_scores(decoder, memory, len(codes) + 1, rows=7)[:, 1:], expected, atol=1e-5, rtol=1e-5)
+        scores = exact_scores(decoder, memory, len(codes) + 1, traversal_rows=7)[:, 1:]
+        torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
         ranking = beam_search(decoder, memory, beams=len(codes))
     torch.testing.assert_close(ranking.scores, expected.sort(1, descending=True).values, atol=1e-5, rtol=1e-5)
     total = (expected * 3).exp().sum(1)

@@ -25,7 +25,7 @@ from recbole_macrec.benchmark.report.provenance import command
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.model import base
-from recbole_macrec.model.tasks import Reading
+from recbole_macrec.model.tasks import SourceTasks
 from recbole_macrec.trainer import dense_share
 
 HEAD = {"network": "decoder_only", "training": "per_user", "output": "trie", "quantizer": "rq_kmeans", "dense_head": True,
@@ -36,7 +36,7 @@ KINDS = {"TIGER": {"modalities": ["text"]}, "MQL4GRec": {"fusion": "mean"}, "MAC
          "both": {"history": "both", "collision": "reassign", "item_task_ratio": 0}}  # fmt: skip
 
 
-def of_kind(kind, data_path, **options):  # noqa: F811
+def of_kind(kind, data_path, **options):
     model = {"both": "MQL4GRec", "tokenizations": "TIGER"}.get(kind, kind)
     return prepare(model, data_path, **{**FUSED, **KINDS[kind], **options})
 
@@ -57,12 +57,12 @@ def vectors_by_hand(model) -> torch.Tensor:
 def log_probs_by_hand(model, history: list[int]) -> torch.Tensor:
     """Dense log-probabilities [N - 1], from the states of the training pass without a cache."""
     windows = Windows(torch.tensor([[*history, 1]]), torch.tensor([len(history) + 1]), torch.tensor([len(history)]))
-    states = torch.stack([model.passes.window_states([Reading(m, [m])], windows)[0][0][0, 0] for m in model.tables])
+    states = torch.stack([model.passes.window_states([SourceTasks(m, [m])], windows)[0][0][0, 0] for m in model.tables])
     return (vectors_by_hand(model)[1:] @ states.mean(0)).log_softmax(0)
 
 
 @pytest.fixture
-def tiger(data_path):  # noqa: F811
+def tiger(data_path):
     """A TIGER after one epoch. Items that share an ID each have all of its probability."""
     config, model, trainer, loaders = of_kind("TIGER", data_path, collision="keep", item_prior="none")
     trainer.train_steps(trainer.training_loader(loaders[0]))
@@ -71,7 +71,7 @@ def tiger(data_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", ["TIGER", "MACRec", "tokenizations"])
-def test_scores_are_products_with_item_and_code_embeddings(kind, data_path):  # noqa: F811
+def test_scores_are_products_with_item_and_code_embeddings(kind, data_path):
     _, model, trainer, loaders = of_kind(kind, data_path)
     trainer.train_steps(trainer.training_loader(loaders[0]))
     model.eval()
@@ -86,7 +86,7 @@ def test_scores_are_products_with_item_and_code_embeddings(kind, data_path):  # 
 
 
 @pytest.mark.parametrize("kind", ["TIGER", "MQL4GRec", "MACRec", "both"])
-def test_loss_is_the_cross_entropy_of_every_target_over_all_items(kind, data_path, monkeypatch):  # noqa: F811
+def test_loss_is_the_cross_entropy_of_every_target_over_all_items(kind, data_path, monkeypatch):
     """The training pass over a user's items predicts each target as ranking from its own history does."""
     options = {"item_task_ratio": 0, "explicit_alignment": False, "lambda_implicit": 0.0} if kind != "TIGER" else {}
     _, model, trainer, loaders = of_kind(kind, data_path, dense_head_weight=0.7, **options)
@@ -107,7 +107,7 @@ def test_loss_is_the_cross_entropy_of_every_target_over_all_items(kind, data_pat
     assert float(both - codes_only) == pytest.approx(0.7 * float(torch.stack(expected).sum()) / samples, rel=1e-3)
 
 
-def test_gradient_reaches_item_and_code_embeddings(data_path):  # noqa: F811
+def test_gradient_reaches_item_and_code_embeddings(data_path):
     _, model, trainer, loaders = of_kind("TIGER", data_path)
     batch = next(iter(trainer.training_loader(loaders[0])))
     model.calculate_loss(batch).backward()
@@ -130,7 +130,7 @@ def test_items_with_equal_ids_are_told_apart(tiger):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fused_ranking_is_that_of_all_items_scored_one_by_one(kind, data_path):  # noqa: F811
+def test_fused_ranking_is_that_of_all_items_scored_one_by_one(kind, data_path):
     _, model, trainer, loaders = of_kind(kind, data_path)
     trainer.train_steps(trainer.training_loader(loaders[0]))
     model.eval()
@@ -179,7 +179,7 @@ def test_excluded_items_and_candidates_of_a_recommender(tiger):
     assert not len(recommender.recommend([["i4"]], exclude_seen=True, candidates=["i4"]))
 
 
-def test_a_new_item_is_scored_by_its_codes(data_path, tmp_path):  # noqa: F811
+def test_a_new_item_is_scored_by_its_codes(data_path, tmp_path):
     _, model, trainer, loaders = of_kind("MACRec", data_path)
     trainer.train_steps(trainer.training_loader(loaders[0]))
     recommender = Recommender(model)
@@ -210,7 +210,7 @@ def with_targets(loader, items: torch.Tensor):
     loader._dataset.inter_feat.update(Interaction({"item_id": items}))
 
 
-def test_the_weight_comes_from_validation_and_is_kept(data_path, tmp_path):  # noqa: F811
+def test_the_weight_comes_from_validation_and_is_kept(data_path, tmp_path):
     options = {"epochs": 3, "checkpoint_dir": str(tmp_path / "saved")}
     _, model, trainer, (train, valid, test) = of_kind("TIGER", data_path, **options)
     best, _ = trainer.fit(train, valid)
@@ -245,7 +245,7 @@ def test_the_weight_comes_from_validation_and_is_kept(data_path, tmp_path):  # n
 
 
 @pytest.mark.parametrize("kind", ["TIGER", "MACRec", "both"])
-def test_it_learns_and_resumes_exactly(kind, data_path):  # noqa: F811
+def test_it_learns_and_resumes_exactly(kind, data_path):
     options = {"epochs": 8, "eval_step": 4, "train_batch_size": 16}
     _, whole, trainer, (train, valid, test) = of_kind(kind, data_path, **options)
     expected = trainer.fit(train, valid)
@@ -266,7 +266,7 @@ def test_it_learns_and_resumes_exactly(kind, data_path):  # noqa: F811
         torch.testing.assert_close(best[key], value, atol=0, rtol=0)
 
 
-def test_checkpoint_of_items_in_another_order_is_rejected(data_path):  # noqa: F811
+def test_checkpoint_of_items_in_another_order_is_rejected(data_path):
     """The head's table has RecBole's item numbers as rows, which depend on the order of lines in the files."""
     _, _, trainer, _ = of_kind("TIGER", data_path)
     trainer._save_checkpoint(0)
@@ -308,7 +308,7 @@ def test_rows_of_several_processes_are_joined_in_the_order_of_the_data(monkeypat
     assert scores.tolist() == [[-1, -2], [-2, -4], [-3, absent], [-4, -6], [-5, absent]]
 
 
-def test_a_comparison_and_its_report(data_path, tmp_path):  # noqa: F811
+def test_a_comparison_and_its_report(data_path, tmp_path):
     settings = {**SMALL, **FUSED, "modalities": "['text']", "epochs": 2, "topk": "[10]"}
     folder = tmp_path / "compared"
     (tmp_path / "own.yaml").write_text(f"output: {settings.pop('output')}\n")  # --output is the folder

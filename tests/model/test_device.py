@@ -32,7 +32,7 @@ def on_device(interaction):
 @pytest.mark.parametrize("network, training", [
     ("encoder_decoder", "per_target"), ("encoder_decoder", "per_user"), ("decoder_only", "per_user"),
 ])  # fmt: skip
-def test_a_training_step_stays_on_the_device(network, training, data_path):  # noqa: F811
+def test_a_training_step_stays_on_the_device(network, training, data_path):
     options = {"network": network, "training": training, "output": "trie", "dropout_prob": 0.0, "precision": "fp32"}
     _, model, trainer, loaders = prepare("MACRec", data_path, **options)
     batch = next(iter(trainer.training_loader(loaders[0])))
@@ -61,7 +61,7 @@ def test_a_training_step_stays_on_the_device(network, training, data_path):  # n
 
 @pytest.mark.parametrize("decode", ["beam", "exact", "certified"])
 @pytest.mark.parametrize("network", ["encoder_decoder", "decoder_only"])
-def test_ranking_stays_on_the_device(network, decode, data_path):  # noqa: F811
+def test_ranking_stays_on_the_device(network, decode, data_path):
     options = {"network": network, "training": "per_user", "decode": decode, "fusion": "lse", "output": "trie"}
     _, model, trainer, loaders = prepare("MACRec", data_path, **options)
     trainer.train_steps(trainer.training_loader(loaders[0]))

@@ -49,7 +49,7 @@ def sequence_loss(model, items: list[int], orders: list[list[int]], first: int) 
     return weighted
 
 
-def test_loss_equals_prediction_code_by_code(data_path):  # noqa: F811
+def test_loss_equals_prediction_code_by_code(data_path):
     _, model, _, _ = prepare("MQL4GRec", data_path, **BOTH, second_block_weight=0.3)
     model.eval()
     items, orders = [[3, 9, 4, 0], [7, 2, 5, 1]], [[[0, 1], [1, 0], [1, 0], [0, 1]], [[1, 0], [0, 1], [1, 0], [0, 1]]]
@@ -60,7 +60,7 @@ def test_loss_equals_prediction_code_by_code(data_path):  # noqa: F811
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
-def test_later_items_do_not_change_the_states_of_earlier_targets(data_path):  # noqa: F811
+def test_later_items_do_not_change_the_states_of_earlier_targets(data_path):
     _, model, _, _ = prepare("MQL4GRec", data_path, **BOTH)
     model.eval()
     order = random_orders(torch.zeros(1, 4, dtype=torch.long), 2)
@@ -76,7 +76,7 @@ def test_later_items_do_not_change_the_states_of_earlier_targets(data_path):  # 
 
 
 @pytest.mark.parametrize("name", ["MQL4GRec", "MACRec"])
-def test_model_with_history_both_learns_ranks_and_loads(name, data_path, tmp_path):  # noqa: F811
+def test_model_with_history_both_learns_ranks_and_loads(name, data_path, tmp_path):
     _, model, trainer, (train, _, _) = prepare(
         name, data_path, **BOTH, decode="exact", fusion="lse", epochs=6, item_task_ratio=0
     )
@@ -94,7 +94,7 @@ def test_model_with_history_both_learns_ranks_and_loads(name, data_path, tmp_pat
     assert Recommender.from_pretrained(tmp_path / "folder").recommend(histories, k=10).equals(exact)
 
 
-def test_all_modalities_share_one_memory(data_path):  # noqa: F811
+def test_all_modalities_share_one_memory(data_path):
     _, model, _, _ = prepare("MQL4GRec", data_path, **BOTH)
     memories = model.encode_histories(Histories(torch.tensor([[3, 4]]), torch.tensor([2])))
     assert memories["text"] is memories["image"]
@@ -104,7 +104,7 @@ def test_all_modalities_share_one_memory(data_path):  # noqa: F811
     ({"network": "encoder_decoder"}, "history is both and network is encoder_decoder"),
     ({"history": "all"}, "history is 'all'"),
 ])  # fmt: skip
-def test_invalid_settings_are_user_errors(options, message, data_path):  # noqa: F811
+def test_invalid_settings_are_user_errors(options, message, data_path):
     with pytest.raises(UserError, match=message):
         prepare("MQL4GRec", data_path, **{**BOTH, **options})
 

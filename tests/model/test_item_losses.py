@@ -5,15 +5,15 @@ import torch.nn.functional as F
 from small_models import data_path, prepare  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_probs
-from recbole_macrec.model.tasks import Reading
+from recbole_macrec.model.tasks import SourceTasks
 
 
-def test_implicit_alignment_equals_the_formula(data_path):  # noqa: F811
+def test_implicit_alignment_equals_the_formula(data_path):
     """InfoNCE between the states of an item in both modalities, in both directions, with all items as negatives."""
     options = {"dropout_prob": 0.0, "item_task_ratio": 0, "lambda_implicit": 0.3, "implicit_temperature": 0.2}
     _, model, _, _ = prepare("MACRec", data_path, **options)
     items, expected = torch.arange(1, 9), 0.0
-    text, image = (model.passes.item_loss([Reading(m, [])], items)[1][0] for m in model.modalities)
+    text, image = (model.passes.item_loss([SourceTasks(m, [])], items)[1][0] for m in model.modalities)
     for anchors, others in ((text, image), (image, text)):
         for i, anchor in enumerate(anchors):
             cosines = torch.stack([F.cosine_similarity(anchor, other, dim=0) for other in others])
@@ -21,7 +21,7 @@ def test_implicit_alignment_equals_the_formula(data_path):  # noqa: F811
     assert float(model.item_loss(items, samples=50)) == pytest.approx(0.3 * expected, rel=1e-4)
 
 
-def test_loss_and_number_of_the_item_tasks(data_path):  # noqa: F811
+def test_loss_and_number_of_the_item_tasks(data_path):
     _, model, _, _ = prepare("MQL4GRec", data_path, dropout_prob=0.0, item_task_ratio=0.1)
     items, expected = torch.arange(1, 9), 0.0
     for source, target in (("text", "image"), ("image", "text")):

@@ -16,7 +16,7 @@ def test_rank_by_id_by_hand():
 
 
 @pytest.mark.parametrize("collision", ["reassign", "keep"])
-def test_metrics_by_id_equal_a_simple_count(collision, data_path):  # noqa: F811
+def test_metrics_by_id_equal_a_simple_count(collision, data_path):
     options = {"decode": "exact", "fusion": "mean", "collision": collision}
     config, model, trainer, (train, _, test) = prepare("MACRec", data_path, **options)
     trainer.train_steps(train)

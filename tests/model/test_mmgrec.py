@@ -17,8 +17,8 @@ from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.exact import exact_scores, ranking_of
 from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_probs
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
-from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.model.interacted_items import InteractedItems, without_target
+from recbole_macrec.model.windowed import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.trainer.callbacks import TrainingCallback
 
 RANDOM = {"eval_args": {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "RO", "group_by": "user", "mode": "full"}}
@@ -45,7 +45,7 @@ def test_interacted_items_are_distinct_and_latest_first():
     assert interacted.last(torch.tensor([2, 0]), 9)[0].tolist() == [[8, 7, 9], [0, 0, 0]]
 
 
-def test_the_latest_items_of_a_shuffled_part_are_the_newest(data_path):  # noqa: F811
+def test_the_latest_items_of_a_shuffled_part_are_the_newest(data_path):
     _, model, _, (train, _, _) = prepared(data_path, **RANDOM)
     rows = train.dataset.inter_feat
     users, items, times = (rows[field].numpy() for field in ("user_id", "item_id", "timestamp"))
@@ -63,7 +63,7 @@ def test_without_target_by_hand():
 
 
 @PROTOCOLS
-def test_the_target_is_never_in_the_input(protocol, data_path):  # noqa: F811
+def test_the_target_is_never_in_the_input(protocol, data_path):
     _, model, _, (train, _, _) = prepared(data_path, MAX_ITEM_LIST_LENGTH=4, **protocol)
     read = 0
     for batch in train:
@@ -81,7 +81,7 @@ def test_the_target_is_never_in_the_input(protocol, data_path):  # noqa: F811
 
 @PROTOCOLS
 @pytest.mark.parametrize("attention", ["relation_aware", "none"])
-def test_ranking_does_not_depend_on_the_order_of_the_history(attention, protocol, data_path):  # noqa: F811
+def test_ranking_does_not_depend_on_the_order_of_the_history(attention, protocol, data_path):
     _, model, _, loaders = prepared(data_path, attention=attention, **protocol)
     model.eval()
     users = users_of(loaders[2])
@@ -106,7 +106,7 @@ def codes_and_graph(path, **options):
     return ids.codes["graph"], ids.graph.items, ids.graph.users, train._dataset.training_interactions().sum()
 
 
-def test_popularity_and_graph_depend_on_training_interactions_only(data_path):  # noqa: F811
+def test_popularity_and_graph_depend_on_training_interactions_only(data_path):
     file = data_path / TINY / f"{TINY}.inter"
     before = codes_and_graph(data_path)
     lines = file.read_text().splitlines()
@@ -123,7 +123,7 @@ def test_popularity_and_graph_depend_on_training_interactions_only(data_path):  
 
 
 @pytest.mark.parametrize("protocol", [{}, RANDOM, PAPERS_LAYERS], ids=["leave one out", "random split", "layers of the paper"])
-def test_beam_search_with_all_beams_equals_the_exact_ranking(protocol, data_path):  # noqa: F811
+def test_beam_search_with_all_beams_equals_the_exact_ranking(protocol, data_path):
     _, model, trainer, (train, _, test) = prepared(data_path, codebook_levels=3, codebook_size=4, num_beams=ITEMS, **protocol)
     trainer.train_steps(train)
     model.eval()
@@ -146,7 +146,7 @@ def test_beam_search_with_all_beams_equals_the_exact_ranking(protocol, data_path
 
 
 @pytest.mark.parametrize("decode", ["beam", "exact"])
-def test_random_split_is_evaluated_like_general_models_of_recbole(decode, data_path):  # noqa: F811
+def test_random_split_is_evaluated_like_general_models_of_recbole(decode, data_path):
     config, model, trainer, (train, valid, test) = prepared(
         data_path, decode=decode, metrics=["Recall", "NDCG", "Hit"], **RANDOM)
     assert config["MODEL_TYPE"] == ModelType.GENERAL and not config["repeatable"]
@@ -176,7 +176,7 @@ def test_random_split_is_evaluated_like_general_models_of_recbole(decode, data_p
     assert trainer.test_detail == {}
 
 
-def test_loaded_equals_saved_with_a_random_split(data_path):  # noqa: F811
+def test_loaded_equals_saved_with_a_random_split(data_path):
     _, _, trainer, (train, valid, test) = prepared(data_path, **RANDOM)
     trainer.fit(train, valid)
     expected = trainer.evaluate(test)
@@ -196,7 +196,7 @@ class ScoresOfTest(TrainingCallback):
 
 @pytest.mark.parametrize("repeatable", ["auto", True])
 @pytest.mark.parametrize("decode", ["beam", "certified", "exact"])
-def test_full_sort_topk_ranks_as_the_evaluation_of_a_random_split(decode, repeatable, data_path):  # noqa: F811
+def test_full_sort_topk_ranks_as_the_evaluation_of_a_random_split(decode, repeatable, data_path):
     """With ``repeatable: True`` no item of a user is masked."""
     options = {**RANDOM, "num_beams": 10, "topk": [5], "repeatable": repeatable}
     config, model, trainer, (train, _, test) = prepared(data_path, decode=decode, **options)
@@ -210,7 +210,7 @@ def test_full_sort_topk_ranks_as_the_evaluation_of_a_random_split(decode, repeat
     torch.testing.assert_close(scores, best)
 
 
-def test_items_of_the_history_are_candidates_of_sequential_models(data_path):  # noqa: F811
+def test_items_of_the_history_are_candidates_of_sequential_models(data_path):
     """General models are trained to score them highest. MMGRec is a general model with a random split."""
     options = {**SMALL, "data_path": str(data_path), "repeatable": "auto"}
     leave_one_out = {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"}}
@@ -237,7 +237,7 @@ ABLATIONS = {
 
 
 @pytest.mark.parametrize("changed", ABLATIONS.values(), ids=ABLATIONS)
-def test_every_ablation_trains_and_ranks(changed, data_path):  # noqa: F811
+def test_every_ablation_trains_and_ranks(changed, data_path):
     _, model, trainer, (train, valid, test) = prepared(data_path, epochs=1, **changed)
     trainer.fit(train, valid)
     assert 0 <= trainer.evaluate(test)["hit@10"] <= 1
@@ -249,7 +249,7 @@ def test_every_ablation_trains_and_ranks(changed, data_path):  # noqa: F811
     assert any("query_scale" in n for n in trained) == ("attention" not in changed)
 
 
-def test_set_options_override_the_papers_preset(data_path):  # noqa: F811
+def test_set_options_override_the_papers_preset(data_path):
     without = {key: value for key, value in SMALL.items() if key != "learning_rate"}
     options = {**without, "data_path": str(data_path), "training_preset": "paper"}
     config = Config("MMGRec", TINY, config_dict=options)
@@ -283,13 +283,13 @@ def test_set_options_override_the_papers_preset(data_path):  # noqa: F811
     ("MACRec", {"representation": "graph", "quantizer": "rqvae"}, "TIGER"),
     ("TIGER", {"training_preset": "papers"}, "Did you mean 'paper'"),
 ])
-def test_invalid_options_are_user_errors(name, options, named, data_path):  # noqa: F811
+def test_invalid_options_are_user_errors(name, options, named, data_path):
     with pytest.raises(UserError, match=named):
         prepare(name, data_path, **{**QUICK, **options})
     assert not list((data_path / TINY).glob("semantic_ids*"))  # no IDs were learnt before
 
 
-def test_published_ids_need_a_learnt_input(data_path):  # noqa: F811
+def test_published_ids_need_a_learnt_input(data_path):
     folder = data_path / TINY / "semantic_ids"
     folder.mkdir()
     ids = {f"i{i}": [f"<a_{i % 5}>", f"<b_{i // 10}>"] for i in range(ITEMS)}
@@ -306,14 +306,14 @@ def test_published_ids_need_a_learnt_input(data_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("collision", ["popularity", "sinkhorn"])
-def test_macrec_with_collision_strategy(collision, data_path):  # noqa: F811
+def test_macrec_with_collision_strategy(collision, data_path):
     _, model, _, _ = prepare("MACRec", data_path, collision=collision)
     for m in model.modalities:
         codes = model.semantic_ids.codes[m]
         assert codes.shape == (ITEMS, 3 if collision == "popularity" else 2) and len(np.unique(codes, axis=0)) == ITEMS
 
 
-def test_tiger_with_ids_of_graph_representations(data_path):  # noqa: F811
+def test_tiger_with_ids_of_graph_representations(data_path):
     _, model, trainer, (train, _, test) = prepare("TIGER", data_path, representation="graph", **QUICK)
     _, mmgrec, _, _ = prepared(data_path)
     assert model.modalities == ["graph"]

@@ -30,7 +30,7 @@ from recbole_macrec import Recommender
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.model import MODELS
-from recbole_macrec.model.tasks import Reading
+from recbole_macrec.model.tasks import SourceTasks
 from recbole_macrec.trainer.callbacks import TrainingCallback
 from recbole_macrec.trainer.checkpoint import load_checkpoint
 
@@ -695,10 +695,10 @@ def test_cross_task_ratio_is_the_share_of_users_in_cross_modal_tasks(training, d
     torch.manual_seed(3)
     loss = model.calculate_loss(batch)
     torch.manual_seed(3)
-    drawn = windows.rows(torch.randperm(len(windows.length))[: round(0.25 * len(windows.length))].sort().values)
+    drawn = windows.select(torch.randperm(len(windows.length))[: round(0.25 * len(windows.length))].sort().values)
     samples = 2 * windows.n_targets() + 2 * drawn.n_targets()
     expected = sum(
-        model.passes.sequence_loss([Reading(a, [b])], windows if a == b else drawn) / samples
+        model.passes.sequence_loss([SourceTasks(a, [b])], windows if a == b else drawn) / samples
         for a in model.modalities
         for b in model.modalities
     )
@@ -736,7 +736,7 @@ def test_a_prompt_per_task_names_source_and_target(data_path):
 
     for source in model.modalities:
         for target in model.modalities:
-            loss = model.passes.sequence_loss([Reading(source, [target])], windows)
+            loss = model.passes.sequence_loss([SourceTasks(source, [target])], windows)
             assert trained_prompts(loss) == {f"sequence:{source}:{target}"}
     assert trained_prompts(model.item_loss(torch.arange(1, 9), 8)) == {"item:text:image", "item:image:text"}
     ranking_prompt = list(model.vocabulary.prompts["sequence:text:text"])
@@ -950,8 +950,8 @@ def test_items_are_left_out_in_training_only(data_path):
         options = {"modalities": ["text"]} if name == "TIGER" else {}
         _, model, _, (train, _, _) = prepare(name, data_path, training="per_user", item_dropout=0.5, **options)
         windows = model.windows(next(iter(train)))
-        assert 0 < (model.train().thinned(windows).items > 0).sum() < (windows.items > 0).sum()
-        assert model.eval().thinned(windows) is windows
+        assert 0 < (model.train().with_item_dropout(windows).items > 0).sum() < (windows.items > 0).sum()
+        assert model.eval().with_item_dropout(windows) is windows
 
 
 @pytest.mark.parametrize("network", ["encoder_decoder", "decoder_only"])

@@ -60,7 +60,7 @@ def arguments(model: str, path: Path, **options) -> list[str]:
         ),
     ],
 )
-def test_missing_data_is_a_one_line_error_before_training(model, lengths, expected, data_path, capsys):  # noqa: F811
+def test_missing_data_is_a_one_line_error_before_training(model, lengths, expected, data_path, capsys):
     shorten(data_path, *lengths)
     assert main(arguments(model, data_path)) == 1
     error = capsys.readouterr().err
@@ -69,7 +69,7 @@ def test_missing_data_is_a_one_line_error_before_training(model, lengths, expect
 
 
 @pytest.mark.parametrize("model, length", [("TIGER", 3), ("GRU4Rec", 3), ("BPR", 2)])
-def test_last_epoch_is_tested_without_validation_data(model, length, data_path, caplog):  # noqa: F811
+def test_last_epoch_is_tested_without_validation_data(model, length, data_path, caplog):
     shorten(data_path, length)
     argv = [word for word in arguments(model, data_path) if not word.startswith("--state")]
     assert main([*argv, "--result_file=r.json"]) == 0
@@ -78,7 +78,7 @@ def test_last_epoch_is_tested_without_validation_data(model, length, data_path, 
     assert "No interaction is left to validate" in caplog.text
 
 
-def test_split_without_test_data_is_an_error(data_path, capsys):  # noqa: F811
+def test_split_without_test_data_is_an_error(data_path, capsys):
     split = {"split": {"LS": "valid_only"}, "order": "TO", "group_by": "user", "mode": "full"}
     assert main(arguments("GRU4Rec", data_path, eval_args=split)) == 1
     assert "which leaves no test data for the results" in capsys.readouterr().err
@@ -88,7 +88,7 @@ def test_split_without_test_data_is_an_error(data_path, capsys):  # noqa: F811
     assert run_recbole("GRU4Rec", TINY, config_dict=config)["test_result"] is None  # as in RecBole
 
 
-def test_recboles_quick_start_raises_the_same_error(data_path):  # noqa: F811
+def test_recboles_quick_start_raises_the_same_error(data_path):
     shorten(data_path, 2)
     config = {"data_path": str(data_path), "epochs": 1, "train_neg_sample_args": None, "load_col": COLUMNS,
               "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}}  # fmt: skip

@@ -3,15 +3,15 @@ import pytest
 import torch
 
 from recbole_macrec.generation.network.windows import Windows
-from recbole_macrec.model.tasks import Task, random_count, shared_readings, split_by_tasks
+from recbole_macrec.model.tasks import Task, group_by_source, random_count, split_by_tasks
 
 OWN, ACROSS = [Task("text", "text"), Task("image", "image")], [Task("text", "image"), Task("image", "text")]
 
 
 def test_tasks_of_a_source_share_a_pass_unless_each_has_a_prompt():
-    assert shared_readings(OWN + ACROSS, False) == [("text", ["text", "image"]), ("image", ["image", "text"])]
-    assert shared_readings(OWN + ACROSS[:1], True) == [("text", ["text"]), ("image", ["image"]), ("text", ["image"])]
-    assert shared_readings([], False) == []
+    assert group_by_source(OWN + ACROSS, False) == [("text", ["text", "image"]), ("image", ["image", "text"])]
+    assert group_by_source(OWN + ACROSS[:1], True) == [("text", ["text"]), ("image", ["image"]), ("text", ["image"])]
+    assert group_by_source([], False) == []
 
 
 @pytest.mark.parametrize("share, total, least, most", [(0.25, 2, 0, 1), (0.1, 4, 0, 1), (0.3, 5, 1, 2)])

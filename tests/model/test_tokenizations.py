@@ -49,7 +49,7 @@ def log_prob(model, name: str, history: list[int], item: int) -> float:
 
 
 @pytest.mark.parametrize("seed", [5, 2**32 - 2])
-def test_names_and_codes_of_the_tokenizations(seed, data_path):  # noqa: F811
+def test_names_and_codes_of_the_tokenizations(seed, data_path):
     """They are those of single runs with the seeds semantic_id_seed + k; 0 follows the largest seed."""
     _, model, _, _ = prepare("TIGER", data_path, **TIGER, semantic_id_seed=seed)
     assert model.modalities == ["text"] and model.tokenizations == [["text"], ["text@2"], ["text@3"]]
@@ -60,7 +60,7 @@ def test_names_and_codes_of_the_tokenizations(seed, data_path):  # noqa: F811
 
 
 @torch.no_grad()
-def test_scores_are_the_mean_over_all_tokenizations(data_path):  # noqa: F811
+def test_scores_are_the_mean_over_all_tokenizations(data_path):
     _, model, _, _ = prepare("TIGER", data_path, **TIGER, decode="exact")
     model.eval()
     histories = {user: [int(item[1:]) for item in items] for user, items in HISTORIES.items()}
@@ -87,7 +87,7 @@ def mean_scores(model, users, fusion: str = "mean"):
     return fuse_scores(fusion, [scores[name] for name in names], [model.tables[name].levels for name in names], count)
 
 
-def test_the_official_fusion_is_for_modalities_and_not_for_tokenizations(data_path):  # noqa: F811
+def test_the_official_fusion_is_for_modalities_and_not_for_tokenizations(data_path):
     """The study ``ranking`` ranks trained models by several rules."""
     _, model, _, loaders = prepare("TIGER", data_path, **TIGER)
     model.eval()
@@ -102,7 +102,7 @@ def test_the_official_fusion_is_for_modalities_and_not_for_tokenizations(data_pa
 
 @torch.no_grad()
 @pytest.mark.parametrize("name, options", [("TIGER", TIGER), ("MACRec", BOTH)], ids=["TIGER", "MACRec"])
-def test_beam_search_ranks_what_any_tokenization_finds_by_the_scores_in_all(name, options, data_path):  # noqa: F811
+def test_beam_search_ranks_what_any_tokenization_finds_by_the_scores_in_all(name, options, data_path):
     """An item that the beams of one tokenization miss is scored in it too; items that all miss follow in item order."""
     _, model, _, loaders = prepare(name, data_path, **options, num_beams=4, topk=[1, 4])
     model.eval()
@@ -124,7 +124,7 @@ def test_beam_search_ranks_what_any_tokenization_finds_by_the_scores_in_all(name
 
 
 @torch.no_grad()
-def test_beam_search_decodes_every_prefix_of_the_candidates_once(data_path, monkeypatch):  # noqa: F811
+def test_beam_search_decodes_every_prefix_of_the_candidates_once(data_path, monkeypatch):
     _, model, _, loaders = prepare("TIGER", data_path, **TIGER, num_beams=4, topk=[1, 4])
     model.eval()
     step, decoded = CausalTrieDecoder.step, []
@@ -144,7 +144,7 @@ def test_beam_search_decodes_every_prefix_of_the_candidates_once(data_path, monk
 
 @torch.no_grad()
 @pytest.mark.parametrize("decode", ["beam", "exact", "certified"])
-def test_tokenizations_of_mixed_histories_are_averaged_before_the_modalities_are_fused(decode, data_path):  # noqa: F811
+def test_tokenizations_of_mixed_histories_are_averaged_before_the_modalities_are_fused(decode, data_path):
     options = {**BOTH, "history": "both", "collision": "reassign", "decode": decode, "num_beams": ITEMS}
     _, model, _, loaders = prepare("MACRec", data_path, **options)
     model.eval()
@@ -158,7 +158,7 @@ def test_tokenizations_of_mixed_histories_are_averaged_before_the_modalities_are
 @pytest.mark.parametrize("options, warnings", [
     ({"decode": "certified"}, 1), ({"decode": "beam"}, 0), ({"decode": "certified", "ranked_tokenizations": 1}, 0),
 ])  # fmt: skip
-def test_certified_ranking_of_several_tokenizations_warns(options, warnings, data_path, monkeypatch):  # noqa: F811
+def test_certified_ranking_of_several_tokenizations_warns(options, warnings, data_path, monkeypatch):
     messages = []
     monkeypatch.setattr(logging.getLogger(), "warning", lambda message, *rest: messages.append(message))
     prepare("TIGER", data_path, **TIGER, **options)
@@ -172,7 +172,7 @@ def test_a_modality_has_the_mean_of_its_tokenizations_before_the_modalities_are_
     assert fuse_scores("lse", [*text, *image], [2, 2, 4, 4], 2).item() == pytest.approx(expected)
 
 
-def test_the_loss_is_that_of_every_sequence_in_its_drawn_tokenization(data_path):  # noqa: F811
+def test_the_loss_is_that_of_every_sequence_in_its_drawn_tokenization(data_path):
     _, model, _, _ = prepare("TIGER", data_path, **TIGER, dropout_prob=0.0)
     items, length, first = [[3, 9, 4, 0], [7, 2, 5, 1], [8, 6, 0, 0]] * 4, [3, 4, 2] * 4, [1, 2, 1] * 4
     windows = Windows(torch.tensor(items), torch.tensor(length), torch.tensor(first))
@@ -187,7 +187,7 @@ def test_the_loss_is_that_of_every_sequence_in_its_drawn_tokenization(data_path)
     assert set(drawn) == {0, 1, 2}
     with torch.no_grad():
         for row, number in enumerate(drawn):
-            (name,), one = model.tokenizations[number], windows.rows(torch.tensor([row]))
+            (name,), one = model.tokenizations[number], windows.select(torch.tensor([row]))
             target = Target(model.inputs.tokens(name, one.items), model.vocabulary.start[name], own=True)
             (states,) = model.network.window_states(torch.tensor([model.vocabulary.start[name]]), target.tokens, one, [target])
             total += float(model.passes.cross_entropy(name, states, one.target_items()))
@@ -211,7 +211,7 @@ class TokenizationsOfEpochs(TrainingCallback):
 
 
 @pytest.mark.parametrize("options", [{}, {"history": "both"}], ids=["single", "mixed"])
-def test_the_last_epochs_train_the_first_tokenization_only(options, data_path):  # noqa: F811
+def test_the_last_epochs_train_the_first_tokenization_only(options, data_path):
     _, model, trainer, (train, _, _) = prepare("MACRec", data_path, **BOTH, **options, epochs=4, tokenization_tuning=2)
     recorder = TokenizationsOfEpochs(model)
     trainer.callbacks.append(recorder)
@@ -222,7 +222,7 @@ def test_the_last_epochs_train_the_first_tokenization_only(options, data_path): 
 @torch.no_grad()
 @pytest.mark.parametrize("decode", ["beam", "exact", "certified"])
 @pytest.mark.parametrize("name, options", [("TIGER", TIGER), ("MACRec", BOTH)], ids=["TIGER", "MACRec"])
-def test_only_ranked_tokenizations_are_ranked(name, options, decode, data_path):  # noqa: F811
+def test_only_ranked_tokenizations_are_ranked(name, options, decode, data_path):
     options = {**options, "num_beams": ITEMS, "decode": decode}
     _, model, _, loaders = prepare(name, data_path, **options, ranked_tokenizations=2)
     model.eval()
@@ -240,7 +240,7 @@ def test_only_ranked_tokenizations_are_ranked(name, options, decode, data_path):
     ("TIGER", TIGER), ("TIGER", {**TIGER, **TUNED}), ("MACRec", BOTH), ("MACRec", {**BOTH, "history": "both"}),
     ("MACRec", {**BOTH, **TUNED, "fusion": "official"}), ("TIGER", {**TIGER, "network": "encoder_decoder"}),
 ], ids=["TIGER", "TIGER tuned", "MACRec", "history", "MACRec tuned", "encoder_decoder"])  # fmt: skip
-def test_training_resumes_saves_and_loads(name, options, data_path, tmp_path):  # noqa: F811
+def test_training_resumes_saves_and_loads(name, options, data_path, tmp_path):
     def run(**more):
         _, model, trainer, loaders = prepare(name, data_path, **options, decode="certified", epochs=2, **more)
         return model, trainer, loaders
@@ -266,7 +266,7 @@ def test_training_resumes_saves_and_loads(name, options, data_path, tmp_path):  
     assert torch.equal(recommender.model.full_sort_predict(best).argsort(1), trained.argsort(1))
 
 
-def test_new_items_get_an_id_in_every_tokenization(data_path, tmp_path):  # noqa: F811
+def test_new_items_get_an_id_in_every_tokenization(data_path, tmp_path):
     _, model, _, _ = prepare("MQL4GRec", data_path, **BOTH)
     features = {m: {"new": FeatureTable.load(data_path / TINY, m).select(["i3"])[0] + 0.01} for m in ("text", "image")}
     model.save_pretrained(tmp_path / "folder")
@@ -276,13 +276,13 @@ def test_new_items_get_an_id_in_every_tokenization(data_path, tmp_path):  # noqa
         assert "new" in set(recommender.recommend(HISTORIES, k=ITEMS + 1)["item"])
 
 
-def write_published(data_path, name: str, shift: int) -> None:  # noqa: F811
+def write_published(data_path, name: str, shift: int) -> None:
     ids = {f"i{i}": [f"<a_{(i + shift) % 8}>", f"<b_{(i + shift) // 8}>"] for i in range(ITEMS)}
     (data_path / TINY / "semantic_ids").mkdir(exist_ok=True)
     (data_path / TINY / "semantic_ids" / f"{name}.json").write_text(json.dumps(ids))
 
 
-def test_published_tokenizations(data_path):  # noqa: F811
+def test_published_tokenizations(data_path):
     write_published(data_path, "text", 0)
     write_published(data_path, "text@2", 3)
     options = {**TIGER, "semantic_ids": "published", "collision": "keep"}
@@ -296,7 +296,7 @@ def test_published_tokenizations(data_path):  # noqa: F811
         prepare("TIGER", data_path, **options)
 
 
-def test_published_ids_are_read_also_after_a_run_has_encoded_features(data_path):  # noqa: F811
+def test_published_ids_are_read_also_after_a_run_has_encoded_features(data_path):
     """Only imported features let ``semantic_ids: auto`` learn IDs."""
     for file in (data_path / TINY / "features").iterdir():
         file.unlink()
@@ -310,7 +310,7 @@ def test_published_ids_are_read_also_after_a_run_has_encoded_features(data_path)
     assert np.array_equal(before.semantic_ids.codes["text"], after.semantic_ids.codes["text"])
 
 
-def test_tokenizations_are_no_modalities(data_path):  # noqa: F811
+def test_tokenizations_are_no_modalities(data_path):
     for file in (data_path / TINY / "features").iterdir():
         file.unlink()
     for name in ("sound", "sound@2"):

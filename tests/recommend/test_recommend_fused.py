@@ -41,7 +41,7 @@ def lists(frame):
 
 
 @pytest.mark.parametrize("item_features", ["none", "codes"])
-def test_recommendations_of_a_dense_model_equal_full_sort_topk(item_features, data_path, tmp_path):  # noqa: F811
+def test_recommendations_of_a_dense_model_equal_full_sort_topk(item_features, data_path, tmp_path):
     _, model, _, (_, _, test) = prepare("SASRecPerUser", data_path, item_features=item_features)
     data, tokens = test.dataset.inter_feat, np.array(model.item_tokens)
     rows = zip(data["item_id_list"].tolist(), data["item_length"].tolist())
@@ -57,7 +57,7 @@ def test_recommendations_of_a_dense_model_equal_full_sort_topk(item_features, da
     assert again.recommend(HISTORIES).equals(recommender.recommend(HISTORIES))
 
 
-def test_a_dense_model_cannot_read_new_items(data_path):  # noqa: F811
+def test_a_dense_model_cannot_read_new_items(data_path):
     _, model, _, _ = prepare("SASRecPerUser", data_path)
     with pytest.raises(UserError, match="an embedding of its own for every item"):
         Recommender(model).add_items({"text": {"new": np.zeros(12)}, "image": {"new": np.zeros(12)}})
@@ -113,7 +113,7 @@ def test_a_fusion_is_saved_as_one_folder(pair, tmp_path):
         Recommender.load(tmp_path / "fused")
 
 
-def test_items_added_to_the_models_of_a_fusion(data_path):  # noqa: F811
+def test_items_added_to_the_models_of_a_fusion(data_path):
     models = [Recommender(prepare(name, data_path)[1]) for name in ("MACRec", "MQL4GRec")]
     fused = Recommender.fuse(models, [0.5, 0.5], top=2 * ITEMS)
     fused.recommend(HISTORIES)

@@ -15,7 +15,7 @@ from small_models import ITEMS, data_path, prepare  # noqa: F401  data_path is a
 
 from recbole_macrec import Recommender, UserError
 from recbole_macrec.data.encoders.content import ItemContent
-from recbole_macrec.data.encoders.encode import item_features
+from recbole_macrec.data.encoders.encode import load_or_encode
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.generation.decoding.prior import prior_log_probs
 from recbole_macrec.generation.network.windows import Histories
@@ -257,7 +257,7 @@ def test_items_without_training_interactions_are_ranked_better_than_by_chance(tm
     for folder in (full, known):
         folder.mkdir(parents=True)
     items.to_csv(full / "arts-toy.item", sep="\t", index=False)
-    text = item_features(ItemContent(full, "arts-toy", ["title"]), ["text"], {"text": "tfidf"})["text"]
+    text = load_or_encode(ItemContent(full, "arts-toy", ["title"]), ["text"], {"text": "tfidf"})["text"]
     items[~items["item_id:token"].isin(held)].to_csv(known / "arts-toy.item", sep="\t", index=False)
     interactions[~interactions["item_id:token"].isin(held)].to_csv(known / "arts-toy.inter", sep="\t", index=False)
     kept = tuple(token for token in text.item_tokens if token not in held)

@@ -74,7 +74,7 @@ def test_a_dataset_without_features_is_trained_and_tested(interactions_only):
     )
     trainer.fit(train, valid, show_progress=False)
     assert 0 <= trainer.evaluate(test)["hit@10"] <= 1
-    assert model.catalogue.modalities == ("cid",)
+    assert model.ids_of_items.modalities == ("cid",)
     assert not (interactions_only / TINY / "features").exists()
 
 
@@ -94,8 +94,8 @@ def test_features_are_not_read(interactions_only):
     (interactions_only / TINY / "features").mkdir()
     (interactions_only / TINY / "features" / "text.npy").write_bytes(b"damaged")
     _, second, _, _ = prepare_run("TIGER", TINY, options)
-    assert first.catalogue.bundle == second.catalogue.bundle
-    assert "reconstruction_error" not in first.catalogue.statistics["text"]
+    assert first.ids_of_items.bundle == second.ids_of_items.bundle
+    assert "reconstruction_error" not in first.ids_of_items.statistics["text"]
 
 
 def test_published_ids_are_read_on_request_only(interactions_only, monkeypatch):
@@ -110,7 +110,7 @@ def test_published_ids_are_read_on_request_only(interactions_only, monkeypatch):
     assert len(warnings) == 1 and "The semantic IDs text are learnt, although" in warnings.pop()
     _, published, _, _ = prepare_run("TIGER", TINY, {**options, "semantic_ids": "published"})
     prepare_run("TIGER", TINY, {**options, "semantic_ids": "learn"})
-    assert learnt.catalogue.bundle is not None and published.catalogue.bundle is None and not warnings
+    assert learnt.ids_of_items.bundle is not None and published.ids_of_items.bundle is None and not warnings
 
 
 def test_other_quantizers_still_need_features(interactions_only):

@@ -117,7 +117,7 @@ def test_collaborative_vectors_of_another_width_are_a_user_error():
 
 
 @pytest.mark.parametrize("name, quantizer", [("TIGER", "letter"), ("TIGER", "cid"), ("MACRec", "letter")])
-def test_model_trains_with_letter_ids(name, quantizer, data_path):  # noqa: F811
+def test_model_trains_with_letter_ids(name, quantizer, data_path):
     options = {"quantizer": quantizer, "cf_epochs": 1, "cid_clusters": 3, "cid_leaf_size": 8, "epochs": 1, "rqvae_epochs": 2}
     if name == "TIGER":
         options |= {"modalities": ["text"], "code_dim": 5}  # RecBole's SASRec has two heads by default
@@ -127,7 +127,7 @@ def test_model_trains_with_letter_ids(name, quantizer, data_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("quantizer", ["letter", "cid"])
-def test_ids_do_not_depend_on_held_out_interactions(quantizer, data_path):  # noqa: F811
+def test_ids_do_not_depend_on_held_out_interactions(quantizer, data_path):
     options = {"quantizer": quantizer, "cf_epochs": 1, "cid_clusters": 3, "cid_leaf_size": 8, "rqvae_epochs": 2,
                "modalities": ["text"], "lambda_cf": 1.0}  # fmt: skip
     _, before, _, _ = prepare("TIGER", data_path, **options)

@@ -51,13 +51,13 @@ for name in HOOKS:
     setattr(Log, name, logged(name))
 
 
-def settings_of(model: str, data_path, **options) -> dict:  # noqa: F811
+def settings_of(model: str, data_path, **options) -> dict:
     common = {"data_path": str(data_path), "epochs": 2, "train_batch_size": 150, "show_progress": False, "state": "ERROR"}
     ours = {**SMALL, "modalities": ["text"], "max_modalities": 1, "training": "per_target"}  # two batches, as RECBOLE_SETTINGS
     return {**(ours if model == "TIGER" else RECBOLE_SETTINGS), **common, **options}
 
 
-def prepared(model: str, data_path, trainer_class=with_callbacks, **options):  # noqa: F811
+def prepared(model: str, data_path, trainer_class=with_callbacks, **options):
     config = Config(model, TINY, config_dict=settings_of(model, data_path, **options))
     init_seed(config["seed"], config["reproducibility"])
     loaders = data_preparation(config, create_dataset(config))
@@ -66,7 +66,7 @@ def prepared(model: str, data_path, trainer_class=with_callbacks, **options):  #
 
 
 @pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
-def test_hooks_are_called_in_order_and_do_not_change_training(model, data_path):  # noqa: F811
+def test_hooks_are_called_in_order_and_do_not_change_training(model, data_path):
     trainer, (train, valid, test) = prepared(model, data_path)
     log = Log()
     trainer.callbacks.append(log)
@@ -89,7 +89,7 @@ def test_hooks_are_called_in_order_and_do_not_change_training(model, data_path):
     assert plain.fit(train, valid) == fitted and plain.evaluate(test) == result
 
 
-def test_trainer_that_overrides_train_epoch_calls_no_batch_hook(data_path):  # noqa: F811
+def test_trainer_that_overrides_train_epoch_calls_no_batch_hook(data_path):
     """RecVAE's trainer passes over the data several times per epoch."""
     trainer, (train, valid, _) = prepared("RecVAE", data_path, epochs=1, latent_dimension=8, hidden_dimension=8)
     assert isinstance(trainer, RecVAETrainer) and not trainer.resumable
@@ -100,7 +100,7 @@ def test_trainer_that_overrides_train_epoch_calls_no_batch_hook(data_path):  # n
     assert log.hooks[:4] == ["on_train_begin", *epoch, "on_evaluation_begin"] and "on_batch_end" not in log.hooks
 
 
-def test_without_checkpoints_pausing_is_ignored(data_path):  # noqa: F811
+def test_without_checkpoints_pausing_is_ignored(data_path):
     trainer, (train, valid, _) = prepared("GRU4Rec", data_path)
     trainer.callbacks.append(PauseAfter(0))
     trainer.fit(train, valid)
@@ -112,7 +112,7 @@ def test_without_checkpoints_pausing_is_ignored(data_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("model", STATEFUL)
-def test_models_with_more_state_than_their_weights_are_not_resumed(model, data_path):  # noqa: F811
+def test_models_with_more_state_than_their_weights_are_not_resumed(model, data_path):
     """Resumed, MultiVAE would begin the annealing of its loss again, and SGL train on another random graph."""
     trainer, (train, valid, _) = prepared(model, data_path, epochs=1, train_neg_sample_args={"distribution": "uniform"})
     trainer.make_resumable()
@@ -127,7 +127,7 @@ def routines_of(thing) -> dict:
 
 
 @pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
-def test_recorded_run_leaves_all_methods_unchanged(model, data_path, tmp_path):  # noqa: F811
+def test_recorded_run_leaves_all_methods_unchanged(model, data_path, tmp_path):
     before = [routines_of(thing) for thing in (Trainer, GenerativeTrainer, quick_start)]
     settings = settings_of(model, data_path)
     run = write_run_spec(tmp_path / "run", RunSpec(model, model, TINY, 1, settings))
@@ -146,7 +146,7 @@ def test_recorded_run_leaves_all_methods_unchanged(model, data_path, tmp_path): 
     assert [routines_of(thing) for thing in (Trainer, GenerativeTrainer, quick_start)] == before
 
 
-def test_trainers_keep_their_methods(data_path):  # noqa: F811
+def test_trainers_keep_their_methods(data_path):
     for model in ("TIGER", "GRU4Rec"):
         trainer, (train, valid, test) = prepared(model, data_path, epochs=1)
         trainer.make_resumable()

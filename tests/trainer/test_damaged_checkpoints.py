@@ -13,7 +13,7 @@ from recbole_macrec.trainer.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
-def trained(data_path):  # noqa: F811
+def trained(data_path):
     _, model, trainer, (_, _, test) = prepare("TIGER", data_path)
     trainer._save_checkpoint(0)
     return model, trainer, test

@@ -82,7 +82,7 @@ def test_failed_write_keeps_the_old_file(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["GRU4Rec", "TIGER"])
-def test_run_on_a_full_disk_is_a_one_line_error(model, data_path, capsys):  # noqa: F811
+def test_run_on_a_full_disk_is_a_one_line_error(model, data_path, capsys):
     with room_for(60_000):
         assert main(argv(model, data_path)) == 1
     error = capsys.readouterr().err
@@ -92,7 +92,7 @@ def test_run_on_a_full_disk_is_a_one_line_error(model, data_path, capsys):  # no
 
 
 @pytest.mark.parametrize("model", ["GRU4Rec", "TIGER"])
-def test_a_run_removes_incomplete_files_of_a_killed_process(model, data_path, monkeypatch):  # noqa: F811
+def test_a_run_removes_incomplete_files_of_a_killed_process(model, data_path, monkeypatch):
     words = argv(model, data_path)
     interrupted(monkeypatch, words)
     (newest,) = Path("saved").glob("*.last.pth")
@@ -106,7 +106,7 @@ def test_a_run_removes_incomplete_files_of_a_killed_process(model, data_path, mo
     assert other.exists() and not any(path.exists() for path in left)
 
 
-def test_a_comparison_removes_incomplete_files_of_killed_processes(data_path):  # noqa: F811
+def test_a_comparison_removes_incomplete_files_of_killed_processes(data_path):
     words = [
         "compare",
         "--models=GRU4Rec",

@@ -48,7 +48,7 @@ def result() -> dict:
 
 
 @pytest.mark.parametrize("model", ["TIGER", "GRU4Rec"])
-def test_same_command_resumes_and_equals_an_uninterrupted_run(model, data_path, monkeypatch, capsys):  # noqa: F811
+def test_same_command_resumes_and_equals_an_uninterrupted_run(model, data_path, monkeypatch, capsys):
     words = argv(model, data_path)
     assert main([*words, "--fresh"]) == 0
     whole = result()
@@ -70,7 +70,7 @@ def test_same_command_resumes_and_equals_an_uninterrupted_run(model, data_path, 
     assert "Resuming" not in capsys.readouterr().out and result() == whole
 
 
-def test_resuming_from_a_checkpoint_file_reports_all_epochs(data_path, capsys):  # noqa: F811
+def test_resuming_from_a_checkpoint_file_reports_all_epochs(data_path, capsys):
     assert main(argv("TIGER", data_path)) == 0
     (checkpoint,), whole = Path("saved").glob("*.last.pth"), result()
     for epochs in (EPOCHS, EPOCHS + 2):
@@ -82,7 +82,7 @@ def test_resuming_from_a_checkpoint_file_reports_all_epochs(data_path, capsys): 
     "model, change",
     [*(("GRU4Rec", change) for change in ("settings", "data", "fresh")), ("TIGER", "features"), ("VBPR", "features")],
 )
-def test_other_commands_do_not_resume(model, change, data_path, monkeypatch, capsys):  # noqa: F811
+def test_other_commands_do_not_resume(model, change, data_path, monkeypatch, capsys):
     words = argv(model, data_path)
     interrupted(monkeypatch, words)
     capsys.readouterr()
@@ -108,7 +108,7 @@ def test_other_commands_do_not_resume(model, change, data_path, monkeypatch, cap
         assert ("Resuming" in capsys.readouterr().out) == (change == "settings")
 
 
-def test_simultaneous_runs_of_a_command_have_their_own_folders(data_path, tmp_path):  # noqa: F811
+def test_simultaneous_runs_of_a_command_have_their_own_folders(data_path, tmp_path):
     config = Config("GRU4Rec", TINY, config_dict={"data_path": str(data_path), "train_neg_sample_args": None})
     (tmp_path / "newest.pth").touch()
     with pytest.raises(KeyboardInterrupt), unfinished_run(config, 1, False) as first:

@@ -76,7 +76,7 @@ def result(folder: Path = Path()) -> dict:
 
 
 @pytest.fixture
-def data(data_path, tmp_path):  # noqa: F811
+def data(data_path, tmp_path):
     """The folder ``data`` with the dataset, in the working directory."""
     if data_path != tmp_path / "data":
         shutil.copytree(data_path, tmp_path / "data")

@@ -12,7 +12,7 @@ from torch import nn
 from recbole_macrec.baselines.text_to_text import lcrec_wordings as wordings
 from recbole_macrec.baselines.text_to_text.backbones import TOLERANCE, CausalModel, Prompts, load_causal, padded
 from recbole_macrec.baselines.text_to_text.recommender import TextToTextRecommender
-from recbole_macrec.baselines.text_to_text.search import CausalSearch
+from recbole_macrec.baselines.text_to_text.trie_decoders import CausalLMTrieDecoder
 from recbole_macrec.baselines.text_to_text.whole_words import Prompt, Sample
 from recbole_macrec.config.schema.models import LCRecOptions
 from recbole_macrec.config.schema.text_to_text import FILE_TASKS
@@ -94,7 +94,7 @@ class LCRec(TextToTextRecommender):
             )
             logits = backbone.logits(backbone.states(alone, responses, keep)).view(*responses.shape, -1)
             expected = logits.log_softmax(-1).gather(2, responses.unsqueeze(2)).mean((1, 2))
-            scores = candidate_scores(self.search(self.trie), together, torch.tensor([items], device=device))[0]
+            scores = candidate_scores(self.decoder(self.trie), together, torch.tensor([items], device=device))[0]
             if not torch.allclose(scores, expected, rtol=TOLERANCE, atol=TOLERANCE):
                 problem = f"the scores of two items are {scores.tolist()} instead of {expected.tolist()}"
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -119,8 +119,8 @@ class LCRec(TextToTextRecommender):
         """Without the tasks whose texts are read for training only."""
         return {**super().saved_options(), "lcrec_tasks": ["sequence"], "preference_file": None}
 
-    def search(self, trie: Trie) -> CausalSearch:
-        return CausalSearch(self.backbone, trie, self.level_tokens())
+    def decoder(self, trie: Trie) -> CausalLMTrieDecoder:
+        return CausalLMTrieDecoder(self.backbone, trie, self.level_tokens())
 
     # -- prompts ------------------------------------------------------------------------------------------------------
 

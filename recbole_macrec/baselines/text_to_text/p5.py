@@ -12,7 +12,7 @@ from torch import nn
 from recbole_macrec.baselines.text_to_text.backbones import EncoderDecoder, Prompts, load_t5, padded
 from recbole_macrec.baselines.text_to_text.item_index import random_digits
 from recbole_macrec.baselines.text_to_text.recommender import TextToTextRecommender
-from recbole_macrec.baselines.text_to_text.search import EncoderDecoderSearch
+from recbole_macrec.baselines.text_to_text.trie_decoders import T5TrieDecoder
 from recbole_macrec.baselines.text_to_text.whole_words import ITEM, Prompt, PromptWriter, Sample
 from recbole_macrec.config.schema.models import P5Options
 from recbole_macrec.errors import UserError
@@ -86,8 +86,8 @@ class P5(TextToTextRecommender):
         words, _ = padded([prompt.words for prompt in prompts], self.device)
         return Prompts(self.backbone.embed(tokens) + self.whole_word(words.clamp(max=self.whole_words - 1)), keep)
 
-    def search(self, trie: Trie) -> EncoderDecoderSearch:
-        return EncoderDecoderSearch(self.backbone, trie, self.level_tokens(), self.writer.item_start)
+    def decoder(self, trie: Trie) -> T5TrieDecoder:
+        return T5TrieDecoder(self.backbone, trie, self.level_tokens(), self.writer.item_start)
 
     def other_parameter(self) -> dict:
         tokens = self.user_tokens[1:]

@@ -13,7 +13,7 @@ from torch import nn
 
 from recbole_macrec.baselines.text_to_text.backbones import FINGERPRINT, TINY, Backbone, Prompts, padded
 from recbole_macrec.baselines.text_to_text.item_index import ItemIndex, cluster_index, digit_index, semantic_index
-from recbole_macrec.baselines.text_to_text.search import TextSearch
+from recbole_macrec.baselines.text_to_text.trie_decoders import TextTrieDecoder
 from recbole_macrec.baselines.text_to_text.whole_words import Prompt, Sample
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.candidates import candidate_scores
@@ -21,11 +21,10 @@ from recbole_macrec.generation.decoding.fusion import score_matrix
 from recbole_macrec.generation.decoding.search import Ranking, beam_search
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.network.packing import split_batch
-from recbole_macrec.model.base import EXCLUDED_ITEMS_FIELD
 from recbole_macrec.model.windowed import WindowedRecommender, in_eval_precision
-from recbole_macrec.semantic_ids import SemanticIDs
 from recbole_macrec.utils.device_budget import count_that_fits
 from recbole_macrec.utils.distributed_tensors import mean_over_processes
+from recbole_macrec.utils.modules import add_derived_buffer
 
 MAX_LOGITS = 2**25  # logits of a step of the search on a CPU: 128 MiB
 
@@ -58,7 +57,7 @@ class TextToTextRecommender(WindowedRecommender):
         level_tokens = [np.array(self.backbone.tokens(names)) for names in self.index.names]
         self.item_ids = np.stack([tokens[codes] for tokens, codes in zip(level_tokens, self.index.codes.T)], axis=1).tolist()
         for level, tokens in enumerate(level_tokens):
-            self._add_buffer(f"tokens_{level}", tokens)
+            add_derived_buffer(self, f"tokens_{level}", tokens)
         self.trie = Trie(self.index.codes[1:], np.arange(1, self.n_items))
         self.build_extras(config, dataset)
         for parameter in self.backbone.model.parameters():
@@ -95,8 +94,8 @@ class TextToTextRecommender(WindowedRecommender):
         tokens, keep = padded([prompt.tokens for prompt in prompts], self.device)
         return Prompts(self.backbone.embed(tokens), keep)
 
-    def search(self, trie: Trie) -> TextSearch:
-        """The search over ``trie`` with the current weights."""
+    def decoder(self, trie: Trie) -> TextTrieDecoder:
+        """The decoder of searches in ``trie``, with the current weights."""
         raise NotImplementedError
 
     def level_tokens(self) -> list[torch.Tensor]:
@@ -213,19 +212,18 @@ class TextToTextRecommender(WindowedRecommender):
             excluded: int64 [B, S], items to leave out, padded with 0.
         """
         trie, beams = trie or self.trie, beams or self.beams
-        search = self.search(trie)
+        decoder = self.decoder(trie)
 
         def rank_part(prompts: Prompts, rows: torch.Tensor) -> Ranking:
             left_out = None if excluded is None else excluded[rows.to(excluded.device)]
-            return beam_search(search, self.backbone.memory(prompts), beams, left_out)
+            return beam_search(decoder, self.backbone.memory(prompts), beams, left_out)
 
         ranked, order = self._in_parts(interaction, rank_part, beams)
         return Ranking.joined(ranked, order)
 
     def full_sort_predict(self, interaction) -> torch.Tensor:
         """Scores of all items [B, N]; see :func:`score_matrix`."""
-        excluded = interaction[EXCLUDED_ITEMS_FIELD] if EXCLUDED_ITEMS_FIELD in interaction else None
-        return score_matrix(self.rank(interaction, excluded=excluded), self.n_items)
+        return score_matrix(self.rank(interaction, excluded=self.excluded(interaction)), self.n_items)
 
     def predict(self, interaction) -> torch.Tensor:
         """Exact score of one item per sample [B]; see :meth:`item_scores`."""
@@ -235,10 +233,10 @@ class TextToTextRecommender(WindowedRecommender):
     @in_eval_precision
     def item_scores(self, interaction, items: torch.Tensor) -> torch.Tensor:
         """log P(ID | history) / L of given items [B, C]; -inf for the padding 0."""
-        search, items = self.search(self.trie), items.to(self.device)
+        decoder, items = self.decoder(self.trie), items.to(self.device)
 
         def score_part(prompts: Prompts, rows: torch.Tensor) -> torch.Tensor:
-            return candidate_scores(search, self.backbone.memory(prompts), items[rows.to(items.device)])
+            return candidate_scores(decoder, self.backbone.memory(prompts), items[rows.to(items.device)])
 
         scores, order = self._in_parts(interaction, score_part, items.shape[1])
         return torch.cat(scores)[order]
@@ -266,10 +264,6 @@ class TextToTextRecommender(WindowedRecommender):
         return count_that_fits(numbers, self.device)
 
     # -- for Recommender ----------------------------------------------------------------------------------------------
-
-    @property
-    def catalogue(self) -> SemanticIDs:
-        return self.semantic_ids or SemanticIDs(tuple(self.item_tokens[1:]), {}, {}, {})
 
     def restriction(self, allowed: np.ndarray | None) -> Trie:
         return self.trie if allowed is None else Trie(self.index.codes[allowed], allowed).to(self.device)

@@ -16,6 +16,7 @@ from recbole_macrec.config.schema.models import VIP5Options
 from recbole_macrec.config.schema.text_to_text import VIP5_TASKS
 from recbole_macrec.semantic_ids.order import token_order, token_ranks
 from recbole_macrec.semantic_ids.rows import standardized
+from recbole_macrec.utils.modules import add_derived_buffer
 
 CANDIDATES = 100  # items listed in a direct prompt, the target among them
 CATEGORIES = 16  # rows of the category embedding; 0 is text, 1 visual
@@ -106,7 +107,7 @@ class VIP5(P5):
         self.tasks = config["vip5_tasks"]
         width = self.backbone.table.embedding_dim
         features = visual_features(dataset, config["visual_modality"], self.item_tokens)
-        self._add_buffer("features", features)
+        add_derived_buffer(self, "features", features)
         self.visual = VisualTokens(features.shape[1], self.writer.slots, width)
         self.category = nn.Embedding(CATEGORIES, width)
         nn.init.normal_(self.category.weight, std=STD)

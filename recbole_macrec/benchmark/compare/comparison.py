@@ -145,7 +145,7 @@ def compare(
     matrix.check()
     resources = Resources(deadline=deadline)
     cluster = RayCluster(ray, resources.threads) if ray else None  # fails before anything is downloaded
-    matrix.prepare()
+    matrix.prepare_datasets()
     tuned, runs_of = None, {}
     if tries is not None:
         runs_of = write_tries(matrix, Path(output), tries)
@@ -164,7 +164,7 @@ def _compare_together(matrix: Matrix, output: str | Path) -> int:
     with group() as processes:
         if processes.first:
             matrix.check()
-        matrix.prepare()
+        matrix.prepare_datasets()
         comparison = processes.by_first(lambda: write_matrix(matrix, output))
     run_together(comparison.runs)
     return write_and_print_tables(comparison) if processes.first else 0

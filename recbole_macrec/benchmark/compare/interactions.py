@@ -24,9 +24,10 @@ class History(NamedTuple):
 def read_history(train, valid, test, users: np.ndarray) -> History:
     """Read histories and counts from RecBole's three datasets after the split.
 
-    Rows of a sequential model are prefixes: an interaction with the items before it. Its training interactions are those of the
-    training rows, and each of their users' first interaction, which is only in histories. Rows of benchmark files contain their
-    histories, cut to the length in the file and the history length of the model; each pair of user and item counts once.
+    Rows of a sequential model are prefixes: an interaction with the items before it. The training interactions are the targets
+    of the training rows and, for each of their users, the first interaction, which is never a target. Rows of benchmark files
+    contain their histories, cut to the length in the file and the history length of the model; each pair of user and item
+    counts once.
 
     Args:
         train, valid, test: datasets of the data loaders; ``valid`` as :func:`all_rows` returns it, ``test`` in the order of the

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_macrec.benchmark.compare.run_files import write_json
-from recbole_macrec.benchmark.compare.run_model import Request, check_values, prepare
+from recbole_macrec.benchmark.compare.run_model import Request, checked_options, prepare_for_model
 from recbole_macrec.benchmark.compare.runs import (
     COMPARE,
     FORMAT,
@@ -22,7 +22,7 @@ from recbole_macrec.benchmark.compare.runs import (
 from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.errors import UserError, nearest
-from recbole_macrec.utils.files import remove_unfinished
+from recbole_macrec.utils.files import remove_temporary_files
 
 FIRST_SEED = 2020  # RecBole's own default
 MAX_SEEDS = 1000
@@ -90,7 +90,7 @@ class Matrix:
                 check_dataset(dataset, self.settings["data_path"], self.settings.get("benchmark_filename") is not None)
             for variant in self.variants:
                 check_options(variant.settings, [variant.model], dataset, f"the variant {variant.label}")
-                check_values(variant.model, Request(dataset, (), {**self.settings, **variant.settings}))
+                checked_options(variant.model, Request(dataset, (), {**self.settings, **variant.settings}))
 
     def check_pairs(self) -> None:
         """Raise a UserError if ``pairs`` names a label that is not compared."""
@@ -101,12 +101,12 @@ class Matrix:
                 if label not in rows:
                     raise UserError(f"pairs names {label}, which is not compared.{nearest(label, rows)}")
 
-    def prepare(self) -> None:
+    def prepare_datasets(self) -> None:
         """Download datasets with a ``source``, with the files that any variant needs."""
         for dataset in self.datasets:
             if has_source(dataset) or self.settings.get("source"):
                 for variant in self.variants:
-                    prepare(variant.model, Request(dataset, (), {**self.settings, **variant.settings}))
+                    prepare_for_model(variant.model, Request(dataset, (), {**self.settings, **variant.settings}))
 
     def write(self, folder: str | Path, tuned: dict[tuple[str, str], dict[str, Any]] | None = None) -> Comparison:
         """Write the folder of the comparison; existing runs stay as they are.
@@ -118,7 +118,7 @@ class Matrix:
             UserError: if an existing run has other settings, or the data have changed since any run.
         """
         folder = Path(folder)
-        remove_unfinished(folder)
+        remove_temporary_files(folder)
         for dataset in self.datasets:
             check_data_of_runs(folder, dataset, self.settings.get("data_path"))
             for variant in self.variants:

@@ -40,7 +40,7 @@ from recbole_macrec.utils.arguments import CommandParser
 TRIES = "tries"  # folder of the tries of tunings
 STUDIES = "studies"  # folder of the tables of studies
 TESTS = "tests"  # folder of the paired tests
-RANKS = ".npz"  # suffix of the file with a run's ranks
+RANKS_SUFFIX = ".npz"  # suffix of the file with a run's ranks
 FIELDS = (
     "model", "dataset", "seed", "test_result", "test_detail", "best_valid_score", "best_valid_result", "epochs", "parameters",
     "precision", "seconds", "users_per_second", "peak_memory_mib", "test_users", "semantic_ids", "versions", "commit",
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
                 spec = run.spec
                 path = Path(args.to) / spec.dataset / f"{file_name(spec.label)}-seed-{spec.seed}.json"
                 print(write_json(published_record(run), path))
-                run.ranks.of_targets().first(greatest_k(run.result["test_result"])).save(path.with_suffix(RANKS))
+                run.ranks.of_targets().first(greatest_k(run.result["test_result"])).save(path.with_suffix(RANKS_SUFFIX))
         for dataset in comparison.datasets:
             publish_tests(comparison, dataset, Path(args.to))
         if (folder / STUDY).is_file() and (study := read_json(folder / STUDY)).get("kind") not in (None, "published"):
@@ -114,7 +114,7 @@ def published_tests(folder: Path, seeds: Sequence[int], pairs: Sequence[tuple[st
     runs: dict[str, dict[int, tuple[dict, Path]]] = {}  # label -> seed -> record, and file of the ranks
     for path in sorted(folder.glob("*.json")):
         record = read_json(path)
-        runs.setdefault(record["label"], {})[record["seed"]] = record, path.with_suffix(RANKS)
+        runs.setdefault(record["label"], {})[record["seed"]] = record, path.with_suffix(RANKS_SUFFIX)
     complete = {label: [own[seed] for seed in seeds] for label, own in runs.items() if own.keys() >= set(seeds)}
     tested = {label: own for label, own in complete.items() if all(file.is_file() for _, file in own)}
     if left_out := [label for label in complete if label not in tested]:
@@ -142,7 +142,8 @@ def published_tries(runs: list[Run]) -> dict:
     """The published record of the tries of one label on one dataset.
 
     ``settings`` are those that all tries have in common. They are the settings of try-000, even if that failed and is not among
-    ``runs``. Each entry of ``tries`` has the settings that it adds, and its validations; an unfinished try has those so far.
+    ``runs``. Each entry of ``tries`` has the settings that it adds, and its validations; an unfinished try has the validations
+    that it made so far.
     """
     spec = Run(runs[0].folder.with_name(FIRST_TRY)).spec
     tries = []

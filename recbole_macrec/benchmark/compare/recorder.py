@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from recbole_macrec.benchmark.compare.ranking_collector import RankingCollector
-from recbole_macrec.benchmark.compare.run_callbacks import LearningCurve, ProgressWriter, TimeLimit
+from recbole_macrec.benchmark.compare.run_callbacks import LearningCurve, PauseAtDeadline, ProgressWriter
 from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.trainer.callbacks import TrainingCallback
 from recbole_macrec.utils.distributed import current_group
@@ -19,7 +19,7 @@ class RunRecorder(TrainingCallback):
 
     Args:
         run: the run, with its folder.
-        deadline: see :class:`TimeLimit`.
+        deadline: see :class:`PauseAtDeadline`.
         progress: see :class:`ProgressWriter`.
 
     Attributes:
@@ -34,7 +34,7 @@ class RunRecorder(TrainingCallback):
         self.callbacks: list[TrainingCallback] = [
             self,
             self.curve,
-            TimeLimit(deadline, self.curve),
+            PauseAtDeadline(deadline, self.curve),
             ProgressWriter(run, progress),
         ]
         if self.rankings:

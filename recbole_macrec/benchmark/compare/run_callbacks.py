@@ -86,7 +86,7 @@ class LearningCurve(TrainingCallback):
             write_json(self.epochs, self.run.folder / CURVE)
 
 
-class TimeLimit(TrainingCallback):
+class PauseAtDeadline(TrainingCallback):
     """Pauses a run before its deadline: after a batch, or before an evaluation, if the next step would end after the deadline.
 
     Every process completes at least one batch or evaluation. Trainers that cannot resume are not paused.
@@ -118,7 +118,8 @@ class TimeLimit(TrainingCallback):
         """Pause if the evaluation would end after the deadline.
 
         It is expected to take as long per row as the longest validation so far, or, before the first, as long as this process
-        has run. The next process then starts with it and so measures it.
+        has run. After a pause the next process begins with this evaluation. It never pauses before its first step, so the time
+        is then known.
         """
         if self.deadline is None or not trainer.resumable or not self._active:
             return

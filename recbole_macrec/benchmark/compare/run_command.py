@@ -11,7 +11,7 @@ from recbole_macrec.benchmark.compare.comparison import compare, split_names
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant, first_seed, matrix_settings
 from recbole_macrec.benchmark.compare.recorder import RunRecorder
 from recbole_macrec.benchmark.compare.run_files import write_json
-from recbole_macrec.benchmark.compare.run_model import Request, prepare, run_config, run_model
+from recbole_macrec.benchmark.compare.run_model import Request, prepare_for_model, run_config, run_model
 from recbole_macrec.benchmark.compare.table import build_table
 from recbole_macrec.benchmark.compare.table_formats import print_table
 from recbole_macrec.benchmark.compare.unfinished import unfinished_run
@@ -21,7 +21,7 @@ from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.arguments import CommandParser
 from recbole_macrec.utils.distributed import Group, group, read_launch
-from recbole_macrec.utils.files import remove_unfinished
+from recbole_macrec.utils.files import remove_temporary_files
 from recbole_macrec.utils.launcher import DEFAULT_PORT, start_processes
 from recbole_macrec.utils.reporting import run_command
 from recbole_macrec.utils.unique_names import unique_folder
@@ -60,9 +60,9 @@ def _run_one(model: str, request: Request, args: argparse.Namespace, processes: 
     if processes.first and not request.value("source"):
         check_dataset(request.dataset, request.settings["data_path"], request.value("benchmark_filename") is not None)
     if has_source(request.dataset) or request.value("source"):
-        prepare(model, request)
+        prepare_for_model(model, request)
     if processes.first and args.result_file:
-        remove_unfinished(Path(args.result_file).parent, f"{Path(args.result_file).name}.")
+        remove_temporary_files(Path(args.result_file).parent, f"{Path(args.result_file).name}.")
     with unfinished_run(run_config(model, request), processes.size, args.fresh) as run:
         record = run_model(model, request, RunRecorder(run))
     if processes.first:

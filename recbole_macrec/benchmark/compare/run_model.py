@@ -24,7 +24,7 @@ from recbole_macrec.config.registry import model_names
 from recbole_macrec.config.validation import check_valid_metric
 from recbole_macrec.data.splits import has_test_data
 from recbole_macrec.errors import UserError
-from recbole_macrec.model.preparation import prepare as prepare_dataset
+from recbole_macrec.model.preparation import prepare_dataset
 from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.requirements import recbole_folder
 from recbole_macrec.utils.unique_names import unique_file, unique_folder
@@ -48,7 +48,7 @@ class Request:
         return self.all_settings.get(key, default)
 
 
-def prepare(model: str, request: Request) -> None:
+def prepare_for_model(model: str, request: Request) -> None:
     """Download a dataset with a ``source``, with all files that ``model`` needs.
 
     Call it for all models before the first one runs, so that all have the same items: some models need images, and items
@@ -148,7 +148,7 @@ def run_config(model: str, request: Request) -> Config:
     return options.config_of(model, request.dataset, _config_files(model, request), request.settings)
 
 
-def check_values(model: str, request: Request) -> dict[str, Any]:
+def checked_options(model: str, request: Request) -> dict[str, Any]:
     """Check the configuration of ``model`` for a comparison.
 
     Returns:

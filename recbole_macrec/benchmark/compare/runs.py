@@ -42,7 +42,7 @@ from recbole_macrec.benchmark.compare.run_files import load_arrays, read_json, r
 from recbole_macrec.config.options import PACKAGED_DATASET
 from recbole_macrec.data.checksums import checksums_of_dataset
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import remove_unfinished
+from recbole_macrec.utils.files import remove_temporary_files
 
 FORMAT = 1
 # settings of where and how a run is executed, which do not change its results
@@ -320,7 +320,7 @@ def write_run_spec(folder: Path, spec: RunSpec) -> Run:
     Raises:
         UserError: if another setting or a file of the dataset differs; the message names the first one.
     """
-    remove_unfinished(folder, RUN_SPEC)
+    remove_temporary_files(folder, RUN_SPEC)
     spec = replace(spec, data=current_data(spec))
     old, new = folder / RUN_SPEC, json.loads(json.dumps(asdict(spec), default=str))
     if old.is_file():

@@ -21,7 +21,7 @@ import numpy as np
 
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
 from recbole_macrec.benchmark.compare.run_files import write_json
-from recbole_macrec.benchmark.compare.run_model import Request, check_values
+from recbole_macrec.benchmark.compare.run_model import Request, checked_options
 from recbole_macrec.benchmark.compare.runs import BEST, TUNE, Comparison, Run, RunSpec, file_name, write_run_spec
 from recbole_macrec.config.property_files import property_file
 from recbole_macrec.errors import UserError
@@ -103,7 +103,7 @@ def write_tries(matrix: Matrix, folder: Path, tries: int) -> dict[tuple[str, str
     for dataset in matrix.datasets:
         for variant in matrix.variants:
             fixed = {**matrix.settings, **variant.settings}
-            default = check_values(variant.model, Request(dataset, (), fixed))
+            default = checked_options(variant.model, Request(dataset, (), fixed))
             if default.get("eval_step") == 0:
                 raise UserError("--tune chooses by the validation score, but eval_step is 0 (no validation); set it to at "
                                 "least 1.")
@@ -114,7 +114,7 @@ def write_tries(matrix: Matrix, folder: Path, tries: int) -> dict[tuple[str, str
                                 f"--tune={earlier}, or another --output.")
             drawn_settings = [{**fixed, **drawn} for drawn in drawn_tries]
             for settings in drawn_settings[1:]:
-                check_values(variant.model, Request(dataset, (), settings))
+                checked_options(variant.model, Request(dataset, (), settings))
             runs_of[dataset, variant.label] = [
                 write_run_spec(
                     place / f"try-{number:03d}",

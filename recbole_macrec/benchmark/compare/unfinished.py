@@ -29,7 +29,7 @@ from recbole_macrec.data.checksums import checksums_of_atomic_files
 from recbole_macrec.trainer.checkpoint import load_checkpoint
 from recbole_macrec.trainer.trainer import GenerativeTrainer
 from recbole_macrec.utils.distributed import current_group
-from recbole_macrec.utils.files import remove_unfinished
+from recbole_macrec.utils.files import remove_temporary_files
 from recbole_macrec.utils.unique_names import unique_folder
 
 UNFINISHED, POINTER, LOCK = "unfinished", "run.json", ".lock"
@@ -72,12 +72,12 @@ class SingleRun(Run):
         pointer = self.folder / POINTER
         return Path(read_json(pointer)["checkpoint"]) if pointer.is_file() else None
 
-    def remove_unfinished_files(self) -> None:
+    def remove_temporary_files(self) -> None:
         """Remove files that a killed process has not finished writing; the caller holds the lock of the run."""
-        remove_unfinished(self.folder)
+        remove_temporary_files(self.folder)
         if newest := self._named_checkpoint:
             for name in (newest.name, newest.name.replace(".last.", ".")):  # the newest checkpoint, and the best one
-                remove_unfinished(newest.parent, f"{name}.")
+                remove_temporary_files(newest.parent, f"{name}.")
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def unfinished_run(config: Config, processes: int, fresh: bool) -> Iterator[Sing
         return
     folder, lock = _claim(root, f"{config['model']}-{config['dataset']}-{key_of(config, processes)}")
     run = SingleRun(folder)
-    run.remove_unfinished_files()
+    run.remove_temporary_files()
     try:
         if fresh:
             for file in [file for file in folder.iterdir() if file.name not in (LOCK, PRETRAINING)]:

@@ -25,7 +25,7 @@ from recbole_macrec.benchmark.machine import git_commit
 from recbole_macrec.trainer.epoch_checkpointer import Paused
 from recbole_macrec.utils.distributed import group
 from recbole_macrec.utils.failures import user_message
-from recbole_macrec.utils.files import remove_unfinished
+from recbole_macrec.utils.files import remove_temporary_files
 from recbole_macrec.utils.interrupts import interrupts_ignored
 from recbole_macrec.utils.unique_names import remove_if_empty
 
@@ -104,7 +104,7 @@ def execute(folder: Path, resources: Resources, progress: Callable[[float], None
             return
         (folder / FAILURE).unlink(missing_ok=True)
         for place in (folder, folder / SAVED):
-            remove_unfinished(place)
+            remove_temporary_files(place)
         try:
             with group():
                 record = run_model(

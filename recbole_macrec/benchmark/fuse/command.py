@@ -48,13 +48,13 @@ from recbole_macrec.generation.decoding.search import best_of
 from recbole_macrec.generation.decoding.weighted import (
     TOP,
     choose_weights,
-    distinct,
     fused_scores,
     target_columns,
     target_ranks,
 )
 from recbole_macrec.utils.arguments import CommandParser
-from recbole_macrec.utils.files import remove_unfinished
+from recbole_macrec.utils.files import remove_temporary_files
+from recbole_macrec.utils.sorted_rows import distinct
 
 SUPPORTED = ("rec.items", "rec.topk", "data.num_items", "data.num_users", "data.count_items", "data.count_users")
 
@@ -227,7 +227,7 @@ def _fuse_runs(members: Sequence[Member], folder: Path, spec: RunSpec) -> None:
         "settings": {"valid_metric": metric},
     }
     seconds = time.perf_counter() - began
-    remove_unfinished(folder)
+    remove_temporary_files(folder)
     (folder / RESULT).unlink(missing_ok=True)
     write_json(asdict(spec), folder / RUN_SPEC)
     ranks.save(folder / RANKS)

@@ -116,9 +116,9 @@ class Member:
     def scores(self, split: str, items: np.ndarray) -> np.ndarray:
         """Log-probabilities of ``items`` [R, C], in this model's order of rows and numbers of items; -inf for the padding 0.
 
-        The log-probability of a generative model is that of the item's semantic ID and its share by ``item_prior``, for several
-        modalities by its option ``fusion``. The one of any other model is the log-softmax of its scores over all items that may
-        be recommended.
+        A generative model gives the log-probability of the item's semantic ID; items that share an ID divide it as
+        ``item_prior`` says, and ``fusion`` combines several modalities. Any other model gives the log-softmax of its scores
+        over all items that may be recommended.
         """
         return self._score_file(split).scores(items, lambda missing: self._compute_scores(split, missing))
 

@@ -17,7 +17,7 @@ from recbole_macrec.benchmark.report.grids import Grid
 from recbole_macrec.benchmark.report.report_figures import CaptionedFigure
 from recbole_macrec.benchmark.report.user_view import UserViewOptions, build_user_view
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import atomic_write, remove_unfinished
+from recbole_macrec.utils.files import atomic_write, remove_temporary_files
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def write_report(folder: Path, output: Path, options: UserViewOptions = UserView
     study = _study(comparison)
     page = render(comparison, sections, study, _user_views(comparison, options))
     output.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(output.parent, output.name)
+    remove_temporary_files(output.parent, output.name)
     with atomic_write(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return output, paths

@@ -12,7 +12,7 @@ import torch
 from recbole_macrec.benchmark.speed.measure import in_own_process
 from recbole_macrec.data.features import check_modality
 from recbole_macrec.semantic_ids import Execution, FeatureRows, SemanticIDSettings, build_semantic_ids
-from recbole_macrec.semantic_ids.build import check_sizes
+from recbole_macrec.semantic_ids.build import check_enough_items
 from recbole_macrec.semantic_ids.quantizers.rqvae_training import RQVAETraining
 from recbole_macrec.semantic_ids.rows import StreamedFeatures, select_rows
 from recbole_macrec.utils.blocks import BLOCK
@@ -31,7 +31,7 @@ def measure_catalogues(args) -> dict:
     """
     for modality in args.modalities:
         check_modality(modality)
-    check_sizes(SemanticIDSettings.from_options({}, args.modalities), min(args.items))
+    check_enough_items(SemanticIDSettings.from_options({}, args.modalities), min(args.items))
     rows = []
     for items in args.items:
         with tempfile.TemporaryDirectory(prefix=".quantize-", dir=".") as folder:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.speed.measure import T5, median_seconds, prepare, train_first
+from recbole_macrec.benchmark.speed.measure import T5, build_subject, median_seconds, train_first
 from recbole_macrec.benchmark.speed.reference import WORDS, Reference
 from recbole_macrec.utils.hardware import has_fast_bf16
 
@@ -17,7 +17,7 @@ def decode(args) -> dict:
 
     The reference is measured twice: with default settings, and in a process that keeps freed memory, as our trainer does.
     """
-    subject = prepare(args.dataset, args.data_path, args.modality, train_batch_size=args.batch, **T5)
+    subject = build_subject(args.dataset, args.data_path, args.modality, train_batch_size=args.batch, **T5)
     model = subject.model
     rows = np.random.default_rng(0).permutation(len(subject.test_data._dataset))
     users = subject.test_data._dataset[rows[: args.users]].to(model.device)
@@ -59,7 +59,7 @@ def decoder_only(args, users, reference: float) -> dict:
     Args:
         reference: users per second of T5's ``generate``.
     """
-    subject = prepare(args.dataset, args.data_path, args.modality, decode="beam")
+    subject = build_subject(args.dataset, args.data_path, args.modality, decode="beam")
     train_first(subject, args.training_steps)
     subject.model.eval()
     result = dict.fromkeys(PRECISIONS)

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.speed.measure import T5, Subject, median_seconds, prepare, train_first
+from recbole_macrec.benchmark.speed.measure import T5, Subject, build_subject, median_seconds, train_first
 from recbole_macrec.generation.decoding.certified_search import CertifiedSearch
 from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_probs
@@ -13,8 +13,9 @@ ITEMS_AT_ONCE = 512  # items scored together by brute force
 
 def exact(args) -> dict:
     """Measure both networks; the results of ``decoder_only`` are nested in those of the encoder-decoder."""
-    result = measure_network(prepare(args.dataset, args.data_path, args.modality, train_batch_size=args.batch, **T5), args)
-    other = prepare(args.dataset, args.data_path, args.modality)
+    own = build_subject(args.dataset, args.data_path, args.modality, train_batch_size=args.batch, **T5)
+    result = measure_network(own, args)
+    other = build_subject(args.dataset, args.data_path, args.modality)
     return result | {"decoder_only": measure_network(other, args)}
 
 

@@ -69,7 +69,7 @@ class Subject:
 T5 = {"training_preset": "paper", "encoder_attention": "auto"}  # the network of the released code
 
 
-def prepare(dataset: str, data_path: str, modality: str, model: str = "TIGER", **options) -> Subject:
+def build_subject(dataset: str, data_path: str, modality: str, model: str = "TIGER", **options) -> Subject:
     """Build dataset and model as RecBole's quick_start does. ``collision: reassign`` gives every item a unique ID."""
     settings: dict[str, Any] = {"data_path": data_path, "modalities": [modality], "collision": "reassign", "precision": "fp32"}
     settings |= {"scheduler": "constant", "warmup_ratio": 0.0}

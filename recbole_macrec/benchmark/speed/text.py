@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import torch
 
-from recbole_macrec.benchmark.speed.measure import Subject, in_own_process, median_seconds, prepare, train_first
+from recbole_macrec.benchmark.speed.measure import Subject, build_subject, in_own_process, median_seconds, train_first
 from recbole_macrec.benchmark.speed.text_reference import TextReference
 from recbole_macrec.benchmark.speed.train import first_batches
 from recbole_macrec.utils.hardware import peak_host_memory
@@ -32,7 +32,7 @@ def measure(name: str, args) -> dict:
     """Measure one model; a sample of training is a target with the samples of all tasks."""
     import recbole_macrec  # noqa: F401  registers the models in a new process
 
-    subject = prepare(
+    subject = build_subject(
         args.dataset, args.data_path, args.modality, model=name, backbone=args.backbone, train_batch_size=args.batch
     )
     batches = first_batches(subject, args.timed_steps)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from recbole_macrec.benchmark.speed.measure import T5, median_seconds, prepare
+from recbole_macrec.benchmark.speed.measure import T5, build_subject, median_seconds
 from recbole_macrec.benchmark.speed.reference import WORDS, Reference
 
 PER_USER = {
@@ -19,7 +19,7 @@ def train(args) -> dict:
     """Return training samples (targets) per second, after comparing both losses on the same batches without dropout."""
     options = {**T5, "train_batch_size": args.batch}
     result: dict[str, Any] = {"loss_difference": loss_difference(args, options)}
-    subject = prepare(args.dataset, args.data_path, args.modality, **options)
+    subject = build_subject(args.dataset, args.data_path, args.modality, **options)
     model, trainer = subject.model, subject.trainer
     batches = first_batches(subject, args.timed_steps)
     samples = sum(len(batch) for batch in batches)
@@ -44,7 +44,7 @@ def train(args) -> dict:
 
 def per_user_rate(args, settings: dict) -> float:
     """Return training targets per second with one pass per user."""
-    subject = prepare(args.dataset, args.data_path, args.modality, train_batch_size=USERS, **settings)
+    subject = build_subject(args.dataset, args.data_path, args.modality, train_batch_size=USERS, **settings)
     batches = first_batches(subject, 2 * args.timed_steps)
     targets = sum(len(subject.model.windows(batch).target_items()) for batch in batches)
     return targets / median_seconds(lambda: subject.trainer.train_steps(batches), args.repeats)
@@ -77,7 +77,7 @@ def reference_step(reference: Reference, subject):
 
 def loss_difference(args, options: dict) -> dict:
     """Return the largest and the mean difference between both losses over ``args.parity_steps`` steps."""
-    subject = prepare(args.dataset, args.data_path, args.modality, dropout_prob=0.0, **options)
+    subject = build_subject(args.dataset, args.data_path, args.modality, dropout_prob=0.0, **options)
     batches = first_batches(subject, args.parity_steps)
     step = reference_step(Reference(copy.deepcopy(subject.model), levelwise=True), subject)
     ours = torch.tensor([subject.trainer.train_steps([batch]) for batch in batches])

@@ -144,7 +144,7 @@ def _matrix(
     fusions = fusions_in(output) | {fusion_name(labels): labels for labels in study.fusions}
     matrix = Matrix(variants, [dataset], parse_seeds(args.seeds, request), settings, pairs, fusions)
     matrix.check(vars(args), request.config_files)
-    check_rows(study, variants, dataset, settings)
+    check_table(study, variants, dataset, settings)
     return matrix
 
 
@@ -218,7 +218,7 @@ def read_study(name: str) -> StudyDefinition:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     _check_settings(study, path)
-    _check_rows(study, path)
+    _check_row_names(study, path)
     return study
 
 
@@ -231,7 +231,7 @@ def _check_settings(study: StudyDefinition, path: Path) -> None:
                 raise UserError(f"{path} sets {option}, which --{option}s names here; leave it out of the file.")
 
 
-def _check_rows(study: StudyDefinition, path: Path) -> None:
+def _check_row_names(study: StudyDefinition, path: Path) -> None:
     """Raise a UserError for a study without rows, and for an unknown row of a fusion."""
     own_models = study.variants and all("model" in variant for variant in study.variants.values())
     if not (study.models or own_models or (study.model and (study.variants or study.sweeps))):
@@ -282,7 +282,7 @@ def variants_of(study: StudyDefinition, models: list[str], dataset: str, setting
     return list(swept.values())
 
 
-def check_rows(study: StudyDefinition, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
+def check_table(study: StudyDefinition, variants: list[Variant], dataset: str, settings: dict[str, Any]) -> None:
     """Raise a UserError, before the models are trained, if the study cannot make its table of these rows."""
     ranks_with_beams, shows_ids = study.kind in ("beams", "rankings"), study.kind in ("collisions", "code_distribution")
     if not (ranks_with_beams or shows_ids or study.metrics):  # a configuration takes time, and may be wrong for a run only

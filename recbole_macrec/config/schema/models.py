@@ -253,11 +253,13 @@ class _MMGRecOptions(GenerativeOptions):
     )
 
 
-_UNKNOWN = ("rqvae_preset", "rqvae_projection", "rqvae_hidden_sizes", "rqvae_epochs", "rqvae_batch_size", "rqvae_learning_rate",
-            "rqvae_weight_decay", "rqvae_warmup_epochs", "restart_dead_codes", "commitment_weight", "residual", "con_layers",
-            "con_positives", "lambda_con", "lambda_align", "pseudo_labels", "contrast_temperature", "con_denominator",
-            "code_dim", "epochs", "dropout_prob", "fusion", "decode", "num_beams", "output", "encoder_attention", "prompt",
-            "eval_step", "MAX_ITEM_LIST_LENGTH")
+_NOT_IN_PAPER = (
+    "rqvae_preset", "rqvae_projection", "rqvae_hidden_sizes", "rqvae_epochs", "rqvae_batch_size", "rqvae_learning_rate",
+    "rqvae_weight_decay", "rqvae_warmup_epochs", "restart_dead_codes", "commitment_weight", "residual", "con_layers",
+    "con_positives", "lambda_con", "lambda_align", "pseudo_labels", "contrast_temperature", "con_denominator", "code_dim",
+    "epochs", "dropout_prob", "fusion", "decode", "num_beams", "output", "encoder_attention", "prompt", "eval_step",
+    "MAX_ITEM_LIST_LENGTH",
+)  # fmt: skip
 MMGRecOptions: Any = derive(
     "MMGRecOptions", _MMGRecOptions,
     defaults={
@@ -267,7 +269,7 @@ MMGRecOptions: Any = derive(
         "num_heads": 4, "d_kv": 16, "encoder_layers": 2, "decoder_layers": 2, "dropout_prob": 0.2, "prompt_length": 0,
         "MAX_ITEM_LIST_LENGTH": 32, "precision": "fp32",
     },
-    paper=dict.fromkeys(_UNKNOWN) | {
+    paper=dict.fromkeys(_NOT_IN_PAPER) | {
         "representation": "graph", "quantizer": "rqvae", "collision": "popularity", "codebook_levels": 3, "codebook_size": 128,
         "graph_sizes": (128, 128, 64), "graph_dropout": (0.5, 0.2), "graph_batch_size": 3000, "graph_learning_rate": 1e-3,
         "graph_weight_decay": 1e-6, "graph_negatives": 5, "graph_training": "joint", "encoder_input": "graph", "learner": "sgd",

@@ -39,7 +39,7 @@ def create_encoder(chosen: str | Mapping[str, Any], device: torch.device | str |
     Raises:
         UserError: for unknown names or keys, with the nearest known one, and for unavailable models.
     """
-    options = model_options(chosen)
+    options = pretrained_options(chosen)
     if options is None:
         return ENCODERS[str(chosen)]()
     # Imported here, because importing transformers takes seconds and other encoders do not need it.
@@ -52,7 +52,7 @@ def create_encoder(chosen: str | Mapping[str, Any], device: torch.device | str |
     return (ImageModel if reads_images(source.config) else TextModel)(options, source, device)
 
 
-def model_options(chosen: str | Mapping[str, Any]) -> ModelOptions | None:
+def pretrained_options(chosen: str | Mapping[str, Any]) -> ModelOptions | None:
     """The options of the pretrained model that ``chosen`` names, see :func:`create_encoder`; None if it names none.
 
     Raises:
@@ -69,5 +69,5 @@ def model_options(chosen: str | Mapping[str, Any]) -> ModelOptions | None:
     return ModelOptions.read({"model": chosen} if isinstance(chosen, str) else chosen)
 
 
-__all__ = ["ENCODERS", "PRESETS", "Encoder", "ModelOptions", "RawItem", "create_encoder", "encoder_of", "model_options",
+__all__ = ["ENCODERS", "PRESETS", "Encoder", "ModelOptions", "RawItem", "create_encoder", "encoder_of", "pretrained_options",
            "reads_interactions"]

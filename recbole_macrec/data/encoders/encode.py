@@ -29,7 +29,7 @@ from recbole_macrec.data.encoders.shards import Shards
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.distributed import ALONE, Group
-from recbole_macrec.utils.files import atomic_write, lock_folder, remove_unfinished
+from recbole_macrec.utils.files import atomic_write, lock_folder, remove_temporary_files
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ MISSING_OPTIONS = {"text": "missing_texts", "image": "missing_images"}  # kind o
 EncoderChoice = str | Mapping[str, Any]  # value of the option encoders for one modality
 
 
-def item_features(
+def load_or_encode(
     content: ItemContent,
     modalities: Sequence[str],
     encoders: Mapping[str, EncoderChoice],
@@ -97,7 +97,7 @@ def encode_missing(
 
     Features without a manifest were imported and are never replaced. Pretrained models encode shard by shard, and a killed run
     resumes after the last finished shard. ``processes`` share the shards. If several runs need the same features, one encodes
-    them and the others wait. See :func:`item_features` for the arguments.
+    them and the others wait. See :func:`load_or_encode` for the arguments.
     """
     folder = content.folder
     npy, _ = features.feature_paths(folder, modality)
@@ -122,7 +122,7 @@ def encode_missing(
     needed = f"features {npy.name} of its texts or images by this encoder"
     with lock_folder(npy.parent, f".{modality}.lock", needed) if processes.first else nullcontext():
         if processes.first:
-            remove_unfinished(npy.parent, f"{modality}.")
+            remove_temporary_files(npy.parent, f"{modality}.")
         if processes.share(npy.exists() and matches(manifest_path, identity)):  # another run encoded them meanwhile
             _check_means(manifest_path, items, encoder, mean_for, processes)
             return FeatureTable.load(folder, modality)

@@ -50,11 +50,11 @@ def read_manifest(manifest: Path) -> dict:
 
 
 def cached_content_hash(items: Sequence[RawItem], folder: Path, modality: str, write: bool) -> str:
-    """Return a hash of the texts, users and images of ``items``; a cached one if the image files are unchanged.
+    """Return a hash of the texts, users and images of ``items``: the cached one if no image file has another path, size or
+    modification time.
 
-    They are if their paths, sizes and modification times are: images can be gigabytes, which a run whose features exist should
-    not read. The paths are relative to the dataset ``folder``, which can be moved. One process may ``write`` the cache, unless
-    the folder is read-only.
+    Images can be gigabytes, so a run whose features exist does not read them. The paths are relative to the dataset ``folder``,
+    which can be moved. One process may ``write`` the cache, unless the folder is read-only.
     """
     if not any(item.image for item in items):
         return _content_hash(items)

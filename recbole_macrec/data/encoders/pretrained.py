@@ -52,7 +52,7 @@ class PretrainedEncoder(ABC):
                         "versions": {name: version(name) for name in self.libraries}}
 
     @property
-    def run(self) -> Mapping[str, Any]:
+    def shard_settings(self) -> Mapping[str, Any]:
         """Further properties, in addition to ``settings``, that must be equal in all shards of a feature file."""
         return {"revision": self.source.revision, "precision": self.details["precision"]}
 

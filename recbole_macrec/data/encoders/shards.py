@@ -33,7 +33,7 @@ class Shards:
     """
 
     def __init__(self, folder: Path, identity: dict, encoder: PretrainedEncoder, items: Sequence[RawItem]) -> None:
-        key = json.dumps([identity, encoder.run, SHARD_ITEMS], sort_keys=True)
+        key = json.dumps([identity, encoder.shard_settings, SHARD_ITEMS], sort_keys=True)
         self._root, self._encoder, self._items = folder, encoder, items
         self._folder = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
         self._dtype = np.float32 if encoder.dtype == torch.float32 else np.float16

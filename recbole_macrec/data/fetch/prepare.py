@@ -26,12 +26,12 @@ from recbole_macrec.data.importers.raw.catalogue import IMAGES, URLS
 from recbole_macrec.data.importers.raw.find import SHORT_NAMES
 from recbole_macrec.data.toy.toy import TOY_NAME, write_toy
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import needs_restore, remove_unfinished, restore_folder
+from recbole_macrec.utils.files import needs_restore, remove_temporary_files, restore_folder
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(folder: Path, source: Any, needs_images: Callable[[], bool], missing_images: str = "drop",
+def fetch_dataset(folder: Path, source: Any, needs_images: Callable[[], bool], missing_images: str = "drop",
             show_progress: bool = True, form: AtomicFormat = DEFAULT_FORMAT) -> None:
     """Prepare the dataset in ``folder`` unless it exists; one of several processes does, and the others wait.
 
@@ -171,8 +171,8 @@ def _images_complete(folder: Path, missing_images: str) -> bool:
 
 
 def _download_images(folder: Path, block: SourceBlock, missing_images: str, show_progress: bool, form: AtomicFormat) -> None:
-    remove_unfinished(folder)
-    remove_unfinished(folder / IMAGES)
+    remove_temporary_files(folder)
+    remove_temporary_files(folder / IMAGES)
     _, failed = fetch_catalogue_images(folder, show_progress=show_progress, form=form)
     temporary = [item for item, failure in failed.items() if failure.temporary]
     if temporary and block.unreachable_images == "stop":

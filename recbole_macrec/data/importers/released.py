@@ -12,7 +12,7 @@ from recbole_macrec.data.importers.sources import Source, is_item_number
 from recbole_macrec.data.json_files import read_json_object
 from recbole_macrec.errors import UserError
 
-TEXT_FIELDS = ("title", "description", "brand", "categories")  # keys of the released metadata files
+TEXT_KEYS = ("title", "description", "brand", "categories")  # keys of the released metadata files
 
 
 def read_released(inter: Path) -> Source:
@@ -116,6 +116,6 @@ def _text_columns(texts: dict, numbers: dict[str, str], path: Path) -> dict[str,
     unusable = [number for number in numbers if not isinstance(texts.get(number), dict)]
     if unusable:
         raise UserError(f"{path} has no metadata object for {format_items(unusable, 'item number')}; use files of one release")
-    columns = {name: [clean_text(texts[number].get(name)) for number in numbers] for name in TEXT_FIELDS}
+    columns = {name: [clean_text(texts[number].get(name)) for number in numbers] for name in TEXT_KEYS}
     columns[CATEGORY_COLUMN] = [category_tokens(texts[number].get("categories")) for number in numbers]
     return {f"{name}:token_seq": values for name, values in columns.items() if any(values)}

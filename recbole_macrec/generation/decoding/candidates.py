@@ -5,8 +5,8 @@ Shapes: B users, C candidates of a user, G distinct prefixes of a level, K codes
 import torch
 
 from recbole_macrec.generation.decoding.decoder import Decoder, Encoded
-from recbole_macrec.generation.decoding.eligible import distinct_nodes
 from recbole_macrec.generation.decoding.prior import with_prior
+from recbole_macrec.utils.sorted_rows import first_of_runs
 
 
 def candidate_scores(decoder: Decoder[Encoded], memory: Encoded, items: torch.Tensor) -> torch.Tensor:
@@ -49,7 +49,7 @@ def distinct_of_each_row(nodes: torch.Tensor, size: int) -> torch.Tensor:
         size: number of nodes of the level.
     """
     ordered = nodes.sort(dim=1).values
-    distinct = distinct_nodes(ordered, size)  # padded with ``size``
+    distinct = first_of_runs(ordered, size)  # padded with ``size``
     count = (distinct < size).sum(1, keepdim=True)
     distinct = distinct[:, : int(count.max())]
     return torch.where(distinct < size, distinct, distinct.gather(1, count - 1)).contiguous()

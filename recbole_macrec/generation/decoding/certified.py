@@ -16,8 +16,8 @@ from recbole_macrec.generation.decoding.eligible import Eligible
 from recbole_macrec.generation.decoding.exact import exact_rankings
 from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_scores
 from recbole_macrec.generation.decoding.search import Ranking, best_of, first_best
-from recbole_macrec.generation.decoding.weighted import distinct
 from recbole_macrec.generation.network.memory import AnyMemory
+from recbole_macrec.utils.sorted_rows import distinct
 
 SLACK = 1e-5  # allowed relative rounding error of fused scores
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from recbole_macrec.generation.decoding.trie import Trie
-from recbole_macrec.utils.sorted_rows import starts_run
+from recbole_macrec.utils.sorted_rows import first_of_runs
 
 
 class Eligible(NamedTuple):
@@ -20,8 +20,8 @@ class Eligible(NamedTuple):
     # modality -> int64 [n_items], equal for items of one raw ID: ``top`` then counts these IDs, not items
     raw_ids: dict[str, torch.Tensor] | None = None
 
-    def rows(self, rows: torch.Tensor) -> "Eligible":
-        """Select users."""
+    def select(self, rows: torch.Tensor) -> "Eligible":
+        """The items that may be ranked for the users in ``rows``."""
         return self if self.excluded is None else self._replace(excluded=self.excluded[rows.to(self.excluded.device)])
 
     def raw_ids_of(self, name: str) -> torch.Tensor | None:
@@ -41,19 +41,14 @@ def blocked_nodes(trie: Trie, excluded: torch.Tensor) -> list[torch.Tensor]:
     """
     position, n_items = trie.positions(excluded), len(trie.items)
     nodes = torch.where(trie.items[position] == excluded, position, n_items).sort(dim=1).values
-    blocked = [distinct_nodes(nodes, n_items)]
+    blocked = [first_of_runs(nodes, n_items)]
     for level in reversed(range(trie.levels)):
         size = trie.size(level)
         children = torch.cat([trie.counts(level), torch.zeros(1, dtype=torch.long, device=nodes.device)])
         parents = trie.parent_of(level, blocked[0])  # sorted, as the children are
         n_blocked = torch.searchsorted(parents, parents, right=True) - torch.searchsorted(parents, parents)
-        blocked.insert(0, distinct_nodes(parents.masked_fill(n_blocked < children[parents], size), size))
+        blocked.insert(0, first_of_runs(parents.masked_fill(n_blocked < children[parents], size), size))
     return blocked
-
-
-def distinct_nodes(nodes: torch.Tensor, none: int) -> torch.Tensor:
-    """Distinct values of each row of nodes [B, S], whose equal values are adjacent; sorted and padded with ``none``."""
-    return nodes.masked_fill(~starts_run(nodes), none).sort(dim=1).values
 
 
 def is_blocked(blocked: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:

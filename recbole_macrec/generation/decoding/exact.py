@@ -17,7 +17,8 @@ from recbole_macrec.utils.device_budget import DeviceBudget
 
 
 def exact_scores(
-    decoder: AnyTrieDecoder, memory: AnyMemory, n_items: int, rows: int | None = None, users: Sequence[int] | None = None
+    decoder: AnyTrieDecoder, memory: AnyMemory, n_items: int, traversal_rows: int | None = None,
+    users: Sequence[int] | None = None
 ) -> torch.Tensor:
     """Score of every item; see :meth:`Trie.item_scores`.
 
@@ -27,19 +28,19 @@ def exact_scores(
     Args:
         memory: the encoded histories of B users.
         n_items: number of items, including the padding.
-        rows: maximum number of (user, prefix) pairs decoded at once, by default that of the device's budget.
+        traversal_rows: maximum number of (user, prefix) pairs decoded at once, by default that of the device's budget.
         users: the users to score, ascending; None for all.
 
     Returns:
         float32 [B, n_items], one row for each of ``users``; -inf for padding and for items outside the trie.
     """
     trie, device = decoder.trie, memory.device
-    rows = rows or DeviceBudget.of(device).traversal_rows
+    traversal_rows = traversal_rows or DeviceBudget.of(device).traversal_rows
     users = range(memory.users) if users is None else users
     scores = torch.full((len(users), n_items), -torch.inf, device=device)
     last = trie.levels - 1
     leaf = torch.repeat_interleave(trie.counts(last), output_size=len(trie.items))  # of each item
-    n_users = max(1, rows // trie.size(last))
+    n_users = max(1, traversal_rows // trie.size(last))
     source, first_user, begin = decoder.read(memory), 0, 0
     for group, (size, _) in enumerate(memory.groups):
         group_users = torch.tensor([u - first_user for u in users if first_user <= u < first_user + size], device=device)
@@ -51,7 +52,7 @@ def exact_scores(
                 return decoder.step(level, nodes.expand(n, -1), heads, past)
 
             past, root = decoder.empty_past(), range(1)
-            leaves = leaf_scores(trie, step, rows // n, torch.zeros(n, 1, device=device), past, 0, root)
+            leaves = leaf_scores(trie, step, traversal_rows // n, torch.zeros(n, 1, device=device), past, 0, root)
             of_items = trie.item_scores(torch.cat(list(leaves), dim=1)[:, leaf], torch.arange(len(leaf), device=device))
             scores[begin : begin + n, trie.items.long()] = of_items
             begin += n
@@ -109,7 +110,7 @@ def exact_rankings(
     Args:
         decoders, memories: by modality.
         n_items, users: see :func:`exact_scores`.
-        traversal_rows: ``rows`` of :func:`exact_scores`.
+        traversal_rows: see :func:`exact_scores`.
         rule: fusion of the modalities.
         tokenizations: number of tokenizations of each modality.
 

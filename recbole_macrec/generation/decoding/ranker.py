@@ -20,7 +20,7 @@ from recbole_macrec.generation.decoding.fusion import fuse_official, fuse_scores
 from recbole_macrec.generation.decoding.search import Ranking, beam_search, best_of
 from recbole_macrec.generation.decoding.trie import Trie
 from recbole_macrec.generation.decoding.trie_decoder import TrieDecoder
-from recbole_macrec.generation.decoding.weighted import distinct, fused_scores
+from recbole_macrec.generation.decoding.weighted import fused_scores
 from recbole_macrec.generation.id_table import IDTable
 from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.memory import AnyMemory
@@ -29,6 +29,7 @@ from recbole_macrec.generation.network.windows import Histories
 from recbole_macrec.generation.vocabulary import Vocabulary
 from recbole_macrec.utils.cpu_threads import map_in_threads
 from recbole_macrec.utils.device_budget import DeviceBudget, count_that_fits
+from recbole_macrec.utils.sorted_rows import distinct
 
 # float32 numbers per user and item in ranking and evaluation
 NUMBERS_PER_SCORE = {"beam": 4, "certified": 4, "fused": 12, "exact": 24}
@@ -140,7 +141,8 @@ class Ranker:
     def all_items(self, excluded: torch.Tensor | None = None) -> Eligible:
         """All items except the ``excluded`` ones, int64 [B, S], padded with 0. Metrics by ID need ``top`` distinct IDs."""
         o = self.options
-        tries, raw_ids = ({m: getattr(table, name) for m, table in self.tables.items()} for name in ("trie", "raw_id"))
+        tries = {m: table.trie for m, table in self.tables.items()}
+        raw_ids = {m: table.raw_id for m, table in self.tables.items()}
         return Eligible(tries, max(o.num_beams, o.top), excluded, o.top, raw_ids)
 
     def users_per_part(self, beams: int, device: torch.device) -> int:
@@ -177,8 +179,8 @@ class Ranker:
         decoders = {m: self.decoder(m, eligible.tries[m], visits) for m in self.tables}
 
         def rank_part(rows: torch.Tensor) -> dict[str, Ranking]:
-            part = histories.rows(rows)
-            return self.rank_memories(decoders, self.encode(part), eligible.rows(rows))
+            part = histories.select(rows)
+            return self.rank_memories(decoders, self.encode(part), eligible.select(rows))
 
         ranked = list(map_in_threads(rank_part, parts[::-1], histories.items.device))[::-1]  # longest first
         return {name: Ranking.joined([part[name] for part in ranked], order) for name in ranked[0]}
@@ -257,7 +259,7 @@ class Ranker:
         decoders = {m: self.decoder(m, table.trie, items.numel()) for m, table in self.tables.items()}
 
         def part_scores(rows: torch.Tensor) -> torch.Tensor:
-            part, candidates = histories.rows(rows), items[rows.to(items.device)]
+            part, candidates = histories.select(rows), items[rows.to(items.device)]
             memories = self.encode(part)
             generative = self._generative_scores(decoders, memories, candidates)
             if self.options.decode != "fused":

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from recbole_macrec.utils.modules import add_derived_buffer
+
 KEY_BASE = 2**24  # larger than any codebook
 
 
@@ -49,20 +51,17 @@ class Trie(nn.Module):
             first = np.append(np.searchsorted(children, begin), len(children))
             self._first.append(first)
             self.widths.append(int(np.diff(first).max()))
-            self._add_buffer(f"code_{level}", rows[begin, level])
-            self._add_buffer(f"first_{level}", first)
+            add_derived_buffer(self, f"code_{level}", rows[begin, level].astype(np.int32))
+            add_derived_buffer(self, f"first_{level}", first.astype(np.int32))
             if prior is not None:
-                self.register_buffer(f"prior_{level}", torch.from_numpy(prior[order[begin], level]), persistent=False)
+                add_derived_buffer(self, f"prior_{level}", prior[order[begin], level])
         self.has_prior = prior is not None
-        self._add_buffer("items", np.asarray(items)[order])
+        add_derived_buffer(self, "items", np.asarray(items)[order].astype(np.int32))
         sorted_items, position = self.items.long().sort()
         self.register_buffer("sorted_items", sorted_items, persistent=False)
         self.register_buffer("position", position, persistent=False)
         shares = None if log_shares is None else torch.from_numpy(log_shares[order])
         self.register_buffer("log_shares", shares, persistent=False)
-
-    def _add_buffer(self, name: str, values: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(values.astype(np.int32)), persistent=False)
 
     def code(self, level: int) -> torch.Tensor:
         """Code of every node of ``level``, int32 [n_l]."""

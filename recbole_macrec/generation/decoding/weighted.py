@@ -1,13 +1,11 @@
 """Weighted fusion: the candidates of several models, their fused scores, and weights chosen on validation rows.
 
-Shapes: M models, R rows (users), C candidates of a row, W items of all lists of a row, T targets.
+Shapes: M models, R rows (users), C candidates of a row, T targets.
 """
 
 from collections.abc import Callable
 
 import torch
-
-from recbole_macrec.utils.sorted_rows import starts_run
 
 TOP = 100  # candidates of each model
 MULTIPLIERS = [0.0, *(2.0 ** (step / 2) for step in range(-6, 7))]  # of the starting weights, 1/8 to 8
@@ -30,16 +28,6 @@ def fused_scores(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """
     absent = (scores == -torch.inf).any(0)
     return torch.einsum("mbc,m->bc", scores.masked_fill(absent, 0.0), weights).masked_fill(absent, -torch.inf)
-
-
-def distinct(lists: torch.Tensor) -> torch.Tensor:
-    """The distinct items of each row of ``lists`` [R, W] in ascending order, padded with 0 at the end; int64 [R, C]."""
-    ordered = lists.sort(dim=1).values
-    is_new = (ordered > 0) & starts_run(ordered)
-    none = torch.iinfo(ordered.dtype).max
-    ordered = ordered.masked_fill(~is_new, none).sort(dim=1).values
-    width = max(1, int(is_new.sum(1).max())) if len(lists) else 1
-    return ordered[:, :width].masked_fill(ordered[:, :width] == none, 0)
 
 
 def target_columns(items: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

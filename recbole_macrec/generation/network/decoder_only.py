@@ -28,8 +28,8 @@ from recbole_macrec.generation.network.rotary import Rotation
 from recbole_macrec.generation.network.windows import (
     Target,
     Windows,
-    layout,
     side_by_side,
+    window_layout,
 )
 from recbole_macrec.utils.rounded_rows import linear
 
@@ -153,7 +153,7 @@ class DecoderOnly(nn.Module):
     def _pass(self, front, source, windows: Windows, targets: list[Target], overhead: int):
         """Compute hidden states [M, D]; also returns the first row of each user, [B] on the CPU, and the layout of the rows."""
         kinds = tuple((target.tokens.shape[2], target.own) for target in targets)
-        plan = layout(front.shape[-1], windows.items.shape[1], source.shape[2], int(windows.first.min()), kinds)
+        plan = window_layout(front.shape[-1], windows.items.shape[1], source.shape[2], int(windows.first.min()), kinds)
         tokens = side_by_side(front, source, targets).index_select(1, plan.column.to(source.device))
         packed = with_rounded_rows(pack(tokens, plan.length[windows.length], overhead))
         rotation = Rotation.at(plan.position.to(source.device), self.settings.d_kv)

@@ -5,7 +5,7 @@ target, S positions.
 """
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -17,11 +17,9 @@ class Histories(NamedTuple):
     length: torch.Tensor  # int64 [B] on the CPU, number of items before the padding, at least 1
     users: torch.Tensor | None = None  # int64 [B], only for models that read the user
 
-    def rows(self, rows: torch.Tensor) -> "Histories":
-        """Select users and cut the padding to the longest of them; ``rows`` is on the CPU."""
-        length, device_rows = self.length[rows], rows.to(self.items.device)
-        items = self.items.index_select(0, device_rows)[:, : int(length.max())]
-        return Histories(items, length, None if self.users is None else self.users.index_select(0, device_rows))
+    def select(self, rows: torch.Tensor) -> "Histories":
+        """The users in ``rows``, which is on the CPU, with the padding cut to the longest of them."""
+        return _select(self, rows)
 
 
 class Windows(NamedTuple):
@@ -32,11 +30,9 @@ class Windows(NamedTuple):
     first: torch.Tensor  # int64 [B] on the CPU, at least 1
     users: torch.Tensor | None = None  # int64 [B], only for models that read the user
 
-    def rows(self, rows: torch.Tensor) -> "Windows":
-        """Select users and cut the padding to the longest of them; ``rows`` is on the CPU."""
-        length, device_rows = self.length[rows], rows.to(self.items.device)
-        items = self.items.index_select(0, device_rows)[:, : int(length.max())]
-        return Windows(items, length, self.first[rows], None if self.users is None else self.users.index_select(0, device_rows))
+    def select(self, rows: torch.Tensor) -> "Windows":
+        """The users in ``rows``, which is on the CPU, with the padding cut to the longest of them."""
+        return _select(self, rows)._replace(first=self.first[rows])
 
     def n_targets(self) -> int:
         """Number of targets."""
@@ -53,6 +49,16 @@ class Windows(NamedTuple):
         """The targets' items, int64 [n], in the order of :meth:`targets`."""
         user, place = self.targets()
         return self.items.flatten().index_select(0, (user * self.items.shape[1] + place).to(self.items.device))
+
+
+Users = TypeVar("Users", Histories, Windows)
+
+
+def _select(users: Users, rows: torch.Tensor) -> Users:
+    length, device_rows = users.length[rows], rows.to(users.items.device)
+    items = users.items.index_select(0, device_rows)[:, : int(length.max())]
+    numbers = None if users.users is None else users.users.index_select(0, device_rows)
+    return users._replace(items=items, length=length, users=numbers)
 
 
 def without_random_items(windows: Windows, probability: float) -> Windows:
@@ -99,7 +105,7 @@ class WindowLayout(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def layout(front: int, items: int, levels: int, first: int, targets: tuple[tuple[int, bool], ...]) -> WindowLayout:
+def window_layout(front: int, items: int, levels: int, first: int, targets: tuple[tuple[int, bool], ...]) -> WindowLayout:
     """Compute the layout of a forward pass.
 
     Args:

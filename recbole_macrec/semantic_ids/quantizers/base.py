@@ -23,11 +23,11 @@ class Execution(NamedTuple):
     device: str = "cpu"
     show_progress: bool = True
     group: Group = ALONE  # the processes that train together, all with the same features; the first one needs the result
-    unfinished: Path | None = None  # folder for the states of a training, from which the next call resumes; None: not kept
+    state_folder: Path | None = None  # folder for the states of a training, from which the next call resumes; None: not kept
 
     def state_file(self, name: str) -> Path | None:
         """File for the state of the training ``name``; None if no state is kept."""
-        return None if self.unfinished is None else self.unfinished / f"{name}.pt"
+        return None if self.state_folder is None else self.state_folder / f"{name}.pt"
 
 
 class Quantizer(ABC):

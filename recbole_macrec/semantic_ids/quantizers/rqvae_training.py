@@ -76,8 +76,8 @@ class RQVAETraining:
         """
         s, begin = self.settings, time.perf_counter()
         epochs = s.rqvae_warmup_epochs + s.rqvae_epochs
-        kept = StateFile(state_file)
-        state = self.group.by_first(kept.read, LEARNS)
+        file = StateFile(state_file)
+        state = self.group.by_first(file.read, LEARNS)
         if state is not None:
             self.load_state(state)
             logger.info("Semantic IDs: training resumes after %d of %d epochs from %s", len(self.history), epochs, state_file)
@@ -99,7 +99,7 @@ class RQVAETraining:
                 bar.set_postfix(shown)
                 bar.update()
                 if self.group.first:
-                    kept.keep(self.state)
+                    file.write_if_due(self.state)
         history = [{"epoch": i, "modalities": list(self.modalities), **entry} for i, entry in enumerate(self.history)]
         return LearntCodes(self.best, history)
 

@@ -22,7 +22,7 @@ class StateFile:
     """
 
     def __init__(self, path: Path | None):
-        self.path, self.kept = path, time.perf_counter()
+        self.path, self._written_at = path, time.perf_counter()
 
     def read(self) -> dict | None:
         """Return the state, a dictionary of tensors and plain values; None if there is none.
@@ -38,12 +38,12 @@ class StateFile:
             raise UserError(f"{self.path}, the state of an unfinished training, is damaged ({type(error).__name__}); delete it "
                             "to train from the beginning.") from error
 
-    def keep(self, state: Callable[[], dict]) -> None:
+    def write_if_due(self, state: Callable[[], dict]) -> None:
         """Write ``state()`` if the last state is older than ``KEEP_SECONDS``."""
-        if self.path is None or time.perf_counter() - self.kept < KEEP_SECONDS:
+        if self.path is None or time.perf_counter() - self._written_at < KEEP_SECONDS:
             return
         self.path.parent.mkdir(exist_ok=True)
         # the errors of this file give a reason, such as a full disk, unlike those of a file opened by torch
         with atomic_write(self.path) as fresh, fresh.open("wb") as file:
             torch.save(state(), file)
-        self.kept = time.perf_counter()
+        self._written_at = time.perf_counter()

@@ -61,9 +61,9 @@ class JointTraining(RQVAETraining):
         self._update_representations()
 
     def _end_epoch(self, last: bool) -> dict[str, dict]:
-        kept = self.best.get(ID)
+        best_before = self.best.get(ID)
         health = super()._end_epoch(last)
-        if self.best.get(ID) is not kept:
+        if self.best.get(ID) is not best_before:
             self.best_graph = self.graph.representations()
         return health
 

@@ -64,8 +64,8 @@ class GraphTraining:
         The state of the training is kept in ``state_file``. If the file exists, the training resumes from it.
         """
         history: list[dict] = []
-        kept, epochs = StateFile(state_file), self.settings.graph_epochs
-        if (state := kept.read()) is not None:
+        file, epochs = StateFile(state_file), self.settings.graph_epochs
+        if (state := file.read()) is not None:
             self.load_state(state)
             history = state["history"]
             logger.info("Graph: training resumes after %d of %d epochs from %s", len(history), epochs, state_file)
@@ -74,7 +74,7 @@ class GraphTraining:
                 history.append({"phase": "graph", "epoch": epoch, "bpr": round(self.epoch(), 6)})
                 bar.set_postfix(bpr=f"{history[-1]['bpr']:.3f}")
                 bar.update()
-                kept.keep(lambda: {**self.state(), "history": history})
+                file.write_if_due(lambda: {**self.state(), "history": history})
         return self.representations(), history
 
     def state(self) -> dict:

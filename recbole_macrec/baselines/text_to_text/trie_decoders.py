@@ -50,7 +50,7 @@ class Ancestors(NamedTuple):
         return torch.cat([self.mask, own], dim=2)
 
 
-class TextSearch:
+class TextTrieDecoder:
     """Scores the item tokens that may follow prefixes of a trie, as ``TrieDecoder`` does for the generative models.
 
     log P of a token is over the whole vocabulary of the backbone, as in its training, so the children of a prefix have a total
@@ -111,7 +111,7 @@ class DecoderSource:
     first: torch.Tensor | None = None  # [B, 1, D], the state that predicts level 0
 
 
-class EncoderDecoderSearch(TextSearch):
+class T5TrieDecoder(TextTrieDecoder):
     """Search over T5, layer by layer with its own weights.
 
     Args:
@@ -199,7 +199,7 @@ class CausalSource:
     first: torch.Tensor  # [B, 1, D], the state that predicts level 0
 
 
-class CausalSearch(TextSearch):
+class CausalLMTrieDecoder(TextTrieDecoder):
     """Search over a causal language model, through its own forward pass with a mask and positions for each prefix."""
 
     def __init__(self, backbone: CausalModel, trie: Trie, tokens: Sequence[torch.Tensor]):
