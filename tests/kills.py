@@ -30,12 +30,12 @@ import numpy as np
 import psutil
 import torch
 from conftest import TINY, write_tiny_dataset
+from helpers import as_words, write_features
 from raw_shop import CATEGORY, write_2018
-from small_models import ITEMS, SMALL
+from small_models import SMALL
 from web_server import Server, image_bytes
 
 from recbole_macrec.benchmark.compare.runs import open_comparison
-from recbole_macrec.data.features import FeatureTable
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS_BEFORE_END = 2
@@ -68,15 +68,11 @@ class Command:
 
 def tiny_dataset(folder: Path) -> None:
     write_tiny_dataset(folder / "data")
-    rng = np.random.default_rng(0)
-    for modality in ("text", "image"):
-        matrix = rng.standard_normal((ITEMS, 12)).astype(np.float32)
-        FeatureTable(tuple(f"i{i}" for i in range(ITEMS)), matrix).save(folder / "data" / TINY, modality)
+    write_features(folder / "data" / TINY, "text", "image")
 
 
 def options(**more) -> list[str]:
-    settings = {**SMALL, "epochs": 12, "semantic_id_seed": 1, "data_path": "data", **more}
-    return [f"--{key}={value}" for key, value in settings.items()]
+    return as_words({**SMALL, "epochs": 12, "semantic_id_seed": 1, "data_path": "data", **more})
 
 
 def single_words(*more: str) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import histories_of
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataset import Dataset, SequentialDataset
@@ -211,10 +212,7 @@ def test_pop_ranks_by_training_counts_for_every_batch_size_and_seed(batch, seed,
     settings = fast(tiny_dataset, train_batch_size=batch, seed=seed)
     result = run_recbole("Pop", "tiny", config_dict=settings)["test_result"]
     _, model, dataset, train_data, _, _ = load_data_and_model(checkpoint(tmp_path, "Pop"))
-    lines = (tiny_dataset / "tiny" / "tiny.inter").read_text().splitlines()[1:]
-    histories = {}
-    for user, item, _ in (line.split("\t") for line in lines):  # in the order of time
-        histories.setdefault(user, []).append(item)
+    histories = histories_of(tiny_dataset / "tiny" / "tiny.inter")  # in the order of time
     counts = dict.fromkeys(dataset.field2id_token["item_id"], 0)
     for item in (item for history in histories.values() for item in history[:-2]):
         counts[item] += 1

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY, write_tiny_dataset
+from helpers import write_features
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_trainer
 from small_models import SMALL as COMMON, batch_of, data_path, prepare, prepare_run, train_until  # noqa: F401  a fixture
@@ -219,8 +220,7 @@ def pretrain(folder, name: str = "MISSRec", width: int = 12, **options) -> str:
     """Train one epoch on a dataset of other items with features of ``width``; returns the checkpoint."""
     path = write_tiny_dataset(folder, name="other", n_items=20)
     for modality in ("text", "image"):
-        matrix = np.random.default_rng(1).standard_normal((20, width)).astype(np.float32)
-        FeatureTable(tuple(f"i{i}" for i in range(20)), matrix).save(path / "other", modality)
+        write_features(path / "other", modality, items=20, width=width, seed=1)
     settings = {**COMMON, **SMALL, "data_path": str(path), "use_ids": False, "epochs": 1, "seed": 1, **options}
     _, _, trainer, (train, valid, _) = prepare_run(name, "other", settings)
     trainer.fit(train, valid)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY
+from helpers import as_words
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
@@ -21,7 +22,7 @@ from recbole_macrec.semantic_ids import SemanticIDSettings
 NAME = "SASRecPerUser"
 SMALL = {"d_model": 32, "d_ff": 64, "num_heads": 2, "d_kv": 16, "decoder_layers": 2, "train_batch_size": 8, "epochs": 20,
          "learning_rate": 0.01, "eval_step": 10, "precision": "fp32"}
-WORDS = [f"--{name}={value}" for name, value in SMALL.items()]
+WORDS = as_words(SMALL)
 
 
 def prepare(path, **options):

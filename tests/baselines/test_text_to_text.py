@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from conftest import TINY
+from helpers import as_words
 from recbole.data.interaction import Interaction
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_trainer
@@ -642,7 +643,7 @@ def test_cid_index_of_other_ids_is_a_user_error(data_path):
 
 
 def test_models_share_one_table(data_path, capsys):
-    words = [f"--{key}={value}" for key, value in {**QUICK, "epochs": 1, "show_progress": False, "state": "ERROR"}.items()]
+    words = as_words({**QUICK, "epochs": 1, "show_progress": False, "state": "ERROR"})
     argv = [
         "--model=P5,VIP5,LCRec",
         f"--dataset={TINY}",

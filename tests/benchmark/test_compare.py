@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import TINY, write_tiny_dataset
 from filelock import FileLock
+from helpers import as_words, histories_of, write_features
 from small_models import SMALL
 
 from recbole_macrec.benchmark.__main__ import main
@@ -40,10 +41,7 @@ ITEMS = 30
 def data_path(tmp_path_factory) -> Path:
     """The dataset ``tiny`` with features of two modalities, shared so that its semantic IDs are learnt once."""
     path = write_tiny_dataset(tmp_path_factory.mktemp("data"))
-    rng = np.random.default_rng(0)
-    for modality in ("text", "image"):
-        matrix = rng.standard_normal((ITEMS, 12)).astype(np.float32)
-        FeatureTable(tuple(f"i{i}" for i in range(ITEMS)), matrix).save(path / TINY, modality)
+    write_features(path / TINY, "text", "image")
     return path
 
 
@@ -52,7 +50,7 @@ def arguments(data_path) -> list[str]:
     own = ("learning_rate", "epochs", "modalities")
     settings = {**{k: v for k, v in SMALL.items() if k not in own}, "modalities": "['text','image']", "epochs": 4}
     settings |= {"max_modalities": 1, "learning_rate": 0.003, "semantic_id_seed": 1}
-    return [f"--datasets={TINY}", f"--data_path={data_path}", *(f"--{key}={value}" for key, value in settings.items())]
+    return [f"--datasets={TINY}", f"--data_path={data_path}", *as_words(settings)]
 
 
 def figures(folder: Path) -> list:
@@ -185,10 +183,7 @@ def test_histories_contain_validation_items_that_are_not_evaluated(data_path):
 
 def assert_histories_of_the_atomic_file(run: Run, data_path: Path) -> None:
     """The expected values are read from the atomic file: all but the last two items of a user are for training."""
-    sequences: dict[str, list[str]] = {}
-    for line in (data_path / TINY / f"{TINY}.inter").read_text().splitlines()[1:]:
-        user, item, _ = line.split("\t")
-        sequences.setdefault(user, []).append(item)
+    sequences = histories_of(data_path / TINY / f"{TINY}.inter")
     ranks = run.ranks
     for user, target, history in zip(ranks.users, ranks.targets, ranks.histories):
         assert ranks.items[history].tolist() == sequences[user][:-1] and ranks.items[target] == sequences[user][-1]

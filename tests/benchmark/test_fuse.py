@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, write_tiny_dataset
+from helpers import as_words, write_features
 from small_models import SMALL
 
 from recbole_macrec.benchmark.__main__ import main
@@ -18,7 +19,6 @@ from recbole_macrec.benchmark.fuse.command import best_candidates, fuse, overlap
 from recbole_macrec.benchmark.fuse.members import Member
 from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.benchmark.report import provenance
-from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.weighted import choose_weights, fused_scores, target_ranks
 from recbole_macrec.utils.sorted_rows import distinct
@@ -31,12 +31,11 @@ NAME = "TIGER + SASRec + BPR"
 def comparison(tmp_path_factory) -> Path:
     """A finished comparison of three models and their fusion."""
     data_path = write_tiny_dataset(tmp_path_factory.mktemp("data"))
-    features = np.random.default_rng(0).standard_normal((30, 12)).astype(np.float32)
-    FeatureTable(tuple(f"i{i}" for i in range(30)), features).save(data_path / TINY, "text")
+    write_features(data_path / TINY, "text")
     settings = {**SMALL, "modalities": "['text']", "epochs": 3, "topk": "[1,5,10]"}
     folder = tmp_path_factory.mktemp("run") / "compared"
     words = ["compare", f"--models={','.join(MODELS)}", f"--datasets={TINY}", f"--data_path={data_path}", f"--output={folder}",
-             *(f"--{key}={value}" for key, value in settings.items())]  # fmt: skip
+             *as_words(settings)]  # fmt: skip
     assert main(words) == 0
     assert main(["fuse", str(folder), f"--models={','.join(MODELS)}", "--top=12"]) == 0
     assert main(words) == 0  # finds everything finished
@@ -49,12 +48,11 @@ def fused_run(folder: Path):
 
 def test_seen_items_are_not_candidates_with_exclude_seen(tmp_path):
     data_path = write_tiny_dataset(tmp_path / "data")
-    features = np.random.default_rng(0).standard_normal((30, 12)).astype(np.float32)
-    FeatureTable(tuple(f"i{i}" for i in range(30)), features).save(data_path / TINY, "text")
+    write_features(data_path / TINY, "text")
     settings = {**SMALL, "modalities": "['text']", "epochs": 2, "topk": "[1,5,10]", "exclude_seen": True}
     folder = tmp_path / "compared"
     assert main(["compare", "--models=TIGER,SASRecPerUser", f"--datasets={TINY}", f"--data_path={data_path}", "--state=ERROR",
-                 f"--output={folder}", *(f"--{key}={value}" for key, value in settings.items())]) == 0  # fmt: skip
+                 f"--output={folder}", *as_words(settings)]) == 0  # fmt: skip
     fuse(folder, ("TIGER", "SASRecPerUser"), 30)
     runs = open_comparison(folder).runs
     assert len(runs) == 3 and not any(run.result["history_ranked"] for run in runs)
@@ -221,7 +219,7 @@ def test_repeated_comparison_keeps_the_fused_row(comparison):
 def test_pairs_with_the_fused_row(comparison, tmp_path, capsys):
     folder = Path(shutil.copytree(comparison, tmp_path / "compared"))
     spec = open_comparison(folder).runs[0].spec
-    words = [f"--datasets={TINY}", f"--output={folder}", *(f"--{name}={value}" for name, value in spec.settings.items())]
+    words = [f"--datasets={TINY}", f"--output={folder}", *as_words(spec.settings)]
     assert main(["compare", f"--models={','.join(MODELS)}", f"--pairs={NAME}:TIGER", *words]) == 0
     table = json.loads((folder / "table.json").read_text())["tables"][0]
     assert {(test["first"], test["second"]) for test in table["tests"]} == {(NAME, "TIGER")}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from browser import Browser, find_browser
 from conftest import TINY, write_tiny_dataset
+from helpers import as_words, write_features
 from PIL import Image
 from small_models import ITEMS, SMALL
 
@@ -25,7 +26,6 @@ from recbole_macrec.benchmark.report.page import write_report
 from recbole_macrec.benchmark.report.report_figures import GROUPS, groups, mean_and_error, sorted_counts
 from recbole_macrec.benchmark.report.user_view import UserViewOptions, build_user_view
 from recbole_macrec.benchmark.study.study import read_study
-from recbole_macrec.data.features import FeatureTable
 
 HOSTILE = "</script><b>wool</b><script>document.title='taken'</script>"
 LABELS = ["TIGER", "Pop"]
@@ -42,8 +42,7 @@ def data_path(tmp_path_factory) -> Path:
     images = {1: "red.png", 2: "broken.png", 3: "missing.png", 4: "../outside.png"}
     rows = [f"i{i}\t{HOSTILE} {i}\t{images.get(i, '')}" for i in range(ITEMS)]
     (folder / f"{TINY}.item").write_text("\n".join(["item_id:token\ttitle:token_seq\timage:token", *rows]) + "\n")
-    features = np.random.default_rng(0).standard_normal((ITEMS, 12)).astype(np.float32)
-    FeatureTable(tuple(f"i{i}" for i in range(ITEMS)), features).save(folder, "text")
+    write_features(folder, "text")
     return path
 
 
@@ -54,7 +53,7 @@ def folder(data_path, tmp_path_factory) -> Path:
     settings = {**SMALL, "modalities": "['text']", "max_modalities": 1, "epochs": 2, "rqvae_epochs": 3}
     settings["text_fields"] = "['title']"
     argv = [f"--models={','.join(LABELS)}", f"--datasets={TINY}", f"--data_path={data_path}", "--seeds=2", f"--output={output}"]
-    assert main(["compare", *argv, *(f"--{key}={value}" for key, value in settings.items())]) == 0
+    assert main(["compare", *argv, *as_words(settings)]) == 0
     return output
 
 

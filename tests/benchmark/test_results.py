@@ -391,7 +391,8 @@ README_ROWS = {
     "SASRec (RecBole's defaults), 3 seeds": "SASRec", "SASRec, best of 9 settings": "SASRec (tuned)",
     "SASRecPerUser (our SASRec, one pass per user), 3 seeds": "SASRecPerUser",
     "MISSRec (reads item features, here rebuilt ones)": "MISSRec (rebuilt features)", "TIGER on text, 3 seeds": "TIGER",
-    "MQL4GRec": "MQL4GRec", "MACRec, 3 seeds": "MACRec", "MQL4GRec, wide network ‡": "Wide MQL4GRec", "MACRec, wide network ‡": "Wide MACRec",
+    "MQL4GRec": "MQL4GRec", "MACRec, 3 seeds": "MACRec",
+    "MQL4GRec, wide network ‡": "Wide MQL4GRec", "MACRec, wide network ‡": "Wide MACRec",
     "SequentialEASE (a linear model)": "SequentialEASE",
     "SASRecPerUser + SequentialEASE (fusion), 3 seeds": "SASRecPerUser + SequentialEASE",
 }  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import TINY, write_tiny_dataset
+from helpers import as_words, write_features
 from planted import NAME, write_planted
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_trainer
@@ -22,7 +23,6 @@ from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
 from recbole_macrec.benchmark.study.study import check_table, read_study, study_folder, study_names, variants_of
 from recbole_macrec.data import DATA_PATH
-from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.dense_share import choose_dense_share
 
@@ -34,10 +34,9 @@ def arguments(tmp_path_factory) -> list[str]:
     """Arguments of studies on a small dataset with features."""
     data_path = write_tiny_dataset(tmp_path_factory.mktemp("data"))
     for modality, seed in (("text", 0), ("image", 1)):
-        matrix = np.random.default_rng(seed).standard_normal((ITEMS, 12)).astype(np.float32)
-        FeatureTable(tuple(f"i{i}" for i in range(ITEMS)), matrix).save(data_path / TINY, modality)
-    settings = [f"--{key}={value}" for key, value in SETTINGS.items()]
-    return [f"--datasets={TINY}", f"--data_path={data_path}", f"--output={tmp_path_factory.mktemp('out')}", *settings]
+        write_features(data_path / TINY, modality, seed=seed)
+    folders = {"data_path": data_path, "output": tmp_path_factory.mktemp("out")}
+    return [f"--datasets={TINY}", *as_words(folders | SETTINGS)]
 
 
 def study(arguments: list[str], **content) -> tuple[Path, dict, list[str]]:

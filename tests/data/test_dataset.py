@@ -5,6 +5,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 from conftest import TINY
+from helpers import write_features
 from recbole.config import Config
 from recbole.data import create_dataset
 
@@ -16,9 +17,7 @@ ITEMS = 30
 
 @pytest.fixture
 def data_path(tiny_dataset):
-    rng = np.random.default_rng(0)
-    FeatureTable(tuple(f"i{i}" for i in range(ITEMS)), rng.standard_normal((ITEMS, 6)).astype(np.float32)).save(
-        tiny_dataset / TINY, "text")
+    write_features(tiny_dataset / TINY, "text", width=6)
     return tiny_dataset
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import histories_of
 from pretrained_models import make
 from process_pool import free_port
 from raw_shop import CATEGORY, brute_force, read_2018, write_2018, write_2023
@@ -96,11 +97,7 @@ def contents(folder=Path("out"), times=False) -> dict:
 
 
 def histories() -> dict[str, list[str]]:
-    found = {}
-    for line in (FOLDER / f"{NAME}.inter").read_text().splitlines()[1:]:
-        user, item, _ = line.split("\t")
-        found.setdefault(user, []).append(item)
-    return found
+    return histories_of(FOLDER / f"{NAME}.inter")
 
 
 def test_from_raw_files_to_a_trained_model(server, web_shop, tmp_path, capsys):

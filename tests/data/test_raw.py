@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 import numpy as np
 import pytest
 from conftest import PUBLISHED, SHARED_DATA, needs_shared_data
+from helpers import histories_of
 from PIL import Image
 from raw_shop import CATEGORY, brute_force, read_2018, read_2023, write_2018, write_2023
 from recbole.config import Config
@@ -48,12 +49,8 @@ def run(src, *words, name="Instruments") -> int:
 
 
 def histories(folder: Path) -> dict[str, list[str]]:
-    """Return {user: items} of the one .inter file, in the order of its rows."""
-    found = {}
-    for line in next(folder.glob("*.inter")).read_text().splitlines()[1:]:
-        user, item, _ = line.split("\t")
-        found.setdefault(user, []).append(item)
-    return found
+    """User -> items of the one .inter file."""
+    return histories_of(next(folder.glob("*.inter")))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import as_words, histories_of
 from recbole.config import Config
 from recbole.data import create_dataset
 
@@ -27,11 +28,7 @@ def run(src, *words, name="Shop") -> int:
 
 
 def histories(name="Shop") -> dict[str, list[str]]:
-    found = {}
-    for line in (OUT / name / f"{name}.inter").read_text().splitlines()[1:]:
-        user, item, _ = line.split("\t")
-        found.setdefault(user, []).append(item)
-    return found
+    return histories_of(OUT / name / f"{name}.inter")
 
 
 @pytest.fixture
@@ -367,7 +364,7 @@ def test_benchmark_files_give_test_results(model, tmp_path, capsys):
         "valid_metric": "NDCG@4",
         "show_progress": False,
     }
-    words = [f"--{key}={value}" for key, value in small.items()]
+    words = as_words(small)
     assert command([f"--model={model}", "--dataset=Shop", f"--data_path={tmp_path / 'data'}",
                     "--benchmark_filename=['train','valid','test']", "--result_file=result.json", *words]) == 0
     assert json.loads(Path("result.json").read_text())["test_result"]["hit@4"] == 1  # of four items

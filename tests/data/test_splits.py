@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY
+from helpers import histories_of
 from small_models import QUICK, SMALL, data_path  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.benchmark.compare.comparison import comparison_tables
@@ -34,11 +35,7 @@ def compared(models: str, path: Path, seeds=(1, 2), **options) -> Comparison:
 
 def interactions(path: Path) -> dict[str, list[str]]:
     """User -> items in order of time, read from the atomic file."""
-    history_of: dict[str, list[str]] = {}
-    for line in (path / TINY / f"{TINY}.inter").read_text().splitlines()[1:]:
-        user, item, _ = line.split("\t")
-        history_of.setdefault(user, []).append(item)
-    return history_of
+    return histories_of(path / TINY / f"{TINY}.inter")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from helpers import histories_of
 from PIL import Image
 
 from recbole_macrec.benchmark.compare import run_command
@@ -19,11 +20,7 @@ COMMITTED = ROOT / "dataset" / "arts-toy"
 
 @pytest.fixture(scope="module")
 def histories():
-    rows = [line.split("\t") for line in (COMMITTED / "arts-toy.inter").read_text().splitlines()[1:]]
-    users = defaultdict(list)
-    for user, item, _ in rows:
-        users[user].append(item)
-    return list(users.values())
+    return list(histories_of(COMMITTED / "arts-toy.inter").values())
 
 
 def test_regeneration_gives_the_committed_files(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from helpers import as_words
 from recbole.data.interaction import Interaction
 from recbole.quick_start import load_data_and_model
 from small_models import (  # noqa: F401  data_path is a fixture
@@ -312,7 +313,7 @@ def test_a_comparison_and_its_report(data_path, tmp_path):
     settings = {**SMALL, **FUSED, "modalities": "['text']", "epochs": 2, "topk": "[10]"}
     folder = tmp_path / "compared"
     (tmp_path / "own.yaml").write_text(f"output: {settings.pop('output')}\n")  # --output is the folder
-    words = [f"--config_files={tmp_path / 'own.yaml'}", *(f"--{key}={value}" for key, value in settings.items())]
+    words = [f"--config_files={tmp_path / 'own.yaml'}", *as_words(settings)]
     assert (
         main(["compare", "--models=TIGER,Pop", f"--datasets={TINY}", f"--data_path={data_path}", f"--output={folder}", *words])
         == 0

@@ -2,8 +2,8 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from helpers import as_words, write_features
 from recbole.config import Config
 from small_models import ITEMS, SMALL, TINY, data_path  # noqa: F401  data_path is a fixture
 
@@ -11,7 +11,6 @@ from recbole_macrec.benchmark.compare.run_callbacks import ProgressWriter
 from recbole_macrec.benchmark.compare.run_command import main
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.unfinished import unfinished_run
-from recbole_macrec.data.features import FeatureTable
 
 EPOCHS = 4
 
@@ -19,13 +18,7 @@ EPOCHS = 4
 def argv(model: str, path: Path, *more: str, **options) -> list[str]:
     settings = {**SMALL, "modalities": "['text']", "max_modalities": 1, "semantic_id_seed": 1} if model == "TIGER" else {}
     settings |= {"epochs": EPOCHS, "state": "ERROR", "show_progress": False, "data_path": path, **options}
-    return [
-        f"--model={model}",
-        f"--dataset={TINY}",
-        "--result_file=r.json",
-        *(f"--{k}={v}" for k, v in settings.items()),
-        *more,
-    ]
+    return [f"--model={model}", f"--dataset={TINY}", "--result_file=r.json", *as_words(settings), *more]
 
 
 def interrupted(monkeypatch, words: list[str], epochs: int = 2) -> None:
@@ -92,8 +85,7 @@ def test_other_commands_do_not_resume(model, change, data_path, monkeypatch, cap
         file = data_path / TINY / f"{TINY}.inter"
         file.write_text(file.read_text() + "u0\ti3\t999999\n")
     elif change == "features":
-        matrix = np.random.default_rng(9).standard_normal((ITEMS, 12)).astype(np.float32)
-        FeatureTable(tuple(f"i{i}" for i in range(ITEMS)), matrix).save(data_path / TINY, "text")
+        write_features(data_path / TINY, "text", seed=9)
     else:
         words = [*words, "--fresh"]
     assert main(words) == 0

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import as_words
 from planted import NAME as PLANTED, OWN, SMALL as PLANTED_SMALL, write_planted
 from process_pool import free_port
 from recbole.data.dataset import Dataset
@@ -40,7 +41,7 @@ SETTINGS = {**SMALL, "modalities": "['text']", "max_modalities": 1, "epochs": EP
 def words_of(model: str, **options) -> list[str]:
     settings = {**(SETTINGS if "TIGER" in model else {"epochs": EPOCHS, "state": "ERROR", "show_progress": False}), **options}
     return [f"--model={model}", f"--dataset={TINY}", "--data_path=data", "--result_file=r.json",
-            *(f"--{key}={value}" for key, value in settings.items())]
+            *as_words(settings)]
 
 
 def process(folder: Path, rank: int, port: int, command, words: list[str], change) -> None:
@@ -105,7 +106,7 @@ def write_final_mask(rank: int) -> None:
 def test_processes_train_invrl_with_one_mask(tmp_path, process_pool):
     write_planted(tmp_path / "data")
     settings = {**PLANTED_SMALL, **OWN["InvRL"], "epochs": 1}
-    words = ["--model=InvRL", f"--dataset={PLANTED}", "--data_path=data", *(f"--{k}={v}" for k, v in settings.items())]
+    words = ["--model=InvRL", f"--dataset={PLANTED}", "--data_path=data", *as_words(settings)]
     assert run_both(process_pool, words, change=write_final_mask) == [0, 0], printed()
     first, second = torch.load("mask0.pth"), torch.load("mask1.pth")
     assert torch.equal(first, second) and (first < 1).any()
