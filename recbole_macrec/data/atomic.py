@@ -86,7 +86,7 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]],
         _separated(pd.DataFrame(chunk, columns=list(header)), form).to_csv(path, mode="a", header=False, **_dialect(form))
 
 
-def read_table(path: Path, form: AtomicFormat = DEFAULT_FORMAT, skip_blank_lines: bool = True) -> pd.DataFrame:
+def read_table(path: Path, form: AtomicFormat, skip_blank_lines: bool = True) -> pd.DataFrame:
     """Read an atomic file as text, without NaN; columns are ``name:type``.
 
     Raises:
@@ -117,7 +117,7 @@ def check_distinct_columns(names: Sequence[str], path: Path) -> None:
         raise UserError(f"{path} has {format_items(twice, 'column')} more than once; rename or remove one")
 
 
-def write_table(path: Path, table: pd.DataFrame, form: AtomicFormat = DEFAULT_FORMAT) -> None:
+def write_table(path: Path, table: pd.DataFrame, form: AtomicFormat) -> None:
     """Write ``table`` so that :func:`read_table` reads it back."""
     table.to_csv(path, **_dialect(form))
 

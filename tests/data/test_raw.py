@@ -404,7 +404,7 @@ def test_images_are_not_compared_with_each_other(shop, monkeypatch):
     (shop / "items.csv").write_text("item,title\nx/1,One\n")
     compared, equal = [], PurePath.__eq__
     monkeypatch.setattr(PurePath, "__eq__", lambda path, other: compared.append(path) or equal(path, other))
-    table = ItemTable(shop / "items.csv")
+    table = ItemTable(shop / "items.csv", {})
     assert table.skipped == ["notes.txt"] and len(table.unmatched_images(set())) == 40
     assert len(compared) < 40
 
@@ -589,10 +589,10 @@ def test_plain_text(value, expected):
 
 @pytest.mark.parametrize("name", [needs_shared_data(name) for name in PUBLISHED])
 def test_released_catalogues_pass_the_filter_unchanged(name):
-    source = read_source(SHARED_DATA / name, name)
+    source = read_source(SHARED_DATA / name, name, {})
     before = (source.users[:], source.items[:], set(source.catalogue))
     steps = filter_source(source, 5)
     assert [tuple(step[1:]) for step in steps] == 3 * [PUBLISHED[name]]
     assert (source.users, source.items, set(source.catalogue)) == before
-    source = read_source(SHARED_DATA / name, name)
+    source = read_source(SHARED_DATA / name, name, {})
     assert filter_source(source, 6)[-1].interactions < PUBLISHED[name][2]  # their 6-core is smaller: the filter has an effect

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_macrec.data import atomic, features
-from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
+from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encoders.encoded_manifest import manifest_file
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.data.importers.raw.catalogue import IMAGES, URLS, write_urls
@@ -22,7 +22,7 @@ from recbole_macrec.utils.files import replace_folder
 STEP = "items whose image is available"
 
 
-def drop_items(folder: Path, missing: Collection[str], record: dict, form: AtomicFormat = DEFAULT_FORMAT) -> None:
+def drop_items(folder: Path, missing: Collection[str], record: dict, form: AtomicFormat) -> None:
     """Remove the items ``missing`` from the imported dataset in ``folder``, and what is no longer in the k-core without them.
 
     The result is the same as filtering the raw files without these items, because the k-core of a subset is contained in the

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recbole_macrec.data.importers.recbole_files import PARTS, read_benchmark, read_inter
 from recbole_macrec.data.importers.released import read_released
-from recbole_macrec.data.importers.sources import NO_OPTIONS, Source, read_csv
+from recbole_macrec.data.importers.sources import Source, read_csv
 from recbole_macrec.errors import UserError
 
 
@@ -25,7 +25,7 @@ FORMS: dict[str, Callable[[Path, Mapping[str, str]], Source]] = {
 TABLES = {".csv", ".tsv", ".xlsx", ".parquet"}  # suffixes of files that a user may mean as items.csv, also before .gz
 
 
-def read_source(path: Path, name: str, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
+def read_source(path: Path, name: str, table_options: Mapping[str, str]) -> Source:
     """Read the file ``path``, or the file of a known format in the folder ``path``.
 
     Args:

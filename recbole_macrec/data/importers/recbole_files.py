@@ -14,7 +14,6 @@ from recbole_macrec.data.features import format_items
 from recbole_macrec.data.importers.detected_files import find_beside
 from recbole_macrec.data.importers.raw.folder import IMAGE_COLUMNS
 from recbole_macrec.data.importers.sources import (
-    NO_OPTIONS,
     Source,
     dropped_columns,
     find_column,
@@ -30,7 +29,7 @@ _FIRST_COLUMN = re.compile(r"[^:]+:(?:token|float)(?:_seq)?(?P<separator>[^\w:]+
 PARTS = ("train", "valid", "test")
 
 
-def read_inter(path: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
+def read_inter(path: Path, table_options: Mapping[str, str]) -> Source:
     """Read ``NAME.inter`` of RecBole (``user_id:token ...``) or MMRec (``userID itemID rating timestamp x_label``).
 
     If there is a ``NAME.item`` beside it, its items are the catalogue and its columns are kept, except image columns.
@@ -49,7 +48,7 @@ def read_inter(path: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> Sou
     return _with_items(source, path.parent, path.name.removesuffix(".inter"), item, separator, table_options)
 
 
-def read_benchmark(train: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
+def read_benchmark(train: Path, table_options: Mapping[str, str]) -> Source:
     """Read ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter``, whose rows have a history such as
     ``item_id_list``.
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TextIO
 
 from recbole_macrec.data.atomic import check_tokens
@@ -29,7 +28,6 @@ _OPTIONS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "timestamp": "TIME
 _SEPARATORS = ",;\t|"
 _READ_BY_DEFAULT = (*TEXT_FIELDS, *KNOWN)
 csv.field_size_limit(2**31 - 1)  # by default texts of more than 131,072 characters are an error
-NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass
@@ -49,13 +47,13 @@ class Source:
     detected_files: DetectedFiles = field(default_factory=DetectedFiles)  # feature and ID files in the source's folder
 
 
-def read_csv(path: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
+def read_csv(path: Path, table_options: Mapping[str, str]) -> Source:
     """Read ``user,item[,timestamp]``; without timestamps, the order of the rows is the time."""
     delimiter = separator_of(path, table_options)
     return read_interactions(path, [name.strip() for name in header_of(path, delimiter)], delimiter, table_options)
 
 
-def read_interactions(path: Path, header: list[str], delimiter: str, table_options: Mapping[str, str] = NO_OPTIONS) -> Source:
+def read_interactions(path: Path, header: list[str], delimiter: str, table_options: Mapping[str, str]) -> Source:
     """Read a table of interactions. Without timestamps, the row number is the time.
 
     Args:

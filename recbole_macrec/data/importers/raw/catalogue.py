@@ -12,7 +12,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from recbole_macrec.data import atomic
-from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
+from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.encoders.base import NAMED
 from recbole_macrec.data.encoders.content import TEXT_FIELDS
 from recbole_macrec.data.features import format_items, has
@@ -64,7 +64,7 @@ class Catalogue:
                          for items, missing in ((without_text, no_word), (without_image, "image")) if items]
 
 
-def write_items(folder: Path, name: str, catalogue: Catalogue, form: AtomicFormat = DEFAULT_FORMAT) -> None:
+def write_items(folder: Path, name: str, catalogue: Catalogue, form: AtomicFormat) -> None:
     """Write ``NAME.item``, copy local images to ``images/``, and list images to download in ``image_urls.json``.
 
     The column ``image`` contains the path of an item's image, relative to ``folder``, even before it is downloaded.

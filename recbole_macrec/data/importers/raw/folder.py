@@ -15,7 +15,6 @@ from recbole_macrec.data.importers.raw.find import RawFiles
 from recbole_macrec.data.importers.raw.records import Record, Records
 from recbole_macrec.data.importers.raw.text import plain_text
 from recbole_macrec.data.importers.sources import (
-    NO_OPTIONS,
     PUBLISHED_ITEM_NAMES,
     USUAL_ITEM_NAMES,
     header_of,
@@ -32,7 +31,7 @@ IMAGE_COLUMNS = ("image", "image_url", "image_path")
 
 
 def read_folder(
-    files: RawFiles, options: FilterOptions, records: Records, table_options: Mapping[str, str] = NO_OPTIONS
+    files: RawFiles, options: FilterOptions, records: Records, table_options: Mapping[str, str]
 ) -> Catalogue:
     """Read the folder; without filtering ``options``, the catalogue is all rows of ``items.csv``.
 
@@ -87,7 +86,7 @@ class ItemTable:
     an item's id, such as ``images/B0042.jpg``.
     """
 
-    def __init__(self, path: Path, table_options: Mapping[str, str] = NO_OPTIONS) -> None:
+    def __init__(self, path: Path, table_options: Mapping[str, str]) -> None:
         self.path, self._delimiter = path, separator_of(path, table_options)
         self._header = [name.strip() for name in header_of(path, self._delimiter)]
         self._item = _item_position(self._header, path, table_options)
