@@ -12,7 +12,7 @@ from typing import Any
 from recbole.config import Config
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
-from recbole_macrec.config.property_files import property_file, read_user_yaml, read_yaml
+from recbole_macrec.config.property_files import property_file, read_properties, read_user_yaml, read_yaml
 from recbole_macrec.config.registry import model_names, options_of
 from recbole_macrec.config.schema.models import AnyModelOptions
 from recbole_macrec.errors import UserError, nearest
@@ -109,13 +109,7 @@ def hidden_argv() -> Iterator[None]:
 
 def has_source(name: str) -> bool:
     """Whether the property file of the dataset ``name`` has a ``source``, from which the dataset is built."""
-    return bool(_of_dataset(name).get("source"))
-
-
-def _of_dataset(name: str) -> dict:
-    """The settings in the property file of the dataset ``name``."""
-    path = property_file("dataset", f"{name}.yaml")
-    return read_yaml(path) if path.is_file() else {}
+    return bool(read_properties("dataset", f"{name}.yaml").get("source"))
 
 
 def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> None:
@@ -135,7 +129,7 @@ def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> 
         others = sorted({path.parent.name for path in Path(data_path).glob("*/*.inter")} | with_source)
         available = f" Available: {', '.join(others)}." if others else ""
         raise UserError(f"Dataset folder {folder.absolute()} does not exist.{nearest(name, others)}{available} {remedy}")
-    split = benchmark or _of_dataset(name).get("benchmark_filename")
+    split = benchmark or read_properties("dataset", f"{name}.yaml").get("benchmark_filename")
     if not split and not (folder / f"{name}.inter").is_file():
         raise UserError(f"Dataset file {folder / f'{name}.inter'} does not exist. {remedy}")
 

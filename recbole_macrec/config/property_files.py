@@ -23,6 +23,12 @@ def property_file(*parts: str) -> Path:
     return folder.joinpath(*parts)
 
 
+def read_properties(*parts: str) -> dict:
+    """The contents of a file in ``properties/``; empty if there is no such file."""
+    path = property_file(*parts)
+    return read_yaml(path) if path.is_file() else {}
+
+
 def preset_files(model: str, name: str | None, dataset: str) -> list[Path]:
     """The file of the preset ``name`` of ``model``, as a list; none, with a warning, if the model has no presets.
 

@@ -19,8 +19,7 @@ def check_columns(config, folder: Path, name: str) -> None:
     form = AtomicFormat.from_config(config)
     parts, sequential = config["benchmark_filename"], config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     needed = {"USER_ID_FIELD": form.user, "ITEM_ID_FIELD": form.item}
-    in_time_order = not parts and (config["eval_args"] or {}).get("order") == "TO"
-    if in_time_order:
+    if is_sorted_by_time(config):
         needed["TIME_FIELD"] = form.time
     for path in [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]:
         if path.is_file():
@@ -29,6 +28,11 @@ def check_columns(config, folder: Path, name: str) -> None:
     if items.is_file() and (loaded is None or "item" in loaded):
         _check_header(items, form, {"ITEM_ID_FIELD": form.item}, None)
     _check_loaded(config, list(needed.values()))
+
+
+def is_sorted_by_time(config) -> bool:
+    """Whether RecBole sorts the interactions by time: not those of benchmark files, and not with ``order: RO``."""
+    return not config["benchmark_filename"] and (config["eval_args"] or {}).get("order") == "TO"
 
 
 def _check_loaded(config, needed: list[str]) -> None:

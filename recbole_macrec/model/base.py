@@ -179,14 +179,14 @@ class GenerativeRecommender(WindowedRecommender):
         items = self._alignment_items(windows.target_items())
         if self.interleaved:
             return self._interleaved_parts(windows, items)
-        samples, passes = float(len(items) * len(self.item_tasks)), []
+        count, passes = len(items) * len(self.item_tasks), []
         for tasks, subset in split_by_tasks(windows, self.sequence_tasks, self.cross_task_ratio):
-            samples += subset.n_targets() * len(tasks)
+            count += subset.n_targets() * len(tasks)
             for number, written in split_by_tokenization(subset, self.n_trained):
                 for group in self.split_into_passes(in_tokenization(tasks, number)):
                     parts = self._batch_parts(written.length - 1, copies=len(group))
                     passes += [(group, written.select(rows)) for rows in parts]
-        samples = mean_over_processes(samples)
+        samples = mean_over_processes(count)
         longest_first = sorted(passes, key=lambda entry: -int(entry[1].length.max()))
         return self._item_parts(items, samples) + [partial(self.sequence_loss, *entry, samples) for entry in longest_first]
 

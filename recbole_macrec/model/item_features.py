@@ -73,7 +73,7 @@ class ItemFeatures(_RecBoleDataset):
         users = self.training_users if self._training_matrix is not None else None
         content = ItemContent.from_config(config, self._folder(), self.dataset_name, users)
         return load_or_encode(content, modalities, config["encoders"] or {}, filled_with_mean(config), config["device"],
-                             bool(config["show_progress"]))
+                              bool(config["show_progress"]))
 
 
 class ServesFeatures(ItemFeatures):

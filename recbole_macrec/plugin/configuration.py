@@ -16,7 +16,7 @@ from recbole_macrec.config.options import (
     read_config_file,
     warn_of_misspelt_options,
 )
-from recbole_macrec.config.property_files import preset_files, property_file, read_yaml
+from recbole_macrec.config.property_files import preset_files, property_file, read_properties, read_yaml
 from recbole_macrec.config.registry import is_built_in, is_ours, models
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES, OwnRecBoleOptions
@@ -71,11 +71,11 @@ def _update_internal_config_dict(self: Config, original: Callable, file):
     if not ours or Path(file).parent.name != "quick_start_config":
         settings.update(loaded)
     if _is_last_of_dataset(Path(file), self.dataset):
-        name, of_dataset = _name_of_properties(self.model_class), property_file("dataset", f"{self.dataset}.yaml")
-        of_model = [property_file("overall.yaml"), property_file("model", f"{name}.yaml")] if ours else []
-        for path in [*of_model, of_dataset]:
-            if path.is_file():
-                settings.update(read_yaml(path))
+        name = _name_of_properties(self.model_class)
+        if ours:
+            settings.update(read_properties("overall.yaml"))
+            settings.update(read_properties("model", f"{name}.yaml"))
+        settings.update(read_properties("dataset", f"{self.dataset}.yaml"))
         if ours:
             preset = (settings | self.external_config_dict).get("training_preset")
             for path in preset_files(name, preset, self.dataset):

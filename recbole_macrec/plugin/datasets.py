@@ -10,7 +10,7 @@ from recbole.utils import EvaluatorType, FeatureSource, FeatureType, ModelType
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.data.atomic import AtomicFormat
 from recbole_macrec.data.attributes import choose_attributes
-from recbole_macrec.data.columns import check_columns
+from recbole_macrec.data.columns import check_columns, is_sorted_by_time
 from recbole_macrec.data.numbers import first_unreadable
 from recbole_macrec.data.splits import check_split, checksums
 from recbole_macrec.errors import UserError
@@ -47,7 +47,7 @@ def prepare_before_loading() -> None:
             if error is None:
                 raise
             raise error from None
-        if source == FeatureSource.INTERACTION and not self.benchmark_filename_list:
+        if source == FeatureSource.INTERACTION and is_sorted_by_time(self.config):
             _check_times(self, frame, filepath)
         return frame
 
@@ -75,10 +75,8 @@ def prepare_before_loading() -> None:
 
 
 def _check_times(dataset: Dataset, interactions: pd.DataFrame, path: str) -> None:
-    """Raise a UserError if interactions are ordered by time and one has none, to which RecBole would give the mean time."""
+    """Raise a UserError if one of the interactions has no time, since RecBole would give it the mean time."""
     time = dataset.time_field
-    if dataset.config["eval_args"]["order"] != "TO" or time not in interactions:
-        return
     missing = interactions[time].isna().to_numpy()
     if missing.any():
         row = int(missing.argmax())

@@ -5,7 +5,7 @@ from pathlib import Path
 from recbole.config import Config
 
 from recbole_macrec.config.options import NOT_FROM_CHECKPOINTS, PACKAGED_DATASET, check_model, known_options
-from recbole_macrec.config.property_files import property_file, read_yaml
+from recbole_macrec.config.property_files import read_properties
 from recbole_macrec.config.validation import check_network_options
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.requirements import recbole_folder
@@ -26,8 +26,7 @@ def known_settings(settings: dict) -> dict:
     check_model(model)
     check_network_options(settings, model)
     known = known_options((model,), dataset) - NOT_FROM_CHECKPOINTS
-    path = property_file("dataset", f"{dataset}.yaml")
-    source = read_yaml(path).get("source") if path.is_file() else None
+    source = read_properties("dataset", f"{dataset}.yaml").get("source")
     return {key: value for key, value in settings.items() if key in known} | {"source": source, "log_wandb": False}
 
 

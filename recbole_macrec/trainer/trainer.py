@@ -37,7 +37,7 @@ from recbole_macrec.trainer.ranking_metrics import RankingMetrics
 from recbole_macrec.trainer.windows import WindowLoader
 from recbole_macrec.utils.cpu_threads import map_in_threads, seeded_bits
 from recbole_macrec.utils.distributed import current_group
-from recbole_macrec.utils.distributed_tensors import average_gradients
+from recbole_macrec.utils.distributed_tensors import average_gradients, mean_over_processes
 from recbole_macrec.utils.hardware import autocast_to, keep_freed_memory, resolve_precision, tf32_products
 
 RESUMED = (
@@ -149,8 +149,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         largest = torch.stack([p.detach().abs().max() for p in self.model.parameters() if p.numel()]).max()
         self._check_nan(largest, "largest weight")  # no loss follows the last step of the epoch
         self.epoch_seconds.append(time() - began)
-        losses = current_group().gather(total)
-        mean = sum(losses) / len(losses)
+        mean = mean_over_processes(total)
         self.end_epoch(epoch_idx, mean)
         return mean
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def fetch_dataset(folder: Path, source: Any, needs_images: Callable[[], bool], missing_images: str = "drop",
-            show_progress: bool = True, form: AtomicFormat = DEFAULT_FORMAT) -> None:
+                  show_progress: bool = True, form: AtomicFormat = DEFAULT_FORMAT) -> None:
     """Prepare the dataset in ``folder`` unless it exists; one of several processes does, and the others wait.
 
     Args:
