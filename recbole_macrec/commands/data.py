@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from recbole_macrec.commands.prepare import prepare_command
+from recbole_macrec.config.options import import_command
 from recbole_macrec.data import DATA_PATH, features
-from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat, import_command
+from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat
 from recbole_macrec.data.attributes import CATEGORY_COLUMN
 from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions, reads_interactions
 from recbole_macrec.data.encoders.content import IMAGE_FIELD, TEXT_FIELDS, ItemContent

@@ -112,6 +112,13 @@ def has_source(name: str) -> bool:
     return bool(read_properties("dataset", f"{name}.yaml").get("source"))
 
 
+def import_command(dataset_folder: Path, name: str, modality: str | None = "MODALITY") -> str:
+    """Return the command line that imports the dataset; ``modality`` None if its feature files are stored beside SRC."""
+    feature = "" if modality is None else f" --feature {modality}=FILE.npy"
+    options = shlex.join([f"--dataset={name}", f"--data_path={Path(dataset_folder).parent}"])
+    return f"python -m recbole_macrec.data import SRC {options}{feature}"
+
+
 def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> None:
     """Raise a UserError unless ``data_path/name`` contains the dataset, or it has a ``source``.
 
@@ -122,8 +129,7 @@ def check_dataset(name: str, data_path: str | Path, benchmark: bool = False) -> 
     if name == PACKAGED_DATASET or has_source(name):
         return
     folder = Path(data_path) / name
-    options = shlex.join([f"--dataset={name}", f"--data_path={data_path}"])
-    remedy = f"Import it with: python -m recbole_macrec.data import SRC {options}"
+    remedy = f"Import it with: {import_command(folder, name, None)}"
     if not folder.is_dir():
         with_source = {path.stem for path in property_file("dataset").glob("*.yaml") if has_source(path.stem)}
         others = sorted({path.parent.name for path in Path(data_path).glob("*/*.inter")} | with_source)

@@ -1,7 +1,6 @@
 """Read and write RecBole's atomic files."""
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple, TypeGuard
 
 import pandas as pd
 
+from recbole_macrec.config.options import import_command
 from recbole_macrec.data.features import duplicates, format_items
 from recbole_macrec.data.quoting import quoting
 from recbole_macrec.errors import UserError, one_line
@@ -167,10 +167,3 @@ def read_items(dataset_folder: Path, name: str, form: AtomicFormat = DEFAULT_FOR
     if repeated:
         raise UserError(f"{path} lists {format_items(repeated, 'item')} more than once; keep one row per item")
     return frame
-
-
-def import_command(dataset_folder: Path, name: str, modality: str | None = "MODALITY") -> str:
-    """Return the command line that imports the dataset; ``modality`` None if its feature files are stored beside SRC."""
-    feature = "" if modality is None else f" --feature {modality}=FILE.npy"
-    options = shlex.join([f"--dataset={name}", f"--data_path={Path(dataset_folder).parent}"])
-    return f"python -m recbole_macrec.data import SRC {options}{feature}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recbole_macrec.config.options import import_command
 from recbole_macrec.data import atomic, features
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.encoders.base import Encoder, Kind, RawItem
@@ -115,5 +116,5 @@ class ItemContent:
         state = "was encoded from other columns" if npy.exists() else f"is missing (existing features: {found})"
         return UserError(
             f"modality '{modality}' of dataset {self.name} has no features for these options: {npy} {state} and {why}; import "
-            f"features ({atomic.import_command(self.folder, self.name, modality)}) or put {npy.name} and {txt.name} there"
+            f"features ({import_command(self.folder, self.name, modality)}) or put {npy.name} and {txt.name} there"
         )

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_macrec.data import atomic, features
+from recbole_macrec.config.options import import_command
+from recbole_macrec.data import features
 from recbole_macrec.data.encoders import Encoder, RawItem, create_encoder, encoder_of
 from recbole_macrec.data.encoders.base import NAMED, Kind, require_usable
 from recbole_macrec.data.encoders.content import ItemContent
@@ -63,7 +64,7 @@ def load_or_encode(
     """
     folder = content.folder
     if not folder.is_dir():
-        raise UserError(f"dataset folder {folder} does not exist; import it: {atomic.import_command(folder, content.name)}")
+        raise UserError(f"dataset folder {folder} does not exist; import it: {import_command(folder, content.name)}")
     if not isinstance(encoders, Mapping):
         raise UserError(f"encoders is {encoders!r}; expected an encoder for each modality, such as {{text: tfidf}}")
     tables = {}

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from recbole_macrec.config.options import import_command
 from recbole_macrec.data import atomic
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.data.fetch.download import DownloadError, fetch, new_session
@@ -151,7 +152,7 @@ def _missing_files_message(folder: Path, block: SourceBlock, reasons: str) -> st
         f"from the URLs in these files, to {folder / IMAGES} (--modalities=\"[text]\" needs none), and the models in encoders "
         f'from the Hugging Face hub (--encoders="{{text: tfidf, image: pixels}}" needs none). Or, without network, import '
         f"a released folder SRC with {name}.inter.json, {name}.item2id and the features "
-        f"{name}.emb-llama-td.npy and {name}.emb-ViT-L-14.npy: {atomic.import_command(folder, name, None)}; or use a "
+        f"{name}.emb-llama-td.npy and {name}.emb-ViT-L-14.npy: {import_command(folder, name, None)}; or use a "
         "dataset that is on this machine: --dataset=arts-toy or --dataset=ml-100k."
     )
 
