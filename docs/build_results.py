@@ -36,9 +36,9 @@ same command, from different versions (column commit): compare rows within a sec
 § The items of the user's history are not ranked: by general models, with `--exclude_seen=True`, and by fusions with such a
 model (see [Candidates](comparisons.md#candidates)). No target is among them. All other rows rank them too, as the papers do.
 
-‡ Items with the same semantic ID are ranked in item order (`--item_prior=none`), which lowers the metrics by item; also in the
-table "Ways of ranking". In all other rows they divide its probability by their popularity, so an ID with several items can rank
-lower than by its own probability, also in the metrics by ID.
+‡ Items with the same semantic ID are ranked in item order (`--item_prior=none`), which lowers the metrics by item. In all other
+rows they divide its probability by their popularity, so an ID with several items can rank lower than by its own probability,
+also in the metrics by ID.
 """
 
 BESIDE = {  # study and dataset -> a dataset of the study `published`, and the rows of it that the table by item shows as well
