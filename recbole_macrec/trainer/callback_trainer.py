@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.callbacks import TEST, VALIDATION, TrainingCallback
 from recbole_macrec.trainer.epoch_checkpointer import EpochCheckpointer, EpochPosition
+from recbole_macrec.utils.hardware import keep_freed_memory
 
 if TYPE_CHECKING:  # the class after it in the method resolution order
     from recbole.trainer import Trainer as _RecBoleTrainer
@@ -32,6 +33,8 @@ class CallbackTrainer(_RecBoleTrainer):
 
     def __init__(self, config, model):
         super().__init__(config, model)
+        if config["device"].type == "cpu":
+            keep_freed_memory()
         self.callbacks: list[TrainingCallback] = []
         self.checkpointer: EpochCheckpointer | None = None
         self.saves = False

@@ -38,7 +38,7 @@ from recbole_macrec.trainer.windows import WindowLoader
 from recbole_macrec.utils.cpu_threads import map_in_threads, seeded_bits
 from recbole_macrec.utils.distributed import current_group
 from recbole_macrec.utils.distributed_tensors import average_gradients, mean_over_processes
-from recbole_macrec.utils.hardware import autocast_to, keep_freed_memory, resolve_precision, tf32_products
+from recbole_macrec.utils.hardware import autocast_to, resolve_precision, tf32_products
 
 RESUMED = (
     "state_dict",
@@ -69,8 +69,6 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.precision = resolve_precision(config["precision"], self.device)
         if config["compile"] and self.device.type == "cpu":
             self.logger.warning("compile is True, which is for GPUs; training on the CPU does not compile.")
