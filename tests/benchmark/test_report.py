@@ -4,7 +4,7 @@ import io
 import json
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -112,6 +112,19 @@ def test_users_depend_on_the_seed_only(folder):
     assert users[0] == [u["user"] for u in build_user_view(comparison, TINY, UserViewOptions(10, 0), 0)["users"]] != users[1]
     assert build_user_view(comparison, TINY, UserViewOptions(0), 0) is None
     assert len(build_user_view(comparison, TINY, UserViewOptions(1000), 0)["users"]) == 40
+
+
+def test_models_may_have_different_items(folder, tmp_path):
+    """The first model lacks the most popular item; its training count is then that of the second model."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("saved"))
+    tiger, pop = (open_comparison(copy).of(TINY, label)[0] for label in LABELS)
+    popular = pop.ranks.top[0, 0]
+    token, items = pop.ranks.items[popular], tiger.ranks.items.copy()
+    items[items == token] = "other"
+    replace(tiger.ranks, items=items).save(tiger.folder / "ranks.npz")
+    shown = build_user_view(open_comparison(copy), TINY, UserViewOptions(), 0)["items"]
+    assert dict(zip(shown["token"], shown["trained"]))[token] == pop.ranks.counts[popular]
 
 
 def test_codes_match_the_run(folder):

@@ -59,8 +59,9 @@ def build_user_view(comparison: Comparison, dataset: str, options: UserViewOptio
     frequency = Counter(token for user in users for token in _tokens(user))
     for token, _ in frequency.most_common():  # if image_bytes is too small, the most frequent items have images
         numbers[token] = len(numbers)
-    first = next(iter(ranks.values()))
-    counts = dict(zip(first.items.tolist(), first.counts.tolist()))
+    counts: dict[str, int] = {}
+    for of_label in reversed(ranks.values()):  # those of the first label, and of another one for items that it does not have
+        counts |= dict(zip(of_label.items.tolist(), of_label.counts.tolist()))
     settings = _settings(runs, options)
     titles = short_titles(settings, list(numbers))
     images = thumbnails(settings, list(numbers), image_bytes)
