@@ -255,6 +255,20 @@ def test_the_note_names_the_test_users_of_each_pair():
     assert "Paired over 3 test users (A and B) and 5 test users (C and D): two-sided test" in markdown([table])
 
 
+def test_rows_with_other_topk():
+    """Metrics are in ascending order of k. The verdict is by the largest k that all rows have, or that the tests are about."""
+    wide = [record(1, **{"hit@10": 0.3, "hit@20": 0.6, "ndcg@10": 0.2, "ndcg@20": 0.3})]
+    wider = [record(1, **{"hit@20": 0.5, "hit@10": 0.2, "ndcg@20": 0.2, "ndcg@10": 0.1})]
+    usual = [record(1, **{"hit@5": 0.2, "hit@10": 0.4, "ndcg@5": 0.1, "ndcg@10": 0.4})]
+    table = build_table("t", {"wide": wide, "wider": wider, "usual": usual, "unfinished": []})
+    assert table.metrics == ["hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20"]
+    assert grids.verdict(table) == "usual has the highest ndcg@10, 0.4000."
+    table.tests = paired_tests({"wide": [4] * 30, "usual": [1] * 30}, [("wide", "usual")], "hit@5", "ndcg@5")
+    assert grids.verdict(table) == ""  # only one row has ndcg@5
+    table.tests = [replace(test, metric=test.metric.replace("5", "10")) for test in table.tests]
+    assert "; significantly better than wide between these runs of one seed." in grids.verdict(table)
+
+
 def test_caption_with_one_seed_says_that_two_runs_are_compared():
     table = build_table("t", GROUPS)
     table.tests = paired_tests({"A_1": [1] * 20 + [3] * 10, "B": [4] * 30}, [("A_1", "B")])

@@ -85,9 +85,11 @@ def build_table(title: str, groups: dict[str, list[dict]], notes: dict[str, str]
 
 
 def metrics_of(records: Sequence[dict]) -> list[str]:
-    """The metrics by item of runs, without ndcg@1 beside hit@1, which it equals with one target."""
-    metrics = list(dict.fromkeys(name for record in records for name in record["test_result"]))
-    return [name for name in metrics if name != "ndcg@1" or "hit@1" not in metrics]
+    """The metrics by item of runs, in ascending order of k, without ndcg@1 beside hit@1, which it equals."""
+    metrics = dict.fromkeys(name for record in records for name in record["test_result"])
+    kinds = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
+    in_order = sorted(metrics, key=lambda name: (kinds.index(name.partition("@")[0]), greatest_k([name])))
+    return [name for name in in_order if name != "ndcg@1" or "hit@1" not in metrics]
 
 
 def tested_metrics(records: Sequence[dict]) -> list[str]:

@@ -82,8 +82,10 @@ def tests(table: Table) -> Grid | None:
 
 
 def verdict(table: Table) -> str:
-    """Return one sentence: the best model, and the models that it significantly beats."""
-    metrics = largest_k(table.metrics)
+    """Return one sentence: the best model by a metric that all models have, and those that it significantly beats."""
+    finished = [row for row in table.rows if any(cell.values for cell in row.cells.values())]
+    common = [name for name in table.metrics if all(row.cells[name].values for row in finished)]
+    metrics = [test.metric for test in table.tests] or largest_k(common)
     if not metrics:
         return ""
     metric = metrics[-1]
@@ -91,13 +93,14 @@ def verdict(table: Table) -> str:
     if len(leading) != 1:
         return ""
     best = leading[0]
-    own = [t for t in table.tests if t.first == best.label and t.metric == metric]
-    beaten = [t.second for t in own if t.verdict == "better"]
-    alike = [t.second for t in own if t.verdict == "no difference"]
+    tests = [test for test in table.tests if test.metric == metric and best.label in (test.first, test.second)]
+    others = [test.second if test.first == best.label else test.first for test in tests]
+    beaten = [other for other, test in zip(others, tests) if test.verdict != "no difference"]
+    alike = [other for other, test in zip(others, tests) if test.verdict == "no difference"]
     sentence = f"{best.label} has the highest {metric}, {best.cells[metric].text()}"
     if beaten:
         sentence += f"; significantly better than {join_names(beaten)}" + " between these runs of one seed" * (
-            own[0].seeds == 1
+            tests[0].seeds == 1
         )
     if alike:
         sentence += f"; no significant difference from {join_names(alike)}"

@@ -11,7 +11,7 @@ import numpy as np
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
 from recbole_macrec.benchmark.compare.statistics import row_values
-from recbole_macrec.benchmark.compare.table import Table, largest_k
+from recbole_macrec.benchmark.compare.table import Table, tested_metrics
 from recbole_macrec.benchmark.figures import Drawing, Figure, Intervals
 from recbole_macrec.benchmark.study.kinds import group_of, grouped_rows, means_and_deviations, over_seeds, range_texts
 from recbole_macrec.benchmark.study.study import read_study
@@ -94,7 +94,7 @@ def groups(comparison: Comparison, dataset: str) -> list[CaptionedFigure]:
     if not labels:
         return []
     runs = {label: comparison.of(dataset, label) for label in labels}
-    metrics = largest_k(list(runs[labels[0]][0].result["test_result"]))
+    metrics = tested_metrics([run.result for of_label in runs.values() for run in of_label])
     figures = []
     for study in map(read_study, GROUPS):
         rows = {label: [grouped_rows(run, study.by) for run in of_label] for label, of_label in runs.items()}
