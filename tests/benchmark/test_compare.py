@@ -24,7 +24,7 @@ from recbole_macrec.benchmark.compare.ranking_collector import RankingCollector,
 from recbole_macrec.benchmark.compare.run_callbacks import PauseAtDeadline
 from recbole_macrec.benchmark.compare.run_files import write_json
 from recbole_macrec.benchmark.compare.run_model import Request
-from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, write_run_spec
+from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison, shown_epochs, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.compare.worker import Resources
 from recbole_macrec.benchmark.fuse.command import fuse
@@ -300,6 +300,10 @@ def test_error_names_a_damaged_or_missing_folder(tmp_path):
     (tmp_path / "compare.json").write_text("{")
     with pytest.raises(UserError, match="compare.json can't be read"):
         open_comparison(tmp_path)
+
+
+def test_numbers_of_epochs_as_text():
+    assert list(map(shown_epochs, (0.25, 2, 1 / 3, 99.96, 299.5, 1234.5))) == ["0.25", "2", "0.333", "100", "300", "1234"]
 
 
 def test_seeds_as_a_number_or_a_list():

@@ -159,7 +159,7 @@ class Run:
         progress = self._epochs
         if not progress:
             return "not started"
-        text = f"{progress['epochs']:.3g} of {progress['of']} epochs"
+        text = f"{shown_epochs(progress['epochs'])} of {progress['of']} epochs"
         validations = [entry["valid"] for entry in self.curve if entry["valid"]]
         if not validations:
             return text
@@ -304,6 +304,11 @@ def add_fusion(folder: Path, name: str, models: list[str]) -> None:
 def run_folder(folder: Path, dataset: str, label: str, seed: int) -> Path:
     """The folder of a run of the comparison in ``folder``."""
     return folder / RUNS / dataset / file_name(label) / f"seed-{seed}"
+
+
+def shown_epochs(epochs: float) -> str:
+    """A number of epochs as text, with at least three significant digits and never as a power of ten."""
+    return f"{epochs:.3g}" if epochs < 100 else f"{epochs:.0f}"
 
 
 def file_name(label: str) -> str:

@@ -1,7 +1,7 @@
 """Compare our results with published ones, and report how long each model was trained."""
 import statistics
 
-from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name
+from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name, shown_epochs
 from recbole_macrec.benchmark.figures import Figure
 from recbole_macrec.benchmark.study.definition import StudyDefinition
 from recbole_macrec.benchmark.study.kinds import StudyResult, means_and_deviations, over_seeds
@@ -66,5 +66,5 @@ def trained(comparison: Comparison, label: str) -> str:
     runs = [run for run in comparison.runs if run.spec.label == label]
     done = [run for run in runs if run.finished]
     epochs = [run.result["epochs"] for run in done if run.result["epochs"] is not None]  # a fusion has none
-    words = [f"{statistics.fmean(epochs):.3g} epochs"] if epochs else []
+    words = [f"{shown_epochs(statistics.fmean(epochs))} epochs"] if epochs else []
     return "; ".join(words + [run.error or f"unfinished: {run.progress}" for run in runs if not run.finished])
