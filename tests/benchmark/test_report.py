@@ -232,6 +232,18 @@ def test_every_figure_is_saved_as_png_and_pdf(folder, page):
         assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_a_page_without_figures(folder, tmp_path, capsys):
+    """One row, without learning curve, semantic IDs and metrics that can be computed for groups."""
+    run = open_comparison(folder).of(TINY, "Pop")[0]
+    copy = run_folder(tmp_path, TINY, "Pop", run.spec.seed)
+    shutil.copytree(run.folder, copy, ignore=shutil.ignore_patterns("saved", "curve.json"))
+    write_json(run.result | {"test_result": {"map@10": 0.25}}, copy / "result.json")
+    content = {"labels": ["Pop"], "seeds": [run.spec.seed]}
+    write_json(read_json(folder / "compare.json") | content, tmp_path / "compare.json")
+    assert main(["report", str(tmp_path)]) == 0
+    assert "Figures" not in capsys.readouterr().out and "map@10" in (tmp_path / "report.html").read_text()
+
+
 def test_figures_by_training_count_show_the_means_of_each_group(folder):
     comparison = open_comparison(folder)
     (drawn,) = [figure.drawing for figure in groups(comparison, TINY) if figure.name == "target_count-hit-10"]

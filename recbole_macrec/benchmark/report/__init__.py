@@ -26,7 +26,8 @@ def main(argv: list[str]) -> int:
     options = UserViewOptions(args.users, args.seed, round(args.image_megabytes * 2**20), args.data_path)
     page, figures = write_report(Path(args.folder), output, options)
     print(f"Report: {page} ({page.stat().st_size / 2**20:.1f} MiB)")
-    print(f"Figures: {len(figures)} files in {figures[0].parent}")
+    if figures:
+        print(f"Figures: {len(figures)} files in {figures[0].parent}")
     return 0
 
 
