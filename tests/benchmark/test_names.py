@@ -2,6 +2,7 @@
 import gc
 import json
 import os
+import shutil
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from torch import nn
 
 from recbole_macrec.benchmark.compare import run_model as compare_run, worker
 from recbole_macrec.benchmark.compare.run_command import main, unique_folder
+from recbole_macrec.benchmark.compare.runs import Run
 from recbole_macrec.utils.unique_names import unique_file
 
 
@@ -93,6 +95,17 @@ def test_a_killed_pretraining_leaves_no_files_behind(more, s3rec, tmp_path, proc
     assert list(tmp_path.rglob("pretraining/S3Rec-tiny-1.pth"))
     assert main([*s3rec, *more]) == 0
     assert not list(tmp_path.rglob("pretraining*")) and list(tmp_path.rglob("S3Rec-tiny-1.pth"))
+
+
+def test_pretrained_weights_that_were_moved_are_trained_again(s3rec, tmp_path):
+    """A comparison that was interrupted in the fine-tuning is moved to another folder."""
+    assert main([*s3rec, "--output=old"]) == 0
+    (run,) = (Run(path.parent) for path in tmp_path.glob("old/**/result.json"))
+    (run.folder / "result.json").unlink()
+    shutil.move("old", "new")
+    assert main([*s3rec, "--output=new"]) == 0
+    (record,) = (Run(path.parent).result for path in tmp_path.glob("new/**/result.json"))
+    assert Path(record["settings"]["pre_model_path"]).is_relative_to(tmp_path / "new")
 
 
 def test_seconds_of_s3rec_contain_its_pretraining(s3rec, monkeypatch):

@@ -82,7 +82,8 @@ def run_model(model: str, request: Request, recorder: RunRecorder | None = None)
 def _pretrain(model: str, request: Request, recorder: RunRecorder | None) -> dict:
     """Pre-train ``model`` unless an earlier process of this run did; returns the record of the pre-training."""
     group, file = current_group(), recorder.run.folder / PRETRAINED if recorder else None
-    if earlier := group.by_first(lambda: read_json(file) if file and file.is_file() else None):
+    earlier = group.by_first(lambda: read_json(file) if file and file.is_file() else None)
+    if earlier and group.by_first(lambda: Path(earlier["checkpoint"]).is_file()):  # not deleted or moved since
         return earlier
     default = read_yaml(recbole_folder() / "properties" / "model" / "S3Rec.yaml")["pretrain_epochs"]
     epochs = request.value("pretrain_epochs", default)
