@@ -1,6 +1,7 @@
 """``benchmark study``: every shipped study is valid, and every kind creates its figures from a small comparison."""
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.matrix import Matrix, Variant
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.run_files import write_json
-from recbole_macrec.benchmark.compare.runs import Comparison, RunSpec, open_comparison, run_folder, write_run_spec
+from recbole_macrec.benchmark.compare.runs import Comparison, Run, RunSpec, open_comparison, run_folder, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.study import kinds, rankings, study as study_command
 from recbole_macrec.benchmark.study.definition import StudyDefinition
@@ -154,6 +155,30 @@ def test_rankings_of_a_trained_model(arguments):
     assert {f"--datasets={TINY}", "--data_path=data", f"--d_model={SMALL['d_model']}"} <= set(command)
     assert main(["fuse", str(folder), "--models=MACRec,TIGER"]) == 0
     assert study(argv, **content)[1]["rows"] == result["rows"]  # a fusion has no ways of ranking
+
+
+def test_a_run_that_was_trained_again_is_ranked_again(tmp_path, monkeypatch):
+    """Its result then names another checkpoint."""
+    model = SimpleNamespace(with_ranking=lambda **options: SimpleNamespace(ranking=SimpleNamespace(decode="beam")))
+    loaded: list[str] = []
+
+    def load(file, data_path):
+        loaded.append(Path(file).name)
+        return {}, model, None, None, None, None
+
+    def ranked(config, model, test_data, options, topk):
+        return rankings.RankingResult(options, {"hit@10": 0.5}, [0], 2, 1.0)
+
+    monkeypatch.setattr(rankings, "load_data_and_model", load)
+    monkeypatch.setattr(rankings, "_ranked", ranked)
+    write_json({"few": {"options": {"num_beams": 10}, "metrics": {}, "hits": [], "rows": 2, "seconds": 1.0}},
+               tmp_path / "rankings.json")  # of an older version
+    run = write_run_spec(tmp_path, RunSpec("TIGER", "TIGER", TINY, 1))
+    for name in ("first.pth", "first.pth", "second.pth"):
+        result = {"checkpoint": name, "settings": {"topk": [10]}, "test_detail": {"text": {}}}
+        write_json({"test_result": {}, **result}, tmp_path / "result.json")
+        assert rankings.rank_with(Run(run.folder), {"few": {"num_beams": 10}})["few"].metrics == {"hit@10": 0.5}
+    assert loaded == ["first.pth", "second.pth"]
 
 
 def test_rows_with_other_topk_are_compared_in_their_common_metrics(arguments):

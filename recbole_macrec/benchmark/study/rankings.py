@@ -23,7 +23,7 @@ from recbole_macrec.trainer.callbacks import TrainingCallback
 from recbole_macrec.trainer.dense_share import choose_dense_share
 from recbole_macrec.utils.reporting import hidden_log
 
-RANKINGS = "rankings.json"  # in the run's folder: name -> the fields of RankingResult
+RANKINGS = "rankings.json"  # in the run's folder: the ranked checkpoint, and name -> the fields of RankingResult
 
 
 class RankingResult(NamedTuple):
@@ -89,9 +89,9 @@ def rank_with(
 ) -> dict[str, RankingResult]:
     """Rank the test rows with each set of options in ``rankings``, name -> changed ranking options.
 
-    Results of an earlier call are read from the folder of the run. For a model of one modality ``fusion`` has no effect;
-    rankings that differ in it alone are left out, except for the first. For ``decode: fused`` the weight of the dense head is
-    chosen on the validation data. The caller calls :func:`check_rankings` before the run.
+    Results of an earlier call with the same checkpoint are read from the folder of the run. For a model of one modality
+    ``fusion`` has no effect; rankings that differ in it alone are left out, except for the first. For ``decode: fused`` the
+    weight of the dense head is chosen on the validation data. The caller calls :func:`check_rankings` before the run.
 
     Args:
         data_path: folder of the datasets; None: that of the run.
@@ -103,19 +103,21 @@ def rank_with(
         own = _with_effect(options, modalities)
         if own not in requested.values():
             requested[name] = own
-    path = run.folder / RANKINGS
-    known = {name: RankingResult(**fields) for name, fields in read_json(path).items()} if path.is_file() else {}
+    path, checkpoint = run.folder / RANKINGS, run.result["checkpoint"]
+    stored = read_json(path) if path.is_file() else {}
+    same = stored.get("checkpoint") == checkpoint  # another one if the run was trained again; older versions stored none
+    known = {name: RankingResult(**fields) for name, fields in stored["rankings"].items()} if same else {}
     missing = [name for name, options in requested.items() if name not in known or known[name].options != options]
     if missing:
         with fresh_logging(), hidden_log(logging.INFO):
-            loaded = load_data_and_model(str(run.folder / run.result["checkpoint"]), data_path)
-            config, model, _, _, valid_data, test_data = loaded
+            config, model, _, _, valid_data, test_data = load_data_and_model(str(run.folder / checkpoint), data_path)
             for name in missing:
                 changed = model.with_ranking(**requested[name])
                 if changed.ranking.decode == "fused":  # a training with another decode chooses no weight
                     choose_dense_share(changed, valid_data, config["valid_metric"])
                 known[name] = _ranked(config, changed, test_data, requested[name], topk)
-                write_json({key: ranked._asdict() for key, ranked in known.items()}, path)
+                fields = {key: ranked._asdict() for key, ranked in known.items()}
+                write_json({"checkpoint": checkpoint, "rankings": fields}, path)
     return {name: known[name] for name in requested}
 
 
