@@ -342,8 +342,9 @@ def by_label(records: list[dict]) -> dict[str, list[dict]]:
     grouped: dict[str, list[dict]] = {}
     for record in records:
         grouped.setdefault(record["label"], []).append(record)
-    metric = records[0]["settings"].get("valid_metric", VALID_METRIC).lower()
-    return dict(sorted(grouped.items(), key=lambda entry: -_mean([r["test_result"][metric] for r in entry[1]])))
+    metrics = [r["settings"]["valid_metric"] for r in records if "valid_metric" in r["settings"]]  # a fusion has none
+    metric = (metrics or [VALID_METRIC])[0].lower()
+    return dict(sorted(grouped.items(), key=lambda entry: -(_mean([r["test_result"].get(metric) for r in entry[1]]) or 0)))
 
 
 def marked(label: str, records: list[dict]) -> str:

@@ -108,6 +108,14 @@ def test_page_shows_published_figures_beside_those_by_id(builder):
     assert "| 0.5000 | 0.2500 |" in builder.page([r for r in records if r["study"] == "published"], studies)
 
 
+def test_rows_are_in_descending_order_of_the_validation_metric(builder):
+    """The settings of a fusion do not name it. Rows without it are the last ones."""
+    metrics, settings = ({"ndcg@20": 0.1}, {"ndcg@20": 0.2}, {"ndcg@10": 0.9}), {"valid_metric": "NDCG@20"}
+    records = [{"label": label, "settings": own, "test_result": result}
+               for label, own, result in zip(("A + B", "A", "B"), ({}, settings, settings), metrics)]
+    assert list(builder.by_label(records)) == ["A", "A + B", "B"]
+
+
 def test_results_in_the_folder_of_another_study_have_its_metrics(published, builder):
     folder, record = published
     (file,) = folder.rglob("*.json")
