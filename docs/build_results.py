@@ -14,7 +14,7 @@ from recbole.utils import ModelType, get_model
 from recbole_macrec.benchmark.compare.publish import STUDIES, TESTS, TRIES
 from recbole_macrec.benchmark.compare.statistics import TEST_COLUMNS, PairedTest
 from recbole_macrec.benchmark.study.definition import StudyDefinition
-from recbole_macrec.benchmark.study.kinds import markdown_rows, over_seeds
+from recbole_macrec.benchmark.study.kinds import StudyResult, markdown_rows, over_seeds
 from recbole_macrec.benchmark.study.study import read_study
 
 HERE = Path(__file__).resolve().parent
@@ -239,9 +239,10 @@ def choices_section(tunings: list[dict], metric: str) -> str:
 
 def study_section(study: dict) -> str:
     """Return the section with the table of a study, without users/s: docs/speed.md has figures of idle machines."""
-    kept = [number for number, column in enumerate(study["columns"]) if column != "users/s"]
-    rows = [[row[number] for number in kept] for row in study["rows"]]
-    columns = ["model", *(study["columns"][number] for number in kept[1:])]
+    result = StudyResult.of_record(study)
+    kept = [number for number, column in enumerate(result.columns) if column != "users/s"]
+    rows = [[row[number] for number in kept] for row in result.rows]
+    columns = ["model", *(result.columns[number] for number in kept[1:])]
     text = f"`{study['command']}`, commit {study['commit']}; see [Studies](studies.md)."
     return f"## {study['title']}: {study['dataset']}\n\n{text}\n\n" + markdown_rows(columns, rows)
 
@@ -443,7 +444,7 @@ def machine_of(record: dict) -> str:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    return over_seeds(values)[0]
+    return over_seeds(values).mean
 
 
 def draw_curves(records: list[dict], path: Path) -> None:

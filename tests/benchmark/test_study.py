@@ -21,7 +21,7 @@ from recbole_macrec.benchmark.compare.runs import Comparison, Run, RunSpec, open
 from recbole_macrec.benchmark.compare.statistics import user_values
 from recbole_macrec.benchmark.study import kinds, rankings, study as study_command
 from recbole_macrec.benchmark.study.definition import StudyDefinition
-from recbole_macrec.benchmark.study.kinds import bucket_counts, group_of
+from recbole_macrec.benchmark.study.kinds import Spread, StudyResult, as_markdown, bucket_counts, group_of
 from recbole_macrec.benchmark.study.study import check_table, read_study, study_folder, study_names, variants_of
 from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
@@ -340,6 +340,20 @@ def test_the_default_of_a_sweep_can_be_set_by_the_protocol_or_not_at_all(monkeyp
     assert labels() == ["default", "exclude_seen=False", "exclude_seen=True"]
 
 
+def test_table_of_a_study_as_json_and_markdown():
+    """In JSON a mean and its deviation over the seeds have two columns, in Markdown one cell."""
+    rows = [["a|b", 3, Spread(0.25, 0.125), 0.5], ["c", None, Spread(None, None), None]]
+    result = StudyResult(["", "users", "hit@10", "published"], rows)
+    record = result.record()
+    assert record["columns"] == ["", "users", "hit@10", "hit@10 std", "published"]
+    assert record["rows"] == [["a|b", 3, 0.25, 0.125, 0.5], ["c", None, None, None, None]]
+    assert StudyResult.of_record(json.loads(json.dumps(record))) == result
+    lines = as_markdown(result, "t").splitlines()[2:]
+    assert [lines[0], *lines[2:]] == [
+        "|  | users | hit@10 | published |", "| a\\|b | 3 | 0.2500 ± 0.1250 | 0.5000 |", "| c |  |  |  |",
+    ]  # fmt: skip
+
+
 def test_code_distribution_of_codebooks_of_different_sizes(tmp_path, monkeypatch):
     comparison = planted_comparison(tmp_path, ["large", "small"], failed=[])
     for run in comparison.runs:
@@ -347,7 +361,7 @@ def test_code_distribution_of_codebooks_of_different_sizes(tmp_path, monkeypatch
     counts = {"large": [3.0, 0.0, 1.0, 2.0], "small": [5.0, 1.0]}
     monkeypatch.setattr(kinds, "bucket_counts", lambda run, *arguments: counts[run.spec.label])
     result = kinds.code_distribution(comparison, definition("code_distribution", models=["TIGER"], layer=0, bucket=2))
-    assert [row[:4] for row in result.rows] == [
+    assert [[*row[:3], row[3].mean] for row in result.rows] == [
         ["large", "text", "0-1", 3.0], ["large", "text", "2-3", 0.0], ["large", "text", "4-5", 1.0],
         ["large", "text", "6-7", 2.0], ["small", "text", "0-1", 5.0], ["small", "text", "2-3", 1.0],
     ]  # fmt: skip

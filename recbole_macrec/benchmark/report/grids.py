@@ -1,13 +1,14 @@
 """The tables of the page: cells with text, sort value and mark."""
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from recbole.evaluator import smaller_metrics
 
 from recbole_macrec.benchmark.compare.runs import Comparison
 from recbole_macrec.benchmark.compare.statistics import TEST_COLUMNS
 from recbole_macrec.benchmark.compare.table import Table, largest_k, test_notes
+from recbole_macrec.benchmark.study.kinds import Spread, StudyResult
 
 MARKS = {0: "", 1: "best", 2: "second"}
 
@@ -145,21 +146,21 @@ def _by_layer(seeds: Sequence[dict], key: str) -> str:
 
 
 def study(content: dict) -> Grid:
-    """Return the table stored in study.json. A column ``NAME std`` is shown after the value of ``NAME``."""
-    columns = content["columns"]
-    shown = [name for name in columns if not name.endswith(" std")]
-    cells = [dict(zip(columns, row, strict=True)) for row in content["rows"]]
-    grid = Grid("Mean ± standard deviation over the seeds", [(name or "row", _numeric(cells, name)) for name in shown])
-    for row in cells:
-        grid.rows.append([_study_entry(row[name], row.get(f"{name} std")) for name in shown])
-    return grid
+    """Return the table stored in study.json."""
+    result = StudyResult.of_record(content)
+    rows = [[_study_entry(value) for value in row] for row in result.rows]
+    columns = [(name or "row", _has_numbers([row[i] for row in rows])) for i, name in enumerate(result.columns)]
+    return Grid("Mean ± standard deviation over the seeds", columns, rows)
 
 
-def _numeric(rows: Sequence[dict], name: str) -> bool:
-    return any(isinstance(row[name], float | int) for row in rows) and not any(isinstance(row[name], str) for row in rows)
+def _has_numbers(column: Sequence[Cell]) -> bool:
+    """Whether the cells of a column are numbers or empty, with at least one number."""
+    return any(cell.value is not None for cell in column) and not any(cell.text and cell.value is None for cell in column)
 
 
-def _study_entry(value, deviation: float | None) -> Cell:
+def _study_entry(value) -> Cell:
+    if isinstance(value, Spread):
+        return replace(_study_entry(value.mean), after="" if value.deviation is None else f" ± {value.deviation:.4f}")
     if isinstance(value, float):
-        return Cell(f"{value:.4f}", value, after="" if deviation is None else f" ± {deviation:.4f}")
+        return Cell(f"{value:.4f}", value)
     return Cell("" if value is None else str(value), value if isinstance(value, int) else None)

@@ -5,7 +5,8 @@ Shapes: R test rows.
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,13 +23,20 @@ from recbole_macrec.errors import UserError
 DEFAULT = "default"  # label of a sweep's runs with default settings
 
 
+class Spread(NamedTuple):
+    """Mean and sample standard deviation over the seeds; None if there are too few values."""
+
+    mean: float | None
+    deviation: float | None
+
+
 @dataclass
 class StudyResult:
     """Result of a study.
 
     Attributes:
-        columns: column names; ``NAME std`` is the standard deviation of ``NAME`` over the seeds.
-        rows: texts and numbers, one per column; None if there is no value.
+        columns: column names.
+        rows: texts, numbers and :class:`Spread`, one per column; None if there is no value.
         figures: file name -> figure.
     """
 
@@ -36,11 +44,33 @@ class StudyResult:
     rows: list[list] = field(default_factory=list)
     figures: dict[str, Figure] = field(default_factory=dict)
 
+    def record(self) -> dict:
+        """Columns and rows as JSON values. A column NAME of :class:`Spread` becomes the two columns NAME and ``NAME std``."""
+        record: dict = {"columns": [], "rows": [[] for _ in self.rows]}
+        for name, *values in zip(self.columns, *self.rows):
+            spread = any(isinstance(value, Spread) for value in values)
+            record["columns"] += [name, f"{name} std"] if spread else [name]
+            for row, value in zip(record["rows"], values):
+                row += value if spread else [value]
+        return record
 
-def over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    @classmethod
+    def of_record(cls, record: dict) -> "StudyResult":
+        """Columns and rows of a :meth:`record`."""
+        columns, rows = record["columns"], record["rows"]
+        result = cls([name for name in columns if not name.endswith(" std")])
+        for row in rows:
+            cells = dict(zip(columns, row, strict=True))
+            result.rows.append([
+                Spread(cells[name], cells[f"{name} std"]) if f"{name} std" in cells else cells[name] for name in result.columns
+            ])
+        return result
+
+
+def over_seeds(values: Sequence[float | None]) -> Spread:
     """Return mean and sample standard deviation of the values that are not None."""
     known = [value for value in values if value is not None]
-    return (statistics.fmean(known) if known else None), (statistics.stdev(known) if len(known) > 1 else None)
+    return Spread(statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None)
 
 
 def means_and_deviations(pairs: Iterable[tuple[float | None, float | None]]) -> tuple[list[float | None], list[float | None]]:
@@ -59,23 +89,16 @@ def as_markdown(result: StudyResult, title: str) -> str:
 
 
 def markdown_rows(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """A Markdown table of rows as in :class:`StudyResult`; a number and its deviation share a cell."""
-    names = [name for name in columns if not name.endswith(" std")]
-    cells = [dict(zip(columns, row, strict=True)) for row in rows]
-    texts = [[_text(row[name], row.get(f"{name} std")) for name in names] for row in cells]
-    return "\n".join(markdown_lines(names, texts)) + "\n"
+    """A Markdown table of rows as in :class:`StudyResult`."""
+    return "\n".join(markdown_lines(columns, [list(map(_text, row)) for row in rows])) + "\n"
 
 
-def _text(value, deviation) -> str:
+def _text(value) -> str:
+    if isinstance(value, Spread):
+        return _text(value.mean) if value.deviation is None else f"{_text(value.mean)} ± {_text(value.deviation)}"
     if value is None:
         return ""
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.4f}" if deviation is None else f"{value:.4f} ± {deviation:.4f}"
-
-
-def _with_deviations(names: Sequence[str]) -> list[str]:
-    return [column for name in names for column in (name, f"{name} std")]
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _metrics(comparison: Comparison) -> list[str]:
@@ -83,7 +106,7 @@ def _metrics(comparison: Comparison) -> list[str]:
     return tested_metrics([run.result for run in comparison.runs if run.finished])
 
 
-def _test_means(runs: Sequence[Run], metrics: Sequence[str]) -> list[tuple[float | None, float | None]]:
+def _test_means(runs: Sequence[Run], metrics: Sequence[str]) -> list[Spread]:
     return [over_seeds([run.result["test_result"][metric] for run in runs]) for metric in metrics]
 
 
@@ -91,7 +114,7 @@ def _modalities(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(m for run in comparison.runs if run.finished for m in run.result["semantic_ids"]))
 
 
-def _collision_rates(runs: Sequence[Run], modality: str) -> tuple[float | None, float | None]:
+def _collision_rates(runs: Sequence[Run], modality: str) -> Spread:
     return over_seeds([run.result["semantic_ids"].get(modality, {}).get("collision_rate") for run in runs])
 
 
@@ -99,31 +122,29 @@ def variants(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return metrics and collision rates of each variant; the first row is the full model."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     collisions = [f"collisions, {m}" for m in _modalities(comparison)]
-    result = StudyResult(["", *_with_deviations([*metrics, *collisions])])
+    result = StudyResult(["", *metrics, *collisions])
     for label in comparison.labels:
         runs = comparison.of(dataset, label)
-        figures = _test_means(runs, metrics) + [_collision_rates(runs, m) for m in _modalities(comparison)]
-        result.rows.append([label, *chain(*figures)])
-    series = {m: _series(result, m, comparison.labels) for m in metrics}
+        rates = [_collision_rates(runs, m) for m in _modalities(comparison)]
+        result.rows.append([label, *_test_means(runs, metrics), *rates])
+    series = {m: _series(result, m) for m in metrics}
     result.figures["metrics"] = Figure(study.title, "", "test", comparison.labels, series)
     if collisions:
-        series = {m: _series(result, f"collisions, {m}", comparison.labels) for m in _modalities(comparison)}
+        series = {m: _series(result, f"collisions, {m}") for m in _modalities(comparison)}
         result.figures["collisions"] = Figure(study.title, "", "collision rate", comparison.labels, series)
     return result
 
 
-def _series(result: StudyResult, column: str, labels: Sequence[str]) -> tuple[list, list]:
-    """Return means and deviations of a column for the rows named ``labels``, in that order."""
+def _series(result: StudyResult, column: str) -> tuple[list, list]:
+    """Return means and deviations of a column."""
     i = result.columns.index(column)
-    rows = {row[0]: row for row in result.rows}
-    return [rows[label][i] for label in labels], [rows[label][i + 1] for label in labels]
+    return means_and_deviations(row[i] for row in result.rows)
 
 
 def collisions(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return the collision rate (1 - distinct IDs / items, before resolution) per modality."""
     (dataset,) = comparison.datasets
-    columns = ["", "modality", *_with_deviations(["collision rate"]), "items", "distinct IDs", "perplexity by layer"]
-    result = StudyResult(columns)
+    result = StudyResult(["", "modality", "collision rate", "items", "distinct IDs", "perplexity by layer"])
     for label in comparison.labels:
         runs = comparison.of(dataset, label)
         for modality in _modalities(comparison):
@@ -131,9 +152,8 @@ def collisions(comparison: Comparison, study: StudyDefinition) -> StudyResult:
             if by_seed:
                 perplexity = " ".join(f"{statistics.fmean(p):.0f}" for p in zip(*(values["perplexity"] for values in by_seed)))
                 distinct = round(statistics.fmean(values["distinct"] for values in by_seed))
-                result.rows.append(
-                    [label, modality, *_collision_rates(runs, modality), by_seed[0]["items"], distinct, perplexity]
-                )
+                rate = _collision_rates(runs, modality)
+                result.rows.append([label, modality, rate, by_seed[0]["items"], distinct, perplexity])
     series = {
         m: means_and_deviations(_collision_rates(comparison.of(dataset, label), m) for label in comparison.labels)
         for m in _modalities(comparison)
@@ -145,7 +165,7 @@ def collisions(comparison: Comparison, study: StudyDefinition) -> StudyResult:
 def code_distribution(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return the number of items per bucket of ``bucket`` neighbouring codes of layer ``layer``, mean over the seeds."""
     (dataset,) = comparison.datasets
-    result = StudyResult(["", "modality", "codes", *_with_deviations(["items"])])
+    result = StudyResult(["", "modality", "codes", "items"])
     for modality in _modalities(comparison):
         ticks: list[str] = []
         series = {}
@@ -158,7 +178,7 @@ def code_distribution(comparison: Comparison, study: StudyDefinition) -> StudyRe
             ticks = max(ticks, own, key=len)
             pairs = [over_seeds(column) for column in zip(*counts)]
             series[label] = means_and_deviations(pairs)
-            result.rows += [[label, modality, tick, *pair] for tick, pair in zip(own, pairs)]
+            result.rows += [[label, modality, tick, items] for tick, items in zip(own, pairs)]
         title = f"{study.title}: {modality}, layer {study.layer}"
         result.figures[f"codes-{file_name(modality)}"] = Figure(title, "codes", "items", ticks, series)
     return result
@@ -178,7 +198,7 @@ def bucket_counts(run: Run, modality: str, layer: int, bucket: int) -> list[floa
 def sweeps(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return the metrics for every value of every swept option with finished runs, and one figure per option."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
-    result = StudyResult(["option", "value", *_with_deviations(metrics)])
+    result = StudyResult(["option", "value", *metrics])
     for option, values in study.sweeps.items():
         points = []
         for value in values:
@@ -190,8 +210,8 @@ def sweeps(comparison: Comparison, study: StudyDefinition) -> StudyResult:
             points.append((str(value) + (" (default)" if missing else ""), _test_means(runs, metrics)))
         if not points:
             continue
-        result.rows += [[option, value, *chain(*pairs)] for value, pairs in points]
-        series = {m: means_and_deviations(pairs[i] for _, pairs in points) for i, m in enumerate(metrics)}
+        result.rows += [[option, value, *means] for value, means in points]
+        series = {m: means_and_deviations(means[i] for _, means in points) for i, m in enumerate(metrics)}
         result.figures[file_name(option)] = Figure(
             study.title, option, "test", [value for value, _ in points], series, lines=True
         )
@@ -208,7 +228,7 @@ def beams(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     # exact ranking keeps the number of beams, as fusion = official combines lists of this length
     decodings = {str(number): {"decode": "beam", "num_beams": number} for number in study.beams}
     decodings["exact"] = {"decode": "exact"}
-    result = StudyResult(["", "beams", *_with_deviations([*metrics, *(f"{m} less than exact" for m in metrics)])])
+    result = StudyResult(["", "beams", *metrics, *(f"{m} less than exact" for m in metrics)])
     series: dict[str, dict[str, list]] = {m: {} for m in metrics}
     for label in comparison.trained_labels:
         by_run = [rank_with(run, decodings, comparison.data_path) for run in comparison.of(dataset, label)]
@@ -217,9 +237,9 @@ def beams(comparison: Comparison, study: StudyDefinition) -> StudyResult:
             gaps = [
                 over_seeds([ranked["exact"].metrics[m] - ranked[decoding].metrics[m] for ranked in by_run]) for m in metrics
             ]
-            result.rows.append([label, decoding, *chain(*(means + gaps))])
-            for metric, pair in zip(metrics, means):
-                series[metric].setdefault(label, []).append(pair)
+            result.rows.append([label, decoding, *means, *gaps])
+            for metric, mean in zip(metrics, means):
+                series[metric].setdefault(label, []).append(mean)
     for metric, lines in series.items():
         plotted = {label: means_and_deviations(pairs) for label, pairs in lines.items()}
         result.figures[f"beams-{file_name(metric)}"] = Figure(study.title, "beams", metric, list(decodings), plotted, True)
@@ -234,7 +254,7 @@ def rankings(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     columns = [*metrics, "gained", "lost"]
-    result = StudyResult(["", "ranking", *_with_deviations(columns), "users/s"])
+    result = StudyResult(["", "ranking", *columns, "users/s"])
     for label in comparison.trained_labels:
         by_run = [rank_with(run, study.rankings, comparison.data_path) for run in comparison.of(dataset, label)]
         if not by_run:
@@ -246,9 +266,9 @@ def rankings(comparison: Comparison, study: StudyDefinition) -> StudyResult:
                 own, hits, before = ranked[name], set(ranked[name].hits), set(ranked[first].hits)
                 changed = {"gained": len(hits - before) / own.rows, "lost": len(before - hits) / own.rows}
                 values.append(own.metrics | changed)
-            pairs = [over_seeds([value[column] for value in values]) for column in columns]
+            means = [over_seeds([value[column] for value in values]) for column in columns]
             speed = round(statistics.fmean(ranked[name].rows / ranked[name].seconds for ranked in by_run))
-            result.rows.append([label, name, *chain(*pairs), speed])
+            result.rows.append([label, name, *means, speed])
     return result
 
 
@@ -256,20 +276,20 @@ def groups(comparison: Comparison, study: StudyDefinition) -> StudyResult:
     """Return the metrics of each group of test rows, by training count of the target or length of the history."""
     metrics, (dataset,) = _metrics(comparison), comparison.datasets
     ticks = range_texts(study.bounds)
-    result = StudyResult(["", study.by, "users", *_with_deviations(metrics)])
+    result = StudyResult(["", study.by, "users", *metrics])
     series: dict[str, dict[str, list]] = {metric: {} for metric in metrics}
     for label in comparison.labels:
         runs = [grouped_rows(run, study.by) for run in comparison.of(dataset, label)]
         for number, tick in enumerate(ticks):
             inside = [group_of(ranks, study.by, study.bounds) == number for ranks in runs]
             users = len(np.unique(runs[0].users[inside[0][runs[0].rows]])) if inside else 0
-            pairs = [
+            means = [
                 over_seeds([float(row_values(r.ranks, r.rows, metric)[i].mean()) for r, i in zip(runs, inside) if i.any()])
                 for metric in metrics
             ]
-            result.rows.append([label, tick, users, *chain(*pairs)])
-            for metric, pair in zip(metrics, pairs):
-                series[metric].setdefault(label, []).append(pair)
+            result.rows.append([label, tick, users, *means])
+            for metric, mean in zip(metrics, means):
+                series[metric].setdefault(label, []).append(mean)
     for metric, bars in series.items():
         plotted = {label: means_and_deviations(pairs) for label, pairs in bars.items()}
         result.figures[f"{study.by}-{file_name(metric)}"] = Figure(

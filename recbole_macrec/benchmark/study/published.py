@@ -1,5 +1,6 @@
 """Compare our results with published ones, and report how long each model was trained."""
 import statistics
+from collections.abc import Sequence
 
 from recbole_macrec.benchmark.compare.runs import Comparison, Run, file_name, shown_epochs
 from recbole_macrec.benchmark.figures import Figure
@@ -31,28 +32,25 @@ def published(comparison: Comparison, study: StudyDefinition) -> StudyResult:
         runs = [comparison.of(dataset, label) for label in comparison.labels]
         items = [over_seeds([run.result["test_result"].get(metric) for run in own]) for own in runs]
         ids = [over_seeds([id_level(run, metric) for run in own]) for own in runs]
-        paper: list[tuple[float | None, float | None]] = [
-            (papers.get(label, {}).get(metric), None) for label in comparison.labels
-        ]
-        plotted = {"items": items}
-        _add(result, items, metric, f"{metric} std")
+        paper = [papers.get(label, {}).get(metric) for label in comparison.labels]
+        bars = {"items": means_and_deviations(items)}
+        _add(result, metric, items)
         if any(mean is not None for mean, _ in ids):
-            plotted["IDs"] = ids
-            _add(result, ids, f"{metric} of IDs", f"{metric} of IDs std")
-        if any(value is not None for value, _ in paper):
-            plotted["published"] = paper
-            _add(result, [(value,) for value, _ in paper], f"published {metric}")
-        bars = {name: means_and_deviations(pairs) for name, pairs in plotted.items()}
+            bars["IDs"] = means_and_deviations(ids)
+            _add(result, f"{metric} of IDs", ids)
+        if any(value is not None for value in paper):
+            bars["published"] = paper, [None] * len(paper)
+            _add(result, f"published {metric}", paper)
         title = f"{study.title}: {dataset}"
         result.figures[f"published-{file_name(metric)}"] = Figure(title, "", metric, comparison.labels, bars)
     return result
 
 
-def _add(result: StudyResult, values: list[tuple], *columns: str) -> None:
-    """Add columns to a study, with the values of each row."""
-    result.columns += columns
-    for row, own in zip(result.rows, values):
-        row += own
+def _add(result: StudyResult, column: str, values: Sequence) -> None:
+    """Add a column to a study, with the value of each row."""
+    result.columns.append(column)
+    for row, value in zip(result.rows, values):
+        row.append(value)
 
 
 def id_level(run: Run, metric: str) -> float | None:

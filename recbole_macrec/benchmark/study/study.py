@@ -176,7 +176,7 @@ def _write_study(result: StudyResult, study: StudyDefinition, command: dict[str,
     with atomic_write(output / "study.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     record = {**command, "title": study.title, "kind": study.kind, "dataset": dataset}
-    record |= {"columns": result.columns, "rows": result.rows, "commit": git_commit(), "machine": hardware()}
+    record |= {**result.record(), "commit": git_commit(), "machine": hardware()}
     record["figures"] = {label: asdict(figure) for label, figure in result.figures.items()}
     write_json(record, output / STUDY)
     figures = [path for label, figure in result.figures.items() for path in figure.save(output / "figures", label)]
