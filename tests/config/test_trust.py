@@ -211,7 +211,7 @@ def test_comparisons_and_runs_read_config_files_alike(tiny_dataset):
     request = Request("tiny", ("their.yaml",), {"data_path": str(tiny_dataset)})
     alone = run_config("SASRec", request)
     variant = Variant("SASRec", "SASRec")
-    Matrix([variant], ["tiny"], [1], matrix_settings(request, tiny_dataset)).write("out")
+    Matrix([variant], ["tiny"], [1], matrix_settings(request)).write("out")
     compared = run_config("SASRec", Request("tiny", (), open_comparison("out").runs[0].spec.settings))
     assert {name: alone[name] for name in VALUES} == {name: compared[name] for name in VALUES}
     assert [alone[name] for name in ("metric_decimal_place", "pre_model_path", "wandb_project")] == [3, "3", "None"]

@@ -34,7 +34,6 @@ from recbole_macrec.benchmark.compare.table_formats import print_table, write_ta
 from recbole_macrec.benchmark.compare.together import run_together
 from recbole_macrec.benchmark.compare.tune import choose, copy_chosen_tries, tries_to_run, write_tries
 from recbole_macrec.benchmark.compare.worker import Resources
-from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.arguments import CommandParser
 from recbole_macrec.utils.distributed import group, read_launch
@@ -49,7 +48,7 @@ def main(argv: list[str]) -> int:
             [Variant(name, name) for name in split_names(args.models)],
             split_names(args.datasets),
             parse_seeds(args.seeds, request),
-            matrix_settings(request, request.value("data_path") or DATA_PATH),
+            matrix_settings(request),
             parse_pairs(args.pairs),
             fusions_in(args.output),
         )

@@ -138,11 +138,11 @@ class Matrix:
         return open_comparison(folder)
 
 
-def matrix_settings(request: Request, data_path: str) -> dict[str, Any]:
+def matrix_settings(request: Request) -> dict[str, Any]:
     """The settings of config files and command line, with an absolute data path, since runs may start in another folder."""
     not_of_all_runs = ("seed", "model", "dataset")
     settings = {name: value for name, value in request.all_settings.items() if name not in not_of_all_runs}
-    return settings | {"data_path": str(Path(data_path).absolute())}
+    return settings | {"data_path": str(Path(request.data_path).absolute())}
 
 
 def first_seed(request: Request) -> int:

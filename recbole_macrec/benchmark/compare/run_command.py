@@ -17,7 +17,6 @@ from recbole_macrec.benchmark.compare.table_formats import print_table
 from recbole_macrec.benchmark.compare.unfinished import unfinished_run
 from recbole_macrec.config.options import check_dataset, check_model, check_options, has_source, read_config_file
 from recbole_macrec.config.schema.base import as_list
-from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError
 from recbole_macrec.utils.arguments import CommandParser
 from recbole_macrec.utils.distributed import Group, group, read_launch
@@ -43,22 +42,21 @@ def _run(argv: list[str]) -> int:
         dataset = str(named.value("dataset", DEFAULT_DATASET)) if args.dataset is None else args.dataset
         request = replace(named, dataset=dataset)
         check(models, request, args)
-        data_path = request.value("data_path") or DATA_PATH
         starts = read_launch() is None and _group_size(args) > 1
         if not starts and len(models) == 1 and not args.output:
-            settings.setdefault("data_path", data_path)
             return _run_one(models[0], request, args, processes)
         name = Path("results") / f"{request.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
         output = None if starts else processes.by_first(lambda: args.output or unique_folder(name))
     if output is None:
         return start_processes(_run, (argv,), args.nproc, _group_size(args), args.ip, args.port, args.group_offset)
-    return _compare(models, request, data_path, output)
+    return _compare(models, request, output)
 
 
 def _run_one(model: str, request: Request, args: argparse.Namespace, processes: Group) -> int:
     """Run one model and print its table; an unfinished run of the same command is resumed."""
+    request = replace(request, settings=request.settings | {"data_path": request.data_path})
     if processes.first and not request.value("source"):
-        check_dataset(request.dataset, request.settings["data_path"], request.value("benchmark_filename") is not None)
+        check_dataset(request.dataset, request.data_path, request.value("benchmark_filename") is not None)
     if has_source(request.dataset) or request.value("source"):
         prepare_for_model(model, request)
     if processes.first and args.result_file:
@@ -72,11 +70,10 @@ def _run_one(model: str, request: Request, args: argparse.Namespace, processes: 
     return 0
 
 
-def _compare(models: list[str], request: Request, data_path: str, output: str | Path) -> int:
+def _compare(models: list[str], request: Request, output: str | Path) -> int:
     """Run a comparison with one seed."""
-    settings = matrix_settings(request, data_path)
-    matrix = Matrix([Variant(model, model) for model in models], [request.dataset], [first_seed(request)], settings)
-    return compare(matrix, output)
+    variants = [Variant(model, model) for model in models]
+    return compare(Matrix(variants, [request.dataset], [first_seed(request)], matrix_settings(request)), output)
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:

@@ -22,6 +22,7 @@ from recbole_macrec.config.plain import plain
 from recbole_macrec.config.property_files import property_file, read_yaml
 from recbole_macrec.config.registry import model_names
 from recbole_macrec.config.validation import check_valid_metric
+from recbole_macrec.data import DATA_PATH
 from recbole_macrec.data.splits import has_test_data
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import prepare_dataset
@@ -46,6 +47,11 @@ class Request:
     def value(self, key: str, default=None):
         """The setting ``key`` of the command line or of the config files."""
         return self.all_settings.get(key, default)
+
+    @property
+    def data_path(self) -> str:
+        """The folder of the datasets."""
+        return self.value("data_path") or DATA_PATH
 
 
 def prepare_for_model(model: str, request: Request) -> None:

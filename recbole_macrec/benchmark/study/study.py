@@ -40,7 +40,6 @@ from recbole_macrec.config.options import check_options, known_models, refuse_tr
 from recbole_macrec.config.property_files import property_file, read_user_yaml
 from recbole_macrec.config.schema.base import REGISTRIES
 from recbole_macrec.config.validation import computed_metrics
-from recbole_macrec.data import DATA_PATH
 from recbole_macrec.errors import UserError, nearest
 from recbole_macrec.model.base import generative_names
 from recbole_macrec.model.preparation import reads_semantic_ids
@@ -71,7 +70,7 @@ def main(argv: list[str]) -> int:
     if study.kind == published.__name__:
         for dataset in datasets:
             check_published(study, dataset)
-    given = matrix_settings(request, request.value("data_path") or DATA_PATH)
+    given = matrix_settings(request)
     folders = {dataset: study_folder(Path(args.output), dataset, alone=len(datasets) == 1) for dataset in datasets}
     matrices = {dataset: _matrix(study, dataset, given, request, args, folder) for dataset, folder in folders.items()}
     options = {name: value for name in ("models", "seeds", "tune") if (value := getattr(args, name)) not in (None, "1")}
