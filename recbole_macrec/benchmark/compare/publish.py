@@ -54,28 +54,37 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--to", default="docs/results", help="folder to write to (default: docs/results)")
     args = parser.parse(argv)
     for folder in map(Path, args.folder):
-        unfinished = (folder / TUNE).is_dir() and not (folder / COMPARE).is_file()  # --tune has not chosen yet
-        comparison = None if unfinished else open_comparison(folder)
-        for path in sorted(path for path in folder.glob(f"{TUNE}/*/*") if path.is_dir()):
-            tries = tries_chosen_from(path)
-            if not tries:  # their folders were deleted to save space
-                continue
-            spec = tries[0].spec
-            if comparison is None or (spec.dataset in comparison.datasets and spec.label in comparison.labels):
-                print(write_json(published_tries(tries), Path(args.to) / TRIES / spec.dataset / f"{path.name}.json"))
-        if comparison is None:
-            continue
-        for run in comparison.runs:
-            if run.finished:
-                spec = run.spec
-                path = Path(args.to) / spec.dataset / f"{file_name(spec.label)}-seed-{spec.seed}.json"
-                print(write_json(published_record(run), path))
-                run.ranks.of_targets().first(greatest_k(run.result["test_result"])).save(path.with_suffix(RANKS_SUFFIX))
-        for dataset in comparison.datasets:
-            publish_tests(comparison, dataset, Path(args.to))
-        if (folder / STUDY).is_file() and (study := read_json(folder / STUDY)).get("kind") not in (None, "published"):
-            print(write_json(published_study(study), Path(args.to) / STUDIES / f"{study['name']}-{study['dataset']}.json"))
+        publish(folder, Path(args.to))
     return 0
+
+
+def publish(folder: Path, to: Path) -> None:
+    """Write the results in ``folder``, that of a comparison, a study or an unfinished tuning, to the folder ``to``."""
+    if (folder / TUNE).is_dir() and not (folder / COMPARE).is_file():  # --tune has not chosen yet
+        publish_tries(folder, None, to)
+        return
+    comparison = open_comparison(folder)
+    publish_tries(folder, comparison, to)
+    for run in comparison.runs:
+        if run.finished:
+            path = to / run.spec.dataset / f"{file_name(run.spec.label)}-seed-{run.spec.seed}.json"
+            print(write_json(published_record(run), path))
+            run.ranks.of_targets().first(greatest_k(run.result["test_result"])).save(path.with_suffix(RANKS_SUFFIX))
+    for dataset in comparison.datasets:
+        publish_tests(comparison, dataset, to)
+    if (folder / STUDY).is_file() and (study := read_json(folder / STUDY)).get("kind") not in (None, "published"):
+        print(write_json(published_study(study), to / STUDIES / f"{study['name']}-{study['dataset']}.json"))
+
+
+def publish_tries(folder: Path, comparison: Comparison | None, to: Path) -> None:
+    """Write the tries in ``folder`` of the rows of ``comparison``; those of all rows if it is None."""
+    for path in sorted(path for path in folder.glob(f"{TUNE}/*/*") if path.is_dir()):
+        tries = tries_chosen_from(path)
+        if not tries:  # their folders were deleted to save space
+            continue
+        spec = tries[0].spec
+        if comparison is None or (spec.dataset in comparison.datasets and spec.label in comparison.labels):
+            print(write_json(published_tries(tries), to / TRIES / spec.dataset / f"{path.name}.json"))
 
 
 def tries_chosen_from(folder: Path) -> list[Run]:
