@@ -59,30 +59,38 @@ def build_user_view(comparison: Comparison, dataset: str, options: UserViewOptio
     frequency = Counter(token for user in users for token in _tokens(user))
     for token, _ in frequency.most_common():  # if image_bytes is too small, the most frequent items have images
         numbers[token] = len(numbers)
-    counts: dict[str, int] = {}
-    for of_label in reversed(ranks.values()):  # those of the first label, and of another one for items that it does not have
-        counts |= dict(zip(of_label.items.tolist(), of_label.counts.tolist()))
-    settings = _settings(runs, options)
-    titles = short_titles(settings, list(numbers))
-    images = thumbnails(settings, list(numbers), image_bytes)
-    image_numbers = {token: number for number, token in enumerate(images)}
+    items, images = _items(list(numbers), list(ranks.values()), _settings(runs, options), image_bytes)
     tables, codes = _codes(runs, ranks, list(numbers))
     return {
         "dataset": dataset,
         "labels": list(runs),
         "seeds": [run.spec.seed for run in runs.values()],
         "testUsers": len(common),
-        "items": {
-            "token": list(numbers),
-            "title": [titles.get(token, "") for token in numbers],
-            "trained": [counts[token] for token in numbers],
-            "image": [image_numbers.get(token) for token in numbers],
-        },
-        "images": list(images.values()),
+        "items": items,
+        "images": images,
         "codes": codes,
         "tables": tables,
         "users": [_numbered(user, numbers) for user in users],
     }
+
+
+def _items(tokens: list[str], ranks: list[Ranks], settings: dict, image_bytes: int) -> tuple[dict[str, list], list[str]]:
+    """Return the columns of the items in the page, and the images.
+
+    Training counts are those of the first label, or of a later one for items that it does not have.
+    """
+    counts: dict[str, int] = {}
+    for of_label in reversed(ranks):
+        counts |= dict(zip(of_label.items.tolist(), of_label.counts.tolist()))
+    titles, images = short_titles(settings, tokens), thumbnails(settings, tokens, image_bytes)
+    image_numbers = {token: number for number, token in enumerate(images)}
+    columns: dict[str, list] = {
+        "token": tokens,
+        "title": [titles.get(token, "") for token in tokens],
+        "trained": [counts[token] for token in tokens],
+        "image": [image_numbers.get(token) for token in tokens],
+    }
+    return columns, list(images.values())
 
 
 def _name(key: tuple, targets: Counter) -> str:
