@@ -16,6 +16,7 @@ from recbole_macrec.benchmark.compare.runs import Run, RunSpec, open_comparison,
 from recbole_macrec.benchmark.compare.statistics import (
     RowMetrics,
     by_user,
+    compare_labels,
     compare_pairs,
     holm,
     mixed_model,
@@ -169,12 +170,20 @@ def test_one_seed_equals_the_t_test_over_users():
     assert (low, high) == pytest.approx(stats.t.interval(0.95, 79, difference.mean(), stats.sem(difference)))
 
 
-def test_mixed_model_by_hand():
-    """Two seeds of three users: MS_user = 7/6, MS_seed = MS_rest = 3/2, with 2, 1 and 2 degrees of freedom."""
-    mean, low, high, p = mixed_model(np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 1.0]]))
-    degrees = (7 / 6) ** 2 / ((7 / 6) ** 2 / 2 + 1.5**2 + 1.5**2 / 2)
-    error = (7 / 6 / 6) ** 0.5
-    assert mean == pytest.approx(11 / 6) and p == pytest.approx(2 * stats.t.sf(mean / error, degrees))
+@pytest.mark.parametrize(
+    "x, ms_user, ms_seed, ms_rest, total",
+    [
+        ([[1, 2, 4], [1, 2, 1]], 7 / 6, 3 / 2, 3 / 2, 7 / 6),
+        ([[2, 4, 3], [0, 1, 2]], 3 / 2, 6, 1 / 2, 7),  # the seeds differ
+        ([[1, 2, 6], [3, 2, 4]], 6, 0, 2, 6),  # at least MS_user
+    ],
+)
+def test_mixed_model_by_hand(x, ms_user, ms_seed, ms_rest, total):
+    """Two seeds of three users: the mean squares have 2, 1 and 2 degrees of freedom."""
+    mean, low, high, p = mixed_model(np.array(x, dtype=float))
+    degrees = total**2 / (ms_user**2 / 2 + ms_seed**2 + ms_rest**2 / 2)
+    error = (total / 6) ** 0.5
+    assert mean == pytest.approx(np.mean(x)) and p == pytest.approx(max(2 * stats.t.sf(mean / error, degrees), 2 / 2**3))
     assert (low, high) == pytest.approx(
         (mean - error * stats.t.ppf(0.975, degrees), mean + error * stats.t.ppf(0.975, degrees))
     )
@@ -183,6 +192,21 @@ def test_mixed_model_by_hand():
 def test_few_users_with_one_sign_get_the_p_value_of_the_sign_test():
     assert mixed_model(np.array([[0.1, 0.1, 0.1]]))[3] == 2 / 2**3
     assert mixed_model(np.array([[0.1]]))[3] == 1
+
+
+def test_seeds_that_cancel_out_show_no_difference():
+    """Every user prefers one model with the first seed and the other model with the second."""
+    signs = np.array([1.0, -1.0] * 10)
+    assert mixed_model(np.array([signs, -signs])) == (0, 0, 0, 1)
+    assert mixed_model(np.zeros((2, 20))) == (0, 0, 0, 1)
+
+
+def test_the_label_with_the_best_last_metric_is_tested_against_the_others():
+    ranks = {"hits": [3, 3, 3], "top": [1, 1, 0], "none": [0, 0, 0]}
+    users, rows = np.array(list("abc")), np.arange(3)
+    runs = {label: [TargetRanks(users, users, np.array(own), rows)] for label, own in ranks.items()}
+    tests, _ = compare_labels(runs, ["hit@10", "ndcg@10"])
+    assert [(test.first, test.second) for test in tests] == 2 * [("top", "hits"), ("top", "none")]
 
 
 def test_users_are_weighted_by_their_number_of_test_rows():

@@ -26,7 +26,7 @@ class PairedTest:
         difference: mean of first - second over seeds and rows, the difference of the values in the table.
         low, high: its 95 % confidence interval, see :func:`mixed_model`.
         p, p_holm: p-value of the two-sided test, without and with correction for all tests of the comparison.
-        verdict: "better" or "worse" if both the corrected test and the interval show a difference, otherwise "no difference".
+        verdict: "better" or "worse" if the corrected test shows a difference, otherwise "no difference".
     """
 
     first: str
@@ -43,7 +43,7 @@ class PairedTest:
 
     @property
     def verdict(self) -> str:
-        if self.p_holm >= LEVEL or self.low <= 0 <= self.high:
+        if self.p_holm >= LEVEL:  # below it, the interval does not contain 0
             return "no difference"
         return "better" if self.difference > 0 else "worse"
 
@@ -183,7 +183,7 @@ def mixed_model(x: np.ndarray) -> tuple[float, float, float, float]:
     """
     seeds, users = x.shape
     mean = float(x.mean())
-    if users < 2 or not x.any():
+    if users < 2:
         return mean, mean, mean, 1.0
     seed_means, user_means = x.mean(1), x.mean(0)
     freedom = np.array([users - 1.0])
@@ -196,7 +196,7 @@ def mixed_model(x: np.ndarray) -> tuple[float, float, float, float]:
     total = max(squares.sum(), squares[0])
     least = 2.0 ** (1 - users)
     if total < 1e-20:
-        return mean, mean, mean, least
+        return mean, mean, mean, least if abs(mean) > 1e-10 else 1.0
     error, degrees = np.sqrt(total / x.size), total**2 / (squares**2 / freedom).sum()
     half = float(student.ppf(1 - LEVEL / 2, degrees) * error)
     return mean, mean - half, mean + half, max(least, float(2 * student.sf(abs(mean) / error, degrees)))
