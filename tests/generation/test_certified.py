@@ -132,8 +132,10 @@ def test_only_users_over_the_limit_get_a_full_traversal(monkeypatch):
     traversed = []
     monkeypatch.setattr("recbole_macrec.generation.decoding.exact.exact_scores",
                         lambda *args: traversed.append(args[-1]) or exact_scores(*args))
-    certified_rankings(*one, eligible, ITEMS + 1, "mean", max_prefixes=3, traversal_rows=64)
+    found = certified_rankings(*one, eligible, ITEMS + 1, "mean", max_prefixes=3, traversal_rows=64)["fused"]
     assert traversed == [[0, 2, 3]]
+    expected = exact_rankings(*one, eligible, ITEMS + 1, "mean", traversal_rows=64)["fused"]
+    assert_same(found, first(expected, 3))
 
 
 def test_first_best_by_hand():
@@ -144,6 +146,8 @@ def test_first_best_by_hand():
     raw_ids = torch.tensor([-1, 8, 7, 9, 7, 7])  # items 4, 2 and 5 count once
     cut, last = first_best(ranking, torch.tensor([2, 1]), raw_ids)
     assert cut.items.tolist() == [[4, 2, 5, 1], [1, 0, 0, 0]] and last.tolist() == [-4.0, -1.0]
+    cut, last = first_best(ranking, torch.tensor([1, 1]), raw_ids)  # without items 2 and 5, which do not count
+    assert cut.items.tolist() == [[4], [1]] and last.tolist() == [-1.0, -1.0]
 
 
 def test_fused_scores_by_hand():
