@@ -50,6 +50,16 @@ def test_gradients_follow_the_residual_mode():
         assert torch.equal(through, torch.ones_like(z))
 
 
+@pytest.mark.parametrize("residual, gradient", [("detached", 0.25 * (1.5 + 0.5)), ("straight_through", 0.25 * 1.5)])
+def test_gradients_of_the_loss_by_hand(residual, gradient):
+    """Codewords move to the residuals (1.5, 0) and (0.5, 0), and z to the codewords with the commitment weight."""
+    module = quantizer([[[0.0, 0], [4, 4]], [[0.0, 0], [1, 0]]], residual=residual)
+    z = torch.tensor([[5.5, 4]], requires_grad=True)
+    module(z).loss.backward()
+    assert z.grad.tolist() == [[gradient, 0]]
+    assert module.codebooks.grad.tolist() == [[[0, 0], [-1.5, 0]], [[0, 0], [-0.5, 0]]]
+
+
 def test_kmeans_initialisation_is_reproducible_and_uses_every_code():
     z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     first, second, other = (ResidualQuantizer(2, 16, 4) for _ in range(3))
@@ -63,20 +73,21 @@ def test_kmeans_initialisation_is_reproducible_and_uses_every_code():
 
 def test_dead_codes_are_replaced_by_residuals_and_their_optimizer_state_is_reset():
     z = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-    module = ResidualQuantizer(2, 8, 4)  # all codewords 0: only code 0 is ever used
+    module = ResidualQuantizer(2, 8, 4)  # equal codewords: only code 0 is ever used
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0)
     module(z).loss.backward()
     optimizer.step()
     for name in ("exp_avg", "exp_avg_sq"):
         optimizer.state[module.codebooks][name].fill_(7.0)
     module.codebooks.data.zero_()
+    module.codebooks.data[0] = 0.5  # so that the levels have different residuals
     before = module(z)
     assert before.codes.unique().tolist() == [0]
     assert module.restart_dead_codes(z, before.codes, optimizer, torch.Generator().manual_seed(1)) == 14
     for name in ("exp_avg", "exp_avg_sq"):
         moment = optimizer.state[module.codebooks][name]
         assert (moment[:, 0] == 7).all() and (moment[:, 1:] == 0).all()
-    assert (module.codebooks[:, 0] == 0).all()
+    assert (module.codebooks[0, 0] == 0.5).all() and (module.codebooks[1, 0] == 0).all()
     for level in range(2):
         for word in module.codebooks[level, 1:]:
             assert (before.residuals[:, level] == word).all(1).any()
