@@ -1,4 +1,4 @@
-"""Precision of the RQ-VAE."""
+"""Layers and precision of the RQ-VAE."""
 import torch
 
 from recbole_macrec.semantic_ids.quantizers.rqvae import RQVAE
@@ -23,6 +23,13 @@ def towers(*precisions):
     for tower in made:
         tower.quantizer.initialise(tower.encode(features()), seed=0)
     return made
+
+
+def test_a_linear_projection_comes_before_the_mlp_and_the_decoder_mirrors_both():
+    tower = RQVAE(24, SMALL.replace(rqvae_projection=20, rqvae_hidden_sizes=(16, 12)), torch.Generator())
+    encoder, decoder = ([getattr(layer, "out_features", "ReLU") for layer in part] for part in (tower.encoder, tower.decoder))
+    assert encoder == [20, 16, "ReLU", 12, "ReLU", 8]
+    assert decoder == [12, "ReLU", 16, "ReLU", 20, 24]
 
 
 def test_bf16_is_used_in_training_only():
