@@ -16,11 +16,11 @@ def one_level(z, codebook):
 
 
 def test_reassign_one_level_by_hand():
-    # codewords 0, 1, 2, 10; items at 1.2, 0.9 and 1.4 all take codeword 1: 0.9 is nearest and keeps it, then 1.2
+    # codewords 0, 1, 2, 10; items at 1.4, 0.9 and 1.2 all take codeword 1: 0.9 is nearest and keeps it, then 1.2
     # (0.8 to 2, 1.2 to 0) takes 2, then 1.4 takes 0, the nearest that is left
-    codes, geometry = one_level([1.2, 0.9, 1.4], [0, 1, 2, 10])
+    codes, geometry = one_level([1.4, 0.9, 1.2], [0, 1, 2, 10])
     assert codes[:, 0].tolist() == [1, 1, 1]
-    assert resolve("reassign", codes, (4,), geometry).codes[:, 0].tolist() == [2, 1, 0]
+    assert resolve("reassign", codes, (4,), geometry).codes[:, 0].tolist() == [0, 1, 2]
 
 
 def test_reassign_changes_the_level_above_if_the_last_is_full():
