@@ -95,6 +95,19 @@ def test_candidates_and_exclude_seen_apply_to_every_model(pair):
     assert all(not set(HISTORIES[user]) & set(items) for user, items in seen.items())
 
 
+def test_few_recommendations_are_the_first_of_many(pair):
+    """The candidates are the ``top`` best items of each model, however few are recommended."""
+    fused = Recommender.fuse(pair, [1, 1], top=10)
+    many = lists(fused.recommend(HISTORIES, 10))
+    for k in (1, 2, 3):
+        assert lists(fused.recommend(HISTORIES, k)) == {user: items[:k] for user, items in many.items()}
+
+
+def test_seen_items_are_excluded_if_a_model_was_trained_without_them(data_path):
+    models = [Recommender(prepare("SASRecPerUser", data_path, exclude_seen=excluded)[1]) for excluded in (False, True)]
+    assert Recommender.fuse(models, [1, 1]).excludes_seen and not Recommender.fuse(models[:1] * 2, [1, 1]).excludes_seen
+
+
 def test_a_fusion_is_saved_as_one_folder(pair, tmp_path):
     fused = Recommender.fuse(pair, [0.7, 0.3])
     fused.save_pretrained(tmp_path / "fused")
@@ -125,6 +138,13 @@ def test_items_added_to_the_models_of_a_fusion(data_path):
     frame = fused.recommend([["i4", "y"]], k=2 * ITEMS)
     assert set(frame["item"]) == set(fused.item_tokens) == set(models[0].item_tokens) and len(frame) == ITEMS + 2
     assert frame.equals(Recommender.fuse(models, [0.5, 0.5], top=2 * ITEMS).recommend([["i4", "y"]], k=2 * ITEMS))
+    assert set(fused.recommend([["i4", "y"]], candidates=["i3", "x"])["item"]) == {"i3", "x"}
+    total = torch.zeros(ITEMS + 2)
+    for model in models:
+        numbers = {token: number for number, token in enumerate(model.item_tokens, 1)}
+        items = torch.tensor([[numbers[token] for token in fused.item_tokens]])
+        total += 0.5 * model.scores([[numbers["i4"], numbers["y"]]], items)[0].detach()
+    np.testing.assert_allclose(frame.set_index("item")["score"][list(fused.item_tokens)], total, atol=1e-5)
 
 
 @pytest.mark.parametrize("weights", [[1], [0, 0], [-1, 2], [float("nan"), 1], ["a", "b"]])
