@@ -54,6 +54,21 @@ def test_diversity_loss_equals_the_formula():
     assert diversity_loss(codebook, codes, torch.arange(4), torch.Generator()).item() == 0
 
 
+def test_total_loss_is_the_weighted_sum_of_its_terms():
+    options = settings_with(lambda_cf=0.2, lambda_div=0.3)
+    training = LETTERTraining(items()[COLLABORATIVE], {"text": items()["text"]}, options, "cpu")
+    (tower,) = training.model.towers
+    training._initialise(tower.quantizer, training._encode(tower, training.x[0]))
+    state, rows = training.generator.get_state(), torch.arange(64)
+    loss = training.losses(rows)
+    assert loss["cf"] > 0 and loss["div"] > 0
+    torch.testing.assert_close(loss["total"], loss["recon"] + loss["rq"] + 0.2 * loss["cf"] + 0.3 * loss["div"])
+    training.generator.set_state(state)
+    codes = tower(training.x[0][rows]).quantized.codes
+    levels = zip(tower.quantizer.codebooks, codes.T, training.clusters)
+    torch.testing.assert_close(loss["div"], sum(diversity_loss(*level, training.generator) for level in levels))
+
+
 def test_diversity_loss_has_gradients_of_codebooks_only():
     training = LETTERTraining(items()[COLLABORATIVE], {"text": items()["text"]}, settings_with(lambda_div=1.0), "cpu")
     (tower,) = training.model.towers

@@ -151,6 +151,14 @@ def test_sinkhorn_keeps_colliding_items_near_their_codewords():
     assert (place.min(1) == 0).all() and (place.max(1) <= 2).all()
 
 
+def test_sinkhorn_assigns_free_codewords_to_the_nearest_items():
+    """Three items share an ID and a prefix with two codewords. The farthest item is moved to another prefix."""
+    codebooks = np.array([[[0.0], [10]], [[0.0], [1]]])
+    z = np.array([[0.3], [0.1], [0.2]])
+    out = resolve("sinkhorn", np.zeros((3, 2), dtype=np.int64), (2, 2), Geometry(z, codebooks)).codes
+    assert out.tolist() == [[1, 0], [0, 0], [0, 1]]
+
+
 def test_sinkhorn_of_many_items_is_unique_where_a_prefix_overflows():
     rng = np.random.default_rng(0)
     codes = np.column_stack([rng.integers(0, 3, (60, 1)), rng.integers(0, 2, (60, 1))])
