@@ -21,8 +21,9 @@ def test_implicit_alignment_equals_the_formula(data_path):
     assert float(model.item_loss(items, samples=50)) == pytest.approx(0.3 * expected, rel=1e-4)
 
 
-def test_loss_and_number_of_the_item_tasks(data_path):
-    _, model, _, _ = prepare("MQL4GRec", data_path, dropout_prob=0.0, item_task_ratio=0.1)
+@pytest.mark.parametrize("name, options", [("MQL4GRec", {}), ("MACRec", {"lambda_implicit": 0})])
+def test_loss_and_number_of_the_item_tasks(name, options, data_path):
+    _, model, _, _ = prepare(name, data_path, dropout_prob=0.0, item_task_ratio=0.1, **options)
     items, expected = torch.arange(1, 9), 0.0
     for source, target in (("text", "image"), ("image", "text")):
         front = model.inputs.leading_tokens("item", source, [target], items.device)
