@@ -2,7 +2,10 @@
 import pytest
 import torch
 
+from recbole_macrec.generation.network.decoder_only import DecoderOnly
 from recbole_macrec.generation.network.dropout import Attention, dropout
+from recbole_macrec.generation.network.layers import FeedForward, TransformerSettings
+from recbole_macrec.generation.network.transformer import Transformer
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
@@ -47,3 +50,21 @@ def test_disabled_outside_training_and_repeatable():
     first = dropout(x, 0.5, training=True)
     torch.manual_seed(4)
     assert torch.equal(first, dropout(x, 0.5, training=True))
+
+
+def test_networks_drop_embeddings_hidden_layers_and_outputs():
+    """As in T5: half of the embeddings, of the hidden units, of what a layer adds, and of the encoder's output."""
+    torch.manual_seed(0)
+    settings = TransformerSettings(32, 64, 2, 8, encoder_layers=1, decoder_layers=1, dropout=0.5)
+    tokens, x, hidden = torch.arange(400).view(40, 10) % 50, torch.randn(400, 32), []
+    layer = FeedForward(settings)
+    layer.down.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+    parts = [
+        (layer(x) - x, 1 / 2),
+        (hidden[0], 3 / 4),  # ReLU gives the other zeros
+        (DecoderOnly(50, settings).embed(tokens), 1 / 2),
+        # an eighth of its input is 0: the embedding and what both parts of the layer add were dropped
+        (Transformer(50, settings).read(tokens, torch.full((40,), 10)).hidden, 1 / 2 + 1 / 16),
+    ]
+    for part, zeros in parts:
+        assert float((part == 0).float().mean()) == pytest.approx(zeros, abs=0.03)
