@@ -1,6 +1,7 @@
 """Checksums of the files of a dataset, with which a comparison detects changed data."""
 from collections.abc import Iterable
 from functools import cache
+from glob import escape
 from itertools import chain
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from recbole_macrec.utils.files import sha256_of
 
 def checksums_of_atomic_files(folder: Path, name: str) -> dict[str, str]:
     """Return file name -> SHA-256 of the atomic files of the dataset ``name`` in ``folder``, ``NAME.inter`` and others."""
-    return _checksums(folder, folder.glob(f"{name}.*"))
+    return _checksums(folder, folder.glob(f"{escape(name)}.*"))
 
 
 def checksums_of_dataset(folder: Path, name: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Datasets: files are prepared before RecBole reads them, and splits are checked."""
 import functools
+from glob import escape
 from pathlib import Path
 
 import pandas as pd
@@ -31,7 +32,7 @@ def prepare_before_loading() -> None:
     @functools.wraps(load)
     def _load_data(self, token, dataset_path):
         prepare_dataset(self.config)
-        share_files(Path(dataset_path), f"{token}.*")
+        share_files(Path(dataset_path), f"{escape(token)}.*")
         check_columns(self.config, Path(dataset_path), token)
         choose_attributes(self.config, Path(dataset_path), token)
         load(self, token, dataset_path)

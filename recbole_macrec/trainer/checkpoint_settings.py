@@ -1,5 +1,6 @@
 """Settings and dataset folder of a checkpoint from any source."""
 import os
+from glob import escape
 from pathlib import Path
 
 from recbole.config import Config
@@ -49,7 +50,7 @@ def dataset_folder(config: Config, model_file, relative: str | None, data_path=N
         beside = [] if relative is None else [Path(os.path.normpath(Path(model_file).parent / relative))]
         places = [*beside, in_training]
     for place in places:
-        if any(place.glob(f"{name}.inter")) or any(place.glob(f"{name}.*.inter")):
+        if (place / f"{name}.inter").is_file() or any(place.glob(f"{escape(name)}.*.inter")):
             return place
     if data_path is None and config["source"]:
         return in_training  # it will be downloaded there

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from filelock import FileLock
@@ -143,7 +144,7 @@ def _restore(target: Path, old: Path) -> None:
     if old.exists() and not target.exists():
         os.rename(old, target)
     shutil.rmtree(old, ignore_errors=True)
-    for incomplete in target.parent.glob(f".{target.name}.new-*"):
+    for incomplete in target.parent.glob(f".{escape(target.name)}.new-*"):
         shutil.rmtree(incomplete, ignore_errors=True)
 
 

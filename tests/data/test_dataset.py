@@ -1,16 +1,21 @@
 """The dataset class: training interactions do not include validation and test interactions."""
 import logging
 from collections import defaultdict
+from contextlib import suppress
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, write_tiny_dataset
 from helpers import write_features
 from recbole.config import Config
 from recbole.data import create_dataset
 
+from recbole_macrec.benchmark.compare.runs import PRETRAINED
+from recbole_macrec.benchmark.compare.unfinished import unfinished_run
+from recbole_macrec.data.checksums import checksums_of_atomic_files
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
+from recbole_macrec.trainer.checkpoint_settings import dataset_folder
 
 ITEMS = 30
 
@@ -84,3 +89,18 @@ def test_default_modalities_are_those_of_the_folder(data_path):
 def test_a_folder_without_modalities_is_an_error(tiny_dataset):
     with pytest.raises(UserError, match="neither features nor semantic IDs"):
         built(tiny_dataset, modalities=None, text_fields=["subtitle"])
+
+
+def test_files_of_a_dataset_whose_name_is_a_pattern_are_found(tmp_path):
+    name = "shop[v2]"
+    folder = write_tiny_dataset(tmp_path, name) / name
+    assert set(checksums_of_atomic_files(folder, name)) == {f"{name}.inter", f"{name}.item"}
+    config = Config("Pop", name, config_dict={"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")})
+    with suppress(KeyboardInterrupt), unfinished_run(config, 1, fresh=False) as run:
+        (run.folder / PRETRAINED).write_text("{}")
+        raise KeyboardInterrupt
+    with unfinished_run(config, 1, fresh=False) as resumed:
+        assert resumed.folder == run.folder
+    assert dataset_folder(config, "saved/Pop.pth", None) == folder
+    (folder / f"{name}.inter").rename(folder / f"{name}.train.inter")
+    assert dataset_folder(config, "saved/Pop.pth", None) == folder

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -126,7 +127,7 @@ def _claim(root: Path, name: str) -> tuple[Path, FileLock]:
     """Lock the first folder ``name``, ``name``-2, ... of ``root`` that no running process has locked; returns it and its
     lock."""
     while True:
-        for folder in [*sorted(root.glob(f"{name}*")), None]:
+        for folder in [*sorted(root.glob(f"{escape(name)}*")), None]:
             folder = folder or unique_folder(root / name)
             lock = FileLock(folder / LOCK)
             try:
