@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 from recbole.utils import ModelType
 
 from recbole_macrec.data.atomic import UNREADABLE, AtomicFormat, check_distinct_columns, not_readable
+from recbole_macrec.data.quoting import quoting
 from recbole_macrec.errors import UserError
 
 
@@ -23,10 +25,10 @@ def check_columns(config, folder: Path, name: str) -> None:
         needed["TIME_FIELD"] = form.time
     for path in [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]:
         if path.is_file():
-            _check_header(path, form, needed, form.item + config["LIST_SUFFIX"] if parts and sequential else None)
+            _check_file(path, form, needed, form.item + config["LIST_SUFFIX"] if parts and sequential else None)
     items, loaded = folder / f"{name}.item", config["load_col"]
     if items.is_file() and (loaded is None or "item" in loaded):
-        _check_header(items, form, {"ITEM_ID_FIELD": form.item}, None)
+        _check_file(items, form, {"ITEM_ID_FIELD": form.item}, None)
     _check_loaded(config, list(needed.values()))
 
 
@@ -46,8 +48,8 @@ def _check_loaded(config, needed: list[str]) -> None:
                         f"set load_col to {{'inter': {needed}}}")
 
 
-def _check_header(path: Path, form: AtomicFormat, needed: dict[str, str], histories: str | None) -> None:
-    """Check the first two lines of a file.
+def _check_file(path: Path, form: AtomicFormat, needed: dict[str, str], histories: str | None) -> None:
+    """Check the first line of a file, and that no row has more values than it.
 
     Args:
         needed: option -> column that it names.
@@ -55,7 +57,7 @@ def _check_header(path: Path, form: AtomicFormat, needed: dict[str, str], histor
     """
     try:
         with path.open(encoding=form.encoding) as file:
-            header, first_row = (file.readline().rstrip("\n") for _ in range(2))
+            header = file.readline().rstrip("\n")
     except UNREADABLE as error:
         raise not_readable(path, error) from error
     if header.startswith("\ufeff"):
@@ -74,12 +76,32 @@ def _check_header(path: Path, form: AtomicFormat, needed: dict[str, str], histor
     if "TIME_FIELD" in needed and f"{needed['TIME_FIELD']}:float" not in fields:
         raise UserError(f"{path} has no column {needed['TIME_FIELD']}:float in its first line ({', '.join(fields)}); write "
                         "times as numbers, since RecBole puts tokens in the order of their first rows")
-    one_character = len(form.field_separator) == 1
-    values = (next(csv.reader([first_row], delimiter=form.field_separator)) if one_character else
-              first_row.split(form.field_separator))
-    if len(values) > len(fields):  # pandas would read the values of each column from the next one
-        raise UserError(f"{path} has {len(values)} values in line 2, but {len(fields)} columns in its first line; name every "
-                        "column, and remove separators at the end of lines")
+    _check_row_lengths(path, form, len(fields))
     if histories and f"{histories}:token_seq" not in fields:
         raise UserError(f"{path} has no column {histories}:token_seq, the history of each row; add it, or import the "
                         "interactions and remove benchmark_filename.")
+
+
+def _check_row_lengths(path: Path, form: AtomicFormat, columns: int) -> None:
+    """Raise UserError for the first row with more values than ``columns``.
+
+    Without an error, pandas would leave out its last value, or read all values from the wrong columns if it is the first row.
+    """
+    separator = form.field_separator
+    try:
+        with path.open(encoding=form.encoding) as file:
+            if not any(line.count(separator) >= columns for line in file):
+                return
+        with path.open(encoding=form.encoding, newline="") as file:  # separators within quotes are part of a value
+            rows: Iterator[tuple[int, list[str]]]
+            if len(separator) == 1:
+                reader = csv.reader(file, delimiter=separator, quoting=quoting(path, separator, form.encoding))
+                rows = ((reader.line_num, row) for row in reader)
+            else:
+                rows = enumerate((line.split(separator) for line in file), 1)
+            line, values = next(((line, len(row)) for line, row in rows if len(row) > columns), (0, 0))
+    except (*UNREADABLE, csv.Error) as error:
+        raise not_readable(path, error) from error
+    if line:
+        raise UserError(f"{path} has {values} values in line {line}, but {columns} columns in its first line; name every "
+                        "column, and remove separators at the end of lines")

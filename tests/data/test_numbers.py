@@ -53,6 +53,11 @@ UNREADABLE = {
                                     "not a readable atomic file .*utf-8.*set encoding"),
     "a separator at the end of lines": (lambda content: in_every_line(b"\t")(content).replace(b"\t\n", b"\n", 1),
                                         "4 values in line 2, but 3 columns"),
+    "a row with one value more": (in_the_first_line(b"u0\ti2\t1\n", b"u0\ti2\t5\t1\n"),
+                                  "4 values in line 3, but 3 columns"),
+    "a row with one value more in a file with quotes": (
+        lambda content: content.replace(b"u0", b'"u\t0"').replace(b"i2\t1\n", b"i2\t5\t1\n", 1),
+        "4 values in line 3, but 3 columns"),
     "a column without a type": (in_the_first_line(b"user_id:token", b"user_id"), "column 'user_id' .*user_id:token"),
     "a repeated column": (in_every_line(b"\ttimestamp:float"), r"1 column \('timestamp'\) more than once"),
 }
@@ -64,6 +69,12 @@ def test_errors_of_unreadable_interactions_are_one_sentence(tiny_dataset, case):
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(UserError, match=f"tiny.inter .*{expected}"):
         load(tiny_dataset, "Pop")
+
+
+def test_separators_within_quotes_are_part_of_a_value(tiny_dataset):
+    path = tiny_dataset / TINY / f"{TINY}.inter"
+    path.write_text(path.read_text().replace("u0\t", '"u\t\t\t0\n"\t'))
+    assert "u\t\t\t0\n" in load(tiny_dataset, "Pop").field2id_token["user_id"]
 
 
 def test_an_unknown_encoding_is_named(tiny_dataset):
