@@ -1,6 +1,5 @@
 """The interface of every model of this package for the plugin and the trainer."""
 from collections.abc import Iterable
-from logging import getLogger
 from typing import ClassVar
 
 from recbole_macrec.config.schema.base import Options
@@ -54,15 +53,13 @@ class RegisteredModel:
         """
 
     def start_from(self, state: dict, file: str) -> None:
-        """Called by the trainer before the first epoch with the checkpoint that the option ``pre_model_path`` names.
-
-        A model without this option warns and ignores it: the models of a comparison have the same settings.
+        """Called before the first epoch with the checkpoint of ``pre_model_path``, if the model has this option.
 
         Args:
             state: content of the checkpoint.
             file: its path, for messages.
         """
-        getLogger().warning(f"{type(self).__name__} has no option pre_model_path and ignores {file}.")
+        raise NotImplementedError
 
     def with_top(self, k: int) -> "RegisteredModel":
         """Return a model with the same weights that ranks at least ``k`` items for each user."""

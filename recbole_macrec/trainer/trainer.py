@@ -255,14 +255,22 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         state, self._restored = self._restored, None
         if state is None:
             if (file := self.config["pre_model_path"]) and TRAINED_ON not in self.config:  # not a model already trained
-                pretrained = read_together(file, self.device, load_checkpoint)
-                check_complete(pretrained, ["config", "state_dict"], file)
-                self.model.start_from(pretrained, file)
+                self._start_from(file)
             return False
         restore_own_randomness(state["randomness"], train_data)
         # derived, so that a run with another train_batch_size is at the same place of the schedule
         self.step = self.start_epoch * len(train_data) + self.epoch_start.batches
         return True
+
+    def _start_from(self, file: str) -> None:
+        """Start from the weights of a checkpoint, if the model can; the models of a comparison have the same settings."""
+        model = type(self.model)
+        if "pre_model_path" not in model.options.model_fields:
+            self.logger.warning(f"{model.__name__} has no option pre_model_path and ignores {file}.")
+            return
+        pretrained = read_together(file, self.device, load_checkpoint)
+        check_complete(pretrained, ["config", "state_dict"], file)
+        self.model.start_from(pretrained, file)
 
     def save_newest(self, epoch, position=None):
         self._save_checkpoint(epoch, verbose=False, saved_model_file=self.newest_model_file, position=position)
