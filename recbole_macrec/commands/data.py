@@ -15,7 +15,7 @@ from recbole_macrec.data.atomic import FORMAT_OPTIONS, AtomicFormat
 from recbole_macrec.data.attributes import CATEGORY_COLUMN
 from recbole_macrec.data.encoders import ENCODERS, PRESETS, ModelOptions, reads_interactions
 from recbole_macrec.data.encoders.content import IMAGE_FIELD, TEXT_FIELDS, ItemContent
-from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, encode_missing
+from recbole_macrec.data.encoders.encode import MISSING_OPTIONS, Encoding, encode_missing
 from recbole_macrec.data.encoders.encoded_manifest import is_imported
 from recbole_macrec.data.fetch.images import REPORT, fetch_catalogue_images
 from recbole_macrec.data.fetch.prepare import locked
@@ -197,7 +197,8 @@ def _encode(args: argparse.Namespace) -> None:
     content = ItemContent(folder, args.dataset, _names(args.text_fields), args.image_field, form)
     with group() as processes:
         mean_for = [kind for kind, option in MISSING_OPTIONS.items() if getattr(args, option)]
-        table = encode_missing(content, args.modality, chosen, mean_for, local_device(), True, processes)
+        encoding = Encoding(mean_for, local_device(), show_progress=True, processes=processes)
+        table = encode_missing(content, args.modality, chosen, encoding)
     if processes.first:
         rows, width = table.matrix.shape
         print(f"{features.feature_paths(folder, args.modality)[0]}: {rows:,} items x {width:,} dimensions")

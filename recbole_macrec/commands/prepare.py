@@ -17,7 +17,7 @@ from recbole_macrec.config.options import (
 )
 from recbole_macrec.data.encoders import encoder_of, reads_interactions
 from recbole_macrec.data.encoders.content import ItemContent
-from recbole_macrec.data.encoders.encode import load_or_encode
+from recbole_macrec.data.encoders.encode import Encoding, load_or_encode
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.importers.raw import manifest
 from recbole_macrec.errors import UserError
@@ -51,9 +51,10 @@ def _prepare(args: argparse.Namespace, config: Config, processes: Group) -> None
     folder = Path(config["data_path"])
     prepare_dataset(config)
     content = ItemContent.from_config(config, folder, args.dataset)
+    encoding = Encoding(filled_with_mean(config), local_device(), show_progress=True, processes=processes)
     tables: dict[str, FeatureTable] = {}
     for modality, encoder in _encoders(config).items():
-        tables |= load_or_encode(content, [modality], encoder, filled_with_mean(config), local_device(), True, processes)
+        tables |= load_or_encode(content, [modality], encoder, encoding)
     if processes.first:
         counts = (manifest.read(folder) or {}).get("counts", {})
         print(f"{folder}: " + (", ".join(f"{count:,} {name}" for name, count in counts.items()) or "imported"))

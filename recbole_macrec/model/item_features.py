@@ -13,7 +13,7 @@ from recbole.utils import ModelType
 from scipy.sparse import csc_matrix
 
 from recbole_macrec.data.encoders.content import ItemContent
-from recbole_macrec.data.encoders.encode import load_or_encode
+from recbole_macrec.data.encoders.encode import Encoding, load_or_encode
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.data.packaged import item_folder
 from recbole_macrec.errors import UserError
@@ -72,8 +72,8 @@ class ItemFeatures(_RecBoleDataset):
         config = self.config
         users = self.training_users if self._training_matrix is not None else None
         content = ItemContent.from_config(config, self._folder(), self.dataset_name, users)
-        return load_or_encode(content, modalities, config["encoders"] or {}, filled_with_mean(config), config["device"],
-                              bool(config["show_progress"]))
+        encoding = Encoding(filled_with_mean(config), config["device"], bool(config["show_progress"]))
+        return load_or_encode(content, modalities, config["encoders"] or {}, encoding)
 
 
 class ServesFeatures(ItemFeatures):

@@ -12,7 +12,7 @@ from pretrained_models import make
 from recbole_macrec.data import atomic
 from recbole_macrec.data.encoders import RawItem, create_encoder, encode, pixels
 from recbole_macrec.data.encoders.content import ItemContent
-from recbole_macrec.data.encoders.encode import encode_missing, load_or_encode
+from recbole_macrec.data.encoders.encode import Encoding, encode_missing, load_or_encode
 from recbole_macrec.data.encoders.tfidf import Tfidf
 from recbole_macrec.data.features import FeatureTable, available_modalities
 from recbole_macrec.errors import UserError
@@ -258,7 +258,7 @@ def test_unusable_items_are_listed_or_get_the_mean(folder, tmp_path, caplog, mod
         load_or_encode(ItemContent(folder, "shop"), [modality], {modality: chosen})
     assert all(f"'{token}'" in str(caught.value) for token in ("i1", "i5"))
     assert f"missing_{modality}s: mean" in str(caught.value)
-    found = load_or_encode(ItemContent(folder, "shop"), [modality], {modality: chosen}, mean_for=[modality])[modality]
+    found = load_or_encode(ItemContent(folder, "shop"), [modality], {modality: chosen}, Encoding([modality]))[modality]
     others = found.select(["i0", "i2", "i3", "i4"])
     assert np.allclose(found.select(["i1", "i5"]), others.mean(axis=0), atol=1e-6)
     if isinstance(chosen, dict):  # a pretrained model looks at one item alone

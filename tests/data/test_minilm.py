@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from recbole_macrec.data.atomic import read_items
 from recbole_macrec.data.encoders.content import ItemContent
-from recbole_macrec.data.encoders.encode import encode_missing
+from recbole_macrec.data.encoders.encode import Encoding, encode_missing
 from recbole_macrec.data.encoders.presets import MINILM_PACKAGE, preset
 
 pytestmark = pytest.mark.skipif(find_spec(MINILM_PACKAGE) is None, reason='needs pip install -e ".[minilm]"')
@@ -34,7 +34,7 @@ def encoded(tmp_path_factory):
             lines = (CATALOGUES[name][0] / f"{name}.item").read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for row, line in enumerate(lines) if row % 4 == 0 or any(film in line for film in FILMS)]
             (folder / f"{name}.item").write_text("".join(kept), encoding="utf-8")
-            table = encode_missing(ItemContent(folder, name, CATALOGUES[name][1]), "text", "minilm", device="cpu")
+            table = encode_missing(ItemContent(folder, name, CATALOGUES[name][1]), "text", "minilm", Encoding(device="cpu"))
             items = read_items(folder, name).set_index("item_id", drop=False)
             done[name] = items.loc[list(table.item_tokens)], table
         return done[name]

@@ -17,7 +17,7 @@ from recbole_macrec.commands.data import main
 from recbole_macrec.data import atomic
 from recbole_macrec.data.encoders import batches, pretrained, shards
 from recbole_macrec.data.encoders.content import ItemContent
-from recbole_macrec.data.encoders.encode import encode_missing, load_or_encode
+from recbole_macrec.data.encoders.encode import Encoding, encode_missing, load_or_encode
 from recbole_macrec.data.encoders.text_model import TextModel
 from recbole_macrec.data.features import FeatureTable
 from recbole_macrec.errors import UserError
@@ -44,7 +44,7 @@ def shop(tmp_path, monkeypatch):
 
 def encode(shop, bert, **options):
     chosen = {"model": str(bert), "batch_size": 3, **options}
-    return encode_missing(ItemContent(shop, "shop"), "text", chosen, device="cpu").matrix
+    return encode_missing(ItemContent(shop, "shop"), "text", chosen, Encoding(device="cpu")).matrix
 
 
 def encoded_batches(monkeypatch):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,14 +38,24 @@ MISSING_OPTIONS = {"text": "missing_texts", "image": "missing_images"}  # kind o
 EncoderChoice = str | Mapping[str, Any]  # value of the option encoders for one modality
 
 
+class Encoding(NamedTuple):
+    """How missing features are encoded.
+
+    Attributes:
+        mean_for: kinds of content, ``text`` or ``image``: items without it get the mean feature of the other items.
+        device: device of pretrained models; None for the GPU if there is one, else the CPU.
+        show_progress: whether to show progress bars.
+        processes: processes that encode together.
+    """
+
+    mean_for: Collection[str] = ()
+    device: torch.device | str | None = None
+    show_progress: bool = False
+    processes: Group = ALONE
+
+
 def load_or_encode(
-    content: ItemContent,
-    modalities: Sequence[str],
-    encoders: Mapping[str, EncoderChoice],
-    mean_for: Collection[str] = (),
-    device: torch.device | str | None = None,
-    show_progress: bool = False,
-    processes: Group = ALONE,
+    content: ItemContent, modalities: Sequence[str], encoders: Mapping[str, EncoderChoice], encoding: Encoding = Encoding()
 ) -> dict[str, FeatureTable]:
     """Return ``{modality: FeatureTable}`` in the order of ``modalities``.
 
@@ -54,10 +64,6 @@ def load_or_encode(
     Args:
         modalities: the modalities to return.
         encoders: modality -> encoder, such as ``{"text": "tfidf", "image": {"model": "openai/clip-vit-large-patch14"}}``.
-        mean_for: kinds of content, ``text`` or ``image``: items without it get the mean feature of the other items.
-        device: device of pretrained models.
-        show_progress: whether to show progress bars.
-        processes: processes that encode together.
 
     Raises:
         UserError: if features are missing and cannot be encoded; the message says how to obtain them.
@@ -72,13 +78,13 @@ def load_or_encode(
         features.check_modality(modality)
         chosen = encoder_of(encoders, modality)
         if chosen is not None:
-            tables[modality] = encode_missing(content, modality, chosen, mean_for, device, show_progress, processes)
+            tables[modality] = encode_missing(content, modality, chosen, encoding)
         elif encoded_from_interactions(folder, modality):
             raise UserError(f"features of modality '{modality}' in {folder} were encoded from the training interactions of an "
                             f"earlier run; set encoders to {{{modality}: {Cooccurrence.name}}} to encode those of this run, or "
                             "leave the modality out of modalities")
         elif modality in features.available_modalities(folder):
-            _check_content(content, modality, processes)
+            _check_content(content, modality, encoding.processes)
             tables[modality] = FeatureTable.load(folder, modality)
         else:
             raise content.unavailable(modality, f"encoders names no encoder for '{modality}'")
@@ -86,26 +92,20 @@ def load_or_encode(
 
 
 def encode_missing(
-    content: ItemContent,
-    modality: str,
-    chosen: EncoderChoice,
-    mean_for: Collection[str] = (),
-    device: torch.device | str | None = None,
-    show_progress: bool = False,
-    processes: Group = ALONE,
+    content: ItemContent, modality: str, chosen: EncoderChoice, encoding: Encoding = Encoding()
 ) -> FeatureTable:
     """Return the features of one modality; encode them if they are missing or were encoded from other content.
 
     Features without a manifest were imported and are never replaced. Pretrained models encode shard by shard, and a killed run
-    resumes after the last finished shard. ``processes`` share the shards. If several runs need the same features, one encodes
-    them and the others wait. See :func:`load_or_encode` for the arguments.
+    resumes after the last finished shard. Several processes share the shards. If several runs need the same features, one
+    encodes them and the others wait. See :func:`load_or_encode` for the arguments.
     """
-    folder = content.folder
+    folder, processes = content.folder, encoding.processes
     npy, _ = features.feature_paths(folder, modality)
     manifest_path = manifest_file(npy)
     if is_imported(folder, modality):
         return FeatureTable.load(folder, modality)
-    encoder = create_encoder(chosen, device)
+    encoder = create_encoder(chosen, encoding.device)
     frame = content.read()
     columns: dict[Kind, list[str]] = {}
     if encoder.kind == "interactions":
@@ -116,7 +116,7 @@ def encode_missing(
     content_hash = cached_content_hash(items, folder, modality, processes.first)
     identity = {"encoder": encoder.name, "settings": encoder.settings, "content_sha256": content_hash}
     if processes.share(npy.exists() and matches(manifest_path, identity)):  # without lock, because the folder may be read-only
-        _check_means(manifest_path, items, encoder, mean_for, processes)
+        _check_means(manifest_path, items, encoder, encoding)
         table = FeatureTable.load(folder, modality)
         if processes.share(matches(manifest_path, identity)):  # no other run replaced them meanwhile
             return table
@@ -125,9 +125,9 @@ def encode_missing(
         if processes.first:
             remove_temporary_files(npy.parent, f"{modality}.")
         if processes.share(npy.exists() and matches(manifest_path, identity)):  # another run encoded them meanwhile
-            _check_means(manifest_path, items, encoder, mean_for, processes)
+            _check_means(manifest_path, items, encoder, encoding)
             return FeatureTable.load(folder, modality)
-        _encode(items, encoder, encoder.kind in mean_for, folder, modality, identity, columns, processes, show_progress)
+        _encode(items, encoder, npy, identity, columns, encoding)
     processes.wait()
     return FeatureTable.load(folder, modality)
 
@@ -148,23 +148,23 @@ def _check_content(content: ItemContent, modality: str, processes: Group) -> Non
                         f"of {folder / content.name}.item; name an encoder of '{modality}' in encoders to encode these")
 
 
-def _encode(items: Sequence[RawItem], encoder: Encoder, allow_unusable: bool, folder: Path, modality: str,
-            identity: dict[str, Any], columns: Mapping[Kind, Sequence[str]], processes: Group,
-            show_progress: bool) -> None:
+def _encode(items: Sequence[RawItem], encoder: Encoder, npy: Path, identity: dict[str, Any],
+            columns: Mapping[Kind, Sequence[str]], encoding: Encoding) -> None:
     """Encode ``items`` with all ``processes``; the first one writes the features and their manifest.
 
     Args:
+        npy: the file of the features.
         identity: entries of the manifest by which later runs recognise the features.
         columns: kind of the encoded content -> its columns in the ``.item`` file, for the manifest.
     """
-    npy, _ = features.feature_paths(folder, modality)
-    usable = _usable(items, encoder, allow_unusable)
+    processes, modality = encoding.processes, npy.stem
+    usable = _usable(items, encoder, encoder.kind in encoding.mean_for)
     shards = None
     if isinstance(encoder, PretrainedEncoder):
         if processes.first and encoder.slow_warning:
             logger.warning(encoder.slow_warning)
         shards = Shards(npy.with_name(f".{modality}.shards"), identity, encoder, usable)
-        shards.encode(processes, show_progress)
+        shards.encode(processes, encoding.show_progress)
         processes.wait()
     if not processes.first:
         return
@@ -175,7 +175,7 @@ def _encode(items: Sequence[RawItem], encoder: Encoder, allow_unusable: bool, fo
     # Features with a manifest were encoded, not imported, and are complete if its content matches: write an empty one first.
     manifest_path = manifest_file(npy)
     manifest_path.write_text("{}")
-    FeatureTable(tuple(item.token for item in items), matrix).save(folder, modality)
+    FeatureTable(tuple(item.token for item in items), matrix).save(npy.parents[1], modality)
     with atomic_write(manifest_path) as path:
         path.write_text(json.dumps({**identity, "columns": columns, "dimensions": matrix.shape[1], **details}, indent=1))
     if shards:
@@ -199,10 +199,9 @@ def _usable(items: Sequence[RawItem], encoder: Encoder, allow_unusable: bool) ->
     return usable
 
 
-def _check_means(manifest: Path, items: Sequence[RawItem], encoder: Encoder, mean_for: Collection[str],
-                 processes: Group) -> None:
-    """Raise UserError naming the items with mean features in the encoded features, unless ``mean_for`` allows them."""
-    if encoder.kind not in mean_for and processes.share("mean_features" in read_manifest(manifest)):
+def _check_means(manifest: Path, items: Sequence[RawItem], encoder: Encoder, encoding: Encoding) -> None:
+    """Raise UserError naming the items with mean features in the encoded features, unless ``encoding`` allows them."""
+    if encoder.kind not in encoding.mean_for and encoding.processes.share("mean_features" in read_manifest(manifest)):
         require_usable(encoder.kind, encoder.unusable(items))
 
 
