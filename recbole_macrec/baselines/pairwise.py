@@ -18,7 +18,7 @@ from recbole.utils import InputType
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from recbole_macrec.config.validation import check_whole
+from recbole_macrec.config.validation import check_texts, check_whole
 from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.item_features import FeatureDataset
@@ -174,11 +174,7 @@ class PairwiseRecommender(RegisteredModel, GeneralRecommender):
         if isinstance(users, str) or not isinstance(users, Iterable):
             raise UserError(f"users is {users!r}; give a list of user tokens.")
         users = list(users)
-        if wrong := [user for user in users if not isinstance(user, str)]:
-            raise UserError(
-                f"users contains {wrong[0]!r} of type {type(wrong[0]).__name__}; give user tokens as str, as in the atomic "
-                "files."
-            )
+        check_texts(users, "users contains")
         numbers = self._user_numbers(users)
         was_training = self.training
         self.eval()

@@ -1,5 +1,5 @@
 """Check the values of a RecBole configuration against the option schema."""
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,12 @@ def check_whole(least: int, **values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise UserError(f"{name} is {shown(value)}; expected a whole number >= {least}.")
+
+
+def check_texts(tokens: Iterable[Any], start: str) -> None:
+    """Raise a UserError, whose message begins with ``start``, for the first token that is no str."""
+    if wrong := [token for token in tokens if not isinstance(token, str)]:
+        raise UserError(f"{start} {wrong[0]!r} of type {type(wrong[0]).__name__}; give tokens as str, as in the atomic files.")
 
 
 def computed_metrics(config) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_macrec.config.validation import check_texts
 from recbole_macrec.data.atomic import AtomicFormat, read_items, readable_token
 from recbole_macrec.data.features import format_items
 from recbole_macrec.errors import UserError
@@ -58,12 +59,6 @@ def item_numbers(tokens: Iterable[str], numbers: Mapping[str, int], where: str) 
             "Python add them with Recommender.add_items."
         )
     return [numbers[token] for token in tokens]
-
-
-def check_texts(tokens: Iterable[Any], start: str) -> None:
-    """Raise a UserError, whose message begins with ``start``, for the first token that is no str."""
-    if wrong := [token for token in tokens if not isinstance(token, str)]:
-        raise UserError(f"{start} {wrong[0]!r} of type {type(wrong[0]).__name__}; give tokens as str, as in the atomic files.")
 
 
 def read_candidates(path: Path) -> list[str]:
