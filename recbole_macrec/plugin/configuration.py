@@ -20,7 +20,7 @@ from recbole_macrec.config.property_files import preset_files, property_file, re
 from recbole_macrec.config.registry import is_built_in, is_ours, models
 from recbole_macrec.config.schema.base import shown
 from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES, OwnRecBoleOptions
-from recbole_macrec.config.validation import check_strings, check_values
+from recbole_macrec.config.validation import check_strings, check_values, check_whole
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.registered import RegisteredModel
@@ -107,6 +107,9 @@ def _get_final_config_dict(self: Config, original: Callable) -> dict:
         self.model_class.check_values(defaultdict(lambda: None, config))
         if config.get("resume"):
             config[TRAINED_ON] = trained_on(read_together(config["resume"], read=load_checkpoint))
+    elif self.model_class.type == ModelType.SEQUENTIAL and self.model_class.__module__.startswith("recbole."):
+        # a transformer without layers or heads ends with a traceback; LightGCN with n_layers: 0 is matrix factorisation
+        check_whole(1, **{name: config[name] for name in ("n_layers", "n_heads") if config.get(name) is not None})
     return config
 
 

@@ -186,6 +186,8 @@ def test_separator_missing_in_the_file(tiny_dataset, capsys):
     ("--loss_type=BRP", "loss_type is 'BRP'; expected CE, BPR, BCE, MSE, NLL or None. Did you mean 'BPR'?"),
     ("--hidden_act=gule", "hidden_act is 'gule'; expected gelu, relu, swish, tanh, sigmoid or None."),
     ("--n_heads=two", "n_heads is 'two'; expected a number, such as 2."),
+    ("--n_heads=0", "n_heads is 0; expected a whole number >= 1."),
+    ("--n_layers=0", "n_layers is 0; expected a whole number >= 1."),
     ("--layer_norm_eps=small", "layer_norm_eps is 'small'; expected a number, such as 1e-12."),
 ])
 def test_options_of_recboles_models(word, expected, tiny_dataset, capsys):
