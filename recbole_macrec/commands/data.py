@@ -22,6 +22,7 @@ from recbole_macrec.data.fetch.prepare import locked
 from recbole_macrec.data.id_files import tokenization_name
 from recbole_macrec.data.importers.importer import ImportRequest, Summary, import_dataset
 from recbole_macrec.data.importers.raw.catalogue import count_urls
+from recbole_macrec.data.importers.raw.filtering import Step
 from recbole_macrec.data.importers.sources import header_of
 from recbole_macrec.data.packaged import item_folder
 from recbole_macrec.data.toy.toy import TOY_NAME, write_toy
@@ -246,16 +247,21 @@ def _describe(summary: Summary) -> str:
     columns = [column.split(":")[0] for column in header_of(items, "\t")[1:] if ":float" not in column]
     read = [column for column in (*TEXT_FIELDS, IMAGE_FIELD) if column in columns]
     none = f"none yet; a run encodes them from the columns of {items.name}: {', '.join(read)}" if read else "none"
-    lines = [f"{summary.folder}: {summary.users:,} users, {summary.items:,} items, {summary.interactions:,} interactions",
+    lines = [f"{summary.folder}: {_counts(summary)}",
              f"features: {', '.join(shapes) or none}", f"semantic IDs: {', '.join(summary.semantic_ids) or 'none'}"]
-    lines += [f"{step.name}: {step.users:,} users, {step.items:,} items, {step.interactions:,} interactions"
-              for step in summary.steps]
+    lines += [f"{step.name}: {_counts(step)}" for step in summary.steps]
     notes = summary.notes + ([] if "text" in summary.features else _unread_texts(items.name, columns))
     if "image" not in summary.features and (count := count_urls(summary.folder)):
         options = shlex.join([summary.folder.name, f"--data_path={summary.folder.parent}"])
         command = f"python -m recbole_macrec.data images {options}"
         notes.append(f"images named by a URL: {count:,}; download them with: {command}")
     return "\n".join(lines + [f"note: {note}" for note in notes])
+
+
+def _counts(of: Summary | Step) -> str:
+    """Return the numbers of users, items and interactions: "1 user, 1,200 items, 5 interactions"."""
+    counts = {"user": of.users, "item": of.items, "interaction": of.interactions}
+    return ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items())
 
 
 def _unread_texts(items: str, columns: list[str]) -> list[str]:

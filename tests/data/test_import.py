@@ -462,3 +462,10 @@ def test_invalid_word_numbers(words, expected, table, tmp_path, capsys):
     assert run(table, "--dataset=csv", f"--data_path={tmp_path / 'out'}", "--feature", f"visual={table}/visual.npy",
                f"--words={table}/words.npy") == 1
     assert expected in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_summary_counts_a_single_user(tmp_path, capsys):
+    (tmp_path / "one.csv").write_text("user,item,timestamp\nu1,a,1\nu1,b,2\n")
+    assert main(["import", str(tmp_path / "one.csv"), "--dataset=one", f"--data_path={tmp_path}", "--core=0"]) == 0
+    printed = capsys.readouterr().out
+    assert "one: 1 user, 2 items, 2 interactions" in printed and "read: 1 user, 2 items, 2 interactions" in printed
