@@ -154,6 +154,21 @@ def test_fused_ranking_is_that_of_all_items_scored_one_by_one(kind, data_path):
     torch.testing.assert_close(model.predict(users), expected[:, 3], atol=1e-5, rtol=1e-5)
 
 
+def test_ranking_in_bf16_adds_both_scores_in_fp32(tiger):
+    model, _, loaders = tiger
+    model.eval_precision = "bf16"
+    rankings = model.rank(batch_of(loaders[2]))
+    (items, generative), (_, dense), (_, fused) = (by_item(rankings[name]) for name in ("generative", "dense", "fused"))
+    assert fused.dtype == torch.float32 and (items > 0).all()
+    torch.testing.assert_close(fused, (generative + dense) / 2, atol=1e-6, rtol=1e-6)
+
+
+def by_item(ranking):
+    """Items and scores of a ranking, in item order."""
+    items, order = ranking.items.sort(dim=1)
+    return items, ranking.scores.gather(1, order)
+
+
 def test_candidates_are_the_best_items_of_both_and_all_others_rank_below(tiger):
     model, _, loaders = tiger
     users = batch_of(loaders[2])

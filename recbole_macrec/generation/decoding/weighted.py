@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from recbole_macrec.utils.hardware import autocast_to
+
 TOP = 100  # candidates of each model
 MULTIPLIERS = [0.0, *(2.0 ** (step / 2) for step in range(-6, 7))]  # of the starting weights, 1/8 to 8
 FINE_MULTIPLIERS = [2.0 ** (step / 8) for step in range(-4, 5)]
@@ -16,7 +18,8 @@ ROUNDS = 4  # maximum number of passes over the models
 def fused_scores(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted sum of the models' log-probabilities, sum_m w_m log p_m(item | history).
 
-    A weight is the inverse of the temperature of a model's softmax, so one number per model sets both.
+    A weight is the inverse of the temperature of a model's softmax, so one number per model sets both. The sum is computed in
+    fp32, also under autocast: in bf16 many items would have equal sums.
 
     Args:
         scores: [M, R, C], -inf where a row has no further candidate, or where a model excludes a candidate; it is then
@@ -27,7 +30,9 @@ def fused_scores(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         [R, C].
     """
     absent = (scores == -torch.inf).any(0)
-    return torch.einsum("mbc,m->bc", scores.masked_fill(absent, 0.0), weights).masked_fill(absent, -torch.inf)
+    with autocast_to("fp32", scores.device):
+        fused = torch.einsum("mbc,m->bc", scores.masked_fill(absent, 0.0), weights)
+    return fused.masked_fill(absent, -torch.inf)
 
 
 def target_columns(items: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
