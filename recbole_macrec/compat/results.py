@@ -80,13 +80,14 @@ def cut_histories_of_benchmark_files() -> None:
     keep their newest items, whatever ITEM_ID_FIELD is, and an empty one is a UserError. Remove it when RecBole does so."""
     from recbole.data.dataset import SequentialDataset
 
+    from recbole_macrec.data.interactions import history_column
     from recbole_macrec.errors import UserError
 
     original = SequentialDataset._benchmark_presets
 
     @functools.wraps(original)
     def _benchmark_presets(self):
-        histories, newest = self.iid_field + self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
+        histories, newest = history_column(self.config), self.config["MAX_ITEM_LIST_LENGTH"]
         empty = self.inter_feat[histories].map(len) == 0
         if empty.any():
             user = self.id2token(self.uid_field, int(self.inter_feat[self.uid_field][empty].iloc[0]))

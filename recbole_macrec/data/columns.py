@@ -8,6 +8,7 @@ from pathlib import Path
 from recbole.utils import ModelType
 
 from recbole_macrec.data.atomic import UNREADABLE, AtomicFormat, check_distinct_columns, not_readable
+from recbole_macrec.data.interactions import history_column
 from recbole_macrec.data.quoting import quoting
 from recbole_macrec.errors import UserError
 
@@ -25,7 +26,7 @@ def check_columns(config, folder: Path, name: str) -> None:
         needed["TIME_FIELD"] = form.time
     for path in [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]:
         if path.is_file():
-            _check_file(path, form, needed, form.item + config["LIST_SUFFIX"] if parts and sequential else None)
+            _check_file(path, form, needed, history_column(config) if parts and sequential else None)
     items, loaded = folder / f"{name}.item", config["load_col"]
     if items.is_file() and (loaded is None or "item" in loaded):
         _check_file(items, form, {"ITEM_ID_FIELD": form.item}, None)

@@ -14,6 +14,7 @@ from recbole.model.sequential_recommender import SASRec
 from tqdm import tqdm
 
 from recbole_macrec.config.options import hidden_argv
+from recbole_macrec.data.interactions import has_histories, history_column
 from recbole_macrec.errors import UserError
 from recbole_macrec.semantic_ids.order import token_ranks
 from recbole_macrec.utils.files import atomic_write, lock_folder
@@ -40,12 +41,12 @@ def collaborative_vectors(part, folder: Path, width: int, epochs: int, seed: int
         UserError: the dataset is split by interactions and not by sequences.
     """
     config = part.config
-    fields = part.iid_field + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"], part.iid_field
-    if fields[0] not in part.inter_feat:
+    if not has_histories(part):
         raise UserError(
             "quantizer is letter, whose collaborative vectors need sequences; use a split of sequences, such as {LS: "
             "valid_and_test}, or another quantizer."
         )
+    fields = history_column(config), config["ITEM_LIST_LENGTH_FIELD"], part.iid_field
     tokens = part.field2id_token[part.iid_field][1:].tolist()
     ranks = token_ranks(tokens)  # number the items by token: RecBole's numbers depend on held-out interactions
     numbers = torch.from_numpy(np.append(0, ranks + 1))

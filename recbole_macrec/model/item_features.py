@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import ModelType
 from scipy.sparse import csc_matrix
@@ -15,6 +14,7 @@ from scipy.sparse import csc_matrix
 from recbole_macrec.data.encoders.content import ItemContent
 from recbole_macrec.data.encoders.encode import Encoding, load_or_encode
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.data.interactions import interactions_of
 from recbole_macrec.data.packaged import item_folder
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.preparation import reads_features
@@ -39,14 +39,14 @@ class ItemFeatures(_RecBoleDataset):
     def training_interactions(self) -> csc_matrix:
         """Number of interactions of each user and item in the training part, [U, N]; call :meth:`build` first.
 
-        With benchmark files every pair of user and item counts once, wherever it occurs: these files need no row for every
-        prefix of a history.
+        With benchmark files every pair of user and item counts once; see :func:`interactions_of`.
         """
         return self._training_matrix
 
     def _interaction_matrix(self) -> csc_matrix:
         """Number of interactions of each user and item in this part, [U, N]."""
-        return csc_matrix(self.inter_matrix())
+        pairs = interactions_of(self)
+        return csc_matrix((np.ones(len(pairs[0])), pairs), shape=(self.user_num, self.item_num))
 
     def training_users(self) -> dict[str, np.ndarray]:
         """Item token -> users of the item in the training part: ascending numbers of users sorted by token."""
@@ -125,8 +125,7 @@ class FeatureDataset(ServesFeatures, Dataset):
 
 
 class SequentialInteractions(ItemFeatures):
-    """Mixin for RecBole's datasets for sequential models: checks that benchmark files exist, and counts the items of
-    their histories, too."""
+    """Mixin for RecBole's datasets for sequential models: checks that benchmark files exist."""
 
     @property
     def _sequential(self) -> bool:
@@ -143,21 +142,6 @@ class SequentialInteractions(ItemFeatures):
     def _benchmark_presets(self) -> None:
         if self._sequential:  # other models read no histories
             super()._benchmark_presets()
-
-    def _interaction_matrix(self) -> csc_matrix:
-        if not self._sequential:
-            return super()._interaction_matrix()
-        rows, histories = self.inter_feat, self.iid_field + self.config["LIST_SUFFIX"]
-        if self.config["benchmark_filename"] is None:
-            users, items, history = (rows[field].numpy() for field in (self.uid_field, self.iid_field, histories))
-            _, first = np.unique(users, return_index=True)  # each user's earliest sample: its history is the first interaction
-            first = first[rows[self.item_list_length_field].numpy()[first] == 1]
-            pairs = np.append(users, users[first]), np.append(items, history[first, 0])
-            return csc_matrix((np.ones(len(pairs[0])), pairs), shape=(self.user_num, self.item_num))
-        items = torch.cat([rows[self.iid_field][:, None], rows[histories]], dim=1)
-        users = rows[self.uid_field][:, None].expand_as(items)
-        pairs = torch.stack([users[items > 0], items[items > 0]]).unique(dim=1).numpy()
-        return csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.user_num, self.item_num))
 
 
 class SequentialFeatureDataset(SequentialInteractions, ServesFeatures, SequentialDataset):

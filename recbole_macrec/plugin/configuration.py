@@ -22,6 +22,7 @@ from recbole_macrec.config.schema.base import shown
 from recbole_macrec.config.schema.protocol import EVAL_BATCH_SCORES, OwnRecBoleOptions
 from recbole_macrec.config.validation import check_strings, check_values, check_whole
 from recbole_macrec.data.atomic import DEFAULT_FORMAT, AtomicFormat
+from recbole_macrec.data.interactions import history_column
 from recbole_macrec.errors import UserError
 from recbole_macrec.model.registered import RegisteredModel
 from recbole_macrec.plugin.models import register_model
@@ -244,7 +245,7 @@ def _refuse_negatives(model: str, sampled) -> None:
 
 def _read_histories(config: dict) -> None:
     """Let RecBole load the histories in benchmark files, which sequential models need, as sequences of item IDs."""
-    histories, columns = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"], config.get("load_col") or {}
+    histories, columns = history_column(config), config.get("load_col") or {}
     if isinstance(columns.get("inter"), list) and histories not in columns["inter"]:
         config["load_col"] = {**columns, "inter": [*columns["inter"], histories]}
     aliases = config.get("alias_of_item_id") or []

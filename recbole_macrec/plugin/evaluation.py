@@ -11,6 +11,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from torch.nn.utils.rnn import pad_sequence
 
+from recbole_macrec.data.interactions import history_column
 from recbole_macrec.errors import UserError
 from recbole_macrec.generation.decoding.ranker import max_users_in_memory
 from recbole_macrec.model.registered import RegisteredModel
@@ -142,7 +143,7 @@ def _masked_items(test_data: FullSortEvalDataLoader, users) -> torch.Tensor | No
 
 def _seen_items(interaction: Interaction, dataset: Dataset) -> torch.Tensor:
     """The items of the histories of an interaction, int64 [B, S]; 0 for padding and in place of the target."""
-    history = interaction[dataset.iid_field + dataset.config["LIST_SUFFIX"]]
+    history = interaction[history_column(dataset.config)]
     return history.masked_fill(history == interaction[dataset.iid_field].unsqueeze(1), 0)
 
 

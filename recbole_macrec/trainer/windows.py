@@ -9,6 +9,7 @@ import torch
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
 
+from recbole_macrec.data.interactions import history_column
 from recbole_macrec.model.windowed import FIRST_TARGET
 
 
@@ -31,7 +32,7 @@ class WindowLoader(TrainDataLoader):
 
     def __init__(self, samples: TrainDataLoader):
         dataset = samples.dataset
-        self.histories = dataset.iid_field + samples.config["LIST_SUFFIX"]
+        self.histories = history_column(samples.config)
         self.lengths = dataset.item_list_length_field
         columns = (dataset.uid_field, self.histories, self.lengths, dataset.iid_field)
         self.windows = windows_of(*(dataset.inter_feat[column].numpy() for column in columns))
