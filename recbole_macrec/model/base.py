@@ -67,6 +67,8 @@ class GenerativeRecommender(WindowedRecommender):
         modalities: names of the modalities.
         tokenizations: for each tokenization, the names of its IDs in the modalities.
         n_trained: number of tokenizations, the first ones, from which one is drawn for each training window.
+        known_rankings: rankings of the batch that :meth:`full_sort_predict` is called with next, found with ``decode: fused``
+            and another weight of the dense head, so that it does not search again; None if there are none.
     """
 
     recommender_class: type  # Recommender; set by the plugin
@@ -89,6 +91,7 @@ class GenerativeRecommender(WindowedRecommender):
         if self.interleaved:
             check_levels(ids.sizes)
         self._check_tokenizations()
+        self.known_rankings: dict[str, Ranking] | None = None
         self.ranking = RankingSettings.from_config(config, count).for_modalities(len(self.modalities))
         if self.ranking.ranked_tokenizations > 1 and self.ranking.decode == "certified":
             self.logger.warning(
@@ -342,7 +345,8 @@ class GenerativeRecommender(WindowedRecommender):
 
     def full_sort_predict(self, interaction) -> torch.Tensor:
         """Scores of all items, [B, n_items]; see :func:`score_matrix`."""
-        self.last_rankings = self.rank(interaction)
+        known, self.known_rankings = self.known_rankings, None
+        self.last_rankings = self.rank(interaction) if known is None else self.ranker.fused_again(known)
         return score_matrix(self.last_rankings["fused"], self.n_items)
 
     def predict(self, interaction) -> torch.Tensor:

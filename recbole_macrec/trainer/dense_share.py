@@ -19,19 +19,24 @@ logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def choose_dense_share(model: GenerativeRecommender, valid_data, metric: str) -> None:
+def choose_dense_share(model: GenerativeRecommender, valid_data, metric: str) -> list[dict[str, Ranking]]:
     """Set the weight of the dense head to the best one on the validation data.
 
     Args:
         valid_data: RecBole's data loader.
         metric: such as ``NDCG@10``.
+
+    Returns:
+        The rankings of each batch, found with the weight before, on the CPU.
     """
     model.eval()
+    searched: list[dict[str, Ranking]] = []
     batches: list[tuple[torch.Tensor, ...]] = []
     for batch in valid_data:
         rankings = model.rank(add_excluded_items(batch).to(model.device))
-        (items, generative), (_, dense) = (by_item(rankings[name]) for name in ("generative", "dense"))
-        batches.append((items.cpu(), generative.cpu(), dense.cpu(), batch[3]))
+        searched.append({name: ranking.to("cpu") for name, ranking in rankings.items()})
+        candidates, scores = searched[-1]["generative"].by_item()
+        batches.append((candidates, scores, searched[-1]["dense"].by_item().scores, batch[3]))
     items, generative, dense, target = gathered_rows(batches, valid_data.sample_size)
     column = target_columns(items, target)
 
@@ -42,12 +47,7 @@ def choose_dense_share(model: GenerativeRecommender, valid_data, metric: str) ->
     weights, _ = choose_weights(torch.stack([generative, dense]), quality)
     model.ranker.dense_scores.share.fill_(weights[1])  # the buffer of the model's head
     logger.info(f"Weight of the dense head, chosen on the validation data: {weights[1]:.4f}")
-
-
-def by_item(ranking: Ranking) -> tuple[torch.Tensor, torch.Tensor]:
-    """Items and scores of a ranking, each [B, R], in item order."""
-    items, order = ranking.items.sort(dim=1)
-    return items, ranking.scores.gather(1, order)
+    return searched
 
 
 def gathered_rows(batches: list[tuple[torch.Tensor, ...]], samples: int) -> list[torch.Tensor]:

@@ -1,7 +1,7 @@
 """RecBole's Trainer with a warm-up and cosine schedule, bf16, exact resume and checkpoints that load safely."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from time import time
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from recbole_macrec.config.options import TRAINED_ON
 from recbole_macrec.config.plain import plain_config
 from recbole_macrec.errors import UserError
+from recbole_macrec.generation.decoding.search import Ranking
 from recbole_macrec.generation.network.compiled import compile_layers
 from recbole_macrec.model.base import GenerativeRecommender
 from recbole_macrec.model.windowed import WindowedRecommender
@@ -81,6 +82,7 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
         self.epoch_seconds: list[float] = []
         self.test_detail: dict[str, dict] | None = None
         self._ranking_metrics = RankingMetrics()
+        self._searched: Iterator[dict[str, Ranking]] = iter(())  # rankings of the next batches of a validation
         self._valid_result: dict | None = None  # of the last validation of ``fit``
         self._restored: dict | None = None  # checkpoint whose random generators are not restored yet
         self._train_data = None
@@ -222,8 +224,9 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
             file = model_file or self.saved_model_file
             load_weights(self.model, read_together(file, self.device, load_checkpoint), file)
             self.logger.info(f"Loading model structure and parameters from {file}")
+        self._searched = iter(())
         if self._stage == VALIDATION and isinstance(self.model, GenerativeRecommender) and self.model.ranking.decode == "fused":
-            choose_dense_share(self.model, eval_data, self.config["valid_metric"])
+            self._searched = iter(choose_dense_share(self.model, eval_data, self.config["valid_metric"]))
         self._ranking_metrics = RankingMetrics()
         result = super()._evaluate(eval_data, False, None, show_progress)
         if self._stage == VALIDATION:
@@ -234,6 +237,8 @@ class GenerativeTrainer(CallbackTrainer, Trainer):
 
     def _full_sort_batch_eval(self, batched_data):
         add_excluded_items(batched_data)
+        if known := next(self._searched, None):
+            self.model.known_rankings = {name: ranking.to(self.device) for name, ranking in known.items()}
         interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval(batched_data)
         if self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and len(positive_u) == len(scores):  # one target per user
             self._ranking_metrics.update(self.model, positive_i.to(self.device))

@@ -24,6 +24,7 @@ from recbole_macrec.benchmark.__main__ import main
 from recbole_macrec.benchmark.compare.runs import open_comparison
 from recbole_macrec.benchmark.report.provenance import command
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.generation.decoding.ranker import Ranker
 from recbole_macrec.generation.network.windows import Histories, Windows
 from recbole_macrec.model import base
 from recbole_macrec.model.tasks import SourceTasks
@@ -158,15 +159,9 @@ def test_ranking_in_bf16_adds_both_scores_in_fp32(tiger):
     model, _, loaders = tiger
     model.eval_precision = "bf16"
     rankings = model.rank(batch_of(loaders[2]))
-    (items, generative), (_, dense), (_, fused) = (by_item(rankings[name]) for name in ("generative", "dense", "fused"))
-    assert fused.dtype == torch.float32 and (items > 0).all()
-    torch.testing.assert_close(fused, (generative + dense) / 2, atol=1e-6, rtol=1e-6)
-
-
-def by_item(ranking):
-    """Items and scores of a ranking, in item order."""
-    items, order = ranking.items.sort(dim=1)
-    return items, ranking.scores.gather(1, order)
+    generative, dense, fused = (rankings[name].by_item() for name in ("generative", "dense", "fused"))
+    assert fused.scores.dtype == torch.float32 and (fused.items > 0).all()
+    torch.testing.assert_close(fused.scores, (generative.scores + dense.scores) / 2, atol=1e-6, rtol=1e-6)
 
 
 def test_candidates_are_the_best_items_of_both_and_all_others_rank_below(tiger):
@@ -258,6 +253,19 @@ def test_the_weight_comes_from_validation_and_is_kept(data_path, tmp_path):
     recommended = Recommender(loaded).recommend(histories)
     loaded.save_pretrained(tmp_path / "folder")
     assert Recommender.from_pretrained(tmp_path / "folder").recommend(histories).equals(recommended)
+
+
+@pytest.mark.parametrize("kind", ["TIGER", "MACRec"])
+def test_a_validation_searches_once_and_ranks_by_the_chosen_weight(kind, data_path, monkeypatch):
+    options = {"epochs": 1, "eval_batch_size": 7, "num_beams": 12, "topk": [5, 10]}
+    _, model, trainer, (train, valid, _) = of_kind(kind, data_path, **options)
+    searched, rank = [], Ranker.rank
+    monkeypatch.setattr(Ranker, "rank", lambda *arguments: searched.append(1) or rank(*arguments))
+    _, result = trainer.fit(train, valid, saved=False)
+    assert len(searched) == len(valid) > 1 and float(model.dense_head.share) != 0.5
+    detail = trainer.test_detail
+    assert trainer.evaluate(valid, load_best_model=False) == result and trainer.test_detail == detail
+    assert len(searched) == 2 * len(valid)
 
 
 @pytest.mark.parametrize("kind", ["TIGER", "MACRec", "both"])

@@ -232,6 +232,13 @@ class Ranker:
         scores = {"generative": generative, "dense": dense, "fused": self.dense_scores.fuse(generative, dense)}
         return {name: best_of(candidates, own, candidates.shape[1]) for name, own in scores.items()}
 
+    def fused_again(self, rankings: Mapping[str, Ranking]) -> dict[str, Ranking]:
+        """Replace the fused one of ``rankings``, which :meth:`rank` found with ``decode: fused`` and another weight of the
+        dense scores; the weight has no effect on the candidates."""
+        generative, dense = (rankings[name].by_item() for name in ("generative", "dense"))
+        fused = self.dense_scores.fuse(generative.scores, dense.scores)
+        return {**rankings, "fused": best_of(generative.items, fused, fused.shape[1])}
+
     @property
     def dense_scores(self) -> DenseScores:
         if self.dense is None:

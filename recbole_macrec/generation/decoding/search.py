@@ -35,6 +35,15 @@ class Ranking(NamedTuple):
         width = max(part.items.shape[1] for part in parts)
         return cls(*(torch.cat(column)[order] for column in zip(*(part.widened(width) for part in parts))))
 
+    def by_item(self) -> "Ranking":
+        """The same items in ascending order, after the padding."""
+        items, order = self.items.sort(dim=1)
+        return Ranking(items, self.scores.gather(1, order))
+
+    def to(self, device: torch.device | str) -> "Ranking":
+        """Copy to another device."""
+        return Ranking(self.items.to(device), self.scores.to(device))
+
     def replaced(self, users: Sequence[int], other: "Ranking") -> "Ranking":
         """Replace the rows of ``users`` by those of ``other``."""
         width = max(self.items.shape[1], other.items.shape[1])
