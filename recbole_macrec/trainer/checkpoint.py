@@ -13,7 +13,7 @@ from scipy import sparse
 
 from recbole_macrec.errors import UserError, is_out_of_memory, one_line
 from recbole_macrec.utils.distributed import current_group
-from recbole_macrec.utils.files import atomic_write
+from recbole_macrec.utils.torch_files import WrongChecksum, read_torch_file, write_torch_file
 
 FORMAT = "recbole_macrec"
 ARRAY, SPARSE = "numpy.ndarray", "scipy.sparse"
@@ -21,9 +21,7 @@ ARRAY, SPARSE = "numpy.ndarray", "scipy.sparse"
 
 def save_checkpoint(state: dict, path: str | Path) -> None:
     """Write ``state``. Readers see either the old file or the complete new one."""
-    # its errors give a reason, unlike those of a file opened by torch
-    with atomic_write(Path(path)) as fresh, fresh.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
+    write_torch_file({"format": FORMAT, **state}, Path(path))
 
 
 def relative_folder(folder: str | Path, file: str | Path) -> str | None:
@@ -37,8 +35,6 @@ def relative_folder(folder: str | Path, file: str | Path) -> str | None:
 
 def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu", trusted: bool = False):
     """Read a checkpoint from any source; unless it is trusted, only tensors and plain values.
-
-    The checksums (CRC-32) in the file, which torch writes but does not check, are checked first.
 
     Args:
         trusted: also read a pickled checkpoint of RecBole, which can run any code.
@@ -57,15 +53,12 @@ def read_checkpoint(path: str | Path, device: torch.device | str | None = "cpu",
     except OSError as error:
         raise UserError(f"Checkpoint {path} can't be read: {error.strerror}; check its permissions.") from error
     unreadable = f"Checkpoint {path} can't be read: it is truncated or not a checkpoint; train again or name another file."
-    if not zipfile.is_zipfile(path):
-        raise UserError(unreadable)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise UserError(
-                    f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong; copy it again, or train again."
-                )
-        state = torch.load(path, map_location=device, weights_only=not trusted)
+        state = read_torch_file(path, device, trusted)
+    except WrongChecksum as error:
+        raise UserError(
+            f"Checkpoint {path} is damaged: the checksum of its part {error} is wrong; copy it again, or train again."
+        ) from None
     except pickle.UnpicklingError:
         raise UserError(
             f"Checkpoint {path} is a pickle, and reading it runs any code in it; set trust_checkpoint=True only if you "

@@ -88,11 +88,16 @@ def test_short_training_keeps_no_state(epochs, tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".unfinished-*"))
 
 
-def test_a_damaged_state_is_an_error_that_names_the_file(epochs, tmp_path):
+@pytest.mark.parametrize("kind", ["truncated", "one byte"])
+def test_a_damaged_state_is_an_error_that_names_the_file(kind, epochs, tmp_path):
     epochs(4)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, SMALL)
     (state,) = tmp_path.glob(".unfinished-*/*.pt")
-    state.write_bytes(state.read_bytes()[:1000])
+    content = bytearray(state.read_bytes())
+    middle = content.find(b"/data/") + 100  # within the numbers of the first tensor
+    content[middle] ^= 1
+    state.write_bytes(content if kind == "one byte" else content[:1000])
+    epochs(10**6)
     with pytest.raises(UserError, match=f"{state.name}.*delete it to train from the beginning"):
         build(tmp_path, SMALL)

@@ -4,10 +4,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from recbole_macrec.errors import UserError
-from recbole_macrec.utils.files import atomic_write
+from recbole_macrec.utils.torch_files import read_torch_file, write_torch_file
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +31,8 @@ class StateFile:
         if self.path is None or not self.path.exists():
             return None
         try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many types
+            return read_torch_file(self.path)
+        except Exception as error:  # of many types
             raise UserError(f"{self.path}, the state of an unfinished training, is damaged ({type(error).__name__}); delete it "
                             "to train from the beginning.") from error
 
@@ -43,7 +41,5 @@ class StateFile:
         if self.path is None or time.perf_counter() - self._written_at < KEEP_SECONDS:
             return
         self.path.parent.mkdir(exist_ok=True)
-        # the errors of this file give a reason, such as a full disk, unlike those of a file opened by torch
-        with atomic_write(self.path) as fresh, fresh.open("wb") as file:
-            torch.save(state(), file)
+        write_torch_file(state(), self.path)
         self._written_at = time.perf_counter()
