@@ -103,7 +103,9 @@ class TrainingPasses:
         codes, nodes, smoothing = table.codes[items], table.nodes[items], self.smoothing  # [n, L]
         total = torch.zeros((), device=hidden.device)
         for level, (offset, size) in enumerate(zip(vocabulary.offsets[modality], vocabulary.sizes[modality])):
-            logits = self.network.logits(hidden[:, level], offset, size).float() / self.temperature  # [n, K]
+            logits = self.network.logits(hidden[:, level], offset, size).float()  # [n, K]
+            if self.temperature != 1:  # dividing by 1 copies them, forward and backward
+                logits = logits / self.temperature
             if trie is None:
                 total = total + F.cross_entropy(logits, codes[:, level], reduction="sum", label_smoothing=smoothing)
                 continue
