@@ -306,6 +306,15 @@ def test_numbers_of_epochs_as_text():
     assert list(map(shown_epochs, (0.25, 2, 1 / 3, 99.96, 299.5, 1234.5))) == ["0.25", "2", "0.333", "100", "300", "1234"]
 
 
+def test_progress_has_the_best_value_of_the_validation_metric(tmp_path):
+    validations = [{"ndcg@10": 0.2, "giniindex@10": 5.0}, {"ndcg@10": 0.1, "giniindex@10": 3.0}, None]
+    for metric, best in (("NDCG@10", "ndcg@10 0.2000"), ("GiniIndex@10", "giniindex@10 3.0000")):
+        run = write_run_spec(tmp_path / metric, RunSpec("Pop", "Pop", TINY, 1, {"valid_metric": metric}))
+        write_json({"epochs": 3, "of": 10}, run.folder / "progress.json")
+        write_json([{"valid": metrics} for metrics in validations], run.folder / "curve.json")
+        assert run.progress == f"3 of 10 epochs, best validation {best}"
+
+
 def test_seeds_as_a_number_or_a_list():
     assert parse_seeds("3") == [2020, 2021, 2022] and parse_seeds("1,7") == [1, 7]
     assert parse_seeds("2", Request("", settings={"seed": 7})) == [7, 8]

@@ -293,6 +293,7 @@ BAD_CSV = {
     "missing column": ("user,itme\na,1\n", [], ["log.csv", "'item'", "'itme'"]),
     "other separator": ("user,item\na,1\n", ["--field_separator=;"], ["log.csv", "'user'", "set it with --field_separator"]),
     "short row": ("user,item\na,1\nb\n", [], ["log.csv line 3", "1 values"]),
+    "timestamp with an underscore": ("user,item,timestamp\na,1,1_000\n", [], ["log.csv line 2", "'1_000'"]),
     "bad timestamp": ("user,item,timestamp\na,1,soon\n", [], ["log.csv line 2", "'soon'"]),
     "empty id": ("user,item\na,\n", [], ["log.csv", "item id", "''"]),
     "empty file": ("", [], ["log.csv", "'user'"]),

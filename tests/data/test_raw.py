@@ -265,7 +265,7 @@ BAD = {
     "no reviews": (lambda folder: (folder / f"{CATEGORY}.csv").unlink(), [], [f"neither {CATEGORY}.csv nor {CATEGORY}.csv.gz"]),
     "both releases": (lambda folder: write_2023(folder), [], ["2018 and of 2023"]),
     "other category": (spoil("{}.csv", b"Z1,U1,5.0,1\n"), [], ["has no item"]),
-    "nothing left": (lambda folder: None, ["--core=99"], ["no interactions left", "99-core: 0", "lower --core"]),
+    "nothing left": (lambda folder: None, ["--core=99"], ["99-core: 0", "lower --core or set --require_image=False"]),
     "negative core": (lambda folder: None, ["--core=-1"], ["--core=-1"]),
     "features without names": (lambda folder: np.save(folder / "text.npy", np.eye(3)), ["--feature=text=raw/text.npy"],
                                ["text.npy", "text.items.txt"]),
@@ -477,12 +477,13 @@ def test_note_about_images_to_download(shop, capsys):
     assert run(shop, name="local") == 0 and "download" not in capsys.readouterr().out
 
 
-def test_plain_folder_filtered(shop):
+def test_plain_folder_filtered(shop, capsys):
     assert run(shop, "--core=1", "--require_image=True", name="shop") == 0
     assert histories(Path("out/shop")) == {"u": ["x/2", "x/1"], "v": ["x/1"], "w": ["x/3"]}
     assert run(shop, "--require_image=True", name="all") == 0
     assert read_items(Path("out/all"), "all")["item_id"].tolist() == ["x/3", "x/1", "x/2"]
     assert run(shop / "interactions.csv", "--core=2", name="bare") == 1  # 'v' has one item twice: there is no 2-core
+    assert "no interactions left" in (error := capsys.readouterr().err) and "require_image" not in error
     assert run(shop / "interactions.csv", "--core=0", name="bare") == 0
     assert histories(Path("out/bare"))["v"] == ["x/1"]
 

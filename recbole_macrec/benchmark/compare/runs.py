@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recbole.evaluator import smaller_metrics
 
 from recbole_macrec.benchmark.compare.ranks import Ranks
 from recbole_macrec.benchmark.compare.run_files import load_arrays, read_json, read_record, save_arrays, write_json
@@ -163,8 +164,11 @@ class Run:
         validations = [entry["valid"] for entry in self.curve if entry["valid"]]
         if not validations:
             return text
-        metric = list(validations[0])[-1]
-        return f"{text}, best validation {metric} {max(valid[metric] for valid in validations):.4f}"
+        metric = str(self.spec.settings.get("valid_metric", "")).lower()
+        if metric not in validations[0]:  # not in the settings of the comparison
+            metric = list(validations[0])[-1]
+        best = min if metric.partition("@")[0] in smaller_metrics else max
+        return f"{text}, best validation {metric} {best(valid[metric] for valid in validations):.4f}"
 
     def fuses(self, runs: Sequence["Run"]) -> bool:
         """Whether this finished fusion used the current checkpoints of ``runs``; true if its record names no checkpoints."""

@@ -70,7 +70,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--data_path", help="folder of the datasets, if they were moved after the runs")
     args = parser.parse(argv)
     fuse(args.folder, split_names(args.models), args.top, args.data_path)
-    return write_and_print_tables(open_comparison(args.folder))
+    write_and_print_tables(open_comparison(args.folder))
+    return 0  # also if a run of another row has failed
 
 
 def fuse(folder: str | Path, labels: Sequence[str], top: int = TOP, data_path: str | None = None) -> list[Run]:

@@ -219,7 +219,7 @@ def missing_column(name: str, header: list[str]) -> str:
 
 def _time(value: str, path: Path, line: int) -> float:
     try:
-        number = float(value)
+        number = math.nan if "_" in value else float(value)  # Python reads 1_000 as 1000
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

@@ -5,7 +5,7 @@ import numpy as np
 
 from recbole_macrec.data.importers.raw.catalogue import Catalogue, FilterOptions
 from recbole_macrec.data.importers.raw.filter_source import as_source
-from recbole_macrec.data.importers.raw.filtering import Filtering, k_core
+from recbole_macrec.data.importers.raw.filtering import WITH_IMAGE, Filtering, k_core
 from recbole_macrec.data.importers.raw.find import RawFiles
 from recbole_macrec.data.importers.raw.lines import LineCounts
 from recbole_macrec.data.importers.raw.metadata import COLUMNS, read_listings, texts
@@ -44,7 +44,7 @@ def read_amazon(files: RawFiles, options: FilterOptions, records: Records) -> Ca
 
     filtering.keep("items with metadata", has_metadata[filtering.left.items])
     if options.require_image:
-        filtering.keep("items with an image", has_image[filtering.left.items])
+        filtering.keep(WITH_IMAGE, has_image[filtering.left.items])
     filtering.keep_core(options.core)
     return Catalogue(as_source(files.reviews, filtering, reviews.users, reviews.items), COLUMNS, records,
                      bool(has_image[filtering.left.items].any()), filtering.steps,

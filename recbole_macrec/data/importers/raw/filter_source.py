@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_macrec.data.importers.raw.filtering import Filtering, Interactions, Step, in_time_order
+from recbole_macrec.data.importers.raw.filtering import WITH_IMAGE, Filtering, Interactions, Step, in_time_order
 from recbole_macrec.data.importers.sources import Source
 from recbole_macrec.errors import UserError
 
@@ -25,7 +25,8 @@ def as_source(path: Path, filtering: Filtering, users: Sequence[str], items: Seq
     """
     if not len(filtering.left.users):
         steps = "; ".join(f"{step.name}: {step.interactions}" for step in filtering.steps)
-        raise UserError(f"{path} has no interactions left after filtering ({steps}); lower --core or set --require_image=False")
+        images = " or set --require_image=False" * any(step.name == WITH_IMAGE for step in filtering.steps)
+        raise UserError(f"{path} has no interactions left after filtering ({steps}); lower --core{images}")
     left = filtering.left.take(in_time_order(filtering.left))
     tokens = [items[i] for i in left.items]
     return Source(path, [users[i] for i in left.users], tokens, left.times.tolist(), list(dict.fromkeys(tokens)), {},
@@ -53,7 +54,7 @@ def filter_source(source: Source, core: int | None, allowed: set[str] | None = N
     if core is not None:
         filtering.keep_earliest()
     if allowed is not None:
-        filtering.keep("items with an image", np.array([item in allowed for item in items])[filtering.left.items])
+        filtering.keep(WITH_IMAGE, np.array([item in allowed for item in items])[filtering.left.items])
     if core is not None:
         filtering.keep_core(core)
     left = as_source(source.path, filtering, list(users), list(items))

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+WITH_IMAGE = "items with an image"  # name of a step
+
 
 class Interactions(NamedTuple):
     """User, item and time of each interaction; users and items are numbered from 0 by first occurrence in the file."""
