@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import data_path, prepare  # noqa: F401  data_path is a fixture
+from small_models import batch_of, data_path, prepare  # noqa: F401  data_path is a fixture
 
 from recbole_macrec import Recommender, UserError
 from recbole_macrec.generation.network.windows import Histories, Target, Windows
@@ -58,6 +58,13 @@ def test_loss_equals_prediction_code_by_code(data_path):
         loss = float(model.passes.interleaved_loss(windows, torch.tensor(orders), model.modalities))
         expected = sequence_loss(model, items[0][:3], orders[0], 1) + sequence_loss(model, items[1], orders[1], 2)
     assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_loss_is_a_weighted_mean_over_the_blocks_of_all_targets(data_path, monkeypatch):
+    """Blocks with a loss of 1 each, times their weights, have the mean 1."""
+    _, model, _, (train, _, _) = prepare("MQL4GRec", data_path, **BOTH, second_block_weight=0.3, item_task_ratio=0)
+    monkeypatch.setattr(model.passes, "interleaved_loss", lambda windows, *_: windows.n_targets() * (1 + 0.3))
+    assert sum(part() for part in model.loss_parts(batch_of(train))) == pytest.approx(1)
 
 
 def test_later_items_do_not_change_the_states_of_earlier_targets(data_path):

@@ -1,20 +1,26 @@
 """The losses on single items, item tasks and implicit alignment, against their formulas."""
+from itertools import permutations
+
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import TINY
+from helpers import write_features
 from small_models import data_path, prepare  # noqa: F401  data_path is a fixture
 
 from recbole_macrec.generation.decoding.teacher_forcing import sequence_log_probs
 from recbole_macrec.model.tasks import SourceTasks
 
 
-def test_implicit_alignment_equals_the_formula(data_path):
-    """InfoNCE between the states of an item in both modalities, in both directions, with all items as negatives."""
+@pytest.mark.parametrize("modalities", [["text", "image"], ["text", "image", "audio"]])
+def test_implicit_alignment_equals_the_formula(modalities, data_path):
+    """InfoNCE between the states of an item in each two modalities, in both directions, with all items as negatives."""
+    write_features(data_path / TINY, "audio")
     options = {"dropout_prob": 0.0, "item_task_ratio": 0, "lambda_implicit": 0.3, "implicit_temperature": 0.2}
-    _, model, _, _ = prepare("MACRec", data_path, **options)
+    _, model, _, _ = prepare("MACRec", data_path, modalities=modalities, **options)
     items, expected = torch.arange(1, 9), 0.0
-    text, image = (model.passes.item_loss([SourceTasks(m, [])], items)[1][0] for m in model.modalities)
-    for anchors, others in ((text, image), (image, text)):
+    states = [model.passes.item_loss([SourceTasks(m, [])], items)[1][0] for m in model.modalities]
+    for anchors, others in permutations(states, 2):
         for i, anchor in enumerate(anchors):
             cosines = torch.stack([F.cosine_similarity(anchor, other, dim=0) for other in others])
             expected -= float((cosines / 0.2).log_softmax(0)[i]) / len(items)

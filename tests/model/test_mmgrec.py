@@ -79,6 +79,19 @@ def test_the_target_is_never_in_the_input(protocol, data_path):
     assert read > len(train._dataset)
 
 
+def test_the_input_has_the_newest_other_items(data_path):
+    _, model, _, (train, _, _) = prepared(data_path, MAX_ITEM_LIST_LENGTH=2, **RANDOM)
+    older = 0  # targets that are older than all items of a full input
+    for batch in train:
+        windows = model.windows(batch)
+        for user, target, row, length in zip(batch["user_id"], batch["item_id"], windows.items, windows.first):
+            own = [item for item in model.interacted.last(user[None], ITEMS)[0][0].tolist() if item]
+            others = [item for item in own if item != target]
+            assert row[:length].tolist() == (others[:2] or [0])
+            older += own.index(target) > 2
+    assert older
+
+
 @PROTOCOLS
 @pytest.mark.parametrize("attention", ["relation_aware", "none"])
 def test_ranking_does_not_depend_on_the_order_of_the_history(attention, protocol, data_path):
