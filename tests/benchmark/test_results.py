@@ -395,7 +395,8 @@ def test_results_page_is_up_to_date(builder):
 
 
 README_ROWS = {
-    "BERT4Rec (RecBole's defaults)": "BERT4Rec", "GRU4Rec (RecBole's defaults)": "GRU4Rec",
+    "BERT4Rec (RecBole's defaults)": "BERT4Rec", "BERT4Rec, best of 9 settings": "BERT4Rec (tuned)",
+    "GRU4Rec (RecBole's defaults)": "GRU4Rec",
     "SASRec (RecBole's defaults), 3 seeds": "SASRec", "SASRec, best of 9 settings": "SASRec (tuned)",
     "SASRecPerUser (our SASRec, one pass per user), 3 seeds": "SASRecPerUser",
     "MISSRec (reads item features, here rebuilt ones)": "MISSRec (rebuilt features)", "TIGER on text, 3 seeds": "TIGER",
