@@ -170,19 +170,23 @@ def test_windows_overlap_by_half_and_contain_each_target_once():
     assert cuts(7, 1, 4) == [(0, 5, 1), (2, 7, 3)]
     for items in range(2, 60):
         for known in (1, min(3, items - 1)):
-            targets = [start + i for start, stop, first in cuts(items, known, 6) for i in range(first, stop - start)]
+            windows = cuts(items, known, 6)
+            targets = [start + i for start, stop, first in windows for i in range(first, stop - start)]
             assert targets == list(range(known, items))
-            assert all(stop - start <= 7 for start, stop, _ in cuts(items, known, 6))
+            assert all(stop - start <= 7 for start, stop, _ in windows) and all(first > 3 for _, _, first in windows[1:])
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [0, 4, 1, 2, 5, 3]], ids=["by user", "by time"])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6, 7], [0, 6, 1, 2, 7, 3, 4, 5]], ids=["by user", "by time"])
 def test_samples_of_a_user_are_merged_into_windows(order):
-    """Samples of RecBole of two users with at most 3 items of history, and a row that does not continue the one before it."""
-    histories = np.array([[1, 0, 0], [1, 2, 0], [1, 2, 3], [2, 3, 4], [7, 0, 0], [9, 8, 0]])
-    lengths, targets, users = np.array([1, 2, 3, 3, 1, 2]), np.array([2, 3, 4, 5, 8, 5]), np.array([1, 1, 1, 1, 2, 2])
+    """Samples of RecBole of two users with at most 4 items of history. The first one of user 2 would continue the last one of
+    user 5, and the second one does not continue the first."""
+    histories = np.array([[1, 0, 0, 0], [1, 2, 0, 0], [1, 2, 3, 0], [1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5, 6],
+                          [4, 5, 6, 7], [9, 8, 0, 0]])  # fmt: skip
+    lengths, targets = np.array([1, 2, 3, 4, 4, 4, 4, 2]), np.array([2, 3, 4, 5, 6, 7, 8, 5])
+    users = np.array([5, 5, 5, 5, 5, 5, 2, 2])
     samples = (column[order] for column in (users, histories, lengths, targets))
     windows = [(w.user, w.items.tolist(), w.first) for w in windows_of(*samples)]
-    assert windows == [(1, [1, 2, 3, 4], 1), (1, [2, 3, 4, 5], 3), (2, [7, 8], 1), (2, [9, 8, 5], 2)]
+    assert windows == [(5, [1, 2, 3, 4, 5], 1), (5, [3, 4, 5, 6, 7], 3), (2, [4, 5, 6, 7, 8], 4), (2, [9, 8, 5], 2)]
 
 
 def test_items_left_out_at_random():

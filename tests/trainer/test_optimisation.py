@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from small_models import data_path, prepare  # noqa: F401  data_path is a fixture
+from small_models import data_path, prepare, train_until  # noqa: F401  data_path is a fixture
 
 
 def test_the_cosine_schedule_ends_at_zero_after_the_last_step(data_path):
@@ -39,3 +39,14 @@ def test_a_run_that_stopped_early_is_not_trained_further_when_resumed(data_path)
     assert 1 < len(trainer.train_loss_dict) < 30
     _, _, resumed, (train, valid, _) = prepare("TIGER", data_path, **options, resume=trainer.newest_model_file)
     assert resumed.fit(train, valid) == expected and not resumed.train_loss_dict
+
+
+def test_a_resumed_run_stops_after_as_many_validations_without_improvement(data_path):
+    options = {"modalities": ["text"], "quantizer": "rq_kmeans", "epochs": 9, "stopping_step": 1}
+    _, _, left, (train, valid, _) = prepare("TIGER", data_path, **options)
+    left.best_valid_score = 2.0  # no validation is better
+    train_until(left, 1, train, valid)
+    assert left.cur_step == 1
+    _, _, resumed, (train, valid, _) = prepare("TIGER", data_path, **options, resume=left.newest_model_file)
+    resumed.fit(train, valid)
+    assert list(resumed.train_loss_dict) == [1] and resumed.cur_step == 2
