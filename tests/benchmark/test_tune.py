@@ -34,6 +34,7 @@ def test_trials_are_reproducible_distinct_and_keep_set_options():
     trials = tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1)
     assert trials == tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=1) != tune.draw_tries("SASRec", {}, 6, seed=1)
     assert trials[0] == {} and len({json.dumps(settings) for settings in trials}) == 6
+    assert trials[1:] != tune.draw_tries("SASRec", {"n_layers": 2}, 6, seed=2)[1:]
     assert all("n_layers" not in settings for settings in trials)
     assert tune.draw_tries("Pop", {}, 6, seed=1) == [{}]
 
@@ -48,9 +49,11 @@ def test_small_search_space_is_exhausted(monkeypatch):
 def test_search_space_lines_of_every_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "property_file", lambda *parts: tmp_path / parts[-1])
     (tmp_path / "M.hyper").write_text("a loguniform -2, 0\nb quniform 0.0,1.0,0.25\n\nc uniform 1,2\nd choice ['x', 'y']\n")
-    for settings in tune.draw_tries("M", {}, 20, seed=0)[1:]:
+    drawn = tune.draw_tries("M", {}, 20, seed=0)[1:]
+    for settings in drawn:
         assert 0.13 < float(settings["a"]) < 1 and float(settings["b"]) * 4 % 1 == 0 and 1 <= float(settings["c"]) <= 2
         assert settings["d"] in "xy"
+    assert {settings["b"] for settings in drawn} == {0.0, 0.25, 0.5, 0.75, 1.0}  # numbers are rounded to the nearest multiple
     for line in ("a choice 3,4", "a normal 0,1", "a uniform 1", "a", "a choice []", "a uniform __import__('os'),1"):
         (tmp_path / "M.hyper").write_text(line)
         with pytest.raises(UserError, match="expected an option"):
@@ -74,6 +77,19 @@ def test_the_chosen_trial_is_not_repeated_on_another_gpu_or_with_moved_data(tmp_
     comparison = matrix.write(tmp_path, chosen)
     tune.copy_chosen_tries(comparison, tries)
     assert [run.result["best_valid_score"] for run in comparison.runs] == [1]
+
+
+def test_the_best_trial_has_the_smallest_value_of_a_metric_such_as_gini(tmp_path, monkeypatch):
+    """Settings of a variant precede those of all variants, and are not tuned."""
+    monkeypatch.setattr(tune, "read_space", lambda model: {"n_layers": ("choice", [1, 3]), "n_heads": ("choice", [2])})
+    monkeypatch.setattr(tune, "checked_options", lambda model, request: {})
+    matrix = Matrix([Variant("SASRec", "SASRec", {"n_heads": 4})], ["tiny"], [1], {"n_heads": 1})
+    tries = tune.write_tries(matrix, tmp_path, 3)
+    for a_try, score in zip(tries["tiny", "SASRec"], (0.5, 0.25, 0.75)):
+        assert a_try.spec.settings["n_heads"] == 4
+        write_json({"test_result": {}, "best_valid_score": score, "valid_score_bigger": False}, a_try.folder / "result.json")
+    best = tries["tiny", "SASRec"][1].spec.settings["n_layers"]
+    assert tune.choose(matrix, tmp_path, tries) == {("tiny", "SASRec"): {"n_layers": best}}
 
 
 def test_another_number_of_trials_is_refused_after_the_choice(tmp_path, monkeypatch):
