@@ -255,9 +255,23 @@ def test_the_weight_comes_from_validation_and_is_kept(data_path, tmp_path):
     assert Recommender.from_pretrained(tmp_path / "folder").recommend(histories).equals(recommended)
 
 
-@pytest.mark.parametrize("kind", ["TIGER", "MACRec"])
-def test_a_validation_searches_once_and_ranks_by_the_chosen_weight(kind, data_path, monkeypatch):
-    options = {"epochs": 1, "eval_batch_size": 7, "num_beams": 12, "topk": [5, 10]}
+def test_the_weight_is_the_best_one_by_the_requested_metric(tiger):
+    """A target is the first item of the dense head, the first of the generative model, or the ninth of the dense head."""
+    model, trainer, (_, valid, _) = tiger
+    rankings, users = model.rank(batch_of(valid)), torch.arange(valid.sample_size)
+    places = torch.stack([rankings["dense"].items[:, 0], rankings["generative"].items[:, 0], rankings["dense"].items[:, 8]])
+    with_targets(valid, places[users % 3, users])
+    results = {}
+    for metric in ("hit@1", "hit@10"):
+        dense_share.choose_dense_share(model, valid, metric)
+        results[metric] = trainer.evaluate(valid, load_best_model=False)
+    for metric, other in (("hit@1", "hit@10"), ("hit@10", "hit@1")):
+        assert results[metric][metric] > results[other][metric]
+
+
+@pytest.mark.parametrize("kind, exclude_seen", [("TIGER", True), ("MACRec", False)])
+def test_a_validation_searches_once_and_ranks_by_the_chosen_weight(kind, exclude_seen, data_path, monkeypatch):
+    options = {"epochs": 1, "eval_batch_size": 7, "num_beams": 12, "topk": [5, 10], "exclude_seen": exclude_seen}
     _, model, trainer, (train, valid, _) = of_kind(kind, data_path, **options)
     searched, rank = [], Ranker.rank
     monkeypatch.setattr(Ranker, "rank", lambda *arguments: searched.append(1) or rank(*arguments))
