@@ -304,6 +304,19 @@ def test_invalid_options_are_user_errors(name, option, value, expected, planted)
         prepare(name, planted, **{option: value})
 
 
+def test_recommend_with_and_without_seen_items_in_batches_of_any_size(planted):
+    _, model, _, _ = prepare("VBPR", planted)
+    users = model.user_tokens[1:8]
+    best = model.full_sort_predict({"user_id": torch.arange(1, 8)}).topk(ITEMS).indices.tolist()
+    seen = [set(model.interactions[number].indices.tolist()) for number in range(1, 8)]
+    for exclude in (False, True):
+        left = [[item for item in row if not (exclude and item in own)] for row, own in zip(best, seen)]
+        expected = [(user, model.item_tokens[item]) for user, row in zip(users, left) for item in row]
+        for batch_size in (3, 1024):
+            found = model.recommend(users, ITEMS, exclude, batch_size)
+            assert list(zip(found["user"], found["item"])) == expected and all(seen)
+
+
 def test_recommend_rejects_unknown_users(planted):
     _, model, _, _ = prepare("VBPR", planted)
     with pytest.raises(UserError, match=r"1 user \('x'\)"):

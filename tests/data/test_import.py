@@ -114,9 +114,9 @@ def test_catalogue_of_a_csv_import_is_every_feature_row(table, tmp_path):
 
 
 def test_csv_without_timestamp_keeps_row_order_with_a_note(tmp_path, capsys):
-    (tmp_path / "log.csv").write_text("item,user\nz,a\ny,b\nx,a\n")
+    (tmp_path / "log.csv").write_text("item,user\nz,b\ny,a\nx,b\n")
     assert run(tmp_path / "log.csv", "--dataset=log", f"--data_path={tmp_path}/out") == 0
-    assert lines(tmp_path / "out/log/log.inter")[1:] == ["a\tz\t0", "a\tx\t2", "b\ty\t1"]
+    assert lines(tmp_path / "out/log/log.inter")[1:] == ["b\tz\t0", "b\tx\t2", "a\ty\t1"]
     assert "order of its rows is used as time" in capsys.readouterr().out
 
 

@@ -948,10 +948,14 @@ def test_label_smoothing(output, data_path):
 def test_items_are_left_out_in_training_only(data_path):
     for name in ("TIGER", "SASRecPerUser"):
         options = {"modalities": ["text"]} if name == "TIGER" else {}
-        _, model, _, (train, _, _) = prepare(name, data_path, training="per_user", item_dropout=0.5, **options)
-        windows = model.windows(next(iter(train)))
+        options |= {"training": "per_user", "item_dropout": 0.5, "dropout_prob": 0.0}
+        _, model, _, (train, _, _) = prepare(name, data_path, **options)
+        batch = next(iter(train))
+        windows = model.windows(batch)
         assert 0 < (model.train().with_item_dropout(windows).items > 0).sum() < (windows.items > 0).sum()
+        assert len({float(model.calculate_loss(batch).detach()) for _ in range(3)}) == 3
         assert model.eval().with_item_dropout(windows) is windows
+        assert len({float(model.calculate_loss(batch).detach()) for _ in range(3)}) == 1
 
 
 @pytest.mark.parametrize("network", ["encoder_decoder", "decoder_only"])
