@@ -40,3 +40,13 @@ def test_attention_sums_to_one_and_is_uniform_with_zero_weights(model):
     layer.of_source.zero_()
     expected = row_mean(adjacency(model, self_loops=True)) @ torch.cat([values(x) for values in layer.values], dim=1)
     torch.testing.assert_close(layer(x, model.edges), expected)
+
+
+@torch.no_grad()
+def test_attention_weights_are_dropped(model):
+    """The padding has no neighbour but itself. Without this neighbour its output is zero."""
+    torch.manual_seed(0)
+    layer, x = model.layers[0].train(), torch.cat([model.users, model.items])
+    layer.dropout = 0.5
+    heads = torch.stack([layer(x, model.edges)[0].view(layer.heads, -1) for _ in range(400)])
+    assert float((heads == 0).all(2).float().mean()) == pytest.approx(0.5, abs=0.05)

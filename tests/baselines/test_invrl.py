@@ -107,8 +107,8 @@ def test_environments_separate_opposite_interactions(model):
     model.mask_learning_rate = 0.02
     start = torch.where(torch.rand(300) < 0.7, item % 2, 1 - item % 2)
     learning = MaskLearning(model.backbone, torch.zeros_like(model.mask), start)
-    list(model.update_environments(learning, user, item))
-    assert torch.equal(learning.environment, item % 2)
+    parts = list(model.update_environments(learning, user, item))
+    assert torch.equal(learning.environment, item % 2) and len(parts) == 4  # the second update moves none
 
 
 def test_environments_of_different_sizes_weigh_the_same(model, monkeypatch):
@@ -126,6 +126,42 @@ def test_environments_of_different_sizes_weigh_the_same(model, monkeypatch):
         torch.manual_seed(0)
         list(model.fit_mask(learning, user, item))
     torch.testing.assert_close(spreads[1], spreads[0], rtol=1e-4, atol=0)
+
+
+@pytest.fixture
+def losses(monkeypatch) -> list[float]:
+    """The losses of all steps, which change no weight. Nothing is random in them but the weights."""
+    losses: list[float] = []
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, device: torch.full(size, 5))
+    monkeypatch.setattr(invrl, "GATE_NOISE", 0)
+    monkeypatch.setattr(invrl, "_step", lambda optimizer, weights, loss: losses.append(loss.item()))
+    return losses
+
+
+def test_penalties_of_the_mask_grow_by_five_percent_in_each_round(model, losses):
+    mu, environment = torch.nn.Parameter(torch.linspace(-0.4, 0.4, len(model.mask))), torch.tensor([0, 0, 1])
+    user, item = torch.tensor([4, 9, 12]), torch.tensor([7, 30, 2])
+    model.settings.update(mask_steps=1, mask_batch_size=100)
+    optimizer = torch.optim.Adam([mu])
+    for gradients, mask, rounds in ((0, 0, 0), (0, 8.0, 0), (0, 8.0, 2), (8.0, 0, 0), (8.0, 0, 2)):
+        model.settings.update(gradient_weight=gradients, mask_weight=mask)
+        learning = MaskLearning(model.backbone, model.mask, environment, mu=mu, optimizer=optimizer, rounds=rounds)
+        list(model.fit_mask(learning, user, item))
+    without, *others = losses
+    of_mask, of_mask_later, of_gradients, of_gradients_later = (loss - without for loss in others)
+    assert of_mask == pytest.approx(8 * mu.square().sum().item(), rel=1e-3) and of_gradients > 0
+    assert [of_mask_later / of_mask, of_gradients_later / of_gradients] == pytest.approx([1.05**2] * 2, rel=1e-2)
+
+
+def test_an_environment_is_penalised_for_what_the_mask_keeps(model, losses):
+    mask = torch.linspace(0, 1, len(model.mask))
+    model.settings["environment_steps"] = 1
+    for weight in (0.0, 500.0):
+        model.settings["environment_l1"] = weight
+        torch.manual_seed(0)
+        model._train_environment(model.backbone, torch.tensor([4, 9]), torch.tensor([7, 30]), mask)
+    expected = 500 * (model.backbone.project.weight * mask).abs().mean().item()
+    assert losses[1] - losses[0] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_mask_is_learnt_once_and_loaded_with_the_model(tmp_path):
@@ -175,6 +211,17 @@ def test_learning_the_mask_resumes_and_equals_uninterrupted_training(tmp_path):
         assert number - 1 - rest.parts == -1 - parts.parts  # no part is repeated
         for key, value in whole.state_dict().items():
             assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_a_masked_feature_changes_neither_loss_nor_scores(model):
+    results: dict[int, list] = {0: [], 1: []}
+    for gate, found in results.items():
+        for value in (0.0, 3.0):
+            model.mask[0], model.x[1:, 0] = gate, value
+            torch.manual_seed(0)
+            loss = model.calculate_loss({model.USER_ID: torch.tensor([4, 9]), model.ITEM_ID: torch.tensor([7, 30])})
+            found.append([loss.item(), *model.full_sort_predict({model.USER_ID: torch.tensor([4])})[0, 1:].tolist()])
+    assert results[0][0] == results[0][1] and not {*results[1][0]} & {*results[1][1]}
 
 
 def test_without_mask_rounds_no_feature_is_masked(tmp_path):

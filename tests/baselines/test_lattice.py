@@ -82,6 +82,21 @@ def test_only_the_first_batch_of_an_epoch_trains_the_projections(planted):
     assert [all(part) for part in trained] == [True, False, True, False] and not any(trained[1])
 
 
+def test_the_graph_stays_the_same_within_an_epoch_and_is_rebuilt_for_ranking(planted):
+    _, model, _, _ = prepare("LATTICE", planted)
+    model.before_epoch(0)
+    found = {True: [], False: []}  # in training and in ranking
+    with torch.no_grad():
+        for shift in (0.0, 1.0, 2.0):
+            model.modality_logits.copy_(torch.tensor([shift, -1.0]))
+            for parameter in model.project.parameters():
+                parameter.add_(shift * torch.randn(parameter.shape))
+            for training, items in found.items():
+                items.append(model.train(training).representations()[1])
+    assert torch.equal(found[True][0], found[True][1]) and torch.equal(found[True][0], found[True][2])
+    assert not torch.equal(found[False][0], found[False][1]) and not torch.equal(found[False][1], found[False][2])
+
+
 def test_a_trained_model_builds_a_new_graph_when_it_is_trained_again(planted):
     _, model, trainer, (train, _, _) = prepare("LATTICE", planted, epochs=1)
     trainer.fit(train)
