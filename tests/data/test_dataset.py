@@ -14,6 +14,7 @@ from recbole_macrec.benchmark.compare.runs import PRETRAINED
 from recbole_macrec.benchmark.compare.unfinished import unfinished_run
 from recbole_macrec.data.checksums import checksums_of_atomic_files
 from recbole_macrec.data.features import FeatureTable
+from recbole_macrec.data.interactions import interactions_of
 from recbole_macrec.errors import UserError
 from recbole_macrec.trainer.checkpoint_settings import dataset_folder
 
@@ -60,6 +61,14 @@ def test_training_interactions_do_not_depend_on_history_length(newest, data_path
     expected = built(data_path).training_interactions()
     counted = built(data_path, MAX_ITEM_LIST_LENGTH=newest).training_interactions()
     assert counted.sum() == expected.sum() and (counted != expected).nnz == 0
+
+
+def test_every_interaction_is_in_one_part(data_path):
+    """The first one of a user, which is no row of its own, is in the training part."""
+    dataset = create_dataset(Config("SequentialEASE", TINY, config_dict={"data_path": str(data_path), "state": "ERROR"}))
+    counts = [interactions_of(part)[0].size for part in dataset.build()]
+    assert sum(counts) == len((data_path / TINY / f"{TINY}.inter").read_text().splitlines()) - 1
+    assert counts[1] == counts[2] == dataset.user_num - 1
 
 
 def test_features_from_interactions_do_not_use_validation_and_test(data_path):

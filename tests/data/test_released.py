@@ -299,7 +299,9 @@ def test_empty_histories_are_rejected(model, tmp_path):
 
 
 def training_pairs(dataset) -> set:
-    users, items = dataset.training_interactions().nonzero()
+    matrix = dataset.training_interactions()
+    users, items = matrix.nonzero()
+    assert matrix.sum() == len(users)  # each pair counts once, although it is in the histories of several rows
     return set(zip(dataset.id2token("user_id", users), dataset.id2token("item_id", items)))
 
 
