@@ -2,6 +2,7 @@
 interactions."""
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -386,6 +387,21 @@ def test_sampled_items_are_distinct_and_exclude_the_target(data_path):
         assert sorted([*others, target]) == list(range(1, ITEMS + 1))
 
 
+def test_vip5_answers_fit_the_candidate_and_targets_are_listed_at_random_places(data_path):
+    _, model, _, _ = prepare("VIP5", data_path)
+    torch.manual_seed(0)
+    user, history, target = 1, [3, 5], 7
+
+    def listed(sample) -> list[int]:
+        return list(dict.fromkeys(item for item in sample.prompt.items if item))
+
+    places = [listed(model._sample("direct", "{candidates}", user, history, target)).index(target) for _ in range(100)]
+    assert len(set(places)) > 20 and {min(places), max(places)} == {0, ITEMS - 1}
+    for _ in range(20):
+        sample = model._sample("yes_no", "{candidate}", user, history, target)
+        assert sample.response[:-1] == model.backbone.encode("yes" if listed(sample) == [target] else "no")
+
+
 # -- LCRec ------------------------------------------------------------------------------------------------------------
 
 
@@ -414,7 +430,8 @@ def test_lora_without_peft_is_a_user_error(data_path, monkeypatch):
 
 def test_lcrec_prompts_contain_texts_and_ids(data_path):
     file = data_path / "preferences.json"
-    file.write_text(json.dumps({"u1": {"preferences": ["likes wool"], "intentions": {"i4": "a ball of wool"}}, "unknown": {}}))
+    of_user = {"preferences": ["likes wool"], "intentions": {"i9": "beads", "i4": "a ball of wool"}}
+    file.write_text(json.dumps({"u1": of_user, "unknown": {}}))
     options = {"lcrec_tasks": list(LCREC_TASKS), "preference_file": str(file), "text_fields": ["title", "categories"]}
     _, model, _, _ = prepare("LCRec", data_path, item_task_ratio=1.0, mixed_task_ratio=1.0, **options)
     decode = model.backbone.tokenizer.decode
@@ -430,12 +447,20 @@ def test_lcrec_prompts_contain_texts_and_ids(data_path):
             kinds.add("ids" if sample.response == ids else decode(sample.response).replace(" </s>", "</s>"))
     assert seen["item_to_text"] == set(texts) and seen["text_to_item"] == seen["search"] == {"ids"}
     assert seen["mixed"] == {"ids", *texts[:2]} and seen["preference"] == {"likes wool</s>"}
-    assert "a ball of wool" in {
-        decode(model._search(user, history, item).prompt.tokens).split('"')[1].strip() for _ in range(20)
+    prompts = {
+        name: [decode(getattr(model, f"_{name}")(user, history, item).prompt.tokens) for _ in range(40)]
+        for name in ("search", "mixed")
     }
+    assert {prompt.split('"')[1].strip() for prompt in prompts["search"]} == {"a ball of wool", "likes wool"}
+    titles = {tuple(re.findall(r"craft item (\d+)", prompt)) for prompt in prompts["mixed"]} - {()}
+    assert titles == {("2", "3")}  # the oldest first
     assert model._search(0, history, item) is None and model._preference(0, history, item) is None
     samples = model.training_samples([user, user], [history, history], [item, item])
     assert len(samples) == 2 * 6
+    model.item_task_ratio, model.mixed_task_ratio = 0.5, 0.0
+    assert len(model.training_samples([user, user], [history, history], [item, item])) == 2 + 1 + 1
+    _, short, _, _ = prepare("LCRec", data_path, text_tokens=2, **options)
+    assert max(len(text) for column in short.texts for text in column) == 2
 
 
 @pytest.mark.parametrize("entry", [
