@@ -330,6 +330,12 @@ def test_the_best_value_is_the_highest_unless_recbole_says_otherwise(metric, bes
     assert [row.label for row in table.rows if row.cells[metric].place == 1] == [best]
 
 
+def test_seconds_of_training_contain_the_pretraining_and_collisions_are_means_over_seeds():
+    seconds = {"seconds": {"training": 2.0, "pretraining": 3.0}}
+    (row,) = build_table("t", {"A": [record(1, collisions=0.1) | seconds, record(2, collisions=0.3) | seconds]}).rows
+    assert row.cells["training s"].values == (5.0, 5.0) and row.collisions == "text 20.00%"
+
+
 def test_csv_and_json_contain_every_value(tmp_path):
     table = build_table("t", GROUPS)
     lines = list(csv.DictReader(comma_separated([table]).splitlines()))

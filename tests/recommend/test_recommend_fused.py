@@ -51,7 +51,10 @@ def test_recommendations_of_a_dense_model_equal_full_sort_topk(item_features, da
     assert frame["item"].tolist() == tokens[items.flatten()].tolist()
     seen = recommender.recommend(HISTORIES, k=ITEMS, exclude_seen=True)
     assert lists(seen)["b"].count("i9") == 0 and len(lists(seen)["a"]) == ITEMS - 3
-    assert set(recommender.recommend(HISTORIES, 5, candidates=["i3", "i8"])["item"]) == {"i3", "i8"}
+    some = recommender.recommend(HISTORIES, 5, candidates=["i3", "i8"])
+    assert set(some["item"]) == {"i3", "i8"}
+    scores = recommender.recommend(HISTORIES, k=ITEMS).set_index(["user", "item"])["score"]  # of a softmax over all items
+    assert some["score"].tolist() == scores.loc[list(zip(some["user"], some["item"]))].tolist()
     recommender.save_pretrained(tmp_path / "folder")
     again = Recommender.load(tmp_path / "folder")
     assert again.recommend(HISTORIES).equals(recommender.recommend(HISTORIES))
