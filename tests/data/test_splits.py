@@ -96,3 +96,13 @@ def test_reported_histories_are_complete(data_path):
     expected = Counter(item for items in history_of.values() for item in items[:-2])
     assert dict(zip(ranks.items[1:], ranks.counts[1:])) == {item: expected[item] for item in ranks.items[1:]}
     assert np.array_equal(ranks.rows, np.arange(40))
+
+
+def test_the_history_of_targets_that_are_ranked_together_ends_before_the_first_one(data_path):
+    (run,) = compared("GRU4Rec", data_path, [1], eval_args={**LATEST, "mode": "uni20"}).runs
+    ranks, history_of = run.ranks, interactions(data_path)
+    assert len(ranks.histories) == 40 < len(ranks.rows)
+    for row, history in enumerate(ranks.histories):
+        (user,) = set(ranks.users[ranks.rows == row].tolist())
+        assert [ranks.items[i] for i in history] == history_of[user][: len(history)]
+        assert {ranks.items[i] for i in ranks.targets[ranks.rows == row]} == set(history_of[user][len(history) :])

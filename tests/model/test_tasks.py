@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from recbole_macrec.generation.network.windows import Windows
-from recbole_macrec.model.tasks import Task, group_by_source, random_count, split_by_tasks
+from recbole_macrec.model.tasks import SourceTasks, Task, group_by_shape, group_by_source, random_count, split_by_tasks
 
 OWN, ACROSS = [Task("text", "text"), Task("image", "image")], [Task("text", "image"), Task("image", "text")]
 
@@ -12,6 +12,14 @@ def test_tasks_of_a_source_share_a_pass_unless_each_has_a_prompt():
     assert group_by_source(OWN + ACROSS, False) == [("text", ["text", "image"]), ("image", ["image", "text"])]
     assert group_by_source(OWN + ACROSS[:1], True) == [("text", ["text"]), ("image", ["image"]), ("text", ["image"])]
     assert group_by_source([], False) == []
+
+
+def test_sources_share_a_pass_if_their_ids_and_those_of_their_targets_have_the_same_lengths():
+    levels = {"a": 4, "b": 4, "c": 3}
+    alone = [SourceTasks(name, [name]) for name in levels]
+    assert group_by_shape(alone, levels) == [alone[:2], alone[2:]]
+    crossed = [SourceTasks("a", ["a", "b"]), SourceTasks("b", ["a", "b"])]  # the first target is own in one
+    assert group_by_shape(crossed, levels) == [crossed[:1], crossed[1:]]
 
 
 @pytest.mark.parametrize("share, total, least, most", [(0.25, 2, 0, 1), (0.1, 4, 0, 1), (0.3, 5, 1, 2)])
