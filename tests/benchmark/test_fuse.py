@@ -1,6 +1,7 @@
 """``benchmark fuse``: a fusion of trained models of a comparison, as a further row of its tables."""
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from recbole_macrec.benchmark.compare.comparison import candidates_remark, write
 from recbole_macrec.benchmark.compare.run_files import read_json, write_json
 from recbole_macrec.benchmark.compare.runs import RunSpec, open_comparison, run_folder, write_run_spec
 from recbole_macrec.benchmark.compare.statistics import user_values
-from recbole_macrec.benchmark.fuse.command import best_candidates, fuse, overlap, score_candidates
+from recbole_macrec.benchmark.fuse.command import _metrics, best_candidates, fuse, overlap, score_candidates
 from recbole_macrec.benchmark.fuse.members import Member
 from recbole_macrec.benchmark.fuse.score_file import ScoreFile
 from recbole_macrec.benchmark.report import provenance
@@ -196,6 +197,13 @@ def test_tables_have_a_row_for_the_fused_run(comparison):
     grid = provenance.runs(open_comparison(comparison), TINY, ["ndcg@10"])
     (cells,) = (row for row in grid.rows if row[0].text == NAME)
     assert cells[3].text == f"{run.result['best_valid_score']:.4f}"
+
+
+def test_a_target_at_the_last_place_of_the_list_is_a_hit(comparison):
+    member = Member(next(run for run in open_comparison(comparison).runs if run.spec.label == "TIGER"))
+    ranks = fused_run(comparison).ranks
+    metrics = _metrics(member, replace(ranks, ranks=np.full_like(ranks.ranks, 10)))
+    assert (metrics["hit@5"], metrics["hit@10"]) == (0, 1)
 
 
 def test_tables_name_the_rows_with_other_candidates(comparison):
