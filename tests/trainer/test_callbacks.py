@@ -128,6 +128,17 @@ def test_without_checkpoints_pausing_is_ignored(data_path):
     assert len(list(Path("saved").glob("*.last.pth"))) == 1
 
 
+def test_resumed_trainers_of_recbole_count_validations_without_improvement(data_path):
+    options = {"epochs": 5, "stopping_step": 1}
+    trainer, (train, valid, _) = prepared("GRU4Rec", data_path, **options)
+    trainer.make_resumable()
+    trainer.best_valid_score = 2.0  # no validation is better
+    train_until(trainer, 1, train, valid)
+    resumed, (train, valid, _) = prepared("GRU4Rec", data_path, **options)
+    resumed.make_resumable(trainer.newest_model_file)
+    assert resumed.fit(train, valid)[0] == 2.0 and list(resumed.train_loss_dict) == [0, 1]
+
+
 @pytest.mark.parametrize("model", STATEFUL)
 def test_models_with_more_state_than_their_weights_are_not_resumed(model, data_path):
     """Resumed, MultiVAE would begin the annealing of its loss again, and SGL train on another random graph."""
