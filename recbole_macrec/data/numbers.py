@@ -59,7 +59,7 @@ def first_unreadable(path: Path, form: AtomicFormat, columns: Collection[str]) -
     for name in (name for column, name in header.items() if column in columns and ":float" in name):
         for row, value in enumerate(table[name]):
             parts = value.split(form.seq_separator) if name.endswith("_seq") else [value]
-            if not all(part in RESERVED or _is_number(part) for part in parts):
+            if not all(part in RESERVED or is_number(part) for part in parts):
                 return not_a_number(path, row + 2, name.split(":")[0], f"{owner} '{table[key][row]}'", value)
     return None
 
@@ -75,13 +75,14 @@ def _plain(value: str) -> str | None:
     """Return ``value`` in the form that RecBole reads, "" if it stands for a missing value, None if it is not a number."""
     if value.strip() in _MISSING:
         return ""
-    if _is_number(value):
+    if is_number(value):
         return value
     price = _PRICE.fullmatch(value.strip())
     return price[1] + price[2].replace(",", "") if price else None
 
 
-def _is_number(value: str) -> bool:
+def is_number(value: str) -> bool:
+    """Whether ``value`` is a finite number; unlike Python's ``float``, without ``_`` between digits."""
     try:
         return math.isfinite(float(value)) and "_" not in value
     except ValueError:

@@ -27,14 +27,14 @@ def choose_dense_share(model: GenerativeRecommender, valid_data, metric: str) ->
         metric: such as ``NDCG@10``.
 
     Returns:
-        The rankings of each batch, found with the weight before, on the CPU.
+        The rankings of each batch, except for the fused one, which depends on the weight; on the CPU.
     """
     model.eval()
     searched: list[dict[str, Ranking]] = []
     batches: list[tuple[torch.Tensor, ...]] = []
     for batch in valid_data:
         rankings = model.rank(add_excluded_items(batch).to(model.device))
-        searched.append({name: ranking.to("cpu") for name, ranking in rankings.items()})
+        searched.append({name: ranking.to("cpu") for name, ranking in rankings.items() if name != "fused"})
         candidates, scores = searched[-1]["generative"].by_item()
         batches.append((candidates, scores, searched[-1]["dense"].by_item().scores, batch[3]))
     items, generative, dense, target = gathered_rows(batches, valid_data.sample_size)

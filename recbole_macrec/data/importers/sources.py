@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from recbole_macrec.data.atomic import check_tokens
 from recbole_macrec.data.attributes import KNOWN
 from recbole_macrec.data.encoders.content import TEXT_FIELDS
 from recbole_macrec.data.importers.detected_files import DetectedFiles
+from recbole_macrec.data.numbers import is_number
 from recbole_macrec.data.quoting import Quoting, quoting
 from recbole_macrec.errors import UserError, nearest
 
@@ -218,10 +218,6 @@ def missing_column(name: str, header: list[str]) -> str:
 
 
 def _time(value: str, path: Path, line: int) -> float:
-    try:
-        number = math.nan if "_" in value else float(value)  # Python reads 1_000 as 1000
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    if not is_number(value):
         raise UserError(f"{path} line {line} has timestamp {value!r}; expected a number such as Unix seconds")
-    return number
+    return float(value)

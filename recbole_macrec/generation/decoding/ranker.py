@@ -233,7 +233,7 @@ class Ranker:
         return {name: best_of(candidates, own, candidates.shape[1]) for name, own in scores.items()}
 
     def fused_again(self, rankings: Mapping[str, Ranking]) -> dict[str, Ranking]:
-        """Replace the fused one of ``rankings``, which :meth:`rank` found with ``decode: fused`` and another weight of the
+        """Add the fused one to the other ``rankings``, which :meth:`rank` found with ``decode: fused`` and any weight of the
         dense scores; the weight has no effect on the candidates."""
         generative, dense = (rankings[name].by_item() for name in ("generative", "dense"))
         fused = self.dense_scores.fuse(generative.scores, dense.scores)
